@@ -1,0 +1,67 @@
+# Postern's commands for people and for CI. Everything that touches a network runs in namespaces, and needs root.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+# What Cargo.lock says is what is built.
+LOCKED ?= --locked
+
+# Compiled dependencies are shared between checkouts where a directory for them is there; CI makes it.
+SHARED_TARGET := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/postern-target
+ifeq ($(origin CARGO_TARGET_DIR),undefined)
+  ifeq ($(CI),true)
+    $(shell mkdir -p "$(SHARED_TARGET)")
+  endif
+  ifneq ($(wildcard $(SHARED_TARGET)/.),)
+    export CARGO_TARGET_DIR := $(SHARED_TARGET)
+  endif
+endif
+
+.PHONY: help
+help: ## Shows this.
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: demo
+demo: install-deps ## Tells the story of a grant, step by step, with real programs. Leaves nothing behind.
+	@packaging/demo.sh
+
+.PHONY: test
+test: install-deps build ## Runs every test.
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		$(CARGO) nextest run $(LOCKED) --workspace; \
+	else \
+		$(CARGO) test $(LOCKED) --workspace; \
+	fi
+
+.PHONY: build
+build: ## Builds every program, as the scenarios start them.
+	@$(CARGO) build $(LOCKED) --workspace --bins
+
+.PHONY: check
+check: ## Formatting, lints, and what the dependencies are allowed to be.
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check bans licenses sources
+	@if $(CARGO) deny fetch db >/dev/null 2>&1; then \
+		$(CARGO) deny --locked check advisories; \
+	else \
+		echo "check: advisories were NOT checked: the advisory database cannot be fetched from here"; \
+	fi
+
+# Program or file that must be there, and the Debian package that has it.
+NEEDS := nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
+
+.PHONY: install-deps
+install-deps: ## Installs what the tests and the demo need, on Debian, as root. Quick where it is there.
+	@missing=(); \
+	for need in $(NEEDS); do command -v "$${need%%:*}" >/dev/null || missing+=("$${need##*:}"); done; \
+	compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime); \
+	if [ "$${#missing[@]}" -gt 0 ]; then \
+		echo "installing $${missing[*]}"; \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get update -qq; \
+		apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi

@@ -1,0 +1,328 @@
+//! The audit log: append-only lines, each chained to the one before by SHA-256 (I9).
+//!
+//! One record is one line of JSON with its fields in a fixed order; `hash` covers the bytes of the line before
+//! it, and `prev` repeats the hash of the record before. Whoever keeps the lines can verify them without the
+//! broker; whoever also keeps a [`Head`] can tell that the end was cut off.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::{GrantId, TargetId};
+
+/// Something that was decided or changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditEvent {
+    /// When, by the broker's clock.
+    pub at: Timestamp,
+    /// Who: a principal (`requester/alice`), an agent (`agent/host:web-1`), or `broker`.
+    pub actor: String,
+    /// What: dotted words such as `grant.requested` or `agent.tampering`.
+    pub action: String,
+    /// Whether it was done, or denied.
+    pub outcome: Outcome,
+    /// The grant it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantId>,
+    /// The target it concerns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TargetId>,
+    /// Anything else, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub details: BTreeMap<String, String>,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// It was done.
+    Done,
+    /// It was refused.
+    Denied,
+}
+
+impl AuditEvent {
+    /// Something done.
+    pub fn done(at: Timestamp, actor: impl fmt::Display, action: &str) -> Self {
+        Self {
+            at,
+            actor: actor.to_string(),
+            action: action.to_owned(),
+            outcome: Outcome::Done,
+            grant: None,
+            target: None,
+            details: BTreeMap::new(),
+        }
+    }
+
+    /// Something refused.
+    pub fn denied(at: Timestamp, actor: impl fmt::Display, action: &str) -> Self {
+        Self { outcome: Outcome::Denied, ..Self::done(at, actor, action) }
+    }
+
+    /// With the grant it concerns.
+    #[must_use]
+    pub fn on_grant(mut self, grant: GrantId) -> Self {
+        self.grant = Some(grant);
+        self
+    }
+
+    /// With the target it concerns.
+    #[must_use]
+    pub fn on_target(mut self, target: &TargetId) -> Self {
+        self.target = Some(target.clone());
+        self
+    }
+
+    /// With one more detail.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        self.details.insert(name.to_owned(), value.to_string());
+        self
+    }
+}
+
+/// A SHA-256 value, written in 64 lower-case hexadecimal digits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Hash([u8; 32]);
+
+impl Hash {
+    /// What the first record names as the hash before it.
+    pub const ZERO: Self = Self([0; 32]);
+
+    fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&HEXLOWER.encode(&self.0))
+    }
+}
+
+impl std::str::FromStr for Hash {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
+        bytes.map(Self).ok_or_else(|| "a hash is 64 lower-case hexadecimal digits".to_owned())
+    }
+}
+
+impl TryFrom<String> for Hash {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Hash> for String {
+    fn from(hash: Hash) -> String {
+        hash.to_string()
+    }
+}
+
+/// The end of a log: how many records, and the hash of the last. Keep it elsewhere, and a cut end shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// How many records there are; the last one's `seq`.
+    pub seq: u64,
+    /// The last one's hash.
+    pub hash: Hash,
+}
+
+impl Head {
+    /// The head of an empty log.
+    pub const EMPTY: Self = Self { seq: 0, hash: Hash::ZERO };
+}
+
+/// One record of the log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditRecord {
+    /// 1, 2, 3 and so on, without a gap.
+    pub seq: u64,
+    /// The hash of the record before.
+    pub prev: Hash,
+    /// What happened.
+    pub event: AuditEvent,
+    /// SHA-256 of the line `{"seq":…,"prev":…,"event":…}`.
+    pub hash: Hash,
+}
+
+/// The part of a record that its hash covers.
+#[derive(Serialize)]
+struct Hashed<'a> {
+    seq: u64,
+    prev: &'a Hash,
+    event: &'a AuditEvent,
+}
+
+impl AuditRecord {
+    /// The record that follows `head`.
+    pub fn following(head: &Head, event: AuditEvent) -> Self {
+        let (seq, prev) = (head.seq + 1, head.hash);
+        let hash = hash_of(seq, &prev, &event);
+        Self { seq, prev, event, hash }
+    }
+
+    /// The head of a log that ends with this record.
+    pub fn head(&self) -> Head {
+        Head { seq: self.seq, hash: self.hash }
+    }
+
+    /// The record as its one line, without the line end.
+    pub fn to_line(&self) -> String {
+        json(self)
+    }
+}
+
+fn hash_of(seq: u64, prev: &Hash, event: &AuditEvent) -> Hash {
+    Hash::of(json(&Hashed { seq, prev, event }).as_bytes())
+}
+
+/// Text keys, no floats, no foreign `Serialize`: there is nothing here that JSON cannot write.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+/// The place where a log is broken, and how.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}: {problem}")]
+pub struct Broken {
+    /// The line, counted from 1.
+    pub line: u64,
+    /// What is wrong there.
+    pub problem: String,
+}
+
+/// Verifies a log line by line, holding one head in memory.
+#[derive(Debug)]
+pub struct Verifier {
+    head: Head,
+    line: u64,
+}
+
+impl Default for Verifier {
+    fn default() -> Self {
+        Self { head: Head::EMPTY, line: 0 }
+    }
+}
+
+impl Verifier {
+    /// Takes the next line, without its line end.
+    ///
+    /// # Errors
+    /// The line is not exactly what the broker wrote after the line before it.
+    pub fn line(&mut self, line: &str) -> Result<AuditRecord, Broken> {
+        self.line += 1;
+        let broken = |problem: String| Broken { line: self.line, problem };
+        let record: AuditRecord =
+            serde_json::from_str(line).map_err(|error| broken(format!("is not an audit record: {error}")))?;
+        if record.to_line() != line {
+            return Err(broken("is not written as the broker writes it".into()));
+        }
+        if record.seq != self.head.seq + 1 {
+            let problem = format!("is record {} where record {} belongs", record.seq, self.head.seq + 1);
+            return Err(broken(problem));
+        }
+        if record.prev != self.head.hash {
+            return Err(broken("does not follow from the record before it".into()));
+        }
+        if record.hash != hash_of(record.seq, &record.prev, &record.event) {
+            return Err(broken("was changed after it was written: its hash does not match".into()));
+        }
+        self.head = record.head();
+        Ok(record)
+    }
+
+    /// Where the log ends so far.
+    pub fn head(&self) -> Head {
+        self.head
+    }
+}
+
+/// Verifies a whole log of lines.
+///
+/// # Errors
+/// The first line that is not what the broker wrote.
+pub fn verify<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Head, Broken> {
+    let mut verifier = Verifier::default();
+    for line in lines {
+        verifier.line(line)?;
+    }
+    Ok(verifier.head())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn a_log(length: usize) -> Vec<String> {
+        let mut head = Head::EMPTY;
+        (0..length)
+            .map(|i| {
+                let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "requester/alice", "grant.requested")
+                    .with("n", i);
+                let record = AuditRecord::following(&head, event);
+                head = record.head();
+                record.to_line()
+            })
+            .collect()
+    }
+
+    fn check(log: &[String]) -> Result<Head, Broken> {
+        verify(log.iter().map(String::as_str))
+    }
+
+    #[test]
+    fn i9_an_untouched_log_verifies_to_its_head() {
+        assert_eq!(check(&a_log(9)).unwrap().seq, 9);
+        assert_eq!(check(&[]).unwrap(), Head::EMPTY);
+    }
+
+    #[test]
+    fn i9_a_removed_line_is_named() {
+        let mut log = a_log(9);
+        log.remove(4);
+        assert_eq!(check(&log).unwrap_err().line, 5);
+    }
+
+    #[test]
+    fn i9_two_swapped_lines_are_named() {
+        let mut log = a_log(9);
+        log.swap(2, 6);
+        assert_eq!(check(&log).unwrap_err().line, 3);
+    }
+
+    #[test]
+    fn i9_a_cut_end_shows_against_a_kept_head() {
+        let log = a_log(9);
+        let kept = check(&log).unwrap();
+        assert_ne!(check(&log[..8]).unwrap(), kept);
+    }
+
+    proptest! {
+        #[test]
+        fn i9_any_changed_byte_is_named(line in 0usize..5, at in 0usize..400, flip in 1u8..=255) {
+            let mut log = a_log(5);
+            let mut bytes = log[line].clone().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] ^= flip;
+            // A line that is no longer UTF-8 never reaches the verifier as text.
+            let Ok(changed) = String::from_utf8(bytes) else { return Ok(()) };
+            log[line] = changed;
+            let broken = check(&log).unwrap_err();
+            prop_assert_eq!(broken.line, line as u64 + 1);
+        }
+    }
+}

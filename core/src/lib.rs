@@ -1,0 +1,31 @@
+//! Postern's domain, pure: no transport, no runtime, no SDK, and no clock. Time is always an argument.
+//!
+//! A grant's way through this crate: [`request`] is a principal's wish, [`policy`] authorizes it into the
+//! windows of a [`grant`], [`plan`] says which step a grant takes next and what a layer must hold, and
+//! [`flatten`] turns overlapping windows into the disjoint ranges that a kernel set accepts. Every decision
+//! becomes an entry of the hash-chained [`audit`] log.
+
+pub mod audit;
+pub mod flatten;
+pub mod grant;
+pub mod id;
+pub mod invalid;
+pub mod net;
+pub mod plan;
+pub mod policy;
+pub mod principal;
+pub mod request;
+pub mod target;
+pub mod text;
+pub mod window;
+
+pub use grant::{CloseReason, Event, Grant, GrantState};
+pub use id::GrantId;
+pub use invalid::Invalid;
+pub use net::{Port, ProtectedPort, Protocol, SourcePrefix};
+pub use policy::{Layers, Mode, Policy};
+pub use principal::{Principal, Role};
+pub use request::AccessRequest;
+pub use target::TargetId;
+pub use text::{Justification, Name};
+pub use window::Window;

@@ -1,0 +1,86 @@
+//! Requests: a principal's wish, parsed but not yet authorized.
+
+use std::time::Duration;
+
+use crate::{Invalid, Justification, ProtectedPort, SourcePrefix, TargetId};
+
+/// Targets x ports x sources x duration x justification.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AccessRequest {
+    targets: Vec<TargetId>,
+    ports: Vec<ProtectedPort>,
+    sources: Vec<SourcePrefix>,
+    duration: Duration,
+    justification: Justification,
+}
+
+impl AccessRequest {
+    /// The most windows (targets x ports x sources) that one request may ask for.
+    pub const MAX_WINDOWS: usize = 256;
+
+    /// Duplicates are dropped; order does not matter.
+    ///
+    /// # Errors
+    /// An empty list, a zero duration, a duration with a fraction of a second, more than
+    /// [`Self::MAX_WINDOWS`] windows.
+    pub fn new(
+        targets: Vec<TargetId>,
+        ports: Vec<ProtectedPort>,
+        sources: Vec<SourcePrefix>,
+        duration: Duration,
+        justification: Justification,
+    ) -> Result<Self, Invalid> {
+        let (targets, ports, sources) = (distinct(targets), distinct(ports), distinct(sources));
+        let empty = |field: &str| Err(Invalid::new(field, "is empty", "name at least one"));
+        if targets.is_empty() {
+            return empty("targets");
+        }
+        if ports.is_empty() {
+            return empty("ports");
+        }
+        if sources.is_empty() {
+            return empty("sources");
+        }
+        if duration < Duration::from_secs(1) {
+            return Err(Invalid::new("duration", "is less than a second", "ask for 1s or more"));
+        }
+        let windows = targets.len() * ports.len() * sources.len();
+        if windows > Self::MAX_WINDOWS {
+            let problem = format!("targets x ports x sources makes {windows} windows");
+            let remedy = format!("ask for at most {} in one request", Self::MAX_WINDOWS);
+            return Err(Invalid::new("targets", problem, remedy));
+        }
+        Ok(Self { targets, ports, sources, duration, justification })
+    }
+
+    /// The VMs.
+    pub fn targets(&self) -> &[TargetId] {
+        &self.targets
+    }
+
+    /// The ports, the same on every target.
+    pub fn ports(&self) -> &[ProtectedPort] {
+        &self.ports
+    }
+
+    /// The sources, the same for every port.
+    pub fn sources(&self) -> &[SourcePrefix] {
+        &self.sources
+    }
+
+    /// How long, from the moment that opening begins.
+    pub fn duration(&self) -> Duration {
+        self.duration
+    }
+
+    /// Why.
+    pub fn justification(&self) -> &Justification {
+        &self.justification
+    }
+}
+
+fn distinct<T: Ord>(mut items: Vec<T>) -> Vec<T> {
+    items.sort();
+    items.dedup();
+    items
+}

@@ -1,0 +1,301 @@
+//! Targets: the VMs that JIT can protect.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Invalid, Name};
+
+/// One VM that JIT can protect, written `host:<name>`, `aws:<account>/<region>/<instance-id>` or
+/// `azure:<ARM id of the virtual machine>`. Azure ids are case-insensitive and kept in lower case.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TargetId {
+    /// A plain host: only the host layer.
+    Host(Name),
+    /// An EC2 instance.
+    Aws {
+        /// The account, 12 digits.
+        account: String,
+        /// The Region, for instance `eu-central-1`.
+        region: String,
+        /// The instance, `i-` and 8 or 17 hexadecimal digits.
+        instance: String,
+    },
+    /// An Azure virtual machine.
+    Azure {
+        /// The subscription's UUID.
+        subscription: String,
+        /// The resource group.
+        group: String,
+        /// The virtual machine's name.
+        vm: String,
+    },
+}
+
+/// The cloud a target lives in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum CloudKind {
+    /// Amazon EC2.
+    Aws,
+    /// Microsoft Azure.
+    Azure,
+}
+
+impl TargetId {
+    /// The cloud that holds the target's cloud layer; none for a plain host.
+    pub fn cloud(&self) -> Option<CloudKind> {
+        match self {
+            Self::Host(_) => None,
+            Self::Aws { .. } => Some(CloudKind::Aws),
+            Self::Azure { .. } => Some(CloudKind::Azure),
+        }
+    }
+
+    /// The target as path segments of a SPIFFE id; [`Self::from_segments`] reads them back.
+    pub fn segments(&self) -> Vec<&str> {
+        match self {
+            Self::Host(name) => vec!["host", name.as_str()],
+            Self::Aws { account, region, instance } => vec!["aws", account, region, instance],
+            Self::Azure { subscription, group, vm } => vec!["azure", subscription, group, vm],
+        }
+    }
+
+    /// Reads what [`Self::segments`] wrote.
+    ///
+    /// # Errors
+    /// Segments that name no target.
+    pub fn from_segments(segments: &[&str]) -> Result<Self, Invalid> {
+        match segments {
+            ["host", name] => host(name),
+            ["aws", account, region, instance] => aws(account, region, instance),
+            ["azure", subscription, group, vm] => azure(subscription, group, vm),
+            _ => Err(Invalid::new("target", "names no kind of target", FORMS)),
+        }
+    }
+}
+
+const FORMS: &str = "write host:<name>, aws:<account>/<region>/<instance-id> or azure:/subscriptions/<id>/resourceGroups/<group>/providers/Microsoft.Compute/virtualMachines/<name>";
+
+impl fmt::Display for TargetId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(name) => write!(f, "host:{name}"),
+            Self::Aws { account, region, instance } => write!(f, "aws:{account}/{region}/{instance}"),
+            Self::Azure { subscription, group, vm } => write!(
+                f,
+                "azure:/subscriptions/{subscription}/resourcegroups/{group}/providers/microsoft.compute/virtualmachines/{vm}"
+            ),
+        }
+    }
+}
+
+impl FromStr for TargetId {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let unknown = || Invalid::new("target", format!("{text:?} is not a target"), FORMS);
+        let (kind, rest) = text.split_once(':').ok_or_else(unknown)?;
+        match kind {
+            "host" => host(rest),
+            "aws" => match rest.split('/').collect::<Vec<_>>()[..] {
+                [account, region, instance] => aws(account, region, instance),
+                _ => Err(unknown()),
+            },
+            "azure" => {
+                let lower = rest.to_ascii_lowercase();
+                match lower.split('/').collect::<Vec<_>>()[..] {
+                    [
+                        "",
+                        "subscriptions",
+                        subscription,
+                        "resourcegroups",
+                        group,
+                        "providers",
+                        "microsoft.compute",
+                        "virtualmachines",
+                        vm,
+                    ] => azure(subscription, group, vm),
+                    _ => Err(unknown()),
+                }
+            }
+            _ => Err(unknown()),
+        }
+    }
+}
+
+fn host(name: &str) -> Result<TargetId, Invalid> {
+    // Hosts are machines: their names compare without case, like DNS names (RFC 4343).
+    Name::new(&name.to_ascii_lowercase()).map(TargetId::Host).map_err(|e| e.named("target"))
+}
+
+fn aws(account: &str, region: &str, instance: &str) -> Result<TargetId, Invalid> {
+    let bad = |problem: &str| {
+        Err(Invalid::new("target", problem, "write aws:123456789012/eu-central-1/i-0123456789abcdef0"))
+    };
+    if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+        return bad("the account is not 12 digits");
+    }
+    let region_ok = !region.is_empty()
+        && region.len() <= 32
+        && region.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+    if !region_ok {
+        return bad("the region is not a Region's code");
+    }
+    let hex = instance.strip_prefix("i-").unwrap_or_default();
+    if !matches!(hex.len(), 8 | 17) || !hex.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
+        return bad("the instance id is not i- and 8 or 17 hexadecimal digits");
+    }
+    Ok(TargetId::Aws { account: account.into(), region: region.into(), instance: instance.into() })
+}
+
+fn azure(subscription: &str, group: &str, vm: &str) -> Result<TargetId, Invalid> {
+    let bad = |problem: &str| Err(Invalid::new("target", problem, FORMS));
+    let uuid_shape =
+        |(i, b): (usize, u8)| if matches!(i, 8 | 13 | 18 | 23) { b == b'-' } else { b.is_ascii_hexdigit() };
+    if subscription.len() != 36 || !subscription.bytes().enumerate().all(uuid_shape) {
+        return bad("the subscription is not a UUID");
+    }
+    // Path characters would change the resource that a URL names; SPIFFE segments allow fewer still.
+    let plain = |text: &str| {
+        text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            && text != "."
+            && text != ".."
+    };
+    if group.is_empty() || group.len() > 90 || !plain(group) {
+        return bad("the resource group is not 1 to 90 of a-z 0-9 . _ -");
+    }
+    if vm.is_empty() || vm.len() > 64 || !plain(vm) {
+        return bad("the virtual machine is not 1 to 64 of a-z 0-9 . _ -");
+    }
+    let lower = str::to_ascii_lowercase;
+    Ok(TargetId::Azure { subscription: lower(subscription), group: lower(group), vm: lower(vm) })
+}
+
+impl TryFrom<String> for TargetId {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<TargetId> for String {
+    fn from(id: TargetId) -> String {
+        id.to_string()
+    }
+}
+
+/// Which targets a policy covers: one target, or every target whose written form starts with a prefix
+/// (`host:web-*`, `aws:123456789012/*`, `*`).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum TargetSelector {
+    /// Exactly this target.
+    One(TargetId),
+    /// Every target whose written form starts so.
+    Prefix(String),
+}
+
+impl TargetSelector {
+    /// Whether the selector covers the target.
+    pub fn covers(&self, target: &TargetId) -> bool {
+        match self {
+            Self::One(one) => one == target,
+            Self::Prefix(prefix) => target.to_string().starts_with(prefix),
+        }
+    }
+}
+
+impl fmt::Display for TargetSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::One(one) => one.fmt(f),
+            Self::Prefix(prefix) => write!(f, "{prefix}*"),
+        }
+    }
+}
+
+impl FromStr for TargetSelector {
+    type Err = Invalid;
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let Some(prefix) = text.strip_suffix('*') else {
+            return text.parse().map(Self::One);
+        };
+        let known =
+            prefix.is_empty() || ["host:", "aws:", "azure:"].iter().any(|kind| prefix.starts_with(kind));
+        let plain = prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-:/".contains(&b));
+        if !known || !plain || prefix.len() > 512 {
+            let problem = format!("{text:?} selects no kind of target");
+            return Err(Invalid::new(
+                "target",
+                problem,
+                "write a target, or host:* aws:* azure:* or a longer prefix, or *",
+            ));
+        }
+        Ok(Self::Prefix(prefix.to_ascii_lowercase()))
+    }
+}
+
+impl TryFrom<String> for TargetSelector {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        text.parse()
+    }
+}
+
+impl From<TargetSelector> for String {
+    fn from(selector: TargetSelector) -> String {
+        selector.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AZURE: &str = "azure:/subscriptions/00000000-0000-0000-0000-00000000000A/resourceGroups/RG-1/providers/Microsoft.Compute/virtualMachines/Vm.1";
+
+    #[test]
+    fn a_target_reads_back_from_its_text_and_its_segments() {
+        for text in ["host:web-1", "aws:123456789012/eu-central-1/i-0123456789abcdef0", AZURE] {
+            let target: TargetId = text.parse().unwrap();
+            assert_eq!(target.to_string().parse::<TargetId>().unwrap(), target);
+            assert_eq!(TargetId::from_segments(&target.segments()).unwrap(), target);
+        }
+    }
+
+    #[test]
+    fn azure_ids_compare_without_case() {
+        let lower: TargetId = AZURE.to_ascii_lowercase().parse().unwrap();
+        assert_eq!(AZURE.parse::<TargetId>().unwrap(), lower);
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        for bad in [
+            "",
+            "web-1",
+            "host:",
+            "host:a/b",
+            "vm:x",
+            "aws:1/eu/i-0",
+            "aws:123456789012/eu-central-1/i-XYZ",
+            "azure:/subscriptions/x/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v",
+            "azure:/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/../providers/Microsoft.Compute/virtualMachines/v",
+        ] {
+            assert!(bad.parse::<TargetId>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_selector_covers_one_or_a_prefix() {
+        let web: TargetId = "host:web-1".parse().unwrap();
+        for (selector, covers) in
+            [("host:web-1", true), ("host:web-*", true), ("*", true), ("host:db-*", false), ("aws:*", false)]
+        {
+            assert_eq!(selector.parse::<TargetSelector>().unwrap().covers(&web), covers, "{selector}");
+        }
+        assert!("web-*".parse::<TargetSelector>().is_err());
+    }
+}

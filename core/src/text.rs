@@ -1,0 +1,139 @@
+//! Text from people: bounded, without control characters, so that it is safe in a log, a tag and a terminal.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Invalid;
+
+/// Why a principal wants access: 1 to 500 characters, no control characters, no leading or trailing blanks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Justification(String);
+
+impl Justification {
+    /// The longest justification, in characters.
+    pub const MAX_CHARS: usize = 500;
+
+    /// # Errors
+    /// Empty or blank text, text past [`Self::MAX_CHARS`], control characters.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(Invalid::new("justification", "is empty", "say in a few words why access is needed"));
+        }
+        free_text("justification", text, Self::MAX_CHARS).map(|()| Self(text.to_owned()))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A name of a policy, a principal or a host: 1 to 63 of `a-z A-Z 0-9 . _ -`, the first a letter or digit.
+///
+/// The characters are those that a SPIFFE path segment allows, so that a name can stand in a certificate
+/// (SPIFFE-ID specification, section 2.2).
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Name(String);
+
+impl Name {
+    /// The longest name, in bytes.
+    pub const MAX_BYTES: usize = 63;
+
+    /// # Errors
+    /// Empty, too long, or a character outside the set.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        let remedy = "use 1 to 63 of a-z A-Z 0-9 . _ - with a letter or digit first";
+        if text.is_empty() {
+            return Err(Invalid::new("name", "is empty", remedy));
+        }
+        if text.len() > Self::MAX_BYTES {
+            return Err(Invalid::new("name", format!("has {} bytes", text.len()), remedy));
+        }
+        if !text.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return Err(Invalid::new("name", "does not start with a letter or digit", remedy));
+        }
+        if let Some(bad) = text.chars().find(|c| !(c.is_ascii_alphanumeric() || "._-".contains(*c))) {
+            return Err(Invalid::new("name", format!("contains {bad:?}"), remedy));
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Checks any other text that a person may have written and that Postern stores or logs.
+///
+/// # Errors
+/// More than `max_chars` characters, or a control character.
+pub fn free_text(field: &str, text: &str, max_chars: usize) -> Result<(), Invalid> {
+    let chars = text.chars().count();
+    if chars > max_chars {
+        let problem = format!("has {chars} characters");
+        return Err(Invalid::new(field, problem, format!("use at most {max_chars}")));
+    }
+    match text.chars().find(|c| is_unprintable(*c)) {
+        Some(bad) => {
+            let problem = format!("contains the control character {}", bad.escape_unicode());
+            Err(Invalid::new(field, problem, "use one line of printable text"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Control characters, line separators, and the marks that reorder text on a screen (Unicode TR 36, 3.1).
+fn is_unprintable(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+}
+
+macro_rules! text_traits {
+    ($type:ident) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl TryFrom<String> for $type {
+            type Error = Invalid;
+            fn try_from(text: String) -> Result<Self, Invalid> {
+                Self::new(&text)
+            }
+        }
+        impl From<$type> for String {
+            fn from(text: $type) -> String {
+                text.0
+            }
+        }
+    };
+}
+text_traits!(Justification);
+text_traits!(Name);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_justification_is_one_printable_line() {
+        assert_eq!(Justification::new("  fix disk ").unwrap().as_str(), "fix disk");
+        for bad in ["", "   ", "a\nb", "a\u{1b}[31m", "a\u{202e}b", &"x".repeat(10_240)] {
+            assert!(Justification::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(Justification::new(&"é".repeat(500)).is_ok(), "the limit counts characters, not bytes");
+    }
+
+    #[test]
+    fn a_name_fits_a_certificate_path() {
+        assert!(Name::new("ops.team_1-a").is_ok());
+        for bad in ["", "-a", "a b", "a/b", "ä", "a:b", &"x".repeat(64)] {
+            assert!(Name::new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

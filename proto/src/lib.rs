@@ -1,0 +1,18 @@
+//! `postern.v1`: the generated code, and the only conversions between wire and core.
+//!
+//! A message from outside becomes core types in [`convert`] or it becomes a [`status`]; nothing behind the edge
+//! looks at the wire again.
+
+pub mod client;
+pub mod convert;
+pub mod status;
+
+/// The generated messages, clients and servers.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rust_2018_idioms)]
+#[allow(clippy::wildcard_enum_match_arm)]
+pub mod v1 {
+    tonic::include_proto!("postern.v1");
+}
+
+/// The encoded descriptors of every `.proto` file, for reflection and for tests that walk every RPC.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/postern.v1.bin"));
