@@ -100,6 +100,12 @@ macro_rules! text_traits {
                 f.write_str(&self.0)
             }
         }
+        impl std::str::FromStr for $type {
+            type Err = Invalid;
+            fn from_str(text: &str) -> Result<Self, Invalid> {
+                Self::new(text)
+            }
+        }
         impl TryFrom<String> for $type {
             type Error = Invalid;
             fn try_from(text: String) -> Result<Self, Invalid> {

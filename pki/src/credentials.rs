@@ -1,0 +1,165 @@
+//! Credentials: a private key with its certificate chain and the roots to trust.
+
+use std::fmt;
+use std::path::Path;
+
+use jiff::Timestamp;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::identity::{self, Identity, IdentityError, TrustDomain};
+use crate::{PkiError, files};
+
+/// An ECDSA P-256 key. Its `Debug` shows nothing of it.
+pub struct KeyPair(pub(crate) rcgen::KeyPair);
+
+impl KeyPair {
+    /// Makes a key.
+    ///
+    /// # Errors
+    /// The system gives no random bytes.
+    pub fn generate() -> Result<Self, PkiError> {
+        Ok(Self(rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?))
+    }
+
+    /// A certificate signing request (PKCS #10, DER) that proves possession of the key and asks for no name.
+    ///
+    /// # Errors
+    /// The request cannot be signed.
+    pub fn csr(&self) -> Result<Vec<u8>, PkiError> {
+        let request = rcgen::CertificateParams::default().serialize_request(&self.0)?;
+        Ok(request.der().to_vec())
+    }
+}
+
+impl fmt::Debug for KeyPair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyPair(..)")
+    }
+}
+
+/// A private key, its certificate chain (leaf first, DER), and the roots to trust (DER).
+#[derive(Debug)]
+pub struct Credentials {
+    key: KeyPair,
+    chain: Vec<Vec<u8>>,
+    roots: Vec<Vec<u8>>,
+    valid: (Timestamp, Timestamp),
+}
+
+impl Credentials {
+    /// # Errors
+    /// An empty chain or no root, a certificate that cannot be read, or one of another key.
+    pub fn new(key: KeyPair, chain: Vec<Vec<u8>>, roots: Vec<Vec<u8>>) -> Result<Self, PkiError> {
+        let leaf =
+            chain.first().ok_or_else(|| PkiError::malformed("the certificate chain", "it is empty"))?;
+        if roots.is_empty() {
+            return Err(PkiError::malformed("the list of roots", "it is empty"));
+        }
+        let unreadable = |error: &dyn fmt::Display| PkiError::malformed("the certificate", error);
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|error| unreadable(&error))?;
+        if parsed.public_key().subject_public_key.as_ref() != key.0.public_key_raw() {
+            return Err(PkiError::KeyMismatch);
+        }
+        let valid = identity::validity(leaf).map_err(|error| unreadable(&error))?;
+        Ok(Self { key, chain, roots, valid })
+    }
+
+    /// Reads `key.pem`, `cert.pem` and `roots.pem`.
+    ///
+    /// # Errors
+    /// A file that is missing or malformed, and a key that others can read.
+    pub fn load(dir: &Path) -> Result<Self, PkiError> {
+        let key = load_key(&dir.join("key.pem"))?;
+        Self::new(key, load_certificates(&dir.join("cert.pem"))?, load_certificates(&dir.join("roots.pem"))?)
+    }
+
+    /// Writes the three files, each whole, into a directory that only its owner can enter.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub fn save(&self, dir: &Path) -> Result<(), PkiError> {
+        files::make_dir(dir)?;
+        files::write(&dir.join("key.pem"), &self.key.0.serialize_pem(), 0o600)?;
+        files::write(&dir.join("cert.pem"), &to_pem(&self.chain), 0o644)?;
+        files::write(&dir.join("roots.pem"), &to_pem(&self.roots), 0o644)
+    }
+
+    /// From when the certificate is valid.
+    pub fn not_before(&self) -> Timestamp {
+        self.valid.0
+    }
+
+    /// Until when the certificate is valid.
+    pub fn not_after(&self) -> Timestamp {
+        self.valid.1
+    }
+
+    /// Who the certificate speaks for.
+    ///
+    /// # Errors
+    /// It names nobody of the trust domain.
+    pub fn identity(&self, domain: &TrustDomain) -> Result<Identity, IdentityError> {
+        Identity::of_certificate(self.leaf(), domain)
+    }
+
+    /// The trust domain that the certificate itself names.
+    ///
+    /// # Errors
+    /// It carries no SPIFFE id.
+    pub fn trust_domain(&self) -> Result<TrustDomain, IdentityError> {
+        let uri = identity::uri_of(self.leaf())?;
+        let domain = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+        let domain = domain.and_then(|domain| TrustDomain::new(domain).ok());
+        domain.ok_or(IdentityError::Unknown { uri })
+    }
+
+    /// The roots to trust, DER.
+    pub fn roots(&self) -> &[Vec<u8>] {
+        &self.roots
+    }
+
+    pub(crate) fn tls_chain(&self) -> Vec<CertificateDer<'static>> {
+        self.chain.iter().cloned().map(CertificateDer::from).collect()
+    }
+
+    pub(crate) fn tls_roots(&self) -> Vec<CertificateDer<'static>> {
+        self.roots.iter().cloned().map(CertificateDer::from).collect()
+    }
+
+    pub(crate) fn tls_key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.0.serialize_der()))
+    }
+
+    fn leaf(&self) -> &[u8] {
+        self.chain.first().map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+pub(crate) fn load_key(path: &Path) -> Result<KeyPair, PkiError> {
+    let text = files::read_private(path)?;
+    // The parser's own message could quote the key.
+    rcgen::KeyPair::from_pem(&text).map(KeyPair).map_err(|_| {
+        PkiError::malformed(path.display().to_string(), "it holds no PKCS #8 private key in PEM form")
+    })
+}
+
+pub(crate) fn load_certificates(path: &Path) -> Result<Vec<Vec<u8>>, PkiError> {
+    let malformed = |problem: &dyn fmt::Display| PkiError::malformed(path.display().to_string(), problem);
+    let blocks = pem::parse_many(files::read(path)?).map_err(|error| malformed(&error))?;
+    let certificates: Vec<Vec<u8>> = blocks
+        .into_iter()
+        .filter(|block| block.tag() == "CERTIFICATE")
+        .map(pem::Pem::into_contents)
+        .collect();
+    if certificates.is_empty() {
+        return Err(malformed(&"it holds no certificate in PEM form"));
+    }
+    Ok(certificates)
+}
+
+pub(crate) fn to_pem(certificates: &[Vec<u8>]) -> String {
+    let blocks: Vec<pem::Pem> =
+        certificates.iter().map(|der| pem::Pem::new("CERTIFICATE", der.clone())).collect();
+    pem::encode_many_config(&blocks, pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF))
+}

@@ -1,0 +1,88 @@
+//! What can go wrong with keys and certificates.
+
+use std::path::PathBuf;
+
+/// What can go wrong with keys and certificates.
+#[derive(Debug, thiserror::Error)]
+pub enum PkiError {
+    /// A file cannot be read or written.
+    #[error("cannot use {}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A private key can be read by others.
+    #[error("{} is open to others (mode {mode:04o}); run `chmod 600 {}` and consider the key leaked", path.display(), path.display())]
+    ExposedKey {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// A private key is not a plain file.
+    #[error("{} is not a plain file; put the key itself there", path.display())]
+    NotAFile {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is a certificate authority already.
+    #[error("{} is there already; this authority was set up before", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A file or message does not hold what it should.
+    #[error("{what} is malformed: {problem}")]
+    Malformed {
+        /// The thing.
+        what: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate signing request is malformed or does not prove that its sender has the key.
+    #[error("the certificate signing request is refused: {problem}")]
+    BadRequest {
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The certificate does not belong to the private key.
+    #[error("the certificate does not belong to the private key")]
+    KeyMismatch,
+    /// The authority cannot sign now.
+    #[error(
+        "the authority's intermediate certificate is not valid at this time ({valid}); renew it or set the clock"
+    )]
+    AuthorityNotValid {
+        /// From when until when it is.
+        valid: String,
+    },
+    /// The system gave no random bytes, or a signature could not be made.
+    #[error("cannot make a key, a certificate or random bytes: {problem}")]
+    Crypto {
+        /// Why.
+        problem: String,
+    },
+    /// A TLS configuration cannot be built.
+    #[error("the TLS configuration cannot be built")]
+    Tls(#[from] rustls::Error),
+}
+
+impl PkiError {
+    /// Whether the fault lies in a signing request that someone else sent.
+    pub fn is_bad_csr(&self) -> bool {
+        matches!(self, Self::BadRequest { .. })
+    }
+
+    pub(crate) fn malformed(what: impl Into<String>, problem: impl std::fmt::Display) -> Self {
+        Self::Malformed { what: what.into(), problem: problem.to_string() }
+    }
+}
+
+impl From<rcgen::Error> for PkiError {
+    fn from(error: rcgen::Error) -> Self {
+        Self::Crypto { problem: error.to_string() }
+    }
+}

@@ -1,0 +1,215 @@
+//! Identities: the SPIFFE id that stands in a certificate as its one URI name.
+//!
+//! ```text
+//! spiffe://<trust domain>/broker
+//! spiffe://<trust domain>/agent/host/web-1
+//! spiffe://<trust domain>/agent/aws/<account>/<region>/<instance>
+//! spiffe://<trust domain>/principal/<role>/<name>
+//! ```
+
+use std::fmt;
+
+use jiff::Timestamp;
+use postern_core::{Invalid, Name, Principal, TargetId};
+use serde::{Deserialize, Serialize};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+/// The name of the realm in which identities mean something: 1 to 255 of `a-z 0-9 . _ -` (SPIFFE-ID, 2.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TrustDomain(String);
+
+impl TrustDomain {
+    /// # Errors
+    /// Empty, too long, or another character.
+    pub fn new(text: &str) -> Result<Self, Invalid> {
+        let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
+        if text.is_empty() || text.len() > 255 || !text.bytes().all(plain) {
+            let problem = format!("{text:?} is not a trust domain");
+            return Err(Invalid::new("trust_domain", problem, "use 1 to 255 of a-z 0-9 . _ -"));
+        }
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl Default for TrustDomain {
+    fn default() -> Self {
+        Self("postern".into())
+    }
+}
+
+impl fmt::Display for TrustDomain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for TrustDomain {
+    type Error = Invalid;
+    fn try_from(text: String) -> Result<Self, Invalid> {
+        Self::new(&text)
+    }
+}
+
+impl From<TrustDomain> for String {
+    fn from(domain: TrustDomain) -> String {
+        domain.0
+    }
+}
+
+/// Who a certificate speaks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// A broker.
+    Broker,
+    /// The agent of a target.
+    Agent(TargetId),
+    /// A human or a service.
+    Principal(Principal),
+}
+
+/// A certificate that does not say who it speaks for, or says it wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// It is not a certificate.
+    #[error("the certificate cannot be read")]
+    Unreadable,
+    /// It has no URI name, or more than one.
+    #[error("the certificate carries {count} URI names instead of one")]
+    NotOneUri {
+        /// How many.
+        count: usize,
+    },
+    /// The id belongs to another trust domain, or is no SPIFFE id at all.
+    #[error("{uri:?} is not an id of the trust domain {domain}")]
+    Foreign {
+        /// The id.
+        uri: String,
+        /// The trust domain that was expected.
+        domain: TrustDomain,
+    },
+    /// The id names nothing that Postern knows.
+    #[error("{uri:?} names no broker, agent or principal")]
+    Unknown {
+        /// The id.
+        uri: String,
+    },
+}
+
+impl Identity {
+    /// The id as it stands in a certificate.
+    pub fn to_uri(&self, domain: &TrustDomain) -> String {
+        let path = match self {
+            Self::Broker => "broker".to_owned(),
+            Self::Agent(target) => format!("agent/{}", target.segments().join("/")),
+            Self::Principal(principal) => format!("principal/{principal}"),
+        };
+        format!("spiffe://{domain}/{path}")
+    }
+
+    /// Reads what [`Self::to_uri`] wrote.
+    ///
+    /// # Errors
+    /// Another trust domain, or a path that names nothing known.
+    pub fn from_uri(uri: &str, domain: &TrustDomain) -> Result<Self, IdentityError> {
+        let foreign = || IdentityError::Foreign { uri: uri.to_owned(), domain: domain.clone() };
+        let unknown = || IdentityError::Unknown { uri: uri.to_owned() };
+        let path = uri
+            .strip_prefix("spiffe://")
+            .and_then(|rest| rest.strip_prefix(&domain.0))
+            .ok_or_else(foreign)?;
+        let path = path.strip_prefix('/').ok_or_else(foreign)?;
+        match path.split('/').collect::<Vec<_>>().as_slice() {
+            ["broker"] => Ok(Self::Broker),
+            ["agent", target @ ..] => TargetId::from_segments(target).map(Self::Agent).map_err(|_| unknown()),
+            ["principal", role, name] => {
+                let role = role.parse().map_err(|_| unknown())?;
+                let name = Name::new(name).map_err(|_| unknown())?;
+                Ok(Self::Principal(Principal { role, name }))
+            }
+            _ => Err(unknown()),
+        }
+    }
+
+    /// Who a certificate (DER) speaks for. Whether it is to be believed is the handshake's question.
+    ///
+    /// # Errors
+    /// Not exactly one URI name, or one that is not ours.
+    pub fn of_certificate(der: &[u8], domain: &TrustDomain) -> Result<Self, IdentityError> {
+        Self::from_uri(&uri_of(der)?, domain)
+    }
+}
+
+/// The one URI name of a certificate.
+pub(crate) fn uri_of(der: &[u8]) -> Result<String, IdentityError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
+    let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
+    let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
+    let uris: Vec<&str> = names
+        .iter()
+        .filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None })
+        .collect();
+    match uris[..] {
+        [uri] => Ok(uri.to_owned()),
+        _ => Err(IdentityError::NotOneUri { count: uris.len() }),
+    }
+}
+
+/// When a certificate (DER) ends.
+///
+/// # Errors
+/// It cannot be read.
+pub fn not_after(der: &[u8]) -> Result<Timestamp, IdentityError> {
+    validity(der).map(|(_, not_after)| not_after)
+}
+
+/// From when until when a certificate (DER) is valid.
+pub(crate) fn validity(der: &[u8]) -> Result<(Timestamp, Timestamp), IdentityError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
+    let at = |time: x509_parser::time::ASN1Time| {
+        Timestamp::from_second(time.timestamp()).map_err(|_| IdentityError::Unreadable)
+    };
+    Ok((at(certificate.validity().not_before)?, at(certificate.validity().not_after)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_kind_of_identity_reads_back_from_its_uri() {
+        let azure = "azure:/subscriptions/00000000-0000-0000-0000-00000000000a/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
+        let agent = |text: &str| Identity::Agent(text.parse().unwrap());
+        let alice = Principal { role: postern_core::Role::Requester, name: Name::new("alice").unwrap() };
+        let domain = TrustDomain::default();
+        for identity in [
+            Identity::Broker,
+            agent("host:web-1"),
+            agent("aws:123456789012/eu-central-1/i-0123456789abcdef0"),
+            agent(azure),
+            Identity::Principal(alice),
+        ] {
+            assert_eq!(Identity::from_uri(&identity.to_uri(&domain), &domain).unwrap(), identity);
+        }
+    }
+
+    #[test]
+    fn i7_other_ids_name_nobody() {
+        let domain = TrustDomain::default();
+        for uri in [
+            "spiffe://other/broker",
+            "spiffe://posternx/broker",
+            "spiffe://postern",
+            "spiffe://postern/",
+            "spiffe://postern/broker/",
+            "spiffe://postern/agent/host",
+            "spiffe://postern/agent/host/a/b",
+            "spiffe://postern/principal/root/alice",
+            "spiffe://postern/principal/reader/",
+            "https://postern/broker",
+        ] {
+            assert!(Identity::from_uri(uri, &domain).is_err(), "{uri}");
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! TLS configurations: 1.3 only, HTTP/2, certificates of our own authority, and on the client's side the broker's
+//! SPIFFE id besides its name.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, ring};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    SupportedProtocolVersion,
+};
+
+use crate::credentials::Credentials;
+use crate::identity::{Identity, TrustDomain};
+use crate::{Fingerprint, PkiError};
+
+const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
+const ALPN: &[u8] = b"h2";
+
+/// What a broker serves with; it can be replaced while it serves.
+#[derive(Clone)]
+pub struct ServerIdentity {
+    current: Arc<Served>,
+}
+
+struct Served {
+    certified: RwLock<Arc<CertifiedKey>>,
+    roots: RootCertStore,
+}
+
+impl ServerIdentity {
+    /// # Errors
+    /// The key cannot be used.
+    pub fn new(credentials: Credentials) -> Result<Self, PkiError> {
+        let roots = root_store(credentials.tls_roots())?;
+        let certified = RwLock::new(certified(&credentials)?);
+        Ok(Self { current: Arc::new(Served { certified, roots }) })
+    }
+
+    /// Serves with other credentials from the next handshake on.
+    ///
+    /// # Errors
+    /// The key cannot be used; nothing changes.
+    pub fn set(&self, credentials: &Credentials) -> Result<(), PkiError> {
+        *self.current.certified.write().unwrap_or_else(PoisonError::into_inner) = certified(credentials)?;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for ServerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ServerIdentity(..)")
+    }
+}
+
+impl fmt::Debug for Served {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Served(..)")
+    }
+}
+
+impl ResolvesServerCert for Served {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.certified.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+/// The broker's side. A client may come without a certificate (it has none before it enrolled), but one that it shows
+/// must be good. No sessions are kept for resumption: an idle connection should cost little.
+///
+/// # Errors
+/// The configuration cannot be built.
+pub fn server_config(identity: &ServerIdentity) -> Result<Arc<ServerConfig>, PkiError> {
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(identity.current.roots.clone()), provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| PkiError::malformed("the list of roots", error))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(Arc::clone(&identity.current) as Arc<dyn ResolvesServerCert>);
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(Arc::new(config))
+}
+
+/// The side of an agent or a command: shows its own certificate, and trusts a broker of its own trust domain.
+///
+/// # Errors
+/// The credentials cannot be used.
+pub fn client_config(credentials: &Credentials) -> Result<Arc<ClientConfig>, PkiError> {
+    let domain = credentials.trust_domain().map_err(|error| PkiError::malformed("the certificate", error))?;
+    let inner = webpki(root_store(credentials.tls_roots())?)?;
+    let verifier = BrokerVerifier { inner, domain };
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_auth_cert(credentials.tls_chain(), credentials.tls_key())?;
+    Ok(finished(config))
+}
+
+/// The side of an agent that has no certificate yet: trusts a chain that leads to the root with this fingerprint.
+///
+/// # Errors
+/// The configuration cannot be built.
+pub fn pinned_client_config(fingerprint: Fingerprint) -> Result<Arc<ClientConfig>, PkiError> {
+    let config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(VERSIONS)?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PinnedVerifier { fingerprint }))
+        .with_no_client_auth();
+    Ok(finished(config))
+}
+
+fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = rustls::client::Resumption::disabled();
+    Arc::new(config)
+}
+
+/// Checks the broker's certificate as usual, and that it carries the broker's SPIFFE id: an agent's certificate, though
+/// of the same authority, serves nobody.
+#[derive(Debug)]
+struct BrokerVerifier {
+    inner: Arc<WebPkiServerVerifier>,
+    domain: TrustDomain,
+}
+
+impl ServerCertVerifier for BrokerVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+        match Identity::of_certificate(leaf, &self.domain) {
+            Ok(Identity::Broker) => Ok(verified),
+            Ok(Identity::Agent(_) | Identity::Principal(_)) | Err(_) => {
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// Finds the pinned root in the chain that the broker shows, and then checks the chain as usual.
+#[derive(Debug)]
+struct PinnedVerifier {
+    fingerprint: Fingerprint,
+}
+
+impl ServerCertVerifier for PinnedVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let pinned = intermediates.iter().find(|der| Fingerprint::of(der) == self.fingerprint);
+        let root = pinned.ok_or(CertificateError::UnknownIssuer)?.clone().into_owned();
+        let general = |_| rustls::Error::General("the pinned root cannot be used".into());
+        let inner = webpki(root_store(vec![root]).map_err(general)?).map_err(general)?;
+        inner.verify_server_cert(leaf, intermediates, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::ServerDoesNotSupportTls12Or13.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn webpki(roots: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, PkiError> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider())
+        .build()
+        .map_err(|error| PkiError::malformed("the list of roots", error))
+}
+
+fn root_store(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, PkiError> {
+    let mut store = RootCertStore::empty();
+    for root in roots {
+        store.add(root)?;
+    }
+    Ok(store)
+}
+
+/// The chain that is served ends with the root, so that a client that only knows its fingerprint can find it.
+fn certified(credentials: &Credentials) -> Result<Arc<CertifiedKey>, PkiError> {
+    let key = provider().key_provider.load_private_key(credentials.tls_key())?;
+    let chain = credentials.tls_chain().into_iter().chain(credentials.tls_roots()).collect();
+    Ok(Arc::new(CertifiedKey::new(chain, key)))
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    static PROVIDER: std::sync::OnceLock<Arc<CryptoProvider>> = std::sync::OnceLock::new();
+    Arc::clone(PROVIDER.get_or_init(|| Arc::new(ring::default_provider())))
+}
