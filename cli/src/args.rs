@@ -1,0 +1,244 @@
+//! The command line. What clap lets through is well-formed; whether it is allowed is for the broker to say.
+
+mod values;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
+use clap_complete::Shell;
+use postern_core::audit::Hash;
+use postern_core::{GrantId, Justification, Name, Protocol, SourcePrefix, TargetId};
+
+pub(crate) use values::PortArg;
+use values::{duration, head, justification, name, parsed, whole_seconds};
+
+use crate::exit;
+
+/// Flags that every command takes.
+const GLOBAL: &str = "Global options";
+
+/// Just-in-time access to the management ports of machines.
+#[derive(Debug, Parser)]
+#[command(name = "postern", version, about, after_help = exit::HELP, max_term_width = 110)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    pub connection: Connection,
+    /// How results are written: a table for people, JSON for programs.
+    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    pub output: Output,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Which broker, and as whom. Each can also stand in ~/.config/postern/config.toml.
+#[derive(Debug, Clone, Default, ClapArgs)]
+pub(crate) struct Connection {
+    /// The broker's address, https://host:port.
+    #[arg(long, global = true, help_heading = GLOBAL, env = "POSTERN_BROKER", hide_env_values = true)]
+    #[arg(value_name = "URL", value_hint = ValueHint::Url)]
+    pub broker: Option<String>,
+    /// The directory with key.pem, cert.pem and roots.pem.
+    #[arg(long, global = true, help_heading = GLOBAL, env = "POSTERN_IDENTITY", hide_env_values = true)]
+    #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub identity: Option<PathBuf>,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Ask for access, and wait until it is open.
+    Request(Request),
+    /// List grants, the newest first.
+    Grants(Grants),
+    /// Show one grant with the state of each window in each layer.
+    Show {
+        /// The grant's id.
+        #[arg(value_parser = parsed::<GrantId>)]
+        grant: GrantId,
+    },
+    /// Close a grant before its end, and wait until it is closed. Established connections stay.
+    Revoke(Revoke),
+    /// Keep policies: which ports are protected, and within which limits they open.
+    #[command(subcommand)]
+    Policy(PolicyCommand),
+    /// List targets, or show one, with the state of both layers.
+    Targets {
+        /// Only this target.
+        #[arg(value_parser = parsed::<TargetId>)]
+        target: Option<TargetId>,
+    },
+    /// Let agents enrol, list them, ban them.
+    #[command(subcommand)]
+    Agents(AgentsCommand),
+    /// Read and verify the audit log.
+    #[command(subcommand)]
+    Audit(AuditCommand),
+    /// Write a completion script for a shell to stdout.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Request {
+    /// The machines: host:<name>, aws:<account>/<region>/<instance-id> or azure:<ARM id>.
+    #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
+    pub targets: Vec<TargetId>,
+    /// A port, such as 22 or udp/161; may be given several times.
+    #[arg(long = "port", required = true, value_name = "PORT", value_parser = parsed::<PortArg>)]
+    pub ports: Vec<PortArg>,
+    /// The protocol of every port that is given as a bare number.
+    #[arg(long, default_value = "tcp", value_name = "PROTOCOL", value_parser = parsed::<Protocol>)]
+    pub proto: Protocol,
+    /// Who may connect, as an address or a CIDR range; may be given several times. Without it: the address from which
+    /// the broker sees you.
+    #[arg(long = "source", value_name = "CIDR", value_parser = parsed::<SourcePrefix>)]
+    pub sources: Vec<SourcePrefix>,
+    /// For how long, in whole seconds or more: 90s, 30m, "1h 30m".
+    #[arg(long = "for", default_value = "30m", value_name = "DURATION", value_parser = whole_seconds, allow_hyphen_values = true)]
+    pub duration: Duration,
+    /// Why, on one line.
+    #[arg(long, value_name = "TEXT", value_parser = justification)]
+    pub reason: Justification,
+    /// Do not wait until the grant is active.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait for the grant to become active.
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
+    pub timeout: Duration,
+    /// Asking again with the same key returns the same grant. Without it a fresh key is made for each command.
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Grants {
+    /// Only grants with a window on this target.
+    #[arg(long, value_parser = parsed::<TargetId>)]
+    pub target: Option<TargetId>,
+    /// Only grants in this state; may be given several times.
+    #[arg(long = "state", value_enum, value_name = "STATE")]
+    pub states: Vec<State>,
+    /// Only your own grants.
+    #[arg(long, conflicts_with = "principal")]
+    pub mine: bool,
+    /// Only the grants of the principal of this name.
+    #[arg(long, value_name = "NAME", value_parser = name)]
+    pub principal: Option<Name>,
+    /// Write each grant again whenever it changes, until interrupted.
+    #[arg(long, conflicts_with = "limit")]
+    pub watch: bool,
+    /// The most grants to list.
+    #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub limit: u32,
+}
+
+/// The states of a grant, as they are written everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum State {
+    PendingApproval,
+    Opening,
+    Active,
+    Closing,
+    Closed,
+    Denied,
+    Failed,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Revoke {
+    /// The grant's id.
+    #[arg(value_parser = parsed::<GrantId>)]
+    pub grant: GrantId,
+    /// Why, on one line.
+    #[arg(long, value_name = "TEXT", value_parser = justification)]
+    pub reason: Option<Justification>,
+    /// Do not wait until every layer has closed.
+    #[arg(long)]
+    pub no_wait: bool,
+    /// How long to wait for the grant to be closed.
+    #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PolicyCommand {
+    /// Make or replace every policy of a TOML file.
+    Apply {
+        /// The file; - for stdin.
+        #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Show one policy, as TOML that `apply` takes back.
+    Get {
+        /// Its name.
+        #[arg(value_parser = name)]
+        name: Name,
+    },
+    /// List policies by name.
+    List,
+    /// Delete a policy. Its ports lose their protection on targets that no other policy covers; open grants run on.
+    Delete {
+        /// Its name.
+        #[arg(value_parser = name)]
+        name: Name,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AgentsCommand {
+    /// Make a token with which the agent of one target can enrol once.
+    Token {
+        /// The target.
+        #[arg(value_parser = parsed::<TargetId>)]
+        target: TargetId,
+        /// How long the token is good for, at most 10m.
+        #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
+        valid_for: Duration,
+    },
+    /// List agents by target.
+    List,
+    /// Ban an agent: its session is cut at once, and its certificates are worth nothing from then on.
+    Ban {
+        /// Its target.
+        #[arg(value_parser = parsed::<TargetId>)]
+        target: TargetId,
+        /// Why, on one line.
+        #[arg(long, value_name = "TEXT", value_parser = justification)]
+        reason: Option<Justification>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Write the log's records in order. With --output json the lines are exactly as they were chained.
+    Tail {
+        /// Only records after this one.
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        after: u64,
+        /// Go on with new records as they come, until interrupted.
+        #[arg(long)]
+        follow: bool,
+    },
+    /// Verify that every record follows from the one before. Exits with 1 and names the line where one does not.
+    Verify {
+        /// Verify this copy of the log, without a broker: one record a line, as `tail --output json` writes them.
+        #[arg(long, value_name = "LOG.jsonl", value_hint = ValueHint::FilePath)]
+        file: Option<PathBuf>,
+        /// A hash that an earlier verification gave as the head: it must still be in the log, or the end was cut off.
+        #[arg(long, value_name = "HASH", value_parser = head)]
+        expect_head: Option<Hash>,
+    },
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! One file for each command, or for each family of them.
+
+mod agents;
+mod audit;
+mod grants;
+mod pages;
+mod patience;
+mod policy;
+mod request;
+mod targets;
+mod wait;
+mod watch;
+
+use clap::CommandFactory as _;
+use clap_complete::Shell;
+
+use crate::args::{Args, AuditCommand, Command};
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::Console;
+
+/// Does what the command line asks.
+///
+/// # Errors
+/// It was not done, or not in time.
+pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure> {
+    let broker = || Broker::of(&args.connection);
+    match args.command {
+        Command::Request(request) => request::request(&broker()?, console, request).await,
+        Command::Grants(grants) => grants::grants(&broker()?, console, grants).await,
+        Command::Show { grant } => grants::show(&broker()?, console, grant).await,
+        Command::Revoke(revoke) => grants::revoke(&broker()?, console, revoke).await,
+        Command::Policy(command) => policy::run(&args.connection, console, command).await,
+        Command::Targets { target: Some(target) } => targets::one(&broker()?, console, &target).await,
+        Command::Targets { target: None } => targets::all(&broker()?, console).await,
+        Command::Agents(command) => agents::run(&broker()?, console, command).await,
+        Command::Audit(AuditCommand::Tail { after, follow }) => {
+            audit::tail(&broker()?, console, after, follow).await
+        }
+        Command::Audit(AuditCommand::Verify { file: Some(file), expect_head }) => {
+            audit::verify_file(console, file, expect_head)
+        }
+        Command::Audit(AuditCommand::Verify { file: None, expect_head }) => {
+            audit::verify(&broker()?, console, expect_head).await
+        }
+        Command::Completions { shell } => completions(console, shell),
+    }
+}
+
+fn completions(console: &mut Console, shell: Shell) -> Result<(), Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Args::command(), "postern", &mut script);
+    console.text(String::from_utf8_lossy(&script).trim_end())
+}

@@ -1,0 +1,70 @@
+//! `agents token | list | ban`.
+
+use std::time::Duration;
+
+use postern_core::{Justification, TargetId};
+use postern_proto::{convert, v1};
+
+use super::pages;
+use crate::args::AgentsCommand;
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Does one of them.
+///
+/// # Errors
+/// The broker refuses or is away.
+pub(super) async fn run(
+    broker: &Broker,
+    console: &mut Console,
+    command: AgentsCommand,
+) -> Result<(), Failure> {
+    match command {
+        AgentsCommand::Token { target, valid_for } => token(broker, console, &target, valid_for).await,
+        AgentsCommand::List => list(broker, console).await,
+        AgentsCommand::Ban { target, reason } => ban(broker, console, &target, reason).await,
+    }
+}
+
+async fn token(
+    broker: &Broker,
+    console: &mut Console,
+    target: &TargetId,
+    valid_for: Duration,
+) -> Result<(), Failure> {
+    let valid_for = Some(convert::duration_to_wire(valid_for));
+    let request = v1::CreateJoinTokenRequest { target: target.to_string(), valid_for };
+    let answer = broker.call(broker.agents().create_join_token(request)).await?;
+    let token = json::Token {
+        target: target.to_string(),
+        enroll_command: format!("postern-agent enroll --token {}", answer.token),
+        token: answer.token,
+        expires_at: json::time(answer.expires_at),
+    };
+    console.show(&token, table::token)
+}
+
+async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
+    let agents = pages::all(|page| async move {
+        let request = v1::ListAgentsRequest { page: Some(page) };
+        let answer = broker.call(broker.agents().list_agents(request)).await?;
+        Ok((answer.agents, answer.next_page_token))
+    })
+    .await?;
+    let agents = agents.into_iter().map(json::Agent::from).collect();
+    console.show(&json::Agents { agents }, table::agents)
+}
+
+async fn ban(
+    broker: &Broker,
+    console: &mut Console,
+    target: &TargetId,
+    reason: Option<Justification>,
+) -> Result<(), Failure> {
+    let reason = reason.map(String::from).unwrap_or_default();
+    let request = v1::BanAgentRequest { target: target.to_string(), reason };
+    let answer = broker.call(broker.agents().ban_agent(request)).await?;
+    let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it names no agent".to_owned() })?;
+    console.show(&agent.into(), table::agent)
+}

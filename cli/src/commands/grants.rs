@@ -1,0 +1,103 @@
+//! `grants`, `show` and `revoke`.
+
+use postern_core::GrantId;
+use postern_proto::v1;
+
+use super::pages;
+use super::wait::{self, Goal};
+use super::watch::{Heard, Watch};
+use crate::args::{Grants, Revoke, State};
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Lists grants, or follows them.
+///
+/// # Errors
+/// The broker refuses or is away.
+pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants) -> Result<(), Failure> {
+    let filter = filter(broker, &asked)?;
+    if asked.watch {
+        return follow(broker, console, filter).await;
+    }
+    let limit = usize::try_from(asked.limit).unwrap_or(usize::MAX);
+    let (grants, more) = pages::collect(limit, |page| {
+        let request = v1::ListGrantsRequest { filter: Some(filter.clone()), page: Some(page) };
+        async move {
+            let answer = broker.call(broker.access().list_grants(request)).await?;
+            Ok((answer.grants, answer.next_page_token))
+        }
+    })
+    .await?;
+    let grants = grants.into_iter().map(json::Grant::from).collect();
+    console.show(&json::Grants { grants, more }, table::grants)
+}
+
+/// Shows one grant.
+///
+/// # Errors
+/// There is no such grant that the caller may see.
+pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId) -> Result<(), Failure> {
+    let request = v1::GetGrantRequest { grant_id: grant.to_string() };
+    let answer = broker.call(broker.access().get_grant(request)).await?;
+    console.show(&named(answer.grant)?.into(), table::grant)
+}
+
+/// Closes a grant before its end.
+///
+/// # Errors
+/// It may not be closed, or was not closed in time.
+pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke) -> Result<(), Failure> {
+    let request = v1::RevokeAccessRequest {
+        grant_id: asked.grant.to_string(),
+        reason: asked.reason.map(String::from).unwrap_or_default(),
+        terminate: false,
+        wait: None,
+    };
+    let answer = broker.call(broker.access().revoke_access(request)).await?;
+    let grant = named(answer.grant)?;
+    let (grant, outcome) = if asked.no_wait {
+        (grant, Ok(()))
+    } else {
+        wait::until(Goal::Closed, asked.timeout, grant, broker, console).await
+    };
+    console.show(&grant.into(), table::grant)?;
+    outcome
+}
+
+async fn follow(broker: &Broker, console: &mut Console, filter: v1::GrantFilter) -> Result<(), Failure> {
+    let mut watch = Watch::new(broker, filter);
+    loop {
+        if let Heard::Grant(grant) = watch.next().await? {
+            console.item(&json::Grant::from(*grant), table::grant_line)?;
+        }
+    }
+}
+
+fn filter(broker: &Broker, asked: &Grants) -> Result<v1::GrantFilter, Failure> {
+    let principal = if asked.mine { Some(broker.principal()?) } else { asked.principal.clone() };
+    Ok(v1::GrantFilter {
+        target: asked.target.as_ref().map(ToString::to_string).unwrap_or_default(),
+        states: asked.states.iter().map(|state| v1::GrantState::from(*state).into()).collect(),
+        principal: principal.map(String::from).unwrap_or_default(),
+        grant_id: String::new(),
+    })
+}
+
+fn named(grant: Option<v1::Grant>) -> Result<v1::Grant, Failure> {
+    grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })
+}
+
+impl From<State> for v1::GrantState {
+    fn from(state: State) -> Self {
+        match state {
+            State::PendingApproval => Self::PendingApproval,
+            State::Opening => Self::Opening,
+            State::Active => Self::Active,
+            State::Closing => Self::Closing,
+            State::Closed => Self::Closed,
+            State::Denied => Self::Denied,
+            State::Failed => Self::Failed,
+        }
+    }
+}

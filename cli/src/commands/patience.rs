@@ -1,0 +1,67 @@
+//! How long a broker may be away before a command gives up on it.
+
+use std::time::Duration;
+
+use crate::exit::Failure;
+
+const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// Counts the answers that were lost in a row, and pauses before each next attempt.
+#[derive(Debug)]
+pub(super) struct Patience {
+    attempts: u32,
+    lost: u32,
+}
+
+impl Patience {
+    /// For one call: about a second.
+    pub(super) fn short() -> Self {
+        Self { attempts: 4, lost: 0 }
+    }
+
+    /// For a stream that should go on for long: about 15 seconds.
+    pub(super) fn long() -> Self {
+        Self { attempts: 12, lost: 0 }
+    }
+
+    /// The broker was heard: counting begins anew.
+    pub(super) fn heard(&mut self) {
+        self.lost = 0;
+    }
+
+    /// Pauses until it is time for the next attempt.
+    ///
+    /// # Errors
+    /// The failure itself, where another attempt would not help or has been made often enough.
+    pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Failure> {
+        self.lost += 1;
+        if !failure.may_pass() || self.lost >= self.attempts {
+            return Err(failure);
+        }
+        tokio::time::sleep(pause(self.lost)).await;
+        Ok(())
+    }
+}
+
+/// Doubles with each loss, up to a bound.
+fn pause(lost: u32) -> Duration {
+    SHORTEST_PAUSE.saturating_mul(1 << lost.saturating_sub(1).min(10)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_bound() {
+        let pauses = [1, 2, 3, 5, 6, 99].map(|lost| pause(lost).as_millis());
+        assert_eq!(pauses, [100, 200, 400, 1600, 2000, 2000]);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_pass_is_not_waited_for() {
+        let failure = Failure::BadAnswer { what: String::new() };
+        assert!(Patience::long().after(failure).await.is_err());
+    }
+}

@@ -1,0 +1,84 @@
+//! `request`: one grant for one wish, however often the answer is lost, and then the wait for it to open.
+
+use postern_proto::{convert, v1};
+use ulid::Ulid;
+
+use super::patience::Patience;
+use super::wait::{self, Goal};
+use crate::args;
+use crate::connect::{Broker, CALL_TIMEOUT};
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Asks for access.
+///
+/// # Errors
+/// It was refused, or the grant did not become active in time. The grant, if there is one, is shown all the same.
+pub(super) async fn request(
+    broker: &Broker,
+    console: &mut Console,
+    asked: args::Request,
+) -> Result<(), Failure> {
+    let (no_wait, timeout) = (asked.no_wait, asked.timeout);
+    let key_was_given = asked.idempotency_key.is_some();
+    let answer = ask(broker, wish(asked)).await?;
+    let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })?;
+    if answer.repeated_request && key_was_given {
+        console.note("this key was used before: this is the grant that it made then");
+    }
+    let (grant, outcome) = if no_wait {
+        (grant, Ok(()))
+    } else {
+        wait::until(Goal::Active, timeout, grant, broker, console).await
+    };
+    let result = json::Requested {
+        grant: grant.into(),
+        source_from_caller: answer.source_from_caller,
+        repeated_request: answer.repeated_request,
+    };
+    console.show(&result, table::requested)?;
+    outcome
+}
+
+fn wish(asked: args::Request) -> v1::RequestAccessRequest {
+    v1::RequestAccessRequest {
+        targets: asked.targets.iter().map(ToString::to_string).collect(),
+        ports: asked.ports.iter().map(|port| convert::port_to_wire(port.with(asked.proto))).collect(),
+        sources: asked.sources.iter().map(ToString::to_string).collect(),
+        duration: Some(convert::duration_to_wire(asked.duration)),
+        justification: asked.reason.to_string(),
+        idempotency_key: asked
+            .idempotency_key
+            .unwrap_or_else(|| Ulid::new().to_string().to_ascii_lowercase()),
+        wait: None,
+    }
+}
+
+/// Sends the wish until it is answered. The key in it makes that safe: the broker makes one grant of them all.
+async fn ask(broker: &Broker, wish: v1::RequestAccessRequest) -> Result<v1::RequestAccessResponse, Failure> {
+    let mut maybe_heard = false;
+    let sending = send(broker, &wish, &mut maybe_heard);
+    let failure = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
+        Ok(Ok(answer)) => return Ok(answer),
+        Ok(Err(failure)) if !(failure.may_pass() && maybe_heard) => return Err(failure),
+        Ok(Err(failure)) => failure,
+        Err(_) => broker.unanswered(),
+    };
+    Err(Failure::Unheard { key: wish.idempotency_key, source: Box::new(failure) })
+}
+
+async fn send(
+    broker: &Broker,
+    wish: &v1::RequestAccessRequest,
+    maybe_heard: &mut bool,
+) -> Result<v1::RequestAccessResponse, Failure> {
+    let mut patience = Patience::short();
+    loop {
+        let failure = match broker.call(broker.access().request_access(wish.clone())).await {
+            Ok(answer) => return Ok(answer),
+            Err(failure) => failure,
+        };
+        *maybe_heard |= failure.leaves_open_whether_it_was_heard();
+        patience.after(failure).await?;
+    }
+}

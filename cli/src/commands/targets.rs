@@ -1,0 +1,35 @@
+//! `targets`.
+
+use postern_core::TargetId;
+use postern_proto::v1;
+
+use super::pages;
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Lists every target.
+///
+/// # Errors
+/// The broker refuses or is away.
+pub(super) async fn all(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
+    let targets = pages::all(|page| async move {
+        let request = v1::ListTargetsRequest { page: Some(page) };
+        let answer = broker.call(broker.targets().list_targets(request)).await?;
+        Ok((answer.targets, answer.next_page_token))
+    })
+    .await?;
+    let targets = targets.into_iter().map(json::Target::from).collect();
+    console.show(&json::Targets { targets }, table::targets)
+}
+
+/// Shows one target.
+///
+/// # Errors
+/// There is no such target.
+pub(super) async fn one(broker: &Broker, console: &mut Console, target: &TargetId) -> Result<(), Failure> {
+    let request = v1::GetTargetRequest { id: target.to_string() };
+    let answer = broker.call(broker.targets().get_target(request)).await?;
+    let target = answer.target.ok_or_else(|| Failure::BadAnswer { what: "it names no target".to_owned() })?;
+    console.show(&target.into(), table::target)
+}

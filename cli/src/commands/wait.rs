@@ -1,0 +1,134 @@
+//! Waiting until a grant is where it should be, and telling people how far it has come.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use postern_proto::v1::{self, GrantState};
+
+use super::watch::{Heard, Watch};
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, printable, time};
+
+/// Where a grant should get to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Every layer open.
+    Active,
+    /// Every layer closed.
+    Closed,
+}
+
+/// Waits until the grant is at its goal or can no longer get there, and gives it back as it was last heard of.
+pub(super) async fn until(
+    goal: Goal,
+    timeout: Duration,
+    grant: v1::Grant,
+    broker: &Broker,
+    console: &mut Console,
+) -> (v1::Grant, Result<(), Failure>) {
+    let mut latest = grant;
+    let mut progress = Progress::default();
+    let waiting = follow(goal, &mut latest, &mut progress, broker, console);
+    let outcome = match tokio::time::timeout(timeout, waiting).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Failure::TimedOut {
+            grant: latest.id.clone(),
+            state: json::grant_state(latest.state()),
+            waited: time::span(timeout),
+        }),
+    };
+    (latest, outcome)
+}
+
+async fn follow(
+    goal: Goal,
+    latest: &mut v1::Grant,
+    progress: &mut Progress,
+    broker: &Broker,
+    console: &mut Console,
+) -> Result<(), Failure> {
+    let filter = v1::GrantFilter { grant_id: latest.id.clone(), ..v1::GrantFilter::default() };
+    let mut watch = Watch::new(broker, filter);
+    let mut seen = false;
+    loop {
+        for line in progress.lines(latest) {
+            console.note(&line);
+        }
+        if let Some(settled) = settled(goal, latest) {
+            return settled;
+        }
+        match watch.next().await? {
+            Heard::Grant(grant) => {
+                seen = true;
+                *latest = *grant;
+            }
+            Heard::Listed if !seen => {
+                return Err(Failure::BadAnswer {
+                    what: format!("grant {} is not among the grants", latest.id),
+                });
+            }
+            Heard::Listed => {}
+        }
+    }
+}
+
+/// Whether the wait is over, and how it ended.
+fn settled(goal: Goal, grant: &v1::Grant) -> Option<Result<(), Failure>> {
+    let missed = || {
+        Err(Failure::Missed {
+            grant: grant.id.clone(),
+            state: json::grant_state(grant.state()),
+            reason: printable(&grant.reason),
+        })
+    };
+    match (goal, grant.state()) {
+        (_, GrantState::Unspecified | GrantState::PendingApproval | GrantState::Opening) => None,
+        (Goal::Active, GrantState::Active) => Some(Ok(())),
+        (Goal::Active, GrantState::Denied) => {
+            Some(Err(Failure::Denied { grant: grant.id.clone(), reason: printable(&grant.reason) }))
+        }
+        // What is being rolled back is not over: it has failed once nothing of it is open.
+        (Goal::Active, GrantState::Closing) if grant.close_reason() == v1::CloseReason::CannotOpen => None,
+        (Goal::Active, GrantState::Closing | GrantState::Closed | GrantState::Failed) => Some(missed()),
+        (Goal::Closed, GrantState::Active | GrantState::Closing) => None,
+        (Goal::Closed, GrantState::Closed | GrantState::Denied | GrantState::Failed) => Some(Ok(())),
+    }
+}
+
+/// What people have been told already.
+#[derive(Debug, Default)]
+struct Progress {
+    state: Option<GrantState>,
+    windows: BTreeMap<String, String>,
+}
+
+impl Progress {
+    /// What is new: the grant's state, and each window with a layer that has changed.
+    fn lines(&mut self, grant: &v1::Grant) -> Vec<String> {
+        let mut lines = Vec::new();
+        if self.state.replace(grant.state()) != Some(grant.state()) {
+            let state = json::grant_state(grant.state()).replace('_', " ");
+            lines.push(format!("grant {} is {state}", grant.id));
+        }
+        for window in grant.windows.iter().cloned().map(json::Window::from) {
+            let port = window.port.as_ref().map_or_else(time::dash, ToString::to_string);
+            let name = format!("{} {port} from {}", window.target, window.source);
+            let layers = window.layers.iter().map(layer).collect::<Vec<_>>().join(", ");
+            if self.windows.get(&name) != Some(&layers) {
+                lines.push(format!("  {name}: {layers}"));
+                self.windows.insert(name, layers);
+            }
+        }
+        lines.into_iter().map(|line| printable(&line)).collect()
+    }
+}
+
+/// `host open`, or `host unreachable (its agent is not connected)`.
+fn layer(layer: &json::WindowLayer) -> String {
+    let state = format!("{} {}", layer.layer, layer.state);
+    if layer.detail.is_empty() { state } else { format!("{state} ({})", layer.detail) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,65 @@
+//! A watch on grants that outlives a lost connection: it connects again, and everything is listed anew.
+
+use postern_proto::v1;
+use tonic::Streaming;
+
+use super::patience::Patience;
+use crate::connect::Broker;
+use crate::exit::Failure;
+
+/// What a watch hears.
+pub(super) enum Heard {
+    /// A grant as it stands now.
+    Grant(Box<v1::Grant>),
+    /// Every grant that the filter admits has been heard.
+    Listed,
+}
+
+/// The watch.
+pub(super) struct Watch<'a> {
+    broker: &'a Broker,
+    filter: v1::GrantFilter,
+    stream: Option<Streaming<v1::WatchGrantsResponse>>,
+    patience: Patience,
+}
+
+impl<'a> Watch<'a> {
+    pub(super) fn new(broker: &'a Broker, filter: v1::GrantFilter) -> Self {
+        Self { broker, filter, stream: None, patience: Patience::long() }
+    }
+
+    /// Waits for the next word.
+    ///
+    /// # Errors
+    /// The broker refuses, or stays away.
+    pub(super) async fn next(&mut self) -> Result<Heard, Failure> {
+        loop {
+            match self.try_next().await {
+                Ok(v1::WatchGrantsResponse { grant }) => {
+                    self.patience.heard();
+                    return Ok(grant.map_or(Heard::Listed, |grant| Heard::Grant(Box::new(grant))));
+                }
+                Err(failure) => {
+                    self.stream = None;
+                    self.patience.after(failure).await?;
+                }
+            }
+        }
+    }
+
+    async fn try_next(&mut self) -> Result<v1::WatchGrantsResponse, Failure> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            None => {
+                let request = v1::WatchGrantsRequest { filter: Some(self.filter.clone()) };
+                let stream = self.broker.call(self.broker.access().watch_grants(request)).await?;
+                self.stream.insert(stream)
+            }
+        };
+        match stream.message().await {
+            Ok(Some(message)) => Ok(message),
+            Ok(None) => Err(self.broker.lost("it ended the stream".to_owned())),
+            Err(status) => Err(self.broker.failure(status)),
+        }
+    }
+}

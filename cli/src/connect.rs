@@ -1,0 +1,151 @@
+//! The broker as commands see it: clients over one mTLS channel, and every error told apart. An error that the broker
+//! sent is its word; one that came from the connection means that it cannot be reached, or that one side does not
+//! trust the other.
+
+use std::error::Error as _;
+use std::future::Future;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use postern_core::Name;
+use postern_pki::credentials::Credentials;
+use postern_pki::identity::Identity;
+use postern_pki::tls;
+use postern_proto::client::channel;
+use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_proto::v1::audit_service_client::AuditServiceClient;
+use postern_proto::v1::policy_service_client::PolicyServiceClient;
+use postern_proto::v1::target_service_client::TargetServiceClient;
+use tonic::transport::Channel;
+use tonic::{ConnectError, Response, Status};
+
+use crate::args::Connection;
+use crate::exit::{Failure, causes};
+use crate::settings::{Settings, default_file};
+use crate::{clock, output};
+
+/// How long one call may go unanswered. No call of ours asks the broker to wait.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A broker, and who we are to it.
+pub(crate) struct Broker {
+    address: String,
+    identity: PathBuf,
+    credentials: Credentials,
+    channel: Channel,
+}
+
+impl Broker {
+    /// Reads the settings and the identity. The connection itself is made by the first call.
+    ///
+    /// # Errors
+    /// The settings, the address or the identity cannot be used.
+    pub(crate) fn of(connection: &Connection) -> Result<Self, Failure> {
+        let Settings { broker: address, identity } = Settings::settle(connection, &default_file())?;
+        let unusable = |source| Failure::Identity { dir: identity.clone(), source };
+        let credentials = Credentials::load(&identity).map_err(unusable)?;
+        let channel = channel(&address, tls::client_config(&credentials).map_err(unusable)?)?;
+        Ok(Self { address, identity, credentials, channel })
+    }
+
+    /// The name of the principal that the certificate proves.
+    ///
+    /// # Errors
+    /// The certificate is an agent's or a broker's, or names nobody.
+    pub(crate) fn principal(&self) -> Result<Name, Failure> {
+        let nobody = |source| Failure::NoPrincipal { dir: self.identity.clone(), source };
+        let domain = self.credentials.trust_domain().map_err(|e| nobody(Some(e)))?;
+        match self.credentials.identity(&domain).map_err(|e| nobody(Some(e)))? {
+            Identity::Principal(principal) => Ok(principal.name),
+            Identity::Broker | Identity::Agent(_) => Err(nobody(None)),
+        }
+    }
+
+    pub(crate) fn access(&self) -> AccessServiceClient<Channel> {
+        AccessServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn policies(&self) -> PolicyServiceClient<Channel> {
+        PolicyServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn targets(&self) -> TargetServiceClient<Channel> {
+        TargetServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn agents(&self) -> AgentServiceClient<Channel> {
+        AgentServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn audit(&self) -> AuditServiceClient<Channel> {
+        AuditServiceClient::new(self.channel.clone())
+    }
+
+    /// Awaits a call's answer, for a bounded time.
+    ///
+    /// # Errors
+    /// The broker's own error, or that there was no answer.
+    pub(crate) async fn call<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+            Ok(answer) => answer.map(Response::into_inner).map_err(|status| self.failure(status)),
+            Err(_) => Err(self.unanswered()),
+        }
+    }
+
+    /// What a status means: only one without a source was sent by the broker, others were made on this side.
+    pub(crate) fn failure(&self, status: Status) -> Failure {
+        if status.source().is_none() {
+            return Failure::Broker(Box::new(status));
+        }
+        let address = self.address.clone();
+        match tls_error(&status) {
+            Some(rustls::Error::AlertReceived(alert)) => {
+                let cause = self.ended().unwrap_or_else(|| format!("TLS alert {alert:?}"));
+                Failure::CertificateRefused { address, cause }
+            }
+            Some(error) => Failure::Untrusted { address, cause: error.to_string() },
+            None if causes(&status).any(|error| error.is::<ConnectError>()) => {
+                Failure::Unreachable { address, cause: root_cause(&status) }
+            }
+            // In TLS 1.3 a client's certificate is refused after its side of the handshake is done, and the alert
+            // that says so may go down with the connection.
+            None => match self.ended() {
+                Some(cause) => Failure::CertificateRefused { address, cause },
+                None => self.lost(root_cause(&status)),
+            },
+        }
+    }
+
+    /// The connection was lost, or no answer came on it.
+    pub(crate) fn lost(&self, cause: String) -> Failure {
+        Failure::Lost { address: self.address.clone(), cause }
+    }
+
+    /// No answer came within [`CALL_TIMEOUT`].
+    pub(crate) fn unanswered(&self) -> Failure {
+        self.lost(format!("no answer within {}", output::time::span(CALL_TIMEOUT)))
+    }
+
+    /// What is wrong with our certificate, where its end has passed.
+    fn ended(&self) -> Option<String> {
+        let end = self.credentials.not_after();
+        (end <= clock::now()).then(|| format!("it ended at {}", output::time::utc(end)))
+    }
+}
+
+/// The TLS error within, if that is what it was. An I/O error hides what it wraps from `source`.
+fn tls_error(status: &Status) -> Option<&rustls::Error> {
+    causes(status).skip(1).find_map(|error| {
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        error.downcast_ref().or_else(|| wrapped.and_then(|error| error.downcast_ref()))
+    })
+}
+
+fn root_cause(status: &Status) -> String {
+    causes(status).skip(1).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+}

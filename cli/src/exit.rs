@@ -1,0 +1,289 @@
+//! How a command ends: every failure, in words for people and as an exit code for scripts.
+
+use std::error::Error;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use postern_core::Invalid;
+use postern_core::audit::{Broken, Hash};
+use postern_pki::PkiError;
+use postern_pki::identity::IdentityError;
+use postern_proto::client::BadAddress;
+use tonic::{Code, Status};
+use tonic_types::StatusExt as _;
+
+use crate::output::{Console, printable};
+use crate::policy_file::PolicyFileError;
+use crate::settings::SettingsError;
+
+/// What the help says of the codes.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed for another reason; an audit log that does not verify
+  2  the command line, the configuration or the identity cannot be used
+  3  denied: by policy, by role, by an approver, or for want of a valid certificate
+  4  not found
+  5  invalid input
+  6  the grant failed or was refused by a layer, or closed before it was active
+  7  timed out while waiting; what was asked for goes on
+  8  the broker cannot be reached";
+
+/// The exit codes, as [`HELP`] documents them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Done = 0,
+    Other = 1,
+    Usage = 2,
+    Denied = 3,
+    NotFound = 4,
+    InvalidInput = 5,
+    Failed = 6,
+    TimedOut = 7,
+    Unreachable = 8,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Failure {
+    /// The broker answered with an error.
+    #[error("{}", status_words(.0))]
+    Broker(Box<Status>),
+    /// No connection could be made.
+    #[error(
+        "the broker {address} cannot be reached: {cause}; check the address, the network, and that the broker runs"
+    )]
+    Unreachable {
+        /// Its address.
+        address: String,
+        /// What went wrong at the bottom.
+        cause: String,
+    },
+    /// The broker's answer did not come, or not whole.
+    #[error(
+        "the connection to the broker {address} was lost: {cause}; check that the broker runs and knows this certificate"
+    )]
+    Lost {
+        /// Its address.
+        address: String,
+        /// What went wrong at the bottom.
+        cause: String,
+    },
+    /// Something answered that does not prove to be the broker.
+    #[error(
+        "what answers at {address} is not the broker that this identity trusts: {cause}; check the address and roots.pem"
+    )]
+    Untrusted {
+        /// The address.
+        address: String,
+        /// What the proof lacks.
+        cause: String,
+    },
+    /// The broker does not take the client's certificate.
+    #[error("the broker {address} refuses this certificate: {cause}; ask an administrator for a new one")]
+    CertificateRefused {
+        /// Its address.
+        address: String,
+        /// The TLS alert, and the end of the certificate where that has passed.
+        cause: String,
+    },
+    /// The broker answered with something that cannot be.
+    #[error("the broker's answer makes no sense: {what}; use a postern of the broker's version")]
+    BadAnswer {
+        /// What is wrong with it.
+        what: String,
+    },
+    /// Input that cannot be what it should be.
+    #[error(transparent)]
+    Invalid(#[from] Invalid),
+    /// A policy file that cannot be used.
+    #[error(transparent)]
+    PolicyFile(#[from] PolicyFileError),
+    /// The broker or the identity is not set, or the configuration cannot be used.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The broker's address has the wrong form.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    /// The identity's files cannot be used.
+    #[error("the identity in {dir} cannot be used")]
+    Identity {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why.
+        #[source]
+        source: PkiError,
+    },
+    /// The certificate names nobody who could ask for anything.
+    #[error("the identity in {dir} is not a principal's; use one that `postern-broker issue` made")]
+    NoPrincipal {
+        /// Its directory.
+        dir: PathBuf,
+        /// Why, where the certificate cannot be read at all.
+        #[source]
+        source: Option<IdentityError>,
+    },
+    /// A request's answer never came: it may or may not have been heard.
+    #[error(
+        "whether the request was heard is not known; ask again with --idempotency-key {key}, which cannot make a second grant"
+    )]
+    Unheard {
+        /// The key that it carried.
+        key: String,
+        /// Why no answer came.
+        #[source]
+        source: Box<Failure>,
+    },
+    /// A grant that will not become active.
+    #[error("grant {grant} is {state}: {reason}")]
+    Missed {
+        /// The grant.
+        grant: String,
+        /// Where it stands.
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// An approver said no.
+    #[error("grant {grant} was denied: {reason}")]
+    Denied {
+        /// The grant.
+        grant: String,
+        /// What they said.
+        reason: String,
+    },
+    /// The wait was over first.
+    #[error("grant {grant} is still {state} after {waited}; that goes on, see `postern show {grant}`")]
+    TimedOut {
+        /// The grant.
+        grant: String,
+        /// Where it stands.
+        state: &'static str,
+        /// How long was waited.
+        waited: String,
+    },
+    /// The audit log is not as it was written.
+    #[error("the audit log is broken: {0}")]
+    BrokenLog(#[from] Broken),
+    /// The audit log verifies, but a record that was in it is gone.
+    #[error(
+        "the audit log does not contain {expected}: its end was cut off or it is another log; compare it with a copy kept elsewhere"
+    )]
+    HeadMissing {
+        /// The head that was expected.
+        expected: Hash,
+    },
+    /// A local file cannot be read.
+    #[error("cannot read {file}")]
+    File {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The result cannot be written.
+    #[error("cannot write the result")]
+    Output(#[source] io::Error),
+}
+
+impl Failure {
+    /// The code that scripts see.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Broker(status) => exit_of(status.code()),
+            Self::Unreachable { .. } | Self::Lost { .. } | Self::Untrusted { .. } => Exit::Unreachable,
+            Self::CertificateRefused { .. } | Self::Denied { .. } => Exit::Denied,
+            Self::Invalid(_) => Exit::InvalidInput,
+            Self::PolicyFile(PolicyFileError::Read { .. }) => Exit::Other,
+            Self::PolicyFile(_) => Exit::InvalidInput,
+            Self::Settings(_) | Self::Address(_) | Self::Identity { .. } | Self::NoPrincipal { .. } => {
+                Exit::Usage
+            }
+            Self::Unheard { source, .. } => source.exit(),
+            Self::Missed { .. } => Exit::Failed,
+            Self::TimedOut { .. } => Exit::TimedOut,
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::BadAnswer { .. }
+            | Self::BrokenLog(_)
+            | Self::HeadMissing { .. }
+            | Self::File { .. }
+            | Self::Output(_) => Exit::Other,
+        }
+    }
+
+    /// Whether the broker is away for now, so that asking again may help.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. }) || self.leaves_open_whether_it_was_heard()
+    }
+
+    /// Whether the call may have done its work although no answer says so.
+    pub(crate) fn leaves_open_whether_it_was_heard(&self) -> bool {
+        matches!(self, Self::Lost { .. })
+            || matches!(self, Self::Broker(status) if status.code() == Code::Unavailable)
+    }
+}
+
+/// Writes the failure to stderr, if there is one, and gives the exit code. A reader that went away is no failure.
+pub(crate) fn report(outcome: Result<(), Failure>, console: &mut Console) -> ExitCode {
+    let Err(failure) = outcome else { return Exit::Done.into() };
+    let exit = failure.exit();
+    if exit != Exit::Done {
+        console.note(&format!("error: {}", with_causes(&failure)));
+    }
+    exit.into()
+}
+
+/// The error and everything that caused it, the outermost first.
+pub(crate) fn causes<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+/// The error and its causes on one line; no Display of ours repeats its source.
+fn with_causes(failure: &Failure) -> String {
+    causes(failure).map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn exit_of(code: Code) -> Exit {
+    match code {
+        Code::Ok => Exit::Done,
+        Code::PermissionDenied | Code::Unauthenticated => Exit::Denied,
+        Code::NotFound => Exit::NotFound,
+        Code::InvalidArgument | Code::OutOfRange => Exit::InvalidInput,
+        Code::DeadlineExceeded => Exit::TimedOut,
+        Code::Unavailable => Exit::Unreachable,
+        Code::Cancelled
+        | Code::Unknown
+        | Code::AlreadyExists
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::Unimplemented
+        | Code::Internal
+        | Code::DataLoss => Exit::Other,
+    }
+}
+
+/// `field: problem; remedy` for each field that the broker complains of, else its message.
+fn status_words(status: &Status) -> String {
+    let fields = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
+    let fields: Vec<_> =
+        fields.iter().map(|field| format!("{}: {}", field.field, field.description)).collect();
+    match (fields.is_empty(), status.message()) {
+        (false, _) => printable(&fields.join("\n")),
+        (true, "") => format!("the broker answered {:?} without a word", status.code()),
+        (true, message) => printable(message),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,28 @@
+//! `postern`: the command of requesters and operators.
+//!
+//! Results go to stdout, as a table for people or as JSON for programs; progress, notes and errors go to stderr.
+//! What a script may rely on is in `docs/cli.md`: the shape of the JSON and the exit codes of [`exit`].
+
+mod args;
+mod clock;
+mod commands;
+mod connect;
+mod exit;
+mod output;
+mod policy_file;
+mod settings;
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use crate::args::Args;
+use crate::output::Console;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    let args = Args::parse();
+    let mut console = Console::standard(args.output);
+    let outcome = commands::run(args, &mut console).await;
+    exit::report(outcome, &mut console)
+}

@@ -1,0 +1,101 @@
+//! Where results and notes go. This module alone writes to stdout and stderr.
+
+pub(crate) mod json;
+pub(crate) mod table;
+pub(crate) mod time;
+
+use std::borrow::Cow;
+use std::io::{self, Write};
+
+use jiff::Timestamp;
+use postern_core::text::free_text;
+use serde::Serialize;
+
+use crate::args::Output;
+use crate::clock;
+use crate::exit::Failure;
+
+/// The two streams of a command: results on one, everything that is about the way there on the other.
+pub(crate) struct Console {
+    format: Output,
+    results: Box<dyn Write>,
+    notes: Box<dyn Write>,
+}
+
+impl Console {
+    /// Over stdout and stderr.
+    pub(crate) fn standard(format: Output) -> Self {
+        Self { format, results: Box::new(io::stdout()), notes: Box::new(io::stderr()) }
+    }
+
+    /// Writes the one result of a command: a JSON document, or what `people` makes of it at this moment.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn show<T: Serialize>(
+        &mut self,
+        result: &T,
+        people: impl FnOnce(&T, Timestamp) -> String,
+    ) -> Result<(), Failure> {
+        let text = match self.format {
+            Output::Json => serde_json::to_string_pretty(result).map_err(|e| Failure::Output(e.into()))?,
+            Output::Table => people(result, clock::now()),
+        };
+        self.text(text.trim_end())
+    }
+
+    /// Writes one of many results as one line, at once.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn item<T: Serialize>(
+        &mut self,
+        item: &T,
+        people: impl FnOnce(&T, Timestamp) -> String,
+    ) -> Result<(), Failure> {
+        let line = match self.format {
+            Output::Json => serde_json::to_string(item).map_err(|e| Failure::Output(e.into()))?,
+            Output::Table => people(item, clock::now()),
+        };
+        self.text(&line)
+    }
+
+    /// Writes text that is the result by itself, in either format.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
+        let written = writeln!(self.results, "{text}").and_then(|()| self.results.flush());
+        written.map_err(Failure::Output)
+    }
+
+    /// Whether results are for programs.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == Output::Json
+    }
+
+    /// Tells people something on the way. Where nobody listens, that is theirs to decide.
+    pub(crate) fn note(&mut self, note: &str) {
+        let _ = writeln!(self.notes, "{note}");
+    }
+}
+
+/// Text from elsewhere, with nothing in it that steers a terminal. Line ends stay.
+pub(crate) fn printable(text: &str) -> String {
+    let line = |line| match free_text("text", line, usize::MAX) {
+        Ok(()) => Cow::Borrowed(line),
+        Err(_) => Cow::Owned(line.escape_debug().to_string()),
+    };
+    text.split('\n').map(line).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_are_shown_and_not_sent() {
+        assert_eq!(printable("plain, \"quoted\"\nand é"), "plain, \"quoted\"\nand é");
+        assert_eq!(printable("a\u{1b}[31m\u{202e}b"), "a\\u{1b}[31m\\u{202e}b");
+    }
+}

@@ -1,0 +1,203 @@
+//! What programs see: the fields of the wire under the same names, times in RFC 3339, durations in seconds, enums in
+//! lower-case words. The shape is documented in docs/cli.md; fields are added, never renamed. Tables are drawn from
+//! the same structs.
+
+mod wire;
+mod words;
+
+use std::fmt;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Serialize, Serializer};
+
+pub(crate) use wire::time;
+pub(crate) use words::grant_state;
+
+/// A grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Grant {
+    pub id: String,
+    pub principal: Option<Principal>,
+    pub justification: String,
+    pub requested_at: Option<Timestamp>,
+    pub duration: Option<Seconds>,
+    pub not_after: Option<Timestamp>,
+    pub opened_at: Option<Timestamp>,
+    pub closed_at: Option<Timestamp>,
+    pub state: &'static str,
+    pub close_reason: Option<&'static str>,
+    pub reason: String,
+    pub windows: Vec<Window>,
+}
+
+/// Who asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Principal {
+    pub role: &'static str,
+    pub name: String,
+}
+
+/// One opening of a grant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Window {
+    pub target: String,
+    pub port: Option<Port>,
+    pub source: String,
+    pub layers: Vec<WindowLayer>,
+}
+
+/// A protected port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Port {
+    pub protocol: &'static str,
+    pub number: u32,
+}
+
+/// One window in one layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WindowLayer {
+    pub layer: &'static str,
+    pub state: &'static str,
+    pub detail: String,
+}
+
+/// The answer to a request.
+#[derive(Debug, Serialize)]
+pub(crate) struct Requested {
+    pub grant: Grant,
+    pub source_from_caller: bool,
+    pub repeated_request: bool,
+}
+
+/// A list of grants; `more` where the limit cut it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Grants {
+    pub grants: Vec<Grant>,
+    pub more: bool,
+}
+
+/// A policy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Policy {
+    pub name: String,
+    pub targets: Vec<String>,
+    pub ports: Vec<PortRule>,
+    pub requesters: Vec<String>,
+    pub approval_required: bool,
+    pub layers: &'static str,
+    pub unreachable: &'static str,
+    pub mode: &'static str,
+    pub version: u64,
+}
+
+/// The limits of one port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct PortRule {
+    pub port: Option<Port>,
+    pub sources: Vec<String>,
+    pub max_duration: Option<Seconds>,
+}
+
+/// A list of policies.
+#[derive(Debug, Serialize)]
+pub(crate) struct Policies {
+    pub policies: Vec<Policy>,
+}
+
+/// A target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Target {
+    pub id: String,
+    pub mode: Option<&'static str>,
+    pub ports: Vec<Port>,
+    pub policies: Vec<String>,
+    pub open_windows: u32,
+    pub layers: Vec<TargetLayer>,
+}
+
+/// One layer of a target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TargetLayer {
+    pub layer: &'static str,
+    pub status: &'static str,
+    pub detail: String,
+    pub last_seen: Option<Timestamp>,
+}
+
+/// A list of targets.
+#[derive(Debug, Serialize)]
+pub(crate) struct Targets {
+    pub targets: Vec<Target>,
+}
+
+/// An agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Agent {
+    pub target: String,
+    pub status: &'static str,
+    pub enrolled_at: Option<Timestamp>,
+    pub certificate_not_after: Option<Timestamp>,
+    pub version: String,
+    pub last_seen: Option<Timestamp>,
+}
+
+/// A list of agents.
+#[derive(Debug, Serialize)]
+pub(crate) struct Agents {
+    pub agents: Vec<Agent>,
+}
+
+/// A join token: the one secret that is ever shown.
+#[derive(Serialize)]
+pub(crate) struct Token {
+    pub target: String,
+    pub token: String,
+    pub expires_at: Option<Timestamp>,
+    pub enroll_command: String,
+}
+
+/// The outcome of a verification.
+#[derive(Debug, Serialize)]
+pub(crate) struct Verified {
+    pub records: u64,
+    pub head: String,
+    pub sound: bool,
+    pub broken_line: Option<u64>,
+    pub problem: Option<String>,
+}
+
+/// What was deleted.
+#[derive(Debug, Serialize)]
+pub(crate) struct Deleted {
+    pub deleted: String,
+}
+
+/// A duration: a whole number of seconds, or a fraction where it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seconds(pub Duration);
+
+impl Serialize for Seconds {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if self.0.subsec_nanos() == 0 {
+            serializer.serialize_u64(self.0.as_secs())
+        } else {
+            serializer.serialize_f64(self.0.as_secs_f64())
+        }
+    }
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.number)
+    }
+}
+
+impl fmt::Display for Principal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.role, self.name)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,131 @@
+//! From the wire to what programs see. Nothing is refused here: a value that cannot be read is `null` or `unknown`.
+
+use jiff::Timestamp;
+use postern_proto::{convert, v1};
+
+use super::{
+    Agent, Grant, Policy, Port, PortRule, Principal, Seconds, Target, TargetLayer, Verified, Window,
+    WindowLayer, words,
+};
+
+impl From<v1::Grant> for Grant {
+    fn from(wire: v1::Grant) -> Self {
+        Self {
+            state: words::grant_state(wire.state()),
+            close_reason: words::close_reason(wire.close_reason()),
+            id: wire.id,
+            principal: wire.principal.map(Principal::from),
+            justification: wire.justification,
+            requested_at: time(wire.requested_at),
+            duration: seconds(wire.duration),
+            not_after: time(wire.not_after),
+            opened_at: time(wire.opened_at),
+            closed_at: time(wire.closed_at),
+            reason: wire.reason,
+            windows: wire.windows.into_iter().map(Window::from).collect(),
+        }
+    }
+}
+
+impl From<v1::Principal> for Principal {
+    fn from(wire: v1::Principal) -> Self {
+        Self { role: words::role(wire.role()), name: wire.name }
+    }
+}
+
+impl From<v1::Window> for Window {
+    fn from(wire: v1::Window) -> Self {
+        let layers = wire.layers.into_iter().map(|layer| WindowLayer {
+            layer: words::layer(layer.layer()),
+            state: words::window_state(layer.state()),
+            detail: layer.detail,
+        });
+        Self {
+            layers: layers.collect(),
+            target: wire.target,
+            port: wire.port.map(Port::from),
+            source: wire.source,
+        }
+    }
+}
+
+impl From<v1::ProtectedPort> for Port {
+    fn from(wire: v1::ProtectedPort) -> Self {
+        Self { protocol: words::protocol(wire.protocol()), number: wire.number }
+    }
+}
+
+impl From<v1::Policy> for Policy {
+    fn from(wire: v1::Policy) -> Self {
+        let (layers, unreachable, mode) = (wire.layers(), wire.unreachable(), wire.mode());
+        let ports = wire.ports.into_iter().map(|rule| PortRule {
+            port: rule.port.map(Port::from),
+            sources: rule.sources,
+            max_duration: seconds(rule.max_duration),
+        });
+        Self {
+            name: wire.name,
+            targets: wire.targets,
+            ports: ports.collect(),
+            requesters: wire.requesters,
+            approval_required: wire.approval_required,
+            layers: words::layers(layers),
+            unreachable: words::unreachable(unreachable),
+            mode: words::mode(mode).unwrap_or(words::UNKNOWN),
+            version: wire.version,
+        }
+    }
+}
+
+impl From<v1::Target> for Target {
+    fn from(wire: v1::Target) -> Self {
+        let layers = wire.layers.iter().map(|layer| TargetLayer {
+            layer: words::layer(layer.layer()),
+            status: words::layer_status(layer.status()),
+            detail: layer.detail.clone(),
+            last_seen: time(layer.last_seen),
+        });
+        Self {
+            mode: words::mode(wire.mode()),
+            layers: layers.collect(),
+            id: wire.id,
+            ports: wire.ports.into_iter().map(Port::from).collect(),
+            policies: wire.policies,
+            open_windows: wire.open_windows,
+        }
+    }
+}
+
+impl From<v1::Agent> for Agent {
+    fn from(wire: v1::Agent) -> Self {
+        Self {
+            status: words::agent_status(wire.status()),
+            target: wire.target,
+            enrolled_at: time(wire.enrolled_at),
+            certificate_not_after: time(wire.certificate_not_after),
+            version: wire.version,
+            last_seen: time(wire.last_seen),
+        }
+    }
+}
+
+impl From<v1::VerifyAuditResponse> for Verified {
+    fn from(wire: v1::VerifyAuditResponse) -> Self {
+        Self {
+            records: wire.records,
+            head: wire.head,
+            sound: wire.sound,
+            broken_line: (!wire.sound).then_some(wire.broken_line),
+            problem: (!wire.sound).then_some(wire.problem),
+        }
+    }
+}
+
+/// A time that is out of every range is shown as one that is not set.
+pub(crate) fn time(wire: Option<prost_types::Timestamp>) -> Option<Timestamp> {
+    wire.and_then(|wire| convert::timestamp("", &wire).ok())
+}
+
+fn seconds(wire: Option<prost_types::Duration>) -> Option<Seconds> {
+    convert::duration("", wire.as_ref()).ok().map(Seconds)
+}

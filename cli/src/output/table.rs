@@ -1,0 +1,259 @@
+//! What people see: plain columns without lines or colour, so that they can be read, grepped and pasted.
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{ContentArrangement, Table};
+use jiff::Timestamp;
+use postern_core::audit::{AuditRecord, Outcome};
+
+use super::json::{
+    Agent, Agents, Grant, Grants, Policies, Port, Requested, Target, Targets, Token, Verified, Window,
+};
+use super::printable;
+use super::time::{dash, exact, relative, utc, when};
+
+/// A grant with each of its windows.
+pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {
+    let state = match grant.reason.as_str() {
+        "" => grant.state.to_owned(),
+        reason => format!("{} ({reason})", grant.state),
+    };
+    let mut facts = vec![
+        ("grant", grant.id.clone()),
+        ("state", state),
+        ("who", grant.principal.as_ref().map_or_else(dash, ToString::to_string)),
+        ("why", grant.justification.clone()),
+        ("asked", when(grant.requested_at, now)),
+        ("for", grant.duration.map_or_else(dash, |duration| exact(duration.0))),
+        ("opened", when(grant.opened_at, now)),
+        ("end", when(grant.not_after, now)),
+    ];
+    if grant.closed_at.is_some() {
+        facts.push(("closed", when(grant.closed_at, now)));
+    }
+    format!("{}\n\n{}", list(facts), windows(&grant.windows))
+}
+
+/// The answer to a request: the grant, and whose address it opens to where none was named.
+pub(crate) fn requested(requested: &Requested, now: Timestamp) -> String {
+    let shown = grant(&requested.grant, now);
+    if !requested.source_from_caller {
+        return shown;
+    }
+    let mut sources: Vec<_> = requested.grant.windows.iter().map(|window| window.source.as_str()).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    format!(
+        "{shown}\n\nno --source was given: opened to {}, the address from which the broker sees you",
+        sources.join(", ")
+    )
+}
+
+/// A list of grants.
+pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
+    let rows = grants.grants.iter().map(|grant| {
+        [
+            grant.id.clone(),
+            grant.state.to_owned(),
+            grant.principal.as_ref().map_or_else(dash, ToString::to_string),
+            opens(&grant.windows),
+            when(grant.not_after, now),
+            grant.justification.clone(),
+        ]
+    });
+    let table = table(["GRANT", "STATE", "WHO", "OPENS", "END", "WHY"], rows);
+    if grants.more { format!("{table}\n\nthere are more; see them with a greater --limit") } else { table }
+}
+
+/// A grant as one line of a stream.
+pub(crate) fn grant_line(grant: &Grant, now: Timestamp) -> String {
+    let who = grant.principal.as_ref().map_or_else(dash, ToString::to_string);
+    let end = grant.not_after.map_or_else(dash, |at| format!("end {}", relative(at, now)));
+    let what = printable(&opens(&grant.windows));
+    let line = format!("{}  {:<16}  {who}  {what}  {end}", grant.id, grant.state);
+    if grant.reason.is_empty() { line } else { format!("{line}  ({})", printable(&grant.reason)) }
+}
+
+/// A list of policies.
+pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
+    let rows = policies.policies.iter().map(|policy| {
+        let ports: Vec<_> =
+            policy.ports.iter().filter_map(|rule| rule.port.as_ref()).map(Port::to_string).collect();
+        [
+            policy.name.clone(),
+            policy.targets.join(" "),
+            ports.join(" "),
+            policy.mode.to_owned(),
+            policy.layers.to_owned(),
+            if policy.requesters.is_empty() {
+                "every requester".to_owned()
+            } else {
+                policy.requesters.join(" ")
+            },
+            policy.version.to_string(),
+        ]
+    });
+    table(["POLICY", "TARGETS", "PORTS", "MODE", "LAYERS", "WHO", "VERSION"], rows)
+}
+
+/// A list of targets.
+pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
+    let rows = targets.targets.iter().map(|target| {
+        let layer =
+            |name| target.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.status);
+        let seen = target.layers.iter().filter_map(|layer| layer.last_seen).max();
+        [
+            target.id.clone(),
+            target.mode.unwrap_or("-").to_owned(),
+            ports(&target.ports),
+            if target.policies.is_empty() { dash() } else { target.policies.join(" ") },
+            target.open_windows.to_string(),
+            layer("host").to_owned(),
+            layer("cloud").to_owned(),
+            seen.map_or_else(dash, |at| relative(at, now)),
+        ]
+    });
+    table(["TARGET", "MODE", "PORTS", "POLICIES", "WINDOWS", "HOST", "CLOUD", "SEEN"], rows)
+}
+
+/// One target, with what its layers have to say.
+pub(crate) fn target(target: &Target, now: Timestamp) -> String {
+    let facts = [
+        ("target", target.id.clone()),
+        ("mode", target.mode.unwrap_or("-").to_owned()),
+        ("ports", ports(&target.ports)),
+        ("policies", if target.policies.is_empty() { dash() } else { target.policies.join(" ") }),
+        ("windows", format!("{} open or opening", target.open_windows)),
+    ];
+    let rows = target.layers.iter().map(|layer| {
+        [layer.layer.to_owned(), layer.status.to_owned(), when(layer.last_seen, now), or_dash(&layer.detail)]
+    });
+    format!("{}\n\n{}", list(facts), table(["LAYER", "STATUS", "SEEN", "DETAIL"], rows))
+}
+
+/// A list of agents.
+pub(crate) fn agents(agents: &Agents, now: Timestamp) -> String {
+    table(
+        ["TARGET", "STATUS", "VERSION", "SEEN", "ENROLLED", "CERTIFICATE ENDS"],
+        agents.agents.iter().map(|a| row(a, now)),
+    )
+}
+
+/// One agent.
+pub(crate) fn agent(agent: &Agent, now: Timestamp) -> String {
+    agents(&Agents { agents: vec![agent.clone()] }, now)
+}
+
+/// A join token, with the line that uses it.
+pub(crate) fn token(token: &Token, now: Timestamp) -> String {
+    let facts = [
+        ("target", token.target.clone()),
+        ("token", token.token.clone()),
+        ("good until", when(token.expires_at, now)),
+    ];
+    format!("{}\n\nUse it once, on that machine:\n\n{}", list(facts), printable(&token.enroll_command))
+}
+
+/// The outcome of a verification.
+pub(crate) fn verified(verified: &Verified, _: Timestamp) -> String {
+    let outcome = if verified.sound { "sound" } else { "broken" };
+    list([
+        ("log", outcome.to_owned()),
+        ("records", verified.records.to_string()),
+        ("head", verified.head.clone()),
+    ])
+}
+
+/// An audit record as one line.
+pub(crate) fn record(record: &AuditRecord) -> String {
+    let event = &record.event;
+    let denied = if event.outcome == Outcome::Denied { " DENIED" } else { "" };
+    let mut line = format!("{:>6}  {}  {}  {}{denied}", record.seq, utc(event.at), event.actor, event.action);
+    if let Some(grant) = &event.grant {
+        line.push_str(&format!("  grant={grant}"));
+    }
+    if let Some(target) = &event.target {
+        line.push_str(&format!("  target={target}"));
+    }
+    for (name, value) in &event.details {
+        line.push_str(&format!("  {name}={value:?}"));
+    }
+    printable(&line)
+}
+
+fn row(agent: &Agent, now: Timestamp) -> [String; 6] {
+    [
+        agent.target.clone(),
+        agent.status.to_owned(),
+        or_dash(&agent.version),
+        agent.last_seen.map_or_else(dash, |at| relative(at, now)),
+        agent.enrolled_at.map_or_else(dash, utc),
+        when(agent.certificate_not_after, now),
+    ]
+}
+
+/// Every window with the state of each layer; a column of details only where a layer has something to say.
+fn windows(windows: &[Window]) -> String {
+    let rows = windows.iter().map(|window| {
+        let state =
+            |name| window.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.state);
+        let details = window.layers.iter().filter(|layer| !layer.detail.is_empty());
+        let details: Vec<_> = details.map(|layer| format!("{}: {}", layer.layer, layer.detail)).collect();
+        [
+            window.target.clone(),
+            window.port.as_ref().map_or_else(dash, Port::to_string),
+            window.source.clone(),
+            state("host").to_owned(),
+            state("cloud").to_owned(),
+            details.join("; "),
+        ]
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.iter().all(|row| row[5].is_empty()) {
+        let rows = rows
+            .into_iter()
+            .map(|[target, port, source, host, cloud, _]| [target, port, source, host, cloud]);
+        return table(["TARGET", "PORT", "SOURCE", "HOST", "CLOUD"], rows);
+    }
+    table(["TARGET", "PORT", "SOURCE", "HOST", "CLOUD", "DETAIL"], rows)
+}
+
+/// The first window in words, and how many more there are.
+fn opens(windows: &[Window]) -> String {
+    let Some(first) = windows.first() else { return dash() };
+    let port = first.port.as_ref().map_or_else(dash, Port::to_string);
+    let more = if windows.len() > 1 { format!(" (+{})", windows.len() - 1) } else { String::new() };
+    format!("{} {port} from {}{more}", first.target, first.source)
+}
+
+fn ports(ports: &[Port]) -> String {
+    if ports.is_empty() { dash() } else { ports.iter().map(Port::to_string).collect::<Vec<_>>().join(" ") }
+}
+
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { dash() } else { text.to_owned() }
+}
+
+fn list(facts: impl IntoIterator<Item = (&'static str, String)>) -> String {
+    drawn(facts.into_iter().map(|(name, fact)| [name.to_owned(), fact]), None)
+}
+
+fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
+    drawn(rows, Some(header))
+}
+
+fn drawn<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, header: Option<[&str; N]>) -> String {
+    let mut table = Table::new();
+    table.load_preset(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    if let Some(header) = header {
+        table.set_header(header);
+    }
+    // A cell is one line: text from elsewhere must not break out of its column.
+    table.add_rows(rows.into_iter().map(|row| row.map(|cell| printable(&cell).replace('\n', "\\n"))));
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    table.trim_fmt()
+}
+
+#[cfg(test)]
+mod tests;

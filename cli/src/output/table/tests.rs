@@ -1,0 +1,130 @@
+use postern_proto::v1;
+
+use super::super::json::tests::a_grant;
+use super::*;
+
+fn now() -> Timestamp {
+    "2025-06-01T12:00:12Z".parse().unwrap()
+}
+
+#[test]
+fn a_grant_shows_its_facts_and_each_window_in_each_layer() {
+    let shown = grant(&a_grant().into(), now());
+    let expected = "\
+grant   01jx0000000000000000000000
+state   active
+who     requester/alice
+why     fix disk
+asked   2025-06-01 12:00:00Z (12s ago)
+for     30m
+opened  2025-06-01 12:00:00Z (11s ago)
+end     2025-06-01 12:30:00Z (in 29m 48s)
+
+TARGET      PORT    SOURCE          HOST  CLOUD    DETAIL
+host:web-1  tcp/22  203.0.113.7/32  open  refused  cloud: quota";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_source_that_was_not_named_is_told() {
+    let answer = |source_from_caller| Requested {
+        grant: a_grant().into(),
+        source_from_caller,
+        repeated_request: false,
+    };
+    let told = "no --source was given: opened to 203.0.113.7/32, the address from which the broker sees you";
+    assert!(requested(&answer(true), now()).ends_with(told));
+    assert!(!requested(&answer(false), now()).contains("--source"));
+}
+
+#[test]
+fn a_list_of_grants_is_one_line_each_and_says_where_it_was_cut() {
+    let mut second = a_grant();
+    second.windows.push(second.windows[0].clone());
+    second.not_after = None;
+    let list = Grants { grants: vec![a_grant().into(), second.into()], more: true };
+    let expected = "\
+GRANT                       STATE   WHO              OPENS                                      END                                WHY
+01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32      2025-06-01 12:30:00Z (in 29m 48s)  fix disk
+01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32 (+1)  -                                  fix disk
+
+there are more; see them with a greater --limit";
+    let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let shown = grants(&list, now());
+    assert_eq!(squeeze(&shown), squeeze(expected));
+    assert_eq!(shown.lines().count(), 5);
+}
+
+#[test]
+fn a_watched_grant_is_one_line() {
+    let failed = v1::Grant {
+        state: v1::GrantState::Failed.into(),
+        reason: "host:web-1: its agent is away".into(),
+        ..a_grant()
+    };
+    let line = grant_line(&failed.into(), now());
+    assert_eq!(
+        line,
+        "01jx0000000000000000000000  failed            requester/alice  host:web-1 tcp/22 from 203.0.113.7/32  end in 29m 48s  (host:web-1: its agent is away)"
+    );
+}
+
+#[test]
+fn text_from_elsewhere_neither_steers_the_terminal_nor_breaks_the_table() {
+    let mut hostile = a_grant();
+    hostile.windows[0].layers[1].detail = "a\u{1b}[2J\nroot  open  open".to_owned();
+    let shown = grant(&hostile.into(), now());
+    assert!(!shown.contains('\u{1b}') && shown.lines().last().unwrap().starts_with("host:web-1"), "{shown}");
+}
+
+#[test]
+fn an_empty_list_is_its_header() {
+    assert_eq!(
+        agents(&Agents { agents: vec![] }, now()),
+        "TARGET  STATUS  VERSION  SEEN  ENROLLED  CERTIFICATE ENDS"
+    );
+}
+
+#[test]
+fn a_target_shows_both_layers_with_what_they_say() {
+    let layer = |layer: v1::Layer, status: v1::LayerStatus, detail: &str| v1::TargetLayer {
+        layer: layer.into(),
+        status: status.into(),
+        detail: detail.into(),
+        last_seen: None,
+    };
+    let target = v1::Target {
+        id: "host:web-1".into(),
+        mode: v1::Mode::Enforce.into(),
+        ports: vec![v1::ProtectedPort { protocol: v1::Protocol::Udp.into(), number: 161 }],
+        policies: vec!["web".into(), "snmp".into()],
+        open_windows: 2,
+        layers: vec![
+            layer(v1::Layer::Host, v1::LayerStatus::Unreachable, "its agent is not connected"),
+            layer(v1::Layer::Cloud, v1::LayerStatus::NotRequired, ""),
+        ],
+    };
+    let shown = self::target(&target.into(), now());
+    let expected = "\
+target    host:web-1
+mode      enforce
+ports     udp/161
+policies  web snmp
+windows   2 open or opening
+
+LAYER  STATUS        SEEN  DETAIL
+host   unreachable   -     its agent is not connected
+cloud  not_required  -     -";
+    assert_eq!(shown, expected);
+}
+
+#[test]
+fn a_token_comes_with_the_line_that_uses_it() {
+    let token = Token {
+        target: "host:web-1".into(),
+        token: "postern1.a.b".into(),
+        expires_at: None,
+        enroll_command: "postern-agent enroll --token postern1.a.b".into(),
+    };
+    assert!(self::token(&token, now()).ends_with("\npostern-agent enroll --token postern1.a.b"));
+}

@@ -1,0 +1,239 @@
+//! Policies as TOML: what `policy apply` takes and `policy get` gives. Writing and reading again gives the same policy.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::fmt::friendly::SpanParser;
+use postern_core::policy::{AllowedSource, PortRule, Unreachable};
+use postern_core::target::TargetSelector;
+use postern_core::{Invalid, Layers, Mode, Name, Policy, Port, ProtectedPort, Protocol};
+use serde::{Deserialize, Serialize};
+
+use crate::output::time::exact;
+
+/// A policy file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PolicyFileError {
+    /// It cannot be read.
+    #[error("cannot read the policy file {file}")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not TOML, lacks a key, or has one that is not known.
+    #[error("the policy file {file} does not parse; mend the line it names")]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// Where, and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value cannot be what it should be.
+    #[error("the policy file {file} cannot be used")]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// The field, the problem and the remedy.
+        #[source]
+        source: Invalid,
+    },
+}
+
+/// Reads every policy of a file.
+///
+/// # Errors
+/// The first thing that is wrong. Then none of the policies is to be used.
+pub(crate) fn parse(text: &str, file: PathBuf) -> Result<Vec<Policy>, PolicyFileError> {
+    let File { policy: entries } = match toml::from_str(text) {
+        Ok(entries) => entries,
+        Err(source) => return Err(PolicyFileError::Parse { file, source: Box::new(source) }),
+    };
+    checked(entries).map_err(|source| PolicyFileError::Invalid { file, source })
+}
+
+/// Writes a policy as a file of its own, every key spelled out.
+///
+/// # Errors
+/// TOML cannot hold it, which no policy brings about.
+pub(crate) fn write(policy: &Policy) -> Result<String, toml::ser::Error> {
+    toml::to_string(&File { policy: vec![Entry::from(policy)] })
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    policy: Vec<Entry>,
+}
+
+/// One `[[policy]]`. What is left out is the strictest choice: enforce, fail when an agent is away.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    name: Name,
+    targets: Vec<TargetSelector>,
+    #[serde(default = "enforce")]
+    mode: Mode,
+    /// Left out: the host layer, but only where every target is a plain host.
+    layers: Option<Layers>,
+    #[serde(default = "fail")]
+    unreachable: Unreachable,
+    #[serde(default)]
+    requesters: Vec<Name>,
+    #[serde(default)]
+    approval_required: bool,
+    ports: Vec<Rule>,
+}
+
+/// One `[[policy.ports]]`: either `port = "tcp/22"`, or `number = 22` and `protocol = "any"`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Rule {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    port: Option<ProtectedPort>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    number: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<Protocols>,
+    sources: Vec<AllowedSource>,
+    max_duration: Span,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Protocols {
+    Tcp,
+    Udp,
+    Any,
+}
+
+/// A duration as it is typed: `3h`, `1h 30m`.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+struct Span(Duration);
+
+fn enforce() -> Mode {
+    Mode::Enforce
+}
+
+fn fail() -> Unreachable {
+    Unreachable::Fail
+}
+
+fn checked(entries: Vec<Entry>) -> Result<Vec<Policy>, Invalid> {
+    if entries.is_empty() {
+        return Err(Invalid::new("policy", "is empty", "write at least one [[policy]]"));
+    }
+    let mut names = BTreeSet::new();
+    let policy = |(i, entry): (usize, Entry)| {
+        let field = format!("policy[{i}]");
+        if !names.insert(entry.name.clone()) {
+            let problem = format!("{} is there twice", entry.name);
+            return Err(Invalid::new("name", problem, "give each policy its own name").within(&field));
+        }
+        entry.policy().and_then(Policy::checked).map_err(|e| e.within(&field))
+    };
+    entries.into_iter().enumerate().map(policy).collect()
+}
+
+impl Entry {
+    fn policy(self) -> Result<Policy, Invalid> {
+        let layers = match self.layers {
+            Some(layers) => layers,
+            None if self.targets.iter().all(|target| target.to_string().starts_with("host:")) => Layers::Host,
+            None => {
+                let problem = "is missing, and not every target is a plain host";
+                return Err(Invalid::new("layers", problem, "write \"host\", \"cloud\" or \"both\""));
+            }
+        };
+        let mut ports = Vec::new();
+        for (i, rule) in self.ports.into_iter().enumerate() {
+            ports.extend(rule.rules().map_err(|e| e.within(&format!("ports[{i}]")))?);
+        }
+        Ok(Policy {
+            name: self.name,
+            targets: self.targets,
+            ports,
+            requesters: self.requesters,
+            approval_required: self.approval_required,
+            layers,
+            unreachable: self.unreachable,
+            mode: self.mode,
+        })
+    }
+}
+
+impl From<&Policy> for Entry {
+    fn from(policy: &Policy) -> Self {
+        let ports = policy.ports.iter().map(|rule| Rule {
+            port: Some(rule.port),
+            number: None,
+            protocol: None,
+            sources: rule.sources.clone(),
+            max_duration: Span(rule.max_duration),
+        });
+        Self {
+            ports: ports.collect(),
+            name: policy.name.clone(),
+            targets: policy.targets.clone(),
+            mode: policy.mode,
+            layers: Some(policy.layers),
+            unreachable: policy.unreachable,
+            requesters: policy.requesters.clone(),
+            approval_required: policy.approval_required,
+        }
+    }
+}
+
+impl Rule {
+    /// One rule for each protocol that it names.
+    fn rules(self) -> Result<Vec<PortRule>, Invalid> {
+        let ports = match (self.port, self.number, self.protocol) {
+            (Some(port), None, None) => vec![port],
+            (None, Some(number), Some(protocols)) => {
+                let port = Port::new(number).map_err(|e| e.named("number"))?;
+                protocols.each().iter().map(|&protocol| ProtectedPort { protocol, port }).collect()
+            }
+            _ => {
+                let remedy = "write either port = \"tcp/22\", or number = 22 and protocol = \"tcp\", \"udp\" or \"any\"";
+                return Err(Invalid::new("port", "is not said in one way", remedy));
+            }
+        };
+        let rule = |port| PortRule { port, sources: self.sources.clone(), max_duration: self.max_duration.0 };
+        Ok(ports.into_iter().map(rule).collect())
+    }
+}
+
+impl Protocols {
+    fn each(self) -> &'static [Protocol] {
+        match self {
+            Self::Tcp => &[Protocol::Tcp],
+            Self::Udp => &[Protocol::Udp],
+            Self::Any => &[Protocol::Tcp, Protocol::Udp],
+        }
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+    fn try_from(text: String) -> Result<Self, String> {
+        let span = SpanParser::new().parse_unsigned_duration(&text);
+        span.map(Self).map_err(|_| {
+            format!("max_duration: {text:?} is not a duration; write it like \"3h\" or \"1h 30m\"")
+        })
+    }
+}
+
+impl From<Span> for String {
+    fn from(span: Span) -> String {
+        exact(span.0)
+    }
+}
+
+#[cfg(test)]
+mod tests;

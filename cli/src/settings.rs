@@ -1,0 +1,150 @@
+//! Which broker, and as whom: the flags first, then the environment, then `~/.config/postern/config.toml`.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::args::Connection;
+
+/// Where to connect, and with which credentials.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The broker's address, as it was written.
+    pub broker: String,
+    /// The directory with key.pem, cert.pem and roots.pem.
+    pub identity: PathBuf,
+}
+
+/// The settings are not there, or cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SettingsError {
+    /// One of the two is set nowhere.
+    #[error("{key}: is not set; give {flag}, set {variable}, or write {key} = \"...\" into {file}")]
+    Missing {
+        /// Its key in the file.
+        key: &'static str,
+        /// Its flag.
+        flag: &'static str,
+        /// Its environment variable.
+        variable: &'static str,
+        /// The file.
+        file: PathBuf,
+    },
+    /// The file is there but cannot be read.
+    #[error("cannot read the configuration {file}; mend its permissions")]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is not TOML, or has a key that is not known.
+    #[error("the configuration {file} does not parse; mend the line it names")]
+    Parse {
+        /// The file.
+        file: PathBuf,
+        /// Where, and why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    broker: Option<String>,
+    identity: Option<PathBuf>,
+}
+
+impl Settings {
+    /// Settles both; clap has already let the environment stand in for missing flags.
+    ///
+    /// # Errors
+    /// One is set nowhere, or the file cannot be used. The file is not read where it is not needed.
+    pub(crate) fn settle(connection: &Connection, file: &Path) -> Result<Self, SettingsError> {
+        let broker = connection.broker.clone().filter(|broker| !broker.is_empty());
+        let identity = connection.identity.clone().filter(|identity| !identity.as_os_str().is_empty());
+        if let (Some(broker), Some(identity)) = (&broker, &identity) {
+            return Ok(Self { broker: broker.clone(), identity: identity.clone() });
+        }
+        let kept = read(file)?;
+        let missing =
+            |key, flag, variable| SettingsError::Missing { key, flag, variable, file: file.to_owned() };
+        Ok(Self {
+            broker: broker.or(kept.broker).ok_or_else(|| missing("broker", "--broker", "POSTERN_BROKER"))?,
+            identity: identity
+                .or(kept.identity.map(|identity| beside(file, &identity)))
+                .ok_or_else(|| missing("identity", "--identity", "POSTERN_IDENTITY"))?,
+        })
+    }
+}
+
+/// `$XDG_CONFIG_HOME/postern/config.toml`, which is `~/.config/postern/config.toml` for most.
+pub(crate) fn default_file() -> PathBuf {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
+    config.unwrap_or_default().join("postern/config.toml")
+}
+
+/// A file that is not there says nothing; any other trouble with it is an error.
+fn read(file: &Path) -> Result<File, SettingsError> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(source) => return Err(SettingsError::Read { file: file.to_owned(), source }),
+    };
+    toml::from_str(&text)
+        .map_err(|source| SettingsError::Parse { file: file.to_owned(), source: Box::new(source) })
+}
+
+/// A relative path in the file is meant from where the file is; `~/` is the home directory.
+fn beside(file: &Path, path: &Path) -> PathBuf {
+    if let (Ok(rest), Some(home)) = (path.strip_prefix("~"), std::env::var_os("HOME")) {
+        return PathBuf::from(home).join(rest);
+    }
+    file.parent().unwrap_or(Path::new("")).join(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn a_file(text: &str) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config.toml");
+        std::fs::write(&file, text).unwrap();
+        (dir, file)
+    }
+
+    fn given(broker: Option<&str>, identity: Option<&str>) -> Connection {
+        Connection { broker: broker.map(str::to_owned), identity: identity.map(PathBuf::from) }
+    }
+
+    #[test]
+    fn a_flag_goes_before_the_file() {
+        let (dir, file) = a_file("broker = \"https://file:7443\"\nidentity = \"me\"\n");
+        let settings = Settings::settle(&given(Some("https://flag:7443"), None), &file).unwrap();
+        let identity = dir.path().join("me");
+        assert_eq!(settings, Settings { broker: "https://flag:7443".into(), identity });
+    }
+
+    #[test]
+    fn what_is_set_nowhere_is_named_with_every_way_to_set_it() {
+        let error = Settings::settle(&given(None, Some("/id")), Path::new("/nowhere/config.toml"))
+            .unwrap_err()
+            .to_string();
+        for part in ["broker: is not set", "--broker", "POSTERN_BROKER", "/nowhere/config.toml"] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_named() {
+        let (_dir, file) = a_file("brokr = \"https://x:1\"\n");
+        let error = Settings::settle(&given(None, None), &file).unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("brokr"), "{source}");
+    }
+}

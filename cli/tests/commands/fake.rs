@@ -1,0 +1,154 @@
+//! A broker that does what a test tells it, behind the real TLS.
+
+mod agents;
+mod connection;
+mod services;
+
+use std::sync::{Arc, Mutex};
+
+use jiff::{SignedDuration, Timestamp};
+use postern_core::{Name, Principal, Role};
+use postern_pki::authority::Authority;
+use postern_pki::credentials::{Credentials, KeyPair};
+use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::tls::{ServerIdentity, server_config};
+use postern_proto::v1;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tonic::Status;
+use tonic::transport::Server;
+
+use super::run::{self, Ran};
+
+/// What the broker is to do, and what it has heard.
+#[derive(Debug, Default)]
+pub(crate) struct Script {
+    /// What every call is refused with.
+    pub(crate) refusal: Option<Status>,
+    /// What a request is answered with.
+    pub(crate) answer: v1::RequestAccessResponse,
+    /// How many answers to requests are lost with their connection.
+    pub(crate) cut: u32,
+    /// Whether the connection that writes next is cut.
+    pub(crate) cut_now: bool,
+    /// What each watch hears, one after another; the last goes on silently.
+    pub(crate) watches: Vec<Vec<v1::WatchGrantsResponse>>,
+    /// The audit log's lines.
+    pub(crate) log: Vec<String>,
+    /// The policies that are kept.
+    pub(crate) policies: Vec<v1::Policy>,
+    /// How many grants there are to list.
+    pub(crate) grants: u32,
+    /// The requests that were heard.
+    pub(crate) requests: Vec<v1::RequestAccessRequest>,
+    /// The filters that were heard, of lists and of watches.
+    pub(crate) filters: Vec<v1::GrantFilter>,
+}
+
+/// A broker, with a client that it knows.
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    pub(crate) script: Arc<Mutex<Script>>,
+    authority: Authority,
+    dir: TempDir,
+    _serving: JoinSet<()>,
+}
+
+impl Fake {
+    /// Starts a broker, and gives alice, a requester, an identity.
+    pub(crate) async fn with(script: Script) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let authority = Authority::init(&dir.path().join("ca"), &TrustDomain::default(), ago(24)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap());
+        let script = Arc::new(Mutex::new(script));
+        let (tls, heard) = (acceptor(&authority), Arc::clone(&script));
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
+            let server = services::all(Server::builder(), &heard);
+            server.serve_with_incoming(connection::accepted(listener, tls, heard)).await.unwrap();
+        });
+        let fake = Self { address, script, authority, dir, _serving: serving };
+        fake.issue("alice", now());
+        fake
+    }
+
+    /// Makes an identity that is good for an hour from then, in the directory that [`Self::postern`] uses.
+    pub(crate) fn issue(&self, name: &str, from: Timestamp) {
+        let principal = Principal { role: Role::Requester, name: Name::new(name).unwrap() };
+        let key = KeyPair::generate().unwrap();
+        let csr = key.csr().unwrap();
+        let hour = std::time::Duration::from_secs(3600);
+        let issued = self.authority.issue(&csr, &Identity::Principal(principal), hour, from).unwrap();
+        Credentials::new(key, issued.chain, self.authority.roots()).unwrap().save(&self.identity()).unwrap();
+    }
+
+    /// The client's identity.
+    pub(crate) fn identity(&self) -> std::path::PathBuf {
+        self.dir.path().join("me")
+    }
+
+    /// A file beside it.
+    pub(crate) fn file(&self, name: &str, text: &str) -> String {
+        let file = self.dir.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file.to_str().unwrap().to_owned()
+    }
+
+    /// The command as this client.
+    pub(crate) fn command(&self, args: &[&str]) -> tokio::process::Command {
+        let mut command = run::command(args);
+        command.env("POSTERN_BROKER", &self.address).env("POSTERN_IDENTITY", self.identity());
+        command
+    }
+
+    /// Runs the command as this client to its end.
+    pub(crate) async fn postern(&self, args: &[&str]) -> Ran {
+        let identity = self.identity();
+        let us = ["--broker", &self.address, "--identity", identity.to_str().unwrap()];
+        run::postern(&[&us[..], args].concat()).await
+    }
+}
+
+/// A grant as a broker tells of it: one window on host:web-1.
+pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Grant {
+    let at = now();
+    let layer = v1::WindowLayer { layer: v1::Layer::Host.into(), state: layer.into(), detail: String::new() };
+    v1::Grant {
+        id: "01jx0000000000000000000000".to_owned(),
+        principal: Some(v1::Principal { role: v1::Role::Requester.into(), name: "alice".to_owned() }),
+        justification: "fix disk".to_owned(),
+        requested_at: Some(prost_types::Timestamp { seconds: at.as_second(), nanos: 0 }),
+        duration: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
+        not_after: Some(prost_types::Timestamp { seconds: at.as_second() + 1800, nanos: 0 }),
+        state: state.into(),
+        windows: vec![v1::Window {
+            target: "host:web-1".to_owned(),
+            port: Some(v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 }),
+            source: "127.0.0.1/32".to_owned(),
+            layers: vec![layer],
+        }],
+        ..v1::Grant::default()
+    }
+}
+
+/// Some time ago.
+pub(crate) fn ago(hours: i64) -> Timestamp {
+    now() - SignedDuration::from_hours(hours)
+}
+
+fn acceptor(authority: &Authority) -> TlsAcceptor {
+    let key = KeyPair::generate().unwrap();
+    let csr = key.csr().unwrap();
+    let hour = std::time::Duration::from_secs(3600);
+    let issued = authority.issue_server(&csr, &["127.0.0.1".to_owned()], hour, now()).unwrap();
+    let credentials = Credentials::new(key, issued.chain, authority.roots()).unwrap();
+    TlsAcceptor::from(server_config(&ServerIdentity::new(credentials).unwrap()).unwrap())
+}
+
+#[allow(clippy::disallowed_methods)]
+fn now() -> Timestamp {
+    Timestamp::now()
+}

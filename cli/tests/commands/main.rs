@@ -1,0 +1,14 @@
+//! The real `postern` against a broker of our own over loopback and mTLS, and without any.
+
+#[cfg(test)]
+mod access;
+#[cfg(test)]
+mod admin;
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod offline;
+#[cfg(test)]
+mod run;
+#[cfg(test)]
+mod trust;
