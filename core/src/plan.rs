@@ -57,6 +57,8 @@ pub enum Observed {
     Unreachable {
         /// Why, for people.
         reason: String,
+        /// Whether it may hold the window all the same: it was told of it, or nobody knows whether it was.
+        may_hold: bool,
     },
     /// The layer answered that it will not.
     Refused {
@@ -77,7 +79,13 @@ pub fn next_event(
         GrantState::Opening => opening(grant, observe, now),
         GrantState::Active => (now >= grant.not_after).then_some(Event::Close(CloseReason::Expired)),
         GrantState::Closing(_) => {
-            let gone = |(window, layer): (&Window, Layer)| observe(window, layer) == Observed::Absent;
+            let gone = |(window, layer): (&Window, Layer)| match observe(window, layer) {
+                Observed::Absent | Observed::Unreachable { may_hold: false, .. } => true,
+                Observed::Open
+                | Observed::Unconfirmed
+                | Observed::Unreachable { .. }
+                | Observed::Refused { .. } => false,
+            };
             required(grant).all(gone).then_some(Event::ClosedEverywhere)
         }
         GrantState::PendingApproval
@@ -95,7 +103,7 @@ fn opening(grant: &Grant, observe: impl Fn(&Window, Layer) -> Observed, now: Tim
         match observe(window, layer) {
             Observed::Open => {}
             Observed::Refused { reason } => return cannot(format!("the {} refused: {reason}", place())),
-            Observed::Unreachable { reason } if grant.unreachable == Unreachable::Fail => {
+            Observed::Unreachable { reason, .. } if grant.unreachable == Unreachable::Fail => {
                 return cannot(format!("the {} cannot be reached: {reason}", place()));
             }
             Observed::Absent | Observed::Unconfirmed | Observed::Unreachable { .. } => waiting.push(place()),

@@ -202,7 +202,7 @@ fn window_state(grant: &Grant, observed: Observed) -> (v1::WindowState, String) 
         Observed::Open | Observed::Absent | Observed::Unconfirmed => {
             (v1::WindowState::Closing, String::new())
         }
-        Observed::Unreachable { reason } => (v1::WindowState::Unreachable, reason),
+        Observed::Unreachable { reason, .. } => (v1::WindowState::Unreachable, reason),
         Observed::Refused { reason } => (v1::WindowState::Refused, reason),
     };
     (state, detail)
