@@ -1,0 +1,123 @@
+//! The authorization table: one row per RPC. I7 is kept here: an RPC without a row is denied, and a test fails when
+//! one has none.
+//!
+//! A row says who may call at all. What of it they may see or do (a requester its own grants, within policy) is
+//! decided in [`crate::app`].
+
+use postern_core::Role;
+use postern_core::Role::{Administrator, Reader, Requester};
+use postern_pki::identity::Identity;
+
+/// Who may call an RPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Allow {
+    /// Anyone who reaches the port, without a certificate too.
+    Anyone,
+    /// Principals in one of these roles.
+    Roles(&'static [Role]),
+    /// Agents.
+    Agent,
+}
+
+/// Everyone with a principal's certificate.
+const EVERY_ROLE: Allow = Allow::Roles(&[Administrator, Requester, Reader]);
+/// Those who ask for access, and administrators.
+const REQUESTERS: Allow = Allow::Roles(&[Administrator, Requester]);
+/// Those who see everything.
+const READERS: Allow = Allow::Roles(&[Administrator, Reader]);
+const ADMINISTRATORS: Allow = Allow::Roles(&[Administrator]);
+
+/// One row per RPC, by its path.
+pub const TABLE: &[(&str, Allow)] = &[
+    ("/postern.v1.AccessService/RequestAccess", REQUESTERS),
+    ("/postern.v1.AccessService/ApproveAccess", ADMINISTRATORS),
+    ("/postern.v1.AccessService/DenyAccess", ADMINISTRATORS),
+    ("/postern.v1.AccessService/RevokeAccess", REQUESTERS),
+    ("/postern.v1.AccessService/GetGrant", EVERY_ROLE),
+    ("/postern.v1.AccessService/ListGrants", EVERY_ROLE),
+    ("/postern.v1.AccessService/WatchGrants", EVERY_ROLE),
+    ("/postern.v1.PolicyService/PutPolicy", ADMINISTRATORS),
+    ("/postern.v1.PolicyService/GetPolicy", READERS),
+    ("/postern.v1.PolicyService/ListPolicies", READERS),
+    ("/postern.v1.PolicyService/DeletePolicy", ADMINISTRATORS),
+    ("/postern.v1.TargetService/ListTargets", EVERY_ROLE),
+    ("/postern.v1.TargetService/GetTarget", EVERY_ROLE),
+    ("/postern.v1.AgentService/CreateJoinToken", ADMINISTRATORS),
+    ("/postern.v1.AgentService/Enroll", Allow::Anyone),
+    ("/postern.v1.AgentService/Renew", Allow::Agent),
+    ("/postern.v1.AgentService/ListAgents", READERS),
+    ("/postern.v1.AgentService/BanAgent", ADMINISTRATORS),
+    ("/postern.v1.AgentService/Session", Allow::Agent),
+    ("/postern.v1.AuditService/TailAudit", READERS),
+    ("/postern.v1.AuditService/VerifyAudit", READERS),
+    ("/grpc.health.v1.Health/Check", Allow::Anyone),
+    ("/grpc.health.v1.Health/Watch", Allow::Anyone),
+    ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", EVERY_ROLE),
+];
+
+/// Who may call this path; `None` where no row says, which means nobody.
+pub fn row(path: &str) -> Option<Allow> {
+    TABLE.iter().find(|(known, _)| *known == path).map(|(_, allow)| *allow)
+}
+
+impl Allow {
+    /// Whether this caller may.
+    pub fn admits(self, identity: Option<&Identity>) -> bool {
+        match (self, identity) {
+            (Self::Anyone, _) => true,
+            (Self::Roles(roles), Some(Identity::Principal(principal))) => roles.contains(&principal.role),
+            (Self::Agent, Some(Identity::Agent(_))) => true,
+            (Self::Roles(_) | Self::Agent, _) => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message as _;
+
+    use super::*;
+
+    /// Every RPC of every service that the broker serves, as paths.
+    fn every_rpc() -> BTreeSet<String> {
+        let sets = [
+            postern_proto::FILE_DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        ];
+        let files = sets.iter().flat_map(|set| prost_types::FileDescriptorSet::decode(*set).unwrap().file);
+        let paths = files.flat_map(|file| {
+            let package = file.package().to_owned();
+            file.service.into_iter().flat_map(move |service| {
+                let prefix = format!("/{package}.{}", service.name());
+                service.method.into_iter().map(move |method| format!("{prefix}/{}", method.name()))
+            })
+        });
+        paths.collect()
+    }
+
+    #[test]
+    fn i7_every_rpc_has_exactly_one_row_and_no_row_is_idle() {
+        let rows: Vec<String> = TABLE.iter().map(|(path, _)| (*path).to_owned()).collect();
+        let distinct: BTreeSet<String> = rows.iter().cloned().collect();
+        assert_eq!(distinct.len(), rows.len(), "a path has two rows");
+        assert_eq!(every_rpc(), distinct);
+    }
+
+    #[test]
+    fn i7_a_path_without_a_row_is_denied() {
+        assert_eq!(row("/postern.v1.AccessService/OpenEverything"), None);
+    }
+
+    #[test]
+    fn i7_an_agent_is_no_principal_and_a_principal_is_no_agent() {
+        let agent = Identity::Agent("host:web-1".parse().unwrap());
+        assert!(Allow::Agent.admits(Some(&agent)));
+        assert!(!EVERY_ROLE.admits(Some(&agent)));
+        assert!(!Allow::Agent.admits(None));
+        assert!(!Allow::Agent.admits(Some(&Identity::Broker)));
+        assert!(!EVERY_ROLE.admits(Some(&Identity::Broker)));
+    }
+}

@@ -1,0 +1,125 @@
+//! The gate: every call passes the authorization table before any handler sees it.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use postern_core::audit::AuditEvent;
+use postern_pki::identity::Identity;
+use postern_proto::status;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::Peer;
+use super::authorization::row;
+use crate::app::{App, Caller};
+
+/// Puts the gate before a service.
+#[derive(Clone)]
+pub(super) struct GateLayer {
+    pub(super) app: Arc<App>,
+}
+
+impl<S> Layer<S> for GateLayer {
+    type Service = Gate<S>;
+    fn layer(&self, inner: S) -> Gate<S> {
+        Gate { app: Arc::clone(&self.app), inner }
+    }
+}
+
+/// A service behind the gate.
+#[derive(Clone)]
+pub(super) struct Gate<S> {
+    app: Arc<App>,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match admit(&self.app, &request) {
+            Ok(Some(caller)) => {
+                request.extensions_mut().insert(caller);
+                Box::pin(self.inner.call(request))
+            }
+            Ok(None) => Box::pin(self.inner.call(request)),
+            Err(refusal) => {
+                let app = Arc::clone(&self.app);
+                Box::pin(async move {
+                    if let Some(event) = refusal.event
+                        && let Err(error) = app.record_denial(*event).await
+                    {
+                        tracing::error!(
+                            error = &error as &dyn std::error::Error,
+                            "a denial was not recorded"
+                        );
+                    }
+                    Ok(refusal.status.into_http())
+                })
+            }
+        }
+    }
+}
+
+struct Refusal {
+    status: Box<Status>,
+    /// For the audit log; a caller without a certificate leaves no trace there, or anyone could fill it.
+    event: Option<Box<AuditEvent>>,
+}
+
+/// Who calls, if they may; agents are told apart by [`Peer`].
+fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> {
+    let path = request.uri().path();
+    let peer = request.extensions().get::<Peer>();
+    let now = app.clock.now();
+    let identity = match peer.and_then(|peer| peer.certificate.as_ref()) {
+        Some(certificate) if certificate.not_after <= now => {
+            let message = "your certificate has expired; renew it and connect again";
+            let status = status::plain(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message);
+            return Err(Refusal { status: Box::new(status), event: None });
+        }
+        Some(certificate) => Some(&certificate.identity),
+        None => None,
+    };
+    if row(path).is_some_and(|allow| allow.admits(identity)) {
+        return Ok(match identity {
+            Some(Identity::Principal(principal)) => {
+                Some(Caller { principal: principal.clone(), address: peer.map(|peer| peer.address.ip()) })
+            }
+            Some(Identity::Agent(_) | Identity::Broker) | None => None,
+        });
+    }
+    let Some(identity) = identity else {
+        let message = "this call needs a client certificate; see `postern --help` on --identity";
+        let status = status::plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", message);
+        return Err(Refusal { status: Box::new(status), event: None });
+    };
+    let actor = actor(identity);
+    tracing::warn!(%actor, path, "denied by the authorization table");
+    let message = format!("{actor} may not call {path}");
+    let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
+    let event = AuditEvent::denied(now, &actor, "rpc.called").with("rpc", path);
+    Err(Refusal { status: Box::new(status), event: Some(Box::new(event)) })
+}
+
+fn actor(identity: &Identity) -> String {
+    match identity {
+        Identity::Principal(principal) => principal.to_string(),
+        Identity::Agent(target) => format!("agent/{target}"),
+        Identity::Broker => "broker".into(),
+    }
+}

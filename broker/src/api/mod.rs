@@ -1,0 +1,19 @@
+//! The gRPC edge: parses calls into core types, asks [`crate::app`], and writes the answers. No decision is made here.
+
+mod access;
+mod agent;
+mod audit;
+pub mod authorization;
+mod gate;
+mod health;
+mod listener;
+mod policy;
+mod server;
+mod session;
+mod status;
+mod target;
+mod watch;
+
+pub use health::watch_pulse;
+pub use listener::{Listener, Peer};
+pub use server::serve;

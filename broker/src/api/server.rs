@@ -1,0 +1,56 @@
+//! The gRPC server: every service behind the gate.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_proto::v1::access_service_server::AccessServiceServer;
+use postern_proto::v1::agent_service_server::AgentServiceServer;
+use postern_proto::v1::audit_service_server::AuditServiceServer;
+use postern_proto::v1::policy_service_server::PolicyServiceServer;
+use postern_proto::v1::target_service_server::TargetServiceServer;
+use tonic::transport::Server;
+use tonic_health::pb::health_server::{Health, HealthServer};
+
+use super::access::Access;
+use super::agent::Agents;
+use super::audit::Audit;
+use super::gate::GateLayer;
+use super::policy::Policies;
+use super::target::Targets;
+use crate::app::App;
+
+use super::Listener;
+
+/// How often a quiet connection is probed, and how long a probe may go unanswered.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// Serves until `shutdown` is done.
+///
+/// # Errors
+/// The server cannot be built or fails.
+pub async fn serve(
+    app: Arc<App>,
+    listener: Listener,
+    health: HealthServer<impl Health>,
+    shutdown: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(postern_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    Server::builder()
+        .http2_keepalive_interval(Some(KEEPALIVE))
+        .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(GateLayer { app: Arc::clone(&app) })
+        .add_service(health)
+        .add_service(reflection)
+        .add_service(AccessServiceServer::new(Access { app: Arc::clone(&app) }))
+        .add_service(PolicyServiceServer::new(Policies { app: Arc::clone(&app) }))
+        .add_service(TargetServiceServer::new(Targets { app: Arc::clone(&app) }))
+        .add_service(AgentServiceServer::new(Agents { app: Arc::clone(&app) }))
+        .add_service(AuditServiceServer::new(Audit { app }))
+        .serve_with_incoming_shutdown(listener.connections(), shutdown)
+        .await?;
+    Ok(())
+}

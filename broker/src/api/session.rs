@@ -1,0 +1,178 @@
+//! The agent's stream: what comes in is handed to the hub, what the hub holds goes out.
+//!
+//! No task and no buffer per session: the response stream itself reads the request stream, so an idle session costs
+//! little more than its connection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use jiff::Timestamp;
+use postern_core::TargetId;
+use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
+use postern_proto::status::{invalid, plain};
+use postern_proto::v1;
+use postern_proto::v1::session_request::Message as In;
+use postern_proto::v1::session_response::Message as Out;
+use tonic::{Code, Status, Streaming};
+
+use super::agent::report_text;
+use super::status::status;
+use crate::app::App;
+use crate::app::agents::{Tampering, tampering};
+use crate::clock::boottime;
+use crate::hub::{Outgoing, Session, Told};
+
+pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+/// How long the first message may take.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an agent may be silent; it sends a heartbeat every 5 s.
+const SILENCE: Duration = Duration::from_secs(20);
+
+/// Takes the hello, and opens the stream.
+pub(super) async fn open(
+    app: Arc<App>,
+    target: TargetId,
+    certificate_not_after: Option<Timestamp>,
+    mut incoming: Streaming<v1::SessionRequest>,
+) -> Result<SessionStream, Status> {
+    let no_hello =
+        || plain(Code::InvalidArgument, "HELLO_EXPECTED", "the first message of a session is a hello");
+    let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(|_| no_hello())??;
+    let first = first.ok_or_else(no_hello)?;
+    let Some(In::Hello(hello)) = first.message else { return Err(no_hello()) };
+    let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
+    tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
+    let session = app.hub.connect(&target, version);
+    let open = OpenSession {
+        app,
+        target,
+        certificate_not_after,
+        incoming,
+        session,
+        heard: Heard { sent_at: first.sent_at, at: boottime() },
+    };
+    Ok(Box::pin(stream::unfold(Some(open), |open| async move {
+        let mut open = open?;
+        match open.next().await {
+            Ok(Some(message)) => {
+                let response = open.respond(message);
+                Some((Ok(response), Some(open)))
+            }
+            Ok(None) => None,
+            Err(end) => Some((Err(end), None)),
+        }
+    })))
+}
+
+struct OpenSession {
+    app: Arc<App>,
+    target: TargetId,
+    certificate_not_after: Option<Timestamp>,
+    incoming: Streaming<v1::SessionRequest>,
+    session: Session,
+    heard: Heard,
+}
+
+/// The last message heard: the agent's own time on it, and when it came by ours.
+struct Heard {
+    sent_at: u64,
+    at: Duration,
+}
+
+enum Reply {
+    Heartbeat,
+    Desired(Arc<Told>),
+}
+
+impl OpenSession {
+    async fn next(&mut self) -> Result<Option<Reply>, Status> {
+        loop {
+            let ended = |reason: &str| Err(plain(Code::Aborted, "SESSION_ENDED", reason));
+            tokio::select! {
+                outgoing = self.session.next() => match outgoing {
+                    Outgoing::Nothing => {}
+                    Outgoing::Tell(told) => return Ok(Some(Reply::Desired(told))),
+                    Outgoing::End(reason) => return ended(reason),
+                },
+                message = self.incoming.message() => match message? {
+                    None => return Ok(None),
+                    Some(message) => {
+                        self.heard = Heard { sent_at: message.sent_at, at: boottime() };
+                        if self.certificate_not_after.is_some_and(|end| self.app.clock.now() >= end) {
+                            return ended("your certificate has expired; renew it and connect again");
+                        }
+                        if let Some(reply) = self.take(message).await? {
+                            return Ok(Some(reply));
+                        }
+                    }
+                },
+                () = tokio::time::sleep(SILENCE) => return ended("nothing was heard for too long"),
+            }
+        }
+    }
+
+    async fn take(&mut self, message: v1::SessionRequest) -> Result<Option<Reply>, Status> {
+        match message.message {
+            Some(In::Heartbeat(_)) => {
+                self.session.heard();
+                Ok(Some(Reply::Heartbeat))
+            }
+            Some(In::Applied(v1::Applied { generation, error })) => {
+                // An agent's error is shown to people: keep what is printable of it.
+                let error: String =
+                    error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+                self.session.applied(generation, Some(error).filter(|error| !error.is_empty()));
+                Ok(None)
+            }
+            Some(In::Tampering(report)) => {
+                let report = Tampering {
+                    what: report_text("tampering.what", &report.what).map_err(|e| invalid(&e))?,
+                    process: report_text("tampering.process", &report.process).map_err(|e| invalid(&e))?,
+                    pid: report.pid,
+                    exposed_for: duration("tampering.exposed_for", report.exposed_for.as_ref())
+                        .unwrap_or_default(),
+                };
+                tampering(&self.app, &self.target, report).await.map_err(status)?;
+                Ok(None)
+            }
+            // A second hello says nothing new, and neither does a message from a newer agent.
+            Some(In::Hello(_)) | None => Ok(None),
+        }
+    }
+
+    /// The message as it goes out now: what is left of each window counts from this moment.
+    fn respond(&self, reply: Reply) -> v1::SessionResponse {
+        let message = match reply {
+            Reply::Heartbeat => Out::Heartbeat(v1::HeartbeatReply {}),
+            Reply::Desired(told) => Out::Desired(wire(&told, self.app.clock.now())),
+        };
+        v1::SessionResponse {
+            heard: self.heard.sent_at,
+            heard_ago: Some(duration_to_wire(boottime().saturating_sub(self.heard.at))),
+            message: Some(message),
+        }
+    }
+}
+
+fn wire(told: &Told, now: Timestamp) -> v1::DesiredState {
+    let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
+    let desired = &told.desired;
+    v1::DesiredState {
+        generation: told.generation,
+        mode: mode_to_wire(desired.protection.mode).into(),
+        ports: desired.protection.ports.iter().copied().map(port_to_wire).collect(),
+        windows: desired
+            .windows
+            .iter()
+            .map(|window| v1::HostWindow {
+                grant_id: window.grant.to_string(),
+                port: Some(port_to_wire(window.port)),
+                source: window.source.to_string(),
+                remaining: Some(duration_to_wire(left(window.not_after))),
+            })
+            .collect(),
+    }
+}

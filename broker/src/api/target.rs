@@ -1,0 +1,78 @@
+//! `TargetService`.
+
+use std::sync::Arc;
+
+use postern_core::{Invalid, TargetId};
+use postern_proto::convert::{self, mode_to_wire, port_to_wire, timestamp_to_wire};
+use postern_proto::status::invalid;
+use postern_proto::v1;
+use postern_proto::v1::target_service_server::TargetService;
+use tonic::{Request, Response, Status};
+
+use super::access::page_token;
+use super::status::status;
+use crate::app::targets::TargetView;
+use crate::app::{App, targets};
+use crate::layer::{LayerReport, LayerStatus};
+
+pub(super) struct Targets {
+    pub(super) app: Arc<App>,
+}
+
+#[tonic::async_trait]
+impl TargetService for Targets {
+    async fn list_targets(
+        &self,
+        request: Request<v1::ListTargetsRequest>,
+    ) -> Result<Response<v1::ListTargetsResponse>, Status> {
+        let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
+        let (targets, next) = targets::list(&self.app, size, page_token(token)?).await.map_err(status)?;
+        Ok(Response::new(v1::ListTargetsResponse {
+            targets: targets.iter().map(wire).collect(),
+            next_page_token: next.map(|target| target.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn get_target(
+        &self,
+        request: Request<v1::GetTargetRequest>,
+    ) -> Result<Response<v1::GetTargetResponse>, Status> {
+        let id = target_id("id", &request.get_ref().id)?;
+        let target = targets::get(&self.app, &id).await.map_err(status)?;
+        Ok(Response::new(v1::GetTargetResponse { target: Some(wire(&target)) }))
+    }
+}
+
+/// A target's id from the wire.
+pub(super) fn target_id(field: &str, text: &str) -> Result<TargetId, Status> {
+    text.parse().map_err(|e: Invalid| invalid(&e.named(field)))
+}
+
+fn wire(target: &TargetView) -> v1::Target {
+    let mode =
+        if target.policies.is_empty() { v1::Mode::Unspecified } else { mode_to_wire(target.protection.mode) };
+    v1::Target {
+        id: target.id.to_string(),
+        mode: mode.into(),
+        ports: target.protection.ports.iter().copied().map(port_to_wire).collect(),
+        policies: target.policies.clone(),
+        open_windows: u32::try_from(target.open_windows).unwrap_or(u32::MAX),
+        layers: vec![layer(v1::Layer::Host, &target.host), layer(v1::Layer::Cloud, &target.cloud)],
+    }
+}
+
+fn layer(layer: v1::Layer, report: &LayerReport) -> v1::TargetLayer {
+    let status = match report.status {
+        LayerStatus::NotRequired => v1::LayerStatus::NotRequired,
+        LayerStatus::InSync => v1::LayerStatus::InSync,
+        LayerStatus::Pending => v1::LayerStatus::Pending,
+        LayerStatus::Unreachable => v1::LayerStatus::Unreachable,
+        LayerStatus::Failed => v1::LayerStatus::Failed,
+    };
+    v1::TargetLayer {
+        layer: layer.into(),
+        status: status.into(),
+        detail: report.detail.clone(),
+        last_seen: report.last_seen.map(timestamp_to_wire),
+    }
+}

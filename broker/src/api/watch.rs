@@ -1,0 +1,104 @@
+//! Watching grants: first all that the filter admits, then each again whenever it changes.
+
+use std::collections::{HashSet, VecDeque};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures_util::{Stream, stream};
+use postern_core::{Grant, GrantId};
+use postern_proto::convert::Asked;
+use postern_proto::v1;
+use tokio::sync::broadcast;
+use tokio::sync::broadcast::error::RecvError;
+use tonic::Status;
+
+use super::access::wire;
+use super::status::status;
+use crate::app::{App, Caller, Error, access};
+
+pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Send>>;
+
+/// How many grants are read at once for the first listing.
+const PAGE: usize = 500;
+
+/// The stream of grants that the caller may see and asked for.
+pub(super) fn grants(app: Arc<App>, caller: Caller, asked: Asked) -> WatchStream {
+    let changes = app.feed.watch();
+    let watch =
+        Watch { app, caller, asked, changes, queue: VecDeque::new(), inside: HashSet::new(), listed: false };
+    Box::pin(stream::unfold(Some(watch), |watch| async move {
+        let mut watch = watch?;
+        match watch.next().await {
+            Ok(Some(item)) => Some((Ok(item), Some(watch))),
+            Ok(None) => None,
+            Err(error) => Some((Err(status(error)), None)),
+        }
+    }))
+}
+
+struct Watch {
+    app: Arc<App>,
+    caller: Caller,
+    asked: Asked,
+    changes: broadcast::Receiver<GrantId>,
+    queue: VecDeque<v1::WatchGrantsResponse>,
+    /// The grants that the filter admitted when they were sent last: each is sent once more as it leaves.
+    inside: HashSet<GrantId>,
+    listed: bool,
+}
+
+impl Watch {
+    async fn next(&mut self) -> Result<Option<v1::WatchGrantsResponse>, Error> {
+        loop {
+            if let Some(item) = self.queue.pop_front() {
+                return Ok(Some(item));
+            }
+            if !self.listed {
+                self.list().await?;
+                continue;
+            }
+            match self.changes.recv().await {
+                Ok(id) => self.look(id).await?,
+                // Fallen behind: everything is sent anew.
+                Err(RecvError::Lagged(_)) => self.listed = false,
+                Err(RecvError::Closed) => return Ok(None),
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Result<(), Error> {
+        let mut before = None;
+        loop {
+            let (grants, next) =
+                access::list_grants(&self.app, &self.caller, &self.asked, PAGE, before).await?;
+            for grant in grants {
+                self.inside.insert(grant.id);
+                self.push(&grant);
+            }
+            match next {
+                Some(id) => before = Some(id),
+                None => break,
+            }
+        }
+        self.listed = true;
+        self.queue.push_back(v1::WatchGrantsResponse { grant: None });
+        Ok(())
+    }
+
+    async fn look(&mut self, id: GrantId) -> Result<(), Error> {
+        let grant = self.app.store.grant(id).await?.map(|grant| grant.record);
+        let Some(grant) = grant.filter(|grant| self.caller.may_see(grant)) else { return Ok(()) };
+        if access::admits(&self.asked, &grant) {
+            self.inside.insert(id);
+            self.push(&grant);
+        } else if self.inside.remove(&id) {
+            self.push(&grant);
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, grant: &Grant) {
+        let grant = Some(wire(&self.app, grant));
+        self.queue.push_back(v1::WatchGrantsResponse { grant });
+    }
+}

@@ -1,0 +1,255 @@
+//! Access: asking, revoking, looking, watching.
+//!
+//! I4 begins here: a request is answered only once its grant, its idempotency key and its audit line are durable, and
+//! before that nothing hears of it.
+
+use std::time::Duration;
+
+use postern_core::audit::AuditEvent;
+use postern_core::policy::authorize;
+use postern_core::text::Justification;
+use postern_core::{AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, TargetId};
+use postern_proto::convert::{Asked, RequestedAccess};
+
+use super::{App, Caller, Error};
+use crate::store::{Change, Expect, GrantQuery, StoreError, Transaction, Versioned};
+
+/// How often a change is tried again when someone else changed the same grant first.
+const ATTEMPTS: usize = 5;
+
+/// A grant that a request made, now or earlier.
+#[derive(Debug)]
+pub struct Requested {
+    /// The grant.
+    pub grant: Grant,
+    /// Whether the idempotency key had made it earlier.
+    pub repeated: bool,
+}
+
+/// Asks for access.
+///
+/// # Errors
+/// Denied by policy (audited), a cloud that this broker does not drive, an idempotency key of another request.
+pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Result<Requested, Error> {
+    if let Some(earlier) = earlier(app, caller, &asked).await? {
+        return Ok(Requested { grant: earlier, repeated: true });
+    }
+    let grant = decide(app, caller, &asked.request).await?;
+    let mut changes =
+        Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
+    if let Some(key) = &asked.idempotency_key {
+        let (principal, key) = (caller.principal.name.clone(), key.clone());
+        changes = changes.change(Change::RememberRequest { principal, key, grant: grant.id });
+    }
+    match app.store.commit(changes.audit(requested_event(&grant))).await {
+        Ok(_) => {}
+        // The same key came twice at once, and the other call won.
+        Err(conflict @ StoreError::Conflict { .. }) => {
+            let earlier = earlier(app, caller, &asked).await?.ok_or(conflict)?;
+            return Ok(Requested { grant: earlier, repeated: true });
+        }
+        Err(error) => return Err(error.into()),
+    }
+    tracing::info!(grant = %grant.id, principal = %caller.principal, "access requested");
+    app.feed.changed(grant.id);
+    app.wakeups.wake_all(grant.targets().into_iter().cloned());
+    Ok(Requested { grant, repeated: false })
+}
+
+/// The grant that this caller's idempotency key made before.
+async fn earlier(app: &App, caller: &Caller, asked: &RequestedAccess) -> Result<Option<Grant>, Error> {
+    let Some(key) = &asked.idempotency_key else { return Ok(None) };
+    let Some(id) = app.store.grant_of_request(&caller.principal.name, key).await? else { return Ok(None) };
+    let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
+    if !same_request(&grant, &asked.request) {
+        let remedy = "use a new key for a new request";
+        return Err(Invalid::new("idempotency_key", "was used for another request", remedy).into());
+    }
+    Ok(Some(grant))
+}
+
+fn same_request(grant: &Grant, request: &AccessRequest) -> bool {
+    let wanted = request.targets().len() * request.ports().len() * request.sources().len();
+    grant.duration == request.duration()
+        && grant.justification == *request.justification()
+        && grant.windows.len() == wanted
+        && grant.windows.iter().all(|window| {
+            request.targets().contains(&window.target)
+                && request.ports().contains(&window.port)
+                && request.sources().contains(&window.source)
+        })
+}
+
+/// Authorizes the request into a grant, or records the denial.
+async fn decide(app: &App, caller: &Caller, request: &AccessRequest) -> Result<Grant, Error> {
+    let policies: Vec<_> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
+    let now = app.clock.now();
+    let authorized = match authorize(request, &caller.principal, &policies) {
+        Ok(authorized) => authorized,
+        Err(denial) => {
+            let event = AuditEvent::denied(now, &caller.principal, "grant.requested")
+                .with("reason", denial.limit.reason())
+                .with("message", &denial)
+                .with("targets", list(request.targets()))
+                .with("ports", list(request.ports()))
+                .with("sources", list(request.sources()))
+                .with("duration_s", request.duration().as_secs())
+                .with("justification", request.justification());
+            app.record_denial(event).await?;
+            return Err(denial.into());
+        }
+    };
+    let undriven =
+        |window: &&postern_core::Window| window.layers.cloud() && !app.clouds.drives(&window.target);
+    if let Some(window) = authorized.windows.iter().find(undriven) {
+        let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
+        return Err(Error::Precondition { reason });
+    }
+    let id = GrantId::from_parts(now, rand::random());
+    Ok(Grant::new(id, caller.principal.clone(), request, authorized, now))
+}
+
+fn requested_event(grant: &Grant) -> AuditEvent {
+    let windows = grant.windows.iter();
+    let targets: Vec<&TargetId> = grant.targets();
+    let event = AuditEvent::done(grant.requested_at, &grant.principal, "grant.requested")
+        .on_grant(grant.id)
+        .with("windows", list(&windows.collect::<Vec<_>>()))
+        .with("duration_s", grant.duration.as_secs())
+        .with("not_after", grant.not_after)
+        .with("justification", &grant.justification);
+    match targets[..] {
+        [one] => event.on_target(one),
+        _ => event,
+    }
+}
+
+/// Closes a grant before its end.
+///
+/// # Errors
+/// Not the caller's, or closed already.
+pub async fn revoke(
+    app: &App,
+    caller: &Caller,
+    id: GrantId,
+    reason: Option<Justification>,
+) -> Result<Grant, Error> {
+    for _ in 0..ATTEMPTS {
+        let Versioned { record, version } = visible(app, caller, id).await?;
+        // Closing already, for whatever reason: that is what was asked for.
+        if matches!(record.state, GrantState::Closing(_)) {
+            return Ok(record);
+        }
+        let now = app.clock.now();
+        let close = CloseReason::Revoked { by: caller.principal.clone(), reason: reason.clone() };
+        let next = record.after(Event::Close(close), now)?;
+        let mut event = AuditEvent::done(now, &caller.principal, "grant.revoked").on_grant(id);
+        if let Some(reason) = &reason {
+            event = event.with("reason", reason);
+        }
+        let change = Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
+        match app.store.commit(Transaction::default().change(change).audit(event)).await {
+            Ok(_) => {
+                tracing::info!(grant = %id, principal = %caller.principal, "revoked");
+                app.feed.changed(id);
+                app.wakeups.wake_all(next.targets().into_iter().cloned());
+                return Ok(next);
+            }
+            Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Precondition { reason: format!("{id} changes too quickly; try again") })
+}
+
+/// One grant that the caller may see.
+///
+/// # Errors
+/// There is none.
+pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versioned<Grant>, Error> {
+    let grant = app.store.grant(id).await?.filter(|grant| caller.may_see(&grant.record));
+    grant.ok_or_else(|| not_found(id))
+}
+
+/// Waits until the grant is no longer on its way, at most `wait`, and returns it as it stands then.
+///
+/// # Errors
+/// The store failed.
+pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, Error> {
+    let on_its_way = |grant: &Grant| matches!(grant.state, GrantState::Opening | GrantState::Closing(_));
+    let id = grant.id;
+    let follow = async {
+        let mut changes = app.feed.watch();
+        loop {
+            // Read after subscribing, so that no change falls between.
+            let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
+            if !on_its_way(&grant) {
+                return Ok(grant);
+            }
+            // Having fallen behind is a reason to look, too.
+            while changes.recv().await.is_ok_and(|changed| changed != id) {}
+        }
+    };
+    match tokio::time::timeout(wait, follow).await {
+        Ok(settled) => settled,
+        Err(_) => Ok(app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record),
+    }
+}
+
+/// One page of the grants that the caller may see, the newest first, and where the next page begins.
+///
+/// # Errors
+/// The store failed.
+pub async fn list_grants(
+    app: &App,
+    caller: &Caller,
+    asked: &Asked,
+    size: usize,
+    before: Option<GrantId>,
+) -> Result<(Vec<Grant>, Option<GrantId>), Error> {
+    if let Some(id) = asked.grant {
+        let grant = app.store.grant(id).await?.map(|grant| grant.record);
+        return Ok((
+            grant.filter(|grant| caller.may_see(grant) && admits(asked, grant)).into_iter().collect(),
+            None,
+        ));
+    }
+    let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.principal.name.clone());
+    if let (Some(own), Some(wanted)) = (&own, &asked.principal)
+        && own != wanted
+    {
+        return Ok((Vec::new(), None));
+    }
+    let query = GrantQuery {
+        target: asked.target.clone(),
+        states: asked.states.clone(),
+        principal: own.or_else(|| asked.principal.clone()),
+        before,
+        limit: size + 1,
+    };
+    let mut grants: Vec<Grant> =
+        app.store.grants(query).await?.into_iter().map(|grant| grant.record).collect();
+    let more = grants.len() > size;
+    grants.truncate(size);
+    let next = grants.last().filter(|_| more).map(|grant| grant.id);
+    Ok((grants, next))
+}
+
+/// Whether the filter admits the grant.
+pub fn admits(asked: &Asked, grant: &Grant) -> bool {
+    asked.grant.is_none_or(|id| id == grant.id)
+        && asked.principal.as_ref().is_none_or(|name| *name == grant.principal.name)
+        && asked
+            .target
+            .as_ref()
+            .is_none_or(|target| grant.windows.iter().any(|window| window.target == *target))
+        && (asked.states.is_empty() || asked.states.contains(&grant.state.word()))
+}
+
+fn not_found(id: GrantId) -> Error {
+    Error::NotFound { what: format!("the grant {id}") }
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,170 @@
+//! Agents: joining, renewing, banning.
+//!
+//! A join token is random, kept as a hash, bound to one target, short-lived and consumed once. The certificate that an
+//! agent earns names its target and nothing else, whatever its request asked for.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::audit::AuditEvent;
+use postern_core::{Invalid, TargetId};
+use postern_pki::authority::{AGENT_LIFETIME, Issued};
+use postern_pki::identity::Identity;
+use postern_pki::join::JoinToken;
+
+use super::{App, Caller, Error};
+use crate::store::{
+    AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
+};
+
+/// Makes a join token for a target's agent.
+///
+/// # Errors
+/// A validity past [`JoinToken::MAX_VALIDITY`].
+pub async fn create_token(
+    app: &App,
+    caller: &Caller,
+    target: TargetId,
+    valid_for: Option<Duration>,
+) -> Result<(JoinToken, Timestamp), Error> {
+    let valid_for = valid_for.unwrap_or(JoinToken::MAX_VALIDITY);
+    if valid_for < Duration::from_secs(1) || valid_for > JoinToken::MAX_VALIDITY {
+        return Err(Invalid::new("valid_for", "is out of range", "use 1s to 10m").into());
+    }
+    let now = app.clock.now();
+    let expires_at = now.checked_add(valid_for).unwrap_or(Timestamp::MAX);
+    let token = JoinToken::generate(app.authority.fingerprint())?;
+    let event = AuditEvent::done(now, &caller.principal, "agent.invited")
+        .on_target(&target)
+        .with("expires_at", expires_at);
+    let change =
+        Change::PutToken { hash: TokenHash(token.hash()), token: TokenRecord { target, expires_at } };
+    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    Ok((token, expires_at))
+}
+
+/// Exchanges a join token for a certificate.
+///
+/// # Errors
+/// A token that is malformed, unknown, used or expired, or a malformed certificate request. Only a good exchange
+/// consumes the token.
+pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Issued), Error> {
+    let refused = Error::Unproven { reason: "the join token is unknown, used or expired; ask for a new one" };
+    let Ok(token) = token.parse::<JoinToken>() else { return Err(refused) };
+    let hash = TokenHash(token.hash());
+    let now = app.clock.now();
+    let Some(record) = app.store.token(&hash).await? else {
+        tracing::warn!("an enrolment with an unknown join token was refused");
+        return Err(refused);
+    };
+    let target = record.target;
+    if now >= record.expires_at {
+        let event = AuditEvent::denied(now, "broker", "agent.enrolled")
+            .on_target(&target)
+            .with("reason", "token expired");
+        app.record_denial(event).await?;
+        return Err(refused);
+    }
+    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
+    let agent = AgentRecord {
+        target: target.clone(),
+        enrolled_at: now,
+        certificate_not_after: issued.not_after,
+        banned: None,
+    };
+    let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
+    let transaction = Transaction::default()
+        .change(Change::TakeToken { hash })
+        .change(Change::PutAgent { agent, expect: Expect::Any })
+        .audit(event);
+    match app.store.commit(transaction).await {
+        Ok(_) => {}
+        Err(StoreError::Conflict { .. }) => return Err(refused),
+        Err(error) => return Err(error.into()),
+    }
+    // Whoever held the target's identity before does not hold it any more.
+    app.hub.end(&target, "the target enrolled anew");
+    tracing::info!(%target, "agent enrolled");
+    Ok((target, issued))
+}
+
+/// Exchanges an agent's certificate for a fresh one.
+///
+/// # Errors
+/// Banned, not enrolled, or a malformed certificate request.
+pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, Error> {
+    let Versioned { record, version } = admitted(app, target).await?;
+    let now = app.clock.now();
+    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
+    let agent = AgentRecord { certificate_not_after: issued.not_after, ..record };
+    let event = AuditEvent::done(now, format!("agent/{target}"), "agent.renewed").on_target(target);
+    let change = Change::PutAgent { agent, expect: Expect::Version(version) };
+    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    Ok(issued)
+}
+
+/// The record of an agent that may talk to the broker.
+///
+/// # Errors
+/// Banned, or not enrolled.
+pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRecord>, Error> {
+    let forbidden = |reason: String| Error::Forbidden { reason };
+    let agent = app.store.agent(target).await?;
+    let agent =
+        agent.ok_or_else(|| forbidden(format!("{target} is not enrolled; enrol it with a join token")))?;
+    if agent.record.banned.is_some() {
+        return Err(forbidden(format!("the agent of {target} is banned; enrol it anew with a join token")));
+    }
+    Ok(agent)
+}
+
+/// Bans an agent and cuts its session.
+///
+/// # Errors
+/// There is none for the target.
+pub async fn ban(
+    app: &App,
+    caller: &Caller,
+    target: &TargetId,
+    reason: String,
+) -> Result<AgentRecord, Error> {
+    let missing = || Error::NotFound { what: format!("an agent of {target}") };
+    let Versioned { record, version } = app.store.agent(target).await?.ok_or_else(missing)?;
+    let now = app.clock.now();
+    let event =
+        AuditEvent::done(now, &caller.principal, "agent.banned").on_target(target).with("reason", &reason);
+    let agent = AgentRecord { banned: Some(Ban { by: caller.principal.clone(), at: now, reason }), ..record };
+    let change = Change::PutAgent { agent: agent.clone(), expect: Expect::Version(version) };
+    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    app.hub.end(target, "the agent was banned");
+    Ok(agent)
+}
+
+/// Records that someone else changed an agent's table.
+///
+/// # Errors
+/// The store failed.
+pub async fn tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
+    tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "tampering");
+    let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")
+        .on_target(target)
+        .with("what", report.what)
+        .with("process", report.process)
+        .with("pid", report.pid)
+        .with("exposed_for_ms", report.exposed_for.as_millis());
+    app.store.commit(Transaction::default().audit(event)).await?;
+    Ok(())
+}
+
+/// What an agent reports when its table was changed.
+#[derive(Debug)]
+pub struct Tampering {
+    /// What was changed.
+    pub what: String,
+    /// Who did it.
+    pub process: String,
+    /// Its process id.
+    pub pid: u32,
+    /// How long the table was not whole.
+    pub exposed_for: Duration,
+}

@@ -1,0 +1,72 @@
+//! The use cases, apart from the transport: each decides, persists the intent with its audit line, and wakes the
+//! reconciler. None of them touches a layer.
+
+pub mod access;
+pub mod agents;
+mod error;
+mod feed;
+pub mod policies;
+pub mod targets;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use postern_core::audit::AuditEvent;
+use postern_core::{Grant, Principal, Role};
+use postern_pki::authority::Authority;
+use postern_pki::identity::TrustDomain;
+
+use crate::clock::Clock;
+use crate::cloud::Clouds;
+use crate::hub::Hub;
+use crate::reconcile::Wakeups;
+use crate::store::{Store, Transaction};
+pub use error::Error;
+pub use feed::Feed;
+
+/// Everything that the use cases work with.
+pub struct App {
+    /// What must not be forgotten.
+    pub store: Arc<dyn Store>,
+    /// The host layer.
+    pub hub: Arc<Hub>,
+    /// The cloud layer.
+    pub clouds: Arc<Clouds>,
+    /// Wakes the reconciler.
+    pub wakeups: Arc<Wakeups>,
+    /// Tells watchers.
+    pub feed: Feed,
+    /// Time.
+    pub clock: Clock,
+    /// Signs certificates.
+    pub authority: Authority,
+    /// The trust domain of every identity.
+    pub trust_domain: TrustDomain,
+}
+
+/// A principal that makes a call.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who, from the certificate.
+    pub principal: Principal,
+    /// From where the broker sees it.
+    pub address: Option<IpAddr>,
+}
+
+impl Caller {
+    /// Whether the caller may see the grant: a requester sees its own.
+    pub fn may_see(&self, grant: &Grant) -> bool {
+        self.principal.role != Role::Requester || grant.principal.name == self.principal.name
+    }
+}
+
+impl App {
+    /// Records that something was refused.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn record_denial(&self, event: AuditEvent) -> Result<(), Error> {
+        self.store.commit(Transaction::default().audit(event)).await?;
+        Ok(())
+    }
+}

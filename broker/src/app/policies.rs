@@ -1,0 +1,77 @@
+//! Policies: keeping them, and letting their targets know.
+
+use std::collections::BTreeSet;
+
+use postern_core::audit::AuditEvent;
+use postern_core::{Layers, Name, Policy, TargetId};
+
+use super::{App, Caller, Error};
+use crate::store::{Change, Expect, Transaction, Version, Versioned};
+
+/// Keeps a policy, and returns its version. One that is kept already is left as it is: whoever applies a file every
+/// minute does not fill the audit log.
+///
+/// # Errors
+/// Another version than `replaces`, or a part of a policy that is reserved.
+pub async fn put(
+    app: &App,
+    caller: &Caller,
+    policy: Policy,
+    replaces: Option<Version>,
+) -> Result<Version, Error> {
+    if policy.approval_required {
+        return Err(Error::Reserved { what: "approval_required" });
+    }
+    let before = app.store.policy(&policy.name).await?;
+    if let Some(before) = &before
+        && before.record == policy
+        && replaces.is_none_or(|version| version == before.version)
+    {
+        return Ok(before.version);
+    }
+    let expect = replaces.map_or(Expect::Any, Expect::Version);
+    let body = serde_json::to_string(&policy).unwrap_or_default();
+    let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.put")
+        .with("policy", &policy.name)
+        .with("body", body);
+    let name = policy.name.clone();
+    let change = Change::PutPolicy { policy: policy.clone(), expect };
+    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    let after = get(app, &name).await?;
+    wake(app, before.into_iter().map(|policy| policy.record).chain([policy])).await?;
+    Ok(after.version)
+}
+
+/// One policy.
+///
+/// # Errors
+/// There is none.
+pub async fn get(app: &App, name: &Name) -> Result<Versioned<Policy>, Error> {
+    app.store.policy(name).await?.ok_or_else(|| Error::NotFound { what: format!("the policy {name}") })
+}
+
+/// Deletes a policy. Open grants run on to their end.
+///
+/// # Errors
+/// There is none.
+pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error> {
+    let policy = get(app, name).await?.record;
+    let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
+    let change = Change::DeletePolicy { name: name.clone() };
+    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    wake(app, [policy]).await
+}
+
+/// Lets every known target hear of it that these policies cover.
+async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
+    let known: BTreeSet<TargetId> = super::targets::known(app).await?;
+    for policy in policies {
+        app.wakeups.wake_all(known.iter().filter(|target| policy.covers(target)).cloned());
+    }
+    Ok(())
+}
+
+/// Whether any of the policies asks for the host layer of its targets.
+pub(super) fn wants_host(policies: &[&Policy]) -> bool {
+    policies.iter().any(|policy| policy.layers != Layers::Cloud)
+}

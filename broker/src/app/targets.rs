@@ -1,0 +1,114 @@
+//! Targets, with the state of both layers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::policy::{Protection, protection};
+use postern_core::target::TargetSelector;
+use postern_core::{Grant, Policy, TargetId};
+
+use super::{App, Error};
+use crate::layer::{LayerReport, LayerStatus};
+
+/// One target, for people.
+#[derive(Debug)]
+pub struct TargetView {
+    /// The target.
+    pub id: TargetId,
+    /// What it protects.
+    pub protection: Protection,
+    /// The names of its policies.
+    pub policies: Vec<String>,
+    /// How many windows are open or opening on it.
+    pub open_windows: usize,
+    /// Its host layer.
+    pub host: LayerReport,
+    /// Its cloud layer.
+    pub cloud: LayerReport,
+}
+
+/// Every target that has an agent, an open grant, or a policy that names it alone.
+///
+/// # Errors
+/// The store failed.
+pub async fn known(app: &App) -> Result<BTreeSet<TargetId>, Error> {
+    let mut targets: BTreeSet<TargetId> =
+        app.store.agents().await?.into_iter().map(|agent| agent.record.target).collect();
+    for policy in app.store.policies().await? {
+        targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
+            TargetSelector::One(target) => Some(target),
+            TargetSelector::Prefix(_) => None,
+        }));
+    }
+    targets.extend(
+        app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
+    );
+    Ok(targets)
+}
+
+/// One page of the known targets, by id, and where the next page begins.
+///
+/// # Errors
+/// The store failed.
+pub async fn list(
+    app: &App,
+    size: usize,
+    after: Option<TargetId>,
+) -> Result<(Vec<TargetView>, Option<TargetId>), Error> {
+    let mut targets: Vec<TargetId> = known(app)
+        .await?
+        .into_iter()
+        .filter(|target| after.as_ref().is_none_or(|after| target > after))
+        .collect();
+    let more = targets.len() > size;
+    targets.truncate(size);
+    let next = targets.last().filter(|_| more).cloned();
+    Ok((views(app, targets).await?, next))
+}
+
+/// One target.
+///
+/// # Errors
+/// It is not known.
+pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
+    let missing = || Error::NotFound { what: format!("the target {id}") };
+    if !known(app).await?.contains(id)
+        && !app.store.policies().await?.iter().any(|policy| policy.record.covers(id))
+    {
+        return Err(missing());
+    }
+    views(app, vec![id.clone()]).await?.pop().ok_or_else(missing)
+}
+
+async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Error> {
+    let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
+    let grants = app.store.open_grants().await?;
+    let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
+    let view = |id: TargetId| {
+        let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(&id)).collect();
+        let host = if super::policies::wants_host(&covering) || covering.is_empty() {
+            app.hub.report(&id)
+        } else {
+            LayerReport::of(LayerStatus::NotRequired, "")
+        };
+        TargetView {
+            protection: protection(&id, &policies),
+            policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
+            open_windows: open.get(&id).copied().unwrap_or_default(),
+            host,
+            cloud: app.clouds.report(&id),
+            id,
+        }
+    };
+    Ok(targets.into_iter().map(view).collect())
+}
+
+fn open_windows<'a>(
+    grants: impl Iterator<Item = &'a Grant>,
+    now: jiff::Timestamp,
+) -> BTreeMap<TargetId, usize> {
+    let mut open = BTreeMap::new();
+    for window in grants.filter(|grant| grant.wants_open(now)).flat_map(|grant| &grant.windows) {
+        *open.entry(window.target.clone()).or_default() += 1;
+    }
+    open
+}

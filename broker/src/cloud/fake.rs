@@ -1,0 +1,101 @@
+//! A cloud in memory, with the faults of a real one, for tests of everything above the provider.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use postern_core::TargetId;
+use postern_core::plan::CloudWindow;
+
+use super::{CloudError, Provider};
+
+/// A cloud in memory. Every target exists until it is terminated.
+#[derive(Debug, Default)]
+pub struct FakeCloud {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    windows: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+    terminated: BTreeSet<TargetId>,
+    faults: VecDeque<Fault>,
+    calls: u64,
+}
+
+/// What goes wrong with the next call.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The call does nothing and fails with this.
+    Before(CloudError),
+    /// The call takes effect, and its answer is lost.
+    After,
+}
+
+impl FakeCloud {
+    /// Lets the next calls go wrong, one fault each.
+    pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().faults.extend(faults);
+    }
+
+    /// Terminates a VM: its windows go with it.
+    pub fn terminate(&self, target: &TargetId) {
+        let mut inner = self.lock();
+        inner.windows.remove(target);
+        inner.terminated.insert(target.clone());
+    }
+
+    /// Opens a window behind the broker's back.
+    pub fn tamper(&self, window: CloudWindow) {
+        self.lock().windows.entry(window.target.clone()).or_default().insert(window);
+    }
+
+    /// How many calls were made.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    fn call<T>(
+        &self,
+        target: &TargetId,
+        act: impl FnOnce(&mut BTreeSet<CloudWindow>) -> T,
+    ) -> Result<T, CloudError> {
+        let mut inner = self.lock();
+        inner.calls += 1;
+        let fault = inner.faults.pop_front();
+        if let Some(Fault::Before(error)) = fault {
+            return Err(error);
+        }
+        if inner.terminated.contains(target) {
+            return Err(CloudError::NotFound { target: target.clone() });
+        }
+        let result = act(inner.windows.entry(target.clone()).or_default());
+        match fault {
+            Some(Fault::After) => Err(CloudError::Unavailable { reason: "the answer was lost".into() }),
+            Some(Fault::Before(_)) | None => Ok(result),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Provider for FakeCloud {
+    async fn observe(&self, target: &TargetId) -> Result<BTreeSet<CloudWindow>, CloudError> {
+        self.call(target, |windows| windows.clone())
+    }
+
+    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        self.call(&window.target, |windows| {
+            windows.insert(window.clone());
+        })
+    }
+
+    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        self.call(&window.target, |windows| {
+            windows.remove(window);
+        })
+    }
+}

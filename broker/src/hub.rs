@@ -1,0 +1,169 @@
+//! The hub: every agent's session, what it was told, and what it confirmed. This is the host layer as the broker sees
+//! it.
+//!
+//! An agent is told the whole desired state with a generation, and confirms that generation or says why not. What it
+//! confirmed is what the layer holds; nothing else is believed. A new session starts from nothing known.
+
+mod slot;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_core::{Grant, TargetId, Window};
+use tokio::sync::watch;
+
+use crate::clock::Clock;
+use crate::layer::LayerReport;
+use crate::reconcile::Wakeups;
+use slot::Slot;
+
+/// How long after its start a broker waits for agents to come back before it calls one unreachable.
+const RETURN_GRACE: Duration = Duration::from_secs(10);
+
+/// Every agent's session.
+#[derive(Debug)]
+pub struct Hub {
+    slots: Mutex<HashMap<TargetId, Slot>>,
+    wakeups: Arc<Wakeups>,
+    clock: Clock,
+    started: Timestamp,
+}
+
+/// A desired state with its generation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Told {
+    /// Rises with every change.
+    pub generation: u64,
+    /// What to hold.
+    pub desired: DesiredHost,
+}
+
+/// What a session's stream must send.
+#[derive(Debug, Clone)]
+pub enum Outgoing {
+    /// Nothing yet.
+    Nothing,
+    /// This desired state.
+    Tell(Arc<Told>),
+    /// Nothing more: end the stream, for this reason.
+    End(&'static str),
+}
+
+/// One agent's connection. Dropping it ends the session.
+#[derive(Debug)]
+pub struct Session {
+    hub: Arc<Hub>,
+    target: TargetId,
+    number: u64,
+    outgoing: watch::Receiver<Outgoing>,
+}
+
+impl Hub {
+    /// A hub without sessions.
+    pub fn new(clock: Clock, wakeups: Arc<Wakeups>) -> Arc<Self> {
+        Arc::new(Self { slots: Mutex::default(), wakeups, clock, started: clock.now() })
+    }
+
+    /// Starts a session. An earlier session of the same target ends: an agent has one.
+    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> Session {
+        let (sender, outgoing) = watch::channel(Outgoing::Nothing);
+        let number =
+            self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
+        self.wakeups.wake(target);
+        Session { hub: Arc::clone(self), target: target.clone(), number, outgoing }
+    }
+
+    /// Ends the target's session, if there is one.
+    pub fn end(&self, target: &TargetId, reason: &'static str) {
+        if let Some(slot) = self.lock().get_mut(target) {
+            slot.end(reason);
+        }
+    }
+
+    /// Tells the target's agent what to hold, unless it was told the same already.
+    ///
+    /// Returns when the target should be looked at again because its agent refused.
+    pub fn tell(&self, target: &TargetId, generation: u64, desired: DesiredHost) -> Option<Timestamp> {
+        // A target without an agent needs no slot: it is told when it connects.
+        self.lock().get_mut(target)?.tell(generation, desired, self.clock.now())
+    }
+
+    /// What is known of a window of a grant in the host layer.
+    pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
+        let wanted = HostWindow {
+            grant: grant.id,
+            port: window.port,
+            source: window.source,
+            not_after: grant.not_after,
+        };
+        let slots = self.lock();
+        let slot = slots.get(&window.target);
+        if let Some(known) = slot.and_then(|slot| slot.observe(&wanted)) {
+            return known;
+        }
+        let returning = slot.is_none() && self.is_young();
+        if returning {
+            return Observed::Unconfirmed;
+        }
+        // Of a grant that is older than this process, an earlier broker may have told the agent.
+        let may_hold = grant.requested_at < self.started || slot.is_some_and(|slot| slot.may_hold(&wanted));
+        Observed::Unreachable { reason: "its agent is not connected".into(), may_hold }
+    }
+
+    /// How the host layer of a target stands, for people.
+    pub fn report(&self, target: &TargetId) -> LayerReport {
+        let report = self.lock().get(target).map(Slot::report);
+        report.unwrap_or_else(|| {
+            LayerReport::unreachable("its agent has not connected since the broker started")
+        })
+    }
+
+    /// Whether agents may still be on their way back after this broker's start.
+    fn is_young(&self) -> bool {
+        self.clock.now().duration_since(self.started) < RETURN_GRACE.try_into().unwrap_or_default()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// Waits for the next thing to send.
+    pub async fn next(&mut self) -> Outgoing {
+        match self.outgoing.changed().await {
+            Ok(()) => self.outgoing.borrow_and_update().clone(),
+            Err(_) => Outgoing::End("the broker replaced this session"),
+        }
+    }
+
+    /// The agent was heard.
+    pub fn heard(&self) {
+        self.slot(|slot, now| slot.heard(now));
+    }
+
+    /// The agent confirmed a generation, or refused it with an error.
+    pub fn applied(&self, generation: u64, error: Option<String>) {
+        self.slot(|slot, now| slot.applied(generation, error, now));
+        self.hub.wakeups.wake(&self.target);
+    }
+
+    /// Acts on this session's slot, unless a newer session has it by now.
+    fn slot(&self, act: impl FnOnce(&mut Slot, Timestamp)) {
+        let now = self.hub.clock.now();
+        if let Some(slot) = self.hub.lock().get_mut(&self.target).filter(|slot| slot.is_session(self.number))
+        {
+            act(slot, now);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.slot(|slot, now| slot.disconnect(now));
+        self.hub.wakeups.wake(&self.target);
+    }
+}

@@ -1,0 +1,98 @@
+//! `postern-broker`.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use jiff::{SignedDuration, Span, SpanRelativeTo};
+use postern_broker::config::{Config, LogFormat};
+use postern_broker::{run, setup};
+use postern_core::{Name, Principal, Role};
+use tracing_subscriber::EnvFilter;
+
+/// The broker of Postern: authorizes requests for access, keeps the grants, and drives both layers.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, default_value = "/etc/postern/broker.toml", env = "POSTERN_BROKER_CONFIG")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin. Once.
+    Init {
+        /// The name of the first administrator.
+        #[arg(long, default_value = "admin")]
+        admin: Name,
+    },
+    /// Serves until SIGTERM.
+    Serve,
+    /// Checks the configuration and changes nothing.
+    CheckConfig,
+    /// Makes a client certificate for an operator, a requester or a portal.
+    Issue {
+        /// The principal's name.
+        name: Name,
+        /// administrator, requester or reader.
+        #[arg(long)]
+        role: Role,
+        /// The directory for key.pem, cert.pem and roots.pem.
+        #[arg(long)]
+        out: PathBuf,
+        /// How long it is good for, at most 365d.
+        #[arg(long, default_value = "90d", value_parser = lifetime)]
+        valid_for: Duration,
+    },
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let arguments = Arguments::parse();
+    let config = Config::load(&arguments.config)?;
+    let mut out = std::io::stdout();
+    match arguments.command {
+        Command::Init { admin } => {
+            setup::init(&config, admin).await?;
+            writeln!(out, "the first administrator's identity is in {}", config.admin_dir().display())?;
+            writeln!(
+                out,
+                "{} signs nothing day by day: take it offline",
+                config.authority_dir().join("root.key").display()
+            )?;
+        }
+        Command::Serve => {
+            log(config.log_format);
+            run::serve(config).await?;
+        }
+        Command::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
+        Command::Issue { name, role, out: dir, valid_for } => {
+            setup::issue(&config, &Principal { role, name }, valid_for, &dir)?;
+            writeln!(out, "the identity is in {}", dir.display())?;
+        }
+    }
+    Ok(())
+}
+
+/// Logs to stderr; the level comes from POSTERN_LOG.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}
+
+/// A lifetime such as `90d` or `12h`; a day has 24 hours.
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let span: Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
+    let span: SignedDuration =
+        span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
+    Duration::try_from(span).map_err(|_| "a lifetime cannot be negative".to_owned())
+}

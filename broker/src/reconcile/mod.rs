@@ -1,0 +1,177 @@
+//! The reconciler: desired (the store) against observed (the hub, the clouds) gives the next step, for ever.
+//!
+//! It takes no input: a wake-up or the schedule says only where to look. The same pass opens, retries, recovers from
+//! a crash, expires and repairs drift. I4 is kept here: every transition is durable and audited before a layer
+//! hears of it.
+
+mod schedule;
+mod transition;
+mod wake;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use jiff::Timestamp;
+use postern_core::plan::{Layer, Observed, desired_cloud, desired_host, next_deadline};
+use postern_core::policy::protection;
+use postern_core::{Grant, TargetId, Window};
+
+use crate::app::Feed;
+use crate::clock::Clock;
+use crate::cloud::Clouds;
+use crate::hub::Hub;
+use crate::store::{Store, StoreError, TargetSnapshot};
+use schedule::Schedule;
+pub use wake::Wakeups;
+
+/// How many targets are worked on at once: their commits share the store's groups.
+const AT_ONCE: usize = 64;
+/// How often everything is looked at though nothing was heard, against lost wake-ups.
+const FULL_PASS: Duration = Duration::from_secs(60);
+/// The longest sleep: timers do not count suspend, the schedule does.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// How long a target rests whose pass met a failing store.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// What the reconciler works with. Everything is shared with the request handlers, which only persist and wake.
+#[derive(Clone)]
+pub struct Reconciler {
+    /// Desired.
+    pub store: Arc<dyn Store>,
+    /// Observed, host layer.
+    pub hub: Arc<Hub>,
+    /// Observed, cloud layer.
+    pub clouds: Arc<Clouds>,
+    /// Where to look.
+    pub wakeups: Arc<Wakeups>,
+    /// Who else wants to know.
+    pub feed: Feed,
+    /// Time.
+    pub clock: Clock,
+    /// When the loop last went round, for the health check.
+    pub pulse: Arc<Pulse>,
+}
+
+/// When a loop last went round.
+#[derive(Debug, Default)]
+pub struct Pulse(std::sync::Mutex<Option<Timestamp>>);
+
+impl Pulse {
+    /// The loop went round.
+    pub fn beat(&self, now: Timestamp) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(now);
+    }
+
+    /// When it last did.
+    pub fn last(&self) -> Option<Timestamp> {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+impl Reconciler {
+    /// Runs until the process ends.
+    ///
+    /// # Errors
+    /// Never: a failing store is retried.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let mut schedule = Schedule::default();
+        let mut full_pass_at = self.clock.now();
+        loop {
+            let now = self.clock.now();
+            self.pulse.beat(now);
+            if now >= full_pass_at {
+                full_pass_at = later(now, FULL_PASS);
+                self.wake_everything().await;
+            }
+            let first = schedule.first().map_or(full_pass_at, |at| at.min(full_pass_at));
+            let targets = tokio::select! {
+                targets = self.wakeups.take() => targets,
+                () = tokio::time::sleep(self.clock.until(first).min(LONGEST_SLEEP)) => BTreeSet::new(),
+            };
+            let due = schedule.due(self.clock.now());
+            let targets: BTreeSet<TargetId> = targets.into_iter().chain(due).collect();
+            let mut passes = stream::iter(targets)
+                .map(|target| async {
+                    let again = self.pass(&target).await;
+                    (target, again)
+                })
+                .buffer_unordered(AT_ONCE);
+            while let Some((target, again)) = passes.next().await {
+                schedule.set(&target, again);
+            }
+        }
+    }
+
+    async fn wake_everything(&self) {
+        let grants = self.store.open_grants().await;
+        let agents = self.store.agents().await;
+        match (grants, agents) {
+            (Ok(grants), Ok(agents)) => {
+                let windows = grants.into_iter().flat_map(|grant| grant.record.windows);
+                self.wakeups.wake_all(windows.map(|window| window.target));
+                self.wakeups.wake_all(agents.into_iter().map(|agent| agent.record.target));
+            }
+            (Err(error), _) | (_, Err(error)) => log_failure(&error, "the full pass is put off"),
+        }
+    }
+
+    /// Brings one target as far as it can go now. Returns when to look at it again though nothing is heard.
+    async fn pass(&self, target: &TargetId) -> Option<Timestamp> {
+        match self.try_pass(target).await {
+            Ok(again) => again,
+            // Someone else moved first: what they did is looked at at once.
+            Err(StoreError::Conflict { .. }) => Some(self.clock.now()),
+            Err(error) => {
+                log_failure(&error, "a target has to wait");
+                Some(later(self.clock.now(), STORE_RETRY))
+            }
+        }
+    }
+
+    async fn try_pass(&self, target: &TargetId) -> Result<Option<Timestamp>, StoreError> {
+        let snapshot = self.settle(target).await?;
+        let now = self.clock.now();
+        let grants: Vec<&Grant> = snapshot.grants.iter().map(|grant| &grant.record).collect();
+        let held = desired_host(target, protection(target, &snapshot.policies), grants.iter().copied(), now);
+        let retry = self.hub.tell(target, snapshot.seq, held);
+        self.clouds.want(target, desired_cloud(target, grants.iter().copied(), now));
+        Ok(grants.iter().filter_map(|grant| next_deadline(grant)).chain(retry).min())
+    }
+
+    /// Takes every transition that is due, each durable before the next look, until none is.
+    async fn settle(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
+        loop {
+            let snapshot = self.store.snapshot(target).await?;
+            let observe = |grant: &Grant, window: &Window, layer| self.observe(grant, window, layer);
+            let steps = transition::due(&snapshot.grants, observe, self.clock.now());
+            if steps.is_empty() {
+                return Ok(snapshot);
+            }
+            for step in steps {
+                let (id, targets) = (step.grant, step.targets.clone());
+                self.store.commit(step.transaction).await?;
+                tracing::info!(grant = %id, state = step.state, "grant moved");
+                self.feed.changed(id);
+                self.wakeups.wake_all(targets.into_iter().filter(|other| other != target));
+            }
+        }
+    }
+
+    fn observe(&self, grant: &Grant, window: &Window, layer: Layer) -> Observed {
+        match layer {
+            Layer::Host => self.hub.observe(grant, window),
+            Layer::Cloud => self.clouds.observe(grant, window),
+        }
+    }
+}
+
+fn log_failure(error: &StoreError, consequence: &str) {
+    tracing::error!(error = error as &dyn std::error::Error, "{consequence}");
+}
+
+fn later(at: Timestamp, span: Duration) -> Timestamp {
+    at.checked_add(span).unwrap_or(Timestamp::MAX)
+}

@@ -1,0 +1,145 @@
+//! `serve`: the composition.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postern_core::audit::AuditRecord;
+use postern_core::target::CloudKind;
+use postern_pki::tls::{self, ServerIdentity};
+use postern_pki::{Authority, Credentials, KeyPair};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::api::{self, Listener};
+use crate::app::{App, Feed};
+use crate::clock::Clock;
+use crate::cloud::{Clouds, Provider};
+use crate::config::Config;
+use crate::hub::Hub;
+use crate::reconcile::{Pulse, Reconciler, Wakeups};
+use crate::store::Store;
+use crate::store::embedded::Embedded;
+use crate::tasks::Tasks;
+
+/// The life of the serving certificate; it is renewed at half of it.
+const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+/// How long the last answers may take when the broker ends.
+const DRAIN: Duration = Duration::from_secs(3);
+/// How far the wall clock may be off before the log says so.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start, or one of its tasks ended.
+pub async fn serve(config: Config) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let store = Embedded::open(&config.store_path()).with_context(|| {
+        format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
+    })?;
+    let (end, ended) = tokio::sync::watch::channel(false);
+    let mut tasks = start(&config, Arc::new(store), BTreeMap::new(), ended).await?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        error = tasks.first_end() => return Err(error),
+    }
+    tracing::info!("ending");
+    end.send_replace(true);
+    // The server ends by itself once its last answer is out; agents' streams never do, so it is not waited for long.
+    tokio::time::timeout(DRAIN, tasks.first_end()).await.ok();
+    Ok(())
+}
+
+/// Starts every task. The server ends when `ended` says so.
+async fn start(
+    config: &Config,
+    store: Arc<dyn Store>,
+    providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
+    mut ended: tokio::sync::watch::Receiver<bool>,
+) -> anyhow::Result<Tasks> {
+    let clock = Clock::start(newest_record(store.as_ref()).await?);
+    let authority = Authority::load(&config.authority_dir(), &config.trust_domain, clock.now())?;
+    let identity = ServerIdentity::new(serving(&authority, config, clock)?)?;
+    let tls = tls::server_config(&identity)?;
+    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone()).await?;
+    let address = listener.address()?;
+
+    let wakeups = Arc::new(Wakeups::default());
+    let hub = Hub::new(clock, Arc::clone(&wakeups));
+    let clouds = Clouds::new(providers, clock, Arc::clone(&wakeups));
+    let (feed, pulse) = (Feed::default(), Arc::new(Pulse::default()));
+    let reconciler = Reconciler {
+        store: Arc::clone(&store),
+        hub: Arc::clone(&hub),
+        clouds: Arc::clone(&clouds),
+        wakeups: Arc::clone(&wakeups),
+        feed: feed.clone(),
+        clock,
+        pulse: Arc::clone(&pulse),
+    };
+    let trust_domain = config.trust_domain.clone();
+    let app = App { store, hub, clouds: Arc::clone(&clouds), wakeups, feed, clock, authority, trust_domain };
+    let app = Arc::new(app);
+    let (reporter, health) = tonic_health::server::health_reporter();
+
+    let mut tasks = Tasks::default();
+    tasks.spawn("reconciler", reconciler.run());
+    tasks.spawn("clouds", clouds.run());
+    tasks.spawn("health", api::watch_pulse(reporter, pulse, clock));
+    tasks.spawn("certificate", keep_certificate(Arc::clone(&app), config.clone(), identity));
+    tasks.spawn("clock", watch_clock(clock));
+    let shutdown = async move {
+        ended.wait_for(|ended| *ended).await.ok();
+    };
+    tasks.spawn("server", api::serve(app, listener, health, shutdown));
+    tracing::info!(%address, "listening");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+    Ok(tasks)
+}
+
+/// When the newest audit record was written; the clock never falls behind it.
+async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp> {
+    let head = store.audit_head().await?;
+    let Some(before) = head.seq.checked_sub(1) else { return Ok(Timestamp::UNIX_EPOCH) };
+    let lines = store.audit_lines(before, 1).await?;
+    let record = lines.first().and_then(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
+    // A broken line is for `audit verify` to name; it must not keep the broker from closing what is open.
+    Ok(record.map_or(Timestamp::UNIX_EPOCH, |record| record.event.at))
+}
+
+fn serving(authority: &Authority, config: &Config, clock: Clock) -> anyhow::Result<Credentials> {
+    let key = KeyPair::generate()?;
+    let issued = authority.issue_server(&key.csr()?, &config.names, SERVING_LIFETIME, clock.now())?;
+    Ok(Credentials::new(key, issued.chain, authority.roots())?)
+}
+
+/// Serves with a fresh certificate long before the old one ends.
+async fn keep_certificate(app: Arc<App>, config: Config, identity: ServerIdentity) -> anyhow::Result<()> {
+    loop {
+        tokio::time::sleep(SERVING_LIFETIME / 2).await;
+        identity.set(&serving(&app.authority, &config, app.clock)?)?;
+        tracing::info!("the serving certificate was renewed");
+    }
+}
+
+/// Says so when the wall clock was stepped: ends of grants stand still on the broker's own clock.
+async fn watch_clock(clock: Clock) -> anyhow::Result<()> {
+    let mut said = clock.wall_ahead();
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let ahead = clock.wall_ahead();
+        if ahead.checked_sub(said).is_none_or(|moved| moved.unsigned_abs() > CLOCK_TOLERANCE) {
+            tracing::warn!(
+                seconds_ahead = ahead.as_secs(),
+                "the wall clock was stepped; grants go on by the broker's own clock until it is restarted"
+            );
+            said = ahead;
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! Setting up: what `init` makes once, and what `issue` makes for each client.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postern_core::audit::AuditEvent;
+use postern_core::{Name, Principal, Role};
+use postern_pki::{Authority, Credentials, Identity, KeyPair};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::embedded::Embedded;
+use crate::store::{Store as _, Transaction};
+
+/// The life of the first administrator's certificate.
+const ADMIN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
+/// The longest life of a client's certificate.
+const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Makes the authority, the store and the first administrator's identity.
+///
+/// # Errors
+/// It was done before, or something cannot be written.
+pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
+    let dir = &config.data_dir;
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .with_context(|| format!("cannot make {}", dir.display()))?;
+    let now = Clock::start(Timestamp::UNIX_EPOCH).now();
+    let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
+        .context("cannot set up the authority")?;
+    let store = Embedded::open(&config.store_path()).context("cannot make the store")?;
+    let principal = Principal { role: Role::Administrator, name: administrator };
+    sign(&authority, &principal, ADMIN_LIFETIME, now)?
+        .save(&config.admin_dir())
+        .context("cannot write the administrator's identity")?;
+    let event = AuditEvent::done(now, "broker", "broker.initialised").with("administrator", &principal);
+    store.commit(Transaction::default().audit(event)).await.context("cannot write the first audit record")?;
+    Ok(())
+}
+
+/// Makes a client certificate in `out`. Needs the authority's files, not a running broker.
+///
+/// # Errors
+/// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
+pub fn issue(config: &Config, principal: &Principal, lifetime: Duration, out: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        !lifetime.is_zero() && lifetime <= MAX_LIFETIME,
+        "--valid-for is out of range; use at most 365d"
+    );
+    anyhow::ensure!(
+        !out.join("key.pem").exists(),
+        "{} has an identity already; name another directory",
+        out.display()
+    );
+    let now = Clock::start(Timestamp::UNIX_EPOCH).now();
+    let authority = Authority::load(&config.authority_dir(), &config.trust_domain, now)?;
+    sign(&authority, principal, lifetime, now)?.save(out)?;
+    Ok(())
+}
+
+fn sign(
+    authority: &Authority,
+    principal: &Principal,
+    lifetime: Duration,
+    now: Timestamp,
+) -> anyhow::Result<Credentials> {
+    let key = KeyPair::generate()?;
+    let issued = authority.issue(&key.csr()?, &Identity::Principal(principal.clone()), lifetime, now)?;
+    Ok(Credentials::new(key, issued.chain, authority.roots())?)
+}

@@ -1,0 +1,258 @@
+//! The embedded store: SQLite in WAL mode with `synchronous = FULL`, so that what was answered survives a power cut.
+//! One broker uses it at a time.
+
+mod changes;
+mod reader;
+mod rows;
+mod schema;
+mod writer;
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use postern_core::audit::{AuditRecord, Head};
+use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use rusqlite::types::Value;
+use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
+use serde::de::DeserializeOwned;
+
+use super::{
+    AgentRecord, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
+    Versioned,
+};
+use reader::Readers;
+use rows::{corrupt, from_body, unavailable};
+use writer::Writer;
+
+/// How long SQLite waits for a lock before it gives up.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct Embedded {
+    writer: Writer,
+    readers: Readers,
+    /// Held as long as the store is open.
+    _lock: File,
+}
+
+impl Embedded {
+    /// Opens the store, or makes it.
+    ///
+    /// # Errors
+    /// Another broker has it open, it was written by a newer broker, or it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        Self::open_with(path, |_| Ok(()))
+    }
+
+    fn open_with(
+        path: &Path,
+        prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<Self, StoreError> {
+        let lock = lock(&path.with_extension("lock"))?;
+        // SQLite would make the file with the umask's permissions.
+        private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
+        let mut connection = Connection::open(path).map_err(unavailable)?;
+        connection.busy_timeout(BUSY).map_err(unavailable)?;
+        let found: u32 =
+            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unavailable)?;
+        schema::check(found)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
+        connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
+        schema::migrate(&mut connection, found)?;
+        prepare(&connection).map_err(unavailable)?;
+        Ok(Self { writer: Writer::start(connection)?, readers: Readers::new(path), _lock: lock })
+    }
+}
+
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let unavailable = |source| StoreError::Unavailable { source };
+    let file = private(path).map_err(|source| unavailable(Box::new(source)))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!(
+                "another broker holds {}; stop it first, or run several brokers on Redis",
+                path.display()
+            );
+            Err(unavailable(message.into()))
+        }
+        Err(TryLockError::Error(source)) => Err(unavailable(Box::new(source))),
+    }
+}
+
+fn private(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
+}
+
+#[async_trait]
+impl Store for Embedded {
+    async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
+        self.writer.commit(transaction).await
+    }
+
+    async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
+        let sql = "SELECT version, body FROM grants WHERE id = ?1";
+        self.readers.read(move |db| one(db, "grant", sql, id.to_string())).await
+    }
+
+    async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        self.readers.read(move |db| query_grants(db, &query)).await
+    }
+
+    async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        let sql = "SELECT version, body FROM grants WHERE open = 1 ORDER BY id";
+        self.readers.read(move |db| many(db, "grant", sql, vec![])).await
+    }
+
+    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
+        let (principal, key) = (principal.to_string(), key.to_owned());
+        self.readers
+            .read(move |db| {
+                let sql = "SELECT id FROM requests WHERE principal = ?1 AND key = ?2";
+                let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
+                let id: Option<String> = statement
+                    .query_row(params![principal, key], |row| row.get(0))
+                    .optional()
+                    .map_err(unavailable)?;
+                id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
+            })
+            .await
+    }
+
+    async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
+        let target = target.clone();
+        self.readers
+            .read(move |db| {
+                let sql = "SELECT g.version, g.body FROM grant_targets t JOIN grants g ON g.id = t.id
+                           WHERE t.target = ?1 AND t.open = 1 ORDER BY t.id";
+                let grants = many(db, "grant", sql, vec![target.to_string().into()])?;
+                let policies: Vec<Versioned<Policy>> = many(db, "policy", POLICIES, vec![])?;
+                let policies =
+                    policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(&target));
+                Ok(TargetSnapshot { grants, policies: policies.collect(), seq: read_seq(db)? })
+            })
+            .await
+    }
+
+    async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
+        self.readers.read(|db| many(db, "policy", POLICIES, vec![])).await
+    }
+
+    async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
+        let (sql, name) = ("SELECT version, body FROM policies WHERE name = ?1", name.to_string());
+        self.readers.read(move |db| one(db, "policy", sql, name)).await
+    }
+
+    async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
+        // The order of a list is the order of its ids, which is not that of their text.
+        let sql = "SELECT version, body FROM agents";
+        let mut agents: Vec<Versioned<AgentRecord>> =
+            self.readers.read(move |db| many(db, "agent", sql, vec![])).await?;
+        agents.sort_by(|a, b| a.record.target.cmp(&b.record.target));
+        Ok(agents)
+    }
+
+    async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
+        let (sql, target) = ("SELECT version, body FROM agents WHERE target = ?1", target.to_string());
+        self.readers.read(move |db| one(db, "agent", sql, target)).await
+    }
+
+    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
+        let hash = *hash;
+        self.readers
+            .read(move |db| {
+                let mut statement =
+                    db.prepare_cached("SELECT body FROM tokens WHERE hash = ?1").map_err(unavailable)?;
+                let body: Option<String> =
+                    statement.query_row(params![hash.0], |row| row.get(0)).optional().map_err(unavailable)?;
+                body.map(|body| from_body("join token", &body)).transpose()
+            })
+            .await
+    }
+
+    async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        self.readers
+            .read(move |db| {
+                let sql = "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+                let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
+                let after = i64::try_from(after).unwrap_or(i64::MAX);
+                let rows = statement.query_map(params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)));
+                rows.and_then(Iterator::collect).map_err(unavailable)
+            })
+            .await
+    }
+
+    async fn audit_head(&self) -> Result<Head, StoreError> {
+        self.readers
+            .read(|db| {
+                let sql = "SELECT line FROM audit ORDER BY seq DESC LIMIT 1";
+                let line: Option<String> =
+                    db.query_row(sql, [], |row| row.get(0)).optional().map_err(unavailable)?;
+                let record = line.map(|line| from_body::<AuditRecord>("audit record", &line)).transpose()?;
+                Ok(record.map_or(Head::EMPTY, |record| record.head()))
+            })
+            .await
+    }
+}
+
+const POLICIES: &str = "SELECT version, body FROM policies ORDER BY name";
+
+fn read_seq(db: &Connection) -> Result<u64, StoreError> {
+    let mut statement = db.prepare_cached("SELECT coalesce(max(seq), 0) FROM audit").map_err(unavailable)?;
+    statement.query_row([], |row| row.get(0)).map_err(unavailable)
+}
+
+fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
+    let mut sql = "SELECT version, body FROM grants WHERE 1".to_owned();
+    let mut values: Vec<Value> = Vec::new();
+    if let Some(target) = &query.target {
+        sql += " AND id IN (SELECT id FROM grant_targets WHERE target = ?)";
+        values.push(target.to_string().into());
+    }
+    if let Some(principal) = &query.principal {
+        sql += " AND principal = ?";
+        values.push(principal.to_string().into());
+    }
+    if let Some(before) = query.before {
+        sql += " AND id < ?";
+        values.push(before.to_string().into());
+    }
+    if !query.states.is_empty() {
+        sql += &format!(" AND state IN ({})", vec!["?"; query.states.len()].join(", "));
+        values.extend(query.states.iter().map(|state| Value::from((*state).to_owned())));
+    }
+    sql += " ORDER BY id DESC LIMIT ?";
+    values.push(i64::try_from(query.limit).unwrap_or(i64::MAX).into());
+    many(db, "grant", &sql, values)
+}
+
+fn one<T: DeserializeOwned>(
+    db: &Connection,
+    what: &str,
+    sql: &str,
+    key: String,
+) -> Result<Option<Versioned<T>>, StoreError> {
+    Ok(many(db, what, sql, vec![key.into()])?.pop())
+}
+
+/// Every record that a query of (version, body) finds.
+fn many<T: DeserializeOwned>(
+    db: &Connection,
+    what: &str,
+    sql: &str,
+    values: Vec<Value>,
+) -> Result<Vec<Versioned<T>>, StoreError> {
+    let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
+    let mut rows = statement.query(params_from_iter(values)).map_err(unavailable)?;
+    let mut records = Vec::new();
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let body = row.get_ref(1).map_err(unavailable)?.as_str().map_err(|source| corrupt(what, source))?;
+        let record = from_body(what, body)?;
+        records.push(Versioned { record, version: row.get(0).map_err(unavailable)? });
+    }
+    Ok(records)
+}
