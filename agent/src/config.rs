@@ -1,0 +1,214 @@
+//! The configuration file, parsed once into values that cannot be wrong.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use postern_core::{Invalid, ProtectedPort};
+use rustls::pki_types::ServerName;
+use serde::Deserialize;
+use tonic::transport::Uri;
+
+/// Where the agent looks for its configuration.
+pub const DEFAULT_PATH: &str = "/etc/postern/agent.toml";
+const DEFAULT_STATE_DIR: &str = "/var/lib/postern-agent";
+
+/// What is protected when nothing that is on disk can tell: SSH, RDP and WinRM, which people manage machines through.
+const MANAGEMENT_PORTS: [&str; 4] = ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"];
+
+/// A valid configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The broker's address, `https://host:port`.
+    pub broker: String,
+    /// Where the identity and the ledger live; absolute.
+    pub state_dir: PathBuf,
+    /// How log lines are written.
+    pub log_format: LogFormat,
+    /// What to protect before the first contact with a broker; may be empty.
+    pub bootstrap: BTreeSet<ProtectedPort>,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}; write one, or name another with --config")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It is not TOML, or has a key that is not known or lacks one.
+    #[error("the configuration {path} does not parse; mend the line it names")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: Box<toml::de::Error>,
+    },
+    /// A value is wrong.
+    #[error("the configuration {path} has a wrong value")]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// Which, why, and what would be right.
+        #[source]
+        source: Invalid,
+    },
+}
+
+impl Config {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// It cannot be read, has a key that is not known, or a value that is wrong.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let path = || path.to_owned();
+        let text = fs::read_to_string(path()).map_err(|source| ConfigError::Read { path: path(), source })?;
+        let file = toml::from_str::<FileConfig>(&text);
+        let file = file.map_err(|source| ConfigError::Parse { path: path(), source: Box::new(source) })?;
+        file.validate().map_err(|source| ConfigError::Value { path: path(), source })
+    }
+
+    /// Where `identity` is kept.
+    pub fn identity_dir(&self) -> PathBuf {
+        self.state_dir.join("identity")
+    }
+
+    /// What to protect when what was accepted cannot be read: deny too much rather than too little.
+    pub fn fallback_ports(&self) -> BTreeSet<ProtectedPort> {
+        if self.bootstrap.is_empty() {
+            return MANAGEMENT_PORTS.iter().filter_map(|port| port.parse().ok()).collect();
+        }
+        self.bootstrap.clone()
+    }
+}
+
+/// The file as it is written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileConfig {
+    broker: String,
+    #[serde(default = "default_state_dir")]
+    state_dir: PathBuf,
+    #[serde(default)]
+    log_format: LogFormat,
+    #[serde(default)]
+    bootstrap: Bootstrap,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Bootstrap {
+    ports: Vec<String>,
+}
+
+fn default_state_dir() -> PathBuf {
+    DEFAULT_STATE_DIR.into()
+}
+
+impl FileConfig {
+    fn validate(self) -> Result<Config, Invalid> {
+        let ports =
+            self.bootstrap.ports.iter().enumerate().map(|(i, text)| {
+                text.parse().map_err(|e: Invalid| e.named(&format!("bootstrap.ports[{i}]")))
+            });
+        let bootstrap = ports.collect::<Result<_, _>>()?;
+        check_broker(&self.broker)?;
+        if !self.state_dir.is_absolute() {
+            let problem = format!("{} is not absolute", self.state_dir.display());
+            return Err(Invalid::new(
+                "state_dir",
+                problem,
+                format!("write a path such as {DEFAULT_STATE_DIR}"),
+            ));
+        }
+        Ok(Config { broker: self.broker, state_dir: self.state_dir, log_format: self.log_format, bootstrap })
+    }
+}
+
+fn check_broker(address: &str) -> Result<(), Invalid> {
+    let wrong = || {
+        let problem = format!("{address:?} is not a broker's address");
+        Invalid::new("broker", problem, "write it like https://broker.example.org:7443")
+    };
+    let uri: Uri = address.parse().map_err(|_| wrong())?;
+    let host = uri.host().ok_or_else(wrong)?.trim_start_matches('[').trim_end_matches(']');
+    let whole = uri.scheme_str() == Some("https") && uri.port_u16().is_some() && uri.path() == "/";
+    if !whole || ServerName::try_from(host).is_err() {
+        return Err(wrong());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, ConfigError> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), text).unwrap();
+        Config::load(file.path())
+    }
+
+    /// The whole chain of an error, as `main` prints it.
+    fn complaint(text: &str) -> String {
+        let error = anyhow::Error::new(load(text).unwrap_err());
+        format!("{error:#}")
+    }
+
+    #[test]
+    fn a_broker_is_enough() {
+        let config = load("broker = \"https://broker.example.org:7443\"").unwrap();
+        assert_eq!(config.state_dir, Path::new("/var/lib/postern-agent"));
+        assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Text, 0));
+        assert_eq!(config.fallback_ports().len(), 4, "denied all the same when the ledger cannot be read");
+    }
+
+    #[test]
+    fn everything_can_be_said() {
+        let config = load(
+            "broker = \"https://[2001:db8::1]:7443\"\nstate_dir = \"/srv/agent\"\nlog_format = \"json\"\n[bootstrap]\nports = [\"tcp/22\", \"udp/161\"]",
+        )
+        .unwrap();
+        assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Json, 2));
+        assert_eq!(config.fallback_ports(), config.bootstrap);
+        assert_eq!(config.identity_dir(), Path::new("/srv/agent/identity"));
+    }
+
+    #[test]
+    fn a_wrong_value_is_named_with_its_remedy() {
+        let with_broker = |rest: &str| format!("broker = \"https://b:1\"\n{rest}");
+        for (text, key, remedy) in [
+            ("broker = \"http://b:7443\"".to_owned(), "broker:", "https://broker.example.org:7443"),
+            ("broker = \"https://b\"".to_owned(), "broker:", "https://broker.example.org:7443"),
+            ("broker = \"https://b:1/path\"".to_owned(), "broker:", "https://broker.example.org:7443"),
+            (with_broker("state_dir = \"here\""), "state_dir:", "/var/lib/postern-agent"),
+            (with_broker("bootstrap.ports = [\"tcp/22\", \"22\"]"), "bootstrap.ports[1]:", "tcp/22"),
+            (with_broker("log_format = \"xml\""), "log_format", "expected `text` or `json`"),
+            (with_broker("brocker = 1"), "brocker", "expected one of `broker`"),
+            (with_broker("[bootstrap]\nport = []"), "port", "expected `ports`"),
+            (String::new(), "broker", "missing field"),
+        ] {
+            let complaint = complaint(&text);
+            assert!(complaint.contains(key) && complaint.contains(remedy), "{text}: {complaint}");
+        }
+        assert!(Config::load(Path::new("/does/not/exist")).unwrap_err().to_string().contains("--config"));
+    }
+}

@@ -1,0 +1,210 @@
+//! `doctor`: what stands in the way of this host being protected, and what would mend it.
+
+use std::fmt;
+use std::io::Write;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_pki::credentials::Credentials;
+use postern_pki::tls;
+use postern_proto::client;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::clock::Moment;
+use crate::config::Config;
+use crate::enroll::target_of;
+use crate::explain::{self, chain};
+use crate::files::Lock;
+use crate::ledger::Ledger;
+
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Less than this until a certificate ends means that renewing it has been failing.
+const LATE: Duration = Duration::from_secs(600);
+
+/// One thing that was looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How bad it is.
+    pub severity: Severity,
+    /// What was found.
+    pub what: String,
+    /// What would mend it; empty where nothing needs to.
+    pub remedy: String,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// As it should be.
+    Good,
+    /// It works, but not as well as it could.
+    Warning,
+    /// It does not work.
+    Error,
+}
+
+impl Finding {
+    /// As it should be.
+    pub fn good(what: impl Into<String>) -> Self {
+        Self { severity: Severity::Good, what: what.into(), remedy: String::new() }
+    }
+
+    /// It works, but not as well as it could.
+    pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, what: what.into(), remedy: remedy.into() }
+    }
+
+    /// It does not work.
+    pub fn error(what: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { severity: Severity::Error, what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// Looks at everything but the firewall.
+pub async fn examine(config: &Config, now: &Moment) -> Vec<Finding> {
+    let mut findings = vec![running(config)];
+    findings.extend(ledger(config, now));
+    let enroll = "enrol this host with `postern-agent enroll --token TOKEN`";
+    match Credentials::load(&config.identity_dir()) {
+        Err(_) if !config.identity_dir().join("cert.pem").exists() => {
+            findings.push(Finding::error("this host is not enrolled", enroll));
+        }
+        Err(error) => findings.push(Finding::error(chain(&error), enroll)),
+        Ok(credentials) => {
+            findings.push(certificate(&credentials, now.wall));
+            findings.push(broker(config, &credentials).await);
+        }
+    }
+    findings
+}
+
+/// Writes the findings for people, the worst last. Returns the worst severity.
+///
+/// # Errors
+/// The output is closed.
+pub fn write_text(mut findings: Vec<Finding>, out: &mut impl Write) -> std::io::Result<Severity> {
+    findings.sort_by_key(|finding| finding.severity);
+    for finding in &findings {
+        writeln!(out, "{:<8} {}", finding.severity.to_string(), finding.what)?;
+        if !finding.remedy.is_empty() {
+            writeln!(out, "         -> {}", finding.remedy)?;
+        }
+    }
+    Ok(findings.last().map_or(Severity::Good, |finding| finding.severity))
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Good => "good",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        })
+    }
+}
+
+fn running(config: &Config) -> Finding {
+    let start = "start it with `systemctl start postern-agent`";
+    match config.state_dir.join("lock").exists().then(|| Lock::take(&config.state_dir)) {
+        Some(Ok(None)) => Finding::good("the agent runs"),
+        Some(Ok(Some(_))) | None => Finding::error(
+            "the agent does not run: what is open still ends by itself, but nothing new opens",
+            start,
+        ),
+        Some(Err(error)) => Finding::error(
+            format!("cannot look into {}: {error}", config.state_dir.display()),
+            "run this as root",
+        ),
+    }
+}
+
+fn ledger(config: &Config, now: &Moment) -> Vec<Finding> {
+    let ledger = Ledger::in_dir(&config.state_dir);
+    let accepted = ledger.load(now);
+    let mut findings = vec![match &accepted {
+        Err(error) => {
+            Finding::error(chain(error), "the broker sends its content again once the agent is connected")
+        }
+        // Generation 0 is what the configuration says until a broker says anything.
+        Ok(Some(accepted)) if accepted.generation > 0 => Finding::good(format!(
+            "the ledger holds generation {} with {} protected ports and {} open windows",
+            accepted.generation,
+            accepted.ports.len(),
+            accepted.windows.len()
+        )),
+        Ok(_) => {
+            Finding::warning("no broker has told this host anything yet", "enrol it and start the agent")
+        }
+    }];
+    if let Ok(Some(written)) = ledger.written()
+        && now.wall < written.wall
+    {
+        findings.push(Finding::error(
+            format!("the clock says {:.0}, but the ledger was written at {:.0}", now.wall, written.wall),
+            "set the clock and keep it set (NTP): certificates depend on it",
+        ));
+    }
+    findings
+}
+
+fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
+    let (from, until) = (credentials.not_before(), credentials.not_after());
+    let Some(target) = target_of(credentials) else {
+        return Finding::error(
+            "the certificate is not an agent's",
+            "enrol this host anew with a fresh token",
+        );
+    };
+    if now < from {
+        let what = format!("the clock says {now:.0}, but the certificate begins at {from:.0}");
+        return Finding::error(what, "set the clock and keep it set (NTP)");
+    }
+    if now >= until {
+        let remedy = "check the clock; if it is right, enrol this host anew with a fresh token";
+        return Finding::error(format!("the certificate of {target} ended at {until:.0}"), remedy);
+    }
+    let what = format!("the certificate names {target} and is valid until {until:.0}");
+    if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < LATE) {
+        return Finding::warning(what, "it should have been renewed by now; look at the agent's log");
+    }
+    Finding::good(what)
+}
+
+async fn broker(config: &Config, credentials: &Credentials) -> Finding {
+    let address = &config.broker;
+    let unreachable = |why: String| {
+        let remedy = "check the address, that its port is open from here, and that this agent is not banned";
+        Finding::error(format!("the broker {address} cannot be reached: {why}"), remedy)
+    };
+    let tls = match tls::client_config(credentials) {
+        Ok(tls) => tls,
+        Err(error) => return unreachable(chain(&error)),
+    };
+    let channel = match client::channel(address, tls) {
+        Ok(channel) => channel,
+        Err(error) => return unreachable(chain(&error)),
+    };
+    let mut health = HealthClient::new(channel);
+    match tokio::time::timeout(PATIENCE, health.check(HealthCheckRequest::default())).await {
+        Err(_) => unreachable(format!("no answer within {} s", PATIENCE.as_secs())),
+        Ok(Err(status)) => unreachable(explain::status(&status)),
+        Ok(Ok(_)) => Finding::good(format!("the broker {address} answers")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_comes_last_with_its_remedy() {
+        let findings =
+            vec![Finding::error("bad", "mend it"), Finding::good("fine"), Finding::warning("so", "look")];
+        let mut page = Vec::new();
+        assert_eq!(write_text(findings, &mut page).unwrap(), Severity::Error);
+        let page = String::from_utf8(page).unwrap();
+        assert!(page.starts_with("good") && page.ends_with("error    bad\n         -> mend it\n"), "{page}");
+    }
+}

@@ -1,0 +1,231 @@
+//! Making the kernel hold a policy, and knowing that it does.
+//!
+//! Everything is one transaction: a new table replaces the old one whole, or only the elements that differ change. After
+//! it the kernel is asked what it holds: a process that was stopped between looking at the clock and telling the kernel
+//! would otherwise have opened a window for too long (I2).
+//!
+//! The kernel numbers its rulesets. While the number is the one that our last transaction led to, nobody has changed
+//! anything; when it is another, the table is read and compared before it is built on.
+
+use std::time::Duration;
+
+use super::FirewallError;
+use super::carried;
+use super::elements::{Delta, Elements, Set, difference, of_windows, same_end};
+use super::kernel::{Kernel, RulesetId};
+use super::nft::Nft;
+use super::policy::HostPolicy;
+use super::script::{self, Layout};
+use super::structure::Structure;
+use crate::clock::{self, BootTime};
+use crate::keeper::{HostLayer, suspended};
+
+/// How often a transaction is tried again when others change the ruleset at the same time.
+const TRIES: usize = 32;
+/// Up to how many changes are made over netlink; more go through `nft`, which splits what exceeds a socket's buffer.
+const FEW: usize = 512;
+/// Up to how many changed elements are read back one by one; more are read with their whole set.
+const SINGLY: usize = 32;
+/// A suspend shorter than this moves no end that anyone would notice.
+const SUSPEND_NOTICED: Duration = Duration::from_millis(100);
+
+/// Keeps our table in the kernel.
+#[derive(Debug)]
+pub struct Enforcer {
+    kernel: Kernel,
+    nft: Nft,
+    held: Option<Held>,
+    damage: Option<String>,
+}
+
+/// What the kernel held when we last looked.
+#[derive(Debug)]
+struct Held {
+    /// The ruleset that we knew it in.
+    ruleset: RulesetId,
+    /// Whether the elements below are what it held then. Not so after a transaction that could not be verified.
+    certain: bool,
+    layout: Layout,
+    /// Taken when it was built.
+    structure: Structure,
+    elements: Elements,
+    /// For how long the machine had been suspended since boot: timeouts stand still meanwhile.
+    suspended: Duration,
+}
+
+impl Enforcer {
+    /// Nothing is looked at yet.
+    ///
+    /// # Errors
+    /// `nft` is not installed.
+    pub fn new() -> Result<Self, FirewallError> {
+        Ok(Self { kernel: Kernel::new(), nft: Nft::find()?, held: None, damage: None })
+    }
+
+    fn step(&mut self, policy: &HostPolicy) -> Result<(), FirewallError> {
+        let ruleset = self.kernel.ruleset_id()?;
+        let layout = Layout { mode: policy.mode, ports: policy.ports.clone() };
+        let held = match self.held.take() {
+            Some(held) if held.certain && held.ruleset == ruleset && !held.slept() => Some(held),
+            Some(held) => self.inspect(held, ruleset)?,
+            None => None,
+        };
+        let wanted = of_windows(&policy.windows, clock::boottime());
+        let mut held = match held {
+            Some(held) if held.layout == layout => held,
+            Some(_) | None => self.replace(layout, &wanted)?,
+        };
+        let outcome = self.change(&mut held, wanted);
+        self.held = Some(held);
+        outcome
+    }
+
+    /// Reads the table after someone changed the ruleset, or time stood still. What is not as we left it is noted. `None`
+    /// where the table must be built anew.
+    fn inspect(&mut self, mut held: Held, ruleset: RulesetId) -> Result<Option<Held>, FirewallError> {
+        match self.kernel.structure()? {
+            None => return Ok(self.damaged("the table is gone")),
+            Some(structure) if structure != held.structure => {
+                return Ok(self.damaged("the table's chains or rules were changed"));
+            }
+            Some(_) => {}
+        }
+        let found = self.read_all()?;
+        if held.certain
+            && !held.slept()
+            && let Some(what) = difference(&found, &held.elements, clock::boottime())
+        {
+            self.note(&what);
+        }
+        held.elements = known_by(found, &held.elements);
+        held.ruleset = ruleset;
+        held.certain = true;
+        held.suspended = suspended(clock::boottime());
+        // Whoever changes it while it is read, changes its number.
+        if self.kernel.ruleset_id()? == ruleset { Ok(Some(held)) } else { Err(FirewallError::Interfered) }
+    }
+
+    fn change(&mut self, held: &mut Held, wanted: Elements) -> Result<(), FirewallError> {
+        let now = clock::boottime();
+        held.elements.retain(|_, end| *end > now);
+        let delta = Delta::between(&held.elements, &wanted);
+        if delta.is_empty() {
+            return Ok(());
+        }
+        let outcome = self.apply(held, delta, &wanted);
+        // Where others interfered nothing was changed, and the ruleset's number tells that it has to be looked at.
+        held.certain = matches!(outcome, Ok(()) | Err(FirewallError::Interfered));
+        outcome
+    }
+
+    fn apply(&mut self, held: &mut Held, mut delta: Delta, wanted: &Elements) -> Result<(), FirewallError> {
+        if delta.len() > FEW && !delta.only_moves_ends() {
+            self.nft.run(&script::changes(&delta, clock::boottime()))?;
+            held.ruleset = held.ruleset.next();
+            held.elements = known_by(self.read_all()?, wanted);
+            delta = Delta::between(&held.elements, wanted);
+        }
+        // A transaction of many windows takes a while, and what was left of each when it began is too long when it is
+        // done. That is made good in small ones.
+        for part in delta.parts(FEW) {
+            self.kernel.change(&part, held.ruleset, clock::boottime())?;
+            held.ruleset = held.ruleset.next();
+        }
+        self.verify(&delta, wanted)?;
+        held.elements.clone_from(wanted);
+        Ok(())
+    }
+
+    fn replace(&mut self, layout: Layout, wanted: &Elements) -> Result<Held, FirewallError> {
+        let carried = carried::connections(&layout.ports);
+        let ruleset = self.kernel.ruleset_id()?.next();
+        self.nft.run(&script::replacement(&layout, wanted, &carried, clock::boottime()))?;
+        let structure = self.kernel.structure()?.ok_or(FirewallError::Interfered)?;
+        let elements = known_by(self.read_all()?, wanted);
+        let suspended = suspended(clock::boottime());
+        if self.kernel.ruleset_id()? != ruleset {
+            return Err(FirewallError::Interfered);
+        }
+        Ok(Held { ruleset, certain: true, layout, structure, elements, suspended })
+    }
+
+    /// Reads back what was changed.
+    fn verify(&mut self, delta: &Delta, wanted: &Elements) -> Result<(), FirewallError> {
+        let touched = delta.touched();
+        if touched.len() > SINGLY {
+            return agreed(&self.read_all()?, wanted, clock::boottime());
+        }
+        for element in touched {
+            let left = self.kernel.left_of(&element)?;
+            let now = clock::boottime();
+            let found = left.map(|left| (element, now.plus(left))).into_iter().collect();
+            let due = wanted.get(&element).map(|end| (element, *end)).into_iter().collect();
+            agreed(&found, &due, now)?;
+        }
+        Ok(())
+    }
+
+    fn read_all(&mut self) -> Result<Elements, FirewallError> {
+        let mut found = Elements::new();
+        for set in Set::ALL {
+            found.extend(self.kernel.elements(set, clock::boottime)?);
+        }
+        Ok(found)
+    }
+
+    fn damaged(&mut self, what: &str) -> Option<Held> {
+        self.note(what);
+        None
+    }
+
+    fn note(&mut self, what: &str) {
+        // The first says most: what follows may be found while the first is mended.
+        self.damage.get_or_insert_with(|| what.to_owned());
+    }
+}
+
+impl Held {
+    fn slept(&self) -> bool {
+        suspended(clock::boottime()).saturating_sub(self.suspended) > SUSPEND_NOTICED
+    }
+}
+
+/// What was read, with our own ends where they are as good as the kernel's. The others differ from whatever is wanted,
+/// and are set anew.
+fn known_by(found: Elements, ours: &Elements) -> Elements {
+    let known = |(element, read)| match ours.get(&element) {
+        Some(end) if same_end(read, *end) => (element, *end),
+        Some(_) | None => (element, read),
+    };
+    found.into_iter().map(known).collect()
+}
+
+fn agreed(found: &Elements, wanted: &Elements, now: BootTime) -> Result<(), FirewallError> {
+    difference(found, wanted, now).map_or(Ok(()), |what| Err(FirewallError::Unverified { what }))
+}
+
+impl HostLayer for Enforcer {
+    type Error = FirewallError;
+
+    /// The clock is read where it is needed: the caller's moment may be long past by then.
+    fn ensure(&mut self, policy: &HostPolicy, _: BootTime) -> Result<(), FirewallError> {
+        let mut outcome = Err(FirewallError::Interfered);
+        for _ in 0..TRIES {
+            outcome = self.step(policy);
+            match &outcome {
+                // Looked at again, it is seen what they did; or a window is set anew with what is left of it by now.
+                Err(FirewallError::Interfered | FirewallError::Unverified { .. }) => {}
+                Ok(()) | Err(_) => break,
+            }
+        }
+        outcome
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, FirewallError> {
+        self.kernel.has_table()
+    }
+
+    fn damage(&mut self) -> Option<String> {
+        self.damage.take()
+    }
+}

@@ -1,0 +1,91 @@
+//! What the table is made of, as the kernel tells it: enough to see that nobody changed it.
+//!
+//! The kernel gives each table, chain, rule and set a handle that it never gives again, and a rule that is replaced gets
+//! a new one. So handles, the order of rules and what can be changed in place are compared, and not what rules say.
+
+use std::ffi::CStr;
+use std::io;
+
+use netlink_bindings::nftables::Request;
+
+use super::kernel::{Kernel, inet, refused};
+use super::{FirewallError, TABLE};
+
+/// The structure of the table. One that was changed differs.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Structure {
+    /// Its handle, and its flags: a dormant table holds nothing.
+    table: (u64, u32),
+    /// Handle, policy and flags of each chain.
+    chains: Vec<(u64, u32, u32)>,
+    /// The handle of each rule, chain by chain and in order.
+    rules: Vec<u64>,
+    /// The handle of each set.
+    sets: Vec<u64>,
+}
+
+impl Kernel {
+    /// Reads the table's structure; `None` where there is no table.
+    ///
+    /// # Errors
+    /// The kernel refused.
+    pub(super) fn structure(&mut self) -> Result<Option<Structure>, FirewallError> {
+        let Some(table) = self.table()? else { return Ok(None) };
+        Ok(Some(Structure { table, chains: self.chains()?, rules: self.rules()?, sets: self.sets()? }))
+    }
+
+    fn chains(&mut self) -> Result<Vec<(u64, u32, u32)>, FirewallError> {
+        let request = Request::new().op_getchain_dump(&inet());
+        let mut reply = self.socket.request(&request).map_err(unread)?;
+        let mut chains = Vec::new();
+        while let Some(part) = reply.recv() {
+            let (_, chain) = part.map_err(|error| unread(error.into()))?;
+            // Chains cannot be asked for by table.
+            if is_ours(chain.get_table().ok()) {
+                let handle = chain.get_handle().map_err(|_| missing("handle of a chain"))?;
+                chains.push((
+                    handle,
+                    chain.get_policy().unwrap_or_default(),
+                    chain.get_flags().unwrap_or_default(),
+                ));
+            }
+        }
+        Ok(chains)
+    }
+
+    fn rules(&mut self) -> Result<Vec<u64>, FirewallError> {
+        let mut request = Request::new().op_getrule_dump(&inet());
+        request.encode().push_table_bytes(TABLE.as_bytes());
+        let mut reply = self.socket.request(&request).map_err(unread)?;
+        let mut rules = Vec::new();
+        while let Some(part) = reply.recv() {
+            let (_, rule) = part.map_err(|error| unread(error.into()))?;
+            rules.push(rule.get_handle().map_err(|_| missing("handle of a rule"))?);
+        }
+        Ok(rules)
+    }
+
+    fn sets(&mut self) -> Result<Vec<u64>, FirewallError> {
+        let mut request = Request::new().op_getset_dump(&inet());
+        request.encode().push_table_bytes(TABLE.as_bytes());
+        let mut reply = self.socket.request(&request).map_err(unread)?;
+        let mut sets = Vec::new();
+        while let Some(part) = reply.recv() {
+            let (_, set) = part.map_err(|error| unread(error.into()))?;
+            sets.push(set.get_handle().map_err(|_| missing("handle of a set"))?);
+        }
+        Ok(sets)
+    }
+}
+
+fn is_ours(table: Option<&CStr>) -> bool {
+    table.is_some_and(|name| name.to_bytes() == TABLE.as_bytes())
+}
+
+fn unread(source: io::Error) -> FirewallError {
+    refused("read our table")(source)
+}
+
+fn missing(what: &'static str) -> FirewallError {
+    FirewallError::Answer { what }
+}

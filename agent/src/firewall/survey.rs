@@ -1,0 +1,126 @@
+//! What `doctor` says of the host's firewall: ours, and what others may do to a window that we open.
+//!
+//! A drop of ours is final, but an accept of ours ends only our chain: a later base chain at the same hook (ufw, firewalld,
+//! iptables) may still drop.
+
+use nftables::schema::{Chain, NfListObject, Rule};
+use nftables::types::{NfChainPolicy, NfFamily, NfHook};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::kernel::Kernel;
+use super::nft::Nft;
+use super::{FirewallError, TABLE};
+use crate::doctor::Finding;
+use crate::explain::chain as causes;
+
+/// The priority of our chains: filter - 10.
+const OURS: i32 = -10;
+
+/// Looks at the host firewall.
+pub fn examine() -> Vec<Finding> {
+    match look() {
+        Ok(findings) => findings,
+        Err(error) => vec![Finding::error(
+            causes(&error),
+            "install the package nftables, and run this as root on a kernel with nf_tables",
+        )],
+    }
+}
+
+fn look() -> Result<Vec<Finding>, FirewallError> {
+    let nft = Nft::find()?;
+    let version = nft.print(&["--version"])?;
+    let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
+    findings.push(if Kernel::new().has_table()? {
+        Finding::good(format!("the kernel holds the table inet {TABLE}"))
+    } else {
+        Finding::error(
+            format!("the kernel does not hold the table inet {TABLE}: no port is protected"),
+            "start the agent; `postern-agent load` puts the last accepted state into the kernel",
+        )
+    });
+    let listed = nft.print(&["--json", "list", "ruleset"])?;
+    let ruleset = parse(&listed).ok_or(FirewallError::Answer { what: "ruleset in nft's JSON" })?;
+    findings.extend(dropping(&ruleset).map(|chain| {
+        Finding::warning(
+            format!("{} comes after ours and may drop what a window lets in", describe(chain)),
+            "let the protected ports through there: while no window is open, our table drops them before it",
+        )
+    }));
+    Ok(findings)
+}
+
+/// What `nft --json` prints.
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Value>,
+}
+
+/// The objects of a listing. One of a kind that is not known here is none that drops.
+fn parse(listed: &str) -> Option<Vec<NfListObject<'static>>> {
+    let listing: Listing = serde_json::from_str(listed).ok()?;
+    Some(listing.nftables.into_iter().filter_map(|object| serde_json::from_value(object).ok()).collect())
+}
+
+/// The base chains of others, after ours, that drop something.
+fn dropping<'a>(ruleset: &'a [NfListObject<'static>]) -> impl Iterator<Item = &'a Chain<'static>> {
+    let chains = ruleset
+        .iter()
+        .filter_map(|object| if let NfListObject::Chain(chain) = object { Some(chain) } else { None });
+    chains.filter(|chain| {
+        let ours = chain.table == TABLE && chain.family == NfFamily::INet;
+        let hooked = matches!(chain.hook, Some(NfHook::Input | NfHook::Forward));
+        let later = chain.prio.is_some_and(|priority| priority >= OURS);
+        !ours && hooked && later && (chain.policy == Some(NfChainPolicy::Drop) || has_rules(ruleset, chain))
+    })
+}
+
+/// Whether there are rules in it: what they do may hang on other chains, so any of them may drop.
+fn has_rules(ruleset: &[NfListObject<'static>], chain: &Chain<'static>) -> bool {
+    let of = |rule: &Rule<'static>| {
+        (rule.family, &rule.table, &rule.chain) == (chain.family, &chain.table, &chain.name)
+    };
+    ruleset.iter().any(|object| if let NfListObject::Rule(rule) = object { of(rule) } else { false })
+}
+
+fn describe(chain: &Chain<'_>) -> String {
+    let family = serde_json::to_value(chain.family).unwrap_or_default();
+    let policy =
+        if chain.policy == Some(NfChainPolicy::Drop) { "policy drop" } else { "policy accept, with rules" };
+    format!("the chain {} {} {} ({policy})", family.as_str().unwrap_or_default(), chain.table, chain.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_of_others_that_may_drop_after_us_are_named() {
+        let chain = |family: &str, table: &str, name: &str, hook: &str, priority: i32, policy: &str| {
+            format!(
+                r#"{{"chain": {{"family": "{family}", "table": "{table}", "name": "{name}", "handle": 1, "type": "filter", "hook": "{hook}", "prio": {priority}, "policy": "{policy}"}}}}"#
+            )
+        };
+        let objects = [
+            r#"{"metainfo": {"version": "1.0.6", "release_name": "x", "json_schema_version": 1}}"#.to_owned(),
+            r#"{"of a later nft": {}}"#.to_owned(),
+            chain("inet", "postern", "input", "input", -10, "accept"),
+            chain("ip", "filter", "INPUT", "input", 0, "drop"),
+            chain("ip", "filter", "OUTPUT", "output", 0, "drop"),
+            chain("ip", "early", "in", "input", -300, "drop"),
+            chain("inet", "firewalld", "filter_INPUT", "input", 10, "accept"),
+            chain("inet", "empty", "input", "input", 10, "accept"),
+            r#"{"rule": {"family": "inet", "table": "firewalld", "chain": "filter_INPUT", "handle": 2, "expr": [{"drop": null}]}}"#.to_owned(),
+        ];
+        let ruleset = parse(&format!(r#"{{"nftables": [{}]}}"#, objects.join(", "))).unwrap();
+        let named: Vec<_> = dropping(&ruleset).map(describe).collect();
+        assert_eq!(
+            named,
+            [
+                "the chain ip filter INPUT (policy drop)",
+                "the chain inet firewalld filter_INPUT (policy accept, with rules)"
+            ]
+        );
+    }
+}

@@ -1,0 +1,227 @@
+//! The ledger: what was accepted last, on disk, so that a restart without a broker denies what must be denied and
+//! keeps only windows whose end is still ahead.
+//!
+//! I2 across restarts: within one boot a deadline is carried as it is. After a reboot the clock it was on is gone, and
+//! what is left of a window is what was left when it was written, less the time that has passed by the wall. A wall
+//! clock that stands before the moment of writing is known to be wrong, and then no window is carried. One that was set
+//! back by less than the time since the writing cannot be told from a right one: it lengthens a window by that step,
+//! never past what was left when it was written, and only until the broker is reached. That is why the ledger is
+//! written again whenever it was loaded, when the wall is stepped, and every minute while it holds windows.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::{BootTime, Moment};
+use crate::desired::{Desired, HeldWindow};
+use crate::files;
+
+/// The version of the file's form that this agent writes, and the newest that it reads.
+const VERSION: u32 = 1;
+
+/// The file that holds what was accepted last.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    path: PathBuf,
+}
+
+/// The ledger cannot be read, trusted or written.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Reading failed.
+    #[error("cannot read {path}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Writing failed.
+    #[error("cannot write {path}; check that its disk is there and has room")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The content is not a ledger.
+    #[error("{path} is damaged; remove it once the broker is reachable, and it will be written anew")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A newer agent wrote it.
+    #[error(
+        "{path} has version {version}, and this agent reads up to {VERSION}; install the newer agent again"
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// Others may write to it, so what it says is worth nothing.
+    #[error(
+        "{path} can be written by others than its owner (mode {mode:03o}); run chmod 600 after checking it"
+    )]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl Ledger {
+    /// The ledger of a state directory. Nothing is read yet.
+    pub fn in_dir(state_dir: &Path) -> Self {
+        Self { path: state_dir.join("state.json") }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was accepted last, without the windows that have ended; `None` before the first.
+    ///
+    /// # Errors
+    /// It is there and cannot be read, understood or trusted.
+    pub fn load(&self, now: &Moment) -> Result<Option<Desired>, LedgerError> {
+        Ok(self.record()?.map(|record| record.at(now)))
+    }
+
+    /// When it was written; `None` before the first time.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn written(&self) -> Result<Option<Moment>, LedgerError> {
+        Ok(self.record()?.map(|record| record.written))
+    }
+
+    /// Writes what was accepted; durable once this returns.
+    ///
+    /// # Errors
+    /// The disk refused; the former record is still there.
+    pub fn save(&self, accepted: &Desired, now: &Moment) -> Result<(), LedgerError> {
+        let failed = |source| LedgerError::Write { path: self.path.clone(), source };
+        let content = serde_json::to_vec(&Record::of(accepted, now)).map_err(|e| failed(e.into()))?;
+        files::replace_durably(&self.path, &content).map_err(failed)
+    }
+
+    /// Removes it.
+    ///
+    /// # Errors
+    /// The disk refused.
+    pub fn remove(&self) -> Result<(), LedgerError> {
+        files::remove(&self.path).map_err(|source| LedgerError::Write { path: self.path.clone(), source })
+    }
+
+    fn record(&self) -> Result<Option<Record>, LedgerError> {
+        let path = || self.path.clone();
+        let failed = |source| LedgerError::Read { path: path(), source };
+        let mut file = match File::open(&self.path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed)?,
+        };
+        let mode = file.metadata().map_err(failed)?.permissions().mode() & 0o777;
+        if mode & 0o022 != 0 {
+            return Err(LedgerError::Exposed { path: path(), mode });
+        }
+        let mut content = Vec::new();
+        file.read_to_end(&mut content).map_err(failed)?;
+        let damaged = |source| LedgerError::Damaged { path: path(), source };
+        // The version is read first: a newer form need not fit this one's fields.
+        let Versioned { version } = serde_json::from_slice(&content).map_err(damaged)?;
+        if version > VERSION {
+            return Err(LedgerError::Newer { path: path(), version });
+        }
+        serde_json::from_slice(&content).map(Some).map_err(damaged)
+    }
+}
+
+#[derive(Deserialize)]
+struct Versioned {
+    version: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    version: u32,
+    written: Moment,
+    generation: u64,
+    mode: Mode,
+    ports: BTreeSet<ProtectedPort>,
+    windows: Vec<WindowRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WindowRecord {
+    grant: GrantId,
+    port: ProtectedPort,
+    source: SourcePrefix,
+    /// On the boot that wrote it.
+    deadline: BootTime,
+    /// The same by the wall when it was written.
+    wall_end: Timestamp,
+}
+
+impl Record {
+    fn of(accepted: &Desired, now: &Moment) -> Self {
+        let window = |window: &HeldWindow| WindowRecord {
+            grant: window.grant,
+            port: window.port,
+            source: window.source,
+            deadline: window.deadline,
+            wall_end: now.wall.saturating_add(window.deadline.since(now.boottime)).unwrap_or(now.wall),
+        };
+        Self {
+            version: VERSION,
+            written: now.clone(),
+            generation: accepted.generation,
+            mode: accepted.mode,
+            ports: accepted.ports.clone(),
+            windows: accepted.windows.iter().map(window).collect(),
+        }
+    }
+
+    fn at(self, now: &Moment) -> Desired {
+        let same_boot = self.written.boot.same(&now.boot) && self.written.boottime <= now.boottime;
+        let window = |window: WindowRecord| {
+            let deadline = if same_boot { window.deadline } else { carried(&window, &self.written, now) };
+            HeldWindow { grant: window.grant, port: window.port, source: window.source, deadline }
+        };
+        let windows = self.windows.into_iter().map(window).collect();
+        let mut accepted =
+            Desired { generation: self.generation, mode: self.mode, ports: self.ports, windows };
+        accepted.drop_ended(now.boottime);
+        accepted
+    }
+}
+
+/// The deadline of a window that an earlier boot wrote.
+fn carried(window: &WindowRecord, written: &Moment, now: &Moment) -> BootTime {
+    if now.wall < written.wall {
+        return now.boottime;
+    }
+    let by_wall = Duration::try_from(window.wall_end.duration_since(now.wall)).unwrap_or_default();
+    let when_written = window.deadline.since(written.boottime);
+    now.boottime.plus(by_wall.min(when_written))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! `postern-agent`.
+
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use postern_agent::clock;
+use postern_agent::config::{Config, DEFAULT_PATH, LogFormat};
+use postern_agent::doctor::{self, Severity};
+use postern_agent::status::Status;
+use postern_agent::{enroll, files, firewall, run, uninstall};
+use postern_pki::join::JoinToken;
+use tracing_subscriber::EnvFilter;
+
+/// The agent of Postern: holds on this host, with nftables, what the broker wants held.
+#[derive(Debug, Parser)]
+#[command(version, about)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, default_value = DEFAULT_PATH, env = "POSTERN_AGENT_CONFIG")]
+    config: PathBuf,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Enrols this host with a join token, which an administrator gets with `postern agents token`.
+    Enroll {
+        /// The join token; it is good for one enrolment.
+        #[arg(long)]
+        token: String,
+    },
+    /// Runs until SIGTERM. The table and its timeouts stay in the kernel.
+    Run,
+    /// Puts what was accepted last into the kernel. For early boot, before the network is up.
+    Load,
+    /// Shows how the agent stands and what is open.
+    Status {
+        /// For people or for programs.
+        #[arg(long, value_enum, default_value_t = Output::Text)]
+        output: Output,
+    },
+    /// Looks for what keeps this host from being protected, and tells what would mend it.
+    Doctor,
+    /// Checks the configuration and changes nothing.
+    CheckConfig,
+    /// Removes the table, the identity and the state from this host.
+    Uninstall,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+/// A wrong configuration or argument, as clap has it: nothing was done.
+const BAD_USAGE: u8 = 2;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let config = match Config::load(&arguments.config) {
+        Ok(config) => config,
+        Err(error) => return complain(&error.into(), ExitCode::from(BAD_USAGE)),
+    };
+    execute(arguments, config).await.unwrap_or_else(|error| complain(&error, ExitCode::FAILURE))
+}
+
+async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCode> {
+    let mut out = io::stdout();
+    match arguments.command {
+        Command::Enroll { token } => {
+            let token = match token.parse::<JoinToken>() {
+                Ok(token) => token,
+                Err(invalid) => return Ok(complain(&invalid.into(), ExitCode::from(BAD_USAGE))),
+            };
+            files::make_private_dir(&config.state_dir)
+                .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
+            let target = enroll::enroll(&config.broker, &token, &config.identity_dir()).await?;
+            writeln!(
+                out,
+                "this host is enrolled as {target}; a running agent takes the identity up by itself"
+            )?;
+        }
+        Command::Run => {
+            log(config.log_format);
+            run::run(config).await?;
+        }
+        Command::Load => {
+            log(config.log_format);
+            run::load(&config)?;
+        }
+        Command::Status { output } => {
+            let status = Status::gather(&config, &clock::moment());
+            match output {
+                Output::Text => status.write_text(&mut out)?,
+                Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
+            }
+        }
+        Command::Doctor => {
+            let mut findings = doctor::examine(&config, &clock::moment()).await;
+            findings.extend(firewall::examine());
+            if doctor::write_text(findings, &mut out)? == Severity::Error {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
+        Command::Uninstall => {
+            uninstall::uninstall(&config, || Ok(firewall::remove_table()?))?;
+            writeln!(out, "the table, the identity and the state are removed")?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says why on stderr, with the causes.
+fn complain(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    // Where stderr is closed, the exit code still tells.
+    let _ = writeln!(io::stderr(), "postern-agent: {}", format!("{error:#}").trim_end());
+    code
+}
+
+/// Logs to stderr; the level comes from `POSTERN_LOG`.
+fn log(format: LogFormat) {
+    let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    match format {
+        LogFormat::Text => builder.with_ansi(false).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

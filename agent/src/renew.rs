@@ -1,0 +1,164 @@
+//! The certificate: read when it appears, renewed at half its life, and given to whoever connects.
+//!
+//! A new identity on disk (the host was enrolled anew) is taken up within seconds, without a restart.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use jiff::Timestamp;
+use postern_pki::PkiError;
+use postern_pki::credentials::{Credentials, KeyPair};
+use postern_pki::renewal::renew_at;
+use postern_pki::tls;
+use postern_proto::client::{self, BadAddress};
+use postern_proto::v1;
+use postern_proto::v1::agent_service_client::AgentServiceClient;
+use tokio::sync::watch;
+use tonic::Status;
+
+use crate::clock;
+use crate::explain::{self, chain};
+
+/// The identity in use; none while there is none that is valid.
+pub type Current = watch::Sender<Option<Arc<Credentials>>>;
+
+/// How often the disk is looked at for a new identity, and the clock for the time to renew: it may step.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long the broker may take to answer.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The certificate could not be renewed.
+#[derive(Debug, thiserror::Error)]
+pub enum RenewError {
+    /// The broker's address is not one.
+    #[error(transparent)]
+    Address(#[from] BadAddress),
+    /// A key could not be made, or what the broker sent is no identity.
+    #[error("no identity could be made")]
+    Pki(#[from] PkiError),
+    /// The broker refused.
+    #[error("the broker did not renew the certificate: {}", explain::status(.0))]
+    Refused(Box<Status>),
+    /// The broker did not answer.
+    #[error("the broker did not answer")]
+    Silent,
+}
+
+/// Keeps `current` valid for as long as the broker renews it. Never ends.
+pub async fn keep(broker: &str, identity_dir: &Path, current: &Current) {
+    let mut complaint = Complaint::default();
+    loop {
+        let now = clock::wall();
+        match on_disk(identity_dir, current, now) {
+            Ok(true) => tracing::info!("taking up the identity on disk"),
+            Ok(false) if current.borrow().is_none() => {
+                complaint.once(
+                    "this host has no valid certificate; enrol it with `postern-agent enroll --token TOKEN`",
+                );
+            }
+            Ok(false) => {}
+            Err(error) => complaint.once(&chain(&error)),
+        }
+        let Some(credentials) = current.borrow().clone() else {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        };
+        complaint = Complaint::default();
+        use_until_renewed(broker, identity_dir, current, &credentials).await;
+    }
+}
+
+/// Returns when the certificate was renewed, replaced on disk, or has expired.
+async fn use_until_renewed(broker: &str, identity_dir: &Path, current: &Current, credentials: &Credentials) {
+    let due = renew_at(credentials.not_before(), credentials.not_after(), rand::random_range(0.0..=1.0));
+    let mut patience = None;
+    let mut next_try = due;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let now = clock::wall();
+        if now >= credentials.not_after() {
+            tracing::error!("the certificate has expired before the broker renewed it");
+            current.send_replace(None);
+            return;
+        }
+        if !matches!(on_disk(identity_dir, current, now), Ok(false)) {
+            return;
+        }
+        if now < due || now < next_try {
+            continue;
+        }
+        match renew(broker, credentials).await {
+            Ok(renewed) => {
+                if let Err(error) = renewed.save(identity_dir) {
+                    tracing::error!(
+                        error = chain(&error),
+                        "the renewed certificate is in use, but not on disk"
+                    );
+                }
+                tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
+                current.send_replace(Some(Arc::new(renewed)));
+                return;
+            }
+            Err(error) => {
+                tracing::warn!(error = chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
+                let wait = patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);
+                next_try = clock::wall().saturating_add(wait).unwrap_or(Timestamp::MAX);
+            }
+        }
+    }
+}
+
+/// One renewal.
+///
+/// # Errors
+/// The broker cannot be reached or refuses.
+pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credentials, RenewError> {
+    let key = KeyPair::generate()?;
+    let channel = client::channel(broker, tls::client_config(credentials)?)?;
+    let request = v1::RenewRequest { csr: key.csr()? };
+    let mut client = AgentServiceClient::new(channel);
+    let answer =
+        tokio::time::timeout(PATIENCE, client.renew(request)).await.map_err(|_| RenewError::Silent)?;
+    let answer = answer.map_err(|status| RenewError::Refused(Box::new(status)))?.into_inner();
+    Ok(Credentials::new(key, answer.certificates, answer.roots)?)
+}
+
+/// Takes up what is on disk, where that is valid and newer than what is in use. Returns whether it did.
+fn on_disk(identity_dir: &Path, current: &Current, now: Timestamp) -> Result<bool, PkiError> {
+    if !identity_dir.join("cert.pem").exists() {
+        return Ok(false);
+    }
+    let found = Credentials::load(identity_dir)?;
+    let newer = current.borrow().as_ref().is_none_or(|in_use| found.not_before() > in_use.not_before());
+    let taken = newer && now < found.not_after();
+    if taken {
+        current.send_replace(Some(Arc::new(found)));
+    }
+    Ok(taken)
+}
+
+fn backoff() -> backon::ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_secs(1))
+        .with_max_delay(Duration::from_secs(60))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// Says a thing once, until another is to be said.
+#[derive(Default)]
+struct Complaint {
+    last: Option<String>,
+}
+
+impl Complaint {
+    fn once(&mut self, text: &str) {
+        if self.last.as_deref() != Some(text) {
+            tracing::warn!("{text}");
+            self.last = Some(text.to_owned());
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Reports of tampering on their way to the broker. They wait here, in memory, while there is no session, and one that
+//! was sent is kept until the broker shows that it heard it: reported twice is better than not at all (I9).
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use postern_proto::convert::duration_to_wire;
+use postern_proto::v1;
+use tokio::sync::mpsc;
+
+use crate::clock::BootTime;
+
+/// How many reports may wait. The first ones tell who did it; what comes after a flood is only counted.
+const WAITING: usize = 256;
+/// How many may be sent and not yet shown to be heard.
+const UNHEARD: usize = 32;
+/// The longest text that the broker takes, in characters.
+const TEXT: usize = 200;
+
+/// Someone changed the table, and it was put back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// What was changed.
+    pub what: String,
+    /// The process that did it; empty if unknown.
+    pub process: String,
+    /// Its process id; 0 if unknown.
+    pub pid: u32,
+    /// How long the table was not whole.
+    pub exposed_for: Duration,
+}
+
+/// Where reports are handed in.
+#[derive(Debug, Clone)]
+pub struct Reporter {
+    queue: mpsc::Sender<Report>,
+}
+
+/// Where sessions take reports from.
+#[derive(Debug)]
+pub struct Reports {
+    queue: mpsc::Receiver<Report>,
+    unsent: VecDeque<Report>,
+    unheard: VecDeque<(BootTime, Report)>,
+}
+
+/// An empty queue of reports.
+pub fn channel() -> (Reporter, Reports) {
+    let (sender, queue) = mpsc::channel(WAITING);
+    (Reporter { queue: sender }, Reports { queue, unsent: VecDeque::new(), unheard: VecDeque::new() })
+}
+
+impl Reporter {
+    /// Hands a report in. One too many is dropped, and logged.
+    pub fn report(&self, report: Report) {
+        if self.queue.try_send(report).is_err() {
+            tracing::error!("too many reports of tampering wait for the broker; this one is dropped");
+        }
+    }
+}
+
+impl Reports {
+    /// A new session: what the last one did not show to be heard is to be sent again.
+    pub fn begin_session(&mut self) {
+        while let Some((_, report)) = self.unheard.pop_back() {
+            self.unsent.push_front(report);
+        }
+    }
+
+    /// The next report to send; waits until there is one, and for ever while too many are unheard. Safe to cancel.
+    pub async fn next(&mut self) -> Report {
+        if self.unheard.len() >= UNHEARD {
+            return std::future::pending().await;
+        }
+        if let Some(report) = self.unsent.pop_front() {
+            return report;
+        }
+        match self.queue.recv().await {
+            Some(report) => report,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// The report went out, stamped with this moment.
+    pub fn sent(&mut self, at: BootTime, report: Report) {
+        self.unheard.push_back((at, report));
+    }
+
+    /// The broker has heard everything that was sent up to this moment.
+    pub fn heard(&mut self, up_to: BootTime) {
+        while self.unheard.front().is_some_and(|(sent_at, _)| *sent_at <= up_to) {
+            self.unheard.pop_front();
+        }
+    }
+}
+
+impl Report {
+    /// For the wire. A process names itself, so its name is not believed to be printable or short: the broker would
+    /// refuse it, and with it the session.
+    pub fn to_wire(&self) -> v1::Tampering {
+        v1::Tampering {
+            what: printable(&self.what),
+            process: printable(&self.process),
+            pid: self.pid,
+            exposed_for: Some(duration_to_wire(self.exposed_for)),
+        }
+    }
+}
+
+fn printable(text: &str) -> String {
+    let plain = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' });
+    plain.take(TEXT).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn report(pid: u32) -> Report {
+        Report {
+            what: "table deleted".into(),
+            process: "nft".into(),
+            pid,
+            exposed_for: Duration::from_millis(3),
+        }
+    }
+
+    #[test]
+    fn i9_a_report_is_sent_again_until_the_broker_heard_it() {
+        let (reporter, mut reports) = channel();
+        reporter.report(report(1));
+        reporter.report(report(2));
+        for (at, pid) in [(10, 1), (20, 2)] {
+            let next = reports.next().now_or_never().unwrap();
+            assert_eq!(next.pid, pid);
+            reports.sent(BootTime(at), next);
+        }
+        reports.heard(BootTime(15));
+        reports.begin_session();
+        assert_eq!(reports.next().now_or_never().unwrap().pid, 2, "the first was heard");
+        assert!(reports.next().now_or_never().is_none());
+    }
+
+    #[test]
+    fn a_flood_neither_grows_nor_blocks() {
+        let (reporter, mut reports) = channel();
+        (0..2000).for_each(|pid| reporter.report(report(pid)));
+        for pid in 0..32 {
+            let next = reports.next().now_or_never().unwrap();
+            assert_eq!(next.pid, pid, "the earliest are kept");
+            reports.sent(BootTime(1), next);
+        }
+        assert!(reports.next().now_or_never().is_none(), "too many are unheard");
+    }
+
+    #[test]
+    fn a_process_cannot_name_itself_so_that_the_broker_refuses_the_session() {
+        let wire = Report { process: "\u{202e}\n".repeat(500), ..report(1) }.to_wire();
+        postern_core::text::free_text("process", &wire.process, 200).unwrap();
+    }
+}

@@ -1,0 +1,160 @@
+//! `run` and `load`: the composition.
+//!
+//! Before the network is looked at, what the ledger says is in the kernel. When the agent ends, however it ends, table
+//! and timeouts stay there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use postern_pki::PkiError;
+use postern_pki::credentials::Credentials;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::clock;
+use crate::config::Config;
+use crate::files::{self, Lock};
+use crate::firewall::Enforcer;
+use crate::firewall::watch::Watch;
+use crate::keeper::{self, Keeper, KeeperHandle};
+use crate::ledger::Ledger;
+use crate::link::Link;
+use crate::renew;
+use crate::reports;
+use crate::status::Board;
+use crate::tampering::Tampering;
+use crate::tasks::Tasks;
+
+/// How often the keeper looks at the clocks.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Runs the agent until SIGTERM or SIGINT.
+///
+/// # Errors
+/// It cannot start, or one of its tasks ended.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let config = Arc::new(config);
+    let _lock = lock(&config).await?;
+    let mut end = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut tasks = start(&config)?;
+    tokio::select! {
+        _ = end.recv() => {}
+        _ = interrupt.recv() => {}
+        error = tasks.first_end() => return Err(error),
+    }
+    notify(&[NotifyState::Stopping]);
+    tracing::info!("ending; the table and its timeouts stay in the kernel");
+    Ok(())
+}
+
+/// Puts what the ledger says into the kernel, and returns. For early boot, before the network is up.
+///
+/// # Errors
+/// The kernel refused.
+pub fn load(config: &Config) -> anyhow::Result<()> {
+    make_state_dir(config)?;
+    let Some(_lock) = Lock::take(&config.state_dir).context("cannot take the lock")? else {
+        tracing::info!("the agent runs, and holds the table itself");
+        return Ok(());
+    };
+    let keeper = load_keeper(config)?;
+    anyhow::ensure!(keeper.protects(), "the host firewall refused what this host must hold; see the log");
+    Ok(())
+}
+
+fn start(config: &Arc<Config>) -> anyhow::Result<Tasks> {
+    // First, so that no change after the keeper's first look goes unheard.
+    let watch = Watch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
+    let keeper = load_keeper(config)?;
+    // The table is in the kernel by now, and stays there.
+    refuse_exposed_key(config)?;
+    let board = Arc::new(Board::default());
+    board.keeper(keeper.protects());
+    let (handle, commands) = keeper::channel();
+    let (reporter, reports) = reports::channel();
+    let tampering = Tampering { reporter, board: Arc::clone(&board) };
+    let current = renew::Current::new(None);
+
+    let mut tasks = Tasks::default();
+    let keepers = Arc::clone(&board);
+    tasks.spawn_thread("keeper", move || keeper::serve(keeper, commands, &keepers))?;
+    tasks.spawn("clock", tick(handle.clone(), tampering.clone()));
+    tasks.spawn("tampering", tampering.mend(watch, handle.clone()));
+    let link = Link {
+        broker: config.broker.clone(),
+        credentials: current.subscribe(),
+        keeper: handle,
+        reports,
+        board: Arc::clone(&board),
+    };
+    tasks.spawn("link", async move {
+        link.keep().await;
+        Ok(())
+    });
+    tasks.spawn("certificate", certificate(Arc::clone(config), current));
+    tasks.spawn("status", publish(Arc::clone(config), board));
+    notify(&[NotifyState::Ready]);
+    Ok(tasks)
+}
+
+fn load_keeper(config: &Config) -> anyhow::Result<Keeper<Enforcer>> {
+    let enforcer = Enforcer::new().context("cannot reach the host firewall")?;
+    let now = clock::moment();
+    let suspended = keeper::suspended(now.boottime);
+    Ok(Keeper::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))
+}
+
+/// A key that others can read is for people to mend. What else may be wrong with the identity keeps the agent from the
+/// broker, but not from its table.
+fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
+    match Credentials::load(&config.identity_dir()) {
+        Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// One agent at a time. `status` and `doctor` hold the lock for a moment when they look whether an agent runs.
+async fn lock(config: &Config) -> anyhow::Result<Lock> {
+    make_state_dir(config)?;
+    for _ in 0..10 {
+        if let Some(lock) = Lock::take(&config.state_dir).context("cannot take the lock")? {
+            return Ok(lock);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    anyhow::bail!("another agent runs on {}; stop it first", config.state_dir.display())
+}
+
+fn make_state_dir(config: &Config) -> anyhow::Result<()> {
+    let dir = &config.state_dir;
+    files::make_private_dir(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
+}
+
+/// The keeper's clock, and the proof for the service manager's watchdog that the keeper is not stuck.
+async fn tick(keeper: KeeperHandle, tampering: Tampering) -> anyhow::Result<()> {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
+        tampering.unheard(keeper.tick().await);
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+async fn certificate(config: Arc<Config>, current: renew::Current) -> anyhow::Result<()> {
+    renew::keep(&config.broker, &config.identity_dir(), &current).await;
+    Ok(())
+}
+
+async fn publish(config: Arc<Config>, board: Arc<Board>) -> anyhow::Result<()> {
+    board.publish(&config.state_dir).await;
+    Ok(())
+}
+
+/// Tells the service manager, if there is one.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "cannot tell the service manager");
+    }
+}

@@ -1,0 +1,212 @@
+//! What this host holds for the broker, and what it makes of each message. Pure: time is an argument.
+//!
+//! I8 is kept here: within a session an older desired state never replaces a newer one, the same one twice is the same
+//! as once, and a new session starts afresh, so that a broker that was restored from a backup is believed again.
+
+use std::time::Duration;
+
+use postern_core::Mode;
+
+use crate::clock::BootTime;
+use crate::desired::{Desired, HeldWindow};
+
+/// How far two messages may place one grant's end apart before the later message counts. Both are at or before the true
+/// end, and differ by the time that our own message took to reach the broker; following each of them would rewrite
+/// every window in the kernel at every change of any.
+const STEADY_WITHIN: Duration = Duration::from_millis(100);
+
+/// What was accepted last, and how far this session has come.
+#[derive(Debug, Default)]
+pub struct State {
+    accepted: Option<Desired>,
+    newest_heard: Option<u64>,
+}
+
+/// A desired state that is older than one heard before in the same session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("generation {generation} is stale: this session already heard {newest}")]
+pub struct Stale {
+    /// The generation refused.
+    pub generation: u64,
+    /// The newest one heard.
+    pub newest: u64,
+}
+
+impl State {
+    /// Starts from what the ledger held.
+    pub fn restored(accepted: Option<Desired>) -> Self {
+        Self { accepted, newest_heard: None }
+    }
+
+    /// A new session: its first desired state counts whatever its generation.
+    pub fn begin_session(&mut self) {
+        self.newest_heard = None;
+    }
+
+    /// What this host should hold if it follows `told` at `now`. Nothing is accepted until [`Self::accept`].
+    ///
+    /// # Errors
+    /// An older generation than one heard in this session.
+    pub fn consider(&mut self, mut told: Desired, now: BootTime) -> Result<Desired, Stale> {
+        if let Some(newest) = self.newest_heard.filter(|newest| told.generation < *newest) {
+            return Err(Stale { generation: told.generation, newest });
+        }
+        self.newest_heard = Some(told.generation);
+        if let Some(accepted) = &self.accepted {
+            told.windows = steadied(&told, accepted).collect();
+        }
+        told.drop_ended(now);
+        Ok(told)
+    }
+
+    /// The host holds this now.
+    pub fn accept(&mut self, held: Desired) {
+        self.accepted = Some(held);
+    }
+
+    /// What was accepted last; none before the first desired state.
+    pub fn accepted(&self) -> Option<&Desired> {
+        self.accepted.as_ref()
+    }
+
+    /// The generation accepted last; 0 if none.
+    pub fn generation(&self) -> u64 {
+        self.accepted.as_ref().map_or(0, |accepted| accepted.generation)
+    }
+
+    /// Forgets the windows whose end has come, and returns them.
+    pub fn drop_ended(&mut self, now: BootTime) -> Vec<HeldWindow> {
+        let Some(accepted) = &mut self.accepted else { return Vec::new() };
+        let ended: Vec<_> = accepted.windows.iter().filter(|w| w.deadline <= now).copied().collect();
+        if !ended.is_empty() {
+            accepted.drop_ended(now);
+        }
+        ended
+    }
+
+    /// What to hold when `wanted` cannot be written down: everything it closes is closed, and nothing opens that a
+    /// restart would not know of. It keeps the accepted generation, because `wanted` was not accepted.
+    #[must_use]
+    pub fn tightened(&self, wanted: &Desired) -> Desired {
+        let Some(accepted) = &self.accepted else {
+            return Desired { generation: 0, windows: Default::default(), ..wanted.clone() };
+        };
+        let enforce = [accepted.mode, wanted.mode].contains(&Mode::Enforce);
+        let in_both = wanted.windows.iter().filter_map(|window| {
+            let known = accepted.opening(window)?;
+            Some(HeldWindow { deadline: known.deadline.min(window.deadline), ..*window })
+        });
+        Desired {
+            generation: accepted.generation,
+            mode: if enforce { Mode::Enforce } else { Mode::Monitor },
+            ports: accepted.ports.union(&wanted.ports).copied().collect(),
+            windows: in_both.collect(),
+        }
+    }
+}
+
+/// The windows of `told`, each with the deadline it has in `accepted` where the two are as good as the same.
+fn steadied<'a>(told: &'a Desired, accepted: &'a Desired) -> impl Iterator<Item = HeldWindow> + 'a {
+    told.windows.iter().map(|window| match accepted.opening(window) {
+        Some(known) if apart(known.deadline, window.deadline) <= STEADY_WITHIN => *known,
+        _ => *window,
+    })
+}
+
+fn apart(one: BootTime, other: BootTime) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn window(grant: u8, deadline: u64) -> HeldWindow {
+        HeldWindow {
+            grant: format!("01arz3ndektsv4rrffq69g5f{grant:02}").parse().unwrap(),
+            port: "tcp/22".parse().unwrap(),
+            source: "192.0.2.7".parse().unwrap(),
+            deadline: BootTime(deadline),
+        }
+    }
+
+    fn told(generation: u64, windows: &[HeldWindow]) -> Desired {
+        Desired {
+            generation,
+            mode: Mode::Enforce,
+            ports: ["tcp/22".parse().unwrap()].into(),
+            windows: windows.iter().copied().collect(),
+        }
+    }
+
+    fn follow(state: &mut State, told: Desired, now: u64) -> Result<(), Stale> {
+        let held = state.consider(told, BootTime(now))?;
+        state.accept(held);
+        Ok(())
+    }
+
+    #[test]
+    fn i8_an_older_generation_is_stale_within_a_session_and_not_in_the_next() {
+        let mut state = State::restored(Some(told(9, &[])));
+        follow(&mut state, told(5, &[]), 0).unwrap();
+        assert_eq!(follow(&mut state, told(4, &[]), 0), Err(Stale { generation: 4, newest: 5 }));
+        assert_eq!(state.generation(), 5);
+        state.begin_session();
+        follow(&mut state, told(1, &[]), 0).unwrap();
+        assert_eq!(state.generation(), 1);
+    }
+
+    #[test]
+    fn a_window_keeps_its_deadline_while_messages_only_jitter() {
+        let mut state = State::default();
+        follow(&mut state, told(1, &[window(1, 60 * SECOND)]), 0).unwrap();
+        follow(&mut state, told(2, &[window(1, 60 * SECOND + 40_000), window(2, 70 * SECOND)]), 0).unwrap();
+        let held: Vec<_> = state.accepted().unwrap().windows.iter().map(|w| w.deadline).collect();
+        assert_eq!(held, [BootTime(60 * SECOND), BootTime(70 * SECOND)]);
+        follow(&mut state, told(3, &[window(1, 50 * SECOND)]), 0).unwrap();
+        assert_eq!(state.accepted().unwrap().windows.first().unwrap().deadline, BootTime(50 * SECOND));
+    }
+
+    #[test]
+    fn ended_windows_are_dropped_when_told_and_as_time_passes() {
+        let mut state = State::default();
+        follow(&mut state, told(1, &[window(1, 5), window(2, 10), window(3, 20)]), 5).unwrap();
+        assert_eq!(state.accepted().unwrap().windows.len(), 2);
+        assert_eq!(state.drop_ended(BootTime(10)), [window(2, 10)]);
+        assert!(state.drop_ended(BootTime(10)).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_written_down_closes_but_does_not_open() {
+        let mut state = State::default();
+        let wanted = told(8, &[window(1, 90)]);
+        assert!(state.tightened(&wanted).windows.is_empty(), "nothing was accepted before");
+        let mut before = told(7, &[window(1, 50), window(2, 60)]);
+        before.mode = Mode::Monitor;
+        before.ports = ["tcp/3389".parse().unwrap()].into();
+        state.accept(before);
+        let tight = state.tightened(&told(8, &[window(1, 90), window(3, 90)]));
+        assert_eq!((tight.generation, tight.mode, tight.ports.len()), (7, Mode::Enforce, 2));
+        assert_eq!(tight.windows, [window(1, 50)].into(), "the second is closed, the third is not opened");
+    }
+
+    proptest! {
+        #[test]
+        fn i8_duplicates_and_reordering_converge_to_the_newest(
+            order in prop::collection::vec(0usize..6, 0..30),
+        ) {
+            let told: Vec<_> = (0u8..6).map(|n| told(u64::from(n) + 1, &[window(n, u64::from(n + 1) * 60 * SECOND)])).collect();
+            let mut state = State::default();
+            for index in order.into_iter().chain([5]) {
+                let newest = state.generation();
+                let answer = follow(&mut state, told[index].clone(), 0);
+                prop_assert_eq!(answer.is_err(), told[index].generation < newest);
+            }
+            prop_assert_eq!(state.accepted(), Some(&told[5]));
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! How the agent stands: the running agent keeps a small file of it, and `status` shows that together with what the
+//! ledger holds.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
+use postern_pki::credentials::Credentials;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::clock::{self, Moment};
+use crate::config::Config;
+use crate::explain::chain;
+use crate::files::{self, Lock};
+use crate::ledger::Ledger;
+use crate::trace;
+
+/// What only the running agent knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Running {
+    /// Its process id.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+    /// Whether the kernel holds what it should, as far as is known.
+    pub protects: bool,
+    /// Whether it has a session with the broker.
+    pub connected: bool,
+    /// Since when, by the wall (UTC).
+    pub since: Timestamp,
+    /// Why there is no session; empty where there is one.
+    pub reason: String,
+    /// How often the table had to be put back since the agent started.
+    pub tampered: u64,
+}
+
+/// Where the running agent's parts put how they stand.
+#[derive(Debug)]
+pub struct Board {
+    running: watch::Sender<Running>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            running: watch::Sender::new(Running {
+                pid: std::process::id(),
+                version: env!("CARGO_PKG_VERSION").into(),
+                protects: false,
+                connected: false,
+                since: clock::wall(),
+                reason: "has not connected yet".into(),
+                tampered: 0,
+            }),
+        }
+    }
+}
+
+impl Board {
+    /// Whether the kernel holds what it should.
+    pub fn keeper(&self, protects: bool) {
+        self.change(|running| running.protects = protects);
+    }
+
+    /// A session began.
+    pub fn connected(&self) {
+        self.link(true, "");
+    }
+
+    /// There is no session, for this reason. Returns whether that is news.
+    pub fn disconnected(&self, reason: &str) -> bool {
+        self.link(false, reason)
+    }
+
+    /// The table had to be put back.
+    pub fn tampered(&self) {
+        self.change(|running| running.tampered += 1);
+    }
+
+    fn link(&self, connected: bool, reason: &str) -> bool {
+        self.change(|running| {
+            if running.connected != connected {
+                (running.connected, running.since) = (connected, clock::wall());
+            }
+            reason.clone_into(&mut running.reason);
+        })
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Running)) -> bool {
+        self.running.send_if_modified(|running| {
+            let before = running.clone();
+            change(running);
+            *running != before
+        })
+    }
+
+    /// Keeps the file in the state directory as the board is. Never ends.
+    pub async fn publish(&self, state_dir: &Path) {
+        let mut changes = self.running.subscribe();
+        loop {
+            let running = changes.borrow_and_update().clone();
+            let content = serde_json::to_vec(&running).unwrap_or_default();
+            if let Err(error) = files::replace(&path(state_dir), &content) {
+                tracing::warn!(%error, "cannot write the status file");
+            }
+            if changes.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+}
+
+/// Where the running agent puts its status.
+pub fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("status.json")
+}
+
+/// Everything that `status` shows.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// The target whose agent this is; none before enrolment.
+    pub target: Option<String>,
+    /// When the certificate ends (UTC).
+    pub certificate_not_after: Option<Timestamp>,
+    /// The running agent; none if it does not run.
+    pub running: Option<Running>,
+    /// The generation accepted last; 0 if none.
+    pub generation: u64,
+    /// What is done with a protected port that has no window.
+    pub mode: Option<Mode>,
+    /// The protected ports.
+    pub ports: Vec<ProtectedPort>,
+    /// The open windows.
+    pub windows: Vec<OpenNow>,
+    /// What could not be read.
+    pub errors: Vec<String>,
+}
+
+/// One open window.
+#[derive(Debug, Serialize)]
+pub struct OpenNow {
+    /// The grant it belongs to.
+    pub grant: GrantId,
+    /// The port.
+    pub port: ProtectedPort,
+    /// Who may connect.
+    pub source: SourcePrefix,
+    /// What is left of it, in whole seconds.
+    pub remaining_seconds: u64,
+}
+
+impl Status {
+    /// Gathers it. What cannot be read is told in [`Status::errors`].
+    pub fn gather(config: &Config, now: &Moment) -> Self {
+        let mut errors = Vec::new();
+        let mut tell = |error: &dyn std::error::Error| errors.push(chain(error));
+        let credentials = config
+            .identity_dir()
+            .join("cert.pem")
+            .exists()
+            .then(|| Credentials::load(&config.identity_dir()));
+        let credentials = credentials.and_then(|loaded| loaded.map_err(|error| tell(&error)).ok());
+        let accepted =
+            Ledger::in_dir(&config.state_dir).load(now).map_err(|error| tell(&error)).ok().flatten();
+        let window = |window: &crate::desired::HeldWindow| OpenNow {
+            grant: window.grant,
+            port: window.port,
+            source: window.source,
+            remaining_seconds: window.deadline.since(now.boottime).as_secs(),
+        };
+        Self {
+            target: credentials.as_ref().and_then(crate::enroll::target_of).map(|target| target.to_string()),
+            certificate_not_after: credentials.as_ref().map(Credentials::not_after),
+            running: running(&config.state_dir),
+            generation: accepted.as_ref().map_or(0, |accepted| accepted.generation),
+            mode: accepted.as_ref().map(|accepted| accepted.mode),
+            ports: accepted.iter().flat_map(|accepted| accepted.ports.iter().copied()).collect(),
+            windows: accepted.iter().flat_map(|accepted| accepted.windows.iter().map(window)).collect(),
+            errors,
+        }
+    }
+
+    /// Writes it for people.
+    ///
+    /// # Errors
+    /// The output is closed.
+    pub fn write_text(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "none".into());
+        writeln!(out, "target       {}", self.target.as_deref().unwrap_or("not enrolled"))?;
+        writeln!(
+            out,
+            "certificate  {}",
+            or_none(self.certificate_not_after.map(|end| format!("until {end:.0}")))
+        )?;
+        match &self.running {
+            None => writeln!(out, "agent        not running")?,
+            Some(running) => {
+                writeln!(out, "agent        running, version {}, pid {}", running.version, running.pid)?;
+                let link = if running.connected { "connected" } else { "not connected" };
+                let reason =
+                    if running.reason.is_empty() { String::new() } else { format!(": {}", running.reason) };
+                writeln!(out, "broker       {link} since {:.0}{reason}", running.since)?;
+                let kernel =
+                    if running.protects { "holds what it should" } else { "refused what it should hold" };
+                writeln!(out, "kernel       {kernel}; put back {} times", running.tampered)?;
+            }
+        }
+        let mode = self.mode.map(|mode| trace::word(mode).to_owned());
+        writeln!(out, "generation   {}, mode {}", self.generation, or_none(mode))?;
+        let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
+        writeln!(out, "protected    {}", or_none(Some(ports.join(" ")).filter(|ports| !ports.is_empty())))?;
+        for error in &self.errors {
+            writeln!(out, "error        {error}")?;
+        }
+        if self.windows.is_empty() {
+            return writeln!(out, "windows      none");
+        }
+        writeln!(out, "\n{:<28}{:<12}{:<24}LEFT", "GRANT", "PORT", "SOURCE")?;
+        for window in &self.windows {
+            let left = clock_text(Duration::from_secs(window.remaining_seconds));
+            let (grant, port, source) =
+                (window.grant.to_string(), window.port.to_string(), window.source.to_string());
+            writeln!(out, "{grant:<28}{port:<12}{source:<24}{left}")?;
+        }
+        Ok(())
+    }
+}
+
+/// What the running agent says, if one runs: it holds the lock.
+fn running(state_dir: &Path) -> Option<Running> {
+    if !state_dir.join("lock").exists() || matches!(Lock::take(state_dir), Ok(Some(_))) {
+        return None;
+    }
+    serde_json::from_slice(&std::fs::read(path(state_dir)).ok()?).ok()
+}
+
+/// Hours, minutes and seconds: `1:02:03`.
+fn clock_text(left: Duration) -> String {
+    let seconds = left.as_secs();
+    format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_reads_as_a_page_and_as_json() {
+        let status = Status {
+            target: Some("host:web-1".into()),
+            certificate_not_after: None,
+            running: None,
+            generation: 4,
+            mode: Some(Mode::Enforce),
+            ports: vec!["tcp/22".parse().unwrap()],
+            windows: vec![OpenNow {
+                grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
+                port: "tcp/22".parse().unwrap(),
+                source: "192.0.2.7".parse().unwrap(),
+                remaining_seconds: 3723,
+            }],
+            errors: vec![],
+        };
+        let mut page = Vec::new();
+        status.write_text(&mut page).unwrap();
+        let page = String::from_utf8(page).unwrap();
+        for part in
+            ["host:web-1", "not running", "mode enforce", "01arz3ndektsv4rrffq69g5fav  tcp/22", "1:02:03"]
+        {
+            assert!(page.contains(part), "{part} in\n{page}");
+        }
+        let json = serde_json::to_value(&status).unwrap();
+        assert_eq!(json["windows"][0]["remaining_seconds"], 3723);
+    }
+
+    #[tokio::test]
+    async fn the_file_is_believed_only_while_an_agent_runs() {
+        let dir = tempfile::tempdir().unwrap();
+        let board = Board::default();
+        board.connected();
+        tokio::select! {
+            () = board.publish(dir.path()) => {}
+            () = tokio::time::sleep(Duration::from_millis(50)) => {}
+        }
+        assert!(running(dir.path()).is_none(), "nobody holds the lock");
+        let _lock = Lock::take(dir.path()).unwrap().unwrap();
+        assert!(running(dir.path()).unwrap().connected);
+    }
+}

@@ -1,0 +1,77 @@
+//! The only module that spawns. A task or thread of the agent is meant to run as long as the agent: one that ends,
+//! fails or panics takes the process down with it, and the service manager starts a whole one. The kernel holds the
+//! table meanwhile.
+
+use std::future::Future;
+use std::io;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+
+/// The agent's tasks and threads.
+#[derive(Debug, Default)]
+pub struct Tasks {
+    set: JoinSet<(&'static str, anyhow::Result<()>)>,
+}
+
+impl Tasks {
+    /// Starts a task that must not end.
+    pub fn spawn(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        self.set.spawn(async move { (name, task.await) });
+    }
+
+    /// Starts a thread that must not end, for work that blocks.
+    ///
+    /// # Errors
+    /// The system has no thread left.
+    pub fn spawn_thread(
+        &mut self,
+        name: &'static str,
+        work: impl FnOnce() + Send + 'static,
+    ) -> io::Result<()> {
+        let (ended, end) = oneshot::channel::<()>();
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            // Dropped when the work ends, by a panic too.
+            let _ended = ended;
+            work();
+        })?;
+        self.spawn(name, async move {
+            let _ = end.await;
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Waits until the first of them ends, which none should.
+    ///
+    /// # Errors
+    /// Always: the name of the task, and why it ended.
+    pub async fn first_end(&mut self) -> anyhow::Error {
+        match self.set.join_next().await {
+            None => anyhow::anyhow!("no task was started"),
+            Some(Ok((name, Ok(())))) => anyhow::anyhow!("the task {name} ended"),
+            Some(Ok((name, Err(error)))) => error.context(format!("the task {name} failed")),
+            Some(Err(panic)) => anyhow::Error::new(panic).context("a task panicked"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_of_any_task_or_thread_is_heard() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("endless", std::future::pending());
+        tasks.spawn_thread("worker", || panic!("for the test")).unwrap();
+        assert_eq!(tasks.first_end().await.to_string(), "the task worker ended");
+
+        tasks.spawn("failing", async { Err(anyhow::anyhow!("broken")) });
+        assert_eq!(format!("{:#}", tasks.first_end().await), "the task failing failed: broken");
+    }
+}

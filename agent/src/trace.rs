@@ -1,0 +1,68 @@
+//! Log lines about windows. Each carries its grant, and the generation that brought it.
+
+use postern_core::Mode;
+
+use crate::clock::BootTime;
+use crate::desired::{Desired, HeldWindow};
+
+/// More changes than this in one message are counted, not listed.
+const LISTED: usize = 32;
+
+/// A desired state was accepted in the place of another.
+pub(crate) fn accepted(before: Option<&Desired>, after: &Desired, now: BootTime) {
+    let known =
+        |desired: Option<&Desired>, window: &HeldWindow| desired.is_some_and(|d| d.opening(window).is_some());
+    let opened: Vec<_> = after.windows.iter().filter(|window| !known(before, window)).collect();
+    let before_windows = before.into_iter().flat_map(|before| &before.windows);
+    let closed: Vec<_> = before_windows.filter(|window| !known(Some(after), window)).collect();
+    let generation = after.generation;
+    tracing::info!(
+        generation,
+        mode = word(after.mode),
+        ports = after.ports.len(),
+        windows = after.windows.len(),
+        opened = opened.len(),
+        closed = closed.len(),
+        "holding a new desired state"
+    );
+    for window in opened.into_iter().take(LISTED) {
+        let left_s = window.deadline.since(now).as_secs();
+        tracing::info!(generation, grant = %window.grant, port = %window.port, source = %window.source, left_s, "window opened");
+    }
+    for window in closed.into_iter().take(LISTED) {
+        tracing::info!(generation, grant = %window.grant, port = %window.port, source = %window.source, "window closed");
+    }
+}
+
+/// Windows came to their end; the kernel closed them by itself.
+pub(crate) fn ended(windows: &[HeldWindow]) {
+    for window in windows.iter().take(LISTED) {
+        tracing::info!(grant = %window.grant, port = %window.port, source = %window.source, "window ended");
+    }
+    if windows.len() > LISTED {
+        tracing::info!(more = windows.len() - LISTED, "more windows ended");
+    }
+}
+
+/// A desired state came from the ledger.
+pub(crate) fn restored(accepted: &Desired, now: BootTime) {
+    tracing::info!(
+        generation = accepted.generation,
+        mode = word(accepted.mode),
+        ports = accepted.ports.len(),
+        windows = accepted.windows.len(),
+        "holding what was accepted before the start"
+    );
+    for window in accepted.windows.iter().take(LISTED) {
+        let left_s = window.deadline.since(now).as_secs();
+        tracing::info!(generation = accepted.generation, grant = %window.grant, port = %window.port, source = %window.source, left_s, "window kept");
+    }
+}
+
+/// The word of a mode.
+pub(crate) fn word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Monitor => "monitor",
+        Mode::Enforce => "enforce",
+    }
+}

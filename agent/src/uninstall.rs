@@ -1,0 +1,96 @@
+//! `uninstall`: takes back everything the agent put on this host, and nothing else (I6).
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::config::Config;
+use crate::files::{self, Lock};
+
+/// Every file that the agent makes in its state directory.
+const FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
+/// Every file of an identity.
+const IDENTITY: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
+
+/// Removes the table with `remove_table`, and then the state.
+///
+/// # Errors
+/// The agent runs, or something that is there cannot be removed. What was not removed yet is still there.
+pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let dir = &config.state_dir;
+    if !dir.exists() {
+        return remove_table();
+    }
+    let lock = Lock::take(dir).with_context(|| format!("cannot look into {}", dir.display()))?;
+    anyhow::ensure!(
+        lock.is_some(),
+        "the agent runs; stop it first with `systemctl disable --now postern-agent`"
+    );
+    remove_table()?;
+    let identity = config.identity_dir();
+    let ours = IDENTITY.map(|name| identity.join(name)).into_iter().chain(FILES.map(|name| dir.join(name)));
+    for path in ours {
+        files::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+    }
+    for dir in [&identity, dir] {
+        remove_empty(dir).with_context(|| format!("cannot remove {}", dir.display()))?;
+    }
+    Ok(())
+}
+
+/// A directory with someone else's files in it stays.
+fn remove_empty(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
+            Ok(())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::config::LogFormat;
+
+    fn config(state_dir: &Path) -> Config {
+        Config {
+            broker: "https://b:7443".into(),
+            state_dir: state_dir.to_owned(),
+            log_format: LogFormat::Text,
+            bootstrap: BTreeSet::new(),
+        }
+    }
+
+    #[test]
+    fn i6_only_what_is_ours_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("agent");
+        fs::create_dir_all(state.join("identity")).unwrap();
+        for name in ["state.json", "status.json", "identity/key.pem", "identity/cert.pem", "notes"] {
+            fs::write(state.join(name), "x").unwrap();
+        }
+        uninstall(&config(&state), || Ok(())).unwrap();
+        let left: Vec<_> = fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["notes"]);
+        fs::remove_file(state.join("notes")).unwrap();
+        uninstall(&config(&state), || Ok(())).unwrap();
+        assert!(!state.exists());
+    }
+
+    #[test]
+    fn nothing_is_removed_under_a_running_agent_or_while_the_table_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("state.json"), "x").unwrap();
+        let lock = Lock::take(dir.path()).unwrap();
+        let error = uninstall(&config(dir.path()), || panic!("the table of a running agent")).unwrap_err();
+        assert!(error.to_string().contains("stop it first"));
+        drop(lock);
+        uninstall(&config(dir.path()), || anyhow::bail!("refused")).unwrap_err();
+        assert!(dir.path().join("state.json").exists());
+    }
+}

@@ -1,0 +1,6 @@
+//! The agent's link, identity and keeper against a broker over real TLS; only the kernel is played.
+
+#[cfg(test)]
+mod fake;
+#[cfg(test)]
+mod sessions;

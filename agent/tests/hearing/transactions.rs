@@ -1,0 +1,155 @@
+//! Transactions of others, of this process, and of the kernel itself.
+
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_agent::clock;
+use postern_agent::firewall::Enforcer;
+use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
+use postern_agent::firewall::watch::{Change, Watch};
+use postern_agent::keeper::HostLayer as _;
+use postern_core::{Mode, ProtectedPort};
+use postern_tests::{Host, Net};
+use tokio::sync::Mutex;
+
+/// Long enough for anything to be heard that is going to be.
+const WHILE: Duration = Duration::from_millis(500);
+
+/// Listens on a host.
+#[derive(Clone)]
+struct Ear(Arc<Mutex<Watch>>);
+
+impl Ear {
+    fn on(host: &Host) -> Self {
+        Self(Arc::new(Mutex::new(host.room().run(async { Watch::start().unwrap() }))))
+    }
+
+    /// The next change, if there is one within [`WHILE`].
+    fn hears(&self, host: &Host) -> Option<Change> {
+        let ear = self.clone();
+        host.room().run(async move {
+            let mut watch = ear.0.lock().await;
+            tokio::time::timeout(WHILE, watch.changed()).await.ok().map(Result::unwrap)
+        })
+    }
+}
+
+/// Runs `nft`; returns its process id.
+fn nft(host: &Host, arguments: &str) -> u32 {
+    let mut command = Command::new("nft");
+    command.args(arguments.split_whitespace()).stdout(Stdio::null());
+    let mut child = host.room().spawn(command).unwrap();
+    assert!(child.wait().unwrap().success(), "nft {arguments}");
+    child.id()
+}
+
+/// Whether this process is in the PID namespace that the kernel names processes by (PROC_PID_INIT_INO).
+fn counts_as_the_kernel() -> bool {
+    std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
+}
+
+/// A host with a table of our name that holds a set, and an ear on it.
+fn listening() -> (Net, Ear) {
+    let net = Net::new();
+    nft(&net.vm, "add table inet postern");
+    nft(&net.vm, "add set inet postern s { type ipv4_addr; flags timeout; }");
+    let ear = Ear::on(&net.vm);
+    (net, ear)
+}
+
+#[test]
+fn i9_every_kind_of_change_is_heard_with_the_process_that_made_it() {
+    let (net, ear) = listening();
+    for change in [
+        "add chain inet postern c",
+        "add rule inet postern c accept",
+        "flush chain inet postern c",
+        "add element inet postern s { 192.0.2.7 timeout 1h }",
+        "flush set inet postern s",
+        "delete chain inet postern c",
+        "add counter inet postern n",
+        "delete table inet postern",
+        "add table inet postern",
+        "flush ruleset",
+    ] {
+        let pid = nft(&net.vm, change);
+        let heard = ear.hears(&net.vm).unwrap_or_else(|| panic!("{change} was not heard"));
+        assert_eq!(heard.process, "nft", "{change}");
+        if counts_as_the_kernel() {
+            assert_eq!(heard.pid, pid, "{change}");
+        }
+        assert_eq!(ear.hears(&net.vm), None, "{change} is one transaction");
+    }
+}
+
+#[test]
+fn what_this_process_changes_over_netlink_wakes_nobody() {
+    let net = Net::new();
+    let enforcer = Arc::new(Mutex::new(Enforcer::new().unwrap()));
+    let port: ProtectedPort = "tcp/22".parse().unwrap();
+    let ensure = |windows: Vec<OpenWindow>| {
+        let (enforcer, policy) =
+            (Arc::clone(&enforcer), HostPolicy { mode: Mode::Enforce, ports: [port].into(), windows });
+        net.vm.room().run(async move {
+            enforcer.lock().await.ensure(&policy, clock::boottime()).unwrap();
+        });
+    };
+    ensure(vec![]);
+    let ear = Ear::on(&net.vm);
+    let deadline = clock::boottime().plus(Duration::from_secs(60));
+    ensure(vec![OpenWindow { port, source: "192.0.2.20".parse().unwrap(), deadline }]);
+    ensure(vec![]);
+    if counts_as_the_kernel() {
+        assert_eq!(ear.hears(&net.vm), None);
+    }
+    while ear.hears(&net.vm).is_some() {}
+    nft(&net.vm, "flush ruleset");
+    assert!(ear.hears(&net.vm).is_some(), "others are heard");
+}
+
+#[test]
+fn what_others_do_to_their_own_wakes_nobody() {
+    let (net, ear) = listening();
+    for change in [
+        "add table inet theirs",
+        "add table ip postern",
+        "add chain ip postern c",
+        "delete table ip postern",
+        "delete table inet theirs",
+    ] {
+        nft(&net.vm, change);
+    }
+    assert_eq!(ear.hears(&net.vm), None);
+}
+
+#[test]
+fn the_end_of_a_window_wakes_nobody() {
+    let (net, ear) = listening();
+    nft(&net.vm, "add element inet postern s { 192.0.2.7 timeout 300ms }");
+    assert!(ear.hears(&net.vm).is_some(), "it was added");
+    std::thread::sleep(Duration::from_secs(1));
+    let listed = net.vm.must("nft", &["list", "table", "inet", "postern"]);
+    assert!(!listed.contains("192.0.2.7"), "{listed}");
+    assert_eq!(ear.hears(&net.vm), None);
+    // The next transaction of others is not taken for one of ours.
+    nft(&net.vm, "add table inet theirs");
+    assert_eq!(ear.hears(&net.vm), None);
+}
+
+#[test]
+fn when_too_much_is_told_at_once_a_change_is_assumed() {
+    let (net, ear) = listening();
+    nft(&net.vm, "add table inet theirs");
+    nft(&net.vm, "add set inet theirs s { type ipv4_addr; }");
+    let element = |number: u32| std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
+    let elements = (0..100_000).map(element).collect::<Vec<_>>().join(", ");
+    let dir = tempfile::tempdir().unwrap();
+    let script = dir.path().join("script");
+    std::fs::write(&script, format!("add element inet theirs s {{ {elements} }}\n")).unwrap();
+    net.vm.must("nft", &["-f", script.to_str().unwrap()]);
+    assert_eq!(ear.hears(&net.vm), Some(Change::default()));
+    while ear.hears(&net.vm).is_some() {}
+    nft(&net.vm, "flush ruleset");
+    assert_eq!(ear.hears(&net.vm).map(|change| change.process), Some("nft".to_owned()), "it goes on hearing");
+}

@@ -1,0 +1,78 @@
+//! What others do to the ruleset, and what is made of it.
+
+use postern_tests::Reach;
+
+use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
+
+/// Does something to the VM's ruleset behind our back, and sets the same policy again.
+fn after(commands: &str) -> (Option<String>, Reach, Reach) {
+    let net = a_net();
+    let layer = Layer::new();
+    let policy = closed().open(SSH, net.alice.v4(), MINUTE).open(SSH, "198.51.100.0/24", MINUTE);
+    layer.ensure(&net.vm, &policy).unwrap();
+    for command in commands.split(';') {
+        net.vm.must("nft", &command.split_whitespace().collect::<Vec<_>>());
+    }
+    layer.ensure(&net.vm, &policy).unwrap();
+    let damage = layer.damage();
+    layer.ensure(&net.vm, &policy).unwrap();
+    assert_eq!(layer.damage(), None, "it is put right and told once");
+    let listed = listed(&net.vm);
+    assert!(listed.contains("198.51.100.0/24 . tcp . 22"), "{listed}");
+    (damage, net.alice.reach(net.vm.tcp(22)), net.mallory.reach(net.vm.tcp(22)))
+}
+
+#[test]
+fn what_others_do_to_our_table_is_put_right_and_told() {
+    for (commands, told) in [
+        ("flush ruleset", "the table is gone"),
+        ("delete table inet postern", "the table is gone"),
+        ("flush chain inet postern gate", "chains or rules"),
+        ("insert rule inet postern input accept", "chains or rules"),
+        ("add chain inet postern more", "chains or rules"),
+        ("flush set inet postern hosts4", "missing"),
+        ("flush set inet postern nets4", "missing"),
+        ("add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }", "not ours"),
+        ("add element inet postern nets4 { 192.0.2.0/25 . tcp . 22 }", "not ours"),
+        (
+            "delete element inet postern hosts4 { 192.0.2.20 . tcp . 22 }; add element inet postern hosts4 { 192.0.2.20 . tcp . 22 timeout 5h }",
+            "another end",
+        ),
+    ] {
+        let (damage, alice, mallory) = after(commands);
+        let damage = damage.unwrap_or_else(|| panic!("{commands} was not noticed"));
+        assert!(damage.contains(told), "{commands}: {damage}");
+        assert_eq!((alice, mallory), (Reach::Open, Reach::Filtered), "{commands}");
+    }
+}
+
+#[test]
+fn i6_what_others_do_to_their_own_tables_is_none_of_our_business() {
+    let (damage, alice, mallory) =
+        after("add table inet theirs; add chain inet theirs c; delete table inet theirs");
+    assert_eq!((damage, alice, mallory), (None, Reach::Open, Reach::Filtered));
+}
+
+#[test]
+fn i8_a_change_while_others_keep_changing_theirs_gets_through() {
+    let net = a_net();
+    let layer = Layer::new();
+    layer.ensure(&net.vm, &closed()).unwrap();
+    let busy = net.vm.room().spawn({
+        let mut command = std::process::Command::new("sh");
+        command.args([
+            "-c",
+            "while sleep 0.02; do nft add table inet theirs; nft delete table inet theirs; done",
+        ]);
+        command
+    });
+    let mut busy = busy.unwrap();
+    for round in 0u8..40 {
+        let source = format!("198.51.100.{round}");
+        layer.ensure(&net.vm, &closed().open(SSH, &source, MINUTE)).unwrap();
+        assert!(listed(&net.vm).contains(&source));
+    }
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    assert_eq!(layer.damage(), None);
+}

@@ -1,0 +1,84 @@
+//! A VM whose host layer a test sets by hand, and the words to say what it should hold.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use postern_agent::clock;
+use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
+use postern_agent::firewall::{Enforcer, FirewallError, remove_table};
+use postern_agent::keeper::HostLayer as _;
+use postern_core::{Mode, ProtectedPort};
+use postern_tests::{Host, Net};
+
+pub(crate) const SSH: &str = "tcp/22";
+pub(crate) const SNMP: &str = "udp/161";
+
+/// A network whose VM listens on both protected ports.
+pub(crate) fn a_net() -> Net {
+    let net = Net::new();
+    net.vm.listen_tcp(22);
+    net.vm.listen_udp(161);
+    net
+}
+
+/// The host layer of a VM.
+#[derive(Clone)]
+pub(crate) struct Layer {
+    enforcer: Arc<Mutex<Enforcer>>,
+}
+
+impl Layer {
+    pub(crate) fn new() -> Self {
+        Self { enforcer: Arc::new(Mutex::new(Enforcer::new().unwrap())) }
+    }
+
+    /// Makes the VM's kernel hold the policy.
+    pub(crate) fn ensure(&self, vm: &Host, policy: &HostPolicy) -> Result<(), FirewallError> {
+        let (layer, policy) = (self.clone(), policy.clone());
+        vm.room().run(async move { layer.enforcer.lock().unwrap().ensure(&policy, clock::boottime()) })
+    }
+
+    pub(crate) fn is_loaded(&self, vm: &Host) -> bool {
+        let layer = self.clone();
+        vm.room().run(async move { layer.enforcer.lock().unwrap().is_loaded().unwrap() })
+    }
+
+    pub(crate) fn damage(&self) -> Option<String> {
+        self.enforcer.lock().unwrap().damage()
+    }
+}
+
+/// The policy that protects both ports and opens nothing.
+pub(crate) fn closed() -> HostPolicy {
+    let ports: [ProtectedPort; 2] = [SSH, SNMP].map(|port| port.parse().unwrap());
+    HostPolicy { mode: Mode::Enforce, ports: ports.into(), windows: Vec::new() }
+}
+
+/// Builds on [`closed`].
+pub(crate) trait Opening {
+    /// With one more window, from now on.
+    #[must_use]
+    fn open(self, port: &str, source: impl ToString, lasts: Duration) -> Self;
+}
+
+impl Opening for HostPolicy {
+    fn open(mut self, port: &str, source: impl ToString, lasts: Duration) -> Self {
+        self.windows.push(OpenWindow {
+            port: port.parse().unwrap(),
+            source: source.to_string().parse().unwrap(),
+            deadline: clock::boottime().plus(lasts),
+        });
+        self
+    }
+}
+
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+
+/// What `nft` lists of our table.
+pub(crate) fn listed(vm: &Host) -> String {
+    vm.must("nft", &["list", "table", "inet", "postern"])
+}
+
+pub(crate) fn remove(vm: &Host) {
+    vm.room().run(async { remove_table() }).unwrap();
+}

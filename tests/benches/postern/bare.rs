@@ -1,0 +1,178 @@
+//! The bare costs: what nftables, SQLite and tonic take by themselves.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::service::TowerToHyperService;
+use netlink_bindings::nftables::{Chained, Nfgenmsg};
+use netlink_socket2::std::NetlinkSocket;
+use postern_pki::credentials::Credentials;
+use postern_pki::tls::{ServerIdentity, server_config};
+use postern_proto::v1;
+use postern_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
+use postern_tests::Host;
+use postern_tests::clock::monotonic;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_stream::StreamExt as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::lines::Samples;
+
+const TABLE: &str = "bare";
+const SET: &str = "hosts";
+/// The child process that serves bare sessions: `bare-server IDENTITY ADDRESS`.
+pub(crate) const SERVER: &str = "bare-server";
+
+/// Makes a table with a set like ours on a host.
+pub(crate) fn make_set(host: &Host) {
+    host.must("nft", &["add", "table", "inet", TABLE]);
+    let set = format!(
+        "add set inet {TABLE} {SET} {{ type ipv4_addr . inet_proto . inet_service; flags timeout; }}"
+    );
+    host.must("nft", &[&set]);
+}
+
+/// Adding one element by starting `nft`.
+pub(crate) fn nft_spawned(host: &Host, count: u32) -> Samples {
+    let samples = (0..count).map(|number| {
+        let element = format!("{{ {} . tcp . 22 timeout 1h }}", address(number));
+        let mut command = Command::new("/usr/sbin/nft");
+        command.args(["add", "element", "inet", TABLE, SET, &element]);
+        let began = monotonic();
+        assert!(host.room().output(command).unwrap().status.success());
+        began.elapsed()
+    });
+    samples.collect()
+}
+
+/// Adding one element over netlink, in process.
+pub(crate) fn netlink(host: &Host, count: u32) -> Samples {
+    host.room().run(async move {
+        let mut socket = NetlinkSocket::new();
+        (count..2 * count).map(|number| add_element(&mut socket, number)).collect()
+    })
+}
+
+fn add_element(socket: &mut NetlinkSocket, number: u32) -> Duration {
+    let began = monotonic();
+    let mut batch = Chained::new(socket.reserve_seq(8));
+    let mut header = Nfgenmsg::new();
+    header.set_res_id(10);
+    batch.request().op_batch_begin_do(&header);
+    let mut inet = Nfgenmsg::new();
+    inet.nfgen_family = 1;
+    let mut key = address(number).octets().to_vec();
+    key.extend([6, 0, 0, 0, 0, 22, 0, 0]);
+    batch
+        .request()
+        .set_create()
+        .op_newsetelem_do(&inet)
+        .encode()
+        .push_table_bytes(TABLE.as_bytes())
+        .push_set_bytes(SET.as_bytes())
+        .nested_elements()
+        .nested_elem()
+        .nested_key()
+        .push_value(&key)
+        .end_nested()
+        .push_timeout(3_600_000u64.to_be());
+    batch.request().op_batch_end_do(&header);
+    socket.request_chained(&batch.finalize()).unwrap().recv_all().unwrap();
+    began.elapsed()
+}
+
+fn address(number: u32) -> std::net::Ipv4Addr {
+    std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)
+}
+
+/// One synced commit of a kilobyte.
+pub(crate) fn sqlite_commits(dir: &Path, count: u32) -> Samples {
+    let database = rusqlite::Connection::open(dir.join("bare.db")).unwrap();
+    database.pragma_update(None, "journal_mode", "WAL").unwrap();
+    database.pragma_update(None, "synchronous", "FULL").unwrap();
+    database.execute_batch("CREATE TABLE t (id INTEGER PRIMARY KEY, body TEXT)").unwrap();
+    let body = "x".repeat(1024);
+    let samples = (0..count).map(|_| {
+        let began = monotonic();
+        database.execute("INSERT INTO t (body) VALUES (?1)", [&body]).unwrap();
+        began.elapsed()
+    });
+    samples.collect()
+}
+
+/// Serves nothing but sessions that stay open, until it is killed.
+pub(crate) fn serve_sessions(arguments: &[String]) {
+    let [identity, address] = arguments else { panic!("{SERVER} takes an identity and an address") };
+    let identity = ServerIdentity::new(Credentials::load(Path::new(identity)).unwrap()).unwrap();
+    let tls = TlsAcceptor::from(server_config(&identity).unwrap());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let mut connections = JoinSet::new();
+        while let Ok((tcp, _)) = listener.accept().await {
+            let tls = tls.clone();
+            connections.spawn(async move {
+                let Ok(stream) = tls.accept(tcp).await else { return };
+                let service = TowerToHyperService::new(AgentServiceServer::new(Bare));
+                http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await
+                    .ok();
+            });
+        }
+    });
+}
+
+/// A session that only answers heartbeats.
+#[derive(Clone)]
+struct Bare;
+
+type Answers =
+    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl AgentService for Bare {
+    type SessionStream = Answers;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Answers>, Status> {
+        let answers = request.into_inner().map(|heard| heard.map(|_| v1::SessionResponse::default()));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn create_join_token(
+        &self,
+        _: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn enroll(&self, _: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_agents(
+        &self,
+        _: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn ban_agent(
+        &self,
+        _: Request<v1::BanAgentRequest>,
+    ) -> Result<Response<v1::BanAgentResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}

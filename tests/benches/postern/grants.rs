@@ -1,0 +1,103 @@
+//! Durable grants per second: through the whole gRPC path, and into the store alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use postern_broker::store::embedded::Embedded;
+use postern_broker::store::{Change, Expect, Store as _, Transaction};
+use postern_core::audit::AuditEvent;
+use postern_core::{Grant, GrantId, Role};
+use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_tests::clock::{monotonic, wall};
+use postern_tests::{Client, World, a_policy, an_ask};
+use tokio::task::JoinSet;
+
+use crate::lines::{line, note};
+
+/// How many callers ask at once, over how many connections.
+const CALLERS: usize = 64;
+const CONNECTIONS: usize = 8;
+const GRANTS: u32 = 10_000;
+/// The targets that they ask for, in turn.
+const TARGETS: u32 = 500;
+
+pub(crate) fn measure() {
+    let policy = a_policy().on("host:*").port("tcp/22").waiting_for_agents();
+    let world = World::without_agent(policy);
+    let identity = world.broker.issue("load", Role::Requester);
+    let clients: Vec<Client> =
+        (0..CONNECTIONS).map(|_| Client::new(&world.net.alice, world.broker.url(), &identity)).collect();
+    let began = monotonic();
+    let next = Arc::new(AtomicU32::new(0));
+    let callers: Vec<_> =
+        (0..CALLERS).map(|number| start_caller(&clients[number % CONNECTIONS], &next)).collect();
+    callers.into_iter().for_each(postern_tests::Running::join);
+    let through_grpc = f64::from(GRANTS) / began.elapsed().as_secs_f64();
+    assert!(world.admin.verify_audit().sound);
+    let raw = raw_rate(&world);
+    note("target: half of the raw rate or better");
+    line("durable-grants-through-grpc", through_grpc, "store-alone", raw, "1/s");
+}
+
+fn start_caller(client: &Client, next: &Arc<AtomicU32>) -> postern_tests::Running<()> {
+    let next = Arc::clone(next);
+    client.start(|channel| async move {
+        let mut access = AccessServiceClient::new(channel);
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= GRANTS {
+                return;
+            }
+            let target = format!("host:vm-{}", number % TARGETS);
+            let ask = an_ask().on(&target).port("tcp/22").from("192.0.2.20").key(&format!("key-{number}"));
+            access.request_access(ask.wire()).await.unwrap();
+        }
+    })
+}
+
+/// The same grants, into a store of their own, by as many callers.
+fn raw_rate(world: &World) -> f64 {
+    let path = world.dir().join("raw.db");
+    let pattern: Grant = {
+        let database = rusqlite::Connection::open(world.broker.database()).unwrap();
+        let body: String =
+            database.query_row("SELECT body FROM grants LIMIT 1", [], |row| row.get(0)).unwrap();
+        serde_json::from_str(&body).unwrap()
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async move {
+        let store = Arc::new(Embedded::open(&path).unwrap());
+        let next = Arc::new(AtomicU32::new(0));
+        let began = monotonic();
+        let mut callers = JoinSet::new();
+        for _ in 0..CALLERS {
+            let (store, next, pattern) = (Arc::clone(&store), Arc::clone(&next), pattern.clone());
+            callers.spawn(async move {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= GRANTS {
+                        return;
+                    }
+                    store.commit(transaction(&pattern, number)).await.unwrap();
+                }
+            });
+        }
+        callers.join_all().await;
+        f64::from(GRANTS) / began.elapsed().as_secs_f64()
+    })
+}
+
+/// What the broker commits for a request.
+fn transaction(pattern: &Grant, number: u32) -> Transaction {
+    let grant = Grant { id: GrantId::from_parts(wall(), u128::from(number)), ..pattern.clone() };
+    let event = AuditEvent::done(wall(), &grant.principal, "grant.requested")
+        .on_grant(grant.id)
+        .with("windows", &grant.windows[0])
+        .with("duration_s", grant.duration.as_secs())
+        .with("justification", &grant.justification);
+    let (principal, key, id) = (grant.principal.name.clone(), format!("key-{number}"), grant.id);
+    Transaction::default()
+        .change(Change::PutGrant { grant, expect: Expect::Absent })
+        .change(Change::RememberRequest { principal, key, grant: id })
+        .audit(event)
+}

@@ -1,0 +1,50 @@
+//! Samples, and the lines that tell of them.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+/// Durations of one thing, done again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Samples(Vec<Duration>);
+
+impl Samples {
+    pub(crate) fn add(&mut self, sample: Duration) {
+        self.0.push(sample);
+    }
+
+    /// What so many percent of the samples do not exceed, in milliseconds.
+    pub(crate) fn percentile(&self, percent: usize) -> f64 {
+        let mut sorted = self.0.clone();
+        sorted.sort_unstable();
+        let rank = (sorted.len() * percent).div_ceil(100).max(1) - 1;
+        sorted[rank].as_secs_f64() * 1e3
+    }
+}
+
+impl FromIterator<Duration> for Samples {
+    fn from_iter<I: IntoIterator<Item = Duration>>(samples: I) -> Self {
+        Self(samples.into_iter().collect())
+    }
+}
+
+/// Tells one result.
+pub(crate) fn line(name: &str, value: f64, beside: &str, bare: f64, unit: &str) {
+    say(&format!("bench: {name} {value:.3} {unit} vs {beside} {bare:.3} {unit} ratio {:.2}", value / bare));
+}
+
+/// Tells the median and the 99th percentile beside those of something bare.
+pub(crate) fn percentiles(name: &str, samples: &Samples, beside: &str, bare: &Samples) {
+    for percent in [50, 99] {
+        let (value, bare) = (samples.percentile(percent), bare.percentile(percent));
+        line(&format!("{name}-p{percent}"), value, &format!("{beside}-p{percent}"), bare, "ms");
+    }
+}
+
+/// What there is to say besides.
+pub(crate) fn note(text: &str) {
+    say(&format!("# {text}"));
+}
+
+fn say(line: &str) {
+    writeln!(std::io::stdout(), "{line}").expect("someone reads what is measured");
+}

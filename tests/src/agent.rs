@@ -1,0 +1,98 @@
+//! An agent under test: the real program, in its host's namespace, with a state directory of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use crate::binaries::binary;
+use crate::net::{Host, succeeded};
+use crate::process::Process;
+use crate::room::{Room, tied};
+
+/// An agent. It runs from [`Agent::run`] on, until it is killed or dropped.
+#[derive(Debug)]
+pub struct Agent {
+    dir: PathBuf,
+    room: Room,
+    starts: u32,
+    process: Option<Process>,
+}
+
+impl Agent {
+    /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker was heard.
+    pub fn new(host: &Host, broker: &str, dir: &Path, bootstrap: &[&str]) -> Self {
+        fs::create_dir_all(dir).expect("a directory can be made");
+        let agent = Self { dir: dir.to_owned(), room: host.room().clone(), starts: 0, process: None };
+        let mut config = format!("broker = {broker:?}\nstate_dir = {:?}\n", agent.state_dir());
+        if !bootstrap.is_empty() {
+            config.push_str(&format!("[bootstrap]\nports = {bootstrap:?}\n"));
+        }
+        fs::write(agent.config(), config).expect("a file can be written");
+        agent
+    }
+
+    /// Enrols with a join token.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn enroll(&self, token: &str) {
+        self.must(&["enroll", "--token", token]);
+    }
+
+    /// Starts it.
+    pub fn run(&mut self) {
+        self.run_as(tied(binary("postern-agent")));
+    }
+
+    /// Starts it through a command that ends in the agent's program.
+    pub fn run_as(&mut self, mut command: Command) {
+        command.arg("--config").arg(self.config()).arg("run");
+        self.starts += 1;
+        let log = self.dir.join(format!("run-{}.log", self.starts));
+        self.process = Some(Process::start("postern-agent", &self.room, command, &log));
+    }
+
+    /// Kills it, if it runs, and starts it again.
+    pub fn restart(&mut self) {
+        self.process = None;
+        self.run();
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    /// It was not started.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the agent was started")
+    }
+
+    /// What it has printed since it was last started.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Runs one of its commands to the end.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        let mut command = tied(binary("postern-agent"));
+        command.arg("--config").arg(self.config()).args(arguments);
+        self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
+    }
+
+    /// Runs one of its commands, which must succeed.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn must(&self, arguments: &[&str]) -> String {
+        succeeded(&format!("postern-agent {}", arguments.join(" ")), &self.command(arguments))
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("agent.toml")
+    }
+
+    /// Its state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+}

@@ -1,0 +1,163 @@
+//! Builders of policies and requests: a test says what matters to it, and the rest is what is usual.
+
+use std::time::Duration;
+
+use postern_proto::convert::{duration_to_wire, port_to_wire};
+use postern_proto::v1;
+
+/// A policy for one VM: nothing protected yet, any source, an hour at most, enforced, failing without an agent.
+pub fn a_policy() -> PolicyBuilder {
+    PolicyBuilder {
+        policy: v1::Policy {
+            name: "test".to_owned(),
+            layers: v1::Layers::Host.into(),
+            unreachable: v1::Unreachable::Fail.into(),
+            mode: v1::Mode::Enforce.into(),
+            ..v1::Policy::default()
+        },
+    }
+}
+
+/// Builds a policy.
+#[derive(Debug, Clone)]
+pub struct PolicyBuilder {
+    policy: v1::Policy,
+}
+
+impl PolicyBuilder {
+    /// Named so.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.policy.name = name.to_owned();
+        self
+    }
+
+    /// Covering these targets, too.
+    #[must_use]
+    pub fn on(mut self, selector: &str) -> Self {
+        self.policy.targets.push(selector.to_owned());
+        self
+    }
+
+    /// Protecting this port, from any source, for an hour at most.
+    #[must_use]
+    pub fn port(self, port: &str) -> Self {
+        self.port_within(port, &["*"], Duration::from_secs(3600))
+    }
+
+    /// Protecting this port within limits.
+    #[must_use]
+    pub fn port_within(mut self, port: &str, sources: &[&str], max_duration: Duration) -> Self {
+        self.policy.ports.push(v1::PortRule {
+            port: Some(wire_port(port)),
+            sources: sources.iter().map(|source| (*source).to_owned()).collect(),
+            max_duration: Some(duration_to_wire(max_duration)),
+        });
+        self
+    }
+
+    /// Letting grants wait for an agent that is away.
+    #[must_use]
+    pub fn waiting_for_agents(mut self) -> Self {
+        self.policy.unreachable = v1::Unreachable::Wait.into();
+        self
+    }
+
+    /// Dropping nothing.
+    #[must_use]
+    pub fn monitoring(mut self) -> Self {
+        self.policy.mode = v1::Mode::Monitor.into();
+        self
+    }
+
+    /// The policy as it goes over the wire.
+    pub fn wire(self) -> v1::Policy {
+        self.policy
+    }
+}
+
+/// A request for one hour of nothing yet.
+pub fn an_ask() -> Ask {
+    Ask {
+        wire: v1::RequestAccessRequest {
+            duration: Some(duration_to_wire(Duration::from_secs(3600))),
+            justification: "a test".to_owned(),
+            ..v1::RequestAccessRequest::default()
+        },
+    }
+}
+
+/// Builds a request.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    wire: v1::RequestAccessRequest,
+}
+
+impl Ask {
+    /// For this target, too.
+    #[must_use]
+    pub fn on(mut self, target: &str) -> Self {
+        self.wire.targets.push(target.to_owned());
+        self
+    }
+
+    /// For this port, too.
+    #[must_use]
+    pub fn port(mut self, port: &str) -> Self {
+        self.wire.ports.push(wire_port(port));
+        self
+    }
+
+    /// From this source, too.
+    #[must_use]
+    pub fn from(mut self, source: impl ToString) -> Self {
+        self.wire.sources.push(source.to_string());
+        self
+    }
+
+    /// For so many seconds.
+    #[must_use]
+    pub fn seconds(mut self, seconds: u64) -> Self {
+        self.wire.duration = Some(duration_to_wire(Duration::from_secs(seconds)));
+        self
+    }
+
+    /// With this idempotency key.
+    #[must_use]
+    pub fn key(mut self, key: &str) -> Self {
+        self.wire.idempotency_key = key.to_owned();
+        self
+    }
+
+    /// With an answer that waits.
+    #[must_use]
+    pub fn waiting(mut self, wait: Duration) -> Self {
+        self.wire.wait = Some(duration_to_wire(wait));
+        self
+    }
+
+    /// Changed by hand, where a builder would not let it be wrong.
+    #[must_use]
+    pub fn but(mut self, change: impl FnOnce(&mut v1::RequestAccessRequest)) -> Self {
+        change(&mut self.wire);
+        self
+    }
+
+    /// The request as it goes over the wire.
+    pub fn wire(&self) -> v1::RequestAccessRequest {
+        self.wire.clone()
+    }
+}
+
+/// The end of a grant.
+///
+/// # Panics
+/// It has none.
+pub fn end_of(grant: &v1::Grant) -> jiff::Timestamp {
+    let end = grant.not_after.as_ref().expect("the grant has an end");
+    postern_proto::convert::timestamp("not_after", end).expect("the end is a time")
+}
+
+fn wire_port(port: &str) -> v1::ProtectedPort {
+    port_to_wire(port.parse().unwrap_or_else(|error| panic!("{port}: {error}")))
+}

@@ -1,0 +1,239 @@
+//! The demo: the story of a few grants, told by real programs in network namespaces, each step checked.
+
+#![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and tells.
+
+mod story;
+
+use std::fs;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_tests::clock::{monotonic, sleep_until, wait_until};
+use postern_tests::{PATIENCE, Reach, TCP, VM, World, ask_for, usual_policy};
+use serde_json::Value;
+use story::Story;
+
+/// The policy, as an administrator would write it.
+const POLICY: &str = r#"
+[[policy]]
+name = "demo"
+targets = ["host:vm-1"]
+layers = "host"
+mode = "enforce"
+unreachable = "fail"
+
+[[policy.ports]]
+port = "tcp/22"
+sources = ["192.0.2.0/24", "2001:db8::/64"]
+max_duration = "1h"
+"#;
+
+fn main() -> ExitCode {
+    let mut story = Story::default();
+    story.tell("Three hosts on one network: a broker, a VM with a service on port 22, and two people, alice and mallory.");
+    if let Some(mut world) =
+        story.step("a broker starts, and gives the administrator and alice an identity", || {
+            let world = World::without_agent(usual_policy().named("unused"));
+            (world, "mutual TLS 1.3, keys of its own authority".to_owned())
+        })
+    {
+        protect(&mut story, &mut world);
+        open_and_expire(&mut story, &world);
+        lose_the_agent(&mut story, &mut world);
+        revoke(&mut story, &world);
+        refuse_and_resist(&mut story, &world);
+        audit(&mut story, &world);
+        leave(&mut story, world);
+    }
+    story.end()
+}
+
+/// The VM comes under protection.
+fn protect(story: &mut Story, world: &mut World) {
+    story.tell("The VM comes under protection.");
+    story.check("before: anyone reaches port 22", || {
+        assert_eq!((try_22(world, 'a'), try_22(world, 'm')), (Reach::Open, Reach::Open));
+        String::new()
+    });
+    story.check("the administrator applies a policy: port 22 is closed unless a grant opens it", || {
+        let file = world.dir().join("policy.toml");
+        fs::write(&file, POLICY).expect("a file can be written");
+        let cli = world.admin_cli();
+        cli.json(&["policy", "apply", "-f", &file.to_string_lossy()]);
+        cli.json(&["policy", "delete", "unused"]);
+        String::new()
+    });
+    story.check("the VM's agent enrols with a token that works once, and starts", || {
+        let token = world.admin_cli().json(&["agents", "token", VM]);
+        world.agent.enroll(token[0]["token"].as_str().expect("a token is text"));
+        world.agent.run();
+        world.admin.wait_in_sync(VM);
+        String::new()
+    });
+    story.check("closed: nobody gets a new connection to port 22, over IPv4 or IPv6", || {
+        assert_eq!((try_22(world, 'a'), try_22(world, 'm')), (Reach::Filtered, Reach::Filtered));
+        assert_eq!(world.net.alice.reach(world.net.vm.tcp6(TCP)), Reach::Filtered);
+        String::new()
+    });
+}
+
+/// A grant opens the port for its requester, and ends by itself.
+fn open_and_expire(story: &mut Story, world: &World) {
+    story.tell("alice asks for access.");
+    let grant =
+        story.step("alice: postern request host:vm-1 --port 22 --for 5s --reason \"fix the disk\"", || {
+            let start = monotonic();
+            let grant = request(world, "5s", "fix the disk");
+            assert_eq!(try_22(world, 'a'), Reach::Open);
+            let told = format!("open; {} ms for the whole command", start.elapsed().as_millis());
+            (grant, told)
+        });
+    story.check("mallory is still shut out", || {
+        assert_eq!(try_22(world, 'm'), Reach::Filtered);
+        String::new()
+    });
+    let Some(grant) = grant else { return };
+    let connection = story.step("alice works over a connection, and the window ends", || {
+        let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
+        let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+        sleep_until(end_of(&grant) + Duration::from_millis(1200));
+        let late = watch.stop().assert_closed_at(end_of(&grant));
+        (connection, format!("the last new connection got in {} ms after the end", late.as_millis()))
+    });
+    story.check("a new connection is shut out", || {
+        assert_eq!(try_22(world, 'a'), Reach::Filtered);
+        String::new()
+    });
+    story.check("the connection from before the end still works", || {
+        assert!(connection.is_some_and(|connection| connection.echoes()));
+        String::new()
+    });
+    story.check("how fast: from the request to an open port", || {
+        let mut times: Vec<Duration> = (0..21)
+            .map(|_| {
+                let start = monotonic();
+                let grant = world.alice.open(&ask_for(&world.net.alice).seconds(60));
+                assert_eq!(try_22(world, 'a'), Reach::Open);
+                let time = start.elapsed();
+                world.alice.revoke(&grant.id).expect("a grant can be revoked");
+                time
+            })
+            .collect();
+        times.sort_unstable();
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        format!("{:.1} ms at the median of {}, {:.1} ms at most", ms(times[10]), times.len(), ms(times[20]))
+    });
+}
+
+/// The agent dies while a window is open.
+fn lose_the_agent(story: &mut Story, world: &mut World) {
+    story.tell("The agent is killed while a window is open.");
+    story.check("the window ends on time with nobody there to close it", || {
+        let grant = request(world, "3s", "while the agent dies");
+        world.agent.process().kill9();
+        let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+        sleep_until(end_of(&grant) + Duration::from_millis(1200));
+        let late = watch.stop().assert_closed_at(end_of(&grant));
+        format!("the last new connection got in {} ms after the end", late.as_millis())
+    });
+    story.check("the agent starts again and picks up what holds", || {
+        world.agent.run();
+        world.admin.wait_in_sync(VM);
+        assert_eq!(try_22(world, 'a'), Reach::Filtered);
+        String::new()
+    });
+}
+
+/// A grant is closed before its end.
+fn revoke(story: &mut Story, world: &World) {
+    story.tell("alice is done early.");
+    story.check("alice revokes her grant: shut at once, and her connection stays", || {
+        let grant = request(world, "10m", "done soon");
+        let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
+        let start = monotonic();
+        world.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
+        let told = format!("{} ms for the whole command", start.elapsed().as_millis());
+        assert_eq!(try_22(world, 'a'), Reach::Filtered);
+        assert!(connection.echoes());
+        told
+    });
+}
+
+/// What is not allowed does not happen, and what is torn down comes back.
+fn refuse_and_resist(story: &mut Story, world: &World) {
+    story.tell("Not everything is allowed.");
+    story.check("a port outside the policy is denied, in words", || {
+        let outcome = world.cli().run(&["request", VM, "--port", "3389", "--reason", "curious"]);
+        assert_eq!(outcome.code, 3, "{}", outcome.err);
+        outcome.err.trim().to_owned()
+    });
+    story.check(
+        "someone flushes the VM's firewall: the table is back at once, and the report names the process",
+        || {
+            let start = monotonic();
+            world.net.vm.must("nft", &["flush", "ruleset"]);
+            wait_until("the port to be shut again", Duration::from_secs(1), || {
+                try_22(world, 'm') == Reach::Filtered
+            });
+            let told = format!("shut again within {} ms", start.elapsed().as_millis());
+            let reported =
+                |line: &String| line.contains("agent.tampering") && line.contains("\"process\":\"nft\"");
+            wait_until("the report to be audited", PATIENCE, || world.admin.audit().iter().any(reported));
+            told
+        },
+    );
+}
+
+/// The log tells what happened, and a changed log is found out.
+fn audit(story: &mut Story, world: &World) {
+    story.tell("Everything is in the audit log.");
+    story.check("the log verifies", || {
+        let verified = &world.admin_cli().json(&["audit", "verify"])[0];
+        assert_eq!(verified["sound"], Value::Bool(true), "{verified}");
+        format!("{} records, each chained to the one before", verified["records"])
+    });
+    story.check("a copy in which one word was changed does not, and the line is named", || {
+        let copy = world.dir().join("audit.jsonl");
+        let log = world.admin_cli().run(&["--output", "json", "audit", "tail"]).out;
+        fs::write(&copy, log.replacen("fix the disk", "fix the dish", 1)).expect("a file can be written");
+        let outcome = world.admin_cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
+        assert_eq!(outcome.code, 1, "{}{}", outcome.out, outcome.err);
+        outcome.err.trim().to_owned()
+    });
+}
+
+/// The VM is released.
+fn leave(story: &mut Story, mut world: World) {
+    story.tell("The VM is released.");
+    story.check("the agent is uninstalled: its table is gone, and port 22 is as it was", || {
+        world.agent.process().terminate();
+        world.agent.must(&["uninstall"]);
+        assert_eq!(world.net.vm.must("nft", &["list", "tables"]), "");
+        assert_eq!(try_22(&world, 'm'), Reach::Open);
+        String::new()
+    });
+    let dir = world.dir().to_owned();
+    drop(world);
+    story.check("nothing is left behind", || {
+        assert!(!dir.exists(), "{} is still there", dir.display());
+        String::new()
+    });
+}
+
+fn try_22(world: &World, who: char) -> Reach {
+    let host = if who == 'a' { &world.net.alice } else { &world.net.mallory };
+    host.reach(world.net.vm.tcp(TCP))
+}
+
+/// Asks as alice would, and returns the grant, which is active.
+fn request(world: &World, duration: &str, reason: &str) -> Value {
+    let answer =
+        &world.cli().json(&["request", VM, "--port", "22", "--for", duration, "--reason", reason])[0];
+    assert_eq!(answer["grant"]["state"], "active", "{answer}");
+    answer["grant"].clone()
+}
+
+fn end_of(grant: &Value) -> Timestamp {
+    grant["not_after"].as_str().and_then(|end| end.parse().ok()).expect("a grant has an end")
+}

@@ -1,0 +1,154 @@
+//! A broker under test: the real program, in its host's namespace, with a data directory of its own.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use postern_core::Role;
+
+use crate::binaries::binary;
+use crate::client::Client;
+use crate::net::{Host, succeeded};
+use crate::process::Process;
+use crate::room::{Room, tied};
+
+/// The port that brokers listen on.
+pub(crate) const PORT: u16 = 7443;
+
+/// A broker. It runs from [`Broker::serve`] on, until it is killed or dropped.
+#[derive(Debug)]
+pub struct Broker {
+    dir: PathBuf,
+    room: Room,
+    url: String,
+    starts: u32,
+    process: Option<Process>,
+}
+
+impl Broker {
+    /// Makes a broker's directory with a configuration, and initialises it.
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub fn init(host: &Host, dir: &Path) -> Self {
+        fs::create_dir_all(dir).expect("a directory can be made");
+        let broker = Self {
+            dir: dir.to_owned(),
+            room: host.room().clone(),
+            url: format!("https://{}:{PORT}", host.v4()),
+            starts: 0,
+            process: None,
+        };
+        let config = format!(
+            "data_dir = {:?}\nlisten = \"[::]:{PORT}\"\nnames = [\"{}\", \"{}\"]\n",
+            broker.data_dir(),
+            host.v4(),
+            host.v6()
+        );
+        fs::write(broker.config(), config).expect("a file can be written");
+        broker.must(&["init"]);
+        broker
+    }
+
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Panics
+    /// It does not come to listen.
+    pub fn serve(&mut self) {
+        self.serve_as(tied(binary("postern-broker")));
+    }
+
+    /// Starts it through a command that ends in the broker's program.
+    ///
+    /// # Panics
+    /// It does not come to listen.
+    pub fn serve_as(&mut self, mut command: Command) {
+        command.arg("--config").arg(self.config()).arg("serve");
+        self.starts += 1;
+        let log = self.dir.join(format!("serve-{}.log", self.starts));
+        let mut process = Process::start("postern-broker", &self.room, command, &log);
+        process.wait_for("listening");
+        self.process = Some(process);
+    }
+
+    /// Kills it, if it runs, and starts it again.
+    pub fn restart(&mut self) {
+        self.process = None;
+        self.serve();
+    }
+
+    /// The running process.
+    ///
+    /// # Panics
+    /// It was not started.
+    pub fn process(&mut self) -> &mut Process {
+        self.process.as_mut().expect("the broker was started")
+    }
+
+    /// What it has printed since it was last started.
+    pub fn log(&self) -> String {
+        self.process.as_ref().map(Process::log).unwrap_or_default()
+    }
+
+    /// Runs one of its commands to the end.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
+        let mut command = tied(binary("postern-broker"));
+        command.arg("--config").arg(self.config()).args(arguments);
+        self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-broker: {error}"))
+    }
+
+    /// Runs one of its commands, which must succeed.
+    ///
+    /// # Panics
+    /// It fails.
+    pub fn must(&self, arguments: &[&str]) -> String {
+        succeeded(&format!("postern-broker {}", arguments.join(" ")), &self.command(arguments))
+    }
+
+    /// The identity of the administrator that `init` made.
+    pub fn admin_identity(&self) -> PathBuf {
+        self.data_dir().join("admin")
+    }
+
+    /// Issues a client certificate, and returns the identity's directory.
+    ///
+    /// # Panics
+    /// `issue` fails.
+    pub fn issue(&self, name: &str, role: Role) -> PathBuf {
+        let out = self.dir.join("identities").join(name);
+        fs::create_dir_all(self.dir.join("identities")).expect("a directory can be made");
+        self.must(&["issue", name, "--role", &role.to_string(), "--out", &out.to_string_lossy()]);
+        out
+    }
+
+    /// A client on `host` with a new certificate.
+    pub fn client(&self, host: &Host, name: &str, role: Role) -> Client {
+        Client::new(host, &self.url, &self.issue(name, role))
+    }
+
+    /// A client on the broker's own host, as the administrator that `init` made.
+    pub fn admin(&self, host: &Host) -> Client {
+        Client::new(host, &self.url, &self.admin_identity())
+    }
+
+    /// Where it is reached.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("broker.toml")
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// Its database.
+    pub fn database(&self) -> PathBuf {
+        self.data_dir().join("postern.db")
+    }
+}

@@ -1,0 +1,40 @@
+//! The harness of Postern's scenarios: real processes in network namespaces, driven through real connections.
+//!
+//! A [`World`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
+//! scenario has a world of its own, so that they run beside each other, and nothing of it outlives the scenario. A
+//! harness fails its test by a panic; that is what the lints that forbid panics are lifted for here.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod agent;
+mod asks;
+mod binaries;
+mod broker;
+mod cli;
+mod client;
+pub mod clock;
+mod fake_agent;
+mod fake_broker;
+mod fake_time;
+mod listen;
+mod net;
+mod probe;
+mod process;
+mod room;
+mod watch;
+mod world;
+
+pub use agent::Agent;
+pub use asks::{Ask, PolicyBuilder, a_policy, an_ask, end_of};
+pub use binaries::binary;
+pub use broker::Broker;
+pub use cli::{Cli, Outcome};
+pub use client::{Client, Refusal};
+pub use fake_agent::{FakeAgent, FakeSession};
+pub use fake_broker::{AgentSession, FakeBroker};
+pub use fake_time::FakeTime;
+pub use net::{Endpoint, Host, Net};
+pub use probe::{Connection, Reach};
+pub use process::{PATIENCE, Process};
+pub use room::{Room, Running, tied};
+pub use watch::{Timeline, Watch};
+pub use world::{FREE, TCP, UDP, VM, World, ask_for, further_addresses, usual_policy};

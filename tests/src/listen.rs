@@ -1,0 +1,55 @@
+//! Listeners: TCP and UDP echo, on both address families. They live in the host's room and end with it.
+
+use std::net::Ipv6Addr;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::task::JoinSet;
+
+use crate::net::Host;
+
+impl Host {
+    /// Echoes on a TCP port.
+    ///
+    /// # Panics
+    /// The port is taken.
+    pub fn listen_tcp(&self, port: u16) {
+        let listener = self.room().run(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let listener =
+            listener.unwrap_or_else(|error| panic!("{} cannot listen on tcp/{port}: {error}", self.name()));
+        self.room().start(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(echo(stream));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+    }
+
+    /// Echoes on a UDP port.
+    ///
+    /// # Panics
+    /// The port is taken.
+    pub fn listen_udp(&self, port: u16) {
+        let socket = self.room().run(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let socket =
+            socket.unwrap_or_else(|error| panic!("{} cannot listen on udp/{port}: {error}", self.name()));
+        self.room().start(async move {
+            let mut datagram = [0; 64];
+            while let Ok((length, from)) = socket.recv_from(&mut datagram).await {
+                // A peer that has gone is no reason to stop.
+                let _ = socket.send_to(&datagram[..length], from).await;
+            }
+        });
+    }
+}
+
+async fn echo(mut stream: TcpStream) -> std::io::Result<()> {
+    let mut bytes = [0; 64];
+    loop {
+        match stream.read(&mut bytes).await? {
+            0 => return Ok(()),
+            length => stream.write_all(&bytes[..length]).await?,
+        }
+    }
+}

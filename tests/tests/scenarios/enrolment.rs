@@ -1,0 +1,99 @@
+//! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling anew.
+
+use std::time::Duration;
+
+use postern_proto::v1::{AgentStatus, GrantState, LayerStatus};
+use postern_tests::clock::{sleep_until, wait_until};
+use postern_tests::{FakeAgent, PATIENCE, Reach, Refusal, TCP, VM, World, ask_for, end_of, usual_policy};
+use tonic::Code;
+
+fn enroll(world: &World, name: &str, token: &str) -> Result<FakeAgent, Refusal> {
+    FakeAgent::enroll(&world.net.vm, world.broker.url(), token, &world.dir().join(name))
+        .map_err(Refusal::from)
+}
+
+#[test]
+fn i7_a_join_token_works_once_even_when_it_is_used_twice_at_the_same_time() {
+    let world = World::without_agent(usual_policy());
+    let token = world.admin.join_token(VM, None).unwrap();
+    let enrolled = std::thread::scope(|scope| {
+        let tries: Vec<_> =
+            ["a", "b", "c", "d"].map(|name| scope.spawn(|| enroll(&world, name, &token))).into();
+        tries.into_iter().map(|one| one.join().unwrap()).filter(Result::is_ok).count()
+    });
+    assert_eq!(enrolled, 1);
+    let refused = enroll(&world, "late", &token).unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::Unauthenticated, "NOT_PROVEN"));
+}
+
+#[test]
+fn i7_a_join_token_expires() {
+    let world = World::without_agent(usual_policy());
+    let token = world.admin.join_token(VM, Some(Duration::from_secs(1))).unwrap();
+    std::thread::sleep(Duration::from_millis(1200));
+    let refused = enroll(&world, "late", &token).unwrap_err();
+    assert_eq!((refused.code, refused.reason.as_str()), (Code::Unauthenticated, "NOT_PROVEN"));
+    let log = world.admin.audit();
+    assert!(
+        log.iter().any(|line| line.contains("agent.enrolled") && line.contains("\"denied\"")),
+        "{log:#?}"
+    );
+    for valid_for in [0, 601] {
+        let refused =
+            Refusal::from(world.admin.join_token(VM, Some(Duration::from_secs(valid_for))).unwrap_err());
+        assert_eq!((refused.code, refused.field.as_str()), (Code::InvalidArgument, "valid_for"));
+    }
+}
+
+#[test]
+fn i7_the_enroll_command_says_what_is_wrong_with_a_token() {
+    let world = World::without_agent(usual_policy());
+    let token = world.admin.join_token(VM, None).unwrap();
+    world.agent.must(&["enroll", "--token", &token]);
+    for bad in [token.as_str(), "postern1.aa.bb", ""] {
+        let output = world.agent.command(&["enroll", "--token", bad]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("token"), "{bad}: {said}");
+    }
+}
+
+#[test]
+fn i7_a_token_of_another_broker_is_not_sent_to_this_one() {
+    let world = World::without_agent(usual_policy());
+    let other = World::without_agent(usual_policy());
+    let token = other.admin.join_token(VM, None).unwrap();
+    let output = world.agent.command(&["enroll", "--token", &token]);
+    assert!(!output.status.success());
+    assert!(world.admin.agents().is_empty());
+    // It was not spent either.
+    other.agent.must(&["enroll", "--token", &token]);
+}
+
+#[test]
+fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_anew() {
+    let mut world = World::new();
+    let grant = world.alice.open(&ask_for(&world.net.alice).seconds(5));
+    let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+    world.admin.ban(VM).unwrap();
+    let cut = wait_until("the session to be cut", PATIENCE, || {
+        world.admin.host_layer(VM) == Some(LayerStatus::Unreachable)
+    });
+    assert!(cut < Duration::from_secs(2), "it took {cut:?}");
+    assert_eq!(world.admin.agents()[0].status(), AgentStatus::Banned);
+
+    // It cannot come back, not even after a restart, and its port stays protected.
+    world.agent.restart();
+    sleep_until(end_of(&grant) + Duration::from_millis(1500));
+    watch.stop().assert_closed_at(end_of(&grant));
+    assert_eq!(world.admin.host_layer(VM), Some(LayerStatus::Unreachable));
+    let denied = world.alice.request(&ask_for(&world.net.alice).waiting(PATIENCE)).unwrap().grant.unwrap();
+    assert!(matches!(denied.state(), GrantState::Closing | GrantState::Failed), "{denied:?}");
+    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Filtered);
+
+    world.agent.process().terminate();
+    world.enroll_agent();
+    world.agent.run();
+    world.admin.wait_in_sync(VM);
+    assert_eq!(world.admin.agents()[0].status(), AgentStatus::Online);
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+}

@@ -1,0 +1,73 @@
+//! I4: an acknowledged grant survives kill -9 of the broker, and nothing is open without a record.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use postern_proto::v1;
+use postern_tests::clock::monotonic;
+use postern_tests::{Reach, TCP, VM, World, an_ask, further_addresses};
+
+/// How many times the broker is killed, each time a little later after the request was sent.
+const KILLS: u8 = 20;
+/// How much later each time: together they reach from before the request arrives to after its answer has left.
+const STEP: Duration = Duration::from_micros(500);
+
+#[test]
+fn i4_no_acknowledged_grant_is_lost_and_nothing_is_open_without_a_record() {
+    let mut world = World::new();
+    world.net.alice.add_addresses(further_addresses(KILLS));
+    let mut acknowledged = BTreeSet::new();
+    for (kill, source) in (0..).zip(further_addresses(KILLS)) {
+        if let Some(grant) = request_and_kill(&mut world, source, STEP * kill) {
+            acknowledged.insert(grant);
+        }
+        // While the broker is dead, what is open is what it left: it must have a record when it is back.
+        let sources: Vec<IpAddr> = further_addresses(KILLS).map(IpAddr::V4).collect();
+        let reaches = world.net.alice.reach_from_each(&sources, world.net.vm.tcp(TCP));
+        world.broker.restart();
+        world.admin.wait_in_sync(VM);
+        let recorded = recorded_sources(&world);
+        for (source, reach) in sources.iter().zip(reaches) {
+            assert!(
+                reach == Reach::Filtered || recorded.contains(source),
+                "{source} was open without a record"
+            );
+        }
+    }
+    let recorded: BTreeSet<String> = world.admin.grants().into_iter().map(|grant| grant.id).collect();
+    let lost: Vec<_> = acknowledged.difference(&recorded).collect();
+    assert!(lost.is_empty(), "acknowledged and lost: {lost:?}");
+    let missed = usize::from(KILLS) - acknowledged.len();
+    assert!(
+        !acknowledged.is_empty() && missed > 0,
+        "the kills did not straddle the acknowledgement: {missed} missed"
+    );
+
+    let audit = world.admin.verify_audit();
+    assert!(audit.sound, "line {}: {}", audit.broken_line, audit.problem);
+    let log = world.admin.audit().join("\n");
+    for grant in &recorded {
+        assert!(log.contains(&format!("\"grant\":\"{grant}\"")), "{grant} has no audit line");
+    }
+}
+
+/// Sends a request and kills the broker so much later. Returns the grant's id if it was acknowledged.
+fn request_and_kill(world: &mut World, source: Ipv4Addr, later: Duration) -> Option<String> {
+    // The connection is up before the clock starts.
+    world.alice.grants();
+    let ask = an_ask().on(VM).port("tcp/22").from(source).seconds(600);
+    let start = monotonic();
+    let request = world.alice.start_request(&ask);
+    while start.elapsed() < later {
+        std::hint::spin_loop();
+    }
+    world.broker.process().kill9();
+    request.join().ok().and_then(|answer| answer.grant).map(|grant| grant.id)
+}
+
+/// The addresses that some recorded grant opens the VM to.
+fn recorded_sources(world: &World) -> BTreeSet<IpAddr> {
+    let windows = world.admin.grants().into_iter().flat_map(|grant: v1::Grant| grant.windows);
+    windows.map(|window| window.source.trim_end_matches("/32").parse().unwrap()).collect()
+}

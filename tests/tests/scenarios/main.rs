@@ -1,0 +1,26 @@
+//! Scenarios: real brokers and agents in network namespaces, real connections against them. A scenario that proves an
+//! invariant carries its number. Everything here needs root, and fails without it.
+
+// Clippy takes the helpers of an integration test for production code.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod bad_config;
+mod bad_request;
+mod clocks;
+mod command;
+mod enrolment;
+mod harness;
+mod i1_default_deny;
+mod i2_nothing_outlives_its_end;
+mod i3_established_connections;
+mod i4_durable_before_open;
+mod i5_whole_or_not_at_all;
+mod i7_authorization;
+mod i8_convergence;
+mod i8_told;
+mod i9_audit;
+mod sources;
+mod store_faults;
+mod tampering;
+mod uninstall;
+mod units;

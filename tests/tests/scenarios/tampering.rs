@@ -1,0 +1,103 @@
+//! Tampering: another process changes or flushes our table. It is put back at once, and the audit log names the process.
+
+use std::time::Duration;
+
+use postern_tests::clock::{sleep_until, wait_until};
+use postern_tests::{PATIENCE, Reach, TCP, World, ask_for, end_of};
+
+/// How long a table may be away.
+const EXPOSED: Duration = Duration::from_secs(1);
+
+fn assert_reported(world: &World, process: &str) {
+    let report = |line: &String| line.contains("\"agent.tampering\"");
+    wait_until("the report to be audited", PATIENCE, || world.admin.audit().iter().any(report));
+    let line = world.admin.audit().into_iter().find(report).unwrap();
+    assert!(line.contains(&format!("\"process\":\"{process}\"")), "{line}");
+    assert!(line.contains("\"agent/host:vm-1\"") && line.contains("\"exposed_for_ms\""), "{line}");
+}
+
+#[test]
+fn i1_a_flushed_ruleset_is_put_back_at_once_and_reported_with_the_process() {
+    let world = World::new();
+    let (vm, mallory) = (&world.net.vm, &world.net.mallory);
+    vm.must("nft", &["flush", "ruleset"]);
+    wait_until("the port to be shut again", EXPOSED, || mallory.reach(vm.tcp(TCP)) == Reach::Filtered);
+    assert_reported(&world, "nft");
+}
+
+#[test]
+fn i1_a_deleted_rule_is_put_back_at_once() {
+    let world = World::new();
+    let (vm, mallory) = (&world.net.vm, &world.net.mallory);
+    let (family, table) = our_table(&world);
+    let chains = vm.must("nft", &["-j", "list", "table", &family, &table]);
+    let chains: serde_json::Value = serde_json::from_str(&chains).unwrap();
+    let objects = chains["nftables"].as_array().unwrap();
+    for chain in objects.iter().filter_map(|object| object["chain"]["name"].as_str()) {
+        vm.must("nft", &["flush", "chain", &family, &table, chain]);
+    }
+    wait_until("the port to be shut again", EXPOSED, || mallory.reach(vm.tcp(TCP)) == Reach::Filtered);
+    assert_reported(&world, "nft");
+}
+
+#[test]
+fn i2_an_element_that_someone_else_added_is_removed() {
+    let world = World::new();
+    let (vm, mallory) = (&world.net.vm, &world.net.mallory);
+    let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
+    let (family, table) = our_table(&world);
+    // Whatever set holds alice's window: mallory puts its own address beside it, for ever.
+    let listing = vm.must("nft", &["-j", "list", "table", &family, &table]);
+    let listing: serde_json::Value = serde_json::from_str(&listing).unwrap();
+    let alice = world.net.alice.v4().to_string();
+    let set = listing["nftables"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|object| object["set"]["elem"].to_string().contains(&format!("\"{alice}\"")));
+    let set = set.unwrap_or_else(|| panic!("no set holds {alice}: {listing}"))["set"]["name"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let element = format!("{{ {} . tcp . {TCP} timeout 1h }}", mallory.v4());
+    vm.must("nft", &["add", "element", &family, &table, &set, &element]);
+    wait_until("the window to be shut again", EXPOSED, || mallory.reach(vm.tcp(TCP)) == Reach::Filtered);
+    assert_eq!(world.net.alice.reach(vm.tcp(TCP)), Reach::Open, "alice's own window stays");
+    assert_reported(&world, "nft");
+    world.alice.revoke(&grant.id).unwrap();
+}
+
+#[test]
+fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
+    let world = World::new();
+    let grant = world.alice.open(&ask_for(&world.net.alice).seconds(4));
+    std::thread::sleep(Duration::from_secs(1));
+    world.net.vm.must("nft", &["flush", "ruleset"]);
+    wait_until("the table to be put back", EXPOSED, || {
+        world.net.mallory.reach(world.net.vm.tcp(TCP)) == Reach::Filtered
+    });
+    let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+    sleep_until(end_of(&grant) + Duration::from_millis(1500));
+    watch.stop().assert_closed_at(end_of(&grant));
+}
+
+#[test]
+fn tables_of_others_are_none_of_our_business() {
+    let world = World::new();
+    let vm = &world.net.vm;
+    vm.must("nft", &["add", "table", "inet", "someone_elses"]);
+    vm.must("nft", &["add", "chain", "inet", "someone_elses", "c"]);
+    vm.must("nft", &["delete", "table", "inet", "someone_elses"]);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(!world.admin.audit().iter().any(|line| line.contains("agent.tampering")));
+}
+
+/// The family and the name of the one table that is there.
+fn our_table(world: &World) -> (String, String) {
+    let tables = world.net.vm.must("nft", &["list", "tables"]);
+    let mut words = tables.split_whitespace();
+    match (words.next(), words.next(), words.next(), words.next()) {
+        (Some("table"), Some(family), Some(name), None) => (family.to_owned(), name.to_owned()),
+        _ => panic!("there is not exactly one table:\n{tables}"),
+    }
+}
