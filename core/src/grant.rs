@@ -220,10 +220,12 @@ impl Grant {
         targets
     }
 
-    /// Whether this grant makes the older one unnecessary: same principal, and every opening of it is here too.
+    /// Whether this grant makes the older one unnecessary: same principal, every opening of it is here too, and for no
+    /// less long.
     pub fn supersedes(&self, older: &Self) -> bool {
         self.id != older.id
             && self.principal.name == older.principal.name
+            && self.not_after >= older.not_after
             && older.windows.iter().all(|old| self.windows.iter().any(|new| new.same_opening(old)))
     }
 }
