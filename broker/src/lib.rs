@@ -13,6 +13,8 @@ pub mod hub;
 pub mod layer;
 pub mod reconcile;
 pub mod run;
+#[cfg(test)]
+mod samples;
 pub mod setup;
 pub mod store;
 pub mod tasks;

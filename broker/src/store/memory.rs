@@ -8,8 +8,8 @@ use postern_core::audit::{AuditRecord, Head};
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 use super::{
-    AgentRecord, Change, Expect, GrantQuery, Silent, Store, StoreError, TargetSnapshot, TokenHash,
-    TokenRecord, Transaction, Versioned,
+    AgentRecord, Change, Expect, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
+    Transaction, Versioned,
 };
 
 /// A store in memory. It forgets everything with the process, and copies everything on each commit.
@@ -39,6 +39,8 @@ struct State {
 /// What goes wrong with the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// Nothing: the commit goes well.
+    Nothing,
     /// It does nothing, and nobody can tell: [`StoreError::Unavailable`].
     Before,
     /// It takes effect, and the answer is lost: [`StoreError::Unavailable`].
@@ -53,6 +55,10 @@ pub enum Fault {
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the store was lost")]
 struct Lost;
+
+fn lost() -> StoreError {
+    StoreError::Unavailable { source: Box::new(Lost) }
+}
 
 impl Memory {
     /// Lets the next commits go wrong, one fault each.
@@ -86,7 +92,7 @@ impl Default for State {
 impl State {
     fn after(&self, transaction: Transaction) -> Result<Self, StoreError> {
         if transaction.is_silent() {
-            return Err(StoreError::unavailable(Silent));
+            return Err(StoreError::Silent);
         }
         let mut next = self.clone();
         for change in transaction.changes {
@@ -162,19 +168,19 @@ impl Store for Memory {
         let mut inner = self.lock();
         let fault = inner.faults.pop_front();
         match fault {
-            Some(Fault::Before) => return Err(StoreError::unavailable(Lost)),
+            Some(Fault::Before) => return Err(lost()),
             Some(Fault::Full) => return Err(StoreError::Full),
             Some(Fault::Conflict) => {
                 let what =
                     transaction.changes.first().map_or_else(|| "the audit log".to_owned(), Change::subject);
                 return Err(StoreError::Conflict { what });
             }
-            Some(Fault::After) | None => {}
+            Some(Fault::After | Fault::Nothing) | None => {}
         }
         inner.state = inner.state.after(transaction)?;
         match fault {
-            Some(_) => Err(StoreError::unavailable(Lost)),
-            None => Ok(inner.state.head),
+            Some(Fault::After) => Err(lost()),
+            _ => Ok(inner.state.head),
         }
     }
 
@@ -253,6 +259,12 @@ mod tests {
     use postern_core::audit::AuditEvent;
 
     use super::*;
+    use crate::store::conformance;
+
+    #[tokio::test]
+    async fn the_fake_conforms() {
+        conformance::run(async || Memory::default()).await;
+    }
 
     #[tokio::test]
     async fn a_fault_befalls_one_commit_and_only_after_takes_effect() {

@@ -4,7 +4,10 @@
 //! idempotency key, its audit lines) is one [`Transaction`], durable before [`Store::commit`] returns: that is
 //! what I4 and I9 stand on. A store keeps no timers; no record here ever expires by itself.
 
+#[cfg(test)]
+mod conformance;
 pub mod embedded;
+#[cfg(test)]
 pub mod memory;
 
 use async_trait::async_trait;
@@ -37,8 +40,8 @@ pub trait Store: Send + Sync + 'static {
     /// transaction that is repeated after an unknown outcome either conflicts or has the same effect.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where an expectation does not hold; nothing was changed. Any other error: the
-    /// outcome is unknown only for [`StoreError::Unavailable`]. Changes without an audit event are refused so, too.
+    /// [`StoreError::Conflict`] where an expectation does not hold, [`StoreError::Silent`] for changes without an audit
+    /// event; nothing was changed. Of the others the outcome is unknown only for [`StoreError::Unavailable`].
     async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError>;
 
     /// One grant.
@@ -110,11 +113,6 @@ impl Transaction {
         self.audit.is_empty() && !self.changes.is_empty()
     }
 }
-
-/// A transaction that changes records and says nothing of it: a mistake of the caller, and nothing was done.
-#[derive(Debug, thiserror::Error)]
-#[error("a transaction changes records without an audit event")]
-struct Silent;
 
 /// One change of one record.
 #[derive(Debug, Clone)]
@@ -276,6 +274,9 @@ pub enum StoreError {
         /// The record.
         what: String,
     },
+    /// The transaction changes records without an audit event, which is a mistake of the caller; nothing was changed.
+    #[error("a transaction changes records without an audit event")]
+    Silent,
     /// There is no room; nothing was changed.
     #[error("the store has no room left; free disk space on the broker's data directory")]
     Full,
@@ -305,10 +306,4 @@ pub enum StoreError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-}
-
-impl StoreError {
-    fn unavailable(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unavailable { source: source.into() }
-    }
 }

@@ -6,66 +6,86 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::rows::{to_body, unavailable};
 use crate::store::{AgentRecord, Change, Expect, StoreError, Version};
 
-/// Applies the change, or says which expectation does not hold.
-pub(super) fn apply(connection: &Connection, change: &Change) -> Result<(), StoreError> {
-    match change {
+/// Of a record that has no version.
+const UNVERSIONED: Version = 0;
+
+/// Applies the change, or says which expectation does not hold. Returns the version that its record has now.
+pub(super) fn apply(connection: &Connection, change: &Change) -> Result<Version, StoreError> {
+    let version = match change {
         Change::PutGrant { grant, expect } => put_grant(connection, grant, *expect),
         Change::RememberRequest { principal, key, grant } => {
             let sql = "INSERT OR IGNORE INTO requests (principal, key, id) VALUES (?1, ?2, ?3)";
             let values = params![principal.as_str(), key, grant.to_string()];
-            one_row(execute(connection, sql, values)?, || format!("the idempotency key of {principal}"))
+            one_row(execute(connection, sql, values)?)
         }
         Change::PutPolicy { policy, expect } => put_policy(connection, policy, *expect),
         Change::DeletePolicy { name } => {
-            let deleted =
-                execute(connection, "DELETE FROM policies WHERE name = ?1", params![name.as_str()])?;
-            one_row(deleted, || format!("the policy {name}"))
+            // Its version stays, and counts on when a policy of that name is put again.
+            let sql =
+                "UPDATE policies SET version = version + 1, body = NULL WHERE name = ?1 AND body IS NOT NULL";
+            one_row(execute(connection, sql, params![name.as_str()])?)
         }
         Change::PutAgent { agent, expect } => put_agent(connection, agent, *expect),
         Change::PutToken { hash, token } => {
             let sql = "INSERT OR REPLACE INTO tokens (hash, body) VALUES (?1, ?2)";
-            execute(connection, sql, params![hash.0, to_body(token)?]).map(|_| ())
+            execute(connection, sql, params![hash.0, to_body(token)?]).map(|_| Some(UNVERSIONED))
         }
         Change::TakeToken { hash } => {
-            let deleted = execute(connection, "DELETE FROM tokens WHERE hash = ?1", params![hash.0])?;
-            one_row(deleted, || "the join token".to_owned())
+            one_row(execute(connection, "DELETE FROM tokens WHERE hash = ?1", params![hash.0])?)
         }
-    }
+    };
+    version?.ok_or_else(|| StoreError::Conflict { what: change.subject() })
 }
 
-fn put_grant(connection: &Connection, grant: &Grant, expect: Expect) -> Result<(), StoreError> {
+/// The version that the record has now; `None` where the expectation does not hold.
+type Changed = Result<Option<Version>, StoreError>;
+
+fn put_grant(connection: &Connection, grant: &Grant, expect: Expect) -> Changed {
     let id = grant.id.to_string();
     let before = version(connection, "SELECT version FROM grants WHERE id = ?1", &id)?;
-    let next = expected(expect, before, || format!("the grant {id}"))?;
+    if !expect.holds(before) {
+        return Ok(None);
+    }
+    let next = before.unwrap_or(0) + 1;
     let open = !grant.state.is_final();
     let sql = "INSERT OR REPLACE INTO grants (id, version, state, open, principal, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
     let name = grant.principal.name.as_str();
     execute(connection, sql, params![id, next, grant.state.word(), open, name, to_body(grant)?])?;
+    if before.is_some() && open {
+        // The windows of a grant never change, only whether it is open.
+        return Ok(Some(next));
+    }
     for target in grant.targets() {
         let target = target.to_string();
-        // The windows of a grant never change, only whether it is open.
         let sql = "DELETE FROM grant_targets WHERE target = ?1 AND open = ?2 AND id = ?3";
         execute(connection, sql, params![target, !open, id])?;
         let sql = "INSERT OR IGNORE INTO grant_targets (target, open, id) VALUES (?1, ?2, ?3)";
         execute(connection, sql, params![target, open, id])?;
     }
-    Ok(())
+    Ok(Some(next))
 }
 
-fn put_policy(connection: &Connection, policy: &Policy, expect: Expect) -> Result<(), StoreError> {
+fn put_policy(connection: &Connection, policy: &Policy, expect: Expect) -> Changed {
     let name = policy.name.as_str();
+    let there = "SELECT version FROM policies WHERE name = ?1 AND body IS NOT NULL";
+    if !expect.holds(version(connection, there, name)?) {
+        return Ok(None);
+    }
     let before = version(connection, "SELECT version FROM policies WHERE name = ?1", name)?;
-    let next = expected(expect, before, || format!("the policy {name}"))?;
+    let next = before.unwrap_or(0) + 1;
     let sql = "INSERT OR REPLACE INTO policies (name, version, body) VALUES (?1, ?2, ?3)";
-    execute(connection, sql, params![name, next, to_body(policy)?]).map(|_| ())
+    execute(connection, sql, params![name, next, to_body(policy)?]).map(|_| Some(next))
 }
 
-fn put_agent(connection: &Connection, agent: &AgentRecord, expect: Expect) -> Result<(), StoreError> {
+fn put_agent(connection: &Connection, agent: &AgentRecord, expect: Expect) -> Changed {
     let target = agent.target.to_string();
     let before = version(connection, "SELECT version FROM agents WHERE target = ?1", &target)?;
-    let next = expected(expect, before, || format!("the agent of {target}"))?;
+    if !expect.holds(before) {
+        return Ok(None);
+    }
+    let next = before.unwrap_or(0) + 1;
     let sql = "INSERT OR REPLACE INTO agents (target, version, body) VALUES (?1, ?2, ?3)";
-    execute(connection, sql, params![target, next, to_body(agent)?]).map(|_| ())
+    execute(connection, sql, params![target, next, to_body(agent)?]).map(|_| Some(next))
 }
 
 fn version(connection: &Connection, sql: &str, key: &str) -> Result<Option<Version>, StoreError> {
@@ -73,22 +93,9 @@ fn version(connection: &Connection, sql: &str, key: &str) -> Result<Option<Versi
     statement.query_row([key], |row| row.get(0)).optional().map_err(unavailable)
 }
 
-/// The version that the record gets, where the expectation holds.
-fn expected(
-    expect: Expect,
-    before: Option<Version>,
-    what: impl Fn() -> String,
-) -> Result<Version, StoreError> {
-    let holds = match expect {
-        Expect::Absent => before.is_none(),
-        Expect::Version(version) => before == Some(version),
-        Expect::Any => true,
-    };
-    if holds { Ok(before.unwrap_or(0) + 1) } else { Err(StoreError::Conflict { what: what() }) }
-}
-
-fn one_row(rows: usize, what: impl Fn() -> String) -> Result<(), StoreError> {
-    if rows == 1 { Ok(()) } else { Err(StoreError::Conflict { what: what() }) }
+/// A change that must touch exactly one record, which has no version.
+fn one_row(rows: usize) -> Changed {
+    Ok((rows == 1).then_some(UNVERSIONED))
 }
 
 fn execute(connection: &Connection, sql: &str, values: impl rusqlite::Params) -> Result<usize, StoreError> {

@@ -5,6 +5,9 @@ mod changes;
 mod reader;
 mod rows;
 mod schema;
+#[cfg(test)]
+mod tests;
+mod view;
 mod writer;
 
 use std::fs::{File, OpenOptions, TryLockError};
@@ -25,6 +28,7 @@ use super::{
 };
 use reader::Readers;
 use rows::{corrupt, from_body, unavailable};
+use view::View;
 use writer::Writer;
 
 /// How long SQLite waits for a lock before it gives up.
@@ -34,6 +38,7 @@ const BUSY: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Embedded {
     writer: Writer,
+    view: View,
     readers: Readers,
     /// Held as long as the store is open.
     _lock: File,
@@ -64,7 +69,13 @@ impl Embedded {
         connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
         schema::migrate(&mut connection, found)?;
         prepare(&connection).map_err(unavailable)?;
-        Ok(Self { writer: Writer::start(connection)?, readers: Readers::new(path), _lock: lock })
+        let view = View::new(
+            many(&connection, "grant", "SELECT version, body FROM grants WHERE open = 1", vec![])?,
+            many(&connection, "policy", "SELECT version, body FROM policies WHERE body IS NOT NULL", vec![])?,
+            read_head(&connection)?,
+        );
+        let writer = Writer::start(connection, view.clone())?;
+        Ok(Self { writer, view, readers: Readers::new(path), _lock: lock })
     }
 }
 
@@ -95,8 +106,11 @@ impl Store for Embedded {
     }
 
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
+        if let Some(open) = self.view.open_grant(id) {
+            return Ok(Some(open));
+        }
         let sql = "SELECT version, body FROM grants WHERE id = ?1";
-        self.readers.read(move |db| one(db, "grant", sql, id.to_string())).await
+        self.readers.one(move |db| one(db, "grant", sql, id.to_string()))
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -104,47 +118,31 @@ impl Store for Embedded {
     }
 
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let sql = "SELECT version, body FROM grants WHERE open = 1 ORDER BY id";
-        self.readers.read(move |db| many(db, "grant", sql, vec![])).await
+        Ok(self.view.open_grants())
     }
 
     async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
-        let (principal, key) = (principal.to_string(), key.to_owned());
-        self.readers
-            .read(move |db| {
-                let sql = "SELECT id FROM requests WHERE principal = ?1 AND key = ?2";
-                let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
-                let id: Option<String> = statement
-                    .query_row(params![principal, key], |row| row.get(0))
-                    .optional()
-                    .map_err(unavailable)?;
-                id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
-            })
-            .await
+        self.readers.one(|db| {
+            let sql = "SELECT id FROM requests WHERE principal = ?1 AND key = ?2";
+            let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
+            let id: Option<String> = statement
+                .query_row(params![principal.as_str(), key], |row| row.get(0))
+                .optional()
+                .map_err(unavailable)?;
+            id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
+        })
     }
 
     async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
-        let target = target.clone();
-        self.readers
-            .read(move |db| {
-                let sql = "SELECT g.version, g.body FROM grant_targets t JOIN grants g ON g.id = t.id
-                           WHERE t.target = ?1 AND t.open = 1 ORDER BY t.id";
-                let grants = many(db, "grant", sql, vec![target.to_string().into()])?;
-                let policies: Vec<Versioned<Policy>> = many(db, "policy", POLICIES, vec![])?;
-                let policies =
-                    policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(&target));
-                Ok(TargetSnapshot { grants, policies: policies.collect(), seq: read_seq(db)? })
-            })
-            .await
+        Ok(self.view.snapshot(target))
     }
 
     async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        self.readers.read(|db| many(db, "policy", POLICIES, vec![])).await
+        Ok(self.view.policies())
     }
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
-        let (sql, name) = ("SELECT version, body FROM policies WHERE name = ?1", name.to_string());
-        self.readers.read(move |db| one(db, "policy", sql, name)).await
+        Ok(self.view.policy(name))
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
@@ -157,21 +155,18 @@ impl Store for Embedded {
     }
 
     async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
-        let (sql, target) = ("SELECT version, body FROM agents WHERE target = ?1", target.to_string());
-        self.readers.read(move |db| one(db, "agent", sql, target)).await
+        let sql = "SELECT version, body FROM agents WHERE target = ?1";
+        self.readers.one(|db| one(db, "agent", sql, target.to_string()))
     }
 
     async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
-        let hash = *hash;
-        self.readers
-            .read(move |db| {
-                let mut statement =
-                    db.prepare_cached("SELECT body FROM tokens WHERE hash = ?1").map_err(unavailable)?;
-                let body: Option<String> =
-                    statement.query_row(params![hash.0], |row| row.get(0)).optional().map_err(unavailable)?;
-                body.map(|body| from_body("join token", &body)).transpose()
-            })
-            .await
+        self.readers.one(|db| {
+            let mut statement =
+                db.prepare_cached("SELECT body FROM tokens WHERE hash = ?1").map_err(unavailable)?;
+            let body: Option<String> =
+                statement.query_row(params![hash.0], |row| row.get(0)).optional().map_err(unavailable)?;
+            body.map(|body| from_body("join token", &body)).transpose()
+        })
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
@@ -187,23 +182,15 @@ impl Store for Embedded {
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
-        self.readers
-            .read(|db| {
-                let sql = "SELECT line FROM audit ORDER BY seq DESC LIMIT 1";
-                let line: Option<String> =
-                    db.query_row(sql, [], |row| row.get(0)).optional().map_err(unavailable)?;
-                let record = line.map(|line| from_body::<AuditRecord>("audit record", &line)).transpose()?;
-                Ok(record.map_or(Head::EMPTY, |record| record.head()))
-            })
-            .await
+        Ok(self.view.head())
     }
 }
 
-const POLICIES: &str = "SELECT version, body FROM policies ORDER BY name";
-
-fn read_seq(db: &Connection) -> Result<u64, StoreError> {
-    let mut statement = db.prepare_cached("SELECT coalesce(max(seq), 0) FROM audit").map_err(unavailable)?;
-    statement.query_row([], |row| row.get(0)).map_err(unavailable)
+fn read_head(db: &Connection) -> Result<Head, StoreError> {
+    let sql = "SELECT line FROM audit ORDER BY seq DESC LIMIT 1";
+    let line: Option<String> = db.query_row(sql, [], |row| row.get(0)).optional().map_err(unavailable)?;
+    let record = line.map(|line| from_body::<AuditRecord>("audit record", &line)).transpose()?;
+    Ok(record.map_or(Head::EMPTY, |record| record.head()))
 }
 
 fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {

@@ -8,7 +8,8 @@ use rusqlite::{Connection, Transaction as SqlTransaction, params};
 use tokio::sync::oneshot;
 
 use super::changes;
-use super::rows::{from_body, unavailable};
+use super::rows::unavailable;
+use super::view::{Effect, View};
 use crate::store::{StoreError, Transaction};
 
 /// How many transactions share a commit at the most.
@@ -31,12 +32,11 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread on a connection of its own.
-    pub(super) fn start(connection: Connection) -> Result<Self, StoreError> {
-        let head = read_head(&connection)?;
+    pub(super) fn start(connection: Connection, view: View) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(connection, head, &waiting))
+            .spawn(move || run(connection, &view, &waiting))
             .map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
@@ -61,75 +61,95 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut connection: Connection, mut head: Head, waiting: &Receiver<Job>) {
+fn run(mut connection: Connection, view: &View, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         let group: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
-        head = commit_group(&mut connection, head, group);
+        commit_group(&mut connection, view, group);
     }
 }
 
-/// Commits the group and answers everyone in it. Returns the head that is durable now.
-fn commit_group(connection: &mut Connection, head: Head, group: Vec<Job>) -> Head {
-    let mut outcomes = Vec::with_capacity(group.len());
-    let mut next = head;
+/// Commits the group, has the view follow, and answers everyone in it.
+fn commit_group(connection: &mut Connection, view: &View, group: Vec<Job>) {
     let (jobs, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|job| (job.transaction, job.answer)).unzip();
-    let committed = (|| {
-        let mut shared = connection.transaction().map_err(unavailable)?;
-        for transaction in jobs {
-            let outcome = apply(&mut shared, next, transaction);
-            if let Ok(head) = &outcome {
-                next = *head;
-            }
-            outcomes.push(outcome);
-        }
-        shared.commit().map_err(unavailable)
-    })();
-    match committed {
-        Ok(()) => {
+    match commit(connection, view.head(), jobs) {
+        Ok(Committed { outcomes, effects, head }) => {
+            view.follow(effects, head);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
                 // Whoever no longer waits finds out from the store.
                 answer.send(outcome).ok();
             }
-            next
         }
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "a commit failed");
             for answer in answers {
                 answer.send(Err(again(&error))).ok();
             }
-            head
         }
     }
 }
 
-/// Applies one transaction inside a savepoint, so that its failure hurts nobody else in the group.
-fn apply(shared: &mut SqlTransaction<'_>, head: Head, transaction: Transaction) -> Answer {
-    let savepoint = shared.savepoint().map_err(unavailable)?;
-    for change in &transaction.changes {
-        changes::apply(&savepoint, change)?;
+/// A group that is durable.
+struct Committed {
+    outcomes: Vec<Answer>,
+    effects: Vec<Effect>,
+    head: Head,
+}
+
+fn commit(
+    connection: &mut Connection,
+    mut head: Head,
+    jobs: Vec<Transaction>,
+) -> Result<Committed, StoreError> {
+    let mut shared = connection.transaction().map_err(unavailable)?;
+    let (mut outcomes, mut effects) = (Vec::with_capacity(jobs.len()), Vec::new());
+    for transaction in jobs {
+        outcomes.push(match apply(&mut shared, head, transaction) {
+            Ok(applied) => {
+                effects.extend(applied.effects);
+                head = applied.head;
+                Ok(head)
+            }
+            Err(refused @ (StoreError::Conflict { .. } | StoreError::Silent)) => Err(refused),
+            // SQLite may have rolled back the whole group by itself: nothing more may be built on it.
+            Err(failed) => return Err(failed),
+        });
     }
-    let mut next = head;
+    shared.commit().map_err(unavailable)?;
+    Ok(Committed { outcomes, effects, head })
+}
+
+/// One transaction of a group.
+struct Applied {
+    effects: Vec<Effect>,
+    head: Head,
+}
+
+/// Applies one transaction inside a savepoint, so that its failure hurts nobody else in the group.
+fn apply(
+    shared: &mut SqlTransaction<'_>,
+    mut head: Head,
+    transaction: Transaction,
+) -> Result<Applied, StoreError> {
+    if transaction.is_silent() {
+        return Err(StoreError::Silent);
+    }
+    let savepoint = shared.savepoint().map_err(unavailable)?;
+    let mut effects = Vec::with_capacity(transaction.changes.len());
+    for change in transaction.changes {
+        let version = changes::apply(&savepoint, &change)?;
+        effects.push(Effect::of(change, version));
+    }
     for event in transaction.audit {
-        let record = AuditRecord::following(&next, event);
-        next = record.head();
+        let record = AuditRecord::following(&head, event);
+        head = record.head();
         savepoint
             .prepare_cached("INSERT INTO audit (seq, line) VALUES (?1, ?2)")
-            .and_then(|mut statement| statement.execute(params![next.seq, record.to_line()]))
+            .and_then(|mut statement| statement.execute(params![head.seq, record.to_line()]))
             .map_err(unavailable)?;
     }
     savepoint.commit().map_err(unavailable)?;
-    Ok(next)
-}
-
-fn read_head(connection: &Connection) -> Result<Head, StoreError> {
-    let last = connection
-        .query_row("SELECT line FROM audit ORDER BY seq DESC LIMIT 1", [], |row| row.get::<_, String>(0));
-    match last {
-        Ok(line) => Ok(from_body::<AuditRecord>("audit record", &line)?.head()),
-        Err(rusqlite::Error::QueryReturnedNoRows) => Ok(Head::EMPTY),
-        Err(error) => Err(unavailable(error)),
-    }
+    Ok(Applied { effects, head })
 }
 
 /// The same failure for everyone else in the group.
@@ -137,6 +157,7 @@ fn again(error: &StoreError) -> StoreError {
     match error {
         StoreError::Full => StoreError::Full,
         StoreError::Conflict { .. }
+        | StoreError::Silent
         | StoreError::NewerSchema { .. }
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },

@@ -1,0 +1,143 @@
+//! The view: what every request and every pass of the reconciler asks for, in memory beside the database.
+//!
+//! One broker has the database open, so what it committed is what there is. The view follows a commit once that is
+//! durable, and before anyone is told: nobody sees what a power cut could take back, and whoever was answered sees what
+//! the answer says.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use postern_core::audit::Head;
+use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+
+use crate::store::{Change, TargetSnapshot, Version, Versioned};
+
+/// The view, shared by the writer and everyone who looks.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    shared: Arc<RwLock<Held>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// The grants that are not in a final state.
+    open: BTreeMap<GrantId, Versioned<Grant>>,
+    by_target: HashMap<TargetId, BTreeSet<GrantId>>,
+    policies: BTreeMap<Name, Versioned<Policy>>,
+    head: Head,
+}
+
+/// What a change means for the view.
+#[derive(Debug)]
+pub(super) enum Effect {
+    Grant(Box<Versioned<Grant>>),
+    Policy(Versioned<Policy>),
+    NoPolicy(Name),
+    None,
+}
+
+impl Effect {
+    /// Of a change that gave its record this version.
+    pub(super) fn of(change: Change, version: Version) -> Self {
+        match change {
+            Change::PutGrant { grant, .. } => Self::Grant(Box::new(Versioned { record: grant, version })),
+            Change::PutPolicy { policy, .. } => Self::Policy(Versioned { record: policy, version }),
+            Change::DeletePolicy { name } => Self::NoPolicy(name),
+            Change::RememberRequest { .. }
+            | Change::PutAgent { .. }
+            | Change::PutToken { .. }
+            | Change::TakeToken { .. } => Self::None,
+        }
+    }
+}
+
+impl View {
+    /// Of what the database holds.
+    pub(super) fn new(
+        open: impl IntoIterator<Item = Versioned<Grant>>,
+        policies: impl IntoIterator<Item = Versioned<Policy>>,
+        head: Head,
+    ) -> Self {
+        let mut held =
+            Held { open: BTreeMap::new(), by_target: HashMap::new(), policies: BTreeMap::new(), head };
+        open.into_iter().for_each(|grant| held.follow(Effect::Grant(Box::new(grant))));
+        policies.into_iter().for_each(|policy| held.follow(Effect::Policy(policy)));
+        Self { shared: Arc::new(RwLock::new(held)) }
+    }
+
+    /// Follows a commit that is durable.
+    pub(super) fn follow(&self, effects: impl IntoIterator<Item = Effect>, head: Head) {
+        let mut held = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        effects.into_iter().for_each(|effect| held.follow(effect));
+        held.head = head;
+    }
+
+    /// A grant that is not in a final state.
+    pub(super) fn open_grant(&self, id: GrantId) -> Option<Versioned<Grant>> {
+        self.look().open.get(&id).cloned()
+    }
+
+    pub(super) fn open_grants(&self) -> Vec<Versioned<Grant>> {
+        self.look().open.values().cloned().collect()
+    }
+
+    pub(super) fn snapshot(&self, target: &TargetId) -> TargetSnapshot {
+        let held = self.look();
+        let ids = held.by_target.get(target).into_iter().flatten();
+        let policies = held.policies.values().filter(|policy| policy.record.covers(target));
+        TargetSnapshot {
+            grants: ids.filter_map(|id| held.open.get(id)).cloned().collect(),
+            policies: policies.map(|policy| policy.record.clone()).collect(),
+            seq: held.head.seq,
+        }
+    }
+
+    pub(super) fn policies(&self) -> Vec<Versioned<Policy>> {
+        self.look().policies.values().cloned().collect()
+    }
+
+    pub(super) fn policy(&self, name: &Name) -> Option<Versioned<Policy>> {
+        self.look().policies.get(name).cloned()
+    }
+
+    pub(super) fn head(&self) -> Head {
+        self.look().head
+    }
+
+    fn look(&self) -> RwLockReadGuard<'_, Held> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn follow(&mut self, effect: Effect) {
+        match effect {
+            Effect::Grant(grant) if grant.record.state.is_final() => self.forget(&grant.record),
+            Effect::Grant(grant) => {
+                for target in grant.record.targets() {
+                    self.by_target.entry(target.clone()).or_default().insert(grant.record.id);
+                }
+                self.open.insert(grant.record.id, *grant);
+            }
+            Effect::Policy(policy) => {
+                self.policies.insert(policy.record.name.clone(), policy);
+            }
+            Effect::NoPolicy(name) => {
+                self.policies.remove(&name);
+            }
+            Effect::None => {}
+        }
+    }
+
+    fn forget(&mut self, grant: &Grant) {
+        self.open.remove(&grant.id);
+        for target in grant.targets() {
+            if let Some(ids) = self.by_target.get_mut(target) {
+                ids.remove(&grant.id);
+                if ids.is_empty() {
+                    self.by_target.remove(target);
+                }
+            }
+        }
+    }
+}
