@@ -175,3 +175,6 @@ fn log_failure(error: &StoreError, consequence: &str) {
 fn later(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_add(span).unwrap_or(Timestamp::MAX)
 }
+
+#[cfg(test)]
+mod tests;
