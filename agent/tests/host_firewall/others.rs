@@ -1,6 +1,6 @@
 //! What others do to the ruleset, and what is made of it.
 
-use postern_tests::Reach;
+use postern_tests::{Reach, tied};
 
 use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
 
@@ -58,15 +58,9 @@ fn i8_a_change_while_others_keep_changing_theirs_gets_through() {
     let net = a_net();
     let layer = Layer::new();
     layer.ensure(&net.vm, &closed()).unwrap();
-    let busy = net.vm.room().spawn({
-        let mut command = std::process::Command::new("sh");
-        command.args([
-            "-c",
-            "while sleep 0.02; do nft add table inet theirs; nft delete table inet theirs; done",
-        ]);
-        command
-    });
-    let mut busy = busy.unwrap();
+    let mut busy = tied("sh");
+    busy.args(["-c", "while sleep 0.02; do nft add table inet theirs; nft delete table inet theirs; done"]);
+    let mut busy = net.vm.room().spawn(busy).unwrap();
     for round in 0u8..40 {
         let source = format!("198.51.100.{round}");
         layer.ensure(&net.vm, &closed().open(SSH, &source, MINUTE)).unwrap();

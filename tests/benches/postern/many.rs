@@ -5,7 +5,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use postern_agent::clock as agent_clock;
+use postern_agent::clock::{self as agent_clock, BootTime};
 use postern_agent::firewall::Enforcer;
 use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
 use postern_agent::keeper::HostLayer as _;
@@ -39,8 +39,8 @@ pub(crate) fn measure() {
 
 fn through_the_agent(vm: &Host) -> (Duration, Samples, f64) {
     vm.room().run(async {
-        let many = policy(WINDOWS);
-        let more = policy(WINDOWS + 1);
+        let deadline = agent_clock::boottime().plus(Duration::from_secs(3600));
+        let (many, more) = (policy(WINDOWS, deadline), policy(WINDOWS + 1, deadline));
         let mut enforcer = Enforcer::new().unwrap();
         let resident = resident();
         let began = monotonic();
@@ -56,8 +56,7 @@ fn through_the_agent(vm: &Host) -> (Duration, Samples, f64) {
     })
 }
 
-fn policy(windows: u32) -> HostPolicy {
-    let deadline = agent_clock::boottime().plus(Duration::from_secs(3600));
+fn policy(windows: u32, deadline: BootTime) -> HostPolicy {
     let window = |number| OpenWindow {
         port: "tcp/22".parse().unwrap(),
         source: address(number).to_string().parse().unwrap(),
@@ -81,7 +80,7 @@ fn bare_build(host: &Host) -> Duration {
     for number in 0..WINDOWS {
         write!(script, "{} . tcp . 22 timeout 1h, ", address(number)).unwrap();
     }
-    script.push_str("} }\nchain input { type filter hook input priority -10; ip saddr . meta l4proto . th dport @hosts accept; } }\n");
+    script.push_str("} }\nchain input { type filter hook input priority -10;\nip saddr . meta l4proto . th dport @hosts accept\n}\n}\n");
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("many.nft");
     fs::write(&path, script).unwrap();
