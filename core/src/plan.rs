@@ -233,3 +233,6 @@ pub fn cloud_steps(desired: &BTreeSet<CloudWindow>, observed: &BTreeSet<CloudWin
     let open = desired.difference(observed).cloned().map(CloudStep::Open);
     close.chain(open).collect()
 }
+
+#[cfg(test)]
+mod tests;

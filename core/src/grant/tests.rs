@@ -1,0 +1,157 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::policy::Layers;
+use crate::{Name, ProtectedPort, Role, SourcePrefix};
+
+fn start() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().unwrap()
+}
+
+fn at(seconds: u64) -> Timestamp {
+    start() + Duration::from_secs(seconds)
+}
+
+fn principal(name: &str) -> Principal {
+    Principal { role: Role::Requester, name: Name::new(name).unwrap() }
+}
+
+/// A grant of alice's for a minute, with an id of this number.
+fn a_grant(number: u128, sources: &[&str], unreachable: Unreachable, approval_required: bool) -> Grant {
+    let targets: Vec<TargetId> = vec!["host:vm-1".parse().unwrap()];
+    let port: ProtectedPort = "tcp/22".parse().unwrap();
+    let sources: Vec<SourcePrefix> = sources.iter().map(|source| source.parse().unwrap()).collect();
+    let minute = Duration::from_secs(60);
+    let justification = Justification::new("a test").unwrap();
+    let request =
+        AccessRequest::new(targets.clone(), vec![port], sources.clone(), minute, justification).unwrap();
+    let window = |source: &SourcePrefix| Window {
+        target: targets[0].clone(),
+        port,
+        source: *source,
+        layers: Layers::Host,
+    };
+    let windows = sources.iter().map(window).collect();
+    let authorized = Authorized { windows, unreachable, approval_required };
+    Grant::new(GrantId::from_parts(start(), number), principal("alice"), &request, authorized, start())
+}
+
+fn opening() -> Grant {
+    a_grant(1, &["192.0.2.7"], Unreachable::Fail, false)
+}
+
+#[test]
+fn the_end_is_fixed_when_opening_begins_and_waiting_for_an_approval_costs_nothing() {
+    let grant = opening();
+    assert_eq!((grant.state.word(), grant.not_after), ("opening", at(60)));
+    let waiting = a_grant(1, &["192.0.2.7"], Unreachable::Fail, true);
+    assert!(!waiting.wants_open(at(1)));
+    let approved = waiting.after(Event::Approved, at(500)).unwrap();
+    assert_eq!((approved.state.word(), approved.not_after), ("opening", at(560)));
+}
+
+#[test]
+fn an_opening_is_given_up_after_half_a_minute_unless_its_policy_waits() {
+    assert_eq!(opening().open_by, at(30));
+    assert_eq!(a_grant(1, &["192.0.2.7"], Unreachable::Wait, false).open_by, at(60));
+}
+
+#[test]
+fn i5_what_cannot_open_fails_only_after_it_was_closed() {
+    let reason = || "no agent".to_owned();
+    let rolling_back =
+        opening().after(Event::Close(CloseReason::CannotOpen { reason: reason() }), at(1)).unwrap();
+    assert_eq!(rolling_back.state.word(), "closing");
+    assert!(!rolling_back.wants_open(at(1)));
+    let failed = rolling_back.after(Event::ClosedEverywhere, at(2)).unwrap();
+    assert_eq!(failed.state, GrantState::Failed { reason: reason() });
+    assert_eq!((failed.opened_at, failed.closed_at), (None, Some(at(2))));
+}
+
+#[test]
+fn a_grant_supersedes_what_it_covers_for_as_long() {
+    let older = opening();
+    let newer = |sources: &[&str], after| {
+        let mut grant = a_grant(2, sources, Unreachable::Fail, false);
+        grant.not_after = at(after);
+        grant
+    };
+    assert!(newer(&["192.0.2.7"], 90).supersedes(&older));
+    assert!(newer(&["192.0.2.7", "192.0.2.8"], 60).supersedes(&older));
+    assert!(!newer(&["192.0.2.7"], 59).supersedes(&older), "it ends sooner");
+    assert!(!newer(&["192.0.2.8"], 90).supersedes(&older), "it opens something else");
+    assert!(!older.supersedes(&older));
+    let mut others = newer(&["192.0.2.7"], 90);
+    others.principal = principal("bob");
+    assert!(!others.supersedes(&older));
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    let close = prop_oneof![
+        Just(CloseReason::Expired),
+        Just(CloseReason::Revoked { by: principal("alice"), reason: None }),
+        Just(CloseReason::Superseded { by: GrantId::from_parts(start(), 9) }),
+        Just(CloseReason::CannotOpen { reason: "a test".to_owned() }),
+    ];
+    prop_oneof![
+        Just(Event::Approved),
+        Just(Event::Denied { reason: "a test".to_owned() }),
+        Just(Event::Confirmed),
+        close.prop_map(Event::Close),
+        Just(Event::ClosedEverywhere),
+    ]
+}
+
+/// The states that may follow each, as the module's own drawing has it.
+fn may_follow(word: &str) -> &'static [&'static str] {
+    match word {
+        "pending_approval" => &["opening", "denied", "closed", "failed"],
+        "opening" => &["active", "closing"],
+        "active" => &["closing"],
+        "closing" => &["closed", "failed"],
+        _ => &[],
+    }
+}
+
+proptest! {
+    #[test]
+    fn i5_whatever_happens_a_grant_keeps_to_its_states_and_never_leaves_a_final_one(
+        approval in any::<bool>(),
+        happening in prop::collection::vec(events(), 0..20),
+    ) {
+        let mut grant = a_grant(1, &["192.0.2.7"], Unreachable::Fail, approval);
+        for (second, event) in happening.into_iter().enumerate() {
+            let now = at(second as u64);
+            let before = grant.clone();
+            match grant.after(event.clone(), now) {
+                Err(_) => {}
+                Ok(next) => {
+                    prop_assert!(may_follow(before.state.word()).contains(&next.state.word()), "{before:?} {event:?}");
+                    prop_assert!(!before.state.is_final());
+                    if next.state == GrantState::Active {
+                        prop_assert_eq!(&event, &Event::Confirmed);
+                    }
+                    if before.state != GrantState::PendingApproval {
+                        prop_assert_eq!(before.not_after, next.not_after, "the end moved");
+                    }
+                    prop_assert_eq!(next.state.is_final(), next.closed_at.is_some());
+                    prop_assert_eq!((&next.id, &next.windows, &next.principal), (&before.id, &before.windows, &before.principal));
+                    grant = next;
+                }
+            }
+            prop_assert!(!grant.wants_open(grant.not_after), "i2");
+            let may_be_open = matches!(grant.state, GrantState::Opening | GrantState::Active);
+            prop_assert!(may_be_open || !grant.wants_open(now));
+        }
+    }
+
+    #[test]
+    fn a_grant_reads_back_as_it_was_written(happening in prop::collection::vec(events(), 0..6)) {
+        let mut grant = opening();
+        for event in happening {
+            grant = grant.after(event, at(3)).unwrap_or(grant);
+        }
+        let text = serde_json::to_string(&grant).unwrap();
+        prop_assert_eq!(serde_json::from_str::<Grant>(&text).unwrap(), grant);
+    }
+}

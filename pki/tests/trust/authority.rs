@@ -1,0 +1,123 @@
+//! The authority's files, and what it signs.
+
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use postern_pki::{Authority, Credentials, Identity, KeyPair, PkiError, TrustDomain};
+use rcgen::{CertificateParams, DnType, SanType};
+
+use crate::parties::{Ca, HOUR, agent, alice, now};
+
+fn load(ca: &Ca) -> Result<Authority, PkiError> {
+    Authority::load(ca.dir.path(), &TrustDomain::default(), now())
+}
+
+#[test]
+fn an_authority_is_made_once_and_signs_without_its_root_key() {
+    let ca = Ca::new();
+    let again = Authority::init(ca.dir.path(), &TrustDomain::default(), now());
+    assert!(matches!(again, Err(PkiError::Exists { .. })));
+    fs::remove_file(ca.dir.path().join("root.key")).unwrap();
+    let loaded = load(&ca).unwrap();
+    assert_eq!(loaded.fingerprint(), ca.authority.fingerprint());
+    let key = KeyPair::generate().unwrap();
+    loaded.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
+}
+
+#[test]
+fn a_key_that_others_can_read_is_refused_by_name_and_mode() {
+    let ca = Ca::new();
+    for name in ["root.key", "intermediate.key"] {
+        let path = ca.dir.path().join(name);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        for mode in [0o640, 0o604, 0o644] {
+            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = load(&ca).err().unwrap().to_string();
+            assert!(error.contains(name) && error.contains(&format!("{mode:04o}")), "{error}");
+        }
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    }
+    load(&ca).unwrap();
+
+    let dir = ca.dir.path().join("agent");
+    ca.agent().save(&dir).unwrap();
+    fs::set_permissions(dir.join("key.pem"), Permissions::from_mode(0o644)).unwrap();
+    let error = Credentials::load(&dir).err().unwrap();
+    assert!(matches!(error, PkiError::ExposedKey { mode: 0o644, .. }), "{error}");
+}
+
+#[test]
+fn i7_names_in_a_request_are_not_looked_at() {
+    let ca = Ca::new();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut wishes = CertificateParams::default();
+    wishes.distinguished_name.push(DnType::CommonName, "administrator");
+    wishes.subject_alt_names = vec![
+        SanType::URI("spiffe://postern/principal/administrator/eve".try_into().unwrap()),
+        SanType::DnsName("broker.example.org".try_into().unwrap()),
+    ];
+    let request = wishes.serialize_request(&key).unwrap();
+    let issued = ca.authority.issue(request.der(), &alice(), HOUR, now()).unwrap();
+    assert_eq!(Identity::of_certificate(&issued.chain[0], &TrustDomain::default()).unwrap(), alice());
+    assert!(!String::from_utf8_lossy(&issued.chain[0]).contains("broker.example.org"));
+}
+
+#[test]
+fn i7_a_request_that_its_own_key_did_not_sign_is_refused() {
+    let ca = Ca::new();
+    let good = KeyPair::generate().unwrap().csr().unwrap();
+    for at in [good.len() / 2, good.len() - 5] {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        let error = ca.authority.issue(&bad, &agent(), HOUR, now()).err().unwrap();
+        assert!(error.is_bad_csr(), "{error}");
+    }
+    for garbage in [&[][..], b"not a request", &good[..good.len() - 1]] {
+        assert!(ca.authority.issue(garbage, &agent(), HOUR, now()).err().unwrap().is_bad_csr());
+    }
+}
+
+#[test]
+fn i7_a_certificate_with_two_ids_speaks_for_nobody() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let ids = [agent(), alice()]
+        .map(|identity| SanType::URI(identity.to_uri(&TrustDomain::default()).try_into().unwrap()));
+    for names in [&ids[..], &[]] {
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        let certificate = params.self_signed(&key).unwrap();
+        assert!(Identity::of_certificate(certificate.der(), &TrustDomain::default()).is_err());
+    }
+    let mut params = CertificateParams::default();
+    params.subject_alt_names = ids[..1].to_vec();
+    let certificate = params.self_signed(&key).unwrap();
+    assert_eq!(Identity::of_certificate(certificate.der(), &TrustDomain::default()).unwrap(), agent());
+}
+
+#[test]
+fn credentials_read_back_and_belong_to_their_key() {
+    let ca = Ca::new();
+    let dir = ca.dir.path().join("alice");
+    let saved = ca.principal();
+    saved.save(&dir).unwrap();
+    let loaded = Credentials::load(&dir).unwrap();
+    assert_eq!(loaded.identity(&TrustDomain::default()).unwrap(), alice());
+    assert_eq!(loaded.not_after(), saved.not_after());
+    let key = KeyPair::generate().unwrap();
+    let issued = ca.authority.issue(&key.csr().unwrap(), &alice(), HOUR, now()).unwrap();
+    let other = KeyPair::generate().unwrap();
+    let mismatch = Credentials::new(other, issued.chain, ca.authority.roots());
+    assert!(matches!(mismatch, Err(PkiError::KeyMismatch)));
+}
+
+#[test]
+fn an_authority_signs_nothing_outside_its_own_time() {
+    let ca = Ca::new();
+    let key = KeyPair::generate().unwrap();
+    let years = Duration::from_secs(3600 * 24 * 365 * 3);
+    for at in [now() - years, now() + years] {
+        let outcome = ca.authority.issue(&key.csr().unwrap(), &agent(), HOUR, at);
+        assert!(matches!(outcome, Err(PkiError::AuthorityNotValid { .. })));
+    }
+}

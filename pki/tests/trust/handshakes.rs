@@ -1,0 +1,93 @@
+//! Handshakes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_pki::tls::{client_config, pinned_client_config};
+use rustls::crypto::ring;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::parties::{Ca, HOUR, NAME, agent, alice, meet, now};
+
+#[tokio::test]
+async fn i7_the_broker_learns_who_its_peer_is_from_the_certificate_alone() {
+    let ca = Ca::new();
+    for (credentials, identity) in [(ca.agent(), agent()), (ca.principal(), alice())] {
+        let met = meet(ca.broker(), client_config(&credentials).unwrap(), NAME).await.unwrap();
+        assert_eq!(met.peer, Some(identity));
+    }
+    let by_address = meet(ca.broker(), client_config(&ca.agent()).unwrap(), "192.0.2.1").await;
+    assert!(by_address.is_ok());
+}
+
+#[tokio::test]
+async fn i7_a_certificate_of_another_authority_is_refused_by_both_sides() {
+    let (ours, theirs) = (Ca::new(), Ca::new());
+    let error = meet(ours.broker(), client_config(&theirs.agent()).unwrap(), NAME).await.err().unwrap();
+    assert!(error.contains("invalid peer certificate"), "the client refuses the broker: {error}");
+    // Theirs, but told to trust our broker: now it is the broker that refuses.
+    let key = postern_pki::KeyPair::generate().unwrap();
+    let issued = theirs.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
+    let forged = postern_pki::Credentials::new(key, issued.chain, ours.authority.roots()).unwrap();
+    assert!(meet(ours.broker(), client_config(&forged).unwrap(), NAME).await.is_err());
+}
+
+#[tokio::test]
+async fn i7_an_expired_certificate_is_refused() {
+    let ca = Ca::new();
+    let before = now().checked_sub(Duration::from_secs(30)).unwrap();
+    let expired = ca.issue(&agent(), before, Duration::from_secs(10));
+    assert!(meet(ca.broker(), client_config(&expired).unwrap(), NAME).await.is_err());
+    let good = ca.issue(&agent(), before, HOUR);
+    assert!(meet(ca.broker(), client_config(&good).unwrap(), NAME).await.is_ok(), "the control");
+}
+
+#[tokio::test]
+async fn i7_no_agent_and_no_principal_can_play_the_broker() {
+    let ca = Ca::new();
+    for impostor in [ca.agent(), ca.principal()] {
+        let server = ca.serving(impostor);
+        assert!(meet(Arc::clone(&server), client_config(&ca.agent()).unwrap(), NAME).await.is_err());
+        let pinned = pinned_client_config(ca.authority.fingerprint()).unwrap();
+        assert!(meet(server, pinned, NAME).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn i7_a_broker_is_the_one_of_its_name() {
+    let ca = Ca::new();
+    let error =
+        meet(ca.broker(), client_config(&ca.agent()).unwrap(), "other.example.org").await.err().unwrap();
+    assert!(error.contains("not valid for name") || error.contains("NotValidForName"), "{error}");
+}
+
+#[tokio::test]
+async fn an_enrolling_agent_trusts_the_root_that_its_token_pins_and_no_other() {
+    let (ours, theirs) = (Ca::new(), Ca::new());
+    let pinned = || pinned_client_config(ours.authority.fingerprint()).unwrap();
+    let met = meet(ours.broker(), pinned(), NAME).await.unwrap();
+    assert_eq!(met.peer, None, "it has no certificate yet");
+    let error = meet(theirs.broker(), pinned(), NAME).await.err().unwrap();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    assert!(meet(ours.broker(), pinned(), "other.example.org").await.is_err());
+}
+
+#[tokio::test]
+async fn only_tls_1_3_is_spoken() {
+    let ca = Ca::new();
+    let mut roots = RootCertStore::empty();
+    for root in ca.authority.roots() {
+        roots.add(root.into()).unwrap();
+    }
+    let speaking = |version: &'static rustls::SupportedProtocolVersion| {
+        let provider = Arc::new(ring::default_provider());
+        let builder =
+            ClientConfig::builder_with_provider(provider).with_protocol_versions(&[version]).unwrap();
+        let mut config = builder.with_root_certificates(roots.clone()).with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
+    };
+    let error = meet(ca.broker(), speaking(&rustls::version::TLS12), NAME).await.err().unwrap();
+    assert!(error.contains("ProtocolVersion"), "{error}");
+    assert!(meet(ca.broker(), speaking(&rustls::version::TLS13), NAME).await.is_ok(), "the control");
+}

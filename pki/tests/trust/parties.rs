@@ -1,0 +1,113 @@
+//! A broker, agents and clients of one authority, or of another.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::{Name, Principal, Role};
+use postern_pki::tls::{ServerIdentity, server_config};
+use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, ServerConfig};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
+/// The name that brokers serve under.
+pub(crate) const NAME: &str = "broker.example.org";
+
+/// The wall: certificates are checked against it by rustls.
+#[allow(clippy::disallowed_methods)]
+pub(crate) fn now() -> Timestamp {
+    Timestamp::now()
+}
+
+/// An authority in a directory of its own.
+pub(crate) struct Ca {
+    pub(crate) authority: Authority,
+    pub(crate) dir: TempDir,
+}
+
+impl Ca {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { authority: Authority::init(dir.path(), &TrustDomain::default(), now()).unwrap(), dir }
+    }
+
+    /// Credentials of an identity, from `issued_at` on.
+    pub(crate) fn issue(
+        &self,
+        identity: &Identity,
+        issued_at: Timestamp,
+        valid_for: Duration,
+    ) -> Credentials {
+        let key = KeyPair::generate().unwrap();
+        let issued = self.authority.issue(&key.csr().unwrap(), identity, valid_for, issued_at).unwrap();
+        Credentials::new(key, issued.chain, self.authority.roots()).unwrap()
+    }
+
+    pub(crate) fn agent(&self) -> Credentials {
+        self.issue(&agent(), now(), HOUR)
+    }
+
+    pub(crate) fn principal(&self) -> Credentials {
+        self.issue(&alice(), now(), HOUR)
+    }
+
+    /// The configuration of a broker.
+    pub(crate) fn broker(&self) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let names = [NAME.to_owned(), "192.0.2.1".to_owned()];
+        let issued = self.authority.issue_server(&key.csr().unwrap(), &names, HOUR, now()).unwrap();
+        self.serving(Credentials::new(key, issued.chain, self.authority.roots()).unwrap())
+    }
+
+    /// The configuration of whoever serves with these credentials.
+    pub(crate) fn serving(&self, credentials: Credentials) -> Arc<ServerConfig> {
+        server_config(&ServerIdentity::new(credentials).unwrap()).unwrap()
+    }
+}
+
+pub(crate) fn agent() -> Identity {
+    Identity::Agent("host:vm-1".parse().unwrap())
+}
+
+pub(crate) fn alice() -> Identity {
+    Identity::Principal(Principal { role: Role::Requester, name: Name::new("alice").unwrap() })
+}
+
+/// What came of a handshake.
+pub(crate) struct Met {
+    /// Whom the server sees; `None` for a client without a certificate.
+    pub(crate) peer: Option<Identity>,
+}
+
+/// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether it was accepted.
+pub(crate) async fn meet(
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    name: &str,
+) -> Result<Met, String> {
+    let (near, far) = tokio::io::duplex(16 * 1024);
+    let name = ServerName::try_from(name.to_owned()).unwrap();
+    let serve = async {
+        let mut stream = TlsAcceptor::from(server).accept(far).await?;
+        stream.write_all(b"x").await?;
+        stream.flush().await?;
+        let leaf = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+        stream.read_u8().await?;
+        Ok::<_, std::io::Error>(leaf)
+    };
+    let connect = async {
+        let mut stream = TlsConnector::from(client).connect(name, near).await?;
+        stream.read_u8().await?;
+        stream.write_all(b"x").await?;
+        stream.flush().await
+    };
+    let (served, connected) = tokio::join!(serve, connect);
+    connected.map_err(|error| error.to_string())?;
+    let leaf = served.map_err(|error| error.to_string())?;
+    let peer = leaf.map(|leaf| Identity::of_certificate(&leaf, &TrustDomain::default()).unwrap());
+    Ok(Met { peer })
+}
