@@ -20,8 +20,8 @@ use super::structure::Structure;
 use crate::clock::{self, BootTime};
 use crate::keeper::{HostLayer, suspended};
 
-/// How often a transaction is tried again when others change the ruleset at the same time.
-const TRIES: usize = 32;
+/// For how long a transaction is tried again when others change the ruleset at the same time.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Up to how many changes are made over netlink; more go through `nft`, which splits what exceeds a socket's buffer.
 const FEW: usize = 512;
 /// Up to how many changed elements are read back one by one; more are read with their whole set.
@@ -131,9 +131,8 @@ impl Enforcer {
             self.kernel.change(&part, held.ruleset, clock::boottime())?;
             held.ruleset = held.ruleset.next();
         }
-        self.verify(&delta, wanted)?;
         held.elements.clone_from(wanted);
-        Ok(())
+        self.verify(&delta, wanted)
     }
 
     fn replace(&mut self, layout: Layout, wanted: &Elements) -> Result<Held, FirewallError> {
@@ -209,16 +208,15 @@ impl HostLayer for Enforcer {
 
     /// The clock is read where it is needed: the caller's moment may be long past by then.
     fn ensure(&mut self, policy: &HostPolicy, _: BootTime) -> Result<(), FirewallError> {
-        let mut outcome = Err(FirewallError::Interfered);
-        for _ in 0..TRIES {
-            outcome = self.step(policy);
-            match &outcome {
+        let began = clock::boottime();
+        loop {
+            match self.step(policy) {
                 // Looked at again, it is seen what they did; or a window is set anew with what is left of it by now.
-                Err(FirewallError::Interfered | FirewallError::Unverified { .. }) => {}
-                Ok(()) | Err(_) => break,
+                Err(FirewallError::Interfered | FirewallError::Unverified { .. })
+                    if clock::boottime().since(began) < PATIENCE => {}
+                outcome => return outcome,
             }
         }
-        outcome
     }
 
     fn is_loaded(&mut self) -> Result<bool, FirewallError> {

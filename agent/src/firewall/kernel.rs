@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use netlink_bindings::nftables::{
     Chained, DataAttrs, IterableSetelemAttrs, IterableSetelemListAttrs, Nfgenmsg, PushDataAttrs,
-    PushSetelemAttrs, PushSetelemListAttrs, Request,
+    PushSetelemAttrs, PushSetelemListAttrs, Request, SetelemListAttrs,
 };
 use netlink_bindings::traits::Pusher;
 use netlink_socket2::std::NetlinkSocket;
@@ -168,11 +168,19 @@ impl Kernel {
         let mut request = Request::new().op_getsetelem_dump(&inet());
         request.encode().push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.name().as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
-        let mut elements = Elements::new();
+        // The kernel counts what is left when it writes a part, which is while the part before it is taken. Nothing is made
+        // of them in between, or the later ones would be old.
+        let mut parts = Vec::new();
+        let mut written = now();
         while let Some(part) = reply.recv() {
             let (_, part) = part.map_err(|error| failed(error.into()))?;
-            let now = now();
-            elements.extend(read(set, &part)?.into_iter().map(|(element, left)| (element, now.plus(left))));
+            parts.push((written, part.get_buf().to_vec()));
+            written = now();
+        }
+        let mut elements = Elements::new();
+        for (written, part) in parts {
+            let part = read(set, &SetelemListAttrs::new(&part))?;
+            elements.extend(part.into_iter().map(|(element, left)| (element, written.plus(left))));
         }
         Ok(elements)
     }

@@ -9,7 +9,7 @@ fn i1_a_published_port_is_protected_by_the_number_that_was_dialled() {
     let net = a_net();
     // The broker's host plays the container.
     net.hub.listen_tcp(2222);
-    net.vm.must("sysctl", &["-qw", "net.ipv4.ip_forward=1"]);
+    net.vm.must("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
     for command in [
         "add table ip docker",
         "add chain ip docker pre { type nat hook prerouting priority dstnat; }",
