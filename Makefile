@@ -35,6 +35,11 @@ test: install-deps build ## Runs every test.
 		$(CARGO) test $(LOCKED) --workspace; \
 	fi
 
+.PHONY: bench
+bench: install-deps ## Measures, each thing beside its bare cost. Wants a machine that does nothing else.
+	@$(CARGO) build $(LOCKED) --release --quiet --workspace --bins
+	@$(CARGO) bench $(LOCKED) --quiet --package postern-tests --bench postern
+
 .PHONY: build
 build: ## Builds every program, as the scenarios start them.
 	@$(CARGO) build $(LOCKED) --workspace --bins
