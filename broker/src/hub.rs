@@ -167,3 +167,6 @@ impl Drop for Session {
         self.hub.wakeups.wake(&self.target);
     }
 }
+
+#[cfg(test)]
+mod tests;

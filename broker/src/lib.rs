@@ -11,6 +11,8 @@ pub mod cloud;
 pub mod config;
 pub mod hub;
 pub mod layer;
+#[cfg(test)]
+mod logged;
 pub mod reconcile;
 pub mod run;
 #[cfg(test)]

@@ -55,7 +55,13 @@ impl AgentService for Agents {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let target = agent(&request)?;
-        let issued = agents::renew(&self.app, &target, &request.get_ref().csr).await.map_err(status)?;
+        let ended = peer(&request).and_then(|peer| peer.certificate.as_ref()).map(|c| c.not_after);
+        let csr = &request.get_ref().csr;
+        let issued = match ended.filter(|end| *end <= self.app.clock.now()) {
+            Some(ended) => agents::renew_late(&self.app, &target, csr, ended).await,
+            None => agents::renew(&self.app, &target, csr).await,
+        };
+        let issued = issued.map_err(status)?;
         Ok(Response::new(v1::RenewResponse { certificates: issued.chain, roots: self.app.authority.roots() }))
     }
 

@@ -27,6 +27,9 @@ const REQUESTERS: Allow = Allow::Roles(&[Administrator, Requester]);
 const READERS: Allow = Allow::Roles(&[Administrator, Reader]);
 const ADMINISTRATORS: Allow = Allow::Roles(&[Administrator]);
 
+/// What an agent may call with a certificate that has ended, too.
+pub(super) const RENEW: &str = "/postern.v1.AgentService/Renew";
+
 /// One row per RPC, by its path.
 pub const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.AccessService/RequestAccess", REQUESTERS),
@@ -44,7 +47,7 @@ pub const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.TargetService/GetTarget", EVERY_ROLE),
     ("/postern.v1.AgentService/CreateJoinToken", ADMINISTRATORS),
     ("/postern.v1.AgentService/Enroll", Allow::Anyone),
-    ("/postern.v1.AgentService/Renew", Allow::Agent),
+    (RENEW, Allow::Agent),
     ("/postern.v1.AgentService/ListAgents", READERS),
     ("/postern.v1.AgentService/BanAgent", ADMINISTRATORS),
     ("/postern.v1.AgentService/Session", Allow::Agent),
@@ -109,6 +112,50 @@ mod tests {
     #[test]
     fn i7_a_path_without_a_row_is_denied() {
         assert_eq!(row("/postern.v1.AccessService/OpenEverything"), None);
+    }
+
+    /// The calls of one service that this identity may make, by name.
+    fn may_call(service: &str, identity: Option<&Identity>) -> Vec<&'static str> {
+        let rows = TABLE.iter().filter(|(_, allow)| allow.admits(identity));
+        rows.filter_map(|(path, _)| path.strip_prefix(service)?.strip_prefix('/')).collect()
+    }
+
+    #[test]
+    fn i7_each_role_may_call_what_it_is_for_and_nothing_else() {
+        let principal = |role| {
+            let name = postern_core::Name::new("alice").unwrap();
+            Identity::Principal(postern_core::Principal { role, name })
+        };
+        let (requester, reader) = (principal(Requester), principal(Reader));
+        let agent = Identity::Agent("host:web-1".parse().unwrap());
+        let look = ["GetGrant", "ListGrants", "WatchGrants"];
+        let ask = ["RequestAccess", "RevokeAccess", "GetGrant", "ListGrants", "WatchGrants"];
+        for (service, identity, expected) in [
+            ("/postern.v1.AccessService", Some(&requester), &ask[..]),
+            ("/postern.v1.AccessService", Some(&reader), &look),
+            ("/postern.v1.PolicyService", Some(&requester), &[]),
+            ("/postern.v1.PolicyService", Some(&reader), &["GetPolicy", "ListPolicies"]),
+            ("/postern.v1.TargetService", Some(&requester), &["ListTargets", "GetTarget"]),
+            ("/postern.v1.TargetService", Some(&reader), &["ListTargets", "GetTarget"]),
+            ("/postern.v1.AgentService", Some(&requester), &["Enroll"]),
+            ("/postern.v1.AgentService", Some(&reader), &["Enroll", "ListAgents"]),
+            ("/postern.v1.AuditService", Some(&requester), &[]),
+            ("/postern.v1.AuditService", Some(&reader), &["TailAudit", "VerifyAudit"]),
+        ] {
+            assert_eq!(may_call(service, identity), expected, "{service} {identity:?}");
+        }
+        let paths = |admitted: &dyn Fn(Allow) -> bool| -> Vec<_> {
+            TABLE.iter().filter(|(_, allow)| admitted(*allow)).map(|(path, _)| *path).collect()
+        };
+        let strangers = [
+            "/postern.v1.AgentService/Enroll",
+            "/grpc.health.v1.Health/Check",
+            "/grpc.health.v1.Health/Watch",
+        ];
+        assert_eq!(paths(&|allow| allow.admits(None)), strangers);
+        let agents_own = ["/postern.v1.AgentService/Renew", "/postern.v1.AgentService/Session"];
+        assert_eq!(paths(&|allow| allow.admits(Some(&agent)) && !allow.admits(None)), agents_own);
+        assert_eq!(paths(&|allow| !allow.admits(Some(&principal(Administrator)))), agents_own);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::Peer;
-use super::authorization::row;
+use super::authorization::{RENEW, row};
 use crate::app::{App, Caller};
 
 /// Puts the gate before a service.
@@ -87,7 +87,7 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
     let peer = request.extensions().get::<Peer>();
     let now = app.clock.now();
     let identity = match peer.and_then(|peer| peer.certificate.as_ref()) {
-        Some(certificate) if certificate.not_after <= now => {
+        Some(certificate) if certificate.not_after <= now && !may_still(path, &certificate.identity) => {
             let message = "your certificate has expired; renew it and connect again";
             let status = status::plain(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message);
             return Err(Refusal { status: Box::new(status), event: None });
@@ -116,6 +116,11 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
     Err(Refusal { status: Box::new(status), event: Some(Box::new(event)) })
 }
 
+/// What a certificate is good for after its end: an agent may renew it, within the grace that the handshake allows.
+fn may_still(path: &str, identity: &Identity) -> bool {
+    matches!(identity, Identity::Agent(_)) && path == RENEW
+}
+
 fn actor(identity: &Identity) -> String {
     match identity {
         Identity::Principal(principal) => principal.to_string(),
@@ -123,3 +128,6 @@ fn actor(identity: &Identity) -> String {
         Identity::Broker => "broker".into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,7 @@ use tonic::{Code, Status, Streaming};
 use super::agent::report_text;
 use super::status::status;
 use crate::app::App;
-use crate::app::agents::{Tampering, tampering};
+use crate::app::agents::{Tampering, connect, tampering};
 use crate::clock::boottime;
 use crate::hub::{Outgoing, Session, Told};
 
@@ -44,8 +44,8 @@ pub(super) async fn open(
     let first = first.ok_or_else(no_hello)?;
     let Some(In::Hello(hello)) = first.message else { return Err(no_hello()) };
     let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
+    let session = connect(&app, &target, version.clone()).await.map_err(status)?;
     tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
-    let session = app.hub.connect(&target, version);
     let open = OpenSession {
         app,
         target,

@@ -67,11 +67,13 @@ impl Watch {
     }
 
     async fn list(&mut self) -> Result<(), Error> {
+        let mut left = std::mem::take(&mut self.inside);
         let mut before = None;
         loop {
             let (grants, next) =
                 access::list_grants(&self.app, &self.caller, &self.asked, PAGE, before).await?;
             for grant in grants {
+                left.remove(&grant.id);
                 self.inside.insert(grant.id);
                 self.push(&grant);
             }
@@ -79,6 +81,11 @@ impl Watch {
                 Some(id) => before = Some(id),
                 None => break,
             }
+        }
+        // Those that left while changes were missed are sent once more, too.
+        for id in left {
+            self.inside.insert(id);
+            self.look(id).await?;
         }
         self.listed = true;
         self.queue.push_back(v1::WatchGrantsResponse { grant: None });
@@ -102,3 +109,6 @@ impl Watch {
         self.queue.push_back(v1::WatchGrantsResponse { grant });
     }
 }
+
+#[cfg(test)]
+mod tests;

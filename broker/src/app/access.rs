@@ -3,8 +3,10 @@
 //! I4 begins here: a request is answered only once its grant, its idempotency key and its audit line are durable, and
 //! before that nothing hears of it.
 
+use std::fmt::Display;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::policy::authorize;
 use postern_core::text::Justification;
@@ -65,6 +67,8 @@ async fn earlier(app: &App, caller: &Caller, asked: &RequestedAccess) -> Result<
         let remedy = "use a new key for a new request";
         return Err(Invalid::new("idempotency_key", "was used for another request", remedy).into());
     }
+    // The answer to the first call may have been lost before the reconciler heard of it.
+    app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Some(grant))
 }
 
@@ -87,15 +91,7 @@ async fn decide(app: &App, caller: &Caller, request: &AccessRequest) -> Result<G
     let authorized = match authorize(request, &caller.principal, &policies) {
         Ok(authorized) => authorized,
         Err(denial) => {
-            let event = AuditEvent::denied(now, &caller.principal, "grant.requested")
-                .with("reason", denial.limit.reason())
-                .with("message", &denial)
-                .with("targets", list(request.targets()))
-                .with("ports", list(request.ports()))
-                .with("sources", list(request.sources()))
-                .with("duration_s", request.duration().as_secs())
-                .with("justification", request.justification());
-            app.record_denial(event).await?;
+            app.record_denial(denied_event(caller, request, denial.limit.reason(), &denial, now)).await?;
             return Err(denial.into());
         }
     };
@@ -103,10 +99,28 @@ async fn decide(app: &App, caller: &Caller, request: &AccessRequest) -> Result<G
         |window: &&postern_core::Window| window.layers.cloud() && !app.clouds.drives(&window.target);
     if let Some(window) = authorized.windows.iter().find(undriven) {
         let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
+        app.record_denial(denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now)).await?;
         return Err(Error::Precondition { reason });
     }
     let id = GrantId::from_parts(now, rand::random());
     Ok(Grant::new(id, caller.principal.clone(), request, authorized, now))
+}
+
+fn denied_event(
+    caller: &Caller,
+    request: &AccessRequest,
+    reason: &str,
+    message: impl Display,
+    now: Timestamp,
+) -> AuditEvent {
+    AuditEvent::denied(now, &caller.principal, "grant.requested")
+        .with("reason", reason)
+        .with("message", message)
+        .with("targets", list(request.targets()))
+        .with("ports", list(request.ports()))
+        .with("sources", list(request.sources()))
+        .with("duration_s", request.duration().as_secs())
+        .with("justification", request.justification())
 }
 
 fn requested_event(grant: &Grant) -> AuditEvent {
@@ -127,7 +141,7 @@ fn requested_event(grant: &Grant) -> AuditEvent {
 /// Closes a grant before its end.
 ///
 /// # Errors
-/// Not the caller's, or closed already.
+/// Not the caller's (audited), or closed already.
 pub async fn revoke(
     app: &App,
     caller: &Caller,
@@ -135,12 +149,18 @@ pub async fn revoke(
     reason: Option<Justification>,
 ) -> Result<Grant, Error> {
     for _ in 0..ATTEMPTS {
-        let Versioned { record, version } = visible(app, caller, id).await?;
-        // Closing already, for whatever reason: that is what was asked for.
+        let Versioned { record, version } = app.store.grant(id).await?.ok_or_else(|| not_found(id))?;
+        let now = app.clock.now();
+        if !caller.may_see(&record) {
+            let event = AuditEvent::denied(now, &caller.principal, "grant.revoked").on_grant(id);
+            app.record_denial(event.with("reason", "NOT_THE_CALLERS")).await?;
+            return Err(not_found(id));
+        }
+        // Closing already, for whatever reason: that is what was asked for, if the reconciler has heard of it.
         if matches!(record.state, GrantState::Closing(_)) {
+            app.wakeups.wake_all(record.targets().into_iter().cloned());
             return Ok(record);
         }
-        let now = app.clock.now();
         let close = CloseReason::Revoked { by: caller.principal.clone(), reason: reason.clone() };
         let next = record.after(Event::Close(close), now)?;
         let mut event = AuditEvent::done(now, &caller.principal, "grant.revoked").on_grant(id);
@@ -253,3 +273,6 @@ fn not_found(id: GrantId) -> Error {
 fn list<T: ToString>(items: &[T]) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,7 @@ use postern_pki::identity::Identity;
 use postern_pki::join::JoinToken;
 
 use super::{App, Caller, Error};
+use crate::hub::Session;
 use crate::store::{
     AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
 };
@@ -103,6 +104,26 @@ pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, E
     Ok(issued)
 }
 
+/// Renews a certificate that has ended, at `ended`.
+///
+/// # Errors
+/// As [`renew`], and where the certificate is older than the one that may have been lost on its way: its key may lie in
+/// an old backup.
+pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timestamp) -> Result<Issued, Error> {
+    let newest = admitted(app, target).await?.record.certificate_not_after;
+    if newest.duration_since(ended) > AGENT_LIFETIME.try_into().unwrap_or_default() {
+        let event = AuditEvent::denied(app.clock.now(), format!("agent/{target}"), "agent.renewed")
+            .on_target(target)
+            .with("reason", "OLD_CERTIFICATE")
+            .with("ended", ended);
+        app.record_denial(event).await?;
+        let reason =
+            format!("{target} has had newer certificates since this one; enrol it with a join token");
+        return Err(Error::Forbidden { reason });
+    }
+    renew(app, target, csr).await
+}
+
 /// The record of an agent that may talk to the broker.
 ///
 /// # Errors
@@ -116,6 +137,17 @@ pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRec
         return Err(forbidden(format!("the agent of {target} is banned; enrol it anew with a join token")));
     }
     Ok(agent)
+}
+
+/// Starts the session of an agent that may talk to the broker.
+///
+/// # Errors
+/// Banned, or not enrolled.
+pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<Session, Error> {
+    let session = app.hub.connect(target, version);
+    // Looked at once the session is there: a ban that comes later finds it and ends it.
+    admitted(app, target).await?;
+    Ok(session)
 }
 
 /// Bans an agent and cuts its session.
@@ -168,3 +200,6 @@ pub struct Tampering {
     /// How long the table was not whole.
     pub exposed_for: Duration,
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,8 @@ pub mod agents;
 mod error;
 mod feed;
 pub mod policies;
+#[cfg(test)]
+pub(crate) mod rig;
 pub mod targets;
 
 use std::net::IpAddr;

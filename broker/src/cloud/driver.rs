@@ -24,6 +24,8 @@ use crate::reconcile::Wakeups;
 
 /// How often in a row a target may fail before the broker raises an alarm.
 const ALARM_AT: u32 = 3;
+/// How long a cloud may take to answer one call: one that never does must not keep its target from being closed.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest sleep between looks for retries that are due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -75,7 +77,14 @@ impl Clouds {
             return;
         }
         // Also with nothing desired: the first look at a target finds what an earlier broker may have left open.
-        self.lock().entry(target.clone()).or_default().desired = desired;
+        let mut places = self.lock();
+        let place = places.entry(target.clone()).or_default();
+        let changed = place.desired != desired;
+        place.desired = desired;
+        // What was wanted and not begun is wanted no more: no round follows that would say so.
+        if changed && !place.busy && place.is_settled() {
+            self.wakeups.wake(target);
+        }
         self.notify.notify_one();
     }
 
@@ -93,6 +102,8 @@ impl Clouds {
         };
         let places = self.lock();
         let Some(place) = places.get(&window.target) else { return Observed::Unconfirmed };
+        // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.
+        let may_open = place.busy || place.desired.contains(&wanted);
         match (&place.observed, &place.failure) {
             (Some(observed), _) if observed.contains(&wanted) => Observed::Open,
             (_, Some(Failure { error: CloudError::Refused { reason }, .. })) => {
@@ -104,13 +115,13 @@ impl Clouds {
             {
                 Observed::Refused { reason: error.to_string() }
             }
-            (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) => Observed::Absent,
+            (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) if !may_open => Observed::Absent,
             (_, Some(Failure { error: error @ CloudError::Unavailable { .. }, .. })) => {
                 tracing::debug!(?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
-            (Some(_), None) => Observed::Absent,
-            (None, None) => Observed::Unconfirmed,
+            (Some(_), None) if !may_open => Observed::Absent,
+            (_, None | Some(Failure { error: CloudError::NotFound { .. }, .. })) => Observed::Unconfirmed,
         }
     }
 
@@ -159,8 +170,9 @@ impl Clouds {
         let now = self.clock.now();
         let mut places = self.lock();
         let ready = places.iter_mut().filter(|(_, place)| {
-            let settled = place.observed.as_ref() == Some(&place.desired);
-            !place.busy && !settled && place.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
+            !place.busy
+                && !place.is_settled()
+                && place.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
         });
         ready
             .filter_map(|(target, place)| {
@@ -192,7 +204,7 @@ impl Clouds {
         let known = self.lock().get(target).and_then(|place| place.observed.clone());
         let mut observed = match known {
             Some(observed) => observed,
-            None => provider.observe(target).await?,
+            None => answered(provider.observe(target)).await?,
         };
         loop {
             // Read anew before every step: a window may have ended while the step before it ran.
@@ -200,11 +212,11 @@ impl Clouds {
             let Some(step) = cloud_steps(&desired, &observed).into_iter().next() else { break };
             match step {
                 CloudStep::Close(window) => {
-                    provider.close(&window).await?;
+                    answered(provider.close(&window)).await?;
                     observed.remove(&window);
                 }
                 CloudStep::Open(window) => {
-                    provider.open(&window).await?;
+                    answered(provider.open(&window)).await?;
                     observed.insert(window);
                 }
             }
@@ -229,6 +241,11 @@ impl Clouds {
 }
 
 impl Place {
+    /// Whether the cloud holds what it should, as far as is known.
+    fn is_settled(&self) -> bool {
+        self.observed.as_ref() == Some(&self.desired)
+    }
+
     fn fail(&mut self, target: &TargetId, error: CloudError, now: Timestamp) {
         let (times, mut backoff) = match self.failure.take() {
             Some(failure) => (failure.times + 1, failure.backoff),
@@ -244,6 +261,14 @@ impl Place {
     }
 }
 
+/// The answer of the cloud, if it comes in time.
+async fn answered<T>(call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
+    let late = |_| CloudError::Unavailable {
+        reason: format!("there was no answer for {} s", ANSWER_TIMEOUT.as_secs()),
+    };
+    tokio::time::timeout(ANSWER_TIMEOUT, call).await.map_err(late)?
+}
+
 /// For ever, from a quarter of a second up to half a minute.
 fn patience() -> ExponentialBackoff {
     ExponentialBuilder::default()
@@ -253,3 +278,6 @@ fn patience() -> ExponentialBackoff {
         .with_jitter()
         .build()
 }
+
+#[cfg(test)]
+mod tests;

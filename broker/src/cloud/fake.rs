@@ -18,8 +18,11 @@ pub struct FakeCloud {
 #[derive(Debug, Default)]
 struct Inner {
     windows: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+    /// Rules of others on a target: no call lists or touches them.
+    foreign: BTreeMap<TargetId, BTreeSet<String>>,
     terminated: BTreeSet<TargetId>,
     faults: VecDeque<Fault>,
+    outage: Option<CloudError>,
     calls: u64,
 }
 
@@ -32,10 +35,32 @@ pub enum Fault {
     After,
 }
 
+impl Fault {
+    /// The cloud cannot be reached.
+    pub fn unavailable() -> Self {
+        Self::Before(CloudError::Unavailable { reason: "the connection was refused".into() })
+    }
+
+    /// The cloud has answered too many calls.
+    pub fn throttled() -> Self {
+        Self::Before(CloudError::Unavailable { reason: "the rate of requests is exceeded".into() })
+    }
+
+    /// The cloud will not.
+    pub fn refused(reason: &str) -> Self {
+        Self::Before(CloudError::Refused { reason: reason.into() })
+    }
+}
+
 impl FakeCloud {
     /// Lets the next calls go wrong, one fault each.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.lock().faults.extend(faults);
+    }
+
+    /// Lets every call do nothing and fail with this, until the outage is over (`None`).
+    pub fn outage(&self, error: Option<CloudError>) {
+        self.lock().outage = error;
     }
 
     /// Terminates a VM: its windows go with it.
@@ -48,6 +73,21 @@ impl FakeCloud {
     /// Opens a window behind the broker's back.
     pub fn tamper(&self, window: CloudWindow) {
         self.lock().windows.entry(window.target.clone()).or_default().insert(window);
+    }
+
+    /// Makes a rule on a target that is not ours.
+    pub fn put_foreign(&self, target: &TargetId, rule: &str) {
+        self.lock().foreign.entry(target.clone()).or_default().insert(rule.to_owned());
+    }
+
+    /// The rules on a target that are not ours.
+    pub fn foreign(&self, target: &TargetId) -> BTreeSet<String> {
+        self.lock().foreign.get(target).cloned().unwrap_or_default()
+    }
+
+    /// What is open on a target, without a call.
+    pub fn windows(&self, target: &TargetId) -> BTreeSet<CloudWindow> {
+        self.lock().windows.get(target).cloned().unwrap_or_default()
     }
 
     /// How many calls were made.
@@ -65,6 +105,9 @@ impl FakeCloud {
         let fault = inner.faults.pop_front();
         if let Some(Fault::Before(error)) = fault {
             return Err(error);
+        }
+        if let Some(error) = &inner.outage {
+            return Err(error.clone());
         }
         if inner.terminated.contains(target) {
             return Err(CloudError::NotFound { target: target.clone() });

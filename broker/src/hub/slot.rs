@@ -24,7 +24,7 @@ pub(super) struct Slot {
     told: Option<Arc<Told>>,
     confirmed: Option<Arc<Told>>,
     refusal: Option<Refusal>,
-    /// What the agent was told in earlier sessions and may hold still.
+    /// What the agent was told, in earlier sessions or before the last word of this one, and may hold still.
     left_behind: BTreeSet<HostWindow>,
     version: String,
     last_seen: Option<Timestamp>,
@@ -59,7 +59,7 @@ impl Slot {
         self.number == number && self.session.is_some()
     }
 
-    /// Tells the stream to end. The slot forgets the session when the stream is dropped.
+    /// Tells the stream to end, and nothing after that. The slot forgets the session when the stream is dropped.
     pub(super) fn end(&mut self, reason: &'static str) {
         if let Some(session) = &self.session {
             session.send_replace(Outgoing::End(reason));
@@ -96,11 +96,21 @@ impl Slot {
         now: Timestamp,
     ) -> Option<Timestamp> {
         let session = self.session.as_ref()?;
+        // An end that the stream has not read yet must not be overwritten: it may be a ban.
+        if matches!(&*session.borrow(), Outgoing::End(_)) {
+            return None;
+        }
         let same = self.told.as_ref().is_some_and(|told| told.desired == desired);
         if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
         let told = Arc::new(Told { generation, desired });
+        // What is replaced before its answer came may have been applied all the same.
+        if !self.in_sync()
+            && let Some(unanswered) = self.told.take()
+        {
+            self.left_behind.extend(unanswered.desired.windows.iter().cloned());
+        }
         self.told = Some(Arc::clone(&told));
         session.send_replace(Outgoing::Tell(told));
         None
@@ -180,3 +190,6 @@ fn patience() -> ExponentialBackoff {
         .with_jitter()
         .build()
 }
+
+#[cfg(test)]
+mod tests;

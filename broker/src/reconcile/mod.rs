@@ -95,13 +95,18 @@ impl Reconciler {
             let targets: BTreeSet<TargetId> = targets.into_iter().chain(due).collect();
             let mut passes = stream::iter(targets)
                 .map(|target| async {
-                    let again = self.pass(&target).await;
-                    (target, again)
+                    let (again, in_doubt) = self.pass(&target).await;
+                    (target, again, in_doubt)
                 })
                 .buffer_unordered(AT_ONCE);
-            while let Some((target, again)) = passes.next().await {
+            let mut in_doubt = BTreeSet::new();
+            while let Some((target, again, others)) = passes.next().await {
                 schedule.set(&target, again);
+                in_doubt.extend(others);
             }
+            // Not at once: passes over a store that fails would wake each other without end.
+            let soon = later(self.clock.now(), STORE_RETRY);
+            in_doubt.iter().for_each(|target| schedule.bring_forward(target, soon));
         }
     }
 
@@ -118,9 +123,11 @@ impl Reconciler {
         }
     }
 
-    /// Brings one target as far as it can go now. Returns when to look at it again though nothing is heard.
-    async fn pass(&self, target: &TargetId) -> Option<Timestamp> {
-        match self.try_pass(target).await {
+    /// Brings one target as far as it can go now. Returns when to look at it again though nothing is heard, and the
+    /// targets of a step whose outcome is not known.
+    async fn pass(&self, target: &TargetId) -> (Option<Timestamp>, Vec<TargetId>) {
+        let mut in_doubt = Vec::new();
+        let again = match self.try_pass(target, &mut in_doubt).await {
             Ok(again) => again,
             // Someone else moved first: what they did is looked at at once.
             Err(StoreError::Conflict { .. }) => Some(self.clock.now()),
@@ -128,11 +135,16 @@ impl Reconciler {
                 log_failure(&error, "a target has to wait");
                 Some(later(self.clock.now(), STORE_RETRY))
             }
-        }
+        };
+        (again, in_doubt)
     }
 
-    async fn try_pass(&self, target: &TargetId) -> Result<Option<Timestamp>, StoreError> {
-        let snapshot = self.settle(target).await?;
+    async fn try_pass(
+        &self,
+        target: &TargetId,
+        in_doubt: &mut Vec<TargetId>,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let snapshot = self.settle(target, in_doubt).await?;
         let now = self.clock.now();
         let grants: Vec<&Grant> = snapshot.grants.iter().map(|grant| &grant.record).collect();
         let held = desired_host(target, protection(target, &snapshot.policies), grants.iter().copied(), now);
@@ -142,7 +154,11 @@ impl Reconciler {
     }
 
     /// Takes every transition that is due, each durable before the next look, until none is.
-    async fn settle(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
+    async fn settle(
+        &self,
+        target: &TargetId,
+        in_doubt: &mut Vec<TargetId>,
+    ) -> Result<TargetSnapshot, StoreError> {
         loop {
             let snapshot = self.store.snapshot(target).await?;
             let observe = |grant: &Grant, window: &Window, layer| self.observe(grant, window, layer);
@@ -152,7 +168,13 @@ impl Reconciler {
             }
             for step in steps {
                 let (id, targets) = (step.grant, step.targets.clone());
-                self.store.commit(step.transaction).await?;
+                let committed = self.store.commit(step.transaction).await;
+                if matches!(committed, Err(StoreError::Unavailable { .. })) {
+                    // It may have happened, and then whoever it concerns would not hear of it.
+                    self.feed.changed(id);
+                    in_doubt.extend(targets.iter().cloned());
+                }
+                committed?;
                 tracing::info!(grant = %id, state = step.state, "grant moved");
                 self.feed.changed(id);
                 self.wakeups.wake_all(targets.into_iter().filter(|other| other != target));

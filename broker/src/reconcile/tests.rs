@@ -1,140 +1,18 @@
 //! The reconciler with a store in memory, a fake cloud, and agents led by hand.
 
-use std::collections::BTreeMap;
-use std::future::Future;
+mod recovery;
+mod world;
 
 use postern_core::policy::Layers;
-use postern_core::target::CloudKind;
-use postern_core::{CloseReason, Event, GrantId, GrantState};
+use postern_core::{CloseReason, GrantId, GrantState};
 
 use super::*;
-use crate::cloud::fake::{self, FakeCloud};
-use crate::cloud::{CloudError, Provider};
-use crate::hub::{Outgoing, Session};
-use crate::samples::{GrantBuilder, a_grant};
-use crate::store::memory::{self, Memory};
-use crate::store::{Change, Expect, Transaction};
-
-const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
-
-/// A broker's loops over a store and a cloud that outlive it.
-struct World {
-    store: Arc<Memory>,
-    cloud: Arc<FakeCloud>,
-    reconciler: Reconciler,
-}
-
-impl World {
-    fn new() -> Self {
-        Self::over(Arc::default(), Arc::default())
-    }
-
-    /// Another broker process over the same store and cloud.
-    fn restarted(&self) -> Self {
-        Self::over(Arc::clone(&self.store), Arc::clone(&self.cloud))
-    }
-
-    fn over(store: Arc<Memory>, cloud: Arc<FakeCloud>) -> Self {
-        let (clock, wakeups) = (Clock::start(Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
-        let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
-        let reconciler = Reconciler {
-            store: Arc::clone(&store) as _,
-            hub: Hub::new(clock, Arc::clone(&wakeups)),
-            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups)),
-            wakeups,
-            feed: Feed::default(),
-            clock,
-            pulse: Arc::default(),
-        };
-        Self { store, cloud, reconciler }
-    }
-
-    /// Runs the broker's loops until the story is told.
-    async fn during<T>(&self, story: impl Future<Output = T>) -> T {
-        let told = tokio::time::timeout(Duration::from_secs(20), async {
-            tokio::select! {
-                ended = self.reconciler.clone().run() => panic!("the reconciler ended: {ended:?}"),
-                ended = Arc::clone(&self.reconciler.clouds).run() => panic!("the driver ended: {ended:?}"),
-                told = story => told,
-            }
-        });
-        told.await.expect("the story comes to its end")
-    }
-
-    fn connect(&self) -> Session {
-        self.reconciler.hub.connect(&VM.parse().unwrap(), "test".to_owned())
-    }
-
-    /// A grant on the VM in both layers, asked for now and kept.
-    async fn ask(&self, grant: GrantBuilder) -> Grant {
-        let grant = grant.on(VM).layers(Layers::Both).asked_at(self.reconciler.clock.now()).build();
-        self.put(&grant, Expect::Absent).await;
-        grant
-    }
-
-    async fn put(&self, grant: &Grant, expect: Expect) {
-        let change = Change::PutGrant { grant: grant.clone(), expect };
-        let event = postern_core::audit::AuditEvent::done(grant.requested_at, "a test", "put");
-        self.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
-        self.reconciler.wakeups.wake(&VM.parse().unwrap());
-    }
-
-    async fn revoke(&self, id: GrantId) {
-        let found = self.store.grant(id).await.unwrap().unwrap();
-        let next =
-            found.record.after(Event::Close(CloseReason::Expired), self.reconciler.clock.now()).unwrap();
-        self.put(&next, Expect::Version(found.version)).await;
-    }
-
-    async fn state(&self, id: GrantId) -> GrantState {
-        self.store.grant(id).await.unwrap().unwrap().record.state
-    }
-
-    async fn reaches(&self, id: GrantId, word: &str) -> GrantState {
-        loop {
-            let state = self.state(id).await;
-            if state.word() == word {
-                return state;
-            }
-            assert!(!state.is_final(), "{id} is {state:?} and will never be {word}");
-            pause(10).await;
-        }
-    }
-
-    async fn cloud_holds(&self, count: usize) {
-        while self.cloud.observe(&VM.parse().unwrap()).await.map_or(0, |windows| windows.len()) != count {
-            pause(10).await;
-        }
-    }
-}
-
-async fn pause(milliseconds: u64) {
-    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
-}
-
-/// An agent that holds whatever it is told.
-async fn obey(mut session: Session) {
-    loop {
-        match session.next().await {
-            Outgoing::Tell(told) => session.applied(told.generation, None),
-            Outgoing::Nothing => {}
-            Outgoing::End(_) => return,
-        }
-    }
-}
-
-/// The story, with an agent that obeys meanwhile.
-async fn with_agent<T>(world: &World, story: impl Future<Output = T>) -> T {
-    let session = world.connect();
-    world
-        .during(async {
-            tokio::select! {
-                () = obey(session) => panic!("the session ended"),
-                told = story => told,
-            }
-        })
-        .await
-}
+use crate::cloud::CloudError;
+use crate::cloud::fake;
+use crate::hub::Outgoing;
+use crate::samples::a_grant;
+use crate::store::Expect;
+use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {
     fake::Fault::Before(CloudError::Unavailable { reason: "a test".to_owned() })
@@ -268,63 +146,6 @@ async fn i2_a_window_that_the_store_knows_nothing_of_is_closed_at_the_first_look
         })
         .await;
     assert!(world.store.grant(grant.id).await.unwrap().is_none());
-}
-
-#[tokio::test]
-async fn i8_every_fault_of_the_store_at_every_step_converges() {
-    use memory::Fault::{After, Before, Conflict, Full};
-    for fault in [Before, After, Full, Conflict] {
-        for step in 0..3 {
-            let world = World::new();
-            with_agent(&world, async {
-                let grant = world.ask(a_grant().seconds(1)).await;
-                // To be committed are: active, closing, closed.
-                world.store.fail_next(std::iter::repeat_n(memory::Fault::Nothing, step).chain([fault]));
-                world.reaches(grant.id, "closed").await;
-                world.cloud_holds(0).await;
-            })
-            .await;
-            let lines = world.store.audit_lines(0, 100).await.unwrap();
-            let moves = lines.iter().filter(|(_, line)| line.contains("\"grant.")).count();
-            assert_eq!(moves, 3, "{fault:?} at {step}: each move has one record: {lines:#?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn i8_a_broker_that_starts_in_the_middle_goes_on_from_there() {
-    let first = World::new();
-    let grant = with_agent(&first, async {
-        let grant = first.ask(a_grant().seconds(2)).await;
-        first.reaches(grant.id, "active").await;
-        grant
-    })
-    .await;
-    let second = first.restarted();
-    with_agent(&second, async {
-        pause(200).await;
-        assert_eq!(second.state(grant.id).await, GrantState::Active, "nothing flaps");
-        second.reaches(grant.id, "closed").await;
-        second.cloud_holds(0).await;
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn i8_answers_of_the_cloud_that_were_lost_are_found_out() {
-    let world = World::new();
-    with_agent(&world, async {
-        // The look, and then the opening: it takes effect, and nobody hears of it.
-        world.cloud.fail_next([fake::Fault::After, fake::Fault::After, fake::Fault::After]);
-        let grant = world.ask(a_grant()).await;
-        world.reaches(grant.id, "active").await;
-        world.cloud_holds(1).await;
-        world.cloud.fail_next([fake::Fault::After, fake::Fault::After]);
-        world.revoke(grant.id).await;
-        world.reaches(grant.id, "closed").await;
-        world.cloud_holds(0).await;
-    })
-    .await;
 }
 
 #[tokio::test]

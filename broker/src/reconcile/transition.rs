@@ -1,9 +1,13 @@
 //! Transitions: the events that are due, each as the transaction that makes it durable. Pure.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{Layer, Observed, next_event};
-use postern_core::{CloseReason, Event, Grant, GrantId, GrantState, TargetId, Window};
+use postern_core::{
+    CloseReason, Event, Grant, GrantId, GrantState, Name, ProtectedPort, SourcePrefix, TargetId, Window,
+};
 
 use crate::store::{Change, Expect, Transaction, Versioned};
 
@@ -23,35 +27,48 @@ pub(super) fn due(
     observe: impl Fn(&Grant, &Window, Layer) -> Observed,
     now: Timestamp,
 ) -> Vec<Step> {
-    let mut steps = Vec::new();
+    let (mut steps, mut active) = (Vec::new(), Vec::new());
     for grant in grants {
-        let Some(event) =
-            next_event(&grant.record, |window, layer| observe(&grant.record, window, layer), now)
-        else {
-            continue;
-        };
-        let confirmed = event == Event::Confirmed;
-        steps.extend(step(grant, event, now));
-        if confirmed {
-            steps.extend(superseded(&grant.record, grants, now));
+        let event = next_event(&grant.record, |window, layer| observe(&grant.record, window, layer), now);
+        let stays_active = event.is_none() && grant.record.state == GrantState::Active;
+        if stays_active || event == Some(Event::Confirmed) {
+            active.push(&grant.record);
         }
+        steps.extend(event.and_then(|event| step(grant, event, now)));
     }
+    // After the step that makes the newer one active, so that there is no gap between them.
+    steps.extend(superseded(&active, grants, now));
     // One grant takes one step at a time: the next look finds the others.
     let mut seen = std::collections::BTreeSet::new();
     steps.retain(|step| seen.insert(step.grant));
     steps
 }
 
-/// The grants that the newly active one makes unnecessary. Only now, so that there is no gap between them.
-fn superseded(newer: &Grant, grants: &[Versioned<Grant>], now: Timestamp) -> Vec<Step> {
-    let close =
-        |older: &Versioned<Grant>| step(older, Event::Close(CloseReason::Superseded { by: newer.id }), now);
-    let older = grants.iter().filter(|older| {
-        older.record.id < newer.id
-            && matches!(older.record.state, GrantState::Opening | GrantState::Active)
-            && newer.supersedes(&older.record)
-    });
-    older.filter_map(close).collect()
+/// The grants that an active one makes unnecessary: at every look, so that a crash between two steps loses neither.
+fn superseded(active: &[&Grant], grants: &[Versioned<Grant>], now: Timestamp) -> Vec<Step> {
+    let mut openings: HashMap<_, Vec<&Grant>> = HashMap::new();
+    for newer in active {
+        for window in &newer.windows {
+            openings.entry(opening(newer, window)).or_default().push(newer);
+        }
+    }
+    let close = |older: &Versioned<Grant>| {
+        let same = openings.get(&opening(&older.record, older.record.windows.first()?))?;
+        let newer =
+            same.iter().find(|newer| newer.id > older.record.id && newer.supersedes(&older.record))?;
+        step(older, Event::Close(CloseReason::Superseded { by: newer.id }), now)
+    };
+    let open =
+        |grant: &&Versioned<Grant>| matches!(grant.record.state, GrantState::Opening | GrantState::Active);
+    grants.iter().filter(open).filter_map(close).collect()
+}
+
+/// What two grants share where one may supersede the other.
+fn opening<'a>(
+    grant: &'a Grant,
+    window: &'a Window,
+) -> (&'a Name, &'a TargetId, ProtectedPort, SourcePrefix) {
+    (&grant.principal.name, &window.target, window.port, window.source)
 }
 
 fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> {
@@ -77,3 +94,6 @@ fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> 
             .audit(audit),
     })
 }
+
+#[cfg(test)]
+mod tests;

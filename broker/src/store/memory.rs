@@ -261,7 +261,7 @@ mod tests {
     use super::*;
     use crate::store::conformance;
 
-    #[tokio::test]
+    #[tokio::test(flavor = "multi_thread")]
     async fn the_fake_conforms() {
         conformance::run(async || Memory::default()).await;
     }

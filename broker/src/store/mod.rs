@@ -7,14 +7,19 @@
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
+mod error;
 #[cfg(test)]
 pub mod memory;
+mod transaction;
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use postern_core::audit::{AuditEvent, Head};
+use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, Principal, TargetId};
 use serde::{Deserialize, Serialize};
+
+pub use error::StoreError;
+pub use transaction::{Change, Expect, Transaction};
 
 /// Counts the changes of one record, from 1. A policy that is deleted and put again counts on: a version that was
 /// read before never fits what came after.
@@ -36,12 +41,13 @@ pub struct Versioned<T> {
 pub trait Store: Send + Sync + 'static {
     /// Applies all of the transaction or none of it, durably, and appends its audit events in order.
     ///
-    /// Returns the head of the audit log after this transaction; one that is empty changes nothing. Where every change is conditional, a
-    /// transaction that is repeated after an unknown outcome either conflicts or has the same effect.
+    /// Returns the head of the audit log after this transaction; one that is empty changes nothing. Where every
+    /// change is conditional, a transaction that is repeated after an unknown outcome either conflicts or has the
+    /// same effect.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where an expectation does not hold, [`StoreError::Silent`] for changes without an audit
-    /// event; nothing was changed. Of the others the outcome is unknown only for [`StoreError::Unavailable`].
+    /// [`StoreError::Conflict`] where an expectation does not hold, [`StoreError::Silent`] for changes without an
+    /// audit event; nothing was changed. Of the others the outcome is unknown only for [`StoreError::Unavailable`].
     async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError>;
 
     /// One grant.
@@ -82,124 +88,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where the audit log ends.
     async fn audit_head(&self) -> Result<Head, StoreError>;
-}
-
-/// Changes that happen together or not at all. One with changes has an audit event, too (I9).
-#[derive(Debug, Clone, Default)]
-pub struct Transaction {
-    /// The changes, applied in order.
-    pub changes: Vec<Change>,
-    /// What the audit log says of them.
-    pub audit: Vec<AuditEvent>,
-}
-
-impl Transaction {
-    /// With one more change.
-    #[must_use]
-    pub fn change(mut self, change: Change) -> Self {
-        self.changes.push(change);
-        self
-    }
-
-    /// With one more audit event.
-    #[must_use]
-    pub fn audit(mut self, event: AuditEvent) -> Self {
-        self.audit.push(event);
-        self
-    }
-
-    /// Whether it would change something without a word in the audit log, which no store does.
-    fn is_silent(&self) -> bool {
-        self.audit.is_empty() && !self.changes.is_empty()
-    }
-}
-
-/// One change of one record.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// Keeps a grant.
-    PutGrant {
-        /// The grant.
-        grant: Grant,
-        /// What must hold of the record before.
-        expect: Expect,
-    },
-    /// Remembers which grant a request made; conflicts where the key is known.
-    RememberRequest {
-        /// Who asked.
-        principal: Name,
-        /// Their idempotency key.
-        key: String,
-        /// The grant.
-        grant: GrantId,
-    },
-    /// Keeps a policy.
-    PutPolicy {
-        /// The policy.
-        policy: Policy,
-        /// What must hold of the record before.
-        expect: Expect,
-    },
-    /// Deletes a policy; conflicts where there is none.
-    DeletePolicy {
-        /// Its name.
-        name: Name,
-    },
-    /// Keeps an agent.
-    PutAgent {
-        /// The agent.
-        agent: AgentRecord,
-        /// What must hold of the record before.
-        expect: Expect,
-    },
-    /// Keeps a join token.
-    PutToken {
-        /// Its hash.
-        hash: TokenHash,
-        /// What it is good for.
-        token: TokenRecord,
-    },
-    /// Consumes a join token; conflicts where there is none. Of several at once, one succeeds.
-    TakeToken {
-        /// Its hash.
-        hash: TokenHash,
-    },
-}
-
-impl Change {
-    /// The record that it changes, in words.
-    fn subject(&self) -> String {
-        match self {
-            Self::PutGrant { grant, .. } => format!("the grant {}", grant.id),
-            Self::RememberRequest { principal, key, .. } => format!("the request {key:?} of {principal}"),
-            Self::PutPolicy { policy, .. } => format!("the policy {}", policy.name),
-            Self::DeletePolicy { name } => format!("the policy {name}"),
-            Self::PutAgent { agent, .. } => format!("the agent of {}", agent.target),
-            Self::PutToken { .. } | Self::TakeToken { .. } => "the join token".to_owned(),
-        }
-    }
-}
-
-/// What must hold of a record before it is changed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// There is none.
-    Absent,
-    /// It has this version.
-    Version(Version),
-    /// Anything.
-    Any,
-}
-
-impl Expect {
-    /// Whether it holds of a record with this version; none: there is no such record.
-    fn holds(self, found: Option<Version>) -> bool {
-        match self {
-            Self::Absent => found.is_none(),
-            Self::Version(version) => found == Some(version),
-            Self::Any => true,
-        }
-    }
 }
 
 /// Which grants to list.
@@ -263,47 +151,4 @@ pub struct TokenRecord {
     pub target: TargetId,
     /// When it stops working.
     pub expires_at: Timestamp,
-}
-
-/// What can go wrong in a store.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// An expectation of the transaction does not hold; nothing was changed.
-    #[error("{what} was changed by someone else in the meantime")]
-    Conflict {
-        /// The record.
-        what: String,
-    },
-    /// The transaction changes records without an audit event, which is a mistake of the caller; nothing was changed.
-    #[error("a transaction changes records without an audit event")]
-    Silent,
-    /// There is no room; nothing was changed.
-    #[error("the store has no room left; free disk space on the broker's data directory")]
-    Full,
-    /// The store was written by a newer Postern; nothing was touched.
-    #[error(
-        "the store has schema {found} and this broker knows {known}; run the newer broker, or restore a backup"
-    )]
-    NewerSchema {
-        /// The store's.
-        found: u32,
-        /// This broker's.
-        known: u32,
-    },
-    /// A record cannot be read.
-    #[error("the store holds a {what} that cannot be read; restore a backup")]
-    Corrupt {
-        /// What kind of record.
-        what: String,
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    /// The store cannot be reached or failed; a commit may or may not have happened.
-    #[error("the store failed")]
-    Unavailable {
-        /// Why.
-        #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use serde::de::DeserializeOwned;
@@ -40,8 +41,8 @@ pub struct Embedded {
     writer: Writer,
     view: View,
     readers: Readers,
-    /// Held as long as the store is open.
-    _lock: File,
+    /// Held as long as the store is open: the last field, so that the writer has ended when it goes.
+    _lock: Lock,
 }
 
 impl Embedded {
@@ -57,14 +58,18 @@ impl Embedded {
         path: &Path,
         prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<Self, StoreError> {
-        let lock = lock(&path.with_extension("lock"))?;
+        let lock = lock(path)?;
         // SQLite would make the file with the umask's permissions.
         private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
         let mut connection = Connection::open(path).map_err(unavailable)?;
         connection.busy_timeout(BUSY).map_err(unavailable)?;
+        // The last connection that closes writes what is in the log into the database: not where a newer broker that was
+        // killed left it, and this one refuses.
+        keep_log(&connection, true)?;
         let found: u32 =
             connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unavailable)?;
         schema::check(found)?;
+        keep_log(&connection, false)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
         schema::migrate(&mut connection, found)?;
@@ -79,17 +84,29 @@ impl Embedded {
     }
 }
 
-fn lock(path: &Path) -> Result<File, StoreError> {
+/// Whether closing the connection leaves SQLite's log as it is.
+fn keep_log(connection: &Connection, keep: bool) -> Result<(), StoreError> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop).map_err(unavailable)
+}
+
+/// The lock on a database. It is on a file beside it, because SQLite has locks of its own on the database.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file is not enough while a process that is being started has a copy of it.
+        self.0.unlock().ok();
+    }
+}
+
+fn lock(database: &Path) -> Result<Lock, StoreError> {
     let unavailable = |source| StoreError::Unavailable { source };
-    let file = private(path).map_err(|source| unavailable(Box::new(source)))?;
+    let file = private(&database.with_extension("lock")).map_err(|source| unavailable(Box::new(source)))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Lock(file)),
         Err(TryLockError::WouldBlock) => {
-            let message = format!(
-                "another broker holds {}; stop it first, or run several brokers on Redis",
-                path.display()
-            );
-            Err(unavailable(message.into()))
+            Err(unavailable(format!("another broker has {} open; stop it first", database.display()).into()))
         }
         Err(TryLockError::Error(source)) => Err(unavailable(Box::new(source))),
     }
@@ -172,11 +189,13 @@ impl Store for Embedded {
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         self.readers
             .read(move |db| {
-                let sql = "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
-                let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
                 let after = i64::try_from(after).unwrap_or(i64::MAX);
-                let rows = statement.query_map(params![after, limit], |row| Ok((row.get(0)?, row.get(1)?)));
-                rows.and_then(Iterator::collect).map_err(unavailable)
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+                audit_lines(
+                    db,
+                    "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                    params![after, limit],
+                )
             })
             .await
     }
@@ -187,10 +206,30 @@ impl Store for Embedded {
 }
 
 fn read_head(db: &Connection) -> Result<Head, StoreError> {
-    let sql = "SELECT line FROM audit ORDER BY seq DESC LIMIT 1";
-    let line: Option<String> = db.query_row(sql, [], |row| row.get(0)).optional().map_err(unavailable)?;
-    let record = line.map(|line| from_body::<AuditRecord>("audit record", &line)).transpose()?;
+    let last = audit_lines(db, "SELECT seq, line FROM audit ORDER BY seq DESC LIMIT 1", [])?.pop();
+    let record = last.map(|(seq, line)| from_body::<AuditRecord>(&audit_record(seq), &line)).transpose()?;
     Ok(record.map_or(Head::EMPTY, |record| record.head()))
+}
+
+/// The lines that a query of (seq, line) finds. One that is no longer text is named by its place (I9).
+fn audit_lines(
+    db: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<(u64, String)>, StoreError> {
+    let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
+    let mut rows = statement.query(values).map_err(unavailable)?;
+    let mut lines = Vec::new();
+    while let Some(row) = rows.next().map_err(unavailable)? {
+        let seq = row.get(0).map_err(unavailable)?;
+        let line = row.get_ref(1).map_err(unavailable)?.as_str();
+        lines.push((seq, line.map_err(|source| corrupt(&audit_record(seq), source))?.to_owned()));
+    }
+    Ok(lines)
+}
+
+fn audit_record(seq: u64) -> String {
+    format!("audit record {seq}")
 }
 
 fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {

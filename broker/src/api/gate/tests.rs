@@ -1,0 +1,128 @@
+//! The gate before a service that answers whatever reaches it.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::audit::Outcome;
+use postern_core::{Principal, Role};
+
+use super::*;
+use crate::api::listener::PeerCertificate;
+use crate::app::rig::Rig;
+use crate::samples::name;
+use crate::store::memory::Fault;
+
+const REQUEST: &str = "/postern.v1.AccessService/RequestAccess";
+const POLICY: &str = "/postern.v1.PolicyService/PutPolicy";
+const RENEW: &str = "/postern.v1.AgentService/Renew";
+const ENROLL: &str = "/postern.v1.AgentService/Enroll";
+
+/// Remembers as whom each call came through.
+#[derive(Clone, Default)]
+struct Behind(Arc<Mutex<Vec<Option<Caller>>>>);
+
+impl Service<Request<Body>> for Behind {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = std::future::Ready<Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.0.lock().unwrap().push(request.extensions().get::<Caller>().cloned());
+        std::future::ready(Ok(Response::new(Body::empty())))
+    }
+}
+
+fn principal(role: Role) -> Option<Identity> {
+    Some(Identity::Principal(Principal { role, name: name("alice") }))
+}
+
+fn agent() -> Option<Identity> {
+    Some(Identity::Agent("host:vm-1".parse().unwrap()))
+}
+
+/// Calls as this identity. Returns the gRPC code of the refusal, or as whom the call came through.
+async fn call(
+    rig: &Rig,
+    path: &str,
+    identity: Option<Identity>,
+    not_after: Timestamp,
+) -> Result<Option<Caller>, Code> {
+    let behind = Behind::default();
+    let mut gate = GateLayer { app: Arc::clone(&rig.app) }.layer(behind.clone());
+    let certificate = identity.map(|identity| Arc::new(PeerCertificate { identity, not_after }));
+    let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
+    request.extensions_mut().insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), certificate });
+    let response = gate.call(request).await.unwrap();
+    match Status::from_header_map(response.headers()) {
+        Some(status) => {
+            assert!(behind.0.lock().unwrap().is_empty(), "{path} was refused and came through");
+            Err(status.code())
+        }
+        None => Ok(behind.0.lock().unwrap().pop().expect("it came through")),
+    }
+}
+
+fn valid(rig: &Rig) -> Timestamp {
+    rig.app.clock.now() + Duration::from_secs(60)
+}
+
+#[tokio::test]
+async fn i7_only_what_a_row_allows_comes_through_and_a_denial_is_audited() {
+    for (path, identity, expected, audited) in [
+        (REQUEST, principal(Role::Requester), Ok(true), None),
+        (POLICY, principal(Role::Administrator), Ok(true), None),
+        (RENEW, agent(), Ok(false), None),
+        (ENROLL, None, Ok(false), None),
+        (ENROLL, agent(), Ok(false), None),
+        (POLICY, principal(Role::Requester), Err(Code::PermissionDenied), Some("requester/alice")),
+        (REQUEST, principal(Role::Reader), Err(Code::PermissionDenied), Some("reader/alice")),
+        (RENEW, principal(Role::Administrator), Err(Code::PermissionDenied), Some("administrator/alice")),
+        (REQUEST, agent(), Err(Code::PermissionDenied), Some("agent/host:vm-1")),
+        (REQUEST, Some(Identity::Broker), Err(Code::PermissionDenied), Some("broker")),
+        ("/postern.v1.AccessService/OpenAll", agent(), Err(Code::PermissionDenied), Some("agent/host:vm-1")),
+        // A stranger leaves no trace in the audit log, or anyone could fill it.
+        (REQUEST, None, Err(Code::Unauthenticated), None),
+        ("/", None, Err(Code::Unauthenticated), None),
+    ] {
+        let rig = Rig::new();
+        let shown = format!("{path} as {identity:?}");
+        let outcome = call(&rig, path, identity, valid(&rig)).await;
+        assert_eq!(outcome.map(|caller| caller.is_some()), expected, "{shown}");
+        let denied: Vec<_> =
+            audited.map(|who| (who.into(), Outcome::Denied, String::new())).into_iter().collect();
+        assert_eq!(rig.audited("rpc.called").await, denied, "{shown}");
+    }
+}
+
+#[tokio::test]
+async fn i7_the_handler_hears_who_calls_and_from_where() {
+    let rig = Rig::new();
+    let caller = call(&rig, REQUEST, principal(Role::Requester), valid(&rig)).await.unwrap().unwrap();
+    assert_eq!(caller.principal.to_string(), "requester/alice");
+    assert_eq!(caller.address, Some([192, 0, 2, 7].into()));
+}
+
+#[tokio::test]
+async fn i7_a_certificate_that_ended_while_its_connection_lives_admits_nobody() {
+    let rig = Rig::new();
+    let now = rig.app.clock.now();
+    for path in [REQUEST, ENROLL] {
+        let outcome = call(&rig, path, principal(Role::Requester), now).await;
+        assert_eq!(outcome.err(), Some(Code::Unauthenticated), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn i7_a_denial_that_cannot_be_recorded_is_still_a_denial() {
+    let rig = Rig::new();
+    rig.store.fail_next([Fault::Full]);
+    let outcome = call(&rig, POLICY, principal(Role::Requester), valid(&rig)).await;
+    assert_eq!(outcome.err(), Some(Code::PermissionDenied));
+}

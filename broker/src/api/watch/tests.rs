@@ -1,0 +1,81 @@
+//! Watching, with a watcher that reads now and then.
+
+use futures_util::StreamExt as _;
+use postern_core::audit::AuditEvent;
+use postern_core::{Event, Role};
+
+use super::*;
+use crate::app::rig::{Rig, caller};
+use crate::samples::{GrantBuilder, a_grant};
+use crate::store::{Change, Expect, Store as _, Transaction};
+
+async fn put(rig: &Rig, grant: &Grant) {
+    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Any };
+    let event = AuditEvent::done(grant.requested_at, "a test", "put");
+    rig.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    rig.app.feed.changed(grant.id);
+}
+
+async fn kept(rig: &Rig, grant: GrantBuilder) -> Grant {
+    let grant = grant.build();
+    put(rig, &grant).await;
+    grant
+}
+
+/// Everything that can be read now: each grant's id and state; nothing for the mark after a listing.
+async fn read(stream: &mut WatchStream) -> Vec<Option<(String, v1::GrantState)>> {
+    let mut read = Vec::new();
+    while let Ok(item) = tokio::time::timeout(std::time::Duration::from_millis(20), stream.next()).await {
+        let grant = item.expect("it goes on").unwrap().grant;
+        read.push(grant.map(|grant| (grant.id.clone(), grant.state())));
+    }
+    read
+}
+
+fn watching(rig: &Rig, role: Role, who: &str, states: &[&'static str]) -> WatchStream {
+    let asked = Asked { target: None, states: states.to_vec(), principal: None, grant: None };
+    grants(Arc::clone(&rig.app), caller(role, who), asked)
+}
+
+fn sent(grant: &Grant, state: v1::GrantState) -> Option<(String, v1::GrantState)> {
+    Some((grant.id.to_string(), state))
+}
+
+#[tokio::test]
+async fn a_watcher_reads_what_there_is_then_a_mark_then_each_change() {
+    let rig = Rig::new();
+    let grant = kept(&rig, a_grant()).await;
+    let mut stream = watching(&rig, Role::Reader, "carol", &[]);
+    let opening = sent(&grant, v1::GrantState::Opening);
+    assert_eq!(read(&mut stream).await, [opening, None]);
+    put(&rig, &grant.after(Event::Confirmed, grant.requested_at).unwrap()).await;
+    assert_eq!(read(&mut stream).await, [sent(&grant, v1::GrantState::Active)]);
+}
+
+#[tokio::test]
+async fn i7_a_watching_requester_hears_of_its_own_grants_alone() {
+    let rig = Rig::new();
+    let mut stream = watching(&rig, Role::Requester, "alice", &[]);
+    assert_eq!(read(&mut stream).await, [None]);
+    let own = kept(&rig, a_grant()).await;
+    kept(&rig, a_grant().number(2).of("bob")).await;
+    assert_eq!(read(&mut stream).await, [sent(&own, v1::GrantState::Opening)]);
+}
+
+#[tokio::test]
+async fn i8_a_grant_that_leaves_the_filter_is_sent_once_more_also_to_a_watcher_that_fell_behind() {
+    let rig = Rig::new();
+    let (one, other) = (kept(&rig, a_grant()).await, kept(&rig, a_grant().number(2)).await);
+    let mut stream = watching(&rig, Role::Reader, "carol", &["opening"]);
+    assert_eq!(read(&mut stream).await.len(), 3);
+    put(&rig, &one.after(Event::Confirmed, one.requested_at).unwrap()).await;
+    assert_eq!(read(&mut stream).await, [sent(&one, v1::GrantState::Active)]);
+
+    put(&rig, &other.after(Event::Confirmed, other.requested_at).unwrap()).await;
+    let third = kept(&rig, a_grant().number(3)).await;
+    (0..10_000).for_each(|_| rig.app.feed.changed(third.id));
+    let read = read(&mut stream).await;
+    let (active, opening) = (sent(&other, v1::GrantState::Active), sent(&third, v1::GrantState::Opening));
+    assert_eq!(read[..3], [opening.clone(), active, None]);
+    assert!(read[3..].iter().all(|item| *item == opening), "what was not missed is sent as it comes");
+}

@@ -1,0 +1,286 @@
+//! Asking and revoking, with every decision in the audit log.
+
+use postern_core::audit::Outcome;
+use postern_core::policy::Layers;
+use postern_core::{Policy, Role};
+use postern_proto::convert::CallerSource;
+
+use super::*;
+use crate::app::rig::{Rig, caller};
+use crate::samples::{a_policy, name};
+use crate::store::Store;
+use crate::store::memory::Fault;
+
+const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
+
+/// Bob and alice may have tcp/22 of `host:vm-1` for an hour, from their office.
+fn office() -> Policy {
+    let mut policy = a_policy().build();
+    policy.requesters = vec![name("alice"), name("bob")];
+    policy.ports[0].sources = vec!["192.0.2.0/24".parse().unwrap()];
+    policy
+}
+
+fn ask(target: &str, port: &str, source: &str, seconds: u64) -> RequestedAccess {
+    asked(&[target], port, source, seconds, "a test")
+}
+
+fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) -> RequestedAccess {
+    let request = AccessRequest::new(
+        targets.iter().map(|target| target.parse().unwrap()).collect(),
+        vec![port.parse().unwrap()],
+        vec![source.parse().unwrap()],
+        Duration::from_secs(seconds),
+        Justification::new(why).unwrap(),
+    );
+    let (request, source) = (request.unwrap(), CallerSource::Named);
+    RequestedAccess { request, source, idempotency_key: None, wait: None }
+}
+
+fn usual() -> RequestedAccess {
+    ask("host:vm-1", "tcp/22", "192.0.2.7", 60)
+}
+
+fn keyed(key: &str, asked: RequestedAccess) -> RequestedAccess {
+    RequestedAccess { idempotency_key: Some(key.to_owned()), ..asked }
+}
+
+fn alice() -> Caller {
+    caller(Role::Requester, "alice")
+}
+
+async fn everything(rig: &Rig) -> Vec<Versioned<Grant>> {
+    rig.store.grants(GrantQuery { limit: 100, ..GrantQuery::default() }).await.unwrap()
+}
+
+#[tokio::test]
+async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
+    use Role::{Administrator, Reader, Requester};
+    for (role, who, asked, denied) in [
+        (Requester, "alice", usual(), None),
+        (Requester, "bob", ask("host:vm-1", "tcp/22", "192.0.2.0/25", 3600), None),
+        (Requester, "carol", usual(), Some("REQUESTER_NOT_ALLOWED")),
+        (Administrator, "root", usual(), Some("REQUESTER_NOT_ALLOWED")),
+        (Reader, "alice", usual(), Some("REQUESTER_NOT_ALLOWED")),
+        (Requester, "alice", ask("host:vm-2", "tcp/22", "192.0.2.7", 60), Some("TARGET_WITHOUT_POLICY")),
+        (Requester, "alice", ask("host:vm-1", "tcp/23", "192.0.2.7", 60), Some("PORT_NOT_IN_POLICY")),
+        (Requester, "alice", ask("host:vm-1", "udp/22", "192.0.2.7", 60), Some("PORT_NOT_IN_POLICY")),
+        (Requester, "alice", ask("host:vm-1", "tcp/22", "198.51.100.7", 60), Some("SOURCE_NOT_ALLOWED")),
+        (Requester, "alice", ask("host:vm-1", "tcp/22", "192.0.0.0/16", 60), Some("SOURCE_NOT_ALLOWED")),
+        (Requester, "alice", ask("host:vm-1", "tcp/22", "0.0.0.0/0", 60), Some("SOURCE_NOT_ALLOWED")),
+        (Requester, "alice", ask("host:vm-1", "tcp/22", "192.0.2.7", 3601), Some("DURATION_BEYOND_MAXIMUM")),
+    ] {
+        let rig = Rig::under([office()]).await;
+        let shown = format!("{role}/{who} asks for {:?}", asked.request);
+        let outcome = request(&rig.app, &caller(role, who), asked).await;
+        let audited = rig.audited("grant.requested").await;
+        let (outcome_word, reason) = (if denied.is_some() { Outcome::Denied } else { Outcome::Done }, denied);
+        let expected = (format!("{role}/{who}"), outcome_word, reason.unwrap_or_default().to_owned());
+        assert_eq!(audited, [expected], "{shown}");
+        match (outcome, denied) {
+            (Ok(requested), None) => {
+                assert_eq!(requested.grant.state, GrantState::Opening, "{shown}");
+                assert_eq!(everything(&rig).await[0].record, requested.grant, "{shown}");
+                assert_eq!(rig.woken().await.len(), 1, "{shown}");
+            }
+            (Err(Error::Denied(denial)), Some(reason)) => {
+                assert_eq!(denial.limit.reason(), reason, "{shown}");
+                assert!(everything(&rig).await.is_empty() && rig.woken().await.is_empty(), "{shown}");
+            }
+            (outcome, _) => panic!("{shown}: {outcome:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn i4_what_is_not_durable_is_not_granted() {
+    for fault in [Fault::Before, Fault::Full, Fault::Conflict] {
+        let rig = Rig::under([office()]).await;
+        rig.store.fail_next([fault]);
+        let outcome = request(&rig.app, &alice(), keyed("k", usual())).await;
+        assert!(matches!(outcome, Err(Error::Store(_))), "{fault:?}: {outcome:?}");
+        assert!(everything(&rig).await.is_empty() && rig.woken().await.is_empty(), "{fault:?}");
+        assert!(rig.audited("grant.requested").await.is_empty(), "{fault:?}");
+        // A denial that cannot be written down is an error, and still no grant.
+        rig.store.fail_next([fault]);
+        let outcome = request(&rig.app, &caller(Role::Requester, "carol"), usual()).await;
+        assert!(matches!(outcome, Err(Error::Store(_))), "{fault:?}: {outcome:?}");
+    }
+}
+
+#[tokio::test]
+async fn i8_a_repeated_key_is_answered_with_the_grant_that_it_made() {
+    let rig = Rig::under([office()]).await;
+    let first = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+    rig.woken().await;
+    let again = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+    assert!(!first.repeated && again.repeated);
+    assert_eq!(first.grant, again.grant);
+    assert_eq!((everything(&rig).await.len(), rig.audited("grant.requested").await.len()), (1, 1));
+
+    let bob = request(&rig.app, &caller(Role::Requester, "bob"), keyed("k", usual())).await.unwrap();
+    assert!(!bob.repeated, "a key is its principal's own");
+    let unkeyed = request(&rig.app, &alice(), usual()).await.unwrap();
+    assert_ne!(unkeyed.grant.id, first.grant.id);
+}
+
+#[tokio::test]
+async fn i8_a_key_of_another_request_is_refused() {
+    let rig = Rig::under([office()]).await;
+    request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+    for asked in [
+        ask("host:vm-1", "tcp/22", "192.0.2.7", 61),
+        ask("host:vm-1", "tcp/22", "192.0.2.8", 60),
+        ask("host:vm-2", "tcp/22", "192.0.2.7", 60),
+        ask("host:vm-1", "tcp/23", "192.0.2.7", 60),
+        asked(&["host:vm-1", "host:vm-2"], "tcp/22", "192.0.2.7", 60, "a test"),
+        asked(&["host:vm-1"], "tcp/22", "192.0.2.7", 60, "another reason"),
+    ] {
+        let outcome = request(&rig.app, &alice(), keyed("k", asked)).await;
+        let Err(Error::Invalid(invalid)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(invalid.field, "idempotency_key");
+    }
+    assert_eq!(everything(&rig).await.len(), 1);
+}
+
+#[tokio::test]
+async fn i8_a_lost_answer_is_found_by_the_key_and_the_reconciler_is_woken() {
+    let rig = Rig::under([office()]).await;
+    rig.store.fail_next([Fault::After]);
+    assert!(request(&rig.app, &alice(), keyed("k", usual())).await.is_err());
+    rig.woken().await;
+    let again = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+    assert!(again.repeated);
+    assert_eq!(rig.woken().await.len(), 1, "nobody else may have heard of it");
+    assert_eq!(rig.audited("grant.requested").await.len(), 1);
+
+    rig.store.fail_next([Fault::After]);
+    assert!(revoke(&rig.app, &alice(), again.grant.id, None).await.is_err());
+    rig.woken().await;
+    let revoked = revoke(&rig.app, &alice(), again.grant.id, None).await.unwrap();
+    assert_eq!(revoked.state.word(), "closing");
+    assert_eq!(rig.woken().await.len(), 1);
+    assert_eq!(rig.audited("grant.revoked").await.len(), 1);
+}
+
+#[tokio::test]
+async fn i9_a_cloud_that_nobody_drives_is_refused_and_audited() {
+    let azure = "azure:/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v";
+    let under = |target: &str| a_policy().on(target).layers(Layers::Cloud).build();
+    let rig = Rig::under([under(azure)]).await;
+    let refused = request(&rig.app, &alice(), ask(azure, "tcp/22", "192.0.2.7", 60)).await;
+    assert!(matches!(refused, Err(Error::Precondition { .. })), "{refused:?}");
+    let audited = rig.audited("grant.requested").await;
+    assert_eq!(audited, [("requester/alice".into(), Outcome::Denied, "CLOUD_NOT_DRIVEN".into())]);
+    let rig = Rig::under([under(VM)]).await;
+    request(&rig.app, &alice(), ask(VM, "tcp/22", "192.0.2.7", 60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_a_grant_is_revoked_by_its_principal_and_by_administrators_and_each_try_is_audited() {
+    use Role::{Administrator, Requester};
+    for (role, who, may) in
+        [(Requester, "alice", true), (Administrator, "root", true), (Requester, "bob", false)]
+    {
+        let rig = Rig::under([office()]).await;
+        let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
+        rig.woken().await;
+        let why = Justification::new("done").ok();
+        let outcome = revoke(&rig.app, &caller(role, who), id, why).await;
+        let word = everything(&rig).await[0].record.state.word();
+        let expected = if may { (Outcome::Done, "done") } else { (Outcome::Denied, "NOT_THE_CALLERS") };
+        let audited = (format!("{role}/{who}"), expected.0, expected.1.to_owned());
+        assert_eq!(rig.audited("grant.revoked").await, [audited]);
+        assert_eq!(rig.woken().await.len(), usize::from(may), "{who}");
+        if may {
+            assert_eq!((outcome.unwrap().state.word(), word), ("closing", "closing"), "{who}");
+        } else {
+            assert!(matches!(outcome, Err(Error::NotFound { .. })), "{who} learns nothing: {outcome:?}");
+            assert_eq!(word, "opening", "{who}");
+        }
+    }
+    let rig = Rig::under([office()]).await;
+    let unknown = GrantId::from_parts(rig.app.clock.now(), 1);
+    let outcome = revoke(&rig.app, &alice(), unknown, None).await;
+    assert!(matches!(outcome, Err(Error::NotFound { .. })));
+    assert!(rig.audited("grant.revoked").await.is_empty(), "there was nothing to decide");
+}
+
+#[tokio::test]
+async fn i8_revoking_twice_is_revoking_once_and_a_closed_grant_stays_as_it_ended() {
+    let rig = Rig::under([office()]).await;
+    let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
+    let first = revoke(&rig.app, &alice(), id, None).await.unwrap();
+    let second = revoke(&rig.app, &caller(Role::Administrator, "root"), id, None).await.unwrap();
+    assert_eq!(first, second, "it was alice who revoked it");
+    assert_eq!(rig.audited("grant.revoked").await.len(), 1);
+
+    let closed = first.after(Event::ClosedEverywhere, rig.app.clock.now()).unwrap();
+    let change = Change::PutGrant { grant: closed, expect: Expect::Any };
+    let event = AuditEvent::done(rig.app.clock.now(), "a test", "grant.closed");
+    rig.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    let outcome = revoke(&rig.app, &alice(), id, None).await;
+    assert!(matches!(outcome, Err(Error::Illegal(_))), "{outcome:?}");
+}
+
+#[tokio::test]
+async fn i8_a_revocation_that_meets_another_change_is_tried_again() {
+    let rig = Rig::under([office()]).await;
+    let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
+    rig.store.fail_next([Fault::Conflict; ATTEMPTS]);
+    let outcome = revoke(&rig.app, &alice(), id, None).await;
+    assert!(matches!(outcome, Err(Error::Precondition { .. })), "{outcome:?}");
+    rig.store.fail_next([Fault::Conflict; ATTEMPTS - 1]);
+    assert_eq!(revoke(&rig.app, &alice(), id, None).await.unwrap().state.word(), "closing");
+}
+
+#[tokio::test]
+async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
+    let rig = Rig::under([office()]).await;
+    let own = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
+    let bobs = request(&rig.app, &caller(Role::Requester, "bob"), usual()).await.unwrap().grant.id;
+    let nothing = Asked { target: None, states: Vec::new(), principal: None, grant: None };
+    for (role, who, sees_own, sees_bobs) in [
+        (Role::Requester, "alice", true, false),
+        (Role::Requester, "bob", false, true),
+        (Role::Requester, "carol", false, false),
+        (Role::Reader, "carol", true, true),
+        (Role::Administrator, "carol", true, true),
+    ] {
+        let caller = caller(role, who);
+        let listed = async |asked: Asked| {
+            let (grants, _) = list_grants(&rig.app, &caller, &asked, 10, None).await.unwrap();
+            grants.into_iter().map(|grant| grant.id).collect::<Vec<_>>()
+        };
+        let all = listed(nothing.clone()).await;
+        for (id, sees, owner) in [(own, sees_own, "alice"), (bobs, sees_bobs, "bob")] {
+            assert_eq!(visible(&rig.app, &caller, id).await.is_ok(), sees, "{role}/{who}");
+            assert_eq!(all.contains(&id), sees, "{role}/{who}");
+            let by_id = listed(Asked { grant: Some(id), ..nothing.clone() }).await;
+            let by_name = listed(Asked { principal: Some(name(owner)), ..nothing.clone() }).await;
+            assert_eq!((by_id.len(), by_name.len()), (usize::from(sees), usize::from(sees)), "{role}/{who}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_listing_is_read_page_by_page_without_a_gap() {
+    let rig = Rig::under([office()]).await;
+    for source in 1..=5 {
+        request(&rig.app, &alice(), ask("host:vm-1", "tcp/22", &format!("192.0.2.{source}"), 60))
+            .await
+            .unwrap();
+    }
+    let asked = Asked { target: None, states: Vec::new(), principal: None, grant: None };
+    let (mut read, mut before, mut pages) = (Vec::new(), None, 0);
+    loop {
+        let (page, next) = list_grants(&rig.app, &alice(), &asked, 2, before).await.unwrap();
+        read.extend(page);
+        pages += 1;
+        let Some(next) = next else { break };
+        before = Some(next);
+    }
+    let mut kept: Vec<Grant> = everything(&rig).await.into_iter().map(|kept| kept.record).collect();
+    kept.sort_by_key(|grant| std::cmp::Reverse(grant.id));
+    assert_eq!((read, pages), (kept, 3));
+}

@@ -1,0 +1,202 @@
+//! Joining, renewing and banning, with real certificates.
+
+use postern_core::Role;
+use postern_core::audit::Outcome;
+use postern_pki::KeyPair;
+
+use super::*;
+use crate::app::rig::{Rig, caller};
+use crate::hub::Outgoing;
+use crate::store::Store;
+use crate::store::memory::Fault;
+
+fn admin() -> Caller {
+    caller(Role::Administrator, "root")
+}
+
+fn vm() -> TargetId {
+    "host:vm-1".parse().unwrap()
+}
+
+fn csr() -> Vec<u8> {
+    KeyPair::generate().unwrap().csr().unwrap()
+}
+
+async fn a_token(rig: &Rig) -> String {
+    create_token(&rig.app, &admin(), vm(), None).await.unwrap().0.to_text()
+}
+
+/// Enrols the agent of `host:vm-1`.
+async fn enrolled(rig: &Rig) -> Issued {
+    let token = a_token(rig).await;
+    enroll(&rig.app, &token, &csr()).await.unwrap().1
+}
+
+fn is_unproven<T>(outcome: &Result<T, Error>) -> bool {
+    matches!(outcome, Err(Error::Unproven { .. }))
+}
+
+fn is_forbidden<T>(outcome: &Result<T, Error>) -> bool {
+    matches!(outcome, Err(Error::Forbidden { .. }))
+}
+
+#[tokio::test]
+async fn i7_a_token_is_for_ten_minutes_at_most_and_the_log_never_has_it() {
+    let rig = Rig::new();
+    for (valid_for, fits) in [
+        (None, true),
+        (Some(Duration::from_secs(1)), true),
+        (Some(JoinToken::MAX_VALIDITY), true),
+        (Some(JoinToken::MAX_VALIDITY + Duration::from_millis(1)), false),
+        (Some(Duration::from_millis(999)), false),
+        (Some(Duration::ZERO), false),
+    ] {
+        let before = rig.app.clock.now();
+        let outcome = create_token(&rig.app, &admin(), vm(), valid_for).await;
+        assert_eq!(outcome.is_ok(), fits, "{valid_for:?}");
+        let Ok((token, expires_at)) = outcome else { continue };
+        assert!(expires_at >= before + valid_for.unwrap_or(JoinToken::MAX_VALIDITY));
+        let secret = token.to_text().split('.').nth(1).unwrap().to_owned();
+        let lines = rig.store.audit_lines(0, 100).await.unwrap();
+        assert!(lines.iter().all(|(_, line)| !line.contains(&secret)));
+    }
+    assert_eq!(rig.audited("agent.invited").await.len(), 3);
+}
+
+#[tokio::test]
+async fn i7_a_token_earns_one_certificate_for_the_target_that_it_names() {
+    let rig = Rig::new();
+    let token = a_token(&rig).await;
+    let (target, issued) = enroll(&rig.app, &token, &csr()).await.unwrap();
+    assert_eq!(target, vm());
+    let identity = Identity::of_certificate(&issued.chain[0], &rig.app.trust_domain).unwrap();
+    assert_eq!(identity, Identity::Agent(vm()), "whatever the request asked for");
+    assert_eq!(admitted(&rig.app, &vm()).await.unwrap().record.certificate_not_after, issued.not_after);
+
+    assert!(is_unproven(&enroll(&rig.app, &token, &csr()).await), "it is used");
+    let events = rig.audited("agent.enrolled").await;
+    assert_eq!(events, [("agent/host:vm-1".into(), Outcome::Done, String::new())]);
+}
+
+#[tokio::test]
+async fn i7_a_token_that_is_expired_foreign_or_malformed_earns_nothing() {
+    let rig = Rig::new();
+    let now = rig.app.clock.now();
+    let stale = JoinToken::generate(rig.app.authority.fingerprint()).unwrap();
+    let change = Change::PutToken {
+        hash: TokenHash(stale.hash()),
+        token: TokenRecord { target: vm(), expires_at: now },
+    };
+    let event = AuditEvent::done(now, "a test", "agent.invited");
+    rig.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    assert!(is_unproven(&enroll(&rig.app, &stale.to_text(), &csr()).await));
+    let denied = [("broker".into(), Outcome::Denied, "token expired".into())];
+    assert_eq!(rig.audited("agent.enrolled").await, denied);
+
+    let other = Rig::new();
+    let foreign = a_token(&other).await;
+    let unknown = JoinToken::generate(rig.app.authority.fingerprint()).unwrap().to_text();
+    let whole = a_token(&rig).await;
+    for token in [foreign.as_str(), &unknown, "", "postern1.a.b", &whole[..whole.len() - 1], &whole[1..]] {
+        assert!(is_unproven(&enroll(&rig.app, token, &csr()).await), "{token:?}");
+    }
+    assert_eq!(rig.audited("agent.enrolled").await, denied, "a stranger cannot fill the log");
+    assert!(rig.store.agents().await.unwrap().is_empty());
+    enroll(&rig.app, &whole, &csr()).await.unwrap();
+}
+
+#[tokio::test]
+async fn i8_only_a_good_exchange_consumes_the_token() {
+    let rig = Rig::new();
+    let token = a_token(&rig).await;
+    let refused = enroll(&rig.app, &token, b"not a request").await;
+    assert!(matches!(refused, Err(Error::Pki(_))), "{refused:?}");
+    for fault in [Fault::Before, Fault::Full] {
+        rig.store.fail_next([fault]);
+        let failed = enroll(&rig.app, &token, &csr()).await;
+        assert!(matches!(failed, Err(Error::Store(_))), "{fault:?}: {failed:?}");
+    }
+    rig.store.fail_next([Fault::Conflict]);
+    assert!(is_unproven(&enroll(&rig.app, &token, &csr()).await), "another took it first");
+    assert!(rig.store.agents().await.unwrap().is_empty());
+    enroll(&rig.app, &token, &csr()).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_a_ban_cuts_the_session_and_keeps_the_agent_out_until_it_enrols_anew() {
+    let rig = Rig::new();
+    enrolled(&rig).await;
+    let mut session = connect(&rig.app, &vm(), "1".into()).await.unwrap();
+    renew(&rig.app, &vm(), &csr()).await.unwrap();
+
+    let banned = ban(&rig.app, &admin(), &vm(), "stolen".into()).await.unwrap();
+    assert_eq!(banned.banned.unwrap().by, admin().principal);
+    let Outgoing::End(reason) = session.next().await else { panic!("the session goes on") };
+    assert_eq!(reason, "the agent was banned");
+    drop(session);
+    assert!(is_forbidden(&admitted(&rig.app, &vm()).await));
+    assert!(is_forbidden(&renew(&rig.app, &vm(), &csr()).await));
+    assert!(is_forbidden(&connect(&rig.app, &vm(), "1".into()).await));
+    assert!(!rig.app.hub.report(&vm()).online);
+    let audited = rig.audited("agent.banned").await;
+    assert_eq!(audited, [("administrator/root".into(), Outcome::Done, "stolen".into())]);
+
+    enrolled(&rig).await;
+    connect(&rig.app, &vm(), "1".into()).await.unwrap();
+    renew(&rig.app, &vm(), &csr()).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_who_never_enrolled_is_nobody() {
+    let rig = Rig::new();
+    assert!(is_forbidden(&admitted(&rig.app, &vm()).await));
+    assert!(is_forbidden(&renew(&rig.app, &vm(), &csr()).await));
+    assert!(is_forbidden(&connect(&rig.app, &vm(), "1".into()).await));
+    let banned = ban(&rig.app, &admin(), &vm(), "stolen".into()).await;
+    assert!(matches!(banned, Err(Error::NotFound { .. })), "{banned:?}");
+    assert!(rig.events().await.is_empty());
+}
+
+#[tokio::test]
+async fn i8_who_enrols_anew_takes_the_place_of_whoever_was_there() {
+    let rig = Rig::new();
+    enrolled(&rig).await;
+    let mut before = connect(&rig.app, &vm(), "1".into()).await.unwrap();
+    enrolled(&rig).await;
+    assert!(matches!(before.next().await, Outgoing::End("the target enrolled anew")));
+    drop(before);
+    connect(&rig.app, &vm(), "1".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_renewal_is_kept_and_audited() {
+    let rig = Rig::new();
+    enrolled(&rig).await;
+    let issued = renew(&rig.app, &vm(), &csr()).await.unwrap();
+    let kept = admitted(&rig.app, &vm()).await.unwrap();
+    assert_eq!((kept.record.certificate_not_after, kept.version), (issued.not_after, 2));
+    assert!(matches!(renew(&rig.app, &vm(), b"not a request").await, Err(Error::Pki(_))));
+    rig.store.fail_next([Fault::Conflict]);
+    assert!(
+        matches!(renew(&rig.app, &vm(), &csr()).await, Err(Error::Store(_))),
+        "a ban came first, perhaps"
+    );
+    let audited = rig.audited("agent.renewed").await;
+    assert_eq!(audited, [("agent/host:vm-1".into(), Outcome::Done, String::new())]);
+}
+
+#[tokio::test]
+async fn i9_tampering_is_recorded_with_who_and_for_how_long() {
+    let rig = Rig::new();
+    let exposed_for = Duration::from_millis(12);
+    let report =
+        Tampering { what: "the table was deleted".into(), process: "nft".into(), pid: 7, exposed_for };
+    tampering(&rig.app, &vm(), report).await.unwrap();
+    let events = rig.events().await;
+    assert_eq!((events[0].action.as_str(), events[0].target.as_ref()), ("agent.tampering", Some(&vm())));
+    let details: Vec<_> =
+        events[0].details.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let expected =
+        [("exposed_for_ms", "12"), ("pid", "7"), ("process", "nft"), ("what", "the table was deleted")];
+    assert_eq!(details, expected);
+}

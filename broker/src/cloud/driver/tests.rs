@@ -1,0 +1,238 @@
+//! The driver on a fake cloud, led one round at a time.
+
+use postern_core::GrantId;
+use postern_core::plan::desired_cloud;
+use postern_core::policy::Layers;
+
+use super::*;
+use crate::cloud::fake::{FakeCloud, Fault};
+use crate::logged::logged;
+use crate::samples::{GrantBuilder, a_grant};
+
+const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
+
+struct World {
+    cloud: Arc<FakeCloud>,
+    clouds: Arc<Clouds>,
+    target: TargetId,
+}
+
+impl World {
+    fn new() -> Self {
+        let cloud = Arc::new(FakeCloud::default());
+        Self { clouds: driving(Arc::clone(&cloud) as _), cloud, target: VM.parse().unwrap() }
+    }
+
+    /// The target must hold the windows of these grants.
+    fn want(&self, grants: &[&Grant]) {
+        let now = self.clouds.clock.now();
+        self.clouds.want(&self.target, desired_cloud(&self.target, grants.iter().copied(), now));
+    }
+
+    /// One round on whatever is ready; whether anything was.
+    async fn round(&self) -> bool {
+        let work = self.clouds.take_work();
+        let worked = !work.is_empty();
+        for (target, provider) in work {
+            self.clouds.drive(target, provider).await;
+        }
+        worked
+    }
+
+    /// One round, whether or not it is time for a retry.
+    async fn retry(&self) {
+        if let Some(Place { failure: Some(failure), .. }) = self.clouds.lock().get_mut(&self.target) {
+            failure.retry_at = Timestamp::UNIX_EPOCH;
+        }
+        assert!(self.round().await, "there is something left to do");
+    }
+
+    fn observed(&self, grant: &Grant) -> Observed {
+        self.clouds.observe(grant, &grant.windows[0])
+    }
+
+    fn open(&self) -> Vec<GrantId> {
+        self.cloud.windows(&self.target).into_iter().map(|window| window.grant).collect()
+    }
+
+    async fn woken(&self) -> bool {
+        tokio::time::timeout(Duration::from_millis(50), self.clouds.wakeups.take()).await.is_ok()
+    }
+}
+
+fn driving(provider: Arc<dyn Provider>) -> Arc<Clouds> {
+    let clock = Clock::start(Timestamp::UNIX_EPOCH);
+    Clouds::new(BTreeMap::from([(CloudKind::Aws, provider)]), clock, Arc::default())
+}
+
+fn on_vm(world: &World, grant: GrantBuilder) -> Grant {
+    grant.on(VM).layers(Layers::Cloud).asked_at(world.clouds.clock.now()).build()
+}
+
+#[tokio::test]
+async fn i5_a_window_is_open_once_the_cloud_said_so_and_absent_once_it_is_wanted_no_more() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "nobody has looked");
+    world.want(&[&grant]);
+    assert!(world.round().await);
+    assert_eq!((world.observed(&grant), world.open()), (Observed::Open, vec![grant.id]));
+    assert!(!world.round().await, "there is nothing left to do");
+    world.want(&[]);
+    assert_eq!(world.observed(&grant), Observed::Open, "until the cloud said otherwise");
+    assert!(world.round().await);
+    assert_eq!((world.observed(&grant), world.open()), (Observed::Absent, Vec::new()));
+}
+
+#[tokio::test]
+async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[]);
+    world.round().await;
+    assert_eq!(world.observed(&grant), Observed::Absent);
+    world.want(&[&grant]);
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the next round opens it");
+    let work = world.clouds.take_work();
+    world.want(&[]);
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the call may be on its way");
+    for (target, provider) in work {
+        world.clouds.drive(target, provider).await;
+    }
+    assert_eq!(world.observed(&grant), Observed::Absent);
+}
+
+#[tokio::test]
+async fn a_wish_that_is_taken_back_before_a_round_wakes_its_target() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[]);
+    world.round().await;
+    world.want(&[&grant]);
+    assert!(world.woken().await, "by the round");
+    world.want(&[]);
+    assert!(world.woken().await, "no round follows that could");
+    world.want(&[]);
+    assert!(!world.woken().await, "nothing changed");
+}
+
+#[tokio::test]
+async fn i6_a_close_is_tried_for_ever_and_alarms_at_the_third_failure() {
+    let (alarms, _guard) = logged(tracing::Level::ERROR);
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.outage(Some(CloudError::Unavailable { reason: "a test".into() }));
+    world.want(&[]);
+    world.round().await;
+    for failures in 1..12 {
+        assert_eq!(world.observed(&grant), Observed::Unconfirmed, "after {failures} failures");
+        assert_eq!(alarms.lines(), usize::from(failures >= 3), "after {failures} failures");
+        assert!(!world.round().await, "not before its time");
+        world.retry().await;
+    }
+    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::Unreachable);
+    world.cloud.outage(None);
+    world.retry().await;
+    assert_eq!((world.observed(&grant), world.open()), (Observed::Absent, Vec::new()));
+    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::InSync);
+
+    // Another trouble is counted anew.
+    world.want(&[&grant]);
+    world.cloud.fail_next([Fault::throttled()]);
+    world.round().await;
+    world.retry().await;
+    assert_eq!(world.observed(&grant), Observed::Open);
+    assert_eq!(alarms.lines(), 1);
+}
+
+#[tokio::test]
+async fn i6_only_the_typed_not_found_counts_as_closed() {
+    for (error, expected) in [
+        (CloudError::Unavailable { reason: "not found".into() }, Observed::Unconfirmed),
+        (CloudError::Refused { reason: "NotFound".into() }, Observed::Refused { reason: "NotFound".into() }),
+        (CloudError::NotFound { target: VM.parse().unwrap() }, Observed::Absent),
+    ] {
+        let world = World::new();
+        let grant = on_vm(&world, a_grant());
+        world.want(&[&grant]);
+        world.round().await;
+        world.cloud.outage(Some(error));
+        world.want(&[]);
+        world.round().await;
+        assert_eq!(world.observed(&grant), expected);
+    }
+}
+
+#[tokio::test]
+async fn i5_a_vm_that_is_gone_refuses_to_open() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.cloud.terminate(&world.target);
+    world.want(&[&grant]);
+    world.round().await;
+    let Observed::Refused { reason } = world.observed(&grant) else { panic!("{:?}", world.observed(&grant)) };
+    assert!(reason.contains("does not exist"), "{reason}");
+}
+
+#[tokio::test]
+async fn i8_a_lost_answer_is_found_out_by_looking() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[]);
+    world.round().await;
+    world.want(&[&grant]);
+    world.cloud.fail_next([Fault::After]);
+    world.round().await;
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "it may be open");
+    assert_eq!(world.open(), [grant.id]);
+    let calls = world.cloud.calls();
+    world.retry().await;
+    assert_eq!((world.observed(&grant), world.cloud.calls()), (Observed::Open, calls + 1));
+}
+
+#[tokio::test]
+async fn i2_the_first_look_closes_what_nobody_wants_before_it_opens() {
+    let world = World::new();
+    let (stray, wanted) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
+        world.cloud.tamper(window);
+    }
+    // The look and the close succeed, and the opening does not.
+    world.want(&[&wanted]);
+    world.cloud.fail_next([Fault::Before(CloudError::Unavailable { reason: "a test".into() })]);
+    world.round().await;
+    assert_eq!(world.open(), [stray.id], "the look failed");
+    world.retry().await;
+    assert_eq!(world.open(), [wanted.id]);
+    assert_eq!(world.cloud.calls(), 4);
+}
+
+/// A cloud that never answers.
+struct Silent;
+
+#[async_trait::async_trait]
+impl Provider for Silent {
+    async fn observe(&self, _: &TargetId) -> Result<BTreeSet<CloudWindow>, CloudError> {
+        std::future::pending().await
+    }
+    async fn open(&self, _: &CloudWindow) -> Result<(), CloudError> {
+        std::future::pending().await
+    }
+    async fn close(&self, _: &CloudWindow) -> Result<(), CloudError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_call_that_is_never_answered_has_failed() {
+    let (clouds, target) = (driving(Arc::new(Silent)), VM.parse::<TargetId>().unwrap());
+    clouds.want(&target, BTreeSet::new());
+    for (target, provider) in clouds.take_work() {
+        tokio::time::timeout(Duration::from_secs(600), clouds.drive(target, provider)).await.unwrap();
+    }
+    let report = clouds.report(&target);
+    assert_eq!(report.status, LayerStatus::Unreachable);
+    assert!(report.detail.contains("no answer"), "{}", report.detail);
+}

@@ -1,0 +1,143 @@
+//! A broker's loops over a store and a cloud that tests lead.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+
+use postern_core::policy::Layers;
+use postern_core::target::CloudKind;
+use postern_core::{CloseReason, Event, GrantId, GrantState};
+
+use super::super::*;
+use crate::cloud::Provider;
+use crate::cloud::fake::FakeCloud;
+use crate::hub::{Outgoing, Session};
+use crate::samples::GrantBuilder;
+use crate::store::memory::Memory;
+use crate::store::{Change, Expect, Transaction};
+
+/// The VM that every test is about.
+pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
+
+/// A broker's loops over a store and a cloud that outlive it.
+pub(super) struct World {
+    pub(super) store: Arc<Memory>,
+    pub(super) cloud: Arc<FakeCloud>,
+    pub(super) reconciler: Reconciler,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        Self::over(Arc::default(), Arc::default())
+    }
+
+    /// Another broker process over the same store and cloud.
+    pub(super) fn restarted(&self) -> Self {
+        Self::over(Arc::clone(&self.store), Arc::clone(&self.cloud))
+    }
+
+    pub(super) fn over(store: Arc<Memory>, cloud: Arc<FakeCloud>) -> Self {
+        let (clock, wakeups) = (Clock::start(Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
+        let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
+        let reconciler = Reconciler {
+            store: Arc::clone(&store) as _,
+            hub: Hub::new(clock, Arc::clone(&wakeups)),
+            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups)),
+            wakeups,
+            feed: Feed::default(),
+            clock,
+            pulse: Arc::default(),
+        };
+        Self { store, cloud, reconciler }
+    }
+
+    /// Runs the broker's loops until the story is told.
+    pub(super) async fn during<T>(&self, story: impl Future<Output = T>) -> T {
+        let told = tokio::time::timeout(Duration::from_secs(20), async {
+            tokio::select! {
+                ended = self.reconciler.clone().run() => panic!("the reconciler ended: {ended:?}"),
+                ended = Arc::clone(&self.reconciler.clouds).run() => panic!("the driver ended: {ended:?}"),
+                told = story => told,
+            }
+        });
+        told.await.expect("the story comes to its end")
+    }
+
+    pub(super) fn connect(&self) -> Session {
+        self.reconciler.hub.connect(&VM.parse().unwrap(), "test".to_owned())
+    }
+
+    /// A grant on the VM in both layers, asked for now and kept.
+    pub(super) async fn ask(&self, grant: GrantBuilder) -> Grant {
+        let grant = grant.on(VM).layers(Layers::Both).asked_at(self.reconciler.clock.now()).build();
+        self.put(&grant, Expect::Absent).await;
+        grant
+    }
+
+    pub(super) async fn put(&self, grant: &Grant, expect: Expect) {
+        self.keep(grant, expect).await;
+        self.reconciler.wakeups.wake(&VM.parse().unwrap());
+    }
+
+    /// Keeps a grant, and wakes nobody.
+    pub(super) async fn keep(&self, grant: &Grant, expect: Expect) {
+        let change = Change::PutGrant { grant: grant.clone(), expect };
+        let event = postern_core::audit::AuditEvent::done(grant.requested_at, "a test", "put");
+        self.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    }
+
+    pub(super) async fn revoke(&self, id: GrantId) {
+        let found = self.store.grant(id).await.unwrap().unwrap();
+        let next =
+            found.record.after(Event::Close(CloseReason::Expired), self.reconciler.clock.now()).unwrap();
+        self.put(&next, Expect::Version(found.version)).await;
+    }
+
+    pub(super) async fn state(&self, id: GrantId) -> GrantState {
+        self.store.grant(id).await.unwrap().unwrap().record.state
+    }
+
+    pub(super) async fn reaches(&self, id: GrantId, word: &str) -> GrantState {
+        loop {
+            let state = self.state(id).await;
+            if state.word() == word {
+                return state;
+            }
+            assert!(!state.is_final(), "{id} is {state:?} and will never be {word}");
+            pause(10).await;
+        }
+    }
+
+    pub(super) async fn cloud_holds(&self, count: usize) {
+        while self.cloud.observe(&VM.parse().unwrap()).await.map_or(0, |windows| windows.len()) != count {
+            pause(10).await;
+        }
+    }
+}
+
+pub(super) async fn pause(milliseconds: u64) {
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+}
+
+/// An agent that holds whatever it is told.
+pub(super) async fn obey(mut session: Session) {
+    loop {
+        match session.next().await {
+            Outgoing::Tell(told) => session.applied(told.generation, None),
+            Outgoing::Nothing => {}
+            Outgoing::End(_) => return,
+        }
+    }
+}
+
+/// The story, with an agent that obeys meanwhile.
+pub(super) async fn with_agent<T>(world: &World, story: impl Future<Output = T>) -> T {
+    let session = world.connect();
+    world
+        .during(async {
+            tokio::select! {
+                () = obey(session) => panic!("the session ended"),
+                told = story => told,
+            }
+        })
+        .await
+}

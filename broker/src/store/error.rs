@@ -1,0 +1,44 @@
+//! What can go wrong in a store. Only an unavailable store leaves the outcome of a commit open.
+
+/// What can go wrong in a store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// An expectation of the transaction does not hold; nothing was changed.
+    #[error("{what} was changed by someone else in the meantime")]
+    Conflict {
+        /// The record.
+        what: String,
+    },
+    /// The transaction changes records without an audit event, which is a mistake of the caller; nothing was changed.
+    #[error("a transaction changes records without an audit event")]
+    Silent,
+    /// There is no room; nothing was changed.
+    #[error("the store has no room left; free disk space on the broker's data directory")]
+    Full,
+    /// The store was written by a newer Postern; nothing was touched.
+    #[error(
+        "the store has schema {found} and this broker knows {known}; run the newer broker, or restore a backup"
+    )]
+    NewerSchema {
+        /// The store's.
+        found: u32,
+        /// This broker's.
+        known: u32,
+    },
+    /// A record cannot be read.
+    #[error("the store's {what} cannot be read; restore a backup")]
+    Corrupt {
+        /// What kind of record, and which where that is known.
+        what: String,
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The store cannot be reached or failed; a commit may or may not have happened.
+    #[error("the store failed")]
+    Unavailable {
+        /// Why.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
