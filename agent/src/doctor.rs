@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_pki::credentials::Credentials;
+use postern_pki::renewal::GRACE;
 use postern_pki::tls;
 use postern_proto::client;
 use tonic_health::pb::HealthCheckRequest;
@@ -162,8 +163,15 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
         return Finding::error(what, "set the clock and keep it set (NTP)");
     }
     if now >= until {
-        let remedy = "check the clock; if it is right, enrol this host anew with a fresh token";
-        return Finding::error(format!("the certificate of {target} ended at {until:.0}"), remedy);
+        let what = format!("the certificate of {target} ended at {until:.0}");
+        return if Duration::try_from(now.duration_since(until)).is_ok_and(|ago| ago <= GRACE) {
+            Finding::warning(
+                what,
+                "a running agent renews it as soon as it reaches the broker; check the clock, too",
+            )
+        } else {
+            Finding::error(what, "check the clock; if it is right, enrol this host anew with a fresh token")
+        };
     }
     let what = format!("the certificate names {target} and is valid until {until:.0}");
     if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < LATE) {

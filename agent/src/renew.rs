@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::renewal::renew_at;
+use postern_pki::renewal::{GRACE, renew_at};
 use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
 use postern_proto::v1;
@@ -49,25 +49,64 @@ pub enum RenewError {
 /// Keeps `current` valid for as long as the broker renews it. Never ends.
 pub async fn keep(broker: &str, identity_dir: &Path, current: &Current) {
     let mut complaint = Complaint::default();
+    let mut recovery = Recovery::default();
     loop {
-        let now = clock::wall();
-        match on_disk(identity_dir, current, now) {
+        match on_disk(identity_dir, current, clock::wall()) {
             Ok(true) => tracing::info!("taking up the identity on disk"),
-            Ok(false) if current.borrow().is_none() => {
-                complaint.once(
-                    "this host has no valid certificate; enrol it with `postern-agent enroll --token TOKEN`",
-                );
-            }
             Ok(false) => {}
             Err(error) => complaint.once(&chain(&error)),
         }
         let Some(credentials) = current.borrow().clone() else {
+            match recovery.attempt(broker, identity_dir).await {
+                Ok(Some(renewed)) => take_up(renewed, identity_dir, current),
+                Ok(None) => {}
+                Err(reason) => complaint.once(&reason),
+            }
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         };
-        complaint = Complaint::default();
+        (complaint, recovery) = (Complaint::default(), Recovery::default());
         use_until_renewed(broker, identity_dir, current, &credentials).await;
     }
+}
+
+/// Renewing a certificate that has ended: the machine was off, or the broker away, for longer than it lives.
+#[derive(Default)]
+struct Recovery {
+    patience: Option<backon::ExponentialBackoff>,
+    next_try: Timestamp,
+}
+
+impl Recovery {
+    /// One attempt, if it is time for one. Many agents may be in want of this at once.
+    async fn attempt(&mut self, broker: &str, identity_dir: &Path) -> Result<Option<Credentials>, String> {
+        let now = clock::wall();
+        let ended = if identity_dir.join("cert.pem").exists() {
+            Some(Credentials::load(identity_dir).map_err(|error| chain(&error))?)
+        } else {
+            None
+        };
+        let grace = SignedDuration::try_from(GRACE).unwrap_or_default();
+        let Some(ended) = ended.filter(|ended| now.duration_since(ended.not_after()) <= grace) else {
+            let enrol =
+                "this host has no valid certificate; enrol it with `postern-agent enroll --token TOKEN`";
+            return Err(enrol.to_owned());
+        };
+        if now < self.next_try {
+            return Ok(None);
+        }
+        let wait = self.patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);
+        self.next_try = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
+        renew(broker, &ended).await.map(Some).map_err(|error| chain(&error))
+    }
+}
+
+fn take_up(renewed: Credentials, identity_dir: &Path, current: &Current) {
+    if let Err(error) = renewed.save(identity_dir) {
+        tracing::error!(error = chain(&error), "the renewed certificate is in use, but not on disk");
+    }
+    tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
+    current.send_replace(Some(Arc::new(renewed)));
 }
 
 /// Returns when the certificate was renewed, replaced on disk, or has expired.
@@ -90,17 +129,7 @@ async fn use_until_renewed(broker: &str, identity_dir: &Path, current: &Current,
             continue;
         }
         match renew(broker, credentials).await {
-            Ok(renewed) => {
-                if let Err(error) = renewed.save(identity_dir) {
-                    tracing::error!(
-                        error = chain(&error),
-                        "the renewed certificate is in use, but not on disk"
-                    );
-                }
-                tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
-                current.send_replace(Some(Arc::new(renewed)));
-                return;
-            }
+            Ok(renewed) => return take_up(renewed, identity_dir, current),
             Err(error) => {
                 tracing::warn!(error = chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
                 let wait = patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);

@@ -1,6 +1,12 @@
 //! When to renew a certificate.
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
+
+/// How long after its end an agent's certificate is still good for one thing: to be renewed. A machine that was off for
+/// weeks, or a broker that was down for longer than a certificate lives, is no reason to enrol a fleet anew.
+pub const GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// At half life, give or take a tenth of it: `spread` (0.0 to 1.0, chosen at random by the caller) keeps a fleet that
 /// enrolled at once from renewing at once.

@@ -3,20 +3,23 @@
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
-    SupportedProtocolVersion,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme, SupportedProtocolVersion,
 };
 
 use crate::credentials::Credentials;
-use crate::identity::{Identity, TrustDomain};
+use crate::identity::{Identity, TrustDomain, not_after};
+use crate::renewal::GRACE;
 use crate::{Fingerprint, PkiError};
 
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
@@ -31,15 +34,18 @@ pub struct ServerIdentity {
 struct Served {
     certified: RwLock<Arc<CertifiedKey>>,
     roots: RootCertStore,
+    domain: TrustDomain,
 }
 
 impl ServerIdentity {
     /// # Errors
-    /// The key cannot be used.
+    /// The key cannot be used, or the certificate names nobody.
     pub fn new(credentials: Credentials) -> Result<Self, PkiError> {
         let roots = root_store(credentials.tls_roots())?;
+        let domain =
+            credentials.trust_domain().map_err(|error| PkiError::malformed("the certificate", error))?;
         let certified = RwLock::new(certified(&credentials)?);
-        Ok(Self { current: Arc::new(Served { certified, roots }) })
+        Ok(Self { current: Arc::new(Served { certified, roots, domain }) })
     }
 
     /// Serves with other credentials from the next handshake on.
@@ -71,7 +77,8 @@ impl ResolvesServerCert for Served {
 }
 
 /// The broker's side. A client may come without a certificate (it has none before it enrolled), but one that it shows
-/// must be good. No sessions are kept for resumption: an idle connection should cost little.
+/// must be good; an agent's may have ended within [`GRACE`], and whoever serves must look at its end, because it is good
+/// for a renewal and nothing else. No sessions are kept for resumption: an idle connection should cost little.
 ///
 /// # Errors
 /// The configuration cannot be built.
@@ -81,6 +88,7 @@ pub fn server_config(identity: &ServerIdentity) -> Result<Arc<ServerConfig>, Pki
             .allow_unauthenticated()
             .build()
             .map_err(|error| PkiError::malformed("the list of roots", error))?;
+    let verifier = Arc::new(ClientVerifier { inner: verifier, domain: identity.current.domain.clone() });
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(VERSIONS)?
         .with_client_cert_verifier(verifier)
@@ -124,6 +132,77 @@ fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
+}
+
+/// Checks a client's certificate as usual, and lets in an agent whose certificate ended not long ago.
+#[derive(Debug)]
+struct ClientVerifier {
+    inner: Arc<dyn ClientCertVerifier>,
+    domain: TrustDomain,
+}
+
+impl ClientVerifier {
+    /// The last second of an agent's certificate that ended within the grace.
+    fn last_second(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
+        if !matches!(Identity::of_certificate(leaf, &self.domain), Ok(Identity::Agent(_))) {
+            return None;
+        }
+        let end = u64::try_from(not_after(leaf).ok()?.as_second()).ok()?;
+        let ended_for = Duration::from_secs(now.as_secs().checked_sub(end)?);
+        (ended_for <= GRACE).then(|| UnixTime::since_unix_epoch(Duration::from_secs(end.saturating_sub(1))))
+    }
+}
+
+impl ClientCertVerifier for ClientVerifier {
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        use CertificateError::{Expired, ExpiredContext};
+        match self.inner.verify_client_cert(leaf, intermediates, now) {
+            Err(rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. })) => {
+                let then = self.last_second(leaf, now).ok_or(Expired)?;
+                self.inner.verify_client_cert(leaf, intermediates, then)
+            }
+            outcome => outcome,
+        }
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.inner.root_hint_subjects()
+    }
+
+    fn offer_client_auth(&self) -> bool {
+        self.inner.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.inner.client_auth_mandatory()
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
 }
 
 /// Checks the broker's certificate as usual, and that it carries the broker's SPIFFE id: an agent's certificate, though

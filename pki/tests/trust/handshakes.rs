@@ -33,13 +33,27 @@ async fn i7_a_certificate_of_another_authority_is_refused_by_both_sides() {
 }
 
 #[tokio::test]
-async fn i7_an_expired_certificate_is_refused() {
-    let ca = Ca::new();
-    let before = now().checked_sub(Duration::from_secs(30)).unwrap();
-    let expired = ca.issue(&agent(), before, Duration::from_secs(10));
-    assert!(meet(ca.broker(), client_config(&expired).unwrap(), NAME).await.is_err());
-    let good = ca.issue(&agent(), before, HOUR);
-    assert!(meet(ca.broker(), client_config(&good).unwrap(), NAME).await.is_ok(), "the control");
+async fn i7_an_expired_certificate_is_refused_but_for_an_agents_that_ended_not_long_ago() {
+    let days = |days: u64| HOUR * 24 * u32::try_from(days).unwrap();
+    // Whoever serves it is told its end, and must ask for it.
+    let ca = Ca::made_at(now() - days(60));
+    let ended =
+        |identity: &postern_pki::Identity, ago: Duration| ca.issue(identity, now() - ago - HOUR, HOUR);
+    for (identity, ago, admitted) in [
+        (agent(), Duration::from_secs(10), true),
+        (agent(), days(29), true),
+        (agent(), days(31), false),
+        (alice(), Duration::from_secs(10), false),
+    ] {
+        let met = meet(ca.broker(), client_config(&ended(&identity, ago)).unwrap(), NAME).await;
+        assert_eq!(met.is_ok(), admitted, "{identity:?} {ago:?} ago");
+    }
+    // The grace is for the end alone: what is wrong otherwise stays wrong.
+    let theirs = Ca::made_at(now() - days(60));
+    let key = postern_pki::KeyPair::generate().unwrap();
+    let issued = theirs.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now() - days(1)).unwrap();
+    let forged = postern_pki::Credentials::new(key, issued.chain, ca.authority.roots()).unwrap();
+    assert!(meet(ca.broker(), client_config(&forged).unwrap(), NAME).await.is_err());
 }
 
 #[tokio::test]

@@ -31,8 +31,12 @@ pub(crate) struct Ca {
 
 impl Ca {
     pub(crate) fn new() -> Self {
+        Self::made_at(now())
+    }
+
+    pub(crate) fn made_at(at: Timestamp) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { authority: Authority::init(dir.path(), &TrustDomain::default(), now()).unwrap(), dir }
+        Self { authority: Authority::init(dir.path(), &TrustDomain::default(), at).unwrap(), dir }
     }
 
     /// Credentials of an identity, from `issued_at` on.

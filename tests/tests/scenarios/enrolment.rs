@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
 use postern_proto::v1::{AgentStatus, GrantState, LayerStatus};
-use postern_tests::clock::{sleep_until, wait_until};
+use postern_tests::clock::{sleep_until, wait_until, wall};
 use postern_tests::{FakeAgent, PATIENCE, Reach, Refusal, TCP, VM, World, ask_for, end_of, usual_policy};
 use tonic::Code;
 
@@ -96,4 +97,66 @@ fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_anew()
     world.admin.wait_in_sync(VM);
     assert_eq!(world.admin.agents()[0].status(), AgentStatus::Online);
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
+}
+
+/// Gives the agent a certificate that ended a while ago, as if its machine had been off. Returns when it ended.
+fn let_certificate_end(world: &World) -> jiff::Timestamp {
+    let authority =
+        Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default(), wall()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let identity = Identity::Agent(VM.parse().unwrap());
+    // An authority signs nothing for a time before its own, and this one is young.
+    let from = wall().checked_sub(Duration::from_secs(30)).unwrap();
+    let issued = authority.issue(&key.csr().unwrap(), &identity, Duration::from_secs(10), from).unwrap();
+    let not_after = issued.not_after;
+    let ended = Credentials::new(key, issued.chain, authority.roots()).unwrap();
+    ended.save(&world.agent.state_dir().join("identity")).unwrap();
+    not_after
+}
+
+/// Has the broker remember that the agent's newest certificate ended then.
+fn remember_as_newest(world: &mut World, ended: jiff::Timestamp) {
+    world.broker.process().terminate();
+    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
+    let sql = "UPDATE agents SET body = json_set(body, '$.certificate_not_after', ?1)";
+    assert_eq!(database.execute(sql, [ended.to_string()]).unwrap(), 1);
+    database.close().unwrap();
+    world.broker.serve();
+}
+
+#[test]
+fn i7_an_agent_whose_certificate_ended_while_it_was_off_renews_it_and_goes_on() {
+    let mut world = World::without_agent(usual_policy());
+    world.enroll_agent();
+    let ended = let_certificate_end(&world);
+    remember_as_newest(&mut world, ended);
+    world.agent.run();
+    world.admin.wait_in_sync(VM);
+    assert!(world.agent.log().contains("renewed the certificate"), "{}", world.agent.log());
+    world.alice.open(&ask_for(&world.net.alice));
+}
+
+#[test]
+fn i7_an_ended_certificate_is_good_for_its_own_renewal_and_for_nothing_else() {
+    let mut world = World::without_agent(usual_policy());
+    world.enroll_agent();
+    let_certificate_end(&world);
+    let identity = world.agent.state_dir().join("identity");
+    let session = FakeAgent::with_identity(&world.net.vm, world.broker.url(), &identity).session();
+    assert_eq!(session.map_err(Refusal::from).unwrap_err().reason, "CERTIFICATE_EXPIRED");
+
+    // The broker has issued a newer one since: this may be an old backup.
+    world.agent.run();
+    let refused = |world: &World, word: &str| {
+        wait_until(&format!("a refusal for being {word}"), PATIENCE, || world.agent.log().contains(word));
+    };
+    refused(&world, "newer certificates");
+    assert!(world.admin.audit().iter().any(|line| line.contains("OLD_CERTIFICATE")));
+
+    world.admin.ban(VM).unwrap();
+    let ended = let_certificate_end(&world);
+    remember_as_newest(&mut world, ended);
+    world.agent.restart();
+    refused(&world, "banned");
+    assert_eq!(world.admin.host_layer(VM), Some(LayerStatus::Unreachable));
 }
