@@ -76,7 +76,7 @@ fn write_table(
     write_input(text, &layout.ports)?;
     write_forward(text, &layout.ports)?;
     write_gate(text, layout.mode)?;
-    write_forwarded(text, layout.mode)?;
+    write_translated_gate(text, layout.mode)?;
     writeln!(text, "}}")
 }
 
@@ -116,14 +116,21 @@ fn write_input(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::
         let ports: Vec<_> = ports.iter().map(|port| format!("{} . {}", port.protocol, port.port)).collect();
         writeln!(text, "\t\tmeta l4proto . th dport {{ {} }} goto gate", ports.join(", "))?;
     }
+    write_translated(text, ports)?;
     writeln!(text, "\t}}")
 }
 
-/// Ports that containers publish: they are DNATed before they are routed, and never come to `input`. What was dialled
-/// is in the connection's original tuple.
+/// What is passed on, to containers for instance.
 fn write_forward(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
     writeln!(text, "\tchain forward {{")?;
     writeln!(text, "\t\ttype filter hook forward priority filter - 10; policy accept;")?;
+    write_translated(text, ports)?;
+    writeln!(text, "\t}}")
+}
+
+/// Connections whose destination was translated before they are filtered: ports that containers publish, and ports that
+/// are redirected on the host. What was dialled is in the connection's original tuple.
+fn write_translated(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let ports: Vec<_> =
             ports.iter().filter(|p| p.protocol == protocol).map(|p| p.port.to_string()).collect();
@@ -131,11 +138,11 @@ fn write_forward(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt
             let ports = ports.join(", ");
             writeln!(
                 text,
-                "\t\tct status dnat meta l4proto {protocol} ct original proto-dst {{ {ports} }} goto forwarded"
+                "\t\tct status dnat meta l4proto {protocol} ct original proto-dst {{ {ports} }} goto translated"
             )?;
         }
     }
-    writeln!(text, "\t}}")
+    Ok(())
 }
 
 fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
@@ -149,8 +156,8 @@ fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
     write_verdict(text, mode)
 }
 
-fn write_forwarded(text: &mut String, mode: Mode) -> std::fmt::Result {
-    writeln!(text, "\tchain forwarded {{")?;
+fn write_translated_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
+    writeln!(text, "\tchain translated {{")?;
     writeln!(text, "\t\tct state established,related accept")?;
     for set in Set::ALL {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
