@@ -1,0 +1,115 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn ports(texts: &[&str]) -> BTreeSet<ProtectedPort> {
+    texts.iter().map(|text| text.parse().unwrap()).collect()
+}
+
+fn usual() -> BTreeSet<ProtectedPort> {
+    ports(&["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"])
+}
+
+fn tcp(from: u16, to: u16) -> Traffic {
+    Traffic::Ports { protocol: Protocol::Tcp, from, to }
+}
+
+fn rule(traffic: Traffic, source: Source) -> Rule {
+    Rule { id: "sgr-1".into(), group: "sg-1".into(), traffic, source, description: String::new() }
+}
+
+fn from_anyone(traffic: Traffic) -> Rule {
+    rule(traffic, Source::Prefix("0.0.0.0/0".parse().unwrap()))
+}
+
+fn kept(outcome: Outcome) -> Vec<String> {
+    match outcome {
+        Outcome::Untouched => panic!("it was not touched"),
+        Outcome::Split { kept, .. } => kept.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[test]
+fn a_range_keeps_what_is_around_the_protected_ports() {
+    assert_eq!(kept(split(&from_anyone(tcp(20, 25)), &usual())), ["tcp/20-21", "tcp/23-25"]);
+    assert_eq!(kept(split(&from_anyone(tcp(22, 22)), &usual())), [""; 0]);
+    assert_eq!(
+        kept(split(&from_anyone(tcp(0, u16::MAX)), &usual())),
+        ["tcp/0-21", "tcp/23-3388", "tcp/3390-5984", "tcp/5987-65535"]
+    );
+    assert_eq!(kept(split(&from_anyone(tcp(1, u16::MAX)), &ports(&["tcp/1", "tcp/65535"]))), ["tcp/2-65534"]);
+}
+
+#[test]
+fn i6_what_covers_no_protected_port_is_not_touched() {
+    for traffic in [
+        tcp(443, 443),
+        Traffic::Ports { protocol: Protocol::Udp, from: 0, to: u16::MAX },
+        Traffic::Other { protocol: "icmp".into() },
+    ] {
+        assert_eq!(split(&from_anyone(traffic), &usual()), Outcome::Untouched);
+    }
+}
+
+#[test]
+fn all_traffic_becomes_ports_and_icmp_and_the_loss_is_said() {
+    let Outcome::Split { kept, ask } = split(&from_anyone(Traffic::All), &usual()) else {
+        panic!("untouched")
+    };
+    let kept: Vec<_> = kept.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        kept,
+        ["tcp/0-21", "tcp/23-3388", "tcp/3390-5984", "tcp/5987-65535", "all udp ports", "protocol icmp"]
+    );
+    assert_eq!(ask, Some(Loss::OtherProtocols));
+    let v6 = split(&rule(Traffic::All, Source::Prefix("::/0".parse().unwrap())), &usual());
+    assert!(
+        matches!(v6, Outcome::Split { kept, .. } if kept.last().unwrap().to_string() == "protocol icmpv6")
+    );
+}
+
+#[test]
+fn a_rule_between_members_of_a_group_is_asked_about_and_other_sources_move_unchanged() {
+    let own = split(&rule(Traffic::All, Source::Group("sg-1".into())), &usual());
+    assert!(matches!(own, Outcome::Split { ask: Some(Loss::BetweenMembers), .. }));
+    for source in [Source::Group("sg-2".into()), Source::PrefixList("pl-1".into())] {
+        let Outcome::Split { kept, ask } = split(&rule(tcp(20, 25), source), &usual()) else {
+            panic!("untouched")
+        };
+        assert_eq!((kept.len(), ask), (2, None));
+    }
+}
+
+fn traffic() -> impl Strategy<Value = Traffic> {
+    let range = (any::<bool>(), 0u16..60, 0u16..60).prop_map(|(tcp, a, b)| Traffic::Ports {
+        protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
+        from: a.min(b),
+        to: a.max(b),
+    });
+    prop_oneof![4 => range, 1 => Just(Traffic::All)]
+}
+
+fn some_ports() -> impl Strategy<Value = BTreeSet<ProtectedPort>> {
+    let port = (any::<bool>(), 1u16..60)
+        .prop_map(|(tcp, number)| format!("{}/{number}", if tcp { "tcp" } else { "udp" }).parse().unwrap());
+    prop::collection::btree_set(port, 0..6)
+}
+
+proptest! {
+    #[test]
+    fn i6_what_is_left_admits_what_the_rule_did_but_for_the_protected_ports(traffic in traffic(), protected in some_ports()) {
+        let rule = from_anyone(traffic);
+        let left = match split(&rule, &protected) {
+            Outcome::Untouched => vec![rule.traffic.clone()],
+            Outcome::Split { kept, .. } => kept,
+        };
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for port in 0u16..=61 {
+                let is_protected = protected.iter().any(|p| p.protocol == protocol && p.port.get() == port);
+                let admitting = left.iter().filter(|piece| piece.admits(protocol, port)).count();
+                let expected = usize::from(rule.traffic.admits(protocol, port) && !is_protected);
+                prop_assert_eq!(admitting, expected, "{} {}", protocol, port);
+            }
+        }
+    }
+}
