@@ -36,7 +36,7 @@ fn kill_at_a_random_moment(path: &Path) -> Vec<u64> {
     let mut answers = std::iter::from_fn(|| lines.next())
         .filter_map(|line| line.strip_prefix("answered ").map(str::to_owned))
         .map(|seq| seq.parse().unwrap());
-    let first = answers.next().unwrap();
+    let first = answers.next().expect("the child ended before it answered; what it said is above");
     std::thread::sleep(Duration::from_micros(rand::random_range(0..60_000)));
     child.0.kill().unwrap();
     // What it had said before it died.
