@@ -83,6 +83,11 @@ impl Hub {
         }
     }
 
+    /// Whether the target's agent has a session, and so can be told anything.
+    pub fn has_session(&self, target: &TargetId) -> bool {
+        self.lock().get(target).is_some_and(Slot::has_session)
+    }
+
     /// Tells the target's agent what to hold, unless it was told the same already.
     ///
     /// Returns when the target should be looked at again because its agent refused.

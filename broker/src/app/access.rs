@@ -33,10 +33,17 @@ pub struct Requested {
 /// # Errors
 /// Denied by policy (audited), a cloud that this broker does not drive, an idempotency key of another request.
 pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Result<Requested, Error> {
-    if let Some(earlier) = earlier(app, caller, &asked).await? {
-        return Ok(Requested { grant: earlier, repeated: true });
-    }
-    let grant = decide(app, caller, &asked.request).await?;
+    let grant = match decide(app, caller, &asked.request).await? {
+        Ok(grant) => grant,
+        Err(denied) => {
+            // A repeated request is answered as it was the first time, whatever policy says by now.
+            if let Some(earlier) = earlier(app, caller, &asked).await? {
+                return Ok(Requested { grant: earlier, repeated: true });
+            }
+            app.record_denial(denied.event).await?;
+            return Err(denied.error);
+        }
+    };
     let mut changes =
         Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
@@ -45,7 +52,7 @@ pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Resu
     }
     match app.store.commit(changes.audit(requested_event(&grant))).await {
         Ok(_) => {}
-        // The same key came twice at once, and the other call won.
+        // The key was used before: asked for only now, because that is rare, and requests are not.
         Err(conflict @ StoreError::Conflict { .. }) => {
             let earlier = earlier(app, caller, &asked).await?.ok_or(conflict)?;
             return Ok(Requested { grant: earlier, repeated: true });
@@ -84,26 +91,36 @@ fn same_request(grant: &Grant, request: &AccessRequest) -> bool {
         })
 }
 
-/// Authorizes the request into a grant, or records the denial.
-async fn decide(app: &App, caller: &Caller, request: &AccessRequest) -> Result<Grant, Error> {
+/// A request that may not be granted, and what the audit log says of it.
+struct Denied {
+    event: AuditEvent,
+    error: Error,
+}
+
+/// Authorizes the request into a grant.
+async fn decide(
+    app: &App,
+    caller: &Caller,
+    request: &AccessRequest,
+) -> Result<Result<Grant, Box<Denied>>, Error> {
     let policies: Vec<_> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
     let now = app.clock.now();
     let authorized = match authorize(request, &caller.principal, &policies) {
         Ok(authorized) => authorized,
         Err(denial) => {
-            app.record_denial(denied_event(caller, request, denial.limit.reason(), &denial, now)).await?;
-            return Err(denial.into());
+            let event = denied_event(caller, request, denial.limit.reason(), &denial, now);
+            return Ok(Err(Box::new(Denied { event, error: denial.into() })));
         }
     };
     let undriven =
         |window: &&postern_core::Window| window.layers.cloud() && !app.clouds.drives(&window.target);
     if let Some(window) = authorized.windows.iter().find(undriven) {
         let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
-        app.record_denial(denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now)).await?;
-        return Err(Error::Precondition { reason });
+        let event = denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now);
+        return Ok(Err(Box::new(Denied { event, error: Error::Precondition { reason } })));
     }
     let id = GrantId::from_parts(now, rand::random());
-    Ok(Grant::new(id, caller.principal.clone(), request, authorized, now))
+    Ok(Ok(Grant::new(id, caller.principal.clone(), request, authorized, now)))
 }
 
 fn denied_event(

@@ -55,6 +55,10 @@ impl Slot {
         self.number
     }
 
+    pub(super) fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
     pub(super) fn is_session(&self, number: u64) -> bool {
         self.number == number && self.session.is_some()
     }

@@ -147,9 +147,17 @@ impl Reconciler {
         let snapshot = self.settle(target, in_doubt).await?;
         let now = self.clock.now();
         let grants: Vec<&Grant> = snapshot.grants.iter().map(|grant| &grant.record).collect();
-        let held = desired_host(target, protection(target, &snapshot.policies), grants.iter().copied(), now);
-        let retry = self.hub.tell(target, snapshot.seq, held);
-        self.clouds.want(target, desired_cloud(target, grants.iter().copied(), now));
+        let retry = if self.hub.has_session(target) {
+            let protection = protection(target, &snapshot.policies);
+            let desired = desired_host(target, protection, grants.iter().copied(), now);
+            self.hub.tell(target, snapshot.seq, desired)
+        } else {
+            // It is told when it connects, which wakes this target.
+            None
+        };
+        if self.clouds.drives(target) {
+            self.clouds.want(target, desired_cloud(target, grants.iter().copied(), now));
+        }
         Ok(grants.iter().filter_map(|grant| next_deadline(grant)).chain(retry).min())
     }
 

@@ -72,6 +72,8 @@ impl Embedded {
         keep_log(&connection, false)?;
         connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
         connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
+        // What a transaction of a group may have to take back is kept in memory, not in a file beside the database.
+        connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)?;
         schema::migrate(&mut connection, found)?;
         prepare(&connection).map_err(unavailable)?;
         let view = View::new(
