@@ -170,7 +170,7 @@ pub(crate) enum Failure {
         waited: String,
     },
     /// The audit log is not as it was written.
-    #[error("the audit log is broken: {0}")]
+    #[error("the audit log is broken")]
     BrokenLog(#[from] Broken),
     /// The audit log verifies, but a record that was in it is gone.
     #[error(

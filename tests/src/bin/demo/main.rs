@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::audit::AuditRecord;
 use postern_tests::clock::{monotonic, sleep_until, wait_until};
 use postern_tests::{PATIENCE, Reach, TCP, VM, World, ask_for, usual_policy};
 use serde_json::Value;
@@ -171,16 +172,23 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
     story.check(
         "someone flushes the VM's firewall: the table is back at once, and the report names the process",
         || {
-            let start = monotonic();
             world.net.vm.must("nft", &["flush", "ruleset"]);
             wait_until("the port to be shut again", Duration::from_secs(1), || {
                 try_22(world, 'm') == Reach::Filtered
             });
-            let told = format!("shut again within {} ms", start.elapsed().as_millis());
-            let reported =
-                |line: &String| line.contains("agent.tampering") && line.contains("\"process\":\"nft\"");
-            wait_until("the report to be audited", PATIENCE, || world.admin.audit().iter().any(reported));
-            told
+            let reported = || {
+                let log = world.admin.audit();
+                let events = log.iter().filter_map(|line| serde_json::from_str::<AuditRecord>(line).ok());
+                let mut details = events
+                    .map(|record| record.event)
+                    .find(|event| event.action == "agent.tampering")?
+                    .details;
+                Some((details.remove("process")?, details.remove("exposed_for_ms")?))
+            };
+            wait_until("the report to be audited", PATIENCE, || reported().is_some());
+            let (process, exposed) = reported().expect("it was there a moment ago");
+            assert_eq!(process, "nft");
+            format!("put back after {exposed} ms, and laid to the process {process}")
         },
     );
 }
