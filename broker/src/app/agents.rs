@@ -38,8 +38,10 @@ pub async fn create_token(
     let event = AuditEvent::done(now, &caller.principal, "agent.invited")
         .on_target(&target)
         .with("expires_at", expires_at);
-    let change =
-        Change::PutToken { hash: TokenHash(token.hash()), token: TokenRecord { target, expires_at } };
+    let change = Change::PutToken {
+        hash: TokenHash(token.hash()),
+        token: TokenRecord { target, created_at: now, expires_at },
+    };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
     Ok((token, expires_at))
 }
@@ -59,10 +61,19 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         return Err(refused);
     };
     let target = record.target;
-    if now >= record.expires_at {
-        let event = AuditEvent::denied(now, "broker", "agent.enrolled")
-            .on_target(&target)
-            .with("reason", "token expired");
+    let known = app.store.agent(&target).await?;
+    let banned = known.as_ref().and_then(|agent| agent.record.banned.as_ref());
+    let reason = if now >= record.expires_at {
+        Some("token expired")
+    } else if banned.is_some_and(|ban| record.created_at <= ban.at) {
+        // Whoever was banned may have had it already.
+        Some("token is older than the ban")
+    } else {
+        None
+    };
+    if let Some(reason) = reason {
+        let event =
+            AuditEvent::denied(now, "broker", "agent.enrolled").on_target(&target).with("reason", reason);
         app.record_denial(event).await?;
         return Err(refused);
     }
@@ -76,11 +87,15 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
     let transaction = Transaction::default()
         .change(Change::TakeToken { hash })
-        .change(Change::PutAgent { agent, expect: Expect::Any })
+        .change(Change::PutAgent {
+            agent,
+            expect: known.map_or(Expect::Absent, |agent| Expect::Version(agent.version)),
+        })
         .audit(event);
     match app.store.commit(transaction).await {
         Ok(_) => {}
-        Err(StoreError::Conflict { .. }) => return Err(refused),
+        // Someone used it first; or the agent was changed meanwhile, by a ban for instance, and the token is left.
+        Err(StoreError::Conflict { .. }) if app.store.token(&hash).await?.is_none() => return Err(refused),
         Err(error) => return Err(error.into()),
     }
     // Whoever held the target's identity before does not hold it any more.

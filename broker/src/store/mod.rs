@@ -149,6 +149,8 @@ pub struct TokenHash(pub [u8; 32]);
 pub struct TokenRecord {
     /// The target whose agent may enrol with it.
     pub target: TargetId,
+    /// When it was made.
+    pub created_at: Timestamp,
     /// When it stops working.
     pub expires_at: Timestamp,
 }

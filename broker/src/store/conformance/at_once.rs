@@ -10,7 +10,7 @@ use crate::samples::{a_grant, at, name};
 use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
 pub(super) async fn a_token_is_taken_once(store: Arc<impl Store>) {
     let hash = TokenHash([7; 32]);
-    let token = TokenRecord { target: "host:vm-1".parse().unwrap(), expires_at: at(60) };
+    let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };
     store
         .commit(Transaction::default().change(Change::PutToken { hash, token: token.clone() }).audit(event()))
         .await

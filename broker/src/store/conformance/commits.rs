@@ -9,7 +9,7 @@ use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Tr
 pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store) {
     let (first, second) = (a_grant().number(1).build(), a_grant().number(2).build());
     let (kept, new) = (TokenHash([1; 32]), TokenHash([2; 32]));
-    let token = TokenRecord { target: "host:vm-1".parse().unwrap(), expires_at: at(60) };
+    let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };
     let keep = Change::PutToken { hash: kept, token: token.clone() };
     store.commit(put(&first, Expect::Absent).change(keep)).await.unwrap();
     let head = store.audit_head().await.unwrap();

@@ -69,7 +69,7 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     let target: TargetId = "host:vm-1".parse().unwrap();
     let (enrolled_at, certificate_not_after) = (start(), at(3600));
     let agent = AgentRecord { target: target.clone(), enrolled_at, certificate_not_after, banned: None };
-    let token = TokenRecord { target, expires_at: at(60) };
+    let token = TokenRecord { target, created_at: at(0), expires_at: at(60) };
     let changes = [
         Change::PutGrant { grant: open.clone(), expect: Expect::Absent },
         Change::PutGrant { grant: closed.clone(), expect: Expect::Absent },
