@@ -12,6 +12,7 @@ use rcgen::{
     IsCa, Issuer, KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::credentials::{self, KeyPair};
 use crate::identity::{self, Identity, TrustDomain};
@@ -94,7 +95,8 @@ impl Authority {
     /// Reads what [`Self::init`] made. `root.key` may have been taken offline.
     ///
     /// # Errors
-    /// A file that is missing or malformed, a key that others can read, an intermediate that is not valid at `now`.
+    /// A file that is missing or malformed, a key that others can read, an intermediate that the root did not sign or
+    /// that is not valid at `now`.
     pub fn load(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Self, PkiError> {
         let paths = Paths::of(dir);
         if paths.root_key.symlink_metadata().is_ok() {
@@ -112,6 +114,12 @@ impl Authority {
         let own =
             credentials::Credentials::new(KeyPair(key), vec![intermediate.clone()], vec![root.clone()])?;
         drop(own);
+        // Or it would sign certificates that nobody trusts.
+        if !is_signed_by(&intermediate, &root) {
+            let problem =
+                format!("{} did not sign it; put back the two that belong together", paths.root.display());
+            return Err(PkiError::malformed(paths.intermediate.display().to_string(), problem));
+        }
         let key = credentials::load_key(&paths.intermediate_key)?.0;
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(intermediate.as_slice()), key)?;
         let authority = Self { trust_domain: trust_domain.clone(), root, intermediate, valid, issuer };
@@ -230,6 +238,15 @@ impl Paths {
 
     fn all(&self) -> [&PathBuf; 4] {
         [&self.root_key, &self.root, &self.intermediate_key, &self.intermediate]
+    }
+}
+
+fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
+    match (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer)) {
+        (Ok((_, certificate)), Ok((_, issuer))) => {
+            certificate.verify_signature(Some(issuer.public_key())).is_ok()
+        }
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
     }
 }
 

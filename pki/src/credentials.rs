@@ -108,10 +108,7 @@ impl Credentials {
     /// # Errors
     /// It carries no SPIFFE id.
     pub fn trust_domain(&self) -> Result<TrustDomain, IdentityError> {
-        let uri = identity::uri_of(self.leaf())?;
-        let domain = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
-        let domain = domain.and_then(|domain| TrustDomain::new(domain).ok());
-        domain.ok_or(IdentityError::Unknown { uri })
+        identity::trust_domain_of(self.leaf())
     }
 
     /// The roots to trust, DER.

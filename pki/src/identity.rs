@@ -156,6 +156,14 @@ pub(crate) fn uri_of(der: &[u8]) -> Result<String, IdentityError> {
     }
 }
 
+/// The trust domain that a certificate itself names.
+pub(crate) fn trust_domain_of(der: &[u8]) -> Result<TrustDomain, IdentityError> {
+    let uri = uri_of(der)?;
+    let domain = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
+    let domain = domain.and_then(|domain| TrustDomain::new(domain).ok());
+    domain.ok_or(IdentityError::Unknown { uri })
+}
+
 /// When a certificate (DER) ends.
 ///
 /// # Errors

@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use crate::credentials::Credentials;
-use crate::identity::{Identity, TrustDomain, not_after};
+use crate::identity::{Identity, TrustDomain, not_after, trust_domain_of};
 use crate::renewal::GRACE;
 use crate::{Fingerprint, PkiError};
 
@@ -223,12 +223,8 @@ impl ServerCertVerifier for BrokerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let verified = self.inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
-        match Identity::of_certificate(leaf, &self.domain) {
-            Ok(Identity::Broker) => Ok(verified),
-            Ok(Identity::Agent(_) | Identity::Principal(_)) | Err(_) => {
-                Err(CertificateError::ApplicationVerificationFailure.into())
-            }
-        }
+        check_broker(leaf, &self.domain)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -254,7 +250,8 @@ impl ServerCertVerifier for BrokerVerifier {
     }
 }
 
-/// Finds the pinned root in the chain that the broker shows, and then checks the chain as usual.
+/// Finds the pinned root in the chain that the broker shows, and then checks the chain as usual, and that it is a
+/// broker's: the join token goes to nobody else. The token names no trust domain, so the certificate's own is taken.
 #[derive(Debug)]
 struct PinnedVerifier {
     fingerprint: Fingerprint,
@@ -273,7 +270,10 @@ impl ServerCertVerifier for PinnedVerifier {
         let root = pinned.ok_or(CertificateError::UnknownIssuer)?.clone().into_owned();
         let general = |_| rustls::Error::General("the pinned root cannot be used".into());
         let inner = webpki(root_store(vec![root]).map_err(general)?).map_err(general)?;
-        inner.verify_server_cert(leaf, intermediates, name, ocsp, now)
+        let verified = inner.verify_server_cert(leaf, intermediates, name, ocsp, now)?;
+        let domain = trust_domain_of(leaf).map_err(|_| CertificateError::ApplicationVerificationFailure)?;
+        check_broker(leaf, &domain)?;
+        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -297,6 +297,15 @@ impl ServerCertVerifier for PinnedVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+fn check_broker(leaf: &[u8], domain: &TrustDomain) -> Result<(), rustls::Error> {
+    match Identity::of_certificate(leaf, domain) {
+        Ok(Identity::Broker) => Ok(()),
+        Ok(Identity::Agent(_) | Identity::Principal(_)) | Err(_) => {
+            Err(CertificateError::ApplicationVerificationFailure.into())
+        }
     }
 }
 

@@ -86,20 +86,85 @@ fn a_grant_supersedes_what_it_covers_for_as_long() {
     assert!(!others.supersedes(&older));
 }
 
-fn events() -> impl Strategy<Value = Event> {
-    let close = prop_oneof![
-        Just(CloseReason::Expired),
-        Just(CloseReason::Revoked { by: principal("alice"), reason: None }),
-        Just(CloseReason::Superseded { by: GrantId::from_parts(start(), 9) }),
-        Just(CloseReason::CannotOpen { reason: "a test".to_owned() }),
-    ];
-    prop_oneof![
-        Just(Event::Approved),
-        Just(Event::Denied { reason: "a test".to_owned() }),
-        Just(Event::Confirmed),
-        close.prop_map(Event::Close),
-        Just(Event::ClosedEverywhere),
+fn close_reasons() -> [CloseReason; 4] {
+    [
+        CloseReason::Expired,
+        CloseReason::Revoked { by: principal("alice"), reason: None },
+        CloseReason::Superseded { by: GrantId::from_parts(start(), 9) },
+        CloseReason::CannotOpen { reason: "a test".to_owned() },
     ]
+}
+
+fn every_event() -> Vec<Event> {
+    let others = [
+        Event::Approved,
+        Event::Denied { reason: "a test".to_owned() },
+        Event::Confirmed,
+        Event::ClosedEverywhere,
+    ];
+    close_reasons().map(Event::Close).into_iter().chain(others).collect()
+}
+
+fn events() -> impl Strategy<Value = Event> {
+    prop::sample::select(every_event())
+}
+
+/// Every state, whether or not events lead there.
+fn every_state() -> Vec<GrantState> {
+    let reason = || "a test".to_owned();
+    let others = [
+        GrantState::PendingApproval,
+        GrantState::Opening,
+        GrantState::Active,
+        GrantState::Denied { reason: reason() },
+        GrantState::Failed { reason: reason() },
+    ];
+    let closing = close_reasons().map(GrantState::Closing);
+    others.into_iter().chain(closing).chain(close_reasons().map(GrantState::Closed)).collect()
+}
+
+/// Where an event leads: the whole state machine, written a second time.
+fn leads_to(state: &GrantState, event: &Event) -> Option<GrantState> {
+    let failed_or = |reason: &CloseReason, or: fn(CloseReason) -> GrantState| match reason {
+        CloseReason::CannotOpen { reason } => GrantState::Failed { reason: reason.clone() },
+        reason @ (CloseReason::Expired | CloseReason::Revoked { .. } | CloseReason::Superseded { .. }) => {
+            or(reason.clone())
+        }
+    };
+    match (state.word(), event) {
+        ("pending_approval", Event::Approved) => Some(GrantState::Opening),
+        ("pending_approval", Event::Denied { reason }) => Some(GrantState::Denied { reason: reason.clone() }),
+        ("pending_approval", Event::Close(reason)) => Some(failed_or(reason, GrantState::Closed)),
+        ("opening", Event::Confirmed) => Some(GrantState::Active),
+        ("opening" | "active", Event::Close(reason)) => Some(GrantState::Closing(reason.clone())),
+        ("closing", Event::ClosedEverywhere) => {
+            let GrantState::Closing(reason) = state else { panic!("{state:?} is not closing") };
+            Some(failed_or(reason, GrantState::Closed))
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn i5_every_event_in_every_state_leads_where_it_should_and_nowhere_else() {
+    let mut allowed = 0;
+    for state in every_state() {
+        for event in every_event() {
+            let grant = Grant { state: state.clone(), ..opening() };
+            let outcome = grant.after(event.clone(), at(7));
+            match leads_to(&state, &event) {
+                Some(expected) => {
+                    allowed += 1;
+                    assert_eq!(outcome.unwrap().state, expected, "{state:?} {event:?}");
+                }
+                None => {
+                    let refused = IllegalTransition { state: state.word(), event: event.word() };
+                    assert_eq!(outcome, Err(refused), "{state:?} {event:?}");
+                }
+            }
+        }
+    }
+    assert_eq!(allowed, 19, "a new transition wants its place in the module's drawing");
 }
 
 /// The states that may follow each, as the module's own drawing has it.
@@ -143,6 +208,31 @@ proptest! {
             let may_be_open = matches!(grant.state, GrantState::Opening | GrantState::Active);
             prop_assert!(may_be_open || !grant.wants_open(now));
         }
+    }
+
+    #[test]
+    fn i3_what_a_grant_supersedes_it_holds_open_for_as_long_at_every_instant(
+        newer in prop::collection::vec(0usize..3, 1..4),
+        older in prop::collection::vec(0usize..3, 1..4),
+        ends in (1u64..4, 1u64..4),
+        same_principal in any::<bool>(),
+    ) {
+        const SOURCES: [&str; 3] = ["192.0.2.7", "192.0.2.8", "192.0.2.0/24"];
+        let made = |number, of: &[usize], end| {
+            let sources: Vec<&str> = SOURCES.into_iter().enumerate().filter(|(n, _)| of.contains(n)).map(|(_, s)| s).collect();
+            Grant { not_after: at(end), state: GrantState::Active, ..a_grant(number, &sources, Unreachable::Fail, false) }
+        };
+        let (mut newer, older) = (made(2, &newer, ends.0), made(1, &older, ends.1));
+        if !same_principal {
+            newer.principal = principal("bob");
+        }
+        let holds = |grant: &Grant, window: &Window, second| {
+            grant.wants_open(at(second)) && grant.windows.iter().any(|own| own.same_opening(window))
+        };
+        let covers = older.windows.iter().all(|window| {
+            (0..5).all(|second| holds(&newer, window, second) || !holds(&older, window, second))
+        });
+        prop_assert_eq!(newer.supersedes(&older), same_principal && covers);
     }
 
     #[test]

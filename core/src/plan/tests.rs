@@ -19,6 +19,10 @@ fn target() -> TargetId {
 
 /// A grant for a minute in these layers.
 fn a_grant(number: u8, layers: Layers, unreachable: Unreachable) -> Grant {
+    asked_for(number, layers, unreachable, false)
+}
+
+fn asked_for(number: u8, layers: Layers, unreachable: Unreachable, approval_required: bool) -> Grant {
     let (port, source): (ProtectedPort, SourcePrefix) =
         ("tcp/22".parse().unwrap(), format!("192.0.2.{number}").parse().unwrap());
     let justification = Justification::new("a test").unwrap();
@@ -26,7 +30,7 @@ fn a_grant(number: u8, layers: Layers, unreachable: Unreachable) -> Grant {
     let request =
         AccessRequest::new(vec![target()], vec![port], vec![source], minute, justification).unwrap();
     let windows = vec![Window { target: target(), port, source, layers }];
-    let authorized = Authorized { windows, unreachable, approval_required: false };
+    let authorized = Authorized { windows, unreachable, approval_required };
     let who = Principal { role: Role::Requester, name: Name::new("alice").unwrap() };
     Grant::new(GrantId::from_parts(at(0), number.into()), who, &request, authorized, at(0))
 }
@@ -113,19 +117,50 @@ fn observations() -> impl Strategy<Value = Observed> {
     ]
 }
 
-/// Grants in any state that a minute can bring about.
-fn grants() -> impl Strategy<Value = Vec<Grant>> {
+/// Everything that can happen to a grant, a refusal and a rollback among it.
+fn events() -> impl Strategy<Value = Event> {
+    let by = Principal { role: Role::Requester, name: Name::new("alice").unwrap() };
+    prop::sample::select(vec![
+        Event::Approved,
+        Event::Denied { reason: "no".into() },
+        Event::Confirmed,
+        Event::Close(CloseReason::Expired),
+        Event::Close(CloseReason::Revoked { by, reason: None }),
+        Event::Close(CloseReason::CannotOpen { reason: "a test".into() }),
+        Event::ClosedEverywhere,
+    ])
+}
+
+/// A grant in any state that can be reached, and some that ended later because their approval took a while.
+fn grant() -> impl Strategy<Value = Grant> {
     let layers = prop::sample::select(vec![Layers::Host, Layers::Cloud, Layers::Both]);
     let unreachable = prop::sample::select(vec![Unreachable::Fail, Unreachable::Wait]);
-    let grant = (1u8..9, layers, unreachable, 0u8..5).prop_map(|(number, layers, unreachable, stage)| {
-        let events = [Event::Confirmed, Event::Close(CloseReason::Expired), Event::ClosedEverywhere];
-        let mut grant = a_grant(number, layers, unreachable);
-        for event in events.into_iter().take(stage.into()) {
-            grant = grant.after(event, at(5)).unwrap();
-        }
-        grant
-    });
-    prop::collection::vec(grant, 0..6)
+    let happened = prop::collection::vec((events(), 0u64..9), 0..5);
+    (1u8..9, layers, unreachable, any::<bool>(), happened).prop_map(
+        |(number, layers, unreachable, approval, happened)| {
+            let asked = asked_for(number, layers, unreachable, approval);
+            happened
+                .into_iter()
+                .fold(asked, |grant, (event, now)| grant.after(event, at(now)).unwrap_or(grant))
+        },
+    )
+}
+
+fn grants() -> impl Strategy<Value = Vec<Grant>> {
+    prop::collection::vec(grant(), 0..6)
+}
+
+#[test]
+fn i4_what_waits_for_an_approval_is_held_nowhere_and_never_moves_by_itself() {
+    let waiting = asked_for(1, Layers::Both, Unreachable::Fail, true);
+    let protection = Protection { mode: Mode::Enforce, ports: BTreeSet::default() };
+    for now in [0, 30, 60, 999] {
+        assert!(desired_host(&target(), protection.clone(), [&waiting], at(now)).windows.is_empty());
+        assert!(desired_cloud(&target(), [&waiting], at(now)).is_empty());
+        assert_eq!(next(&waiting, &Observed::Open, &Observed::Open, now), None);
+        assert_eq!(next(&waiting, &Observed::Absent, &Observed::Absent, now), None);
+    }
+    assert_eq!(next_deadline(&waiting), None);
 }
 
 proptest! {
@@ -152,17 +187,35 @@ proptest! {
     }
 
     #[test]
+    fn i2_whatever_time_alone_brings_about_comes_at_the_deadline_and_not_before(grant in grant(), host in observations(), cloud in observations(), now in 0u64..80, later in 0u64..80) {
+        let event = |now| next(&grant, &host, &cloud, now);
+        if event(now).is_none() {
+            let deadline = next_deadline(&grant);
+            prop_assert!(deadline.is_none_or(|deadline| deadline > at(now)), "it has passed: {deadline:?}");
+            if later > now && deadline.is_none_or(|deadline| at(later) < deadline) {
+                prop_assert_eq!(event(later), None);
+            }
+            if deadline.is_some_and(|deadline| deadline <= at(later)) {
+                prop_assert!(event(later).is_some(), "woken for nothing at {:?}", deadline);
+            }
+        }
+    }
+
+    #[test]
     fn i2_i4_layers_hold_the_windows_of_open_grants_before_their_end_and_no_others(grants in grants(), now in 0u64..120) {
-        let wanted = |grant: &&Grant| matches!(grant.state, GrantState::Opening | GrantState::Active) && now < 60;
-        let protection = Protection { mode: Mode::Enforce, ports: Default::default() };
-        let host = desired_host(&target(), protection, &grants, at(now));
-        let expected: BTreeSet<GrantId> =
-            grants.iter().filter(wanted).filter(|g| g.windows[0].layers.host()).map(|g| g.id).collect();
-        prop_assert_eq!(host.windows.iter().map(|window| window.grant).collect::<BTreeSet<_>>(), expected);
+        let open = |layer: Layer| -> BTreeSet<(GrantId, Timestamp)> {
+            let wanted = |grant: &&Grant| matches!(grant.state, GrantState::Opening | GrantState::Active) && at(now) < grant.not_after;
+            let here = grants.iter().filter(wanted).filter(|grant| layer.required_by(&grant.windows[0]));
+            here.map(|grant| (grant.id, grant.not_after)).collect()
+        };
+        let protection = Protection { mode: Mode::Enforce, ports: BTreeSet::default() };
+        let host = desired_host(&target(), protection.clone(), &grants, at(now));
+        prop_assert_eq!(host.windows.iter().map(|w| (w.grant, w.not_after)).collect::<BTreeSet<_>>(), open(Layer::Host));
         let cloud = desired_cloud(&target(), &grants, at(now));
-        let expected: BTreeSet<GrantId> =
-            grants.iter().filter(wanted).filter(|g| g.windows[0].layers.cloud()).map(|g| g.id).collect();
-        prop_assert_eq!(cloud.iter().map(|window| window.grant).collect::<BTreeSet<_>>(), expected);
+        prop_assert_eq!(cloud.iter().map(|w| (w.grant, w.not_after)).collect::<BTreeSet<_>>(), open(Layer::Cloud));
+        let other: TargetId = "host:vm-2".parse().unwrap();
+        prop_assert!(desired_host(&other, protection, &grants, at(now)).windows.is_empty());
+        prop_assert!(desired_cloud(&other, &grants, at(now)).is_empty());
     }
 
     #[test]

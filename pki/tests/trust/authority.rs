@@ -16,9 +16,17 @@ fn load(ca: &Ca) -> Result<Authority, PkiError> {
 #[test]
 fn an_authority_is_made_once_and_signs_without_its_root_key() {
     let ca = Ca::new();
-    let again = Authority::init(ca.dir.path(), &TrustDomain::default(), now());
-    assert!(matches!(again, Err(PkiError::Exists { .. })));
+    let files = || {
+        ["root.key", "root.pem", "intermediate.key", "intermediate.pem"]
+            .map(|name| fs::read(ca.dir.path().join(name)).ok())
+    };
+    let made_again = || Authority::init(ca.dir.path(), &TrustDomain::default(), now());
+    let before = files();
+    assert!(matches!(made_again(), Err(PkiError::Exists { path }) if path.ends_with("root.key")));
+    assert_eq!(files(), before);
     fs::remove_file(ca.dir.path().join("root.key")).unwrap();
+    assert!(matches!(made_again(), Err(PkiError::Exists { path }) if path.ends_with("root.pem")));
+    assert_eq!(files()[1..], before[1..]);
     let loaded = load(&ca).unwrap();
     assert_eq!(loaded.fingerprint(), ca.authority.fingerprint());
     let key = KeyPair::generate().unwrap();
@@ -45,6 +53,32 @@ fn a_key_that_others_can_read_is_refused_by_name_and_mode() {
     fs::set_permissions(dir.join("key.pem"), Permissions::from_mode(0o644)).unwrap();
     let error = Credentials::load(&dir).err().unwrap();
     assert!(matches!(error, PkiError::ExposedKey { mode: 0o644, .. }), "{error}");
+}
+
+#[test]
+fn a_key_is_a_plain_file() {
+    let ca = Ca::new();
+    let (path, elsewhere) = (ca.dir.path().join("intermediate.key"), ca.dir.path().join("elsewhere"));
+    fs::rename(&path, &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    assert!(matches!(load(&ca), Err(PkiError::NotAFile { .. })));
+    fs::remove_file(&path).unwrap();
+    fs::create_dir(&path).unwrap();
+    assert!(matches!(load(&ca), Err(PkiError::NotAFile { .. })));
+    fs::remove_dir(&path).unwrap();
+    let error = load(&ca).err().unwrap().to_string();
+    assert!(error.contains("intermediate.key"), "{error}");
+}
+
+#[test]
+fn the_keys_and_certificates_of_two_authorities_do_not_mix() {
+    let (ours, theirs) = (Ca::new(), Ca::new());
+    let file = |ca: &Ca, name| ca.dir.path().join(name);
+    fs::copy(file(&theirs, "intermediate.key"), file(&ours, "intermediate.key")).unwrap();
+    assert!(matches!(load(&ours), Err(PkiError::KeyMismatch)));
+    fs::copy(file(&theirs, "intermediate.pem"), file(&ours, "intermediate.pem")).unwrap();
+    let error = load(&ours).err().expect("an intermediate that another root signed").to_string();
+    assert!(error.contains("intermediate.pem") && error.contains("root.pem"), "{error}");
 }
 
 #[test]

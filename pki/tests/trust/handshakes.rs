@@ -68,6 +68,48 @@ async fn i7_no_agent_and_no_principal_can_play_the_broker() {
 }
 
 #[tokio::test]
+async fn i7_a_broker_has_the_brokers_one_id_besides_its_name() {
+    let ca = Ca::new();
+    let (broker, agent) = ("spiffe://postern/broker", "spiffe://postern/agent/host/vm-1");
+    let principal = "spiffe://postern/principal/administrator/eve";
+    for (ids, good) in [
+        (&[broker][..], true),
+        (&[agent], false),
+        (&[principal], false),
+        (&[broker, agent], false),
+        (&[broker, broker], false),
+        (&["https://postern/broker"], false),
+        (&[], false),
+    ] {
+        for client in [client_config(&ca.agent()), pinned_client_config(ca.authority.fingerprint())] {
+            let met = meet(ca.forged(ids), client.unwrap(), NAME).await;
+            assert_eq!(met.is_ok(), good, "{ids:?}: {:?}", met.err());
+        }
+    }
+    let elsewhere =
+        meet(ca.forged(&["spiffe://elsewhere/broker"]), client_config(&ca.agent()).unwrap(), NAME);
+    assert!(elsewhere.await.is_err(), "another trust domain's, though of the same authority");
+}
+
+#[tokio::test]
+async fn i7_a_broker_is_refused_before_and_after_its_certificates_time() {
+    let day = HOUR * 24;
+    let ca = Ca::made_at(now() - day);
+    for (at, problem) in
+        [(now(), None), (now() - 2 * HOUR, Some("expired")), (now() + HOUR, Some("not valid yet"))]
+    {
+        for client in [client_config(&ca.agent()), pinned_client_config(ca.authority.fingerprint())] {
+            let error = meet(ca.broker_issued_at(at), client.unwrap(), NAME).await.err();
+            let as_expected = match problem {
+                Some(problem) => error.as_ref().is_some_and(|error| error.contains(problem)),
+                None => error.is_none(),
+            };
+            assert!(as_expected, "{at} {error:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn i7_a_broker_is_the_one_of_its_name() {
     let ca = Ca::new();
     let error =

@@ -1,5 +1,6 @@
 //! A broker, agents and clients of one authority, or of another.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,10 @@ use jiff::Timestamp;
 use postern_core::{Name, Principal, Role};
 use postern_pki::tls::{ServerIdentity, server_config};
 use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
-use rustls::pki_types::ServerName;
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, SanType};
+use rustls::crypto::ring;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::{ClientConfig, ServerConfig};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -61,10 +65,36 @@ impl Ca {
 
     /// The configuration of a broker.
     pub(crate) fn broker(&self) -> Arc<ServerConfig> {
+        self.broker_issued_at(now())
+    }
+
+    /// The configuration of a broker whose certificate is good for an hour from then on.
+    pub(crate) fn broker_issued_at(&self, at: Timestamp) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let names = [NAME.to_owned(), "192.0.2.1".to_owned()];
-        let issued = self.authority.issue_server(&key.csr().unwrap(), &names, HOUR, now()).unwrap();
+        let issued = self.authority.issue_server(&key.csr().unwrap(), &names, HOUR, at).unwrap();
         self.serving(Credentials::new(key, issued.chain, self.authority.roots()).unwrap())
+    }
+
+    /// The configuration of whoever has a certificate that this authority would never make: it has these ids, and a
+    /// broker's name and usages besides.
+    pub(crate) fn forged(&self, ids: &[&str]) -> Arc<ServerConfig> {
+        let pem = |name: &str| fs::read_to_string(self.dir.path().join(name)).unwrap();
+        let authority = CertificateDer::from_pem_slice(pem("intermediate.pem").as_bytes()).unwrap();
+        let signing = rcgen::KeyPair::from_pem(&pem("intermediate.key")).unwrap();
+        let issuer = Issuer::from_ca_cert_der(&authority, signing).unwrap();
+        let mut params = CertificateParams::new(vec![NAME.to_owned()]).unwrap();
+        params.subject_alt_names.extend(ids.iter().map(|id| SanType::URI((*id).try_into().unwrap())));
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        let key = rcgen::KeyPair::generate().unwrap();
+        let leaf = params.signed_by(&key, &issuer).unwrap();
+        let chain = vec![leaf.der().clone(), authority, self.authority.roots().remove(0).into()];
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_protocol_versions(&[&rustls::version::TLS13]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        let mut config = builder.with_no_client_auth().with_single_cert(chain, key).unwrap();
+        config.alpn_protocols = vec![b"h2".to_vec()];
+        Arc::new(config)
     }
 
     /// The configuration of whoever serves with these credentials.

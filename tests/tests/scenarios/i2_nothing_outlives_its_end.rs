@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use postern_tests::clock::sleep_until;
-use postern_tests::{TCP, World, ask_for, end_of};
+use postern_tests::clock::{sleep_until, wait_until};
+use postern_tests::{PATIENCE, Reach, TCP, World, ask_for, end_of};
 use rustix::process::Signal;
 
 /// Opens a window of three seconds, lets `trouble` happen in it, and watches the port past its end.
@@ -86,4 +86,20 @@ fn i2_a_grant_that_a_stopped_agent_hears_of_late_ends_on_time_all_the_same() {
     world.agent.process().signal(Signal::CONT);
     sleep_until(end_of(&grant) + Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
+}
+
+#[test]
+fn i2_what_an_agent_finds_on_disk_without_a_broker_is_opened_only_where_its_end_is_ahead() {
+    let mut world = World::new();
+    let (vm, alice, mallory) = (&world.net.vm, &world.net.alice, &world.net.mallory);
+    let ended = world.alice.open(&ask_for(alice).seconds(2));
+    world.alice.open(&ask_for(mallory).seconds(600));
+    world.broker.process().kill9();
+    world.agent.process().kill9();
+    sleep_until(end_of(&ended) + Duration::from_millis(500));
+    vm.must("nft", &["flush", "ruleset"]);
+    world.agent.run();
+    wait_until("the table to be put back", PATIENCE, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
+    assert_eq!(mallory.reach(vm.tcp(TCP)), Reach::Open, "its window has minutes left");
+    assert_eq!(alice.reach(vm.tcp6(TCP)), Reach::Filtered);
 }

@@ -11,7 +11,7 @@ use postern_tests::{
 
 #[test]
 fn i3_a_hundred_expiries_cut_no_connection() {
-    let world = World::new();
+    let mut world = World::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     alice.add_addresses(further_addresses(100));
     let sources: Vec<IpAddr> = further_addresses(100).map(IpAddr::V4).collect();
@@ -25,8 +25,18 @@ fn i3_a_hundred_expiries_cut_no_connection() {
 
     sleep_until(grants.iter().map(end_of).max().unwrap() + Duration::from_secs(1));
     assert!(alice.reach_from_each(&sources, vm.tcp(TCP)).iter().all(|reach| *reach == Reach::Filtered));
-    let cut = connections.iter().filter(|connection| !connection.echoes()).count();
-    assert_eq!(cut, 0, "of {} connections", connections.len());
+    let assert_none_cut = |by: &str| {
+        let cut = connections.iter().filter(|connection| !connection.echoes()).count();
+        assert_eq!(cut, 0, "of {} connections, by {by}", connections.len());
+    };
+    assert_none_cut("the end");
+
+    world.agent.restart();
+    world.admin.wait_in_sync(VM);
+    assert_none_cut("a restart of the agent");
+    vm.must("nft", &["flush", "ruleset"]);
+    wait_until("the table to be put back", PATIENCE, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
+    assert_none_cut("a table built anew");
 }
 
 #[test]

@@ -86,6 +86,23 @@ fn i9_two_swapped_lines_in_an_exported_log_are_named() {
 }
 
 #[test]
+fn i9_what_was_done_to_the_log_in_the_brokers_own_store_is_named_and_stops_nothing() {
+    let mut world = with_a_log();
+    let flip = "UPDATE audit SET line = replace(line, 'tcp/1001', 'tcp/1003') WHERE line LIKE '%tcp/1001%'";
+    let line = 1 + world.admin.audit().iter().position(|line| line.contains("tcp/1001")).unwrap();
+    world.broker.process().terminate();
+    let store = rusqlite::Connection::open(world.broker.database()).unwrap();
+    assert_eq!(store.execute(flip, []).unwrap(), 1);
+    store.close().unwrap();
+    world.broker.serve();
+    assert_names_line(&world.admin_cli().run(&["audit", "verify"]), line);
+    // It is found out by whoever asks; the broker goes on deciding, and writing down what it decides.
+    let before = world.admin.audit().len();
+    world.alice.request(&ask_for(&world.net.alice).port("tcp/1010")).unwrap_err();
+    assert_eq!(world.admin.audit().len(), before + 1);
+}
+
+#[test]
 fn i9_a_cut_end_shows_against_a_head_that_was_kept() {
     let world = with_a_log();
     let head = world.admin.verify_audit().head;

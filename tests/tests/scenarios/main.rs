@@ -20,6 +20,7 @@ mod i8_convergence;
 mod i8_told;
 mod i9_audit;
 mod sources;
+mod standing;
 mod store_faults;
 mod tampering;
 mod uninstall;
