@@ -1,9 +1,32 @@
-//! The cloud layer on AWS: security groups. So far what can be decided without calling the cloud: which rules expose a
-//! management port ([`assess`]), and what lockdown makes of such a rule ([`lockdown`]).
+//! The cloud layer on AWS: EC2 security groups.
 //!
-//! I6 is prepared here: lockdown takes only the part of a rule that covers a protected port, and says so where the rest
-//! cannot be written down in full.
+//! Each instance under lockdown has one group of its own, and each of its windows is a rule there that carries its grants
+//! and their ends as tags: a broker with an empty store finds and closes it (I2). What a lockdown takes out of a
+//! customer's groups is parked in groups of ours, from which a release puts it back (I6).
+//!
+//! The way of a window: [`Aws`] finds the place (account and Region) of its target, `windows` opens and closes it, with
+//! one call each while nothing unforeseen happens, and `look` says what EC2 holds. The way of a lockdown: `locking` reads
+//! and carries out what `parking` decides for each customer's group, with `split` for each rule. The whole of an account
+//! is `fleet`'s: the sweep and the assessment.
 
-pub mod assess;
-pub mod lockdown;
-pub mod rule;
+mod accounts;
+mod api;
+mod assess;
+mod error;
+mod fleet;
+mod limits;
+mod locking;
+mod look;
+mod parking;
+mod patience;
+mod provider;
+mod rule;
+mod settings;
+mod split;
+mod tags;
+mod window;
+mod windows;
+mod wire;
+
+pub use provider::Aws;
+pub use settings::{Account, Settings};

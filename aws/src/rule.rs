@@ -1,29 +1,41 @@
 //! Ingress rules of security groups, as EC2 has them.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use postern_core::{Protocol, SourcePrefix};
-use serde::{Deserialize, Serialize};
+use ipnet::IpNet;
+use postern_core::Protocol;
 
-/// One ingress rule of one security group: one kind of traffic from one source (EC2 `SecurityGroupRule`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rule {
+/// Tags of a resource. A key is there once (EC2 User Guide, "Tag restrictions").
+pub(crate) type Tags = BTreeMap<String, String>;
+
+/// One rule of one security group: one kind of traffic from one source (EC2 `SecurityGroupRule`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
     /// Its id, `sgr-…`.
-    pub id: String,
+    pub(crate) id: String,
     /// The id of its group, `sg-…`.
-    pub group: String,
+    pub(crate) group: String,
     /// What it lets in.
-    pub traffic: Traffic,
+    pub(crate) traffic: Traffic,
     /// From where.
-    pub source: Source,
+    pub(crate) source: Source,
     /// Its description; may be empty.
-    pub description: String,
+    pub(crate) description: String,
+    /// Its tags.
+    pub(crate) tags: Tags,
+}
+
+impl Rule {
+    /// What makes it one rule of its group: EC2 refuses a second one with the same traffic and source.
+    pub(crate) fn identity(&self) -> (&Traffic, &Source) {
+        (&self.traffic, &self.source)
+    }
 }
 
 /// What a rule lets in.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Traffic {
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Traffic {
     /// Every protocol and every port (`IpProtocol` -1).
     All,
     /// A range of TCP or UDP ports, both ends in it. 0 to 65535 is all of them.
@@ -43,27 +55,33 @@ pub enum Traffic {
 }
 
 /// Where a rule lets traffic come from.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Source {
-    /// An address range.
-    Prefix(SourcePrefix),
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Source {
+    /// An address range, without host bits.
+    Prefix(IpNet),
     /// A managed prefix list, `pl-…`.
     PrefixList(String),
-    /// Everything that another security group, or the same one, is attached to.
+    /// Everything that another security group of the account, or the same one, is attached to.
     Group(String),
+    /// The same, for a group of another account, in a VPC that is peered with this one.
+    Peer {
+        /// The group.
+        group: String,
+        /// Its account.
+        account: String,
+    },
 }
 
 impl Source {
     /// Whether it is every address of its family.
-    pub fn is_anyone(&self) -> bool {
-        matches!(self, Self::Prefix(prefix) if prefix.is_any())
+    pub(crate) fn is_anyone(&self) -> bool {
+        matches!(self, Self::Prefix(prefix) if prefix.prefix_len() == 0)
     }
 }
 
 impl Traffic {
     /// Whether it admits this port.
-    pub fn admits(&self, on: Protocol, port: u16) -> bool {
+    pub(crate) fn admits(&self, on: Protocol, port: u16) -> bool {
         match self {
             Self::All => true,
             Self::Ports { protocol, from, to } => *protocol == on && (*from..=*to).contains(&port),
@@ -87,10 +105,11 @@ impl fmt::Display for Traffic {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Prefix(prefix) if prefix.is_any() => write!(f, "anyone ({prefix})"),
+            Self::Prefix(prefix) if self.is_anyone() => write!(f, "anyone ({prefix})"),
             Self::Prefix(prefix) => prefix.fmt(f),
             Self::PrefixList(list) => write!(f, "the prefix list {list}"),
             Self::Group(group) => write!(f, "members of {group}"),
+            Self::Peer { group, account } => write!(f, "members of {group} of the account {account}"),
         }
     }
 }

@@ -15,13 +15,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::api::{self, Listener};
 use crate::app::{App, Feed};
 use crate::clock::Clock;
-use crate::cloud::{Clouds, Provider};
+use crate::cloud::Clouds;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::reconcile::{Pulse, Reconciler, Wakeups};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
 use crate::tasks::Tasks;
+use postern_cloud::Provider;
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);

@@ -8,23 +8,25 @@ use postern_core::{Policy, TargetId};
 use tempfile::TempDir;
 
 use super::*;
-use crate::cloud::Provider;
-use crate::cloud::fake::FakeCloud;
 use crate::samples::name;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect};
+use postern_cloud::Provider;
+use postern_cloud::fake::FakeCloud;
 
 /// An app of its own for each test. It drives the AWS cloud.
 pub(crate) struct Rig {
     pub(crate) app: Arc<App>,
     pub(crate) store: Arc<Memory>,
+    pub(crate) cloud: Arc<FakeCloud>,
     _dir: TempDir,
 }
 
 impl Rig {
     pub(crate) fn new() -> Self {
         let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
-        let (store, aws): (Arc<Memory>, Arc<dyn Provider>) = (Arc::default(), Arc::new(FakeCloud::default()));
+        let (store, cloud): (Arc<Memory>, Arc<FakeCloud>) = (Arc::default(), Arc::default());
+        let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
         let (dir, trust_domain) = (tempfile::tempdir().unwrap(), TrustDomain::new("postern").unwrap());
         let app = App {
             store: Arc::clone(&store) as _,
@@ -36,7 +38,7 @@ impl Rig {
             authority: Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap(),
             trust_domain,
         };
-        Self { app: Arc::new(app), store, _dir: dir }
+        Self { app: Arc::new(app), store, cloud, _dir: dir }
     }
 
     /// An app with these policies.

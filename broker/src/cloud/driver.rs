@@ -12,12 +12,12 @@ use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
+use postern_cloud::{CloudError, Provider};
 use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use tokio::sync::Notify;
 
-use super::{CloudError, Provider};
 use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
 use crate::reconcile::Wakeups;
@@ -31,9 +31,11 @@ const TICK: Duration = Duration::from_secs(1);
 
 /// Every cloud target and what its cloud said.
 pub struct Clouds {
-    providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
+    pub(super) providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
     places: Mutex<HashMap<TargetId, Place>>,
     notify: Notify,
+    /// A target that was being worked on no longer is.
+    pub(super) idle: Notify,
     wakeups: Arc<Wakeups>,
     clock: Clock,
 }
@@ -63,7 +65,14 @@ impl Clouds {
         clock: Clock,
         wakeups: Arc<Wakeups>,
     ) -> Arc<Self> {
-        Arc::new(Self { providers, places: Mutex::default(), notify: Notify::new(), wakeups, clock })
+        Arc::new(Self {
+            providers,
+            places: Mutex::default(),
+            notify: Notify::new(),
+            idle: Notify::new(),
+            wakeups,
+            clock,
+        })
     }
 
     /// Whether this broker drives the target's cloud.
@@ -197,6 +206,7 @@ impl Clouds {
                 Err(error) => place.fail(&target, error, now),
             }
         }
+        self.idle.notify_waiters();
         self.wakeups.wake(&target);
     }
 
@@ -204,7 +214,7 @@ impl Clouds {
         let known = self.lock().get(target).and_then(|place| place.observed.clone());
         let mut observed = match known {
             Some(observed) => observed,
-            None => answered(provider.observe(target)).await?,
+            None => answered(provider.observe(target)).await?.windows,
         };
         loop {
             // Read anew before every step: a window may have ended while the step before it ran.
@@ -231,7 +241,25 @@ impl Clouds {
         Ok(())
     }
 
-    fn provider(&self, target: &TargetId) -> Option<&Arc<dyn Provider>> {
+    /// Keeps every round away from the target, if none is under way.
+    pub(super) fn take(&self, target: &TargetId) -> bool {
+        let mut places = self.lock();
+        let place = places.entry(target.clone()).or_default();
+        !std::mem::replace(&mut place.busy, true)
+    }
+
+    /// Lets rounds happen again, the first of them with a fresh look.
+    pub(super) fn give_back(&self, target: &TargetId) {
+        if let Some(place) = self.lock().get_mut(target) {
+            place.busy = false;
+            place.observed = None;
+            place.failure = None;
+        }
+        self.notify.notify_one();
+        self.idle.notify_waiters();
+    }
+
+    pub(super) fn provider(&self, target: &TargetId) -> Option<&Arc<dyn Provider>> {
         self.providers.get(&target.cloud()?)
     }
 

@@ -1,12 +1,7 @@
-//! The cloud layer: one provider per cloud, and one driver that takes each target from what its cloud holds to what
-//! it should hold.
+//! The cloud layer: one driver that takes each target from what its cloud holds to what it should hold, through the
+//! provider of its cloud (`postern-cloud` has the seam).
 
-#[cfg(test)]
-mod conformance;
 mod driver;
-#[cfg(test)]
-pub mod fake;
-mod provider;
+mod locking;
 
 pub use driver::Clouds;
-pub use provider::{CloudError, Provider};

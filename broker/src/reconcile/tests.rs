@@ -7,11 +7,11 @@ use postern_core::policy::Layers;
 use postern_core::{CloseReason, GrantId, GrantState};
 
 use super::*;
-use crate::cloud::CloudError;
-use crate::cloud::fake;
 use crate::hub::Outgoing;
 use crate::samples::a_grant;
 use crate::store::Expect;
+use postern_cloud::CloudError;
+use postern_cloud::fake;
 use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {

@@ -5,9 +5,9 @@ use postern_core::plan::desired_cloud;
 use postern_core::policy::Layers;
 
 use super::*;
-use crate::cloud::fake::{FakeCloud, Fault};
 use crate::logged::logged;
 use crate::samples::{GrantBuilder, a_grant};
+use postern_cloud::fake::{FakeCloud, Fault};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -209,25 +209,10 @@ async fn i2_the_first_look_closes_what_nobody_wants_before_it_opens() {
     assert_eq!(world.cloud.calls(), 4);
 }
 
-/// A cloud that never answers.
-struct Silent;
-
-#[async_trait::async_trait]
-impl Provider for Silent {
-    async fn observe(&self, _: &TargetId) -> Result<BTreeSet<CloudWindow>, CloudError> {
-        std::future::pending().await
-    }
-    async fn open(&self, _: &CloudWindow) -> Result<(), CloudError> {
-        std::future::pending().await
-    }
-    async fn close(&self, _: &CloudWindow) -> Result<(), CloudError> {
-        std::future::pending().await
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn i6_a_call_that_is_never_answered_has_failed() {
-    let (clouds, target) = (driving(Arc::new(Silent)), VM.parse::<TargetId>().unwrap());
+    let World { cloud, clouds, target } = World::new();
+    cloud.fall_silent();
     clouds.want(&target, BTreeSet::new());
     for (target, provider) in clouds.take_work() {
         tokio::time::timeout(Duration::from_secs(600), clouds.drive(target, provider)).await.unwrap();

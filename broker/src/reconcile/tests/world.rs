@@ -8,12 +8,12 @@ use postern_core::target::CloudKind;
 use postern_core::{CloseReason, Event, GrantId, GrantState};
 
 use super::super::*;
-use crate::cloud::Provider;
-use crate::cloud::fake::FakeCloud;
 use crate::hub::{Outgoing, Session};
 use crate::samples::GrantBuilder;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect, Transaction};
+use postern_cloud::Provider;
+use postern_cloud::fake::FakeCloud;
 
 /// The VM that every test is about.
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
@@ -108,7 +108,7 @@ impl World {
     }
 
     pub(super) async fn cloud_holds(&self, count: usize) {
-        while self.cloud.observe(&VM.parse().unwrap()).await.map_or(0, |windows| windows.len()) != count {
+        while self.cloud.observe(&VM.parse().unwrap()).await.map_or(0, |held| held.windows.len()) != count {
             pause(10).await;
         }
     }

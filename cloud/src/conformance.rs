@@ -1,32 +1,37 @@
-//! What every provider promises, whichever cloud it drives, as tests that each implementation runs.
+//! What every provider promises, whichever cloud it drives, as tests that each implementation runs. They panic where a
+//! promise is broken.
+
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a suite of tests, built for tests alone")]
 
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use postern_core::plan::CloudWindow;
-use postern_core::{GrantId, TargetId};
+use postern_core::{GrantId, ProtectedPort, TargetId};
 
-use super::fake::{FakeCloud, Fault};
-use super::{CloudError, Provider};
+use crate::{CloudError, Consent, Health, LockdownOrder, Provider};
 
 /// A provider, and what the suite needs of the cloud behind it.
-pub(crate) struct Subject<'a> {
-    pub(crate) provider: &'a dyn Provider,
-    /// Two targets that exist and hold no window of ours.
-    pub(crate) targets: [TargetId; 2],
+pub struct Subject<'a> {
+    /// The provider.
+    pub provider: &'a dyn Provider,
+    /// Two targets that exist, under lockdown and without a window, and expose tcp/22 when released. They share no rule.
+    pub targets: [TargetId; 2],
     /// A target that does not exist.
-    pub(crate) missing: TargetId,
+    pub missing: TargetId,
 }
 
 /// Runs every test. Each leaves the targets as it found them.
-pub(crate) async fn run(subject: &Subject<'_>) {
+pub async fn run(subject: &Subject<'_>) {
     opening_and_closing_twice_is_the_same_as_once(subject).await;
     what_is_observed_is_what_was_opened_to_the_last_field(subject).await;
     a_close_leaves_what_others_share_with_it(subject).await;
     targets_do_not_see_each_others_windows(subject).await;
     calls_at_once_all_take_effect(subject).await;
     a_target_that_does_not_exist_is_the_typed_not_found(subject).await;
+    i2_a_sweep_finds_every_window_without_being_told(subject).await;
+    a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject).await;
 }
 
 /// A window of a grant, with an end between two seconds: a cloud must keep all of it.
@@ -55,7 +60,7 @@ impl Subject<'_> {
 
     async fn holds(&self, target: &TargetId, windows: &[&CloudWindow]) {
         let expected: BTreeSet<CloudWindow> = windows.iter().copied().cloned().collect();
-        assert_eq!(self.provider.observe(target).await.unwrap(), expected);
+        assert_eq!(self.provider.observe(target).await.unwrap().windows, expected);
     }
 }
 
@@ -138,40 +143,62 @@ async fn a_target_that_does_not_exist_is_the_typed_not_found(subject: &Subject<'
     }
 }
 
-fn targets() -> [TargetId; 2] {
-    ["i-0123456789abcdef0", "i-0123456789abcdef1"]
-        .map(|instance| format!("aws:123456789012/eu-central-1/{instance}").parse().unwrap())
-}
-
-#[tokio::test]
-async fn the_fake_conforms() {
-    let cloud = FakeCloud::default();
-    let missing = "aws:123456789012/eu-central-1/i-00000000000000000".parse().unwrap();
-    cloud.terminate(&missing);
-    cloud.put_foreign(&targets()[0], "tcp/443 from everywhere");
-    run(&Subject { provider: &cloud, targets: targets(), missing }).await;
-    assert_eq!(cloud.foreign(&targets()[0]).len(), 1, "what is not ours is as it was");
-}
-
-#[tokio::test]
-async fn a_fault_befalls_one_call_and_only_a_lost_answer_takes_effect() {
-    let (cloud, [target, _]) = (FakeCloud::default(), targets());
-    let one = window(&target, 1, "tcp/22", "192.0.2.1");
-    cloud.fail_next([Fault::unavailable(), Fault::throttled(), Fault::refused("the quota is used up")]);
-    for _ in 0..2 {
-        assert!(matches!(cloud.open(&one).await, Err(CloudError::Unavailable { .. })));
+async fn i2_a_sweep_finds_every_window_without_being_told(subject: &Subject<'_>) {
+    let [here, there] = &subject.targets;
+    let (one, other) = (window(here, 1, "tcp/22", "192.0.2.1"), window(there, 2, "tcp/3389", "::/0"));
+    subject.open(&[&one, &other]).await;
+    let sweep = subject.provider.sweep().await;
+    assert_eq!(sweep.unread, []);
+    for window in [&one, &other] {
+        let sighting = sweep.sightings.iter().find(|sighting| sighting.target == window.target);
+        let held = sighting.unwrap().held.clone().unwrap();
+        assert_eq!((held.windows, held.drift), ([window.clone()].into(), vec![]));
     }
-    assert!(matches!(cloud.open(&one).await, Err(CloudError::Refused { .. })));
-    assert!(cloud.windows(&target).is_empty());
-
-    cloud.fail_next([Fault::After]);
-    assert!(matches!(cloud.open(&one).await, Err(CloudError::Unavailable { .. })));
-    assert_eq!(cloud.windows(&target), [one.clone()].into());
-    cloud.open(&one).await.unwrap();
-    assert_eq!(cloud.calls(), 5);
-
-    cloud.outage(Some(CloudError::Unavailable { reason: "a test".into() }));
-    assert!(cloud.close(&one).await.is_err() && cloud.close(&one).await.is_err());
-    cloud.outage(None);
-    assert_eq!(cloud.observe(&target).await.unwrap(), [one].into());
+    subject.close(&[&one, &other]).await;
 }
+
+async fn a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject: &Subject<'_>) {
+    let (target, provider) = (&subject.targets[0], subject.provider);
+    let order = LockdownOrder {
+        target: target.clone(),
+        ports: ["tcp/22".parse().unwrap(), "tcp/3389".parse().unwrap()].into(),
+        consent: Consent::all(),
+        together: BTreeSet::new(),
+    };
+    let one = window(target, 1, "tcp/22", "192.0.2.1");
+    assert_eq!(provider.lockdown(&order).await.unwrap().changes, [], "it is locked already");
+    subject.open(&[&one]).await;
+    let refused = provider.release(target).await;
+    assert!(matches!(refused, Err(CloudError::Refused { .. })), "{refused:?}");
+    subject.close(&[&one]).await;
+    assert!(matches!(health(subject, target).await, Health::Healthy { .. }));
+
+    let planned = provider.plan_release(target).await.unwrap();
+    assert!(!planned.changes.is_empty());
+    assert_eq!(provider.release(target).await.unwrap(), planned);
+    assert_eq!(provider.release(target).await.unwrap().changes, [], "it is released already");
+    assert!(matches!(health(subject, target).await, Health::Unhealthy { .. }));
+    let refused = provider.open(&one).await;
+    assert!(matches!(refused, Err(CloudError::Refused { .. })), "{refused:?}");
+    provider.close(&one).await.unwrap();
+
+    let asked = LockdownOrder { consent: Consent::default(), ..order.clone() };
+    let planned = provider.plan_lockdown(&asked).await.unwrap();
+    if !planned.concerns.is_empty() {
+        assert_eq!(provider.lockdown(&asked).await.unwrap(), planned);
+        assert!(matches!(health(subject, target).await, Health::Unhealthy { .. }), "nothing was changed");
+    }
+    assert_eq!(provider.lockdown(&order).await.unwrap(), planned);
+    subject.open(&[&one]).await;
+    subject.holds(target, &[&one]).await;
+    subject.close(&[&one]).await;
+}
+
+async fn health(subject: &Subject<'_>, target: &TargetId) -> Health {
+    let ssh: ProtectedPort = "tcp/22".parse().unwrap();
+    let survey = subject.provider.assess(&[ssh].into()).await;
+    survey.assessments.into_iter().find(|assessment| assessment.target == *target).unwrap().health
+}
+
+#[cfg(test)]
+mod tests;

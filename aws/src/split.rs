@@ -1,17 +1,18 @@
-//! What lockdown makes of a rule: the part that covers a protected port goes, the rest is written anew.
+//! What lockdown makes of one rule: the part that covers a protected port goes, the rest is written anew.
 //!
 //! EC2 cannot change a rule's ports into several ranges, so the original is revoked and its pieces are authorized. Each
 //! piece counts against the 60 rules of its group (EC2 User Guide, "Amazon VPC quotas").
 
 use std::collections::BTreeSet;
 
+use ipnet::IpNet;
 use postern_core::{ProtectedPort, Protocol};
 
 use crate::rule::{Rule, Source, Traffic};
 
 /// What becomes of one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It covers no protected port and stays as it is.
     Untouched,
     /// It is revoked, and these are authorized in its place, from the same source.
@@ -25,7 +26,7 @@ pub enum Outcome {
 
 /// Why an administrator is to be asked before a rule is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Loss {
+pub(crate) enum Loss {
     /// The pieces of a rule for all traffic let in TCP, UDP and ICMP, and no other protocol.
     #[error("protocols other than TCP, UDP and ICMP, such as ESP and GRE, would no longer be let in")]
     OtherProtocols,
@@ -35,7 +36,7 @@ pub enum Loss {
 }
 
 /// What lockdown of these ports makes of a rule.
-pub fn split(rule: &Rule, protected: &BTreeSet<ProtectedPort>) -> Outcome {
+pub(crate) fn split(rule: &Rule, protected: &BTreeSet<ProtectedPort>) -> Outcome {
     if !protected.iter().any(|port| rule.traffic.admits(port.protocol, port.port.get())) {
         return Outcome::Untouched;
     }
@@ -79,8 +80,10 @@ fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<Protecte
 /// EC2's name of the family's ICMP. Groups and prefix lists take the IPv4 name, which EC2 applies to both.
 fn icmp(source: &Source) -> &'static str {
     match source {
-        Source::Prefix(prefix) if !prefix.is_ipv4() => "icmpv6",
-        Source::Prefix(_) | Source::PrefixList(_) | Source::Group(_) => "icmp",
+        Source::Prefix(IpNet::V6(_)) => "icmpv6",
+        Source::Prefix(IpNet::V4(_)) | Source::PrefixList(_) | Source::Group(_) | Source::Peer { .. } => {
+            "icmp"
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::rule::Tags;
 
 fn ports(texts: &[&str]) -> BTreeSet<ProtectedPort> {
     texts.iter().map(|text| text.parse().unwrap()).collect()
@@ -15,7 +16,14 @@ fn tcp(from: u16, to: u16) -> Traffic {
 }
 
 fn rule(traffic: Traffic, source: Source) -> Rule {
-    Rule { id: "sgr-1".into(), group: "sg-1".into(), traffic, source, description: String::new() }
+    Rule {
+        id: "sgr-1".into(),
+        group: "sg-1".into(),
+        traffic,
+        source,
+        description: String::new(),
+        tags: Tags::new(),
+    }
 }
 
 fn from_anyone(traffic: Traffic) -> Rule {

@@ -1,0 +1,133 @@
+//! Reaching the accounts: credentials, clients, and the proof that an account is the one it is said to be.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_config::retry::RetryConfig;
+use aws_config::sts::AssumeRoleProvider;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
+use postern_cloud::CloudError;
+use tokio::sync::{Mutex, OnceCell};
+
+use crate::api::Ec2;
+use crate::limits::Limits;
+use crate::settings::{Account, Settings};
+
+/// How long one attempt of a call may take, and all attempts of a read.
+const ATTEMPT: Duration = Duration::from_secs(10);
+const CALL: Duration = Duration::from_secs(45);
+/// How often a read is tried.
+const READ_ATTEMPTS: u32 = 5;
+
+/// One account in one Region.
+pub(crate) struct Place {
+    pub(crate) account: String,
+    pub(crate) region: String,
+    pub(crate) ec2: Ec2,
+    /// Lockdowns and releases happen one at a time: they may share groups.
+    pub(crate) lockdowns: Mutex<()>,
+    identity: Arc<Identity>,
+}
+
+/// Whose credentials an account's are.
+struct Identity {
+    account: String,
+    sts: aws_sdk_sts::Client,
+    proven: OnceCell<()>,
+}
+
+/// Every place, by account and Region. No call is made yet.
+pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<Place>> {
+    let http = aws_smithy_http_client::Builder::new()
+        .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
+        .build_https();
+    let mut places = BTreeMap::new();
+    for account in &settings.accounts {
+        let Some(home) = account.regions.first() else { continue };
+        let mut base = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http.clone())
+            .region(Region::new(home.clone()))
+            .timeout_config(
+                TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_secs(5))
+                    .operation_attempt_timeout(ATTEMPT)
+                    .operation_timeout(CALL)
+                    .build(),
+            );
+        if let Some(endpoint) = &settings.endpoint {
+            base = base.endpoint_url(endpoint);
+        }
+        let config = credentials(account, base.load().await).await;
+        let identity = Arc::new(Identity {
+            account: account.id.clone(),
+            sts: aws_sdk_sts::Client::new(&config),
+            proven: OnceCell::new(),
+        });
+        for region in &account.regions {
+            let client = |retry: RetryConfig| {
+                let config = aws_sdk_ec2::config::Builder::from(&config).region(Region::new(region.clone()));
+                aws_sdk_ec2::Client::from_conf(config.retry_config(retry).build())
+            };
+            let reads = client(RetryConfig::standard().with_max_attempts(READ_ATTEMPTS));
+            let ec2 = Ec2 { reads, writes: client(RetryConfig::disabled()), limits: Limits::new() };
+            let place = Place {
+                account: account.id.clone(),
+                region: region.clone(),
+                ec2,
+                lockdowns: Mutex::new(()),
+                identity: Arc::clone(&identity),
+            };
+            places.insert((account.id.clone(), region.clone()), Arc::new(place));
+        }
+    }
+    places
+}
+
+/// The broker's own credentials, or those of the account's role.
+async fn credentials(account: &Account, own: SdkConfig) -> SdkConfig {
+    let Some(role) = &account.role_arn else { return own };
+    let mut provider = AssumeRoleProvider::builder(role).session_name("postern").configure(&own);
+    if let Some(id) = &account.external_id {
+        provider = provider.external_id(id);
+    }
+    let provider = SharedCredentialsProvider::new(provider.build().await);
+    own.into_builder().credentials_provider(provider).build()
+}
+
+impl Place {
+    /// Its name, for people.
+    pub(crate) fn name(&self) -> String {
+        format!("account {} in {}", self.account, self.region)
+    }
+
+    /// The calls to it, once it is known that they reach the right account: another one's "not found" would be taken
+    /// for the end of an instance.
+    ///
+    /// # Errors
+    /// The credentials are missing, or another account's.
+    pub(crate) async fn ec2(&self) -> Result<&Ec2, CloudError> {
+        self.identity.proven.get_or_try_init(|| self.identity.prove()).await?;
+        Ok(&self.ec2)
+    }
+}
+
+impl Identity {
+    async fn prove(&self) -> Result<(), CloudError> {
+        let answer = self.sts.get_caller_identity().send().await.map_err(|error| {
+            let error = aws_sdk_ec2::error::DisplayErrorContext(&error);
+            CloudError::unavailable(format!("no credentials for the account {}: {error}", self.account))
+        })?;
+        match answer.account() {
+            Some(account) if account == self.account => Ok(()),
+            other => Err(CloudError::refused(format!(
+                "the credentials for the account {} are those of {}; correct id or role_arn of aws.accounts in the configuration",
+                self.account,
+                other.unwrap_or("no account")
+            ))),
+        }
+    }
+}

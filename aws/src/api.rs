@@ -1,0 +1,304 @@
+//! The calls to EC2, in the terms of this crate: one account in one Region.
+//!
+//! A read is tried a few times by the SDK; a write is not: what a failed write did is found out by looking.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+
+use crate::error::CallError;
+use crate::limits::{Kind, Limits};
+use crate::rule::{Rule, Source, Tags, Traffic};
+use crate::wire;
+
+/// How many values a filter takes, and items a page (EC2 API reference).
+pub(crate) const VALUES: usize = 200;
+const PAGE: i32 = 1000;
+
+/// One account in one Region.
+pub(crate) struct Ec2 {
+    pub(crate) reads: Client,
+    pub(crate) writes: Client,
+    pub(crate) limits: Limits,
+}
+
+/// A security group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) vpc: String,
+    pub(crate) tags: Tags,
+    /// How many rules it has, of both directions.
+    pub(crate) rules: usize,
+}
+
+/// A network interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Interface {
+    pub(crate) id: String,
+    /// The instance that it is attached to.
+    pub(crate) instance: Option<String>,
+    /// Its place on the instance: 0 is the primary one.
+    pub(crate) index: i32,
+    pub(crate) vpc: String,
+    pub(crate) groups: Vec<String>,
+    /// What it is, in EC2's words, where it is no instance's.
+    pub(crate) description: String,
+}
+
+/// An instance that is not terminated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Instance {
+    pub(crate) id: String,
+    pub(crate) tags: Tags,
+}
+
+/// The rules of groups, both directions.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Rules {
+    pub(crate) ingress: BTreeMap<String, Vec<Rule>>,
+    pub(crate) egress: BTreeMap<String, Vec<Rule>>,
+}
+
+/// A rule that is to be made.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct NewRule {
+    pub(crate) traffic: Traffic,
+    pub(crate) source: Source,
+    pub(crate) description: String,
+    pub(crate) tags: Tags,
+}
+
+/// What is looked for.
+pub(crate) enum Find<'a> {
+    /// Everything in the Region.
+    All,
+    /// Where the filter has one of these values.
+    Where(&'a str, &'a [String]),
+}
+
+impl Find<'_> {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::All => Kind::DescribeAll,
+            Self::Where(..) => Kind::Describe,
+        }
+    }
+
+    /// One filter for each batch of values that a call takes.
+    fn batches(&self) -> Vec<Option<Filter>> {
+        match self {
+            Self::All => vec![None],
+            Self::Where(name, values) => {
+                let filter =
+                    |some: &[String]| Filter::builder().name(*name).set_values(Some(some.to_vec())).build();
+                values.chunks(VALUES).map(|some| Some(filter(some))).collect()
+            }
+        }
+    }
+}
+
+/// Every page of every batch of a `Describe` action.
+macro_rules! pages {
+    ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $each:expr) => {{
+        let find = $find;
+        for filter in find.batches() {
+            let mut next = None;
+            loop {
+                $ec2.limits.take(find.kind()).await;
+                let page = $ec2
+                    .reads
+                    .$call()
+                    .set_filters(filter.clone().map(|filter| vec![filter]))
+                    .max_results(PAGE)
+                    .set_next_token(next)
+                    .send()
+                    .await
+                    .map_err(|error| CallError::of($action, error))?;
+                page.$items().iter().for_each($each);
+                next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+                if next.is_none() {
+                    break;
+                }
+            }
+        }
+    }};
+}
+
+impl Ec2 {
+    /// Security groups.
+    pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Group>, CallError> {
+        let mut found = Vec::new();
+        pages!(self, find, describe_security_groups, "DescribeSecurityGroups", security_groups, |group| {
+            found.extend(wire::group(group));
+        });
+        Ok(found)
+    }
+
+    /// Network interfaces.
+    pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Interface>, CallError> {
+        let mut found = Vec::new();
+        pages!(
+            self,
+            find,
+            describe_network_interfaces,
+            "DescribeNetworkInterfaces",
+            network_interfaces,
+            |interface| found.extend(wire::interface(interface))
+        );
+        Ok(found)
+    }
+
+    /// Instances that are neither terminated nor about to be.
+    pub(crate) async fn instances(&self, find: Find<'_>) -> Result<Vec<Instance>, CallError> {
+        let mut found = Vec::new();
+        pages!(self, find, describe_instances, "DescribeInstances", reservations, |reservation| {
+            found.extend(reservation.instances().iter().filter_map(wire::instance));
+        });
+        Ok(found)
+    }
+
+    /// The rules of these groups; of every group, if none is named.
+    pub(crate) async fn rules(&self, find: Find<'_>) -> Result<Rules, CallError> {
+        let mut found = Rules::default();
+        pages!(
+            self,
+            find,
+            describe_security_group_rules,
+            "DescribeSecurityGroupRules",
+            security_group_rules,
+            |rule| {
+                if let Some(read) = wire::rule(rule) {
+                    let side =
+                        if rule.is_egress() == Some(true) { &mut found.egress } else { &mut found.ingress };
+                    side.entry(read.group.clone()).or_default().push(read);
+                }
+            }
+        );
+        Ok(found)
+    }
+
+    /// How many rules each of these prefix lists counts as: its most entries (Amazon VPC quotas).
+    pub(crate) async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, usize>, CallError> {
+        let mut found = BTreeMap::new();
+        let find = Find::Where("prefix-list-id", ids);
+        // Its pages are 100 long.
+        for filter in find.batches() {
+            let mut next = None;
+            loop {
+                self.limits.take(Kind::Describe).await;
+                let call =
+                    self.reads.describe_managed_prefix_lists().set_filters(filter.clone().map(|f| vec![f]));
+                let page = call.max_results(100).set_next_token(next).send().await;
+                let page = page.map_err(|error| CallError::of("DescribeManagedPrefixLists", error))?;
+                found.extend(page.prefix_lists().iter().filter_map(|list| {
+                    Some((list.prefix_list_id()?.to_owned(), usize::try_from(list.max_entries()?).ok()?))
+                }));
+                next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
+                if next.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes a group, with its tags from its first moment. Its id.
+    pub(crate) async fn create_group(
+        &self,
+        name: &str,
+        description: &str,
+        vpc: &str,
+        tags: &Tags,
+    ) -> Result<String, CallError> {
+        const ACTION: &str = "CreateSecurityGroup";
+        self.limits.take(Kind::Change).await;
+        let call = self.writes.create_security_group().group_name(name).description(description).vpc_id(vpc);
+        let tags = specification(ResourceType::SecurityGroup, tags);
+        let answer = done(ACTION, call.tag_specifications(tags).send().await)?;
+        let missing = || CallError::Silent { action: ACTION, reason: "the answer has no group id".into() };
+        answer.group_id().map(ToOwned::to_owned).ok_or_else(missing)
+    }
+
+    /// Deletes a group.
+    pub(crate) async fn delete_group(&self, id: &str) -> Result<(), CallError> {
+        self.limits.take(Kind::Change).await;
+        done("DeleteSecurityGroup", self.writes.delete_security_group().group_id(id).send().await).map(drop)
+    }
+
+    /// Adds rules, which all have the same description, if any, and the same tags. Either all are added or none.
+    pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
+        self.limits.take(Kind::Authorize).await;
+        let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());
+        let call = self
+            .writes
+            .authorize_security_group_ingress()
+            .group_id(group)
+            .set_ip_permissions(Some(wire::permissions(rules)))
+            .set_tag_specifications(
+                tags.map(|tags| vec![specification(ResourceType::SecurityGroupRule, tags)]),
+            );
+        let answer = done("AuthorizeSecurityGroupIngress", call.send().await)?;
+        Ok(answer.security_group_rules().iter().filter_map(wire::rule).collect())
+    }
+
+    /// Takes rules away, by id: by their properties a miss would be silent in a default VPC.
+    pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
+        self.limits.take(Kind::Revoke).await;
+        let call = self.writes.revoke_security_group_ingress().group_id(group);
+        let ids = Some(rules.to_vec());
+        done("RevokeSecurityGroupIngress", call.set_security_group_rule_ids(ids).send().await).map(drop)
+    }
+
+    /// Takes egress rules away, by id.
+    pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
+        self.limits.take(Kind::Change).await;
+        let call = self.writes.revoke_security_group_egress().group_id(group);
+        let ids = Some(rules.to_vec());
+        done("RevokeSecurityGroupEgress", call.set_security_group_rule_ids(ids).send().await).map(drop)
+    }
+
+    /// Writes tags on a resource.
+    pub(crate) async fn tag(
+        &self,
+        resource: &str,
+        tags: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<(), CallError> {
+        self.limits.take(Kind::Tag).await;
+        let tags =
+            tags.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+        let call = self.writes.create_tags().resources(resource).set_tags(Some(tags));
+        done("CreateTags", call.send().await).map(drop)
+    }
+
+    /// Takes tags off a resource, whatever their value.
+    pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
+        self.limits.take(Kind::Tag).await;
+        let tags = keys.iter().map(|key| Tag::builder().key(key).build()).collect();
+        let call = self.writes.delete_tags().resources(resource).set_tags(Some(tags));
+        done("DeleteTags", call.send().await).map(drop)
+    }
+
+    /// Replaces all groups of an interface: there is no other way, and no compare-and-swap.
+    pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
+        self.limits.take(Kind::ModifyInterface).await;
+        let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);
+        done("ModifyNetworkInterfaceAttribute", call.set_groups(Some(groups.to_vec())).send().await).map(drop)
+    }
+}
+
+fn specification(resource: ResourceType, tags: &Tags) -> TagSpecification {
+    let tags = tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+    TagSpecification::builder().resource_type(resource).set_tags(Some(tags)).build()
+}
+
+fn done<T, E>(action: &'static str, answer: Result<T, SdkError<E, HttpResponse>>) -> Result<T, CallError>
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    answer.map_err(|error| CallError::of(action, error))
+}

@@ -1,0 +1,137 @@
+//! What an error of EC2 means for us.
+
+use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use postern_cloud::CloudError;
+
+/// An error of one call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CallError {
+    /// EC2 answered with an error.
+    #[error("{action}: {code}: {message}")]
+    Answered {
+        /// The action.
+        action: &'static str,
+        /// EC2's code (EC2 API reference, "Error codes").
+        code: String,
+        /// EC2's words.
+        message: String,
+        /// Whether asking again may help.
+        again: bool,
+    },
+    /// There was no answer: the call may have taken effect.
+    #[error("{action}: {reason}")]
+    Silent {
+        /// The action.
+        action: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl CallError {
+    /// Reads the SDK's error.
+    pub(crate) fn of<E, R>(action: &'static str, error: SdkError<E, R>) -> Self
+    where
+        E: ProvideErrorMetadata + std::error::Error + 'static,
+        R: std::fmt::Debug + AnswerStatus,
+    {
+        if let SdkError::ServiceError(answer) = &error
+            && let Some(code) = answer.err().code()
+        {
+            let message = answer.err().message().unwrap_or_default().to_owned();
+            let again = answer.raw().is_server_error() || is_passing(code);
+            return Self::Answered { action, code: code.to_owned(), message, again };
+        }
+        Self::Silent { action, reason: DisplayErrorContext(&error).to_string() }
+    }
+
+    /// EC2's code; empty where there was no answer.
+    pub(crate) fn code(&self) -> &str {
+        match self {
+            Self::Answered { code, .. } => code,
+            Self::Silent { .. } => "",
+        }
+    }
+}
+
+/// Whether an answer blames the server.
+pub(crate) trait AnswerStatus {
+    /// A status of 5xx.
+    fn is_server_error(&self) -> bool;
+}
+
+impl AnswerStatus for aws_smithy_runtime_api::client::orchestrator::HttpResponse {
+    fn is_server_error(&self) -> bool {
+        self.status().is_server_error()
+    }
+}
+
+/// Codes with a status of 4xx after which asking again may help. What does not exist yet may do so in a moment: EC2 is
+/// eventually consistent (EC2 API reference, "Eventual consistency").
+fn is_passing(code: &str) -> bool {
+    const CODES: [&str; 10] = [
+        "RequestLimitExceeded",
+        "Throttling",
+        "ThrottlingException",
+        "EC2ThrottledException",
+        "RequestExpired",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "AuthFailure",
+        "Unavailable",
+        "InternalError",
+    ];
+    CODES.contains(&code) || code.ends_with(".NotFound")
+}
+
+impl From<CallError> for CloudError {
+    fn from(error: CallError) -> Self {
+        match &error {
+            CallError::Answered { again: true, .. } | CallError::Silent { .. } => {
+                Self::Unavailable { reason: error.to_string() }
+            }
+            CallError::Answered { code, .. } => match remedy(code) {
+                Some(remedy) => Self::Refused { reason: format!("{error}; {remedy}") },
+                None => Self::Refused { reason: error.to_string() },
+            },
+        }
+    }
+}
+
+fn remedy(code: &str) -> Option<&'static str> {
+    match code {
+        "UnauthorizedOperation" => Some(
+            "compare the role's permissions with packaging/aws/policy.json, and the tags that it asks for",
+        ),
+        "RulesPerSecurityGroupLimitExceeded" => {
+            Some("close windows that are not needed, or have the quota of rules per security group raised")
+        }
+        "SecurityGroupsPerInterfaceLimitExceeded" => Some(
+            "detach a group that is not needed, or have the quota of security groups per network interface raised (16 at most)",
+        ),
+        "SecurityGroupLimitExceeded" => Some("have the quota of security groups per Region raised"),
+        "TagLimitExceeded" => Some("too many grants share one source and port: wait until one of them ends"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: &str, again: bool) -> CloudError {
+        let (action, code) = ("AuthorizeSecurityGroupIngress", code.to_owned());
+        CallError::Answered { action, code, message: "a test".into(), again }.into()
+    }
+
+    #[test]
+    fn a_limit_is_refused_with_the_remedy_and_a_hiccup_is_tried_again() {
+        let CloudError::Refused { reason } = answered("RulesPerSecurityGroupLimitExceeded", false) else {
+            panic!("not refused")
+        };
+        assert!(reason.contains("quota of rules per security group raised"), "{reason}");
+        assert!(matches!(answered("RequestLimitExceeded", true), CloudError::Unavailable { .. }));
+        let silent = CallError::Silent { action: "RevokeSecurityGroupIngress", reason: "a timeout".into() };
+        assert!(matches!(silent.into(), CloudError::Unavailable { .. }));
+    }
+}

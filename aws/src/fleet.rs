@@ -1,0 +1,118 @@
+//! A whole account and Region at once: the sweep and the assessment, in as few calls as their pages allow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_cloud::{Assessment, CloudError, Health, Sighting};
+use postern_core::{ProtectedPort, TargetId};
+
+use crate::accounts::Place;
+use crate::api::{Find, Interface, Rules};
+use crate::assess::exposures;
+use crate::look::{Look, Panorama, View};
+use crate::rule::Rule;
+use crate::tags;
+
+/// Everything of ours, from tags alone (I2).
+pub(crate) async fn sweep(place: &Place, deployment: &str) -> Result<Vec<Sighting>, CloudError> {
+    let ec2 = place.ec2().await?;
+    let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    let served: Vec<String> = Panorama::served(&groups).into_iter().collect();
+    if served.is_empty() {
+        return Ok(Vec::new());
+    }
+    let interfaces = ec2.interfaces(Find::Where("attachment.instance-id", &served)).await?;
+    let attached: BTreeSet<&String> = interfaces.iter().filter_map(|found| found.instance.as_ref()).collect();
+    let bare: Vec<String> = served.iter().filter(|instance| !attached.contains(instance)).cloned().collect();
+    let bare =
+        if bare.is_empty() { Vec::new() } else { ec2.instances(Find::Where("instance-id", &bare)).await? };
+    let bare = bare.into_iter().map(|instance| instance.id).collect();
+
+    // A group without rules is not worth a call, and what is parked holds nothing open.
+    let ours: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let own = groups.iter().filter(|group| group.rules > 0 && !group.tags.contains_key(tags::PARKED_FOR));
+    let others =
+        interfaces.iter().flat_map(|interface| &interface.groups).filter(|group| !ours.contains(group));
+    let ids: BTreeSet<String> = own.map(|group| &group.id).chain(others).cloned().collect();
+    let ids: Vec<String> = ids.into_iter().collect();
+    let rules =
+        if ids.is_empty() { Rules::default() } else { ec2.rules(Find::Where("group-id", &ids)).await? };
+    let looks = Panorama { groups, interfaces, rules, bare }.looks();
+    Ok(looks.iter().filter_map(|(instance, look)| sighting(place, deployment, instance, look)).collect())
+}
+
+fn sighting(place: &Place, deployment: &str, instance: &str, look: &Look) -> Option<Sighting> {
+    let target = target(place, instance)?;
+    let held = if look.exists || look.own().is_none() {
+        Ok(look.observation(View { target: &target, instance, deployment }))
+    } else {
+        Err(CloudError::NotFound { target: target.clone() })
+    };
+    Some(Sighting { target, held })
+}
+
+/// Every instance, judged.
+pub(crate) async fn assess(
+    place: &Place,
+    deployment: &str,
+    management: &BTreeSet<ProtectedPort>,
+) -> Result<Vec<Assessment>, CloudError> {
+    let ec2 = place.ec2().await?;
+    let instances = ec2.instances(Find::All).await?;
+    let interfaces = ec2.interfaces(Find::All).await?;
+    let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    let rules = ec2.rules(Find::All).await?;
+    let mut by_instance: BTreeMap<&str, Vec<&Interface>> = BTreeMap::new();
+    for interface in &interfaces {
+        if let Some(instance) = &interface.instance {
+            by_instance.entry(instance).or_default().push(interface);
+        }
+    }
+    let ours: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let locked: BTreeSet<&String> = groups
+        .iter()
+        .filter(|group| group.tags.get(tags::STATE).is_some_and(|state| state == tags::LOCKED))
+        .filter_map(|group| group.tags.get(tags::INSTANCE))
+        .collect();
+    let judge = |instance: crate::api::Instance| {
+        let interfaces = by_instance.get(instance.id.as_str()).map_or(&[][..], Vec::as_slice);
+        let groups: BTreeSet<&String> = interfaces
+            .iter()
+            .flat_map(|interface| &interface.groups)
+            .filter(|id| !ours.contains(id))
+            .collect();
+        let rules = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
+        let locked = locked.contains(&instance.id);
+        Some(Assessment {
+            target: target(place, &instance.id)?,
+            name: instance.tags.get("Name").cloned().unwrap_or_default(),
+            locked,
+            health: health(interfaces, rules, management, locked),
+        })
+    };
+    Ok(instances.into_iter().filter_map(judge).collect())
+}
+
+fn health<'a>(
+    interfaces: &[&Interface],
+    rules: impl Iterator<Item = &'a Rule>,
+    management: &BTreeSet<ProtectedPort>,
+    locked: bool,
+) -> Health {
+    if interfaces.is_empty() {
+        return Health::NotApplicable {
+            reason: "it has no network interface in a VPC, so no security group".into(),
+        };
+    }
+    let reasons: Vec<String> = exposures(rules, management).iter().map(ToString::to_string).collect();
+    match (reasons.is_empty(), locked) {
+        (false, _) => Health::Unhealthy { reasons },
+        (true, true) => {
+            Health::Healthy { reason: "it is under lockdown, and no rule exposes a management port".into() }
+        }
+        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
+    }
+}
+
+fn target(place: &Place, instance: &str) -> Option<TargetId> {
+    TargetId::from_segments(&["aws", &place.account, &place.region, instance]).ok()
+}

@@ -1,0 +1,303 @@
+//! What lockdown and release make of one customer's group. Pure.
+//!
+//! Every original that had to be split is parked: copied, with its description and tags, to a group of ours that is
+//! attached to nothing. What the customer's group must hold follows from the parked originals and from the ports that the
+//! holders need shut, so that locking, releasing, locking for one more instance, and going on after a crash are one plan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::ProtectedPort;
+
+use crate::api::NewRule;
+use crate::rule::{Rule, Source, Tags, Traffic};
+use crate::split::{Loss, Outcome, split};
+use crate::tags;
+
+/// A customer's group, and what is parked for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ward {
+    /// Its id.
+    pub(crate) group: String,
+    /// Whether it is still there.
+    pub(crate) exists: bool,
+    /// Its VPC.
+    pub(crate) vpc: String,
+    /// Its ingress rules.
+    pub(crate) rules: Vec<Rule>,
+    /// The parked group.
+    pub(crate) parked: Option<Parked>,
+}
+
+/// A group that keeps originals.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Parked {
+    /// Its id.
+    pub(crate) id: String,
+    /// The copies.
+    pub(crate) rules: Vec<Rule>,
+    /// The instances that need ports shut.
+    pub(crate) holders: Holders,
+}
+
+/// Instances, with the ports that each needs shut.
+pub(crate) type Holders = BTreeMap<String, BTreeSet<ProtectedPort>>;
+
+/// One change.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Make the parked group, for these holders.
+    MakeParked(Holders),
+    /// Write down that an instance needs ports shut.
+    Hold(String, BTreeSet<ProtectedPort>),
+    /// Copy an original to the parked group.
+    Park(NewRule),
+    /// Add a rule to the customer's group.
+    Add(NewRule),
+    /// Take a rule of the customer's group away.
+    Remove(Rule),
+    /// Take a copy away: its original is back.
+    Unpark(Rule),
+    /// An instance needs nothing shut any more.
+    LetGo(String),
+    /// Delete the parked group.
+    DeleteParked,
+}
+
+/// How the rules of a group are counted, and how many there may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Quota {
+    /// Rules in one direction and family.
+    pub(crate) rules: usize,
+    /// What each prefix list counts as.
+    pub(crate) prefix_lists: BTreeMap<String, usize>,
+}
+
+/// A lockdown that the group has no room for.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NoRoom {
+    /// More rules than the quota.
+    #[error(
+        "the pieces of its rules would make {needed} rules in {group}, and {most} are allowed; join rules, or have the quota of rules per security group raised and set rules_per_group"
+    )]
+    Rules {
+        /// The group.
+        group: String,
+        /// As many as there would be.
+        needed: usize,
+        /// The quota.
+        most: usize,
+    },
+    /// A rule with so many tags that ours do not fit.
+    #[error("{rule} carries {count} tags: take some off, Postern needs three of the 50")]
+    Tags {
+        /// The rule.
+        rule: String,
+        /// Its tags.
+        count: usize,
+    },
+}
+
+/// The changes after which the group shuts what these holders need shut, and nothing else is missing.
+pub(crate) fn plan(
+    ward: &Ward,
+    holders: &Holders,
+    deployment: &str,
+    quota: &Quota,
+) -> Result<Vec<Step>, NoRoom> {
+    if !ward.exists {
+        return Ok(let_go(ward, holders));
+    }
+    let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
+    let copies = ward.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
+    let (ours, theirs): (Vec<&Rule>, Vec<&Rule>) =
+        ward.rules.iter().partition(|rule| is_piece(rule, deployment));
+    let (exposing, staying): (Vec<&Rule>, Vec<&Rule>) =
+        theirs.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
+    let new: Vec<&Rule> = exposing
+        .iter()
+        .filter(|rule| copies.iter().all(|copy| copy.identity() != rule.identity()))
+        .copied()
+        .collect();
+    if let Some(rule) = new.iter().find(|rule| rule.tags.len() + 3 > tags::MOST) {
+        return Err(NoRoom::Tags { rule: rule.to_string(), count: rule.tags.len() });
+    }
+
+    // What has to be there, by identity.
+    let mut wanted: BTreeMap<(Traffic, Source), NewRule> = BTreeMap::new();
+    let mut back = Vec::new();
+    for original in copies.iter().chain(new.iter().copied()) {
+        let (mut original, copy) = (original.clone(), original);
+        original.group.clone_from(&ward.group);
+        match split(&original, &ports) {
+            Outcome::Untouched => {
+                back.push(copy);
+                let rule = restored(&original);
+                wanted.insert((rule.traffic.clone(), rule.source.clone()), rule);
+            }
+            Outcome::Split { kept, ask: _ } => {
+                for traffic in kept {
+                    let key = (traffic.clone(), original.source.clone());
+                    wanted.entry(key).or_insert_with(|| piece(&original, traffic, deployment));
+                }
+            }
+        }
+    }
+
+    let is_there = |rules: &[&Rule], rule: &NewRule| {
+        rules.iter().any(|there| there.identity() == (&rule.traffic, &rule.source))
+    };
+    let is_back = |rule: &NewRule| !rule.tags.contains_key(tags::PIECE_OF);
+    // A piece with the identity of an original that comes back has to make way for it.
+    let in_the_way: Vec<&Rule> = ours
+        .iter()
+        .filter(|rule| wanted.get(&(rule.traffic.clone(), rule.source.clone())).is_some_and(is_back))
+        .copied()
+        .collect();
+    let mut adds: Vec<NewRule> = wanted
+        .values()
+        .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&ours, rule)))
+        .cloned()
+        .collect();
+    // Those with the same tags together: one call adds them.
+    adds.sort_by(|one, other| one.tags.cmp(&other.tags));
+    let stale = ours.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
+    let removes: Vec<&Rule> = exposing.iter().chain(stale).copied().collect();
+
+    let needed =
+        quota.count(staying.iter().map(|rule| &rule.source).chain(wanted.values().map(|rule| &rule.source)));
+    if needed > quota.rules && !holders.is_empty() {
+        return Err(NoRoom::Rules { group: ward.group.clone(), needed, most: quota.rules });
+    }
+    // Both sets at once, so that nothing else is interrupted, where there is room for both.
+    let both =
+        quota.count(ward.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)));
+
+    let mut steps = Vec::new();
+    match &ward.parked {
+        None if new.is_empty() => {}
+        None => steps.push(Step::MakeParked(holders.clone())),
+        Some(parked) => steps.extend(
+            holders
+                .iter()
+                .filter(|(instance, ports)| parked.holders.get(*instance) != Some(ports))
+                .map(|(instance, ports)| Step::Hold(instance.clone(), ports.clone())),
+        ),
+    }
+    steps.extend(new.iter().map(|rule| Step::Park(copy_of(rule, deployment))));
+    steps.extend(in_the_way.into_iter().cloned().map(Step::Remove));
+    let adds = adds.into_iter().map(Step::Add);
+    let removes = removes.into_iter().cloned().map(Step::Remove);
+    if both > quota.rules {
+        steps.extend(removes.chain(adds));
+    } else {
+        steps.extend(adds.chain(removes));
+    }
+    if !holders.is_empty() && ward.parked.is_some() {
+        steps.extend(back.into_iter().cloned().map(Step::Unpark));
+    }
+    steps.extend(let_go(ward, holders));
+    Ok(steps)
+}
+
+/// The last steps: whoever needs nothing shut any more goes, and with the last of them the parked group.
+fn let_go(ward: &Ward, holders: &Holders) -> Vec<Step> {
+    match &ward.parked {
+        None => Vec::new(),
+        Some(_) if holders.is_empty() => vec![Step::DeleteParked],
+        Some(parked) => {
+            let gone = parked.holders.keys().filter(|instance| !holders.contains_key(*instance));
+            gone.cloned().map(Step::LetGo).collect()
+        }
+    }
+}
+
+/// The rules that a lockdown for these holders takes away, each with what of it would be lost.
+pub(crate) fn losses<'a>(
+    ward: &'a Ward,
+    holders: &Holders,
+    deployment: &str,
+) -> Vec<(&'a Rule, Vec<String>)> {
+    let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
+    let lost = |rule: &'a Rule| match split(rule, &ports) {
+        Outcome::Untouched => None,
+        Outcome::Split { ask, .. } => {
+            let reserved: Vec<_> = rule.tags.keys().filter(|key| tags::is_reserved(key)).cloned().collect();
+            let mut words: Vec<String> = ask.iter().map(Loss::to_string).collect();
+            if !reserved.is_empty() {
+                words.push(format!(
+                    "its tags {} are AWS's own and cannot be written back",
+                    reserved.join(", ")
+                ));
+            }
+            Some((rule, words))
+        }
+    };
+    ward.rules.iter().filter(|rule| !is_piece(rule, deployment)).filter_map(lost).collect()
+}
+
+impl Quota {
+    /// How many rules these count as, in the family that has more.
+    fn count<'a>(&self, sources: impl Iterator<Item = &'a Source>) -> usize {
+        let (mut v4, mut v6) = (0, 0);
+        for source in sources {
+            let (in_v4, in_v6) = match source {
+                Source::Prefix(ipnet::IpNet::V4(_)) => (1, 0),
+                Source::Prefix(ipnet::IpNet::V6(_)) => (0, 1),
+                Source::PrefixList(list) => {
+                    let entries = self.prefix_lists.get(list).copied().unwrap_or(1);
+                    (entries, entries)
+                }
+                Source::Group(_) | Source::Peer { .. } => (1, 1),
+            };
+            v4 += in_v4;
+            v6 += in_v6;
+        }
+        v4.max(v6)
+    }
+}
+
+/// Whether a rule of a customer's group is one that a lockdown put there.
+fn is_piece(rule: &Rule, deployment: &str) -> bool {
+    rule.tags.contains_key(tags::PIECE_OF)
+        && rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment)
+}
+
+fn piece(original: &Rule, traffic: Traffic, deployment: &str) -> NewRule {
+    let id = original.tags.get(tags::ORIGINAL).unwrap_or(&original.id).clone();
+    let marks = [(tags::MANAGED_BY.to_owned(), deployment.to_owned()), (tags::PIECE_OF.to_owned(), id)];
+    NewRule {
+        traffic,
+        source: original.source.clone(),
+        description: original.description.clone(),
+        tags: writable(&original.tags).into_iter().chain(marks).collect(),
+    }
+}
+
+fn copy_of(rule: &Rule, deployment: &str) -> NewRule {
+    let marks =
+        [(tags::MANAGED_BY.to_owned(), deployment.to_owned()), (tags::ORIGINAL.to_owned(), rule.id.clone())];
+    NewRule {
+        traffic: rule.traffic.clone(),
+        source: rule.source.clone(),
+        description: rule.description.clone(),
+        tags: writable(&rule.tags).into_iter().chain(marks).collect(),
+    }
+}
+
+fn restored(copy: &Rule) -> NewRule {
+    NewRule {
+        traffic: copy.traffic.clone(),
+        source: copy.source.clone(),
+        description: copy.description.clone(),
+        tags: writable(&copy.tags),
+    }
+}
+
+/// The tags of a rule that are neither ours nor AWS's.
+fn writable(tags: &Tags) -> Tags {
+    let keep = |key: &str| !tags::is_ours(key) && !tags::is_reserved(key);
+    tags.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,193 @@
+//! The provider: the seam's calls, each led to the place of its target.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use postern_cloud::{
+    CloudError, LockdownOrder, LockdownReport, Observation, Provider, Survey, Sweep, Unread,
+};
+use postern_core::plan::CloudWindow;
+use postern_core::{ProtectedPort, TargetId};
+use tokio::sync::Mutex;
+
+use crate::accounts::{self, Place};
+use crate::locking::Locking;
+use crate::look::View;
+use crate::settings::Settings;
+use crate::windows::{Book, Desk};
+use crate::{fleet, tags};
+
+/// The cloud layer on AWS.
+pub struct Aws {
+    settings: Settings,
+    places: BTreeMap<(String, String), Arc<Place>>,
+    books: std::sync::Mutex<HashMap<TargetId, Arc<Mutex<Book>>>>,
+}
+
+impl Aws {
+    /// Prepares the clients. No call is made: what is wrong with an account shows on its targets.
+    pub async fn connect(settings: Settings) -> Self {
+        let places = accounts::connect(&settings).await;
+        Self { settings, places, books: std::sync::Mutex::default() }
+    }
+
+    /// The place of a target, and the id of its instance.
+    fn place<'a>(&self, target: &'a TargetId) -> Result<(&Place, &'a str), CloudError> {
+        let TargetId::Aws { account, region, instance } = target else {
+            return Err(CloudError::refused(format!("{target} is not in AWS")));
+        };
+        let place = self.places.get(&(account.clone(), region.clone()));
+        let place = place.ok_or_else(|| {
+            CloudError::refused(format!(
+                "the account {account} in {region} is not in the configuration; add it to aws.accounts"
+            ))
+        })?;
+        Ok((place, instance))
+    }
+
+    fn view<'a>(&'a self, target: &'a TargetId, instance: &'a str) -> View<'a> {
+        View { target, instance, deployment: &self.settings.deployment }
+    }
+
+    /// What is known of the target: one call at a time works with it.
+    fn book(&self, target: &TargetId) -> Arc<Mutex<Book>> {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(books.entry(target.clone()).or_default())
+    }
+
+    fn locking<'a>(&'a self, place: &'a Place, target: &'a TargetId, instance: &'a str) -> Locking<'a> {
+        let deployment = &self.settings.deployment;
+        let rules_per_group = self.settings.rules_per_group;
+        Locking { ec2: &place.ec2, target, instance, deployment, rules_per_group }
+    }
+}
+
+#[async_trait]
+impl Provider for Aws {
+    async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
+        let (place, instance) = self.place(target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(target, instance) };
+        desk.observe(&mut *self.book(target).lock().await).await
+    }
+
+    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        let (place, instance) = self.place(&window.target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(&window.target, instance) };
+        desk.open(&mut *self.book(&window.target).lock().await, window).await
+    }
+
+    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        let (place, instance) = self.place(&window.target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(&window.target, instance) };
+        desk.close(&mut *self.book(&window.target).lock().await, window).await
+    }
+
+    async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
+        let (place, instance) = self.place(target)?;
+        let view = self.view(target, instance);
+        let desk = Desk { ec2: place.ec2().await?, view };
+        let book = self.book(target);
+        let mut book = book.lock().await;
+        let _turn = place.lockdowns.lock().await;
+        *book = Book::default();
+        let look = desk.look().await?;
+        let locking = self.locking(place, target, instance);
+        match (look.own(), look.state()) {
+            (Some(own), _) if !look.exists => return locking.delete(&own.id).await,
+            (None, _) if look.parked().next().is_none() || !look.exists => return Ok(()),
+            (Some(_), tags::RELEASING) => return locking.release(&look).await.map(drop),
+            (Some(own), tags::LOCKED) => {
+                let strange: Vec<String> =
+                    look.strange(view.deployment).iter().map(|rule| rule.id.clone()).collect();
+                if !strange.is_empty() {
+                    place.ec2.revoke(&own.id, &strange).await?;
+                }
+            }
+            (None, _) => {}
+            (Some(_), _) => return locking.resume_lock(&look).await,
+        }
+        locking.reattach(&look).await
+    }
+
+    async fn sweep(&self) -> Sweep {
+        let parts = join_all(self.places.values().map(|place| async {
+            match fleet::sweep(place, &self.settings.deployment).await {
+                Ok(sightings) => Sweep { sightings, unread: Vec::new() },
+                Err(error) => Sweep { sightings: Vec::new(), unread: vec![unread(place, error)] },
+            }
+        }));
+        parts.await.into_iter().fold(Sweep::default(), |mut sweep, part| {
+            sweep.sightings.extend(part.sightings);
+            sweep.unread.extend(part.unread);
+            sweep
+        })
+    }
+
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey {
+        let parts = join_all(self.places.values().map(|place| async {
+            match fleet::assess(place, &self.settings.deployment, management).await {
+                Ok(assessments) => Survey { assessments, unread: Vec::new() },
+                Err(error) => Survey { assessments: Vec::new(), unread: vec![unread(place, error)] },
+            }
+        }));
+        parts.await.into_iter().fold(Survey::default(), |mut survey, part| {
+            survey.assessments.extend(part.assessments);
+            survey.unread.extend(part.unread);
+            survey
+        })
+    }
+
+    async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
+        let (place, instance) = self.place(&order.target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(&order.target, instance) };
+        let look = desk.look().await?;
+        if !look.exists {
+            return Err(CloudError::NotFound { target: order.target.clone() });
+        }
+        self.locking(place, &order.target, instance).plan_lock(order, &look).await
+    }
+
+    async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
+        let (place, instance) = self.place(&order.target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(&order.target, instance) };
+        let book = self.book(&order.target);
+        let mut book = book.lock().await;
+        let _turn = place.lockdowns.lock().await;
+        *book = Book::default();
+        let look = desk.look().await?;
+        if !look.exists {
+            return Err(CloudError::NotFound { target: order.target.clone() });
+        }
+        self.locking(place, &order.target, instance).lock(order, &look).await
+    }
+
+    async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
+        let (place, instance) = self.place(target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(target, instance) };
+        let look = desk.look().await?;
+        if !look.exists && look.groups.is_empty() {
+            return Err(CloudError::NotFound { target: target.clone() });
+        }
+        self.locking(place, target, instance).plan_release(&look).await
+    }
+
+    async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
+        let (place, instance) = self.place(target)?;
+        let desk = Desk { ec2: place.ec2().await?, view: self.view(target, instance) };
+        let book = self.book(target);
+        let mut book = book.lock().await;
+        let _turn = place.lockdowns.lock().await;
+        *book = Book::default();
+        let look = desk.look().await?;
+        if !look.exists && look.groups.is_empty() {
+            return Err(CloudError::NotFound { target: target.clone() });
+        }
+        self.locking(place, target, instance).release(&look).await
+    }
+}
+
+fn unread(place: &Place, error: CloudError) -> Unread {
+    Unread { place: place.name(), error }
+}

@@ -1,0 +1,194 @@
+//! The tags by which Postern knows what is its own (I6), and from which alone it can close (I2).
+//!
+//! A group of ours carries [`MANAGED_BY`], [`ROLE`] and one [`HOLDER`] tag for each instance that it serves. A window's
+//! rule carries [`MANAGED_BY`] and one [`GRANT`] tag for each grant that shares it: a tag of its own, because EC2 has no
+//! compare-and-swap, and adding or taking away one key touches no other. [`LATEST_GRANT`] and [`NOT_AFTER`] repeat, for
+//! people and for scripts, which of them ends last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use postern_core::{GrantId, ProtectedPort};
+
+use crate::rule::Tags;
+
+/// Whose it is: the deployment's name.
+pub(crate) const MANAGED_BY: &str = "postern:managed-by";
+/// What a group is for: [`WINDOWS`] or [`PARKED`].
+pub(crate) const ROLE: &str = "postern:role";
+/// The role of an instance's own group.
+pub(crate) const WINDOWS: &str = "windows";
+/// The role of a group that keeps the originals of another group's rules.
+pub(crate) const PARKED: &str = "parked";
+/// On an own group: its instance.
+pub(crate) const INSTANCE: &str = "postern:instance";
+/// On a parked group: the group whose rules it keeps.
+pub(crate) const PARKED_FOR: &str = "postern:parked-for";
+/// On an instance's own group: how far the lockdown is, [`LOCKING`], [`LOCKED`] or [`RELEASING`].
+pub(crate) const STATE: &str = "postern:state";
+/// A lockdown was begun.
+pub(crate) const LOCKING: &str = "locking";
+/// The lockdown is complete.
+pub(crate) const LOCKED: &str = "locked";
+/// A release was begun.
+pub(crate) const RELEASING: &str = "releasing";
+/// On an instance's own group: which interfaces it belongs on, [`ALL`] or [`PRIMARY`].
+pub(crate) const INTERFACES: &str = "postern:interfaces";
+/// Every interface in the group's VPC.
+pub(crate) const ALL: &str = "all";
+/// The primary interface alone: others are Kubernetes's.
+pub(crate) const PRIMARY: &str = "primary";
+/// Before an instance's id, on a group: the instance needs these ports shut. The value lists them.
+pub(crate) const HOLDER: &str = "postern:holder:";
+/// On a rule of a customer's group: the rule of which it is a piece.
+pub(crate) const PIECE_OF: &str = "postern:piece-of";
+/// On a parked rule: the id that it had in its own group.
+pub(crate) const ORIGINAL: &str = "postern:original";
+/// Before a grant's id, on a window's rule. The value is a [`Mark`].
+pub(crate) const GRANT: &str = "postern:grant:";
+/// On a window's rule: the grant that ends last.
+pub(crate) const LATEST_GRANT: &str = "postern:grant";
+/// On a window's rule: the end of that grant (RFC 3339).
+pub(crate) const NOT_AFTER: &str = "postern:not-after";
+/// How many tags a resource may carry (EC2 User Guide, "Tag restrictions").
+pub(crate) const MOST: usize = 50;
+
+/// Whether a tag is Postern's.
+pub(crate) fn is_ours(key: &str) -> bool {
+    key.starts_with("postern:")
+}
+
+/// Whether AWS keeps the tag for itself: it can be read, and not written.
+pub(crate) fn is_reserved(key: &str) -> bool {
+    key.to_ascii_lowercase().starts_with("aws:")
+}
+
+/// What a rule is to one grant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Mark {
+    /// The end of the grant.
+    pub(crate) not_after: Timestamp,
+    /// The rule is a whole window of the grant.
+    pub(crate) whole: bool,
+    /// The rule is half of a window for every address of a family.
+    pub(crate) half: bool,
+}
+
+impl Mark {
+    /// As a tag's value: `2026-03-01T12:00:00Z`, followed by `half` or `whole half` where it is half of a window.
+    pub(crate) fn value(self) -> String {
+        let kind = match (self.whole, self.half) {
+            (_, false) => "",
+            (false, true) => " half",
+            (true, true) => " whole half",
+        };
+        format!("{}{kind}", self.not_after)
+    }
+
+    fn read(value: &str) -> Option<Self> {
+        let (end, kind) = value.split_once(' ').unwrap_or((value, "whole"));
+        let not_after = end.parse().ok()?;
+        let (whole, half) = match kind {
+            "whole" => (true, false),
+            "half" => (false, true),
+            "whole half" => (true, true),
+            _ => return None,
+        };
+        Some(Self { not_after, whole, half })
+    }
+}
+
+/// The grants that hold a rule.
+pub(crate) type Marks = BTreeMap<GrantId, Mark>;
+
+/// Reads the grants' tags. A tag that cannot be read is nobody's.
+pub(crate) fn marks(tags: &Tags) -> Marks {
+    let mark =
+        |(key, value): (&String, &String)| Some((key.strip_prefix(GRANT)?.parse().ok()?, Mark::read(value)?));
+    tags.iter().filter_map(mark).collect()
+}
+
+/// The tags of one grant's mark.
+pub(crate) fn of_mark(grant: GrantId, mark: Mark) -> (String, String) {
+    (format!("{GRANT}{grant}"), mark.value())
+}
+
+/// The two tags that name the grant that ends last.
+pub(crate) fn of_latest(marks: &Marks) -> Vec<(String, String)> {
+    let latest = marks.iter().max_by_key(|(_, mark)| mark.not_after);
+    latest.map_or_else(Vec::new, |(grant, mark)| {
+        vec![(LATEST_GRANT.into(), grant.to_string()), (NOT_AFTER.into(), mark.not_after.to_string())]
+    })
+}
+
+/// The instances that a group serves, with the ports that each needs shut.
+pub(crate) fn holders(tags: &Tags) -> BTreeMap<String, BTreeSet<ProtectedPort>> {
+    let holder =
+        |(key, value): (&String, &String)| Some((key.strip_prefix(HOLDER)?.to_owned(), read_ports(value)));
+    tags.iter().filter_map(holder).collect()
+}
+
+/// The tag of an instance that needs ports shut.
+pub(crate) fn of_holder(instance: &str, ports: &BTreeSet<ProtectedPort>) -> (String, String) {
+    (format!("{HOLDER}{instance}"), write_ports(ports))
+}
+
+/// Ports as a tag's value. Ranges, because 256 characters hold only some two dozen ports one by one.
+fn write_ports(ports: &BTreeSet<ProtectedPort>) -> String {
+    let mut runs: Vec<(ProtectedPort, u16)> = Vec::new();
+    for port in ports {
+        match runs.last_mut() {
+            Some((first, last)) if first.protocol == port.protocol && *last + 1 == port.port.get() => {
+                *last += 1
+            }
+            _ => runs.push((*port, port.port.get())),
+        }
+    }
+    let run = |(first, last): &(ProtectedPort, u16)| {
+        if first.port.get() == *last { first.to_string() } else { format!("{first}-{last}") }
+    };
+    runs.iter().map(run).collect::<Vec<_>>().join(" ")
+}
+
+fn read_ports(value: &str) -> BTreeSet<ProtectedPort> {
+    let run = |word: &str| -> Vec<ProtectedPort> {
+        let (first, last) = word.split_once('-').unwrap_or((word, ""));
+        let Ok(first) = first.parse::<ProtectedPort>() else { return Vec::new() };
+        let last = last.parse().unwrap_or(first.port.get());
+        let port = |number: u16| postern_core::Port::new(number.into()).ok();
+        (first.port.get()..=last)
+            .filter_map(port)
+            .map(|port| ProtectedPort { protocol: first.protocol, port })
+            .collect()
+    };
+    value.split_whitespace().flat_map(run).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mark_survives_its_tag() {
+        let not_after = Timestamp::from_nanosecond(4_000_000_000_123_456_789).unwrap();
+        for (whole, half) in [(true, false), (false, true), (true, true)] {
+            let mark = Mark { not_after, whole, half };
+            let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 7);
+            let tags = Tags::from([of_mark(grant, mark), ("Name".into(), "x".into())]);
+            assert_eq!(marks(&tags), Marks::from([(grant, mark)]));
+        }
+        for bad in ["", "soon", "2026-03-01T12:00:00Z quarter", "2026-03-01T12:00:00Z "] {
+            assert_eq!(Mark::read(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_ports_of_a_holder_survive_their_tag() {
+        let ports: BTreeSet<ProtectedPort> = ["tcp/22", "tcp/5985", "tcp/5986", "udp/5987", "tcp/65535"]
+            .map(|port| port.parse().unwrap())
+            .into();
+        let tag = of_holder("i-1", &ports);
+        assert_eq!(tag.1, "tcp/22 tcp/5985-5986 tcp/65535 udp/5987");
+        assert_eq!(holders(&Tags::from([tag])), BTreeMap::from([("i-1".to_owned(), ports)]));
+    }
+}

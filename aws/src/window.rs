@@ -1,0 +1,170 @@
+//! Windows as rules of an instance's own group, and back. Pure.
+//!
+//! "Every address" is never written as /0: with egress open to all, EC2 would not track connections over such a rule, and
+//! taking the rule away would cut them (EC2 User Guide, "Security group connection tracking"). It is two halves, /1 each,
+//! which is I3 here.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use jiff::Timestamp;
+use postern_core::plan::CloudWindow;
+use postern_core::{GrantId, ProtectedPort, SourcePrefix, TargetId};
+
+use crate::rule::{Rule, Source, Traffic};
+use crate::tags::{self, Marks};
+
+/// A rule of a window.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Its id.
+    pub(crate) id: String,
+    /// The port.
+    pub(crate) port: ProtectedPort,
+    /// The source.
+    pub(crate) net: IpNet,
+    /// The grants that share it.
+    pub(crate) marks: Marks,
+}
+
+impl Held {
+    /// Reads a rule of an instance's own group; none where it is not one of ours.
+    pub(crate) fn read(rule: &Rule, deployment: &str) -> Option<Self> {
+        let (Traffic::Ports { protocol, from, to }, Source::Prefix(net)) = (&rule.traffic, &rule.source)
+        else {
+            return None;
+        };
+        let port = postern_core::Port::new((*from).into()).ok().filter(|_| from == to)?;
+        let ours = rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment);
+        let marks = tags::marks(&rule.tags);
+        let port = ProtectedPort { protocol: *protocol, port };
+        (ours && !marks.is_empty()).then(|| Self { id: rule.id.clone(), port, net: *net, marks })
+    }
+}
+
+/// The address ranges of a source as rules have them.
+pub(crate) fn nets(source: SourcePrefix) -> Vec<IpNet> {
+    match source.net() {
+        IpNet::V4(net) if net.prefix_len() == 0 => halves_v4().map(IpNet::V4).into(),
+        IpNet::V6(net) if net.prefix_len() == 0 => halves_v6().map(IpNet::V6).into(),
+        net @ (IpNet::V4(_) | IpNet::V6(_)) => vec![net],
+    }
+}
+
+/// The windows that rules hold. A half without its other half is a window of its own, which nobody wants.
+pub(crate) fn windows(target: &TargetId, rules: &[Held]) -> BTreeSet<CloudWindow> {
+    let mut windows = BTreeSet::new();
+    let mut halves: BTreeMap<(GrantId, ProtectedPort, Timestamp, bool), BTreeSet<IpNet>> = BTreeMap::new();
+    let mut add = |grant, port, not_after, net: IpNet| {
+        if let Ok(source) = net.to_string().parse() {
+            windows.insert(CloudWindow { target: target.clone(), grant, port, source, not_after });
+        }
+    };
+    for rule in rules {
+        for (grant, mark) in &rule.marks {
+            if mark.whole {
+                add(*grant, rule.port, mark.not_after, rule.net);
+            }
+            if mark.half {
+                let key = (*grant, rule.port, mark.not_after, rule.net.addr().is_ipv4());
+                halves.entry(key).or_default().insert(rule.net);
+            }
+        }
+    }
+    for ((grant, port, not_after, is_ipv4), found) in halves {
+        let whole = if is_ipv4 { halves_v4().map(IpNet::V4) } else { halves_v6().map(IpNet::V6) };
+        if found == whole.into() {
+            add(grant, port, not_after, whole[0].supernet().unwrap_or(whole[0]));
+        } else {
+            found.into_iter().for_each(|net| add(grant, port, not_after, net));
+        }
+    }
+    windows
+}
+
+fn halves_v4() -> [Ipv4Net; 2] {
+    [0, 128].map(|first| Ipv4Net::new_assert(Ipv4Addr::new(first, 0, 0, 0), 1))
+}
+
+fn halves_v6() -> [Ipv6Net; 2] {
+    [0, 0x8000].map(|first| Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), 1))
+}
+
+/// Whether an address range is one of the halves.
+pub(crate) fn is_half(net: IpNet) -> bool {
+    net.prefix_len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tags::Mark;
+
+    fn target() -> TargetId {
+        "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap()
+    }
+
+    fn held(net: &str, marks: &[(u128, bool, bool)]) -> Held {
+        let mark = |(grant, whole, half): &(u128, bool, bool)| {
+            let not_after = Timestamp::from_second(60).unwrap();
+            (
+                GrantId::from_parts(Timestamp::UNIX_EPOCH, *grant),
+                Mark { not_after, whole: *whole, half: *half },
+            )
+        };
+        let marks = marks.iter().map(mark).collect();
+        Held { id: format!("sgr-{net}"), port: "tcp/22".parse().unwrap(), net: net.parse().unwrap(), marks }
+    }
+
+    fn sources(rules: &[Held]) -> Vec<String> {
+        windows(&target(), rules).into_iter().map(|window| window.source.to_string()).collect()
+    }
+
+    #[test]
+    fn i3_every_address_is_two_halves_and_comes_back_as_one_window() {
+        for (any, first, second) in [("0.0.0.0/0", "0.0.0.0/1", "128.0.0.0/1"), ("::/0", "::/1", "8000::/1")]
+        {
+            let written: Vec<_> = nets(any.parse().unwrap()).iter().map(ToString::to_string).collect();
+            assert_eq!(written, [first, second]);
+            let half = [(1, false, true)];
+            assert_eq!(sources(&[held(first, &half), held(second, &half)]), [any]);
+            assert_eq!(sources(&[held(second, &half)]), [second], "what is missing is not made up");
+        }
+        assert_eq!(nets("10.0.0.0/8".parse().unwrap()), ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
+    }
+
+    #[test]
+    fn one_rule_may_be_a_window_of_several_grants_and_half_of_another() {
+        let rules = [
+            held("0.0.0.0/1", &[(1, true, false), (2, false, true), (3, true, true)]),
+            held("128.0.0.0/1", &[(2, false, true), (3, false, true)]),
+        ];
+        assert_eq!(sources(&rules), ["0.0.0.0/1", "0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/1"]);
+    }
+
+    #[test]
+    fn i6_a_rule_without_our_tags_or_of_another_shape_is_not_a_window() {
+        let good = Rule {
+            id: "sgr-1".into(),
+            group: "sg-1".into(),
+            traffic: Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
+            source: Source::Prefix("192.0.2.1/32".parse().unwrap()),
+            description: String::new(),
+            tags: [
+                (tags::MANAGED_BY.to_owned(), "postern".to_owned()),
+                (format!("{}00000000000000000000000001", tags::GRANT), "2026-03-01T12:00:00Z".into()),
+            ]
+            .into(),
+        };
+        assert!(Held::read(&good, "postern").is_some());
+        assert!(Held::read(&good, "another").is_none());
+        let wide = Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 23 };
+        assert!(Held::read(&Rule { traffic: wide, ..good.clone() }, "postern").is_none());
+        assert!(
+            Held::read(&Rule { source: Source::Group("sg-1".into()), ..good.clone() }, "postern").is_none()
+        );
+        let untagged = [(tags::MANAGED_BY.to_owned(), "postern".to_owned())].into();
+        assert!(Held::read(&Rule { tags: untagged, ..good }, "postern").is_none());
+    }
+}

@@ -1,0 +1,147 @@
+//! The SDK's types as this crate's, and back. Pure.
+
+use std::collections::BTreeMap;
+
+use aws_sdk_ec2::types::builders::IpPermissionBuilder;
+use aws_sdk_ec2::types::{
+    InstanceStateName, IpPermission, IpRange, Ipv6Range, NetworkInterface, PrefixListId, SecurityGroup,
+    SecurityGroupRule, Tag, UserIdGroupPair,
+};
+use ipnet::IpNet;
+use postern_core::Protocol;
+
+use crate::api::{Group, Instance, Interface, NewRule};
+use crate::rule::{Rule, Source, Tags, Traffic};
+
+/// A group; none where EC2 left out its id.
+pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
+    let permissions = [group.ip_permissions(), group.ip_permissions_egress()].concat();
+    let sources = |permission: &IpPermission| {
+        permission.ip_ranges().len()
+            + permission.ipv6_ranges().len()
+            + permission.prefix_list_ids().len()
+            + permission.user_id_group_pairs().len()
+    };
+    Some(Group {
+        id: group.group_id()?.to_owned(),
+        name: group.group_name().unwrap_or_default().to_owned(),
+        vpc: group.vpc_id().unwrap_or_default().to_owned(),
+        tags: tags(group.tags()),
+        rules: permissions.iter().map(sources).sum(),
+    })
+}
+
+/// A network interface; none where EC2 left out its id.
+pub(crate) fn interface(interface: &NetworkInterface) -> Option<Interface> {
+    let attachment = interface.attachment();
+    let groups =
+        interface.groups().iter().filter_map(|group| group.group_id()).map(ToOwned::to_owned).collect();
+    Some(Interface {
+        id: interface.network_interface_id()?.to_owned(),
+        instance: attachment.and_then(|at| at.instance_id()).map(ToOwned::to_owned),
+        index: attachment.and_then(|at| at.device_index()).unwrap_or_default(),
+        vpc: interface.vpc_id().unwrap_or_default().to_owned(),
+        groups,
+        description: interface.description().unwrap_or_default().to_owned(),
+    })
+}
+
+/// An instance; none where it is terminated or about to be.
+pub(crate) fn instance(instance: &aws_sdk_ec2::types::Instance) -> Option<Instance> {
+    let gone = matches!(
+        instance.state().and_then(|state| state.name()),
+        Some(InstanceStateName::ShuttingDown | InstanceStateName::Terminated)
+    );
+    let id = instance.instance_id().filter(|_| !gone)?.to_owned();
+    Some(Instance { id, tags: tags(instance.tags()) })
+}
+
+/// A rule; none where EC2 left out what makes it one.
+pub(crate) fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
+    let group = rule.group_id()?.to_owned();
+    Some(Rule {
+        id: rule.security_group_rule_id()?.to_owned(),
+        traffic: traffic(rule.ip_protocol()?, rule.from_port(), rule.to_port()),
+        source: source(rule)?,
+        description: rule.description().unwrap_or_default().to_owned(),
+        tags: tags(rule.tags()),
+        group,
+    })
+}
+
+fn tags(tags: &[Tag]) -> Tags {
+    let pair = |tag: &Tag| Some((tag.key()?.to_owned(), tag.value().unwrap_or_default().to_owned()));
+    tags.iter().filter_map(pair).collect()
+}
+
+fn traffic(protocol: &str, from: Option<i32>, to: Option<i32>) -> Traffic {
+    let port = |number: Option<i32>| number.and_then(|number| u16::try_from(number).ok());
+    let ports = |protocol| Traffic::Ports {
+        protocol,
+        from: port(from).unwrap_or(0),
+        to: port(to).unwrap_or(u16::MAX),
+    };
+    match protocol {
+        "-1" => Traffic::All,
+        "tcp" | "6" => ports(Protocol::Tcp),
+        "udp" | "17" => ports(Protocol::Udp),
+        other => Traffic::Other { protocol: other.to_owned() },
+    }
+}
+
+fn source(rule: &SecurityGroupRule) -> Option<Source> {
+    if let Some(range) = rule.cidr_ipv4().or(rule.cidr_ipv6()) {
+        return range.parse::<IpNet>().ok().map(|net| Source::Prefix(net.trunc()));
+    }
+    if let Some(list) = rule.prefix_list_id() {
+        return Some(Source::PrefixList(list.to_owned()));
+    }
+    let referenced = rule.referenced_group_info()?;
+    let group = referenced.group_id()?.to_owned();
+    let other =
+        referenced.user_id().filter(|account| rule.group_owner_id().is_some_and(|own| own != *account));
+    Some(match other {
+        Some(account) => Source::Peer { group, account: account.to_owned() },
+        None => Source::Group(group),
+    })
+}
+
+/// Rules to be made, as EC2 wants them: those with the same traffic together.
+pub(crate) fn permissions(rules: &[NewRule]) -> Vec<IpPermission> {
+    let mut by_traffic: BTreeMap<&Traffic, Vec<&NewRule>> = BTreeMap::new();
+    for rule in rules {
+        by_traffic.entry(&rule.traffic).or_default().push(rule);
+    }
+    by_traffic.into_iter().map(|(traffic, rules)| permission(traffic, &rules)).collect()
+}
+
+fn permission(traffic: &Traffic, rules: &[&NewRule]) -> IpPermission {
+    let (protocol, from, to) = match traffic {
+        Traffic::All => ("-1".to_owned(), None, None),
+        Traffic::Ports { protocol, from, to } => {
+            (protocol.to_string(), Some(i32::from(*from)), Some(i32::from(*to)))
+        }
+        // Every type and code.
+        Traffic::Other { protocol } => (protocol.clone(), Some(-1), Some(-1)),
+    };
+    let permission = IpPermission::builder().ip_protocol(protocol).set_from_port(from).set_to_port(to);
+    rules.iter().fold(permission, |permission, rule| with_source(permission, rule)).build()
+}
+
+fn with_source(permission: IpPermissionBuilder, rule: &NewRule) -> IpPermissionBuilder {
+    let described = Some(rule.description.clone()).filter(|text| !text.is_empty());
+    match &rule.source {
+        Source::Prefix(IpNet::V4(net)) => permission
+            .ip_ranges(IpRange::builder().cidr_ip(net.to_string()).set_description(described).build()),
+        Source::Prefix(IpNet::V6(net)) => permission
+            .ipv6_ranges(Ipv6Range::builder().cidr_ipv6(net.to_string()).set_description(described).build()),
+        Source::PrefixList(list) => permission
+            .prefix_list_ids(PrefixListId::builder().prefix_list_id(list).set_description(described).build()),
+        Source::Group(group) => permission.user_id_group_pairs(
+            UserIdGroupPair::builder().group_id(group).set_description(described).build(),
+        ),
+        Source::Peer { group, account } => permission.user_id_group_pairs(
+            UserIdGroupPair::builder().group_id(group).user_id(account).set_description(described).build(),
+        ),
+    }
+}

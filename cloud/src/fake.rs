@@ -1,0 +1,306 @@
+//! A cloud in memory, with the faults of a real one, for tests of everything above the provider.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use postern_core::plan::CloudWindow;
+use postern_core::{ProtectedPort, TargetId};
+
+use crate::{
+    Action, Assessment, Change, CloudError, Concern, ConcernKind, Drift, Health, LockdownOrder,
+    LockdownReport, Observation, Provider, Sighting, Survey, Sweep, Unread,
+};
+
+/// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
+#[derive(Debug, Default)]
+pub struct FakeCloud {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    windows: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+    /// Rules of others on a target: no call lists or touches them.
+    foreign: BTreeMap<TargetId, BTreeSet<String>>,
+    /// Targets that are not under lockdown.
+    released: BTreeSet<TargetId>,
+    drift: BTreeMap<TargetId, BTreeSet<Drift>>,
+    concerns: Vec<Concern>,
+    terminated: BTreeSet<TargetId>,
+    faults: VecDeque<Fault>,
+    outage: Option<CloudError>,
+    calls: u64,
+    silent: bool,
+}
+
+/// What goes wrong with the next call.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// The call does nothing and fails with this.
+    Before(CloudError),
+    /// The call takes effect, and its answer is lost.
+    After,
+}
+
+impl Fault {
+    /// The cloud cannot be reached.
+    pub fn unavailable() -> Self {
+        Self::Before(CloudError::unavailable("the connection was refused"))
+    }
+
+    /// The cloud has answered too many calls.
+    pub fn throttled() -> Self {
+        Self::Before(CloudError::unavailable("the rate of requests is exceeded"))
+    }
+
+    /// The cloud will not.
+    pub fn refused(reason: &str) -> Self {
+        Self::Before(CloudError::refused(reason))
+    }
+}
+
+impl FakeCloud {
+    /// Lets the next calls go wrong, one fault each.
+    pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().faults.extend(faults);
+    }
+
+    /// Lets every call do nothing and fail with this, until the outage is over (`None`).
+    pub fn outage(&self, error: Option<CloudError>) {
+        self.lock().outage = error;
+    }
+
+    /// Lets no call be answered any more.
+    pub fn fall_silent(&self) {
+        self.lock().silent = true;
+    }
+
+    /// Terminates a VM: its windows go with it.
+    pub fn terminate(&self, target: &TargetId) {
+        let mut inner = self.lock();
+        inner.windows.remove(target);
+        inner.terminated.insert(target.clone());
+    }
+
+    /// Opens a window behind the broker's back.
+    pub fn tamper(&self, window: CloudWindow) {
+        self.lock().windows.entry(window.target.clone()).or_default().insert(window);
+    }
+
+    /// Closes whatever is open on a target, behind the broker's back.
+    pub fn wipe(&self, target: &TargetId) {
+        self.lock().windows.remove(target);
+    }
+
+    /// Lets a look at the target find something that is not as Postern left it.
+    pub fn drift(&self, target: &TargetId, what: &str, repairable: bool) {
+        let drift = Drift { what: what.to_owned(), repairable };
+        self.lock().drift.entry(target.clone()).or_default().insert(drift);
+    }
+
+    /// Lets every lockdown ask about these.
+    pub fn concern(&self, concerns: Vec<Concern>) {
+        self.lock().concerns = concerns;
+    }
+
+    /// Takes a target's lockdown away, without a call.
+    pub fn unlock(&self, target: &TargetId) {
+        self.lock().released.insert(target.clone());
+    }
+
+    /// Makes a rule on a target that is not ours.
+    pub fn put_foreign(&self, target: &TargetId, rule: &str) {
+        self.lock().foreign.entry(target.clone()).or_default().insert(rule.to_owned());
+    }
+
+    /// The rules on a target that are not ours.
+    pub fn foreign(&self, target: &TargetId) -> BTreeSet<String> {
+        self.lock().foreign.get(target).cloned().unwrap_or_default()
+    }
+
+    /// What is open on a target, without a call.
+    pub fn windows(&self, target: &TargetId) -> BTreeSet<CloudWindow> {
+        self.lock().windows.get(target).cloned().unwrap_or_default()
+    }
+
+    /// How many calls were made.
+    pub fn calls(&self) -> u64 {
+        self.lock().calls
+    }
+
+    async fn call<T>(
+        &self,
+        target: &TargetId,
+        act: impl FnOnce(&mut Inner) -> Result<T, CloudError> + Send,
+    ) -> Result<T, CloudError> {
+        self.unless_silent().await;
+        let mut inner = self.lock();
+        inner.calls += 1;
+        let fault = inner.faults.pop_front();
+        if let Some(Fault::Before(error)) = fault {
+            return Err(error);
+        }
+        if let Some(error) = &inner.outage {
+            return Err(error.clone());
+        }
+        if inner.terminated.contains(target) {
+            return Err(CloudError::NotFound { target: target.clone() });
+        }
+        let result = act(&mut inner);
+        match fault {
+            Some(Fault::After) => Err(CloudError::unavailable("the answer was lost")),
+            Some(Fault::Before(_)) | None => result,
+        }
+    }
+
+    async fn unless_silent(&self) {
+        let silent = self.lock().silent;
+        if silent {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn observation(&self, target: &TargetId) -> Observation {
+        Observation {
+            windows: self.windows.get(target).cloned().unwrap_or_default(),
+            drift: self.drift.get(target).into_iter().flatten().cloned().collect(),
+        }
+    }
+
+    fn targets(&self) -> BTreeSet<TargetId> {
+        self.windows.keys().chain(self.drift.keys()).cloned().collect()
+    }
+
+    /// What a lockdown of this target changes, and what it asks.
+    fn locking(&self, target: &TargetId) -> LockdownReport {
+        if !self.released.contains(target) {
+            return LockdownReport::default();
+        }
+        let changes = vec![change(Action::Create, target)];
+        LockdownReport { changes, concerns: self.concerns.clone() }
+    }
+
+    fn releasing(&self, target: &TargetId) -> LockdownReport {
+        if self.released.contains(target) {
+            return LockdownReport::default();
+        }
+        LockdownReport { changes: vec![change(Action::Delete, target)], concerns: Vec::new() }
+    }
+}
+
+fn change(action: Action, target: &TargetId) -> Change {
+    Change { action, resource: target.to_string(), detail: "the lockdown".into() }
+}
+
+#[async_trait]
+impl Provider for FakeCloud {
+    async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
+        self.call(target, |inner| Ok(inner.observation(target))).await
+    }
+
+    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        self.call(&window.target, |inner| {
+            if inner.released.contains(&window.target) {
+                return Err(CloudError::refused(format!("{} is not under lockdown", window.target)));
+            }
+            inner.windows.entry(window.target.clone()).or_default().insert(window.clone());
+            Ok(())
+        })
+        .await
+    }
+
+    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        self.call(&window.target, |inner| {
+            inner.windows.entry(window.target.clone()).or_default().remove(window);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
+        self.call(target, |inner| {
+            inner.drift.entry(target.clone()).or_default().retain(|drift| !drift.repairable);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn sweep(&self) -> Sweep {
+        self.unless_silent().await;
+        let mut inner = self.lock();
+        inner.calls += 1;
+        if let Some(error) = inner.outage.clone() {
+            return Sweep {
+                sightings: Vec::new(),
+                unread: vec![Unread { place: "everywhere".into(), error }],
+            };
+        }
+        let sighting = |target: TargetId| Sighting { held: Ok(inner.observation(&target)), target };
+        Sweep { sightings: inner.targets().into_iter().map(sighting).collect(), unread: Vec::new() }
+    }
+
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey {
+        self.unless_silent().await;
+        let inner = self.lock();
+        let ports: Vec<_> = management.iter().map(ToString::to_string).collect();
+        let judge = |target: &TargetId| {
+            let locked = !inner.released.contains(target);
+            let health = if locked {
+                Health::Healthy { reason: "it is under lockdown".into() }
+            } else {
+                Health::Unhealthy { reasons: vec![format!("everyone may reach {}", ports.join(", "))] }
+            };
+            Assessment { target: target.clone(), name: String::new(), locked, health }
+        };
+        let targets: BTreeSet<TargetId> =
+            inner.targets().into_iter().chain(inner.released.iter().cloned()).collect();
+        Survey { assessments: targets.iter().map(judge).collect(), unread: Vec::new() }
+    }
+
+    async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
+        self.call(&order.target, |inner| Ok(inner.locking(&order.target))).await
+    }
+
+    async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
+        self.call(&order.target, |inner| {
+            let report = inner.locking(&order.target);
+            if order.consent.unmet(&report.concerns).is_empty() {
+                inner.released.remove(&order.target);
+                inner.windows.entry(order.target.clone()).or_default();
+            }
+            Ok(report)
+        })
+        .await
+    }
+
+    async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
+        self.call(target, |inner| Ok(inner.releasing(target))).await
+    }
+
+    async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
+        self.call(target, |inner| {
+            if inner.windows.get(target).is_some_and(|windows| !windows.is_empty()) {
+                return Err(CloudError::refused(format!("a window is open on {target}; revoke it first")));
+            }
+            let report = inner.releasing(target);
+            inner.windows.remove(target);
+            inner.released.insert(target.clone());
+            Ok(report)
+        })
+        .await
+    }
+}
+
+impl FakeCloud {
+    /// A concern of a kind, for [`Self::concern`].
+    pub fn a_concern(kind: ConcernKind) -> Concern {
+        Concern { kind, what: format!("a test of {}", kind.word()) }
+    }
+}

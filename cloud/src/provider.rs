@@ -1,0 +1,75 @@
+//! What every cloud must be able to do.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use postern_core::plan::CloudWindow;
+use postern_core::{ProtectedPort, TargetId};
+
+use crate::{CloudError, LockdownOrder, LockdownReport, Observation, Survey, Sweep};
+
+/// Drives one cloud's own rules. Every call is idempotent: the driver repeats whatever it is not sure of, and calls at
+/// most one of `open`, `close`, `repair`, `lockdown` and `release` at a time for a target.
+///
+/// Every implementation passes the conformance suite beside this file.
+#[async_trait]
+pub trait Provider: Send + Sync + 'static {
+    /// What the cloud holds for the target, read anew.
+    ///
+    /// # Errors
+    /// [`CloudError::NotFound`] only where the cloud says that the target does not exist.
+    async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError>;
+
+    /// Opens a window; one that is open already stays.
+    ///
+    /// # Errors
+    /// [`CloudError::Refused`] where the target is not under lockdown. After any other error the window may or may not
+    /// be open.
+    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError>;
+
+    /// Closes a window; one that is not there is closed. Windows of other grants stay, also where they share a rule.
+    ///
+    /// # Errors
+    /// After any error the window may or may not be open.
+    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError>;
+
+    /// Puts right the repairable drift of a target that is under lockdown, as a fresh look finds it.
+    ///
+    /// # Errors
+    /// What was not put right is still found by the next look.
+    async fn repair(&self, target: &TargetId) -> Result<(), CloudError>;
+
+    /// Finds everything of ours in the cloud, from its own state alone (I2), a lockdown or release that was interrupted
+    /// and what is left of targets that are gone included.
+    async fn sweep(&self) -> Sweep;
+
+    /// Judges every VM of the cloud by whether it exposes one of these ports.
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey;
+
+    /// What [`Self::lockdown`] would change and what it would ask.
+    ///
+    /// # Errors
+    /// The cloud could not be read, or the lockdown cannot be done.
+    async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError>;
+
+    /// Shuts the ports in every rule that applies to the target, having parked the originals in the cloud itself, and
+    /// makes room for windows. Does nothing where the report holds a concern that is not accepted.
+    ///
+    /// # Errors
+    /// After an error the lockdown may be half done: doing it again goes on where it stopped, and so does a sweep.
+    async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError>;
+
+    /// What [`Self::release`] would change.
+    ///
+    /// # Errors
+    /// The cloud could not be read.
+    async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError>;
+
+    /// Puts back what the lockdown of the target took away, unless another target needs it shut, and takes away what is
+    /// ours. The store is not asked. A target that is gone can be released as well.
+    ///
+    /// # Errors
+    /// [`CloudError::Refused`] where a window is open on the target. After another error the release may be half done:
+    /// doing it again goes on where it stopped, and so does a sweep.
+    async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError>;
+}
