@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub connection: Connection,
     /// How results are written: a table for people, JSON for programs.
-    #[arg(long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
     pub output: Output,
     #[command(subcommand)]
     pub command: Command,
@@ -74,6 +74,12 @@ pub(crate) enum Command {
         #[arg(value_parser = parsed::<TargetId>)]
         target: Option<TargetId>,
     },
+    /// Say which VMs of the broker's clouds expose management ports, and by which rules.
+    Assess(Assess),
+    /// Shut the protected ports of VMs in the rules of their cloud, so that only windows open them.
+    Lockdown(Lockdown),
+    /// Put back what the lockdown of VMs took away.
+    Release(Release),
     /// Let agents enrol, list them, ban them.
     #[command(subcommand)]
     Agents(AgentsCommand),
@@ -192,6 +198,60 @@ pub(crate) enum PolicyCommand {
         #[arg(value_parser = name)]
         name: Name,
     },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Assess {
+    /// Only these VMs.
+    #[arg(value_name = "TARGET", value_parser = parsed::<TargetId>)]
+    pub targets: Vec<TargetId>,
+    /// A management port, such as 22, tcp/22 or udp/161; may be given several times. Without it: those that the broker
+    /// is configured with.
+    #[arg(long = "port", value_name = "PORT", value_parser = parsed::<PortArg>)]
+    pub ports: Vec<PortArg>,
+    /// Fail if a VM is found like this, or if some could not be looked at.
+    #[arg(long, value_enum, value_name = "VERDICT")]
+    pub fail_on: Option<FailOn>,
+}
+
+/// The verdict on which a check fails.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum FailOn {
+    Unhealthy,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Lockdown {
+    /// The VMs. Rules that they share with each other alone are shut without asking.
+    #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
+    pub targets: Vec<TargetId>,
+    /// Change nothing, and say exactly what would be changed.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Go on although there is a concern of this kind; may be given several times.
+    #[arg(long, value_enum, value_name = "CONCERN")]
+    pub accept: Vec<Accept>,
+}
+
+/// The kinds of concern, as they are written everywhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Accept {
+    /// The rules apply also to machines that are not under JIT; their ports shut too.
+    Shared,
+    /// Something that a rule lets in cannot be kept.
+    Loss,
+    /// Established connections may be cut.
+    Cut,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Release {
+    /// The VMs.
+    #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
+    pub targets: Vec<TargetId>,
+    /// Change nothing, and say exactly what would be changed.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,8 +1,10 @@
 //! One file for each command, or for each family of them.
 
 mod agents;
+mod assess;
 mod audit;
 mod grants;
+mod lockdown;
 mod pages;
 mod patience;
 mod policy;
@@ -33,6 +35,9 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
         Command::Policy(command) => policy::run(&args.connection, console, command).await,
         Command::Targets { target: Some(target) } => targets::one(&broker()?, console, &target).await,
         Command::Targets { target: None } => targets::all(&broker()?, console).await,
+        Command::Assess(assess) => assess::assess(&broker()?, console, assess).await,
+        Command::Lockdown(lockdown) => lockdown::lockdown(&broker()?, console, lockdown).await,
+        Command::Release(release) => lockdown::release(&broker()?, console, release).await,
         Command::Agents(command) => agents::run(&broker()?, console, command).await,
         Command::Audit(AuditCommand::Tail { after, follow }) => {
             audit::tail(&broker()?, console, after, follow).await

@@ -28,6 +28,9 @@ use crate::{clock, output};
 
 /// How long one call may go unanswered. No call of ours asks the broker to wait.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a call may go unanswered whose answer is made from many answers of a cloud. A connection that is dead is
+/// found long before.
+const CLOUD_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A broker, and who we are to it.
 pub(crate) struct Broker {
@@ -91,9 +94,28 @@ impl Broker {
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
-        match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        self.answered(CALL_TIMEOUT, call).await
+    }
+
+    /// Awaits the answer of a call that has the broker ask a cloud, for a bounded time.
+    ///
+    /// # Errors
+    /// The broker's own error, or that there was no answer.
+    pub(crate) async fn cloud_call<T>(
+        &self,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        self.answered(CLOUD_TIMEOUT, call).await
+    }
+
+    async fn answered<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Failure> {
+        match tokio::time::timeout(limit, call).await {
             Ok(answer) => answer.map(Response::into_inner).map_err(|status| self.failure(status)),
-            Err(_) => Err(self.unanswered()),
+            Err(_) => Err(self.unanswered(limit)),
         }
     }
 
@@ -126,9 +148,9 @@ impl Broker {
         Failure::Lost { address: self.address.clone(), cause }
     }
 
-    /// No answer came within [`CALL_TIMEOUT`].
-    pub(crate) fn unanswered(&self) -> Failure {
-        self.lost(format!("no answer within {}", output::time::span(CALL_TIMEOUT)))
+    /// No answer came within the limit.
+    pub(crate) fn unanswered(&self, limit: Duration) -> Failure {
+        self.lost(format!("no answer within {}", output::time::span(limit)))
     }
 
     /// What is wrong with our certificate, where its end has passed.

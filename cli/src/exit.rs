@@ -23,10 +23,12 @@ Exit codes:
   0  done
   1  failed for another reason; an audit log that does not verify
   2  the command line, the configuration or the identity cannot be used
-  3  denied: by policy, by role, by an approver, or for want of a valid certificate
+  3  denied: by policy, by role, by an approver, or for want of a valid certificate;
+     or `assess --fail-on` found it
   4  not found
   5  invalid input
-  6  the grant failed or was refused by a layer, or closed before it was active
+  6  the grant failed or was refused by a layer, or closed before it was active;
+     or a VM was not locked down or released
   7  timed out while waiting; what was asked for goes on
   8  the broker cannot be reached";
 
@@ -169,6 +171,28 @@ pub(crate) enum Failure {
         /// How long was waited.
         waited: String,
     },
+    /// A lockdown or a release that did not do all that it was asked.
+    #[error("{count} of {of} targets could not be {deed} as asked; see the result")]
+    NotDone {
+        /// How many targets.
+        count: usize,
+        /// Of how many.
+        of: usize,
+        /// What they should be.
+        deed: &'static str,
+    },
+    /// An assessment found what it was told to fail on.
+    #[error("{count} VMs expose management ports; see the result, and `postern lockdown`")]
+    Unhealthy {
+        /// How many VMs.
+        count: usize,
+    },
+    /// An assessment that was told to fail could not look everywhere.
+    #[error("{places} places could not be looked at; see the result")]
+    Unread {
+        /// How many accounts or Regions.
+        places: usize,
+    },
     /// The audit log is not as it was written.
     #[error("the audit log is broken")]
     BrokenLog(#[from] Broken),
@@ -200,7 +224,7 @@ impl Failure {
         match self {
             Self::Broker(status) => exit_of(status.code()),
             Self::Unreachable { .. } | Self::Lost { .. } | Self::Untrusted { .. } => Exit::Unreachable,
-            Self::CertificateRefused { .. } | Self::Denied { .. } => Exit::Denied,
+            Self::CertificateRefused { .. } | Self::Denied { .. } | Self::Unhealthy { .. } => Exit::Denied,
             Self::Invalid(_) => Exit::InvalidInput,
             Self::PolicyFile(PolicyFileError::Read { .. }) => Exit::Other,
             Self::PolicyFile(_) => Exit::InvalidInput,
@@ -208,12 +232,13 @@ impl Failure {
                 Exit::Usage
             }
             Self::Unheard { source, .. } => source.exit(),
-            Self::Missed { .. } => Exit::Failed,
+            Self::Missed { .. } | Self::NotDone { .. } => Exit::Failed,
             Self::TimedOut { .. } => Exit::TimedOut,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::BadAnswer { .. }
             | Self::BrokenLog(_)
             | Self::HeadMissing { .. }
+            | Self::Unread { .. }
             | Self::File { .. }
             | Self::Output(_) => Exit::Other,
         }

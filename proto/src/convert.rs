@@ -3,6 +3,7 @@
 mod access;
 mod common;
 mod policy;
+mod target;
 
 pub use access::{
     Asked, CallerSource, MAX_WAIT, RequestedAccess, grant_filter, grant_states, grant_to_wire,
@@ -13,3 +14,4 @@ pub use common::{
     timestamp_to_wire,
 };
 pub use policy::{policy, policy_to_wire};
+pub use target::{MAX_TARGETS, cloud_targets, lockable_targets, ports};

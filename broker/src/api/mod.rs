@@ -4,6 +4,7 @@ mod access;
 mod agent;
 mod audit;
 pub mod authorization;
+mod errands;
 mod gate;
 mod health;
 mod listener;

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use postern_proto::v1::access_service_server::AccessServiceServer;
 use postern_proto::v1::agent_service_server::AgentServiceServer;
 use postern_proto::v1::audit_service_server::AuditServiceServer;
@@ -15,6 +16,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use super::access::Access;
 use super::agent::Agents;
 use super::audit::Audit;
+use super::errands::errands;
 use super::gate::GateLayer;
 use super::policy::Policies;
 use super::target::Targets;
@@ -39,7 +41,8 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(postern_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
-    Server::builder()
+    let (errands, doing) = errands();
+    let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .layer(GateLayer { app: Arc::clone(&app) })
@@ -47,10 +50,10 @@ pub async fn serve(
         .add_service(reflection)
         .add_service(AccessServiceServer::new(Access { app: Arc::clone(&app) }))
         .add_service(PolicyServiceServer::new(Policies { app: Arc::clone(&app) }))
-        .add_service(TargetServiceServer::new(Targets { app: Arc::clone(&app) }))
+        .add_service(TargetServiceServer::new(Targets { app: Arc::clone(&app), errands }))
         .add_service(AgentServiceServer::new(Agents { app: Arc::clone(&app) }))
         .add_service(AuditServiceServer::new(Audit { app }))
-        .serve_with_incoming_shutdown(listener.connections(), shutdown)
-        .await?;
+        .serve_with_incoming_shutdown(listener.connections(), shutdown);
+    tokio::try_join!(server, doing.map(Ok))?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! `TargetService`.
 
+mod lockdown;
+
 use std::sync::Arc;
 
 use postern_core::{Invalid, TargetId};
@@ -9,14 +11,17 @@ use postern_proto::v1;
 use postern_proto::v1::target_service_server::TargetService;
 use tonic::{Request, Response, Status};
 
-use super::access::page_token;
+use super::access::{caller, page_token};
+use super::errands::Errands;
 use super::status::status;
+use crate::app::assess::{assess, default_management_ports};
 use crate::app::targets::TargetView;
 use crate::app::{App, targets};
 use crate::layer::{LayerReport, LayerStatus};
 
 pub(super) struct Targets {
     pub(super) app: Arc<App>,
+    pub(super) errands: Errands,
 }
 
 #[tonic::async_trait]
@@ -40,6 +45,45 @@ impl TargetService for Targets {
         let id = target_id("id", &request.get_ref().id)?;
         let target = targets::get(&self.app, &id).await.map_err(status)?;
         Ok(Response::new(v1::GetTargetResponse { target: Some(wire(&target)) }))
+    }
+
+    async fn assess_targets(
+        &self,
+        request: Request<v1::AssessTargetsRequest>,
+    ) -> Result<Response<v1::AssessTargetsResponse>, Status> {
+        let v1::AssessTargetsRequest { targets, management_ports } = request.get_ref();
+        let targets = convert::cloud_targets("targets", targets).map_err(|e| invalid(&e))?;
+        let ports = convert::ports("management_ports", management_ports).map_err(|e| invalid(&e))?;
+        let ports = if ports.is_empty() { default_management_ports() } else { ports };
+        Ok(Response::new(lockdown::survey(assess(&self.app, &targets, &ports).await)))
+    }
+
+    async fn lockdown_targets(
+        &self,
+        request: Request<v1::LockdownTargetsRequest>,
+    ) -> Result<Response<v1::LockdownTargetsResponse>, Status> {
+        let (app, caller) = (Arc::clone(&self.app), caller(&request)?);
+        let request = request.into_inner();
+        let targets = convert::lockable_targets("targets", &request.targets).map_err(|e| invalid(&e))?;
+        let (consent, dry_run) = (lockdown::consent(&request).map_err(|e| invalid(&e))?, request.dry_run);
+        let errand =
+            async move { crate::app::lockdown::lockdown(&app, &caller, &targets, &consent, dry_run).await };
+        let outcomes = self.errands.done(errand).await?.map_err(status)?;
+        let results = outcomes.into_iter().map(lockdown::result).collect();
+        Ok(Response::new(v1::LockdownTargetsResponse { results }))
+    }
+
+    async fn release_targets(
+        &self,
+        request: Request<v1::ReleaseTargetsRequest>,
+    ) -> Result<Response<v1::ReleaseTargetsResponse>, Status> {
+        let (app, caller) = (Arc::clone(&self.app), caller(&request)?);
+        let v1::ReleaseTargetsRequest { targets, dry_run } = request.into_inner();
+        let targets = convert::lockable_targets("targets", &targets).map_err(|e| invalid(&e))?;
+        let errand = async move { crate::app::lockdown::release(&app, &caller, &targets, dry_run).await };
+        let outcomes = self.errands.done(errand).await?;
+        let results = outcomes.into_iter().map(lockdown::result).collect();
+        Ok(Response::new(v1::ReleaseTargetsResponse { results }))
     }
 }
 

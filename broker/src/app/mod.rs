@@ -1,10 +1,12 @@
 //! The use cases, apart from the transport: each decides, persists the intent with its audit line, and wakes the
-//! reconciler. None of them touches a layer.
+//! reconciler. None of them touches a layer, but for [`lockdown`].
 
 pub mod access;
 pub mod agents;
+pub mod assess;
 mod error;
 mod feed;
+pub mod lockdown;
 pub mod policies;
 #[cfg(test)]
 pub(crate) mod rig;

@@ -102,8 +102,26 @@ fn flags_that_contradict_each_other_are_refused() {
 
 #[test]
 fn global_flags_stand_on_either_side_of_the_command() {
-    for line in [["--output", "json", "grants"], ["grants", "--output", "json"]] {
+    for line in [["--output", "json", "grants"], ["grants", "--output", "json"], ["grants", "-o", "json"]] {
         assert_eq!(parse(&line).unwrap().output, Output::Json);
+    }
+}
+
+#[test]
+fn a_lockdown_accepts_nothing_that_was_not_said() {
+    let lockdown = |line: &[&str]| {
+        let args =
+            parse(&[&["lockdown", "aws:123456789012/eu-central-1/i-0123456789abcdef0"], line].concat());
+        let Command::Lockdown(lockdown) = args.unwrap().command else { panic!("another command") };
+        lockdown
+    };
+    let usual = lockdown(&[]);
+    assert!(usual.accept.is_empty() && !usual.dry_run);
+    let asked = lockdown(&["--accept", "cut", "--dry-run", "--accept", "shared"]);
+    assert_eq!((asked.accept, asked.dry_run), (vec![Accept::Cut, Accept::Shared], true));
+    assert!(complaint(&["lockdown", "host:web-1", "--accept", "all"]).contains("shared, loss, cut"));
+    for command in ["lockdown", "release"] {
+        assert!(complaint(&[command]).contains("<TARGET>"));
     }
 }
 

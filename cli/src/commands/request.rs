@@ -62,7 +62,7 @@ async fn ask(broker: &Broker, wish: v1::RequestAccessRequest) -> Result<v1::Requ
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(failure)) if !(failure.may_pass() && maybe_heard) => return Err(failure),
         Ok(Err(failure)) => failure,
-        Err(_) => broker.unanswered(),
+        Err(_) => broker.unanswered(CALL_TIMEOUT),
     };
     Err(Failure::Unheard { key: wish.idempotency_key, source: Box::new(failure) })
 }

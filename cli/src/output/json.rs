@@ -2,6 +2,7 @@
 //! lower-case words. The shape is documented in docs/cli.md; fields are added, never renamed. Tables are drawn from
 //! the same structs.
 
+mod lockdown;
 mod wire;
 mod words;
 
@@ -11,8 +12,9 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
+pub(crate) use lockdown::{Assessment, LockdownResult, Lockdowns, Survey};
 pub(crate) use wire::time;
-pub(crate) use words::grant_state;
+pub(crate) use words::{UNHEALTHY, grant_state};
 
 /// A grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

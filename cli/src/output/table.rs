@@ -1,5 +1,7 @@
 //! What people see: plain columns without lines or colour, so that they can be read, grepped and pasted.
 
+mod lockdown;
+
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
 use jiff::Timestamp;
@@ -10,6 +12,7 @@ use super::json::{
 };
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
+pub(crate) use lockdown::{lockdowns, survey};
 
 /// A grant with each of its windows.
 pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {
@@ -95,7 +98,7 @@ pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
     table(["POLICY", "TARGETS", "PORTS", "MODE", "LAYERS", "WHO", "VERSION"], rows)
 }
 
-/// A list of targets.
+/// A list of targets; a column of details only where a layer has something to say.
 pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
     let rows = targets.targets.iter().map(|target| {
         let layer =
@@ -110,9 +113,17 @@ pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
             layer("host").to_owned(),
             layer("cloud").to_owned(),
             seen.map_or_else(dash, |at| relative(at, now)),
+            details(target.layers.iter().map(|layer| (layer.layer, layer.detail.as_str()))),
         ]
     });
-    table(["TARGET", "MODE", "PORTS", "POLICIES", "WINDOWS", "HOST", "CLOUD", "SEEN"], rows)
+    let rows: Vec<_> = rows.collect();
+    if rows.iter().all(|row| row[8].is_empty()) {
+        let rows = rows.into_iter().map(|[id, mode, ports, policies, windows, host, cloud, seen, _]| {
+            [id, mode, ports, policies, windows, host, cloud, seen]
+        });
+        return table(["TARGET", "MODE", "PORTS", "POLICIES", "WINDOWS", "HOST", "CLOUD", "SEEN"], rows);
+    }
+    table(["TARGET", "MODE", "PORTS", "POLICIES", "WINDOWS", "HOST", "CLOUD", "SEEN", "DETAIL"], rows)
 }
 
 /// One target, with what its layers have to say.
@@ -196,15 +207,13 @@ fn windows(windows: &[Window]) -> String {
     let rows = windows.iter().map(|window| {
         let state =
             |name| window.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.state);
-        let details = window.layers.iter().filter(|layer| !layer.detail.is_empty());
-        let details: Vec<_> = details.map(|layer| format!("{}: {}", layer.layer, layer.detail)).collect();
         [
             window.target.clone(),
             window.port.as_ref().map_or_else(dash, Port::to_string),
             window.source.clone(),
             state("host").to_owned(),
             state("cloud").to_owned(),
-            details.join("; "),
+            details(window.layers.iter().map(|layer| (layer.layer, layer.detail.as_str()))),
         ]
     });
     let rows: Vec<_> = rows.collect();
@@ -215,6 +224,12 @@ fn windows(windows: &[Window]) -> String {
         return table(["TARGET", "PORT", "SOURCE", "HOST", "CLOUD"], rows);
     }
     table(["TARGET", "PORT", "SOURCE", "HOST", "CLOUD", "DETAIL"], rows)
+}
+
+/// What each layer has to say.
+fn details<'a>(layers: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+    let telling = layers.filter(|(_, detail)| !detail.is_empty());
+    telling.map(|(layer, detail)| format!("{layer}: {detail}")).collect::<Vec<_>>().join("; ")
 }
 
 /// The first window in words, and how many more there are.

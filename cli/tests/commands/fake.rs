@@ -41,6 +41,16 @@ pub(crate) struct Script {
     pub(crate) policies: Vec<v1::Policy>,
     /// How many grants there are to list.
     pub(crate) grants: u32,
+    /// What an assessment is answered with.
+    pub(crate) survey: v1::AssessTargetsResponse,
+    /// What a lockdown and a release are answered with.
+    pub(crate) results: Vec<v1::LockdownResult>,
+    /// The assessments that were asked for.
+    pub(crate) assessments: Vec<v1::AssessTargetsRequest>,
+    /// The lockdowns that were asked for.
+    pub(crate) lockdowns: Vec<v1::LockdownTargetsRequest>,
+    /// The releases that were asked for.
+    pub(crate) releases: Vec<v1::ReleaseTargetsRequest>,
     /// The requests that were heard.
     pub(crate) requests: Vec<v1::RequestAccessRequest>,
     /// The filters that were heard, of lists and of watches.

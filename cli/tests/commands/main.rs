@@ -7,6 +7,8 @@ mod admin;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod lockdown;
+#[cfg(test)]
 mod offline;
 #[cfg(test)]
 mod run;

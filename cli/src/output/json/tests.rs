@@ -64,6 +64,65 @@ fn a_grant_has_the_documented_shape() {
 }
 
 #[test]
+fn an_assessment_has_the_documented_shape() {
+    let wire = v1::AssessTargetsResponse {
+        assessments: vec![v1::Assessment {
+            target: "aws:123456789012/eu-central-1/i-0123456789abcdef0".to_owned(),
+            name: "web".to_owned(),
+            verdict: v1::Verdict::NotApplicable.into(),
+            reasons: vec!["it is terminated".to_owned()],
+            locked: false,
+        }],
+        unread: vec![v1::UnreadPlace { place: "eu-north-1".to_owned(), reason: "it is away".to_owned() }],
+    };
+    let documented = json!({
+        "assessments": [{
+            "target": "aws:123456789012/eu-central-1/i-0123456789abcdef0",
+            "name": "web",
+            "verdict": "not_applicable",
+            "reasons": ["it is terminated"],
+            "locked": false,
+        }],
+        "unread": [{ "place": "eu-north-1", "reason": "it is away" }],
+    });
+    assert_eq!(serde_json::to_value(Survey::from(wire)).unwrap(), documented);
+}
+
+#[test]
+fn a_lockdown_has_the_documented_shape() {
+    let result = v1::LockdownResult {
+        target: "aws:123456789012/eu-central-1/i-0123456789abcdef0".to_owned(),
+        changes: vec![v1::Change {
+            action: v1::ChangeAction::Remove.into(),
+            resource: "sgr-1".to_owned(),
+            detail: "tcp/22 from anyone".to_owned(),
+        }],
+        concerns: vec![v1::Concern {
+            kind: v1::ConcernKind::Cut.into(),
+            what: "sgr-1 is for anyone".to_owned(),
+            accepted: true,
+        }],
+        done: false,
+        error: Some(v1::TargetError {
+            code: v1::TargetErrorCode::FailedPrecondition.into(),
+            message: "the quota is used up".to_owned(),
+        }),
+    };
+    let documented = json!({
+        "dry_run": false,
+        "results": [{
+            "target": "aws:123456789012/eu-central-1/i-0123456789abcdef0",
+            "changes": [{ "action": "remove", "resource": "sgr-1", "detail": "tcp/22 from anyone" }],
+            "concerns": [{ "kind": "cut", "what": "sgr-1 is for anyone", "accepted": true }],
+            "done": false,
+            "error": { "code": "failed_precondition", "message": "the quota is used up" },
+        }],
+    });
+    let shown = Lockdowns { dry_run: false, results: vec![result.into()] };
+    assert_eq!(serde_json::to_value(shown).unwrap(), documented);
+}
+
+#[test]
 fn a_value_of_a_newer_broker_is_unknown_and_no_error() {
     let grant = Grant::from(v1::Grant { state: 99, close_reason: 99, ..a_grant() });
     assert_eq!((grant.state, grant.close_reason), ("unknown", None));

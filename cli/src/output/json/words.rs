@@ -5,6 +5,9 @@ use postern_proto::v1;
 /// For a value that is not set, or that a newer broker knows and this command does not.
 pub(super) const UNKNOWN: &str = "unknown";
 
+/// The verdict on a VM whose management ports are exposed.
+pub(crate) const UNHEALTHY: &str = "unhealthy";
+
 /// Where a grant stands.
 pub(crate) fn grant_state(state: v1::GrantState) -> &'static str {
     match state {
@@ -108,5 +111,46 @@ pub(super) fn protocol(protocol: v1::Protocol) -> &'static str {
         v1::Protocol::Unspecified => UNKNOWN,
         v1::Protocol::Tcp => "tcp",
         v1::Protocol::Udp => "udp",
+    }
+}
+
+pub(super) fn verdict(verdict: v1::Verdict) -> &'static str {
+    match verdict {
+        v1::Verdict::Unspecified => UNKNOWN,
+        v1::Verdict::Healthy => "healthy",
+        v1::Verdict::Unhealthy => UNHEALTHY,
+        v1::Verdict::NotApplicable => "not_applicable",
+    }
+}
+
+pub(super) fn change_action(action: v1::ChangeAction) -> &'static str {
+    match action {
+        v1::ChangeAction::Unspecified => UNKNOWN,
+        v1::ChangeAction::Create => "create",
+        v1::ChangeAction::Attach => "attach",
+        v1::ChangeAction::Park => "park",
+        v1::ChangeAction::Add => "add",
+        v1::ChangeAction::Remove => "remove",
+        v1::ChangeAction::Mark => "mark",
+        v1::ChangeAction::Detach => "detach",
+        v1::ChangeAction::Delete => "delete",
+    }
+}
+
+pub(super) fn concern_kind(kind: v1::ConcernKind) -> &'static str {
+    match kind {
+        v1::ConcernKind::Unspecified => UNKNOWN,
+        v1::ConcernKind::Shared => "shared",
+        v1::ConcernKind::Loss => "loss",
+        v1::ConcernKind::Cut => "cut",
+    }
+}
+
+pub(super) fn target_error_code(code: v1::TargetErrorCode) -> &'static str {
+    match code {
+        v1::TargetErrorCode::Unspecified => UNKNOWN,
+        v1::TargetErrorCode::NotFound => "not_found",
+        v1::TargetErrorCode::FailedPrecondition => "failed_precondition",
+        v1::TargetErrorCode::Unavailable => "unavailable",
     }
 }

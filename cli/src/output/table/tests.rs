@@ -119,6 +119,27 @@ cloud  not_required  -     -";
 }
 
 #[test]
+fn a_list_of_targets_has_details_where_a_layer_has_something_to_say() {
+    let target = |detail: &str| Target {
+        id: "aws:1".into(),
+        mode: None,
+        ports: vec![],
+        policies: vec![],
+        open_windows: 0,
+        layers: vec![super::super::json::TargetLayer {
+            layer: "cloud",
+            status: "failed",
+            detail: detail.into(),
+            last_seen: None,
+        }],
+    };
+    let shown =
+        |details: &[&str]| targets(&Targets { targets: details.iter().map(|d| target(d)).collect() }, now());
+    assert!(shown(&["", "the quota is used up"]).ends_with("cloud: the quota is used up"));
+    assert!(!shown(&[""]).contains("DETAIL"));
+}
+
+#[test]
 fn a_token_comes_with_the_line_that_uses_it() {
     let token = Token {
         target: "host:web-1".into(),

@@ -94,4 +94,34 @@ impl TargetService for Services {
         self.let_in()?;
         Ok(Response::new(v1::GetTargetResponse { target: Some(a_target()) }))
     }
+
+    async fn assess_targets(
+        &self,
+        request: Request<v1::AssessTargetsRequest>,
+    ) -> Result<Response<v1::AssessTargetsResponse>, Status> {
+        self.let_in()?;
+        let mut script = self.0.lock().unwrap();
+        script.assessments.push(request.into_inner());
+        Ok(Response::new(script.survey.clone()))
+    }
+
+    async fn lockdown_targets(
+        &self,
+        request: Request<v1::LockdownTargetsRequest>,
+    ) -> Result<Response<v1::LockdownTargetsResponse>, Status> {
+        self.let_in()?;
+        let mut script = self.0.lock().unwrap();
+        script.lockdowns.push(request.into_inner());
+        Ok(Response::new(v1::LockdownTargetsResponse { results: script.results.clone() }))
+    }
+
+    async fn release_targets(
+        &self,
+        request: Request<v1::ReleaseTargetsRequest>,
+    ) -> Result<Response<v1::ReleaseTargetsResponse>, Status> {
+        self.let_in()?;
+        let mut script = self.0.lock().unwrap();
+        script.releases.push(request.into_inner());
+        Ok(Response::new(v1::ReleaseTargetsResponse { results: script.results.clone() }))
+    }
 }

@@ -18,7 +18,7 @@ use tonic::{Code, Request, Response, Status};
 use super::{Script, a_grant};
 
 #[derive(Clone)]
-pub(super) struct Services(Arc<Mutex<Script>>);
+pub(super) struct Services(pub(super) Arc<Mutex<Script>>);
 
 /// All of them.
 pub(super) fn all(mut server: Server, script: &Arc<Mutex<Script>>) -> Router {

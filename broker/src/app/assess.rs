@@ -1,0 +1,93 @@
+//! Assessment: which VMs need just-in-time access, as their clouds say right now. Nothing is kept, and nothing changed.
+
+use std::collections::BTreeSet;
+
+use postern_cloud::{Assessment, Health, Survey};
+use postern_core::{Port, ProtectedPort, Protocol, TargetId};
+
+use super::App;
+
+/// The ports that nobody may be let in to where no others are named: SSH, RDP, and WinRM over HTTP and HTTPS.
+pub fn default_management_ports() -> BTreeSet<ProtectedPort> {
+    let ports = [22, 3389, 5985, 5986].into_iter().filter_map(|number| Port::new(number).ok());
+    ports.map(|port| ProtectedPort { protocol: Protocol::Tcp, port }).collect()
+}
+
+/// Judges these VMs by these ports, by target; every VM where none is named. One that is named and that no cloud
+/// showed is there too, and says so.
+pub async fn assess(app: &App, targets: &[TargetId], management: &BTreeSet<ProtectedPort>) -> Survey {
+    let mut survey = app.clouds.assess(management).await;
+    if !targets.is_empty() {
+        survey.assessments.retain(|assessment| targets.contains(&assessment.target));
+        let seen: BTreeSet<TargetId> =
+            survey.assessments.iter().map(|assessment| assessment.target.clone()).collect();
+        let unseen = targets.iter().filter(|target| !seen.contains(target));
+        survey.assessments.extend(unseen.map(|target| unknown(app, target)));
+    }
+    survey.assessments.sort_by(|one, other| one.target.cmp(&other.target));
+    survey
+}
+
+fn unknown(app: &App, target: &TargetId) -> Assessment {
+    let reason = if app.clouds.drives(target) {
+        "its cloud shows no such VM to this broker"
+    } else {
+        "this broker drives no cloud for it; configure its provider"
+    };
+    let health = Health::NotApplicable { reason: reason.into() };
+    Assessment { target: target.clone(), name: String::new(), locked: false, health }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::rig::Rig;
+
+    fn vm(number: u8) -> TargetId {
+        format!("aws:123456789012/eu-central-1/i-{number:017x}").parse().unwrap()
+    }
+
+    fn words(survey: &Survey) -> Vec<(TargetId, &'static str)> {
+        let word = |one: &Assessment| (one.target.clone(), one.health.word());
+        survey.assessments.iter().map(word).collect()
+    }
+
+    #[test]
+    fn the_management_ports_are_those_that_administrators_use() {
+        let ports: Vec<_> = default_management_ports().iter().map(ToString::to_string).collect();
+        assert_eq!(ports, ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"]);
+    }
+
+    #[tokio::test]
+    async fn every_vm_is_judged_where_none_is_named_and_else_just_those() {
+        let rig = Rig::new();
+        rig.cloud.unlock(&vm(2));
+        rig.cloud.unlock(&vm(1));
+        let ports = default_management_ports();
+        let all = assess(&rig.app, &[], &ports).await;
+        assert_eq!(words(&all), [(vm(1), "unhealthy"), (vm(2), "unhealthy")]);
+        let two = assess(&rig.app, &[vm(2)], &ports).await;
+        assert_eq!(words(&two), [(vm(2), "unhealthy")]);
+        assert!(rig.events().await.is_empty(), "looking is no change");
+    }
+
+    #[tokio::test]
+    async fn a_vm_that_no_cloud_shows_is_not_passed_over() {
+        let rig = Rig::new();
+        let azure: TargetId =
+            "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm"
+                .parse()
+                .unwrap();
+        let survey = assess(&rig.app, &[azure.clone(), vm(9)], &default_management_ports()).await;
+        let mut expected = [(vm(9), "not applicable"), (azure.clone(), "not applicable")];
+        expected.sort();
+        assert_eq!(words(&survey), expected);
+        let reason = |target: &TargetId| {
+            let found = survey.assessments.iter().find(|one| one.target == *target).unwrap();
+            let Health::NotApplicable { reason } = &found.health else { panic!("{found:?}") };
+            reason.clone()
+        };
+        assert!(reason(&azure).contains("drives no cloud"));
+        assert!(reason(&vm(9)).contains("no such VM"));
+    }
+}

@@ -1,0 +1,176 @@
+//! Lockdown and release: the one use case that acts on a layer itself, because an administrator waits to hear what
+//! became of it.
+//!
+//! I9 is kept here: the audit log holds what is about to be done before a cloud is touched, and how it ended after. A
+//! dry run touches nothing and leaves no line. What the cloud was doing when the broker died is finished by the next
+//! sweep, or by asking again.
+
+mod job;
+
+use std::collections::BTreeSet;
+
+use postern_cloud::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
+use postern_core::policy::protection;
+use postern_core::{Grant, Policy, ProtectedPort, TargetId};
+
+use super::{App, Caller, Error};
+use crate::store::StoreError;
+use job::{Job, Work};
+
+/// What became of one target.
+#[derive(Debug)]
+pub struct TargetOutcome {
+    /// The target.
+    pub target: TargetId,
+    /// What was changed, or where it is not done what would be.
+    pub report: LockdownReport,
+    /// The concerns that kept it from being done.
+    pub unmet: Vec<Concern>,
+    /// Whether the target now is as was asked for.
+    pub done: bool,
+    /// Why it is not, or what else went wrong.
+    pub error: Option<TargetError>,
+}
+
+/// What can go wrong with one target; the others go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// The state of things does not allow it. Nothing was touched.
+    #[error("{reason}")]
+    Precondition {
+        /// Why, with the remedy.
+        reason: String,
+    },
+    /// The cloud would not, or failed.
+    #[error(transparent)]
+    Cloud(#[from] CloudError),
+    /// The store failed: before the cloud was touched, or where it is done nevertheless, after it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Puts targets under lockdown, or only says what that would change. A target that may not be, or about which there is
+/// a concern that is not accepted, stays as it is, and is none of those whose shared rules the others may shut.
+///
+/// # Errors
+/// The store failed before anything was planned.
+pub async fn lockdown(
+    app: &App,
+    caller: &Caller,
+    targets: &[TargetId],
+    consent: &Consent,
+    dry_run: bool,
+) -> Result<Vec<TargetOutcome>, Error> {
+    let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
+    let job = |target: &TargetId| {
+        let ports = ports(app, target, &policies);
+        let (ports, error) = ports.map_or_else(|error| (BTreeSet::new(), Some(error)), |ports| (ports, None));
+        let order = LockdownOrder {
+            target: target.clone(),
+            ports,
+            consent: consent.clone(),
+            together: BTreeSet::new(),
+        };
+        Job::new(Work::Lockdown(order), error)
+    };
+    let mut jobs: Vec<Job> = targets.iter().map(job).collect();
+    plan(app, &mut jobs).await;
+    if !dry_run {
+        for i in 0..jobs.len() {
+            // Looked at anew: one that failed a moment ago is not under lockdown together with this one.
+            let partners = partners(&jobs);
+            if let Some(job) = jobs.get_mut(i) {
+                job.together(&partners);
+                job.carry_out(app, caller).await;
+            }
+        }
+    }
+    Ok(jobs.into_iter().map(TargetOutcome::from).collect())
+}
+
+/// Releases targets from lockdown, or only says what that would change.
+pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: bool) -> Vec<TargetOutcome> {
+    let mut outcomes = Vec::new();
+    for target in targets {
+        let error = match undriven(app, target) {
+            Some(error) => Some(error),
+            None => in_use(app, target).await,
+        };
+        let mut job = Job::new(Work::Release(target.clone()), error);
+        if dry_run {
+            job.plan(app).await
+        } else {
+            job.carry_out(app, caller).await
+        }
+        outcomes.push(job.into());
+    }
+    outcomes
+}
+
+/// Plans until the targets that take part are known: each that drops out may leave others that share rules with it
+/// with a concern of their own.
+async fn plan(app: &App, jobs: &mut [Job]) {
+    loop {
+        let partners = partners(jobs);
+        for job in jobs.iter_mut().filter(|job| job.takes_part()) {
+            job.together(&partners);
+            job.plan(app).await;
+        }
+        if self::partners(jobs) == partners {
+            return;
+        }
+    }
+}
+
+fn partners(jobs: &[Job]) -> BTreeSet<TargetId> {
+    jobs.iter().filter(|job| job.takes_part()).map(|job| job.target().clone()).collect()
+}
+
+/// The ports that the cloud has to shut: those for which a window can open in the cloud again.
+fn ports(app: &App, target: &TargetId, policies: &[Policy]) -> Result<BTreeSet<ProtectedPort>, TargetError> {
+    if let Some(error) = undriven(app, target) {
+        return Err(error);
+    }
+    let refused = |reason: String| Err(TargetError::Precondition { reason });
+    let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(target)).collect();
+    if covering.is_empty() {
+        return refused(format!(
+            "{target} is under no policy, so no port of it is protected; put it under one whose layers are cloud or both"
+        ));
+    }
+    let cloud: Vec<Policy> =
+        covering.iter().filter(|policy| policy.layers.cloud()).map(|&policy| policy.clone()).collect();
+    if cloud.is_empty() {
+        let names: Vec<_> = covering.iter().map(|policy| policy.name.to_string()).collect();
+        return refused(format!(
+            "no policy of {target} asks for the cloud layer; set layers to cloud or both in {}",
+            names.join(" or ")
+        ));
+    }
+    Ok(protection(target, &cloud).ports)
+}
+
+fn undriven(app: &App, target: &TargetId) -> Option<TargetError> {
+    let reason = format!("this broker drives no cloud for {target}; configure its provider");
+    (!app.clouds.drives(target)).then_some(TargetError::Precondition { reason })
+}
+
+/// What keeps a target from being released: grants that have, or may still have, a window in its cloud.
+async fn in_use(app: &App, target: &TargetId) -> Option<TargetError> {
+    let grants = match app.store.open_grants().await {
+        Ok(grants) => grants,
+        Err(error) => return Some(error.into()),
+    };
+    let holds =
+        |grant: &Grant| grant.windows.iter().any(|window| window.target == *target && window.layers.cloud());
+    let holding = grants.iter().map(|grant| &grant.record).filter(|grant| holds(grant));
+    let ids: Vec<_> = holding.map(|grant| grant.id.to_string()).collect();
+    let reason = format!(
+        "grants hold windows on {target}: {}; revoke them first, and wait until they are closed",
+        ids.join(", ")
+    );
+    (!ids.is_empty()).then_some(TargetError::Precondition { reason })
+}
+
+#[cfg(test)]
+mod tests;

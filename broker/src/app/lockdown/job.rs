@@ -1,0 +1,156 @@
+//! One target of a lockdown or a release, from its plan to its last audit line.
+
+use std::collections::BTreeSet;
+
+use postern_cloud::{CloudError, Concern, LockdownOrder, LockdownReport};
+use postern_core::TargetId;
+use postern_core::audit::AuditEvent;
+
+use super::{TargetError, TargetOutcome};
+use crate::app::{App, Caller};
+use crate::store::{StoreError, Transaction};
+
+/// What is to be done.
+pub(super) enum Work {
+    Lockdown(LockdownOrder),
+    Release(TargetId),
+}
+
+/// One target, and how far it has come.
+pub(super) struct Job {
+    work: Work,
+    report: LockdownReport,
+    done: bool,
+    error: Option<TargetError>,
+}
+
+impl Job {
+    /// A job that has not begun, or never will because of an error.
+    pub(super) fn new(work: Work, error: Option<TargetError>) -> Self {
+        Self { work, report: LockdownReport::default(), done: false, error }
+    }
+
+    pub(super) fn target(&self) -> &TargetId {
+        match &self.work {
+            Work::Lockdown(order) => &order.target,
+            Work::Release(target) => target,
+        }
+    }
+
+    /// Whether nothing that is known stands against it.
+    pub(super) fn takes_part(&self) -> bool {
+        self.error.is_none() && self.unmet().is_empty()
+    }
+
+    /// Says which targets are locked down with this one.
+    pub(super) fn together(&mut self, partners: &BTreeSet<TargetId>) {
+        if let Work::Lockdown(order) = &mut self.work {
+            order.together = partners.iter().filter(|partner| **partner != order.target).cloned().collect();
+        }
+    }
+
+    /// Learns what it would change.
+    pub(super) async fn plan(&mut self, app: &App) {
+        if self.error.is_none() {
+            let answer = self.act(app, true).await;
+            self.heard(answer);
+        }
+    }
+
+    /// Does it, unless something stands against it, and records either.
+    pub(super) async fn carry_out(&mut self, app: &App, caller: &Caller) {
+        if self.takes_part() {
+            if let Err(error) = self.record(app, self.requested(app, caller)).await {
+                self.error = Some(error.into());
+                return;
+            }
+            let answer = self.act(app, false).await;
+            self.heard(answer);
+            self.done = self.takes_part();
+        }
+        if let Err(error) = self.record(app, self.ended(app, caller)).await {
+            tracing::error!(target = %self.target(), %error, "how a {} ended is not in the audit log", self.word());
+            self.error.get_or_insert(error.into());
+        }
+    }
+
+    async fn act(&self, app: &App, dry_run: bool) -> Result<LockdownReport, CloudError> {
+        match &self.work {
+            Work::Lockdown(order) => app.clouds.lockdown(order, dry_run).await,
+            Work::Release(target) => app.clouds.release(target, dry_run).await,
+        }
+    }
+
+    fn heard(&mut self, answer: Result<LockdownReport, CloudError>) {
+        match answer {
+            Ok(report) => self.report = report,
+            Err(error) => self.error = Some(error.into()),
+        }
+    }
+
+    /// The concerns that are not accepted. A release asks nothing.
+    fn unmet(&self) -> Vec<&Concern> {
+        match &self.work {
+            Work::Lockdown(order) => order.consent.unmet(&self.report.concerns),
+            Work::Release(_) => Vec::new(),
+        }
+    }
+
+    async fn record(&self, app: &App, event: AuditEvent) -> Result<(), StoreError> {
+        app.store.commit(Transaction::default().audit(event)).await.map(drop)
+    }
+
+    fn requested(&self, app: &App, caller: &Caller) -> AuditEvent {
+        let action = format!("target.{}.requested", self.word());
+        self.described(AuditEvent::done(app.clock.now(), &caller.principal, &action))
+    }
+
+    fn ended(&self, app: &App, caller: &Caller) -> AuditEvent {
+        let (now, actor) = (app.clock.now(), &caller.principal);
+        let action = |end| format!("target.{}.{end}", self.word());
+        let unmet = self.unmet();
+        let event = match &self.error {
+            Some(error @ TargetError::Precondition { .. }) => {
+                AuditEvent::denied(now, actor, &action("refused")).with("reason", error)
+            }
+            Some(error) => AuditEvent::done(now, actor, &action("failed")).with("reason", error),
+            None if unmet.is_empty() => {
+                AuditEvent::done(now, actor, &action("done")).with("changes", self.report.changes.len())
+            }
+            None => {
+                let concerns: Vec<_> =
+                    unmet.iter().map(|one| format!("{}: {}", one.kind.word(), one.what)).collect();
+                let event = AuditEvent::denied(now, actor, &action("refused"));
+                event.with("reason", "CONCERNS_NOT_ACCEPTED").with("concerns", concerns.join("; "))
+            }
+        };
+        self.described(event)
+    }
+
+    fn described(&self, event: AuditEvent) -> AuditEvent {
+        let event = event.on_target(self.target());
+        match &self.work {
+            Work::Lockdown(order) => {
+                let ports: Vec<_> = order.ports.iter().map(ToString::to_string).collect();
+                let accepted: Vec<_> = order.consent.0.iter().map(|kind| kind.word()).collect();
+                event.with("ports", ports.join(", ")).with("accepted", accepted.join(", "))
+            }
+            Work::Release(_) => event,
+        }
+    }
+
+    fn word(&self) -> &'static str {
+        match self.work {
+            Work::Lockdown(_) => "lockdown",
+            Work::Release(_) => "release",
+        }
+    }
+}
+
+impl From<Job> for TargetOutcome {
+    fn from(job: Job) -> Self {
+        let unmet = job.unmet().into_iter().cloned().collect();
+        let target = job.target().clone();
+        Self { target, report: job.report, unmet, done: job.done, error: job.error }
+    }
+}

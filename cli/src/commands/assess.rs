@@ -1,0 +1,37 @@
+//! `assess`.
+
+use postern_core::Protocol;
+use postern_proto::{convert, v1};
+
+use crate::args::{Assess, FailOn};
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Judges VMs by the management ports that they expose.
+///
+/// # Errors
+/// The broker refuses or is away; with `--fail-on`, also what was found.
+pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess) -> Result<(), Failure> {
+    let ports = asked.ports.iter().map(|port| convert::port_to_wire(port.with(Protocol::Tcp)));
+    let request = v1::AssessTargetsRequest {
+        targets: asked.targets.iter().map(ToString::to_string).collect(),
+        management_ports: ports.collect(),
+    };
+    let answer = broker.cloud_call(broker.targets().assess_targets(request)).await?;
+    let survey = json::Survey::from(answer);
+    console.show(&survey, table::survey)?;
+    match asked.fail_on {
+        Some(FailOn::Unhealthy) => check(&survey),
+        None => Ok(()),
+    }
+}
+
+/// Nobody can say of a VM that was not looked at that it is healthy.
+fn check(survey: &json::Survey) -> Result<(), Failure> {
+    let unhealthy = survey.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
+    if unhealthy > 0 {
+        return Err(Failure::Unhealthy { count: unhealthy });
+    }
+    if survey.unread.is_empty() { Ok(()) } else { Err(Failure::Unread { places: survey.unread.len() }) }
+}

@@ -1,0 +1,60 @@
+//! `lockdown` and `release`.
+
+use postern_proto::v1;
+
+use crate::args::{Accept, Lockdown, Release};
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Puts VMs under lockdown, or says what that would change.
+///
+/// # Errors
+/// The broker refuses or is away, or a VM was not locked down.
+pub(super) async fn lockdown(broker: &Broker, console: &mut Console, asked: Lockdown) -> Result<(), Failure> {
+    let request = v1::LockdownTargetsRequest {
+        targets: asked.targets.iter().map(ToString::to_string).collect(),
+        dry_run: asked.dry_run,
+        accept: asked.accept.iter().map(|kind| v1::ConcernKind::from(*kind).into()).collect(),
+    };
+    let answer = broker.cloud_call(broker.targets().lockdown_targets(request)).await?;
+    show(console, "locked down", asked.dry_run, answer.results)
+}
+
+/// Releases VMs from lockdown, or says what that would change.
+///
+/// # Errors
+/// The broker refuses or is away, or a VM was not released.
+pub(super) async fn release(broker: &Broker, console: &mut Console, asked: Release) -> Result<(), Failure> {
+    let request = v1::ReleaseTargetsRequest {
+        targets: asked.targets.iter().map(ToString::to_string).collect(),
+        dry_run: asked.dry_run,
+    };
+    let answer = broker.cloud_call(broker.targets().release_targets(request)).await?;
+    show(console, "released", asked.dry_run, answer.results)
+}
+
+fn show(
+    console: &mut Console,
+    deed: &'static str,
+    dry_run: bool,
+    results: Vec<v1::LockdownResult>,
+) -> Result<(), Failure> {
+    let results = results.into_iter().map(json::LockdownResult::from).collect();
+    let lockdowns = json::Lockdowns { dry_run, results };
+    console.show(&lockdowns, |lockdowns, _| table::lockdowns(lockdowns, deed))?;
+    // A dry run does what it should by telling what is asked; only an error keeps it from that.
+    let failed = |result: &&json::LockdownResult| result.error.is_some() || !(result.done || dry_run);
+    let count = lockdowns.results.iter().filter(failed).count();
+    if count == 0 { Ok(()) } else { Err(Failure::NotDone { count, of: lockdowns.results.len(), deed }) }
+}
+
+impl From<Accept> for v1::ConcernKind {
+    fn from(accept: Accept) -> Self {
+        match accept {
+            Accept::Shared => Self::Shared,
+            Accept::Loss => Self::Loss,
+            Accept::Cut => Self::Cut,
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Assessments, lockdowns and releases as programs see them.
+
+use postern_proto::v1;
+use serde::Serialize;
+
+use super::words;
+
+/// VMs, judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Survey {
+    pub assessments: Vec<Assessment>,
+    pub unread: Vec<Unread>,
+}
+
+/// One VM, judged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Assessment {
+    pub target: String,
+    pub name: String,
+    pub verdict: &'static str,
+    pub reasons: Vec<String>,
+    pub locked: bool,
+}
+
+/// Where nobody could look.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Unread {
+    pub place: String,
+    pub reason: String,
+}
+
+/// What became of the targets of one command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Lockdowns {
+    pub dry_run: bool,
+    pub results: Vec<LockdownResult>,
+}
+
+/// What became of one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct LockdownResult {
+    pub target: String,
+    pub changes: Vec<Change>,
+    pub concerns: Vec<Concern>,
+    pub done: bool,
+    pub error: Option<TargetError>,
+}
+
+/// One change in a cloud.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Change {
+    pub action: &'static str,
+    pub resource: String,
+    pub detail: String,
+}
+
+/// What has to be accepted first.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Concern {
+    pub kind: &'static str,
+    pub what: String,
+    pub accepted: bool,
+}
+
+/// An error that concerns one target.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TargetError {
+    pub code: &'static str,
+    pub message: String,
+}
+
+impl From<v1::AssessTargetsResponse> for Survey {
+    fn from(wire: v1::AssessTargetsResponse) -> Self {
+        let unread = |v1::UnreadPlace { place, reason }| Unread { place, reason };
+        Self {
+            assessments: wire.assessments.into_iter().map(Assessment::from).collect(),
+            unread: wire.unread.into_iter().map(unread).collect(),
+        }
+    }
+}
+
+impl From<v1::Assessment> for Assessment {
+    fn from(wire: v1::Assessment) -> Self {
+        Self {
+            verdict: words::verdict(wire.verdict()),
+            target: wire.target,
+            name: wire.name,
+            reasons: wire.reasons,
+            locked: wire.locked,
+        }
+    }
+}
+
+impl From<v1::LockdownResult> for LockdownResult {
+    fn from(wire: v1::LockdownResult) -> Self {
+        Self {
+            target: wire.target,
+            changes: wire.changes.into_iter().map(Change::from).collect(),
+            concerns: wire.concerns.into_iter().map(Concern::from).collect(),
+            done: wire.done,
+            error: wire.error.map(TargetError::from),
+        }
+    }
+}
+
+impl From<v1::Change> for Change {
+    fn from(wire: v1::Change) -> Self {
+        Self { action: words::change_action(wire.action()), resource: wire.resource, detail: wire.detail }
+    }
+}
+
+impl From<v1::Concern> for Concern {
+    fn from(wire: v1::Concern) -> Self {
+        Self { kind: words::concern_kind(wire.kind()), what: wire.what, accepted: wire.accepted }
+    }
+}
+
+impl From<v1::TargetError> for TargetError {
+    fn from(wire: v1::TargetError) -> Self {
+        Self { code: words::target_error_code(wire.code()), message: wire.message }
+    }
+}

@@ -1,0 +1,78 @@
+//! Assessments, lockdowns and releases as people see them.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+
+use super::super::json::{Assessment, LockdownResult, Lockdowns, Survey};
+use super::super::printable;
+use super::{or_dash, table};
+
+/// VMs, judged: a line for each reason, and one for each place where nobody could look.
+pub(crate) fn survey(survey: &Survey, _: Timestamp) -> String {
+    let rows = survey.assessments.iter().flat_map(|one| {
+        let reasons = if one.reasons.is_empty() { vec![String::new()] } else { one.reasons.clone() };
+        reasons.into_iter().map(move |reason| row(one, &reason))
+    });
+    let judged = table(["TARGET", "NAME", "VERDICT", "LOCKED", "REASON"], rows);
+    let unread = survey
+        .unread
+        .iter()
+        .map(|one| format!("\n{}", line(&format!("could not look at {}: {}", one.place, one.reason))));
+    let unread: String = unread.collect();
+    if unread.is_empty() { judged } else { format!("{judged}\n{unread}") }
+}
+
+fn row(one: &Assessment, reason: &str) -> [String; 5] {
+    [
+        one.target.clone(),
+        or_dash(&one.name),
+        one.verdict.replace('_', " "),
+        if one.locked { "yes" } else { "no" }.to_owned(),
+        or_dash(reason),
+    ]
+}
+
+/// What became of each target, every change on a line of its own.
+pub(crate) fn lockdowns(lockdowns: &Lockdowns, deed: &str) -> String {
+    let shown = |result| shown(result, deed, lockdowns.dry_run);
+    lockdowns.results.iter().map(shown).collect::<Vec<_>>().join("\n")
+}
+
+fn shown(result: &LockdownResult, deed: &str, dry_run: bool) -> String {
+    let unmet: Vec<_> = result.concerns.iter().filter(|concern| !concern.accepted).collect();
+    let standing = match (&result.error, result.done) {
+        (Some(error), true) => format!("{deed}, but: {}", error.message),
+        (Some(error), false) => format!("not {deed}: {}", error.message),
+        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("{deed} already"),
+        (None, true) => deed.to_owned(),
+        (None, false) if dry_run && unmet.is_empty() => format!("would be {deed}"),
+        (None, false) if dry_run => format!("would be {deed}, but asks first"),
+        (None, false) => format!("not {deed}, asks first"),
+    };
+    let mut lines = vec![format!("{}: {standing}", result.target)];
+    lines.extend(result.changes.iter().map(|change| {
+        let sign = if matches!(change.action, "remove" | "detach" | "delete") { '-' } else { '+' };
+        let detail = if change.detail.is_empty() { String::new() } else { format!(": {}", change.detail) };
+        format!("  {sign} {} {}{detail}", change.action, change.resource)
+    }));
+    lines.extend(result.concerns.iter().map(|concern| {
+        let word = if concern.accepted { "accepted" } else { "asks" };
+        format!("  {word} ({}): {}", concern.kind, concern.what)
+    }));
+    if !unmet.is_empty() {
+        // With those that were accepted, too: each command says anew what it accepts.
+        let kinds: BTreeSet<_> = result.concerns.iter().map(|concern| concern.kind).collect();
+        let flags: String = kinds.iter().map(|kind| format!(" --accept {kind}")).collect();
+        lines.push(format!("  run it again with{flags}"));
+    }
+    lines.iter().map(|text| line(text)).collect::<Vec<_>>().join("\n")
+}
+
+/// Text from elsewhere stays on its line.
+fn line(text: &str) -> String {
+    printable(text).replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests;
