@@ -56,6 +56,9 @@ check: ## Formatting, lints, and what the dependencies are allowed to be.
 		echo "check: advisories were NOT checked: the advisory database cannot be fetched from here"; \
 	fi
 
+# EC2 for tests: a moto server of exactly these versions, in an environment of its own.
+MOTO := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/postern-moto-5.2.5
+
 # Program or file that must be there, and the Debian package that has it.
 NEEDS := nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
 
@@ -64,9 +67,17 @@ install-deps: ## Installs what the tests and the demo need, on Debian, as root. 
 	@missing=(); \
 	for need in $(NEEDS); do command -v "$${need%%:*}" >/dev/null || missing+=("$${need##*:}"); done; \
 	compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime); \
+	/usr/bin/python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv); \
 	if [ "$${#missing[@]}" -gt 0 ]; then \
 		echo "installing $${missing[*]}"; \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get update -qq; \
 		apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; \
+	fi
+	@if ! cmp --silent tests/moto-requirements.txt "$(MOTO)/installed"; then \
+		echo "installing moto"; \
+		rm -rf "$(MOTO)"; \
+		/usr/bin/python3 -m venv "$(MOTO)"; \
+		"$(MOTO)/bin/pip" install --quiet --disable-pip-version-check --requirement tests/moto-requirements.txt; \
+		cp tests/moto-requirements.txt "$(MOTO)/installed"; \
 	fi

@@ -17,6 +17,8 @@ pub(crate) enum CallError {
         message: String,
         /// Whether asking again may help.
         again: bool,
+        /// Whether the call took no effect for sure.
+        refused: bool,
     },
     /// There was no answer: the call may have taken effect.
     #[error("{action}: {reason}")]
@@ -39,10 +41,22 @@ impl CallError {
             && let Some(code) = answer.err().code()
         {
             let message = answer.err().message().unwrap_or_default().to_owned();
-            let again = answer.raw().is_server_error() || is_passing(code);
-            return Self::Answered { action, code: code.to_owned(), message, again };
+            let broken = answer.raw().is_server_error();
+            let refused = !broken || is_throttling(code);
+            return Self::Answered {
+                action,
+                code: code.to_owned(),
+                message,
+                again: broken || is_passing(code),
+                refused,
+            };
         }
         Self::Silent { action, reason: DisplayErrorContext(&error).to_string() }
+    }
+
+    /// Whether the call may have taken effect all the same.
+    pub(crate) fn may_have_happened(&self) -> bool {
+        !matches!(self, Self::Answered { refused: true, .. })
     }
 
     /// EC2's code; empty where there was no answer.
@@ -66,14 +80,16 @@ impl AnswerStatus for aws_smithy_runtime_api::client::orchestrator::HttpResponse
     }
 }
 
+/// Codes of a call that was one too many. Their status is 503 (EC2 API reference, "Error codes").
+fn is_throttling(code: &str) -> bool {
+    matches!(code, "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException")
+}
+
 /// Codes with a status of 4xx after which asking again may help. What does not exist yet may do so in a moment: EC2 is
-/// eventually consistent (EC2 API reference, "Eventual consistency").
+/// eventually consistent (EC2 API reference, "Eventual consistency"); what is there already may not have been shown yet.
 fn is_passing(code: &str) -> bool {
-    const CODES: [&str; 10] = [
-        "RequestLimitExceeded",
-        "Throttling",
-        "ThrottlingException",
-        "EC2ThrottledException",
+    const CODES: [&str; 7] = [
+        "InvalidPermission.Duplicate",
         "RequestExpired",
         "ExpiredToken",
         "ExpiredTokenException",
@@ -81,7 +97,7 @@ fn is_passing(code: &str) -> bool {
         "Unavailable",
         "InternalError",
     ];
-    CODES.contains(&code) || code.ends_with(".NotFound")
+    CODES.contains(&code) || is_throttling(code) || code.ends_with(".NotFound")
 }
 
 impl From<CallError> for CloudError {
@@ -121,7 +137,7 @@ mod tests {
 
     fn answered(code: &str, again: bool) -> CloudError {
         let (action, code) = ("AuthorizeSecurityGroupIngress", code.to_owned());
-        CallError::Answered { action, code, message: "a test".into(), again }.into()
+        CallError::Answered { action, code, message: "a test".into(), again, refused: true }.into()
     }
 
     #[test]

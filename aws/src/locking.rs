@@ -530,11 +530,7 @@ impl Locking<'_> {
 
     async fn add(&self, group: &str, steps: &[Step]) -> Result<(), CloudError> {
         let rules: Vec<NewRule> = steps.iter().filter_map(Step::new_rule).cloned().collect();
-        self.ec2.authorize(group, &rules).await.map(drop).map_err(|error| match error.code() {
-            // What was read was not the newest: the next reading knows better.
-            "InvalidPermission.Duplicate" => CloudError::unavailable(error.to_string()),
-            _ => error.into(),
-        })
+        Ok(self.ec2.authorize(group, &rules).await.map(drop)?)
     }
 
     async fn remove(&self, group: &str, steps: &[Step]) -> Result<(), CloudError> {

@@ -202,3 +202,6 @@ impl Panorama {
 fn is(group: &Group, key: &str, value: &str) -> bool {
     group.tags.get(key).is_some_and(|is| is == value)
 }
+
+#[cfg(test)]
+mod tests;

@@ -98,13 +98,16 @@ impl Desk<'_> {
             )));
         };
         book.doubts.push(window.clone());
-        self.write_open(&mut own, window).await?;
-        book.doubts.retain(|doubt| doubt != window);
+        let opened = self.write_open(&mut own, window).await;
+        if !opened.as_ref().is_err_and(CallError::may_have_happened) {
+            book.doubts.retain(|doubt| doubt != window);
+        }
+        opened?;
         book.own = Some(own);
         Ok(())
     }
 
-    async fn write_open(&self, own: &mut Own, window: &CloudWindow) -> Result<(), CloudError> {
+    async fn write_open(&self, own: &mut Own, window: &CloudWindow) -> Result<(), CallError> {
         let half = window.source.is_any();
         let mut missing = Vec::new();
         for net in window::nets(window.source) {
@@ -134,15 +137,14 @@ impl Desk<'_> {
         let marks = Marks::from([(window.grant, Mark { not_after: window.not_after, whole: !half, half })]);
         let rules: Vec<NewRule> =
             missing.into_iter().map(|net| self.rule(window, Source::Prefix(net), &marks)).collect();
-        let made = self.ec2.authorize(&own.group, &rules).await.map_err(|error| match error.code() {
-            // A read that was not the newest, or somebody's rule: the next look tells.
-            "InvalidPermission.Duplicate" => CloudError::unavailable(error.to_string()),
-            _ => error.into(),
-        })?;
+        let made = self.ec2.authorize(&own.group, &rules).await?;
         for rule in rules {
             let Source::Prefix(net) = rule.source else { continue };
             let id = made.iter().find(|made| made.source == Source::Prefix(net)).map(|made| made.id.clone());
-            let id = id.ok_or_else(|| CloudError::unavailable("EC2 did not say which rule it made"))?;
+            let id = id.ok_or_else(|| CallError::Silent {
+                action: "AuthorizeSecurityGroupIngress",
+                reason: "the answer names no rule".into(),
+            })?;
             own.rules.push(Held { id, port: window.port, net, marks: marks.clone() });
         }
         Ok(())

@@ -12,6 +12,7 @@ mod broker;
 mod cli;
 mod client;
 pub mod clock;
+pub mod ec2;
 mod fake_agent;
 mod fake_broker;
 mod fake_time;

@@ -99,6 +99,11 @@ impl<T: Send + 'static> Running<T> {
         }
     }
 
+    /// Ends it where it is, as a kill would.
+    pub fn stop(self) {
+        self.task.abort();
+    }
+
     /// Whether it has ended.
     pub fn is_done(&self) -> bool {
         self.task.is_finished()

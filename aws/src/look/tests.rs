@@ -1,0 +1,185 @@
+//! What follows from what EC2 says, for an instance that is locked down and changed by others.
+
+use jiff::Timestamp;
+use postern_core::plan::CloudWindow;
+use postern_core::{GrantId, Protocol};
+
+use super::*;
+use crate::rule::{Source, Tags, Traffic};
+use crate::tags::Mark;
+
+const INSTANCE: &str = "i-0123456789abcdef0";
+
+fn target() -> TargetId {
+    format!("aws:123456789012/eu-central-1/{INSTANCE}").parse().unwrap()
+}
+
+fn owned(role: &str, more: &[(&str, &str)]) -> Tags {
+    let ports = ["tcp/22".parse().unwrap()].into();
+    let fixed = [(tags::MANAGED_BY, "postern"), (tags::ROLE, role)];
+    let pairs = fixed.iter().chain(more).map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    pairs.chain([tags::of_holder(INSTANCE, &ports)]).collect()
+}
+
+fn own(state: &str) -> Group {
+    let tags = owned(tags::WINDOWS, &[(tags::INSTANCE, INSTANCE), (tags::STATE, state)]);
+    Group { id: "sg-own".into(), name: "postern-i".into(), vpc: "vpc-1".into(), tags, rules: 1 }
+}
+
+fn parked() -> Group {
+    let tags = owned(tags::PARKED, &[(tags::PARKED_FOR, "sg-web")]);
+    Group {
+        id: "sg-parked".into(),
+        name: "postern-parked-sg-web".into(),
+        vpc: "vpc-1".into(),
+        tags,
+        rules: 1,
+    }
+}
+
+fn interface(index: i32, groups: &[&str]) -> Interface {
+    Interface {
+        id: format!("eni-{index}"),
+        instance: Some(INSTANCE.into()),
+        index,
+        vpc: "vpc-1".into(),
+        groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        description: String::new(),
+    }
+}
+
+fn rule(group: &str, port: u16, source: &str, tags: Tags) -> Rule {
+    let traffic = Traffic::Ports { protocol: Protocol::Tcp, from: port, to: port };
+    let source = Source::Prefix(source.parse().unwrap());
+    Rule {
+        id: format!("sgr-{group}-{port}"),
+        group: group.into(),
+        traffic,
+        source,
+        description: String::new(),
+        tags,
+    }
+}
+
+fn window_tags() -> (CloudWindow, Tags) {
+    let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 7);
+    let not_after = Timestamp::from_second(4_000_000_000).unwrap();
+    let mark = Mark { not_after, whole: true, half: false };
+    let (port, source) = ("tcp/22".parse().unwrap(), "192.0.2.7".parse().unwrap());
+    let window = CloudWindow { target: target(), grant, port, source, not_after };
+    (window, [tags::of_mark(grant, mark), (tags::MANAGED_BY.to_owned(), "postern".to_owned())].into())
+}
+
+/// Locked down, with one window, and nothing amiss.
+fn locked() -> Look {
+    let mut look = Look {
+        groups: vec![own(tags::LOCKED), parked()],
+        interfaces: vec![interface(0, &["sg-web", "sg-own"]), interface(1, &["sg-web", "sg-own"])],
+        exists: true,
+        ..Look::default()
+    };
+    let window = rule("sg-own", 22, "192.0.2.7/32", window_tags().1);
+    look.rules.ingress.insert("sg-own".into(), vec![window]);
+    look.rules.ingress.insert("sg-web".into(), vec![rule("sg-web", 443, "0.0.0.0/0", Tags::new())]);
+    look
+}
+
+fn observe(look: &Look) -> Observation {
+    look.observation(View { target: &target(), instance: INSTANCE, deployment: "postern" })
+}
+
+fn drift(look: &Look) -> Vec<(String, bool)> {
+    observe(look).drift.into_iter().map(|drift| (drift.what, drift.repairable)).collect()
+}
+
+#[test]
+fn i2_what_is_open_follows_from_the_tags_alone() {
+    assert_eq!(observe(&locked()), Observation { windows: [window_tags().0].into(), drift: vec![] });
+}
+
+#[test]
+fn what_somebody_did_to_what_is_ours_is_drift_that_can_be_repaired() {
+    let mut strange = locked();
+    strange.rules.ingress.get_mut("sg-own").unwrap().push(rule("sg-own", 23, "0.0.0.0/0", Tags::new()));
+    let mut egress = locked();
+    egress.rules.egress.insert("sg-own".into(), vec![rule("sg-own", 25, "0.0.0.0/0", Tags::new())]);
+    let mut detached = locked();
+    detached.interfaces[1].groups.retain(|group| group != "sg-own");
+    let mut gone = locked();
+    gone.groups.remove(0);
+    for (look, words) in [
+        (strange, "somebody made a rule in its own group"),
+        (egress, "somebody let its own group send"),
+        (detached, "its own group is not on eni-1"),
+        (gone, "its own group is gone"),
+    ] {
+        let drift = drift(&look);
+        assert!(matches!(&drift[..], [(what, true)] if what.contains(words)), "{drift:?}");
+    }
+}
+
+#[test]
+fn i6_a_rule_of_others_that_opens_a_port_again_is_told_and_left_alone() {
+    let mut look = locked();
+    look.rules.ingress.get_mut("sg-web").unwrap().push(rule("sg-web", 22, "0.0.0.0/0", Tags::new()));
+    let drift = drift(&look);
+    assert!(
+        matches!(&drift[..], [(what, false)] if what == "it is not shut: tcp/22 exposed: rule sgr-sg-web-22 of sg-web lets tcp/22 in from anyone (0.0.0.0/0)"),
+        "{drift:?}"
+    );
+    assert_eq!(observe(&look).windows.len(), 1);
+}
+
+#[test]
+fn what_was_interrupted_is_drift_and_its_windows_are_still_seen() {
+    for (state, words) in [
+        (tags::LOCKING, "a lockdown was interrupted"),
+        (tags::RELEASING, "a release was interrupted"),
+        ("somebody's word", "a lockdown was interrupted"),
+    ] {
+        let look = Look { groups: vec![own(state), parked()], ..locked() };
+        assert_eq!(drift(&look), [(words.to_owned(), true)]);
+        assert_eq!(observe(&look).windows.len(), 1, "what is open can be closed");
+    }
+}
+
+#[test]
+fn a_target_that_is_gone_while_rules_are_parked_for_it_waits_for_its_release() {
+    let look = Look { groups: vec![parked()], exists: false, ..Look::default() };
+    let drift = drift(&look);
+    assert!(
+        matches!(&drift[..], [(what, false)] if what.contains("rules of sg-web are still parked")),
+        "{drift:?}"
+    );
+}
+
+#[test]
+fn on_a_kubernetes_node_the_interfaces_of_pods_are_left_alone() {
+    let mut look = locked();
+    look.groups[0].tags.insert(tags::INTERFACES.into(), tags::PRIMARY.into());
+    look.interfaces[1].groups = vec!["sg-pods".into()];
+    look.rules.ingress.insert("sg-pods".into(), vec![rule("sg-pods", 22, "0.0.0.0/0", Tags::new())]);
+    assert_eq!(drift(&look), []);
+    assert_eq!(look.customer_groups(), [&"sg-web".to_owned()].into());
+}
+
+#[test]
+fn an_interface_in_another_vpc_is_guarded_and_not_served() {
+    let mut look = locked();
+    look.interfaces.push(Interface { vpc: "vpc-2".into(), ..interface(2, &["sg-far"]) });
+    assert_eq!(look.unattached(), Vec::<&Interface>::new());
+    assert!(look.customer_groups().contains(&"sg-far".to_owned()));
+}
+
+#[test]
+fn a_panorama_gives_each_instance_what_is_its_own() {
+    let look = locked();
+    let other = Interface { instance: Some("i-other".into()), ..interface(0, &["sg-web"]) };
+    let interfaces: Vec<Interface> = look.interfaces.iter().cloned().chain([other]).collect();
+    let groups = look.groups.clone();
+    assert_eq!(Panorama::served(&groups), [INSTANCE.to_owned()].into());
+    let panorama = Panorama { groups, interfaces, rules: look.rules.clone(), bare: BTreeSet::new() };
+    let looks = panorama.looks();
+    assert_eq!(looks.len(), 1);
+    assert_eq!(observe(&looks[INSTANCE]), observe(&look));
+}

@@ -1,0 +1,140 @@
+//! EC2 for tests: a moto server, behind a proxy that adds what moto lacks, counts the calls and plays faults.
+//!
+//! Both live on one host of a network, at fixed addresses of its loopback: every scenario has hosts of its own.
+
+mod cloud;
+mod proxy;
+mod semantics;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::clock::{monotonic, wait_until};
+use crate::net::Host;
+use crate::process::{PATIENCE, Process};
+use crate::room::{Room, tied};
+pub use cloud::{Cloud, RuleSpec, Snapshot};
+use proxy::Proxy;
+pub use proxy::{Call, CrashPoint, Fault, When};
+
+const MOTO: &str = "127.0.0.1:5000";
+const PROXY: &str = "127.0.0.1:5001";
+
+/// The account of the tests' own credentials.
+pub const ACCOUNT: &str = "123456789012";
+/// Another account, reached by a role.
+pub const OTHER_ACCOUNT: &str = "210987654321";
+/// The Region in which things are unless said otherwise.
+pub const REGION: &str = "eu-central-1";
+
+/// A running EC2.
+#[derive(Debug)]
+pub struct Ec2 {
+    room: Room,
+    proxy: Arc<Proxy>,
+    #[allow(dead_code, reason = "it ends when this is dropped")]
+    moto: Process,
+}
+
+impl Ec2 {
+    /// Starts one on a host.
+    ///
+    /// # Panics
+    /// moto is not installed, or does not come up.
+    pub fn start(host: &Host, dir: &Path) -> Self {
+        let mut command = tied(moto_server());
+        let (address, port) = MOTO.split_once(':').expect("an address and a port");
+        command.args(["-H", address, "-p", port]);
+        let moto = Process::start("moto", host.room(), command, &dir.join("moto.log"));
+        let room = host.room().clone();
+        let start = monotonic();
+        while room.run(tokio::net::TcpStream::connect(MOTO)).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(60), "moto does not listen:\n{}", moto.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let proxy = Proxy::start(&room, PROXY, MOTO);
+        Self { room, proxy, moto }
+    }
+
+    /// Where it is reached, on its host.
+    pub fn endpoint(&self) -> String {
+        format!("http://{PROXY}")
+    }
+
+    /// The lines of a broker's configuration that make it use this EC2.
+    pub fn configuration(&self, accounts: &[(&str, &[&str])]) -> String {
+        let mut lines = format!("[aws]\nendpoint = \"{}\"\n", self.endpoint());
+        for (account, regions) in accounts {
+            lines.push_str(&format!("[[aws.accounts]]\nid = {account:?}\nregions = {regions:?}\n"));
+            if *account != ACCOUNT {
+                lines.push_str(&format!("role_arn = \"arn:aws:iam::{account}:role/postern\"\n"));
+            }
+        }
+        lines
+    }
+
+    /// The cloud of an account in a Region, seen past the proxy.
+    pub fn cloud(&self, account: &str, region: &str) -> Cloud {
+        Cloud::new(self.room.clone(), &format!("http://{MOTO}"), account, region)
+    }
+
+    /// Every call since the last [`Self::forget_calls`].
+    pub fn calls(&self) -> Vec<Call> {
+        self.proxy.calls()
+    }
+
+    /// Starts counting anew.
+    pub fn forget_calls(&self) {
+        self.proxy.forget_calls();
+    }
+
+    /// Lets the next calls of an action (any, for `*`) go wrong.
+    pub fn fail(&self, action: &str, times: usize, fault: Fault) {
+        self.proxy.fail(action, times, fault);
+    }
+
+    /// Lets every call from now on be refused a connection, or ends that.
+    pub fn outage(&self, down: bool) {
+        self.proxy.outage(down);
+    }
+
+    /// For this long after each change, reads answer what they did before it.
+    pub fn stale_reads(&self, span: Duration) {
+        self.proxy.stale_reads(span);
+    }
+
+    /// Halts the world at a change: nothing is answered from there on until [`Self::go_on`].
+    pub fn halt_at(&self, point: CrashPoint) {
+        self.proxy.halt_at(Some(point));
+    }
+
+    /// Whether the halting point was reached.
+    pub fn has_halted(&self) -> bool {
+        self.proxy.has_halted()
+    }
+
+    /// Waits until the halting point is reached.
+    pub fn wait_until_halted(&self) {
+        wait_until("the halting point", PATIENCE, || self.has_halted());
+    }
+
+    /// Answers again. What was held back is never answered.
+    pub fn go_on(&self) {
+        self.proxy.halt_at(None);
+    }
+}
+
+/// The server's program, from the virtual environment that `make install-deps` makes.
+fn moto_server() -> PathBuf {
+    let path = std::env::var_os("POSTERN_MOTO").map_or_else(
+        || {
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+            let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
+            cache.unwrap_or_else(home).join("postern-moto-5.2.5/bin/moto_server")
+        },
+        PathBuf::from,
+    );
+    assert!(path.is_file(), "{} is missing: run `make install-deps` first", path.display());
+    path
+}

@@ -1,0 +1,379 @@
+//! An account in a Region, as its owner sees it: for making what a test needs, and for looking at what became of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use aws_credential_types::Credentials;
+use aws_sdk_ec2::Client;
+use aws_sdk_ec2::config::{BehaviorVersion, Region};
+use aws_sdk_ec2::types::{
+    Filter, InstanceNetworkInterfaceSpecification, IpPermission, IpRange, Ipv6Range, PrefixListId,
+    ResourceType, SecurityGroupRule, Tag, TagSpecification, UserIdGroupPair,
+};
+
+use super::ACCOUNT;
+use crate::room::Room;
+
+/// An account in a Region.
+#[derive(Debug, Clone)]
+pub struct Cloud {
+    room: Room,
+    client: Client,
+    account: String,
+    region: String,
+}
+
+/// A rule to be made, or one that is there, but for its id.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RuleSpec {
+    /// `tcp`, `udp`, `icmp`, or `-1`.
+    pub protocol: String,
+    /// The first port.
+    pub from: i32,
+    /// The last port.
+    pub to: i32,
+    /// An address range, `pl-…` or `sg-…`.
+    pub source: String,
+    /// The description.
+    pub description: String,
+    /// The tags.
+    pub tags: BTreeMap<String, String>,
+}
+
+/// The ingress rules of a group.
+pub type Snapshot = BTreeSet<RuleSpec>;
+
+impl RuleSpec {
+    /// TCP ports from a source.
+    pub fn tcp(from: u16, to: u16, source: &str) -> Self {
+        Self {
+            protocol: "tcp".into(),
+            from: from.into(),
+            to: to.into(),
+            source: source.into(),
+            description: String::new(),
+            tags: BTreeMap::new(),
+        }
+    }
+
+    /// All traffic from a source.
+    pub fn all(source: &str) -> Self {
+        Self { protocol: "-1".into(), from: -1, to: -1, ..Self::tcp(0, 0, source) }
+    }
+
+    /// With a description.
+    #[must_use]
+    pub fn described(mut self, words: &str) -> Self {
+        self.description = words.into();
+        self
+    }
+
+    /// With a tag.
+    #[must_use]
+    pub fn tagged(mut self, key: &str, value: &str) -> Self {
+        self.tags.insert(key.into(), value.into());
+        self
+    }
+
+    fn of(rule: &SecurityGroupRule) -> Self {
+        let referenced = rule.referenced_group_info().and_then(|info| info.group_id());
+        let source = rule.cidr_ipv4().or(rule.cidr_ipv6()).or(rule.prefix_list_id()).or(referenced);
+        let tag = |tag: &Tag| {
+            (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned())
+        };
+        Self {
+            protocol: rule.ip_protocol().unwrap_or_default().into(),
+            from: rule.from_port().unwrap_or(-1),
+            to: rule.to_port().unwrap_or(-1),
+            source: source.unwrap_or_default().into(),
+            description: rule.description().unwrap_or_default().into(),
+            tags: rule.tags().iter().map(tag).collect(),
+        }
+    }
+
+    fn permission(&self) -> IpPermission {
+        let described = Some(self.description.clone()).filter(|words| !words.is_empty());
+        let permission =
+            IpPermission::builder().ip_protocol(&self.protocol).from_port(self.from).to_port(self.to);
+        let source = self.source.clone();
+        match &self.source {
+            list if list.starts_with("pl-") => permission.prefix_list_ids(
+                PrefixListId::builder().prefix_list_id(source).set_description(described).build(),
+            ),
+            group if group.starts_with("sg-") => permission.user_id_group_pairs(
+                UserIdGroupPair::builder().group_id(source).set_description(described).build(),
+            ),
+            range if range.contains(':') => permission
+                .ipv6_ranges(Ipv6Range::builder().cidr_ipv6(source).set_description(described).build()),
+            _ => permission.ip_ranges(IpRange::builder().cidr_ip(source).set_description(described).build()),
+        }
+        .build()
+    }
+}
+
+impl Cloud {
+    pub(super) fn new(room: Room, endpoint: &str, account: &str, region: &str) -> Self {
+        let http = aws_smithy_http_client::Builder::new().build_http();
+        let config = |credentials: Credentials| {
+            aws_config::SdkConfig::builder()
+                .behavior_version(BehaviorVersion::latest())
+                .endpoint_url(endpoint)
+                .region(Region::new(region.to_owned()))
+                .http_client(http.clone())
+                .credentials_provider(aws_credential_types::provider::SharedCredentialsProvider::new(
+                    credentials,
+                ))
+                .build()
+        };
+        let own = config(Credentials::for_tests());
+        let config = if account == ACCOUNT {
+            own
+        } else {
+            let role = format!("arn:aws:iam::{account}:role/owner");
+            let assumed = room.run(async move {
+                let call =
+                    aws_sdk_sts::Client::new(&own).assume_role().role_arn(role).role_session_name("owner");
+                call.send().await.expect("moto lends every role").credentials
+            });
+            let assumed = assumed.expect("an assumed role has credentials");
+            config(Credentials::new(
+                assumed.access_key_id(),
+                assumed.secret_access_key(),
+                Some(assumed.session_token().to_owned()),
+                None,
+                "a test",
+            ))
+        };
+        Self { room, client: Client::new(&config), account: account.to_owned(), region: region.to_owned() }
+    }
+
+    fn run<T, F>(&self, work: impl FnOnce(Client) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.room.run(work(self.client.clone()))
+    }
+
+    /// The target of an instance.
+    pub fn target(&self, instance: &str) -> String {
+        format!("aws:{}/{}/{instance}", self.account, self.region)
+    }
+
+    /// The VPC that is there from the start.
+    pub fn vpc(&self) -> String {
+        let vpcs = self.run(|client| async move { client.describe_vpcs().send().await });
+        let vpcs = vpcs.expect("moto describes VPCs");
+        vpcs.vpcs().first().and_then(|vpc| vpc.vpc_id()).expect("there is a default VPC").to_owned()
+    }
+
+    /// A new group with these rules. Its id.
+    pub fn group(&self, name: &str, rules: &[RuleSpec]) -> String {
+        let (vpc, name) = (self.vpc(), name.to_owned());
+        let made = self.run(|client| async move {
+            client.create_security_group().group_name(name).description("a test").vpc_id(vpc).send().await
+        });
+        let group = made.expect("a group can be made").group_id.expect("a group has an id");
+        rules.iter().for_each(|rule| self.allow(&group, rule));
+        group
+    }
+
+    /// Adds a rule.
+    pub fn allow(&self, group: &str, rule: &RuleSpec) {
+        let (group, permission) = (group.to_owned(), rule.permission());
+        let tags = (!rule.tags.is_empty()).then(|| {
+            let tags =
+                rule.tags.iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
+            vec![
+                TagSpecification::builder()
+                    .resource_type(ResourceType::SecurityGroupRule)
+                    .set_tags(Some(tags))
+                    .build(),
+            ]
+        });
+        let made = self.run(|client| async move {
+            let call = client.authorize_security_group_ingress().group_id(group).ip_permissions(permission);
+            call.set_tag_specifications(tags).send().await
+        });
+        made.unwrap_or_else(|error| panic!("{rule:?}: {error:?}"));
+    }
+
+    /// Takes a rule away.
+    pub fn revoke(&self, group: &str, rule: &RuleSpec) {
+        let (group, permission) = (group.to_owned(), rule.permission());
+        let gone = self.run(|client| async move {
+            client.revoke_security_group_ingress().group_id(group).ip_permissions(permission).send().await
+        });
+        gone.unwrap_or_else(|error| panic!("{rule:?}: {error:?}"));
+    }
+
+    /// Takes tags off every rule of a group, so that they are nobody's.
+    pub fn untag_rules(&self, group: &str) {
+        for rule in self.described(group) {
+            let id = rule.security_group_rule_id.expect("a rule has an id");
+            let tags = rule.tags.unwrap_or_default();
+            self.run(
+                |client| async move { client.delete_tags().resources(id).set_tags(Some(tags)).send().await },
+            )
+            .expect("tags can be deleted");
+        }
+    }
+
+    /// A prefix list of these ranges. Its id.
+    pub fn prefix_list(&self, ranges: &[&str]) -> String {
+        let entries: Vec<_> = ranges
+            .iter()
+            .map(|range| aws_sdk_ec2::types::AddPrefixListEntry::builder().cidr(*range).build())
+            .collect();
+        let most = i32::try_from(ranges.len()).expect("a short list");
+        let made = self.run(|client| async move {
+            client
+                .create_managed_prefix_list()
+                .prefix_list_name("a-test")
+                .address_family("IPv4")
+                .max_entries(most)
+                .set_entries(Some(entries))
+                .send()
+                .await
+        });
+        let list = made.expect("a prefix list can be made").prefix_list.expect("it is described");
+        list.prefix_list_id.expect("a prefix list has an id")
+    }
+
+    /// A running instance whose interfaces, one for each list, have these groups. Its id.
+    pub fn instance(&self, name: &str, interfaces: &[&[&str]]) -> String {
+        self.instances(name, 1, interfaces).pop().expect("one was started")
+    }
+
+    /// Several instances alike.
+    pub fn instances(&self, name: &str, count: i32, interfaces: &[&[&str]]) -> Vec<String> {
+        let subnets = self.run(|client| async move { client.describe_subnets().send().await });
+        let subnets = subnets.expect("moto describes subnets");
+        let subnet =
+            subnets.subnets().first().and_then(|subnet| subnet.subnet_id()).expect("a default subnet");
+        let specifications: Vec<_> = interfaces
+            .iter()
+            .zip(0..)
+            .map(|(groups, index)| {
+                InstanceNetworkInterfaceSpecification::builder()
+                    .device_index(index)
+                    .delete_on_termination(true)
+                    .subnet_id(subnet)
+                    .set_groups(Some(groups.iter().map(|group| (*group).to_owned()).collect()))
+                    .build()
+            })
+            .collect();
+        let tags = TagSpecification::builder()
+            .resource_type(ResourceType::Instance)
+            .tags(Tag::builder().key("Name").value(name).build())
+            .build();
+        let started = self.run(|client| async move {
+            client
+                .run_instances()
+                .image_id("ami-12c6146b")
+                .min_count(count)
+                .max_count(count)
+                .set_network_interfaces(Some(specifications))
+                .tag_specifications(tags)
+                .send()
+                .await
+        });
+        let started = started.unwrap_or_else(|error| panic!("cannot start instances: {error:?}"));
+        started
+            .instances()
+            .iter()
+            .filter_map(|instance| instance.instance_id())
+            .map(ToOwned::to_owned)
+            .collect()
+    }
+
+    /// Tags a resource.
+    pub fn tag(&self, resource: &str, key: &str, value: &str) {
+        let (resource, tag) = (resource.to_owned(), Tag::builder().key(key).value(value).build());
+        self.run(|client| async move { client.create_tags().resources(resource).tags(tag).send().await })
+            .expect("a resource can be tagged");
+    }
+
+    /// Terminates an instance.
+    pub fn terminate(&self, instance: &str) {
+        let id = instance.to_owned();
+        self.run(|client| async move { client.terminate_instances().instance_ids(id).send().await })
+            .expect("an instance can be terminated");
+    }
+
+    /// The ingress rules of a group.
+    pub fn rules(&self, group: &str) -> Snapshot {
+        self.described(group).iter().filter(|rule| rule.is_egress() != Some(true)).map(RuleSpec::of).collect()
+    }
+
+    /// How many egress rules a group has.
+    pub fn egress(&self, group: &str) -> usize {
+        self.described(group).iter().filter(|rule| rule.is_egress() == Some(true)).count()
+    }
+
+    fn described(&self, group: &str) -> Vec<SecurityGroupRule> {
+        let filter = Filter::builder().name("group-id").values(group).build();
+        let found = self
+            .run(|client| async move { client.describe_security_group_rules().filters(filter).send().await });
+        found.expect("moto describes rules").security_group_rules.unwrap_or_default()
+    }
+
+    /// The id of the group with a name.
+    pub fn group_named(&self, name: &str) -> Option<String> {
+        let filter = Filter::builder().name("group-name").values(name).build();
+        let found =
+            self.run(|client| async move { client.describe_security_groups().filters(filter).send().await });
+        found.expect("moto describes groups").security_groups().first()?.group_id().map(ToOwned::to_owned)
+    }
+
+    /// The id of an instance's own group.
+    pub fn own_group(&self, instance: &str) -> Option<String> {
+        self.group_named(&format!("postern-{instance}"))
+    }
+
+    /// The windows' rules of an instance: port and source.
+    pub fn windows(&self, instance: &str) -> BTreeSet<(i32, String)> {
+        let group = self.own_group(instance);
+        let rules = group.map(|group| self.rules(&group)).unwrap_or_default();
+        rules.into_iter().map(|rule| (rule.from, rule.source)).collect()
+    }
+
+    /// The groups on each interface of an instance.
+    pub fn interfaces(&self, instance: &str) -> BTreeMap<String, BTreeSet<String>> {
+        let filter = Filter::builder().name("attachment.instance-id").values(instance).build();
+        let found = self
+            .run(|client| async move { client.describe_network_interfaces().filters(filter).send().await });
+        let found = found.expect("moto describes interfaces").network_interfaces.unwrap_or_default();
+        let groups = |groups: &[aws_sdk_ec2::types::GroupIdentifier]| {
+            groups.iter().filter_map(|group| group.group_id()).map(ToOwned::to_owned).collect()
+        };
+        found
+            .iter()
+            .filter_map(|interface| {
+                Some((interface.network_interface_id()?.to_owned(), groups(interface.groups())))
+            })
+            .collect()
+    }
+
+    /// Replaces the groups of an interface.
+    pub fn set_groups(&self, interface: &str, groups: &[&str]) {
+        let (id, groups) = (interface.to_owned(), groups.iter().map(|group| (*group).to_owned()).collect());
+        self.run(|client| async move {
+            client
+                .modify_network_interface_attribute()
+                .network_interface_id(id)
+                .set_groups(Some(groups))
+                .send()
+                .await
+        })
+        .expect("the groups of an interface can be replaced");
+    }
+
+    /// Every group with the tag of a Postern, by name.
+    pub fn groups_of_postern(&self) -> BTreeSet<String> {
+        let filter = Filter::builder().name("tag-key").values("postern:managed-by").build();
+        let found =
+            self.run(|client| async move { client.describe_security_groups().filters(filter).send().await });
+        let found = found.expect("moto describes groups");
+        found.security_groups().iter().filter_map(|group| group.group_name()).map(ToOwned::to_owned).collect()
+    }
+}

@@ -1,0 +1,349 @@
+//! The proxy: every call of EC2's query protocol goes through it, is counted, and may go wrong in a way that moto cannot.
+
+use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::{HeaderMap, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper::body::{Bytes, Incoming};
+use hyper::service::service_fn;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpListener;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+
+use super::semantics;
+use crate::clock::monotonic;
+use crate::room::Room;
+
+/// One call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The action.
+    pub action: String,
+    /// The Region.
+    pub region: String,
+    /// The parameters, without the action.
+    pub parameters: Vec<(String, String)>,
+}
+
+impl Call {
+    /// Whether it changes something.
+    pub fn is_change(&self) -> bool {
+        !self.action.starts_with("Describe")
+            && !self.action.starts_with("Get")
+            && !self.action.starts_with("AssumeRole")
+    }
+
+    /// The value of a parameter.
+    pub fn parameter(&self, name: &str) -> Option<&str> {
+        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// What goes wrong with a call.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// It is answered with an error: a status, and EC2's code.
+    Error(u16, &'static str),
+    /// It takes effect, and its answer is lost.
+    Lost,
+    /// It does not arrive.
+    Dropped,
+    /// It is answered only after a while.
+    Slow(Duration),
+}
+
+impl Fault {
+    /// Too many calls.
+    pub fn throttled() -> Self {
+        Self::Error(503, "RequestLimitExceeded")
+    }
+}
+
+/// A point on the way of a program that changes EC2.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashPoint {
+    /// The number of the change, from 1.
+    pub change: usize,
+    /// Before or after it takes effect.
+    pub when: When,
+}
+
+/// Before or after a change takes effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// It has not arrived.
+    Before,
+    /// It took effect, and is not answered.
+    After,
+}
+
+/// The proxy.
+#[derive(Debug)]
+pub(super) struct Proxy {
+    moto: String,
+    client: Client<HttpConnector, Full<Bytes>>,
+    state: Mutex<State>,
+    go_on: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    calls: Vec<Call>,
+    faults: HashMap<String, VecDeque<Fault>>,
+    down: bool,
+    halt: Option<Halt>,
+    stale: Option<Duration>,
+    /// The last answer to each read, and until when it is given again.
+    reads: HashMap<Vec<u8>, Bytes>,
+    stale_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Halt {
+    point: CrashPoint,
+    changes: usize,
+    reached: bool,
+}
+
+/// What is to be done with a call.
+enum Verdict {
+    Forward,
+    Answer(Response<Full<Bytes>>),
+    Break,
+    ForwardAndBreak,
+    ForwardAndHold,
+    Hold,
+    Wait(Duration),
+}
+
+impl Proxy {
+    pub(super) fn start(room: &Room, at: &'static str, moto: &str) -> Arc<Self> {
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let proxy =
+            Arc::new(Self { moto: moto.to_owned(), client, state: Mutex::default(), go_on: Notify::new() });
+        let listener = room.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let serving = Arc::clone(&proxy);
+        room.start(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let proxy = Arc::clone(&serving);
+                stream.set_nodelay(true).ok();
+                connections.spawn(async move {
+                    let service = service_fn(move |request| Arc::clone(&proxy).serve(request));
+                    // A connection that is broken on purpose ends with an error.
+                    hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await
+                        .ok();
+                });
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        proxy
+    }
+
+    pub(super) fn calls(&self) -> Vec<Call> {
+        self.lock().calls.clone()
+    }
+
+    pub(super) fn forget_calls(&self) {
+        self.lock().calls.clear();
+    }
+
+    pub(super) fn fail(&self, action: &str, times: usize, fault: Fault) {
+        let mut state = self.lock();
+        state.faults.entry(action.to_owned()).or_default().extend(std::iter::repeat_n(fault, times));
+    }
+
+    pub(super) fn outage(&self, down: bool) {
+        self.lock().down = down;
+    }
+
+    pub(super) fn stale_reads(&self, span: Duration) {
+        self.lock().stale = Some(span);
+    }
+
+    pub(super) fn halt_at(&self, point: Option<CrashPoint>) {
+        self.lock().halt = point.map(|point| Halt { point, changes: 0, reached: false });
+        self.go_on.notify_waiters();
+    }
+
+    pub(super) fn has_halted(&self) -> bool {
+        self.lock().halt.as_ref().is_some_and(|halt| halt.reached)
+    }
+
+    async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Broken> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
+        let call = parse(&parts.headers, &body);
+        match self.verdict(&call) {
+            Verdict::Answer(answer) => Ok(answer),
+            Verdict::Break => Err(Broken),
+            Verdict::Hold => self.hold().await,
+            Verdict::Wait(span) => {
+                tokio::time::sleep(span).await;
+                self.forward(&parts.headers, call, body).await
+            }
+            Verdict::Forward => self.forward(&parts.headers, call, body).await,
+            Verdict::ForwardAndBreak => {
+                self.forward(&parts.headers, call, body).await.ok();
+                Err(Broken)
+            }
+            Verdict::ForwardAndHold => {
+                self.forward(&parts.headers, call, body).await.ok();
+                self.reached();
+                self.hold().await
+            }
+        }
+    }
+
+    fn verdict(&self, call: &Call) -> Verdict {
+        let mut state = self.lock();
+        let is_change = call.is_change();
+        if let Some(halt) = &mut state.halt {
+            if halt.reached {
+                return Verdict::Hold;
+            }
+            halt.changes += usize::from(is_change);
+            if is_change && halt.changes == halt.point.change {
+                if halt.point.when == When::After {
+                    state.calls.push(call.clone());
+                    return Verdict::ForwardAndHold;
+                }
+                halt.reached = true;
+                return Verdict::Hold;
+            }
+        }
+        state.calls.push(call.clone());
+        if state.down {
+            return Verdict::Break;
+        }
+        let mut next = |action: &str| state.faults.get_mut(action).and_then(VecDeque::pop_front);
+        match next(&call.action).or_else(|| next("*")) {
+            None => Verdict::Forward,
+            Some(Fault::Error(status, code)) => Verdict::Answer(error(status, code, "a test")),
+            Some(Fault::Lost) => Verdict::ForwardAndBreak,
+            Some(Fault::Dropped) => Verdict::Break,
+            Some(Fault::Slow(span)) => Verdict::Wait(span),
+        }
+    }
+
+    fn reached(&self) {
+        if let Some(halt) = &mut self.lock().halt {
+            halt.reached = true;
+        }
+    }
+
+    /// Never answers.
+    async fn hold(&self) -> Result<Response<Full<Bytes>>, Broken> {
+        self.go_on.notified().await;
+        Err(Broken)
+    }
+
+    async fn forward(
+        &self,
+        headers: &HeaderMap,
+        call: Call,
+        body: Bytes,
+    ) -> Result<Response<Full<Bytes>>, Broken> {
+        let ask = |body: Vec<u8>| self.ask(headers, body);
+        if !call.is_change() {
+            if let Some(stale) = self.stale_answer(&body) {
+                return Ok(Response::new(Full::new(stale)));
+            }
+            let (status, answer) = semantics::read(&call, ask).await?;
+            if status == StatusCode::OK {
+                self.lock().reads.insert(body.to_vec(), answer.clone());
+            }
+            return Ok(with_status(status, answer));
+        }
+        let (status, answer) = semantics::change(&call, body.to_vec(), ask).await?;
+        let mut state = self.lock();
+        match state.stale {
+            Some(span) => state.stale_until = monotonic().checked_add(span),
+            None => state.reads.clear(),
+        }
+        Ok(with_status(status, answer))
+    }
+
+    fn stale_answer(&self, body: &[u8]) -> Option<Bytes> {
+        let state = self.lock();
+        let is_stale = state.stale_until.is_some_and(|until| monotonic() < until);
+        state.reads.get(body).filter(|_| is_stale).cloned()
+    }
+
+    /// Asks moto.
+    async fn ask(&self, headers: &HeaderMap, body: Vec<u8>) -> Result<(StatusCode, Bytes), Broken> {
+        let mut request = Request::post(format!("http://{}/", self.moto));
+        for name in ["authorization", "content-type", "x-amz-date", "x-amz-security-token"] {
+            if let Some(value) = headers.get(name) {
+                request = request.header(name, value);
+            }
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|_| Broken)?;
+        let answer = self.client.request(request).await.map_err(|_| Broken)?;
+        let status = answer.status();
+        Ok((status, answer.into_body().collect().await.map_err(|_| Broken)?.to_bytes()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The connection is to be broken.
+#[derive(Debug)]
+pub(super) struct Broken;
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the connection is broken on purpose")
+    }
+}
+
+impl std::error::Error for Broken {}
+
+impl From<Infallible> for Broken {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
+}
+
+fn parse(headers: &HeaderMap, body: &[u8]) -> Call {
+    let mut parameters: Vec<(String, String)> =
+        form_urlencoded::parse(body).map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
+    let action = parameters.iter().position(|(key, _)| key == "Action");
+    let action = action.map(|at| parameters.remove(at).1).unwrap_or_default();
+    // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …
+    let scope = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let region = scope.split('/').nth(2).unwrap_or_default().to_owned();
+    Call { action, region, parameters }
+}
+
+fn with_status(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response
+}
+
+/// An error as EC2 writes it.
+pub(super) fn error_body(code: &str, message: &str) -> Bytes {
+    format!(
+        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors><RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
+    )
+    .into()
+}
+
+fn error(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {
+    with_status(
+        StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR),
+        error_body(code, message),
+    )
+}

@@ -1,0 +1,193 @@
+//! What EC2 does and moto 5.2.5 does not: pages, limits of filters, groups that are in use, the limit of groups on an
+//! interface, canonical address ranges, and what a description may hold (EC2 API reference and User Guide).
+
+use hyper::StatusCode;
+use hyper::body::Bytes;
+use ipnet::IpNet;
+
+use super::proxy::{Broken, Call, error_body};
+
+/// The actions that answer in pages, with the element that holds their items.
+const PAGED: [(&str, &str); 5] = [
+    ("DescribeInstances", "reservationSet"),
+    ("DescribeNetworkInterfaces", "networkInterfaceSet"),
+    ("DescribeSecurityGroupRules", "securityGroupRuleSet"),
+    ("DescribeSecurityGroups", "securityGroupInfo"),
+    ("DescribeManagedPrefixLists", "prefixListSet"),
+];
+/// How many values a filter takes.
+const FILTER_VALUES: usize = 200;
+/// How many items a page has at most.
+const PAGE: usize = 1000;
+/// How many groups an interface has at most.
+const GROUPS: usize = 5;
+/// What a rule's description may hold besides letters and digits.
+const DESCRIPTION: &str = " ._-:/()#,@[]+=&;{}!$*";
+
+type Answer = (StatusCode, Bytes);
+
+/// Reads, in pages where that is asked for.
+pub(super) async fn read<F, R>(call: &Call, ask: F) -> Result<Answer, Broken>
+where
+    F: Fn(Vec<u8>) -> R,
+    R: Future<Output = Result<Answer, Broken>>,
+{
+    let values = |index: usize| {
+        let prefix = format!("Filter.{index}.Value.");
+        call.parameters.iter().filter(|(key, _)| key.starts_with(&prefix)).count()
+    };
+    if (1..=10).any(|index| values(index) > FILTER_VALUES) {
+        return Ok(refusal("FilterLimitExceeded", "The maximum number of filter values is 200."));
+    }
+    let Some((_, set)) = PAGED.iter().find(|(action, _)| *action == call.action) else {
+        return ask(encode(call, |_, _| true)).await;
+    };
+    let number = |name: &str| call.parameter(name).and_then(|text| text.parse::<usize>().ok());
+    let size = number("MaxResults").unwrap_or(usize::MAX);
+    if size > PAGE && size != usize::MAX {
+        return Ok(refusal("InvalidParameterValue", "MaxResults is 1000 at most."));
+    }
+    let (status, body) = ask(encode(call, |key, _| key != "MaxResults" && key != "NextToken")).await?;
+    if status != StatusCode::OK {
+        return Ok((status, body));
+    }
+    let text = String::from_utf8_lossy(&body);
+    Ok((status, page(&text, set, number("NextToken").unwrap_or(0), size).unwrap_or(body)))
+}
+
+/// Changes something, unless EC2 would not.
+pub(super) async fn change<F, R>(call: &Call, body: Vec<u8>, ask: F) -> Result<Answer, Broken>
+where
+    F: Fn(Vec<u8>) -> R,
+    R: Future<Output = Result<Answer, Broken>>,
+{
+    match call.action.as_str() {
+        "DeleteSecurityGroup" => {
+            let group = call.parameter("GroupId").unwrap_or_default();
+            let find = |action: &str, filter: &str| {
+                let pairs = [
+                    ("Action", action),
+                    ("Version", "2016-11-15"),
+                    ("Filter.1.Name", filter),
+                    ("Filter.1.Value.1", group),
+                ];
+                form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish().into_bytes()
+            };
+            let (_, interfaces) = ask(find("DescribeNetworkInterfaces", "group-id")).await?;
+            let all = form_urlencoded::Serializer::new(String::new())
+                .extend_pairs([("Action", "DescribeSecurityGroupRules"), ("Version", "2016-11-15")])
+                .finish();
+            let (_, rules) = ask(all.into_bytes()).await?;
+            let in_use = !items(&String::from_utf8_lossy(&interfaces), "networkInterfaceSet").is_empty();
+            let rules = String::from_utf8_lossy(&rules);
+            let names = |rule: &&str| {
+                let referenced = rule.split_once("<referencedGroupInfo>").map_or("", |(_, rest)| rest);
+                let referenced =
+                    referenced.split_once("</referencedGroupInfo>").map_or("", |(inner, _)| inner);
+                let id = format!("<groupId>{group}</groupId>");
+                let own =
+                    rule.replace(&format!("<referencedGroupInfo>{referenced}</referencedGroupInfo>"), "");
+                referenced.contains(&id) && !own.contains(&id)
+            };
+            if in_use || items(&rules, "securityGroupRuleSet").iter().any(names) {
+                return Ok(refusal("DependencyViolation", "The group has a dependent object."));
+            }
+        }
+        "ModifyNetworkInterfaceAttribute" => {
+            let groups = call.parameters.iter().filter(|(key, _)| key.starts_with("SecurityGroupId")).count();
+            if groups > GROUPS {
+                let message =
+                    "You have exceeded the maximum number of security groups allowed per network interface.";
+                return Ok(refusal("SecurityGroupsPerInterfaceLimitExceeded", message));
+            }
+        }
+        "AuthorizeSecurityGroupIngress" => {
+            let mut call = call.clone();
+            for (key, value) in &mut call.parameters {
+                if (key.ends_with(".CidrIp") || key.ends_with(".CidrIpv6"))
+                    && let Ok(net) = value.parse::<IpNet>()
+                {
+                    *value = net.trunc().to_string();
+                }
+                let is_bad = |c: char| !c.is_ascii_alphanumeric() && !DESCRIPTION.contains(c);
+                if key.ends_with(".Description") && (value.len() > 255 || value.contains(is_bad)) {
+                    return Ok(refusal("InvalidParameterValue", "Invalid rule description."));
+                }
+            }
+            return ask(encode(&call, |_, _| true)).await;
+        }
+        _ => {}
+    }
+    ask(body).await
+}
+
+fn refusal(code: &str, message: &str) -> Answer {
+    (StatusCode::BAD_REQUEST, error_body(code, message))
+}
+
+fn encode(call: &Call, keep: impl Fn(&str, &str) -> bool) -> Vec<u8> {
+    let kept = call.parameters.iter().filter(|(key, value)| keep(key, value));
+    let mut body = form_urlencoded::Serializer::new(String::new());
+    body.append_pair("Action", &call.action).extend_pairs(kept);
+    body.finish().into_bytes()
+}
+
+/// One page of an answer.
+fn page(text: &str, set: &str, from: usize, size: usize) -> Option<Bytes> {
+    let all = items(text, set);
+    if from == 0 && all.len() <= size {
+        return None;
+    }
+    let (open, close) = (format!("<{set}>"), format!("</{set}>"));
+    let (head, rest) = text.split_once(&open)?;
+    let (_, tail) = rest.rsplit_once(&close)?;
+    let shown: String = all.iter().skip(from).take(size).copied().collect();
+    let next = from.saturating_add(size);
+    let token = if next < all.len() { format!("<nextToken>{next}</nextToken>") } else { String::new() };
+    Some(format!("{head}{open}{shown}{close}{token}{tail}").into())
+}
+
+/// The items of a set, each with its tags around it.
+fn items<'a>(text: &'a str, set: &str) -> Vec<&'a str> {
+    let inner =
+        text.split_once(&format!("<{set}>")).and_then(|(_, rest)| rest.rsplit_once(&format!("</{set}>")));
+    let Some((inner, _)) = inner else { return Vec::new() };
+    let (mut found, mut depth, mut start) = (Vec::new(), 0, 0);
+    for (at, _) in inner.match_indices('<') {
+        let rest = &inner[at..];
+        if rest.starts_with("<item>") {
+            if depth == 0 {
+                start = at;
+            }
+            depth += 1;
+        } else if rest.starts_with("</item>") {
+            depth -= 1;
+            if depth == 0 {
+                found.push(&inner[start..at + "</item>".len()]);
+            }
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_hold_whole_items_and_name_the_next() {
+        let text = "<r><set><item>1<tags><item>a</item></tags></item><item>2</item><item>3</item></set></r>";
+        assert_eq!(
+            items(text, "set"),
+            ["<item>1<tags><item>a</item></tags></item>", "<item>2</item>", "<item>3</item>"]
+        );
+        let page =
+            |from, size| page(text, "set", from, size).map(|page| String::from_utf8(page.to_vec()).unwrap());
+        assert_eq!(page(0, 3), None);
+        assert_eq!(
+            page(0, 2).unwrap(),
+            "<r><set><item>1<tags><item>a</item></tags></item><item>2</item></set><nextToken>2</nextToken></r>"
+        );
+        assert_eq!(page(2, 2).unwrap(), "<r><set><item>3</item></set></r>");
+    }
+}

@@ -1,0 +1,140 @@
+//! A laboratory: one host with an EC2 on it, and the provider beside it, without a broker.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use postern_aws::{Account, Aws, Settings};
+use postern_cloud::{CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, Sweep};
+use postern_core::plan::CloudWindow;
+use postern_core::{GrantId, TargetId};
+use postern_tests::Net;
+use postern_tests::ec2::{ACCOUNT, Cloud, Ec2, OTHER_ACCOUNT, REGION};
+use tempfile::TempDir;
+
+/// The end of every window in a laboratory.
+pub(crate) const END: &str = "2100-01-01T00:00:00.123456789Z";
+
+/// A laboratory. What is dropped first stands first.
+pub(crate) struct Lab {
+    pub(crate) aws: Arc<Aws>,
+    pub(crate) cloud: Cloud,
+    pub(crate) ec2: Ec2,
+    pub(crate) net: Net,
+    #[allow(dead_code, reason = "it is removed when this is dropped")]
+    dir: TempDir,
+}
+
+impl Lab {
+    pub(crate) fn new() -> Self {
+        let dir = TempDir::with_prefix("postern-").unwrap();
+        let net = Net::new();
+        let ec2 = Ec2::start(&net.hub, dir.path());
+        let aws = Arc::new(provider(&net, &ec2));
+        Self { aws, cloud: ec2.cloud(ACCOUNT, REGION), ec2, net, dir }
+    }
+
+    /// A provider that knows nothing yet, as after a restart.
+    pub(crate) fn restart(&mut self) {
+        self.aws = Arc::new(provider(&self.net, &self.ec2));
+    }
+
+    /// Does something with the provider, on the host where EC2 is.
+    pub(crate) fn with<T, F>(&self, work: impl FnOnce(Arc<Aws>) -> F) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = T> + Send + 'static,
+    {
+        self.net.hub.room().run(work(Arc::clone(&self.aws)))
+    }
+
+    pub(crate) fn lock(&self, instance: &str) -> TargetId {
+        let report = self.try_lock(instance, Consent::all()).unwrap();
+        assert!(!report.changes.is_empty(), "it was not locked yet");
+        self.target(instance)
+    }
+
+    pub(crate) fn try_lock(&self, instance: &str, consent: Consent) -> Result<LockdownReport, CloudError> {
+        let order = order(&self.target(instance), consent);
+        self.with(|aws| async move { aws.lockdown(&order).await })
+    }
+
+    pub(crate) fn release(&self, instance: &str) -> Result<LockdownReport, CloudError> {
+        let target = self.target(instance);
+        self.with(|aws| async move { aws.release(&target).await })
+    }
+
+    pub(crate) fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        let window = window.clone();
+        self.with(|aws| async move { aws.open(&window).await })
+    }
+
+    pub(crate) fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
+        let window = window.clone();
+        self.with(|aws| async move { aws.close(&window).await })
+    }
+
+    pub(crate) fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
+        let target = target.clone();
+        self.with(|aws| async move { aws.observe(&target).await })
+    }
+
+    pub(crate) fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
+        let target = target.clone();
+        self.with(|aws| async move { aws.repair(&target).await })
+    }
+
+    pub(crate) fn sweep(&self) -> Sweep {
+        self.with(|aws| async move { aws.sweep().await })
+    }
+
+    pub(crate) fn target(&self, instance: &str) -> TargetId {
+        self.cloud.target(instance).parse().unwrap()
+    }
+
+    /// How often each action was called since the last time somebody asked.
+    pub(crate) fn actions(&self) -> Vec<String> {
+        let actions = self.ec2.calls().into_iter().map(|call| call.action).collect();
+        self.ec2.forget_calls();
+        actions
+    }
+}
+
+fn provider(net: &Net, ec2: &Ec2) -> Aws {
+    let account = |id: &str, regions: &[&str], role: Option<String>| Account {
+        id: id.to_owned(),
+        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
+        role_arn: role,
+        external_id: None,
+    };
+    let settings = Settings {
+        deployment: "postern".to_owned(),
+        endpoint: Some(ec2.endpoint()),
+        rules_per_group: 60,
+        accounts: vec![
+            account(ACCOUNT, &[REGION, "us-east-1"], None),
+            account(OTHER_ACCOUNT, &[REGION], Some(format!("arn:aws:iam::{OTHER_ACCOUNT}:role/postern"))),
+        ],
+    };
+    net.hub.room().run(Aws::connect(settings))
+}
+
+pub(crate) fn order(target: &TargetId, consent: Consent) -> LockdownOrder {
+    LockdownOrder {
+        target: target.clone(),
+        ports: ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into(),
+        consent,
+        together: BTreeSet::new(),
+    }
+}
+
+/// A window of a grant on SSH.
+pub(crate) fn window(target: &TargetId, grant: u128, source: &str) -> CloudWindow {
+    CloudWindow {
+        target: target.clone(),
+        grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
+        port: "tcp/22".parse().unwrap(),
+        source: source.parse().unwrap(),
+        not_after: END.parse().unwrap(),
+    }
+}

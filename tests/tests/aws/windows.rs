@@ -1,0 +1,176 @@
+//! Windows: opened and closed by the provider alone.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use postern_cloud::conformance::{self, Subject};
+use postern_cloud::{CloudError, Provider as _};
+use postern_core::plan::CloudWindow;
+use postern_tests::ec2::{OTHER_ACCOUNT, REGION, RuleSpec};
+
+use crate::lab::{END, Lab, window};
+
+fn ssh_for_everyone() -> RuleSpec {
+    RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh")
+}
+
+#[test]
+fn aws_conforms() {
+    let lab = Lab::new();
+    let targets = ["one", "two"].map(|name| {
+        let group = lab.cloud.group(name, &[ssh_for_everyone()]);
+        lab.lock(&lab.cloud.instance(name, &[&[&group]]))
+    });
+    let missing = lab.target("i-00000000000000000");
+    lab.with(|aws| async move {
+        conformance::run(&Subject { provider: aws.as_ref(), targets, missing }).await;
+    });
+}
+
+#[test]
+fn a_window_costs_one_call_to_open_and_one_to_close() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let target = lab.lock(&lab.cloud.instance("web", &[&[&group]]));
+    lab.observe(&target).unwrap();
+    lab.actions();
+    let one = window(&target, 1, "192.0.2.7");
+    lab.open(&one).unwrap();
+    assert_eq!(lab.actions(), ["AuthorizeSecurityGroupIngress"]);
+    lab.open(&one).unwrap();
+    assert_eq!(lab.actions(), [""; 0], "it is open already");
+    // Another grant from behind the same NAT shares the rule, and each closes its own part of it.
+    let other = window(&target, 2, "192.0.2.7");
+    lab.open(&other).unwrap();
+    assert_eq!(lab.actions(), ["CreateTags"]);
+    lab.close(&other).unwrap();
+    assert_eq!(lab.actions()[0], "DeleteTags");
+    lab.close(&one).unwrap();
+    assert_eq!(lab.actions(), ["RevokeSecurityGroupIngress"]);
+}
+
+#[test]
+fn i2_a_window_says_in_its_tags_and_in_its_description_whose_it_is_and_when_it_ends() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let target = lab.lock(&instance);
+    let (one, other) = (window(&target, 1, "2001:db8::/64"), window(&target, 2, "2001:db8::/64"));
+    let later = CloudWindow { not_after: "2100-01-01T01:00:00Z".parse().unwrap(), ..other };
+    let own = lab.cloud.own_group(&instance).unwrap();
+    let tags = || lab.cloud.rules(&own).into_iter().next().unwrap().tags;
+
+    lab.open(&one).unwrap();
+    let rule = lab.cloud.rules(&own).into_iter().next().unwrap();
+    assert_eq!((rule.from, rule.to, rule.source.as_str()), (22, 22, "2001:db8::/64"));
+    assert_eq!(rule.description, format!("Postern: grant {} until {END}", one.grant));
+    assert_eq!(rule.tags["postern:managed-by"], "postern");
+    assert_eq!(rule.tags[&format!("postern:grant:{}", one.grant)], END);
+    assert_eq!(
+        (&rule.tags["postern:grant"], &rule.tags["postern:not-after"]),
+        (&one.grant.to_string(), &END.into())
+    );
+
+    // The rule that two share ends with the later of them, in place.
+    lab.open(&later).unwrap();
+    assert_eq!((tags()["postern:grant"].clone(), lab.cloud.rules(&own).len()), (later.grant.to_string(), 1));
+    lab.close(&later).unwrap();
+    assert_eq!(
+        (&tags()["postern:grant"], &tags()["postern:not-after"]),
+        (&one.grant.to_string(), &END.into())
+    );
+    lab.close(&one).unwrap();
+    assert_eq!(lab.cloud.rules(&own).len(), 0);
+}
+
+#[test]
+fn i3_every_address_is_never_one_rule() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let target = lab.lock(&instance);
+    let (v4, v6) = (window(&target, 1, "0.0.0.0/0"), window(&target, 1, "::/0"));
+    lab.open(&v4).unwrap();
+    lab.open(&v6).unwrap();
+    let sources: BTreeSet<String> =
+        lab.cloud.windows(&instance).into_iter().map(|(_, source)| source).collect();
+    assert_eq!(sources, ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"].map(str::to_owned).into());
+    assert_eq!(lab.observe(&target).unwrap().windows, [v4.clone(), v6.clone()].into());
+
+    // Somebody takes half of one away: what is left is nobody's, and closes; then the whole opens again.
+    lab.cloud.revoke(&lab.cloud.own_group(&instance).unwrap(), &RuleSpec::tcp(22, 22, "128.0.0.0/1"));
+    let half = window(&target, 1, "0.0.0.0/1");
+    assert_eq!(lab.observe(&target).unwrap().windows, [half.clone(), v6.clone()].into());
+    lab.close(&half).unwrap();
+    lab.open(&v4).unwrap();
+    assert_eq!(lab.observe(&target).unwrap().windows, [v4, v6].into());
+}
+
+#[test]
+fn twenty_windows_at_once_are_all_there() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let target = lab.lock(&lab.cloud.instance("web", &[&[&group]]));
+    let windows: Vec<CloudWindow> =
+        (1..=20).map(|grant| window(&target, grant, &format!("198.51.100.{}", grant % 15))).collect();
+    let opened = windows.clone();
+    let opened = lab.with(|aws| async move { join_all(opened.iter().map(|window| aws.open(window))).await });
+    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    assert_eq!(lab.observe(&target).unwrap().windows, windows.iter().cloned().collect());
+    let (gone, left) = windows.split_at(10);
+    let gone = gone.to_vec();
+    let closed = lab.with(|aws| async move { join_all(gone.iter().map(|window| aws.close(window))).await });
+    assert!(closed.iter().all(Result::is_ok), "{closed:?}");
+    assert_eq!(lab.observe(&target).unwrap().windows, left.iter().cloned().collect());
+}
+
+#[test]
+fn i2_regions_and_accounts_are_swept_and_kept_apart() {
+    let lab = Lab::new();
+    let places =
+        [lab.cloud.clone(), lab.ec2.cloud("123456789012", "us-east-1"), lab.ec2.cloud(OTHER_ACCOUNT, REGION)];
+    let mut open = BTreeSet::new();
+    for (place, grant) in places.iter().zip(1..) {
+        let group = place.group("web", &[ssh_for_everyone()]);
+        let instance = place.instance("web", &[&[&group]]);
+        let target = place.target(&instance).parse().unwrap();
+        let order = crate::lab::order(&target, postern_cloud::Consent::all());
+        lab.with(|aws| async move { aws.lockdown(&order).await }).unwrap();
+        let window = window(&target, grant, "192.0.2.7");
+        lab.open(&window).unwrap();
+        assert_eq!(place.windows(&instance).len(), 1);
+        open.insert(window);
+    }
+    let sweep = lab.sweep();
+    assert_eq!(sweep.unread, []);
+    let seen: BTreeSet<CloudWindow> =
+        sweep.sightings.iter().flat_map(|sighting| sighting.held.clone().unwrap().windows).collect();
+    assert_eq!(seen, open);
+}
+
+#[test]
+fn a_target_outside_the_configuration_or_of_another_account_is_refused_in_words() {
+    let lab = Lab::new();
+    let target = "aws:123456789012/eu-north-1/i-0123456789abcdef0".parse().unwrap();
+    let Err(CloudError::Refused { reason }) = lab.observe(&target) else { panic!("not refused") };
+    assert!(reason.contains("aws.accounts"), "{reason}");
+}
+
+#[test]
+fn i8_a_restart_in_between_changes_nothing() {
+    let mut lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let target = lab.lock(&lab.cloud.instance("web", &[&[&group]]));
+    let (one, other) = (window(&target, 1, "192.0.2.7"), window(&target, 2, "192.0.2.7"));
+    lab.open(&one).unwrap();
+    lab.restart();
+    lab.open(&one).unwrap();
+    lab.open(&other).unwrap();
+    lab.restart();
+    lab.close(&one).unwrap();
+    assert_eq!(lab.observe(&target).unwrap().windows, [other.clone()].into());
+    lab.restart();
+    lab.close(&other).unwrap();
+    lab.close(&other).unwrap();
+    assert!(lab.observe(&target).unwrap().windows.is_empty());
+}
