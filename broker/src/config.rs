@@ -1,12 +1,20 @@
 //! The configuration: one file, every key known, turned into values that cannot be wrong any more.
 
+mod aws;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use postern_core::Invalid;
+use jiff::SignedDuration;
+use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
 use serde::Deserialize;
+
+use crate::app::assess::default_management_ports;
 
 /// What the broker runs with.
 #[derive(Debug, Clone)]
@@ -21,6 +29,14 @@ pub struct Config {
     pub trust_domain: TrustDomain,
     /// How log lines look.
     pub log_format: LogFormat,
+    /// The ports for which an assessment looks, if it is not told.
+    pub management_ports: BTreeSet<ProtectedPort>,
+    /// Where metrics are served, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// How often every cloud is swept.
+    pub sweep_every: Duration,
+    /// The accounts of AWS, if any.
+    pub aws: Option<postern_aws::Settings>,
 }
 
 /// How log lines look.
@@ -44,7 +60,27 @@ struct File {
     trust_domain: Option<String>,
     #[serde(default)]
     log_format: LogFormat,
+    #[serde(default)]
+    management_ports: Option<Vec<String>>,
+    #[serde(default)]
+    metrics_listen: Option<String>,
+    #[serde(default)]
+    cloud: CloudFile,
+    #[serde(default)]
+    aws: Option<aws::File>,
 }
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CloudFile {
+    #[serde(default)]
+    sweep_every: Option<String>,
+}
+
+/// How often every cloud is swept, unless the file says.
+const SWEEP_EVERY: Duration = Duration::from_secs(600);
+/// The least and the most that it may say.
+const SWEEP_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 impl Config {
     /// Reads and checks the file.
@@ -63,13 +99,9 @@ impl Config {
             let problem = format!("{} is not absolute", file.data_dir.display());
             return Err(Invalid::new("data_dir", problem, "write a path that begins with /").into());
         }
-        let listen = file.listen.parse().map_err(|_| {
-            Invalid::new(
-                "listen",
-                format!("{:?} is not an address and a port", file.listen),
-                "write it like 0.0.0.0:7443",
-            )
-        })?;
+        let listen = address("listen", &file.listen)?;
+        let metrics_listen =
+            file.metrics_listen.as_deref().map(|text| address("metrics_listen", text)).transpose()?;
         if file.names.is_empty() {
             let remedy = "list every DNS name and address by which the broker is reached";
             return Err(Invalid::new("names", "is empty", remedy).into());
@@ -82,12 +114,17 @@ impl Config {
         }
         let trust_domain =
             file.trust_domain.as_deref().map(TrustDomain::new).transpose()?.unwrap_or_default();
+        let aws = file.aws.map(|aws| aws.checked(&trust_domain)).transpose()?;
         Ok(Self {
             data_dir: file.data_dir,
             listen,
             names: file.names,
             trust_domain,
             log_format: file.log_format,
+            management_ports: management_ports(file.management_ports)?,
+            metrics_listen,
+            sweep_every: sweep_every(file.cloud.sweep_every.as_deref())?,
+            aws,
         })
     }
 
@@ -107,6 +144,30 @@ impl Config {
     }
 }
 
+fn address(key: &str, text: &str) -> Result<SocketAddr, Invalid> {
+    let problem = || format!("{text:?} is not an address and a port");
+    text.parse().map_err(|_| Invalid::new(key, problem(), "write it like 0.0.0.0:7443"))
+}
+
+fn management_ports(texts: Option<Vec<String>>) -> Result<BTreeSet<ProtectedPort>, Invalid> {
+    let Some(texts) = texts else { return Ok(default_management_ports()) };
+    if texts.is_empty() {
+        return Err(Invalid::new("management_ports", "is empty", "leave it out for the usual four"));
+    }
+    let parse = |(i, text): (usize, &String)| {
+        text.parse().map_err(|e: Invalid| e.named(&format!("management_ports[{i}]")))
+    };
+    texts.iter().enumerate().map(parse).collect()
+}
+
+fn sweep_every(text: Option<&str>) -> Result<Duration, Invalid> {
+    let Some(text) = text else { return Ok(SWEEP_EVERY) };
+    let span = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+    span.filter(|span| SWEEP_RANGE.contains(span)).ok_or_else(|| {
+        Invalid::new("cloud.sweep_every", format!("{text:?} is not a span of 1s to 24h"), "write it like 10m")
+    })
+}
+
 fn is_name(name: &str) -> bool {
     rustls::pki_types::ServerName::try_from(name).is_ok()
 }
@@ -122,6 +183,7 @@ mod tests {
         let config = Config::parse(GOOD).unwrap();
         assert_eq!(config.listen.port(), 7443);
         assert_eq!(config.trust_domain, TrustDomain::default());
+        assert_eq!((config.management_ports.len(), config.sweep_every, config.aws), (4, SWEEP_EVERY, None));
     }
 
     #[test]
@@ -134,6 +196,11 @@ mod tests {
             ("[\"broker.example.org\", \"192.0.2.1\"]", "[]", "names"),
             ("names", "trust_domain = \"UPPER\"\nnames", "trust_domain"),
             ("names", "log_format = \"xml\"\nnames", "log_format"),
+            ("names", "management_ports = [\"tcp/22\", \"ssh\"]\nnames", "management_ports[1]"),
+            ("names", "management_ports = []\nnames", "management_ports"),
+            ("names", "metrics_listen = \"9464\"\nnames", "metrics_listen"),
+            ("names", "cloud.sweep_every = \"0s\"\nnames", "cloud.sweep_every"),
+            ("names", "cloud.sweep = \"1s\"\nnames", "sweep"),
         ] {
             let error = Config::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");

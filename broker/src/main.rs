@@ -2,12 +2,15 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
+use postern_aws::Aws;
 use postern_broker::config::{Config, LogFormat};
 use postern_broker::{run, setup};
+use postern_core::target::CloudKind;
 use postern_core::{Name, Principal, Role};
 use tracing_subscriber::EnvFilter;
 
@@ -67,7 +70,8 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Serve => {
             log(config.log_format);
-            run::serve(config).await?;
+            let providers = providers(&config).await;
+            run::serve(config, providers).await?;
         }
         Command::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
         Command::Issue { name, role, out: dir, valid_for } => {
@@ -76,6 +80,15 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// The clouds that the configuration names. No call is made yet.
+async fn providers(config: &Config) -> run::Providers {
+    let mut providers = run::Providers::new();
+    if let Some(settings) = config.aws.clone() {
+        providers.insert(CloudKind::Aws, Arc::new(Aws::connect(settings).await));
+    }
+    providers
 }
 
 /// Logs to stderr; the level comes from POSTERN_LOG.

@@ -31,18 +31,21 @@ const DRAIN: Duration = Duration::from_secs(3);
 /// How far the wall clock may be off before the log says so.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
+/// The clouds that are driven.
+pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
+
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
 /// It cannot start, or one of its tasks ended.
-pub async fn serve(config: Config) -> anyhow::Result<()> {
+pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let store = Embedded::open(&config.store_path()).with_context(|| {
         format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
     })?;
     let (end, ended) = tokio::sync::watch::channel(false);
-    let mut tasks = start(&config, Arc::new(store), BTreeMap::new(), ended).await?;
+    let mut tasks = start(&config, Arc::new(store), providers, ended).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -59,7 +62,7 @@ pub async fn serve(config: Config) -> anyhow::Result<()> {
 async fn start(
     config: &Config,
     store: Arc<dyn Store>,
-    providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
+    providers: Providers,
     mut ended: tokio::sync::watch::Receiver<bool>,
 ) -> anyhow::Result<Tasks> {
     let clock = Clock::start(newest_record(store.as_ref()).await?);
@@ -83,13 +86,28 @@ async fn start(
         pulse: Arc::clone(&pulse),
     };
     let trust_domain = config.trust_domain.clone();
-    let app = App { store, hub, clouds: Arc::clone(&clouds), wakeups, feed, clock, authority, trust_domain };
+    let app = App {
+        store: Arc::clone(&store),
+        hub,
+        clouds: Arc::clone(&clouds),
+        wakeups,
+        feed,
+        clock,
+        authority,
+        trust_domain,
+        management_ports: config.management_ports.clone(),
+    };
     let app = Arc::new(app);
     let (reporter, health) = tonic_health::server::health_reporter();
 
     let mut tasks = Tasks::default();
+    if let Some(listen) = config.metrics_listen {
+        tasks.spawn("metrics", metrics(listen)?);
+    }
     tasks.spawn("reconciler", reconciler.run());
-    tasks.spawn("clouds", clouds.run());
+    tasks.spawn("clouds", Arc::clone(&clouds).run());
+    tasks.spawn("sweep", Arc::clone(&clouds).keep_sweeping(config.sweep_every));
+    tasks.spawn("journal", clouds.keep_journal(store));
     tasks.spawn("health", api::watch_pulse(reporter, pulse, clock));
     tasks.spawn("certificate", keep_certificate(Arc::clone(&app), config.clone(), identity));
     tasks.spawn("clock", watch_clock(clock));
@@ -102,6 +120,18 @@ async fn start(
         tracing::warn!(%error, "cannot tell the service manager");
     }
     Ok(tasks)
+}
+
+/// Serves the metrics in the format of Prometheus.
+fn metrics(
+    listen: std::net::SocketAddr,
+) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
+    let (recorder, exporter) = metrics_exporter_prometheus::PrometheusBuilder::new()
+        .with_http_listener(listen)
+        .build()
+        .with_context(|| format!("cannot serve metrics on {listen}"))?;
+    metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("{error}"))?;
+    Ok(async { exporter.await.map_err(|error| anyhow::anyhow!("metrics are served no more: {error:?}")) })
 }
 
 /// When the newest audit record was written; the clock never falls behind it.

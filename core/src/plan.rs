@@ -213,8 +213,15 @@ pub fn desired_cloud<'a>(
     grants: impl IntoIterator<Item = &'a Grant>,
     now: Timestamp,
 ) -> BTreeSet<CloudWindow> {
-    let open = grants.into_iter().filter(|grant| grant.wants_open(now));
-    open.flat_map(|grant| {
+    known_cloud(target, grants.into_iter().filter(|grant| grant.wants_open(now)))
+}
+
+/// Every window of these grants in the cloud layer of a target, whether or not it is to be open.
+pub fn known_cloud<'a>(
+    target: &TargetId,
+    grants: impl IntoIterator<Item = &'a Grant>,
+) -> BTreeSet<CloudWindow> {
+    let windows = grants.into_iter().flat_map(|grant| {
         let here = grant.windows.iter().filter(|window| window.target == *target && window.layers.cloud());
         here.map(|window| CloudWindow {
             target: window.target.clone(),
@@ -223,8 +230,8 @@ pub fn desired_cloud<'a>(
             source: window.source,
             not_after: grant.not_after,
         })
-    })
-    .collect()
+    });
+    windows.collect()
 }
 
 /// The steps from what a cloud holds to what it should hold: closes first.

@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::access::{caller, page_token};
 use super::errands::Errands;
 use super::status::status;
-use crate::app::assess::{assess, default_management_ports};
+use crate::app::assess::assess;
 use crate::app::targets::TargetView;
 use crate::app::{App, targets};
 use crate::layer::{LayerReport, LayerStatus};
@@ -54,7 +54,7 @@ impl TargetService for Targets {
         let v1::AssessTargetsRequest { targets, management_ports } = request.get_ref();
         let targets = convert::cloud_targets("targets", targets).map_err(|e| invalid(&e))?;
         let ports = convert::ports("management_ports", management_ports).map_err(|e| invalid(&e))?;
-        let ports = if ports.is_empty() { default_management_ports() } else { ports };
+        let ports = if ports.is_empty() { self.app.management_ports.clone() } else { ports };
         Ok(Response::new(lockdown::survey(assess(&self.app, &targets, &ports).await)))
     }
 

@@ -12,11 +12,12 @@ pub mod policies;
 pub(crate) mod rig;
 pub mod targets;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_core::audit::AuditEvent;
-use postern_core::{Grant, Principal, Role};
+use postern_core::{Grant, Principal, ProtectedPort, Role};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 
@@ -46,6 +47,8 @@ pub struct App {
     pub authority: Authority,
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
+    /// The ports for which an assessment looks, if it is not told.
+    pub management_ports: BTreeSet<ProtectedPort>,
 }
 
 /// A principal that makes a call.

@@ -37,6 +37,7 @@ impl Rig {
             clock,
             authority: Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap(),
             trust_domain,
+            management_ports: crate::app::assess::default_management_ports(),
         };
         Self { app: Arc::new(app), store, cloud, _dir: dir }
     }

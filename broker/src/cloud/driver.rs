@@ -8,22 +8,21 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
 use postern_cloud::{CloudError, Provider};
+use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use tokio::sync::Notify;
 
+use super::journal::Journal;
+use super::place::{ALARM_AT, Failure, Place};
 use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
 use crate::reconcile::Wakeups;
 
-/// How often in a row a target may fail before the broker raises an alarm.
-const ALARM_AT: u32 = 3;
 /// How long a cloud may take to answer one call: one that never does must not keep its target from being closed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest sleep between looks for retries that are due.
@@ -33,29 +32,12 @@ const TICK: Duration = Duration::from_secs(1);
 pub struct Clouds {
     pub(super) providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
     places: Mutex<HashMap<TargetId, Place>>,
-    notify: Notify,
+    pub(super) notify: Notify,
     /// A target that was being worked on no longer is.
     pub(super) idle: Notify,
-    wakeups: Arc<Wakeups>,
-    clock: Clock,
-}
-
-/// One target's place.
-#[derive(Default)]
-struct Place {
-    desired: BTreeSet<CloudWindow>,
-    /// What the cloud holds; `None` where that has to be read first.
-    observed: Option<BTreeSet<CloudWindow>>,
-    busy: bool,
-    failure: Option<Failure>,
-    last_seen: Option<Timestamp>,
-}
-
-struct Failure {
-    error: CloudError,
-    times: u32,
-    retry_at: Timestamp,
-    backoff: ExponentialBackoff,
+    pub(super) wakeups: Arc<Wakeups>,
+    pub(super) clock: Clock,
+    pub(super) journal: Journal,
 }
 
 impl Clouds {
@@ -72,6 +54,7 @@ impl Clouds {
             idle: Notify::new(),
             wakeups,
             clock,
+            journal: Journal::default(),
         })
     }
 
@@ -80,16 +63,17 @@ impl Clouds {
         self.provider(target).is_some()
     }
 
-    /// Says what a target's cloud layer must hold. A plain host has none.
-    pub fn want(&self, target: &TargetId, desired: BTreeSet<CloudWindow>) {
+    /// Says what a target's cloud layer must hold, and which windows are of grants that are not over yet: whatever else
+    /// is found there is nobody's. A plain host has no cloud layer.
+    pub fn want(&self, target: &TargetId, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
         if self.provider(target).is_none() {
             return;
         }
-        // Also with nothing desired: the first look at a target finds what an earlier broker may have left open.
         let mut places = self.lock();
         let place = places.entry(target.clone()).or_default();
+        let desired = Some(desired);
         let changed = place.desired != desired;
-        place.desired = desired;
+        (place.desired, place.known) = (desired, known);
         // What was wanted and not begun is wanted no more: no round follows that would say so.
         if changed && !place.busy && place.is_settled() {
             self.wakeups.wake(target);
@@ -112,16 +96,14 @@ impl Clouds {
         let places = self.lock();
         let Some(place) = places.get(&window.target) else { return Observed::Unconfirmed };
         // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.
-        let may_open = place.busy || place.desired.contains(&wanted);
+        let may_open = place.busy || place.wants(&wanted);
         match (&place.observed, &place.failure) {
             (Some(observed), _) if observed.contains(&wanted) => Observed::Open,
             (_, Some(Failure { error: CloudError::Refused { reason }, .. })) => {
                 Observed::Refused { reason: reason.clone() }
             }
             // A VM that is gone has nothing open, and nothing can be opened on it.
-            (_, Some(Failure { error: error @ CloudError::NotFound { .. }, .. }))
-                if place.desired.contains(&wanted) =>
-            {
+            (_, Some(Failure { error: error @ CloudError::NotFound { .. }, .. })) if place.wants(&wanted) => {
                 Observed::Refused { reason: error.to_string() }
             }
             (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) if !may_open => Observed::Absent,
@@ -149,7 +131,11 @@ impl Clouds {
                 LayerReport::unreachable(&error.to_string())
             }
             (Some(failure), _) => LayerReport::of(LayerStatus::Failed, &failure.error.to_string()),
-            (None, Some(observed)) if *observed == place.desired => LayerReport::of(LayerStatus::InSync, ""),
+            (None, _) if !place.drift.is_empty() => {
+                let drift: Vec<&str> = place.drift.iter().map(|drift| drift.what.as_str()).collect();
+                LayerReport::of(LayerStatus::Failed, &drift.join("; "))
+            }
+            (None, Some(_)) if place.is_settled() => LayerReport::of(LayerStatus::InSync, ""),
             (None, _) => LayerReport::of(LayerStatus::Pending, ""),
         };
         report.last_seen = place.last_seen;
@@ -178,73 +164,123 @@ impl Clouds {
     fn take_work(&self) -> Vec<(TargetId, Arc<dyn Provider>)> {
         let now = self.clock.now();
         let mut places = self.lock();
-        let ready = places.iter_mut().filter(|(_, place)| {
-            !place.busy
-                && !place.is_settled()
-                && place.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
-        });
+        let ready = places.iter_mut().filter(|(_, place)| place.has_work(now));
         ready
             .filter_map(|(target, place)| {
                 let provider = self.providers.get(&target.cloud()?)?;
                 place.busy = true;
+                place.turns += 1;
                 Some((target.clone(), Arc::clone(provider)))
             })
             .collect()
     }
 
-    /// One round on one target: read if need be, then the steps that are left, closes first.
+    /// One round on one target: read if need be, put right what is amiss, then the steps that are left, closes first.
     async fn drive(&self, target: TargetId, provider: Arc<dyn Provider>) {
         let outcome = self.steps(&target, provider.as_ref()).await;
         let now = self.clock.now();
-        if let Some(place) = self.lock().get_mut(&target) {
+        let alarm = self.with(&target, |place| {
             place.busy = false;
             match outcome {
                 Ok(()) => {
                     place.failure = None;
                     place.last_seen = Some(now);
+                    None
                 }
-                Err(error) => place.fail(&target, error, now),
+                Err(error) => {
+                    metrics::counter!("postern_cloud_failures_total").increment(1);
+                    place.fail(&target, error, now)
+                }
             }
+        });
+        if let Some(alarm) = alarm.flatten() {
+            let error = alarm.details.get("error").map_or("", String::as_str);
+            tracing::error!(%target, %error, "the cloud layer has failed {ALARM_AT} times in a row");
+            self.tell([alarm]);
         }
+        let stuck = self.lock().values().filter(|place| place.is_stuck()).count();
+        metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(stuck).unwrap_or(u32::MAX));
         self.idle.notify_waiters();
         self.wakeups.wake(&target);
     }
 
     async fn steps(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        let known = self.lock().get(target).and_then(|place| place.observed.clone());
-        let mut observed = match known {
-            Some(observed) => observed,
-            None => answered(provider.observe(target)).await?.windows,
-        };
+        self.know(target, provider).await?;
         loop {
             // Read anew before every step: a window may have ended while the step before it ran.
-            let desired = self.lock().get(target).map(|place| place.desired.clone()).unwrap_or_default();
-            let Some(step) = cloud_steps(&desired, &observed).into_iter().next() else { break };
+            let step = self.with(target, |place| {
+                let (desired, observed) = (place.desired.as_ref()?, place.observed.as_ref()?);
+                cloud_steps(desired, observed).into_iter().next()
+            });
+            let Some(step) = step.flatten() else { return Ok(()) };
             match step {
                 CloudStep::Close(window) => {
+                    self.with(target, |place| place.closing(&window));
                     answered(provider.close(&window)).await?;
-                    observed.remove(&window);
+                    let now = self.clock.now();
+                    self.tell(self.with(target, |place| place.closed(&window, now)).flatten());
                 }
                 CloudStep::Open(window) => {
                     answered(provider.open(&window)).await?;
-                    observed.insert(window);
+                    self.with(target, |place| place.opened(window));
                 }
-            }
-            if let Some(place) = self.lock().get_mut(target) {
-                place.observed = Some(observed.clone());
             }
             self.wakeups.wake(target);
         }
-        if let Some(place) = self.lock().get_mut(target) {
-            place.observed = Some(observed);
+    }
+
+    /// Sees to it that what the cloud holds is known, and that nothing is amiss that can be put right.
+    async fn know(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
+        let needs_look = |place: &mut Place| (place.observed.is_none(), place.repair);
+        let (unknown, repair) = self.with(target, needs_look).unwrap_or((true, false));
+        if unknown {
+            self.look(target, provider).await?;
+        }
+        if repair || self.with(target, |place| place.repair) == Some(true) {
+            tracing::warn!(%target, "putting right what somebody changed in the cloud");
+            answered(provider.repair(target)).await?;
+            self.with(target, |place| place.repair = false);
+            self.look(target, provider).await?;
+            if self.with(target, |place| place.repair) == Some(true) {
+                return Err(CloudError::unavailable("what somebody changed could not be put right"));
+            }
         }
         Ok(())
+    }
+
+    async fn look(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
+        let look = answered(provider.observe(target)).await?;
+        let now = self.clock.now();
+        self.tell(self.with(target, |place| place.looked(target, look, now)).into_iter().flatten());
+        Ok(())
+    }
+
+    /// Tells the log, and the audit log, and counts.
+    pub(super) fn tell(&self, events: impl IntoIterator<Item = AuditEvent>) {
+        for event in events {
+            match event.action.as_str() {
+                "cloud.drift" => metrics::counter!("postern_cloud_drift_total").increment(1),
+                "cloud.unknown_window_closed" => {
+                    metrics::counter!("postern_cloud_unknown_windows_total").increment(1);
+                }
+                _ => {}
+            }
+            let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(%target, action = event.action, details = ?event.details, "told the audit log");
+            self.journal.tell(event);
+        }
+    }
+
+    /// Does something with a target's place.
+    fn with<T>(&self, target: &TargetId, work: impl FnOnce(&mut Place) -> T) -> Option<T> {
+        self.lock().get_mut(target).map(work)
     }
 
     /// Keeps every round away from the target, if none is under way.
     pub(super) fn take(&self, target: &TargetId) -> bool {
         let mut places = self.lock();
         let place = places.entry(target.clone()).or_default();
+        place.turns += 1;
         !std::mem::replace(&mut place.busy, true)
     }
 
@@ -263,29 +299,8 @@ impl Clouds {
         self.providers.get(&target.cloud()?)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, Place>> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, Place>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Place {
-    /// Whether the cloud holds what it should, as far as is known.
-    fn is_settled(&self) -> bool {
-        self.observed.as_ref() == Some(&self.desired)
-    }
-
-    fn fail(&mut self, target: &TargetId, error: CloudError, now: Timestamp) {
-        let (times, mut backoff) = match self.failure.take() {
-            Some(failure) => (failure.times + 1, failure.backoff),
-            None => (1, patience()),
-        };
-        if times == ALARM_AT {
-            tracing::error!(%target, %error, "the cloud layer has failed {times} times in a row");
-        }
-        let wait = backoff.next().unwrap_or(Duration::from_secs(30));
-        self.observed = None;
-        self.failure =
-            Some(Failure { error, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
     }
 }
 
@@ -295,16 +310,6 @@ async fn answered<T>(call: impl Future<Output = Result<T, CloudError>>) -> Resul
         reason: format!("there was no answer for {} s", ANSWER_TIMEOUT.as_secs()),
     };
     tokio::time::timeout(ANSWER_TIMEOUT, call).await.map_err(late)?
-}
-
-/// For ever, from a quarter of a second up to half a minute.
-fn patience() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(250))
-        .with_max_delay(Duration::from_secs(30))
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 #[cfg(test)]

@@ -2,6 +2,9 @@
 //! provider of its cloud (`postern-cloud` has the seam).
 
 mod driver;
+mod journal;
 mod locking;
+mod place;
+mod sweep;
 
 pub use driver::Clouds;

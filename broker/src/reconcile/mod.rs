@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream;
 use jiff::Timestamp;
-use postern_core::plan::{Layer, Observed, desired_cloud, desired_host, next_deadline};
+use postern_core::plan::{Layer, Observed, desired_cloud, desired_host, known_cloud, next_deadline};
 use postern_core::policy::protection;
 use postern_core::{Grant, TargetId, Window};
 
@@ -156,7 +156,8 @@ impl Reconciler {
             None
         };
         if self.clouds.drives(target) {
-            self.clouds.want(target, desired_cloud(target, grants.iter().copied(), now));
+            let known = known_cloud(target, grants.iter().copied());
+            self.clouds.want(target, desired_cloud(target, grants.iter().copied(), now), known);
         }
         Ok(grants.iter().filter_map(|grant| next_deadline(grant)).chain(retry).min())
     }

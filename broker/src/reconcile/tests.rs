@@ -130,7 +130,7 @@ async fn i2_the_end_closes_the_cloud_layer_though_the_agent_is_gone() {
 }
 
 #[tokio::test]
-async fn i2_a_window_that_the_store_knows_nothing_of_is_closed_at_the_first_look() {
+async fn i2_a_window_that_the_store_knows_nothing_of_is_closed_after_the_first_sweep() {
     let lost = World::new();
     let grant = with_agent(&lost, async {
         let grant = lost.ask(a_grant()).await;
@@ -141,7 +141,7 @@ async fn i2_a_window_that_the_store_knows_nothing_of_is_closed_at_the_first_look
     let world = World::over(Arc::default(), Arc::clone(&lost.cloud));
     world
         .during(async {
-            world.reconciler.wakeups.wake(&VM.parse().unwrap());
+            world.sweep().await;
             world.cloud_holds(0).await;
         })
         .await;

@@ -1,7 +1,7 @@
 //! The driver on a fake cloud, led one round at a time.
 
 use postern_core::GrantId;
-use postern_core::plan::desired_cloud;
+use postern_core::plan::{desired_cloud, known_cloud};
 use postern_core::policy::Layers;
 
 use super::*;
@@ -26,7 +26,9 @@ impl World {
     /// The target must hold the windows of these grants.
     fn want(&self, grants: &[&Grant]) {
         let now = self.clouds.clock.now();
-        self.clouds.want(&self.target, desired_cloud(&self.target, grants.iter().copied(), now));
+        let grants = || grants.iter().copied();
+        let desired = desired_cloud(&self.target, grants(), now);
+        self.clouds.want(&self.target, desired, known_cloud(&self.target, grants()));
     }
 
     /// One round on whatever is ready; whether anything was.
@@ -39,10 +41,20 @@ impl World {
         worked
     }
 
+    /// A sweep of the cloud.
+    async fn sweep(&self) {
+        self.clouds.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
+    }
+
+    /// What was told to the audit log since somebody last asked: the actions.
+    fn told(&self) -> Vec<String> {
+        self.clouds.journal.take().into_iter().map(|event| event.action).collect()
+    }
+
     /// One round, whether or not it is time for a retry.
     async fn retry(&self) {
         if let Some(Place { failure: Some(failure), .. }) = self.clouds.lock().get_mut(&self.target) {
-            failure.retry_at = Timestamp::UNIX_EPOCH;
+            failure.retry_at = jiff::Timestamp::UNIX_EPOCH;
         }
         assert!(self.round().await, "there is something left to do");
     }
@@ -60,8 +72,10 @@ impl World {
     }
 }
 
+mod drift;
+
 fn driving(provider: Arc<dyn Provider>) -> Arc<Clouds> {
-    let clock = Clock::start(Timestamp::UNIX_EPOCH);
+    let clock = Clock::start(jiff::Timestamp::UNIX_EPOCH);
     Clouds::new(BTreeMap::from([(CloudKind::Aws, provider)]), clock, Arc::default())
 }
 
@@ -89,7 +103,7 @@ async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
-    world.round().await;
+    world.sweep().await;
     assert_eq!(world.observed(&grant), Observed::Absent);
     world.want(&[&grant]);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the next round opens it");
@@ -107,9 +121,8 @@ async fn a_wish_that_is_taken_back_before_a_round_wakes_its_target() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
-    world.round().await;
+    world.sweep().await;
     world.want(&[&grant]);
-    assert!(world.woken().await, "by the round");
     world.want(&[]);
     assert!(world.woken().await, "no round follows that could");
     world.want(&[]);
@@ -181,7 +194,7 @@ async fn i8_a_lost_answer_is_found_out_by_looking() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
-    world.round().await;
+    world.sweep().await;
     world.want(&[&grant]);
     world.cloud.fail_next([Fault::After]);
     world.round().await;
@@ -211,9 +224,11 @@ async fn i2_the_first_look_closes_what_nobody_wants_before_it_opens() {
 
 #[tokio::test(start_paused = true)]
 async fn i6_a_call_that_is_never_answered_has_failed() {
-    let World { cloud, clouds, target } = World::new();
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    let World { cloud, clouds, target } = world;
     cloud.fall_silent();
-    clouds.want(&target, BTreeSet::new());
     for (target, provider) in clouds.take_work() {
         tokio::time::timeout(Duration::from_secs(600), clouds.drive(target, provider)).await.unwrap();
     }

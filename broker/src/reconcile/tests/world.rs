@@ -62,6 +62,11 @@ impl World {
         told.await.expect("the story comes to its end")
     }
 
+    /// A sweep of the cloud, as happens when a broker starts.
+    pub(super) async fn sweep(&self) {
+        self.reconciler.clouds.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
+    }
+
     pub(super) fn connect(&self) -> Session {
         self.reconciler.hub.connect(&VM.parse().unwrap(), "test".to_owned())
     }

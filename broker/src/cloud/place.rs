@@ -1,0 +1,162 @@
+//! What the driver knows of one target: what its cloud must hold, what it holds, and what is amiss. Pure, but for the
+//! chance in a retry's wait.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use jiff::Timestamp;
+use postern_cloud::{CloudError, Drift, Observation};
+use postern_core::TargetId;
+use postern_core::audit::AuditEvent;
+use postern_core::plan::CloudWindow;
+
+/// How often in a row a target may fail before the broker raises an alarm.
+pub(super) const ALARM_AT: u32 = 3;
+
+/// One target's place.
+#[derive(Default)]
+pub(super) struct Place {
+    /// What the cloud must hold; `None` until the store was asked for the first time.
+    pub(super) desired: Option<BTreeSet<CloudWindow>>,
+    /// The windows of every grant that is not in a final state: no other is anybody's.
+    pub(super) known: BTreeSet<CloudWindow>,
+    /// What the cloud holds; `None` where that has to be read first.
+    pub(super) observed: Option<BTreeSet<CloudWindow>>,
+    /// What we opened, or saw open, and have not closed since.
+    left_open: BTreeSet<CloudWindow>,
+    /// What was amiss at the last look.
+    pub(super) drift: BTreeSet<Drift>,
+    /// Whether the provider has something to put right.
+    pub(super) repair: bool,
+    pub(super) busy: bool,
+    pub(super) failure: Option<Failure>,
+    pub(super) last_seen: Option<Timestamp>,
+    /// Counts what was done here: a sweep that began before is older than what is known.
+    pub(super) turns: u64,
+}
+
+/// Calls that failed in a row.
+pub(super) struct Failure {
+    pub(super) error: CloudError,
+    pub(super) times: u32,
+    pub(super) retry_at: Timestamp,
+    backoff: ExponentialBackoff,
+}
+
+impl Place {
+    /// Whether there is something to do.
+    pub(super) fn has_work(&self, now: Timestamp) -> bool {
+        let Some(desired) = &self.desired else { return false };
+        // A target that nobody has anything open on is left to the sweep: it reads thousands at once.
+        let is_idle =
+            desired.is_empty() && self.known.is_empty() && self.observed.is_none() && self.failure.is_none();
+        !self.busy
+            && (self.repair || !(self.is_settled() || is_idle))
+            && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
+    }
+
+    /// Whether the cloud holds what it should, as far as is known.
+    pub(super) fn is_settled(&self) -> bool {
+        self.observed.is_some() && self.observed == self.desired
+    }
+
+    /// Whether the target's cloud is to hold the window.
+    pub(super) fn wants(&self, window: &CloudWindow) -> bool {
+        self.desired.as_ref().is_some_and(|desired| desired.contains(window))
+    }
+
+    /// Takes in what a look has found. What there is to tell of it.
+    pub(super) fn looked(&mut self, target: &TargetId, look: Observation, now: Timestamp) -> Vec<AuditEvent> {
+        let drift =
+            |what: &str| AuditEvent::done(now, "broker", "cloud.drift").on_target(target).with("what", what);
+        let missing = self.left_open.difference(&look.windows).filter(|window| self.wants(window));
+        let mut events: Vec<AuditEvent> = missing
+            .map(|window| drift(&format!("somebody closed {}", words(window))).on_grant(window.grant))
+            .collect();
+        let found: BTreeSet<Drift> = look.drift.into_iter().collect();
+        // What lasts is told once.
+        events.extend(found.difference(&self.drift).map(|found| drift(&found.what)));
+        self.repair = found.iter().any(|drift| drift.repairable);
+        self.drift = found;
+        self.left_open.clone_from(&look.windows);
+        self.observed = Some(look.windows);
+        self.last_seen = Some(now);
+        events
+    }
+
+    /// Takes in that a window was opened.
+    pub(super) fn opened(&mut self, window: CloudWindow) {
+        self.left_open.insert(window.clone());
+        self.observed.get_or_insert_default().insert(window);
+    }
+
+    /// Takes in that a window was closed. What there is to tell, if it was not one of ours to close.
+    pub(super) fn closed(&mut self, window: &CloudWindow, now: Timestamp) -> Option<AuditEvent> {
+        self.left_open.remove(window);
+        if let Some(observed) = &mut self.observed {
+            observed.remove(window);
+        }
+        if self.known.contains(window) {
+            return None;
+        }
+        let is_changed = self.known.iter().any(|known| known.grant == window.grant);
+        let event = if is_changed {
+            let what = format!("somebody changed a window of the grant; closed {}", words(window));
+            AuditEvent::done(now, "broker", "cloud.drift").with("what", what)
+        } else {
+            AuditEvent::done(now, "broker", "cloud.unknown_window_closed").with("window", words(window))
+        };
+        Some(event.on_target(&window.target).on_grant(window.grant))
+    }
+
+    /// Forgets what has to be read anew: a call is under way of which nobody knows yet what it does.
+    pub(super) fn closing(&mut self, window: &CloudWindow) {
+        self.left_open.remove(window);
+    }
+
+    /// Takes in that something failed. An alarm, if it has failed too often by now.
+    pub(super) fn fail(
+        &mut self,
+        target: &TargetId,
+        error: CloudError,
+        now: Timestamp,
+    ) -> Option<AuditEvent> {
+        let (times, mut backoff) = match self.failure.take() {
+            Some(failure) => (failure.times + 1, failure.backoff),
+            None => (1, patience()),
+        };
+        let wait = backoff.next().unwrap_or(Duration::from_secs(30));
+        self.observed = None;
+        let alarm = (times == ALARM_AT).then(|| {
+            let stuck = self.desired.iter().flat_map(|desired| self.known.difference(desired)).count();
+            AuditEvent::done(now, "broker", "cloud.alarm")
+                .on_target(target)
+                .with("error", &error)
+                .with("windows_to_close", stuck)
+        });
+        self.failure =
+            Some(Failure { error, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+        alarm
+    }
+
+    /// Whether it has failed so often that somebody should look.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| failure.times >= ALARM_AT)
+    }
+}
+
+/// A window in words.
+fn words(window: &CloudWindow) -> String {
+    format!("{} from {} until {}", window.port, window.source, window.not_after)
+}
+
+/// For ever, from a quarter of a second up to half a minute.
+fn patience() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(Duration::from_secs(30))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}

@@ -1,0 +1,168 @@
+//! The accounts of AWS in the configuration.
+
+use std::collections::BTreeSet;
+
+use postern_core::{Invalid, TargetId};
+use postern_pki::TrustDomain;
+use serde::Deserialize;
+
+use postern_aws::Settings;
+
+/// The section `[aws]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    #[serde(default)]
+    endpoint: Option<String>,
+    #[serde(default)]
+    rules_per_group: Option<usize>,
+    #[serde(default)]
+    accounts: Vec<Account>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Account {
+    id: String,
+    regions: Vec<String>,
+    #[serde(default)]
+    role_arn: Option<String>,
+    #[serde(default)]
+    external_id: Option<String>,
+}
+
+/// The quota of an account that has not had it raised (Amazon VPC quotas).
+const RULES_PER_GROUP: usize = 60;
+
+impl File {
+    /// # Errors
+    /// The first key that is wrong.
+    pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<Settings, Invalid> {
+        if let Some(endpoint) = &self.endpoint
+            && !endpoint.starts_with("https://")
+            && !endpoint.starts_with("http://")
+        {
+            let problem = format!("{endpoint:?} is not a URL");
+            return Err(Invalid::new("aws.endpoint", problem, "write it like https://ec2.example.org"));
+        }
+        let rules_per_group = self.rules_per_group.unwrap_or(RULES_PER_GROUP);
+        if !(1..=1000).contains(&rules_per_group) {
+            let problem = format!("{rules_per_group} is out of range");
+            return Err(Invalid::new("aws.rules_per_group", problem, "use 1 to 1000, as the quota is"));
+        }
+        if self.accounts.is_empty() {
+            let remedy = "name an account in [[aws.accounts]], or take [aws] out";
+            return Err(Invalid::new("aws.accounts", "is empty", remedy));
+        }
+        let mut seen = BTreeSet::new();
+        let mut accounts = Vec::new();
+        for (i, account) in self.accounts.into_iter().enumerate() {
+            let within = |error: Invalid| error.within(&format!("aws.accounts[{i}]"));
+            if !seen.insert(account.id.clone()) {
+                let problem = format!("{} is there twice", account.id);
+                return Err(within(Invalid::new("id", problem, "join the two")));
+            }
+            accounts.push(account.checked().map_err(within)?);
+        }
+        Ok(Settings {
+            deployment: trust_domain.to_string(),
+            endpoint: self.endpoint,
+            rules_per_group,
+            accounts,
+        })
+    }
+}
+
+impl Account {
+    fn checked(self) -> Result<postern_aws::Account, Invalid> {
+        if self.regions.is_empty() {
+            return Err(Invalid::new("regions", "is empty", "name at least one, such as eu-central-1"));
+        }
+        let mut seen = BTreeSet::new();
+        for (i, region) in self.regions.iter().enumerate() {
+            // A target's own rules say what an account and a Region may be.
+            let instance = "i-00000000000000000";
+            TargetId::from_segments(&["aws", &self.id, "eu-central-1", instance]).map_err(|_| {
+                Invalid::new("id", format!("{:?} is not an account", self.id), "write its 12 digits")
+            })?;
+            let field = format!("regions[{i}]");
+            TargetId::from_segments(&["aws", &self.id, region, instance]).map_err(|_| {
+                Invalid::new(
+                    &field,
+                    format!("{region:?} is not a Region"),
+                    "write its code, such as eu-central-1",
+                )
+            })?;
+            if !seen.insert(region) {
+                return Err(Invalid::new(&field, format!("{region} is there twice"), "take one out"));
+            }
+        }
+        if let Some(role) = &self.role_arn {
+            let parts: Vec<&str> = role.splitn(6, ':').collect();
+            let is_role = matches!(parts[..], ["arn", _, "iam", "", account, name] if account == self.id && name.starts_with("role/"));
+            if !is_role {
+                let problem = format!("{role:?} is not a role of the account");
+                let remedy = format!("write it like arn:aws:iam::{}:role/postern", self.id);
+                return Err(Invalid::new("role_arn", problem, &remedy));
+            }
+        }
+        if self.external_id.is_some() && self.role_arn.is_none() {
+            return Err(Invalid::new(
+                "external_id",
+                "is there without a role",
+                "give role_arn, or take it out",
+            ));
+        }
+        let Self { id, regions, role_arn, external_id } = self;
+        Ok(postern_aws::Account { id, regions, role_arn, external_id })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"
+        endpoint = "http://127.0.0.1:5000"
+        [[accounts]]
+        id = "123456789012"
+        regions = ["eu-central-1", "us-east-1"]
+        role_arn = "arn:aws-cn:iam::123456789012:role/path/postern"
+        external_id = "x"
+        [[accounts]]
+        id = "210987654321"
+        regions = ["eu-central-1"]
+    "#;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_good_section_becomes_settings() {
+        let settings = parse(GOOD).unwrap();
+        assert_eq!((settings.accounts.len(), settings.rules_per_group), (2, 60));
+        assert_eq!(settings.deployment, TrustDomain::default().to_string());
+    }
+
+    #[test]
+    fn a_bad_section_names_the_key() {
+        for (from, to, key) in [
+            ("http://", "", "aws.endpoint"),
+            ("endpoint =", "rules_per_group = 0\nendpoint =", "aws.rules_per_group"),
+            ("\"210987654321\"", "\"123456789012\"", "aws.accounts[1].id"),
+            ("\"210987654321\"", "\"21098765432\"", "aws.accounts[1].id"),
+            ("[\"eu-central-1\", \"us-east-1\"]", "[]", "aws.accounts[0].regions"),
+            ("\"us-east-1\"", "\"eu-central-1\"", "aws.accounts[0].regions[1]"),
+            ("\"us-east-1\"", "\"US\"", "aws.accounts[0].regions[1]"),
+            ("::123456789012:role", "::1:role", "aws.accounts[0].role_arn"),
+            ("role_arn =", "#", "aws.accounts[0].external_id"),
+            ("external_id", "external", "external"),
+        ] {
+            let error = parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+        assert!(parse("").unwrap_err().contains("aws.accounts"));
+    }
+}
