@@ -21,7 +21,9 @@ use crate::settings::{Account, Settings};
 const ATTEMPT: Duration = Duration::from_secs(10);
 const CALL: Duration = Duration::from_secs(45);
 /// How often a read is tried.
-const READ_ATTEMPTS: u32 = 5;
+const READ_ATTEMPTS: u32 = 3;
+/// The longest pause between two attempts: whoever asked has a patience of its own.
+const READ_PAUSE: Duration = Duration::from_secs(2);
 
 /// One account in one Region.
 pub(crate) struct Place {
@@ -72,8 +74,9 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
                 let config = aws_sdk_ec2::config::Builder::from(&config).region(Region::new(region.clone()));
                 aws_sdk_ec2::Client::from_conf(config.retry_config(retry).build())
             };
-            let reads = client(RetryConfig::standard().with_max_attempts(READ_ATTEMPTS));
-            let ec2 = Ec2 { reads, writes: client(RetryConfig::disabled()), limits: Limits::new() };
+            let reads = RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(READ_PAUSE);
+            let ec2 =
+                Ec2 { reads: client(reads), writes: client(RetryConfig::disabled()), limits: Limits::new() };
             let place = Place {
                 account: account.id.clone(),
                 region: region.clone(),

@@ -12,8 +12,12 @@ use crate::look::{Look, Panorama, View};
 use crate::rule::Rule;
 use crate::tags;
 
-/// Everything of ours, from tags alone (I2).
-pub(crate) async fn sweep(place: &Place, deployment: &str) -> Result<Vec<Sighting>, CloudError> {
+/// Everything of ours, from tags alone (I2). Each look is shown to `seen`.
+pub(crate) async fn sweep(
+    place: &Place,
+    deployment: &str,
+    seen: impl Fn(&TargetId, &Look),
+) -> Result<Vec<Sighting>, CloudError> {
     let ec2 = place.ec2().await?;
     let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
     let served: Vec<String> = Panorama::served(&groups).into_iter().collect();
@@ -37,7 +41,12 @@ pub(crate) async fn sweep(place: &Place, deployment: &str) -> Result<Vec<Sightin
     let rules =
         if ids.is_empty() { Rules::default() } else { ec2.rules(Find::Where("group-id", &ids)).await? };
     let looks = Panorama { groups, interfaces, rules, bare }.looks();
-    Ok(looks.iter().filter_map(|(instance, look)| sighting(place, deployment, instance, look)).collect())
+    let sighting = |(instance, look): (&String, &Look)| {
+        let sighting = sighting(place, deployment, instance, look)?;
+        seen(&sighting.target, look);
+        Some(sighting)
+    };
+    Ok(looks.iter().filter_map(sighting).collect())
 }
 
 fn sighting(place: &Place, deployment: &str, instance: &str, look: &Look) -> Option<Sighting> {

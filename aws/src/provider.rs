@@ -14,7 +14,7 @@ use tokio::sync::Mutex;
 
 use crate::accounts::{self, Place};
 use crate::locking::Locking;
-use crate::look::View;
+use crate::look::{Look, View};
 use crate::settings::Settings;
 use crate::windows::{Book, Desk};
 use crate::{fleet, tags};
@@ -55,6 +55,15 @@ impl Aws {
     fn book(&self, target: &TargetId) -> Arc<Mutex<Book>> {
         let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(books.entry(target.clone()).or_default())
+    }
+
+    /// A sweep has seen the target: what is known of it holds only if that agrees.
+    fn doubt(&self, target: &TargetId, look: &Look) {
+        let books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is being worked with is newer than what was seen.
+        if let Some(Ok(mut book)) = books.get(target).map(|book| book.try_lock()) {
+            book.doubt(look, &self.settings.deployment);
+        }
     }
 
     fn locking<'a>(&'a self, place: &'a Place, target: &'a TargetId, instance: &'a str) -> Locking<'a> {
@@ -113,7 +122,9 @@ impl Provider for Aws {
 
     async fn sweep(&self) -> Sweep {
         let parts = join_all(self.places.values().map(|place| async {
-            match fleet::sweep(place, &self.settings.deployment).await {
+            match fleet::sweep(place, &self.settings.deployment, |target, look| self.doubt(target, look))
+                .await
+            {
                 Ok(sightings) => Sweep { sightings, unread: Vec::new() },
                 Err(error) => Sweep { sightings: Vec::new(), unread: vec![unread(place, error)] },
             }

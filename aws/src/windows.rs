@@ -22,6 +22,20 @@ pub(crate) struct Book {
     doubts: Vec<CloudWindow>,
 }
 
+impl Book {
+    /// Forgets what does not agree with a look: one of the two is not the newest.
+    pub(crate) fn doubt(&mut self, look: &Look, deployment: &str) {
+        let agrees = |own: &Own| {
+            let mut held = look.held(deployment);
+            held.sort_by(|one, other| one.id.cmp(&other.id));
+            let mut known = own.rules.clone();
+            known.sort_by(|one, other| one.id.cmp(&other.id));
+            known == held && own.locked == (look.state() == tags::LOCKED)
+        };
+        self.own = self.own.take().filter(agrees);
+    }
+}
+
 /// The own group and its rules.
 #[derive(Debug)]
 struct Own {

@@ -63,6 +63,13 @@ impl PolicyBuilder {
         self
     }
 
+    /// Requiring these layers.
+    #[must_use]
+    pub fn layers(mut self, layers: v1::Layers) -> Self {
+        self.policy.layers = layers.into();
+        self
+    }
+
     /// Dropping nothing.
     #[must_use]
     pub fn monitoring(mut self) -> Self {

@@ -32,6 +32,14 @@ impl Broker {
     /// # Panics
     /// `init` fails.
     pub fn init(host: &Host, dir: &Path) -> Self {
+        Self::init_with(host, dir, "")
+    }
+
+    /// The same, with more lines in its configuration.
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub fn init_with(host: &Host, dir: &Path, more: &str) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
         let broker = Self {
             dir: dir.to_owned(),
@@ -46,7 +54,7 @@ impl Broker {
             host.v4(),
             host.v6()
         );
-        fs::write(broker.config(), config).expect("a file can be written");
+        fs::write(broker.config(), config + more).expect("a file can be written");
         broker.must(&["init"]);
         broker
     }
@@ -70,6 +78,28 @@ impl Broker {
         let mut process = Process::start("postern-broker", &self.room, command, &log);
         process.wait_for("listening");
         self.process = Some(process);
+    }
+
+    /// Takes everything that it knows away from it: a fresh store, under the same authority. It must not run.
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub fn empty_store(&mut self) {
+        self.process = None;
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", self.database().display());
+            if Path::new(&file).exists() {
+                fs::remove_file(file).expect("the store can be removed");
+            }
+        }
+        let kept = self.dir.join("kept");
+        fs::rename(self.data_dir(), &kept).expect("a directory can be moved");
+        self.must(&["init"]);
+        for part in ["ca", "admin"] {
+            fs::remove_dir_all(self.data_dir().join(part)).expect("a directory can be removed");
+            fs::rename(kept.join(part), self.data_dir().join(part)).expect("a directory can be moved");
+        }
+        fs::remove_dir_all(kept).expect("a directory can be removed");
     }
 
     /// Kills it, if it runs, and starts it again.

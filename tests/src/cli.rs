@@ -65,6 +65,11 @@ impl Outcome {
         Self { code, out: text(&output.stdout), err: text(&output.stderr) }
     }
 
+    /// Whether it exited with 0.
+    pub fn succeeded(&self) -> bool {
+        self.code == 0
+    }
+
     /// The JSON values on standard output, one after the other.
     ///
     /// # Panics

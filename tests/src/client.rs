@@ -206,11 +206,15 @@ impl Client {
 
     /// How the host layer of a target stands; `None` where the broker cannot say.
     pub fn host_layer(&self, target: &str) -> Option<v1::LayerStatus> {
+        self.layer(target, v1::Layer::Host).map(|layer| layer.status())
+    }
+
+    /// How a layer of a target stands; `None` where the broker cannot say.
+    pub fn layer(&self, target: &str, layer: v1::Layer) -> Option<v1::TargetLayer> {
         let request = v1::GetTargetRequest { id: target.to_owned() };
         let answer =
             self.run(|channel| async move { TargetServiceClient::new(channel).get_target(request).await });
-        let target = answer.ok()?.into_inner().target?;
-        target.layers.iter().find(|layer| layer.layer() == v1::Layer::Host).map(v1::TargetLayer::status)
+        answer.ok()?.into_inner().target?.layers.into_iter().find(|found| found.layer() == layer)
     }
 
     /// Waits until the agent of a target holds what it should.

@@ -5,6 +5,7 @@
 mod cloud;
 mod proxy;
 mod semantics;
+mod world;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::room::{Room, tied};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 use proxy::Proxy;
 pub use proxy::{Call, CrashPoint, Fault, When};
+pub use world::AwsWorld;
 
 const MOTO: &str = "127.0.0.1:5000";
 const PROXY: &str = "127.0.0.1:5001";

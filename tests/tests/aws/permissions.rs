@@ -35,9 +35,10 @@ fn the_shipped_policy_allows_every_call_that_is_made_and_no_other() {
         .map(|action| format!("ec2:{action}"))
         .collect();
     let policy: Value = serde_json::from_str(include_str!("../../../packaging/aws/policy.json")).unwrap();
-    let actions = |statement: &Value| match &statement["Action"] {
-        Value::Array(several) => several.iter().map(|action| action.as_str().unwrap().to_owned()).collect(),
-        one => vec![one.as_str().unwrap().to_owned()],
+    let actions = |statement: &Value| -> Vec<String> {
+        let actions = &statement["Action"];
+        let several = actions.as_array().cloned().unwrap_or_else(|| vec![actions.clone()]);
+        several.iter().map(|action| action.as_str().unwrap().to_owned()).collect()
     };
     let allowed: BTreeSet<String> =
         policy["Statement"].as_array().unwrap().iter().flat_map(actions).collect();

@@ -1,0 +1,285 @@
+//! The real broker, and where it matters the real agent, over EC2.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
+use postern_tests::clock::{sleep_until, wait_until};
+use postern_tests::ec2::{AwsWorld, CrashPoint, Fault, RuleSpec, When};
+use postern_tests::{PATIENCE, Reach, TCP, an_ask, end_of};
+
+fn shut(world: &AwsWorld) -> bool {
+    world.open_sources().is_empty()
+}
+
+#[test]
+fn i5_a_grant_is_active_once_both_layers_are_open_and_closed_once_both_are_shut() {
+    let world = AwsWorld::new(Layers::Both);
+    let port = world.net.vm.tcp(TCP);
+    assert_eq!((world.net.alice.reach(port), shut(&world)), (Reach::Filtered, true));
+    let grant = world.alice.open(&world.ask());
+    assert_eq!(world.net.alice.reach(port), Reach::Open);
+    assert_eq!(world.open_sources(), [format!("{}/32", world.net.alice.v4())]);
+    let shown = world.cli().run(&["show", &grant.id]);
+    assert!(shown.out.contains("open  open"), "each layer says how it stands: {}", shown.out);
+
+    let connection = world.net.alice.connect(port);
+    let closed = world.alice.revoke(&grant.id).unwrap();
+    assert_eq!(closed.state(), GrantState::Closed);
+    assert_eq!((world.net.alice.reach(port), shut(&world)), (Reach::Filtered, true));
+    assert!(connection.echoes(), "I3");
+}
+
+#[test]
+fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
+    let world = AwsWorld::new(Layers::Both);
+    world.ec2.fail(
+        "AuthorizeSecurityGroupIngress",
+        1,
+        Fault::Error(400, "RulesPerSecurityGroupLimitExceeded"),
+    );
+    let answer = world.alice.request(&world.ask().waiting(PATIENCE)).unwrap();
+    let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
+    assert!(grant.reason.contains("quota of rules per security group"), "{grant:?}");
+    assert_eq!((world.net.alice.reach(world.net.vm.tcp(TCP)), shut(&world)), (Reach::Filtered, true));
+}
+
+#[test]
+fn a_target_that_is_not_under_lockdown_refuses_with_the_remedy() {
+    let world = AwsWorld::unlocked(Layers::Cloud);
+    let answer = world.alice.request(&world.ask().waiting(PATIENCE)).unwrap();
+    let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
+    assert!(grant.reason.contains("`postern lockdown"), "{grant:?}");
+}
+
+#[test]
+fn twenty_grants_at_once_all_open_and_all_close() {
+    let world = AwsWorld::new(Layers::Cloud);
+    let asks: Vec<_> = (1..=20)
+        .map(|number| {
+            let ask = an_ask().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
+            world.alice.start_request(&ask.waiting(PATIENCE))
+        })
+        .collect();
+    let grants: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap().grant.unwrap()).collect();
+    for grant in &grants {
+        world.alice.wait_for_state(&grant.id, GrantState::Active);
+    }
+    let sources: BTreeSet<String> = world.open_sources().into_iter().collect();
+    assert_eq!(sources.len(), 20);
+    for grant in &grants {
+        world.alice.revoke(&grant.id).unwrap();
+    }
+    wait_until("every window to close", PATIENCE, || shut(&world));
+}
+
+#[test]
+fn i2_a_window_closes_soon_after_its_end_and_i3_in_the_cloud_for_everyone_alike() {
+    let world = AwsWorld::new(Layers::Cloud);
+    let grant = world.alice.open(&world.ask().seconds(2));
+    sleep_until(end_of(&grant));
+    assert!(wait_until("the window to close", PATIENCE, || shut(&world)) < Duration::from_secs(1));
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+}
+
+#[test]
+fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
+    let world = AwsWorld::new(Layers::Both);
+    let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+    let grant = world.alice.open(&world.ask().seconds(3));
+    world.ec2.outage(true);
+    sleep_until(end_of(&grant) + Duration::from_millis(1500));
+    watch.stop().assert_closed_at(end_of(&grant));
+    wait_until("the alarm", PATIENCE, || !world.audited("cloud.alarm").is_empty());
+    assert!(world.broker.log().contains("3 times in a row"), "{}", world.broker.log());
+    let standing = world.alice.grant(&grant.id).unwrap();
+    assert_eq!((standing.state(), shut(&world)), (GrantState::Closing, false));
+    let layer = world.admin.layer(&world.target(), Layer::Cloud).unwrap();
+    assert!(layer.status() == LayerStatus::Unreachable && !layer.detail.is_empty(), "{layer:?}");
+
+    world.ec2.outage(false);
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+    assert!(shut(&world));
+}
+
+#[test]
+fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
+    let mut world = AwsWorld::new(Layers::Cloud);
+    let grant = world.alice.open(&world.ask());
+    assert!(!shut(&world));
+    world.broker.process().kill9();
+    world.broker.empty_store();
+    world.broker.serve();
+    wait_until("the window to close", PATIENCE, || shut(&world));
+    wait_until("a line in the log", PATIENCE, || !world.audited("cloud.unknown_window_closed").is_empty());
+    assert!(world.audited("cloud.unknown_window_closed")[0].contains(&grant.id));
+    // And what was locked down before its time can be released.
+    let released = world.admin_cli().run(&["release", &world.target()]);
+    assert!(released.succeeded(), "{released:?}");
+    assert_eq!(world.cloud.rules(&world.group), [RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh")].into());
+}
+
+#[test]
+fn what_others_do_to_our_rules_is_put_right_and_told() {
+    let world = AwsWorld::new(Layers::Cloud);
+    let grant = world.alice.open(&world.ask());
+    let (own, open) = (world.cloud.own_group(&world.instance).unwrap(), world.open_sources());
+    let source = open[0].clone();
+
+    world.cloud.revoke(&own, &RuleSpec::tcp(22, 22, &source));
+    wait_until("the window to come back", PATIENCE, || world.open_sources() == open);
+    world.cloud.allow(&own, &RuleSpec::tcp(0, 65535, "0.0.0.0/0"));
+    wait_until("the strange rule to go", PATIENCE, || world.open_sources() == open);
+    let interface = world.cloud.interfaces(&world.instance).into_keys().next().unwrap();
+    world.cloud.set_groups(&interface, &[&world.group]);
+    let attached = || world.cloud.interfaces(&world.instance)[&interface].contains(&own);
+    wait_until("the own group to come back", PATIENCE, attached);
+    let told = || world.audited("cloud.drift");
+    wait_until("three lines in the log", PATIENCE, || told().len() >= 3);
+
+    world.cloud.allow(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
+    let detail = || world.admin.layer(&world.target(), Layer::Cloud).unwrap().detail;
+    wait_until("the target to say so", PATIENCE, || detail().contains("it is not shut: tcp/22 exposed"));
+    wait_until("a fourth line", PATIENCE, || told().len() >= 4);
+    std::thread::sleep(Duration::from_secs(5));
+    assert_eq!(told().len(), 4, "what lasts is told once: {:?}", told());
+    world.cloud.revoke(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
+    wait_until("the target to be well again", PATIENCE, || detail().is_empty());
+    assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);
+}
+
+#[test]
+fn an_instance_that_is_terminated_while_a_window_is_open_ends_the_grant() {
+    let world = AwsWorld::new(Layers::Cloud);
+    let grant = world.alice.open(&world.ask().seconds(3));
+    world.cloud.terminate(&world.instance);
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+    wait_until("what is ours to go", PATIENCE, || world.cloud.own_group(&world.instance).is_none());
+}
+
+#[test]
+fn the_command_assesses_locks_down_and_releases() {
+    let world = AwsWorld::unlocked(Layers::Cloud);
+    let (cli, target) = (world.admin_cli(), world.target());
+    let before = world.cloud.rules(&world.group);
+    let assessed = cli.run(&["assess"]);
+    assert!(
+        assessed.out.contains("unhealthy") && assessed.out.contains("anyone (0.0.0.0/0)"),
+        "{assessed:?}"
+    );
+
+    let dry = cli.run(&["lockdown", &target, "--dry-run"]);
+    assert!(dry.out.contains(&world.group) && dry.out.contains("cut"), "{dry:?}");
+    let asked = cli.run(&["lockdown", &target]);
+    assert!(!asked.succeeded() && (asked.out + &asked.err).contains("--accept cut"));
+    assert_eq!(
+        (world.cloud.rules(&world.group), world.cloud.groups_of_postern()),
+        (before.clone(), BTreeSet::new())
+    );
+    assert!(cli.run(&["lockdown", &target, "--accept", "cut"]).succeeded());
+    assert!(world.cloud.rules(&world.group).is_empty());
+    assert!(cli.run(&["assess"]).out.contains("healthy"));
+
+    let grant = world.alice.open(&world.ask());
+    let refused = cli.run(&["release", &target]);
+    assert!(!refused.succeeded() && (refused.out + &refused.err).contains(&grant.id));
+    world.alice.revoke(&grant.id).unwrap();
+    assert!(cli.run(&["release", &target]).succeeded());
+    assert_eq!((world.cloud.rules(&world.group), world.cloud.groups_of_postern()), (before, BTreeSet::new()));
+    for action in ["target.lockdown.requested", "target.lockdown.done", "target.release.done"] {
+        assert!(!world.audited(action).is_empty(), "{action}");
+    }
+}
+
+/// Kills the broker at every point between two changes of `act`, and starts it again.
+fn killed_everywhere(
+    world: &mut AwsWorld,
+    mut prepare: impl FnMut(&AwsWorld) -> Vec<String>,
+    act: impl Fn(&AwsWorld, &[String]),
+    check: impl Fn(&AwsWorld, &[String]),
+) -> usize {
+    let mut points = 0;
+    for change in 1.. {
+        for when in [When::Before, When::After] {
+            let grants = prepare(world);
+            world.ec2.halt_at(CrashPoint { change, when });
+            act(world, &grants);
+            let mut patience = 0..40;
+            while !world.ec2.has_halted() && patience.next().is_some() {
+                std::thread::sleep(Duration::from_millis(25));
+            }
+            if !world.ec2.has_halted() {
+                world.ec2.go_on();
+                return points;
+            }
+            points += 1;
+            world.broker.process().kill9();
+            world.ec2.go_on();
+            world.broker.serve();
+            check(world, &grants);
+        }
+    }
+    points
+}
+
+fn close_all(world: &AwsWorld) {
+    for grant in world.alice.grants() {
+        if grant.state() != GrantState::Closed {
+            world.alice.revoke(&grant.id).unwrap();
+        }
+    }
+    wait_until("every window to close", PATIENCE, || shut(world));
+}
+
+#[test]
+fn i8_a_broker_that_is_killed_between_any_two_calls_of_an_open_opens_it_all_the_same() {
+    let mut world = AwsWorld::new(Layers::Cloud);
+    let points = killed_everywhere(
+        &mut world,
+        |world| {
+            close_all(world);
+            Vec::new()
+        },
+        |world, _| drop(world.alice.request(&world.ask().waiting(Duration::ZERO)).unwrap()),
+        |world, _| {
+            let grant = world.alice.grants().into_iter().next().unwrap();
+            world.alice.wait_for_state(&grant.id, GrantState::Active);
+            assert_eq!(world.open_sources(), [format!("{}/32", world.net.alice.v4())]);
+            close_all(world);
+        },
+    );
+    assert_eq!(points, 2, "before and after its one call");
+}
+
+#[test]
+fn i6_a_broker_that_is_killed_between_any_two_calls_of_a_close_closes_it_all_the_same() {
+    let mut world = AwsWorld::new(Layers::Cloud);
+    let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
+    let ask = |world: &AwsWorld, seconds| world.ask().from("203.0.113.0/24").seconds(seconds);
+    let points = killed_everywhere(
+        &mut world,
+        |world| {
+            close_all(world);
+            // Bob shares one of the two rules, and ends first.
+            let shared = an_ask().on(&world.target()).port("tcp/22").from("203.0.113.0/24").seconds(600);
+            vec![world.alice.open(&ask(world, 900)).id, bob.open(&shared).id]
+        },
+        |world, grants| {
+            let request = postern_proto::v1::RevokeAccessRequest {
+                grant_id: grants[0].clone(),
+                ..postern_proto::v1::RevokeAccessRequest::default()
+            };
+            world.alice.run(|channel| async move {
+                let mut client = postern_proto::v1::access_service_client::AccessServiceClient::new(channel);
+                client.revoke_access(request).await.unwrap();
+            });
+        },
+        |world, grants| {
+            world.alice.wait_for_state(&grants[0], GrantState::Closed);
+            assert_eq!(world.open_sources(), ["203.0.113.0/24"], "what is bob's stays");
+            assert_eq!(bob.grant(&grants[1]).unwrap().state(), GrantState::Active);
+            bob.revoke(&grants[1]).unwrap();
+        },
+    );
+    assert!(points >= 6, "{points}: before and after each of DeleteTags, CreateTags and Revoke");
+}
