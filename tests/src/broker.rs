@@ -9,6 +9,7 @@ use postern_core::Role;
 
 use crate::binaries::binary;
 use crate::client::Client;
+use crate::ec2::CREDENTIALS;
 use crate::net::{Host, succeeded};
 use crate::process::Process;
 use crate::room::{Room, tied};
@@ -72,7 +73,7 @@ impl Broker {
     /// # Panics
     /// It does not come to listen.
     pub fn serve_as(&mut self, mut command: Command) {
-        command.arg("--config").arg(self.config()).arg("serve");
+        command.arg("--config").arg(self.config()).arg("serve").envs(CREDENTIALS);
         self.starts += 1;
         let log = self.dir.join(format!("serve-{}.log", self.starts));
         let mut process = Process::start("postern-broker", &self.room, command, &log);

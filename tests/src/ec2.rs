@@ -23,6 +23,10 @@ pub use world::AwsWorld;
 const MOTO: &str = "127.0.0.1:5000";
 const PROXY: &str = "127.0.0.1:5001";
 
+/// What a program finds its credentials in: moto takes any.
+pub(crate) const CREDENTIALS: [(&str, &str); 3] =
+    [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];
+
 /// The account of the tests' own credentials.
 pub const ACCOUNT: &str = "123456789012";
 /// Another account, reached by a role.
@@ -79,6 +83,11 @@ impl Ec2 {
     /// The cloud of an account in a Region, seen past the proxy.
     pub fn cloud(&self, account: &str, region: &str) -> Cloud {
         Cloud::new(self.room.clone(), &format!("http://{MOTO}"), account, region)
+    }
+
+    /// The cloud of an account in a Region, seen through the proxy, as the broker sees it.
+    pub fn cloud_through_proxy(&self, account: &str, region: &str) -> Cloud {
+        Cloud::new(self.room.clone(), &self.endpoint(), account, region)
     }
 
     /// Every call since the last [`Self::forget_calls`].

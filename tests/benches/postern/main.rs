@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod bare;
+mod cloud;
 mod ends;
 mod grants;
 mod lines;
@@ -22,12 +23,14 @@ fn main() {
         return bare::serve_sessions(rest);
     }
     raise_descriptor_limit();
-    let measurements: [(&str, fn()); 5] = [
+    let measurements: [(&str, fn()); 7] = [
         ("opening", opening::measure),
         ("ends", ends::measure),
         ("grants", grants::measure),
         ("many", many::measure),
         ("sessions", sessions::measure),
+        ("cloud-grants", cloud::grants),
+        ("cloud-sweep", cloud::sweep),
     ];
     for (name, measure) in measurements {
         if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {

@@ -146,7 +146,8 @@ impl Cloud {
         Self { room, client: Client::new(&config), account: account.to_owned(), region: region.to_owned() }
     }
 
-    fn run<T, F>(&self, work: impl FnOnce(Client) -> F) -> T
+    /// Makes calls of one's own.
+    pub fn run<T, F>(&self, work: impl FnOnce(Client) -> F) -> T
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,

@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and tells.
 
+mod aws;
 mod story;
 
 use std::fs;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         audit(&mut story, &world);
         leave(&mut story, world);
     }
+    aws::tell(&mut story);
     story.end()
 }
 
