@@ -14,12 +14,15 @@ use postern_cloud::CloudError;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
+use crate::error::in_words;
 use crate::limits::Limits;
 use crate::settings::{Account, Settings};
 
-/// How long one attempt of a call may take, and all attempts of a read.
-const ATTEMPT: Duration = Duration::from_secs(10);
-const CALL: Duration = Duration::from_secs(45);
+/// How long a change may take.
+const CHANGE: Duration = Duration::from_secs(10);
+/// How long one attempt of a read may take, and all of them: a page of a sweep is long.
+const READ: Duration = Duration::from_secs(30);
+const READS: Duration = Duration::from_secs(90);
 /// How often a read is tried.
 const READ_ATTEMPTS: u32 = 3;
 /// The longest pause between two attempts: whoever asked has a patience of its own.
@@ -53,13 +56,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
         let mut base = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http.clone())
             .region(Region::new(home.clone()))
-            .timeout_config(
-                TimeoutConfig::builder()
-                    .connect_timeout(Duration::from_secs(5))
-                    .operation_attempt_timeout(ATTEMPT)
-                    .operation_timeout(CALL)
-                    .build(),
-            );
+            .timeout_config(TimeoutConfig::builder().operation_timeout(READ).build());
         if let Some(endpoint) = &settings.endpoint {
             base = base.endpoint_url(endpoint);
         }
@@ -70,13 +67,21 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
             proven: OnceCell::new(),
         });
         for region in &account.regions {
-            let client = |retry: RetryConfig| {
+            let client = |retry: RetryConfig, attempt, call| {
+                let timeouts = TimeoutConfig::builder()
+                    .connect_timeout(Duration::from_secs(5))
+                    .operation_attempt_timeout(attempt)
+                    .operation_timeout(call);
                 let config = aws_sdk_ec2::config::Builder::from(&config).region(Region::new(region.clone()));
-                aws_sdk_ec2::Client::from_conf(config.retry_config(retry).build())
+                let config = config.retry_config(retry).timeout_config(timeouts.build());
+                aws_sdk_ec2::Client::from_conf(config.build())
             };
             let reads = RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(READ_PAUSE);
-            let ec2 =
-                Ec2 { reads: client(reads), writes: client(RetryConfig::disabled()), limits: Limits::new() };
+            let ec2 = Ec2 {
+                reads: client(reads, READ, READS),
+                writes: client(RetryConfig::disabled(), CHANGE, CHANGE),
+                limits: Limits::new(),
+            };
             let place = Place {
                 account: account.id.clone(),
                 region: region.clone(),
@@ -121,8 +126,11 @@ impl Place {
 impl Identity {
     async fn prove(&self) -> Result<(), CloudError> {
         let answer = self.sts.get_caller_identity().send().await.map_err(|error| {
-            let error = aws_sdk_ec2::error::DisplayErrorContext(&error);
-            CloudError::unavailable(format!("no credentials for the account {}: {error}", self.account))
+            CloudError::unavailable(format!(
+                "no credentials for the account {}: {}",
+                self.account,
+                in_words(&error)
+            ))
         })?;
         match answer.account() {
             Some(account) if account == self.account => Ok(()),

@@ -1,6 +1,6 @@
 //! What an error of EC2 means for us.
 
-use aws_sdk_ec2::error::{DisplayErrorContext, ProvideErrorMetadata, SdkError};
+use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use postern_cloud::CloudError;
 
 /// An error of one call.
@@ -35,7 +35,7 @@ impl CallError {
     pub(crate) fn of<E, R>(action: &'static str, error: SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug + AnswerStatus,
+        R: std::fmt::Debug + AnswerStatus + 'static,
     {
         if let SdkError::ServiceError(answer) = &error
             && let Some(code) = answer.err().code()
@@ -51,7 +51,7 @@ impl CallError {
                 refused,
             };
         }
-        Self::Silent { action, reason: DisplayErrorContext(&error).to_string() }
+        Self::Silent { action, reason: in_words(&error) }
     }
 
     /// Whether the call may have taken effect all the same.
@@ -66,6 +66,14 @@ impl CallError {
             Self::Silent { .. } => "",
         }
     }
+}
+
+/// An error with its causes, one after the other.
+pub(crate) fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
+    words.dedup();
+    words.join(": ")
 }
 
 /// Whether an answer blames the server.

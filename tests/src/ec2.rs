@@ -105,6 +105,11 @@ impl Ec2 {
         self.proxy.fail(action, times, fault);
     }
 
+    /// Lets no call go wrong any more.
+    pub fn forgive(&self) {
+        self.proxy.forgive();
+    }
+
     /// Lets every call from now on be refused a connection, or ends that.
     pub fn outage(&self, down: bool) {
         self.proxy.outage(down);

@@ -90,6 +90,7 @@ pub(super) struct Proxy {
     moto: String,
     client: Client<HttpConnector, Full<Bytes>>,
     state: Mutex<State>,
+    answers: semantics::Answers,
     go_on: Notify,
 }
 
@@ -126,8 +127,13 @@ enum Verdict {
 impl Proxy {
     pub(super) fn start(room: &Room, at: &'static str, moto: &str) -> Arc<Self> {
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let proxy =
-            Arc::new(Self { moto: moto.to_owned(), client, state: Mutex::default(), go_on: Notify::new() });
+        let proxy = Arc::new(Self {
+            moto: moto.to_owned(),
+            client,
+            state: Mutex::default(),
+            answers: Mutex::default(),
+            go_on: Notify::new(),
+        });
         let listener = room.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
         let serving = Arc::clone(&proxy);
         room.start(async move {
@@ -160,6 +166,10 @@ impl Proxy {
     pub(super) fn fail(&self, action: &str, times: usize, fault: Fault) {
         let mut state = self.lock();
         state.faults.entry(action.to_owned()).or_default().extend(std::iter::repeat_n(fault, times));
+    }
+
+    pub(super) fn forgive(&self) {
+        self.lock().faults.clear();
     }
 
     pub(super) fn outage(&self, down: bool) {
@@ -258,7 +268,7 @@ impl Proxy {
             if let Some(stale) = self.stale_answer(&body) {
                 return Ok(Response::new(Full::new(stale)));
             }
-            let (status, answer) = semantics::read(&call, ask).await?;
+            let (status, answer) = semantics::read(&call, &self.answers, ask).await?;
             if status == StatusCode::OK {
                 self.lock().reads.insert(body.to_vec(), answer.clone());
             }

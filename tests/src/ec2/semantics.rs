@@ -1,6 +1,9 @@
 //! What EC2 does and moto 5.2.5 does not: pages, limits of filters, groups that are in use, the limit of groups on an
 //! interface, canonical address ranges, and what a description may hold (EC2 API reference and User Guide).
 
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
 use hyper::StatusCode;
 use hyper::body::Bytes;
 use ipnet::IpNet;
@@ -26,8 +29,11 @@ const DESCRIPTION: &str = " ._-:/()#,@[]+=&;{}!$*";
 
 type Answer = (StatusCode, Bytes);
 
+/// Whole answers of which pages may still be asked for, by the call without its paging.
+pub(super) type Answers = Mutex<HashMap<Vec<u8>, Bytes>>;
+
 /// Reads, in pages where that is asked for.
-pub(super) async fn read<F, R>(call: &Call, ask: F) -> Result<Answer, Broken>
+pub(super) async fn read<F, R>(call: &Call, answers: &Answers, ask: F) -> Result<Answer, Broken>
 where
     F: Fn(Vec<u8>) -> R,
     R: Future<Output = Result<Answer, Broken>>,
@@ -47,12 +53,23 @@ where
     if size > PAGE && size != usize::MAX {
         return Ok(refusal("InvalidParameterValue", "MaxResults is 1000 at most."));
     }
-    let (status, body) = ask(encode(call, |key, _| key != "MaxResults" && key != "NextToken")).await?;
-    if status != StatusCode::OK {
-        return Ok((status, body));
-    }
+    let whole = encode(call, |key, _| key != "MaxResults" && key != "NextToken");
+    let from = number("NextToken").unwrap_or(0);
+    let kept = || answers.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = kept().get(&whole).filter(|_| from > 0).cloned();
+    let body = match known {
+        Some(body) => body,
+        None => {
+            let (status, body) = ask(whole.clone()).await?;
+            if status != StatusCode::OK {
+                return Ok((status, body));
+            }
+            kept().insert(whole, body.clone());
+            body
+        }
+    };
     let text = String::from_utf8_lossy(&body);
-    Ok((status, page(&text, set, number("NextToken").unwrap_or(0), size).unwrap_or(body)))
+    Ok((StatusCode::OK, page(&text, set, from, size).unwrap_or(body)))
 }
 
 /// Changes something, unless EC2 would not.

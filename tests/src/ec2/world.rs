@@ -5,6 +5,8 @@ use std::path::Path;
 use postern_core::Role;
 use postern_proto::v1;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
 use super::{ACCOUNT, Cloud, Ec2, REGION, RuleSpec};
 use crate::agent::Agent;
@@ -14,6 +16,9 @@ use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::Net;
 use crate::world::TCP;
+
+/// Where the broker serves its metrics, on its host.
+const METRICS: &str = "127.0.0.1:9464";
 
 /// Everything that a scenario with EC2 needs. What is dropped first stands first.
 #[derive(Debug)]
@@ -59,7 +64,10 @@ impl AwsWorld {
         let target = cloud.target(&instance);
 
         net.vm.listen_tcp(TCP);
-        let more = format!("[cloud]\nsweep_every = \"2s\"\n{}", ec2.configuration(&[(ACCOUNT, &[REGION])]));
+        let more = format!(
+            "metrics_listen = \"{METRICS}\"\n[cloud]\nsweep_every = \"2s\"\n{}",
+            ec2.configuration(&[(ACCOUNT, &[REGION])])
+        );
         let mut broker = Broker::init_with(&net.hub, &dir.path().join("broker"), &more);
         broker.serve();
         let admin = broker.admin(&net.hub);
@@ -104,6 +112,18 @@ impl AwsWorld {
     pub fn audited(&self, action: &str) -> Vec<String> {
         let lines = self.admin.audit();
         lines.into_iter().filter(|line| line.contains(&format!("\"action\":\"{action}\""))).collect()
+    }
+
+    /// The broker's metrics, in the format of Prometheus.
+    pub fn metrics(&self) -> String {
+        self.net.hub.room().run(async {
+            let mut stream = TcpStream::connect(METRICS).await.expect("metrics are served");
+            let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.expect("a request can be written");
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.expect("metrics are text");
+            answer
+        })
     }
 
     /// A directory for a scenario's own files.

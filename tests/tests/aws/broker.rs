@@ -92,6 +92,7 @@ fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
     watch.stop().assert_closed_at(end_of(&grant));
     wait_until("the alarm", PATIENCE, || !world.audited("cloud.alarm").is_empty());
     assert!(world.broker.log().contains("3 times in a row"), "{}", world.broker.log());
+    assert!(world.metrics().contains("postern_cloud_stuck_targets 1"), "{}", world.metrics());
     let standing = world.alice.grant(&grant.id).unwrap();
     assert_eq!((standing.state(), shut(&world)), (GrantState::Closing, false));
     let layer = world.admin.layer(&world.target(), Layer::Cloud).unwrap();
@@ -100,6 +101,44 @@ fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
     world.ec2.outage(false);
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
     assert!(shut(&world));
+    assert!(world.metrics().contains("postern_cloud_stuck_targets 0"), "{}", world.metrics());
+}
+
+#[test]
+fn i5_a_window_whose_opening_got_no_answer_is_closed_with_the_grant_that_failed() {
+    let world = AwsWorld::new(Layers::Both);
+    let warm = world.alice.open(&world.ask());
+    world.alice.revoke(&warm.id).unwrap();
+    world.ec2.fail("AuthorizeSecurityGroupIngress", 1, Fault::Lost);
+    // And then nothing is heard of EC2 until the grant has been given up.
+    world.ec2.fail("*", 1000, Fault::Dropped);
+    let answer = world.alice.request(&world.ask().seconds(4)).unwrap();
+    let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Closing);
+    assert!(!shut(&world), "it took effect");
+    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Filtered);
+    world.ec2.forgive();
+    let grant = world.alice.wait_for_state(&grant.id, GrantState::Failed);
+    assert!(
+        grant.reason.contains("end passed") || grant.reason.contains("not confirmed in time"),
+        "{grant:?}"
+    );
+    assert!(shut(&world));
+}
+
+#[test]
+fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
+    let mut world = AwsWorld::unlocked(Layers::Cloud);
+    world.ec2.halt_at(CrashPoint { change: 5, when: When::After });
+    let (cli, target) = (world.admin_cli(), world.target());
+    let running = std::thread::spawn(move || cli.run(&["lockdown", &target, "--accept", "cut"]));
+    world.ec2.wait_until_halted();
+    world.broker.process().kill9();
+    world.ec2.go_on();
+    assert!(!running.join().unwrap().succeeded(), "nobody answered");
+    assert!(!world.cloud.rules(&world.group).is_empty(), "it is half done");
+    world.broker.serve();
+    wait_until("the sweep to finish it", PATIENCE, || world.cloud.rules(&world.group).is_empty());
+    world.alice.open(&world.ask());
 }
 
 #[test]
