@@ -6,9 +6,10 @@ use postern_cloud::{Assessment, CloudError, Health, Sighting};
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::accounts::Place;
-use crate::api::{Find, Interface, Rules};
+use crate::api::Find;
 use crate::assess::exposures;
 use crate::look::{Look, Panorama, View};
+use crate::resource::{Instance, Interface};
 use crate::rule::Rule;
 use crate::tags;
 
@@ -31,15 +32,26 @@ pub(crate) async fn sweep(
         if bare.is_empty() { Vec::new() } else { ec2.instances(Find::Where("instance-id", &bare)).await? };
     let bare = bare.into_iter().map(|instance| instance.id).collect();
 
-    // A group without rules is not worth a call, and what is parked holds nothing open.
+    let mut rules = ec2.rules(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    // A group that has other rules than those with our tag was changed by somebody: it is read in full, like the groups
+    // that are not ours. What is parked holds nothing open.
+    let count = |side: &BTreeMap<String, Vec<Rule>>, id: &String| side.get(id).map_or(0, Vec::len);
+    let tagged = |id: &String| count(&rules.ingress, id) + count(&rules.egress, id);
     let ours: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
-    let own = groups.iter().filter(|group| group.rules > 0 && !group.tags.contains_key(tags::PARKED_FOR));
+    let odd = groups
+        .iter()
+        .filter(|group| !group.tags.contains_key(tags::PARKED_FOR) && group.rules != tagged(&group.id));
     let others =
         interfaces.iter().flat_map(|interface| &interface.groups).filter(|group| !ours.contains(group));
-    let ids: BTreeSet<String> = own.map(|group| &group.id).chain(others).cloned().collect();
+    let ids: BTreeSet<String> = odd.map(|group| &group.id).chain(others).cloned().collect();
     let ids: Vec<String> = ids.into_iter().collect();
-    let rules =
-        if ids.is_empty() { Rules::default() } else { ec2.rules(Find::Where("group-id", &ids)).await? };
+    if !ids.is_empty() {
+        let read = ec2.rules(Find::Where("group-id", &ids)).await?;
+        for (whole, read) in [(&mut rules.ingress, read.ingress), (&mut rules.egress, read.egress)] {
+            ids.iter().for_each(|id| drop(whole.remove(id)));
+            whole.extend(read);
+        }
+    }
     let looks = Panorama { groups, interfaces, rules, bare }.looks();
     let sighting = |(instance, look): (&String, &Look)| {
         let sighting = sighting(place, deployment, instance, look)?;
@@ -82,7 +94,7 @@ pub(crate) async fn assess(
         .filter(|group| group.tags.get(tags::STATE).is_some_and(|state| state == tags::LOCKED))
         .filter_map(|group| group.tags.get(tags::INSTANCE))
         .collect();
-    let judge = |instance: crate::api::Instance| {
+    let judge = |instance: Instance| {
         let interfaces = by_instance.get(instance.id.as_str()).map_or(&[][..], Vec::as_slice);
         let groups: BTreeSet<&String> = interfaces
             .iter()

@@ -20,6 +20,7 @@ mod look;
 mod parking;
 mod patience;
 mod provider;
+mod resource;
 mod rule;
 mod settings;
 mod split;

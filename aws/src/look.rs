@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_cloud::{Drift, Observation};
 use postern_core::{ProtectedPort, TargetId};
 
-use crate::api::{Group, Interface, Rules};
 use crate::assess::exposures;
+use crate::resource::{Group, Interface, Rules};
 use crate::rule::Rule;
 use crate::tags;
 use crate::window::{self, Held};

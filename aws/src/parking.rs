@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::ProtectedPort;
 
-use crate::api::NewRule;
+use crate::resource::NewRule;
 use crate::rule::{Rule, Source, Tags, Traffic};
 use crate::split::{Loss, Outcome, split};
 use crate::tags;

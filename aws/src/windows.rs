@@ -6,10 +6,11 @@ use postern_cloud::{CloudError, Observation};
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
 
-use crate::api::{Ec2, Find, NewRule};
+use crate::api::{Ec2, Find};
 use crate::error::CallError;
 use crate::look::{Look, View};
 use crate::patience;
+use crate::resource::NewRule;
 use crate::rule::{Source, Tags, Traffic};
 use crate::tags::{self, Mark, Marks};
 use crate::window::{self, Held};

@@ -10,7 +10,7 @@ use aws_sdk_ec2::types::{
 use ipnet::IpNet;
 use postern_core::Protocol;
 
-use crate::api::{Group, Instance, Interface, NewRule};
+use crate::resource::{Group, Instance, Interface, NewRule};
 use crate::rule::{Rule, Source, Tags, Traffic};
 
 /// A group; none where EC2 left out its id.

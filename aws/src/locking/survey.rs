@@ -1,0 +1,137 @@
+//! Reading what a lockdown or a release needs to know beside the instance itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_cloud::{CloudError, Concern, ConcernKind};
+use postern_core::TargetId;
+
+use super::Locking;
+use crate::api::Find;
+use crate::look::Look;
+use crate::parking::{Holders, Parked, Quota, Ward};
+use crate::rule::Source;
+use crate::tags;
+
+impl Locking<'_> {
+    /// The look, and what only a lockdown needs to know of the instance: a node of a Kubernetes cluster lends its other
+    /// interfaces to pods (EKS User Guide, "Security groups for Pods").
+    pub(super) async fn with_kind(&self, look: &Look) -> Result<Look, CloudError> {
+        let mut look = look.clone();
+        if look.own().is_none() {
+            let found = self.ec2.instances(Find::Where("instance-id", &[self.instance.to_owned()])).await?;
+            let of_cluster = |key: &String| {
+                key.starts_with("kubernetes.io/cluster/")
+                    || key == "aws:eks:cluster-name"
+                    || key == "eks:cluster-name"
+            };
+            look.primary_only = found.iter().any(|instance| instance.tags.keys().any(of_cluster));
+        }
+        Ok(look)
+    }
+
+    /// The customer's groups, with what is parked for them.
+    pub(super) async fn wards(&self, groups: &[String]) -> Result<Vec<Ward>, CloudError> {
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let found = self.ec2.groups(Find::Where("group-id", groups)).await?;
+        let parked = self.ec2.groups(Find::Where("tag:postern:parked-for", groups)).await?;
+        let parked: Vec<_> = parked
+            .into_iter()
+            .filter(|group| group.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == self.deployment))
+            .collect();
+        let ids: Vec<String> = found.iter().chain(&parked).map(|group| group.id.clone()).collect();
+        let mut rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
+        let mut rules_of = |id: &str| rules.ingress.remove(id).unwrap_or_default();
+        let mut wards = Vec::new();
+        for group in found {
+            let parked = parked.iter().find(|parked| parked.tags.get(tags::PARKED_FOR) == Some(&group.id));
+            let parked = parked.map(|parked| Parked {
+                id: parked.id.clone(),
+                rules: rules_of(&parked.id),
+                holders: tags::holders(&parked.tags),
+            });
+            wards.push(Ward {
+                rules: rules_of(&group.id),
+                group: group.id,
+                exists: true,
+                vpc: group.vpc,
+                parked,
+            });
+        }
+        // What is parked for a group that is gone goes too, with its last holder.
+        for group in &parked {
+            let Some(gone) = group.tags.get(tags::PARKED_FOR) else { continue };
+            if wards.iter().all(|ward| ward.group != *gone) {
+                let holders = tags::holders(&group.tags);
+                let parked = Some(Parked { id: group.id.clone(), rules: Vec::new(), holders });
+                wards.push(Ward {
+                    group: gone.clone(),
+                    exists: false,
+                    vpc: String::new(),
+                    rules: Vec::new(),
+                    parked,
+                });
+            }
+        }
+        Ok(wards)
+    }
+
+    pub(super) async fn quota(&self, wards: &[Ward]) -> Result<Quota, CloudError> {
+        let lists: BTreeSet<String> = wards
+            .iter()
+            .flat_map(|ward| &ward.rules)
+            .filter_map(|rule| match &rule.source {
+                Source::PrefixList(list) => Some(list.clone()),
+                Source::Prefix(_) | Source::Group(_) | Source::Peer { .. } => None,
+            })
+            .collect();
+        let lists: Vec<String> = lists.into_iter().collect();
+        let prefix_lists =
+            if lists.is_empty() { BTreeMap::new() } else { self.ec2.prefix_lists(&lists).await? };
+        Ok(Quota { rules: self.rules_per_group, prefix_lists })
+    }
+
+    /// Who else is behind the groups in which something is taken away, and is not under JIT.
+    pub(super) async fn sharers(
+        &self,
+        wards: &[Ward],
+        touched: Vec<(usize, Holders)>,
+        together: &BTreeSet<TargetId>,
+    ) -> Result<Vec<Concern>, CloudError> {
+        let groups: Vec<String> = touched
+            .iter()
+            .filter_map(|(index, _)| wards.get(*index))
+            .map(|ward| ward.group.clone())
+            .collect();
+        if groups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let interfaces = self.ec2.interfaces(Find::Where("group-id", &groups)).await?;
+        let instances: BTreeSet<String> =
+            interfaces.iter().filter_map(|interface| interface.instance.clone()).collect();
+        let instances: Vec<String> = instances.into_iter().collect();
+        let own = self.ec2.groups(Find::Where("tag:postern:instance", &instances)).await?;
+        let locked: BTreeSet<&String> =
+            own.iter().filter_map(|group| group.tags.get(tags::INSTANCE)).collect();
+        let is_ordered =
+            |instance: &str| together.iter().any(|target| target.segments().last() == Some(&instance));
+        let mut concerns = BTreeSet::new();
+        for interface in &interfaces {
+            let who = match &interface.instance {
+                Some(instance)
+                    if instance == self.instance || locked.contains(instance) || is_ordered(instance) =>
+                {
+                    continue;
+                }
+                Some(instance) => format!("the instance {instance}"),
+                None => format!("the interface {} ({})", interface.id, interface.description),
+            };
+            for group in interface.groups.iter().filter(|group| groups.contains(group)) {
+                let what = format!("{group} is also on {who}, which is not under JIT");
+                concerns.insert(Concern { kind: ConcernKind::Shared, what });
+            }
+        }
+        Ok(concerns.into_iter().collect())
+    }
+}
