@@ -131,6 +131,7 @@ fn metrics(
         .build()
         .with_context(|| format!("cannot serve metrics on {listen}"))?;
     metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("{error}"))?;
+    crate::cloud::begin_metrics();
     Ok(async { exporter.await.map_err(|error| anyhow::anyhow!("metrics are served no more: {error:?}")) })
 }
 

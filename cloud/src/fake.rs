@@ -32,6 +32,10 @@ struct Inner {
     outage: Option<CloudError>,
     calls: u64,
     silent: bool,
+    /// Why no repair can be done.
+    no_repair: Option<CloudError>,
+    /// Targets that no sweep finds.
+    hidden: BTreeSet<TargetId>,
 }
 
 /// What goes wrong with the next call.
@@ -97,6 +101,21 @@ impl FakeCloud {
     pub fn drift(&self, target: &TargetId, what: &str, repairable: bool) {
         let drift = Drift { what: what.to_owned(), repairable };
         self.lock().drift.entry(target.clone()).or_default().insert(drift);
+    }
+
+    /// Lets looks at the target find nothing any more that is not as Postern left it.
+    pub fn settle(&self, target: &TargetId) {
+        self.lock().drift.remove(target);
+    }
+
+    /// Lets every repair fail with this.
+    pub fn refuse_repairs(&self, error: CloudError) {
+        self.lock().no_repair = Some(error);
+    }
+
+    /// Lets no sweep find the target: somebody took the tags off what is ours there.
+    pub fn hide(&self, target: &TargetId) {
+        self.lock().hidden.insert(target.clone());
     }
 
     /// Lets every lockdown ask about these.
@@ -226,6 +245,9 @@ impl Provider for FakeCloud {
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         self.call(target, |inner| {
+            if let Some(error) = &inner.no_repair {
+                return Err(error.clone());
+            }
             inner.drift.entry(target.clone()).or_default().retain(|drift| !drift.repairable);
             Ok(())
         })
@@ -243,7 +265,8 @@ impl Provider for FakeCloud {
             };
         }
         let sighting = |target: TargetId| Sighting { held: Ok(inner.observation(&target)), target };
-        Sweep { sightings: inner.targets().into_iter().map(sighting).collect(), unread: Vec::new() }
+        let found = inner.targets().into_iter().filter(|target| !inner.hidden.contains(target));
+        Sweep { sightings: found.map(sighting).collect(), unread: Vec::new() }
     }
 
     async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey {

@@ -23,8 +23,10 @@ use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
 use crate::reconcile::Wakeups;
 
-/// How long a cloud may take to answer one call: one that never does must not keep its target from being closed.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a call may take in all: one that never ends must not keep its target from being closed. A provider bounds each of
+/// its own calls more tightly; what takes longer is waiting for its turn under the cloud's rate, where thousands of
+/// windows end at once.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// The longest sleep between looks for retries that are due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -75,7 +77,7 @@ impl Clouds {
         let changed = place.desired != desired;
         (place.desired, place.known) = (desired, known);
         // What was wanted and not begun is wanted no more: no round follows that would say so.
-        if changed && !place.busy && place.is_settled() {
+        if changed && !place.busy && place.is_quiet() {
             self.wakeups.wake(target);
         }
         self.notify.notify_one();
@@ -175,7 +177,7 @@ impl Clouds {
             .collect()
     }
 
-    /// One round on one target: read if need be, put right what is amiss, then the steps that are left, closes first.
+    /// One round on one target: read if need be, close, put right what is amiss, and open.
     async fn drive(&self, target: TargetId, provider: Arc<dyn Provider>) {
         let outcome = self.steps(&target, provider.as_ref()).await;
         let now = self.clock.now();
@@ -205,45 +207,64 @@ impl Clouds {
     }
 
     async fn steps(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        self.know(target, provider).await?;
-        loop {
-            // Read anew before every step: a window may have ended while the step before it ran.
-            let step = self.with(target, |place| {
-                let (desired, observed) = (place.desired.as_ref()?, place.observed.as_ref()?);
-                cloud_steps(desired, observed).into_iter().next()
-            });
-            let Some(step) = step.flatten() else { return Ok(()) };
-            match step {
-                CloudStep::Close(window) => {
-                    self.with(target, |place| place.closing(&window));
-                    answered(provider.close(&window)).await?;
-                    let now = self.clock.now();
-                    self.tell(self.with(target, |place| place.closed(&window, now)).flatten());
-                }
-                CloudStep::Open(window) => {
-                    answered(provider.open(&window)).await?;
-                    self.with(target, |place| place.opened(window));
-                }
-            }
+        if self.with(target, |place| place.needs_look()) != Some(false) {
+            self.look(target, provider).await?;
+        }
+        // Nothing that can go wrong with the rest may keep open what is to be closed (I2).
+        self.close_all(target, provider).await?;
+        self.repair(target, provider).await?;
+        // Asked anew before every opening: a window may have ended while the one before it was opened.
+        while let Some(step) = self.steps_left(target).into_iter().next() {
+            let CloudStep::Open(window) = step else {
+                self.close_all(target, provider).await?;
+                continue;
+            };
+            answered(provider.open(&window)).await?;
+            self.with(target, |place| place.opened(window));
             self.wakeups.wake(target);
         }
+        Ok(())
     }
 
-    /// Sees to it that what the cloud holds is known, and that nothing is amiss that can be put right.
-    async fn know(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        let needs_look = |place: &mut Place| (place.observed.is_none(), place.repair);
-        let (unknown, repair) = self.with(target, needs_look).unwrap_or((true, false));
-        if unknown {
-            self.look(target, provider).await?;
-        }
-        if repair || self.with(target, |place| place.repair) == Some(true) {
-            tracing::warn!(%target, "putting right what somebody changed in the cloud");
-            answered(provider.repair(target)).await?;
-            self.with(target, |place| place.repair = false);
-            self.look(target, provider).await?;
-            if self.with(target, |place| place.repair) == Some(true) {
-                return Err(CloudError::unavailable("what somebody changed could not be put right"));
+    /// What is left to do, closes first.
+    fn steps_left(&self, target: &TargetId) -> Vec<CloudStep> {
+        let steps = |place: &mut Place| {
+            let (desired, observed) = (place.desired.as_ref()?, place.observed.as_ref()?);
+            Some(cloud_steps(desired, observed))
+        };
+        self.with(target, steps).flatten().unwrap_or_default()
+    }
+
+    /// Closes whatever is to be closed, each window once: one that the cloud keeps does not keep the others.
+    async fn close_all(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
+        let mut failed = None;
+        for step in self.steps_left(target) {
+            let CloudStep::Close(window) = step else { break };
+            match answered(provider.close(&window)).await {
+                Ok(()) => {
+                    let now = self.clock.now();
+                    self.tell(self.with(target, |place| place.closed(&window, now)).flatten());
+                    self.wakeups.wake(target);
+                }
+                Err(error) => {
+                    tracing::warn!(%target, grant = %window.grant, %error, "a window is still open");
+                    failed.get_or_insert(error);
+                }
             }
+        }
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Lets the provider put right what it can.
+    async fn repair(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
+        if self.with(target, |place| place.repair) != Some(true) {
+            return Ok(());
+        }
+        tracing::warn!(%target, "putting right what somebody changed in the cloud");
+        answered(provider.repair(target)).await?;
+        self.look(target, provider).await?;
+        if self.with(target, |place| place.repair) == Some(true) {
+            return Err(CloudError::unavailable("what somebody changed could not be put right"));
         }
         Ok(())
     }
@@ -288,9 +309,11 @@ impl Clouds {
     pub(super) fn give_back(&self, target: &TargetId) {
         if let Some(place) = self.lock().get_mut(target) {
             place.busy = false;
-            place.observed = None;
+            place.doubt();
             place.failure = None;
         }
+        // A round needs to know what is to be open.
+        self.wakeups.wake(target);
         self.notify.notify_one();
         self.idle.notify_waiters();
     }

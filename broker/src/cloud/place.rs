@@ -29,6 +29,8 @@ pub(super) struct Place {
     pub(super) drift: BTreeSet<Drift>,
     /// Whether the provider has something to put right.
     pub(super) repair: bool,
+    /// Whether it is to be read anew though nobody wants anything of it.
+    look: bool,
     pub(super) busy: bool,
     pub(super) failure: Option<Failure>,
     pub(super) last_seen: Option<Timestamp>,
@@ -52,13 +54,35 @@ impl Place {
         let is_idle =
             desired.is_empty() && self.known.is_empty() && self.observed.is_none() && self.failure.is_none();
         !self.busy
-            && (self.repair || !(self.is_settled() || is_idle))
+            && (self.repair || self.look || !(self.is_quiet() || is_idle))
             && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
     }
 
     /// Whether the cloud holds what it should, as far as is known.
     pub(super) fn is_settled(&self) -> bool {
         self.observed.is_some() && self.observed == self.desired
+    }
+
+    /// Whether no round follows by itself: everything is as it should be, or the target is gone and nobody wants it.
+    pub(super) fn is_quiet(&self) -> bool {
+        let is_unwanted = self.desired.as_ref().is_none_or(BTreeSet::is_empty);
+        self.is_settled() || self.is_gone() && is_unwanted
+    }
+
+    /// Whether its cloud said last that there is no such target. Nothing of it can be open.
+    pub(super) fn is_gone(&self) -> bool {
+        self.failure.as_ref().is_some_and(|failure| matches!(failure.error, CloudError::NotFound { .. }))
+    }
+
+    /// Forgets what was known: the next round begins with a look.
+    pub(super) fn doubt(&mut self) {
+        self.observed = None;
+        self.look = true;
+    }
+
+    /// Whether the next round begins with a look.
+    pub(super) fn needs_look(&self) -> bool {
+        self.look || self.observed.is_none()
     }
 
     /// Whether the target's cloud is to hold the window.
@@ -81,6 +105,7 @@ impl Place {
         self.drift = found;
         self.left_open.clone_from(&look.windows);
         self.observed = Some(look.windows);
+        self.look = false;
         self.last_seen = Some(now);
         events
     }
@@ -110,11 +135,6 @@ impl Place {
         Some(event.on_target(&window.target).on_grant(window.grant))
     }
 
-    /// Forgets what has to be read anew: a call is under way of which nobody knows yet what it does.
-    pub(super) fn closing(&mut self, window: &CloudWindow) {
-        self.left_open.remove(window);
-    }
-
     /// Takes in that something failed. An alarm, if it has failed too often by now.
     pub(super) fn fail(
         &mut self,
@@ -122,14 +142,21 @@ impl Place {
         error: CloudError,
         now: Timestamp,
     ) -> Option<AuditEvent> {
+        // That a target is gone is nothing to be alarmed at: Auto Scaling replaces them all day.
+        let (was_gone, is_gone) = (self.is_gone(), matches!(error, CloudError::NotFound { .. }));
         let (times, mut backoff) = match self.failure.take() {
-            Some(failure) => (failure.times + 1, failure.backoff),
-            None => (1, patience()),
+            Some(failure) if was_gone == is_gone => (failure.times + 1, failure.backoff),
+            Some(_) | None => (1, patience()),
         };
         let wait = backoff.next().unwrap_or(Duration::from_secs(30));
         self.observed = None;
-        let alarm = (times == ALARM_AT).then(|| {
-            let stuck = self.desired.iter().flat_map(|desired| self.known.difference(desired)).count();
+        if is_gone {
+            self.left_open.clear();
+            self.drift.clear();
+            (self.repair, self.look) = (false, false);
+        }
+        let alarm = (times == ALARM_AT && !is_gone).then(|| {
+            let stuck = self.known.union(&self.left_open).filter(|window| !self.wants(window)).count();
             AuditEvent::done(now, "broker", "cloud.alarm")
                 .on_target(target)
                 .with("error", &error)
@@ -142,7 +169,7 @@ impl Place {
 
     /// Whether it has failed so often that somebody should look.
     pub(super) fn is_stuck(&self) -> bool {
-        self.failure.as_ref().is_some_and(|failure| failure.times >= ALARM_AT)
+        !self.is_gone() && self.failure.as_ref().is_some_and(|failure| failure.times >= ALARM_AT)
     }
 }
 

@@ -66,11 +66,20 @@ impl Clouds {
         let mut places = self.lock();
         let place = places.entry(target.clone()).or_default();
         // What was done meanwhile is newer than what was seen, and what fails is looked at anyway.
-        if place.busy || place.turns != before.get(&target).copied().unwrap_or(0) || place.failure.is_some() {
+        let is_newer = place.busy || place.turns != before.get(&target).copied().unwrap_or(0);
+        if is_newer || place.failure.is_some() && !place.is_gone() {
             return;
         }
         let events = match held {
-            Ok(observation) => place.looked(&target, observation, now),
+            // Clouds show for a while what was changed just now: a look of its own decides who is right.
+            Ok(observation) if place.observed.as_ref().is_some_and(|known| *known != observation.windows) => {
+                place.doubt();
+                Vec::new()
+            }
+            Ok(observation) => {
+                place.failure = None;
+                place.looked(&target, observation, now)
+            }
             Err(CloudError::NotFound { .. }) => {
                 let events = place.looked(&target, Observation::default(), now);
                 place.repair = true;
@@ -85,7 +94,7 @@ impl Clouds {
         self.notify.notify_one();
     }
 
-    /// A target on which something should be open, and of which the sweep saw nothing, is looked at by itself.
+    /// A target on which something is or should be open, and of which the sweep saw nothing, is looked at by itself.
     fn look_for_the_unseen(
         &self,
         kind: CloudKind,
@@ -97,7 +106,9 @@ impl Clouds {
             let is_unchanged = before.get(target) == Some(&place.turns) && !place.busy;
             if is_unchanged && !seen.contains(target) {
                 place.drift.clear();
-                if place.desired.as_ref().is_some_and(|desired| !desired.is_empty()) {
+                let has_wishes = place.desired.as_ref().is_some_and(|desired| !desired.is_empty());
+                let is_open = place.observed.as_ref().is_some_and(|observed| !observed.is_empty());
+                if has_wishes || is_open || !place.known.is_empty() {
                     place.observed = None;
                 } else if place.failure.is_none() {
                     place.observed = Some(BTreeSet::new());

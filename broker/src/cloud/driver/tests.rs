@@ -51,11 +51,16 @@ impl World {
         self.clouds.journal.take().into_iter().map(|event| event.action).collect()
     }
 
-    /// One round, whether or not it is time for a retry.
-    async fn retry(&self) {
+    /// It is time for a retry.
+    fn due(&self) {
         if let Some(Place { failure: Some(failure), .. }) = self.clouds.lock().get_mut(&self.target) {
             failure.retry_at = jiff::Timestamp::UNIX_EPOCH;
         }
+    }
+
+    /// One round, whether or not it is time for a retry.
+    async fn retry(&self) {
+        self.due();
         assert!(self.round().await, "there is something left to do");
     }
 
@@ -73,6 +78,7 @@ impl World {
 }
 
 mod drift;
+mod stuck;
 
 fn driving(provider: Arc<dyn Provider>) -> Arc<Clouds> {
     let clock = Clock::start(jiff::Timestamp::UNIX_EPOCH);
@@ -230,7 +236,7 @@ async fn i6_a_call_that_is_never_answered_has_failed() {
     let World { cloud, clouds, target } = world;
     cloud.fall_silent();
     for (target, provider) in clouds.take_work() {
-        tokio::time::timeout(Duration::from_secs(600), clouds.drive(target, provider)).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(3600), clouds.drive(target, provider)).await.unwrap();
     }
     let report = clouds.report(&target);
     assert_eq!(report.status, LayerStatus::Unreachable);
