@@ -20,6 +20,7 @@ impl Locking<'_> {
             .filter_map(|(index, ward)| Some((index, ward.parked.as_ref()?.id.clone())))
             .collect();
         let mut own = plan.own.take();
+        let was_there = own.is_some();
         for act in merged(plan.acts) {
             tracing::info!(target = %self.target, ?act, "changing security groups");
             match act {
@@ -29,7 +30,16 @@ impl Locking<'_> {
                     let name = self.own_name();
                     own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
                 }
-                Merged::Own(act) => self.on_own(own.as_deref().unwrap_or_default(), act).await?,
+                Merged::Own(act) => {
+                    let own = own.as_deref().unwrap_or_default();
+                    let is_attaching = matches!(act, Act::Attach(_));
+                    let done = self.on_own(own, act).await;
+                    if matches!(done, Err(CloudError::Refused { .. })) && is_attaching && !was_there {
+                        // Nothing of the customer's was touched yet: leave nothing behind.
+                        self.give_up(own).await;
+                    }
+                    done?;
+                }
                 Merged::Ward(index, steps) => {
                     if let Some(ward) = plan.wards.get(index) {
                         self.on_ward(ward, parked.entry(index).or_default(), steps).await?;
@@ -72,19 +82,12 @@ impl Locking<'_> {
     }
 
     async fn attach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
-        let attached = self.change_groups(interface, |groups| {
+        let attach = |groups: &mut Vec<String>| {
             if !groups.iter().any(|group| group == own) {
                 groups.push(own.to_owned());
             }
-        });
-        match attached.await {
-            Err(error @ CloudError::Refused { .. }) => {
-                // Nothing of the customer's was touched yet: leave nothing behind.
-                self.give_up(own).await;
-                Err(error)
-            }
-            done => done,
-        }
+        };
+        self.change_groups(interface, attach).await
     }
 
     async fn detach(&self, own: &str, interface: &str) -> Result<(), CloudError> {

@@ -26,7 +26,7 @@ pub struct TargetView {
     pub cloud: LayerReport,
 }
 
-/// Every target that has an agent, an open grant, or a policy that names it alone.
+/// Every target that has an agent, an open grant, a policy that names it alone, or something of ours in its cloud.
 ///
 /// # Errors
 /// The store failed.
@@ -42,6 +42,7 @@ pub async fn known(app: &App) -> Result<BTreeSet<TargetId>, Error> {
     targets.extend(
         app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
     );
+    targets.extend(app.clouds.targets());
     Ok(targets)
 }
 

@@ -65,6 +65,11 @@ impl Clouds {
         self.provider(target).is_some()
     }
 
+    /// Every target of which something is wanted, or something of ours was seen.
+    pub fn targets(&self) -> Vec<TargetId> {
+        self.lock().keys().cloned().collect()
+    }
+
     /// Says what a target's cloud layer must hold, and which windows are of grants that are not over yet: whatever else
     /// is found there is nobody's. A plain host has no cloud layer.
     pub fn want(&self, target: &TargetId, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {

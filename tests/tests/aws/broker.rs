@@ -217,6 +217,9 @@ fn the_command_assesses_locks_down_and_releases() {
     );
     assert!(cli.run(&["lockdown", &target, "--accept", "cut"]).succeeded());
     assert!(world.cloud.rules(&world.group).is_empty());
+    let status = || world.admin.layer(&target, Layer::Cloud).map(|layer| layer.status());
+    wait_until("the cloud layer to be in sync", PATIENCE, || status() == Some(LayerStatus::InSync));
+    assert!(cli.run(&["targets"]).out.contains(&target));
     assert!(cli.run(&["assess"]).out.contains("healthy"));
 
     let grant = world.alice.open(&world.ask());

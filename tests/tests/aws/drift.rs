@@ -60,6 +60,23 @@ fn an_own_group_that_was_taken_off_is_put_back_beside_what_else_is_there() {
 }
 
 #[test]
+fn i6_an_own_group_that_finds_no_room_any_more_is_kept_with_its_windows() {
+    let (lab, instance, group) = usual();
+    let interface = lab.cloud.interfaces(&instance).into_keys().next().unwrap();
+    let more: Vec<String> = (0..4).map(|number| lab.cloud.group(&format!("more-{number}"), &[])).collect();
+    let five: Vec<&str> = more.iter().chain([&group]).map(String::as_str).collect();
+    lab.cloud.set_groups(&interface, &five);
+    let Err(CloudError::Refused { reason }) = lab.repair(&lab.target(&instance)) else {
+        panic!("not refused")
+    };
+    assert!(reason.contains("detach a group that is not needed"), "{reason}");
+    assert_eq!(lab.cloud.windows(&instance).len(), 1, "what is open can still be closed");
+    lab.cloud.set_groups(&interface, &five[1..]);
+    lab.repair(&lab.target(&instance)).unwrap();
+    assert_eq!(words(&lab, &instance), []);
+}
+
+#[test]
 fn i6_a_rule_of_the_owner_that_exposes_the_port_again_is_told_and_left_alone() {
     let (lab, instance, group) = usual();
     let again = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("terraform");
