@@ -9,4 +9,5 @@ mod faults;
 mod lab;
 mod lockdown;
 mod permissions;
+mod storm;
 mod windows;

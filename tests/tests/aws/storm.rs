@@ -1,0 +1,130 @@
+//! A storm: people come and go while EC2 throttles, fails, and loses answers.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postern_proto::v1::{GrantState, Layers};
+use postern_tests::clock::wait_until;
+use postern_tests::ec2::{AwsWorld, Fault};
+use postern_tests::{PATIENCE, a_policy, an_ask};
+use rand::prelude::*;
+use rand::rngs::StdRng;
+
+/// The actions that a grant needs, and what may befall them.
+const ACTIONS: [&str; 7] = [
+    "AuthorizeSecurityGroupIngress",
+    "RevokeSecurityGroupIngress",
+    "CreateTags",
+    "DeleteTags",
+    "DescribeSecurityGroups",
+    "DescribeSecurityGroupRules",
+    "DescribeNetworkInterfaces",
+];
+
+fn fault(rng: &mut StdRng) -> Fault {
+    match rng.random_range(0..5) {
+        0 => Fault::throttled(),
+        1 => Fault::Error(500, "InternalError"),
+        2 => Fault::Dropped,
+        3 => Fault::Slow(Duration::from_millis(rng.random_range(1..200))),
+        _ => Fault::Lost,
+    }
+}
+
+fn storm(seed: u64, stale: Option<Duration>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut world = AwsWorld::new(Layers::Cloud);
+    let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
+    let everyone = a_policy().on(&world.target()).layers(Layers::Cloud);
+    let everyone = everyone.port_within("tcp/22", &["*", "0.0.0.0/0"], Duration::from_secs(3600));
+    world.admin.put_policy(everyone.wire()).unwrap();
+    if let Some(span) = stale {
+        world.ec2.stale_reads(span);
+    }
+    let mut grants: Vec<(bool, String)> = Vec::new();
+    for turn in 0..40 {
+        if rng.random_bool(0.5) {
+            let action = *ACTIONS.choose(&mut rng).unwrap();
+            world.ec2.fail(action, rng.random_range(1..3), fault(&mut rng));
+        }
+        // Few sources, so that rules are shared.
+        let source = match rng.random_range(0..6) {
+            0 => "0.0.0.0/0".to_owned(),
+            number => format!("198.51.100.{number}"),
+        };
+        let is_bob = rng.random_bool(0.5);
+        let who = if is_bob { &bob } else { &world.alice };
+        let ask = an_ask().on(&world.target()).port("tcp/22").from(&source);
+        match rng.random_range(0..10) {
+            0..6 => {
+                let ask = ask.seconds(rng.random_range(2..600)).waiting(Duration::ZERO);
+                grants.push((is_bob, who.request(&ask).unwrap().grant.unwrap().id));
+            }
+            6..9 => {
+                if let Some((is_bob, id)) = grants.choose(&mut rng) {
+                    let who = if *is_bob { &bob } else { &world.alice };
+                    let id = id.clone();
+                    let request = postern_proto::v1::RevokeAccessRequest {
+                        grant_id: id,
+                        ..postern_proto::v1::RevokeAccessRequest::default()
+                    };
+                    who.run(|channel| async move {
+                        let mut client =
+                            postern_proto::v1::access_service_client::AccessServiceClient::new(channel);
+                        // It may be over already.
+                        client.revoke_access(request).await.ok();
+                    });
+                }
+            }
+            _ if turn % 3 == 0 => {
+                world.broker.process().kill9();
+                world.broker.serve();
+            }
+            _ => {}
+        }
+        std::thread::sleep(Duration::from_millis(rng.random_range(0..120)));
+    }
+    world.ec2.forgive();
+
+    let settled = |state| !matches!(state, GrantState::Opening | GrantState::Closing);
+    let all = || -> Vec<_> { world.admin.grants() };
+    wait_until("every grant to settle", PATIENCE * 3, || all().iter().all(|grant| settled(grant.state())));
+    let wanted = || -> BTreeSet<String> {
+        let active = all().into_iter().filter(|grant| grant.state() == GrantState::Active);
+        let sources = active.flat_map(|grant| grant.windows).map(|window| window.source);
+        let rules = |source: String| match source.as_str() {
+            "0.0.0.0/0" => vec!["0.0.0.0/1".to_owned(), "128.0.0.0/1".to_owned()],
+            _ => vec![source],
+        };
+        sources.flat_map(rules).collect()
+    };
+    let open = || -> BTreeSet<String> { world.open_sources().into_iter().collect() };
+    // What ends meanwhile closes a moment later.
+    wait_until(&format!("EC2 to hold what is active, seed {seed}"), PATIENCE, || open() == wanted());
+    for id in world
+        .admin
+        .grants()
+        .into_iter()
+        .filter(|grant| grant.state() == GrantState::Active)
+        .map(|grant| grant.id)
+    {
+        world.admin.revoke(&id).unwrap();
+    }
+    assert_eq!(open(), BTreeSet::new(), "seed {seed}");
+    assert!(world.admin.verify_audit().sound, "I9, seed {seed}");
+    assert_eq!(
+        world.audited("cloud.unknown_window_closed"),
+        [""; 0],
+        "every window was somebody's, seed {seed}"
+    );
+}
+
+#[test]
+fn i8_a_storm_of_faults_and_crashes_ends_with_exactly_what_is_active_open() {
+    storm(1, None);
+}
+
+#[test]
+fn i8_a_storm_over_reads_that_are_not_the_newest_ends_the_same() {
+    storm(612, Some(Duration::from_millis(700)));
+}
