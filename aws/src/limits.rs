@@ -70,3 +70,16 @@ impl Limits {
         bucket.until_ready().await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_over_the_rate_of_one_action_waits_and_the_others_do_not() {
+        let limits = Limits::new();
+        assert!((0..50).all(|_| limits.revoke.check().is_ok()));
+        assert!(limits.revoke.check().is_err(), "the bucket is empty");
+        assert!(limits.authorize.check().is_ok() && limits.describe.check().is_ok());
+    }
+}

@@ -120,6 +120,11 @@ impl Ec2 {
         self.proxy.stale_reads(span);
     }
 
+    /// Lets no page hold more items than this, as EC2 may where more were asked for.
+    pub fn short_pages(&self, items: usize) {
+        self.proxy.short_pages(items);
+    }
+
     /// Halts the world at a change: nothing is answered from there on until [`Self::go_on`].
     pub fn halt_at(&self, point: CrashPoint) {
         self.proxy.halt_at(Some(point));

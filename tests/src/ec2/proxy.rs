@@ -101,6 +101,7 @@ struct State {
     down: bool,
     halt: Option<Halt>,
     stale: Option<Duration>,
+    short_pages: Option<usize>,
     /// The last answer to each read, and until when it is given again.
     reads: HashMap<Vec<u8>, Bytes>,
     stale_until: Option<Instant>,
@@ -178,6 +179,10 @@ impl Proxy {
 
     pub(super) fn stale_reads(&self, span: Duration) {
         self.lock().stale = Some(span);
+    }
+
+    pub(super) fn short_pages(&self, items: usize) {
+        self.lock().short_pages = Some(items);
     }
 
     pub(super) fn halt_at(&self, point: Option<CrashPoint>) {
@@ -268,7 +273,8 @@ impl Proxy {
             if let Some(stale) = self.stale_answer(&body) {
                 return Ok(Response::new(Full::new(stale)));
             }
-            let (status, answer) = semantics::read(&call, &self.answers, ask).await?;
+            let most = self.lock().short_pages.unwrap_or(usize::MAX);
+            let (status, answer) = semantics::read(&call, most, &self.answers, ask).await?;
             if status == StatusCode::OK {
                 self.lock().reads.insert(body.to_vec(), answer.clone());
             }

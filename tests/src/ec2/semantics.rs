@@ -32,8 +32,8 @@ type Answer = (StatusCode, Bytes);
 /// Whole answers of which pages may still be asked for, by the call without its paging.
 pub(super) type Answers = Mutex<HashMap<Vec<u8>, Bytes>>;
 
-/// Reads, in pages where that is asked for.
-pub(super) async fn read<F, R>(call: &Call, answers: &Answers, ask: F) -> Result<Answer, Broken>
+/// Reads, in pages where that is asked for, of `most` items at most.
+pub(super) async fn read<F, R>(call: &Call, most: usize, answers: &Answers, ask: F) -> Result<Answer, Broken>
 where
     F: Fn(Vec<u8>) -> R,
     R: Future<Output = Result<Answer, Broken>>,
@@ -69,7 +69,7 @@ where
         }
     };
     let text = String::from_utf8_lossy(&body);
-    Ok((StatusCode::OK, page(&text, set, from, size).unwrap_or(body)))
+    Ok((StatusCode::OK, page(&text, set, from, size.min(most)).unwrap_or(body)))
 }
 
 /// Changes something, unless EC2 would not.

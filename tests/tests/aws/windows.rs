@@ -149,6 +149,30 @@ fn i2_regions_and_accounts_are_swept_and_kept_apart() {
 }
 
 #[test]
+fn i2_what_comes_in_pages_is_read_to_the_last() {
+    let lab = Lab::new();
+    let instances: Vec<String> = (0..5)
+        .map(|number| {
+            let group = lab.cloud.group(&format!("web-{number}"), &[ssh_for_everyone()]);
+            lab.cloud.instance("web", &[&[&group]])
+        })
+        .collect();
+    lab.ec2.short_pages(2);
+    let open: BTreeSet<CloudWindow> = instances
+        .iter()
+        .zip(1..)
+        .map(|(instance, grant)| window(&lab.lock(instance), grant, "192.0.2.7"))
+        .collect();
+    open.iter().for_each(|window| lab.open(window).unwrap());
+    let sweep = lab.sweep();
+    let seen: BTreeSet<CloudWindow> =
+        sweep.sightings.iter().flat_map(|sighting| sighting.held.clone().unwrap().windows).collect();
+    assert_eq!((seen, sweep.unread), (open, vec![]));
+    let survey = lab.with(|aws| async move { aws.assess(&["tcp/22".parse().unwrap()].into()).await });
+    assert_eq!(survey.assessments.iter().filter(|found| found.locked).count(), instances.len());
+}
+
+#[test]
 fn a_target_outside_the_configuration_or_of_another_account_is_refused_in_words() {
     let lab = Lab::new();
     let target = "aws:123456789012/eu-north-1/i-0123456789abcdef0".parse().unwrap();
