@@ -28,6 +28,8 @@ pub struct Call {
     pub action: String,
     /// The Region.
     pub region: String,
+    /// Whose credentials it was made with: the access key's id.
+    pub caller: String,
     /// The parameters, without the action.
     pub parameters: Vec<(String, String)>,
 }
@@ -38,6 +40,11 @@ impl Call {
         !self.action.starts_with("Describe")
             && !self.action.starts_with("Get")
             && !self.action.starts_with("AssumeRole")
+    }
+
+    /// What keeps it apart from the same call of another account or Region.
+    pub(super) fn key(&self, body: &[u8]) -> Vec<u8> {
+        [self.caller.as_bytes(), b"/", self.region.as_bytes(), b"?", body].concat()
     }
 
     /// The value of a parameter.
@@ -270,13 +277,13 @@ impl Proxy {
     ) -> Result<Response<Full<Bytes>>, Broken> {
         let ask = |body: Vec<u8>| self.ask(headers, body);
         if !call.is_change() {
-            if let Some(stale) = self.stale_answer(&body) {
+            if let Some(stale) = self.stale_answer(&call.key(&body)) {
                 return Ok(Response::new(Full::new(stale)));
             }
             let most = self.lock().short_pages.unwrap_or(usize::MAX);
             let (status, answer) = semantics::read(&call, most, &self.answers, ask).await?;
             if status == StatusCode::OK {
-                self.lock().reads.insert(body.to_vec(), answer.clone());
+                self.lock().reads.insert(call.key(&body), answer.clone());
             }
             return Ok(with_status(status, answer));
         }
@@ -289,10 +296,10 @@ impl Proxy {
         Ok(with_status(status, answer))
     }
 
-    fn stale_answer(&self, body: &[u8]) -> Option<Bytes> {
+    fn stale_answer(&self, key: &[u8]) -> Option<Bytes> {
         let state = self.lock();
         let is_stale = state.stale_until.is_some_and(|until| monotonic() < until);
-        state.reads.get(body).filter(|_| is_stale).cloned()
+        state.reads.get(key).filter(|_| is_stale).cloned()
     }
 
     /// Asks moto.
@@ -340,7 +347,8 @@ fn parse(headers: &HeaderMap, body: &[u8]) -> Call {
     // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …
     let scope = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
     let region = scope.split('/').nth(2).unwrap_or_default().to_owned();
-    Call { action, region, parameters }
+    let caller = scope.split('/').next().and_then(|scope| scope.split_once('=')).map_or("", |(_, key)| key);
+    Call { action, region, caller: caller.to_owned(), parameters }
 }
 
 fn with_status(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {

@@ -56,15 +56,16 @@ where
     let whole = encode(call, |key, _| key != "MaxResults" && key != "NextToken");
     let from = number("NextToken").unwrap_or(0);
     let kept = || answers.lock().unwrap_or_else(PoisonError::into_inner);
-    let known = kept().get(&whole).filter(|_| from > 0).cloned();
+    let key = call.key(&whole);
+    let known = kept().get(&key).filter(|_| from > 0).cloned();
     let body = match known {
         Some(body) => body,
         None => {
-            let (status, body) = ask(whole.clone()).await?;
+            let (status, body) = ask(whole).await?;
             if status != StatusCode::OK {
                 return Ok((status, body));
             }
-            kept().insert(whole, body.clone());
+            kept().insert(key, body.clone());
             body
         }
     };
