@@ -16,8 +16,9 @@ use crate::rule::{Rule, Tags};
 use crate::wire;
 
 /// How many values a filter takes, and items a page (EC2 API reference).
-pub(crate) const VALUES: usize = 200;
+const VALUES: usize = 200;
 const PAGE: i32 = 1000;
+const PAGE_OF_LISTS: i32 = 100;
 
 /// One account in one Region.
 pub(crate) struct Ec2 {
@@ -57,7 +58,10 @@ impl Find<'_> {
 
 /// Every page of every batch of a `Describe` action.
 macro_rules! pages {
-    ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $each:expr) => {{
+    ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $each:expr) => {
+        pages!($ec2, $find, $call, $action, $items, PAGE, $each)
+    };
+    ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $size:expr, $each:expr) => {{
         let find = $find;
         for filter in find.batches() {
             let mut next = None;
@@ -67,7 +71,7 @@ macro_rules! pages {
                     .reads
                     .$call()
                     .set_filters(filter.clone().map(|filter| vec![filter]))
-                    .max_results(PAGE)
+                    .max_results($size)
                     .set_next_token(next)
                     .send()
                     .await
@@ -138,25 +142,18 @@ impl Ec2 {
     /// How many rules each of these prefix lists counts as: its most entries (Amazon VPC quotas).
     pub(crate) async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, usize>, CallError> {
         let mut found = BTreeMap::new();
-        let find = Find::Where("prefix-list-id", ids);
-        // Its pages are 100 long.
-        for filter in find.batches() {
-            let mut next = None;
-            loop {
-                self.limits.take(Kind::Describe).await;
-                let call =
-                    self.reads.describe_managed_prefix_lists().set_filters(filter.clone().map(|f| vec![f]));
-                let page = call.max_results(100).set_next_token(next).send().await;
-                let page = page.map_err(|error| CallError::of("DescribeManagedPrefixLists", error))?;
-                found.extend(page.prefix_lists().iter().filter_map(|list| {
-                    Some((list.prefix_list_id()?.to_owned(), usize::try_from(list.max_entries()?).ok()?))
-                }));
-                next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
-                if next.is_none() {
-                    break;
-                }
+        pages!(
+            self,
+            Find::Where("prefix-list-id", ids),
+            describe_managed_prefix_lists,
+            "DescribeManagedPrefixLists",
+            prefix_lists,
+            PAGE_OF_LISTS,
+            |list| {
+                let id = list.prefix_list_id().map(ToOwned::to_owned);
+                found.extend(id.zip(list.max_entries().and_then(|most| usize::try_from(most).ok())));
             }
-        }
+        );
         Ok(found)
     }
 
@@ -183,7 +180,7 @@ impl Ec2 {
         done("DeleteSecurityGroup", self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
-    /// Adds rules, which all have the same description, if any, and the same tags. Either all are added or none.
+    /// Adds rules, which all have the same tags. Either all are added or none.
     pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
         self.limits.take(Kind::Authorize).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());

@@ -63,11 +63,8 @@ pub(crate) async fn sweep(
 
 fn sighting(place: &Place, deployment: &str, instance: &str, look: &Look) -> Option<Sighting> {
     let target = target(place, instance)?;
-    let held = if look.exists || look.own().is_none() {
-        Ok(look.observation(View { target: &target, instance, deployment }))
-    } else {
-        Err(CloudError::NotFound { target: target.clone() })
-    };
+    let is_left_behind = !look.exists && look.own().is_some();
+    let held = (!is_left_behind).then(|| look.observation(View { target: &target, instance, deployment }));
     Some(Sighting { target, held })
 }
 

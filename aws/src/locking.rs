@@ -123,6 +123,9 @@ impl Locking<'_> {
         together: &BTreeSet<TargetId>,
         look: &Look,
     ) -> Result<Plan, CloudError> {
+        if !look.exists {
+            return Err(CloudError::NotFound { target: self.target.clone() });
+        }
         if look.interfaces.is_empty() {
             return Err(CloudError::refused(format!("{} has no network interface in a VPC", self.target)));
         }
@@ -204,6 +207,10 @@ impl Locking<'_> {
     }
 
     async fn releasing(&self, look: &Look) -> Result<Plan, CloudError> {
+        // One that is gone is released as long as something is held for it.
+        if !look.exists && look.groups.is_empty() {
+            return Err(CloudError::NotFound { target: self.target.clone() });
+        }
         if let Some(held) = look.held(self.deployment).first() {
             let grants: Vec<_> = held.marks.keys().map(ToString::to_string).collect();
             return Err(CloudError::refused(format!(

@@ -47,8 +47,11 @@ impl Aws {
         Ok((place, instance))
     }
 
-    fn view<'a>(&'a self, target: &'a TargetId, instance: &'a str) -> View<'a> {
-        View { target, instance, deployment: &self.settings.deployment }
+    /// The place of a target, and what works with it there.
+    async fn desk<'a>(&'a self, target: &'a TargetId) -> Result<(&'a Place, Desk<'a>), CloudError> {
+        let (place, instance) = self.place(target)?;
+        let view = View { target, instance, deployment: &self.settings.deployment };
+        Ok((place, Desk { ec2: place.ec2().await?, view }))
     }
 
     /// What is known of the target: one call at a time works with it.
@@ -66,52 +69,46 @@ impl Aws {
         }
     }
 
-    fn locking<'a>(&'a self, place: &'a Place, target: &'a TargetId, instance: &'a str) -> Locking<'a> {
-        let deployment = &self.settings.deployment;
-        let rules_per_group = self.settings.rules_per_group;
-        Locking { ec2: &place.ec2, target, instance, deployment, rules_per_group }
+    fn locking<'a>(&self, desk: &Desk<'a>) -> Locking<'a> {
+        let Desk { ec2, view: View { target, instance, deployment } } = *desk;
+        Locking { ec2, target, instance, deployment, rules_per_group: self.settings.rules_per_group }
     }
 }
 
 #[async_trait]
 impl Provider for Aws {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
-        let (place, instance) = self.place(target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(target, instance) };
+        let (_, desk) = self.desk(target).await?;
         desk.observe(&mut *self.book(target).lock().await).await
     }
 
     async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        let (place, instance) = self.place(&window.target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(&window.target, instance) };
+        let (_, desk) = self.desk(&window.target).await?;
         desk.open(&mut *self.book(&window.target).lock().await, window).await
     }
 
     async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        let (place, instance) = self.place(&window.target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(&window.target, instance) };
+        let (_, desk) = self.desk(&window.target).await?;
         desk.close(&mut *self.book(&window.target).lock().await, window).await
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
-        let (place, instance) = self.place(target)?;
-        let view = self.view(target, instance);
-        let desk = Desk { ec2: place.ec2().await?, view };
+        let (place, desk) = self.desk(target).await?;
         let book = self.book(target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
         *book = Book::default();
         let look = desk.look().await?;
-        let locking = self.locking(place, target, instance);
+        let locking = self.locking(&desk);
         match (look.own(), look.state()) {
             (Some(own), _) if !look.exists => return locking.delete(&own.id).await,
             (None, _) if look.parked().next().is_none() || !look.exists => return Ok(()),
             (Some(_), tags::RELEASING) => return locking.release(&look).await.map(drop),
             (Some(own), tags::LOCKED) => {
-                let strange: Vec<String> =
-                    look.strange(view.deployment).iter().map(|rule| rule.id.clone()).collect();
+                let strange = look.strange(&self.settings.deployment);
+                let strange: Vec<String> = strange.iter().map(|rule| rule.id.clone()).collect();
                 if !strange.is_empty() {
-                    place.ec2.revoke(&own.id, &strange).await?;
+                    desk.ec2.revoke(&own.id, &strange).await?;
                 }
             }
             (None, _) => {}
@@ -151,51 +148,31 @@ impl Provider for Aws {
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let (place, instance) = self.place(&order.target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(&order.target, instance) };
-        let look = desk.look().await?;
-        if !look.exists {
-            return Err(CloudError::NotFound { target: order.target.clone() });
-        }
-        self.locking(place, &order.target, instance).plan_lock(order, &look).await
+        let (_, desk) = self.desk(&order.target).await?;
+        self.locking(&desk).plan_lock(order, &desk.look().await?).await
     }
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let (place, instance) = self.place(&order.target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(&order.target, instance) };
+        let (place, desk) = self.desk(&order.target).await?;
         let book = self.book(&order.target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
         *book = Book::default();
-        let look = desk.look().await?;
-        if !look.exists {
-            return Err(CloudError::NotFound { target: order.target.clone() });
-        }
-        self.locking(place, &order.target, instance).lock(order, &look).await
+        self.locking(&desk).lock(order, &desk.look().await?).await
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let (place, instance) = self.place(target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(target, instance) };
-        let look = desk.look().await?;
-        if !look.exists && look.groups.is_empty() {
-            return Err(CloudError::NotFound { target: target.clone() });
-        }
-        self.locking(place, target, instance).plan_release(&look).await
+        let (_, desk) = self.desk(target).await?;
+        self.locking(&desk).plan_release(&desk.look().await?).await
     }
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let (place, instance) = self.place(target)?;
-        let desk = Desk { ec2: place.ec2().await?, view: self.view(target, instance) };
+        let (place, desk) = self.desk(target).await?;
         let book = self.book(target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
         *book = Book::default();
-        let look = desk.look().await?;
-        if !look.exists && look.groups.is_empty() {
-            return Err(CloudError::NotFound { target: target.clone() });
-        }
-        self.locking(place, target, instance).release(&look).await
+        self.locking(&desk).release(&desk.look().await?).await
     }
 }
 

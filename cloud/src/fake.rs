@@ -264,7 +264,7 @@ impl Provider for FakeCloud {
                 unread: vec![Unread { place: "everywhere".into(), error }],
             };
         }
-        let sighting = |target: TargetId| Sighting { held: Ok(inner.observation(&target)), target };
+        let sighting = |target: TargetId| Sighting { held: Some(inner.observation(&target)), target };
         let found = inner.targets().into_iter().filter(|target| !inner.hidden.contains(target));
         Sweep { sightings: found.map(sighting).collect(), unread: Vec::new() }
     }

@@ -30,8 +30,8 @@ pub struct Drift {
 pub struct Sighting {
     /// The target.
     pub target: TargetId,
-    /// What its cloud holds, or that the target is gone while something of ours is left of it.
-    pub held: Result<Observation, CloudError>,
+    /// What its cloud holds; none where the target is gone and something of ours is left of it.
+    pub held: Option<Observation>,
 }
 
 /// Everything of ours in a cloud, from the cloud's own state alone.

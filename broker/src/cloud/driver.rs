@@ -1,8 +1,8 @@
 //! The driver: takes every cloud target from observed to desired, one step after another, and remembers what the
 //! cloud said.
 //!
-//! A close is retried for ever (I6). After any error the cloud is read again before the next step: what a failed call
-//! did is not known.
+//! A close is retried for ever (I6). After a round with an error the next begins with a look: what a failed call did is
+//! not known.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,9 +23,9 @@ use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
 use crate::reconcile::Wakeups;
 
-/// How long a call may take in all: one that never ends must not keep its target from being closed. A provider bounds each of
-/// its own calls more tightly; what takes longer is waiting for its turn under the cloud's rate, where thousands of
-/// windows end at once.
+/// How long a call may take in all: one that never ends must not keep its target from being closed. A provider bounds
+/// each of its own calls more tightly; what takes longer is waiting for its turn under the cloud's rate, where thousands
+/// of windows end at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// The longest sleep between looks for retries that are due.
 const TICK: Duration = Duration::from_secs(1);
@@ -186,9 +186,10 @@ impl Clouds {
     async fn drive(&self, target: TargetId, provider: Arc<dyn Provider>) {
         let outcome = self.steps(&target, provider.as_ref()).await;
         let now = self.clock.now();
-        let alarm = self.with(&target, |place| {
+        let ended = self.with(&target, |place| {
+            let was_stuck = place.is_stuck();
             place.busy = false;
-            match outcome {
+            let alarm = match outcome {
                 Ok(()) => {
                     place.failure = None;
                     place.last_seen = Some(now);
@@ -198,15 +199,19 @@ impl Clouds {
                     metrics::counter!("postern_cloud_failures_total").increment(1);
                     place.fail(&target, error, now)
                 }
-            }
+            };
+            (alarm, was_stuck != place.is_stuck())
         });
-        if let Some(alarm) = alarm.flatten() {
+        let (alarm, stuck_changed) = ended.unwrap_or_default();
+        if let Some(alarm) = alarm {
             let error = alarm.details.get("error").map_or("", String::as_str);
             tracing::error!(%target, %error, "the cloud layer has failed {ALARM_AT} times in a row");
             self.tell([alarm]);
         }
-        let stuck = self.lock().values().filter(|place| place.is_stuck()).count();
-        metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(stuck).unwrap_or(u32::MAX));
+        if stuck_changed {
+            let stuck = self.lock().values().filter(|place| place.is_stuck()).count();
+            metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(stuck).unwrap_or(u32::MAX));
+        }
         self.idle.notify_waiters();
         self.wakeups.wake(&target);
     }
@@ -332,12 +337,18 @@ impl Clouds {
     }
 }
 
-/// The answer of the cloud, if it comes in time.
+/// The answer of a cloud to one call.
 async fn answered<T>(call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
-    let late = |_| CloudError::Unavailable {
-        reason: format!("there was no answer for {} s", ANSWER_TIMEOUT.as_secs()),
-    };
-    tokio::time::timeout(ANSWER_TIMEOUT, call).await.map_err(late)?
+    within(ANSWER_TIMEOUT, call).await
+}
+
+/// The answer of a cloud, if it comes in time.
+pub(super) async fn within<T>(
+    span: Duration,
+    call: impl Future<Output = Result<T, CloudError>>,
+) -> Result<T, CloudError> {
+    let late = |_| CloudError::unavailable(format!("there was no answer for {} s", span.as_secs()));
+    tokio::time::timeout(span, call).await.map_err(late)?
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use postern_cloud::{CloudError, LockdownOrder, LockdownReport, Provider, Survey}
 use postern_core::{ProtectedPort, TargetId};
 
 use super::Clouds;
+use super::driver::within;
 
 /// How long a lockdown or a release may take: it makes a few calls for every rule and every group of the target.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -31,10 +32,10 @@ impl Clouds {
     pub async fn lockdown(&self, order: &LockdownOrder, dry_run: bool) -> Result<LockdownReport, CloudError> {
         let provider = self.provider_of(&order.target)?;
         if dry_run {
-            return in_time(provider.plan_lockdown(order)).await;
+            return within(PATIENCE, provider.plan_lockdown(order)).await;
         }
         let _turn = self.turn(&order.target).await;
-        in_time(provider.lockdown(order)).await
+        within(PATIENCE, provider.lockdown(order)).await
     }
 
     /// Releases a target, or only says what that would change.
@@ -44,10 +45,10 @@ impl Clouds {
     pub async fn release(&self, target: &TargetId, dry_run: bool) -> Result<LockdownReport, CloudError> {
         let provider = self.provider_of(target)?;
         if dry_run {
-            return in_time(provider.plan_release(target)).await;
+            return within(PATIENCE, provider.plan_release(target)).await;
         }
         let _turn = self.turn(target).await;
-        in_time(provider.release(target)).await
+        within(PATIENCE, provider.release(target)).await
     }
 
     fn provider_of(&self, target: &TargetId) -> Result<Arc<dyn Provider>, CloudError> {
@@ -77,9 +78,4 @@ impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.clouds.give_back(&self.target);
     }
-}
-
-async fn in_time<T>(call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
-    let late = |_| CloudError::unavailable(format!("it was not done in {} s", PATIENCE.as_secs()));
-    tokio::time::timeout(PATIENCE, call).await.map_err(late)?
 }

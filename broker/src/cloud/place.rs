@@ -110,6 +110,12 @@ impl Place {
         events
     }
 
+    /// Takes in that the target is gone, and that something of ours is left of it for the provider to take away.
+    pub(super) fn left_behind(&mut self) {
+        self.observed = Some(BTreeSet::new());
+        self.repair = true;
+    }
+
     /// Takes in that a window was opened.
     pub(super) fn opened(&mut self, window: CloudWindow) {
         self.left_open.insert(window.clone());

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_cloud::{CloudError, Observation, Sighting, Sweep, Unread};
+use postern_cloud::{CloudError, Sighting, Sweep, Unread};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::target::CloudKind;
@@ -72,22 +72,21 @@ impl Clouds {
         }
         let events = match held {
             // Clouds show for a while what was changed just now: a look of its own decides who is right.
-            Ok(observation) if place.observed.as_ref().is_some_and(|known| *known != observation.windows) => {
+            Some(observation)
+                if place.observed.as_ref().is_some_and(|known| *known != observation.windows) =>
+            {
                 place.doubt();
                 Vec::new()
             }
-            Ok(observation) => {
+            Some(observation) => {
                 place.failure = None;
                 place.looked(&target, observation, now)
             }
-            Err(CloudError::NotFound { .. }) => {
-                let events = place.looked(&target, Observation::default(), now);
-                place.repair = true;
-                events
+            None => {
+                place.left_behind();
+                Vec::new()
             }
-            Err(_) => Vec::new(),
         };
-        // A round looks again before it repairs: what it tells then is told already.
         drop(places);
         self.tell(events);
         self.wakeups.wake(&target);

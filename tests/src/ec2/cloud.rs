@@ -10,6 +10,8 @@ use aws_sdk_ec2::types::{
     ResourceType, SecurityGroupRule, Tag, TagSpecification, UserIdGroupPair,
 };
 
+use aws_sdk_ec2::types::{SecurityGroupRuleRequest, SecurityGroupRuleUpdate};
+
 use super::ACCOUNT;
 use crate::room::Room;
 
@@ -205,6 +207,27 @@ impl Cloud {
             client.revoke_security_group_ingress().group_id(group).ip_permissions(permission).send().await
         });
         gone.unwrap_or_else(|error| panic!("{rule:?}: {error:?}"));
+    }
+
+    /// Widens every ingress rule of a group to every port and half of all addresses, in place: id and tags stay.
+    pub fn widen_rules(&self, group: &str) {
+        for rule in self.described(group) {
+            let wide = SecurityGroupRuleRequest::builder()
+                .ip_protocol("tcp")
+                .from_port(0)
+                .to_port(65535)
+                .cidr_ipv4("0.0.0.0/1")
+                .build();
+            let update = SecurityGroupRuleUpdate::builder()
+                .set_security_group_rule_id(rule.security_group_rule_id)
+                .security_group_rule(wide)
+                .build();
+            let group = group.to_owned();
+            self.run(|client| async move {
+                client.modify_security_group_rules().group_id(group).security_group_rules(update).send().await
+            })
+            .expect("a rule can be modified");
+        }
     }
 
     /// Takes tags off every rule of a group, so that they are nobody's.

@@ -86,7 +86,7 @@ async fn i8_what_was_done_during_a_sweep_is_newer_than_what_it_saw() {
     world.want(&[&grant]);
     let before = world.clouds.turns();
     world.round().await;
-    let held = Ok(postern_cloud::Observation::default());
+    let held = Some(postern_cloud::Observation::default());
     let target = world.target.clone();
     world.clouds.sighted(postern_cloud::Sighting { target, held }, &before);
     assert_eq!((world.observed(&grant), world.told()), (Observed::Open, Vec::new()));
@@ -97,7 +97,7 @@ async fn what_is_left_of_a_target_that_is_gone_is_taken_away() {
     let world = World::new();
     world.want(&[]);
     let target = world.target.clone();
-    let held = Err(CloudError::NotFound { target: target.clone() });
+    let held = None;
     world.cloud.drift(&target, "a group is left", true);
     world.clouds.sighted(postern_cloud::Sighting { target, held }, &world.clouds.turns());
     assert!(world.round().await);
