@@ -289,12 +289,8 @@ impl Clouds {
     /// Tells the log, and the audit log, and counts.
     pub(super) fn tell(&self, events: impl IntoIterator<Item = AuditEvent>) {
         for event in events {
-            match event.action.as_str() {
-                "cloud.drift" => metrics::counter!("postern_cloud_drift_total").increment(1),
-                "cloud.unknown_window_closed" => {
-                    metrics::counter!("postern_cloud_unknown_windows_total").increment(1);
-                }
-                _ => {}
+            if event.action == "cloud.drift" {
+                metrics::counter!("postern_cloud_drift_total").increment(1);
             }
             let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%target, action = event.action, details = ?event.details, "told the audit log");

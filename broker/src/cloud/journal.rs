@@ -10,6 +10,10 @@ use tokio::sync::Notify;
 use super::Clouds;
 use crate::store::{Store, Transaction};
 
+/// A window was closed that nobody wants: of a grant that the store does not know.
+pub(super) const UNKNOWN: &str = "cloud.unknown_window_closed";
+/// A window was closed that nobody wants any more: of a grant that is over.
+const ENDED: &str = "cloud.ended_window_closed";
 /// How long a failing store is left alone.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -45,11 +49,58 @@ impl Clouds {
                 self.journal.notify.notified().await;
                 continue;
             }
+            let events = self.named(events, store.as_ref()).await;
             let telling = events.iter().cloned().fold(Transaction::default(), Transaction::audit);
             while let Err(error) = store.commit(telling.clone()).await {
                 tracing::error!(%error, events = events.len(), "the audit log has to wait for the store");
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+
+    /// Gives each window that nobody wanted its right name, now that the store can be asked: that of a grant which is over
+    /// was closed too late, or shown by a read that is not the newest; that of a grant nobody knows is an alarm.
+    async fn named(&self, mut events: Vec<AuditEvent>, store: &dyn Store) -> Vec<AuditEvent> {
+        for event in events.iter_mut().filter(|event| event.action == UNKNOWN) {
+            let Some(id) = event.grant else { continue };
+            loop {
+                match store.grant(id).await {
+                    Ok(Some(_)) => ENDED.clone_into(&mut event.action),
+                    Ok(None) => metrics::counter!("postern_cloud_unknown_windows_total").increment(1),
+                    Err(error) => {
+                        tracing::error!(%error, "the audit log has to wait for the store");
+                        tokio::time::sleep(RETRY).await;
+                        continue;
+                    }
+                }
+                break;
+            }
+        }
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::reconcile::Wakeups;
+    use crate::samples::{a_grant, at};
+    use crate::store::memory::Memory;
+    use crate::store::{Change, Expect};
+
+    #[tokio::test]
+    async fn only_the_window_of_a_grant_that_nobody_knows_is_told_as_unknown() {
+        let store: Arc<dyn Store> = Arc::new(Memory::default());
+        let (known, stray) = (a_grant().number(1).build(), a_grant().number(2).build());
+        let put = Change::PutGrant { grant: known.clone(), expect: Expect::Absent };
+        let event = |grant| AuditEvent::done(at(0), "broker", UNKNOWN).on_grant(grant);
+        store.commit(Transaction::default().change(put).audit(event(known.id))).await.unwrap();
+
+        let clouds =
+            Clouds::new(BTreeMap::new(), crate::clock::Clock::start(at(0)), Arc::new(Wakeups::default()));
+        let named = clouds.named(vec![event(known.id), event(stray.id)], store.as_ref()).await;
+        assert_eq!(named.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), [ENDED, UNKNOWN]);
     }
 }

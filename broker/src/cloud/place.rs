@@ -11,6 +11,8 @@ use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::CloudWindow;
 
+use super::journal::UNKNOWN;
+
 /// How often in a row a target may fail before the broker raises an alarm.
 pub(super) const ALARM_AT: u32 = 3;
 
@@ -136,7 +138,7 @@ impl Place {
             let what = format!("somebody changed a window of the grant; closed {}", words(window));
             AuditEvent::done(now, "broker", "cloud.drift").with("what", what)
         } else {
-            AuditEvent::done(now, "broker", "cloud.unknown_window_closed").with("window", words(window))
+            AuditEvent::done(now, "broker", UNKNOWN).with("window", words(window))
         };
         Some(event.on_target(&window.target).on_grant(window.grant))
     }
