@@ -152,7 +152,7 @@ impl Look {
             }
             (Some(_), _) => found("a lockdown was interrupted".into(), true),
         }
-        Observation { windows, drift }
+        Observation { windows, drift, ..Observation::default() }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use postern_cloud::{
-    CloudError, LockdownOrder, LockdownReport, Observation, Provider, Survey, Sweep, Unread,
+    CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Survey, Sweep, Unread,
 };
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
@@ -82,14 +82,25 @@ impl Provider for Aws {
         desk.observe(&mut *self.book(target).lock().await).await
     }
 
-    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        let (_, desk) = self.desk(&window.target).await?;
-        desk.open(&mut *self.book(&window.target).lock().await, window).await
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+        let (_, desk) = self.desk(target).await?;
+        for window in windows {
+            desk.open(&mut *self.book(target).lock().await, window).await?;
+        }
+        // EC2 translates a connection's destination, and never its port or its source.
+        Ok(Reach::default())
     }
 
-    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        let (_, desk) = self.desk(&window.target).await?;
-        desk.close(&mut *self.book(&window.target).lock().await, window).await
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+        let (_, desk) = self.desk(target).await?;
+        let mut failed = None;
+        for window in windows {
+            if let Err(error) = desk.close(&mut *self.book(target).lock().await, window).await {
+                tracing::warn!(%target, grant = %window.grant, %error, "a window is still open");
+                failed.get_or_insert(error);
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {

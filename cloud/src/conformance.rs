@@ -27,6 +27,7 @@ pub async fn run(subject: &Subject<'_>) {
     opening_and_closing_twice_is_the_same_as_once(subject).await;
     what_is_observed_is_what_was_opened_to_the_last_field(subject).await;
     a_close_leaves_what_others_share_with_it(subject).await;
+    windows_at_once_are_opened_whole_and_closed_in_any_part(subject).await;
     targets_do_not_see_each_others_windows(subject).await;
     calls_at_once_all_take_effect(subject).await;
     a_target_that_does_not_exist_is_the_typed_not_found(subject).await;
@@ -48,20 +49,25 @@ fn window(target: &TargetId, grant: u128, port: &str, source: &str) -> CloudWind
 impl Subject<'_> {
     async fn open(&self, windows: &[&CloudWindow]) {
         for window in windows {
-            self.provider.open(window).await.unwrap();
+            self.provider.open(&window.target, &one(window)).await.unwrap();
         }
     }
 
     async fn close(&self, windows: &[&CloudWindow]) {
         for window in windows {
-            self.provider.close(window).await.unwrap();
+            self.provider.close(&window.target, &one(window)).await.unwrap();
         }
     }
 
     async fn holds(&self, target: &TargetId, windows: &[&CloudWindow]) {
         let expected: BTreeSet<CloudWindow> = windows.iter().copied().cloned().collect();
-        assert_eq!(self.provider.observe(target).await.unwrap().windows, expected);
+        let observed = self.provider.observe(target).await.unwrap();
+        assert_eq!((observed.windows, observed.partial), (expected, BTreeSet::new()));
     }
+}
+
+fn one(window: &CloudWindow) -> BTreeSet<CloudWindow> {
+    [window.clone()].into()
 }
 
 async fn opening_and_closing_twice_is_the_same_as_once(subject: &Subject<'_>) {
@@ -106,6 +112,27 @@ async fn a_close_leaves_what_others_share_with_it(subject: &Subject<'_>) {
     subject.holds(target, &[]).await;
 }
 
+async fn windows_at_once_are_opened_whole_and_closed_in_any_part(subject: &Subject<'_>) {
+    let (target, provider) = (&subject.targets[0], subject.provider);
+    let ports = ["tcp/22", "tcp/3389", "udp/22"];
+    let sources = ["192.0.2.1", "198.51.100.0/24", "2001:db8::1"];
+    let mut all: BTreeSet<CloudWindow> = ports
+        .iter()
+        .flat_map(|port| sources.iter().map(move |source| window(target, 1, port, source)))
+        .collect();
+    all.remove(&window(target, 1, "udp/22", "192.0.2.1"));
+    provider.open(target, &all).await.unwrap();
+    subject.holds(target, &all.iter().collect::<Vec<_>>()).await;
+    let (some, rest): (BTreeSet<_>, BTreeSet<_>) =
+        all.iter().cloned().partition(|window| window.port.port.get() == 22 && window.source.is_ipv4());
+    provider.close(target, &some).await.unwrap();
+    subject.holds(target, &rest.iter().collect::<Vec<_>>()).await;
+    provider.open(target, &all).await.unwrap();
+    subject.holds(target, &all.iter().collect::<Vec<_>>()).await;
+    provider.close(target, &all).await.unwrap();
+    subject.holds(target, &[]).await;
+}
+
 async fn targets_do_not_see_each_others_windows(subject: &Subject<'_>) {
     let [here, there] = &subject.targets;
     let (one, other) = (window(here, 1, "tcp/22", "192.0.2.1"), window(there, 1, "tcp/22", "192.0.2.1"));
@@ -122,21 +149,22 @@ async fn calls_at_once_all_take_effect(subject: &Subject<'_>) {
     let target = &subject.targets[0];
     let windows: Vec<CloudWindow> =
         (1..=8).map(|grant| window(target, grant, "tcp/22", "192.0.2.1")).collect();
-    let opened = join_all(windows.iter().map(|window| subject.provider.open(window))).await;
+    let each: Vec<_> = windows.iter().map(one).collect();
+    let opened = join_all(each.iter().map(|one| subject.provider.open(target, one))).await;
     assert!(opened.iter().all(Result::is_ok), "{opened:?}");
     subject.holds(target, &windows.iter().collect::<Vec<_>>()).await;
-    let closed = join_all(windows.iter().map(|window| subject.provider.close(window))).await;
+    let closed = join_all(each.iter().map(|one| subject.provider.close(target, one))).await;
     assert!(closed.iter().all(Result::is_ok), "{closed:?}");
     subject.holds(target, &[]).await;
 }
 
 async fn a_target_that_does_not_exist_is_the_typed_not_found(subject: &Subject<'_>) {
     let missing = &subject.missing;
-    let one = window(missing, 1, "tcp/22", "192.0.2.1");
+    let windows = one(&window(missing, 1, "tcp/22", "192.0.2.1"));
     let answers = [
         subject.provider.observe(missing).await.map(drop),
-        subject.provider.open(&one).await,
-        subject.provider.close(&one).await,
+        subject.provider.open(missing, &windows).await.map(drop),
+        subject.provider.close(missing, &windows).await,
     ];
     for answer in answers {
         assert!(matches!(&answer, Err(CloudError::NotFound { target }) if target == missing), "{answer:?}");
@@ -165,12 +193,12 @@ async fn a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject: &Sub
         consent: Consent::all(),
         together: BTreeSet::new(),
     };
-    let one = window(target, 1, "tcp/22", "192.0.2.1");
+    let ssh = window(target, 1, "tcp/22", "192.0.2.1");
     assert_eq!(provider.lockdown(&order).await.unwrap().changes, [], "it is locked already");
-    subject.open(&[&one]).await;
+    subject.open(&[&ssh]).await;
     let refused = provider.release(target).await;
     assert!(matches!(refused, Err(CloudError::Refused { .. })), "{refused:?}");
-    subject.close(&[&one]).await;
+    subject.close(&[&ssh]).await;
     assert!(matches!(health(subject, target).await, Health::Healthy { .. }));
 
     let planned = provider.plan_release(target).await.unwrap();
@@ -178,9 +206,9 @@ async fn a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject: &Sub
     assert_eq!(provider.release(target).await.unwrap(), planned);
     assert_eq!(provider.release(target).await.unwrap().changes, [], "it is released already");
     assert!(matches!(health(subject, target).await, Health::Unhealthy { .. }));
-    let refused = provider.open(&one).await;
+    let refused = provider.open(target, &one(&ssh)).await;
     assert!(matches!(refused, Err(CloudError::Refused { .. })), "{refused:?}");
-    provider.close(&one).await.unwrap();
+    provider.close(target, &one(&ssh)).await.unwrap();
 
     let asked = LockdownOrder { consent: Consent::default(), ..order.clone() };
     let planned = provider.plan_lockdown(&asked).await.unwrap();
@@ -189,9 +217,9 @@ async fn a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject: &Sub
         assert!(matches!(health(subject, target).await, Health::Unhealthy { .. }), "nothing was changed");
     }
     assert_eq!(provider.lockdown(&order).await.unwrap(), planned);
-    subject.open(&[&one]).await;
-    subject.holds(target, &[&one]).await;
-    subject.close(&[&one]).await;
+    subject.open(&[&ssh]).await;
+    subject.holds(target, &[&ssh]).await;
+    subject.close(&[&ssh]).await;
 }
 
 async fn health(subject: &Subject<'_>, target: &TargetId) -> Health {

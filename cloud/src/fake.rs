@@ -9,7 +9,7 @@ use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
     Action, Assessment, Change, CloudError, Concern, ConcernKind, Drift, Health, LockdownOrder,
-    LockdownReport, Observation, Provider, Sighting, Survey, Sweep, Unread,
+    LockdownReport, Observation, Provider, Reach, Sighting, Survey, Sweep, Unread,
 };
 
 /// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
@@ -21,6 +21,9 @@ pub struct FakeCloud {
 #[derive(Debug, Default)]
 struct Inner {
     windows: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+    /// Windows of which a part is open.
+    partial: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+    reach: BTreeMap<TargetId, Reach>,
     /// Rules of others on a target: no call lists or touches them.
     foreign: BTreeMap<TargetId, BTreeSet<String>>,
     /// Targets that are not under lockdown.
@@ -84,12 +87,25 @@ impl FakeCloud {
     pub fn terminate(&self, target: &TargetId) {
         let mut inner = self.lock();
         inner.windows.remove(target);
+        inner.partial.remove(target);
         inner.terminated.insert(target.clone());
     }
 
     /// Opens a window behind the broker's back.
     pub fn tamper(&self, window: CloudWindow) {
         self.lock().windows.entry(window.target.clone()).or_default().insert(window);
+    }
+
+    /// Takes away a part of what a window needs, behind the broker's back.
+    pub fn break_off(&self, window: &CloudWindow) {
+        let mut inner = self.lock();
+        inner.windows.entry(window.target.clone()).or_default().remove(window);
+        inner.partial.entry(window.target.clone()).or_default().insert(window.clone());
+    }
+
+    /// Lets the target be reached like this.
+    pub fn reach(&self, target: &TargetId, reach: Reach) {
+        self.lock().reach.insert(target.clone(), reach);
     }
 
     /// Closes whatever is open on a target, behind the broker's back.
@@ -138,7 +154,7 @@ impl FakeCloud {
         self.lock().foreign.get(target).cloned().unwrap_or_default()
     }
 
-    /// What is open on a target, without a call.
+    /// What is open on a target, whole, without a call.
     pub fn windows(&self, target: &TargetId) -> BTreeSet<CloudWindow> {
         self.lock().windows.get(target).cloned().unwrap_or_default()
     }
@@ -189,12 +205,14 @@ impl Inner {
     fn observation(&self, target: &TargetId) -> Observation {
         Observation {
             windows: self.windows.get(target).cloned().unwrap_or_default(),
+            partial: self.partial.get(target).cloned().unwrap_or_default(),
+            reach: self.reach.get(target).cloned().unwrap_or_default(),
             drift: self.drift.get(target).into_iter().flatten().cloned().collect(),
         }
     }
 
     fn targets(&self) -> BTreeSet<TargetId> {
-        self.windows.keys().chain(self.drift.keys()).cloned().collect()
+        self.windows.keys().chain(self.partial.keys()).chain(self.drift.keys()).cloned().collect()
     }
 
     /// What a lockdown of this target changes, and what it asks.
@@ -224,20 +242,24 @@ impl Provider for FakeCloud {
         self.call(target, |inner| Ok(inner.observation(target))).await
     }
 
-    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        self.call(&window.target, |inner| {
-            if inner.released.contains(&window.target) {
-                return Err(CloudError::refused(format!("{} is not under lockdown", window.target)));
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+        self.call(target, |inner| {
+            if inner.released.contains(target) {
+                return Err(CloudError::refused(format!("{target} is not under lockdown")));
             }
-            inner.windows.entry(window.target.clone()).or_default().insert(window.clone());
-            Ok(())
+            let begun = inner.partial.entry(target.clone()).or_default();
+            begun.retain(|window| !windows.contains(window));
+            inner.windows.entry(target.clone()).or_default().extend(windows.iter().cloned());
+            Ok(inner.reach.get(target).cloned().unwrap_or_default())
         })
         .await
     }
 
-    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        self.call(&window.target, |inner| {
-            inner.windows.entry(window.target.clone()).or_default().remove(window);
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+        self.call(target, |inner| {
+            for held in [&mut inner.windows, &mut inner.partial] {
+                held.entry(target.clone()).or_default().retain(|window| !windows.contains(window));
+            }
             Ok(())
         })
         .await

@@ -18,5 +18,5 @@ mod provider;
 pub use assessment::{Assessment, Health, Survey};
 pub use error::CloudError;
 pub use lockdown::{Action, Change, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
-pub use observation::{Drift, Observation, Sighting, Sweep, Unread};
+pub use observation::{Drift, Observation, Reach, Sighting, Sweep, Translation, Unread};
 pub use provider::Provider;

@@ -1,19 +1,49 @@
 //! What a provider reads from its cloud.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 
-use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
+use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 
 use crate::CloudError;
 
 /// What the cloud holds for one target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observation {
-    /// Every window of ours, read from the rules' own names and tags: the store is not asked (I2).
+    /// Every window of ours that is open whole, read from the rules' own names and tags: the store is not asked (I2).
     pub windows: BTreeSet<CloudWindow>,
+    /// Windows of which something is open, and not all that a connection passes: begun, half closed, or half taken away.
+    pub partial: BTreeSet<CloudWindow>,
+    /// How the target is reached.
+    pub reach: Reach,
     /// What is not as Postern left it.
     pub drift: Vec<Drift>,
+}
+
+/// How connections get to a target.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Reach {
+    /// Where to connect for a port that something on the way translates: a firewall or a load balancer.
+    pub endpoints: BTreeMap<ProtectedPort, SocketAddr>,
+    /// Whose connections the target sees under another address.
+    pub translation: Option<Translation>,
+}
+
+/// Something on the way to a target puts its own address in the place of a connection's source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Translation {
+    /// The sources that keep their own address all the same.
+    pub keeps: Vec<SourcePrefix>,
+    /// The addresses that the target sees in the place of all others.
+    pub seen_as: Vec<SourcePrefix>,
+}
+
+impl Translation {
+    /// What the target sees of connections from the source.
+    pub fn of(&self, source: SourcePrefix) -> Vec<SourcePrefix> {
+        if self.keeps.iter().any(|kept| kept.covers(&source)) { vec![source] } else { self.seen_as.clone() }
+    }
 }
 
 /// Something that is not as Postern left it, because someone else changed it.

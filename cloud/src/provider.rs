@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
 
-use crate::{CloudError, LockdownOrder, LockdownReport, Observation, Survey, Sweep};
+use crate::{CloudError, LockdownOrder, LockdownReport, Observation, Reach, Survey, Sweep};
 
 /// Drives one cloud's own rules. Every call is idempotent: the driver repeats whatever it is not sure of, and calls at
 /// most one of `open`, `close`, `repair`, `lockdown` and `release` at a time for a target.
@@ -20,18 +20,20 @@ pub trait Provider: Send + Sync + 'static {
     /// [`CloudError::NotFound`] only where the cloud says that the target does not exist.
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError>;
 
-    /// Opens a window; one that is open already stays.
+    /// Opens windows of one target; one that is open already stays. How the target is reached is answered where the cloud
+    /// translates connections on their way.
     ///
     /// # Errors
-    /// [`CloudError::Refused`] where the target is not under lockdown. After any other error the window may or may not
+    /// [`CloudError::Refused`] where the target is not under lockdown. After any other error each window may or may not
     /// be open.
-    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError>;
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError>;
 
-    /// Closes a window; one that is not there is closed. Windows of other grants stay, also where they share a rule.
+    /// Closes windows of one target; one that is not there is closed, and one that the cloud keeps does not keep the
+    /// others. Windows of other grants stay, also where they share a rule.
     ///
     /// # Errors
-    /// After any error the window may or may not be open.
-    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError>;
+    /// After any error each window may or may not be open.
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError>;
 
     /// Puts right the repairable drift of a target that is under lockdown, as a fresh look finds it.
     ///

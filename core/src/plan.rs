@@ -5,7 +5,7 @@
 //! hold ([`desired_host`], [`cloud_steps`])? Whoever asks stores the first answer before acting on the second:
 //! that order is I4.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -202,9 +202,9 @@ pub struct CloudWindow {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CloudStep {
     /// Close what should not be open. Ordered first: a port shut late is worse than one opened late.
-    Close(CloudWindow),
+    Close(BTreeSet<CloudWindow>),
     /// Open what should be.
-    Open(CloudWindow),
+    Open(BTreeSet<CloudWindow>),
 }
 
 /// What the cloud layer of a target must hold at `now`.
@@ -234,11 +234,27 @@ pub fn known_cloud<'a>(
     windows.collect()
 }
 
-/// The steps from what a cloud holds to what it should hold: closes first.
-pub fn cloud_steps(desired: &BTreeSet<CloudWindow>, observed: &BTreeSet<CloudWindow>) -> Vec<CloudStep> {
-    let close = observed.difference(desired).cloned().map(CloudStep::Close);
-    let open = desired.difference(observed).cloned().map(CloudStep::Open);
-    close.chain(open).collect()
+/// The steps from what a cloud holds to what it should hold: closes first, and the windows of one grant in one step. Of
+/// the partial windows something is open, and not all: they are closed, or opened whole.
+pub fn cloud_steps(
+    desired: &BTreeSet<CloudWindow>,
+    observed: &BTreeSet<CloudWindow>,
+    partial: &BTreeSet<CloudWindow>,
+) -> Vec<CloudStep> {
+    let close = observed.union(partial).filter(|window| !desired.contains(*window));
+    let open = desired.iter().filter(|window| !observed.contains(*window));
+    let close = by_grant(close).into_values().map(CloudStep::Close);
+    close.chain(by_grant(open).into_values().map(CloudStep::Open)).collect()
+}
+
+fn by_grant<'a>(
+    windows: impl Iterator<Item = &'a CloudWindow>,
+) -> BTreeMap<(GrantId, Timestamp), BTreeSet<CloudWindow>> {
+    let mut grants: BTreeMap<_, BTreeSet<CloudWindow>> = BTreeMap::new();
+    for window in windows {
+        grants.entry((window.grant, window.not_after)).or_default().insert(window.clone());
+    }
+    grants
 }
 
 #[cfg(test)]

@@ -118,7 +118,7 @@ impl Clouds {
                 tracing::debug!(?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
-            (Some(_), None) if !may_open => Observed::Absent,
+            (Some(_), None) if !may_open && !place.partial.contains(&wanted) => Observed::Absent,
             (_, None | Some(Failure { error: CloudError::NotFound { .. }, .. })) => Observed::Unconfirmed,
         }
     }
@@ -225,12 +225,12 @@ impl Clouds {
         self.repair(target, provider).await?;
         // Asked anew before every opening: a window may have ended while the one before it was opened.
         while let Some(step) = self.steps_left(target).into_iter().next() {
-            let CloudStep::Open(window) = step else {
+            let CloudStep::Open(windows) = step else {
                 self.close_all(target, provider).await?;
                 continue;
             };
-            answered(provider.open(&window)).await?;
-            self.with(target, |place| place.opened(window));
+            let reach = answered(provider.open(target, &windows)).await?;
+            self.with(target, |place| place.opened(&windows, reach));
             self.wakeups.wake(target);
         }
         Ok(())
@@ -240,24 +240,27 @@ impl Clouds {
     fn steps_left(&self, target: &TargetId) -> Vec<CloudStep> {
         let steps = |place: &mut Place| {
             let (desired, observed) = (place.desired.as_ref()?, place.observed.as_ref()?);
-            Some(cloud_steps(desired, observed))
+            Some(cloud_steps(desired, observed, &place.partial))
         };
         self.with(target, steps).flatten().unwrap_or_default()
     }
 
-    /// Closes whatever is to be closed, each window once: one that the cloud keeps does not keep the others.
+    /// Closes whatever is to be closed, each grant once: one that the cloud keeps does not keep the others.
     async fn close_all(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
         let mut failed = None;
         for step in self.steps_left(target) {
-            let CloudStep::Close(window) = step else { break };
-            match answered(provider.close(&window)).await {
+            let CloudStep::Close(windows) = step else { break };
+            match answered(provider.close(target, &windows)).await {
                 Ok(()) => {
                     let now = self.clock.now();
-                    self.tell(self.with(target, |place| place.closed(&window, now)).flatten());
+                    for window in &windows {
+                        self.tell(self.with(target, |place| place.closed(window, now)).flatten());
+                    }
                     self.wakeups.wake(target);
                 }
                 Err(error) => {
-                    tracing::warn!(%target, grant = %window.grant, %error, "a window is still open");
+                    let grant = windows.first().map(|window| window.grant.to_string()).unwrap_or_default();
+                    tracing::warn!(%target, grant, %error, "windows are still open");
                     failed.get_or_insert(error);
                 }
             }

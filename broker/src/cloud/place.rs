@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
-use postern_cloud::{CloudError, Drift, Observation};
+use postern_cloud::{CloudError, Drift, Observation, Reach};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::CloudWindow;
@@ -25,6 +25,10 @@ pub(super) struct Place {
     pub(super) known: BTreeSet<CloudWindow>,
     /// What the cloud holds; `None` where that has to be read first.
     pub(super) observed: Option<BTreeSet<CloudWindow>>,
+    /// Windows of which something is open, and not all.
+    pub(super) partial: BTreeSet<CloudWindow>,
+    /// How the target is reached, as the cloud said last.
+    pub(super) reach: Reach,
     /// What we opened, or saw open, and have not closed since.
     left_open: BTreeSet<CloudWindow>,
     /// What was amiss at the last look.
@@ -62,7 +66,7 @@ impl Place {
 
     /// Whether the cloud holds what it should, as far as is known.
     pub(super) fn is_settled(&self) -> bool {
-        self.observed.is_some() && self.observed == self.desired
+        self.observed.is_some() && self.observed == self.desired && self.partial.is_empty()
     }
 
     /// Whether no round follows by itself: everything is as it should be, or the target is gone and nobody wants it.
@@ -106,6 +110,7 @@ impl Place {
         self.repair = found.iter().any(|drift| drift.repairable);
         self.drift = found;
         self.left_open.clone_from(&look.windows);
+        (self.partial, self.reach) = (look.partial, look.reach);
         self.observed = Some(look.windows);
         self.look = false;
         self.last_seen = Some(now);
@@ -118,15 +123,18 @@ impl Place {
         self.repair = true;
     }
 
-    /// Takes in that a window was opened.
-    pub(super) fn opened(&mut self, window: CloudWindow) {
-        self.left_open.insert(window.clone());
-        self.observed.get_or_insert_default().insert(window);
+    /// Takes in that windows were opened, and how the target is reached.
+    pub(super) fn opened(&mut self, windows: &BTreeSet<CloudWindow>, reach: Reach) {
+        self.partial.retain(|window| !windows.contains(window));
+        self.left_open.extend(windows.iter().cloned());
+        self.observed.get_or_insert_default().extend(windows.iter().cloned());
+        self.reach = reach;
     }
 
     /// Takes in that a window was closed. What there is to tell, if it was not one of ours to close.
     pub(super) fn closed(&mut self, window: &CloudWindow, now: Timestamp) -> Option<AuditEvent> {
         self.left_open.remove(window);
+        self.partial.remove(window);
         if let Some(observed) = &mut self.observed {
             observed.remove(window);
         }
@@ -160,6 +168,7 @@ impl Place {
         self.observed = None;
         if is_gone {
             self.left_open.clear();
+            self.partial.clear();
             self.drift.clear();
             (self.repair, self.look) = (false, false);
         }

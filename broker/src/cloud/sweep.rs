@@ -73,7 +73,9 @@ impl Clouds {
         let events = match held {
             // Clouds show for a while what was changed just now: a look of its own decides who is right.
             Some(observation)
-                if place.observed.as_ref().is_some_and(|known| *known != observation.windows) =>
+                if place.observed.as_ref().is_some_and(|known| {
+                    *known != observation.windows || place.partial != observation.partial
+                }) =>
             {
                 place.doubt();
                 Vec::new()
@@ -106,7 +108,8 @@ impl Clouds {
             if is_unchanged && !seen.contains(target) {
                 place.drift.clear();
                 let has_wishes = place.desired.as_ref().is_some_and(|desired| !desired.is_empty());
-                let is_open = place.observed.as_ref().is_some_and(|observed| !observed.is_empty());
+                let is_open = !place.partial.is_empty()
+                    || place.observed.as_ref().is_some_and(|observed| !observed.is_empty());
                 if has_wishes || is_open || !place.known.is_empty() {
                     place.observed = None;
                 } else if place.failure.is_none() {

@@ -23,22 +23,23 @@ async fn the_fake_conforms() {
 #[tokio::test]
 async fn a_fault_befalls_one_call_and_only_a_lost_answer_takes_effect() {
     let (cloud, [target, _]) = (FakeCloud::default(), targets());
-    let one = window(&target, 1, "tcp/22", "192.0.2.1");
+    let ssh = window(&target, 1, "tcp/22", "192.0.2.1");
+    let open = || async { cloud.open(&target, &one(&ssh)).await };
     cloud.fail_next([Fault::unavailable(), Fault::throttled(), Fault::refused("the quota is used up")]);
     for _ in 0..2 {
-        assert!(matches!(cloud.open(&one).await, Err(CloudError::Unavailable { .. })));
+        assert!(matches!(open().await, Err(CloudError::Unavailable { .. })));
     }
-    assert!(matches!(cloud.open(&one).await, Err(CloudError::Refused { .. })));
+    assert!(matches!(open().await, Err(CloudError::Refused { .. })));
     assert!(cloud.windows(&target).is_empty());
 
     cloud.fail_next([Fault::After]);
-    assert!(matches!(cloud.open(&one).await, Err(CloudError::Unavailable { .. })));
-    assert_eq!(cloud.windows(&target), [one.clone()].into());
-    cloud.open(&one).await.unwrap();
+    assert!(matches!(open().await, Err(CloudError::Unavailable { .. })));
+    assert_eq!(cloud.windows(&target), one(&ssh));
+    open().await.unwrap();
     assert_eq!(cloud.calls(), 5);
 
     cloud.outage(Some(CloudError::Unavailable { reason: "a test".into() }));
-    assert!(cloud.close(&one).await.is_err() && cloud.close(&one).await.is_err());
+    assert!(cloud.close(&target, &one(&ssh)).await.is_err() && open().await.is_err());
     cloud.outage(None);
-    assert_eq!(cloud.observe(&target).await.unwrap().windows, [one].into());
+    assert_eq!(cloud.observe(&target).await.unwrap().windows, one(&ssh));
 }

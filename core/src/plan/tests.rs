@@ -219,19 +219,27 @@ proptest! {
     }
 
     #[test]
-    fn i8_cloud_steps_lead_to_the_desired_state_and_then_to_none(before in grants(), after in grants()) {
+    fn i8_cloud_steps_lead_to_the_desired_state_and_then_to_none(before in grants(), begun in grants(), after in grants()) {
         let desired = desired_cloud(&target(), &after, at(1));
         let mut observed = desired_cloud(&target(), &before, at(1));
-        let steps = cloud_steps(&desired, &observed);
+        let mut partial: BTreeSet<_> = &desired_cloud(&target(), &begun, at(1)) - &observed;
+        let steps = cloud_steps(&desired, &observed, &partial);
         let opens_after_closes = steps.is_sorted_by_key(|step| matches!(step, CloudStep::Open(_)));
         prop_assert!(opens_after_closes);
         for step in steps {
-            match step {
-                CloudStep::Close(window) => prop_assert!(observed.remove(&window)),
-                CloudStep::Open(window) => prop_assert!(observed.insert(window)),
+            let (CloudStep::Close(windows) | CloudStep::Open(windows)) = &step;
+            let grants: BTreeSet<_> = windows.iter().map(|window| window.grant).collect();
+            prop_assert_eq!(grants.len(), 1, "a step is of one grant");
+            for window in windows {
+                let (was_open, was_begun) = (observed.remove(window), partial.remove(window));
+                match step {
+                    CloudStep::Close(_) => prop_assert!(was_open || was_begun),
+                    CloudStep::Open(_) => prop_assert!(!was_open && observed.insert(window.clone())),
+                }
             }
         }
         prop_assert_eq!(&observed, &desired);
-        prop_assert!(cloud_steps(&desired, &observed).is_empty());
+        prop_assert!(partial.is_empty());
+        prop_assert!(cloud_steps(&desired, &observed, &partial).is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_cloud::fake::{FakeCloud, Fault};
-use postern_cloud::{ConcernKind, Observation, Provider, Survey, Sweep};
+use postern_cloud::{ConcernKind, Observation, Provider, Reach, Survey, Sweep};
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_core::plan::CloudWindow;
@@ -288,12 +288,12 @@ impl Provider for Entangled {
         self.inner.observe(target).await
     }
 
-    async fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        self.inner.open(window).await
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+        self.inner.open(target, windows).await
     }
 
-    async fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        self.inner.close(window).await
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+        self.inner.close(target, windows).await
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {

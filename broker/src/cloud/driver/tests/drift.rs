@@ -20,6 +20,42 @@ async fn i2_a_sweep_closes_what_the_store_knows_nothing_of_and_says_so() {
 }
 
 #[tokio::test]
+async fn i5_a_window_that_is_not_open_whole_is_opened_again_and_confirms_nothing_before() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    for window in desired_cloud(&world.target, [&grant], grant.requested_at) {
+        world.cloud.break_off(&window);
+    }
+    world.sweep().await;
+    world.cloud.fail_next([Fault::unavailable()]);
+    world.round().await;
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed);
+    world.retry().await;
+    assert_eq!((world.observed(&grant), world.open()), (Observed::Open, vec![grant.id]));
+}
+
+#[tokio::test]
+async fn i6_a_window_of_which_something_is_left_is_not_closed() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    for window in desired_cloud(&world.target, [&grant], grant.requested_at) {
+        world.cloud.break_off(&window);
+    }
+    world.sweep().await;
+    world.cloud.outage(Some(postern_cloud::CloudError::unavailable("a test")));
+    world.want(&[]);
+    world.round().await;
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed);
+    world.cloud.outage(None);
+    world.retry().await;
+    assert_eq!(world.observed(&grant), Observed::Absent);
+}
+
+#[tokio::test]
 async fn the_ordinary_end_of_a_grant_is_nothing_to_tell() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());

@@ -67,7 +67,7 @@ async fn i8_an_old_sighting_makes_the_driver_look_and_is_not_believed() {
     world.round().await;
     world.told();
     // EC2 shows for a while what was closed: the sweep began after the close, and saw the window.
-    let held = Some(postern_cloud::Observation { windows, drift: Vec::new() });
+    let held = Some(postern_cloud::Observation { windows, ..postern_cloud::Observation::default() });
     let target = world.target.clone();
     world.clouds.sighted(postern_cloud::Sighting { target, held }, &world.clouds.turns());
     world.want(&[]);
