@@ -65,13 +65,29 @@ impl Lab {
     }
 
     pub(crate) fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        let window = window.clone();
-        self.with(|aws| async move { aws.open(&window).await })
+        self.open_all(&window.target, &[window.clone()].into())
     }
 
     pub(crate) fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
-        let window = window.clone();
-        self.with(|aws| async move { aws.close(&window).await })
+        self.close_all(&window.target, &[window.clone()].into())
+    }
+
+    pub(crate) fn open_all(
+        &self,
+        target: &TargetId,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let (target, windows) = (target.clone(), windows.clone());
+        self.with(|aws| async move { aws.open(&target, &windows).await.map(drop) })
+    }
+
+    pub(crate) fn close_all(
+        &self,
+        target: &TargetId,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let (target, windows) = (target.clone(), windows.clone());
+        self.with(|aws| async move { aws.close(&target, &windows).await })
     }
 
     pub(crate) fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {

@@ -1,8 +1,8 @@
 //! Windows: opened and closed by the provider alone.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 
-use futures_util::future::join_all;
 use postern_cloud::conformance::{self, Subject};
 use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
@@ -111,17 +111,14 @@ fn twenty_windows_at_once_are_all_there() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
     let target = lab.lock(&lab.cloud.instance("web", &[&[&group]]));
-    let windows: Vec<CloudWindow> =
-        (1..=20).map(|grant| window(&target, grant, &format!("198.51.100.{}", grant % 15))).collect();
-    let opened = windows.clone();
-    let opened = lab.with(|aws| async move { join_all(opened.iter().map(|window| aws.open(window))).await });
-    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
-    assert_eq!(lab.observe(&target).unwrap().windows, windows.iter().cloned().collect());
-    let (gone, left) = windows.split_at(10);
-    let gone = gone.to_vec();
-    let closed = lab.with(|aws| async move { join_all(gone.iter().map(|window| aws.close(window))).await });
-    assert!(closed.iter().all(Result::is_ok), "{closed:?}");
-    assert_eq!(lab.observe(&target).unwrap().windows, left.iter().cloned().collect());
+    let of = |grants: RangeInclusive<u128>| -> BTreeSet<CloudWindow> {
+        grants.map(|grant| window(&target, grant, &format!("198.51.100.{}", grant % 15))).collect()
+    };
+    let (gone, left) = (of(1..=10), of(11..=20));
+    lab.open_all(&target, &(&gone | &left)).unwrap();
+    assert_eq!(lab.observe(&target).unwrap().windows, &gone | &left);
+    lab.close_all(&target, &gone).unwrap();
+    assert_eq!(lab.observe(&target).unwrap().windows, left);
 }
 
 #[test]
