@@ -1,6 +1,11 @@
-//! How a layer of a target stands, for people.
+//! How a layer of a target stands, and what one layer makes of the other.
 
 use jiff::Timestamp;
+use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_core::{Grant, TargetId, Window};
+
+use crate::cloud::Clouds;
+use crate::hub::Hub;
 
 /// How a layer of a target stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,4 +47,30 @@ impl LayerReport {
     pub fn of(status: LayerStatus, detail: &str) -> Self {
         Self { status, detail: detail.into(), last_seen: None, version: String::new(), online: false }
     }
+}
+
+/// Adds the windows for the addresses that a target sees in the place of callers' own: sources are per hop.
+pub fn translate(desired: &mut DesiredHost, target: &TargetId, clouds: &Clouds) {
+    let Some(translation) = clouds.translation(target) else { return };
+    let seen = |window: &HostWindow| {
+        let window = window.clone();
+        translation.of(window.source).into_iter().map(move |source| HostWindow { source, ..window.clone() })
+    };
+    let seen: Vec<HostWindow> = desired.windows.iter().flat_map(seen).collect();
+    desired.windows.extend(seen);
+}
+
+/// What is known of a window in the host layer: under the caller's own source, and under every one in its place.
+pub fn host_layer(hub: &Hub, clouds: &Clouds, grant: &Grant, window: &Window) -> Observed {
+    let mut known = hub.observe(grant, window);
+    let Some(translation) = clouds.translation(&window.target) else { return known };
+    for source in translation.of(window.source) {
+        let seen = hub.observe(grant, &Window { source, ..window.clone() });
+        known = match (known, seen) {
+            (known, seen) if known == seen => known,
+            (refused @ Observed::Refused { .. }, _) | (_, refused @ Observed::Refused { .. }) => refused,
+            _ => Observed::Unconfirmed,
+        };
+    }
+    known
 }

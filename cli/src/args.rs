@@ -120,6 +120,10 @@ pub(crate) struct Request {
     /// How long to wait for the grant to become active.
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     pub timeout: Duration,
+    /// A file with your own access token for the targets' cloud, or - for standard input. Brokers that ask Azure what you
+    /// may do need it: `az account get-access-token --query accessToken --output tsv`.
+    #[arg(long, value_name = "FILE", env = "POSTERN_CLOUD_TOKEN_FILE")]
+    pub cloud_token: Option<PathBuf>,
     /// Asking again with the same key returns the same grant. Without it a fresh key is made for each command.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
@@ -242,6 +246,8 @@ pub(crate) enum Accept {
     Loss,
     /// Established connections may be cut.
     Cut,
+    /// Rules of others that keep a port open come behind Postern's until the release.
+    Precedence,
 }
 
 #[derive(Debug, ClapArgs)]

@@ -8,7 +8,7 @@ use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
-    Action, Assessment, Change, CloudError, Concern, ConcernKind, Drift, Health, LockdownOrder,
+    Action, Assessment, CallerToken, Change, CloudError, Concern, ConcernKind, Drift, Health, LockdownOrder,
     LockdownReport, Observation, Provider, Reach, Sighting, Survey, Sweep, Unread,
 };
 
@@ -39,6 +39,8 @@ struct Inner {
     no_repair: Option<CloudError>,
     /// Targets that no sweep finds.
     hidden: BTreeSet<TargetId>,
+    /// Whose token lets them ask for access; everyone may, for none.
+    allowed: Option<CallerToken>,
 }
 
 /// What goes wrong with the next call.
@@ -76,6 +78,11 @@ impl FakeCloud {
     /// Lets every call do nothing and fail with this, until the outage is over (`None`).
     pub fn outage(&self, error: Option<CloudError>) {
         self.lock().outage = error;
+    }
+
+    /// Lets only the bearer of this token ask for access.
+    pub fn allow_only(&self, token: CallerToken) {
+        self.lock().allowed = Some(token);
     }
 
     /// Lets no call be answered any more.
@@ -272,6 +279,14 @@ impl Provider for FakeCloud {
             }
             inner.drift.entry(target.clone()).or_default().retain(|drift| !drift.repairable);
             Ok(())
+        })
+        .await
+    }
+
+    async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
+        self.call(target, |inner| match &inner.allowed {
+            Some(allowed) if caller != Some(allowed) => Err(CloudError::refused("the caller may not")),
+            Some(_) | None => Ok(()),
         })
         .await
     }

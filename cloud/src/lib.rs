@@ -6,6 +6,7 @@
 //! fake and every provider run.
 
 mod assessment;
+mod caller;
 #[cfg(feature = "testing")]
 pub mod conformance;
 mod error;
@@ -16,6 +17,7 @@ mod observation;
 mod provider;
 
 pub use assessment::{Assessment, Health, Survey};
+pub use caller::CallerToken;
 pub use error::CloudError;
 pub use lockdown::{Action, Change, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
 pub use observation::{Drift, Observation, Reach, Sighting, Sweep, Translation, Unread};

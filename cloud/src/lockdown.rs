@@ -28,9 +28,10 @@ impl Consent {
         Self(ConcernKind::ALL.into())
     }
 
-    /// Those of the concerns that are not accepted.
+    /// Those of the concerns that have to be accepted, and are not.
     pub fn unmet<'a>(&self, concerns: &'a [Concern]) -> Vec<&'a Concern> {
-        concerns.iter().filter(|concern| !self.0.contains(&concern.kind)).collect()
+        let holds_up = |concern: &&Concern| concern.kind != ConcernKind::Precedence;
+        concerns.iter().filter(holds_up).filter(|concern| !self.0.contains(&concern.kind)).collect()
     }
 }
 
@@ -52,11 +53,14 @@ pub enum ConcernKind {
     Loss,
     /// Connections that are established over a rule may be cut when it goes.
     Cut,
+    /// Rules of others come before ours, and keep a port open. It holds nothing up: where it is not accepted, the rest is
+    /// done, and the port stays open by those rules; where it is, ours come first.
+    Precedence,
 }
 
 impl ConcernKind {
     /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Shared, Self::Loss, Self::Cut];
+    pub const ALL: [Self; 4] = [Self::Shared, Self::Loss, Self::Cut, Self::Precedence];
 
     /// Its word.
     pub fn word(self) -> &'static str {
@@ -64,6 +68,7 @@ impl ConcernKind {
             Self::Shared => "shared",
             Self::Loss => "loss",
             Self::Cut => "cut",
+            Self::Precedence => "precedence",
         }
     }
 }
@@ -103,6 +108,8 @@ pub enum Action {
     Remove,
     /// Something is written on a resource: a tag.
     Mark,
+    /// A rule is given another place among the others.
+    Move,
     /// Something of ours is detached from the target.
     Detach,
     /// Something of ours is deleted.
@@ -119,6 +126,7 @@ impl Action {
             Self::Add => "add",
             Self::Remove => "remove",
             Self::Mark => "mark",
+            Self::Move => "move",
             Self::Detach => "detach",
             Self::Delete => "delete",
         }

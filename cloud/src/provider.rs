@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
 
-use crate::{CloudError, LockdownOrder, LockdownReport, Observation, Reach, Survey, Sweep};
+use crate::{CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Reach, Survey, Sweep};
 
 /// Drives one cloud's own rules. Every call is idempotent: the driver repeats whatever it is not sure of, and calls at
 /// most one of `open`, `close`, `repair`, `lockdown` and `release` at a time for a target.
@@ -40,6 +40,16 @@ pub trait Provider: Send + Sync + 'static {
     /// # Errors
     /// What was not put right is still found by the next look.
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError>;
+
+    /// Whether the cloud itself lets a caller ask for access to the target, by the caller's own token. A cloud that is not
+    /// to be asked lets everyone: policy decides alone.
+    ///
+    /// # Errors
+    /// [`CloudError::Refused`] where the caller may not, or has shown no token. Any other error decides nothing.
+    async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
+        let _ = (target, caller);
+        Ok(())
+    }
 
     /// Finds everything of ours in the cloud, from its own state alone (I2), a lockdown or release that was interrupted
     /// and what is left of targets that are gone included.

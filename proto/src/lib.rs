@@ -14,5 +14,8 @@ pub mod v1 {
     tonic::include_proto!("postern.v1");
 }
 
+/// The metadata key of RequestAccess under which a caller's own token for a cloud is sent, as an ASCII value.
+pub const CALLER_TOKEN: &str = "postern-caller-token";
+
 /// The encoded descriptors of every `.proto` file, for reflection and for tests that walk every RPC.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/postern.v1.bin"));

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use postern_cloud::CallerToken;
 use postern_core::plan::Layer;
 use postern_core::text::Justification;
 use postern_core::{Grant, GrantId, Invalid};
+use postern_proto::CALLER_TOKEN;
 use postern_proto::convert::{self, CallerSource};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
@@ -14,6 +16,7 @@ use tonic::{Code, Request, Response, Status};
 use super::status::status;
 use super::watch::{self, WatchStream};
 use crate::app::{App, Caller, Error, access};
+use crate::layer::host_layer;
 
 pub(super) struct Access {
     pub(super) app: Arc<App>,
@@ -25,7 +28,7 @@ impl AccessService for Access {
         &self,
         request: Request<v1::RequestAccessRequest>,
     ) -> Result<Response<v1::RequestAccessResponse>, Status> {
-        let caller = caller(&request)?;
+        let caller = Caller { token: token(&request)?, ..caller(&request)? };
         let asked = convert::requested_access(request.get_ref(), caller.address).map_err(|e| invalid(&e))?;
         let (source, wait) = (asked.source, asked.wait);
         let mut requested = access::request(&self.app, &caller, asked).await.map_err(status)?;
@@ -116,10 +119,13 @@ impl AccessService for Access {
 
 /// The grant as the wire shows it, with what the layers say right now.
 pub(super) fn wire(app: &App, grant: &Grant) -> v1::Grant {
-    convert::grant_to_wire(grant, |window, layer| match layer {
-        Layer::Host => app.hub.observe(grant, window),
+    let observe = |window: &_, layer| match layer {
+        Layer::Host => host_layer(&app.hub, &app.clouds, grant, window),
         Layer::Cloud => app.clouds.observe(grant, window),
-    })
+    };
+    let is_over = grant.state.is_final();
+    let endpoint = |window: &_| if is_over { None } else { app.clouds.endpoint(window) };
+    convert::grant_to_wire(grant, observe, endpoint)
 }
 
 /// The principal that the gate let through.
@@ -128,6 +134,14 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     caller.ok_or_else(|| {
         plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", "this call needs a principal's certificate")
     })
+}
+
+/// The caller's own token for a cloud, if one came along.
+fn token<T>(request: &Request<T>) -> Result<Option<CallerToken>, Status> {
+    let wrong = || Invalid::new(CALLER_TOKEN, "is not ASCII", "send the access token alone");
+    let sent = request.metadata().get(CALLER_TOKEN);
+    let text = sent.map(|value| value.to_str().map_err(|_| invalid(&wrong()))).transpose()?;
+    text.map(|text| CallerToken::new(text).map_err(|e| invalid(&e.named(CALLER_TOKEN)))).transpose()
 }
 
 /// A page token, in the type that the list is ordered by.

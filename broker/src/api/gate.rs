@@ -97,9 +97,11 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
     };
     if row(path).is_some_and(|allow| allow.admits(identity)) {
         return Ok(match identity {
-            Some(Identity::Principal(principal)) => {
-                Some(Caller { principal: principal.clone(), address: peer.map(|peer| peer.address.ip()) })
-            }
+            Some(Identity::Principal(principal)) => Some(Caller {
+                principal: principal.clone(),
+                address: peer.map(|peer| peer.address.ip()),
+                token: None,
+            }),
             Some(Identity::Agent(_) | Identity::Broker) | None => None,
         });
     }

@@ -19,6 +19,7 @@ pub(super) fn status(error: Error) -> Status {
         Error::Forbidden { reason } => plain(Code::PermissionDenied, "FORBIDDEN", reason),
         Error::NotFound { .. } => plain(Code::NotFound, "NOT_FOUND", error.to_string()),
         Error::Precondition { reason } => plain(Code::FailedPrecondition, "PRECONDITION", reason),
+        Error::Unavailable { reason } => plain(Code::Unavailable, "CLOUD_UNAVAILABLE", reason),
         Error::Illegal(illegal) => plain(Code::FailedPrecondition, "WRONG_STATE", illegal.to_string()),
         Error::Reserved { .. } => plain(Code::Unimplemented, "RESERVED", error.to_string()),
         Error::Unproven { reason } => plain(Code::Unauthenticated, "NOT_PROVEN", reason),

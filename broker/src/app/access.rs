@@ -3,14 +3,19 @@
 //! I4 begins here: a request is answered only once its grant, its idempotency key and its audit line are durable, and
 //! before that nothing hears of it.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
+use postern_cloud::CloudError;
 use postern_core::audit::AuditEvent;
 use postern_core::policy::authorize;
 use postern_core::text::Justification;
-use postern_core::{AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, TargetId};
+use postern_core::{
+    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, TargetId, Window,
+};
 use postern_proto::convert::{Asked, RequestedAccess};
 
 use super::{App, Caller, Error};
@@ -112,15 +117,33 @@ async fn decide(
             return Ok(Err(Box::new(Denied { event, error: denial.into() })));
         }
     };
-    let undriven =
-        |window: &&postern_core::Window| window.layers.cloud() && !app.clouds.drives(&window.target);
+    let undriven = |window: &&Window| window.layers.cloud() && !app.clouds.drives(&window.target);
     if let Some(window) = authorized.windows.iter().find(undriven) {
         let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
         let event = denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now);
         return Ok(Err(Box::new(Denied { event, error: Error::Precondition { reason } })));
     }
+    if let Err((target, error)) = ask_clouds(app, caller, &authorized.windows).await {
+        let CloudError::Refused { reason } = error else {
+            return Err(Error::Unavailable { reason: format!("{target}: {error}") });
+        };
+        let reason = format!("{target}: {reason}");
+        let event = denied_event(caller, request, "NOT_ALLOWED_BY_CLOUD", &reason, now);
+        return Ok(Err(Box::new(Denied { event, error: Error::Forbidden { reason } })));
+    }
     let id = GrantId::from_parts(now, rand::random());
     Ok(Ok(Grant::new(id, caller.principal.clone(), request, authorized, now)))
+}
+
+/// Asks the cloud of each target whether it lets the caller ask, and answers the first refusal.
+async fn ask_clouds(app: &App, caller: &Caller, windows: &[Window]) -> Result<(), (TargetId, CloudError)> {
+    let targets: BTreeSet<&TargetId> =
+        windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
+    let asked = targets.into_iter().map(|target| async move {
+        let answer = app.clouds.authorize(target, caller.token.as_ref()).await;
+        answer.map_err(|error| (target.clone(), error))
+    });
+    try_join_all(asked).await.map(drop)
 }
 
 fn denied_event(

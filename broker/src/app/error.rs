@@ -34,6 +34,12 @@ pub enum Error {
         /// Why, with the remedy.
         reason: String,
     },
+    /// A cloud has to be asked, and does not answer.
+    #[error("{reason}")]
+    Unavailable {
+        /// Why.
+        reason: String,
+    },
     /// A grant cannot take this step.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),

@@ -16,6 +16,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use postern_cloud::CallerToken;
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, Principal, ProtectedPort, Role};
 use postern_pki::authority::Authority;
@@ -58,6 +59,8 @@ pub struct Caller {
     pub principal: Principal,
     /// From where the broker sees it.
     pub address: Option<IpAddr>,
+    /// What proves the caller to a cloud, where it was sent along.
+    pub token: Option<CallerToken>,
 }
 
 impl Caller {

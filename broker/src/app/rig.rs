@@ -80,5 +80,5 @@ impl Rig {
 
 /// A caller of this name.
 pub(crate) fn caller(role: Role, who: &str) -> Caller {
-    Caller { principal: Principal { role, name: name(who) }, address: None }
+    Caller { principal: Principal { role, name: name(who) }, address: None, token: None }
 }

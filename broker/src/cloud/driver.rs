@@ -5,12 +5,13 @@
 //! not known.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use postern_cloud::{CloudError, Provider};
+use postern_cloud::{CallerToken, CloudError, Provider, Translation};
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
 use postern_core::target::CloudKind;
@@ -27,6 +28,8 @@ use crate::reconcile::Wakeups;
 /// each of its own calls more tightly; what takes longer is waiting for its turn under the cloud's rate, where thousands
 /// of windows end at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
+/// How long a cloud may take to say what a caller may do: the caller waits for it.
+const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The longest sleep between looks for retries that are due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -63,6 +66,19 @@ impl Clouds {
     /// Whether this broker drives the target's cloud.
     pub fn drives(&self, target: &TargetId) -> bool {
         self.provider(target).is_some()
+    }
+
+    /// Whether the target's cloud lets a caller ask for access to it, where it is to be asked.
+    ///
+    /// # Errors
+    /// Refused where the caller may not; anything else decides nothing.
+    pub async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
+        let Some(provider) = self.provider(target) else { return Ok(()) };
+        let answer = tokio::time::timeout(AUTHORIZE_TIMEOUT, provider.authorize(target, caller)).await;
+        answer.unwrap_or_else(|_| {
+            let seconds = AUTHORIZE_TIMEOUT.as_secs();
+            Err(CloudError::unavailable(format!("it did not say within {seconds} s who may have access")))
+        })
     }
 
     /// Every target of which something is wanted, or something of ours was seen.
@@ -121,6 +137,16 @@ impl Clouds {
             (Some(_), None) if !may_open && !place.partial.contains(&wanted) => Observed::Absent,
             (_, None | Some(Failure { error: CloudError::NotFound { .. }, .. })) => Observed::Unconfirmed,
         }
+    }
+
+    /// Where to connect for a window, if something on the way translates that.
+    pub fn endpoint(&self, window: &Window) -> Option<SocketAddr> {
+        self.lock().get(&window.target)?.reach.endpoints.get(&window.port).copied()
+    }
+
+    /// Whose connections a target sees under another address.
+    pub fn translation(&self, target: &TargetId) -> Option<Translation> {
+        self.lock().get(target)?.reach.translation.clone()
     }
 
     /// How the cloud layer of a target stands, for people.

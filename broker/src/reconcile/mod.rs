@@ -23,6 +23,7 @@ use crate::app::Feed;
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::hub::Hub;
+use crate::layer::{host_layer, translate};
 use crate::store::{Store, StoreError, TargetSnapshot};
 use schedule::Schedule;
 pub use wake::Wakeups;
@@ -149,7 +150,8 @@ impl Reconciler {
         let grants: Vec<&Grant> = snapshot.grants.iter().map(|grant| &grant.record).collect();
         let retry = if self.hub.has_session(target) {
             let protection = protection(target, &snapshot.policies);
-            let desired = desired_host(target, protection, grants.iter().copied(), now);
+            let mut desired = desired_host(target, protection, grants.iter().copied(), now);
+            translate(&mut desired, target, &self.clouds);
             self.hub.tell(target, snapshot.seq, desired)
         } else {
             // It is told when it connects, which wakes this target.
@@ -193,7 +195,7 @@ impl Reconciler {
 
     fn observe(&self, grant: &Grant, window: &Window, layer: Layer) -> Observed {
         match layer {
-            Layer::Host => self.hub.observe(grant, window),
+            Layer::Host => host_layer(&self.hub, &self.clouds, grant, window),
             Layer::Cloud => self.clouds.observe(grant, window),
         }
     }

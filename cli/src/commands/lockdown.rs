@@ -55,6 +55,7 @@ impl From<Accept> for v1::ConcernKind {
             Accept::Shared => Self::Shared,
             Accept::Loss => Self::Loss,
             Accept::Cut => Self::Cut,
+            Accept::Precedence => Self::Precedence,
         }
     }
 }

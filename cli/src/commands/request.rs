@@ -1,6 +1,12 @@
 //! `request`: one grant for one wish, however often the answer is lost, and then the wait for it to open.
 
-use postern_proto::{convert, v1};
+use std::path::Path;
+use std::{fs, io};
+
+use postern_core::Invalid;
+use postern_proto::{CALLER_TOKEN, convert, v1};
+use tonic::Request;
+use tonic::metadata::AsciiMetadataValue;
 use ulid::Ulid;
 
 use super::patience::Patience;
@@ -21,7 +27,8 @@ pub(super) async fn request(
 ) -> Result<(), Failure> {
     let (no_wait, timeout) = (asked.no_wait, asked.timeout);
     let key_was_given = asked.idempotency_key.is_some();
-    let answer = ask(broker, wish(asked)).await?;
+    let token = asked.cloud_token.as_deref().map(cloud_token).transpose()?;
+    let answer = ask(broker, wish(asked), token).await?;
     let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })?;
     if answer.repeated_request && key_was_given {
         console.note("this key was used before: this is the grant that it made then");
@@ -54,10 +61,33 @@ fn wish(asked: args::Request) -> v1::RequestAccessRequest {
     }
 }
 
+/// Reads the caller's own token for a cloud.
+fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
+    let wrong = |problem: String| {
+        let remedy = "name a file that holds the access token alone, or - for standard input";
+        Invalid::new("--cloud-token", problem, remedy)
+    };
+    let read =
+        if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
+    let text = read.map_err(|error| wrong(format!("{} cannot be read: {error}", file.display())))?;
+    let token = text.trim();
+    if token.is_empty() || token.contains(char::is_whitespace) {
+        return Err(wrong(format!("{} holds no token", file.display())));
+    }
+    let mut token = AsciiMetadataValue::try_from(token)
+        .map_err(|_| wrong(format!("{} holds no token", file.display())))?;
+    token.set_sensitive(true);
+    Ok(token)
+}
+
 /// Sends the wish until it is answered. The key in it makes that safe: the broker makes one grant of them all.
-async fn ask(broker: &Broker, wish: v1::RequestAccessRequest) -> Result<v1::RequestAccessResponse, Failure> {
+async fn ask(
+    broker: &Broker,
+    wish: v1::RequestAccessRequest,
+    token: Option<AsciiMetadataValue>,
+) -> Result<v1::RequestAccessResponse, Failure> {
     let mut maybe_heard = false;
-    let sending = send(broker, &wish, &mut maybe_heard);
+    let sending = send(broker, &wish, token.as_ref(), &mut maybe_heard);
     let failure = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
         Ok(Ok(answer)) => return Ok(answer),
         Ok(Err(failure)) if !(failure.may_pass() && maybe_heard) => return Err(failure),
@@ -70,11 +100,16 @@ async fn ask(broker: &Broker, wish: v1::RequestAccessRequest) -> Result<v1::Requ
 async fn send(
     broker: &Broker,
     wish: &v1::RequestAccessRequest,
+    token: Option<&AsciiMetadataValue>,
     maybe_heard: &mut bool,
 ) -> Result<v1::RequestAccessResponse, Failure> {
     let mut patience = Patience::short();
     loop {
-        let failure = match broker.call(broker.access().request_access(wish.clone())).await {
+        let mut request = Request::new(wish.clone());
+        if let Some(token) = token {
+            request.metadata_mut().insert(CALLER_TOKEN, token.clone());
+        }
+        let failure = match broker.call(broker.access().request_access(request)).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };

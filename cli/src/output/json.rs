@@ -46,6 +46,8 @@ pub(crate) struct Window {
     pub target: String,
     pub port: Option<Port>,
     pub source: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub connect_to: String,
     pub layers: Vec<WindowLayer>,
 }
 

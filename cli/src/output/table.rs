@@ -213,7 +213,10 @@ fn windows(windows: &[Window]) -> String {
             window.source.clone(),
             state("host").to_owned(),
             state("cloud").to_owned(),
-            details(window.layers.iter().map(|layer| (layer.layer, layer.detail.as_str()))),
+            details(
+                std::iter::once(("connect to", window.connect_to.as_str()))
+                    .chain(window.layers.iter().map(|layer| (layer.layer, layer.detail.as_str()))),
+            ),
         ]
     });
     let rows: Vec<_> = rows.collect();

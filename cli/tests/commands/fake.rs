@@ -138,6 +138,7 @@ pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Gran
             target: "host:web-1".to_owned(),
             port: Some(v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 }),
             source: "127.0.0.1/32".to_owned(),
+            connect_to: String::new(),
             layers: vec![layer],
         }],
         ..v1::Grant::default()

@@ -1,6 +1,6 @@
 //! Requests and grants on the wire.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use postern_core::plan::{Layer, Observed};
@@ -145,8 +145,13 @@ pub fn grant_states(states: impl Iterator<Item = v1::GrantState>) -> Result<Vec<
         .collect()
 }
 
-/// A grant for the wire; `observe` tells what is known of each window in each layer it needs.
-pub fn grant_to_wire(grant: &Grant, observe: impl Fn(&Window, Layer) -> Observed) -> v1::Grant {
+/// A grant for the wire; `observe` tells what is known of each window in each layer it needs, and `endpoint` where to
+/// connect if something on the way translates that.
+pub fn grant_to_wire(
+    grant: &Grant,
+    observe: impl Fn(&Window, Layer) -> Observed,
+    endpoint: impl Fn(&Window) -> Option<SocketAddr>,
+) -> v1::Grant {
     let (state, close_reason) = state_to_wire(&grant.state);
     let waits = grant.state == GrantState::PendingApproval;
     v1::Grant {
@@ -161,7 +166,11 @@ pub fn grant_to_wire(grant: &Grant, observe: impl Fn(&Window, Layer) -> Observed
         state: state.into(),
         close_reason: close_reason.into(),
         reason: grant.state.reason(),
-        windows: grant.windows.iter().map(|window| window_to_wire(grant, window, &observe)).collect(),
+        windows: grant
+            .windows
+            .iter()
+            .map(|window| window_to_wire(grant, window, &observe, &endpoint))
+            .collect(),
     }
 }
 
@@ -169,6 +178,7 @@ fn window_to_wire(
     grant: &Grant,
     window: &Window,
     observe: impl Fn(&Window, Layer) -> Observed,
+    endpoint: impl Fn(&Window) -> Option<SocketAddr>,
 ) -> v1::Window {
     let layers = Layer::ALL.into_iter().filter(|layer| layer.required_by(window));
     let layers = layers.map(|layer| {
@@ -184,6 +194,7 @@ fn window_to_wire(
         port: Some(port_to_wire(window.port)),
         source: window.source.to_string(),
         layers: layers.collect(),
+        connect_to: endpoint(window).map(|endpoint| endpoint.to_string()).unwrap_or_default(),
     }
 }
 

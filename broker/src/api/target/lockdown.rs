@@ -14,6 +14,7 @@ pub(super) fn consent(request: &v1::LockdownTargetsRequest) -> Result<Consent, I
         Ok(v1::ConcernKind::Shared) => Ok(ConcernKind::Shared),
         Ok(v1::ConcernKind::Loss) => Ok(ConcernKind::Loss),
         Ok(v1::ConcernKind::Cut) => Ok(ConcernKind::Cut),
+        Ok(v1::ConcernKind::Precedence) => Ok(ConcernKind::Precedence),
         Ok(v1::ConcernKind::Unspecified) | Err(_) => {
             Err(Invalid::new(format!("accept[{i}]"), "is not set or not known", "use shared, loss or cut"))
         }
@@ -73,6 +74,7 @@ fn change(change: Change) -> v1::Change {
         Action::Mark => v1::ChangeAction::Mark,
         Action::Detach => v1::ChangeAction::Detach,
         Action::Delete => v1::ChangeAction::Delete,
+        Action::Move => v1::ChangeAction::Move,
     };
     v1::Change { action: action.into(), resource: change.resource, detail: change.detail }
 }
@@ -82,6 +84,7 @@ fn kind(kind: ConcernKind) -> v1::ConcernKind {
         ConcernKind::Shared => v1::ConcernKind::Shared,
         ConcernKind::Loss => v1::ConcernKind::Loss,
         ConcernKind::Cut => v1::ConcernKind::Cut,
+        ConcernKind::Precedence => v1::ConcernKind::Precedence,
     }
 }
 
@@ -119,8 +122,12 @@ mod tests {
     fn a_concern_is_accepted_unless_it_kept_the_target_from_being_done() {
         let wire = result(an_outcome(None));
         let accepted: Vec<_> = wire.concerns.iter().map(|one| (one.kind(), one.accepted)).collect();
-        let expected =
-            [(v1::ConcernKind::Shared, true), (v1::ConcernKind::Loss, true), (v1::ConcernKind::Cut, false)];
+        let expected = [
+            (v1::ConcernKind::Shared, true),
+            (v1::ConcernKind::Loss, true),
+            (v1::ConcernKind::Cut, false),
+            (v1::ConcernKind::Precedence, true),
+        ];
         assert_eq!((accepted, wire.error), (expected.to_vec(), None));
     }
 

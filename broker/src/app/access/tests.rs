@@ -1,5 +1,6 @@
 //! Asking and revoking, with every decision in the audit log.
 
+use postern_cloud::CallerToken;
 use postern_core::audit::Outcome;
 use postern_core::policy::Layers;
 use postern_core::{Policy, Role};
@@ -174,6 +175,39 @@ async fn i9_a_cloud_that_nobody_drives_is_refused_and_audited() {
     assert_eq!(audited, [("requester/alice".into(), Outcome::Denied, "CLOUD_NOT_DRIVEN".into())]);
     let rig = Rig::under([under(VM)]).await;
     request(&rig.app, &alice(), ask(VM, "tcp/22", "192.0.2.7", 60)).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_a_cloud_that_is_asked_decides_after_policy_and_its_refusal_is_audited() {
+    let rig = Rig::under([a_policy().named("cloud").on(VM).layers(Layers::Both).build(), office()]).await;
+    let token = |text| Some(CallerToken::new(text).unwrap());
+    let (good, bad) = (token("good"), token("bad"));
+    rig.cloud.allow_only(good.clone().unwrap());
+    let wish = || ask(VM, "tcp/22", "192.0.2.7", 60);
+    for token in [None, bad.clone()] {
+        let refused = request(&rig.app, &Caller { token, ..alice() }, wish()).await;
+        let Err(Error::Forbidden { reason }) = refused else { panic!("{refused:?}") };
+        assert!(reason.contains(VM) && reason.contains("may not") && !reason.contains("bad"), "{reason}");
+    }
+    let audited = rig.audited("grant.requested").await;
+    let denied = ("requester/alice".to_owned(), Outcome::Denied, "NOT_ALLOWED_BY_CLOUD".to_owned());
+    assert_eq!(audited, [denied.clone(), denied]);
+    assert!(everything(&rig).await.is_empty(), "nothing is kept of what was refused");
+
+    // What policy denies, no cloud is asked about; and what only the host layer opens, neither.
+    let caller = Caller { token: bad, ..alice() };
+    let denied = request(&rig.app, &caller, ask(VM, "tcp/23", "192.0.2.7", 60)).await;
+    assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
+    request(&rig.app, &caller, usual()).await.unwrap();
+
+    let caller = Caller { token: good, ..alice() };
+    request(&rig.app, &caller, wish()).await.unwrap();
+    // A cloud that does not answer decides nothing: nothing opens, and nobody is denied.
+    rig.cloud.outage(Some(CloudError::unavailable("a test")));
+    let before = rig.events().await.len();
+    let unanswered = request(&rig.app, &caller, wish()).await;
+    assert!(matches!(&unanswered, Err(Error::Unavailable { .. })), "{unanswered:?}");
+    assert_eq!((rig.events().await.len(), everything(&rig).await.len()), (before, 2));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ fn with_layers(mut grant: v1::Grant, layers: &[(v1::Layer, WindowState, &str)]) 
         target: "host:web-1".into(),
         port: Some(v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 }),
         source: "192.0.2.1/32".into(),
+        connect_to: String::new(),
         layers: layers.collect(),
     }];
     grant

@@ -27,6 +27,7 @@ pub(crate) fn a_grant() -> v1::Grant {
             target: "host:web-1".to_owned(),
             port: Some(v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 }),
             source: "203.0.113.7/32".to_owned(),
+            connect_to: String::new(),
             layers: vec![
                 layer(v1::Layer::Host, v1::WindowState::Open, ""),
                 layer(v1::Layer::Cloud, v1::WindowState::Refused, "quota"),

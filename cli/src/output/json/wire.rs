@@ -45,6 +45,7 @@ impl From<v1::Window> for Window {
             target: wire.target,
             port: wire.port.map(Port::from),
             source: wire.source,
+            connect_to: wire.connect_to,
         }
     }
 }

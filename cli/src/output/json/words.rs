@@ -134,6 +134,7 @@ pub(super) fn change_action(action: v1::ChangeAction) -> &'static str {
         v1::ChangeAction::Mark => "mark",
         v1::ChangeAction::Detach => "detach",
         v1::ChangeAction::Delete => "delete",
+        v1::ChangeAction::Move => "move",
     }
 }
 
@@ -143,6 +144,7 @@ pub(super) fn concern_kind(kind: v1::ConcernKind) -> &'static str {
         v1::ConcernKind::Shared => "shared",
         v1::ConcernKind::Loss => "loss",
         v1::ConcernKind::Cut => "cut",
+        v1::ConcernKind::Precedence => "precedence",
     }
 }
 
