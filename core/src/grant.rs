@@ -129,6 +129,9 @@ pub struct IllegalTransition {
 impl Grant {
     /// How long the layers of a grant have to confirm when its policy does not wait for absent agents.
     pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+    /// The same where a window has to be written into an Azure Firewall: a write of one takes three to five minutes, and
+    /// another may be under way.
+    pub const FIREWALL_OPEN_TIMEOUT: Duration = Duration::from_secs(900);
 
     /// Makes the grant of an authorized request. Unless it waits for an approval, opening begins at `now`.
     pub fn new(
@@ -196,6 +199,15 @@ impl Grant {
             (state, event) => return Err(IllegalTransition { state: state.word(), event: event.word() }),
         }
         Ok(next)
+    }
+
+    /// Gives the layers of a grant that is opening more time to confirm, or less: counted from when it was asked for.
+    #[must_use]
+    pub fn opening_within(mut self, timeout: Duration) -> Self {
+        if self.state == GrantState::Opening && self.unreachable == Unreachable::Fail {
+            self.open_by = self.not_after.min(later(self.requested_at, timeout));
+        }
+        self
     }
 
     fn begin_opening(&mut self, now: Timestamp) {

@@ -132,7 +132,13 @@ async fn decide(
         return Ok(Err(Box::new(Denied { event, error: Error::Forbidden { reason } })));
     }
     let id = GrantId::from_parts(now, rand::random());
-    Ok(Ok(Grant::new(id, caller.principal.clone(), request, authorized, now)))
+    let is_slow = authorized
+        .windows
+        .iter()
+        .any(|window| window.layers.cloud() && app.clouds.translation(&window.target).is_some());
+    let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
+    let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
+    Ok(Ok(grant.opening_within(timeout)))
 }
 
 /// Asks the cloud of each target whether it lets the caller ask, and answers the first refusal.

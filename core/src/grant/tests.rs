@@ -53,6 +53,8 @@ fn the_end_is_fixed_when_opening_begins_and_waiting_for_an_approval_costs_nothin
 #[test]
 fn an_opening_is_given_up_after_half_a_minute_unless_its_policy_waits() {
     assert_eq!(opening().open_by, at(30));
+    let patient = |seconds| opening().opening_within(Duration::from_secs(seconds));
+    assert_eq!((patient(40).open_by, patient(900).open_by), (at(40), opening().not_after));
     assert_eq!(a_grant(1, &["192.0.2.7"], Unreachable::Wait, false).open_by, at(60));
 }
 
