@@ -1,6 +1,7 @@
 //! The configuration: one file, every key known, turned into values that cannot be wrong any more.
 
 mod aws;
+mod azure;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -37,6 +38,8 @@ pub struct Config {
     pub sweep_every: Duration,
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::Settings>,
+    /// The subscriptions of Azure, if any.
+    pub azure: Option<postern_azure::Settings>,
 }
 
 /// How log lines look.
@@ -68,6 +71,8 @@ struct File {
     cloud: CloudFile,
     #[serde(default)]
     aws: Option<aws::File>,
+    #[serde(default)]
+    azure: Option<azure::File>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -115,6 +120,7 @@ impl Config {
         let trust_domain =
             file.trust_domain.as_deref().map(TrustDomain::new).transpose()?.unwrap_or_default();
         let aws = file.aws.map(|aws| aws.checked(&trust_domain)).transpose()?;
+        let azure = file.azure.map(|azure| azure.checked(&trust_domain)).transpose()?;
         Ok(Self {
             data_dir: file.data_dir,
             listen,
@@ -125,6 +131,7 @@ impl Config {
             metrics_listen,
             sweep_every: sweep_every(file.cloud.sweep_every.as_deref())?,
             aws,
+            azure,
         })
     }
 

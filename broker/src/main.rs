@@ -8,6 +8,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use postern_aws::Aws;
+use postern_azure::Azure;
 use postern_broker::config::{Config, LogFormat};
 use postern_broker::{run, setup};
 use postern_core::target::CloudKind;
@@ -70,7 +71,7 @@ async fn main() -> anyhow::Result<()> {
         }
         Command::Serve => {
             log(config.log_format);
-            let providers = providers(&config).await;
+            let providers = providers(&config).await?;
             run::serve(config, providers).await?;
         }
         Command::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
@@ -83,12 +84,15 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// The clouds that the configuration names. No call is made yet.
-async fn providers(config: &Config) -> run::Providers {
+async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
     let mut providers = run::Providers::new();
     if let Some(settings) = config.aws.clone() {
         providers.insert(CloudKind::Aws, Arc::new(Aws::connect(settings).await));
     }
-    providers
+    if let Some(settings) = config.azure.clone() {
+        providers.insert(CloudKind::Azure, Arc::new(Azure::connect(settings).map_err(anyhow::Error::msg)?));
+    }
+    Ok(providers)
 }
 
 /// Logs to stderr; the level comes from POSTERN_LOG.

@@ -1,0 +1,326 @@
+//! Calls of Azure Resource Manager, and nothing of what they are for.
+//!
+//! The SDK builds the requests for single security rules, and its models read what is read; whatever must keep fields that
+//! the models do not know is sent as it came, through the same transport. The SDK's own pollers wait too long, lose why an
+//! operation failed, and take the token wherever a header leads: operations are followed here.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use azure_core::auth::TokenCredential;
+use azure_core::headers::{AUTHORIZATION, CONTENT_TYPE, HeaderName, Headers, IF_MATCH};
+use azure_core::{
+    ClientOptions, Context, Method, Pipeline, Request, RetryOptions, StatusCode, TransportOptions, Url,
+};
+use azure_mgmt_network::package_2024_03::models::SecurityRule;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::credential::{self, Identity};
+use crate::error::{CallError, in_words};
+use crate::id::ArmId;
+use crate::settings::{Credential, Environment, Rates};
+use crate::transport::{Transport, http, retry_after};
+
+/// The version of Microsoft.Network's API, that of the SDK's models.
+pub(crate) const NETWORK: &str = "2024-03-01";
+/// The version of Microsoft.Compute's API.
+pub(crate) const COMPUTE: &str = "2024-07-01";
+/// The version of Microsoft.Authorization's API.
+pub(crate) const AUTHORIZATION_API: &str = "2022-04-01";
+
+/// How long an operation is followed: firewalls take five minutes for each, and one may be under way.
+const OPERATION_TIMEOUT: Duration = Duration::from_secs(900);
+/// The first look at an operation comes so soon, whatever it asks for: somebody waits for the port. Each wait is twice the
+/// one before, up to what Azure asks for.
+const FIRST_POLL: Duration = Duration::from_millis(50);
+/// The longest wait between looks, where Azure asks for none.
+const POLL: Duration = Duration::from_secs(2);
+/// More pages than any list has.
+const PAGES: usize = 10_000;
+
+/// Azure Resource Manager, for the broker's identity.
+#[derive(Clone)]
+pub(crate) struct Arm {
+    network: azure_mgmt_network::package_2024_03::Client,
+    pipeline: Pipeline,
+    credential: Arc<Identity>,
+    endpoint: Url,
+}
+
+/// Whose token a request carries.
+enum Bearer<'a> {
+    /// The broker's.
+    Own,
+    /// A caller's.
+    Of(&'a str),
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    value: Vec<Value>,
+    #[serde(default, rename = "nextLink")]
+    next_link: Option<String>,
+}
+
+/// Where an operation stands (Microsoft Learn, "Track asynchronous Azure operations").
+#[derive(Deserialize)]
+struct Operation {
+    status: String,
+    #[serde(default)]
+    error: Option<OperationError>,
+}
+
+#[derive(Deserialize, Default)]
+struct OperationError {
+    #[serde(default)]
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+impl Arm {
+    /// Prepares the clients. No call is made.
+    ///
+    /// # Errors
+    /// The endpoint is not a URL, or TLS cannot be set up.
+    pub(crate) fn new(
+        environment: &Environment,
+        credential: Credential,
+        rates: &Rates,
+    ) -> Result<Self, String> {
+        let endpoint: Url = environment.resource_manager.parse().map_err(|error| {
+            format!("the endpoint {:?} is not a URL: {error}", environment.resource_manager)
+        })?;
+        let http = http().map_err(|error| in_words(&error))?;
+        let transport =
+            TransportOptions::new(Arc::new(Transport::new(http.clone(), endpoint.clone(), rates)));
+        let credential = Arc::new(Identity::new(credential, environment.clone(), http));
+        // What is repeated is repeated by the transport, which knows what may be.
+        let options = ClientOptions::default().transport(transport).retry(RetryOptions::none());
+        let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
+        let pipeline = Pipeline::new(name, version, options.clone(), Vec::new(), Vec::new());
+        let scopes = vec![credential::scope(environment)];
+        let token: Arc<dyn TokenCredential> = Arc::clone(&credential) as _;
+        let network =
+            azure_mgmt_network::package_2024_03::Client::new(endpoint.clone(), token, scopes, options);
+        Ok(Self { network, pipeline, credential, endpoint })
+    }
+
+    /// Reads a resource, or whatever a path names.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
+        let what = format!("GET {path}");
+        let (_, body) =
+            self.send(&what, Method::Get, self.url(path, version, &what)?, None, None, &Bearer::Own).await?;
+        read(&what, &body)
+    }
+
+    /// Reads a resource as it came, byte for byte.
+    pub(crate) async fn get_raw(&self, id: &ArmId, version: &str) -> Result<Bytes, CallError> {
+        let what = format!("GET {id}");
+        let url = self.url(id.as_str(), version, &what)?;
+        Ok(self.send(&what, Method::Get, url, None, None, &Bearer::Own).await?.1)
+    }
+
+    /// Reads something with a caller's own token.
+    pub(crate) async fn get_as<T: DeserializeOwned>(
+        &self,
+        caller: &str,
+        path: &str,
+        version: &str,
+    ) -> Result<T, CallError> {
+        let what = format!("GET {path} for the caller");
+        let url = self.url(path, version, &what)?;
+        let (_, body) = self.send(&what, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
+        read(&what, &body)
+    }
+
+    /// Lists every resource of a kind, page after page. One that cannot be read is left out, and logged: it must not hide
+    /// the others.
+    pub(crate) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        version: &str,
+    ) -> Result<Vec<T>, CallError> {
+        self.pages(&format!("list {path}"), path, version, &Bearer::Own).await
+    }
+
+    /// Lists everything of a kind with a caller's own token.
+    pub(crate) async fn list_as<T: DeserializeOwned>(
+        &self,
+        caller: &str,
+        path: &str,
+        version: &str,
+    ) -> Result<Vec<T>, CallError> {
+        self.pages(&format!("list {path} for the caller"), path, version, &Bearer::Of(caller)).await
+    }
+
+    async fn pages<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        path: &str,
+        version: &str,
+        bearer: &Bearer<'_>,
+    ) -> Result<Vec<T>, CallError> {
+        let mut url = self.url(path, version, what)?;
+        let mut items = Vec::new();
+        for _ in 0..PAGES {
+            let (_, body) = self.send(what, Method::Get, url, None, None, bearer).await?;
+            let page: Page = read(what, &body)?;
+            for item in page.value {
+                let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+                match serde_json::from_value(item) {
+                    Ok(item) => items.push(item),
+                    Err(error) => tracing::warn!(what, %id, %error, "a resource cannot be read"),
+                }
+            }
+            let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
+            url = link(what, &next)?;
+        }
+        Err(CallError::Silent { what: what.to_owned(), reason: "the list has no end".into() })
+    }
+
+    /// Writes one security rule, and waits until it is in force.
+    pub(crate) async fn put_rule(
+        &self,
+        group: &ArmId,
+        name: &str,
+        rule: SecurityRule,
+    ) -> Result<(), CallError> {
+        let what = format!("PUT {name} in {}", group.name());
+        let rules = self.network.security_rules_client();
+        let sent = rules
+            .create_or_update(group.group(), group.name(), name, rule, group.subscription())
+            .send()
+            .await;
+        let answer = sent.map_err(|error| CallError::of(&what, &error))?;
+        self.follow(&what, answer.as_raw_response().headers().clone()).await
+    }
+
+    /// Deletes one security rule, and waits until it is out of force. One that is not there is deleted.
+    pub(crate) async fn delete_rule(&self, group: &ArmId, name: &str) -> Result<(), CallError> {
+        let what = format!("DELETE {name} in {}", group.name());
+        let rules = self.network.security_rules_client();
+        let sent = rules.delete(group.group(), group.name(), name, group.subscription()).send().await;
+        match sent.map_err(|error| CallError::of(&what, &error)) {
+            Ok(answer) => self.follow(&what, answer.as_raw_response().headers().clone()).await,
+            Err(error) if error.is_not_found() => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes a resource as it is given, if its etag is this one, and waits until the change is done.
+    pub(crate) async fn put_raw(
+        &self,
+        path: &str,
+        version: &str,
+        body: Bytes,
+        etag: Option<&str>,
+    ) -> Result<(), CallError> {
+        let what = format!("PUT {path}");
+        let url = self.url(path, version, &what)?;
+        let (headers, _) = self.send(&what, Method::Put, url, Some(body), etag, &Bearer::Own).await?;
+        self.follow(&what, headers).await
+    }
+
+    /// Waits until an operation is done, if an answer says that there is one.
+    async fn follow(&self, what: &str, headers: Headers) -> Result<(), CallError> {
+        let place = |name| headers.get_optional_str(&HeaderName::from_static(name));
+        let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
+        let url = link(what, place)?;
+        let deadline = Instant::now() + OPERATION_TIMEOUT;
+        let mut most = retry_after(&headers).unwrap_or(POLL);
+        let mut wait = FIRST_POLL;
+        loop {
+            tokio::time::sleep(wait.min(most.max(FIRST_POLL))).await;
+            let (headers, body) = self.send(what, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
+            match state(what, &body)? {
+                Some(()) => return Ok(()),
+                None if Instant::now() > deadline => {
+                    let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
+                    return Err(CallError::Silent { what: what.to_owned(), reason });
+                }
+                None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        what: &str,
+        method: Method,
+        url: Url,
+        body: Option<Bytes>,
+        etag: Option<&str>,
+        bearer: &Bearer<'_>,
+    ) -> Result<(Headers, Bytes), CallError> {
+        let failed = |error: azure_core::Error| CallError::of(what, &error);
+        let mut request = Request::new(url, method);
+        let token = match bearer {
+            Bearer::Own => self.credential.get_token(&[]).await.map_err(failed)?.token.secret().to_owned(),
+            Bearer::Of(token) => (*token).to_owned(),
+        };
+        request.insert_header(AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(etag) = etag {
+            request.insert_header(IF_MATCH, etag.to_owned());
+        }
+        match body {
+            Some(body) => {
+                request.insert_header(CONTENT_TYPE, "application/json");
+                request.set_body(body);
+            }
+            None => request.set_body(azure_core::EMPTY_BODY),
+        }
+        let sent = self.pipeline.send(&Context::default(), &mut request).await;
+        if let (Err(error), Bearer::Own) = (&sent, bearer)
+            && error.as_http_error().is_some_and(|answer| answer.status() == StatusCode::Unauthorized)
+        {
+            // It was taken back before its end: the next call asks for a new one.
+            self.credential.clear_cache().await.map_err(failed)?;
+        }
+        let (_, headers, body) = sent.map_err(failed)?.deconstruct();
+        Ok((headers, body.collect().await.map_err(failed)?))
+    }
+
+    fn url(&self, path: &str, version: &str, what: &str) -> Result<Url, CallError> {
+        let mut url = self.endpoint.join(path).map_err(|error| CallError::Silent {
+            what: what.to_owned(),
+            reason: format!("the path is no path: {error}"),
+        })?;
+        url.query_pairs_mut().append_pair("api-version", version);
+        Ok(url)
+    }
+}
+
+/// Whether an operation is done.
+fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
+    // The place of a change that has no status of its own answers with what was changed, or with nothing.
+    let Ok(operation) = serde_json::from_slice::<Operation>(body) else { return Ok(Some(())) };
+    match operation.status.as_str() {
+        "Succeeded" => Ok(Some(())),
+        "Failed" | "Canceled" => {
+            let OperationError { code, message } = operation.error.unwrap_or_default();
+            let code = if code.is_empty() { operation.status } else { code };
+            Err(CallError::Answered { what: what.to_owned(), status: 200, code, message })
+        }
+        _ => Ok(None),
+    }
+}
+
+fn read<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body).map_err(|error| CallError::Silent {
+        what: what.to_owned(),
+        reason: format!("the answer is not what was asked for: {error}"),
+    })
+}
+
+fn link(what: &str, url: &str) -> Result<Url, CallError> {
+    url.parse().map_err(|_| CallError::Silent {
+        what: what.to_owned(),
+        reason: format!("the answer leads to {url:?}, which is not a URL"),
+    })
+}

@@ -1,0 +1,220 @@
+//! Tokens of Microsoft Entra for the broker itself.
+//!
+//! The credentials of `azure_identity` 0.21 read a federated token once and for all, and need OpenSSL for a certificate;
+//! these read whatever is kept in files whenever a token is needed, so that secrets can be rotated under a running broker.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use azure_core::auth::{AccessToken, Secret, TokenCredential};
+use azure_core::error::ErrorKind;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use time::OffsetDateTime;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::error::in_words;
+use crate::settings::{Application, Credential, Environment};
+
+/// A token is renewed so long before it ends.
+const EARLY: Duration = Duration::from_secs(300);
+/// How long a client assertion is good for.
+const ASSERTION_LIFETIME: Duration = Duration::from_secs(300);
+/// Azure's word for an assertion that is a signed token (RFC 7523).
+const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
+
+/// Gets tokens, and keeps each until shortly before its end.
+pub(crate) struct Identity {
+    credential: Credential,
+    environment: Environment,
+    http: reqwest::Client,
+    kept: Mutex<Option<Kept>>,
+}
+
+struct Kept {
+    token: AccessToken,
+    renew_at: Instant,
+    ends_at: Instant,
+}
+
+/// An answer to a request for a token. The instance metadata service writes numbers as text.
+#[derive(Deserialize)]
+struct Answer {
+    access_token: String,
+    expires_in: Seconds,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Seconds {
+    Number(u64),
+    Text(String),
+}
+
+/// An answer that is an error (RFC 6749, section 5.2).
+#[derive(Deserialize)]
+struct Refusal {
+    error: String,
+    #[serde(default)]
+    error_description: String,
+}
+
+/// What a client assertion claims (Microsoft Learn, "Microsoft identity platform application authentication certificate
+/// credentials").
+#[derive(Serialize)]
+struct Claims<'a> {
+    aud: &'a str,
+    iss: &'a str,
+    sub: &'a str,
+    jti: String,
+    nbf: i64,
+    exp: i64,
+}
+
+impl Identity {
+    pub(crate) fn new(credential: Credential, environment: Environment, http: reqwest::Client) -> Self {
+        Self { credential, environment, http, kept: Mutex::default() }
+    }
+
+    async fn fetch(&self) -> Result<Kept, String> {
+        let request = match &self.credential {
+            Credential::ManagedIdentity { client_id } => self.metadata_request(client_id.as_deref()),
+            Credential::WorkloadIdentity { application, token_file } => {
+                let assertion = read(token_file).await?;
+                self.entra_request(
+                    application,
+                    &[("client_assertion_type", ASSERTION_TYPE), ("client_assertion", &assertion)],
+                )
+            }
+            Credential::ClientSecret { application, secret_file } => {
+                let secret = read(secret_file).await?;
+                self.entra_request(application, &[("client_secret", &secret)])
+            }
+            Credential::ClientCertificate { application, certificate, key } => {
+                let (certificate, key) = (read(certificate).await?, read(key).await?);
+                let assertion = assertion(&self.token_url(application), application, &certificate, &key)?;
+                self.entra_request(
+                    application,
+                    &[("client_assertion_type", ASSERTION_TYPE), ("client_assertion", &assertion)],
+                )
+            }
+        };
+        let asked_at = Instant::now();
+        let answer = request.send().await.map_err(|error| in_words(&error.without_url()))?;
+        let status = answer.status();
+        let body = answer.bytes().await.map_err(|error| in_words(&error.without_url()))?;
+        if !status.is_success() {
+            let words = serde_json::from_slice::<Refusal>(&body).map_or_else(
+                |_| format!("status {status}"),
+                |refusal| format!("{}: {}", refusal.error, refusal.error_description),
+            );
+            return Err(words);
+        }
+        let answer: Answer =
+            serde_json::from_slice(&body).map_err(|_| "the answer holds no token".to_owned())?;
+        let seconds = match answer.expires_in {
+            Seconds::Number(seconds) => seconds,
+            Seconds::Text(text) => text.parse().map_err(|_| "the token's end is not a number".to_owned())?,
+        };
+        let lifetime = Duration::from_secs(seconds.min(86_400));
+        let token = AccessToken::new(Secret::new(answer.access_token), OffsetDateTime::now_utc() + lifetime);
+        let ends_at = asked_at + lifetime;
+        Ok(Kept { token, renew_at: ends_at - EARLY.min(lifetime / 2), ends_at })
+    }
+
+    fn metadata_request(&self, client_id: Option<&str>) -> reqwest::RequestBuilder {
+        let url = format!("{}/metadata/identity/oauth2/token", self.environment.metadata);
+        let resource = ("resource", self.environment.resource_manager.as_str());
+        let request = self.http.get(url).header("Metadata", "true");
+        let request = request.query(&[("api-version", "2018-02-01"), resource]);
+        match client_id {
+            Some(client_id) => request.query(&[("client_id", client_id)]),
+            None => request,
+        }
+    }
+
+    fn entra_request(&self, application: &Application, proof: &[(&str, &str)]) -> reqwest::RequestBuilder {
+        let scope = scope(&self.environment);
+        let common = [
+            ("grant_type", "client_credentials"),
+            ("client_id", application.client_id.as_str()),
+            ("scope", scope.as_str()),
+        ];
+        let form: Vec<_> = common.iter().chain(proof).collect();
+        self.http.post(self.token_url(application)).form(&form)
+    }
+
+    fn token_url(&self, application: &Application) -> String {
+        format!("{}/{}/oauth2/v2.0/token", self.environment.authority, application.tenant)
+    }
+}
+
+/// What a token is asked for.
+pub(crate) fn scope(environment: &Environment) -> String {
+    format!("{}/.default", environment.resource_manager)
+}
+
+async fn read(path: &Path) -> Result<String, String> {
+    let text = tokio::fs::read_to_string(path).await;
+    let text = text.map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    Ok(text.trim().to_owned())
+}
+
+/// A token that proves the possession of a certificate's key.
+fn assertion(
+    audience: &str,
+    application: &Application,
+    certificate: &str,
+    key: &str,
+) -> Result<String, String> {
+    let der = pem::parse(certificate).map_err(|error| format!("the certificate is not PEM: {error}"))?;
+    let key = EncodingKey::from_rsa_pem(key.as_bytes())
+        .map_err(|error| format!("the certificate's key is not an RSA key in PEM: {error}"))?;
+    let thumbprint = data_encoding::BASE64URL_NOPAD.encode(&Sha256::digest(der.contents()));
+    let header = Header { x5t_s256: Some(thumbprint), ..Header::new(Algorithm::RS256) };
+    let now = OffsetDateTime::now_utc();
+    let claims = Claims {
+        aud: audience,
+        iss: &application.client_id,
+        sub: &application.client_id,
+        jti: ulid::Ulid::new().to_string(),
+        // Clocks differ.
+        nbf: (now - Duration::from_secs(60)).unix_timestamp(),
+        exp: (now + ASSERTION_LIFETIME).unix_timestamp(),
+    };
+    jsonwebtoken::encode(&header, &claims, &key)
+        .map_err(|error| format!("the certificate's key does not sign: {error}"))
+}
+
+#[async_trait::async_trait]
+impl TokenCredential for Identity {
+    async fn get_token(&self, _: &[&str]) -> azure_core::Result<AccessToken> {
+        let mut kept = self.kept.lock().await;
+        let now = Instant::now();
+        if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew_at) {
+            return Ok(kept.token.clone());
+        }
+        match (self.fetch().await, kept.as_ref()) {
+            (Ok(fetched), _) => Ok(kept.insert(fetched).token.clone()),
+            (Err(reason), Some(kept)) if now < kept.ends_at => {
+                tracing::warn!(%reason, "the token of Microsoft Entra could not be renewed yet");
+                Ok(kept.token.clone())
+            }
+            (Err(reason), _) => Err(azure_core::Error::message(ErrorKind::Credential, reason)),
+        }
+    }
+
+    async fn clear_cache(&self) -> azure_core::Result<()> {
+        *self.kept.lock().await = None;
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Identity").field("credential", &self.credential).finish_non_exhaustive()
+    }
+}

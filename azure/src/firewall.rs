@@ -1,0 +1,392 @@
+//! Rules of ours in an Azure Firewall: what is read is written back as it came, but for ours.
+//!
+//! The rules of a firewall are fields of the firewall: each change is a write of all of it, and takes minutes. Changes
+//! that come while one is under way are made together by the next. A window here is only ever an allowance: a rule that
+//! denies would cut established connections (I3).
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::sync::{Mutex, PoisonError};
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+use postern_core::{Port, Protocol, SourcePrefix};
+use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::oneshot;
+
+use crate::arm::{Arm, NETWORK};
+use crate::error::CallError;
+use crate::id::ArmId;
+use crate::settings::FirewallSettings;
+
+/// So often a write is tried that finds the firewall changed since it was read.
+const TRIES: usize = 5;
+
+/// An object as it came: each field's value byte for byte, in its place.
+type Fields = IndexMap<String, Box<RawValue>>;
+
+/// A rule of ours that is to be in a firewall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewNatRule {
+    pub(crate) name: String,
+    pub(crate) description: String,
+    pub(crate) sources: BTreeSet<SourcePrefix>,
+    pub(crate) protocol: Protocol,
+    pub(crate) public: IpAddr,
+    pub(crate) machine: IpAddr,
+    pub(crate) port: Port,
+}
+
+/// A change of one firewall.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Edit {
+    pub(crate) add: Vec<NewNatRule>,
+    /// By name.
+    pub(crate) remove: BTreeSet<String>,
+}
+
+/// Why a firewall cannot be changed so.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum EditError {
+    #[error("the firewall reads as nothing that could be changed: {0}")]
+    Unreadable(String),
+    #[error("the firewall has the policy {0}, and its own rules have no effect")]
+    Policy(String),
+    #[error("there is no free port from {} to {} at {public}; widen azure.firewall.ports", .ports.start(), .ports.end())]
+    NoPort { ports: RangeInclusive<u16>, public: IpAddr },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Rule {
+    name: String,
+    description: String,
+    #[serde(rename = "sourceAddresses")]
+    sources: Vec<String>,
+    #[serde(rename = "destinationAddresses")]
+    destinations: Vec<String>,
+    #[serde(rename = "destinationPorts")]
+    ports: Vec<String>,
+    protocols: Vec<String>,
+    #[serde(rename = "translatedAddress")]
+    translated_address: String,
+    #[serde(rename = "translatedPort")]
+    translated_port: String,
+}
+
+/// What has to be known of rules, ours and others'.
+#[derive(Deserialize)]
+struct Known {
+    #[serde(default)]
+    name: String,
+    #[serde(default, rename = "destinationAddresses")]
+    destinations: Vec<String>,
+    #[serde(default, rename = "destinationPorts")]
+    ports: Vec<String>,
+    #[serde(default)]
+    protocols: Vec<String>,
+    #[serde(default, rename = "translatedAddress")]
+    translated_address: Option<String>,
+    #[serde(default, rename = "translatedPort")]
+    translated_port: Option<String>,
+}
+
+impl Known {
+    /// Whether it takes connections to this port of the address.
+    fn takes(&self, public: IpAddr, protocol: Protocol, port: u16) -> bool {
+        let at = |text: &String| text == "*" || text.parse() == Ok(public) || text.contains('/');
+        let of = |text: &String| {
+            text.eq_ignore_ascii_case("any") || text.eq_ignore_ascii_case(&protocol.to_string())
+        };
+        self.destinations.iter().any(at)
+            && self.protocols.iter().any(of)
+            && self
+                .ports
+                .iter()
+                .any(|text| crate::wire::ports(text).is_none_or(|ports| ports.contains(&port)))
+    }
+
+    /// Whether it leads to where the rule is to lead.
+    fn leads_like(&self, rule: &NewNatRule) -> bool {
+        self.translated_address.as_ref().and_then(|text| text.parse().ok()) == Some(rule.machine)
+            && self.translated_port.as_ref().and_then(|text| text.parse().ok()) == Some(rule.port.get())
+    }
+}
+
+/// The firewall with the changes made, one after the other, and its etag; none where nothing is to be changed.
+///
+/// `collection` is the name of ours.
+///
+/// # Errors
+/// It cannot be changed so; nothing of it is.
+pub(crate) fn edit(
+    body: &[u8],
+    edits: &[Edit],
+    collection: &str,
+    settings: &FirewallSettings,
+) -> Result<Option<(Bytes, Option<String>)>, EditError> {
+    let unreadable = |error: serde_json::Error| EditError::Unreadable(error.to_string());
+    let mut firewall: Fields = serde_json::from_slice(body).map_err(unreadable)?;
+    let etag = firewall.get("etag").and_then(|etag| serde_json::from_str(etag.get()).ok());
+    let mut properties: Fields = nested(&firewall, "properties").map_err(unreadable)?;
+    if let Some(policy) = properties.get("firewallPolicy").filter(|policy| policy.get() != "null") {
+        let policy: serde_json::Value = serde_json::from_str(policy.get()).map_err(unreadable)?;
+        let id = policy.get("id").and_then(serde_json::Value::as_str).unwrap_or_default();
+        return Err(EditError::Policy(id.to_owned()));
+    }
+    let mut collections: Vec<Box<RawValue>> =
+        nested(&properties, "natRuleCollections").map_err(unreadable)?;
+    let mut kept = Collections::read(&collections, collection).map_err(unreadable)?;
+    let before: Vec<String> = kept.ours.iter().map(|rule| rule.get().to_owned()).collect();
+    for edit in edits {
+        kept.remove(&edit.remove).map_err(unreadable)?;
+        for rule in &edit.add {
+            kept.add(rule, settings)?;
+        }
+    }
+    if before.iter().map(String::as_str).eq(kept.ours.iter().map(|rule| rule.get())) {
+        return Ok(None);
+    }
+    let made = kept.collection(collection, settings).map_err(unreadable)?;
+    match (kept.at, made) {
+        (Some(at), Some(made)) => collections[at] = made,
+        (Some(at), None) => drop(collections.remove(at)),
+        (None, Some(made)) => collections.push(made),
+        (None, None) => {}
+    }
+    properties.insert("natRuleCollections".into(), to_raw_value(&collections).map_err(unreadable)?);
+    firewall.insert("properties".into(), to_raw_value(&properties).map_err(unreadable)?);
+    let body = serde_json::to_vec(&firewall).map_err(unreadable)?;
+    Ok(Some((Bytes::from(body), etag)))
+}
+
+fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> serde_json::Result<T> {
+    match fields.get(name).filter(|value| value.get() != "null") {
+        Some(value) => serde_json::from_str(value.get()),
+        None => Ok(T::default()),
+    }
+}
+
+/// The collections of rules that translate.
+struct Collections {
+    /// Where ours is.
+    at: Option<usize>,
+    /// Our collection's own fields.
+    fields: Fields,
+    /// Its rules.
+    ours: Vec<Box<RawValue>>,
+    /// Every rule of the others.
+    others: Vec<Known>,
+    /// The priorities of the others.
+    priorities: BTreeSet<u64>,
+}
+
+impl Collections {
+    fn read(collections: &[Box<RawValue>], name: &str) -> serde_json::Result<Self> {
+        let mut read = Self {
+            at: None,
+            fields: Fields::new(),
+            ours: Vec::new(),
+            others: Vec::new(),
+            priorities: BTreeSet::new(),
+        };
+        for (at, collection) in collections.iter().enumerate() {
+            let fields: Fields = serde_json::from_str(collection.get())?;
+            let properties: Fields = nested(&fields, "properties")?;
+            let is_ours = nested::<String>(&fields, "name")? == name;
+            if is_ours {
+                read.ours = nested(&properties, "rules")?;
+                (read.at, read.fields) = (Some(at), fields);
+            } else {
+                read.others.extend(nested::<Vec<Known>>(&properties, "rules")?);
+                read.priorities.insert(nested(&properties, "priority")?);
+            }
+        }
+        Ok(read)
+    }
+
+    fn remove(&mut self, names: &BTreeSet<String>) -> serde_json::Result<()> {
+        let mut left = Vec::new();
+        for rule in self.ours.drain(..) {
+            let known: Known = serde_json::from_str(rule.get())?;
+            if !names.contains(&known.name) {
+                left.push(rule);
+            }
+        }
+        self.ours = left;
+        Ok(())
+    }
+
+    fn add(&mut self, rule: &NewNatRule, settings: &FirewallSettings) -> Result<(), EditError> {
+        let unreadable = |error: serde_json::Error| EditError::Unreadable(error.to_string());
+        let ours = self
+            .ours
+            .iter()
+            .map(|rule| serde_json::from_str(rule.get()))
+            .collect::<serde_json::Result<Vec<Known>>>();
+        let ours = ours.map_err(unreadable)?;
+        if ours.iter().any(|known| known.name == rule.name) {
+            return Ok(());
+        }
+        let port = self.port(&ours, rule, settings)?;
+        let rule = Rule {
+            name: rule.name.clone(),
+            description: rule.description.clone(),
+            sources: rule
+                .sources
+                .iter()
+                .map(|source| if source.is_any() { "*".into() } else { source.to_string() })
+                .collect(),
+            destinations: vec![rule.public.to_string()],
+            ports: vec![port.to_string()],
+            protocols: vec![rule.protocol.to_string().to_ascii_uppercase()],
+            translated_address: rule.machine.to_string(),
+            translated_port: rule.port.to_string(),
+        };
+        self.ours.push(to_raw_value(&rule).map_err(unreadable)?);
+        Ok(())
+    }
+
+    /// The port of the firewall: the one that leads there already, or else the same one each time for a machine's port,
+    /// unless it is taken.
+    fn port(&self, ours: &[Known], rule: &NewNatRule, settings: &FirewallSettings) -> Result<u16, EditError> {
+        let same = ours.iter().find(|known| known.leads_like(rule) && known.takes_some(rule));
+        if let Some(port) = same.and_then(|known| known.ports.first()?.parse().ok()) {
+            return Ok(port);
+        }
+        let (first, count) =
+            (*settings.ports.start(), u64::try_from(settings.ports.len()).unwrap_or(1).max(1));
+        let begin = place(rule) % count;
+        (0..count)
+            .filter_map(|step| first.checked_add(u16::try_from((begin + step) % count).ok()?))
+            .find(|port| {
+                !self.others.iter().chain(ours).any(|known| known.takes(rule.public, rule.protocol, *port))
+            })
+            .ok_or_else(|| EditError::NoPort { ports: settings.ports.clone(), public: rule.public })
+    }
+
+    /// Our collection as it is to be; none where no rule is left.
+    fn collection(
+        &self,
+        name: &str,
+        settings: &FirewallSettings,
+    ) -> serde_json::Result<Option<Box<RawValue>>> {
+        if self.ours.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = self.fields.clone();
+        let mut properties: Fields = nested(&fields, "properties")?;
+        if self.at.is_none() {
+            fields.insert("name".into(), to_raw_value(name)?);
+            let free =
+                (u64::from(settings.priority)..=65_000).find(|priority| !self.priorities.contains(priority));
+            properties.insert("priority".into(), to_raw_value(&free)?);
+            properties.insert("action".into(), to_raw_value(&serde_json::json!({"type": "Dnat"}))?);
+        }
+        properties.insert("rules".into(), to_raw_value(&self.ours)?);
+        fields.insert("properties".into(), to_raw_value(&properties)?);
+        to_raw_value(&fields).map(Some)
+    }
+}
+
+impl Known {
+    /// Whether it is for the same protocol, at the same address.
+    fn takes_some(&self, rule: &NewNatRule) -> bool {
+        self.ports
+            .first()
+            .and_then(|text| text.parse().ok())
+            .is_some_and(|port| self.takes(rule.public, rule.protocol, port))
+    }
+}
+
+/// Some number that is the same each time for a machine's port.
+fn place(rule: &NewNatRule) -> u64 {
+    use sha2::Digest as _;
+    let digest = sha2::Sha256::digest(format!("{} {} {}", rule.machine, rule.protocol, rule.port));
+    digest.iter().take(7).fold(0, |number, byte| number << 8 | u64::from(*byte))
+}
+
+/// A change that waits for its turn, and where its outcome is told.
+type Waiting = (Edit, oneshot::Sender<Result<(), ChangeError>>);
+
+/// Where the changes of one firewall meet.
+#[derive(Default)]
+pub(crate) struct FirewallDesk {
+    waiting: Mutex<Vec<Waiting>>,
+    turn: tokio::sync::Mutex<()>,
+}
+
+/// Why a firewall was not changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error(transparent)]
+    Edit(#[from] EditError),
+    #[error("whoever changed the firewall gave up before it was done")]
+    GivenUp,
+}
+
+impl FirewallDesk {
+    /// Makes a change, together with all that wait when its turn comes.
+    pub(crate) async fn change(
+        &self,
+        arm: &Arm,
+        id: &ArmId,
+        edit: Edit,
+        collection: &str,
+        settings: &FirewallSettings,
+    ) -> Result<(), ChangeError> {
+        let (done, mut answer) = oneshot::channel();
+        self.lock().push((edit, done));
+        let _turn = self.turn.lock().await;
+        match answer.try_recv() {
+            Ok(answer) => return answer,
+            Err(oneshot::error::TryRecvError::Closed) => return Err(ChangeError::GivenUp),
+            Err(oneshot::error::TryRecvError::Empty) => {}
+        }
+        let (edits, waiting): (Vec<Edit>, Vec<_>) = std::mem::take(&mut *self.lock()).into_iter().unzip();
+        let written = match write(arm, id, &edits, collection, settings).await {
+            // One that cannot be made must not keep the others from being made.
+            Err(ChangeError::Edit(_)) if edits.len() > 1 => {
+                for (edit, done) in edits.into_iter().zip(waiting) {
+                    done.send(write(arm, id, &[edit], collection, settings).await).ok();
+                }
+                return answer.await.unwrap_or(Err(ChangeError::GivenUp));
+            }
+            written => written,
+        };
+        for done in waiting {
+            done.send(written.clone()).ok();
+        }
+        answer.await.unwrap_or(Err(ChangeError::GivenUp))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn write(
+    arm: &Arm,
+    id: &ArmId,
+    edits: &[Edit],
+    collection: &str,
+    settings: &FirewallSettings,
+) -> Result<(), ChangeError> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let body = arm.get_raw(id, NETWORK).await?;
+        let Some((body, etag)) = edit(&body, edits, collection, settings)? else { return Ok(()) };
+        tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall: this takes minutes");
+        match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
+            Err(error) if error.code() == "PreconditionFailed" && tries < TRIES => {}
+            written => return Ok(written?),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! What is written of a firewall: ours, and every other byte as it came.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const COLLECTION: &str = "postern-abcd";
+
+/// A firewall with what models lose: unknown fields, empty arrays, nulls, numbers as they were written, an odd order.
+fn body(collections: &str) -> String {
+    format!(
+        r#"{{"zzz":[],"etag":"W/\"7\"","x":{{"n":1.50,"e":1e3,"u":"\u00e4","nul":null}},"properties":{{"threatIntelMode":"Alert","networkRuleCollections":[],"natRuleCollections":{collections},"additionalProperties":{{}},"big":12345678901234567890123}},"zones":["1", "2" ]}}"#
+    )
+}
+
+const THEIRS: &str = r#"{"name":"theirs","properties":{"priority":200,"odd":[],"rules":[{"name":"web","destinationAddresses":["198.51.100.1"],"destinationPorts":["443","50000-50001"],"protocols":["TCP"],"translatedFqdn":"a.example","sourceIpGroups":[]}]}}"#;
+
+fn rule(number: u8, port: u32) -> NewNatRule {
+    NewNatRule {
+        name: format!("postern-allow-{number}"),
+        description: "a test".into(),
+        sources: [format!("203.0.113.{number}").parse().unwrap()].into(),
+        protocol: Protocol::Tcp,
+        public: "198.51.100.1".parse().unwrap(),
+        machine: "10.0.0.4".parse().unwrap(),
+        port: Port::new(port).unwrap(),
+    }
+}
+
+fn add(rules: &[NewNatRule]) -> Edit {
+    Edit { add: rules.to_vec(), ..Edit::default() }
+}
+
+fn remove(names: &[&str]) -> Edit {
+    Edit { remove: names.iter().map(|&name| name.to_owned()).collect(), ..Edit::default() }
+}
+
+fn edited(body: &str, edits: &[Edit]) -> Option<String> {
+    let edited = edit(body.as_bytes(), edits, COLLECTION, &FirewallSettings::default()).unwrap();
+    edited.map(|(body, _)| String::from_utf8(body.to_vec()).unwrap())
+}
+
+fn ports(body: &str) -> Vec<u16> {
+    let value: serde_json::Value = serde_json::from_str(body).unwrap();
+    let collections = value["properties"]["natRuleCollections"].as_array().unwrap().clone();
+    let ours = collections.into_iter().find(|it| it["name"] == COLLECTION).unwrap();
+    let rules = ours["properties"]["rules"].as_array().unwrap().clone();
+    rules.iter().map(|rule| rule["destinationPorts"][0].as_str().unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn a_rule_comes_and_goes_and_every_other_byte_stays() {
+    let before = body(&format!("[{THEIRS}]"));
+    let with = edited(&before, &[add(&[rule(7, 22)])]).unwrap();
+    let ours = with.find(r#",{"name":"postern-abcd""#).unwrap();
+    let end = ours + with[ours..].find("}]}}]").unwrap() + "}]}}".len();
+    let without = format!("{}{}", &with[..ours], &with[end..]);
+    assert_eq!(without, before, "but for ours it is the same, byte for byte");
+    assert_eq!(edited(&with, &[remove(&["postern-allow-7"])]).unwrap(), before);
+}
+
+#[test]
+fn the_etag_comes_along_and_what_changes_nothing_is_not_written() {
+    let before = body(&format!("[{THEIRS}]"));
+    let (_, etag) = edit(before.as_bytes(), &[add(&[rule(7, 22)])], COLLECTION, &FirewallSettings::default())
+        .unwrap()
+        .unwrap();
+    assert_eq!(etag.as_deref(), Some("W/\"7\""));
+    assert_eq!(edited(&before, &[Edit::default(), remove(&["postern-allow-7"])]), None);
+    let with = edited(&before, &[add(&[rule(7, 22)])]).unwrap();
+    assert_eq!(edited(&with, &[add(&[rule(7, 22)])]), None, "it is there");
+    assert_eq!(edited(&before, &[add(&[rule(7, 22)]), remove(&["postern-allow-7"])]), None);
+}
+
+#[test]
+fn a_firewall_without_collections_gets_one_and_loses_it() {
+    for empty in ["[]", "null"] {
+        let with = edited(&body(empty), &[add(&[rule(7, 22)])]).unwrap();
+        assert_eq!(ports(&with).len(), 1);
+        assert_eq!(edited(&with, &[remove(&["postern-allow-7"])]).unwrap(), body("[]"));
+    }
+}
+
+#[test]
+fn our_collection_keeps_what_somebody_added_to_it_and_its_place() {
+    let with = edited(&body("[]"), &[add(&[rule(7, 22)])]).unwrap();
+    let odd = with.replacen(r#""priority":200"#, r#""priority":333,"note":"x""#, 1);
+    let more = edited(&odd, &[add(&[rule(8, 22)])]).unwrap();
+    assert!(more.contains(r#""priority":333,"note":"x""#), "{more}");
+}
+
+#[test]
+fn a_port_is_the_machines_own_and_nobody_elses() {
+    let before = body(&format!("[{THEIRS}]"));
+    let with = edited(&before, &[add(&[rule(7, 22), rule(8, 22), rule(9, 3389)])]).unwrap();
+    let [a, b, c] = ports(&with)[..] else { panic!("{with}") };
+    assert!(a == b && a != c, "{a} {b} {c}");
+    let settings = FirewallSettings { ports: 50_000..=50_002, ..FirewallSettings::default() };
+    let small = edit(before.as_bytes(), &[add(&[rule(7, 22)])], COLLECTION, &settings).unwrap().unwrap();
+    assert_eq!(ports(std::str::from_utf8(&small.0).unwrap()), [50_002], "the others are theirs");
+    let none = FirewallSettings { ports: 50_000..=50_001, ..settings };
+    let refused = edit(before.as_bytes(), &[add(&[rule(7, 22)])], COLLECTION, &none);
+    assert!(matches!(refused, Err(EditError::NoPort { .. })), "{refused:?}");
+}
+
+#[test]
+fn the_priority_is_one_that_no_collection_has() {
+    let with = edited(&body(&format!("[{THEIRS}]")), &[add(&[rule(7, 22)])]).unwrap();
+    assert!(with.contains(r#""name":"postern-abcd","properties":{"priority":201,"#), "{with}");
+}
+
+#[test]
+fn a_firewall_with_a_policy_and_what_is_no_firewall_are_refused() {
+    let policy = r#"{"properties":{"firewallPolicy":{"id":"/the/policy"}}}"#;
+    let refused = edit(policy.as_bytes(), &[], COLLECTION, &FirewallSettings::default());
+    assert_eq!(refused, Err(EditError::Policy("/the/policy".into())));
+    for broken in ["", "[]", r#"{"properties":[]}"#, r#"{"properties":{"natRuleCollections":{}}}"#] {
+        let refused =
+            edit(broken.as_bytes(), &[add(&[rule(7, 22)])], COLLECTION, &FirewallSettings::default());
+        assert!(matches!(refused, Err(EditError::Unreadable(_))), "{broken}: {refused:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn edits_together_are_the_same_as_one_after_the_other(
+        edits in prop::collection::vec((prop::collection::vec(0..6_u8, 0..4), prop::collection::btree_set(0..6_u8, 0..4)), 1..6)
+    ) {
+        let edits: Vec<Edit> = edits
+            .into_iter()
+            .map(|(add, remove)| Edit {
+                add: add.into_iter().map(|number| rule(number, if number % 2 == 0 { 22 } else { 3389 })).collect(),
+                remove: remove.into_iter().map(|number| format!("postern-allow-{number}")).collect(),
+            })
+            .collect();
+        let before = body(&format!("[{THEIRS}]"));
+        let together = edited(&before, &edits).unwrap_or_else(|| before.clone());
+        let mut apart = before;
+        for one in edits {
+            apart = edited(&apart, &[one]).unwrap_or(apart);
+        }
+        // A collection that went and came again is a new one in either way; the ports are the same each time.
+        prop_assert_eq!(apart, together);
+    }
+}

@@ -1,0 +1,175 @@
+//! Everything of a subscription: the sweep and the assessment.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::try_join;
+use postern_cloud::{Assessment, Health, Sighting};
+use postern_core::{ProtectedPort, TargetId};
+
+use crate::error::CallError;
+use crate::id::ArmId;
+use crate::look::{Look, Memory};
+use crate::names::{self, Key, Name};
+use crate::network::{Network, Peer, exposures};
+use crate::provider::{Azure, Scene};
+
+/// The target of a virtual machine.
+fn target(vm: &ArmId) -> Option<TargetId> {
+    TargetId::from_segments(&["azure", vm.subscription(), vm.group(), vm.name()]).ok()
+}
+
+/// Every target that holds something of ours, from the names of rules alone (I2).
+///
+/// # Errors
+/// The subscription could not be read.
+pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Vec<Sighting>, CallError> {
+    let before = azure.groups.turns();
+    let network = azure.reader().subscription(subscription).await?;
+    azure.groups.learn(&network.groups, &before);
+    let deployment = &azure.settings.deployment;
+    let machines: BTreeMap<Key, (TargetId, ArmId)> = network
+        .interfaces
+        .iter()
+        .filter_map(|interface| interface.vm.clone())
+        .filter_map(|vm| Some((target(&vm)?, vm)))
+        .map(|(target, vm)| (Key::of(deployment, &target), (target, vm)))
+        .collect();
+    let mut seen = keys(&network, deployment);
+    // Somebody may have wiped all that was there: then only we know that something was.
+    let remembered = azure
+        .remembered_targets()
+        .into_iter()
+        .filter(|target| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription));
+    for target in remembered {
+        seen.entry(Key::of(deployment, &target)).or_insert(Some(target));
+    }
+    let mut sightings = Vec::new();
+    for (key, named) in seen {
+        match (machines.get(&key), named) {
+            (Some((target, vm)), _) => {
+                let scene = Scene::of(&network, vm);
+                azure.doubt(target, &scene);
+                let remembered = azure.remembered(target);
+                let observation =
+                    scene.look(target, deployment, &remembered).observation(azure.settings.flush_connection);
+                sightings.push(Sighting { target: target.clone(), held: Some(observation) });
+            }
+            (None, Some(target)) => sightings.push(Sighting { target, held: None }),
+            (None, None) => tracing::warn!(
+                %key, subscription, "rules of a machine that is gone are left, and its name is too long to be in them: delete them by hand"
+            ),
+        }
+    }
+    Ok(sightings)
+}
+
+/// The keys in the names of our rules, each with the target that a description names.
+fn keys(network: &Network, deployment: &str) -> BTreeMap<Key, Option<TargetId>> {
+    let in_groups = network.groups.values().flat_map(|group| {
+        group
+            .rules
+            .iter()
+            .map(|rule| (group.id.subscription(), rule.name.as_str(), rule.description.as_str()))
+    });
+    let in_firewalls = network.firewalls.iter().flat_map(|firewall| {
+        firewall
+            .nat
+            .iter()
+            .map(|rule| (firewall.id.subscription(), rule.name.as_str(), rule.description.as_str()))
+    });
+    let mut keys: BTreeMap<Key, Option<TargetId>> = BTreeMap::new();
+    for (subscription, rule, description) in in_groups.chain(in_firewalls) {
+        let Some(key) = Name::read(rule).and_then(|name| name.key().cloned()) else { continue };
+        if key.is_of(deployment) {
+            let named = names::target_of(description, subscription, &key, deployment);
+            let known = keys.entry(key).or_default();
+            *known = known.take().or(named);
+        }
+    }
+    keys
+}
+
+/// Judges every virtual machine.
+///
+/// # Errors
+/// The subscription could not be read.
+pub(crate) async fn assess(
+    azure: &Azure,
+    subscription: &str,
+    management: &BTreeSet<ProtectedPort>,
+) -> Result<Vec<Assessment>, CallError> {
+    let reader = azure.reader();
+    let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
+    let nothing = Memory::default();
+    let judge = |vm: ArmId| {
+        let target = target(&vm)?;
+        let scene = Scene::of(&network, &vm);
+        let look = scene.look(&target, &azure.settings.deployment, &nothing);
+        let locked = look.is_locked();
+        let health = judge(&look, management, locked);
+        Some(Assessment { name: vm.name().to_owned(), target, locked, health })
+    };
+    Ok(machines.iter().filter_map(|machine| ArmId::new(&machine.id)).filter_map(judge).collect())
+}
+
+fn judge(look: &Look<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) -> Health {
+    let machine = look.machine;
+    if let Some(front) = &machine.front
+        && let Some(policy) = &front.policy
+    {
+        let reason = format!(
+            "the firewall {} in front is managed by the policy {policy}: only classic rules can be changed",
+            front.firewall.name()
+        );
+        return Health::NotApplicable { reason };
+    }
+    if machine.doors.is_empty() {
+        return Health::NotApplicable { reason: "it has no interface with an address".into() };
+    }
+    if machine.groups.is_empty() {
+        let reason = "it has no network security group, neither on an interface nor on a subnet";
+        return Health::NotApplicable { reason: reason.into() };
+    }
+    let ours = |rule: &str| Name::read(rule).is_some_and(|name| matches!(name, Name::Allow(_)));
+    let by_groups = exposures(look.groups, &machine.doors, management)
+        .into_iter()
+        .filter(|exposure| !exposure.by_default && !exposure.rules.iter().any(|(_, rule, _)| ours(rule)))
+        .map(|exposure| format!("{} exposed: {exposure}", exposure.port));
+    let reasons: Vec<String> = by_groups.chain(through_firewall(look, management)).collect();
+    match (reasons.is_empty(), locked) {
+        (false, _) => Health::Unhealthy { reasons },
+        (true, true) => Health::Healthy { reason: "it is under lockdown".into() },
+        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
+    }
+}
+
+/// Rules of the firewall in front that lead to a management port which no group shuts to the firewall.
+fn through_firewall(look: &Look<'_>, management: &BTreeSet<ProtectedPort>) -> Vec<String> {
+    let Some(front) = &look.machine.front else { return Vec::new() };
+    let seen_as: Vec<Peer> = front.seen_as.iter().map(|source| Peer::from(*source)).collect();
+    let rules = look.firewall.into_iter().flat_map(|firewall| &firewall.nat);
+    let mut found = Vec::new();
+    for rule in rules.filter(|rule| Name::read(&rule.name).is_none()) {
+        let Some((ip, port)) = rule.translated else { continue };
+        let exposed =
+            management.iter().filter(|it| it.port.get() == port && rule.protocols.contains(&it.protocol));
+        for port in exposed {
+            for door in look.machine.doors.iter().filter(|door| door.ip == ip) {
+                let passes = door.groups.iter().filter_map(|id| look.groups.get(id)).all(|group| {
+                    let admitted = group.admissions(door, *port);
+                    admitted.iter().any(|it| seen_as.iter().any(|seen| it.source.meets(seen)))
+                });
+                if passes {
+                    let (name, collection, firewall) = (&rule.name, &rule.collection, front.firewall.name());
+                    let sources: Vec<String> = rule.sources.iter().map(ToString::to_string).collect();
+                    let sources =
+                        if sources.is_empty() { "an IP group".to_owned() } else { sources.join(", ") };
+                    found.push(format!(
+                        "{port} exposed: rule {name} of the collection {collection} of the firewall {firewall} leads {sources} to it"
+                    ));
+                }
+            }
+        }
+    }
+    found
+}

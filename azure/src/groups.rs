@@ -1,0 +1,178 @@
+//! Network security groups as we know them: one write at a time for each, on what the last read and the writes since say.
+//!
+//! Azure refuses a write of a group while another is under way. After any error what is known is forgotten, and the next
+//! write reads first.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use indexmap::IndexMap;
+use postern_cloud::CloudError;
+use serde_json::value::{RawValue, to_raw_value};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::arm::{Arm, NETWORK};
+use crate::error::CallError;
+use crate::id::{ArmId, is_plain};
+use crate::network::Group;
+use crate::plan::Act;
+use crate::reader::Reader;
+use crate::rules::NewRule;
+
+/// Every group that was met.
+#[derive(Default)]
+pub(crate) struct Groups {
+    desks: std::sync::Mutex<HashMap<ArmId, Arc<Desk>>>,
+}
+
+/// One group.
+#[derive(Default)]
+pub(crate) struct Desk {
+    known: Mutex<Option<Group>>,
+    /// Counts turns: a read that began before one is older than what is known after it.
+    turns: AtomicU64,
+}
+
+/// The turn to write a group.
+pub(crate) struct Turn<'a> {
+    arm: &'a Arm,
+    id: &'a ArmId,
+    known: MutexGuard<'a, Option<Group>>,
+}
+
+impl Groups {
+    pub(crate) fn desk(&self, id: &ArmId) -> Arc<Desk> {
+        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(desks.entry(id.clone()).or_default())
+    }
+
+    /// How many turns each group had: before a read.
+    pub(crate) fn turns(&self) -> HashMap<ArmId, u64> {
+        let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
+        desks.iter().map(|(id, desk)| (id.clone(), desk.turns.load(Ordering::SeqCst))).collect()
+    }
+
+    /// Takes in what was read, where nothing was written meanwhile.
+    pub(crate) fn learn(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
+        for (id, group) in read {
+            let desk = self.desk(id);
+            if let Ok(mut known) = desk.known.try_lock()
+                && desk.turns.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0)
+            {
+                *known = Some(group.clone());
+            }
+        }
+    }
+}
+
+impl Desk {
+    /// Waits for the turn to write. Those who wait are served in order.
+    pub(crate) async fn turn<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> Turn<'a> {
+        let known = self.known.lock().await;
+        self.turns.fetch_add(1, Ordering::SeqCst);
+        Turn { arm, id, known }
+    }
+}
+
+impl Turn<'_> {
+    /// The group, read if it is not known; none where it does not exist.
+    pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Group>, CallError> {
+        if self.known.is_none() {
+            *self.known = reader.group(self.id).await?;
+        }
+        Ok(self.known.clone())
+    }
+
+    /// Forgets what is known.
+    pub(crate) fn forget(&mut self) {
+        *self.known = None;
+    }
+
+    /// Writes a rule of ours.
+    pub(crate) async fn put(&mut self, rule: &NewRule) -> Result<(), CallError> {
+        // Taken out, and put back once the answer is there: a call that is given up has an unknown outcome.
+        let known = self.known.take();
+        self.arm.put_rule(self.id, &rule.name, rule.to_azure()).await?;
+        *self.known = known.map(|mut group| {
+            group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
+            group.rules.push(rule.read_back());
+            sorted(group)
+        });
+        Ok(())
+    }
+
+    /// Deletes a rule of ours.
+    pub(crate) async fn delete(&mut self, name: &str) -> Result<(), CallError> {
+        let known = self.known.take();
+        self.arm.delete_rule(self.id, name).await?;
+        *self.known = known.map(|mut group| {
+            group.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name));
+            group
+        });
+        Ok(())
+    }
+
+    /// Carries out what was planned.
+    pub(crate) async fn act(&mut self, act: &Act) -> Result<(), CloudError> {
+        tracing::info!(group = %self.id, ?act, "changing a network security group");
+        match act {
+            Act::Put(_, rule) => self.put(rule).await?,
+            Act::Delete(_, name) => self.delete(name).await?,
+            Act::Move { rule, to, .. } => {
+                self.forget();
+                self.move_rule(rule, *to).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives a rule of a customer's another priority. Everything else of it is written as it was read.
+    async fn move_rule(&mut self, name: &str, to: u16) -> Result<(), CloudError> {
+        if !is_plain(name) {
+            return Err(CloudError::refused(format!(
+                "the name of rule {name:?} cannot be sent; move it by hand"
+            )));
+        }
+        let path = format!("{}/securityrules/{name}", self.id);
+        let id = ArmId::new(&path).ok_or_else(|| CloudError::refused(format!("{path} is no resource")))?;
+        let body = self.arm.get_raw(&id, NETWORK).await?;
+        let (body, etag) = with_priority(&body, to).map_err(|error| {
+            CloudError::unavailable(format!("rule {name} of {} cannot be read: {error}", self.id))
+        })?;
+        Ok(self.arm.put_raw(&path, NETWORK, body, etag.as_deref()).await?)
+    }
+}
+
+fn sorted(mut group: Group) -> Group {
+    group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
+    group
+}
+
+/// A rule with another priority, and all else byte for byte; and its etag.
+fn with_priority(body: &[u8], priority: u16) -> serde_json::Result<(Bytes, Option<String>)> {
+    type Fields = IndexMap<String, Box<RawValue>>;
+    let mut rule: Fields = serde_json::from_slice(body)?;
+    let etag = rule.get("etag").and_then(|etag| serde_json::from_str(etag.get()).ok());
+    let mut properties: Fields = match rule.get("properties") {
+        Some(properties) => serde_json::from_str(properties.get())?,
+        None => Fields::new(),
+    };
+    properties.insert("priority".into(), to_raw_value(&priority)?);
+    rule.insert("properties".into(), to_raw_value(&properties)?);
+    Ok((Bytes::from(serde_json::to_vec(&rule)?), etag))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moved_rule_keeps_every_byte_but_its_priority() {
+        let body = r#"{"name":"ssh","etag":"W/\"7\"","properties":{"priority":100,"odd":1.50,"sourceAddressPrefixes":[],"x":null}}"#;
+        let (moved, etag) = with_priority(body.as_bytes(), 1001).unwrap();
+        assert_eq!(moved, body.replace("\"priority\":100", "\"priority\":1001"));
+        assert_eq!(etag.unwrap(), "W/\"7\"");
+    }
+}

@@ -1,0 +1,396 @@
+//! What Azure holds for one machine, from the names and contents of our rules. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use postern_cloud::{Drift, Observation};
+use postern_core::plan::CloudWindow;
+use postern_core::{ProtectedPort, SourcePrefix, TargetId};
+
+use crate::id::ArmId;
+use crate::machine::Machine;
+use crate::names::{self, Allow, Content, Deny, Family, Key, Name};
+use crate::network::{Firewall, Group, NatRule, Peer, Rule, RuleProtocol, exposures};
+use crate::settings::Flush;
+
+/// One machine, and all that was read of its way.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look<'a> {
+    pub(crate) target: &'a TargetId,
+    pub(crate) deployment: &'a str,
+    pub(crate) machine: &'a Machine,
+    /// Every group that was read, on the way or not.
+    pub(crate) groups: &'a BTreeMap<ArmId, Group>,
+    /// The firewall in front.
+    pub(crate) firewall: Option<&'a Firewall>,
+    /// What shut ports when this process looked last: nothing is left to say so where somebody wiped all.
+    pub(crate) remembered: &'a Memory,
+}
+
+/// Where rules of ours that shut ports stood: in which group, by which name, at which priority.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Memory(BTreeMap<ArmId, BTreeMap<String, u16>>);
+
+impl Memory {
+    /// Takes in what shuts ports on the way of a machine now.
+    pub(crate) fn learn(&mut self, look: &Look<'_>) {
+        for group in look.on_the_way() {
+            let good = look.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
+            let good: Vec<_> = good.map(|(rule, ..)| (rule.name.clone(), rule.priority)).collect();
+            if !good.is_empty() {
+                self.0.entry(group.id.clone()).or_default().extend(good);
+            }
+        }
+    }
+
+    /// The rules that a group had, with their priorities.
+    pub(crate) fn of(&self, group: &ArmId) -> impl Iterator<Item = (Deny, u16)> + '_ {
+        let rules = self.0.get(group).into_iter().flatten();
+        rules.filter_map(|(name, priority)| Some((Name::read(name)?.deny()?, *priority)))
+    }
+
+    /// The ports that were shut.
+    pub(crate) fn ports(&self) -> BTreeSet<ProtectedPort> {
+        self.0.keys().flat_map(|group| self.of(group)).flat_map(|(deny, _)| deny.protected()).collect()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// A rule of ours for the machine in one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) name: String,
+    pub(crate) allow: Allow,
+    pub(crate) windows: BTreeSet<CloudWindow>,
+    /// Whether Azure says that it is in force.
+    pub(crate) is_settled: bool,
+}
+
+impl<'a> Look<'a> {
+    pub(crate) fn key(&self) -> Key {
+        Key::of(self.deployment, self.target)
+    }
+
+    /// The groups on the way that were read.
+    pub(crate) fn on_the_way(&self) -> impl Iterator<Item = &'a Group> {
+        self.machine.groups.iter().filter_map(|id| self.groups.get(id))
+    }
+
+    /// Our rules for the machine in a group, whatever became of them.
+    pub(crate) fn ours(&self, group: &'a Group) -> impl Iterator<Item = (&'a Rule, Name)> {
+        let key = self.key();
+        let named = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?)));
+        named.filter(move |(_, name)| name.key() == Some(&key))
+    }
+
+    /// The rules of a group that open windows as they should.
+    pub(crate) fn held(&self, group: &'a Group) -> Vec<Held> {
+        let shut = self.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(u16::MAX);
+        let held = |(rule, name): (&Rule, Name)| {
+            let allow = name.allow()?;
+            // Behind a rule that shuts ports it opens nothing.
+            let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
+            Some(Held { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
+        };
+        self.ours(group).filter_map(held).collect()
+    }
+
+    /// The windows of a rule in a group; none where it is not as its name says it was made.
+    fn windows_of(&self, rule: &Rule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
+        let content = content(rule)?;
+        let family = content.sources.first().map(|source| Family::of(*source))?;
+        let addresses: BTreeSet<Peer> =
+            self.machine.addresses(family).into_iter().map(|ip| Peer::Net(ip.into())).collect();
+        let destinations: BTreeSet<Peer> = rule.traffic.destinations.iter().cloned().collect();
+        if !rule.allows || addresses != destinations {
+            return None;
+        }
+        let not_after = names::very_end(allow, &rule.description);
+        if allow.is_of(&content) {
+            return Some(content.windows(self.target, allow.grant, not_after));
+        }
+        // Behind a firewall a group sees the firewall's addresses: whom it lets through is written there.
+        let front = self.machine.front.as_ref()?;
+        let seen_as: BTreeSet<SourcePrefix> = front.seen_as.iter().copied().collect();
+        let nat = self.nat_rules().find(|(_, name)| name == allow)?;
+        (content.sources == seen_as).then(|| self.windows_of_nat(nat.0, allow)).flatten()
+    }
+
+    /// Our rules for the machine in the firewall in front.
+    pub(crate) fn nat_rules(&self) -> impl Iterator<Item = (&'a NatRule, Allow)> {
+        let key = self.key();
+        let rules = self.firewall.into_iter().flat_map(|firewall| &firewall.nat);
+        rules.filter_map(move |rule| {
+            let allow = Name::read(&rule.name)?.allow()?;
+            (allow.key == key).then_some((rule, allow))
+        })
+    }
+
+    fn windows_of_nat(&self, rule: &NatRule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
+        let (ip, port) = rule.translated?;
+        let [protocol] = rule.protocols[..] else { return None };
+        let content = Content { protocol, ports: [port_of(port)?].into(), sources: sources(&rule.sources)? };
+        let is_ours = self.machine.addresses(Family::V4).contains(&ip) && allow.is_of(&content);
+        let not_after = names::very_end(allow, &rule.description);
+        is_ours.then(|| content.windows(self.target, allow.grant, not_after))
+    }
+
+    /// The windows that the firewall lets through, by its rules.
+    pub(crate) fn through(&self) -> Vec<Held> {
+        let held = |(rule, allow): (&NatRule, Allow)| {
+            let windows = self.windows_of_nat(rule, &allow)?;
+            Some(Held { name: rule.name.clone(), allow, windows, is_settled: true })
+        };
+        self.nat_rules().filter_map(held).collect()
+    }
+
+    /// The ports that rules of ours shut, wherever they are, or shut when we looked last.
+    pub(crate) fn locked(&self) -> BTreeSet<ProtectedPort> {
+        &self.shut() | &self.remembered.ports()
+    }
+
+    /// The ports that rules of ours shut, wherever they are.
+    pub(crate) fn shut(&self) -> BTreeSet<ProtectedPort> {
+        let groups = self.groups.values().flat_map(|group| self.ours(group));
+        let denies =
+            groups.filter_map(|(_, name)| if let Name::Deny(deny) = name { Some(deny) } else { None });
+        denies.flat_map(|deny| deny.protected()).collect()
+    }
+
+    /// The ports that a group on the way shuts, by rules that are as they should be.
+    pub(crate) fn shut_in(&self, group: &Group, family: Family) -> BTreeSet<ProtectedPort> {
+        self.denies(group)
+            .into_iter()
+            .filter(|(_, deny, is_good)| *is_good && deny.family == family)
+            .flat_map(|(_, deny, _)| deny.protected())
+            .collect()
+    }
+
+    /// The rules that shut ports in a group, and whether each is as it should be.
+    pub(crate) fn denies<'b>(&self, group: &'b Group) -> Vec<(&'b Rule, Deny, bool)> {
+        let key = self.key();
+        let denies = group.rules.iter().filter_map(|rule| {
+            let deny = Name::read(&rule.name)?.deny()?;
+            (deny.key == key).then_some((rule, deny))
+        });
+        denies
+            .map(|(rule, deny)| {
+                let what = crate::rules::What::Ports {
+                    protocol: deny.protocol,
+                    sources: None,
+                    addresses: self.machine.addresses(deny.family),
+                    ports: deny.ports.clone(),
+                };
+                let is_good = !rule.allows && rule.traffic.is_same(&what.traffic());
+                (rule, deny, is_good)
+            })
+            .collect()
+    }
+
+    /// Whether somebody began to release it.
+    pub(crate) fn is_releasing(&self) -> bool {
+        self.groups.values().any(|group| self.ours(group).any(|(_, name)| matches!(name, Name::Release(_))))
+    }
+
+    /// Whether every group on the way shuts what any of them does.
+    pub(crate) fn is_locked(&self) -> bool {
+        let locked = self.locked();
+        !locked.is_empty() && !self.is_releasing() && self.gaps(&locked).next().is_none()
+    }
+
+    /// Where a port is not shut that should be.
+    pub(crate) fn gaps<'b>(
+        &'b self,
+        ports: &'b BTreeSet<ProtectedPort>,
+    ) -> impl Iterator<Item = (&'a Group, Family, BTreeSet<ProtectedPort>)> + 'b {
+        self.on_the_way().flat_map(move |group| {
+            self.machine.families().filter_map(move |family| {
+                let missing: BTreeSet<ProtectedPort> = ports - &self.shut_in(group, family);
+                (!missing.is_empty()).then_some((group, family, missing))
+            })
+        })
+    }
+
+    /// Rules of ours for the machine that should not be where they are, or as they are: by group.
+    pub(crate) fn strays(&self) -> Vec<(ArmId, String)> {
+        let mut strays = Vec::new();
+        for group in self.groups.values() {
+            let is_on_the_way = self.machine.groups.contains(&group.id);
+            let good: BTreeSet<String> = self.held(group).into_iter().map(|held| held.name).collect();
+            let denies: BTreeSet<String> = self
+                .denies(group)
+                .into_iter()
+                .filter(|(_, _, is_good)| *is_good)
+                .map(|(rule, ..)| rule.name.clone())
+                .collect();
+            for (rule, name) in self.ours(group) {
+                let is_good = is_on_the_way && (good.contains(&rule.name) || denies.contains(&rule.name));
+                if !is_good && !matches!(name, Name::Release(_)) {
+                    strays.push((group.id.clone(), rule.name.clone()));
+                }
+            }
+        }
+        strays
+    }
+
+    /// Rules of ours for the machine in the firewall that are not as they should be.
+    pub(crate) fn stray_nat_rules(&self) -> Vec<String> {
+        let good: BTreeSet<String> = self.through().into_iter().map(|held| held.name).collect();
+        let all = self.nat_rules().map(|(rule, _)| rule.name.clone());
+        all.filter(|name| !good.contains(name)).collect()
+    }
+
+    /// Rules of others that let somebody in to these ports all the same, in words.
+    pub(crate) fn still_open(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<String> {
+        let is_ours = |rule: &str| {
+            Name::read(rule).is_some_and(|name| name.key().is_some_and(|key| key.is_of(self.deployment)))
+        };
+        let by_groups = exposures(self.groups, &self.machine.doors, ports)
+            .into_iter()
+            .filter(|exposure| {
+                !exposure.by_default && !exposure.rules.iter().any(|(_, rule, _)| is_ours(rule))
+            })
+            .map(|exposure| exposure.to_string());
+        let by_firewall = self.firewall.into_iter().flat_map(|firewall| {
+            firewall.nat.iter().filter(|rule| Name::read(&rule.name).is_none()).filter_map(|rule| {
+                let (ip, port) = rule.translated?;
+                let port = ports.iter().find(|locked| {
+                    locked.port.get() == port && rule.protocols.contains(&locked.protocol)
+                })?;
+                let is_here = self.machine.doors.iter().any(|door| door.ip == ip);
+                let (name, collection, firewall) = (&rule.name, &rule.collection, firewall.id.name());
+                is_here.then(|| {
+                    format!("rule {name} of the collection {collection} of the firewall {firewall} translates to {port}, and while a window is open it lets its own sources in too")
+                })
+            })
+        });
+        by_groups.chain(by_firewall).collect()
+    }
+
+    /// What Azure holds.
+    pub(crate) fn observation(&self, flush: Flush) -> Observation {
+        let windows = |held: Vec<Held>| {
+            let settled = held.into_iter().filter(|held| held.is_settled);
+            settled.flat_map(|held| held.windows).collect::<BTreeSet<_>>()
+        };
+        let mut places: Vec<BTreeSet<CloudWindow>> =
+            self.on_the_way().map(|group| windows(self.held(group))).collect();
+        if self.machine.front.is_some() {
+            // What comes straight does not need the firewall.
+            let straight =
+                places.iter().flatten().filter(|window| self.machine.front_of(window.source).is_none());
+            let through = windows(self.through());
+            places.push(straight.cloned().chain(through).collect());
+        }
+        let begun = self.on_the_way().flat_map(|group| self.held(group)).flat_map(|held| held.windows);
+        let all: BTreeSet<CloudWindow> = places.iter().flatten().cloned().chain(begun).collect();
+        let (windows, partial) =
+            all.into_iter().partition(|window| places.iter().all(|place| place.contains(window)));
+        Observation { windows, partial, drift: self.drift(flush), reach: self.machine.reach(self.mapped()) }
+    }
+
+    /// The ports of the firewall that lead to the machine's.
+    pub(crate) fn mapped(&self) -> BTreeMap<ProtectedPort, SocketAddr> {
+        let Some(public) = self.machine.front.as_ref().and_then(|front| front.public) else {
+            return BTreeMap::new();
+        };
+        let mapped = self.nat_rules().filter_map(|(rule, _)| {
+            let (_, port) = rule.translated?;
+            let (protocol, at) = (*rule.protocols.first()?, *rule.ports.first()?.start());
+            Some((ProtectedPort { protocol, port: port_of(port)? }, SocketAddr::new(public, at)))
+        });
+        mapped.collect()
+    }
+
+    fn drift(&self, flush: Flush) -> Vec<Drift> {
+        let mut drift = Vec::new();
+        let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
+        if self.is_releasing() {
+            found("a release is not done".into(), true);
+            return drift;
+        }
+        let locked = self.locked();
+        for (group, name) in self.strays() {
+            found(format!("rule {name} of {} is not as Postern left it, or not where", group.name()), true);
+        }
+        for name in self.stray_nat_rules() {
+            found(format!("rule {name} of the firewall is not as Postern left it"), true);
+        }
+        for (group, _, ports) in self.gaps(&locked) {
+            let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
+            found(format!("no rule of {} shuts {}", group.id.name(), ports.join(", ")), true);
+        }
+        for (group, rule) in self.unmoved() {
+            found(
+                format!("rule {} of {} is not yet moved behind Postern's", rule.name, group.id.name()),
+                true,
+            );
+        }
+        if !locked.is_empty() {
+            for open in self.still_open(&locked) {
+                found(format!("not locked: {open}"), false);
+            }
+            for group in self.on_the_way().filter(|group| group.flushes) {
+                let then = match flush {
+                    Flush::Refuse => "no window opens until it is off",
+                    Flush::Warn => "an expiry cuts connections that are established",
+                };
+                found(format!("{} has flushConnection on: {then}", group.id.name()), false);
+            }
+        }
+        drift
+    }
+
+    /// Rules of others that are noted as moved, and are where they were: each with its group.
+    pub(crate) fn unmoved(&self) -> Vec<(&'a Group, &'a Rule)> {
+        let unmoved = self.on_the_way().flat_map(|group| {
+            // Ours may stand before it by now: then there is nothing to move.
+            let last = self.denies(group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(u16::MAX);
+            notes(group, self.deployment).filter_map(move |(_, note)| {
+                let rule = group.rules.iter().find(|rule| note.was(&rule.name))?;
+                (rule.priority == note.priority && rule.priority < last).then_some((group, rule))
+            })
+        });
+        unmoved.collect()
+    }
+}
+
+/// The notes in a group that rules of others were moved.
+pub(crate) fn notes<'a>(
+    group: &'a Group,
+    deployment: &'a str,
+) -> impl Iterator<Item = (&'a Rule, names::Moved)> + 'a {
+    group.rules.iter().filter_map(move |rule| {
+        let note = Name::read(&rule.name)?.moved()?;
+        note.is_of(deployment).then_some((rule, note))
+    })
+}
+
+/// What a rule of ours lets in; none where it is nothing that we would write.
+fn content(rule: &Rule) -> Option<Content> {
+    let RuleProtocol::One(protocol) = rule.traffic.protocol else { return None };
+    let ports = rule
+        .traffic
+        .ports
+        .iter()
+        .map(|range| if range.start() == range.end() { port_of(*range.start()) } else { None });
+    let ports: Option<BTreeSet<_>> = ports.collect();
+    Some(Content { protocol, ports: ports?, sources: sources(&rule.traffic.sources)? })
+        .filter(|content| rule.traffic.any_source_port && !content.ports.is_empty())
+}
+
+fn sources(peers: &[Peer]) -> Option<BTreeSet<SourcePrefix>> {
+    let source = |peer: &Peer| match peer {
+        Peer::Any => "0.0.0.0/0".parse().ok(),
+        Peer::Net(net) => net.to_string().parse().ok(),
+        Peer::Tag(_) | Peer::Role(_) => None,
+    };
+    peers.iter().map(source).collect()
+}
+
+fn port_of(port: u16) -> Option<postern_core::Port> {
+    postern_core::Port::new(port.into()).ok()
+}

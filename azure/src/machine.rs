@@ -1,0 +1,125 @@
+//! What connections to a virtual machine pass on their way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+use postern_cloud::{Reach, Translation};
+use postern_core::{Port, ProtectedPort, Protocol, SourcePrefix};
+
+use crate::id::ArmId;
+use crate::names::Family;
+use crate::network::{Door, Network};
+
+/// A virtual machine in its network.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Machine {
+    /// One for each of its addresses.
+    pub(crate) doors: Vec<Door>,
+    /// Every network security group on the way to one of its addresses.
+    pub(crate) groups: BTreeSet<ArmId>,
+    /// The Azure Firewall in front.
+    pub(crate) front: Option<Front>,
+    /// Where load balancers translate to its ports.
+    pub(crate) forwards: BTreeMap<ProtectedPort, SocketAddr>,
+}
+
+/// An Azure Firewall in front of a machine: the machine's default route leads there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Front {
+    pub(crate) firewall: ArmId,
+    /// The policy that holds its rules, if they are not its own.
+    pub(crate) policy: Option<String>,
+    /// The address at which it is reached.
+    pub(crate) public: Option<IpAddr>,
+    /// The addresses that a machine sees in the place of those that come through.
+    pub(crate) seen_as: Vec<SourcePrefix>,
+}
+
+impl Machine {
+    /// Finds the machine in its network.
+    pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
+        let mut machine = Self::default();
+        for interface in network.interfaces.iter().filter(|interface| interface.vm.as_ref() == Some(vm)) {
+            for address in &interface.addresses {
+                let subnet = address.subnet.as_ref().and_then(|subnet| network.subnets.get(subnet));
+                let groups: Vec<ArmId> =
+                    [subnet.and_then(|subnet| subnet.group.clone()), interface.group.clone()]
+                        .into_iter()
+                        .flatten()
+                        .collect();
+                machine.groups.extend(groups.iter().cloned());
+                machine.doors.push(Door { ip: address.ip, roles: address.roles.clone(), groups });
+                let routes = subnet.and_then(|subnet| network.routes.get(subnet.routes.as_ref()?));
+                if let Some(appliance) = routes.and_then(|routes| routes.appliance) {
+                    machine.front = machine.front.take().or_else(|| front(network, appliance));
+                }
+                for forward in address.forwards.iter().filter_map(|id| network.forwards.get(id)) {
+                    let protocols =
+                        forward.protocol.map_or(vec![Protocol::Tcp, Protocol::Udp], |one| vec![one]);
+                    for protocol in protocols {
+                        if let (Ok(port), Some(frontend)) =
+                            (Port::new(forward.backend_port.into()), forward.frontend)
+                        {
+                            machine.forwards.insert(ProtectedPort { protocol, port }, frontend);
+                        }
+                    }
+                }
+            }
+        }
+        machine
+    }
+
+    /// Its addresses of a family.
+    pub(crate) fn addresses(&self, family: Family) -> BTreeSet<IpAddr> {
+        let is_of = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
+        self.doors.iter().map(|door| door.ip).filter(is_of).collect()
+    }
+
+    /// The families of its addresses.
+    pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
+        Family::ALL.into_iter().filter(|family| !self.addresses(*family).is_empty())
+    }
+
+    /// The firewall that connections from the source come through; none where they come straight.
+    pub(crate) fn front_of(&self, source: SourcePrefix) -> Option<&Front> {
+        self.front.as_ref().filter(|_| !is_private(source))
+    }
+
+    /// How it is reached, with these ports of its firewall.
+    pub(crate) fn reach(&self, mapped: BTreeMap<ProtectedPort, SocketAddr>) -> Reach {
+        let mut endpoints = self.forwards.clone();
+        endpoints.extend(mapped);
+        let translation = self.front.as_ref().map(|front| Translation {
+            keeps: private().into_iter().filter_map(|net| net.to_string().parse().ok()).collect(),
+            seen_as: front.seen_as.clone(),
+        });
+        Reach { endpoints, translation }
+    }
+}
+
+fn front(network: &Network, appliance: IpAddr) -> Option<Front> {
+    let firewall = network.firewalls.iter().find(|firewall| firewall.private.contains(&appliance))?;
+    let subnet = firewall.subnet.as_ref().and_then(|subnet| network.subnets.get(subnet));
+    Some(Front {
+        firewall: firewall.id.clone(),
+        policy: firewall.policy.clone(),
+        public: firewall.public.iter().find_map(|public| network.public.get(public).copied()),
+        seen_as: subnet
+            .iter()
+            .flat_map(|subnet| &subnet.prefixes)
+            .filter_map(|prefix| prefix.to_string().parse().ok())
+            .collect(),
+    })
+}
+
+/// The addresses that an Azure Firewall does not translate: those of private networks, and shared ones (Microsoft Learn,
+/// "Azure Firewall SNAT private IP address ranges").
+fn private() -> [IpNet; 4] {
+    let net = |a: u8, b: u8, length: u8| IpNet::new_assert(IpAddr::from([a, b, 0, 0]), length);
+    [net(10, 0, 8), net(172, 16, 12), net(192, 168, 16), net(100, 64, 10)]
+}
+
+fn is_private(source: SourcePrefix) -> bool {
+    private().iter().any(|net| net.contains(&source.net()))
+}

@@ -1,0 +1,401 @@
+//! What of a subscription's networks concerns a virtual machine: interfaces, subnets, security groups, and what is in front.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
+use postern_core::{ProtectedPort, Protocol, SourcePrefix};
+
+use crate::id::ArmId;
+
+/// Everything that was read.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Network {
+    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) groups: BTreeMap<ArmId, Group>,
+    pub(crate) subnets: BTreeMap<ArmId, Subnet>,
+    pub(crate) routes: BTreeMap<ArmId, RouteTable>,
+    pub(crate) firewalls: Vec<Firewall>,
+    pub(crate) public: BTreeMap<ArmId, IpAddr>,
+    /// Where load balancers translate: by the NAT rule's id, the public end and the port of the machine.
+    pub(crate) forwards: BTreeMap<ArmId, Forward>,
+}
+
+/// A network interface.
+#[derive(Debug, Clone)]
+pub(crate) struct Interface {
+    pub(crate) vm: Option<ArmId>,
+    pub(crate) group: Option<ArmId>,
+    pub(crate) addresses: Vec<Address>,
+}
+
+/// One IP configuration of an interface.
+#[derive(Debug, Clone)]
+pub(crate) struct Address {
+    pub(crate) ip: IpAddr,
+    pub(crate) subnet: Option<ArmId>,
+    /// Its application security groups.
+    pub(crate) roles: BTreeSet<ArmId>,
+    pub(crate) forwards: Vec<ArmId>,
+}
+
+/// A subnet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Subnet {
+    pub(crate) group: Option<ArmId>,
+    pub(crate) routes: Option<ArmId>,
+    pub(crate) prefixes: Vec<IpNet>,
+}
+
+/// A route table: where it sends what leaves for the internet, if to an appliance.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct RouteTable {
+    pub(crate) appliance: Option<IpAddr>,
+}
+
+/// An inbound NAT rule of a load balancer.
+#[derive(Debug, Clone)]
+pub(crate) struct Forward {
+    pub(crate) frontend: Option<SocketAddr>,
+    pub(crate) protocol: Option<Protocol>,
+    pub(crate) backend_port: u16,
+}
+
+/// An Azure Firewall.
+#[derive(Debug, Clone)]
+pub(crate) struct Firewall {
+    pub(crate) id: ArmId,
+    pub(crate) private: Vec<IpAddr>,
+    pub(crate) public: Vec<ArmId>,
+    pub(crate) subnet: Option<ArmId>,
+    /// The policy that holds its rules, if they are not its own.
+    pub(crate) policy: Option<String>,
+    pub(crate) nat: Vec<NatRule>,
+}
+
+/// A rule that translates the destination of connections to an Azure Firewall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NatRule {
+    pub(crate) collection: String,
+    pub(crate) name: String,
+    pub(crate) sources: Vec<Peer>,
+    pub(crate) protocols: Vec<Protocol>,
+    pub(crate) destinations: Vec<Peer>,
+    pub(crate) ports: Vec<RangeInclusive<u16>>,
+    pub(crate) translated: Option<(IpAddr, u16)>,
+    pub(crate) description: String,
+}
+
+/// A network security group, with the rules for what comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Group {
+    pub(crate) id: ArmId,
+    /// Whether a change of its rules re-evaluates connections that are established.
+    pub(crate) flushes: bool,
+    /// Sorted by priority; the defaults at the end.
+    pub(crate) rules: Vec<Rule>,
+}
+
+/// A rule for what comes in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) name: String,
+    pub(crate) priority: u16,
+    pub(crate) allows: bool,
+    pub(crate) traffic: Traffic,
+    pub(crate) description: String,
+    /// Whether it is one of those that every group ends with.
+    pub(crate) is_default: bool,
+    /// Whether no change of it is under way.
+    pub(crate) is_settled: bool,
+}
+
+/// What a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Traffic {
+    pub(crate) protocol: RuleProtocol,
+    pub(crate) sources: Vec<Peer>,
+    pub(crate) any_source_port: bool,
+    pub(crate) destinations: Vec<Peer>,
+    pub(crate) ports: Vec<RangeInclusive<u16>>,
+}
+
+/// A rule's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RuleProtocol {
+    Any,
+    One(Protocol),
+    /// One without ports.
+    Other,
+}
+
+/// One end of the connections that a rule is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Peer {
+    Any,
+    Net(IpNet),
+    /// A service tag, in lower case.
+    Tag(String),
+    /// The members of an application security group.
+    Role(ArmId),
+}
+
+impl Peer {
+    /// Reads an address prefix as rules have it.
+    pub(crate) fn read(text: &str) -> Self {
+        let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        match net {
+            Ok(net) if net.prefix_len() == 0 && net.addr().is_ipv4() => Self::Any,
+            Ok(net) => Self::Net(net.trunc()),
+            Err(_) if matches!(text, "*" | "Any" | "any") => Self::Any,
+            Err(_) => Self::Tag(text.to_ascii_lowercase()),
+        }
+    }
+
+    /// Whether everyone of the other is also one of these.
+    fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Any, _) => true,
+            (Self::Net(net), Self::Net(other)) => net.contains(other),
+            (one, other) => one == other,
+        }
+    }
+
+    /// Whether somebody may be one of both. What cannot be known counts as possible.
+    pub(crate) fn meets(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Net(one), Self::Net(other)) => one.contains(other) || other.contains(one),
+            (Self::Tag(one), Self::Tag(other)) => one == other || !is_basic(one) || !is_basic(other),
+            _ => true,
+        }
+    }
+
+    /// The narrower of two that meet.
+    fn narrower<'a>(&'a self, other: &'a Self) -> &'a Self {
+        if self.covers(other) { other } else { self }
+    }
+
+    /// Whether it is everyone on the internet.
+    pub(crate) fn is_anyone(&self) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Net(net) => net.prefix_len() == 0,
+            Self::Tag(tag) => tag == "internet",
+            Self::Role(_) => false,
+        }
+    }
+}
+
+impl From<SourcePrefix> for Peer {
+    fn from(source: SourcePrefix) -> Self {
+        if source.is_any() && source.is_ipv4() { Self::Any } else { Self::Net(source.net()) }
+    }
+}
+
+/// Whether it is one of the three tags that share nobody with each other.
+fn is_basic(tag: &str) -> bool {
+    matches!(tag, "internet" | "virtualnetwork" | "azureloadbalancer")
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            peer if peer.is_anyone() => f.write_str("anyone"),
+            Self::Any => f.write_str("anyone"),
+            Self::Net(net) => net.fmt(f),
+            Self::Tag(tag) => write!(f, "the service tag {tag}"),
+            Self::Role(role) => write!(f, "the application security group {}", role.name()),
+        }
+    }
+}
+
+/// Where connections arrive at a machine: one of its addresses, behind the groups of the subnet and the interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Door {
+    pub(crate) ip: IpAddr,
+    pub(crate) roles: BTreeSet<ArmId>,
+    /// In the order in which connections pass them: the subnet's, then the interface's.
+    pub(crate) groups: Vec<ArmId>,
+}
+
+impl Traffic {
+    /// Whether it is about connections to the port of the machine, from some source.
+    pub(crate) fn concerns(&self, door: &Door, port: ProtectedPort) -> bool {
+        let protocol = match self.protocol {
+            RuleProtocol::Any => true,
+            RuleProtocol::One(protocol) => protocol == port.protocol,
+            RuleProtocol::Other => false,
+        };
+        let same_family = |net: &IpNet| net.addr().is_ipv4() == door.ip.is_ipv4();
+        let from = self.sources.iter().any(|source| !matches!(source, Peer::Net(net) if !same_family(net)));
+        let to = self.destinations.iter().any(|peer| match peer {
+            Peer::Any => true,
+            Peer::Net(net) => net.contains(&door.ip),
+            Peer::Tag(tag) => tag == "virtualnetwork",
+            Peer::Role(role) => door.roles.contains(role),
+        });
+        protocol && from && to && self.ports.iter().any(|ports| ports.contains(&port.port.get()))
+    }
+}
+
+/// Somebody whom the rules of a group let in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Admission<'a> {
+    pub(crate) rule: &'a Rule,
+    pub(crate) source: &'a Peer,
+}
+
+impl Traffic {
+    /// Whether some connection may be what both are about.
+    pub(crate) fn overlaps(&self, other: &Self) -> bool {
+        let protocols = match (self.protocol, other.protocol) {
+            (RuleProtocol::Any, _) | (_, RuleProtocol::Any) => true,
+            (one, other) => one == other,
+        };
+        let meet = |ones: &[Peer], others: &[Peer]| {
+            ones.iter().any(|one| others.iter().any(|other| one.meets(other)))
+        };
+        let ports = |one: &RangeInclusive<u16>, other: &RangeInclusive<u16>| {
+            one.start() <= other.end() && other.start() <= one.end()
+        };
+        protocols
+            && meet(&self.sources, &other.sources)
+            && meet(&self.destinations, &other.destinations)
+            && self.ports.iter().any(|one| other.ports.iter().any(|other| ports(one, other)))
+    }
+
+    /// Whether both are about the same, in whatever order they name it.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let peers = |peers: &[Peer]| peers.iter().cloned().collect::<BTreeSet<_>>();
+        let ports = |ports: &[RangeInclusive<u16>]| {
+            ports.iter().map(|range| (*range.start(), *range.end())).collect::<BTreeSet<_>>()
+        };
+        self.protocol == other.protocol
+            && self.any_source_port == other.any_source_port
+            && peers(&self.sources) == peers(&other.sources)
+            && peers(&self.destinations) == peers(&other.destinations)
+            && ports(&self.ports) == ports(&other.ports)
+    }
+}
+
+impl Group {
+    /// Whom the rules let in to the port of the machine: every rule that allows somebody whom no rule before it denies.
+    pub(crate) fn admissions(&self, door: &Door, port: ProtectedPort) -> Vec<Admission<'_>> {
+        let mut denied: Vec<&Peer> = Vec::new();
+        let mut admitted = Vec::new();
+        for rule in self.rules.iter().filter(|rule| rule.traffic.concerns(door, port)) {
+            if rule.allows {
+                let open = |source: &&Peer| !denied.iter().any(|denied| denied.covers(source));
+                admitted.extend(
+                    rule.traffic.sources.iter().filter(open).map(|source| Admission { rule, source }),
+                );
+            } else if rule.traffic.any_source_port {
+                denied.extend(&rule.traffic.sources);
+            }
+        }
+        admitted
+    }
+
+    /// The rule that keeps everyone of a source out though a rule of this priority lets them in, if one does.
+    pub(crate) fn obstacle(
+        &self,
+        door: &Door,
+        port: ProtectedPort,
+        source: &Peer,
+        priority: u16,
+    ) -> Option<&Rule> {
+        self.rules.iter().take_while(|rule| rule.priority < priority).find(|rule| {
+            !rule.allows
+                && rule.traffic.any_source_port
+                && rule.traffic.concerns(door, port)
+                && rule.traffic.sources.iter().any(|denied| denied.covers(source))
+        })
+    }
+
+    /// The rule of this name. Names are compared without case.
+    pub(crate) fn rule(&self, name: &str) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.name.eq_ignore_ascii_case(name))
+    }
+
+    /// Whether a rule has this priority.
+    pub(crate) fn is_taken(&self, priority: u16) -> bool {
+        self.rules.iter().any(|rule| rule.priority == priority)
+    }
+}
+
+/// Somebody who can reach a port of a machine, and by which rules: one of each group on the way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Exposure {
+    pub(crate) port: ProtectedPort,
+    pub(crate) source: Peer,
+    /// The rules, each with its group.
+    pub(crate) rules: Vec<(ArmId, String, u16)>,
+    /// Whether all of them are those that every group ends with.
+    pub(crate) by_default: bool,
+}
+
+impl fmt::Display for Exposure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = self
+            .rules
+            .iter()
+            .map(|(group, rule, priority)| format!("rule {rule} (priority {priority}) of {}", group.name()))
+            .collect();
+        let allow = if words.len() == 1 { "allows" } else { "allow" };
+        write!(f, "{} {allow} {} from {}", words.join(" and "), self.port, self.source)
+    }
+}
+
+/// Who can reach the ports of a machine, those open to anyone first. Every group on the way must let them in.
+pub(crate) fn exposures<'a>(
+    groups: &BTreeMap<ArmId, Group>,
+    doors: &[Door],
+    ports: impl IntoIterator<Item = &'a ProtectedPort>,
+) -> Vec<Exposure> {
+    let mut exposures: Vec<Exposure> = Vec::new();
+    for port in ports {
+        for door in doors {
+            let mut ways: Option<Vec<Exposure>> = None;
+            for group in door.groups.iter().filter_map(|id| groups.get(id)) {
+                let admitted: Vec<Exposure> = group
+                    .admissions(door, *port)
+                    .into_iter()
+                    .map(|Admission { rule, source }| Exposure {
+                        port: *port,
+                        source: source.clone(),
+                        rules: vec![(group.id.clone(), rule.name.clone(), rule.priority)],
+                        by_default: rule.is_default,
+                    })
+                    .collect();
+                ways = Some(match ways {
+                    None => admitted,
+                    Some(before) => before
+                        .iter()
+                        .flat_map(|way| admitted.iter().filter_map(|next| way.then(next)))
+                        .collect(),
+                });
+            }
+            for way in ways.unwrap_or_default() {
+                if !exposures.contains(&way) {
+                    exposures.push(way);
+                }
+            }
+        }
+    }
+    exposures.sort_by_key(|exposure| (!exposure.source.is_anyone(), exposure.port));
+    exposures
+}
+
+impl Exposure {
+    /// Those who pass this group and the next.
+    fn then(&self, next: &Self) -> Option<Self> {
+        self.source.meets(&next.source).then(|| Self {
+            port: self.port,
+            source: self.source.narrower(&next.source).clone(),
+            rules: self.rules.iter().chain(&next.rules).cloned().collect(),
+            by_default: self.by_default && next.by_default,
+        })
+    }
+}

@@ -1,0 +1,346 @@
+//! Lockdown and release on groups in memory, judged packet by packet by a reading of the rules of its own.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use postern_core::TargetId;
+use proptest::prelude::*;
+
+use super::*;
+use crate::locking::apply;
+use crate::look::Memory;
+use crate::machine::Machine;
+use crate::network::{Door, Peer, RuleProtocol, Traffic};
+
+const DEPLOYMENT: &str = "postern.example";
+const PORTS: [u16; 3] = [22, 3389, 443];
+const SENDERS: [&str; 3] = ["10.1.1.1", "192.0.2.7", "8.8.8.8"];
+
+type Groups = BTreeMap<ArmId, Group>;
+
+fn id(name: &str) -> ArmId {
+    ArmId::new(&format!(
+        "/subscriptions/s/resourceGroups/g/providers/Microsoft.Network/networkSecurityGroups/{name}"
+    ))
+    .unwrap()
+}
+
+fn ssh() -> BTreeSet<ProtectedPort> {
+    ["tcp/22".parse().unwrap()].into()
+}
+
+fn ssh_and_rdp() -> BTreeSet<ProtectedPort> {
+    ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into()
+}
+
+/// A machine, by the last part of its address; behind `nsg-subnet`, and `nsg-nic` if there is one.
+struct Subject {
+    target: TargetId,
+    machine: Machine,
+    nothing: Memory,
+}
+
+impl Subject {
+    fn new(number: u8, groups: &Groups) -> Self {
+        let vm = format!("vm-{number}");
+        let ip = IpAddr::from([10, 0, 0, number]);
+        let passed: Vec<ArmId> =
+            [id("nsg-subnet"), id("nsg-nic")].into_iter().filter(|id| groups.contains_key(id)).collect();
+        Self {
+            target: TargetId::from_segments(&["azure", "00000000-0000-0000-0000-00000000000a", "g", &vm])
+                .unwrap(),
+            machine: Machine {
+                groups: passed.iter().cloned().collect(),
+                doors: vec![Door { ip, roles: BTreeSet::new(), groups: passed }],
+                ..Machine::default()
+            },
+            nothing: Memory::default(),
+        }
+    }
+
+    fn look<'a>(&'a self, groups: &'a Groups) -> Look<'a> {
+        Look {
+            target: &self.target,
+            deployment: DEPLOYMENT,
+            machine: &self.machine,
+            groups,
+            firewall: None,
+            remembered: &self.nothing,
+        }
+    }
+
+    fn lock(
+        &self,
+        groups: &Groups,
+        ports: &BTreeSet<ProtectedPort>,
+        first: bool,
+    ) -> Result<Vec<Act>, Impossible> {
+        lock(&self.look(groups), ports, &Priorities::default(), first)
+    }
+
+    fn release(&self, groups: &Groups) -> Result<Vec<Act>, Impossible> {
+        release(&self.look(groups), &Priorities::default())
+    }
+
+    /// Whether a packet gets in: each group in turn, the first rule that is about it.
+    fn admits(&self, groups: &Groups, from: &str, port: u16) -> bool {
+        let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), self.machine.doors[0].ip);
+        self.machine.groups.iter().all(|id| {
+            let is_of = |peer: &Peer, ip: IpAddr| match peer {
+                Peer::Any => true,
+                Peer::Net(net) => net.contains(&ip),
+                Peer::Tag(tag) => tag == "virtualnetwork" && ip.to_string().starts_with("10."),
+                Peer::Role(_) => false,
+            };
+            let decides = |rule: &&Rule| {
+                rule.traffic.protocol != RuleProtocol::Other
+                    && rule.traffic.ports.iter().any(|ports| ports.contains(&port))
+                    && rule.traffic.sources.iter().any(|peer| is_of(peer, from))
+                    && rule.traffic.destinations.iter().any(|peer| is_of(peer, to))
+            };
+            groups[id].rules.iter().find(decides).is_some_and(|rule| rule.allows)
+        })
+    }
+
+    /// Every packet of interest, and whether it gets in.
+    fn verdicts(&self, groups: &Groups) -> Vec<(&'static str, u16, bool)> {
+        let packets = SENDERS.into_iter().flat_map(|from| PORTS.map(|port| (from, port)));
+        packets.map(|(from, port)| (from, port, self.admits(groups, from, port))).collect()
+    }
+}
+
+fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &str) -> Rule {
+    Rule {
+        name: name.into(),
+        priority,
+        allows,
+        traffic: Traffic {
+            protocol: RuleProtocol::Any,
+            sources: vec![Peer::read(from)],
+            any_source_port: true,
+            destinations: vec![Peer::read(to)],
+            ports: vec![crate::wire::ports(ports).unwrap()],
+        },
+        description: "theirs".into(),
+        is_default: priority >= 65_000,
+        is_settled: true,
+    }
+}
+
+fn group(name: &str, mut rules: Vec<Rule>) -> (ArmId, Group) {
+    rules.push(rule("AllowVnetInBound", 65_000, true, "VirtualNetwork", "VirtualNetwork", "*"));
+    rules.push(rule("DenyAllInBound", 65_500, false, "*", "*", "*"));
+    rules.sort_by_key(|rule| (rule.is_default, rule.priority));
+    (id(name), Group { id: id(name), flushes: false, rules })
+}
+
+fn with(rules: Vec<Rule>) -> Groups {
+    [group("nsg-nic", rules)].into()
+}
+
+fn names(acts: &[Act]) -> Vec<String> {
+    acts.iter().map(|act| act.change().to_string()).collect()
+}
+
+#[test]
+fn with_no_rule_for_the_port_ours_is_on_top() {
+    let groups = with(vec![rule("https", 300, true, "*", "*", "443")]);
+    let subject = Subject::new(4, &groups);
+    let acts = subject.lock(&groups, &ssh(), false).unwrap();
+    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 400 && !rule.allows), "{acts:?}");
+    let after = apply(&groups, &acts);
+    assert!(!subject.admits(&after, "10.1.1.1", 22), "the network's own machines too");
+    assert!(subject.admits(&after, "10.1.1.1", 443));
+    assert_eq!(subject.look(&after).still_open(&ssh()), [""; 0]);
+}
+
+#[test]
+fn a_rule_that_was_there_before_wins_and_is_named() {
+    let groups = with(vec![rule("default-allow-ssh", 1000, true, "*", "*", "22")]);
+    let subject = Subject::new(4, &groups);
+    let acts = subject.lock(&groups, &ssh(), false).unwrap();
+    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 1001), "{acts:?}");
+    let after = apply(&groups, &acts);
+    assert!(subject.admits(&after, "8.8.8.8", 22));
+    assert_eq!(
+        subject.look(&after).still_open(&ssh()),
+        ["rule default-allow-ssh (priority 1000) of nsg-nic allows tcp/22 from anyone"]
+    );
+}
+
+#[test]
+fn where_there_is_room_before_a_rule_nothing_of_it_is_changed() {
+    let groups = with(vec![rule("ssh", 300, true, "*", "*", "22")]);
+    let subject = Subject::new(4, &groups);
+    let acts = subject.lock(&groups, &ssh(), true).unwrap();
+    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 299), "{acts:?}");
+    assert!(!subject.admits(&apply(&groups, &acts), "8.8.8.8", 22));
+    // And where ours is there already, it is only moved.
+    let behind = apply(&groups, &subject.lock(&groups, &ssh(), false).unwrap());
+    let acts = subject.lock(&behind, &ssh(), true).unwrap();
+    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 299), "{acts:?}");
+    assert!(!subject.admits(&apply(&behind, &acts), "8.8.8.8", 22));
+}
+
+#[test]
+fn i6_where_there_is_no_room_a_rule_is_moved_with_a_note_and_comes_back() {
+    let groups = with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("web", 110, true, "*", "*", "443")]);
+    let subject = Subject::new(4, &groups);
+    let acts = subject.lock(&groups, &ssh(), true).unwrap();
+    let words = names(&acts);
+    assert!(words[0].contains("a note of where a rule was"), "{words:?}");
+    assert!(words[1].contains("shut tcp/22"), "{words:?}");
+    assert_eq!(words[2], "move nsg-nic: rule ssh from priority 100 to 401");
+    let after = apply(&groups, &acts);
+    assert!(!subject.admits(&after, "8.8.8.8", 22));
+    assert!(Subject::new(5, &groups).admits(&after, "8.8.8.8", 22), "the rule is still there for others");
+    assert_eq!(apply(&after, &subject.release(&after).unwrap()), groups);
+}
+
+#[test]
+fn a_rule_does_not_pass_one_that_says_otherwise() {
+    let groups =
+        with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("no", 200, false, "10.0.0.0/8", "*", "*")]);
+    let subject = Subject::new(4, &groups);
+    let Impossible(reason) = subject.lock(&groups, &ssh(), true).unwrap_err();
+    assert!(reason.contains("rule ssh of nsg-nic") && reason.contains("rule no (priority 200)"), "{reason}");
+}
+
+#[test]
+fn i6_what_another_machine_needs_shut_stays_moved_until_that_one_is_released() {
+    let groups = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let (one, other) = (Subject::new(4, &groups), Subject::new(5, &groups));
+    let first = apply(&groups, &one.lock(&groups, &ssh(), true).unwrap());
+    let both = apply(&first, &other.lock(&first, &ssh(), true).unwrap());
+    assert!(!one.admits(&both, "8.8.8.8", 22) && !other.admits(&both, "8.8.8.8", 22));
+    let left = apply(&both, &one.release(&both).unwrap());
+    assert!(one.admits(&left, "8.8.8.8", 22) && !other.admits(&left, "8.8.8.8", 22));
+    assert_eq!(apply(&left, &other.release(&left).unwrap()), groups);
+}
+
+#[test]
+fn a_release_that_cannot_put_a_rule_back_says_who_is_in_its_place() {
+    let groups = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let subject = Subject::new(4, &groups);
+    let mut after = apply(&groups, &subject.lock(&groups, &ssh(), true).unwrap());
+    after.get_mut(&id("nsg-nic")).unwrap().rules.insert(0, rule("new", 100, true, "*", "*", "80"));
+    let Impossible(reason) = subject.release(&after).unwrap_err();
+    assert!(reason.contains("priority 100: rule new has it now"), "{reason}");
+}
+
+fn customer_rules() -> impl Strategy<Value = Vec<Rule>> {
+    let from = prop::sample::select(vec!["*", "10.0.0.0/8", "192.0.2.0/24", "Internet", "VirtualNetwork"]);
+    let to = prop::sample::select(vec!["*", "10.0.0.4", "10.0.0.5", "10.0.0.0/24", "VirtualNetwork"]);
+    let ports = prop::sample::select(vec!["*", "22", "3389", "443", "20-25", "0-65535"]);
+    // Some right at the front, some in the midst of ours, some behind.
+    let priority = prop_oneof![100u16..106, 395u16..405, 900u16..1100, 4090u16..=4096];
+    let one = (priority, any::<bool>(), from, to, ports);
+    prop::collection::vec(one, 0..6).prop_map(|rules| {
+        let mut taken = BTreeSet::new();
+        rules
+            .into_iter()
+            .filter(|(priority, ..)| taken.insert(*priority))
+            .map(|(priority, allows, from, to, ports)| {
+                rule(&format!("theirs-{priority}"), priority, allows, from, to, ports)
+            })
+            .collect()
+    })
+}
+
+fn groups() -> impl Strategy<Value = Groups> {
+    (customer_rules(), prop::option::of(customer_rules())).prop_map(|(subnet, nic)| {
+        let nic = nic.map(|rules| group("nsg-nic", rules));
+        [group("nsg-subnet", subnet)].into_iter().chain(nic).collect()
+    })
+}
+
+/// Whether every packet that is not for a port that is shut gets the same answer.
+fn same_but_for(
+    ports: &BTreeSet<ProtectedPort>,
+    one: &[(&str, u16, bool)],
+    other: &[(&str, u16, bool)],
+) -> bool {
+    let shut = |port: u16| ports.iter().any(|shut| shut.port.get() == port);
+    one.iter().zip(other).all(|(one, other)| shut(one.1) || one == other)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 600, ..ProptestConfig::default() })]
+
+    #[test]
+    fn i1_i6_a_lockdown_shuts_the_ports_or_says_what_is_open_and_changes_nothing_else(groups in groups(), first in any::<bool>()) {
+        let (subject, neighbour) = (Subject::new(4, &groups), Subject::new(5, &groups));
+        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let after = apply(&groups, &acts);
+        let (before, now) = (subject.verdicts(&groups), subject.verdicts(&after));
+        prop_assert!(same_but_for(&ssh_and_rdp(), &before, &now), "{before:?} {now:?}");
+        prop_assert_eq!(neighbour.verdicts(&groups), neighbour.verdicts(&after));
+        let open = now.iter().any(|(_, port, admitted)| *admitted && *port != 443);
+        let named = subject.look(&after).still_open(&ssh_and_rdp());
+        prop_assert!(!open || !named.is_empty(), "open and not named: {now:?}");
+        prop_assert!(!first || !open, "ours are to come first: {now:?} {named:?}");
+        let opened = before.iter().zip(&now).any(|(before, now)| !before.2 && now.2);
+        prop_assert!(!opened, "a lockdown opens nothing");
+        prop_assert!(subject.look(&after).is_locked());
+        prop_assert_eq!(subject.lock(&after, &ssh_and_rdp(), first).unwrap(), vec![], "it is done");
+    }
+
+    #[test]
+    fn i6_a_release_puts_back_exactly_what_was_there(groups in groups(), first in any::<bool>(), ports in prop::bool::ANY) {
+        let subject = Subject::new(4, &groups);
+        let ports = if ports { ssh() } else { ssh_and_rdp() };
+        let Ok(acts) = subject.lock(&groups, &ports, first) else { return Ok(()) };
+        let locked = apply(&groups, &acts);
+        let released = apply(&locked, &subject.release(&locked).unwrap());
+        prop_assert_eq!(&released, &groups);
+        prop_assert_eq!(subject.release(&released).unwrap(), vec![]);
+    }
+
+    #[test]
+    fn i8_a_lockdown_that_stops_anywhere_goes_on_or_back(groups in groups(), first in any::<bool>(), stop in 0usize..12) {
+        let (subject, neighbour) = (Subject::new(4, &groups), Subject::new(5, &groups));
+        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let stop = stop.min(acts.len());
+        let stopped = apply(&groups, &acts[..stop]);
+        prop_assert_eq!(neighbour.verdicts(&groups), neighbour.verdicts(&stopped));
+        prop_assert!(same_but_for(&ssh_and_rdp(), &subject.verdicts(&groups), &subject.verdicts(&stopped)));
+        let back = apply(&stopped, &subject.release(&stopped).unwrap());
+        prop_assert_eq!(&back, &groups);
+        let look = subject.look(&stopped);
+        if look.shut() == ssh_and_rdp() {
+            let resumed = apply(&stopped, &resume(&look, &Priorities::default()).unwrap());
+            prop_assert!(subject.look(&resumed).is_locked());
+            prop_assert!(subject.look(&resumed).unmoved().is_empty());
+            let back = apply(&resumed, &subject.release(&resumed).unwrap());
+            prop_assert_eq!(&back, &groups);
+        }
+    }
+
+    #[test]
+    fn i8_a_release_that_stops_anywhere_is_known_and_goes_on(groups in groups(), first in any::<bool>(), stop in 0usize..12) {
+        let subject = Subject::new(4, &groups);
+        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let locked = apply(&groups, &acts);
+        let acts = subject.release(&locked).unwrap();
+        let stop = stop.min(acts.len());
+        let stopped = apply(&locked, &acts[..stop]);
+        if stop > 0 && stop < acts.len() {
+            prop_assert!(subject.look(&stopped).is_releasing());
+        }
+        let released = apply(&stopped, &subject.release(&stopped).unwrap());
+        prop_assert_eq!(&released, &groups);
+    }
+
+    #[test]
+    fn priorities_stay_unique_and_in_their_range(groups in groups(), first in any::<bool>()) {
+        let subject = Subject::new(4, &groups);
+        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        for stop in 0..=acts.len() {
+            for group in apply(&groups, &acts[..stop]).values() {
+                let own: Vec<u16> = group.rules.iter().filter(|rule| !rule.is_default).map(|rule| rule.priority).collect();
+                prop_assert_eq!(own.iter().collect::<BTreeSet<_>>().len(), own.len(), "after {} changes", stop);
+                prop_assert!(own.iter().all(|priority| (100..=4096).contains(priority)));
+            }
+        }
+    }
+}

@@ -1,0 +1,236 @@
+//! Reading what concerns one machine, or everything of a subscription.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+
+use azure_mgmt_network::package_2024_03::models as azure;
+use futures_util::future::{join_all, try_join_all};
+use futures_util::try_join;
+use serde::Deserialize;
+
+use crate::arm::{Arm, COMPUTE, NETWORK};
+use crate::error::CallError;
+use crate::id::ArmId;
+use crate::network::{Group, Interface, Network};
+use crate::wire;
+
+/// What is read of a virtual machine: the SDK has no models of Microsoft.Compute in this crate.
+#[derive(Debug, Deserialize)]
+pub(crate) struct VirtualMachine {
+    pub(crate) id: String,
+    #[serde(default)]
+    properties: MachineProperties,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct MachineProperties {
+    #[serde(default, rename = "networkProfile")]
+    network_profile: Option<NetworkProfile>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct NetworkProfile {
+    #[serde(default, rename = "networkInterfaces")]
+    interfaces: Vec<Reference>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reference {
+    #[serde(default)]
+    id: String,
+}
+
+/// Reads.
+#[derive(Clone, Copy)]
+pub(crate) struct Reader<'a> {
+    pub(crate) arm: &'a Arm,
+    /// The subscriptions that may hold a firewall.
+    pub(crate) subscriptions: &'a BTreeSet<String>,
+}
+
+impl Reader<'_> {
+    /// Everything on the way to one machine.
+    ///
+    /// # Errors
+    /// That of the first call that fails; "not found" is the machine's alone.
+    pub(crate) async fn machine(&self, vm: &ArmId) -> Result<Network, CallError> {
+        let machine: VirtualMachine = self.arm.get(vm.as_str(), COMPUTE).await?;
+        let profile = machine.properties.network_profile.unwrap_or_default();
+        let ids: Vec<ArmId> = profile.interfaces.iter().filter_map(|it| ArmId::new(&it.id)).collect();
+        let interfaces = join_all(ids.iter().map(|id| self.interface(id))).await;
+        let mut network = Network::default();
+        for interface in interfaces {
+            // One that was deleted a moment ago is on no way.
+            let Some(mut interface) = interface? else { continue };
+            interface.vm = Some(vm.clone());
+            network.interfaces.push(interface);
+        }
+        let addresses = || network.interfaces.iter().flat_map(|interface| &interface.addresses);
+        let subnets: BTreeSet<ArmId> = addresses().filter_map(|address| address.subnet.clone()).collect();
+        let balancers: BTreeSet<String> =
+            addresses().flat_map(|it| &it.forwards).filter_map(balancer).collect();
+        network.subnets = self.subnets(&subnets).await?;
+        let of_subnets = network.subnets.values().filter_map(|subnet| subnet.group.clone());
+        let of_interfaces = network.interfaces.iter().filter_map(|interface| interface.group.clone());
+        let groups: BTreeSet<ArmId> = of_subnets.chain(of_interfaces).collect();
+        let tables: BTreeSet<ArmId> = network.subnets.values().filter_map(|it| it.routes.clone()).collect();
+        let (groups, routes) = try_join!(
+            self.groups(&groups),
+            try_join_all(
+                tables.iter().map(|table| self.arm.get::<azure::RouteTable>(table.as_str(), NETWORK))
+            ),
+        )?;
+        network.groups = groups;
+        network.routes = routes.iter().filter_map(wire::route_table).collect();
+        if network.routes.values().any(|table| table.appliance.is_some()) {
+            self.add_firewalls(&mut network).await?;
+        }
+        for path in balancers {
+            let balancer: azure::LoadBalancer = self.arm.get(&path, NETWORK).await?;
+            self.add_balancer(&mut network, &balancer).await?;
+        }
+        Ok(network)
+    }
+
+    /// Every interface, group, subnet and firewall of a subscription.
+    pub(crate) async fn subscription(&self, subscription: &str) -> Result<Network, CallError> {
+        let path = |kind: &str| format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}");
+        let (groups, interfaces, nets) =
+            (path("networkSecurityGroups"), path("networkInterfaces"), path("virtualNetworks"));
+        let (groups, interfaces, nets, firewalls) = try_join!(
+            self.arm.list::<azure::NetworkSecurityGroup>(&groups, NETWORK),
+            self.arm.list::<azure::NetworkInterface>(&interfaces, NETWORK),
+            self.arm.list::<azure::VirtualNetwork>(&nets, NETWORK),
+            self.firewalls(subscription),
+        )?;
+        let mut network = Network {
+            groups: groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect(),
+            interfaces: interfaces.iter().filter_map(wire::interface).collect(),
+            subnets: nets
+                .iter()
+                .filter_map(|net| net.properties.as_ref())
+                .flat_map(|properties| &properties.subnets)
+                .filter_map(wire::subnet)
+                .collect(),
+            firewalls: firewalls.iter().filter_map(wire::firewall).collect(),
+            ..Network::default()
+        };
+        let has_routes = network.subnets.values().any(|subnet| subnet.routes.is_some());
+        if has_routes {
+            let tables: Vec<azure::RouteTable> = self.arm.list(&path("routeTables"), NETWORK).await?;
+            network.routes = tables.iter().filter_map(wire::route_table).collect();
+        }
+        if network.routes.values().any(|table| table.appliance.is_some()) {
+            self.add_firewalls(&mut network).await?;
+        }
+        if network.interfaces.iter().flat_map(|it| &it.addresses).any(|address| !address.forwards.is_empty())
+        {
+            let balancers: Vec<azure::LoadBalancer> = self.arm.list(&path("loadBalancers"), NETWORK).await?;
+            for balancer in balancers {
+                self.add_balancer(&mut network, &balancer).await?;
+            }
+        }
+        Ok(network)
+    }
+
+    /// Every group of a subscription.
+    pub(crate) async fn all_groups(&self, subscription: &str) -> Result<BTreeMap<ArmId, Group>, CallError> {
+        let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/networkSecurityGroups");
+        let groups: Vec<azure::NetworkSecurityGroup> = self.arm.list(&path, NETWORK).await?;
+        Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
+    }
+
+    /// Every virtual machine of a subscription.
+    pub(crate) async fn machines(&self, subscription: &str) -> Result<Vec<VirtualMachine>, CallError> {
+        let path = format!("/subscriptions/{subscription}/providers/Microsoft.Compute/virtualMachines");
+        self.arm.list(&path, COMPUTE).await
+    }
+
+    /// One group.
+    pub(crate) async fn group(&self, id: &ArmId) -> Result<Option<Group>, CallError> {
+        let read = self.arm.get::<azure::NetworkSecurityGroup>(id.as_str(), NETWORK).await;
+        Ok(found(read)?.as_ref().and_then(wire::group))
+    }
+
+    async fn groups(&self, ids: &BTreeSet<ArmId>) -> Result<BTreeMap<ArmId, Group>, CallError> {
+        let groups = try_join_all(ids.iter().map(|id| self.group(id))).await?;
+        Ok(groups.into_iter().flatten().map(|group| (group.id.clone(), group)).collect())
+    }
+
+    async fn interface(&self, id: &ArmId) -> Result<Option<Interface>, CallError> {
+        let read = self.arm.get::<azure::NetworkInterface>(id.as_str(), NETWORK).await;
+        Ok(found(read)?.as_ref().and_then(wire::interface))
+    }
+
+    async fn subnets(
+        &self,
+        ids: &BTreeSet<ArmId>,
+    ) -> Result<BTreeMap<ArmId, crate::network::Subnet>, CallError> {
+        let read = join_all(ids.iter().map(|id| self.arm.get::<azure::Subnet>(id.as_str(), NETWORK))).await;
+        let subnets: Result<Vec<_>, _> = read.into_iter().collect();
+        Ok(subnets?.iter().filter_map(wire::subnet).collect())
+    }
+
+    async fn firewalls(&self, subscription: &str) -> Result<Vec<azure::AzureFirewall>, CallError> {
+        let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/azureFirewalls");
+        self.arm.list(&path, NETWORK).await
+    }
+
+    /// The firewalls of every subscription that routes lead to, with their subnets and addresses: a hub's is often
+    /// another's.
+    async fn add_firewalls(&self, network: &mut Network) -> Result<(), CallError> {
+        let appliances: BTreeSet<_> = network.routes.values().filter_map(|table| table.appliance).collect();
+        let lists =
+            try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
+        network.firewalls = lists.iter().flatten().filter_map(wire::firewall).collect();
+        network.firewalls.retain(|firewall| firewall.private.iter().any(|ip| appliances.contains(ip)));
+        let subnets: BTreeSet<ArmId> = network.firewalls.iter().filter_map(|it| it.subnet.clone()).collect();
+        let missing: BTreeSet<ArmId> =
+            subnets.into_iter().filter(|subnet| !network.subnets.contains_key(subnet)).collect();
+        network.subnets.extend(self.subnets(&missing).await?);
+        for public in
+            network.firewalls.iter().flat_map(|firewall| firewall.public.clone()).collect::<Vec<_>>()
+        {
+            self.add_public(network, &public).await?;
+        }
+        Ok(())
+    }
+
+    async fn add_balancer(
+        &self,
+        network: &mut Network,
+        balancer: &azure::LoadBalancer,
+    ) -> Result<(), CallError> {
+        for (id, mut forward, public) in wire::forwards(balancer) {
+            if let Some(public) = public {
+                self.add_public(network, &public).await?;
+                let ip = network.public.get(&public);
+                forward.frontend = forward.frontend.zip(ip).map(|(end, ip)| SocketAddr::new(*ip, end.port()));
+            }
+            network.forwards.insert(id, forward);
+        }
+        Ok(())
+    }
+
+    async fn add_public(&self, network: &mut Network, id: &ArmId) -> Result<(), CallError> {
+        if !network.public.contains_key(id) {
+            let read = self.arm.get::<azure::PublicIpAddress>(id.as_str(), NETWORK).await;
+            network.public.extend(found(read)?.as_ref().and_then(wire::public));
+        }
+        Ok(())
+    }
+}
+
+/// What was read, unless it does not exist.
+fn found<T>(read: Result<T, CallError>) -> Result<Option<T>, CallError> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The path of the load balancer that an inbound NAT rule is of.
+fn balancer(rule: &ArmId) -> Option<String> {
+    Some(rule.as_str().split_once("/inboundnatrules/")?.0.to_owned())
+}

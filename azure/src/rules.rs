@@ -1,0 +1,116 @@
+//! Rules as we write them.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+
+use azure_mgmt_network::package_2024_03::models as azure;
+use ipnet::IpNet;
+use postern_core::{Port, Protocol, SourcePrefix};
+
+use crate::network::{Peer, Rule, RuleProtocol, Traffic};
+
+/// A rule of ours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewRule {
+    pub(crate) name: String,
+    pub(crate) priority: u16,
+    pub(crate) allows: bool,
+    pub(crate) what: What,
+    pub(crate) description: String,
+}
+
+/// What a rule of ours is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum What {
+    /// Connections to ports of a machine.
+    Ports {
+        protocol: Protocol,
+        /// None for everyone.
+        sources: Option<BTreeSet<SourcePrefix>>,
+        addresses: BTreeSet<IpAddr>,
+        ports: BTreeSet<Port>,
+    },
+    /// Nothing: the rule is there for its name. It denies what nobody sends: addresses for documentation (RFC 5737).
+    Nothing,
+}
+
+impl What {
+    /// As it is read back.
+    pub(crate) fn traffic(&self) -> Traffic {
+        let none = || vec![Peer::Net(IpNet::new_assert(IpAddr::from([192, 0, 2, 0]), 32))];
+        match self {
+            Self::Ports { protocol, sources, addresses, ports } => Traffic {
+                protocol: RuleProtocol::One(*protocol),
+                sources: match sources {
+                    Some(sources) => sources.iter().map(|source| Peer::from(*source)).collect(),
+                    None => vec![Peer::Any],
+                },
+                any_source_port: true,
+                destinations: addresses.iter().map(|ip| Peer::Net(IpNet::from(*ip))).collect(),
+                ports: ports.iter().map(|port| port.get()..=port.get()).collect(),
+            },
+            Self::Nothing => Traffic {
+                protocol: RuleProtocol::Any,
+                sources: none(),
+                any_source_port: true,
+                destinations: none(),
+                ports: vec![0..=u16::MAX],
+            },
+        }
+    }
+}
+
+impl NewRule {
+    /// As it is read back.
+    pub(crate) fn read_back(&self) -> Rule {
+        Rule {
+            name: self.name.clone(),
+            priority: self.priority,
+            allows: self.allows,
+            traffic: self.what.traffic(),
+            description: self.description.clone(),
+            is_default: false,
+            is_settled: true,
+        }
+    }
+
+    /// For the wire. Prefixes and ports are always lists: that is what augmented rules have.
+    pub(crate) fn to_azure(&self) -> azure::SecurityRule {
+        let protocol = match &self.what {
+            What::Ports { protocol: Protocol::Tcp, .. } => {
+                azure::security_rule_properties_format::Protocol::Tcp
+            }
+            What::Ports { protocol: Protocol::Udp, .. } => {
+                azure::security_rule_properties_format::Protocol::Udp
+            }
+            What::Nothing => azure::security_rule_properties_format::Protocol::U2a,
+        };
+        let access =
+            if self.allows { azure::SecurityRuleAccess::Allow } else { azure::SecurityRuleAccess::Deny };
+        let direction = azure::SecurityRuleDirection::Inbound;
+        let mut properties =
+            azure::SecurityRulePropertiesFormat::new(protocol, access, self.priority.into(), direction);
+        properties.description = Some(self.description.clone());
+        properties.source_port_range = Some("*".into());
+        match &self.what {
+            What::Ports { sources, addresses, ports, .. } => {
+                match sources {
+                    Some(sources) => {
+                        properties.source_address_prefixes =
+                            sources.iter().map(ToString::to_string).collect();
+                    }
+                    None => properties.source_address_prefix = Some("*".into()),
+                }
+                properties.destination_address_prefixes =
+                    addresses.iter().map(|ip| IpNet::from(*ip).to_string()).collect();
+                properties.destination_port_ranges = ports.iter().map(ToString::to_string).collect();
+            }
+            What::Nothing => {
+                properties.source_address_prefix = Some("192.0.2.0/32".into());
+                properties.destination_address_prefix = Some("192.0.2.0/32".into());
+                properties.destination_port_range = Some("*".into());
+            }
+        }
+        azure::SecurityRule { properties: Some(properties), ..azure::SecurityRule::new() }
+    }
+}

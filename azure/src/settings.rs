@@ -1,0 +1,162 @@
+//! What the provider runs with.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Which subscriptions are Postern's, and how they are reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// By this name Postern knows its own rules; another Postern in the same subscription has another. 1 to 256 characters.
+    pub deployment: String,
+    /// The cloud.
+    pub environment: Environment,
+    /// Who the broker is there.
+    pub credential: Credential,
+    /// The ids of the subscriptions, in lower case.
+    pub subscriptions: BTreeSet<String>,
+    /// Which priorities rules take.
+    pub priorities: Priorities,
+    /// What becomes of a lockdown and of windows where a network security group flushes connections.
+    pub flush_connection: Flush,
+    /// How windows pass an Azure Firewall.
+    pub firewall: FirewallSettings,
+    /// Whether Azure is asked, with a caller's own token, what the caller may do.
+    pub authorize_callers: bool,
+    /// The rates of calls that Postern stays under.
+    pub rates: Rates,
+}
+
+/// How many calls are made: so many at once, and then so many each second.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rates {
+    /// Of reads.
+    pub reads: (u32, u32),
+    /// Of writes.
+    pub writes: (u32, u32),
+    /// Of writes of Microsoft.Network, besides.
+    pub network_writes: (u32, u32),
+}
+
+impl Default for Rates {
+    /// Azure Resource Manager allows a principal 250 reads and 25 more each second, 200 writes and 10 more (Microsoft
+    /// Learn, "Understand how Azure Resource Manager throttles requests"); Microsoft.Network allows 1,000 writes in five
+    /// minutes. Consoles and scripts draw from the same: half of the reads is left to them. A window's end does not wait
+    /// for others: the writes are not shared.
+    fn default() -> Self {
+        Self { reads: (125, 12), writes: (200, 10), network_writes: (1000, 3) }
+    }
+}
+
+/// A cloud's endpoints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Environment {
+    /// Azure Resource Manager: a URL without a path. The broker's token goes there and nowhere else.
+    pub resource_manager: String,
+    /// Microsoft Entra: a URL without a path.
+    pub authority: String,
+    /// The instance metadata service, from which a managed identity has its tokens.
+    pub metadata: String,
+}
+
+impl Environment {
+    /// The address of the instance metadata service on every VM (Microsoft Learn, "Azure Instance Metadata Service").
+    const METADATA: &'static str = "http://169.254.169.254";
+
+    /// A cloud by its name: `public`, `government` or `china` (Microsoft Learn, "National clouds").
+    pub fn named(name: &str) -> Option<Self> {
+        let (resource_manager, authority) = match name {
+            "public" => ("https://management.azure.com", "https://login.microsoftonline.com"),
+            "government" => ("https://management.usgovcloudapi.net", "https://login.microsoftonline.us"),
+            "china" => ("https://management.chinacloudapi.cn", "https://login.chinacloudapi.cn"),
+            _ => return None,
+        };
+        let metadata = Self::METADATA.to_owned();
+        Some(Self { resource_manager: resource_manager.into(), authority: authority.into(), metadata })
+    }
+}
+
+/// Who the broker is to Microsoft Entra. Secrets are read from files whenever a token is needed: they may be rotated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// The identity of the VM that the broker runs on.
+    ManagedIdentity {
+        /// Which, where the VM has several.
+        client_id: Option<String>,
+    },
+    /// A token that Kubernetes or another issuer keeps in a file.
+    WorkloadIdentity {
+        /// The application.
+        application: Application,
+        /// The file.
+        token_file: PathBuf,
+    },
+    /// A secret of an application.
+    ClientSecret {
+        /// The application.
+        application: Application,
+        /// The file that holds the secret.
+        secret_file: PathBuf,
+    },
+    /// A certificate of an application.
+    ClientCertificate {
+        /// The application.
+        application: Application,
+        /// The certificate, in PEM.
+        certificate: PathBuf,
+        /// Its RSA key, in PEM.
+        key: PathBuf,
+    },
+}
+
+/// An application that is registered with Microsoft Entra.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Application {
+    /// The id of its tenant, or a domain.
+    pub tenant: String,
+    /// Its id.
+    pub client_id: String,
+}
+
+/// The priorities that are Postern's in a network security group, 100 to 4096; a smaller number comes first. Numbers that
+/// others took are left to them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Priorities {
+    /// Of windows.
+    pub windows: RangeInclusive<u16>,
+    /// Of the rules that deny; behind those of windows.
+    pub denies: RangeInclusive<u16>,
+}
+
+impl Default for Priorities {
+    /// 100 to 399, and 400 to 999.
+    fn default() -> Self {
+        Self { windows: 100..=399, denies: 400..=999 }
+    }
+}
+
+/// What becomes of a target whose network security group has `flushConnection` on: every change of its rules re-evaluates
+/// the connections that are established, and an expiry cuts them (I3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flush {
+    /// Neither a lockdown nor a window.
+    Refuse,
+    /// The administrator is asked at the lockdown, and it is shown on the target.
+    Warn,
+}
+
+/// How windows pass an Azure Firewall.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirewallSettings {
+    /// The ports of the firewall that windows are mapped to.
+    pub ports: RangeInclusive<u16>,
+    /// The priority of the rule collection, 100 to 65000.
+    pub priority: u16,
+}
+
+impl Default for FirewallSettings {
+    /// 50000 to 59999, and 200.
+    fn default() -> Self {
+        Self { ports: 50000..=59999, priority: 200 }
+    }
+}

@@ -1,0 +1,177 @@
+//! How requests get to Azure Resource Manager: to its own host only, within a deadline, under its rates, and again where it
+//! says that it is busy.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use azure_core::error::{Error, ErrorKind, ResultExt as _};
+use azure_core::headers::{HeaderName, Headers};
+use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, StatusCode, Url};
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use bytes::Bytes;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use tokio::time::Instant;
+
+use crate::settings::Rates;
+
+/// How long one request may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a connection may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call is repeated that finds Azure busy.
+const BUSY_FOR: Duration = Duration::from_secs(180);
+
+/// A client for requests whose answers hold or need secrets: no proxy, no redirects.
+pub(crate) fn http() -> reqwest::Result<reqwest::Client> {
+    reqwest::Client::builder()
+        .timeout(REQUEST_TIMEOUT)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .redirect(reqwest::redirect::Policy::none())
+        .no_proxy()
+        .build()
+}
+
+/// The SDK's way to the network.
+pub(crate) struct Transport {
+    http: reqwest::Client,
+    endpoint: Url,
+    limits: Limits,
+}
+
+impl Transport {
+    pub(crate) fn new(http: reqwest::Client, endpoint: Url, rates: &Rates) -> Self {
+        Self { http, endpoint, limits: Limits::new(rates) }
+    }
+
+    /// One try: the status, the headers and the whole body.
+    async fn once(&self, request: &Request) -> azure_core::Result<(StatusCode, Headers, Bytes)> {
+        let method = reqwest::Method::from_bytes(request.method().as_ref().as_bytes())
+            .map_kind(ErrorKind::DataConversion)?;
+        let mut builder = self.http.request(method, request.url().clone());
+        for (name, value) in request.headers().iter() {
+            builder = builder.header(name.as_str(), value.as_str());
+        }
+        let Body::Bytes(body) = request.body() else {
+            return Err(Error::message(ErrorKind::Other, "a body that is a stream is never sent"));
+        };
+        let sent = builder.body(body.clone()).send().await;
+        let answer = sent.map_err(|error| Error::new(ErrorKind::Io, error.without_url()))?;
+        let status = StatusCode::try_from(answer.status().as_u16()).map_err(|_| {
+            Error::message(ErrorKind::DataConversion, "the answer's status is not one of HTTP's")
+        })?;
+        let mut headers = Headers::new();
+        for (name, value) in answer.headers() {
+            if let Ok(value) = value.to_str() {
+                headers.insert(HeaderName::from(name.as_str().to_owned()), value.to_owned());
+            }
+        }
+        let body = answer.bytes().await.map_err(|error| Error::new(ErrorKind::Io, error.without_url()))?;
+        Ok((status, headers, body))
+    }
+}
+
+#[async_trait]
+impl HttpClient for Transport {
+    async fn execute_request(&self, request: &Request) -> azure_core::Result<Response> {
+        // Links and the places of operations come from answers: the token goes with none of them elsewhere.
+        if request.url().origin() != self.endpoint.origin() {
+            let host = request.url().host_str().unwrap_or_default();
+            return Err(Error::message(
+                ErrorKind::Other,
+                format!("an answer leads to {host}, which is not Azure Resource Manager"),
+            ));
+        }
+        let deadline = Instant::now() + BUSY_FOR;
+        let mut waits = busy_waits();
+        loop {
+            self.limits.take(*request.method()).await;
+            let (status, headers, body) = self.once(request).await?;
+            if is_busy(status, &body) && Instant::now() < deadline {
+                let wait = retry_after(&headers).max(waits.next()).unwrap_or(Duration::from_secs(1));
+                tracing::debug!(path = request.url().path(), %status, ?wait, "Azure is busy");
+                tokio::time::sleep(wait).await;
+                continue;
+            }
+            let body = Box::pin(BytesStream::new(body));
+            return Ok(Response::new(status, headers, body));
+        }
+    }
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transport").field("endpoint", &self.endpoint.as_str()).finish_non_exhaustive()
+    }
+}
+
+/// How long an answer asks to wait.
+pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
+    let seconds: u64 = headers.get_optional_str(&HeaderName::from_static("retry-after"))?.parse().ok()?;
+    Some(Duration::from_secs(seconds.min(600)))
+}
+
+/// Whether the call took no effect, and would a moment later: too many calls, or another change of the same resource is
+/// under way.
+fn is_busy(status: StatusCode, body: &[u8]) -> bool {
+    let says = |code: &[u8]| body.windows(code.len()).any(|part| part == code);
+    let is_other_change = || says(b"\"AnotherOperationInProgress\"") || says(b"\"RetryableError");
+    status == StatusCode::TooManyRequests || status == StatusCode::Conflict && is_other_change()
+}
+
+/// The least waits for Azure to be less busy: from a tenth of a second to five, each by chance longer, so that those who
+/// wait for one another do not meet again.
+fn busy_waits() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .with_jitter()
+        .build()
+}
+
+/// Holds the rates.
+struct Limits {
+    reads: DefaultDirectRateLimiter,
+    writes: DefaultDirectRateLimiter,
+    network_writes: DefaultDirectRateLimiter,
+}
+
+impl Limits {
+    fn new(rates: &Rates) -> Self {
+        let bucket = |(capacity, per_second): (u32, u32)| {
+            let number = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
+            RateLimiter::direct(Quota::per_second(number(per_second)).allow_burst(number(capacity)))
+        };
+        Self {
+            reads: bucket(rates.reads),
+            writes: bucket(rates.writes),
+            network_writes: bucket(rates.network_writes),
+        }
+    }
+
+    async fn take(&self, method: Method) {
+        if matches!(method, Method::Get | Method::Head) {
+            return self.reads.until_ready().await;
+        }
+        self.network_writes.until_ready().await;
+        self.writes.until_ready().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_answer_that_says_so_is_busy() {
+        let busy = |status, code: &str| {
+            is_busy(status, format!(r#"{{"error":{{"code":"{code}","message":"x"}}}}"#).as_bytes())
+        };
+        assert!(busy(StatusCode::TooManyRequests, "TooManyRequests"));
+        assert!(busy(StatusCode::Conflict, "AnotherOperationInProgress"));
+        assert!(busy(StatusCode::Conflict, "RetryableErrorDueToAnotherOperation"));
+        assert!(!busy(StatusCode::Conflict, "ScopeLocked"));
+        assert!(!busy(StatusCode::BadRequest, "AnotherOperationInProgress"));
+    }
+}

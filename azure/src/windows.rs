@@ -1,0 +1,346 @@
+//! Opening and closing the windows of one machine, at every place that its connections pass.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use postern_cloud::CloudError;
+use postern_core::plan::CloudWindow;
+
+use crate::error::CallError;
+use crate::firewall::{ChangeError, Edit, NewNatRule};
+use crate::groups::Turn;
+use crate::id::ArmId;
+use crate::look::Look;
+use crate::machine::Front;
+use crate::names::{self, Allow, Content, Family};
+use crate::network::{Group, Peer};
+use crate::plan;
+use crate::provider::Azure;
+use crate::reader::Reader;
+use crate::rules::{NewRule, What};
+use crate::settings::Flush;
+
+/// So often a write is tried whose priority somebody else took meanwhile.
+const TRIES: usize = 5;
+
+impl Azure {
+    /// Opens windows at every place: first at the firewall, which knows who comes through, and then at the groups.
+    pub(crate) async fn open_windows(
+        &self,
+        look: &Look<'_>,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let target = look.target;
+        if look.machine.groups.is_empty()
+            || !look.machine.groups.iter().all(|id| look.groups.contains_key(id))
+        {
+            return Err(not_locked(look));
+        }
+        for family in windows.iter().map(|window| Family::of(window.source)).collect::<BTreeSet<_>>() {
+            if look.machine.addresses(family).is_empty() {
+                let version = if family == Family::V6 { "IPv6" } else { "IPv4" };
+                return Err(CloudError::refused(format!(
+                    "{target} has no {version} address for a source of {version}"
+                )));
+            }
+        }
+        let (through, straight) = split(look, windows);
+        if let Some(front) = look.machine.front.as_ref().filter(|_| !through.is_empty()) {
+            self.open_in_firewall(look, front, &through).await?;
+        }
+        let opened =
+            join_all(look.machine.groups.iter().map(|id| self.open_in(id, look, &straight, &through))).await;
+        opened.into_iter().collect()
+    }
+
+    async fn open_in(
+        &self,
+        id: &ArmId,
+        look: &Look<'_>,
+        straight: &BTreeSet<CloudWindow>,
+        through: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let desk = self.groups.desk(id);
+        let mut turn = desk.turn(&self.arm, id).await;
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_open_in(&mut turn, look, straight, through).await {
+                Err(OpenError::Call(error)) if error.is_conflict() && tries < TRIES => turn.forget(),
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    async fn try_open_in(
+        &self,
+        turn: &mut Turn<'_>,
+        look: &Look<'_>,
+        straight: &BTreeSet<CloudWindow>,
+        through: &BTreeSet<CloudWindow>,
+    ) -> Result<(), OpenError> {
+        let refused = |reason: String| OpenError::Refused(CloudError::refused(reason));
+        let group = turn.group(self.reader()).await?;
+        let group = group.ok_or_else(|| OpenError::Refused(not_locked(look)))?;
+        if look.denies(&group).is_empty() || look.is_releasing() {
+            return Err(OpenError::Refused(not_locked(look)));
+        }
+        if group.flushes && self.settings.flush_connection == Flush::Refuse {
+            return Err(refused(format!(
+                "{} has flushConnection on: the end of a window would cut connections; turn it off, or set azure.flush_connection = \"warn\"",
+                group.id.name()
+            )));
+        }
+        let there: BTreeSet<CloudWindow> =
+            look.held(&group).into_iter().flat_map(|held| held.windows).collect();
+        self.write_windows(turn, look, &(straight - &there), &(through - &there)).await
+    }
+
+    /// Writes the rules of windows that are not there.
+    async fn write_windows(
+        &self,
+        turn: &mut Turn<'_>,
+        look: &Look<'_>,
+        straight: &BTreeSet<CloudWindow>,
+        through: &BTreeSet<CloudWindow>,
+    ) -> Result<(), OpenError> {
+        for (windows, front) in [(straight, None), (through, look.machine.front.as_ref())] {
+            for (allow, content, one) in rules_of(look, windows.iter(), front.is_some()) {
+                let group = turn.group(self.reader()).await?;
+                let group = group.ok_or_else(|| OpenError::Refused(not_locked(look)))?;
+                let sources =
+                    front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
+                let rule = self.window_rule(look, &group, &allow, &content, sources, &one)?;
+                turn.put(&rule).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The rule of a window in a group, at a place where it has an effect.
+    fn window_rule(
+        &self,
+        look: &Look<'_>,
+        group: &Group,
+        allow: &Allow,
+        content: &Content,
+        sources: BTreeSet<postern_core::SourcePrefix>,
+        one: &CloudWindow,
+    ) -> Result<NewRule, OpenError> {
+        let refused = |reason: String| OpenError::Refused(CloudError::refused(reason));
+        let name = names::Name::Allow(allow.clone()).to_string();
+        let kept = group.rule(&name).map(|rule| rule.priority);
+        let free = || plan::window_priority(look, group, &self.settings.priorities);
+        let priority = kept.or_else(free).ok_or_else(|| {
+            refused(format!(
+                "there is no free priority for a window in {} before the rule that shuts the port; wait until a window ends, or widen azure.priorities",
+                group.id.name()
+            ))
+        })?;
+        let family = Family::of(one.source);
+        for door in look.machine.doors.iter().filter(|door| door.ip.is_ipv4() == (family == Family::V4)) {
+            for source in &sources {
+                let port = postern_core::ProtectedPort { protocol: content.protocol, port: one.port.port };
+                if let Some(rule) = group.obstacle(door, port, &Peer::from(*source), priority) {
+                    return Err(refused(format!(
+                        "rule {} (priority {}) of {} denies {port} to {source} before any window; move it behind priority {priority}",
+                        rule.name,
+                        rule.priority,
+                        group.id.name()
+                    )));
+                }
+            }
+        }
+        Ok(NewRule {
+            name,
+            priority,
+            allows: true,
+            what: What::Ports {
+                protocol: content.protocol,
+                sources: Some(sources),
+                addresses: look.machine.addresses(family),
+                ports: content.ports.clone(),
+            },
+            description: names::describe_window(look.target, one.grant, one.not_after),
+        })
+    }
+
+    async fn open_in_firewall(
+        &self,
+        look: &Look<'_>,
+        front: &Front,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let firewall = front.firewall.name();
+        let there: BTreeSet<CloudWindow> = look.through().into_iter().flat_map(|held| held.windows).collect();
+        let Some(public) = front.public.filter(|public| public.is_ipv4()) else {
+            return Err(CloudError::refused(format!("the firewall {firewall} has no public address")));
+        };
+        let machine = look.machine.addresses(Family::V4).first().copied();
+        let mut edit = Edit::default();
+        for (allow, content, one) in rules_of(look, windows.difference(&there), true) {
+            let (Some(machine), Family::V4) = (machine, Family::of(one.source)) else {
+                return Err(CloudError::refused(format!(
+                    "the firewall {firewall} lets no IPv6 through; ask for an IPv4 source"
+                )));
+            };
+            edit.add.push(NewNatRule {
+                name: names::Name::Allow(allow).to_string(),
+                description: names::describe_window(look.target, one.grant, one.not_after),
+                sources: content.sources,
+                protocol: content.protocol,
+                public,
+                machine,
+                port: one.port.port,
+            });
+        }
+        self.edit_firewall(front, edit).await
+    }
+
+    /// Closes windows at every place: first at the groups, which is done in seconds.
+    pub(crate) async fn close_windows(
+        &self,
+        look: &Look<'_>,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let closed = join_all(look.groups.keys().map(|id| self.close_in(id, look, windows))).await;
+        let in_firewall = match &look.machine.front {
+            Some(front) => self.close_in_firewall(look, front, windows).await,
+            None => Ok(()),
+        };
+        closed.into_iter().chain([in_firewall]).collect()
+    }
+
+    async fn close_in(
+        &self,
+        id: &ArmId,
+        look: &Look<'_>,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let desk = self.groups.desk(id);
+        let mut turn = desk.turn(&self.arm, id).await;
+        // A group that does not exist holds nothing.
+        let Some(group) = turn.group(self.reader()).await? else { return Ok(()) };
+        for held in look.held(&group) {
+            let left: BTreeSet<CloudWindow> = &held.windows - windows;
+            if left.len() == held.windows.len() {
+                continue;
+            }
+            if !left.is_empty() {
+                let (through, straight) = split(look, &left);
+                // What is left of it gets a rule of its own before it goes: no window of those is shut meanwhile.
+                self.write_windows(&mut turn, look, &straight, &through).await?;
+            }
+            turn.delete(&held.name).await?;
+        }
+        Ok(())
+    }
+
+    async fn close_in_firewall(
+        &self,
+        look: &Look<'_>,
+        front: &Front,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        let mut edit = Edit::default();
+        for held in look.through().iter().filter(|held| !held.windows.is_disjoint(windows)) {
+            edit.remove.insert(held.name.clone());
+            let left: BTreeSet<CloudWindow> = &held.windows - windows;
+            for (allow, content, one) in rules_of(look, left.iter(), true) {
+                let (Some(public), Some(machine)) =
+                    (front.public, look.machine.addresses(Family::V4).first().copied())
+                else {
+                    continue;
+                };
+                edit.add.push(NewNatRule {
+                    name: names::Name::Allow(allow).to_string(),
+                    description: names::describe_window(look.target, one.grant, one.not_after),
+                    sources: content.sources,
+                    protocol: content.protocol,
+                    public,
+                    machine,
+                    port: one.port.port,
+                });
+            }
+        }
+        self.edit_firewall(front, edit).await
+    }
+
+    /// Changes the firewall in front, if there is anything to change.
+    pub(crate) async fn edit_firewall(&self, front: &Front, edit: Edit) -> Result<(), CloudError> {
+        if edit == Edit::default() {
+            return Ok(());
+        }
+        let (desk, collection) = (self.firewall_desk(&front.firewall), self.collection());
+        let settings = &self.settings.firewall;
+        match desk.change(&self.arm, &front.firewall, edit, &collection, settings).await {
+            Ok(()) => Ok(()),
+            Err(ChangeError::Call(error)) => Err(error.into()),
+            Err(error @ ChangeError::Edit(_)) => {
+                Err(CloudError::refused(format!("the firewall {}: {error}", front.firewall)))
+            }
+            Err(error @ ChangeError::GivenUp) => Err(CloudError::unavailable(error.to_string())),
+        }
+    }
+
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { arm: &self.arm, subscriptions: &self.settings.subscriptions }
+    }
+}
+
+/// Why a window was not opened in a group.
+enum OpenError {
+    Call(CallError),
+    Refused(CloudError),
+}
+
+impl From<OpenError> for CloudError {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Call(error) => error.into(),
+            OpenError::Refused(error) => error,
+        }
+    }
+}
+
+impl From<CallError> for OpenError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+fn not_locked(look: &Look<'_>) -> CloudError {
+    let target = look.target;
+    CloudError::refused(format!(
+        "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
+    ))
+}
+
+/// Those windows that connections come to through the firewall, and those that they come to straight.
+fn split(look: &Look<'_>, windows: &BTreeSet<CloudWindow>) -> (BTreeSet<CloudWindow>, BTreeSet<CloudWindow>) {
+    windows.iter().cloned().partition(|window| look.machine.front_of(window.source).is_some())
+}
+
+/// The rules that open windows: their names, what they let in, and one window of each. A firewall's rule is for one port.
+fn rules_of<'a>(
+    look: &Look<'_>,
+    windows: impl Iterator<Item = &'a CloudWindow>,
+    one_port_each: bool,
+) -> Vec<(Allow, Content, CloudWindow)> {
+    let mut grants: std::collections::BTreeMap<_, BTreeSet<&CloudWindow>> = std::collections::BTreeMap::new();
+    for window in windows {
+        let port = one_port_each.then_some(window.port);
+        grants.entry((window.grant, window.not_after, port)).or_default().insert(window);
+    }
+    let key = look.key();
+    let mut rules = Vec::new();
+    for ((grant, not_after, _), windows) in grants {
+        for content in Content::of(windows.iter().copied()) {
+            let opened = content.windows(look.target, grant, not_after);
+            if let Some(one) = opened.into_iter().next() {
+                rules.push((Allow::new(&key, grant, not_after, &content), content, one));
+            }
+        }
+    }
+    rules
+}

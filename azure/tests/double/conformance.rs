@@ -1,0 +1,32 @@
+//! The suite that every provider runs.
+
+use postern_cloud::conformance::{Subject, run};
+
+use crate::world::{SUBSCRIPTION, World};
+
+#[tokio::test]
+async fn azure_conforms() {
+    let world = World::new().await;
+    let before = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+    // The suite locks tcp/22 and tcp/3389 anew, with every concern accepted.
+    world.lock(0).await;
+    world.lock(1).await;
+    let missing = format!(
+        "azure:/subscriptions/{SUBSCRIPTION}/resourceGroups/Web/providers/Microsoft.Compute/virtualMachines/none"
+    );
+    let targets = [world.target(0), world.target(1)];
+    let subject = Subject {
+        provider: world.azure.as_ref(),
+        targets: targets.clone(),
+        missing: missing.parse().unwrap(),
+    };
+    run(&subject).await;
+    for target in &targets {
+        postern_cloud::Provider::release(world.azure.as_ref(), target).await.unwrap();
+    }
+    assert_eq!(
+        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic")),
+        before,
+        "what is not ours is as it was"
+    );
+}

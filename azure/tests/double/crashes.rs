@@ -1,0 +1,244 @@
+//! A broker that dies at any call: whatever it left behind, the next one brings to what was wanted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postern_arm_double::{CrashPoint, When};
+use postern_cloud::{CloudError, Provider as _};
+use postern_core::plan::CloudWindow;
+
+use crate::world::World;
+
+const ALICE: &str = "203.0.113.7";
+const OUTSIDE: &str = "203.0.113.99";
+
+/// Every crash point of what `act` does, one after the other: `act` is dropped there, as by SIGKILL, and `then` looks at
+/// what a new broker finds. Ends at the first point that is not reached.
+async fn walk<T, F, G>(begin: impl AsyncFn() -> World, act: F, then: G) -> usize
+where
+    F: AsyncFn(&World) -> T,
+    G: AsyncFn(&mut World, CrashPoint),
+{
+    let mut points = 0;
+    for change in 1..100 {
+        for when in [When::Before, When::After] {
+            let mut world = begin().await;
+            let point = CrashPoint { change, when };
+            world.arm.halt_at(Some(point));
+            let halted = async {
+                while !world.arm.has_halted() {
+                    tokio::time::sleep(Duration::from_millis(2)).await;
+                }
+            };
+            tokio::select! {
+                biased;
+                _ = act(&world) => {
+                    assert!(!world.arm.has_halted());
+                    return points;
+                }
+                () = halted => {}
+            }
+            world.arm.halt_at(None);
+            world.restart();
+            then(&mut world, point).await;
+            points += 1;
+        }
+    }
+    panic!("it never ends");
+}
+
+async fn locked() -> World {
+    let world = World::new().await;
+    world.lock(0).await;
+    world
+}
+
+fn windows(world: &World) -> BTreeSet<CloudWindow> {
+    let of = |port, source| world.window(0, 1, port, source);
+    [of("tcp/22", ALICE), of("tcp/3389", ALICE), of("udp/22", ALICE), of("tcp/22", "2001:db8::1")].into()
+}
+
+#[tokio::test]
+async fn i8_open_from_any_point_ends_with_exactly_what_was_wanted() {
+    let points = walk(
+        locked,
+        async |world| world.azure.open(&world.target(0), &windows(world)).await,
+        async |world, point| {
+            // What the new broker sees first is the truth: what it calls open is open.
+            let seen = world.observe(0).await;
+            assert_eq!(seen.drift, [], "{point:?}");
+            for window in seen.windows.iter().filter(|window| window.source.is_ipv4()) {
+                if window.port.protocol == postern_core::Protocol::Tcp {
+                    assert!(world.admits(ALICE, 0, window.port.port.get()), "{point:?} {window:?}");
+                }
+            }
+            world.azure.open(&world.target(0), &windows(world)).await.unwrap();
+            let now = world.observe(0).await;
+            assert_eq!((now.windows, now.partial), (windows(world), [].into()), "{point:?}");
+        },
+    )
+    .await;
+    // Three rules in each of two groups.
+    assert_eq!(points, 12);
+}
+
+#[tokio::test]
+async fn i2_an_open_that_died_is_closed_from_what_azure_holds_alone() {
+    walk(
+        locked,
+        async |world| world.azure.open(&world.target(0), &windows(world)).await,
+        async |world, point| {
+            let sweep = world.azure.sweep().await;
+            for sighting in sweep.sightings {
+                let held = sighting.held.unwrap();
+                let all = &held.windows | &held.partial;
+                world.azure.close(&sighting.target, &all).await.unwrap();
+            }
+            let now = world.observe(0).await;
+            assert_eq!((now.windows, now.partial, now.drift), ([].into(), [].into(), vec![]), "{point:?}");
+            assert!(!world.admits(ALICE, 0, 22) && !world.admits(ALICE, 0, 3389));
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn i8_close_from_any_point_ends_with_nothing_open_and_the_others_untouched() {
+    let points = walk(
+        async || {
+            let world = locked().await;
+            world.azure.open(&world.target(0), &windows(&world)).await.unwrap();
+            world.open(&world.window(0, 2, "tcp/22", ALICE)).await;
+            world
+        },
+        async |world| world.azure.close(&world.target(0), &windows(world)).await,
+        async |world, point| {
+            assert!(world.admits(ALICE, 0, 22), "{point:?}: the other grant's window is never shut");
+            world.azure.close(&world.target(0), &windows(world)).await.unwrap();
+            let now = world.observe(0).await;
+            let other = world.window(0, 2, "tcp/22", ALICE);
+            assert_eq!((now.windows, now.partial), ([other].into(), [].into()), "{point:?}");
+        },
+    )
+    .await;
+    assert_eq!(points, 12);
+}
+
+#[tokio::test]
+async fn i8_closing_a_part_from_any_point_never_shuts_the_rest() {
+    walk(
+        async || {
+            let world = locked().await;
+            world.azure.open(&world.target(0), &windows(&world)).await.unwrap();
+            world
+        },
+        async |world| {
+            let part = [world.window(0, 1, "tcp/3389", ALICE)].into();
+            world.azure.close(&world.target(0), &part).await
+        },
+        async |world, point| {
+            assert!(world.admits(ALICE, 0, 22), "{point:?}");
+            let part = [world.window(0, 1, "tcp/3389", ALICE)].into();
+            world.azure.close(&world.target(0), &part).await.unwrap();
+            assert!(world.admits(ALICE, 0, 22) && !world.admits(ALICE, 0, 3389), "{point:?}");
+            let now = world.observe(0).await;
+            assert_eq!((now.windows, now.partial), (&windows(world) - &part, [].into()), "{point:?}");
+        },
+    )
+    .await;
+}
+
+/// A world whose rules leave no room before them: a lockdown moves them.
+async fn crowded() -> World {
+    let world = World::new().await;
+    world.lab.rule("nsg-subnet", "ssh-first", 100, "Allow", "*", "*", "22");
+    world.lab.rule("nsg-nic", "all-first", 101, "Allow", "*", "*", "*");
+    world
+}
+
+async fn exposed() -> World {
+    let world = crowded().await;
+    world.lock(0).await;
+    world
+}
+
+#[tokio::test]
+async fn i8_a_lockdown_from_any_point_is_finished_by_doing_it_again_or_taken_back() {
+    let before = {
+        let world = crowded().await;
+        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"))
+    };
+    for again in [true, false] {
+        let points = walk(
+            crowded,
+            async |world| world.lock(0).await,
+            async |world, point| {
+                if again {
+                    world.lock(0).await;
+                    assert!(!world.admits(OUTSIDE, 0, 22) && !world.admits(OUTSIDE, 0, 3389), "{point:?}");
+                    assert!(world.admits(OUTSIDE, 0, 443), "{point:?}");
+                    assert_eq!(world.observe(0).await.drift, [], "{point:?}");
+                }
+                world.azure.release(&world.target(0)).await.unwrap();
+                let after = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+                assert_eq!(after, before, "{point:?}");
+            },
+        )
+        .await;
+        assert!(points > 10, "{points}");
+    }
+}
+
+#[tokio::test]
+async fn i8_a_lockdown_that_died_is_finished_by_the_sweep_once_it_shuts_something() {
+    walk(
+        crowded,
+        async |world| world.lock(0).await,
+        async |world, point| {
+            let sweep = world.azure.sweep().await;
+            let seen = sweep.sightings.iter().any(|it| it.target == world.target(0));
+            if seen {
+                world.azure.repair(&world.target(0)).await.unwrap();
+                let drift = world.observe(0).await.drift;
+                assert!(drift.iter().all(|it| !it.repairable), "{point:?} {drift:?}");
+            }
+            // A new lockdown is always possible, and always whole.
+            world.lock(0).await;
+            assert!(!world.admits(OUTSIDE, 0, 22), "{point:?}");
+        },
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn i6_a_release_from_any_point_is_finished_by_a_sweep_and_puts_back_exactly_what_was_there() {
+    let before = {
+        let world = crowded().await;
+        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"))
+    };
+    let points = walk(
+        exposed,
+        async |world| world.azure.release(&world.target(0)).await,
+        async |world, point| {
+            let open = world.window(0, 1, "tcp/22", ALICE);
+            if world.observe(0).await.drift.iter().any(|it| it.what.contains("release")) {
+                let refused = world.azure.open(&open.target, &[open.clone()].into()).await;
+                assert!(matches!(refused, Err(CloudError::Refused { .. })), "{point:?}: {refused:?}");
+            }
+            let sweep = world.azure.sweep().await;
+            let sighting = sweep.sightings.into_iter().find(|it| it.target == world.target(0));
+            match sighting.and_then(|it| it.held) {
+                Some(held) if held.drift.iter().any(|it| it.what.contains("release")) => {
+                    world.azure.repair(&world.target(0)).await.unwrap();
+                }
+                // It had not begun, or it was done.
+                Some(_) => drop(world.azure.release(&world.target(0)).await.unwrap()),
+                None => {}
+            }
+            let after = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+            assert_eq!(after, before, "{point:?}");
+        },
+    )
+    .await;
+    assert!(points > 10, "{points}");
+}

@@ -1,0 +1,200 @@
+//! Who the broker is: every kind of credential, whatever is rotated under it, and where no token may go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_azure::{Azure, Credential};
+use postern_cloud::{CallerToken, CloudError, Provider as _};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use crate::world::{World, application};
+
+const CERTIFICATE: &str = include_str!("keys/test.pem");
+const KEY: &str = include_str!("keys/test.key");
+
+impl World {
+    fn write(&self, name: &str, text: &str) -> std::path::PathBuf {
+        let path = self.dir.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+
+    fn as_whom(&self, credential: Credential) -> Arc<Azure> {
+        let mut settings = self.settings.clone();
+        settings.credential = credential;
+        Arc::new(Azure::connect(settings).unwrap())
+    }
+
+    async fn looks(&self, azure: &Azure) -> Result<(), CloudError> {
+        azure.observe(&self.target(0)).await.map(drop)
+    }
+}
+
+#[tokio::test]
+async fn a_client_secret_is_read_anew_when_it_is_needed() {
+    let world = World::new().await;
+    world.looks(&world.azure).await.unwrap();
+    world.arm.client("tenant", "broker", "rotated");
+    world.arm.forget_tokens();
+    world.write("secret", "rotated\n");
+    // The first call learns that the token is gone.
+    world.looks(&world.azure).await.ok();
+    world.looks(&world.azure).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_certificate_signs_for_its_application() {
+    let world = World::new().await;
+    let (certificate, key) = (world.write("cert.pem", CERTIFICATE), world.write("key.pem", KEY));
+    let credential = Credential::ClientCertificate { application: application(), certificate, key };
+    let azure = world.as_whom(credential.clone());
+    let unknown = world.looks(&azure).await;
+    assert!(matches!(unknown, Err(CloudError::Unavailable { .. })), "{unknown:?}");
+    world.arm.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
+    world.looks(&azure).await.unwrap();
+
+    world.write("key.pem", "not a key");
+    let broken = world.looks(&world.as_whom(credential)).await;
+    let Err(CloudError::Unavailable { reason }) = broken else { panic!("{broken:?}") };
+    assert!(reason.contains("key") && !reason.contains("not a key"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_federated_token_is_read_anew_for_each_login() {
+    let world = World::new().await;
+    world.arm.federated("tenant", "broker", "issued-2");
+    let token_file = world.write("token", "issued-1");
+    let azure = world.as_whom(Credential::WorkloadIdentity { application: application(), token_file });
+    assert!(world.looks(&azure).await.is_err());
+    world.write("token", "issued-2\n");
+    world.looks(&azure).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_managed_identity_is_asked_of_the_metadata_service() {
+    let world = World::new().await;
+    for client_id in [None, Some("one-of-two".to_owned())] {
+        let azure = world.as_whom(Credential::ManagedIdentity { client_id: client_id.clone() });
+        assert!(world.looks(&azure).await.is_err(), "{client_id:?} is not there yet");
+        world.arm.managed_identity(client_id.as_deref());
+        world.looks(&azure).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
+    let world = World::new().await;
+    world.arm.token_lifetime(Duration::from_secs(2));
+    let logins = |world: &World| world.arm.calls().iter().filter(|call| call.is_login()).count();
+    for _ in 0..5 {
+        world.looks(&world.azure).await.unwrap();
+    }
+    assert_eq!(logins(&world), 1);
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    world.looks(&world.azure).await.unwrap();
+    assert_eq!(logins(&world), 2, "past the half of a short life");
+}
+
+#[tokio::test]
+async fn no_answer_leads_the_token_to_another_host() {
+    let world = World::new().await;
+    world.lock(0).await;
+    let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    // The same double, by another name.
+    let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let through = format!("http://{}", proxy.local_addr().unwrap());
+    let mut proxying = JoinSet::new();
+    proxying.spawn(crate::world::misleading(proxy, world.at, other.local_addr().unwrap()));
+    let mut settings = world.settings.clone();
+    settings.environment.resource_manager = through;
+    let azure = Azure::connect(settings).unwrap();
+
+    let window = world.window(0, 1, "tcp/22", "203.0.113.7");
+    let misled = azure.open(&window.target, &[window.clone()].into()).await;
+    let Err(CloudError::Unavailable { reason }) = misled else { panic!("{misled:?}") };
+    assert!(reason.contains("not Azure Resource Manager"), "{reason}");
+    world.arm.page_size(1);
+    let sweep = azure.sweep().await;
+    assert_eq!(sweep.unread.len(), 1, "{sweep:?}");
+    let nobody = tokio::time::timeout(Duration::from_millis(100), other.accept()).await;
+    assert!(nobody.is_err(), "somebody called elsewhere");
+}
+
+#[tokio::test]
+async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
+    let world = World::new().await;
+    let mut settings = world.settings.clone();
+    settings.authorize_callers = true;
+    let azure = Azure::connect(settings).unwrap();
+    let target = world.target(0);
+    let vm = world.vms[0].id.clone();
+    let initiate = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
+    let permissions =
+        |actions: &[&str], not: &[&str]| json!({"value": [{"actions": actions, "notActions": not}]});
+    world.arm.caller("may", permissions(&[initiate, "Microsoft.Compute/virtualMachines/read"], &[]), &[&vm]);
+    world.arm.caller("cannot-see", permissions(&[initiate], &[]), &[]);
+    world.arm.caller("may-look", permissions(&["*/read"], &[]), &[&vm]);
+    world.arm.caller("all-but", permissions(&["*"], &["Microsoft.Security/*"]), &[&vm]);
+    let ask = |token: &'static str| {
+        let (azure, target) = (&azure, &target);
+        async move { azure.authorize(target, Some(&CallerToken::new(token).unwrap())).await }
+    };
+    assert_eq!(ask("may").await, Ok(()));
+    for (token, says) in [
+        ("cannot-see", "may not read"),
+        ("may-look", initiate),
+        ("all-but", initiate),
+        ("invented", "does not take your token"),
+    ] {
+        let refused = ask(token).await;
+        let Err(CloudError::Refused { reason }) = refused else { panic!("{token}: {refused:?}") };
+        assert!(reason.contains(says) && !reason.contains(token), "{token}: {reason}");
+    }
+    let none = azure.authorize(&target, None).await;
+    assert!(matches!(&none, Err(CloudError::Refused { reason }) if reason.contains("no token")), "{none:?}");
+    // The broker's own token lives on, and a broker that is not to ask asks nothing.
+    world.looks(&azure).await.unwrap();
+    world.arm.forget_calls();
+    assert_eq!(world.azure.authorize(&target, None).await, Ok(()));
+    assert!(world.arm.calls().is_empty());
+    world.arm.outage(true);
+    let silent = ask("may").await;
+    assert!(matches!(silent, Err(CloudError::Unavailable { .. })), "an outage is no refusal: {silent:?}");
+}
+
+#[tokio::test]
+async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
+    let role: serde_json::Value =
+        serde_json::from_str(include_str!("../../../packaging/azure/role.json")).unwrap();
+    let actions: Vec<String> = serde_json::from_value(role["Actions"].clone()).unwrap();
+    let world = crate::firewall::behind_a_firewall().await;
+    world.lab.rule("nsg", "first", 100, "Allow", "*", "*", "22");
+    world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
+    world.arm.permissions(Some(actions.clone()));
+    world.arm.forget_calls();
+    world.lock(0).await;
+    let window = world.window(0, 1, "tcp/22", "203.0.113.7");
+    world.open(&window).await;
+    assert_eq!(world.azure.sweep().await.unread, []);
+    assert_eq!(world.azure.assess(&["tcp/22".parse().unwrap()].into()).await.unread, []);
+    world.close(&window).await;
+    world.azure.repair(&world.target(0)).await.unwrap();
+    world.azure.release(&world.target(0)).await.unwrap();
+    let used = world.arm.actions();
+    // The places of operations are not told apart in the double.
+    let given: Vec<&String> = actions.iter().filter(|action| !action.contains("/locations/")).collect();
+    for action in &given {
+        assert!(used.contains(action), "{action} is given, and not used");
+    }
+    for action in &used {
+        assert!(given.contains(&action), "{action} is used, and not given");
+    }
+
+    // Without one of them the error names the role.
+    let less = actions.into_iter().filter(|action| !action.ends_with("securityRules/write")).collect();
+    world.arm.permissions(Some(less));
+    let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
+    let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("AuthorizationFailed") && reason.contains("role.json"), "{reason}");
+}

@@ -1,0 +1,307 @@
+//! An Azure Firewall in front: rules that translate, written with care and rarely, and the right source at each hop.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use postern_arm_double::{Arm, Fault, Lab};
+use postern_azure::{Azure, FirewallSettings};
+use postern_cloud::{CloudError, Health, Provider as _};
+use postern_core::ProtectedPort;
+use serde_json::json;
+
+use crate::world::{SUBSCRIPTION, World};
+
+const ALICE: &str = "203.0.113.7";
+const BOB: &str = "203.0.113.8";
+const PUBLIC: &str = "198.51.100.1";
+/// An address of the firewall's subnet: what machines see in the place of those who come through.
+const INSIDE: &str = "10.1.0.68";
+
+/// Two machines behind a group and a firewall.
+pub(crate) async fn behind_a_firewall() -> World {
+    behind(|lab, subnet| lab.firewall("fw", "10.1.0.4", PUBLIC, subnet)).await
+}
+
+async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
+    let arm = Arm::new();
+    let lab = Lab::new(&arm, SUBSCRIPTION, "web");
+    lab.nsg("nsg");
+    lab.vnet("net", &["10.0.0.0/16", "10.1.0.0/24"]);
+    let of_firewall = lab.subnet("net", "AzureFirewallSubnet", "10.1.0.64/26", None, None);
+    firewall(&lab, &of_firewall);
+    lab.route_table("out", "10.1.0.4");
+    let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), Some("out"));
+    let vms =
+        vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
+    World::around(arm, lab, vms).await
+}
+
+impl World {
+    fn firewall(&self) -> serde_json::Value {
+        self.arm.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
+    }
+
+    /// The firewall without our rules, and without what every write changes.
+    fn theirs(&self) -> serde_json::Value {
+        let mut firewall = self.firewall();
+        firewall.as_object_mut().unwrap().remove("etag");
+        firewall["properties"].as_object_mut().unwrap().remove("provisioningState");
+        let collections = firewall["properties"]["natRuleCollections"].as_array_mut().unwrap();
+        collections.retain(|collection| !collection["name"].as_str().unwrap().starts_with("postern"));
+        firewall
+    }
+
+    fn writes(&self) -> usize {
+        self.arm
+            .calls()
+            .iter()
+            .filter(|call| call.is_change() && call.path.contains("azureFirewalls"))
+            .count()
+    }
+
+    /// Whether somebody at the firewall's public address gets through to a machine.
+    fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
+        let (from, public) = (from.parse().unwrap(), PUBLIC.parse().unwrap());
+        let firewall = self.lab.id("azureFirewalls", "fw");
+        let (ip, port) = self.arm.through_firewall(from, &firewall, public, "TCP", port)?;
+        let number = if ip.to_string() == "10.0.0.4" { 0 } else { 1 };
+        self.admits(INSIDE, number, port).then_some((ip, port))
+    }
+
+    async fn mapped(&self, number: usize, port: &str) -> Option<u16> {
+        let port: ProtectedPort = port.parse().unwrap();
+        self.observe(number).await.reach.endpoints.get(&port).map(std::net::SocketAddr::port)
+    }
+}
+
+#[tokio::test]
+async fn a_window_leads_through_the_firewall_and_says_where_to_connect() {
+    let world = behind_a_firewall().await;
+    let before = world.theirs();
+    world.lock(0).await;
+    assert_eq!(world.theirs(), before, "a lockdown changes nothing of it: nothing is denied there");
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
+    let endpoint = reach.endpoints[&window.port];
+    assert_eq!(endpoint.ip().to_string(), PUBLIC);
+    assert_eq!(world.gets_through(ALICE, endpoint.port()), Some(("10.0.0.4".parse().unwrap(), 22)));
+    assert_eq!(world.gets_through(BOB, endpoint.port()), None);
+    // The machine sees the firewall: its group lets that in, and the requester's own address it does not.
+    assert!(world.admits(INSIDE, 0, 22) && !world.admits(ALICE, 0, 22));
+    let translation = reach.translation.unwrap();
+    let source = |text: &str| text.parse().unwrap();
+    assert_eq!(translation.of(source(ALICE)), [source("10.1.0.64/26")]);
+    assert_eq!(translation.of(source("10.9.0.1")), [source("10.9.0.1")]);
+    let observed = world.observe(0).await;
+    assert_eq!((observed.windows, observed.drift), ([window.clone()].into(), vec![]));
+    assert_eq!(world.theirs(), before, "all else is as it was");
+
+    world.close(&window).await;
+    assert_eq!(world.gets_through(ALICE, endpoint.port()), None);
+    assert!(!world.admits(INSIDE, 0, 22));
+    assert_eq!(world.theirs(), before);
+    let left = world.firewall()["properties"]["natRuleCollections"].as_array().unwrap().len();
+    assert_eq!(left, 1, "our collection went with its last rule");
+}
+
+#[tokio::test]
+async fn the_port_of_a_machine_stays_the_same_and_is_shared_by_its_windows() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.lock(1).await;
+    let (alice, bob) = (world.window(0, 1, "tcp/22", ALICE), world.window(0, 2, "tcp/22", BOB));
+    world.open(&alice).await;
+    let first = world.mapped(0, "tcp/22").await.unwrap();
+    world.open(&bob).await;
+    world.open(&world.window(1, 3, "tcp/22", ALICE)).await;
+    assert_eq!(world.mapped(0, "tcp/22").await, Some(first));
+    assert_ne!(world.mapped(1, "tcp/22").await, Some(first));
+    world.close(&alice).await;
+    assert_eq!(world.gets_through(ALICE, first), None, "the firewall tells sources apart");
+    assert!(world.gets_through(BOB, first).is_some());
+    world.close(&bob).await;
+    world.open(&alice).await;
+    assert_eq!(world.mapped(0, "tcp/22").await, Some(first), "a bookmark stays good");
+}
+
+#[tokio::test]
+async fn changes_that_come_while_one_is_under_way_are_made_together() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.lock(1).await;
+    world.arm.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(400));
+    world.arm.forget_calls();
+    let windows: Vec<_> = (1..=12)
+        .map(|grant| world.window(usize::from(grant > 6), grant, "tcp/22", &format!("203.0.113.{grant}")))
+        .collect();
+    let each: Vec<_> = windows.iter().map(|window| [window.clone()].into()).collect();
+    let opened =
+        join_all(windows.iter().zip(&each).map(|(window, one)| world.azure.open(&window.target, one))).await;
+    assert!(opened.iter().all(Result::is_ok), "{opened:?}");
+    assert!(world.writes() <= 3, "{} writes for 12 windows", world.writes());
+    for (at, window) in windows.iter().enumerate() {
+        let port = world.mapped(usize::from(at >= 6), "tcp/22").await.unwrap();
+        assert!(world.gets_through(&format!("203.0.113.{}", at + 1), port).is_some(), "{window:?}");
+    }
+    world.arm.forget_calls();
+    join_all(windows.iter().zip(&each).map(|(window, one)| world.azure.close(&window.target, one))).await;
+    assert!(world.writes() <= 3, "{} writes to close 12 windows", world.writes());
+    assert_eq!(world.observe(0).await.windows, [].into());
+}
+
+#[tokio::test]
+async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_once() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.arm.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(600));
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    let opening = async { world.azure.open(&window.target, &[window.clone()].into()).await.unwrap() };
+    let watching = async {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        let observed = world.another().observe(&window.target).await.unwrap();
+        assert_eq!(observed.windows, [].into(), "not before the firewall has it");
+        assert!(!world.admits(INSIDE, 0, 22), "the group comes last");
+    };
+    tokio::join!(opening, watching);
+    let port = world.mapped(0, "tcp/22").await.unwrap();
+    assert!(world.gets_through(ALICE, port).is_some());
+    let closing = world.close(&window);
+    let watching = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(
+            world.gets_through(ALICE, port),
+            None,
+            "shut in the group long before the firewall has settled"
+        );
+    };
+    tokio::join!(closing, watching);
+}
+
+#[tokio::test]
+async fn somebody_elses_change_meanwhile_is_kept() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.arm.fail("PUT", "azureFirewalls", 2, Fault::Status(412, "PreconditionFailed"));
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+        firewall["properties"]["networkRuleCollections"] = json!([{"name": "new", "properties": {"priority": 300,
+            "action": {"type": "Allow"}, "rules": []}}]);
+    });
+    let before = world.theirs();
+    world.open(&window).await;
+    assert_eq!(world.theirs(), before);
+    assert_eq!(world.observe(0).await.windows, [window].into());
+}
+
+#[tokio::test]
+async fn a_firewall_with_a_policy_is_refused_by_name() {
+    let world = behind(|lab, subnet| lab.policy_firewall("fw", "10.1.0.4", PUBLIC, subnet)).await;
+    let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
+    let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("/azurefirewalls/fw") || reason.to_ascii_lowercase().contains("fw"), "{reason}");
+    assert!(reason.contains("firewallPolicies/central") && reason.contains("classic"), "{reason}");
+    let health = world.azure.assess(&["tcp/22".parse().unwrap()].into()).await.assessments.remove(0).health;
+    assert!(matches!(&health, Health::NotApplicable { reason } if reason.contains("central")), "{health:?}");
+    assert_eq!(world.ours("nsg"), [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_firewall_that_gets_a_policy_later_opens_no_window() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    let policy = world.lab.id("firewallPolicies", "central");
+    world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+        firewall["properties"]["firewallPolicy"] = json!({"id": policy});
+    });
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    let refused = world.azure.open(&window.target, &[window.clone()].into()).await;
+    let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("central"), "{reason}");
+    assert!(!world.admits(INSIDE, 0, 22), "nothing is half open");
+}
+
+#[tokio::test]
+async fn who_comes_from_a_private_network_goes_straight() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.arm.forget_calls();
+    let window = world.window(0, 1, "tcp/22", "10.0.0.9");
+    world.open(&window).await;
+    assert_eq!(world.writes(), 0);
+    assert!(world.admits("10.0.0.9", 0, 22) && !world.admits(INSIDE, 0, 22));
+    assert_eq!(world.observe(0).await.windows, [window].into());
+}
+
+#[tokio::test]
+async fn a_rule_of_ours_in_the_firewall_that_somebody_edits_or_deletes_is_put_right() {
+    for edit in [
+        (|rule: &mut serde_json::Value| rule["sourceAddresses"] = json!(["*"])) as fn(&mut serde_json::Value),
+        |rule| rule["translatedPort"] = json!("3389"),
+        |rule| rule["name"] = json!("gone"),
+    ] {
+        let world = behind_a_firewall().await;
+        world.lock(0).await;
+        let window = world.window(0, 1, "tcp/22", ALICE);
+        world.open(&window).await;
+        world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+            let collections = firewall["properties"]["natRuleCollections"].as_array_mut().unwrap();
+            let ours = collections
+                .iter_mut()
+                .find(|it| it["name"].as_str().unwrap().starts_with("postern"))
+                .unwrap();
+            edit(&mut ours["properties"]["rules"][0]);
+        });
+        assert_eq!(world.observe(0).await.windows, [].into());
+        world.azure.repair(&world.target(0)).await.unwrap();
+        world.open(&window).await;
+        let now = world.observe(0).await;
+        assert_eq!((now.windows, now.partial), ([window.clone()].into(), [].into()));
+        let port = world.mapped(0, "tcp/22").await.unwrap();
+        assert!(world.gets_through(ALICE, port).is_some() && world.gets_through(BOB, port).is_none());
+    }
+}
+
+#[tokio::test]
+async fn i2_a_window_in_a_firewall_is_found_and_closed_by_a_broker_that_knows_nothing() {
+    let mut world = behind_a_firewall().await;
+    world.lock(0).await;
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    world.open(&window).await;
+    world.restart();
+    let sweep = world.azure.sweep().await;
+    let held = sweep.sightings.into_iter().find(|it| it.target == window.target).unwrap().held.unwrap();
+    assert_eq!(held.windows, [window.clone()].into());
+    world.close(&window).await;
+    let collections = world.firewall()["properties"]["natRuleCollections"].clone();
+    assert_eq!(collections.as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_band_of_ports_that_is_used_up_refuses_in_words() {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.lock(1).await;
+    let mut settings = world.settings.clone();
+    settings.firewall = FirewallSettings { ports: 50_000..=50_000, ..settings.firewall };
+    let azure = Azure::connect(settings).unwrap();
+    let (one, two) = (world.window(0, 1, "tcp/22", ALICE), world.window(1, 2, "tcp/22", ALICE));
+    azure.open(&one.target, &[one.clone()].into()).await.unwrap();
+    let refused = azure.open(&two.target, &[two.clone()].into()).await;
+    let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("azure.firewall.ports"), "{reason}");
+    assert_eq!(azure.observe(&one.target).await.unwrap().windows, [one].into());
+}
+
+#[tokio::test]
+async fn a_load_balancers_port_is_where_to_connect_and_the_source_stays() {
+    let world = World::new().await;
+    world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
+    world.lock(0).await;
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
+    assert_eq!(reach.endpoints[&window.port].to_string(), "198.51.100.3:2222");
+    assert_eq!(reach.translation, None);
+    // The group sees the client's own address, at the machine's own port.
+    assert!(world.admits(ALICE, 0, 22));
+}

@@ -1,0 +1,13 @@
+//! The provider on the double of Azure Resource Manager.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod burst;
+mod conformance;
+mod crashes;
+mod credentials;
+mod drift;
+mod faults;
+mod firewall;
+mod lockdown;
+mod world;

@@ -1,0 +1,196 @@
+//! A subscription with a few machines, and the provider that drives it.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use postern_arm_double::{Arm, Lab, Vm};
+use postern_azure::{
+    Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+};
+use postern_cloud::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
+use postern_core::plan::CloudWindow;
+use postern_core::{GrantId, TargetId};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+
+pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
+
+/// A subscription with two machines: `vm-1` behind the groups of its subnet and its interface, `vm-2` behind the subnet's
+/// alone. Rules let everyone in on port 22 of both.
+pub(crate) struct World {
+    pub(crate) arm: Arm,
+    pub(crate) lab: Lab,
+    pub(crate) azure: Arc<Azure>,
+    pub(crate) settings: Settings,
+    pub(crate) vms: Vec<Vm>,
+    pub(crate) at: SocketAddr,
+    pub(crate) dir: TempDir,
+    #[allow(dead_code, reason = "it serves until it is dropped")]
+    serving: JoinSet<()>,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let arm = Arm::new();
+        let lab = Lab::new(&arm, SUBSCRIPTION, "Web");
+        lab.nsg("nsg-subnet");
+        lab.nsg("nsg-nic");
+        lab.vnet("net", &["10.0.0.0/16", "fd00::/48"]);
+        let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg-subnet"), None);
+        lab.rule("nsg-subnet", "ssh", 1000, "Allow", "*", "*", "22");
+        lab.rule("nsg-subnet", "https", 1010, "Allow", "Internet", "*", "443");
+        lab.rule("nsg-nic", "all", 300, "Allow", "*", "*", "*");
+        let vms = vec![
+            lab.vm("Vm-1", &subnet, &["10.0.0.4", "fd00::4"], Some("nsg-nic")),
+            lab.vm("vm-2", &subnet, &["10.0.0.5", "fd00::5"], None),
+        ];
+        Self::around(arm, lab, vms).await
+    }
+
+    pub(crate) async fn around(arm: Arm, lab: Lab, vms: Vec<Vm>) -> Self {
+        arm.client("tenant", "broker", "secret");
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut serving = JoinSet::new();
+        let served = arm.clone();
+        serving.spawn(async move {
+            served.serve(listener).await.unwrap();
+        });
+        let dir = TempDir::with_prefix("postern-").unwrap();
+        let secret_file = dir.path().join("secret");
+        std::fs::write(&secret_file, "secret\n").unwrap();
+        let origin = format!("http://{at}");
+        let settings = Settings {
+            deployment: "postern.example".into(),
+            environment: Environment {
+                resource_manager: origin.clone(),
+                authority: origin.clone(),
+                metadata: origin,
+            },
+            credential: Credential::ClientSecret { application: application(), secret_file },
+            subscriptions: [SUBSCRIPTION.to_owned()].into(),
+            priorities: Priorities::default(),
+            flush_connection: Flush::Refuse,
+            firewall: FirewallSettings::default(),
+            authorize_callers: false,
+            // What a test asks in a second is asked of Azure in a day.
+            rates: Rates {
+                reads: (10_000, 10_000),
+                writes: (10_000, 10_000),
+                network_writes: (10_000, 10_000),
+            },
+        };
+        let azure = Arc::new(Azure::connect(settings.clone()).unwrap());
+        Self { arm, lab, azure, settings, vms, at, dir, serving }
+    }
+
+    /// Another provider on the same cloud, which knows nothing yet.
+    pub(crate) fn another(&self) -> Arc<Azure> {
+        Arc::new(Azure::connect(self.settings.clone()).unwrap())
+    }
+
+    /// The provider knows nothing any more.
+    pub(crate) fn restart(&mut self) {
+        self.azure = self.another();
+    }
+
+    pub(crate) fn target(&self, number: usize) -> TargetId {
+        format!("azure:{}", self.vms[number].id).parse().unwrap()
+    }
+
+    pub(crate) fn order(&self, number: usize, consent: Consent) -> LockdownOrder {
+        LockdownOrder {
+            target: self.target(number),
+            ports: ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into(),
+            consent,
+            together: BTreeSet::new(),
+        }
+    }
+
+    /// Locks a machine down, ours first.
+    pub(crate) async fn lock(&self, number: usize) -> LockdownReport {
+        self.azure.lockdown(&self.order(number, first())).await.unwrap()
+    }
+
+    pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> CloudWindow {
+        CloudWindow {
+            target: self.target(number),
+            grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
+            port: port.parse().unwrap(),
+            source: source.parse().unwrap(),
+            not_after: "2030-01-01T00:00:00.5Z".parse().unwrap(),
+        }
+    }
+
+    pub(crate) async fn open(&self, window: &CloudWindow) {
+        self.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
+    }
+
+    pub(crate) async fn close(&self, window: &CloudWindow) {
+        self.azure.close(&window.target, &[window.clone()].into()).await.unwrap();
+    }
+
+    pub(crate) async fn observe(&self, number: usize) -> Observation {
+        self.azure.observe(&self.target(number)).await.unwrap()
+    }
+
+    /// Whether a connection gets in.
+    pub(crate) fn admits(&self, from: &str, number: usize, port: u16) -> bool {
+        let from: IpAddr = from.parse().unwrap();
+        self.arm.admits(from, &self.vms[number].interface, "Tcp", port).admitted
+    }
+
+    /// Every rule of a group, whole, but for what Azure changes with each write.
+    pub(crate) fn snapshot(&self, nsg: &str) -> Vec<serde_json::Value> {
+        let group = self.arm.get(&self.lab.nsg_id(nsg)).unwrap();
+        let mut rules = group["properties"]["securityRules"].as_array().cloned().unwrap_or_default();
+        for rule in &mut rules {
+            rule.as_object_mut().unwrap().remove("etag");
+        }
+        rules.sort_by_key(|rule| rule["properties"]["priority"].as_i64());
+        rules
+    }
+
+    /// The names of our rules in a group.
+    pub(crate) fn ours(&self, nsg: &str) -> Vec<String> {
+        let rules = self.arm.rules(&self.lab.nsg_id(nsg));
+        rules.into_iter().filter(|name| name.starts_with("postern-")).collect()
+    }
+}
+
+pub(crate) fn application() -> Application {
+    Application { tenant: "tenant".into(), client_id: "broker".into() }
+}
+
+/// The consent that ours come first.
+pub(crate) fn first() -> Consent {
+    Consent([ConcernKind::Precedence].into())
+}
+
+/// A way to the double that gives it another name: every link of its answers leads there.
+pub(crate) async fn misleading(listener: TcpListener, to: SocketAddr, elsewhere: SocketAddr) {
+    let mut connections = JoinSet::new();
+    loop {
+        let (mut client, _) = listener.accept().await.unwrap();
+        connections.spawn(async move {
+            let mut server = TcpStream::connect(to).await.unwrap();
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let Ok(byte) = client.read_u8().await else { return };
+                head.push(byte);
+            }
+            let head = String::from_utf8(head).unwrap();
+            let lines = head.trim_end().split("\r\n");
+            let kept = lines.filter(|line| !line.to_ascii_lowercase().starts_with("host:"));
+            let head = kept.collect::<Vec<_>>().join("\r\n");
+            // One request for each connection: the next one is renamed as well.
+            let head = format!("{head}\r\nHost: {elsewhere}\r\nConnection: close\r\n\r\n");
+            server.write_all(head.as_bytes()).await.unwrap();
+            tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
+        });
+    }
+}

@@ -1,0 +1,386 @@
+//! Requests and answers.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+use crate::faults::{Call, Plan};
+use crate::login::Bearer;
+use crate::state::Id;
+use crate::{Arm, rules};
+
+/// An answer.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    status: u16,
+    headers: Vec<(&'static str, String)>,
+    body: Option<Value>,
+}
+
+impl Answer {
+    pub(crate) fn json(status: u16, body: &Value) -> Self {
+        Self { status, headers: Vec::new(), body: Some(body.clone()) }
+    }
+
+    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
+        Self::json(status, &json!({"error": {"code": code, "message": message}}))
+    }
+
+    fn empty(status: u16) -> Self {
+        Self { status, headers: Vec::new(), body: None }
+    }
+
+    fn with(mut self, name: &'static str, value: String) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+}
+
+/// A request, taken apart.
+struct Asked {
+    method: Method,
+    path: String,
+    query: HashMap<String, String>,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Asked {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    fn host(&self) -> &str {
+        self.header("host").unwrap_or_default()
+    }
+}
+
+/// A connection that is cut on purpose.
+#[derive(Debug)]
+struct Cut;
+
+impl std::fmt::Display for Cut {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("cut on purpose")
+    }
+}
+
+impl std::error::Error for Cut {}
+
+impl Arm {
+    /// Serves until it is dropped.
+    ///
+    /// # Errors
+    /// Connections cannot be accepted any more.
+    pub async fn serve(self, listener: TcpListener) -> std::io::Result<Infallible> {
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            let arm = self.clone();
+            connections.spawn(async move {
+                let service = service_fn(move |request| arm.clone().answer(request));
+                // A connection that is cut on purpose ends with an error.
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await
+                    .ok();
+            });
+            while connections.try_join_next().is_some() {}
+        }
+    }
+
+    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
+        let (parts, body) = request.into_parts();
+        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
+        let query =
+            form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
+        let path = parts.uri.path().to_owned();
+        let asked = Arc::new(Asked { method: parts.method, path, query, headers: parts.headers, body });
+        let call = Call { method: asked.method.to_string(), path: asked.path.clone(), status: None };
+        let plan = self.faults().plan(&call);
+        let answer = match plan {
+            Plan::Cut | Plan::Hold => None,
+            Plan::Answer(status, code) => {
+                Some(Answer::error(status, code, "a test").with("retry-after", "0".into()))
+            }
+            Plan::Wait(span) => {
+                tokio::time::sleep(span).await;
+                Some(self.serve_one(&asked, None))
+            }
+            Plan::FailLater(code) => Some(self.serve_one(&asked, Some(code))),
+            Plan::Serve => Some(self.serve_one(&asked, None)),
+            Plan::ServeAndCut | Plan::ServeAndHold => {
+                self.serve_one(&asked, None);
+                None
+            }
+        };
+        self.faults().calls.push(Call { status: answer.as_ref().map(|answer| answer.status), ..call });
+        if let Some(answer) = answer {
+            return Ok(respond(answer));
+        }
+        if plan == Plan::ServeAndHold {
+            self.faults().reached();
+        }
+        if plan == Plan::Cut || plan == Plan::ServeAndCut { Err(Cut) } else { self.hold().await }
+    }
+
+    /// Waits until the world goes on, and then answers nothing.
+    async fn hold(&self) -> Result<Response<Full<Bytes>>, Cut> {
+        let go_on = self.inner.go_on.notified();
+        if self.has_halted() {
+            go_on.await;
+        }
+        Err(Cut)
+    }
+
+    fn serve_one(&self, asked: &Asked, failure: Option<&'static str>) -> Answer {
+        let segments: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
+        match &segments[..] {
+            [tenant, "oauth2", "v2.0", "token"] if asked.method == Method::POST => {
+                return self.logins().token(asked.host(), tenant, &asked.body);
+            }
+            ["metadata", "identity", "oauth2", "token"] if asked.method == Method::GET => {
+                let has_header =
+                    asked.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+                return self.logins().metadata(&asked.query, has_header);
+            }
+            _ => {}
+        }
+        let bearer = self.logins().bearer(asked.header("authorization"));
+        let served = bearer.and_then(|bearer| self.resource(asked, &bearer, failure));
+        served.unwrap_or_else(|error| error)
+    }
+
+    fn resource(
+        &self,
+        asked: &Asked,
+        bearer: &Bearer,
+        failure: Option<&'static str>,
+    ) -> Result<Answer, Answer> {
+        let path = asked.path.trim_end_matches('/');
+        let lower = path.to_ascii_lowercase();
+        if !asked.query.contains_key("api-version") {
+            return Err(Answer::error(
+                400,
+                "MissingApiVersionParameter",
+                "The api-version query parameter (?api-version=) is required.",
+            ));
+        }
+        if let Some(number) =
+            lower.rsplit_once("/operations/").or_else(|| lower.rsplit_once("/operationresults/"))
+        {
+            return self.operation(number.1, lower.contains("/operations/"));
+        }
+        if lower.ends_with("/providers/microsoft.authorization/permissions") {
+            return Ok(Answer::json(200, &self.logins().permissions_of(bearer)));
+        }
+        if let Some(interface) = lower.strip_suffix("/effectivenetworksecuritygroups") {
+            return self.effective(bearer, interface);
+        }
+        match Id::read(path) {
+            Some(id) => {
+                let kind = id.child.map_or(id.kind.clone(), |(child, _)| format!("{}/{child}", id.kind));
+                self.one(asked, bearer, path, &kind, failure)
+            }
+            None => self.list(asked, bearer, path),
+        }
+    }
+
+    fn one(
+        &self,
+        asked: &Asked,
+        bearer: &Bearer,
+        id: &str,
+        kind: &str,
+        failure: Option<&'static str>,
+    ) -> Result<Answer, Answer> {
+        let kind = usual_kind(kind);
+        let verb = match asked.method {
+            Method::GET => "read",
+            Method::PUT | Method::PATCH => "write",
+            Method::DELETE => "delete",
+            _ => return Err(Answer::error(405, "MethodNotAllowed", "The method is not allowed.")),
+        };
+        self.logins().may(bearer, &format!("{kind}/{verb}"), id)?;
+        let mut state = self.state();
+        if asked.method == Method::GET {
+            return state.read(id).map(|found| Answer::json(200, &found)).ok_or_else(|| state.not_found(id));
+        }
+        if let Some(expected) = asked.header("if-match") {
+            let etag = state.read(id).and_then(|known| known["etag"].as_str().map(str::to_owned));
+            if !etag.is_some_and(|etag| expected == "*" || etag == expected) {
+                return Err(Answer::error(
+                    412,
+                    "PreconditionFailed",
+                    "The etag is not the resource's any more.",
+                ));
+            }
+        }
+        if state.is_busy(id) {
+            // Azure says it in either way.
+            let count = self.faults().calls.len();
+            return Err(if count.is_multiple_of(2) {
+                Answer::error(
+                    409,
+                    "AnotherOperationInProgress",
+                    "Another operation on this or dependent resource is in progress.",
+                )
+            } else {
+                Answer::error(
+                    429,
+                    "RetryableErrorDueToAnotherOperation",
+                    "Operation was preempted by another.",
+                )
+                .with("retry-after", "0".into())
+            });
+        }
+        let (number, status) = if asked.method == Method::DELETE {
+            match state.delete(id, failure)? {
+                Some(number) => (number, 202),
+                None => return Ok(Answer::empty(204)),
+            }
+        } else {
+            let body: Value = serde_json::from_slice(&asked.body).map_err(|error| {
+                Answer::error(
+                    400,
+                    "InvalidRequestContent",
+                    &format!("The request content was invalid: {error}"),
+                )
+            })?;
+            if !body.is_object() {
+                return Err(Answer::error(400, "InvalidRequestContent", "The request content is no object."));
+            }
+            if kind == "Microsoft.Network/azureFirewalls" {
+                let mut logins = self.logins();
+                logins.may(bearer, "Microsoft.Network/publicIPAddresses/join/action", id)?;
+                logins.may(bearer, "Microsoft.Network/virtualNetworks/subnets/join/action", id)?;
+            }
+            let (number, is_new) = state.write(id, body, failure)?;
+            (number, if is_new { 201 } else { 200 })
+        };
+        let subscription = Id::read(id).map(|id| id.subscription.to_owned()).unwrap_or_default();
+        let place = |what: &str| {
+            format!(
+                "http://{}/subscriptions/{subscription}/providers/Microsoft.Network/locations/westeurope/{what}/{number}?api-version=2024-03-01",
+                asked.host()
+            )
+        };
+        let answer = if status == 202 {
+            Answer::empty(202).with("location", place("operationResults"))
+        } else {
+            Answer::json(status, &state.read(id).unwrap_or_default())
+        };
+        Ok(answer.with("azure-asyncoperation", place("operations")).with("retry-after", "0".into()))
+    }
+
+    fn operation(&self, number: &str, as_status: bool) -> Result<Answer, Answer> {
+        let state = self.state();
+        let found = number.parse().ok().and_then(|number| state.operation(number));
+        match (found, as_status) {
+            (None, _) => Err(Answer::error(404, "OperationNotFound", "There is no such operation.")),
+            (Some((false, _)), true) => Ok(Answer::json(200, &json!({"status": "InProgress"}))),
+            (Some((true, None)), true) => Ok(Answer::json(200, &json!({"status": "Succeeded"}))),
+            (Some((true, Some(code))), true) => Ok(Answer::json(
+                200,
+                &json!({"status": "Failed", "error": {"code": code, "message": "a test"}}),
+            )),
+            (Some((false, _)), false) => Ok(Answer::empty(202)),
+            (Some((true, None)), false) => Ok(Answer::empty(204)),
+            (Some((true, Some(code))), false) => Err(Answer::error(409, code, "a test")),
+        }
+    }
+
+    fn list(&self, asked: &Asked, bearer: &Bearer, path: &str) -> Result<Answer, Answer> {
+        let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+        let (subscription, group, kind) = match parts[..] {
+            [_, subscription, providers, namespace, kind] if providers.eq_ignore_ascii_case("providers") => {
+                (subscription, None, format!("{namespace}/{kind}"))
+            }
+            [_, subscription, _, group, providers, namespace, kind]
+                if providers.eq_ignore_ascii_case("providers") =>
+            {
+                (subscription, Some(group), format!("{namespace}/{kind}"))
+            }
+            _ => {
+                return Err(Answer::error(
+                    404,
+                    "InvalidResourceType",
+                    "The resource type could not be found.",
+                ));
+            }
+        };
+        if asked.method != Method::GET {
+            return Err(Answer::error(405, "MethodNotAllowed", "The method is not allowed."));
+        }
+        self.logins().may(bearer, &format!("{}/read", usual_kind(&kind)), path)?;
+        let skip = asked.query.get("$skiptoken").and_then(|skip| skip.parse().ok()).unwrap_or(0);
+        let state = self.state();
+        let (page, has_more) = state.list(subscription, group, &kind, skip)?;
+        let mut body = json!({"value": page});
+        if has_more {
+            let (version, next) = (&asked.query["api-version"], skip + state.page_size);
+            body["nextLink"] =
+                json!(format!("http://{}{path}?api-version={version}&$skiptoken={next}", asked.host()));
+        }
+        Ok(Answer::json(200, &body))
+    }
+
+    fn effective(&self, bearer: &Bearer, interface: &str) -> Result<Answer, Answer> {
+        self.logins().may(
+            bearer,
+            "Microsoft.Network/networkInterfaces/effectiveNetworkSecurityGroups/action",
+            interface,
+        )?;
+        let state = self.state();
+        let found = state.read(interface).ok_or_else(|| state.not_found(interface))?;
+        let groups: Vec<Value> = crate::oracle::groups_of(&state, &found)
+            .into_iter()
+            .map(|id| json!({"networkSecurityGroup": {"id": id}, "effectiveSecurityRules": state.in_force(&id), "defaultRules": rules::defaults(&id)}))
+            .collect();
+        Ok(Answer::json(200, &json!({"value": groups})))
+    }
+}
+
+/// A type as the documentation spells it: requests may use any letter case, and permissions are told by it.
+fn usual_kind(kind: &str) -> String {
+    const KINDS: [&str; 10] = [
+        "Microsoft.Network/networkSecurityGroups",
+        "Microsoft.Network/networkSecurityGroups/securityRules",
+        "Microsoft.Network/networkInterfaces",
+        "Microsoft.Network/virtualNetworks",
+        "Microsoft.Network/virtualNetworks/subnets",
+        "Microsoft.Network/routeTables",
+        "Microsoft.Network/azureFirewalls",
+        "Microsoft.Network/publicIPAddresses",
+        "Microsoft.Network/loadBalancers",
+        "Microsoft.Compute/virtualMachines",
+    ];
+    let known = KINDS.iter().find(|known| known.eq_ignore_ascii_case(kind));
+    known.map_or_else(|| kind.to_owned(), |known| (*known).to_owned())
+}
+
+fn respond(answer: Answer) -> Response<Full<Bytes>> {
+    let mut response = Response::builder().status(answer.status);
+    for (name, value) in answer.headers {
+        response = response.header(name, value);
+    }
+    let body = match answer.body {
+        Some(body) => {
+            response = response.header("content-type", "application/json; charset=utf-8");
+            Bytes::from(body.to_string())
+        }
+        None => Bytes::new(),
+    };
+    response.body(Full::new(body)).unwrap()
+}
