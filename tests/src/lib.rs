@@ -7,6 +7,7 @@
 
 mod agent;
 mod asks;
+pub mod azure;
 mod binaries;
 mod broker;
 mod cli;
