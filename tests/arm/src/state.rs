@@ -329,7 +329,8 @@ impl State {
         mut body: Value,
     ) -> Result<bool, Answer> {
         let Some(known) = self.resources.get(parent) else {
-            return Err(self.not_found(&format!("{parent}/{collection}/{name}")));
+            let words = format!("Failed to write '{name}': the parent resource '{parent}' could not be found.");
+            return Err(Answer::error(404, "ParentResourceNotFound", &words));
         };
         let mut children = known["properties"][collection].as_array().cloned().unwrap_or_default();
         let parent_id = known["id"].as_str().unwrap_or_default().to_owned();

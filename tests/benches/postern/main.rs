@@ -4,6 +4,7 @@
 //! `make bench` builds and runs it. With words as arguments, only the measurements whose name has one of them are taken.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod azure;
 mod bare;
 mod cloud;
 mod ends;
@@ -23,7 +24,7 @@ fn main() {
         return bare::serve_sessions(rest);
     }
     raise_descriptor_limit();
-    let measurements: [(&str, fn()); 7] = [
+    let measurements: [(&str, fn()); 10] = [
         ("opening", opening::measure),
         ("ends", ends::measure),
         ("grants", grants::measure),
@@ -31,6 +32,9 @@ fn main() {
         ("sessions", sessions::measure),
         ("cloud-grants", cloud::grants),
         ("cloud-sweep", cloud::sweep),
+        ("azure-grants", azure::grants),
+        ("azure-burst", azure::burst),
+        ("azure-sweep", azure::sweep),
     ];
     for (name, measure) in measurements {
         if arguments.is_empty() || arguments.iter().any(|word| name.contains(word.as_str())) {

@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and tells.
 
 mod aws;
+mod azure;
 mod story;
 
 use std::fs;
@@ -49,6 +50,7 @@ fn main() -> ExitCode {
         leave(&mut story, world);
     }
     aws::tell(&mut story);
+    azure::tell(&mut story);
     story.end()
 }
 

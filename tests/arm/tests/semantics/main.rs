@@ -1,0 +1,17 @@
+//! What the double of Azure Resource Manager claims to do, asked of it over HTTP.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
+mod admission;
+mod client;
+mod etags;
+mod faults;
+mod firewall;
+mod ids;
+mod lists;
+mod login;
+mod operations;
+mod parallel;
+mod permissions;
+mod removal;
+mod rules;
