@@ -36,7 +36,7 @@ pub(crate) const AUTHORIZATION_API: &str = "2022-04-01";
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(900);
 /// The first look at an operation comes so soon, whatever it asks for: somebody waits for the port. Each wait is twice the
 /// one before, up to what Azure asks for.
-const FIRST_POLL: Duration = Duration::from_millis(50);
+const FIRST_POLL: Duration = Duration::from_millis(20);
 /// The longest wait between looks, where Azure asks for none.
 const POLL: Duration = Duration::from_secs(2);
 /// More pages than any list has.

@@ -67,10 +67,10 @@ impl CallError {
     /// found is one that the broker may not see.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Answered { status: 404, code, .. }
-            if matches!(
-                code.as_str(),
-                "ResourceNotFound" | "NotFound" | "ResourceGroupNotFound" | "ParentResourceNotFound"
-            ))
+        if matches!(
+            code.as_str(),
+            "ResourceNotFound" | "NotFound" | "ResourceGroupNotFound" | "ParentResourceNotFound"
+        ))
     }
 
     /// Whether the priority or the name is another rule's.

@@ -34,20 +34,21 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Vec<Sight
         .filter_map(|vm| Some((target(&vm)?, vm)))
         .map(|(target, vm)| (Key::of(deployment, &target), (target, vm)))
         .collect();
-    let mut seen = keys(&network, deployment);
+    let mut seen = traces(&network, deployment);
     // Somebody may have wiped all that was there: then only we know that something was.
     let remembered = azure
         .remembered_targets()
         .into_iter()
         .filter(|target| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription));
     for target in remembered {
-        seen.entry(Key::of(deployment, &target)).or_insert(Some(target));
+        let key = Key::of(deployment, &target);
+        seen.entry(key).or_default().named = Some(target);
     }
     let mut sightings = Vec::new();
-    for (key, named) in seen {
-        match (machines.get(&key), named) {
+    for (key, traces) in seen {
+        match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
-                let scene = Scene::of(&network, vm);
+                let scene = Scene::among(&network, vm, &traces.groups);
                 azure.doubt(target, &scene);
                 let remembered = azure.remembered(target);
                 let observation =
@@ -63,30 +64,33 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Vec<Sight
     Ok(sightings)
 }
 
-/// The keys in the names of our rules, each with the target that a description names.
-fn keys(network: &Network, deployment: &str) -> BTreeMap<Key, Option<TargetId>> {
+/// Where rules of ours for one target are.
+#[derive(Debug, Default)]
+struct Traces {
+    /// The target, where a description names it.
+    named: Option<TargetId>,
+    groups: BTreeSet<ArmId>,
+}
+
+/// The keys in the names of our rules.
+fn traces(network: &Network, deployment: &str) -> BTreeMap<Key, Traces> {
     let in_groups = network.groups.values().flat_map(|group| {
-        group
-            .rules
-            .iter()
-            .map(|rule| (group.id.subscription(), rule.name.as_str(), rule.description.as_str()))
+        group.rules.iter().map(|rule| (&group.id, rule.name.as_str(), rule.description.as_str()))
     });
     let in_firewalls = network.firewalls.iter().flat_map(|firewall| {
-        firewall
-            .nat
-            .iter()
-            .map(|rule| (firewall.id.subscription(), rule.name.as_str(), rule.description.as_str()))
+        firewall.nat.iter().map(|rule| (&firewall.id, rule.name.as_str(), rule.description.as_str()))
     });
-    let mut keys: BTreeMap<Key, Option<TargetId>> = BTreeMap::new();
-    for (subscription, rule, description) in in_groups.chain(in_firewalls) {
+    let mut traces: BTreeMap<Key, Traces> = BTreeMap::new();
+    for (place, rule, description) in in_groups.chain(in_firewalls) {
         let Some(key) = Name::read(rule).and_then(|name| name.key().cloned()) else { continue };
         if key.is_of(deployment) {
-            let named = names::target_of(description, subscription, &key, deployment);
-            let known = keys.entry(key).or_default();
-            *known = known.take().or(named);
+            let of_key = traces.entry(key.clone()).or_default();
+            let named = || names::target_of(description, place.subscription(), &key, deployment);
+            of_key.named = of_key.named.take().or_else(named);
+            of_key.groups.insert(place.clone());
         }
     }
-    keys
+    traces
 }
 
 /// Judges every virtual machine.
@@ -101,9 +105,12 @@ pub(crate) async fn assess(
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let nothing = Memory::default();
+    let traces = traces(&network, &azure.settings.deployment);
+    let nowhere = BTreeSet::new();
     let judge = |vm: ArmId| {
         let target = target(&vm)?;
-        let scene = Scene::of(&network, &vm);
+        let ours = traces.get(&Key::of(&azure.settings.deployment, &target));
+        let scene = Scene::among(&network, &vm, ours.map_or(&nowhere, |ours| &ours.groups));
         let look = scene.look(&target, &azure.settings.deployment, &nothing);
         let locked = look.is_locked();
         let health = judge(&look, management, locked);

@@ -53,12 +53,24 @@ pub(crate) struct Scene {
 }
 
 impl Scene {
+    /// A machine with every group that was read.
     pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
+        Self::with(network, vm, |_| true)
+    }
+
+    /// A machine with the groups on its way, and with those in which something of ours is for it.
+    pub(crate) fn among(network: &Network, vm: &ArmId, ours: &BTreeSet<ArmId>) -> Self {
+        Self::with(network, vm, |id| ours.contains(id))
+    }
+
+    fn with(network: &Network, vm: &ArmId, concerns: impl Fn(&ArmId) -> bool) -> Self {
         let machine = Machine::of(network, vm);
         let firewall = machine.front.as_ref().and_then(|front| {
             network.firewalls.iter().find(|firewall| firewall.id == front.firewall).cloned()
         });
-        Self { machine, groups: network.groups.clone(), firewall }
+        let groups = network.groups.iter().filter(|(id, _)| machine.groups.contains(id) || concerns(id));
+        let groups = groups.map(|(id, group)| (id.clone(), group.clone())).collect();
+        Self { machine, groups, firewall }
     }
 
     pub(crate) fn look<'a>(

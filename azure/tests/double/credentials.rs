@@ -170,6 +170,17 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     let actions: Vec<String> = serde_json::from_value(role["Actions"].clone()).unwrap();
     let world = crate::firewall::behind_a_firewall().await;
     world.lab.rule("nsg", "first", 100, "Allow", "*", "*", "22");
+    // A rule for a role leaves no room either: to move it is to join the role once more.
+    let role = world.lab.id("applicationSecurityGroups", "web");
+    world.arm.edit(&world.vms[0].interface, |nic| {
+        nic["properties"]["ipConfigurations"][0]["properties"]["applicationSecurityGroups"] =
+            json!([{"id": role}]);
+    });
+    world.arm.edit(&world.lab.nsg_id("nsg"), |nsg| {
+        let rule = &mut nsg["properties"]["securityRules"][0]["properties"];
+        rule.as_object_mut().unwrap().remove("destinationAddressPrefix");
+        rule["destinationApplicationSecurityGroups"] = json!([{"id": role}]);
+    });
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
     world.arm.permissions(Some(actions.clone()));
     world.arm.forget_calls();

@@ -26,6 +26,8 @@ pub struct TargetOutcome {
     pub report: LockdownReport,
     /// The concerns that kept it from being done.
     pub unmet: Vec<Concern>,
+    /// What was accepted.
+    pub consent: Consent,
     /// Whether the target now is as was asked for.
     pub done: bool,
     /// Why it is not, or what else went wrong.

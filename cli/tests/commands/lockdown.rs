@@ -31,7 +31,7 @@ fn a_result(done: bool) -> v1::LockdownResult {
 
 fn asking() -> v1::LockdownResult {
     let kind = v1::ConcernKind::Cut.into();
-    let concern = v1::Concern { kind, what: "sessions end".to_owned(), accepted: false };
+    let concern = v1::Concern { kind, what: "sessions end".to_owned(), accepted: false, holds_up: true };
     v1::LockdownResult { concerns: vec![concern], ..a_result(false) }
 }
 

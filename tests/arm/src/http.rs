@@ -266,6 +266,14 @@ impl Arm {
                 logins.may(bearer, "Microsoft.Network/publicIPAddresses/join/action", id)?;
                 logins.may(bearer, "Microsoft.Network/virtualNetworks/subnets/join/action", id)?;
             }
+            // A rule that names application security groups joins them.
+            let names_roles = ["source", "destination"]
+                .iter()
+                .any(|side| !rules::roles(&body["properties"], side).is_empty());
+            if kind == "Microsoft.Network/networkSecurityGroups/securityRules" && names_roles {
+                let action = "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action";
+                self.logins().may(bearer, action, id)?;
+            }
             let (number, is_new) = state.write(id, body, failure)?;
             (number, if is_new { 201 } else { 200 })
         };

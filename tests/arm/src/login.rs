@@ -175,7 +175,7 @@ impl Logins {
                 if self.actions.as_ref().is_none_or(allows) {
                     self.used.insert(action.to_owned());
                     Ok(())
-                } else if action.ends_with("/join/action") {
+                } else if action.contains("/join") {
                     refuse("LinkedAuthorizationFailed")
                 } else {
                     refuse("AuthorizationFailed")

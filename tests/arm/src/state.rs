@@ -329,7 +329,8 @@ impl State {
         mut body: Value,
     ) -> Result<bool, Answer> {
         let Some(known) = self.resources.get(parent) else {
-            let words = format!("Failed to write '{name}': the parent resource '{parent}' could not be found.");
+            let words =
+                format!("Failed to write '{name}': the parent resource '{parent}' could not be found.");
             return Err(Answer::error(404, "ParentResourceNotFound", &words));
         };
         let mut children = known["properties"][collection].as_array().cloned().unwrap_or_default();

@@ -49,9 +49,10 @@ fn unread(unread: Unread) -> v1::UnreadPlace {
 }
 
 pub(super) fn result(outcome: TargetOutcome) -> v1::LockdownResult {
-    let unmet = outcome.unmet;
+    let TargetOutcome { unmet, consent, .. } = outcome;
     let concern = |concern: Concern| v1::Concern {
-        accepted: !unmet.contains(&concern),
+        accepted: consent.0.contains(&concern.kind),
+        holds_up: unmet.contains(&concern),
         kind: kind(concern.kind).into(),
         what: concern.what,
     };
@@ -113,20 +114,22 @@ mod tests {
             target: "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap(),
             report: LockdownReport { changes: vec![], concerns: ConcernKind::ALL.map(concern).to_vec() },
             unmet: vec![concern(ConcernKind::Cut)],
+            consent: Consent([ConcernKind::Shared, ConcernKind::Loss].into()),
             done: false,
             error,
         }
     }
 
     #[test]
-    fn a_concern_is_accepted_unless_it_kept_the_target_from_being_done() {
+    fn a_concern_is_accepted_or_holds_the_target_up_or_is_only_said() {
         let wire = result(an_outcome(None));
-        let accepted: Vec<_> = wire.concerns.iter().map(|one| (one.kind(), one.accepted)).collect();
+        let accepted: Vec<_> =
+            wire.concerns.iter().map(|one| (one.kind(), one.accepted, one.holds_up)).collect();
         let expected = [
-            (v1::ConcernKind::Shared, true),
-            (v1::ConcernKind::Loss, true),
-            (v1::ConcernKind::Cut, false),
-            (v1::ConcernKind::Precedence, true),
+            (v1::ConcernKind::Shared, true, false),
+            (v1::ConcernKind::Loss, true, false),
+            (v1::ConcernKind::Cut, false, true),
+            (v1::ConcernKind::Precedence, false, false),
         ];
         assert_eq!((accepted, wire.error), (expected.to_vec(), None));
     }

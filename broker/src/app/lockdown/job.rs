@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Concern, LockdownOrder, LockdownReport};
+use postern_cloud::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 
@@ -151,6 +151,10 @@ impl From<Job> for TargetOutcome {
     fn from(job: Job) -> Self {
         let unmet = job.unmet().into_iter().cloned().collect();
         let target = job.target().clone();
-        Self { target, report: job.report, unmet, done: job.done, error: job.error }
+        let consent = match job.work {
+            Work::Lockdown(order) => order.consent,
+            Work::Release(_) => Consent::default(),
+        };
+        Self { target, report: job.report, unmet, consent, done: job.done, error: job.error }
     }
 }

@@ -60,6 +60,7 @@ pub(crate) struct Concern {
     pub kind: &'static str,
     pub what: String,
     pub accepted: bool,
+    pub holds_up: bool,
 }
 
 /// An error that concerns one target.
@@ -111,7 +112,12 @@ impl From<v1::Change> for Change {
 
 impl From<v1::Concern> for Concern {
     fn from(wire: v1::Concern) -> Self {
-        Self { kind: words::concern_kind(wire.kind()), what: wire.what, accepted: wire.accepted }
+        Self {
+            kind: words::concern_kind(wire.kind()),
+            what: wire.what,
+            accepted: wire.accepted,
+            holds_up: wire.holds_up,
+        }
     }
 }
 

@@ -102,6 +102,7 @@ fn a_lockdown_has_the_documented_shape() {
             kind: v1::ConcernKind::Cut.into(),
             what: "sgr-1 is for anyone".to_owned(),
             accepted: true,
+            holds_up: false,
         }],
         done: false,
         error: Some(v1::TargetError {
@@ -114,7 +115,7 @@ fn a_lockdown_has_the_documented_shape() {
         "results": [{
             "target": "aws:123456789012/eu-central-1/i-0123456789abcdef0",
             "changes": [{ "action": "remove", "resource": "sgr-1", "detail": "tcp/22 from anyone" }],
-            "concerns": [{ "kind": "cut", "what": "sgr-1 is for anyone", "accepted": true }],
+            "concerns": [{ "kind": "cut", "what": "sgr-1 is for anyone", "accepted": true, "holds_up": false }],
             "done": false,
             "error": { "code": "failed_precondition", "message": "the quota is used up" },
         }],

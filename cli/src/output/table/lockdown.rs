@@ -40,7 +40,7 @@ pub(crate) fn lockdowns(lockdowns: &Lockdowns, deed: &str) -> String {
 }
 
 fn shown(result: &LockdownResult, deed: &str, dry_run: bool) -> String {
-    let unmet: Vec<_> = result.concerns.iter().filter(|concern| !concern.accepted).collect();
+    let unmet: Vec<_> = result.concerns.iter().filter(|concern| concern.holds_up).collect();
     let standing = match (&result.error, result.done) {
         (Some(error), true) => format!("{deed}, but: {}", error.message),
         (Some(error), false) => format!("not {deed}: {}", error.message),
@@ -57,14 +57,21 @@ fn shown(result: &LockdownResult, deed: &str, dry_run: bool) -> String {
         format!("  {sign} {} {}{detail}", change.action, change.resource)
     }));
     lines.extend(result.concerns.iter().map(|concern| {
-        let word = if concern.accepted { "accepted" } else { "asks" };
+        let word = match (concern.holds_up, concern.accepted) {
+            (true, _) => "asks",
+            (false, true) => "accepted",
+            (false, false) => "note",
+        };
         format!("  {word} ({}): {}", concern.kind, concern.what)
     }));
     if !unmet.is_empty() {
         // With those that were accepted, too: each command says anew what it accepts.
-        let kinds: BTreeSet<_> = result.concerns.iter().map(|concern| concern.kind).collect();
+        let asked = result.concerns.iter().filter(|concern| concern.holds_up || concern.accepted);
+        let kinds: BTreeSet<_> = asked.map(|concern| concern.kind).collect();
         let flags: String = kinds.iter().map(|kind| format!(" --accept {kind}")).collect();
         lines.push(format!("  run it again with{flags}"));
+    } else if result.concerns.iter().any(|concern| concern.kind == "precedence" && !concern.accepted) {
+        lines.push("  --accept precedence lets Postern's rules come before those".to_owned());
     }
     lines.iter().map(|text| line(text)).collect::<Vec<_>>().join("\n")
 }

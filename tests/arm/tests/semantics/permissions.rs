@@ -57,6 +57,21 @@ async fn an_application_takes_the_actions_that_it_may_take() {
 }
 
 #[tokio::test]
+async fn a_rule_that_names_a_role_is_written_by_who_may_join_it() {
+    let cloud = Cloud::new().await;
+    let mut body = rule(100);
+    body["properties"].as_object_mut().unwrap().remove("destinationAddressPrefix");
+    let role = cloud.lab.id("applicationSecurityGroups", "web");
+    body["properties"]["destinationApplicationSecurityGroups"] = json!([{"id": role}]);
+    let write = "Microsoft.Network/networkSecurityGroups/securityRules/write";
+    let join = "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action";
+    cloud.may(&[write]);
+    assert_eq!(cloud.put(&cloud.rule_id("new"), &body).await.error(), (403, "LinkedAuthorizationFailed"));
+    cloud.may(&[write, join]);
+    cloud.put(&cloud.rule_id("new"), &body).await.good();
+}
+
+#[tokio::test]
 async fn a_firewall_is_written_by_who_may_join_its_subnet_and_its_address() {
     let cloud = Cloud::new().await;
     let subnet = cloud.lab.subnet("net", "AzureFirewallSubnet", "10.0.1.0/26", None, None);

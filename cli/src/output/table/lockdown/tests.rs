@@ -52,6 +52,7 @@ fn a_result() -> v1::LockdownResult {
         kind: kind.into(),
         what: what.into(),
         accepted,
+        holds_up: !accepted && kind != v1::ConcernKind::Precedence,
     };
     v1::LockdownResult {
         target: "aws:1".into(),
@@ -82,6 +83,28 @@ aws:1: not locked down, asks first
   asks (cut): sgr-2 is for anyone
   run it again with --accept cut --accept loss";
     assert_eq!(shown(false, a_result()), expected);
+}
+
+#[test]
+fn what_holds_nothing_up_is_said_with_the_flag_that_changes_it() {
+    let note = v1::Concern {
+        kind: v1::ConcernKind::Precedence.into(),
+        what: "not locked: rule ssh".into(),
+        accepted: false,
+        holds_up: false,
+    };
+    let mut result = v1::LockdownResult { changes: vec![], concerns: vec![note], done: true, ..a_result() };
+    let expected = "\
+aws:1: locked down already
+  note (precedence): not locked: rule ssh
+  --accept precedence lets Postern's rules come before those";
+    assert_eq!(shown(false, result.clone()), expected);
+    result.concerns[0].accepted = true;
+    assert!(shown(false, result.clone()).ends_with("\n  accepted (precedence): not locked: rule ssh"));
+    // A flag that nothing waits for is not advised.
+    result.concerns[0].accepted = false;
+    result.concerns.extend(a_result().concerns);
+    assert!(shown(false, result).ends_with("\n  run it again with --accept cut --accept loss"));
 }
 
 #[test]
