@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use azure_core::auth::{AccessToken, Secret, TokenCredential};
 use azure_core::error::ErrorKind;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use data_encoding::BASE64URL_NOPAD;
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use time::OffsetDateTime;
@@ -60,6 +62,15 @@ struct Refusal {
     error: String,
     #[serde(default)]
     error_description: String,
+}
+
+/// The head of a client assertion: how it is signed, and the digest of the certificate.
+#[derive(Serialize)]
+struct Header {
+    alg: &'static str,
+    typ: &'static str,
+    #[serde(rename = "x5t#S256")]
+    x5t_s256: String,
 }
 
 /// What a client assertion claims (Microsoft Learn, "Microsoft identity platform application authentication certificate
@@ -170,12 +181,12 @@ fn assertion(
     certificate: &str,
     key: &str,
 ) -> Result<String, String> {
-    let der = pem::parse(certificate).map_err(|error| format!("the certificate is not PEM: {error}"))?;
-    let key = EncodingKey::from_rsa_pem(key.as_bytes())
-        .map_err(|error| format!("the certificate's key is not an RSA key in PEM: {error}"))?;
-    let thumbprint = data_encoding::BASE64URL_NOPAD.encode(&Sha256::digest(der.contents()));
-    let header = Header { x5t_s256: Some(thumbprint), ..Header::new(Algorithm::RS256) };
+    let certificate =
+        pem::parse(certificate).map_err(|error| format!("the certificate is not PEM: {error}"))?;
+    let key = rsa_key(key)?;
+    let thumbprint = BASE64URL_NOPAD.encode(&Sha256::digest(certificate.contents()));
     let now = OffsetDateTime::now_utc();
+    let header = Header { alg: "RS256", typ: "JWT", x5t_s256: thumbprint };
     let claims = Claims {
         aud: audience,
         iss: &application.client_id,
@@ -185,8 +196,25 @@ fn assertion(
         nbf: (now - Duration::from_secs(60)).unix_timestamp(),
         exp: (now + ASSERTION_LIFETIME).unix_timestamp(),
     };
-    jsonwebtoken::encode(&header, &claims, &key)
-        .map_err(|error| format!("the certificate's key does not sign: {error}"))
+    let unsigned = format!("{}.{}", part(&header)?, part(&claims)?);
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), unsigned.as_bytes(), &mut signature)
+        .map_err(|_| "the certificate's key does not sign".to_owned())?;
+    Ok(format!("{unsigned}.{}", BASE64URL_NOPAD.encode(&signature)))
+}
+
+/// Reads a key in PKCS #8 or PKCS #1. No word of an error is the key's.
+fn rsa_key(pem: &str) -> Result<RsaKeyPair, String> {
+    let wrong = || "the certificate's key is not an RSA key of 2048 bits or more in PEM".to_owned();
+    let key = pem::parse(pem).map_err(|_| wrong())?;
+    let read = if key.tag() == "RSA PRIVATE KEY" { RsaKeyPair::from_der } else { RsaKeyPair::from_pkcs8 };
+    read(key.contents()).map_err(|_| wrong())
+}
+
+/// A part of a signed token (RFC 7515).
+fn part(value: &impl Serialize) -> Result<String, String> {
+    let text = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+    Ok(BASE64URL_NOPAD.encode(&text))
 }
 
 #[async_trait::async_trait]

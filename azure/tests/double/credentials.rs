@@ -57,7 +57,7 @@ async fn a_certificate_signs_for_its_application() {
     world.write("key.pem", "not a key");
     let broken = world.looks(&world.as_whom(credential)).await;
     let Err(CloudError::Unavailable { reason }) = broken else { panic!("{broken:?}") };
-    assert!(reason.contains("key") && !reason.contains("not a key"), "{reason}");
+    assert!(reason.contains("RSA key") && !reason.contains("not a key"), "{reason}");
 }
 
 #[tokio::test]

@@ -4,9 +4,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use data_encoding::BASE64URL_NOPAD;
-use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use ring::rand::SystemRandom;
+use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
+use x509_parser::time::ASN1Time;
 
 use crate::client::{Cloud, Reply};
 
@@ -64,7 +66,7 @@ async fn a_secret_is_its_applications_in_its_tenant_alone() {
 }
 
 /// A new RSA key, and a certificate over it in DER. ring makes no such keys, so rcgen does not, either.
-fn certificate() -> (EncodingKey, Vec<u8>) {
+fn certificate() -> (RsaKeyPair, Vec<u8>) {
     let dir = tempfile::tempdir().unwrap();
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=app", "-days", "1"])
@@ -74,13 +76,21 @@ fn certificate() -> (EncodingKey, Vec<u8>) {
         .expect("openssl makes the key");
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     let read = |name: &str| std::fs::read(dir.path().join(name)).unwrap();
-    (EncodingKey::from_rsa_pem(&read("key.pem")).unwrap(), read("certificate.der"))
+    let key = pem::parse(read("key.pem")).unwrap();
+    (RsaKeyPair::from_pkcs8(key.contents()).unwrap(), read("certificate.der"))
 }
 
-fn signed(key: &EncodingKey, certificate: &[u8], claims: &Value) -> String {
+fn signed(key: &RsaKeyPair, certificate: &[u8], claims: &Value) -> String {
     let thumbprint = BASE64URL_NOPAD.encode(&Sha256::digest(certificate));
-    let header = Header { x5t_s256: Some(thumbprint), ..Header::new(Algorithm::RS256) };
-    jsonwebtoken::encode(&header, claims, key).unwrap()
+    token(key, &json!({"alg": "RS256", "typ": "JWT", "x5t#S256": thumbprint}), claims)
+}
+
+fn token(key: &RsaKeyPair, header: &Value, claims: &Value) -> String {
+    let part = |value: &Value| BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let unsigned = format!("{}.{}", part(header), part(claims));
+    let mut signature = vec![0; key.public().modulus_len()];
+    key.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), unsigned.as_bytes(), &mut signature).unwrap();
+    format!("{unsigned}.{}", BASE64URL_NOPAD.encode(&signature))
 }
 
 #[tokio::test]
@@ -89,7 +99,7 @@ async fn an_assertion_is_signed_with_the_certificates_key_and_meant_for_this_pla
     let (key, certificate_der) = certificate();
     let (other_key, other_der) = certificate();
     cloud.arm.client_certificate("tenant", "app", &certificate_der);
-    let now = jsonwebtoken::get_current_timestamp();
+    let now = ASN1Time::now().timestamp();
     let claims = json!({
         "aud": format!("{}/tenant/oauth2/v2.0/token", cloud.origin()), "iss": "app", "sub": "app", "jti": "1",
         "nbf": now - 60, "exp": now + 300
@@ -102,7 +112,7 @@ async fn an_assertion_is_signed_with_the_certificates_key_and_meant_for_this_pla
         claims[claim] = value;
         signed(&key, &certificate_der, &claims)
     };
-    let without_thumbprint = jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key).unwrap();
+    let without_thumbprint = token(&key, &json!({"alg": "RS256", "typ": "JWT"}), &claims);
     let (unsigned, _) = good.rsplit_once('.').unwrap();
     for (what, assertion) in [
         ("another's key", signed(&other_key, &certificate_der, &claims)),
