@@ -60,7 +60,7 @@ check: ## Formatting, lints, and what the dependencies are allowed to be.
 MOTO := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/postern-moto-5.2.5
 
 # Program or file that must be there, and the Debian package that has it.
-NEEDS := openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
+NEEDS := redis-server:redis-server openssl:openssl nft:nftables ip:iproute2 setpriv:util-linux systemd-analyze:systemd
 
 .PHONY: install-deps
 install-deps: ## Installs what the tests and the demo need, on Debian, as root. Quick where it is there.

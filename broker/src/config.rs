@@ -2,6 +2,7 @@
 
 mod aws;
 mod azure;
+mod store;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use postern_pki::TrustDomain;
 use serde::Deserialize;
 
 use crate::app::assess::default_management_ports;
+use crate::store::redis::RedisSettings;
 
 /// What the broker runs with.
 #[derive(Debug, Clone)]
@@ -36,6 +38,8 @@ pub struct Config {
     pub metrics_listen: Option<SocketAddr>,
     /// How often every cloud is swept.
     pub sweep_every: Duration,
+    /// The store on Redis; the embedded one, for none.
+    pub redis: Option<RedisSettings>,
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::Settings>,
     /// The subscriptions of Azure, if any.
@@ -69,6 +73,8 @@ struct File {
     metrics_listen: Option<String>,
     #[serde(default)]
     cloud: CloudFile,
+    #[serde(default)]
+    store: Option<store::File>,
     #[serde(default)]
     aws: Option<aws::File>,
     #[serde(default)]
@@ -125,11 +131,12 @@ impl Config {
             data_dir: file.data_dir,
             listen,
             names: file.names,
-            trust_domain,
             log_format: file.log_format,
             management_ports: management_ports(file.management_ports)?,
             metrics_listen,
             sweep_every: sweep_every(file.cloud.sweep_every.as_deref())?,
+            redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
+            trust_domain,
             aws,
             azure,
         })

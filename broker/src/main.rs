@@ -5,11 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::config::{Config, LogFormat};
+use postern_broker::store::redis::Redis;
 use postern_broker::{run, setup};
 use postern_core::target::CloudKind;
 use postern_core::{Name, Principal, Role};
@@ -74,7 +76,14 @@ async fn main() -> anyhow::Result<()> {
             let providers = providers(&config).await?;
             run::serve(config, providers).await?;
         }
-        Command::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
+        Command::CheckConfig => {
+            if let Some(settings) = &config.redis {
+                for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
+                    writeln!(out, "warning: {warning}")?;
+                }
+            }
+            writeln!(out, "{} is good", arguments.config.display())?;
+        }
         Command::Issue { name, role, out: dir, valid_for } => {
             setup::issue(&config, &Principal { role, name }, valid_for, &dir)?;
             writeln!(out, "the identity is in {}", dir.display())?;

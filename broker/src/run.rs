@@ -21,6 +21,7 @@ use crate::hub::Hub;
 use crate::reconcile::{Pulse, Reconciler, Wakeups};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::store::redis::Redis;
 use crate::tasks::Tasks;
 use postern_cloud::Provider;
 
@@ -41,11 +42,9 @@ pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
 pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let store = Embedded::open(&config.store_path()).with_context(|| {
-        format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
-    })?;
+    let store = open_store(&config).await?;
     let (end, ended) = tokio::sync::watch::channel(false);
-    let mut tasks = start(&config, Arc::new(store), providers, ended).await?;
+    let mut tasks = start(&config, store, providers, ended).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
@@ -56,6 +55,24 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     // The server ends by itself once its last answer is out; agents' streams never do, so it is not waited for long.
     tokio::time::timeout(DRAIN, tasks.first_end()).await.ok();
     Ok(())
+}
+
+/// Opens the store that the configuration names. What its settings cannot promise is logged.
+///
+/// # Errors
+/// It cannot be opened.
+pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+    let Some(settings) = &config.redis else {
+        let store = Embedded::open(&config.store_path()).with_context(|| {
+            format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
+        })?;
+        return Ok(Arc::new(store));
+    };
+    let store = Redis::open(settings).await.context("cannot open the store on Redis")?;
+    for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
+        tracing::warn!(%warning, "Redis cannot keep what is promised");
+    }
+    Ok(Arc::new(store))
 }
 
 /// Starts every task. The server ends when `ended` says so.

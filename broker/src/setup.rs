@@ -12,8 +12,8 @@ use postern_pki::{Authority, Credentials, Identity, KeyPair};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::embedded::Embedded;
-use crate::store::{Store as _, Transaction};
+use crate::run::open_store;
+use crate::store::Transaction;
 
 /// The life of the first administrator's certificate.
 const ADMIN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);
@@ -34,7 +34,7 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let now = Clock::start(Timestamp::UNIX_EPOCH).now();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
-    let store = Embedded::open(&config.store_path()).context("cannot make the store")?;
+    let store = open_store(config).await.context("cannot make the store")?;
     let principal = Principal { role: Role::Administrator, name: administrator };
     sign(&authority, &principal, ADMIN_LIFETIME, now)?
         .save(&config.admin_dir())

@@ -94,13 +94,15 @@ pub struct AzureOptions<'a> {
     pub locked: bool,
     /// Further lines of the section `[azure]`.
     pub more: &'a str,
+    /// Further sections.
+    pub sections: &'a str,
 }
 
 impl AzureWorld {
     /// One machine under lockdown behind the groups of its subnet and its interface, and a policy that requires these
     /// layers. A sweep happens every two seconds.
     pub fn new(layers: v1::Layers) -> Self {
-        Self::with(AzureOptions { layers, firewall: false, locked: true, more: "" })
+        Self::with(AzureOptions { layers, firewall: false, locked: true, more: "", sections: "" })
     }
 
     /// A world of one's own.
@@ -114,7 +116,7 @@ impl AzureWorld {
         net.vm.listen_tcp(TCP);
         let section =
             azure.configuration(dir.path()).replacen("[azure]\n", &format!("[azure]\n{}", options.more), 1);
-        let more = format!("[cloud]\nsweep_every = \"2s\"\n{section}");
+        let more = format!("{}[cloud]\nsweep_every = \"2s\"\n{section}", options.sections);
         let mut broker = Broker::init_with(&net.hub, &dir.path().join("broker"), &more);
         broker.serve();
         let admin = broker.admin(&net.hub);

@@ -21,6 +21,7 @@ mod listen;
 mod net;
 mod probe;
 mod process;
+pub mod redis;
 mod room;
 mod watch;
 mod world;

@@ -197,6 +197,8 @@ impl Clouds {
     fn take_work(&self) -> Vec<(TargetId, Arc<dyn Provider>)> {
         let now = self.clock.now();
         let mut places = self.lock();
+        // An end needs no word of the store's: it may be gone by then.
+        places.values_mut().for_each(|place| place.expire(now));
         let ready = places.iter_mut().filter(|(_, place)| place.has_work(now));
         ready
             .filter_map(|(target, place)| {
@@ -264,7 +266,9 @@ impl Clouds {
 
     /// What is left to do, closes first.
     fn steps_left(&self, target: &TargetId) -> Vec<CloudStep> {
+        let now = self.clock.now();
         let steps = |place: &mut Place| {
+            place.expire(now);
             let (desired, observed) = (place.desired.as_ref()?, place.observed.as_ref()?);
             Some(cloud_steps(desired, observed, &place.partial))
         };

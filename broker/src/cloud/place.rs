@@ -64,6 +64,13 @@ impl Place {
             && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
     }
 
+    /// Wants nothing any more whose end has passed (I2).
+    pub(super) fn expire(&mut self, now: Timestamp) {
+        if let Some(desired) = &mut self.desired {
+            desired.retain(|window| now < window.not_after);
+        }
+    }
+
     /// Whether the cloud holds what it should, as far as is known.
     pub(super) fn is_settled(&self) -> bool {
         self.observed.is_some() && self.observed == self.desired && self.partial.is_empty()

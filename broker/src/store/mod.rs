@@ -4,12 +4,14 @@
 //! idempotency key, its audit lines) is one [`Transaction`], durable before [`Store::commit`] returns: that is
 //! what I4 and I9 stand on. A store keeps no timers; no record here ever expires by itself.
 
+mod bodies;
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
 mod error;
 #[cfg(test)]
 pub mod memory;
+pub mod redis;
 mod transaction;
 
 use async_trait::async_trait;

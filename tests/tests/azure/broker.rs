@@ -11,7 +11,13 @@ use serde_json::json;
 
 /// A world that is not under lockdown yet.
 fn unlocked() -> AzureWorld {
-    AzureWorld::with(AzureOptions { layers: Layers::Cloud, firewall: false, locked: false, more: "" })
+    AzureWorld::with(AzureOptions {
+        layers: Layers::Cloud,
+        firewall: false,
+        locked: false,
+        more: "",
+        sections: "",
+    })
 }
 
 #[test]

@@ -13,6 +13,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
         firewall: false,
         locked: true,
         more: "authorize_callers = true\n",
+        sections: "",
     };
     let world = AzureWorld::with(options);
     let (arm, vm) = (&world.azure.arm, world.vm.id.clone());

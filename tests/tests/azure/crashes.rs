@@ -105,7 +105,8 @@ fn i6_a_broker_that_is_killed_between_any_two_calls_of_a_close_closes_it_all_the
 
 #[test]
 fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
-    let options = AzureOptions { layers: Layers::Cloud, firewall: false, locked: false, more: "" };
+    let options =
+        AzureOptions { layers: Layers::Cloud, firewall: false, locked: false, more: "", sections: "" };
     let mut world = AzureWorld::with(options);
     let arm = world.azure.arm.clone();
     arm.halt_at(Some(CrashPoint { change: 1, when: When::After }));

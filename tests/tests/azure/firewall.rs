@@ -8,7 +8,7 @@ use postern_tests::{Reach, TCP};
 
 #[test]
 fn i5_a_window_passes_every_hop_under_the_source_that_each_sees() {
-    let options = AzureOptions { layers: Layers::Both, firewall: true, locked: true, more: "" };
+    let options = AzureOptions { layers: Layers::Both, firewall: true, locked: true, more: "", sections: "" };
     let world = AzureWorld::with(options);
     let port = world.net.vm.tcp(TCP);
     // Mallory stands where the firewall does.

@@ -105,6 +105,41 @@ async fn i5_a_window_is_open_once_the_cloud_said_so_and_absent_once_it_is_wanted
 }
 
 #[tokio::test]
+async fn i2_an_end_needs_no_word_of_the_stores() {
+    let world = World::new();
+    let (short, long) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    let ends = Duration::from_millis(150);
+    // The store says this once, and nothing after.
+    let want = |grants: &[&Grant]| {
+        let grants = || grants.iter().copied();
+        let now = world.clouds.clock.now();
+        let mut known = known_cloud(&world.target, grants());
+        known.retain(|window| window.grant == long.id);
+        known.extend(desired_cloud(&world.target, grants(), now).into_iter().filter_map(|window| {
+            (window.grant != long.id).then(|| CloudWindow { not_after: now + ends, ..window })
+        }));
+        world.clouds.want(&world.target, known.clone(), known);
+    };
+    want(&[&short, &long]);
+    assert!(world.round().await);
+    assert_eq!((world.open().len(), world.round().await), (2, false), "nothing ends before its end");
+    tokio::time::sleep(ends).await;
+    assert!(world.round().await);
+    assert_eq!(world.open(), [long.id]);
+    assert_eq!(world.told(), [] as [&str; 0], "nobody's window was closed");
+
+    // And one whose end comes before the cloud can be reached is not opened any more.
+    let late = on_vm(&world, a_grant().number(3));
+    world.cloud.fail_next([Fault::unavailable()]);
+    want(&[&long, &late]);
+    assert!(world.round().await);
+    tokio::time::sleep(ends).await;
+    world.due();
+    world.round().await;
+    assert_eq!(world.open(), [long.id]);
+}
+
+#[tokio::test]
 async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());

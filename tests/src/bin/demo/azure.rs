@@ -12,7 +12,8 @@ pub(super) fn tell(story: &mut Story) {
     story.tell(
         "The same on Azure: a VM whose groups let the world in on port 22. Azure Resource Manager is a double here, made for tests.",
     );
-    let options = AzureOptions { layers: Layers::Both, firewall: false, locked: false, more: "" };
+    let options =
+        AzureOptions { layers: Layers::Both, firewall: false, locked: false, more: "", sections: "" };
     let Some(mut world) =
         story.step("the double, a broker with a subscription in it, and an agent on the VM start", || {
             let world = AzureWorld::with(options);
@@ -133,7 +134,7 @@ fn release(story: &mut Story, world: &AzureWorld) {
 
 fn behind_a_firewall(story: &mut Story) {
     story.tell("A VM behind an Azure Firewall with classic rules: it sees the firewall, and not who asks.");
-    let options = AzureOptions { layers: Layers::Both, firewall: true, locked: true, more: "" };
+    let options = AzureOptions { layers: Layers::Both, firewall: true, locked: true, more: "", sections: "" };
     let Some(world) = story.step("the same with a firewall in front; the VM is under lockdown", || {
         (AzureWorld::with(options), "the host mallory stands where the firewall does".to_owned())
     }) else {

@@ -1,0 +1,20 @@
+//! Records as text and back, alike in every store.
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::StoreError;
+
+/// A record as text.
+pub(super) fn to_body(record: &impl Serialize) -> Result<String, StoreError> {
+    serde_json::to_string(record).map_err(|source| corrupt("record", source))
+}
+
+/// Text as its record.
+pub(super) fn from_body<T: DeserializeOwned>(what: &str, body: &str) -> Result<T, StoreError> {
+    serde_json::from_str(body).map_err(|source| corrupt(what, source))
+}
+
+pub(super) fn corrupt(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+    StoreError::Corrupt { what: what.to_owned(), source: Box::new(source) }
+}

@@ -1,0 +1,296 @@
+//! The store on Redis (7.0 or later) or Valkey: what several machines can reach.
+//!
+//! One broker writes at a time: whoever opens the store becomes its writer and gets a number that every write names, so that
+//! one that was replaced is refused, however late its write comes. Records are never given a time to live: a store's is
+//! never the expiry of a window.
+//!
+//! ```text
+//! {postern:<tenant>}:schema            the version of all this
+//!                    writer            who writes
+//!                    head              the number of the last audit record, and its hash
+//!                    audit             the records, one a line
+//!                    grants, policies, agents      hashes: an id, and a version and a body
+//!                    requests, tokens              hashes
+//!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
+//! ```
+
+mod server;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use data_encoding::HEXLOWER;
+use postern_core::audit::Head;
+use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use redis::Script;
+use redis::aio::ConnectionManager;
+use serde::de::DeserializeOwned;
+
+use super::bodies::{corrupt, from_body};
+use super::{
+    AgentRecord, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
+    Versioned,
+};
+use server::{Server, head_of, redis_failed, words};
+use writer::Writer;
+
+/// The version of the keys.
+const SCHEMA: u32 = 1;
+/// So many grants are read at once.
+const PAGE: usize = 500;
+
+/// Where the store is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedisSettings {
+    /// `redis://` or, with TLS, `rediss://`, with user, host, port and database.
+    pub url: String,
+    /// A file with the user's password, read when the store is opened.
+    pub password_file: Option<PathBuf>,
+    /// Names this Postern among others on one server.
+    pub tenant: String,
+    /// How many replicas must have a commit before it is answered; 0 where there are none.
+    pub replicas: usize,
+}
+
+/// The store on Redis.
+pub struct Redis {
+    server: Server,
+    reader: ConnectionManager,
+    writer: Writer,
+    look: Script,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.server.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// Opens the store, or makes it, and takes it over: from now on nobody else writes.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the store was written by a newer broker.
+    pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let server = Server::new(settings)?;
+        let mut reader = server.reader().await?;
+        let schema: (u32, u32) = redis::pipe()
+            .cmd("SETNX")
+            .arg(server.key("schema"))
+            .arg(SCHEMA)
+            .cmd("GET")
+            .arg(server.key("schema"))
+            .query_async(&mut reader)
+            .await
+            .map_err(redis_failed)?;
+        if schema.1 > SCHEMA {
+            return Err(StoreError::NewerSchema { found: schema.1, known: SCHEMA });
+        }
+        let token: u64 = redis::cmd("INCR")
+            .arg(server.key("writer"))
+            .query_async(&mut reader)
+            .await
+            .map_err(redis_failed)?;
+        let writer = Writer::new(server.clone(), token.to_string());
+        Ok(Self { server, reader, writer, look: Script::new(include_str!("look.lua")) })
+    }
+
+    /// What of the server's settings does not keep what is promised, each with the remedy.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub async fn warnings(settings: &RedisSettings) -> Result<Vec<String>, StoreError> {
+        Server::new(settings)?.warnings().await
+    }
+
+    async fn field(&self, hash: &str, field: &str) -> Result<Option<String>, StoreError> {
+        let mut get = redis::cmd("HGET");
+        get.arg(self.server.key(hash)).arg(field);
+        get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
+    }
+
+    async fn one<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        hash: &str,
+        field: &str,
+    ) -> Result<Option<Versioned<T>>, StoreError> {
+        self.field(hash, field).await?.map_or(Ok(None), |text| versioned(what, &text))
+    }
+
+    async fn every<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        hash: &str,
+    ) -> Result<Vec<Versioned<T>>, StoreError> {
+        let mut get = redis::cmd("HGETALL");
+        get.arg(self.server.key(hash));
+        let pairs: Vec<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        bodies(&pairs).filter_map(|text| versioned(what, text).transpose()).collect()
+    }
+
+    /// Grants that an index has, and what else there was at that instant.
+    async fn look(&self, look: Look<'_>) -> Result<Seen, StoreError> {
+        let mut script = self.look.key(&self.server.prefix);
+        script.arg(look.index).arg(look.end).arg(if look.newest_first { "-" } else { "+" });
+        script.arg(if look.limit == usize::MAX { -1 } else { i64::try_from(look.limit).unwrap_or(i64::MAX) });
+        script.arg(if look.policies { "policies" } else { "" });
+        let (head, grants, policies): (String, Vec<String>, Vec<String>) =
+            script.invoke_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        let missing = || corrupt("index of grants", words("a grant in it is not there"));
+        let grants: Vec<Versioned<Grant>> = bodies(&grants)
+            .map(|text| versioned("grant", text)?.ok_or_else(missing))
+            .collect::<Result<_, StoreError>>()?;
+        let policies: Vec<Versioned<Policy>> = bodies(&policies)
+            .filter_map(|text| versioned("policy", text).transpose())
+            .collect::<Result<_, _>>()?;
+        Ok(Seen { head: head_of(&head)?, grants, policies })
+    }
+}
+
+/// What to look for.
+struct Look<'a> {
+    index: &'a str,
+    end: &'a str,
+    newest_first: bool,
+    limit: usize,
+    policies: bool,
+}
+
+/// What was there.
+struct Seen {
+    head: Head,
+    grants: Vec<Versioned<Grant>>,
+    policies: Vec<Versioned<Policy>>,
+}
+
+/// Of fields and values in turn, the values.
+fn bodies(pairs: &[String]) -> impl Iterator<Item = &String> {
+    pairs.iter().skip(1).step_by(2)
+}
+
+/// A record with its version; none for one that was deleted.
+fn versioned<T: DeserializeOwned>(what: &str, text: &str) -> Result<Option<Versioned<T>>, StoreError> {
+    let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
+    let (version, body) = parts.ok_or_else(|| corrupt(what, words("it has no version")))?;
+    if body.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(Versioned { record: from_body(what, body)?, version }))
+}
+
+/// The field of a request: no name has a space in it.
+fn request_field(principal: &Name, key: &str) -> String {
+    format!("{principal} {key}")
+}
+
+fn token_field(hash: &TokenHash) -> String {
+    HEXLOWER.encode(&hash.0)
+}
+
+#[async_trait]
+impl Store for Redis {
+    async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
+        self.writer.commit(transaction).await
+    }
+
+    async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
+        self.one("grant", "grants", &id.to_string()).await
+    }
+
+    async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        let index = match (&query.target, &query.principal) {
+            (Some(target), _) => format!("on:{target}"),
+            (None, Some(principal)) => format!("of:{principal}"),
+            (None, None) => "all".to_owned(),
+        };
+        let wanted = |grant: &Grant| {
+            query.principal.as_ref().is_none_or(|name| grant.principal.name == *name)
+                && (query.states.is_empty() || query.states.contains(&grant.state.word()))
+        };
+        let (mut found, mut before) = (Vec::new(), query.before);
+        while found.len() < query.limit {
+            let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
+            let look = Look { index: &index, end: &end, newest_first: true, limit: PAGE, policies: false };
+            let page = self.look(look).await?.grants;
+            let is_last = page.len() < PAGE;
+            before = page.last().map(|grant| grant.record.id);
+            found.extend(page.into_iter().filter(|grant| wanted(&grant.record)));
+            if is_last {
+                break;
+            }
+        }
+        found.truncate(query.limit);
+        Ok(found)
+    }
+
+    async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        let look = Look { index: "open", end: "+", newest_first: false, limit: usize::MAX, policies: false };
+        Ok(self.look(look).await?.grants)
+    }
+
+    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
+        let id = self.field("requests", &request_field(principal, key)).await?;
+        id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
+    }
+
+    async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
+        let index = format!("open:{target}");
+        let look = Look { index: &index, end: "+", newest_first: false, limit: usize::MAX, policies: true };
+        let Seen { head, grants, policies } = self.look(look).await?;
+        let mut policies: Vec<Policy> =
+            policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(target)).collect();
+        policies.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(TargetSnapshot { grants, policies, seq: head.seq })
+    }
+
+    async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
+        let mut policies: Vec<Versioned<Policy>> = self.every("policy", "policies").await?;
+        policies.sort_by(|a, b| a.record.name.cmp(&b.record.name));
+        Ok(policies)
+    }
+
+    async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
+        self.one("policy", "policies", name.as_str()).await
+    }
+
+    async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
+        let mut agents: Vec<Versioned<AgentRecord>> = self.every("agent", "agents").await?;
+        agents.sort_by(|a, b| a.record.target.cmp(&b.record.target));
+        Ok(agents)
+    }
+
+    async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
+        self.one("agent", "agents", &target.to_string()).await
+    }
+
+    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
+        let body = self.field("tokens", &token_field(hash)).await?;
+        body.map(|body| from_body("join token", &body)).transpose()
+    }
+
+    async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        let (Ok(from), Some(count)) = (i64::try_from(after), i64::try_from(limit).ok().or(Some(i64::MAX)))
+        else {
+            return Ok(Vec::new());
+        };
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let to = from.saturating_add(count - 1);
+        let mut range = redis::cmd("LRANGE");
+        range.arg(self.server.key("audit")).arg(from).arg(to);
+        let lines: Vec<String> = range.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        Ok((after.saturating_add(1)..).zip(lines).collect())
+    }
+
+    async fn audit_head(&self) -> Result<Head, StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.server.key("head"));
+        let head: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        head_of(head.as_deref().unwrap_or_default())
+    }
+}

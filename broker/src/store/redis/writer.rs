@@ -1,0 +1,253 @@
+//! Commits: one script does a group of transactions or none of it.
+//!
+//! The records of the audit log are a chain, so that whoever writes has to know its end: the script is given the head that
+//! the records were made after, and does nothing where that is not the head any more. Every write names its writer as
+//! well: a broker that was replaced is refused, however late its write comes.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use postern_core::audit::{AuditRecord, Head};
+use redis::Script;
+use redis::aio::MultiplexedConnection;
+use serde::Serialize;
+use tokio::sync::{Mutex, oneshot};
+
+use super::server::{Server, failed, head_of, redis_failed, words};
+use crate::store::bodies::to_body;
+use crate::store::{Change, Expect, StoreError, Transaction};
+
+/// How many transactions share a script at the most.
+const GROUP: usize = 64;
+/// So often a group is tried whose head somebody else moved. Nobody else writes, so that once is enough.
+const TRIES: usize = 5;
+/// How long replicas have to confirm.
+const CONFIRM: Duration = Duration::from_secs(3);
+
+type Answer = Result<Head, StoreError>;
+
+/// A transaction that waits, and who waits for it.
+struct Job {
+    transaction: Transaction,
+    answer: oneshot::Sender<Answer>,
+}
+
+/// Hands transactions to the server, one group after the other.
+pub(super) struct Writer {
+    server: Server,
+    /// Who writes: the fencing token.
+    token: String,
+    commit: Script,
+    waiting: std::sync::Mutex<Vec<Job>>,
+    turn: Mutex<Turn>,
+}
+
+/// What whoever has the turn works with.
+#[derive(Default)]
+struct Turn {
+    /// A connection of its own: WAIT counts the writes of its own connection.
+    connection: Option<MultiplexedConnection>,
+    head: Option<Head>,
+}
+
+/// A change as the script reads it.
+#[derive(Serialize)]
+struct Wire {
+    kind: &'static str,
+    key: String,
+    expect: String,
+    body: String,
+    open: bool,
+    principal: String,
+    targets: Vec<String>,
+}
+
+impl Writer {
+    pub(super) fn new(server: Server, token: String) -> Self {
+        let commit = Script::new(include_str!("commit.lua"));
+        Self { server, token, commit, waiting: std::sync::Mutex::default(), turn: Mutex::default() }
+    }
+
+    /// Commits the transaction, with all that wait when its turn comes.
+    pub(super) async fn commit(&self, transaction: Transaction) -> Answer {
+        if transaction.is_silent() {
+            return Err(StoreError::Silent);
+        }
+        let (answer, mut answered) = oneshot::channel();
+        self.lock().push(Job { transaction, answer });
+        let mut turn = self.turn.lock().await;
+        loop {
+            match answered.try_recv() {
+                Ok(answer) => return answer,
+                Err(oneshot::error::TryRecvError::Empty) => {}
+                Err(oneshot::error::TryRecvError::Closed) => {
+                    return Err(failed(words("whoever was committing gave up")));
+                }
+            }
+            let group: Vec<Job> = {
+                let mut waiting = self.lock();
+                let count = waiting.len().min(GROUP);
+                waiting.drain(..count).collect()
+            };
+            self.commit_group(&mut turn, group).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Job>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Commits the group, and answers everyone in it.
+    async fn commit_group(&self, turn: &mut Turn, mut group: Vec<Job>) {
+        let mut tries = 0;
+        while !group.is_empty() {
+            match self.try_commit(turn, &group).await {
+                Ok(Outcome::Done(heads)) => {
+                    for (job, head) in group.drain(..).zip(heads) {
+                        // Whoever no longer waits finds out from the store.
+                        job.answer.send(Ok(head)).ok();
+                    }
+                }
+                Ok(Outcome::Conflict { transaction, change }) if transaction < group.len() => {
+                    let job = group.remove(transaction);
+                    let what = job.transaction.changes.get(change).map(Change::subject).unwrap_or_default();
+                    job.answer.send(Err(StoreError::Conflict { what })).ok();
+                }
+                Ok(Outcome::Moved(head)) if tries < TRIES => {
+                    tries += 1;
+                    turn.head = Some(head);
+                }
+                Ok(Outcome::Moved(_) | Outcome::Conflict { .. }) => {
+                    give_up(&mut group, "the store's head moves too quickly");
+                }
+                Ok(Outcome::Fenced) => {
+                    let reason = "another broker has taken this store over: stop this one";
+                    tracing::error!("{reason}");
+                    give_up(&mut group, reason);
+                }
+                Err(error) => {
+                    // Perhaps it took effect: what is known of the head and of the connection holds no more.
+                    *turn = Turn::default();
+                    let full = matches!(error, StoreError::Full);
+                    let reason = error_words(&error);
+                    for job in group.drain(..) {
+                        let error = if full { StoreError::Full } else { failed(words(&reason)) };
+                        job.answer.send(Err(error)).ok();
+                    }
+                }
+            }
+        }
+    }
+
+    async fn try_commit(&self, turn: &mut Turn, group: &[Job]) -> Result<Outcome, StoreError> {
+        let Turn { connection, head } = turn;
+        let connection = match connection {
+            Some(connection) => connection,
+            None => connection.insert(self.server.connect().await?),
+        };
+        let before = match *head {
+            Some(head) => head,
+            None => *head.insert(self.server.head(connection).await?),
+        };
+        let (mut after, mut heads, mut lines) = (before, Vec::new(), Vec::new());
+        for job in group {
+            for event in &job.transaction.audit {
+                let record = AuditRecord::following(&after, event.clone());
+                after = record.head();
+                lines.push(record.to_line());
+            }
+            heads.push(after);
+        }
+        let changes = group.iter().map(|job| job.transaction.changes.iter().map(wire).collect());
+        let changes: Vec<Vec<Wire>> = changes.collect::<Result<_, _>>()?;
+        let mut script = self.commit.prepare_invoke();
+        script.key(&self.server.prefix).arg(&self.token).arg(self.server.text_of(&before));
+        script.arg(self.server.text_of(&after)).arg(to_body(&changes)?);
+        for line in lines {
+            script.arg(line);
+        }
+        let answer: Vec<String> = script.invoke_async(connection).await.map_err(redis_failed)?;
+        let number = |at: usize| answer.get(at).and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+        match answer.first().map(String::as_str) {
+            Some("ok") => {
+                self.server.confirm(connection, CONFIRM).await?;
+                *head = Some(after);
+                Ok(Outcome::Done(heads))
+            }
+            Some("fenced") => Ok(Outcome::Fenced),
+            Some("head") => {
+                let now = head_of(answer.get(1).map_or("", String::as_str))?;
+                if now.seq < before.seq {
+                    tracing::error!(
+                        was = before.seq,
+                        is = now.seq,
+                        "the store went back: it has lost what it had confirmed"
+                    );
+                }
+                Ok(Outcome::Moved(now))
+            }
+            Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
+            Some(_) | None => Err(failed(words("the script answered with something else"))),
+        }
+    }
+}
+
+enum Outcome {
+    /// With the head after each transaction.
+    Done(Vec<Head>),
+    /// One change of one transaction cannot be made; nothing was.
+    Conflict { transaction: usize, change: usize },
+    /// Somebody else wrote meanwhile; nothing was changed.
+    Moved(Head),
+    /// Somebody else is the writer now; nothing was changed.
+    Fenced,
+}
+
+fn give_up(group: &mut Vec<Job>, reason: &str) {
+    for job in group.drain(..) {
+        job.answer.send(Err(failed(words(reason)))).ok();
+    }
+}
+
+fn error_words(error: &StoreError) -> String {
+    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn wire(change: &Change) -> Result<Wire, StoreError> {
+    let plain = |kind, key: String, body: String| Wire {
+        kind,
+        key,
+        body,
+        expect: String::new(),
+        open: false,
+        principal: String::new(),
+        targets: Vec::new(),
+    };
+    let expect = |expect: &Expect| match expect {
+        Expect::Absent => "absent".to_owned(),
+        Expect::Any => "any".to_owned(),
+        Expect::Version(version) => version.to_string(),
+    };
+    Ok(match change {
+        Change::PutGrant { grant, expect: before } => Wire {
+            expect: expect(before),
+            open: !grant.state.is_final(),
+            principal: grant.principal.name.to_string(),
+            targets: grant.targets().into_iter().map(ToString::to_string).collect(),
+            ..plain("grant", grant.id.to_string(), to_body(grant)?)
+        },
+        Change::RememberRequest { principal, key, grant } => {
+            plain("request", super::request_field(principal, key), grant.to_string())
+        }
+        Change::PutPolicy { policy, expect: before } => {
+            Wire { expect: expect(before), ..plain("policy", policy.name.to_string(), to_body(policy)?) }
+        }
+        Change::DeletePolicy { name } => plain("delete_policy", name.to_string(), String::new()),
+        Change::PutAgent { agent, expect: before } => {
+            Wire { expect: expect(before), ..plain("agent", agent.target.to_string(), to_body(agent)?) }
+        }
+        Change::PutToken { hash, token } => plain("token", super::token_field(hash), to_body(token)?),
+        Change::TakeToken { hash } => plain("take_token", super::token_field(hash), String::new()),
+    })
+}

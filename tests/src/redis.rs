@@ -1,0 +1,75 @@
+//! A Redis of a scenario's own: a real server, on a socket in a directory that goes with it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::clock::monotonic;
+use crate::net::Host;
+use crate::process::Process;
+use crate::room::{Room, tied};
+
+/// A server that keeps what it has answered.
+#[derive(Debug)]
+pub struct Redis {
+    process: Option<Process>,
+    room: Room,
+    dir: TempDir,
+}
+
+impl Redis {
+    /// Starts one.
+    ///
+    /// # Panics
+    /// redis-server is not installed, or does not come up.
+    pub fn start(host: &Host) -> Self {
+        let dir = TempDir::with_prefix("postern-redis-").expect("a temporary directory can be made");
+        let mut redis = Self { process: None, room: host.room().clone(), dir };
+        redis.resume();
+        redis
+    }
+
+    /// The section of a broker's configuration that makes it use this server.
+    pub fn configuration(&self) -> String {
+        format!("[store]\nurl = \"redis+unix://{}\"\n", self.socket().display())
+    }
+
+    /// Kills it, at whatever it is.
+    pub fn kill9(&mut self) {
+        self.process.take().expect("it runs").kill9();
+    }
+
+    /// Starts it again, with all that it had kept.
+    ///
+    /// # Panics
+    /// It does not come up.
+    pub fn resume(&mut self) {
+        std::fs::remove_file(self.socket()).ok();
+        let mut command = tied("redis-server");
+        command.args([
+            "--port",
+            "0",
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+            "--appendfsync",
+            "always",
+            "--unixsocket",
+        ]);
+        command.arg(self.socket()).arg("--dir").arg(self.dir.path());
+        let log = self.dir.path().join("redis.log");
+        let process = Process::start("redis-server", &self.room, command, &log);
+        let start = monotonic();
+        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
+            assert!(start.elapsed() < Duration::from_secs(20), "redis does not listen:\n{}", process.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        self.process = Some(process);
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.path().join("redis.sock")
+    }
+}

@@ -1,0 +1,69 @@
+//! The broker on Redis: what it has answered is kept, and closing does not depend on it.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
+
+use std::time::Duration;
+
+use postern_core::audit::verify;
+use postern_proto::v1::{GrantState, Layers};
+use postern_tests::azure::{AzureOptions, AzureWorld};
+use postern_tests::clock::{sleep_until, wait_until};
+use postern_tests::redis::Redis;
+use postern_tests::{Net, PATIENCE, Reach, Refusal, TCP, end_of};
+
+/// A world with both layers, whose broker keeps everything in Redis. The server is on a host of its own.
+fn world() -> (AzureWorld, Redis, Net) {
+    let net = Net::new();
+    let redis = Redis::start(&net.hub);
+    let sections = redis.configuration();
+    let options =
+        AzureOptions { layers: Layers::Both, firewall: false, locked: true, more: "", sections: &sections };
+    (AzureWorld::with(options), redis, net)
+}
+
+fn is_whole(world: &AzureWorld) {
+    let lines = world.admin.audit();
+    verify(lines.iter().map(String::as_str)).unwrap();
+}
+
+#[test]
+fn i4_a_grant_survives_kill_9_of_the_broker_and_of_redis() {
+    let (mut world, mut redis, _net) = world();
+    let port = world.net.vm.tcp(TCP);
+    let grant = world.alice.open(&world.ask());
+    world.broker.process().kill9();
+    redis.kill9();
+    assert_eq!(world.net.alice.reach(port), Reach::Open, "it is open until its end");
+    redis.resume();
+    world.broker.serve();
+    assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);
+    let closed = world.alice.revoke(&grant.id).unwrap();
+    assert_eq!(closed.state(), GrantState::Closed);
+    assert_eq!((world.net.alice.reach(port), world.is_open()), (Reach::Filtered, false));
+    is_whole(&world);
+}
+
+#[test]
+fn i2_with_redis_gone_both_layers_end_on_time_and_nothing_opens() {
+    let (world, mut redis, _net) = world();
+    let port = world.net.vm.tcp(TCP);
+    let watch = world.net.alice.watch(port);
+    let grant = world.alice.open(&world.ask().seconds(4));
+    redis.kill9();
+    let asked = world.ask().from("203.0.113.0/24");
+    let refused = Refusal::from(world.alice.request(&asked).unwrap_err());
+    assert_eq!(refused.reason, "STORE_UNAVAILABLE", "{refused:?}");
+    sleep_until(end_of(&grant));
+    // The cloud's window has nobody but the broker to close it.
+    let took = wait_until("the cloud to close", PATIENCE, || !world.is_open());
+    assert!(took < Duration::from_secs(3), "{took:?}");
+    std::thread::sleep(Duration::from_millis(500));
+    watch.stop().assert_closed_at(end_of(&grant));
+
+    redis.resume();
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+    let again = world.alice.open(&world.ask());
+    assert_eq!((world.net.alice.reach(port), world.is_open()), (Reach::Open, true));
+    world.alice.revoke(&again.id).unwrap();
+    is_whole(&world);
+}
