@@ -121,6 +121,8 @@ async fn start(
     if let Some(listen) = config.metrics_listen {
         tasks.spawn("metrics", metrics(listen)?);
     }
+    let kept = Arc::clone(&store);
+    tasks.spawn("store", async move { Err(anyhow::anyhow!(kept.lost().await)) });
     tasks.spawn("reconciler", reconciler.run());
     tasks.spawn("clouds", Arc::clone(&clouds).run());
     tasks.spawn("sweep", Arc::clone(&clouds).keep_sweeping(config.sweep_every));

@@ -40,6 +40,12 @@ impl Redis {
         self.process.take().expect("it runs").kill9();
     }
 
+    /// Kills it, and takes away all that it had kept.
+    pub fn lose(&mut self) {
+        self.kill9();
+        std::fs::remove_dir_all(self.dir.path().join("appendonlydir")).expect("it keeps what it has there");
+    }
+
     /// Starts it again, with all that it had kept.
     ///
     /// # Panics

@@ -90,6 +90,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Where the audit log ends.
     async fn audit_head(&self) -> Result<Head, StoreError>;
+
+    /// Ends once this process cannot trust the store any more, with the reason; usually never.
+    async fn lost(&self) -> String {
+        std::future::pending().await
+    }
 }
 
 /// Which grants to list.

@@ -67,3 +67,26 @@ fn i2_with_redis_gone_both_layers_end_on_time_and_nothing_opens() {
     world.alice.revoke(&again.id).unwrap();
     is_whole(&world);
 }
+
+#[test]
+fn i1_a_redis_that_comes_back_empty_opens_nothing_and_what_nobody_knows_is_closed() {
+    let (mut world, mut redis, _net) = world();
+    let port = world.net.vm.tcp(TCP);
+    world.alice.open(&world.ask().seconds(8));
+    redis.lose();
+    redis.resume();
+    // The broker does not go on as if nobody had ever wanted anything: it ends.
+    wait_until("the broker to end", PATIENCE, || !world.broker.process().is_running());
+    assert!(world.broker.log().contains("the store went back"), "{}", world.broker.log());
+    assert_eq!(world.net.mallory.reach(port), Reach::Filtered, "the machine stays protected");
+    world.broker.serve();
+    wait_until("the cloud's window to close", PATIENCE, || !world.is_open());
+    wait_until("a line in the log", PATIENCE, || !world.audited("cloud.unknown_window_closed").is_empty());
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(
+        world.net.mallory.reach(port),
+        Reach::Filtered,
+        "and so it does with an agent that nobody knows"
+    );
+    wait_until("the kernel to end the window", PATIENCE, || world.net.alice.reach(port) == Reach::Filtered);
+}

@@ -134,12 +134,15 @@ impl Redis {
 
     /// Grants that an index has, and what else there was at that instant.
     async fn look(&self, look: Look<'_>) -> Result<Seen, StoreError> {
+        let before = self.server.seen.so_far();
         let mut script = self.look.key(&self.server.prefix);
         script.arg(look.index).arg(look.end).arg(if look.newest_first { "-" } else { "+" });
         script.arg(if look.limit == usize::MAX { -1 } else { i64::try_from(look.limit).unwrap_or(i64::MAX) });
         script.arg(if look.policies { "policies" } else { "" });
         let (head, grants, policies): (String, Vec<String>, Vec<String>) =
             script.invoke_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        let head = head_of(&head)?;
+        self.server.seen.check(before, &head)?;
         let missing = || corrupt("index of grants", words("a grant in it is not there"));
         let grants: Vec<Versioned<Grant>> = bodies(&grants)
             .map(|text| versioned("grant", text)?.ok_or_else(missing))
@@ -147,7 +150,7 @@ impl Redis {
         let policies: Vec<Versioned<Policy>> = bodies(&policies)
             .filter_map(|text| versioned("policy", text).transpose())
             .collect::<Result<_, _>>()?;
-        Ok(Seen { head: head_of(&head)?, grants, policies })
+        Ok(Seen { head, grants, policies })
     }
 }
 
@@ -288,9 +291,16 @@ impl Store for Redis {
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
+        let before = self.server.seen.so_far();
         let mut get = redis::cmd("GET");
         get.arg(self.server.key("head"));
         let head: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        head_of(head.as_deref().unwrap_or_default())
+        let head = head_of(head.as_deref().unwrap_or_default())?;
+        self.server.seen.check(before, &head)?;
+        Ok(head)
+    }
+
+    async fn lost(&self) -> String {
+        self.server.seen.lost().await
     }
 }

@@ -1,10 +1,14 @@
 //! The server: connections to it, and what its settings promise.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postern_core::audit::Head;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
 use redis::{AsyncConnectionConfig, Client, InfoDict, IntoConnectionInfo as _, RedisError};
+
+use tokio::sync::watch;
 
 use super::RedisSettings;
 use crate::store::StoreError;
@@ -15,6 +19,45 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a command may take: longer than WAIT.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How far the audit log came, as this process has seen it. A store that is behind that has lost what it had: a failover
+/// without WAIT, an empty server. Policies may be missing then, and an agent that was told so would protect nothing (I1).
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    head: AtomicU64,
+    lost: watch::Sender<Option<String>>,
+}
+
+impl Seen {
+    /// How far it had come: asked before a look, whose answer may be overtaken by a later one's.
+    pub(super) fn so_far(&self) -> u64 {
+        self.head.load(Ordering::SeqCst)
+    }
+
+    /// Takes in the head that a look has found, if it is not behind what there was before the look.
+    pub(super) fn check(&self, before: u64, head: &Head) -> Result<(), StoreError> {
+        self.head.fetch_max(head.seq, Ordering::SeqCst);
+        if head.seq >= before {
+            return Ok(());
+        }
+        let reason = format!(
+            "the store went back from audit record {before} to {}: it has lost what it had confirmed",
+            head.seq
+        );
+        self.lost.send_replace(Some(reason.clone()));
+        Err(failed(words(&reason)))
+    }
+
+    /// Ends once the store went back.
+    pub(super) async fn lost(&self) -> String {
+        let mut lost = self.lost.subscribe();
+        let reason = lost.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+}
+
 /// One server, or whatever answers in its place.
 #[derive(Clone)]
 pub(super) struct Server {
@@ -23,6 +66,7 @@ pub(super) struct Server {
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
     replicas: usize,
+    pub(super) seen: Arc<Seen>,
 }
 
 impl Server {
@@ -37,7 +81,8 @@ impl Server {
             info = info.set_redis_settings(redis);
         }
         let client = Client::open(info).map_err(redis_failed)?;
-        Ok(Self { client, prefix: format!("{{postern:{}}}:", settings.tenant), replicas: settings.replicas })
+        let prefix = format!("{{postern:{}}}:", settings.tenant);
+        Ok(Self { client, prefix, replicas: settings.replicas, seen: Arc::default() })
     }
 
     /// A connection of one's own.
@@ -63,10 +108,12 @@ impl Server {
 
     /// Where the audit log ends.
     pub(super) async fn head(&self, connection: &mut MultiplexedConnection) -> Result<Head, StoreError> {
-        let key = self.key("head");
+        let (key, before) = (self.key("head"), self.seen.so_far());
         let text: Option<String> =
             redis::cmd("GET").arg(key).query_async(connection).await.map_err(redis_failed)?;
-        head_of(text.as_deref().unwrap_or_default())
+        let head = head_of(text.as_deref().unwrap_or_default())?;
+        self.seen.check(before, &head)?;
+        Ok(head)
     }
 
     /// A head as it is kept: the end of an empty log is no text.

@@ -197,3 +197,30 @@ async fn a_password_is_read_from_its_file_and_told_nowhere() {
     std::fs::write(&file, "geheim\n").unwrap();
     Redis::open(&settings).await.unwrap().commit(a_change(1)).await.unwrap();
 }
+
+#[tokio::test]
+async fn i1_a_store_that_went_back_is_believed_nothing_any_more() {
+    let mut server = RedisServer::durable().await;
+    let store = Redis::open(&server.store("t")).await.unwrap();
+    store.commit(a_change(1)).await.unwrap();
+    server.kill();
+    std::fs::remove_dir_all(server.dir.path().join("appendonlydir")).unwrap();
+    server.restart().await;
+    // The connection comes back, to a server that has nothing.
+    let mut tries = 0..100;
+    let error = loop {
+        match store.snapshot(&"host:vm-1".parse().unwrap()).await {
+            Err(StoreError::Unavailable { source }) if source.to_string().contains("went back") => {
+                break source;
+            }
+            Err(_) => assert!(tries.next().is_some(), "it does not come back"),
+            Ok(snapshot) => panic!("{snapshot:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(error.to_string().contains("from audit record 1 to 0"), "{error}");
+    assert!(store.commit(a_change(2)).await.is_err() && store.open_grants().await.is_err());
+    assert!(tokio::time::timeout(Duration::from_secs(1), store.lost()).await.unwrap().contains("went back"));
+    // A new process takes what is there.
+    assert!(Redis::open(&server.store("t")).await.unwrap().open_grants().await.unwrap().is_empty());
+}

@@ -171,19 +171,14 @@ impl Writer {
         match answer.first().map(String::as_str) {
             Some("ok") => {
                 self.server.confirm(connection, CONFIRM).await?;
+                self.server.seen.check(before.seq, &after)?;
                 *head = Some(after);
                 Ok(Outcome::Done(heads))
             }
             Some("fenced") => Ok(Outcome::Fenced),
             Some("head") => {
                 let now = head_of(answer.get(1).map_or("", String::as_str))?;
-                if now.seq < before.seq {
-                    tracing::error!(
-                        was = before.seq,
-                        is = now.seq,
-                        "the store went back: it has lost what it had confirmed"
-                    );
-                }
+                self.server.seen.check(before.seq, &now)?;
                 Ok(Outcome::Moved(now))
             }
             Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
