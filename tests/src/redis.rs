@@ -32,7 +32,12 @@ impl Redis {
 
     /// The section of a broker's configuration that makes it use this server.
     pub fn configuration(&self) -> String {
-        format!("[store]\nurl = \"redis+unix://{}\"\n", self.socket().display())
+        format!("[store]\nurl = \"{}\"\n", self.url())
+    }
+
+    /// Its URL.
+    pub fn url(&self) -> String {
+        format!("redis+unix://{}", self.socket().display())
     }
 
     /// Kills it, at whatever it is.
@@ -75,7 +80,8 @@ impl Redis {
         self.process = Some(process);
     }
 
-    fn socket(&self) -> PathBuf {
+    /// Its socket.
+    pub fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }
 }

@@ -1,14 +1,17 @@
 //! Durable grants per second: through the whole gRPC path, and into the store alone.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use postern_broker::store::embedded::Embedded;
-use postern_broker::store::{Change, Expect, Store as _, Transaction};
+use postern_broker::store::redis::{Redis as RedisStore, RedisSettings};
+use postern_broker::store::{Change, Expect, Store, Transaction};
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId, Role};
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::{monotonic, wall};
+use postern_tests::redis::Redis;
 use postern_tests::{Client, Running, World, a_policy, an_ask};
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
@@ -41,6 +44,7 @@ pub(crate) fn measure() {
     note("target: half of the raw rate or better; callers and broker share this machine's cores");
     line("durable-grants-through-grpc", through_grpc, "store-alone", raw, "1/s");
     line("durable-grants-through-grpc", through_grpc, "grpc-health-check", bare, "1/s");
+    on_redis(&world);
 }
 
 fn start_caller(client: &Client, next: &Arc<AtomicU32>) -> Running<()> {
@@ -78,18 +82,48 @@ fn bare_rate(clients: &[Client]) -> f64 {
     f64::from(GRANTS) / began.elapsed().as_secs_f64()
 }
 
-/// The same grants, into a store of their own, by as many callers.
-fn raw_rate(world: &World) -> f64 {
-    let path = world.dir().join("raw.db");
-    let pattern: Grant = {
+/// A grant as the broker keeps it.
+fn pattern(world: &World) -> Grant {
+    {
         let database = rusqlite::Connection::open(world.broker.database()).unwrap();
         let body: String =
             database.query_row("SELECT body FROM grants LIMIT 1", [], |row| row.get(0)).unwrap();
         serde_json::from_str(&body).unwrap()
-    };
+    }
+}
+
+/// The same grants, into a store of their own, by as many callers.
+fn raw_rate(world: &World) -> f64 {
+    let (path, pattern) = (world.dir().join("raw.db"), pattern(world));
+    rate(pattern, async move || Embedded::open(&path).unwrap())
+}
+
+/// The same, into a Redis that keeps what it has answered, beside what such a server does with bare values.
+fn on_redis(world: &World) {
+    let redis = Redis::start(&world.net.hub);
+    let settings =
+        RedisSettings { url: redis.url(), password_file: None, tenant: "bench".to_owned(), replicas: 0 };
+    let ours = rate(pattern(world), async move || RedisStore::open(&settings).await.unwrap());
+    // As many clients as share one script here, and values of about a grant's size.
+    let mut command = Command::new("redis-benchmark");
+    command
+        .arg("-s")
+        .arg(redis.socket())
+        .args(["-t", "set", "-n", "30000", "-c", "64", "-d", "900", "--csv"]);
+    let csv = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    let set = csv.lines().find(|line| line.starts_with("\"SET\"")).unwrap();
+    let bare: f64 = set.split(',').nth(1).unwrap().trim_matches('"').parse().unwrap();
+    note(
+        "a grant is 9 commands of one script, with its audit record and its key; appendfsync always on both sides",
+    );
+    line("durable-grants-on-redis", ours, "redis-benchmark-set", bare, "1/s");
+}
+
+/// How many grants a second go into a store.
+fn rate<S: Store>(pattern: Grant, open: impl AsyncFnOnce() -> S) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
-        let store = Arc::new(Embedded::open(&path).unwrap());
+        let store = Arc::new(open().await);
         let next = Arc::new(AtomicU32::new(0));
         let began = monotonic();
         let mut callers = JoinSet::new();
