@@ -40,6 +40,10 @@ pub struct Config {
     pub sweep_every: Duration,
     /// The store on Redis; the embedded one, for none.
     pub redis: Option<RedisSettings>,
+    /// What this broker is called among several; at most 64 characters.
+    pub replica_name: String,
+    /// How long a broker that is asked to end goes on before it sends its agents away: load balancers need that.
+    pub drain: Duration,
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::Settings>,
     /// The subscriptions of Azure, if any.
@@ -76,6 +80,8 @@ struct File {
     #[serde(default)]
     store: Option<store::File>,
     #[serde(default)]
+    replica: ReplicaFile,
+    #[serde(default)]
     aws: Option<aws::File>,
     #[serde(default)]
     azure: Option<azure::File>,
@@ -88,6 +94,17 @@ struct CloudFile {
     sweep_every: Option<String>,
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplicaFile {
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    drain: Option<String>,
+}
+
+/// The longest that a broker which is asked to end may go on as if it were not.
+const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 /// How often every cloud is swept, unless the file says.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// The least and the most that it may say.
@@ -135,6 +152,8 @@ impl Config {
             management_ports: management_ports(file.management_ports)?,
             metrics_listen,
             sweep_every: sweep_every(file.cloud.sweep_every.as_deref())?,
+            replica_name: replica_name(file.replica.name)?,
+            drain: drain(file.replica.drain.as_deref())?,
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
             trust_domain,
             aws,
@@ -182,6 +201,28 @@ fn sweep_every(text: Option<&str>) -> Result<Duration, Invalid> {
     })
 }
 
+/// The name of the file, or the host's.
+fn replica_name(name: Option<String>) -> Result<String, Invalid> {
+    let name = match name {
+        Some(name) => name,
+        None => rustix::system::uname().nodename().to_string_lossy().into_owned(),
+    };
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if name.is_empty() || name.len() > 64 || !name.bytes().all(is_plain) {
+        let problem = format!("{name:?} is not a name");
+        return Err(Invalid::new("replica.name", problem, "use letters, digits, dots, dashes and underscores"));
+    }
+    Ok(name)
+}
+
+fn drain(text: Option<&str>) -> Result<Duration, Invalid> {
+    let Some(text) = text else { return Ok(Duration::ZERO) };
+    let span = text.parse::<SignedDuration>().ok().and_then(|span| Duration::try_from(span).ok());
+    span.filter(|span| *span <= LONGEST_DRAIN).ok_or_else(|| {
+        Invalid::new("replica.drain", format!("{text:?} is not a span of 0s to 60s"), "write it like 5s")
+    })
+}
+
 fn is_name(name: &str) -> bool {
     rustls::pki_types::ServerName::try_from(name).is_ok()
 }
@@ -215,6 +256,8 @@ mod tests {
             ("names", "metrics_listen = \"9464\"\nnames", "metrics_listen"),
             ("names", "cloud.sweep_every = \"0s\"\nnames", "cloud.sweep_every"),
             ("names", "cloud.sweep = \"1s\"\nnames", "sweep"),
+            ("names", "replica.name = \"a b\"\nnames", "replica.name"),
+            ("names", "replica.drain = \"1h\"\nnames", "replica.drain"),
         ] {
             let error = Config::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");

@@ -6,13 +6,13 @@
 
 mod slot;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::plan::{DesiredHost, HostWindow, Observed};
-use postern_core::{Grant, TargetId, Window};
+use postern_core::{Grant, GrantId, TargetId, Window};
 use tokio::sync::watch;
 
 use crate::clock::Clock;
@@ -27,6 +27,8 @@ const RETURN_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Hub {
     slots: Mutex<HashMap<TargetId, Slot>>,
+    /// The grants of which another broker may have told an agent before this one worked on its target.
+    inherited: Mutex<HashMap<TargetId, BTreeSet<GrantId>>>,
     wakeups: Arc<Wakeups>,
     clock: Clock,
     started: Timestamp,
@@ -64,7 +66,8 @@ pub struct Session {
 impl Hub {
     /// A hub without sessions.
     pub fn new(clock: Clock, wakeups: Arc<Wakeups>) -> Arc<Self> {
-        Arc::new(Self { slots: Mutex::default(), wakeups, clock, started: clock.now() })
+        let (slots, inherited) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { slots, inherited, wakeups, clock, started: clock.now() })
     }
 
     /// Starts a session. An earlier session of the same target ends: an agent has one.
@@ -81,6 +84,41 @@ impl Hub {
         if let Some(slot) = self.lock().get_mut(target) {
             slot.end(reason);
         }
+    }
+
+    /// Ends the target's session if it began before that moment.
+    pub fn end_before(&self, target: &TargetId, moment: Timestamp, reason: &'static str) {
+        if let Some(slot) = self.lock().get_mut(target).filter(|slot| slot.began_before(moment)) {
+            slot.end(reason);
+        }
+    }
+
+    /// Ends every session.
+    pub fn end_all(&self, reason: &'static str) {
+        self.lock().values_mut().for_each(|slot| slot.end(reason));
+    }
+
+    /// Ends the target's session, and hears nothing more of it: another broker works on the target.
+    pub fn lose(&self, target: &TargetId, reason: &'static str) {
+        let now = self.clock.now();
+        if let Some(slot) = self.lock().get_mut(target) {
+            slot.end(reason);
+            slot.disconnect(now);
+        }
+    }
+
+    /// Takes in which grants were not over when this broker came to work on the target after another: the agent may hold
+    /// their windows, whatever this one has told it.
+    pub fn inherit(&self, target: &TargetId, grants: BTreeSet<GrantId>) {
+        if !grants.is_empty() {
+            self.inherited().entry(target.clone()).or_default().extend(grants);
+        }
+    }
+
+    /// The targets whose agents have a session.
+    pub fn sessions(&self) -> Vec<TargetId> {
+        let slots = self.lock();
+        slots.iter().filter(|(_, slot)| slot.has_session()).map(|(target, _)| target.clone()).collect()
     }
 
     /// Whether the target's agent has a session, and so can be told anything.
@@ -114,7 +152,10 @@ impl Hub {
             return Observed::Unconfirmed;
         }
         // Of a grant that is older than this process, an earlier broker may have told the agent.
-        let may_hold = grant.requested_at < self.started || slot.is_some_and(|slot| slot.may_hold(&wanted));
+        let inherited = || self.inherited().get(&window.target).is_some_and(|grants| grants.contains(&grant.id));
+        let may_hold = grant.requested_at < self.started
+            || slot.is_some_and(|slot| slot.may_hold(&wanted))
+            || inherited();
         Observed::Unreachable { reason: "its agent is not connected".into(), may_hold }
     }
 
@@ -129,6 +170,10 @@ impl Hub {
     /// Whether agents may still be on their way back after this broker's start.
     fn is_young(&self) -> bool {
         self.clock.now().duration_since(self.started) < RETURN_GRACE.try_into().unwrap_or_default()
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, HashMap<TargetId, BTreeSet<GrantId>>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, Slot>> {
@@ -152,17 +197,20 @@ impl Session {
 
     /// The agent confirmed a generation, or refused it with an error.
     pub fn applied(&self, generation: u64, error: Option<String>) {
-        self.slot(|slot, now| slot.applied(generation, error, now));
+        let confirms = self.slot(|slot, now| slot.applied(generation, error, now)) == Some(true);
+        if confirms {
+            // It holds what this broker told it, and nothing that another did.
+            self.hub.inherited().remove(&self.target);
+        }
         self.hub.wakeups.wake(&self.target);
     }
 
     /// Acts on this session's slot, unless a newer session has it by now.
-    fn slot(&self, act: impl FnOnce(&mut Slot, Timestamp)) {
+    fn slot<T>(&self, act: impl FnOnce(&mut Slot, Timestamp) -> T) -> Option<T> {
         let now = self.hub.clock.now();
-        if let Some(slot) = self.hub.lock().get_mut(&self.target).filter(|slot| slot.is_session(self.number))
-        {
-            act(slot, now);
-        }
+        let mut slots = self.hub.lock();
+        let slot = slots.get_mut(&self.target).filter(|slot| slot.is_session(self.number))?;
+        Some(act(slot, now))
     }
 }
 

@@ -3,12 +3,13 @@
 use jiff::Timestamp;
 use postern_core::plan::{DesiredHost, HostWindow, Observed};
 use postern_core::{Grant, TargetId, Window};
+use serde::{Deserialize, Serialize};
 
 use crate::cloud::Clouds;
 use crate::hub::Hub;
 
 /// How a layer of a target stands.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerReport {
     /// The state.
     pub status: LayerStatus,
@@ -23,7 +24,7 @@ pub struct LayerReport {
 }
 
 /// The state of one layer of one target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LayerStatus {
     /// The target has no such layer, or its policies do not ask for it.
     NotRequired,

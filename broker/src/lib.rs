@@ -14,6 +14,7 @@ pub mod layer;
 #[cfg(test)]
 mod logged;
 pub mod reconcile;
+pub mod replica;
 pub mod run;
 #[cfg(test)]
 mod samples;

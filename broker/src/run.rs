@@ -19,9 +19,11 @@ use crate::cloud::Clouds;
 use crate::config::Config;
 use crate::hub::Hub;
 use crate::reconcile::{Pulse, Reconciler, Wakeups};
-use crate::store::Store;
+use crate::replica::{Follower, Member, Replica};
+use crate::store::alone::Alone;
 use crate::store::embedded::Embedded;
 use crate::store::redis::Redis;
+use crate::store::{Members, Store};
 use crate::tasks::Tasks;
 use postern_cloud::Provider;
 
@@ -42,46 +44,79 @@ pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
 pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let store = open_store(&config).await?;
-    let (end, ended) = tokio::sync::watch::channel(false);
-    let mut tasks = start(&config, store, providers, ended).await?;
+    let (store, members) = open_store(&config).await?;
+    let (end, ended) = tokio::sync::watch::channel(Ending::NotYet);
+    let Running { mut tasks, hub, replica } = start(&config, store, members, providers, ended).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         error = tasks.first_end() => return Err(error),
     }
     tracing::info!("ending");
-    end.send_replace(true);
-    // The server ends by itself once its last answer is out; agents' streams never do, so it is not waited for long.
+    end.send_replace(Ending::Announced);
+    // Load balancers find out that this broker is not to be sent anything any more, while it still answers.
+    tokio::select! {
+        () = tokio::time::sleep(config.drain) => {}
+        error = tasks.first_end() => return Err(error),
+    }
+    // The server takes nothing new and ends by itself once its last answer is out; agents go to another broker.
+    end.send_replace(Ending::Begun);
+    hub.end_all("the broker is ending; connect to another");
     tokio::time::timeout(DRAIN, tasks.first_end()).await.ok();
+    if let Err(error) = replica.members.leave().await {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the others find out by themselves that this broker left");
+    }
     Ok(())
 }
+
+/// How far the end of the broker has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ending {
+    /// It serves.
+    NotYet,
+    /// It serves, and says that it will not for long.
+    Announced,
+    /// It takes nothing new.
+    Begun,
+}
+
+/// A broker that runs, as far as its end is concerned.
+struct Running {
+    tasks: Tasks,
+    hub: Arc<Hub>,
+    replica: Arc<Replica>,
+}
+
+/// The store, and who else uses it.
+pub type Opened = (Arc<dyn Store>, Arc<dyn Members>);
 
 /// Opens the store that the configuration names. What its settings cannot promise is logged.
 ///
 /// # Errors
 /// It cannot be opened.
-pub async fn open_store(config: &Config) -> anyhow::Result<Arc<dyn Store>> {
+pub async fn open_store(config: &Config) -> anyhow::Result<Opened> {
     let Some(settings) = &config.redis else {
         let store = Embedded::open(&config.store_path()).with_context(|| {
             format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
         })?;
-        return Ok(Arc::new(store));
+        return Ok((Arc::new(store), Arc::new(Alone::default())));
     };
-    let store = Redis::open(settings).await.context("cannot open the store on Redis")?;
+    let store = Arc::new(Redis::open(settings).await.context("cannot open the store on Redis")?);
     for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
         tracing::warn!(%warning, "Redis cannot keep what is promised");
     }
-    Ok(Arc::new(store))
+    let members: Arc<dyn Members> = Arc::clone(&store) as _;
+    Ok((store, members))
 }
 
 /// Starts every task. The server ends when `ended` says so.
 async fn start(
     config: &Config,
     store: Arc<dyn Store>,
+    members: Arc<dyn Members>,
     providers: Providers,
-    mut ended: tokio::sync::watch::Receiver<bool>,
-) -> anyhow::Result<Tasks> {
+    ended: tokio::sync::watch::Receiver<Ending>,
+) -> anyhow::Result<Running> {
     let clock = Clock::start(newest_record(store.as_ref()).await?);
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain, clock.now())?;
     let identity = ServerIdentity::new(serving(&authority, config, clock)?)?;
@@ -90,23 +125,45 @@ async fn start(
     let address = listener.address()?;
 
     let wakeups = Arc::new(Wakeups::default());
-    let hub = Hub::new(clock, Arc::clone(&wakeups));
-    let clouds = Clouds::new(providers, clock, Arc::clone(&wakeups));
+    let (hub, replica) = (Hub::new(clock, Arc::clone(&wakeups)), Replica::of(members));
+    let clouds = Clouds::new(providers, clock, Arc::clone(&wakeups), Arc::clone(&replica));
     let (feed, pulse) = (Feed::default(), Arc::new(Pulse::default()));
     let reconciler = Reconciler {
         store: Arc::clone(&store),
         hub: Arc::clone(&hub),
         clouds: Arc::clone(&clouds),
+        replica: Arc::clone(&replica),
         wakeups: Arc::clone(&wakeups),
         feed: feed.clone(),
         clock,
         pulse: Arc::clone(&pulse),
     };
+    let (head, heads) = tokio::sync::watch::channel(store.audit_head().await?.seq);
+    let member = Member {
+        replica: Arc::clone(&replica),
+        hub: Arc::clone(&hub),
+        clouds: Arc::clone(&clouds),
+        wakeups: Arc::clone(&wakeups),
+        clock,
+        name: config.replica_name.clone(),
+        head,
+        ending: ended.clone(),
+    };
+    let follower = Follower {
+        replica: Arc::clone(&replica),
+        store: Arc::clone(&store),
+        hub: Arc::clone(&hub),
+        clouds: Arc::clone(&clouds),
+        wakeups: Arc::clone(&wakeups),
+        feed: feed.clone(),
+        head: heads,
+    };
     let trust_domain = config.trust_domain.clone();
     let app = App {
         store: Arc::clone(&store),
-        hub,
+        hub: Arc::clone(&hub),
         clouds: Arc::clone(&clouds),
+        replica: Arc::clone(&replica),
         wakeups,
         feed,
         clock,
@@ -123,6 +180,16 @@ async fn start(
     }
     let kept = Arc::clone(&store);
     tasks.spawn("store", async move { Err(anyhow::anyhow!(kept.lost().await)) });
+    let (joined, is_joined) = tokio::sync::oneshot::channel();
+    tasks.spawn("membership", member.keep(joined));
+    // Nothing is begun before this broker is one of the members, and has taken over what nobody works on.
+    tokio::select! {
+        _ = is_joined => {}
+        error = tasks.first_end() => return Err(error),
+    }
+    tasks.spawn("follower", follower.follow());
+    let telling = Arc::clone(&replica);
+    tasks.spawn("views", async move { telling.views.keep_telling().await });
     tasks.spawn("reconciler", reconciler.run());
     tasks.spawn("clouds", Arc::clone(&clouds).run());
     tasks.spawn("sweep", Arc::clone(&clouds).keep_sweeping(config.sweep_every));
@@ -130,15 +197,16 @@ async fn start(
     tasks.spawn("health", api::watch_pulse(reporter, pulse, clock));
     tasks.spawn("certificate", keep_certificate(Arc::clone(&app), config.clone(), identity));
     tasks.spawn("clock", watch_clock(clock));
+    let mut begun = ended;
     let shutdown = async move {
-        ended.wait_for(|ended| *ended).await.ok();
+        begun.wait_for(|ending| *ending == Ending::Begun).await.ok();
     };
     tasks.spawn("server", api::serve(app, listener, health, shutdown));
     tracing::info!(%address, "listening");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot tell the service manager");
     }
-    Ok(tasks)
+    Ok(Running { tasks, hub, replica })
 }
 
 /// Serves the metrics in the format of Prometheus.

@@ -34,13 +34,14 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let now = Clock::start(Timestamp::UNIX_EPOCH).now();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
-    let store = open_store(config).await.context("cannot make the store")?;
+    let (store, members) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal { role: Role::Administrator, name: administrator };
     sign(&authority, &principal, ADMIN_LIFETIME, now)?
         .save(&config.admin_dir())
         .context("cannot write the administrator's identity")?;
     let event = AuditEvent::done(now, "broker", "broker.initialised").with("administrator", &principal);
     store.commit(Transaction::default().audit(event)).await.context("cannot write the first audit record")?;
+    members.leave().await.context("cannot leave the store")?;
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Layer {
 }
 
 /// What is known of one window in one layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observed {
     /// The layer confirmed that it is open.
     Open,

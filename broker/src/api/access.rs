@@ -1,11 +1,12 @@
 //! `AccessService`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postern_cloud::CallerToken;
 use postern_core::plan::Layer;
 use postern_core::text::Justification;
-use postern_core::{Grant, GrantId, Invalid};
+use postern_core::{Grant, GrantId, Invalid, TargetId, Window};
 use postern_proto::CALLER_TOKEN;
 use postern_proto::convert::{self, CallerSource};
 use postern_proto::status::{invalid, plain};
@@ -17,6 +18,7 @@ use super::status::status;
 use super::watch::{self, WatchStream};
 use crate::app::{App, Caller, Error, access};
 use crate::layer::host_layer;
+use crate::replica::Sights;
 
 pub(super) struct Access {
     pub(super) app: Arc<App>,
@@ -36,7 +38,7 @@ impl AccessService for Access {
             requested.grant = access::settled(&self.app, requested.grant, wait).await.map_err(status)?;
         }
         Ok(Response::new(v1::RequestAccessResponse {
-            grant: Some(wire(&self.app, &requested.grant)),
+            grant: Some(wire(&self.app, &requested.grant).await),
             source_from_caller: source == CallerSource::FromCaller,
             repeated_request: requested.repeated,
         }))
@@ -76,7 +78,7 @@ impl AccessService for Access {
         if let Some(wait) = wait {
             grant = access::settled(&self.app, grant, wait).await.map_err(status)?;
         }
-        Ok(Response::new(v1::RevokeAccessResponse { grant: Some(wire(&self.app, &grant)) }))
+        Ok(Response::new(v1::RevokeAccessResponse { grant: Some(wire(&self.app, &grant).await) }))
     }
 
     async fn get_grant(
@@ -86,7 +88,7 @@ impl AccessService for Access {
         let caller = caller(&request)?;
         let id = grant_id(&request.get_ref().grant_id)?;
         let grant = access::visible(&self.app, &caller, id).await.map_err(status)?.record;
-        Ok(Response::new(v1::GetGrantResponse { grant: Some(wire(&self.app, &grant)) }))
+        Ok(Response::new(v1::GetGrantResponse { grant: Some(wire(&self.app, &grant).await) }))
     }
 
     async fn list_grants(
@@ -99,8 +101,9 @@ impl AccessService for Access {
         let before = page_token(token)?;
         let (grants, next) =
             access::list_grants(&self.app, &caller, &asked, size, before).await.map_err(status)?;
+        let sights = sights(&self.app, &grants).await;
         Ok(Response::new(v1::ListGrantsResponse {
-            grants: grants.iter().map(|grant| wire(&self.app, grant)).collect(),
+            grants: grants.iter().map(|grant| seen(&self.app, grant, &sights)).collect(),
             next_page_token: next.map(|id| id.to_string()).unwrap_or_default(),
         }))
     }
@@ -118,13 +121,31 @@ impl AccessService for Access {
 }
 
 /// The grant as the wire shows it, with what the layers say right now.
-pub(super) fn wire(app: &App, grant: &Grant) -> v1::Grant {
+pub(super) async fn wire(app: &App, grant: &Grant) -> v1::Grant {
+    let sights = sights(app, std::slice::from_ref(grant)).await;
+    seen(app, grant, &sights)
+}
+
+/// What the other brokers tell of the targets of these grants. Where the store cannot say, nothing is known of them.
+async fn sights(app: &App, grants: &[Grant]) -> Sights {
+    let open = grants.iter().filter(|grant| !grant.state.is_final());
+    let targets: BTreeSet<&TargetId> = open.flat_map(Grant::targets).collect();
+    app.sights(targets).await.unwrap_or_default()
+}
+
+fn seen(app: &App, grant: &Grant, sights: &Sights) -> v1::Grant {
+    let is_here = |window: &Window| app.replica.leases.holds(&window.target);
     let observe = |window: &_, layer| match layer {
+        _ if !is_here(window) => sights.observe(grant, window, layer),
         Layer::Host => host_layer(&app.hub, &app.clouds, grant, window),
         Layer::Cloud => app.clouds.observe(grant, window),
     };
     let is_over = grant.state.is_final();
-    let endpoint = |window: &_| if is_over { None } else { app.clouds.endpoint(window) };
+    let endpoint = |window: &_| match is_over {
+        true => None,
+        false if is_here(window) => app.clouds.endpoint(window),
+        false => sights.endpoint(grant, window),
+    };
     convert::grant_to_wire(grant, observe, endpoint)
 }
 

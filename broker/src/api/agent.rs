@@ -16,7 +16,9 @@ use super::access::{caller, page_token};
 use super::session::{self, SessionStream};
 use super::status::status;
 use super::target::target_id;
+use crate::app::targets::host_report;
 use crate::app::{App, agents};
+use crate::replica::Sights;
 use crate::store::AgentRecord;
 
 pub(super) struct Agents {
@@ -77,8 +79,9 @@ impl AgentService for Agents {
         let more = agents.len() > size;
         agents.truncate(size);
         let next = agents.last().filter(|_| more).map(|agent| agent.target.to_string());
+        let sights = self.app.sights(agents.iter().map(|agent| &agent.target)).await.map_err(status)?;
         Ok(Response::new(v1::ListAgentsResponse {
-            agents: agents.iter().map(|agent| self.wire(agent)).collect(),
+            agents: agents.iter().map(|agent| self.wire(agent, &sights)).collect(),
             next_page_token: next.unwrap_or_default(),
         }))
     }
@@ -92,7 +95,7 @@ impl AgentService for Agents {
         let target = target_id("target", &asked.target)?;
         free_text("reason", &asked.reason, 500).map_err(|e| invalid(&e))?;
         let agent = agents::ban(&self.app, &caller, &target, asked.reason.clone()).await.map_err(status)?;
-        Ok(Response::new(v1::BanAgentResponse { agent: Some(self.wire(&agent)) }))
+        Ok(Response::new(v1::BanAgentResponse { agent: Some(self.wire(&agent, &Sights::default())) }))
     }
 
     type SessionStream = SessionStream;
@@ -110,8 +113,8 @@ impl AgentService for Agents {
 }
 
 impl Agents {
-    fn wire(&self, agent: &AgentRecord) -> v1::Agent {
-        let report = self.app.hub.report(&agent.target);
+    fn wire(&self, agent: &AgentRecord, sights: &Sights) -> v1::Agent {
+        let report = host_report(&self.app, &agent.target, sights);
         let status = match (&agent.banned, report.online) {
             (Some(_), _) => v1::AgentStatus::Banned,
             (None, true) => v1::AgentStatus::Online,

@@ -31,6 +31,7 @@ pub(super) fn status(error: Error) -> Status {
 fn store_status(error: &StoreError) -> Status {
     let (code, reason) = match error {
         StoreError::Conflict { .. } => (Code::Aborted, "CONFLICT"),
+        StoreError::Fenced { .. } => (Code::Unavailable, "BROKER_FENCED"),
         StoreError::Silent => (Code::Internal, "UNAUDITED_CHANGE"),
         StoreError::Full => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),

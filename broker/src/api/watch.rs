@@ -14,6 +14,7 @@ use tonic::Status;
 
 use super::access::wire;
 use super::status::status;
+use crate::app::feed::Change;
 use crate::app::{App, Caller, Error, access};
 
 pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Send>>;
@@ -40,7 +41,7 @@ struct Watch {
     app: Arc<App>,
     caller: Caller,
     asked: Asked,
-    changes: broadcast::Receiver<GrantId>,
+    changes: broadcast::Receiver<Change>,
     queue: VecDeque<v1::WatchGrantsResponse>,
     /// The grants that the filter admitted when they were sent last: each is sent once more as it leaves.
     inside: HashSet<GrantId>,
@@ -58,9 +59,9 @@ impl Watch {
                 continue;
             }
             match self.changes.recv().await {
-                Ok(id) => self.look(id).await?,
+                Ok(Change::Of(id)) => self.look(id).await?,
                 // Fallen behind: everything is sent anew.
-                Err(RecvError::Lagged(_)) => self.listed = false,
+                Ok(Change::Missed) | Err(RecvError::Lagged(_)) => self.listed = false,
                 Err(RecvError::Closed) => return Ok(None),
             }
         }
@@ -75,7 +76,7 @@ impl Watch {
             for grant in grants {
                 left.remove(&grant.id);
                 self.inside.insert(grant.id);
-                self.push(&grant);
+                self.push(&grant).await;
             }
             match next {
                 Some(id) => before = Some(id),
@@ -97,15 +98,15 @@ impl Watch {
         let Some(grant) = grant.filter(|grant| self.caller.may_see(grant)) else { return Ok(()) };
         if access::admits(&self.asked, &grant) {
             self.inside.insert(id);
-            self.push(&grant);
+            self.push(&grant).await;
         } else if self.inside.remove(&id) {
-            self.push(&grant);
+            self.push(&grant).await;
         }
         Ok(())
     }
 
-    fn push(&mut self, grant: &Grant) {
-        let grant = Some(wire(&self.app, grant));
+    async fn push(&mut self, grant: &Grant) {
+        let grant = Some(wire(&self.app, grant).await);
         self.queue.push_back(v1::WatchGrantsResponse { grant });
     }
 }

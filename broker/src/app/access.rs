@@ -18,8 +18,9 @@ use postern_core::{
 };
 use postern_proto::convert::{Asked, RequestedAccess};
 
+use super::feed::Change;
 use super::{App, Caller, Error};
-use crate::store::{Change, Expect, GrantQuery, StoreError, Transaction, Versioned};
+use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// How often a change is tried again when someone else changed the same grant first.
 const ATTEMPTS: usize = 5;
@@ -50,10 +51,10 @@ pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Resu
         }
     };
     let mut changes =
-        Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
+        Transaction::default().change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
         let (principal, key) = (caller.principal.name.clone(), key.clone());
-        changes = changes.change(Change::RememberRequest { principal, key, grant: grant.id });
+        changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
     }
     match app.store.commit(changes.audit(requested_event(&grant))).await {
         Ok(_) => {}
@@ -132,13 +133,20 @@ async fn decide(
         return Ok(Err(Box::new(Denied { event, error: Error::Forbidden { reason } })));
     }
     let id = GrantId::from_parts(now, rand::random());
-    let is_slow = authorized
-        .windows
-        .iter()
-        .any(|window| window.layers.cloud() && app.clouds.translation(&window.target).is_some());
+    let is_slow = is_translated(app, &authorized.windows).await?;
     let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
     let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
     Ok(Ok(grant.opening_within(timeout)))
+}
+
+/// Whether a window has to be written into something that translates: an Azure Firewall, which takes minutes.
+async fn is_translated(app: &App, windows: &[Window]) -> Result<bool, Error> {
+    let targets: BTreeSet<&TargetId> =
+        windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
+    let sights = app.sights(targets.iter().copied()).await?;
+    Ok(targets.into_iter().any(|target| {
+        app.clouds.translation(target).is_some() || sights.of(target).is_some_and(|view| view.translated)
+    }))
 }
 
 /// Asks the cloud of each target whether it lets the caller ask, and answers the first refusal.
@@ -213,7 +221,7 @@ pub async fn revoke(
         if let Some(reason) = &reason {
             event = event.with("reason", reason);
         }
-        let change = Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
+        let change = store::Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
         match app.store.commit(Transaction::default().change(change).audit(event)).await {
             Ok(_) => {
                 tracing::info!(grant = %id, principal = %caller.principal, "revoked");
@@ -253,7 +261,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
                 return Ok(grant);
             }
             // Having fallen behind is a reason to look, too.
-            while changes.recv().await.is_ok_and(|changed| changed != id) {}
+            while changes.recv().await.is_ok_and(|changed| matches!(changed, Change::Of(other) if other != id)) {}
         }
     };
     match tokio::time::timeout(wait, follow).await {

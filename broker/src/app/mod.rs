@@ -5,7 +5,7 @@ pub mod access;
 pub mod agents;
 pub mod assess;
 mod error;
-mod feed;
+pub mod feed;
 pub mod lockdown;
 pub mod policies;
 #[cfg(test)]
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use postern_cloud::CallerToken;
 use postern_core::audit::AuditEvent;
-use postern_core::{Grant, Principal, ProtectedPort, Role};
+use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 
@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::hub::Hub;
 use crate::reconcile::Wakeups;
+use crate::replica::{Replica, Sights};
 use crate::store::{Store, Transaction};
 pub use error::Error;
 pub use feed::Feed;
@@ -38,6 +39,8 @@ pub struct App {
     pub hub: Arc<Hub>,
     /// The cloud layer.
     pub clouds: Arc<Clouds>,
+    /// The other brokers.
+    pub replica: Arc<Replica>,
     /// Wakes the reconciler.
     pub wakeups: Arc<Wakeups>,
     /// Tells watchers.
@@ -71,6 +74,16 @@ impl Caller {
 }
 
 impl App {
+    /// What the other brokers tell of those of these targets on which they work.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn sights(&self, targets: impl IntoIterator<Item = &TargetId>) -> Result<Sights, Error> {
+        let elsewhere = targets.into_iter().filter(|target| !self.replica.leases.holds(target));
+        let elsewhere: Vec<TargetId> = elsewhere.cloned().collect();
+        Ok(self.replica.views.read(&elsewhere).await?)
+    }
+
     /// Records that something was refused.
     ///
     /// # Errors

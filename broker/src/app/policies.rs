@@ -62,11 +62,11 @@ pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error
     wake(app, [policy]).await
 }
 
-/// Lets every known target hear of it that these policies cover.
+/// Lets every known target hear of it that these policies cover. What other brokers work on they see to themselves.
 async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
     let known: BTreeSet<TargetId> = super::targets::known(app).await?;
     for policy in policies {
-        app.wakeups.wake_all(known.iter().filter(|target| policy.covers(target)).cloned());
+        app.wakeups.wake_all(known.iter().filter(|target| policy.covers(target) && app.replica.leases.holds(target)).cloned());
     }
     Ok(())
 }

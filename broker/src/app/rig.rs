@@ -8,6 +8,7 @@ use postern_core::{Policy, TargetId};
 use tempfile::TempDir;
 
 use super::*;
+use crate::replica::Replica;
 use crate::samples::name;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect};
@@ -27,11 +28,13 @@ impl Rig {
         let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let (store, cloud): (Arc<Memory>, Arc<FakeCloud>) = (Arc::default(), Arc::default());
         let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
+        let replica = Replica::alone();
         let (dir, trust_domain) = (tempfile::tempdir().unwrap(), TrustDomain::new("postern").unwrap());
         let app = App {
             store: Arc::clone(&store) as _,
             hub: Hub::new(clock, Arc::clone(&wakeups)),
-            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups)),
+            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups), Arc::clone(&replica)),
+            replica,
             wakeups,
             feed: Feed::default(),
             clock,

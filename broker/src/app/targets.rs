@@ -8,6 +8,7 @@ use postern_core::{Grant, Policy, TargetId};
 
 use super::{App, Error};
 use crate::layer::{LayerReport, LayerStatus};
+use crate::replica::Sights;
 
 /// One target, for people.
 #[derive(Debug)]
@@ -84,10 +85,11 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
     let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
     let grants = app.store.open_grants().await?;
     let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
+    let sights = app.sights(&targets).await?;
     let view = |id: TargetId| {
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(&id)).collect();
         let host = if super::policies::wants_host(&covering) || covering.is_empty() {
-            app.hub.report(&id)
+            host_report(app, &id, &sights)
         } else {
             LayerReport::of(LayerStatus::NotRequired, "")
         };
@@ -96,11 +98,19 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
             policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,
-            cloud: app.clouds.report(&id),
+            cloud: match sights.of(&id) {
+                Some(view) => view.cloud.clone(),
+                None => app.clouds.report(&id),
+            },
             id,
         }
     };
     Ok(targets.into_iter().map(view).collect())
+}
+
+/// How the host layer of a target stands, as whoever works on it says.
+pub fn host_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
+    sights.of(target).map_or_else(|| app.hub.report(target), |view| view.host.clone())
 }
 
 fn open_windows<'a>(

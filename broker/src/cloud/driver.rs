@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
+use jiff::Timestamp;
 use postern_cloud::{CallerToken, CloudError, Provider, Translation};
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
@@ -23,6 +24,7 @@ use super::place::{ALARM_AT, Failure, Place};
 use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
 use crate::reconcile::Wakeups;
+use crate::replica::Replica;
 
 /// How long a call may take in all: one that never ends must not keep its target from being closed. A provider bounds
 /// each of its own calls more tightly; what takes longer is waiting for its turn under the cloud's rate, where thousands
@@ -30,6 +32,8 @@ use crate::reconcile::Wakeups;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long a cloud may take to say what a caller may do: the caller waits for it.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call of a broker that is gone may still be on its way, at the most: its own bound on a call, and some more.
+const LATE_CALLS: Duration = Duration::from_secs(60);
 /// The longest sleep between looks for retries that are due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -43,6 +47,8 @@ pub struct Clouds {
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) clock: Clock,
     pub(super) journal: Journal,
+    /// What of it all is this broker's to do.
+    pub(super) replica: Arc<Replica>,
 }
 
 impl Clouds {
@@ -51,6 +57,7 @@ impl Clouds {
         providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
         clock: Clock,
         wakeups: Arc<Wakeups>,
+        replica: Arc<Replica>,
     ) -> Arc<Self> {
         Arc::new(Self {
             providers,
@@ -60,6 +67,7 @@ impl Clouds {
             wakeups,
             clock,
             journal: Journal::default(),
+            replica,
         })
     }
 
@@ -94,6 +102,8 @@ impl Clouds {
         }
         let mut places = self.lock();
         let place = places.entry(target.clone()).or_default();
+        // Let go of, and taken up again before the round ended that was under way.
+        place.leaving = false;
         let desired = Some(desired);
         let changed = place.desired != desired;
         (place.desired, place.known) = (desired, known);
@@ -198,8 +208,14 @@ impl Clouds {
         let now = self.clock.now();
         let mut places = self.lock();
         // An end needs no word of the store's: it may be gone by then.
-        places.values_mut().for_each(|place| place.expire(now));
-        let ready = places.iter_mut().filter(|(_, place)| place.has_work(now));
+        places.values_mut().for_each(|place| {
+            place.expire(now);
+            place.look_for_late_calls(now);
+        });
+        let ready = places.iter_mut().filter(|(target, place)| {
+            // Without the lease nothing begins; what has ended is closed all the same (I2).
+            place.has_work(now) && (self.replica.leases.holds(target) || place.has_ended(now))
+        });
         ready
             .filter_map(|(target, place)| {
                 let provider = self.providers.get(&target.cloud()?)?;
@@ -214,6 +230,10 @@ impl Clouds {
     async fn drive(&self, target: TargetId, provider: Arc<dyn Provider>) {
         let outcome = self.steps(&target, provider.as_ref()).await;
         let now = self.clock.now();
+        if self.with(&target, |place| place.leaving) == Some(true) {
+            self.leave(&target).await;
+            return;
+        }
         let ended = self.with(&target, |place| {
             let was_stuck = place.is_stuck();
             place.busy = false;
@@ -237,8 +257,7 @@ impl Clouds {
             self.tell([alarm]);
         }
         if stuck_changed {
-            let stuck = self.lock().values().filter(|place| place.is_stuck()).count();
-            metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(stuck).unwrap_or(u32::MAX));
+            metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
         }
         self.idle.notify_waiters();
         self.wakeups.wake(&target);
@@ -250,6 +269,9 @@ impl Clouds {
         }
         // Nothing that can go wrong with the rest may keep open what is to be closed (I2).
         self.close_all(target, provider).await?;
+        if !self.replica.leases.holds(target) {
+            return Ok(());
+        }
         self.repair(target, provider).await?;
         // Asked anew before every opening: a window may have ended while the one before it was opened.
         while let Some(step) = self.steps_left(target).into_iter().next() {
@@ -257,6 +279,10 @@ impl Clouds {
                 self.close_all(target, provider).await?;
                 continue;
             };
+            // Another broker may have closed by now what this one still means to open.
+            if !self.replica.leases.holds(target) {
+                break;
+            }
             let reach = answered(provider.open(target, &windows)).await?;
             self.with(target, |place| place.opened(&windows, reach));
             self.wakeups.wake(target);
@@ -278,8 +304,14 @@ impl Clouds {
     /// Closes whatever is to be closed, each grant once: one that the cloud keeps does not keep the others.
     async fn close_all(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
         let mut failed = None;
+        let (ours, now) = (self.replica.leases.holds(target), self.clock.now());
         for step in self.steps_left(target) {
-            let CloudStep::Close(windows) = step else { break };
+            let CloudStep::Close(mut windows) = step else { break };
+            // What another broker may have opened meanwhile is not nobody's: without the lease only the end counts.
+            windows.retain(|window| ours || window.not_after <= now);
+            if windows.is_empty() {
+                continue;
+            }
             match answered(provider.close(target, &windows)).await {
                 Ok(()) => {
                     let now = self.clock.now();
@@ -334,6 +366,54 @@ impl Clouds {
     /// Does something with a target's place.
     fn with<T>(&self, target: &TargetId, work: impl FnOnce(&mut Place) -> T) -> Option<T> {
         self.lock().get_mut(target).map(work)
+    }
+
+    /// Forgets a target on which another broker works. A round that is under way is left to end; its last call may land
+    /// after the other's look, so that the other is asked to look again.
+    pub fn let_go(&self, target: &TargetId) {
+        let mut places = self.lock();
+        match places.get_mut(target) {
+            Some(place) if place.busy => place.leaving = true,
+            Some(_) => drop(places.remove(target)),
+            None => {}
+        }
+    }
+
+    /// Forgets every target: what is this broker's is told anew.
+    pub fn let_go_of_all(&self) {
+        let targets = self.targets();
+        targets.iter().for_each(|target| self.let_go(target));
+        self.wakeups.wake_all(targets);
+    }
+
+    /// Takes over a target from a broker that is gone, and whose last call may land late: it is looked at now, and again.
+    pub fn took_over(&self, target: &TargetId) {
+        if self.provider(target).is_some() {
+            let again = self.clock.now().checked_add(LATE_CALLS).unwrap_or(Timestamp::MAX);
+            self.lock().entry(target.clone()).or_default().took_over(again);
+        }
+    }
+
+    /// Has a target looked at before anything else is done with it.
+    pub fn look_again(&self, target: &TargetId) {
+        self.with(target, Place::doubt);
+        self.notify.notify_one();
+    }
+
+    /// How many targets have a cloud that keeps failing.
+    pub fn stuck(&self) -> usize {
+        self.lock().values().filter(|place| place.is_stuck()).count()
+    }
+
+    /// The end of a round on a target that another broker works on.
+    async fn leave(&self, target: &TargetId) {
+        self.lock().remove(target);
+        self.idle.notify_waiters();
+        if let Err(error) = self.replica.members.ask_to_look(target).await {
+            // Whoever took over looks again by itself some time later.
+            tracing::debug!(%target, error = &error as &dyn std::error::Error, "nobody could be asked to look");
+        }
+        self.wakeups.wake(target);
     }
 
     /// Keeps every round away from the target, if none is under way.

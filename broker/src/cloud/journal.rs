@@ -86,6 +86,7 @@ mod tests {
 
     use super::*;
     use crate::reconcile::Wakeups;
+    use crate::replica::Replica;
     use crate::samples::{a_grant, at};
     use crate::store::memory::Memory;
     use crate::store::{Change, Expect};
@@ -99,7 +100,7 @@ mod tests {
         store.commit(Transaction::default().change(put).audit(event(known.id))).await.unwrap();
 
         let clouds =
-            Clouds::new(BTreeMap::new(), crate::clock::Clock::start(at(0)), Arc::new(Wakeups::default()));
+            Clouds::new(BTreeMap::new(), crate::clock::Clock::start(at(0)), Arc::new(Wakeups::default()), Replica::alone());
         let named = clouds.named(vec![event(known.id), event(stray.id)], store.as_ref()).await;
         assert_eq!(named.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), [ENDED, UNKNOWN]);
     }

@@ -9,7 +9,14 @@ use postern_core::{ProtectedPort, TargetId};
 
 use super::Clouds;
 use super::driver::within;
+use crate::replica::Held;
+use crate::store::StoreError;
+use crate::store::members::Claim;
 
+/// What one broker does at a time.
+const JOB: &str = "lockdown";
+/// How often another broker's turn is asked about.
+const RETRY: Duration = Duration::from_millis(250);
 /// How long a lockdown or a release may take: it makes a few calls for every rule and every group of the target.
 const PATIENCE: Duration = Duration::from_secs(300);
 
@@ -34,8 +41,7 @@ impl Clouds {
         if dry_run {
             return within(PATIENCE, provider.plan_lockdown(order)).await;
         }
-        let _turn = self.turn(&order.target).await;
-        within(PATIENCE, provider.lockdown(order)).await
+        self.in_turn(&order.target, within(PATIENCE, provider.lockdown(order))).await
     }
 
     /// Releases a target, or only says what that would change.
@@ -47,8 +53,53 @@ impl Clouds {
         if dry_run {
             return within(PATIENCE, provider.plan_release(target)).await;
         }
-        let _turn = self.turn(target).await;
-        within(PATIENCE, provider.release(target)).await
+        self.in_turn(target, within(PATIENCE, provider.release(target))).await
+    }
+
+    /// Does something with a target while nobody else works on it, and no other broker on a lockdown or a release: targets
+    /// share rules.
+    async fn in_turn<T>(
+        &self,
+        target: &TargetId,
+        work: impl Future<Output = Result<T, CloudError>>,
+    ) -> Result<T, CloudError> {
+        let members = &self.replica.members;
+        within(PATIENCE, self.wait_for_job()).await?;
+        let held = match within(PATIENCE, self.wait_for_lease(target)).await {
+            Ok(held) => held,
+            Err(error) => {
+                members.end_job(JOB).await.ok();
+                return Err(error);
+            }
+        };
+        let outcome = {
+            let _turn = self.turn(target).await;
+            work.await
+        };
+        // A store that fails now finds this broker's membership ended later: nothing stays held.
+        let (given_back, ended) = tokio::join!(self.replica.leases.give_back(&held.lease), members.end_job(JOB));
+        if let Err(error) = given_back.and(ended) {
+            tracing::warn!(%target, error = &error as &dyn std::error::Error, "a turn could not be given back");
+        }
+        self.wakeups.wake(target);
+        outcome
+    }
+
+    async fn wait_for_job(&self) -> Result<(), CloudError> {
+        while !self.replica.members.begin_job(JOB).await.map_err(|error| not_ours(&error))? {
+            tokio::time::sleep(RETRY).await;
+        }
+        Ok(())
+    }
+
+    async fn wait_for_lease(&self, target: &TargetId) -> Result<Held, CloudError> {
+        loop {
+            let held = self.replica.leases.hold(target, Claim::Turn).await.map_err(|error| not_ours(&error))?;
+            if let Some(held) = held {
+                return Ok(held);
+            }
+            tokio::time::sleep(RETRY).await;
+        }
     }
 
     fn provider_of(&self, target: &TargetId) -> Result<Arc<dyn Provider>, CloudError> {
@@ -66,6 +117,11 @@ impl Clouds {
             idle.await;
         }
     }
+}
+
+/// The store has to say whose turn it is.
+fn not_ours(error: &StoreError) -> CloudError {
+    CloudError::unavailable(format!("it cannot be told whose turn it is: {error}"))
 }
 
 /// A target on which nobody else works.

@@ -38,6 +38,10 @@ pub(super) struct Place {
     /// Whether it is to be read anew though nobody wants anything of it.
     look: bool,
     pub(super) busy: bool,
+    /// Whether another broker works on it, and the round that is under way is the last.
+    pub(super) leaving: bool,
+    /// When it is to be looked at once more, because calls of a broker that is gone may have landed.
+    late_calls: Option<Timestamp>,
     pub(super) failure: Option<Failure>,
     pub(super) last_seen: Option<Timestamp>,
     /// Counts what was done here: a sweep that began before is older than what is known.
@@ -62,6 +66,26 @@ impl Place {
         !self.busy
             && (self.repair || self.look || !(self.is_quiet() || is_idle))
             && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
+    }
+
+    /// Whether something is open whose end has come.
+    pub(super) fn has_ended(&self, now: Timestamp) -> bool {
+        let mut open = self.observed.iter().flatten().chain(&self.partial).chain(&self.left_open);
+        open.any(|window| window.not_after <= now)
+    }
+
+    /// Takes in that another broker did what was done here, and is gone.
+    pub(super) fn took_over(&mut self, look_again: Timestamp) {
+        self.doubt();
+        self.late_calls = Some(look_again);
+    }
+
+    /// Has a target looked at once more, when what a broker that is gone had sent has landed.
+    pub(super) fn look_for_late_calls(&mut self, now: Timestamp) {
+        if self.late_calls.is_some_and(|at| at <= now) {
+            self.late_calls = None;
+            self.doubt();
+        }
     }
 
     /// Wants nothing any more whose end has passed (I2).

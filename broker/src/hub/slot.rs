@@ -21,6 +21,7 @@ pub(super) struct Slot {
     /// Counts sessions, so that a stale one cannot speak for a newer.
     number: u64,
     session: Option<watch::Sender<Outgoing>>,
+    began: Option<Timestamp>,
     told: Option<Arc<Told>>,
     confirmed: Option<Arc<Told>>,
     refusal: Option<Refusal>,
@@ -51,8 +52,13 @@ impl Slot {
         self.number += 1;
         self.session = Some(sender);
         self.version = version;
-        self.last_seen = Some(now);
+        (self.began, self.last_seen) = (Some(now), Some(now));
         self.number
+    }
+
+    /// Whether it has a session that began before that moment.
+    pub(super) fn began_before(&self, moment: Timestamp) -> bool {
+        self.session.is_some() && self.began.is_some_and(|began| began < moment)
     }
 
     pub(super) fn has_session(&self) -> bool {
@@ -120,10 +126,11 @@ impl Slot {
         None
     }
 
-    /// The answer to what was told last; answers to anything earlier are out of date.
-    pub(super) fn applied(&mut self, generation: u64, error: Option<String>, now: Timestamp) {
+    /// The answer to what was told last; answers to anything earlier are out of date. Whether it is a confirmation.
+    pub(super) fn applied(&mut self, generation: u64, error: Option<String>, now: Timestamp) -> bool {
         self.last_seen = Some(now);
-        let Some(told) = self.told.as_ref().filter(|told| told.generation == generation) else { return };
+        let Some(told) = self.told.as_ref().filter(|told| told.generation == generation) else { return false };
+        let confirms = error.is_none();
         match error {
             None => {
                 self.confirmed = Some(Arc::clone(told));
@@ -133,6 +140,7 @@ impl Slot {
             }
             Some(reason) => self.refuse(reason, now),
         }
+        confirms
     }
 
     fn refuse(&mut self, reason: String, now: Timestamp) {

@@ -17,14 +17,16 @@ use futures_util::stream;
 use jiff::Timestamp;
 use postern_core::plan::{Layer, Observed, desired_cloud, desired_host, known_cloud, next_deadline};
 use postern_core::policy::protection;
-use postern_core::{Grant, TargetId, Window};
+use postern_core::{Grant, GrantState, TargetId, Window};
 
 use crate::app::Feed;
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::hub::Hub;
 use crate::layer::{host_layer, translate};
-use crate::store::{Store, StoreError, TargetSnapshot};
+use crate::replica::{Held, Replica, Sights, View};
+use crate::store::members::Claim;
+use crate::store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use schedule::Schedule;
 pub use wake::Wakeups;
 
@@ -36,6 +38,8 @@ const FULL_PASS: Duration = Duration::from_secs(60);
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How long a target rests whose pass met a failing store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
+/// How often a grant on its way is looked at that waits for another broker, against lost news.
+const OTHERS: Duration = Duration::from_secs(2);
 
 /// What the reconciler works with. Everything is shared with the request handlers, which only persist and wake.
 #[derive(Clone)]
@@ -46,6 +50,8 @@ pub struct Reconciler {
     pub hub: Arc<Hub>,
     /// Observed, cloud layer.
     pub clouds: Arc<Clouds>,
+    /// What of it all is this broker's to do.
+    pub replica: Arc<Replica>,
     /// Where to look.
     pub wakeups: Arc<Wakeups>,
     /// Who else wants to know.
@@ -111,17 +117,17 @@ impl Reconciler {
         }
     }
 
+    /// What is open or on its way, whoever works on it, and what this broker works on.
     async fn wake_everything(&self) {
-        let grants = self.store.open_grants().await;
-        let agents = self.store.agents().await;
-        match (grants, agents) {
-            (Ok(grants), Ok(agents)) => {
+        match self.store.open_grants().await {
+            Ok(grants) => {
                 let windows = grants.into_iter().flat_map(|grant| grant.record.windows);
                 self.wakeups.wake_all(windows.map(|window| window.target));
-                self.wakeups.wake_all(agents.into_iter().map(|agent| agent.record.target));
             }
-            (Err(error), _) | (_, Err(error)) => log_failure(&error, "the full pass is put off"),
+            Err(error) => log_failure(&error, "the full pass is put off"),
         }
+        self.wakeups.wake_all(self.hub.sessions());
+        self.wakeups.wake_all(self.replica.leases.targets());
     }
 
     /// Brings one target as far as it can go now. Returns when to look at it again though nothing is heard, and the
@@ -132,6 +138,10 @@ impl Reconciler {
             Ok(again) => again,
             // Someone else moved first: what they did is looked at at once.
             Err(StoreError::Conflict { .. }) => Some(self.clock.now()),
+            Err(StoreError::Fenced { .. }) => {
+                self.replica.leases.found_lost(target);
+                Some(later(self.clock.now(), STORE_RETRY))
+            }
             Err(error) => {
                 log_failure(&error, "a target has to wait");
                 Some(later(self.clock.now(), STORE_RETRY))
@@ -145,9 +155,25 @@ impl Reconciler {
         target: &TargetId,
         in_doubt: &mut Vec<TargetId>,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let snapshot = self.settle(target, in_doubt).await?;
+        let has_session = self.hub.has_session(target);
+        let claim = if has_session { Claim::Agent } else { Claim::Free };
+        let Some(held) = self.replica.leases.hold(target, claim).await? else {
+            // Another broker works on it.
+            self.clouds.let_go(target);
+            // An administrator's turn ends, and the agent is here.
+            return Ok(has_session.then(|| later(self.clock.now(), OTHERS)));
+        };
+        if held.turn && !has_session {
+            // Its agent has a session with another broker, which tells it nothing before the turn is over.
+            return Ok(Some(later(self.clock.now(), OTHERS)));
+        }
+        let snapshot = self.settle(&held, in_doubt).await?;
         let now = self.clock.now();
         let grants: Vec<&Grant> = snapshot.grants.iter().map(|grant| &grant.record).collect();
+        // A broker that hung since it read this is told so by its own clock: what it read may be long over.
+        if !self.replica.leases.holds(target) {
+            return Err(StoreError::Fenced { what: format!("{target} may be another broker's by now") });
+        }
         let retry = if self.hub.has_session(target) {
             let protection = protection(target, &snapshot.policies);
             let mut desired = desired_host(target, protection, grants.iter().copied(), now);
@@ -161,25 +187,53 @@ impl Reconciler {
             let known = known_cloud(target, grants.iter().copied());
             self.clouds.want(target, desired_cloud(target, grants.iter().copied(), now), known);
         }
-        Ok(grants.iter().filter_map(|grant| next_deadline(grant)).chain(retry).min())
+        let others = self.tell_others(&held.lease, &snapshot.grants).then(|| later(now, OTHERS));
+        Ok(grants.iter().filter_map(|grant| next_deadline(grant)).chain(retry).chain(others).min())
+    }
+
+    /// Tells the other brokers how the target stands. Whether a grant on its way waits for what one of them tells.
+    fn tell_others(&self, lease: &Lease, grants: &[Versioned<Grant>]) -> bool {
+        if !self.replica.views.are_read() {
+            return false;
+        }
+        let elsewhere = |target: &TargetId| *target != lease.target && !self.replica.leases.holds(target);
+        let view = View::of(&lease.target, &self.hub, &self.clouds, grants);
+        let awaited_by: BTreeSet<TargetId> =
+            grants.iter().flat_map(|grant| grant.record.targets()).filter(|t| elsewhere(t)).cloned().collect();
+        self.replica.views.tell(lease, view, awaited_by.into_iter().collect());
+        grants.iter().any(|grant| {
+            let is_on_its_way = matches!(grant.record.state, GrantState::Opening | GrantState::Closing(_));
+            is_on_its_way && grant.record.targets().into_iter().any(elsewhere)
+        })
     }
 
     /// Takes every transition that is due, each durable before the next look, until none is.
-    async fn settle(
-        &self,
-        target: &TargetId,
-        in_doubt: &mut Vec<TargetId>,
-    ) -> Result<TargetSnapshot, StoreError> {
+    async fn settle(&self, held: &Held, in_doubt: &mut Vec<TargetId>) -> Result<TargetSnapshot, StoreError> {
+        let (lease, target) = (&held.lease, &held.lease.target);
+        let mut inherits = held.inherits;
         loop {
-            let snapshot = self.store.snapshot(target).await?;
-            let observe = |grant: &Grant, window: &Window, layer| self.observe(grant, window, layer);
+            let snapshot = self.store.snapshot(lease).await?;
+            if inherits {
+                // Before anything is decided: the broker before may have told the agent of each of these.
+                self.hub.inherit(target, snapshot.grants.iter().map(|grant| grant.record.id).collect());
+                self.replica.leases.has_inherited(lease);
+                inherits = false;
+            }
+            let sights = self.sights(target, &snapshot.grants).await?;
+            let observe = |grant: &Grant, window: &Window, layer| {
+                if window.target == *target || self.replica.leases.holds(&window.target) {
+                    self.observe(grant, window, layer)
+                } else {
+                    sights.observe(grant, window, layer)
+                }
+            };
             let steps = transition::due(&snapshot.grants, observe, self.clock.now());
             if steps.is_empty() {
                 return Ok(snapshot);
             }
             for step in steps {
                 let (id, targets) = (step.grant, step.targets.clone());
-                let committed = self.store.commit(step.transaction).await;
+                let committed = self.store.commit(step.transaction.under(lease.clone())).await;
                 if matches!(committed, Err(StoreError::Unavailable { .. })) {
                     // It may have happened, and then whoever it concerns would not hear of it.
                     self.feed.changed(id);
@@ -191,6 +245,15 @@ impl Reconciler {
                 self.wakeups.wake_all(targets.into_iter().filter(|other| other != target));
             }
         }
+    }
+
+    /// What the other brokers tell of the targets that this one's grants have with them.
+    async fn sights(&self, target: &TargetId, grants: &[Versioned<Grant>]) -> Result<Sights, StoreError> {
+        let elsewhere = |other: &&TargetId| **other != *target && !self.replica.leases.holds(other);
+        let others: BTreeSet<&TargetId> =
+            grants.iter().flat_map(|grant| grant.record.targets()).filter(elsewhere).collect();
+        let others: Vec<TargetId> = others.into_iter().cloned().collect();
+        self.replica.views.read(&others).await
     }
 
     fn observe(&self, grant: &Grant, window: &Window, layer: Layer) -> Observed {

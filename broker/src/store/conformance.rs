@@ -9,13 +9,22 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
-use postern_core::{CloseReason, Event, Grant, Policy};
+use postern_core::{CloseReason, Event, Grant, Policy, TargetId};
 
-use super::{AgentRecord, Change, Expect, Store, StoreError, Transaction};
+use super::{AgentRecord, Change, Expect, Lease, Store, StoreError, Transaction};
 use crate::samples::{at, start};
 
+/// A store with which a test takes leases.
+pub(crate) trait Leasing: Store {
+    /// The lease of a target. One broker alone has every one.
+    fn lease(&self, target: &TargetId) -> impl Future<Output = Lease> + Send {
+        let lease = Lease { target: target.clone(), token: 0 };
+        std::future::ready(lease)
+    }
+}
+
 /// Runs every test, each on a store of its own. `open` makes an empty one.
-pub(crate) async fn run<S: Store>(open: impl AsyncFn() -> S) {
+pub(crate) async fn run<S: Leasing>(open: impl AsyncFn() -> S) {
     records::a_grant_is_kept_and_changed_by_its_version(&open().await).await;
     records::a_policy_is_kept_and_changed_by_its_version(&open().await).await;
     records::agents_are_kept_in_the_order_of_their_targets(&open().await).await;

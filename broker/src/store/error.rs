@@ -12,6 +12,12 @@ pub enum StoreError {
     /// The transaction changes records without an audit event, which is a mistake of the caller; nothing was changed.
     #[error("a transaction changes records without an audit event")]
     Silent,
+    /// Another broker works on it by now, or this one has been away for too long; nothing was changed.
+    #[error("{what}; nothing was changed")]
+    Fenced {
+        /// What stands in the way.
+        what: String,
+    },
     /// There is no room; nothing was changed.
     #[error("the store has no room left; free disk space on the broker's data directory")]
     Full,

@@ -8,7 +8,7 @@ use postern_core::audit::{AuditRecord, Head};
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 use super::{
-    AgentRecord, Change, Expect, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
+    AgentRecord, Change, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
     Transaction, Versioned,
 };
 
@@ -207,17 +207,17 @@ impl Store for Memory {
         self.read(|state| state.requests.get(&(principal.clone(), key.to_owned())).copied())
     }
 
-    async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
+    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
         self.read(|state| TargetSnapshot {
             grants: state
                 .open_grants()
-                .filter(|grant| has_window_on(&grant.record, target))
+                .filter(|grant| has_window_on(&grant.record, &lease.target))
                 .cloned()
                 .collect(),
             policies: state
                 .policies()
                 .map(|policy| policy.record)
-                .filter(|policy| policy.covers(target))
+                .filter(|policy| policy.covers(&lease.target))
                 .collect(),
             seq: state.head.seq,
         })
@@ -260,6 +260,8 @@ mod tests {
 
     use super::*;
     use crate::store::conformance;
+
+    impl conformance::Leasing for Memory {}
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_fake_conforms() {

@@ -4,11 +4,13 @@
 //! idempotency key, its audit lines) is one [`Transaction`], durable before [`Store::commit`] returns: that is
 //! what I4 and I9 stand on. A store keeps no timers; no record here ever expires by itself.
 
+pub mod alone;
 mod bodies;
 #[cfg(test)]
 mod conformance;
 pub mod embedded;
 mod error;
+pub mod members;
 #[cfg(test)]
 pub mod memory;
 pub mod redis;
@@ -21,6 +23,7 @@ use postern_core::{Grant, GrantId, Name, Policy, Principal, TargetId};
 use serde::{Deserialize, Serialize};
 
 pub use error::StoreError;
+pub use members::{Lease, Members};
 pub use transaction::{Change, Expect, Transaction};
 
 /// Counts the changes of one record, from 1. A policy that is deleted and put again counts on: a version that was
@@ -67,8 +70,11 @@ pub trait Store: Send + Sync + 'static {
     /// The grant that the principal's request with this key made.
     async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError>;
 
-    /// What the reconciler needs of one target, read at one instant.
-    async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError>;
+    /// What the reconciler needs of one target, read at one instant. Whatever it acts on is as durable as an answer.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] where the lease is held no more.
+    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError>;
 
     /// Every policy, by name.
     async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError>;

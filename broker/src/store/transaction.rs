@@ -3,6 +3,7 @@
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId, Name, Policy};
 
+use super::members::Lease;
 use super::{AgentRecord, TokenHash, TokenRecord, Version};
 
 /// Changes that happen together or not at all. One with changes has an audit event, too (I9).
@@ -12,6 +13,8 @@ pub struct Transaction {
     pub changes: Vec<Change>,
     /// What the audit log says of them.
     pub audit: Vec<AuditEvent>,
+    /// By what right, where that is needed: a lease that is held no more changes nothing.
+    pub under: Option<Lease>,
 }
 
 impl Transaction {
@@ -26,6 +29,13 @@ impl Transaction {
     #[must_use]
     pub fn audit(mut self, event: AuditEvent) -> Self {
         self.audit.push(event);
+        self
+    }
+
+    /// By the right of a lease.
+    #[must_use]
+    pub fn under(mut self, lease: Lease) -> Self {
+        self.under = Some(lease);
         self
     }
 

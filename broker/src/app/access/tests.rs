@@ -250,7 +250,7 @@ async fn i8_revoking_twice_is_revoking_once_and_a_closed_grant_stays_as_it_ended
     assert_eq!(rig.audited("grant.revoked").await.len(), 1);
 
     let closed = first.after(Event::ClosedEverywhere, rig.app.clock.now()).unwrap();
-    let change = Change::PutGrant { grant: closed, expect: Expect::Any };
+    let change = store::Change::PutGrant { grant: closed, expect: Expect::Any };
     let event = AuditEvent::done(rig.app.clock.now(), "a test", "grant.closed");
     rig.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
     let outcome = revoke(&rig.app, &alice(), id, None).await;

@@ -15,6 +15,7 @@ use postern_core::target::CloudKind;
 use super::*;
 use crate::app::rig::{Rig, caller};
 use crate::cloud::Clouds;
+use crate::replica::Replica;
 use crate::samples::{a_grant, a_policy};
 use crate::store::{Change, Expect, Transaction, memory};
 
@@ -258,7 +259,7 @@ fn a_window(target: &TargetId) -> CloudWindow {
 /// The rig, over another cloud.
 fn with(mut rig: Rig, cloud: Arc<dyn Provider>) -> Rig {
     let app = Arc::get_mut(&mut rig.app).unwrap();
-    app.clouds = Clouds::new(BTreeMap::from([(CloudKind::Aws, cloud)]), app.clock, Arc::clone(&app.wakeups));
+    app.clouds = Clouds::new(BTreeMap::from([(CloudKind::Aws, cloud)]), app.clock, Arc::clone(&app.wakeups), Replica::alone());
     rig
 }
 

@@ -4,6 +4,7 @@ use futures_util::future::join_all;
 use postern_core::audit::AuditRecord;
 
 use super::*;
+use crate::app::feed;
 use crate::store::memory::Fault::{self, After, Before, Conflict, Full, Nothing};
 
 const OTHER_VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef1";
@@ -119,9 +120,9 @@ async fn i8_a_move_whose_answer_was_lost_reaches_every_target_and_every_watcher(
             let mut feed = world.reconciler.feed.watch();
             world.store.fail_next([After]);
             world.reconciler.wakeups.wake(&gone);
-            assert_eq!(feed.recv().await, Ok(grant.id), "it closes");
+            assert_eq!(feed.recv().await, Ok(feed::Change::Of(grant.id)), "it closes");
             assert_eq!(world.state(grant.id).await.word(), "closing");
-            assert_eq!(feed.recv().await, Ok(grant.id), "it is closed");
+            assert_eq!(feed.recv().await, Ok(feed::Change::Of(grant.id)), "it is closed");
             assert_eq!(world.state(grant.id).await.word(), "failed");
             assert!(world.cloud.windows(&other).is_empty());
         })

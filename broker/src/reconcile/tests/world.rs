@@ -38,10 +38,12 @@ impl World {
     pub(super) fn over(store: Arc<Memory>, cloud: Arc<FakeCloud>) -> Self {
         let (clock, wakeups) = (Clock::start(Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
+        let replica = Replica::alone();
         let reconciler = Reconciler {
             store: Arc::clone(&store) as _,
             hub: Hub::new(clock, Arc::clone(&wakeups)),
-            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups)),
+            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups), Arc::clone(&replica)),
+            replica,
             wakeups,
             feed: Feed::default(),
             clock,

@@ -3,19 +3,20 @@
 use postern_core::Grant;
 use postern_core::audit::Head;
 
-use super::{closed, event, put};
+use super::{Leasing, closed, event, put};
 use crate::samples::{a_grant, a_policy, at, name};
-use crate::store::{Change, Expect, GrantQuery, Store, Transaction};
-pub(super) async fn an_empty_store_has_nothing(store: &impl Store) {
+use crate::store::{Change, Expect, GrantQuery, Transaction};
+
+pub(super) async fn an_empty_store_has_nothing(store: &impl Leasing) {
     assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
     assert!(store.open_grants().await.unwrap().is_empty());
     assert!(store.grant(a_grant().build().id).await.unwrap().is_none());
     assert_eq!(store.commit(Transaction::default()).await.unwrap(), Head::EMPTY);
-    let snapshot = store.snapshot(&"host:vm-1".parse().unwrap()).await.unwrap();
+    let snapshot = store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     assert!(snapshot.grants.is_empty() && snapshot.policies.is_empty() && snapshot.seq == 0);
 }
 
-pub(super) async fn grants_are_listed_by_what_is_asked(store: &impl Store) {
+pub(super) async fn grants_are_listed_by_what_is_asked(store: &impl Leasing) {
     let grants = [
         a_grant().number(1).build(),
         a_grant().number(2).of("bob").build(),
@@ -48,7 +49,7 @@ pub(super) async fn grants_are_listed_by_what_is_asked(store: &impl Store) {
     assert_eq!(open, [0, 1, 3, 4].map(|index: usize| grants[index].id), "the oldest first");
 }
 
-pub(super) async fn pages_of_grants_meet_without_a_gap(store: &impl Store) {
+pub(super) async fn pages_of_grants_meet_without_a_gap(store: &impl Leasing) {
     let grants: Vec<Grant> = (1..=7).map(|number| a_grant().number(number).build()).collect();
     for grant in &grants {
         store.commit(put(grant, Expect::Absent)).await.unwrap();
@@ -68,7 +69,7 @@ pub(super) async fn pages_of_grants_meet_without_a_gap(store: &impl Store) {
     assert!(paged.iter().eq(grants.iter().rev()), "{paged:?}");
 }
 
-pub(super) async fn a_snapshot_has_one_targets_part(store: &impl Store) {
+pub(super) async fn a_snapshot_has_one_targets_part(store: &impl Leasing) {
     let here = a_grant().number(1).build();
     let both = a_grant().number(2).and_on("host:vm-2").build();
     let elsewhere = a_grant().number(3).on("host:vm-2").build();
@@ -80,12 +81,12 @@ pub(super) async fn a_snapshot_has_one_targets_part(store: &impl Store) {
         let change = Change::PutPolicy { policy, expect: Expect::Absent };
         store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
     }
-    let snapshot = store.snapshot(&"host:vm-1".parse().unwrap()).await.unwrap();
+    let snapshot = store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     let grants: Vec<_> = snapshot.grants.into_iter().map(|grant| (grant.record, grant.version)).collect();
     assert_eq!(grants, [(here.clone(), 1), (both, 1)], "the oldest first");
     assert_eq!(snapshot.policies, [a_policy().build()]);
     assert_eq!(snapshot.seq, store.audit_head().await.unwrap().seq);
     store.commit(put(&closed(&here, at(60)), Expect::Version(1))).await.unwrap();
-    let later = store.snapshot(&"host:vm-1".parse().unwrap()).await.unwrap();
+    let later = store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     assert_eq!((later.grants.len(), later.seq), (1, snapshot.seq + 1), "it rises with every change");
 }

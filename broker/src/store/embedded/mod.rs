@@ -24,7 +24,7 @@ use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::{
-    AgentRecord, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
+    AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
     Versioned,
 };
 use reader::Readers;
@@ -152,8 +152,8 @@ impl Store for Embedded {
         })
     }
 
-    async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
-        Ok(self.view.snapshot(target))
+    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
+        Ok(self.view.snapshot(&lease.target))
     }
 
     async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {

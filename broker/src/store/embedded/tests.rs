@@ -14,7 +14,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::samples::{a_grant, a_policy, at, name, start};
-use crate::store::{Change, Expect, conformance};
+use crate::store::conformance::{self, Leasing as _};
+use crate::store::{Change, Expect};
+
+impl conformance::Leasing for Embedded {}
 
 /// A directory with a database, and its path.
 fn a_place() -> (TempDir, PathBuf) {
@@ -53,7 +56,7 @@ async fn everything(store: &Embedded) -> String {
             store.grant_of_request(&name("alice"), "key").await.unwrap(),
             (store.policies().await.unwrap(), store.agents().await.unwrap()),
             store.token(&TokenHash([7; 32])).await.unwrap(),
-            store.snapshot(&"host:vm-1".parse().unwrap()).await.unwrap(),
+            store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap(),
             (store.audit_head().await.unwrap(), store.audit_lines(0, usize::MAX).await.unwrap()),
         )
     )

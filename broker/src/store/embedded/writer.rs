@@ -157,6 +157,7 @@ fn again(error: &StoreError) -> StoreError {
     match error {
         StoreError::Full => StoreError::Full,
         StoreError::Conflict { .. }
+        | StoreError::Fenced { .. }
         | StoreError::Silent
         | StoreError::NewerSchema { .. }
         | StoreError::Corrupt { .. }

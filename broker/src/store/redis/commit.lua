@@ -1,11 +1,12 @@
 -- Applies a group of transactions or none of it.
 --
--- KEYS[1]: what every key begins with. ARGV: who writes, the head that the records were made after, the head after them,
--- the transactions as JSON, and the records of the audit log, a line each.
--- Answers 'ok'; 'fenced'; 'head' and what it is; or 'conflict' and the places, from 0, of the transaction and the change
--- that cannot be made. Nothing is written before everything was looked at.
+-- KEYS[1]: what every key begins with. ARGV: whose membership, the head that the records were made after, the head after
+-- them, the transactions as JSON, and the records of the audit log, a line each.
+-- Answers 'ok'; 'fenced' where the membership has ended; 'head' and what it is; 'lost' and the place, from 0, of a
+-- transaction whose lease is another's; or 'conflict' and the places of the transaction and the change that cannot be
+-- made. Nothing is written before everything was looked at.
 local p = KEYS[1]
-if redis.call('GET', p .. 'writer') ~= ARGV[1] then
+if redis.call('EXISTS', p .. 'alive:' .. ARGV[1]) == 0 then
     return { 'fenced' }
 end
 local head = redis.call('GET', p .. 'head') or ''
@@ -49,11 +50,14 @@ local function put(hash, field, expect, body)
 end
 
 local changes = {}
+-- Where the others have to look.
+local news = { grants = {}, targets = {}, agents = {} }
 function changes.grant(c)
     if not put('grants', c.key, c.expect, c.body) then
         return false
     end
     later[#later + 1] = c
+    news.grants[#news.grants + 1] = c.key
     return true
 end
 function changes.request(c)
@@ -64,6 +68,7 @@ function changes.request(c)
     return true
 end
 function changes.policy(c)
+    news.policies = true
     return put('policies', c.key, c.expect, c.body)
 end
 function changes.delete_policy(c)
@@ -72,9 +77,11 @@ function changes.delete_policy(c)
         return false
     end
     set('policies', c.key, string.format('%d ', last + 1))
+    news.policies = true
     return true
 end
 function changes.agent(c)
+    news.agents[#news.agents + 1] = c.key
     return put('agents', c.key, c.expect, c.body)
 end
 function changes.token(c)
@@ -90,7 +97,11 @@ function changes.take_token(c)
 end
 
 for t, transaction in ipairs(cjson.decode(ARGV[4])) do
-    for i, change in ipairs(transaction) do
+    local lease = transaction.lease
+    if lease ~= '' and redis.call('HGET', p .. 'leases', lease) ~= ARGV[1] .. ' ' .. transaction.token then
+        return { 'lost', tostring(t - 1) }
+    end
+    for i, change in ipairs(transaction.changes) do
         if not changes[change.kind](change) then
             return { 'conflict', tostring(t - 1), tostring(i - 1) }
         end
@@ -121,10 +132,20 @@ for _, c in ipairs(later) do
     for _, target in ipairs(c.targets) do
         index('on:' .. target, 'ZADD')
         index('open:' .. target, open)
+        local lease = redis.call('HGET', p .. 'leases', target)
+        news.targets[#news.targets + 1] = { target, lease and string.match(lease, '^(%S+)') or '' }
     end
 end
 for i = 5, #ARGV do
     redis.call('RPUSH', p .. 'audit', ARGV[i])
 end
 redis.call('SET', p .. 'head', ARGV[3])
+news.kind, news.by, news.before, news.after = 'changed', ARGV[1], head, ARGV[3]
+-- An empty table would be written as an object, and not as a list.
+for _, name in ipairs({ 'grants', 'targets', 'agents' }) do
+    if #news[name] == 0 then
+        news[name] = nil
+    end
+end
+redis.call('PUBLISH', p .. 'news', cjson.encode(news))
 return { 'ok' }

@@ -1,25 +1,32 @@
 //! The store on Redis (7.0 or later) or Valkey: what several machines can reach.
 //!
-//! One broker writes at a time: whoever opens the store becomes its writer and gets a number that every write names, so that
-//! one that was replaced is refused, however late its write comes. Records are never given a time to live: a store's is
-//! never the expiry of a window.
+//! Several brokers write to it. Each is a member, and every write names its membership, so that one that was away for too
+//! long is refused, however late its write comes. Records are never given a time to live: a store's is never the expiry of
+//! a window.
 //!
 //! ```text
 //! {postern:<tenant>}:schema            the version of all this
-//!                    writer            who writes
 //!                    head              the number of the last audit record, and its hash
 //!                    audit             the records, one a line
 //!                    grants, policies, agents      hashes: an id, and a version and a body
 //!                    requests, tokens              hashes
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
+//!                    alive:<membership>            is there while it lasts: the only key with a time to live
+//!                    members, jobs                 hashes: what members say of themselves, and what they are at
+//!                    leases, turns, views          hashes: who works on a target, and what it tells of it
+//!                    held:<membership>             its leases' targets
+//!                    fence                         the newest lease's token
+//!                    news                          a channel
 //! ```
 
+mod members;
 mod server;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
@@ -31,14 +38,15 @@ use serde::de::DeserializeOwned;
 
 use super::bodies::{corrupt, from_body};
 use super::{
-    AgentRecord, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
+    AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
     Versioned,
 };
+use members::{Membership, Scripts, lost};
 use server::{Server, head_of, redis_failed, words};
 use writer::Writer;
 
 /// The version of the keys.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// So many grants are read at once.
 const PAGE: usize = 500;
 
@@ -61,6 +69,8 @@ pub struct Redis {
     reader: ConnectionManager,
     writer: Writer,
     look: Script,
+    membership: Arc<Membership>,
+    scripts: Scripts,
 }
 
 impl std::fmt::Debug for Redis {
@@ -70,7 +80,7 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Opens the store, or makes it, and takes it over: from now on nobody else writes.
+    /// Opens the store, or makes it, and joins its members.
     ///
     /// # Errors
     /// The server cannot be reached or refuses, or the store was written by a newer broker.
@@ -89,13 +99,15 @@ impl Redis {
         if schema.1 > SCHEMA {
             return Err(StoreError::NewerSchema { found: schema.1, known: SCHEMA });
         }
-        let token: u64 = redis::cmd("INCR")
-            .arg(server.key("writer"))
-            .query_async(&mut reader)
-            .await
-            .map_err(redis_failed)?;
-        let writer = Writer::new(server.clone(), token.to_string());
-        Ok(Self { server, reader, writer, look: Script::new(include_str!("look.lua")) })
+        if schema.1 < SCHEMA {
+            upgrade(&server, &mut reader).await?;
+        }
+        let membership = Arc::new(Membership::new());
+        let writer = Writer::new(server.clone(), Arc::clone(&membership));
+        let look = Script::new(include_str!("look.lua"));
+        let store = Self { server, reader, writer, look, membership, scripts: Scripts::new() };
+        store.join().await?;
+        Ok(store)
     }
 
     /// What of the server's settings does not keep what is promised, each with the remedy.
@@ -139,8 +151,14 @@ impl Redis {
         script.arg(look.index).arg(look.end).arg(if look.newest_first { "-" } else { "+" });
         script.arg(if look.limit == usize::MAX { -1 } else { i64::try_from(look.limit).unwrap_or(i64::MAX) });
         script.arg(if look.policies { "policies" } else { "" });
+        if let Some(lease) = look.lease {
+            script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
+        }
         let (head, grants, policies): (String, Vec<String>, Vec<String>) =
             script.invoke_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        if let Some(lease) = look.lease.filter(|_| head == "lost") {
+            return Err(lost(&lease.target.to_string()));
+        }
         let head = head_of(&head)?;
         self.server.seen.check(before, &head)?;
         let missing = || corrupt("index of grants", words("a grant in it is not there"));
@@ -154,6 +172,13 @@ impl Redis {
     }
 }
 
+/// Takes a store over that was one broker's alone. That one is refused from now on: it named a writer, and there is none.
+async fn upgrade(server: &Server, connection: &mut ConnectionManager) -> Result<(), StoreError> {
+    let mut pipe = redis::pipe();
+    pipe.atomic().del(server.key("writer")).ignore().set(server.key("schema"), SCHEMA).ignore();
+    pipe.query_async(connection).await.map_err(redis_failed)
+}
+
 /// What to look for.
 struct Look<'a> {
     index: &'a str,
@@ -161,6 +186,8 @@ struct Look<'a> {
     newest_first: bool,
     limit: usize,
     policies: bool,
+    /// By what right, where one is needed.
+    lease: Option<&'a Lease>,
 }
 
 /// What was there.
@@ -217,7 +244,7 @@ impl Store for Redis {
         let (mut found, mut before) = (Vec::new(), query.before);
         while found.len() < query.limit {
             let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-            let look = Look { index: &index, end: &end, newest_first: true, limit: PAGE, policies: false };
+            let look = Look { index: &index, end: &end, newest_first: true, limit: PAGE, policies: false, lease: None };
             let page = self.look(look).await?.grants;
             let is_last = page.len() < PAGE;
             before = page.last().map(|grant| grant.record.id);
@@ -231,7 +258,7 @@ impl Store for Redis {
     }
 
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let look = Look { index: "open", end: "+", newest_first: false, limit: usize::MAX, policies: false };
+        let look = Look { index: "open", end: "+", newest_first: false, limit: usize::MAX, policies: false, lease: None };
         Ok(self.look(look).await?.grants)
     }
 
@@ -240,10 +267,14 @@ impl Store for Redis {
         id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
     }
 
-    async fn snapshot(&self, target: &TargetId) -> Result<TargetSnapshot, StoreError> {
-        let index = format!("open:{target}");
-        let look = Look { index: &index, end: "+", newest_first: false, limit: usize::MAX, policies: true };
+    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
+        let target = &lease.target;
+        let (index, limit) = (format!("open:{target}"), usize::MAX);
+        let look =
+            Look { index: &index, end: "+", newest_first: false, limit, policies: true, lease: Some(lease) };
         let Seen { head, grants, policies } = self.look(look).await?;
+        // Another broker's commit is seen before its replicas have it: nothing is opened on what may be lost yet (I4).
+        self.writer.confirmed(head.seq).await?;
         let mut policies: Vec<Policy> =
             policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(target)).collect();
         policies.sort_by(|a, b| a.name.cmp(&b.name));

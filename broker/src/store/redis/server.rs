@@ -65,7 +65,7 @@ pub(super) struct Server {
     /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
-    replicas: usize,
+    pub(super) replicas: usize,
     pub(super) seen: Arc<Seen>,
 }
 
@@ -100,6 +100,12 @@ impl Server {
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_number_of_retries(1);
         ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(redis_failed)
+    }
+
+    /// A connection on which news come.
+    pub(super) async fn pubsub(&self) -> Result<redis::aio::PubSub, StoreError> {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub());
+        connecting.await.map_err(|_| failed(words("no connection in time")))?.map_err(redis_failed)
     }
 
     pub(super) fn key(&self, name: &str) -> String {

@@ -1,10 +1,11 @@
 //! Commits: one script does a group of transactions or none of it.
 //!
 //! The records of the audit log are a chain, so that whoever writes has to know its end: the script is given the head that
-//! the records were made after, and does nothing where that is not the head any more. Every write names its writer as
-//! well: a broker that was replaced is refused, however late its write comes.
+//! the records were made after, and does nothing where that is not the head any more. Every write names its membership,
+//! and what needs one its lease: a broker that was replaced is refused, however late its write comes.
 
-use std::sync::PoisonError;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use postern_core::audit::{AuditRecord, Head};
@@ -13,14 +14,16 @@ use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 
+use super::members::{Membership, ended, lost};
 use super::server::{Server, failed, head_of, redis_failed, words};
 use crate::store::bodies::to_body;
 use crate::store::{Change, Expect, StoreError, Transaction};
 
 /// How many transactions share a script at the most.
 const GROUP: usize = 64;
-/// So often a group is tried whose head somebody else moved. Nobody else writes, so that once is enough.
-const TRIES: usize = 5;
+/// So often a group is tried whose head somebody else moved. Of several brokers that write without a pause, one always
+/// gets through.
+const TRIES: usize = 500;
 /// How long replicas have to confirm.
 const CONFIRM: Duration = Duration::from_secs(3);
 
@@ -35,9 +38,11 @@ struct Job {
 /// Hands transactions to the server, one group after the other.
 pub(super) struct Writer {
     server: Server,
-    /// Who writes: the fencing token.
-    token: String,
+    /// Who writes.
+    membership: Arc<Membership>,
     commit: Script,
+    /// The newest audit record that as many replicas have as are to have it.
+    confirmed: AtomicU64,
     waiting: std::sync::Mutex<Vec<Job>>,
     turn: Mutex<Turn>,
 }
@@ -48,6 +53,15 @@ struct Turn {
     /// A connection of its own: WAIT counts the writes of its own connection.
     connection: Option<MultiplexedConnection>,
     head: Option<Head>,
+}
+
+/// A transaction as the script reads it.
+#[derive(Serialize)]
+struct Entry {
+    /// The target of the lease that it needs; empty: none.
+    lease: String,
+    token: String,
+    changes: Vec<Wire>,
 }
 
 /// A change as the script reads it.
@@ -63,9 +77,41 @@ struct Wire {
 }
 
 impl Writer {
-    pub(super) fn new(server: Server, token: String) -> Self {
+    pub(super) fn new(server: Server, membership: Arc<Membership>) -> Self {
         let commit = Script::new(include_str!("commit.lua"));
-        Self { server, token, commit, waiting: std::sync::Mutex::default(), turn: Mutex::default() }
+        let (waiting, turn) = (std::sync::Mutex::default(), Mutex::default());
+        Self { server, membership, commit, confirmed: AtomicU64::new(0), waiting, turn }
+    }
+
+    /// Waits until replicas have the log up to this record, whoever wrote it, where they are to have it.
+    ///
+    /// # Errors
+    /// They do not say so in time: what was read may be lost with the primary.
+    pub(super) async fn confirmed(&self, seq: u64) -> Result<(), StoreError> {
+        if self.server.replicas == 0 || self.confirmed.load(Ordering::SeqCst) >= seq {
+            return Ok(());
+        }
+        let mut turn = self.turn.lock().await;
+        if self.confirmed.load(Ordering::SeqCst) >= seq {
+            return Ok(());
+        }
+        let confirmed = async {
+            let connection = match &mut turn.connection {
+                Some(connection) => connection,
+                none => none.insert(self.server.connect().await?),
+            };
+            // WAIT waits for what its own connection wrote last, and so for everything before that.
+            let mut write = redis::cmd("SET");
+            write.arg(self.server.key("confirmed")).arg(seq);
+            write.query_async::<()>(connection).await.map_err(redis_failed)?;
+            self.server.confirm(connection, CONFIRM).await
+        };
+        let outcome = confirmed.await;
+        match &outcome {
+            Ok(()) => drop(self.confirmed.fetch_max(seq, Ordering::SeqCst)),
+            Err(_) => *turn = Turn::default(),
+        }
+        outcome
     }
 
     /// Commits the transaction, with all that wait when its turn comes.
@@ -117,13 +163,18 @@ impl Writer {
                     tries += 1;
                     turn.head = Some(head);
                 }
-                Ok(Outcome::Moved(_) | Outcome::Conflict { .. }) => {
+                Ok(Outcome::Lost { transaction }) if transaction < group.len() => {
+                    let job = group.remove(transaction);
+                    let target = job.transaction.under.map(|lease| lease.target.to_string()).unwrap_or_default();
+                    job.answer.send(Err(lost(&target))).ok();
+                }
+                Ok(Outcome::Moved(_) | Outcome::Conflict { .. } | Outcome::Lost { .. }) => {
                     give_up(&mut group, "the store's head moves too quickly");
                 }
                 Ok(Outcome::Fenced) => {
-                    let reason = "another broker has taken this store over: stop this one";
-                    tracing::error!("{reason}");
-                    give_up(&mut group, reason);
+                    for job in group.drain(..) {
+                        job.answer.send(Err(ended())).ok();
+                    }
                 }
                 Err(error) => {
                     // Perhaps it took effect: what is known of the head and of the connection holds no more.
@@ -158,11 +209,10 @@ impl Writer {
             }
             heads.push(after);
         }
-        let changes = group.iter().map(|job| job.transaction.changes.iter().map(wire).collect());
-        let changes: Vec<Vec<Wire>> = changes.collect::<Result<_, _>>()?;
+        let entries: Vec<Entry> = group.iter().map(|job| entry(&job.transaction)).collect::<Result<_, _>>()?;
         let mut script = self.commit.prepare_invoke();
-        script.key(&self.server.prefix).arg(&self.token).arg(self.server.text_of(&before));
-        script.arg(self.server.text_of(&after)).arg(to_body(&changes)?);
+        script.key(&self.server.prefix).arg(self.membership.id()).arg(self.server.text_of(&before));
+        script.arg(self.server.text_of(&after)).arg(to_body(&entries)?);
         for line in lines {
             script.arg(line);
         }
@@ -171,6 +221,7 @@ impl Writer {
         match answer.first().map(String::as_str) {
             Some("ok") => {
                 self.server.confirm(connection, CONFIRM).await?;
+                self.confirmed.fetch_max(after.seq, Ordering::SeqCst);
                 self.server.seen.check(before.seq, &after)?;
                 *head = Some(after);
                 Ok(Outcome::Done(heads))
@@ -181,6 +232,7 @@ impl Writer {
                 self.server.seen.check(before.seq, &now)?;
                 Ok(Outcome::Moved(now))
             }
+            Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
             Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
             Some(_) | None => Err(failed(words("the script answered with something else"))),
         }
@@ -194,7 +246,9 @@ enum Outcome {
     Conflict { transaction: usize, change: usize },
     /// Somebody else wrote meanwhile; nothing was changed.
     Moved(Head),
-    /// Somebody else is the writer now; nothing was changed.
+    /// The lease of one transaction is another's; nothing was changed.
+    Lost { transaction: usize },
+    /// The membership has ended; nothing was changed.
     Fenced,
 }
 
@@ -207,6 +261,16 @@ fn give_up(group: &mut Vec<Job>, reason: &str) {
 fn error_words(error: &StoreError) -> String {
     let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn entry(transaction: &Transaction) -> Result<Entry, StoreError> {
+    let changes = transaction.changes.iter().map(wire).collect::<Result<_, _>>()?;
+    let lease = transaction.under.as_ref();
+    Ok(Entry {
+        lease: lease.map(|lease| lease.target.to_string()).unwrap_or_default(),
+        token: lease.map(|lease| lease.token.to_string()).unwrap_or_default(),
+        changes,
+    })
 }
 
 fn wire(change: &Change) -> Result<Wire, StoreError> {

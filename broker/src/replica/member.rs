@@ -1,0 +1,181 @@
+//! The membership: renewed every second, and taken up anew where it has ended. Whoever renews hears which members are
+//! gone, and takes over what they worked on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use postern_core::TargetId;
+use tokio::sync::watch;
+
+use super::Replica;
+use crate::clock::{Clock, boottime};
+use crate::cloud::Clouds;
+use crate::hub::Hub;
+use crate::reconcile::Wakeups;
+use crate::run::Ending;
+use crate::store::StoreError;
+use crate::store::members::{Beat, Card, Claim};
+
+/// How often the membership is renewed.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a renewal may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long agents stay with a broker that has lost touch with its store: others may have it.
+const AGENTS_STAY: Duration = Duration::from_secs(15);
+/// How far the clocks of a broker and its store may be apart before the log says so.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
+
+/// Keeps this broker a member.
+pub struct Member {
+    /// What is kept.
+    pub replica: Arc<Replica>,
+    /// The agents that are here.
+    pub hub: Arc<Hub>,
+    /// The cloud layer.
+    pub clouds: Arc<Clouds>,
+    /// Where to look.
+    pub wakeups: Arc<Wakeups>,
+    /// Time.
+    pub clock: Clock,
+    /// The replica's name.
+    pub name: String,
+    /// Where the newest audit record's number is told.
+    pub head: watch::Sender<u64>,
+    /// Whether the broker is ending: it says so, and takes nothing over.
+    pub ending: watch::Receiver<Ending>,
+}
+
+/// How the membership went so far.
+struct Course {
+    card: Card,
+    /// When the last renewal that was answered was sent.
+    renewed: Duration,
+    is_lost: bool,
+    agents_left: bool,
+    clock_said: bool,
+}
+
+impl Member {
+    /// Renews the membership until the process ends. The first time before anything else: `ready` hears of it.
+    ///
+    /// # Errors
+    /// The store was written by a newer broker.
+    pub async fn keep(self, ready: tokio::sync::oneshot::Sender<()>) -> anyhow::Result<()> {
+        let card = Card {
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            started_at: self.clock.now(),
+            ..Card::default()
+        };
+        let mut course =
+            Course { card, renewed: boottime(), is_lost: false, agents_left: false, clock_said: false };
+        let mut ready = Some(ready);
+        loop {
+            let sent = boottime();
+            let card = self.card(&course);
+            let beat = tokio::time::timeout(PATIENCE, self.replica.members.beat(&card)).await;
+            match beat {
+                Ok(Ok(beat)) => {
+                    self.replica.leases.believe_from(sent);
+                    self.renewed(&mut course, sent, beat).await;
+                    if let Some(ready) = ready.take() {
+                        // Whoever waited for it may have gone.
+                        ready.send(()).ok();
+                    }
+                }
+                Ok(Err(error @ StoreError::NewerSchema { .. })) => return Err(error.into()),
+                Ok(Err(error)) => self.not_renewed(&mut course, &error.to_string()),
+                Err(_) => self.not_renewed(&mut course, "there was no answer in time"),
+            }
+            tokio::time::sleep(BEAT.saturating_sub(boottime().saturating_sub(sent))).await;
+        }
+    }
+
+    fn card(&self, course: &Course) -> Card {
+        let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+        Card {
+            agents: count(self.hub.sessions().len()),
+            targets: count(self.replica.leases.len()),
+            stuck: count(self.clouds.stuck()),
+            ending: self.is_ending(),
+            ..course.card.clone()
+        }
+    }
+
+    fn is_ending(&self) -> bool {
+        *self.ending.borrow() > Ending::NotYet
+    }
+
+    async fn renewed(&self, course: &mut Course, sent: Duration, beat: Beat) {
+        if beat.joined {
+            // The membership of before is gone, and with it every lease: agents that are still here come first.
+            let lost = self.replica.leases.forget();
+            if course.is_lost || !lost.is_empty() {
+                tracing::warn!(targets = lost.len(), "joined the other brokers anew");
+            }
+            self.clouds.let_go_of_all();
+            self.wakeups.wake_all(lost);
+            self.wakeups.wake_all(self.hub.sessions());
+        } else if course.is_lost {
+            tracing::info!("in touch with the store again");
+        }
+        (course.renewed, course.is_lost, course.agents_left) = (sent, false, false);
+        if let Some(store_time) = beat.store_time {
+            let ahead = self.clock.now().duration_since(store_time);
+            course.card.clock_ahead_ms = i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX);
+            metrics::gauge!("postern_clock_ahead_of_store_seconds").set(ahead.as_secs_f64());
+            if ahead.abs() > CLOCK_TOLERANCE && !course.clock_said {
+                course.clock_said = true;
+                let seconds_ahead = ahead.as_secs_f64();
+                tracing::warn!(seconds_ahead, "this broker's clock is not the store's: ends are off by as much between brokers");
+            }
+        }
+        self.head.send_if_modified(|head| std::mem::replace(head, beat.head) != beat.head);
+        if !self.is_ending() {
+            for gone in beat.gone {
+                self.take_over(&gone).await;
+            }
+        }
+    }
+
+    /// Takes over what a member that is gone worked on, beside the others that are left.
+    async fn take_over(&self, gone: &str) {
+        loop {
+            let taken = match self.replica.members.take_over(gone).await {
+                Ok(taken) if taken.is_empty() => return,
+                Ok(taken) => taken,
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "what a broker left behind has to wait");
+                    return;
+                }
+            };
+            tracing::info!(targets = taken.len(), gone, "took over from a broker that is gone");
+            let targets: Vec<TargetId> = taken.iter().map(|taken| taken.lease.target.clone()).collect();
+            for taken in taken {
+                self.clouds.took_over(&taken.lease.target);
+                self.replica.leases.took(taken, Claim::Free);
+            }
+            self.wakeups.wake_all(targets);
+        }
+    }
+
+    fn not_renewed(&self, course: &mut Course, error: &str) {
+        if self.replica.leases.is_member() {
+            return;
+        }
+        if !course.is_lost {
+            course.is_lost = true;
+            tracing::error!(
+                error,
+                "lost touch with the store: nothing opens here, and what is open is closed at its end"
+            );
+        }
+        let silent = boottime().saturating_sub(course.renewed);
+        if silent > AGENTS_STAY && !course.agents_left {
+            course.agents_left = true;
+            // Another broker may well have the store: the agents look for one.
+            self.hub.end_all("this broker has lost touch with its store; another may have it");
+        }
+    }
+}

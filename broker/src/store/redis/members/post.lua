@@ -1,0 +1,15 @@
+-- Keeps what a member tells of targets, each if its lease still is this member's.
+--
+-- KEYS[1]: what every key begins with. ARGV: the membership, the targets that wait for it as a list in JSON, and then
+-- targets, tokens and views in turn.
+local p, me = KEYS[1], ARGV[1]
+for i = 3, #ARGV, 3 do
+    local lease = me .. ' ' .. ARGV[i + 1]
+    if redis.call('HGET', p .. 'leases', ARGV[i]) == lease then
+        redis.call('HSET', p .. 'views', ARGV[i], lease .. ' ' .. ARGV[i + 2])
+    end
+end
+if ARGV[2] ~= '' then
+    redis.call('PUBLISH', p .. 'news', '{"kind":"viewed","by":"' .. me .. '","targets":' .. ARGV[2] .. '}')
+end
+return 'ok'
