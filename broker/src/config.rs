@@ -210,7 +210,11 @@ fn replica_name(name: Option<String>) -> Result<String, Invalid> {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
     if name.is_empty() || name.len() > 64 || !name.bytes().all(is_plain) {
         let problem = format!("{name:?} is not a name");
-        return Err(Invalid::new("replica.name", problem, "use letters, digits, dots, dashes and underscores"));
+        return Err(Invalid::new(
+            "replica.name",
+            problem,
+            "use letters, digits, dots, dashes and underscores",
+        ));
     }
     Ok(name)
 }

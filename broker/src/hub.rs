@@ -152,7 +152,8 @@ impl Hub {
             return Observed::Unconfirmed;
         }
         // Of a grant that is older than this process, an earlier broker may have told the agent.
-        let inherited = || self.inherited().get(&window.target).is_some_and(|grants| grants.contains(&grant.id));
+        let inherited =
+            || self.inherited().get(&window.target).is_some_and(|grants| grants.contains(&grant.id));
         let may_hold = grant.requested_at < self.started
             || slot.is_some_and(|slot| slot.may_hold(&wanted))
             || inherited();

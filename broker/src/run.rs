@@ -64,7 +64,10 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     hub.end_all("the broker is ending; connect to another");
     tokio::time::timeout(DRAIN, tasks.first_end()).await.ok();
     if let Err(error) = replica.members.leave().await {
-        tracing::warn!(error = &error as &dyn std::error::Error, "the others find out by themselves that this broker left");
+        tracing::warn!(
+            error = &error as &dyn std::error::Error,
+            "the others find out by themselves that this broker left"
+        );
     }
     Ok(())
 }

@@ -50,8 +50,8 @@ pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Resu
             return Err(denied.error);
         }
     };
-    let mut changes =
-        Transaction::default().change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
+    let mut changes = Transaction::default()
+        .change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
         let (principal, key) = (caller.principal.name.clone(), key.clone());
         changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
@@ -261,7 +261,11 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
                 return Ok(grant);
             }
             // Having fallen behind is a reason to look, too.
-            while changes.recv().await.is_ok_and(|changed| matches!(changed, Change::Of(other) if other != id)) {}
+            while changes
+                .recv()
+                .await
+                .is_ok_and(|changed| matches!(changed, Change::Of(other) if other != id))
+            {}
         }
     };
     match tokio::time::timeout(wait, follow).await {

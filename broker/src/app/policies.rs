@@ -66,7 +66,9 @@ pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error
 async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
     let known: BTreeSet<TargetId> = super::targets::known(app).await?;
     for policy in policies {
-        app.wakeups.wake_all(known.iter().filter(|target| policy.covers(target) && app.replica.leases.holds(target)).cloned());
+        app.wakeups.wake_all(
+            known.iter().filter(|target| policy.covers(target) && app.replica.leases.holds(target)).cloned(),
+        );
     }
     Ok(())
 }

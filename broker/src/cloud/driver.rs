@@ -257,7 +257,8 @@ impl Clouds {
             self.tell([alarm]);
         }
         if stuck_changed {
-            metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
+            metrics::gauge!("postern_cloud_stuck_targets")
+                .set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
         }
         self.idle.notify_waiters();
         self.wakeups.wake(&target);

@@ -99,8 +99,12 @@ mod tests {
         let event = |grant| AuditEvent::done(at(0), "broker", UNKNOWN).on_grant(grant);
         store.commit(Transaction::default().change(put).audit(event(known.id))).await.unwrap();
 
-        let clouds =
-            Clouds::new(BTreeMap::new(), crate::clock::Clock::start(at(0)), Arc::new(Wakeups::default()), Replica::alone());
+        let clouds = Clouds::new(
+            BTreeMap::new(),
+            crate::clock::Clock::start(at(0)),
+            Arc::new(Wakeups::default()),
+            Replica::alone(),
+        );
         let named = clouds.named(vec![event(known.id), event(stray.id)], store.as_ref()).await;
         assert_eq!(named.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), [ENDED, UNKNOWN]);
     }

@@ -77,7 +77,8 @@ impl Clouds {
             work.await
         };
         // A store that fails now finds this broker's membership ended later: nothing stays held.
-        let (given_back, ended) = tokio::join!(self.replica.leases.give_back(&held.lease), members.end_job(JOB));
+        let (given_back, ended) =
+            tokio::join!(self.replica.leases.give_back(&held.lease), members.end_job(JOB));
         if let Err(error) = given_back.and(ended) {
             tracing::warn!(%target, error = &error as &dyn std::error::Error, "a turn could not be given back");
         }
@@ -94,7 +95,8 @@ impl Clouds {
 
     async fn wait_for_lease(&self, target: &TargetId) -> Result<Held, CloudError> {
         loop {
-            let held = self.replica.leases.hold(target, Claim::Turn).await.map_err(|error| not_ours(&error))?;
+            let held =
+                self.replica.leases.hold(target, Claim::Turn).await.map_err(|error| not_ours(&error))?;
             if let Some(held) = held {
                 return Ok(held);
             }

@@ -129,7 +129,9 @@ impl Slot {
     /// The answer to what was told last; answers to anything earlier are out of date. Whether it is a confirmation.
     pub(super) fn applied(&mut self, generation: u64, error: Option<String>, now: Timestamp) -> bool {
         self.last_seen = Some(now);
-        let Some(told) = self.told.as_ref().filter(|told| told.generation == generation) else { return false };
+        let Some(told) = self.told.as_ref().filter(|told| told.generation == generation) else {
+            return false;
+        };
         let confirms = error.is_none();
         match error {
             None => {

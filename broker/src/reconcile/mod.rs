@@ -198,8 +198,12 @@ impl Reconciler {
         }
         let elsewhere = |target: &TargetId| *target != lease.target && !self.replica.leases.holds(target);
         let view = View::of(&lease.target, &self.hub, &self.clouds, grants);
-        let awaited_by: BTreeSet<TargetId> =
-            grants.iter().flat_map(|grant| grant.record.targets()).filter(|t| elsewhere(t)).cloned().collect();
+        let awaited_by: BTreeSet<TargetId> = grants
+            .iter()
+            .flat_map(|grant| grant.record.targets())
+            .filter(|t| elsewhere(t))
+            .cloned()
+            .collect();
         self.replica.views.tell(lease, view, awaited_by.into_iter().collect());
         grants.iter().any(|grant| {
             let is_on_its_way = matches!(grant.record.state, GrantState::Opening | GrantState::Closing(_));

@@ -152,7 +152,9 @@ impl Follower {
         }
         match self.store.agent(target).await {
             Ok(Some(agent)) if agent.record.banned.is_some() => self.hub.end(target, "the agent was banned"),
-            Ok(Some(agent)) => self.hub.end_before(target, agent.record.enrolled_at, "the target enrolled anew"),
+            Ok(Some(agent)) => {
+                self.hub.end_before(target, agent.record.enrolled_at, "the target enrolled anew")
+            }
             Ok(None) => self.hub.end(target, "the agent is not known any more"),
             // Not known is not allowed: it connects again, and is asked about then.
             Err(_) => self.hub.end(target, "it cannot be told whether the agent is banned"),

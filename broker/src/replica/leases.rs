@@ -10,8 +10,8 @@ use std::time::Duration;
 use postern_core::TargetId;
 
 use crate::clock::boottime;
-use crate::store::members::{Claim, Lease, MEMBERSHIP, Members, Taken};
 use crate::store::StoreError;
+use crate::store::members::{Claim, Lease, MEMBERSHIP, Members, Taken};
 
 /// How long a membership is believed after its last renewal was sent.
 const BELIEF: Duration = MEMBERSHIP.saturating_sub(Duration::from_secs(1));
@@ -104,7 +104,8 @@ impl Leases {
         // The same one again: what it left behind is taken in, or is not.
         let inherits = known.map_or(inherits, |known| known.inherits);
         let entry = Entry { token: lease.token, inherits, turn: claim == Claim::Turn };
-        let is_new = table.held.insert(lease.target.clone(), entry).is_none_or(|old| old.token != entry.token);
+        let is_new =
+            table.held.insert(lease.target.clone(), entry).is_none_or(|old| old.token != entry.token);
         drop(table);
         if is_new {
             tracing::debug!(target = %lease.target, token = lease.token, why, "lease taken");
@@ -115,7 +116,9 @@ impl Leases {
 
     /// What another broker left behind on a target has been taken in.
     pub fn has_inherited(&self, lease: &Lease) {
-        if let Some(entry) = self.lock().held.get_mut(&lease.target).filter(|entry| entry.token == lease.token) {
+        if let Some(entry) =
+            self.lock().held.get_mut(&lease.target).filter(|entry| entry.token == lease.token)
+        {
             entry.inherits = false;
         }
     }

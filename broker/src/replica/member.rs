@@ -128,7 +128,10 @@ impl Member {
             if ahead.abs() > CLOCK_TOLERANCE && !course.clock_said {
                 course.clock_said = true;
                 let seconds_ahead = ahead.as_secs_f64();
-                tracing::warn!(seconds_ahead, "this broker's clock is not the store's: ends are off by as much between brokers");
+                tracing::warn!(
+                    seconds_ahead,
+                    "this broker's clock is not the store's: ends are off by as much between brokers"
+                );
             }
         }
         self.head.send_if_modified(|head| std::mem::replace(head, beat.head) != beat.head);
@@ -146,7 +149,10 @@ impl Member {
                 Ok(taken) if taken.is_empty() => return,
                 Ok(taken) => taken,
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "what a broker left behind has to wait");
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "what a broker left behind has to wait"
+                    );
                     return;
                 }
             };

@@ -8,8 +8,8 @@ use postern_core::audit::{AuditRecord, Head};
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 use super::{
-    AgentRecord, Change, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
-    Transaction, Versioned,
+    AgentRecord, Change, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
+    TokenRecord, Transaction, Versioned,
 };
 
 /// A store in memory. It forgets everything with the process, and copies everything on each commit.

@@ -259,7 +259,12 @@ fn a_window(target: &TargetId) -> CloudWindow {
 /// The rig, over another cloud.
 fn with(mut rig: Rig, cloud: Arc<dyn Provider>) -> Rig {
     let app = Arc::get_mut(&mut rig.app).unwrap();
-    app.clouds = Clouds::new(BTreeMap::from([(CloudKind::Aws, cloud)]), app.clock, Arc::clone(&app.wakeups), Replica::alone());
+    app.clouds = Clouds::new(
+        BTreeMap::from([(CloudKind::Aws, cloud)]),
+        app.clock,
+        Arc::clone(&app.wakeups),
+        Replica::alone(),
+    );
     rig
 }
 

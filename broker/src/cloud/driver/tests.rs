@@ -82,7 +82,12 @@ mod stuck;
 
 fn driving(provider: Arc<dyn Provider>) -> Arc<Clouds> {
     let clock = Clock::start(jiff::Timestamp::UNIX_EPOCH);
-    Clouds::new(BTreeMap::from([(CloudKind::Aws, provider)]), clock, Arc::default(), crate::replica::Replica::alone())
+    Clouds::new(
+        BTreeMap::from([(CloudKind::Aws, provider)]),
+        clock,
+        Arc::default(),
+        crate::replica::Replica::alone(),
+    )
 }
 
 fn on_vm(world: &World, grant: GrantBuilder) -> Grant {

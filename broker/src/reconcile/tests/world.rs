@@ -42,7 +42,12 @@ impl World {
         let reconciler = Reconciler {
             store: Arc::clone(&store) as _,
             hub: Hub::new(clock, Arc::clone(&wakeups)),
-            clouds: Clouds::new(BTreeMap::from([(CloudKind::Aws, aws)]), clock, Arc::clone(&wakeups), Arc::clone(&replica)),
+            clouds: Clouds::new(
+                BTreeMap::from([(CloudKind::Aws, aws)]),
+                clock,
+                Arc::clone(&wakeups),
+                Arc::clone(&replica),
+            ),
             replica,
             wakeups,
             feed: Feed::default(),

@@ -75,8 +75,11 @@ impl Scripts {
 impl Redis {
     /// Joins the members, under a name that nobody had before.
     pub(super) async fn join(&self) -> Result<Beat, StoreError> {
-        let card = Card { name: "command".into(), version: env!("CARGO_PKG_VERSION").into(), ..Card::default() };
-        self.renew(&self.membership.renew(), &card, true).await?.ok_or_else(|| failed(words("it cannot be joined")))
+        let card =
+            Card { name: "command".into(), version: env!("CARGO_PKG_VERSION").into(), ..Card::default() };
+        self.renew(&self.membership.renew(), &card, true)
+            .await?
+            .ok_or_else(|| failed(words("it cannot be joined")))
     }
 
     /// None where the membership is gone.
@@ -122,7 +125,9 @@ fn unexpected() -> StoreError {
 
 /// What a broker hears that was away for so long that others took its place.
 pub(super) fn ended() -> StoreError {
-    StoreError::Fenced { what: "this broker was away from its store for too long, and others do its work".into() }
+    StoreError::Fenced {
+        what: "this broker was away from its store for too long, and others do its work".into(),
+    }
 }
 
 /// What a broker hears that works on what is another's by now.
@@ -248,7 +253,8 @@ impl Members for Redis {
         let mut cards = redis::cmd("HVALS");
         cards.arg(self.server.key("members"));
         let cards: Vec<String> = cards.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        let cards: Vec<Card> = cards.iter().map(|card| from_body("member", card)).collect::<Result<_, _>>()?;
+        let cards: Vec<Card> =
+            cards.iter().map(|card| from_body("member", card)).collect::<Result<_, _>>()?;
         let mut alive = redis::pipe();
         for card in &cards {
             alive.exists(self.server.key(&format!("alive:{}", card.membership)));
@@ -290,7 +296,9 @@ impl Subscription for Channel {
                 Ok(Some(news)) => return Some(news),
                 Ok(None) => {}
                 // Of a newer broker, perhaps: whatever it says is found out by looking, too.
-                Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "news that cannot be read"),
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "news that cannot be read")
+                }
             }
         }
     }
@@ -329,7 +337,8 @@ fn news(text: &str, me: &str) -> Result<Option<News>, StoreError> {
             for target in &wire.targets {
                 let pair = target.as_array().map(Vec::as_slice);
                 let Some([target, holder]) = pair else { continue };
-                let (target, holder) = (target.as_str().unwrap_or_default(), holder.as_str().unwrap_or_default());
+                let (target, holder) =
+                    (target.as_str().unwrap_or_default(), holder.as_str().unwrap_or_default());
                 if holder.is_empty() || holder == me {
                     targets.push(target_of(target)?);
                 }

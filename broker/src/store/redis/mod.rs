@@ -244,7 +244,14 @@ impl Store for Redis {
         let (mut found, mut before) = (Vec::new(), query.before);
         while found.len() < query.limit {
             let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-            let look = Look { index: &index, end: &end, newest_first: true, limit: PAGE, policies: false, lease: None };
+            let look = Look {
+                index: &index,
+                end: &end,
+                newest_first: true,
+                limit: PAGE,
+                policies: false,
+                lease: None,
+            };
             let page = self.look(look).await?.grants;
             let is_last = page.len() < PAGE;
             before = page.last().map(|grant| grant.record.id);
@@ -258,7 +265,14 @@ impl Store for Redis {
     }
 
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let look = Look { index: "open", end: "+", newest_first: false, limit: usize::MAX, policies: false, lease: None };
+        let look = Look {
+            index: "open",
+            end: "+",
+            newest_first: false,
+            limit: usize::MAX,
+            policies: false,
+            lease: None,
+        };
         Ok(self.look(look).await?.grants)
     }
 

@@ -1,5 +1,7 @@
 //! The store on real servers, which each test starts and ends.
 
+mod members;
+
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

@@ -165,7 +165,8 @@ impl Writer {
                 }
                 Ok(Outcome::Lost { transaction }) if transaction < group.len() => {
                     let job = group.remove(transaction);
-                    let target = job.transaction.under.map(|lease| lease.target.to_string()).unwrap_or_default();
+                    let target =
+                        job.transaction.under.map(|lease| lease.target.to_string()).unwrap_or_default();
                     job.answer.send(Err(lost(&target))).ok();
                 }
                 Ok(Outcome::Moved(_) | Outcome::Conflict { .. } | Outcome::Lost { .. }) => {
@@ -209,7 +210,8 @@ impl Writer {
             }
             heads.push(after);
         }
-        let entries: Vec<Entry> = group.iter().map(|job| entry(&job.transaction)).collect::<Result<_, _>>()?;
+        let entries: Vec<Entry> =
+            group.iter().map(|job| entry(&job.transaction)).collect::<Result<_, _>>()?;
         let mut script = self.commit.prepare_invoke();
         script.key(&self.server.prefix).arg(self.membership.id()).arg(self.server.text_of(&before));
         script.arg(self.server.text_of(&after)).arg(to_body(&entries)?);
