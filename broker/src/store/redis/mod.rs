@@ -14,19 +14,19 @@
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
 //! ```
 
+mod link;
+mod route;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod writer;
-
-use std::path::PathBuf;
 
 use async_trait::async_trait;
 use data_encoding::HEXLOWER;
 use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 use redis::Script;
-use redis::aio::ConnectionManager;
 use serde::de::DeserializeOwned;
 
 use super::bodies::{corrupt, from_body};
@@ -34,7 +34,9 @@ use super::{
     AgentRecord, GrantQuery, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
     Versioned,
 };
+use link::Link;
 use server::{Server, head_of, redis_failed, words};
+pub use settings::{Place, RedisSettings, Sentinels, TlsFiles};
 use writer::Writer;
 
 /// The version of the keys.
@@ -42,23 +44,10 @@ const SCHEMA: u32 = 1;
 /// So many grants are read at once.
 const PAGE: usize = 500;
 
-/// Where the store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisSettings {
-    /// `redis://` or, with TLS, `rediss://`, with user, host, port and database.
-    pub url: String,
-    /// A file with the user's password, read when the store is opened.
-    pub password_file: Option<PathBuf>,
-    /// Names this Postern among others on one server.
-    pub tenant: String,
-    /// How many replicas must have a commit before it is answered; 0 where there are none.
-    pub replicas: usize,
-}
-
 /// The store on Redis.
 pub struct Redis {
     server: Server,
-    reader: ConnectionManager,
+    reader: Link,
     writer: Writer,
     look: Script,
 }
@@ -75,8 +64,8 @@ impl Redis {
     /// # Errors
     /// The server cannot be reached or refuses, or the store was written by a newer broker.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let server = Server::new(settings)?;
-        let mut reader = server.reader().await?;
+        let server = Server::new(settings);
+        let mut reader = server.link();
         let schema: (u32, u32) = redis::pipe()
             .cmd("SETNX")
             .arg(server.key("schema"))
@@ -103,7 +92,7 @@ impl Redis {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn warnings(settings: &RedisSettings) -> Result<Vec<String>, StoreError> {
-        Server::new(settings)?.warnings().await
+        Server::new(settings).warnings().await
     }
 
     async fn field(&self, hash: &str, field: &str) -> Result<Option<String>, StoreError> {

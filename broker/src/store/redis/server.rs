@@ -5,19 +5,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postern_core::audit::Head;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, InfoDict, IntoConnectionInfo as _, RedisError};
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::{InfoDict, RedisError};
 
 use tokio::sync::watch;
 
 use super::RedisSettings;
+use super::link::Link;
+use super::route::Route;
 use crate::store::StoreError;
 use crate::store::bodies::corrupt;
-
-/// How long a connection may take to stand.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a command may take: longer than WAIT.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far the audit log came, as this process has seen it. A store that is behind that has lost what it had: a failover
 /// without WAIT, an empty server. Policies may be missing then, and an agent that was told so would protect nothing (I1).
@@ -61,7 +58,7 @@ impl Seen {
 /// One server, or whatever answers in its place.
 #[derive(Clone)]
 pub(super) struct Server {
-    client: Client,
+    route: Arc<Route>,
     /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
@@ -70,36 +67,26 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let mut info = settings.url.as_str().into_connection_info().map_err(redis_failed)?;
-        if let Some(file) = &settings.password_file {
-            let password = std::fs::read_to_string(file).map_err(|source| {
-                let what = format!("{} cannot be read: {source}", file.display());
-                failed(words(&what))
-            })?;
-            let redis = info.redis_settings().clone().set_password(password.trim());
-            info = info.set_redis_settings(redis);
-        }
-        let client = Client::open(info).map_err(redis_failed)?;
+    pub(super) fn new(settings: &RedisSettings) -> Self {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
-        Ok(Self { client, prefix, replicas: settings.replicas, seen: Arc::default() })
+        let route = Arc::new(Route::new(settings.clone(), format!("{prefix}schema")));
+        Self { route, prefix, replicas: settings.replicas, seen: Arc::default() }
     }
 
-    /// A connection of one's own.
+    /// A connection of one's own to the primary. After any error on it, take another.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(redis_failed)
+        Ok(self.route.primary().await.map_err(redis_failed)?.connection)
     }
 
-    /// A connection for reading, which comes back by itself.
-    pub(super) async fn reader(&self) -> Result<ConnectionManager, StoreError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(1);
-        ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(redis_failed)
+    /// A connection to the primary that many share, and that comes back by itself.
+    pub(super) fn link(&self) -> Link {
+        Link::new(Arc::clone(&self.route))
+    }
+
+    /// A connection to the primary for messages. When its stream ends, take another, and look for what was missed.
+    #[allow(dead_code, reason = "several brokers on one store tell each other by messages")]
+    pub(super) async fn messages(&self) -> Result<PubSub, StoreError> {
+        self.route.messages().await.map_err(redis_failed)
     }
 
     pub(super) fn key(&self, name: &str) -> String {
