@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod sentinel;
+
 use std::time::Duration;
 
 use postern_core::audit::verify;
