@@ -146,7 +146,15 @@ fn place(
     Ok(Place::Sentinels(Sentinels { urls, master, user, password_file }))
 }
 
-pub(crate) fn check_url(key: &str, url: &str, schemes: &[&str]) -> Result<(), Invalid> {
+/// A server's URL on a command line.
+///
+/// # Errors
+/// It is none, or has a password in it.
+pub(crate) fn check_store_url(what: &str, url: &str) -> Result<(), Invalid> {
+    check_url(what, url, &SCHEMES)
+}
+
+fn check_url(key: &str, url: &str, schemes: &[&str]) -> Result<(), Invalid> {
     let remedy = "write it like rediss://postern@redis.example.org:6379/0";
     if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
         return Err(Invalid::new(key, "is not the URL of a Redis", remedy));

@@ -13,6 +13,7 @@ mod error;
 pub mod memory;
 pub mod redis;
 mod transaction;
+pub mod transfer;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

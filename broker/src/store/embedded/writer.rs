@@ -159,6 +159,7 @@ fn again(error: &StoreError) -> StoreError {
         StoreError::Conflict { .. }
         | StoreError::Silent
         | StoreError::NewerSchema { .. }
+        | StoreError::Moving(_)
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

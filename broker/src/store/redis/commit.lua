@@ -2,11 +2,14 @@
 --
 -- KEYS[1]: what every key begins with. ARGV: who writes, the head that the records were made after, the head after them,
 -- the transactions as JSON, and the records of the audit log, a line each.
--- Answers 'ok'; 'fenced'; 'head' and what it is; or 'conflict' and the places, from 0, of the transaction and the change
+-- Answers 'ok'; 'fenced'; 'moved', where the store is elsewhere or not here yet; 'head' and what it is; or 'conflict' and the places, from 0, of the transaction and the change
 -- that cannot be made. Nothing is written before everything was looked at.
 local p = KEYS[1]
 if redis.call('GET', p .. 'writer') ~= ARGV[1] then
     return { 'fenced' }
+end
+if redis.call('EXISTS', p .. 'moved', p .. 'incomplete') > 0 then
+    return { 'moved' }
 end
 local head = redis.call('GET', p .. 'head') or ''
 if head ~= ARGV[2] then

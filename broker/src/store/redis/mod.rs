@@ -11,6 +11,7 @@
 //!                    audit             the records, one a line
 //!                    grants, policies, agents      hashes: an id, and a version and a body
 //!                    requests, tokens              hashes
+//!                    moved, incomplete    marks of a store that was moved, or has not arrived
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
 //! ```
 
@@ -20,6 +21,7 @@ mod server;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod writer;
 
 use async_trait::async_trait;
@@ -37,6 +39,7 @@ use super::{
 use link::Link;
 use server::{Server, head_of, redis_failed, words};
 pub use settings::{Place, RedisSettings, Sentinels, TlsFiles};
+pub use transfer::Transfer;
 use writer::Writer;
 
 /// The version of the keys.
@@ -62,10 +65,11 @@ impl Redis {
     /// Opens the store, or makes it, and takes it over: from now on nobody else writes.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker.
+    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved or is not there yet.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let server = Server::new(settings);
         let mut reader = server.link();
+        transfer::check(&server, &mut reader).await?;
         let schema: (u32, u32) = redis::pipe()
             .cmd("SETNX")
             .arg(server.key("schema"))

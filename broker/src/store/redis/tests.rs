@@ -2,6 +2,7 @@
 
 mod cluster;
 mod links;
+mod transfer;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
