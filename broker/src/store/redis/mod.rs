@@ -22,6 +22,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod warnings;
 mod writer;
 
 use async_trait::async_trait;
@@ -96,7 +97,7 @@ impl Redis {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn warnings(settings: &RedisSettings) -> Result<Vec<String>, StoreError> {
-        Server::new(settings).warnings().await
+        warnings::warnings(&Server::new(settings)).await
     }
 
     async fn field(&self, hash: &str, field: &str) -> Result<Option<String>, StoreError> {

@@ -1,13 +1,12 @@
-//! The server: connections to it, and what its settings promise.
+//! The server: connections to it, how far its audit log came, and what its replicas confirm.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postern_core::audit::Head;
+use redis::RedisError;
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{InfoDict, RedisError};
-
 use tokio::sync::watch;
 
 use super::RedisSettings;
@@ -62,7 +61,7 @@ pub(super) struct Server {
     /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
-    replicas: usize,
+    pub(super) replicas: usize,
     pub(super) seen: Arc<Seen>,
 }
 
@@ -130,54 +129,6 @@ impl Server {
         }
         Ok(())
     }
-
-    /// What of the server's settings does not keep the promise that an answered grant is durable, each with the remedy.
-    pub(super) async fn warnings(&self) -> Result<Vec<String>, StoreError> {
-        let mut connection = self.connect().await?;
-        let mut warnings = Vec::new();
-        let replication: InfoDict =
-            redis::cmd("INFO").arg("replication").query_async(&mut connection).await.map_err(redis_failed)?;
-        let connected = replication.get::<usize>("connected_slaves").unwrap_or(0);
-        if connected > 0 && self.replicas == 0 {
-            warnings.push(format!(
-                "{connected} replicas are connected and store.replicas is 0: a failover loses what was answered and not yet \
-                 replicated; set store.replicas to 1 or more"
-            ));
-        }
-        if connected < self.replicas {
-            warnings.push(format!(
-                "store.replicas is {} and {connected} are connected: nothing can be committed until more are",
-                self.replicas
-            ));
-        }
-        for (name, good, remedy) in [
-            ("appendonly", &["yes"][..], "a restart of the server loses what was answered; set it to yes"),
-            ("appendfsync", &["always"], "a power cut loses up to a second or more; set it to always"),
-        ] {
-            match setting(&mut connection, name).await {
-                Ok(Some(value)) if good.contains(&value.as_str()) => {}
-                Ok(Some(value)) => warnings.push(format!("{name} is {value}: {remedy}")),
-                Ok(None) | Err(_) => {
-                    warnings.push(format!("{name} cannot be read (CONFIG GET): see to it yourself"));
-                }
-            }
-        }
-        if self.replicas > 0 {
-            match setting(&mut connection, "min-replicas-to-write").await {
-                Ok(Some(value)) if value != "0" => {}
-                Ok(_) | Err(_) => warnings.push(
-                    "min-replicas-to-write is 0 or cannot be read: a primary that is cut off goes on taking writes; set it to 1"
-                        .to_owned(),
-                ),
-            }
-        }
-        Ok(warnings)
-    }
-}
-
-async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Result<Option<String>, RedisError> {
-    let pairs: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await?;
-    Ok(pairs.into_iter().nth(1))
 }
 
 /// Reads a head as it is kept.
