@@ -18,6 +18,7 @@ use serde::Deserialize;
 
 use crate::app::assess::default_management_ports;
 use crate::store::redis::RedisSettings;
+pub(crate) use store::check_store_url;
 
 /// What the broker runs with.
 #[derive(Debug, Clone)]

@@ -13,6 +13,7 @@ pub mod hub;
 pub mod layer;
 #[cfg(test)]
 mod logged;
+pub mod migrate;
 pub mod reconcile;
 pub mod replica;
 pub mod run;

@@ -12,7 +12,7 @@ use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::config::{Config, LogFormat};
 use postern_broker::store::redis::Redis;
-use postern_broker::{run, setup};
+use postern_broker::{migrate, run, setup};
 use postern_core::target::CloudKind;
 use postern_core::{Name, Principal, Role};
 use tracing_subscriber::EnvFilter;
@@ -40,6 +40,30 @@ enum Command {
     Serve,
     /// Checks the configuration and changes nothing.
     CheckConfig,
+    /// Moves everything to another store, verbatim; nothing may be running on either.
+    ///
+    /// A store is `config` (the one that the configuration names), sqlite:///PATH, or a URL of a Redis without a password.
+    /// Afterwards the source is refused.
+    Migrate {
+        /// The store to move.
+        #[arg(long)]
+        from: migrate::Named,
+        /// The store to move to: an empty one.
+        #[arg(long)]
+        to: migrate::Named,
+        /// A file with the password for the source.
+        #[arg(long)]
+        from_password_file: Option<PathBuf>,
+        /// A file with the password for the target.
+        #[arg(long)]
+        to_password_file: Option<PathBuf>,
+        /// Leave the source as it is: then there are two stores, and only one may be used.
+        #[arg(long)]
+        keep_source: bool,
+        /// Empty the target first, if a migration into it was broken off.
+        #[arg(long)]
+        overwrite_incomplete: bool,
+    },
     /// Makes a client certificate for an operator, a requester or a portal.
     Issue {
         /// The principal's name.
@@ -83,6 +107,27 @@ async fn main() -> anyhow::Result<()> {
                 }
             }
             writeln!(out, "{} is good", arguments.config.display())?;
+        }
+        Command::Migrate {
+            from,
+            to,
+            from_password_file,
+            to_password_file,
+            keep_source,
+            overwrite_incomplete,
+        } => {
+            let options = migrate::Options {
+                from,
+                to,
+                from_password_file,
+                to_password_file,
+                keep_source,
+                overwrite_incomplete,
+            };
+            for (kind, count) in migrate::migrate(&config, options).await? {
+                writeln!(out, "{count} {kind}")?;
+            }
+            writeln!(out, "all of it has arrived")?;
         }
         Command::Issue { name, role, out: dir, valid_for } => {
             setup::issue(&config, &Principal { role, name }, valid_for, &dir)?;

@@ -1,5 +1,7 @@
 //! A Redis of a scenario's own: a real server, on a socket in a directory that goes with it.
 
+mod sentinel;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -9,6 +11,8 @@ use crate::clock::monotonic;
 use crate::net::Host;
 use crate::process::Process;
 use crate::room::{Room, tied};
+
+pub use sentinel::{FAILOVER, Group, MASTER};
 
 /// A server that keeps what it has answered.
 #[derive(Debug)]

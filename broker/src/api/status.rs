@@ -35,6 +35,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Silent => (Code::Internal, "UNAUDITED_CHANGE"),
         StoreError::Full => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),
+        StoreError::Moving(_) => (Code::FailedPrecondition, "STORE_MOVED"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),
         StoreError::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
     };

@@ -1,23 +1,42 @@
 //! The store on Redis in the configuration.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use postern_core::Invalid;
 use postern_pki::TrustDomain;
+use redis::IntoConnectionInfo as _;
 use serde::Deserialize;
 
-use crate::store::redis::RedisSettings;
+use crate::store::redis::{Place, RedisSettings, Sentinels, TlsFiles};
 
 /// The most replicas that a commit may wait for.
 const REPLICAS: usize = 10;
+/// The schemes of a server, and those of a sentinel.
+const SCHEMES: [&str; 4] = ["redis://", "rediss://", "redis+unix://", "unix://"];
+const SENTINEL_SCHEMES: [&str; 2] = ["redis://", "rediss://"];
 
 /// The section `[store]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct File {
-    url: String,
+    #[serde(default)]
+    url: Option<String>,
+    #[serde(default)]
+    sentinels: Option<Vec<String>>,
+    #[serde(default)]
+    master: Option<String>,
+    #[serde(default)]
+    user: Option<String>,
     #[serde(default)]
     password_file: Option<PathBuf>,
+    #[serde(default)]
+    sentinel_password_file: Option<PathBuf>,
+    #[serde(default)]
+    ca_file: Option<PathBuf>,
+    #[serde(default)]
+    client_cert_file: Option<PathBuf>,
+    #[serde(default)]
+    client_key_file: Option<PathBuf>,
     #[serde(default)]
     tenant: Option<String>,
     #[serde(default)]
@@ -28,21 +47,24 @@ impl File {
     /// # Errors
     /// The first key that is wrong.
     pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<RedisSettings, Invalid> {
-        let remedy = "write it like rediss://postern@redis.example.org:6379/0";
-        let schemes = ["redis://", "rediss://", "redis+unix://", "unix://"];
-        if !schemes.iter().any(|scheme| self.url.starts_with(scheme)) {
-            return Err(Invalid::new("store.url", "is not the URL of a Redis", remedy));
+        for (key, file) in [
+            ("store.password_file", &self.password_file),
+            ("store.sentinel_password_file", &self.sentinel_password_file),
+            ("store.ca_file", &self.ca_file),
+            ("store.client_cert_file", &self.client_cert_file),
+            ("store.client_key_file", &self.client_key_file),
+        ] {
+            whole(key, file.as_deref())?;
         }
-        // What is in the configuration is read by more people than a file that holds nothing else.
-        let user =
-            self.url.split_once("://").and_then(|(_, rest)| rest.split(['/', '?']).next()?.rsplit_once('@'));
-        if user.is_some_and(|(user, _)| user.contains(':')) {
-            let remedy = "put the password into a file of its own, and name that as store.password_file";
-            return Err(Invalid::new("store.url", "has a password in it", remedy));
-        }
-        if let Some(file) = self.password_file.as_ref().filter(|file| !file.is_absolute()) {
-            let problem = format!("{} is not an absolute path", file.display());
-            return Err(Invalid::new("store.password_file", problem, "write the whole path"));
+        let tls = TlsFiles { ca: self.ca_file, client: client(self.client_cert_file, self.client_key_file)? };
+        let place = place(self.url, self.sentinels, self.master, self.user, self.sentinel_password_file)?;
+        let has_tls = match &place {
+            Place::Url(url) => url.starts_with("rediss://"),
+            Place::Sentinels(sentinels) => sentinels.urls.iter().any(|url| url.starts_with("rediss://")),
+        };
+        if !has_tls && tls != TlsFiles::default() {
+            let key = if tls.ca.is_some() { "store.ca_file" } else { "store.client_cert_file" };
+            return Err(Invalid::new(key, "is for TLS alone", "write the URL with rediss://"));
         }
         let tenant = self.tenant.unwrap_or_else(|| trust_domain.to_string());
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
@@ -58,12 +80,113 @@ impl File {
             let problem = format!("{} is out of range", self.replicas);
             return Err(Invalid::new("store.replicas", problem, "use 0 to 10"));
         }
-        Ok(RedisSettings {
-            url: self.url,
-            password_file: self.password_file,
-            tenant,
-            replicas: self.replicas,
-        })
+        Ok(RedisSettings { place, password_file: self.password_file, tls, tenant, replicas: self.replicas })
+    }
+}
+
+/// One server, or the sentinels that know it; what belongs to the one has no place beside the other.
+fn place(
+    url: Option<String>,
+    sentinels: Option<Vec<String>>,
+    master: Option<String>,
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+) -> Result<Place, Invalid> {
+    let Some(urls) = sentinels else {
+        let url =
+            url.ok_or_else(|| Invalid::new("store.url", "is missing", "write it, or store.sentinels"))?;
+        check_url("store.url", &url, &SCHEMES)?;
+        for (key, is_there, remedy) in [
+            ("store.master", master.is_some(), "leave it out, or write store.sentinels instead of store.url"),
+            ("store.user", user.is_some(), "write the user into store.url"),
+            ("store.sentinel_password_file", password_file.is_some(), "leave it out"),
+        ] {
+            if is_there {
+                return Err(Invalid::new(key, "is for store.sentinels alone", remedy));
+            }
+        }
+        return Ok(Place::Url(url));
+    };
+    if url.is_some() {
+        return Err(Invalid::new("store.url", "is there beside store.sentinels", "write one of the two"));
+    }
+    if urls.is_empty() {
+        return Err(Invalid::new(
+            "store.sentinels",
+            "is empty",
+            "name each sentinel like redis://10.0.0.1:26379",
+        ));
+    }
+    for (i, url) in urls.iter().enumerate() {
+        check_url(&format!("store.sentinels[{i}]"), url, &SENTINEL_SCHEMES)?;
+    }
+    if urls.iter().any(|url| url.starts_with("rediss://"))
+        && !urls.iter().all(|url| url.starts_with("rediss://"))
+    {
+        return Err(Invalid::new(
+            "store.sentinels",
+            "has TLS in some and not in all",
+            "write all with rediss://",
+        ));
+    }
+    let master = master.filter(|master| !master.is_empty()).ok_or_else(|| {
+        Invalid::new(
+            "store.master",
+            "is missing",
+            "name the primary as the sentinels' \"sentinel monitor\" does",
+        )
+    })?;
+    if user.as_deref().is_some_and(|user| user.is_empty() || user.contains(char::is_whitespace)) {
+        return Err(Invalid::new(
+            "store.user",
+            "is not the name of a user",
+            "write it as in the server's ACL",
+        ));
+    }
+    Ok(Place::Sentinels(Sentinels { urls, master, user, password_file }))
+}
+
+/// A server's URL on a command line.
+///
+/// # Errors
+/// It is none, or has a password in it.
+pub(crate) fn check_store_url(what: &str, url: &str) -> Result<(), Invalid> {
+    check_url(what, url, &SCHEMES)
+}
+
+fn check_url(key: &str, url: &str, schemes: &[&str]) -> Result<(), Invalid> {
+    let remedy = "write it like rediss://postern@redis.example.org:6379/0";
+    if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
+        return Err(Invalid::new(key, "is not the URL of a Redis", remedy));
+    }
+    // What is in the configuration is read by more people than a file that holds nothing else.
+    let info =
+        url.into_connection_info().map_err(|_| Invalid::new(key, "is not the URL of a Redis", remedy))?;
+    if info.redis_settings().password().is_some() {
+        let remedy = "put the password into a file of its own, and name that as store.password_file";
+        return Err(Invalid::new(key, "has a password in it", remedy));
+    }
+    if url.contains('#') {
+        return Err(Invalid::new(key, "has a fragment", "leave out everything from # on"));
+    }
+    Ok(())
+}
+
+fn whole(key: &str, file: Option<&Path>) -> Result<(), Invalid> {
+    let Some(file) = file.filter(|file| !file.is_absolute()) else { return Ok(()) };
+    Err(Invalid::new(key, format!("{} is not an absolute path", file.display()), "write the whole path"))
+}
+
+fn client(certificate: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<(PathBuf, PathBuf)>, Invalid> {
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
+        (None, None) => Ok(None),
+        (Some(_), None) => {
+            Err(Invalid::new("store.client_key_file", "is missing", "name the certificate's key"))
+        }
+        (None, Some(_)) => {
+            Err(Invalid::new("store.client_cert_file", "is missing", "name the certificate of the key"))
+        }
     }
 }
 
@@ -81,16 +204,41 @@ mod tests {
         let settings = parse("url = \"rediss://postern@redis.example.org:6379/0\"\nreplicas = 1").unwrap();
         assert_eq!((settings.replicas, settings.tenant.as_str()), (1, "postern"));
         assert!(parse("url = \"redis+unix:///run/redis.sock\"").is_ok());
+        let text = "sentinels = [\"rediss://10.0.0.1:26379\", \"rediss://10.0.0.2:26379\"]
+            master = \"postern\"\nuser = \"broker\"\npassword_file = \"/p\"\nsentinel_password_file = \"/s\"
+            ca_file = \"/ca.pem\"\nclient_cert_file = \"/c.pem\"\nclient_key_file = \"/k.pem\"";
+        let settings = parse(text).unwrap();
+        let Place::Sentinels(sentinels) = settings.place else { panic!("{settings:?}") };
+        assert_eq!((sentinels.urls.len(), sentinels.master.as_str()), (2, "postern"));
+        assert_eq!(sentinels.password_file, Some("/s".into()));
+        assert_eq!(settings.tls.client, Some(("/c.pem".into(), "/k.pem".into())));
     }
 
     #[test]
     fn a_bad_section_names_the_key_and_tells_no_password() {
         for (text, key) in [
-            ("", "url"),
+            ("", "store.url"),
             ("url = \"redis.example.org\"", "store.url"),
             ("url = \"redis://u:geheim@redis.example.org\"", "store.url"),
             ("url = \"redis://:geheim@redis.example.org\"", "store.url"),
+            ("url = \"redis+unix:///run/redis.sock?pass=geheim\"", "store.url"),
+            ("url = \"redis://r/geheim\"", "store.url"),
+            ("url = \"rediss://r/#insecure\"", "store.url"),
             ("url = \"redis://r\"\npassword_file = \"password\"", "store.password_file"),
+            ("url = \"redis://r\"\nsentinels = [\"redis://s\"]\nmaster = \"m\"", "store.url"),
+            ("url = \"redis://r\"\nmaster = \"m\"", "store.master"),
+            ("url = \"redis://r\"\nuser = \"u\"", "store.user"),
+            ("url = \"redis://r\"\nsentinel_password_file = \"/p\"", "store.sentinel_password_file"),
+            ("sentinels = []\nmaster = \"m\"", "store.sentinels"),
+            ("sentinels = [\"redis://s\"]", "store.master"),
+            ("sentinels = [\"redis://s\", \"redis://:geheim@t\"]\nmaster = \"m\"", "store.sentinels[1]"),
+            ("sentinels = [\"redis://s\", \"rediss://t\"]\nmaster = \"m\"", "store.sentinels"),
+            ("sentinels = [\"redis+unix:///s\"]\nmaster = \"m\"", "store.sentinels[0]"),
+            ("sentinels = [\"redis://s\"]\nmaster = \"m\"\nuser = \"\"", "store.user"),
+            ("url = \"redis://r\"\nca_file = \"/ca.pem\"", "store.ca_file"),
+            ("url = \"rediss://r\"\nca_file = \"ca.pem\"", "store.ca_file"),
+            ("url = \"rediss://r\"\nclient_cert_file = \"/c.pem\"", "store.client_key_file"),
+            ("url = \"rediss://r\"\nclient_key_file = \"/k.pem\"", "store.client_cert_file"),
             ("url = \"redis://r\"\ntenant = \"a{b}\"", "store.tenant"),
             ("url = \"redis://r\"\nreplicas = 11", "store.replicas"),
             ("url = \"redis://r\"\nttl = 1", "ttl"),

@@ -1,5 +1,7 @@
 //! What can go wrong in a store. Only an unavailable store leaves the outcome of a commit open.
 
+use super::transfer::Moving;
+
 /// What can go wrong in a store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -31,6 +33,9 @@ pub enum StoreError {
         /// This broker's.
         known: u32,
     },
+    /// The store was moved, or has not arrived; nothing was touched.
+    #[error(transparent)]
+    Moving(#[from] Moving),
     /// A record cannot be read.
     #[error("the store's {what} cannot be read; restore a backup")]
     Corrupt {

@@ -15,6 +15,7 @@ pub mod members;
 pub mod memory;
 pub mod redis;
 mod transaction;
+pub mod transfer;
 
 use async_trait::async_trait;
 use jiff::Timestamp;

@@ -101,8 +101,7 @@ fn raw_rate(world: &World) -> f64 {
 /// The same, into a Redis that keeps what it has answered, beside what such a server does with bare values.
 fn on_redis(world: &World) {
     let redis = Redis::start(&world.net.hub);
-    let settings =
-        RedisSettings { url: redis.url(), password_file: None, tenant: "bench".to_owned(), replicas: 0 };
+    let settings = RedisSettings::at(redis.url(), "bench");
     let ours = rate(pattern(world), async move || RedisStore::open(&settings).await.unwrap());
     // As many clients as share one script here, and values of about a grant's size.
     let mut command = Command::new("redis-benchmark");

@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod migrate;
+mod sentinel;
+
 use std::time::Duration;
 
 use postern_core::audit::verify;

@@ -7,6 +7,7 @@ mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod view;
 mod writer;
 
@@ -29,6 +30,7 @@ use super::{
 };
 use reader::Readers;
 use rows::{corrupt, from_body, unavailable};
+pub use transfer::Transfer;
 use view::View;
 use writer::Writer;
 
@@ -49,7 +51,7 @@ impl Embedded {
     /// Opens the store, or makes it.
     ///
     /// # Errors
-    /// Another broker has it open, it was written by a newer broker, or it cannot be read.
+    /// Another broker has it open, it was written by a newer broker, it was moved or is not there yet, or it cannot be read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, |_| Ok(()))
     }
@@ -58,23 +60,8 @@ impl Embedded {
         path: &Path,
         prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
     ) -> Result<Self, StoreError> {
-        let lock = lock(path)?;
-        // SQLite would make the file with the umask's permissions.
-        private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
-        let mut connection = Connection::open(path).map_err(unavailable)?;
-        connection.busy_timeout(BUSY).map_err(unavailable)?;
-        // The last connection that closes writes what is in the log into the database: not where a newer broker that was
-        // killed left it, and this one refuses.
-        keep_log(&connection, true)?;
-        let found: u32 =
-            connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unavailable)?;
-        schema::check(found)?;
-        keep_log(&connection, false)?;
-        connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
-        connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-        // What a transaction of a group may have to take back is kept in memory, not in a file beside the database.
-        connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)?;
-        schema::migrate(&mut connection, found)?;
+        let (lock, connection) = connect(path)?;
+        transfer::check(&connection)?;
         prepare(&connection).map_err(unavailable)?;
         let view = View::new(
             many(&connection, "grant", "SELECT version, body FROM grants WHERE open = 1", vec![])?,
@@ -84,6 +71,28 @@ impl Embedded {
         let writer = Writer::start(connection, view.clone())?;
         Ok(Self { writer, view, readers: Readers::new(path), _lock: lock })
     }
+}
+
+/// Locks the database, and opens it with the schema of this broker.
+fn connect(path: &Path) -> Result<(Lock, Connection), StoreError> {
+    let lock = lock(path)?;
+    // SQLite would make the file with the umask's permissions.
+    private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
+    let mut connection = Connection::open(path).map_err(unavailable)?;
+    connection.busy_timeout(BUSY).map_err(unavailable)?;
+    // The last connection that closes writes what is in the log into the database: not where a newer broker that was
+    // killed left it, and this one refuses.
+    keep_log(&connection, true)?;
+    let found: u32 =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unavailable)?;
+    schema::check(found)?;
+    keep_log(&connection, false)?;
+    connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
+    // What a transaction of a group may have to take back is kept in memory, not in a file beside the database.
+    connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)?;
+    schema::migrate(&mut connection, found)?;
+    Ok((lock, connection))
 }
 
 /// Whether closing the connection leaves SQLite's log as it is.

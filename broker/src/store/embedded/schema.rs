@@ -6,7 +6,8 @@ use super::rows::unavailable;
 use crate::store::StoreError;
 
 /// Each step takes the schema one version further. Never change one that was released: add the next.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE grants (
         id TEXT PRIMARY KEY,
         version INTEGER NOT NULL,
@@ -33,7 +34,9 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE agents (target TEXT PRIMARY KEY, version INTEGER NOT NULL, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE tokens (hash BLOB PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
     CREATE TABLE audit (seq INTEGER PRIMARY KEY, line TEXT NOT NULL);
-"];
+",
+    "CREATE TABLE marks (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;",
+];
 
 /// Refuses a store of a newer broker, before anything in it is touched.
 pub(super) fn check(found: u32) -> Result<(), StoreError> {

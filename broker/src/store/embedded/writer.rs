@@ -160,6 +160,7 @@ fn again(error: &StoreError) -> StoreError {
         | StoreError::Fenced { .. }
         | StoreError::Silent
         | StoreError::NewerSchema { .. }
+        | StoreError::Moving(_)
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

@@ -2,12 +2,15 @@
 --
 -- KEYS[1]: what every key begins with. ARGV: whose membership, the head that the records were made after, the head after
 -- them, the transactions as JSON, and the records of the audit log, a line each.
--- Answers 'ok'; 'fenced' where the membership has ended; 'head' and what it is; 'lost' and the place, from 0, of a
--- transaction whose lease is another's; or 'conflict' and the places of the transaction and the change that cannot be
--- made. Nothing is written before everything was looked at.
+-- Answers 'ok'; 'fenced' where the membership has ended; 'moved' where the store is elsewhere or not here yet; 'head' and
+-- what it is; 'lost' and the place, from 0, of a transaction whose lease is another's; or 'conflict' and the places of the
+-- transaction and the change that cannot be made. Nothing is written before everything was looked at.
 local p = KEYS[1]
 if redis.call('EXISTS', p .. 'alive:' .. ARGV[1]) == 0 then
     return { 'fenced' }
+end
+if redis.call('EXISTS', p .. 'moved', p .. 'incomplete') > 0 then
+    return { 'moved' }
 end
 local head = redis.call('GET', p .. 'head') or ''
 if head ~= ARGV[2] then

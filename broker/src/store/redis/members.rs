@@ -272,7 +272,7 @@ impl Members for Redis {
 
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {
         async {
-            let mut channel = self.server.pubsub().await?;
+            let mut channel = self.server.messages().await?;
             channel.subscribe(self.server.key("news")).await.map_err(redis_failed)?;
             let membership = std::sync::Arc::clone(&self.membership);
             Ok(Box::new(Channel { channel, membership }) as Box<dyn Subscription>)

@@ -10,6 +10,7 @@
 //!                    audit             the records, one a line
 //!                    grants, policies, agents      hashes: an id, and a version and a body
 //!                    requests, tokens              hashes
+//!                    moved, incomplete    marks of a store that was moved, or has not arrived
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
 //!                    alive:<membership>            is there while it lasts: the only key with a time to live
 //!                    members, jobs                 hashes: what members say of themselves, and what they are at
@@ -19,13 +20,17 @@
 //!                    news                          a channel
 //! ```
 
+mod link;
 mod members;
+mod route;
 mod server;
+mod settings;
 #[cfg(test)]
 mod tests;
+mod transfer;
+mod warnings;
 mod writer;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -33,7 +38,6 @@ use data_encoding::HEXLOWER;
 use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 use redis::Script;
-use redis::aio::ConnectionManager;
 use serde::de::DeserializeOwned;
 
 use super::bodies::{corrupt, from_body};
@@ -41,8 +45,11 @@ use super::{
     AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
     Versioned,
 };
+use link::Link;
 use members::{Membership, Scripts, lost};
 use server::{Server, head_of, redis_failed, words};
+pub use settings::{Place, RedisSettings, Sentinels, TlsFiles};
+pub use transfer::Transfer;
 use writer::Writer;
 
 /// The version of the keys.
@@ -50,23 +57,10 @@ const SCHEMA: u32 = 2;
 /// So many grants are read at once.
 const PAGE: usize = 500;
 
-/// Where the store is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RedisSettings {
-    /// `redis://` or, with TLS, `rediss://`, with user, host, port and database.
-    pub url: String,
-    /// A file with the user's password, read when the store is opened.
-    pub password_file: Option<PathBuf>,
-    /// Names this Postern among others on one server.
-    pub tenant: String,
-    /// How many replicas must have a commit before it is answered; 0 where there are none.
-    pub replicas: usize,
-}
-
 /// The store on Redis.
 pub struct Redis {
     server: Server,
-    reader: ConnectionManager,
+    reader: Link,
     writer: Writer,
     look: Script,
     membership: Arc<Membership>,
@@ -83,10 +77,11 @@ impl Redis {
     /// Opens the store, or makes it, and joins its members.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker.
+    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved or is not there yet.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let server = Server::new(settings)?;
-        let mut reader = server.reader().await?;
+        let server = Server::new(settings);
+        let mut reader = server.link();
+        transfer::check(&server, &mut reader).await?;
         let schema: (u32, u32) = redis::pipe()
             .cmd("SETNX")
             .arg(server.key("schema"))
@@ -115,7 +110,7 @@ impl Redis {
     /// # Errors
     /// The server cannot be reached or refuses.
     pub async fn warnings(settings: &RedisSettings) -> Result<Vec<String>, StoreError> {
-        Server::new(settings)?.warnings().await
+        warnings::warnings(&Server::new(settings)).await
     }
 
     async fn field(&self, hash: &str, field: &str) -> Result<Option<String>, StoreError> {
@@ -173,7 +168,7 @@ impl Redis {
 }
 
 /// Takes a store over that was one broker's alone. That one is refused from now on: it named a writer, and there is none.
-async fn upgrade(server: &Server, connection: &mut ConnectionManager) -> Result<(), StoreError> {
+async fn upgrade(server: &Server, connection: &mut Link) -> Result<(), StoreError> {
     let mut pipe = redis::pipe();
     pipe.atomic().del(server.key("writer")).ignore().set(server.key("schema"), SCHEMA).ignore();
     pipe.query_async(connection).await.map_err(redis_failed)

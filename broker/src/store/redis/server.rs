@@ -1,23 +1,19 @@
-//! The server: connections to it, and what its settings promise.
+//! The server: connections to it, how far its audit log came, and what its replicas confirm.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postern_core::audit::Head;
-use redis::aio::{ConnectionManager, ConnectionManagerConfig, MultiplexedConnection};
-use redis::{AsyncConnectionConfig, Client, InfoDict, IntoConnectionInfo as _, RedisError};
-
+use redis::RedisError;
+use redis::aio::{MultiplexedConnection, PubSub};
 use tokio::sync::watch;
 
 use super::RedisSettings;
+use super::link::Link;
+use super::route::Route;
 use crate::store::StoreError;
 use crate::store::bodies::corrupt;
-
-/// How long a connection may take to stand.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a command may take: longer than WAIT.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How far the audit log came, as this process has seen it. A store that is behind that has lost what it had: a failover
 /// without WAIT, an empty server. Policies may be missing then, and an agent that was told so would protect nothing (I1).
@@ -61,7 +57,7 @@ impl Seen {
 /// One server, or whatever answers in its place.
 #[derive(Clone)]
 pub(super) struct Server {
-    client: Client,
+    route: Arc<Route>,
     /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
@@ -70,42 +66,25 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn new(settings: &RedisSettings) -> Result<Self, StoreError> {
-        let mut info = settings.url.as_str().into_connection_info().map_err(redis_failed)?;
-        if let Some(file) = &settings.password_file {
-            let password = std::fs::read_to_string(file).map_err(|source| {
-                let what = format!("{} cannot be read: {source}", file.display());
-                failed(words(&what))
-            })?;
-            let redis = info.redis_settings().clone().set_password(password.trim());
-            info = info.set_redis_settings(redis);
-        }
-        let client = Client::open(info).map_err(redis_failed)?;
+    pub(super) fn new(settings: &RedisSettings) -> Self {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
-        Ok(Self { client, prefix, replicas: settings.replicas, seen: Arc::default() })
+        let route = Arc::new(Route::new(settings.clone(), format!("{prefix}schema")));
+        Self { route, prefix, replicas: settings.replicas, seen: Arc::default() }
     }
 
-    /// A connection of one's own.
+    /// A connection of one's own to the primary. After any error on it, take another.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT));
-        self.client.get_multiplexed_async_connection_with_config(&config).await.map_err(redis_failed)
+        Ok(self.route.primary().await.map_err(redis_failed)?.connection)
     }
 
-    /// A connection for reading, which comes back by itself.
-    pub(super) async fn reader(&self) -> Result<ConnectionManager, StoreError> {
-        let config = ConnectionManagerConfig::new()
-            .set_connection_timeout(Some(CONNECT_TIMEOUT))
-            .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_number_of_retries(1);
-        ConnectionManager::new_with_config(self.client.clone(), config).await.map_err(redis_failed)
+    /// A connection to the primary that many share, and that comes back by itself.
+    pub(super) fn link(&self) -> Link {
+        Link::new(Arc::clone(&self.route))
     }
 
-    /// A connection on which news come.
-    pub(super) async fn pubsub(&self) -> Result<redis::aio::PubSub, StoreError> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, self.client.get_async_pubsub());
-        connecting.await.map_err(|_| failed(words("no connection in time")))?.map_err(redis_failed)
+    /// A connection to the primary for messages. When its stream ends, take another, and look for what was missed.
+    pub(super) async fn messages(&self) -> Result<PubSub, StoreError> {
+        self.route.messages().await.map_err(redis_failed)
     }
 
     pub(super) fn key(&self, name: &str) -> String {
@@ -149,54 +128,6 @@ impl Server {
         }
         Ok(())
     }
-
-    /// What of the server's settings does not keep the promise that an answered grant is durable, each with the remedy.
-    pub(super) async fn warnings(&self) -> Result<Vec<String>, StoreError> {
-        let mut connection = self.connect().await?;
-        let mut warnings = Vec::new();
-        let replication: InfoDict =
-            redis::cmd("INFO").arg("replication").query_async(&mut connection).await.map_err(redis_failed)?;
-        let connected = replication.get::<usize>("connected_slaves").unwrap_or(0);
-        if connected > 0 && self.replicas == 0 {
-            warnings.push(format!(
-                "{connected} replicas are connected and store.replicas is 0: a failover loses what was answered and not yet \
-                 replicated; set store.replicas to 1 or more"
-            ));
-        }
-        if connected < self.replicas {
-            warnings.push(format!(
-                "store.replicas is {} and {connected} are connected: nothing can be committed until more are",
-                self.replicas
-            ));
-        }
-        for (name, good, remedy) in [
-            ("appendonly", &["yes"][..], "a restart of the server loses what was answered; set it to yes"),
-            ("appendfsync", &["always"], "a power cut loses up to a second or more; set it to always"),
-        ] {
-            match setting(&mut connection, name).await {
-                Ok(Some(value)) if good.contains(&value.as_str()) => {}
-                Ok(Some(value)) => warnings.push(format!("{name} is {value}: {remedy}")),
-                Ok(None) | Err(_) => {
-                    warnings.push(format!("{name} cannot be read (CONFIG GET): see to it yourself"));
-                }
-            }
-        }
-        if self.replicas > 0 {
-            match setting(&mut connection, "min-replicas-to-write").await {
-                Ok(Some(value)) if value != "0" => {}
-                Ok(_) | Err(_) => warnings.push(
-                    "min-replicas-to-write is 0 or cannot be read: a primary that is cut off goes on taking writes; set it to 1"
-                        .to_owned(),
-                ),
-            }
-        }
-        Ok(warnings)
-    }
-}
-
-async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Result<Option<String>, RedisError> {
-    let pairs: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await?;
-    Ok(pairs.into_iter().nth(1))
 }
 
 /// Reads a head as it is kept.

@@ -1,6 +1,9 @@
 //! The store on real servers, which each test starts and ends.
 
+mod cluster;
+mod links;
 mod members;
+mod transfer;
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -62,7 +65,7 @@ impl RedisServer {
     }
 
     fn store(&self, tenant: &str) -> RedisSettings {
-        RedisSettings { url: self.url(), password_file: None, tenant: tenant.to_owned(), replicas: 0 }
+        RedisSettings::at(self.url(), tenant)
     }
 
     fn kill(&mut self) {

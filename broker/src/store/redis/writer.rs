@@ -229,6 +229,7 @@ impl Writer {
                 Ok(Outcome::Done(heads))
             }
             Some("fenced") => Ok(Outcome::Fenced),
+            Some("moved") => Err(failed(words("the store was moved elsewhere: stop this broker"))),
             Some("head") => {
                 let now = head_of(answer.get(1).map_or("", String::as_str))?;
                 self.server.seen.check(before.seq, &now)?;

@@ -1,0 +1,303 @@
+//! The way to the primary, found anew for every connection: nothing here holds on to a server that once was one, and
+//! nothing is a primary because somebody says so.
+
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use redis::aio::{MultiplexedConnection, PubSub};
+use redis::io::tcp::TcpSettings;
+use redis::{
+    AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, ErrorKind,
+    IntoConnectionInfo as _, RedisError, RedisResult, TlsCertificates,
+};
+
+use super::settings::{Place, RedisSettings, Sentinels, TlsFiles};
+
+/// How long a connection may take to stand.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a command may take: longer than WAIT.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a sentinel may take to stand and to answer.
+const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a primary may take to stand that a sentinel has named: the next may name another.
+const NAMED_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the kernel keeps on with data that nobody acknowledges.
+const DEAD_AFTER: Duration = Duration::from_secs(6);
+/// So often a cluster's node may send on to another.
+const REDIRECTIONS: usize = 4;
+
+/// The way to the primary.
+pub(super) struct Route {
+    settings: RedisSettings,
+    /// A key of the store: in a cluster it is known by this who has it.
+    probe: String,
+    /// Where the primary was last found, by anyone.
+    last: Mutex<Option<String>>,
+}
+
+/// A primary, and the connection on which it said that it is one.
+pub(super) struct Primary {
+    pub(super) connection: MultiplexedConnection,
+    pub(super) address: String,
+    client: Client,
+}
+
+impl Route {
+    pub(super) fn new(settings: RedisSettings, probe: String) -> Self {
+        Self { settings, probe, last: Mutex::default() }
+    }
+
+    /// Finds the primary, and connects to it.
+    pub(super) async fn primary(&self) -> RedisResult<Primary> {
+        let primary = match &self.settings.place {
+            Place::Url(url) => self.at_url(url).await,
+            Place::Sentinels(sentinels) => self.named(sentinels).await,
+        }?;
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(primary.address.clone());
+        Ok(primary)
+    }
+
+    /// A connection for messages.
+    pub(super) async fn messages(&self) -> RedisResult<PubSub> {
+        let primary = self.primary().await?;
+        tokio::time::timeout(CONNECT_TIMEOUT, primary.client.get_async_pubsub())
+            .await
+            .unwrap_or_else(|_| Err(timed_out(&primary.address)))
+    }
+
+    /// Whether nobody has found the primary elsewhere meanwhile.
+    pub(super) fn is_last(&self, address: &str) -> bool {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(address)
+    }
+
+    /// Whether the sentinels still name this server; also where they do not answer, and where there are none.
+    pub(super) async fn is_still_named(&self, address: &str) -> bool {
+        let Place::Sentinels(sentinels) = &self.settings.place else { return true };
+        let (answers, _) = self.ask_all(sentinels).await;
+        answers.first().is_none_or(|answer| answer.address() == address)
+    }
+
+    async fn at_url(&self, url: &str) -> RedisResult<Primary> {
+        let info = url.into_connection_info()?;
+        let mut primary = self.open(info.clone(), CONNECT_TIMEOUT).await?;
+        for _ in 0..REDIRECTIONS {
+            match role(&mut primary.connection).await {
+                Ok(role) if role == "master" => {}
+                Ok(role) => return Err(not_a_primary(&primary.address, &role)),
+                // A user who may not ask is not told; a replica refuses the first write in any case.
+                Err(error) if error.code() == Some("NOPERM") => {}
+                Err(error) => return Err(error),
+            }
+            let mut get = redis::cmd("GET");
+            let elsewhere =
+                match get.arg(&self.probe).query_async::<Option<String>>(&mut primary.connection).await {
+                    Ok(_) => return Ok(primary),
+                    Err(error) => {
+                        match error.redirect_node().and_then(|(address, _)| address.rsplit_once(':')) {
+                            // One without a name is where this one is.
+                            Some(("", port)) => (host_of(info.addr()), port.to_owned()),
+                            Some((host, port)) => (host.to_owned(), port.to_owned()),
+                            None => return Err(error),
+                        }
+                    }
+                };
+            let port = elsewhere.1.parse().map_err(|_| failed("MOVED names no port".to_owned()))?;
+            let addr = with_address(info.addr(), elsewhere.0, port);
+            primary = self.open(info.clone().set_addr(addr), CONNECT_TIMEOUT).await?;
+        }
+        Err(failed(format!("{} and others of its cluster send each on to another", primary.address)))
+    }
+
+    async fn named(&self, sentinels: &Sentinels) -> RedisResult<Primary> {
+        let (answers, mut problems) = self.ask_all(sentinels).await;
+        let mut tried: Vec<String> = Vec::new();
+        for answer in answers {
+            let address = answer.address();
+            if tried.contains(&address) {
+                continue;
+            }
+            match self.named_one(sentinels, &answer).await {
+                Ok(primary) => return Ok(primary),
+                Err(error) => problems.push(format!("{address}: {error}")),
+            }
+            tried.push(address);
+        }
+        let what = format!("no sentinel names a primary that is one: {}", problems.join("; "));
+        Err(failed(what))
+    }
+
+    async fn named_one(&self, sentinels: &Sentinels, answer: &Answer) -> RedisResult<Primary> {
+        let (host, port) = (answer.host.clone(), answer.port);
+        let addr = if sentinels.urls.iter().any(|url| url.starts_with("rediss://")) {
+            ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+        } else {
+            ConnectionAddr::Tcp(host, port)
+        };
+        let mut info = addr.into_connection_info()?;
+        if let Some(user) = &sentinels.user {
+            let redis = info.redis_settings().clone().set_username(user);
+            info = info.set_redis_settings(redis);
+        }
+        let mut primary = self.open(info, NAMED_TIMEOUT).await?;
+        let role = role(&mut primary.connection).await?;
+        if role == "master" { Ok(primary) } else { Err(not_a_primary(&primary.address, &role)) }
+    }
+
+    /// What the sentinels say, the newest first, and what kept the others from it. Once most have answered, the rest is
+    /// not waited for.
+    async fn ask_all(&self, sentinels: &Sentinels) -> (Vec<Answer>, Vec<String>) {
+        let mut asked: FuturesUnordered<_> =
+            sentinels.urls.iter().map(|url| self.ask(sentinels, url)).collect();
+        let most = sentinels.urls.len() / 2 + 1;
+        let (mut answers, mut problems) = (Vec::new(), Vec::new());
+        while let Some((url, outcome)) = asked.next().await {
+            match outcome {
+                Ok(answer) => answers.push(answer),
+                Err(error) => problems.push(format!("{}: {error}", Place::Url(url.to_owned()))),
+            }
+            if answers.len() >= most {
+                break;
+            }
+        }
+        answers.sort_by_key(|answer| std::cmp::Reverse(answer.epoch));
+        (answers, problems)
+    }
+
+    async fn ask<'a>(&self, sentinels: &Sentinels, url: &'a str) -> (&'a str, RedisResult<Answer>) {
+        let asked = async {
+            let info = url.into_connection_info()?;
+            let client = self.client(info, sentinels.password_file.as_deref())?;
+            let mut connection = connect(&client, SENTINEL_TIMEOUT, SENTINEL_TIMEOUT).await?;
+            let mut master = redis::cmd("SENTINEL");
+            master.arg("MASTER").arg(&sentinels.master);
+            let fields: Vec<String> = master.query_async(&mut connection).await?;
+            Answer::of(&fields).ok_or_else(|| failed("its answer is none".to_owned()))
+        };
+        let within = tokio::time::timeout(SENTINEL_TIMEOUT * 2, asked).await;
+        (url, within.unwrap_or_else(|_| Err(timed_out(url))))
+    }
+
+    async fn open(&self, info: ConnectionInfo, within: Duration) -> RedisResult<Primary> {
+        let address = info.addr().to_string();
+        let client = self.client(info, self.settings.password_file.as_deref())?;
+        let connection = connect(&client, within, RESPONSE_TIMEOUT).await?;
+        Ok(Primary { connection, address, client })
+    }
+
+    /// Passwords, keys and certificates are read each time: whoever changes them does not have to restart the broker.
+    fn client(&self, info: ConnectionInfo, password_file: Option<&Path>) -> RedisResult<Client> {
+        let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(DEAD_AFTER);
+        let mut info = info.set_tcp_settings(tcp);
+        if let Some(file) = password_file {
+            let redis = info.redis_settings().clone().set_password(read(file)?.trim());
+            info = info.set_redis_settings(redis);
+        }
+        match info.addr() {
+            ConnectionAddr::TcpTls { .. } => Client::build_with_tls(info, certificates(&self.settings.tls)?),
+            // The crate may learn of others: they are opened as they are.
+            _ => Client::open(info),
+        }
+    }
+}
+
+/// What a sentinel says of the primary.
+struct Answer {
+    host: String,
+    port: u16,
+    /// Counts the failovers: a sentinel that knows of more of them knows better.
+    epoch: u64,
+}
+
+impl Answer {
+    /// Of fields and values in turn.
+    fn of(fields: &[String]) -> Option<Self> {
+        let field = |name: &str| {
+            let at = fields.iter().step_by(2).position(|field| field == name)?;
+            fields.get(2 * at + 1)
+        };
+        Some(Self {
+            host: field("ip")?.clone(),
+            port: field("port")?.parse().ok()?,
+            epoch: field("config-epoch")?.parse().ok()?,
+        })
+    }
+
+    fn address(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+}
+
+async fn connect(
+    client: &Client,
+    within: Duration,
+    response: Duration,
+) -> RedisResult<MultiplexedConnection> {
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(within))
+        .set_response_timeout(Some(response));
+    client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// What a server says that it is: `master`, `slave` or `sentinel`.
+async fn role(connection: &mut MultiplexedConnection) -> RedisResult<String> {
+    let answer: Vec<redis::Value> = redis::cmd("ROLE").query_async(connection).await?;
+    let first = answer.into_iter().next().ok_or_else(|| failed("ROLE has no answer".to_owned()))?;
+    Ok(redis::from_redis_value(first)?)
+}
+
+fn host_of(addr: &ConnectionAddr) -> String {
+    let address = addr.to_string();
+    address.rsplit_once(':').map_or(address.clone(), |(host, _)| host.to_owned())
+}
+
+fn with_address(addr: &ConnectionAddr, host: String, port: u16) -> ConnectionAddr {
+    if matches!(addr, ConnectionAddr::TcpTls { .. }) {
+        ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
+    } else {
+        ConnectionAddr::Tcp(host, port)
+    }
+}
+
+fn certificates(files: &TlsFiles) -> RedisResult<TlsCertificates> {
+    let client_tls = match &files.client {
+        None => None,
+        Some((certificate, key)) => Some(ClientTlsConfig {
+            client_cert: read(certificate)?.into_bytes(),
+            client_key: read(key)?.into_bytes(),
+        }),
+    };
+    let root_cert = files.ca.as_deref().map(read).transpose()?.map(String::into_bytes);
+    Ok(TlsCertificates { client_tls, root_cert })
+}
+
+fn read(file: &Path) -> RedisResult<String> {
+    std::fs::read_to_string(file)
+        .map_err(|error| failed(format!("{} cannot be read: {error}", file.display())))
+}
+
+fn not_a_primary(address: &str, role: &str) -> RedisError {
+    let role = if role == "slave" { "replica" } else { role };
+    failed(format!("{address} is a {role}, not a primary: name the primary, or store.sentinels"))
+}
+
+fn timed_out(address: &str) -> RedisError {
+    let words = format!("{} does not answer in time", Place::Url(address.to_owned()));
+    std::io::Error::new(std::io::ErrorKind::TimedOut, words).into()
+}
+
+/// A way that leads nowhere, in words.
+pub(super) fn failed(words: String) -> RedisError {
+    std::io::Error::other(words).into()
+}
+
+/// Whether a connection is of no use any more after this error: it is broken, or its server is no primary (any more, yet).
+pub(super) fn is_over(error: &RedisError) -> bool {
+    let not_here = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "NOAUTH"];
+    error.is_unrecoverable_error()
+        || error.is_timeout()
+        || error.kind() == ErrorKind::Io
+        || error.code().is_some_and(|code| not_here.contains(&code))
+}

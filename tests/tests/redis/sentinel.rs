@@ -1,0 +1,162 @@
+//! The store behind sentinels: it follows a failover by itself, and what it says of what it has answered is true.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_broker::store::redis::{Place, Redis as Store, RedisSettings, Sentinels};
+use postern_broker::store::{Change, Store as _, StoreError, Transaction};
+use postern_core::audit::{AuditEvent, verify};
+use postern_core::{GrantId, Name};
+use postern_tests::Net;
+use postern_tests::redis::{FAILOVER, Group, MASTER};
+
+fn settings(group: &Group, replicas: usize) -> RedisSettings {
+    let sentinels =
+        Sentinels { urls: group.sentinel_urls(), master: MASTER.to_owned(), user: None, password_file: None };
+    RedisSettings { place: Place::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
+}
+
+fn who() -> Name {
+    Name::new("alice").unwrap()
+}
+
+/// A change that leaves something behind beside its line in the audit log.
+fn change(number: u64) -> Transaction {
+    let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, number.into());
+    let remember = Change::RememberRequest { principal: who(), key: format!("key-{number}"), grant };
+    let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "a test", "tested").with("number", number);
+    Transaction::default().change(remember).audit(event)
+}
+
+/// Commits one change after the other until `done`, and returns those that were answered.
+async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bool) -> (Vec<u64>, u32) {
+    let (mut answered, mut refused) = (Vec::new(), 0);
+    for number in from.. {
+        match store.commit(change(number)).await {
+            Ok(_) => answered.push(number),
+            Err(StoreError::Unavailable { .. }) => {
+                refused += 1;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(other) => panic!("{other:?}"),
+        }
+        if done(&answered, refused) {
+            break;
+        }
+    }
+    (answered, refused)
+}
+
+#[test]
+fn i4_with_replicas_nothing_that_was_answered_is_lost_in_a_failover_and_the_store_goes_on() {
+    let net = Net::new();
+    let mut group = Group::start(&net.hub, 3);
+    let settings = settings(&group, 1);
+    let room = net.hub.room().clone();
+    let store = room.run({
+        let settings = settings.clone();
+        async move { Store::open(&settings).await.unwrap() }
+    });
+    let (sender, started) = std::sync::mpsc::channel();
+    let committing = room.start(async move {
+        let (before, _) = commit_until(&store, 1, |answered, _| answered.len() == 100).await;
+        sender.send(()).unwrap();
+        // The new primary has no replica: until the old one is back, nothing is answered.
+        let (after, refused) = tokio::time::timeout(
+            FAILOVER * 2,
+            commit_until(&store, 1000, |answered, refused| {
+                refused > 0
+                    && answered.last().is_some_and(|last| {
+                        answered.iter().rev().take(20).zip(0..).all(|(number, back)| *number == last - back)
+                    })
+                    && answered.len() > 20
+            }),
+        )
+        .await
+        .expect("it goes on by itself");
+        let head = store.audit_head().await.unwrap();
+        let lines = store.audit_lines(0, 100_000).await.unwrap();
+        for number in before.iter().chain(&after) {
+            let kept = store.grant_of_request(&who(), &format!("key-{number}")).await.unwrap();
+            assert!(kept.is_some(), "{number} was answered and is lost");
+        }
+        (head, lines, refused)
+    });
+    started.recv().unwrap();
+    group.kill9(0);
+    group.wait_for_primary(1);
+    group.restart(0);
+    let (head, lines, refused) = committing.join();
+    assert!(refused > 0, "meanwhile nothing is answered");
+    assert_eq!(verify(lines.iter().map(|(_, line)| line.as_str())).unwrap(), head);
+}
+
+#[test]
+fn without_replicas_a_failover_loses_what_was_answered_and_the_store_says_so() {
+    let net = Net::new();
+    let mut group = Group::start(&net.hub, 1);
+    let settings = settings(&group, 0);
+    let room = net.hub.room().clone();
+    let (store, first) = room.run(async move {
+        let store = Store::open(&settings).await.unwrap();
+        let first = commit_until(&store, 1, |answered, _| answered.len() == 10).await.0;
+        (store, first)
+    });
+    // What the replica has of that it has within a moment.
+    std::thread::sleep(Duration::from_millis(500));
+    group.cut_replication();
+    let (store, lost) = room.run(async move {
+        let lost = commit_until(&store, 100, |answered, _| answered.len() == 10).await.0;
+        (store, lost)
+    });
+    group.kill9(0);
+    group.resume(1);
+    group.wait_for_primary(1);
+    let (first, lost, reason) = room.run(async move {
+        let mut tries = 0..200;
+        let reason = loop {
+            match store.audit_head().await {
+                Ok(head) => panic!("{head:?} is believed"),
+                Err(StoreError::Unavailable { source }) if source.to_string().contains("went back") => {
+                    break source.to_string();
+                }
+                Err(_) => assert!(tries.next().is_some(), "it does not come back"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        };
+        assert!(store.commit(change(1000)).await.is_err());
+        let kept = async |numbers: Vec<u64>| {
+            let mut kept = 0;
+            for number in numbers {
+                let found = store.grant_of_request(&who(), &format!("key-{number}")).await.unwrap();
+                kept += usize::from(found.is_some());
+            }
+            kept
+        };
+        (kept(first).await, kept(lost).await, reason)
+    });
+    assert_eq!((first, lost), (10, 0), "what only the primary had is gone");
+    assert!(reason.contains("from audit record 20 to 10"), "{reason}");
+}
+
+#[test]
+fn a_sentinel_that_is_gone_and_one_that_knows_less_do_not_matter() {
+    let net = Net::new();
+    let mut group = Group::start(&net.hub, 3);
+    let settings = settings(&group, 1);
+    let room = net.hub.room().clone();
+    group.kill_sentinel(0);
+    let head = room.run({
+        let settings = settings.clone();
+        async move {
+            let store = Store::open(&settings).await.unwrap();
+            store.commit(change(1)).await.unwrap()
+        }
+    });
+    assert_eq!(head.seq, 1);
+    let Place::Sentinels(sentinels) = settings.place.clone() else { panic!("{settings:?}") };
+    let other = Sentinels { master: "other".to_owned(), ..sentinels };
+    let other = RedisSettings { place: Place::Sentinels(other), ..settings };
+    let error = room.run(async move { format!("{:?}", Store::open(&other).await.unwrap_err()) });
+    assert!(error.contains("no sentinel names a primary") && error.contains("No such master"), "{error}");
+}
