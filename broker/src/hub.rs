@@ -17,6 +17,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::layer::LayerReport;
+use crate::measure::Connected;
 use crate::reconcile::Wakeups;
 use slot::Slot;
 
@@ -59,6 +60,7 @@ pub struct Session {
     target: TargetId,
     number: u64,
     outgoing: watch::Receiver<Outgoing>,
+    _counted: Connected,
 }
 
 impl Hub {
@@ -73,7 +75,8 @@ impl Hub {
         let number =
             self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
         self.wakeups.wake(target);
-        Session { hub: Arc::clone(self), target: target.clone(), number, outgoing }
+        let (hub, target) = (Arc::clone(self), target.clone());
+        Session { hub, target, number, outgoing, _counted: Connected::default() }
     }
 
     /// Ends the target's session, if there is one.

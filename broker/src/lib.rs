@@ -13,6 +13,8 @@ pub mod hub;
 pub mod layer;
 #[cfg(test)]
 mod logged;
+pub mod measure;
+pub mod readiness;
 pub mod reconcile;
 pub mod run;
 #[cfg(test)]
@@ -20,3 +22,4 @@ mod samples;
 pub mod setup;
 pub mod store;
 pub mod tasks;
+pub mod watchers;

@@ -18,11 +18,15 @@ use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::config::Config;
 use crate::hub::Hub;
+use crate::measure::{self, Ways};
+use crate::readiness::{self, Readiness};
 use crate::reconcile::{Pulse, Reconciler, Wakeups};
 use crate::store::Store;
 use crate::store::embedded::Embedded;
+use crate::store::measured::Measured;
 use crate::store::redis::Redis;
 use crate::tasks::Tasks;
+use crate::watchers::{self, Shown};
 use postern_cloud::Provider;
 
 /// The life of the serving certificate; it is renewed at half of it.
@@ -44,12 +48,14 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let store = open_store(&config).await?;
     let (end, ended) = tokio::sync::watch::channel(false);
-    let mut tasks = start(&config, store, providers, ended).await?;
+    let readiness = Readiness::default();
+    let mut tasks = start(&config, store, providers, &readiness, ended).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         error = tasks.first_end() => return Err(error),
     }
+    readiness.set(readiness::ENDING, "the broker is ending");
     tracing::info!("ending");
     end.send_replace(true);
     // The server ends by itself once its last answer is out; agents' streams never do, so it is not waited for long.
@@ -80,8 +86,10 @@ async fn start(
     config: &Config,
     store: Arc<dyn Store>,
     providers: Providers,
+    readiness: &Readiness,
     mut ended: tokio::sync::watch::Receiver<bool>,
 ) -> anyhow::Result<Tasks> {
+    let store: Arc<dyn Store> = Arc::new(Measured::new(store));
     let clock = Clock::start(newest_record(store.as_ref()).await?);
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain, clock.now())?;
     let identity = ServerIdentity::new(serving(&authority, config, clock)?)?;
@@ -92,7 +100,7 @@ async fn start(
     let wakeups = Arc::new(Wakeups::default());
     let hub = Hub::new(clock, Arc::clone(&wakeups));
     let clouds = Clouds::new(providers, clock, Arc::clone(&wakeups));
-    let (feed, pulse) = (Feed::default(), Arc::new(Pulse::default()));
+    let (feed, pulse, ways) = (Feed::default(), Arc::new(Pulse::default()), Arc::new(Ways::default()));
     let reconciler = Reconciler {
         store: Arc::clone(&store),
         hub: Arc::clone(&hub),
@@ -101,6 +109,7 @@ async fn start(
         feed: feed.clone(),
         clock,
         pulse: Arc::clone(&pulse),
+        ways: Arc::clone(&ways),
     };
     let trust_domain = config.trust_domain.clone();
     let app = App {
@@ -119,15 +128,19 @@ async fn start(
 
     let mut tasks = Tasks::default();
     if let Some(listen) = config.metrics_listen {
-        tasks.spawn("metrics", metrics(listen)?);
+        let (metrics, readiness) = (measure::install(readiness)?, readiness.clone());
+        let shown = Shown { metrics, readiness, pulse: Arc::clone(&pulse), clock };
+        tasks.spawn("metrics", watchers::serve(watchers::bind(listen).await?, shown));
+        tasks.spawn("sample", measure::keep_sampling(Arc::clone(&store), ways, clock));
     }
     let kept = Arc::clone(&store);
     tasks.spawn("store", async move { Err(anyhow::anyhow!(kept.lost().await)) });
     tasks.spawn("reconciler", reconciler.run());
     tasks.spawn("clouds", Arc::clone(&clouds).run());
     tasks.spawn("sweep", Arc::clone(&clouds).keep_sweeping(config.sweep_every));
-    tasks.spawn("journal", clouds.keep_journal(store));
-    tasks.spawn("health", api::watch_pulse(reporter, pulse, clock));
+    tasks.spawn("journal", clouds.keep_journal(Arc::clone(&store)));
+    tasks.spawn("readiness", readiness::keep_looking(readiness.clone(), store, pulse, clock));
+    tasks.spawn("health", api::report_health(reporter, readiness.clone()));
     tasks.spawn("certificate", keep_certificate(Arc::clone(&app), config.clone(), identity));
     tasks.spawn("clock", watch_clock(clock));
     let shutdown = async move {
@@ -139,19 +152,6 @@ async fn start(
         tracing::warn!(%error, "cannot tell the service manager");
     }
     Ok(tasks)
-}
-
-/// Serves the metrics in the format of Prometheus.
-fn metrics(
-    listen: std::net::SocketAddr,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
-    let (recorder, exporter) = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .with_http_listener(listen)
-        .build()
-        .with_context(|| format!("cannot serve metrics on {listen}"))?;
-    metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("{error}"))?;
-    crate::cloud::begin_metrics();
-    Ok(async { exporter.await.map_err(|error| anyhow::anyhow!("metrics are served no more: {error:?}")) })
 }
 
 /// When the newest audit record was written; the clock never falls behind it.
@@ -185,6 +185,7 @@ async fn watch_clock(clock: Clock) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let ahead = clock.wall_ahead();
+        measure::clock_ahead(ahead);
         if ahead.checked_sub(said).is_none_or(|moved| moved.unsigned_abs() > CLOCK_TOLERANCE) {
             tracing::warn!(
                 seconds_ahead = ahead.as_secs(),

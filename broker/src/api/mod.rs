@@ -15,6 +15,6 @@ mod status;
 mod target;
 mod watch;
 
-pub use health::watch_pulse;
+pub use health::report_health;
 pub use listener::{Listener, Peer};
 pub use server::serve;

@@ -22,6 +22,7 @@ use super::journal::Journal;
 use super::place::{ALARM_AT, Failure, Place};
 use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
+use crate::measure;
 use crate::reconcile::Wakeups;
 
 /// How long a call may take in all: one that never ends must not keep its target from being closed. A provider bounds
@@ -224,7 +225,7 @@ impl Clouds {
                     None
                 }
                 Err(error) => {
-                    metrics::counter!("postern_cloud_failures_total").increment(1);
+                    metrics::counter!(measure::CLOUD_FAILURES).increment(1);
                     place.fail(&target, error, now)
                 }
             };
@@ -238,7 +239,7 @@ impl Clouds {
         }
         if stuck_changed {
             let stuck = self.lock().values().filter(|place| place.is_stuck()).count();
-            metrics::gauge!("postern_cloud_stuck_targets").set(u32::try_from(stuck).unwrap_or(u32::MAX));
+            metrics::gauge!(measure::CLOUD_STUCK).set(u32::try_from(stuck).unwrap_or(u32::MAX));
         }
         self.idle.notify_waiters();
         self.wakeups.wake(&target);
@@ -323,7 +324,7 @@ impl Clouds {
     pub(super) fn tell(&self, events: impl IntoIterator<Item = AuditEvent>) {
         for event in events {
             if event.action == "cloud.drift" {
-                metrics::counter!("postern_cloud_drift_total").increment(1);
+                metrics::counter!(measure::CLOUD_DRIFT).increment(1);
             }
             let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
             tracing::warn!(%target, action = event.action, details = ?event.details, "told the audit log");

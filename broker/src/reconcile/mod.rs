@@ -24,6 +24,7 @@ use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::hub::Hub;
 use crate::layer::{host_layer, translate};
+use crate::measure::Ways;
 use crate::store::{Store, StoreError, TargetSnapshot};
 use schedule::Schedule;
 pub use wake::Wakeups;
@@ -54,6 +55,8 @@ pub struct Reconciler {
     pub clock: Clock,
     /// When the loop last went round, for the health check.
     pub pulse: Arc<Pulse>,
+    /// How far each grant's layers have come, for the metrics and the log.
+    pub ways: Arc<Ways>,
 }
 
 /// When a loop last went round.
@@ -173,7 +176,9 @@ impl Reconciler {
         loop {
             let snapshot = self.store.snapshot(target).await?;
             let observe = |grant: &Grant, window: &Window, layer| self.observe(grant, window, layer);
-            let steps = transition::due(&snapshot.grants, observe, self.clock.now());
+            let now = self.clock.now();
+            self.ways.look(snapshot.grants.iter().map(|grant| &grant.record), observe, now);
+            let steps = transition::due(&snapshot.grants, observe, now);
             if steps.is_empty() {
                 return Ok(snapshot);
             }

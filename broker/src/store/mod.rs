@@ -9,6 +9,7 @@ mod bodies;
 mod conformance;
 pub mod embedded;
 mod error;
+pub mod measured;
 #[cfg(test)]
 pub mod memory;
 pub mod redis;
