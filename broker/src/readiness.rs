@@ -63,8 +63,9 @@ impl Readiness {
     }
 
     fn change(&self, part: &'static str, why: Option<String>) {
+        let mut before = None;
         let changed = self.reasons.send_if_modified(|reasons| {
-            let before = match why.clone() {
+            before = match why.clone() {
                 Some(why) => reasons.insert(part, why),
                 None => reasons.remove(part),
             };
@@ -75,6 +76,8 @@ impl Readiness {
         }
         measure::ready(&self.reasons());
         match why {
+            // Another reason of the same part is news for whoever asks, and no new trouble.
+            Some(_) if before.is_some() => {}
             Some(why) => tracing::warn!(part, why, "not ready"),
             None if self.is_ready() => tracing::info!(part, "ready"),
             None => {}

@@ -25,3 +25,4 @@ mod store_faults;
 mod tampering;
 mod uninstall;
 mod units;
+mod watched;
