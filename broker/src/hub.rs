@@ -5,6 +5,7 @@
 //! confirmed is what the layer holds; nothing else is believed. A new session starts from nothing known.
 
 mod slot;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -95,6 +96,7 @@ impl Hub {
     ///
     /// Returns when the target should be looked at again because its agent refused.
     pub fn tell(&self, target: &TargetId, generation: u64, desired: DesiredHost) -> Option<Timestamp> {
+        let _span = trace::span(target).entered();
         // A target without an agent needs no slot: it is told when it connects.
         self.lock().get_mut(target)?.tell(generation, desired, self.clock.now())
     }
@@ -155,7 +157,7 @@ impl Session {
 
     /// The agent confirmed a generation, or refused it with an error.
     pub fn applied(&self, generation: u64, error: Option<String>) {
-        self.slot(|slot, now| slot.applied(generation, error, now));
+        trace::span(&self.target).in_scope(|| self.slot(|slot, now| slot.applied(generation, error, now)));
         self.hub.wakeups.wake(&self.target);
     }
 

@@ -13,6 +13,7 @@ mod server;
 mod session;
 mod status;
 mod target;
+mod traced;
 mod watch;
 
 pub use health::report_health;

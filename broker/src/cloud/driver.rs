@@ -17,9 +17,11 @@ use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use tokio::sync::Notify;
+use tracing::Instrument as _;
 
 use super::journal::Journal;
 use super::place::{ALARM_AT, Failure, Place};
+use super::trace;
 use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
 use crate::measure;
@@ -132,7 +134,7 @@ impl Clouds {
             }
             (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) if !may_open => Observed::Absent,
             (_, Some(Failure { error: error @ CloudError::Unavailable { .. }, .. })) => {
-                tracing::debug!(?cloud, %error, "not confirmed");
+                tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
             (Some(_), None) if !may_open && !place.partial.contains(&wanted) => Observed::Absent,
@@ -258,7 +260,8 @@ impl Clouds {
                 self.close_all(target, provider).await?;
                 continue;
             };
-            let reach = answered(provider.open(target, &windows)).await?;
+            let span = trace::call_for("open", target, &windows);
+            let reach = answered(provider.open(target, &windows)).instrument(span).await?;
             self.with(target, |place| place.opened(&windows, reach));
             self.wakeups.wake(target);
         }
@@ -281,7 +284,8 @@ impl Clouds {
         let mut failed = None;
         for step in self.steps_left(target) {
             let CloudStep::Close(windows) = step else { break };
-            match answered(provider.close(target, &windows)).await {
+            let span = trace::call_for("close", target, &windows);
+            match answered(provider.close(target, &windows)).instrument(span).await {
                 Ok(()) => {
                     let now = self.clock.now();
                     for window in &windows {
@@ -305,7 +309,7 @@ impl Clouds {
             return Ok(());
         }
         tracing::warn!(%target, "putting right what somebody changed in the cloud");
-        answered(provider.repair(target)).await?;
+        answered(provider.repair(target)).instrument(trace::call("repair", target)).await?;
         self.look(target, provider).await?;
         if self.with(target, |place| place.repair) == Some(true) {
             return Err(CloudError::unavailable("what somebody changed could not be put right"));
@@ -314,7 +318,7 @@ impl Clouds {
     }
 
     async fn look(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        let look = answered(provider.observe(target)).await?;
+        let look = answered(provider.observe(target)).instrument(trace::call("look", target)).await?;
         let now = self.clock.now();
         self.tell(self.with(target, |place| place.looked(target, look, now)).into_iter().flatten());
         Ok(())
@@ -327,7 +331,8 @@ impl Clouds {
                 metrics::counter!(measure::CLOUD_DRIFT).increment(1);
             }
             let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(%target, action = event.action, details = ?event.details, "told the audit log");
+            let grant = event.grant.map(tracing::field::display);
+            tracing::warn!(%target, grant, action = event.action, details = ?event.details, "told the audit log");
             self.journal.tell(event);
         }
     }

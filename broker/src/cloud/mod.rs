@@ -6,5 +6,6 @@ mod journal;
 mod locking;
 mod place;
 mod sweep;
+mod trace;
 
 pub use driver::Clouds;

@@ -18,6 +18,7 @@ use jiff::Timestamp;
 use postern_core::plan::{Layer, Observed, desired_cloud, desired_host, known_cloud, next_deadline};
 use postern_core::policy::protection;
 use postern_core::{Grant, TargetId, Window};
+use tracing::Instrument as _;
 
 use crate::app::Feed;
 use crate::clock::Clock;
@@ -136,7 +137,7 @@ impl Reconciler {
             // Someone else moved first: what they did is looked at at once.
             Err(StoreError::Conflict { .. }) => Some(self.clock.now()),
             Err(error) => {
-                log_failure(&error, "a target has to wait");
+                tracing::info_span!("pass", %target).in_scope(|| log_failure(&error, "a target has to wait"));
                 Some(later(self.clock.now(), STORE_RETRY))
             }
         };
@@ -184,7 +185,8 @@ impl Reconciler {
             }
             for step in steps {
                 let (id, targets) = (step.grant, step.targets.clone());
-                let committed = self.store.commit(step.transaction).await;
+                let span = tracing::info_span!("step", grant = %id, state = step.state);
+                let committed = self.store.commit(step.transaction).instrument(span).await;
                 if matches!(committed, Err(StoreError::Unavailable { .. })) {
                     // It may have happened, and then whoever it concerns would not hear of it.
                     self.feed.changed(id);

@@ -26,3 +26,4 @@ mod tampering;
 mod uninstall;
 mod units;
 mod watched;
+mod way_in_the_log;
