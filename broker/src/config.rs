@@ -3,6 +3,7 @@
 mod aws;
 mod azure;
 mod store;
+mod traces;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 use crate::app::assess::default_management_ports;
 use crate::store::redis::RedisSettings;
+use crate::traces::Settings as Traces;
 
 /// What the broker runs with.
 #[derive(Debug, Clone)]
@@ -40,6 +42,8 @@ pub struct Config {
     pub sweep_every: Duration,
     /// The store on Redis; the embedded one, for none.
     pub redis: Option<RedisSettings>,
+    /// Where traces go, if anywhere.
+    pub traces: Option<Traces>,
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::Settings>,
     /// The subscriptions of Azure, if any.
@@ -75,6 +79,8 @@ struct File {
     cloud: CloudFile,
     #[serde(default)]
     store: Option<store::File>,
+    #[serde(default)]
+    traces: Option<traces::File>,
     #[serde(default)]
     aws: Option<aws::File>,
     #[serde(default)]
@@ -136,6 +142,7 @@ impl Config {
             metrics_listen,
             sweep_every: sweep_every(file.cloud.sweep_every.as_deref())?,
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
+            traces: file.traces.map(traces::File::checked).transpose()?,
             trust_domain,
             aws,
             azure,

@@ -22,4 +22,5 @@ mod samples;
 pub mod setup;
 pub mod store;
 pub mod tasks;
+pub mod traces;
 pub mod watchers;

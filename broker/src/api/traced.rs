@@ -63,6 +63,7 @@ fn span(request: &Request<Body>) -> Span {
     let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
     let caller = certificate.map(|certificate| field::display(actor(&certificate.identity)));
     let span = tracing::info_span!("rpc", rpc = request.uri().path(), caller, code = field::Empty);
+    crate::traces::continues(&span, request.headers());
     span
 }
 

@@ -23,6 +23,7 @@ mod sources;
 mod standing;
 mod store_faults;
 mod tampering;
+mod traces;
 mod uninstall;
 mod units;
 mod watched;
