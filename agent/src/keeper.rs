@@ -169,7 +169,9 @@ impl<H: HostLayer> Keeper<H> {
         ensured.map_err(|source| Refused::Firewall { generation, source })?;
         self.kernel = Kernel::Ensured;
         if let Err(source) = self.ledger.save(&wanted, now) {
-            self.state.accept(self.state.tightened(&wanted));
+            let tightened = self.state.tightened(&wanted);
+            trace::accepted(self.state.accepted(), &tightened, now.boottime);
+            self.state.accept(tightened);
             self.ensure(now);
             return Err(Refused::Ledger { generation, source });
         }

@@ -1,6 +1,8 @@
 //! Log lines about windows. Each carries its grant, and the generation that brought it.
 
-use postern_core::Mode;
+use std::collections::BTreeSet;
+
+use postern_core::{GrantId, Mode};
 
 use crate::clock::BootTime;
 use crate::desired::{Desired, HeldWindow};
@@ -31,6 +33,20 @@ pub(crate) fn accepted(before: Option<&Desired>, after: &Desired, now: BootTime)
     }
     for window in closed.into_iter().take(LISTED) {
         tracing::info!(generation, grant = %window.grant, port = %window.port, source = %window.source, "window closed");
+    }
+}
+
+/// The grants with a window that is told and not held yet.
+pub(crate) fn news(held: Option<&Desired>, told: &Desired) -> BTreeSet<GrantId> {
+    let is_held = |window: &HeldWindow| held.is_some_and(|held| held.opening(window).is_some());
+    told.windows.iter().filter(|window| !is_held(window)).map(|window| window.grant).collect()
+}
+
+/// A desired state was not accepted, and nothing new opens.
+pub(crate) fn refused(generation: u64, news: &BTreeSet<GrantId>, error: &str) {
+    tracing::error!(generation, error, "a desired state was not accepted");
+    for grant in news.iter().take(LISTED) {
+        tracing::error!(generation, %grant, error, "windows were not opened");
     }
 }
 

@@ -3,6 +3,7 @@
 mod aws;
 mod azure;
 mod store;
+mod traces;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 
 use crate::app::assess::default_management_ports;
 use crate::store::redis::RedisSettings;
+use crate::traces::Settings as Traces;
 pub(crate) use store::check_store_url;
 
 /// What the broker runs with.
@@ -45,6 +47,8 @@ pub struct Config {
     pub replica_name: String,
     /// How long a broker that is asked to end goes on before it sends its agents away: load balancers need that.
     pub drain: Duration,
+    /// Where traces go, if anywhere.
+    pub traces: Option<Traces>,
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::Settings>,
     /// The subscriptions of Azure, if any.
@@ -82,6 +86,8 @@ struct File {
     store: Option<store::File>,
     #[serde(default)]
     replica: ReplicaFile,
+    #[serde(default)]
+    traces: Option<traces::File>,
     #[serde(default)]
     aws: Option<aws::File>,
     #[serde(default)]
@@ -156,6 +162,7 @@ impl Config {
             replica_name: replica_name(file.replica.name)?,
             drain: drain(file.replica.drain.as_deref())?,
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
+            traces: file.traces.map(traces::File::checked).transpose()?,
             trust_domain,
             aws,
             azure,

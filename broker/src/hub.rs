@@ -5,6 +5,7 @@
 //! confirmed is what the layer holds; nothing else is believed. A new session starts from nothing known.
 
 mod slot;
+mod trace;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,6 +18,7 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::layer::LayerReport;
+use crate::measure::Connected;
 use crate::reconcile::Wakeups;
 use slot::Slot;
 
@@ -61,6 +63,7 @@ pub struct Session {
     target: TargetId,
     number: u64,
     outgoing: watch::Receiver<Outgoing>,
+    _counted: Connected,
 }
 
 impl Hub {
@@ -76,7 +79,8 @@ impl Hub {
         let number =
             self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
         self.wakeups.wake(target);
-        Session { hub: Arc::clone(self), target: target.clone(), number, outgoing }
+        let (hub, target) = (Arc::clone(self), target.clone());
+        Session { hub, target, number, outgoing, _counted: Connected::default() }
     }
 
     /// Ends the target's session, if there is one.
@@ -130,6 +134,7 @@ impl Hub {
     ///
     /// Returns when the target should be looked at again because its agent refused.
     pub fn tell(&self, target: &TargetId, generation: u64, desired: DesiredHost) -> Option<Timestamp> {
+        let _span = trace::span(target).entered();
         // A target without an agent needs no slot: it is told when it connects.
         self.lock().get_mut(target)?.tell(generation, desired, self.clock.now())
     }
@@ -198,8 +203,9 @@ impl Session {
 
     /// The agent confirmed a generation, or refused it with an error.
     pub fn applied(&self, generation: u64, error: Option<String>) {
-        let confirms = self.slot(|slot, now| slot.applied(generation, error, now)) == Some(true);
-        if confirms {
+        let answered = trace::span(&self.target)
+            .in_scope(|| self.slot(|slot, now| slot.applied(generation, error, now)));
+        if answered == Some(true) {
             // It holds what this broker told it, and nothing that another did.
             self.hub.inherited().remove(&self.target);
         }

@@ -13,7 +13,9 @@ pub mod hub;
 pub mod layer;
 #[cfg(test)]
 mod logged;
+pub mod measure;
 pub mod migrate;
+pub mod readiness;
 pub mod reconcile;
 pub mod replica;
 pub mod run;
@@ -22,3 +24,5 @@ mod samples;
 pub mod setup;
 pub mod store;
 pub mod tasks;
+pub mod traces;
+pub mod watchers;

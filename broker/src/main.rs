@@ -12,10 +12,13 @@ use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::config::{Config, LogFormat};
 use postern_broker::store::redis::Redis;
+use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
 use postern_core::target::CloudKind;
 use postern_core::{Name, Principal, Role};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
 
 /// The broker of Postern: authorizes requests for access, keeps the grants, and drives both layers.
 #[derive(Debug, Parser)]
@@ -96,9 +99,11 @@ async fn main() -> anyhow::Result<()> {
             )?;
         }
         Command::Serve => {
-            log(config.log_format);
+            let exporter = log(&config)?;
             let providers = providers(&config).await?;
-            run::serve(config, providers).await?;
+            let ended = run::serve(config, providers).await;
+            exporter.end();
+            ended?;
         }
         Command::CheckConfig => {
             if let Some(settings) = &config.redis {
@@ -149,15 +154,17 @@ async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
     Ok(providers)
 }
 
-/// Logs to stderr; the level comes from POSTERN_LOG.
-fn log(format: LogFormat) {
+/// Logs to stderr; the level comes from POSTERN_LOG. Spans are exported besides, if the configuration says where to.
+fn log(config: &Config) -> anyhow::Result<Exporter> {
     let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
-    match format {
-        LogFormat::Text => builder.with_ansi(false).init(),
-        LogFormat::Json => builder.json().init(),
-    }
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines = match config.log_format {
+        LogFormat::Text => lines.with_ansi(false).boxed(),
+        LogFormat::Json => lines.json().boxed(),
+    };
+    let (spans, exporter) = traces::start(config.traces.as_ref())?;
+    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
+    Ok(exporter)
 }
 
 /// A lifetime such as `90d` or `12h`; a day has 24 hours.

@@ -18,13 +18,17 @@ use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::config::Config;
 use crate::hub::Hub;
+use crate::measure::{self, Ways};
+use crate::readiness::{self, Readiness};
 use crate::reconcile::{Pulse, Reconciler, Wakeups};
 use crate::replica::{Follower, Member, Replica};
 use crate::store::alone::Alone;
 use crate::store::embedded::Embedded;
+use crate::store::measured::Measured;
 use crate::store::redis::Redis;
 use crate::store::{Members, Store};
 use crate::tasks::Tasks;
+use crate::watchers::{self, Shown};
 use postern_cloud::Provider;
 
 /// The life of the serving certificate; it is renewed at half of it.
@@ -46,12 +50,15 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let (store, members) = open_store(&config).await?;
     let (end, ended) = tokio::sync::watch::channel(Ending::NotYet);
-    let Running { mut tasks, hub, replica } = start(&config, store, members, providers, ended).await?;
+    let readiness = Readiness::default();
+    let Running { mut tasks, hub, replica } =
+        start(&config, store, members, providers, &readiness, ended).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         error = tasks.first_end() => return Err(error),
     }
+    readiness.set(readiness::ENDING, "the broker is ending");
     tracing::info!("ending");
     end.send_replace(Ending::Announced);
     // Load balancers find out that this broker is not to be sent anything any more, while it still answers.
@@ -118,8 +125,10 @@ async fn start(
     store: Arc<dyn Store>,
     members: Arc<dyn Members>,
     providers: Providers,
+    readiness: &Readiness,
     ended: tokio::sync::watch::Receiver<Ending>,
 ) -> anyhow::Result<Running> {
+    let store: Arc<dyn Store> = Arc::new(Measured::new(store));
     let clock = Clock::start(newest_record(store.as_ref()).await?);
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain, clock.now())?;
     let identity = ServerIdentity::new(serving(&authority, config, clock)?)?;
@@ -130,7 +139,7 @@ async fn start(
     let wakeups = Arc::new(Wakeups::default());
     let (hub, replica) = (Hub::new(clock, Arc::clone(&wakeups)), Replica::of(members));
     let clouds = Clouds::new(providers, clock, Arc::clone(&wakeups), Arc::clone(&replica));
-    let (feed, pulse) = (Feed::default(), Arc::new(Pulse::default()));
+    let (feed, pulse, ways) = (Feed::default(), Arc::new(Pulse::default()), Arc::new(Ways::default()));
     let reconciler = Reconciler {
         store: Arc::clone(&store),
         hub: Arc::clone(&hub),
@@ -140,6 +149,7 @@ async fn start(
         feed: feed.clone(),
         clock,
         pulse: Arc::clone(&pulse),
+        ways: Arc::clone(&ways),
     };
     let (head, heads) = tokio::sync::watch::channel(store.audit_head().await?.seq);
     let member = Member {
@@ -150,6 +160,7 @@ async fn start(
         clock,
         name: config.replica_name.clone(),
         head,
+        readiness: readiness.clone(),
         ending: ended.clone(),
     };
     let follower = Follower {
@@ -179,7 +190,10 @@ async fn start(
 
     let mut tasks = Tasks::default();
     if let Some(listen) = config.metrics_listen {
-        tasks.spawn("metrics", metrics(listen)?);
+        let (metrics, readiness) = (measure::install(readiness)?, readiness.clone());
+        let shown = Shown { metrics, readiness, pulse: Arc::clone(&pulse), clock };
+        tasks.spawn("metrics", watchers::serve(watchers::bind(listen).await?, shown));
+        tasks.spawn("sample", measure::keep_sampling(Arc::clone(&store), ways, clock));
     }
     let kept = Arc::clone(&store);
     tasks.spawn("store", async move { Err(anyhow::anyhow!(kept.lost().await)) });
@@ -196,8 +210,9 @@ async fn start(
     tasks.spawn("reconciler", reconciler.run());
     tasks.spawn("clouds", Arc::clone(&clouds).run());
     tasks.spawn("sweep", Arc::clone(&clouds).keep_sweeping(config.sweep_every));
-    tasks.spawn("journal", clouds.keep_journal(store));
-    tasks.spawn("health", api::watch_pulse(reporter, pulse, clock));
+    tasks.spawn("journal", clouds.keep_journal(Arc::clone(&store)));
+    tasks.spawn("readiness", readiness::keep_looking(readiness.clone(), store, pulse, clock));
+    tasks.spawn("health", api::report_health(reporter, readiness.clone()));
     tasks.spawn("certificate", keep_certificate(Arc::clone(&app), config.clone(), identity));
     tasks.spawn("clock", watch_clock(clock));
     let mut begun = ended;
@@ -210,19 +225,6 @@ async fn start(
         tracing::warn!(%error, "cannot tell the service manager");
     }
     Ok(Running { tasks, hub, replica })
-}
-
-/// Serves the metrics in the format of Prometheus.
-fn metrics(
-    listen: std::net::SocketAddr,
-) -> anyhow::Result<impl Future<Output = anyhow::Result<()>> + Send + 'static> {
-    let (recorder, exporter) = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .with_http_listener(listen)
-        .build()
-        .with_context(|| format!("cannot serve metrics on {listen}"))?;
-    metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("{error}"))?;
-    crate::cloud::begin_metrics();
-    Ok(async { exporter.await.map_err(|error| anyhow::anyhow!("metrics are served no more: {error:?}")) })
 }
 
 /// When the newest audit record was written; the clock never falls behind it.
@@ -256,6 +258,7 @@ async fn watch_clock(clock: Clock) -> anyhow::Result<()> {
     loop {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let ahead = clock.wall_ahead();
+        measure::clock_ahead(ahead);
         if ahead.checked_sub(said).is_none_or(|moved| moved.unsigned_abs() > CLOCK_TOLERANCE) {
             tracing::warn!(
                 seconds_ahead = ahead.as_secs(),

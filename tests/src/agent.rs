@@ -52,6 +52,15 @@ impl Agent {
         self.process = Some(Process::start("postern-agent", &self.room, command, &log));
     }
 
+    /// Puts lines before the first section of its configuration. They count from its next start on.
+    ///
+    /// # Panics
+    /// The file cannot be changed.
+    pub fn configure(&self, lines: &str) {
+        let config = fs::read_to_string(self.config()).expect("the configuration can be read");
+        fs::write(self.config(), format!("{lines}{config}")).expect("the configuration can be written");
+    }
+
     /// Kills it, if it runs, and starts it again.
     pub fn restart(&mut self) {
         self.process = None;

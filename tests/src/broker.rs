@@ -103,6 +103,15 @@ impl Broker {
         fs::remove_dir_all(kept).expect("a directory can be removed");
     }
 
+    /// Puts lines before the first section of its configuration. They count from its next start on.
+    ///
+    /// # Panics
+    /// The file cannot be changed.
+    pub fn configure(&self, lines: &str) {
+        let config = fs::read_to_string(self.config()).expect("the configuration can be read");
+        fs::write(self.config(), format!("{lines}{config}")).expect("the configuration can be written");
+    }
+
     /// Kills it, if it runs, and starts it again.
     pub fn restart(&mut self) {
         self.process = None;

@@ -146,6 +146,14 @@ impl Ec2 {
     }
 }
 
+/// The Python of the server's virtual environment.
+///
+/// # Panics
+/// It is not there.
+pub fn python() -> PathBuf {
+    moto_server().with_file_name("python")
+}
+
 /// The server's program, from the virtual environment that `make install-deps` makes.
 fn moto_server() -> PathBuf {
     let path = std::env::var_os("POSTERN_MOTO").map_or_else(

@@ -7,6 +7,7 @@ use crate::clock::{self, BootTime, Moment};
 use crate::desired::Desired;
 use crate::explain::chain;
 use crate::status::Board;
+use crate::trace;
 
 /// Reaches the keeper. When the keeper has ended, so has the agent, and answers never come.
 ///
@@ -50,10 +51,10 @@ pub fn serve<H: HostLayer>(mut keeper: Keeper<H>, mut commands: Commands, board:
                 let _ = reply.send(keeper.begin_session());
             }
             Command::Accept { told, reply } => {
-                let generation = told.generation;
+                let (generation, news) = (told.generation, trace::news(keeper.accepted(), &told));
                 let answer = keeper.accept(told, &now).map_err(|error| chain(&error));
                 if let Err(error) = &answer {
-                    tracing::error!(generation, error, "a desired state was not accepted");
+                    trace::refused(generation, &news, error);
                 }
                 let _ = reply.send(answer);
             }

@@ -123,7 +123,8 @@ fn may_still(path: &str, identity: &Identity) -> bool {
     matches!(identity, Identity::Agent(_)) && path == RENEW
 }
 
-fn actor(identity: &Identity) -> String {
+/// Who that is, in words.
+pub(super) fn actor(identity: &Identity) -> String {
     match identity {
         Identity::Principal(principal) => principal.to_string(),
         Identity::Agent(target) => format!("agent/{target}"),

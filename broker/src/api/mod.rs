@@ -13,8 +13,9 @@ mod server;
 mod session;
 mod status;
 mod target;
+mod traced;
 mod watch;
 
-pub use health::watch_pulse;
+pub use health::report_health;
 pub use listener::{Listener, Peer};
 pub use server::serve;

@@ -20,6 +20,7 @@ use super::errands::errands;
 use super::gate::GateLayer;
 use super::policy::Policies;
 use super::target::Targets;
+use super::traced::TracedLayer;
 use crate::app::App;
 
 use super::Listener;
@@ -45,6 +46,7 @@ pub async fn serve(
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
+        .layer(TracedLayer)
         .layer(GateLayer { app: Arc::clone(&app) })
         .add_service(health)
         .add_service(reflection)

@@ -18,11 +18,14 @@ use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use tokio::sync::Notify;
+use tracing::Instrument as _;
 
 use super::journal::Journal;
 use super::place::{ALARM_AT, Failure, Place};
+use super::trace;
 use crate::clock::Clock;
 use crate::layer::{LayerReport, LayerStatus};
+use crate::measure;
 use crate::reconcile::Wakeups;
 use crate::replica::Replica;
 
@@ -141,7 +144,7 @@ impl Clouds {
             }
             (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) if !may_open => Observed::Absent,
             (_, Some(Failure { error: error @ CloudError::Unavailable { .. }, .. })) => {
-                tracing::debug!(?cloud, %error, "not confirmed");
+                tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
             (Some(_), None) if !may_open && !place.partial.contains(&wanted) => Observed::Absent,
@@ -244,7 +247,7 @@ impl Clouds {
                     None
                 }
                 Err(error) => {
-                    metrics::counter!("postern_cloud_failures_total").increment(1);
+                    metrics::counter!(measure::CLOUD_FAILURES).increment(1);
                     place.fail(&target, error, now)
                 }
             };
@@ -257,8 +260,7 @@ impl Clouds {
             self.tell([alarm]);
         }
         if stuck_changed {
-            metrics::gauge!("postern_cloud_stuck_targets")
-                .set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
+            metrics::gauge!(measure::CLOUD_STUCK).set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
         }
         self.idle.notify_waiters();
         self.wakeups.wake(&target);
@@ -284,7 +286,8 @@ impl Clouds {
             if !self.replica.leases.holds(target) {
                 break;
             }
-            let reach = answered(provider.open(target, &windows)).await?;
+            let span = trace::call_for("open", target, &windows);
+            let reach = answered(provider.open(target, &windows)).instrument(span).await?;
             self.with(target, |place| place.opened(&windows, reach));
             self.wakeups.wake(target);
         }
@@ -313,7 +316,8 @@ impl Clouds {
             if windows.is_empty() {
                 continue;
             }
-            match answered(provider.close(target, &windows)).await {
+            let span = trace::call_for("close", target, &windows);
+            match answered(provider.close(target, &windows)).instrument(span).await {
                 Ok(()) => {
                     let now = self.clock.now();
                     for window in &windows {
@@ -337,7 +341,7 @@ impl Clouds {
             return Ok(());
         }
         tracing::warn!(%target, "putting right what somebody changed in the cloud");
-        answered(provider.repair(target)).await?;
+        answered(provider.repair(target)).instrument(trace::call("repair", target)).await?;
         self.look(target, provider).await?;
         if self.with(target, |place| place.repair) == Some(true) {
             return Err(CloudError::unavailable("what somebody changed could not be put right"));
@@ -346,7 +350,7 @@ impl Clouds {
     }
 
     async fn look(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        let look = answered(provider.observe(target)).await?;
+        let look = answered(provider.observe(target)).instrument(trace::call("look", target)).await?;
         let now = self.clock.now();
         self.tell(self.with(target, |place| place.looked(target, look, now)).into_iter().flatten());
         Ok(())
@@ -356,10 +360,11 @@ impl Clouds {
     pub(super) fn tell(&self, events: impl IntoIterator<Item = AuditEvent>) {
         for event in events {
             if event.action == "cloud.drift" {
-                metrics::counter!("postern_cloud_drift_total").increment(1);
+                metrics::counter!(measure::CLOUD_DRIFT).increment(1);
             }
             let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(%target, action = event.action, details = ?event.details, "told the audit log");
+            let grant = event.grant.map(tracing::field::display);
+            tracing::warn!(%target, grant, action = event.action, details = ?event.details, "told the audit log");
             self.journal.tell(event);
         }
     }

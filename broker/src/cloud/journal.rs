@@ -8,6 +8,7 @@ use postern_core::audit::AuditEvent;
 use tokio::sync::Notify;
 
 use super::Clouds;
+use crate::measure;
 use crate::store::{Store, Transaction};
 
 /// A window was closed that nobody wants: of a grant that the store does not know.
@@ -66,7 +67,7 @@ impl Clouds {
             loop {
                 match store.grant(id).await {
                     Ok(Some(_)) => ENDED.clone_into(&mut event.action),
-                    Ok(None) => metrics::counter!("postern_cloud_unknown_windows_total").increment(1),
+                    Ok(None) => metrics::counter!(measure::CLOUD_UNKNOWN).increment(1),
                     Err(error) => {
                         tracing::error!(%error, "the audit log has to wait for the store");
                         tokio::time::sleep(RETRY).await;

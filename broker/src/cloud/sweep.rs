@@ -14,6 +14,7 @@ use postern_core::target::CloudKind;
 use rand::Rng as _;
 
 use super::Clouds;
+use crate::measure;
 
 /// How long a sweep may take.
 const PATIENCE: Duration = Duration::from_secs(1800);
@@ -48,7 +49,7 @@ impl Clouds {
             .await
             .unwrap_or_else(|_| Sweep { sightings: Vec::new(), unread: vec![late] });
         let took = self.clock.now().duration_since(began);
-        metrics::histogram!("postern_cloud_sweep_seconds").record(took.as_secs_f64());
+        metrics::histogram!(measure::CLOUD_SWEEP).record(took.as_secs_f64());
         tracing::debug!(?kind, targets = sightings.len(), "swept");
 
         let seen: BTreeSet<TargetId> = sightings.iter().map(|sighting| sighting.target.clone()).collect();
@@ -123,7 +124,7 @@ impl Clouds {
     }
 
     fn tell_unread(&self, places: Vec<Unread>, unread: &mut BTreeSet<String>) {
-        metrics::gauge!("postern_cloud_unread_places").set(u32::try_from(places.len()).unwrap_or(u32::MAX));
+        metrics::gauge!(measure::CLOUD_UNREAD).set(u32::try_from(places.len()).unwrap_or(u32::MAX));
         let now = self.clock.now();
         let mut still = BTreeSet::new();
         for Unread { place, error } in places {

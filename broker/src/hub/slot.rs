@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postern_core::plan::{DesiredHost, HostWindow, Observed};
 use tokio::sync::watch;
 
-use super::{Outgoing, Told};
+use super::{Outgoing, Told, trace};
 use crate::layer::{LayerReport, LayerStatus};
 
 /// How often in a row an agent may refuse before the broker raises an alarm.
@@ -115,6 +115,7 @@ impl Slot {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
         let told = Arc::new(Told { generation, desired });
+        trace::told(self.told.as_deref(), &told);
         // What is replaced before its answer came may have been applied all the same.
         if !self.in_sync()
             && let Some(unanswered) = self.told.take()
@@ -150,6 +151,7 @@ impl Slot {
             Some(refusal) => (refusal.times + 1, refusal.backoff),
             None => (1, patience()),
         };
+        trace::refused(self.confirmed.as_deref(), self.told.as_deref(), &reason);
         if times == ALARM_AT {
             tracing::error!(%reason, "an agent has refused its desired state {times} times in a row");
         }

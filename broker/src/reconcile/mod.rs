@@ -18,12 +18,14 @@ use jiff::Timestamp;
 use postern_core::plan::{Layer, Observed, desired_cloud, desired_host, known_cloud, next_deadline};
 use postern_core::policy::protection;
 use postern_core::{Grant, GrantState, TargetId, Window};
+use tracing::Instrument as _;
 
 use crate::app::Feed;
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::hub::Hub;
 use crate::layer::{host_layer, translate};
+use crate::measure::Ways;
 use crate::replica::{Held, Replica, Sights, View};
 use crate::store::members::Claim;
 use crate::store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
@@ -60,6 +62,8 @@ pub struct Reconciler {
     pub clock: Clock,
     /// When the loop last went round, for the health check.
     pub pulse: Arc<Pulse>,
+    /// How far each grant's layers have come, for the metrics and the log.
+    pub ways: Arc<Ways>,
 }
 
 /// When a loop last went round.
@@ -143,7 +147,7 @@ impl Reconciler {
                 Some(later(self.clock.now(), STORE_RETRY))
             }
             Err(error) => {
-                log_failure(&error, "a target has to wait");
+                tracing::info_span!("pass", %target).in_scope(|| log_failure(&error, "a target has to wait"));
                 Some(later(self.clock.now(), STORE_RETRY))
             }
         };
@@ -231,13 +235,17 @@ impl Reconciler {
                     sights.observe(grant, window, layer)
                 }
             };
-            let steps = transition::due(&snapshot.grants, observe, self.clock.now());
+            let now = self.clock.now();
+            self.ways.look(snapshot.grants.iter().map(|grant| &grant.record), observe, now);
+            let steps = transition::due(&snapshot.grants, observe, now);
             if steps.is_empty() {
                 return Ok(snapshot);
             }
             for step in steps {
                 let (id, targets) = (step.grant, step.targets.clone());
-                let committed = self.store.commit(step.transaction.under(lease.clone())).await;
+                let span = tracing::info_span!("step", grant = %id, state = step.state);
+                let transaction = step.transaction.under(lease.clone());
+                let committed = self.store.commit(transaction).instrument(span).await;
                 if matches!(committed, Err(StoreError::Unavailable { .. })) {
                     // It may have happened, and then whoever it concerns would not hear of it.
                     self.feed.changed(id);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use postern_core::TargetId;
 
 use crate::clock::boottime;
+use crate::measure::{LeaseChange, lease_changed};
 use crate::store::StoreError;
 use crate::store::members::{Claim, Lease, MEMBERSHIP, Members, Taken};
 
@@ -98,7 +99,11 @@ impl Leases {
     /// Takes in a lease that was taken.
     pub(super) fn took(&self, taken: Taken, claim: Claim) -> Held {
         let Taken { lease, inherits } = taken;
-        let why = if claim == Claim::Free && inherits { "taken_over" } else { claim.word() };
+        let why = match claim {
+            Claim::Agent | Claim::Turn if inherits => LeaseChange::Forced,
+            Claim::Free if inherits => LeaseChange::TakenOver,
+            Claim::Free | Claim::Agent | Claim::Turn => LeaseChange::Taken,
+        };
         let mut table = self.lock();
         let known = table.held.get(&lease.target).filter(|known| known.token == lease.token);
         // The same one again: what it left behind is taken in, or is not.
@@ -108,8 +113,8 @@ impl Leases {
             table.held.insert(lease.target.clone(), entry).is_none_or(|old| old.token != entry.token);
         drop(table);
         if is_new {
-            tracing::debug!(target = %lease.target, token = lease.token, why, "lease taken");
-            metrics::counter!("postern_lease_changes_total", "why" => why).increment(1);
+            tracing::debug!(target = %lease.target, token = lease.token, why = why.word(), "lease taken");
+            lease_changed(why);
         }
         Held::of(&lease.target, entry)
     }
@@ -128,7 +133,8 @@ impl Leases {
         if self.alone {
             return Ok(());
         }
-        self.lose(&lease.target);
+        self.lock().held.remove(&lease.target);
+        lease_changed(LeaseChange::Released);
         self.members.give_back(lease).await
     }
 
@@ -136,7 +142,7 @@ impl Leases {
     pub(super) fn lose(&self, target: &TargetId) -> bool {
         let lost = self.lock().held.remove(target).is_some();
         if lost {
-            metrics::counter!("postern_lease_changes_total", "why" => "lost").increment(1);
+            lease_changed(LeaseChange::Lost);
         }
         lost
     }

@@ -12,6 +12,8 @@ use super::Replica;
 use crate::clock::{Clock, boottime};
 use crate::cloud::Clouds;
 use crate::hub::Hub;
+use crate::measure;
+use crate::readiness::{self, Readiness};
 use crate::reconcile::Wakeups;
 use crate::run::Ending;
 use crate::store::StoreError;
@@ -42,6 +44,8 @@ pub struct Member {
     pub name: String,
     /// Where the newest audit record's number is told.
     pub head: watch::Sender<u64>,
+    /// Whether this broker can do its work.
+    pub readiness: Readiness,
     /// Whether the broker is ending: it says so, and takes nothing over.
     pub ending: watch::Receiver<Ending>,
 }
@@ -121,10 +125,11 @@ impl Member {
             tracing::info!("in touch with the store again");
         }
         (course.renewed, course.is_lost, course.agents_left) = (sent, false, false);
+        self.readiness.clear(readiness::MEMBERSHIP);
         if let Some(store_time) = beat.store_time {
             let ahead = self.clock.now().duration_since(store_time);
             course.card.clock_ahead_ms = i64::try_from(ahead.as_millis()).unwrap_or(i64::MAX);
-            metrics::gauge!("postern_clock_ahead_of_store_seconds").set(ahead.as_secs_f64());
+            measure::clock_ahead_of_store(ahead);
             if ahead.abs() > CLOCK_TOLERANCE && !course.clock_said {
                 course.clock_said = true;
                 let seconds_ahead = ahead.as_secs_f64();
@@ -172,6 +177,7 @@ impl Member {
         }
         if !course.is_lost {
             course.is_lost = true;
+            self.readiness.set(readiness::MEMBERSHIP, error);
             tracing::error!(
                 error,
                 "lost touch with the store: nothing opens here, and what is open is closed at its end"

@@ -10,6 +10,7 @@ mod bodies;
 mod conformance;
 pub mod embedded;
 mod error;
+pub mod measured;
 pub mod members;
 #[cfg(test)]
 pub mod memory;

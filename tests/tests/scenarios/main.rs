@@ -23,5 +23,8 @@ mod sources;
 mod standing;
 mod store_faults;
 mod tampering;
+mod traces;
 mod uninstall;
 mod units;
+mod watched;
+mod way_in_the_log;

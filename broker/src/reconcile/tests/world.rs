@@ -53,6 +53,7 @@ impl World {
             feed: Feed::default(),
             clock,
             pulse: Arc::default(),
+            ways: Arc::default(),
         };
         Self { store, cloud, reconciler }
     }

@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::samples::{a_grant, start};
-use crate::store::conformance::{self, Leasing as _};
+use crate::store::conformance::{self, Leasing};
 use crate::store::members::{Claim, Members as _};
 use crate::store::{Change, Expect};
 

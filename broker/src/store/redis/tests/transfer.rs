@@ -140,14 +140,14 @@ fn assert_same(one: &[String], other: &[String], more: usize) {
 }
 
 /// What brokers ask for is the same in both.
-async fn assert_alike(one: &impl Store, other: &impl Store) {
+async fn assert_alike(one: &impl Leasing, other: &impl Leasing) {
     assert_eq!(one.open_grants().await.unwrap(), other.open_grants().await.unwrap());
     assert_eq!(one.policies().await.unwrap(), other.policies().await.unwrap());
     assert_eq!(one.agents().await.unwrap(), other.agents().await.unwrap());
     for target in ["host:vm-0", "host:vm-1", "host:vm-both"] {
         let target: TargetId = target.parse().unwrap();
-        let of_one = one.snapshot(&target).await.unwrap().grants;
-        assert_eq!(of_one, other.snapshot(&target).await.unwrap().grants);
+        let of_one = one.snapshot(&one.lease(&target).await).await.unwrap().grants;
+        assert_eq!(of_one, other.snapshot(&other.lease(&target).await).await.unwrap().grants);
         let query = GrantQuery { target: Some(target), limit: 1000, ..GrantQuery::default() };
         assert_eq!(one.grants(query.clone()).await.unwrap(), other.grants(query).await.unwrap());
     }

@@ -1,0 +1,86 @@
+//! A span for each call: what is logged while it is handled carries the RPC and who calls, and a trace has its code.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use tonic::Code;
+use tonic::body::Body;
+use tower::{Layer, Service};
+use tracing::{Instrument as _, Span, field};
+
+use super::Peer;
+use super::gate::actor;
+
+/// Puts a span around each call.
+#[derive(Debug, Clone)]
+pub(super) struct TracedLayer;
+
+impl<S> Layer<S> for TracedLayer {
+    type Service = Traced<S>;
+    fn layer(&self, inner: S) -> Traced<S> {
+        Traced { inner }
+    }
+}
+
+/// A service with a span around each call.
+#[derive(Debug, Clone)]
+pub(super) struct Traced<S> {
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Traced<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let span = span(&request);
+        let call = span.in_scope(|| self.inner.call(request));
+        Box::pin(
+            async move {
+                let answer = call.await;
+                if let Ok(response) = &answer {
+                    Span::current().record("code", field::debug(code(response)));
+                }
+                answer
+            }
+            .instrument(span),
+        )
+    }
+}
+
+fn span(request: &Request<Body>) -> Span {
+    let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
+    let caller = certificate.map(|certificate| field::display(actor(&certificate.identity)));
+    let span = tracing::info_span!("rpc", rpc = request.uri().path(), caller, code = field::Empty);
+    crate::traces::continues(&span, request.headers());
+    span
+}
+
+/// The code of an answer: an error has it in its headers, and a stream that begins is no error yet.
+fn code(response: &Response<Body>) -> Code {
+    response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_proto::status::plain;
+
+    use super::*;
+
+    #[test]
+    fn the_code_of_an_answer_is_in_its_headers_or_it_is_no_error() {
+        assert_eq!(code(&Response::new(Body::empty())), Code::Ok);
+        assert_eq!(code(&plain(Code::NotFound, "NOT_FOUND", "none").into_http()), Code::NotFound);
+    }
+}

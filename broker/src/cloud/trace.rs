@@ -1,0 +1,22 @@
+//! The calls of a cloud in the log and in traces: one span each, with the target, and the grant where it is about one.
+
+use std::collections::BTreeSet;
+
+use postern_core::TargetId;
+use postern_core::plan::CloudWindow;
+use tracing::Span;
+
+/// A call that is about a target.
+pub(super) fn call(what: &'static str, target: &TargetId) -> Span {
+    tracing::info_span!("cloud", call = what, %target, grant = tracing::field::Empty)
+}
+
+/// A call that is about windows of one grant.
+pub(super) fn call_for(what: &'static str, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Span {
+    let span = call(what, target);
+    if let Some(window) = windows.first() {
+        span.record("grant", tracing::field::display(window.grant));
+    }
+    span.in_scope(|| tracing::info!(windows = windows.len(), "calling the cloud to {what}"));
+    span
+}

@@ -1,0 +1,76 @@
+//! Where traces go, in the configuration.
+
+use http::Uri;
+use postern_core::Invalid;
+use serde::Deserialize;
+
+use crate::traces::{BUILT_IN, Settings};
+
+/// The section `[traces]`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    otlp: String,
+    #[serde(default = "all")]
+    sample: f64,
+}
+
+/// Every trace.
+fn all() -> f64 {
+    1.0
+}
+
+impl File {
+    /// # Errors
+    /// The first key that is wrong, or a program that was built without traces.
+    pub(super) fn checked(self) -> Result<Settings, Invalid> {
+        if !BUILT_IN {
+            let remedy = "leave it out, or build the broker with the feature `traces`";
+            return Err(Invalid::new("traces", "is not in this program", remedy));
+        }
+        let is_good = |uri: &Uri| uri.scheme_str() == Some("http") && uri.port().is_some();
+        if !self.otlp.parse::<Uri>().is_ok_and(|uri| is_good(&uri)) {
+            let problem = format!("{:?} is not the address of a collector", self.otlp);
+            return Err(Invalid::new("traces.otlp", problem, "write it like http://127.0.0.1:4317"));
+        }
+        if !(0.0..=1.0).contains(&self.sample) {
+            let problem = format!("{} is out of range", self.sample);
+            return Err(Invalid::new("traces.sample", problem, "use 0 to 1"));
+        }
+        Ok(Settings { otlp: self.otlp, sample: self.sample })
+    }
+}
+
+#[cfg(all(test, feature = "traces"))]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        file.checked().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_good_section_becomes_settings() {
+        let otlp = "http://127.0.0.1:4317".to_owned();
+        let all = Settings { otlp: otlp.clone(), sample: 1.0 };
+        assert_eq!(parse("otlp = \"http://127.0.0.1:4317\""), Ok(all));
+        let some = Settings { otlp, sample: 0.1 };
+        assert_eq!(parse("otlp = \"http://127.0.0.1:4317\"\nsample = 0.1"), Ok(some));
+    }
+
+    #[test]
+    fn a_bad_section_names_the_key() {
+        for (text, key) in [
+            ("", "otlp"),
+            ("otlp = \"127.0.0.1:4317\"", "traces.otlp"),
+            ("otlp = \"https://collector:4317\"", "traces.otlp"),
+            ("otlp = \"http://collector\"", "traces.otlp"),
+            ("otlp = \"http://c:4317\"\nsample = 1.5", "traces.sample"),
+            ("otlp = \"http://c:4317\"\nratio = 1.0", "ratio"),
+        ] {
+            let error = parse(text).unwrap_err();
+            assert!(error.contains(key), "{key}: {error}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What is measured: every metric with its name, its labels and its meaning. The documentation, the dashboard and the
+//! alert rules are held to this table by tests. Durations are in seconds.
+
+mod counted;
+mod names;
+mod sample;
+mod ways;
+
+use jiff::SignedDuration;
+use metrics::Label;
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
+
+use crate::readiness::{Readiness, Reasons};
+pub use counted::Connected;
+pub(crate) use names::*;
+pub use names::{ALL, Kind, Metric};
+pub use sample::keep_sampling;
+pub use ways::Ways;
+
+/// What becomes of a lease on a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// It was free.
+    Taken,
+    /// Its holder is gone.
+    TakenOver,
+    /// It was taken from a living holder, because the target's agent came to this replica.
+    Forced,
+    /// Another replica took it, or this one's membership ended.
+    Lost,
+    /// It was given back.
+    Released,
+}
+
+impl LeaseChange {
+    /// The word in the metric's label.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Taken => "taken",
+            Self::TakenOver => "taken_over",
+            Self::Forced => "forced",
+            Self::Lost => "lost",
+            Self::Released => "released",
+        }
+    }
+}
+
+/// Counts a change of a lease.
+pub fn lease_changed(change: LeaseChange) {
+    metrics::counter!(LEASE_CHANGES, "why" => change.word()).increment(1);
+}
+
+/// Shows how far the wall clock is ahead of the broker's own.
+pub(crate) fn clock_ahead(ahead: SignedDuration) {
+    metrics::gauge!(CLOCK_AHEAD).set(ahead.as_secs_f64());
+}
+
+/// Shows how far the broker's clock is ahead of its store's.
+pub(crate) fn clock_ahead_of_store(ahead: SignedDuration) {
+    metrics::gauge!(CLOCK_AHEAD_OF_STORE).set(ahead.as_secs_f64());
+}
+
+/// What keeps the metrics, with the buckets of every histogram.
+///
+/// # Errors
+/// A histogram without buckets.
+pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in &ALL {
+        match metric.kind {
+            Kind::Histogram(buckets) => {
+                builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+            }
+            Kind::Counter | Kind::Gauge => {}
+        }
+    }
+    Ok(builder.build_recorder())
+}
+
+/// Keeps the metrics of this process from now on.
+///
+/// # Errors
+/// It does already.
+pub fn install(readiness: &Readiness) -> anyhow::Result<PrometheusHandle> {
+    let recorder = recorder()?;
+    let handle = recorder.handle();
+    metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("{error}"))?;
+    begin();
+    ready(&readiness.reasons());
+    Ok(handle)
+}
+
+/// Describes every metric, and lets each begin at zero: a rate over one that is not there misses its first count.
+pub fn begin() {
+    for metric in &ALL {
+        match metric.kind {
+            Kind::Counter => metrics::describe_counter!(metric.name, metric.what),
+            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.what),
+            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.what),
+        }
+        for labels in metric.labels() {
+            match metric.kind {
+                Kind::Counter => metrics::counter!(metric.name, labels).increment(0),
+                Kind::Gauge => metrics::gauge!(metric.name, labels).set(0),
+                // To be there is enough: a sample of zero would be one that was never taken.
+                Kind::Histogram(_) => drop(metrics::histogram!(metric.name, labels)),
+            }
+        }
+    }
+    metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
+}
+
+/// Shows whether the broker is ready, and which parts keep it.
+pub(crate) fn ready(reasons: &Reasons) {
+    metrics::gauge!(READY).set(f64::from(u8::from(reasons.is_empty())));
+    for part in PARTS {
+        metrics::gauge!(NOT_READY, "part" => part).set(f64::from(u8::from(reasons.contains_key(part))));
+    }
+}
+
+impl Metric {
+    /// Each set of labels with which it is there from the start.
+    fn labels(&self) -> Vec<Vec<Label>> {
+        match self.label {
+            None => vec![Vec::new()],
+            Some((name, values)) => values.iter().map(|value| vec![Label::new(name, *value)]).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,20 @@
+//! What is counted for as long as it lives.
+
+use super::CONNECTED_AGENTS;
+
+/// One agent's session, counted until it is dropped.
+#[derive(Debug)]
+pub struct Connected(());
+
+impl Default for Connected {
+    fn default() -> Self {
+        metrics::gauge!(CONNECTED_AGENTS).increment(1);
+        Self(())
+    }
+}
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        metrics::gauge!(CONNECTED_AGENTS).decrement(1);
+    }
+}

@@ -1,0 +1,158 @@
+//! The table of metrics.
+
+use crate::readiness::{ENDING, MEMBERSHIP, RECONCILER, STORE};
+
+/// A metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: Kind,
+    /// Its label and the values that it has, if it has one.
+    pub label: Option<(&'static str, &'static [&'static str])>,
+    /// What it says.
+    pub what: &'static str,
+}
+
+/// What a metric is.
+#[derive(Debug, Clone, Copy)]
+pub enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Samples, counted in buckets with these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+pub(crate) const BUILD_INFO: &str = "postern_build_info";
+pub(crate) const GRANTS: &str = "postern_grants";
+pub(crate) const GRANT_TRANSITIONS: &str = "postern_grant_transitions_total";
+pub(crate) const ACTIVATION: &str = "postern_activation_seconds";
+pub(crate) const OPEN: &str = "postern_open_seconds";
+pub(crate) const CLOSE: &str = "postern_close_seconds";
+pub(crate) const EXPIRY_LAG: &str = "postern_expiry_lag_seconds";
+pub(crate) const OLDEST_CLOSE: &str = "postern_oldest_close_seconds";
+pub(crate) const CONNECTED_AGENTS: &str = "postern_connected_agents";
+pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
+pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
+pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
+pub(crate) const READY: &str = "postern_ready";
+pub(crate) const NOT_READY: &str = "postern_not_ready";
+pub(crate) const CLOCK_AHEAD: &str = "postern_clock_ahead_seconds";
+pub(crate) const CLOCK_AHEAD_OF_STORE: &str = "postern_clock_ahead_of_store_seconds";
+pub(crate) const CLOUD_FAILURES: &str = "postern_cloud_failures_total";
+pub(crate) const CLOUD_STUCK: &str = "postern_cloud_stuck_targets";
+pub(crate) const CLOUD_UNREAD: &str = "postern_cloud_unread_places";
+pub(crate) const CLOUD_DRIFT: &str = "postern_cloud_drift_total";
+pub(crate) const CLOUD_UNKNOWN: &str = "postern_cloud_unknown_windows_total";
+pub(crate) const CLOUD_SWEEP: &str = "postern_cloud_sweep_seconds";
+
+/// The states in which a grant is not over.
+pub(crate) const OPEN_STATES: &[&str] = &["pending_approval", "opening", "active", "closing"];
+/// The parts that can keep a broker from its work.
+pub(crate) const PARTS: [&str; 4] = [STORE, RECONCILER, MEMBERSHIP, ENDING];
+/// What happens to grants; `refused` is a request that became none.
+const EVENTS: &[&str] = &[
+    "requested",
+    "refused",
+    "approved",
+    "denied",
+    "activated",
+    "expired",
+    "revoked",
+    "superseded",
+    "rolled_back",
+    "closed",
+];
+const LAYERS: &[&str] = &["host", "cloud"];
+const OPERATIONS: &[&str] = &["commit", "read"];
+const WHYS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
+
+/// From a host on the same switch to a firewall that takes minutes.
+const LAYER_SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
+const STORE_SECONDS: &[f64] =
+    &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
+
+/// Every metric of the broker.
+pub const ALL: [Metric; 22] = [
+    gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
+    gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
+    counter(
+        GRANT_TRANSITIONS,
+        Some(("event", EVENTS)),
+        "What happened to grants, counted by the broker that recorded it",
+    ),
+    histogram(ACTIVATION, LAYER_SECONDS, None, "From the request to every layer's confirmation"),
+    histogram(
+        OPEN,
+        LAYER_SECONDS,
+        Some(("layer", LAYERS)),
+        "From the request to the layer's confirmation of every window",
+    ),
+    histogram(
+        CLOSE,
+        LAYER_SECONDS,
+        Some(("layer", LAYERS)),
+        "From a grant's revocation or end to the layer's confirmation that every window is closed",
+    ),
+    histogram(
+        EXPIRY_LAG,
+        LAYER_SECONDS,
+        Some(("layer", LAYERS)),
+        "How long after the end of a grant the layer confirmed that every window is closed",
+    ),
+    gauge(
+        OLDEST_CLOSE,
+        Some(("layer", LAYERS)),
+        "For how long the layer has not confirmed the oldest close that it has to; 0 where there is none",
+    ),
+    gauge(CONNECTED_AGENTS, None, "Agents with a session on this broker"),
+    histogram(
+        STORE_CALLS,
+        STORE_SECONDS,
+        Some(("operation", OPERATIONS)),
+        "How long the store took to answer",
+    ),
+    counter(
+        STORE_FAILURES,
+        Some(("operation", OPERATIONS)),
+        "Calls of the store that failed; a conflict is none",
+    ),
+    counter(LEASE_CHANGES, Some(("why", WHYS)), "Leases on targets that this broker took, lost or gave back"),
+    gauge(READY, None, "1 while this broker can do its work, otherwise 0"),
+    gauge(NOT_READY, Some(("part", &PARTS)), "1 for each part that keeps this broker from its work"),
+    gauge(
+        CLOCK_AHEAD,
+        None,
+        "How far the machine's wall clock is ahead of the broker's own; negative: behind",
+    ),
+    gauge(
+        CLOCK_AHEAD_OF_STORE,
+        None,
+        "How far the broker's clock is ahead of the store's, and so of other brokers' on it; negative: behind",
+    ),
+    counter(CLOUD_FAILURES, None, "Rounds on a target that failed"),
+    gauge(CLOUD_STUCK, None, "Targets whose cloud has failed three times in a row or more"),
+    gauge(CLOUD_UNREAD, None, "Accounts, Regions and subscriptions that the last sweep could not read"),
+    counter(CLOUD_DRIFT, None, "What somebody changed in a cloud"),
+    counter(CLOUD_UNKNOWN, None, "Windows closed because no grant was known for them"),
+    histogram(CLOUD_SWEEP, SWEEP_SECONDS, None, "How long sweeps of a cloud took"),
+];
+
+type Labels = Option<(&'static str, &'static [&'static str])>;
+
+const fn counter(name: &'static str, label: Labels, what: &'static str) -> Metric {
+    Metric { name, kind: Kind::Counter, label, what }
+}
+
+const fn gauge(name: &'static str, label: Labels, what: &'static str) -> Metric {
+    Metric { name, kind: Kind::Gauge, label, what }
+}
+
+const fn histogram(name: &'static str, buckets: &'static [f64], label: Labels, what: &'static str) -> Metric {
+    Metric { name, kind: Kind::Histogram(buckets), label, what }
+}

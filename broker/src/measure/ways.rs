@@ -1,0 +1,202 @@
+//! The way of each grant through its layers: when each first confirmed that it is open, and that it is closed again.
+//!
+//! Nothing is decided by this; it is measured, and logged. A broker that starts knows nothing of what was before: a layer
+//! that confirms a second time after that is measured a second time.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use postern_core::plan::{Layer, Observed};
+use postern_core::{CloseReason, Grant, GrantId, GrantState, Window};
+
+use super::{CLOSE, EXPIRY_LAG, OPEN};
+
+/// How long a grant that is not among the open ones is remembered: it may be younger than the list.
+const MEMORY: SignedDuration = SignedDuration::from_secs(60);
+
+/// How far each grant that is opening or closing has come.
+#[derive(Debug, Default)]
+pub struct Ways(Mutex<HashMap<GrantId, Way>>);
+
+#[derive(Debug)]
+struct Way {
+    opened: BTreeSet<Layer>,
+    closing_since: Option<Timestamp>,
+    closed: BTreeSet<Layer>,
+    seen: Timestamp,
+}
+
+impl Ways {
+    /// Takes in what the layers are observed to hold of these grants.
+    pub fn look<'a>(
+        &self,
+        grants: impl IntoIterator<Item = &'a Grant>,
+        observe: impl Fn(&Grant, &Window, Layer) -> Observed,
+        now: Timestamp,
+    ) {
+        for grant in grants {
+            let (GrantState::Opening | GrantState::Closing(_)) = &grant.state else { continue };
+            let done = self.at(grant, now, |way| way.done(grant).clone());
+            for layer in Layer::ALL {
+                let mut windows = grant.windows.iter().filter(|window| layer.required_by(window)).peekable();
+                if done.contains(&layer) || windows.peek().is_none() {
+                    continue;
+                }
+                if windows.all(|window| confirms(grant, &observe(grant, window, layer))) {
+                    self.confirmed(grant, layer, now);
+                }
+            }
+        }
+    }
+
+    fn confirmed(&self, grant: &Grant, layer: Layer, now: Timestamp) {
+        let word = layer.word();
+        let (since, was_open) = self.at(grant, now, |way| {
+            let since = way.closing_since;
+            let was_open = way.opened.contains(&layer);
+            match since {
+                None => way.opened.insert(layer),
+                Some(_) => way.closed.insert(layer),
+            };
+            (since, was_open)
+        });
+        let Some(since) = since else {
+            let took = span(grant.requested_at, now).as_secs_f64();
+            metrics::histogram!(OPEN, "layer" => word).record(took);
+            tracing::info!(grant = %grant.id, layer = word, took_s = took, "a layer is open");
+            return;
+        };
+        // What never opened has nothing to close, and would be the quickest of all.
+        if matches!(grant.state, GrantState::Closing(CloseReason::CannotOpen { .. })) && !was_open {
+            tracing::info!(grant = %grant.id, layer = word, "a layer holds nothing");
+            return;
+        }
+        let took = span(since, now).as_secs_f64();
+        metrics::histogram!(CLOSE, "layer" => word).record(took);
+        if now >= grant.not_after {
+            metrics::histogram!(EXPIRY_LAG, "layer" => word).record(span(grant.not_after, now).as_secs_f64());
+        }
+        tracing::info!(grant = %grant.id, layer = word, took_s = took, "a layer is closed");
+    }
+
+    /// For how long the layer has not confirmed the oldest close among these grants that it has to.
+    pub fn oldest_close(&self, grants: &[Grant], layer: Layer, now: Timestamp) -> Duration {
+        let ways = self.lock();
+        let waiting = grants.iter().filter(|grant| {
+            let is_ending = matches!(grant.state, GrantState::Closing(_)) || now >= grant.not_after;
+            let is_done = ways.get(&grant.id).is_some_and(|way| way.closed.contains(&layer));
+            is_ending && !is_done && grant.windows.iter().any(|window| layer.required_by(window))
+        });
+        let since = |grant: &Grant| {
+            let began = ways.get(&grant.id).and_then(|way| way.closing_since);
+            began.unwrap_or(grant.not_after)
+        };
+        waiting.map(|grant| span(since(grant), now)).max().unwrap_or_default()
+    }
+
+    /// Forgets every grant that is over: `open` are those that are not.
+    pub fn keep(&self, open: &[Grant], now: Timestamp) {
+        let open: HashSet<GrantId> = open.iter().map(|grant| grant.id).collect();
+        self.lock().retain(|id, way| open.contains(id) || now.duration_since(way.seen) < MEMORY);
+    }
+
+    /// Does something with a grant's way, as far as its state has come.
+    fn at<T>(&self, grant: &Grant, now: Timestamp, work: impl FnOnce(&mut Way) -> T) -> T {
+        let mut ways = self.lock();
+        let way = ways.entry(grant.id).or_insert_with(|| Way {
+            opened: BTreeSet::new(),
+            closing_since: None,
+            closed: BTreeSet::new(),
+            seen: now,
+        });
+        way.seen = now;
+        if matches!(grant.state, GrantState::Closing(_)) {
+            way.closing_since.get_or_insert(now.min(grant.not_after));
+        }
+        work(way)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<GrantId, Way>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Way {
+    /// The layers that have confirmed what the grant's state is about.
+    fn done(&self, grant: &Grant) -> &BTreeSet<Layer> {
+        if matches!(grant.state, GrantState::Closing(_)) { &self.closed } else { &self.opened }
+    }
+}
+
+/// Whether this is what a grant that opens or closes waits for.
+fn confirms(grant: &Grant, observed: &Observed) -> bool {
+    let is_closing = matches!(grant.state, GrantState::Closing(_));
+    match observed {
+        Observed::Open => !is_closing,
+        Observed::Absent | Observed::Unreachable { may_hold: false, .. } => is_closing,
+        Observed::Unconfirmed | Observed::Unreachable { .. } | Observed::Refused { .. } => false,
+    }
+}
+
+/// From `since` to `until`; zero where that is the other way round.
+fn span(since: Timestamp, until: Timestamp) -> Duration {
+    Duration::try_from(until.duration_since(since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::Event;
+    use postern_core::policy::Layers;
+
+    use super::*;
+    use crate::samples::{a_grant, at};
+
+    /// Every layer of every window is as this says.
+    fn all(observed: Observed) -> impl Fn(&Grant, &Window, Layer) -> Observed {
+        move |_, _, _| observed.clone()
+    }
+
+    fn revoked(grant: &Grant, now: Timestamp) -> Grant {
+        let by = grant.principal.clone();
+        grant.after(Event::Close(CloseReason::Revoked { by, reason: None }), now).unwrap()
+    }
+
+    #[test]
+    fn a_close_is_old_from_its_beginning_until_the_layer_confirms_it() {
+        let vm = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
+        let (ways, grant) = (Ways::default(), a_grant().on(vm).layers(Layers::Both).build());
+        let closing = [revoked(&grant, at(10))];
+        assert_eq!(ways.oldest_close(std::slice::from_ref(&grant), Layer::Host, at(5)), Duration::ZERO);
+        ways.look(&closing, all(Observed::Unconfirmed), at(10));
+        assert_eq!(ways.oldest_close(&closing, Layer::Host, at(14)), Duration::from_secs(4));
+        let host = |_: &Grant, _: &Window, layer| match layer {
+            Layer::Host => Observed::Absent,
+            Layer::Cloud => Observed::Unconfirmed,
+        };
+        ways.look(&closing, host, at(15));
+        assert_eq!(ways.oldest_close(&closing, Layer::Host, at(20)), Duration::ZERO);
+        assert_eq!(ways.oldest_close(&closing, Layer::Cloud, at(20)), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn an_end_that_nobody_has_looked_at_counts_from_itself() {
+        let (ways, grant) = (Ways::default(), a_grant().build());
+        let opened = [grant.after(Event::Confirmed, at(1)).unwrap()];
+        assert_eq!(ways.oldest_close(&opened, Layer::Host, at(65)), Duration::from_secs(5));
+        assert_eq!(ways.oldest_close(&opened, Layer::Cloud, at(65)), Duration::ZERO, "it has no such layer");
+    }
+
+    #[test]
+    fn what_is_over_is_forgotten_a_while_later() {
+        let (ways, grant) = (Ways::default(), a_grant().build());
+        ways.look([&grant], all(Observed::Open), at(1));
+        ways.keep(&[], at(2));
+        assert_eq!(ways.lock().len(), 1, "it may be younger than the list");
+        ways.keep(std::slice::from_ref(&grant), at(90));
+        assert_eq!(ways.lock().len(), 1);
+        ways.keep(&[], at(90));
+        assert!(ways.lock().is_empty());
+    }
+}

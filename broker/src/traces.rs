@@ -1,0 +1,71 @@
+//! Traces by OTLP, where the configuration asks for them and the program was built with them (the feature `traces`).
+//!
+//! What is exported are the broker's own spans: calls, steps of grants, calls of clouds. A collector that cannot be
+//! reached costs spans and nothing else: they wait in a bounded queue for a thread of their own, and what does not fit
+//! is thrown away.
+
+#[cfg(feature = "traces")]
+mod otlp;
+
+use http::HeaderMap;
+use tracing::{Span, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::registry::LookupSpan;
+
+/// Where traces go.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// The collector, by gRPC: `http://127.0.0.1:4317`.
+    pub otlp: String,
+    /// How many of the traces that begin here are exported, from 0 to 1. Whoever began one elsewhere decides for it.
+    pub sample: f64,
+}
+
+/// What exports the spans, if they are exported.
+#[derive(Debug, Default)]
+pub struct Exporter {
+    #[cfg(feature = "traces")]
+    exporting: Option<otlp::Exporting>,
+}
+
+impl Exporter {
+    /// Exports what waits, for a second at most. Blocks.
+    pub fn end(&self) {
+        #[cfg(feature = "traces")]
+        if let Some(exporting) = &self.exporting {
+            exporting.end();
+        }
+    }
+}
+
+/// Whether this program can export traces.
+pub const BUILT_IN: bool = cfg!(feature = "traces");
+
+/// A layer for the log's subscriber.
+pub type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
+
+/// The layer through which spans are exported, if they are, and what exports them. Must be called within the runtime.
+///
+/// # Errors
+/// The collector's address cannot be one.
+pub fn start<S>(settings: Option<&Settings>) -> anyhow::Result<(Option<BoxedLayer<S>>, Exporter)>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    match settings {
+        #[cfg(feature = "traces")]
+        Some(settings) => otlp::start(settings).map(|(layer, exporter)| (Some(layer), exporter)),
+        // The configuration has refused it.
+        #[cfg(not(feature = "traces"))]
+        Some(_) => Ok((None, Exporter::default())),
+        None => Ok((None, Exporter::default())),
+    }
+}
+
+/// The span goes on with the trace that a call's headers name (W3C trace context), if they name one.
+pub fn continues(span: &Span, headers: &HeaderMap) {
+    #[cfg(feature = "traces")]
+    otlp::continues(span, headers);
+    #[cfg(not(feature = "traces"))]
+    let _ = (span, headers);
+}

@@ -1,0 +1,88 @@
+//! The exporter.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use http::HeaderMap;
+use opentelemetry::KeyValue;
+use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+use opentelemetry::trace::TracerProvider as _;
+use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
+use opentelemetry_sdk::Resource;
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
+use tracing::{Level, Span, Subscriber};
+use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+use tracing_subscriber::Layer;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::registry::LookupSpan;
+
+use super::{Exporter, Settings};
+
+/// The name under which the broker's spans are found.
+const SERVICE: &str = "postern-broker";
+/// The spans of these crates are exported, and none of the libraries', which would trace the export itself.
+const OURS: [&str; 4] = ["postern_broker", "postern_cloud", "postern_aws", "postern_azure"];
+/// How many spans may wait for the collector; what comes then is thrown away.
+const QUEUE: usize = 4096;
+/// How long spans are gathered before they are sent.
+const GATHER: Duration = Duration::from_secs(1);
+/// How long the collector may take for an export.
+const EXPORT: Duration = Duration::from_secs(5);
+/// How long the last export may take when the broker ends.
+const LAST_EXPORT: Duration = Duration::from_secs(1);
+
+/// What exports spans. Its end is to be called when the broker ends.
+#[derive(Debug)]
+pub(super) struct Exporting(SdkTracerProvider);
+
+impl Exporting {
+    pub(super) fn end(&self) {
+        if let Err(error) = self.0.shutdown_with_timeout(LAST_EXPORT) {
+            tracing::info!(%error, "the last spans were not exported");
+        }
+    }
+}
+
+/// Must be called within the runtime.
+pub(super) fn start<S>(settings: &Settings) -> anyhow::Result<(Box<dyn Layer<S> + Send + Sync>, Exporter)>
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    let exporter = SpanExporter::builder().with_tonic().with_endpoint(&settings.otlp).with_timeout(EXPORT);
+    let exporter = exporter.build().with_context(|| format!("cannot export traces to {}", settings.otlp))?;
+    let batches = BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_scheduled_delay(GATHER);
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let provider = SdkTracerProvider::builder()
+        .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build())
+        .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample))))
+        .with_resource(Resource::builder().with_service_name(SERVICE).with_attribute(version).build())
+        .build();
+    let ours = Targets::new().with_targets(OURS.map(|target| (target, Level::INFO)));
+    let layer = tracing_opentelemetry::layer()
+        .with_tracer(provider.tracer(SERVICE))
+        .with_location(false)
+        .with_threads(false)
+        .with_filter(ours);
+    Ok((layer.boxed(), Exporter { exporting: Some(Exporting(provider)) }))
+}
+
+/// See [`super::continues`].
+pub(super) fn continues(span: &Span, headers: &HeaderMap) {
+    if headers.contains_key("traceparent") {
+        // Without an exporter there is no trace to go on with.
+        span.set_parent(TraceContextPropagator::new().extract(&Headers(headers))).ok();
+    }
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).and_then(|value| value.to_str().ok())
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(http::HeaderName::as_str).collect()
+    }
+}

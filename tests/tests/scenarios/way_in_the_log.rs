@@ -1,0 +1,66 @@
+//! One grant's way can be read off the logs: every line of it carries the grant's id.
+
+use postern_proto::v1::{GrantState, Layers};
+use postern_tests::azure::AzureWorld;
+use serde_json::Value;
+
+const JSON: &str = "log_format = \"json\"\n";
+
+/// The lines of a log in JSON that are about a grant: the message, and everything of it.
+fn way_of(log: &str, grant: &str) -> Vec<(String, Value)> {
+    let mut way = Vec::new();
+    for line in log.lines() {
+        let parsed: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let spans = parsed["spans"].as_array().cloned().unwrap_or_default();
+        let of_spans = spans.iter().rev().map(|span| &span["grant"]);
+        let id = std::iter::once(&parsed["fields"]["grant"]).chain(of_spans).find_map(Value::as_str);
+        assert!(!line.contains(grant) || id == Some(grant), "the id is not where one looks for it: {line}");
+        if id == Some(grant) {
+            way.push((parsed["fields"]["message"].as_str().unwrap_or_default().to_owned(), parsed));
+        }
+    }
+    way
+}
+
+/// A step: what the message is, and what else the line says.
+type Step<'a> = (&'a str, &'a str);
+
+/// The steps are there in this order, whatever is between them.
+fn goes(way: &[(String, Value)], steps: &[Step<'_>]) {
+    let mut lines = way.iter();
+    for (message, more) in steps {
+        let found = lines.any(|(found, line)| found == message && line.to_string().contains(more));
+        let told: Vec<String> = way.iter().map(|(_, line)| line.to_string()).collect();
+        assert!(found, "no {message:?} with {more:?} in its place:\n{}", told.join("\n"));
+    }
+}
+
+#[test]
+fn the_way_of_a_grant_is_in_the_logs_of_the_broker_and_of_the_agent() {
+    let mut world = AzureWorld::new(Layers::Both);
+    world.broker.configure(JSON);
+    world.broker.restart();
+    world.agent.configure(JSON);
+    world.agent.restart();
+    world.admin.wait_in_sync(&world.target());
+    let grant = world.alice.open(&world.ask().seconds(3));
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
+
+    let way = way_of(&world.broker.log(), &grant.id);
+    let begin = [("access requested", "requester/alice")];
+    let active = [("grant moved", "\"state\":\"active\""), ("grant moved", "\"state\":\"closing\"")];
+    let end = [("grant moved", "\"state\":\"closed\"")];
+    for (open, layer, close) in [
+        ("told the agent to open", "\"layer\":\"host\"", "told the agent to close"),
+        ("calling the cloud to open", "\"layer\":\"cloud\"", "calling the cloud to close"),
+    ] {
+        let opened = [(open, ""), ("a layer is open", layer)];
+        let closed = [(close, ""), ("a layer is closed", layer)];
+        goes(&way, &[&begin[..], &opened, &active, &closed, &end].concat());
+    }
+
+    let way = way_of(&world.agent.log(), &grant.id);
+    goes(&way, &[("window opened", "\"generation\":")]);
+    let ended = way.iter().any(|(message, _)| message == "window ended" || message == "window closed");
+    assert!(ended, "{way:?}");
+}
