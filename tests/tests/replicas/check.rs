@@ -1,0 +1,274 @@
+//! The checker: what a history must not show. It reads nothing else.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use jiff::{SignedDuration, Timestamp};
+use postern_proto::v1::{CloseReason, GrantState};
+
+use crate::history::{Answer, FaultSpan, History, Look, Opening, Stored, What};
+
+/// How long after its end a host's window may be open: the kernel ends it.
+const HOST_LATE: SignedDuration = SignedDuration::from_millis(150);
+/// How long it takes until another replica has taken over what a dead one worked on.
+const TAKEOVER: SignedDuration = SignedDuration::from_secs(6);
+/// How long a close in the cloud may take, where nothing is wrong, on a machine that is busy.
+const CLOUD_LATE: SignedDuration = SignedDuration::from_millis(2_000);
+/// How long before its end a window may be closed at a host: it errs to the early side by a trip through the network.
+const EARLY: SignedDuration = SignedDuration::from_millis(500);
+
+/// A layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum At {
+    Host,
+    Cloud,
+}
+
+/// What must not be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Violation {
+    /// A grant was acknowledged, and the store does not know it, or knows another.
+    Lost { grant: String },
+    /// A grant has not come to its end although everything is quiet.
+    NotFinal { grant: String, state: GrantState },
+    /// A window was open past its end, by so much more than is allowed.
+    Late { at: At, opening: Opening, end: Timestamp, by: SignedDuration },
+    /// A window is open although everything is quiet.
+    Stray { at: At, opening: Opening },
+    /// A window was open that no grant in the store is for.
+    Unrecorded { at: At, opening: Opening },
+    /// A window was closed and opened again before its end.
+    Flapped { at: At, opening: Opening, closed: Timestamp, again: Timestamp },
+    /// A window was closed before its end, and nobody wanted that.
+    Early { opening: Opening, closed: Timestamp, end: Timestamp },
+    /// A grant was said to be active while the window was not open at its host.
+    NotOpen { grant: String, opening: Opening, said: Timestamp },
+    /// Somebody was refused who is in the right.
+    Refused { source: String, why: String },
+    /// The audit log is not sound.
+    Audit(String),
+}
+
+/// Everything that must not be.
+pub(crate) fn violations(history: &History) -> Vec<Violation> {
+    let grants = Grants::of(&history.stored);
+    let spans = host_spans(history);
+    let mut found = Vec::new();
+    found.extend(lost(history));
+    found.extend(
+        history
+            .stored
+            .iter()
+            .filter(|grant| !is_final(grant.state))
+            .map(|grant| Violation::NotFinal { grant: grant.id.clone(), state: grant.state }),
+    );
+    found.extend(at_hosts(history, &spans, &grants));
+    found.extend(in_the_cloud(history, &grants));
+    found.extend(not_open(history, &spans));
+    found.extend(history.asked.iter().filter_map(|asked| match &asked.answer {
+        Answer::Refused(why) => Some(Violation::Refused { source: asked.source.clone(), why: why.clone() }),
+        Answer::Granted { .. } | Answer::GivenUp => None,
+    }));
+    found.extend(history.audit_problem.iter().cloned().map(Violation::Audit));
+    found
+}
+
+/// The grants of each opening.
+struct Grants<'a>(HashMap<&'a Opening, Vec<&'a Stored>>);
+
+impl<'a> Grants<'a> {
+    fn of(stored: &'a [Stored]) -> Self {
+        let mut all: HashMap<&Opening, Vec<&Stored>> = HashMap::new();
+        for grant in stored {
+            grant.openings.iter().for_each(|opening| all.entry(opening).or_default().push(grant));
+        }
+        Self(all)
+    }
+
+    fn on(&self, opening: &Opening) -> &[&'a Stored] {
+        self.0.get(opening).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// The end of the last grant of an opening.
+    fn end(&self, opening: &Opening) -> Option<Timestamp> {
+        self.on(opening).iter().map(|grant| grant.not_after).max()
+    }
+
+    /// Whether a window that was closed and is there again should have been there all the time.
+    fn flapped(&self, opening: &Opening, closed: Timestamp, again: Timestamp) -> bool {
+        let grants = self.on(opening);
+        grants.iter().any(|grant| {
+            // Of several, one that was confirmed before the gap; a lone one is what was open before it.
+            let was_open = grants.len() == 1 || grant.opened_at.is_some_and(|opened| opened <= closed);
+            was_open && again < grant.not_after
+        })
+    }
+}
+
+/// For how long a window was open at a host: from when until when, nothing where it still is.
+type Span = (Timestamp, Option<Timestamp>);
+
+fn host_spans(history: &History) -> BTreeMap<&Opening, Vec<Span>> {
+    let mut spans: BTreeMap<&Opening, Vec<Span>> = BTreeMap::new();
+    for event in &history.hosts {
+        let spans = spans.entry(&event.opening).or_default();
+        match (event.what, spans.last_mut()) {
+            (What::Opened(_), _) => spans.push((event.at, None)),
+            (What::Closed, Some((_, until))) => *until = Some(event.at),
+            (What::Closed, None) | (What::Changed(_), _) => {}
+        }
+    }
+    spans
+}
+
+fn is_final(state: GrantState) -> bool {
+    match state {
+        GrantState::Closed | GrantState::Denied | GrantState::Failed => true,
+        GrantState::Unspecified
+        | GrantState::PendingApproval
+        | GrantState::Opening
+        | GrantState::Active
+        | GrantState::Closing => false,
+    }
+}
+
+fn lost(history: &History) -> impl Iterator<Item = Violation> {
+    let stored: HashMap<&str, &Stored> =
+        history.stored.iter().map(|grant| (grant.id.as_str(), grant)).collect();
+    history.asked.iter().filter_map(move |asked| {
+        let Answer::Granted { id, .. } = &asked.answer else { return None };
+        let wanted: BTreeSet<_> =
+            asked.targets.iter().map(|target| Opening::new(target, &asked.source)).collect();
+        let is_kept = stored.get(id.as_str()).is_some_and(|grant| grant.openings == wanted);
+        (!is_kept).then(|| Violation::Lost { grant: id.clone() })
+    })
+}
+
+fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &Grants<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for (opening, spans) in spans {
+        let opening = || (*opening).clone();
+        let Some(end) = grants.end(&opening()) else {
+            found.push(Violation::Unrecorded { at: At::Host, opening: opening() });
+            continue;
+        };
+        for (number, (_, until)) in spans.iter().enumerate() {
+            let Some(closed) = *until else {
+                found.push(Violation::Stray { at: At::Host, opening: opening() });
+                continue;
+            };
+            let by = closed.duration_since(end);
+            if by > HOST_LATE {
+                found.push(Violation::Late { at: At::Host, opening: opening(), end, by });
+            }
+            if let Some((again, _)) = spans.get(number + 1)
+                && grants.flapped(&opening(), closed, *again)
+            {
+                let again = *again;
+                found.push(Violation::Flapped { at: At::Host, opening: opening(), closed, again });
+            }
+        }
+        found.extend(early(history, &opening(), spans, grants));
+    }
+    found
+}
+
+/// A grant that came to its end by itself was open until then.
+fn early(history: &History, opening: &Opening, spans: &[Span], grants: &Grants<'_>) -> Option<Violation> {
+    let closed = spans.last()?.1?;
+    let expired = grants.on(opening).iter().filter(|grant| grant.reason == CloseReason::Expired);
+    let end = expired.filter(|grant| grant.opened_at.is_some()).map(|grant| grant.not_after).max()?;
+    // What an agent said while a broker was stopped is heard late, and the end is counted from when it was said.
+    let life = |fault: &&FaultSpan| fault.until >= spans[0].0 && fault.from <= end;
+    let delays = history.faults.iter().filter(life).map(|fault| fault.until.duration_since(fault.from));
+    let allowed = EARLY + delays.fold(SignedDuration::ZERO, |sum, delay| sum + delay);
+    (end.duration_since(closed) > allowed).then(|| Violation::Early { opening: opening.clone(), closed, end })
+}
+
+fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    let mut latest: BTreeMap<&Opening, Timestamp> = BTreeMap::new();
+    let mut gaps: BTreeMap<&Opening, Timestamp> = BTreeMap::new();
+    let mut before: Option<&Look> = None;
+    for look in &history.looks {
+        for gone in before.into_iter().flat_map(|before| before.open.difference(&look.open)) {
+            gaps.insert(gone, look.answered);
+        }
+        for opening in &look.open {
+            latest.insert(opening, look.asked);
+            let Some(closed) = gaps.remove(opening) else { continue };
+            if grants.flapped(opening, closed, look.asked) {
+                let (opening, again) = (opening.clone(), look.asked);
+                found.push(Violation::Flapped { at: At::Cloud, opening, closed, again });
+            }
+        }
+        before = Some(look);
+    }
+    for (opening, seen) in latest {
+        let Some(end) = grants.end(opening) else {
+            found.push(Violation::Unrecorded { at: At::Cloud, opening: opening.clone() });
+            continue;
+        };
+        let by = seen.duration_since(cloud_deadline(end, &history.faults));
+        if by.is_positive() {
+            found.push(Violation::Late { at: At::Cloud, opening: opening.clone(), end, by });
+        }
+    }
+    let left = history.looks.last().filter(|look| look.asked >= history.quiet);
+    let left = left.into_iter().flat_map(|look| &look.open);
+    found.extend(left.map(|opening| Violation::Stray { at: At::Cloud, opening: opening.clone() }));
+    found
+}
+
+/// When a cloud's window of this end must be closed: after a takeover, and after every fault meanwhile.
+fn cloud_deadline(end: Timestamp, faults: &[FaultSpan]) -> Timestamp {
+    let mut deadline = end + TAKEOVER + CLOUD_LATE;
+    loop {
+        let within = |fault: &FaultSpan| Some((fault.from.max(end), fault.until.min(deadline)));
+        let mut spans: Vec<_> =
+            faults.iter().filter_map(within).filter(|(from, until)| from < until).collect();
+        spans.sort();
+        let (mut faulty, mut counted) = (SignedDuration::ZERO, end);
+        for (from, until) in spans {
+            let from = from.max(counted);
+            if from < until {
+                faulty += until.duration_since(from);
+                counted = until;
+            }
+        }
+        let next = end + TAKEOVER + CLOUD_LATE + faulty;
+        if next == deadline {
+            return deadline;
+        }
+        deadline = next;
+    }
+}
+
+/// Who was told that a grant is active can connect, unless it was closed meanwhile.
+fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>) -> Vec<Violation> {
+    let mut found = Vec::new();
+    for asked in &history.asked {
+        let Answer::Granted { id, state: GrantState::Active } = &asked.answer else { continue };
+        for target in &asked.targets {
+            let opening = Opening::new(target, &asked.source);
+            let spans = spans.get(&opening).map(Vec::as_slice).unwrap_or_default();
+            if !spans.iter().any(|(from, _)| *from <= asked.answered) {
+                found.push(Violation::NotOpen { grant: id.clone(), opening, said: asked.answered });
+            }
+        }
+    }
+    found
+}
+
+/// The longest that a window was open after its end, at the hosts and in the cloud; negative where none was.
+pub(crate) fn worst(history: &History) -> (Option<SignedDuration>, Option<SignedDuration>) {
+    let grants = Grants::of(&history.stored);
+    let late = |opening: &Opening, at: Timestamp| Some(at.duration_since(grants.end(opening)?));
+    let closed =
+        host_spans(history).into_iter().filter_map(|(opening, spans)| late(opening, spans.last()?.1?));
+    let seen = history.looks.iter();
+    let seen = seen.flat_map(|look| look.open.iter().filter_map(|opening| late(opening, look.asked)));
+    (closed.max(), seen.max())
+}
