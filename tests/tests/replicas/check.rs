@@ -51,6 +51,30 @@ pub(crate) enum Violation {
     Audit(String),
 }
 
+impl Violation {
+    /// The opening that it is about, if it is about one.
+    pub(crate) fn opening(&self, history: &History) -> Option<Opening> {
+        match self {
+            Self::Late { opening, .. }
+            | Self::Stray { opening, .. }
+            | Self::Unrecorded { opening, .. }
+            | Self::Flapped { opening, .. }
+            | Self::Early { opening, .. }
+            | Self::NotOpen { opening, .. } => Some(opening.clone()),
+            Self::NotFinal { grant, .. } | Self::Lost { grant } => {
+                let is_it = |answer: &Answer| matches!(answer, Answer::Granted { id, .. } if id == grant);
+                let asked = history.asked.iter().find(|asked| is_it(&asked.answer))?;
+                Some(Opening::new(asked.targets.first()?, &asked.source))
+            }
+            Self::Refused { source, .. } => {
+                let asked = history.asked.iter().find(|asked| asked.source == *source)?;
+                Some(Opening::new(asked.targets.first()?, source))
+            }
+            Self::Audit(_) => None,
+        }
+    }
+}
+
 /// Everything that must not be.
 pub(crate) fn violations(history: &History) -> Vec<Violation> {
     let grants = Grants::of(&history.stored);

@@ -138,3 +138,55 @@ impl Opening {
         Self { target: target.to_owned(), source: source.to_owned() }
     }
 }
+
+impl History {
+    /// What happened to one opening, a line each, in the order of time. For people who look for a cause.
+    pub(crate) fn story(&self, of: &Opening) -> String {
+        let mut lines: Vec<(Timestamp, String)> = Vec::new();
+        let hosts = self.hosts.iter().filter(|event| event.opening == *of);
+        lines.extend(
+            hosts.map(|event| (event.at, format!("host: {:?} in session {}", event.what, event.session))),
+        );
+        let mut was_seen = false;
+        for look in &self.looks {
+            let is_seen = look.open.contains(of);
+            if is_seen != was_seen {
+                lines.push((look.asked, format!("cloud: {}", if is_seen { "open" } else { "closed" })));
+            }
+            was_seen = is_seen;
+        }
+        let grants: Vec<_> = self.stored.iter().filter(|grant| grant.openings.contains(of)).collect();
+        for grant in &grants {
+            let Stored { id, state, reason, not_after, opened_at, .. } = grant;
+            let end = format!("until {not_after}, opened {opened_at:?}, now {state:?} {reason:?}");
+            lines.push((grant.requested_at, format!("grant {id}: {end}")));
+        }
+        for asked in self.asked.iter().filter(|asked| asked.source == of.source) {
+            lines.push((asked.at, format!("asked for {:?}", asked.targets)));
+            lines.push((asked.answered, format!("{:?} after {:?}", asked.answer, asked.retries)));
+        }
+        let revoked =
+            self.revoked.iter().filter(|revoked| grants.iter().any(|grant| grant.id == revoked.grant));
+        lines.extend(revoked.map(|revoked| {
+            (revoked.at, format!("revoked: {:?} after {:?}", revoked.answer, revoked.retries))
+        }));
+        let Some((from, until)) =
+            lines.iter().map(|(at, _)| *at).min().zip(lines.iter().map(|(at, _)| *at).max())
+        else {
+            return format!("{of:?}: nobody speaks of it\n");
+        };
+        let during = |at: Timestamp| from <= at && at <= until;
+        let sessions = self.sessions.iter().filter(|event| event.target == of.target && during(event.at));
+        lines.extend(sessions.map(|event| {
+            let what = event.ended.as_ref().map_or("began".to_owned(), |why| format!("ended: {why}"));
+            (event.at, format!("session {} {what}", event.number))
+        }));
+        for span in self.faults.iter().filter(|span| span.from <= until && span.until >= from) {
+            lines.push((span.from, format!("fault: {:?}", span.fault)));
+            lines.push((span.until, format!("fault over: {:?}", span.fault)));
+        }
+        lines.sort();
+        let lines = lines.iter().map(|(at, what)| format!("  {at:.3} {what}\n"));
+        format!("{} from {}\n{}", of.target, of.source, lines.collect::<String>())
+    }
+}

@@ -58,7 +58,7 @@ fn storm(seed: u64, seconds: u64) {
     let hosts = usize::try_from(agents).unwrap().saturating_sub(INSTANCES);
     let setting_up = monotonic();
     let mut world = World::new(&Options { brokers: BROKERS, hosts, instances: INSTANCES, agents_at: None });
-    say(format!("{agents} agents in {:.1} s", setting_up.elapsed().as_secs_f64()));
+    say(format!("{agents} agents after {:.1} s", setting_up.elapsed().as_secs_f64()));
 
     let watcher = world.sky.as_ref().unwrap().watch();
     let load = Load::start(&world, &world.aims, REQUESTERS, seed, monotonic() + length);
@@ -87,8 +87,11 @@ fn storm(seed: u64, seconds: u64) {
     say(Summary { seed, history: &history, takeovers, taken });
     say(format!("not connected: {:?}", world.herd.book().refusals()));
     let found = violations(&history);
-    let first: Vec<_> = found.iter().take(20).collect();
-    assert!(found.is_empty(), "{} violations, seed {seed}; the first: {first:#?}\n{schedule}", found.len());
+    for violation in found.iter().take(20) {
+        say(format!("VIOLATION {violation:?}"));
+        violation.opening(&history).iter().for_each(|opening| say(history.story(opening)));
+    }
+    assert!(found.is_empty(), "{} violations; replay with POSTERN_SEED={seed}\n{schedule}", found.len());
     assert!(history.looks.len() > 20 && !history.hosts.is_empty(), "the run was watched");
 }
 

@@ -138,7 +138,7 @@ fn a_window_without_a_record_is_found_in_either_layer() {
     let unrecorded = |at| Violation::Unrecorded { at, opening: opening("10.9.9.9") };
     let opened = [host(10, "10.9.9.9", What::Opened(at(50))), host(50, "10.9.9.9", What::Closed)];
     assert_eq!(found(|history| history.hosts.extend(opened)), [unrecorded(At::Host)]);
-    let seen = |history: &mut History| drop(history.looks[1].open.insert(opening("10.9.9.9")));
+    let seen = |history: &mut History| history.looks[1].open.extend([opening("10.9.9.9")]);
     assert_eq!(found(seen), [unrecorded(At::Cloud)]);
 }
 

@@ -76,17 +76,6 @@ impl Book {
         began - inner.sessions.iter().filter(|event| event.ended.is_some()).count()
     }
 
-    /// Whether a target's agent has a session.
-    pub(crate) fn is_connected(&self, target: &str) -> bool {
-        let inner = self.lock();
-        inner
-            .sessions
-            .iter()
-            .rev()
-            .find(|event| event.target == target)
-            .is_some_and(|last| last.ended.is_none())
-    }
-
     /// Whether a window is open now.
     pub(crate) fn is_open(&self, opening: &Opening) -> bool {
         let inner = self.lock();
