@@ -9,6 +9,7 @@ use jiff::{SignedDuration, Timestamp};
 use postern_proto::v1::{CloseReason, GrantState};
 
 use crate::history::{Answer, FaultSpan, History, Look, Opening, Stored, What};
+use crate::schedule::Fault;
 
 /// How long after its end a host's window may be open: the kernel ends it.
 const HOST_LATE: SignedDuration = SignedDuration::from_millis(150);
@@ -16,8 +17,11 @@ const HOST_LATE: SignedDuration = SignedDuration::from_millis(150);
 const TAKEOVER: SignedDuration = SignedDuration::from_secs(6);
 /// How long a close in the cloud may take, where nothing is wrong, on a machine that is busy.
 const CLOUD_LATE: SignedDuration = SignedDuration::from_millis(2_000);
-/// How long before its end a window may be closed at a host: it errs to the early side by a trip through the network.
+/// How long before its end a window may be closed at a host, on a machine that is busy: it errs to the early side by a
+/// trip through the network.
 const EARLY: SignedDuration = SignedDuration::from_millis(500);
+/// How often the broker hears of an agent: that long it goes on with what it heard late.
+const HEARTBEAT: SignedDuration = SignedDuration::from_secs(5);
 
 /// A layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,13 +124,14 @@ impl<'a> Grants<'a> {
         self.on(opening).iter().map(|grant| grant.not_after).max()
     }
 
-    /// Whether a window that was closed and is there again should have been there all the time.
-    fn flapped(&self, opening: &Opening, closed: Timestamp, again: Timestamp) -> bool {
+    /// Whether a window that was closed, and is there again, should have been there all the time. `early` is how long
+    /// before its end it may be closed.
+    fn flapped(&self, opening: &Opening, closed: Timestamp, again: Timestamp, early: SignedDuration) -> bool {
         let grants = self.on(opening);
         grants.iter().any(|grant| {
             // Of several, one that was confirmed before the gap; a lone one is what was open before it.
             let was_open = grants.len() == 1 || grant.opened_at.is_some_and(|opened| opened <= closed);
-            was_open && again < grant.not_after
+            was_open && again < grant.not_after && closed + early < grant.not_after
         })
     }
 }
@@ -178,7 +183,7 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
             found.push(Violation::Unrecorded { at: At::Host, opening: opening() });
             continue;
         };
-        for (number, (_, until)) in spans.iter().enumerate() {
+        for (number, (from, until)) in spans.iter().enumerate() {
             let Some(closed) = *until else {
                 found.push(Violation::Stray { at: At::Host, opening: opening() });
                 continue;
@@ -187,8 +192,9 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
             if by > HOST_LATE {
                 found.push(Violation::Late { at: At::Host, opening: opening(), end, by });
             }
+            let early = may_be_early(*from, closed, &history.faults);
             if let Some((again, _)) = spans.get(number + 1)
-                && grants.flapped(&opening(), closed, *again)
+                && grants.flapped(&opening(), closed, *again, early)
             {
                 let again = *again;
                 found.push(Violation::Flapped { at: At::Host, opening: opening(), closed, again });
@@ -201,14 +207,33 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
 
 /// A grant that came to its end by itself was open until then.
 fn early(history: &History, opening: &Opening, spans: &[Span], grants: &Grants<'_>) -> Option<Violation> {
-    let closed = spans.last()?.1?;
-    let expired = grants.on(opening).iter().filter(|grant| grant.reason == CloseReason::Expired);
-    let end = expired.filter(|grant| grant.opened_at.is_some()).map(|grant| grant.not_after).max()?;
-    // What an agent said while a broker was stopped is heard late, and the end is counted from when it was said.
-    let life = |fault: &&FaultSpan| fault.until >= spans[0].0 && fault.from <= end;
-    let delays = history.faults.iter().filter(life).map(|fault| fault.until.duration_since(fault.from));
-    let allowed = EARLY + delays.fold(SignedDuration::ZERO, |sum, delay| sum + delay);
+    let (from, until) = spans.last()?;
+    let closed = (*until)?;
+    let end = expired(grants.on(opening))?;
+    let allowed = may_be_early(*from, closed, &history.faults);
     (end.duration_since(closed) > allowed).then(|| Violation::Early { opening: opening.clone(), closed, end })
+}
+
+/// The latest end that was reached by grants that were open.
+fn expired(grants: &[&Stored]) -> Option<Timestamp> {
+    let expired = grants.iter().filter(|grant| grant.reason == CloseReason::Expired);
+    expired.filter(|grant| grant.opened_at.is_some()).map(|grant| grant.not_after).max()
+}
+
+/// How long before its end a window may be closed at a host. What an agent says while its broker is stopped is heard
+/// late, and until it is heard again, ends are counted from when it said that.
+fn may_be_early(from: Timestamp, closed: Timestamp, faults: &[FaultSpan]) -> SignedDuration {
+    let counts = |span: &&FaultSpan| match span.fault {
+        Fault::StopBroker(_) => from - HEARTBEAT - EARLY <= span.until && span.from <= closed,
+        Fault::KillBroker(_)
+        | Fault::CutLine(_)
+        | Fault::HangLine(_)
+        | Fault::KillRedis
+        | Fault::StopRedis
+        | Fault::BrokerEnded(_) => false,
+    };
+    let longest = faults.iter().filter(counts).map(|span| span.until.duration_since(span.from)).max();
+    EARLY + longest.unwrap_or_default()
 }
 
 fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
@@ -223,7 +248,7 @@ fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
         for opening in &look.open {
             latest.insert(opening, look.asked);
             let Some(closed) = gaps.remove(opening) else { continue };
-            if grants.flapped(opening, closed, look.asked) {
+            if grants.flapped(opening, closed, look.asked, SignedDuration::ZERO) {
                 let (opening, again) = (opening.clone(), look.asked);
                 found.push(Violation::Flapped { at: At::Cloud, opening, closed, again });
             }
@@ -286,13 +311,28 @@ fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>) -> Vec<Vio
     found
 }
 
-/// The longest that a window was open after its end, at the hosts and in the cloud; negative where none was.
-pub(crate) fn worst(history: &History) -> (Option<SignedDuration>, Option<SignedDuration>) {
+/// How far from their ends windows were closed, at the worst.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Worst {
+    /// The longest after the end at a host.
+    pub(crate) host: Option<SignedDuration>,
+    /// The longest after the end in the cloud.
+    pub(crate) cloud: Option<SignedDuration>,
+    /// The longest before the end at a host, of what nobody closed.
+    pub(crate) early: Option<SignedDuration>,
+}
+
+/// How far from their ends windows were closed.
+pub(crate) fn worst(history: &History) -> Worst {
     let grants = Grants::of(&history.stored);
     let late = |opening: &Opening, at: Timestamp| Some(at.duration_since(grants.end(opening)?));
-    let closed =
-        host_spans(history).into_iter().filter_map(|(opening, spans)| late(opening, spans.last()?.1?));
+    let spans = host_spans(history);
+    let last = |spans: &Vec<Span>| spans.last()?.1;
+    let closed = spans.iter().filter_map(|(opening, spans)| late(opening, last(spans)?));
     let seen = history.looks.iter();
     let seen = seen.flat_map(|look| look.open.iter().filter_map(|opening| late(opening, look.asked)));
-    (closed.max(), seen.max())
+    let early = spans
+        .iter()
+        .filter_map(|(opening, spans)| Some(expired(grants.on(opening))?.duration_since(last(spans)?)));
+    Worst { host: closed.max(), cloud: seen.max(), early: early.max() }
 }

@@ -2,6 +2,7 @@
 //! idempotency key where they hear no answer. What they do comes from the seed; when they do it also from the answers.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ const ANSWER: Duration = Duration::from_secs(4);
 /// For how long a call is tried again.
 const STUBBORN: Duration = Duration::from_secs(30);
 /// The pause before a call is tried again, in milliseconds.
-const AGAIN: std::ops::Range<u64> = 100..600;
+const AGAIN: Range<u64> = 100..600;
 
 /// What requesters aim at.
 #[derive(Debug, Clone)]
@@ -74,15 +75,16 @@ enum Said<T> {
 
 impl Load {
     /// Starts requesters who ask until the end.
-    pub(crate) fn start(world: &World, aims: &Aims, requesters: u8, seed: u64, until: Instant) -> Self {
+    pub(crate) fn start(world: &World, requesters: Range<u8>, seed: u64, until: Instant) -> Self {
+        let first = requesters.start;
         let start = |number| {
             let identity = world.issue(&format!("requester-{number}"), Role::Requester);
-            let (url, aims) = (world.url().to_owned(), aims.clone());
-            let seed = seed.wrapping_mul(1_000).wrapping_add(u64::from(number));
+            let (url, aims) = (world.url().to_owned(), world.aims.clone());
+            let seed = seed.wrapping_mul(1_000).wrapping_add(u64::from(number - first));
             let room = world.net.alice.room();
             room.start(async move { Requester::new(number, &url, &identity, seed).go(aims, until).await })
         };
-        Self { requesters: (0..requesters).map(start).collect() }
+        Self { requesters: requesters.map(start).collect() }
     }
 
     /// Waits until the last of them is done.

@@ -220,8 +220,10 @@ fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_c
         sky.look().open.is_empty()
     });
     assert!(wall() < end_of(&grant));
-    let log = world.fresh_admin().audit();
-    assert!(log.iter().any(|line| line.contains("cloud.unknown_window_closed")), "{log:#?}");
+    wait_until("a line in the log", PATIENCE, || {
+        world.replicas.all().iter().all(|replica| replica.is_ready())
+            && world.fresh_admin().audit().iter().any(|line| line.contains("cloud.unknown_window_closed"))
+    });
     wait_until("the kernel to end the host's window", PATIENCE, || {
         !world.herd.book().is_open(&Opening::new(host, SOURCE))
     });

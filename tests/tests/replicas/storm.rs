@@ -20,10 +20,11 @@ use crate::schedule::Schedule;
 use crate::summary::Summary;
 use crate::world::{Options, World};
 
-/// The seed of the run that is always the same.
+/// The seed of the run that is always the same, and how many seconds of faults and load it has.
 const SEED: u64 = 5;
-/// How long faults and load go on, unless the environment says.
-const SECONDS: u64 = 60;
+const SECONDS: u64 = 40;
+/// How many seconds a run of another seed each time has, after that.
+const MORE_SECONDS: u64 = 20;
 /// How many agents there are, the instances' among them, unless the environment says.
 const AGENTS: u64 = 200;
 /// How many of them are cloud instances.
@@ -39,53 +40,57 @@ const TOOK_OVER: &str = "took over";
 
 #[test]
 fn i4_a_storm_loses_nothing_and_leaves_nothing_open() {
-    storm(from_environment("POSTERN_SEED").unwrap_or(SEED), SECONDS);
-}
-
-#[test]
-fn i4_a_storm_of_another_seed_each_time_does_no_more() {
-    // Where a seed is given, it is played above.
-    if from_environment("POSTERN_SEED").is_none() {
-        storm(random_seed(), SECONDS / 3);
+    let seconds = from_environment("POSTERN_STORM_SECONDS");
+    let seeds = match from_environment("POSTERN_SEED") {
+        Some(seed) => vec![(seed, seconds.unwrap_or(SECONDS))],
+        None => vec![(SEED, seconds.unwrap_or(SECONDS)), (random_seed(), seconds.unwrap_or(MORE_SECONDS))],
+    };
+    let agents = from_environment("POSTERN_STORM_AGENTS").unwrap_or(AGENTS);
+    let hosts = usize::try_from(agents).unwrap().saturating_sub(INSTANCES);
+    let setting_up = monotonic();
+    let options = Options { brokers: BROKERS, hosts, instances: INSTANCES, agents_at: None };
+    let mut world = World::new(&options);
+    say(format!("{agents} agents after {:.1} s", setting_up.elapsed().as_secs_f64()));
+    for (round, (seed, seconds)) in (0..).zip(seeds) {
+        storm(&mut world, round, seed, Duration::from_secs(seconds));
     }
 }
 
-fn storm(seed: u64, seconds: u64) {
-    let length = Duration::from_secs(from_environment("POSTERN_STORM_SECONDS").unwrap_or(seconds));
-    let agents = from_environment("POSTERN_STORM_AGENTS").unwrap_or(AGENTS);
+/// One run over a world. Requesters of different rounds are different people.
+fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let schedule = Schedule::of(seed, usize::from(BROKERS), length);
     say(&schedule);
-    let hosts = usize::try_from(agents).unwrap().saturating_sub(INSTANCES);
-    let setting_up = monotonic();
-    let mut world = World::new(&Options { brokers: BROKERS, hosts, instances: INSTANCES, agents_at: None });
-    say(format!("{agents} agents after {:.1} s", setting_up.elapsed().as_secs_f64()));
-
+    let from = wall();
     let watcher = world.sky.as_ref().unwrap().watch();
-    let load = Load::start(&world, &world.aims, REQUESTERS, seed, monotonic() + length);
+    let requesters = round * REQUESTERS..(round + 1) * REQUESTERS;
+    let load = Load::start(world, requesters, seed, monotonic() + length);
     let faults = Driver::new(&world.replicas, &mut world.redis).play(&schedule, length);
     let done = load.join();
-    wait_until(&format!("every grant to come to its end, seed {seed}"), SETTLED, || is_settled(&world));
+    wait_until(&format!("every grant to come to its end, seed {seed}"), SETTLED, || is_settled(world));
     std::thread::sleep(QUIET);
     let quiet = wall();
     let mut looks = watcher.stop();
     looks.push(world.sky.as_ref().unwrap().look());
 
+    let book = world.herd.book();
+    let stored =
+        world.fresh_admin().grants().iter().map(stored).filter(|grant| grant.requested_at >= from).collect();
     let history = History {
-        hosts: world.herd.book().hosts(),
+        hosts: book.hosts().into_iter().filter(|event| event.at >= from).collect(),
         looks,
-        sessions: world.herd.book().sessions(),
+        sessions: book.sessions().into_iter().filter(|event| event.at >= from).collect(),
         asked: done.asked,
         revoked: done.revoked,
         faults,
-        stored: world.fresh_admin().grants().iter().map(stored).collect(),
-        audit_problem: audit_problem(&world),
+        stored,
+        audit_problem: audit_problem(world),
         quiet,
     };
     let takeovers = world.replicas.all().iter().flat_map(|replica| replica.broker().logs());
     let takeovers = takeovers.map(|log| log.matches(TOOK_OVER).count()).sum();
     let taken = world.replicas.balancer().taken();
     say(Summary { seed, history: &history, takeovers, taken });
-    say(format!("not connected: {:?}", world.herd.book().refusals()));
+    say(format!("storm: sessions that did not open: {:?}", book.refusals()));
     let found = violations(&history);
     for violation in found.iter().take(20) {
         say(format!("VIOLATION {violation:?}"));

@@ -6,7 +6,7 @@ use std::fmt;
 use jiff::SignedDuration;
 use postern_proto::v1::{CloseReason, GrantState};
 
-use crate::check::worst;
+use crate::check::{Worst, worst};
 use crate::history::{Answer, History};
 
 /// What is counted of a run.
@@ -64,9 +64,12 @@ impl fmt::Display for Summary<'_> {
         let ended = history.sessions.iter().filter_map(|event| event.ended.clone());
         let again = began.filter(|event| event.number > 1).count();
         writeln!(f, "storm: sessions opened again: {again}; ended because: {:?}", counted(ended))?;
-        let (host, cloud) = worst(history);
-        let (host, cloud) = (milliseconds(host), milliseconds(cloud));
-        writeln!(f, "storm: worst end: {host} at a host, {cloud} in the cloud; {} looks", history.looks.len())
+        let Worst { host, cloud, early } = worst(history);
+        let [host, cloud, early] = [host, cloud, early].map(milliseconds);
+        writeln!(
+            f,
+            "storm: worst end: {host} late at a host, {cloud} late in the cloud, {early} early at a host"
+        )
     }
 }
 
@@ -77,5 +80,5 @@ fn counted<T: Ord>(all: impl IntoIterator<Item = T>) -> BTreeMap<T, usize> {
 }
 
 fn milliseconds(late: Option<SignedDuration>) -> String {
-    late.map_or("none".to_owned(), |late| format!("{} ms late", late.as_millis()))
+    late.map_or("nothing".to_owned(), |late| format!("{} ms", late.as_millis()))
 }

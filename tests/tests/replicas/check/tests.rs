@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::history::{Asked, HostEvent};
-use crate::schedule::Fault;
 
 const TARGET: &str = "aws:123456789012/eu-central-1/i-1";
 
@@ -182,6 +181,11 @@ fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
         history.stored[0].reason = CloseReason::Revoked;
     };
     assert_eq!(found(revoked), []);
+    let stopped = |history: &mut History| {
+        early(history);
+        history.faults = vec![FaultSpan { fault: Fault::StopBroker(0), from: at(-4_000), until: at(-2_000) }];
+    };
+    assert_eq!(found(stopped), [], "the broker heard the agent's last heartbeat two seconds late");
 }
 
 #[test]
