@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use postern_proto::v1::{CloseReason, GrantState};
 
-use crate::history::{Answer, FaultSpan, History, Look, Opening, Stored, What};
+use crate::history::{Answer, FaultSpan, History, Look, Opening, SessionEvent, Stored, What};
 use crate::schedule::Fault;
 
 /// How long after its end a host's window may be open: the kernel ends it.
@@ -94,7 +94,7 @@ pub(crate) fn violations(history: &History) -> Vec<Violation> {
     );
     found.extend(at_hosts(history, &spans, &grants));
     found.extend(in_the_cloud(history, &grants));
-    found.extend(not_open(history, &spans));
+    found.extend(not_open(history, &spans, &grants));
     found.extend(history.asked.iter().filter_map(|asked| match &asked.answer {
         Answer::Refused(why) => Some(Violation::Refused { source: asked.source.clone(), why: why.clone() }),
         Answer::Granted { .. } | Answer::GivenUp => None,
@@ -192,7 +192,7 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
             if by > HOST_LATE {
                 found.push(Violation::Late { at: At::Host, opening: opening(), end, by });
             }
-            let early = may_be_early(*from, closed, &history.faults);
+            let early = may_be_early(history, &opening(), *from, closed);
             if let Some((again, _)) = spans.get(number + 1)
                 && grants.flapped(&opening(), closed, *again, early)
             {
@@ -210,7 +210,7 @@ fn early(history: &History, opening: &Opening, spans: &[Span], grants: &Grants<'
     let (from, until) = spans.last()?;
     let closed = (*until)?;
     let end = expired(grants.on(opening))?;
-    let allowed = may_be_early(*from, closed, &history.faults);
+    let allowed = may_be_early(history, opening, *from, closed);
     (end.duration_since(closed) > allowed).then(|| Violation::Early { opening: opening.clone(), closed, end })
 }
 
@@ -220,11 +220,12 @@ fn expired(grants: &[&Stored]) -> Option<Timestamp> {
     expired.filter(|grant| grant.opened_at.is_some()).map(|grant| grant.not_after).max()
 }
 
-/// How long before its end a window may be closed at a host. What an agent says while its broker is stopped is heard
-/// late, and until it is heard again, ends are counted from when it said that.
-fn may_be_early(from: Timestamp, closed: Timestamp, faults: &[FaultSpan]) -> SignedDuration {
-    let counts = |span: &&FaultSpan| match span.fault {
-        Fault::StopBroker(_) => from - HEARTBEAT - EARLY <= span.until && span.from <= closed,
+/// How long before its end a window may be closed at a host. What an agent says while its broker is stopped, or while
+/// its session is being opened, is heard late, and until it is heard again, ends are counted from when it said that.
+fn may_be_early(history: &History, opening: &Opening, from: Timestamp, closed: Timestamp) -> SignedDuration {
+    let since = from - HEARTBEAT - EARLY;
+    let is_stop = |span: &&FaultSpan| match span.fault {
+        Fault::StopBroker(_) => since <= span.until && span.from <= closed,
         Fault::KillBroker(_)
         | Fault::CutLine(_)
         | Fault::HangLine(_)
@@ -232,8 +233,11 @@ fn may_be_early(from: Timestamp, closed: Timestamp, faults: &[FaultSpan]) -> Sig
         | Fault::StopRedis
         | Fault::BrokerEnded(_) => false,
     };
-    let longest = faults.iter().filter(counts).map(|span| span.until.duration_since(span.from)).max();
-    EARLY + longest.unwrap_or_default()
+    let stops = history.faults.iter().filter(is_stop).map(|span| span.until.duration_since(span.from));
+    let is_near =
+        |event: &&SessionEvent| event.target == opening.target && since <= event.at && event.at <= closed;
+    let openings = history.sessions.iter().filter(is_near).map(|event| event.took);
+    EARLY + stops.chain(openings).max().unwrap_or_default()
 }
 
 fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
@@ -296,14 +300,18 @@ fn cloud_deadline(end: Timestamp, faults: &[FaultSpan]) -> Timestamp {
 }
 
 /// Who was told that a grant is active can connect, unless it was closed meanwhile.
-fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>) -> Vec<Violation> {
+fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &Grants<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for asked in &history.asked {
         let Answer::Granted { id, state: GrantState::Active } = &asked.answer else { continue };
         for target in &asked.targets {
             let opening = Opening::new(target, &asked.source);
             let spans = spans.get(&opening).map(Vec::as_slice).unwrap_or_default();
-            if !spans.iter().any(|(from, _)| *from <= asked.answered) {
+            let was_open = spans.iter().any(|(from, _)| *from <= asked.answered);
+            // What had ended by the host's own count when it was told was not opened any more.
+            let early = may_be_early(history, &opening, asked.answered, asked.answered);
+            let had_ended = grants.end(&opening).is_some_and(|end| end <= asked.answered + early);
+            if !was_open && !had_ended {
                 found.push(Violation::NotOpen { grant: id.clone(), opening, said: asked.answered });
             }
         }

@@ -21,6 +21,7 @@ use postern_pki::tls::client_config;
 use postern_proto::client::channel;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_tests::clock::monotonic;
 use postern_tests::{Client, Host};
 use tokio::task::JoinSet;
 
@@ -127,9 +128,10 @@ impl Link {
         let (_reporter, mut reports) = reports::channel();
         let mut patience = patience();
         loop {
+            let start = monotonic();
             let told = match self.open().await {
                 Ok(mut session) => {
-                    self.book.session_began(&self.target);
+                    self.book.session_began(&self.target, start.elapsed());
                     reports.begin_session();
                     let end = session.run(&self.keeper, &mut reports).await;
                     self.book.session_ended(&self.target, &end.to_string());

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use postern_proto::v1::{CloseReason, GrantState};
 
 use crate::schedule::Fault;
@@ -75,6 +75,8 @@ pub(crate) struct SessionEvent {
     pub(crate) at: Timestamp,
     pub(crate) target: String,
     pub(crate) number: u64,
+    /// How long it took to open, where it began.
+    pub(crate) took: SignedDuration,
     /// Why it ended; nothing where it began.
     pub(crate) ended: Option<String>,
 }
@@ -178,7 +180,10 @@ impl History {
         let during = |at: Timestamp| from <= at && at <= until;
         let sessions = self.sessions.iter().filter(|event| event.target == of.target && during(event.at));
         lines.extend(sessions.map(|event| {
-            let what = event.ended.as_ref().map_or("began".to_owned(), |why| format!("ended: {why}"));
+            let what = event
+                .ended
+                .as_ref()
+                .map_or(format!("began, after {:?}", event.took), |why| format!("ended: {why}"));
             (event.at, format!("session {} {what}", event.number))
         }));
         for span in self.faults.iter().filter(|span| span.from <= until && span.until >= from) {

@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use postern_agent::clock::{self, BootTime};
 use postern_agent::firewall::policy::HostPolicy;
 use postern_agent::keeper::HostLayer;
@@ -83,19 +83,21 @@ impl Book {
         deadline.is_some_and(|deadline| *deadline > clock::boottime())
     }
 
-    pub(super) fn session_began(&self, target: &str) {
+    pub(super) fn session_began(&self, target: &str, took: Duration) {
         let mut inner = self.lock();
         let number = inner.numbers.entry(target.to_owned()).or_default();
         *number += 1;
         let (number, at) = (*number, self.wall(clock::boottime()));
-        inner.sessions.push(SessionEvent { at, target: target.to_owned(), number, ended: None });
+        let took = took.try_into().unwrap_or_default();
+        inner.sessions.push(SessionEvent { at, target: target.to_owned(), number, took, ended: None });
     }
 
     pub(super) fn session_ended(&self, target: &str, why: &str) {
         let mut inner = self.lock();
         let number = inner.numbers.get(target).copied().unwrap_or_default();
         let (at, ended) = (self.wall(clock::boottime()), Some(why.to_owned()));
-        inner.sessions.push(SessionEvent { at, target: target.to_owned(), number, ended });
+        let took = SignedDuration::ZERO;
+        inner.sessions.push(SessionEvent { at, target: target.to_owned(), number, took, ended });
     }
 
     pub(super) fn not_connected(&self, why: &str) {
