@@ -7,6 +7,7 @@ mod check;
 mod driver;
 mod herd;
 mod history;
+mod lines;
 mod load;
 mod scenarios;
 mod schedule;

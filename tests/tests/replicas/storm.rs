@@ -98,6 +98,7 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     }
     assert!(found.is_empty(), "{} violations; replay with POSTERN_SEED={seed}\n{schedule}", found.len());
     assert!(history.looks.len() > 20 && !history.hosts.is_empty(), "the run was watched");
+    assert!(history.faults.len() >= schedule.faults.len(), "every fault was played");
 }
 
 fn is_settled(world: &World) -> bool {
