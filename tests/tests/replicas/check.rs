@@ -310,7 +310,8 @@ fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
             let was_open = spans.iter().any(|(from, _)| *from <= asked.answered);
             // What had ended by the host's own count when it was told was not opened any more.
             let early = may_be_early(history, &opening, asked.answered, asked.answered);
-            let had_ended = grants.end(&opening).is_some_and(|end| end <= asked.answered + early);
+            let grant = grants.on(&opening).iter().find(|grant| grant.id == *id);
+            let had_ended = grant.is_some_and(|grant| grant.not_after <= asked.answered + early);
             if !was_open && !had_ended {
                 found.push(Violation::NotOpen { grant: id.clone(), opening, said: asked.answered });
             }

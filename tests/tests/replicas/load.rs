@@ -130,7 +130,8 @@ impl Requester {
 
     fn targets(&mut self, aims: &Aims) -> BTreeSet<String> {
         let count = if self.rng.random_bool(0.2) { 2 } else { 1 };
-        let some = if self.rng.random_bool(0.25) { &aims.clouds } else { &aims.hosts };
+        // A cloud takes few calls a second.
+        let some = if self.rng.random_bool(0.1) { &aims.clouds } else { &aims.hosts };
         let some = if some.is_empty() { &aims.hosts } else { some };
         some.choose_multiple(&mut self.rng, count).cloned().collect()
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use postern_core::audit::verify;
 use postern_proto::v1;
+use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::{monotonic, wait_until, wall};
-use postern_tests::end_of;
+use postern_tests::{Client, end_of};
 
 use crate::BROKERS;
 use crate::check::violations;
@@ -66,15 +67,15 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let load = Load::start(world, requesters, seed, monotonic() + length);
     let faults = Driver::new(&world.replicas, &mut world.redis).play(&schedule, length);
     let done = load.join();
-    wait_until(&format!("every grant to come to its end, seed {seed}"), SETTLED, || is_settled(world));
+    let admin = world.fresh_admin();
+    wait_until(&format!("every grant to come to its end, seed {seed}"), SETTLED, || is_settled(&admin));
     std::thread::sleep(QUIET);
     let quiet = wall();
     let mut looks = watcher.stop();
     looks.push(world.sky.as_ref().unwrap().look());
 
     let book = world.herd.book();
-    let stored =
-        world.fresh_admin().grants().iter().map(stored).filter(|grant| grant.requested_at >= from).collect();
+    let stored = admin.grants().iter().map(stored).filter(|grant| grant.requested_at >= from).collect();
     let history = History {
         hosts: book.hosts().into_iter().filter(|event| event.at >= from).collect(),
         looks,
@@ -83,7 +84,7 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
         revoked: done.revoked,
         faults,
         stored,
-        audit_problem: audit_problem(world),
+        audit_problem: audit_problem(&admin),
         quiet,
     };
     let takeovers = world.replicas.all().iter().flat_map(|replica| replica.broker().logs());
@@ -101,14 +102,18 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     assert!(history.faults.len() >= schedule.faults.len(), "every fault was played");
 }
 
-fn is_settled(world: &World) -> bool {
-    let settled =
-        |state| !matches!(state, v1::GrantState::Opening | v1::GrantState::Active | v1::GrantState::Closing);
-    world.fresh_admin().grants().iter().all(|grant| settled(grant.state()))
+fn is_settled(admin: &Client) -> bool {
+    let states = [v1::GrantState::Opening, v1::GrantState::Active, v1::GrantState::Closing];
+    let filter = v1::GrantFilter { states: states.map(Into::into).to_vec(), ..v1::GrantFilter::default() };
+    let page = Some(v1::PageRequest { size: 1, token: String::new() });
+    let request = v1::ListGrantsRequest { filter: Some(filter), page };
+    let page =
+        admin.run(|channel| async move { AccessServiceClient::new(channel).list_grants(request).await });
+    // A connection that broke is made again.
+    page.is_ok_and(|page| page.into_inner().grants.is_empty())
 }
 
-fn audit_problem(world: &World) -> Option<String> {
-    let admin = world.fresh_admin();
+fn audit_problem(admin: &Client) -> Option<String> {
     let answer = admin.verify_audit();
     if !answer.sound {
         return Some(format!("line {}: {}", answer.broken_line, answer.problem));

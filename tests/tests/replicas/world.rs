@@ -1,12 +1,13 @@
 //! A world of replicas: one Redis, brokers on it, a load balancer, a herd of agents, and a few cloud instances.
 
 use std::path::PathBuf;
+use std::thread;
 
 use postern_core::Role;
 use postern_proto::v1::Layers;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Client, Net, PATIENCE, ReplicaOptions, Replicas, a_policy};
+use postern_tests::{Cli, Client, Net, PATIENCE, ReplicaOptions, Replicas, a_policy};
 use tempfile::TempDir;
 
 use crate::REPLICAS;
@@ -57,16 +58,16 @@ impl World {
         if !clouds.is_empty() {
             let policy = a_policy().named("clouds").on("aws:*").port("tcp/22").layers(Layers::Both);
             admin.put_policy(policy.wire()).unwrap();
-            let cli = postern_tests::Cli::new(&net.vm, replicas.balancer().url(), admin.identity());
-            let mut command = vec!["lockdown", "--accept", "cut"];
-            command.extend(clouds.iter().map(String::as_str));
-            let locked = cli.run(&command);
-            assert!(locked.succeeded(), "{locked:?}");
         }
         let targets: Vec<_> = hosts.iter().chain(&clouds).cloned().collect();
         let theirs = options.agents_at.map(|number| replicas.replica(number).url());
         let theirs = theirs.map_or_else(|| admin.clone(), |url| replicas.admin_at(&net.vm, url));
-        let herd = Herd::gather(&net.vm, &theirs, &targets, &dir.path().join("agents"));
+        let cli = Cli::new(&net.vm, replicas.balancer().url(), admin.identity());
+        // Both take a while, and neither needs the other.
+        let herd = thread::scope(|scope| {
+            scope.spawn(|| lock_down(&cli, &clouds));
+            Herd::gather(&net.vm, &theirs, &targets, &dir.path().join("agents"))
+        });
         wait_until("every agent to have a session", PATIENCE, || herd.book().connected() == targets.len());
         for target in &targets {
             admin.wait_in_sync(target);
@@ -89,4 +90,14 @@ impl World {
     pub(crate) fn fresh_admin(&self) -> Client {
         self.replicas.admin(&self.net.alice)
     }
+}
+
+fn lock_down(cli: &Cli, targets: &[String]) {
+    if targets.is_empty() {
+        return;
+    }
+    let mut command = vec!["lockdown", "--accept", "cut"];
+    command.extend(targets.iter().map(String::as_str));
+    let locked = cli.run(&command);
+    assert!(locked.succeeded(), "{locked:?}");
 }
