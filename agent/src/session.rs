@@ -12,6 +12,7 @@ use postern_proto::v1::session_request::Message as Out;
 use postern_proto::v1::session_response::Message as In;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
+use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
@@ -77,10 +78,11 @@ impl Session {
             boot_id: clock::boot_id().to_string(),
             last_generation: keeper.begin_session().await,
         };
-        // The broker answers the call only once it has heard the hello, so that waits in the queue already.
-        let _ = outgoing.try_send(stamped(Out::Hello(hello)));
+        // Stamped only as it goes out: making the connection may take seconds, and by so much windows would end early
+        // until the first heartbeat.
+        let hello = tokio_stream::once(Out::Hello(hello)).map(stamped);
         let mut client = AgentServiceClient::new(channel).max_decoding_message_size(LARGEST);
-        let opening = client.session(ReceiverStream::new(queue));
+        let opening = client.session(hello.chain(ReceiverStream::new(queue)));
         let opened = tokio::time::timeout(OPENING, opening).await.map_err(|_| SessionError::NotOpened)?;
         let incoming = opened.map_err(broken)?.into_inner();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -16,6 +17,8 @@ use crate::room::{Room, tied};
 
 /// The port that brokers listen on.
 pub(crate) const PORT: u16 = 7443;
+/// What a broker says once it listens.
+const LISTENING: &str = "listening";
 
 /// A broker. It runs from [`Broker::serve`] on, until it is killed or dropped.
 #[derive(Debug)]
@@ -41,22 +44,44 @@ impl Broker {
     /// # Panics
     /// `init` fails.
     pub fn init_with(host: &Host, dir: &Path, more: &str) -> Self {
+        Self::init_on(host, dir, PORT, more)
+    }
+
+    /// The same, on another port.
+    pub(crate) fn init_on(host: &Host, dir: &Path, port: u16, more: &str) -> Self {
+        let broker = Self::configured(host, dir, port, more);
+        broker.must(&["init"]);
+        broker
+    }
+
+    /// A further broker under the authority of the first.
+    pub(crate) fn beside(first: &Self, host: &Host, dir: &Path, port: u16, more: &str) -> Self {
+        let broker = Self::configured(host, dir, port, more);
+        let data = broker.data_dir();
+        fs::create_dir(&data).expect("a directory can be made");
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("a directory can be closed");
+        let mut copy = Command::new("cp");
+        copy.arg("-a").arg(first.data_dir().join("ca")).arg(&data);
+        succeeded("cp", &broker.room.output(copy).expect("coreutils are installed"));
+        broker
+    }
+
+    fn configured(host: &Host, dir: &Path, port: u16, more: &str) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
         let broker = Self {
             dir: dir.to_owned(),
             room: host.room().clone(),
-            url: format!("https://{}:{PORT}", host.v4()),
+            url: format!("https://{}:{port}", host.v4()),
             starts: 0,
             process: None,
         };
         let config = format!(
-            "data_dir = {:?}\nlisten = \"[::]:{PORT}\"\nnames = [\"{}\", \"{}\"]\n",
+            "data_dir = {:?}\nlisten = \"[::]:{port}\"\nnames = [\"{}\", \"{}\"]\n",
             broker.data_dir(),
             host.v4(),
             host.v6()
         );
         fs::write(broker.config(), config + more).expect("a file can be written");
-        broker.must(&["init"]);
         broker
     }
 
@@ -72,13 +97,37 @@ impl Broker {
     ///
     /// # Panics
     /// It does not come to listen.
-    pub fn serve_as(&mut self, mut command: Command) {
+    pub fn serve_as(&mut self, command: Command) {
+        self.start_as(command);
+        self.process().wait_for(LISTENING);
+    }
+
+    /// Starts it, and does not wait: it may end again at once.
+    pub fn start(&mut self) {
+        self.start_as(tied(binary("postern-broker")));
+    }
+
+    fn start_as(&mut self, mut command: Command) {
         command.arg("--config").arg(self.config()).arg("serve").envs(CREDENTIALS);
         self.starts += 1;
         let log = self.dir.join(format!("serve-{}.log", self.starts));
-        let mut process = Process::start("postern-broker", &self.room, command, &log);
-        process.wait_for("listening");
-        self.process = Some(process);
+        self.process = Some(Process::start("postern-broker", &self.room, command, &log));
+    }
+
+    /// Whether it was started, and has not ended.
+    pub fn is_running(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Process::is_running)
+    }
+
+    /// Whether it has said, since it was last started, that it listens.
+    pub fn has_listened(&self) -> bool {
+        self.log().contains(LISTENING)
+    }
+
+    /// The logs of all its starts, the first one first.
+    pub fn logs(&self) -> Vec<String> {
+        let log = |start| fs::read_to_string(self.dir.join(format!("serve-{start}.log"))).unwrap_or_default();
+        (1..=self.starts).map(log).collect()
     }
 
     /// Takes everything that it knows away from it: a fresh store, under the same authority. It must not run.

@@ -5,6 +5,7 @@ mod sentinel;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::clock::monotonic;
@@ -47,6 +48,16 @@ impl Redis {
     /// Kills it, at whatever it is.
     pub fn kill9(&mut self) {
         self.process.take().expect("it runs").kill9();
+    }
+
+    /// Stops it where it is: connections stay, and nothing is answered.
+    pub fn freeze(&mut self) {
+        self.process.as_mut().expect("it runs").signal(Signal::STOP);
+    }
+
+    /// Lets it go on.
+    pub fn thaw(&mut self) {
+        self.process.as_mut().expect("it runs").signal(Signal::CONT);
     }
 
     /// Kills it, and takes away all that it had kept.

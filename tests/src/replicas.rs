@@ -1,0 +1,219 @@
+//! Replicas: several brokers on one host, under one authority, on one Redis, each over a line of its own that a test can
+//! cut or hang.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use postern_core::Role;
+use rustix::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::balancer::Balancer;
+use crate::broker::{Broker, PORT};
+use crate::client::Client;
+use crate::net::Host;
+use crate::redis::Redis;
+use crate::relay::{Line, Relay};
+use crate::room::Room;
+
+/// The ports of the first replica; those of the others follow.
+const BROKERS: u16 = 7451;
+const STORES: u16 = 6401;
+const METRICS: u16 = 9464;
+
+/// What a test may want of its replicas.
+#[derive(Debug, Clone, Copy)]
+pub struct ReplicaOptions<'a> {
+    /// How many.
+    pub count: u16,
+    /// Whether each is given its name in the configuration.
+    pub named: bool,
+    /// More sections of everyone's configuration.
+    pub sections: &'a str,
+}
+
+/// Several brokers, and the load balancer in front of them.
+#[derive(Debug)]
+pub struct Replicas {
+    balancer: Balancer,
+    all: Vec<Replica>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Replica {
+    broker: Mutex<Broker>,
+    url: String,
+    line: Relay,
+    metrics: SocketAddr,
+    room: Room,
+    /// Whether it is to run: a broker that ends by itself is started again.
+    wanted: AtomicBool,
+}
+
+impl Replicas {
+    /// Initialises them; none runs yet.
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub fn init(host: &Host, dir: &Path, redis: &Redis, options: ReplicaOptions<'_>) -> Self {
+        let mut all: Vec<Replica> = Vec::new();
+        for number in 0..options.count {
+            let line = Relay::to_socket(host, local(STORES + number), redis.socket());
+            let metrics = local(METRICS + number);
+            let name = format!("broker-{}", number + 1);
+            let more = configuration(&line, metrics, &name, options);
+            let dir = dir.join(&name);
+            let broker = match all.first() {
+                None => Broker::init_on(host, &dir, BROKERS + number, &more),
+                Some(first) => Broker::beside(&first.broker(), host, &dir, BROKERS + number, &more),
+            };
+            let (room, url) = (host.room().clone(), broker.url().to_owned());
+            let (broker, wanted) = (Mutex::new(broker), AtomicBool::new(false));
+            all.push(Replica { broker, url, line, metrics, room, wanted });
+        }
+        let backends = (0..options.count).map(|number| SocketAddr::new(host.v4(), BROKERS + number));
+        Self { balancer: Balancer::start(host, PORT, backends), all }
+    }
+
+    /// Starts all of them, and waits until they listen.
+    pub fn serve(&self) {
+        self.all.iter().for_each(Replica::serve);
+    }
+
+    /// The load balancer.
+    pub fn balancer(&self) -> &Balancer {
+        &self.balancer
+    }
+
+    /// One of them, counted from 0.
+    pub fn replica(&self, number: usize) -> &Replica {
+        &self.all[number]
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Replica] {
+        &self.all
+    }
+
+    /// A client through the load balancer, as the administrator that `init` made.
+    pub fn admin(&self, host: &Host) -> Client {
+        self.admin_at(host, self.balancer.url())
+    }
+
+    /// The same, at another address.
+    pub fn admin_at(&self, host: &Host, url: &str) -> Client {
+        Client::new(host, url, &self.all[0].broker().admin_identity())
+    }
+
+    /// A client through the load balancer, with a new certificate.
+    pub fn client(&self, host: &Host, name: &str, role: Role) -> Client {
+        let identity = self.all[0].broker().issue(name, role);
+        Client::new(host, self.balancer.url(), &identity)
+    }
+}
+
+impl Replica {
+    /// Starts it, and waits until it listens.
+    ///
+    /// # Panics
+    /// It does not come to listen.
+    pub fn serve(&self) {
+        self.wanted.store(true, Ordering::Relaxed);
+        self.broker().serve();
+    }
+
+    /// Where it is reached, past the load balancer.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Its broker.
+    pub fn broker(&self) -> MutexGuard<'_, Broker> {
+        self.broker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes how its line to Redis is.
+    pub fn line(&self, line: Line) {
+        self.line.set(line);
+    }
+
+    /// Kills it, if it runs, and leaves it so.
+    pub fn kill9(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+        self.signal(Signal::KILL);
+    }
+
+    /// Asks it to end, if it runs, and leaves it so.
+    pub fn terminate(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+        self.signal(Signal::TERM);
+    }
+
+    /// Stops it where it is, if it runs.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it go on, if it runs.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Starts it again, if it does not run and should. Returns whether it did.
+    pub fn tend(&self) -> bool {
+        let mut broker = self.broker();
+        let must = self.wanted.load(Ordering::Relaxed) && !broker.is_running();
+        if must {
+            broker.start();
+        }
+        must
+    }
+
+    /// Says whether it is to run; see [`Self::tend`].
+    pub fn want(&self, wanted: bool) {
+        self.wanted.store(wanted, Ordering::Relaxed);
+    }
+
+    /// Whether it runs and listens.
+    pub fn is_ready(&self) -> bool {
+        let mut broker = self.broker();
+        broker.is_running() && broker.has_listened()
+    }
+
+    /// Its metrics, in the format of Prometheus; none where it serves none now.
+    pub fn metrics(&self) -> Option<String> {
+        let address = self.metrics;
+        self.room.run(async move {
+            let mut stream = TcpStream::connect(address).await.ok()?;
+            let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+            stream.write_all(request).await.ok()?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.ok()?;
+            Some(answer)
+        })
+    }
+
+    fn signal(&self, signal: Signal) {
+        let mut broker = self.broker();
+        if broker.is_running() {
+            broker.process().signal(signal);
+        }
+    }
+}
+
+fn configuration(line: &Relay, metrics: SocketAddr, name: &str, options: ReplicaOptions<'_>) -> String {
+    let mut lines =
+        format!("metrics_listen = \"{metrics}\"\n[store]\nurl = \"redis://{}\"\n", line.address());
+    if options.named {
+        lines.push_str(&format!("[replica]\nname = \"{name}\"\n"));
+    }
+    lines + options.sections
+}
+
+fn local(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}

@@ -1,0 +1,166 @@
+//! A herd: many agents in this process. Each is the real one (its sessions, its keeper, its ledger, its certificate from
+//! a real enrolment) on a host layer in memory.
+
+mod host;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
+use postern_agent::config::{Config, LogFormat};
+use postern_agent::enroll::enroll;
+use postern_agent::keeper::{self, Keeper, KeeperHandle};
+use postern_agent::ledger::Ledger;
+use postern_agent::session::Session;
+use postern_agent::status::Board;
+use postern_agent::{clock, reports};
+use postern_pki::credentials::Credentials;
+use postern_pki::tls::client_config;
+use postern_proto::client::channel;
+use postern_proto::v1;
+use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_tests::clock::monotonic;
+use postern_tests::{Client, Host};
+use tokio::task::JoinSet;
+
+pub(crate) use host::Book;
+use host::MemoryHost;
+
+/// How many enrol at once.
+const AT_ONCE: usize = 16;
+/// How often each keeper looks at the clocks.
+const TICK: Duration = Duration::from_secs(1);
+/// The longest pause before an agent connects again.
+const MAX_DELAY: Duration = Duration::from_secs(5);
+
+/// Agents that run until they are dropped with their host.
+#[derive(Debug)]
+pub(crate) struct Herd {
+    book: Arc<Book>,
+}
+
+/// One agent's link to its broker.
+struct Link {
+    target: String,
+    broker: String,
+    credentials: Arc<Credentials>,
+    keeper: KeeperHandle,
+    book: Arc<Book>,
+}
+
+impl Herd {
+    /// Enrols an agent for each target, through the administrator's broker, and runs them on a host.
+    pub(crate) fn gather(host: &Host, admin: &Client, targets: &[String], dir: &Path) -> Self {
+        let book = Arc::new(Book::default());
+        let state_dir = |number: usize| dir.join(number.to_string());
+        let orders: Vec<_> =
+            targets.iter().enumerate().map(|(number, target)| (target.clone(), state_dir(number))).collect();
+        let broker = admin.url().to_owned();
+        let enrolling = broker.clone();
+        admin.run(|channel| async move {
+            for some in orders.chunks(AT_ONCE) {
+                let mut enrolments = JoinSet::new();
+                for (target, dir) in some.iter().cloned() {
+                    let (channel, broker) = (channel.clone(), enrolling.clone());
+                    enrolments.spawn(async move {
+                        let request = v1::CreateJoinTokenRequest { target: target.clone(), valid_for: None };
+                        let made = AgentServiceClient::new(channel).create_join_token(request).await.unwrap();
+                        let token = made.into_inner().token.parse().unwrap();
+                        std::fs::create_dir_all(&dir).unwrap();
+                        let enrolled = enroll(&broker, &token, &dir.join("identity")).await.unwrap();
+                        assert_eq!(enrolled.to_string(), target);
+                    });
+                }
+                enrolments.join_all().await;
+            }
+        });
+        let mut keepers = Vec::new();
+        for (number, target) in targets.iter().enumerate() {
+            let dir = state_dir(number);
+            let credentials = Arc::new(Credentials::load(&dir.join("identity")).unwrap());
+            let keeper = keep(target, &broker, &dir, &book);
+            keepers.push(keeper.clone());
+            let (target, broker, book) = (target.clone(), broker.clone(), Arc::clone(&book));
+            host.room().start(Link { target, broker, credentials, keeper, book }.keep());
+        }
+        host.room().start(tick(keepers));
+        Self { book }
+    }
+
+    /// What they saw.
+    pub(crate) fn book(&self) -> &Book {
+        &self.book
+    }
+}
+
+/// Starts an agent's keeper on a thread of its own, which ends with the last handle.
+fn keep(target: &str, broker: &str, state_dir: &Path, book: &Arc<Book>) -> KeeperHandle {
+    let host = MemoryHost::new(target, Arc::clone(book));
+    let config = Config {
+        broker: broker.to_owned(),
+        state_dir: state_dir.to_owned(),
+        log_format: LogFormat::Text,
+        bootstrap: Default::default(),
+    };
+    let now = clock::moment();
+    let suspended = keeper::suspended(now.boottime);
+    let keeper = Keeper::start(host, Ledger::in_dir(state_dir), &config, &now, suspended);
+    let (handle, commands) = keeper::channel();
+    thread::spawn(move || keeper::serve(keeper, commands, &Board::default()));
+    handle
+}
+
+async fn tick(keepers: Vec<KeeperHandle>) {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
+        for keeper in &keepers {
+            keeper.tick().await;
+        }
+    }
+}
+
+impl Link {
+    /// Keeps a session, as the agent's own link does.
+    async fn keep(self) {
+        let (_reporter, mut reports) = reports::channel();
+        let mut patience = patience();
+        loop {
+            let start = monotonic();
+            let told = match self.open().await {
+                Ok(mut session) => {
+                    self.book.session_began(&self.target, start.elapsed());
+                    reports.begin_session();
+                    let end = session.run(&self.keeper, &mut reports).await;
+                    self.book.session_ended(&self.target, &end.to_string());
+                    session.was_told()
+                }
+                Err(error) => {
+                    self.book.not_connected(&error);
+                    false
+                }
+            };
+            if told {
+                patience = self::patience();
+            }
+            tokio::time::sleep(patience.next().unwrap_or(MAX_DELAY)).await;
+        }
+    }
+
+    async fn open(&self) -> Result<Session, String> {
+        let tls = client_config(&self.credentials).unwrap();
+        let channel = channel(&self.broker, tls).unwrap();
+        Session::open(channel, &self.keeper).await.map_err(|error| error.to_string())
+    }
+}
+
+fn patience() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(MAX_DELAY)
+        .without_max_times()
+        .with_jitter()
+        .build()
+}

@@ -1,0 +1,197 @@
+//! What was seen of a run, by the wall clock of this machine: everything that the checker judges, and nothing else.
+//!
+//! A window is known by its target and its source: no two requests of a run share a source, but for one that extends
+//! another.
+
+use std::collections::BTreeSet;
+
+use jiff::{SignedDuration, Timestamp};
+use postern_proto::v1::{CloseReason, GrantState};
+
+use crate::schedule::Fault;
+
+/// A run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct History {
+    /// What happened at the hosts, in order for each host.
+    pub(crate) hosts: Vec<HostEvent>,
+    /// What was open in the cloud, look after look.
+    pub(crate) looks: Vec<Look>,
+    /// What agents saw of their sessions.
+    pub(crate) sessions: Vec<SessionEvent>,
+    /// Every request for access.
+    pub(crate) asked: Vec<Asked>,
+    /// Every request to close a grant.
+    pub(crate) revoked: Vec<Revoked>,
+    /// Every fault.
+    pub(crate) faults: Vec<FaultSpan>,
+    /// What the store holds in the end.
+    pub(crate) stored: Vec<Stored>,
+    /// What is wrong with the audit log in the end; nothing where it is sound.
+    pub(crate) audit_problem: Option<String>,
+    /// When everything was healed, all ends were past, and it had been quiet for a while.
+    pub(crate) quiet: Timestamp,
+}
+
+/// One opening: a target and a source.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Opening {
+    pub(crate) target: String,
+    pub(crate) source: String,
+}
+
+/// Something happened to a window at a host.
+#[derive(Debug, Clone)]
+pub(crate) struct HostEvent {
+    pub(crate) at: Timestamp,
+    pub(crate) opening: Opening,
+    pub(crate) what: What,
+    /// The number of the agent's session.
+    pub(crate) session: u64,
+}
+
+/// What happened to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum What {
+    /// It was opened, and the kernel will end it then.
+    Opened(Timestamp),
+    /// Its end was changed.
+    Changed(Timestamp),
+    /// The kernel ended it, or the agent took it away.
+    Closed,
+}
+
+/// One look at the cloud: what it showed was there at some moment between the two.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Look {
+    pub(crate) asked: Timestamp,
+    pub(crate) answered: Timestamp,
+    pub(crate) open: BTreeSet<Opening>,
+}
+
+/// A session of an agent began or ended.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionEvent {
+    pub(crate) at: Timestamp,
+    pub(crate) target: String,
+    pub(crate) number: u64,
+    /// How long it took to open, where it began.
+    pub(crate) took: SignedDuration,
+    /// Why it ended; nothing where it began.
+    pub(crate) ended: Option<String>,
+}
+
+/// A request for access: one idempotency key, however often it was sent.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) source: String,
+    pub(crate) targets: Vec<String>,
+    pub(crate) at: Timestamp,
+    pub(crate) answered: Timestamp,
+    /// Why it was sent again, each time.
+    pub(crate) retries: Vec<String>,
+    pub(crate) answer: Answer,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It was acknowledged.
+    Granted { id: String, state: GrantState },
+    /// It was refused, in a way that asking again would not mend.
+    Refused(String),
+    /// It was sent again and again in vain.
+    GivenUp,
+}
+
+/// A request to close a grant.
+#[derive(Debug, Clone)]
+pub(crate) struct Revoked {
+    pub(crate) grant: String,
+    pub(crate) at: Timestamp,
+    pub(crate) retries: Vec<String>,
+    /// Nothing where it was given up.
+    pub(crate) answer: Option<Result<GrantState, String>>,
+}
+
+/// A fault, from its beginning until what it struck worked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FaultSpan {
+    pub(crate) fault: Fault,
+    pub(crate) from: Timestamp,
+    pub(crate) until: Timestamp,
+}
+
+/// A grant as the store has it in the end.
+#[derive(Debug, Clone)]
+pub(crate) struct Stored {
+    pub(crate) id: String,
+    pub(crate) state: GrantState,
+    pub(crate) reason: CloseReason,
+    pub(crate) requested_at: Timestamp,
+    pub(crate) not_after: Timestamp,
+    pub(crate) opened_at: Option<Timestamp>,
+    pub(crate) openings: BTreeSet<Opening>,
+}
+
+impl Opening {
+    pub(crate) fn new(target: &str, source: &str) -> Self {
+        let source = source.strip_suffix("/32").unwrap_or(source);
+        Self { target: target.to_owned(), source: source.to_owned() }
+    }
+}
+
+impl History {
+    /// What happened to one opening, a line each, in the order of time. For people who look for a cause.
+    pub(crate) fn story(&self, of: &Opening) -> String {
+        let mut lines: Vec<(Timestamp, String)> = Vec::new();
+        let hosts = self.hosts.iter().filter(|event| event.opening == *of);
+        lines.extend(
+            hosts.map(|event| (event.at, format!("host: {:?} in session {}", event.what, event.session))),
+        );
+        let mut was_seen = false;
+        for look in &self.looks {
+            let is_seen = look.open.contains(of);
+            if is_seen != was_seen {
+                lines.push((look.asked, format!("cloud: {}", if is_seen { "open" } else { "closed" })));
+            }
+            was_seen = is_seen;
+        }
+        let grants: Vec<_> = self.stored.iter().filter(|grant| grant.openings.contains(of)).collect();
+        for grant in &grants {
+            let Stored { id, state, reason, not_after, opened_at, .. } = grant;
+            let end = format!("until {not_after}, opened {opened_at:?}, now {state:?} {reason:?}");
+            lines.push((grant.requested_at, format!("grant {id}: {end}")));
+        }
+        for asked in self.asked.iter().filter(|asked| asked.source == of.source) {
+            lines.push((asked.at, format!("asked for {:?}", asked.targets)));
+            lines.push((asked.answered, format!("{:?} after {:?}", asked.answer, asked.retries)));
+        }
+        let revoked =
+            self.revoked.iter().filter(|revoked| grants.iter().any(|grant| grant.id == revoked.grant));
+        lines.extend(revoked.map(|revoked| {
+            (revoked.at, format!("revoked: {:?} after {:?}", revoked.answer, revoked.retries))
+        }));
+        let Some((from, until)) =
+            lines.iter().map(|(at, _)| *at).min().zip(lines.iter().map(|(at, _)| *at).max())
+        else {
+            return format!("{of:?}: nobody speaks of it\n");
+        };
+        let during = |at: Timestamp| from <= at && at <= until;
+        let sessions = self.sessions.iter().filter(|event| event.target == of.target && during(event.at));
+        lines.extend(sessions.map(|event| {
+            let what = event
+                .ended
+                .as_ref()
+                .map_or(format!("began, after {:?}", event.took), |why| format!("ended: {why}"));
+            (event.at, format!("session {} {what}", event.number))
+        }));
+        for span in self.faults.iter().filter(|span| span.from <= until && span.until >= from) {
+            lines.push((span.from, format!("fault: {:?}", span.fault)));
+            lines.push((span.until, format!("fault over: {:?}", span.fault)));
+        }
+        lines.sort();
+        let lines = lines.iter().map(|(at, what)| format!("  {at:.3} {what}\n"));
+        format!("{} from {}\n{}", of.target, of.source, lines.collect::<String>())
+    }
+}

@@ -1,0 +1,66 @@
+//! The lines of the harness: that they are cut and hang as a network does.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use postern_tests::redis::Redis;
+use postern_tests::{Balancer, Host, Line, Net, Relay};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+const RELAY: &str = "127.0.0.1:6401";
+/// How long an answer may take that comes at all.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Redis's answer to a line; none where there is no connection, an empty one where nothing comes.
+fn say(host: &Host, words: &'static str) -> Option<String> {
+    host.room().run(async move {
+        let mut stream = TcpStream::connect(RELAY).await.ok()?;
+        stream.write_all(words.as_bytes()).await.ok()?;
+        let mut answer = [0; 64];
+        match timeout(PATIENCE, stream.read(&mut answer)).await {
+            Err(_) => Some(String::new()),
+            Ok(Ok(length)) if length > 0 => Some(String::from_utf8_lossy(&answer[..length]).into_owned()),
+            Ok(_) => None,
+        }
+    })
+}
+
+#[test]
+fn a_cut_line_breaks_and_refuses_and_a_hung_one_delivers_late() {
+    let net = Net::new();
+    let redis = Redis::start(&net.hub);
+    let relay = Relay::to_socket(&net.hub, RELAY.parse().unwrap(), redis.socket());
+    assert_eq!(say(&net.hub, "SET key 1\r\n").as_deref(), Some("+OK\r\n"));
+
+    let mut open = net.hub.room().run(TcpStream::connect(RELAY)).unwrap();
+    relay.set(Line::Cut);
+    let ended = net.hub.room().run(async move { timeout(PATIENCE, open.read(&mut [0; 1])).await });
+    assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
+    assert_eq!(say(&net.hub, "GET key\r\n"), None);
+
+    relay.set(Line::Whole);
+    std::thread::sleep(PATIENCE);
+    assert_eq!(say(&net.hub, "GET key\r\n").as_deref(), Some("$1\r\n1\r\n"));
+    relay.set(Line::Hung);
+    assert_eq!(say(&net.hub, "SET key 2\r\n").as_deref(), Some(""), "nothing comes back");
+    relay.set(Line::Whole);
+    std::thread::sleep(PATIENCE);
+    let late = say(&net.hub, "GET key\r\n");
+    assert_eq!(late.as_deref(), Some("$1\r\n2\r\n"), "although whoever wrote it has gone");
+}
+
+#[test]
+fn a_balancer_goes_round_those_that_accept() {
+    let net = Net::new();
+    let backends = [7001, 7002, 7003];
+    net.hub.listen_tcp(backends[0]);
+    net.hub.listen_tcp(backends[2]);
+    let addresses = backends.map(|port| SocketAddr::new(net.hub.v4(), port));
+    let balancer = Balancer::start(&net.hub, 7000, addresses);
+    let connections: Vec<_> = (0..6).map(|_| net.alice.connect(net.hub.tcp(7000))).collect();
+    assert!(connections.iter().all(|connection| connection.echoes()));
+    let taken = balancer.taken();
+    assert!(taken[0] > 1 && taken[1] == 0 && taken[2] > 1, "{taken:?}");
+}

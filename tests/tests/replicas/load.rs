@@ -1,0 +1,246 @@
+//! The load of a storm: requesters who ask, extend and revoke through the load balancer, and ask again with the same
+//! idempotency key where they hear no answer. What they do comes from the seed; when they do it also from the answers.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use postern_core::Role;
+use postern_pki::credentials::Credentials;
+use postern_pki::tls::client_config;
+use postern_proto::client::channel;
+use postern_proto::v1;
+use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_proto::v1::{GrantState, RevokeAccessRequest};
+use postern_tests::clock::{monotonic, wall};
+use postern_tests::{Ask, Refusal, Running, an_ask};
+use rand::prelude::*;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::rustls::ClientConfig;
+use tonic::transport::Channel;
+use tonic::{Code, Response, Status};
+
+use crate::history::{Answer, Asked, Revoked};
+use crate::world::World;
+
+/// How long one call may take beyond what it was told to wait.
+const ANSWER: Duration = Duration::from_secs(4);
+/// For how long a call is tried again.
+const STUBBORN: Duration = Duration::from_secs(30);
+/// The pause before a call is tried again, in milliseconds.
+const AGAIN: Range<u64> = 100..600;
+
+/// What requesters aim at.
+#[derive(Debug, Clone)]
+pub(crate) struct Aims {
+    /// Targets with a host layer.
+    pub(crate) hosts: Arc<Vec<String>>,
+    /// Targets with both layers.
+    pub(crate) clouds: Arc<Vec<String>>,
+}
+
+/// A load that goes on.
+#[derive(Debug)]
+pub(crate) struct Load {
+    requesters: Vec<Running<Done>>,
+}
+
+/// What was asked and answered.
+#[derive(Debug, Default)]
+pub(crate) struct Done {
+    pub(crate) asked: Vec<Asked>,
+    pub(crate) revoked: Vec<Revoked>,
+}
+
+/// One requester; clones share the identity, and each has a connection of its own.
+#[derive(Clone)]
+struct Requester {
+    number: u8,
+    url: String,
+    tls: Arc<ClientConfig>,
+    channel: Channel,
+    rng: StdRng,
+}
+
+/// A call that went through, or did not.
+enum Said<T> {
+    Good(T),
+    No(String),
+    Again(String),
+}
+
+impl Load {
+    /// Starts requesters who ask until the end.
+    pub(crate) fn start(world: &World, requesters: Range<u8>, seed: u64, until: Instant) -> Self {
+        let first = requesters.start;
+        let start = |number| {
+            let identity = world.issue(&format!("requester-{number}"), Role::Requester);
+            let (url, aims) = (world.url().to_owned(), world.aims.clone());
+            let seed = seed.wrapping_mul(1_000).wrapping_add(u64::from(number - first));
+            let room = world.net.alice.room();
+            room.start(async move { Requester::new(number, &url, &identity, seed).go(aims, until).await })
+        };
+        Self { requesters: requesters.map(start).collect() }
+    }
+
+    /// Waits until the last of them is done.
+    pub(crate) fn join(self) -> Done {
+        let mut all = Done::default();
+        for requester in self.requesters {
+            let Done { asked, revoked } = requester.join();
+            all.asked.extend(asked);
+            all.revoked.extend(revoked);
+        }
+        all
+    }
+}
+
+impl Requester {
+    fn new(number: u8, url: &str, identity: &Path, seed: u64) -> Self {
+        let tls = client_config(&Credentials::load(identity).unwrap()).unwrap();
+        let channel = channel(url, Arc::clone(&tls)).unwrap();
+        Self { number, url: url.to_owned(), tls, channel, rng: StdRng::seed_from_u64(seed) }
+    }
+
+    async fn go(mut self, aims: Aims, until: Instant) -> Done {
+        let mut stories = JoinSet::new();
+        for count in 0_u16.. {
+            if monotonic() >= until {
+                break;
+            }
+            let [high, low] = count.to_be_bytes();
+            let source = format!("10.{}.{high}.{low}", self.number);
+            let targets = self.targets(&aims);
+            let mut one = self.clone();
+            one.rng = StdRng::seed_from_u64(self.rng.random());
+            stories.spawn(async move { one.story(source, targets).await });
+            sleep(Duration::from_millis(self.rng.random_range(100..500))).await;
+        }
+        let mut all = Done::default();
+        for Done { asked, revoked } in stories.join_all().await {
+            all.asked.extend(asked);
+            all.revoked.extend(revoked);
+        }
+        all
+    }
+
+    fn targets(&mut self, aims: &Aims) -> BTreeSet<String> {
+        let count = if self.rng.random_bool(0.2) { 2 } else { 1 };
+        // A cloud takes few calls a second.
+        let some = if self.rng.random_bool(0.1) { &aims.clouds } else { &aims.hosts };
+        let some = if some.is_empty() { &aims.hosts } else { some };
+        some.choose_multiple(&mut self.rng, count).cloned().collect()
+    }
+
+    /// What becomes of one wish.
+    async fn story(mut self, source: String, targets: BTreeSet<String>) -> Done {
+        let seconds = self.rng.random_range(2..=8);
+        let mut done = Done::default();
+        let asked = self.ask(&source, &targets, seconds, "ask").await;
+        let granted = match &asked.answer {
+            Answer::Granted { id, .. } => Some(id.clone()),
+            Answer::Refused(_) | Answer::GivenUp => None,
+        };
+        done.asked.push(asked);
+        let Some(id) = granted else { return done };
+        match self.rng.random_range(0..10) {
+            0..2 => {
+                sleep(Duration::from_millis(self.rng.random_range(0..seconds * 1_000))).await;
+                done.revoked.push(self.revoke(id).await);
+            }
+            2..4 => {
+                sleep(Duration::from_millis(seconds * 500)).await;
+                let longer = self.rng.random_range(seconds / 2 + 1..=8);
+                done.asked.push(self.ask(&source, &targets, longer, "extend").await);
+            }
+            _ => {}
+        }
+        done
+    }
+
+    async fn ask(&mut self, source: &str, targets: &BTreeSet<String>, seconds: u64, kind: &str) -> Asked {
+        let wait = if self.rng.random_bool(0.5) { Duration::from_secs(3) } else { Duration::ZERO };
+        let ask = targets.iter().fold(an_ask(), |ask, target| ask.on(target)).port("tcp/22").from(source);
+        let key = format!("{kind}-{source}");
+        let ask: Ask = ask.seconds(seconds).key(&key).waiting(wait);
+        let (at, mut retries) = (wall(), Vec::new());
+        let answer = self
+            .insist(&mut retries, ANSWER + wait, |channel| {
+                let wire = ask.wire();
+                async move { AccessServiceClient::new(channel).request_access(wire).await }
+            })
+            .await;
+        let answer = match answer {
+            None => Answer::GivenUp,
+            Some(Err(refusal)) => Answer::Refused(refusal),
+            Some(Ok(answer)) => {
+                let grant = answer.grant.unwrap();
+                Answer::Granted { state: grant.state(), id: grant.id }
+            }
+        };
+        let targets = targets.iter().cloned().collect();
+        Asked { source: source.to_owned(), targets, at, answered: wall(), retries, answer }
+    }
+
+    async fn revoke(&mut self, grant: String) -> Revoked {
+        let (at, mut retries) = (wall(), Vec::new());
+        let request = RevokeAccessRequest { grant_id: grant.clone(), ..RevokeAccessRequest::default() };
+        let answer = self
+            .insist(&mut retries, ANSWER, |channel| {
+                let request = request.clone();
+                async move { AccessServiceClient::new(channel).revoke_access(request).await }
+            })
+            .await;
+        let state = |answer: v1::RevokeAccessResponse| {
+            answer.grant.map_or(GrantState::Unspecified, |grant| grant.state())
+        };
+        Revoked { grant, at, retries, answer: answer.map(|answer| answer.map(state)) }
+    }
+
+    /// Calls until there is an answer that counts, each time over a connection of its own. Nothing where there is none.
+    async fn insist<T, F>(
+        &mut self,
+        retries: &mut Vec<String>,
+        patience: Duration,
+        call: impl Fn(Channel) -> F,
+    ) -> Option<Result<T, String>>
+    where
+        F: Future<Output = Result<Response<T>, Status>>,
+    {
+        let start = monotonic();
+        while start.elapsed() < STUBBORN {
+            let answer = match timeout(patience, call(self.channel.clone())).await {
+                Ok(answer) => said(answer),
+                Err(_) => Said::Again("no answer".to_owned()),
+            };
+            match answer {
+                Said::Good(answer) => return Some(Ok(answer)),
+                Said::No(refusal) => return Some(Err(refusal)),
+                Said::Again(why) => retries.push(why),
+            }
+            self.channel = channel(&self.url, Arc::clone(&self.tls)).unwrap();
+            sleep(Duration::from_millis(self.rng.random_range(AGAIN))).await;
+        }
+        None
+    }
+}
+
+fn said<T>(answer: Result<Response<T>, Status>) -> Said<T> {
+    let status = match answer {
+        Ok(answer) => return Said::Good(answer.into_inner()),
+        Err(status) => status,
+    };
+    let refusal = Refusal::from(status.clone());
+    let is_broken = matches!(status.code(), Code::Unknown | Code::Internal | Code::Cancelled);
+    let is_passing = matches!(status.code(), Code::Unavailable | Code::Aborted | Code::DeadlineExceeded);
+    // A connection that breaks has no reason for machines.
+    if is_passing || is_broken && refusal.reason.is_empty() {
+        let reason = if refusal.reason.is_empty() { "connection".to_owned() } else { refusal.reason };
+        return Said::Again(format!("{:?} {reason}", status.code()));
+    }
+    Said::No(format!("{:?} {} {}", status.code(), refusal.reason, status.message()))
+}

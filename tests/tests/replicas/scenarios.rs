@@ -1,0 +1,232 @@
+//! What replicas do for each other, one thing at a time.
+
+use std::time::Duration;
+
+use postern_proto::v1;
+use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_proto::v1::{GrantState, Layers};
+use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
+use postern_tests::{Ask, Client, FakeAgent, PATIENCE, a_policy, an_ask, end_of};
+
+use crate::history::{Opening, What};
+use crate::world::{Options, World};
+use crate::{BROKERS, REPLICAS};
+
+/// How long a change at one replica may take to be seen at another.
+const AT_ONCE: Duration = Duration::from_secs(1);
+/// The source of every request here.
+const SOURCE: &str = "10.0.0.1";
+/// The target of an agent that a scenario leads by hand.
+const LED: &str = "host:led";
+
+/// Two replicas without agents.
+fn two() -> World {
+    World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None })
+}
+
+fn at(world: &World, replica: usize) -> Client {
+    world.replicas.admin_at(&world.net.alice, world.replicas.replica(replica).url())
+}
+
+fn led_by_hand(world: &World, replica: usize) -> FakeAgent {
+    let token = world.admin.join_token(LED, None).unwrap();
+    let url = world.replicas.replica(replica).url();
+    FakeAgent::enroll(&world.net.vm, url, &token, &world.dir.path().join("led")).unwrap()
+}
+
+fn ask(target: &str, seconds: u64) -> Ask {
+    an_ask().on(target).port("tcp/22").from(SOURCE).seconds(seconds)
+}
+
+/// How often windows were opened and closed at each host.
+fn changes(world: &World, what: fn(&What) -> bool) -> usize {
+    world.herd.book().hosts().iter().filter(|event| what(&event.what)).count()
+}
+
+fn closings(world: &World) -> usize {
+    changes(world, |what| *what == What::Closed)
+}
+
+#[test]
+fn an_agent_at_one_replica_gets_a_window_that_is_granted_at_another_at_once() {
+    if !REPLICAS {
+        return;
+    }
+    let world = two();
+    let session = led_by_hand(&world, 0).session().unwrap();
+    session.applied(session.desired().generation);
+    let other = at(&world, 1);
+    other.wait_in_sync(LED);
+    for round in 0..5 {
+        let start = monotonic();
+        let ask = ask(LED, 60).but(|wire| wire.sources = vec![format!("10.0.1.{round}")]);
+        let answer = other.start_request(&ask.waiting(PATIENCE));
+        let desired = session.desired();
+        let told = start.elapsed();
+        assert_eq!(desired.windows.len(), round + 1);
+        session.applied(desired.generation);
+        let grant = answer.join().unwrap().grant.unwrap();
+        let active = start.elapsed();
+        assert_eq!(grant.state(), GrantState::Active);
+        assert!(told < AT_ONCE && active < AT_ONCE, "told after {told:?}, active after {active:?}");
+    }
+}
+
+#[test]
+fn a_watcher_at_one_replica_sees_what_changes_at_another() {
+    if !REPLICAS {
+        return;
+    }
+    let world = two();
+    let session = led_by_hand(&world, 0).session().unwrap();
+    session.applied(session.desired().generation);
+    let (seen, sees) = std::sync::mpsc::channel();
+    let _watching = at(&world, 1).start(|channel| async move {
+        let request = v1::WatchGrantsRequest { filter: None };
+        let answer = AccessServiceClient::new(channel).watch_grants(request).await.unwrap();
+        let mut stream = answer.into_inner();
+        while let Ok(Some(message)) = stream.message().await {
+            seen.send(message.grant.map(|grant| (grant.id.clone(), grant.state()))).unwrap();
+        }
+    });
+    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), None, "the first listing is empty");
+    let grant = at(&world, 0).request(&ask(LED, 60)).unwrap().grant.unwrap();
+    let start = monotonic();
+    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), Some((grant.id.clone(), GrantState::Opening)));
+    session.applied(session.desired().generation);
+    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), Some((grant.id.clone(), GrantState::Active)));
+    assert!(start.elapsed() < AT_ONCE * 2, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_ban_at_one_replica_cuts_the_stream_at_another() {
+    if !REPLICAS {
+        return;
+    }
+    let world = two();
+    let session = led_by_hand(&world, 1).session().unwrap();
+    session.applied(session.desired().generation);
+    let start = monotonic();
+    at(&world, 0).ban(LED).unwrap();
+    session.end();
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+#[test]
+fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
+    if !REPLICAS {
+        return;
+    }
+    // The agent speaks only to the replica that is killed, so that this is the one that works on the target.
+    let world = World::new(&Options { brokers: 2, hosts: 0, instances: 1, agents_at: Some(0) });
+    let (sky, target) = (world.sky.as_ref().unwrap(), &world.aims.clouds[0]);
+    let watcher = sky.watch();
+    let grant = at(&world, 0).open(&ask(target, 6));
+    world.replicas.replica(0).kill9();
+    sleep_until(end_of(&grant));
+    let late = wait_until("another replica to close it", PATIENCE, || sky.look().open.is_empty());
+    let seen: Vec<_> = watcher.stop().into_iter().filter(|look| look.asked < end_of(&grant)).collect();
+    let first = seen.iter().position(|look| !look.open.is_empty()).unwrap();
+    assert!(seen[first..].iter().all(|look| !look.open.is_empty()), "it was open until its end");
+    assert!(late < Duration::from_secs(8), "closed {late:?} after its end");
+    at(&world, 1).wait_for_state(&grant.id, GrantState::Closed);
+}
+
+#[test]
+fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_when_it_goes_on() {
+    if !REPLICAS {
+        return;
+    }
+    let world = World::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
+    let (one, other) = (at(&world, 0), at(&world, 1));
+    for target in world.aims.hosts.iter() {
+        one.open(&ask(target, 120));
+    }
+    world.replicas.replica(0).freeze();
+    // Waits in its socket until it goes on: it is refused then, or taken and kept.
+    let late_ask = ask(&world.aims.hosts[0], 100).but(|wire| wire.sources = vec!["10.0.0.2".to_owned()]);
+    let late = one.start_request(&late_ask);
+    std::thread::sleep(Duration::from_secs(12));
+    for target in world.aims.hosts.iter() {
+        other.wait_in_sync(target);
+    }
+    // Something changes that the stopped one does not know of.
+    let target = &world.aims.hosts[1];
+    let known = other.grants().into_iter().find(|grant| grant.windows[0].target == *target).unwrap();
+    assert_eq!(other.revoke(&known.id).unwrap().state(), GrantState::Closed);
+    assert_eq!(closings(&world), 1);
+
+    world.replicas.replica(0).thaw();
+    let answer = late.join();
+    std::thread::sleep(Duration::from_secs(5));
+    if let Ok(answer) = answer {
+        other.grant(&answer.grant.unwrap().id).unwrap();
+    }
+    assert_eq!(closings(&world), 1, "nothing was closed or flapped");
+    assert!(!world.herd.book().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
+    assert!(world.fresh_admin().verify_audit().sound);
+}
+
+#[test]
+fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_asked() {
+    if !REPLICAS {
+        return;
+    }
+    let world = World::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
+    for target in world.aims.hosts.iter() {
+        world.admin.open(&ask(target, 120));
+    }
+    // Its agent never answers, so this request is being waited for.
+    let session = led_by_hand(&world, 1).session().unwrap();
+    session.applied(session.desired().generation);
+    let asked = at(&world, 0).start_request(&ask(LED, 60).waiting(PATIENCE));
+    session.desired();
+
+    world.replicas.replica(0).terminate();
+    let start = monotonic();
+    let answer = asked.join().unwrap().grant.unwrap();
+    assert_eq!(answer.state(), GrantState::Opening, "it is answered as it stands");
+    wait_until("it to end", PATIENCE, || !world.replicas.replica(0).is_ready());
+    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    let all = world.aims.hosts.len();
+    let moved = wait_until("every agent to have moved", PATIENCE, || world.herd.book().connected() == all);
+    assert!(moved < Duration::from_secs(3), "{moved:?}");
+    for target in world.aims.hosts.iter() {
+        at(&world, 1).wait_in_sync(target);
+    }
+    assert_eq!(closings(&world), 0, "no window flapped");
+}
+
+#[test]
+fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_closed() {
+    let mut world = World::new(&Options { brokers: BROKERS, hosts: 2, instances: 1, agents_at: None });
+    let sky = world.sky.as_ref().unwrap();
+    let (host, cloud) = (&world.aims.hosts[0], &world.aims.clouds[0]);
+    world.admin.open(&ask(host, 12));
+    let grant = world.admin.open(&ask(cloud, 600));
+    assert_eq!(sky.look().open.len(), 1);
+    world.redis.lose();
+    world.redis.resume();
+    let mut ended = vec![false; usize::from(BROKERS)];
+    wait_until("every broker to end", PATIENCE, || {
+        let each = world.replicas.all().iter().zip(&mut ended);
+        each.for_each(|(replica, ended)| *ended |= replica.tend());
+        ended.iter().all(|ended| *ended)
+    });
+    wait_until("the cloud's window to close", PATIENCE, || {
+        for replica in world.replicas.all() {
+            replica.tend();
+        }
+        sky.look().open.is_empty()
+    });
+    assert!(wall() < end_of(&grant));
+    wait_until("a line in the log", PATIENCE, || {
+        world.replicas.all().iter().all(|replica| replica.is_ready())
+            && world.fresh_admin().audit().iter().any(|line| line.contains("cloud.unknown_window_closed"))
+    });
+    wait_until("the kernel to end the host's window", PATIENCE, || {
+        !world.herd.book().is_open(&Opening::new(host, SOURCE))
+    });
+    let policy = a_policy().named("hosts").on("host:*").port("tcp/22").layers(Layers::Host);
+    world.fresh_admin().put_policy(policy.wire()).unwrap();
+}

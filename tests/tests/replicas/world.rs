@@ -1,0 +1,103 @@
+//! A world of replicas: one Redis, brokers on it, a load balancer, a herd of agents, and a few cloud instances.
+
+use std::path::PathBuf;
+use std::thread;
+
+use postern_core::Role;
+use postern_proto::v1::Layers;
+use postern_tests::clock::wait_until;
+use postern_tests::redis::Redis;
+use postern_tests::{Cli, Client, Net, PATIENCE, ReplicaOptions, Replicas, a_policy};
+use tempfile::TempDir;
+
+use crate::REPLICAS;
+use crate::herd::Herd;
+use crate::load::Aims;
+use crate::sky::Sky;
+
+/// What there is.
+pub(crate) struct Options {
+    pub(crate) brokers: u16,
+    pub(crate) hosts: usize,
+    pub(crate) instances: usize,
+    /// The replica that every agent speaks to; the load balancer, for none.
+    pub(crate) agents_at: Option<usize>,
+}
+
+/// Everything. What is dropped first stands first.
+pub(crate) struct World {
+    pub(crate) herd: Herd,
+    pub(crate) admin: Client,
+    pub(crate) replicas: Replicas,
+    pub(crate) redis: Redis,
+    pub(crate) sky: Option<Sky>,
+    pub(crate) aims: Aims,
+    pub(crate) net: Net,
+    pub(crate) dir: TempDir,
+}
+
+impl World {
+    /// Everything runs, every agent is in sync, every instance is under lockdown.
+    pub(crate) fn new(options: &Options) -> Self {
+        let mut dir = TempDir::with_prefix("postern-").unwrap();
+        // To look at the logs of every start of every broker.
+        dir.disable_cleanup(std::env::var_os("POSTERN_KEEP").is_some());
+        let net = Net::new();
+        let redis = Redis::start(&net.hub);
+        let sky = (options.instances > 0).then(|| Sky::start(&net.hub, dir.path(), options.instances));
+        let sections = sky.as_ref().map(Sky::configuration).unwrap_or_default();
+        let settings = ReplicaOptions { count: options.brokers, named: REPLICAS, sections: &sections };
+        let replicas = Replicas::init(&net.hub, dir.path(), &redis, settings);
+        replicas.serve();
+
+        let admin = replicas.admin(&net.vm);
+        let hosts: Vec<_> = (0..options.hosts).map(|number| format!("host:vm-{number:03}")).collect();
+        let policy = a_policy().named("hosts").on("host:*").port("tcp/22");
+        admin.put_policy(policy.wire()).unwrap();
+        let clouds = sky.as_ref().map(Sky::targets).unwrap_or_default();
+        if !clouds.is_empty() {
+            let policy = a_policy().named("clouds").on("aws:*").port("tcp/22").layers(Layers::Both);
+            admin.put_policy(policy.wire()).unwrap();
+        }
+        let targets: Vec<_> = hosts.iter().chain(&clouds).cloned().collect();
+        let theirs = options.agents_at.map(|number| replicas.replica(number).url());
+        let theirs = theirs.map_or_else(|| admin.clone(), |url| replicas.admin_at(&net.vm, url));
+        let cli = Cli::new(&net.vm, replicas.balancer().url(), admin.identity());
+        // Both take a while, and neither needs the other.
+        let herd = thread::scope(|scope| {
+            scope.spawn(|| lock_down(&cli, &clouds));
+            Herd::gather(&net.vm, &theirs, &targets, &dir.path().join("agents"))
+        });
+        wait_until("every agent to have a session", PATIENCE, || herd.book().connected() == targets.len());
+        for target in &targets {
+            admin.wait_in_sync(target);
+        }
+        let aims = Aims { hosts: hosts.into(), clouds: clouds.into() };
+        Self { herd, admin, replicas, redis, sky, aims, net, dir }
+    }
+
+    /// The load balancer's address.
+    pub(crate) fn url(&self) -> &str {
+        self.replicas.balancer().url()
+    }
+
+    /// Issues a client certificate, and returns the identity's directory.
+    pub(crate) fn issue(&self, name: &str, role: Role) -> PathBuf {
+        self.replicas.replica(0).broker().issue(name, role)
+    }
+
+    /// The administrator, over a new connection.
+    pub(crate) fn fresh_admin(&self) -> Client {
+        self.replicas.admin(&self.net.alice)
+    }
+}
+
+fn lock_down(cli: &Cli, targets: &[String]) {
+    if targets.is_empty() {
+        return;
+    }
+    let mut command = vec!["lockdown", "--accept", "cut"];
+    command.extend(targets.iter().map(String::as_str));
+    let locked = cli.run(&command);
+    assert!(locked.succeeded(), "{locked:?}");
+}
