@@ -83,7 +83,8 @@ impl Model {
     pub(crate) fn calls_for(&self, state: &State, id: Id, change: Change) -> bool {
         let replica = replica(state, id);
         let Some(windows) = replica.sight.windows() else { return false };
-        let believes = replica.belief > 0 && replica.read.is_some();
+        let is_member = replica.belief > 0 || !self.setup.keeps(Rule::CallsNeedBelief);
+        let believes = is_member && replica.read.is_some();
         let wanted = self.wanted(state, id);
         match change {
             Change::Open(grant) => {

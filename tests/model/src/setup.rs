@@ -1,8 +1,7 @@
 //! The bounds of a model, and the rules that can be broken in it.
-
-//
-// Of these numbers only the order matters: belief ends before life, and the wait is over after the last call has landed. They
-// are as small as they can be in that order, because every tick more is another dimension of states.
+//!
+//! Of the numbers of ticks only the order matters: belief ends before life, and the wait is over after the last call has
+//! landed. They are as small as they can be in that order, because every tick more is another dimension of states.
 
 /// Ticks that a membership lives in the store after a beat.
 pub const LIFE: u8 = 2;
@@ -52,17 +51,22 @@ pub enum Rule {
     TakerLooksAgain,
     /// Until that second look, nothing counts as absent from the cloud.
     AbsenceWaitsForTheSecondLook,
-    /// The second look is after both the last call that the loser can send and the time that it needs to land.
+    /// The second look is after both the last call that the loser can send and the time that it needs to land. That goes for
+    /// a lease that was taken from a live member, too: it may not have heard of it yet.
     SecondLookIsLateEnough,
     /// What a look shows is acted on only by a snapshot that was read after it: a window that an older snapshot does not know
     /// may be the next holder's.
     ReadsAfterLooking,
-    /// A taker counts every grant that was open as one that the agent may hold.
+    /// A taker counts every grant that was not final, one that is closing included, as one that the agent may hold.
     InheritedMayBeHeld,
-    /// A new token is a new beginning, also for one that held the lease before and has not heard that it lost it.
+    /// A new token is a new beginning, also for one that held the lease before and has not heard that it lost it: what agent
+    /// and cloud answer to what was sent under the old one counts for nothing.
     NewTokenForgets,
     /// A membership is believed for less long than it lives.
     BeliefIsShorterThanLife,
+    /// A call is sent only by one that believes its membership then, be it a provider's own retry, or one that waited for its
+    /// turn: a round is dropped when the belief ends. Only what is past its end is closed all the same.
+    CallsNeedBelief,
     /// A beat's answer says which leases are held: what was published may be lost.
     BeatTellsOfLostLeases,
     /// A session is told only of what was read after it began.

@@ -92,6 +92,11 @@ fn i2_belief_is_shorter_than_life() {
 }
 
 #[test]
+fn i2_calls_need_belief() {
+    breaks(with(CUT), Rule::CallsNeedBelief, properties::CLOUD_ENDS);
+}
+
+#[test]
 fn i2_a_beat_tells_of_lost_leases() {
     breaks(with(MOVE), Rule::BeatTellsOfLostLeases, properties::CLOUD_ENDS);
 }
