@@ -10,7 +10,7 @@ use crate::samples::name;
 
 /// What a user of the server must be allowed beside its keys and channels; docs/operations.md says the same.
 const ALLOWED: &str =
-    "-@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +wait +role +info +config|get";
+    "-@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +wait +role +time +info +config|get";
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 fn words_of(error: &dyn std::error::Error) -> String {

@@ -1,0 +1,292 @@
+//! The state of the model: one store, some replicas, one target with its agent and its cloud, and what is on its way.
+//!
+//! Every number here is small and bounded: time stands still at the grants' end, serials and tokens rise only with faults
+//! of which there is a budget. So the states are finitely many, and all of them are visited.
+
+use crate::setup::Faults;
+
+/// The most replicas of a model; those that are not asked for are dead from the start.
+pub const REPLICAS: usize = 3;
+/// The most grants of a model; those that are not asked for are never requested.
+pub const GRANTS: usize = 2;
+
+/// A replica's number.
+pub type Id = u8;
+
+/// A set of grants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Set(u8);
+
+impl Set {
+    /// The grants that satisfy the condition.
+    pub fn of(holds: impl Fn(usize) -> bool) -> Self {
+        Self((0..GRANTS).filter(|grant| holds(*grant)).fold(0, |set, grant| set | 1 << grant))
+    }
+
+    /// Whether the grant is in it.
+    pub fn has(self, grant: usize) -> bool {
+        self.0 & (1 << grant) != 0
+    }
+
+    /// The same with the grant.
+    #[must_use]
+    pub fn with(self, grant: usize) -> Self {
+        Self(self.0 | 1 << grant)
+    }
+
+    /// The same without the grant.
+    #[must_use]
+    pub fn without(self, grant: usize) -> Self {
+        Self(self.0 & !(1 << grant))
+    }
+
+    /// What is in either.
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+}
+
+/// A grant's state in the store. It only rises, so the states of all grants stand for the head of the audit log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Grant {
+    /// Not durable.
+    Unasked,
+    /// Durable, and wanted.
+    Opening,
+    /// Confirmed by both layers, and wanted.
+    Active,
+    /// Not wanted any more: revoked, failed or ended.
+    Closing,
+    /// Final.
+    Closed,
+}
+
+impl Grant {
+    /// Whether the layers are to hold it, as long as its end has not come.
+    pub fn is_wanted(self) -> bool {
+        matches!(self, Self::Opening | Self::Active)
+    }
+
+    /// Whether it is durable and not final.
+    pub fn is_open(self) -> bool {
+        matches!(self, Self::Opening | Self::Active | Self::Closing)
+    }
+}
+
+/// Every grant's state.
+pub type Grants = [Grant; GRANTS];
+
+/// A replica's registration in the store. `serial` names it, so that one that is gone is never revived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Membership {
+    /// Counts the memberships of this replica.
+    pub serial: u8,
+    /// Ticks until the store forgets it; 0 is gone.
+    pub life: u8,
+}
+
+/// Who works on the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Lease {
+    /// The replica.
+    pub holder: Id,
+    /// Its membership.
+    pub serial: u8,
+    /// Rises with each new holder.
+    pub token: u8,
+}
+
+/// What the holder of the lease publishes of both layers, for the holder of another target that a grant touches, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct View {
+    /// What every grant's state was when it was read last.
+    pub head: Grants,
+    /// What both layers have confirmed.
+    pub open: Set,
+    /// What is in no layer.
+    pub absent: Set,
+}
+
+/// The store: one server that does one thing at a time and forgets nothing. A store that goes back ends its brokers, and
+/// is no part of this.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Store {
+    /// Every grant.
+    pub grants: Grants,
+    /// Every replica's latest membership.
+    pub members: [Membership; REPLICAS],
+    /// The lease of the one target.
+    pub lease: Option<Lease>,
+    /// The view that was published under a token.
+    pub view: Option<(u8, View)>,
+}
+
+/// How a replica's process is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Process {
+    /// It runs.
+    Up,
+    /// SIGSTOP: it does nothing, and goes on where it was.
+    Stopped,
+    /// SIGKILL: it never comes back. A restart is another replica.
+    Dead,
+}
+
+/// An agent's session as a replica sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Session {
+    /// None.
+    None,
+    /// The agent is there.
+    Live,
+    /// The agent is gone, and the replica has not heard of it.
+    HalfOpen,
+}
+
+/// What a replica knows of the cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Sight {
+    /// Nothing.
+    Unseen,
+    /// What one look has shown: a late call may change it.
+    First(Set),
+    /// What a second look has shown, after everything late had landed.
+    Settled(Set),
+}
+
+impl Sight {
+    /// The windows that were seen.
+    pub fn windows(self) -> Option<Set> {
+        match self {
+            Self::Unseen => None,
+            Self::First(windows) | Self::Settled(windows) => Some(windows),
+        }
+    }
+
+    /// The same look, after a change of our own.
+    #[must_use]
+    pub fn after(self, change: Change) -> Self {
+        match self {
+            Self::Unseen => self,
+            Self::First(windows) => Self::First(change.done_to(windows)),
+            Self::Settled(windows) => Self::Settled(change.done_to(windows)),
+        }
+    }
+}
+
+/// One broker process: what it believes, and what it read in an earlier step and may act on in a later one.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replica {
+    /// Its process.
+    pub process: Process,
+    /// Whether it cannot reach the store. It reaches agent and cloud all the same.
+    pub cut: bool,
+    /// The membership that it has, or had.
+    pub serial: u8,
+    /// Ticks for which it believes that.
+    pub belief: u8,
+    /// The token of the lease that it thinks it holds; 0 is none.
+    pub token: u8,
+    /// The last snapshot that it read under that token.
+    pub read: Option<Grants>,
+    /// What the agent may hold, for all it knows.
+    pub may_hold: Set,
+    /// The agent's session with it.
+    pub session: Session,
+    /// The session is so new that the lease has not been asked for yet.
+    pub asks: bool,
+    /// What it told in this session.
+    pub told: Option<Set>,
+    /// Whether that was confirmed.
+    pub confirmed: bool,
+    /// What it knows of the cloud.
+    pub sight: Sight,
+    /// Ticks until a look may count as the second.
+    pub wait: u8,
+    /// A call that has passed every check and is not sent yet: SIGSTOP between the two.
+    pub armed: Option<Call>,
+}
+
+/// The agent and its kernel. It has one session at a time; a message of an earlier one is lost with it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Agent {
+    /// Whom its session is with.
+    pub at: Option<Id>,
+    /// A whole desired state on its way to it.
+    pub inbox: Option<Set>,
+    /// The windows in the kernel, which drops them at their end.
+    pub held: Set,
+}
+
+/// One change of the cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Change {
+    /// Opens the window of a grant, which carries its end.
+    Open(u8),
+    /// Closes it.
+    Close(u8),
+}
+
+impl Change {
+    /// The windows after it.
+    #[must_use]
+    pub fn done_to(self, windows: Set) -> Set {
+        match self {
+            Self::Open(grant) => windows.with(usize::from(grant)),
+            Self::Close(grant) => windows.without(usize::from(grant)),
+        }
+    }
+}
+
+/// A call on its way to the cloud.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Call {
+    /// What it does where it lands.
+    pub change: Change,
+    /// Who waits for the answer; none where its caller is dead, gave it up, or lost the lease.
+    pub caller: Option<Id>,
+    /// Ticks since it was sent.
+    pub age: u8,
+}
+
+/// What must never happen in a step. A state shows what is; these tell what was done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Wrongs {
+    /// The store took a write of one that did not hold the lease.
+    pub late_write: bool,
+    /// A grant became active while a layer did not hold it.
+    pub active_too_early: bool,
+    /// A call that opens was decided after the end.
+    pub opened_after_end: bool,
+    /// A new lease had no higher token than the one before.
+    pub token_fell: bool,
+}
+
+/// Everything.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct State {
+    /// Ticks since the beginning, up to the grants' end.
+    pub now: u8,
+    /// The store.
+    pub store: Store,
+    /// The replicas.
+    pub replicas: [Replica; REPLICAS],
+    /// The agent.
+    pub agent: Agent,
+    /// The windows in the cloud.
+    pub cloud: Set,
+    /// The calls on their way to the cloud, sorted.
+    pub calls: Vec<Call>,
+    /// The view that the holder of the other target has read, and may decide by however much later.
+    pub far: Option<View>,
+    /// The faults that may still happen.
+    pub faults: Faults,
+    /// What must never have happened.
+    pub wrongs: Wrongs,
+}
