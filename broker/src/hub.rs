@@ -125,18 +125,39 @@ impl Hub {
         slots.iter().filter(|(_, slot)| slot.has_session()).map(|(target, _)| target.clone()).collect()
     }
 
+    /// The number of the session that the target's agent has, if it has one.
+    pub fn session(&self, target: &TargetId) -> Option<u64> {
+        self.lock().get(target).and_then(Slot::session)
+    }
+
+    /// Forgets what the target's agent has confirmed: another broker worked on the target meanwhile. A session that is
+    /// there goes on, and is told everything anew.
+    pub fn doubt(&self, target: &TargetId) {
+        if let Some(slot) = self.lock().get_mut(target) {
+            slot.doubt();
+        }
+    }
+
     /// Whether the target's agent has a session, and so can be told anything.
     pub fn has_session(&self, target: &TargetId) -> bool {
         self.lock().get(target).is_some_and(Slot::has_session)
     }
 
-    /// Tells the target's agent what to hold, unless it was told the same already.
+    /// Tells the target's agent what to hold, unless it was told the same already. Whoever tells read the state after this
+    /// session began: a newer session may have been told newer things by another broker.
     ///
     /// Returns when the target should be looked at again because its agent refused.
-    pub fn tell(&self, target: &TargetId, generation: u64, desired: DesiredHost) -> Option<Timestamp> {
+    pub fn tell(
+        &self,
+        target: &TargetId,
+        session: u64,
+        generation: u64,
+        desired: DesiredHost,
+    ) -> Option<Timestamp> {
         let _span = trace::span(target).entered();
-        // A target without an agent needs no slot: it is told when it connects.
-        self.lock().get_mut(target)?.tell(generation, desired, self.clock.now())
+        let mut slots = self.lock();
+        let slot = slots.get_mut(target).filter(|slot| slot.is_session(session))?;
+        slot.tell(generation, desired, self.clock.now())
     }
 
     /// What is known of a window of a grant in the host layer.

@@ -35,8 +35,11 @@ use crate::replica::Replica;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 /// How long a cloud may take to say what a caller may do: the caller waits for it.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call of a broker that is gone may still be on its way, at the most: its own bound on a call, and some more.
-const LATE_CALLS: Duration = Duration::from_secs(60);
+/// How long a call of the broker before may still be on its way: for as long as that one believed its lease, and a request
+/// takes to be done.
+const LATE_CALLS: Duration = Duration::from_secs(15);
+/// How often it is asked whether the lease still is this broker's, while a call goes on.
+const LEASE_TICK: Duration = Duration::from_millis(250);
 /// The longest sleep between looks for retries that are due.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -105,11 +108,8 @@ impl Clouds {
         }
         let mut places = self.lock();
         let place = places.entry(target.clone()).or_default();
-        // Let go of, and taken up again before the round ended that was under way.
-        place.leaving = false;
-        let desired = Some(desired);
-        let changed = place.desired != desired;
-        (place.desired, place.known) = (desired, known);
+        let changed = place.desired.as_ref() != Some(&desired);
+        place.told(desired, known);
         // What was wanted and not begun is wanted no more: no round follows that would say so.
         if changed && !place.busy && place.is_quiet() {
             self.wakeups.wake(target);
@@ -134,7 +134,7 @@ impl Clouds {
         // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.
         let may_open = place.busy || place.wants(&wanted);
         match (&place.observed, &place.failure) {
-            (Some(observed), _) if observed.contains(&wanted) => Observed::Open,
+            (Some(observed), _) if observed.contains(&wanted) && !place.needs_look() => Observed::Open,
             (_, Some(Failure { error: CloudError::Refused { reason }, .. })) => {
                 Observed::Refused { reason: reason.clone() }
             }
@@ -147,8 +147,14 @@ impl Clouds {
                 tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
-            (Some(_), None) if !may_open && !place.partial.contains(&wanted) => Observed::Absent,
-            (_, None | Some(Failure { error: CloudError::NotFound { .. }, .. })) => Observed::Unconfirmed,
+            (Some(_), None)
+                if !may_open && !place.partial.contains(&wanted) && !place.awaits_late_calls() =>
+            {
+                Observed::Absent
+            }
+            (Some(_), None) | (_, None | Some(Failure { error: CloudError::NotFound { .. }, .. })) => {
+                Observed::Unconfirmed
+            }
         }
     }
 
@@ -287,7 +293,10 @@ impl Clouds {
                 break;
             }
             let span = trace::call_for("open", target, &windows);
-            let reach = answered(provider.open(target, &windows)).instrument(span).await?;
+            let opening = answered(provider.open(target, &windows)).instrument(span);
+            // A call that waits, or is tried again, for longer than the lease lasts would land after another broker's look.
+            let Some(reach) = self.while_held(target, opening).await else { break };
+            let reach = reach?;
             self.with(target, |place| place.opened(&windows, reach));
             self.wakeups.wake(target);
         }
@@ -313,6 +322,14 @@ impl Clouds {
             let CloudStep::Close(mut windows) = step else { break };
             // What another broker may have opened meanwhile is not nobody's: without the lease only the end counts.
             windows.retain(|window| ours || window.not_after <= now);
+            // Nor is what somebody asked for since the store was read: it is read again first.
+            let asked = windows.len();
+            if !self.replica.members.is_alone() {
+                self.with(target, |place| windows.retain(|window| !place.may_be_new(window)));
+            }
+            if windows.len() < asked {
+                self.wakeups.wake(target);
+            }
             if windows.is_empty() {
                 continue;
             }
@@ -347,6 +364,19 @@ impl Clouds {
             return Err(CloudError::unavailable("what somebody changed could not be put right"));
         }
         Ok(())
+    }
+
+    /// The answer, if this broker works on the target for that long.
+    async fn while_held<T>(&self, target: &TargetId, call: impl Future<Output = T>) -> Option<T> {
+        let lost = async {
+            while self.replica.leases.holds(target) {
+                tokio::time::sleep(LEASE_TICK).await;
+            }
+        };
+        tokio::select! {
+            answer = call => Some(answer),
+            () = lost => None,
+        }
     }
 
     async fn look(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
@@ -394,7 +424,7 @@ impl Clouds {
 
     /// Takes over a target from a broker that is gone, and whose last call may land late: it is looked at now, and again.
     pub fn took_over(&self, target: &TargetId) {
-        if self.provider(target).is_some() {
+        if self.provider(target).is_some() && !self.replica.members.is_alone() {
             let again = self.clock.now().checked_add(LATE_CALLS).unwrap_or(Timestamp::MAX);
             self.lock().entry(target.clone()).or_default().took_over(again);
         }

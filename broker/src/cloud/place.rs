@@ -40,8 +40,10 @@ pub(super) struct Place {
     pub(super) busy: bool,
     /// Whether another broker works on it, and the round that is under way is the last.
     pub(super) leaving: bool,
-    /// When it is to be looked at once more, because calls of a broker that is gone may have landed.
+    /// When it is to be looked at once more, because calls of the broker before may have landed.
     late_calls: Option<Timestamp>,
+    /// Whether it was looked at since the store was asked what it is to hold: what is known of grants may be older.
+    looked_since: bool,
     pub(super) failure: Option<Failure>,
     pub(super) last_seen: Option<Timestamp>,
     /// Counts what was done here: a sweep that began before is older than what is known.
@@ -74,7 +76,26 @@ impl Place {
         open.any(|window| window.not_after <= now)
     }
 
-    /// Takes in that another broker did what was done here, and is gone.
+    /// Whether calls of the broker before may still land: what was not seen there may come.
+    pub(super) fn awaits_late_calls(&self) -> bool {
+        self.late_calls.is_some()
+    }
+
+    /// Takes in what the store says of it.
+    pub(super) fn told(&mut self, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
+        if std::mem::take(&mut self.leaving) {
+            // Let go of, and taken up again before the round ended that was under way: its answers say nothing now.
+            self.doubt();
+        }
+        (self.desired, self.known, self.looked_since) = (Some(desired), known, false);
+    }
+
+    /// Whether the window is of a grant that somebody may have asked for since the store was read.
+    pub(super) fn may_be_new(&self, window: &CloudWindow) -> bool {
+        self.looked_since && !self.known.contains(window)
+    }
+
+    /// Takes in that another broker did what was done here.
     pub(super) fn took_over(&mut self, look_again: Timestamp) {
         self.doubt();
         self.late_calls = Some(look_again);
@@ -143,7 +164,7 @@ impl Place {
         self.left_open.clone_from(&look.windows);
         (self.partial, self.reach) = (look.partial, look.reach);
         self.observed = Some(look.windows);
-        self.look = false;
+        (self.look, self.looked_since) = (false, true);
         self.last_seen = Some(now);
         events
     }

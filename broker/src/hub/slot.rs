@@ -65,6 +65,15 @@ impl Slot {
         self.session.is_some()
     }
 
+    pub(super) fn session(&self) -> Option<u64> {
+        self.session.as_ref().map(|_| self.number)
+    }
+
+    /// Knows nothing of what the agent holds any more.
+    pub(super) fn doubt(&mut self) {
+        self.leave_behind();
+    }
+
     pub(super) fn is_session(&self, number: u64) -> bool {
         self.number == number && self.session.is_some()
     }

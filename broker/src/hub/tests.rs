@@ -27,7 +27,7 @@ fn desired(target: &TargetId, grants: &[&Grant], now: Timestamp) -> DesiredHost 
 }
 
 fn tell(hub: &Hub, target: &TargetId, generation: u64, grants: &[&Grant]) -> Option<Timestamp> {
-    hub.tell(target, generation, desired(target, grants, hub.clock.now()))
+    hub.tell(target, hub.session(target)?, generation, desired(target, grants, hub.clock.now()))
 }
 
 fn observed(hub: &Hub, grant: &Grant) -> Observed {

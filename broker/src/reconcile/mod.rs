@@ -143,7 +143,12 @@ impl Reconciler {
             // Someone else moved first: what they did is looked at at once.
             Err(StoreError::Conflict { .. }) => Some(self.clock.now()),
             Err(StoreError::Fenced { .. }) => {
-                self.replica.leases.found_lost(target);
+                if self.replica.leases.is_member() {
+                    // What is known here is from before somebody else worked on it.
+                    self.replica.leases.found_lost(target);
+                    self.clouds.let_go(target);
+                    self.hub.doubt(target);
+                }
                 Some(later(self.clock.now(), STORE_RETRY))
             }
             Err(error) => {
@@ -159,7 +164,9 @@ impl Reconciler {
         target: &TargetId,
         in_doubt: &mut Vec<TargetId>,
     ) -> Result<Option<Timestamp>, StoreError> {
-        let has_session = self.hub.has_session(target);
+        // Which session it is, before anything is read: a newer one is told what is read after it began.
+        let session = self.hub.session(target);
+        let has_session = session.is_some();
         let claim = if has_session { Claim::Agent } else { Claim::Free };
         let Some(held) = self.replica.leases.hold(target, claim).await? else {
             // Another broker works on it.
@@ -178,11 +185,11 @@ impl Reconciler {
         if !self.replica.leases.holds(target) {
             return Err(StoreError::Fenced { what: format!("{target} may be another broker's by now") });
         }
-        let retry = if self.hub.has_session(target) {
+        let retry = if let Some(session) = session {
             let protection = protection(target, &snapshot.policies);
             let mut desired = desired_host(target, protection, grants.iter().copied(), now);
             translate(&mut desired, target, &self.clouds);
-            self.hub.tell(target, snapshot.seq, desired)
+            self.hub.tell(target, session, snapshot.seq, desired)
         } else {
             // It is told when it connects, which wakes this target.
             None
@@ -224,6 +231,7 @@ impl Reconciler {
             if inherits {
                 // Before anything is decided: the broker before may have told the agent of each of these.
                 self.hub.inherit(target, snapshot.grants.iter().map(|grant| grant.record.id).collect());
+                self.clouds.took_over(target);
                 self.replica.leases.has_inherited(lease);
                 inherits = false;
             }

@@ -164,6 +164,14 @@ impl Leases {
         self.lock().held.drain().map(|(target, _)| target).collect()
     }
 
+    /// Keeps only those leases that the store says are this broker's. Which were lost.
+    pub(super) fn keep_only(&self, held: &std::collections::HashSet<TargetId>) -> Vec<TargetId> {
+        let lost: Vec<TargetId> =
+            self.targets().into_iter().filter(|target| !held.contains(target)).collect();
+        lost.iter().for_each(|target| self.found_lost(target));
+        lost
+    }
+
     /// The targets that this broker works on.
     pub fn targets(&self) -> Vec<TargetId> {
         self.lock().held.keys().cloned().collect()

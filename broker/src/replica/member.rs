@@ -58,6 +58,8 @@ struct Course {
     is_lost: bool,
     agents_left: bool,
     clock_said: bool,
+    /// How many of its leases were taken away so far, by the store's count.
+    losses: u64,
 }
 
 impl Member {
@@ -72,8 +74,14 @@ impl Member {
             started_at: self.clock.now(),
             ..Card::default()
         };
-        let mut course =
-            Course { card, renewed: boottime(), is_lost: false, agents_left: false, clock_said: false };
+        let mut course = Course {
+            card,
+            renewed: boottime(),
+            is_lost: false,
+            agents_left: false,
+            clock_said: false,
+            losses: 0,
+        };
         let mut ready = Some(ready);
         loop {
             let sent = boottime();
@@ -139,10 +147,30 @@ impl Member {
                 );
             }
         }
+        if std::mem::replace(&mut course.losses, beat.losses) != beat.losses && !beat.joined {
+            self.compare_leases().await;
+        }
         self.head.send_if_modified(|head| std::mem::replace(head, beat.head) != beat.head);
         if !self.is_ending() {
             for gone in beat.gone {
                 self.take_over(&gone).await;
+            }
+        }
+    }
+
+    /// Leases were taken away: news of that may have been lost.
+    async fn compare_leases(&self) {
+        match self.replica.members.held().await {
+            Ok(held) => {
+                let lost = self.replica.leases.keep_only(&held);
+                for target in &lost {
+                    self.clouds.let_go(target);
+                    self.hub.doubt(target);
+                }
+                self.wakeups.wake_all(lost);
+            }
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "leases could not be compared");
             }
         }
     }
@@ -164,7 +192,6 @@ impl Member {
             tracing::info!(targets = taken.len(), gone, "took over from a broker that is gone");
             let targets: Vec<TargetId> = taken.iter().map(|taken| taken.lease.target.clone()).collect();
             for taken in taken {
-                self.clouds.took_over(&taken.lease.target);
                 self.replica.leases.took(taken, Claim::Free);
             }
             self.wakeups.wake_all(targets);

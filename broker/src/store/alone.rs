@@ -1,5 +1,7 @@
 //! The only member of a store that one broker has to itself: everything is its own.
 
+use std::collections::HashSet;
+
 use async_trait::async_trait;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use postern_core::TargetId;
@@ -30,6 +32,10 @@ impl Members for Alone {
 
     async fn take(&self, target: &TargetId, _: Claim) -> Result<Option<Taken>, StoreError> {
         Ok(Some(Taken { lease: Lease { target: target.clone(), token: 0 }, inherits: false }))
+    }
+
+    async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
+        Ok(HashSet::new())
     }
 
     async fn take_over(&self, _: &str) -> Result<Vec<Taken>, StoreError> {

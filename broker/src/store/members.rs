@@ -4,6 +4,7 @@
 //! token rises with each holder, and goes with what the holder reads and writes, so that one that was replaced is refused,
 //! however late it comes. A lease saves work; that a window ends does not depend on it (I2).
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -91,6 +92,8 @@ pub struct Beat {
     pub head: u64,
     /// The store's own time, where it tells one.
     pub store_time: Option<Timestamp>,
+    /// How many of this membership's leases were taken away so far.
+    pub losses: u64,
     /// Members that are gone, and had leases.
     pub gone: Vec<String>,
 }
@@ -178,6 +181,9 @@ pub trait Members: Send + Sync + 'static {
     /// # Errors
     /// [`StoreError::Fenced`] where this membership has ended.
     async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<Taken>, StoreError>;
+
+    /// The targets whose leases are this member's.
+    async fn held(&self) -> Result<HashSet<TargetId>, StoreError>;
 
     /// Takes leases of a member that is gone, some at a time; none once there are no more.
     async fn take_over(&self, gone: &str) -> Result<Vec<Taken>, StoreError>;

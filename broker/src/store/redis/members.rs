@@ -1,5 +1,6 @@
 //! Memberships and leases on Redis: each step one script, and the news on a channel.
 
+use std::collections::HashSet;
 use std::sync::{PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -102,10 +103,11 @@ impl Redis {
         }
         let head = head_of(head)?;
         self.server.seen.check(before, &head)?;
-        let [seconds, micros, gone @ ..] = rest else { return Err(unexpected()) };
+        let [seconds, micros, losses, gone @ ..] = rest else { return Err(unexpected()) };
         let nanos = micros.parse::<i32>().unwrap_or_default().saturating_mul(1000);
         let store_time = seconds.parse().ok().and_then(|seconds| Timestamp::new(seconds, nanos).ok());
-        Ok(Some(Beat { joined: join, head: head.seq, store_time, gone: gone.to_vec() }))
+        let losses = losses.parse().unwrap_or_default();
+        Ok(Some(Beat { joined: join, head: head.seq, store_time, losses, gone: gone.to_vec() }))
     }
 
     fn script<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
@@ -178,6 +180,13 @@ impl Members for Redis {
             }
             _ => Err(unexpected()),
         }
+    }
+
+    async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
+        let mut held = redis::cmd("SMEMBERS");
+        held.arg(self.server.key(&format!("held:{}", self.membership.id())));
+        let held: Vec<String> = held.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        held.iter().map(|target| target_of(target)).collect()
     }
 
     async fn take_over(&self, gone: &str) -> Result<Vec<Taken>, StoreError> {

@@ -16,6 +16,7 @@
 //!                    members, jobs                 hashes: what members say of themselves, and what they are at
 //!                    leases, turns, views          hashes: who works on a target, and what it tells of it
 //!                    held:<membership>             its leases' targets
+//!                    losses                        a hash: how many of a member's leases were taken away
 //!                    fence                         the newest lease's token
 //!                    news                          a channel
 //! ```

@@ -2,8 +2,8 @@
 --
 -- KEYS[1]: what every key begins with. ARGV: the membership, how long it lasts in ms, what the member says of itself,
 -- '1' to join, the schema that the member knows.
--- Answers 'ok', 'gone', or 'schema' and what it is; then the head, the store's own time (s, and µs), and the members that
--- are gone and have leases.
+-- Answers 'ok', 'gone', or 'schema' and what it is; then the head, the store's own time (s, and µs), how many of its
+-- leases were taken away, and the members that are gone and have leases.
 local p, me = KEYS[1], ARGV[1]
 local schema = tonumber(redis.call('GET', p .. 'schema') or ARGV[5])
 if schema > tonumber(ARGV[5]) then
@@ -20,11 +20,12 @@ if status == 'ok' then
     redis.call('HSET', p .. 'members', me, ARGV[3])
 end
 local time = redis.call('TIME')
-local answer = { status, redis.call('GET', p .. 'head') or '', time[1], time[2] }
+local answer = { status, redis.call('GET', p .. 'head') or '', time[1], time[2], redis.call('HGET', p .. 'losses', me) or '0' }
 for _, member in ipairs(redis.call('HKEYS', p .. 'members')) do
     if redis.call('EXISTS', p .. 'alive:' .. member) == 0 then
         if redis.call('SCARD', p .. 'held:' .. member) == 0 then
             redis.call('HDEL', p .. 'members', member)
+            redis.call('HDEL', p .. 'losses', member)
         else
             answer[#answer + 1] = member
         end

@@ -27,6 +27,9 @@ token = tostring(redis.call('INCR', p .. 'fence'))
 lease = me .. ' ' .. token
 if holder then
     redis.call('SREM', p .. 'held:' .. holder, target)
+    if redis.call('HEXISTS', p .. 'members', holder) == 1 then
+        redis.call('HINCRBY', p .. 'losses', holder, 1)
+    end
 end
 redis.call('HSET', p .. 'leases', target, lease)
 redis.call('SADD', p .. 'held:' .. me, target)
