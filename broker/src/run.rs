@@ -180,6 +180,7 @@ async fn start(
         replica: Arc::clone(&replica),
         wakeups,
         feed,
+        ending: ended.clone(),
         clock,
         authority,
         trust_domain,

@@ -20,6 +20,7 @@ use postern_proto::convert::{Asked, RequestedAccess};
 
 use super::feed::Change;
 use super::{App, Caller, Error};
+use crate::run::Ending;
 use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// How often a change is tried again when someone else changed the same grant first.
@@ -245,7 +246,8 @@ pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versione
     grant.ok_or_else(|| not_found(id))
 }
 
-/// Waits until the grant is no longer on its way, at most `wait`, and returns it as it stands then.
+/// Waits until the grant is no longer on its way, at most `wait`, and returns it as it stands then. A broker that ends does
+/// not wait.
 ///
 /// # Errors
 /// The store failed.
@@ -268,9 +270,19 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
             {}
         }
     };
-    match tokio::time::timeout(wait, follow).await {
-        Ok(settled) => settled,
-        Err(_) => Ok(app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record),
+    let mut ending = app.ending.clone();
+    let ended = async move {
+        // Where nobody is left to say so, it never ends.
+        if ending.wait_for(|ending| *ending == Ending::Begun).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let until = async {
+        tokio::time::timeout(wait, ended).await.ok();
+    };
+    tokio::select! {
+        settled = follow => settled,
+        () = until => Ok(app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record),
     }
 }
 

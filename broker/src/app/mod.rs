@@ -21,12 +21,14 @@ use postern_core::audit::AuditEvent;
 use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
+use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::hub::Hub;
 use crate::reconcile::Wakeups;
 use crate::replica::{Replica, Sights};
+use crate::run::Ending;
 use crate::store::{Store, Transaction};
 pub use error::Error;
 pub use feed::Feed;
@@ -45,6 +47,8 @@ pub struct App {
     pub wakeups: Arc<Wakeups>,
     /// Tells watchers.
     pub feed: Feed,
+    /// How far the end of the broker has come.
+    pub ending: watch::Receiver<Ending>,
     /// Time.
     pub clock: Clock,
     /// Signs certificates.

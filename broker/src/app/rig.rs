@@ -42,6 +42,7 @@ impl Rig {
             replica,
             wakeups,
             feed: Feed::default(),
+            ending: watch::channel(Ending::NotYet).1,
             clock,
             authority: Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap(),
             trust_domain,

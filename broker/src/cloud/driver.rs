@@ -37,7 +37,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call of the broker before may still be on its way: for as long as that one believed its lease, and a request
 /// takes to be done.
-const LATE_CALLS: Duration = Duration::from_secs(15);
+const LATE_CALLS: Duration = Duration::from_secs(10);
 /// How often it is asked whether the lease still is this broker's, while a call goes on.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 /// The longest sleep between looks for retries that are due.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_broker::store::members::{Card, Members as _};
 use postern_broker::store::redis::{Place, Redis as Store, RedisSettings, Sentinels};
 use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
@@ -37,6 +38,11 @@ async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bo
             Err(StoreError::Unavailable { .. }) => {
                 refused += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            // A failover takes longer than a membership lasts. A broker joins anew by itself; here nobody else does.
+            Err(StoreError::Fenced { .. }) => {
+                refused += 1;
+                store.beat(&Card::default()).await.ok();
             }
             Err(other) => panic!("{other:?}"),
         }
