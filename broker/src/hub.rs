@@ -22,18 +22,28 @@ use crate::measure::Connected;
 use crate::reconcile::Wakeups;
 use slot::Slot;
 
-/// How long after its start a broker waits for agents to come back before it calls one unreachable.
+/// How long a broker waits for agents to come, after its start and after it came to work on their target, before it calls
+/// one unreachable.
 const RETURN_GRACE: Duration = Duration::from_secs(10);
 
 /// Every agent's session.
 #[derive(Debug)]
 pub struct Hub {
     slots: Mutex<HashMap<TargetId, Slot>>,
-    /// The grants of which another broker may have told an agent before this one worked on its target.
-    inherited: Mutex<HashMap<TargetId, BTreeSet<GrantId>>>,
+    /// What another broker may have left at targets on which this one works now.
+    inherited: Mutex<HashMap<TargetId, Inherited>>,
     wakeups: Arc<Wakeups>,
     clock: Clock,
     started: Timestamp,
+}
+
+/// What a broker comes into that works on a target after another.
+#[derive(Debug)]
+struct Inherited {
+    /// The grants of which the other may have told the agent.
+    grants: BTreeSet<GrantId>,
+    /// When that was: the agent is on its way here.
+    at: Timestamp,
 }
 
 /// A desired state with its generation.
@@ -114,9 +124,11 @@ impl Hub {
     /// Takes in which grants were not over when this broker came to work on the target after another: the agent may hold
     /// their windows, whatever this one has told it.
     pub fn inherit(&self, target: &TargetId, grants: BTreeSet<GrantId>) {
-        if !grants.is_empty() {
-            self.inherited().entry(target.clone()).or_default().extend(grants);
-        }
+        let at = self.clock.now();
+        let mut all = self.inherited();
+        let inherited = all.entry(target.clone()).or_insert(Inherited { grants: BTreeSet::new(), at });
+        inherited.grants.extend(grants);
+        inherited.at = at;
     }
 
     /// The targets whose agents have a session.
@@ -173,16 +185,16 @@ impl Hub {
         if let Some(known) = slot.and_then(|slot| slot.observe(&wanted)) {
             return known;
         }
-        let returning = slot.is_none() && self.is_young();
-        if returning {
+        let inherited = self.inherited();
+        let inherited = inherited.get(&window.target);
+        let came = inherited.is_some_and(|inherited| self.is_recent(inherited.at));
+        if came || slot.is_none() && self.is_recent(self.started) {
             return Observed::Unconfirmed;
         }
         // Of a grant that is older than this process, an earlier broker may have told the agent.
-        let inherited =
-            || self.inherited().get(&window.target).is_some_and(|grants| grants.contains(&grant.id));
         let may_hold = grant.requested_at < self.started
             || slot.is_some_and(|slot| slot.may_hold(&wanted))
-            || inherited();
+            || inherited.is_some_and(|inherited| inherited.grants.contains(&grant.id));
         Observed::Unreachable { reason: "its agent is not connected".into(), may_hold }
     }
 
@@ -194,12 +206,12 @@ impl Hub {
         })
     }
 
-    /// Whether agents may still be on their way back after this broker's start.
-    fn is_young(&self) -> bool {
-        self.clock.now().duration_since(self.started) < RETURN_GRACE.try_into().unwrap_or_default()
+    /// Whether agents may still be on their way here, after this broker has started or come to work on their target.
+    fn is_recent(&self, moment: Timestamp) -> bool {
+        self.clock.now().duration_since(moment) < RETURN_GRACE.try_into().unwrap_or_default()
     }
 
-    fn inherited(&self) -> MutexGuard<'_, HashMap<TargetId, BTreeSet<GrantId>>> {
+    fn inherited(&self) -> MutexGuard<'_, HashMap<TargetId, Inherited>> {
         self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

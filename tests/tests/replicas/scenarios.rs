@@ -130,6 +130,7 @@ fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
     assert!(seen[first..].iter().all(|look| !look.open.is_empty()), "it was open until its end");
     assert!(late < Duration::from_secs(8), "closed {late:?} after its end");
     // Its agent can speak to nobody else: the grant is over once that has confirmed the end, too.
+    world.replicas.replica(0).want(true);
     world.replicas.replica(0).tend();
     at(&world, 1).wait_for_state(&grant.id, GrantState::Closed);
 }
