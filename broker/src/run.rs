@@ -194,8 +194,9 @@ async fn start(
         let (metrics, readiness) = (measure::install(readiness)?, readiness.clone());
         let shown = Shown { metrics, readiness, pulse: Arc::clone(&pulse), clock };
         tasks.spawn("metrics", watchers::serve(watchers::bind(listen).await?, shown));
-        tasks.spawn("sample", measure::keep_sampling(Arc::clone(&store), ways, clock));
     }
+    // Also where nobody looks at metrics: it is what forgets the ways of grants that are over.
+    tasks.spawn("sample", measure::keep_sampling(Arc::clone(&store), ways, clock));
     let kept = Arc::clone(&store);
     tasks.spawn("store", async move { Err(anyhow::anyhow!(kept.lost().await)) });
     let (joined, is_joined) = tokio::sync::oneshot::channel();
