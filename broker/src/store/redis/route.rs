@@ -214,11 +214,10 @@ impl Route {
             let redis = info.redis_settings().clone().set_password(read(file)?.trim());
             info = info.set_redis_settings(redis);
         }
-        match info.addr() {
-            ConnectionAddr::TcpTls { .. } => Client::build_with_tls(info, certificates(&self.settings.tls)?),
-            // The crate may learn of others: they are opened as they are.
-            _ => Client::open(info),
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Client::build_with_tls(info, certificates(&self.settings.tls)?);
         }
+        Client::open(info)
     }
 }
 
