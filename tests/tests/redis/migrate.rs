@@ -39,7 +39,7 @@ fn i2_a_grant_that_is_open_while_the_store_is_moved_closes_on_time() {
     sleep_until(end_of(&grant));
     let took = wait_until("the cloud to close", PATIENCE, || !world.is_open());
     assert!(took < Duration::from_secs(3), "{took:?}");
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
 

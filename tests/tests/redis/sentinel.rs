@@ -8,8 +8,9 @@ use postern_broker::store::redis::{Place, Redis as Store, RedisSettings, Sentine
 use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
-use postern_tests::Net;
+use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
+use postern_tests::{Net, PATIENCE};
 
 fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
@@ -108,8 +109,9 @@ fn without_replicas_a_failover_loses_what_was_answered_and_the_store_says_so() {
         let first = commit_until(&store, 1, |answered, _| answered.len() == 10).await.0;
         (store, first)
     });
-    // What the replica has of that it has within a moment.
-    std::thread::sleep(Duration::from_millis(500));
+    wait_until("the replica to have that", PATIENCE, || {
+        group.cli(1, &["GET", "{postern:t}:head"]).starts_with("10 ")
+    });
     group.cut_replication();
     let (store, lost) = room.run(async move {
         let lost = commit_until(&store, 100, |answered, _| answered.len() == 10).await.0;
@@ -141,7 +143,7 @@ fn without_replicas_a_failover_loses_what_was_answered_and_the_store_says_so() {
         };
         (kept(first).await, kept(lost).await, reason)
     });
-    assert_eq!((first, lost), (10, 0), "what only the primary had is gone");
+    assert_eq!((first, lost), (10, 0), "what only the primary had is gone, and no more: {reason}");
     assert!(reason.contains("from audit record 20 to 10"), "{reason}");
 }
 

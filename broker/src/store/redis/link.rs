@@ -1,7 +1,7 @@
 //! A connection to the primary that many use at once, and that comes back by itself.
 //!
-//! What was sent on a connection that broke may have been done: it is never sent twice. Only what a server has refused
-//! because it is no primary is tried once more, on a new connection.
+//! What was sent on a connection that broke may have been done. It is sent once more, on a new connection, only where the
+//! link is for reading, or where the server has refused it because it is no primary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,6 +21,8 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub(super) struct Link {
     inner: Arc<Inner>,
+    /// Whether everything that is sent only reads.
+    reads: bool,
 }
 
 struct Inner {
@@ -48,7 +50,13 @@ struct Standing {
 impl Link {
     /// A link that connects when it is first used.
     pub(super) fn new(route: Arc<Route>) -> Self {
-        Self { inner: Arc::new(Inner { route, attempts: AtomicU64::new(0), held: Mutex::default() }) }
+        let inner = Inner { route, attempts: AtomicU64::new(0), held: Mutex::default() };
+        Self { inner: Arc::new(inner), reads: false }
+    }
+
+    /// The same for what only reads, or does no harm when it is done twice.
+    pub(super) fn reading(self) -> Self {
+        Self { reads: true, ..self }
     }
 
     /// A connection that stands, as far as is known, and its number.
@@ -94,14 +102,24 @@ impl Link {
         }
     }
 
-    /// Sends a command. Answers as well which error it ended in that leaves the connection of no use.
-    async fn send(&self, command: &Cmd) -> RedisResult<(RedisResult<Value>, Option<RedisError>)> {
+    /// Sends a command.
+    async fn send(&self, command: &Cmd) -> Sent<Value> {
         let (mut connection, attempt) = self.connection().await?;
         let outcome = connection.send_packed_command(command).await;
-        let error = match &outcome {
-            Ok(value) => error_of(value),
-            Err(error) => Some(error.clone()),
-        };
+        let error = outcome.as_ref().map_or_else(|error| Some(error.clone()), error_of);
+        self.sent(outcome, error, attempt).await
+    }
+
+    /// Sends several.
+    async fn send_all(&self, pipeline: &Pipeline, offset: usize, count: usize) -> Sent<Vec<Value>> {
+        let (mut connection, attempt) = self.connection().await?;
+        let outcome = connection.send_packed_commands(pipeline, offset, count).await;
+        let error_in = |values: &Vec<Value>| values.iter().find_map(error_of);
+        let error = outcome.as_ref().map_or_else(|error| Some(error.clone()), error_in);
+        self.sent(outcome, error, attempt).await
+    }
+
+    async fn sent<T>(&self, outcome: RedisResult<T>, error: Option<RedisError>, attempt: u64) -> Sent<T> {
         let over = error.filter(is_over);
         if over.is_some() {
             self.drop_connection(attempt).await;
@@ -109,13 +127,14 @@ impl Link {
         Ok((outcome, over))
     }
 
-    async fn send_and_again(&self, command: &Cmd) -> RedisResult<Value> {
-        match self.send(command).await? {
-            (_, Some(error)) if is_refused(&error) => self.send(command).await?.0,
-            (outcome, _) => outcome,
-        }
+    /// Whether what ended in this error is sent once more. Whoever has waited for an answer waits no second time.
+    fn goes_again(&self, error: &RedisError) -> bool {
+        is_refused(error) || (self.reads && !error.is_timeout())
     }
 }
+
+/// What was answered, and which error in it leaves the connection of no use. An error in place of it: nothing was sent.
+type Sent<T> = RedisResult<(RedisResult<T>, Option<RedisError>)>;
 
 /// Whether the server has said that it does nothing.
 fn is_refused(error: &RedisError) -> bool {
@@ -128,7 +147,12 @@ fn error_of(value: &Value) -> Option<RedisError> {
 
 impl ConnectionLike for Link {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        Box::pin(self.send_and_again(command))
+        Box::pin(async move {
+            match self.send(command).await? {
+                (_, Some(error)) if self.goes_again(&error) => self.send(command).await?.0,
+                (outcome, _) => outcome,
+            }
+        })
     }
 
     fn req_packed_commands<'a>(
@@ -138,17 +162,13 @@ impl ConnectionLike for Link {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
-            // Of several commands the first ones may have been done: none is tried again.
-            let (mut connection, attempt) = self.connection().await?;
-            let outcome = connection.send_packed_commands(pipeline, offset, count).await;
-            let error = match &outcome {
-                Ok(values) => values.iter().find_map(error_of),
-                Err(error) => Some(error.clone()),
-            };
-            if error.is_some_and(|error| is_over(&error)) {
-                self.drop_connection(attempt).await;
+            match self.send_all(pipeline, offset, count).await? {
+                // Where one of several was refused, those before it may have been done.
+                (_, Some(error)) if self.reads && self.goes_again(&error) => {
+                    self.send_all(pipeline, offset, count).await?.0
+                }
+                (outcome, _) => outcome,
             }
-            outcome
         })
     }
 

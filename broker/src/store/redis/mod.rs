@@ -81,7 +81,7 @@ impl Redis {
     /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved or is not there yet.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let server = Server::new(settings);
-        let mut reader = server.link();
+        let mut reader = server.link().reading();
         transfer::check(&server, &mut reader).await?;
         let schema: (u32, u32) = redis::pipe()
             .cmd("SETNX")

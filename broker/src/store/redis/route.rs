@@ -1,8 +1,9 @@
 //! The way to the primary, found anew for every connection: nothing here holds on to a server that once was one, and
 //! nothing is a primary because somebody says so.
 
+use std::collections::HashMap;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -36,6 +37,8 @@ pub(super) struct Route {
     probe: String,
     /// Where the primary was last found, by anyone.
     last: Mutex<Option<String>>,
+    /// Connections to sentinels that answered.
+    sentinels: Mutex<HashMap<String, MultiplexedConnection>>,
 }
 
 /// A primary, and the connection on which it said that it is one.
@@ -47,7 +50,7 @@ pub(super) struct Primary {
 
 impl Route {
     pub(super) fn new(settings: RedisSettings, probe: String) -> Self {
-        Self { settings, probe, last: Mutex::default() }
+        Self { settings, probe, last: Mutex::default(), sentinels: Mutex::default() }
     }
 
     /// Finds the primary, and connects to it.
@@ -168,16 +171,32 @@ impl Route {
 
     async fn ask<'a>(&self, sentinels: &Sentinels, url: &'a str) -> (&'a str, RedisResult<Answer>) {
         let asked = async {
-            let info = url.into_connection_info()?;
-            let client = self.client(info, sentinels.password_file.as_deref())?;
-            let mut connection = connect(&client, SENTINEL_TIMEOUT, SENTINEL_TIMEOUT).await?;
-            let mut master = redis::cmd("SENTINEL");
-            master.arg("MASTER").arg(&sentinels.master);
-            let fields: Vec<String> = master.query_async(&mut connection).await?;
-            Answer::of(&fields).ok_or_else(|| failed("its answer is none".to_owned()))
+            let known = self.sentinels().remove(url);
+            let mut connection = match known {
+                Some(mut connection) => match master(&mut connection, sentinels).await {
+                    Ok(answer) => return Ok((answer, connection)),
+                    // It may be another by now.
+                    Err(_) => self.sentinel(sentinels, url).await?,
+                },
+                None => self.sentinel(sentinels, url).await?,
+            };
+            Ok((master(&mut connection, sentinels).await?, connection))
         };
         let within = tokio::time::timeout(SENTINEL_TIMEOUT * 2, asked).await;
-        (url, within.unwrap_or_else(|_| Err(timed_out(url))))
+        let outcome = within.unwrap_or_else(|_| Err(timed_out(url))).map(|(answer, connection)| {
+            self.sentinels().insert(url.to_owned(), connection);
+            answer
+        });
+        (url, outcome)
+    }
+
+    async fn sentinel(&self, sentinels: &Sentinels, url: &str) -> RedisResult<MultiplexedConnection> {
+        let client = self.client(url.into_connection_info()?, sentinels.password_file.as_deref())?;
+        connect(&client, SENTINEL_TIMEOUT, SENTINEL_TIMEOUT).await
+    }
+
+    fn sentinels(&self) -> MutexGuard<'_, HashMap<String, MultiplexedConnection>> {
+        self.sentinels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn open(&self, info: ConnectionInfo, within: Duration) -> RedisResult<Primary> {
@@ -195,11 +214,10 @@ impl Route {
             let redis = info.redis_settings().clone().set_password(read(file)?.trim());
             info = info.set_redis_settings(redis);
         }
-        match info.addr() {
-            ConnectionAddr::TcpTls { .. } => Client::build_with_tls(info, certificates(&self.settings.tls)?),
-            // The crate may learn of others: they are opened as they are.
-            _ => Client::open(info),
+        if matches!(info.addr(), ConnectionAddr::TcpTls { .. }) {
+            return Client::build_with_tls(info, certificates(&self.settings.tls)?);
         }
+        Client::open(info)
     }
 }
 
@@ -239,6 +257,14 @@ async fn connect(
         .set_connection_timeout(Some(within))
         .set_response_timeout(Some(response));
     client.get_multiplexed_async_connection_with_config(&config).await
+}
+
+/// Asks a sentinel for the primary.
+async fn master(connection: &mut MultiplexedConnection, sentinels: &Sentinels) -> RedisResult<Answer> {
+    let mut master = redis::cmd("SENTINEL");
+    master.arg("MASTER").arg(&sentinels.master);
+    let fields: Vec<String> = master.query_async(connection).await?;
+    Answer::of(&fields).ok_or_else(|| failed("it says of no primary where it is".to_owned()))
 }
 
 /// What a server says that it is: `master`, `slave` or `sentinel`.

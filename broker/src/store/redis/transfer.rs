@@ -48,7 +48,7 @@ impl Redis {
     /// The server cannot be reached or refuses, or the store was written by a newer broker.
     pub async fn transfer(settings: &RedisSettings) -> Result<Transfer, StoreError> {
         let server = Server::new(settings);
-        let (mut link, connection) = (server.link(), server.connect().await?);
+        let (mut link, connection) = (server.link().reading(), server.connect().await?);
         let mut get = redis::cmd("GET");
         let found: Option<u32> =
             get.arg(server.key("schema")).query_async(&mut link).await.map_err(redis_failed)?;

@@ -142,6 +142,21 @@ async fn a_link_that_many_share_comes_back_and_says_so_to_none_twice() {
 }
 
 #[tokio::test]
+async fn what_reads_does_not_notice_a_connection_that_broke() {
+    let mut server = RedisServer::durable().await;
+    let store = Redis::open(&server.store("t")).await.unwrap();
+    store.commit(a_change(1)).await.unwrap();
+    let link = Server::new(&server.store("t")).link();
+    let incr = async || redis::cmd("INCR").arg("{postern:t}:n").query_async::<u64>(&mut link.clone()).await;
+    assert_eq!(incr().await.unwrap(), 1);
+    server.kill();
+    server.restart().await;
+    assert_eq!(store.open_grants().await.unwrap().len(), 1);
+    assert!(incr().await.is_err(), "it may have been done: whoever asked has to know");
+    assert_eq!(incr().await.unwrap(), 2);
+}
+
+#[tokio::test]
 async fn messages_arrive_until_the_server_goes_and_then_end() {
     let mut server = RedisServer::durable().await;
     let this = Server::new(&server.store("t"));
