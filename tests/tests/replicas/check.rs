@@ -16,7 +16,7 @@ const HOST_LATE: SignedDuration = SignedDuration::from_millis(150);
 /// How long it takes until another replica has taken over what a dead one worked on.
 const TAKEOVER: SignedDuration = SignedDuration::from_secs(6);
 /// How long a close in the cloud may take, where nothing is wrong, on a machine that is busy.
-const CLOUD_LATE: SignedDuration = SignedDuration::from_millis(2_000);
+const CLOUD_LATE: SignedDuration = SignedDuration::from_secs(3);
 /// How long before its end a window may be closed at a host, on a machine that is busy: it errs to the early side by a
 /// trip through the network.
 const EARLY: SignedDuration = SignedDuration::from_millis(500);
@@ -225,7 +225,7 @@ fn expired(grants: &[&Stored]) -> Option<Timestamp> {
 fn may_be_early(history: &History, opening: &Opening, from: Timestamp, closed: Timestamp) -> SignedDuration {
     let since = from - HEARTBEAT - EARLY;
     let is_stop = |span: &&FaultSpan| match span.fault {
-        Fault::StopBroker(_) => since <= span.until && span.from <= closed,
+        Fault::StopBroker(_) => since <= span.undone && span.from <= closed,
         Fault::KillBroker(_)
         | Fault::CutLine(_)
         | Fault::HangLine(_)
@@ -233,7 +233,7 @@ fn may_be_early(history: &History, opening: &Opening, from: Timestamp, closed: T
         | Fault::StopRedis
         | Fault::BrokerEnded(_) => false,
     };
-    let stops = history.faults.iter().filter(is_stop).map(|span| span.until.duration_since(span.from));
+    let stops = history.faults.iter().filter(is_stop).map(|span| span.undone.duration_since(span.from));
     let is_near =
         |event: &&SessionEvent| event.target == opening.target && since <= event.at && event.at <= closed;
     let openings = history.sessions.iter().filter(is_near).map(|event| event.took);

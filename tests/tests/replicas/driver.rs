@@ -1,5 +1,6 @@
-//! The fault driver: plays a schedule on replicas and their Redis, and writes down when each fault began and when what it
-//! struck worked again. It is the service manager, too: a broker that ends by itself is started again.
+//! The fault driver: plays a schedule on replicas and their Redis, and writes down when each fault began, and when what it
+//! struck worked again: the broker serves, and every agent has a session. It is the service manager, too: a broker that
+//! ends by itself is started again.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -7,33 +8,42 @@ use std::time::{Duration, Instant};
 use jiff::Timestamp;
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
-use postern_tests::{Line, PATIENCE, Replicas};
+use postern_tests::{Line, Replicas};
 
+use crate::herd::Book;
 use crate::history::FaultSpan;
 use crate::schedule::{Fault, Planned, Schedule};
+use crate::world::World;
 
 /// The pause between two looks.
 const STEP: Duration = Duration::from_millis(20);
 /// How long a service manager waits before it starts a broker again that ended by itself.
 const RESTART: Duration = Duration::from_millis(200);
 
+/// How long it may take, once all is healed, until everything works.
+const HEALED: Duration = Duration::from_secs(40);
+
 /// Plays faults.
 pub(crate) struct Driver<'a> {
     replicas: &'a Replicas,
     redis: &'a mut Redis,
+    book: &'a Book,
+    agents: usize,
     /// Faults that go on: what, since when.
     going: Vec<(Planned, Timestamp)>,
-    /// Brokers that are to work again, and do not yet.
-    starting: Vec<(Fault, Timestamp)>,
+    /// Faults that are over, and whose effects may not be.
+    healing: Vec<FaultSpan>,
     /// When a broker that ended by itself is looked after.
     tended: Vec<Instant>,
     spans: Vec<FaultSpan>,
 }
 
 impl<'a> Driver<'a> {
-    pub(crate) fn new(replicas: &'a Replicas, redis: &'a mut Redis) -> Self {
-        let tended = vec![monotonic(); replicas.all().len()];
-        Self { replicas, redis, going: Vec::new(), starting: Vec::new(), tended, spans: Vec::new() }
+    pub(crate) fn new(world: &'a mut World) -> Self {
+        let (replicas, redis, book) = (&world.replicas, &mut world.redis, world.herd.book());
+        let (agents, tended) = (book.connected(), vec![monotonic(); replicas.all().len()]);
+        let (going, healing, spans) = Default::default();
+        Self { replicas, redis, book, agents, going, healing, tended, spans }
     }
 
     /// Plays a schedule for this long, heals everything, and goes on until everything works. Returns what was done.
@@ -49,8 +59,8 @@ impl<'a> Driver<'a> {
         }
         self.end_until(Duration::MAX);
         let healed = monotonic();
-        while !self.starting.is_empty() || !self.replicas.all().iter().all(|replica| replica.is_ready()) {
-            assert!(healed.elapsed() < PATIENCE, "a broker does not come back; seed {}", schedule.seed);
+        while !self.healing.is_empty() || !self.replicas.all().iter().all(|replica| replica.is_ready()) {
+            assert!(healed.elapsed() < HEALED, "brokers or agents do not come back; seed {}", schedule.seed);
             self.tend();
             thread::sleep(STEP);
         }
@@ -86,7 +96,6 @@ impl<'a> Driver<'a> {
                 let replica = self.replicas.replica(n);
                 replica.want(true);
                 replica.tend();
-                return self.starting.push((fault, from));
             }
             Fault::StopBroker(n) => self.replicas.replica(n).thaw(),
             Fault::CutLine(n) | Fault::HangLine(n) => self.replicas.replica(n).line(Line::Whole),
@@ -94,7 +103,8 @@ impl<'a> Driver<'a> {
             Fault::StopRedis => self.redis.thaw(),
             Fault::BrokerEnded(_) => {}
         }
-        self.spans.push(FaultSpan { fault, from, until: wall() });
+        let undone = wall();
+        self.healing.push(FaultSpan { fault, from, undone, until: undone });
     }
 
     /// Starts what ended by itself, and sees what has come up.
@@ -104,16 +114,18 @@ impl<'a> Driver<'a> {
                 continue;
             }
             self.tended[number] = monotonic();
-            let is_known = self.starting.iter().any(|(fault, _)| fault.broker() == Some(number));
+            let is_known = self.healing.iter().any(|span| span.fault.broker() == Some(number));
             if replica.tend() && !is_known {
-                self.starting.push((Fault::BrokerEnded(number), wall()));
+                let (fault, from) = (Fault::BrokerEnded(number), wall());
+                self.healing.push(FaultSpan { fault, from, undone: from, until: from });
             }
         }
-        let is_up =
-            |fault: Fault| fault.broker().is_none_or(|number| self.replicas.replica(number).is_ready());
-        let (up, starting) = self.starting.drain(..).partition(|(fault, _)| is_up(*fault));
-        self.starting = starting;
-        let up: Vec<(Fault, Timestamp)> = up;
-        self.spans.extend(up.into_iter().map(|(fault, from)| FaultSpan { fault, from, until: wall() }));
+        let all_connected = self.book.connected() == self.agents;
+        let is_up = |fault: Fault| {
+            all_connected && fault.broker().is_none_or(|number| self.replicas.replica(number).is_ready())
+        };
+        let (up, healing): (Vec<_>, Vec<_>) = self.healing.drain(..).partition(|span| is_up(span.fault));
+        self.healing = healing;
+        self.spans.extend(up.into_iter().map(|span| FaultSpan { until: wall(), ..span }));
     }
 }

@@ -62,8 +62,9 @@ impl Herd {
         admin.run(|channel| async move {
             for some in orders.chunks(AT_ONCE) {
                 let mut enrolments = JoinSet::new();
-                for (target, dir) in some.iter().cloned() {
-                    let (channel, broker) = (channel.clone(), enrolling.clone());
+                for order in some {
+                    let ((target, dir), channel, broker) =
+                        (order.clone(), channel.clone(), enrolling.clone());
                     enrolments.spawn(async move {
                         let request = v1::CreateJoinTokenRequest { target: target.clone(), valid_for: None };
                         let made = AgentServiceClient::new(channel).create_join_token(request).await.unwrap();

@@ -119,6 +119,8 @@ pub(crate) struct Revoked {
 pub(crate) struct FaultSpan {
     pub(crate) fault: Fault,
     pub(crate) from: Timestamp,
+    /// When it was undone.
+    pub(crate) undone: Timestamp,
     pub(crate) until: Timestamp,
 }
 
@@ -188,6 +190,7 @@ impl History {
         }));
         for span in self.faults.iter().filter(|span| span.from <= until && span.until >= from) {
             lines.push((span.from, format!("fault: {:?}", span.fault)));
+            lines.push((span.undone, format!("fault undone: {:?}", span.fault)));
             lines.push((span.until, format!("fault over: {:?}", span.fault)));
         }
         lines.sort();

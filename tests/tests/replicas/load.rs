@@ -18,7 +18,7 @@ use postern_tests::clock::{monotonic, wall};
 use postern_tests::{Ask, Refusal, Running, an_ask};
 use rand::prelude::*;
 use rand::rngs::StdRng;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::rustls::ClientConfig;
 use tonic::transport::Channel;
@@ -29,6 +29,8 @@ use crate::world::World;
 
 /// How long one call may take beyond what it was told to wait.
 const ANSWER: Duration = Duration::from_secs(4);
+/// How many wishes a requester has at once.
+const AT_ONCE: usize = 12;
 /// For how long a call is tried again.
 const STUBBORN: Duration = Duration::from_secs(30);
 /// The pause before a call is tried again, in milliseconds.
@@ -54,6 +56,14 @@ pub(crate) struct Load {
 pub(crate) struct Done {
     pub(crate) asked: Vec<Asked>,
     pub(crate) revoked: Vec<Revoked>,
+}
+
+impl Done {
+    fn take(&mut self, story: Option<Result<Self, JoinError>>) {
+        let Some(Self { asked, revoked }) = story.transpose().unwrap() else { return };
+        self.asked.extend(asked);
+        self.revoked.extend(revoked);
+    }
 }
 
 /// One requester; clones share the identity, and each has a connection of its own.
@@ -107,7 +117,7 @@ impl Requester {
     }
 
     async fn go(mut self, aims: Aims, until: Instant) -> Done {
-        let mut stories = JoinSet::new();
+        let (mut stories, mut all) = (JoinSet::new(), Done::default());
         for count in 0_u16.. {
             if monotonic() >= until {
                 break;
@@ -117,13 +127,14 @@ impl Requester {
             let targets = self.targets(&aims);
             let mut one = self.clone();
             one.rng = StdRng::seed_from_u64(self.rng.random());
+            while stories.len() >= AT_ONCE {
+                all.take(stories.join_next().await);
+            }
             stories.spawn(async move { one.story(source, targets).await });
             sleep(Duration::from_millis(self.rng.random_range(100..500))).await;
         }
-        let mut all = Done::default();
-        for Done { asked, revoked } in stories.join_all().await {
-            all.asked.extend(asked);
-            all.revoked.extend(revoked);
+        while !stories.is_empty() {
+            all.take(stories.join_next().await);
         }
         all
     }

@@ -65,7 +65,7 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let watcher = world.sky.as_ref().unwrap().watch();
     let requesters = round * REQUESTERS..(round + 1) * REQUESTERS;
     let load = Load::start(world, requesters, seed, monotonic() + length);
-    let faults = Driver::new(&world.replicas, &mut world.redis).play(&schedule, length);
+    let faults = Driver::new(world).play(&schedule, length);
     let done = load.join();
     let admin = world.fresh_admin();
     wait_until(&format!("every grant to come to its end, seed {seed}"), SETTLED, || is_settled(&admin));

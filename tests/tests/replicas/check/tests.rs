@@ -63,6 +63,10 @@ fn good() -> History {
     }
 }
 
+fn span(fault: Fault, from: i64, until: i64) -> FaultSpan {
+    FaultSpan { fault, from: at(from), undone: at(until), until: at(until) }
+}
+
 fn found(change: impl FnOnce(&mut History)) -> Vec<Violation> {
     let mut history = good();
     change(&mut history);
@@ -104,19 +108,19 @@ fn a_window_past_its_end_in_the_cloud_is_found_as_far_as_no_fault_explains_it() 
     assert_eq!(
         found(|history| {
             history.quiet = at(20_000);
-            seen(12_900)(history)
+            seen(13_900)(history)
         }),
         []
     );
     let late = |history: &mut History| {
         history.looks.truncate(3);
-        history.looks.extend([look(15_000, &["10.0.0.1"]), look(16_000, &[]), look(21_000, &[])]);
+        history.looks.extend([look(16_000, &["10.0.0.1"]), look(16_500, &[]), look(21_000, &[])]);
         history.quiet = at(20_000);
     };
     let by = SignedDuration::from_secs(2);
     let violation = Violation::Late { at: At::Cloud, opening: opening("10.0.0.1"), end: at(5_000), by };
     assert_eq!(found(late), [violation]);
-    let fault = |from, until| FaultSpan { fault: Fault::KillRedis, from: at(from), until: at(until) };
+    let fault = |from, until| span(Fault::KillRedis, from, until);
     let explained = |history: &mut History| {
         late(history);
         history.faults = vec![fault(4_000, 6_500), fault(6_000, 7_000), fault(30_000, 90_000)];
@@ -183,7 +187,7 @@ fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
     assert_eq!(found(revoked), []);
     let stopped = |history: &mut History| {
         early(history);
-        history.faults = vec![FaultSpan { fault: Fault::StopBroker(0), from: at(-4_000), until: at(-2_000) }];
+        history.faults = vec![span(Fault::StopBroker(0), -4_000, -2_000)];
     };
     assert_eq!(found(stopped), [], "the broker heard the agent's last heartbeat two seconds late");
 }
