@@ -84,23 +84,14 @@ impl Provider for Aws {
 
     async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
         let (_, desk) = self.desk(target).await?;
-        for window in windows {
-            desk.open(&mut *self.book(target).lock().await, window).await?;
-        }
+        desk.open(&mut *self.book(target).lock().await, windows).await?;
         // EC2 translates a connection's destination, and never its port or its source.
         Ok(Reach::default())
     }
 
     async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
         let (_, desk) = self.desk(target).await?;
-        let mut failed = None;
-        for window in windows {
-            if let Err(error) = desk.close(&mut *self.book(target).lock().await, window).await {
-                tracing::warn!(%target, grant = %window.grant, %error, "a window is still open");
-                failed.get_or_insert(error);
-            }
-        }
-        failed.map_or(Ok(()), Err)
+        desk.close(&mut *self.book(target).lock().await, windows).await
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
