@@ -18,6 +18,7 @@ mod limits;
 mod locking;
 mod look;
 mod marking;
+mod names;
 mod parking;
 mod patience;
 mod provider;

@@ -10,6 +10,7 @@ use postern_core::plan::CloudWindow;
 
 use crate::api::{Ec2, Find};
 use crate::error::CallError;
+use crate::fleet;
 use crate::look::{Look, View};
 use crate::marking::{self, Closing, Marking, Opening, Slot};
 use crate::patience;
@@ -66,6 +67,11 @@ impl Desk<'_> {
         let interfaces = self.ec2.interfaces(Find::Where("attachment.instance-id", &instance)).await?;
         let exists = !interfaces.is_empty()
             || !self.ec2.instances(Find::Where("instance-id", &instance)).await?.is_empty();
+        let lost = fleet::lost(&groups, &interfaces);
+        if !lost.is_empty() {
+            groups.extend(self.ec2.groups(Find::Where("group-id", &lost)).await?);
+            groups.retain(|group| group.is_ours(self.view.deployment));
+        }
         let mut look = Look { groups, interfaces, exists, ..Look::default() };
         let own = look.own().map(|own| own.id.clone());
         let ids: Vec<String> = look.customer_groups().into_iter().cloned().chain(own).collect();
