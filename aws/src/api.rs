@@ -66,7 +66,7 @@ macro_rules! pages {
         for filter in find.batches() {
             let mut next = None;
             loop {
-                $ec2.limits.take(find.kind()).await;
+                $ec2.limits.take(find.kind(), $action).await;
                 let page = $ec2
                     .reads
                     .$call()
@@ -166,7 +166,7 @@ impl Ec2 {
         tags: &Tags,
     ) -> Result<String, CallError> {
         const ACTION: &str = "CreateSecurityGroup";
-        self.limits.take(Kind::Change).await;
+        self.limits.take(Kind::Change, ACTION).await;
         let call = self.writes.create_security_group().group_name(name).description(description).vpc_id(vpc);
         let tags = specification(ResourceType::SecurityGroup, tags);
         let answer = done(ACTION, call.tag_specifications(tags).send().await)?;
@@ -176,13 +176,15 @@ impl Ec2 {
 
     /// Deletes a group.
     pub(crate) async fn delete_group(&self, id: &str) -> Result<(), CallError> {
-        self.limits.take(Kind::Change).await;
-        done("DeleteSecurityGroup", self.writes.delete_security_group().group_id(id).send().await).map(drop)
+        const ACTION: &str = "DeleteSecurityGroup";
+        self.limits.take(Kind::Change, ACTION).await;
+        done(ACTION, self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
     /// Adds rules, which all have the same tags. Either all are added or none.
     pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
-        self.limits.take(Kind::Authorize).await;
+        const ACTION: &str = "AuthorizeSecurityGroupIngress";
+        self.limits.take(Kind::Change, ACTION).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());
         let call = self
             .writes
@@ -192,24 +194,26 @@ impl Ec2 {
             .set_tag_specifications(
                 tags.map(|tags| vec![specification(ResourceType::SecurityGroupRule, tags)]),
             );
-        let answer = done("AuthorizeSecurityGroupIngress", call.send().await)?;
+        let answer = done(ACTION, call.send().await)?;
         Ok(answer.security_group_rules().iter().filter_map(wire::rule).collect())
     }
 
     /// Takes rules away, by id: by their properties a miss would be silent in a default VPC.
     pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
-        self.limits.take(Kind::Revoke).await;
+        const ACTION: &str = "RevokeSecurityGroupIngress";
+        self.limits.take(Kind::Change, ACTION).await;
         let call = self.writes.revoke_security_group_ingress().group_id(group);
         let ids = Some(rules.to_vec());
-        done("RevokeSecurityGroupIngress", call.set_security_group_rule_ids(ids).send().await).map(drop)
+        done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
     }
 
     /// Takes egress rules away, by id.
     pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
-        self.limits.take(Kind::Change).await;
+        const ACTION: &str = "RevokeSecurityGroupEgress";
+        self.limits.take(Kind::Change, ACTION).await;
         let call = self.writes.revoke_security_group_egress().group_id(group);
         let ids = Some(rules.to_vec());
-        done("RevokeSecurityGroupEgress", call.set_security_group_rule_ids(ids).send().await).map(drop)
+        done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
     }
 
     /// Writes tags on a resource.
@@ -218,26 +222,29 @@ impl Ec2 {
         resource: &str,
         tags: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), CallError> {
-        self.limits.take(Kind::Tag).await;
+        const ACTION: &str = "CreateTags";
+        self.limits.take(Kind::Tag, ACTION).await;
         let tags =
             tags.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let call = self.writes.create_tags().resources(resource).set_tags(Some(tags));
-        done("CreateTags", call.send().await).map(drop)
+        done(ACTION, call.send().await).map(drop)
     }
 
     /// Takes tags off a resource, whatever their value.
     pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
-        self.limits.take(Kind::Tag).await;
+        const ACTION: &str = "DeleteTags";
+        self.limits.take(Kind::Tag, ACTION).await;
         let tags = keys.iter().map(|key| Tag::builder().key(key).build()).collect();
         let call = self.writes.delete_tags().resources(resource).set_tags(Some(tags));
-        done("DeleteTags", call.send().await).map(drop)
+        done(ACTION, call.send().await).map(drop)
     }
 
     /// Replaces all groups of an interface: there is no other way, and no compare-and-swap.
     pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
-        self.limits.take(Kind::ModifyInterface).await;
+        const ACTION: &str = "ModifyNetworkInterfaceAttribute";
+        self.limits.take(Kind::ModifyInterface, ACTION).await;
         let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);
-        done("ModifyNetworkInterfaceAttribute", call.set_groups(Some(groups.to_vec())).send().await).map(drop)
+        done(ACTION, call.set_groups(Some(groups.to_vec())).send().await).map(drop)
     }
 }
 

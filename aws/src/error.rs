@@ -96,7 +96,8 @@ fn is_throttling(code: &str) -> bool {
 /// Codes with a status of 4xx after which asking again may help. What does not exist yet may do so in a moment: EC2 is
 /// eventually consistent (EC2 API reference, "Eventual consistency"); what is there already may not have been shown yet.
 fn is_passing(code: &str) -> bool {
-    const CODES: [&str; 7] = [
+    const CODES: [&str; 8] = [
+        "InvalidGroup.Duplicate",
         "InvalidPermission.Duplicate",
         "RequestExpired",
         "ExpiredToken",
@@ -110,14 +111,13 @@ fn is_passing(code: &str) -> bool {
 
 impl From<CallError> for CloudError {
     fn from(error: CallError) -> Self {
-        match &error {
+        let reason =
+            remedy(error.code()).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"));
+        match error {
             CallError::Answered { again: true, .. } | CallError::Silent { .. } => {
-                Self::Unavailable { reason: error.to_string() }
+                Self::Unavailable { reason }
             }
-            CallError::Answered { code, .. } => match remedy(code) {
-                Some(remedy) => Self::Refused { reason: format!("{error}; {remedy}") },
-                None => Self::Refused { reason: error.to_string() },
-            },
+            CallError::Answered { .. } => Self::Refused { reason },
         }
     }
 }
@@ -132,6 +132,9 @@ fn remedy(code: &str) -> Option<&'static str> {
         }
         "SecurityGroupsPerInterfaceLimitExceeded" => Some(
             "detach a group that is not needed, or have the quota of security groups per network interface raised (16 at most)",
+        ),
+        "InvalidGroup.Duplicate" => Some(
+            "EC2 may not show yet a group of Postern's own; where that lasts, another Postern of the account has one of this name, or its tags were taken off: delete it",
         ),
         "SecurityGroupLimitExceeded" => Some("have the quota of security groups per Region raised"),
         "TagLimitExceeded" => Some("too many grants share one source and port: wait until one of them ends"),

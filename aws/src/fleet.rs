@@ -9,9 +9,10 @@ use crate::accounts::Place;
 use crate::api::Find;
 use crate::assess::exposures;
 use crate::look::{Look, Panorama, View};
-use crate::resource::{Instance, Interface};
+use crate::resource::{Group, Instance, Interface};
 use crate::rule::Rule;
 use crate::tags;
+use crate::window::Held;
 
 /// Everything of ours, from tags alone (I2). Each look is shown to `seen`.
 pub(crate) async fn sweep(
@@ -20,12 +21,17 @@ pub(crate) async fn sweep(
     seen: impl Fn(&TargetId, &Look),
 ) -> Result<Vec<Sighting>, CloudError> {
     let ec2 = place.ec2().await?;
-    let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    let mut groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
     let served: Vec<String> = Panorama::served(&groups).into_iter().collect();
     if served.is_empty() {
         return Ok(Vec::new());
     }
     let interfaces = ec2.interfaces(Find::Where("attachment.instance-id", &served)).await?;
+    let lost = lost(&groups, &interfaces);
+    if !lost.is_empty() {
+        groups.extend(ec2.groups(Find::Where("group-id", &lost)).await?);
+        groups.retain(|group| group.is_ours(deployment));
+    }
     let attached: BTreeSet<&String> = interfaces.iter().filter_map(|found| found.instance.as_ref()).collect();
     let bare: Vec<String> = served.iter().filter(|instance| !attached.contains(instance)).cloned().collect();
     let bare =
@@ -38,9 +44,7 @@ pub(crate) async fn sweep(
     let count = |side: &BTreeMap<String, Vec<Rule>>, id: &String| side.get(id).map_or(0, Vec::len);
     let tagged = |id: &String| count(&rules.ingress, id) + count(&rules.egress, id);
     let ours: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
-    let odd = groups
-        .iter()
-        .filter(|group| !group.tags.contains_key(tags::PARKED_FOR) && group.rules != tagged(&group.id));
+    let odd = groups.iter().filter(|group| group.parked_for().is_none() && group.rules != tagged(&group.id));
     let others =
         interfaces.iter().flat_map(|interface| &interface.groups).filter(|group| !ours.contains(group));
     let ids: BTreeSet<String> = odd.map(|group| &group.id).chain(others).cloned().collect();
@@ -59,6 +63,14 @@ pub(crate) async fn sweep(
         Some(sighting)
     };
     Ok(looks.iter().filter_map(sighting).collect())
+}
+
+/// Groups that by their names are own groups of instances, and that were not found by their tags.
+pub(crate) fn lost(groups: &[Group], interfaces: &[Interface]) -> Vec<String> {
+    let found: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let named = interfaces.iter().filter_map(|interface| interface.own.as_ref());
+    let lost: BTreeSet<String> = named.filter(|id| !found.contains(id)).cloned().collect();
+    lost.into_iter().collect()
 }
 
 fn sighting(place: &Place, deployment: &str, instance: &str, look: &Look) -> Option<Sighting> {
@@ -98,7 +110,14 @@ pub(crate) async fn assess(
             .flat_map(|interface| &interface.groups)
             .filter(|id| !ours.contains(id))
             .collect();
-        let rules = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
+        let of_others = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
+        // A rule that somebody made in a group of ours is no window.
+        let in_ours =
+            interfaces.iter().flat_map(|interface| &interface.groups).filter(|id| ours.contains(id));
+        let in_ours =
+            in_ours.collect::<BTreeSet<_>>().into_iter().filter_map(|group| rules.ingress.get(group));
+        let strange = in_ours.flatten().filter(|rule| Held::read(rule, deployment).is_none());
+        let rules = of_others.chain(strange);
         let locked = locked.contains(&instance.id);
         Some(Assessment {
             target: target(place, &instance.id)?,

@@ -5,7 +5,7 @@
 //! customer's groups is parked in groups of ours, from which a release puts it back (I6).
 //!
 //! The way of a window: [`Aws`] finds the place (account and Region) of its target, `windows` opens and closes it, with
-//! one call each while nothing unforeseen happens, and `look` says what EC2 holds. The way of a lockdown: `locking` reads
+//! one call each while nothing unforeseen happens, as `marking` decides, and `look` says what EC2 holds. The way of a lockdown: `locking` reads
 //! and carries out what `parking` decides for each customer's group, with `split` for each rule. The whole of an account
 //! is `fleet`'s: the sweep and the assessment.
 
@@ -17,6 +17,8 @@ mod fleet;
 mod limits;
 mod locking;
 mod look;
+mod marking;
+mod names;
 mod parking;
 mod patience;
 mod provider;

@@ -2,23 +2,19 @@
 //!
 //! EC2 meters each account and Region with a bucket of tokens for every action (EC2 API reference, "Request
 //! throttling"). For reads ours hold half of what those do: consoles, scripts and other brokers draw from the same. A
-//! window's end does not wait for others: for changes ours are as large as EC2's.
+//! window's end does not wait for others: for changes ours hold nine tenths, and fill as fast.
 
 use std::num::NonZeroU32;
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-/// Kinds of action, each with its own buckets at EC2.
+/// Kinds of action. Each action has its own bucket, of its kind's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `Describe*` with a filter or ids: 100 tokens, 20 a second.
     Describe,
     /// `Describe*` without: 50 tokens, 10 a second.
     DescribeAll,
-    /// `AuthorizeSecurityGroupIngress`: 50 tokens, 5 a second.
-    Authorize,
-    /// `RevokeSecurityGroupIngress`: 50 tokens, 5 a second.
-    Revoke,
     /// `ModifyNetworkInterfaceAttribute`: 100 tokens, 5 a second.
     ModifyInterface,
     /// `CreateTags` and `DeleteTags`: 100 tokens, 10 a second.
@@ -27,47 +23,47 @@ pub(crate) enum Kind {
     Change,
 }
 
+/// Buckets of one size, one for each action.
+type Buckets = DefaultKeyedRateLimiter<&'static str>;
+
 /// The buckets of one account in one Region.
 pub(crate) struct Limits {
-    describe: DefaultDirectRateLimiter,
-    describe_all: DefaultDirectRateLimiter,
-    authorize: DefaultDirectRateLimiter,
-    revoke: DefaultDirectRateLimiter,
-    modify_interface: DefaultDirectRateLimiter,
-    tag: DefaultDirectRateLimiter,
-    change: DefaultDirectRateLimiter,
+    describe: Buckets,
+    describe_all: Buckets,
+    modify_interface: Buckets,
+    tag: Buckets,
+    change: Buckets,
 }
 
 impl Limits {
     /// Full buckets.
     pub(crate) fn new() -> Self {
-        let bucket = |capacity: u32, per_second: u32| {
+        let buckets = |capacity: u32, per_second: u32| {
             let number = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-            RateLimiter::direct(Quota::per_second(number(per_second)).allow_burst(number(capacity)))
+            RateLimiter::keyed(Quota::per_second(number(per_second)).allow_burst(number(capacity)))
         };
         Self {
-            describe: bucket(50, 10),
-            describe_all: bucket(25, 5),
-            authorize: bucket(50, 5),
-            revoke: bucket(50, 5),
-            modify_interface: bucket(100, 5),
-            tag: bucket(100, 10),
-            change: bucket(50, 5),
+            describe: buckets(50, 10),
+            describe_all: buckets(25, 5),
+            modify_interface: buckets(90, 5),
+            tag: buckets(90, 10),
+            change: buckets(45, 5),
         }
     }
 
-    /// Waits for a token.
-    pub(crate) async fn take(&self, kind: Kind) {
-        let bucket = match kind {
+    /// Waits for a token of an action.
+    pub(crate) async fn take(&self, kind: Kind, action: &'static str) {
+        self.buckets(kind).until_key_ready(&action).await;
+    }
+
+    fn buckets(&self, kind: Kind) -> &Buckets {
+        match kind {
             Kind::Describe => &self.describe,
             Kind::DescribeAll => &self.describe_all,
-            Kind::Authorize => &self.authorize,
-            Kind::Revoke => &self.revoke,
             Kind::ModifyInterface => &self.modify_interface,
             Kind::Tag => &self.tag,
             Kind::Change => &self.change,
-        };
-        bucket.until_ready().await;
+        }
     }
 }
 
@@ -78,8 +74,16 @@ mod tests {
     #[test]
     fn what_is_over_the_rate_of_one_action_waits_and_the_others_do_not() {
         let limits = Limits::new();
-        assert!((0..50).all(|_| limits.revoke.check().is_ok()));
-        assert!(limits.revoke.check().is_err(), "the bucket is empty");
-        assert!(limits.authorize.check().is_ok() && limits.describe.check().is_ok());
+        for (kind, tokens, action, other) in [
+            (Kind::Change, 45, "RevokeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"),
+            (Kind::Describe, 50, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
+            (Kind::DescribeAll, 25, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
+            (Kind::Tag, 90, "CreateTags", "DeleteTags"),
+        ] {
+            let has_one = |action| limits.buckets(kind).check_key(&action).is_ok();
+            assert!((0..tokens).all(|_| has_one(action)), "{action}");
+            assert!(!has_one(action), "the bucket of {action} is empty");
+            assert!(has_one(other), "{other} has one of its own");
+        }
     }
 }

@@ -17,6 +17,7 @@ use postern_core::{ProtectedPort, TargetId};
 use crate::api::Ec2;
 use crate::look::Look;
 use crate::parking::{self, Step, Ward};
+use crate::resource::Group;
 use crate::rule::Tags;
 use crate::tags;
 
@@ -111,8 +112,29 @@ impl Locking<'_> {
         let look = &self.with_kind(look).await?;
         let mut plan = Plan { own: look.own().map(|own| own.id.clone()), ..Plan::default() };
         plan.acts = self.own_group(look, &look.ports(self.instance));
-        if plan.own.is_none() {
+        if plan.acts.iter().any(|act| matches!(act, Act::MakeOwn { .. } | Act::Mark(_))) {
             plan.acts.push(Act::Mark(state(tags::LOCKED)));
+        }
+        self.execute(plan).await
+    }
+
+    /// Puts right the pieces of customers' rules that somebody widened over a protected port. Rules of others are left
+    /// alone.
+    pub(crate) async fn mend(&self, look: &Look) -> Result<(), CloudError> {
+        let ports = look.ports(self.instance);
+        let groups = look.widened(&ports, self.deployment);
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let mut plan = Plan { wards: self.wards(&groups).await?, ..Plan::default() };
+        let quota = self.quota(&plan.wards).await?;
+        for (index, ward) in plan.wards.iter_mut().enumerate() {
+            ward.without_exposing(&ports, self.deployment);
+            let mut holders = ward.parked.as_ref().map(|parked| parked.holders.clone()).unwrap_or_default();
+            holders.insert(self.instance.to_owned(), ports.clone());
+            let steps = parking::plan(ward, &holders, self.deployment, &quota)
+                .map_err(|error| CloudError::refused(error.to_string()))?;
+            plan.acts.extend(steps.into_iter().map(|step| Act::Ward(index, step)));
         }
         self.execute(plan).await
     }
@@ -156,7 +178,7 @@ impl Locking<'_> {
             }
             plan.acts.extend(steps.into_iter().map(|step| Act::Ward(index, step)));
         }
-        let shared = self.sharers(&plan.wards, shared, together).await?;
+        let shared = self.sharers(&plan.wards, shared, ports, together).await?;
         plan.concerns.extend(shared);
         let touches_wards = plan.acts.iter().any(|act| matches!(act, Act::Ward(..)));
         if touches_wards && look.state() == tags::LOCKED {
@@ -181,8 +203,13 @@ impl Locking<'_> {
                 acts.extend(look.served().map(|interface| Act::Attach(interface.id.clone())));
             }
             Some(own) => {
-                if own.tags.get(&holder.0) != Some(&holder.1) {
-                    acts.push(Act::Mark([holder].into_iter().chain(state(tags::LOCKING)).collect()));
+                let is_primary =
+                    look.primary_only || own.tags.get(tags::INTERFACES).is_some_and(|is| is == tags::PRIMARY);
+                let which = if is_primary { tags::PRIMARY } else { tags::ALL };
+                let mut missing = self.own_tags(holder, which);
+                missing.retain(|key, value| key != tags::STATE && own.tags.get(key) != Some(value));
+                if !missing.is_empty() && !ports.is_empty() {
+                    acts.push(Act::Mark(missing.into_iter().chain(state(tags::LOCKING)).collect()));
                 }
                 let egress: Vec<String> = look.egress().iter().map(|rule| rule.id.clone()).collect();
                 if !egress.is_empty() {
@@ -223,13 +250,22 @@ impl Locking<'_> {
         if plan.own.is_some() && look.state() != tags::RELEASING {
             plan.acts.push(Act::Mark(state(tags::RELEASING)));
         }
-        let groups: Vec<String> =
-            look.parked().filter_map(|group| group.tags.get(tags::PARKED_FOR)).cloned().collect();
+        let groups: BTreeSet<&str> = look
+            .parked()
+            .filter_map(Group::parked_for)
+            .chain(look.customer_groups().into_iter().map(String::as_str))
+            .collect();
+        let groups: Vec<String> = groups.into_iter().map(ToOwned::to_owned).collect();
         plan.wards = self.wards(&groups).await?;
         let quota = self.quota(&plan.wards).await?;
         for (index, ward) in plan.wards.iter().enumerate() {
-            let mut holders = ward.parked.as_ref().map(|parked| parked.holders.clone()).unwrap_or_default();
-            holders.remove(self.instance);
+            let Some(parked) = &ward.parked else { continue };
+            let mut holders = parked.holders.clone();
+            // What lost the tags that say who needs it is put back by whoever was under lockdown with it.
+            let is_lost = holders.is_empty() && plan.own.is_some();
+            if holders.remove(self.instance).is_none() && !is_lost {
+                continue;
+            }
             let steps = parking::plan(ward, &holders, self.deployment, &quota)
                 .map_err(|error| CloudError::refused(error.to_string()))?;
             plan.acts.extend(steps.into_iter().map(|step| Act::Ward(index, step)));
@@ -241,16 +277,8 @@ impl Locking<'_> {
         }
         Ok(plan)
     }
-
-    fn own_name(&self) -> String {
-        format!("postern-{}", self.instance)
-    }
 }
 
 fn state(state: &str) -> Tags {
     Tags::from([(tags::STATE.to_owned(), state.to_owned())])
-}
-
-fn parked_name(group: &str) -> String {
-    format!("postern-parked-{group}")
 }

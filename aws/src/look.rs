@@ -6,6 +6,8 @@ use postern_cloud::{Drift, Observation};
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::assess::exposures;
+use crate::names;
+use crate::parking;
 use crate::resource::{Group, Interface, Rules};
 use crate::rule::Rule;
 use crate::tags;
@@ -35,14 +37,31 @@ pub(crate) struct View<'a> {
 }
 
 impl Look {
-    /// The instance's own group.
+    /// The instance's own group, also where somebody took its tags off.
     pub(crate) fn own(&self) -> Option<&Group> {
-        self.groups.iter().find(|group| is(group, tags::ROLE, tags::WINDOWS))
+        let is_named = |group: &Group| names::instance(&group.name).is_some();
+        self.groups.iter().find(|group| is(group, tags::ROLE, tags::WINDOWS) || is_named(group))
+    }
+
+    /// The tags that its own group should have and has not, but for its state.
+    fn lost_tags(&self, view: View<'_>) -> Vec<String> {
+        let Some(own) = self.own() else { return Vec::new() };
+        let owner = [
+            (tags::MANAGED_BY, view.deployment),
+            (tags::ROLE, tags::WINDOWS),
+            (tags::INSTANCE, view.instance),
+        ];
+        let wrong =
+            owner.into_iter().filter(|(key, value)| !is(own, key, value)).map(|(key, _)| key.to_owned());
+        let which = [tags::ALL, tags::PRIMARY].iter().all(|value| !is(own, tags::INTERFACES, value));
+        let holder = format!("{}{}", tags::HOLDER, view.instance);
+        let is_held = own.tags.contains_key(&holder);
+        wrong.chain(which.then(|| tags::INTERFACES.to_owned())).chain((!is_held).then_some(holder)).collect()
     }
 
     /// The groups that keep originals which the instance needs shut.
     pub(crate) fn parked(&self) -> impl Iterator<Item = &Group> {
-        self.groups.iter().filter(|group| is(group, tags::ROLE, tags::PARKED))
+        self.groups.iter().filter(|group| group.parked_for().is_some())
     }
 
     /// How far the lockdown is; empty where there is none.
@@ -53,6 +72,16 @@ impl Look {
     /// The ports that are to be shut, by what the lockdown wrote down.
     pub(crate) fn ports(&self, instance: &str) -> BTreeSet<ProtectedPort> {
         self.groups.iter().filter_map(|group| tags::holders(&group.tags).remove(instance)).flatten().collect()
+    }
+
+    /// Whether anything says yet which ports are to be shut.
+    pub(crate) fn knows_ports(&self, view: View<'_>) -> bool {
+        !self.ports(view.instance).is_empty()
+    }
+
+    /// What an administrator does where nothing says any more which ports are shut.
+    fn remedy(&self, view: View<'_>) -> &'static str {
+        if self.knows_ports(view) { "" } else { ", and nothing says for which ports: lock it down again" }
     }
 
     /// The interfaces whose ports are to be shut: all, or the primary one where the others are Kubernetes's.
@@ -113,6 +142,20 @@ impl Look {
         self.customer_groups().into_iter().filter_map(|group| self.rules.ingress.get(group)).flatten()
     }
 
+    /// The customers' groups with a piece that somebody widened over one of these ports.
+    pub(crate) fn widened(&self, ports: &BTreeSet<ProtectedPort>, deployment: &str) -> Vec<String> {
+        let exposures = exposures(self.customer_rules(), ports).into_iter().map(|exposure| exposure.rule);
+        let pieces = exposures.filter(|rule| self.is_guarded_piece(rule, deployment));
+        pieces.map(|rule| rule.group).collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    /// Whether a rule is a piece that a lockdown of this instance left, so that it exposes nothing unless somebody widens it.
+    /// Those of a group that is shut for others alone are not this instance's to change.
+    fn is_guarded_piece(&self, rule: &Rule, deployment: &str) -> bool {
+        let is_held = self.parked().any(|group| group.parked_for() == Some(&rule.group));
+        is_held && parking::is_piece(rule, deployment)
+    }
+
     /// The windows, and what is not as Postern left it.
     pub(crate) fn observation(&self, view: View<'_>) -> Observation {
         let windows = window::windows(view.target, &self.held(view.deployment));
@@ -120,12 +163,11 @@ impl Look {
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
         match (self.own(), self.state()) {
             (None, _) => {
-                let parked: Vec<_> =
-                    self.parked().filter_map(|group| group.tags.get(tags::PARKED_FOR)).collect();
+                let parked: Vec<&str> = self.parked().filter_map(Group::parked_for).collect();
                 if !parked.is_empty() && self.exists {
                     found("its own group is gone".into(), true);
                 } else if !parked.is_empty() {
-                    let groups = parked.into_iter().map(String::as_str).collect::<Vec<_>>().join(", ");
+                    let groups = parked.join(", ");
                     found(
                         format!("it is gone, and rules of {groups} are still parked for it: release it"),
                         false,
@@ -134,6 +176,14 @@ impl Look {
             }
             (Some(_), tags::RELEASING) => found("a release was interrupted".into(), true),
             (Some(_), tags::LOCKED) => {
+                let lost = self.lost_tags(view);
+                if !lost.is_empty() {
+                    let lost = lost.join(", ");
+                    found(
+                        format!("somebody took {lost} off its own group{}", self.remedy(view)),
+                        self.knows_ports(view),
+                    );
+                }
                 for rule in self.strange(view.deployment) {
                     found(format!("somebody made a rule in its own group: {rule}"), true);
                 }
@@ -147,10 +197,13 @@ impl Look {
                     found(format!("its own group is not on {}", interface.id), true);
                 }
                 for exposure in exposures(self.customer_rules(), &self.ports(view.instance)) {
-                    found(format!("it is not shut: {exposure}"), false);
+                    let is_ours = self.is_guarded_piece(&exposure.rule, view.deployment);
+                    found(format!("it is not shut: {exposure}"), is_ours);
                 }
             }
-            (Some(_), _) => found("a lockdown was interrupted".into(), true),
+            (Some(_), _) => {
+                found(format!("a lockdown was interrupted{}", self.remedy(view)), self.knows_ports(view));
+            }
         }
         Observation { windows, drift, ..Observation::default() }
     }
@@ -168,14 +221,14 @@ pub(crate) struct Panorama {
 impl Panorama {
     /// The instances that groups of ours serve.
     pub(crate) fn served(groups: &[Group]) -> BTreeSet<String> {
-        groups.iter().flat_map(|group| tags::holders(&group.tags).into_keys()).collect()
+        groups.iter().flat_map(Group::serves).collect()
     }
 
     /// One look for each instance that a group of ours serves.
     pub(crate) fn looks(self) -> BTreeMap<String, Look> {
         let mut looks: BTreeMap<String, Look> = BTreeMap::new();
         for group in &self.groups {
-            for instance in tags::holders(&group.tags).into_keys() {
+            for instance in group.serves() {
                 looks.entry(instance).or_default().groups.push(group.clone());
             }
         }

@@ -110,7 +110,7 @@ pub(crate) fn plan(
     let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
     let copies = ward.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
     let (ours, theirs): (Vec<&Rule>, Vec<&Rule>) =
-        ward.rules.iter().partition(|rule| is_piece(rule, deployment));
+        ward.rules.iter().partition(|rule| is_piece(rule, deployment) && ward.keeps_original_of(rule));
     let (exposing, staying): (Vec<&Rule>, Vec<&Rule>) =
         theirs.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
     let new: Vec<&Rule> = exposing
@@ -232,7 +232,26 @@ pub(crate) fn losses<'a>(
             Some((rule, words))
         }
     };
-    ward.rules.iter().filter(|rule| !is_piece(rule, deployment)).filter_map(lost).collect()
+    let is_theirs = |rule: &&Rule| !(is_piece(rule, deployment) && ward.keeps_original_of(rule));
+    ward.rules.iter().filter(is_theirs).filter_map(lost).collect()
+}
+
+impl Ward {
+    /// Whether an original of a piece is parked, its own or another that covers it. A piece whose originals somebody deleted
+    /// is all that is left of them: it is the customer's from there on.
+    fn keeps_original_of(&self, piece: &Rule) -> bool {
+        let original = piece.tags.get(tags::PIECE_OF);
+        let mut copies = self.parked.iter().flat_map(|parked| &parked.rules);
+        copies.any(|copy| {
+            let covers = copy.source == piece.source && copy.traffic.covers(&piece.traffic);
+            covers || copy.tags.get(tags::ORIGINAL) == original
+        })
+    }
+
+    /// Leaves out the rules of others that expose one of these ports: a lockdown was not asked for.
+    pub(crate) fn without_exposing(&mut self, ports: &BTreeSet<ProtectedPort>, deployment: &str) {
+        self.rules.retain(|rule| is_piece(rule, deployment) || split(rule, ports) == Outcome::Untouched);
+    }
 }
 
 impl Quota {
@@ -257,7 +276,7 @@ impl Quota {
 }
 
 /// Whether a rule of a customer's group is one that a lockdown put there.
-fn is_piece(rule: &Rule, deployment: &str) -> bool {
+pub(crate) fn is_piece(rule: &Rule, deployment: &str) -> bool {
     rule.tags.contains_key(tags::PIECE_OF)
         && rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment)
 }

@@ -17,7 +17,7 @@ use crate::locking::Locking;
 use crate::look::{Look, View};
 use crate::settings::Settings;
 use crate::windows::{Book, Desk};
-use crate::{fleet, tags};
+use crate::{fleet, patience, tags};
 
 /// The cloud layer on AWS.
 pub struct Aws {
@@ -84,23 +84,14 @@ impl Provider for Aws {
 
     async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
         let (_, desk) = self.desk(target).await?;
-        for window in windows {
-            desk.open(&mut *self.book(target).lock().await, window).await?;
-        }
+        desk.open(&mut *self.book(target).lock().await, windows).await?;
         // EC2 translates a connection's destination, and never its port or its source.
         Ok(Reach::default())
     }
 
     async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
         let (_, desk) = self.desk(target).await?;
-        let mut failed = None;
-        for window in windows {
-            if let Err(error) = desk.close(&mut *self.book(target).lock().await, window).await {
-                tracing::warn!(%target, grant = %window.grant, %error, "a window is still open");
-                failed.get_or_insert(error);
-            }
-        }
-        failed.map_or(Ok(()), Err)
+        desk.close(&mut *self.book(target).lock().await, windows).await
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
@@ -121,8 +112,11 @@ impl Provider for Aws {
                 if !strange.is_empty() {
                     desk.ec2.revoke(&own.id, &strange).await?;
                 }
+                locking.mend(&look).await?;
             }
             (None, _) => {}
+            // Nothing says what to go on with.
+            (Some(_), _) if !look.knows_ports(desk.view) => return Ok(()),
             (Some(_), _) => return locking.resume_lock(&look).await,
         }
         locking.reattach(&look).await
@@ -169,7 +163,19 @@ impl Provider for Aws {
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
         *book = Book::default();
-        self.locking(&desk).lock(order, &desk.look().await?).await
+        let locking = self.locking(&desk);
+        let report = locking.lock(order, &desk.look().await?).await?;
+        if report.changes.is_empty() || !order.consent.unmet(&report.concerns).is_empty() {
+            return Ok(report);
+        }
+        // Whoever asks for access a moment later must find it locked down.
+        for wait in patience::waits() {
+            if locking.plan_lock(order, &desk.look().await?).await?.changes.is_empty() {
+                return Ok(report);
+            }
+            tokio::time::sleep(wait).await;
+        }
+        Err(not_shown(&order.target, "locked down"))
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
@@ -183,8 +189,27 @@ impl Provider for Aws {
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
         *book = Book::default();
-        self.locking(&desk).release(&desk.look().await?).await
+        let locking = self.locking(&desk);
+        let report = locking.release(&desk.look().await?).await?;
+        if report.changes.is_empty() {
+            return Ok(report);
+        }
+        for wait in patience::waits() {
+            match locking.plan_release(&desk.look().await?).await {
+                Ok(left) if !left.changes.is_empty() => tokio::time::sleep(wait).await,
+                Ok(_) | Err(CloudError::NotFound { .. }) => return Ok(report),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(not_shown(target, "released"))
     }
+}
+
+/// What was done is read back, for EC2 is eventually consistent and others may have undone it.
+fn not_shown(target: &TargetId, deed: &str) -> CloudError {
+    CloudError::unavailable(format!(
+        "every change was made, and EC2 does not show {target} as {deed} yet; the next sweep looks again"
+    ))
 }
 
 fn unread(place: &Place, error: CloudError) -> Unread {

@@ -1,8 +1,9 @@
 //! What EC2 has, in the terms of this crate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::rule::{Rule, Source, Tags, Traffic};
+use crate::{names, tags};
 
 /// A security group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,24 @@ pub(crate) struct Group {
     pub(crate) rules: usize,
 }
 
+impl Group {
+    /// The group whose rules it keeps, if it is one of ours that does.
+    pub(crate) fn parked_for(&self) -> Option<&str> {
+        names::parked_for(&self.name)
+    }
+
+    /// The instances that it serves: by its tags, and by its name, which nobody can take off.
+    pub(crate) fn serves(&self) -> BTreeSet<String> {
+        let named = names::instance(&self.name).map(ToOwned::to_owned);
+        tags::holders(&self.tags).into_keys().chain(named).collect()
+    }
+
+    /// Whether it is this deployment's, as far as its tags still say.
+    pub(crate) fn is_ours(&self, deployment: &str) -> bool {
+        self.tags.get(tags::MANAGED_BY).is_none_or(|owner| owner == deployment)
+    }
+}
+
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Interface {
@@ -25,6 +44,8 @@ pub(crate) struct Interface {
     pub(crate) index: i32,
     pub(crate) vpc: String,
     pub(crate) groups: Vec<String>,
+    /// The one of them that has the name of the instance's own group.
+    pub(crate) own: Option<String>,
     /// What it is, in EC2's words, where it is no instance's.
     pub(crate) description: String,
 }

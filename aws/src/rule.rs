@@ -51,6 +51,8 @@ pub(crate) enum Traffic {
     Other {
         /// As EC2 names it.
         protocol: String,
+        /// The type and the code of ICMP; -1 is any.
+        kind: (i32, i32),
     },
 }
 
@@ -88,6 +90,17 @@ impl Traffic {
             Self::Other { .. } => false,
         }
     }
+
+    /// Whether it admits everything that another one admits.
+    pub(crate) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::All, _) => true,
+            (Self::Ports { protocol, from, to }, Self::Ports { protocol: on, from: first, to: last }) => {
+                protocol == on && from <= first && last <= to
+            }
+            (Self::Ports { .. } | Self::Other { .. }, _) => self == other,
+        }
+    }
 }
 
 impl fmt::Display for Traffic {
@@ -97,7 +110,11 @@ impl fmt::Display for Traffic {
             Self::Ports { protocol, from: 0, to: u16::MAX } => write!(f, "all {protocol} ports"),
             Self::Ports { protocol, from, to } if from == to => write!(f, "{protocol}/{from}"),
             Self::Ports { protocol, from, to } => write!(f, "{protocol}/{from}-{to}"),
-            Self::Other { protocol } => write!(f, "protocol {protocol}"),
+            Self::Other { protocol, kind: (-1, _) } => write!(f, "protocol {protocol}"),
+            Self::Other { protocol, kind: (kind, -1) } => write!(f, "protocol {protocol} of type {kind}"),
+            Self::Other { protocol, kind: (kind, code) } => {
+                write!(f, "protocol {protocol} of type {kind} and code {code}")
+            }
         }
     }
 }

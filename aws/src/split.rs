@@ -46,7 +46,7 @@ pub(crate) fn split(rule: &Rule, protected: &BTreeSet<ProtectedPort>) -> Outcome
         }
         Traffic::All => {
             let ports = |protocol| without(protocol, 0, u16::MAX, protected);
-            let icmp = Traffic::Other { protocol: icmp(&rule.source).to_owned() };
+            let icmp = Traffic::Other { protocol: icmp(&rule.source).to_owned(), kind: (-1, -1) };
             let kept = ports(Protocol::Tcp).into_iter().chain(ports(Protocol::Udp)).chain([icmp]).collect();
             Outcome::Split { kept, ask: between_members(rule).or(Some(Loss::OtherProtocols)) }
         }

@@ -113,10 +113,14 @@ pub(crate) fn of_mark(grant: GrantId, mark: Mark) -> (String, String) {
     (format!("{GRANT}{grant}"), mark.value())
 }
 
+/// The grant that ends last.
+pub(crate) fn latest(marks: &Marks) -> Option<(&GrantId, &Mark)> {
+    marks.iter().max_by_key(|(_, mark)| mark.not_after)
+}
+
 /// The two tags that name the grant that ends last.
 pub(crate) fn of_latest(marks: &Marks) -> Vec<(String, String)> {
-    let latest = marks.iter().max_by_key(|(_, mark)| mark.not_after);
-    latest.map_or_else(Vec::new, |(grant, mark)| {
+    latest(marks).map_or_else(Vec::new, |(grant, mark)| {
         vec![(LATEST_GRANT.into(), grant.to_string()), (NOT_AFTER.into(), mark.not_after.to_string())]
     })
 }

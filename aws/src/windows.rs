@@ -1,6 +1,8 @@
-//! Opening and closing windows with one call each, on what the last look and the calls since have told.
+//! Opening and closing all windows of a grant with one call each, on what the last look and the calls since have told.
 //!
 //! After any error what is known is forgotten, and the next call looks first.
+
+use std::collections::BTreeSet;
 
 use postern_cloud::{CloudError, Observation};
 use postern_core::TargetId;
@@ -8,12 +10,14 @@ use postern_core::plan::CloudWindow;
 
 use crate::api::{Ec2, Find};
 use crate::error::CallError;
+use crate::fleet;
 use crate::look::{Look, View};
+use crate::marking::{self, Closing, Marking, Opening, Slot};
 use crate::patience;
 use crate::resource::NewRule;
-use crate::rule::{Source, Tags, Traffic};
-use crate::tags::{self, Mark, Marks};
-use crate::window::{self, Held};
+use crate::rule::{Source, Traffic};
+use crate::tags::{self, Marks};
+use crate::window::Held;
 
 /// What is known of one target between two calls.
 #[derive(Debug, Default)]
@@ -63,6 +67,11 @@ impl Desk<'_> {
         let interfaces = self.ec2.interfaces(Find::Where("attachment.instance-id", &instance)).await?;
         let exists = !interfaces.is_empty()
             || !self.ec2.instances(Find::Where("instance-id", &instance)).await?.is_empty();
+        let lost = fleet::lost(&groups, &interfaces);
+        if !lost.is_empty() {
+            groups.extend(self.ec2.groups(Find::Where("group-id", &lost)).await?);
+            groups.retain(|group| group.is_ours(self.view.deployment));
+        }
         let mut look = Look { groups, interfaces, exists, ..Look::default() };
         let own = look.own().map(|own| own.id.clone());
         let ids: Vec<String> = look.customer_groups().into_iter().cloned().chain(own).collect();
@@ -100,8 +109,12 @@ impl Desk<'_> {
         }
     }
 
-    /// Opens a window.
-    pub(crate) async fn open(&self, book: &mut Book, window: &CloudWindow) -> Result<(), CloudError> {
+    /// Opens windows.
+    pub(crate) async fn open(
+        &self,
+        book: &mut Book,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
         if book.own.is_none() {
             self.observe(book).await?;
         }
@@ -112,123 +125,123 @@ impl Desk<'_> {
                 "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
             )));
         };
-        book.doubts.push(window.clone());
-        let opened = self.write_open(&mut own, window).await;
-        if !opened.as_ref().is_err_and(CallError::may_have_happened) {
-            book.doubts.retain(|doubt| doubt != window);
-        }
+        book.doubts.extend(windows.iter().cloned());
+        let mut begun = BTreeSet::new();
+        let opened = self.write_open(&mut own, windows, &mut begun).await;
+        book.doubts.retain(|doubt| !windows.contains(doubt) || opened.is_err() && begun.contains(doubt));
         opened?;
         book.own = Some(own);
         Ok(())
     }
 
-    async fn write_open(&self, own: &mut Own, window: &CloudWindow) -> Result<(), CallError> {
-        let half = window.source.is_any();
-        let mut missing = Vec::new();
-        for net in window::nets(window.source) {
-            let Some(rule) = own.rules.iter_mut().find(|rule| rule.port == window.port && rule.net == net)
-            else {
-                missing.push(net);
-                continue;
-            };
-            let before = rule.marks.get(&window.grant).filter(|mark| mark.not_after == window.not_after);
-            let mark = Mark {
-                not_after: window.not_after,
-                whole: !half || before.is_some_and(|mark| mark.whole),
-                half: half || before.is_some_and(|mark| mark.half),
-            };
-            if before == Some(&mark) {
-                continue;
+    /// `begun` learns the windows of which something was or may have been written.
+    async fn write_open(
+        &self,
+        own: &mut Own,
+        windows: &BTreeSet<CloudWindow>,
+        begun: &mut BTreeSet<CloudWindow>,
+    ) -> Result<(), CallError> {
+        let mut written = |slots: &[Slot], failed: Option<&CallError>| {
+            if failed.is_none_or(CallError::may_have_happened) {
+                let is_on = |window: &&CloudWindow| slots.iter().any(|slot| marking::concerns(window, slot));
+                begun.extend(windows.iter().filter(is_on).cloned());
             }
-            let mut marks = rule.marks.clone();
-            marks.insert(window.grant, mark);
-            let latest = tags::of_latest(&marks);
-            self.ec2.tag(&rule.id, [tags::of_mark(window.grant, mark)].into_iter().chain(latest)).await?;
-            rule.marks = marks;
+        };
+        let Opening { marked, made } = marking::opening(&own.rules, windows);
+        for marking in marked {
+            let slot = marking.slot;
+            let answer = self.mark(own, marking).await;
+            written(&[slot], answer.as_ref().err());
+            answer?;
         }
-        if missing.is_empty() {
-            return Ok(());
-        }
-        let marks = Marks::from([(window.grant, Mark { not_after: window.not_after, whole: !half, half })]);
-        let rules: Vec<NewRule> =
-            missing.into_iter().map(|net| self.rule(window, Source::Prefix(net), &marks)).collect();
-        let made = self.ec2.authorize(&own.group, &rules).await?;
-        for rule in rules {
-            let Source::Prefix(net) = rule.source else { continue };
-            let id = made.iter().find(|made| made.source == Source::Prefix(net)).map(|made| made.id.clone());
-            let id = id.ok_or_else(|| CallError::Silent {
-                action: "AuthorizeSecurityGroupIngress",
-                reason: "the answer names no rule".into(),
-            })?;
-            own.rules.push(Held { id, port: window.port, net, marks: marks.clone() });
+        for (marks, slots) in made {
+            let rules: Vec<NewRule> = slots.iter().map(|slot| self.rule(slot, &marks)).collect();
+            let answer = self.ec2.authorize(&own.group, &rules).await;
+            written(&slots, answer.as_ref().err());
+            let answer = answer?;
+            for ((port, net), rule) in slots.into_iter().zip(&rules) {
+                let made = answer.iter().find(|made| made.identity() == (&rule.traffic, &rule.source));
+                let id = made.map(|made| made.id.clone()).ok_or_else(|| CallError::Silent {
+                    action: "AuthorizeSecurityGroupIngress",
+                    reason: "the answer does not name every rule".into(),
+                })?;
+                own.rules.push(Held { id, port, net, marks: marks.clone() });
+            }
         }
         Ok(())
     }
 
-    fn rule(&self, window: &CloudWindow, source: Source, marks: &Marks) -> NewRule {
-        let port = window.port.port.get();
+    /// Gives a rule other marks.
+    async fn mark(&self, own: &mut Own, marking: Marking) -> Result<(), CallError> {
+        let Marking { id, untag, tag, marks, .. } = marking;
+        if !untag.is_empty() {
+            self.ec2.untag(&id, &untag).await?;
+        }
+        if !tag.is_empty() {
+            self.ec2.tag(&id, tag).await?;
+        }
+        own.rules.iter_mut().filter(|rule| rule.id == id).for_each(|rule| rule.marks.clone_from(&marks));
+        Ok(())
+    }
+
+    fn rule(&self, (port, net): &Slot, marks: &Marks) -> NewRule {
+        let number = port.port.get();
         let owner = (tags::MANAGED_BY.to_owned(), self.view.deployment.to_owned());
         let grants = marks.iter().map(|(grant, mark)| tags::of_mark(*grant, *mark));
-        let tags: Tags = grants.chain(tags::of_latest(marks)).chain([owner]).collect();
+        let description = tags::latest(marks)
+            .map(|(grant, mark)| format!("Postern: grant {grant} until {}", mark.not_after));
         NewRule {
-            traffic: Traffic::Ports { protocol: window.port.protocol, from: port, to: port },
-            source,
-            description: format!("Postern: grant {} until {}", window.grant, window.not_after),
-            tags,
+            traffic: Traffic::Ports { protocol: port.protocol, from: number, to: number },
+            source: Source::Prefix(*net),
+            description: description.unwrap_or_default(),
+            tags: grants.chain(tags::of_latest(marks)).chain([owner]).collect(),
         }
     }
 
-    /// Closes a window.
-    pub(crate) async fn close(&self, book: &mut Book, window: &CloudWindow) -> Result<(), CloudError> {
+    /// Closes windows. One that EC2 keeps does not keep the others.
+    pub(crate) async fn close(
+        &self,
+        book: &mut Book,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
         if book.own.is_none() {
             self.observe(book).await?;
         }
         // Without a group of its own nothing can be open.
         let Some(mut own) = book.own.take() else { return Ok(()) };
-        self.write_close(&mut own, window).await?;
+        let Closing { marked, empty } = marking::closing(&own.rules, windows);
+        let mut failed = self.revoke(&mut own, &empty).await.err();
+        for marking in marked {
+            if let Err(error) = self.mark(&mut own, marking).await {
+                failed.get_or_insert(error);
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
         book.own = Some(own);
         Ok(())
     }
 
-    async fn write_close(&self, own: &mut Own, window: &CloudWindow) -> Result<(), CloudError> {
-        let any = window.source.is_any();
-        let nets = window::nets(window.source);
-        let mut empty = Vec::new();
-        for rule in own.rules.iter_mut().filter(|rule| rule.port == window.port && nets.contains(&rule.net)) {
-            let Some(mark) = rule.marks.get(&window.grant).copied() else { continue };
-            let left = Mark {
-                whole: mark.whole && any,
-                // A half that is named alone is left over from a window that was not opened whole.
-                half: mark.half && !any && !window::is_half(rule.net),
-                ..mark
-            };
-            let mut marks = rule.marks.clone();
-            if left.whole || left.half {
-                marks.insert(window.grant, left);
-                self.ec2.tag(&rule.id, [tags::of_mark(window.grant, left)]).await?;
-            } else {
-                marks.remove(&window.grant);
-                if marks.is_empty() {
-                    empty.push(rule.id.clone());
-                    continue;
-                }
-                self.ec2.untag(&rule.id, &[format!("{}{}", tags::GRANT, window.grant)]).await?;
-                let latest = tags::of_latest(&marks);
-                if latest != tags::of_latest(&rule.marks) {
-                    self.ec2.tag(&rule.id, latest).await?;
-                }
+    /// Takes rules away: all at once, and one by one where one of them is gone already.
+    async fn revoke(&self, own: &mut Own, rules: &[String]) -> Result<(), CallError> {
+        let batches: Vec<&[String]> = match rules {
+            [] => return Ok(()),
+            [_] => vec![rules],
+            [_, _, ..] => match self.ec2.revoke(&own.group, rules).await {
+                Ok(()) => Vec::new(),
+                Err(error) if is_gone(&error) => rules.chunks(1).collect(),
+                Err(error) => return Err(error),
+            },
+        };
+        for rule in batches {
+            match self.ec2.revoke(&own.group, rule).await {
+                Ok(()) => {}
+                Err(error) if is_gone(&error) => {}
+                Err(error) => return Err(error),
             }
-            rule.marks = marks;
         }
-        if empty.is_empty() {
-            return Ok(());
-        }
-        match self.ec2.revoke(&own.group, &empty).await {
-            Ok(()) => {}
-            Err(error) if empty.len() == 1 && is_gone(&error) => {}
-            Err(error) => return Err(error.into()),
-        }
-        own.rules.retain(|rule| !empty.contains(&rule.id));
+        own.rules.retain(|rule| !rules.contains(&rule.id));
         Ok(())
     }
 

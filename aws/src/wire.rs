@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use aws_sdk_ec2::types::builders::IpPermissionBuilder;
 use aws_sdk_ec2::types::{
-    InstanceStateName, IpPermission, IpRange, Ipv6Range, NetworkInterface, PrefixListId, SecurityGroup,
-    SecurityGroupRule, Tag, UserIdGroupPair,
+    GroupIdentifier, InstanceStateName, IpPermission, IpRange, Ipv6Range, NetworkInterface, PrefixListId,
+    SecurityGroup, SecurityGroupRule, Tag, UserIdGroupPair,
 };
 use ipnet::IpNet;
 use postern_core::Protocol;
 
+use crate::names;
 use crate::resource::{Group, Instance, Interface, NewRule};
 use crate::rule::{Rule, Source, Tags, Traffic};
 
@@ -34,11 +35,15 @@ pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
 /// A network interface; none where EC2 left out its id.
 pub(crate) fn interface(interface: &NetworkInterface) -> Option<Interface> {
     let attachment = interface.attachment();
-    let groups =
-        interface.groups().iter().filter_map(|group| group.group_id()).map(ToOwned::to_owned).collect();
+    let instance = attachment.and_then(|at| at.instance_id());
+    let is_own = |group: &&GroupIdentifier| group.group_name().and_then(names::instance) == instance;
+    let id = |group: &GroupIdentifier| group.group_id().map(ToOwned::to_owned);
+    let groups = interface.groups().iter().filter_map(id).collect();
+    let own = instance.and_then(|_| interface.groups().iter().find(is_own)).and_then(id);
     Some(Interface {
         id: interface.network_interface_id()?.to_owned(),
-        instance: attachment.and_then(|at| at.instance_id()).map(ToOwned::to_owned),
+        instance: instance.map(ToOwned::to_owned),
+        own,
         index: attachment.and_then(|at| at.device_index()).unwrap_or_default(),
         vpc: interface.vpc_id().unwrap_or_default().to_owned(),
         groups,
@@ -85,7 +90,10 @@ fn traffic(protocol: &str, from: Option<i32>, to: Option<i32>) -> Traffic {
         "-1" => Traffic::All,
         "tcp" | "6" => ports(Protocol::Tcp),
         "udp" | "17" => ports(Protocol::Udp),
-        other => Traffic::Other { protocol: other.to_owned() },
+        other => {
+            let kind = (from.unwrap_or(-1), to.unwrap_or(-1));
+            Traffic::Other { protocol: other.to_owned(), kind }
+        }
     }
 }
 
@@ -121,8 +129,7 @@ fn permission(traffic: &Traffic, rules: &[&NewRule]) -> IpPermission {
         Traffic::Ports { protocol, from, to } => {
             (protocol.to_string(), Some(i32::from(*from)), Some(i32::from(*to)))
         }
-        // Every type and code.
-        Traffic::Other { protocol } => (protocol.clone(), Some(-1), Some(-1)),
+        Traffic::Other { protocol, kind: (from, to) } => (protocol.clone(), Some(*from), Some(*to)),
     };
     let permission = IpPermission::builder().ip_protocol(protocol).set_from_port(from).set_to_port(to);
     rules.iter().fold(permission, |permission, rule| with_source(permission, rule)).build()

@@ -3,6 +3,8 @@
 //! Both live on one host of a network, at fixed addresses of its loopback: every scenario has hosts of its own.
 
 mod cloud;
+mod iam;
+mod meter;
 mod proxy;
 mod semantics;
 mod world;
@@ -103,6 +105,34 @@ impl Ec2 {
     /// Lets the next calls of an action (any, for `*`) go wrong.
     pub fn fail(&self, action: &str, times: usize, fault: Fault) {
         self.proxy.fail(action, times, fault);
+    }
+
+    /// Lets the change with this number from now on, from 1, go wrong.
+    pub fn fail_change(&self, number: usize, fault: Fault) {
+        self.proxy.fail_change(number, fault);
+    }
+
+    /// Whether the change that was to go wrong has come.
+    pub fn has_failed(&self) -> bool {
+        self.proxy.has_failed()
+    }
+
+    /// Allows from now on what this policy of IAM allows, and no other call.
+    ///
+    /// # Panics
+    /// It is not JSON.
+    pub fn enforce(&self, policy: &str) {
+        self.proxy.enforce(serde_json::from_str(policy).expect("a policy is JSON"));
+    }
+
+    /// Meters calls from now on as EC2 does, and throttles those that are too many.
+    pub fn meter(&self) {
+        self.proxy.meter();
+    }
+
+    /// How many calls were too many since they are metered.
+    pub fn throttled(&self) -> usize {
+        self.proxy.throttled()
     }
 
     /// Lets no call go wrong any more.

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use postern_cloud::CloudError;
 
-use super::{Act, Locking, Plan, parked_name};
+use super::{Act, Locking, Plan};
 use crate::api::Find;
+use crate::error::CallError;
+use crate::names;
 use crate::parking::{Step, Ward};
 use crate::patience;
 use crate::resource::NewRule;
@@ -27,7 +29,7 @@ impl Locking<'_> {
                 Merged::Own(Act::MakeOwn { vpc, tags }) => {
                     let description =
                         format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
-                    let name = self.own_name();
+                    let name = names::own(self.instance);
                     own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
                 }
                 Merged::Own(act) => {
@@ -53,7 +55,7 @@ impl Locking<'_> {
     async fn on_own(&self, own: &str, act: Act) -> Result<(), CloudError> {
         match act {
             Act::ShutEgress(rules) => self.shut_egress(own, rules).await,
-            Act::Mark(tags) => Ok(self.ec2.tag(own, tags).await?),
+            Act::Mark(tags) => Ok(known(|| self.ec2.tag(own, tags.clone())).await?),
             Act::Attach(interface) => self.attach(own, &interface).await,
             Act::Detach(interface) => self.detach(own, &interface).await,
             Act::DeleteOwn => self.delete(own).await,
@@ -78,7 +80,7 @@ impl Locking<'_> {
                 "EC2 shows no egress rule of the new group {own} yet"
             )));
         }
-        Ok(self.ec2.revoke_egress(own, &rules).await?)
+        Ok(known(|| self.ec2.revoke_egress(own, &rules)).await?)
     }
 
     async fn attach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
@@ -115,7 +117,7 @@ impl Locking<'_> {
                 tokio::time::sleep(wait).await;
                 sent = false;
             } else {
-                self.ec2.set_groups(interface, &groups).await?;
+                known(|| self.ec2.set_groups(interface, &groups)).await?;
                 sent = true;
             }
         }
@@ -168,11 +170,13 @@ impl Locking<'_> {
                     "Postern: rules of {} under lockdown. Do not delete: release needs it.",
                     ward.group
                 );
-                let name = parked_name(&ward.group);
+                let name = names::parked(&ward.group);
                 *parked = self.ec2.create_group(&name, &description, &ward.vpc, &tags).await?;
             }
             [Step::Hold(instance, ports), ..] => {
-                self.ec2.tag(parked, [tags::of_holder(instance, ports)]).await?;
+                let fixed = [(tags::ROLE, tags::PARKED), (tags::PARKED_FOR, &ward.group)];
+                let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                self.ec2.tag(parked, fixed.into_iter().chain([tags::of_holder(instance, ports)])).await?;
             }
             [Step::Park(_), ..] => self.add(parked, &steps).await?,
             [Step::Add(_), ..] => self.add(&ward.group, &steps).await?,
@@ -189,13 +193,27 @@ impl Locking<'_> {
 
     async fn add(&self, group: &str, steps: &[Step]) -> Result<(), CloudError> {
         let rules: Vec<NewRule> = steps.iter().filter_map(Step::new_rule).cloned().collect();
-        Ok(self.ec2.authorize(group, &rules).await.map(drop)?)
+        Ok(known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
     }
 
     async fn remove(&self, group: &str, steps: &[Step]) -> Result<(), CloudError> {
         let ids: Vec<String> = steps.iter().filter_map(Step::old_rule).map(|rule| rule.id.clone()).collect();
         Ok(self.ec2.revoke(group, &ids).await?)
     }
+}
+
+/// A call on a group that may have been made a moment ago: EC2 may not know it everywhere yet.
+async fn known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
+where
+    F: Future<Output = Result<T, CallError>>,
+{
+    for wait in patience::waits() {
+        match call().await {
+            Err(error) if error.code() == "InvalidGroup.NotFound" => tokio::time::sleep(wait).await,
+            answer => return answer,
+        }
+    }
+    call().await
 }
 
 impl Step {

@@ -2,14 +2,15 @@
 
 use postern_cloud::{Action, Change, LockdownReport};
 
-use super::{Act, Locking, Plan, parked_name};
+use super::{Act, Locking, Plan};
+use crate::names;
 use crate::parking::Step;
 use crate::resource::NewRule;
 
 impl Plan {
     /// What is to be changed, in words.
     pub(super) fn report(&self, locking: &Locking<'_>) -> LockdownReport {
-        let own = || self.own.clone().unwrap_or_else(|| locking.own_name());
+        let own = || self.own.clone().unwrap_or_else(|| names::own(locking.instance));
         let change = |action, resource, detail: String| Change { action, resource, detail };
         let words = |act: &Act| match act {
             Act::MakeOwn { vpc, .. } => {
@@ -25,7 +26,7 @@ impl Plan {
             Act::DeleteOwn => change(Action::Delete, own(), String::new()),
             Act::Ward(index, step) => {
                 let group = self.wards.get(*index).map_or("", |ward| &ward.group);
-                let parked = || parked_name(group);
+                let parked = || names::parked(group);
                 let let_in = |rule: &NewRule| {
                     let described = if rule.description.is_empty() {
                         String::new()

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use postern_cloud::{CloudError, Concern, ConcernKind};
-use postern_core::TargetId;
+use postern_core::{ProtectedPort, TargetId};
 
 use super::Locking;
 use crate::api::Find;
 use crate::look::Look;
+use crate::names;
 use crate::parking::{Holders, Parked, Quota, Ward};
+use crate::resource::{Group, Interface};
 use crate::rule::Source;
 use crate::tags;
 
@@ -17,7 +19,7 @@ impl Locking<'_> {
     /// interfaces to pods (EKS User Guide, "Security groups for Pods").
     pub(super) async fn with_kind(&self, look: &Look) -> Result<Look, CloudError> {
         let mut look = look.clone();
-        if look.own().is_none() {
+        if look.own().is_none_or(|own| !own.tags.contains_key(tags::INTERFACES)) {
             let found = self.ec2.instances(Find::Where("instance-id", &[self.instance.to_owned()])).await?;
             let of_cluster = |key: &String| {
                 key.starts_with("kubernetes.io/cluster/")
@@ -35,17 +37,16 @@ impl Locking<'_> {
             return Ok(Vec::new());
         }
         let found = self.ec2.groups(Find::Where("group-id", groups)).await?;
-        let parked = self.ec2.groups(Find::Where("tag:postern:parked-for", groups)).await?;
-        let parked: Vec<_> = parked
-            .into_iter()
-            .filter(|group| group.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == self.deployment))
-            .collect();
+        // By their names, which nobody can take off: a release must find them.
+        let names: Vec<String> = groups.iter().map(|group| names::parked(group)).collect();
+        let mut parked = self.ec2.groups(Find::Where("group-name", &names)).await?;
+        parked.retain(|group| group.is_ours(self.deployment));
         let ids: Vec<String> = found.iter().chain(&parked).map(|group| group.id.clone()).collect();
         let mut rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
         let mut rules_of = |id: &str| rules.ingress.remove(id).unwrap_or_default();
         let mut wards = Vec::new();
         for group in found {
-            let parked = parked.iter().find(|parked| parked.tags.get(tags::PARKED_FOR) == Some(&group.id));
+            let parked = parked.iter().find(|parked| parked.parked_for() == Some(&group.id));
             let parked = parked.map(|parked| Parked {
                 id: parked.id.clone(),
                 rules: rules_of(&parked.id),
@@ -61,12 +62,12 @@ impl Locking<'_> {
         }
         // What is parked for a group that is gone goes too, with its last holder.
         for group in &parked {
-            let Some(gone) = group.tags.get(tags::PARKED_FOR) else { continue };
-            if wards.iter().all(|ward| ward.group != *gone) {
+            let Some(gone) = group.parked_for() else { continue };
+            if wards.iter().all(|ward| ward.group != gone) {
                 let holders = tags::holders(&group.tags);
                 let parked = Some(Parked { id: group.id.clone(), rules: Vec::new(), holders });
                 wards.push(Ward {
-                    group: gone.clone(),
+                    group: gone.to_owned(),
                     exists: false,
                     vpc: String::new(),
                     rules: Vec::new(),
@@ -92,11 +93,12 @@ impl Locking<'_> {
         Ok(Quota { rules: self.rules_per_group, prefix_lists })
     }
 
-    /// Who else is behind the groups in which something is taken away, and is not under JIT.
+    /// Who else is behind the groups in which something is taken away, and is not under JIT for these ports.
     pub(super) async fn sharers(
         &self,
         wards: &[Ward],
         touched: Vec<(usize, Holders)>,
+        ports: &BTreeSet<ProtectedPort>,
         together: &BTreeSet<TargetId>,
     ) -> Result<Vec<Concern>, CloudError> {
         let groups: Vec<String> = touched
@@ -112,23 +114,33 @@ impl Locking<'_> {
             interfaces.iter().filter_map(|interface| interface.instance.clone()).collect();
         let instances: Vec<String> = instances.into_iter().collect();
         let own = self.ec2.groups(Find::Where("tag:postern:instance", &instances)).await?;
-        let locked: BTreeSet<&String> =
-            own.iter().filter_map(|group| group.tags.get(tags::INSTANCE)).collect();
+        let ours =
+            |group: &&Group| group.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == self.deployment);
+        let locked: Holders = own.iter().filter(ours).flat_map(|group| tags::holders(&group.tags)).collect();
         let is_ordered =
             |instance: &str| together.iter().any(|target| target.segments().last() == Some(&instance));
         let mut concerns = BTreeSet::new();
         for interface in &interfaces {
             let who = match &interface.instance {
-                Some(instance)
-                    if instance == self.instance || locked.contains(instance) || is_ordered(instance) =>
-                {
-                    continue;
+                Some(instance) if instance == self.instance || is_ordered(instance) => continue,
+                Some(instance) => match locked.get(instance) {
+                    Some(shut) if ports.is_subset(shut) => continue,
+                    Some(shut) => {
+                        let more: Vec<_> = ports.difference(shut).map(ToString::to_string).collect();
+                        format!(
+                            "the instance {instance}, which is under JIT, but not for {}",
+                            more.join(", ")
+                        )
+                    }
+                    None => format!("the instance {instance}, which is not under JIT"),
+                },
+                None => {
+                    let Interface { id, description, .. } = interface;
+                    format!("the interface {id} ({description}), which is not under JIT")
                 }
-                Some(instance) => format!("the instance {instance}"),
-                None => format!("the interface {} ({})", interface.id, interface.description),
             };
             for group in interface.groups.iter().filter(|group| groups.contains(group)) {
-                let what = format!("{group} is also on {who}, which is not under JIT");
+                let what = format!("{group} is also on {who}");
                 concerns.insert(Concern { kind: ConcernKind::Shared, what });
             }
         }

@@ -22,8 +22,12 @@ fn owned(role: &str, more: &[(&str, &str)]) -> Tags {
 }
 
 fn own(state: &str) -> Group {
-    let tags = owned(tags::WINDOWS, &[(tags::INSTANCE, INSTANCE), (tags::STATE, state)]);
-    Group { id: "sg-own".into(), name: "postern-i".into(), vpc: "vpc-1".into(), tags, rules: 1 }
+    let tags = owned(
+        tags::WINDOWS,
+        &[(tags::INSTANCE, INSTANCE), (tags::STATE, state), (tags::INTERFACES, tags::ALL)],
+    );
+    let (id, name) = ("sg-own".into(), names::own(INSTANCE));
+    Group { id, name, vpc: "vpc-1".into(), tags, rules: 1 }
 }
 
 fn parked() -> Group {
@@ -44,6 +48,7 @@ fn interface(index: i32, groups: &[&str]) -> Interface {
         index,
         vpc: "vpc-1".into(),
         groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+        own: None,
         description: String::new(),
     }
 }
@@ -110,11 +115,21 @@ fn what_somebody_did_to_what_is_ours_is_drift_that_can_be_repaired() {
     detached.interfaces[1].groups.retain(|group| group != "sg-own");
     let mut gone = locked();
     gone.groups.remove(0);
+    let mut untagged = locked();
+    untagged.groups[0].tags.remove(tags::ROLE);
+    let mut widened = locked();
+    let piece = [
+        (tags::MANAGED_BY.to_owned(), "postern".to_owned()),
+        (tags::PIECE_OF.to_owned(), "sgr-1".to_owned()),
+    ];
+    widened.rules.ingress.get_mut("sg-web").unwrap().push(rule("sg-web", 22, "0.0.0.0/0", piece.into()));
     for (look, words) in [
         (strange, "somebody made a rule in its own group"),
         (egress, "somebody let its own group send"),
         (detached, "its own group is not on eni-1"),
         (gone, "its own group is gone"),
+        (untagged, "somebody took postern:role off its own group"),
+        (widened, "it is not shut: tcp/22 exposed"),
     ] {
         let drift = drift(&look);
         assert!(matches!(&drift[..], [(what, true)] if what.contains(words)), "{drift:?}");
@@ -144,6 +159,35 @@ fn what_was_interrupted_is_drift_and_its_windows_are_still_seen() {
         assert_eq!(drift(&look), [(words.to_owned(), true)]);
         assert_eq!(observe(&look).windows.len(), 1, "what is open can be closed");
     }
+}
+
+#[test]
+fn i6_a_piece_in_a_group_that_is_shut_for_others_alone_is_told_and_left_alone() {
+    let piece = [
+        (tags::MANAGED_BY.to_owned(), "postern".to_owned()),
+        (tags::PIECE_OF.to_owned(), "sgr-1".to_owned()),
+    ];
+    let mut look = locked();
+    look.interfaces[0].groups.push("sg-shared".into());
+    look.rules.ingress.insert("sg-shared".into(), vec![rule("sg-shared", 22, "0.0.0.0/0", piece.into())]);
+    assert!(matches!(&drift(&look)[..], [(what, false)] if what.contains("it is not shut")));
+    assert!(look.widened(&look.ports(INSTANCE), "postern").is_empty());
+}
+
+#[test]
+fn i6_an_own_group_without_any_tag_is_known_by_its_name_and_its_windows_can_be_closed() {
+    let mut look = locked();
+    look.groups[0].tags.clear();
+    let told = drift(&look);
+    assert_eq!(
+        told,
+        [("a lockdown was interrupted".to_owned(), true)],
+        "what is parked says for which ports"
+    );
+    assert_eq!(observe(&look).windows.len(), 1);
+    look.groups.remove(1);
+    assert!(matches!(&drift(&look)[..], [(what, false)] if what.contains("lock it down again")));
+    assert_eq!(observe(&look).windows.len(), 1);
 }
 
 #[test]

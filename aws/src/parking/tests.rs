@@ -210,6 +210,54 @@ fn what_is_parked_for_a_group_that_is_gone_goes_with_its_last_holder() {
 }
 
 #[test]
+fn i6_pieces_whose_originals_somebody_deleted_are_kept_and_split_like_any_rule() {
+    let mut world = World::new(vec![tcp("sgr-1", 20, 25, "0.0.0.0/0"), tcp("sgr-2", 0, 443, "10.0.0.0/8")]);
+    world.go(&holders(&[("i-1", &["tcp/22"])]), usize::MAX);
+    world.ward.parked = None;
+    let pieces = world.rules();
+    assert_eq!(world.go(&holders(&[("i-1", &["tcp/22"])]), usize::MAX), 0, "what is left of them stays");
+    world.go(&holders(&[("i-1", &["tcp/22", "tcp/24"])]), usize::MAX);
+    assert!(world.admits(postern_core::Protocol::Tcp, 24).is_empty());
+    assert_eq!(world.admits(postern_core::Protocol::Tcp, 25).len(), 2);
+    world.go(&Holders::new(), usize::MAX);
+    let traffic = |rules: &BTreeSet<NewRule>| -> Vec<_> {
+        rules.iter().map(|rule| (rule.traffic.clone(), rule.source.clone())).collect()
+    };
+    assert_eq!(traffic(&world.rules()), traffic(&pieces));
+}
+
+#[test]
+fn a_piece_that_somebody_widened_is_put_right_and_a_rule_of_others_left_alone() {
+    let mut world = World::new(vec![tcp("sgr-1", 20, 25, "0.0.0.0/0")]);
+    let held = holders(&[("i-1", &["tcp/22"])]);
+    world.go(&held, usize::MAX);
+    let before = world.rules();
+    world.ward.rules[0].traffic =
+        Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 0, to: u16::MAX };
+    let theirs = tcp("sgr-9", 22, 22, "10.0.0.0/8");
+    world.ward.rules.push(theirs.clone());
+    let mut ward = world.ward.clone();
+    ward.without_exposing(&ports(&["tcp/22"]), DEPLOYMENT);
+    plan(&ward, &held, DEPLOYMENT, &quota(60)).unwrap().into_iter().for_each(|step| world.step(step));
+    assert_eq!(world.rules(), before.into_iter().chain([plain(&theirs)]).collect());
+}
+
+#[test]
+fn all_of_icmp_is_not_taken_for_one_kind_of_it() {
+    let ping = Traffic::Other { protocol: "icmp".into(), kind: (8, 0) };
+    let all = Rule { traffic: Traffic::All, ..tcp("sgr-1", 0, 0, "10.0.0.0/8") };
+    let ping = Rule { traffic: ping, ..tcp("sgr-2", 0, 0, "10.0.0.0/8") };
+    let mut world = World::new(vec![all, ping]);
+    let before = world.rules();
+    world.go(&holders(&[("i-1", &["tcp/22"])]), usize::MAX);
+    let words: Vec<_> = world.ward.rules.iter().map(|rule| rule.traffic.to_string()).collect();
+    assert!(words.contains(&"protocol icmp".to_owned()), "{words:?}");
+    assert!(words.contains(&"protocol icmp of type 8 and code 0".to_owned()), "{words:?}");
+    world.go(&Holders::new(), usize::MAX);
+    assert_eq!(world.rules(), before);
+}
+
+#[test]
 fn losses_name_the_rule_and_the_tags_that_cannot_come_back() {
     let tags = [("aws:cloudformation:stack-id".to_owned(), "x".to_owned())].into();
     let all = Rule { traffic: Traffic::All, tags, ..tcp("sgr-1", 0, 0, "10.0.0.0/8") };
@@ -223,7 +271,8 @@ fn losses_name_the_rule_and_the_tags_that_cannot_come_back() {
 fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
     let traffic = prop_oneof![
         Just(Traffic::All),
-        Just(Traffic::Other { protocol: "50".into() }),
+        Just(Traffic::Other { protocol: "50".into(), kind: (-1, -1) }),
+        Just(Traffic::Other { protocol: "icmp".into(), kind: (8, 0) }),
         (any::<bool>(), 0u16..8, 0u16..8).prop_map(|(udp, from, length)| Traffic::Ports {
             protocol: if udp { postern_core::Protocol::Udp } else { postern_core::Protocol::Tcp },
             from,

@@ -53,7 +53,7 @@ fn i6_what_covers_no_protected_port_is_not_touched() {
     for traffic in [
         tcp(443, 443),
         Traffic::Ports { protocol: Protocol::Udp, from: 0, to: u16::MAX },
-        Traffic::Other { protocol: "icmp".into() },
+        Traffic::Other { protocol: "icmp".into(), kind: (8, 0) },
     ] {
         assert_eq!(split(&from_anyone(traffic), &usual()), Outcome::Untouched);
     }

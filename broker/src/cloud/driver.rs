@@ -14,7 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use postern_cloud::{CallerToken, CloudError, Provider, Translation};
 use postern_core::audit::AuditEvent;
-use postern_core::plan::{CloudStep, CloudWindow, Observed, cloud_steps};
+use postern_core::plan::{CloudStep, CloudWindow, Observed};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use tokio::sync::Notify;
@@ -308,8 +308,7 @@ impl Clouds {
         let now = self.clock.now();
         let steps = |place: &mut Place| {
             place.expire(now);
-            let (desired, observed) = (place.desired.as_ref()?, place.observed.as_ref()?);
-            Some(cloud_steps(desired, observed, &place.partial))
+            place.steps(now)
         };
         self.with(target, steps).flatten().unwrap_or_default()
     }
@@ -354,7 +353,8 @@ impl Clouds {
 
     /// Lets the provider put right what it can.
     async fn repair(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        if self.with(target, |place| place.repair) != Some(true) {
+        // What nobody has asked for yet waits: only an end does not.
+        if self.with(target, |place| place.repair && place.desired.is_some()) != Some(true) {
             return Ok(());
         }
         tracing::warn!(%target, "putting right what somebody changed in the cloud");

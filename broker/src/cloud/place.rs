@@ -9,12 +9,16 @@ use jiff::Timestamp;
 use postern_cloud::{CloudError, Drift, Observation, Reach};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::{CloudStep, CloudWindow, cloud_steps};
 
 use super::journal::UNKNOWN;
 
 /// How often in a row a target may fail before the broker raises an alarm.
 pub(super) const ALARM_AT: u32 = 3;
+
+/// The longest pause between two rounds on a target whose cloud fails, but for chance, which may double it: what is open
+/// past its end is closed half a minute after an outage at the latest.
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// One target's place.
 #[derive(Default)]
@@ -61,13 +65,30 @@ pub(super) struct Failure {
 impl Place {
     /// Whether there is something to do.
     pub(super) fn has_work(&self, now: Timestamp) -> bool {
-        let Some(desired) = &self.desired else { return false };
+        let is_free = !self.busy && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at);
+        let Some(desired) = &self.desired else { return is_free && self.is_overdue(now) };
         // A target that nobody has anything open on is left to the sweep: it reads thousands at once.
         let is_idle =
             desired.is_empty() && self.known.is_empty() && self.observed.is_none() && self.failure.is_none();
-        !self.busy
-            && (self.repair || self.look || !(self.is_quiet() || is_idle))
-            && self.failure.as_ref().is_none_or(|failure| now >= failure.retry_at)
+        is_free && (self.repair || self.look || !(self.is_quiet() || is_idle))
+    }
+
+    /// Whether something was seen open whose end has passed: that needs no word of the store's (I2).
+    fn is_overdue(&self, now: Timestamp) -> bool {
+        self.left_open.iter().chain(&self.partial).any(|window| window.not_after <= now)
+    }
+
+    /// What is left to do, closes first. As long as nobody knows what the cloud must hold, that is to close what has ended.
+    pub(super) fn steps(&self, now: Timestamp) -> Option<Vec<CloudStep>> {
+        let observed = self.observed.as_ref()?;
+        let Some(desired) = &self.desired else {
+            let lasting =
+                observed.union(&self.partial).filter(|window| now < window.not_after).cloned().collect();
+            let mut steps = cloud_steps(&lasting, observed, &self.partial);
+            steps.retain(|step| matches!(step, CloudStep::Close(_)));
+            return Some(steps);
+        };
+        Some(cloud_steps(desired, observed, &self.partial))
     }
 
     /// Whether something is open whose end has come.
@@ -216,7 +237,7 @@ impl Place {
             Some(failure) if was_gone == is_gone => (failure.times + 1, failure.backoff),
             Some(_) | None => (1, patience()),
         };
-        let wait = backoff.next().unwrap_or(Duration::from_secs(30));
+        let wait = backoff.next().unwrap_or(LONGEST_PAUSE);
         self.observed = None;
         if is_gone {
             self.left_open.clear();
@@ -247,11 +268,11 @@ fn words(window: &CloudWindow) -> String {
     format!("{} from {} until {}", window.port, window.source, window.not_after)
 }
 
-/// For ever, from a quarter of a second up to half a minute.
+/// For ever, with growing pauses.
 fn patience() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(250))
-        .with_max_delay(Duration::from_secs(30))
+        .with_max_delay(LONGEST_PAUSE)
         .without_max_times()
         .with_jitter()
         .build()

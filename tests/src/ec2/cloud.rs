@@ -211,7 +211,7 @@ impl Cloud {
 
     /// Widens every ingress rule of a group to every port and half of all addresses, in place: id and tags stay.
     pub fn widen_rules(&self, group: &str) {
-        for rule in self.described(group) {
+        for rule in self.described(group).into_iter().filter(|rule| rule.is_egress() != Some(true)) {
             let wide = SecurityGroupRuleRequest::builder()
                 .ip_protocol("tcp")
                 .from_port(0)
@@ -240,6 +240,68 @@ impl Cloud {
             )
             .expect("tags can be deleted");
         }
+    }
+
+    /// Takes a tag off a resource.
+    pub fn untag(&self, resource: &str, key: &str) {
+        let (resource, tag) = (resource.to_owned(), Tag::builder().key(key).build());
+        self.run(|client| async move { client.delete_tags().resources(resource).tags(tag).send().await })
+            .expect("a tag can be taken off");
+    }
+
+    /// The tags of a group.
+    pub fn tags(&self, group: &str) -> BTreeMap<String, String> {
+        let id = group.to_owned();
+        let found =
+            self.run(|client| async move { client.describe_security_groups().group_ids(id).send().await });
+        let found = found.expect("moto describes groups");
+        let tags = found.security_groups().iter().flat_map(|group| group.tags());
+        tags.map(|tag| (tag.key().unwrap_or_default().to_owned(), tag.value().unwrap_or_default().to_owned()))
+            .collect()
+    }
+
+    /// The ids of the rules of a group, of both directions, with what they are.
+    pub fn rule_ids(&self, group: &str) -> Vec<(String, RuleSpec)> {
+        let id =
+            |rule: &SecurityGroupRule| rule.security_group_rule_id().expect("a rule has an id").to_owned();
+        self.described(group).iter().map(|rule| (id(rule), RuleSpec::of(rule))).collect()
+    }
+
+    /// Lets a group send everything everywhere.
+    pub fn allow_egress(&self, group: &str) {
+        let (group, permission) = (group.to_owned(), RuleSpec::all("0.0.0.0/0").permission());
+        let made = self.run(|client| async move {
+            client.authorize_security_group_egress().group_id(group).ip_permissions(permission).send().await
+        });
+        made.expect("an egress rule can be made");
+    }
+
+    /// Deletes a group.
+    pub fn delete_group(&self, group: &str) {
+        let id = group.to_owned();
+        self.run(|client| async move { client.delete_security_group().group_id(id).send().await })
+            .expect("a group can be deleted");
+    }
+
+    /// Attaches one interface more, with these groups, to an instance. Its id.
+    pub fn plug_in(&self, instance: &str, index: i32, groups: &[&str]) -> String {
+        let subnets = self.run(|client| async move { client.describe_subnets().send().await });
+        let subnets = subnets.expect("moto describes subnets");
+        let subnet =
+            subnets.subnets().first().and_then(|subnet| subnet.subnet_id()).expect("a default subnet");
+        let (subnet, groups) = (subnet.to_owned(), groups.iter().map(|group| (*group).to_owned()).collect());
+        let made = self.run(|client| async move {
+            client.create_network_interface().subnet_id(subnet).set_groups(Some(groups)).send().await
+        });
+        let made = made.expect("an interface can be made").network_interface.expect("it is described");
+        let interface = made.network_interface_id.expect("an interface has an id");
+        let (id, instance) = (interface.clone(), instance.to_owned());
+        self.run(|client| async move {
+            let call = client.attach_network_interface().network_interface_id(id).instance_id(instance);
+            call.device_index(index).send().await
+        })
+        .expect("an interface can be attached");
+        interface
     }
 
     /// A prefix list of these ranges. Its id.

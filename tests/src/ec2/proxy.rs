@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use super::iam;
+use super::meter::Meter;
 use super::semantics;
 use crate::clock::monotonic;
 use crate::room::Room;
@@ -37,9 +39,12 @@ pub struct Call {
 impl Call {
     /// Whether it changes something.
     pub fn is_change(&self) -> bool {
-        !self.action.starts_with("Describe")
-            && !self.action.starts_with("Get")
-            && !self.action.starts_with("AssumeRole")
+        self.is_of_ec2() && !self.action.starts_with("Describe") && !self.action.starts_with("Get")
+    }
+
+    /// Whether it is EC2's, and not STS's.
+    pub(super) fn is_of_ec2(&self) -> bool {
+        !self.action.starts_with("GetCallerIdentity") && !self.action.starts_with("AssumeRole")
     }
 
     /// What keeps it apart from the same call of another account or Region.
@@ -70,6 +75,17 @@ impl Fault {
     /// Too many calls.
     pub fn throttled() -> Self {
         Self::Error(503, "RequestLimitExceeded")
+    }
+}
+
+impl Fault {
+    fn verdict(self) -> Verdict {
+        match self {
+            Self::Error(status, code) => Verdict::Answer(error(status, code, "a test")),
+            Self::Lost => Verdict::ForwardAndBreak,
+            Self::Dropped => Verdict::Break,
+            Self::Slow(span) => Verdict::Wait(span),
+        }
     }
 }
 
@@ -105,7 +121,11 @@ pub(super) struct Proxy {
 struct State {
     calls: Vec<Call>,
     faults: HashMap<String, VecDeque<Fault>>,
+    /// What goes wrong with a change, and how many changes from now.
+    at_change: Option<(usize, Fault)>,
     down: bool,
+    meter: Option<Meter>,
+    policy: Option<Arc<serde_json::Value>>,
     halt: Option<Halt>,
     stale: Option<Duration>,
     short_pages: Option<usize>,
@@ -174,6 +194,47 @@ impl Proxy {
     pub(super) fn fail(&self, action: &str, times: usize, fault: Fault) {
         let mut state = self.lock();
         state.faults.entry(action.to_owned()).or_default().extend(std::iter::repeat_n(fault, times));
+    }
+
+    /// Lets the change with this number from now on go wrong.
+    pub(super) fn fail_change(&self, number: usize, fault: Fault) {
+        self.lock().at_change = Some((number, fault));
+    }
+
+    /// Whether the change that was to go wrong has come.
+    pub(super) fn has_failed(&self) -> bool {
+        self.lock().at_change.is_none()
+    }
+
+    /// Allows from now on what the policy allows.
+    pub(super) fn enforce(&self, policy: serde_json::Value) {
+        self.lock().policy = Some(Arc::new(policy));
+    }
+
+    /// What of a call is not allowed, if anything.
+    async fn denied(&self, headers: &HeaderMap, call: &Call) -> Result<Option<String>, Broken> {
+        let policy = self.lock().policy.clone();
+        let Some(policy) = policy.filter(|_| call.is_of_ec2()) else { return Ok(None) };
+        for need in iam::needs(call) {
+            let tags = match need.resource() {
+                Some(id) => semantics::tags(id, |body| self.ask(headers, body)).await?,
+                None => iam::Tags::new(),
+            };
+            if !iam::allows(&policy, &need, &tags) {
+                return Ok(Some(format!("{need:?} on a resource with the tags {tags:?}")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Meters calls from now on as EC2 does.
+    pub(super) fn meter(&self) {
+        self.lock().meter = Some(Meter::default());
+    }
+
+    /// How many calls were too many since they are metered.
+    pub(super) fn throttled(&self) -> usize {
+        self.lock().meter.as_ref().map_or(0, Meter::refused)
     }
 
     pub(super) fn forgive(&self) {
@@ -247,13 +308,23 @@ impl Proxy {
         if state.down {
             return Verdict::Break;
         }
+        if let Some(meter) = &mut state.meter
+            && !meter.admits(call, monotonic())
+        {
+            return Fault::throttled().verdict();
+        }
+        if let Some((number, _)) = &mut state.at_change
+            && is_change
+        {
+            *number -= 1;
+            if *number == 0 {
+                return state.at_change.take().map_or(Verdict::Forward, |(_, fault)| fault.verdict());
+            }
+        }
         let mut next = |action: &str| state.faults.get_mut(action).and_then(VecDeque::pop_front);
         match next(&call.action).or_else(|| next("*")) {
             None => Verdict::Forward,
-            Some(Fault::Error(status, code)) => Verdict::Answer(error(status, code, "a test")),
-            Some(Fault::Lost) => Verdict::ForwardAndBreak,
-            Some(Fault::Dropped) => Verdict::Break,
-            Some(Fault::Slow(span)) => Verdict::Wait(span),
+            Some(fault) => fault.verdict(),
         }
     }
 
@@ -275,6 +346,11 @@ impl Proxy {
         call: Call,
         body: Bytes,
     ) -> Result<Response<Full<Bytes>>, Broken> {
+        if let Some(what) = self.denied(headers, &call).await? {
+            // The error's text is XML: no angle brackets, no ampersands.
+            let what: String = what.chars().filter(|c| !"<>&".contains(*c)).collect();
+            return Ok(error(403, "UnauthorizedOperation", &what));
+        }
         let ask = |body: Vec<u8>| self.ask(headers, body);
         if !call.is_change() {
             if let Some(stale) = self.stale_answer(&call.key(&body)) {

@@ -1,7 +1,8 @@
 //! What EC2 does and moto 5.2.5 does not: pages, limits of filters, groups that are in use, the limit of groups on an
-//! interface, canonical address ranges, and what a description may hold (EC2 API reference and User Guide).
+//! interface, canonical address ranges, what a description may hold, and rules that are added all or not at all and all
+//! named in the answer (EC2 API reference and User Guide).
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
 
 use hyper::StatusCode;
@@ -14,10 +15,12 @@ use super::proxy::{Broken, Call, error_body};
 const PAGED: [(&str, &str); 5] = [
     ("DescribeInstances", "reservationSet"),
     ("DescribeNetworkInterfaces", "networkInterfaceSet"),
-    ("DescribeSecurityGroupRules", "securityGroupRuleSet"),
+    ("DescribeSecurityGroupRules", RULES),
     ("DescribeSecurityGroups", "securityGroupInfo"),
     ("DescribeManagedPrefixLists", "prefixListSet"),
 ];
+/// The element that holds rules.
+const RULES: &str = "securityGroupRuleSet";
 /// How many values a filter takes.
 const FILTER_VALUES: usize = 200;
 /// How many items a page has at most.
@@ -107,7 +110,7 @@ where
                     rule.replace(&format!("<referencedGroupInfo>{referenced}</referencedGroupInfo>"), "");
                 referenced.contains(&id) && !own.contains(&id)
             };
-            if in_use || items(&rules, "securityGroupRuleSet").iter().any(names) {
+            if in_use || items(&rules, RULES).iter().any(names) {
                 return Ok(refusal("DependencyViolation", "The group has a dependent object."));
             }
         }
@@ -132,11 +135,91 @@ where
                     return Ok(refusal("InvalidParameterValue", "Invalid rule description."));
                 }
             }
-            return ask(encode(&call, |_, _| true)).await;
+            return authorize(&call, ask).await;
         }
         _ => {}
     }
     ask(body).await
+}
+
+/// Adds rules, all or none, and names all of them: moto names those of the last permission, and keeps what it added before
+/// one that fails.
+async fn authorize<F, R>(call: &Call, ask: F) -> Result<Answer, Broken>
+where
+    F: Fn(Vec<u8>) -> R,
+    R: Future<Output = Result<Answer, Broken>>,
+{
+    let permission = |key: &str| key.strip_prefix("IpPermissions.")?.split('.').next().map(ToOwned::to_owned);
+    let numbers: BTreeSet<String> = call.parameters.iter().filter_map(|(key, _)| permission(key)).collect();
+    if numbers.len() < 2 {
+        return ask(encode(call, |_, _| true)).await;
+    }
+    let (mut whole, mut added) = (String::new(), String::new());
+    for number in &numbers {
+        let of = |(key, value): &(String, String)| match permission(key) {
+            None => Some((key.clone(), value.clone())),
+            Some(one) if one == *number => {
+                Some((key.replacen(&format!("IpPermissions.{one}."), "IpPermissions.1.", 1), value.clone()))
+            }
+            Some(_) => None,
+        };
+        let parameters = call.parameters.iter().filter_map(of).collect();
+        let part = encode(&Call { parameters, ..call.clone() }, |_, _| true);
+        let (status, answer) = ask(part).await?;
+        if status != StatusCode::OK {
+            undo(call, &added, &ask).await?;
+            return Ok((status, answer));
+        }
+        whole = String::from_utf8_lossy(&answer).into_owned();
+        added.extend(items(&whole, RULES));
+    }
+    let (open, close) = (format!("<{RULES}>"), format!("</{RULES}>"));
+    let head = whole.split_once(&open).map_or("", |(head, _)| head);
+    let tail = whole.rsplit_once(&close).map_or("", |(_, tail)| tail);
+    Ok((StatusCode::OK, format!("{head}{open}{added}{close}{tail}").into()))
+}
+
+/// Takes the rules of an answer away again.
+async fn undo<F, R>(call: &Call, added: &str, ask: &F) -> Result<(), Broken>
+where
+    F: Fn(Vec<u8>) -> R,
+    R: Future<Output = Result<Answer, Broken>>,
+{
+    let id = |part: &str| part.split_once("</securityGroupRuleId>").map(|(id, _)| id.to_owned());
+    let ids: Vec<String> = added.split("<securityGroupRuleId>").skip(1).filter_map(id).collect();
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let version = call.parameter("Version").unwrap_or_default().to_owned();
+    let group = call.parameter("GroupId").unwrap_or_default().to_owned();
+    let numbered = (1..).zip(ids).map(|(number, id)| (format!("SecurityGroupRuleId.{number}"), id));
+    let mut parameters = vec![("Version".to_owned(), version), ("GroupId".to_owned(), group)];
+    parameters.extend(numbered);
+    let revoke = Call { action: "RevokeSecurityGroupIngress".to_owned(), parameters, ..call.clone() };
+    ask(encode(&revoke, |_, _| true)).await.map(drop)
+}
+
+/// The tags of a resource.
+pub(super) async fn tags<F, R>(id: &str, ask: F) -> Result<super::iam::Tags, Broken>
+where
+    F: Fn(Vec<u8>) -> R,
+    R: Future<Output = Result<Answer, Broken>>,
+{
+    let pairs = [
+        ("Action", "DescribeTags"),
+        ("Version", "2016-11-15"),
+        ("Filter.1.Name", "resource-id"),
+        ("Filter.1.Value.1", id),
+    ];
+    let body = form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    let (_, answer) = ask(body.into_bytes()).await?;
+    let text = String::from_utf8_lossy(&answer);
+    let inner = |item: &str, name: &str| -> Option<String> {
+        let (_, rest) = item.split_once(&format!("<{name}>"))?;
+        Some(rest.split_once("</")?.0.to_owned())
+    };
+    let pair = |item: &str| Some((inner(item, "key")?, inner(item, "value").unwrap_or_default()));
+    Ok(items(&text, "tagSet").into_iter().filter_map(pair).collect())
 }
 
 fn refusal(code: &str, message: &str) -> Answer {

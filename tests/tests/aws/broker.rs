@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::ec2::{AwsWorld, CrashPoint, Fault, RuleSpec, When};
-use postern_tests::{PATIENCE, Reach, TCP, an_ask, end_of};
+use postern_tests::{PATIENCE, Reach, TCP, a_policy, an_ask, end_of};
 
 fn shut(world: &AwsWorld) -> bool {
     world.open_sources().is_empty()
@@ -101,6 +101,24 @@ fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
     world.ec2.outage(false);
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
     assert!(shut(&world));
+    assert!(world.metrics().contains("postern_cloud_stuck_targets 0"), "{}", world.metrics());
+}
+
+#[test]
+fn i2_an_outage_of_minutes_across_the_end_ends_with_the_window_closed_soon_after() {
+    let world = AwsWorld::new(Layers::Both);
+    let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+    let grant = world.alice.open(&world.ask().seconds(5));
+    world.ec2.outage(true);
+    sleep_until(end_of(&grant) + Duration::from_millis(1500));
+    watch.stop().assert_closed_at(end_of(&grant));
+    sleep_until(end_of(&grant) + Duration::from_secs(120));
+    assert_eq!((world.alice.grant(&grant.id).unwrap().state(), shut(&world)), (GrantState::Closing, false));
+    assert_eq!(world.audited("cloud.alarm").len(), 1, "not one for each failure");
+
+    world.ec2.outage(false);
+    wait_until("the window to close", Duration::from_secs(35), || shut(&world));
+    world.alice.wait_for_state(&grant.id, GrantState::Closed);
     assert!(world.metrics().contains("postern_cloud_stuck_targets 0"), "{}", world.metrics());
 }
 
@@ -239,11 +257,12 @@ fn the_command_assesses_locks_down_and_releases() {
     }
 }
 
-/// Kills the broker at every point between two changes of `act`, and starts it again.
+/// Kills the broker at every point between two changes of `act`, until `is_done` comes before the point, and starts it again.
 fn killed_everywhere(
     world: &mut AwsWorld,
     mut prepare: impl FnMut(&AwsWorld) -> Vec<String>,
     act: impl Fn(&AwsWorld, &[String]),
+    is_done: impl Fn(&AwsWorld, &[String]) -> bool,
     check: impl Fn(&AwsWorld, &[String]),
 ) -> usize {
     let mut points = 0;
@@ -252,10 +271,9 @@ fn killed_everywhere(
             let grants = prepare(world);
             world.ec2.halt_at(CrashPoint { change, when });
             act(world, &grants);
-            let mut patience = 0..40;
-            while !world.ec2.has_halted() && patience.next().is_some() {
-                std::thread::sleep(Duration::from_millis(25));
-            }
+            wait_until("the point or the end", PATIENCE, || {
+                world.ec2.has_halted() || is_done(world, &grants)
+            });
             if !world.ec2.has_halted() {
                 world.ec2.go_on();
                 return points;
@@ -282,21 +300,50 @@ fn close_all(world: &AwsWorld) {
 #[test]
 fn i8_a_broker_that_is_killed_between_any_two_calls_of_an_open_opens_it_all_the_same() {
     let mut world = AwsWorld::new(Layers::Cloud);
+    let (policy, everyone) = (a_policy().on(&world.target()).layers(Layers::Cloud), ["*", "0.0.0.0/0"]);
+    let policy = ["tcp/22", "tcp/3389"]
+        .iter()
+        .fold(policy, |policy, port| policy.port_within(port, &everyone, Duration::from_secs(3600)));
+    world.admin.put_policy(policy.wire()).unwrap();
+    let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
+    let shared = an_ask().on(&world.target()).port("tcp/22").from("203.0.113.0/24");
+    let bobs = bob.open(&shared.seconds(600)).id;
+    let own = [(22, "203.0.113.0/24")];
+    let all = [
+        (22, "0.0.0.0/1"),
+        (22, "128.0.0.0/1"),
+        (22, "203.0.113.0/24"),
+        (3389, "0.0.0.0/1"),
+        (3389, "128.0.0.0/1"),
+        (3389, "203.0.113.0/24"),
+    ];
+    let holds = |world: &AwsWorld, expected: &[(i32, &str)]| {
+        let expected = expected.iter().map(|(port, source)| (*port, (*source).to_owned())).collect();
+        assert_eq!(world.cloud.windows(&world.instance), expected);
+    };
+    let newest = |world: &AwsWorld| world.alice.grants().into_iter().max_by_key(|grant| grant.id.clone());
     let points = killed_everywhere(
         &mut world,
         |world| {
-            close_all(world);
+            holds(world, &own);
             Vec::new()
         },
-        |world, _| drop(world.alice.request(&world.ask().waiting(Duration::ZERO)).unwrap()),
         |world, _| {
-            let grant = world.alice.grants().into_iter().next().unwrap();
+            // One rule is bob's as well, one source is everyone, and two ports: a call of every kind.
+            let ask = an_ask().on(&world.target()).port("tcp/22").port("tcp/3389");
+            let ask = ask.from("203.0.113.0/24").from("0.0.0.0/0").waiting(Duration::ZERO);
+            world.alice.request(&ask).unwrap();
+        },
+        |world, _| newest(world).is_some_and(|grant| grant.state() == GrantState::Active),
+        |world, _| {
+            let grant = newest(world).unwrap();
             world.alice.wait_for_state(&grant.id, GrantState::Active);
-            assert_eq!(world.open_sources(), [format!("{}/32", world.net.alice.v4())]);
-            close_all(world);
+            holds(world, &all);
+            world.alice.revoke(&grant.id).unwrap();
+            assert_eq!(bob.grant(&bobs).unwrap().state(), GrantState::Active);
         },
     );
-    assert_eq!(points, 2, "before and after its one call");
+    assert_eq!(points, 6, "before and after CreateTags, and one Authorize for each kind of mark");
 }
 
 #[test]
@@ -322,6 +369,7 @@ fn i6_a_broker_that_is_killed_between_any_two_calls_of_a_close_closes_it_all_the
                 client.revoke_access(request).await.unwrap();
             });
         },
+        |world, grants| world.alice.grant(&grants[0]).unwrap().state() == GrantState::Closed,
         |world, grants| {
             world.alice.wait_for_state(&grants[0], GrantState::Closed);
             assert_eq!(world.open_sources(), ["203.0.113.0/24"], "what is bob's stays");

@@ -1,6 +1,7 @@
 //! What others do to what is ours, and to what was locked down.
 
-use postern_cloud::CloudError;
+use postern_cloud::{CloudError, Consent};
+use postern_core::plan::CloudWindow;
 use postern_tests::ec2::RuleSpec;
 
 use crate::lab::{Lab, window};
@@ -45,6 +46,128 @@ fn i2_a_window_without_its_tags_is_nobodys_and_goes() {
     assert_eq!(words(&lab, &instance).len(), 1);
     lab.repair(&lab.target(&instance)).unwrap();
     assert!(lab.cloud.windows(&instance).is_empty());
+}
+
+#[test]
+fn an_own_group_that_somebody_lets_send_is_shut_again() {
+    let (lab, instance, _) = usual();
+    let own = lab.cloud.own_group(&instance).unwrap();
+    lab.cloud.allow_egress(&own);
+    assert!(matches!(&words(&lab, &instance)[..], [(true, what)] if what.contains("send: all traffic")));
+    lab.repair(&lab.target(&instance)).unwrap();
+    assert_eq!((words(&lab, &instance), lab.cloud.egress(&own)), (vec![], 0));
+}
+
+#[test]
+fn i2_an_end_that_somebody_puts_off_is_another_window_which_nobody_wants() {
+    let (lab, instance, _) = usual();
+    let own = lab.cloud.own_group(&instance).unwrap();
+    let target = lab.target(&instance);
+    let mine = window(&target, 1, "192.0.2.7");
+    let rule = lab.cloud.rule_ids(&own).pop().unwrap().0;
+    lab.cloud.tag(&rule, &format!("postern:grant:{}", mine.grant), "2200-01-01T00:00:00Z");
+    let later = CloudWindow { not_after: "2200-01-01T00:00:00Z".parse().unwrap(), ..mine.clone() };
+    assert_eq!(lab.observe(&target).unwrap().windows, [later.clone()].into());
+    lab.close(&later).unwrap();
+    lab.open(&mine).unwrap();
+    assert_eq!(lab.observe(&target).unwrap().windows, [mine].into());
+    assert_eq!(lab.cloud.rules(&own).first().unwrap().tags["postern:not-after"], crate::lab::END);
+}
+
+#[test]
+fn an_own_group_that_was_deleted_is_made_anew() {
+    let (lab, instance, group) = usual();
+    let interface = lab.cloud.interfaces(&instance).into_keys().next().unwrap();
+    lab.cloud.set_groups(&interface, &[&group]);
+    lab.cloud.delete_group(&lab.cloud.own_group(&instance).unwrap());
+    assert!(matches!(&words(&lab, &instance)[..], [(true, what)] if what.contains("its own group is gone")));
+    lab.repair(&lab.target(&instance)).unwrap();
+    assert_eq!(words(&lab, &instance), []);
+    let own = lab.cloud.own_group(&instance).unwrap();
+    assert!(lab.cloud.interfaces(&instance)[&interface].contains(&own));
+    assert_eq!(lab.cloud.egress(&own), 0);
+    lab.open(&window(&lab.target(&instance), 2, "192.0.2.7")).unwrap();
+}
+
+#[test]
+fn i6_an_own_group_that_loses_tags_keeps_its_windows_and_gets_them_back() {
+    let (lab, instance, group) = usual();
+    let target = lab.target(&instance);
+    let own = lab.cloud.own_group(&instance).unwrap();
+    let mine = window(&target, 1, "192.0.2.7");
+    let tags = lab.cloud.tags(&own);
+    assert_eq!(tags.len(), 6, "{tags:?}");
+    for lost in tags.keys().map(|key| vec![key]).chain([tags.keys().collect()]) {
+        lost.iter().for_each(|key| lab.cloud.untag(&own, key));
+        let told = words(&lab, &instance);
+        assert!(matches!(&told[..], [(true, _)]), "{lost:?}: {told:?}");
+        assert_eq!(lab.observe(&target).unwrap().windows, [mine.clone()].into(), "{lost:?}");
+        lab.repair(&target).unwrap();
+        assert_eq!((words(&lab, &instance), lab.cloud.tags(&own)), (vec![], tags.clone()), "{lost:?}");
+    }
+    // Before anything is put right, a window closes, and is not taken for closed.
+    tags.keys().for_each(|key| lab.cloud.untag(&own, key));
+    lab.close(&mine).unwrap();
+    assert!(lab.cloud.windows(&instance).is_empty());
+    lab.release(&instance).unwrap();
+    assert_eq!(lab.cloud.rules(&group).len(), 1);
+    assert!(lab.cloud.group_named(&format!("postern-{instance}")).is_none());
+}
+
+#[test]
+fn i6_a_release_finds_what_is_parked_by_its_name_and_keeps_what_was_deleted_out_of_it() {
+    let (lab, instance, group) = usual();
+    lab.close(&window(&lab.target(&instance), 1, "192.0.2.7")).unwrap();
+    let parked = lab.cloud.group_named(&format!("postern-parked-{group}")).unwrap();
+    lab.cloud.tags(&parked).keys().for_each(|key| lab.cloud.untag(&parked, key));
+    lab.release(&instance).unwrap();
+    assert_eq!(lab.cloud.rules(&group), [RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh")].into());
+    assert_eq!(lab.cloud.group_named(&format!("postern-parked-{group}")), None);
+
+    // Where somebody has deleted what is parked, the pieces in the owner's group are all that is left of its rules.
+    lab.cloud.allow(&group, &RuleSpec::tcp(20, 25, "10.0.0.0/8"));
+    lab.lock(&instance);
+    lab.cloud.delete_group(&lab.cloud.group_named(&format!("postern-parked-{group}")).unwrap());
+    let ports = |rules: postern_tests::ec2::Snapshot| -> Vec<(i32, i32)> {
+        rules.into_iter().map(|rule| (rule.from, rule.to)).collect()
+    };
+    assert_eq!(ports(lab.cloud.rules(&group)), [(20, 21), (23, 25)]);
+    lab.try_lock(&instance, Consent::all()).unwrap();
+    lab.release(&instance).unwrap();
+    assert_eq!(ports(lab.cloud.rules(&group)), [(20, 21), (23, 25)]);
+}
+
+#[test]
+fn a_piece_of_a_split_rule_that_somebody_widens_is_narrow_again() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[RuleSpec::tcp(20, 22, "10.0.0.0/8").described("old")]);
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let before = lab.cloud.rules(&group);
+    lab.lock(&instance);
+    let locked = lab.cloud.rules(&group);
+    assert_eq!(locked.len(), 1, "20 and 21 are left");
+    lab.cloud.widen_rules(&group);
+    let theirs = RuleSpec::tcp(22, 22, "192.0.2.0/24");
+    lab.cloud.allow(&group, &theirs);
+    let told: Vec<bool> = words(&lab, &instance).into_iter().map(|(repairable, _)| repairable).collect();
+    assert_eq!(told.iter().filter(|repairable| **repairable).count(), 1, "the other is not ours: {told:?}");
+    lab.repair(&lab.target(&instance)).unwrap();
+    assert_eq!(lab.cloud.rules(&group), locked.into_iter().chain([theirs.clone()]).collect());
+    lab.release(&instance).unwrap();
+    assert_eq!(lab.cloud.rules(&group), before.into_iter().chain([theirs]).collect());
+}
+
+#[test]
+fn an_interface_that_is_plugged_in_later_gets_the_windows_and_is_told_where_it_is_not_shut() {
+    let (lab, instance, _) = usual();
+    let open = lab.cloud.group("open", &[RuleSpec::tcp(22, 22, "0.0.0.0/0")]);
+    let interface = lab.cloud.plug_in(&instance, 1, &[&open]);
+    let told = words(&lab, &instance);
+    assert!(told.iter().any(|(repairable, what)| *repairable && what.contains(&interface)), "{told:?}");
+    assert!(told.iter().any(|(repairable, what)| !repairable && what.contains("it is not shut")), "{told:?}");
+    lab.repair(&lab.target(&instance)).unwrap();
+    assert!(lab.cloud.interfaces(&instance)[&interface].contains(&lab.cloud.own_group(&instance).unwrap()));
+    assert_eq!(lab.cloud.rules(&open).len(), 1, "nobody asked for it to be shut");
 }
 
 #[test]

@@ -30,13 +30,19 @@ impl Lab {
         let dir = TempDir::with_prefix("postern-").unwrap();
         let net = Net::new();
         let ec2 = Ec2::start(&net.hub, dir.path());
-        let aws = Arc::new(provider(&net, &ec2));
+        let aws = provider(&net, &ec2, &usual());
         Self { aws, cloud: ec2.cloud(ACCOUNT, REGION), ec2, net, dir }
     }
 
     /// A provider that knows nothing yet, as after a restart.
     pub(crate) fn restart(&mut self) {
-        self.aws = Arc::new(provider(&self.net, &self.ec2));
+        self.aws = provider(&self.net, &self.ec2, &usual());
+    }
+
+    /// A provider for other accounts, each with its role.
+    pub(crate) fn provider(&self, accounts: &[(&str, Option<&str>)]) -> Arc<Aws> {
+        let account = |(id, role): &(&str, Option<&str>)| account(id, &[REGION], role.map(ToOwned::to_owned));
+        provider(&self.net, &self.ec2, &accounts.iter().map(account).collect::<Vec<_>>())
     }
 
     /// Does something with the provider, on the host where EC2 is.
@@ -116,23 +122,27 @@ impl Lab {
     }
 }
 
-fn provider(net: &Net, ec2: &Ec2) -> Aws {
-    let account = |id: &str, regions: &[&str], role: Option<String>| Account {
-        id: id.to_owned(),
-        regions: regions.iter().map(|region| (*region).to_owned()).collect(),
-        role_arn: role,
-        external_id: None,
-    };
+fn account(id: &str, regions: &[&str], role_arn: Option<String>) -> Account {
+    let regions = regions.iter().map(|region| (*region).to_owned()).collect();
+    Account { id: id.to_owned(), regions, role_arn, external_id: None }
+}
+
+/// An account of one's own with two Regions, and another one with a role.
+fn usual() -> [Account; 2] {
+    [
+        account(ACCOUNT, &[REGION, "us-east-1"], None),
+        account(OTHER_ACCOUNT, &[REGION], Some(format!("arn:aws:iam::{OTHER_ACCOUNT}:role/postern"))),
+    ]
+}
+
+fn provider(net: &Net, ec2: &Ec2, accounts: &[Account]) -> Arc<Aws> {
     let settings = Settings {
         deployment: "postern".to_owned(),
         endpoint: Some(ec2.endpoint()),
         rules_per_group: 60,
-        accounts: vec![
-            account(ACCOUNT, &[REGION, "us-east-1"], None),
-            account(OTHER_ACCOUNT, &[REGION], Some(format!("arn:aws:iam::{OTHER_ACCOUNT}:role/postern"))),
-        ],
+        accounts: accounts.to_vec(),
     };
-    net.hub.room().run(Aws::connect(settings))
+    Arc::new(net.hub.room().run(Aws::connect(settings)))
 }
 
 pub(crate) fn order(target: &TargetId, consent: Consent) -> LockdownOrder {

@@ -1,9 +1,10 @@
 //! Lockdown and release: what is taken away, what is asked, and that all of it comes back.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
-use postern_cloud::{CloudError, ConcernKind, Consent, Health, Provider as _};
-use postern_tests::ec2::{CrashPoint, RuleSpec, Snapshot, When};
+use postern_cloud::{CloudError, ConcernKind, Consent, Health, LockdownOrder, Provider as _};
+use postern_tests::ec2::{CrashPoint, Fault, RuleSpec, Snapshot, When};
 
 use crate::lab::{Lab, order, window};
 
@@ -169,6 +170,129 @@ fn an_assessment_says_in_words_who_needs_just_in_time_access() {
     let locked = of(&unhealthy).unwrap();
     assert!(locked.locked && matches!(locked.health, Health::Healthy { .. }), "{locked:?}");
     assert_eq!(locked.name, "unhealthy");
+}
+
+#[test]
+fn who_shares_a_group_and_is_locked_for_other_ports_is_named_with_the_ports() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[RuleSpec::tcp(0, 65535, "10.0.0.0/8")]);
+    let [one, other] = ["one", "other"].map(|name| lab.cloud.instance(name, &[&[&group]]));
+    let only = |instance: &str, ports: &[&str]| {
+        let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+        LockdownOrder { ports, ..order(&lab.target(instance), Consent::all()) }
+    };
+    let first = only(&one, &["tcp/3389"]);
+    lab.with(|aws| async move { aws.lockdown(&first).await }).unwrap();
+    let second = only(&other, &["tcp/22", "tcp/3389"]);
+    let planned = lab.with(|aws| async move { aws.plan_lockdown(&second).await }).unwrap();
+    let words: Vec<_> = planned.concerns.iter().map(|concern| concern.what.as_str()).collect();
+    assert!(
+        matches!(&words[..], [words] if words.contains(&one) && words.ends_with("but not for tcp/22")),
+        "{words:?}"
+    );
+}
+
+#[test]
+fn a_rule_that_somebody_makes_in_an_own_group_is_an_exposure_until_it_is_gone() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let target = lab.lock(&instance);
+    lab.open(&window(&target, 1, "192.0.2.7")).unwrap();
+    let health = || {
+        let survey = lab.with(|aws| async move { aws.assess(&["tcp/22".parse().unwrap()].into()).await });
+        survey.assessments.into_iter().find(|found| found.target == target).unwrap().health
+    };
+    assert!(matches!(health(), Health::Healthy { .. }), "a window is no exposure");
+    lab.cloud.allow(&lab.cloud.own_group(&instance).unwrap(), &RuleSpec::tcp(0, 65535, "0.0.0.0/0"));
+    assert!(matches!(health(), Health::Unhealthy { .. }));
+}
+
+#[test]
+fn i8_reads_that_are_not_the_newest_spoil_neither_a_lockdown_nor_a_release() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &rules(&lab));
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let (before, interfaces) = (lab.cloud.rules(&group), lab.cloud.interfaces(&instance));
+    lab.ec2.stale_reads(Duration::from_millis(400));
+    for _ in 0..2 {
+        let target = lab.lock(&instance);
+        // At once, as somebody who was told that it is done.
+        let one = window(&target, 1, "192.0.2.7");
+        lab.open(&one).unwrap();
+        assert!(!exposes(&lab.cloud.rules(&group), 22));
+        lab.close(&one).unwrap();
+        while matches!(lab.release(&instance), Err(CloudError::Refused { reason }) if reason.contains("is open"))
+        {
+        }
+        assert_eq!(
+            (lab.cloud.rules(&group), lab.cloud.interfaces(&instance)),
+            (before.clone(), interfaces.clone())
+        );
+    }
+    assert_eq!(lab.cloud.groups_of_postern(), BTreeSet::new());
+}
+
+#[test]
+fn a_group_that_ec2_does_not_know_everywhere_yet_is_waited_for() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &rules(&lab));
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    for action in
+        ["RevokeSecurityGroupEgress", "ModifyNetworkInterfaceAttribute", "AuthorizeSecurityGroupIngress"]
+    {
+        lab.ec2.fail(action, 1, Fault::Error(400, "InvalidGroup.NotFound"));
+    }
+    lab.lock(&instance);
+    lab.release(&instance).unwrap();
+}
+
+/// Does it again and again, with each of its changes going wrong once in turn, and then once more without.
+fn with_every_change_going_wrong(act: impl Fn(&Lab, &str) -> bool, done: impl Fn(&Lab, &str)) -> usize {
+    let lab = Lab::new();
+    let some = [
+        RuleSpec::tcp(20, 25, "0.0.0.0/0").described("ssh and more").tagged("team", "infra"),
+        RuleSpec::tcp(22, 22, "2001:db8::/32"),
+    ];
+    let group = lab.cloud.group("web", &some);
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let before = lab.cloud.rules(&group);
+    let others = [
+        Fault::Dropped,
+        Fault::throttled(),
+        Fault::Error(500, "InternalError"),
+        Fault::Error(400, "ExpiredToken"),
+    ];
+    for number in 1.. {
+        for fault in [Fault::Lost, others[number % others.len()].clone()] {
+            lab.ec2.fail_change(number, fault.clone());
+            let first = act(&lab, &instance);
+            if !lab.ec2.has_failed() {
+                assert!(first);
+                return number - 1;
+            }
+            assert!(!first, "{number} {fault:?}: what went wrong is said");
+            assert!(act(&lab, &instance), "{number} {fault:?}: asking again is enough");
+            done(&lab, &instance);
+            assert_eq!(
+                (lab.cloud.rules(&group), lab.cloud.groups_of_postern()),
+                (before.clone(), BTreeSet::new())
+            );
+        }
+    }
+    0
+}
+
+#[test]
+fn i8_a_lockdown_any_of_whose_changes_goes_wrong_is_done_by_asking_again() {
+    let changes = with_every_change_going_wrong(
+        |lab, instance| lab.try_lock(instance, Consent::all()).is_ok(),
+        |lab, instance| {
+            assert_eq!(lab.observe(&lab.target(instance)).unwrap().drift, []);
+            lab.release(instance).unwrap();
+        },
+    );
+    assert!(changes >= 8, "{changes}");
 }
 
 /// Locks or releases, with a death at every point between two changes, and lets a new provider's sweep finish it.

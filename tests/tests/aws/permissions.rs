@@ -2,11 +2,83 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{Consent, Provider as _};
+use postern_cloud::{CloudError, Consent, Provider as _};
 use postern_tests::ec2::RuleSpec;
 use serde_json::Value;
 
 use crate::lab::{Lab, window};
+
+const POLICY: &str = include_str!("../../../packaging/aws/policy.json");
+
+/// Two instances behind one group, all of them tagged as the policy asks for, and the policy enforced.
+fn enforced() -> (Lab, String, [String; 2]) {
+    let lab = Lab::new();
+    let rules = [RuleSpec::tcp(20, 25, "0.0.0.0/0").described("ssh and more").tagged("team", "infra")];
+    let group = lab.cloud.group("web", &rules);
+    let instances = ["one", "other"].map(|name| lab.cloud.instance(name, &[&[&group]]));
+    lab.cloud.tag(&group, "postern:lockdown", "allowed");
+    let interfaces = instances.iter().flat_map(|instance| lab.cloud.interfaces(instance).into_keys());
+    interfaces.for_each(|interface| lab.cloud.tag(&interface, "postern:protected", "yes"));
+    lab.ec2.enforce(POLICY);
+    (lab, group, instances)
+}
+
+#[test]
+fn the_shipped_policy_is_enough_for_everything_where_the_tags_are_as_it_asks() {
+    let (mut lab, group, [one, other]) = enforced();
+    let before = lab.cloud.rules(&group);
+    let target = lab.lock(&one);
+    lab.lock(&other);
+    let windows =
+        [window(&target, 1, "192.0.2.7"), window(&target, 2, "192.0.2.7"), window(&target, 3, "::/0")];
+    windows.iter().for_each(|window| lab.open(window).unwrap());
+    // Drift of every kind, and what a sweep of another broker makes of it.
+    let own = lab.cloud.own_group(&one).unwrap();
+    lab.cloud.allow(&own, &RuleSpec::tcp(0, 65535, "0.0.0.0/0"));
+    lab.cloud.allow_egress(&own);
+    lab.cloud.untag(&own, "postern:role");
+    let interface = lab.cloud.interfaces(&one).into_keys().next().unwrap();
+    lab.cloud.set_groups(&interface, &[&group]);
+    lab.restart();
+    assert_eq!(lab.sweep().unread, []);
+    lab.repair(&target).unwrap();
+    let found = lab.observe(&target).unwrap();
+    assert_eq!((found.windows.len(), found.drift), (3, vec![]));
+    windows.iter().for_each(|window| lab.close(window).unwrap());
+    lab.release(&one).unwrap();
+    lab.release(&other).unwrap();
+    assert_eq!((lab.cloud.rules(&group), lab.cloud.groups_of_postern()), (before, BTreeSet::new()));
+}
+
+#[test]
+fn i6_the_shipped_policy_lets_nobody_touch_what_is_not_tagged_for_it() {
+    let (lab, group, [one, other]) = enforced();
+    let before = lab.cloud.rules(&group);
+    // An interface whose owner has not marked it.
+    let interface = lab.cloud.interfaces(&one).into_keys().next().unwrap();
+    lab.cloud.untag(&interface, "postern:protected");
+    let Err(CloudError::Refused { reason }) = lab.try_lock(&one, Consent::all()) else {
+        panic!("not refused")
+    };
+    assert!(reason.contains("packaging/aws/policy.json") && reason.contains("network-interface"), "{reason}");
+    assert_eq!((lab.cloud.rules(&group), lab.cloud.groups_of_postern()), (before.clone(), BTreeSet::new()));
+    // A group whose owner does not let its rules be split.
+    lab.cloud.untag(&group, "postern:lockdown");
+    let Err(CloudError::Refused { reason }) = lab.try_lock(&other, Consent::all()) else {
+        panic!("not refused")
+    };
+    assert!(reason.contains("security-group"), "{reason}");
+    assert_eq!(lab.cloud.rules(&group), before);
+    // What has lost the tag that makes it ours is said to be open, and not taken for closed.
+    lab.cloud.tag(&group, "postern:lockdown", "allowed");
+    let target = lab.target(&other);
+    lab.try_lock(&other, Consent::all()).unwrap();
+    let open = window(&target, 1, "192.0.2.7");
+    lab.open(&open).unwrap();
+    lab.cloud.untag(&lab.cloud.own_group(&other).unwrap(), "postern:managed-by");
+    assert!(matches!(lab.close(&open), Err(CloudError::Refused { .. })));
+    assert_eq!(lab.observe(&target).unwrap().windows, [open].into());
+}
 
 #[test]
 fn the_shipped_policy_allows_every_call_that_is_made_and_no_other() {
@@ -34,7 +106,7 @@ fn the_shipped_policy_allows_every_call_that_is_made_and_no_other() {
         .filter(|action| action != "GetCallerIdentity" && action != "AssumeRole")
         .map(|action| format!("ec2:{action}"))
         .collect();
-    let policy: Value = serde_json::from_str(include_str!("../../../packaging/aws/policy.json")).unwrap();
+    let policy: Value = serde_json::from_str(POLICY).unwrap();
     let actions = |statement: &Value| -> Vec<String> {
         let actions = &statement["Action"];
         let several = actions.as_array().cloned().unwrap_or_else(|| vec![actions.clone()]);

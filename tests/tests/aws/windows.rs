@@ -50,6 +50,59 @@ fn a_window_costs_one_call_to_open_and_one_to_close() {
 }
 
 #[test]
+fn all_windows_of_a_grant_cost_one_call_to_open_and_one_to_close() {
+    let lab = Lab::new();
+    let group = lab.cloud.group("web", &[]);
+    let instance = lab.cloud.instance("web", &[&[&group]]);
+    let target = lab.lock(&instance);
+    lab.observe(&target).unwrap();
+    lab.actions();
+    let on =
+        |port: &str, source: &str| CloudWindow { port: port.parse().unwrap(), ..window(&target, 1, source) };
+    let windows: BTreeSet<CloudWindow> =
+        [on("tcp/22", "192.0.2.7"), on("tcp/22", "2001:db8::/64"), on("tcp/3389", "192.0.2.7")].into();
+    lab.open_all(&target, &windows).unwrap();
+    assert_eq!(lab.actions(), ["AuthorizeSecurityGroupIngress"]);
+    assert_eq!(lab.cloud.windows(&instance).len(), 3);
+    assert_eq!(lab.observe(&target).unwrap().windows, windows);
+    lab.actions();
+    lab.close_all(&target, &windows).unwrap();
+    assert_eq!(lab.actions(), ["RevokeSecurityGroupIngress"]);
+    assert!(lab.observe(&target).unwrap().windows.is_empty());
+
+    // One of the rules is gone already when the call comes: the others go all the same.
+    lab.open_all(&target, &windows).unwrap();
+    let own = lab.cloud.own_group(&instance).unwrap();
+    lab.cloud.revoke(&own, &RuleSpec::tcp(3389, 3389, "192.0.2.7/32"));
+    lab.close_all(&target, &windows).unwrap();
+    assert!(lab.cloud.windows(&instance).is_empty());
+}
+
+#[test]
+fn more_calls_than_ec2_takes_at_once_wait_and_none_is_one_too_many() {
+    let lab = Lab::new();
+    let targets = ["one", "two", "three"].map(|name| {
+        let group = lab.cloud.group(name, &[]);
+        lab.lock(&lab.cloud.instance(name, &[&[&group]]))
+    });
+    lab.ec2.meter();
+    // More openings, one after the other, than the bucket of their action holds.
+    for number in 1..=60 {
+        lab.open(&window(&targets[number % 2], 1, &format!("198.51.100.{number}"))).unwrap();
+    }
+    let many = (1..=50).map(|number| window(&targets[2], 2, &format!("203.0.113.{number}"))).collect();
+    lab.open_all(&targets[2], &many).unwrap();
+    // And a sweep of more pages than that of theirs.
+    lab.ec2.short_pages(1);
+    lab.actions();
+    let sweep = lab.sweep();
+    assert_eq!(sweep.unread, []);
+    let pages = lab.actions().iter().filter(|action| *action == "DescribeSecurityGroupRules").count();
+    assert!(pages > 105, "{pages}");
+    assert_eq!(lab.ec2.throttled(), 0);
+}
+
+#[test]
 fn i2_a_window_says_in_its_tags_and_in_its_description_whose_it_is_and_when_it_ends() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
@@ -170,11 +223,30 @@ fn i2_what_comes_in_pages_is_read_to_the_last() {
 }
 
 #[test]
-fn a_target_outside_the_configuration_or_of_another_account_is_refused_in_words() {
+fn a_target_outside_the_configuration_is_refused_in_words() {
     let lab = Lab::new();
     let target = "aws:123456789012/eu-north-1/i-0123456789abcdef0".parse().unwrap();
     let Err(CloudError::Refused { reason }) = lab.observe(&target) else { panic!("not refused") };
     assert!(reason.contains("aws.accounts"), "{reason}");
+}
+
+#[test]
+fn i6_credentials_of_another_account_are_refused_and_what_they_do_not_show_is_not_gone() {
+    let mut lab = Lab::new();
+    // These are the credentials of ACCOUNT: in them, nothing of this account exists.
+    lab.aws = lab.provider(&[("333333333333", None)]);
+    let target = "aws:333333333333/eu-central-1/i-0123456789abcdef0".parse().unwrap();
+    let answers = [
+        lab.observe(&target).map(drop),
+        lab.open(&window(&target, 1, "192.0.2.7")),
+        lab.close(&window(&target, 1, "192.0.2.7")),
+    ];
+    for answer in answers {
+        let Err(CloudError::Refused { reason }) = answer else { panic!("not refused: {answer:?}") };
+        assert!(reason.contains("are those of 123456789012"), "{reason}");
+    }
+    let sweep = lab.sweep();
+    assert_eq!((sweep.sightings.len(), sweep.unread.len()), (0, 1), "{sweep:?}");
 }
 
 #[test]

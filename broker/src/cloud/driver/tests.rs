@@ -145,6 +145,43 @@ async fn i2_an_end_needs_no_word_of_the_stores() {
 }
 
 #[tokio::test]
+async fn i2_what_a_sweep_finds_past_its_end_is_closed_though_the_store_cannot_be_asked() {
+    let world = World::new();
+    let (ended, lasting) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
+    let now = world.clouds.clock.now();
+    for mut window in desired_cloud(&world.target, [&ended, &lasting], now) {
+        if window.grant == ended.id {
+            window.not_after = now;
+        }
+        world.cloud.tamper(window);
+    }
+    world.cloud.drift(&world.target, "its group was taken off", true);
+    world.sweep().await;
+    assert!(world.round().await);
+    assert_eq!(world.open(), [lasting.id], "the other may be somebody's");
+    assert!(!world.round().await, "the rest waits for the store's word");
+    assert_eq!(world.cloud.observe(&world.target).await.unwrap().drift.len(), 1);
+}
+
+#[tokio::test]
+async fn i6_however_long_an_outage_lasts_the_next_try_is_half_a_minute_away_at_most() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.outage(Some(CloudError::unavailable("a test")));
+    world.want(&[]);
+    world.round().await;
+    for _ in 0..40 {
+        world.retry().await;
+        let places = world.clouds.lock();
+        let wait =
+            places[&world.target].failure.as_ref().unwrap().retry_at.duration_since(world.clouds.clock.now());
+        assert!(wait <= jiff::SignedDuration::from_secs(30), "{wait}");
+    }
+}
+
+#[tokio::test]
 async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());

@@ -1,0 +1,235 @@
+//! Which rules and tags have to be written for windows to be open, or closed. Pure.
+//!
+//! All windows of a grant are one change wherever EC2 lets them: rules with the same tags are made by one call, and rules
+//! that nobody shares go by one.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+use postern_core::plan::CloudWindow;
+use postern_core::{GrantId, ProtectedPort};
+
+use crate::tags::{self, Mark, Marks};
+use crate::window::{self, Held};
+
+/// One rule of an own group: EC2 has no second one like it.
+pub(crate) type Slot = (ProtectedPort, IpNet);
+
+/// What opens windows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Opening {
+    /// Rules that are there already, which get marks.
+    pub(crate) marked: Vec<Marking>,
+    /// Rules to be made: those with the same marks together.
+    pub(crate) made: Vec<(Marks, Vec<Slot>)>,
+}
+
+/// What closes windows.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Closing {
+    /// Rules that others share, or that are still part of another window.
+    pub(crate) marked: Vec<Marking>,
+    /// The ids of the rules that nobody needs any more.
+    pub(crate) empty: Vec<String>,
+}
+
+/// Other marks for one rule.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Marking {
+    /// The rule's id.
+    pub(crate) id: String,
+    /// Which rule it is.
+    pub(crate) slot: Slot,
+    /// The keys of the tags that go.
+    pub(crate) untag: Vec<String>,
+    /// The tags that are written.
+    pub(crate) tag: Vec<(String, String)>,
+    /// The marks that the rule then has.
+    pub(crate) marks: Marks,
+}
+
+impl Marking {
+    /// The way from a rule's marks to others; none where they are the same.
+    fn of(rule: &Held, marks: Marks) -> Option<Self> {
+        if rule.marks == marks {
+            return None;
+        }
+        let gone = rule.marks.keys().filter(|grant| !marks.contains_key(grant));
+        let untag = gone.map(|grant| format!("{}{grant}", tags::GRANT)).collect();
+        let changed = marks.iter().filter(|(grant, mark)| rule.marks.get(grant) != Some(mark));
+        let mut tag: Vec<_> = changed.map(|(grant, mark)| tags::of_mark(*grant, *mark)).collect();
+        let latest = tags::of_latest(&marks);
+        if latest != tags::of_latest(&rule.marks) {
+            tag.extend(latest);
+        }
+        Some(Self { id: rule.id.clone(), slot: (rule.port, rule.net), untag, tag, marks })
+    }
+}
+
+/// What has to be written for these windows to be open.
+pub(crate) fn opening(rules: &[Held], windows: &BTreeSet<CloudWindow>) -> Opening {
+    let mut wanted: BTreeMap<Slot, Marks> = BTreeMap::new();
+    for window in windows {
+        let half = window.source.is_any();
+        for net in window::nets(window.source) {
+            let mark = Mark { not_after: window.not_after, whole: !half, half };
+            join(wanted.entry((window.port, net)).or_default(), window.grant, mark);
+        }
+    }
+    let mut opening = Opening::default();
+    for (slot, marks) in wanted {
+        if let Some(rule) = rules.iter().find(|rule| (rule.port, rule.net) == slot) {
+            let mut all = rule.marks.clone();
+            marks.into_iter().for_each(|(grant, mark)| join(&mut all, grant, mark));
+            opening.marked.extend(Marking::of(rule, all));
+            continue;
+        }
+        match opening.made.iter_mut().find(|(same, _)| *same == marks) {
+            Some((_, slots)) => slots.push(slot),
+            None => opening.made.push((marks, vec![slot])),
+        }
+    }
+    opening
+}
+
+/// Adds a mark of a grant to what the rule is to it already, or puts it in the place of one with another end.
+fn join(marks: &mut Marks, grant: GrantId, mark: Mark) {
+    let before = marks.get(&grant).filter(|before| before.not_after == mark.not_after);
+    let whole = mark.whole || before.is_some_and(|before| before.whole);
+    let half = mark.half || before.is_some_and(|before| before.half);
+    marks.insert(grant, Mark { whole, half, ..mark });
+}
+
+/// What has to be written for these windows to be closed.
+pub(crate) fn closing(rules: &[Held], windows: &BTreeSet<CloudWindow>) -> Closing {
+    let mut closing = Closing::default();
+    for rule in rules {
+        let mut left = rule.marks.clone();
+        let slot = (rule.port, rule.net);
+        for window in windows.iter().filter(|window| concerns(window, &slot)) {
+            let Some(mark) = left.remove(&window.grant) else { continue };
+            let any = window.source.is_any();
+            let mark = Mark {
+                whole: mark.whole && any,
+                // A half that is named alone is left over from a window that was not opened whole.
+                half: mark.half && !any && !window::is_half(rule.net),
+                ..mark
+            };
+            if mark.whole || mark.half {
+                left.insert(window.grant, mark);
+            }
+        }
+        if left.is_empty() {
+            closing.empty.push(rule.id.clone());
+        } else {
+            closing.marked.extend(Marking::of(rule, left));
+        }
+    }
+    closing
+}
+
+/// Whether a rule is a window's, or half of it.
+pub(crate) fn concerns(window: &CloudWindow, (port, net): &Slot) -> bool {
+    window.port == *port && window::nets(window.source).contains(net)
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use postern_core::TargetId;
+
+    use super::*;
+
+    fn window(grant: u128, port: &str, source: &str) -> CloudWindow {
+        let target: TargetId = "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap();
+        CloudWindow {
+            target,
+            grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
+            port: port.parse().unwrap(),
+            source: source.parse().unwrap(),
+            not_after: Timestamp::from_second(60 + i64::try_from(grant).unwrap()).unwrap(),
+        }
+    }
+
+    /// The rules after an opening, as EC2 would have them.
+    fn opened(mut rules: Vec<Held>, windows: &BTreeSet<CloudWindow>) -> Vec<Held> {
+        let Opening { marked, made } = opening(&rules, windows);
+        for marking in marked {
+            rules.iter_mut().find(|rule| rule.id == marking.id).unwrap().marks = marking.marks;
+        }
+        for (marks, slots) in made {
+            for (port, net) in slots {
+                let id = format!("sgr-{port}-{net}");
+                rules.push(Held { id, port, net, marks: marks.clone() });
+            }
+        }
+        rules
+    }
+
+    fn closed(mut rules: Vec<Held>, windows: &BTreeSet<CloudWindow>) -> Vec<Held> {
+        let Closing { marked, empty } = closing(&rules, windows);
+        for marking in marked {
+            rules.iter_mut().find(|rule| rule.id == marking.id).unwrap().marks = marking.marks;
+        }
+        rules.retain(|rule| !empty.contains(&rule.id));
+        rules
+    }
+
+    #[test]
+    fn all_windows_of_a_grant_are_made_together_and_go_together() {
+        let windows: BTreeSet<_> = [
+            window(1, "tcp/22", "192.0.2.7"),
+            window(1, "tcp/3389", "192.0.2.0/24"),
+            window(1, "udp/22", "2001:db8::/64"),
+        ]
+        .into();
+        let Opening { marked, made } = opening(&[], &windows);
+        assert_eq!((marked.len(), made.len(), made[0].1.len()), (0, 1, 3));
+        let rules = opened(Vec::new(), &windows);
+        assert_eq!(opening(&rules, &windows), Opening::default(), "once is enough");
+        let Closing { marked, empty } = closing(&rules, &windows);
+        assert_eq!((marked.len(), empty.len()), (0, 3));
+    }
+
+    #[test]
+    fn a_rule_that_is_shared_gets_one_tag_more_and_loses_that_one_again() {
+        let (one, later) = (window(1, "tcp/22", "192.0.2.7"), window(2, "tcp/22", "192.0.2.7"));
+        let rules = opened(Vec::new(), &[one.clone()].into());
+        let Opening { marked, made } = opening(&rules, &[later.clone()].into());
+        assert!(made.is_empty());
+        let keys: Vec<_> = marked[0].tag.iter().map(|(key, _)| key.as_str()).collect();
+        assert_eq!(keys, [&format!("{}{}", tags::GRANT, later.grant), tags::LATEST_GRANT, tags::NOT_AFTER]);
+
+        let rules = opened(rules, &[later.clone()].into());
+        let first = &closing(&rules, &[one.clone()].into()).marked[0];
+        assert_eq!((first.untag.len(), first.tag.len()), (1, 0), "the other ends later all the same");
+        let last = &closing(&rules, &[later].into()).marked[0];
+        assert_eq!((last.untag.len(), last.tag.len()), (1, 2), "what is left ends earlier");
+    }
+
+    #[test]
+    fn windows_that_overlap_in_a_half_of_every_address_are_kept_apart() {
+        let (all, half) = (window(1, "tcp/22", "0.0.0.0/0"), window(1, "tcp/22", "0.0.0.0/1"));
+        let both: BTreeSet<_> = [all.clone(), half.clone()].into();
+        let rules = opened(Vec::new(), &both);
+        assert_eq!(window::windows(&all.target, &rules), both);
+        let left = closed(rules.clone(), &[all.clone()].into());
+        assert_eq!(window::windows(&all.target, &left), [half.clone()].into());
+        assert_eq!(closed(rules, &both), []);
+        // One after the other ends as both at once.
+        let rules = opened(opened(Vec::new(), &[half].into()), &[all.clone()].into());
+        assert_eq!(window::windows(&all.target, &rules), both);
+    }
+
+    #[test]
+    fn i6_a_window_that_is_not_there_changes_nothing_of_others() {
+        let rules = opened(Vec::new(), &[window(1, "tcp/22", "192.0.2.7")].into());
+        for other in [
+            window(2, "tcp/22", "192.0.2.7"),
+            window(1, "tcp/23", "192.0.2.7"),
+            window(1, "tcp/22", "192.0.2.8"),
+        ] {
+            assert_eq!(closing(&rules, &[other].into()), Closing::default());
+        }
+    }
+}
