@@ -72,6 +72,8 @@ pub(crate) struct Firewall {
     pub(crate) subnet: Option<ArmId>,
     /// The policy that holds its rules, if they are not its own.
     pub(crate) policy: Option<String>,
+    /// Whether no change of it is under way.
+    pub(crate) is_settled: bool,
     pub(crate) nat: Vec<NatRule>,
 }
 

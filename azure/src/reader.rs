@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::arm::{Arm, COMPUTE, NETWORK};
 use crate::error::CallError;
 use crate::id::ArmId;
-use crate::network::{Group, Interface, Network};
+use crate::network::{Firewall, Group, Interface, Network};
 use crate::wire;
 
 /// What is read of a virtual machine: the SDK has no models of Microsoft.Compute in this crate.
@@ -140,6 +140,13 @@ impl Reader<'_> {
         Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
     }
 
+    /// Every firewall of every subscription.
+    pub(crate) async fn all_firewalls(&self) -> Result<Vec<Firewall>, CallError> {
+        let lists =
+            try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
+        Ok(lists.iter().flatten().filter_map(wire::firewall).collect())
+    }
+
     /// Every virtual machine of a subscription.
     pub(crate) async fn machines(&self, subscription: &str) -> Result<Vec<VirtualMachine>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Compute/virtualMachines");
@@ -180,9 +187,7 @@ impl Reader<'_> {
     /// another's.
     async fn add_firewalls(&self, network: &mut Network) -> Result<(), CallError> {
         let appliances: BTreeSet<_> = network.routes.values().filter_map(|table| table.appliance).collect();
-        let lists =
-            try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
-        network.firewalls = lists.iter().flatten().filter_map(wire::firewall).collect();
+        network.firewalls = self.all_firewalls().await?;
         network.firewalls.retain(|firewall| firewall.private.iter().any(|ip| appliances.contains(ip)));
         let subnets: BTreeSet<ArmId> = network.firewalls.iter().filter_map(|it| it.subnet.clone()).collect();
         let missing: BTreeSet<ArmId> =

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::error::{Error, ErrorKind, ResultExt as _};
-use azure_core::headers::{HeaderName, Headers};
+use azure_core::headers::{HeaderName, Headers, IF_MATCH};
 use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, StatusCode, Url};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -87,7 +87,9 @@ impl HttpClient for Transport {
         loop {
             self.limits.take(*request.method()).await;
             let (status, headers, body) = self.once(request).await?;
-            if is_busy(status, &body) && Instant::now() < deadline {
+            // What names an etag was made from a read that another change, which is under way, makes old: it is made anew.
+            let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);
+            if is_busy(status, &body) && !is_old && Instant::now() < deadline {
                 let wait = retry_after(&headers).max(waits.next()).unwrap_or(Duration::from_secs(1));
                 tracing::debug!(path = request.url().path(), %status, ?wait, "Azure is busy");
                 tokio::time::sleep(wait).await;
@@ -114,14 +116,17 @@ pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
 /// Whether the call took no effect, and would a moment later: too many calls, or another change of the same resource is
 /// under way.
 fn is_busy(status: StatusCode, body: &[u8]) -> bool {
+    status == StatusCode::TooManyRequests || status == StatusCode::Conflict && is_other_change(body)
+}
+
+fn is_other_change(body: &[u8]) -> bool {
     let says = |code: &[u8]| body.windows(code.len()).any(|part| part == code);
-    let is_other_change = || says(b"\"AnotherOperationInProgress\"") || says(b"\"RetryableError");
-    status == StatusCode::TooManyRequests || status == StatusCode::Conflict && is_other_change()
+    says(b"\"AnotherOperationInProgress\"") || says(b"\"RetryableError")
 }
 
 /// The least waits for Azure to be less busy: from a tenth of a second to five, each by chance longer, so that those who
 /// wait for one another do not meet again.
-fn busy_waits() -> impl Iterator<Item = Duration> {
+pub(crate) fn busy_waits() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))

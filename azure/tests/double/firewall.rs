@@ -38,12 +38,12 @@ async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
 }
 
 impl World {
-    fn firewall(&self) -> serde_json::Value {
+    pub(crate) fn firewall(&self) -> serde_json::Value {
         self.arm.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
     }
 
     /// The firewall without our rules, and without what every write changes.
-    fn theirs(&self) -> serde_json::Value {
+    pub(crate) fn theirs(&self) -> serde_json::Value {
         let mut firewall = self.firewall();
         firewall.as_object_mut().unwrap().remove("etag");
         firewall["properties"].as_object_mut().unwrap().remove("provisioningState");
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// Whether somebody at the firewall's public address gets through to a machine.
-    fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
+    pub(crate) fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
         let (from, public) = (from.parse().unwrap(), PUBLIC.parse().unwrap());
         let firewall = self.lab.id("azureFirewalls", "fw");
         let (ip, port) = self.arm.through_firewall(from, &firewall, public, "TCP", port)?;
@@ -69,7 +69,7 @@ impl World {
         self.admits(INSIDE, number, port).then_some((ip, port))
     }
 
-    async fn mapped(&self, number: usize, port: &str) -> Option<u16> {
+    pub(crate) async fn mapped(&self, number: usize, port: &str) -> Option<u16> {
         let port: ProtectedPort = port.parse().unwrap();
         self.observe(number).await.reach.endpoints.get(&port).map(std::net::SocketAddr::port)
     }
