@@ -23,6 +23,14 @@ pub(crate) struct Network {
     pub(crate) forwards: BTreeMap<ArmId, Forward>,
 }
 
+impl Network {
+    /// The public addresses that interfaces have of their own.
+    pub(crate) fn public_of_interfaces(&self) -> BTreeSet<ArmId> {
+        let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        addresses.filter_map(|address| address.public.clone()).collect()
+    }
+}
+
 /// A network interface.
 #[derive(Debug, Clone)]
 pub(crate) struct Interface {
@@ -39,6 +47,8 @@ pub(crate) struct Address {
     /// Its application security groups.
     pub(crate) roles: BTreeSet<ArmId>,
     pub(crate) forwards: Vec<ArmId>,
+    /// The public address that is translated to it.
+    pub(crate) public: Option<ArmId>,
 }
 
 /// A subnet.

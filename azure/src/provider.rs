@@ -255,9 +255,9 @@ impl Provider for Azure {
             self.forget(target);
             let scene = self.scene(target).await?;
             let look = scene.look(target, &self.settings.deployment, &nothing);
-            return Ok(scene.machine.reach(look.mapped()));
+            return Ok(look.reach());
         }
-        Ok(scene.machine.reach(BTreeMap::new()))
+        Ok(look.reach())
     }
 
     async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {

@@ -85,6 +85,9 @@ impl Reader<'_> {
         if network.routes.values().any(|table| table.appliance.is_some()) {
             self.add_firewalls(&mut network).await?;
         }
+        for public in network.public_of_interfaces() {
+            self.add_public(&mut network, &public).await?;
+        }
         for path in balancers {
             let balancer: azure::LoadBalancer = self.arm.get(&path, NETWORK).await?;
             self.add_balancer(&mut network, &balancer).await?;
@@ -122,6 +125,10 @@ impl Reader<'_> {
         }
         if network.routes.values().any(|table| table.appliance.is_some()) {
             self.add_firewalls(&mut network).await?;
+        }
+        if !network.public_of_interfaces().is_empty() {
+            let all: Vec<azure::PublicIpAddress> = self.arm.list(&path("publicIPAddresses"), NETWORK).await?;
+            network.public.extend(all.iter().filter_map(wire::public));
         }
         if network.interfaces.iter().flat_map(|it| &it.addresses).any(|address| !address.forwards.is_empty())
         {

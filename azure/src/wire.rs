@@ -121,6 +121,7 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Interface
                 .iter()
                 .filter_map(|rule| id(rule.sub_resource.id.as_ref()))
                 .collect(),
+            public: properties.public_ip_address.as_ref().and_then(|public| resource_id(&public.resource)),
         })
     });
     Some(Interface {

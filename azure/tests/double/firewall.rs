@@ -372,6 +372,27 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
 }
 
 #[tokio::test]
+async fn a_public_address_of_the_machine_is_where_to_connect() {
+    let world = World::new().await;
+    let public = world.lab.public_ip("vm-2-ip", "198.51.100.9");
+    world.arm.edit(&world.vms[1].interface, |nic| {
+        nic["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] = json!({"id": public});
+    });
+    world.lock(1).await;
+    let window = world.window(1, 1, "tcp/22", ALICE);
+    let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
+    assert_eq!(reach.endpoints[&window.port].to_string(), "198.51.100.9:22");
+    assert_eq!(reach.translation, None, "the source stays");
+    assert_eq!(world.observe(1).await.reach, reach);
+    let sweep = world.another().sweep().await;
+    let seen = sweep.sightings.iter().find(|sighting| sighting.target == window.target).unwrap();
+    assert_eq!(seen.held.as_ref().unwrap().reach, reach, "a sweep sees the same");
+    // A load balancer that leads to the same port leads there more surely: who set it up meant it.
+    world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[1]);
+    assert_eq!(world.observe(1).await.reach.endpoints[&window.port].to_string(), "198.51.100.3:2222");
+}
+
+#[tokio::test]
 async fn a_load_balancers_port_is_where_to_connect_and_the_source_stays() {
     let world = World::new().await;
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
