@@ -73,28 +73,73 @@ impl CallError {
         ))
     }
 
-    /// Whether the priority or the name is another rule's.
-    pub(crate) fn is_conflict(&self) -> bool {
-        self.code() == "SecurityRuleConflict"
+    /// Whether somebody else was faster: the priority is another rule's by now, the etag is not the resource's any more, or
+    /// another operation came before. Nothing was done, and a fresh look may find another way.
+    pub(crate) fn is_overtaken(&self) -> bool {
+        matches!(self.code(), "SecurityRuleConflict" | "PreconditionFailed") || self.is_other_operation()
+    }
+
+    /// Whether another operation on the resource is in the way.
+    fn is_other_operation(&self) -> bool {
+        matches!(
+            self.code(),
+            "AnotherOperationInProgress"
+                | "RetryableError"
+                | "RetryableErrorDueToAnotherOperation"
+                | "CanceledAndSupersededDueToAnotherOperation"
+        )
     }
 
     /// Whether asking again may help.
     fn is_passing(&self) -> bool {
-        const CODES: [&str; 5] = [
-            "AnotherOperationInProgress",
-            "RetryableError",
-            "RetryableErrorDueToAnotherOperation",
-            "CanceledAndSupersededDueToAnotherOperation",
-            "SecurityRuleConflict",
-        ];
         match self {
             Self::Silent { .. } | Self::NoToken { .. } => true,
             Self::Answered { status, code, .. } => {
                 *status >= 500
                     || matches!(status, 401 | 408 | 409 | 412 | 429)
-                    || CODES.contains(&code.as_str())
+                    || self.is_overtaken()
                     || code.contains("InternalServerError")
             }
+        }
+    }
+}
+
+/// Why something was not written.
+#[derive(Debug)]
+pub(crate) enum WriteError {
+    /// A call failed.
+    Call(CallError),
+    /// What was known before any call, or came out on the way, does not allow it.
+    Refused(CloudError),
+}
+
+impl WriteError {
+    /// See [`CallError::is_overtaken`].
+    pub(crate) fn is_overtaken(&self) -> bool {
+        match self {
+            Self::Call(error) => error.is_overtaken(),
+            Self::Refused(_) => false,
+        }
+    }
+}
+
+impl From<CallError> for WriteError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<CloudError> for WriteError {
+    fn from(error: CloudError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+impl From<WriteError> for CloudError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Call(error) => error.into(),
+            WriteError::Refused(error) => error,
         }
     }
 }
@@ -166,6 +211,22 @@ mod tests {
         assert!(reason.contains("role.json"), "{reason}");
         let missing = answered(400, "InvalidParameter");
         assert!(matches!(CloudError::from(missing), CloudError::Refused { .. }));
+    }
+
+    #[test]
+    fn who_was_overtaken_looks_anew_and_whoever_was_not_heard_does_not_know() {
+        for (status, code) in [
+            (400, "SecurityRuleConflict"),
+            (412, "PreconditionFailed"),
+            (409, "AnotherOperationInProgress"),
+            (429, "RetryableErrorDueToAnotherOperation"),
+            (200, "CanceledAndSupersededDueToAnotherOperation"),
+        ] {
+            assert!(answered(status, code).is_overtaken(), "{code}");
+        }
+        assert!(!answered(429, "TooManyRequests").is_overtaken());
+        assert!(!answered(403, "AuthorizationFailed").is_overtaken());
+        assert!(!CallError::Silent { what: "x".into(), reason: "cut".into() }.is_overtaken());
     }
 
     #[test]

@@ -1,13 +1,15 @@
 //! Rules of ours in an Azure Firewall: what is read is written back as it came, but for ours.
 //!
 //! The rules of a firewall are fields of the firewall: each change is a write of all of it, and takes minutes. Changes
-//! that come while one is under way are made together by the next. A window here is only ever an allowance: a rule that
-//! denies would cut established connections (I3).
+//! that come while one is under way are made together by the next. Another broker, or somebody else, may write the same
+//! firewall: what was written is read again, until it holds what it should. A window here is only ever an allowance: a rule
+//! that denies would cut established connections (I3).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use indexmap::IndexMap;
@@ -15,14 +17,16 @@ use postern_core::{Port, Protocol, SourcePrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use crate::arm::{Arm, NETWORK};
 use crate::error::CallError;
 use crate::id::ArmId;
 use crate::settings::FirewallSettings;
+use crate::transport::busy_waits;
 
-/// So often a write is tried that finds the firewall changed since it was read.
-const TRIES: usize = 5;
+/// How long a change is tried while others change the firewall: each of theirs takes up to five minutes.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// An object as it came: each field's value byte for byte, in its place.
 type Fields = IndexMap<String, Box<RawValue>>;
@@ -368,6 +372,7 @@ impl FirewallDesk {
     }
 }
 
+/// Writes until a fresh look finds nothing left to change, and no change under way.
 async fn write(
     arm: &Arm,
     id: &ArmId,
@@ -375,17 +380,46 @@ async fn write(
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
-    let mut tries = 0;
-    loop {
-        tries += 1;
+    let deadline = Instant::now() + PATIENCE;
+    let mut waits = busy_waits();
+    let mut last = None;
+    while Instant::now() < deadline {
+        if last.is_some() {
+            tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
+        }
         let body = arm.get_raw(id, NETWORK).await?;
-        let Some((body, etag)) = edit(&body, edits, collection, settings)? else { return Ok(()) };
+        let edited = edit(&body, edits, collection, settings)?;
+        if is_under_way(&body) {
+            last = Some("another change is under way".to_owned());
+            continue;
+        }
+        let Some((body, etag)) = edited else { return Ok(()) };
         tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall: this takes minutes");
         match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
-            Err(error) if error.code() == "PreconditionFailed" && tries < TRIES => {}
-            written => return Ok(written?),
+            // And another look: whoever read it before may have written it after.
+            Ok(()) => (last, waits) = (None, busy_waits()),
+            Err(error) if error.is_overtaken() => last = Some(error.to_string()),
+            Err(error) => return Err(error.into()),
         }
     }
+    let reason = last.unwrap_or_else(|| "what is written is gone again".to_owned());
+    Err(CallError::Silent { what: format!("PUT {id}"), reason: format!("others change it: {reason}") }.into())
+}
+
+/// Whether a change of the firewall is under way.
+fn is_under_way(body: &[u8]) -> bool {
+    #[derive(Default, Deserialize)]
+    struct Firewall {
+        #[serde(default)]
+        properties: Properties,
+    }
+    #[derive(Default, Deserialize)]
+    struct Properties {
+        #[serde(default, rename = "provisioningState")]
+        state: Option<String>,
+    }
+    let state = serde_json::from_slice::<Firewall>(body).unwrap_or_default().properties.state;
+    state.is_some_and(|state| state.eq_ignore_ascii_case("Updating"))
 }
 
 #[cfg(test)]

@@ -12,18 +12,27 @@ use crate::look::{Look, Memory};
 use crate::names::{self, Key, Name};
 use crate::network::{Network, Peer, exposures};
 use crate::provider::{Azure, Scene};
+use crate::settings::Settings;
 
 /// The target of a virtual machine.
 fn target(vm: &ArmId) -> Option<TargetId> {
     TargetId::from_segments(&["azure", vm.subscription(), vm.group(), vm.name()]).ok()
 }
 
+/// What a subscription holds of ours.
+pub(crate) struct Seen {
+    /// What is for its own machines.
+    pub(crate) sightings: Vec<Sighting>,
+    /// For which machines of other subscriptions something is: in the firewall of a hub.
+    pub(crate) of_others: Vec<TargetId>,
+}
+
 /// Every target that holds something of ours, from the names of rules alone (I2).
 ///
 /// # Errors
 /// The subscription could not be read.
-pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Vec<Sighting>, CallError> {
-    let before = azure.groups.turns();
+pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Seen, CallError> {
+    let before = azure.groups.moments();
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.learn(&network.groups, &before);
     let deployment = &azure.settings.deployment;
@@ -34,17 +43,16 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Vec<Sight
         .filter_map(|vm| Some((target(&vm)?, vm)))
         .map(|(target, vm)| (Key::of(deployment, &target), (target, vm)))
         .collect();
-    let mut seen = traces(&network, deployment);
+    let mut seen = traces(&network, &azure.settings);
     // Somebody may have wiped all that was there: then only we know that something was.
-    let remembered = azure
-        .remembered_targets()
-        .into_iter()
-        .filter(|target| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription));
+    let is_here =
+        |target: &TargetId| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription);
+    let remembered = azure.remembered_targets().into_iter().filter(is_here);
     for target in remembered {
         let key = Key::of(deployment, &target);
         seen.entry(key).or_default().named = Some(target);
     }
-    let mut sightings = Vec::new();
+    let (mut sightings, mut of_others) = (Vec::new(), Vec::new());
     for (key, traces) in seen {
         match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
@@ -55,13 +63,14 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Vec<Sight
                     scene.look(target, deployment, &remembered).observation(azure.settings.flush_connection);
                 sightings.push(Sighting { target: target.clone(), held: Some(observation) });
             }
-            (None, Some(target)) => sightings.push(Sighting { target, held: None }),
+            (None, Some(target)) if is_here(&target) => sightings.push(Sighting { target, held: None }),
+            (None, Some(target)) => of_others.push(target),
             (None, None) => tracing::warn!(
                 %key, subscription, "rules of a machine that is gone are left, and its name is too long to be in them: delete them by hand"
             ),
         }
     }
-    Ok(sightings)
+    Ok(Seen { sightings, of_others })
 }
 
 /// Where rules of ours for one target are.
@@ -73,7 +82,8 @@ struct Traces {
 }
 
 /// The keys in the names of our rules.
-fn traces(network: &Network, deployment: &str) -> BTreeMap<Key, Traces> {
+fn traces(network: &Network, settings: &Settings) -> BTreeMap<Key, Traces> {
+    let deployment = &settings.deployment;
     let in_groups = network.groups.values().flat_map(|group| {
         group.rules.iter().map(|rule| (&group.id, rule.name.as_str(), rule.description.as_str()))
     });
@@ -85,7 +95,10 @@ fn traces(network: &Network, deployment: &str) -> BTreeMap<Key, Traces> {
         let Some(key) = Name::read(rule).and_then(|name| name.key().cloned()) else { continue };
         if key.is_of(deployment) {
             let of_key = traces.entry(key.clone()).or_default();
-            let named = || names::target_of(description, place.subscription(), &key, deployment);
+            // A group is in the subscription of its machines; a firewall need not be.
+            let of = |subscription: &str| names::target_of(description, subscription, &key, deployment);
+            let elsewhere = || settings.subscriptions.iter().find_map(|subscription| of(subscription));
+            let named = || of(place.subscription()).or_else(elsewhere);
             of_key.named = of_key.named.take().or_else(named);
             of_key.groups.insert(place.clone());
         }
@@ -105,7 +118,7 @@ pub(crate) async fn assess(
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let nothing = Memory::default();
-    let traces = traces(&network, &azure.settings.deployment);
+    let traces = traces(&network, &azure.settings);
     let nowhere = BTreeSet::new();
     let judge = |vm: ArmId| {
         let target = target(&vm)?;

@@ -1,10 +1,11 @@
 //! Network security groups as we know them: one write at a time for each, on what the last read and the writes since say.
 //!
 //! Azure refuses a write of a group while another is under way. After any error what is known is forgotten, and the next
-//! write reads first.
+//! write reads first. Others write the group as well, another broker among them: a read that shows something else than is
+//! known, and cannot be told to be newer, has the next write read first, too.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::arm::{Arm, NETWORK};
-use crate::error::CallError;
+use crate::error::{CallError, WriteError};
 use crate::id::{ArmId, is_plain};
 use crate::network::Group;
 use crate::plan::Act;
@@ -31,8 +32,10 @@ pub(crate) struct Groups {
 #[derive(Default)]
 pub(crate) struct Desk {
     known: Mutex<Option<Group>>,
-    /// Counts turns: a read that began before one is older than what is known after it.
-    turns: AtomicU64,
+    /// Counts where turns begin and end, and what is taken in: a read that began before is older than what is known after.
+    moments: AtomicU64,
+    /// A read was of no use that may have seen what is not known.
+    is_doubted: AtomicBool,
 }
 
 /// The turn to write a group.
@@ -40,6 +43,14 @@ pub(crate) struct Turn<'a> {
     arm: &'a Arm,
     id: &'a ArmId,
     known: MutexGuard<'a, Option<Group>>,
+    moments: &'a AtomicU64,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        // Before the next one's turn: what was read during this one may not have seen what it wrote.
+        self.moments.fetch_add(1, Ordering::SeqCst);
+    }
 }
 
 impl Groups {
@@ -48,20 +59,25 @@ impl Groups {
         Arc::clone(desks.entry(id.clone()).or_default())
     }
 
-    /// How many turns each group had: before a read.
-    pub(crate) fn turns(&self) -> HashMap<ArmId, u64> {
+    /// Where each group stands: before a read.
+    pub(crate) fn moments(&self) -> HashMap<ArmId, u64> {
         let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
-        desks.iter().map(|(id, desk)| (id.clone(), desk.turns.load(Ordering::SeqCst))).collect()
+        desks.iter().map(|(id, desk)| (id.clone(), desk.moments.load(Ordering::SeqCst))).collect()
     }
 
-    /// Takes in what was read, where nothing was written meanwhile.
+    /// Takes in what was read, where nothing was written or taken in meanwhile.
     pub(crate) fn learn(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
             let desk = self.desk(id);
-            if let Ok(mut known) = desk.known.try_lock()
-                && desk.turns.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0)
-            {
+            let Ok(mut known) = desk.known.try_lock() else {
+                desk.is_doubted.store(true, Ordering::SeqCst);
+                continue;
+            };
+            if desk.moments.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0) {
+                desk.moments.fetch_add(1, Ordering::SeqCst);
                 *known = Some(group.clone());
+            } else if known.as_ref() != Some(group) {
+                *known = None;
             }
         }
     }
@@ -70,9 +86,12 @@ impl Groups {
 impl Desk {
     /// Waits for the turn to write. Those who wait are served in order.
     pub(crate) async fn turn<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> Turn<'a> {
-        let known = self.known.lock().await;
-        self.turns.fetch_add(1, Ordering::SeqCst);
-        Turn { arm, id, known }
+        let mut known = self.known.lock().await;
+        self.moments.fetch_add(1, Ordering::SeqCst);
+        if self.is_doubted.swap(false, Ordering::SeqCst) {
+            *known = None;
+        }
+        Turn { arm, id, known, moments: &self.moments }
     }
 }
 
@@ -115,7 +134,7 @@ impl Turn<'_> {
     }
 
     /// Carries out what was planned.
-    pub(crate) async fn act(&mut self, act: &Act) -> Result<(), CloudError> {
+    pub(crate) async fn act(&mut self, act: &Act) -> Result<(), WriteError> {
         tracing::info!(group = %self.id, ?act, "changing a network security group");
         match act {
             Act::Put(_, rule) => self.put(rule).await?,
@@ -129,17 +148,17 @@ impl Turn<'_> {
     }
 
     /// Gives a rule of a customer's another priority. Everything else of it is written as it was read.
-    async fn move_rule(&mut self, name: &str, to: u16) -> Result<(), CloudError> {
+    async fn move_rule(&mut self, name: &str, to: u16) -> Result<(), WriteError> {
+        let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         if !is_plain(name) {
-            return Err(CloudError::refused(format!(
-                "the name of rule {name:?} cannot be sent; move it by hand"
-            )));
+            return Err(refused(format!("the name of rule {name:?} cannot be sent; move it by hand")));
         }
         let path = format!("{}/securityrules/{name}", self.id);
-        let id = ArmId::new(&path).ok_or_else(|| CloudError::refused(format!("{path} is no resource")))?;
+        let id = ArmId::new(&path).ok_or_else(|| refused(format!("{path} is no resource")))?;
         let body = self.arm.get_raw(&id, NETWORK).await?;
         let (body, etag) = with_priority(&body, to).map_err(|error| {
-            CloudError::unavailable(format!("rule {name} of {} cannot be read: {error}", self.id))
+            let reason = format!("rule {name} of {} cannot be read: {error}", self.id);
+            WriteError::Refused(CloudError::unavailable(reason))
         })?;
         Ok(self.arm.put_raw(&path, NETWORK, body, etag.as_deref()).await?)
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use postern_cloud::{Drift, Observation};
+use postern_cloud::{Drift, Observation, Reach};
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 
@@ -289,11 +289,16 @@ impl<'a> Look<'a> {
         let all: BTreeSet<CloudWindow> = places.iter().flatten().cloned().chain(begun).collect();
         let (windows, partial) =
             all.into_iter().partition(|window| places.iter().all(|place| place.contains(window)));
-        Observation { windows, partial, drift: self.drift(flush), reach: self.machine.reach(self.mapped()) }
+        Observation { windows, partial, drift: self.drift(flush), reach: self.reach() }
+    }
+
+    /// How the ports that windows open are reached.
+    pub(crate) fn reach(&self) -> Reach {
+        self.machine.reach(&self.shut(), self.mapped())
     }
 
     /// The ports of the firewall that lead to the machine's.
-    pub(crate) fn mapped(&self) -> BTreeMap<ProtectedPort, SocketAddr> {
+    fn mapped(&self) -> BTreeMap<ProtectedPort, SocketAddr> {
         let Some(public) = self.machine.front.as_ref().and_then(|front| front.public) else {
             return BTreeMap::new();
         };

@@ -20,6 +20,8 @@ pub(crate) struct Machine {
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
     pub(crate) front: Option<Front>,
+    /// The public address that is its own; of several, the first.
+    pub(crate) public: Option<IpAddr>,
     /// Where load balancers translate to its ports.
     pub(crate) forwards: BTreeMap<ProtectedPort, SocketAddr>,
 }
@@ -50,6 +52,8 @@ impl Machine {
                         .collect();
                 machine.groups.extend(groups.iter().cloned());
                 machine.doors.push(Door { ip: address.ip, roles: address.roles.clone(), groups });
+                let public = address.public.as_ref().and_then(|public| network.public.get(public));
+                machine.public = machine.public.or(public.copied());
                 let routes = subnet.and_then(|subnet| network.routes.get(subnet.routes.as_ref()?));
                 if let Some(appliance) = routes.and_then(|routes| routes.appliance) {
                     machine.front = machine.front.take().or_else(|| front(network, appliance));
@@ -86,9 +90,16 @@ impl Machine {
         self.front.as_ref().filter(|_| !is_private(source))
     }
 
-    /// How it is reached, with these ports of its firewall.
-    pub(crate) fn reach(&self, mapped: BTreeMap<ProtectedPort, SocketAddr>) -> Reach {
-        let mut endpoints = self.forwards.clone();
+    /// How these ports of it are reached, with those of its firewall.
+    pub(crate) fn reach(
+        &self,
+        ports: &BTreeSet<ProtectedPort>,
+        mapped: BTreeMap<ProtectedPort, SocketAddr>,
+    ) -> Reach {
+        let at =
+            |public: IpAddr| ports.iter().map(move |port| (*port, SocketAddr::new(public, port.port.get())));
+        let mut endpoints: BTreeMap<_, _> = self.public.into_iter().flat_map(at).collect();
+        endpoints.extend(self.forwards.clone());
         endpoints.extend(mapped);
         let translation = self.front.as_ref().map(|front| Translation {
             keeps: private().into_iter().filter_map(|net| net.to_string().parse().ok()).collect(),

@@ -250,6 +250,12 @@ pub(crate) fn collection(deployment: &str) -> String {
     format!("{OURS}{}", owner(deployment))
 }
 
+/// Some number that is the same each time for a rule's name and a try.
+pub(crate) fn place(name: &str, tries: usize) -> usize {
+    let digest = Sha256::digest(format!("{name} {tries}"));
+    digest.iter().take(4).fold(0, |number, byte| number << 8 | usize::from(*byte))
+}
+
 fn rule_digest(rule: &str) -> String {
     digest(&rule.to_ascii_lowercase(), 12)
 }

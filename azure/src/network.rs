@@ -23,6 +23,14 @@ pub(crate) struct Network {
     pub(crate) forwards: BTreeMap<ArmId, Forward>,
 }
 
+impl Network {
+    /// The public addresses that interfaces have of their own.
+    pub(crate) fn public_of_interfaces(&self) -> BTreeSet<ArmId> {
+        let addresses = self.interfaces.iter().flat_map(|interface| &interface.addresses);
+        addresses.filter_map(|address| address.public.clone()).collect()
+    }
+}
+
 /// A network interface.
 #[derive(Debug, Clone)]
 pub(crate) struct Interface {
@@ -39,6 +47,8 @@ pub(crate) struct Address {
     /// Its application security groups.
     pub(crate) roles: BTreeSet<ArmId>,
     pub(crate) forwards: Vec<ArmId>,
+    /// The public address that is translated to it.
+    pub(crate) public: Option<ArmId>,
 }
 
 /// A subnet.
@@ -72,6 +82,8 @@ pub(crate) struct Firewall {
     pub(crate) subnet: Option<ArmId>,
     /// The policy that holds its rules, if they are not its own.
     pub(crate) policy: Option<String>,
+    /// Whether no change of it is under way.
+    pub(crate) is_settled: bool,
     pub(crate) nat: Vec<NatRule>,
 }
 

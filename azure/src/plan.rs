@@ -5,6 +5,8 @@
 //! that ours come first, ours are put before theirs; and only where there is no room before theirs, theirs is moved behind
 //! ours, with a note in the group of where it was.
 
+mod release;
+
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
@@ -17,6 +19,8 @@ use crate::names::{self, Deny, Family, Moved, Name, PORTS_PER_RULE};
 use crate::network::{Group, Rule, exposures};
 use crate::rules::{NewRule, What};
 use crate::settings::Priorities;
+
+pub(crate) use release::{lost_notes, moved_away, notes_taken, release};
 
 /// The greatest priority of a rule (Microsoft Learn, "Network security groups").
 const LAST: u16 = 4096;
@@ -160,7 +164,7 @@ impl Draft<'_> {
         let last = self.last_if(ports, &open)?;
         let moving: Vec<Rule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
         for rule in &moving {
-            self.note(rule)?;
+            self.note(&rule.name, rule.priority)?;
         }
         self.shut(ports, |draft, ports, family| draft.behind(ports, family, &open))?;
         for rule in &moving {
@@ -287,15 +291,16 @@ impl Draft<'_> {
         self.group.rules.retain(|rule| !behind.contains(&rule.name));
     }
 
-    fn note(&mut self, rule: &Rule) -> Result<(), Impossible> {
-        let name = Name::Moved(Moved::new(self.look.deployment, rule.priority, &rule.name)).to_string();
-        if self.group.rule(&name).is_some() {
+    fn note(&mut self, rule: &str, was_at: u16) -> Result<(), Impossible> {
+        let name = Name::Moved(Moved::new(self.look.deployment, was_at, rule)).to_string();
+        // One that was moved before has its note: where it was at first.
+        if notes(&self.group, self.look.deployment).any(|(_, moved)| moved.was(rule)) {
             return Ok(());
         }
         // From the very end: a note decides nothing, and takes no place of those that do.
         let mut places = (*self.priorities.windows.start()..=LAST).rev();
         let priority = places.find(|it| !self.group.is_taken(*it)).ok_or_else(|| self.full("for a note"))?;
-        let description = names::describe_moved(&rule.name, rule.priority);
+        let description = names::describe_moved(rule, was_at);
         self.put(NewRule { name, priority, allows: false, what: What::Nothing, description });
         Ok(())
     }
@@ -307,12 +312,7 @@ impl Draft<'_> {
             return Ok(());
         }
         let to = self.free(last + 1..=LAST).ok_or_else(|| self.full("behind Postern's"))?;
-        let passed = self.group.rules.iter().find(|other| {
-            (rule.priority + 1..to).contains(&other.priority)
-                && other.allows != rule.allows
-                && Name::read(&other.name).is_none()
-                && other.traffic.overlaps(&rule.traffic)
-        });
+        let passed = passed(&self.group, rule, to);
         if let Some(passed) = passed {
             return Err(Impossible(format!(
                 "rule {} of {} cannot be moved behind Postern's without passing rule {} (priority {}), which says otherwise: move or narrow it by hand",
@@ -355,80 +355,36 @@ impl Draft<'_> {
     }
 }
 
-/// The free priority for a window: before every one of ours that shuts something of the machine.
-pub(crate) fn window_priority(look: &Look<'_>, group: &Group, priorities: &Priorities) -> Option<u16> {
+/// The free priority for a window: before every one of ours that shuts something of the machine. The first of them; after
+/// somebody else was faster one that the name of the rule decides, so that two who write one group do not meet again.
+pub(crate) fn window_priority(
+    look: &Look<'_>,
+    group: &Group,
+    priorities: &Priorities,
+    name: &str,
+    tries: usize,
+) -> Option<u16> {
     let shut = look.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(LAST);
-    let mut ours = *priorities.windows.start()..shut.min(priorities.windows.end().saturating_add(1));
-    ours.find(|priority| !group.is_taken(*priority))
+    let ours = *priorities.windows.start()..shut.min(priorities.windows.end().saturating_add(1));
+    let free: Vec<u16> = ours.filter(|priority| !group.is_taken(*priority)).collect();
+    let place = if tries == 0 { 0 } else { names::place(name, tries) };
+    free.get(place.checked_rem(free.len())?).copied()
 }
 
-/// What is to be done so that nothing of ours for the machine is left, and rules of others are where they were.
-pub(crate) fn release(look: &Look<'_>, priorities: &Priorities) -> Result<Vec<Act>, Impossible> {
-    let key = look.key();
-    let (mut acts, mut moves, mut marks) = (Vec::new(), Vec::new(), Vec::new());
-    for group in look.groups.values() {
-        let ours: Vec<(&Rule, Name)> = look.ours(group).collect();
-        if !ours.is_empty() || look.machine.groups.contains(&group.id) {
-            moves.extend(move_back(look, group)?);
-        }
-        for (rule, name) in ours {
-            let list = if matches!(name, Name::Release(_)) { &mut marks } else { &mut acts };
-            list.push(Act::Delete(group.id.clone(), rule.name.clone()));
-        }
-    }
-    // Ours go first: one of them may have the priority that another's goes back to.
-    acts.extend(moves);
-    if marks.is_empty()
-        && acts.len() > 1
-        && let Some(first) = acts.first().map(Act::group).and_then(|id| look.groups.get(id))
-    {
-        let mut places = (*priorities.windows.start()..=LAST).rev();
-        let priority = places.find(|priority| !first.is_taken(*priority)).ok_or_else(|| {
-            Impossible(format!(
-                "there is no free priority in {} for the mark of a release; free one",
-                first.id.name()
-            ))
-        })?;
-        let (name, description) =
-            (Name::Release(key).to_string(), "Postern: a release is under way".to_owned());
-        let mark = NewRule { name: name.clone(), priority, allows: false, what: What::Nothing, description };
-        acts.insert(0, Act::Put(first.id.clone(), mark));
-        marks.push(Act::Delete(first.id.clone(), name));
-    }
-    acts.extend(marks);
-    Ok(acts)
+/// The rule of somebody else's that a rule would pass on its way behind, and that says otherwise.
+fn passed<'a>(group: &'a Group, rule: &Rule, to: u16) -> Option<&'a Rule> {
+    group.rules.iter().find(|other| {
+        (rule.priority + 1..to).contains(&other.priority)
+            && other.allows != rule.allows
+            && Name::read(&other.name).is_none()
+            && other.traffic.overlaps(&rule.traffic)
+    })
 }
 
-/// Moves rules of others back to where they were, unless what other targets have shut would be open again.
-fn move_back(look: &Look<'_>, group: &Group) -> Result<Vec<Act>, Impossible> {
-    let key = look.key();
-    let is_others = |rule: &&Rule| matches!(Name::read(&rule.name), Some(Name::Deny(deny)) if deny.key != key && deny.key.is_of(look.deployment));
-    let others: Vec<&Rule> = group.rules.iter().filter(is_others).collect();
-    let mut acts = Vec::new();
-    for (note, moved) in notes(group, look.deployment) {
-        let rule = group.rules.iter().find(|rule| moved.was(&rule.name));
-        if rule.is_some_and(|rule| others.iter().any(|deny| deny.traffic.overlaps(&rule.traffic))) {
-            continue;
-        }
-        if let Some(rule) = rule.filter(|rule| rule.priority != moved.priority) {
-            let taken = group.rules.iter().find(|other| other.priority == moved.priority);
-            if let Some(taken) =
-                taken.filter(|taken| !look.ours(group).any(|(ours, _)| ours.name == taken.name))
-            {
-                return Err(Impossible(format!(
-                    "rule {} of {} cannot go back to priority {}: rule {} has it now; move that one first",
-                    rule.name,
-                    group.id.name(),
-                    moved.priority,
-                    taken.name
-                )));
-            }
-            let (id, to) = (group.id.clone(), moved.priority);
-            acts.push(Act::Move { group: id, rule: rule.name.clone(), from: rule.priority, to });
-        }
-        acts.push(Act::Delete(group.id.clone(), note.name.clone()));
-    }
-    Ok(acts)
+/// The rules of ours that shut ports of any machine.
+fn denies<'a>(group: &'a Group, deployment: &'a str) -> impl Iterator<Item = (&'a Rule, Deny)> + 'a {
+    let denies = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?.deny()?)));
+    denies.filter(|(_, deny)| deny.key.is_of(deployment))
 }
 
 #[cfg(test)]

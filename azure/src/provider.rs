@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use postern_cloud::{
-    CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Survey, Sweep,
-    Unread,
+    CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Sighting, Survey,
+    Sweep, Unread,
 };
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
@@ -42,6 +42,17 @@ struct Known {
     scene: Option<Arc<Scene>>,
     /// What shut ports then.
     locked: Memory,
+}
+
+impl Known {
+    /// Takes in what shuts ports now. What is being released is not to come back.
+    fn learn(&mut self, look: &Look<'_>) {
+        if look.is_releasing() {
+            self.locked = Memory::default();
+        } else {
+            self.locked.learn(look);
+        }
+    }
 }
 
 /// A machine, and what is on its way.
@@ -116,10 +127,10 @@ impl Azure {
     }
 
     /// Reads everything on the way to a target.
-    async fn read(&self, target: &TargetId) -> Result<Scene, CloudError> {
+    pub(crate) async fn read(&self, target: &TargetId) -> Result<Scene, CloudError> {
         let vm = self.vm(target)?;
         self.forget(target);
-        let before = self.groups.turns();
+        let before = self.groups.moments();
         let network = self.reader().machine(&vm).await.map_err(|error| not_found(error, target))?;
         self.groups.learn(&network.groups, &before);
         Ok(Scene::of(&network, &vm))
@@ -143,17 +154,18 @@ impl Azure {
         let mut machines = self.machines();
         let known = machines.entry(target.clone()).or_default();
         known.scene = Some(Arc::clone(scene));
-        if look.is_releasing() {
-            known.locked = Memory::default();
-        } else {
-            known.locked.learn(&look);
-        }
+        known.learn(&look);
     }
 
     fn forget(&self, target: &TargetId) {
         if let Some(known) = self.machines().get_mut(target) {
             known.scene = None;
         }
+    }
+
+    /// Forgets all of a target, what shut its ports included.
+    pub(crate) fn unlearn(&self, target: &TargetId) {
+        self.machines().remove(target);
     }
 
     /// What shut ports when the target was last looked at.
@@ -179,10 +191,7 @@ impl Azure {
             known.scene = None;
         }
         let nothing = Memory::default();
-        let look = seen.look(target, &self.settings.deployment, &nothing);
-        if !look.is_releasing() {
-            known.locked.learn(&look);
-        }
+        known.learn(&seen.look(target, &self.settings.deployment, &nothing));
     }
 
     fn machines(&self) -> std::sync::MutexGuard<'_, HashMap<TargetId, Known>> {
@@ -200,7 +209,7 @@ impl Azure {
     }
 
     /// Everything of ours for a target in its subscription, whether or not the machine still exists.
-    async fn everywhere(&self, target: &TargetId) -> Result<(Scene, bool), CloudError> {
+    pub(crate) async fn everywhere(&self, target: &TargetId) -> Result<(Scene, bool), CloudError> {
         let (mut scene, exists) = match self.read(target).await {
             Ok(scene) => (scene, true),
             Err(CloudError::NotFound { .. }) => {
@@ -246,9 +255,9 @@ impl Provider for Azure {
             self.forget(target);
             let scene = self.scene(target).await?;
             let look = scene.look(target, &self.settings.deployment, &nothing);
-            return Ok(scene.machine.reach(look.mapped()));
+            return Ok(look.reach());
         }
-        Ok(scene.machine.reach(BTreeMap::new()))
+        Ok(look.reach())
     }
 
     async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
@@ -263,19 +272,13 @@ impl Provider for Azure {
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let _turn = self.lockdowns.lock().await;
-        let (scene, exists) = self.everywhere(target).await?;
-        let remembered = self.remembered(target);
-        let look = scene.look(target, &self.settings.deployment, &remembered);
-        let done = if exists {
-            self.put_right(&look).await
-        } else {
-            self.carry_out(&self.plan_release_of(&look)?.acts).await
-        };
+        let done = self.put_right(target).await;
         self.forget(target);
-        if !exists && done.is_ok() {
-            self.machines().remove(target);
-        }
         done
+    }
+
+    fn taken_over(&self, target: &TargetId) {
+        self.unlearn(target);
     }
 
     async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
@@ -287,10 +290,23 @@ impl Provider for Azure {
 
     async fn sweep(&self) -> Sweep {
         let mut sweep = Sweep::default();
+        let mut elsewhere = Vec::new();
         for subscription in &self.settings.subscriptions {
             match fleet::sweep(self, subscription).await {
-                Ok(sightings) => sweep.sightings.extend(sightings),
+                Ok(fleet::Seen { sightings, of_others }) => {
+                    sweep.sightings.extend(sightings);
+                    elsewhere.extend(of_others);
+                }
                 Err(error) => sweep.unread.push(unread(subscription, error)),
+            }
+        }
+        // What a hub's firewall holds for a machine that its own subscription shows is seen with that. Where that could not
+        // be read, nothing is known of the machine.
+        if sweep.unread.is_empty() {
+            for target in elsewhere {
+                if !sweep.sightings.iter().any(|sighting| sighting.target == target) {
+                    sweep.sightings.push(Sighting { target, held: None });
+                }
             }
         }
         sweep
@@ -315,9 +331,7 @@ impl Provider for Azure {
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let _turn = self.lockdowns.lock().await;
-        let (scene, nothing) = (self.read(&order.target).await?, Memory::default());
-        let look = scene.look(&order.target, &self.settings.deployment, &nothing);
-        let done = self.lock(&look, order).await;
+        let done = self.lock(order).await;
         self.forget(&order.target);
         done
     }
@@ -330,12 +344,10 @@ impl Provider for Azure {
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
         let _turn = self.lockdowns.lock().await;
-        let ((scene, exists), nothing) = (self.everywhere(target).await?, Memory::default());
-        let look = scene.look(target, &self.settings.deployment, &nothing);
         // From here on nothing is put back that is taken away.
-        self.machines().remove(target);
-        let done = self.release_now(&look, exists).await;
-        self.machines().remove(target);
+        self.unlearn(target);
+        let done = self.release_now(target).await;
+        self.unlearn(target);
         done
     }
 }

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use crate::arm::{Arm, COMPUTE, NETWORK};
 use crate::error::CallError;
 use crate::id::ArmId;
-use crate::network::{Group, Interface, Network};
+use crate::network::{Firewall, Group, Interface, Network};
 use crate::wire;
 
 /// What is read of a virtual machine: the SDK has no models of Microsoft.Compute in this crate.
@@ -85,6 +85,9 @@ impl Reader<'_> {
         if network.routes.values().any(|table| table.appliance.is_some()) {
             self.add_firewalls(&mut network).await?;
         }
+        for public in network.public_of_interfaces() {
+            self.add_public(&mut network, &public).await?;
+        }
         for path in balancers {
             let balancer: azure::LoadBalancer = self.arm.get(&path, NETWORK).await?;
             self.add_balancer(&mut network, &balancer).await?;
@@ -123,6 +126,10 @@ impl Reader<'_> {
         if network.routes.values().any(|table| table.appliance.is_some()) {
             self.add_firewalls(&mut network).await?;
         }
+        if !network.public_of_interfaces().is_empty() {
+            let all: Vec<azure::PublicIpAddress> = self.arm.list(&path("publicIPAddresses"), NETWORK).await?;
+            network.public.extend(all.iter().filter_map(wire::public));
+        }
         if network.interfaces.iter().flat_map(|it| &it.addresses).any(|address| !address.forwards.is_empty())
         {
             let balancers: Vec<azure::LoadBalancer> = self.arm.list(&path("loadBalancers"), NETWORK).await?;
@@ -138,6 +145,13 @@ impl Reader<'_> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/networkSecurityGroups");
         let groups: Vec<azure::NetworkSecurityGroup> = self.arm.list(&path, NETWORK).await?;
         Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
+    }
+
+    /// Every firewall of every subscription.
+    pub(crate) async fn all_firewalls(&self) -> Result<Vec<Firewall>, CallError> {
+        let lists =
+            try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
+        Ok(lists.iter().flatten().filter_map(wire::firewall).collect())
     }
 
     /// Every virtual machine of a subscription.
@@ -180,9 +194,7 @@ impl Reader<'_> {
     /// another's.
     async fn add_firewalls(&self, network: &mut Network) -> Result<(), CallError> {
         let appliances: BTreeSet<_> = network.routes.values().filter_map(|table| table.appliance).collect();
-        let lists =
-            try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
-        network.firewalls = lists.iter().flatten().filter_map(wire::firewall).collect();
+        network.firewalls = self.all_firewalls().await?;
         network.firewalls.retain(|firewall| firewall.private.iter().any(|ip| appliances.contains(ip)));
         let subnets: BTreeSet<ArmId> = network.firewalls.iter().filter_map(|it| it.subnet.clone()).collect();
         let missing: BTreeSet<ArmId> =

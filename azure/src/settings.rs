@@ -40,11 +40,11 @@ pub struct Rates {
 
 impl Default for Rates {
     /// Azure Resource Manager allows a principal 250 reads and 25 more each second, 200 writes and 10 more (Microsoft
-    /// Learn, "Understand how Azure Resource Manager throttles requests"); Microsoft.Network allows 1,000 writes in five
-    /// minutes. Consoles and scripts draw from the same: half of the reads is left to them. A window's end does not wait
-    /// for others: the writes are not shared.
+    /// Learn, "Understand how Azure Resource Manager throttles requests"); Microsoft.Network allows 1,000 writes in any
+    /// five minutes, those that come at once and those that follow. Consoles and scripts draw from the same: half of the
+    /// reads is left to them. A window's end does not wait for others: the writes are not shared.
     fn default() -> Self {
-        Self { reads: (125, 12), writes: (200, 10), network_writes: (1000, 3) }
+        Self { reads: (125, 12), writes: (200, 10), network_writes: (400, 2) }
     }
 }
 
@@ -158,5 +158,33 @@ impl Default for FirewallSettings {
     /// 50000 to 59999, and 200.
     fn default() -> Self {
         Self { ports: 50000..=59999, priority: 200 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn five_minutes_of_calls_are_no_more_than_microsoft_network_takes() {
+        let Rates { reads, network_writes, .. } = Rates::default();
+        let most = |(at_once, each_second): (u32, u32)| at_once + 300 * each_second;
+        assert!(most(network_writes) <= 1000 && most(reads) <= 10_000);
+    }
+
+    #[test]
+    fn every_cloud_has_endpoints_of_its_own() {
+        let clouds = ["public", "government", "china"].map(|name| Environment::named(name).unwrap());
+        let suffixes = [
+            ("azure.com", "microsoftonline.com"),
+            ("usgovcloudapi.net", "microsoftonline.us"),
+            ("chinacloudapi.cn", "chinacloudapi.cn"),
+        ];
+        for (cloud, (resource_manager, authority)) in clouds.iter().zip(suffixes) {
+            assert!(cloud.resource_manager.ends_with(resource_manager), "{cloud:?}");
+            assert!(cloud.authority.ends_with(authority), "{cloud:?}");
+            assert_eq!(cloud.metadata, "http://169.254.169.254", "every VM's own");
+        }
+        assert_eq!(Environment::named("moon"), None);
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use azure_core::error::{Error, ErrorKind, ResultExt as _};
-use azure_core::headers::{HeaderName, Headers};
+use azure_core::headers::{HeaderName, Headers, IF_MATCH};
 use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, StatusCode, Url};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -24,8 +24,12 @@ const BUSY_FOR: Duration = Duration::from_secs(180);
 
 /// A client for requests whose answers hold or need secrets: no proxy, no redirects.
 pub(crate) fn http() -> reqwest::Result<reqwest::Client> {
+    http_within(REQUEST_TIMEOUT)
+}
+
+fn http_within(timeout: Duration) -> reqwest::Result<reqwest::Client> {
     reqwest::Client::builder()
-        .timeout(REQUEST_TIMEOUT)
+        .timeout(timeout)
         .connect_timeout(CONNECT_TIMEOUT)
         .redirect(reqwest::redirect::Policy::none())
         .no_proxy()
@@ -87,7 +91,9 @@ impl HttpClient for Transport {
         loop {
             self.limits.take(*request.method()).await;
             let (status, headers, body) = self.once(request).await?;
-            if is_busy(status, &body) && Instant::now() < deadline {
+            // What names an etag was made from a read that another change, which is under way, makes old: it is made anew.
+            let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);
+            if is_busy(status, &body) && !is_old && Instant::now() < deadline {
                 let wait = retry_after(&headers).max(waits.next()).unwrap_or(Duration::from_secs(1));
                 tracing::debug!(path = request.url().path(), %status, ?wait, "Azure is busy");
                 tokio::time::sleep(wait).await;
@@ -114,14 +120,17 @@ pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
 /// Whether the call took no effect, and would a moment later: too many calls, or another change of the same resource is
 /// under way.
 fn is_busy(status: StatusCode, body: &[u8]) -> bool {
+    status == StatusCode::TooManyRequests || status == StatusCode::Conflict && is_other_change(body)
+}
+
+fn is_other_change(body: &[u8]) -> bool {
     let says = |code: &[u8]| body.windows(code.len()).any(|part| part == code);
-    let is_other_change = || says(b"\"AnotherOperationInProgress\"") || says(b"\"RetryableError");
-    status == StatusCode::TooManyRequests || status == StatusCode::Conflict && is_other_change()
+    says(b"\"AnotherOperationInProgress\"") || says(b"\"RetryableError")
 }
 
 /// The least waits for Azure to be less busy: from a tenth of a second to five, each by chance longer, so that those who
 /// wait for one another do not meet again.
-fn busy_waits() -> impl Iterator<Item = Duration> {
+pub(crate) fn busy_waits() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(Duration::from_secs(5))
@@ -161,7 +170,64 @@ impl Limits {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::*;
+
+    async fn listen() -> (TcpListener, Url) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        (listener, url)
+    }
+
+    async fn ask(endpoint: &Url, rates: &Rates) -> azure_core::Result<Response> {
+        let http = http_within(Duration::from_millis(200)).unwrap();
+        let mut request = Request::new(endpoint.clone(), Method::Put);
+        request.insert_header("authorization", "Bearer a-token");
+        request.set_body(azure_core::EMPTY_BODY);
+        Transport::new(http, endpoint.clone(), rates).execute_request(&request).await
+    }
+
+    #[tokio::test]
+    async fn a_request_that_nobody_answers_ends_at_its_deadline() {
+        let (silent, url) = listen().await;
+        let asked = tokio::time::timeout(Duration::from_secs(20), ask(&url, &Rates::default())).await;
+        let error = asked.unwrap().unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Io), "{error:?}");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_redirect_leads_no_token_elsewhere() {
+        let ((here, url), (elsewhere, to)) = (listen().await, listen().await);
+        let redirecting = async {
+            let (mut stream, _) = here.accept().await.unwrap();
+            let mut head = [0; 4096];
+            let read = stream.read(&mut head).await.unwrap();
+            assert!(String::from_utf8_lossy(&head[..read]).contains("Bearer a-token"));
+            let answer =
+                format!("HTTP/1.1 307 Temporary Redirect\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        };
+        let rates = Rates::default();
+        let (answer, ()) = tokio::join!(ask(&url, &rates), redirecting);
+        assert_eq!(u16::from(answer.unwrap().status()), 307);
+        let nobody = tokio::time::timeout(Duration::from_millis(100), elsewhere.accept()).await;
+        assert!(nobody.is_err(), "the token went elsewhere");
+    }
+
+    #[tokio::test]
+    async fn calls_are_held_to_their_rates() {
+        let limits = Limits::new(&Rates { reads: (1, 4), writes: (100, 100), network_writes: (2, 4) });
+        for (method, calls) in [(Method::Get, 3), (Method::Put, 4)] {
+            let start = Instant::now();
+            for _ in 0..calls {
+                limits.take(method).await;
+            }
+            assert!(start.elapsed() >= Duration::from_millis(450), "{calls} of {method:?}");
+        }
+    }
 
     #[test]
     fn only_an_answer_that_says_so_is_busy() {

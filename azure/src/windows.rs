@@ -6,11 +6,11 @@ use futures_util::future::join_all;
 use postern_cloud::CloudError;
 use postern_core::plan::CloudWindow;
 
-use crate::error::CallError;
+use crate::error::WriteError;
 use crate::firewall::{ChangeError, Edit, NewNatRule};
 use crate::groups::Turn;
 use crate::id::ArmId;
-use crate::look::Look;
+use crate::look::{Held, Look};
 use crate::machine::Front;
 use crate::names::{self, Allow, Content, Family};
 use crate::network::{Group, Peer};
@@ -20,8 +20,8 @@ use crate::reader::Reader;
 use crate::rules::{NewRule, What};
 use crate::settings::Flush;
 
-/// So often a write is tried whose priority somebody else took meanwhile.
-const TRIES: usize = 5;
+/// So often a group is tried in which somebody else was faster.
+const TRIES: usize = 10;
 
 impl Azure {
     /// Opens windows at every place: first at the firewall, which knows who comes through, and then at the groups.
@@ -64,11 +64,11 @@ impl Azure {
         let mut turn = desk.turn(&self.arm, id).await;
         let mut tries = 0;
         loop {
-            tries += 1;
-            match self.try_open_in(&mut turn, look, straight, through).await {
-                Err(OpenError::Call(error)) if error.is_conflict() && tries < TRIES => turn.forget(),
+            match self.try_open_in(&mut turn, look, straight, through, tries).await {
+                Err(error) if error.is_overtaken() && tries < TRIES => turn.forget(),
                 done => return Ok(done?),
             }
+            tries += 1;
         }
     }
 
@@ -78,12 +78,13 @@ impl Azure {
         look: &Look<'_>,
         straight: &BTreeSet<CloudWindow>,
         through: &BTreeSet<CloudWindow>,
-    ) -> Result<(), OpenError> {
-        let refused = |reason: String| OpenError::Refused(CloudError::refused(reason));
+        tries: usize,
+    ) -> Result<(), WriteError> {
+        let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         let group = turn.group(self.reader()).await?;
-        let group = group.ok_or_else(|| OpenError::Refused(not_locked(look)))?;
+        let group = group.ok_or_else(|| WriteError::Refused(not_locked(look)))?;
         if look.denies(&group).is_empty() || look.is_releasing() {
-            return Err(OpenError::Refused(not_locked(look)));
+            return Err(WriteError::Refused(not_locked(look)));
         }
         if group.flushes && self.settings.flush_connection == Flush::Refuse {
             return Err(refused(format!(
@@ -91,9 +92,9 @@ impl Azure {
                 group.id.name()
             )));
         }
-        let there: BTreeSet<CloudWindow> =
-            look.held(&group).into_iter().flat_map(|held| held.windows).collect();
-        self.write_windows(turn, look, &(straight - &there), &(through - &there)).await
+        // One whose write is under way may still come to nothing: it is written again, which ends when that is in force.
+        let there: BTreeSet<CloudWindow> = settled(look.held(&group));
+        self.write_windows(turn, look, &(straight - &there), &(through - &there), tries).await
     }
 
     /// Writes the rules of windows that are not there.
@@ -103,14 +104,25 @@ impl Azure {
         look: &Look<'_>,
         straight: &BTreeSet<CloudWindow>,
         through: &BTreeSet<CloudWindow>,
-    ) -> Result<(), OpenError> {
+        tries: usize,
+    ) -> Result<(), WriteError> {
         for (windows, front) in [(straight, None), (through, look.machine.front.as_ref())] {
             for (allow, content, one) in rules_of(look, windows.iter(), front.is_some()) {
                 let group = turn.group(self.reader()).await?;
-                let group = group.ok_or_else(|| OpenError::Refused(not_locked(look)))?;
+                let group = group.ok_or_else(|| WriteError::Refused(not_locked(look)))?;
                 let sources =
                     front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
-                let rule = self.window_rule(look, &group, &allow, &content, sources, &one)?;
+                let name = names::Name::Allow(allow).to_string();
+                let kept = group.rule(&name).map(|rule| rule.priority);
+                let free = || plan::window_priority(look, &group, &self.settings.priorities, &name, tries);
+                let rule = self.window_rule(
+                    look,
+                    &group,
+                    (name.clone(), kept.or_else(free)),
+                    &content,
+                    sources,
+                    &one,
+                )?;
                 turn.put(&rule).await?;
             }
         }
@@ -122,16 +134,13 @@ impl Azure {
         &self,
         look: &Look<'_>,
         group: &Group,
-        allow: &Allow,
+        (name, priority): (String, Option<u16>),
         content: &Content,
         sources: BTreeSet<postern_core::SourcePrefix>,
         one: &CloudWindow,
-    ) -> Result<NewRule, OpenError> {
-        let refused = |reason: String| OpenError::Refused(CloudError::refused(reason));
-        let name = names::Name::Allow(allow.clone()).to_string();
-        let kept = group.rule(&name).map(|rule| rule.priority);
-        let free = || plan::window_priority(look, group, &self.settings.priorities);
-        let priority = kept.or_else(free).ok_or_else(|| {
+    ) -> Result<NewRule, WriteError> {
+        let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
+        let priority = priority.ok_or_else(|| {
             refused(format!(
                 "there is no free priority for a window in {} before the rule that shuts the port; wait until a window ends, or widen azure.priorities",
                 group.id.name()
@@ -172,7 +181,10 @@ impl Azure {
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
-        let there: BTreeSet<CloudWindow> = look.through().into_iter().flat_map(|held| held.windows).collect();
+        // What is in a firewall that is being written may not be in force yet: the change waits for that, and finds it there.
+        let is_settled = look.firewall.is_none_or(|firewall| firewall.is_settled);
+        let through = if is_settled { look.through() } else { Vec::new() };
+        let there = settled(through);
         let Some(public) = front.public.filter(|public| public.is_ipv4()) else {
             return Err(CloudError::refused(format!("the firewall {firewall} has no public address")));
         };
@@ -194,7 +206,7 @@ impl Azure {
                 port: one.port.port,
             });
         }
-        self.edit_firewall(front, edit).await
+        self.edit_firewall(&front.firewall, edit).await
     }
 
     /// Closes windows at every place: first at the groups, which is done in seconds.
@@ -219,6 +231,23 @@ impl Azure {
     ) -> Result<(), CloudError> {
         let desk = self.groups.desk(id);
         let mut turn = desk.turn(&self.arm, id).await;
+        let mut tries = 0;
+        loop {
+            match self.try_close_in(&mut turn, look, windows, tries).await {
+                Err(error) if error.is_overtaken() && tries < TRIES => turn.forget(),
+                done => return Ok(done?),
+            }
+            tries += 1;
+        }
+    }
+
+    async fn try_close_in(
+        &self,
+        turn: &mut Turn<'_>,
+        look: &Look<'_>,
+        windows: &BTreeSet<CloudWindow>,
+        tries: usize,
+    ) -> Result<(), WriteError> {
         // A group that does not exist holds nothing.
         let Some(group) = turn.group(self.reader()).await? else { return Ok(()) };
         for held in look.held(&group) {
@@ -229,7 +258,7 @@ impl Azure {
             if !left.is_empty() {
                 let (through, straight) = split(look, &left);
                 // What is left of it gets a rule of its own before it goes: no window of those is shut meanwhile.
-                self.write_windows(&mut turn, look, &straight, &through).await?;
+                self.write_windows(turn, look, &straight, &through, tries).await?;
             }
             turn.delete(&held.name).await?;
         }
@@ -263,21 +292,21 @@ impl Azure {
                 });
             }
         }
-        self.edit_firewall(front, edit).await
+        self.edit_firewall(&front.firewall, edit).await
     }
 
-    /// Changes the firewall in front, if there is anything to change.
-    pub(crate) async fn edit_firewall(&self, front: &Front, edit: Edit) -> Result<(), CloudError> {
+    /// Changes a firewall, if there is anything to change.
+    pub(crate) async fn edit_firewall(&self, firewall: &ArmId, edit: Edit) -> Result<(), CloudError> {
         if edit == Edit::default() {
             return Ok(());
         }
-        let (desk, collection) = (self.firewall_desk(&front.firewall), self.collection());
+        let (desk, collection) = (self.firewall_desk(firewall), self.collection());
         let settings = &self.settings.firewall;
-        match desk.change(&self.arm, &front.firewall, edit, &collection, settings).await {
+        match desk.change(&self.arm, firewall, edit, &collection, settings).await {
             Ok(()) => Ok(()),
             Err(ChangeError::Call(error)) => Err(error.into()),
             Err(error @ ChangeError::Edit(_)) => {
-                Err(CloudError::refused(format!("the firewall {}: {error}", front.firewall)))
+                Err(CloudError::refused(format!("the firewall {firewall}: {error}")))
             }
             Err(error @ ChangeError::GivenUp) => Err(CloudError::unavailable(error.to_string())),
         }
@@ -288,32 +317,16 @@ impl Azure {
     }
 }
 
-/// Why a window was not opened in a group.
-enum OpenError {
-    Call(CallError),
-    Refused(CloudError),
-}
-
-impl From<OpenError> for CloudError {
-    fn from(error: OpenError) -> Self {
-        match error {
-            OpenError::Call(error) => error.into(),
-            OpenError::Refused(error) => error,
-        }
-    }
-}
-
-impl From<CallError> for OpenError {
-    fn from(error: CallError) -> Self {
-        Self::Call(error)
-    }
-}
-
 fn not_locked(look: &Look<'_>) -> CloudError {
     let target = look.target;
     CloudError::refused(format!(
         "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
     ))
+}
+
+/// The windows of those rules that are in force.
+fn settled(held: Vec<Held>) -> BTreeSet<CloudWindow> {
+    held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }
 
 /// Those windows that connections come to through the firewall, and those that they come to straight.

@@ -121,6 +121,7 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Interface
                 .iter()
                 .filter_map(|rule| id(rule.sub_resource.id.as_ref()))
                 .collect(),
+            public: properties.public_ip_address.as_ref().and_then(|public| resource_id(&public.resource)),
         })
     });
     Some(Interface {
@@ -207,6 +208,7 @@ pub(crate) fn firewall(firewall: &azure::AzureFirewall) -> Option<Firewall> {
         public: ends.iter().filter_map(|end| sub(end.public_ip_address.as_ref())).collect(),
         subnet: ends.iter().find_map(|end| sub(end.subnet.as_ref())),
         policy: properties.firewall_policy.as_ref().map(|policy| policy.id.clone().unwrap_or_default()),
+        is_settled: properties.provisioning_state.as_ref().is_none_or(|state| word(state) != "updating"),
         nat: nat.collect(),
     })
 }

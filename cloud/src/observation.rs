@@ -1,7 +1,7 @@
 //! What a provider reads from its cloud.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
@@ -28,6 +28,23 @@ pub struct Reach {
     pub endpoints: BTreeMap<ProtectedPort, SocketAddr>,
     /// Whose connections the target sees under another address.
     pub translation: Option<Translation>,
+}
+
+impl Reach {
+    /// Where a source connects to for a port. Who comes from a private network stays in it.
+    pub fn endpoint(&self, port: ProtectedPort, source: SourcePrefix) -> Option<SocketAddr> {
+        let endpoint = self.endpoints.get(&port).copied()?;
+        let goes_out = is_private(source.net().addr()) && !is_private(endpoint.ip());
+        (!goes_out).then_some(endpoint)
+    }
+}
+
+/// Whether an address is one of networks that are nobody's on the internet (RFC 1918, RFC 6598, RFC 4193).
+fn is_private(ip: IpAddr) -> bool {
+    match ip {
+        IpAddr::V4(ip) => ip.is_private() || matches!(ip.octets(), [100, 64..=127, ..]),
+        IpAddr::V6(ip) => ip.is_unique_local(),
+    }
 }
 
 /// Something on the way to a target puts its own address in the place of a connection's source.
@@ -80,4 +97,32 @@ pub struct Unread {
     pub place: String,
     /// Why.
     pub error: CloudError,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_comes_from_a_private_network_is_not_sent_out_of_it() {
+        let port: ProtectedPort = "tcp/22".parse().unwrap();
+        let reach = |endpoint: &str| {
+            let endpoints = [(port, endpoint.parse().unwrap())].into();
+            Reach { endpoints, translation: None }
+        };
+        for (endpoint, source, told) in [
+            ("198.51.100.3:2222", "203.0.113.7", true),
+            ("198.51.100.3:2222", "0.0.0.0/0", true),
+            ("198.51.100.3:2222", "10.1.2.0/24", false),
+            ("198.51.100.3:2222", "100.64.0.9", false),
+            ("198.51.100.3:2222", "100.128.0.9", true),
+            ("10.0.0.9:2222", "10.1.2.3", true),
+            ("[2001:db8::9]:22", "fd00::7", false),
+            ("[2001:db8::9]:22", "2001:db8::7", true),
+        ] {
+            let endpoint = reach(endpoint).endpoint(port, source.parse().unwrap());
+            assert_eq!(endpoint.is_some(), told, "{source} {endpoint:?}");
+        }
+        assert_eq!(Reach::default().endpoint(port, "203.0.113.7".parse().unwrap()), None);
+    }
 }

@@ -20,6 +20,12 @@ pub trait Provider: Send + Sync + 'static {
     /// [`CloudError::NotFound`] only where the cloud says that the target does not exist.
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError>;
 
+    /// Another broker may have driven the target until now: what is remembered of it beyond the next look is not to be
+    /// believed. Called before the first look of a broker that drives it from now on.
+    fn taken_over(&self, target: &TargetId) {
+        let _ = target;
+    }
+
     /// Opens windows of one target; one that is open already stays. How the target is reached is answered where the cloud
     /// translates connections on their way.
     ///

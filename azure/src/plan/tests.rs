@@ -79,7 +79,7 @@ impl Subject {
     }
 
     fn release(&self, groups: &Groups) -> Result<Vec<Act>, Impossible> {
-        release(&self.look(groups), &Priorities::default())
+        release(&self.look(groups), &Priorities::default()).map(release::Release::acts)
     }
 
     /// Whether a packet gets in: each group in turn, the first rule that is about it.
@@ -216,6 +216,84 @@ fn i6_what_another_machine_needs_shut_stays_moved_until_that_one_is_released() {
     let left = apply(&both, &one.release(&both).unwrap());
     assert!(one.admits(&left, "8.8.8.8", 22) && !other.admits(&left, "8.8.8.8", 22));
     assert_eq!(apply(&left, &other.release(&left).unwrap()), groups);
+}
+
+#[test]
+fn i6_a_rule_that_is_moved_twice_goes_back_to_where_it_was_at_first() {
+    let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
+    let mut groups = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
+    // So many windows that there is no room before it where it is now.
+    let nsg = groups.get_mut(&id("nsg-nic")).unwrap();
+    let windows = (100..400).map(|at| rule(&format!("w-{at}"), at, true, "192.0.2.7", "10.0.0.9", "22"));
+    nsg.rules.extend(windows);
+    nsg.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
+    let acts = two.lock(&groups, &ssh(), true).unwrap();
+    assert!(acts.iter().any(|act| matches!(act, Act::Move { rule, .. } if rule == "ssh")), "{acts:?}");
+    let mut groups = apply(&groups, &acts);
+    groups.get_mut(&id("nsg-nic")).unwrap().rules.retain(|rule| !rule.name.starts_with("w-"));
+    for subject in [&one, &two] {
+        groups = apply(&groups, &subject.release(&groups).unwrap());
+    }
+    assert_eq!(groups, before);
+}
+
+#[test]
+fn a_release_looks_again_after_each_step_where_rules_were_moved() {
+    let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let one = Subject::new(1, &before);
+    let step = |groups: &Groups| release(&one.look(groups), &Priorities::default()).unwrap().next();
+    let mut groups = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
+    let mut steps = Vec::new();
+    loop {
+        let (acts, is_last) = step(&groups);
+        groups = apply(&groups, &acts);
+        steps.push(acts.len());
+        if is_last {
+            break;
+        }
+    }
+    // The mark and the end of ours; the move; the end of the note; the end of the mark.
+    assert_eq!((steps, &groups), (vec![2, 1, 1, 1], &before));
+    let unmoved = apply(&before, &one.lock(&before, &ssh(), false).unwrap());
+    assert!(step(&unmoved).1, "otherwise one look is enough");
+}
+
+#[test]
+fn a_rule_that_went_back_where_somebody_needs_it_behind_is_moved_again() {
+    let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
+    let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
+    let locked = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
+    let both = apply(&locked, &two.lock(&locked, &ssh(), true).unwrap());
+    let go = |to| Act::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 0, to };
+    let back = apply(&both, &[go(100)]);
+    assert!(two.admits(&back, "8.8.8.8", 22));
+    let released = apply(&back, &one.release(&back).unwrap());
+    assert!(!two.admits(&released, "8.8.8.8", 22) && one.admits(&released, "8.8.8.8", 22));
+    assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
+
+    // And the note of it is written anew, by whoever moved it or took the note away, while somebody needs it moved.
+    let mut lost = both.clone();
+    let is_note = |rule: &Rule| matches!(Name::read(&rule.name), Some(Name::Moved(_)));
+    lost.get_mut(&id("nsg-nic")).unwrap().rules.retain(|rule| !is_note(rule));
+    let moved =
+        moved_away(&[Act::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 100, to: 401 }], DEPLOYMENT);
+    let again = |groups: &Groups| lost_notes(&one.look(groups), &moved, &Priorities::default()).unwrap();
+    assert_eq!(names(&again(&lost)).len(), 1);
+    assert_eq!(apply(&lost, &again(&lost)), both);
+    assert_eq!((again(&both), again(&before)), (vec![], vec![]));
+}
+
+#[test]
+fn after_somebody_was_faster_a_window_goes_to_a_place_of_its_own() {
+    let groups = with(Vec::new());
+    let one = Subject::new(1, &groups);
+    let locked = apply(&groups, &one.lock(&groups, &ssh(), false).unwrap());
+    let (look, group) = (one.look(&locked), &locked[&id("nsg-nic")]);
+    let at = |name: &str, tries| window_priority(&look, group, &Priorities::default(), name, tries).unwrap();
+    assert_eq!((at("a", 0), at("b", 0)), (100, 100));
+    let places: BTreeSet<u16> = (0..20).map(|at_once| at(&format!("postern-{at_once}"), 1)).collect();
+    assert!(places.len() > 15 && places.iter().all(|it| (100..400).contains(it)), "{places:?}");
 }
 
 #[test]

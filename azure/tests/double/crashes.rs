@@ -7,6 +7,7 @@ use postern_arm_double::{CrashPoint, When};
 use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
 
+use crate::firewall::behind_a_firewall;
 use crate::world::World;
 
 const ALICE: &str = "203.0.113.7";
@@ -146,6 +147,81 @@ async fn i8_closing_a_part_from_any_point_never_shuts_the_rest() {
         },
     )
     .await;
+}
+
+/// A locked world behind a firewall, with a window of somebody else's open.
+async fn behind() -> World {
+    let world = behind_a_firewall().await;
+    world.lock(0).await;
+    world.open(&world.window(0, 2, "tcp/22", OUTSIDE)).await;
+    world
+}
+
+fn through(world: &World) -> BTreeSet<CloudWindow> {
+    ["tcp/22", "tcp/3389"].iter().map(|port| world.window(0, 1, port, ALICE)).collect()
+}
+
+#[tokio::test]
+async fn i8_open_behind_a_firewall_from_any_point_ends_with_exactly_what_was_wanted_or_with_nothing() {
+    for wanted in [true, false] {
+        let points = walk(
+            behind,
+            async |world| world.azure.open(&world.target(0), &through(world)).await,
+            async |world, point| {
+                let (theirs, other) = (world.theirs(), world.window(0, 2, "tcp/22", OUTSIDE));
+                // As a broker with an empty store sees it.
+                let sweep = world.azure.sweep().await;
+                let held = sweep.sightings.into_iter().next().unwrap().held.unwrap();
+                assert!(held.windows.contains(&other) && held.drift.is_empty(), "{point:?} {held:?}");
+                let left = if wanted { through(world) } else { BTreeSet::new() };
+                if wanted {
+                    world.azure.open(&world.target(0), &left).await.unwrap();
+                } else {
+                    let mine = &(&held.windows | &held.partial) - &[other.clone()].into();
+                    world.azure.close(&world.target(0), &mine).await.unwrap();
+                }
+                let now = world.observe(0).await;
+                let all = &left | &[other].into();
+                assert_eq!((now.windows, now.partial, now.drift), (all, [].into(), vec![]), "{point:?}");
+                for port in ["tcp/22", "tcp/3389"] {
+                    let mapped = world.mapped(0, port).await;
+                    let gets_in = mapped.is_some_and(|at| world.gets_through(ALICE, at).is_some());
+                    assert_eq!(gets_in, wanted, "{point:?} {port}");
+                }
+                assert_eq!(world.theirs(), theirs, "{point:?}");
+            },
+        )
+        .await;
+        // The firewall, and a rule for each port in the group.
+        assert_eq!(points, 6);
+    }
+}
+
+#[tokio::test]
+async fn i8_close_behind_a_firewall_from_any_point_ends_with_nothing_of_it() {
+    let points = walk(
+        async || {
+            let world = behind().await;
+            world.azure.open(&world.target(0), &through(&world)).await.unwrap();
+            world
+        },
+        async |world| world.azure.close(&world.target(0), &through(world)).await,
+        async |world, point| {
+            let other = world.window(0, 2, "tcp/22", OUTSIDE);
+            let at = world.mapped(0, "tcp/22").await.unwrap();
+            assert!(world.gets_through(OUTSIDE, at).is_some(), "{point:?}: the other's is never shut");
+            world.azure.close(&world.target(0), &through(world)).await.unwrap();
+            let now = world.observe(0).await;
+            assert_eq!(
+                (now.windows, now.partial, now.drift),
+                ([other].into(), [].into(), vec![]),
+                "{point:?}"
+            );
+            assert!(world.gets_through(ALICE, at).is_none() && world.gets_through(OUTSIDE, at).is_some());
+        },
+    )
+    .await;
+    assert_eq!(points, 6);
 }
 
 /// A world whose rules leave no room before them: a lockdown moves them.

@@ -38,12 +38,12 @@ async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
 }
 
 impl World {
-    fn firewall(&self) -> serde_json::Value {
+    pub(crate) fn firewall(&self) -> serde_json::Value {
         self.arm.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
     }
 
     /// The firewall without our rules, and without what every write changes.
-    fn theirs(&self) -> serde_json::Value {
+    pub(crate) fn theirs(&self) -> serde_json::Value {
         let mut firewall = self.firewall();
         firewall.as_object_mut().unwrap().remove("etag");
         firewall["properties"].as_object_mut().unwrap().remove("provisioningState");
@@ -61,7 +61,7 @@ impl World {
     }
 
     /// Whether somebody at the firewall's public address gets through to a machine.
-    fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
+    pub(crate) fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
         let (from, public) = (from.parse().unwrap(), PUBLIC.parse().unwrap());
         let firewall = self.lab.id("azureFirewalls", "fw");
         let (ip, port) = self.arm.through_firewall(from, &firewall, public, "TCP", port)?;
@@ -69,7 +69,7 @@ impl World {
         self.admits(INSIDE, number, port).then_some((ip, port))
     }
 
-    async fn mapped(&self, number: usize, port: &str) -> Option<u16> {
+    pub(crate) async fn mapped(&self, number: usize, port: &str) -> Option<u16> {
         let port: ProtectedPort = port.parse().unwrap();
         self.observe(number).await.reach.endpoints.get(&port).map(std::net::SocketAddr::port)
     }
@@ -291,6 +291,105 @@ async fn a_band_of_ports_that_is_used_up_refuses_in_words() {
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("azure.firewall.ports"), "{reason}");
     assert_eq!(azure.observe(&one.target).await.unwrap().windows, [one].into());
+}
+
+#[tokio::test]
+async fn i2_a_deleted_machine_strands_no_rule_in_a_firewall() {
+    let mut world = behind_a_firewall().await;
+    let before = world.theirs();
+    world.lock(0).await;
+    world.lock(1).await;
+    let (window, other) = (world.window(0, 1, "tcp/22", ALICE), world.window(1, 2, "tcp/22", BOB));
+    world.open(&window).await;
+    world.open(&other).await;
+    world.arm.remove(&world.vms[0].id);
+    world.arm.remove(&world.vms[0].interface);
+    world.restart();
+    let sweep = world.azure.sweep().await;
+    let gone = sweep.sightings.iter().find(|sighting| sighting.target == window.target).unwrap();
+    assert_eq!(gone.held, None);
+    world.azure.repair(&window.target).await.unwrap();
+    let sweep = world.azure.sweep().await;
+    assert!(sweep.sightings.iter().all(|sighting| sighting.target != window.target), "{sweep:?}");
+    assert_eq!(world.theirs(), before);
+    assert_eq!(world.observe(1).await.windows, [other].into(), "the other machine's stays");
+}
+
+/// A machine in one subscription, and its firewall in that of a hub.
+async fn behind_a_hub() -> (World, Lab) {
+    const HUB: &str = "00000000-0000-0000-0000-00000000000b";
+    let arm = Arm::new();
+    let hub = Lab::new(&arm, HUB, "hub");
+    hub.vnet("hub", &["10.1.0.0/24"]);
+    let subnet = hub.subnet("hub", "AzureFirewallSubnet", "10.1.0.64/26", None, None);
+    hub.firewall("fw", "10.1.0.4", PUBLIC, &subnet);
+    let lab = Lab::new(&arm, SUBSCRIPTION, "web");
+    lab.nsg("nsg");
+    lab.vnet("net", &["10.0.0.0/16"]);
+    lab.route_table("out", "10.1.0.4");
+    let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), Some("out"));
+    let vms = vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None)];
+    let mut world = World::around(arm, lab, vms).await;
+    world.settings.subscriptions.insert(HUB.into());
+    world.restart();
+    (world, hub)
+}
+
+#[tokio::test]
+async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
+    let (mut world, hub) = behind_a_hub().await;
+    world.lock(0).await;
+    let window = world.window(0, 1, "tcp/22", ALICE);
+    let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
+    assert_eq!(reach.endpoints[&window.port].ip().to_string(), PUBLIC);
+    let of_hub = || world.arm.get(&hub.id("azureFirewalls", "fw")).unwrap();
+    let ours = |firewall: serde_json::Value| {
+        let collections = firewall["properties"]["natRuleCollections"].as_array().unwrap().clone();
+        collections.into_iter().any(|it| it["name"].as_str().unwrap().starts_with("postern"))
+    };
+    assert!(ours(of_hub()));
+    let sweep = world.another().sweep().await;
+    let [seen] = &sweep.sightings[..] else { panic!("one machine is seen once: {sweep:?}") };
+    let held = seen.held.as_ref().unwrap();
+    assert_eq!((&held.windows, &held.drift), (&[window.clone()].into(), &vec![]));
+
+    // Where one of the two subscriptions cannot be read, no machine is taken for gone.
+    let of_vms = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/networkInterfaces");
+    world.arm.fail("GET", &of_vms, 1, Fault::Status(403, "AuthorizationFailed"));
+    let blind = world.another().sweep().await;
+    assert_eq!((blind.unread.len(), blind.sightings), (1, vec![]));
+
+    world.arm.remove(&world.vms[0].id);
+    world.arm.remove(&world.vms[0].interface);
+    let of_group = world.lab.nsg_id("nsg");
+    world.arm.edit(&of_group, |nsg| nsg["properties"]["securityRules"] = json!([]));
+    let gone = world.another().sweep().await.sightings;
+    assert!(matches!(&gone[..], [only] if only.target == window.target && only.held.is_none()), "{gone:?}");
+    world.another().repair(&window.target).await.unwrap();
+    assert!(!ours(world.arm.get(&hub.id("azureFirewalls", "fw")).unwrap()), "the hub is clean");
+    world.restart();
+    assert_eq!(world.azure.sweep().await.sightings, []);
+}
+
+#[tokio::test]
+async fn a_public_address_of_the_machine_is_where_to_connect() {
+    let world = World::new().await;
+    let public = world.lab.public_ip("vm-2-ip", "198.51.100.9");
+    world.arm.edit(&world.vms[1].interface, |nic| {
+        nic["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] = json!({"id": public});
+    });
+    world.lock(1).await;
+    let window = world.window(1, 1, "tcp/22", ALICE);
+    let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
+    assert_eq!(reach.endpoints[&window.port].to_string(), "198.51.100.9:22");
+    assert_eq!(reach.translation, None, "the source stays");
+    assert_eq!(world.observe(1).await.reach, reach);
+    let sweep = world.another().sweep().await;
+    let seen = sweep.sightings.iter().find(|sighting| sighting.target == window.target).unwrap();
+    assert_eq!(seen.held.as_ref().unwrap().reach, reach, "a sweep sees the same");
+    // A load balancer that leads to the same port leads there more surely: who set it up meant it.
+    world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[1]);
+    assert_eq!(world.observe(1).await.reach.endpoints[&window.port].to_string(), "198.51.100.3:2222");
 }
 
 #[tokio::test]

@@ -211,10 +211,10 @@ async fn i3_a_group_that_flushes_connections_is_refused_or_warned_of_as_configur
     let warned = with(&world, |settings| settings.flush_connection = Flush::Warn);
     let done = warned.lockdown(&world.order(0, Consent::default())).await.unwrap();
     let window = world.window(0, 1, "tcp/22", OUTSIDE);
-    if done.concerns.iter().any(|concern| concern.kind == ConcernKind::Cut) {
-        assert_eq!(world.ours("nsg"), [] as [&str; 0], "a concern that cuts holds it up");
-        warned.lockdown(&world.order(0, Consent::all())).await.unwrap();
-    }
+    let [concern] = &done.concerns[..] else { panic!("{:?}", done.concerns) };
+    assert!(concern.kind == ConcernKind::Cut && concern.what.contains("flushConnection"), "{concern:?}");
+    assert_eq!(world.ours("nsg"), [] as [&str; 0], "a concern that cuts holds it up");
+    warned.lockdown(&world.order(0, Consent::all())).await.unwrap();
     warned.open(&window.target, &[window.clone()].into()).await.unwrap();
     let drift = warned.observe(&window.target).await.unwrap().drift;
     assert!(drift.iter().any(|it| !it.repairable && it.what.contains("flushConnection")), "{drift:?}");

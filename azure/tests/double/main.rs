@@ -10,4 +10,5 @@ mod drift;
 mod faults;
 mod firewall;
 mod lockdown;
+mod replicas;
 mod world;

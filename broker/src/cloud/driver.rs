@@ -160,7 +160,7 @@ impl Clouds {
 
     /// Where to connect for a window, if something on the way translates that.
     pub fn endpoint(&self, window: &Window) -> Option<SocketAddr> {
-        self.lock().get(&window.target)?.reach.endpoints.get(&window.port).copied()
+        self.lock().get(&window.target)?.reach.endpoint(window.port, window.source)
     }
 
     /// Whose connections a target sees under another address.

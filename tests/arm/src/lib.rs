@@ -89,6 +89,11 @@ impl Arm {
         self.state().settle.insert(kind.to_ascii_lowercase(), span);
     }
 
+    /// Takes writes whatever etag they name, or ends that: not every kind of resource is documented to look at it.
+    pub fn take_any_etag(&self, takes: bool) {
+        self.state().takes_any_etag = takes;
+    }
+
     /// How many resources a page of a list holds: 100, unless set.
     pub fn page_size(&self, items: usize) {
         self.state().page_size = items;

@@ -19,6 +19,7 @@ pub(crate) struct State {
     etags: u64,
     pub(crate) settle: HashMap<String, Duration>,
     pub(crate) page_size: usize,
+    pub(crate) takes_any_etag: bool,
 }
 
 #[derive(Debug)]
@@ -41,6 +42,7 @@ impl Default for State {
             etags: 0,
             settle: HashMap::new(),
             page_size: 100,
+            takes_any_etag: false,
         }
     }
 }
