@@ -115,6 +115,7 @@ mod tests {
 
     fn wire() -> v1::DesiredState {
         v1::DesiredState {
+            keep_protection: false,
             generation: 7,
             mode: v1::Mode::Enforce.into(),
             ports: vec![v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 }],

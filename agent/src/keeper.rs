@@ -10,6 +10,7 @@
 mod handle;
 mod watchful;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::Mode;
@@ -179,6 +180,18 @@ impl<H: HostLayer> Keeper<H> {
         trace::accepted(self.state.accepted(), &wanted, now.boottime);
         self.state.accept(wanted);
         Ok(())
+    }
+
+    /// Closes every window and goes on protecting what is protected: the broker does not know this host, so that nobody knows
+    /// what its windows are for. A host that has accepted nothing yet has no window.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub fn close_windows(&mut self, generation: u64, now: &Moment) -> Result<(), Refused<H::Error>> {
+        match self.state.accepted().cloned() {
+            Some(accepted) => self.accept(Desired { generation, windows: BTreeSet::new(), ..accepted }, now),
+            None => Ok(()),
+        }
     }
 
     /// Someone may have changed the table: looks at it, and puts it back.

@@ -137,6 +137,14 @@ impl Session {
     fn take(&mut self, message: v1::SessionResponse, keeper: &KeeperHandle) -> Result<(), SessionError> {
         let Some(In::Desired(wire)) = &message.message else { return Ok(()) };
         self.told = true;
+        if wire.keep_protection {
+            tracing::warn!(
+                generation = wire.generation,
+                "the broker does not know this host: every window is closed"
+            );
+            self.asked = Some((wire.generation, keeper.close_windows(wire.generation)));
+            return Ok(());
+        }
         // An age that is not told is taken for none: then every window ends the earlier.
         let heard_ago = convert::duration("heard_ago", message.heard_ago.as_ref()).unwrap_or_default();
         let anchor = anchor(BootTime(message.heard), heard_ago, clock::boottime());

@@ -30,6 +30,8 @@ const RETURN_GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub struct Hub {
     slots: Mutex<HashMap<TargetId, Slot>>,
+    /// The agents without a record that have been spoken to.
+    strangers: Mutex<BTreeSet<TargetId>>,
     /// What another broker may have left at targets on which this one works now.
     inherited: Mutex<HashMap<TargetId, Inherited>>,
     wakeups: Arc<Wakeups>,
@@ -79,8 +81,8 @@ pub struct Session {
 impl Hub {
     /// A hub without sessions.
     pub fn new(clock: Clock, wakeups: Arc<Wakeups>) -> Arc<Self> {
-        let (slots, inherited) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { slots, inherited, wakeups, clock, started: clock.now() })
+        let (slots, inherited, strangers) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { slots, strangers, inherited, wakeups, clock, started: clock.now() })
     }
 
     /// Starts a session. An earlier session of the same target ends: an agent has one.
@@ -129,6 +131,11 @@ impl Hub {
         let inherited = all.entry(target.clone()).or_insert(Inherited { grants: BTreeSet::new(), at });
         inherited.grants.extend(grants);
         inherited.at = at;
+    }
+
+    /// Whether an agent without a record comes for the first time.
+    pub fn meets_stranger(&self, target: &TargetId) -> bool {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone())
     }
 
     /// The targets whose agents have a session.

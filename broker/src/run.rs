@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use jiff::Timestamp;
-use postern_core::audit::AuditRecord;
+use postern_core::audit::{AuditEvent, AuditRecord};
 use postern_core::target::CloudKind;
 use postern_pki::tls::{self, ServerIdentity};
 use postern_pki::{Authority, Credentials, KeyPair};
@@ -25,8 +25,8 @@ use crate::replica::{Follower, Member, Replica};
 use crate::store::alone::Alone;
 use crate::store::embedded::Embedded;
 use crate::store::measured::Measured;
-use crate::store::redis::Redis;
-use crate::store::{Members, Store};
+use crate::store::redis::{Redis, RedisSettings};
+use crate::store::{Members, Store, Transaction};
 use crate::tasks::Tasks;
 use crate::watchers::{self, Shown};
 use postern_cloud::Provider;
@@ -198,7 +198,14 @@ async fn start(
     // Also where nobody looks at metrics: it is what forgets the ways of grants that are over.
     tasks.spawn("sample", measure::keep_sampling(Arc::clone(&store), ways, clock));
     let kept = Arc::clone(&store);
-    tasks.spawn("store", async move { Err(anyhow::anyhow!(kept.lost().await)) });
+    let settings = config.redis.clone();
+    tasks.spawn("store", async move {
+        let reason = kept.lost().await;
+        if let Some(settings) = settings {
+            tell_of_loss(&settings, &reason, clock).await;
+        }
+        Err(anyhow::anyhow!(reason))
+    });
     let (joined, is_joined) = tokio::sync::oneshot::channel();
     tasks.spawn("membership", member.keep(joined));
     // Nothing is begun before this broker is one of the members, and has taken over what nobody works on.
@@ -227,6 +234,23 @@ async fn start(
         tracing::warn!(%error, "cannot tell the service manager");
     }
     Ok(Running { tasks, hub, replica })
+}
+
+/// Leaves a word in the audit log that goes on without what it had (I9). The store as it was opened is not believed any more.
+async fn tell_of_loss(settings: &RedisSettings, reason: &str, clock: Clock) {
+    let event = AuditEvent::done(clock.now(), "broker", "store.went_back").with("reason", reason);
+    let telling = async {
+        let store = Redis::open(settings).await?;
+        store.commit(Transaction::default().audit(event)).await?;
+        store.leave().await
+    };
+    match tokio::time::timeout(DRAIN, telling).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "the loss is in no audit log")
+        }
+        Err(_) => tracing::error!("the loss is in no audit log: the store did not answer in time"),
+    }
 }
 
 /// When the newest audit record was written; the clock never falls behind it.

@@ -30,6 +30,7 @@ pub type Answer = oneshot::Receiver<Result<(), String>>;
 enum Command {
     BeginSession { reply: oneshot::Sender<u64> },
     Accept { told: Desired, reply: oneshot::Sender<Result<(), String>> },
+    CloseWindows { generation: u64, reply: oneshot::Sender<Result<(), String>> },
     Mend { reply: oneshot::Sender<Mended> },
     Tick { reply: oneshot::Sender<Mended> },
 }
@@ -56,6 +57,10 @@ pub fn serve<H: HostLayer>(mut keeper: Keeper<H>, mut commands: Commands, board:
                 if let Err(error) = &answer {
                     trace::refused(generation, &news, error);
                 }
+                let _ = reply.send(answer);
+            }
+            Command::CloseWindows { generation, reply } => {
+                let answer = keeper.close_windows(generation, &now).map_err(|error| chain(&error));
                 let _ = reply.send(answer);
             }
             Command::Mend { reply } => {
@@ -86,6 +91,13 @@ impl KeeperHandle {
     pub fn accept(&self, told: Desired) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Accept { told, reply });
+        answer
+    }
+
+    /// See [`Keeper::close_windows`]; the answer comes when kernel and ledger have it.
+    pub fn close_windows(&self, generation: u64) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::CloseWindows { generation, reply });
         answer
     }
 

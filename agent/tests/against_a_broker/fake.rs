@@ -129,6 +129,7 @@ impl FakeSession {
             remaining: Some(seconds(remaining)),
         };
         let desired = v1::DesiredState {
+            keep_protection: false,
             generation,
             mode: v1::Mode::Enforce.into(),
             ports: vec![port],

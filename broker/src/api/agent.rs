@@ -105,6 +105,11 @@ impl AgentService for Agents {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let target = agent(&request)?;
+        if agents::is_stranger(&self.app, &target).await.map_err(status)? {
+            return Ok(Response::new(
+                session::stranger(Arc::clone(&self.app), target, request.into_inner()).await?,
+            ));
+        }
         agents::admitted(&self.app, &target).await.map_err(status)?;
         let not_after = peer(&request).and_then(|peer| peer.certificate.as_ref()).map(|c| c.not_after);
         let session = session::open(Arc::clone(&self.app), target, not_after, request.into_inner()).await?;

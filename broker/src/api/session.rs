@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use postern_core::TargetId;
 use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
@@ -20,7 +20,7 @@ use tonic::{Code, Status, Streaming};
 use super::agent::report_text;
 use super::status::status;
 use crate::app::App;
-use crate::app::agents::{Tampering, connect, tampering};
+use crate::app::agents::{Tampering, admitted, connect, tampering, unknown};
 use crate::clock::boottime;
 use crate::hub::{Outgoing, Session, Told};
 
@@ -65,6 +65,43 @@ pub(super) async fn open(
             Err(end) => Some((Err(end), None)),
         }
     })))
+}
+
+/// Speaks to an agent that has a certificate of ours and no record: the store has lost it, and with it whatever grants its
+/// windows were of. They are closed; what it protects stays protected (I1). Then the agent is sent away.
+pub(super) async fn stranger(
+    app: Arc<App>,
+    target: TargetId,
+    mut incoming: Streaming<v1::SessionRequest>,
+) -> Result<SessionStream, Status> {
+    let heard = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
+    let heard = heard.ok().transpose()?.flatten().map_or(0, |first| first.sent_at);
+    let generation = app.store.audit_head().await.map_err(|error| status(error.into()))?.seq;
+    let desired = v1::DesiredState { generation, keep_protection: true, ..v1::DesiredState::default() };
+    let message = Some(Out::Desired(desired));
+    let first = v1::SessionResponse { heard, heard_ago: Some(duration_to_wire(Duration::ZERO)), message };
+    let end = async move {
+        let answered = tokio::time::timeout(HELLO_TIMEOUT, answer(&mut incoming)).await.unwrap_or(false);
+        if let Err(error) = unknown(&app, &target, answered).await {
+            tracing::error!(%target, error = &error as &dyn std::error::Error, "an unknown agent is not in the audit log");
+        }
+        // What is said to every agent without a record.
+        Err(match admitted(&app, &target).await {
+            Ok(_) => plain(Code::Aborted, "SESSION_ENDED", "the agent is known again; connect anew"),
+            Err(error) => status(error),
+        })
+    };
+    Ok(Box::pin(stream::once(std::future::ready(Ok(first))).chain(stream::once(end))))
+}
+
+/// Whether the agent says that it holds what it was told.
+async fn answer(incoming: &mut Streaming<v1::SessionRequest>) -> bool {
+    while let Ok(Some(message)) = incoming.message().await {
+        if let Some(In::Applied(v1::Applied { error, .. })) = message.message {
+            return error.is_empty();
+        }
+    }
+    false
 }
 
 struct OpenSession {
@@ -161,6 +198,7 @@ fn wire(told: &Told, now: Timestamp) -> v1::DesiredState {
     let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
     let desired = &told.desired;
     v1::DesiredState {
+        keep_protection: false,
         generation: told.generation,
         mode: mode_to_wire(desired.protection.mode).into(),
         ports: desired.protection.ports.iter().copied().map(port_to_wire).collect(),

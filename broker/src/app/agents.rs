@@ -154,6 +154,29 @@ pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRec
     Ok(agent)
 }
 
+/// Whether this is an agent with a certificate and without a record, for the first time since this broker started: the store
+/// has lost it. Its windows are of grants that nobody knows any more.
+///
+/// # Errors
+/// The store failed.
+pub async fn is_stranger(app: &App, target: &TargetId) -> Result<bool, Error> {
+    Ok(app.store.agent(target).await?.is_none() && app.hub.meets_stranger(target))
+}
+
+/// Records that an agent came that nobody knows, and whether it has closed every window.
+///
+/// # Errors
+/// The store failed.
+pub async fn unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), Error> {
+    tracing::warn!(%target, closed, "an agent that the store does not know was told to close every window");
+    let event = AuditEvent::denied(app.clock.now(), format!("agent/{target}"), "agent.unknown")
+        .on_target(target)
+        .with("windows_closed", closed)
+        .with("remedy", "enrol it with a join token");
+    app.store.commit(Transaction::default().audit(event)).await?;
+    Ok(())
+}
+
 /// Starts the session of an agent that may talk to the broker.
 ///
 /// # Errors

@@ -10,8 +10,14 @@ use crate::samples::a_grant;
 fn a_hub(started_ago: u64) -> (Arc<Hub>, TargetId) {
     let clock = Clock::start(Timestamp::UNIX_EPOCH);
     let started = clock.now() - Duration::from_secs(started_ago);
-    let hub =
-        Hub { slots: Mutex::default(), inherited: Mutex::default(), wakeups: Arc::default(), clock, started };
+    let hub = Hub {
+        slots: Mutex::default(),
+        inherited: Mutex::default(),
+        strangers: Mutex::default(),
+        wakeups: Arc::default(),
+        clock,
+        started,
+    };
     (Arc::new(hub), "host:vm-1".parse().unwrap())
 }
 

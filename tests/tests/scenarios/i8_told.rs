@@ -46,6 +46,7 @@ fn desired(generation: u64, open_to: &[u8]) -> v1::DesiredState {
         remaining: Some(duration_to_wire(Duration::from_secs(60))),
     };
     v1::DesiredState {
+        keep_protection: false,
         generation,
         mode: v1::Mode::Enforce.into(),
         ports: vec![port],
