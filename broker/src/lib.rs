@@ -9,6 +9,7 @@ pub mod app;
 pub mod clock;
 pub mod cloud;
 pub mod config;
+pub mod ending;
 pub mod hub;
 pub mod layer;
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::app::{App, Feed};
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::config::Config;
+use crate::ending::Ending;
 use crate::hub::Hub;
 use crate::measure::{self, Ways};
 use crate::readiness::{self, Readiness};
@@ -77,17 +78,6 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// How far the end of the broker has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Ending {
-    /// It serves.
-    NotYet,
-    /// It serves, and says that it will not for long.
-    Announced,
-    /// It takes nothing new.
-    Begun,
 }
 
 /// A broker that runs, as far as its end is concerned.

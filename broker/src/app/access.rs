@@ -20,7 +20,7 @@ use postern_proto::convert::{Asked, RequestedAccess};
 
 use super::feed::Change;
 use super::{App, Caller, Error};
-use crate::run::Ending;
+use crate::ending::Ending;
 use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// How often a change is tried again when someone else changed the same grant first.

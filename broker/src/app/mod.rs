@@ -25,10 +25,10 @@ use tokio::sync::watch;
 
 use crate::clock::Clock;
 use crate::cloud::Clouds;
+use crate::ending::Ending;
 use crate::hub::Hub;
 use crate::reconcile::Wakeups;
 use crate::replica::{Replica, Sights};
-use crate::run::Ending;
 use crate::store::{Store, Transaction};
 pub use error::Error;
 pub use feed::Feed;

@@ -11,11 +11,11 @@ use tokio::sync::watch;
 use super::Replica;
 use crate::clock::{Clock, boottime};
 use crate::cloud::Clouds;
+use crate::ending::Ending;
 use crate::hub::Hub;
 use crate::measure;
 use crate::readiness::{self, Readiness};
 use crate::reconcile::Wakeups;
-use crate::run::Ending;
 use crate::store::StoreError;
 use crate::store::members::{Beat, Card, Claim};
 
@@ -66,7 +66,7 @@ impl Member {
     /// Renews the membership until the process ends. The first time before anything else: `ready` hears of it.
     ///
     /// # Errors
-    /// The store was written by a newer broker.
+    /// The store was written by a newer broker, or was moved.
     pub async fn keep(self, ready: tokio::sync::oneshot::Sender<()>) -> anyhow::Result<()> {
         let card = Card {
             name: self.name.clone(),
@@ -96,7 +96,9 @@ impl Member {
                         ready.send(()).ok();
                     }
                 }
-                Ok(Err(error @ StoreError::NewerSchema { .. })) => return Err(error.into()),
+                Ok(Err(error @ (StoreError::NewerSchema { .. } | StoreError::Moving(_)))) => {
+                    return Err(error.into());
+                }
                 Ok(Err(error)) => self.not_renewed(&mut course, &error.to_string()),
                 Err(_) => self.not_renewed(&mut course, "there was no answer in time"),
             }

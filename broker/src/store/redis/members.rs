@@ -19,6 +19,7 @@ use crate::store::bodies::{corrupt, from_body, to_body};
 use crate::store::members::{
     Beat, Card, Changed, Claim, Lease, MEMBERSHIP, Members, News, Posted, Subscription, Taken,
 };
+use crate::store::transfer::Moving;
 
 /// How many leases of a member that is gone are taken at once.
 const SHARE: usize = 200;
@@ -95,6 +96,7 @@ impl Redis {
         };
         match status.as_str() {
             "gone" => return Ok(None),
+            "moved" => return Err(Moving::Moved { to: head.clone() }.into()),
             "schema" => {
                 let found = head.parse().unwrap_or(u32::MAX);
                 return Err(StoreError::NewerSchema { found, known: SCHEMA });

@@ -2,12 +2,15 @@
 --
 -- KEYS[1]: what every key begins with. ARGV: the membership, how long it lasts in ms, what the member says of itself,
 -- '1' to join, the schema that the member knows.
--- Answers 'ok', 'gone', or 'schema' and what it is; then the head, the store's own time (s, and µs), how many of its
+-- Answers 'ok', 'gone', 'schema' and what it is, or 'moved' and where to; then the head, the store's own time (s, and µs), how many of its
 -- leases were taken away, and the members that are gone and have leases.
 local p, me = KEYS[1], ARGV[1]
 local schema = tonumber(redis.call('GET', p .. 'schema') or ARGV[5])
 if schema > tonumber(ARGV[5]) then
     return { 'schema', tostring(schema) }
+end
+if redis.call('EXISTS', p .. 'moved', p .. 'incomplete') > 0 then
+    return { 'moved', redis.call('GET', p .. 'moved') or 'a store that has not arrived' }
 end
 local alive = p .. 'alive:' .. me
 local status = 'ok'
