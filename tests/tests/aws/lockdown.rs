@@ -249,7 +249,7 @@ fn a_group_that_ec2_does_not_know_everywhere_yet_is_waited_for() {
 
 /// Does it again and again, with each of its changes going wrong once in turn, and then once more without.
 fn with_every_change_going_wrong(act: impl Fn(&Lab, &str) -> bool, done: impl Fn(&Lab, &str)) -> usize {
-    let lab = Lab::new();
+    let mut lab = Lab::new();
     let some = [
         RuleSpec::tcp(20, 25, "0.0.0.0/0").described("ssh and more").tagged("team", "infra"),
         RuleSpec::tcp(22, 22, "2001:db8::/32"),
@@ -278,6 +278,8 @@ fn with_every_change_going_wrong(act: impl Fn(&Lab, &str) -> bool, done: impl Fn
                 (lab.cloud.rules(&group), lab.cloud.groups_of_postern()),
                 (before.clone(), BTreeSet::new())
             );
+            // With full buckets of calls.
+            lab.restart();
         }
     }
     0
@@ -298,7 +300,8 @@ fn i8_a_lockdown_any_of_whose_changes_goes_wrong_is_done_by_asking_again() {
 /// Locks or releases, with a death at every point between two changes, and lets a new provider's sweep finish it.
 fn killed_everywhere(act: fn(&Lab, &str), prepare: fn(&Lab, &str), check: fn(&Lab, &str, &str, &Snapshot)) {
     let mut lab = Lab::new();
-    let rules = rules(&lab);
+    // Those that a lockdown splits: the others are only more of the same to make.
+    let rules: Vec<_> = rules(&lab).into_iter().filter(|rule| exposes(&[rule.clone()].into(), 22)).collect();
     let mut points = 0;
     'points: for change in 1.. {
         for when in [When::Before, When::After] {
@@ -325,6 +328,9 @@ fn killed_everywhere(act: fn(&Lab, &str), prepare: fn(&Lab, &str), check: fn(&La
                 }
             }
             check(&lab, &instance, &group, &before);
+            // The next one finds the world as small as this one did.
+            lab.cloud.terminate(&instance);
+            lab.cloud.delete_group(&group);
         }
     }
     assert!(points > 10, "{points} points are too few to be all");
