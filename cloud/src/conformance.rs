@@ -29,6 +29,7 @@ pub async fn run(subject: &Subject<'_>) {
     a_close_leaves_what_others_share_with_it(subject).await;
     windows_at_once_are_opened_whole_and_closed_in_any_part(subject).await;
     targets_do_not_see_each_others_windows(subject).await;
+    what_is_seen_after_another_broker_is_what_is_there(subject).await;
     calls_at_once_all_take_effect(subject).await;
     a_target_that_does_not_exist_is_the_typed_not_found(subject).await;
     i2_a_sweep_finds_every_window_without_being_told(subject).await;
@@ -143,6 +144,19 @@ async fn targets_do_not_see_each_others_windows(subject: &Subject<'_>) {
     subject.holds(there, &[&other]).await;
     subject.close(&[&other]).await;
     subject.holds(there, &[]).await;
+}
+
+async fn what_is_seen_after_another_broker_is_what_is_there(subject: &Subject<'_>) {
+    let target = &subject.targets[0];
+    let (mine, theirs) = (window(target, 1, "tcp/22", "192.0.2.1"), window(target, 2, "tcp/22", "192.0.2.1"));
+    subject.open(&[&mine, &theirs]).await;
+    subject.provider.taken_over(target);
+    subject.holds(target, &[&mine, &theirs]).await;
+    subject.close(&[&mine]).await;
+    subject.provider.taken_over(target);
+    subject.holds(target, &[&theirs]).await;
+    subject.close(&[&theirs]).await;
+    subject.holds(target, &[]).await;
 }
 
 async fn calls_at_once_all_take_effect(subject: &Subject<'_>) {

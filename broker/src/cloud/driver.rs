@@ -194,6 +194,15 @@ impl Clouds {
         report
     }
 
+    /// This broker drives the target from now on, and another may have until now: nothing that is remembered of its cloud
+    /// is believed.
+    pub fn taken_over(&self, target: &TargetId) {
+        let Some(provider) = self.provider(target) else { return };
+        provider.taken_over(target);
+        self.with(target, Place::doubt);
+        self.notify.notify_one();
+    }
+
     /// Drives every target until the process ends.
     ///
     /// # Errors

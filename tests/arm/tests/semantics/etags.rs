@@ -93,3 +93,15 @@ async fn what_does_not_exist_matches_no_etag() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_cloud_that_looks_at_no_etag_takes_every_write() {
+    let cloud = Cloud::new().await;
+    let read = cloud.get(&cloud.nsg()).await.good();
+    let stale = etag(&read);
+    cloud.put_if(&stale, &cloud.nsg(), &read).await.good();
+    cloud.arm.take_any_etag(true);
+    cloud.put_if(&stale, &cloud.nsg(), &read).await.good();
+    cloud.arm.take_any_etag(false);
+    assert_eq!(cloud.put_if(&stale, &cloud.nsg(), &read).await.error(), (412, "PreconditionFailed"));
+}

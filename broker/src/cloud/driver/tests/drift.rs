@@ -191,3 +191,23 @@ async fn a_lockdown_and_a_round_take_turns() {
     assert!(world.round().await, "at once after the lockdown");
     assert_eq!(world.observed(&grant), Observed::Open);
 }
+
+#[tokio::test]
+async fn i8_a_target_that_another_broker_had_is_looked_at_before_anything_is_believed() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    // The other broker closed it, and opened another.
+    let other = on_vm(&world, a_grant());
+    let windows = |grant: &Grant| desired_cloud(&world.target, [grant], grant.requested_at);
+    world.cloud.close(&world.target, &windows(&grant)).await.unwrap();
+    windows(&other).into_iter().for_each(|window| world.cloud.tamper(window));
+    assert!(!world.round().await, "as far as it knows all is well");
+    world.clouds.taken_over(&world.target);
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed);
+    world.want(&[&other]);
+    assert!(world.round().await);
+    assert_eq!((world.observed(&other), world.open()), (Observed::Open, vec![other.id]));
+    assert!(world.told().is_empty(), "nobody else did anything to it");
+}
