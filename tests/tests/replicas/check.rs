@@ -209,15 +209,16 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
 fn early(history: &History, opening: &Opening, spans: &[Span], grants: &Grants<'_>) -> Option<Violation> {
     let (from, until) = spans.last()?;
     let closed = (*until)?;
-    let end = expired(grants.on(opening))?;
+    let end = expired(grants.on(opening), closed)?;
     let allowed = may_be_early(history, opening, *from, closed);
     (end.duration_since(closed) > allowed).then(|| Violation::Early { opening: opening.clone(), closed, end })
 }
 
-/// The latest end that was reached by grants that were open.
-fn expired(grants: &[&Stored]) -> Option<Timestamp> {
+/// The latest end that was reached by grants that were confirmed before something was closed.
+fn expired(grants: &[&Stored], closed: Timestamp) -> Option<Timestamp> {
     let expired = grants.iter().filter(|grant| grant.reason == CloseReason::Expired);
-    expired.filter(|grant| grant.opened_at.is_some()).map(|grant| grant.not_after).max()
+    let confirmed = |grant: &&&Stored| grant.opened_at.is_some_and(|opened| opened <= closed);
+    expired.filter(confirmed).map(|grant| grant.not_after).max()
 }
 
 /// How long before its end a window may be closed at a host. What an agent says while its broker is stopped, or while
@@ -340,8 +341,8 @@ pub(crate) fn worst(history: &History) -> Worst {
     let closed = spans.iter().filter_map(|(opening, spans)| late(opening, last(spans)?));
     let seen = history.looks.iter();
     let seen = seen.flat_map(|look| look.open.iter().filter_map(|opening| late(opening, look.asked)));
-    let early = spans
-        .iter()
-        .filter_map(|(opening, spans)| Some(expired(grants.on(opening))?.duration_since(last(spans)?)));
+    let early = spans.iter().filter_map(|(opening, spans)| {
+        Some(expired(grants.on(opening), last(spans)?)?.duration_since(last(spans)?))
+    });
     Worst { host: closed.max(), cloud: seen.max(), early: early.max() }
 }

@@ -185,6 +185,8 @@ fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
         history.stored[0].reason = CloseReason::Revoked;
     };
     assert_eq!(found(revoked), []);
+    let extended_later = |history: &mut History| history.stored.push(grant("g2", "10.0.0.1", 5_100, 9_000));
+    assert_eq!(found(extended_later), [], "what was never open is closed by nobody");
     let stopped = |history: &mut History| {
         early(history);
         history.faults = vec![span(Fault::StopBroker(0), -4_000, -2_000)];
