@@ -194,15 +194,6 @@ impl Clouds {
         report
     }
 
-    /// This broker drives the target from now on, and another may have until now: nothing that is remembered of its cloud
-    /// is believed.
-    pub fn taken_over(&self, target: &TargetId) {
-        let Some(provider) = self.provider(target) else { return };
-        provider.taken_over(target);
-        self.with(target, Place::doubt);
-        self.notify.notify_one();
-    }
-
     /// Drives every target until the process ends.
     ///
     /// # Errors
@@ -431,12 +422,14 @@ impl Clouds {
         self.wakeups.wake_all(targets);
     }
 
-    /// Takes over a target from a broker that is gone, and whose last call may land late: it is looked at now, and again.
+    /// Takes over a target from another broker, whose last call may land late: nothing that is remembered of its cloud is
+    /// believed, and it is looked at now, and again.
     pub fn took_over(&self, target: &TargetId) {
-        if self.provider(target).is_some() && !self.replica.members.is_alone() {
-            let again = self.clock.now().checked_add(LATE_CALLS).unwrap_or(Timestamp::MAX);
-            self.lock().entry(target.clone()).or_default().took_over(again);
-        }
+        let Some(provider) = self.provider(target) else { return };
+        provider.taken_over(target);
+        let again = self.clock.now().checked_add(LATE_CALLS).unwrap_or(Timestamp::MAX);
+        self.lock().entry(target.clone()).or_default().took_over(again);
+        self.notify.notify_one();
     }
 
     /// Has a target looked at before anything else is done with it.

@@ -204,7 +204,7 @@ async fn i8_a_target_that_another_broker_had_is_looked_at_before_anything_is_bel
     world.cloud.close(&world.target, &windows(&grant)).await.unwrap();
     windows(&other).into_iter().for_each(|window| world.cloud.tamper(window));
     assert!(!world.round().await, "as far as it knows all is well");
-    world.clouds.taken_over(&world.target);
+    world.clouds.took_over(&world.target);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed);
     world.want(&[&other]);
     assert!(world.round().await);
