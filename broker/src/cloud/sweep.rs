@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::{StreamExt as _, stream};
 use postern_cloud::{CloudError, Sighting, Sweep, Unread};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
@@ -15,7 +16,10 @@ use rand::Rng as _;
 
 use super::Clouds;
 use crate::measure;
+use crate::store::members::Claim;
 
+/// How many leases are asked for at once.
+const AT_ONCE: usize = 64;
 /// How long a sweep may take.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
@@ -53,13 +57,31 @@ impl Clouds {
         tracing::debug!(?kind, targets = sightings.len(), "swept");
 
         let seen: BTreeSet<TargetId> = sightings.iter().map(|sighting| sighting.target.clone()).collect();
-        for sighting in sightings {
-            self.sighted(sighting, &before);
+        let ours = stream::iter(sightings).map(|sighting| async {
+            let is_ours = self.is_ours(&sighting.target).await;
+            (sighting, is_ours)
+        });
+        let mut ours = std::pin::pin!(ours.buffer_unordered(AT_ONCE));
+        while let Some((sighting, is_ours)) = ours.next().await {
+            if is_ours {
+                self.sighted(sighting, &before);
+            } else {
+                self.let_go(&sighting.target);
+            }
         }
         if places.is_empty() {
             self.look_for_the_unseen(kind, &seen, &before);
         }
         self.tell_unread(places, unread);
+    }
+
+    /// Whether no other broker works on the target, as far as is known: each sweeps for itself, and what is amiss is put right
+    /// and told by one. Without a store to say whose it is, what has ended is closed by everyone (I2).
+    async fn is_ours(&self, target: &TargetId) -> bool {
+        match self.replica.leases.hold(target, Claim::Free).await {
+            Ok(held) => held.is_some(),
+            Err(_) => true,
+        }
     }
 
     pub(super) fn sighted(&self, Sighting { target, held }: Sighting, before: &BTreeMap<TargetId, u64>) {
