@@ -221,9 +221,11 @@ impl Clouds {
             place.expire(now);
             place.look_for_late_calls(now);
         });
+        let alone = self.replica.members.is_alone();
         let ready = places.iter_mut().filter(|(target, place)| {
             // Without the lease nothing begins; what has ended is closed all the same (I2).
-            place.has_work(now) && (self.replica.leases.holds(target) || place.has_ended(now))
+            let may = self.replica.leases.holds(target) || place.has_ended(now);
+            may && place.has_work(now) && (alone || !place.waits_for_store(now))
         });
         ready
             .filter_map(|(target, place)| {
@@ -283,15 +285,14 @@ impl Clouds {
         }
         self.repair(target, provider).await?;
         // Asked anew before every opening: a window may have ended while the one before it was opened.
-        while let Some(step) = self.steps_left(target).into_iter().next() {
-            let CloudStep::Open(windows) = step else {
-                self.close_all(target, provider).await?;
-                continue;
-            };
+        loop {
+            self.close_all(target, provider).await?;
             // Another broker may have closed by now what this one still means to open.
             if !self.replica.leases.holds(target) {
                 break;
             }
+            let open = |step| if let CloudStep::Open(windows) = step { Some(windows) } else { None };
+            let Some(windows) = self.steps_left(target).into_iter().find_map(open) else { break };
             let span = trace::call_for("open", target, &windows);
             let opening = answered(provider.open(target, &windows)).instrument(span);
             // A call that waits, or is tried again, for longer than the lease lasts would land after another broker's look.
@@ -324,7 +325,9 @@ impl Clouds {
             // Nor is what somebody asked for since the store was read: it is read again first.
             let asked = windows.len();
             if !self.replica.members.is_alone() {
-                self.with(target, |place| windows.retain(|window| !place.may_be_new(window)));
+                self.with(target, |place| {
+                    windows.retain(|window| window.not_after <= now || !place.may_be_new(window));
+                });
             }
             if windows.len() < asked {
                 self.wakeups.wake(target);

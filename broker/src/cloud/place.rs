@@ -116,6 +116,17 @@ impl Place {
         self.looked_since && !self.known.contains(window)
     }
 
+    /// Whether all that is left to do is to close what somebody may have asked for since the store was read.
+    pub(super) fn waits_for_store(&self, now: Timestamp) -> bool {
+        let is_new = |window: &CloudWindow| self.may_be_new(window) && now < window.not_after;
+        let waits = |step: &CloudStep| match step {
+            CloudStep::Close(windows) => windows.iter().all(is_new),
+            CloudStep::Open(_) => false,
+        };
+        let steps = self.steps(now).unwrap_or_default();
+        !self.needs_look() && !self.repair && !steps.is_empty() && steps.iter().all(waits)
+    }
+
     /// Takes in that another broker did what was done here.
     pub(super) fn took_over(&mut self, look_again: Timestamp) {
         self.doubt();

@@ -155,7 +155,7 @@ impl Leases {
     }
 
     /// The membership was renewed by what was sent then.
-    pub(super) fn believe_from(&self, sent: Duration) {
+    pub(crate) fn believe_from(&self, sent: Duration) {
         self.lock().believed_until = sent.saturating_add(BELIEF);
     }
 

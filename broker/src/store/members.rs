@@ -4,6 +4,9 @@
 //! token rises with each holder, and goes with what the holder reads and writes, so that one that was replaced is refused,
 //! however late it comes. A lease saves work; that a window ends does not depend on it (I2).
 
+#[cfg(test)]
+pub(crate) mod fake;
+
 use std::collections::HashSet;
 use std::time::Duration;
 

@@ -78,6 +78,7 @@ impl World {
 }
 
 mod drift;
+mod shared;
 mod stuck;
 
 fn driving(provider: Arc<dyn Provider>) -> Arc<Clouds> {
