@@ -33,6 +33,11 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// By the name of each part that keeps the broker from its work: why.
 pub type Reasons = BTreeMap<&'static str, String>;
 
+/// Each reason with its part, in a line.
+pub fn in_words(reasons: &Reasons) -> Vec<String> {
+    reasons.iter().map(|(part, why)| format!("{part}: {why}")).collect()
+}
+
 /// Why this broker is not ready, if it is not. Cheap to clone; all clones agree.
 #[derive(Debug, Clone)]
 pub struct Readiness {

@@ -13,6 +13,7 @@ use postern_pki::{Authority, Credentials, KeyPair};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, Listener};
+use crate::app::status::About;
 use crate::app::{App, Feed};
 use crate::clock::Clock;
 use crate::cloud::Clouds;
@@ -170,6 +171,8 @@ async fn start(
         replica: Arc::clone(&replica),
         wakeups,
         feed,
+        readiness: readiness.clone(),
+        about: About::of(config),
         ending: ended.clone(),
         clock,
         authority,

@@ -18,7 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 
 use crate::clock::Clock;
-use crate::readiness::{Readiness, goes_round};
+use crate::readiness::{Readiness, goes_round, in_words};
 use crate::reconcile::Pulse;
 
 /// How many connections there may be at once; more wait in the kernel's backlog.
@@ -110,7 +110,7 @@ impl Shown {
                 if reasons.is_empty() {
                     return plain(StatusCode::OK, "ready\n".into());
                 }
-                let lines = reasons.iter().map(|(part, why)| format!("{part}: {why}\n"));
+                let lines = in_words(&reasons).into_iter().map(|line| line + "\n");
                 plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
             }
             _ => plain(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n".into()),

@@ -86,6 +86,12 @@ pub(crate) enum Command {
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
+    /// Show how the brokers stand: who is there, which closes are stuck, and what else needs an operator.
+    Status {
+        /// Fail if something needs attention: with exit code 9.
+        #[arg(long)]
+        check: bool,
+    },
     /// Write a completion script for a shell to stdout.
     Completions {
         /// The shell.

@@ -9,6 +9,7 @@ mod pages;
 mod patience;
 mod policy;
 mod request;
+mod status;
 mod targets;
 mod wait;
 mod watch;
@@ -48,6 +49,7 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
         Command::Audit(AuditCommand::Verify { file: None, expect_head }) => {
             audit::verify(&broker()?, console, expect_head).await
         }
+        Command::Status { check } => status::status(&broker()?, console, check).await,
         Command::Completions { shell } => completions(console, shell),
     }
 }

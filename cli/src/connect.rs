@@ -17,6 +17,7 @@ use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::audit_service_client::AuditServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
+use postern_proto::v1::status_service_client::StatusServiceClient;
 use postern_proto::v1::target_service_client::TargetServiceClient;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Response, Status};
@@ -84,6 +85,10 @@ impl Broker {
 
     pub(crate) fn audit(&self) -> AuditServiceClient<Channel> {
         AuditServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn status(&self) -> StatusServiceClient<Channel> {
+        StatusServiceClient::new(self.channel.clone())
     }
 
     /// Awaits a call's answer, for a bounded time.

@@ -30,7 +30,8 @@ Exit codes:
   6  the grant failed or was refused by a layer, or closed before it was active;
      or a VM was not locked down or released
   7  timed out while waiting; what was asked for goes on
-  8  the broker cannot be reached";
+  8  the broker cannot be reached
+  9  `status --check` found something that needs attention";
 
 /// The exit codes, as [`HELP`] documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,7 @@ pub(crate) enum Exit {
     Failed = 6,
     TimedOut = 7,
     Unreachable = 8,
+    Attention = 9,
 }
 
 impl From<Exit> for ExitCode {
@@ -193,6 +195,12 @@ pub(crate) enum Failure {
         /// How many accounts or Regions.
         places: usize,
     },
+    /// A status that was told to fail on it found something.
+    #[error("something needs attention, {count} in all; see the result")]
+    Attention {
+        /// How many.
+        count: usize,
+    },
     /// The audit log is not as it was written.
     #[error("the audit log is broken")]
     BrokenLog(#[from] Broken),
@@ -234,6 +242,7 @@ impl Failure {
             Self::Unheard { source, .. } => source.exit(),
             Self::Missed { .. } | Self::NotDone { .. } => Exit::Failed,
             Self::TimedOut { .. } => Exit::TimedOut,
+            Self::Attention { .. } => Exit::Attention,
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
             Self::BadAnswer { .. }
             | Self::BrokenLog(_)

@@ -41,6 +41,9 @@ pub struct Grant {
     pub open_by: Timestamp,
     /// When every layer had confirmed.
     pub opened_at: Option<Timestamp>,
+    /// When it was first to close; none in a record of a version that did not keep it.
+    #[serde(default)]
+    pub closing_since: Option<Timestamp>,
     /// When every layer had confirmed the end.
     pub closed_at: Option<Timestamp>,
     /// Where it stands.
@@ -152,6 +155,7 @@ impl Grant {
             not_after: now,
             open_by: now,
             opened_at: None,
+            closing_since: None,
             closed_at: None,
             state: GrantState::PendingApproval,
         };
@@ -187,7 +191,10 @@ impl Grant {
                 next.state = S::Active;
                 next.opened_at = Some(now);
             }
-            (S::Opening | S::Active, Event::Close(reason)) => next.state = S::Closing(reason),
+            (S::Opening | S::Active, Event::Close(reason)) => {
+                next.state = S::Closing(reason);
+                next.closing_since = Some(now);
+            }
             (S::Closing(CloseReason::CannotOpen { reason }), Event::ClosedEverywhere) => {
                 next.state = S::Failed { reason: reason.clone() };
                 next.closed_at = Some(now);
@@ -222,6 +229,21 @@ impl Grant {
     /// Whether the layers should hold this grant's windows at `now`.
     pub fn wants_open(&self, now: Timestamp) -> bool {
         matches!(self.state, GrantState::Opening | GrantState::Active) && now < self.not_after
+    }
+
+    /// Since when the layers have had to close it: since its end at the latest, whoever was there to say so. None while
+    /// that is to come, and once it is over.
+    pub fn closes_since(&self, now: Timestamp) -> Option<Timestamp> {
+        match &self.state {
+            GrantState::Closing(_) => {
+                Some(self.closing_since.map_or(self.not_after, |since| since.min(self.not_after)))
+            }
+            GrantState::Opening | GrantState::Active => (now >= self.not_after).then_some(self.not_after),
+            GrantState::PendingApproval
+            | GrantState::Closed(_)
+            | GrantState::Denied { .. }
+            | GrantState::Failed { .. } => None,
+        }
     }
 
     /// The targets, each once.

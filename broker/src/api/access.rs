@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use postern_cloud::CallerToken;
-use postern_core::plan::Layer;
 use postern_core::text::Justification;
 use postern_core::{Grant, GrantId, Invalid, TargetId, Window};
 use postern_proto::CALLER_TOKEN;
@@ -17,7 +16,6 @@ use tonic::{Code, Request, Response, Status};
 use super::status::status;
 use super::watch::{self, WatchStream};
 use crate::app::{App, Caller, Error, access};
-use crate::layer::host_layer;
 use crate::replica::Sights;
 
 pub(super) struct Access {
@@ -135,11 +133,7 @@ async fn sights(app: &App, grants: &[Grant]) -> Sights {
 
 fn seen(app: &App, grant: &Grant, sights: &Sights) -> v1::Grant {
     let is_here = |window: &Window| app.replica.leases.holds(&window.target);
-    let observe = |window: &_, layer| match layer {
-        _ if !is_here(window) => sights.observe(grant, window, layer),
-        Layer::Host => host_layer(&app.hub, &app.clouds, grant, window),
-        Layer::Cloud => app.clouds.observe(grant, window),
-    };
+    let observe = |window: &_, layer| app.observe(grant, window, layer, sights);
     let is_over = grant.state.is_final();
     let endpoint = |window: &_| match is_over {
         true => None,

@@ -56,6 +56,7 @@ pub const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.AgentService/Session", Allow::Agent),
     ("/postern.v1.AuditService/TailAudit", READERS),
     ("/postern.v1.AuditService/VerifyAudit", READERS),
+    ("/postern.v1.StatusService/GetStatus", READERS),
     ("/grpc.health.v1.Health/Check", Allow::Anyone),
     ("/grpc.health.v1.Health/Watch", Allow::Anyone),
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", EVERY_ROLE),
@@ -144,6 +145,9 @@ mod tests {
             ("/postern.v1.AgentService", Some(&reader), &["Enroll", "ListAgents"]),
             ("/postern.v1.AuditService", Some(&requester), &[]),
             ("/postern.v1.AuditService", Some(&reader), &["TailAudit", "VerifyAudit"]),
+            ("/postern.v1.StatusService", Some(&requester), &[]),
+            ("/postern.v1.StatusService", Some(&reader), &["GetStatus"]),
+            ("/postern.v1.StatusService", Some(&agent), &[]),
         ] {
             assert_eq!(may_call(service, identity), expected, "{service} {identity:?}");
         }

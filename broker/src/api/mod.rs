@@ -8,6 +8,7 @@ mod errands;
 mod gate;
 mod health;
 mod listener;
+mod operator;
 mod policy;
 mod server;
 mod session;

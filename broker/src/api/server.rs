@@ -9,6 +9,7 @@ use postern_proto::v1::access_service_server::AccessServiceServer;
 use postern_proto::v1::agent_service_server::AgentServiceServer;
 use postern_proto::v1::audit_service_server::AuditServiceServer;
 use postern_proto::v1::policy_service_server::PolicyServiceServer;
+use postern_proto::v1::status_service_server::StatusServiceServer;
 use postern_proto::v1::target_service_server::TargetServiceServer;
 use tonic::transport::Server;
 use tonic_health::pb::health_server::{Health, HealthServer};
@@ -18,6 +19,7 @@ use super::agent::Agents;
 use super::audit::Audit;
 use super::errands::errands;
 use super::gate::GateLayer;
+use super::operator::Operator;
 use super::policy::Policies;
 use super::target::Targets;
 use super::traced::TracedLayer;
@@ -54,7 +56,8 @@ pub async fn serve(
         .add_service(PolicyServiceServer::new(Policies { app: Arc::clone(&app) }))
         .add_service(TargetServiceServer::new(Targets { app: Arc::clone(&app), errands }))
         .add_service(AgentServiceServer::new(Agents { app: Arc::clone(&app) }))
-        .add_service(AuditServiceServer::new(Audit { app }))
+        .add_service(AuditServiceServer::new(Audit { app: Arc::clone(&app) }))
+        .add_service(StatusServiceServer::new(Operator { app }))
         .serve_with_incoming_shutdown(listener.connections(), shutdown);
     tokio::try_join!(server, doing.map(Ok))?;
     Ok(())

@@ -10,6 +10,7 @@ pub mod lockdown;
 pub mod policies;
 #[cfg(test)]
 pub(crate) mod rig;
+pub mod status;
 pub mod targets;
 
 use std::collections::BTreeSet;
@@ -18,7 +19,8 @@ use std::sync::Arc;
 
 use postern_cloud::CallerToken;
 use postern_core::audit::AuditEvent;
-use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId};
+use postern_core::plan::{Layer, Observed};
+use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId, Window};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use tokio::sync::watch;
@@ -27,6 +29,8 @@ use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::ending::Ending;
 use crate::hub::Hub;
+use crate::layer::host_layer;
+use crate::readiness::Readiness;
 use crate::reconcile::Wakeups;
 use crate::replica::{Replica, Sights};
 use crate::store::{Store, Transaction};
@@ -47,6 +51,10 @@ pub struct App {
     pub wakeups: Arc<Wakeups>,
     /// Tells watchers.
     pub feed: Feed,
+    /// Whether this broker can do its work.
+    pub readiness: Readiness,
+    /// What this broker says of itself.
+    pub about: status::About,
     /// How far the end of the broker has come.
     pub ending: watch::Receiver<Ending>,
     /// Time.
@@ -86,6 +94,15 @@ impl App {
         let elsewhere = targets.into_iter().filter(|target| !self.replica.leases.holds(target));
         let elsewhere: Vec<TargetId> = elsewhere.cloned().collect();
         Ok(self.replica.views.read(&elsewhere).await?)
+    }
+
+    /// What is known of a window of a grant in a layer, from whoever works on its target.
+    pub fn observe(&self, grant: &Grant, window: &Window, layer: Layer, sights: &Sights) -> Observed {
+        match layer {
+            _ if !self.replica.leases.holds(&window.target) => sights.observe(grant, window, layer),
+            Layer::Host => host_layer(&self.hub, &self.clouds, grant, window),
+            Layer::Cloud => self.clouds.observe(grant, window),
+        }
     }
 
     /// Records that something was refused.

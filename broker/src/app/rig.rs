@@ -42,6 +42,8 @@ impl Rig {
             replica,
             wakeups,
             feed: Feed::default(),
+            readiness: Readiness::default(),
+            about: status::About { name: "broker-1".into(), store: status::StoreKind::Embedded },
             ending: watch::channel(Ending::NotYet).1,
             clock,
             authority: Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap(),

@@ -98,10 +98,7 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
             policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,
-            cloud: match sights.of(&id) {
-                Some(view) => view.cloud.clone(),
-                None => app.clouds.report(&id),
-            },
+            cloud: cloud_report(app, &id, &sights),
             id,
         }
     };
@@ -111,6 +108,11 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
 /// How the host layer of a target stands, as whoever works on it says.
 pub fn host_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
     sights.of(target).map_or_else(|| app.hub.report(target), |view| view.host.clone())
+}
+
+/// How the cloud layer of a target stands, as whoever works on it says.
+pub fn cloud_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
+    sights.of(target).map_or_else(|| app.clouds.report(target), |view| view.cloud.clone())
 }
 
 fn open_windows<'a>(

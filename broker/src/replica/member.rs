@@ -113,6 +113,7 @@ impl Member {
             targets: count(self.replica.leases.len()),
             stuck: count(self.clouds.stuck()),
             ending: self.is_ending(),
+            not_ready: readiness::in_words(&self.readiness.reasons()),
             ..course.card.clone()
         }
     }

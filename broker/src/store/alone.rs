@@ -21,6 +21,10 @@ impl Members for Alone {
         true
     }
 
+    fn membership(&self) -> String {
+        String::new()
+    }
+
     async fn beat(&self, card: &Card) -> Result<Beat, StoreError> {
         *self.card.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = card.clone();
         Ok(Beat::default())

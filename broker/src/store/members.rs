@@ -84,6 +84,9 @@ pub struct Card {
     /// How far its clock is ahead of the store's, in milliseconds; as it was at the last renewal.
     #[serde(default)]
     pub clock_ahead_ms: i64,
+    /// What keeps it from its work, one line for each part; empty where it is ready.
+    #[serde(default)]
+    pub not_ready: Vec<String>,
 }
 
 /// The answer to a renewal.
@@ -169,6 +172,9 @@ pub trait Subscription: Send {
 pub trait Members: Send + Sync + 'static {
     /// Whether there can be no other member.
     fn is_alone(&self) -> bool;
+
+    /// This broker's membership, as its card shows it.
+    fn membership(&self) -> String;
 
     /// Renews this broker's membership, or joins anew where it has ended.
     ///

@@ -37,6 +37,7 @@ fn each_exit_code_is_in_the_help_and_in_the_reference() {
         Exit::Failed,
         Exit::TimedOut,
         Exit::Unreachable,
+        Exit::Attention,
     ];
     for exit in codes {
         let code = exit as u8;

@@ -3,6 +3,7 @@
 //! the same structs.
 
 mod lockdown;
+mod status;
 mod wire;
 mod words;
 
@@ -13,6 +14,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 pub(crate) use lockdown::{Assessment, LockdownResult, Lockdowns, Survey};
+pub(crate) use status::{Replica, Status, StuckClose};
 pub(crate) use wire::time;
 pub(crate) use words::{UNHEALTHY, grant_state};
 
@@ -203,5 +205,7 @@ impl fmt::Display for Principal {
     }
 }
 
+#[cfg(test)]
+pub(super) use status::tests as status_tests;
 #[cfg(test)]
 pub(super) mod tests;

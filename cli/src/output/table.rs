@@ -1,6 +1,7 @@
 //! What people see: plain columns without lines or colour, so that they can be read, grepped and pasted.
 
 mod lockdown;
+mod status;
 
 use comfy_table::presets::NOTHING;
 use comfy_table::{ContentArrangement, Table};
@@ -13,6 +14,7 @@ use super::json::{
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
 pub(crate) use lockdown::{lockdowns, survey};
+pub(crate) use status::status;
 
 /// A grant with each of its windows.
 pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {

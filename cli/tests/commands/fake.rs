@@ -45,6 +45,8 @@ pub(crate) struct Script {
     pub(crate) survey: v1::AssessTargetsResponse,
     /// What a lockdown and a release are answered with.
     pub(crate) results: Vec<v1::LockdownResult>,
+    /// How the brokers stand.
+    pub(crate) status: v1::GetStatusResponse,
     /// The assessments that were asked for.
     pub(crate) assessments: Vec<v1::AssessTargetsRequest>,
     /// The lockdowns that were asked for.

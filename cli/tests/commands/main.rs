@@ -13,4 +13,6 @@ mod offline;
 #[cfg(test)]
 mod run;
 #[cfg(test)]
+mod status;
+#[cfg(test)]
 mod trust;

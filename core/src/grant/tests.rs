@@ -71,6 +71,31 @@ fn i5_what_cannot_open_fails_only_after_it_was_closed() {
 }
 
 #[test]
+fn a_grant_has_to_close_from_when_it_was_told_to_and_from_its_end_at_the_latest() {
+    let close =
+        |grant: &Grant, seconds| grant.after(Event::Close(CloseReason::Expired), at(seconds)).unwrap();
+    let active = opening().after(Event::Confirmed, at(1)).unwrap();
+    for grant in [&opening(), &active] {
+        assert_eq!((grant.closes_since(at(59)), grant.closes_since(at(90))), (None, Some(at(60))));
+    }
+    assert_eq!(close(&active, 10).closes_since(at(20)), Some(at(10)));
+    assert_eq!(close(&active, 80).closes_since(at(90)), Some(at(60)), "nobody was there at its end");
+    let closed = close(&active, 10).after(Event::ClosedEverywhere, at(11)).unwrap();
+    assert_eq!((closed.closes_since(at(90)), closed.closing_since), (None, Some(at(10))));
+    let waiting = a_grant(1, &["192.0.2.7"], Unreachable::Fail, true);
+    assert_eq!(waiting.closes_since(at(90)), None, "its end is not fixed");
+}
+
+#[test]
+fn a_record_that_does_not_say_when_it_was_to_close_is_read_as_closing_since_its_end() {
+    let closing = opening().after(Event::Close(CloseReason::Expired), at(10)).unwrap();
+    let mut record = serde_json::to_value(&closing).unwrap();
+    record.as_object_mut().unwrap().remove("closing_since");
+    let read: Grant = serde_json::from_value(record).unwrap();
+    assert_eq!((read.closing_since, read.closes_since(at(20))), (None, Some(at(60))));
+}
+
+#[test]
 fn a_grant_supersedes_what_it_covers_for_as_long() {
     let older = opening();
     let newer = |sources: &[&str], after| {

@@ -12,6 +12,7 @@ mod load;
 mod scenarios;
 mod schedule;
 mod sky;
+mod status;
 mod storm;
 mod summary;
 mod world;

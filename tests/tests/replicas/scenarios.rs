@@ -15,20 +15,20 @@ use crate::{BROKERS, REPLICAS};
 /// How long a change at one replica may take to be seen at another.
 const AT_ONCE: Duration = Duration::from_secs(1);
 /// The source of every request here.
-const SOURCE: &str = "10.0.0.1";
+pub(crate) const SOURCE: &str = "10.0.0.1";
 /// The target of an agent that a scenario leads by hand.
-const LED: &str = "host:led";
+pub(crate) const LED: &str = "host:led";
 
 /// Two replicas without agents.
 fn two() -> World {
     World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None })
 }
 
-fn at(world: &World, replica: usize) -> Client {
+pub(crate) fn at(world: &World, replica: usize) -> Client {
     world.replicas.admin_at(&world.net.alice, world.replicas.replica(replica).url())
 }
 
-fn led_by_hand(world: &World, replica: usize) -> FakeAgent {
+pub(crate) fn led_by_hand(world: &World, replica: usize) -> FakeAgent {
     let token = world.admin.join_token(LED, None).unwrap();
     let url = world.replicas.replica(replica).url();
     FakeAgent::enroll(&world.net.vm, url, &token, &world.dir.path().join("led")).unwrap()

@@ -153,6 +153,10 @@ impl Members for Redis {
         false
     }
 
+    fn membership(&self) -> String {
+        self.membership.id()
+    }
+
     async fn beat(&self, card: &Card) -> Result<Beat, StoreError> {
         if let Some(beat) = self.renew(&self.membership.id(), card, false).await? {
             return Ok(beat);

@@ -127,6 +127,6 @@ pub(crate) fn time(wire: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     wire.and_then(|wire| convert::timestamp("", &wire).ok())
 }
 
-fn seconds(wire: Option<prost_types::Duration>) -> Option<Seconds> {
+pub(super) fn seconds(wire: Option<prost_types::Duration>) -> Option<Seconds> {
     convert::duration("", wire.as_ref()).ok().map(Seconds)
 }

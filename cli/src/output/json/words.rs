@@ -148,6 +148,14 @@ pub(super) fn concern_kind(kind: v1::ConcernKind) -> &'static str {
     }
 }
 
+pub(super) fn store_kind(kind: v1::StoreKind) -> &'static str {
+    match kind {
+        v1::StoreKind::Unspecified => UNKNOWN,
+        v1::StoreKind::Embedded => "embedded",
+        v1::StoreKind::Redis => "redis",
+    }
+}
+
 pub(super) fn target_error_code(code: v1::TargetErrorCode) -> &'static str {
     match code {
         v1::TargetErrorCode::Unspecified => UNKNOWN,

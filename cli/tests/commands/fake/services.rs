@@ -9,6 +9,7 @@ use postern_proto::v1::access_service_server::{AccessService, AccessServiceServe
 use postern_proto::v1::agent_service_server::AgentServiceServer;
 use postern_proto::v1::audit_service_server::{AuditService, AuditServiceServer};
 use postern_proto::v1::policy_service_server::{PolicyService, PolicyServiceServer};
+use postern_proto::v1::status_service_server::{StatusService, StatusServiceServer};
 use postern_proto::v1::target_service_server::TargetServiceServer;
 use tokio_stream::{Stream, StreamExt as _};
 use tonic::transport::Server;
@@ -28,6 +29,7 @@ pub(super) fn all(mut server: Server, script: &Arc<Mutex<Script>>) -> Router {
         .add_service(PolicyServiceServer::new(services.clone()))
         .add_service(AuditServiceServer::new(services.clone()))
         .add_service(AgentServiceServer::new(services.clone()))
+        .add_service(StatusServiceServer::new(services.clone()))
         .add_service(TargetServiceServer::new(services))
 }
 
@@ -202,5 +204,16 @@ impl AuditService for Services {
             problem: "does not follow from the record before it".to_owned(),
         };
         Ok(Response::new(answer))
+    }
+}
+
+#[tonic::async_trait]
+impl StatusService for Services {
+    async fn get_status(
+        &self,
+        _: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::GetStatusResponse>, Status> {
+        self.let_in()?;
+        Ok(Response::new(self.0.lock().unwrap().status.clone()))
     }
 }

@@ -1,0 +1,258 @@
+//! How things stand, for whoever operates the brokers: who is there, and what waits for a layer.
+//!
+//! It is asked for when something is wrong. So it is answered while the store is away, too, with what this broker knows by
+//! itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::audit::Head;
+use postern_core::plan::{Layer, Observed};
+use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
+
+use super::targets::{cloud_report, host_report};
+use super::{App, Error};
+use crate::config::Config;
+use crate::readiness;
+use crate::replica::Sights;
+use crate::store::AgentRecord;
+use crate::store::members::Card;
+
+/// How long a close may take before it is called stuck.
+pub const STUCK: Duration = Duration::from_secs(30);
+/// How many stuck closes are told one by one.
+pub const TOLD: usize = 20;
+/// How long the store may take to answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a broker says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct About {
+    /// Its name.
+    pub name: String,
+    /// Where it keeps records.
+    pub store: StoreKind,
+}
+
+/// Where records are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreKind {
+    /// In a database of this broker's own.
+    Embedded,
+    /// On a Redis that several brokers may share.
+    Redis,
+}
+
+impl About {
+    /// What the configuration says.
+    pub fn of(config: &Config) -> Self {
+        let store = if config.redis.is_some() { StoreKind::Redis } else { StoreKind::Embedded };
+        Self { name: config.replica_name.clone(), store }
+    }
+}
+
+/// How things stand.
+#[derive(Debug)]
+pub struct Overview {
+    /// What keeps this broker from its work, one line for each part.
+    pub not_ready: Vec<String>,
+    /// What the store says; why it does not answer, where it does not.
+    pub stored: Result<Stored, String>,
+}
+
+/// How things stand by what the store says.
+#[derive(Debug)]
+pub struct Stored {
+    /// Every broker, by name.
+    pub replicas: Vec<Card>,
+    /// Where the audit log ends.
+    pub head: Head,
+    /// The agents.
+    pub agents: Agents,
+    /// The grants that are not over.
+    pub grants: Grants,
+    /// The stuck closes, the oldest first; at most [`TOLD`].
+    pub stuck: Vec<StuckClose>,
+    /// How many there are in all.
+    pub stuck_total: usize,
+    /// The grant that has been opening or closing for the longest.
+    pub oldest: Option<Unconfirmed>,
+}
+
+/// Agents, counted.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Agents {
+    /// Enrolled and not banned.
+    pub enrolled: usize,
+    /// With a session at some broker.
+    pub connected: u64,
+    /// Banned.
+    pub banned: usize,
+}
+
+/// Grants that are not over, counted by state.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Waiting for an approval.
+    pub pending_approval: u64,
+    /// Opening.
+    pub opening: u64,
+    /// Active.
+    pub active: u64,
+    /// Closing.
+    pub closing: u64,
+}
+
+/// A grant that should have closed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct StuckClose {
+    /// The grant.
+    pub grant: GrantId,
+    /// Since when it has had to close.
+    pub since: Timestamp,
+    /// For how long.
+    pub age: Duration,
+    /// Its targets.
+    pub targets: Vec<TargetId>,
+    /// The layers of its targets that have not confirmed, each with the reason.
+    pub layers: Vec<(TargetId, Layer, String)>,
+}
+
+/// A grant that waits for a layer.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Unconfirmed {
+    /// The grant.
+    pub grant: GrantId,
+    /// Whether it has to close; it is opening otherwise.
+    pub closing: bool,
+    /// Since when it waits.
+    pub since: Timestamp,
+    /// For how long.
+    pub age: Duration,
+}
+
+/// Says how things stand.
+pub async fn overview(app: &App) -> Overview {
+    let stored = answered(stored(app)).await;
+    Overview { not_ready: readiness::in_words(&app.readiness.reasons()), stored }
+}
+
+/// The store's answer, or why there is none.
+async fn answered<T>(look: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
+    match tokio::time::timeout(PATIENCE, look).await {
+        Ok(answer) => answer.map_err(|error| format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")),
+        Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+async fn stored(app: &App) -> Result<Stored, Error> {
+    let head = app.store.audit_head().await?;
+    let replicas = app.replica.members.roll().await?;
+    let agents: Vec<AgentRecord> = app.store.agents().await?.into_iter().map(|agent| agent.record).collect();
+    let grants: Vec<Grant> = app.store.open_grants().await?.into_iter().map(|grant| grant.record).collect();
+    let now = app.clock.now();
+    let stuck = stuck(&grants, now);
+    let told = &stuck[..stuck.len().min(TOLD)];
+    let targets: BTreeSet<&TargetId> = told.iter().flat_map(|(grant, _)| grant.targets()).collect();
+    let sights = app.sights(targets).await?;
+    let observe = |grant: &Grant, window: &Window, layer| app.observe(grant, window, layer, &sights);
+    let detail = |target: &TargetId, layer| detail(app, target, layer, &sights);
+    let closes = told.iter().map(|(grant, since)| StuckClose {
+        grant: grant.id,
+        since: *since,
+        age: span(*since, now),
+        targets: grant.targets().into_iter().cloned().collect(),
+        layers: unconfirmed_layers(grant, observe, detail),
+    });
+    Ok(Stored {
+        agents: count_agents(&agents, &replicas),
+        grants: count_grants(&grants),
+        stuck: closes.collect(),
+        stuck_total: stuck.len(),
+        oldest: oldest(&grants, now),
+        replicas,
+        head,
+    })
+}
+
+/// What a layer of a target has to say for itself.
+fn detail(app: &App, target: &TargetId, layer: Layer, sights: &Sights) -> String {
+    if !app.replica.leases.holds(target) && sights.of(target).is_none() {
+        return "no broker works on this target".into();
+    }
+    match layer {
+        Layer::Host => host_report(app, target, sights).detail,
+        Layer::Cloud => cloud_report(app, target, sights).detail,
+    }
+}
+
+/// The closes that take too long, and since when; the oldest first.
+fn stuck(grants: &[Grant], now: Timestamp) -> Vec<(&Grant, Timestamp)> {
+    let mut stuck: Vec<_> =
+        grants.iter().filter_map(|grant| Some((grant, grant.closes_since(now)?))).collect();
+    stuck.retain(|(_, since)| span(*since, now) > STUCK);
+    stuck.sort_by_key(|(grant, since)| (*since, grant.id));
+    stuck
+}
+
+/// The layers that have not confirmed that a grant is closed, each once, with the reason.
+fn unconfirmed_layers(
+    grant: &Grant,
+    observe: impl Fn(&Grant, &Window, Layer) -> Observed,
+    detail: impl Fn(&TargetId, Layer) -> String,
+) -> Vec<(TargetId, Layer, String)> {
+    let mut waiting = BTreeMap::new();
+    for window in &grant.windows {
+        for layer in Layer::ALL.into_iter().filter(|layer| layer.required_by(window)) {
+            let (reason, otherwise) = match observe(grant, window, layer) {
+                Observed::Absent | Observed::Unreachable { may_hold: false, .. } => continue,
+                Observed::Unreachable { reason, .. } | Observed::Refused { reason } => (reason, ""),
+                Observed::Open => (detail(&window.target, layer), "it is still open"),
+                Observed::Unconfirmed => (detail(&window.target, layer), "it has not answered yet"),
+            };
+            let reason = if reason.is_empty() { otherwise.to_owned() } else { reason };
+            waiting.entry((window.target.clone(), layer)).or_insert(reason);
+        }
+    }
+    waiting.into_iter().map(|((target, layer), reason)| (target, layer, reason)).collect()
+}
+
+fn oldest(grants: &[Grant], now: Timestamp) -> Option<Unconfirmed> {
+    let waits = |grant: &Grant| {
+        let closes = grant.closes_since(now);
+        let opens = (grant.state == GrantState::Opening).then_some(grant.requested_at);
+        let since = closes.or(opens)?;
+        Some(Unconfirmed { grant: grant.id, closing: closes.is_some(), since, age: span(since, now) })
+    };
+    grants.iter().filter_map(waits).min_by_key(|waiting| (waiting.since, waiting.grant))
+}
+
+fn count_agents(agents: &[AgentRecord], replicas: &[Card]) -> Agents {
+    let banned = agents.iter().filter(|agent| agent.banned.is_some()).count();
+    let connected = replicas.iter().map(|replica| replica.agents).sum();
+    Agents { enrolled: agents.len() - banned, connected, banned }
+}
+
+fn count_grants(grants: &[Grant]) -> Grants {
+    let mut counts = Grants::default();
+    for grant in grants {
+        match grant.state {
+            GrantState::PendingApproval => counts.pending_approval += 1,
+            GrantState::Opening => counts.opening += 1,
+            GrantState::Active => counts.active += 1,
+            GrantState::Closing(_) => counts.closing += 1,
+            GrantState::Closed(_) | GrantState::Denied { .. } | GrantState::Failed { .. } => {}
+        }
+    }
+    counts
+}
+
+/// From `since` to `now`; zero where that is the other way round.
+fn span(since: Timestamp, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(since)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

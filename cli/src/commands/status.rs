@@ -1,0 +1,21 @@
+//! `status`.
+
+use postern_proto::v1;
+
+use crate::connect::Broker;
+use crate::exit::Failure;
+use crate::output::{Console, json, table};
+
+/// Shows how the brokers stand.
+///
+/// # Errors
+/// The broker refuses or is away; with `--check`, also that something needs attention.
+pub(super) async fn status(broker: &Broker, console: &mut Console, check: bool) -> Result<(), Failure> {
+    let answer = broker.call(broker.status().get_status(v1::GetStatusRequest {})).await?;
+    let status = json::Status::from(answer);
+    console.show(&status, table::status)?;
+    match status.attention.len() {
+        count if check && count > 0 => Err(Failure::Attention { count }),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,227 @@
+//! How the brokers stand, as programs see it, and what of it needs attention.
+
+use jiff::Timestamp;
+use postern_proto::v1;
+use serde::Serialize;
+
+use super::{Seconds, time, wire::seconds, words};
+
+/// How far a broker's clock may be from its store's before that needs attention.
+const CLOCK_TOLERANCE_MS: u64 = 1000;
+
+/// How the brokers stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Status {
+    pub replica: String,
+    pub ready: bool,
+    pub not_ready: Vec<String>,
+    pub attention: Vec<String>,
+    pub replicas: Vec<Replica>,
+    pub store: Store,
+    pub agents: Option<AgentCounts>,
+    pub grants: Option<GrantCounts>,
+    pub stuck_closes: Vec<StuckClose>,
+    pub stuck_closes_total: u64,
+    pub oldest_unconfirmed: Option<Unconfirmed>,
+}
+
+/// One broker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Replica {
+    pub name: String,
+    pub version: String,
+    pub started_at: Option<Timestamp>,
+    pub agents: u64,
+    pub targets: u64,
+    pub failing_clouds: u64,
+    pub ending: bool,
+    pub not_ready: Vec<String>,
+    pub clock_ahead_ms: i64,
+    pub answers: bool,
+}
+
+/// The store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Store {
+    pub kind: &'static str,
+    pub error: String,
+    pub audit_records: u64,
+    pub audit_head: String,
+}
+
+/// Agents, counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct AgentCounts {
+    pub enrolled: u64,
+    pub connected: u64,
+    pub banned: u64,
+}
+
+/// Grants that are not over, counted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct GrantCounts {
+    pub pending_approval: u64,
+    pub opening: u64,
+    pub active: u64,
+    pub closing: u64,
+}
+
+/// A grant that should have closed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct StuckClose {
+    pub grant_id: String,
+    pub since: Option<Timestamp>,
+    pub age: Option<Seconds>,
+    pub targets: Vec<String>,
+    pub layers: Vec<UnconfirmedLayer>,
+}
+
+/// A layer that has not confirmed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct UnconfirmedLayer {
+    pub target: String,
+    pub layer: &'static str,
+    pub detail: String,
+}
+
+/// A grant that waits for a layer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Unconfirmed {
+    pub grant_id: String,
+    pub closing: bool,
+    pub since: Option<Timestamp>,
+    pub age: Option<Seconds>,
+}
+
+impl From<v1::GetStatusResponse> for Status {
+    fn from(wire: v1::GetStatusResponse) -> Self {
+        let mut status = Self {
+            replica: wire.replica,
+            ready: wire.ready,
+            not_ready: wire.not_ready,
+            attention: Vec::new(),
+            replicas: wire.replicas.into_iter().map(Replica::from).collect(),
+            store: wire.store.unwrap_or_default().into(),
+            agents: wire.agents.map(AgentCounts::from),
+            grants: wire.grants.map(GrantCounts::from),
+            stuck_closes: wire.stuck_closes.into_iter().map(StuckClose::from).collect(),
+            stuck_closes_total: wire.stuck_closes_total,
+            oldest_unconfirmed: wire.oldest_unconfirmed.map(Unconfirmed::from),
+        };
+        status.attention = attention(&status);
+        status
+    }
+}
+
+/// What an operator should look at, one line each; nothing where all is well.
+fn attention(status: &Status) -> Vec<String> {
+    let mut found = Vec::new();
+    let not_ready = |name: &str, why: &[String]| format!("{name} is not ready: {}", why.join("; "));
+    let answers_and_ends = status.replicas.iter().any(|replica| replica.answers && replica.ending);
+    if !status.ready && !answers_and_ends {
+        found.push(not_ready(&status.replica, &status.not_ready));
+    }
+    if status.store.error.is_empty() {
+        // One that ends is on its way out, and no trouble while another does the work.
+        if !status.replicas.iter().any(|replica| replica.not_ready.is_empty() && !replica.ending) {
+            found.push("no broker is ready".to_owned());
+        }
+    } else {
+        found.push(format!("the store does not answer: {}", status.store.error));
+    }
+    for replica in &status.replicas {
+        let name = &replica.name;
+        if !replica.answers && !replica.ending && !replica.not_ready.is_empty() {
+            found.push(not_ready(name, &replica.not_ready));
+        }
+        if replica.failing_clouds > 0 {
+            let count = replica.failing_clouds;
+            found.push(format!("the cloud of {count} of the targets of {name} keeps failing"));
+        }
+        let off = replica.clock_ahead_ms.unsigned_abs();
+        if off > CLOCK_TOLERANCE_MS {
+            let side = if replica.clock_ahead_ms > 0 { "ahead of" } else { "behind" };
+            found.push(format!("the clock of {name} is {off} ms {side} the store's"));
+        }
+    }
+    match status.stuck_closes_total {
+        0 => {}
+        1 => found.push("1 grant has not closed in time".to_owned()),
+        count => found.push(format!("{count} grants have not closed in time")),
+    }
+    found
+}
+
+impl From<v1::Replica> for Replica {
+    fn from(wire: v1::Replica) -> Self {
+        Self {
+            name: wire.name,
+            version: wire.version,
+            started_at: time(wire.started_at),
+            agents: wire.agents,
+            targets: wire.targets,
+            failing_clouds: wire.failing_clouds,
+            ending: wire.ending,
+            not_ready: wire.not_ready,
+            clock_ahead_ms: wire.clock_ahead_ms,
+            answers: wire.answers,
+        }
+    }
+}
+
+impl From<v1::StoreStatus> for Store {
+    fn from(wire: v1::StoreStatus) -> Self {
+        Self {
+            kind: words::store_kind(wire.kind()),
+            error: wire.error,
+            audit_records: wire.audit_records,
+            audit_head: wire.audit_head,
+        }
+    }
+}
+
+impl From<v1::AgentCounts> for AgentCounts {
+    fn from(wire: v1::AgentCounts) -> Self {
+        let v1::AgentCounts { enrolled, connected, banned } = wire;
+        Self { enrolled, connected, banned }
+    }
+}
+
+impl From<v1::GrantCounts> for GrantCounts {
+    fn from(wire: v1::GrantCounts) -> Self {
+        let v1::GrantCounts { pending_approval, opening, active, closing } = wire;
+        Self { pending_approval, opening, active, closing }
+    }
+}
+
+impl From<v1::StuckClose> for StuckClose {
+    fn from(wire: v1::StuckClose) -> Self {
+        Self {
+            grant_id: wire.grant_id,
+            since: time(wire.since),
+            age: seconds(wire.age),
+            targets: wire.targets,
+            layers: wire.layers.into_iter().map(UnconfirmedLayer::from).collect(),
+        }
+    }
+}
+
+impl From<v1::UnconfirmedLayer> for UnconfirmedLayer {
+    fn from(wire: v1::UnconfirmedLayer) -> Self {
+        Self { layer: words::layer(wire.layer()), target: wire.target, detail: wire.detail }
+    }
+}
+
+impl From<v1::UnconfirmedGrant> for Unconfirmed {
+    fn from(wire: v1::UnconfirmedGrant) -> Self {
+        Self {
+            grant_id: wire.grant_id,
+            closing: wire.closing,
+            since: time(wire.since),
+            age: seconds(wire.age),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(in crate::output) mod tests;

@@ -1,0 +1,169 @@
+use serde_json::json;
+
+use super::*;
+
+/// Two brokers, the first of which answers: all is well.
+pub(crate) fn a_status() -> v1::GetStatusResponse {
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let replica = |name: &str, answers| v1::Replica {
+        name: name.to_owned(),
+        version: "0.1.0".to_owned(),
+        started_at: at(1_748_779_200),
+        agents: 2,
+        targets: 3,
+        clock_ahead_ms: -12,
+        answers,
+        ..v1::Replica::default()
+    };
+    v1::GetStatusResponse {
+        replica: "broker-1".to_owned(),
+        ready: true,
+        replicas: vec![replica("broker-1", true), replica("broker-2", false)],
+        store: Some(v1::StoreStatus {
+            kind: v1::StoreKind::Redis.into(),
+            error: String::new(),
+            audit_records: 7,
+            audit_head: "5f0c".to_owned(),
+        }),
+        agents: Some(v1::AgentCounts { enrolled: 5, connected: 4, banned: 1 }),
+        grants: Some(v1::GrantCounts { pending_approval: 0, opening: 1, active: 2, closing: 1 }),
+        oldest_unconfirmed: Some(v1::UnconfirmedGrant {
+            grant_id: "01jx0000000000000000000000".to_owned(),
+            closing: false,
+            since: at(1_748_779_210),
+            age: Some(prost_types::Duration { seconds: 2, nanos: 0 }),
+        }),
+        ..v1::GetStatusResponse::default()
+    }
+}
+
+/// A grant that a host has not confirmed to be closed.
+pub(crate) fn a_stuck_close() -> v1::StuckClose {
+    v1::StuckClose {
+        grant_id: "01jx0000000000000000000000".to_owned(),
+        since: Some(prost_types::Timestamp { seconds: 1_748_779_200, nanos: 0 }),
+        age: Some(prost_types::Duration { seconds: 95, nanos: 500_000_000 }),
+        targets: vec!["host:web-1".to_owned()],
+        layers: vec![v1::UnconfirmedLayer {
+            target: "host:web-1".to_owned(),
+            layer: v1::Layer::Host.into(),
+            detail: "its agent is not connected".to_owned(),
+        }],
+    }
+}
+
+fn attention_of(change: impl FnOnce(&mut v1::GetStatusResponse)) -> Vec<String> {
+    let mut wire = a_status();
+    change(&mut wire);
+    Status::from(wire).attention
+}
+
+#[test]
+fn a_status_has_the_documented_shape() {
+    let mut wire = a_status();
+    wire.replicas.truncate(1);
+    (wire.stuck_closes, wire.stuck_closes_total) = (vec![a_stuck_close()], 1);
+    let documented = json!({
+        "replica": "broker-1",
+        "ready": true,
+        "not_ready": [],
+        "attention": ["1 grant has not closed in time"],
+        "replicas": [{
+            "name": "broker-1",
+            "version": "0.1.0",
+            "started_at": "2025-06-01T12:00:00Z",
+            "agents": 2,
+            "targets": 3,
+            "failing_clouds": 0,
+            "ending": false,
+            "not_ready": [],
+            "clock_ahead_ms": -12,
+            "answers": true,
+        }],
+        "store": { "kind": "redis", "error": "", "audit_records": 7, "audit_head": "5f0c" },
+        "agents": { "enrolled": 5, "connected": 4, "banned": 1 },
+        "grants": { "pending_approval": 0, "opening": 1, "active": 2, "closing": 1 },
+        "stuck_closes": [{
+            "grant_id": "01jx0000000000000000000000",
+            "since": "2025-06-01T12:00:00Z",
+            "age": 95.5,
+            "targets": ["host:web-1"],
+            "layers": [
+                { "target": "host:web-1", "layer": "host", "detail": "its agent is not connected" },
+            ],
+        }],
+        "stuck_closes_total": 1,
+        "oldest_unconfirmed": {
+            "grant_id": "01jx0000000000000000000000",
+            "closing": false,
+            "since": "2025-06-01T12:00:10Z",
+            "age": 2,
+        },
+    });
+    assert_eq!(serde_json::to_value(Status::from(wire)).unwrap(), documented);
+}
+
+#[test]
+fn nothing_needs_attention_where_all_is_well() {
+    let nothing: [String; 0] = [];
+    assert_eq!(attention_of(|_| {}), nothing);
+    assert_eq!(attention_of(|status| status.agents = None), nothing);
+    assert_eq!(attention_of(|status| status.replicas[0].clock_ahead_ms = 1000), nothing);
+}
+
+#[test]
+fn each_thing_that_needs_attention_is_one_line() {
+    let cases: [(fn(&mut v1::GetStatusResponse), &str); 7] = [
+        (
+            |status| (status.ready, status.not_ready) = (false, vec!["reconciler: it is slow".to_owned()]),
+            "broker-1 is not ready: reconciler: it is slow",
+        ),
+        (
+            |status| status.replicas[1].not_ready = vec!["store: a".to_owned(), "reconciler: b".to_owned()],
+            "broker-2 is not ready: store: a; reconciler: b",
+        ),
+        (
+            |status| status.replicas[1].failing_clouds = 2,
+            "the cloud of 2 of the targets of broker-2 keeps failing",
+        ),
+        (
+            |status| status.replicas[1].clock_ahead_ms = 1500,
+            "the clock of broker-2 is 1500 ms ahead of the store's",
+        ),
+        (
+            |status| status.replicas[0].clock_ahead_ms = -1001,
+            "the clock of broker-1 is 1001 ms behind the store's",
+        ),
+        (|status| status.stuck_closes_total = 25, "25 grants have not closed in time"),
+        (|status| status.replicas.clear(), "no broker is ready"),
+    ];
+    for (change, line) in cases {
+        assert_eq!(attention_of(change), [line]);
+    }
+}
+
+#[test]
+fn a_broker_that_ends_is_no_trouble_while_another_is_ready() {
+    let nothing: [String; 0] = [];
+    let ends = |status: &mut v1::GetStatusResponse| {
+        (status.ready, status.not_ready) = (false, vec!["ending: the broker is ending".to_owned()]);
+        status.replicas[0].ending = true;
+    };
+    assert_eq!(attention_of(ends), nothing);
+    let both = attention_of(|status| {
+        ends(status);
+        status.replicas[1].ending = true;
+    });
+    assert_eq!(both, ["no broker is ready"]);
+}
+
+#[test]
+fn a_store_that_does_not_answer_says_nothing_of_other_brokers() {
+    let found = attention_of(|status| {
+        status.replicas.clear();
+        status.store = Some(v1::StoreStatus { error: "it is away".to_owned(), ..Default::default() });
+        (status.ready, status.not_ready) = (false, vec!["store: it is away".to_owned()]);
+    });
+    let lines = ["broker-1 is not ready: store: it is away", "the store does not answer: it is away"];
+    assert_eq!(found, lines);
+}

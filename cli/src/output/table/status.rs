@@ -1,0 +1,113 @@
+//! How the brokers stand, for people.
+
+use jiff::Timestamp;
+
+use super::{list, or_dash, table};
+use crate::output::json::{Replica, Status, StuckClose};
+use crate::output::printable;
+use crate::output::time::{dash, span, when};
+
+/// The facts, every broker, every stuck close, and what needs attention.
+pub(crate) fn status(status: &Status, now: Timestamp) -> String {
+    let mut parts = vec![facts(status), replicas(&status.replicas, now)];
+    if !status.stuck_closes.is_empty() {
+        parts.push(stuck_closes(status));
+    }
+    parts.push(attention(&status.attention));
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n")
+}
+
+fn facts(status: &Status) -> String {
+    let store = match status.store.error.as_str() {
+        "" => format!("{}, {} audit records", status.store.kind, status.store.audit_records),
+        error => format!("{}, does not answer: {error}", status.store.kind),
+    };
+    let agents = status.agents.as_ref().map(|agents| {
+        format!("{} enrolled, {} connected, {} banned", agents.enrolled, agents.connected, agents.banned)
+    });
+    let grants = status.grants.as_ref().map(|grants| {
+        let waiting = match grants.pending_approval {
+            0 => String::new(),
+            count => format!(", {count} waiting for an approval"),
+        };
+        format!("{} opening, {} active, {} closing{waiting}", grants.opening, grants.active, grants.closing)
+    });
+    let oldest = status.oldest_unconfirmed.as_ref().map(|oldest| {
+        let doing = if oldest.closing { "closing" } else { "opening" };
+        let age = oldest.age.map_or_else(dash, |age| span(age.0));
+        format!("{} {doing} for {age}", oldest.grant_id)
+    });
+    list([
+        ("answers", format!("{}, {}", status.replica, state(false, &status.not_ready))),
+        ("store", store),
+        ("audit head", or_dash(&status.store.audit_head)),
+        ("agents", agents.unwrap_or_else(dash)),
+        ("grants", grants.unwrap_or_else(dash)),
+        ("waits longest", oldest.unwrap_or_else(dash)),
+    ])
+}
+
+fn replicas(replicas: &[Replica], now: Timestamp) -> String {
+    if replicas.is_empty() {
+        return String::new();
+    }
+    let rows = replicas.iter().map(|replica| {
+        [
+            replica.name.clone(),
+            state(replica.ending, &replica.not_ready),
+            replica.agents.to_string(),
+            replica.targets.to_string(),
+            replica.failing_clouds.to_string(),
+            format!("{:+} ms", replica.clock_ahead_ms),
+            or_dash(&replica.version),
+            when(replica.started_at, now),
+        ]
+    });
+    table(["REPLICA", "STATE", "AGENTS", "TARGETS", "FAILING CLOUDS", "CLOCK", "VERSION", "STARTED"], rows)
+}
+
+fn state(ending: bool, not_ready: &[String]) -> String {
+    match (ending, not_ready) {
+        (true, _) => "ending".to_owned(),
+        (false, []) => "ready".to_owned(),
+        (false, why) => format!("not ready ({})", why.join("; ")),
+    }
+}
+
+/// A line for each layer that has not confirmed.
+fn stuck_closes(status: &Status) -> String {
+    let told =
+        table(["STUCK CLOSE", "FOR", "TARGET", "LAYER", "DETAIL"], status.stuck_closes.iter().flat_map(rows));
+    let count = u64::try_from(status.stuck_closes.len()).unwrap_or(u64::MAX);
+    match status.stuck_closes_total.saturating_sub(count) {
+        0 => told,
+        more => format!("{told}\n\nthere are {more} more, all younger"),
+    }
+}
+
+fn rows(close: &StuckClose) -> Vec<[String; 5]> {
+    let row = |target: String, layer: &str, detail: &str| {
+        let age = close.age.map_or_else(dash, |age| span(age.0));
+        [close.grant_id.clone(), age, target, layer.to_owned(), or_dash(detail)]
+    };
+    if close.layers.is_empty() {
+        return vec![row(
+            close.targets.join(" "),
+            "-",
+            "every layer has confirmed; that is not recorded yet",
+        )];
+    }
+    close.layers.iter().map(|layer| row(layer.target.clone(), layer.layer, &layer.detail)).collect()
+}
+
+fn attention(lines: &[String]) -> String {
+    if lines.is_empty() {
+        return "nothing needs attention".to_owned();
+    }
+    let lines = lines.iter().map(|line| format!("\n  {}", printable(line).replace('\n', "\\n")));
+    format!("needs attention:{}", lines.collect::<String>())
+}
+
+#[cfg(test)]
+mod tests;
