@@ -27,6 +27,10 @@ help: ## Shows this.
 demo: install-deps ## Tells the story of a grant, step by step, with real programs. Leaves nothing behind.
 	@packaging/demo.sh
 
+.PHONY: demo-ha
+demo-ha: install-deps ## Kills brokers and Redis while a window is open, and shows that its user notices nothing.
+	@packaging/demo.sh ha
+
 .PHONY: test
 test: install-deps build ## Runs every test.
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \

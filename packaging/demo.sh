@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds Postern and tells the story of a grant: a real broker, a real agent and real connections, in network namespaces
-# that are gone when it ends. Needs root.
+# that are gone when it ends. With the argument `ha` the story is of three brokers, and of what fails. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo build --locked --release --quiet --workspace --bins
-exec "${CARGO_TARGET_DIR:-target}/release/postern-demo"
+exec "${CARGO_TARGET_DIR:-target}/release/postern-demo" "$@"

@@ -1,11 +1,12 @@
-//! A load balancer as simple as they come: TCP, round robin over the backends that accept. It looks at no health: a
-//! backend that hangs gets its share.
+//! A load balancer as simple as they come: TCP, round robin over the backends that accept. Unless it is told where to ask, it
+//! looks at no health: a backend that hangs gets its share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -16,6 +17,8 @@ use crate::relay::{Line, join};
 
 /// How long a backend may take to accept.
 const PATIENCE: Duration = Duration::from_millis(500);
+/// How often a backend is asked whether it is ready, and how long it may take to say so.
+const ASK_EVERY: Duration = Duration::from_millis(500);
 
 /// A load balancer. It ends when it is dropped.
 #[derive(Debug)]
@@ -29,6 +32,9 @@ pub struct Balancer {
 #[derive(Debug)]
 struct Backend {
     address: SocketAddr,
+    /// Where `/readyz` is, if it is asked for that.
+    health: Option<SocketAddr>,
+    is_ready: AtomicBool,
     taken: AtomicUsize,
 }
 
@@ -38,8 +44,34 @@ impl Balancer {
     /// # Panics
     /// The port is taken.
     pub fn start(host: &Host, port: u16, backends: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let backend = |address| Backend { address, taken: AtomicUsize::new(0) };
-        let backends: Arc<Vec<_>> = Arc::new(backends.into_iter().map(backend).collect());
+        Self::over(host, port, backends.into_iter().map(|address| (address, None)))
+    }
+
+    /// The same, with the address of each backend's `/readyz`: one that does not say that it is ready is given no new
+    /// connection, as long as another one does. Those that it has stay.
+    ///
+    /// # Panics
+    /// The port is taken.
+    pub fn checking(
+        host: &Host,
+        port: u16,
+        backends: impl IntoIterator<Item = (SocketAddr, SocketAddr)>,
+    ) -> Self {
+        Self::over(host, port, backends.into_iter().map(|(address, health)| (address, Some(health))))
+    }
+
+    fn over(
+        host: &Host,
+        port: u16,
+        backends: impl Iterator<Item = (SocketAddr, Option<SocketAddr>)>,
+    ) -> Self {
+        let backend = |(address, health)| Backend {
+            address,
+            health,
+            is_ready: AtomicBool::new(true),
+            taken: AtomicUsize::new(0),
+        };
+        let backends: Arc<Vec<_>> = Arc::new(backends.map(backend).collect());
         let listener = host.room().run(TcpListener::bind((host.v4(), port)));
         let (line, seen) = watch::channel(Line::Whole);
         let listener = listener.expect("the balancer's address is free");
@@ -58,8 +90,21 @@ impl Balancer {
     }
 }
 
+/// What a server of metrics and health answers, if there is one.
+pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(address).await.ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.ok()?;
+    Some(answer)
+}
+
 async fn serve(listener: TcpListener, backends: Arc<Vec<Backend>>, mut line: watch::Receiver<Line>) {
     let mut connections = JoinSet::new();
+    for number in 0..backends.len() {
+        connections.spawn(keep_asking(Arc::clone(&backends), number));
+    }
     let mut turn = 0_usize;
     loop {
         tokio::select! {
@@ -74,9 +119,21 @@ async fn serve(listener: TcpListener, backends: Arc<Vec<Backend>>, mut line: wat
     }
 }
 
+/// Asks a backend for its health until the balancer ends; returns at once where it is not to be asked.
+async fn keep_asking(backends: Arc<Vec<Backend>>, number: usize) {
+    let Backend { health: Some(health), is_ready, .. } = &backends[number] else { return };
+    loop {
+        let answer = timeout(ASK_EVERY, get(*health, "/readyz")).await.ok().flatten();
+        is_ready.store(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), Ordering::Relaxed);
+        tokio::time::sleep(ASK_EVERY).await;
+    }
+}
+
 async fn carry(stream: TcpStream, backends: Arc<Vec<Backend>>, turn: usize, line: watch::Receiver<Line>) {
-    for number in 0..backends.len() {
-        let backend = &backends[(turn + number) % backends.len()];
+    let in_turn = (0..backends.len()).map(|number| &backends[(turn + number) % backends.len()]);
+    let (ready, others): (Vec<_>, Vec<_>) =
+        in_turn.partition(|backend| backend.is_ready.load(Ordering::Relaxed));
+    for backend in ready.into_iter().chain(others) {
         if let Ok(Ok(goal)) = timeout(PATIENCE, TcpStream::connect(backend.address)).await {
             backend.taken.fetch_add(1, Ordering::Relaxed);
             stream.set_nodelay(true).ok();

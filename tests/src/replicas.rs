@@ -1,5 +1,5 @@
-//! Replicas: several brokers on one host, under one authority, on one Redis, each over a line of its own that a test can
-//! cut or hang.
+//! Replicas: several brokers on one host, under one authority, on one store: a Redis, each over a line of its own that a
+//! test can cut or hang, or a group behind sentinels.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -8,14 +8,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use postern_core::Role;
 use rustix::process::Signal;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
-use crate::balancer::Balancer;
+use crate::balancer::{Balancer, get};
 use crate::broker::{Broker, PORT};
 use crate::client::Client;
 use crate::net::Host;
-use crate::redis::Redis;
+use crate::redis::{Group, Redis};
 use crate::relay::{Line, Relay};
 use crate::room::Room;
 
@@ -31,6 +29,8 @@ pub struct ReplicaOptions<'a> {
     pub count: u16,
     /// Whether each is given its name in the configuration.
     pub named: bool,
+    /// Whether the load balancer sends nobody to one that is not ready.
+    pub checked: bool,
     /// More sections of everyone's configuration.
     pub sections: &'a str,
 }
@@ -47,7 +47,7 @@ pub struct Replicas {
 pub struct Replica {
     broker: Mutex<Broker>,
     url: String,
-    line: Relay,
+    line: Option<Relay>,
     metrics: SocketAddr,
     room: Room,
     /// Whether it is to run: a broker that ends by itself is started again.
@@ -55,17 +55,43 @@ pub struct Replica {
 }
 
 impl Replicas {
-    /// Initialises them; none runs yet.
+    /// Initialises them on a Redis; none runs yet.
     ///
     /// # Panics
     /// `init` fails.
     pub fn init(host: &Host, dir: &Path, redis: &Redis, options: ReplicaOptions<'_>) -> Self {
+        Self::init_each(host, dir, options, |number| {
+            let line = Relay::to_socket(host, local(STORES + number), redis.socket());
+            let store = format!("[store]\nurl = \"redis://{}\"\n", line.address());
+            (Some(line), store)
+        })
+    }
+
+    /// Initialises them on a group, each answer of which waits for so many of its replicas; none runs yet.
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub fn init_on_group(
+        host: &Host,
+        dir: &Path,
+        (group, confirmed): (&Group, usize),
+        options: ReplicaOptions<'_>,
+    ) -> Self {
+        Self::init_each(host, dir, options, |_| (None, group.configuration(confirmed)))
+    }
+
+    fn init_each(
+        host: &Host,
+        dir: &Path,
+        options: ReplicaOptions<'_>,
+        store: impl Fn(u16) -> (Option<Relay>, String),
+    ) -> Self {
         let mut all: Vec<Replica> = Vec::new();
         for number in 0..options.count {
-            let line = Relay::to_socket(host, local(STORES + number), redis.socket());
+            let (line, store) = store(number);
             let metrics = local(METRICS + number);
             let name = format!("broker-{}", number + 1);
-            let more = configuration(&line, metrics, &name, options);
+            let more = configuration(&store, metrics, &name, options);
             let dir = dir.join(&name);
             let broker = match all.first() {
                 None => Broker::init_on(host, &dir, BROKERS + number, &more),
@@ -76,7 +102,13 @@ impl Replicas {
             all.push(Replica { broker, url, line, metrics, room, wanted });
         }
         let backends = (0..options.count).map(|number| SocketAddr::new(host.v4(), BROKERS + number));
-        Self { balancer: Balancer::start(host, PORT, backends), all }
+        let balancer = if options.checked {
+            let health = all.iter().map(|replica| replica.metrics);
+            Balancer::checking(host, PORT, backends.zip(health))
+        } else {
+            Balancer::start(host, PORT, backends)
+        };
+        Self { balancer, all }
     }
 
     /// Starts all of them, and waits until they listen.
@@ -137,8 +169,11 @@ impl Replica {
     }
 
     /// Changes how its line to Redis is.
+    ///
+    /// # Panics
+    /// It has none of its own, being on a group.
     pub fn line(&self, line: Line) {
-        self.line.set(line);
+        self.line.as_ref().expect("it is on a Redis of its own line").set(line);
     }
 
     /// Kills it, if it runs, and leaves it so.
@@ -186,15 +221,7 @@ impl Replica {
 
     /// Its metrics, in the format of Prometheus; none where it serves none now.
     pub fn metrics(&self) -> Option<String> {
-        let address = self.metrics;
-        self.room.run(async move {
-            let mut stream = TcpStream::connect(address).await.ok()?;
-            let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-            stream.write_all(request).await.ok()?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.ok()?;
-            Some(answer)
-        })
+        self.room.run(get(self.metrics, "/metrics"))
     }
 
     fn signal(&self, signal: Signal) {
@@ -205,9 +232,8 @@ impl Replica {
     }
 }
 
-fn configuration(line: &Relay, metrics: SocketAddr, name: &str, options: ReplicaOptions<'_>) -> String {
-    let mut lines =
-        format!("metrics_listen = \"{metrics}\"\n[store]\nurl = \"redis://{}\"\n", line.address());
+fn configuration(store: &str, metrics: SocketAddr, name: &str, options: ReplicaOptions<'_>) -> String {
+    let mut lines = format!("metrics_listen = \"{metrics}\"\n{store}");
     if options.named {
         lines.push_str(&format!("[replica]\nname = \"{name}\"\n"));
     }

@@ -46,7 +46,8 @@ impl World {
         let redis = Redis::start(&net.hub);
         let sky = (options.instances > 0).then(|| Sky::start(&net.hub, dir.path(), options.instances));
         let sections = sky.as_ref().map(Sky::configuration).unwrap_or_default();
-        let settings = ReplicaOptions { count: options.brokers, named: REPLICAS, sections: &sections };
+        let (count, named) = (options.brokers, REPLICAS);
+        let settings = ReplicaOptions { count, named, checked: false, sections: &sections };
         let replicas = Replicas::init(&net.hub, dir.path(), &redis, settings);
         replicas.serve();
 

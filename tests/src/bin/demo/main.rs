@@ -1,9 +1,11 @@
-//! The demo: the story of a few grants, told by real programs in network namespaces, each step checked.
+//! The demo: the story of a few grants, told by real programs in network namespaces, each step checked. With the argument
+//! `ha` it is the story of several brokers on one store.
 
 #![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and tells.
 
 mod aws;
 mod azure;
+mod ha;
 mod story;
 
 use std::fs;
@@ -34,6 +36,10 @@ max_duration = "1h"
 
 fn main() -> ExitCode {
     let mut story = Story::default();
+    if std::env::args().nth(1).as_deref() == Some("ha") {
+        ha::tell(&mut story);
+        return story.end();
+    }
     story.tell("Three hosts on one network: a broker, a VM with a service on port 22, and two people, alice and mallory.");
     if let Some(mut world) =
         story.step("a broker starts, and gives the administrator and alice an identity", || {

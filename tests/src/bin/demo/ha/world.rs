@@ -1,0 +1,125 @@
+//! Where the story of several brokers happens: three of them behind a load balancer, a group of Redis behind sentinels, a
+//! VM with a real agent, and alice.
+
+use std::time::Duration;
+
+use postern_core::Role;
+use postern_tests::redis::Group;
+use postern_tests::{
+    Agent, Cli, Client, Net, Outcome, Reach, ReplicaOptions, Replicas, TCP, Timeline, UDP, VM, Watch,
+    usual_policy,
+};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The pause between two probes.
+const STEP: Duration = Duration::from_millis(50);
+/// How many replicas of Redis must have a change before it is answered.
+const CONFIRMED: usize = 1;
+
+/// Everything. What is dropped first stands first.
+pub(super) struct World {
+    pub(super) admin: Client,
+    pub(super) agent: Agent,
+    pub(super) replicas: Replicas,
+    pub(super) group: Group,
+    pub(super) net: Net,
+    /// Every grant that was acknowledged to alice.
+    pub(super) acknowledged: Vec<String>,
+    alice: Cli,
+    caller: Client,
+    dir: TempDir,
+}
+
+impl World {
+    /// All brokers run; the VM has no agent yet.
+    pub(super) fn new() -> Self {
+        let dir = TempDir::with_prefix("postern-").expect("a temporary directory can be made");
+        let net = Net::new();
+        net.vm.listen_tcp(TCP);
+        net.vm.listen_udp(UDP);
+        let group = Group::start(&net.hub, 3);
+        let options = ReplicaOptions { count: 3, named: true, checked: true, sections: "" };
+        let replicas = Replicas::init_on_group(&net.hub, dir.path(), (&group, CONFIRMED), options);
+        replicas.serve();
+        let admin = replicas.admin(&net.mallory);
+        let caller = replicas.client(&net.alice, "alice", Role::Requester);
+        let alice = Cli::new(&net.alice, replicas.balancer().url(), caller.identity());
+        let agent = Agent::new(&net.vm, replicas.balancer().url(), &dir.path().join("agent"), &[]);
+        Self { admin, agent, replicas, group, net, acknowledged: Vec::new(), alice, caller, dir }
+    }
+
+    /// The VM comes under protection, by whichever broker the load balancer gives to its agent.
+    pub(super) fn protect(&mut self) {
+        self.admin.put_policy(usual_policy().wire()).expect("the policy is good");
+        self.agent.enroll(&self.admin.join_token(VM, None).expect("a token can be made"));
+        self.agent.run();
+        self.admin.wait_in_sync(VM);
+    }
+
+    /// Asks as alice would, and returns the grant, which is active.
+    pub(super) fn request(&mut self, port: &str, duration: &str) -> Value {
+        let outcome = self.ask(port, duration);
+        assert_eq!(outcome.code, 0, "{}{}", outcome.out, outcome.err);
+        let grant = outcome.values().swap_remove(0)["grant"].take();
+        assert_eq!(grant["state"], "active", "{grant}");
+        self.acknowledged.push(grant["id"].as_str().expect("an id is text").to_owned());
+        grant
+    }
+
+    fn ask(&self, port: &str, duration: &str) -> Outcome {
+        let source = self.net.alice.v4().to_string();
+        let what = ["--port", port, "--source", &source, "--for", duration, "--reason", "fix the disk"];
+        self.alice.run(&[&["--output", "json", "request", VM], &what[..]].concat())
+    }
+
+    /// A call as alice, through the load balancer, that does not try again by itself.
+    pub(super) fn caller(&self) -> Client {
+        Client::new(&self.net.alice, self.replicas.balancer().url(), self.caller.identity())
+    }
+
+    /// The same, past the load balancer.
+    pub(super) fn caller_at(&self, broker: usize) -> Client {
+        Client::new(&self.net.alice, self.replicas.replica(broker).url(), self.caller.identity())
+    }
+
+    /// Tries a new connection to the VM's port 22 every 50 ms.
+    pub(super) fn watch(&self) -> Watch {
+        self.net.alice.watch_from(self.net.alice.v4(), self.net.vm.tcp(TCP), STEP)
+    }
+
+    /// How often the VM's agent has come to each broker.
+    pub(super) fn visits(&self) -> Vec<usize> {
+        let count = |logs: Vec<String>| logs.iter().map(|log| log.matches("agent connected").count()).sum();
+        self.replicas.all().iter().map(|replica| count(replica.broker().logs())).collect()
+    }
+
+    /// Which broker the VM's agent has come to since.
+    pub(super) fn came_to(&self, before: &[usize]) -> Option<usize> {
+        self.visits().iter().zip(before).position(|(now, before)| now > before)
+    }
+
+    /// A directory that goes when the world does.
+    pub(super) fn dir(&self) -> &std::path::Path {
+        self.dir.path()
+    }
+}
+
+/// Asserts that every new connection was accepted, and says how many there were.
+pub(super) fn all_open(timeline: &Timeline) -> String {
+    let samples = timeline.samples();
+    let shut = samples.iter().filter(|sample| sample.reach != Reach::Open).count();
+    assert_eq!(shut, 0, "{shut} of {} new connections were not accepted", samples.len());
+    told(timeline)
+}
+
+/// How many new connections were accepted, and the longest time between two.
+pub(super) fn told(timeline: &Timeline) -> String {
+    let open: Vec<_> = timeline.samples().iter().filter(|sample| sample.reach == Reach::Open).collect();
+    let gaps = open.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at).as_millis());
+    let longest = gaps.max().expect("there was more than one");
+    format!(
+        "{} new connections, one every 50 ms: all accepted, the longest gap between two is {longest} ms",
+        open.len()
+    )
+}
