@@ -50,6 +50,10 @@ impl Members for Another {
         false
     }
 
+    fn membership(&self) -> String {
+        "this".to_owned()
+    }
+
     async fn beat(&self, _: &Card) -> Result<Beat, StoreError> {
         Ok(Beat::default())
     }
