@@ -27,7 +27,7 @@ const JOINED_ANEW: &str = "joined the other brokers anew";
 pub(crate) fn tell(story: &mut Story) {
     story.tell(
         "Three brokers behind a load balancer (TCP, it asks /readyz), on one Redis: a primary, a replica that confirms \
-         each change before it is answered (replicas = 1), three sentinels.",
+         each change before it is answered (replicas = 1), and a sentinel.",
     );
     let begun =
         story.step("they start under one authority; a VM's agent connects through the load balancer", || {
@@ -200,11 +200,13 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
         assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
         format!("after {} ms", killed.elapsed().as_millis())
     });
-    story.check("the sentinels make the replica the primary; it comes back as a replica of that", || {
+    story.check("the sentinel makes the replica the primary; the killed one is started again", || {
         world.group.wait_for_primary(1);
         let failed_over = killed.elapsed().as_secs_f64();
         world.group.restart(0);
-        format!("failed over after {failed_over:.1} s; there is nothing to confirm a change before the other is back")
+        format!(
+            "failed over after {failed_over:.1} s; nothing confirms a change before the other is its replica"
+        )
     });
     story.check("whoever asks is served again, without anybody's doing anything", || {
         let (mut refused, mut broken, mut restarted) = (0, 0, 0);
