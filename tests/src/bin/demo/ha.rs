@@ -20,6 +20,8 @@ use world::{World, all_open, told};
 const SHORT: &str = "15s";
 /// How long a broker is stopped: longer than the 6 s that its membership lasts.
 const STOPPED: Duration = Duration::from_secs(8);
+/// How long a Redis that was killed is away at least. One that is back at once may be made the primary again, with what it had.
+const REBOOT: Duration = Duration::from_secs(3);
 /// What a broker says that was away for longer than it is believed.
 const JOINED_ANEW: &str = "joined the other brokers anew";
 
@@ -203,6 +205,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
     story.check("the sentinel makes the replica the primary; the killed one is started again", || {
         world.group.wait_for_primary(1);
         let failed_over = killed.elapsed().as_secs_f64();
+        std::thread::sleep(REBOOT);
         world.group.restart(0);
         format!(
             "failed over after {failed_over:.1} s; nothing confirms a change before the other is its replica"

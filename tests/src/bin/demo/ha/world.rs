@@ -14,7 +14,7 @@ use tempfile::TempDir;
 
 /// The pause between two probes.
 const STEP: Duration = Duration::from_millis(50);
-/// One: the group's sentinels have a quorum of one, so that several can fail over one after the other, back and forth.
+/// One: those of a group have a quorum of one, so that several may fail over one after the other, there and back.
 const SENTINELS: u16 = 1;
 /// How many replicas of Redis must have a change before it is answered.
 const CONFIRMED: usize = 1;
