@@ -20,6 +20,8 @@ use world::{World, all_open, told};
 const SHORT: &str = "15s";
 /// How long a broker is stopped: longer than the 6 s that its membership lasts.
 const STOPPED: Duration = Duration::from_secs(8);
+/// How long it is looked for what may come late.
+const AFTERWARDS: Duration = Duration::from_secs(2);
 /// How long a Redis that was killed is away at least. One that is back at once may be made the primary again, with what it had.
 const REBOOT: Duration = Duration::from_secs(3);
 /// What a broker says that was away for longer than it is believed.
@@ -141,7 +143,7 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         wait_until("it to join the others anew", PATIENCE, || {
             world.replicas.replica(at).broker().log().contains(JOINED_ANEW)
         });
-        std::thread::sleep(Duration::from_secs(1));
+        std::thread::sleep(AFTERWARDS);
         assert_eq!(world.visits(), visits, "the agent moved");
         let asked = match answer {
             Ok(answer) => {
@@ -177,6 +179,7 @@ fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usiz
         let now_at = world.came_to(&before).expect("a moment ago it had");
         wait_until("the broker to end", PATIENCE, || !world.replicas.replica(at).broker().is_running());
         let ended = start.elapsed().as_millis();
+        std::thread::sleep(AFTERWARDS);
         format!(
             "the agent is with broker-{} after {moved} ms; the process has ended after {ended} ms",
             now_at + 1
