@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_tests::redis::Redis;
 use postern_tests::{Balancer, Host, Line, Net, Relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 const RELAY: &str = "127.0.0.1:6401";
@@ -63,4 +63,28 @@ fn a_balancer_goes_round_those_that_accept() {
     assert!(connections.iter().all(|connection| connection.echoes()));
     let taken = balancer.taken();
     assert!(taken[0] > 1 && taken[1] == 0 && taken[2] > 1, "{taken:?}");
+}
+
+#[test]
+fn a_balancer_that_asks_gives_nothing_to_a_backend_that_is_not_ready() {
+    let net = Net::new();
+    let hub = &net.hub;
+    let (hung, ready) = ([7001, 9001], [7002, 9002]);
+    for port in [hung[0], ready[0]] {
+        hub.listen_tcp(port);
+    }
+    let health = SocketAddr::new(hub.v4(), ready[1]);
+    let _health = hub.room().start(async move {
+        let listener = TcpListener::bind(health).await.unwrap();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok();
+        }
+    });
+    let backends = [hung, ready].map(|ports| ports.map(|port| SocketAddr::new(hub.v4(), port)));
+    let balancer = Balancer::checking(hub, 7000, backends.map(|[backend, health]| (backend, health)));
+    std::thread::sleep(PATIENCE * 3);
+    for _ in 0..4 {
+        assert!(net.alice.connect(hub.tcp(7000)).echoes());
+    }
+    assert_eq!(balancer.taken(), [0, 4]);
 }

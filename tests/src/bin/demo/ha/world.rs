@@ -1,4 +1,4 @@
-//! Where the story of several brokers happens: three of them behind a load balancer, a group of Redis behind sentinels, a
+//! Where the story of several brokers happens: three of them behind a load balancer, a group of Redis behind a sentinel, a
 //! VM with a real agent, and alice.
 
 use std::time::Duration;
@@ -14,6 +14,8 @@ use tempfile::TempDir;
 
 /// The pause between two probes.
 const STEP: Duration = Duration::from_millis(50);
+/// One: those of a group have a quorum of one, so that several may fail over one after the other, there and back.
+const SENTINELS: u16 = 1;
 /// How many replicas of Redis must have a change before it is answered.
 const CONFIRMED: usize = 1;
 
@@ -38,7 +40,7 @@ impl World {
         let net = Net::new();
         net.vm.listen_tcp(TCP);
         net.vm.listen_udp(UDP);
-        let group = Group::start(&net.hub, 3);
+        let group = Group::start(&net.hub, SENTINELS);
         let options = ReplicaOptions { count: 3, named: true, checked: true, sections: "" };
         let replicas = Replicas::init_on_group(&net.hub, dir.path(), (&group, CONFIRMED), options);
         replicas.serve();
