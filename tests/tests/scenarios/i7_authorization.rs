@@ -48,6 +48,7 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("AgentService/Session", "g"),
     ("AuditService/TailAudit", "ar"),
     ("AuditService/VerifyAudit", "ar"),
+    ("StatusService/GetStatus", "ar"),
 ];
 
 /// Every RPC of `postern.v1`, as `Service/Method`.

@@ -20,6 +20,9 @@ use crate::store::bodies::corrupt;
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     head: AtomicU64,
+    /// Whether what a look finds counts only once replicas have confirmed it: a failover may lose it before, and nobody was
+    /// answered.
+    waits: bool,
     lost: watch::Sender<Option<String>>,
 }
 
@@ -29,9 +32,16 @@ impl Seen {
         self.head.load(Ordering::SeqCst)
     }
 
+    /// Replicas have the log up to here, where they are to have it.
+    pub(super) fn confirmed(&self, seq: u64) {
+        self.head.fetch_max(seq, Ordering::SeqCst);
+    }
+
     /// Takes in the head that a look has found, if it is not behind what there was before the look.
     pub(super) fn check(&self, before: u64, head: &Head) -> Result<(), StoreError> {
-        self.head.fetch_max(head.seq, Ordering::SeqCst);
+        if !self.waits {
+            self.confirmed(head.seq);
+        }
         if head.seq >= before {
             return Ok(());
         }
@@ -69,7 +79,8 @@ impl Server {
     pub(super) fn new(settings: &RedisSettings) -> Self {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
         let route = Arc::new(Route::new(settings.clone(), format!("{prefix}schema")));
-        Self { route, prefix, replicas: settings.replicas, seen: Arc::default() }
+        let seen = Arc::new(Seen { waits: settings.replicas > 0, ..Seen::default() });
+        Self { route, prefix, replicas: settings.replicas, seen }
     }
 
     /// A connection of one's own to the primary. After any error on it, take another.

@@ -108,7 +108,10 @@ impl Writer {
         };
         let outcome = confirmed.await;
         match &outcome {
-            Ok(()) => drop(self.confirmed.fetch_max(seq, Ordering::SeqCst)),
+            Ok(()) => {
+                self.confirmed.fetch_max(seq, Ordering::SeqCst);
+                self.server.seen.confirmed(seq);
+            }
             Err(_) => *turn = Turn::default(),
         }
         outcome
@@ -224,7 +227,7 @@ impl Writer {
             Some("ok") => {
                 self.server.confirm(connection, CONFIRM).await?;
                 self.confirmed.fetch_max(after.seq, Ordering::SeqCst);
-                self.server.seen.check(before.seq, &after)?;
+                self.server.seen.confirmed(after.seq);
                 *head = Some(after);
                 Ok(Outcome::Done(heads))
             }
@@ -232,7 +235,7 @@ impl Writer {
             Some("moved") => Err(failed(words("the store was moved elsewhere: stop this broker"))),
             Some("head") => {
                 let now = head_of(answer.get(1).map_or("", String::as_str))?;
-                self.server.seen.check(before.seq, &now)?;
+                self.server.seen.check(self.server.seen.so_far(), &now)?;
                 Ok(Outcome::Moved(now))
             }
             Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
