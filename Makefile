@@ -39,6 +39,10 @@ test: install-deps build ## Runs every test.
 		$(CARGO) test $(LOCKED) --workspace; \
 	fi
 
+.PHONY: model
+model: ## Checks the model of several brokers within wider bounds than `make test` does. Takes some minutes.
+	@$(CARGO) test $(LOCKED) --package postern-model --test holds -- --ignored
+
 .PHONY: bench
 bench: install-deps ## Measures, each thing beside its bare cost. Wants a machine that does nothing else.
 	@$(CARGO) build $(LOCKED) --release --quiet --workspace --bins
