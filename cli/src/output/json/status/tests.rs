@@ -113,7 +113,8 @@ fn nothing_needs_attention_where_all_is_well() {
 
 #[test]
 fn each_thing_that_needs_attention_is_one_line() {
-    let cases: [(fn(&mut v1::GetStatusResponse), &str); 7] = [
+    type Case = (fn(&mut v1::GetStatusResponse), &'static str);
+    let cases: [Case; 7] = [
         (
             |status| (status.ready, status.not_ready) = (false, vec!["reconciler: it is slow".to_owned()]),
             "broker-1 is not ready: reconciler: it is slow",
