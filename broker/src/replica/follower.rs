@@ -10,6 +10,7 @@ use std::time::Duration;
 use postern_core::audit::AuditRecord;
 use postern_core::{GrantId, TargetId};
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 
 use super::Replica;
 use crate::app::Feed;
@@ -19,6 +20,8 @@ use crate::reconcile::Wakeups;
 use crate::store::members::{Changed, News};
 use crate::store::{Store, StoreError};
 
+/// How late news may be before the audit log is read instead.
+const LATE: Duration = Duration::from_secs(1);
 /// How long a failing store is left alone.
 const RETRY: Duration = Duration::from_millis(500);
 /// How many audit records are read at once.
@@ -73,6 +76,8 @@ impl Follower {
 
     async fn hear(&mut self, news: &mut dyn crate::store::members::Subscription, last: &mut u64) {
         let mut behind = *last;
+        let mut tick = tokio::time::interval(LATE);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 news = news.next() => match news {
@@ -80,8 +85,8 @@ impl Follower {
                     Some(news) => self.heard(news),
                     None => return,
                 },
-                // Renewals find the head by themselves: news that are late by a whole one are not coming.
-                Ok(()) = self.head.changed() => {
+                // Renewals find the head by themselves: news of what was there a while ago are not coming.
+                _ = tick.tick() => {
                     let head = *self.head.borrow_and_update();
                     let missing = std::mem::replace(&mut behind, head);
                     if *last < missing {
@@ -218,5 +223,56 @@ impl Follower {
         self.feed.missed();
         self.catch_up_later();
         self.wakeups.wake_all(self.clouds.targets());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use postern_core::audit::AuditEvent;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::samples::{a_grant, at};
+    use crate::store::members::fake::Another;
+    use crate::store::memory::Memory;
+    use crate::store::{Change, Expect, Transaction};
+
+    #[tokio::test]
+    async fn i8_a_change_whose_news_are_lost_is_found_in_the_audit_log() {
+        let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));
+        let (store, feed) = (Arc::new(Memory::default()), Feed::default());
+        let replica = Replica::of(Arc::new(Another::default()));
+        let (head, heads) = watch::channel(0);
+        let follower = Follower {
+            replica: Arc::clone(&replica),
+            store: Arc::clone(&store) as _,
+            hub: Hub::new(clock, Arc::clone(&wakeups)),
+            clouds: Clouds::new(BTreeMap::new(), clock, Arc::clone(&wakeups), replica),
+            wakeups: Arc::clone(&wakeups),
+            feed: feed.clone(),
+            head: heads,
+        };
+        let mut changes = feed.watch();
+        let grant = a_grant().build();
+        let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
+        let event = AuditEvent::done(at(0), "another", "grant.requested").on_grant(grant.id);
+        let seq = store.commit(Transaction::default().change(change).audit(event)).await.unwrap().seq;
+        let found = async {
+            // A renewal finds the log further on, and after that nothing happens any more.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            head.send_replace(seq);
+            let woken = wakeups.take().await;
+            (woken, changes.recv().await.unwrap())
+        };
+        let found = tokio::select! {
+            found = found => found,
+            ended = follower.follow() => panic!("{ended:?}"),
+            () = tokio::time::sleep(Duration::from_secs(10)) => panic!("it is not found"),
+        };
+        let expected =
+            (grant.targets().into_iter().cloned().collect(), crate::app::feed::Change::Of(grant.id));
+        assert_eq!(found, expected);
     }
 }

@@ -46,7 +46,7 @@ pub enum StoreError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The store cannot be reached or failed; a commit may or may not have happened.
-    #[error("the store failed")]
+    #[error("the store cannot be reached or failed; ask again, with the same idempotency key")]
     Unavailable {
         /// Why.
         #[source]

@@ -120,7 +120,13 @@ async fn an_overview_says_what_the_store_and_the_layers_say() {
 async fn a_store_that_does_not_answer_is_a_reason_in_one_line() {
     let broken = StoreError::Unavailable { source: "no route\nto it".into() };
     let failed: Result<(), String> = answered(async { Err(broken.into()) }).await;
-    assert_eq!(failed, Err("the store failed: no route to it".to_owned()));
+    assert_eq!(
+        failed,
+        Err(
+            "the store cannot be reached or failed; ask again, with the same idempotency key: no route to it"
+                .to_owned()
+        )
+    );
     let silent: Result<(), String> = answered(std::future::pending()).await;
     assert_eq!(silent, Err("it did not answer within 3 s".to_owned()));
 }

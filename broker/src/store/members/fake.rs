@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use postern_core::TargetId;
 
-use super::{Beat, Card, Claim, Lease, Members, Posted, Subscription, Taken};
+use super::{Beat, Card, Claim, Lease, Members, News, Posted, Subscription, Taken};
 use crate::store::StoreError;
 
 /// Another broker beside the one under test.
@@ -112,6 +112,17 @@ impl Members for Another {
     }
 
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {
-        future::pending().boxed()
+        let silent: Box<dyn Subscription> = Box::new(Silent);
+        future::ready(Ok(silent)).boxed()
+    }
+}
+
+/// News of which every one is lost.
+struct Silent;
+
+#[async_trait]
+impl Subscription for Silent {
+    async fn next(&mut self) -> Option<News> {
+        future::pending().await
     }
 }
