@@ -48,14 +48,20 @@ impl Broker {
     }
 
     /// The same, on another port.
-    pub(crate) fn init_on(host: &Host, dir: &Path, port: u16, more: &str) -> Self {
+    ///
+    /// # Panics
+    /// `init` fails.
+    pub fn init_on(host: &Host, dir: &Path, port: u16, more: &str) -> Self {
         let broker = Self::configured(host, dir, port, more);
         broker.must(&["init"]);
         broker
     }
 
     /// A further broker under the authority of the first.
-    pub(crate) fn beside(first: &Self, host: &Host, dir: &Path, port: u16, more: &str) -> Self {
+    ///
+    /// # Panics
+    /// The authority cannot be copied.
+    pub fn beside(first: &Self, host: &Host, dir: &Path, port: u16, more: &str) -> Self {
         let broker = Self::configured(host, dir, port, more);
         let data = broker.data_dir();
         fs::create_dir(&data).expect("a directory can be made");

@@ -110,7 +110,6 @@ impl AgentService for Agents {
                 session::stranger(Arc::clone(&self.app), target, request.into_inner()).await?,
             ));
         }
-        agents::admitted(&self.app, &target).await.map_err(status)?;
         let not_after = peer(&request).and_then(|peer| peer.certificate.as_ref()).map(|c| c.not_after);
         let session = session::open(Arc::clone(&self.app), target, not_after, request.into_inner()).await?;
         Ok(Response::new(session))

@@ -144,8 +144,14 @@ pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timesta
 /// # Errors
 /// Banned, or not enrolled.
 pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRecord>, Error> {
+    may_talk(target, app.store.agent(target).await?)
+}
+
+fn may_talk(
+    target: &TargetId,
+    agent: Option<Versioned<AgentRecord>>,
+) -> Result<Versioned<AgentRecord>, Error> {
     let forbidden = |reason: String| Error::Forbidden { reason };
-    let agent = app.store.agent(target).await?;
     let agent =
         agent.ok_or_else(|| forbidden(format!("{target} is not enrolled; enrol it with a join token")))?;
     if agent.record.banned.is_some() {
@@ -155,12 +161,16 @@ pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRec
 }
 
 /// Whether this is an agent with a certificate and without a record, for the first time since this broker started: the store
-/// has lost it. Its windows are of grants that nobody knows any more.
+/// has lost it. Its windows are of grants that nobody knows any more. Any other is one that may talk to the broker.
 ///
 /// # Errors
-/// The store failed.
+/// Banned, or not enrolled and here before.
 pub async fn is_stranger(app: &App, target: &TargetId) -> Result<bool, Error> {
-    Ok(app.store.agent(target).await?.is_none() && app.hub.meets_stranger(target))
+    let agent = app.store.agent(target).await?;
+    if agent.is_none() && app.hub.meets_stranger(target) {
+        return Ok(true);
+    }
+    may_talk(target, agent).map(|_| false)
 }
 
 /// Records that an agent came that nobody knows, and whether it has closed every window.

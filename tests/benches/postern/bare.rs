@@ -1,32 +1,18 @@
-//! The bare costs: what nftables, SQLite and tonic take by themselves.
+//! The bare costs: what nftables and SQLite take by themselves.
 
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use hyper::server::conn::http2;
-use hyper_util::rt::{TokioExecutor, TokioIo};
-use hyper_util::service::TowerToHyperService;
 use netlink_bindings::nftables::{Chained, Nfgenmsg};
 use netlink_socket2::std::NetlinkSocket;
-use postern_pki::credentials::Credentials;
-use postern_pki::tls::{ServerIdentity, server_config};
-use postern_proto::v1;
-use postern_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use postern_tests::Host;
 use postern_tests::clock::monotonic;
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
-use tokio_stream::StreamExt as _;
-use tonic::{Request, Response, Status, Streaming};
 
 use crate::lines::Samples;
 
 const TABLE: &str = "bare";
 const SET: &str = "hosts";
-/// The child process that serves bare sessions: `bare-server IDENTITY ADDRESS`.
-pub(crate) const SERVER: &str = "bare-server";
 
 /// Makes a table with a set like ours on a host.
 pub(crate) fn make_set(host: &Host) {
@@ -103,76 +89,4 @@ pub(crate) fn sqlite_commits(dir: &Path, count: u32) -> Samples {
         began.elapsed()
     });
     samples.collect()
-}
-
-/// Serves nothing but sessions that stay open, until it is killed.
-pub(crate) fn serve_sessions(arguments: &[String]) {
-    let [identity, address] = arguments else { panic!("{SERVER} takes an identity and an address") };
-    let identity = ServerIdentity::new(Credentials::load(Path::new(identity)).unwrap()).unwrap();
-    let tls = TlsAcceptor::from(server_config(&identity).unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-    runtime.block_on(async move {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let mut connections = JoinSet::new();
-        while let Ok((tcp, _)) = listener.accept().await {
-            let tls = tls.clone();
-            connections.spawn(async move {
-                let Ok(stream) = tls.accept(tcp).await else { return };
-                let service = TowerToHyperService::new(AgentServiceServer::new(Bare));
-                http2::Builder::new(TokioExecutor::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await
-                    .ok();
-            });
-        }
-    });
-}
-
-/// A session that only answers heartbeats.
-#[derive(Clone)]
-struct Bare;
-
-type Answers =
-    std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl AgentService for Bare {
-    type SessionStream = Answers;
-
-    async fn session(
-        &self,
-        request: Request<Streaming<v1::SessionRequest>>,
-    ) -> Result<Response<Answers>, Status> {
-        let answers = request.into_inner().map(|heard| heard.map(|_| v1::SessionResponse::default()));
-        Ok(Response::new(Box::pin(answers)))
-    }
-
-    async fn create_join_token(
-        &self,
-        _: Request<v1::CreateJoinTokenRequest>,
-    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn enroll(&self, _: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn list_agents(
-        &self,
-        _: Request<v1::ListAgentsRequest>,
-    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn ban_agent(
-        &self,
-        _: Request<v1::BanAgentRequest>,
-    ) -> Result<Response<v1::BanAgentResponse>, Status> {
-        Err(Status::unimplemented(""))
-    }
 }

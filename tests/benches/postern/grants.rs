@@ -12,11 +12,13 @@ use postern_core::{Grant, GrantId, Role};
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
-use postern_tests::{Client, Running, World, a_policy, an_ask};
+use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, an_ask};
+use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::across::brokers;
 use crate::lines::{line, note};
 
 /// How many callers ask at once, over how many connections.
@@ -27,17 +29,11 @@ const GRANTS: u32 = 30_000;
 const TARGETS: u32 = 5_000;
 
 pub(crate) fn measure() {
-    let policy = a_policy().on("host:*").port("tcp/22").waiting_for_agents();
-    let world = World::without_agent(policy);
+    let world = World::without_agent(policy());
     let identity = world.broker.issue("load", Role::Requester);
     let clients: Vec<Client> =
         (0..CONNECTIONS).map(|_| Client::new(&world.net.alice, world.broker.url(), &identity)).collect();
-    let began = monotonic();
-    let next = Arc::new(AtomicU32::new(0));
-    let callers: Vec<_> =
-        (0..CALLERS).map(|number| start_caller(&clients[number % CONNECTIONS], &next)).collect();
-    callers.into_iter().for_each(Running::join);
-    let through_grpc = f64::from(GRANTS) / began.elapsed().as_secs_f64();
+    let through_grpc = through_grpc(&clients);
     assert!(world.admin.verify_audit().sound);
     let raw = raw_rate(&world);
     let bare = bare_rate(&clients);
@@ -45,6 +41,20 @@ pub(crate) fn measure() {
     line("durable-grants-through-grpc", through_grpc, "store-alone", raw, "1/s");
     line("durable-grants-through-grpc", through_grpc, "grpc-health-check", bare, "1/s");
     on_redis(&world);
+}
+
+fn policy() -> PolicyBuilder {
+    a_policy().on("host:*").port("tcp/22").waiting_for_agents()
+}
+
+/// How many grants a second all callers are answered.
+fn through_grpc(clients: &[Client]) -> f64 {
+    let next = Arc::new(AtomicU32::new(0));
+    let began = monotonic();
+    let callers: Vec<_> =
+        (0..CALLERS).map(|number| start_caller(&clients[number % CONNECTIONS], &next)).collect();
+    callers.into_iter().for_each(Running::join);
+    f64::from(GRANTS) / began.elapsed().as_secs_f64()
 }
 
 fn start_caller(client: &Client, next: &Arc<AtomicU32>) -> Running<()> {
@@ -116,6 +126,24 @@ fn on_redis(world: &World) {
         "a grant is 9 commands of one script, with its audit record and its key; appendfsync always on both sides",
     );
     line("durable-grants-on-redis", ours, "redis-benchmark-set", bare, "1/s");
+    for (count, name) in [
+        (1, "durable-grants-through-one-broker-on-redis"),
+        (2, "durable-grants-through-two-brokers-on-redis"),
+    ] {
+        line(name, through_brokers(world, count), "redis-benchmark-set", bare, "1/s");
+    }
+}
+
+/// Through the whole gRPC path of so many brokers on one Redis, each with its share of the callers.
+fn through_brokers(world: &World, count: u16) -> f64 {
+    let (redis, dir) = (Redis::start(&world.net.hub), TempDir::with_prefix("postern-").unwrap());
+    let brokers = brokers(&world.net.hub, &dir, &redis, count);
+    brokers[0].admin(&world.net.hub).put_policy(policy().wire()).unwrap();
+    let identity = brokers[0].issue("load", Role::Requester);
+    let urls = brokers.iter().map(Broker::url).cycle();
+    let clients: Vec<Client> =
+        urls.take(CONNECTIONS).map(|url| Client::new(&world.net.alice, url, &identity)).collect();
+    through_grpc(&clients)
 }
 
 /// How many grants a second go into a store.

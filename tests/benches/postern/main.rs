@@ -4,11 +4,14 @@
 //! `make bench` builds and runs it. With words as arguments, only the measurements whose name has one of them are taken.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod across;
 mod azure;
 mod bare;
+mod bare_server;
 mod cloud;
 mod ends;
 mod grants;
+mod herd;
 mod lines;
 mod many;
 mod opening;
@@ -19,15 +22,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     if let Some((child, rest)) = arguments.split_first()
-        && child == bare::SERVER
+        && child == bare_server::SERVER
     {
-        return bare::serve_sessions(rest);
+        return bare_server::serve(rest);
     }
     raise_descriptor_limit();
-    let measurements: [(&str, fn()); 10] = [
+    let measurements: [(&str, fn()); 11] = [
         ("opening", opening::measure),
         ("ends", ends::measure),
         ("grants", grants::measure),
+        ("across", across::measure),
         ("many", many::measure),
         ("sessions", sessions::measure),
         ("cloud-grants", cloud::grants),

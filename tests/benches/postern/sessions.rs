@@ -1,154 +1,308 @@
-//! What a connected idle agent costs the broker in memory.
+//! Ten thousand agents with sessions on one broker, beside a bare server of the same streams: what an idle one takes in
+//! memory, how soon one is told something and has answered, and how fast all of them come back after a restart.
 
+use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
+use std::process::Child;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
+use jiff::Timestamp;
+use postern_broker::store::embedded::Embedded;
+use postern_broker::store::{AgentRecord, Change, Expect, Store as _, Transaction};
+use postern_core::TargetId;
+use postern_core::audit::AuditEvent;
+use postern_pki::authority::AGENT_LIFETIME;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::TrustDomain;
-use postern_pki::tls::{client_config, pinned_client_config};
-use postern_pki::{Authority, JoinToken};
-use postern_proto::client::channel;
+use postern_pki::identity::Identity;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
-use postern_proto::v1::session_request::Message as Out;
-use postern_tests::clock::{wait_until, wall};
-use postern_tests::{Host, World, tied, usual_policy};
-use tokio::task::JoinSet;
-use tokio_stream::StreamExt as _;
-use tokio_stream::wrappers::IntervalStream;
-use tonic::transport::Channel;
+use postern_tests::clock::{monotonic, wall};
+use postern_tests::{Broker, Client, Host, Net, PATIENCE, World, a_policy, an_ask};
 
-use crate::bare;
-use crate::lines::{line, note};
+use crate::bare_server;
+use crate::herd::{HEARTBEAT, Herd};
+use crate::lines::{Samples, line, note, percentiles};
 use crate::many::kibibytes;
 
-const SESSIONS: usize = 2_000;
-/// How often agents are heard from.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How many connect at once.
-const AT_ONCE: usize = 32;
-const BARE: &str = "192.0.2.1:7444";
+/// How many agents there are, unless POSTERN_BENCH_SESSIONS says another number.
+const SESSIONS: usize = 10_000;
+/// How many of them are pushed to: on a host of their own, where nothing keeps them from answering. They make the server
+/// warm, too.
+const WATCHED: usize = 300;
+/// How often all agents lose their sessions at once and come back.
+const STORMS: usize = 3;
+/// The pause between two pushes.
+const APART: Duration = Duration::from_millis(10);
+
+/// A server under measurement.
+trait Server: Sync {
+    fn url(&self) -> String;
+    fn pid(&mut self) -> u32;
+    fn kill(&mut self);
+    /// Starts it again, and returns once it listens.
+    fn start(&mut self);
+    /// Has an agent told something, and waits for its acknowledgement. Returns a receipt; none where it has no session.
+    fn push(&self, target: &str) -> Option<String>;
+    /// How long it was from the moment that the server pushed to the acknowledgement, by its own account.
+    fn took(&self, receipts: &[String]) -> Samples;
+}
+
+/// What was measured of a server.
+struct Measured {
+    memory: f64,
+    calm: Pushes,
+    /// Sessions a second, in the median storm.
+    rate: f64,
+    storm: Pushes,
+}
+
+/// Pushes to agents.
+#[derive(Default)]
+struct Pushes {
+    /// From the call to the agent.
+    told: Samples,
+    /// From the server to the agent and back.
+    acknowledged: Samples,
+}
 
 pub(crate) fn measure() {
-    let mut world = World::without_agent(usual_policy());
-    let identities = Arc::new(enroll_all(&world));
-    // What enrolling took is not what a session takes.
-    world.broker.restart();
-    let pid = world.broker.process().pid();
-    let postern = per_session(&world.net.alice, world.broker.url(), pid, &identities);
+    let count = std::env::var("POSTERN_BENCH_SESSIONS").map_or(SESSIONS, |count| count.parse().unwrap());
+    let mut world = World::without_agent(a_policy().on("host:*").port("tcp/22"));
+    let identities = enroll_all(&mut world, count);
+    let bare_identity = bare_server::identity(&world);
+    let World { broker, alice, net, .. } = &mut world;
 
-    let mut server = start_bare(&world);
-    let url = format!("https://{BARE}");
-    let bare = per_session(&world.net.alice, &url, server.id(), &identities);
-    server.kill().unwrap();
-    server.wait().unwrap();
-    note("target: within 1.25 times the bare stream, at 2,000 sessions");
-    line("memory-per-idle-session", postern, "bare-tonic-stream", bare, "KiB");
+    let postern = take(&mut Postern { broker, alice }, net, &identities);
+    broker.process().kill9();
+    let client = Client::new(&net.hub, &bare_server::url(), alice.identity());
+    let child = bare_server::start(&net.hub, &bare_identity);
+    let mut bare = Bare { identity: &bare_identity, host: &net.hub, child, client };
+    let beside = take(&mut bare, net, &identities);
+    bare.kill();
+
+    note(&format!(
+        "{count} sessions; targets: memory within 1.25 times the bare stream, pushes within 2 times, also while"
+    ));
+    note(
+        "all come back, and these at 0.8 times the bare rate or better; a request's way has a durable commit in it",
+    );
+    line("memory-per-idle-session", postern.memory, "bare-tonic-stream", beside.memory, "KiB");
+    percentiles(
+        "push-and-acknowledgement",
+        &postern.calm.acknowledged,
+        "bare-tonic-stream",
+        &beside.calm.acknowledged,
+    );
+    percentiles("request-to-agent", &postern.calm.told, "bare-call-to-agent", &beside.calm.told);
+    line("reconnect-storm", postern.rate, "bare-tonic-stream", beside.rate, "1/s");
+    note(&format!(
+        "pushes in the storms: {} and {}",
+        postern.storm.acknowledged.len(),
+        beside.storm.acknowledged.len()
+    ));
+    let (ours, bare) = (&postern.storm.acknowledged, &beside.storm.acknowledged);
+    percentiles("push-and-acknowledgement-in-the-storm", ours, "bare-tonic-stream", bare);
+    percentiles(
+        "request-to-agent-in-the-storm",
+        &postern.storm.told,
+        "bare-call-to-agent",
+        &beside.storm.told,
+    );
 }
 
-/// The growth of a server's memory by one session, in KiB. The first few make it warm.
-fn per_session(host: &Host, url: &str, pid: u32, identities: &Arc<Vec<Credentials>>) -> f64 {
-    let resident = || kibibytes(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "VmRSS:");
-    let (url, all) = (url.to_owned(), Arc::clone(identities));
-    let (ready, heard) = std::sync::mpsc::channel();
-    let (go_on, more) = tokio::sync::oneshot::channel::<()>();
-    let (end, ended) = tokio::sync::oneshot::channel::<()>();
-    let running = host.room().start(async move {
-        let (warm, cold) = all.split_at(50);
-        let mut sessions = JoinSet::new();
-        connect_all(warm, &url, &mut sessions).await;
-        ready.send(()).unwrap();
-        more.await.unwrap();
-        connect_all(cold, &url, &mut sessions).await;
-        ready.send(()).unwrap();
-        ended.await.unwrap();
-    });
-    heard.recv().unwrap();
-    std::thread::sleep(HEARTBEAT);
-    let before = resident();
-    go_on.send(()).unwrap();
-    heard.recv().unwrap();
+/// Takes every measurement of one server.
+fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)]) -> Measured {
+    let count = identities.len();
+    let watched = WATCHED.min(count / 2);
+    let mut herd = Herd::of(&server.url(), identities);
+    herd.run(&net.vm, 0..watched);
+    herd.wait_told(watched);
+    thread::sleep(HEARTBEAT);
+    let before = resident(server.pid());
+    let half = usize::midpoint(watched, count);
+    herd.run(&net.alice, watched..half);
+    herd.run(&net.mallory, half..count);
+    herd.wait_told(count);
     // Long enough for the last of them to have come to rest.
-    std::thread::sleep(HEARTBEAT * 2);
-    let after = resident();
-    end.send(()).unwrap();
-    running.join();
-    (after - before) / (identities.len() - 50) as f64
+    thread::sleep(HEARTBEAT * 2);
+    let memory = (resident(server.pid()) - before) / (count - watched) as f64;
+    let never = AtomicBool::new(false);
+    let calm = push_all(server, &herd, 0..watched, &never);
+
+    let mut storm = Pushes::default();
+    let mut rates = Vec::new();
+    for _ in 0..STORMS {
+        herd.set_gate(false);
+        server.kill();
+        herd.wait_told(0);
+        server.start();
+        let over = AtomicBool::new(false);
+        let began = monotonic();
+        herd.set_gate(true);
+        let (took, pushes) = thread::scope(|scope| {
+            let pushes = scope.spawn(|| push_all(server, &herd, (0..watched).cycle(), &over));
+            herd.wait_told(count);
+            let took = began.elapsed();
+            over.store(true, Ordering::Relaxed);
+            (took, pushes.join().unwrap())
+        });
+        storm.extend(pushes);
+        rates.push(count as f64 / took.as_secs_f64());
+    }
+    rates.sort_unstable_by(f64::total_cmp);
+    Measured { memory, calm, rate: rates[STORMS / 2], storm }
 }
 
-async fn connect_all(identities: &[Credentials], url: &str, sessions: &mut JoinSet<()>) {
-    for some in identities.chunks(AT_ONCE) {
-        let mut connecting = JoinSet::new();
-        for credentials in some {
-            let channel = channel(url, client_config(credentials).unwrap()).unwrap();
-            connecting.spawn(connect(channel));
+/// Pushes to one agent after the other, as far as they have sessions, until it is over.
+fn push_all(
+    server: &impl Server,
+    herd: &Herd,
+    agents: impl Iterator<Item = usize>,
+    over: &AtomicBool,
+) -> Pushes {
+    let mut told = Samples::default();
+    let mut receipts = Vec::new();
+    for agent in agents.take_while(|_| !over.load(Ordering::Relaxed)) {
+        thread::sleep(APART);
+        if herd.told_at(agent).is_none() {
+            continue;
         }
-        for mut session in connecting.join_all().await {
-            sessions.spawn(async move { while let Ok(Some(_)) = session.message().await {} });
-        }
+        let began = monotonic();
+        let Some(receipt) = server.push(herd.target(agent)) else { continue };
+        let Some(at) = herd.told_at(agent).filter(|at| *at > began) else { continue };
+        told.add(at - began);
+        receipts.push(receipt);
+    }
+    Pushes { told, acknowledged: server.took(&receipts) }
+}
+
+impl Pushes {
+    fn extend(&mut self, more: Self) {
+        self.told.extend(more.told);
+        self.acknowledged.extend(more.acknowledged);
     }
 }
 
-async fn connect(channel: Channel) -> tonic::Streaming<v1::SessionResponse> {
-    let hello = Out::Hello(v1::Hello { agent_version: "bench".to_owned(), ..v1::Hello::default() });
-    let message = |message| v1::SessionRequest { sent_at: 0, message: Some(message) };
-    let heartbeats = IntervalStream::new(tokio::time::interval(HEARTBEAT)).skip(1);
-    let heartbeats = heartbeats.map(move |_| message(Out::Heartbeat(v1::Heartbeat {})));
-    let requests = tokio_stream::once(message(hello)).chain(heartbeats);
-    AgentServiceClient::new(channel).session(requests).await.unwrap().into_inner()
+/// What a process has in memory, in KiB.
+fn resident(pid: u32) -> f64 {
+    kibibytes(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "VmRSS:")
 }
 
-fn enroll_all(world: &World) -> Vec<Credentials> {
-    let url = world.broker.url().to_owned();
-    let tokens: Vec<String> =
-        (0..SESSIONS).map(|n| world.admin.join_token(&format!("host:idle-{n}"), None).unwrap()).collect();
-    world.net.alice.room().run(async move {
-        let mut enrolled = Vec::new();
-        for some in tokens.chunks(AT_ONCE) {
-            let mut enrolling = JoinSet::new();
-            for token in some {
-                enrolling.spawn(enroll(url.clone(), token.clone()));
-            }
-            enrolled.extend(enrolling.join_all().await);
-        }
-        enrolled
-    })
+/// The broker. A push is a request for access to the agent's target.
+struct Postern<'a> {
+    broker: &'a mut Broker,
+    alice: &'a Client,
 }
 
-async fn enroll(url: String, token: String) -> Credentials {
-    let key = KeyPair::generate().unwrap();
-    let csr = key.csr().unwrap();
-    let pinned: JoinToken = token.parse().unwrap();
-    let channel = channel(&url, pinned_client_config(pinned.fingerprint()).unwrap()).unwrap();
-    let answer =
-        AgentServiceClient::new(channel).enroll(v1::EnrollRequest { token, csr }).await.unwrap().into_inner();
-    Credentials::new(key, answer.certificates, answer.roots).unwrap()
+impl Server for Postern<'_> {
+    fn url(&self) -> String {
+        self.broker.url().to_owned()
+    }
+
+    fn pid(&mut self) -> u32 {
+        self.broker.process().pid()
+    }
+
+    fn kill(&mut self) {
+        self.broker.process().kill9();
+    }
+
+    fn start(&mut self) {
+        self.broker.restart();
+    }
+
+    fn push(&self, target: &str) -> Option<String> {
+        let ask = an_ask().on(target).port("tcp/22").from("192.0.2.20").waiting(PATIENCE);
+        let grant = self.alice.request(&ask).unwrap().grant.unwrap();
+        (grant.state() == v1::GrantState::Active).then_some(grant.id)
+    }
+
+    /// From the line that says what the agent is about to be told to the one that says what it has confirmed.
+    fn took(&self, receipts: &[String]) -> Samples {
+        let log = self.broker.log();
+        let told = moments(&log, "told the agent to open");
+        let open = moments(&log, "a layer is open");
+        let took =
+            |grant: &String| Duration::try_from(open[grant.as_str()].duration_since(told[grant.as_str()]));
+        receipts.iter().map(|grant| took(grant).unwrap()).collect()
+    }
 }
 
-/// Starts the bare server on the broker's host, with a certificate of the broker's own authority.
-fn start_bare(world: &World) -> std::process::Child {
-    let identity = bare_identity(world);
-    let mut command = tied(std::env::current_exe().unwrap());
-    command.args([bare::SERVER, &identity.to_string_lossy(), BARE]);
-    let server = world.net.hub.room().spawn(command).unwrap();
-    let listening = || {
-        let connect = async { tokio::net::TcpStream::connect(BARE).await.is_ok() };
-        world.net.alice.room().run(connect)
-    };
-    wait_until("the bare server to listen", Duration::from_secs(10), listening);
-    server
+/// When the log says this, of each grant.
+fn moments<'a>(log: &'a str, words: &str) -> HashMap<&'a str, Timestamp> {
+    let lines = log.lines().filter(|line| line.contains(words));
+    let moments = lines.filter_map(|line| {
+        let at = line.split_whitespace().next()?.parse().ok()?;
+        let (_, rest) = line.split_once(" grant=")?;
+        Some((rest.split_whitespace().next()?, at))
+    });
+    moments.collect()
 }
 
-fn bare_identity(world: &World) -> PathBuf {
-    let authority =
-        Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default(), wall()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let names = [world.net.hub.v4().to_string()];
-    let issued =
-        authority.issue_server(&key.csr().unwrap(), &names, Duration::from_secs(3600), wall()).unwrap();
-    let directory: &Path = &world.dir().join("bare");
-    Credentials::new(key, issued.chain, authority.roots()).unwrap().save(directory).unwrap();
-    directory.to_owned()
+/// The bare server.
+struct Bare<'a> {
+    identity: &'a Path,
+    host: &'a Host,
+    child: Child,
+    client: Client,
+}
+
+impl Server for Bare<'_> {
+    fn url(&self) -> String {
+        bare_server::url()
+    }
+
+    fn pid(&mut self) -> u32 {
+        self.child.id()
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn start(&mut self) {
+        self.child = bare_server::start(self.host, self.identity);
+    }
+
+    fn push(&self, target: &str) -> Option<String> {
+        let request = v1::CreateJoinTokenRequest { target: target.to_owned(), valid_for: None };
+        let answer = self
+            .client
+            .run(|channel| async move { AgentServiceClient::new(channel).create_join_token(request).await });
+        Some(answer.ok()?.into_inner().token)
+    }
+
+    fn took(&self, receipts: &[String]) -> Samples {
+        receipts.iter().map(|micros| Duration::from_micros(micros.parse().unwrap())).collect()
+    }
+}
+
+/// Makes so many agents with their certificates, and puts them into the broker's store as enrolling would.
+fn enroll_all(world: &mut World, count: usize) -> Vec<(String, Credentials)> {
+    world.broker.process().kill9();
+    let (authority, now) = (bare_server::authority(world), wall());
+    let mut identities = Vec::new();
+    let mut agents = Transaction::default();
+    for number in 0..count {
+        let target: TargetId = format!("host:idle-{number}").parse().unwrap();
+        let key = KeyPair::generate().unwrap();
+        let identity = Identity::Agent(target.clone());
+        let issued = authority.issue(&key.csr().unwrap(), &identity, AGENT_LIFETIME, now).unwrap();
+        let certificate_not_after = issued.not_after;
+        identities
+            .push((target.to_string(), Credentials::new(key, issued.chain, authority.roots()).unwrap()));
+        let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
+        let agent = AgentRecord { target, enrolled_at: now, certificate_not_after, banned: None };
+        agents = agents.change(Change::PutAgent { agent, expect: Expect::Absent }).audit(event);
+    }
+    let store = Embedded::open(&world.broker.database()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.commit(agents)).unwrap();
+    drop(store);
+    world.broker.restart();
+    identities
 }

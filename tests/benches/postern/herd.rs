@@ -1,0 +1,177 @@
+//! A herd: many agents in this process, each with a session of its own as a real one has it: mutual TLS on its own
+//! connection, a hello, heartbeats, and an acknowledgement of whatever it is told.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use postern_pki::credentials::Credentials;
+use postern_pki::tls::client_config;
+use postern_proto::client::channel;
+use postern_proto::v1;
+use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_proto::v1::session_request::Message as Out;
+use postern_proto::v1::session_response::Message as In;
+use postern_tests::clock::{monotonic, wait_until};
+use postern_tests::{Host, Running};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{interval_at, sleep};
+use tokio_rustls::rustls::ClientConfig;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Status, Streaming};
+
+/// How often agents are heard from.
+pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
+/// How many agents of one host connect at once; the others wait for their turn.
+const AT_ONCE: usize = 128;
+/// The pause before an agent connects again.
+const RETRY: Duration = Duration::from_millis(100);
+/// How long it may take until all are where they should be.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// Agents of one broker. They run until they are dropped.
+pub(crate) struct Herd {
+    shared: Arc<Shared>,
+    running: Vec<Running<()>>,
+}
+
+struct Shared {
+    url: String,
+    agents: Vec<Agent>,
+    /// Whether they may connect.
+    gate: watch::Sender<bool>,
+    /// How many have a session and were told what to hold.
+    told: AtomicUsize,
+}
+
+struct Agent {
+    /// The target that it speaks for.
+    target: String,
+    tls: Arc<ClientConfig>,
+    /// When it was told something last, in the session that it has.
+    told_at: Mutex<Option<Instant>>,
+}
+
+/// An agent's session.
+struct Session {
+    outgoing: mpsc::Sender<v1::SessionRequest>,
+    incoming: Streaming<v1::SessionResponse>,
+}
+
+impl Herd {
+    /// Agents with these targets and identities. None of them runs yet.
+    pub(crate) fn of(url: &str, identities: &[(String, Credentials)]) -> Self {
+        let agent = |(target, credentials): &(String, Credentials)| Agent {
+            target: target.clone(),
+            tls: client_config(credentials).unwrap(),
+            told_at: Mutex::default(),
+        };
+        let agents = identities.iter().map(agent).collect();
+        let (gate, told) = (watch::channel(true).0, AtomicUsize::new(0));
+        Self { shared: Arc::new(Shared { url: url.to_owned(), agents, gate, told }), running: Vec::new() }
+    }
+
+    /// Runs some of them on a host.
+    pub(crate) fn run(&mut self, host: &Host, agents: Range<usize>) {
+        let shared = Arc::clone(&self.shared);
+        self.running.push(host.room().start(async move {
+            let turns = Arc::new(Semaphore::new(AT_ONCE));
+            let mut all: JoinSet<()> =
+                agents.map(|number| keep(Arc::clone(&shared), number, Arc::clone(&turns))).collect();
+            while all.join_next().await.is_some() {}
+        }));
+    }
+
+    /// Waits until so many have a session and were told what to hold.
+    pub(crate) fn wait_told(&self, count: usize) {
+        wait_until("the herd", PATIENCE, || self.shared.told.load(Ordering::Relaxed) == count);
+    }
+
+    /// Lets no agent connect any more, or lets them again.
+    pub(crate) fn set_gate(&self, open: bool) {
+        self.shared.gate.send_replace(open);
+    }
+
+    /// The target of an agent.
+    pub(crate) fn target(&self, number: usize) -> &str {
+        &self.shared.agents[number].target
+    }
+
+    /// When an agent was told something last; none where it has no session.
+    pub(crate) fn told_at(&self, number: usize) -> Option<Instant> {
+        *self.shared.agents[number].told_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Herd {
+    fn drop(&mut self) {
+        self.running.drain(..).for_each(Running::stop);
+    }
+}
+
+/// Keeps one agent's session.
+async fn keep(shared: Arc<Shared>, number: usize, turns: Arc<Semaphore>) {
+    let agent = &shared.agents[number];
+    let mut gate = shared.gate.subscribe();
+    loop {
+        gate.wait_for(|open| *open).await.unwrap();
+        let turn = turns.acquire().await.unwrap();
+        match Session::open(&shared.url, agent).await {
+            Ok(session) => {
+                session.hold(&shared, agent, turn).await;
+                let mut told_at = agent.told_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if told_at.take().is_some() {
+                    shared.told.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+            Err(_) => {
+                drop(turn);
+                sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+impl Session {
+    async fn open(url: &str, agent: &Agent) -> Result<Self, Status> {
+        let (outgoing, requests) = mpsc::channel(4);
+        // The bare server has no other way to learn who it is.
+        let hello = v1::Hello { agent_version: agent.target.clone(), ..v1::Hello::default() };
+        outgoing.try_send(message(Out::Hello(hello))).unwrap();
+        let channel = channel(url, Arc::clone(&agent.tls)).unwrap();
+        let answer = AgentServiceClient::new(channel).session(ReceiverStream::new(requests)).await?;
+        Ok(Self { outgoing, incoming: answer.into_inner() })
+    }
+
+    /// Does what an agent does until the session ends. The next may take its turn once this one was told what to hold.
+    async fn hold(mut self, shared: &Shared, agent: &Agent, turn: SemaphorePermit<'_>) {
+        let mut turn = Some(turn);
+        let mut heartbeats = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
+        loop {
+            let answer = tokio::select! {
+                _ = heartbeats.tick() => Out::Heartbeat(v1::Heartbeat {}),
+                heard = self.incoming.message() => match heard {
+                    Ok(Some(v1::SessionResponse { message: Some(In::Desired(desired)), .. })) => {
+                        let now = monotonic();
+                        *agent.told_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+                        if turn.take().is_some() {
+                            shared.told.fetch_add(1, Ordering::Relaxed);
+                        }
+                        Out::Applied(v1::Applied { generation: desired.generation, error: String::new() })
+                    }
+                    Ok(Some(_)) => continue,
+                    Ok(None) | Err(_) => return,
+                },
+            };
+            if self.outgoing.send(message(answer)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn message(message: Out) -> v1::SessionRequest {
+    v1::SessionRequest { sent_at: 0, message: Some(message) }
+}
