@@ -65,6 +65,7 @@ impl Clouds {
     ) -> Result<T, CloudError> {
         let members = &self.replica.members;
         within(PATIENCE, self.wait_for_job()).await?;
+        let was_ours = self.replica.leases.holds(target);
         let held = match within(PATIENCE, self.wait_for_lease(target)).await {
             Ok(held) => held,
             Err(error) => {
@@ -77,8 +78,9 @@ impl Clouds {
             work.await
         };
         // A store that fails now finds this broker's membership ended later: nothing stays held.
+        let was_anothers = !was_ours && held.inherits;
         let (given_back, ended) =
-            tokio::join!(self.replica.leases.give_back(&held.lease), members.end_job(JOB));
+            tokio::join!(self.replica.leases.end_turn(&held, was_anothers), members.end_job(JOB));
         if let Err(error) = given_back.and(ended) {
             tracing::warn!(%target, error = &error as &dyn std::error::Error, "a turn could not be given back");
         }

@@ -128,14 +128,23 @@ impl Leases {
         }
     }
 
-    /// Gives a lease back that is of no more use.
-    pub async fn give_back(&self, lease: &Lease) -> Result<(), StoreError> {
+    /// Ends a turn. A lease that was taken from another broker for it is given back; any other stays.
+    ///
+    /// # Errors
+    /// The store failed; the turn ends with the membership then.
+    pub async fn end_turn(&self, held: &Held, was_anothers: bool) -> Result<(), StoreError> {
         if self.alone {
             return Ok(());
         }
-        self.lock().held.remove(&lease.target);
-        lease_changed(LeaseChange::Released);
-        self.members.give_back(lease).await
+        if was_anothers {
+            self.lock().held.remove(&held.lease.target);
+            lease_changed(LeaseChange::Released);
+            return self.members.give_back(&held.lease).await;
+        }
+        if let Some(entry) = self.lock().held.get_mut(&held.lease.target) {
+            entry.turn = false;
+        }
+        self.members.end_turn(&held.lease).await
     }
 
     /// The target's lease is another's. Whether it was this broker's.

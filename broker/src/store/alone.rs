@@ -46,6 +46,10 @@ impl Members for Alone {
         Ok(Vec::new())
     }
 
+    async fn end_turn(&self, _: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn give_back(&self, _: &Lease) -> Result<(), StoreError> {
         Ok(())
     }

@@ -197,7 +197,10 @@ pub trait Members: Send + Sync + 'static {
     /// Takes leases of a member that is gone, some at a time; none once there are no more.
     async fn take_over(&self, gone: &str) -> Result<Vec<Taken>, StoreError>;
 
-    /// Gives a lease back that is held for a turn, or is of no use.
+    /// Ends the turn for which a lease was held, and keeps it.
+    async fn end_turn(&self, lease: &Lease) -> Result<(), StoreError>;
+
+    /// Gives a lease back that was taken from another for a turn.
     async fn give_back(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Keeps everybody else from a job of this name until it is done or this member is gone. False: somebody is at it.

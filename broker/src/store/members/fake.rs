@@ -82,6 +82,10 @@ impl Members for Another {
         Ok(Vec::new())
     }
 
+    async fn end_turn(&self, _: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     async fn give_back(&self, _: &Lease) -> Result<(), StoreError> {
         Ok(())
     }

@@ -212,6 +212,12 @@ impl Members for Redis {
         pairs.chunks(2).map(taken).collect()
     }
 
+    async fn end_turn(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut script = self.script(&self.scripts.give_back);
+        script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token).arg("keep");
+        self.answer::<String>(&script).await.map(drop)
+    }
+
     async fn give_back(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut script = self.script(&self.scripts.give_back);
         script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);

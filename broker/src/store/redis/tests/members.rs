@@ -130,6 +130,13 @@ async fn a_turn_is_taken_away_by_no_agent_and_what_is_given_back_is_inherited() 
     other.give_back(&turn.lease).await.unwrap();
     let back = take(&one, Claim::Agent).await.unwrap();
     assert!(back.inherits && back.lease.token > turn.lease.token);
+    // One that ends without being given back leaves the lease where it is.
+    let own = take(&one, Claim::Turn).await.unwrap();
+    assert_eq!(own.lease, back.lease);
+    assert_eq!(take(&other, Claim::Agent).await, None);
+    one.end_turn(&own.lease).await.unwrap();
+    assert!(take(&other, Claim::Agent).await.is_some());
+    take(&one, Claim::Agent).await.unwrap();
     // A turn ends with its member.
     let turn = take(&other, Claim::Turn).await.unwrap();
     end_membership(&server, &other).await;
