@@ -114,6 +114,8 @@ impl Reconciler {
             while let Some((target, again, others)) = passes.next().await {
                 schedule.set(&target, again);
                 in_doubt.extend(others);
+                // Whom a pass has told something is to hear it before the last of thousands has passed.
+                tokio::task::yield_now().await;
             }
             // Not at once: passes over a store that fails would wake each other without end.
             let soon = later(self.clock.now(), STORE_RETRY);
