@@ -203,6 +203,8 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
     wait_until("the target to say so", PATIENCE, || {
         detail().contains("not locked: rule break-glass (priority 105)")
     });
+    // The log hears of it a moment later than whoever asks.
+    wait_until("that to be told", PATIENCE, || told().iter().any(|line| line.contains("break-glass")));
     let lines = told().len();
     std::thread::sleep(Duration::from_secs(5));
     assert_eq!(told().len(), lines, "what lasts is told once: {:?}", told());
