@@ -123,6 +123,15 @@ impl Hub {
         }
     }
 
+    /// The same, of every target.
+    pub fn lose_all(&self, reason: &'static str) {
+        let now = self.clock.now();
+        for slot in self.lock().values_mut() {
+            slot.end(reason);
+            slot.disconnect(now);
+        }
+    }
+
     /// Takes in which grants were not over when this broker came to work on the target after another: the agent may hold
     /// their windows, whatever this one has told it.
     pub fn inherit(&self, target: &TargetId, grants: BTreeSet<GrantId>) {

@@ -25,6 +25,8 @@ const BEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long agents stay with a broker that has lost touch with its store: others may have it.
 const AGENTS_STAY: Duration = Duration::from_secs(15);
+/// An agent that has heard nothing for so long has gone to another broker: a broker that hung for longer has no agents.
+const HUNG: Duration = Duration::from_secs(9);
 /// How far the clocks of a broker and its store may be apart before the log says so.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
@@ -83,8 +85,13 @@ impl Member {
             losses: 0,
         };
         let mut ready = Some(ready);
+        let mut before = boottime();
         loop {
             let sent = boottime();
+            if sent.saturating_sub(std::mem::replace(&mut before, sent)) > HUNG {
+                // Sessions that look alive are not: claiming their targets would take them from where the agents are.
+                self.hub.lose_all("this broker hung; connect to another");
+            }
             let card = self.card(&course);
             let beat = tokio::time::timeout(PATIENCE, self.replica.members.beat(&card)).await;
             match beat {
