@@ -17,9 +17,5 @@ mod storm;
 mod summary;
 mod world;
 
-/// Whether brokers share a Redis as replicas. Those that do not fence each other out of it: then the storm runs over one
-/// broker, and the scenarios that need two do not run.
-const REPLICAS: bool = true;
-
 /// How many brokers a storm runs over.
-const BROKERS: u16 = if REPLICAS { 3 } else { 1 };
+const BROKERS: u16 = 3;

@@ -8,9 +8,9 @@ use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
 use postern_tests::{Ask, Client, FakeAgent, PATIENCE, a_policy, an_ask, end_of};
 
+use crate::BROKERS;
 use crate::history::{Opening, What};
 use crate::world::{Options, World};
-use crate::{BROKERS, REPLICAS};
 
 /// How long a change at one replica may take to be seen at another.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -49,9 +49,6 @@ fn closings(world: &World) -> usize {
 
 #[test]
 fn an_agent_at_one_replica_gets_a_window_that_is_granted_at_another_at_once() {
-    if !REPLICAS {
-        return;
-    }
     let world = two();
     let session = led_by_hand(&world, 0).session().unwrap();
     session.applied(session.desired().generation);
@@ -74,9 +71,6 @@ fn an_agent_at_one_replica_gets_a_window_that_is_granted_at_another_at_once() {
 
 #[test]
 fn a_watcher_at_one_replica_sees_what_changes_at_another() {
-    if !REPLICAS {
-        return;
-    }
     let world = two();
     let session = led_by_hand(&world, 0).session().unwrap();
     session.applied(session.desired().generation);
@@ -100,9 +94,6 @@ fn a_watcher_at_one_replica_sees_what_changes_at_another() {
 
 #[test]
 fn a_ban_at_one_replica_cuts_the_stream_at_another() {
-    if !REPLICAS {
-        return;
-    }
     let world = two();
     let session = led_by_hand(&world, 1).session().unwrap();
     session.applied(session.desired().generation);
@@ -114,9 +105,6 @@ fn a_ban_at_one_replica_cuts_the_stream_at_another() {
 
 #[test]
 fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
-    if !REPLICAS {
-        return;
-    }
     // The agent speaks only to the replica that is killed, so that this is the one that works on the target.
     let world = World::new(&Options { brokers: 2, hosts: 0, instances: 1, agents_at: Some(0) });
     let (sky, target) = (world.sky.as_ref().unwrap(), &world.aims.clouds[0]);
@@ -137,9 +125,6 @@ fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
 
 #[test]
 fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_when_it_goes_on() {
-    if !REPLICAS {
-        return;
-    }
     let world = World::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
     let (one, other) = (at(&world, 0), at(&world, 1));
     for target in world.aims.hosts.iter() {
@@ -172,9 +157,6 @@ fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_whe
 
 #[test]
 fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_asked() {
-    if !REPLICAS {
-        return;
-    }
     let world = World::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
     for target in world.aims.hosts.iter() {
         world.admin.open(&ask(target, 120));

@@ -7,7 +7,6 @@ use postern_tests::clock::{monotonic, wait_until};
 use postern_tests::{Cli, PATIENCE, an_ask};
 use serde_json::Value;
 
-use crate::REPLICAS;
 use crate::scenarios::{LED, SOURCE, at, led_by_hand};
 use crate::world::{Options, World};
 
@@ -35,9 +34,6 @@ fn shown(status: &Value) -> (Vec<&str>, u64) {
 
 #[test]
 fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
-    if !REPLICAS {
-        return;
-    }
     let world = World::new(&Options { brokers: 2, hosts: 6, instances: 0, agents_at: None });
     for (replica, name) in [(0, "broker-1"), (1, "broker-2")] {
         wait_until("every agent to be counted", PATIENCE, || shown(&status(&world, replica)).1 == 6);
@@ -60,9 +56,6 @@ fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
 
 #[test]
 fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
-    if !REPLICAS {
-        return;
-    }
     let world = World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None });
     let session = led_by_hand(&world, 0).session().unwrap();
     session.applied(session.desired().generation);

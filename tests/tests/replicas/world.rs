@@ -10,7 +10,6 @@ use postern_tests::redis::Redis;
 use postern_tests::{Cli, Client, Net, PATIENCE, ReplicaOptions, Replicas, a_policy};
 use tempfile::TempDir;
 
-use crate::REPLICAS;
 use crate::herd::Herd;
 use crate::load::Aims;
 use crate::sky::Sky;
@@ -46,7 +45,7 @@ impl World {
         let redis = Redis::start(&net.hub);
         let sky = (options.instances > 0).then(|| Sky::start(&net.hub, dir.path(), options.instances));
         let sections = sky.as_ref().map(Sky::configuration).unwrap_or_default();
-        let (count, named) = (options.brokers, REPLICAS);
+        let (count, named) = (options.brokers, true);
         let settings = ReplicaOptions { count, named, checked: false, sections: &sections };
         let replicas = Replicas::init(&net.hub, dir.path(), &redis, settings);
         replicas.serve();
