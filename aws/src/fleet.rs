@@ -12,7 +12,7 @@ use crate::look::{Look, Panorama, View};
 use crate::resource::{Group, Instance, Interface};
 use crate::rule::Rule;
 use crate::tags;
-use crate::window::Held;
+use crate::window::{self, Held};
 
 /// Everything of ours, from tags alone (I2). Each look is shown to `seen`.
 pub(crate) async fn sweep(
@@ -103,6 +103,8 @@ pub(crate) async fn assess(
         .filter(|group| group.tags.get(tags::STATE).is_some_and(|state| state == tags::LOCKED))
         .filter_map(|group| group.tags.get(tags::INSTANCE))
         .collect();
+    let shut: BTreeMap<String, BTreeSet<ProtectedPort>> =
+        groups.iter().flat_map(|group| tags::holders(&group.tags)).collect();
     let judge = |instance: Instance| {
         let interfaces = by_instance.get(instance.id.as_str()).map_or(&[][..], Vec::as_slice);
         let groups: BTreeSet<&String> = interfaces
@@ -111,36 +113,39 @@ pub(crate) async fn assess(
             .filter(|id| !ours.contains(id))
             .collect();
         let of_others = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
-        // A rule that somebody made in a group of ours is no window.
+        // A rule in a group of Postern's own is a window, or it must not be there.
         let in_ours =
             interfaces.iter().flat_map(|interface| &interface.groups).filter(|id| ours.contains(id));
         let in_ours =
             in_ours.collect::<BTreeSet<_>>().into_iter().filter_map(|group| rules.ingress.get(group));
-        let strange = in_ours.flatten().filter(|rule| Held::read(rule, deployment).is_none());
-        let rules = of_others.chain(strange);
+        let (windows, strange): (Vec<_>, Vec<_>) = in_ours
+            .flatten()
+            .map(|rule| (rule, Held::read(rule, deployment)))
+            .partition(|(_, held)| held.is_some());
+        let windows: Vec<Held> = windows.into_iter().filter_map(|(_, held)| held).collect();
+        let strange = strange.into_iter().map(|(rule, _)| rule);
+        let shut = shut.get(&instance.id).into_iter().flatten().chain(management).copied().collect();
+        let exposed = exposures(strange, &shut).into_iter().chain(exposures(of_others, management));
+        let reasons: Vec<String> = exposed.map(|exposure| exposure.to_string()).collect();
         let locked = locked.contains(&instance.id);
+        let target = target(place, &instance.id)?;
         Some(Assessment {
-            target: target(place, &instance.id)?,
+            windows: window::windows(&target, &windows),
+            target,
             name: instance.tags.get("Name").cloned().unwrap_or_default(),
             locked,
-            health: health(interfaces, rules, management, locked),
+            health: health(interfaces, reasons, locked),
         })
     };
     Ok(instances.into_iter().filter_map(judge).collect())
 }
 
-fn health<'a>(
-    interfaces: &[&Interface],
-    rules: impl Iterator<Item = &'a Rule>,
-    management: &BTreeSet<ProtectedPort>,
-    locked: bool,
-) -> Health {
+fn health(interfaces: &[&Interface], reasons: Vec<String>, locked: bool) -> Health {
     if interfaces.is_empty() {
         return Health::NotApplicable {
             reason: "it has no network interface in a VPC, so no security group".into(),
         };
     }
-    let reasons: Vec<String> = exposures(rules, management).iter().map(ToString::to_string).collect();
     match (reasons.is_empty(), locked) {
         (false, _) => Health::Unhealthy { reasons },
         (true, true) => {

@@ -18,7 +18,7 @@ use crate::api::Ec2;
 use crate::look::Look;
 use crate::parking::{self, Step, Ward};
 use crate::resource::Group;
-use crate::rule::Tags;
+use crate::rule::{Rule, Tags};
 use crate::tags;
 
 /// One instance in its place.
@@ -37,6 +37,8 @@ enum Act {
     MakeOwn { vpc: String, tags: Tags },
     /// Take these egress rules, or those it comes with, from the own group.
     ShutEgress(Vec<String>),
+    /// Take a rule that is no window from the own group.
+    Expel(Rule),
     /// Write these tags on the own group.
     Mark(Tags),
     /// Attach the own group to an interface.
@@ -215,10 +217,16 @@ impl Locking<'_> {
                 if !egress.is_empty() {
                     acts.push(Act::ShutEgress(egress));
                 }
+                acts.extend(self.expulsions(look));
                 acts.extend(look.unattached().into_iter().map(|interface| Act::Attach(interface.id.clone())));
             }
         }
         acts
+    }
+
+    /// Takes what is no window out of the own group.
+    fn expulsions(&self, look: &Look) -> Vec<Act> {
+        look.strange(self.deployment).into_iter().cloned().map(Act::Expel).collect()
     }
 
     fn own_tags(&self, holder: (String, String), interfaces: &str) -> Tags {
@@ -250,6 +258,7 @@ impl Locking<'_> {
         if plan.own.is_some() && look.state() != tags::RELEASING {
             plan.acts.push(Act::Mark(state(tags::RELEASING)));
         }
+        plan.acts.extend(self.expulsions(look));
         let groups: BTreeSet<&str> = look
             .parked()
             .filter_map(Group::parked_for)

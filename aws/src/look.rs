@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_cloud::{Drift, Observation};
+use postern_cloud::{Drift, Observation, Stray};
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::assess::exposures;
@@ -117,6 +117,29 @@ impl Look {
         self.own_rules().iter().filter_map(|rule| Held::read(rule, deployment)).collect()
     }
 
+    /// Takes in that these rules are gone.
+    pub(crate) fn forget(&mut self, gone: &[String]) {
+        self.rules.ingress.values_mut().for_each(|rules| rules.retain(|rule| !gone.contains(&rule.id)));
+    }
+
+    /// The rules of the own group that are no windows. A group that is not locked yet has the egress rule of EC2's own.
+    fn strays(&self, deployment: &str) -> BTreeSet<Stray> {
+        let ingress = self.strange(deployment).into_iter().map(|rule| (rule.id.clone(), rule.to_string()));
+        let is_locked = self.state() == tags::LOCKED;
+        let egress = self.egress().iter().filter(|_| is_locked).map(|rule| {
+            let Rule { id, group, traffic, source, .. } = rule;
+            (id.clone(), format!("rule {id} of {group} lets {traffic} out to {source}"))
+        });
+        let strays = ingress.chain(egress).filter(|_| self.exists);
+        strays.map(|(rule, what)| Stray { rule, what }).collect()
+    }
+
+    /// The windows' rules whose tags for people do not name the grant that ends last, with the tags that do.
+    pub(crate) fn misnamed(&self, deployment: &str) -> Vec<(String, Vec<(String, String)>)> {
+        let held = self.held(deployment).into_iter().filter(|held| !held.named);
+        held.map(|held| (held.id, tags::of_latest(&held.marks))).collect()
+    }
+
     /// Rules of the own group that are no window's.
     pub(crate) fn strange(&self, deployment: &str) -> Vec<&Rule> {
         self.own_rules().iter().filter(|rule| Held::read(rule, deployment).is_none()).collect()
@@ -187,6 +210,9 @@ impl Look {
                 for rule in self.strange(view.deployment) {
                     found(format!("somebody made a rule in its own group: {rule}"), true);
                 }
+                for (rule, _) in self.misnamed(view.deployment) {
+                    found(format!("the tags of {rule} do not name the grant that ends last"), true);
+                }
                 for rule in self.egress() {
                     found(
                         format!("somebody let its own group send: {} to {}", rule.traffic, rule.source),
@@ -205,7 +231,7 @@ impl Look {
                 found(format!("a lockdown was interrupted{}", self.remedy(view)), self.knows_ports(view));
             }
         }
-        Observation { windows, drift, ..Observation::default() }
+        Observation { windows, drift, strays: self.strays(view.deployment), ..Observation::default() }
     }
 }
 

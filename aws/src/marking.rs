@@ -108,15 +108,9 @@ pub(crate) fn closing(rules: &[Held], windows: &BTreeSet<CloudWindow>) -> Closin
         let slot = (rule.port, rule.net);
         for window in windows.iter().filter(|window| concerns(window, &slot)) {
             let Some(mark) = left.remove(&window.grant) else { continue };
-            let any = window.source.is_any();
-            let mark = Mark {
-                whole: mark.whole && any,
-                // A half that is named alone is left over from a window that was not opened whole.
-                half: mark.half && !any && !window::is_half(rule.net),
-                ..mark
-            };
-            if mark.whole || mark.half {
-                left.insert(window.grant, mark);
+            // A half that is named alone is left over from a window that was not opened whole.
+            if mark.whole && window.source.is_any() {
+                left.insert(window.grant, Mark { half: false, ..mark });
             }
         }
         if left.is_empty() {
@@ -160,7 +154,7 @@ mod tests {
         for (marks, slots) in made {
             for (port, net) in slots {
                 let id = format!("sgr-{port}-{net}");
-                rules.push(Held { id, port, net, marks: marks.clone() });
+                rules.push(Held { id, port, net, marks: marks.clone(), named: true });
             }
         }
         rules

@@ -94,23 +94,33 @@ impl Provider for Aws {
         desk.close(&mut *self.book(target).lock().await, windows).await
     }
 
+    fn needs_look(&self, target: &TargetId) -> bool {
+        let book = self.book(target);
+        book.try_lock().map_or(true, |book| book.surprised)
+    }
+
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let (place, desk) = self.desk(target).await?;
         let book = self.book(target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
         *book = Book::default();
-        let look = desk.look().await?;
+        let mut look = desk.look().await?;
+        let deployment = &self.settings.deployment;
+        let strange = look.strange(deployment).iter().map(|rule| rule.id.clone()).collect::<Vec<_>>();
+        // Whatever else there is to do: what is no window may expose a port.
+        if let Some(own) = look.own().filter(|_| look.exists && !strange.is_empty()) {
+            desk.expel(&own.id, &strange).await?;
+            look.forget(&strange);
+        }
         let locking = self.locking(&desk);
         match (look.own(), look.state()) {
             (Some(own), _) if !look.exists => return locking.delete(&own.id).await,
             (None, _) if look.parked().next().is_none() || !look.exists => return Ok(()),
             (Some(_), tags::RELEASING) => return locking.release(&look).await.map(drop),
-            (Some(own), tags::LOCKED) => {
-                let strange = look.strange(&self.settings.deployment);
-                let strange: Vec<String> = strange.iter().map(|rule| rule.id.clone()).collect();
-                if !strange.is_empty() {
-                    desk.ec2.revoke(&own.id, &strange).await?;
+            (Some(_), tags::LOCKED) => {
+                for (rule, named) in look.misnamed(deployment) {
+                    desk.ec2.tag(&rule, named).await?;
                 }
                 locking.mend(&look).await?;
             }

@@ -101,11 +101,14 @@ impl Mark {
 /// The grants that hold a rule.
 pub(crate) type Marks = BTreeMap<GrantId, Mark>;
 
-/// Reads the grants' tags. A tag that cannot be read is nobody's.
-pub(crate) fn marks(tags: &Tags) -> Marks {
-    let mark =
-        |(key, value): (&String, &String)| Some((key.strip_prefix(GRANT)?.parse().ok()?, Mark::read(value)?));
-    tags.iter().filter_map(mark).collect()
+/// Reads the grants' tags; none where one of them is not exactly as Postern writes it.
+pub(crate) fn marks(tags: &Tags) -> Option<Marks> {
+    let of_grants = tags.iter().filter(|(key, _)| key.starts_with(GRANT));
+    let mark = |(key, value): (&String, &String)| {
+        let (grant, mark) = (key.strip_prefix(GRANT)?.parse().ok()?, Mark::read(value)?);
+        (of_mark(grant, mark) == (key.clone(), value.clone())).then_some((grant, mark))
+    };
+    of_grants.map(mark).collect()
 }
 
 /// The tags of one grant's mark.
@@ -179,7 +182,17 @@ mod tests {
             let mark = Mark { not_after, whole, half };
             let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 7);
             let tags = Tags::from([of_mark(grant, mark), ("Name".into(), "x".into())]);
-            assert_eq!(marks(&tags), Marks::from([(grant, mark)]));
+            assert_eq!(marks(&tags), Some(Marks::from([(grant, mark)])));
+        }
+        let written = "00000000000000000000000001";
+        for (grant, value) in [
+            ("x", "2026-03-01T12:00:00Z"),
+            (written, "2026-03-01T13:00:00+01:00"),
+            (written, "2026-03-01T12:00:00Z whole"),
+            (written, "for ever"),
+        ] {
+            let edited = Tags::from([(format!("{GRANT}{grant}"), value.to_owned())]);
+            assert_eq!(marks(&edited), None, "{grant} {value}");
         }
         for bad in ["", "soon", "2026-03-01T12:00:00Z quarter", "2026-03-01T12:00:00Z "] {
             assert_eq!(Mark::read(bad), None, "{bad:?}");

@@ -1,5 +1,9 @@
 //! Windows as rules of an instance's own group, and back. Pure.
 //!
+//! A rule of an own group is exactly a window, as the broker would write it, or it is a stray. Whatever another principal
+//! edited, [`Held::read`] decides: what it reads, [`crate::marking::closing`] can take away; what it does not read, a repair
+//! removes by its id.
+//!
 //! "Every address" is never written as /0: with egress open to all, EC2 would not track connections over such a rule, and
 //! taking the rule away would cut them (EC2 User Guide, "Security group connection tracking"). It is two halves, /1 each,
 //! which is I3 here.
@@ -13,7 +17,7 @@ use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, ProtectedPort, SourcePrefix, TargetId};
 
 use crate::rule::{Rule, Source, Traffic};
-use crate::tags::{self, Marks};
+use crate::tags::{self, Mark, Marks};
 
 /// A rule of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,10 +30,12 @@ pub(crate) struct Held {
     pub(crate) net: IpNet,
     /// The grants that share it.
     pub(crate) marks: Marks,
+    /// Whether the tags for people name the grant that ends last.
+    pub(crate) named: bool,
 }
 
 impl Held {
-    /// Reads a rule of an instance's own group; none where it is not one of ours.
+    /// Reads a rule of an instance's own group; none where the broker would not have written it so.
     pub(crate) fn read(rule: &Rule, deployment: &str) -> Option<Self> {
         let (Traffic::Ports { protocol, from, to }, Source::Prefix(net)) = (&rule.traffic, &rule.source)
         else {
@@ -37,10 +43,34 @@ impl Held {
         };
         let port = postern_core::Port::new((*from).into()).ok().filter(|_| from == to)?;
         let ours = rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment);
-        let marks = tags::marks(&rule.tags);
+        let marks = tags::marks(&rule.tags)?;
         let port = ProtectedPort { protocol: *protocol, port };
-        (ours && !marks.is_empty()).then(|| Self { id: rule.id.clone(), port, net: *net, marks })
+        let fits = |mark: &Mark| (!mark.whole || net.prefix_len() > 0) && (!mark.half || is_half(*net));
+        let is_window =
+            ours && !marks.is_empty() && marks.values().all(fits) && is_description(&rule.description);
+        let named = tags::of_latest(&marks).iter().all(|(key, value)| rule.tags.get(key) == Some(value));
+        is_window.then(|| Self { id: rule.id.clone(), port, net: *net, marks, named })
     }
+}
+
+/// The description of a rule that is made for these marks.
+pub(crate) fn description(marks: &Marks) -> String {
+    let words = |(grant, mark): (&GrantId, &Mark)| described(*grant, mark.not_after);
+    tags::latest(marks).map(words).unwrap_or_default()
+}
+
+fn described(grant: GrantId, not_after: Timestamp) -> String {
+    format!("Postern: grant {grant} until {not_after}")
+}
+
+/// Reports whether a rule's description is one that the broker writes. The grant that it names may have left the rule to
+/// others since: EC2 changes a description only by a call of its own, which is not made for that.
+fn is_description(text: &str) -> bool {
+    let read = || {
+        let (grant, end) = text.strip_prefix("Postern: grant ")?.split_once(" until ")?;
+        Some(described(grant.parse().ok()?, end.parse().ok()?))
+    };
+    read().is_some_and(|written| written == text)
 }
 
 /// The address ranges of a source as rules have them.
@@ -99,7 +129,6 @@ pub(crate) fn is_half(net: IpNet) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tags::Mark;
 
     fn target() -> TargetId {
         "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap()
@@ -114,7 +143,8 @@ mod tests {
             )
         };
         let marks = marks.iter().map(mark).collect();
-        Held { id: format!("sgr-{net}"), port: "tcp/22".parse().unwrap(), net: net.parse().unwrap(), marks }
+        let (port, net) = ("tcp/22".parse().unwrap(), net.parse().unwrap());
+        Held { id: format!("sgr-{net}"), port, net, marks, named: true }
     }
 
     fn sources(rules: &[Held]) -> Vec<String> {
@@ -150,7 +180,7 @@ mod tests {
             group: "sg-1".into(),
             traffic: Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
             source: Source::Prefix("192.0.2.1/32".parse().unwrap()),
-            description: String::new(),
+            description: "Postern: grant 00000000000000000000000001 until 2026-03-01T12:00:00Z".into(),
             tags: [
                 (tags::MANAGED_BY.to_owned(), "postern".to_owned()),
                 (format!("{}00000000000000000000000001", tags::GRANT), "2026-03-01T12:00:00Z".into()),
@@ -165,6 +195,56 @@ mod tests {
             Held::read(&Rule { source: Source::Group("sg-1".into()), ..good.clone() }, "postern").is_none()
         );
         let untagged = [(tags::MANAGED_BY.to_owned(), "postern".to_owned())].into();
-        assert!(Held::read(&Rule { tags: untagged, ..good }, "postern").is_none());
+        assert!(Held::read(&Rule { tags: untagged, ..good.clone() }, "postern").is_none());
+        for description in
+            ["", "for the contractor", "Postern: grant x until 2026-03-01T12:00:00Z", "Postern: grant"]
+        {
+            let edited = Rule { description: description.into(), ..good.clone() };
+            assert!(Held::read(&edited, "postern").is_none(), "{description:?}");
+        }
+    }
+
+    /// Whatever the source and the kind of a mark, a rule that is read as a window is one that a close takes away.
+    #[test]
+    fn i2_a_rule_is_a_window_that_can_be_closed_or_no_window() {
+        let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 1);
+        let not_after = Timestamp::from_second(60).unwrap();
+        let nets = [
+            "0.0.0.0/0",
+            "::/0",
+            "0.0.0.0/1",
+            "128.0.0.0/1",
+            "::/1",
+            "8000::/1",
+            "10.0.0.0/8",
+            "192.0.2.7/32",
+            "2001:db8::/64",
+        ];
+        let kinds = [(true, false), (false, true), (true, true)];
+        let mut read = 0;
+        for (net, (whole, half)) in nets.iter().flat_map(|net| kinds.map(|kind| (net, kind))) {
+            let mark = Mark { not_after, whole, half };
+            let marks = Marks::from([(grant, mark)]);
+            let owner = (tags::MANAGED_BY.to_owned(), "postern".to_owned());
+            let rule = Rule {
+                id: "sgr-1".into(),
+                group: "sg-1".into(),
+                traffic: Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
+                source: Source::Prefix(net.parse().unwrap()),
+                description: description(&marks),
+                tags: [tags::of_mark(grant, mark), owner]
+                    .into_iter()
+                    .chain(tags::of_latest(&marks))
+                    .collect(),
+            };
+            let Some(held) = Held::read(&rule, "postern") else { continue };
+            read += 1;
+            assert!(held.named);
+            let open = windows(&target(), std::slice::from_ref(&held));
+            assert!(!open.is_empty(), "{net} {mark:?}");
+            let closing = crate::marking::closing(&[held], &open);
+            assert_eq!(closing.empty, ["sgr-1"], "{net} {mark:?}");
+        }
+        assert_eq!(read, 4 * 3 + 3, "halves as either, and the others as whole windows");
     }
 }

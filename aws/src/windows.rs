@@ -15,9 +15,9 @@ use crate::look::{Look, View};
 use crate::marking::{self, Closing, Marking, Opening, Slot};
 use crate::patience;
 use crate::resource::NewRule;
-use crate::rule::{Source, Traffic};
+use crate::rule::{Rule, Source, Traffic};
 use crate::tags::{self, Marks};
-use crate::window::Held;
+use crate::window::{self, Held};
 
 /// What is known of one target between two calls.
 #[derive(Debug, Default)]
@@ -25,6 +25,8 @@ pub(crate) struct Book {
     own: Option<Own>,
     /// Windows whose opening got no answer: a look that does not show them is not believed at once.
     doubts: Vec<CloudWindow>,
+    /// Whether the read after a close showed something else than what is known.
+    pub(crate) surprised: bool,
 }
 
 impl Book {
@@ -83,7 +85,7 @@ impl Desk<'_> {
 
     /// A fresh look, which is remembered.
     pub(crate) async fn observe(&self, book: &mut Book) -> Result<Observation, CloudError> {
-        book.own = None;
+        (book.own, book.surprised) = (None, false);
         let mut waits = patience::waits();
         loop {
             let look = self.look().await?;
@@ -165,7 +167,7 @@ impl Desk<'_> {
                     action: "AuthorizeSecurityGroupIngress",
                     reason: "the answer does not name every rule".into(),
                 })?;
-                own.rules.push(Held { id, port, net, marks: marks.clone() });
+                own.rules.push(Held { id, port, net, marks: marks.clone(), named: true });
             }
         }
         Ok(())
@@ -177,10 +179,14 @@ impl Desk<'_> {
         if !untag.is_empty() {
             self.ec2.untag(&id, &untag).await?;
         }
+        let named = tag.iter().any(|(key, _)| key == tags::NOT_AFTER);
         if !tag.is_empty() {
             self.ec2.tag(&id, tag).await?;
         }
-        own.rules.iter_mut().filter(|rule| rule.id == id).for_each(|rule| rule.marks.clone_from(&marks));
+        for rule in own.rules.iter_mut().filter(|rule| rule.id == id) {
+            rule.marks.clone_from(&marks);
+            rule.named |= named;
+        }
         Ok(())
     }
 
@@ -188,17 +194,15 @@ impl Desk<'_> {
         let number = port.port.get();
         let owner = (tags::MANAGED_BY.to_owned(), self.view.deployment.to_owned());
         let grants = marks.iter().map(|(grant, mark)| tags::of_mark(*grant, *mark));
-        let description = tags::latest(marks)
-            .map(|(grant, mark)| format!("Postern: grant {grant} until {}", mark.not_after));
         NewRule {
             traffic: Traffic::Ports { protocol: port.protocol, from: number, to: number },
             source: Source::Prefix(*net),
-            description: description.unwrap_or_default(),
+            description: window::description(marks),
             tags: grants.chain(tags::of_latest(marks)).chain([owner]).collect(),
         }
     }
 
-    /// Closes windows. One that EC2 keeps does not keep the others.
+    /// Closes windows, and returns once a read shows that they are gone. One that EC2 keeps does not keep the others.
     pub(crate) async fn close(
         &self,
         book: &mut Book,
@@ -210,7 +214,12 @@ impl Desk<'_> {
         // Without a group of its own nothing can be open.
         let Some(mut own) = book.own.take() else { return Ok(()) };
         let Closing { marked, empty } = marking::closing(&own.rules, windows);
-        let mut failed = self.revoke(&mut own, &empty).await.err();
+        if marked.is_empty() && empty.is_empty() {
+            book.own = Some(own);
+            return Ok(());
+        }
+        let mut failed = self.revoke(&own.group, &empty).await.err();
+        own.rules.retain(|rule| !empty.contains(&rule.id));
         for marking in marked {
             if let Err(error) = self.mark(&mut own, marking).await {
                 failed.get_or_insert(error);
@@ -219,29 +228,72 @@ impl Desk<'_> {
         if let Some(error) = failed {
             return Err(error.into());
         }
+        let left = self.gone(&own.group, &empty, windows).await?;
+        let is_known = |rule: &Rule| {
+            Held::read(rule, self.view.deployment).is_some_and(|held| own.rules.contains(&held))
+        };
+        book.surprised = !left.iter().all(is_known);
         book.own = Some(own);
         Ok(())
     }
 
+    /// Takes rules of the own group away that are no windows, and returns once a read shows that they are gone.
+    pub(crate) async fn expel(&self, group: &str, rules: &[String]) -> Result<(), CloudError> {
+        self.revoke(group, rules).await?;
+        self.gone(group, rules, &BTreeSet::new()).await.map(drop)
+    }
+
+    /// The ingress rules of the own group, as soon as a read shows none of these rules and of these windows. EC2 is
+    /// eventually consistent: a read that still shows one is repeated, with growing pauses.
+    async fn gone(
+        &self,
+        group: &str,
+        rules: &[String],
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<Vec<Rule>, CloudError> {
+        let mut waits = patience::waits();
+        loop {
+            let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
+            let left = read.ingress.remove(group).unwrap_or_default();
+            let held: Vec<Held> =
+                left.iter().filter_map(|rule| Held::read(rule, self.view.deployment)).collect();
+            let open = window::windows(self.view.target, &held);
+            let still = left.iter().find(|rule| rules.contains(&rule.id)).map(ToString::to_string);
+            let still = still.or_else(|| {
+                let window = open.intersection(windows).next()?;
+                Some(format!(
+                    "a window of the grant {} on {} from {}",
+                    window.grant, window.port, window.source
+                ))
+            });
+            let Some(still) = still else { return Ok(left) };
+            let Some(wait) = waits.next() else {
+                return Err(CloudError::unavailable(format!(
+                    "EC2 still shows what was removed from {group}: {still}"
+                )));
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
     /// Takes rules away: all at once, and one by one where one of them is gone already.
-    async fn revoke(&self, own: &mut Own, rules: &[String]) -> Result<(), CallError> {
+    async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         let batches: Vec<&[String]> = match rules {
             [] => return Ok(()),
             [_] => vec![rules],
-            [_, _, ..] => match self.ec2.revoke(&own.group, rules).await {
+            [_, _, ..] => match self.ec2.revoke(group, rules).await {
                 Ok(()) => Vec::new(),
                 Err(error) if is_gone(&error) => rules.chunks(1).collect(),
                 Err(error) => return Err(error),
             },
         };
         for rule in batches {
-            match self.ec2.revoke(&own.group, rule).await {
+            match self.ec2.revoke(group, rule).await {
                 Ok(()) => {}
                 Err(error) if is_gone(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        own.rules.retain(|rule| !rules.contains(&rule.id));
         Ok(())
     }
 
@@ -251,7 +303,8 @@ impl Desk<'_> {
     }
 }
 
-fn is_gone(error: &CallError) -> bool {
+/// Reports whether the error says that a rule is not there (any more).
+pub(crate) fn is_gone(error: &CallError) -> bool {
     matches!(
         error.code(),
         "InvalidSecurityGroupRuleId.NotFound" | "InvalidPermission.NotFound" | "InvalidGroup.NotFound"

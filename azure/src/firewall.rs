@@ -141,6 +141,8 @@ pub(crate) fn edit(
     }
     let mut collections: Vec<Box<RawValue>> =
         nested(&properties, "natRuleCollections").map_err(unreadable)?;
+    let names = edits.iter().flat_map(|edit| &edit.remove).collect();
+    let is_stripped = strip(&mut collections, collection, &names).map_err(unreadable)?;
     let mut kept = Collections::read(&collections, collection).map_err(unreadable)?;
     let before: Vec<String> = kept.ours.iter().map(|rule| rule.get().to_owned()).collect();
     for edit in edits {
@@ -149,7 +151,7 @@ pub(crate) fn edit(
             kept.add(rule, settings)?;
         }
     }
-    if before.iter().map(String::as_str).eq(kept.ours.iter().map(|rule| rule.get())) {
+    if !is_stripped && before.iter().map(String::as_str).eq(kept.ours.iter().map(|rule| rule.get())) {
         return Ok(None);
     }
     let made = kept.collection(collection, settings).map_err(unreadable)?;
@@ -170,6 +172,37 @@ fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> 
         Some(value) => serde_json::from_str(value.get()),
         None => Ok(T::default()),
     }
+}
+
+/// Takes these rules out of every collection but Postern's: another principal gave the collection another name, or copied a
+/// rule. Reports whether there was one. A collection that held nothing else goes.
+fn strip(
+    collections: &mut Vec<Box<RawValue>>,
+    ours: &str,
+    names: &BTreeSet<&String>,
+) -> serde_json::Result<bool> {
+    let mut is_stripped = false;
+    let mut left = Vec::new();
+    for collection in collections.drain(..) {
+        let mut fields: Fields = serde_json::from_str(collection.get())?;
+        let mut properties: Fields = nested(&fields, "properties")?;
+        let rules: Vec<Box<RawValue>> = nested(&properties, "rules")?;
+        let known: Vec<Known> = nested(&properties, "rules")?;
+        let of_others = rules.iter().zip(&known).filter(|(_, known)| !names.contains(&known.name));
+        let kept: Vec<&Box<RawValue>> = of_others.map(|(rule, _)| rule).collect();
+        if kept.len() == rules.len() || nested::<String>(&fields, "name")? == ours {
+            left.push(collection);
+            continue;
+        }
+        is_stripped = true;
+        if !kept.is_empty() {
+            properties.insert("rules".into(), to_raw_value(&kept)?);
+            fields.insert("properties".into(), to_raw_value(&properties)?);
+            left.push(to_raw_value(&fields)?);
+        }
+    }
+    *collections = left;
+    Ok(is_stripped)
 }
 
 /// The collections of rules that translate.

@@ -127,7 +127,8 @@ pub(crate) async fn assess(
         let look = scene.look(&target, &azure.settings.deployment, &nothing);
         let locked = look.is_locked();
         let health = judge(&look, management, locked);
-        Some(Assessment { name: vm.name().to_owned(), target, locked, health })
+        let windows = look.observation(azure.settings.flush_connection).windows;
+        Some(Assessment { name: vm.name().to_owned(), target: target.clone(), locked, windows, health })
     };
     Ok(machines.iter().filter_map(|machine| ArmId::new(&machine.id)).filter_map(judge).collect())
 }
@@ -182,8 +183,7 @@ fn through_firewall(look: &Look<'_>, management: &BTreeSet<ProtectedPort>) -> Ve
                 if passes {
                     let (name, collection, firewall) = (&rule.name, &rule.collection, front.firewall.name());
                     let sources: Vec<String> = rule.sources.iter().map(ToString::to_string).collect();
-                    let sources =
-                        if sources.is_empty() { "an IP group".to_owned() } else { sources.join(", ") };
+                    let sources = sources.join(", ");
                     found.push(format!(
                         "{port} exposed: rule {name} of the collection {collection} of the firewall {firewall} leads {sources} to it"
                     ));

@@ -30,6 +30,7 @@ mod settings;
 mod transport;
 mod windows;
 mod wire;
+mod words;
 
 pub use provider::Azure;
 pub use settings::{

@@ -1,9 +1,9 @@
 //! What Azure holds for one machine, from the names and contents of our rules. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use postern_cloud::{Drift, Observation, Reach};
+use postern_cloud::{Drift, Observation, Reach, Stray};
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 
@@ -109,6 +109,9 @@ impl<'a> Look<'a> {
             return None;
         }
         let not_after = names::very_end(allow, &rule.description);
+        if !names::is_description(self.target, allow, not_after, &rule.description) {
+            return None;
+        }
         if allow.is_of(&content) {
             return Some(content.windows(self.target, allow.grant, not_after));
         }
@@ -133,8 +136,16 @@ impl<'a> Look<'a> {
         let (ip, port) = rule.translated?;
         let [protocol] = rule.protocols[..] else { return None };
         let content = Content { protocol, ports: [port_of(port)?].into(), sources: sources(&rule.sources)? };
-        let is_ours = self.machine.addresses(Family::V4).contains(&ip) && allow.is_of(&content);
         let not_after = names::very_end(allow, &rule.description);
+        let public = self.machine.front.as_ref().and_then(|front| front.public);
+        let at = |public: IpAddr| rule.destinations == [Peer::Net(public.into())];
+        let is_one_port = matches!(&rule.ports[..], [range] if range.start() == range.end());
+        let is_ours = self.machine.addresses(Family::V4).contains(&ip)
+            && allow.is_of(&content)
+            && rule.collection == names::collection(self.deployment)
+            && public.is_none_or(at)
+            && is_one_port
+            && names::is_description(self.target, allow, not_after, &rule.description);
         is_ours.then(|| content.windows(self.target, allow.grant, not_after))
     }
 
@@ -289,7 +300,33 @@ impl<'a> Look<'a> {
         let all: BTreeSet<CloudWindow> = places.iter().flatten().cloned().chain(begun).collect();
         let (windows, partial) =
             all.into_iter().partition(|window| places.iter().all(|place| place.contains(window)));
-        Observation { windows, partial, drift: self.drift(flush), reach: self.reach() }
+        Observation {
+            windows,
+            partial,
+            drift: self.drift(flush),
+            reach: self.reach(),
+            strays: self.no_windows(),
+        }
+    }
+
+    /// The rules with the name of a window that are not as a window's rule is written. A release takes them away itself.
+    fn no_windows(&self) -> BTreeSet<Stray> {
+        if self.is_releasing() {
+            return BTreeSet::new();
+        }
+        let in_groups = self.strays().into_iter().filter_map(|(id, name)| {
+            Name::read(&name)?.allow()?;
+            let group = self.groups.get(&id)?;
+            let what = format!("{} of {}", group.rule(&name)?, group.id.name());
+            Some(Stray { rule: format!("{name} of {}", group.id.name()), what })
+        });
+        let in_firewall = self.nat_rules().map(|(rule, _)| rule);
+        let names = self.stray_nat_rules();
+        let in_firewall = in_firewall.filter(|rule| names.contains(&rule.name)).map(|rule| Stray {
+            rule: format!("{} of the firewall", rule.name),
+            what: format!("{rule} of the firewall"),
+        });
+        in_groups.chain(in_firewall).collect()
     }
 
     /// How the ports that windows open are reached.
@@ -391,7 +428,7 @@ fn sources(peers: &[Peer]) -> Option<BTreeSet<SourcePrefix>> {
     let source = |peer: &Peer| match peer {
         Peer::Any => "0.0.0.0/0".parse().ok(),
         Peer::Net(net) => net.to_string().parse().ok(),
-        Peer::Tag(_) | Peer::Role(_) => None,
+        Peer::Tag(_) | Peer::Role(_) | Peer::IpGroup(_) => None,
     };
     peers.iter().map(source).collect()
 }

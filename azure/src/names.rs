@@ -348,6 +348,11 @@ pub(crate) fn very_end(name: &Allow, description: &str) -> Timestamp {
     said.filter(|end| full_second(*end) == name.not_after).unwrap_or(name.not_after)
 }
 
+/// Reports whether the description of a window's rule is the one that the broker writes for a window with this end.
+pub(crate) fn is_description(target: &TargetId, name: &Allow, not_after: Timestamp, text: &str) -> bool {
+    text == describe_window(target, name.grant, not_after)
+}
+
 /// The description of a rule that shuts ports.
 pub(crate) fn describe_deny(target: &TargetId) -> String {
     with_target("Postern: shut but for windows".to_owned(), target)

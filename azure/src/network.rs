@@ -152,6 +152,8 @@ pub(crate) enum Peer {
     Tag(String),
     /// The members of an application security group.
     Role(ArmId),
+    /// The addresses of an IP group, by its id in lower case.
+    IpGroup(String),
 }
 
 impl Peer {
@@ -195,7 +197,7 @@ impl Peer {
             Self::Any => true,
             Self::Net(net) => net.prefix_len() == 0,
             Self::Tag(tag) => tag == "internet",
-            Self::Role(_) => false,
+            Self::Role(_) | Self::IpGroup(_) => false,
         }
     }
 }
@@ -219,6 +221,7 @@ impl fmt::Display for Peer {
             Self::Net(net) => net.fmt(f),
             Self::Tag(tag) => write!(f, "the service tag {tag}"),
             Self::Role(role) => write!(f, "the application security group {}", role.name()),
+            Self::IpGroup(id) => write!(f, "the IP group {}", id.rsplit('/').next().unwrap_or(id)),
         }
     }
 }
@@ -247,6 +250,7 @@ impl Traffic {
             Peer::Net(net) => net.contains(&door.ip),
             Peer::Tag(tag) => tag == "virtualnetwork",
             Peer::Role(role) => door.roles.contains(role),
+            Peer::IpGroup(_) => true,
         });
         protocol && from && to && self.ports.iter().any(|ports| ports.contains(&port.port.get()))
     }

@@ -10,6 +10,7 @@ use postern_core::Protocol;
 use serde::Serialize;
 
 use crate::id::ArmId;
+use crate::names::Name;
 use crate::network::{
     Address, Firewall, Forward, Group, Interface, NatRule, Peer, RouteTable, Rule, RuleProtocol, Subnet,
     Traffic,
@@ -45,10 +46,12 @@ pub(crate) fn group(group: &azure::NetworkSecurityGroup) -> Option<Group> {
     Some(Group { id: resource_id(&group.resource)?, flushes, rules })
 }
 
-/// A rule for what comes in; none where it is for what goes out.
+/// A rule for what comes in. One for what goes out is read where its name is one of Postern's: another principal turned it
+/// round, and it lets nothing in that this crate knows of.
 fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
     let properties = rule.properties.as_ref()?;
-    if word(&properties.direction) == "outbound" {
+    let is_turned = word(&properties.direction) == "outbound";
+    if is_turned && Name::read(rule.name.as_deref()?).is_none() {
         return None;
     }
     let allows = word(&properties.access) != "deny";
@@ -62,32 +65,44 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
         |one: Option<&String>, many: &[String], roles: &[azure::ApplicationSecurityGroup]| -> Vec<Peer> {
             let nets =
                 one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| Peer::read(text));
-            nets.chain(roles.iter().filter_map(|role| resource_id(&role.resource)).map(Peer::Role)).collect()
+            // One whose id cannot be read may have any machine in it.
+            let role = |role: &azure::ApplicationSecurityGroup| {
+                resource_id(&role.resource).map_or_else(|| Peer::Tag("unreadable".to_owned()), Peer::Role)
+            };
+            nets.chain(roles.iter().map(role)).collect()
         };
     let ranges = |one: Option<&String>, many: &[String]| -> Vec<RangeInclusive<u16>> {
         let texts = one.into_iter().chain(many).filter(|text| !text.is_empty());
         texts.filter_map(|text| ports(text).or_else(|| allows.then_some(0..=u16::MAX))).collect()
     };
     let source_ports = ranges(properties.source_port_range.as_ref(), &properties.source_port_ranges);
+    let nothing = Traffic {
+        protocol: RuleProtocol::Other,
+        sources: Vec::new(),
+        any_source_port: false,
+        destinations: Vec::new(),
+        ports: Vec::new(),
+    };
+    let traffic = || Traffic {
+        protocol,
+        sources: peers(
+            properties.source_address_prefix.as_ref(),
+            &properties.source_address_prefixes,
+            &properties.source_application_security_groups,
+        ),
+        any_source_port: source_ports.contains(&(0..=u16::MAX)),
+        destinations: peers(
+            properties.destination_address_prefix.as_ref(),
+            &properties.destination_address_prefixes,
+            &properties.destination_application_security_groups,
+        ),
+        ports: ranges(properties.destination_port_range.as_ref(), &properties.destination_port_ranges),
+    };
     Some(Rule {
         name: rule.name.clone()?,
         priority: u16::try_from(properties.priority).ok()?,
         allows,
-        traffic: Traffic {
-            protocol,
-            sources: peers(
-                properties.source_address_prefix.as_ref(),
-                &properties.source_address_prefixes,
-                &properties.source_application_security_groups,
-            ),
-            any_source_port: source_ports.contains(&(0..=u16::MAX)),
-            destinations: peers(
-                properties.destination_address_prefix.as_ref(),
-                &properties.destination_address_prefixes,
-                &properties.destination_application_security_groups,
-            ),
-            ports: ranges(properties.destination_port_range.as_ref(), &properties.destination_port_ranges),
-        },
+        traffic: if is_turned { nothing } else { traffic() },
         description: properties.description.clone().unwrap_or_default(),
         is_default,
         is_settled: properties.provisioning_state.as_ref().is_none_or(|state| word(state) == "succeeded"),
@@ -216,10 +231,11 @@ pub(crate) fn firewall(firewall: &azure::AzureFirewall) -> Option<Firewall> {
 fn nat_rule(collection: &str, rule: &azure::AzureFirewallNatRule) -> Option<NatRule> {
     let address = rule.translated_address.as_ref().and_then(|text| text.parse().ok());
     let port = rule.translated_port.as_ref().and_then(|text| text.parse().ok());
+    let ip_groups = rule.source_ip_groups.iter().map(|id| Peer::IpGroup(id.to_ascii_lowercase()));
     Some(NatRule {
         collection: collection.to_owned(),
         name: rule.name.clone()?,
-        sources: rule.source_addresses.iter().map(|text| Peer::read(text)).collect(),
+        sources: rule.source_addresses.iter().map(|text| Peer::read(text)).chain(ip_groups).collect(),
         protocols: rule
             .protocols
             .iter()

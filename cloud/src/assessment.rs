@@ -3,7 +3,10 @@
 //! The three words are those of Microsoft Defender for Cloud's recommendation on just-in-time access: unhealthy is a VM
 //! that could use it and does not, healthy is one that needs nothing, and not applicable is one that cannot be judged.
 
+use std::collections::BTreeSet;
+
 use postern_core::TargetId;
+use postern_core::plan::CloudWindow;
 
 use crate::Unread;
 
@@ -25,6 +28,8 @@ pub struct Assessment {
     pub name: String,
     /// Whether Postern holds it under lockdown.
     pub locked: bool,
+    /// The windows that are open on it, by the rules that were read. The grants are not asked here.
+    pub windows: BTreeSet<CloudWindow>,
     /// The judgement.
     pub health: Health,
 }

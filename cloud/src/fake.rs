@@ -9,7 +9,7 @@ use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
     Action, Assessment, CallerToken, Change, CloudError, Concern, ConcernKind, Drift, Health, LockdownOrder,
-    LockdownReport, Observation, Provider, Reach, Sighting, Survey, Sweep, Unread,
+    LockdownReport, Observation, Provider, Reach, Sighting, Stray, Survey, Sweep, Unread,
 };
 
 /// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
@@ -29,6 +29,7 @@ struct Inner {
     /// Targets that are not under lockdown.
     released: BTreeSet<TargetId>,
     drift: BTreeMap<TargetId, BTreeSet<Drift>>,
+    strays: BTreeMap<TargetId, BTreeSet<Stray>>,
     concerns: Vec<Concern>,
     terminated: BTreeSet<TargetId>,
     faults: VecDeque<Fault>,
@@ -131,9 +132,15 @@ impl FakeCloud {
         self.lock().drift.remove(target);
     }
 
-    /// Lets every repair fail with this.
-    pub fn refuse_repairs(&self, error: CloudError) {
-        self.lock().no_repair = Some(error);
+    /// Makes a rule that is no window among the target's own.
+    pub fn stray(&self, target: &TargetId, rule: &str, what: &str) {
+        let stray = Stray { rule: rule.to_owned(), what: what.to_owned() };
+        self.lock().strays.entry(target.clone()).or_default().insert(stray);
+    }
+
+    /// Lets every repair fail with this; none lets them succeed again.
+    pub fn refuse_repairs(&self, error: impl Into<Option<CloudError>>) {
+        self.lock().no_repair = error.into();
     }
 
     /// Lets no sweep find the target: somebody took the tags off what is ours there.
@@ -215,11 +222,13 @@ impl Inner {
             partial: self.partial.get(target).cloned().unwrap_or_default(),
             reach: self.reach.get(target).cloned().unwrap_or_default(),
             drift: self.drift.get(target).into_iter().flatten().cloned().collect(),
+            strays: self.strays.get(target).cloned().unwrap_or_default(),
         }
     }
 
     fn targets(&self) -> BTreeSet<TargetId> {
-        self.windows.keys().chain(self.partial.keys()).chain(self.drift.keys()).cloned().collect()
+        let open = self.windows.keys().chain(self.partial.keys());
+        open.chain(self.drift.keys()).chain(self.strays.keys()).cloned().collect()
     }
 
     /// What a lockdown of this target changes, and what it asks.
@@ -278,6 +287,7 @@ impl Provider for FakeCloud {
                 return Err(error.clone());
             }
             inner.drift.entry(target.clone()).or_default().retain(|drift| !drift.repairable);
+            inner.strays.remove(target);
             Ok(())
         })
         .await
@@ -317,7 +327,8 @@ impl Provider for FakeCloud {
             } else {
                 Health::Unhealthy { reasons: vec![format!("everyone may reach {}", ports.join(", "))] }
             };
-            Assessment { target: target.clone(), name: String::new(), locked, health }
+            let windows = inner.windows.get(target).cloned().unwrap_or_default();
+            Assessment { target: target.clone(), name: String::new(), locked, windows, health }
         };
         let targets: BTreeSet<TargetId> =
             inner.targets().into_iter().chain(inner.released.iter().cloned()).collect();

@@ -20,5 +20,5 @@ pub use assessment::{Assessment, Health, Survey};
 pub use caller::CallerToken;
 pub use error::CloudError;
 pub use lockdown::{Action, Change, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
-pub use observation::{Drift, Observation, Reach, Sighting, Sweep, Translation, Unread};
+pub use observation::{Drift, Observation, Reach, Sighting, Stray, Sweep, Translation, Unread};
 pub use provider::Provider;

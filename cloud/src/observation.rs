@@ -19,6 +19,17 @@ pub struct Observation {
     pub reach: Reach,
     /// What is not as Postern left it.
     pub drift: Vec<Drift>,
+    /// Rules in a place of Postern's own that are not exactly a window. [`crate::Provider::repair`] takes them away.
+    pub strays: BTreeSet<Stray>,
+}
+
+/// A rule in a place of Postern's own that cannot be read as a window: another principal made or edited it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Stray {
+    /// The rule's id or name in its cloud.
+    pub rule: String,
+    /// The rule in words: protocol, ports and source.
+    pub what: String,
 }
 
 /// How connections get to a target.

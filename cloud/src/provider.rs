@@ -35,13 +35,22 @@ pub trait Provider: Send + Sync + 'static {
     async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError>;
 
     /// Closes windows of one target; one that is not there is closed, and one that the cloud keeps does not keep the
-    /// others. Windows of other grants stay, also where they share a rule.
+    /// others. Windows of other grants stay, also where they share a rule. A window counts as closed once a read after the
+    /// change shows that it is gone.
     ///
     /// # Errors
     /// After any error each window may or may not be open.
     async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError>;
 
-    /// Puts right the repairable drift of a target that is under lockdown, as a fresh look finds it.
+    /// Reports whether a call since the last look has read something that only a look can judge: the driver looks before it
+    /// goes on.
+    fn needs_look(&self, target: &TargetId) -> bool {
+        let _ = target;
+        false
+    }
+
+    /// Puts right the repairable drift of a target that is under lockdown, as a fresh look finds it, and takes every
+    /// [`crate::Stray`] away.
     ///
     /// # Errors
     /// What was not put right is still found by the next look.

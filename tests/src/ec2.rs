@@ -3,6 +3,7 @@
 //! Both live on one host of a network, at fixed addresses of its loopback: every scenario has hosts of its own.
 
 mod cloud;
+mod edits;
 mod iam;
 mod meter;
 mod proxy;
@@ -18,6 +19,7 @@ use crate::net::Host;
 use crate::process::{PATIENCE, Process};
 use crate::room::{Room, tied};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
+pub use edits::Edit;
 use proxy::Proxy;
 pub use proxy::{Call, CrashPoint, Fault, When};
 pub use world::AwsWorld;

@@ -12,6 +12,7 @@ use crate::parking::{Step, Ward};
 use crate::patience;
 use crate::resource::NewRule;
 use crate::tags;
+use crate::windows::is_gone;
 
 impl Locking<'_> {
     pub(super) async fn execute(&self, mut plan: Plan) -> Result<(), CloudError> {
@@ -55,6 +56,10 @@ impl Locking<'_> {
     async fn on_own(&self, own: &str, act: Act) -> Result<(), CloudError> {
         match act {
             Act::ShutEgress(rules) => self.shut_egress(own, rules).await,
+            Act::Expel(rule) => match self.ec2.revoke(own, &[rule.id]).await {
+                Err(error) if !is_gone(&error) => Err(error.into()),
+                Ok(()) | Err(_) => Ok(()),
+            },
             Act::Mark(tags) => Ok(known(|| self.ec2.tag(own, tags.clone())).await?),
             Act::Attach(interface) => self.attach(own, &interface).await,
             Act::Detach(interface) => self.detach(own, &interface).await,
@@ -264,6 +269,7 @@ fn merged(acts: Vec<Act>) -> Vec<Merged> {
             },
             act @ (Act::MakeOwn { .. }
             | Act::ShutEgress(_)
+            | Act::Expel(_)
             | Act::Mark(_)
             | Act::Attach(_)
             | Act::Detach(_)

@@ -17,6 +17,7 @@ impl Plan {
                 change(Action::Create, own(), format!("a security group for its windows, in {vpc}"))
             }
             Act::ShutEgress(_) => change(Action::Remove, own(), "every egress rule".into()),
+            Act::Expel(rule) => change(Action::Remove, own(), rule.to_string()),
             Act::Mark(tags) => {
                 let tags: Vec<_> = tags.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 change(Action::Mark, own(), tags.join(", "))

@@ -66,13 +66,22 @@ fn rule(group: &str, port: u16, source: &str, tags: Tags) -> Rule {
     }
 }
 
+/// The rule of the window of [`window_tags`], as the broker writes it.
+fn windows_rule() -> Rule {
+    let (window, tags) = window_tags();
+    let description = format!("Postern: grant {} until {}", window.grant, window.not_after);
+    Rule { description, ..rule("sg-own", 22, "192.0.2.7/32", tags) }
+}
+
 fn window_tags() -> (CloudWindow, Tags) {
     let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 7);
     let not_after = Timestamp::from_second(4_000_000_000).unwrap();
     let mark = Mark { not_after, whole: true, half: false };
     let (port, source) = ("tcp/22".parse().unwrap(), "192.0.2.7".parse().unwrap());
     let window = CloudWindow { target: target(), grant, port, source, not_after };
-    (window, [tags::of_mark(grant, mark), (tags::MANAGED_BY.to_owned(), "postern".to_owned())].into())
+    let owner = (tags::MANAGED_BY.to_owned(), "postern".to_owned());
+    let latest = tags::of_latest(&[(grant, mark)].into());
+    (window, [tags::of_mark(grant, mark), owner].into_iter().chain(latest).collect())
 }
 
 /// Locked down, with one window, and nothing amiss.
@@ -83,8 +92,7 @@ fn locked() -> Look {
         exists: true,
         ..Look::default()
     };
-    let window = rule("sg-own", 22, "192.0.2.7/32", window_tags().1);
-    look.rules.ingress.insert("sg-own".into(), vec![window]);
+    look.rules.ingress.insert("sg-own".into(), vec![windows_rule()]);
     look.rules.ingress.insert("sg-web".into(), vec![rule("sg-web", 443, "0.0.0.0/0", Tags::new())]);
     look
 }

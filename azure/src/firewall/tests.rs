@@ -49,6 +49,18 @@ fn ports(body: &str) -> Vec<u16> {
 }
 
 #[test]
+fn i2_a_rule_goes_from_a_collection_of_another_name_too_and_the_rest_of_that_stays() {
+    let with = edited(&body(&format!("[{THEIRS}]")), &[add(&[rule(7, 22)])]).unwrap();
+    let renamed = with.replace(r#""name":"postern-abcd""#, r#""name":"elsewhere""#);
+    let without = edited(&renamed, &[remove(&["postern-allow-7"])]).unwrap();
+    assert_eq!(without, body(&format!("[{THEIRS}]")), "a collection that held nothing else goes");
+    // Copied into a collection of others.
+    let copied =
+        with.replace(r#""rules":[{"name":"web""#, r#""rules":[{"name":"postern-allow-7"},{"name":"web""#);
+    assert_eq!(edited(&copied, &[remove(&["postern-allow-7"])]).unwrap(), body(&format!("[{THEIRS}]")));
+}
+
+#[test]
 fn a_rule_comes_and_goes_and_every_other_byte_stays() {
     let before = body(&format!("[{THEIRS}]"));
     let with = edited(&before, &[add(&[rule(7, 22)])]).unwrap();

@@ -90,7 +90,7 @@ impl Subject {
                 Peer::Any => true,
                 Peer::Net(net) => net.contains(&ip),
                 Peer::Tag(tag) => tag == "virtualnetwork" && ip.to_string().starts_with("10."),
-                Peer::Role(_) => false,
+                Peer::Role(_) | Peer::IpGroup(_) => false,
             };
             let decides = |rule: &&Rule| {
                 rule.traffic.protocol != RuleProtocol::Other

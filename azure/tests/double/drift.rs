@@ -21,7 +21,7 @@ async fn open_world() -> (World, CloudWindow) {
 }
 
 impl World {
-    fn edit_rule(&self, nsg: &str, begins: &str, change: impl Fn(&mut serde_json::Value)) {
+    pub(crate) fn edit_rule(&self, nsg: &str, begins: &str, change: impl Fn(&mut serde_json::Value)) {
         self.arm.edit(&self.lab.nsg_id(nsg), |nsg| {
             let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();
             let of = |rule: &&mut serde_json::Value| rule["name"].as_str().unwrap().starts_with(begins);

@@ -7,6 +7,7 @@ mod conformance;
 mod crashes;
 mod credentials;
 mod drift;
+mod edited;
 mod faults;
 mod firewall;
 mod lockdown;

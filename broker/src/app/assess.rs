@@ -1,9 +1,13 @@
 //! Assessment: which VMs need just-in-time access, as their clouds say right now. Nothing is kept, and nothing changed.
+//!
+//! A cloud says which windows are open; the store says which of them an open grant wants. Any other is an exposure: a rule
+//! whose end was put off, or one of a grant that is over.
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{Assessment, Health, Survey};
-use postern_core::{Port, ProtectedPort, Protocol, TargetId};
+use postern_cloud::{Assessment, CloudError, Health, Survey, Unread};
+use postern_core::plan::{CloudWindow, desired_cloud};
+use postern_core::{Grant, Port, ProtectedPort, Protocol, TargetId};
 
 use super::App;
 
@@ -16,7 +20,23 @@ pub fn default_management_ports() -> BTreeSet<ProtectedPort> {
 /// Judges these VMs by these ports, by target; every VM where none is named. One that is named and that no cloud
 /// showed is there too, and says so.
 pub async fn assess(app: &App, targets: &[TargetId], management: &BTreeSet<ProtectedPort>) -> Survey {
+    // Asked before and after: a grant may open or close while the clouds are read.
+    let before = app.store.open_grants().await;
     let mut survey = app.clouds.assess(management).await;
+    match (before, app.store.open_grants().await) {
+        (Ok(before), Ok(after)) => {
+            let grants: Vec<Grant> = before.into_iter().chain(after).map(|grant| grant.record).collect();
+            let now = app.clock.now();
+            for assessment in &mut survey.assessments {
+                let wanted = desired_cloud(&assessment.target, &grants, now);
+                expose(assessment, &wanted);
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => {
+            let reason = format!("open windows cannot be compared with the grants: {error}");
+            survey.unread.push(Unread { place: "the store".into(), error: CloudError::unavailable(reason) });
+        }
+    }
     if !targets.is_empty() {
         survey.assessments.retain(|assessment| targets.contains(&assessment.target));
         let seen: BTreeSet<TargetId> =
@@ -28,6 +48,25 @@ pub async fn assess(app: &App, targets: &[TargetId], management: &BTreeSet<Prote
     survey
 }
 
+/// Makes a VM unhealthy on which a window is open that no open grant wants.
+fn expose(assessment: &mut Assessment, wanted: &BTreeSet<CloudWindow>) {
+    let reason = |window: &CloudWindow| {
+        let CloudWindow { port, source, grant, not_after, .. } = window;
+        format!(
+            "{port} exposed: a rule lets {source} in until {not_after}, and the grant {grant} that it names opens no such window"
+        )
+    };
+    let mut found: Vec<String> = assessment.windows.difference(wanted).map(reason).collect();
+    if found.is_empty() {
+        return;
+    }
+    if let Health::Unhealthy { reasons } = &mut assessment.health {
+        reasons.append(&mut found);
+    } else {
+        assessment.health = Health::Unhealthy { reasons: found };
+    }
+}
+
 fn unknown(app: &App, target: &TargetId) -> Assessment {
     let reason = if app.clouds.drives(target) {
         "its cloud shows no such VM to this broker"
@@ -35,7 +74,13 @@ fn unknown(app: &App, target: &TargetId) -> Assessment {
         "this broker drives no cloud for it; configure its provider"
     };
     let health = Health::NotApplicable { reason: reason.into() };
-    Assessment { target: target.clone(), name: String::new(), locked: false, health }
+    Assessment {
+        target: target.clone(),
+        name: String::new(),
+        locked: false,
+        windows: BTreeSet::new(),
+        health,
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +114,23 @@ mod tests {
         let two = assess(&rig.app, &[vm(2)], &ports).await;
         assert_eq!(words(&two), [(vm(2), "unhealthy")]);
         assert!(rig.events().await.is_empty(), "looking is no change");
+    }
+
+    #[tokio::test]
+    async fn i2_a_window_that_no_open_grant_wants_makes_its_vm_unhealthy() {
+        let rig = Rig::new();
+        let at = |second| jiff::Timestamp::from_second(second).unwrap();
+        let window = CloudWindow {
+            target: vm(1),
+            grant: postern_core::GrantId::from_parts(at(0), 7),
+            port: "tcp/22".parse().unwrap(),
+            source: "192.0.2.7".parse().unwrap(),
+            not_after: at(4_000_000_000),
+        };
+        rig.cloud.tamper(window);
+        let survey = assess(&rig.app, &[vm(1)], &default_management_ports()).await;
+        let Health::Unhealthy { reasons } = &survey.assessments[0].health else { panic!("{survey:?}") };
+        assert!(reasons[0].contains("tcp/22 exposed: a rule lets 192.0.2.7"), "{reasons:?}");
     }
 
     #[tokio::test]

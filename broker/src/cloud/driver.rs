@@ -147,8 +147,12 @@ impl Clouds {
                 tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
+            // A rule that is no window may be what became of this one: it may let its sources in until it is gone.
             (Some(_), None)
-                if !may_open && !place.partial.contains(&wanted) && !place.awaits_late_calls() =>
+                if !may_open
+                    && !place.partial.contains(&wanted)
+                    && place.strays.is_empty()
+                    && !place.awaits_late_calls() =>
             {
                 Observed::Absent
             }
@@ -280,6 +284,9 @@ impl Clouds {
         }
         // Nothing that can go wrong with the rest may keep open what is to be closed (I2).
         self.close_all(target, provider).await?;
+        if provider.needs_look(target) {
+            self.look(target, provider).await?;
+        }
         if !self.replica.leases.holds(target) {
             return Ok(());
         }
@@ -361,6 +368,7 @@ impl Clouds {
             return Ok(());
         }
         tracing::warn!(%target, "putting right what somebody changed in the cloud");
+        self.with(target, |place| place.repaired = true);
         answered(provider.repair(target)).instrument(trace::call("repair", target)).await?;
         self.look(target, provider).await?;
         if self.with(target, |place| place.repair) == Some(true) {

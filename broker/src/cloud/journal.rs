@@ -15,6 +15,8 @@ use crate::store::{Store, Transaction};
 pub(super) const UNKNOWN: &str = "cloud.unknown_window_closed";
 /// A window was closed that nobody wants any more: of a grant that is over.
 const ENDED: &str = "cloud.ended_window_closed";
+/// A rule was removed from among a target's own that was no window: another principal made or edited it.
+pub(super) const FOREIGN: &str = "cloud.foreign_rule_removed";
 /// How long a failing store is left alone.
 const RETRY: Duration = Duration::from_millis(500);
 

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
-use postern_cloud::{CloudError, Drift, Observation, Reach};
+use postern_cloud::{CloudError, Drift, Observation, Reach, Stray};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, cloud_steps};
 
-use super::journal::UNKNOWN;
+use super::journal::{FOREIGN, UNKNOWN};
 
 /// How often in a row a target may fail before the broker raises an alarm.
 pub(super) const ALARM_AT: u32 = 3;
@@ -37,8 +37,12 @@ pub(super) struct Place {
     left_open: BTreeSet<CloudWindow>,
     /// What was amiss at the last look.
     pub(super) drift: BTreeSet<Drift>,
+    /// Rules among the target's own that were no windows at the last look.
+    pub(super) strays: BTreeSet<Stray>,
     /// Whether the provider has something to put right.
     pub(super) repair: bool,
+    /// Whether the provider was asked to put something right since the last look.
+    pub(super) repaired: bool,
     /// Whether it is to be read anew though nobody wants anything of it.
     look: bool,
     pub(super) busy: bool,
@@ -191,8 +195,15 @@ impl Place {
         let found: BTreeSet<Drift> = look.drift.into_iter().collect();
         // What lasts is told once.
         events.extend(found.difference(&self.drift).map(|found| drift(&found.what)));
-        self.repair = found.iter().any(|drift| drift.repairable);
-        self.drift = found;
+        // A removal is recorded once a look shows that it happened.
+        let removed = std::mem::take(&mut self.repaired);
+        let is_left = |stray: &Stray| look.strays.iter().any(|left| left.rule == stray.rule);
+        let gone = self.strays.iter().filter(|stray| removed && !is_left(stray));
+        events.extend(gone.map(|Stray { rule, what }| {
+            AuditEvent::done(now, "broker", FOREIGN).on_target(target).with("rule", rule).with("what", what)
+        }));
+        self.repair = !look.strays.is_empty() || found.iter().any(|drift| drift.repairable);
+        (self.drift, self.strays) = (found, look.strays);
         self.left_open.clone_from(&look.windows);
         (self.partial, self.reach) = (look.partial, look.reach);
         self.observed = Some(look.windows);
@@ -254,6 +265,7 @@ impl Place {
             self.left_open.clear();
             self.partial.clear();
             self.drift.clear();
+            self.strays.clear();
             (self.repair, self.look) = (false, false);
         }
         let alarm = (times == ALARM_AT && !is_gone).then(|| {

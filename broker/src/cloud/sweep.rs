@@ -132,6 +132,7 @@ impl Clouds {
                 place.drift.clear();
                 let has_wishes = place.desired.as_ref().is_some_and(|desired| !desired.is_empty());
                 let is_open = !place.partial.is_empty()
+                    || !place.strays.is_empty()
                     || place.observed.as_ref().is_some_and(|observed| !observed.is_empty());
                 if has_wishes || is_open || !place.known.is_empty() {
                     place.observed = None;

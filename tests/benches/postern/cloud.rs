@@ -33,7 +33,8 @@ pub(crate) fn grants() {
         (Samples::default(), Samples::default(), Samples::default());
     let mut calls: BTreeMap<&str, usize> = BTreeMap::new();
     for number in 0..GRANTS {
-        // A sweep may fall between the two: the calls that change something are what a grant costs.
+        // A sweep may fall between the two: the calls that change something are what a grant costs. A close makes one read
+        // besides, which shows that its rules are gone.
         let count = |calls: &mut BTreeMap<&str, usize>, phase| {
             let changes = world.ec2.calls().iter().filter(|call| call.is_change()).count();
             *calls.entry(phase).or_default() += changes;
@@ -153,16 +154,22 @@ fn fleet(cloud: &Cloud) {
             shut.send().await.unwrap();
             let attach = client.modify_network_interface_attribute().network_interface_id(interface);
             attach.groups(web).groups(&own).send().await.unwrap();
-            let grant = format!("postern:grant:{number:026}");
+            let (id, end) = (format!("{number:026}"), "2100-01-01T00:00:00Z");
             let tags = tagged(
                 ResourceType::SecurityGroupRule,
-                &[("postern:managed-by", "postern"), (&grant, "2100-01-01T00:00:00Z")],
+                &[
+                    ("postern:managed-by", "postern"),
+                    (&format!("postern:grant:{id}"), end),
+                    ("postern:grant", &id),
+                    ("postern:not-after", end),
+                ],
             );
+            let described = format!("Postern: grant {id} until {end}");
             let window = IpPermission::builder()
                 .ip_protocol("tcp")
                 .from_port(22)
                 .to_port(22)
-                .ip_ranges(IpRange::builder().cidr_ip("192.0.2.7/32").build())
+                .ip_ranges(IpRange::builder().cidr_ip("192.0.2.7/32").description(described).build())
                 .build();
             let open = client.authorize_security_group_ingress().group_id(&own).ip_permissions(window);
             open.tag_specifications(tags).send().await.unwrap();

@@ -5,6 +5,7 @@
 
 mod broker;
 mod drift;
+mod edited;
 mod faults;
 mod lab;
 mod lockdown;

@@ -116,6 +116,37 @@ async fn what_can_be_repaired_is_and_what_lasts_is_told_once_and_shown() {
 }
 
 #[tokio::test]
+async fn i6_no_window_counts_as_closed_while_a_rule_that_is_no_window_is_there_and_its_removal_is_told_once()
+{
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[]);
+    world.sweep().await;
+    assert_eq!(world.observed(&grant), Observed::Absent);
+    world.cloud.stray(&world.target, "sgr-1", "rule sgr-1 lets tcp/22 in from anyone");
+    world.sweep().await;
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "it may be what became of the window");
+    world.cloud.refuse_repairs(Some(CloudError::unavailable("a test")));
+    world.round().await;
+    for _ in 0..3 {
+        world.retry().await;
+        assert_eq!(world.observed(&grant), Observed::Unconfirmed);
+    }
+    assert_eq!(world.told(), ["cloud.alarm"], "nothing was removed");
+    world.cloud.refuse_repairs(None);
+    world.retry().await;
+    assert_eq!(world.observed(&grant), Observed::Absent);
+    let told = world.clouds.journal.take();
+    assert_eq!((told.len(), told[0].action.as_str()), (1, "cloud.foreign_rule_removed"));
+    assert_eq!(told[0].details["what"], "rule sgr-1 lets tcp/22 in from anyone");
+    for _ in 0..3 {
+        world.sweep().await;
+        assert!(!world.round().await);
+    }
+    assert!(world.told().is_empty());
+}
+
+#[tokio::test]
 async fn i8_what_was_done_during_a_sweep_is_newer_than_what_it_saw() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
