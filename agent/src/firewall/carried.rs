@@ -13,6 +13,9 @@ use postern_core::{ProtectedPort, Protocol};
 use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
 use procfs::{FromBufReadSI as _, current_system_info};
 
+/// The sets of the table that hold them, IPv4 and IPv6.
+pub(super) const CARRIED: [&str; 2] = ["carried4", "carried6"];
+
 /// One TCP connection to this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Carried {

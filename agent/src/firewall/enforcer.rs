@@ -86,11 +86,18 @@ impl Enforcer {
         match self.kernel.structure()? {
             None => return Ok(self.damaged("the table is gone")),
             Some(structure) if structure != held.structure => {
-                return Ok(self.damaged("the table's chains or rules were changed"));
+                return Ok(self.damaged("the table's chains or rules or sets were changed"));
             }
             Some(_) => {}
         }
-        let found = self.read_all()?;
+        let found = match self.read_all() {
+            Ok(found) => found,
+            // What cannot be read as a window cannot be taken away as one either.
+            Err(FirewallError::Answer { what }) => {
+                return Ok(self.damaged(&format!("a set holds something without the {what}")));
+            }
+            Err(error) => return Err(error),
+        };
         if held.certain
             && !held.slept()
             && let Some(what) = difference(&found, &held.elements, clock::boottime())

@@ -186,6 +186,31 @@ impl Kernel {
     }
 }
 
+impl Kernel {
+    /// The keys of a set whose elements have no end, sorted.
+    ///
+    /// # Errors
+    /// The kernel refused, or answered something else.
+    pub(super) fn keys(&mut self, set: &str) -> Result<Vec<Vec<u8>>, FirewallError> {
+        let failed = refused("read the connections that were there before the table");
+        let mut request = Request::new().op_getsetelem_dump(&inet());
+        request.encode().push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.as_bytes());
+        let mut reply = self.socket.request(&request).map_err(&failed)?;
+        let mut keys = Vec::new();
+        while let Some(part) = reply.recv() {
+            let (_, part) = part.map_err(|error| failed(error.into()))?;
+            // An empty set is dumped without a list.
+            let Ok(list) = part.get_elements() else { continue };
+            for elem in list.get_elem() {
+                let value = elem.get_key().and_then(|key| key.get_value());
+                keys.push(value.map_err(|_| FirewallError::Answer { what: "key of a connection" })?.to_vec());
+            }
+        }
+        keys.sort();
+        Ok(keys)
+    }
+}
+
 /// Parts of one set each, small enough for one message.
 fn by_set(elements: &[(Element, Option<BootTime>)]) -> impl Iterator<Item = &[(Element, Option<BootTime>)]> {
     elements.chunk_by(|(one, _), (other, _)| one.set == other.set).flat_map(|part| part.chunks(PER_MESSAGE))
@@ -235,9 +260,11 @@ fn read_element(set: Set, elem: &IterableSetelemAttrs<'_>) -> Result<(Element, D
     let value = elem.get_key().and_then(|key| key.get_value()).map_err(|_| missing("key of a window"))?;
     let (first, port) = read_key(set, value).ok_or_else(|| missing("readable key of a window"))?;
     let last = match key_end(elem) {
-        Some(value) => read_key(set, value).ok_or_else(|| missing("readable last key of a window"))?.0,
-        None => first,
+        Some(value) => read_key(set, value).ok_or_else(|| missing("readable last key of a window"))?,
+        None => (first, port),
     };
+    // A window is of one port: an interval may span ports and protocols as well as addresses.
+    let last = Some(last.0).filter(|_| last.1 == port).ok_or_else(|| missing("single port of a window"))?;
     // One without a timeout is not of our making, and never ends.
     let left = elem.get_expiration().map_or(Duration::MAX, |left| Duration::from_millis(u64::from_be(left)));
     Ok((Element { set, port, first, last }, left))

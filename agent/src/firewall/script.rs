@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use postern_core::{Mode, ProtectedPort, Protocol};
 
 use super::TABLE;
-use super::carried::Carried;
+use super::carried::{CARRIED, Carried};
 use super::elements::{Delta, Element, Elements, Set};
 use crate::clock::BootTime;
 
@@ -71,8 +71,9 @@ fn write_table(
     for set in Set::ALL {
         write_set(text, set, &with_timeouts(elements, set, now))?;
     }
-    write_carried(text, "carried4", "ipv4_addr", carried.iter().filter(|c| c.peer.is_ipv4()))?;
-    write_carried(text, "carried6", "ipv6_addr", carried.iter().filter(|c| c.peer.is_ipv6()))?;
+    let [four, six] = CARRIED;
+    write_carried(text, four, "ipv4_addr", carried.iter().filter(|c| c.peer.is_ipv4()))?;
+    write_carried(text, six, "ipv6_addr", carried.iter().filter(|c| c.peer.is_ipv6()))?;
     write_input(text, &layout.ports)?;
     write_forward(text, &layout.ports)?;
     write_gate(text, layout.mode)?;

@@ -1,13 +1,16 @@
 //! What the table is made of, as the kernel tells it: enough to see that nobody changed it.
 //!
 //! The kernel gives each table, chain, rule and set a handle that it never gives again, and a rule that is replaced gets
-//! a new one. So handles, the order of rules and what can be changed in place are compared, and not what rules say.
+//! a new one. So handles, the order of rules and what can be changed in place are compared, and not what rules say: the
+//! name and the policy of a chain, the default timeout of a set, the flags of the table. The elements of windows' sets are
+//! compared with the windows, in [`super::enforcer`].
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 
 use netlink_bindings::nftables::Request;
 
+use super::carried::CARRIED;
 use super::kernel::{Kernel, inet, refused};
 use super::{FirewallError, TABLE};
 
@@ -16,12 +19,14 @@ use super::{FirewallError, TABLE};
 pub(super) struct Structure {
     /// Its handle, and its flags: a dormant table holds nothing.
     table: (u64, u32),
-    /// Handle, policy and flags of each chain.
-    chains: Vec<(u64, u32, u32)>,
+    /// Handle, name, policy and flags of each chain.
+    chains: Vec<(u64, CString, u32, u32)>,
     /// The handle of each rule, chain by chain and in order.
     rules: Vec<u64>,
-    /// The handle of each set.
-    sets: Vec<u64>,
+    /// Handle and default timeout of each set.
+    sets: Vec<(u64, u64)>,
+    /// The connections that were established before the table: nothing is added to them or taken away.
+    carried: Vec<Vec<u8>>,
 }
 
 impl Kernel {
@@ -31,10 +36,20 @@ impl Kernel {
     /// The kernel refused.
     pub(super) fn structure(&mut self) -> Result<Option<Structure>, FirewallError> {
         let Some(table) = self.table()? else { return Ok(None) };
-        Ok(Some(Structure { table, chains: self.chains()?, rules: self.rules()?, sets: self.sets()? }))
+        let (chains, rules, sets) = (self.chains()?, self.rules()?, self.sets()?);
+        let mut carried = Vec::new();
+        for set in CARRIED {
+            match self.keys(set) {
+                Ok(keys) => carried.extend(keys),
+                // Without the set the structure differs already.
+                Err(FirewallError::Netlink { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Some(Structure { table, chains, rules, sets, carried }))
     }
 
-    fn chains(&mut self) -> Result<Vec<(u64, u32, u32)>, FirewallError> {
+    fn chains(&mut self) -> Result<Vec<(u64, CString, u32, u32)>, FirewallError> {
         let request = Request::new().op_getchain_dump(&inet());
         let mut reply = self.socket.request(&request).map_err(unread)?;
         let mut chains = Vec::new();
@@ -45,6 +60,7 @@ impl Kernel {
                 let handle = chain.get_handle().map_err(|_| missing("handle of a chain"))?;
                 chains.push((
                     handle,
+                    chain.get_name().map_err(|_| missing("name of a chain"))?.to_owned(),
                     chain.get_policy().unwrap_or_default(),
                     chain.get_flags().unwrap_or_default(),
                 ));
@@ -65,14 +81,15 @@ impl Kernel {
         Ok(rules)
     }
 
-    fn sets(&mut self) -> Result<Vec<u64>, FirewallError> {
+    fn sets(&mut self) -> Result<Vec<(u64, u64)>, FirewallError> {
         let mut request = Request::new().op_getset_dump(&inet());
         request.encode().push_table_bytes(TABLE.as_bytes());
         let mut reply = self.socket.request(&request).map_err(unread)?;
         let mut sets = Vec::new();
         while let Some(part) = reply.recv() {
             let (_, set) = part.map_err(|error| unread(error.into()))?;
-            sets.push(set.get_handle().map_err(|_| missing("handle of a set"))?);
+            let handle = set.get_handle().map_err(|_| missing("handle of a set"))?;
+            sets.push((handle, set.get_timeout().unwrap_or_default()));
         }
         Ok(sets)
     }

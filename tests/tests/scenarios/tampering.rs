@@ -67,6 +67,34 @@ fn i2_an_element_that_someone_else_added_is_removed() {
     world.alice.revoke(&grant.id).unwrap();
 }
 
+/// Edits of what the kernel enforces, each of which would let another host in or keep alice out. The table-driven test of the
+/// agent's own (agent/tests/host_firewall/edited.rs) has every field.
+#[test]
+fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
+    let world = World::new();
+    let (vm, alice, mallory) = (&world.net.vm, &world.net.alice, &world.net.mallory);
+    let grant = world.alice.open(&ask_for(alice).seconds(600));
+    let audited = || world.admin.audit().iter().filter(|line| line.contains("\"agent.tampering\"")).count();
+    let edits = [
+        "add element inet postern nets4 { 0.0.0.0/0 . tcp . 0-65535 timeout 1h }".to_owned(),
+        "add element inet postern nets6 { ::/0 . tcp . 1-65535 }".to_owned(),
+        format!("add element inet postern hosts4 {{ {} . icmp . {TCP} }}", mallory.v4()),
+        format!("add element inet postern carried4 {{ {} . 40000 . {TCP} }}", mallory.v4()),
+        format!("delete element inet postern hosts4 {{ {} . tcp . {TCP} }}", alice.v4()),
+        "insert rule inet postern gate accept".to_owned(),
+        "add chain inet postern input { policy drop; }".to_owned(),
+        "add table inet postern { flags dormant; }".to_owned(),
+    ];
+    for (edit, count) in edits.iter().zip(1..) {
+        vm.must("nft", &[edit]);
+        wait_until("the report to be audited", PATIENCE, || audited() == count);
+        let port = vm.tcp(TCP);
+        assert_eq!((alice.reach(port), mallory.reach(port)), (Reach::Open, Reach::Filtered), "{edit}");
+    }
+    world.alice.revoke(&grant.id).unwrap();
+    assert_eq!(alice.reach(vm.tcp(TCP)), Reach::Filtered);
+}
+
 #[test]
 fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
     let world = World::new();
