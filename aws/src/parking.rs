@@ -266,7 +266,7 @@ impl Quota {
                     let entries = self.prefix_lists.get(list).copied().unwrap_or(1);
                     (entries, entries)
                 }
-                Source::Group(_) | Source::Peer { .. } => (1, 1),
+                Source::Group(_) | Source::Peer { .. } | Source::Unreadable => (1, 1),
             };
             v4 += in_v4;
             v6 += in_v6;

@@ -72,6 +72,8 @@ pub(crate) enum Source {
         /// Its account.
         account: String,
     },
+    /// A source that this version cannot read.
+    Unreadable,
 }
 
 impl Source {
@@ -127,6 +129,7 @@ impl fmt::Display for Source {
             Self::PrefixList(list) => write!(f, "the prefix list {list}"),
             Self::Group(group) => write!(f, "members of {group}"),
             Self::Peer { group, account } => write!(f, "members of {group} of the account {account}"),
+            Self::Unreadable => f.write_str("a source that this version cannot read"),
         }
     }
 }

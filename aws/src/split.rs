@@ -81,9 +81,11 @@ fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<Protecte
 fn icmp(source: &Source) -> &'static str {
     match source {
         Source::Prefix(IpNet::V6(_)) => "icmpv6",
-        Source::Prefix(IpNet::V4(_)) | Source::PrefixList(_) | Source::Group(_) | Source::Peer { .. } => {
-            "icmp"
-        }
+        Source::Prefix(IpNet::V4(_))
+        | Source::PrefixList(_)
+        | Source::Group(_)
+        | Source::Peer { .. }
+        | Source::Unreadable => "icmp",
     }
 }
 

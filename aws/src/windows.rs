@@ -48,6 +48,8 @@ impl Book {
 struct Own {
     group: String,
     rules: Vec<Held>,
+    /// The ids of its rules that are no windows.
+    strays: Vec<String>,
     /// Whether the lockdown is complete: only then may a window open.
     locked: bool,
 }
@@ -105,6 +107,7 @@ impl Desk<'_> {
             book.own = look.own().map(|own| Own {
                 group: own.id.clone(),
                 rules: look.held(self.view.deployment),
+                strays: look.strange(self.view.deployment).iter().map(|rule| rule.id.clone()).collect(),
                 locked: look.state() == tags::LOCKED,
             });
             return Ok(observation);
@@ -213,7 +216,9 @@ impl Desk<'_> {
         }
         // Without a group of its own nothing can be open.
         let Some(mut own) = book.own.take() else { return Ok(()) };
-        let Closing { marked, empty } = marking::closing(&own.rules, windows);
+        let Closing { marked, mut empty } = marking::closing(&own.rules, windows);
+        // What is no window may be what became of one.
+        empty.append(&mut own.strays);
         if marked.is_empty() && empty.is_empty() {
             book.own = Some(own);
             return Ok(());

@@ -67,7 +67,7 @@ pub(crate) fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
     Some(Rule {
         id: rule.security_group_rule_id()?.to_owned(),
         traffic: traffic(rule.ip_protocol()?, rule.from_port(), rule.to_port()),
-        source: source(rule)?,
+        source: source(rule).unwrap_or(Source::Unreadable),
         description: rule.description().unwrap_or_default().to_owned(),
         tags: tags(rule.tags()),
         group,
@@ -142,6 +142,8 @@ fn with_source(permission: IpPermissionBuilder, rule: &NewRule) -> IpPermissionB
             .ip_ranges(IpRange::builder().cidr_ip(net.to_string()).set_description(described).build()),
         Source::Prefix(IpNet::V6(net)) => permission
             .ipv6_ranges(Ipv6Range::builder().cidr_ipv6(net.to_string()).set_description(described).build()),
+        // Such a rule is never made: nothing that has it is parked.
+        Source::Unreadable => permission,
         Source::PrefixList(list) => permission
             .prefix_list_ids(PrefixListId::builder().prefix_list_id(list).set_description(described).build()),
         Source::Group(group) => permission.user_id_group_pairs(

@@ -97,7 +97,10 @@ pub(crate) fn lock(
     priorities: &Priorities,
     first: bool,
 ) -> Result<Vec<Act>, Impossible> {
-    let mut acts = Vec::new();
+    // What has the name of a window and is none lets its sources in, whatever is shut.
+    let is_allow = |name: &str| matches!(Name::read(name), Some(Name::Allow(_)));
+    let strays = look.strays().into_iter().filter(|(_, name)| is_allow(name));
+    let mut acts: Vec<Act> = strays.map(|(group, name)| Act::Delete(group, name)).collect();
     let locked = look.locked();
     let ports: BTreeSet<ProtectedPort> = ports.union(&locked).copied().collect();
     // Where another group on the way keeps everybody out, nothing has to be moved in this one.

@@ -13,7 +13,7 @@ use crate::id::ArmId;
 use crate::look::{Held, Look};
 use crate::machine::Front;
 use crate::names::{self, Allow, Content, Family};
-use crate::network::{Group, Peer};
+use crate::network::{Group, Peer, Rule};
 use crate::plan;
 use crate::provider::Azure;
 use crate::reader::Reader;
@@ -250,7 +250,18 @@ impl Azure {
     ) -> Result<(), WriteError> {
         // A group that does not exist holds nothing.
         let Some(group) = turn.group(self.reader()).await? else { return Ok(()) };
-        for held in look.held(&group) {
+        let held = look.held(&group);
+        // A rule with the name of such a window that is none goes with it: another principal edited it.
+        let is_read = |name: &str| held.iter().any(|held| held.name == name);
+        let is_edited = |(rule, name): &(&Rule, names::Name)| {
+            let allow = name.clone().allow();
+            let grant = allow.filter(|_| !is_read(&rule.name)).map(|allow| allow.grant);
+            windows.iter().any(|window| Some(window.grant) == grant)
+        };
+        for (rule, _) in look.ours(&group).filter(is_edited) {
+            turn.delete(&rule.name).await?;
+        }
+        for held in held {
             let left: BTreeSet<CloudWindow> = &held.windows - windows;
             if left.len() == held.windows.len() {
                 continue;
@@ -272,6 +283,11 @@ impl Azure {
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
         let mut edit = Edit::default();
+        let strays = look.stray_nat_rules();
+        let of_these = look.nat_rules().filter(|(rule, allow)| {
+            strays.contains(&rule.name) && windows.iter().any(|window| window.grant == allow.grant)
+        });
+        edit.remove.extend(of_these.map(|(rule, _)| rule.name.clone()));
         for held in look.through().iter().filter(|held| !held.windows.is_disjoint(windows)) {
             edit.remove.insert(held.name.clone());
             let left: BTreeSet<CloudWindow> = &held.windows - windows;

@@ -43,7 +43,12 @@ impl Locking<'_> {
         parked.retain(|group| group.is_ours(self.deployment));
         let ids: Vec<String> = found.iter().chain(&parked).map(|group| group.id.clone()).collect();
         let mut rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
-        let mut rules_of = |id: &str| rules.ingress.remove(id).unwrap_or_default();
+        // A rule whose source cannot be read cannot be put back either: it stays where it is, and is reported as open.
+        let mut rules_of = |id: &str| {
+            let mut rules = rules.ingress.remove(id).unwrap_or_default();
+            rules.retain(|rule| rule.source != Source::Unreadable);
+            rules
+        };
         let mut wards = Vec::new();
         for group in found {
             let parked = parked.iter().find(|parked| parked.parked_for() == Some(&group.id));
@@ -84,7 +89,7 @@ impl Locking<'_> {
             .flat_map(|ward| &ward.rules)
             .filter_map(|rule| match &rule.source {
                 Source::PrefixList(list) => Some(list.clone()),
-                Source::Prefix(_) | Source::Group(_) | Source::Peer { .. } => None,
+                Source::Prefix(_) | Source::Group(_) | Source::Peer { .. } | Source::Unreadable => None,
             })
             .collect();
         let lists: Vec<String> = lists.into_iter().collect();

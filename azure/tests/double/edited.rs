@@ -156,6 +156,27 @@ async fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_rewritten_during_t
 }
 
 #[tokio::test]
+async fn i2_a_close_and_another_lockdown_take_an_edited_rule_away() {
+    for is_close in [true, false] {
+        for (what, edit) in OF_GROUPS {
+            let mut world = World::new().await;
+            world.lock(0).await;
+            let window = world.window(0, 1, "tcp/22", ALICE);
+            world.open(&window).await;
+            world.edit_rule("nsg-subnet", "postern-allow-", edit);
+            world.restart();
+            if is_close {
+                world.close(&window).await;
+                assert_eq!(world.windows_rules("nsg-nic"), [""; 0], "{what}");
+            } else {
+                assert!(!world.lock(0).await.changes.is_empty(), "{what}");
+            }
+            assert_eq!(world.windows_rules("nsg-subnet"), [""; 0], "{what}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn i2_a_rule_of_a_firewall_that_is_edited_in_any_field_is_rewritten_during_the_window_and_goes_after_it()
  {
     for (what, edit) in OF_FIREWALLS {

@@ -346,6 +346,8 @@ impl Clouds {
             match answered(provider.close(target, &windows)).instrument(span).await {
                 Ok(()) => {
                     let now = self.clock.now();
+                    // A close takes away what it finds of strays: the next look says which are gone.
+                    self.with(target, |place| place.repaired |= !place.strays.is_empty());
                     for window in &windows {
                         self.tell(self.with(target, |place| place.closed(window, now)).flatten());
                     }

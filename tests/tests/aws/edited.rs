@@ -232,6 +232,16 @@ fn i2_a_close_takes_the_rule_of_a_window_away_whatever_it_says_now() {
 }
 
 #[test]
+fn i2_a_close_by_a_broker_that_starts_takes_away_what_became_of_the_window() {
+    for (name, edit) in [EDITS[0], EDITS[8], EDITS[12], EDITS[17], EDITS[19]] {
+        let (mut lab, _, instance, one) = edited(edit);
+        lab.restart();
+        lab.close(&one).unwrap();
+        assert!(lab.cloud.windows(&instance).is_empty(), "{name}");
+    }
+}
+
+#[test]
 fn i6_another_lockdown_and_a_release_take_away_what_is_no_window() {
     for (name, edit) in [EDITS[0], EDITS[8], EDITS[17]] {
         let (mut lab, _, instance, _) = edited(edit);
