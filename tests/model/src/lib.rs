@@ -24,6 +24,7 @@ mod replica;
 pub mod setup;
 pub mod state;
 mod symmetry;
+pub mod turns;
 mod world;
 
 pub use action::{Action, Fault, Step};

@@ -12,7 +12,7 @@ use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
 use postern_tests::{Net, PATIENCE};
 
-fn settings(group: &Group, replicas: usize) -> RedisSettings {
+pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
         Sentinels { urls: group.sentinel_urls(), master: MASTER.to_owned(), user: None, password_file: None };
     RedisSettings { place: Place::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }

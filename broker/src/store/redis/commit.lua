@@ -1,19 +1,53 @@
 -- Applies a group of transactions or none of it.
 --
 -- KEYS[1]: what every key begins with. ARGV: whose membership, the head that the records were made after, the head after
--- them, the transactions as JSON, and the records of the audit log, a line each.
+-- them, the transactions as JSON, how long a turn lasts in ms, and the records of the audit log, a line each.
+-- '?' in the first head's place is no head: the member does not know it, and asks for its turn and for the head.
 -- Answers 'ok'; 'fenced' where the membership has ended; 'moved' where the store is elsewhere or not here yet; 'head' and
--- what it is; 'lost' and the place, from 0, of a transaction whose lease is another's; or 'conflict' and the places of the
--- transaction and the change that cannot be made. Nothing is written before everything was looked at.
-local p = KEYS[1]
-if redis.call('EXISTS', p .. 'alive:' .. ARGV[1]) == 0 then
+-- what it is; 'wait' where another member has the turn; 'lost' and the place, from 0, of a transaction whose lease is
+-- another's; or 'conflict' and the places of the transaction and the change that cannot be made. Nothing is written before
+-- everything was looked at.
+--
+-- Turns: a member whose head was moved by another one has the turn from then on, and one that comes meanwhile waits in a
+-- queue. Who commits hands the turn to the first in the queue. So no member's commit is overtaken twice. A turn lasts for
+-- some time only, and so a member that died in it keeps the others for no longer than that. A member that is alone never
+-- waits and never writes a turn.
+local p, me = KEYS[1], ARGV[1]
+if redis.call('EXISTS', p .. 'alive:' .. me) == 0 then
     return { 'fenced' }
 end
 if redis.call('EXISTS', p .. 'moved', p .. 'incomplete') > 0 then
     return { 'moved' }
 end
+
+local turn, queue = p .. 'turn', p .. 'queue'
+-- Gives the turn to the first in the queue that is still a member, and says who that is.
+local function hand_over()
+    while true do
+        local first = redis.call('ZPOPMIN', queue)[1]
+        if not first then
+            redis.call('DEL', turn)
+            return nil
+        end
+        if redis.call('EXISTS', p .. 'alive:' .. first) == 1 then
+            redis.call('SET', turn, first, 'PX', ARGV[5])
+            return first
+        end
+    end
+end
+local holder = redis.call('GET', turn)
+if not holder and redis.call('EXISTS', queue) == 1 then
+    holder = hand_over()
+end
+if holder and holder ~= me then
+    local now = redis.call('TIME')
+    -- In the order in which they came: one that is in the queue already keeps its place.
+    redis.call('ZADD', queue, 'NX', now[1] * 1000000 + now[2], me)
+    return { 'wait' }
+end
 local head = redis.call('GET', p .. 'head') or ''
 if head ~= ARGV[2] then
+    redis.call('SET', turn, me, 'PX', ARGV[5])
     return { 'head', head }
 end
 
@@ -99,14 +133,22 @@ function changes.take_token(c)
     return true
 end
 
-for t, transaction in ipairs(cjson.decode(ARGV[4])) do
+local transactions = cjson.decode(ARGV[4])
+-- What is left of the group comes again at once; where nothing is left, the turn is over.
+local function refuse(answer)
+    if holder and #transactions == 1 then
+        hand_over()
+    end
+    return answer
+end
+for t, transaction in ipairs(transactions) do
     local lease = transaction.lease
     if lease ~= '' and redis.call('HGET', p .. 'leases', lease) ~= ARGV[1] .. ' ' .. transaction.token then
-        return { 'lost', tostring(t - 1) }
+        return refuse({ 'lost', tostring(t - 1) })
     end
     for i, change in ipairs(transaction.changes) do
         if not changes[change.kind](change) then
-            return { 'conflict', tostring(t - 1), tostring(i - 1) }
+            return refuse({ 'conflict', tostring(t - 1), tostring(i - 1) })
         end
     end
 end
@@ -139,7 +181,7 @@ for _, c in ipairs(later) do
         news.targets[#news.targets + 1] = { target, lease and string.match(lease, '^(%S+)') or '' }
     end
 end
-for i = 5, #ARGV do
+for i = 6, #ARGV do
     redis.call('RPUSH', p .. 'audit', ARGV[i])
 end
 redis.call('SET', p .. 'head', ARGV[3])
@@ -151,4 +193,7 @@ for _, name in ipairs({ 'grants', 'targets', 'agents' }) do
     end
 end
 redis.call('PUBLISH', p .. 'news', cjson.encode(news))
+if holder then
+    hand_over()
+end
 return { 'ok' }

@@ -86,11 +86,15 @@ impl Redis {
 
     /// None where the membership is gone.
     async fn renew(&self, id: &str, card: &Card, join: bool) -> Result<Option<Beat>, StoreError> {
-        let before = self.server.seen.so_far();
         let mut script = self.script(&self.scripts.beat);
         let card = to_body(&Card { membership: id.to_owned(), ..card.clone() })?;
         script.arg(id).arg(MEMBERSHIP.as_millis().to_string()).arg(card).arg(if join { "1" } else { "0" });
-        let answer: Vec<String> = self.answer(script.arg(SCHEMA)).await?;
+        script.arg(SCHEMA);
+        let head_in = |answer: &Vec<String>| match &answer[..] {
+            [status, head, ..] if status == "ok" => head_of(head).map(Some),
+            _ => Ok(None),
+        };
+        let answer = self.server.guard.ask(self.answer::<Vec<String>>(&script), head_in).await?;
         let [status, head, rest @ ..] = &answer[..] else {
             return Err(unexpected());
         };
@@ -104,7 +108,6 @@ impl Redis {
             _ => {}
         }
         let head = head_of(head)?;
-        self.server.seen.check(before, &head)?;
         let [seconds, micros, losses, gone @ ..] = rest else { return Err(unexpected()) };
         let nanos = micros.parse::<i32>().unwrap_or_default().saturating_mul(1000);
         let store_time = seconds.parse().ok().and_then(|seconds| Timestamp::new(seconds, nanos).ok());

@@ -12,17 +12,20 @@
 //!                    requests, tokens              hashes
 //!                    moved, incomplete    marks of a store that was moved, or has not arrived
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
-//!                    alive:<membership>            is there while it lasts: the only key with a time to live
+//!                    alive:<membership>            is there while it lasts: a key with a time to live
 //!                    members, jobs                 hashes: what members say of themselves, and what they are at
 //!                    leases, turns, views          hashes: who works on a target, and what it tells of it
 //!                    held:<membership>             its leases' targets
 //!                    losses                        a hash: how many of a member's leases were taken away
 //!                    fence                         the newest lease's token
+//!                    turn                          the membership that commits next; a key with a time to live
+//!                    queue                         a sorted set: the memberships that wait to commit, by when they came
 //!                    news                          a channel
 //! ```
 
 mod link;
 mod members;
+mod rollback;
 mod route;
 mod server;
 mod settings;
@@ -142,7 +145,6 @@ impl Redis {
 
     /// Grants that an index has, and what else there was at that instant.
     async fn look(&self, look: Look<'_>) -> Result<Seen, StoreError> {
-        let before = self.server.seen.so_far();
         let mut script = self.look.key(&self.server.prefix);
         script.arg(look.index).arg(look.end).arg(if look.newest_first { "-" } else { "+" });
         script.arg(if look.limit == usize::MAX { -1 } else { i64::try_from(look.limit).unwrap_or(i64::MAX) });
@@ -150,13 +152,17 @@ impl Redis {
         if let Some(lease) = look.lease {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
         }
-        let (head, grants, policies): (String, Vec<String>, Vec<String>) =
-            script.invoke_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        if let Some(lease) = look.lease.filter(|_| head == "lost") {
-            return Err(lost(&lease.target.to_string()));
-        }
-        let head = head_of(&head)?;
-        self.server.seen.check(before, &head)?;
+        let mut reader = self.reader.clone();
+        let command = async {
+            let answer: (String, Vec<String>, Vec<String>) =
+                script.invoke_async(&mut reader).await.map_err(redis_failed)?;
+            let (head, grants, policies) = answer;
+            if let Some(lease) = look.lease.filter(|_| head == "lost") {
+                return Err(lost(&lease.target.to_string()));
+            }
+            Ok((head_of(&head)?, grants, policies))
+        };
+        let (head, grants, policies) = self.server.guard.ask(command, |(head, ..)| Ok(Some(*head))).await?;
         let missing = || corrupt("index of grants", words("a grant in it is not there"));
         let grants: Vec<Versioned<Grant>> = bodies(&grants)
             .map(|text| versioned("grant", text)?.ok_or_else(missing))
@@ -332,16 +338,10 @@ impl Store for Redis {
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
-        let before = self.server.seen.so_far();
-        let mut get = redis::cmd("GET");
-        get.arg(self.server.key("head"));
-        let head: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        let head = head_of(head.as_deref().unwrap_or_default())?;
-        self.server.seen.check(before, &head)?;
-        Ok(head)
+        self.server.head(&mut self.reader.clone()).await
     }
 
     async fn lost(&self) -> String {
-        self.server.seen.lost().await
+        self.server.guard.lost().await
     }
 }

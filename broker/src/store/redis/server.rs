@@ -1,68 +1,18 @@
-//! The server: connections to it, how far its audit log came, and what its replicas confirm.
+//! The server: connections to it, where its audit log ends, and what its replicas confirm.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use postern_core::audit::Head;
 use redis::RedisError;
-use redis::aio::{MultiplexedConnection, PubSub};
-use tokio::sync::watch;
+use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 
 use super::RedisSettings;
 use super::link::Link;
+use super::rollback::RollbackGuard;
 use super::route::Route;
 use crate::store::StoreError;
 use crate::store::bodies::corrupt;
-
-/// How far the audit log came, as this process has seen it. A store that is behind that has lost what it had: a failover
-/// without WAIT, an empty server. Policies may be missing then, and an agent that was told so would protect nothing (I1).
-#[derive(Debug, Default)]
-pub(super) struct Seen {
-    head: AtomicU64,
-    /// Whether what a look finds counts only once replicas have confirmed it: a failover may lose it before, and nobody was
-    /// answered.
-    waits: bool,
-    lost: watch::Sender<Option<String>>,
-}
-
-impl Seen {
-    /// How far it had come: asked before a look, whose answer may be overtaken by a later one's.
-    pub(super) fn so_far(&self) -> u64 {
-        self.head.load(Ordering::SeqCst)
-    }
-
-    /// Replicas have the log up to here, where they are to have it.
-    pub(super) fn confirmed(&self, seq: u64) {
-        self.head.fetch_max(seq, Ordering::SeqCst);
-    }
-
-    /// Takes in the head that a look has found, if it is not behind what there was before the look.
-    pub(super) fn check(&self, before: u64, head: &Head) -> Result<(), StoreError> {
-        if !self.waits {
-            self.confirmed(head.seq);
-        }
-        if head.seq >= before {
-            return Ok(());
-        }
-        let reason = format!(
-            "the store went back from audit record {before} to {}: it has lost what it had confirmed",
-            head.seq
-        );
-        self.lost.send_replace(Some(reason.clone()));
-        Err(failed(words(&reason)))
-    }
-
-    /// Ends once the store went back.
-    pub(super) async fn lost(&self) -> String {
-        let mut lost = self.lost.subscribe();
-        let reason = lost.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        match reason {
-            Some(reason) => reason,
-            None => std::future::pending().await,
-        }
-    }
-}
 
 /// One server, or whatever answers in its place.
 #[derive(Clone)]
@@ -72,15 +22,15 @@ pub(super) struct Server {
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
     pub(super) replicas: usize,
-    pub(super) seen: Arc<Seen>,
+    pub(super) guard: Arc<RollbackGuard>,
 }
 
 impl Server {
     pub(super) fn new(settings: &RedisSettings) -> Self {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
         let route = Arc::new(Route::new(settings.clone(), format!("{prefix}schema")));
-        let seen = Arc::new(Seen { waits: settings.replicas > 0, ..Seen::default() });
-        Self { route, prefix, replicas: settings.replicas, seen }
+        let guard = Arc::new(RollbackGuard::new(settings.replicas > 0));
+        Self { route, prefix, replicas: settings.replicas, guard }
     }
 
     /// A connection of one's own to the primary. After any error on it, take another.
@@ -103,13 +53,14 @@ impl Server {
     }
 
     /// Where the audit log ends.
-    pub(super) async fn head(&self, connection: &mut MultiplexedConnection) -> Result<Head, StoreError> {
-        let (key, before) = (self.key("head"), self.seen.so_far());
-        let text: Option<String> =
-            redis::cmd("GET").arg(key).query_async(connection).await.map_err(redis_failed)?;
-        let head = head_of(text.as_deref().unwrap_or_default())?;
-        self.seen.check(before, &head)?;
-        Ok(head)
+    pub(super) async fn head(&self, connection: &mut impl ConnectionLike) -> Result<Head, StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(self.key("head"));
+        let command = async {
+            let text: Option<String> = get.query_async(connection).await.map_err(redis_failed)?;
+            head_of(text.as_deref().unwrap_or_default())
+        };
+        self.guard.ask(command, |head| Ok(Some(*head))).await
     }
 
     /// A head as it is kept: the end of an empty log is no text.

@@ -1,8 +1,12 @@
 //! Commits: one script does a group of transactions or none of it.
 //!
-//! The records of the audit log are a chain, so that whoever writes has to know its end: the script is given the head that
+//! The records of the audit log are a chain, so that the writer has to know its end: the script is given the head that
 //! the records were made after, and does nothing where that is not the head any more. Every write names its membership,
 //! and what needs one its lease: a broker that was replaced is refused, however late its write comes.
+//!
+//! Brokers that write at once take turns. A broker whose head was moved by another one is given the turn with the answer, and
+//! the script has every other broker wait until that one has committed, or for [`TURN`] where it died. So the writer never
+//! gives a commit up because others write too: it waits, and its turn comes. A broker that writes alone takes no turns.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -13,6 +17,7 @@ use redis::Script;
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
+use tokio::time::Instant;
 
 use super::members::{Membership, ended, lost};
 use super::server::{Server, failed, head_of, redis_failed, words};
@@ -21,11 +26,18 @@ use crate::store::{Change, Expect, StoreError, Transaction};
 
 /// How many transactions share a script at the most.
 const GROUP: usize = 64;
-/// So often a group is tried whose head somebody else moved. Of several brokers that write without a pause, one always
-/// gets through.
-const TRIES: usize = 500;
+/// How long a broker has the turn. It needs a few milliseconds; one that was killed in its turn holds the others up for so long.
+const TURN: Duration = Duration::from_millis(300);
+/// The pause before a broker asks again whether its turn has come, at first and at the most.
+const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
+/// How long a group waits for its turn. Turns come in the order in which brokers asked, so that even several that died in
+/// theirs do not keep a group for so long.
+const TURN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long replicas have to confirm.
 const CONFIRM: Duration = Duration::from_secs(3);
+
+/// In the place of a head that is not known. No head is written so.
+const NO_HEAD: &str = "?";
 
 type Answer = Result<Head, StoreError>;
 
@@ -100,7 +112,13 @@ impl Writer {
                 Some(connection) => connection,
                 none => none.insert(self.server.connect().await?),
             };
-            // WAIT waits for what its own connection wrote last, and so for everything before that.
+            // WAIT waits for what its own connection wrote last, and so for everything before that on this primary. The record
+            // may have been read from another one, before a failover that has lost it.
+            let head = self.server.head(connection).await?;
+            if head.seq < seq {
+                let what = format!("audit record {seq} is not there any more; the log ends at {}", head.seq);
+                return Err(failed(words(&what)));
+            }
             let mut write = redis::cmd("SET");
             write.arg(self.server.key("confirmed")).arg(seq);
             write.query_async::<()>(connection).await.map_err(redis_failed)?;
@@ -110,7 +128,7 @@ impl Writer {
         match &outcome {
             Ok(()) => {
                 self.confirmed.fetch_max(seq, Ordering::SeqCst);
-                self.server.seen.confirmed(seq);
+                self.server.guard.confirmed(seq);
             }
             Err(_) => *turn = Turn::default(),
         }
@@ -148,7 +166,7 @@ impl Writer {
 
     /// Commits the group, and answers everyone in it.
     async fn commit_group(&self, turn: &mut Turn, mut group: Vec<Job>) {
-        let mut tries = 0;
+        let (waits_since, mut pause) = (Instant::now(), ASK_AGAIN.0);
         while !group.is_empty() {
             match self.try_commit(turn, &group).await {
                 Ok(Outcome::Done(heads)) => {
@@ -162,9 +180,15 @@ impl Writer {
                     let what = job.transaction.changes.get(change).map(Change::subject).unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
-                Ok(Outcome::Moved(head)) if tries < TRIES => {
-                    tries += 1;
+                Ok(Outcome::Moved(head)) if waits_since.elapsed() < TURN_TIMEOUT => {
                     turn.head = Some(head);
+                    pause = ASK_AGAIN.0;
+                    self.top_up(&mut group);
+                }
+                Ok(Outcome::Wait) if waits_since.elapsed() < TURN_TIMEOUT => {
+                    turn.head = None;
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(ASK_AGAIN.1);
                 }
                 Ok(Outcome::Lost { transaction }) if transaction < group.len() => {
                     let job = group.remove(transaction);
@@ -172,8 +196,15 @@ impl Writer {
                         job.transaction.under.map(|lease| lease.target.to_string()).unwrap_or_default();
                     job.answer.send(Err(lost(&target))).ok();
                 }
-                Ok(Outcome::Moved(_) | Outcome::Conflict { .. } | Outcome::Lost { .. }) => {
-                    give_up(&mut group, "the store's head moves too quickly");
+                Ok(Outcome::Moved(_) | Outcome::Wait) => {
+                    let seconds = TURN_TIMEOUT.as_secs();
+                    give_up(
+                        &mut group,
+                        &format!("other brokers' commits left this one no turn for {seconds} s"),
+                    );
+                }
+                Ok(Outcome::Conflict { .. } | Outcome::Lost { .. }) => {
+                    give_up(&mut group, "the script names a transaction that it was not given");
                 }
                 Ok(Outcome::Fenced) => {
                     for job in group.drain(..) {
@@ -194,16 +225,61 @@ impl Writer {
         }
     }
 
+    /// Adds transactions that came while the group waited.
+    fn top_up(&self, group: &mut Vec<Job>) {
+        let mut waiting = self.lock();
+        let count = waiting.len().min(GROUP.saturating_sub(group.len()));
+        group.extend(waiting.drain(..count));
+    }
+
     async fn try_commit(&self, turn: &mut Turn, group: &[Job]) -> Result<Outcome, StoreError> {
         let Turn { connection, head } = turn;
         let connection = match connection {
             Some(connection) => connection,
             None => connection.insert(self.server.connect().await?),
         };
-        let before = match *head {
-            Some(head) => head,
-            None => *head.insert(self.server.head(connection).await?),
+        // Without a head the broker asks for the turn, and the answer has the head.
+        let batch = (*head).map(|head| Batch::after(head, group)).transpose()?;
+        let mut script = self.commit.prepare_invoke();
+        script.key(&self.server.prefix).arg(self.membership.id());
+        script.arg(head.map_or_else(|| NO_HEAD.to_owned(), |head| self.server.text_of(&head)));
+        script.arg(batch.as_ref().map(|batch| self.server.text_of(&batch.head())).unwrap_or_default());
+        script.arg(batch.as_ref().map_or("", |batch| &batch.entries)).arg(TURN.as_millis().to_string());
+        for line in batch.iter().flat_map(|batch| &batch.lines) {
+            script.arg(line);
+        }
+        let command = async {
+            let answer: Vec<String> = script.invoke_async(connection).await.map_err(redis_failed)?;
+            outcome(&answer)
         };
+        let head_in = |outcome: &Outcome| Ok(outcome.moved_to());
+        match (self.server.guard.ask(command, head_in).await?, batch) {
+            (Outcome::Done(_), Some(batch)) => {
+                let after = batch.head();
+                self.server.confirm(connection, CONFIRM).await?;
+                self.confirmed.fetch_max(after.seq, Ordering::SeqCst);
+                self.server.guard.confirmed(after.seq);
+                *head = Some(after);
+                Ok(Outcome::Done(batch.heads))
+            }
+            (outcome, _) => Ok(outcome),
+        }
+    }
+}
+
+/// A group's transactions as the script takes them.
+struct Batch {
+    entries: String,
+    /// The audit records, a line each.
+    lines: Vec<String>,
+    /// The head after each transaction.
+    heads: Vec<Head>,
+    before: Head,
+}
+
+impl Batch {
+    /// Makes the records that follow this head.
+    fn after(before: Head, group: &[Job]) -> Result<Self, StoreError> {
         let (mut after, mut heads, mut lines) = (before, Vec::new(), Vec::new());
         for job in group {
             for event in &job.transaction.audit {
@@ -215,33 +291,27 @@ impl Writer {
         }
         let entries: Vec<Entry> =
             group.iter().map(|job| entry(&job.transaction)).collect::<Result<_, _>>()?;
-        let mut script = self.commit.prepare_invoke();
-        script.key(&self.server.prefix).arg(self.membership.id()).arg(self.server.text_of(&before));
-        script.arg(self.server.text_of(&after)).arg(to_body(&entries)?);
-        for line in lines {
-            script.arg(line);
-        }
-        let answer: Vec<String> = script.invoke_async(connection).await.map_err(redis_failed)?;
-        let number = |at: usize| answer.get(at).and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
-        match answer.first().map(String::as_str) {
-            Some("ok") => {
-                self.server.confirm(connection, CONFIRM).await?;
-                self.confirmed.fetch_max(after.seq, Ordering::SeqCst);
-                self.server.seen.confirmed(after.seq);
-                *head = Some(after);
-                Ok(Outcome::Done(heads))
-            }
-            Some("fenced") => Ok(Outcome::Fenced),
-            Some("moved") => Err(failed(words("the store was moved elsewhere: stop this broker"))),
-            Some("head") => {
-                let now = head_of(answer.get(1).map_or("", String::as_str))?;
-                self.server.seen.check(self.server.seen.so_far(), &now)?;
-                Ok(Outcome::Moved(now))
-            }
-            Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
-            Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
-            Some(_) | None => Err(failed(words("the script answered with something else"))),
-        }
+        Ok(Self { entries: to_body(&entries)?, lines, heads, before })
+    }
+
+    /// Returns the head after the last transaction.
+    fn head(&self) -> Head {
+        self.heads.last().copied().unwrap_or(self.before)
+    }
+}
+
+/// Reads the script's answer.
+fn outcome(answer: &[String]) -> Result<Outcome, StoreError> {
+    let number = |at: usize| answer.get(at).and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+    match answer.first().map(String::as_str) {
+        Some("ok") => Ok(Outcome::Done(Vec::new())),
+        Some("fenced") => Ok(Outcome::Fenced),
+        Some("moved") => Err(failed(words("the store was moved elsewhere: stop this broker"))),
+        Some("head") => Ok(Outcome::Moved(head_of(answer.get(1).map_or("", String::as_str))?)),
+        Some("wait") => Ok(Outcome::Wait),
+        Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
+        Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
+        Some(_) | None => Err(failed(words("the script answered with something else"))),
     }
 }
 
@@ -250,12 +320,24 @@ enum Outcome {
     Done(Vec<Head>),
     /// One change of one transaction cannot be made; nothing was.
     Conflict { transaction: usize, change: usize },
-    /// Somebody else wrote meanwhile; nothing was changed.
+    /// Another broker wrote meanwhile, and this one has the turn now; nothing was changed.
     Moved(Head),
+    /// Another broker has the turn; nothing was changed.
+    Wait,
     /// The lease of one transaction is another's; nothing was changed.
     Lost { transaction: usize },
     /// The membership has ended; nothing was changed.
     Fenced,
+}
+
+impl Outcome {
+    /// Returns the head that the answer names, where it names one.
+    fn moved_to(&self) -> Option<Head> {
+        match self {
+            Self::Moved(head) => Some(*head),
+            Self::Done(_) | Self::Wait | Self::Conflict { .. } | Self::Lost { .. } | Self::Fenced => None,
+        }
+    }
 }
 
 fn give_up(group: &mut Vec<Job>, reason: &str) {
