@@ -31,6 +31,11 @@ const BODY_CONNECTIONS: usize = 100;
 const BODY: u32 = 4 * 1024 * 1024 - 1;
 const CHUNK: &[u8] = &[0; 64 * 1024];
 const CHUNKS: usize = 63;
+/// How many smaller bodies are begun, on how many connections: as many as the limits of a broker allow, and as long.
+const SMALL_BODIES: usize = 2_000;
+const SMALL_CONNECTIONS: usize = 250;
+const SMALL_BODY: u32 = 16 * 1024;
+const SMALL_CHUNK: &[u8] = &[0; 16 * 1024 - 1];
 /// How many connections are silent.
 const SILENT: usize = 512;
 /// How many connections are idle.
@@ -45,6 +50,8 @@ pub enum Attack {
     Watches,
     /// 1,000 enrolments whose messages of 4 MiB never end.
     Bodies,
+    /// 2,000 enrolments whose messages are within the limit and never end.
+    SmallBodies,
     /// 512 TCP connections that send nothing.
     Silent,
     /// 1,000 connections that complete the handshake, answer pings and ask for nothing.
@@ -68,13 +75,14 @@ struct Seen {
 
 impl Attack {
     /// Every attack.
-    pub const ALL: [Self; 4] = [Self::Watches, Self::Bodies, Self::Silent, Self::Idle];
+    pub const ALL: [Self; 5] = [Self::Watches, Self::Bodies, Self::SmallBodies, Self::Silent, Self::Idle];
 
     /// The words for a table.
     pub fn words(self) -> &'static str {
         match self {
             Self::Watches => "150,000 health watches on one connection",
             Self::Bodies => "1,000 unfinished Enroll bodies",
+            Self::SmallBodies => "2,000 unfinished Enroll bodies within the limit",
             Self::Silent => "512 silent TCP connections",
             Self::Idle => "1,000 idle anonymous connections",
         }
@@ -85,6 +93,7 @@ impl Attack {
         match self {
             Self::Watches => WATCHES as usize,
             Self::Bodies => BODIES,
+            Self::SmallBodies => SMALL_BODIES,
             Self::Silent => SILENT,
             Self::Idle => IDLE,
         }
@@ -100,6 +109,7 @@ impl Attack {
             let connections = match self {
                 Self::Watches => 1,
                 Self::Bodies => BODY_CONNECTIONS,
+                Self::SmallBodies => SMALL_CONNECTIONS,
                 Self::Silent => SILENT,
                 Self::Idle => IDLE,
             };
@@ -108,7 +118,10 @@ impl Attack {
                 all.spawn(async move {
                     match self {
                         Self::Watches => watches(&stranger, &seen).await,
-                        Self::Bodies => bodies(&stranger, &seen).await,
+                        Self::Bodies => bodies(&stranger, &seen, BODIES / connections, large).await,
+                        Self::SmallBodies => {
+                            bodies(&stranger, &seen, SMALL_BODIES / connections, small).await;
+                        }
                         Self::Silent => silent(&stranger, &seen).await,
                         Self::Idle => idle(&stranger, &seen).await,
                     }
@@ -203,8 +216,7 @@ async fn watch_on(frames: Frames, seen: &Seen) -> io::Result<()> {
 }
 
 /// Begins this connection's share of the bodies, on a new connection wherever the broker ends one.
-async fn bodies(stranger: &Stranger, seen: &Seen) {
-    let share = BODIES / BODY_CONNECTIONS;
+async fn bodies(stranger: &Stranger, seen: &Seen, share: usize, unfinished: fn() -> Request<Unfinished>) {
     let begun = AtomicUsize::new(0);
     loop {
         if let Ok(io) = stranger.tls().await {
@@ -240,10 +252,18 @@ async fn bodies(stranger: &Stranger, seen: &Seen) {
 type Unfinished = StreamBody<std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Chunk> + Send>>>;
 type Chunk = Result<Frame<Bytes>, Infallible>;
 
+fn large() -> Request<Unfinished> {
+    unfinished(BODY, CHUNK, CHUNKS)
+}
+
+fn small() -> Request<Unfinished> {
+    unfinished(SMALL_BODY, SMALL_CHUNK, 1)
+}
+
 /// A call whose message is all but whole, and never ends.
-fn unfinished() -> Request<Unfinished> {
-    let head = Bytes::from([&[0][..], &BODY.to_be_bytes()].concat());
-    let chunks = std::iter::once(head).chain(std::iter::repeat_n(Bytes::from_static(CHUNK), CHUNKS));
+fn unfinished(length: u32, chunk: &'static [u8], count: usize) -> Request<Unfinished> {
+    let head = Bytes::from([&[0][..], &length.to_be_bytes()].concat());
+    let chunks = std::iter::once(head).chain(std::iter::repeat_n(Bytes::from_static(chunk), count));
     let chunks = tokio_stream::iter(chunks.map(|chunk| Ok(Frame::data(chunk))));
     let body: Unfinished = StreamBody::new(Box::pin(chunks.chain(tokio_stream::pending())));
     let request = Request::post(format!("https://broker{ENROLL}"))

@@ -220,13 +220,14 @@ impl AsyncWrite for Watched {
 
 /// One connection, with who is at its other end.
 pub(super) struct Connection {
-    pub(super) stream: TlsStream<Watched>,
+    /// On the heap, as it goes through several futures: each would keep room for it for as long as a session lasts.
+    pub(super) stream: Box<TlsStream<Watched>>,
     pub(super) peer: Peer,
 }
 
 /// A connection that fails unless HTTP/2 begins in time.
 struct Timed {
-    stream: TlsStream<Watched>,
+    stream: Box<TlsStream<Watched>>,
     preface: Option<Preface>,
 }
 

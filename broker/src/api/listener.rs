@@ -202,7 +202,7 @@ async fn handshake(
         }
         None => None,
     };
-    Some(Connection { stream, peer: Peer { address, certificate } })
+    Some(Connection { stream: Box::new(stream), peer: Peer { address, certificate } })
 }
 
 fn read(leaf: &[u8], domain: &TrustDomain) -> anyhow::Result<PeerCertificate> {

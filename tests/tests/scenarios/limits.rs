@@ -120,7 +120,7 @@ fn i10_idle_connections_without_a_certificate_leave_room_to_revoke() {
 
 #[test]
 fn i10_the_attacks_from_many_addresses_leave_room_to_revoke() {
-    for attack in [Attack::Bodies, Attack::Silent, Attack::Idle] {
+    for attack in [Attack::Bodies, Attack::SmallBodies, Attack::Silent, Attack::Idle] {
         withstands(attack, 100);
     }
 }
