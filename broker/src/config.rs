@@ -2,6 +2,7 @@
 
 mod aws;
 mod azure;
+mod limits;
 mod store;
 mod traces;
 
@@ -18,6 +19,7 @@ use postern_pki::TrustDomain;
 use serde::Deserialize;
 
 use crate::app::assess::default_management_ports;
+use crate::limits::Limits;
 use crate::store::redis::RedisSettings;
 use crate::traces::Settings as Traces;
 pub(crate) use store::check_store_url;
@@ -47,6 +49,8 @@ pub struct Config {
     pub replica_name: String,
     /// How long a broker that is asked to end goes on before it sends its agents away: load balancers need that.
     pub drain: Duration,
+    /// The limits on connections and calls.
+    pub limits: Limits,
     /// Where traces go, if anywhere.
     pub traces: Option<Traces>,
     /// The accounts of AWS, if any.
@@ -86,6 +90,8 @@ struct File {
     store: Option<store::File>,
     #[serde(default)]
     replica: ReplicaFile,
+    #[serde(default)]
+    limits: limits::File,
     #[serde(default)]
     traces: Option<traces::File>,
     #[serde(default)]
@@ -162,6 +168,7 @@ impl Config {
             replica_name: replica_name(file.replica.name)?,
             drain: drain(file.replica.drain.as_deref())?,
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
+            limits: file.limits.checked()?,
             traces: file.traces.map(traces::File::checked).transpose()?,
             trust_domain,
             aws,
@@ -270,6 +277,8 @@ mod tests {
             ("names", "cloud.sweep = \"1s\"\nnames", "sweep"),
             ("names", "replica.name = \"a b\"\nnames", "replica.name"),
             ("names", "replica.drain = \"1h\"\nnames", "replica.drain"),
+            ("names", "limits.anonymous = 0\nnames", "limits.anonymous"),
+            ("names", "limits.strangers = 1\nnames", "strangers"),
         ] {
             let error = Config::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");

@@ -12,6 +12,7 @@ pub mod config;
 pub mod ending;
 pub mod hub;
 pub mod layer;
+pub mod limits;
 #[cfg(test)]
 mod logged;
 pub mod measure;

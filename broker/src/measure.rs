@@ -12,6 +12,7 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use crate::limits::Limit;
 use crate::readiness::{Readiness, Reasons};
 pub use counted::Connected;
 pub(crate) use names::*;
@@ -50,6 +51,21 @@ impl LeaseChange {
 /// Counts a change of a lease.
 pub fn lease_changed(change: LeaseChange) {
     metrics::counter!(LEASE_CHANGES, "why" => change.word()).increment(1);
+}
+
+/// Counts what a limit refused or ended.
+pub(crate) fn limited(limit: Limit) {
+    metrics::counter!(LIMITED, "limit" => limit.word()).increment(1);
+}
+
+/// Shows how many handshakes are in progress.
+pub(crate) fn handshakes(count: usize) {
+    connections("handshake", count);
+}
+
+/// Shows how many connections there are of a kind.
+pub(crate) fn connections(kind: &'static str, count: usize) {
+    metrics::gauge!(CONNECTIONS, "kind" => kind).set(u32::try_from(count).unwrap_or(u32::MAX));
 }
 
 /// Shows how far the wall clock is ahead of the broker's own.

@@ -20,6 +20,7 @@ use crate::cloud::Clouds;
 use crate::config::Config;
 use crate::ending::Ending;
 use crate::hub::Hub;
+use crate::limits;
 use crate::measure::{self, Ways};
 use crate::readiness::{self, Readiness};
 use crate::reconcile::{Pulse, Reconciler, Wakeups};
@@ -124,7 +125,15 @@ async fn start(
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain, clock.now())?;
     let identity = ServerIdentity::new(serving(&authority, config, clock)?)?;
     let tls = tls::server_config(&identity)?;
-    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone()).await?;
+    let limits = config.limits.clone().within(limits::descriptors());
+    if limits != config.limits {
+        tracing::warn!(
+            connections = limits.connections,
+            wanted = config.limits.connections,
+            "the limit on file descriptors allows fewer connections than [limits]; raise LimitNOFILE"
+        );
+    }
+    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone(), limits).await?;
     let address = listener.address()?;
 
     let wakeups = Arc::new(Wakeups::default());

@@ -1,6 +1,7 @@
 //! The HTTP port for those who watch the broker: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever starts
 //! brokers and sends calls to them. It shows no secret, changes nothing, and asks for no authentication.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,16 +16,19 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
 use crate::clock::Clock;
 use crate::readiness::{Readiness, goes_round, in_words};
 use crate::reconcile::Pulse;
 
-/// How many connections there may be at once; more wait in the kernel's backlog.
+/// How many connections there may be at once; a new one then closes the oldest, so that readers that do not read silence
+/// no probe.
 const CONNECTIONS: usize = 64;
 /// How long a connection may take to ask, or be quiet between two requests.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The age at which a connection is closed, also in the middle of an answer that is not read.
+const AGE: Duration = Duration::from_secs(120);
 /// How often the recorder tidies up: histograms grow until then, or until they are read.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -54,20 +58,26 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// Never: what a connection runs into ends with it.
 pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
-    let mut connections = JoinSet::new();
+    let (mut connections, mut oldest_first) = (JoinSet::new(), VecDeque::new());
     let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
         tokio::select! {
-            accepted = listener.accept(), if connections.len() < CONNECTIONS => match accepted {
+            accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
-                    connections.spawn(connection(tcp, shown.clone()));
+                    oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
+                    if oldest_first.len() >= CONNECTIONS
+                        && let Some(oldest) = oldest_first.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    oldest_first.push_back(connections.spawn(connection(tcp, shown.clone())));
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot accept for metrics");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
-            Some(_) = connections.join_next() => {}
+            Some(_) = connections.join_next(), if !connections.is_empty() => {}
             _ = upkeep.tick() => shown.metrics.run_upkeep(),
         }
     }
@@ -80,8 +90,10 @@ async fn connection(tcp: TcpStream, shown: Shown) {
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    if let Err(error) = builder.serve_connection(TokioIo::new(tcp), service).await {
-        tracing::debug!(%error, "a connection for metrics ended");
+    match tokio::time::timeout(AGE, builder.serve_connection(TokioIo::new(tcp), service)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics ended"),
+        Err(_) => tracing::debug!("a connection for metrics has reached its age"),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod agent;
 mod asks;
+pub mod attack;
 pub mod azure;
 mod balancer;
 mod binaries;
@@ -26,6 +27,7 @@ pub mod redis;
 mod relay;
 mod replicas;
 mod room;
+pub mod stranger;
 mod watch;
 mod world;
 

@@ -1,25 +1,31 @@
-//! The listener: accepts TCP, shakes hands, and learns who the peer is, once per connection.
+//! The listener: accepts TCP, shakes hands, learns who the peer is, once per connection, and gives it a seat. Every limit
+//! on connections ([`crate::limits`]) is asked here.
 
+use std::convert::Infallible;
+use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use http::{Request, Response};
 use jiff::Timestamp;
 use postern_pki::identity::{Identity, TrustDomain};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use rustix::net::RecvFlags;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::Service;
 
-/// How long a handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How many handshakes may run at once; more wait in the kernel's backlog.
-const HANDSHAKES: usize = 512;
+use super::connection::{self, Connection, Watched};
+use crate::limits::{Admission, Limit, Limits, Place};
+
+/// How long accepting pauses where it cannot go on: out of file descriptors, or every handshake waits for the processor.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -42,8 +48,14 @@ pub struct PeerCertificate {
 /// Accepts connections.
 pub struct Listener {
     tcp: TcpListener,
+    shared: Arc<Shared>,
+}
+
+/// The parts that every connection of a listener needs.
+struct Shared {
     tls: TlsAcceptor,
     trust_domain: TrustDomain,
+    admission: Arc<Admission>,
 }
 
 impl Listener {
@@ -55,9 +67,11 @@ impl Listener {
         address: SocketAddr,
         tls: Arc<rustls::ServerConfig>,
         trust_domain: TrustDomain,
+        limits: Limits,
     ) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        Ok(Self { tcp, tls: TlsAcceptor::from(tls), trust_domain })
+        let (tls, admission) = (TlsAcceptor::from(tls), Admission::new(limits));
+        Ok(Self { tcp, shared: Arc::new(Shared { tls, trust_domain, admission }) })
     }
 
     /// The address that is bound.
@@ -68,91 +82,130 @@ impl Listener {
         self.tcp.local_addr()
     }
 
-    /// Connections whose handshake is done. A failed handshake is the peer's trouble, not ours.
-    pub(super) fn connections(self) -> impl futures_util::Stream<Item = std::io::Result<Connection>> {
-        let handshakes: JoinSet<Option<Connection>> = JoinSet::new();
-        futures_util::stream::unfold((self, handshakes), |(listener, mut handshakes)| async move {
-            loop {
-                tokio::select! {
-                    accepted = listener.tcp.accept(), if handshakes.len() < HANDSHAKES => match accepted {
-                        Ok((tcp, address)) => {
-                            let (tls, trust_domain) = (listener.tls.clone(), listener.trust_domain.clone());
-                            handshakes.spawn(handshake(tls, tcp, address, trust_domain));
-                        }
-                        Err(error) => {
-                            // Out of file descriptors, most likely: give some time for others to close.
-                            tracing::error!(%error, "cannot accept");
-                            tokio::time::sleep(Duration::from_millis(100)).await;
-                        }
-                    },
-                    Some(done) = handshakes.join_next() => {
-                        if let Ok(Some(connection)) = done {
-                            return Some((Ok(connection), (listener, handshakes)));
-                        }
+    /// The admission of connections.
+    pub(super) fn admission(&self) -> &Arc<Admission> {
+        &self.shared.admission
+    }
+
+    /// Serves each connection until `shutdown` is done and the last call of every connection is answered.
+    pub(super) async fn serve<S>(self, service: S, shutdown: impl Future<Output = ()>)
+    where
+        S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+    {
+        let Self { tcp, shared } = self;
+        let (mut connections, ending) = (JoinSet::new(), CancellationToken::new());
+        let mut shutdown = pin!(shutdown);
+        // A connection that was accepted and has no place for its handshake yet.
+        let mut held: Option<(TcpStream, SocketAddr)> = None;
+        loop {
+            tokio::select! {
+                () = &mut shutdown => break,
+                accepted = tcp.accept(), if held.is_none() => match accepted {
+                    Ok(accepted) => held = Some(accepted),
+                    Err(error) => {
+                        // Out of file descriptors, most likely: give some time for others to close.
+                        tracing::error!(%error, "cannot accept");
+                        tokio::time::sleep(PAUSE).await;
                     }
+                },
+                () = tokio::time::sleep(PAUSE), if held.is_some() => {}
+                Some(done) = connections.join_next(), if !connections.is_empty() => ended(done),
+            }
+            if let Some((tcp, address)) = held.take() {
+                match shared.admission.place(address, is_silent(&tcp)) {
+                    Some(place) => {
+                        let (shared, service) = (Arc::clone(&shared), service.clone());
+                        connections.spawn(connection(shared, tcp, address, place, service, ending.clone()));
+                    }
+                    None => held = Some((tcp, address)),
                 }
             }
-        })
+        }
+        drop((tcp, held));
+        ending.cancel();
+        while let Some(done) = connections.join_next().await {
+            ended(done);
+        }
     }
 }
 
-async fn handshake(
-    tls: TlsAcceptor,
+/// A panic in a connection ends that connection, and is logged by the panic itself besides.
+fn ended(done: Result<(), tokio::task::JoinError>) {
+    if let Err(error) = done {
+        tracing::error!(error = &error as &dyn std::error::Error, "a connection ended in a panic");
+    }
+}
+
+/// Reports that nothing has come from the peer yet.
+fn is_silent(tcp: &TcpStream) -> bool {
+    rustix::net::recv(tcp, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err()
+}
+
+/// One connection from its handshake to its end.
+async fn connection<S>(
+    shared: Arc<Shared>,
     tcp: TcpStream,
     address: SocketAddr,
-    domain: TrustDomain,
+    place: Place,
+    service: S,
+    ending: CancellationToken,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    // Both are on the heap: a session that lasts for days does not carry the room for its handshake.
+    let mut handshake = Box::pin(handshake(&shared, tcp, address, &place));
+    let connected = tokio::select! {
+        connected = &mut handshake => connected,
+        () = place.waiting.evicted() => None,
+        () = ending.cancelled() => None,
+    };
+    drop(handshake);
+    drop(place);
+    let Some(connected) = connected else { return };
+    let identity = connected.peer.certificate.as_ref().map(|certificate| &certificate.identity);
+    let Ok(seat) = shared.admission.seat(address, identity) else { return };
+    drop(shared);
+    Box::pin(connection::serve(connected, seat, service, ending)).await;
+}
+
+async fn handshake(
+    shared: &Shared,
+    tcp: TcpStream,
+    address: SocketAddr,
+    place: &Place,
 ) -> Option<Connection> {
-    let refused = |error: &dyn std::fmt::Display| tracing::info!(%address, %error, "handshake failed");
+    let (limits, report) = (&shared.admission.limits, &shared.admission.report);
+    let refused = |error: &dyn std::fmt::Display| report.handshake_failed(&address, error);
     tcp.set_nodelay(true).inspect_err(|error| refused(error)).ok()?;
-    let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.accept(tcp)).await;
-    let stream = stream.inspect_err(|error| refused(error)).ok()?.inspect_err(|error| refused(error)).ok()?;
+    match timeout(limits.first_byte, tcp.peek(&mut [0; 1])).await {
+        Ok(Ok(1..)) => place.waiting.no_more(),
+        // Closed again without a byte, as a load balancer does that looks whether the port is open.
+        Ok(Ok(0) | Err(_)) => return None,
+        Err(_) => {
+            report.hit(Limit::FirstByte, &address);
+            return None;
+        }
+    }
+    let watched = Watched { tcp, waiting: Some(Arc::clone(&place.waiting)) };
+    let Ok(stream) = timeout(limits.handshake, shared.tls.accept(watched)).await else {
+        report.hit(Limit::Handshake, &address);
+        return None;
+    };
+    let mut stream = stream.inspect_err(|error| refused(error)).ok()?;
+    stream.get_mut().0.waiting = None;
     let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
-        Some(leaf) => Some(Arc::new(read(leaf, &domain).inspect_err(|error| refused(error)).ok()?)),
+        Some(leaf) => {
+            let read = read(leaf, &shared.trust_domain).inspect_err(|error| refused(error));
+            Some(Arc::new(read.ok()?))
+        }
         None => None,
     };
-    Some(Connection { stream, peer: Peer { address, certificate } })
+    Some(Connection { stream: Box::new(stream), peer: Peer { address, certificate } })
 }
 
 fn read(leaf: &[u8], domain: &TrustDomain) -> anyhow::Result<PeerCertificate> {
     let identity = Identity::of_certificate(leaf, domain)?;
     Ok(PeerCertificate { identity, not_after: postern_pki::identity::not_after(leaf)? })
-}
-
-/// One connection, with who is at its other end.
-pub(super) struct Connection {
-    stream: TlsStream<TcpStream>,
-    peer: Peer,
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buf)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }

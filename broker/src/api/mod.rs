@@ -4,6 +4,8 @@ mod access;
 mod agent;
 mod audit;
 pub mod authorization;
+mod bounded;
+mod connection;
 mod errands;
 mod gate;
 mod health;

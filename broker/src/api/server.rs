@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use postern_proto::v1::access_service_server::AccessServiceServer;
@@ -11,12 +10,14 @@ use postern_proto::v1::audit_service_server::AuditServiceServer;
 use postern_proto::v1::policy_service_server::PolicyServiceServer;
 use postern_proto::v1::status_service_server::StatusServiceServer;
 use postern_proto::v1::target_service_server::TargetServiceServer;
-use tonic::transport::Server;
+use tonic::service::Routes;
 use tonic_health::pb::health_server::{Health, HealthServer};
+use tower::ServiceBuilder;
 
 use super::access::Access;
 use super::agent::Agents;
 use super::audit::Audit;
+use super::bounded::BoundedLayer;
 use super::errands::errands;
 use super::gate::GateLayer;
 use super::operator::Operator;
@@ -26,9 +27,6 @@ use super::traced::TracedLayer;
 use crate::app::App;
 
 use super::Listener;
-
-/// How often a quiet connection is probed, and how long a probe may go unanswered.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// Serves until `shutdown` is done.
 ///
@@ -44,21 +42,27 @@ pub async fn serve(
         .register_encoded_file_descriptor_set(postern_proto::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
+    let descriptors = [
+        postern_proto::FILE_DESCRIPTOR_SET,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+    ];
     let (errands, doing) = errands();
-    let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEPALIVE))
-        .http2_keepalive_timeout(Some(KEEPALIVE))
-        .layer(TracedLayer)
-        .layer(GateLayer { app: Arc::clone(&app) })
-        .add_service(health)
+    let routes = Routes::new(health)
         .add_service(reflection)
         .add_service(AccessServiceServer::new(Access { app: Arc::clone(&app) }))
         .add_service(PolicyServiceServer::new(Policies { app: Arc::clone(&app) }))
         .add_service(TargetServiceServer::new(Targets { app: Arc::clone(&app), errands }))
         .add_service(AgentServiceServer::new(Agents { app: Arc::clone(&app) }))
         .add_service(AuditServiceServer::new(Audit { app: Arc::clone(&app) }))
-        .add_service(StatusServiceServer::new(Operator { app }))
-        .serve_with_incoming_shutdown(listener.connections(), shutdown);
+        .add_service(StatusServiceServer::new(Operator { app: Arc::clone(&app) }))
+        .prepare();
+    let service = ServiceBuilder::new()
+        .layer(TracedLayer)
+        .layer(BoundedLayer::new(Arc::clone(listener.admission()), &descriptors)?)
+        .layer(GateLayer { app })
+        .service(routes);
+    let server = listener.serve(service, shutdown).map(Ok::<_, anyhow::Error>);
     tokio::try_join!(server, doing.map(Ok))?;
     Ok(())
 }

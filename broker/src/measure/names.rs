@@ -1,5 +1,6 @@
 //! The table of metrics.
 
+use crate::limits::Limit;
 use crate::readiness::{ENDING, MEMBERSHIP, RECONCILER, STORE};
 
 /// A metric.
@@ -35,6 +36,8 @@ pub(crate) const CLOSE: &str = "postern_close_seconds";
 pub(crate) const EXPIRY_LAG: &str = "postern_expiry_lag_seconds";
 pub(crate) const OLDEST_CLOSE: &str = "postern_oldest_close_seconds";
 pub(crate) const CONNECTED_AGENTS: &str = "postern_connected_agents";
+pub(crate) const CONNECTIONS: &str = "postern_connections";
+pub(crate) const LIMITED: &str = "postern_limited_total";
 pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
 pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
 pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
@@ -67,6 +70,25 @@ const EVENTS: &[&str] = &[
     "closed",
 ];
 const LAYERS: &[&str] = &["host", "cloud"];
+/// Handshakes, and the classes of connections whose handshake is done.
+const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "agents"];
+const LIMITS: &[&str] = &[
+    Limit::FirstByte.word(),
+    Limit::Handshake.word(),
+    Limit::Preface.word(),
+    Limit::Handshakes.word(),
+    Limit::HandshakesPerAddress.word(),
+    Limit::Anonymous.word(),
+    Limit::AnonymousPerAddress.word(),
+    Limit::People.word(),
+    Limit::PerPrincipal.word(),
+    Limit::Agents.word(),
+    Limit::PerAgent.word(),
+    Limit::AnonymousAge.word(),
+    Limit::Receive.word(),
+    Limit::Answer.word(),
+    Limit::Message.word(),
+];
 const OPERATIONS: &[&str] = &["commit", "read"];
 const WHYS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
 
@@ -78,7 +100,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 22] = [
+pub const ALL: [Metric; 24] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -111,6 +133,12 @@ pub const ALL: [Metric; 22] = [
         "For how long the layer has not confirmed the oldest close that it has to; 0 where there is none",
     ),
     gauge(CONNECTED_AGENTS, None, "Agents with a session on this broker"),
+    gauge(CONNECTIONS, Some(("kind", CONNECTION_KINDS)), "Connections to this broker's port"),
+    counter(
+        LIMITED,
+        Some(("limit", LIMITS)),
+        "Connections and calls that one of this broker's limits refused or ended",
+    ),
     histogram(
         STORE_CALLS,
         STORE_SECONDS,

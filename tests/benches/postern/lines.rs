@@ -42,6 +42,11 @@ pub(crate) fn line(name: &str, value: f64, beside: &str, bare: f64, unit: &str) 
     say(&format!("bench: {name} {value:.3} {unit} vs {beside} {bare:.3} {unit} ratio {:.2}", value / bare));
 }
 
+/// Tells one result that has nothing beside it.
+pub(crate) fn value(name: &str, value: f64, unit: &str) {
+    say(&format!("bench: {name} {value:.3} {unit}"));
+}
+
 /// Tells the median and the 99th percentile beside those of something bare.
 pub(crate) fn percentiles(name: &str, samples: &Samples, beside: &str, bare: &Samples) {
     for percent in [50, 99] {

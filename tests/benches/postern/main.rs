@@ -12,6 +12,7 @@ mod cloud;
 mod ends;
 mod grants;
 mod herd;
+mod limits;
 mod lines;
 mod many;
 mod opening;
@@ -27,13 +28,14 @@ fn main() {
         return bare_server::serve(rest);
     }
     raise_descriptor_limit();
-    let measurements: [(&str, fn()); 11] = [
+    let measurements: [(&str, fn()); 12] = [
         ("opening", opening::measure),
         ("ends", ends::measure),
         ("grants", grants::measure),
         ("across", across::measure),
         ("many", many::measure),
         ("sessions", sessions::measure),
+        ("limits", limits::measure),
         ("cloud-grants", cloud::grants),
         ("cloud-sweep", cloud::sweep),
         ("azure-grants", azure::grants),

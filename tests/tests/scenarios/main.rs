@@ -19,6 +19,7 @@ mod i7_authorization;
 mod i8_convergence;
 mod i8_told;
 mod i9_audit;
+mod limits;
 mod sources;
 mod standing;
 mod store_faults;

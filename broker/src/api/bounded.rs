@@ -1,0 +1,266 @@
+//! The bounds of a call: how large each message may be, and how long receiving the request and answering it may take.
+//!
+//! A message is refused by the length that it announces, before any of it is kept. Streams of messages have no deadline:
+//! an agent's session has its own (`session.rs`), and the others end with their connection.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response};
+use hyper::body::{Body as HttpBody, Bytes, Frame};
+use postern_proto::status::plain;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tokio::time::{Sleep, sleep};
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+
+use super::Peer;
+use super::authorization::{Allow, row};
+use crate::limits::{Admission, Limit};
+
+/// Calls whose answer takes as long as a cloud or the audit log does, and the deadline of these. Their callers are
+/// administrators and readers.
+const SLOW: [&str; 4] = [
+    "/postern.v1.TargetService/AssessTargets",
+    "/postern.v1.TargetService/LockdownTargets",
+    "/postern.v1.TargetService/ReleaseTargets",
+    "/postern.v1.AuditService/VerifyAudit",
+];
+const SLOW_ANSWER: Duration = Duration::from_secs(3600);
+/// The length of what gRPC puts before each message: a flag and the message's length.
+const PREFIX: usize = 5;
+
+/// Which sides of a call are streams of messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Shape {
+    requests: bool,
+    answers: bool,
+}
+
+/// Puts the bounds before a service.
+#[derive(Clone)]
+pub(super) struct BoundedLayer {
+    admission: Arc<Admission>,
+    shapes: Arc<HashMap<String, Shape>>,
+}
+
+impl BoundedLayer {
+    /// Bounds for the calls of the services that these descriptors hold.
+    ///
+    /// # Errors
+    /// A descriptor cannot be read.
+    pub(super) fn new(admission: Arc<Admission>, descriptors: &[&[u8]]) -> anyhow::Result<Self> {
+        let mut shapes = HashMap::new();
+        for set in descriptors {
+            for file in FileDescriptorSet::decode(*set)?.file {
+                for service in &file.service {
+                    for method in &service.method {
+                        let path = format!("/{}.{}/{}", file.package(), service.name(), method.name());
+                        let shape =
+                            Shape { requests: method.client_streaming(), answers: method.server_streaming() };
+                        shapes.insert(path, shape);
+                    }
+                }
+            }
+        }
+        Ok(Self { admission, shapes: Arc::new(shapes) })
+    }
+}
+
+impl<S> Layer<S> for BoundedLayer {
+    type Service = Bounded<S>;
+    fn layer(&self, inner: S) -> Bounded<S> {
+        Bounded { layer: self.clone(), inner }
+    }
+}
+
+/// A service behind the bounds.
+#[derive(Clone)]
+pub(super) struct Bounded<S> {
+    layer: BoundedLayer,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Bounded<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let limits = &self.layer.admission.limits;
+        let path = request.uri().path();
+        // A path that no service has is refused by the gate; until then it is a call like others.
+        let shape = self.layer.shapes.get(path).copied().unwrap_or_default();
+        let (most, key) = match row(path) {
+            Some(Allow::Anyone) | None => (limits.anonymous_message, "anonymous_message"),
+            Some(Allow::Agent) => (limits.agent_message, "agent_message"),
+            Some(Allow::Roles(_)) => (limits.message, "message"),
+        };
+        let peer =
+            request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
+        let answer = match shape {
+            Shape { requests: false, answers: false } if SLOW.contains(&path) => Some(SLOW_ANSWER),
+            Shape { requests: false, answers: false } => Some(limits.answer),
+            Shape { .. } => None,
+        };
+        let asked = client_timeout(request.headers());
+        let deadline = answer.into_iter().chain(asked).min();
+        let receive = limits.receive;
+        let admission = Arc::clone(&self.layer.admission);
+        let body = |inner| Incoming {
+            inner,
+            framing: Framing::new(most),
+            deadline: (!shape.requests).then(|| Box::pin(sleep(receive))),
+            receive,
+            key,
+            peer: peer.clone(),
+            admission: Arc::clone(&admission),
+        };
+        let call = self.inner.call(request.map(|inner| Body::new(body(inner))));
+        Box::pin(async move {
+            let Some(deadline) = deadline else { return call.await };
+            if let Ok(answer) = tokio::time::timeout(deadline, call).await {
+                return answer;
+            }
+            // A caller that gave less time than the broker does has run into no limit of the broker's.
+            if answer == Some(deadline) {
+                admission.report.hit(Limit::Answer, &peer);
+            }
+            let message = format!("the call was not answered within {} s", deadline.as_secs_f64());
+            Ok(plain(Code::DeadlineExceeded, "ANSWER_LATE", message).into_http())
+        })
+    }
+}
+
+/// A request's body, as far as its bounds let it through.
+struct Incoming {
+    inner: Body,
+    framing: Framing,
+    /// Until when all of it has to be there; none for a stream of messages.
+    deadline: Option<Pin<Box<Sleep>>>,
+    receive: Duration,
+    key: &'static str,
+    peer: String,
+    admission: Arc<Admission>,
+}
+
+impl HttpBody for Incoming {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        // Asked first, so that a peer that sends a byte at a time runs into it, too.
+        if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
+            this.deadline = None;
+            this.admission.report.hit(Limit::Receive, &this.peer);
+            let message = format!(
+                "the request was not received within {} s; see [limits] receive of the broker",
+                this.receive.as_secs_f64()
+            );
+            return Poll::Ready(Some(Err(plain(Code::DeadlineExceeded, "REQUEST_LATE", message))));
+        }
+        let polled = Pin::new(&mut this.inner).poll_frame(context);
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(Err(length)) = frame.data_ref().map(|data| this.framing.take(data)) {
+                    this.admission.report.hit(Limit::Message, &this.peer);
+                    let message = format!(
+                        "a message of {length} bytes is over the limit of {} bytes; see [limits] {} of the broker",
+                        this.framing.most, this.key
+                    );
+                    let status = plain(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message);
+                    return Poll::Ready(Some(Err(status)));
+                }
+            }
+            Poll::Ready(_) => this.deadline = None,
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+}
+
+/// Follows gRPC's framing through a body, wherever its chunks are cut.
+#[derive(Debug)]
+struct Framing {
+    most: usize,
+    prefix: [u8; PREFIX],
+    /// How much of the prefix is there.
+    have: usize,
+    /// How much of the message is still to come.
+    left: usize,
+}
+
+impl Framing {
+    fn new(most: usize) -> Self {
+        Self { most, prefix: [0; PREFIX], have: 0, left: 0 }
+    }
+
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// The length of a message that is too large.
+    fn take(&mut self, mut bytes: &[u8]) -> Result<(), usize> {
+        while !bytes.is_empty() {
+            let skipped = self.left.min(bytes.len());
+            self.left -= skipped;
+            bytes = &bytes[skipped..];
+            let (head, rest) = bytes.split_at(bytes.len().min(PREFIX - self.have));
+            self.prefix[self.have..self.have + head.len()].copy_from_slice(head);
+            self.have += head.len();
+            bytes = rest;
+            if self.have == PREFIX {
+                let [_, length @ ..] = self.prefix;
+                let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                if length > self.most {
+                    return Err(length);
+                }
+                (self.left, self.have) = (length, 0);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The time that the caller gives the call (gRPC over HTTP/2, `grpc-timeout`), if it says one.
+fn client_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let count: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(count * 3600)),
+        "M" => Some(Duration::from_secs(count * 60)),
+        "S" => Some(Duration::from_secs(count)),
+        "m" => Some(Duration::from_millis(count)),
+        "u" => Some(Duration::from_micros(count)),
+        "n" => Some(Duration::from_nanos(count)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

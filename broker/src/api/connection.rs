@@ -1,0 +1,282 @@
+//! One connection after its handshake: HTTP/2 with bounds of its own for each class of peer.
+//!
+//! tonic's server passes "no limit" for streams and for streams that were reset after an error, which switches off what
+//! hyper and h2 would do by themselves; so connections are served by hyper here. With `streams` calls at once, a
+//! connection makes the broker hold at most its window, and for each call its headers, one message and one send buffer.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tower::{Service, ServiceExt as _};
+
+use super::Peer;
+use crate::clock::boottime;
+use crate::limits::{Class, Limit, Seat, Waiting};
+
+/// How often a quiet connection is probed, and how long a probe may go unanswered.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How long a connection that has reached its age may take for the calls that it has.
+const LAST_CALLS: Duration = Duration::from_secs(5);
+/// The length of what a client sends before anything else: the preface, and the head of its settings.
+const PREFACE: usize = 24 + 9;
+/// The largest frame that a peer may send; HTTP/2 allows no less.
+const FRAME: u32 = 16 * 1024;
+/// Streams that the peer may reset before the broker has looked at them, until the connection is closed: rapid reset.
+const RESETS: usize = 20;
+
+/// The bounds of a connection that follow from its class.
+struct Bounds {
+    streams: u32,
+    /// Bytes of one call that the peer may send before the broker has taken them.
+    stream_window: u32,
+    /// The same for all calls of the connection.
+    window: u32,
+    /// Bytes of a call's headers, and with them the number of CONTINUATION frames.
+    headers: u32,
+    /// Bytes of one call's answer that wait for the peer.
+    send: usize,
+    /// Streams that the broker may reset for errors of the peer until the connection is closed.
+    errors: usize,
+    age: Option<Duration>,
+}
+
+impl Bounds {
+    fn of(seat: &Seat) -> Self {
+        const KIB: u32 = 1024;
+        let limits = seat.limits();
+        match seat.class() {
+            Class::Anonymous => Self {
+                streams: limits.anonymous_streams,
+                stream_window: 16 * KIB,
+                window: 64 * KIB,
+                headers: 8 * KIB,
+                send: 16 * 1024,
+                errors: 64,
+                age: Some(limits.anonymous_age),
+            },
+            Class::Agents => Self {
+                streams: limits.agent_streams,
+                stream_window: 64 * KIB,
+                window: 128 * KIB,
+                headers: 8 * KIB,
+                send: 256 * 1024,
+                errors: 64,
+                age: None,
+            },
+            Class::People => Self {
+                streams: limits.streams,
+                stream_window: 64 * KIB,
+                window: 256 * KIB,
+                headers: 16 * KIB,
+                send: 256 * 1024,
+                errors: 1024,
+                age: None,
+            },
+        }
+    }
+}
+
+/// Serves a connection until it ends, its seat is another's, or the broker is ending and its last call is done.
+pub(super) async fn serve<S>(connection: Connection, seat: Seat, service: S, ending: CancellationToken)
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    let bounds = Bounds::of(&seat);
+    let peer = connection.peer.clone();
+    let address = peer.address;
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(peer.clone());
+        service.clone().oneshot(request)
+    });
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(bounds.streams)
+        .adaptive_window(false)
+        .initial_stream_window_size(bounds.stream_window)
+        .initial_connection_window_size(bounds.window)
+        .max_frame_size(FRAME)
+        .max_header_list_size(bounds.headers)
+        .max_send_buf_size(bounds.send)
+        .max_pending_accept_reset_streams(RESETS)
+        .max_local_error_reset_streams(bounds.errors)
+        .keep_alive_interval(KEEPALIVE)
+        .keep_alive_timeout(KEEPALIVE);
+    let late = Arc::new(AtomicBool::new(false));
+    let timed = Timed {
+        stream: connection.stream,
+        preface: Some(Preface {
+            left: PREFACE,
+            due: Box::pin(sleep(seat.limits().preface)),
+            late: Arc::clone(&late),
+        }),
+    };
+    let mut served = pin!(builder.serve_connection(TokioIo::new(timed), service));
+    let mut aged = pin!(async {
+        match bounds.age {
+            Some(age) => sleep(age).await,
+            None => std::future::pending().await,
+        }
+    });
+    let ended = tokio::select! {
+        result = &mut served => {
+            if late.load(Ordering::Relaxed) {
+                seat.report().hit(Limit::Preface, &address);
+            }
+            return log(result);
+        }
+        () = seat.evicted() => return,
+        () = &mut aged => {
+            seat.report().hit(Limit::AnonymousAge, &address);
+            Some(LAST_CALLS)
+        }
+        () = ending.cancelled() => None,
+    };
+    served.as_mut().graceful_shutdown();
+    let hard = async {
+        match ended {
+            Some(last) => sleep(last).await,
+            // The broker's own end bounds it.
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = &mut served => log(result),
+        () = seat.evicted() => {}
+        () = hard => {}
+    }
+}
+
+fn log(result: Result<(), hyper::Error>) {
+    if let Err(error) = result {
+        tracing::debug!(error = &error as &dyn std::error::Error, "a connection failed");
+    }
+}
+
+/// A TCP connection that knows whether it waits for its peer, as long as its handshake is not done.
+pub(super) struct Watched {
+    pub(super) tcp: TcpStream,
+    pub(super) waiting: Option<Arc<Waiting>>,
+}
+
+impl Watched {
+    fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
+        if let Some(waiting) = &self.waiting {
+            match polled {
+                Poll::Pending => waiting.for_peer(boottime()),
+                Poll::Ready(_) => waiting.no_more(),
+            }
+        }
+        polled
+    }
+}
+
+impl AsyncRead for Watched {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.tcp).poll_read(context, buf);
+        self.note(polled)
+    }
+}
+
+impl AsyncWrite for Watched {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        self.note(polled)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+}
+
+/// One connection, with who is at its other end.
+pub(super) struct Connection {
+    /// On the heap, as it goes through several futures: each would keep room for it for as long as a session lasts.
+    pub(super) stream: Box<TlsStream<Watched>>,
+    pub(super) peer: Peer,
+}
+
+/// A connection that fails unless HTTP/2 begins in time.
+struct Timed {
+    stream: Box<TlsStream<Watched>>,
+    preface: Option<Preface>,
+}
+
+struct Preface {
+    left: usize,
+    due: Pin<Box<Sleep>>,
+    /// Set where it was not begun in time: HTTP/2 does not say why reading failed.
+    late: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Timed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        // Asked first, so that a peer that sends a byte at a time runs into it, too.
+        if let Some(preface) = this.preface.as_mut()
+            && preface.due.as_mut().poll(context).is_ready()
+        {
+            preface.late.store(true, Ordering::Relaxed);
+            this.preface = None;
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "HTTP/2 was not begun in time")));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(context, buf))?;
+        if let Some(preface) = &mut this.preface {
+            preface.left = preface.left.saturating_sub(buf.filled().len() - before);
+            if preface.left == 0 {
+                this.preface = None;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Timed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

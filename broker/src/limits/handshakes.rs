@@ -1,0 +1,200 @@
+//! Handshakes that are not done. A stranger can begin any number of them, so one that waits for its peer gives way to a
+//! newer one; one that waits for the broker's own processor does not.
+//!
+//! The peer that is in earnest sends its next bytes within a round trip. A silent one waits longer than that, and is the
+//! first to go. An address that holds its share of waiting handshakes loses its own longest one and not another's.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use super::{Limit, Owner};
+
+/// Handshakes in progress.
+#[derive(Debug)]
+pub(super) struct Handshakes {
+    most: usize,
+    per_address: usize,
+    next: u64,
+    all: HashMap<u64, (Owner, Arc<Waiting>)>,
+    by_owner: HashMap<Owner, usize>,
+}
+
+/// A handshake, as far as its peer is concerned.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    /// Since when the broker waits for the peer, in microseconds of its count of time; 0 while it does not.
+    since: AtomicU64,
+    evicted: Notify,
+}
+
+/// A handshake that was let in.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub(super) id: u64,
+    pub(super) waiting: Arc<Waiting>,
+    /// The limit for which another one had to go.
+    pub(super) evicted: Option<Limit>,
+}
+
+impl Waiting {
+    /// The peer is to send something, from this moment on if it was not before.
+    pub(crate) fn for_peer(&self, now: Duration) {
+        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(1);
+        // Only its own task writes it.
+        if self.since.load(Ordering::Relaxed) == 0 {
+            self.since.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// The peer has sent something.
+    pub(crate) fn no_more(&self) {
+        self.since.store(0, Ordering::Relaxed);
+    }
+
+    /// Waits until the handshake has to end for a newer one.
+    pub(crate) async fn evicted(&self) {
+        self.evicted.notified().await;
+    }
+
+    fn since(&self) -> Option<u64> {
+        Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != 0)
+    }
+}
+
+impl Handshakes {
+    pub(super) fn new(most: usize, per_address: usize) -> Self {
+        Self { most, per_address, next: 0, all: HashMap::new(), by_owner: HashMap::new() }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    /// Lets a handshake in, in the place of another one where there is no room. `None` where that is not possible now.
+    pub(super) fn admit(&mut self, owner: Owner, is_silent: bool, now: Duration) -> Option<Admitted> {
+        let mut evicted = None;
+        let is_over = owner != Owner::Balancer && self.count(&owner) >= self.per_address;
+        if is_over && let Some(longest) = self.longest(|other| *other == owner) {
+            self.evict(longest);
+            evicted = Some(Limit::HandshakesPerAddress);
+        } else if self.all.len() >= self.most {
+            let longest = self.longest(|_| true)?;
+            self.evict(longest);
+            evicted = Some(Limit::Handshakes);
+        }
+        let (id, waiting) = (self.next, Arc::new(Waiting::default()));
+        self.next += 1;
+        if is_silent {
+            waiting.for_peer(now);
+        }
+        *self.by_owner.entry(owner.clone()).or_default() += 1;
+        self.all.insert(id, (owner, Arc::clone(&waiting)));
+        Some(Admitted { id, waiting, evicted })
+    }
+
+    pub(super) fn leave(&mut self, id: u64) {
+        let Some((owner, _)) = self.all.remove(&id) else { return };
+        if let Some(count) = self.by_owner.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_owner.remove(&owner);
+            }
+        }
+    }
+
+    fn evict(&mut self, id: u64) {
+        if let Some((_, waiting)) = self.all.get(&id) {
+            waiting.evicted.notify_one();
+        }
+        self.leave(id);
+    }
+
+    fn count(&self, owner: &Owner) -> usize {
+        self.by_owner.get(owner).copied().unwrap_or_default()
+    }
+
+    /// The handshake that waits longest among those of the address with the most of them. A balancer's are many peers'.
+    fn longest(&self, counts: impl Fn(&Owner) -> bool) -> Option<u64> {
+        let waiting = self.all.iter().filter(|(_, (owner, _))| counts(owner));
+        let waiting = waiting.filter_map(|(id, (owner, waiting))| {
+            let weight = if *owner == Owner::Balancer { 1 } else { self.count(owner) };
+            Some((weight, std::cmp::Reverse(waiting.since()?), *id))
+        });
+        waiting.max().map(|(_, _, id)| id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(last: u8) -> Owner {
+        Owner::Address([192, 0, 2, last].into())
+    }
+
+    fn at(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn i10_a_silent_peer_gives_way_and_the_address_with_most_goes_first() {
+        let mut handshakes = Handshakes::new(4, 4);
+        let alone = handshakes.admit(address(1), true, at(1)).unwrap();
+        let first = handshakes.admit(address(2), true, at(2)).unwrap();
+        handshakes.admit(address(2), true, at(3)).unwrap();
+        let busy = handshakes.admit(address(2), false, at(4)).unwrap();
+        let newest = handshakes.admit(address(3), true, at(5)).unwrap();
+        assert_eq!(newest.evicted, Some(Limit::Handshakes));
+        assert!(!handshakes.all.contains_key(&first.id), "it has waited longest of its address");
+        assert!(handshakes.all.contains_key(&alone.id), "its address has no other");
+        assert!(handshakes.all.contains_key(&busy.id), "it waits for the broker");
+        assert_eq!(handshakes.len(), 4);
+    }
+
+    #[test]
+    fn i10_an_address_past_its_share_loses_its_own() {
+        let mut handshakes = Handshakes::new(100, 2);
+        let other = handshakes.admit(address(1), true, at(1)).unwrap();
+        let first = handshakes.admit(address(2), true, at(2)).unwrap();
+        let second = handshakes.admit(address(2), true, at(3)).unwrap();
+        let third = handshakes.admit(address(2), true, at(4)).unwrap();
+        assert_eq!(third.evicted, Some(Limit::HandshakesPerAddress));
+        let ids = [other.id, first.id, second.id, third.id];
+        assert_eq!(ids.map(|id| handshakes.all.contains_key(&id)), [true, false, true, true]);
+    }
+
+    #[test]
+    fn a_balancer_has_no_share_and_those_in_earnest_never_give_way() {
+        let mut handshakes = Handshakes::new(3, 1);
+        for _ in 0..3 {
+            assert_eq!(handshakes.admit(Owner::Balancer, false, at(1)).unwrap().evicted, None);
+        }
+        assert!(handshakes.admit(address(1), true, at(2)).is_none(), "no peer is silent");
+    }
+
+    #[test]
+    fn a_place_that_was_given_back_is_free_and_only_once() {
+        let mut handshakes = Handshakes::new(1, 1);
+        let one = handshakes.admit(address(1), false, at(1)).unwrap();
+        handshakes.leave(one.id);
+        handshakes.leave(one.id);
+        assert_eq!((handshakes.len(), handshakes.by_owner.len()), (0, 0));
+        assert_eq!(handshakes.admit(address(1), true, at(1)).unwrap().evicted, None);
+    }
+
+    #[test]
+    fn a_peer_waits_from_its_last_bytes_on() {
+        let waiting = Waiting::default();
+        assert_eq!(waiting.since(), None);
+        waiting.for_peer(at(1));
+        waiting.for_peer(at(2));
+        assert_eq!(waiting.since(), Some(1_000_000));
+        waiting.no_more();
+        waiting.for_peer(at(3));
+        assert_eq!(waiting.since(), Some(3_000_000));
+    }
+}

@@ -1,0 +1,234 @@
+//! Seats: connections whose handshake is done, by class and owner.
+//!
+//! A newcomer is let in as long as anything older can go for it: its own owner's oldest connection where the owner has
+//! its share, otherwise the oldest one of the owner that has most. So an identity or an address that opens connections
+//! without end only closes its own, and an administrator always gets in.
+
+use std::collections::{BTreeSet, HashMap};
+
+use super::{Class, Limit, Limits, Owner};
+
+/// The seats of every class.
+#[derive(Debug)]
+pub(super) struct Seats<T> {
+    next: u64,
+    anonymous: Room<T>,
+    people: Room<T>,
+    agents: Room<T>,
+}
+
+/// The seats of one class. `T` is what ends a connection.
+#[derive(Debug)]
+struct Room<T> {
+    most: usize,
+    per_owner: usize,
+    seats: HashMap<u64, (Owner, T)>,
+    by_owner: HashMap<Owner, BTreeSet<u64>>,
+}
+
+/// A seat that was taken.
+#[derive(Debug)]
+pub(super) struct Taken<T> {
+    pub(super) id: u64,
+    /// The connection that has to go, and the limit for which it does.
+    pub(super) evicted: Option<(Limit, T)>,
+}
+
+impl<T> Seats<T> {
+    pub(super) fn new(limits: &Limits) -> Self {
+        let [anonymous, people, agents] = Class::ALL.map(|class| {
+            let (most, per_owner) = match class {
+                Class::Anonymous => (limits.anonymous, limits.anonymous_per_address),
+                Class::People => (limits.people, limits.per_principal),
+                Class::Agents => (limits.agents(), limits.per_agent),
+            };
+            Room { most, per_owner, seats: HashMap::new(), by_owner: HashMap::new() }
+        });
+        Self { next: 0, anonymous, people, agents }
+    }
+
+    pub(super) fn len(&self, class: Class) -> usize {
+        match class {
+            Class::Anonymous => self.anonymous.seats.len(),
+            Class::People => self.people.seats.len(),
+            Class::Agents => self.agents.seats.len(),
+        }
+    }
+
+    /// Takes a seat, in the place of another one where there is none.
+    ///
+    /// # Errors
+    /// The class is full of connections of known owners that have one each.
+    pub(super) fn take(&mut self, class: Class, owner: Owner, end: T) -> Result<Taken<T>, Limit> {
+        let id = self.next;
+        self.next += 1;
+        let room = self.room(class);
+        let (own, all) = match class {
+            Class::Anonymous => (Limit::AnonymousPerAddress, Limit::Anonymous),
+            Class::People => (Limit::PerPrincipal, Limit::People),
+            Class::Agents => (Limit::PerAgent, Limit::Agents),
+        };
+        let mut evicted = None;
+        if owner != Owner::Balancer && room.count(&owner) >= room.per_owner {
+            evicted = room.oldest_of(&owner).and_then(|oldest| Some((own, room.leave(oldest)?)));
+        } else if room.seats.len() >= room.most {
+            let oldest = room.oldest_of_most(class == Class::Anonymous).ok_or(all)?;
+            evicted = room.leave(oldest).map(|end| (all, end));
+        }
+        room.by_owner.entry(owner.clone()).or_default().insert(id);
+        room.seats.insert(id, (owner, end));
+        Ok(Taken { id, evicted })
+    }
+
+    /// Gives a seat back; one that was lost to another is none any more.
+    pub(super) fn leave(&mut self, class: Class, id: u64) {
+        self.room(class).leave(id);
+    }
+
+    fn room(&mut self, class: Class) -> &mut Room<T> {
+        match class {
+            Class::Anonymous => &mut self.anonymous,
+            Class::People => &mut self.people,
+            Class::Agents => &mut self.agents,
+        }
+    }
+}
+
+impl<T> Room<T> {
+    fn count(&self, owner: &Owner) -> usize {
+        self.by_owner.get(owner).map_or(0, BTreeSet::len)
+    }
+
+    fn oldest_of(&self, owner: &Owner) -> Option<u64> {
+        self.by_owner.get(owner)?.first().copied()
+    }
+
+    /// The oldest seat of the owner with the most; the oldest of all where each has one, if such a one may go at all.
+    fn oldest_of_most(&self, any: bool) -> Option<u64> {
+        let owners = self.by_owner.iter().filter_map(|(owner, seats)| {
+            // A balancer's seats are many callers'.
+            let weight = if *owner == Owner::Balancer { 1 } else { seats.len() };
+            Some((weight, std::cmp::Reverse(*seats.first()?)))
+        });
+        let (weight, oldest) = owners.max()?;
+        (any || weight > 1).then_some(oldest.0)
+    }
+
+    fn leave(&mut self, id: u64) -> Option<T> {
+        let (owner, end) = self.seats.remove(&id)?;
+        if let Some(seats) = self.by_owner.get_mut(&owner) {
+            seats.remove(&id);
+            if seats.is_empty() {
+                self.by_owner.remove(&owner);
+            }
+        }
+        Some(end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::{Principal, Role};
+
+    use super::*;
+    use crate::samples::name;
+
+    /// Four seats for strangers and two for each of them, three for people and two for each, five for agents and two for each.
+    fn seats() -> Seats<&'static str> {
+        Seats::new(&Limits {
+            connections: 14,
+            handshakes: 2,
+            anonymous: 4,
+            anonymous_per_address: 2,
+            people: 3,
+            per_principal: 2,
+            per_agent: 2,
+            ..Limits::default()
+        })
+    }
+
+    fn address(last: u8) -> Owner {
+        Owner::Address([192, 0, 2, last].into())
+    }
+
+    fn principal(who: &str) -> Owner {
+        Owner::Principal(Principal { role: Role::Administrator, name: name(who) })
+    }
+
+    fn agent(number: usize) -> Owner {
+        Owner::Agent(format!("host:vm-{number}").parse().unwrap())
+    }
+
+    #[test]
+    fn i10_an_address_past_its_share_loses_its_oldest() {
+        let mut seats = seats();
+        for word in ["first", "second"] {
+            assert!(seats.take(Class::Anonymous, address(1), word).unwrap().evicted.is_none());
+        }
+        let third = seats.take(Class::Anonymous, address(1), "third").unwrap();
+        assert_eq!(third.evicted, Some((Limit::AnonymousPerAddress, "first")));
+        assert_eq!(seats.len(Class::Anonymous), 2);
+    }
+
+    #[test]
+    fn i10_strangers_displace_only_strangers_and_those_with_most_first() {
+        let mut seats = seats();
+        seats.take(Class::Anonymous, address(1), "alone").unwrap();
+        seats.take(Class::Anonymous, address(2), "pair").unwrap();
+        seats.take(Class::Anonymous, address(2), "pair'").unwrap();
+        seats.take(Class::Anonymous, address(3), "newer").unwrap();
+        let more = seats.take(Class::Anonymous, address(4), "newest").unwrap();
+        assert_eq!(more.evicted, Some((Limit::Anonymous, "pair")));
+        let more = seats.take(Class::Anonymous, address(5), "last").unwrap();
+        assert_eq!(more.evicted, Some((Limit::Anonymous, "alone")), "each has one: the oldest goes");
+        assert!(seats.take(Class::Agents, agent(1), "agent").unwrap().evicted.is_none());
+    }
+
+    #[test]
+    fn i10_a_balancer_may_have_every_seat_and_gives_way_when_they_are_all_taken() {
+        let mut seats = seats();
+        for word in ["a", "b", "c", "d"] {
+            assert!(seats.take(Class::Anonymous, Owner::Balancer, word).unwrap().evicted.is_none());
+        }
+        let more = seats.take(Class::Anonymous, Owner::Balancer, "e").unwrap();
+        assert_eq!(more.evicted, Some((Limit::Anonymous, "a")));
+        seats.take(Class::Anonymous, address(1), "f").unwrap();
+        seats.take(Class::Anonymous, address(1), "g").unwrap();
+        let more = seats.take(Class::Anonymous, Owner::Balancer, "h").unwrap();
+        assert_eq!(more.evicted, Some((Limit::Anonymous, "f")), "an address with two goes first");
+    }
+
+    #[test]
+    fn i10_an_administrator_gets_in_while_another_identity_holds_every_seat() {
+        let mut seats = seats();
+        seats.take(Class::People, principal("mallory"), "m1").unwrap();
+        seats.take(Class::People, principal("mallory"), "m2").unwrap();
+        seats.take(Class::People, principal("eve"), "e").unwrap();
+        let admin = seats.take(Class::People, principal("admin"), "admin").unwrap();
+        assert_eq!(admin.evicted, Some((Limit::People, "m1")));
+    }
+
+    #[test]
+    fn i10_agents_displace_their_own_and_never_another_agent() {
+        let mut seats = seats();
+        for number in 0..5 {
+            seats.take(Class::Agents, agent(number), "once").unwrap();
+        }
+        assert_eq!(seats.take(Class::Agents, agent(9), "new").unwrap_err(), Limit::Agents);
+        seats.leave(Class::Agents, 0);
+        seats.take(Class::Agents, agent(1), "twice").unwrap();
+        let third = seats.take(Class::Agents, agent(1), "thrice").unwrap();
+        assert_eq!(third.evicted, Some((Limit::PerAgent, "once")));
+        let new = seats.take(Class::Agents, agent(9), "new").unwrap();
+        assert_eq!(new.evicted, Some((Limit::Agents, "twice")), "a second connection goes for a first");
+    }
+
+    #[test]
+    fn a_seat_is_given_back_once() {
+        let mut seats = seats();
+        let one = seats.take(Class::People, principal("a"), "a").unwrap().id;
+        seats.leave(Class::People, one);
+        seats.leave(Class::People, one);
+        assert_eq!((seats.len(Class::People), seats.people.by_owner.len()), (0, 0));
+    }
+}

@@ -1,0 +1,302 @@
+//! Attacks of peers without a certificate on a broker's port, bounded in number. Each goes on for as long as it is held.
+
+use std::convert::Infallible;
+use std::fs;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::body::{Bytes, Frame};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+use tokio_stream::StreamExt as _;
+
+use crate::broker::Broker;
+use crate::room::Running;
+use crate::stranger::{
+    END_HEADERS, END_STREAM, ENROLL, Frames, INDEXED, Stranger, WATCH, frame, grpc, indexing_headers, kind,
+};
+
+/// How many watches are asked for on one connection.
+const WATCHES: u32 = 150_000;
+/// How many bodies are begun, on how many connections.
+const BODIES: usize = 1_000;
+const BODY_CONNECTIONS: usize = 100;
+/// How long each of them says that it is, and how much of it is sent: a broker without limits takes 4 MiB.
+const BODY: u32 = 4 * 1024 * 1024 - 1;
+const CHUNK: &[u8] = &[0; 64 * 1024];
+const CHUNKS: usize = 63;
+/// How many smaller bodies are begun, on how many connections: as many as the limits of a broker allow, and as long.
+const SMALL_BODIES: usize = 2_000;
+const SMALL_CONNECTIONS: usize = 250;
+const SMALL_BODY: u32 = 16 * 1024;
+const SMALL_CHUNK: &[u8] = &[0; 16 * 1024 - 1];
+/// How many connections are silent.
+const SILENT: usize = 512;
+/// How many connections are idle.
+const IDLE: usize = 1_000;
+/// The pause before a connection that the broker ended is made again.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// An attack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attack {
+    /// 150,000 health watches on one connection.
+    Watches,
+    /// 1,000 enrolments whose messages of 4 MiB never end.
+    Bodies,
+    /// 2,000 enrolments whose messages are within the limit and never end.
+    SmallBodies,
+    /// 512 TCP connections that send nothing.
+    Silent,
+    /// 1,000 connections that complete the handshake, answer pings and ask for nothing.
+    Idle,
+}
+
+/// An attack that goes on until this is dropped.
+#[derive(Debug)]
+pub struct Attacking {
+    running: Option<Running<()>>,
+    seen: Arc<Seen>,
+}
+
+/// How far the attack has come.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Units of the attack that were sent; each counts once, also where the broker ended it.
+    sent: AtomicUsize,
+    bytes: AtomicU64,
+}
+
+impl Attack {
+    /// Every attack.
+    pub const ALL: [Self; 5] = [Self::Watches, Self::Bodies, Self::SmallBodies, Self::Silent, Self::Idle];
+
+    /// The words for a table.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Watches => "150,000 health watches on one connection",
+            Self::Bodies => "1,000 unfinished Enroll bodies",
+            Self::SmallBodies => "2,000 unfinished Enroll bodies within the limit",
+            Self::Silent => "512 silent TCP connections",
+            Self::Idle => "1,000 idle anonymous connections",
+        }
+    }
+
+    /// How many units it sends.
+    pub fn size(self) -> usize {
+        match self {
+            Self::Watches => WATCHES as usize,
+            Self::Bodies => BODIES,
+            Self::SmallBodies => SMALL_BODIES,
+            Self::Silent => SILENT,
+            Self::Idle => IDLE,
+        }
+    }
+
+    /// Begins; the connections are shared out among the strangers.
+    pub fn start(self, strangers: &[Stranger]) -> Attacking {
+        let seen = Arc::new(Seen::default());
+        let (shared, strangers) = (Arc::clone(&seen), strangers.to_vec());
+        let room = strangers[0].room().clone();
+        let running = room.start(async move {
+            let mut all = JoinSet::new();
+            let connections = match self {
+                Self::Watches => 1,
+                Self::Bodies => BODY_CONNECTIONS,
+                Self::SmallBodies => SMALL_CONNECTIONS,
+                Self::Silent => SILENT,
+                Self::Idle => IDLE,
+            };
+            for number in 0..connections {
+                let (stranger, seen) = (strangers[number % strangers.len()].clone(), Arc::clone(&shared));
+                all.spawn(async move {
+                    match self {
+                        Self::Watches => watches(&stranger, &seen).await,
+                        Self::Bodies => bodies(&stranger, &seen, BODIES / connections, large).await,
+                        Self::SmallBodies => {
+                            bodies(&stranger, &seen, SMALL_BODIES / connections, small).await;
+                        }
+                        Self::Silent => silent(&stranger, &seen).await,
+                        Self::Idle => idle(&stranger, &seen).await,
+                    }
+                });
+                if number % 64 == 63 {
+                    sleep(Duration::from_millis(1)).await;
+                }
+            }
+            while all.join_next().await.is_some() {}
+        });
+        Attacking { running: Some(running), seen }
+    }
+}
+
+impl Attacking {
+    /// How many units of the attack were sent.
+    pub fn sent(&self) -> usize {
+        self.seen.sent.load(Ordering::Relaxed)
+    }
+
+    /// How many bytes were sent, before TLS.
+    pub fn bytes(&self) -> u64 {
+        self.seen.bytes.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Attacking {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop();
+        }
+    }
+}
+
+impl Seen {
+    fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// The most that a process has had in memory, in MiB.
+///
+/// # Panics
+/// There is no such process.
+pub fn peak_memory(broker: &mut Broker) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", broker.process().pid())).expect("it runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the kernel says it");
+    let kibibytes = line.trim().trim_end_matches(" kB").parse::<u64>().expect("it is a number");
+    kibibytes / 1024
+}
+
+/// Asks for watches until all were asked for, on a new connection wherever the broker ends one.
+async fn watches(stranger: &Stranger, seen: &Seen) {
+    loop {
+        if let Ok(frames) = stranger.http2().await
+            && let Ok(()) = watch_on(frames, seen).await
+        {
+            return;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+async fn watch_on(frames: Frames, seen: &Seen) -> io::Result<()> {
+    let (mut read, mut write) = tokio::io::split(frames.into_inner());
+    let drain = async {
+        let mut sink = vec![0; 64 * 1024];
+        while read.read(&mut sink).await? > 0 {}
+        Err(io::Error::from(io::ErrorKind::UnexpectedEof))
+    };
+    let ask = async {
+        let mut stream = 1;
+        while seen.sent.load(Ordering::Relaxed) < WATCHES as usize {
+            let mut batch = Vec::new();
+            for _ in 0..500 {
+                let block = if stream == 1 { indexing_headers(WATCH) } else { INDEXED.to_vec() };
+                batch.extend(frame(kind::HEADERS, END_HEADERS, stream, &block));
+                batch.extend(frame(kind::DATA, END_STREAM, stream, &grpc(&[])));
+                stream += 2;
+            }
+            write.write_all(&batch).await?;
+            seen.sent.fetch_add(500, Ordering::Relaxed);
+            seen.add(batch.len());
+        }
+        write.flush().await?;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = drain => ended,
+        ended = ask => ended,
+    }
+}
+
+/// Begins this connection's share of the bodies, on a new connection wherever the broker ends one.
+async fn bodies(stranger: &Stranger, seen: &Seen, share: usize, unfinished: fn() -> Request<Unfinished>) {
+    let begun = AtomicUsize::new(0);
+    loop {
+        if let Ok(io) = stranger.tls().await {
+            let (mut send, connection) =
+                match hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(io)).await {
+                    Ok(both) => both,
+                    Err(_) => continue,
+                };
+            let calls = async {
+                let mut calls = JoinSet::new();
+                for _ in 0..share {
+                    if send.ready().await.is_err() {
+                        break;
+                    }
+                    calls.spawn(send.send_request(unfinished()));
+                    if begun.fetch_add(1, Ordering::Relaxed) < share {
+                        seen.sent.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+                // An answer is a refusal: the stranger goes on with the connection that it has.
+                while calls.join_next().await.is_some() {}
+                sleep(AGAIN).await;
+            };
+            tokio::select! {
+                _ = connection => {}
+                () = calls => {}
+            }
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+type Unfinished = StreamBody<std::pin::Pin<Box<dyn tokio_stream::Stream<Item = Chunk> + Send>>>;
+type Chunk = Result<Frame<Bytes>, Infallible>;
+
+fn large() -> Request<Unfinished> {
+    unfinished(BODY, CHUNK, CHUNKS)
+}
+
+fn small() -> Request<Unfinished> {
+    unfinished(SMALL_BODY, SMALL_CHUNK, 1)
+}
+
+/// A call whose message is all but whole, and never ends.
+fn unfinished(length: u32, chunk: &'static [u8], count: usize) -> Request<Unfinished> {
+    let head = Bytes::from([&[0][..], &length.to_be_bytes()].concat());
+    let chunks = std::iter::once(head).chain(std::iter::repeat_n(Bytes::from_static(chunk), count));
+    let chunks = tokio_stream::iter(chunks.map(|chunk| Ok(Frame::data(chunk))));
+    let body: Unfinished = StreamBody::new(Box::pin(chunks.chain(tokio_stream::pending())));
+    let request = Request::post(format!("https://broker{ENROLL}"))
+        .header("content-type", "application/grpc")
+        .header("te", "trailers");
+    request.body(body).expect("it is a request")
+}
+
+/// Holds a TCP connection without a byte, and another wherever the broker ends it.
+async fn silent(stranger: &Stranger, seen: &Seen) {
+    let mut first = true;
+    loop {
+        if let Ok(mut tcp) = stranger.tcp().await {
+            if std::mem::take(&mut first) {
+                seen.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            // Nothing comes before a byte was sent: whatever this returns, the connection has ended.
+            let _ = tcp.read(&mut [0; 1]).await;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Holds an HTTP/2 connection without a call, and another wherever the broker ends it.
+async fn idle(stranger: &Stranger, seen: &Seen) {
+    let mut first = true;
+    loop {
+        if let Ok(mut frames) = stranger.http2().await {
+            if std::mem::take(&mut first) {
+                seen.sent.fetch_add(1, Ordering::Relaxed);
+            }
+            frames.until_end().await;
+        }
+        sleep(AGAIN * 10).await;
+    }
+}

@@ -1,0 +1,126 @@
+//! Limits: a peer without a certificate costs a broker little, and takes nothing from those who have one (I10).
+#![allow(clippy::print_stdout, reason = "what an attack cost is shown also where the test passes")]
+
+mod each;
+mod floods;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use postern_core::Role;
+use postern_tests::attack::{Attack, peak_memory};
+use postern_tests::clock::{monotonic, wait_until};
+use postern_tests::stranger::Stranger;
+use postern_tests::{Broker, Host, Net, VM, World, ask_for, further_addresses};
+use tempfile::TempDir;
+
+/// The most that a broker may have in memory under an attack, in MiB.
+const MEMORY: u64 = 300;
+/// How long an attack may take until all of it was sent.
+const SENT: Duration = Duration::from_secs(120);
+/// How long an attack is held then, so that what it left behind is in memory.
+const HELD: Duration = Duration::from_secs(2);
+/// How long an administrator may wait for a revocation under an attack. The bench `limits` measures it; a machine that runs
+/// other tests beside this one says nothing about a second.
+const REVOKED: Duration = Duration::from_secs(10);
+
+/// A broker with limits of its own, and no agent.
+struct Limited {
+    broker: Broker,
+    net: Net,
+    dir: TempDir,
+}
+
+impl Limited {
+    fn with(limits: &str) -> Self {
+        let (net, dir) = (Net::new(), TempDir::with_prefix("postern-").unwrap());
+        let mut broker =
+            Broker::init_with(&net.hub, &dir.path().join("broker"), &format!("[limits]\n{limits}"));
+        broker.serve();
+        Self { broker, net, dir }
+    }
+
+    fn stranger(&self) -> Stranger {
+        Stranger::new(&self.broker, &self.net.mallory, &self.net.hub)
+    }
+
+    /// A peer that shows a principal's certificate.
+    fn principal(&self, name: &str) -> Stranger {
+        self.stranger().known_by(&self.broker.issue(name, Role::Reader))
+    }
+
+    /// A directory of this name that is not there yet.
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// Waits until the log says that a limit was reached.
+    fn wait_for_limit(&mut self, limit: &str) {
+        self.broker.process().wait_for(&format!("limit=\"{limit}\""));
+    }
+}
+
+/// Peers on a host from so many addresses besides its own.
+fn from_addresses(broker: &Broker, host: &Host, at: &Host, count: u8) -> Vec<Stranger> {
+    host.add_addresses(further_addresses(count));
+    let stranger = Stranger::new(broker, host, at);
+    further_addresses(count).map(|address| stranger.clone().from_address(address)).collect()
+}
+
+/// Has an administrator revoke a grant, by a command of its own, while an attack goes on.
+fn withstands(attack: Attack, addresses: u8) {
+    let mut world = World::new();
+    let grant = world.alice.open(&ask_for(&world.net.alice));
+    let strangers = match addresses {
+        1 => vec![Stranger::new(&world.broker, &world.net.mallory, &world.net.hub)],
+        more => from_addresses(&world.broker, &world.net.mallory, &world.net.hub, more),
+    };
+    let attacking = attack.start(&strangers);
+    // Connections displace one another, so that some of many find room late; the first ones that do are as many as fit.
+    let enough = if attack == Attack::Watches { attack.size() } else { attack.size() / 4 };
+    wait_until(attack.words(), SENT, || {
+        attacking.sent() >= enough || peak_memory(&mut world.broker) > MEMORY
+    });
+    std::thread::sleep(HELD);
+    revokes(&mut world, &grant.id, attack.words());
+    drop(attacking);
+    world.admin.wait_in_sync(VM);
+}
+
+/// Has the administrator revoke a grant on a connection of its own, and looks at what the broker has in memory.
+fn revokes(world: &mut World, grant: &str, under: &str) {
+    let asked = monotonic();
+    let revoked = world.admin_cli().run(&["revoke", grant]);
+    let (took, memory) = (asked.elapsed(), peak_memory(&mut world.broker));
+    println!("{under}: {memory} MiB, revoked in {took:?}");
+    assert!(revoked.succeeded(), "{under}: {}{}", revoked.out, revoked.err);
+    assert!(memory < MEMORY, "{under}: {memory} MiB");
+    assert!(took < REVOKED, "{under}: {took:?}");
+}
+
+#[test]
+fn i10_watches_without_a_certificate_leave_room_to_revoke() {
+    withstands(Attack::Watches, 1);
+}
+
+#[test]
+fn i10_unfinished_enrolments_leave_room_to_revoke() {
+    withstands(Attack::Bodies, 1);
+}
+
+#[test]
+fn i10_silent_connections_leave_room_to_revoke() {
+    withstands(Attack::Silent, 1);
+}
+
+#[test]
+fn i10_idle_connections_without_a_certificate_leave_room_to_revoke() {
+    withstands(Attack::Idle, 1);
+}
+
+#[test]
+fn i10_the_attacks_from_many_addresses_leave_room_to_revoke() {
+    for attack in [Attack::Bodies, Attack::SmallBodies, Attack::Silent, Attack::Idle] {
+        withstands(attack, 100);
+    }
+}
