@@ -1,6 +1,6 @@
 //! The table of metrics.
 
-use crate::readiness::{ENDING, MEMBERSHIP, RECONCILER, STORE};
+use crate::readiness::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +42,8 @@ pub(crate) const READY: &str = "postern_ready";
 pub(crate) const NOT_READY: &str = "postern_not_ready";
 pub(crate) const CLOCK_AHEAD: &str = "postern_clock_ahead_seconds";
 pub(crate) const CLOCK_AHEAD_OF_STORE: &str = "postern_clock_ahead_of_store_seconds";
+pub(crate) const CERTIFICATE_EXPIRY: &str = "postern_certificate_expiry_timestamp_seconds";
+pub(crate) const AUTHORITY_RENEWAL_FAILURES: &str = "postern_authority_renewal_failures_total";
 pub(crate) const CLOUD_FAILURES: &str = "postern_cloud_failures_total";
 pub(crate) const CLOUD_STUCK: &str = "postern_cloud_stuck_targets";
 pub(crate) const CLOUD_UNREAD: &str = "postern_cloud_unread_places";
@@ -52,7 +54,7 @@ pub(crate) const CLOUD_SWEEP: &str = "postern_cloud_sweep_seconds";
 /// The states in which a grant is not over.
 pub(crate) const OPEN_STATES: &[&str] = &["pending_approval", "opening", "active", "closing"];
 /// The parts that can keep a broker from its work.
-pub(crate) const PARTS: [&str; 4] = [STORE, RECONCILER, MEMBERSHIP, ENDING];
+pub(crate) const PARTS: [&str; 5] = [STORE, RECONCILER, MEMBERSHIP, AUTHORITY, ENDING];
 /// What happens to grants; `refused` is a request that became none.
 const EVENTS: &[&str] = &[
     "requested",
@@ -68,6 +70,7 @@ const EVENTS: &[&str] = &[
 ];
 const LAYERS: &[&str] = &["host", "cloud"];
 const OPERATIONS: &[&str] = &["commit", "read"];
+const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
 const WHYS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
 
 /// From a host on the same switch to a firewall that takes minutes.
@@ -78,7 +81,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 22] = [
+pub const ALL: [Metric; 24] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -134,6 +137,16 @@ pub const ALL: [Metric; 22] = [
         CLOCK_AHEAD_OF_STORE,
         None,
         "How far the broker's clock is ahead of the store's, and so of other brokers' on it; negative: behind",
+    ),
+    gauge(
+        CERTIFICATE_EXPIRY,
+        Some(("certificate", CERTIFICATES)),
+        "When a certificate of this broker ends, in seconds since 1970; 0 where there is none",
+    ),
+    counter(
+        AUTHORITY_RENEWAL_FAILURES,
+        None,
+        "Attempts of this broker to renew the authority's intermediate that failed",
     ),
     counter(CLOUD_FAILURES, None, "Rounds on a target that failed"),
     gauge(CLOUD_STUCK, None, "Targets whose cloud has failed three times in a row or more"),
