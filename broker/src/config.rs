@@ -35,6 +35,8 @@ pub struct Config {
     pub names: Vec<String>,
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
+    /// The file in which the broker looks for the root's private key; the key is offline where there is no such file.
+    pub root_key: PathBuf,
     /// How log lines look.
     pub log_format: LogFormat,
     /// The ports for which an assessment looks, if it is not told.
@@ -85,6 +87,8 @@ struct File {
     #[serde(default)]
     metrics_listen: Option<String>,
     #[serde(default)]
+    authority: AuthorityFile,
+    #[serde(default)]
     cloud: CloudFile,
     #[serde(default)]
     store: Option<store::File>,
@@ -98,6 +102,13 @@ struct File {
     aws: Option<aws::File>,
     #[serde(default)]
     azure: Option<azure::File>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthorityFile {
+    #[serde(default)]
+    root_key: Option<PathBuf>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -116,6 +127,8 @@ struct ReplicaFile {
     drain: Option<String>,
 }
 
+/// The certificate authority's directory, within `data_dir`.
+const AUTHORITY_DIR: &str = "ca";
 /// The longest that a broker which is asked to end may go on as if it were not.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
 /// How often every cloud is swept, unless the file says.
@@ -158,6 +171,7 @@ impl Config {
         let aws = file.aws.map(|aws| aws.checked(&trust_domain)).transpose()?;
         let azure = file.azure.map(|azure| azure.checked(&trust_domain)).transpose()?;
         Ok(Self {
+            root_key: root_key(file.authority.root_key, &file.data_dir)?,
             data_dir: file.data_dir,
             listen,
             names: file.names,
@@ -178,7 +192,7 @@ impl Config {
 
     /// The certificate authority's directory.
     pub fn authority_dir(&self) -> PathBuf {
-        self.data_dir.join("ca")
+        self.data_dir.join(AUTHORITY_DIR)
     }
 
     /// The embedded store's file.
@@ -195,6 +209,16 @@ impl Config {
 fn address(key: &str, text: &str) -> Result<SocketAddr, Invalid> {
     let problem = || format!("{text:?} is not an address and a port");
     text.parse().map_err(|_| Invalid::new(key, problem(), "write it like 0.0.0.0:7443"))
+}
+
+/// The file that the configuration names, or the one that `init` makes.
+fn root_key(file: Option<PathBuf>, data_dir: &Path) -> Result<PathBuf, Invalid> {
+    let file = file.unwrap_or_else(|| data_dir.join(AUTHORITY_DIR).join("root.key"));
+    if !file.is_absolute() {
+        let problem = format!("{} is not absolute", file.display());
+        return Err(Invalid::new("authority.root_key", problem, "write a path that begins with /"));
+    }
+    Ok(file)
 }
 
 fn management_ports(texts: Option<Vec<String>>) -> Result<BTreeSet<ProtectedPort>, Invalid> {
@@ -257,6 +281,7 @@ mod tests {
         let config = Config::parse(GOOD).unwrap();
         assert_eq!(config.listen.port(), 7443);
         assert_eq!(config.trust_domain, TrustDomain::default());
+        assert_eq!(config.root_key, Path::new("/var/lib/postern-broker/ca/root.key"));
         assert_eq!((config.management_ports.len(), config.sweep_every, config.aws), (4, SWEEP_EVERY, None));
     }
 
@@ -274,6 +299,7 @@ mod tests {
             ("names", "management_ports = []\nnames", "management_ports"),
             ("names", "metrics_listen = \"9464\"\nnames", "metrics_listen"),
             ("names", "cloud.sweep_every = \"0s\"\nnames", "cloud.sweep_every"),
+            ("names", "authority.root_key = \"root.key\"\nnames", "authority.root_key"),
             ("names", "cloud.sweep = \"1s\"\nnames", "sweep"),
             ("names", "replica.name = \"a b\"\nnames", "replica.name"),
             ("names", "replica.drain = \"1h\"\nnames", "replica.drain"),

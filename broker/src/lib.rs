@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod app;
+pub mod authority;
 pub mod clock;
 pub mod cloud;
 pub mod config;

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use clap::{Parser, Subcommand};
 use jiff::{SignedDuration, Span, SpanRelativeTo};
 use postern_aws::Aws;
 use postern_azure::Azure;
+use postern_broker::authority;
 use postern_broker::config::{Config, LogFormat};
 use postern_broker::store::redis::Redis;
 use postern_broker::traces::{self, Exporter};
@@ -67,6 +69,11 @@ enum Command {
         #[arg(long)]
         overwrite_incomplete: bool,
     },
+    /// Shows and renews the certificates that everything else is signed with.
+    Authority {
+        #[command(subcommand)]
+        command: AuthorityCommand,
+    },
     /// Makes a client certificate for an operator, a requester or a portal.
     Issue {
         /// The principal's name.
@@ -83,8 +90,30 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum AuthorityCommand {
+    /// Shows the root and the intermediate: from when until when they are valid, and where the root key is.
+    Status {
+        /// Exit with 9 where something needs attention.
+        #[arg(long)]
+        check: bool,
+    },
+    /// Makes a new intermediate with the root's key. A broker that runs takes it up without a restart; an intermediate that
+    /// has ended is no hindrance.
+    ///
+    /// Certificates that the old intermediate signed stay good until their own ends.
+    Renew {
+        /// The file with the root's private key, readable by its owner alone.
+        #[arg(long)]
+        root_key: PathBuf,
+    },
+}
+
+/// The exit code of `authority status --check` where something needs attention, as of `postern status --check`.
+const ATTENTION: u8 = 9;
+
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
     let config = Config::load(&arguments.config)?;
     let mut out = std::io::stdout();
@@ -94,7 +123,7 @@ async fn main() -> anyhow::Result<()> {
             writeln!(out, "the first administrator's identity is in {}", config.admin_dir().display())?;
             writeln!(
                 out,
-                "{} signs nothing day by day: take it offline",
+                "{} signs nothing day by day: take it offline, and run `postern-broker authority renew` once a year",
                 config.authority_dir().join("root.key").display()
             )?;
         }
@@ -110,6 +139,9 @@ async fn main() -> anyhow::Result<()> {
                 for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
                     writeln!(out, "warning: {warning}")?;
                 }
+            }
+            for warning in authority::command::warnings(&config)? {
+                writeln!(out, "warning: {warning}")?;
             }
             writeln!(out, "{} is good", arguments.config.display())?;
         }
@@ -134,12 +166,22 @@ async fn main() -> anyhow::Result<()> {
             }
             writeln!(out, "all of it has arrived")?;
         }
+        Command::Authority { command: AuthorityCommand::Status { check } } => {
+            let (text, warnings) = authority::command::status(&config)?;
+            write!(out, "{text}")?;
+            if check && warnings > 0 {
+                return Ok(ATTENTION.into());
+            }
+        }
+        Command::Authority { command: AuthorityCommand::Renew { root_key } } => {
+            writeln!(out, "{}", authority::command::renew(&config, &root_key)?)?;
+        }
         Command::Issue { name, role, out: dir, valid_for } => {
-            setup::issue(&config, &Principal { role, name }, valid_for, &dir)?;
-            writeln!(out, "the identity is in {}", dir.display())?;
+            let end = setup::issue(&config, &Principal { role, name }, valid_for, &dir)?;
+            writeln!(out, "the identity is in {}; it ends at {end:.0}", dir.display())?;
         }
     }
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The clouds that the configuration names. No call is made yet.

@@ -6,7 +6,7 @@ mod names;
 mod sample;
 mod ways;
 
-use jiff::SignedDuration;
+use jiff::{SignedDuration, Timestamp};
 use metrics::Label;
 use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
@@ -76,6 +76,16 @@ pub(crate) fn clock_ahead(ahead: SignedDuration) {
 /// Shows how far the broker's clock is ahead of its store's.
 pub(crate) fn clock_ahead_of_store(ahead: SignedDuration) {
     metrics::gauge!(CLOCK_AHEAD_OF_STORE).set(ahead.as_secs_f64());
+}
+
+/// Shows when a certificate ends.
+pub(crate) fn certificate_ends(certificate: &'static str, end: Timestamp) {
+    metrics::gauge!(CERTIFICATE_EXPIRY, "certificate" => certificate).set(end.as_duration().as_secs_f64());
+}
+
+/// Counts an attempt to renew the authority's intermediate that failed.
+pub(crate) fn authority_renewal_failed() {
+    metrics::counter!(AUTHORITY_RENEWAL_FAILURES).increment(1);
 }
 
 /// What keeps the metrics, with the buckets of every histogram.

@@ -20,6 +20,8 @@ pub const STORE: &str = "store";
 pub const RECONCILER: &str = "reconciler";
 /// This broker is not a member of those on its store.
 pub const MEMBERSHIP: &str = "membership";
+/// A certificate of the authority is not valid: no agent and no person can connect.
+pub const AUTHORITY: &str = "authority";
 /// This broker was told to end.
 pub const ENDING: &str = "ending";
 

@@ -8,13 +8,15 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord};
 use postern_core::target::CloudKind;
+use postern_pki::life::Life;
 use postern_pki::tls::{self, ServerIdentity};
-use postern_pki::{Authority, Credentials, KeyPair};
+use postern_pki::{Authority, PkiError};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::api::{self, Listener};
 use crate::app::status::About;
 use crate::app::{App, Feed};
+use crate::authority::{Keeper, Standing, first_serving, show_readiness};
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::config::Config;
@@ -34,8 +36,6 @@ use crate::tasks::Tasks;
 use crate::watchers::{self, Shown};
 use postern_cloud::Provider;
 
-/// The life of the serving certificate; it is renewed at half of it.
-const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// How long the last answers may take when the broker ends.
 const DRAIN: Duration = Duration::from_secs(3);
 /// How far the wall clock may be off before the log says so.
@@ -122,8 +122,14 @@ async fn start(
 ) -> anyhow::Result<Running> {
     let store: Arc<dyn Store> = Arc::new(Measured::new(store));
     let clock = Clock::start(newest_record(store.as_ref()).await?);
-    let authority = Authority::load(&config.authority_dir(), &config.trust_domain, clock.now())?;
-    let identity = ServerIdentity::new(serving(&authority, config, clock)?)?;
+    let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
+    let standing = Arc::new(Standing::of(config));
+    refuse_exposed_root_key(&authority, config)?;
+    // Before the first beat, so that the other brokers and the readiness know of an ended authority from the start.
+    show_readiness(&authority, readiness, &standing.look(&authority, clock.now()), clock.now());
+    let credentials = first_serving(&authority, &config.names, clock.now())?;
+    let serving = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
+    let identity = ServerIdentity::new(credentials)?;
     let tls = tls::server_config(&identity)?;
     let limits = config.limits.clone().within(limits::descriptors());
     if limits != config.limits {
@@ -161,6 +167,7 @@ async fn start(
         name: config.replica_name.clone(),
         head,
         readiness: readiness.clone(),
+        standing: Arc::clone(&standing),
         ending: ended.clone(),
     };
     let follower = Follower {
@@ -185,6 +192,7 @@ async fn start(
         ending: ended.clone(),
         clock,
         authority,
+        standing,
         trust_domain,
         management_ports: config.management_ports.clone(),
     };
@@ -224,7 +232,8 @@ async fn start(
     tasks.spawn("journal", clouds.keep_journal(Arc::clone(&store)));
     tasks.spawn("readiness", readiness::keep_looking(readiness.clone(), store, pulse, clock));
     tasks.spawn("health", api::report_health(reporter, readiness.clone()));
-    tasks.spawn("certificate", keep_certificate(Arc::clone(&app), config.clone(), identity));
+    let keeper = Keeper { app: Arc::clone(&app), identity, serving, names: config.names.clone() };
+    tasks.spawn("authority", keeper.keep());
     tasks.spawn("clock", watch_clock(clock));
     let mut begun = ended;
     let shutdown = async move {
@@ -265,18 +274,11 @@ async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp> {
     Ok(record.map_or(Timestamp::UNIX_EPOCH, |record| record.event.at))
 }
 
-fn serving(authority: &Authority, config: &Config, clock: Clock) -> anyhow::Result<Credentials> {
-    let key = KeyPair::generate()?;
-    let issued = authority.issue_server(&key.csr()?, &config.names, SERVING_LIFETIME, clock.now())?;
-    Ok(Credentials::new(key, issued.chain, authority.roots())?)
-}
-
-/// Serves with a fresh certificate long before the old one ends.
-async fn keep_certificate(app: Arc<App>, config: Config, identity: ServerIdentity) -> anyhow::Result<()> {
-    loop {
-        tokio::time::sleep(SERVING_LIFETIME / 2).await;
-        identity.set(&serving(&app.authority, &config, app.clock)?)?;
-        tracing::info!("the serving certificate was renewed");
+/// Refuses to start with a root key that others can read: it is leaked, and an operator has to know before it signs.
+fn refuse_exposed_root_key(authority: &Authority, config: &Config) -> anyhow::Result<()> {
+    match authority.check_root_key(&config.root_key) {
+        Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 

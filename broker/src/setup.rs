@@ -45,11 +45,16 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a client certificate in `out`. Needs the authority's files, not a running broker.
+/// Makes a client certificate in `out`, and returns its end. Needs the authority's files, not a running broker.
 ///
 /// # Errors
 /// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
-pub fn issue(config: &Config, principal: &Principal, lifetime: Duration, out: &Path) -> anyhow::Result<()> {
+pub fn issue(
+    config: &Config,
+    principal: &Principal,
+    lifetime: Duration,
+    out: &Path,
+) -> anyhow::Result<Timestamp> {
     anyhow::ensure!(
         !lifetime.is_zero() && lifetime <= MAX_LIFETIME,
         "--valid-for is out of range; use at most 365d"
@@ -60,9 +65,10 @@ pub fn issue(config: &Config, principal: &Principal, lifetime: Duration, out: &P
         out.display()
     );
     let now = Clock::start(Timestamp::UNIX_EPOCH).now();
-    let authority = Authority::load(&config.authority_dir(), &config.trust_domain, now)?;
-    sign(&authority, principal, lifetime, now)?.save(out)?;
-    Ok(())
+    let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
+    let credentials = sign(&authority, principal, lifetime, now)?;
+    credentials.save(out)?;
+    Ok(credentials.not_after())
 }
 
 fn sign(

@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::readiness::{Readiness, goes_round, in_words};
@@ -60,6 +61,8 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
     let (mut connections, mut oldest_first) = (JoinSet::new(), VecDeque::new());
     let mut upkeep = tokio::time::interval(UPKEEP);
+    // After a machine stood still, one round is as good as all that were missed.
+    upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {

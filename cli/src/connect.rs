@@ -8,6 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use postern_core::Name;
 use postern_pki::credentials::Credentials;
 use postern_pki::identity::Identity;
@@ -19,6 +20,8 @@ use postern_proto::v1::audit_service_client::AuditServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
 use postern_proto::v1::status_service_client::StatusServiceClient;
 use postern_proto::v1::target_service_client::TargetServiceClient;
+use rustls::CertificateError;
+use rustls::pki_types::UnixTime;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Response, Status};
 
@@ -135,6 +138,12 @@ impl Broker {
                 let cause = self.ended().unwrap_or_else(|| format!("TLS alert {alert:?}"));
                 Failure::CertificateRefused { address, cause }
             }
+            Some(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext {
+                not_after, ..
+            })) => {
+                let cause = format!("it ended at {}", utc(*not_after));
+                Failure::BrokerEnded { address, cause }
+            }
             Some(error) => Failure::Untrusted { address, cause: error.to_string() },
             None if causes(&status).any(|error| error.is::<ConnectError>()) => {
                 Failure::Unreachable { address, cause: root_cause(&status) }
@@ -163,6 +172,12 @@ impl Broker {
         let end = self.credentials.not_after();
         (end <= clock::now()).then(|| format!("it ended at {}", output::time::utc(end)))
     }
+}
+
+/// A moment of the TLS library's clock, in words.
+fn utc(at: UnixTime) -> String {
+    let at = i64::try_from(at.as_secs()).ok().and_then(|at| Timestamp::from_second(at).ok());
+    at.map_or_else(output::time::dash, output::time::utc)
 }
 
 /// The TLS error within, if that is what it was. An I/O error hides what it wraps from `source`.

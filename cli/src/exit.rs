@@ -90,6 +90,16 @@ pub(crate) enum Failure {
         /// What the proof lacks.
         cause: String,
     },
+    /// The broker shows a certificate that has ended.
+    #[error(
+        "the broker's certificate has ended ({address}: {cause}); check this machine's clock, or have an operator run `postern-broker authority status` on the broker's machine"
+    )]
+    BrokerEnded {
+        /// The broker's address.
+        address: String,
+        /// When it ended.
+        cause: String,
+    },
     /// The broker does not take the client's certificate.
     #[error("the broker {address} refuses this certificate: {cause}; ask an administrator for a new one")]
     CertificateRefused {
@@ -231,7 +241,10 @@ impl Failure {
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Broker(status) => exit_of(status.code()),
-            Self::Unreachable { .. } | Self::Lost { .. } | Self::Untrusted { .. } => Exit::Unreachable,
+            Self::Unreachable { .. }
+            | Self::Lost { .. }
+            | Self::Untrusted { .. }
+            | Self::BrokerEnded { .. } => Exit::Unreachable,
             Self::CertificateRefused { .. } | Self::Denied { .. } | Self::Unhealthy { .. } => Exit::Denied,
             Self::Invalid(_) => Exit::InvalidInput,
             Self::PolicyFile(PolicyFileError::Read { .. }) => Exit::Other,

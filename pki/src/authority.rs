@@ -1,21 +1,33 @@
 //! The certificate authority: a root that can be kept offline, and an intermediate (path length 0) that signs.
 //!
 //! Whatever a signing request asks for, the certificate carries the names written here.
+//!
+//! An intermediate lives for a year, and a new one takes its place while the authority signs: by [`Authority::renew`], or
+//! by [`Authority::reload`] where another program renewed it on disk. Every peer trusts the root, and every certificate
+//! travels with the intermediate that signed it. So certificates of the old intermediate are good until their own ends,
+//! beside those of the new one, and brokers that share a root need not tell each other of their intermediates.
+
+mod certificate;
+mod disk;
 
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jiff::Timestamp;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyUsagePurpose, SanType,
+    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyUsagePurpose, SanType,
 };
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+pub use self::certificate::CaCertificate;
+use self::certificate::{earlier, is_of_key, is_signed_by, later, set_validity};
+use self::disk::{Intermediate, Paths};
 use crate::credentials::{self, KeyPair};
 use crate::identity::{self, Identity, TrustDomain};
+use crate::life::{Life, is_renewal_due};
 use crate::{Fingerprint, PkiError, files};
 
 /// The life of an agent's certificate.
@@ -23,16 +35,19 @@ pub const AGENT_LIFETIME: Duration = Duration::from_secs(3600);
 /// How far certificates are backdated, for clocks that are behind.
 pub const BACKDATE: Duration = Duration::from_secs(60);
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
-const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
-const INTERMEDIATE_LIFETIME: Duration = DAY.saturating_mul(365);
-
 /// Signs certificates.
 pub struct Authority {
     trust_domain: TrustDomain,
+    paths: Paths,
     root: Vec<u8>,
-    intermediate: Vec<u8>,
-    valid: (Timestamp, Timestamp),
+    root_facts: CaCertificate,
+    signer: RwLock<Arc<Signer>>,
+}
+
+/// The intermediate in use, with its key.
+struct Signer {
+    certificate: Vec<u8>,
+    facts: CaCertificate,
     issuer: Issuer<'static, rcgen::KeyPair>,
 }
 
@@ -63,68 +78,125 @@ impl Authority {
                 return Err(PkiError::Exists { path: path.clone() });
             }
         }
-        let (root_key, intermediate_key) = (KeyPair::generate()?, KeyPair::generate()?);
-        let root = ca_params(
-            "Postern root",
-            trust_domain,
-            IsCa::Ca(BasicConstraints::Constrained(1)),
-            ROOT_LIFETIME,
-            now,
-        )?;
-        let root_certificate = root.self_signed(&root_key.0)?;
-        let intermediate = ca_params(
-            "Postern intermediate",
-            trust_domain,
-            IsCa::Ca(BasicConstraints::Constrained(0)),
-            INTERMEDIATE_LIFETIME,
-            now,
-        )?;
-        let root_issuer = Issuer::from_params(&root, &root_key.0);
-        let intermediate_certificate = intermediate.signed_by(&intermediate_key.0, &root_issuer)?;
-
+        let (root_key, key) = (KeyPair::generate()?, KeyPair::generate()?);
+        let root = certificate::root(&root_key, trust_domain, now)?.der().to_vec();
+        let (root_pem, root_key_pem) =
+            (credentials::to_pem(std::slice::from_ref(&root)), root_key.0.serialize_pem());
+        let intermediate = certificate::intermediate(&key, trust_domain, &root, root_key, now)?;
         files::make_dir(dir)?;
-        let root_pem = credentials::to_pem(&[root_certificate.der().to_vec()]);
-        let intermediate_pem = credentials::to_pem(&[intermediate_certificate.der().to_vec()]);
-        files::write(&paths.root_key, &root_key.0.serialize_pem(), 0o600)?;
+        files::write(&paths.root_key, &root_key_pem, 0o600)?;
         files::write(&paths.root, &root_pem, 0o644)?;
-        files::write(&paths.intermediate_key, &intermediate_key.0.serialize_pem(), 0o600)?;
-        files::write(&paths.intermediate, &intermediate_pem, 0o644)?;
-        Self::load(dir, trust_domain, now)
+        paths.write_intermediate(&key, &intermediate)?;
+        Self::load(dir, trust_domain)
     }
 
-    /// Reads what [`Self::init`] made. `root.key` may have been taken offline.
+    /// Reads what [`Self::init`] made. `root.key` may have been taken offline. An intermediate that has ended is loaded,
+    /// too: the authority signs nothing with it, and waits for the next.
     ///
     /// # Errors
-    /// A file that is missing or malformed, a key that others can read, an intermediate that the root did not sign or
-    /// that is not valid at `now`.
-    pub fn load(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Self, PkiError> {
+    /// A file that is missing or malformed, a key that others can read, or an intermediate that the root did not sign.
+    pub fn load(dir: &Path, trust_domain: &TrustDomain) -> Result<Self, PkiError> {
         let paths = Paths::of(dir);
         if paths.root_key.symlink_metadata().is_ok() {
             credentials::load_key(&paths.root_key)?;
         }
-        let key = credentials::load_key(&paths.intermediate_key)?.0;
-        let one = |path: &Path| match credentials::load_certificates(path)?.as_slice() {
-            [one] => Ok(one.clone()),
-            _ => Err(PkiError::malformed(path.display().to_string(), "it holds more than one certificate")),
-        };
-        let (root, intermediate) = (one(&paths.root)?, one(&paths.intermediate)?);
-        let valid = identity::validity(&intermediate)
-            .map_err(|error| PkiError::malformed(paths.intermediate.display().to_string(), error))?;
-        // Also checks that key and certificate belong together.
-        let own =
-            credentials::Credentials::new(KeyPair(key), vec![intermediate.clone()], vec![root.clone()])?;
-        drop(own);
-        // Or it would sign certificates that nobody trusts.
-        if !is_signed_by(&intermediate, &root) {
-            let problem =
-                format!("{} did not sign it; put back the two that belong together", paths.root.display());
-            return Err(PkiError::malformed(paths.intermediate.display().to_string(), problem));
+        let root = paths.read_root()?;
+        let root_facts = CaCertificate::read(&paths.root.display().to_string(), &root)?;
+        let signer = RwLock::new(Arc::new(Signer::of(paths.read_intermediate()?, &root, &paths)?));
+        Ok(Self { trust_domain: trust_domain.clone(), paths, root, root_facts, signer })
+    }
+
+    /// Takes up the intermediate that is on disk, where that is another one. Returns whether it is.
+    ///
+    /// # Errors
+    /// As [`Self::load`]; the authority goes on with the intermediate that it has.
+    pub fn reload(&self) -> Result<bool, PkiError> {
+        let found = self.paths.read_intermediate()?;
+        if found.certificate == self.signer().certificate {
+            return Ok(false);
         }
-        let key = credentials::load_key(&paths.intermediate_key)?.0;
-        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(intermediate.as_slice()), key)?;
-        let authority = Self { trust_domain: trust_domain.clone(), root, intermediate, valid, issuer };
-        authority.check_valid(now)?;
-        Ok(authority)
+        self.set(Signer::of(found, &self.root, &self.paths)?);
+        Ok(true)
+    }
+
+    /// Makes a new intermediate with the root's key, writes it durably, and signs with it from then on. A crash at any
+    /// moment leaves the old one or the new one, each whole.
+    ///
+    /// # Errors
+    /// The key cannot be read, could be read by others, or is not the root's; the root is not valid at `now`; another
+    /// program is renewing; a file cannot be written. Nothing changes then, unless the file is `intermediate.pem`, the copy
+    /// for people.
+    pub fn renew(&self, root_key: &Path, now: Timestamp) -> Result<(), PkiError> {
+        let root_key = self.root_key(root_key)?;
+        let _lock = self.paths.lock()?;
+        self.replace(root_key, now)
+    }
+
+    /// As [`Self::renew`], where the intermediate on disk is due at `now`: another program may have renewed it just before.
+    /// Returns whether this call did.
+    ///
+    /// # Errors
+    /// As [`Self::renew`], and as [`Self::reload`].
+    pub fn renew_if_due(&self, root_key: &Path, now: Timestamp) -> Result<bool, PkiError> {
+        let root_key = self.root_key(root_key)?;
+        let _lock = self.paths.lock()?;
+        self.reload()?;
+        let due = self.is_renewal_due(now);
+        if due {
+            self.replace(root_key, now)?;
+        }
+        Ok(due)
+    }
+
+    /// Replaces the intermediate. The caller holds the lock.
+    fn replace(&self, root_key: KeyPair, now: Timestamp) -> Result<(), PkiError> {
+        let key = KeyPair::generate()?;
+        let certificate = certificate::intermediate(&key, &self.trust_domain, &self.root, root_key, now)?;
+        self.paths.remember(&self.paths.read_intermediate()?.certificate, now)?;
+        let written = self.paths.write_intermediate(&key, &certificate);
+        self.reload()?;
+        written
+    }
+
+    /// Checks that a file holds the root's key and that only its owner can read it.
+    ///
+    /// # Errors
+    /// As [`Self::renew`] says of the key.
+    pub fn check_root_key(&self, root_key: &Path) -> Result<(), PkiError> {
+        self.root_key(root_key).map(drop)
+    }
+
+    fn root_key(&self, path: &Path) -> Result<KeyPair, PkiError> {
+        let key = credentials::load_key(path)?;
+        if is_of_key(&self.root, &key) {
+            return Ok(key);
+        }
+        Err(PkiError::WrongRootKey { path: path.to_owned(), root: self.paths.root.clone() })
+    }
+
+    /// Reports whether the intermediate should be renewed at `now`: see [`is_renewal_due`].
+    pub fn is_renewal_due(&self, now: Timestamp) -> bool {
+        is_renewal_due(&self.signer().facts.life, &self.root_facts.life, now)
+    }
+
+    /// The root's certificate.
+    pub fn root(&self) -> &CaCertificate {
+        &self.root_facts
+    }
+
+    /// The certificate of the intermediate in use.
+    pub fn intermediate(&self) -> CaCertificate {
+        self.signer().facts.clone()
+    }
+
+    /// The intermediates that were replaced and are valid at `now`, the newest last: certificates that they signed are good
+    /// until their own ends.
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    pub fn previous(&self, now: Timestamp) -> Result<Vec<CaCertificate>, PkiError> {
+        let what = self.paths.previous.display().to_string();
+        self.paths.read_previous(now)?.iter().map(|der| CaCertificate::read(&what, der)).collect()
     }
 
     /// Signs a certificate for an identity.
@@ -138,14 +210,18 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, PkiError> {
-        let params = self.leaf_params(identity, &[], lifetime, now)?;
-        self.sign(params, csr)
+        let signer = self.signer();
+        signer.check_valid(now)?;
+        let life = signer.leaf_life(lifetime, now);
+        signer.sign(self.leaf_params(identity, &[], life)?, csr)
     }
 
-    /// Signs the certificate with which a broker serves under these DNS names and addresses.
+    /// Signs the certificate with which a broker serves under these DNS names and addresses. Where the intermediate is not
+    /// valid at `now`, the certificate is valid exactly when the intermediate is: a client then learns that it has ended, and
+    /// not only that the handshake failed.
     ///
     /// # Errors
-    /// As [`Self::issue`], and a name that is neither a DNS name nor an address.
+    /// The request is malformed or not signed by its own key, or a name is neither a DNS name nor an address.
     pub fn issue_server(
         &self,
         csr: &[u8],
@@ -153,8 +229,10 @@ impl Authority {
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, PkiError> {
-        let params = self.leaf_params(&Identity::Broker, names, lifetime, now)?;
-        self.sign(params, csr)
+        let signer = self.signer();
+        let own = signer.facts.life;
+        let life = if own.holds(now) { signer.leaf_life(lifetime, now) } else { own };
+        signer.sign(self.leaf_params(&Identity::Broker, names, life)?, csr)
     }
 
     /// The roots that whoever talks to this authority's certificates must trust, DER.
@@ -167,22 +245,20 @@ impl Authority {
         Fingerprint::of(&self.root)
     }
 
-    fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
-        let (from, until) = self.valid;
-        if (from..until).contains(&now) {
-            return Ok(());
-        }
-        Err(PkiError::AuthorityNotValid { valid: format!("{from:.0} to {until:.0}") })
+    fn signer(&self) -> Arc<Signer> {
+        Arc::clone(&self.signer.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set(&self, signer: Signer) {
+        *self.signer.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(signer);
     }
 
     fn leaf_params(
         &self,
         identity: &Identity,
         names: &[String],
-        lifetime: Duration,
-        now: Timestamp,
+        life: Life,
     ) -> Result<CertificateParams, PkiError> {
-        self.check_valid(now)?;
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         let uri = identity.to_uri(&self.trust_domain);
@@ -203,9 +279,42 @@ impl Authority {
             Identity::Agent(_) | Identity::Principal(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
-        let until = later(now, lifetime).min(self.valid.1);
-        set_validity(&mut params, earlier(now, BACKDATE), until)?;
+        set_validity(&mut params, life.not_before, life.not_after)?;
         Ok(params)
+    }
+}
+
+impl Signer {
+    /// Makes a signer of what is on disk.
+    fn of(found: Intermediate, root: &[u8], paths: &Paths) -> Result<Self, PkiError> {
+        let Intermediate { key, certificate, from } = found;
+        let from = from.display().to_string();
+        let facts = CaCertificate::read(&from, &certificate)?;
+        if !is_of_key(&certificate, &key) {
+            return Err(PkiError::KeyMismatch);
+        }
+        // Or it would sign certificates that no peer trusts.
+        if !is_signed_by(&certificate, root) {
+            let problem =
+                format!("{} did not sign it; put back the two that belong together", paths.root.display());
+            return Err(PkiError::malformed(from, problem));
+        }
+        let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(certificate.as_slice()), key.0)?;
+        Ok(Self { certificate, facts, issuer })
+    }
+
+    fn check_valid(&self, now: Timestamp) -> Result<(), PkiError> {
+        let Life { not_before, not_after } = self.facts.life;
+        if self.facts.life.holds(now) {
+            return Ok(());
+        }
+        Err(PkiError::AuthorityNotValid { valid: format!("{not_before:.0} to {not_after:.0}") })
+    }
+
+    /// The life of a certificate that is signed at `now`: no longer than the intermediate's own.
+    fn leaf_life(&self, lifetime: Duration, now: Timestamp) -> Life {
+        let not_after = later(now, lifetime).min(self.facts.life.not_after);
+        Life { not_before: earlier(now, BACKDATE), not_after }
     }
 
     fn sign(&self, params: CertificateParams, csr: &[u8]) -> Result<Issued, PkiError> {
@@ -215,72 +324,6 @@ impl Authority {
         let certificate = params.signed_by(&request.public_key, &self.issuer)?;
         let not_after = identity::not_after(certificate.der())
             .map_err(|error| PkiError::Crypto { problem: error.to_string() })?;
-        Ok(Issued { chain: vec![certificate.der().to_vec(), self.intermediate.clone()], not_after })
+        Ok(Issued { chain: vec![certificate.der().to_vec(), self.certificate.clone()], not_after })
     }
-}
-
-struct Paths {
-    root_key: PathBuf,
-    root: PathBuf,
-    intermediate_key: PathBuf,
-    intermediate: PathBuf,
-}
-
-impl Paths {
-    fn of(dir: &Path) -> Self {
-        Self {
-            root_key: dir.join("root.key"),
-            root: dir.join("root.pem"),
-            intermediate_key: dir.join("intermediate.key"),
-            intermediate: dir.join("intermediate.pem"),
-        }
-    }
-
-    fn all(&self) -> [&PathBuf; 4] {
-        [&self.root_key, &self.root, &self.intermediate_key, &self.intermediate]
-    }
-}
-
-fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
-    match (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer)) {
-        (Ok((_, certificate)), Ok((_, issuer))) => {
-            certificate.verify_signature(Some(issuer.public_key())).is_ok()
-        }
-        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
-    }
-}
-
-fn ca_params(
-    name: &str,
-    domain: &TrustDomain,
-    is_ca: IsCa,
-    lifetime: Duration,
-    now: Timestamp,
-) -> Result<CertificateParams, PkiError> {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("{name} ({domain})"));
-    params.is_ca = is_ca;
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params.use_authority_key_identifier_extension = true;
-    set_validity(&mut params, earlier(now, BACKDATE), later(now, lifetime))?;
-    Ok(params)
-}
-
-fn set_validity(params: &mut CertificateParams, from: Timestamp, until: Timestamp) -> Result<(), PkiError> {
-    let date = |at: Timestamp| {
-        time::OffsetDateTime::from_unix_timestamp(at.as_second())
-            .map_err(|error| PkiError::Crypto { problem: error.to_string() })
-    };
-    params.not_before = date(from)?;
-    params.not_after = date(until)?;
-    Ok(())
-}
-
-fn later(at: Timestamp, span: Duration) -> Timestamp {
-    at.checked_add(span).unwrap_or(Timestamp::MAX)
-}
-
-fn earlier(at: Timestamp, span: Duration) -> Timestamp {
-    at.checked_sub(span).unwrap_or(Timestamp::MIN)
 }

@@ -134,25 +134,32 @@ impl Credentials {
 }
 
 pub(crate) fn load_key(path: &Path) -> Result<KeyPair, PkiError> {
-    let text = files::read_private(path)?;
-    // The parser's own message could quote the key.
-    rcgen::KeyPair::from_pem(&text).map(KeyPair).map_err(|_| {
-        PkiError::malformed(path.display().to_string(), "it holds no PKCS #8 private key in PEM form")
-    })
+    parse_key(path, &files::read_private(path)?)
+}
+
+/// Reads the private key of a file's text; certificates may stand beside it.
+pub(crate) fn parse_key(path: &Path, text: &str) -> Result<KeyPair, PkiError> {
+    // The parsers' own messages could quote the key.
+    let malformed =
+        || PkiError::malformed(path.display().to_string(), "it holds no PKCS #8 private key in PEM form");
+    let blocks = pem::parse_many(text).map_err(|_| malformed())?;
+    let key = blocks.into_iter().find(|block| block.tag() == "PRIVATE KEY").ok_or_else(malformed)?;
+    rcgen::KeyPair::from_pem(&pem::encode(&key)).map(KeyPair).map_err(|_| malformed())
 }
 
 pub(crate) fn load_certificates(path: &Path) -> Result<Vec<Vec<u8>>, PkiError> {
-    let malformed = |problem: &dyn fmt::Display| PkiError::malformed(path.display().to_string(), problem);
-    let blocks = pem::parse_many(files::read(path)?).map_err(|error| malformed(&error))?;
-    let certificates: Vec<Vec<u8>> = blocks
-        .into_iter()
-        .filter(|block| block.tag() == "CERTIFICATE")
-        .map(pem::Pem::into_contents)
-        .collect();
+    let certificates = parse_certificates(path, &files::read(path)?)?;
     if certificates.is_empty() {
-        return Err(malformed(&"it holds no certificate in PEM form"));
+        return Err(PkiError::malformed(path.display().to_string(), "it holds no certificate in PEM form"));
     }
     Ok(certificates)
+}
+
+/// Reads the certificates of a file's text, in order; there may be none.
+pub(crate) fn parse_certificates(path: &Path, text: &str) -> Result<Vec<Vec<u8>>, PkiError> {
+    let malformed = |_| PkiError::malformed(path.display().to_string(), "it is not in PEM form");
+    let blocks = pem::parse_many(text).map_err(malformed)?;
+    Ok(blocks.into_iter().filter(|block| block.tag() == "CERTIFICATE").map(pem::Pem::into_contents).collect())
 }
 
 pub(crate) fn to_pem(certificates: &[Vec<u8>]) -> String {

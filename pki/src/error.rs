@@ -53,11 +53,33 @@ pub enum PkiError {
     KeyMismatch,
     /// The authority cannot sign now.
     #[error(
-        "the authority's intermediate certificate is not valid at this time ({valid}); renew it or set the clock"
+        "the authority's intermediate certificate is not valid at this time ({valid}); run `postern-broker authority renew --root-key FILE`, or set the machine's clock where that is wrong"
     )]
     AuthorityNotValid {
         /// From when until when it is.
         valid: String,
+    },
+    /// The root cannot sign an intermediate now.
+    #[error(
+        "the authority's root certificate is not valid at this time ({valid}); set the machine's clock where that is wrong, or set up a new authority"
+    )]
+    RootNotValid {
+        /// From when until when it is.
+        valid: String,
+    },
+    /// A file holds another key than the root's.
+    #[error("{} is not the private key of {}; name the root.key that `init` made with it", path.display(), root.display())]
+    WrongRootKey {
+        /// The file.
+        path: PathBuf,
+        /// The root's certificate.
+        root: PathBuf,
+    },
+    /// Another program is renewing the intermediate.
+    #[error("another program is renewing the authority in {}; run the command again once it is done", path.display())]
+    RenewalUnderWay {
+        /// The authority's directory.
+        path: PathBuf,
     },
     /// The system gave no random bytes, or a signature could not be made.
     #[error("cannot make a key, a certificate or random bytes: {problem}")]

@@ -2,7 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown,
+};
 use std::path::Path;
 
 use crate::PkiError;
@@ -38,6 +40,17 @@ pub(crate) fn read(path: &Path) -> Result<String, PkiError> {
 
 /// Replaces a file whole and durably: after a crash there is the old one or the new one.
 pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    replace(path, text, mode, false)
+}
+
+/// As [`write`], and gives the file to the owner of its directory: a command that root runs must not leave a file that the
+/// broker's user cannot read.
+pub(crate) fn write_beside(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
+    replace(path, text, mode, true)
+}
+
+fn replace(path: &Path, text: &str, mode: u32, to_owner_of_directory: bool) -> Result<(), PkiError> {
+    let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("tmp");
     let write = || -> io::Result<()> {
         // A leftover of a crash may have another mode: `create_new` must make the file.
@@ -46,10 +59,16 @@ pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> 
             Ok(()) | Err(_) => {}
         }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        if to_owner_of_directory {
+            let (directory, own) = (fs::metadata(directory)?, file.metadata()?);
+            if (directory.uid(), directory.gid()) != (own.uid(), own.gid()) {
+                fchown(&file, Some(directory.uid()), Some(directory.gid()))?;
+            }
+        }
         file.write_all(text.as_bytes())?;
         file.sync_all()?;
         fs::rename(&temporary, path)?;
-        File::open(path.parent().unwrap_or(Path::new(".")))?.sync_all()
+        File::open(directory)?.sync_all()
     };
     write().map_err(|source| failed(path, source))
 }

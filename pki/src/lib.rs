@@ -9,6 +9,7 @@ mod error;
 mod files;
 pub mod identity;
 pub mod join;
+pub mod life;
 pub mod renewal;
 pub mod tls;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::binaries::binary;
+use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
 use crate::process::Process;
 use crate::room::{Room, tied};
@@ -15,6 +16,7 @@ pub struct Agent {
     dir: PathBuf,
     room: Room,
     starts: u32,
+    clock: Option<FakeTime>,
     process: Option<Process>,
 }
 
@@ -22,7 +24,8 @@ impl Agent {
     /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker was heard.
     pub fn new(host: &Host, broker: &str, dir: &Path, bootstrap: &[&str]) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
-        let agent = Self { dir: dir.to_owned(), room: host.room().clone(), starts: 0, process: None };
+        let agent =
+            Self { dir: dir.to_owned(), room: host.room().clone(), starts: 0, clock: None, process: None };
         let mut config = format!("broker = {broker:?}\nstate_dir = {:?}\n", agent.state_dir());
         if !bootstrap.is_empty() {
             config.push_str(&format!("[bootstrap]\nports = {bootstrap:?}\n"));
@@ -41,7 +44,20 @@ impl Agent {
 
     /// Starts it.
     pub fn run(&mut self) {
-        self.run_as(tied(binary("postern-agent")));
+        self.run_as(self.program());
+    }
+
+    /// Lets its commands, and the agent from its next start on, live by this clock.
+    pub fn live_by(&mut self, clock: &FakeTime) {
+        self.clock = Some(clock.clone());
+    }
+
+    fn program(&self) -> Command {
+        let program = tied(binary("postern-agent"));
+        match &self.clock {
+            Some(clock) => clock.over(program),
+            None => program,
+        }
     }
 
     /// Starts it through a command that ends in the agent's program.
@@ -82,7 +98,7 @@ impl Agent {
 
     /// Runs one of its commands to the end.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        let mut command = tied(binary("postern-agent"));
+        let mut command = self.program();
         command.arg("--config").arg(self.config()).args(arguments);
         self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
     }

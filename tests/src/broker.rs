@@ -11,6 +11,7 @@ use postern_core::Role;
 use crate::binaries::binary;
 use crate::client::Client;
 use crate::ec2::CREDENTIALS;
+use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
 use crate::process::Process;
 use crate::room::{Room, tied};
@@ -27,6 +28,7 @@ pub struct Broker {
     room: Room,
     url: String,
     starts: u32,
+    clock: Option<FakeTime>,
     process: Option<Process>,
 }
 
@@ -79,6 +81,7 @@ impl Broker {
             room: host.room().clone(),
             url: format!("https://{}:{port}", host.v4()),
             starts: 0,
+            clock: None,
             process: None,
         };
         let config = format!(
@@ -96,7 +99,7 @@ impl Broker {
     /// # Panics
     /// It does not come to listen.
     pub fn serve(&mut self) {
-        self.serve_as(tied(binary("postern-broker")));
+        self.serve_as(self.program());
     }
 
     /// Starts it through a command that ends in the broker's program.
@@ -110,7 +113,20 @@ impl Broker {
 
     /// Starts it, and does not wait: it may end again at once.
     pub fn start(&mut self) {
-        self.start_as(tied(binary("postern-broker")));
+        self.start_as(self.program());
+    }
+
+    /// Lets its commands, and the broker from its next start on, live by these clocks.
+    pub fn live_by(&mut self, clock: &FakeTime) {
+        self.clock = Some(clock.clone());
+    }
+
+    fn program(&self) -> Command {
+        let program = tied(binary("postern-broker"));
+        match &self.clock {
+            Some(clock) => clock.over(program),
+            None => program,
+        }
     }
 
     fn start_as(&mut self, mut command: Command) {
@@ -188,7 +204,7 @@ impl Broker {
 
     /// Runs one of its commands to the end.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
-        let mut command = tied(binary("postern-broker"));
+        let mut command = self.program();
         command.arg("--config").arg(self.config()).args(arguments);
         self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-broker: {error}"))
     }

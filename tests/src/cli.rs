@@ -6,6 +6,7 @@ use std::process::Output;
 use serde_json::Value;
 
 use crate::binaries::binary;
+use crate::fake_time::FakeTime;
 use crate::net::Host;
 use crate::room::{Room, tied};
 
@@ -15,6 +16,7 @@ pub struct Cli {
     room: Room,
     broker: String,
     identity: PathBuf,
+    clock: Option<FakeTime>,
 }
 
 /// What one run of `postern` came to.
@@ -31,7 +33,18 @@ pub struct Outcome {
 impl Cli {
     /// `postern` on `host`, with the identity in a directory.
     pub fn new(host: &Host, broker: &str, identity: &Path) -> Self {
-        Self { room: host.room().clone(), broker: broker.to_owned(), identity: identity.to_owned() }
+        Self {
+            room: host.room().clone(),
+            broker: broker.to_owned(),
+            identity: identity.to_owned(),
+            clock: None,
+        }
+    }
+
+    /// The same command, by these clocks.
+    #[must_use]
+    pub fn living_by(&self, clock: &FakeTime) -> Self {
+        Self { clock: Some(clock.clone()), ..self.clone() }
     }
 
     /// Runs it to the end, for people.
@@ -40,6 +53,9 @@ impl Cli {
     /// It cannot be started, or was killed.
     pub fn run(&self, arguments: &[&str]) -> Outcome {
         let mut command = tied(binary("postern"));
+        if let Some(clock) = &self.clock {
+            command = clock.over(command);
+        }
         command.env("POSTERN_BROKER", &self.broker).env("POSTERN_IDENTITY", &self.identity).args(arguments);
         let output = self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern: {error}"));
         Outcome::of(&output)

@@ -1,25 +1,49 @@
-//! A wall clock that a test can step while the process runs (libfaketime). The clocks that count are left alone, as they
-//! are when a machine's wall clock is set.
+//! Clocks that a test can move while the process runs (libfaketime): the wall clock alone, as when a machine's time is
+//! set, or every clock at once, as when time passes.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The offset of one process's wall clock.
-#[derive(Debug)]
+/// The offset of the clocks of one process, or of several that share it.
+#[derive(Debug, Clone)]
 pub struct FakeTime {
     offset: PathBuf,
+    clocks: Clocks,
+}
+
+/// The clocks that are moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Clocks {
+    Wall,
+    All,
 }
 
 impl FakeTime {
     /// A clock that is right as yet; `dir` takes its file.
     pub fn new(dir: &Path) -> Self {
-        let clock = Self { offset: dir.join("fake-time") };
+        Self::of(dir, Clocks::Wall)
+    }
+
+    /// Clocks of which also those that count are moved: for a process that lives through months. Programs that ask the
+    /// kernel without the C library are not reached: the workspace's tests have rustix use it (tests/Cargo.toml).
+    pub fn passing(dir: &Path) -> Self {
+        Self::of(dir, Clocks::All)
+    }
+
+    /// The same offset, for a process of which the wall clock alone is moved.
+    #[must_use]
+    pub fn wall_alone(&self) -> Self {
+        Self { clocks: Clocks::Wall, ..self.clone() }
+    }
+
+    fn of(dir: &Path, clocks: Clocks) -> Self {
+        let clock = Self { offset: dir.join("fake-time"), clocks };
         clock.step(0);
         clock
     }
 
-    /// Sets the clock so many seconds off the true time.
+    /// Sets the clocks so many seconds off the true time.
     pub fn step(&self, seconds: i64) {
         // In one step: the library reads the file whenever the process asks for the time.
         let next = self.offset.with_extension("next");
@@ -36,8 +60,10 @@ impl FakeTime {
         command
             .env("LD_PRELOAD", library())
             .env("FAKETIME_TIMESTAMP_FILE", &self.offset)
-            .env("FAKETIME_NO_CACHE", "1")
-            .env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+            .env("FAKETIME_NO_CACHE", "1");
+        if self.clocks == Clocks::Wall {
+            command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        }
         command
     }
 }

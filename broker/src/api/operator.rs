@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use postern_core::plan::Layer;
+use postern_pki::authority::CaCertificate;
 use postern_proto::convert::{duration_to_wire, timestamp_to_wire};
 use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
@@ -10,6 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::app::App;
 use crate::app::status::{self, Agents, Grants, Overview, StoreKind, Stored, StuckClose, Unconfirmed};
+use crate::authority::RootKey;
 use crate::store::members::Card;
 
 pub(super) struct Operator {
@@ -32,6 +34,7 @@ impl StatusService for Operator {
             ready: not_ready.is_empty(),
             not_ready,
             store: Some(v1::StoreStatus { kind: kind.into(), ..v1::StoreStatus::default() }),
+            authority: Some(self.authority()),
             ..v1::GetStatusResponse::default()
         };
         Ok(Response::new(match stored {
@@ -42,6 +45,22 @@ impl StatusService for Operator {
 }
 
 impl Operator {
+    /// The broker's own authority.
+    fn authority(&self) -> v1::AuthorityStatus {
+        let App { authority, standing, .. } = self.app.as_ref();
+        let root_key = match standing.root_key(authority) {
+            RootKey::AtHand => v1::RootKey::AtHand,
+            RootKey::Offline => v1::RootKey::Offline,
+            RootKey::Unusable { .. } => v1::RootKey::Unusable,
+        };
+        v1::AuthorityStatus {
+            root: Some(ca_certificate(authority.root())),
+            intermediate: Some(ca_certificate(&authority.intermediate())),
+            root_key: root_key.into(),
+            warnings: standing.warnings(),
+        }
+    }
+
     /// The answer, with what the store said.
     fn with(&self, answer: v1::GetStatusResponse, stored: Stored) -> v1::GetStatusResponse {
         let me = self.app.replica.members.membership();
@@ -81,6 +100,17 @@ fn replica(card: Card, me: &str) -> v1::Replica {
         ending: card.ending,
         not_ready: card.not_ready,
         clock_ahead_ms: card.clock_ahead_ms,
+        warnings: card.warnings,
+    }
+}
+
+fn ca_certificate(certificate: &CaCertificate) -> v1::CaCertificate {
+    let CaCertificate { subject, serial, life } = certificate;
+    v1::CaCertificate {
+        subject: subject.clone(),
+        serial: serial.clone(),
+        not_before: Some(timestamp_to_wire(life.not_before)),
+        not_after: Some(timestamp_to_wire(life.not_after)),
     }
 }
 

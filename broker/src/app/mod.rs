@@ -25,6 +25,7 @@ use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use tokio::sync::watch;
 
+use crate::authority::Standing;
 use crate::clock::Clock;
 use crate::cloud::Clouds;
 use crate::ending::Ending;
@@ -61,6 +62,8 @@ pub struct App {
     pub clock: Clock,
     /// Signs certificates.
     pub authority: Authority,
+    /// How the authority's life stands.
+    pub standing: Arc<Standing>,
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
     /// The ports for which an assessment looks, if it is not told.

@@ -47,6 +47,7 @@ impl Rig {
             ending: watch::channel(Ending::NotYet).1,
             clock,
             authority: Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap(),
+            standing: Arc::new(Standing::at(dir.path().join("ca/root.key"))),
             trust_domain,
             management_ports: crate::app::assess::default_management_ports(),
         };

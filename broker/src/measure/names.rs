@@ -1,7 +1,7 @@
 //! The table of metrics.
 
 use crate::limits::Limit;
-use crate::readiness::{ENDING, MEMBERSHIP, RECONCILER, STORE};
+use crate::readiness::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -45,6 +45,8 @@ pub(crate) const READY: &str = "postern_ready";
 pub(crate) const NOT_READY: &str = "postern_not_ready";
 pub(crate) const CLOCK_AHEAD: &str = "postern_clock_ahead_seconds";
 pub(crate) const CLOCK_AHEAD_OF_STORE: &str = "postern_clock_ahead_of_store_seconds";
+pub(crate) const CERTIFICATE_EXPIRY: &str = "postern_certificate_expiry_timestamp_seconds";
+pub(crate) const AUTHORITY_RENEWAL_FAILURES: &str = "postern_authority_renewal_failures_total";
 pub(crate) const CLOUD_FAILURES: &str = "postern_cloud_failures_total";
 pub(crate) const CLOUD_STUCK: &str = "postern_cloud_stuck_targets";
 pub(crate) const CLOUD_UNREAD: &str = "postern_cloud_unread_places";
@@ -55,7 +57,7 @@ pub(crate) const CLOUD_SWEEP: &str = "postern_cloud_sweep_seconds";
 /// The states in which a grant is not over.
 pub(crate) const OPEN_STATES: &[&str] = &["pending_approval", "opening", "active", "closing"];
 /// The parts that can keep a broker from its work.
-pub(crate) const PARTS: [&str; 4] = [STORE, RECONCILER, MEMBERSHIP, ENDING];
+pub(crate) const PARTS: [&str; 5] = [STORE, RECONCILER, MEMBERSHIP, AUTHORITY, ENDING];
 /// What happens to grants; `refused` is a request that became none.
 const EVENTS: &[&str] = &[
     "requested",
@@ -90,6 +92,7 @@ const LIMITS: &[&str] = &[
     Limit::Message.word(),
 ];
 const OPERATIONS: &[&str] = &["commit", "read"];
+const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
 const WHYS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
 
 /// From a host on the same switch to a firewall that takes minutes.
@@ -162,6 +165,16 @@ pub const ALL: [Metric; 24] = [
         CLOCK_AHEAD_OF_STORE,
         None,
         "How far the broker's clock is ahead of the store's, and so of other brokers' on it; negative: behind",
+    ),
+    gauge(
+        CERTIFICATE_EXPIRY,
+        Some(("certificate", CERTIFICATES)),
+        "When a certificate of this broker ends, in seconds since 1970; 0 where there is none",
+    ),
+    counter(
+        AUTHORITY_RENEWAL_FAILURES,
+        None,
+        "Attempts of this broker to renew the authority's intermediate that failed",
     ),
     counter(CLOUD_FAILURES, None, "Rounds on a target that failed"),
     gauge(CLOUD_STUCK, None, "Targets whose cloud has failed three times in a row or more"),

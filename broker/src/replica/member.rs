@@ -9,6 +9,7 @@ use postern_core::TargetId;
 use tokio::sync::watch;
 
 use super::Replica;
+use crate::authority::Standing;
 use crate::clock::{Clock, boottime};
 use crate::cloud::Clouds;
 use crate::ending::Ending;
@@ -48,6 +49,8 @@ pub struct Member {
     pub head: watch::Sender<u64>,
     /// Whether this broker can do its work.
     pub readiness: Readiness,
+    /// How the authority's life stands.
+    pub standing: Arc<Standing>,
     /// Whether the broker is ending: it says so, and takes nothing over.
     pub ending: watch::Receiver<Ending>,
 }
@@ -121,6 +124,7 @@ impl Member {
             stuck: count(self.clouds.stuck()),
             ending: self.is_ending(),
             not_ready: readiness::in_words(&self.readiness.reasons()),
+            warnings: self.standing.warnings(),
             ..course.card.clone()
         }
     }

@@ -87,6 +87,9 @@ pub struct Card {
     /// What keeps it from its work, one line for each part; empty where it is ready.
     #[serde(default)]
     pub not_ready: Vec<String>,
+    /// Its warnings about the authority's life, one line each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// The answer to a renewal.

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 pub(crate) use lockdown::{Assessment, LockdownResult, Lockdowns, Survey};
-pub(crate) use status::{Replica, Status, StuckClose};
+pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose};
 pub(crate) use wire::time;
 pub(crate) use words::{UNHEALTHY, grant_state};
 

@@ -10,7 +10,7 @@ use rcgen::{CertificateParams, DnType, SanType};
 use crate::parties::{Ca, HOUR, agent, alice, now};
 
 fn load(ca: &Ca) -> Result<Authority, PkiError> {
-    Authority::load(ca.dir.path(), &TrustDomain::default(), now())
+    Authority::load(ca.dir.path(), &TrustDomain::default())
 }
 
 #[test]
@@ -75,6 +75,13 @@ fn the_keys_and_certificates_of_two_authorities_do_not_mix() {
     let (ours, theirs) = (Ca::new(), Ca::new());
     let file = |ca: &Ca, name| ca.dir.path().join(name);
     fs::copy(file(&theirs, "intermediate.key"), file(&ours, "intermediate.key")).unwrap();
+    let Err(error) = load(&ours) else { panic!("an intermediate that another root signed was loaded") };
+    let error = error.to_string();
+    assert!(error.contains("intermediate.key") && error.contains("root.pem"), "{error}");
+    // As it was before the certificate stood beside its key.
+    let text = fs::read_to_string(file(&theirs, "intermediate.key")).unwrap();
+    let key = &text[..text.find("-----BEGIN CERTIFICATE-----").unwrap()];
+    fs::write(file(&ours, "intermediate.key"), key).unwrap();
     assert!(matches!(load(&ours), Err(PkiError::KeyMismatch)));
     fs::copy(file(&theirs, "intermediate.pem"), file(&ours, "intermediate.pem")).unwrap();
     let Err(error) = load(&ours) else { panic!("an intermediate that another root signed was loaded") };

@@ -4,3 +4,4 @@
 mod authority;
 mod handshakes;
 mod parties;
+mod renewal;

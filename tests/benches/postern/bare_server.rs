@@ -54,7 +54,7 @@ pub(crate) fn identity(world: &World) -> PathBuf {
 
 /// The broker's authority.
 pub(crate) fn authority(world: &World) -> Authority {
-    Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default(), wall()).unwrap()
+    Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default()).unwrap()
 }
 
 /// Starts the server on the broker's host, and waits until it listens.

@@ -101,8 +101,7 @@ fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_anew()
 
 /// Gives the agent a certificate that ended a while ago, as if its machine had been off. Returns when it ended.
 fn let_certificate_end(world: &World) -> jiff::Timestamp {
-    let authority =
-        Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default(), wall()).unwrap();
+    let authority = Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default()).unwrap();
     let key = KeyPair::generate().unwrap();
     let identity = Identity::Agent(VM.parse().unwrap());
     // An authority signs nothing for a time before its own, and this one is young.

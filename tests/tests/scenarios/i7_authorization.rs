@@ -161,7 +161,7 @@ fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
         Identity::Principal(postern_core::Principal { role, name: postern_core::Name::new(name).unwrap() })
     };
     let foreign = Authority::init(&world.dir().join("foreign"), &domain, now).unwrap();
-    let ours = Authority::load(&world.broker.data_dir().join("ca"), &domain, now).unwrap();
+    let ours = Authority::load(&world.broker.data_dir().join("ca"), &domain).unwrap();
     // An authority signs nothing for a time before its own.
     let before = now.checked_sub(Duration::from_secs(30)).unwrap();
     let identities = [

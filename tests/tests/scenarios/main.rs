@@ -4,6 +4,7 @@
 // Clippy takes the helpers of an integration test for production code.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod authority;
 mod bad_config;
 mod bad_request;
 mod clocks;

@@ -23,6 +23,25 @@ pub(crate) struct Status {
     pub stuck_closes: Vec<StuckClose>,
     pub stuck_closes_total: u64,
     pub oldest_unconfirmed: Option<Unconfirmed>,
+    pub authority: Option<Authority>,
+}
+
+/// The certificate authority of the broker that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Authority {
+    pub root: Option<CaCertificate>,
+    pub intermediate: Option<CaCertificate>,
+    pub root_key: &'static str,
+    pub warnings: Vec<String>,
+}
+
+/// A certificate of the authority itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct CaCertificate {
+    pub subject: String,
+    pub serial: String,
+    pub not_before: Option<Timestamp>,
+    pub not_after: Option<Timestamp>,
 }
 
 /// One broker.
@@ -38,6 +57,7 @@ pub(crate) struct Replica {
     pub not_ready: Vec<String>,
     pub clock_ahead_ms: i64,
     pub answers: bool,
+    pub warnings: Vec<String>,
 }
 
 /// The store.
@@ -107,6 +127,7 @@ impl From<v1::GetStatusResponse> for Status {
             stuck_closes: wire.stuck_closes.into_iter().map(StuckClose::from).collect(),
             stuck_closes_total: wire.stuck_closes_total,
             oldest_unconfirmed: wire.oldest_unconfirmed.map(Unconfirmed::from),
+            authority: wire.authority.map(Authority::from),
         };
         status.attention = attention(&status);
         status
@@ -144,12 +165,50 @@ fn attention(status: &Status) -> Vec<String> {
             found.push(format!("the clock of {name} is {off} ms {side} the store's"));
         }
     }
+    found.extend(authority_warnings(status));
     match status.stuck_closes_total {
         0 => {}
         1 => found.push("1 grant has not closed in time".to_owned()),
         count => found.push(format!("{count} grants have not closed in time")),
     }
     found
+}
+
+/// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is not ready because
+/// of it has said so already.
+fn authority_warnings(status: &Status) -> Vec<String> {
+    let mut by_broker: Vec<(&String, &Vec<String>)> = Vec::new();
+    if let Some(authority) = &status.authority {
+        by_broker.push((&status.replica, &authority.warnings));
+    }
+    let others = status.replicas.iter().filter(|replica| !replica.answers && replica.not_ready.is_empty());
+    by_broker.extend(others.map(|replica| (&replica.name, &replica.warnings)));
+    let lines = by_broker
+        .into_iter()
+        .flat_map(|(name, warnings)| warnings.iter().map(move |warning| format!("{name}: {warning}")));
+    lines.collect()
+}
+
+impl From<v1::AuthorityStatus> for Authority {
+    fn from(wire: v1::AuthorityStatus) -> Self {
+        Self {
+            root_key: words::root_key(wire.root_key()),
+            root: wire.root.map(CaCertificate::from),
+            intermediate: wire.intermediate.map(CaCertificate::from),
+            warnings: wire.warnings,
+        }
+    }
+}
+
+impl From<v1::CaCertificate> for CaCertificate {
+    fn from(wire: v1::CaCertificate) -> Self {
+        Self {
+            subject: wire.subject,
+            serial: wire.serial,
+            not_before: time(wire.not_before),
+            not_after: time(wire.not_after),
+        }
+    }
 }
 
 impl From<v1::Replica> for Replica {
@@ -165,6 +224,7 @@ impl From<v1::Replica> for Replica {
             not_ready: wire.not_ready,
             clock_ahead_ms: wire.clock_ahead_ms,
             answers: wire.answers,
+            warnings: wire.warnings,
         }
     }
 }

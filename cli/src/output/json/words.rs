@@ -156,6 +156,15 @@ pub(super) fn store_kind(kind: v1::StoreKind) -> &'static str {
     }
 }
 
+pub(super) fn root_key(place: v1::RootKey) -> &'static str {
+    match place {
+        v1::RootKey::Unspecified => UNKNOWN,
+        v1::RootKey::AtHand => "at_hand",
+        v1::RootKey::Offline => "offline",
+        v1::RootKey::Unusable => "unusable",
+    }
+}
+
 pub(super) fn target_error_code(code: v1::TargetErrorCode) -> &'static str {
     match code {
         v1::TargetErrorCode::Unspecified => UNKNOWN,

@@ -3,9 +3,9 @@
 use jiff::Timestamp;
 
 use super::{list, or_dash, table};
-use crate::output::json::{Replica, Status, StuckClose};
+use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose};
 use crate::output::printable;
-use crate::output::time::{dash, span, when};
+use crate::output::time::{dash, span, utc, when};
 
 /// The facts, every broker, every stuck close, and what needs attention.
 pub(crate) fn status(status: &Status, now: Timestamp) -> String {
@@ -45,7 +45,20 @@ fn facts(status: &Status) -> String {
         ("agents", agents.unwrap_or_else(dash)),
         ("grants", grants.unwrap_or_else(dash)),
         ("waits longest", oldest.unwrap_or_else(dash)),
+        ("authority", status.authority.as_ref().map_or_else(dash, authority)),
     ])
+}
+
+fn authority(authority: &Authority) -> String {
+    let end = |certificate: &Option<CaCertificate>| {
+        certificate.as_ref().and_then(|certificate| certificate.not_after).map_or_else(dash, utc)
+    };
+    let root_key = authority.root_key.replace('_', " ");
+    format!(
+        "intermediate until {}, root until {}, root key {root_key}",
+        end(&authority.intermediate),
+        end(&authority.root)
+    )
 }
 
 fn replicas(replicas: &[Replica], now: Timestamp) -> String {

@@ -27,6 +27,22 @@ pub(crate) fn a_status() -> v1::GetStatusResponse {
         }),
         agents: Some(v1::AgentCounts { enrolled: 5, connected: 4, banned: 1 }),
         grants: Some(v1::GrantCounts { pending_approval: 0, opening: 1, active: 2, closing: 1 }),
+        authority: Some(v1::AuthorityStatus {
+            root: Some(v1::CaCertificate {
+                subject: "Postern root (postern)".to_owned(),
+                serial: "01".to_owned(),
+                not_before: at(1_748_779_200),
+                not_after: at(2_064_139_200),
+            }),
+            intermediate: Some(v1::CaCertificate {
+                subject: "Postern intermediate (postern)".to_owned(),
+                serial: "0a".to_owned(),
+                not_before: at(1_748_779_200),
+                not_after: at(1_780_315_200),
+            }),
+            root_key: v1::RootKey::AtHand.into(),
+            warnings: Vec::new(),
+        }),
         oldest_unconfirmed: Some(v1::UnconfirmedGrant {
             grant_id: "01jx0000000000000000000000".to_owned(),
             closing: false,
@@ -79,6 +95,7 @@ fn a_status_has_the_documented_shape() {
             "not_ready": [],
             "clock_ahead_ms": -12,
             "answers": true,
+            "warnings": [],
         }],
         "store": { "kind": "redis", "error": "", "audit_records": 7, "audit_head": "5f0c" },
         "agents": { "enrolled": 5, "connected": 4, "banned": 1 },
@@ -99,6 +116,22 @@ fn a_status_has_the_documented_shape() {
             "since": "2025-06-01T12:00:10Z",
             "age": 2,
         },
+        "authority": {
+            "root": {
+                "subject": "Postern root (postern)",
+                "serial": "01",
+                "not_before": "2025-06-01T12:00:00Z",
+                "not_after": "2035-05-30T12:00:00Z",
+            },
+            "intermediate": {
+                "subject": "Postern intermediate (postern)",
+                "serial": "0a",
+                "not_before": "2025-06-01T12:00:00Z",
+                "not_after": "2026-06-01T12:00:00Z",
+            },
+            "root_key": "at_hand",
+            "warnings": [],
+        },
     });
     assert_eq!(serde_json::to_value(Status::from(wire)).unwrap(), documented);
 }
@@ -114,7 +147,7 @@ fn nothing_needs_attention_where_all_is_well() {
 #[test]
 fn each_thing_that_needs_attention_is_one_line() {
     type Case = (fn(&mut v1::GetStatusResponse), &'static str);
-    let cases: [Case; 7] = [
+    let cases: [Case; 9] = [
         (
             |status| (status.ready, status.not_ready) = (false, vec!["reconciler: it is slow".to_owned()]),
             "broker-1 is not ready: reconciler: it is slow",
@@ -134,6 +167,17 @@ fn each_thing_that_needs_attention_is_one_line() {
         (
             |status| status.replicas[0].clock_ahead_ms = -1001,
             "the clock of broker-1 is 1001 ms behind the store's",
+        ),
+        (
+            |status| {
+                let ends = "the authority's intermediate certificate ends in 89 days".to_owned();
+                status.authority.get_or_insert_default().warnings = vec![ends];
+            },
+            "broker-1: the authority's intermediate certificate ends in 89 days",
+        ),
+        (
+            |status| status.replicas[1].warnings = vec!["the authority's root certificate ends".to_owned()],
+            "broker-2: the authority's root certificate ends",
         ),
         (|status| status.stuck_closes_total = 25, "25 grants have not closed in time"),
         (|status| status.replicas.clear(), "no broker is ready"),

@@ -17,6 +17,7 @@ fn a_status_shows_its_facts_every_broker_and_that_all_is_well() {
         "agents 5 enrolled, 4 connected, 1 banned",
         "grants 1 opening, 2 active, 1 closing",
         "waits longest 01jx0000000000000000000000 opening for 2s",
+        "authority intermediate until 2026-06-01 12:00:00Z, root until 2035-05-30 12:00:00Z, root key at hand",
         "",
         "REPLICA STATE AGENTS TARGETS FAILING CLOUDS CLOCK VERSION STARTED",
         "broker-1 ready 2 3 0 -12 ms 0.1.0 2025-06-01 12:00:00Z (12s ago)",
@@ -49,7 +50,7 @@ fn a_stuck_close_has_a_line_for_each_layer_that_has_not_confirmed() {
         "needs attention:",
         "25 grants have not closed in time",
     ];
-    assert_eq!(shown(wire)[11..], expected);
+    assert_eq!(shown(wire)[12..], expected);
 }
 
 #[test]
@@ -72,6 +73,7 @@ fn a_store_that_does_not_answer_leaves_what_is_not_known_out() {
         "agents -",
         "grants -",
         "waits longest -",
+        "authority -",
         "",
         "needs attention:",
         "broker-1 is not ready: store: it is away",

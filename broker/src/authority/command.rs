@@ -1,0 +1,82 @@
+//! `postern-broker authority`: what an operator does about the authority's life, with the broker running or not.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postern_pki::{Authority, authority::CaCertificate};
+
+use super::{RootKey, Standing, humane};
+use crate::clock::Clock;
+use crate::config::Config;
+
+/// Makes a new intermediate with the root's key, and returns what to say about it.
+///
+/// # Errors
+/// The authority or the key cannot be used, or a file cannot be written.
+pub fn renew(config: &Config, root_key: &Path) -> anyhow::Result<String> {
+    let authority = load(config)?;
+    authority.renew(root_key, now()).context("cannot renew the authority's intermediate certificate")?;
+    let intermediate = authority.intermediate();
+    Ok(format!(
+        "the intermediate {} is good until {:.0}; a broker that runs on {} takes it up within seconds",
+        intermediate.serial,
+        intermediate.life.not_after,
+        config.data_dir.display()
+    ))
+}
+
+/// Describes the authority, and returns the description with the number of warnings in it.
+///
+/// # Errors
+/// The authority's files cannot be used.
+pub fn status(config: &Config) -> anyhow::Result<(String, usize)> {
+    let (authority, now) = (load(config)?, now());
+    let standing = Standing::of(config);
+    let mut text = line("root", authority.root(), now);
+    text += &line("intermediate", &authority.intermediate(), now);
+    for previous in authority.previous(now)? {
+        text += &line("replaced, still trusted", &previous, now);
+    }
+    let file = config.root_key.display();
+    let root_key = match standing.root_key(&authority) {
+        RootKey::AtHand => format!("at hand in {file}; the broker renews the intermediate by itself"),
+        RootKey::Offline => format!("offline (there is no {file})"),
+        RootKey::Unusable { reason } => format!("not usable: {reason}"),
+    };
+    // Writing into a string cannot fail.
+    let _ = writeln!(text, "root key: {root_key}");
+    let warnings = standing.look(&authority, now);
+    for warning in &warnings {
+        let _ = writeln!(text, "warning: {warning}");
+    }
+    Ok((text, warnings.len()))
+}
+
+/// Returns the warnings about an authority that `init` has made; none before that.
+///
+/// # Errors
+/// The authority's files cannot be used.
+pub fn warnings(config: &Config) -> anyhow::Result<Vec<String>> {
+    if !config.authority_dir().exists() {
+        return Ok(Vec::new());
+    }
+    Ok(Standing::of(config).look(&load(config)?, now()))
+}
+
+fn load(config: &Config) -> anyhow::Result<Authority> {
+    Authority::load(&config.authority_dir(), &config.trust_domain)
+        .with_context(|| format!("cannot use the authority in {}", config.authority_dir().display()))
+}
+
+fn now() -> Timestamp {
+    Clock::start(Timestamp::UNIX_EPOCH).now()
+}
+
+fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> String {
+    let CaCertificate { subject, serial, life } = certificate;
+    let left = life.not_after.duration_since(now);
+    let left = if left.is_positive() { format!("{} left", humane(left)) } else { "ended".to_owned() };
+    format!("{role}: {subject}, serial {serial}, {:.0} to {:.0}, {left}\n", life.not_before, life.not_after)
+}

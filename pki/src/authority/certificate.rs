@@ -1,0 +1,122 @@
+//! The certificates of the authority itself: the root, and the intermediates that it signs.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rcgen::{
+    BasicConstraints, Certificate, CertificateParams, DistinguishedName, DnType, IsCa, Issuer,
+    KeyUsagePurpose,
+};
+use rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use crate::credentials::KeyPair;
+use crate::identity::{self, TrustDomain};
+use crate::life::{Life, ROOT_LIFETIME, intermediate_end};
+use crate::{PkiError, authority::BACKDATE};
+
+/// The facts of one of the authority's own certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaCertificate {
+    /// The name that it carries.
+    pub subject: String,
+    /// The serial number, in hexadecimal digits.
+    pub serial: String,
+    /// From when until when it is valid.
+    pub life: Life,
+}
+
+impl CaCertificate {
+    /// Reads a certificate (DER).
+    pub(super) fn read(what: &str, der: &[u8]) -> Result<Self, PkiError> {
+        let unreadable = |error: &dyn std::fmt::Display| PkiError::malformed(what, error);
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|error| unreadable(&error))?;
+        let (not_before, not_after) = identity::validity(der).map_err(|error| unreadable(&error))?;
+        let common_name = certificate.subject().iter_common_name().next();
+        let subject = common_name.and_then(|name| name.as_str().ok()).unwrap_or_default();
+        let serial = data_encoding::HEXLOWER.encode(certificate.raw_serial());
+        Ok(Self { subject: subject.to_owned(), serial, life: Life { not_before, not_after } })
+    }
+}
+
+/// Makes a root.
+pub(super) fn root(key: &KeyPair, domain: &TrustDomain, now: Timestamp) -> Result<Certificate, PkiError> {
+    let until = later(now, ROOT_LIFETIME);
+    let params = params("Postern root", domain, 1, until, now)?;
+    Ok(params.self_signed(&key.0)?)
+}
+
+/// Makes an intermediate under a root (DER) that is valid at `now`.
+pub(super) fn intermediate(
+    key: &KeyPair,
+    domain: &TrustDomain,
+    root: &[u8],
+    root_key: KeyPair,
+    now: Timestamp,
+) -> Result<Vec<u8>, PkiError> {
+    let life = CaCertificate::read("the root certificate", root)?.life;
+    if !life.holds(now) {
+        let Life { not_before, not_after } = life;
+        return Err(PkiError::RootNotValid { valid: format!("{not_before:.0} to {not_after:.0}") });
+    }
+    let params = params("Postern intermediate", domain, 0, intermediate_end(&life, now), now)?;
+    let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(root), root_key.0)?;
+    Ok(params.signed_by(&key.0, &issuer)?.der().to_vec())
+}
+
+/// Reports whether a certificate is signed by the key of another.
+pub(super) fn is_signed_by(certificate: &[u8], issuer: &[u8]) -> bool {
+    match (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer)) {
+        (Ok((_, certificate)), Ok((_, issuer))) => {
+            certificate.verify_signature(Some(issuer.public_key())).is_ok()
+        }
+        (Ok(_) | Err(_), Ok(_) | Err(_)) => false,
+    }
+}
+
+/// Reports whether a certificate is of this key.
+pub(super) fn is_of_key(certificate: &[u8], key: &KeyPair) -> bool {
+    X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| {
+        certificate.public_key().subject_public_key.as_ref() == key.0.public_key_raw()
+    })
+}
+
+fn params(
+    name: &str,
+    domain: &TrustDomain,
+    path_length: u8,
+    until: Timestamp,
+    now: Timestamp,
+) -> Result<CertificateParams, PkiError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, format!("{name} ({domain})"));
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_length));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params.use_authority_key_identifier_extension = true;
+    set_validity(&mut params, earlier(now, BACKDATE), until)?;
+    Ok(params)
+}
+
+/// Sets from when until when a certificate is valid, in whole seconds.
+pub(super) fn set_validity(
+    params: &mut CertificateParams,
+    from: Timestamp,
+    until: Timestamp,
+) -> Result<(), PkiError> {
+    let date = |at: Timestamp| {
+        time::OffsetDateTime::from_unix_timestamp(at.as_second())
+            .map_err(|error| PkiError::Crypto { problem: error.to_string() })
+    };
+    params.not_before = date(from)?;
+    params.not_after = date(until)?;
+    Ok(())
+}
+
+pub(super) fn later(at: Timestamp, span: Duration) -> Timestamp {
+    at.checked_add(span).unwrap_or(Timestamp::MAX)
+}
+
+pub(super) fn earlier(at: Timestamp, span: Duration) -> Timestamp {
+    at.checked_sub(span).unwrap_or(Timestamp::MIN)
+}

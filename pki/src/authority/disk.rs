@@ -1,0 +1,116 @@
+//! The authority's files.
+//!
+//! `intermediate.key` holds the intermediate's private key **and** its certificate, so that one rename replaces both: after
+//! a crash at any step key and certificate belong together. `intermediate.pem` is a copy of that certificate for people and
+//! tools, written afterwards; the authority reads it only where `intermediate.key` has no certificate, as `init` once made
+//! it. `previous.pem` lists the intermediates that were replaced and have not ended.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+
+use crate::credentials::{self, KeyPair};
+use crate::{PkiError, files, identity};
+
+/// The most replaced intermediates that are remembered; the oldest are forgotten first.
+const PREVIOUS: usize = 16;
+
+/// Where the files are.
+pub(super) struct Paths {
+    dir: PathBuf,
+    pub(super) root_key: PathBuf,
+    pub(super) root: PathBuf,
+    pub(super) intermediate_key: PathBuf,
+    pub(super) intermediate: PathBuf,
+    pub(super) previous: PathBuf,
+}
+
+/// An intermediate with its key, as it is on disk.
+pub(super) struct Intermediate {
+    pub(super) key: KeyPair,
+    pub(super) certificate: Vec<u8>,
+    /// The file that the certificate came from.
+    pub(super) from: PathBuf,
+}
+
+impl Paths {
+    pub(super) fn of(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            root_key: dir.join("root.key"),
+            root: dir.join("root.pem"),
+            intermediate_key: dir.join("intermediate.key"),
+            intermediate: dir.join("intermediate.pem"),
+            previous: dir.join("previous.pem"),
+        }
+    }
+
+    /// The files that `init` makes.
+    pub(super) fn all(&self) -> [&PathBuf; 4] {
+        [&self.root_key, &self.root, &self.intermediate_key, &self.intermediate]
+    }
+
+    /// Reads the root's certificate.
+    pub(super) fn read_root(&self) -> Result<Vec<u8>, PkiError> {
+        only(&self.root, credentials::load_certificates(&self.root)?)
+    }
+
+    /// Reads the intermediate and its key.
+    pub(super) fn read_intermediate(&self) -> Result<Intermediate, PkiError> {
+        let text = files::read_private(&self.intermediate_key)?;
+        let key = credentials::parse_key(&self.intermediate_key, &text)?;
+        let beside_the_key = credentials::parse_certificates(&self.intermediate_key, &text)?;
+        let (from, certificates) = if beside_the_key.is_empty() {
+            (&self.intermediate, credentials::load_certificates(&self.intermediate)?)
+        } else {
+            (&self.intermediate_key, beside_the_key)
+        };
+        Ok(Intermediate { key, certificate: only(from, certificates)?, from: from.clone() })
+    }
+
+    /// Writes the intermediate and its key; the rename of `intermediate.key` is what counts.
+    pub(super) fn write_intermediate(&self, key: &KeyPair, certificate: &[u8]) -> Result<(), PkiError> {
+        let pem = credentials::to_pem(&[certificate.to_vec()]);
+        files::write_beside(&self.intermediate_key, &format!("{}{pem}", key.0.serialize_pem()), 0o600)?;
+        files::write_beside(&self.intermediate, &pem, 0o644)
+    }
+
+    /// The replaced intermediates that are valid at `now`, the newest last.
+    pub(super) fn read_previous(&self, now: Timestamp) -> Result<Vec<Vec<u8>>, PkiError> {
+        if self.previous.symlink_metadata().is_err() {
+            return Ok(Vec::new());
+        }
+        let mut certificates = credentials::load_certificates(&self.previous)?;
+        certificates.retain(|der| identity::not_after(der).is_ok_and(|end| end > now));
+        Ok(certificates)
+    }
+
+    /// Remembers an intermediate that is about to be replaced.
+    pub(super) fn remember(&self, certificate: &[u8], now: Timestamp) -> Result<(), PkiError> {
+        // What cannot be read is for people alone, and must not keep the authority from its renewal.
+        let mut certificates = self.read_previous(now).unwrap_or_default();
+        certificates.retain(|known| known != certificate);
+        certificates.push(certificate.to_vec());
+        let newest = certificates.split_off(certificates.len().saturating_sub(PREVIOUS));
+        files::write_beside(&self.previous, &credentials::to_pem(&newest), 0o644)
+    }
+
+    /// Keeps other programs from renewing until the file is dropped.
+    pub(super) fn lock(&self) -> Result<File, PkiError> {
+        let failed = |source| PkiError::File { path: self.dir.clone(), source };
+        let dir = File::open(&self.dir).map_err(failed)?;
+        match dir.try_lock() {
+            Ok(()) => Ok(dir),
+            Err(TryLockError::WouldBlock) => Err(PkiError::RenewalUnderWay { path: self.dir.clone() }),
+            Err(TryLockError::Error(source)) => Err(failed(source)),
+        }
+    }
+}
+
+fn only(path: &Path, certificates: Vec<Vec<u8>>) -> Result<Vec<u8>, PkiError> {
+    match <[Vec<u8>; 1]>::try_from(certificates) {
+        Ok([one]) => Ok(one),
+        Err(_) => Err(PkiError::malformed(path.display().to_string(), "it holds more than one certificate")),
+    }
+}
