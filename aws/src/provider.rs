@@ -99,7 +99,7 @@ impl Provider for Aws {
         let book = self.book(target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
-        *book = Book::default();
+        book.forget();
         let look = desk.look().await?;
         let locking = self.locking(&desk);
         match (look.own(), look.state()) {

@@ -6,6 +6,7 @@ mod cloud;
 mod iam;
 mod meter;
 mod proxy;
+mod reads;
 mod semantics;
 mod world;
 
