@@ -57,8 +57,8 @@ struct Course {
     card: Card,
     /// When the last renewal that was answered was sent.
     renewed: Duration,
-    /// Whether this broker has joined since it started: every further time it joins again.
-    has_joined: bool,
+    /// Whether a renewal was answered since this broker started: a broker that joins after that was a member before.
+    was_member: bool,
     is_lost: bool,
     agents_left: bool,
     clock_said: bool,
@@ -71,7 +71,7 @@ impl Course {
         Self {
             card,
             renewed: boottime(),
-            has_joined: false,
+            was_member: false,
             is_lost: false,
             agents_left: false,
             clock_said: false,
@@ -139,11 +139,12 @@ impl Member {
     }
 
     async fn renewed(&self, course: &mut Course, sent: Duration, beat: Beat) {
+        let was_member = std::mem::replace(&mut course.was_member, true);
         if beat.joined {
             // The membership of before is gone, and with it every lease: agents that are still here come first.
             let lost = self.replica.leases.forget();
             // Also where it holds no lease: news of the brokers that took them may have come first.
-            if std::mem::replace(&mut course.has_joined, true) {
+            if was_member {
                 tracing::warn!(targets = lost.len(), "joined the other brokers anew");
             }
             self.clouds.let_go_of_all();
@@ -271,8 +272,11 @@ mod tests {
         let (logged, _guard) = logged(Level::WARN);
         let (member, mut course) = (a_member(), Course::of(Card::default()));
         let joined = || Beat { joined: true, ..Beat::default() };
-        for beat in [joined(), Beat::default(), Beat::default()] {
-            member.renewed(&mut course, boottime(), beat).await;
+        // A broker joins as it opens the store; where its first renewal comes late, it joins once more.
+        for first in [Beat::default(), joined()] {
+            course = Course::of(Card::default());
+            member.renewed(&mut course, boottime(), first).await;
+            member.renewed(&mut course, boottime(), Beat::default()).await;
         }
         assert_eq!(logged.lines(), 0, "its start is no return");
         member.renewed(&mut course, boottime(), joined()).await;
