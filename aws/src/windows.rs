@@ -27,7 +27,7 @@ pub(crate) struct Book {
     own: Option<Own>,
     /// Windows whose opening got no answer: a look that does not show them is not believed at once.
     doubts: Vec<CloudWindow>,
-    /// What was opened a moment ago, which a read may not show yet.
+    /// Openings of a moment ago, which a read may not show yet.
     written: Written,
 }
 

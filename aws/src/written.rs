@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use crate::marking;
 use crate::window::Held;
 
-/// How long after its answer an opening may be missing from a read. What is missing later was taken away by somebody else.
+/// How long after its answer an opening may be missing from a read. A rule that is missing later was taken away by others.
 const SHOWN_AFTER: Duration = Duration::from_secs(10);
 
 /// The rules that openings wrote into an instance's own group, each with the marks of those openings alone.
@@ -51,7 +51,7 @@ impl Written {
     }
 
     /// Adds to the windows' rules of a read what it does not show yet. A rule that it shows as something else, with one of
-    /// the other ids, was changed by somebody else since.
+    /// the other ids, was changed by others since.
     pub(crate) fn complete(&mut self, group: &str, rules: &mut Vec<Held>, others: &[&str], now: Instant) {
         self.forget(group, now);
         self.rules.retain(|(written, _)| !others.contains(&written.id.as_str()));
@@ -59,7 +59,7 @@ impl Written {
             match rules.iter_mut().find(|rule| rule.id == written.id) {
                 Some(rule) => written.marks.iter().for_each(|(grant, mark)| {
                     let shown = rule.marks.entry(*grant).or_insert(*mark);
-                    // One with another end was changed by somebody else.
+                    // One with another end was changed by others.
                     if shown.not_after == mark.not_after {
                         shown.whole |= mark.whole;
                         shown.half |= mark.half;

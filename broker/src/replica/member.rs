@@ -57,7 +57,7 @@ struct Course {
     card: Card,
     /// When the last renewal that was answered was sent.
     renewed: Duration,
-    /// Whether a renewal was answered since this broker started: a broker that joins after that was a member before.
+    /// Set once a renewal was answered since this broker started: a broker that joins after that was a member before.
     was_member: bool,
     is_lost: bool,
     agents_left: bool,

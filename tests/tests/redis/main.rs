@@ -57,7 +57,7 @@ fn i2_with_redis_gone_both_layers_end_on_time_and_nothing_opens() {
     let refused = Refusal::from(world.alice.request(&asked).unwrap_err());
     assert_eq!(refused.reason, "STORE_UNAVAILABLE", "{refused:?}");
     sleep_until(end_of(&grant));
-    // The cloud's window has nobody but the broker to close it, and Redis is away until that is done.
+    // Only the broker can close the cloud's window, and Redis is away until that is done.
     wait_until("the cloud to close", PATIENCE, || !world.is_open());
     // A probe that is dropped takes a while to say so.
     std::thread::sleep(Duration::from_millis(1500));

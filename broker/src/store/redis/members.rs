@@ -29,7 +29,7 @@ const SHARE: usize = 200;
 #[derive(Debug)]
 pub(super) struct Membership {
     id: RwLock<String>,
-    /// Whether no renewal has reported yet that this membership is a new one. The answer to a join may be lost although the
+    /// Set until a renewal reports that this membership is a new one. The answer to a join may be lost although the
     /// server has done it, and then a later renewal reports it.
     unreported: AtomicBool,
 }
