@@ -52,11 +52,16 @@ bench: install-deps ## Measures, each thing beside its bare cost. Wants a machin
 build: ## Builds every program, as the scenarios start them.
 	@$(CARGO) build $(LOCKED) --workspace --bins
 
+# The judge of the dependencies: exactly this version, so that a new release does not change what passes.
+CARGO_DENY := 0.20.2
+
 .PHONY: check
 check: ## Formatting, lints, and what the dependencies are allowed to be.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
-	@$(CARGO) deny --version >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	@if [ "$$($(CARGO) deny --version 2>/dev/null)" != "cargo-deny $(CARGO_DENY)" ]; then \
+		$(CARGO) install --quiet --locked --version $(CARGO_DENY) cargo-deny; \
+	fi
 	$(CARGO) deny --locked check bans licenses sources
 	@if $(CARGO) deny fetch db >/dev/null 2>&1; then \
 		$(CARGO) deny --locked check advisories; \

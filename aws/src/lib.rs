@@ -30,6 +30,7 @@ mod tags;
 mod window;
 mod windows;
 mod wire;
+mod written;
 
 pub use provider::Aws;
 pub use settings::{Account, Settings};

@@ -104,7 +104,7 @@ impl Provider for Aws {
         let book = self.book(target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
-        *book = Book::default();
+        book.forget();
         let mut look = desk.look().await?;
         let deployment = &self.settings.deployment;
         let strange = look.strange(deployment).iter().map(|rule| rule.id.clone()).collect::<Vec<_>>();

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use postern_cloud::{CloudError, Observation};
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
+use tokio::time::Instant;
 
 use crate::api::{Ec2, Find};
 use crate::error::CallError;
@@ -18,6 +19,7 @@ use crate::resource::NewRule;
 use crate::rule::{Rule, Source, Traffic};
 use crate::tags::{self, Marks};
 use crate::window::{self, Held};
+use crate::written::Written;
 
 /// What is known of one target between two calls.
 #[derive(Debug, Default)]
@@ -25,11 +27,18 @@ pub(crate) struct Book {
     own: Option<Own>,
     /// Windows whose opening got no answer: a look that does not show them is not believed at once.
     doubts: Vec<CloudWindow>,
+    /// Openings of a moment ago, which a read may not show yet.
+    written: Written,
     /// Whether the read after a close showed something else than what is known.
     pub(crate) surprised: bool,
 }
 
 impl Book {
+    /// Forgets what looks have shown: the next call looks first. What EC2 has answered stays.
+    pub(crate) fn forget(&mut self) {
+        (self.own, self.surprised) = (None, false);
+    }
+
     /// Forgets what does not agree with a look: one of the two is not the newest.
     pub(crate) fn doubt(&mut self, look: &Look, deployment: &str) {
         let agrees = |own: &Own| {
@@ -91,7 +100,14 @@ impl Desk<'_> {
         let mut waits = patience::waits();
         loop {
             let look = self.look().await?;
-            let observation = look.observation(self.view);
+            let mut observation = look.observation(self.view);
+            let mut rules = look.held(self.view.deployment);
+            if let Some(own) = look.own().filter(|_| look.exists) {
+                let strange = look.strange(self.view.deployment);
+                let strange: Vec<&str> = strange.iter().map(|rule| rule.id.as_str()).collect();
+                book.written.complete(&own.id, &mut rules, &strange, Instant::now());
+                observation.windows = window::windows(self.view.target, &rules);
+            }
             let is_missing = |window: &CloudWindow| look.exists && !observation.windows.contains(window);
             if look.own().is_some()
                 && book.doubts.iter().any(is_missing)
@@ -106,7 +122,7 @@ impl Desk<'_> {
             }
             book.own = look.own().map(|own| Own {
                 group: own.id.clone(),
-                rules: look.held(self.view.deployment),
+                rules,
                 strays: look.strange(self.view.deployment).iter().map(|rule| rule.id.clone()).collect(),
                 locked: look.state() == tags::LOCKED,
             });
@@ -135,6 +151,7 @@ impl Desk<'_> {
         let opened = self.write_open(&mut own, windows, &mut begun).await;
         book.doubts.retain(|doubt| !windows.contains(doubt) || opened.is_err() && begun.contains(doubt));
         opened?;
+        book.written.opened(&own.group, &own.rules, windows, Instant::now());
         book.own = Some(own);
         Ok(())
     }
@@ -233,6 +250,7 @@ impl Desk<'_> {
         if let Some(error) = failed {
             return Err(error.into());
         }
+        book.written.closed(&own.rules);
         let left = self.gone(&own.group, &empty, windows).await?;
         let is_known = |rule: &Rule| {
             Held::read(rule, self.view.deployment).is_some_and(|held| own.rules.contains(&held))

@@ -17,8 +17,10 @@ use crate::relay::{Line, join};
 
 /// How long a backend may take to accept.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often a backend is asked whether it is ready, and how long it may take to say so.
+/// How often a backend is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(500);
+/// How long a backend may take to say that it is ready, on a machine that is busy.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A load balancer. It ends when it is dropped.
 #[derive(Debug)]
@@ -123,7 +125,7 @@ async fn serve(listener: TcpListener, backends: Arc<Vec<Backend>>, mut line: wat
 async fn keep_asking(backends: Arc<Vec<Backend>>, number: usize) {
     let Backend { health: Some(health), is_ready, .. } = &backends[number] else { return };
     loop {
-        let answer = timeout(ASK_EVERY, get(*health, "/readyz")).await.ok().flatten();
+        let answer = timeout(ANSWER_WITHIN, get(*health, "/readyz")).await.ok().flatten();
         is_ready.store(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), Ordering::Relaxed);
         tokio::time::sleep(ASK_EVERY).await;
     }

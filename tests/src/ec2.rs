@@ -7,6 +7,7 @@ mod edits;
 mod iam;
 mod meter;
 mod proxy;
+mod reads;
 mod semantics;
 mod world;
 

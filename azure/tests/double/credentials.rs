@@ -85,13 +85,13 @@ async fn a_managed_identity_is_asked_of_the_metadata_service() {
 #[tokio::test]
 async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
     let world = World::new().await;
-    world.arm.token_lifetime(Duration::from_secs(10));
+    world.arm.token_lifetime(Duration::from_secs(30));
     let logins = |world: &World| world.arm.calls().iter().filter(|call| call.is_login()).count();
     for _ in 0..5 {
         world.looks(&world.azure).await.unwrap();
     }
     assert_eq!(logins(&world), 1);
-    tokio::time::sleep(Duration::from_millis(5100)).await;
+    tokio::time::sleep(Duration::from_millis(15_100)).await;
     world.looks(&world.azure).await.unwrap();
     assert_eq!(logins(&world), 2, "past the half of a short life");
 }

@@ -133,10 +133,11 @@ async fn a_failed_operation_is_an_error_with_azures_words() {
 #[tokio::test]
 async fn a_window_is_open_only_once_its_operation_is_done() {
     let (world, window) = locked_world().await;
-    world.arm.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(300));
+    world.arm.settle("Microsoft.Network/networkSecurityGroups", Duration::from_secs(4));
+    world.arm.forget_calls();
     let opening = world.try_open(&window);
     let watching = async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        world.written("/securityRules/").await;
         let observed = world.another().observe(&window.target).await.unwrap();
         assert_eq!(observed.windows, [].into(), "what is being written is not open");
     };
@@ -197,11 +198,11 @@ async fn a_token_that_ends_or_is_taken_back_is_replaced() {
     assert!(matches!(first, Ok(()) | Err(CloudError::Unavailable { .. })), "{first:?}");
     world.try_open(&window).await.unwrap();
     assert!(world.admits(ALICE, 0, 22));
-    world.arm.token_lifetime(Duration::from_secs(1));
+    world.arm.token_lifetime(Duration::from_secs(4));
     world.arm.forget_tokens();
     let short = world.another();
     short.observe(&window.target).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(1100)).await;
+    tokio::time::sleep(Duration::from_millis(4100)).await;
     short.close(&window.target, &[window.clone()].into()).await.unwrap();
     assert!(!world.admits(ALICE, 0, 22));
 }

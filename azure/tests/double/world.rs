@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_arm_double::{Arm, Lab, Vm};
+use postern_arm_double::{Arm, Call, Lab, Vm};
 use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
@@ -136,6 +137,16 @@ impl World {
 
     pub(crate) async fn observe(&self, number: usize) -> Observation {
         self.azure.observe(&self.target(number)).await.unwrap()
+    }
+
+    /// Waits until a change of such a path has arrived, since the calls were last forgotten.
+    pub(crate) async fn written(&self, path: &str) {
+        // Resource ids are written in any case.
+        let path = path.to_ascii_lowercase();
+        let is_it = |call: &Call| call.is_change() && call.path.to_ascii_lowercase().contains(&path);
+        while !self.arm.calls().iter().any(is_it) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
     }
 
     /// Whether a connection gets in.

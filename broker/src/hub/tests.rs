@@ -6,6 +6,9 @@ use postern_core::policy::{Mode, Protection};
 use super::*;
 use crate::samples::a_grant;
 
+/// How long what happens at once may take on a machine that is busy.
+const SOON: Duration = Duration::from_secs(20);
+
 /// The hub of a broker that started so many seconds ago, and the target of every test.
 fn a_hub(started_ago: u64) -> (Arc<Hub>, TargetId) {
     let clock = Clock::start(Timestamp::UNIX_EPOCH);
@@ -58,7 +61,7 @@ async fn told(session: &mut Session) -> u64 {
 }
 
 async fn ends(session: &mut Session) -> &'static str {
-    let next = tokio::time::timeout(Duration::from_secs(1), session.next()).await;
+    let next = tokio::time::timeout(SOON, session.next()).await;
     match next.expect("the session ends") {
         Outgoing::End(reason) => reason,
         other @ (Outgoing::Nothing | Outgoing::Tell(_)) => panic!("{other:?}"),
@@ -177,7 +180,7 @@ async fn i6_a_lost_session_may_hold_whatever_it_was_told_and_did_not_take_back()
 async fn whatever_happens_to_a_session_wakes_its_target() {
     let (hub, target) = a_hub(60);
     let woken = async || {
-        let woken = tokio::time::timeout(Duration::from_secs(1), hub.wakeups.take()).await;
+        let woken = tokio::time::timeout(SOON, hub.wakeups.take()).await;
         woken.expect("it was woken").contains(&target)
     };
     let session = hub.connect(&target, "1".into());

@@ -103,7 +103,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 24] = [
+pub const ALL: [Metric; 26] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(

@@ -60,11 +60,27 @@ struct Course {
     card: Card,
     /// When the last renewal that was answered was sent.
     renewed: Duration,
+    /// Set once a renewal was answered since this broker started: a broker that joins after that was a member before.
+    was_member: bool,
     is_lost: bool,
     agents_left: bool,
     clock_said: bool,
     /// How many of its leases were taken away so far, by the store's count.
     losses: u64,
+}
+
+impl Course {
+    fn of(card: Card) -> Self {
+        Self {
+            card,
+            renewed: boottime(),
+            was_member: false,
+            is_lost: false,
+            agents_left: false,
+            clock_said: false,
+            losses: 0,
+        }
+    }
 }
 
 impl Member {
@@ -79,14 +95,7 @@ impl Member {
             started_at: self.clock.now(),
             ..Card::default()
         };
-        let mut course = Course {
-            card,
-            renewed: boottime(),
-            is_lost: false,
-            agents_left: false,
-            clock_said: false,
-            losses: 0,
-        };
+        let mut course = Course::of(card);
         let mut ready = Some(ready);
         let mut before = boottime();
         loop {
@@ -134,10 +143,12 @@ impl Member {
     }
 
     async fn renewed(&self, course: &mut Course, sent: Duration, beat: Beat) {
+        let was_member = std::mem::replace(&mut course.was_member, true);
         if beat.joined {
             // The membership of before is gone, and with it every lease: agents that are still here come first.
             let lost = self.replica.leases.forget();
-            if course.is_lost || !lost.is_empty() {
+            // Also where it holds no lease: news of the brokers that took them may have come first.
+            if was_member {
                 tracing::warn!(targets = lost.len(), "joined the other brokers anew");
             }
             self.clouds.let_go_of_all();
@@ -230,5 +241,50 @@ impl Member {
             // Another broker may well have the store: the agents look for one.
             self.hub.end_all("this broker has lost touch with its store; another may have it");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use tracing::Level;
+
+    use super::*;
+    use crate::logged::logged;
+    use crate::samples::at;
+    use crate::store::members::fake::Another;
+
+    fn a_member() -> Member {
+        let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));
+        let replica = Replica::of(Arc::new(Another::default()));
+        Member {
+            replica: Arc::clone(&replica),
+            hub: Hub::new(clock, Arc::clone(&wakeups)),
+            clouds: Clouds::new(BTreeMap::new(), clock, Arc::clone(&wakeups), replica),
+            wakeups,
+            clock,
+            name: "broker-1".to_owned(),
+            head: watch::channel(0).0,
+            readiness: Readiness::default(),
+            standing: Arc::new(Standing::at("root.key".into())),
+            ending: watch::channel(Ending::NotYet).1,
+        }
+    }
+
+    #[tokio::test]
+    async fn i8_a_broker_that_joins_again_says_so_also_where_it_holds_no_lease_any_more() {
+        let (logged, _guard) = logged(Level::WARN);
+        let (member, mut course) = (a_member(), Course::of(Card::default()));
+        let joined = || Beat { joined: true, ..Beat::default() };
+        // A broker joins as it opens the store; where its first renewal comes late, it joins once more.
+        for first in [Beat::default(), joined()] {
+            course = Course::of(Card::default());
+            member.renewed(&mut course, boottime(), first).await;
+            member.renewed(&mut course, boottime(), Beat::default()).await;
+        }
+        assert_eq!(logged.lines(), 0, "its start is no return");
+        member.renewed(&mut course, boottime(), joined()).await;
+        assert_eq!(logged.lines(), 1);
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use http::{HeaderMap, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use super::iam;
 use super::meter::Meter;
+use super::reads::Reads;
 use super::semantics;
 use crate::clock::monotonic;
 use crate::room::Room;
@@ -127,11 +128,8 @@ struct State {
     meter: Option<Meter>,
     policy: Option<Arc<serde_json::Value>>,
     halt: Option<Halt>,
-    stale: Option<Duration>,
     short_pages: Option<usize>,
-    /// The last answer to each read, and until when it is given again.
-    reads: HashMap<Vec<u8>, Bytes>,
-    stale_until: Option<Instant>,
+    reads: Reads,
 }
 
 #[derive(Debug)]
@@ -246,7 +244,7 @@ impl Proxy {
     }
 
     pub(super) fn stale_reads(&self, span: Duration) {
-        self.lock().stale = Some(span);
+        self.lock().reads.lag(span);
     }
 
     pub(super) fn short_pages(&self, items: usize) {
@@ -353,29 +351,20 @@ impl Proxy {
         }
         let ask = |body: Vec<u8>| self.ask(headers, body);
         if !call.is_change() {
-            if let Some(stale) = self.stale_answer(&call.key(&body)) {
-                return Ok(Response::new(Full::new(stale)));
+            let began = monotonic();
+            if let Some(old) = self.lock().reads.old(&call.key(&body), began) {
+                return Ok(Response::new(Full::new(old)));
             }
             let most = self.lock().short_pages.unwrap_or(usize::MAX);
             let (status, answer) = semantics::read(&call, most, &self.answers, ask).await?;
             if status == StatusCode::OK {
-                self.lock().reads.insert(call.key(&body), answer.clone());
+                self.lock().reads.answered(call.key(&body), answer.clone(), began);
             }
             return Ok(with_status(status, answer));
         }
         let (status, answer) = semantics::change(&call, body.to_vec(), ask).await?;
-        let mut state = self.lock();
-        match state.stale {
-            Some(span) => state.stale_until = monotonic().checked_add(span),
-            None => state.reads.clear(),
-        }
+        self.lock().reads.changed(monotonic());
         Ok(with_status(status, answer))
-    }
-
-    fn stale_answer(&self, key: &[u8]) -> Option<Bytes> {
-        let state = self.lock();
-        let is_stale = state.stale_until.is_some_and(|until| monotonic() < until);
-        state.reads.get(key).filter(|_| is_stale).cloned()
     }
 
     /// Asks moto.

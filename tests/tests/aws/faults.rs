@@ -45,6 +45,30 @@ fn i6_a_look_that_does_not_show_what_may_be_open_is_not_believed_at_once() {
 }
 
 #[test]
+fn i2_what_ec2_said_that_it_opened_is_closed_also_while_reads_do_not_show_it() {
+    let (lab, instance) = locked();
+    let target = lab.target(&instance);
+    let (one, other) = (window(&target, 1, "192.0.2.7"), window(&target, 2, "192.0.2.7"));
+    for shared in [false, true] {
+        if shared {
+            lab.open(&one).unwrap();
+        }
+        assert_eq!(lab.observe(&target).unwrap().windows.len(), usize::from(shared));
+        // EC2 answers the opening, and for five seconds it shows what was before.
+        lab.ec2.stale_reads(Duration::from_secs(5));
+        let opened = if shared { &other } else { &one };
+        lab.open(opened).unwrap();
+        assert!(lab.observe(&target).unwrap().windows.contains(opened), "EC2 said that it is open");
+        lab.close(opened).unwrap();
+        let marks = lab.cloud.own_group(&instance).map(|group| lab.cloud.rules(&group)).unwrap_or_default();
+        let key = format!("postern:grant:{}", opened.grant);
+        assert!(marks.iter().all(|rule| !rule.tags.contains_key(&key)), "{marks:?}");
+        assert_eq!(lab.cloud.windows(&instance).len(), usize::from(shared));
+        lab.ec2.stale_reads(Duration::ZERO);
+    }
+}
+
+#[test]
 fn a_read_is_tried_again_and_a_change_is_left_to_who_looks_first() {
     let (lab, instance) = locked();
     let target = lab.target(&instance);

@@ -1,6 +1,12 @@
 //! Stores that commit at once on one Redis: each gets its turns, no commit fails for the others', and a head that another
 //! answer overtook is not taken for a store that went back.
 
+#![allow(
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "helpers of tests fail like tests, and the shares are worth reading"
+)]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;

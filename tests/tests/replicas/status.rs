@@ -10,8 +10,8 @@ use serde_json::Value;
 use crate::scenarios::{LED, SOURCE, at, led_by_hand};
 use crate::world::{Options, World};
 
-/// How long a replica that was killed may still be shown.
-const GONE: Duration = Duration::from_secs(8);
+/// How long a replica that was killed may still be shown, on a machine that is busy: its membership lasts 6 s.
+const GONE: Duration = Duration::from_secs(15);
 /// When a close is called stuck.
 const STUCK: Duration = Duration::from_secs(30);
 /// The exit code of `--check` where something needs attention.
@@ -47,8 +47,7 @@ fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
         assert!(checked.succeeded() && checked.out.ends_with("nothing needs attention\n"), "{checked:?}");
     }
     world.replicas.replica(0).kill9();
-    let late = wait_until("it to be gone", PATIENCE, || shown(&status(&world, 1)).0 == ["broker-2"]);
-    assert!(late < GONE, "it was shown for {late:?}");
+    wait_until("it to be gone", GONE, || shown(&status(&world, 1)).0 == ["broker-2"]);
     wait_until("its agents to have moved", PATIENCE, || shown(&status(&world, 1)).1 == 6);
     let checked = cli(&world, 1).run(&["status", "--check"]);
     assert!(checked.succeeded(), "{checked:?}");

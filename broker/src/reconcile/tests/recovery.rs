@@ -49,7 +49,7 @@ async fn i8_brokers_that_stop_after_every_fault_converge() {
     let life = STORE_RETRY / 3;
     let stories = faults().map(|(fault, step)| async move {
         let (mut world, grant) = meeting(fault, step).await;
-        for _ in 0..20 {
+        for _ in 0..200 {
             with_agent(&world, tokio::time::sleep(life)).await;
             if world.state(grant).await.is_final() {
                 break;

@@ -60,7 +60,7 @@ impl World {
 
     /// Runs the broker's loops until the story is told.
     pub(super) async fn during<T>(&self, story: impl Future<Output = T>) -> T {
-        let told = tokio::time::timeout(Duration::from_secs(20), async {
+        let told = tokio::time::timeout(Duration::from_secs(60), async {
             tokio::select! {
                 ended = self.reconciler.clone().run() => panic!("the reconciler ended: {ended:?}"),
                 ended = Arc::clone(&self.reconciler.clouds).run() => panic!("the driver ended: {ended:?}"),

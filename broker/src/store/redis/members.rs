@@ -1,6 +1,7 @@
 //! Memberships and leases on Redis: each step one script, and the news on a channel.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
 
 use async_trait::async_trait;
@@ -26,21 +27,32 @@ const SHARE: usize = 200;
 
 /// Whose writes these are: the membership of the moment.
 #[derive(Debug)]
-pub(super) struct Membership(RwLock<String>);
+pub(super) struct Membership {
+    id: RwLock<String>,
+    /// Set until a renewal reports that this membership is a new one. The answer to a join may be lost although the
+    /// server has done it, and then a later renewal reports it.
+    unreported: AtomicBool,
+}
 
 impl Membership {
     pub(super) fn new() -> Self {
-        Self(RwLock::new(fresh()))
+        Self { id: RwLock::new(fresh()), unreported: AtomicBool::new(false) }
     }
 
     pub(super) fn id(&self) -> String {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn renew(&self) -> String {
         let id = fresh();
-        self.0.write().unwrap_or_else(PoisonError::into_inner).clone_from(&id);
+        self.id.write().unwrap_or_else(PoisonError::into_inner).clone_from(&id);
+        self.unreported.store(true, Ordering::Relaxed);
         id
+    }
+
+    /// Takes in that the caller learns of the membership now. Returns whether it is new to the caller.
+    fn report(&self) -> bool {
+        self.unreported.swap(false, Ordering::Relaxed)
     }
 }
 
@@ -79,9 +91,12 @@ impl Redis {
     pub(super) async fn join(&self) -> Result<Beat, StoreError> {
         let card =
             Card { name: "command".into(), version: env!("CARGO_PKG_VERSION").into(), ..Card::default() };
-        self.renew(&self.membership.renew(), &card, true)
+        let beat = self
+            .renew(&self.membership.renew(), &card, true)
             .await?
-            .ok_or_else(|| failed(words("it cannot be joined")))
+            .ok_or_else(|| failed(words("it cannot be joined")))?;
+        self.membership.report();
+        Ok(beat)
     }
 
     /// None where the membership is gone.
@@ -161,10 +176,11 @@ impl Members for Redis {
     }
 
     async fn beat(&self, card: &Card) -> Result<Beat, StoreError> {
-        if let Some(beat) = self.renew(&self.membership.id(), card, false).await? {
-            return Ok(beat);
-        }
-        self.renew(&self.membership.renew(), card, true).await?.ok_or_else(unexpected)
+        let beat = match self.renew(&self.membership.id(), card, false).await? {
+            Some(beat) => beat,
+            None => self.renew(&self.membership.renew(), card, true).await?.ok_or_else(unexpected)?,
+        };
+        Ok(Beat { joined: self.membership.report(), ..beat })
     }
 
     async fn leave(&self) -> Result<(), StoreError> {

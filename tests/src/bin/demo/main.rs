@@ -183,9 +183,7 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
         "someone flushes the VM's firewall: the table is back at once, and the report names the process",
         || {
             world.net.vm.must("nft", &["flush", "ruleset"]);
-            wait_until("the port to be shut again", Duration::from_secs(1), || {
-                try_22(world, 'm') == Reach::Filtered
-            });
+            wait_until("the port to be shut again", PATIENCE, || try_22(world, 'm') == Reach::Filtered);
             let reported = || {
                 let log = world.admin.audit();
                 let events = log.iter().filter_map(|line| serde_json::from_str::<AuditRecord>(line).ok());

@@ -44,7 +44,7 @@ async fn i8_without_the_lease_nothing_is_opened() {
 async fn i2_without_the_lease_what_has_ended_is_closed_all_the_same_and_nothing_else() {
     let (world, _) = beside_another().await;
     let (short, long) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
-    let ends = Duration::from_millis(150);
+    let ends = Duration::from_secs(1);
     let at = world.clouds.clock.now() + ends;
     let mut windows = desired_cloud(&world.target, [&long], long.requested_at);
     windows.extend(

@@ -92,6 +92,28 @@ async fn i8_whose_membership_has_ended_writes_nothing_until_it_has_joined_anew()
 }
 
 #[tokio::test]
+async fn i8_a_membership_whose_first_answer_was_lost_is_reported_as_new_by_the_next_renewal() {
+    let server = RedisServer::durable().await;
+    let (one, _) = two(&server).await;
+    assert!(!beat(&one).await.joined, "it joined as it opened the store");
+    end_membership(&server, &one).await;
+    let before = one.membership.id();
+    let joins = async {
+        while one.membership.id() == before {
+            tokio::task::yield_now().await;
+        }
+    };
+    // The renewal is given up once it has asked to join; the server does that.
+    tokio::select! {
+        biased;
+        () = joins => {}
+        beat = beat(&one) => panic!("{beat:?}"),
+    }
+    assert!(beat(&one).await.joined, "every lease of the membership before is lost");
+    assert!(!beat(&one).await.joined, "and that is reported once");
+}
+
+#[tokio::test]
 async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;

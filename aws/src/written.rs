@@ -1,0 +1,152 @@
+//! What EC2 has answered to openings a moment ago. EC2 is eventually consistent: a read that lacks what EC2 said that it wrote is
+//! older than that answer, and must not make a window count as closed that is open (I2). Pure.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postern_core::plan::CloudWindow;
+use tokio::time::Instant;
+
+use crate::marking;
+use crate::window::Held;
+
+/// How long after its answer an opening may be missing from a read. A rule that is missing later was taken away by others.
+const SHOWN_AFTER: Duration = Duration::from_secs(10);
+
+/// The rules that openings wrote into an instance's own group, each with the marks of those openings alone.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    group: String,
+    rules: Vec<(Held, Instant)>,
+}
+
+impl Written {
+    /// Takes in that EC2 answered the opening of these windows, after which the rules of the group are these.
+    pub(crate) fn opened(
+        &mut self,
+        group: &str,
+        rules: &[Held],
+        windows: &BTreeSet<CloudWindow>,
+        now: Instant,
+    ) {
+        self.forget(group, now);
+        for rule in rules {
+            let is_on = |window: &&CloudWindow| marking::concerns(window, &(rule.port, rule.net));
+            let opened: BTreeSet<_> = windows.iter().filter(is_on).map(|window| window.grant).collect();
+            let mut marks = rule.marks.clone();
+            marks.retain(|grant, _| opened.contains(grant));
+            if !marks.is_empty() {
+                self.rules.push((Held { marks, ..rule.clone() }, now));
+            }
+        }
+    }
+
+    /// Takes in that EC2 answered a closing, after which the rules are these.
+    pub(crate) fn closed(&mut self, rules: &[Held]) {
+        self.rules.retain_mut(|(written, _)| {
+            let left = rules.iter().find(|rule| rule.id == written.id);
+            written.marks.retain(|grant, mark| left.is_some_and(|left| left.marks.get(grant) == Some(mark)));
+            !written.marks.is_empty()
+        });
+    }
+
+    /// Adds to the windows' rules of a read what it does not show yet. A rule that it shows as something else, with one of
+    /// the other ids, was changed by others since.
+    pub(crate) fn complete(&mut self, group: &str, rules: &mut Vec<Held>, others: &[&str], now: Instant) {
+        self.forget(group, now);
+        self.rules.retain(|(written, _)| !others.contains(&written.id.as_str()));
+        for (written, _) in &self.rules {
+            match rules.iter_mut().find(|rule| rule.id == written.id) {
+                Some(rule) => written.marks.iter().for_each(|(grant, mark)| {
+                    let shown = rule.marks.entry(*grant).or_insert(*mark);
+                    // One with another end was changed by others.
+                    if shown.not_after == mark.not_after {
+                        shown.whole |= mark.whole;
+                        shown.half |= mark.half;
+                    }
+                }),
+                None => rules.push(written.clone()),
+            }
+        }
+    }
+
+    /// Forgets what every read shows by now, and what was written into another group: that one is gone.
+    fn forget(&mut self, group: &str, now: Instant) {
+        if self.group != group {
+            self.rules.clear();
+            group.clone_into(&mut self.group);
+        }
+        self.rules.retain(|(_, at)| now.saturating_duration_since(*at) < SHOWN_AFTER);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use postern_core::GrantId;
+
+    use super::*;
+    use crate::tags::Mark;
+
+    fn grant(number: u128) -> GrantId {
+        GrantId::from_parts(Timestamp::UNIX_EPOCH, number)
+    }
+
+    fn window(number: u128) -> CloudWindow {
+        CloudWindow {
+            target: "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap(),
+            grant: grant(number),
+            port: "tcp/22".parse().unwrap(),
+            source: "192.0.2.7".parse().unwrap(),
+            not_after: Timestamp::from_second(60).unwrap(),
+        }
+    }
+
+    /// The rule of the windows of these grants.
+    fn rule(grants: &[u128]) -> Held {
+        let mark = Mark { not_after: Timestamp::from_second(60).unwrap(), whole: true, half: false };
+        let marks = grants.iter().map(|number| (grant(*number), mark)).collect();
+        let (port, net) = ("tcp/22".parse().unwrap(), "192.0.2.7/32".parse().unwrap());
+        Held { id: "sgr-1".into(), port, net, marks, named: true }
+    }
+
+    /// The rules of a read, completed.
+    fn completed(written: &mut Written, mut rules: Vec<Held>, others: &[&str], now: Instant) -> Vec<Held> {
+        written.complete("sg-1", &mut rules, others, now);
+        rules
+    }
+
+    #[test]
+    fn i2_a_read_is_completed_for_a_while_by_what_openings_wrote_and_by_nothing_else() {
+        let (mut written, start) = (Written::default(), Instant::now());
+        written.opened("sg-1", &[rule(&[1, 2])], &[window(2)].into(), start);
+        let soon = start + Duration::from_secs(9);
+        assert_eq!(completed(&mut written, vec![rule(&[1])], &[], soon), [rule(&[1, 2])]);
+        let whole = completed(&mut written, vec![], &[], soon);
+        assert_eq!(whole, [rule(&[2])], "what others opened is not made up");
+        let later = completed(&mut written, vec![], &[], start + SHOWN_AFTER);
+        assert_eq!(later, [], "by then every read shows it, or it is gone");
+    }
+
+    #[test]
+    fn what_a_closing_took_away_is_not_added_to_a_read_any_more() {
+        let (mut written, now) = (Written::default(), Instant::now());
+        written.opened("sg-1", &[rule(&[1, 2])], &[window(1), window(2)].into(), now);
+        written.closed(&[rule(&[2])]);
+        assert_eq!(completed(&mut written, vec![], &[], now), [rule(&[2])]);
+        written.closed(&[]);
+        assert_eq!(completed(&mut written, vec![], &[], now), []);
+    }
+
+    #[test]
+    fn i6_a_rule_that_somebody_else_changed_and_one_of_another_group_are_not_added() {
+        let (mut written, now) = (Written::default(), Instant::now());
+        written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
+        let mut put_off = rule(&[1]);
+        put_off.marks.values_mut().for_each(|mark| mark.not_after = Timestamp::from_second(600).unwrap());
+        assert_eq!(completed(&mut written, vec![put_off.clone()], &[], now), [put_off]);
+        assert_eq!(completed(&mut written, vec![], &["sgr-1"], now), []);
+        written.opened("sg-2", &[rule(&[1])], &[window(1)].into(), now);
+        assert_eq!(completed(&mut written, vec![], &[], now), []);
+    }
+}
