@@ -2,13 +2,15 @@
 //! intermediate certificate ends. Every program lives by the same clocks, which a test moves while they run.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use postern_core::Role;
 use postern_proto::v1::Layers;
 use postern_tests::azure::AzureWorld;
 use postern_tests::clock::wait_until;
-use postern_tests::{Cli, FakeTime, Outcome, PATIENCE};
+use postern_tests::{Broker, Cli, FakeTime, Net, Outcome, PATIENCE};
+use tempfile::TempDir;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
@@ -285,4 +287,19 @@ fn i2_with_the_root_key_offline_the_end_is_announced_survived_and_mended_without
     walk.assert_same_process(pid);
     let audit = walk.person(Role::Administrator).run(&["audit", "tail"]);
     assert_eq!(audit.out.matches("authority.renewed").count(), 1, "I9: {}", audit.out);
+}
+
+#[test]
+fn a_renewal_by_root_leaves_every_file_to_the_user_of_the_broker() {
+    let (net, dir) = (Net::new(), TempDir::with_prefix("postern-").unwrap());
+    let broker = Broker::init(&net.hub, &dir.path().join("broker"));
+    let ca = broker.data_dir().join("ca");
+    let user = 65_534;
+    chown(&ca, Some(user), Some(user)).unwrap();
+    let root_key = ca.join("root.key").to_string_lossy().into_owned();
+    broker.must(&["authority", "renew", "--root-key", &root_key]);
+    for (file, mode) in [("intermediate.key", 0o600), ("intermediate.pem", 0o644), ("previous.pem", 0o644)] {
+        let metadata = fs::metadata(ca.join(file)).unwrap();
+        assert_eq!((metadata.uid(), metadata.gid(), metadata.mode() & 0o777), (user, user, mode), "{file}");
+    }
 }
