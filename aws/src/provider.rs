@@ -73,6 +73,27 @@ impl Aws {
         let Desk { ec2, view: View { target, instance, deployment } } = *desk;
         Locking { ec2, target, instance, deployment, rules_per_group: self.settings.rules_per_group }
     }
+
+    /// Puts right what a look shows amiss in a lockdown: it goes on with one that was broken off, and puts back what others undid.
+    async fn mend(&self, desk: &Desk<'_>, look: &Look) -> Result<(), CloudError> {
+        let locking = self.locking(desk);
+        match (look.own(), look.state()) {
+            (Some(own), _) if !look.exists => return locking.delete(&own.id).await,
+            (None, _) if look.parked().next().is_none() || !look.exists => return Ok(()),
+            (Some(_), tags::RELEASING) => return locking.release(look).await.map(drop),
+            (Some(_), tags::LOCKED) => {
+                for (rule, named) in look.misnamed(&self.settings.deployment) {
+                    desk.ec2.tag(&rule, named).await?;
+                }
+                locking.mend(look).await?;
+            }
+            (None, _) => {}
+            // Nothing says what to go on with.
+            (Some(_), _) if !look.knows_ports(desk.view) => return Ok(()),
+            (Some(_), _) => return locking.resume_lock(look).await,
+        }
+        locking.reattach(look).await
+    }
 }
 
 #[async_trait]
@@ -108,28 +129,15 @@ impl Provider for Aws {
         let mut look = desk.look().await?;
         let deployment = &self.settings.deployment;
         let strange = look.strange(deployment).iter().map(|rule| rule.id.clone()).collect::<Vec<_>>();
-        // Whatever else there is to do: what is no window may expose a port.
+        // Whatever else there is to do: what is no window may expose a port. A stray that stays keeps nothing else from being
+        // repaired.
+        let mut expelled = Ok(());
         if let Some(own) = look.own().filter(|_| look.exists && !strange.is_empty()) {
-            desk.expel(&own.id, &strange).await?;
+            expelled = desk.expel(&own.id, &strange).await.map_err(CloudError::from);
             look.forget(&strange);
         }
-        let locking = self.locking(&desk);
-        match (look.own(), look.state()) {
-            (Some(own), _) if !look.exists => return locking.delete(&own.id).await,
-            (None, _) if look.parked().next().is_none() || !look.exists => return Ok(()),
-            (Some(_), tags::RELEASING) => return locking.release(&look).await.map(drop),
-            (Some(_), tags::LOCKED) => {
-                for (rule, named) in look.misnamed(deployment) {
-                    desk.ec2.tag(&rule, named).await?;
-                }
-                locking.mend(&look).await?;
-            }
-            (None, _) => {}
-            // Nothing says what to go on with.
-            (Some(_), _) if !look.knows_ports(desk.view) => return Ok(()),
-            (Some(_), _) => return locking.resume_lock(&look).await,
-        }
-        locking.reattach(&look).await
+        let mended = self.mend(&desk, &look).await;
+        expelled.and(mended)
     }
 
     async fn sweep(&self) -> Sweep {
@@ -172,7 +180,7 @@ impl Provider for Aws {
         let book = self.book(&order.target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
-        *book = Book::default();
+        book.forget();
         let locking = self.locking(&desk);
         let report = locking.lock(order, &desk.look().await?).await?;
         if report.changes.is_empty() || !order.consent.unmet(&report.concerns).is_empty() {
@@ -198,7 +206,7 @@ impl Provider for Aws {
         let book = self.book(target);
         let mut book = book.lock().await;
         let _turn = place.lockdowns.lock().await;
-        *book = Book::default();
+        book.forget();
         let locking = self.locking(&desk);
         let report = locking.release(&desk.look().await?).await?;
         if report.changes.is_empty() {
