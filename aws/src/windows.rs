@@ -151,7 +151,8 @@ impl Desk<'_> {
         let opened = self.write_open(&mut own, windows, &mut begun).await;
         book.doubts.retain(|doubt| !windows.contains(doubt) || opened.is_err() && begun.contains(doubt));
         opened?;
-        book.written.opened(&own.group, &own.rules, windows, Instant::now());
+        // What was known to be open and was not written again is no newer than the look that showed it.
+        book.written.opened(&own.group, &own.rules, &begun, Instant::now());
         book.own = Some(own);
         Ok(())
     }

@@ -51,10 +51,14 @@ impl Written {
     }
 
     /// Adds to the windows' rules of a read what it does not show yet. A rule that it shows as something else, with one of
-    /// the other ids, was changed by others since.
+    /// the other ids or with another port or source, was changed by others since.
     pub(crate) fn complete(&mut self, group: &str, rules: &mut Vec<Held>, others: &[&str], now: Instant) {
         self.forget(group, now);
-        self.rules.retain(|(written, _)| !others.contains(&written.id.as_str()));
+        let is_elsewhere = |written: &Held| {
+            let shown = rules.iter().find(|rule| rule.id == written.id);
+            shown.is_some_and(|shown| (shown.port, shown.net) != (written.port, written.net))
+        };
+        self.rules.retain(|(written, _)| !others.contains(&written.id.as_str()) && !is_elsewhere(written));
         for (written, _) in &self.rules {
             match rules.iter_mut().find(|rule| rule.id == written.id) {
                 Some(rule) => written.marks.iter().for_each(|(grant, mark)| {
@@ -146,6 +150,10 @@ mod tests {
         put_off.marks.values_mut().for_each(|mark| mark.not_after = Timestamp::from_second(600).unwrap());
         assert_eq!(completed(&mut written, vec![put_off.clone()], &[], now), [put_off]);
         assert_eq!(completed(&mut written, vec![], &["sgr-1"], now), []);
+        written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
+        let moved = Held { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
+        assert_eq!(completed(&mut written, vec![moved.clone()], &[], now), [moved], "a source edited since");
+        assert_eq!(completed(&mut written, vec![], &[], now), [], "and it stays edited");
         written.opened("sg-2", &[rule(&[1])], &[window(1)].into(), now);
         assert_eq!(completed(&mut written, vec![], &[], now), []);
     }
