@@ -3,5 +3,6 @@
 # that are gone when it ends. With the argument `ha` the story is of three brokers, and of what fails. Needs root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-cargo build --locked --release --quiet --workspace --bins
-exec "${CARGO_TARGET_DIR:-target}/release/postern-demo" "$@"
+echo "building Postern: the first time this takes some minutes on two processors, most of them for the clouds' SDKs"
+cargo build --locked --workspace --bins
+exec "${CARGO_TARGET_DIR:-target}/debug/postern-demo" "$@"
