@@ -32,9 +32,11 @@ demo-ha: install-deps ## Kills brokers and Redis while a window is open, and sho
 	@packaging/demo.sh ha
 
 .PHONY: test
-test: install-deps build ## Runs every test.
+test: install-deps build ## Runs every test, leaves a JUnit file, and names the ten slowest.
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run $(LOCKED) --workspace; \
+		passed=0; $(CARGO) nextest run $(LOCKED) --workspace || passed=$$?; \
+		packaging/slowest-tests.sh "$${CARGO_TARGET_DIR:-target}/nextest/default/junit.xml"; \
+		exit $$passed; \
 	else \
 		$(CARGO) test $(LOCKED) --workspace; \
 	fi
