@@ -10,7 +10,7 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;

@@ -1,7 +1,7 @@
 //! What an error of EC2 means for us.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
 
 /// An error of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

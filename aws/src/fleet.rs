@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_cloud::{Assessment, CloudError, Health, Sighting};
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{Assessment, CloudError, Health, Sighting};
 
 use crate::accounts::Place;
 use crate::api::Find;

@@ -11,8 +11,8 @@ mod survey;
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{CloudError, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
 
 use crate::api::Ec2;
 use crate::look::Look;

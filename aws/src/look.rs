@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_cloud::{Drift, Observation, Stray};
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{Drift, Observation, Stray};
 
 use crate::assess::exposures;
 use crate::names;

@@ -5,11 +5,11 @@ use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
-use postern_cloud::{
-    CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Survey, Sweep, Unread,
-};
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{
+    CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Survey, Sweep, Unread,
+};
 use tokio::sync::Mutex;
 
 use crate::accounts::{self, Place};

@@ -4,9 +4,9 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Observation};
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Observation};
 use tokio::time::Instant;
 
 use crate::api::{Ec2, Find};

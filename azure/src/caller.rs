@@ -2,7 +2,7 @@
 //! to a virtual machine has the action below there, and may read it (Microsoft Learn, "Enable just-in-time access on
 //! VMs", on the permissions that are needed).
 
-use postern_cloud::{CallerToken, CloudError};
+use postern_provider::{CallerToken, CloudError};
 use serde::Deserialize;
 
 use crate::arm::{AUTHORIZATION_API, Arm, COMPUTE};

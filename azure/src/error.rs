@@ -1,7 +1,7 @@
 //! What an error of Azure Resource Manager means for us.
 
 use azure_core::error::ErrorKind;
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
 
 /// An error of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::try_join;
-use postern_cloud::{Assessment, Health, Sighting};
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{Assessment, Health, Sighting};
 
 use crate::error::CallError;
 use crate::id::ArmId;

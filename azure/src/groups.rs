@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use indexmap::IndexMap;
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Mutex, MutexGuard};
 

@@ -6,8 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use postern_cloud::{Change, CloudError, Concern, ConcernKind, LockdownOrder, LockdownReport, Observation};
 use postern_core::TargetId;
+use postern_provider::{
+    Change, CloudError, Concern, ConcernKind, LockdownOrder, LockdownReport, Observation,
+};
 
 use crate::error::WriteError;
 use crate::firewall::Edit;

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use postern_cloud::{Drift, Observation, Reach, Stray};
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
+use postern_provider::{Drift, Observation, Reach, Stray};
 
 use crate::id::ArmId;
 use crate::machine::Machine;

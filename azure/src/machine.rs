@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use postern_cloud::{Reach, Translation};
 use postern_core::{Port, ProtectedPort, Protocol, SourcePrefix};
+use postern_provider::{Reach, Translation};
 
 use crate::id::ArmId;
 use crate::names::Family;

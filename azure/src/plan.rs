@@ -10,8 +10,8 @@ mod release;
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use postern_cloud::{Action, Change};
 use postern_core::{Port, ProtectedPort, Protocol};
+use postern_provider::{Action, Change};
 
 use crate::id::ArmId;
 use crate::look::{Look, notes};

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
-use postern_cloud::{
+use postern_core::plan::CloudWindow;
+use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{
     CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Sighting, Survey,
     Sweep, Unread,
 };
-use postern_core::plan::CloudWindow;
-use postern_core::{ProtectedPort, TargetId};
 
 use crate::arm::Arm;
 use crate::caller;

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
-use postern_cloud::CloudError;
 use postern_core::plan::CloudWindow;
+use postern_provider::CloudError;
 
 use crate::error::WriteError;
 use crate::firewall::{ChangeError, Edit, NewNatRule};

@@ -34,7 +34,7 @@ use crate::store::redis::{Redis, RedisSettings};
 use crate::store::{Members, Store, Transaction};
 use crate::tasks::Tasks;
 use crate::watchers::{self, Shown};
-use postern_cloud::Provider;
+use postern_provider::Provider;
 
 /// How long the last answers may take when the broker ends.
 const DRAIN: Duration = Duration::from_secs(3);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
 
 use super::{Act, Locking, Plan};
 use crate::api::Find;

@@ -1,6 +1,6 @@
 //! A plan in words.
 
-use postern_cloud::{Action, Change, LockdownReport};
+use postern_provider::{Action, Change, LockdownReport};
 
 use super::{Act, Locking, Plan};
 use crate::names;

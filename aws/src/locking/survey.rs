@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use postern_cloud::{CloudError, Concern, ConcernKind};
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{CloudError, Concern, ConcernKind};
 
 use super::Locking;
 use crate::api::Find;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use postern_arm_double::{Arm, Call, Lab, Vm};
-use postern_cloud::Provider as _;
+use postern_provider::Provider as _;
 
 use crate::world::{SUBSCRIPTION, World};
 

@@ -1,6 +1,6 @@
 //! The suite that every provider runs.
 
-use postern_cloud::conformance::{Subject, run};
+use postern_provider::conformance::{Subject, run};
 
 use crate::world::{SUBSCRIPTION, World};
 
@@ -22,7 +22,7 @@ async fn azure_conforms() {
     };
     run(&subject).await;
     for target in &targets {
-        postern_cloud::Provider::release(world.azure.as_ref(), target).await.unwrap();
+        postern_provider::Provider::release(world.azure.as_ref(), target).await.unwrap();
     }
     assert_eq!(
         (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic")),

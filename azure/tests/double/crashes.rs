@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_arm_double::{CrashPoint, When};
-use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
 use crate::world::World;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_azure::{Azure, Credential};
-use postern_cloud::{CallerToken, CloudError, Provider as _};
+use postern_provider::{CallerToken, CloudError, Provider as _};
 use serde_json::json;
 use tokio::task::JoinSet;
 

@@ -1,7 +1,7 @@
 //! What somebody did by hand, or to the machine: found, said, and put right, from what Azure holds alone.
 
-use postern_cloud::{CloudError, Observation, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Observation, Provider as _};
 use serde_json::json;
 
 use crate::world::World;

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{Observation, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{Observation, Provider as _};
 use serde_json::{Value, json};
 
 use crate::firewall::behind_a_firewall;

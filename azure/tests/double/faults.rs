@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use postern_arm_double::Fault;
-use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Provider as _};
 
 use crate::world::World;
 

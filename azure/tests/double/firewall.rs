@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use postern_arm_double::{Arm, Fault, Lab};
 use postern_azure::{Azure, FirewallSettings};
-use postern_cloud::{CloudError, Health, Provider as _};
 use postern_core::ProtectedPort;
+use postern_provider::{CloudError, Health, Provider as _};
 use serde_json::json;
 
 use crate::world::{SUBSCRIPTION, World};

@@ -2,7 +2,7 @@
 
 use postern_arm_double::{Arm, Lab};
 use postern_azure::{Azure, Flush, Priorities, Settings};
-use postern_cloud::{Action, Change, CloudError, ConcernKind, Consent, Health, Provider as _};
+use postern_provider::{Action, Change, CloudError, ConcernKind, Consent, Health, Provider as _};
 use std::sync::Arc;
 
 use crate::world::{SUBSCRIPTION, World, first};

@@ -7,8 +7,8 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use postern_arm_double::{Arm, Fault, Lab};
 use postern_azure::Azure;
-use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
 use crate::world::{SUBSCRIPTION, World, first};

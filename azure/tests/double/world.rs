@@ -10,9 +10,9 @@ use postern_arm_double::{Arm, Call, Lab, Vm};
 use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
-use postern_cloud::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
+use postern_provider::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

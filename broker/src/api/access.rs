@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use postern_cloud::CallerToken;
 use postern_core::text::Justification;
 use postern_core::{Grant, GrantId, Invalid, TargetId, Window};
 use postern_proto::CALLER_TOKEN;
@@ -11,6 +10,7 @@ use postern_proto::convert::{self, CallerSource};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
 use postern_proto::v1::access_service_server::AccessService;
+use postern_provider::CallerToken;
 use tonic::{Code, Request, Response, Status};
 
 use super::status::status;

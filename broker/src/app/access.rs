@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use postern_cloud::CloudError;
 use postern_core::audit::AuditEvent;
 use postern_core::policy::authorize;
 use postern_core::text::Justification;
@@ -17,6 +16,7 @@ use postern_core::{
     AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, TargetId, Window,
 };
 use postern_proto::convert::{Asked, RequestedAccess};
+use postern_provider::CloudError;
 
 use super::feed::Change;
 use super::{App, Caller, Error};

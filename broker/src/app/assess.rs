@@ -5,9 +5,9 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{Assessment, CloudError, Health, Survey, Unread};
 use postern_core::plan::{CloudWindow, desired_cloud};
 use postern_core::{Grant, Port, ProtectedPort, Protocol, TargetId};
+use postern_provider::{Assessment, CloudError, Health, Survey, Unread};
 
 use super::App;
 

@@ -9,9 +9,9 @@ mod job;
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_core::policy::protection;
 use postern_core::{Grant, Policy, ProtectedPort, TargetId};
+use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 
 use super::{App, Caller, Error};
 use crate::store::StoreError;

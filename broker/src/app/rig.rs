@@ -12,8 +12,8 @@ use crate::replica::Replica;
 use crate::samples::name;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect};
-use postern_cloud::Provider;
-use postern_cloud::fake::FakeCloud;
+use postern_provider::Provider;
+use postern_provider::fake::FakeCloud;
 
 /// An app of its own for each test. It drives the AWS cloud.
 pub(crate) struct Rig {

@@ -12,11 +12,11 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
-use postern_cloud::{CallerToken, CloudError, Provider, Translation};
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, Observed};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
+use postern_provider::{CallerToken, CloudError, Provider, Translation};
 use tokio::sync::Notify;
 use tracing::Instrument as _;
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_cloud::{CloudError, LockdownOrder, LockdownReport, Provider, Survey};
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{CloudError, LockdownOrder, LockdownReport, Provider, Survey};
 
 use super::Clouds;
 use super::driver::within;

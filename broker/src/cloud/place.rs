@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
-use postern_cloud::{CloudError, Drift, Observation, Reach, Stray};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, cloud_steps};
+use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 
 use super::journal::{FOREIGN, UNKNOWN};
 

@@ -8,10 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use postern_cloud::{CloudError, Sighting, Sweep, Unread};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::target::CloudKind;
+use postern_provider::{CloudError, Sighting, Sweep, Unread};
 use rand::Rng as _;
 
 use super::Clouds;

@@ -10,8 +10,8 @@ use super::*;
 use crate::hub::Outgoing;
 use crate::samples::a_grant;
 use crate::store::Expect;
-use postern_cloud::CloudError;
-use postern_cloud::fake;
+use postern_provider::CloudError;
+use postern_provider::fake;
 use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {

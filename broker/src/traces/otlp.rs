@@ -22,7 +22,7 @@ use super::{Exporter, Settings};
 /// The name under which the broker's spans are found.
 const SERVICE: &str = "postern-broker";
 /// The spans of these crates are exported, and none of the libraries', which would trace the export itself.
-const OURS: [&str; 4] = ["postern_broker", "postern_cloud", "postern_aws", "postern_azure"];
+const OURS: [&str; 4] = ["postern_broker", "postern_provider", "postern_aws", "postern_azure"];
 /// How many spans may wait for the collector; what comes then is thrown away.
 const QUEUE: usize = 4096;
 /// How long spans are gathered before they are sent.

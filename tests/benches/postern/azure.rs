@@ -10,10 +10,10 @@ use postern_arm_double::{Arm, Call, Lab};
 use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
-use postern_cloud::{Consent, LockdownOrder, Provider as _};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
+use postern_provider::{Consent, LockdownOrder, Provider as _};
 use postern_tests::azure::{AzureWorld, SUBSCRIPTION};
 use postern_tests::clock::monotonic;
 use reqwest::Client;

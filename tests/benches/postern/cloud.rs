@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use aws_sdk_ec2::types::{IpPermission, IpRange, ResourceType, Tag, TagSpecification};
 use postern_aws::{Account, Aws, Settings};
-use postern_cloud::Provider as _;
 use postern_proto::v1::Layers;
+use postern_provider::Provider as _;
 use postern_tests::Net;
 use postern_tests::clock::monotonic;
 use postern_tests::ec2::{ACCOUNT, AwsWorld, Cloud, Ec2, REGION, RuleSpec};

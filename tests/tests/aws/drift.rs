@@ -1,7 +1,7 @@
 //! What others do to what is ours, and to what was locked down.
 
-use postern_cloud::{CloudError, Consent};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Consent};
 use postern_tests::ec2::RuleSpec;
 
 use crate::lab::{Lab, window};
@@ -17,7 +17,7 @@ fn usual() -> (Lab, String, String) {
 }
 
 fn words(lab: &Lab, instance: &str) -> Vec<(bool, String)> {
-    let seen = |drift: Vec<postern_cloud::Drift>| {
+    let seen = |drift: Vec<postern_provider::Drift>| {
         drift.into_iter().map(|drift| (drift.repairable, drift.what)).collect()
     };
     let target = lab.target(instance);

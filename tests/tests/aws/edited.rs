@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_cloud::{CloudError, Health};
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
 use postern_proto::v1::{Grant, GrantState, Layers};
+use postern_provider::{CloudError, Health};
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::ec2::{AwsWorld, Edit, Fault, RuleSpec, Snapshot};
 use postern_tests::{PATIENCE, an_ask, end_of};
@@ -246,7 +246,7 @@ fn i6_another_lockdown_and_a_release_take_away_what_is_no_window() {
     for (name, edit) in [EDITS[0], EDITS[8], EDITS[17]] {
         let (mut lab, _, instance, _) = edited(edit);
         lab.restart();
-        let report = lab.try_lock(&instance, postern_cloud::Consent::all()).unwrap();
+        let report = lab.try_lock(&instance, postern_provider::Consent::all()).unwrap();
         assert!(
             report.changes.iter().any(|change| change.detail.contains("rule sgr-")),
             "{name}: {report:?}"
@@ -267,7 +267,7 @@ fn an_assessment_names_the_rule_of_an_own_group_that_exposes_a_protected_port() 
     lab.cloud.allow(&own, &RuleSpec::tcp(3389, 3389, "0.0.0.0/0"));
     let management = BTreeSet::from(["tcp/22".parse().unwrap()]);
     let survey =
-        lab.with(|aws| async move { postern_cloud::Provider::assess(aws.as_ref(), &management).await });
+        lab.with(|aws| async move { postern_provider::Provider::assess(aws.as_ref(), &management).await });
     let judged = survey.assessments.into_iter().find(|judged| judged.target == target).unwrap();
     let Health::Unhealthy { reasons } = judged.health else { panic!("{:?}", judged.health) };
     let exposed: BTreeSet<&str> =

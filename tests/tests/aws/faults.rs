@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_cloud::{CloudError, Consent};
+use postern_provider::{CloudError, Consent};
 use postern_tests::ec2::{Fault, RuleSpec};
 
 use crate::lab::{Lab, window};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use postern_aws::{Account, Aws, Settings};
-use postern_cloud::{CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, Sweep};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
+use postern_provider::{CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, Sweep};
 use postern_tests::Net;
 use postern_tests::ec2::{ACCOUNT, Cloud, Ec2, OTHER_ACCOUNT, REGION};
 use tempfile::TempDir;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_cloud::{CloudError, ConcernKind, Consent, Health, LockdownOrder, Provider as _};
+use postern_provider::{CloudError, ConcernKind, Consent, Health, LockdownOrder, Provider as _};
 use postern_tests::ec2::{CrashPoint, Fault, RuleSpec, Snapshot, When};
 
 use crate::lab::{Lab, order, window};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Consent, Provider as _};
+use postern_provider::{CloudError, Consent, Provider as _};
 use postern_tests::ec2::RuleSpec;
 use serde_json::Value;
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use postern_cloud::conformance::{self, Subject};
-use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::conformance::{self, Subject};
+use postern_provider::{CloudError, Provider as _};
 use postern_tests::PATIENCE;
 use postern_tests::clock::wait_until;
 use postern_tests::ec2::{OTHER_ACCOUNT, REGION, RuleSpec};
@@ -190,7 +190,7 @@ fn i2_regions_and_accounts_are_swept_and_kept_apart() {
         let group = place.group("web", &[ssh_for_everyone()]);
         let instance = place.instance("web", &[&[&group]]);
         let target = place.target(&instance).parse().unwrap();
-        let order = crate::lab::order(&target, postern_cloud::Consent::all());
+        let order = crate::lab::order(&target, postern_provider::Consent::all());
         lab.with(|aws| async move { aws.lockdown(&order).await }).unwrap();
         let window = window(&target, grant, "192.0.2.7");
         lab.open(&window).unwrap();

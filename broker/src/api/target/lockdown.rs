@@ -1,10 +1,10 @@
 //! Assessments, lockdowns and releases on the wire.
 
-use postern_cloud::{
-    Action, Assessment, Change, CloudError, Concern, ConcernKind, Consent, Health, Survey, Unread,
-};
 use postern_core::Invalid;
 use postern_proto::v1;
+use postern_provider::{
+    Action, Assessment, Change, CloudError, Concern, ConcernKind, Consent, Health, Survey, Unread,
+};
 
 use crate::app::lockdown::{TargetError, TargetOutcome};
 
@@ -104,7 +104,7 @@ fn error(error: &TargetError) -> v1::TargetError {
 
 #[cfg(test)]
 mod tests {
-    use postern_cloud::LockdownReport;
+    use postern_provider::LockdownReport;
 
     use super::*;
 

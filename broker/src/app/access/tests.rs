@@ -1,10 +1,10 @@
 //! Asking and revoking, with every decision in the audit log.
 
-use postern_cloud::CallerToken;
 use postern_core::audit::Outcome;
 use postern_core::policy::Layers;
 use postern_core::{Policy, Role};
 use postern_proto::convert::CallerSource;
+use postern_provider::CallerToken;
 
 use super::*;
 use crate::app::rig::{Rig, caller};

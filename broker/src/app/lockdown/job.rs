@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
+use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 
 use super::{TargetError, TargetOutcome};
 use crate::app::{App, Caller};

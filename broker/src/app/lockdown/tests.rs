@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use postern_cloud::fake::{FakeCloud, Fault};
-use postern_cloud::{ConcernKind, Observation, Provider, Reach, Survey, Sweep};
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_core::plan::CloudWindow;
 use postern_core::policy::Layers;
 use postern_core::target::CloudKind;
+use postern_provider::fake::{FakeCloud, Fault};
+use postern_provider::{ConcernKind, Observation, Provider, Reach, Survey, Sweep};
 
 use super::*;
 use crate::app::rig::{Rig, caller};

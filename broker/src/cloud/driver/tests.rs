@@ -7,7 +7,7 @@ use postern_core::policy::Layers;
 use super::*;
 use crate::logged::logged;
 use crate::samples::{GrantBuilder, a_grant};
-use postern_cloud::fake::{FakeCloud, Fault};
+use postern_provider::fake::{FakeCloud, Fault};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

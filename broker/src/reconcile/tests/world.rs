@@ -12,8 +12,8 @@ use crate::hub::{Outgoing, Session};
 use crate::samples::GrantBuilder;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect, Transaction};
-use postern_cloud::Provider;
-use postern_cloud::fake::FakeCloud;
+use postern_provider::Provider;
+use postern_provider::fake::FakeCloud;
 
 /// The VM that every test is about.
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";

@@ -46,7 +46,7 @@ async fn i6_a_window_of_which_something_is_left_is_not_closed() {
         world.cloud.break_off(&window);
     }
     world.sweep().await;
-    world.cloud.outage(Some(postern_cloud::CloudError::unavailable("a test")));
+    world.cloud.outage(Some(postern_provider::CloudError::unavailable("a test")));
     world.want(&[]);
     world.round().await;
     assert_eq!(world.observed(&grant), Observed::Unconfirmed);
@@ -153,9 +153,9 @@ async fn i8_what_was_done_during_a_sweep_is_newer_than_what_it_saw() {
     world.want(&[&grant]);
     let before = world.clouds.turns();
     world.round().await;
-    let held = Some(postern_cloud::Observation::default());
+    let held = Some(postern_provider::Observation::default());
     let target = world.target.clone();
-    world.clouds.sighted(postern_cloud::Sighting { target, held }, &before);
+    world.clouds.sighted(postern_provider::Sighting { target, held }, &before);
     assert_eq!((world.observed(&grant), world.told()), (Observed::Open, Vec::new()));
 }
 
@@ -166,7 +166,7 @@ async fn what_is_left_of_a_target_that_is_gone_is_taken_away() {
     let target = world.target.clone();
     let held = None;
     world.cloud.drift(&target, "a group is left", true);
-    world.clouds.sighted(postern_cloud::Sighting { target, held }, &world.clouds.turns());
+    world.clouds.sighted(postern_provider::Sighting { target, held }, &world.clouds.turns());
     assert!(world.round().await);
     assert!(world.cloud.observe(&world.target).await.unwrap().drift.is_empty());
 }
@@ -212,10 +212,10 @@ async fn a_lockdown_and_a_round_take_turns() {
     assert!(matches!(world.observed(&grant), Observed::Refused { .. }), "it is not under lockdown");
     let work = world.clouds.take_work();
     assert!(work.is_empty(), "it waits before it tries again");
-    let order = postern_cloud::LockdownOrder {
+    let order = postern_provider::LockdownOrder {
         target: world.target.clone(),
         ports: BTreeSet::new(),
-        consent: postern_cloud::Consent::all(),
+        consent: postern_provider::Consent::all(),
         together: BTreeSet::new(),
     };
     world.clouds.lockdown(&order, false).await.unwrap();

@@ -67,9 +67,9 @@ async fn i8_an_old_sighting_makes_the_driver_look_and_is_not_believed() {
     world.round().await;
     world.told();
     // EC2 shows for a while what was closed: the sweep began after the close, and saw the window.
-    let held = Some(postern_cloud::Observation { windows, ..postern_cloud::Observation::default() });
+    let held = Some(postern_provider::Observation { windows, ..postern_provider::Observation::default() });
     let target = world.target.clone();
-    world.clouds.sighted(postern_cloud::Sighting { target, held }, &world.clouds.turns());
+    world.clouds.sighted(postern_provider::Sighting { target, held }, &world.clouds.turns());
     world.want(&[]);
     assert!(world.round().await, "it looks for itself");
     assert_eq!(world.told(), [""; 0], "nobody opened anything");
@@ -128,10 +128,10 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
     assert!(turn, "nobody works on it");
     world.want(&[&grant]);
     assert!(!world.round().await, "it is being locked down");
-    let order = postern_cloud::LockdownOrder {
+    let order = postern_provider::LockdownOrder {
         target: world.target.clone(),
         ports: BTreeSet::new(),
-        consent: postern_cloud::Consent::all(),
+        consent: postern_provider::Consent::all(),
         together: BTreeSet::new(),
     };
     let mut second = std::pin::pin!(world.clouds.lockdown(&order, false));
