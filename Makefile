@@ -32,9 +32,11 @@ demo-ha: install-deps ## Kills brokers and Redis while a window is open, and sho
 	@packaging/demo.sh ha
 
 .PHONY: test
-test: install-deps build ## Runs every test.
+test: install-deps build ## Runs every test, leaves a JUnit file, and names the ten slowest.
 	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
-		$(CARGO) nextest run $(LOCKED) --workspace; \
+		passed=0; $(CARGO) nextest run $(LOCKED) --workspace || passed=$$?; \
+		packaging/slowest-tests.sh "$${CARGO_TARGET_DIR:-target}/nextest/default/junit.xml"; \
+		exit $$passed; \
 	else \
 		$(CARGO) test $(LOCKED) --workspace; \
 	fi
@@ -59,9 +61,11 @@ build: ## Builds every program, as the scenarios start them.
 CARGO_DENY := 0.20.2
 
 .PHONY: check
-check: ## Formatting, lints, and what the dependencies are allowed to be.
+check: ## Formatting, lints, documentation, the rules of the house, and what the dependencies are allowed to be.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
+	$(CARGO) run $(LOCKED) --quiet --bin postern-house
 	@if [ "$$($(CARGO) deny --version 2>/dev/null)" != "cargo-deny $(CARGO_DENY)" ]; then \
 		$(CARGO) install --quiet --locked --version $(CARGO_DENY) cargo-deny; \
 	fi
