@@ -1,4 +1,4 @@
-//! Wake-ups: which targets should be looked at again. They carry no data; whoever wakes up reads the store.
+//! Wake-ups: the targets at which the reconciler looks next. They carry no data; the reconciler reads the store.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
