@@ -13,20 +13,21 @@ use postern_core::{GrantId, Justification, Name, Protocol, SourcePrefix, TargetI
 pub(crate) use values::PortArg;
 use values::{duration, head, justification, name, parsed, whole_seconds};
 
-use crate::exit;
+use crate::exit_code;
+use crate::output::Format;
 
 /// Flags that every command takes.
 const GLOBAL: &str = "Global options";
 
 /// Just-in-time access to the management ports of machines.
 #[derive(Debug, Parser)]
-#[command(name = "postern", version, about, after_help = exit::HELP, max_term_width = 110)]
+#[command(name = "postern", version, about, after_help = exit_code::HELP, max_term_width = 110)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub connection: Connection,
     /// How results are written: a table for people, JSON for programs.
-    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
-    pub output: Output,
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -42,13 +43,6 @@ pub(crate) struct Connection {
     #[arg(long, global = true, help_heading = GLOBAL, env = "POSTERN_IDENTITY", hide_env_values = true)]
     #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub identity: Option<PathBuf>,
-}
-
-/// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    Table,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]

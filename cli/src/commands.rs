@@ -6,9 +6,9 @@ mod audit;
 mod grants;
 mod lockdown;
 mod pages;
-mod patience;
 mod policy;
 mod request;
+mod retry;
 mod status;
 mod targets;
 mod wait;
@@ -19,7 +19,7 @@ use clap_complete::Shell;
 
 use crate::args::{Args, AuditCommand, Command};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::Console;
 
 /// Does what the command line asks.
@@ -57,5 +57,5 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
 fn completions(console: &mut Console, shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "postern", &mut script);
-    console.text(String::from_utf8_lossy(&script).trim_end())
+    Ok(console.text(String::from_utf8_lossy(&script).trim_end())?)
 }

@@ -26,7 +26,7 @@ use tonic::transport::Channel;
 use tonic::{ConnectError, Response, Status};
 
 use crate::args::Connection;
-use crate::exit::{Failure, causes};
+use crate::error::{Failure, causes};
 use crate::settings::{Settings, default_file};
 use crate::{clock, output};
 
@@ -50,7 +50,7 @@ impl Broker {
     /// # Errors
     /// The settings, the address or the identity cannot be used.
     pub(crate) fn of(connection: &Connection) -> Result<Self, Failure> {
-        let Settings { broker: address, identity } = Settings::settle(connection, &default_file())?;
+        let Settings { broker: address, identity } = Settings::resolve(connection, &default_file())?;
         let unusable = |source| Failure::Identity { dir: identity.clone(), source };
         let credentials = Credentials::load(&identity).map_err(unusable)?;
         let channel = channel(&address, tls::client_config(&credentials).map_err(unusable)?)?;
@@ -60,13 +60,13 @@ impl Broker {
     /// The name of the principal that the certificate proves.
     ///
     /// # Errors
-    /// The certificate is an agent's or a broker's, or names nobody.
+    /// The certificate is an agent's or a broker's, or names not_a_principal.
     pub(crate) fn principal(&self) -> Result<Name, Failure> {
-        let nobody = |source| Failure::NoPrincipal { dir: self.identity.clone(), source };
-        let domain = self.credentials.trust_domain().map_err(|e| nobody(Some(e)))?;
-        match self.credentials.identity(&domain).map_err(|e| nobody(Some(e)))? {
+        let not_a_principal = |source| Failure::NoPrincipal { dir: self.identity.clone(), source };
+        let domain = self.credentials.trust_domain().map_err(|e| not_a_principal(Some(e)))?;
+        match self.credentials.identity(&domain).map_err(|e| not_a_principal(Some(e)))? {
             Identity::Principal(principal) => Ok(principal.name),
-            Identity::Broker | Identity::Agent(_) => Err(nobody(None)),
+            Identity::Broker | Identity::Agent(_) => Err(not_a_principal(None)),
         }
     }
 

@@ -63,19 +63,21 @@ impl Settings {
     ///
     /// # Errors
     /// One is set nowhere, or the file cannot be used. The file is not read where it is not needed.
-    pub(crate) fn settle(connection: &Connection, file: &Path) -> Result<Self, SettingsError> {
+    pub(crate) fn resolve(connection: &Connection, file: &Path) -> Result<Self, SettingsError> {
         let broker = connection.broker.clone().filter(|broker| !broker.is_empty());
         let identity = connection.identity.clone().filter(|identity| !identity.as_os_str().is_empty());
         if let (Some(broker), Some(identity)) = (&broker, &identity) {
             return Ok(Self { broker: broker.clone(), identity: identity.clone() });
         }
-        let kept = read(file)?;
+        let from_file = read(file)?;
         let missing =
             |key, flag, variable| SettingsError::Missing { key, flag, variable, file: file.to_owned() };
         Ok(Self {
-            broker: broker.or(kept.broker).ok_or_else(|| missing("broker", "--broker", "POSTERN_BROKER"))?,
+            broker: broker
+                .or(from_file.broker)
+                .ok_or_else(|| missing("broker", "--broker", "POSTERN_BROKER"))?,
             identity: identity
-                .or(kept.identity.map(|identity| beside(file, &identity)))
+                .or(from_file.identity.map(|identity| beside(file, &identity)))
                 .ok_or_else(|| missing("identity", "--identity", "POSTERN_IDENTITY"))?,
         })
     }
@@ -125,14 +127,14 @@ mod tests {
     #[test]
     fn a_flag_goes_before_the_file() {
         let (dir, file) = a_file("broker = \"https://file:7443\"\nidentity = \"me\"\n");
-        let settings = Settings::settle(&given(Some("https://flag:7443"), None), &file).unwrap();
+        let settings = Settings::resolve(&given(Some("https://flag:7443"), None), &file).unwrap();
         let identity = dir.path().join("me");
         assert_eq!(settings, Settings { broker: "https://flag:7443".into(), identity });
     }
 
     #[test]
     fn what_is_set_nowhere_is_named_with_every_way_to_set_it() {
-        let error = Settings::settle(&given(None, Some("/id")), Path::new("/nowhere/config.toml"))
+        let error = Settings::resolve(&given(None, Some("/id")), Path::new("/nowhere/config.toml"))
             .unwrap_err()
             .to_string();
         for part in ["broker: is not set", "--broker", "POSTERN_BROKER", "/nowhere/config.toml"] {
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let (_dir, file) = a_file("brokr = \"https://x:1\"\n");
-        let error = Settings::settle(&given(None, None), &file).unwrap_err();
+        let error = Settings::resolve(&given(None, None), &file).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("brokr"), "{source}");
     }

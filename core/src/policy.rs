@@ -10,31 +10,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::target::TargetSelector;
-use crate::{AccessRequest, Invalid, Name, Principal, ProtectedPort, Role, SourcePrefix, TargetId, Window};
-
-/// The layers that must confirm before a grant is active.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layers {
-    /// The host layer alone (the only choice for `host:` targets).
-    Host,
-    /// The cloud layer alone: the target runs no agent.
-    Cloud,
-    /// Both.
-    Both,
-}
-
-impl Layers {
-    /// Whether the host layer is among them.
-    pub fn host(self) -> bool {
-        matches!(self, Self::Host | Self::Both)
-    }
-
-    /// Whether the cloud layer is among them.
-    pub fn cloud(self) -> bool {
-        matches!(self, Self::Cloud | Self::Both)
-    }
-}
+use crate::{
+    AccessRequest, Invalid, Layers, Name, Principal, ProtectedPort, Role, SourcePrefix, TargetId, Window,
+};
 
 /// What an agent does with a protected port that has no window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

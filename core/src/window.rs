@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Layers, ProtectedPort, SourcePrefix, TargetId};
+use crate::{ProtectedPort, SourcePrefix, TargetId};
 
 /// One opening of a grant: this port of this target, for this source. Its end is the grant's end.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -29,5 +29,29 @@ impl Window {
 impl fmt::Display for Window {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} from {}", self.target, self.port, self.source)
+    }
+}
+
+/// The layers that must confirm before a grant is active.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Layers {
+    /// The host layer alone (the only choice for `host:` targets).
+    Host,
+    /// The cloud layer alone: the target runs no agent.
+    Cloud,
+    /// Both.
+    Both,
+}
+
+impl Layers {
+    /// Whether the host layer is among them.
+    pub fn host(self) -> bool {
+        matches!(self, Self::Host | Self::Both)
+    }
+
+    /// Whether the cloud layer is among them.
+    pub fn cloud(self) -> bool {
+        matches!(self, Self::Cloud | Self::Both)
     }
 }

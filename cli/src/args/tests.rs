@@ -103,7 +103,7 @@ fn flags_that_contradict_each_other_are_refused() {
 #[test]
 fn global_flags_stand_on_either_side_of_the_command() {
     for line in [["--output", "json", "grants"], ["grants", "--output", "json"], ["grants", "-o", "json"]] {
-        assert_eq!(parse(&line).unwrap().output, Output::Json);
+        assert_eq!(parse(&line).unwrap().output, Format::Json);
     }
 }
 
@@ -138,5 +138,5 @@ fn states_are_typed_as_they_are_shown() {
 #[test]
 fn the_help_lists_every_exit_code() {
     let help = Args::command().render_long_help().to_string();
-    assert!(help.contains(exit::HELP), "{help}");
+    assert!(help.contains(exit_code::HELP), "{help}");
 }

@@ -5,7 +5,7 @@ use postern_proto::{convert, v1};
 
 use crate::args::{Assess, FailOn};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
 /// Judges VMs by the management ports that they expose.
@@ -19,19 +19,19 @@ pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess
         management_ports: ports.collect(),
     };
     let answer = broker.cloud_call(broker.targets().assess_targets(request)).await?;
-    let survey = json::Survey::from(answer);
-    console.show(&survey, table::survey)?;
+    let report = json::AssessmentReport::from(answer);
+    console.show(&report, table::assessment_report)?;
     match asked.fail_on {
-        Some(FailOn::Unhealthy) => check(&survey),
+        Some(FailOn::Unhealthy) => check(&report),
         None => Ok(()),
     }
 }
 
 /// Nobody can say of a VM that was not looked at that it is healthy.
-fn check(survey: &json::Survey) -> Result<(), Failure> {
-    let unhealthy = survey.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
+fn check(report: &json::AssessmentReport) -> Result<(), Failure> {
+    let unhealthy = report.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
     if unhealthy > 0 {
         return Err(Failure::Unhealthy { count: unhealthy });
     }
-    if survey.unread.is_empty() { Ok(()) } else { Err(Failure::Unread { places: survey.unread.len() }) }
+    if report.unread.is_empty() { Ok(()) } else { Err(Failure::Unread { places: report.unread.len() }) }
 }

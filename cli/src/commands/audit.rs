@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use postern_core::audit::{AuditRecord, Broken, Hash, Verifier};
 use postern_proto::v1;
 
-use super::patience::Patience;
+use super::retry::Retry;
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, printable, table};
 
 /// Writes the records after one; with `follow`, without end, and on from the last one where the connection is lost.
@@ -23,7 +23,7 @@ pub(super) async fn tail(
     after: u64,
     follow: bool,
 ) -> Result<(), Failure> {
-    let mut patience = Patience::long();
+    let mut retry = Retry::for_stream();
     let mut last = after;
     loop {
         let before = last;
@@ -34,9 +34,9 @@ pub(super) async fn tail(
             Err(failure) => failure,
         };
         if last > before {
-            patience.heard();
+            retry.answered();
         }
-        patience.after(lost).await?;
+        retry.pause_after(lost).await?;
     }
 }
 
@@ -57,12 +57,13 @@ async fn read_on(
 
 fn write(console: &mut Console, answer: &v1::TailAuditResponse) -> Result<(), Failure> {
     if console.is_json() {
-        return console.text(&answer.line);
+        return Ok(console.text(&answer.line)?);
     }
-    match serde_json::from_str::<AuditRecord>(&answer.line) {
-        Ok(record) => console.text(&table::record(&record)),
-        Err(_) => console.text(&format!("{:>6}  {}", answer.seq, printable(&answer.line))),
-    }
+    let line = match serde_json::from_str::<AuditRecord>(&answer.line) {
+        Ok(record) => table::record(&record),
+        Err(_) => format!("{:>6}  {}", answer.seq, printable(&answer.line)),
+    };
+    Ok(console.text(&line)?)
 }
 
 /// Verifies the broker's log: by the broker, or here where a head is expected.

@@ -5,10 +5,10 @@ use postern_proto::v1;
 
 use super::pages;
 use super::wait::{self, Goal};
-use super::watch::{Heard, Watch};
+use super::watch::{Watch, WatchEvent};
 use crate::args::{Grants, Revoke, State};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
 /// Lists grants, or follows them.
@@ -30,7 +30,7 @@ pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants
     })
     .await?;
     let grants = grants.into_iter().map(json::Grant::from).collect();
-    console.show(&json::Grants { grants, more }, table::grants)
+    Ok(console.show(&json::Grants { grants, more }, table::grants)?)
 }
 
 /// Shows one grant.
@@ -40,7 +40,7 @@ pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants
 pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId) -> Result<(), Failure> {
     let request = v1::GetGrantRequest { grant_id: grant.to_string() };
     let answer = broker.call(broker.access().get_grant(request)).await?;
-    console.show(&named(answer.grant)?.into(), table::grant)
+    Ok(console.show(&named(answer.grant)?.into(), table::grant)?)
 }
 
 /// Closes a grant before its end.
@@ -68,7 +68,7 @@ pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke
 async fn follow(broker: &Broker, console: &mut Console, filter: v1::GrantFilter) -> Result<(), Failure> {
     let mut watch = Watch::new(broker, filter);
     loop {
-        if let Heard::Grant(grant) = watch.next().await? {
+        if let WatchEvent::Grant(grant) = watch.next().await? {
             console.item(&json::Grant::from(*grant), table::grant_line)?;
         }
     }

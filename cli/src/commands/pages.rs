@@ -4,7 +4,7 @@ use std::future::Future;
 
 use postern_proto::v1::PageRequest;
 
-use crate::exit::Failure;
+use crate::error::Failure;
 
 /// The greatest page that a broker gives.
 const PAGE: usize = 1000;

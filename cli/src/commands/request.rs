@@ -9,11 +9,11 @@ use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use ulid::Ulid;
 
-use super::patience::Patience;
+use super::retry::Retry;
 use super::wait::{self, Goal};
 use crate::args;
 use crate::connect::{Broker, CALL_TIMEOUT};
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
 /// Asks for access.
@@ -28,7 +28,7 @@ pub(super) async fn request(
     let (no_wait, timeout) = (asked.no_wait, asked.timeout);
     let key_was_given = asked.idempotency_key.is_some();
     let token = asked.cloud_token.as_deref().map(cloud_token).transpose()?;
-    let answer = ask(broker, wish(asked), token).await?;
+    let answer = send(broker, to_wire(asked), token).await?;
     let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })?;
     if answer.repeated_request && key_was_given {
         console.note("this key was used before: this is the grant that it made then");
@@ -47,7 +47,7 @@ pub(super) async fn request(
     outcome
 }
 
-fn wish(asked: args::Request) -> v1::RequestAccessRequest {
+fn to_wire(asked: args::Request) -> v1::RequestAccessRequest {
     v1::RequestAccessRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         ports: asked.ports.iter().map(|port| convert::port_to_wire(port.with(asked.proto))).collect(),
@@ -81,39 +81,39 @@ fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
 }
 
 /// Sends the wish until it is answered. The key in it makes that safe: the broker makes one grant of them all.
-async fn ask(
+async fn send(
     broker: &Broker,
-    wish: v1::RequestAccessRequest,
+    request: v1::RequestAccessRequest,
     token: Option<AsciiMetadataValue>,
 ) -> Result<v1::RequestAccessResponse, Failure> {
-    let mut maybe_heard = false;
-    let sending = send(broker, &wish, token.as_ref(), &mut maybe_heard);
+    let mut maybe_received = false;
+    let sending = send_until_answered(broker, &request, token.as_ref(), &mut maybe_received);
     let failure = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(failure)) if !(failure.may_pass() && maybe_heard) => return Err(failure),
+        Ok(Err(failure)) if !(failure.is_transient() && maybe_received) => return Err(failure),
         Ok(Err(failure)) => failure,
         Err(_) => broker.unanswered(CALL_TIMEOUT),
     };
-    Err(Failure::Unheard { key: wish.idempotency_key, source: Box::new(failure) })
+    Err(Failure::Unanswered { key: request.idempotency_key, source: Box::new(failure) })
 }
 
-async fn send(
+async fn send_until_answered(
     broker: &Broker,
-    wish: &v1::RequestAccessRequest,
+    request: &v1::RequestAccessRequest,
     token: Option<&AsciiMetadataValue>,
-    maybe_heard: &mut bool,
+    maybe_received: &mut bool,
 ) -> Result<v1::RequestAccessResponse, Failure> {
-    let mut patience = Patience::short();
+    let mut retry = Retry::for_call();
     loop {
-        let mut request = Request::new(wish.clone());
+        let mut call = Request::new(request.clone());
         if let Some(token) = token {
-            request.metadata_mut().insert(CALLER_TOKEN, token.clone());
+            call.metadata_mut().insert(CALLER_TOKEN, token.clone());
         }
-        let failure = match broker.call(broker.access().request_access(request)).await {
+        let failure = match broker.call(broker.access().request_access(call)).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        *maybe_heard |= failure.leaves_open_whether_it_was_heard();
-        patience.after(failure).await?;
+        *maybe_received |= failure.may_have_been_received();
+        retry.pause_after(failure).await?;
     }
 }

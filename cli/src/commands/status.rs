@@ -3,7 +3,7 @@
 use postern_proto::v1;
 
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
 /// Shows how the brokers stand.

@@ -5,7 +5,7 @@ use postern_proto::v1;
 
 use super::pages;
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
 /// Lists every target.
@@ -20,7 +20,7 @@ pub(super) async fn all(broker: &Broker, console: &mut Console) -> Result<(), Fa
     })
     .await?;
     let targets = targets.into_iter().map(json::Target::from).collect();
-    console.show(&json::Targets { targets }, table::targets)
+    Ok(console.show(&json::Targets { targets }, table::targets)?)
 }
 
 /// Shows one target.
@@ -31,5 +31,5 @@ pub(super) async fn one(broker: &Broker, console: &mut Console, target: &TargetI
     let request = v1::GetTargetRequest { id: target.to_string() };
     let answer = broker.call(broker.targets().get_target(request)).await?;
     let target = answer.target.ok_or_else(|| Failure::BadAnswer { what: "it names no target".to_owned() })?;
-    console.show(&target.into(), table::target)
+    Ok(console.show(&target.into(), table::target)?)
 }

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use postern_proto::v1::{self, GrantState};
 
-use super::watch::{Heard, Watch};
+use super::watch::{Watch, WatchEvent};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, printable, time};
 
 /// Where a grant should get to.
@@ -59,24 +59,24 @@ async fn follow(
             return settled;
         }
         match watch.next().await? {
-            Heard::Grant(grant) => {
+            WatchEvent::Grant(grant) => {
                 seen = true;
                 *latest = *grant;
             }
-            Heard::Listed if !seen => {
+            WatchEvent::Listed if !seen => {
                 return Err(Failure::BadAnswer {
                     what: format!("grant {} is not among the grants", latest.id),
                 });
             }
-            Heard::Listed => {}
+            WatchEvent::Listed => {}
         }
     }
 }
 
 /// Whether the wait is over, and how it ended.
 fn settled(goal: Goal, grant: &v1::Grant) -> Option<Result<(), Failure>> {
-    let missed = || {
-        Err(Failure::Missed {
+    let not_active = || {
+        Err(Failure::NotActive {
             grant: grant.id.clone(),
             state: json::grant_state(grant.state()),
             reason: printable(&grant.reason),
@@ -90,7 +90,7 @@ fn settled(goal: Goal, grant: &v1::Grant) -> Option<Result<(), Failure>> {
         }
         // What is being rolled back is not over: it has failed once nothing of it is open.
         (Goal::Active, GrantState::Closing) if grant.close_reason() == v1::CloseReason::CannotOpen => None,
-        (Goal::Active, GrantState::Closing | GrantState::Closed | GrantState::Failed) => Some(missed()),
+        (Goal::Active, GrantState::Closing | GrantState::Closed | GrantState::Failed) => Some(not_active()),
         (Goal::Closed, GrantState::Active | GrantState::Closing) => None,
         (Goal::Closed, GrantState::Closed | GrantState::Denied | GrantState::Failed) => Some(Ok(())),
     }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-pub(crate) use lockdown::{Assessment, LockdownResult, Lockdowns, Survey};
+pub(crate) use lockdown::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
 pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose};
 pub(crate) use wire::time;
 pub(crate) use words::{UNHEALTHY, grant_state};

@@ -13,7 +13,7 @@ use super::json::{
 };
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
-pub(crate) use lockdown::{lockdowns, survey};
+pub(crate) use lockdown::{assessment_report, lockdowns};
 pub(crate) use status::status;
 
 /// A grant with each of its windows.

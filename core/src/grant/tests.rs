@@ -1,8 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::Layers;
-use crate::{Name, ProtectedPort, Role, SourcePrefix};
+use crate::{Layers, Name, ProtectedPort, Role, SourcePrefix};
 
 fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()

@@ -3,8 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Authorized, Layers, Mode};
-use crate::{AccessRequest, Justification, Name, Principal, Role};
+use crate::policy::{Authorized, Mode};
+use crate::{AccessRequest, Justification, Layers, Name, Principal, Role};
 
 const TARGET: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

@@ -7,7 +7,7 @@ use super::words;
 
 /// VMs, judged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Survey {
+pub(crate) struct AssessmentReport {
     pub assessments: Vec<Assessment>,
     pub unread: Vec<Unread>,
 }
@@ -70,7 +70,7 @@ pub(crate) struct TargetError {
     pub message: String,
 }
 
-impl From<v1::AssessTargetsResponse> for Survey {
+impl From<v1::AssessTargetsResponse> for AssessmentReport {
     fn from(wire: v1::AssessTargetsResponse) -> Self {
         let unread = |v1::UnreadPlace { place, reason }| Unread { place, reason };
         Self {

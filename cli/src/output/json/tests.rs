@@ -86,7 +86,7 @@ fn an_assessment_has_the_documented_shape() {
         }],
         "unread": [{ "place": "eu-north-1", "reason": "it is away" }],
     });
-    assert_eq!(serde_json::to_value(Survey::from(wire)).unwrap(), documented);
+    assert_eq!(serde_json::to_value(AssessmentReport::from(wire)).unwrap(), documented);
 }
 
 #[test]

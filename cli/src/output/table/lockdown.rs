@@ -4,18 +4,18 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::super::json::{Assessment, LockdownResult, Lockdowns, Survey};
+use super::super::json::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
 use super::super::printable;
 use super::{or_dash, table};
 
 /// VMs, judged: a line for each reason, and one for each place where nobody could look.
-pub(crate) fn survey(survey: &Survey, _: Timestamp) -> String {
-    let rows = survey.assessments.iter().flat_map(|one| {
+pub(crate) fn assessment_report(report: &AssessmentReport, _: Timestamp) -> String {
+    let rows = report.assessments.iter().flat_map(|one| {
         let reasons = if one.reasons.is_empty() { vec![String::new()] } else { one.reasons.clone() };
         reasons.into_iter().map(move |reason| row(one, &reason))
     });
     let judged = table(["TARGET", "NAME", "VERDICT", "LOCKED", "REASON"], rows);
-    let unread = survey
+    let unread = report
         .unread
         .iter()
         .map(|one| format!("\n{}", line(&format!("could not look at {}: {}", one.place, one.reason))));
@@ -34,21 +34,21 @@ fn row(one: &Assessment, reason: &str) -> [String; 5] {
 }
 
 /// What became of each target, every change on a line of its own.
-pub(crate) fn lockdowns(lockdowns: &Lockdowns, deed: &str) -> String {
-    let shown = |result| shown(result, deed, lockdowns.dry_run);
+pub(crate) fn lockdowns(lockdowns: &Lockdowns, participle: &str) -> String {
+    let shown = |result| shown(result, participle, lockdowns.dry_run);
     lockdowns.results.iter().map(shown).collect::<Vec<_>>().join("\n")
 }
 
-fn shown(result: &LockdownResult, deed: &str, dry_run: bool) -> String {
+fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
     let unmet: Vec<_> = result.concerns.iter().filter(|concern| concern.holds_up).collect();
     let standing = match (&result.error, result.done) {
-        (Some(error), true) => format!("{deed}, but: {}", error.message),
-        (Some(error), false) => format!("not {deed}: {}", error.message),
-        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("{deed} already"),
-        (None, true) => deed.to_owned(),
-        (None, false) if dry_run && unmet.is_empty() => format!("would be {deed}"),
-        (None, false) if dry_run => format!("would be {deed}, but asks first"),
-        (None, false) => format!("not {deed}, asks first"),
+        (Some(error), true) => format!("{participle}, but: {}", error.message),
+        (Some(error), false) => format!("not {participle}: {}", error.message),
+        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("{participle} already"),
+        (None, true) => participle.to_owned(),
+        (None, false) if dry_run && unmet.is_empty() => format!("would be {participle}"),
+        (None, false) if dry_run => format!("would be {participle}, but asks first"),
+        (None, false) => format!("not {participle}, asks first"),
     };
     let mut lines = vec![format!("{}: {standing}", result.target)];
     lines.extend(result.changes.iter().map(|change| {

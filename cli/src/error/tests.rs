@@ -1,6 +1,7 @@
 use postern_proto::status::{invalid, plain};
 
 use super::*;
+use crate::exit_code::HELP;
 
 fn broker(status: Status) -> Failure {
     Failure::Broker(Box::new(status))
@@ -64,14 +65,15 @@ fn what_a_broker_says_cannot_steer_the_terminal() {
 
 #[test]
 fn a_reader_that_went_away_is_no_failure() {
-    assert_eq!(Failure::Output(io::ErrorKind::BrokenPipe.into()).exit(), Exit::Done);
-    assert_eq!(Failure::Output(io::ErrorKind::StorageFull.into()).exit(), Exit::Other);
+    let failure = |kind: io::ErrorKind| Failure::from(WriteError::from(io::Error::from(kind)));
+    assert_eq!(failure(io::ErrorKind::BrokenPipe).exit(), Exit::Done);
+    assert_eq!(failure(io::ErrorKind::StorageFull).exit(), Exit::Other);
 }
 
 #[test]
-fn an_unheard_request_keeps_the_exit_code_of_its_cause() {
+fn a_request_without_an_answer_keeps_the_exit_code_of_its_cause() {
     let source = Box::new(Failure::Lost { address: "https://b:1".into(), cause: "refused".into() });
-    let failure = Failure::Unheard { key: "k-1".into(), source };
+    let failure = Failure::Unanswered { key: "k-1".into(), source };
     assert_eq!(failure.exit(), Exit::Unreachable);
     assert!(with_causes(&failure).contains("--idempotency-key k-1"));
 }

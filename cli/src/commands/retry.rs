@@ -2,31 +2,31 @@
 
 use std::time::Duration;
 
-use crate::exit::Failure;
+use crate::error::Failure;
 
-const SHORTEST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const MIN_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
 /// Counts the answers that were lost in a row, and pauses before each next attempt.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct Retry {
     attempts: u32,
     lost: u32,
 }
 
-impl Patience {
+impl Retry {
     /// For one call: about a second.
-    pub(super) fn short() -> Self {
+    pub(super) fn for_call() -> Self {
         Self { attempts: 4, lost: 0 }
     }
 
     /// For a stream that should go on for long: about 15 seconds.
-    pub(super) fn long() -> Self {
+    pub(super) fn for_stream() -> Self {
         Self { attempts: 12, lost: 0 }
     }
 
     /// The broker was heard: counting begins anew.
-    pub(super) fn heard(&mut self) {
+    pub(super) fn answered(&mut self) {
         self.lost = 0;
     }
 
@@ -34,19 +34,19 @@ impl Patience {
     ///
     /// # Errors
     /// The failure itself, where another attempt would not help or has been made often enough.
-    pub(super) async fn after(&mut self, failure: Failure) -> Result<(), Failure> {
+    pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<(), Failure> {
         self.lost += 1;
-        if !failure.may_pass() || self.lost >= self.attempts {
+        if !failure.is_transient() || self.lost >= self.attempts {
             return Err(failure);
         }
-        tokio::time::sleep(pause(self.lost)).await;
+        tokio::time::sleep(backoff(self.lost)).await;
         Ok(())
     }
 }
 
 /// Doubles with each loss, up to a bound.
-fn pause(lost: u32) -> Duration {
-    SHORTEST_PAUSE.saturating_mul(1 << lost.saturating_sub(1).min(10)).min(LONGEST_PAUSE)
+fn backoff(lost: u32) -> Duration {
+    MIN_BACKOFF.saturating_mul(1 << lost.saturating_sub(1).min(10)).min(MAX_BACKOFF)
 }
 
 #[cfg(test)]
@@ -55,13 +55,13 @@ mod tests {
 
     #[test]
     fn pauses_double_up_to_a_bound() {
-        let pauses = [1, 2, 3, 5, 6, 99].map(|lost| pause(lost).as_millis());
+        let pauses = [1, 2, 3, 5, 6, 99].map(|lost| backoff(lost).as_millis());
         assert_eq!(pauses, [100, 200, 400, 1600, 2000, 2000]);
     }
 
     #[tokio::test]
     async fn what_cannot_pass_is_not_waited_for() {
         let failure = Failure::BadAnswer { what: String::new() };
-        assert!(Patience::long().after(failure).await.is_err());
+        assert!(Retry::for_stream().pause_after(failure).await.is_err());
     }
 }

@@ -13,46 +13,10 @@ use postern_proto::client::BadAddress;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
-use crate::output::{Console, printable};
+use crate::exit_code::Exit;
+use crate::output::{Console, WriteError, printable};
 use crate::policy_file::PolicyFileError;
 use crate::settings::SettingsError;
-
-/// What the help says of the codes.
-pub(crate) const HELP: &str = "\
-Exit codes:
-  0  done
-  1  failed for another reason; an audit log that does not verify
-  2  the command line, the configuration or the identity cannot be used
-  3  denied: by policy, by role, by an approver, or for want of a valid certificate;
-     or `assess --fail-on` found it
-  4  not found
-  5  invalid input
-  6  the grant failed or was refused by a layer, or closed before it was active;
-     or a VM was not locked down or released
-  7  timed out while waiting; what was asked for goes on
-  8  the broker cannot be reached
-  9  `status --check` found something that needs attention";
-
-/// The exit codes, as [`HELP`] documents them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Exit {
-    Done = 0,
-    Other = 1,
-    Usage = 2,
-    Denied = 3,
-    NotFound = 4,
-    InvalidInput = 5,
-    Failed = 6,
-    TimedOut = 7,
-    Unreachable = 8,
-    Attention = 9,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
 
 /// Why a command did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -148,7 +112,7 @@ pub(crate) enum Failure {
     #[error(
         "whether the request was heard is not known; ask again with --idempotency-key {key}, which cannot make a second grant"
     )]
-    Unheard {
+    Unanswered {
         /// The key that it carried.
         key: String,
         /// Why no answer came.
@@ -157,7 +121,7 @@ pub(crate) enum Failure {
     },
     /// A grant that will not become active.
     #[error("grant {grant} is {state}: {reason}")]
-    Missed {
+    NotActive {
         /// The grant.
         grant: String,
         /// Where it stands.
@@ -184,14 +148,14 @@ pub(crate) enum Failure {
         waited: String,
     },
     /// A lockdown or a release that did not do all that it was asked.
-    #[error("{count} of {of} targets could not be {deed} as asked; see the result")]
+    #[error("{count} of {of} targets could not be {participle} as asked; see the result")]
     NotDone {
         /// How many targets.
         count: usize,
         /// Of how many.
         of: usize,
         /// What they should be.
-        deed: &'static str,
+        participle: &'static str,
     },
     /// An assessment found what it was told to fail on.
     #[error("{count} VMs expose management ports; see the result, and `postern lockdown`")]
@@ -232,8 +196,8 @@ pub(crate) enum Failure {
         source: io::Error,
     },
     /// The result cannot be written.
-    #[error("cannot write the result")]
-    Output(#[source] io::Error),
+    #[error(transparent)]
+    Output(#[from] WriteError),
 }
 
 impl Failure {
@@ -252,11 +216,11 @@ impl Failure {
             Self::Settings(_) | Self::Address(_) | Self::Identity { .. } | Self::NoPrincipal { .. } => {
                 Exit::Usage
             }
-            Self::Unheard { source, .. } => source.exit(),
-            Self::Missed { .. } | Self::NotDone { .. } => Exit::Failed,
+            Self::Unanswered { source, .. } => source.exit(),
+            Self::NotActive { .. } | Self::NotDone { .. } => Exit::Failed,
             Self::TimedOut { .. } => Exit::TimedOut,
             Self::Attention { .. } => Exit::Attention,
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => Exit::Done,
+            Self::Output(error) if error.reader_is_gone() => Exit::Done,
             Self::BadAnswer { .. }
             | Self::BrokenLog(_)
             | Self::HeadMissing { .. }
@@ -267,12 +231,12 @@ impl Failure {
     }
 
     /// Whether the broker is away for now, so that asking again may help.
-    pub(crate) fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable { .. }) || self.leaves_open_whether_it_was_heard()
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Unreachable { .. }) || self.may_have_been_received()
     }
 
     /// Whether the call may have done its work although no answer says so.
-    pub(crate) fn leaves_open_whether_it_was_heard(&self) -> bool {
+    pub(crate) fn may_have_been_received(&self) -> bool {
         matches!(self, Self::Lost { .. })
             || matches!(self, Self::Broker(status) if status.code() == Code::Unavailable)
     }
