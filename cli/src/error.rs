@@ -26,7 +26,7 @@ pub(crate) enum Failure {
     Broker(Box<Status>),
     /// No connection could be made.
     #[error(
-        "the broker {address} cannot be reached: {cause}; check the address, the network, and that the broker runs"
+        "cannot reach the broker {address}: {cause}; check the address, the network, and that the broker runs"
     )]
     Unreachable {
         /// Its address.
@@ -36,7 +36,7 @@ pub(crate) enum Failure {
     },
     /// The broker's answer did not come, or not whole.
     #[error(
-        "the connection to the broker {address} was lost: {cause}; check that the broker runs and knows this certificate"
+        "lost the connection to the broker {address}: {cause}; check that the broker runs and accepts this certificate"
     )]
     Lost {
         /// Its address.
@@ -46,7 +46,7 @@ pub(crate) enum Failure {
     },
     /// Something answered that does not prove to be the broker.
     #[error(
-        "what answers at {address} is not the broker that this identity trusts: {cause}; check the address and roots.pem"
+        "the server at {address} is not the broker that this identity trusts: {cause}; check the address and roots.pem"
     )]
     Untrusted {
         /// The address.
@@ -73,7 +73,7 @@ pub(crate) enum Failure {
         cause: String,
     },
     /// The broker answered with something that cannot be.
-    #[error("the broker's answer makes no sense: {what}; use a postern of the broker's version")]
+    #[error("the broker's answer is malformed: {what}; use the postern that matches the broker's version")]
     BadAnswer {
         /// What is wrong with it.
         what: String,
@@ -110,7 +110,7 @@ pub(crate) enum Failure {
     },
     /// A request's answer never came: it may or may not have been heard.
     #[error(
-        "whether the request was heard is not known; ask again with --idempotency-key {key}, which cannot make a second grant"
+        "the broker did not answer, so the request may have been accepted; retry with --idempotency-key {key} (it cannot create a second grant)"
     )]
     Unanswered {
         /// The key that it carried.
@@ -138,7 +138,9 @@ pub(crate) enum Failure {
         reason: String,
     },
     /// The wait was over first.
-    #[error("grant {grant} is still {state} after {waited}; that goes on, see `postern show {grant}`")]
+    #[error(
+        "grant {grant} is still {state} after {waited}; the broker continues with it, see `postern show {grant}`"
+    )]
     TimedOut {
         /// The grant.
         grant: String,
@@ -148,7 +150,7 @@ pub(crate) enum Failure {
         waited: String,
     },
     /// A lockdown or a release that did not do all that it was asked.
-    #[error("{count} of {of} targets could not be {participle} as asked; see the result")]
+    #[error("{count} of {of} targets could not be {participle}; see the result for the reason")]
     NotDone {
         /// How many targets.
         count: usize,
@@ -158,19 +160,21 @@ pub(crate) enum Failure {
         participle: &'static str,
     },
     /// An assessment found what it was told to fail on.
-    #[error("{count} VMs expose management ports; see the result, and `postern lockdown`")]
+    #[error(
+        "{count} VMs expose management ports; see the result, and close the ports with `postern lockdown`"
+    )]
     Unhealthy {
         /// How many VMs.
         count: usize,
     },
     /// An assessment that was told to fail could not look everywhere.
-    #[error("{places} places could not be looked at; see the result")]
+    #[error("{places} accounts, Regions or subscriptions could not be read; see the result")]
     Unread {
         /// How many accounts or Regions.
         places: usize,
     },
     /// A status that was told to fail on it found something.
-    #[error("something needs attention, {count} in all; see the result")]
+    #[error("{}; see the result", attention_words(.count))]
     Attention {
         /// How many.
         count: usize,
@@ -180,7 +184,7 @@ pub(crate) enum Failure {
     BrokenLog(#[from] Broken),
     /// The audit log verifies, but a record that was in it is gone.
     #[error(
-        "the audit log does not contain {expected}: its end was cut off or it is another log; compare it with a copy kept elsewhere"
+        "the audit log does not contain {expected}: its end was cut off, or it is another log; compare it with a copy kept elsewhere"
     )]
     HeadMissing {
         /// The head that was expected.
@@ -284,6 +288,13 @@ fn exit_of(code: Code) -> Exit {
     }
 }
 
+fn attention_words(count: &usize) -> String {
+    match count {
+        1 => "1 problem needs attention".to_owned(),
+        count => format!("{count} problems need attention"),
+    }
+}
+
 /// `field: problem; remedy` for each field that the broker complains of, else its message.
 fn status_words(status: &Status) -> String {
     let fields = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
@@ -291,7 +302,7 @@ fn status_words(status: &Status) -> String {
         fields.iter().map(|field| format!("{}: {}", field.field, field.description)).collect();
     match (fields.is_empty(), status.message()) {
         (false, _) => printable(&fields.join("\n")),
-        (true, "") => format!("the broker answered {:?} without a word", status.code()),
+        (true, "") => format!("the broker answered {:?} without a message", status.code()),
         (true, message) => printable(message),
     }
 }

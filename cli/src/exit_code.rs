@@ -8,15 +8,15 @@ Exit codes:
   0  done
   1  failed for another reason; an audit log that does not verify
   2  the command line, the configuration or the identity cannot be used
-  3  denied: by policy, by role, by an approver, or for want of a valid certificate;
-     or `assess --fail-on` found it
+  3  denied: by policy, by role, by an approver, or no valid certificate;
+     or `assess --fail-on` found an unhealthy VM
   4  not found
   5  invalid input
   6  the grant failed or was refused by a layer, or closed before it was active;
      or a VM was not locked down or released
-  7  timed out while waiting; what was asked for goes on
-  8  the broker cannot be reached
-  9  `status --check` found something that needs attention";
+  7  timed out while waiting; the broker continues with the request
+  8  the broker cannot be reached, or is not trusted
+  9  `status --check` found a problem that needs attention";
 
 /// The exit codes, as [`HELP`] documents them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -26,7 +26,7 @@ pub(crate) enum PolicyFileError {
         source: io::Error,
     },
     /// It is not TOML, lacks a key, or has one that is not known.
-    #[error("the policy file {file} does not parse; mend the line it names")]
+    #[error("cannot parse the policy file {file}; correct the line named here")]
     Parse {
         /// The file.
         file: PathBuf,
@@ -35,7 +35,7 @@ pub(crate) enum PolicyFileError {
         source: Box<toml::de::Error>,
     },
     /// A value cannot be what it should be.
-    #[error("the policy file {file} cannot be used")]
+    #[error("the policy file {file} is invalid")]
     Invalid {
         /// The file.
         file: PathBuf,
@@ -133,7 +133,7 @@ fn checked(entries: Vec<Entry>) -> Result<Vec<Policy>, Invalid> {
     let policy = |(i, entry): (usize, Entry)| {
         let field = format!("policy[{i}]");
         if !names.insert(entry.name.clone()) {
-            let problem = format!("{} is there twice", entry.name);
+            let problem = format!("{} appears twice", entry.name);
             return Err(Invalid::new("name", problem, "give each policy its own name").within(&field));
         }
         entry.policy().and_then(Policy::checked).map_err(|e| e.within(&field))
@@ -201,7 +201,7 @@ impl Rule {
             }
             _ => {
                 let remedy = "write either port = \"tcp/22\", or number = 22 and protocol = \"tcp\", \"udp\" or \"any\"";
-                return Err(Invalid::new("port", "is not said in one way", remedy));
+                return Err(Invalid::new("port", "must have exactly one form", remedy));
             }
         };
         let rule = |port| PortRule { port, sources: self.sources.clone(), max_duration: self.max_duration.0 };

@@ -32,7 +32,7 @@ pub(crate) enum SettingsError {
         file: PathBuf,
     },
     /// The file is there but cannot be read.
-    #[error("cannot read the configuration {file}; mend its permissions")]
+    #[error("cannot read the configuration {file}; correct its permissions")]
     Read {
         /// The file.
         file: PathBuf,
@@ -41,7 +41,7 @@ pub(crate) enum SettingsError {
         source: io::Error,
     },
     /// The file is not TOML, or has a key that is not known.
-    #[error("the configuration {file} does not parse; mend the line it names")]
+    #[error("cannot parse the configuration {file}; correct the line named here")]
     Parse {
         /// The file.
         file: PathBuf,

@@ -135,7 +135,7 @@ impl Policy {
         for (i, rule) in self.ports.iter().enumerate() {
             let field = format!("ports[{i}]");
             if !seen.insert(rule.port) {
-                let problem = format!("{} is there twice", rule.port);
+                let problem = format!("{} appears twice", rule.port);
                 return Err(Invalid::new("port", problem, "join the two rules").within(&field));
             }
             if rule.sources.is_empty() {

@@ -65,6 +65,6 @@ async fn ban(
     let reason = reason.map(String::from).unwrap_or_default();
     let request = v1::BanAgentRequest { target: target.to_string(), reason };
     let answer = broker.call(broker.agents().ban_agent(request)).await?;
-    let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it names no agent".to_owned() })?;
+    let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it contains no agent".to_owned() })?;
     Ok(console.show(&agent.into(), table::agent)?)
 }

@@ -29,7 +29,7 @@ pub(super) async fn tail(
         let before = last;
         let lost = match read_on(broker, console, &mut last, follow).await {
             Ok(()) if !follow => return Ok(()),
-            Ok(()) => broker.lost("it ended the stream".to_owned()),
+            Ok(()) => broker.lost("the broker ended the stream".to_owned()),
             Err(failure) if !follow => return Err(failure),
             Err(failure) => failure,
         };

@@ -85,7 +85,7 @@ fn filter(broker: &Broker, asked: &Grants) -> Result<v1::GrantFilter, Failure> {
 }
 
 fn named(grant: Option<v1::Grant>) -> Result<v1::Grant, Failure> {
-    grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })
+    grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })
 }
 
 impl From<State> for v1::GrantState {

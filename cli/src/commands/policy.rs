@@ -53,7 +53,7 @@ async fn apply(broker: &Broker, console: &mut Console, policies: &[Policy]) -> R
             Err(failure) => {
                 let done = kept.len();
                 console.note(&format!(
-                    "policy {} was refused; {done} of {} were applied",
+                    "policy {} was not applied; {done} of {} policies were applied before it",
                     policy.name,
                     policies.len()
                 ));
@@ -104,5 +104,5 @@ async fn delete(broker: &Broker, console: &mut Console, name: &Name) -> Result<(
 }
 
 fn named(policy: Option<v1::Policy>) -> Result<v1::Policy, Failure> {
-    policy.ok_or_else(|| Failure::BadAnswer { what: "it names no policy".to_owned() })
+    policy.ok_or_else(|| Failure::BadAnswer { what: "it contains no policy".to_owned() })
 }

@@ -29,9 +29,9 @@ pub(super) async fn request(
     let key_was_given = asked.idempotency_key.is_some();
     let token = asked.cloud_token.as_deref().map(cloud_token).transpose()?;
     let answer = send(broker, to_wire(asked), token).await?;
-    let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })?;
+    let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })?;
     if answer.repeated_request && key_was_given {
-        console.note("this key was used before: this is the grant that it made then");
+        console.note("this idempotency key was used before; this is the grant that it created");
     }
     let (grant, outcome) = if no_wait {
         (grant, Ok(()))
@@ -64,18 +64,18 @@ fn to_wire(asked: args::Request) -> v1::RequestAccessRequest {
 /// Reads the caller's own token for a cloud.
 fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
     let wrong = |problem: String| {
-        let remedy = "name a file that holds the access token alone, or - for standard input";
+        let remedy = "name a file that contains only the access token, or - for standard input";
         Invalid::new("--cloud-token", problem, remedy)
     };
     let read =
         if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
-    let text = read.map_err(|error| wrong(format!("{} cannot be read: {error}", file.display())))?;
+    let text = read.map_err(|error| wrong(format!("cannot read {}: {error}", file.display())))?;
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(wrong(format!("{} holds no token", file.display())));
+        return Err(wrong(format!("{} does not contain a token", file.display())));
     }
     let mut token = AsciiMetadataValue::try_from(token)
-        .map_err(|_| wrong(format!("{} holds no token", file.display())))?;
+        .map_err(|_| wrong(format!("{} does not contain a token", file.display())))?;
     token.set_sensitive(true);
     Ok(token)
 }

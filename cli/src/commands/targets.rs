@@ -30,6 +30,7 @@ pub(super) async fn all(broker: &Broker, console: &mut Console) -> Result<(), Fa
 pub(super) async fn one(broker: &Broker, console: &mut Console, target: &TargetId) -> Result<(), Failure> {
     let request = v1::GetTargetRequest { id: target.to_string() };
     let answer = broker.call(broker.targets().get_target(request)).await?;
-    let target = answer.target.ok_or_else(|| Failure::BadAnswer { what: "it names no target".to_owned() })?;
+    let target =
+        answer.target.ok_or_else(|| Failure::BadAnswer { what: "it contains no target".to_owned() })?;
     Ok(console.show(&target.into(), table::target)?)
 }

@@ -65,7 +65,7 @@ async fn follow(
             }
             WatchEvent::Listed if !seen => {
                 return Err(Failure::BadAnswer {
-                    what: format!("grant {} is not among the grants", latest.id),
+                    what: format!("its list does not contain grant {}", latest.id),
                 });
             }
             WatchEvent::Listed => {}

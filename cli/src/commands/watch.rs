@@ -58,7 +58,7 @@ impl<'a> Watch<'a> {
         };
         match stream.message().await {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(self.broker.lost("it ended the stream".to_owned())),
+            Ok(None) => Err(self.broker.lost("the broker ended the stream".to_owned())),
             Err(status) => Err(self.broker.failure(status)),
         }
     }

@@ -48,7 +48,7 @@ pub(crate) fn requested(requested: &Requested, now: Timestamp) -> String {
     sources.sort_unstable();
     sources.dedup();
     format!(
-        "{shown}\n\nno --source was given: opened to {}, the address from which the broker sees you",
+        "{shown}\n\nno --source was given, so the broker used the address it sees: {}",
         sources.join(", ")
     )
 }
@@ -66,7 +66,7 @@ pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
         ]
     });
     let table = table(["GRANT", "STATE", "WHO", "OPENS", "END", "WHY"], rows);
-    if grants.more { format!("{table}\n\nthere are more; see them with a greater --limit") } else { table }
+    if grants.more { format!("{table}\n\nmore grants exist; raise --limit to list them") } else { table }
 }
 
 /// A grant as one line of a stream.
@@ -161,7 +161,7 @@ pub(crate) fn token(token: &Token, now: Timestamp) -> String {
     let facts = [
         ("target", token.target.clone()),
         ("token", token.token.clone()),
-        ("good until", when(token.expires_at, now)),
+        ("valid until", when(token.expires_at, now)),
     ];
     format!("{}\n\nUse it once, on that machine:\n\n{}", list(facts), printable(&token.enroll_command))
 }

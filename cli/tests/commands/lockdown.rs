@@ -84,7 +84,10 @@ async fn a_lockdown_shows_every_change() {
 async fn what_was_not_done_is_a_failure_with_the_way_to_do_it() {
     let broker = Fake::with(Script { results: vec![a_result(true), asking()], ..Script::default() }).await;
     let ran = broker.postern(&["lockdown", VM]).await.exits(6).tells("1 of 2 targets");
-    assert!(ran.out.contains("asks (cut): sessions end\n  run it again with --accept cut\n"), "{ran:?}");
+    assert!(
+        ran.out.contains("must be accepted (cut): sessions end\n  run the command again with --accept cut\n"),
+        "{ran:?}"
+    );
     let json = broker.postern(&["lockdown", VM, "--output", "json"]).await.exits(6).json();
     assert_eq!((&json["results"][0]["done"], &json["results"][1]["done"]), (&true.into(), &false.into()));
     broker.script.lock().unwrap().results = vec![failed()];

@@ -157,7 +157,7 @@ fn attention(status: &Status) -> Vec<String> {
         }
         if replica.failing_clouds > 0 {
             let count = replica.failing_clouds;
-            found.push(format!("the cloud of {count} of the targets of {name} keeps failing"));
+            found.push(format!("cloud calls for {count} of the targets of {name} keep failing"));
         }
         let off = replica.clock_ahead_ms.unsigned_abs();
         if off > CLOCK_TOLERANCE_MS {

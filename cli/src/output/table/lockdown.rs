@@ -18,7 +18,7 @@ pub(crate) fn assessment_report(report: &AssessmentReport, _: Timestamp) -> Stri
     let unread = report
         .unread
         .iter()
-        .map(|one| format!("\n{}", line(&format!("could not look at {}: {}", one.place, one.reason))));
+        .map(|one| format!("\n{}", line(&format!("could not read {}: {}", one.place, one.reason))));
     let unread: String = unread.collect();
     if unread.is_empty() { judged } else { format!("{judged}\n{unread}") }
 }
@@ -42,13 +42,13 @@ pub(crate) fn lockdowns(lockdowns: &Lockdowns, participle: &str) -> String {
 fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
     let unmet: Vec<_> = result.concerns.iter().filter(|concern| concern.holds_up).collect();
     let standing = match (&result.error, result.done) {
-        (Some(error), true) => format!("{participle}, but: {}", error.message),
+        (Some(error), true) => format!("{participle}, but with an error: {}", error.message),
         (Some(error), false) => format!("not {participle}: {}", error.message),
-        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("{participle} already"),
+        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("already {participle}"),
         (None, true) => participle.to_owned(),
         (None, false) if dry_run && unmet.is_empty() => format!("would be {participle}"),
-        (None, false) if dry_run => format!("would be {participle}, but asks first"),
-        (None, false) => format!("not {participle}, asks first"),
+        (None, false) if dry_run => format!("would be {participle} once its concerns are accepted"),
+        (None, false) => format!("not {participle}: its concerns must be accepted first"),
     };
     let mut lines = vec![format!("{}: {standing}", result.target)];
     lines.extend(result.changes.iter().map(|change| {
@@ -58,7 +58,7 @@ fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
     }));
     lines.extend(result.concerns.iter().map(|concern| {
         let word = match (concern.holds_up, concern.accepted) {
-            (true, _) => "asks",
+            (true, _) => "must be accepted",
             (false, true) => "accepted",
             (false, false) => "note",
         };
@@ -69,9 +69,9 @@ fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
         let asked = result.concerns.iter().filter(|concern| concern.holds_up || concern.accepted);
         let kinds: BTreeSet<_> = asked.map(|concern| concern.kind).collect();
         let flags: String = kinds.iter().map(|kind| format!(" --accept {kind}")).collect();
-        lines.push(format!("  run it again with{flags}"));
+        lines.push(format!("  run the command again with{flags}"));
     } else if result.concerns.iter().any(|concern| concern.kind == "precedence" && !concern.accepted) {
-        lines.push("  --accept precedence lets Postern's rules come before those".to_owned());
+        lines.push("  --accept precedence puts Postern's rules before these rules".to_owned());
     }
     lines.iter().map(|text| line(text)).collect::<Vec<_>>().join("\n")
 }

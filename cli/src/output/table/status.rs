@@ -39,12 +39,12 @@ fn facts(status: &Status) -> String {
         format!("{} {doing} for {age}", oldest.grant_id)
     });
     list([
-        ("answers", format!("{}, {}", status.replica, state(false, &status.not_ready))),
+        ("answered by", format!("{}, {}", status.replica, state(false, &status.not_ready))),
         ("store", store),
         ("audit head", or_dash(&status.store.audit_head)),
         ("agents", agents.unwrap_or_else(dash)),
         ("grants", grants.unwrap_or_else(dash)),
-        ("waits longest", oldest.unwrap_or_else(dash)),
+        ("longest wait", oldest.unwrap_or_else(dash)),
         ("authority", status.authority.as_ref().map_or_else(dash, authority)),
     ])
 }
@@ -95,7 +95,7 @@ fn stuck_closes(status: &Status) -> String {
     let count = u64::try_from(status.stuck_closes.len()).unwrap_or(u64::MAX);
     match status.stuck_closes_total.saturating_sub(count) {
         0 => told,
-        more => format!("{told}\n\nthere are {more} more, all younger"),
+        more => format!("{told}\n\n{more} newer stuck closes are not shown"),
     }
 }
 
@@ -108,7 +108,7 @@ fn rows(close: &StuckClose) -> Vec<[String; 5]> {
         return vec![row(
             close.targets.join(" "),
             "-",
-            "every layer has confirmed; that is not recorded yet",
+            "every layer has confirmed; the broker has not recorded it yet",
         )];
     }
     close.layers.iter().map(|layer| row(layer.target.clone(), layer.layer, &layer.detail)).collect()

@@ -32,7 +32,7 @@ fn a_source_that_was_not_named_is_told() {
         source_from_caller,
         repeated_request: false,
     };
-    let told = "no --source was given: opened to 203.0.113.7/32, the address from which the broker sees you";
+    let told = "no --source was given, so the broker used the address it sees: 203.0.113.7/32";
     assert!(requested(&answer(true), now()).ends_with(told));
     assert!(!requested(&answer(false), now()).contains("--source"));
 }
@@ -48,7 +48,7 @@ GRANT                       STATE   WHO              OPENS                      
 01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32      2025-06-01 12:30:00Z (in 29m 48s)  fix disk
 01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32 (+1)  -                                  fix disk
 
-there are more; see them with a greater --limit";
+more grants exist; raise --limit to list them";
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let shown = grants(&list, now());
     assert_eq!(squeeze(&shown), squeeze(expected));

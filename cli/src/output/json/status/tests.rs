@@ -158,7 +158,7 @@ fn each_thing_that_needs_attention_is_one_line() {
         ),
         (
             |status| status.replicas[1].failing_clouds = 2,
-            "the cloud of 2 of the targets of broker-2 keeps failing",
+            "cloud calls for 2 of the targets of broker-2 keep failing",
         ),
         (
             |status| status.replicas[1].clock_ahead_ms = 1500,
