@@ -98,7 +98,7 @@ pub(crate) struct Request {
     /// The machines: host:<name>, aws:<account>/<region>/<instance-id> or azure:<ARM id>.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// A port, such as 22 or udp/161; may be given several times.
+    /// A port, such as 22 or udp/161, or a service: ssh, rdp, winrm, winrm-https; may be given several times.
     #[arg(long = "port", required = true, value_name = "PORT", value_parser = parsed::<PortArg>)]
     pub ports: Vec<PortArg>,
     /// The protocol of every port that is given as a bare number.
@@ -210,8 +210,8 @@ pub(crate) struct Assess {
     /// Only these VMs.
     #[arg(value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// A management port, such as 22, tcp/22 or udp/161; may be given several times. Without it, the broker uses
-    /// its `management_ports`.
+    /// A management port, such as 22, tcp/22 or udp/161, or a service: ssh, rdp, winrm, winrm-https; may be given several
+    /// times. Without it, the broker uses its `management_ports`.
     #[arg(long = "port", value_name = "PORT", value_parser = parsed::<PortArg>)]
     pub ports: Vec<PortArg>,
     /// Fail if a VM has this verdict, or if an account, Region or subscription could not be read.

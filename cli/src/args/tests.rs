@@ -43,6 +43,19 @@ fn proto_is_for_bare_numbers_only() {
 }
 
 #[test]
+fn a_port_may_be_a_service_name_which_implies_its_protocol() {
+    let names = ["ssh", "rdp", "winrm", "winrm-https", "SSH"];
+    let flags: Vec<_> = names.iter().flat_map(|name| ["--port", *name]).chain(["--proto", "udp"]).collect();
+    let request = request(&flags);
+    let ports: Vec<_> = request.ports.iter().map(|port| port.with(request.proto).to_string()).collect();
+    assert_eq!(ports, ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986", "tcp/22"]);
+    let Command::Assess(assess) = parse(&["assess", "--port", "ssh"]).unwrap().command else {
+        panic!("another command");
+    };
+    assert_eq!(assess.ports[0].with(Protocol::Udp).to_string(), "tcp/22");
+}
+
+#[test]
 fn durations_are_friendly() {
     for (text, seconds) in [("90s", 90), ("30m", 1800), ("1h 30m", 5400), ("1h30m", 5400), ("2 hours", 7200)]
     {
@@ -73,7 +86,9 @@ fn a_malformed_value_is_refused_by_the_name_of_its_flag_and_with_the_remedy() {
     for (flag, value, remedy) in [
         ("--port", "0", "use 1 to 65535"),
         ("--port", "icmp/1", "use tcp or udp"),
-        ("--port", "ssh", "write a number"),
+        ("--port", "telnet", "write a number such as 22"),
+        ("--port", "telnet", "or one of ssh, rdp, winrm, winrm-https"),
+        ("--port", "tcp/ssh", "write it like tcp/22"),
         ("--source", "10.1.2.3/8", "write 10.0.0.0/8"),
         ("--source", "::ffff:192.0.2.1", "write 192.0.2.1"),
         ("--proto", "icmp", "use tcp or udp"),

@@ -8,12 +8,17 @@ use jiff::fmt::friendly::SpanParser;
 use postern_core::audit::Hash;
 use postern_core::{Invalid, Justification, Name, Port, ProtectedPort, Protocol};
 
-/// A port as it is typed: `22`, or `udp/161` whatever `--proto` says.
+/// The services that a port can be named by, with their TCP ports (IANA service names; `rdp`, `winrm` and `winrm-https`
+/// are the usual short forms of `ms-wbt-server`, `wsman` and `wsmans`).
+const SERVICES: [(&str, u32); 4] = [("ssh", 22), ("rdp", 3389), ("winrm", 5985), ("winrm-https", 5986)];
+
+/// A port as it is typed: `22`, `udp/161`, or the name of a service such as `ssh`. Only a bare number takes the protocol
+/// of `--proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PortArg {
     /// A bare number.
     Number(Port),
-    /// With its protocol.
+    /// A port with its protocol, written out or implied by a service's name.
     Full(ProtectedPort),
 }
 
@@ -33,11 +38,19 @@ impl FromStr for PortArg {
         if text.contains('/') {
             return text.parse().map(Self::Full);
         }
-        let number = text.parse::<u32>().map_err(|_| {
-            Invalid::new("port", format!("{text:?} is not a port"), "write a number such as 22, or udp/161")
-        })?;
+        if let Some((_, number)) = SERVICES.iter().find(|(name, _)| text.eq_ignore_ascii_case(name)) {
+            return Ok(Self::Full(ProtectedPort { protocol: Protocol::Tcp, port: Port::new(*number)? }));
+        }
+        let number = text.parse::<u32>().map_err(|_| not_a_port(text))?;
         Port::new(number).map(Self::Number)
     }
+}
+
+fn not_a_port(text: &str) -> Invalid {
+    let services = SERVICES.map(|(name, _)| name).join(", ");
+    let remedy =
+        format!("write a number such as 22, a protocol and a number such as udp/161, or one of {services}");
+    Invalid::new("port", format!("{text:?} is not a port or a service"), remedy)
 }
 
 pub(super) fn parsed<T: FromStr<Err = Invalid>>(text: &str) -> Result<T, String> {
