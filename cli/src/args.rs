@@ -1,4 +1,4 @@
-//! The command line. What clap lets through is well-formed; whether it is allowed is for the broker to say.
+//! The command line. Clap refuses malformed values; the broker decides whether a well-formed request is allowed.
 
 mod values;
 
@@ -16,7 +16,7 @@ use values::{duration, head, justification, name, parsed, whole_seconds};
 use crate::exit_code;
 use crate::output::Format;
 
-/// Flags that every command takes.
+/// The heading of the flags that every command takes.
 const GLOBAL: &str = "Global options";
 
 /// Just-in-time access to the management ports of machines.
@@ -25,7 +25,7 @@ const GLOBAL: &str = "Global options";
 pub(crate) struct Args {
     #[command(flatten)]
     pub connection: Connection,
-    /// How results are written: a table for people, JSON for programs.
+    /// The format of results: a table for people, JSON for programs.
     #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
     #[command(subcommand)]
@@ -80,7 +80,8 @@ pub(crate) enum Command {
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Show the state of the brokers: those that run, the closes that are stuck, and all else that needs an operator.
+    /// Show the state of the brokers: those that run, the closes that are stuck, and all else that needs an
+    /// operator.
     Status {
         /// Exit with code 9 if something needs attention.
         #[arg(long)]
@@ -104,8 +105,8 @@ pub(crate) struct Request {
     /// The protocol of every port that is given as a bare number.
     #[arg(long, default_value = "tcp", value_name = "PROTOCOL", value_parser = parsed::<Protocol>)]
     pub proto: Protocol,
-    /// The source that may connect, as an address or a CIDR range; may be given several times. Without it, the broker
-    /// uses the address it sees.
+    /// The source that may connect, as an address or a CIDR range; may be given several times. Without it, the
+    /// broker uses the address it sees.
     #[arg(long = "source", value_name = "CIDR", value_parser = parsed::<SourcePrefix>)]
     pub sources: Vec<SourcePrefix>,
     /// The duration of the access, in whole seconds: 90s, 30m, "1h 30m".
@@ -124,8 +125,8 @@ pub(crate) struct Request {
     /// for your permissions needs it: `az account get-access-token --query accessToken --output tsv`.
     #[arg(long, value_name = "FILE", env = "POSTERN_CLOUD_TOKEN_FILE")]
     pub cloud_token: Option<PathBuf>,
-    /// A key for this request: a second request with the same key returns the same grant. Without it, the command makes
-    /// a new key.
+    /// A key for this request: a second request with the same key returns the same grant. Without it, the command
+    /// makes a new key.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
 }
@@ -197,7 +198,8 @@ pub(crate) enum PolicyCommand {
     },
     /// List policies by name.
     List,
-    /// Delete a policy. Its ports lose their protection on targets that no other policy covers; open grants stay open.
+    /// Delete a policy. Its ports lose their protection on targets that no other policy covers; open grants stay
+    /// open.
     Delete {
         /// Its name.
         #[arg(value_parser = name)]
@@ -210,8 +212,8 @@ pub(crate) struct Assess {
     /// Only these VMs.
     #[arg(value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// A management port, such as 22, tcp/22 or udp/161, or a service: ssh, rdp, winrm, winrm-https; may be given several
-    /// times. Without it, the broker uses its `management_ports`.
+    /// A management port, such as 22, tcp/22 or udp/161, or a service: ssh, rdp, winrm, winrm-https; may be given
+    /// several times. Without it, the broker uses its `management_ports`.
     #[arg(long = "port", value_name = "PORT", value_parser = parsed::<PortArg>)]
     pub ports: Vec<PortArg>,
     /// Fail if a VM has this verdict, or if an account, Region or subscription could not be read.

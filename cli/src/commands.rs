@@ -1,4 +1,4 @@
-//! One file for each command, or for each family of them.
+//! The commands: a file for each command or family of commands.
 
 mod agents;
 mod assess;
@@ -22,10 +22,10 @@ use crate::connect::Broker;
 use crate::error::Failure;
 use crate::output::Console;
 
-/// Does what the command line asks.
+/// Runs the command of the command line.
 ///
 /// # Errors
-/// It was not done, or not in time.
+/// The command failed, or did not finish in time.
 pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure> {
     let broker = || Broker::of(&args.connection);
     match args.command {

@@ -1,4 +1,4 @@
-//! How a command ends: every failure, in words for people and as an exit code for scripts.
+//! The failures of a command, each with a message for people and an exit code for scripts.
 
 use std::error::Error;
 use std::io;
@@ -18,40 +18,40 @@ use crate::output::{Console, WriteError, printable};
 use crate::policy_file::PolicyFileError;
 use crate::settings::SettingsError;
 
-/// Why a command did not do what it was asked.
+/// The reason for which a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The broker answered with an error.
     #[error("{}", status_words(.0))]
     Broker(Box<Status>),
-    /// No connection could be made.
+    /// The command could not connect to the broker.
     #[error(
         "cannot reach the broker {address}: {cause}; check the address, the network, and that the broker runs"
     )]
     Unreachable {
         /// Its address.
         address: String,
-        /// What went wrong at the bottom.
+        /// The root cause.
         cause: String,
     },
-    /// The broker's answer did not come, or not whole.
+    /// The broker's answer did not arrive, or not completely.
     #[error(
         "lost the connection to the broker {address}: {cause}; check that the broker runs and accepts this certificate"
     )]
     Lost {
         /// Its address.
         address: String,
-        /// What went wrong at the bottom.
+        /// The root cause.
         cause: String,
     },
-    /// Something answered that does not prove to be the broker.
+    /// A server answered that did not prove to be the broker.
     #[error(
         "the server at {address} is not the broker that this identity trusts: {cause}; check the address and roots.pem"
     )]
     Untrusted {
         /// The address.
         address: String,
-        /// What the proof lacks.
+        /// The flaw of its proof.
         cause: String,
     },
     /// The broker shows a certificate that has ended.
@@ -61,24 +61,24 @@ pub(crate) enum Failure {
     BrokerEnded {
         /// The broker's address.
         address: String,
-        /// When it ended.
+        /// The time of its end.
         cause: String,
     },
-    /// The broker does not take the client's certificate.
+    /// The broker refuses the client's certificate.
     #[error("the broker {address} refuses this certificate: {cause}; ask an administrator for a new one")]
     CertificateRefused {
         /// Its address.
         address: String,
-        /// The TLS alert, and the end of the certificate where that has passed.
+        /// The TLS alert, or the end of the certificate if that has passed.
         cause: String,
     },
-    /// The broker answered with something that cannot be.
+    /// The broker sent a malformed answer.
     #[error("the broker's answer is malformed: {what}; use the postern that matches the broker's version")]
     BadAnswer {
-        /// What is wrong with it.
+        /// The flaw.
         what: String,
     },
-    /// Input that cannot be what it should be.
+    /// Invalid input.
     #[error(transparent)]
     Invalid(#[from] Invalid),
     /// A policy file that cannot be used.
@@ -95,27 +95,27 @@ pub(crate) enum Failure {
     Identity {
         /// Its directory.
         dir: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: PkiError,
     },
-    /// The certificate names nobody who could ask for anything.
+    /// The certificate belongs to no principal.
     #[error("the identity in {dir} is not a principal's; use one that `postern-broker issue` made")]
     NoPrincipal {
         /// Its directory.
         dir: PathBuf,
-        /// Why, where the certificate cannot be read at all.
+        /// The cause, if the certificate cannot be read at all.
         #[source]
         source: Option<IdentityError>,
     },
-    /// A request's answer never came: it may or may not have been heard.
+    /// A request was not answered: the broker may have accepted it or not.
     #[error(
         "the broker did not answer, so the request may have been accepted; retry with --idempotency-key {key} (it cannot create a second grant)"
     )]
     Unanswered {
-        /// The key that it carried.
+        /// The idempotency key of the request.
         key: String,
-        /// Why no answer came.
+        /// The reason for which no answer came.
         #[source]
         source: Box<Failure>,
     },
@@ -124,62 +124,62 @@ pub(crate) enum Failure {
     NotActive {
         /// The grant.
         grant: String,
-        /// Where it stands.
+        /// Its state.
         state: &'static str,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// An approver said no.
+    /// An approver denied the request.
     #[error("grant {grant} was denied: {reason}")]
     Denied {
         /// The grant.
         grant: String,
-        /// What they said.
+        /// The approver's reason.
         reason: String,
     },
-    /// The wait was over first.
+    /// The time to wait ended first.
     #[error(
         "grant {grant} is still {state} after {waited}; the broker continues with it, see `postern show {grant}`"
     )]
     TimedOut {
         /// The grant.
         grant: String,
-        /// Where it stands.
+        /// Its state.
         state: &'static str,
-        /// How long was waited.
+        /// The time that the command waited.
         waited: String,
     },
-    /// A lockdown or a release that did not do all that it was asked.
+    /// A lockdown or a release that failed for some of its targets.
     #[error("{count} of {of} targets could not be {participle}; see the result for the reason")]
     NotDone {
-        /// How many targets.
+        /// The number of targets that failed.
         count: usize,
-        /// Of how many.
+        /// The number of all targets.
         of: usize,
-        /// What they should be.
+        /// The past participle of the command, such as `locked down`.
         participle: &'static str,
     },
-    /// An assessment found what it was told to fail on.
+    /// An assessment with `--fail-on` found unhealthy VMs.
     #[error(
         "{count} VMs expose management ports; see the result, and close the ports with `postern lockdown`"
     )]
     Unhealthy {
-        /// How many VMs.
+        /// The number of VMs.
         count: usize,
     },
-    /// An assessment that was told to fail could not look everywhere.
+    /// An assessment with `--fail-on` could not read every place.
     #[error("{places} accounts, Regions or subscriptions could not be read; see the result")]
     Unread {
-        /// How many accounts or Regions.
+        /// The number of accounts, Regions and subscriptions.
         places: usize,
     },
-    /// A status that was told to fail on it found something.
+    /// A status with `--check` found problems.
     #[error("{}; see the result", attention_words(.count))]
     Attention {
-        /// How many.
+        /// The number of problems.
         count: usize,
     },
-    /// The audit log is not as it was written.
+    /// The audit log is not as the broker wrote it.
     #[error("the audit log is broken")]
     BrokenLog(#[from] Broken),
     /// The audit log verifies, but a record that was in it is gone.
@@ -195,7 +195,7 @@ pub(crate) enum Failure {
     File {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -205,7 +205,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// The code that scripts see.
+    /// Returns the exit code.
     pub(crate) fn exit(&self) -> Exit {
         match self {
             Self::Broker(status) => exit_of(status.code()),
@@ -234,19 +234,20 @@ impl Failure {
         }
     }
 
-    /// Whether the broker is away for now, so that asking again may help.
+    /// Reports whether the broker is away for now, so that a retry may help.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Unreachable { .. }) || self.may_have_been_received()
     }
 
-    /// Whether the call may have done its work although no answer says so.
+    /// Reports whether the broker may have received and executed the call although it did not answer.
     pub(crate) fn may_have_been_received(&self) -> bool {
         matches!(self, Self::Lost { .. })
             || matches!(self, Self::Broker(status) if status.code() == Code::Unavailable)
     }
 }
 
-/// Writes the failure to stderr, if there is one, and gives the exit code. A reader that went away is no failure.
+/// Writes the failure to stderr, if there is one, and returns the exit code. A reader that closed stdout is no
+/// failure.
 pub(crate) fn report(outcome: Result<(), Failure>, console: &mut Console) -> ExitCode {
     let Err(failure) = outcome else { return Exit::Done.into() };
     let exit = failure.exit();
@@ -256,14 +257,14 @@ pub(crate) fn report(outcome: Result<(), Failure>, console: &mut Console) -> Exi
     exit.into()
 }
 
-/// The error and everything that caused it, the outermost first.
+/// Returns the error and all its causes, the outermost first.
 pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The error and its causes on one line; no Display of ours repeats its source.
+/// Joins the error and its causes on one line; no `Display` of Postern's repeats its source.
 fn with_causes(failure: &Failure) -> String {
     causes(failure).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -295,7 +296,7 @@ fn attention_words(count: &usize) -> String {
     }
 }
 
-/// `field: problem; remedy` for each field that the broker complains of, else its message.
+/// Returns `field: problem; remedy` for each field that the broker refused, or its message.
 fn status_words(status: &Status) -> String {
     let fields = status.get_details_bad_request().map(|details| details.field_violations).unwrap_or_default();
     let fields: Vec<_> =

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// What the help says of the codes.
+/// The part of the help that explains the codes.
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done

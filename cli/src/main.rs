@@ -1,7 +1,8 @@
 //! `postern`: the command of requesters and operators.
 //!
 //! Results go to stdout, as a table for people or as JSON for programs; progress, notes and errors go to stderr.
-//! What a script may rely on is in `docs/cli.md`: the shape of the JSON and the exit codes of [`exit_code`].
+//! `docs/cli.md` documents the parts that a script may rely on: the shape of the JSON and the exit codes of
+//! [`exit_code`].
 
 mod args;
 mod clock;

@@ -1,4 +1,4 @@
-//! Where results and notes go. This module alone writes to stdout and stderr.
+//! The two outputs of a command, results and notes. Only this module writes to stdout and stderr.
 
 pub(crate) mod json;
 pub(crate) mod table;
@@ -33,7 +33,7 @@ impl WriteError {
     }
 }
 
-/// The two streams of a command: results on one, everything that is about the way there on the other.
+/// The two streams of a command: results on one, progress, notes and errors on the other.
 pub(crate) struct Console {
     format: Format,
     results: Box<dyn Write>,
@@ -41,12 +41,12 @@ pub(crate) struct Console {
 }
 
 impl Console {
-    /// Over stdout and stderr.
+    /// Writes results to stdout and notes to stderr.
     pub(crate) fn standard(format: Format) -> Self {
         Self { format, results: Box::new(io::stdout()), notes: Box::new(io::stderr()) }
     }
 
-    /// Writes the one result of a command: a JSON document, or what `people` makes of it at this moment.
+    /// Writes the one result of a command: a JSON document, or the text that `people` renders at this moment.
     ///
     /// # Errors
     /// It cannot be written.
@@ -87,18 +87,18 @@ impl Console {
         Ok(self.results.flush()?)
     }
 
-    /// Whether results are for programs.
+    /// Reports whether results are written for programs.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
-    /// Tells people something on the way. Where nobody listens, that is theirs to decide.
+    /// Writes a note for people to stderr. A closed stderr is no error.
     pub(crate) fn note(&mut self, note: &str) {
         let _ = writeln!(self.notes, "{note}");
     }
 }
 
-/// Text from elsewhere, with nothing in it that steers a terminal. Line ends stay.
+/// Escapes the characters of foreign text that control a terminal. Line ends stay.
 pub(crate) fn printable(text: &str) -> String {
     let line = |line| match free_text("text", line, usize::MAX) {
         Ok(()) => Cow::Borrowed(line),

@@ -1,9 +1,9 @@
 //! Postern's domain, pure: no transport, no runtime, no SDK, and no clock. Time is always an argument.
 //!
-//! A grant's way through this crate: [`request`] is a principal's wish, [`policy`] authorizes it into the
-//! windows of a [`grant`], [`plan`] says which step a grant takes next and what a layer must hold, and
-//! [`flatten`] turns overlapping windows into the disjoint ranges that a kernel set accepts. Every decision
-//! becomes an entry of the hash-chained [`audit`] log.
+//! A grant's way through this crate: a principal sends a [`request`], [`policy`] authorizes it into the windows of
+//! a [`grant`], [`plan`] decides the next step of the grant and the windows that a layer must hold, and [`flatten`]
+//! turns overlapping windows into the disjoint ranges that a kernel set accepts. Every decision becomes an entry of
+//! the hash-chained [`audit`] log.
 
 pub mod audit;
 pub mod flatten;

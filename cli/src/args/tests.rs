@@ -64,7 +64,7 @@ fn durations_are_friendly() {
 }
 
 #[test]
-fn a_duration_that_is_none_is_refused_by_the_name_of_its_flag() {
+fn a_malformed_duration_is_refused_by_the_name_of_its_flag() {
     let asks = ["request", "host:web-1", "--port", "22", "--reason", "x"];
     for flag in ["--for", "--timeout"] {
         for (text, problem) in [

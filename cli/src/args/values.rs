@@ -1,4 +1,4 @@
-//! Values of flags, parsed into the types of the domain. Every complaint is `problem; remedy`; clap names the flag.
+//! The values of flags, parsed into domain types. Every error is `problem; remedy`; clap names the flag.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,12 +8,12 @@ use jiff::fmt::friendly::SpanParser;
 use postern_core::audit::Hash;
 use postern_core::{Invalid, Justification, Name, Port, ProtectedPort, Protocol};
 
-/// The services that a port can be named by, with their TCP ports (IANA service names; `rdp`, `winrm` and `winrm-https`
-/// are the usual short forms of `ms-wbt-server`, `wsman` and `wsmans`).
+/// The services that a port can be named by, with their TCP ports (IANA service names; `rdp`, `winrm` and
+/// `winrm-https` are the usual short forms of `ms-wbt-server`, `wsman` and `wsmans`).
 const SERVICES: [(&str, u32); 4] = [("ssh", 22), ("rdp", 3389), ("winrm", 5985), ("winrm-https", 5986)];
 
-/// A port as it is typed: `22`, `udp/161`, or the name of a service such as `ssh`. Only a bare number takes the protocol
-/// of `--proto`.
+/// A port as it is typed: `22`, `udp/161`, or the name of a service such as `ssh`. Only a bare number takes the
+/// protocol of `--proto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum PortArg {
     /// A bare number.
@@ -23,7 +23,7 @@ pub(crate) enum PortArg {
 }
 
 impl PortArg {
-    /// The protected port, where a bare number is of this protocol.
+    /// Returns the protected port; a bare number takes the given protocol.
     pub(crate) fn with(self, protocol: Protocol) -> ProtectedPort {
         match self {
             Self::Number(port) => ProtectedPort { protocol, port },
@@ -69,7 +69,7 @@ pub(super) fn head(text: &str) -> Result<Hash, String> {
     text.parse()
 }
 
-/// A duration longer than nothing.
+/// Parses a duration that is longer than zero.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let remedy = "write it like 90s, 30m or \"1h 30m\"";
     let span = SpanParser::new().parse_duration(text).map_err(|_| format!("is not a duration; {remedy}"))?;
@@ -80,7 +80,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
     Ok(span.unsigned_abs())
 }
 
-/// A duration of at least a second, without a fraction of one.
+/// Parses a duration in whole seconds, at least one.
 pub(super) fn whole_seconds(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         whole if whole.subsec_nanos() == 0 => Ok(whole),

@@ -11,7 +11,7 @@ use crate::connect::Broker;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Does one of them.
+/// Runs one of these commands.
 ///
 /// # Errors
 /// The broker refuses or is away.

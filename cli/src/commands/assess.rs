@@ -8,10 +8,11 @@ use crate::connect::Broker;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Judges VMs by the management ports that they expose.
+/// Assesses the VMs for exposed management ports.
 ///
 /// # Errors
-/// The broker refuses or is away; with `--fail-on`, also what was found.
+/// The broker refuses or is away; with `--fail-on`, also an unhealthy VM, or a place that the broker could not
+/// read.
 pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess) -> Result<(), Failure> {
     let ports = asked.ports.iter().map(|port| convert::port_to_wire(port.with(Protocol::Tcp)));
     let request = v1::AssessTargetsRequest {
@@ -27,7 +28,7 @@ pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess
     }
 }
 
-/// Nobody can say of a VM that was not looked at that it is healthy.
+/// Fails on an unhealthy VM, and on a place that could not be read: a VM there may be unhealthy.
 fn check(report: &json::AssessmentReport) -> Result<(), Failure> {
     let unhealthy = report.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
     if unhealthy > 0 {

@@ -1,5 +1,5 @@
-//! `audit tail | verify`. A verification against an expected head trusts nobody: it reads every record itself, from a
-//! file or from the broker.
+//! `audit tail | verify`. A verification against an expected head trusts no broker: the command reads every record
+//! itself, from a file or from the broker.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -13,7 +13,8 @@ use crate::connect::Broker;
 use crate::error::Failure;
 use crate::output::{Console, json, printable, table};
 
-/// Writes the records after one; with `follow`, without end, and on from the last one where the connection is lost.
+/// Writes the records after a given one; with `follow`, without end, and after a lost connection from the last
+/// record on.
 ///
 /// # Errors
 /// The broker refuses or is away.
@@ -66,7 +67,7 @@ fn write(console: &mut Console, answer: &v1::TailAuditResponse) -> Result<(), Fa
     Ok(console.text(&line)?)
 }
 
-/// Verifies the broker's log: by the broker, or here where a head is expected.
+/// Verifies the broker's log: the broker does so, or the command itself if a head is expected.
 ///
 /// # Errors
 /// The log is broken or lacks the head, or the broker refuses or is away.
@@ -107,7 +108,7 @@ pub(super) fn verify_file(
     check.finish(console)
 }
 
-/// Only `\n` ends a line: whatever else stands there was not written by the broker.
+/// Splits the file at `\n` alone: the broker writes no other line end.
 fn check_lines(check: &mut Check, file: &Path) -> std::io::Result<()> {
     let mut lines = BufReader::new(File::open(file)?);
     let mut line = Vec::new();
@@ -124,7 +125,7 @@ fn check_lines(check: &mut Check, file: &Path) -> std::io::Result<()> {
 struct Check {
     verifier: Verifier,
     expected: Option<Hash>,
-    /// Whether the expected head has been met, if there is one.
+    /// True once the expected head was found, or if none is expected.
     met: bool,
     broken: Option<Broken>,
 }
@@ -135,7 +136,7 @@ impl Check {
         Self { verifier: Verifier::default(), expected, met, broken: None }
     }
 
-    /// Takes the next line; false where the log is broken and there is no more to learn.
+    /// Takes the next line, and reports whether the log is sound so far.
     fn line(&mut self, line: &[u8]) -> bool {
         let verified = match std::str::from_utf8(line) {
             Ok(line) => self.verifier.line(line),

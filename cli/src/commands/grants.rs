@@ -36,7 +36,7 @@ pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants
 /// Shows one grant.
 ///
 /// # Errors
-/// There is no such grant that the caller may see.
+/// The caller may see no such grant.
 pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId) -> Result<(), Failure> {
     let request = v1::GetGrantRequest { grant_id: grant.to_string() };
     let answer = broker.call(broker.access().get_grant(request)).await?;
@@ -46,7 +46,7 @@ pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId)
 /// Closes a grant before its end.
 ///
 /// # Errors
-/// It may not be closed, or was not closed in time.
+/// The caller may not close the grant, or it was not closed in time.
 pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke) -> Result<(), Failure> {
     let request = v1::RevokeAccessRequest {
         grant_id: asked.grant.to_string(),

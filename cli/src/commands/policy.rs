@@ -13,7 +13,7 @@ use crate::error::Failure;
 use crate::output::{Console, json, table};
 use crate::policy_file::{self, PolicyFileError};
 
-/// Does one of them. A policy file is read and checked whole before a broker is asked for anything.
+/// Runs one of these commands. A policy file is read and checked completely before any call to a broker.
 ///
 /// # Errors
 /// The file cannot be used, or the broker refuses or is away.
@@ -43,7 +43,7 @@ fn read(file: &Path) -> Result<String, PolicyFileError> {
     read.map_err(|source| PolicyFileError::Read { file: PathBuf::from(file), source })
 }
 
-/// Puts one policy after another. Where one is refused, those before it stand, and are shown.
+/// Puts one policy after another. If one is refused, those before it stay, and the command shows them.
 async fn apply(broker: &Broker, console: &mut Console, policies: &[Policy]) -> Result<(), Failure> {
     let mut kept = Vec::new();
     let mut outcome = Ok(());

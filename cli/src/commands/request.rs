@@ -1,4 +1,4 @@
-//! `request`: one grant for one wish, however often the answer is lost, and then the wait for it to open.
+//! `request`: one grant for one command, however often an answer is lost, and then the wait for it to open.
 
 use std::path::Path;
 use std::{fs, io};
@@ -16,10 +16,11 @@ use crate::connect::{Broker, CALL_TIMEOUT};
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Asks for access.
+/// Requests access.
 ///
 /// # Errors
-/// It was refused, or the grant did not become active in time. The grant, if there is one, is shown all the same.
+/// The broker refused the request, or the grant did not become active in time. The command still shows a grant that
+/// exists.
 pub(super) async fn request(
     broker: &Broker,
     console: &mut Console,
@@ -61,7 +62,7 @@ fn to_wire(asked: args::Request) -> v1::RequestAccessRequest {
     }
 }
 
-/// Reads the caller's own token for a cloud.
+/// Reads the caller's own access token for a cloud.
 fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
     let wrong = |problem: String| {
         let remedy = "name a file that contains only the access token, or - for standard input";
@@ -80,7 +81,8 @@ fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
     Ok(token)
 }
 
-/// Sends the wish until it is answered. The key in it makes that safe: the broker makes one grant of them all.
+/// Sends the request until the broker answers. Its idempotency key makes that safe: the broker creates one grant
+/// for all attempts.
 async fn send(
     broker: &Broker,
     request: v1::RequestAccessRequest,

@@ -1,4 +1,4 @@
-//! How long a broker may be away before a command gives up on it.
+//! Retries: the number of attempts and the pauses between them, before a command gives up on a broker.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::error::Failure;
 const MIN_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
 
-/// Counts the answers that were lost in a row, and pauses before each next attempt.
+/// Counts the answers that were lost in a row, and pauses before the next attempt.
 #[derive(Debug)]
 pub(super) struct Retry {
     attempts: u32,
@@ -15,25 +15,25 @@ pub(super) struct Retry {
 }
 
 impl Retry {
-    /// For one call: about a second.
+    /// Makes the retries of one call, which take about a second.
     pub(super) fn for_call() -> Self {
         Self { attempts: 4, lost: 0 }
     }
 
-    /// For a stream that should go on for long: about 15 seconds.
+    /// Makes the retries of a long-lived stream, which take about 15 seconds.
     pub(super) fn for_stream() -> Self {
         Self { attempts: 12, lost: 0 }
     }
 
-    /// The broker was heard: counting begins anew.
+    /// Resets the count after an answer.
     pub(super) fn answered(&mut self) {
         self.lost = 0;
     }
 
-    /// Pauses until it is time for the next attempt.
+    /// Pauses before the next attempt.
     ///
     /// # Errors
-    /// The failure itself, where another attempt would not help or has been made often enough.
+    /// The failure itself, if another attempt would not help or no attempt is left.
     pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<(), Failure> {
         self.lost += 1;
         if !failure.is_transient() || self.lost >= self.attempts {
@@ -44,7 +44,7 @@ impl Retry {
     }
 }
 
-/// Doubles with each loss, up to a bound.
+/// Returns the pause, which doubles with each loss up to a bound.
 fn backoff(lost: u32) -> Duration {
     MIN_BACKOFF.saturating_mul(1 << lost.saturating_sub(1).min(10)).min(MAX_BACKOFF)
 }
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_cannot_pass_is_not_waited_for() {
+    async fn a_failure_that_is_not_transient_ends_the_retries() {
         let failure = Failure::BadAnswer { what: String::new() };
         assert!(Retry::for_stream().pause_after(failure).await.is_err());
     }

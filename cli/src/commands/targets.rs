@@ -26,7 +26,7 @@ pub(super) async fn all(broker: &Broker, console: &mut Console) -> Result<(), Fa
 /// Shows one target.
 ///
 /// # Errors
-/// There is no such target.
+/// No such target exists.
 pub(super) async fn one(broker: &Broker, console: &mut Console, target: &TargetId) -> Result<(), Failure> {
     let request = v1::GetTargetRequest { id: target.to_string() };
     let answer = broker.call(broker.targets().get_target(request)).await?;

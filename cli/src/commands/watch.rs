@@ -1,4 +1,4 @@
-//! A watch on grants that outlives a lost connection: it connects again, and everything is listed anew.
+//! A watch on grants that survives a lost connection: it connects again, and the broker lists every grant again.
 
 use postern_proto::v1;
 use tonic::Streaming;
@@ -7,11 +7,11 @@ use super::retry::Retry;
 use crate::connect::Broker;
 use crate::error::Failure;
 
-/// What a watch hears.
+/// An event of a watch.
 pub(super) enum WatchEvent {
-    /// A grant as it stands now.
+    /// The present state of a grant.
     Grant(Box<v1::Grant>),
-    /// Every grant that the filter admits has been heard.
+    /// The broker has listed every grant that the filter admits.
     Listed,
 }
 
@@ -28,7 +28,7 @@ impl<'a> Watch<'a> {
         Self { broker, filter, stream: None, retry: Retry::for_stream() }
     }
 
-    /// Waits for the next word.
+    /// Waits for the next event.
     ///
     /// # Errors
     /// The broker refuses, or stays away.

@@ -48,7 +48,7 @@ fn each_exit_code_is_in_the_help_and_in_the_reference() {
 }
 
 #[test]
-fn a_complaint_of_the_broker_names_field_problem_and_remedy() {
+fn an_error_of_the_broker_names_field_problem_and_remedy() {
     let status = invalid(&Invalid::new("sources[1]", "10.1.2.3/8 has host bits set", "write 10.0.0.0/8"));
     assert_eq!(broker(status).to_string(), "sources[1]: 10.1.2.3/8 has host bits set; write 10.0.0.0/8");
     assert_eq!(
@@ -58,7 +58,7 @@ fn a_complaint_of_the_broker_names_field_problem_and_remedy() {
 }
 
 #[test]
-fn what_a_broker_says_cannot_steer_the_terminal() {
+fn an_error_of_the_broker_cannot_steer_the_terminal() {
     let words = broker(plain(Code::Internal, "REASON", "a\u{1b}[2Jb")).to_string();
     assert!(!words.contains('\u{1b}'), "{words:?}");
 }

@@ -1,4 +1,4 @@
-//! The real `postern` against a broker of our own over loopback and mTLS, and without any.
+//! The real `postern` against a fake broker over loopback and mTLS, and without a broker.
 
 #[cfg(test)]
 mod access;

@@ -1,4 +1,4 @@
-//! How the brokers stand, as programs see it, and what of it needs attention.
+//! The state of the brokers as programs see it, and the problems in it that need attention.
 
 use jiff::Timestamp;
 use postern_proto::v1;
@@ -6,10 +6,10 @@ use serde::Serialize;
 
 use super::{Seconds, time, wire::seconds, words};
 
-/// How far a broker's clock may be from its store's before that needs attention.
+/// The difference between a broker's clock and its store's above which the clock needs attention.
 const CLOCK_TOLERANCE_MS: u64 = 1000;
 
-/// How the brokers stand.
+/// The state of the brokers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Status {
     pub replica: String,
@@ -44,7 +44,7 @@ pub(crate) struct CaCertificate {
     pub not_after: Option<Timestamp>,
 }
 
-/// One broker.
+/// A broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Replica {
     pub name: String,
@@ -69,7 +69,7 @@ pub(crate) struct Store {
     pub audit_head: String,
 }
 
-/// Agents, counted.
+/// The counts of agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct AgentCounts {
     pub enrolled: u64,
@@ -77,7 +77,7 @@ pub(crate) struct AgentCounts {
     pub banned: u64,
 }
 
-/// Grants that are not over, counted.
+/// The counts of grants that are not over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct GrantCounts {
     pub pending_approval: u64,
@@ -134,7 +134,7 @@ impl From<v1::GetStatusResponse> for Status {
     }
 }
 
-/// What an operator should look at, one line each; nothing where all is well.
+/// Returns the problems that need an operator, one line each; none if all is well.
 fn attention(status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     let not_ready = |name: &str, why: &[String]| format!("{name} is not ready: {}", why.join("; "));
@@ -143,7 +143,7 @@ fn attention(status: &Status) -> Vec<String> {
         found.push(not_ready(&status.replica, &status.not_ready));
     }
     if status.store.error.is_empty() {
-        // One that ends is on its way out, and no trouble while another does the work.
+        // A broker that ends is no problem while another is ready.
         if !status.replicas.iter().any(|replica| replica.not_ready.is_empty() && !replica.ending) {
             found.push("no broker is ready".to_owned());
         }
@@ -174,8 +174,8 @@ fn attention(status: &Status) -> Vec<String> {
     found
 }
 
-/// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is not ready because
-/// of it has said so already.
+/// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is
+/// not ready because of it is already in the list.
 fn authority_warnings(status: &Status) -> Vec<String> {
     let mut by_broker: Vec<(&String, &Vec<String>)> = Vec::new();
     if let Some(authority) = &status.authority {

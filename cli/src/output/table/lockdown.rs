@@ -1,4 +1,4 @@
-//! Assessments, lockdowns and releases as people see them.
+//! Assessments, lockdowns and releases for people.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,8 @@ use super::super::json::{Assessment, AssessmentReport, LockdownResult, Lockdowns
 use super::super::printable;
 use super::{or_dash, table};
 
-/// VMs, judged: a line for each reason, and one for each place where nobody could look.
+/// Draws the verdicts: a line for each reason, and one for each account, Region or subscription that could not be
+/// read.
 pub(crate) fn assessment_report(report: &AssessmentReport, _: Timestamp) -> String {
     let rows = report.assessments.iter().flat_map(|one| {
         let reasons = if one.reasons.is_empty() { vec![String::new()] } else { one.reasons.clone() };
@@ -33,7 +34,7 @@ fn row(one: &Assessment, reason: &str) -> [String; 5] {
     ]
 }
 
-/// What became of each target, every change on a line of its own.
+/// Draws the result for each target, with a line for each change.
 pub(crate) fn lockdowns(lockdowns: &Lockdowns, participle: &str) -> String {
     let shown = |result| shown(result, participle, lockdowns.dry_run);
     lockdowns.results.iter().map(shown).collect::<Vec<_>>().join("\n")
@@ -65,7 +66,7 @@ fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
         format!("  {word} ({}): {}", concern.kind, concern.what)
     }));
     if !unmet.is_empty() {
-        // With those that were accepted, too: each command says anew what it accepts.
+        // Also the kinds that this command accepted: the next command must accept them again.
         let asked = result.concerns.iter().filter(|concern| concern.holds_up || concern.accepted);
         let kinds: BTreeSet<_> = asked.map(|concern| concern.kind).collect();
         let flags: String = kinds.iter().map(|kind| format!(" --accept {kind}")).collect();
@@ -76,7 +77,7 @@ fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
     lines.iter().map(|text| line(text)).collect::<Vec<_>>().join("\n")
 }
 
-/// Text from elsewhere stays on its line.
+/// Escapes foreign text so that it stays on its line.
 fn line(text: &str) -> String {
     printable(text).replace('\n', "\\n")
 }

@@ -1,4 +1,4 @@
-//! How the brokers stand, for people.
+//! The state of the brokers for people.
 
 use jiff::Timestamp;
 
@@ -7,7 +7,7 @@ use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose}
 use crate::output::printable;
 use crate::output::time::{dash, span, utc, when};
 
-/// The facts, every broker, every stuck close, and what needs attention.
+/// Draws the facts, the brokers, the stuck closes, and the problems that need attention.
 pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     let mut parts = vec![facts(status), replicas(&status.replicas, now)];
     if !status.stuck_closes.is_empty() {
@@ -88,14 +88,14 @@ fn state(ending: bool, not_ready: &[String]) -> String {
     }
 }
 
-/// A line for each layer that has not confirmed.
+/// Draws a line for each layer that has not confirmed.
 fn stuck_closes(status: &Status) -> String {
-    let told =
+    let shown =
         table(["STUCK CLOSE", "FOR", "TARGET", "LAYER", "DETAIL"], status.stuck_closes.iter().flat_map(rows));
     let count = u64::try_from(status.stuck_closes.len()).unwrap_or(u64::MAX);
     match status.stuck_closes_total.saturating_sub(count) {
-        0 => told,
-        more => format!("{told}\n\n{more} newer stuck closes are not shown"),
+        0 => shown,
+        more => format!("{shown}\n\n{more} newer stuck closes are not shown"),
     }
 }
 
