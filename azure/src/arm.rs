@@ -20,7 +20,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use crate::credential::{self, Identity};
-use crate::error::{CallError, in_words};
+use crate::error::{CallError, error_chain};
 use crate::id::ArmId;
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
@@ -36,11 +36,11 @@ pub(crate) const AUTHORIZATION_API: &str = "2022-04-01";
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(900);
 /// The first look at an operation comes so soon, whatever it asks for: somebody waits for the port. Each wait is twice the
 /// one before, up to what Azure asks for.
-const FIRST_POLL: Duration = Duration::from_millis(20);
+const FIRST_POLL_DELAY: Duration = Duration::from_millis(20);
 /// The longest wait between looks, where Azure asks for none.
-const POLL: Duration = Duration::from_secs(2);
+const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
 /// More pages than any list has.
-const PAGES: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 
 /// Azure Resource Manager, for the broker's identity.
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl Arm {
         let endpoint: Url = environment.resource_manager.parse().map_err(|error| {
             format!("the endpoint {:?} is not a URL: {error}", environment.resource_manager)
         })?;
-        let http = http().map_err(|error| in_words(&error))?;
+        let http = http().map_err(|error| error_chain(&error))?;
         let transport =
             TransportOptions::new(Arc::new(Transport::new(http.clone(), endpoint.clone(), rates)));
         let credential = Arc::new(Identity::new(credential, environment.clone(), http));
@@ -168,7 +168,7 @@ impl Arm {
     ) -> Result<Vec<T>, CallError> {
         let mut url = self.url(path, version, what)?;
         let mut items = Vec::new();
-        for _ in 0..PAGES {
+        for _ in 0..MAX_PAGES {
             let (_, body) = self.send(what, Method::Get, url, None, None, bearer).await?;
             let page: Page = read(what, &body)?;
             for item in page.value {
@@ -181,7 +181,7 @@ impl Arm {
             let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
             url = link(what, &next)?;
         }
-        Err(CallError::Silent { what: what.to_owned(), reason: "the list has no end".into() })
+        Err(CallError::NoAnswer { what: what.to_owned(), reason: "the list has no end".into() })
     }
 
     /// Writes one security rule, and waits until it is in force.
@@ -233,16 +233,16 @@ impl Arm {
         let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
         let url = link(what, place)?;
         let deadline = Instant::now() + OPERATION_TIMEOUT;
-        let mut most = retry_after(&headers).unwrap_or(POLL);
-        let mut wait = FIRST_POLL;
+        let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
+        let mut wait = FIRST_POLL_DELAY;
         loop {
-            tokio::time::sleep(wait.min(most.max(FIRST_POLL))).await;
+            tokio::time::sleep(wait.min(most.max(FIRST_POLL_DELAY))).await;
             let (headers, body) = self.send(what, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
             match state(what, &body)? {
                 Some(()) => return Ok(()),
                 None if Instant::now() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
-                    return Err(CallError::Silent { what: what.to_owned(), reason });
+                    return Err(CallError::NoAnswer { what: what.to_owned(), reason });
                 }
                 None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
             }
@@ -287,7 +287,7 @@ impl Arm {
     }
 
     fn url(&self, path: &str, version: &str, what: &str) -> Result<Url, CallError> {
-        let mut url = self.endpoint.join(path).map_err(|error| CallError::Silent {
+        let mut url = self.endpoint.join(path).map_err(|error| CallError::NoAnswer {
             what: what.to_owned(),
             reason: format!("the path is no path: {error}"),
         })?;
@@ -312,14 +312,14 @@ fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
 }
 
 fn read<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|error| CallError::Silent {
+    serde_json::from_slice(body).map_err(|error| CallError::NoAnswer {
         what: what.to_owned(),
         reason: format!("the answer is not what was asked for: {error}"),
     })
 }
 
 fn link(what: &str, url: &str) -> Result<Url, CallError> {
-    url.parse().map_err(|_| CallError::Silent {
+    url.parse().map_err(|_| CallError::NoAnswer {
         what: what.to_owned(),
         reason: format!("the answer leads to {url:?}, which is not a URL"),
     })

@@ -11,7 +11,7 @@ use crate::id::ArmId;
 use crate::reader::VirtualMachine;
 
 /// What who asks for access must be allowed.
-const INITIATE: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
+const INITIATE_ACTION: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
 
 /// What one role assignment gives, without the actions on data.
 #[derive(Debug, Deserialize)]
@@ -61,12 +61,12 @@ pub(crate) async fn authorize(arm: &Arm, vm: &ArmId, caller: Option<&CallerToken
     let (read, permissions) = futures_util::join!(read, permissions);
     read.map_err(|error| refusal(error, vm, "read it"))?;
     let permissions = permissions.map_err(|error| refusal(error, vm, "read its permissions"))?;
-    if permissions.iter().any(|permission| permission.gives(INITIATE)) {
+    if permissions.iter().any(|permission| permission.gives(INITIATE_ACTION)) {
         return Ok(());
     }
     let name = vm.name();
     Err(CloudError::refused(format!(
-        "by Azure you may not ask for access to {name}: get a role there that gives {INITIATE}"
+        "by Azure you may not ask for access to {name}: get a role there that gives {INITIATE_ACTION}"
     )))
 }
 
@@ -80,7 +80,7 @@ fn refusal(error: CallError, vm: &ArmId, what: &str) -> CloudError {
             "by Azure {} does not exist, or you may not {what} ({code})",
             vm.name()
         )),
-        CallError::Answered { .. } | CallError::Silent { .. } | CallError::NoToken { .. } => error.into(),
+        CallError::Answered { .. } | CallError::NoAnswer { .. } | CallError::NoToken { .. } => error.into(),
     }
 }
 
@@ -97,14 +97,14 @@ mod tests {
     fn a_role_gives_what_it_names_and_does_not_take_back() {
         for (actions, not_actions, gives) in [
             (&["*"][..], &[][..], true),
-            (&[INITIATE], &[], true),
+            (&[INITIATE_ACTION], &[], true),
             (&["microsoft.security/LOCATIONS/jitnetworkaccesspolicies/initiate/ACTION"], &[], true),
             (&["Microsoft.Security/*"], &[], true),
             (&["Microsoft.Security/locations/jitNetworkAccessPolicies/*/action"], &[], true),
             (&["*/action"], &[], true),
             (&["*/read", "Microsoft.Security/*/initiate/action"], &[], true),
             (&["*"], &["Microsoft.Security/*"], false),
-            (&["*"], &[INITIATE], false),
+            (&["*"], &[INITIATE_ACTION], false),
             (&["*/read"], &[], false),
             (&["Microsoft.Security/locations/jitNetworkAccessPolicies/initiate"], &[], false),
             (&["Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action/more"], &[], false),
@@ -113,7 +113,7 @@ mod tests {
             (&["Microsoft.Security/*initiate*initiate*"], &[], false),
         ] {
             assert_eq!(
-                permission(actions, not_actions).gives(INITIATE),
+                permission(actions, not_actions).gives(INITIATE_ACTION),
                 gives,
                 "{actions:?} {not_actions:?}"
             );

@@ -18,11 +18,11 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::error::in_words;
+use crate::error::error_chain;
 use crate::settings::{Application, Credential, Environment};
 
 /// A token is renewed so long before it ends.
-const EARLY: Duration = Duration::from_secs(300);
+const RENEW_BEFORE_END: Duration = Duration::from_secs(300);
 /// How long a client assertion is good for.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(300);
 /// Azure's word for an assertion that is a signed token (RFC 7523).
@@ -114,9 +114,9 @@ impl Identity {
             }
         };
         let asked_at = Instant::now();
-        let answer = request.send().await.map_err(|error| in_words(&error.without_url()))?;
+        let answer = request.send().await.map_err(|error| error_chain(&error.without_url()))?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| in_words(&error.without_url()))?;
+        let body = answer.bytes().await.map_err(|error| error_chain(&error.without_url()))?;
         if !status.is_success() {
             let words = serde_json::from_slice::<Refusal>(&body).map_or_else(
                 |_| format!("status {status}"),
@@ -133,7 +133,7 @@ impl Identity {
         let lifetime = Duration::from_secs(seconds.min(86_400));
         let token = AccessToken::new(Secret::new(answer.access_token), OffsetDateTime::now_utc() + lifetime);
         let ends_at = asked_at + lifetime;
-        Ok(Kept { token, renew_at: ends_at - EARLY.min(lifetime / 2), ends_at })
+        Ok(Kept { token, renew_at: ends_at - RENEW_BEFORE_END.min(lifetime / 2), ends_at })
     }
 
     fn metadata_request(&self, client_id: Option<&str>) -> reqwest::RequestBuilder {

@@ -20,7 +20,7 @@ pub(crate) enum CallError {
     },
     /// There was no answer, or none that can be read: the call may have taken effect.
     #[error("{what}: {reason}")]
-    Silent {
+    NoAnswer {
         /// What was asked.
         what: String,
         /// Why.
@@ -44,14 +44,14 @@ impl CallError {
             let message = answer.error_message().unwrap_or_default().to_owned();
             return Self::Answered { what, status, code, message };
         }
-        let reason = in_words(error);
+        let reason = error_chain(error);
         match error.kind() {
             ErrorKind::Credential => Self::NoToken { reason },
             ErrorKind::HttpResponse { .. }
             | ErrorKind::Io
             | ErrorKind::DataConversion
             | ErrorKind::MockFramework
-            | ErrorKind::Other => Self::Silent { what, reason },
+            | ErrorKind::Other => Self::NoAnswer { what, reason },
         }
     }
 
@@ -59,7 +59,7 @@ impl CallError {
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Answered { code, .. } => code,
-            Self::Silent { .. } | Self::NoToken { .. } => "",
+            Self::NoAnswer { .. } | Self::NoToken { .. } => "",
         }
     }
 
@@ -75,7 +75,7 @@ impl CallError {
 
     /// Whether somebody else was faster: the priority is another rule's by now, the etag is not the resource's any more, or
     /// another operation came before. Nothing was done, and a fresh look may find another way.
-    pub(crate) fn is_overtaken(&self) -> bool {
+    pub(crate) fn is_conflict(&self) -> bool {
         matches!(self.code(), "SecurityRuleConflict" | "PreconditionFailed") || self.is_other_operation()
     }
 
@@ -91,13 +91,13 @@ impl CallError {
     }
 
     /// Whether asking again may help.
-    fn is_passing(&self) -> bool {
+    fn is_transient(&self) -> bool {
         match self {
-            Self::Silent { .. } | Self::NoToken { .. } => true,
+            Self::NoAnswer { .. } | Self::NoToken { .. } => true,
             Self::Answered { status, code, .. } => {
                 *status >= 500
                     || matches!(status, 401 | 408 | 409 | 412 | 429)
-                    || self.is_overtaken()
+                    || self.is_conflict()
                     || code.contains("InternalServerError")
             }
         }
@@ -114,10 +114,10 @@ pub(crate) enum WriteError {
 }
 
 impl WriteError {
-    /// See [`CallError::is_overtaken`].
-    pub(crate) fn is_overtaken(&self) -> bool {
+    /// See [`CallError::is_conflict`].
+    pub(crate) fn is_conflict(&self) -> bool {
         match self {
-            Self::Call(error) => error.is_overtaken(),
+            Self::Call(error) => error.is_conflict(),
             Self::Refused(_) => false,
         }
     }
@@ -145,7 +145,7 @@ impl From<WriteError> for CloudError {
 }
 
 /// An error with its causes, one after the other.
-pub(crate) fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut words: Vec<String> = causes.map(ToString::to_string).collect();
     words.dedup();
@@ -154,7 +154,7 @@ pub(crate) fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
 
 impl From<CallError> for CloudError {
     fn from(error: CallError) -> Self {
-        if error.is_passing() {
+        if error.is_transient() {
             return Self::unavailable(error.to_string());
         }
         match remedy(error.code()) {
@@ -222,11 +222,11 @@ mod tests {
             (429, "RetryableErrorDueToAnotherOperation"),
             (200, "CanceledAndSupersededDueToAnotherOperation"),
         ] {
-            assert!(answered(status, code).is_overtaken(), "{code}");
+            assert!(answered(status, code).is_conflict(), "{code}");
         }
-        assert!(!answered(429, "TooManyRequests").is_overtaken());
-        assert!(!answered(403, "AuthorizationFailed").is_overtaken());
-        assert!(!CallError::Silent { what: "x".into(), reason: "cut".into() }.is_overtaken());
+        assert!(!answered(429, "TooManyRequests").is_conflict());
+        assert!(!answered(403, "AuthorizationFailed").is_conflict());
+        assert!(!CallError::NoAnswer { what: "x".into(), reason: "cut".into() }.is_conflict());
     }
 
     #[test]

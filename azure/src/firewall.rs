@@ -26,7 +26,7 @@ use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
 
 /// How long a change is tried while others change the firewall: each of theirs takes up to five minutes.
-const PATIENCE: Duration = Duration::from_secs(600);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// An object as it came: each field's value byte for byte, in its place.
 type Fields = IndexMap<String, Box<RawValue>>;
@@ -81,7 +81,7 @@ struct Rule {
 
 /// What has to be known of rules, ours and others'.
 #[derive(Deserialize)]
-struct Known {
+struct ExistingRule {
     #[serde(default)]
     name: String,
     #[serde(default, rename = "destinationAddresses")]
@@ -96,7 +96,7 @@ struct Known {
     translated_port: Option<String>,
 }
 
-impl Known {
+impl ExistingRule {
     /// Whether it takes connections to this port of the address.
     fn takes(&self, public: IpAddr, protocol: Protocol, port: u16) -> bool {
         let at = |text: &String| text == "*" || text.parse() == Ok(public) || text.contains('/');
@@ -144,14 +144,15 @@ pub(crate) fn edit(
     let names = edits.iter().flat_map(|edit| &edit.remove).collect();
     let is_stripped = strip(&mut collections, collection, &names).map_err(unreadable)?;
     let mut kept = Collections::read(&collections, collection).map_err(unreadable)?;
-    let before: Vec<String> = kept.ours.iter().map(|rule| rule.get().to_owned()).collect();
+    let before: Vec<String> = kept.managed_rules.iter().map(|rule| rule.get().to_owned()).collect();
     for edit in edits {
         kept.remove(&edit.remove).map_err(unreadable)?;
         for rule in &edit.add {
             kept.add(rule, settings)?;
         }
     }
-    if !is_stripped && before.iter().map(String::as_str).eq(kept.ours.iter().map(|rule| rule.get())) {
+    if !is_stripped && before.iter().map(String::as_str).eq(kept.managed_rules.iter().map(|rule| rule.get()))
+    {
         return Ok(None);
     }
     let made = kept.collection(collection, settings).map_err(unreadable)?;
@@ -178,7 +179,7 @@ fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> 
 /// rule. Reports whether there was one. A collection that held nothing else goes.
 fn strip(
     collections: &mut Vec<Box<RawValue>>,
-    ours: &str,
+    managed_collection: &str,
     names: &BTreeSet<&String>,
 ) -> serde_json::Result<bool> {
     let mut is_stripped = false;
@@ -187,10 +188,10 @@ fn strip(
         let mut fields: Fields = serde_json::from_str(collection.get())?;
         let mut properties: Fields = nested(&fields, "properties")?;
         let rules: Vec<Box<RawValue>> = nested(&properties, "rules")?;
-        let known: Vec<Known> = nested(&properties, "rules")?;
-        let of_others = rules.iter().zip(&known).filter(|(_, known)| !names.contains(&known.name));
-        let kept: Vec<&Box<RawValue>> = of_others.map(|(rule, _)| rule).collect();
-        if kept.len() == rules.len() || nested::<String>(&fields, "name")? == ours {
+        let known: Vec<ExistingRule> = nested(&properties, "rules")?;
+        let left_in_place = rules.iter().zip(&known).filter(|(_, known)| !names.contains(&known.name));
+        let kept: Vec<&Box<RawValue>> = left_in_place.map(|(rule, _)| rule).collect();
+        if kept.len() == rules.len() || nested::<String>(&fields, "name")? == managed_collection {
             left.push(collection);
             continue;
         }
@@ -212,11 +213,11 @@ struct Collections {
     /// Our collection's own fields.
     fields: Fields,
     /// Its rules.
-    ours: Vec<Box<RawValue>>,
+    managed_rules: Vec<Box<RawValue>>,
     /// Every rule of the others.
-    others: Vec<Known>,
+    customer_rules: Vec<ExistingRule>,
     /// The priorities of the others.
-    priorities: BTreeSet<u64>,
+    customer_priorities: BTreeSet<u64>,
 }
 
 impl Collections {
@@ -224,20 +225,20 @@ impl Collections {
         let mut read = Self {
             at: None,
             fields: Fields::new(),
-            ours: Vec::new(),
-            others: Vec::new(),
-            priorities: BTreeSet::new(),
+            managed_rules: Vec::new(),
+            customer_rules: Vec::new(),
+            customer_priorities: BTreeSet::new(),
         };
         for (at, collection) in collections.iter().enumerate() {
             let fields: Fields = serde_json::from_str(collection.get())?;
             let properties: Fields = nested(&fields, "properties")?;
-            let is_ours = nested::<String>(&fields, "name")? == name;
-            if is_ours {
-                read.ours = nested(&properties, "rules")?;
+            let is_managed = nested::<String>(&fields, "name")? == name;
+            if is_managed {
+                read.managed_rules = nested(&properties, "rules")?;
                 (read.at, read.fields) = (Some(at), fields);
             } else {
-                read.others.extend(nested::<Vec<Known>>(&properties, "rules")?);
-                read.priorities.insert(nested(&properties, "priority")?);
+                read.customer_rules.extend(nested::<Vec<ExistingRule>>(&properties, "rules")?);
+                read.customer_priorities.insert(nested(&properties, "priority")?);
             }
         }
         Ok(read)
@@ -245,28 +246,28 @@ impl Collections {
 
     fn remove(&mut self, names: &BTreeSet<String>) -> serde_json::Result<()> {
         let mut left = Vec::new();
-        for rule in self.ours.drain(..) {
-            let known: Known = serde_json::from_str(rule.get())?;
+        for rule in self.managed_rules.drain(..) {
+            let known: ExistingRule = serde_json::from_str(rule.get())?;
             if !names.contains(&known.name) {
                 left.push(rule);
             }
         }
-        self.ours = left;
+        self.managed_rules = left;
         Ok(())
     }
 
     fn add(&mut self, rule: &NewNatRule, settings: &FirewallSettings) -> Result<(), EditError> {
         let unreadable = |error: serde_json::Error| EditError::Unreadable(error.to_string());
-        let ours = self
-            .ours
+        let managed = self
+            .managed_rules
             .iter()
             .map(|rule| serde_json::from_str(rule.get()))
-            .collect::<serde_json::Result<Vec<Known>>>();
-        let ours = ours.map_err(unreadable)?;
-        if ours.iter().any(|known| known.name == rule.name) {
+            .collect::<serde_json::Result<Vec<ExistingRule>>>();
+        let managed = managed.map_err(unreadable)?;
+        if managed.iter().any(|known| known.name == rule.name) {
             return Ok(());
         }
-        let port = self.port(&ours, rule, settings)?;
+        let port = self.port(&managed, rule, settings)?;
         let rule = Rule {
             name: rule.name.clone(),
             description: rule.description.clone(),
@@ -281,24 +282,33 @@ impl Collections {
             translated_address: rule.machine.to_string(),
             translated_port: rule.port.to_string(),
         };
-        self.ours.push(to_raw_value(&rule).map_err(unreadable)?);
+        self.managed_rules.push(to_raw_value(&rule).map_err(unreadable)?);
         Ok(())
     }
 
     /// The port of the firewall: the one that leads there already, or else the same one each time for a machine's port,
     /// unless it is taken.
-    fn port(&self, ours: &[Known], rule: &NewNatRule, settings: &FirewallSettings) -> Result<u16, EditError> {
-        let same = ours.iter().find(|known| known.leads_like(rule) && known.takes_some(rule));
+    fn port(
+        &self,
+        managed: &[ExistingRule],
+        rule: &NewNatRule,
+        settings: &FirewallSettings,
+    ) -> Result<u16, EditError> {
+        let same = managed.iter().find(|known| known.leads_like(rule) && known.takes_some(rule));
         if let Some(port) = same.and_then(|known| known.ports.first()?.parse().ok()) {
             return Ok(port);
         }
         let (first, count) =
             (*settings.ports.start(), u64::try_from(settings.ports.len()).unwrap_or(1).max(1));
-        let begin = place(rule) % count;
+        let begin = port_hash(rule) % count;
         (0..count)
             .filter_map(|step| first.checked_add(u16::try_from((begin + step) % count).ok()?))
             .find(|port| {
-                !self.others.iter().chain(ours).any(|known| known.takes(rule.public, rule.protocol, *port))
+                !self
+                    .customer_rules
+                    .iter()
+                    .chain(managed)
+                    .any(|known| known.takes(rule.public, rule.protocol, *port))
             })
             .ok_or_else(|| EditError::NoPort { ports: settings.ports.clone(), public: rule.public })
     }
@@ -309,25 +319,25 @@ impl Collections {
         name: &str,
         settings: &FirewallSettings,
     ) -> serde_json::Result<Option<Box<RawValue>>> {
-        if self.ours.is_empty() {
+        if self.managed_rules.is_empty() {
             return Ok(None);
         }
         let mut fields = self.fields.clone();
         let mut properties: Fields = nested(&fields, "properties")?;
         if self.at.is_none() {
             fields.insert("name".into(), to_raw_value(name)?);
-            let free =
-                (u64::from(settings.priority)..=65_000).find(|priority| !self.priorities.contains(priority));
+            let free = (u64::from(settings.priority)..=65_000)
+                .find(|priority| !self.customer_priorities.contains(priority));
             properties.insert("priority".into(), to_raw_value(&free)?);
             properties.insert("action".into(), to_raw_value(&serde_json::json!({"type": "Dnat"}))?);
         }
-        properties.insert("rules".into(), to_raw_value(&self.ours)?);
+        properties.insert("rules".into(), to_raw_value(&self.managed_rules)?);
         fields.insert("properties".into(), to_raw_value(&properties)?);
         to_raw_value(&fields).map(Some)
     }
 }
 
-impl Known {
+impl ExistingRule {
     /// Whether it is for the same protocol, at the same address.
     fn takes_some(&self, rule: &NewNatRule) -> bool {
         self.ports
@@ -338,7 +348,7 @@ impl Known {
 }
 
 /// Some number that is the same each time for a machine's port.
-fn place(rule: &NewNatRule) -> u64 {
+fn port_hash(rule: &NewNatRule) -> u64 {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{} {} {}", rule.machine, rule.protocol, rule.port));
     digest.iter().take(7).fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -349,9 +359,9 @@ type Waiting = (Edit, oneshot::Sender<Result<(), ChangeError>>);
 
 /// Where the changes of one firewall meet.
 #[derive(Default)]
-pub(crate) struct FirewallDesk {
+pub(crate) struct FirewallQueue {
     waiting: Mutex<Vec<Waiting>>,
-    turn: tokio::sync::Mutex<()>,
+    writer: tokio::sync::Mutex<()>,
 }
 
 /// Why a firewall was not changed.
@@ -365,7 +375,7 @@ pub(crate) enum ChangeError {
     GivenUp,
 }
 
-impl FirewallDesk {
+impl FirewallQueue {
     /// Makes a change, together with all that wait when its turn comes.
     pub(crate) async fn change(
         &self,
@@ -377,7 +387,7 @@ impl FirewallDesk {
     ) -> Result<(), ChangeError> {
         let (done, mut answer) = oneshot::channel();
         self.lock().push((edit, done));
-        let _turn = self.turn.lock().await;
+        let _guard = self.writer.lock().await;
         match answer.try_recv() {
             Ok(answer) => return answer,
             Err(oneshot::error::TryRecvError::Closed) => return Err(ChangeError::GivenUp),
@@ -413,7 +423,7 @@ async fn write(
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CHANGE_TIMEOUT;
     let mut waits = busy_waits();
     let mut last = None;
     while Instant::now() < deadline {
@@ -431,12 +441,13 @@ async fn write(
         match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
             // And another look: whoever read it before may have written it after.
             Ok(()) => (last, waits) = (None, busy_waits()),
-            Err(error) if error.is_overtaken() => last = Some(error.to_string()),
+            Err(error) if error.is_conflict() => last = Some(error.to_string()),
             Err(error) => return Err(error.into()),
         }
     }
     let reason = last.unwrap_or_else(|| "what is written is gone again".to_owned());
-    Err(CallError::Silent { what: format!("PUT {id}"), reason: format!("others change it: {reason}") }.into())
+    Err(CallError::NoAnswer { what: format!("PUT {id}"), reason: format!("others change it: {reason}") }
+        .into())
 }
 
 /// Whether a change of the firewall is under way.

@@ -18,63 +18,63 @@ use crate::arm::{Arm, NETWORK};
 use crate::error::{CallError, WriteError};
 use crate::id::{ArmId, is_plain};
 use crate::network::Group;
-use crate::plan::Act;
+use crate::plan::RuleWrite;
 use crate::reader::Reader;
 use crate::rules::NewRule;
 
 /// Every group that was met.
 #[derive(Default)]
 pub(crate) struct Groups {
-    desks: std::sync::Mutex<HashMap<ArmId, Arc<Desk>>>,
+    states: std::sync::Mutex<HashMap<ArmId, Arc<GroupState>>>,
 }
 
 /// One group.
 #[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct GroupState {
     known: Mutex<Option<Group>>,
     /// Counts where turns begin and end, and what is taken in: a read that began before is older than what is known after.
-    moments: AtomicU64,
+    epoch: AtomicU64,
     /// A read was of no use that may have seen what is not known.
-    is_doubted: AtomicBool,
+    must_reread: AtomicBool,
 }
 
 /// The turn to write a group.
-pub(crate) struct Turn<'a> {
+pub(crate) struct WriteGuard<'a> {
     arm: &'a Arm,
     id: &'a ArmId,
     known: MutexGuard<'a, Option<Group>>,
-    moments: &'a AtomicU64,
+    epoch: &'a AtomicU64,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
         // Before the next one's turn: what was read during this one may not have seen what it wrote.
-        self.moments.fetch_add(1, Ordering::SeqCst);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 impl Groups {
-    pub(crate) fn desk(&self, id: &ArmId) -> Arc<Desk> {
-        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(desks.entry(id.clone()).or_default())
+    pub(crate) fn state(&self, id: &ArmId) -> Arc<GroupState> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(states.entry(id.clone()).or_default())
     }
 
     /// Where each group stands: before a read.
-    pub(crate) fn moments(&self) -> HashMap<ArmId, u64> {
-        let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
-        desks.iter().map(|(id, desk)| (id.clone(), desk.moments.load(Ordering::SeqCst))).collect()
+    pub(crate) fn epochs(&self) -> HashMap<ArmId, u64> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.iter().map(|(id, state)| (id.clone(), state.epoch.load(Ordering::SeqCst))).collect()
     }
 
     /// Takes in what was read, where nothing was written or taken in meanwhile.
     pub(crate) fn learn(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
-            let desk = self.desk(id);
-            let Ok(mut known) = desk.known.try_lock() else {
-                desk.is_doubted.store(true, Ordering::SeqCst);
+            let state = self.state(id);
+            let Ok(mut known) = state.known.try_lock() else {
+                state.must_reread.store(true, Ordering::SeqCst);
                 continue;
             };
-            if desk.moments.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0) {
-                desk.moments.fetch_add(1, Ordering::SeqCst);
+            if state.epoch.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0) {
+                state.epoch.fetch_add(1, Ordering::SeqCst);
                 *known = Some(group.clone());
             } else if known.as_ref() != Some(group) {
                 *known = None;
@@ -83,19 +83,19 @@ impl Groups {
     }
 }
 
-impl Desk {
+impl GroupState {
     /// Waits for the turn to write. Those who wait are served in order.
-    pub(crate) async fn turn<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> Turn<'a> {
+    pub(crate) async fn lock<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> WriteGuard<'a> {
         let mut known = self.known.lock().await;
-        self.moments.fetch_add(1, Ordering::SeqCst);
-        if self.is_doubted.swap(false, Ordering::SeqCst) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        if self.must_reread.swap(false, Ordering::SeqCst) {
             *known = None;
         }
-        Turn { arm, id, known, moments: &self.moments }
+        WriteGuard { arm, id, known, epoch: &self.epoch }
     }
 }
 
-impl Turn<'_> {
+impl WriteGuard<'_> {
     /// The group, read if it is not known; none where it does not exist.
     pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Group>, CallError> {
         if self.known.is_none() {
@@ -134,12 +134,12 @@ impl Turn<'_> {
     }
 
     /// Carries out what was planned.
-    pub(crate) async fn act(&mut self, act: &Act) -> Result<(), WriteError> {
-        tracing::info!(group = %self.id, ?act, "changing a network security group");
-        match act {
-            Act::Put(_, rule) => self.put(rule).await?,
-            Act::Delete(_, name) => self.delete(name).await?,
-            Act::Move { rule, to, .. } => {
+    pub(crate) async fn write(&mut self, write: &RuleWrite) -> Result<(), WriteError> {
+        tracing::info!(group = %self.id, ?write, "changing a network security group");
+        match write {
+            RuleWrite::Put(_, rule) => self.put(rule).await?,
+            RuleWrite::Delete(_, name) => self.delete(name).await?,
+            RuleWrite::Move { rule, to, .. } => {
                 self.forget();
                 self.move_rule(rule, *to).await?;
             }

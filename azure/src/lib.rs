@@ -6,31 +6,31 @@
 //! moved only where that was asked for, with a note in the group itself, and never rewritten otherwise (I6).
 //!
 //! The way of a window: [`Azure`] finds the machine of its target (`reader`, `machine`), `windows` writes the rules, one
-//! group after another's turn (`groups`, `firewall`), and `look` says what Azure holds. The way of a lockdown: `locking`
+//! group after another's turn (`groups`, `firewall`), and `view` says what Azure holds. The way of a lockdown: `locking`
 //! carries out what `plan` decides. The whole of a subscription is `fleet`'s: the sweep and the assessment.
 
 mod arm;
 mod caller;
 mod credential;
+mod display;
 mod error;
 mod firewall;
-mod fleet;
 mod groups;
 mod id;
-mod locking;
-mod look;
+mod inventory;
+mod lockdown;
 mod machine;
 mod names;
 mod network;
+mod open_close;
 mod plan;
 mod provider;
 mod reader;
 mod rules;
 mod settings;
+mod snapshot;
 mod transport;
-mod windows;
 mod wire;
-mod words;
 
 pub use provider::Azure;
 pub use settings::{

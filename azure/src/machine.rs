@@ -19,7 +19,7 @@ pub(crate) struct Machine {
     /// Every network security group on the way to one of its addresses.
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
-    pub(crate) front: Option<Front>,
+    pub(crate) front: Option<FrontFirewall>,
     /// The public address that is its own; of several, the first.
     pub(crate) public: Option<IpAddr>,
     /// Where load balancers translate to its ports.
@@ -28,7 +28,7 @@ pub(crate) struct Machine {
 
 /// An Azure Firewall in front of a machine: the machine's default route leads there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Front {
+pub(crate) struct FrontFirewall {
     pub(crate) firewall: ArmId,
     /// The policy that holds its rules, if they are not its own.
     pub(crate) policy: Option<String>,
@@ -51,7 +51,11 @@ impl Machine {
                         .flatten()
                         .collect();
                 machine.groups.extend(groups.iter().cloned());
-                machine.doors.push(Door { ip: address.ip, roles: address.roles.clone(), groups });
+                machine.doors.push(Door {
+                    ip: address.ip,
+                    application_groups: address.application_groups.clone(),
+                    groups,
+                });
                 let public = address.public.as_ref().and_then(|public| network.public.get(public));
                 machine.public = machine.public.or(public.copied());
                 let routes = subnet.and_then(|subnet| network.routes.get(subnet.routes.as_ref()?));
@@ -86,7 +90,7 @@ impl Machine {
     }
 
     /// The firewall that connections from the source come through; none where they come straight.
-    pub(crate) fn front_of(&self, source: SourcePrefix) -> Option<&Front> {
+    pub(crate) fn front_of(&self, source: SourcePrefix) -> Option<&FrontFirewall> {
         self.front.as_ref().filter(|_| !is_private(source))
     }
 
@@ -109,10 +113,10 @@ impl Machine {
     }
 }
 
-fn front(network: &Network, appliance: IpAddr) -> Option<Front> {
+fn front(network: &Network, appliance: IpAddr) -> Option<FrontFirewall> {
     let firewall = network.firewalls.iter().find(|firewall| firewall.private.contains(&appliance))?;
     let subnet = firewall.subnet.as_ref().and_then(|subnet| network.subnets.get(subnet));
-    Some(Front {
+    Some(FrontFirewall {
         firewall: firewall.id.clone(),
         policy: firewall.policy.clone(),
         public: firewall.public.iter().find_map(|public| network.public.get(public).copied()),

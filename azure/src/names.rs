@@ -24,9 +24,9 @@ use postern_core::{GrantId, Port, ProtectedPort, Protocol, SourcePrefix, TargetI
 use sha2::{Digest as _, Sha256};
 
 /// What every name of ours begins with.
-const OURS: &str = "postern-";
+const PREFIX: &str = "postern-";
 /// The longest description.
-const DESCRIPTION: usize = 140;
+const MAX_DESCRIPTION: usize = 140;
 /// How many ports fit into the name of one rule.
 pub(crate) const PORTS_PER_RULE: usize = 7;
 
@@ -140,7 +140,7 @@ pub(crate) struct Moved {
 impl Name {
     /// Reads a name; none where it is not one of ours, or of no deployment's.
     pub(crate) fn read(name: &str) -> Option<Self> {
-        let parts: Vec<&str> = name.strip_prefix(OURS)?.split('-').collect();
+        let parts: Vec<&str> = name.strip_prefix(PREFIX)?.split('-').collect();
         match parts[..] {
             ["allow", grant, end, key, content] => Some(Self::Allow(Allow {
                 key: Key::read(key)?,
@@ -203,17 +203,17 @@ impl fmt::Display for Name {
         match self {
             Self::Allow(Allow { key, grant, not_after, content }) => {
                 let end = not_after.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ");
-                write!(f, "{OURS}allow-{grant}-{end}-{key}-{content}")
+                write!(f, "{PREFIX}allow-{grant}-{end}-{key}-{content}")
             }
             Self::Deny(Deny { key, protocol, family, ports }) => {
                 let six = if *family == Family::V6 { "6" } else { "" };
-                write!(f, "{OURS}deny-{key}-{protocol}{six}")?;
+                write!(f, "{PREFIX}deny-{key}-{protocol}{six}")?;
                 ports.iter().try_for_each(|port| write!(f, "-{port}"))
             }
             Self::Moved(Moved { owner, priority, rule }) => {
-                write!(f, "{OURS}moved-{owner}-{priority}-{rule}")
+                write!(f, "{PREFIX}moved-{owner}-{priority}-{rule}")
             }
-            Self::Release(key) => write!(f, "{OURS}release-{key}"),
+            Self::Release(key) => write!(f, "{PREFIX}release-{key}"),
         }
     }
 }
@@ -247,11 +247,11 @@ impl Moved {
 
 /// The name of our rule collection in an Azure Firewall.
 pub(crate) fn collection(deployment: &str) -> String {
-    format!("{OURS}{}", owner(deployment))
+    format!("{PREFIX}{}", owner(deployment))
 }
 
 /// Some number that is the same each time for a rule's name and a try.
-pub(crate) fn place(name: &str, tries: usize) -> usize {
+pub(crate) fn name_hash(name: &str, tries: usize) -> usize {
     let digest = Sha256::digest(format!("{name} {tries}"));
     digest.iter().take(4).fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
@@ -365,7 +365,7 @@ pub(crate) fn describe_moved(rule: &str, priority: u16) -> String {
 
 fn with_target(mut text: String, target: &TargetId) -> String {
     if let TargetId::Azure { group, vm, .. } = target
-        && text.len() + group.len() + vm.len() + 3 <= DESCRIPTION
+        && text.len() + group.len() + vm.len() + 3 <= MAX_DESCRIPTION
     {
         text.push_str(&format!("; {group}/{vm}"));
     }

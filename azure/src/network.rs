@@ -45,7 +45,7 @@ pub(crate) struct Address {
     pub(crate) ip: IpAddr,
     pub(crate) subnet: Option<ArmId>,
     /// Its application security groups.
-    pub(crate) roles: BTreeSet<ArmId>,
+    pub(crate) application_groups: BTreeSet<ArmId>,
     pub(crate) forwards: Vec<ArmId>,
     /// The public address that is translated to it.
     pub(crate) public: Option<ArmId>,
@@ -151,7 +151,7 @@ pub(crate) enum Peer {
     /// A service tag, in lower case.
     Tag(String),
     /// The members of an application security group.
-    Role(ArmId),
+    ApplicationGroup(ArmId),
     /// The addresses of an IP group, by its id in lower case.
     IpGroup(String),
 }
@@ -197,7 +197,7 @@ impl Peer {
             Self::Any => true,
             Self::Net(net) => net.prefix_len() == 0,
             Self::Tag(tag) => tag == "internet",
-            Self::Role(_) | Self::IpGroup(_) => false,
+            Self::ApplicationGroup(_) | Self::IpGroup(_) => false,
         }
     }
 }
@@ -220,7 +220,7 @@ impl fmt::Display for Peer {
             Self::Any => f.write_str("anyone"),
             Self::Net(net) => net.fmt(f),
             Self::Tag(tag) => write!(f, "the service tag {tag}"),
-            Self::Role(role) => write!(f, "the application security group {}", role.name()),
+            Self::ApplicationGroup(role) => write!(f, "the application security group {}", role.name()),
             Self::IpGroup(id) => write!(f, "the IP group {}", id.rsplit('/').next().unwrap_or(id)),
         }
     }
@@ -230,7 +230,7 @@ impl fmt::Display for Peer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Door {
     pub(crate) ip: IpAddr,
-    pub(crate) roles: BTreeSet<ArmId>,
+    pub(crate) application_groups: BTreeSet<ArmId>,
     /// In the order in which connections pass them: the subnet's, then the interface's.
     pub(crate) groups: Vec<ArmId>,
 }
@@ -249,7 +249,7 @@ impl Traffic {
             Peer::Any => true,
             Peer::Net(net) => net.contains(&door.ip),
             Peer::Tag(tag) => tag == "virtualnetwork",
-            Peer::Role(role) => door.roles.contains(role),
+            Peer::ApplicationGroup(role) => door.application_groups.contains(role),
             Peer::IpGroup(_) => true,
         });
         protocol && from && to && self.ports.iter().any(|ports| ports.contains(&port.port.get()))

@@ -11,25 +11,25 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use postern_core::{Port, ProtectedPort, Protocol};
-use postern_provider::{Action, Change};
+use postern_provider::{Action, CloudChange};
 
 use crate::id::ArmId;
-use crate::look::{Look, notes};
 use crate::names::{self, Deny, Family, Moved, Name, PORTS_PER_RULE};
 use crate::network::{Group, Rule, exposures};
-use crate::rules::{NewRule, What};
+use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Priorities;
+use crate::snapshot::{MachineView, notes};
 
 pub(crate) use release::{lost_notes, moved_away, notes_taken, release};
 
 /// The greatest priority of a rule (Microsoft Learn, "Network security groups").
-const LAST: u16 = 4096;
+const MAX_PRIORITY: u16 = 4096;
 /// So many priorities are to be free before ours, for windows.
-const ROOM: usize = 10;
+const MIN_WINDOW_ROOM: usize = 10;
 
 /// One change of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Act {
+pub(crate) enum RuleWrite {
     /// A rule of ours is written.
     Put(ArmId, NewRule),
     /// A rule of ours is deleted.
@@ -49,9 +49,9 @@ pub(crate) enum Act {
 
 /// Why something cannot be done, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Impossible(pub(crate) String);
+pub(crate) struct PlanError(pub(crate) String);
 
-impl Act {
+impl RuleWrite {
     /// The group that it changes.
     pub(crate) fn group(&self) -> &ArmId {
         match self {
@@ -60,29 +60,29 @@ impl Act {
     }
 
     /// For people.
-    pub(crate) fn change(&self) -> Change {
+    pub(crate) fn change(&self) -> CloudChange {
         let resource = self.group().name().to_owned();
         match self {
             Self::Put(_, rule) => {
-                let detail = match (&rule.what, Name::read(&rule.name)) {
-                    (What::Nothing, Some(Name::Release(_))) => {
+                let detail = match (&rule.matches, Name::read(&rule.name)) {
+                    (RuleMatch::Nothing, Some(Name::Release(_))) => {
                         format!("rule {}: a release is under way", rule.name)
                     }
-                    (What::Nothing, _) => format!("rule {}: a note of where a rule was", rule.name),
-                    (What::Ports { protocol, ports, .. }, _) => {
+                    (RuleMatch::Nothing, _) => format!("rule {}: a note of where a rule was", rule.name),
+                    (RuleMatch::Ports { protocol, ports, .. }, _) => {
                         let ports: Vec<String> =
                             ports.iter().map(|port| format!("{protocol}/{port}")).collect();
                         format!("rule {} (priority {}): shut {}", rule.name, rule.priority, ports.join(", "))
                     }
                 };
-                Change { action: Action::Create, resource, detail }
+                CloudChange { action: Action::Create, resource, detail }
             }
             Self::Delete(_, name) => {
-                Change { action: Action::Delete, resource, detail: format!("rule {name}") }
+                CloudChange { action: Action::Delete, resource, detail: format!("rule {name}") }
             }
             Self::Move { rule, from, to, .. } => {
                 let detail = format!("rule {rule} from priority {from} to {to}");
-                Change { action: Action::Move, resource, detail }
+                CloudChange { action: Action::Move, resource, detail }
             }
         }
     }
@@ -92,77 +92,77 @@ impl Act {
 ///
 /// `first` says that ours are to come before what lets somebody in.
 pub(crate) fn lock(
-    look: &Look<'_>,
+    view: &MachineView<'_>,
     ports: &BTreeSet<ProtectedPort>,
     priorities: &Priorities,
     first: bool,
-) -> Result<Vec<Act>, Impossible> {
+) -> Result<Vec<RuleWrite>, PlanError> {
     // What has the name of a window and is none lets its sources in, whatever is shut.
     let is_allow = |name: &str| matches!(Name::read(name), Some(Name::Allow(_)));
-    let strays = look.strays().into_iter().filter(|(_, name)| is_allow(name));
-    let mut acts: Vec<Act> = strays.map(|(group, name)| Act::Delete(group, name)).collect();
-    let locked = look.locked();
+    let strays = view.strays().into_iter().filter(|(_, name)| is_allow(name));
+    let mut writes: Vec<RuleWrite> = strays.map(|(group, name)| RuleWrite::Delete(group, name)).collect();
+    let locked = view.locked();
     let ports: BTreeSet<ProtectedPort> = ports.union(&locked).copied().collect();
     // Where another group on the way keeps everybody out, nothing has to be moved in this one.
     let stays_open =
-        first && !exposures(look.groups, &look.machine.doors, &ports).iter().all(|it| it.by_default);
-    for group in look.on_the_way() {
-        let draft = Draft { look, group: group.clone(), priorities, acts: Vec::new() };
-        acts.extend(draft.lock(&ports, stays_open)?);
+        first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
+    for group in view.on_the_way() {
+        let draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+        writes.extend(draft.lock(&ports, stays_open)?);
     }
-    Ok(acts)
+    Ok(writes)
 }
 
 /// What is left to be done of a lockdown that was interrupted, or in part undone.
-pub(crate) fn resume(look: &Look<'_>, priorities: &Priorities) -> Result<Vec<Act>, Impossible> {
-    let mut acts = Vec::new();
-    let locked = look.locked();
-    for group in look.on_the_way() {
-        let mut draft = Draft { look, group: group.clone(), priorities, acts: Vec::new() };
-        let unmoved = look.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
+pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<Vec<RuleWrite>, PlanError> {
+    let mut writes = Vec::new();
+    let locked = view.locked();
+    for group in view.on_the_way() {
+        let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+        let unmoved = view.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
         let moving: Vec<Rule> = unmoved.map(|(_, rule)| rule.clone()).collect();
         // Ours are to come first where something was to be moved.
         draft.put_back();
         let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
         draft.shut(&locked, |draft, ports, family| {
             // Where there is no place behind them, ours were to come first: it was planned like that.
-            let before = || draft.open_to(ports).first().map_or(LAST, |rule| rule.priority);
+            let before = || draft.open_to(ports).first().map_or(MAX_PRIORITY, |rule| rule.priority);
             draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))
         })?;
         for rule in moving {
             draft.move_behind(&rule)?;
         }
-        acts.extend(draft.acts);
+        writes.extend(draft.writes);
     }
-    Ok(acts)
+    Ok(writes)
 }
 
 /// A group, changed in thought.
 struct Draft<'a> {
-    look: &'a Look<'a>,
+    view: &'a MachineView<'a>,
     group: Group,
     priorities: &'a Priorities,
-    acts: Vec<Act>,
+    writes: Vec<RuleWrite>,
 }
 
 impl Draft<'_> {
-    fn lock(mut self, ports: &BTreeSet<ProtectedPort>, first: bool) -> Result<Vec<Act>, Impossible> {
+    fn lock(mut self, ports: &BTreeSet<ProtectedPort>, first: bool) -> Result<Vec<RuleWrite>, PlanError> {
         let open = self.open_to(ports);
         // What an earlier lockdown began to move, and did not.
-        let begun = self.look.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
+        let begun = self.view.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
         let begun: Vec<Rule> = begun.map(|(_, rule)| rule.clone()).collect();
         if !first || open.is_empty() {
             self.shut(ports, |draft, ports, family| draft.behind(ports, family, &begun))?;
             for rule in &begun {
                 self.move_behind(rule)?;
             }
-            return Ok(self.acts);
+            return Ok(self.writes);
         }
-        let before = open.iter().map(|rule| rule.priority).min().unwrap_or(LAST);
+        let before = open.iter().map(|rule| rule.priority).min().unwrap_or(MAX_PRIORITY);
         if self.room_before(before) {
             self.forget_behind(before);
             self.shut(ports, |draft, _, _| draft.free_below(before))?;
-            return Ok(self.acts);
+            return Ok(self.writes);
         }
         let last = self.last_if(ports, &open)?;
         let moving: Vec<Rule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
@@ -173,21 +173,21 @@ impl Draft<'_> {
         for rule in &moving {
             self.move_behind(rule)?;
         }
-        Ok(self.acts)
+        Ok(self.writes)
     }
 
     /// The last priority of ours if the ports were shut with no regard to these rules.
-    fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[Rule]) -> Result<u16, Impossible> {
-        let (look, group, priorities) = (self.look, self.group.clone(), self.priorities);
-        let mut trial = Draft { look, group, priorities, acts: Vec::new() };
+    fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[Rule]) -> Result<u16, PlanError> {
+        let (view, group, priorities) = (self.view, self.group.clone(), self.priorities);
+        let mut trial = Draft { view, group, priorities, writes: Vec::new() };
         trial.shut(ports, |draft, ports, family| draft.behind(ports, family, open))?;
-        Ok(look.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
+        Ok(view.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
     }
 
     /// The rules of others that let somebody in to one of the ports, and stand before ours or would.
     fn open_to(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<Rule> {
         let mut open: Vec<Rule> = Vec::new();
-        for door in self.look.machine.doors.iter().filter(|door| door.groups.contains(&self.group.id)) {
+        for door in self.view.machine.doors.iter().filter(|door| door.groups.contains(&self.group.id)) {
             for port in ports {
                 for admission in self.group.admissions(door, *port) {
                     let rule = admission.rule;
@@ -203,9 +203,9 @@ impl Draft<'_> {
 
     /// Puts rules that shut ports, and are gone, back to where they stood.
     fn put_back(&mut self) {
-        let remembered = self.look.remembered;
-        let families: BTreeSet<Family> = self.look.machine.families().collect();
-        for (deny, priority) in remembered.of(&self.group.id) {
+        let locked_rules = self.view.locked_rules;
+        let families: BTreeSet<Family> = self.view.machine.families().collect();
+        for (deny, priority) in locked_rules.of(&self.group.id) {
             let is_gone = self.group.rule(&Name::Deny(deny.clone()).to_string()).is_none();
             if is_gone && families.contains(&deny.family) && !self.group.is_taken(priority) {
                 self.put_deny(&deny, priority);
@@ -218,13 +218,13 @@ impl Draft<'_> {
             name: Name::Deny(deny.clone()).to_string(),
             priority,
             allows: false,
-            what: What::Ports {
+            matches: RuleMatch::Ports {
                 protocol: deny.protocol,
                 sources: None,
-                addresses: self.look.machine.addresses(deny.family),
+                addresses: self.view.machine.addresses(deny.family),
                 ports: deny.ports.clone(),
             },
-            description: names::describe_deny(self.look.target),
+            description: names::describe_deny(self.view.target),
         });
     }
 
@@ -232,17 +232,17 @@ impl Draft<'_> {
     fn shut(
         &mut self,
         ports: &BTreeSet<ProtectedPort>,
-        place: impl Fn(&Self, &BTreeSet<ProtectedPort>, Family) -> Result<u16, Impossible>,
-    ) -> Result<(), Impossible> {
-        for family in self.look.machine.families() {
+        place: impl Fn(&Self, &BTreeSet<ProtectedPort>, Family) -> Result<u16, PlanError>,
+    ) -> Result<(), PlanError> {
+        for family in self.view.machine.families() {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let shut = self.look.shut_in(&self.group, family);
+                let shut = self.view.shut_in(&self.group, family);
                 let of_protocol = ports.iter().filter(|port| port.protocol == protocol);
                 let missing: Vec<Port> =
                     of_protocol.filter(|port| !shut.contains(port)).map(|port| port.port).collect();
                 for ports in missing.chunks(PORTS_PER_RULE) {
                     let ports: BTreeSet<Port> = ports.iter().copied().collect();
-                    let deny = Deny { key: self.look.key(), protocol, family, ports };
+                    let deny = Deny { key: self.view.key(), protocol, family, ports };
                     let protected = deny.protected().collect();
                     // One that somebody edited keeps its place.
                     let kept = self.group.rule(&Name::Deny(deny.clone()).to_string());
@@ -256,21 +256,21 @@ impl Draft<'_> {
     }
 
     /// The first free priority of ours behind every rule of others that lets somebody in, but those that are to move.
-    fn behind(&self, ports: &BTreeSet<ProtectedPort>, _: Family, moving: &[Rule]) -> Result<u16, Impossible> {
+    fn behind(&self, ports: &BTreeSet<ProtectedPort>, _: Family, moving: &[Rule]) -> Result<u16, PlanError> {
         let open = self.open_to(ports);
         let last =
             open.iter().filter(|rule| !moving.contains(rule)).map(|rule| rule.priority).max().unwrap_or(0);
-        let ours = self.priorities.denies.clone();
+        let range = self.priorities.denies.clone();
         let from = last.saturating_add(1);
-        self.free(from.max(*ours.start())..=*ours.end())
-            .or_else(|| self.free(from.max(*ours.start())..=LAST))
+        self.free(from.max(*range.start())..=*range.end())
+            .or_else(|| self.free(from.max(*range.start())..=MAX_PRIORITY))
             .ok_or_else(|| self.full("behind the rules that let somebody in"))
     }
 
     /// The first free priority of ours before this one, or else the last of all that are free before it.
-    fn free_below(&self, before: u16) -> Result<u16, Impossible> {
-        let ours = &self.priorities.denies;
-        self.free(*ours.start()..=before.saturating_sub(1).min(*ours.end()))
+    fn free_below(&self, before: u16) -> Result<u16, PlanError> {
+        let range = &self.priorities.denies;
+        self.free(*range.start()..=before.saturating_sub(1).min(*range.end()))
             .or_else(|| (*self.priorities.windows.start()..before).rev().find(|it| !self.group.is_taken(*it)))
             .ok_or_else(|| self.full("before the rules that let somebody in"))
     }
@@ -278,13 +278,13 @@ impl Draft<'_> {
     /// Whether ours can come before this priority, and windows before ours.
     fn room_before(&self, before: u16) -> bool {
         let free = (*self.priorities.windows.start()..before).filter(|it| !self.group.is_taken(*it));
-        free.take(ROOM + 1).count() > ROOM
+        free.take(MIN_WINDOW_ROOM + 1).count() > MIN_WINDOW_ROOM
     }
 
     /// Takes away those of ours that stand behind this priority: they are written anew before it.
     fn forget_behind(&mut self, before: u16) {
         let behind: Vec<String> = self
-            .look
+            .view
             .denies(&self.group)
             .into_iter()
             .filter(|(rule, ..)| rule.priority > before)
@@ -294,30 +294,30 @@ impl Draft<'_> {
         self.group.rules.retain(|rule| !behind.contains(&rule.name));
     }
 
-    fn note(&mut self, rule: &str, was_at: u16) -> Result<(), Impossible> {
-        let name = Name::Moved(Moved::new(self.look.deployment, was_at, rule)).to_string();
+    fn note(&mut self, rule: &str, was_at: u16) -> Result<(), PlanError> {
+        let name = Name::Moved(Moved::new(self.view.deployment, was_at, rule)).to_string();
         // One that was moved before has its note: where it was at first.
-        if notes(&self.group, self.look.deployment).any(|(_, moved)| moved.was(rule)) {
+        if notes(&self.group, self.view.deployment).any(|(_, moved)| moved.was(rule)) {
             return Ok(());
         }
         // From the very end: a note decides nothing, and takes no place of those that do.
-        let mut places = (*self.priorities.windows.start()..=LAST).rev();
+        let mut places = (*self.priorities.windows.start()..=MAX_PRIORITY).rev();
         let priority = places.find(|it| !self.group.is_taken(*it)).ok_or_else(|| self.full("for a note"))?;
         let description = names::describe_moved(rule, was_at);
-        self.put(NewRule { name, priority, allows: false, what: What::Nothing, description });
+        self.put(NewRule { name, priority, allows: false, matches: RuleMatch::Nothing, description });
         Ok(())
     }
 
     /// Moves a rule of a customer's behind every one of ours for the machine.
-    fn move_behind(&mut self, rule: &Rule) -> Result<(), Impossible> {
-        let last = self.look.denies(&self.group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(0);
+    fn move_behind(&mut self, rule: &Rule) -> Result<(), PlanError> {
+        let last = self.view.denies(&self.group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(0);
         if rule.priority > last {
             return Ok(());
         }
-        let to = self.free(last + 1..=LAST).ok_or_else(|| self.full("behind Postern's"))?;
+        let to = self.free(last + 1..=MAX_PRIORITY).ok_or_else(|| self.full("behind Postern's"))?;
         let passed = passed(&self.group, rule, to);
         if let Some(passed) = passed {
-            return Err(Impossible(format!(
+            return Err(PlanError(format!(
                 "rule {} of {} cannot be moved behind Postern's without passing rule {} (priority {}), which says otherwise: move or narrow it by hand",
                 rule.name,
                 self.group.id.name(),
@@ -325,9 +325,13 @@ impl Draft<'_> {
                 passed.priority
             )));
         }
-        let moved =
-            Act::Move { group: self.group.id.clone(), rule: rule.name.clone(), from: rule.priority, to };
-        self.acts.push(moved);
+        let moved = RuleWrite::Move {
+            group: self.group.id.clone(),
+            rule: rule.name.clone(),
+            from: rule.priority,
+            to,
+        };
+        self.writes.push(moved);
         self.reprioritize(&rule.name, to);
         Ok(())
     }
@@ -336,7 +340,7 @@ impl Draft<'_> {
         self.group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
         self.group.rules.push(rule.read_back());
         self.group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-        self.acts.push(Act::Put(self.group.id.clone(), rule));
+        self.writes.push(RuleWrite::Put(self.group.id.clone(), rule));
     }
 
     fn reprioritize(&mut self, name: &str, to: u16) {
@@ -350,8 +354,8 @@ impl Draft<'_> {
         range.find(|priority| !self.group.is_taken(*priority))
     }
 
-    fn full(&self, place: &str) -> Impossible {
-        Impossible(format!(
+    fn full(&self, place: &str) -> PlanError {
+        PlanError(format!(
             "there is no free priority in {} {place}; free some, or widen azure.priorities",
             self.group.id.name()
         ))
@@ -361,16 +365,16 @@ impl Draft<'_> {
 /// The free priority for a window: before every one of ours that shuts something of the machine. The first of them; after
 /// somebody else was faster one that the name of the rule decides, so that two who write one group do not meet again.
 pub(crate) fn window_priority(
-    look: &Look<'_>,
+    view: &MachineView<'_>,
     group: &Group,
     priorities: &Priorities,
     name: &str,
     tries: usize,
 ) -> Option<u16> {
-    let shut = look.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(LAST);
-    let ours = *priorities.windows.start()..shut.min(priorities.windows.end().saturating_add(1));
-    let free: Vec<u16> = ours.filter(|priority| !group.is_taken(*priority)).collect();
-    let place = if tries == 0 { 0 } else { names::place(name, tries) };
+    let shut = view.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(MAX_PRIORITY);
+    let range = *priorities.windows.start()..shut.min(priorities.windows.end().saturating_add(1));
+    let free: Vec<u16> = range.filter(|priority| !group.is_taken(*priority)).collect();
+    let place = if tries == 0 { 0 } else { names::name_hash(name, tries) };
     free.get(place.checked_rem(free.len())?).copied()
 }
 

@@ -7,71 +7,71 @@ use async_trait::async_trait;
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{
-    CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, Sighting, Survey,
-    Sweep, Unread,
+    AssessmentReport, CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach,
+    Sighting, SweepReport, Unread,
 };
 
 use crate::arm::Arm;
 use crate::caller;
 use crate::error::CallError;
-use crate::firewall::FirewallDesk;
-use crate::fleet;
+use crate::firewall::FirewallQueue;
 use crate::groups::Groups;
 use crate::id::ArmId;
-use crate::look::{Look, Memory};
+use crate::inventory;
 use crate::machine::Machine;
 use crate::names;
 use crate::network::{Firewall, Group, Network};
 use crate::settings::Settings;
+use crate::snapshot::{LockedRules, MachineView};
 
 /// The cloud layer on Azure.
 pub struct Azure {
     pub(crate) settings: Settings,
     pub(crate) arm: Arm,
     pub(crate) groups: Groups,
-    firewalls: Mutex<HashMap<ArmId, Arc<FirewallDesk>>>,
-    machines: Mutex<HashMap<TargetId, Known>>,
+    firewalls: Mutex<HashMap<ArmId, Arc<FirewallQueue>>>,
+    machines: Mutex<HashMap<TargetId, CachedTarget>>,
     /// One lockdown, release or repair at a time: those of several machines meet in one group.
     lockdowns: tokio::sync::Mutex<()>,
 }
 
 /// What is known of a target between two calls.
 #[derive(Debug, Clone, Default)]
-struct Known {
+struct CachedTarget {
     /// As it was last read; none after an error.
-    scene: Option<Arc<Scene>>,
+    snapshot: Option<Arc<MachineSnapshot>>,
     /// What shut ports then.
-    locked: Memory,
+    locked_rules: LockedRules,
 }
 
-impl Known {
+impl CachedTarget {
     /// Takes in what shuts ports now. What is being released is not to come back.
-    fn learn(&mut self, look: &Look<'_>) {
-        if look.is_releasing() {
-            self.locked = Memory::default();
+    fn learn(&mut self, view: &MachineView<'_>) {
+        if view.is_releasing() {
+            self.locked_rules = LockedRules::default();
         } else {
-            self.locked.learn(look);
+            self.locked_rules.learn(view);
         }
     }
 }
 
 /// A machine, and what is on its way.
 #[derive(Debug, Clone)]
-pub(crate) struct Scene {
+pub(crate) struct MachineSnapshot {
     pub(crate) machine: Machine,
     pub(crate) groups: BTreeMap<ArmId, Group>,
     pub(crate) firewall: Option<Firewall>,
 }
 
-impl Scene {
+impl MachineSnapshot {
     /// A machine with every group that was read.
     pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
         Self::with(network, vm, |_| true)
     }
 
     /// A machine with the groups on its way, and with those in which something of ours is for it.
-    pub(crate) fn among(network: &Network, vm: &ArmId, ours: &BTreeSet<ArmId>) -> Self {
-        Self::with(network, vm, |id| ours.contains(id))
+    pub(crate) fn among(network: &Network, vm: &ArmId, traced: &BTreeSet<ArmId>) -> Self {
+        Self::with(network, vm, |id| traced.contains(id))
     }
 
     fn with(network: &Network, vm: &ArmId, concerns: impl Fn(&ArmId) -> bool) -> Self {
@@ -84,14 +84,14 @@ impl Scene {
         Self { machine, groups, firewall }
     }
 
-    pub(crate) fn look<'a>(
+    pub(crate) fn view<'a>(
         &'a self,
         target: &'a TargetId,
         deployment: &'a str,
-        remembered: &'a Memory,
-    ) -> Look<'a> {
+        locked_rules: &'a LockedRules,
+    ) -> MachineView<'a> {
         let (machine, groups, firewall) = (&self.machine, &self.groups, self.firewall.as_ref());
-        Look { target, deployment, machine, groups, firewall, remembered }
+        MachineView { target, deployment, machine, groups, firewall, locked_rules }
     }
 }
 
@@ -127,78 +127,78 @@ impl Azure {
     }
 
     /// Reads everything on the way to a target.
-    pub(crate) async fn read(&self, target: &TargetId) -> Result<Scene, CloudError> {
+    pub(crate) async fn read(&self, target: &TargetId) -> Result<MachineSnapshot, CloudError> {
         let vm = self.vm(target)?;
         self.forget(target);
-        let before = self.groups.moments();
+        let before = self.groups.epochs();
         let network = self.reader().machine(&vm).await.map_err(|error| not_found(error, target))?;
         self.groups.learn(&network.groups, &before);
-        Ok(Scene::of(&network, &vm))
+        Ok(MachineSnapshot::of(&network, &vm))
     }
 
     /// What is on the way to a target as it was last read, read if it is not known.
-    async fn scene(&self, target: &TargetId) -> Result<Arc<Scene>, CloudError> {
+    async fn snapshot(&self, target: &TargetId) -> Result<Arc<MachineSnapshot>, CloudError> {
         // Asked first: what is remembered of a target that was taken out of the configuration is nobody's.
         self.vm(target)?;
-        if let Some(scene) = self.machines().get(target).and_then(|known| known.scene.clone()) {
-            return Ok(scene);
+        if let Some(snapshot) = self.machines().get(target).and_then(|known| known.snapshot.clone()) {
+            return Ok(snapshot);
         }
-        let scene = Arc::new(self.read(target).await?);
-        self.keep(target, &scene);
-        Ok(scene)
+        let snapshot = Arc::new(self.read(target).await?);
+        self.keep(target, &snapshot);
+        Ok(snapshot)
     }
 
-    fn keep(&self, target: &TargetId, scene: &Arc<Scene>) {
-        let nothing = Memory::default();
-        let look = scene.look(target, &self.settings.deployment, &nothing);
+    fn keep(&self, target: &TargetId, snapshot: &Arc<MachineSnapshot>) {
+        let nothing = LockedRules::default();
+        let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let mut machines = self.machines();
         let known = machines.entry(target.clone()).or_default();
-        known.scene = Some(Arc::clone(scene));
-        known.learn(&look);
+        known.snapshot = Some(Arc::clone(snapshot));
+        known.learn(&view);
     }
 
     fn forget(&self, target: &TargetId) {
         if let Some(known) = self.machines().get_mut(target) {
-            known.scene = None;
+            known.snapshot = None;
         }
     }
 
     /// Forgets all of a target, what shut its ports included.
-    pub(crate) fn unlearn(&self, target: &TargetId) {
+    pub(crate) fn forget_all(&self, target: &TargetId) {
         self.machines().remove(target);
     }
 
     /// What shut ports when the target was last looked at.
-    pub(crate) fn remembered(&self, target: &TargetId) -> Memory {
-        self.machines().get(target).map(|known| known.locked.clone()).unwrap_or_default()
+    pub(crate) fn locked_rules(&self, target: &TargetId) -> LockedRules {
+        self.machines().get(target).map(|known| known.locked_rules.clone()).unwrap_or_default()
     }
 
     /// Every target that was under lockdown when it was last looked at.
-    pub(crate) fn remembered_targets(&self) -> BTreeSet<TargetId> {
+    pub(crate) fn locked_targets(&self) -> BTreeSet<TargetId> {
         let machines = self.machines();
         machines
             .iter()
-            .filter(|(_, known)| !known.locked.is_empty())
+            .filter(|(_, known)| !known.locked_rules.is_empty())
             .map(|(target, _)| target.clone())
             .collect()
     }
 
     /// A sweep has seen the target: what was known of its way holds only if that agrees.
-    pub(crate) fn doubt(&self, target: &TargetId, seen: &Scene) {
+    pub(crate) fn compare(&self, target: &TargetId, seen: &MachineSnapshot) {
         let mut machines = self.machines();
         let known = machines.entry(target.clone()).or_default();
-        if known.scene.as_ref().is_some_and(|scene| scene.machine != seen.machine) {
-            known.scene = None;
+        if known.snapshot.as_ref().is_some_and(|snapshot| snapshot.machine != seen.machine) {
+            known.snapshot = None;
         }
-        let nothing = Memory::default();
-        known.learn(&seen.look(target, &self.settings.deployment, &nothing));
+        let nothing = LockedRules::default();
+        known.learn(&seen.view(target, &self.settings.deployment, &nothing));
     }
 
-    fn machines(&self) -> std::sync::MutexGuard<'_, HashMap<TargetId, Known>> {
+    fn machines(&self) -> std::sync::MutexGuard<'_, HashMap<TargetId, CachedTarget>> {
         self.machines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn firewall_desk(&self, id: &ArmId) -> Arc<FirewallDesk> {
+    pub(crate) fn firewall_queue(&self, id: &ArmId) -> Arc<FirewallQueue> {
         let mut firewalls = self.firewalls.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(firewalls.entry(id.clone()).or_default())
     }
@@ -209,21 +209,24 @@ impl Azure {
     }
 
     /// Everything of ours for a target in its subscription, whether or not the machine still exists.
-    pub(crate) async fn everywhere(&self, target: &TargetId) -> Result<(Scene, bool), CloudError> {
-        let (mut scene, exists) = match self.read(target).await {
-            Ok(scene) => (scene, true),
+    pub(crate) async fn read_with_all_groups(
+        &self,
+        target: &TargetId,
+    ) -> Result<(MachineSnapshot, bool), CloudError> {
+        let (mut snapshot, exists) = match self.read(target).await {
+            Ok(snapshot) => (snapshot, true),
             Err(CloudError::NotFound { .. }) => {
                 let (machine, groups) = (Machine::default(), BTreeMap::new());
-                (Scene { machine, groups, firewall: None }, false)
+                (MachineSnapshot { machine, groups, firewall: None }, false)
             }
             Err(error) => return Err(error),
         };
         let vm = self.vm(target)?;
         let all = self.reader().all_groups(vm.subscription()).await?;
         for (id, group) in all {
-            scene.groups.entry(id).or_insert(group);
+            snapshot.groups.entry(id).or_insert(group);
         }
-        Ok((scene, exists))
+        Ok((snapshot, exists))
     }
 }
 
@@ -235,50 +238,50 @@ fn not_found(error: CallError, target: &TargetId) -> CloudError {
 #[async_trait]
 impl Provider for Azure {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
-        let scene = Arc::new(self.read(target).await?);
-        self.keep(target, &scene);
-        let remembered = self.remembered(target);
-        let look = scene.look(target, &self.settings.deployment, &remembered);
-        Ok(look.observation(self.settings.flush_connection))
+        let snapshot = Arc::new(self.read(target).await?);
+        self.keep(target, &snapshot);
+        let locked_rules = self.locked_rules(target);
+        let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
+        Ok(view.observation(self.settings.flush_connection))
     }
 
     async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
-        let (scene, nothing) = (self.scene(target).await?, Memory::default());
-        let look = scene.look(target, &self.settings.deployment, &nothing);
-        let opened = self.open_windows(&look, windows).await;
+        let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
+        let view = snapshot.view(target, &self.settings.deployment, &nothing);
+        let opened = self.open_windows(&view, windows).await;
         if opened.is_err() {
             self.forget(target);
         }
         opened?;
-        if scene.machine.front.is_some() {
+        if snapshot.machine.front.is_some() {
             // The firewall's ports are what the write made of them.
             self.forget(target);
-            let scene = self.scene(target).await?;
-            let look = scene.look(target, &self.settings.deployment, &nothing);
-            return Ok(look.reach());
+            let snapshot = self.snapshot(target).await?;
+            let view = snapshot.view(target, &self.settings.deployment, &nothing);
+            return Ok(view.reach());
         }
-        Ok(look.reach())
+        Ok(view.reach())
     }
 
     async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
-        let (scene, nothing) = (self.scene(target).await?, Memory::default());
-        let look = scene.look(target, &self.settings.deployment, &nothing);
-        let closed = self.close_windows(&look, windows).await;
-        if closed.is_err() || scene.machine.front.is_some() {
+        let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
+        let view = snapshot.view(target, &self.settings.deployment, &nothing);
+        let closed = self.close_windows(&view, windows).await;
+        if closed.is_err() || snapshot.machine.front.is_some() {
             self.forget(target);
         }
         closed
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
-        let _turn = self.lockdowns.lock().await;
-        let done = self.put_right(target).await;
+        let _guard = self.lockdowns.lock().await;
+        let done = self.repair_target(target).await;
         self.forget(target);
         done
     }
 
     fn taken_over(&self, target: &TargetId) {
-        self.unlearn(target);
+        self.forget_all(target);
     }
 
     async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
@@ -288,12 +291,12 @@ impl Provider for Azure {
         caller::authorize(&self.arm, &self.vm(target)?, caller).await
     }
 
-    async fn sweep(&self) -> Sweep {
-        let mut sweep = Sweep::default();
+    async fn sweep(&self) -> SweepReport {
+        let mut sweep = SweepReport::default();
         let mut elsewhere = Vec::new();
         for subscription in &self.settings.subscriptions {
-            match fleet::sweep(self, subscription).await {
-                Ok(fleet::Seen { sightings, of_others }) => {
+            match inventory::sweep(self, subscription).await {
+                Ok(inventory::SubscriptionSweep { sightings, of_others }) => {
                     sweep.sightings.extend(sightings);
                     elsewhere.extend(of_others);
                 }
@@ -312,10 +315,10 @@ impl Provider for Azure {
         sweep
     }
 
-    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey {
-        let mut survey = Survey::default();
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {
+        let mut survey = AssessmentReport::default();
         for subscription in &self.settings.subscriptions {
-            match fleet::assess(self, subscription, management).await {
+            match inventory::assess(self, subscription, management).await {
                 Ok(assessments) => survey.assessments.extend(assessments),
                 Err(error) => survey.unread.push(unread(subscription, error)),
             }
@@ -324,30 +327,30 @@ impl Provider for Azure {
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let (scene, nothing) = (self.read(&order.target).await?, Memory::default());
-        let look = scene.look(&order.target, &self.settings.deployment, &nothing);
-        Ok(self.plan_lock(&look, order)?.report())
+        let (snapshot, nothing) = (self.read(&order.target).await?, LockedRules::default());
+        let view = snapshot.view(&order.target, &self.settings.deployment, &nothing);
+        Ok(self.plan_lock(&view, order)?.report())
     }
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
-        let _turn = self.lockdowns.lock().await;
+        let _guard = self.lockdowns.lock().await;
         let done = self.lock(order).await;
         self.forget(&order.target);
         done
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let ((scene, _), nothing) = (self.everywhere(target).await?, Memory::default());
-        let look = scene.look(target, &self.settings.deployment, &nothing);
-        Ok(self.plan_release_of(&look)?.report())
+        let ((snapshot, _), nothing) = (self.read_with_all_groups(target).await?, LockedRules::default());
+        let view = snapshot.view(target, &self.settings.deployment, &nothing);
+        Ok(self.plan_release_writes(&view)?.report())
     }
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
-        let _turn = self.lockdowns.lock().await;
+        let _guard = self.lockdowns.lock().await;
         // From here on nothing is put back that is taken away.
-        self.unlearn(target);
-        let done = self.release_now(target).await;
-        self.unlearn(target);
+        self.forget_all(target);
+        let done = self.release_target(target).await;
+        self.forget_all(target);
         done
     }
 }

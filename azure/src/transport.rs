@@ -20,7 +20,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a call is repeated that finds Azure busy.
-const BUSY_FOR: Duration = Duration::from_secs(180);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A client for requests whose answers hold or need secrets: no proxy, no redirects.
 pub(crate) fn http() -> reqwest::Result<reqwest::Client> {
@@ -86,7 +86,7 @@ impl HttpClient for Transport {
                 format!("an answer leads to {host}, which is not Azure Resource Manager"),
             ));
         }
-        let deadline = Instant::now() + BUSY_FOR;
+        let deadline = Instant::now() + BUSY_TIMEOUT;
         let mut waits = busy_waits();
         loop {
             self.limits.take(*request.method()).await;

@@ -61,16 +61,18 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
         "icmp" | "esp" | "ah" => RuleProtocol::Other,
         _ => RuleProtocol::Any,
     };
-    let peers =
-        |one: Option<&String>, many: &[String], roles: &[azure::ApplicationSecurityGroup]| -> Vec<Peer> {
-            let nets =
-                one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| Peer::read(text));
-            // One whose id cannot be read may have any machine in it.
-            let role = |role: &azure::ApplicationSecurityGroup| {
-                resource_id(&role.resource).map_or_else(|| Peer::Tag("unreadable".to_owned()), Peer::Role)
-            };
-            nets.chain(roles.iter().map(role)).collect()
+    let peers = |one: Option<&String>,
+                 many: &[String],
+                 application_groups: &[azure::ApplicationSecurityGroup]|
+     -> Vec<Peer> {
+        let nets = one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| Peer::read(text));
+        // One whose id cannot be read may have any machine in it.
+        let role = |role: &azure::ApplicationSecurityGroup| {
+            resource_id(&role.resource)
+                .map_or_else(|| Peer::Tag("unreadable".to_owned()), Peer::ApplicationGroup)
         };
+        nets.chain(application_groups.iter().map(role)).collect()
+    };
     let ranges = |one: Option<&String>, many: &[String]| -> Vec<RangeInclusive<u16>> {
         let texts = one.into_iter().chain(many).filter(|text| !text.is_empty());
         texts.filter_map(|text| ports(text).or_else(|| allows.then_some(0..=u16::MAX))).collect()
@@ -126,7 +128,7 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Interface
         Some(Address {
             ip: properties.private_ip_address.as_ref()?.parse().ok()?,
             subnet: properties.subnet.as_ref().and_then(|subnet| id(subnet.sub_resource.id.as_ref())),
-            roles: properties
+            application_groups: properties
                 .application_security_groups
                 .iter()
                 .filter_map(|role| resource_id(&role.resource))

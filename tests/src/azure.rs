@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use postern_arm_double::{Arm, Lab, Vm};
+use postern_azure_sim::{AzureSim, Lab, Vm};
 use postern_core::Role;
 use postern_proto::v1;
 use tempfile::TempDir;
@@ -29,7 +29,7 @@ pub const FIREWALL: &str = "203.0.113.1";
 #[derive(Debug)]
 pub struct Azure {
     /// The double.
-    pub arm: Arm,
+    pub arm: AzureSim,
     /// A resource group in it.
     pub lab: Lab,
     #[allow(dead_code, reason = "it serves until it is dropped")]
@@ -39,7 +39,7 @@ pub struct Azure {
 impl Azure {
     /// Starts an empty one, in which the broker is known.
     pub fn start(host: &Host) -> Self {
-        let arm = Arm::new();
+        let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
         let (served, room) = (arm.clone(), host.room());
         let listener = room.run(async { TcpListener::bind(DOUBLE).await.expect("the address is free") });

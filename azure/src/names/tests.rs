@@ -105,7 +105,7 @@ fn descriptions_fit_and_name_the_target_where_there_is_room() {
         describe_deny(&target()),
         describe_moved(&"r".repeat(80), 4096),
     ];
-    assert!(texts.iter().all(|text| text.len() <= DESCRIPTION), "{texts:?}");
+    assert!(texts.iter().all(|text| text.len() <= MAX_DESCRIPTION), "{texts:?}");
     let short =
         TargetId::from_segments(&["azure", "00000000-0000-0000-0000-00000000000a", "rg", "vm-1"]).unwrap();
     let key = Key::of("postern.example", &short);

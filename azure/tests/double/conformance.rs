@@ -7,7 +7,7 @@ use crate::world::{SUBSCRIPTION, World};
 #[tokio::test]
 async fn azure_conforms() {
     let world = World::new().await;
-    let before = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+    let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     // The suite locks tcp/22 and tcp/3389 anew, with every concern accepted.
     world.lock(0).await;
     world.lock(1).await;
@@ -25,7 +25,7 @@ async fn azure_conforms() {
         postern_provider::Provider::release(world.azure.as_ref(), target).await.unwrap();
     }
     assert_eq!(
-        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic")),
+        (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic")),
         before,
         "what is not ours is as it was"
     );

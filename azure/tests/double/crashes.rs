@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_arm_double::{CrashPoint, When};
+use postern_azure_sim::{CrashPoint, When};
 use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Provider as _};
 
@@ -25,21 +25,21 @@ where
         for when in [When::Before, When::After] {
             let mut world = begin().await;
             let point = CrashPoint { change, when };
-            world.arm.halt_at(Some(point));
+            world.sim.halt_at(Some(point));
             let halted = async {
-                while !world.arm.has_halted() {
+                while !world.sim.has_halted() {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             };
             tokio::select! {
                 biased;
                 _ = act(&world) => {
-                    assert!(!world.arm.has_halted());
+                    assert!(!world.sim.has_halted());
                     return points;
                 }
                 () = halted => {}
             }
-            world.arm.halt_at(None);
+            world.sim.halt_at(None);
             world.restart();
             then(&mut world, point).await;
             points += 1;
@@ -168,7 +168,8 @@ async fn i8_open_behind_a_firewall_from_any_point_ends_with_exactly_what_was_wan
             behind,
             async |world| world.azure.open(&world.target(0), &through(world)).await,
             async |world, point| {
-                let (theirs, other) = (world.theirs(), world.window(0, 2, "tcp/22", OUTSIDE));
+                let (customers, other) =
+                    (world.customer_collections(), world.window(0, 2, "tcp/22", OUTSIDE));
                 // As a broker with an empty store sees it.
                 let sweep = world.azure.sweep().await;
                 let held = sweep.sightings.into_iter().next().unwrap().held.unwrap();
@@ -188,7 +189,7 @@ async fn i8_open_behind_a_firewall_from_any_point_ends_with_exactly_what_was_wan
                     let gets_in = mapped.is_some_and(|at| world.gets_through(ALICE, at).is_some());
                     assert_eq!(gets_in, wanted, "{point:?} {port}");
                 }
-                assert_eq!(world.theirs(), theirs, "{point:?}");
+                assert_eq!(world.customer_collections(), customers, "{point:?}");
             },
         )
         .await;
@@ -242,7 +243,7 @@ async fn exposed() -> World {
 async fn i8_a_lockdown_from_any_point_is_finished_by_doing_it_again_or_taken_back() {
     let before = {
         let world = crowded().await;
-        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"))
+        (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"))
     };
     for again in [true, false] {
         let points = walk(
@@ -256,7 +257,7 @@ async fn i8_a_lockdown_from_any_point_is_finished_by_doing_it_again_or_taken_bac
                     assert_eq!(world.observe(0).await.drift, [], "{point:?}");
                 }
                 world.azure.release(&world.target(0)).await.unwrap();
-                let after = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+                let after = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
                 assert_eq!(after, before, "{point:?}");
             },
         )
@@ -290,7 +291,7 @@ async fn i8_a_lockdown_that_died_is_finished_by_the_sweep_once_it_shuts_somethin
 async fn i6_a_release_from_any_point_is_finished_by_a_sweep_and_puts_back_exactly_what_was_there() {
     let before = {
         let world = crowded().await;
-        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"))
+        (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"))
     };
     let points = walk(
         exposed,
@@ -311,7 +312,7 @@ async fn i6_a_release_from_any_point_is_finished_by_a_sweep_and_puts_back_exactl
                 Some(_) => drop(world.azure.release(&world.target(0)).await.unwrap()),
                 None => {}
             }
-            let after = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+            let after = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
             assert_eq!(after, before, "{point:?}");
         },
     )

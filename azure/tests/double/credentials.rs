@@ -35,8 +35,8 @@ impl World {
 async fn a_client_secret_is_read_anew_when_it_is_needed() {
     let world = World::new().await;
     world.looks(&world.azure).await.unwrap();
-    world.arm.client("tenant", "broker", "rotated");
-    world.arm.forget_tokens();
+    world.sim.client("tenant", "broker", "rotated");
+    world.sim.forget_tokens();
     world.write("secret", "rotated\n");
     // The first call learns that the token is gone.
     world.looks(&world.azure).await.ok();
@@ -51,7 +51,7 @@ async fn a_certificate_signs_for_its_application() {
     let azure = world.as_whom(credential.clone());
     let unknown = world.looks(&azure).await;
     assert!(matches!(unknown, Err(CloudError::Unavailable { .. })), "{unknown:?}");
-    world.arm.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
+    world.sim.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
     world.looks(&azure).await.unwrap();
 
     world.write("key.pem", "not a key");
@@ -63,7 +63,7 @@ async fn a_certificate_signs_for_its_application() {
 #[tokio::test]
 async fn a_federated_token_is_read_anew_for_each_login() {
     let world = World::new().await;
-    world.arm.federated("tenant", "broker", "issued-2");
+    world.sim.federated("tenant", "broker", "issued-2");
     let token_file = world.write("token", "issued-1");
     let azure = world.as_whom(Credential::WorkloadIdentity { application: application(), token_file });
     assert!(world.looks(&azure).await.is_err());
@@ -77,7 +77,7 @@ async fn a_managed_identity_is_asked_of_the_metadata_service() {
     for client_id in [None, Some("one-of-two".to_owned())] {
         let azure = world.as_whom(Credential::ManagedIdentity { client_id: client_id.clone() });
         assert!(world.looks(&azure).await.is_err(), "{client_id:?} is not there yet");
-        world.arm.managed_identity(client_id.as_deref());
+        world.sim.managed_identity(client_id.as_deref());
         world.looks(&azure).await.unwrap();
     }
 }
@@ -85,8 +85,8 @@ async fn a_managed_identity_is_asked_of_the_metadata_service() {
 #[tokio::test]
 async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
     let world = World::new().await;
-    world.arm.token_lifetime(Duration::from_secs(30));
-    let logins = |world: &World| world.arm.calls().iter().filter(|call| call.is_login()).count();
+    world.sim.token_lifetime(Duration::from_secs(30));
+    let logins = |world: &World| world.sim.calls().iter().filter(|call| call.is_login()).count();
     for _ in 0..5 {
         world.looks(&world.azure).await.unwrap();
     }
@@ -114,7 +114,7 @@ async fn no_answer_leads_the_token_to_another_host() {
     let misled = azure.open(&window.target, &[window.clone()].into()).await;
     let Err(CloudError::Unavailable { reason }) = misled else { panic!("{misled:?}") };
     assert!(reason.contains("not Azure Resource Manager"), "{reason}");
-    world.arm.page_size(1);
+    world.sim.page_size(1);
     let sweep = azure.sweep().await;
     assert_eq!(sweep.unread.len(), 1, "{sweep:?}");
     let nobody = tokio::time::timeout(Duration::from_millis(100), other.accept()).await;
@@ -132,10 +132,10 @@ async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
     let initiate = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
     let permissions =
         |actions: &[&str], not: &[&str]| json!({"value": [{"actions": actions, "notActions": not}]});
-    world.arm.caller("may", permissions(&[initiate, "Microsoft.Compute/virtualMachines/read"], &[]), &[&vm]);
-    world.arm.caller("cannot-see", permissions(&[initiate], &[]), &[]);
-    world.arm.caller("may-look", permissions(&["*/read"], &[]), &[&vm]);
-    world.arm.caller("all-but", permissions(&["*"], &["Microsoft.Security/*"]), &[&vm]);
+    world.sim.caller("may", permissions(&[initiate, "Microsoft.Compute/virtualMachines/read"], &[]), &[&vm]);
+    world.sim.caller("cannot-see", permissions(&[initiate], &[]), &[]);
+    world.sim.caller("may-look", permissions(&["*/read"], &[]), &[&vm]);
+    world.sim.caller("all-but", permissions(&["*"], &["Microsoft.Security/*"]), &[&vm]);
     let ask = |token: &'static str| {
         let (azure, target) = (&azure, &target);
         async move { azure.authorize(target, Some(&CallerToken::new(token).unwrap())).await }
@@ -155,10 +155,10 @@ async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
     assert!(matches!(&none, Err(CloudError::Refused { reason }) if reason.contains("no token")), "{none:?}");
     // The broker's own token lives on, and a broker that is not to ask asks nothing.
     world.looks(&azure).await.unwrap();
-    world.arm.forget_calls();
+    world.sim.forget_calls();
     assert_eq!(world.azure.authorize(&target, None).await, Ok(()));
-    assert!(world.arm.calls().is_empty());
-    world.arm.outage(true);
+    assert!(world.sim.calls().is_empty());
+    world.sim.outage(true);
     let silent = ask("may").await;
     assert!(matches!(silent, Err(CloudError::Unavailable { .. })), "an outage is no refusal: {silent:?}");
 }
@@ -172,18 +172,18 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     world.lab.rule("nsg", "first", 100, "Allow", "*", "*", "22");
     // A rule for a role leaves no room either: to move it is to join the role once more.
     let role = world.lab.id("applicationSecurityGroups", "web");
-    world.arm.edit(&world.vms[0].interface, |nic| {
+    world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"]["ipConfigurations"][0]["properties"]["applicationSecurityGroups"] =
             json!([{"id": role}]);
     });
-    world.arm.edit(&world.lab.nsg_id("nsg"), |nsg| {
+    world.sim.edit(&world.lab.nsg_id("nsg"), |nsg| {
         let rule = &mut nsg["properties"]["securityRules"][0]["properties"];
         rule.as_object_mut().unwrap().remove("destinationAddressPrefix");
         rule["destinationApplicationSecurityGroups"] = json!([{"id": role}]);
     });
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
-    world.arm.permissions(Some(actions.clone()));
-    world.arm.forget_calls();
+    world.sim.permissions(Some(actions.clone()));
+    world.sim.forget_calls();
     world.lock(0).await;
     let window = world.window(0, 1, "tcp/22", "203.0.113.7");
     world.open(&window).await;
@@ -192,7 +192,7 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     world.close(&window).await;
     world.azure.repair(&world.target(0)).await.unwrap();
     world.azure.release(&world.target(0)).await.unwrap();
-    let used = world.arm.actions();
+    let used = world.sim.actions();
     // The places of operations are not told apart in the double.
     let given: Vec<&String> = actions.iter().filter(|action| !action.contains("/locations/")).collect();
     for action in &given {
@@ -204,7 +204,7 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
 
     // Without one of them the error names the role.
     let less = actions.into_iter().filter(|action| !action.ends_with("securityRules/write")).collect();
-    world.arm.permissions(Some(less));
+    world.sim.permissions(Some(less));
     let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("AuthorizationFailed") && reason.contains("role.json"), "{reason}");

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use postern_arm_double::{Arm, Call, Lab};
 use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
+use postern_azure_sim::{AzureSim, Call, Lab};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
@@ -225,7 +225,7 @@ const BROKERS_DOUBLE: &str = "http://127.0.0.1:5002";
 
 /// A double, and what a provider needs to use it.
 struct Field {
-    arm: Arm,
+    arm: AzureSim,
     origin: String,
     dir: TempDir,
     _serving: JoinSet<()>,
@@ -233,7 +233,7 @@ struct Field {
 
 impl Field {
     async fn new() -> Self {
-        let arm = Arm::new();
+        let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());

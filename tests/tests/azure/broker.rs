@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_arm_double::Fault;
+use postern_azure_sim::Fault;
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{sleep_until, wait_until};

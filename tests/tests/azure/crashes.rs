@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_arm_double::{CrashPoint, When};
+use postern_azure_sim::{CrashPoint, When};
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, Layers, RevokeAccessRequest};
 use postern_tests::azure::{AzureOptions, AzureWorld};

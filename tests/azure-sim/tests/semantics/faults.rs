@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_arm_double::{Call, CrashPoint, Fault, When};
+use postern_azure_sim::{Call, CrashPoint, Fault, When};
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -18,7 +18,7 @@ impl Cloud {
     }
 
     fn rules(&self) -> Vec<String> {
-        self.arm.rules(&self.nsg())
+        self.sim.rules(&self.nsg())
     }
 }
 
@@ -34,20 +34,20 @@ async fn until(holds: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_lost_answer_is_of_a_call_that_took_effect_and_a_dropped_call_took_none() {
     let cloud = Cloud::new().await;
-    cloud.arm.forget_calls();
-    cloud.arm.fail("PUT", "/securityRules/lost", 1, Fault::Lost);
-    cloud.arm.fail("PUT", "/securityRules/dropped", 1, Fault::Dropped);
+    cloud.sim.forget_calls();
+    cloud.sim.fail("PUT", "/securityRules/lost", 1, Fault::Lost);
+    cloud.sim.fail("PUT", "/securityRules/dropped", 1, Fault::Dropped);
     assert!(cloud.try_put("lost", 100).await.is_none());
     assert!(cloud.try_put("dropped", 101).await.is_none());
     assert_eq!(cloud.rules(), ["lost"]);
     assert_eq!(cloud.try_put("lost", 100).await.unwrap().status, 200);
     assert_eq!(cloud.try_put("dropped", 101).await.unwrap().status, 201);
 
-    cloud.arm.fail("DELETE", "/securityRules/lost", 1, Fault::Lost);
+    cloud.sim.fail("DELETE", "/securityRules/lost", 1, Fault::Lost);
     assert!(cloud.send(Method::DELETE, &cloud.rule_id("lost"), None, None).await.is_err());
     assert_eq!(cloud.rules(), ["dropped"]);
     assert_eq!(cloud.delete(&cloud.rule_id("lost")).await.status, 204);
-    let statuses: Vec<_> = cloud.arm.calls().iter().map(|call| call.status).collect();
+    let statuses: Vec<_> = cloud.sim.calls().iter().map(|call| call.status).collect();
     assert_eq!(statuses, [None, None, Some(200), Some(201), None, Some(204)]);
 }
 
@@ -56,7 +56,7 @@ async fn a_fault_is_for_so_many_calls_of_its_method_and_path() {
     let cloud = Cloud::new().await;
     cloud.put(&cloud.rule_id("a"), &rule(100)).await.good();
     let before = cloud.get(&cloud.nsg()).await.good();
-    cloud.arm.fail("PUT", "/SECURITYrules/A", 2, Fault::Status(429, "TooManyRequests"));
+    cloud.sim.fail("PUT", "/SECURITYrules/A", 2, Fault::Status(429, "TooManyRequests"));
     for _ in 0..2 {
         // Neither another method nor another path uses them up.
         assert_eq!(cloud.get(&cloud.rule_id("a")).await.status, 200);
@@ -68,11 +68,11 @@ async fn a_fault_is_for_so_many_calls_of_its_method_and_path() {
     }
     assert_eq!(cloud.put(&cloud.rule_id("a"), &rule(101)).await.status, 200);
 
-    cloud.arm.fail("*", "", 1, Fault::Status(500, "First"));
-    cloud.arm.fail("*", "", 5, Fault::Status(503, "Second"));
+    cloud.sim.fail("*", "", 1, Fault::Status(500, "First"));
+    cloud.sim.fail("*", "", 5, Fault::Status(503, "Second"));
     assert_eq!(cloud.get(&cloud.nsg()).await.error(), (500, "First"));
     assert_eq!(cloud.delete(&cloud.nsg()).await.error(), (503, "Second"));
-    cloud.arm.forgive();
+    cloud.sim.forgive();
     assert_eq!(cloud.get(&cloud.nsg()).await.status, 200);
 }
 
@@ -80,7 +80,7 @@ async fn a_fault_is_for_so_many_calls_of_its_method_and_path() {
 async fn a_slow_call_is_served_after_its_while() {
     const WHILE: Duration = Duration::from_secs(40);
     let cloud = Cloud::new().await;
-    cloud.arm.fail("PUT", "/securityRules/", 1, Fault::Slow(WHILE));
+    cloud.sim.fail("PUT", "/securityRules/", 1, Fault::Slow(WHILE));
     let start = Instant::now();
     assert_eq!(cloud.try_put("a", 100).await.unwrap().status, 201);
     assert!(start.elapsed() >= WHILE);
@@ -89,11 +89,11 @@ async fn a_slow_call_is_served_after_its_while() {
 #[tokio::test]
 async fn an_outage_answers_nothing_and_does_nothing() {
     let cloud = Cloud::new().await;
-    cloud.arm.outage(true);
+    cloud.sim.outage(true);
     assert!(cloud.try_put("a", 100).await.is_none());
     assert!(cloud.send(Method::GET, &cloud.nsg(), None, None).await.is_err());
     assert!(cloud.rules().is_empty());
-    cloud.arm.outage(false);
+    cloud.sim.outage(false);
     assert_eq!(cloud.try_put("a", 100).await.unwrap().status, 201);
 }
 
@@ -107,8 +107,8 @@ async fn the_world_halts_at_a_change_that_is_done_or_not_and_nothing_is_answered
         (3, When::Before, &["a", "b"]),
     ] {
         let cloud = Arc::new(Cloud::new().await);
-        cloud.arm.halt_at(Some(CrashPoint { change, when }));
-        assert!(!cloud.arm.has_halted());
+        cloud.sim.halt_at(Some(CrashPoint { change, when }));
+        assert!(!cloud.sim.has_halted());
         let mut world = JoinSet::new();
         let writer = Arc::clone(&cloud);
         world.spawn(async move {
@@ -120,7 +120,7 @@ async fn the_world_halts_at_a_change_that_is_done_or_not_and_nothing_is_answered
             }
             answered
         });
-        until(|| cloud.arm.has_halted()).await;
+        until(|| cloud.sim.has_halted()).await;
         assert_eq!(cloud.rules(), expected, "{change} {when:?}");
         let reader = Arc::clone(&cloud);
         world.spawn(
@@ -131,8 +131,8 @@ async fn the_world_halts_at_a_change_that_is_done_or_not_and_nothing_is_answered
         assert_eq!(cloud.rules(), expected, "{change} {when:?}");
         world.shutdown().await;
 
-        cloud.arm.halt_at(None);
-        assert!(!cloud.arm.has_halted());
+        cloud.sim.halt_at(None);
+        assert!(!cloud.sim.has_halted());
         assert_eq!(cloud.rules(), expected, "what was held back is not done later");
         assert_eq!(cloud.get(&cloud.nsg()).await.status, 200);
     }
@@ -142,14 +142,14 @@ async fn the_world_halts_at_a_change_that_is_done_or_not_and_nothing_is_answered
 async fn what_a_halt_held_back_is_never_answered() {
     for when in [When::Before, When::After] {
         let cloud = Arc::new(Cloud::new().await);
-        cloud.arm.halt_at(Some(CrashPoint { change: 1, when }));
+        cloud.sim.halt_at(Some(CrashPoint { change: 1, when }));
         let mut world = JoinSet::new();
         for _ in 0..2 {
             let writer = Arc::clone(&cloud);
             world.spawn(async move { writer.try_put("a", 100).await.is_none() });
         }
-        until(|| cloud.arm.calls().iter().filter(|call| call.is_change()).count() == 2).await;
-        cloud.arm.halt_at(None);
+        until(|| cloud.sim.calls().iter().filter(|call| call.is_change()).count() == 2).await;
+        cloud.sim.halt_at(None);
         assert_eq!(world.join_all().await, [true, true]);
         assert_eq!(cloud.rules().len(), usize::from(when == When::After));
     }
@@ -158,16 +158,16 @@ async fn what_a_halt_held_back_is_never_answered() {
 #[tokio::test]
 async fn every_call_is_written_down_with_what_became_of_it() {
     let cloud = Cloud::new().await;
-    cloud.arm.forget_calls();
+    cloud.sim.forget_calls();
     let reply = cloud.put(&cloud.rule_id("a"), &rule(100)).await;
     cloud.follow(reply.header("azure-asyncoperation").unwrap()).await.good();
     cloud.get(&cloud.lab.nsg_id("other")).await;
-    cloud.arm.outage(true);
+    cloud.sim.outage(true);
     cloud.send(Method::DELETE, &cloud.rule_id("a"), None, None).await.unwrap_err();
-    cloud.arm.outage(false);
+    cloud.sim.outage(false);
     cloud.login("tenant", &[]).await;
 
-    let calls = cloud.arm.calls();
+    let calls = cloud.sim.calls();
     let kinds: Vec<_> = calls
         .iter()
         .map(|call: &Call| {
@@ -185,19 +185,19 @@ async fn every_call_is_written_down_with_what_became_of_it() {
     assert_eq!(calls[0].path, cloud.rule_id("a"));
     let written =
         ["securityRules/write", "read"].map(|end| format!("Microsoft.Network/networkSecurityGroups/{end}"));
-    assert_eq!(cloud.arm.actions(), [written[1].clone(), written[0].clone()]);
-    cloud.arm.forget_calls();
-    assert!(cloud.arm.calls().is_empty() && cloud.arm.actions().is_empty());
+    assert_eq!(cloud.sim.actions(), [written[1].clone(), written[0].clone()]);
+    cloud.sim.forget_calls();
+    assert!(cloud.sim.calls().is_empty() && cloud.sim.actions().is_empty());
 }
 
 #[tokio::test]
 async fn a_change_at_the_portal_is_in_force_at_once_and_no_call() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
-    cloud.arm.forget_calls();
+    cloud.sim.forget_calls();
     cloud.lab.rule("nsg", "ssh", 100, "Allow", "*", "*", "22");
     assert!(cloud.admits("203.0.113.7", &vm, 22));
-    cloud.arm.edit(&cloud.nsg(), |nsg| nsg["properties"]["securityRules"] = Value::Null);
+    cloud.sim.edit(&cloud.nsg(), |nsg| nsg["properties"]["securityRules"] = Value::Null);
     assert!(!cloud.admits("203.0.113.7", &vm, 22));
-    assert!(cloud.arm.calls().is_empty());
+    assert!(cloud.sim.calls().is_empty());
 }

@@ -35,7 +35,7 @@ async fn with(cloud: &Cloud, firewall: &str, collections: Vec<Value>) -> Value {
 
 impl Cloud {
     fn leads(&self, from: &str, firewall: &str, port: u16) -> Option<String> {
-        let end = self.arm.through_firewall(ip(from), firewall, ip(PUBLIC), "Tcp", port);
+        let end = self.sim.through_firewall(ip(from), firewall, ip(PUBLIC), "Tcp", port);
         end.map(|(address, port)| format!("{address}:{port}"))
     }
 }
@@ -44,16 +44,16 @@ impl Cloud {
 async fn a_translation_changes_the_address_and_the_port() {
     let (cloud, firewall) = cloud().await;
     let rule = translation("ssh", "203.0.113.0/24", "30001-30002", ("10.0.0.4", "22"));
-    let body = with(&cloud, &firewall, vec![collection("ours", 300, vec![rule])]).await;
+    let body = with(&cloud, &firewall, vec![collection("postern", 300, vec![rule])]).await;
     assert_eq!(cloud.put(&firewall, &body).await.status, 200);
-    let ours = Some("10.0.0.4:22".to_owned());
-    assert_eq!(cloud.leads("203.0.113.7", &firewall, 30001), ours);
-    assert_eq!(cloud.leads("203.0.113.7", &firewall.to_uppercase(), 30002), ours);
+    let translated = Some("10.0.0.4:22".to_owned());
+    assert_eq!(cloud.leads("203.0.113.7", &firewall, 30001), translated);
+    assert_eq!(cloud.leads("203.0.113.7", &firewall.to_uppercase(), 30002), translated);
     assert_eq!(cloud.leads("203.0.113.7", &firewall, 30003), None);
     assert_eq!(cloud.leads("203.0.114.7", &firewall, 30001), None);
-    assert_eq!(cloud.leads("203.0.114.7", &firewall, 443), Some("10.9.9.9:443".into()), "theirs");
+    assert_eq!(cloud.leads("203.0.114.7", &firewall, 443), Some("10.9.9.9:443".into()), "customer");
     let elsewhere = |public: &str, protocol: &str| {
-        cloud.arm.through_firewall(ip("203.0.113.7"), &firewall, ip(public), protocol, 30001)
+        cloud.sim.through_firewall(ip("203.0.113.7"), &firewall, ip(public), protocol, 30001)
     };
     assert_eq!(elsewhere("198.51.100.2", "Tcp"), None);
     assert_eq!(elsewhere(PUBLIC, "Udp"), None);
@@ -75,8 +75,8 @@ async fn a_firewall_with_a_policy_has_none_of_ours() {
     let firewall = cloud.lab.policy_firewall("fw", "10.0.1.4", PUBLIC, &subnet);
     assert_eq!(cloud.leads("203.0.113.7", &firewall, 443), None);
     let before = cloud.get(&firewall).await.good();
-    let ours = collection("ours", 300, vec![translation("ssh", "*", "30001", ("10.0.0.4", "22"))]);
-    let reply = cloud.put(&firewall, &with(&cloud, &firewall, vec![ours]).await).await;
+    let added = collection("postern", 300, vec![translation("ssh", "*", "30001", ("10.0.0.4", "22"))]);
+    let reply = cloud.put(&firewall, &with(&cloud, &firewall, vec![added]).await).await;
     assert_eq!(reply.error(), (400, "AzureFirewallPolicyAndRuleCollectionsConflict"));
     assert_eq!(cloud.get(&firewall).await.good(), before);
     assert_eq!(cloud.leads("203.0.113.7", &firewall, 30001), None);
@@ -90,18 +90,18 @@ async fn what_is_no_translation_is_refused_and_changes_nothing() {
     let changed = |field: &str, value: Value| {
         let mut rule = good();
         rule[field] = value;
-        vec![collection("ours", 300, vec![rule])]
+        vec![collection("postern", 300, vec![rule])]
     };
     let collections = "AzureFirewallRuleCollectionConflict";
     let priority = "AzureFirewallInvalidPriority";
     let names = "AzureFirewallRuleNameConflict";
     let incomplete = "AzureFirewallNatRuleIncomplete";
     for (added, code) in [
-        (vec![collection("theirs", 300, vec![good()])], collections),
-        (vec![collection("ours", 200, vec![good()])], collections),
-        (vec![collection("ours", 99, vec![good()])], priority),
-        (vec![collection("ours", 65_001, vec![good()])], priority),
-        (vec![collection("ours", 300, vec![good(), good()])], names),
+        (vec![collection("customer", 300, vec![good()])], collections),
+        (vec![collection("postern", 200, vec![good()])], collections),
+        (vec![collection("postern", 99, vec![good()])], priority),
+        (vec![collection("postern", 65_001, vec![good()])], priority),
+        (vec![collection("postern", 300, vec![good(), good()])], names),
         (changed("name", json!("")), names),
         (changed("destinationAddresses", json!(["198.51.100.99"])), "AzureFirewallNatRuleInvalidDestination"),
         (changed("translatedAddress", Value::Null), incomplete),
@@ -120,9 +120,9 @@ async fn what_is_no_translation_is_refused_and_changes_nothing() {
 async fn a_translation_is_in_force_once_the_slow_write_is_done() {
     const SPAN: Duration = Duration::from_secs(240);
     let (cloud, firewall) = cloud().await;
-    cloud.arm.settle("Microsoft.Network/azureFirewalls", SPAN);
-    let ours = collection("ours", 300, vec![translation("ssh", "*", "30001", ("10.0.0.4", "22"))]);
-    let reply = cloud.put(&firewall, &with(&cloud, &firewall, vec![ours]).await).await;
+    cloud.sim.settle("Microsoft.Network/azureFirewalls", SPAN);
+    let added = collection("postern", 300, vec![translation("ssh", "*", "30001", ("10.0.0.4", "22"))]);
+    let reply = cloud.put(&firewall, &with(&cloud, &firewall, vec![added]).await).await;
     assert_eq!((reply.status, reply.state()), (200, "Updating"));
     assert_eq!(cloud.leads("203.0.113.7", &firewall, 30001), None);
     tokio::time::advance(SPAN).await;
@@ -149,6 +149,6 @@ async fn fields_that_no_model_knows_are_kept_as_they_are_written() {
     read["etag"] = body["etag"].clone();
     assert_eq!(read, body);
     // A part of a firewall is written with the whole of it alone.
-    let part = format!("{firewall}/natRuleCollections/ours");
-    assert_eq!(cloud.put(&part, &collection("ours", 300, vec![])).await.error(), (404, "NotFound"));
+    let part = format!("{firewall}/natRuleCollections/postern");
+    assert_eq!(cloud.put(&part, &collection("postern", 300, vec![])).await.error(), (404, "NotFound"));
 }

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use crate::Arm;
+use crate::AzureSim;
 
 /// A resource group that is being filled.
 #[derive(Debug, Clone)]
 pub struct Lab {
-    arm: Arm,
+    sim: AzureSim,
     subscription: String,
     group: String,
 }
@@ -23,8 +23,8 @@ pub struct Vm {
 
 impl Lab {
     /// A resource group of a subscription.
-    pub fn new(arm: &Arm, subscription: &str, group: &str) -> Self {
-        Self { arm: arm.clone(), subscription: subscription.into(), group: group.into() }
+    pub fn new(sim: &AzureSim, subscription: &str, group: &str) -> Self {
+        Self { sim: sim.clone(), subscription: subscription.into(), group: group.into() }
     }
 
     /// The id of a resource of Microsoft.Network.
@@ -43,7 +43,7 @@ impl Lab {
     /// A virtual network without subnets.
     pub fn vnet(&self, name: &str, prefixes: &[&str]) {
         let body = json!({"location": "westeurope", "properties": {"addressSpace": {"addressPrefixes": prefixes}, "subnets": []}});
-        self.arm.put(&self.id("virtualNetworks", name), body);
+        self.sim.put(&self.id("virtualNetworks", name), body);
     }
 
     /// A subnet; its id.
@@ -63,7 +63,7 @@ impl Lab {
         if let Some(routes) = routes {
             properties["routeTable"] = json!({"id": self.id("routeTables", routes)});
         }
-        self.arm.edit(&vnet, |vnet| {
+        self.sim.edit(&vnet, |vnet| {
             let subnets = vnet["properties"]["subnets"].as_array_mut();
             let subnet = json!({"name": name, "properties": properties});
             match subnets {
@@ -78,7 +78,7 @@ impl Lab {
     pub fn nsg(&self, name: &str) {
         let body =
             json!({"location": "westeurope", "tags": {"team": "web"}, "properties": {"securityRules": []}});
-        self.arm.put(&self.nsg_id(name), body);
+        self.sim.put(&self.nsg_id(name), body);
     }
 
     /// A rule for what comes in.
@@ -94,12 +94,12 @@ impl Lab {
         ports: &str,
     ) {
         let rule = json!({"name": name, "properties": {
-            "description": "theirs", "protocol": "Tcp", "sourcePortRange": "*", "destinationPortRange": ports,
+            "description": "customer", "protocol": "Tcp", "sourcePortRange": "*", "destinationPortRange": ports,
             "sourceAddressPrefix": from, "destinationAddressPrefix": to, "access": access, "priority": priority,
             "direction": "Inbound", "sourcePortRanges": [], "destinationPortRanges": [],
             "sourceAddressPrefixes": [], "destinationAddressPrefixes": []
         }});
-        self.arm.edit(&self.nsg_id(nsg), |nsg| match nsg["properties"]["securityRules"].as_array_mut() {
+        self.sim.edit(&self.nsg_id(nsg), |nsg| match nsg["properties"]["securityRules"].as_array_mut() {
             Some(rules) => rules.push(rule),
             None => nsg["properties"]["securityRules"] = json!([rule]),
         });
@@ -108,7 +108,7 @@ impl Lab {
     /// A public address.
     pub fn public_ip(&self, name: &str, ip: &str) -> String {
         let id = self.id("publicIPAddresses", name);
-        self.arm.put(
+        self.sim.put(
             &id,
             json!({"location": "westeurope", "sku": {"name": "Standard"}, "properties": {"ipAddress": ip}}),
         );
@@ -136,16 +136,16 @@ impl Lab {
         if let Some(nsg) = nsg {
             properties["networkSecurityGroup"] = json!({"id": self.nsg_id(nsg)});
         }
-        self.arm.put(&interface, json!({"location": "westeurope", "properties": properties}));
+        self.sim.put(&interface, json!({"location": "westeurope", "properties": properties}));
         let properties = json!({"hardwareProfile": {"vmSize": "Standard_B1s"}, "networkProfile": {"networkInterfaces": [{"id": interface}]}});
-        self.arm.put(&id, json!({"location": "westeurope", "properties": properties}));
+        self.sim.put(&id, json!({"location": "westeurope", "properties": properties}));
         Vm { id, interface }
     }
 
     /// A route table that sends what leaves for the internet to an appliance.
     pub fn route_table(&self, name: &str, appliance: &str) {
         let route = json!({"name": "default", "properties": {"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": appliance}});
-        self.arm.put(
+        self.sim.put(
             &self.id("routeTables", name),
             json!({"location": "westeurope", "properties": {"routes": [route]}}),
         );
@@ -155,14 +155,14 @@ impl Lab {
     pub fn firewall(&self, name: &str, private: &str, public: &str, subnet: &str) -> String {
         let public = self.public_ip(&format!("{name}-ip"), public);
         let id = self.id("azureFirewalls", name);
-        self.arm.put(&id, json!({
+        self.sim.put(&id, json!({
             "location": "westeurope", "zones": ["1", "2"], "tags": {}, "x-unknown": {"deep": [1, 2.50, null, {"a": "ä"}]},
             "properties": {
                 "sku": {"name": "AZFW_VNet", "tier": "Standard"}, "threatIntelMode": "Alert",
                 "ipConfigurations": [{"name": "front", "properties": {"privateIPAddress": private, "subnet": {"id": subnet}, "publicIPAddress": {"id": public}}}],
                 "networkRuleCollections": [], "applicationRuleCollections": [], "additionalProperties": {"Network.DNS.EnableProxy": "true"},
-                "natRuleCollections": [{"name": "theirs", "properties": {"priority": 200, "action": {"type": "Dnat"}, "unknown": 1e3, "rules": [{
-                    "name": "web", "description": "", "sourceAddresses": ["*"], "destinationAddresses": [self.arm.get(&public).unwrap()["properties"]["ipAddress"]],
+                "natRuleCollections": [{"name": "customer", "properties": {"priority": 200, "action": {"type": "Dnat"}, "unknown": 1e3, "rules": [{
+                    "name": "web", "description": "", "sourceAddresses": ["*"], "destinationAddresses": [self.sim.get(&public).unwrap()["properties"]["ipAddress"]],
                     "destinationPorts": ["443"], "protocols": ["TCP"], "translatedAddress": "10.9.9.9", "translatedPort": "443", "sourceIpGroups": []
                 }]}}]
             }
@@ -174,7 +174,7 @@ impl Lab {
     pub fn policy_firewall(&self, name: &str, private: &str, public: &str, subnet: &str) -> String {
         let id = self.firewall(name, private, public, subnet);
         let policy = self.id("firewallPolicies", "central");
-        self.arm.edit(&id, |firewall| {
+        self.sim.edit(&id, |firewall| {
             firewall["properties"]["firewallPolicy"] = json!({"id": policy});
             firewall["properties"]["natRuleCollections"] = json!([]);
         });
@@ -186,13 +186,13 @@ impl Lab {
         let public = self.public_ip(&format!("{name}-ip"), public);
         let id = self.id("loadBalancers", name);
         let front = format!("{id}/frontendIPConfigurations/front");
-        self.arm.put(&id, json!({"location": "westeurope", "properties": {
+        self.sim.put(&id, json!({"location": "westeurope", "properties": {
             "frontendIPConfigurations": [{"id": front, "name": "front", "properties": {"publicIPAddress": {"id": public}}}],
             "inboundNatRules": [{"name": "ssh", "properties": {
                 "frontendIPConfiguration": {"id": front}, "protocol": "Tcp", "frontendPort": frontend_port, "backendPort": backend_port
             }}]
         }}));
-        self.arm.edit(&vm.interface, |interface| {
+        self.sim.edit(&vm.interface, |interface| {
             interface["properties"]["ipConfigurations"][0]["properties"]["loadBalancerInboundNatRules"] =
                 json!([{"id": format!("{id}/inboundNatRules/ssh")}]);
         });

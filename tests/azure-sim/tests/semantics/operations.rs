@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_arm_double::Fault;
+use postern_azure_sim::Fault;
 use serde_json::json;
 
 use crate::client::{Cloud, Reply, but, group, named, rule};
@@ -19,7 +19,7 @@ fn link<'a>(reply: &'a Reply, header: &str) -> &'a str {
 async fn a_rule_is_in_force_once_its_operation_has_succeeded() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
-    cloud.arm.settle(GROUPS, SPAN);
+    cloud.sim.settle(GROUPS, SPAN);
     let reply = cloud.put(&cloud.rule_id("ssh"), &rule(100)).await;
     assert_eq!((reply.status, reply.state()), (201, "Updating"));
     let operation = link(&reply, "azure-asyncoperation").to_owned();
@@ -44,7 +44,7 @@ async fn a_changed_and_a_removed_rule_hold_until_the_operation_has_succeeded() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
     cloud.lab.rule("nsg", "ssh", 100, "Allow", "*", "*", "22");
-    cloud.arm.settle(GROUPS, SPAN);
+    cloud.sim.settle(GROUPS, SPAN);
     let moved =
         cloud.put(&cloud.rule_id("ssh"), &but(rule(100), json!({"destinationPortRange": "80"}))).await;
     assert_eq!(moved.status, 200);
@@ -68,7 +68,7 @@ async fn a_changed_and_a_removed_rule_hold_until_the_operation_has_succeeded() {
 async fn a_whole_group_is_in_force_once_its_operation_has_succeeded() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("new"));
-    cloud.arm.settle(GROUPS, SPAN);
+    cloud.sim.settle(GROUPS, SPAN);
     let whole = group(vec![named("ssh", rule(100))]);
     // A new one, then one without rules, whether it says so or not.
     for (body, before, after) in [
@@ -90,9 +90,9 @@ async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
     cloud.lab.rule("nsg", "ssh", 100, "Allow", "*", "*", "22");
-    cloud.arm.settle(GROUPS, SPAN);
+    cloud.sim.settle(GROUPS, SPAN);
     let (known, unknown) = (cloud.nsg(), cloud.lab.nsg_id("unknown"));
-    let before = cloud.arm.get(&known);
+    let before = cloud.sim.get(&known);
     let deny = but(rule(100), json!({"access": "Deny"}));
     for (id, body) in [
         (cloud.rule_id("ssh"), Some(deny.clone())),
@@ -101,7 +101,7 @@ async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
         (unknown.clone(), Some(group(vec![]))),
         (cloud.rule_id("ssh"), None),
     ] {
-        cloud.arm.fail("*", &id, 1, Fault::OperationFailed("InternalServerError"));
+        cloud.sim.fail("*", &id, 1, Fault::OperationFailed("InternalServerError"));
         let reply = match &body {
             Some(body) => cloud.put(&id, body).await,
             None => cloud.delete(&id).await,
@@ -117,8 +117,8 @@ async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
         if let Some(place) = reply.header("location") {
             assert_eq!(cloud.follow(place).await.error().1, "InternalServerError");
         }
-        assert_eq!(cloud.arm.get(&known), before, "{id}");
-        assert!(cloud.arm.get(&unknown).is_none());
+        assert_eq!(cloud.sim.get(&known), before, "{id}");
+        assert!(cloud.sim.get(&unknown).is_none());
         assert!(cloud.admits("203.0.113.7", &vm, 22), "{id}");
     }
 }
@@ -127,16 +127,16 @@ async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
 async fn a_machine_whose_removal_fails_keeps_its_interface() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
-    let before = (cloud.arm.get(&vm.id), cloud.arm.get(&vm.interface));
-    cloud.arm.fail("DELETE", "/virtualMachines/", 1, Fault::OperationFailed("Conflict"));
+    let before = (cloud.sim.get(&vm.id), cloud.sim.get(&vm.interface));
+    cloud.sim.fail("DELETE", "/virtualMachines/", 1, Fault::OperationFailed("Conflict"));
     assert_eq!(cloud.delete(&vm.id).await.status, 202);
-    assert_eq!((cloud.arm.get(&vm.id), cloud.arm.get(&vm.interface)), before);
+    assert_eq!((cloud.sim.get(&vm.id), cloud.sim.get(&vm.interface)), before);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_kind_settles_at_its_own_pace() {
     let cloud = Cloud::new().await;
-    cloud.arm.settle("microsoft.network/NETWORKSECURITYGROUPS", SPAN);
+    cloud.sim.settle("microsoft.network/NETWORKSECURITYGROUPS", SPAN);
     let slow = cloud.put(&cloud.rule_id("a"), &rule(100)).await;
     let address = json!({"location": "westeurope", "properties": {"ipAddress": "198.51.100.1"}});
     let quick = cloud.put(&cloud.lab.id("publicIPAddresses", "ip"), &address).await;

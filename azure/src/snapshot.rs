@@ -15,7 +15,7 @@ use crate::settings::Flush;
 
 /// One machine, and all that was read of its way.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Look<'a> {
+pub(crate) struct MachineView<'a> {
     pub(crate) target: &'a TargetId,
     pub(crate) deployment: &'a str,
     pub(crate) machine: &'a Machine,
@@ -24,18 +24,18 @@ pub(crate) struct Look<'a> {
     /// The firewall in front.
     pub(crate) firewall: Option<&'a Firewall>,
     /// What shut ports when this process looked last: nothing is left to say so where somebody wiped all.
-    pub(crate) remembered: &'a Memory,
+    pub(crate) locked_rules: &'a LockedRules,
 }
 
 /// Where rules of ours that shut ports stood: in which group, by which name, at which priority.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Memory(BTreeMap<ArmId, BTreeMap<String, u16>>);
+pub(crate) struct LockedRules(BTreeMap<ArmId, BTreeMap<String, u16>>);
 
-impl Memory {
+impl LockedRules {
     /// Takes in what shuts ports on the way of a machine now.
-    pub(crate) fn learn(&mut self, look: &Look<'_>) {
-        for group in look.on_the_way() {
-            let good = look.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
+    pub(crate) fn learn(&mut self, view: &MachineView<'_>) {
+        for group in view.on_the_way() {
+            let good = view.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
             let good: Vec<_> = good.map(|(rule, ..)| (rule.name.clone(), rule.priority)).collect();
             if !good.is_empty() {
                 self.0.entry(group.id.clone()).or_default().extend(good);
@@ -61,7 +61,7 @@ impl Memory {
 
 /// A rule of ours for the machine in one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct WindowRule {
     pub(crate) name: String,
     pub(crate) allow: Allow,
     pub(crate) windows: BTreeSet<CloudWindow>,
@@ -69,7 +69,7 @@ pub(crate) struct Held {
     pub(crate) is_settled: bool,
 }
 
-impl<'a> Look<'a> {
+impl<'a> MachineView<'a> {
     pub(crate) fn key(&self) -> Key {
         Key::of(self.deployment, self.target)
     }
@@ -80,22 +80,22 @@ impl<'a> Look<'a> {
     }
 
     /// Our rules for the machine in a group, whatever became of them.
-    pub(crate) fn ours(&self, group: &'a Group) -> impl Iterator<Item = (&'a Rule, Name)> {
+    pub(crate) fn managed_rules(&self, group: &'a Group) -> impl Iterator<Item = (&'a Rule, Name)> {
         let key = self.key();
         let named = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?)));
         named.filter(move |(_, name)| name.key() == Some(&key))
     }
 
     /// The rules of a group that open windows as they should.
-    pub(crate) fn held(&self, group: &'a Group) -> Vec<Held> {
+    pub(crate) fn window_rules(&self, group: &'a Group) -> Vec<WindowRule> {
         let shut = self.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(u16::MAX);
         let held = |(rule, name): (&Rule, Name)| {
             let allow = name.allow()?;
             // Behind a rule that shuts ports it opens nothing.
             let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
-            Some(Held { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
+            Some(WindowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
         };
-        self.ours(group).filter_map(held).collect()
+        self.managed_rules(group).filter_map(held).collect()
     }
 
     /// The windows of a rule in a group; none where it is not as its name says it was made.
@@ -118,12 +118,12 @@ impl<'a> Look<'a> {
         // Behind a firewall a group sees the firewall's addresses: whom it lets through is written there.
         let front = self.machine.front.as_ref()?;
         let seen_as: BTreeSet<SourcePrefix> = front.seen_as.iter().copied().collect();
-        let nat = self.nat_rules().find(|(_, name)| name == allow)?;
+        let nat = self.managed_nat_rules().find(|(_, name)| name == allow)?;
         (content.sources == seen_as).then(|| self.windows_of_nat(nat.0, allow)).flatten()
     }
 
     /// Our rules for the machine in the firewall in front.
-    pub(crate) fn nat_rules(&self) -> impl Iterator<Item = (&'a NatRule, Allow)> {
+    pub(crate) fn managed_nat_rules(&self) -> impl Iterator<Item = (&'a NatRule, Allow)> {
         let key = self.key();
         let rules = self.firewall.into_iter().flat_map(|firewall| &firewall.nat);
         rules.filter_map(move |rule| {
@@ -140,32 +140,32 @@ impl<'a> Look<'a> {
         let public = self.machine.front.as_ref().and_then(|front| front.public);
         let at = |public: IpAddr| rule.destinations == [Peer::Net(public.into())];
         let is_one_port = matches!(&rule.ports[..], [range] if range.start() == range.end());
-        let is_ours = self.machine.addresses(Family::V4).contains(&ip)
+        let is_managed = self.machine.addresses(Family::V4).contains(&ip)
             && allow.is_of(&content)
             && rule.collection == names::collection(self.deployment)
             && public.is_none_or(at)
             && is_one_port
             && names::is_description(self.target, allow, not_after, &rule.description);
-        is_ours.then(|| content.windows(self.target, allow.grant, not_after))
+        is_managed.then(|| content.windows(self.target, allow.grant, not_after))
     }
 
     /// The windows that the firewall lets through, by its rules.
-    pub(crate) fn through(&self) -> Vec<Held> {
+    pub(crate) fn nat_window_rules(&self) -> Vec<WindowRule> {
         let held = |(rule, allow): (&NatRule, Allow)| {
             let windows = self.windows_of_nat(rule, &allow)?;
-            Some(Held { name: rule.name.clone(), allow, windows, is_settled: true })
+            Some(WindowRule { name: rule.name.clone(), allow, windows, is_settled: true })
         };
-        self.nat_rules().filter_map(held).collect()
+        self.managed_nat_rules().filter_map(held).collect()
     }
 
     /// The ports that rules of ours shut, wherever they are, or shut when we looked last.
     pub(crate) fn locked(&self) -> BTreeSet<ProtectedPort> {
-        &self.shut() | &self.remembered.ports()
+        &self.shut() | &self.locked_rules.ports()
     }
 
     /// The ports that rules of ours shut, wherever they are.
     pub(crate) fn shut(&self) -> BTreeSet<ProtectedPort> {
-        let groups = self.groups.values().flat_map(|group| self.ours(group));
+        let groups = self.groups.values().flat_map(|group| self.managed_rules(group));
         let denies =
             groups.filter_map(|(_, name)| if let Name::Deny(deny) = name { Some(deny) } else { None });
         denies.flat_map(|deny| deny.protected()).collect()
@@ -189,7 +189,7 @@ impl<'a> Look<'a> {
         });
         denies
             .map(|(rule, deny)| {
-                let what = crate::rules::What::Ports {
+                let what = crate::rules::RuleMatch::Ports {
                     protocol: deny.protocol,
                     sources: None,
                     addresses: self.machine.addresses(deny.family),
@@ -203,7 +203,9 @@ impl<'a> Look<'a> {
 
     /// Whether somebody began to release it.
     pub(crate) fn is_releasing(&self) -> bool {
-        self.groups.values().any(|group| self.ours(group).any(|(_, name)| matches!(name, Name::Release(_))))
+        self.groups
+            .values()
+            .any(|group| self.managed_rules(group).any(|(_, name)| matches!(name, Name::Release(_))))
     }
 
     /// Whether every group on the way shuts what any of them does.
@@ -230,14 +232,14 @@ impl<'a> Look<'a> {
         let mut strays = Vec::new();
         for group in self.groups.values() {
             let is_on_the_way = self.machine.groups.contains(&group.id);
-            let good: BTreeSet<String> = self.held(group).into_iter().map(|held| held.name).collect();
+            let good: BTreeSet<String> = self.window_rules(group).into_iter().map(|held| held.name).collect();
             let denies: BTreeSet<String> = self
                 .denies(group)
                 .into_iter()
                 .filter(|(_, _, is_good)| *is_good)
                 .map(|(rule, ..)| rule.name.clone())
                 .collect();
-            for (rule, name) in self.ours(group) {
+            for (rule, name) in self.managed_rules(group) {
                 let is_good = is_on_the_way && (good.contains(&rule.name) || denies.contains(&rule.name));
                 if !is_good && !matches!(name, Name::Release(_)) {
                     strays.push((group.id.clone(), rule.name.clone()));
@@ -249,20 +251,20 @@ impl<'a> Look<'a> {
 
     /// Rules of ours for the machine in the firewall that are not as they should be.
     pub(crate) fn stray_nat_rules(&self) -> Vec<String> {
-        let good: BTreeSet<String> = self.through().into_iter().map(|held| held.name).collect();
-        let all = self.nat_rules().map(|(rule, _)| rule.name.clone());
+        let good: BTreeSet<String> = self.nat_window_rules().into_iter().map(|held| held.name).collect();
+        let all = self.managed_nat_rules().map(|(rule, _)| rule.name.clone());
         all.filter(|name| !good.contains(name)).collect()
     }
 
     /// Rules of others that let somebody in to these ports all the same, in words.
     pub(crate) fn still_open(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<String> {
-        let is_ours = |rule: &str| {
+        let is_managed = |rule: &str| {
             Name::read(rule).is_some_and(|name| name.key().is_some_and(|key| key.is_of(self.deployment)))
         };
         let by_groups = exposures(self.groups, &self.machine.doors, ports)
             .into_iter()
             .filter(|exposure| {
-                !exposure.by_default && !exposure.rules.iter().any(|(_, rule, _)| is_ours(rule))
+                !exposure.by_default && !exposure.rules.iter().any(|(_, rule, _)| is_managed(rule))
             })
             .map(|exposure| exposure.to_string());
         let by_firewall = self.firewall.into_iter().flat_map(|firewall| {
@@ -283,20 +285,21 @@ impl<'a> Look<'a> {
 
     /// What Azure holds.
     pub(crate) fn observation(&self, flush: Flush) -> Observation {
-        let windows = |held: Vec<Held>| {
+        let windows = |held: Vec<WindowRule>| {
             let settled = held.into_iter().filter(|held| held.is_settled);
             settled.flat_map(|held| held.windows).collect::<BTreeSet<_>>()
         };
         let mut places: Vec<BTreeSet<CloudWindow>> =
-            self.on_the_way().map(|group| windows(self.held(group))).collect();
+            self.on_the_way().map(|group| windows(self.window_rules(group))).collect();
         if self.machine.front.is_some() {
             // What comes straight does not need the firewall.
             let straight =
                 places.iter().flatten().filter(|window| self.machine.front_of(window.source).is_none());
-            let through = windows(self.through());
+            let through = windows(self.nat_window_rules());
             places.push(straight.cloned().chain(through).collect());
         }
-        let begun = self.on_the_way().flat_map(|group| self.held(group)).flat_map(|held| held.windows);
+        let begun =
+            self.on_the_way().flat_map(|group| self.window_rules(group)).flat_map(|held| held.windows);
         let all: BTreeSet<CloudWindow> = places.iter().flatten().cloned().chain(begun).collect();
         let (windows, partial) =
             all.into_iter().partition(|window| places.iter().all(|place| place.contains(window)));
@@ -305,12 +308,12 @@ impl<'a> Look<'a> {
             partial,
             drift: self.drift(flush),
             reach: self.reach(),
-            strays: self.no_windows(),
+            strays: self.stray_rules(),
         }
     }
 
     /// The rules with the name of a window that are not as a window's rule is written. A release takes them away itself.
-    fn no_windows(&self) -> BTreeSet<Stray> {
+    fn stray_rules(&self) -> BTreeSet<Stray> {
         if self.is_releasing() {
             return BTreeSet::new();
         }
@@ -320,7 +323,7 @@ impl<'a> Look<'a> {
             let what = format!("{} of {}", group.rule(&name)?, group.id.name());
             Some(Stray { rule: format!("{name} of {}", group.id.name()), what })
         });
-        let in_firewall = self.nat_rules().map(|(rule, _)| rule);
+        let in_firewall = self.managed_nat_rules().map(|(rule, _)| rule);
         let names = self.stray_nat_rules();
         let in_firewall = in_firewall.filter(|rule| names.contains(&rule.name)).map(|rule| Stray {
             rule: format!("{} of the firewall", rule.name),
@@ -339,7 +342,7 @@ impl<'a> Look<'a> {
         let Some(public) = self.machine.front.as_ref().and_then(|front| front.public) else {
             return BTreeMap::new();
         };
-        let mapped = self.nat_rules().filter_map(|(rule, _)| {
+        let mapped = self.managed_nat_rules().filter_map(|(rule, _)| {
             let (_, port) = rule.translated?;
             let (protocol, at) = (*rule.protocols.first()?, *rule.ports.first()?.start());
             Some((ProtectedPort { protocol, port: port_of(port)? }, SocketAddr::new(public, at)))
@@ -428,7 +431,7 @@ fn sources(peers: &[Peer]) -> Option<BTreeSet<SourcePrefix>> {
     let source = |peer: &Peer| match peer {
         Peer::Any => "0.0.0.0/0".parse().ok(),
         Peer::Net(net) => net.to_string().parse().ok(),
-        Peer::Tag(_) | Peer::Role(_) | Peer::IpGroup(_) => None,
+        Peer::Tag(_) | Peer::ApplicationGroup(_) | Peer::IpGroup(_) => None,
     };
     peers.iter().map(source).collect()
 }

@@ -11,7 +11,7 @@ use crate::rules;
 
 /// The cloud's memory. Resources are kept by their ids in lower case; security rules and subnets inside what they are of.
 #[derive(Debug)]
-pub(crate) struct State {
+pub(crate) struct SimState {
     resources: BTreeMap<String, Value>,
     /// The rules of groups, and the translations of firewalls, as they are in force.
     force: HashMap<String, Value>,
@@ -33,7 +33,7 @@ pub(crate) struct Operation {
     is_done: bool,
 }
 
-impl Default for State {
+impl Default for SimState {
     fn default() -> Self {
         Self {
             resources: BTreeMap::new(),
@@ -48,7 +48,7 @@ impl Default for State {
 }
 
 /// The parts of an id.
-pub(crate) struct Id<'a> {
+pub(crate) struct ResourceId<'a> {
     pub(crate) subscription: &'a str,
     pub(crate) group: &'a str,
     /// The namespace and the type.
@@ -58,7 +58,7 @@ pub(crate) struct Id<'a> {
     pub(crate) child: Option<(&'a str, &'a str)>,
 }
 
-impl<'a> Id<'a> {
+impl<'a> ResourceId<'a> {
     pub(crate) fn read(id: &'a str) -> Option<Self> {
         let parts: Vec<&str> = id.trim_start_matches('/').split('/').collect();
         match parts[..] {
@@ -95,14 +95,14 @@ fn collection(kind: &str) -> Option<&'static str> {
     }
 }
 
-impl State {
+impl SimState {
     /// Places a resource as it is given, in force at once.
     pub(crate) fn place(&mut self, id: &str, mut resource: Value) {
-        let parts = Id::read(id).unwrap_or_else(|| panic!("{id} is no id of a resource"));
+        let parts = ResourceId::read(id).unwrap_or_else(|| panic!("{id} is no id of a resource"));
         assert!(parts.child.is_none(), "{id}: place the parent");
         let key = id.to_ascii_lowercase();
         let known = self.resources.get(&key).and_then(|known| known["id"].as_str()).unwrap_or(id).to_owned();
-        let parts = Id::read(&known).unwrap_or(parts);
+        let parts = ResourceId::read(&known).unwrap_or(parts);
         resource["id"] = json!(known);
         resource["name"] = json!(parts.name);
         resource["type"] = json!(parts.kind);
@@ -188,7 +188,7 @@ impl State {
 
     /// What a read answers.
     pub(crate) fn read(&self, id: &str) -> Option<Value> {
-        let parts = Id::read(id)?;
+        let parts = ResourceId::read(id)?;
         let Some((kind, name)) = parts.child else {
             let mut resource = self.resources.get(&id.to_ascii_lowercase())?.clone();
             if parts.kind.eq_ignore_ascii_case("Microsoft.Network/networkSecurityGroups") {
@@ -225,7 +225,7 @@ impl State {
 
     /// The answer for what is not there.
     pub(crate) fn not_found(&self, id: &str) -> Answer {
-        let Some(parts) = Id::read(id) else {
+        let Some(parts) = ResourceId::read(id) else {
             return Answer::error(404, "InvalidResourceType", "The resource type could not be found.");
         };
         let group = parts.group;
@@ -275,7 +275,7 @@ impl State {
     ) -> Result<(Vec<Value>, bool), Answer> {
         self.check_scope(subscription, group)?;
         let found = self.resources.iter().filter(|(key, _)| {
-            Id::read(key).is_some_and(|id| {
+            ResourceId::read(key).is_some_and(|id| {
                 id.subscription.eq_ignore_ascii_case(subscription)
                     && id.kind.eq_ignore_ascii_case(kind)
                     && group.is_none_or(|group| id.group.eq_ignore_ascii_case(group))
@@ -300,7 +300,7 @@ impl State {
         body: Value,
         failure: Option<&'static str>,
     ) -> Result<(usize, bool), Answer> {
-        let parts = Id::read(id).ok_or_else(|| self.not_found(id))?;
+        let parts = ResourceId::read(id).ok_or_else(|| self.not_found(id))?;
         let target = top(id);
         let before = self.resources.get(&target).cloned();
         let is_new = match parts.child {
@@ -374,7 +374,7 @@ impl State {
         if self.read(id).is_none() {
             return Ok(None);
         }
-        let parts = Id::read(id).ok_or_else(|| self.not_found(id))?;
+        let parts = ResourceId::read(id).ok_or_else(|| self.not_found(id))?;
         let target = top(id);
         let before = self.resources.get(&target).cloned();
         match parts.child {
@@ -418,7 +418,7 @@ impl State {
     }
 
     fn begin(&mut self, target: &str, before: Option<Value>, failure: Option<&'static str>) -> usize {
-        let kind = Id::read(target).map(|id| id.kind.to_ascii_lowercase()).unwrap_or_default();
+        let kind = ResourceId::read(target).map(|id| id.kind.to_ascii_lowercase()).unwrap_or_default();
         let span = self.settle.get(&kind).copied().unwrap_or_default();
         let (target, done_at) = (target.to_owned(), Instant::now() + span);
         if let Some(resource) = self.resources.get_mut(&target) {
@@ -444,6 +444,6 @@ fn enforced(resource: &Value) -> Value {
 
 /// What a write of an id changes: the parent, of a child.
 fn top(id: &str) -> String {
-    let has_child = Id::read(id).is_some_and(|id| id.child.is_some());
+    let has_child = ResourceId::read(id).is_some_and(|id| id.child.is_some());
     if has_child { parent(id).to_ascii_lowercase() } else { id.to_ascii_lowercase() }
 }

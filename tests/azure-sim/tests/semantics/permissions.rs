@@ -7,7 +7,7 @@ use crate::client::{Cloud, SUBSCRIPTION, rule};
 
 impl Cloud {
     fn may(&self, actions: &[&str]) {
-        self.arm.permissions(Some(actions.iter().map(|action| (*action).to_owned()).collect()));
+        self.sim.permissions(Some(actions.iter().map(|action| (*action).to_owned()).collect()));
     }
 }
 
@@ -32,16 +32,16 @@ async fn an_application_takes_the_actions_that_it_may_take() {
         ),
     ];
     for (method, id, action) in &calls {
-        cloud.arm.put(&cloud.nsg(), crate::client::group(vec![crate::client::named("ssh", rule(100))]));
-        let before = cloud.arm.get(&cloud.nsg());
+        cloud.sim.put(&cloud.nsg(), crate::client::group(vec![crate::client::named("ssh", rule(100))]));
+        let before = cloud.sim.get(&cloud.nsg());
         let all_others: Vec<_> = calls.iter().map(|call| call.2).filter(|other| other != action).collect();
         let call = || cloud.send(method.clone(), id, Some(&body), None);
         for denied in [&all_others[..], &[], &["Microsoft.Storage/*"], &["*/nothing"]] {
             cloud.may(denied);
-            cloud.arm.forget_calls();
+            cloud.sim.forget_calls();
             assert_eq!(call().await.unwrap().error(), (403, "AuthorizationFailed"), "{method} {id}");
-            assert!(cloud.arm.actions().is_empty(), "it was not taken");
-            assert_eq!(cloud.arm.get(&cloud.nsg()), before, "{method} {id}");
+            assert!(cloud.sim.actions().is_empty(), "it was not taken");
+            assert_eq!(cloud.sim.get(&cloud.nsg()), before, "{method} {id}");
         }
         let (_, verb) = action.rsplit_once('/').unwrap();
         let last = format!("Microsoft.*/{verb}");
@@ -50,9 +50,9 @@ async fn an_application_takes_the_actions_that_it_may_take() {
             let reply = call().await.unwrap();
             assert!(reply.status < 300, "{allowed:?}: {method} {id}: {reply:?}");
         }
-        assert_eq!(cloud.arm.actions(), [*action]);
+        assert_eq!(cloud.sim.actions(), [*action]);
     }
-    cloud.arm.permissions(None);
+    cloud.sim.permissions(None);
     cloud.put(&rule_id, &body).await.good();
 }
 
@@ -88,12 +88,12 @@ async fn a_firewall_is_written_by_who_may_join_its_subnet_and_its_address() {
     ] {
         cloud.may(actions);
         assert_eq!(cloud.put(&firewall, &before).await.error(), (403, code), "{actions:?}");
-        assert_eq!(cloud.arm.get(&firewall).as_ref(), Some(&before));
+        assert_eq!(cloud.sim.get(&firewall).as_ref(), Some(&before));
     }
     cloud.may(&[write, join_address, join_subnet]);
-    cloud.arm.forget_calls();
+    cloud.sim.forget_calls();
     cloud.put(&firewall, &before).await.good();
-    assert_eq!(cloud.arm.actions(), [write, join_address, join_subnet]);
+    assert_eq!(cloud.sim.actions(), [write, join_address, join_subnet]);
 }
 
 #[tokio::test]
@@ -101,7 +101,7 @@ async fn a_caller_reads_what_is_theirs_and_changes_nothing() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, None);
     let permissions = json!({"value": [{"actions": ["*/read"], "notActions": ["Microsoft.Storage/*"]}]});
-    cloud.arm.caller("alice", permissions.clone(), &[&vm.id]);
+    cloud.sim.caller("alice", permissions.clone(), &[&vm.id]);
     for id in [vm.id.clone(), vm.id.to_uppercase()] {
         assert_eq!(cloud.get_as("alice", &id).await.good()["id"], json!(vm.id));
     }
@@ -112,13 +112,13 @@ async fn a_caller_reads_what_is_theirs_and_changes_nothing() {
         let reply = cloud.send_as(Some("alice"), method, &vm.id, Some(&json!({})), None).await.unwrap();
         assert_eq!(reply.error(), (403, "AuthorizationFailed"));
     }
-    assert!(cloud.arm.get(&vm.id).is_some());
+    assert!(cloud.sim.get(&vm.id).is_some());
 
     let of = |id: &str| format!("{id}/providers/Microsoft.Authorization/permissions");
     assert_eq!(cloud.get_as("alice", &of(&vm.id)).await.good(), permissions);
     assert_eq!(cloud.get(&of(&vm.id)).await.good()["value"][0]["actions"], json!(["*"]));
     assert_eq!(cloud.get_as("bob", &of(&vm.id)).await.error(), (401, "InvalidAuthenticationToken"));
     // Whoever takes an application's tokens back leaves the callers theirs.
-    cloud.arm.forget_tokens();
+    cloud.sim.forget_tokens();
     assert_eq!(cloud.get_as("alice", &vm.id).await.status, 200);
 }

@@ -8,11 +8,11 @@ use postern_provider::{Assessment, Health, Sighting};
 
 use crate::error::CallError;
 use crate::id::ArmId;
-use crate::look::{Look, Memory};
 use crate::names::{self, Key, Name};
 use crate::network::{Network, Peer, exposures};
-use crate::provider::{Azure, Scene};
+use crate::provider::{Azure, MachineSnapshot};
 use crate::settings::Settings;
+use crate::snapshot::{LockedRules, MachineView};
 
 /// The target of a virtual machine.
 fn target(vm: &ArmId) -> Option<TargetId> {
@@ -20,7 +20,7 @@ fn target(vm: &ArmId) -> Option<TargetId> {
 }
 
 /// What a subscription holds of ours.
-pub(crate) struct Seen {
+pub(crate) struct SubscriptionSweep {
     /// What is for its own machines.
     pub(crate) sightings: Vec<Sighting>,
     /// For which machines of other subscriptions something is: in the firewall of a hub.
@@ -31,8 +31,8 @@ pub(crate) struct Seen {
 ///
 /// # Errors
 /// The subscription could not be read.
-pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Seen, CallError> {
-    let before = azure.groups.moments();
+pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CallError> {
+    let before = azure.groups.epochs();
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.learn(&network.groups, &before);
     let deployment = &azure.settings.deployment;
@@ -47,8 +47,8 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Seen, Cal
     // Somebody may have wiped all that was there: then only we know that something was.
     let is_here =
         |target: &TargetId| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription);
-    let remembered = azure.remembered_targets().into_iter().filter(is_here);
-    for target in remembered {
+    let locked_rules = azure.locked_targets().into_iter().filter(is_here);
+    for target in locked_rules {
         let key = Key::of(deployment, &target);
         seen.entry(key).or_default().named = Some(target);
     }
@@ -56,11 +56,12 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Seen, Cal
     for (key, traces) in seen {
         match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
-                let scene = Scene::among(&network, vm, &traces.groups);
-                azure.doubt(target, &scene);
-                let remembered = azure.remembered(target);
-                let observation =
-                    scene.look(target, deployment, &remembered).observation(azure.settings.flush_connection);
+                let snapshot = MachineSnapshot::among(&network, vm, &traces.groups);
+                azure.compare(target, &snapshot);
+                let locked_rules = azure.locked_rules(target);
+                let observation = snapshot
+                    .view(target, deployment, &locked_rules)
+                    .observation(azure.settings.flush_connection);
                 sightings.push(Sighting { target: target.clone(), held: Some(observation) });
             }
             (None, Some(target)) if is_here(&target) => sightings.push(Sighting { target, held: None }),
@@ -70,7 +71,7 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Seen, Cal
             ),
         }
     }
-    Ok(Seen { sightings, of_others })
+    Ok(SubscriptionSweep { sightings, of_others })
 }
 
 /// Where rules of ours for one target are.
@@ -117,24 +118,24 @@ pub(crate) async fn assess(
 ) -> Result<Vec<Assessment>, CallError> {
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
-    let nothing = Memory::default();
+    let nothing = LockedRules::default();
     let traces = traces(&network, &azure.settings);
     let nowhere = BTreeSet::new();
     let judge = |vm: ArmId| {
         let target = target(&vm)?;
-        let ours = traces.get(&Key::of(&azure.settings.deployment, &target));
-        let scene = Scene::among(&network, &vm, ours.map_or(&nowhere, |ours| &ours.groups));
-        let look = scene.look(&target, &azure.settings.deployment, &nothing);
-        let locked = look.is_locked();
-        let health = judge(&look, management, locked);
-        let windows = look.observation(azure.settings.flush_connection).windows;
+        let trace = traces.get(&Key::of(&azure.settings.deployment, &target));
+        let snapshot = MachineSnapshot::among(&network, &vm, trace.map_or(&nowhere, |trace| &trace.groups));
+        let view = snapshot.view(&target, &azure.settings.deployment, &nothing);
+        let locked = view.is_locked();
+        let health = judge(&view, management, locked);
+        let windows = view.observation(azure.settings.flush_connection).windows;
         Some(Assessment { name: vm.name().to_owned(), target: target.clone(), locked, windows, health })
     };
     Ok(machines.iter().filter_map(|machine| ArmId::new(&machine.id)).filter_map(judge).collect())
 }
 
-fn judge(look: &Look<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) -> Health {
-    let machine = look.machine;
+fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) -> Health {
+    let machine = view.machine;
     if let Some(front) = &machine.front
         && let Some(policy) = &front.policy
     {
@@ -151,12 +152,14 @@ fn judge(look: &Look<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) ->
         let reason = "it has no network security group, neither on an interface nor on a subnet";
         return Health::NotApplicable { reason: reason.into() };
     }
-    let ours = |rule: &str| Name::read(rule).is_some_and(|name| matches!(name, Name::Allow(_)));
-    let by_groups = exposures(look.groups, &machine.doors, management)
+    let is_window_rule = |rule: &str| Name::read(rule).is_some_and(|name| matches!(name, Name::Allow(_)));
+    let by_groups = exposures(view.groups, &machine.doors, management)
         .into_iter()
-        .filter(|exposure| !exposure.by_default && !exposure.rules.iter().any(|(_, rule, _)| ours(rule)))
+        .filter(|exposure| {
+            !exposure.by_default && !exposure.rules.iter().any(|(_, rule, _)| is_window_rule(rule))
+        })
         .map(|exposure| format!("{} exposed: {exposure}", exposure.port));
-    let reasons: Vec<String> = by_groups.chain(through_firewall(look, management)).collect();
+    let reasons: Vec<String> = by_groups.chain(through_firewall(view, management)).collect();
     match (reasons.is_empty(), locked) {
         (false, _) => Health::Unhealthy { reasons },
         (true, true) => Health::Healthy { reason: "it is under lockdown".into() },
@@ -165,18 +168,18 @@ fn judge(look: &Look<'_>, management: &BTreeSet<ProtectedPort>, locked: bool) ->
 }
 
 /// Rules of the firewall in front that lead to a management port which no group shuts to the firewall.
-fn through_firewall(look: &Look<'_>, management: &BTreeSet<ProtectedPort>) -> Vec<String> {
-    let Some(front) = &look.machine.front else { return Vec::new() };
+fn through_firewall(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>) -> Vec<String> {
+    let Some(front) = &view.machine.front else { return Vec::new() };
     let seen_as: Vec<Peer> = front.seen_as.iter().map(|source| Peer::from(*source)).collect();
-    let rules = look.firewall.into_iter().flat_map(|firewall| &firewall.nat);
+    let rules = view.firewall.into_iter().flat_map(|firewall| &firewall.nat);
     let mut found = Vec::new();
     for rule in rules.filter(|rule| Name::read(&rule.name).is_none()) {
         let Some((ip, port)) = rule.translated else { continue };
         let exposed =
             management.iter().filter(|it| it.port.get() == port && rule.protocols.contains(&it.protocol));
         for port in exposed {
-            for door in look.machine.doors.iter().filter(|door| door.ip == ip) {
-                let passes = door.groups.iter().filter_map(|id| look.groups.get(id)).all(|group| {
+            for door in view.machine.doors.iter().filter(|door| door.ip == ip) {
+                let passes = door.groups.iter().filter_map(|id| view.groups.get(id)).all(|group| {
                     let admitted = group.admissions(door, *port);
                     admitted.iter().any(|it| seen_as.iter().any(|seen| it.source.meets(seen)))
                 });

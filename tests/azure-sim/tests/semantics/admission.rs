@@ -1,6 +1,6 @@
 //! Which connections get in.
 
-use postern_arm_double::Vm;
+use postern_azure_sim::Vm;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -20,7 +20,7 @@ async fn behind(rules: Vec<Value>) -> (Cloud, Vm) {
 
 impl Cloud {
     fn decides(&self, from: &str, vm: &Vm, port: u16) -> (bool, String) {
-        let verdict = self.arm.admits(ip(from), &vm.interface, "Tcp", port);
+        let verdict = self.sim.admits(ip(from), &vm.interface, "Tcp", port);
         (verdict.admitted, verdict.by)
     }
 }
@@ -161,7 +161,7 @@ async fn a_rule_for_a_role_is_for_its_members() {
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
     cloud.put(&cloud.rule_id("role"), &to_role).await.good();
     assert!(!cloud.admits(OUTSIDE, &vm, 22));
-    cloud.arm.edit(&vm.interface, |interface| {
+    cloud.sim.edit(&vm.interface, |interface| {
         interface["properties"]["ipConfigurations"][0]["properties"]["applicationSecurityGroups"] =
             json!([{"id": role.to_lowercase()}]);
     });

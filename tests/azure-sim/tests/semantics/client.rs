@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use postern_arm_double::{Arm, Lab, Vm};
+use postern_azure_sim::{AzureSim, Lab, Vm};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
 
 /// A served cloud with a resource group `Web`, and an application that may do all.
 pub(crate) struct Cloud {
-    pub(crate) arm: Arm,
+    pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     http: Client,
     at: String,
@@ -57,7 +57,7 @@ impl Cloud {
     /// With one network, and one group `nsg` that nothing uses.
     pub(crate) async fn new() -> Self {
         let mut cloud = Self::without_login().await;
-        cloud.arm.client("tenant", "app", "secret");
+        cloud.sim.client("tenant", "app", "secret");
         let form = [
             ("grant_type", "client_credentials"),
             ("client_id", "app"),
@@ -72,18 +72,18 @@ impl Cloud {
     }
 
     pub(crate) async fn without_login() -> Self {
-        let arm = Arm::new();
+        let sim = AzureSim::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = format!("http://{}", listener.local_addr().unwrap());
         let mut serving = JoinSet::new();
-        let served = arm.clone();
+        let served = sim.clone();
         serving.spawn(async move {
             served.serve(listener).await.unwrap();
         });
         // A kept connection has timers, which would move a clock that stands still.
         let http = Client::builder().no_proxy().pool_max_idle_per_host(0).tls_built_in_root_certs(false);
-        let lab = Lab::new(&arm, SUBSCRIPTION, "Web");
-        Self { arm, lab, http: http.build().unwrap(), at, token: String::new(), _serving: serving }
+        let lab = Lab::new(&sim, SUBSCRIPTION, "Web");
+        Self { sim, lab, http: http.build().unwrap(), at, token: String::new(), _serving: serving }
     }
 
     pub(crate) fn origin(&self) -> &str {
@@ -176,7 +176,7 @@ impl Cloud {
 
     /// Whether a TCP connection gets in.
     pub(crate) fn admits(&self, from: &str, vm: &Vm, port: u16) -> bool {
-        self.arm.admits(ip(from), &vm.interface, "Tcp", port).admitted
+        self.sim.admits(ip(from), &vm.interface, "Tcp", port).admitted
     }
 }
 

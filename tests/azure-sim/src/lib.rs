@@ -33,23 +33,23 @@ pub use oracle::Verdict;
 
 use faults::Faults;
 use login::Logins;
-use state::State;
+use state::SimState;
 
 /// A running cloud. A clone is the same cloud.
 #[derive(Debug, Clone, Default)]
-pub struct Arm {
+pub struct AzureSim {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    state: Mutex<State>,
+    state: Mutex<SimState>,
     faults: Mutex<Faults>,
     logins: Mutex<Logins>,
     go_on: Notify,
 }
 
-impl Arm {
+impl AzureSim {
     /// An empty cloud, in which nobody is known.
     pub fn new() -> Self {
         Self::default()
@@ -200,7 +200,7 @@ impl Arm {
     }
 
     /// The memory, with every operation ended that is due.
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, SimState> {
         let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.advance();
         state

@@ -56,7 +56,7 @@ async fn a_rules_etag_is_its_own_and_changes_with_it_and_with_the_whole_group() 
     whole["properties"]["securityRules"][0]["properties"]["priority"] = json!(104);
     cloud.put(&cloud.nsg(), &whole).await.good();
     assert!(seen.insert(cloud.etag(&a).await), "it was changed with its group");
-    cloud.arm.edit(&cloud.nsg(), |nsg| {
+    cloud.sim.edit(&cloud.nsg(), |nsg| {
         nsg["properties"]["securityRules"][0]["properties"]["priority"] = json!(105);
     });
     assert!(seen.insert(cloud.etag(&a).await), "it was changed at the portal");
@@ -89,7 +89,7 @@ async fn what_does_not_exist_matches_no_etag() {
         for id in [cloud.rule_id("a"), cloud.lab.nsg_id("other")] {
             let reply = cloud.put_if(etag, &id, &rule(100)).await;
             assert_eq!(reply.error(), (412, "PreconditionFailed"), "{etag} {id}");
-            assert!(cloud.arm.get(&id).is_none());
+            assert!(cloud.sim.get(&id).is_none());
         }
     }
 }
@@ -100,8 +100,8 @@ async fn a_cloud_that_looks_at_no_etag_takes_every_write() {
     let read = cloud.get(&cloud.nsg()).await.good();
     let stale = etag(&read);
     cloud.put_if(&stale, &cloud.nsg(), &read).await.good();
-    cloud.arm.take_any_etag(true);
+    cloud.sim.take_any_etag(true);
     cloud.put_if(&stale, &cloud.nsg(), &read).await.good();
-    cloud.arm.take_any_etag(false);
+    cloud.sim.take_any_etag(false);
     assert_eq!(cloud.put_if(&stale, &cloud.nsg(), &read).await.error(), (412, "PreconditionFailed"));
 }

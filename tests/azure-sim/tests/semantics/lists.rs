@@ -31,7 +31,7 @@ async fn every_item_of_a_list_comes_on_one_page_alone() {
         for name in ["a", "b", "c", "d", "e"] {
             cloud.lab.nsg(name);
         }
-        cloud.arm.page_size(page_size);
+        cloud.sim.page_size(page_size);
         let first = cloud.get(&groups_in("/resourceGroups/Web")).await;
         let (names, sizes) = all(&cloud, first).await;
         assert_eq!(names, ["a", "b", "c", "d", "e", "nsg"]);
@@ -56,7 +56,7 @@ async fn a_list_holds_one_kind_of_one_scope_and_nothing_else() {
     let cloud = Cloud::new().await;
     let elsewhere = |subscription: &str, group: &str| {
         let id = format!("/subscriptions/{subscription}/resourceGroups/{group}/providers/Microsoft.Network");
-        cloud.arm.put(&format!("{id}/networkSecurityGroups/{group}-nsg"), crate::client::group(vec![]));
+        cloud.sim.put(&format!("{id}/networkSecurityGroups/{group}-nsg"), crate::client::group(vec![]));
     };
     elsewhere(SUBSCRIPTION, "Web2");
     elsewhere("other", "Web");

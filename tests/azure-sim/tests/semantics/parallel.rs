@@ -26,8 +26,8 @@ fn is_busy(reply: &Reply) -> bool {
 #[tokio::test(start_paused = true)]
 async fn a_group_takes_one_write_at_a_time() {
     let cloud = Cloud::new().await;
-    cloud.lab.rule("nsg", "theirs", 200, "Allow", "*", "*", "80");
-    cloud.arm.settle("Microsoft.Network/networkSecurityGroups", SPAN);
+    cloud.lab.rule("nsg", "customer", 200, "Allow", "*", "*", "80");
+    cloud.sim.settle("Microsoft.Network/networkSecurityGroups", SPAN);
     cloud.put(&cloud.rule_id("a"), &rule(100)).await.good();
     let before = cloud.get(&cloud.nsg()).await.good();
     let mut codes = BTreeSet::new();
@@ -35,7 +35,7 @@ async fn a_group_takes_one_write_at_a_time() {
     for reply in [
         cloud.put(&cloud.rule_id("b"), &rule(101)).await,
         cloud.put(&cloud.rule_id("a"), &rule(100)).await,
-        cloud.delete(&cloud.rule_id("theirs")).await,
+        cloud.delete(&cloud.rule_id("customer")).await,
         cloud.put(&cloud.nsg().to_uppercase(), &group(vec![])).await,
         cloud.delete(&cloud.nsg()).await,
     ] {
@@ -52,7 +52,7 @@ async fn a_group_takes_one_write_at_a_time() {
 async fn groups_do_not_disturb_each_other() {
     let cloud = Cloud::new().await;
     cloud.lab.nsg("other");
-    cloud.arm.settle("Microsoft.Network/networkSecurityGroups", SPAN);
+    cloud.sim.settle("Microsoft.Network/networkSecurityGroups", SPAN);
     cloud.put(&cloud.rule_id("a"), &rule(100)).await.good();
     let other = format!("{}/securityRules/a", cloud.lab.nsg_id("other"));
     assert_eq!(cloud.put(&other, &rule(100)).await.status, 201);
@@ -65,7 +65,7 @@ async fn a_firewall_takes_one_write_at_a_time() {
     let cloud = Cloud::new().await;
     let subnet = cloud.lab.subnet("net", "AzureFirewallSubnet", "10.0.1.0/26", None, None);
     let ids = ["fw-1", "fw-2"].map(|name| cloud.lab.firewall(name, "10.0.1.4", "198.51.100.1", &subnet));
-    cloud.arm.settle("Microsoft.Network/azureFirewalls", SPAN);
+    cloud.sim.settle("Microsoft.Network/azureFirewalls", SPAN);
     let body: Vec<Value> = vec![cloud.get(&ids[0]).await.good(), cloud.get(&ids[1]).await.good()];
     cloud.put(&ids[0], &body[0]).await.good();
     let before = cloud.get(&ids[0]).await.good();
@@ -79,7 +79,7 @@ async fn a_firewall_takes_one_write_at_a_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_many_writes_at_once_one_is_taken() {
     let cloud = Arc::new(Cloud::new().await);
-    cloud.arm.settle("Microsoft.Network/networkSecurityGroups", SPAN);
+    cloud.sim.settle("Microsoft.Network/networkSecurityGroups", SPAN);
     let mut writes = JoinSet::new();
     for at in 0..30_u16 {
         let cloud = Arc::clone(&cloud);
@@ -89,7 +89,7 @@ async fn of_many_writes_at_once_one_is_taken() {
     let (taken, refused): (Vec<_>, Vec<_>) = replies.iter().partition(|reply| reply.status == 201);
     assert_eq!(taken.len(), 1);
     assert!(refused.iter().all(|reply| is_busy(reply)));
-    assert_eq!(cloud.arm.rules(&cloud.nsg()), [taken[0].body["name"].as_str().unwrap()]);
+    assert_eq!(cloud.sim.rules(&cloud.nsg()), [taken[0].body["name"].as_str().unwrap()]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,5 +104,5 @@ async fn writes_that_settle_at_once_lose_none() {
     }
     writes.join_all().await;
     let expected: Vec<_> = (0..30).map(|at| format!("rule-{at}")).collect();
-    assert_eq!(cloud.arm.rules(&cloud.nsg()), expected);
+    assert_eq!(cloud.sim.rules(&cloud.nsg()), expected);
 }

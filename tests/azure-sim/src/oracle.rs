@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use crate::rules::{net, port_ranges, ports, prefixes, roles};
-use crate::state::{State, parent};
+use crate::rules::{application_groups, net, port_ranges, ports, prefixes};
+use crate::state::{SimState, parent};
 
 /// Whether a connection gets in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,14 +18,14 @@ pub struct Verdict {
 }
 
 /// The groups on the way to an interface: the subnet's, then its own.
-pub(crate) fn groups_of(state: &State, interface: &Value) -> Vec<String> {
+pub(crate) fn groups_of(state: &SimState, interface: &Value) -> Vec<String> {
     let end = &interface["properties"]["ipConfigurations"][0]["properties"];
     let subnet = end["subnet"]["id"].as_str().and_then(|id| state.read(id));
     let of = |value: &Value| value["properties"]["networkSecurityGroup"]["id"].as_str().map(str::to_owned);
     [subnet.and_then(|subnet| of(&subnet)), of(interface)].into_iter().flatten().collect()
 }
 
-pub(crate) fn admits(state: &State, from: IpAddr, interface: &str, protocol: &str, port: u16) -> Verdict {
+pub(crate) fn admits(state: &SimState, from: IpAddr, interface: &str, protocol: &str, port: u16) -> Verdict {
     let interface = state.read(interface).unwrap_or_else(|| panic!("{interface} does not exist"));
     let ends = interface["properties"]["ipConfigurations"].as_array().cloned().unwrap_or_default();
     let end = ends.iter().find(|end| {
@@ -66,7 +66,7 @@ pub(crate) fn admits(state: &State, from: IpAddr, interface: &str, protocol: &st
                 && (word("protocol") == "*" || word("protocol") == protocol.to_ascii_lowercase())
                 && prefixes(rule, "source").iter().any(|prefix| is_of(prefix, from))
                 && (prefixes(rule, "destination").iter().any(|prefix| is_of(prefix, to))
-                    || roles(rule, "destination").iter().any(|role| member_of.contains(role)))
+                    || application_groups(rule, "destination").iter().any(|role| member_of.contains(role)))
                 && port_ranges(rule, "destination")
                     .iter()
                     .filter_map(|range| ports(range))
@@ -83,7 +83,7 @@ pub(crate) fn admits(state: &State, from: IpAddr, interface: &str, protocol: &st
 }
 
 pub(crate) fn through_firewall(
-    state: &State,
+    state: &SimState,
     from: IpAddr,
     firewall: &str,
     public: IpAddr,

@@ -24,7 +24,7 @@ async fn a_group_in_use_stays() {
         cloud.put(&cloud.rule_id("ssh"), &rule(100)).await.good();
         let refused = cloud.delete(&cloud.nsg()).await;
         assert_eq!(refused.error(), (400, "InUseNetworkSecurityGroupCannotBeDeleted"));
-        assert_eq!(cloud.arm.rules(&cloud.nsg()), ["ssh"]);
+        assert_eq!(cloud.sim.rules(&cloud.nsg()), ["ssh"]);
         assert!(cloud.admits("203.0.113.7", &vm, 22));
 
         let net = cloud.lab.id("virtualNetworks", "net");
@@ -46,13 +46,13 @@ async fn a_machine_leaves_its_interface_and_its_rules_behind() {
         if by_call {
             assert_eq!(cloud.delete(&vm.id).await.status, 202);
         } else {
-            cloud.arm.remove(&vm.id);
+            cloud.sim.remove(&vm.id);
         }
         assert_eq!(cloud.get(&vm.id).await.error(), (404, "ResourceNotFound"));
         let left = cloud.get(&vm.interface).await.good();
         assert_eq!(left["properties"]["virtualMachine"], Value::Null);
         assert_eq!(left["properties"]["networkSecurityGroup"]["id"], json!(cloud.nsg()));
-        assert_eq!(cloud.arm.rules(&cloud.nsg()), ["ssh"]);
+        assert_eq!(cloud.sim.rules(&cloud.nsg()), ["ssh"]);
         assert!(cloud.admits("203.0.113.7", &vm, 22));
     }
 }
@@ -64,6 +64,6 @@ async fn one_rule_goes_alone() {
         cloud.put(&cloud.rule_id(name), &rule(priority)).await.good();
     }
     cloud.delete(&cloud.rule_id("b")).await.good();
-    assert_eq!(cloud.arm.rules(&cloud.nsg()), ["c", "a"]);
+    assert_eq!(cloud.sim.rules(&cloud.nsg()), ["c", "a"]);
     assert_eq!(cloud.get(&cloud.rule_id("b")).await.error(), (404, "NotFound"));
 }

@@ -8,64 +8,64 @@ use postern_provider::CloudError;
 
 use crate::error::WriteError;
 use crate::firewall::{ChangeError, Edit, NewNatRule};
-use crate::groups::Turn;
+use crate::groups::WriteGuard;
 use crate::id::ArmId;
-use crate::look::{Held, Look};
-use crate::machine::Front;
+use crate::machine::FrontFirewall;
 use crate::names::{self, Allow, Content, Family};
 use crate::network::{Group, Peer, Rule};
 use crate::plan;
 use crate::provider::Azure;
 use crate::reader::Reader;
-use crate::rules::{NewRule, What};
+use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Flush;
+use crate::snapshot::{MachineView, WindowRule};
 
 /// So often a group is tried in which somebody else was faster.
-const TRIES: usize = 10;
+const MAX_RETRIES: usize = 10;
 
 impl Azure {
     /// Opens windows at every place: first at the firewall, which knows who comes through, and then at the groups.
     pub(crate) async fn open_windows(
         &self,
-        look: &Look<'_>,
+        view: &MachineView<'_>,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        let target = look.target;
-        if look.machine.groups.is_empty()
-            || !look.machine.groups.iter().all(|id| look.groups.contains_key(id))
+        let target = view.target;
+        if view.machine.groups.is_empty()
+            || !view.machine.groups.iter().all(|id| view.groups.contains_key(id))
         {
-            return Err(not_locked(look));
+            return Err(not_locked(view));
         }
         for family in windows.iter().map(|window| Family::of(window.source)).collect::<BTreeSet<_>>() {
-            if look.machine.addresses(family).is_empty() {
+            if view.machine.addresses(family).is_empty() {
                 let version = if family == Family::V6 { "IPv6" } else { "IPv4" };
                 return Err(CloudError::refused(format!(
                     "{target} has no {version} address for a source of {version}"
                 )));
             }
         }
-        let (through, straight) = split(look, windows);
-        if let Some(front) = look.machine.front.as_ref().filter(|_| !through.is_empty()) {
-            self.open_in_firewall(look, front, &through).await?;
+        let (through, straight) = split(view, windows);
+        if let Some(front) = view.machine.front.as_ref().filter(|_| !through.is_empty()) {
+            self.open_in_firewall(view, front, &through).await?;
         }
         let opened =
-            join_all(look.machine.groups.iter().map(|id| self.open_in(id, look, &straight, &through))).await;
+            join_all(view.machine.groups.iter().map(|id| self.open_in(id, view, &straight, &through))).await;
         opened.into_iter().collect()
     }
 
     async fn open_in(
         &self,
         id: &ArmId,
-        look: &Look<'_>,
+        view: &MachineView<'_>,
         straight: &BTreeSet<CloudWindow>,
         through: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        let desk = self.groups.desk(id);
-        let mut turn = desk.turn(&self.arm, id).await;
+        let state = self.groups.state(id);
+        let mut guard = state.lock(&self.arm, id).await;
         let mut tries = 0;
         loop {
-            match self.try_open_in(&mut turn, look, straight, through, tries).await {
-                Err(error) if error.is_overtaken() && tries < TRIES => turn.forget(),
+            match self.try_open_in(&mut guard, view, straight, through, tries).await {
+                Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
                 done => return Ok(done?),
             }
             tries += 1;
@@ -74,17 +74,17 @@ impl Azure {
 
     async fn try_open_in(
         &self,
-        turn: &mut Turn<'_>,
-        look: &Look<'_>,
+        guard: &mut WriteGuard<'_>,
+        view: &MachineView<'_>,
         straight: &BTreeSet<CloudWindow>,
         through: &BTreeSet<CloudWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
-        let group = turn.group(self.reader()).await?;
-        let group = group.ok_or_else(|| WriteError::Refused(not_locked(look)))?;
-        if look.denies(&group).is_empty() || look.is_releasing() {
-            return Err(WriteError::Refused(not_locked(look)));
+        let group = guard.group(self.reader()).await?;
+        let group = group.ok_or_else(|| WriteError::Refused(not_locked(view)))?;
+        if view.denies(&group).is_empty() || view.is_releasing() {
+            return Err(WriteError::Refused(not_locked(view)));
         }
         if group.flushes && self.settings.flush_connection == Flush::Refuse {
             return Err(refused(format!(
@@ -93,37 +93,37 @@ impl Azure {
             )));
         }
         // One whose write is under way may still come to nothing: it is written again, which ends when that is in force.
-        let there: BTreeSet<CloudWindow> = settled(look.held(&group));
-        self.write_windows(turn, look, &(straight - &there), &(through - &there), tries).await
+        let there: BTreeSet<CloudWindow> = settled(view.window_rules(&group));
+        self.write_windows(guard, view, &(straight - &there), &(through - &there), tries).await
     }
 
     /// Writes the rules of windows that are not there.
     async fn write_windows(
         &self,
-        turn: &mut Turn<'_>,
-        look: &Look<'_>,
+        guard: &mut WriteGuard<'_>,
+        view: &MachineView<'_>,
         straight: &BTreeSet<CloudWindow>,
         through: &BTreeSet<CloudWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
-        for (windows, front) in [(straight, None), (through, look.machine.front.as_ref())] {
-            for (allow, content, one) in rules_of(look, windows.iter(), front.is_some()) {
-                let group = turn.group(self.reader()).await?;
-                let group = group.ok_or_else(|| WriteError::Refused(not_locked(look)))?;
+        for (windows, front) in [(straight, None), (through, view.machine.front.as_ref())] {
+            for (allow, content, one) in rules_of(view, windows.iter(), front.is_some()) {
+                let group = guard.group(self.reader()).await?;
+                let group = group.ok_or_else(|| WriteError::Refused(not_locked(view)))?;
                 let sources =
                     front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
                 let name = names::Name::Allow(allow).to_string();
                 let kept = group.rule(&name).map(|rule| rule.priority);
-                let free = || plan::window_priority(look, &group, &self.settings.priorities, &name, tries);
+                let free = || plan::window_priority(view, &group, &self.settings.priorities, &name, tries);
                 let rule = self.window_rule(
-                    look,
+                    view,
                     &group,
                     (name.clone(), kept.or_else(free)),
                     &content,
                     sources,
                     &one,
                 )?;
-                turn.put(&rule).await?;
+                guard.put(&rule).await?;
             }
         }
         Ok(())
@@ -132,7 +132,7 @@ impl Azure {
     /// The rule of a window in a group, at a place where it has an effect.
     fn window_rule(
         &self,
-        look: &Look<'_>,
+        view: &MachineView<'_>,
         group: &Group,
         (name, priority): (String, Option<u16>),
         content: &Content,
@@ -147,7 +147,7 @@ impl Azure {
             ))
         })?;
         let family = Family::of(one.source);
-        for door in look.machine.doors.iter().filter(|door| door.ip.is_ipv4() == (family == Family::V4)) {
+        for door in view.machine.doors.iter().filter(|door| door.ip.is_ipv4() == (family == Family::V4)) {
             for source in &sources {
                 let port = postern_core::ProtectedPort { protocol: content.protocol, port: one.port.port };
                 if let Some(rule) = group.obstacle(door, port, &Peer::from(*source), priority) {
@@ -164,33 +164,33 @@ impl Azure {
             name,
             priority,
             allows: true,
-            what: What::Ports {
+            matches: RuleMatch::Ports {
                 protocol: content.protocol,
                 sources: Some(sources),
-                addresses: look.machine.addresses(family),
+                addresses: view.machine.addresses(family),
                 ports: content.ports.clone(),
             },
-            description: names::describe_window(look.target, one.grant, one.not_after),
+            description: names::describe_window(view.target, one.grant, one.not_after),
         })
     }
 
     async fn open_in_firewall(
         &self,
-        look: &Look<'_>,
-        front: &Front,
+        view: &MachineView<'_>,
+        front: &FrontFirewall,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
         // What is in a firewall that is being written may not be in force yet: the change waits for that, and finds it there.
-        let is_settled = look.firewall.is_none_or(|firewall| firewall.is_settled);
-        let through = if is_settled { look.through() } else { Vec::new() };
+        let is_settled = view.firewall.is_none_or(|firewall| firewall.is_settled);
+        let through = if is_settled { view.nat_window_rules() } else { Vec::new() };
         let there = settled(through);
         let Some(public) = front.public.filter(|public| public.is_ipv4()) else {
             return Err(CloudError::refused(format!("the firewall {firewall} has no public address")));
         };
-        let machine = look.machine.addresses(Family::V4).first().copied();
+        let machine = view.machine.addresses(Family::V4).first().copied();
         let mut edit = Edit::default();
-        for (allow, content, one) in rules_of(look, windows.difference(&there), true) {
+        for (allow, content, one) in rules_of(view, windows.difference(&there), true) {
             let (Some(machine), Family::V4) = (machine, Family::of(one.source)) else {
                 return Err(CloudError::refused(format!(
                     "the firewall {firewall} lets no IPv6 through; ask for an IPv4 source"
@@ -198,7 +198,7 @@ impl Azure {
             };
             edit.add.push(NewNatRule {
                 name: names::Name::Allow(allow).to_string(),
-                description: names::describe_window(look.target, one.grant, one.not_after),
+                description: names::describe_window(view.target, one.grant, one.not_after),
                 sources: content.sources,
                 protocol: content.protocol,
                 public,
@@ -212,12 +212,12 @@ impl Azure {
     /// Closes windows at every place: first at the groups, which is done in seconds.
     pub(crate) async fn close_windows(
         &self,
-        look: &Look<'_>,
+        view: &MachineView<'_>,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        let closed = join_all(look.groups.keys().map(|id| self.close_in(id, look, windows))).await;
-        let in_firewall = match &look.machine.front {
-            Some(front) => self.close_in_firewall(look, front, windows).await,
+        let closed = join_all(view.groups.keys().map(|id| self.close_in(id, view, windows))).await;
+        let in_firewall = match &view.machine.front {
+            Some(front) => self.close_in_firewall(view, front, windows).await,
             None => Ok(()),
         };
         closed.into_iter().chain([in_firewall]).collect()
@@ -226,15 +226,15 @@ impl Azure {
     async fn close_in(
         &self,
         id: &ArmId,
-        look: &Look<'_>,
+        view: &MachineView<'_>,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        let desk = self.groups.desk(id);
-        let mut turn = desk.turn(&self.arm, id).await;
+        let state = self.groups.state(id);
+        let mut guard = state.lock(&self.arm, id).await;
         let mut tries = 0;
         loop {
-            match self.try_close_in(&mut turn, look, windows, tries).await {
-                Err(error) if error.is_overtaken() && tries < TRIES => turn.forget(),
+            match self.try_close_in(&mut guard, view, windows, tries).await {
+                Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
                 done => return Ok(done?),
             }
             tries += 1;
@@ -243,14 +243,14 @@ impl Azure {
 
     async fn try_close_in(
         &self,
-        turn: &mut Turn<'_>,
-        look: &Look<'_>,
+        guard: &mut WriteGuard<'_>,
+        view: &MachineView<'_>,
         windows: &BTreeSet<CloudWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         // A group that does not exist holds nothing.
-        let Some(group) = turn.group(self.reader()).await? else { return Ok(()) };
-        let held = look.held(&group);
+        let Some(group) = guard.group(self.reader()).await? else { return Ok(()) };
+        let held = view.window_rules(&group);
         // A rule with the name of such a window that is none goes with it: another principal edited it.
         let is_read = |name: &str| held.iter().any(|held| held.name == name);
         let is_edited = |(rule, name): &(&Rule, names::Name)| {
@@ -258,8 +258,8 @@ impl Azure {
             let grant = allow.filter(|_| !is_read(&rule.name)).map(|allow| allow.grant);
             windows.iter().any(|window| Some(window.grant) == grant)
         };
-        for (rule, _) in look.ours(&group).filter(is_edited) {
-            turn.delete(&rule.name).await?;
+        for (rule, _) in view.managed_rules(&group).filter(is_edited) {
+            guard.delete(&rule.name).await?;
         }
         for held in held {
             let left: BTreeSet<CloudWindow> = &held.windows - windows;
@@ -267,39 +267,39 @@ impl Azure {
                 continue;
             }
             if !left.is_empty() {
-                let (through, straight) = split(look, &left);
+                let (through, straight) = split(view, &left);
                 // What is left of it gets a rule of its own before it goes: no window of those is shut meanwhile.
-                self.write_windows(turn, look, &straight, &through, tries).await?;
+                self.write_windows(guard, view, &straight, &through, tries).await?;
             }
-            turn.delete(&held.name).await?;
+            guard.delete(&held.name).await?;
         }
         Ok(())
     }
 
     async fn close_in_firewall(
         &self,
-        look: &Look<'_>,
-        front: &Front,
+        view: &MachineView<'_>,
+        front: &FrontFirewall,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
         let mut edit = Edit::default();
-        let strays = look.stray_nat_rules();
-        let of_these = look.nat_rules().filter(|(rule, allow)| {
+        let strays = view.stray_nat_rules();
+        let of_these = view.managed_nat_rules().filter(|(rule, allow)| {
             strays.contains(&rule.name) && windows.iter().any(|window| window.grant == allow.grant)
         });
         edit.remove.extend(of_these.map(|(rule, _)| rule.name.clone()));
-        for held in look.through().iter().filter(|held| !held.windows.is_disjoint(windows)) {
+        for held in view.nat_window_rules().iter().filter(|held| !held.windows.is_disjoint(windows)) {
             edit.remove.insert(held.name.clone());
             let left: BTreeSet<CloudWindow> = &held.windows - windows;
-            for (allow, content, one) in rules_of(look, left.iter(), true) {
+            for (allow, content, one) in rules_of(view, left.iter(), true) {
                 let (Some(public), Some(machine)) =
-                    (front.public, look.machine.addresses(Family::V4).first().copied())
+                    (front.public, view.machine.addresses(Family::V4).first().copied())
                 else {
                     continue;
                 };
                 edit.add.push(NewNatRule {
                     name: names::Name::Allow(allow).to_string(),
-                    description: names::describe_window(look.target, one.grant, one.not_after),
+                    description: names::describe_window(view.target, one.grant, one.not_after),
                     sources: content.sources,
                     protocol: content.protocol,
                     public,
@@ -316,9 +316,9 @@ impl Azure {
         if edit == Edit::default() {
             return Ok(());
         }
-        let (desk, collection) = (self.firewall_desk(firewall), self.collection());
+        let (queue, collection) = (self.firewall_queue(firewall), self.collection());
         let settings = &self.settings.firewall;
-        match desk.change(&self.arm, firewall, edit, &collection, settings).await {
+        match queue.change(&self.arm, firewall, edit, &collection, settings).await {
             Ok(()) => Ok(()),
             Err(ChangeError::Call(error)) => Err(error.into()),
             Err(error @ ChangeError::Edit(_)) => {
@@ -333,26 +333,29 @@ impl Azure {
     }
 }
 
-fn not_locked(look: &Look<'_>) -> CloudError {
-    let target = look.target;
+fn not_locked(view: &MachineView<'_>) -> CloudError {
+    let target = view.target;
     CloudError::refused(format!(
         "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
     ))
 }
 
 /// The windows of those rules that are in force.
-fn settled(held: Vec<Held>) -> BTreeSet<CloudWindow> {
+fn settled(held: Vec<WindowRule>) -> BTreeSet<CloudWindow> {
     held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }
 
 /// Those windows that connections come to through the firewall, and those that they come to straight.
-fn split(look: &Look<'_>, windows: &BTreeSet<CloudWindow>) -> (BTreeSet<CloudWindow>, BTreeSet<CloudWindow>) {
-    windows.iter().cloned().partition(|window| look.machine.front_of(window.source).is_some())
+fn split(
+    view: &MachineView<'_>,
+    windows: &BTreeSet<CloudWindow>,
+) -> (BTreeSet<CloudWindow>, BTreeSet<CloudWindow>) {
+    windows.iter().cloned().partition(|window| view.machine.front_of(window.source).is_some())
 }
 
 /// The rules that open windows: their names, what they let in, and one window of each. A firewall's rule is for one port.
 fn rules_of<'a>(
-    look: &Look<'_>,
+    view: &MachineView<'_>,
     windows: impl Iterator<Item = &'a CloudWindow>,
     one_port_each: bool,
 ) -> Vec<(Allow, Content, CloudWindow)> {
@@ -361,11 +364,11 @@ fn rules_of<'a>(
         let port = one_port_each.then_some(window.port);
         grants.entry((window.grant, window.not_after, port)).or_default().insert(window);
     }
-    let key = look.key();
+    let key = view.key();
     let mut rules = Vec::new();
     for ((grant, not_after, _), windows) in grants {
         for content in Content::of(windows.iter().copied()) {
-            let opened = content.windows(look.target, grant, not_after);
+            let opened = content.windows(view.target, grant, not_after);
             if let Some(one) = opened.into_iter().next() {
                 rules.push((Allow::new(&key, grant, not_after, &content), content, one));
             }

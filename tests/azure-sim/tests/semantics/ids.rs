@@ -78,5 +78,5 @@ async fn a_rule_of_no_group_cannot_be_written_and_its_removal_is_done_already() 
         let reply = cloud.delete(&id).await;
         assert_eq!((reply.status, reply.header("location")), (204, None), "{id}");
     }
-    assert!(cloud.arm.get(&cloud.lab.nsg_id("other")).is_none());
+    assert!(cloud.sim.get(&cloud.lab.nsg_id("other")).is_none());
 }

@@ -7,13 +7,13 @@ use crate::client::{Cloud, but, group, named, rule};
 /// Every one of these is refused with the code, and changes nothing.
 async fn are_refused(cases: Vec<(String, Value, &str)>) {
     let cloud = Cloud::new().await;
-    cloud.put(&cloud.rule_id("theirs"), &rule(4000)).await.good();
+    cloud.put(&cloud.rule_id("customer"), &rule(4000)).await.good();
     let before = cloud.get(&cloud.nsg()).await.good();
     for (name, body, code) in cases {
         let reply = cloud.put(&cloud.rule_id(&name), &body).await;
         assert_eq!(reply.error(), (400, code), "{name}: {body}");
         assert_eq!(cloud.get(&cloud.nsg()).await.good(), before, "{name}: {body}");
-        let whole = group(vec![named("theirs", rule(4000)), named(&name, body.clone())]);
+        let whole = group(vec![named("customer", rule(4000)), named(&name, body.clone())]);
         assert_eq!(cloud.put(&cloud.nsg(), &whole).await.error(), (400, code), "in a group: {name}: {body}");
         assert_eq!(cloud.get(&cloud.nsg()).await.good(), before, "in a group: {name}: {body}");
     }
@@ -79,7 +79,7 @@ async fn a_priority_is_one_rules_alone_in_each_direction() {
     assert_eq!(cloud.put(&cloud.rule_id("second"), &outbound).await.status, 201);
     let again = cloud.put(&cloud.rule_id("FIRST"), &but(rule(100), json!({"access": "Deny"}))).await;
     assert_eq!(again.status, 200);
-    assert_eq!(cloud.arm.rules(&cloud.nsg()), ["first", "second"]);
+    assert_eq!(cloud.sim.rules(&cloud.nsg()), ["first", "second"]);
     // A rule cannot be moved to where another is.
     cloud.put(&cloud.rule_id("third"), &rule(101)).await.good();
     assert_eq!(cloud.put(&cloud.rule_id("third"), &rule(100)).await.error(), (400, "SecurityRuleConflict"));
@@ -90,7 +90,7 @@ async fn a_name_is_one_rules_alone_without_case() {
     let cloud = Cloud::new().await;
     let whole = group(vec![named("ssh", rule(100)), named("SSH", rule(101))]);
     assert_eq!(cloud.put(&cloud.nsg(), &whole).await.error(), (400, "DuplicateResourceName"));
-    assert!(cloud.arm.rules(&cloud.nsg()).is_empty());
+    assert!(cloud.sim.rules(&cloud.nsg()).is_empty());
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_group_has_1000_rules_at_most() {
     let outbound = but(rule(100), json!({"direction": "Outbound"}));
     let reply = cloud.put(&cloud.rule_id("another"), &outbound).await;
     assert_eq!(reply.error(), (400, "SecurityRuleLimitExceeded"));
-    assert_eq!(cloud.arm.rules(&cloud.nsg()).len(), 1000);
+    assert_eq!(cloud.sim.rules(&cloud.nsg()).len(), 1000);
     // One of them can still be changed, and one taken away makes room.
     assert_eq!(cloud.put(&cloud.rule_id("rule-0"), &rule(4000)).await.status, 200);
     cloud.delete(&cloud.rule_id("rule-0")).await.good();

@@ -148,7 +148,7 @@ pub(crate) fn port_ranges(rule: &Value, side: &str) -> Vec<String> {
 }
 
 /// The application security groups of a side.
-pub(crate) fn roles(rule: &Value, side: &str) -> Vec<String> {
+pub(crate) fn application_groups(rule: &Value, side: &str) -> Vec<String> {
     let items = rule[format!("{side}ApplicationSecurityGroups")].as_array().into_iter().flatten();
     items.filter_map(|item| item["id"].as_str().map(str::to_ascii_lowercase)).collect()
 }
@@ -160,7 +160,9 @@ pub(crate) fn net(prefix: &str) -> Option<IpNet> {
 fn check_side(rule: &Value, side: &str) -> Result<(), Answer> {
     let one = rule[format!("{side}AddressPrefix")].as_str().is_some_and(|text| !text.is_empty());
     let many = list(rule, &format!("{side}AddressPrefixes"));
-    let given = usize::from(one) + usize::from(!many.is_empty()) + usize::from(!roles(rule, side).is_empty());
+    let given = usize::from(one)
+        + usize::from(!many.is_empty())
+        + usize::from(!application_groups(rule, side).is_empty());
     if given != 1 {
         return Err(bad(
             "SecurityRuleParameterContainsConflictingFields",

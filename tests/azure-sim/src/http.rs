@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use crate::faults::{Call, Plan};
+use crate::faults::{Call, Handling};
 use crate::login::Bearer;
-use crate::state::Id;
-use crate::{Arm, rules};
+use crate::state::ResourceId;
+use crate::{AzureSim, rules};
 
 /// An answer.
 #[derive(Debug, Clone)]
@@ -47,7 +47,7 @@ impl Answer {
 }
 
 /// A request, taken apart.
-struct Asked {
+struct SimRequest {
     method: Method,
     path: String,
     query: HashMap<String, String>,
@@ -55,7 +55,7 @@ struct Asked {
     body: Bytes,
 }
 
-impl Asked {
+impl SimRequest {
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -77,7 +77,7 @@ impl std::fmt::Display for Cut {
 
 impl std::error::Error for Cut {}
 
-impl Arm {
+impl AzureSim {
     /// Serves until it is dropped.
     ///
     /// # Errors
@@ -87,9 +87,9 @@ impl Arm {
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let arm = self.clone();
+            let sim = self.clone();
             connections.spawn(async move {
-                let service = service_fn(move |request| arm.clone().answer(request));
+                let service = service_fn(move |request| sim.clone().answer(request));
                 // A connection that is cut on purpose ends with an error.
                 hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
@@ -106,22 +106,23 @@ impl Arm {
         let query =
             form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
         let path = parts.uri.path().to_owned();
-        let asked = Arc::new(Asked { method: parts.method, path, query, headers: parts.headers, body });
-        let call = Call { method: asked.method.to_string(), path: asked.path.clone(), status: None };
-        let plan = self.faults().plan(&call);
-        let answer = match plan {
-            Plan::Cut | Plan::Hold => None,
-            Plan::Answer(status, code) => {
+        let request =
+            Arc::new(SimRequest { method: parts.method, path, query, headers: parts.headers, body });
+        let call = Call { method: request.method.to_string(), path: request.path.clone(), status: None };
+        let handling = self.faults().handling(&call);
+        let answer = match handling {
+            Handling::Cut | Handling::Hold => None,
+            Handling::Answer(status, code) => {
                 Some(Answer::error(status, code, "a test").with("retry-after", "0".into()))
             }
-            Plan::Wait(span) => {
+            Handling::Wait(span) => {
                 tokio::time::sleep(span).await;
-                Some(self.serve_one(&asked, None))
+                Some(self.serve_one(&request, None))
             }
-            Plan::FailLater(code) => Some(self.serve_one(&asked, Some(code))),
-            Plan::Serve => Some(self.serve_one(&asked, None)),
-            Plan::ServeAndCut | Plan::ServeAndHold => {
-                self.serve_one(&asked, None);
+            Handling::FailLater(code) => Some(self.serve_one(&request, Some(code))),
+            Handling::Serve => Some(self.serve_one(&request, None)),
+            Handling::ServeAndCut | Handling::ServeAndHold => {
+                self.serve_one(&request, None);
                 None
             }
         };
@@ -129,10 +130,14 @@ impl Arm {
         if let Some(answer) = answer {
             return Ok(respond(answer));
         }
-        if plan == Plan::ServeAndHold {
+        if handling == Handling::ServeAndHold {
             self.faults().reached();
         }
-        if plan == Plan::Cut || plan == Plan::ServeAndCut { Err(Cut) } else { self.hold().await }
+        if handling == Handling::Cut || handling == Handling::ServeAndCut {
+            Err(Cut)
+        } else {
+            self.hold().await
+        }
     }
 
     /// Waits until the world goes on, and then answers nothing.
@@ -144,33 +149,33 @@ impl Arm {
         Err(Cut)
     }
 
-    fn serve_one(&self, asked: &Asked, failure: Option<&'static str>) -> Answer {
-        let segments: Vec<&str> = asked.path.trim_matches('/').split('/').collect();
+    fn serve_one(&self, request: &SimRequest, failure: Option<&'static str>) -> Answer {
+        let segments: Vec<&str> = request.path.trim_matches('/').split('/').collect();
         match &segments[..] {
-            [tenant, "oauth2", "v2.0", "token"] if asked.method == Method::POST => {
-                return self.logins().token(asked.host(), tenant, &asked.body);
+            [tenant, "oauth2", "v2.0", "token"] if request.method == Method::POST => {
+                return self.logins().token(request.host(), tenant, &request.body);
             }
-            ["metadata", "identity", "oauth2", "token"] if asked.method == Method::GET => {
+            ["metadata", "identity", "oauth2", "token"] if request.method == Method::GET => {
                 let has_header =
-                    asked.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-                return self.logins().metadata(&asked.query, has_header);
+                    request.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+                return self.logins().metadata(&request.query, has_header);
             }
             _ => {}
         }
-        let bearer = self.logins().bearer(asked.header("authorization"));
-        let served = bearer.and_then(|bearer| self.resource(asked, &bearer, failure));
+        let bearer = self.logins().bearer(request.header("authorization"));
+        let served = bearer.and_then(|bearer| self.resource(request, &bearer, failure));
         served.unwrap_or_else(|error| error)
     }
 
     fn resource(
         &self,
-        asked: &Asked,
+        request: &SimRequest,
         bearer: &Bearer,
         failure: Option<&'static str>,
     ) -> Result<Answer, Answer> {
-        let path = asked.path.trim_end_matches('/');
+        let path = request.path.trim_end_matches('/');
         let lower = path.to_ascii_lowercase();
-        if !asked.query.contains_key("api-version") {
+        if !request.query.contains_key("api-version") {
             return Err(Answer::error(
                 400,
                 "MissingApiVersionParameter",
@@ -188,25 +193,25 @@ impl Arm {
         if let Some(interface) = lower.strip_suffix("/effectivenetworksecuritygroups") {
             return self.effective(bearer, interface);
         }
-        match Id::read(path) {
+        match ResourceId::read(path) {
             Some(id) => {
                 let kind = id.child.map_or(id.kind.clone(), |(child, _)| format!("{}/{child}", id.kind));
-                self.one(asked, bearer, path, &kind, failure)
+                self.one(request, bearer, path, &kind, failure)
             }
-            None => self.list(asked, bearer, path),
+            None => self.list(request, bearer, path),
         }
     }
 
     fn one(
         &self,
-        asked: &Asked,
+        request: &SimRequest,
         bearer: &Bearer,
         id: &str,
         kind: &str,
         failure: Option<&'static str>,
     ) -> Result<Answer, Answer> {
         let kind = usual_kind(kind);
-        let verb = match asked.method {
+        let verb = match request.method {
             Method::GET => "read",
             Method::PUT | Method::PATCH => "write",
             Method::DELETE => "delete",
@@ -214,10 +219,10 @@ impl Arm {
         };
         self.logins().may(bearer, &format!("{kind}/{verb}"), id)?;
         let mut state = self.state();
-        if asked.method == Method::GET {
+        if request.method == Method::GET {
             return state.read(id).map(|found| Answer::json(200, &found)).ok_or_else(|| state.not_found(id));
         }
-        if let Some(expected) = asked.header("if-match").filter(|_| !state.takes_any_etag) {
+        if let Some(expected) = request.header("if-match").filter(|_| !state.takes_any_etag) {
             let etag = state.read(id).and_then(|known| known["etag"].as_str().map(str::to_owned));
             if !etag.is_some_and(|etag| expected == "*" || etag == expected) {
                 return Err(Answer::error(
@@ -245,13 +250,13 @@ impl Arm {
                 .with("retry-after", "0".into())
             });
         }
-        let (number, status) = if asked.method == Method::DELETE {
+        let (number, status) = if request.method == Method::DELETE {
             match state.delete(id, failure)? {
                 Some(number) => (number, 202),
                 None => return Ok(Answer::empty(204)),
             }
         } else {
-            let body: Value = serde_json::from_slice(&asked.body).map_err(|error| {
+            let body: Value = serde_json::from_slice(&request.body).map_err(|error| {
                 Answer::error(
                     400,
                     "InvalidRequestContent",
@@ -267,21 +272,21 @@ impl Arm {
                 logins.may(bearer, "Microsoft.Network/virtualNetworks/subnets/join/action", id)?;
             }
             // A rule that names application security groups joins them.
-            let names_roles = ["source", "destination"]
+            let names_application_groups = ["source", "destination"]
                 .iter()
-                .any(|side| !rules::roles(&body["properties"], side).is_empty());
-            if kind == "Microsoft.Network/networkSecurityGroups/securityRules" && names_roles {
+                .any(|side| !rules::application_groups(&body["properties"], side).is_empty());
+            if kind == "Microsoft.Network/networkSecurityGroups/securityRules" && names_application_groups {
                 let action = "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action";
                 self.logins().may(bearer, action, id)?;
             }
             let (number, is_new) = state.write(id, body, failure)?;
             (number, if is_new { 201 } else { 200 })
         };
-        let subscription = Id::read(id).map(|id| id.subscription.to_owned()).unwrap_or_default();
+        let subscription = ResourceId::read(id).map(|id| id.subscription.to_owned()).unwrap_or_default();
         let place = |what: &str| {
             format!(
                 "http://{}/subscriptions/{subscription}/providers/Microsoft.Network/locations/westeurope/{what}/{number}?api-version=2024-03-01",
-                asked.host()
+                request.host()
             )
         };
         let answer = if status == 202 {
@@ -309,7 +314,7 @@ impl Arm {
         }
     }
 
-    fn list(&self, asked: &Asked, bearer: &Bearer, path: &str) -> Result<Answer, Answer> {
+    fn list(&self, request: &SimRequest, bearer: &Bearer, path: &str) -> Result<Answer, Answer> {
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
         let (subscription, group, kind) = match parts[..] {
             [_, subscription, providers, namespace, kind] if providers.eq_ignore_ascii_case("providers") => {
@@ -328,18 +333,18 @@ impl Arm {
                 ));
             }
         };
-        if asked.method != Method::GET {
+        if request.method != Method::GET {
             return Err(Answer::error(405, "MethodNotAllowed", "The method is not allowed."));
         }
         self.logins().may(bearer, &format!("{}/read", usual_kind(&kind)), path)?;
-        let skip = asked.query.get("$skiptoken").and_then(|skip| skip.parse().ok()).unwrap_or(0);
+        let skip = request.query.get("$skiptoken").and_then(|skip| skip.parse().ok()).unwrap_or(0);
         let state = self.state();
         let (page, has_more) = state.list(subscription, group, &kind, skip)?;
         let mut body = json!({"value": page});
         if has_more {
-            let (version, next) = (&asked.query["api-version"], skip + state.page_size);
+            let (version, next) = (&request.query["api-version"], skip + state.page_size);
             body["nextLink"] =
-                json!(format!("http://{}{path}?api-version={version}&$skiptoken={next}", asked.host()));
+                json!(format!("http://{}{path}?api-version={version}&$skiptoken={next}", request.host()));
         }
         Ok(Answer::json(200, &body))
     }

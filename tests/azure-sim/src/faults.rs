@@ -65,7 +65,7 @@ pub enum When {
 
 /// What is to be done with a call.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
+pub(crate) enum Handling {
     Serve,
     ServeAndCut,
     ServeAndHold,
@@ -109,18 +109,18 @@ impl Faults {
         }
     }
 
-    pub(crate) fn plan(&mut self, call: &Call) -> Plan {
+    pub(crate) fn handling(&mut self, call: &Call) -> Handling {
         if self.down {
-            return Plan::Cut;
+            return Handling::Cut;
         }
         if let Some((point, changes, reached)) = &mut self.halt {
             if *reached {
-                return Plan::Hold;
+                return Handling::Hold;
             }
             *changes += usize::from(call.is_change());
             if call.is_change() && *changes == point.change {
                 *reached = point.when == When::Before;
-                return if *reached { Plan::Hold } else { Plan::ServeAndHold };
+                return if *reached { Handling::Hold } else { Handling::ServeAndHold };
             }
         }
         let path = call.path.to_ascii_lowercase();
@@ -129,12 +129,12 @@ impl Faults {
             .iter()
             .position(|(method, part, _)| (method == "*" || *method == call.method) && path.contains(part));
         match found.map(|at| self.waiting.remove(at).2) {
-            None => Plan::Serve,
-            Some(Fault::Status(status, code)) => Plan::Answer(status, code),
-            Some(Fault::Dropped) => Plan::Cut,
-            Some(Fault::Lost) => Plan::ServeAndCut,
-            Some(Fault::Slow(span)) => Plan::Wait(span),
-            Some(Fault::OperationFailed(code)) => Plan::FailLater(code),
+            None => Handling::Serve,
+            Some(Fault::Status(status, code)) => Handling::Answer(status, code),
+            Some(Fault::Dropped) => Handling::Cut,
+            Some(Fault::Lost) => Handling::ServeAndCut,
+            Some(Fault::Slow(span)) => Handling::Wait(span),
+            Some(Fault::OperationFailed(code)) => Handling::FailLater(code),
         }
     }
 }

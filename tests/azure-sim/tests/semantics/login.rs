@@ -98,7 +98,7 @@ async fn an_assertion_is_signed_with_the_certificates_key_and_meant_for_this_pla
     let cloud = Cloud::new().await;
     let (key, certificate_der) = certificate();
     let (other_key, other_der) = certificate();
-    cloud.arm.client_certificate("tenant", "app", &certificate_der);
+    cloud.sim.client_certificate("tenant", "app", &certificate_der);
     let now = ASN1Time::now().timestamp();
     let claims = json!({
         "aud": format!("{}/tenant/oauth2/v2.0/token", cloud.origin()), "iss": "app", "sub": "app", "jti": "1",
@@ -137,11 +137,11 @@ async fn an_assertion_is_signed_with_the_certificates_key_and_meant_for_this_pla
 #[tokio::test]
 async fn a_federated_token_is_taken_as_it_is() {
     let cloud = Cloud::new().await;
-    cloud.arm.federated("tenant", "app", "their-token");
+    cloud.sim.federated("tenant", "app", "their-token");
     cloud.takes(cloud.assert("their-token").await).await;
     assert_eq!(refusal(&cloud.assert("another-token").await), "invalid_client");
     // The issuer gives out another one after a while.
-    cloud.arm.federated("tenant", "app", "another-token");
+    cloud.sim.federated("tenant", "app", "another-token");
     cloud.takes(cloud.assert("another-token").await).await;
     assert_eq!(refusal(&cloud.assert("their-token").await), "invalid_client");
 }
@@ -160,7 +160,7 @@ async fn a_machine_has_the_identities_that_it_was_given() {
     ] {
         let cloud = Cloud::new().await;
         assert_eq!(refusal(&cloud.metadata(&query, header).await), "invalid_request", "none given");
-        cloud.arm.managed_identity(given);
+        cloud.sim.managed_identity(given);
         let reply = cloud.metadata(&query, header).await;
         if is_taken {
             assert_eq!(reply.body["expires_in"], json!("3600"), "the service writes numbers as text");
@@ -170,8 +170,8 @@ async fn a_machine_has_the_identities_that_it_was_given() {
         }
     }
     let cloud = Cloud::new().await;
-    cloud.arm.managed_identity(None);
-    cloud.arm.managed_identity(Some("app"));
+    cloud.sim.managed_identity(None);
+    cloud.sim.managed_identity(Some("app"));
     for query in [QUERY.to_owned(), of("app")] {
         cloud.takes(cloud.metadata(&query, header).await).await;
     }
@@ -180,7 +180,7 @@ async fn a_machine_has_the_identities_that_it_was_given() {
 #[tokio::test]
 async fn the_metadata_service_wants_its_header_and_its_query() {
     let cloud = Cloud::new().await;
-    cloud.arm.managed_identity(None);
+    cloud.sim.managed_identity(None);
     let good = "api-version=2018-02-01&resource=https://management.azure.com/";
     for (query, header) in [
         (good, None),
@@ -201,10 +201,10 @@ async fn a_token_is_good_until_it_ends_or_is_taken_back() {
         let login = cloud.login("tenant", &[GRANT, APP, SCOPE, SECRET]).await.good();
         (login["access_token"].as_str().unwrap().to_owned(), login["expires_in"].clone())
     };
-    cloud.arm.token_lifetime(Duration::from_secs(120));
+    cloud.sim.token_lifetime(Duration::from_secs(120));
     let (ending, seconds) = token().await;
     assert_eq!(seconds, json!(120));
-    cloud.arm.token_lifetime(Duration::from_secs(3600));
+    cloud.sim.token_lifetime(Duration::from_secs(3600));
     let (later, _) = token().await;
     tokio::time::advance(Duration::from_secs(119)).await;
     assert_eq!(cloud.get_as(&ending, &cloud.nsg()).await.status, 200);
@@ -213,7 +213,7 @@ async fn a_token_is_good_until_it_ends_or_is_taken_back() {
     assert_eq!(ended.error(), (401, "ExpiredAuthenticationToken"));
 
     assert_eq!(cloud.get_as(&later, &cloud.nsg()).await.status, 200);
-    cloud.arm.forget_tokens();
+    cloud.sim.forget_tokens();
     let forgotten = cloud.get_as(&later, &cloud.nsg()).await;
     assert_eq!(forgotten.error(), (401, "InvalidAuthenticationToken"));
     assert_eq!(cloud.get_as(&token().await.0, &cloud.nsg()).await.status, 200);
@@ -228,5 +228,5 @@ async fn nothing_is_done_without_a_token() {
     let nsg = cloud.nsg();
     let reply = cloud.send_as(None, reqwest::Method::DELETE, &nsg, None, None).await.unwrap();
     assert_eq!(reply.status, 401);
-    assert!(cloud.arm.get(&nsg).is_some());
+    assert!(cloud.sim.get(&nsg).is_some());
 }
