@@ -192,7 +192,7 @@ pub(crate) enum PolicyCommand {
     },
     /// Show one policy, as TOML that `apply` accepts.
     Get {
-        /// Its name.
+        /// The name of the policy.
         #[arg(value_parser = name)]
         name: Name,
     },
@@ -201,7 +201,7 @@ pub(crate) enum PolicyCommand {
     /// Delete a policy. Its ports lose their protection on targets that no other policy covers; open grants stay
     /// open.
     Delete {
-        /// Its name.
+        /// The name of the policy.
         #[arg(value_parser = name)]
         name: Name,
     },
@@ -278,7 +278,7 @@ pub(crate) enum AgentsCommand {
     List,
     /// Ban an agent: the broker ends its session at once, and refuses its certificates from then on.
     Ban {
-        /// Its target.
+        /// The target of the agent.
         #[arg(value_parser = parsed::<TargetId>)]
         target: TargetId,
         /// The reason, on one line.

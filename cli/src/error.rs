@@ -29,7 +29,7 @@ pub(crate) enum Failure {
         "cannot reach the broker {address}: {cause}; check the address, the network, and that the broker runs"
     )]
     Unreachable {
-        /// Its address.
+        /// The address.
         address: String,
         /// The root cause.
         cause: String,
@@ -39,7 +39,7 @@ pub(crate) enum Failure {
         "lost the connection to the broker {address}: {cause}; check that the broker runs and accepts this certificate"
     )]
     Lost {
-        /// Its address.
+        /// The address.
         address: String,
         /// The root cause.
         cause: String,
@@ -67,7 +67,7 @@ pub(crate) enum Failure {
     /// The broker refuses the client's certificate.
     #[error("the broker {address} refuses this certificate: {cause}; ask an administrator for a new one")]
     CertificateRefused {
-        /// Its address.
+        /// The address.
         address: String,
         /// The TLS alert, or the end of the certificate if that has passed.
         cause: String,
@@ -93,7 +93,7 @@ pub(crate) enum Failure {
     /// The identity's files cannot be used.
     #[error("the identity in {dir} cannot be used")]
     Identity {
-        /// Its directory.
+        /// The directory.
         dir: PathBuf,
         /// The cause.
         #[source]
@@ -102,7 +102,7 @@ pub(crate) enum Failure {
     /// The certificate belongs to no principal.
     #[error("the identity in {dir} is not a principal's; use one that `postern-broker issue` made")]
     NoPrincipal {
-        /// Its directory.
+        /// The directory.
         dir: PathBuf,
         /// The cause, if the certificate cannot be read at all.
         #[source]
@@ -124,7 +124,7 @@ pub(crate) enum Failure {
     NotActive {
         /// The grant.
         grant: String,
-        /// Its state.
+        /// The state of the grant.
         state: &'static str,
         /// The reason.
         reason: String,
@@ -144,7 +144,7 @@ pub(crate) enum Failure {
     TimedOut {
         /// The grant.
         grant: String,
-        /// Its state.
+        /// The state of the grant.
         state: &'static str,
         /// The time that the command waited.
         waited: String,

@@ -22,11 +22,11 @@ pub(crate) enum SettingsError {
     /// A setting that neither flag, environment nor file has.
     #[error("{key}: is not set; give {flag}, set {variable}, or write {key} = \"...\" into {file}")]
     Missing {
-        /// Its key in the file.
+        /// The key in the file.
         key: &'static str,
-        /// Its flag.
+        /// The flag.
         flag: &'static str,
-        /// Its environment variable.
+        /// The environment variable.
         variable: &'static str,
         /// The file.
         file: PathBuf,

@@ -50,7 +50,7 @@ async fn an_address_of_another_form_is_refused() {
 }
 
 #[tokio::test]
-async fn the_configuration_file_says_which_broker_and_as_whom() {
+async fn the_configuration_file_sets_the_broker_and_the_identity() {
     let broker = Fake::with(Script::default()).await;
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join(".config/postern");
