@@ -12,7 +12,7 @@ use crate::Unread;
 
 /// Every VM of a cloud, judged.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Survey {
+pub struct AssessmentReport {
     /// The VMs, by target.
     pub assessments: Vec<Assessment>,
     /// Where nobody could look.

@@ -10,7 +10,7 @@ pub struct CallerToken(String);
 
 impl CallerToken {
     /// The longest token that is taken, in bytes. One of Microsoft Entra with many groups has about 4 KiB.
-    const LONGEST: usize = 12 * 1024;
+    const MAX_BYTES: usize = 12 * 1024;
 
     /// A token as its issuer wrote it, without the spaces around it.
     ///
@@ -18,8 +18,8 @@ impl CallerToken {
     /// It is empty, too long, or cannot be sent as a bearer token (RFC 6750, 2.1).
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let (text, remedy) = (text.trim(), "send the access token alone");
-        if text.is_empty() || text.len() > Self::LONGEST {
-            let problem = format!("has {} bytes, and may have 1 to {}", text.len(), Self::LONGEST);
+        if text.is_empty() || text.len() > Self::MAX_BYTES {
+            let problem = format!("has {} bytes, and may have 1 to {}", text.len(), Self::MAX_BYTES);
             return Err(Invalid::new("caller_token", problem, remedy));
         }
         let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(&byte);
@@ -46,15 +46,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_taken_without_its_spaces_and_never_shown() {
+    fn a_token_is_trimmed_and_never_shown() {
         let token = CallerToken::new(" eyJ0.abc-_~+/=\n").unwrap();
         assert_eq!(token.secret(), "eyJ0.abc-_~+/=");
         assert!(!format!("{token:?}").contains("eyJ0"));
     }
 
     #[test]
-    fn what_cannot_be_a_token_is_refused_without_showing_it() {
-        for text in ["", "  ", "two words", "a\u{e9}", &"a".repeat(CallerToken::LONGEST + 1)] {
+    fn a_text_that_cannot_be_a_token_is_refused_and_not_shown() {
+        for text in ["", "  ", "two words", "a\u{e9}", &"a".repeat(CallerToken::MAX_BYTES + 1)] {
             let error = CallerToken::new(text).unwrap_err();
             assert_eq!(error.field, "caller_token");
             assert!(text.trim().is_empty() || !error.to_string().contains(text.trim()));

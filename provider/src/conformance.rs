@@ -25,14 +25,14 @@ pub struct Subject<'a> {
 /// Runs every test. Each leaves the targets as it found them.
 pub async fn run(subject: &Subject<'_>) {
     opening_and_closing_twice_is_the_same_as_once(subject).await;
-    what_is_observed_is_what_was_opened_to_the_last_field(subject).await;
-    a_close_leaves_what_others_share_with_it(subject).await;
+    an_observed_window_equals_the_opened_one_in_every_field(subject).await;
+    a_close_leaves_the_windows_of_other_grants_on_the_same_rule(subject).await;
     windows_at_once_are_opened_whole_and_closed_in_any_part(subject).await;
     targets_do_not_see_each_others_windows(subject).await;
-    what_is_seen_after_another_broker_is_what_is_there(subject).await;
+    an_observation_after_a_takeover_shows_the_cloud_as_it_is(subject).await;
     calls_at_once_all_take_effect(subject).await;
     a_target_that_does_not_exist_is_the_typed_not_found(subject).await;
-    i2_a_sweep_finds_every_window_without_being_told(subject).await;
+    i2_a_sweep_finds_every_window_from_the_cloud_alone(subject).await;
     a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject).await;
 }
 
@@ -82,7 +82,7 @@ async fn opening_and_closing_twice_is_the_same_as_once(subject: &Subject<'_>) {
     subject.holds(target, &[]).await;
 }
 
-async fn what_is_observed_is_what_was_opened_to_the_last_field(subject: &Subject<'_>) {
+async fn an_observed_window_equals_the_opened_one_in_every_field(subject: &Subject<'_>) {
     let target = &subject.targets[0];
     let first = window(target, 1, "tcp/22", "192.0.2.1");
     let all = [
@@ -103,13 +103,14 @@ async fn what_is_observed_is_what_was_opened_to_the_last_field(subject: &Subject
     subject.holds(target, &[]).await;
 }
 
-async fn a_close_leaves_what_others_share_with_it(subject: &Subject<'_>) {
+async fn a_close_leaves_the_windows_of_other_grants_on_the_same_rule(subject: &Subject<'_>) {
     let target = &subject.targets[0];
-    let (mine, theirs) = (window(target, 1, "tcp/22", "192.0.2.1"), window(target, 2, "tcp/22", "192.0.2.1"));
-    subject.open(&[&mine, &theirs]).await;
-    subject.close(&[&mine]).await;
-    subject.holds(target, &[&theirs]).await;
-    subject.close(&[&theirs]).await;
+    let (first, second) =
+        (window(target, 1, "tcp/22", "192.0.2.1"), window(target, 2, "tcp/22", "192.0.2.1"));
+    subject.open(&[&first, &second]).await;
+    subject.close(&[&first]).await;
+    subject.holds(target, &[&second]).await;
+    subject.close(&[&second]).await;
     subject.holds(target, &[]).await;
 }
 
@@ -146,16 +147,17 @@ async fn targets_do_not_see_each_others_windows(subject: &Subject<'_>) {
     subject.holds(there, &[]).await;
 }
 
-async fn what_is_seen_after_another_broker_is_what_is_there(subject: &Subject<'_>) {
+async fn an_observation_after_a_takeover_shows_the_cloud_as_it_is(subject: &Subject<'_>) {
     let target = &subject.targets[0];
-    let (mine, theirs) = (window(target, 1, "tcp/22", "192.0.2.1"), window(target, 2, "tcp/22", "192.0.2.1"));
-    subject.open(&[&mine, &theirs]).await;
+    let (first, second) =
+        (window(target, 1, "tcp/22", "192.0.2.1"), window(target, 2, "tcp/22", "192.0.2.1"));
+    subject.open(&[&first, &second]).await;
     subject.provider.taken_over(target);
-    subject.holds(target, &[&mine, &theirs]).await;
-    subject.close(&[&mine]).await;
+    subject.holds(target, &[&first, &second]).await;
+    subject.close(&[&first]).await;
     subject.provider.taken_over(target);
-    subject.holds(target, &[&theirs]).await;
-    subject.close(&[&theirs]).await;
+    subject.holds(target, &[&second]).await;
+    subject.close(&[&second]).await;
     subject.holds(target, &[]).await;
 }
 
@@ -185,7 +187,7 @@ async fn a_target_that_does_not_exist_is_the_typed_not_found(subject: &Subject<'
     }
 }
 
-async fn i2_a_sweep_finds_every_window_without_being_told(subject: &Subject<'_>) {
+async fn i2_a_sweep_finds_every_window_from_the_cloud_alone(subject: &Subject<'_>) {
     let [here, there] = &subject.targets;
     let (one, other) = (window(here, 1, "tcp/22", "192.0.2.1"), window(there, 2, "tcp/3389", "::/0"));
     subject.open(&[&one, &other]).await;
@@ -239,8 +241,8 @@ async fn a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject: &Sub
 
 async fn health(subject: &Subject<'_>, target: &TargetId) -> Health {
     let ssh: ProtectedPort = "tcp/22".parse().unwrap();
-    let survey = subject.provider.assess(&[ssh].into()).await;
-    survey.assessments.into_iter().find(|assessment| assessment.target == *target).unwrap().health
+    let report = subject.provider.assess(&[ssh].into()).await;
+    report.assessments.into_iter().find(|assessment| assessment.target == *target).unwrap().health
 }
 
 #[cfg(test)]

@@ -8,8 +8,9 @@ use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
-    Action, Assessment, CallerToken, Change, CloudError, Concern, ConcernKind, Drift, Health, LockdownOrder,
-    LockdownReport, Observation, Provider, Reach, Sighting, Stray, Survey, Sweep, Unread,
+    Action, Assessment, AssessmentReport, CallerToken, CloudChange, CloudError, Concern, ConcernKind, Drift,
+    Health, LockdownOrder, LockdownReport, Observation, Provider, Reach, Sighting, Stray, SweepReport,
+    Unread,
 };
 
 /// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
@@ -248,8 +249,8 @@ impl Inner {
     }
 }
 
-fn change(action: Action, target: &TargetId) -> Change {
-    Change { action, resource: target.to_string(), detail: "the lockdown".into() }
+fn change(action: Action, target: &TargetId) -> CloudChange {
+    CloudChange { action, resource: target.to_string(), detail: "the lockdown".into() }
 }
 
 #[async_trait]
@@ -301,22 +302,22 @@ impl Provider for FakeCloud {
         .await
     }
 
-    async fn sweep(&self) -> Sweep {
+    async fn sweep(&self) -> SweepReport {
         self.unless_silent().await;
         let mut inner = self.lock();
         inner.calls += 1;
         if let Some(error) = inner.outage.clone() {
-            return Sweep {
+            return SweepReport {
                 sightings: Vec::new(),
                 unread: vec![Unread { place: "everywhere".into(), error }],
             };
         }
         let sighting = |target: TargetId| Sighting { held: Some(inner.observation(&target)), target };
         let found = inner.targets().into_iter().filter(|target| !inner.hidden.contains(target));
-        Sweep { sightings: found.map(sighting).collect(), unread: Vec::new() }
+        SweepReport { sightings: found.map(sighting).collect(), unread: Vec::new() }
     }
 
-    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey {
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {
         self.unless_silent().await;
         let inner = self.lock();
         let ports: Vec<_> = management.iter().map(ToString::to_string).collect();
@@ -332,7 +333,7 @@ impl Provider for FakeCloud {
         };
         let targets: BTreeSet<TargetId> =
             inner.targets().into_iter().chain(inner.released.iter().cloned()).collect();
-        Survey { assessments: targets.iter().map(judge).collect(), unread: Vec::new() }
+        AssessmentReport { assessments: targets.iter().map(judge).collect(), unread: Vec::new() }
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {

@@ -77,14 +77,14 @@ impl ConcernKind {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LockdownReport {
     /// Every change, in order. Empty where everything is as it should be already.
-    pub changes: Vec<Change>,
+    pub changes: Vec<CloudChange>,
     /// What an administrator should know. Where one of them is not accepted, nothing was changed.
     pub concerns: Vec<Concern>,
 }
 
 /// One change in a cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
+pub struct CloudChange {
     /// What is done.
     pub action: Action,
     /// What it is done to, by the cloud's own id or name.
@@ -133,7 +133,7 @@ impl Action {
     }
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for CloudChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.action.word(), self.resource)?;
         if self.detail.is_empty() { Ok(()) } else { write!(f, ": {}", self.detail) }

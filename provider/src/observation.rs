@@ -94,7 +94,7 @@ pub struct Sighting {
 
 /// Everything of ours in a cloud, from the cloud's own state alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Sweep {
+pub struct SweepReport {
     /// Every target that holds something of ours.
     pub sightings: Vec<Sighting>,
     /// Where the sweep could not look: what is there stays as it was known.
@@ -115,13 +115,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_from_a_private_network_is_not_sent_out_of_it() {
+    fn a_source_in_a_private_network_is_not_sent_out_of_it() {
         let port: ProtectedPort = "tcp/22".parse().unwrap();
         let reach = |endpoint: &str| {
             let endpoints = [(port, endpoint.parse().unwrap())].into();
             Reach { endpoints, translation: None }
         };
-        for (endpoint, source, told) in [
+        for (endpoint, source, expected) in [
             ("198.51.100.3:2222", "203.0.113.7", true),
             ("198.51.100.3:2222", "0.0.0.0/0", true),
             ("198.51.100.3:2222", "10.1.2.0/24", false),
@@ -132,7 +132,7 @@ mod tests {
             ("[2001:db8::9]:22", "2001:db8::7", true),
         ] {
             let endpoint = reach(endpoint).endpoint(port, source.parse().unwrap());
-            assert_eq!(endpoint.is_some(), told, "{source} {endpoint:?}");
+            assert_eq!(endpoint.is_some(), expected, "{source} {endpoint:?}");
         }
         assert_eq!(Reach::default().endpoint(port, "203.0.113.7".parse().unwrap()), None);
     }

@@ -6,7 +6,9 @@ use async_trait::async_trait;
 use postern_core::plan::CloudWindow;
 use postern_core::{ProtectedPort, TargetId};
 
-use crate::{CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Reach, Survey, Sweep};
+use crate::{
+    AssessmentReport, CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Reach, SweepReport,
+};
 
 /// Drives one cloud's own rules. Every call is idempotent: the driver repeats whatever it is not sure of, and calls at
 /// most one of `open`, `close`, `repair`, `lockdown` and `release` at a time for a target.
@@ -68,10 +70,10 @@ pub trait Provider: Send + Sync + 'static {
 
     /// Finds everything of ours in the cloud, from its own state alone (I2), a lockdown or release that was interrupted
     /// and what is left of targets that are gone included.
-    async fn sweep(&self) -> Sweep;
+    async fn sweep(&self) -> SweepReport;
 
     /// Judges every VM of the cloud by whether it exposes one of these ports.
-    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey;
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport;
 
     /// What [`Self::lockdown`] would change and what it would ask.
     ///
