@@ -14,22 +14,22 @@ use postern_provider::CloudError;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
-use crate::error::in_words;
+use crate::error::error_chain;
 use crate::limits::Limits;
 use crate::settings::{Account, Settings};
 
 /// How long a change may take.
-const CHANGE: Duration = Duration::from_secs(10);
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one attempt of a read may take, and all of them: a page of a sweep is long.
-const READ: Duration = Duration::from_secs(30);
-const READS: Duration = Duration::from_secs(90);
+const READ_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
 /// How often a read is tried.
 const READ_ATTEMPTS: u32 = 3;
 /// The longest pause between two attempts: whoever asked has a patience of its own.
-const READ_PAUSE: Duration = Duration::from_secs(2);
+const MAX_READ_BACKOFF: Duration = Duration::from_secs(2);
 
 /// One account in one Region.
-pub(crate) struct Place {
+pub(crate) struct AccountRegion {
     pub(crate) account: String,
     pub(crate) region: String,
     pub(crate) ec2: Ec2,
@@ -46,7 +46,7 @@ struct Identity {
 }
 
 /// Every place, by account and Region. No call is made yet.
-pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<Place>> {
+pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<AccountRegion>> {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -56,7 +56,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
         let mut base = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http.clone())
             .region(Region::new(home.clone()))
-            .timeout_config(TimeoutConfig::builder().operation_timeout(READ).build());
+            .timeout_config(TimeoutConfig::builder().operation_timeout(READ_ATTEMPT_TIMEOUT).build());
         if let Some(endpoint) = &settings.endpoint {
             base = base.endpoint_url(endpoint);
         }
@@ -76,13 +76,14 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
                 let config = config.retry_config(retry).timeout_config(timeouts.build());
                 aws_sdk_ec2::Client::from_conf(config.build())
             };
-            let reads = RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(READ_PAUSE);
+            let reads =
+                RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(MAX_READ_BACKOFF);
             let ec2 = Ec2 {
-                reads: client(reads, READ, READS),
-                writes: client(RetryConfig::disabled(), CHANGE, CHANGE),
+                reads: client(reads, READ_ATTEMPT_TIMEOUT, READ_TIMEOUT),
+                writes: client(RetryConfig::disabled(), CHANGE_TIMEOUT, CHANGE_TIMEOUT),
                 limits: Limits::new(),
             };
-            let place = Place {
+            let place = AccountRegion {
                 account: account.id.clone(),
                 region: region.clone(),
                 ec2,
@@ -106,7 +107,7 @@ async fn credentials(account: &Account, own: SdkConfig) -> SdkConfig {
     own.into_builder().credentials_provider(provider).build()
 }
 
-impl Place {
+impl AccountRegion {
     /// Its name, for people.
     pub(crate) fn name(&self) -> String {
         format!("account {} in {}", self.account, self.region)
@@ -129,7 +130,7 @@ impl Identity {
             CloudError::unavailable(format!(
                 "no credentials for the account {}: {}",
                 self.account,
-                in_words(&error)
+                error_chain(&error)
             ))
         })?;
         match answer.account() {

@@ -10,15 +10,15 @@ use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use crate::error::CallError;
-use crate::limits::{Kind, Limits};
+use crate::limits::{ActionKind, Limits};
 use crate::resource::{Group, Instance, Interface, NewRule, Rules};
 use crate::rule::{Rule, Tags};
 use crate::wire;
 
 /// How many values a filter takes, and items a page (EC2 API reference).
-const VALUES: usize = 200;
-const PAGE: i32 = 1000;
-const PAGE_OF_LISTS: i32 = 100;
+const VALUES_PER_FILTER: usize = 200;
+const PAGE_SIZE: i32 = 1000;
+const PREFIX_LIST_PAGE_SIZE: i32 = 100;
 
 /// One account in one Region.
 pub(crate) struct Ec2 {
@@ -36,10 +36,10 @@ pub(crate) enum Find<'a> {
 }
 
 impl Find<'_> {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> ActionKind {
         match self {
-            Self::All => Kind::DescribeAll,
-            Self::Where(..) => Kind::Describe,
+            Self::All => ActionKind::DescribeAll,
+            Self::Where(..) => ActionKind::Describe,
         }
     }
 
@@ -50,7 +50,7 @@ impl Find<'_> {
             Self::Where(name, values) => {
                 let filter =
                     |some: &[String]| Filter::builder().name(*name).set_values(Some(some.to_vec())).build();
-                values.chunks(VALUES).map(|some| Some(filter(some))).collect()
+                values.chunks(VALUES_PER_FILTER).map(|some| Some(filter(some))).collect()
             }
         }
     }
@@ -59,7 +59,7 @@ impl Find<'_> {
 /// Every page of every batch of a `Describe` action.
 macro_rules! pages {
     ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $each:expr) => {
-        pages!($ec2, $find, $call, $action, $items, PAGE, $each)
+        pages!($ec2, $find, $call, $action, $items, PAGE_SIZE, $each)
     };
     ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $size:expr, $each:expr) => {{
         let find = $find;
@@ -148,7 +148,7 @@ impl Ec2 {
             describe_managed_prefix_lists,
             "DescribeManagedPrefixLists",
             prefix_lists,
-            PAGE_OF_LISTS,
+            PREFIX_LIST_PAGE_SIZE,
             |list| {
                 let id = list.prefix_list_id().map(ToOwned::to_owned);
                 found.extend(id.zip(list.max_entries().and_then(|most| usize::try_from(most).ok())));
@@ -166,25 +166,25 @@ impl Ec2 {
         tags: &Tags,
     ) -> Result<String, CallError> {
         const ACTION: &str = "CreateSecurityGroup";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let call = self.writes.create_security_group().group_name(name).description(description).vpc_id(vpc);
         let tags = specification(ResourceType::SecurityGroup, tags);
         let answer = done(ACTION, call.tag_specifications(tags).send().await)?;
-        let missing = || CallError::Silent { action: ACTION, reason: "the answer has no group id".into() };
+        let missing = || CallError::NoAnswer { action: ACTION, reason: "the answer has no group id".into() };
         answer.group_id().map(ToOwned::to_owned).ok_or_else(missing)
     }
 
     /// Deletes a group.
     pub(crate) async fn delete_group(&self, id: &str) -> Result<(), CallError> {
         const ACTION: &str = "DeleteSecurityGroup";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         done(ACTION, self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
     /// Adds rules, which all have the same tags. Either all are added or none.
     pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
         const ACTION: &str = "AuthorizeSecurityGroupIngress";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());
         let call = self
             .writes
@@ -201,7 +201,7 @@ impl Ec2 {
     /// Takes rules away, by id: by their properties a miss would be silent in a default VPC.
     pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupIngress";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let call = self.writes.revoke_security_group_ingress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
@@ -210,7 +210,7 @@ impl Ec2 {
     /// Takes egress rules away, by id.
     pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupEgress";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let call = self.writes.revoke_security_group_egress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
@@ -223,7 +223,7 @@ impl Ec2 {
         tags: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), CallError> {
         const ACTION: &str = "CreateTags";
-        self.limits.take(Kind::Tag, ACTION).await;
+        self.limits.take(ActionKind::Tag, ACTION).await;
         let tags =
             tags.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let call = self.writes.create_tags().resources(resource).set_tags(Some(tags));
@@ -233,7 +233,7 @@ impl Ec2 {
     /// Takes tags off a resource, whatever their value.
     pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "DeleteTags";
-        self.limits.take(Kind::Tag, ACTION).await;
+        self.limits.take(ActionKind::Tag, ACTION).await;
         let tags = keys.iter().map(|key| Tag::builder().key(key).build()).collect();
         let call = self.writes.delete_tags().resources(resource).set_tags(Some(tags));
         done(ACTION, call.send().await).map(drop)
@@ -242,7 +242,7 @@ impl Ec2 {
     /// Replaces all groups of an interface: there is no other way, and no compare-and-swap.
     pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "ModifyNetworkInterfaceAttribute";
-        self.limits.take(Kind::ModifyInterface, ACTION).await;
+        self.limits.take(ActionKind::ModifyInterface, ACTION).await;
         let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);
         done(ACTION, call.set_groups(Some(groups.to_vec())).send().await).map(drop)
     }

@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exposed_is_said_in_words_and_anyone_comes_first() {
+    fn exposures_are_described_and_those_open_to_anyone_come_first() {
         let management = ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into();
         let rules = [
             rule("sgr-1", "sg-a", 443, 443, "0.0.0.0/0"),

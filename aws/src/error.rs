@@ -16,13 +16,13 @@ pub(crate) enum CallError {
         /// EC2's words.
         message: String,
         /// Whether asking again may help.
-        again: bool,
+        retryable: bool,
         /// Whether the call took no effect for sure.
-        refused: bool,
+        had_no_effect: bool,
     },
     /// There was no answer: the call may have taken effect.
     #[error("{action}: {reason}")]
-    Silent {
+    NoAnswer {
         /// The action.
         action: &'static str,
         /// Why.
@@ -42,34 +42,34 @@ impl CallError {
         {
             let message = answer.err().message().unwrap_or_default().to_owned();
             let broken = answer.raw().is_server_error();
-            let refused = !broken || is_throttling(code);
+            let had_no_effect = !broken || is_throttling(code);
             return Self::Answered {
                 action,
                 code: code.to_owned(),
                 message,
-                again: broken || is_passing(code),
-                refused,
+                retryable: broken || is_transient(code),
+                had_no_effect,
             };
         }
-        Self::Silent { action, reason: in_words(&error) }
+        Self::NoAnswer { action, reason: error_chain(&error) }
     }
 
     /// Whether the call may have taken effect all the same.
-    pub(crate) fn may_have_happened(&self) -> bool {
-        !matches!(self, Self::Answered { refused: true, .. })
+    pub(crate) fn may_have_taken_effect(&self) -> bool {
+        !matches!(self, Self::Answered { had_no_effect: true, .. })
     }
 
     /// EC2's code; empty where there was no answer.
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Answered { code, .. } => code,
-            Self::Silent { .. } => "",
+            Self::NoAnswer { .. } => "",
         }
     }
 }
 
 /// An error with its causes, one after the other.
-pub(crate) fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut words: Vec<String> = causes.map(ToString::to_string).collect();
     words.dedup();
@@ -95,7 +95,7 @@ fn is_throttling(code: &str) -> bool {
 
 /// Codes with a status of 4xx after which asking again may help. What does not exist yet may do so in a moment: EC2 is
 /// eventually consistent (EC2 API reference, "Eventual consistency"); what is there already may not have been shown yet.
-fn is_passing(code: &str) -> bool {
+fn is_transient(code: &str) -> bool {
     const CODES: [&str; 8] = [
         "InvalidGroup.Duplicate",
         "InvalidPermission.Duplicate",
@@ -114,7 +114,7 @@ impl From<CallError> for CloudError {
         let reason =
             remedy(error.code()).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"));
         match error {
-            CallError::Answered { again: true, .. } | CallError::Silent { .. } => {
+            CallError::Answered { retryable: true, .. } | CallError::NoAnswer { .. } => {
                 Self::Unavailable { reason }
             }
             CallError::Answered { .. } => Self::Refused { reason },
@@ -146,9 +146,9 @@ fn remedy(code: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn answered(code: &str, again: bool) -> CloudError {
+    fn answered(code: &str, retryable: bool) -> CloudError {
         let (action, code) = ("AuthorizeSecurityGroupIngress", code.to_owned());
-        CallError::Answered { action, code, message: "a test".into(), again, refused: true }.into()
+        CallError::Answered { action, code, message: "a test".into(), retryable, had_no_effect: true }.into()
     }
 
     #[test]
@@ -158,7 +158,8 @@ mod tests {
         };
         assert!(reason.contains("quota of rules per security group raised"), "{reason}");
         assert!(matches!(answered("RequestLimitExceeded", true), CloudError::Unavailable { .. }));
-        let silent = CallError::Silent { action: "RevokeSecurityGroupIngress", reason: "a timeout".into() };
-        assert!(matches!(silent.into(), CloudError::Unavailable { .. }));
+        let no_answer =
+            CallError::NoAnswer { action: "RevokeSecurityGroupIngress", reason: "a timeout".into() };
+        assert!(matches!(no_answer.into(), CloudError::Unavailable { .. }));
     }
 }

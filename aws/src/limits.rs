@@ -10,7 +10,7 @@ use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 /// Kinds of action. Each action has its own bucket, of its kind's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ActionKind {
     /// `Describe*` with a filter or ids: 100 tokens, 20 a second.
     Describe,
     /// `Describe*` without: 50 tokens, 10 a second.
@@ -52,17 +52,17 @@ impl Limits {
     }
 
     /// Waits for a token of an action.
-    pub(crate) async fn take(&self, kind: Kind, action: &'static str) {
+    pub(crate) async fn take(&self, kind: ActionKind, action: &'static str) {
         self.buckets(kind).until_key_ready(&action).await;
     }
 
-    fn buckets(&self, kind: Kind) -> &Buckets {
+    fn buckets(&self, kind: ActionKind) -> &Buckets {
         match kind {
-            Kind::Describe => &self.describe,
-            Kind::DescribeAll => &self.describe_all,
-            Kind::ModifyInterface => &self.modify_interface,
-            Kind::Tag => &self.tag,
-            Kind::Change => &self.change,
+            ActionKind::Describe => &self.describe,
+            ActionKind::DescribeAll => &self.describe_all,
+            ActionKind::ModifyInterface => &self.modify_interface,
+            ActionKind::Tag => &self.tag,
+            ActionKind::Change => &self.change,
         }
     }
 }
@@ -72,13 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_over_the_rate_of_one_action_waits_and_the_others_do_not() {
+    fn a_call_over_the_rate_of_one_action_waits_and_the_others_do_not() {
         let limits = Limits::new();
         for (kind, tokens, action, other) in [
-            (Kind::Change, 45, "RevokeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"),
-            (Kind::Describe, 50, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
-            (Kind::DescribeAll, 25, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
-            (Kind::Tag, 90, "CreateTags", "DeleteTags"),
+            (ActionKind::Change, 45, "RevokeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"),
+            (ActionKind::Describe, 50, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
+            (ActionKind::DescribeAll, 25, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
+            (ActionKind::Tag, 90, "CreateTags", "DeleteTags"),
         ] {
             let has_one = |action| limits.buckets(kind).check_key(&action).is_ok();
             assert!((0..tokens).all(|_| has_one(action)), "{action}");

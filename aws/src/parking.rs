@@ -15,9 +15,9 @@ use crate::tags;
 
 /// A customer's group, and what is parked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ward {
+pub(crate) struct CustomerGroup {
     /// Its id.
-    pub(crate) group: String,
+    pub(crate) id: String,
     /// Whether it is still there.
     pub(crate) exists: bool,
     /// Its VPC.
@@ -44,7 +44,7 @@ pub(crate) type Holders = BTreeMap<String, BTreeSet<ProtectedPort>>;
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum GroupStep {
     /// Make the parked group, for these holders.
     MakeParked(Holders),
     /// Write down that an instance needs ports shut.
@@ -58,7 +58,7 @@ pub(crate) enum Step {
     /// Take a copy away: its original is back.
     Unpark(Rule),
     /// An instance needs nothing shut any more.
-    LetGo(String),
+    ReleaseHolder(String),
     /// Delete the parked group.
     DeleteParked,
 }
@@ -74,7 +74,7 @@ pub(crate) struct Quota {
 
 /// A lockdown that the group has no room for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoRoom {
+pub(crate) enum DoesNotFit {
     /// More rules than the quota.
     #[error(
         "the pieces of its rules would make {needed} rules in {group}, and {most} are allowed; join rules, or have the quota of rules per security group raised and set rules_per_group"
@@ -99,27 +99,29 @@ pub(crate) enum NoRoom {
 
 /// The changes after which the group shuts what these holders need shut, and nothing else is missing.
 pub(crate) fn plan(
-    ward: &Ward,
+    customer_group: &CustomerGroup,
     holders: &Holders,
     deployment: &str,
     quota: &Quota,
-) -> Result<Vec<Step>, NoRoom> {
-    if !ward.exists {
-        return Ok(let_go(ward, holders));
+) -> Result<Vec<GroupStep>, DoesNotFit> {
+    if !customer_group.exists {
+        return Ok(releases(customer_group, holders));
     }
     let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
-    let copies = ward.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
-    let (ours, theirs): (Vec<&Rule>, Vec<&Rule>) =
-        ward.rules.iter().partition(|rule| is_piece(rule, deployment) && ward.keeps_original_of(rule));
+    let copies = customer_group.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
+    let (pieces, others): (Vec<&Rule>, Vec<&Rule>) = customer_group
+        .rules
+        .iter()
+        .partition(|rule| is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
     let (exposing, staying): (Vec<&Rule>, Vec<&Rule>) =
-        theirs.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
+        others.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
     let new: Vec<&Rule> = exposing
         .iter()
         .filter(|rule| copies.iter().all(|copy| copy.identity() != rule.identity()))
         .copied()
         .collect();
-    if let Some(rule) = new.iter().find(|rule| rule.tags.len() + 3 > tags::MOST) {
-        return Err(NoRoom::Tags { rule: rule.to_string(), count: rule.tags.len() });
+    if let Some(rule) = new.iter().find(|rule| rule.tags.len() + 3 > tags::MAX_TAGS) {
+        return Err(DoesNotFit::Tags { rule: rule.to_string(), count: rule.tags.len() });
     }
 
     // What has to be there, by identity.
@@ -127,7 +129,7 @@ pub(crate) fn plan(
     let mut back = Vec::new();
     for original in copies.iter().chain(new.iter().copied()) {
         let (mut original, copy) = (original.clone(), original);
-        original.group.clone_from(&ward.group);
+        original.group.clone_from(&customer_group.id);
         match split(&original, &ports) {
             Outcome::Untouched => {
                 back.push(copy);
@@ -148,72 +150,74 @@ pub(crate) fn plan(
     };
     let is_back = |rule: &NewRule| !rule.tags.contains_key(tags::PIECE_OF);
     // A piece with the identity of an original that comes back has to make way for it.
-    let in_the_way: Vec<&Rule> = ours
+    let in_the_way: Vec<&Rule> = pieces
         .iter()
         .filter(|rule| wanted.get(&(rule.traffic.clone(), rule.source.clone())).is_some_and(is_back))
         .copied()
         .collect();
     let mut adds: Vec<NewRule> = wanted
         .values()
-        .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&ours, rule)))
+        .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&pieces, rule)))
         .cloned()
         .collect();
     // Those with the same tags together: one call adds them.
     adds.sort_by(|one, other| one.tags.cmp(&other.tags));
-    let stale = ours.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
+    let stale =
+        pieces.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
     let removes: Vec<&Rule> = exposing.iter().chain(stale).copied().collect();
 
     let needed =
         quota.count(staying.iter().map(|rule| &rule.source).chain(wanted.values().map(|rule| &rule.source)));
     if needed > quota.rules && !holders.is_empty() {
-        return Err(NoRoom::Rules { group: ward.group.clone(), needed, most: quota.rules });
+        return Err(DoesNotFit::Rules { group: customer_group.id.clone(), needed, most: quota.rules });
     }
     // Both sets at once, so that nothing else is interrupted, where there is room for both.
-    let both =
-        quota.count(ward.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)));
+    let both = quota.count(
+        customer_group.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)),
+    );
 
     let mut steps = Vec::new();
-    match &ward.parked {
+    match &customer_group.parked {
         None if new.is_empty() => {}
-        None => steps.push(Step::MakeParked(holders.clone())),
+        None => steps.push(GroupStep::MakeParked(holders.clone())),
         Some(parked) => steps.extend(
             holders
                 .iter()
                 .filter(|(instance, ports)| parked.holders.get(*instance) != Some(ports))
-                .map(|(instance, ports)| Step::Hold(instance.clone(), ports.clone())),
+                .map(|(instance, ports)| GroupStep::Hold(instance.clone(), ports.clone())),
         ),
     }
-    steps.extend(new.iter().map(|rule| Step::Park(copy_of(rule, deployment))));
-    steps.extend(in_the_way.into_iter().cloned().map(Step::Remove));
-    let adds = adds.into_iter().map(Step::Add);
-    let removes = removes.into_iter().cloned().map(Step::Remove);
+    steps.extend(new.iter().map(|rule| GroupStep::Park(copy_of(rule, deployment))));
+    steps.extend(in_the_way.into_iter().cloned().map(GroupStep::Remove));
+    let adds = adds.into_iter().map(GroupStep::Add);
+    let removes = removes.into_iter().cloned().map(GroupStep::Remove);
     if both > quota.rules {
         steps.extend(removes.chain(adds));
     } else {
         steps.extend(adds.chain(removes));
     }
-    if !holders.is_empty() && ward.parked.is_some() {
-        steps.extend(back.into_iter().cloned().map(Step::Unpark));
+    if !holders.is_empty() && customer_group.parked.is_some() {
+        steps.extend(back.into_iter().cloned().map(GroupStep::Unpark));
     }
-    steps.extend(let_go(ward, holders));
+    steps.extend(releases(customer_group, holders));
     Ok(steps)
 }
 
 /// The last steps: whoever needs nothing shut any more goes, and with the last of them the parked group.
-fn let_go(ward: &Ward, holders: &Holders) -> Vec<Step> {
-    match &ward.parked {
+fn releases(customer_group: &CustomerGroup, holders: &Holders) -> Vec<GroupStep> {
+    match &customer_group.parked {
         None => Vec::new(),
-        Some(_) if holders.is_empty() => vec![Step::DeleteParked],
+        Some(_) if holders.is_empty() => vec![GroupStep::DeleteParked],
         Some(parked) => {
             let gone = parked.holders.keys().filter(|instance| !holders.contains_key(*instance));
-            gone.cloned().map(Step::LetGo).collect()
+            gone.cloned().map(GroupStep::ReleaseHolder).collect()
         }
     }
 }
 
 /// The rules that a lockdown for these holders takes away, each with what of it would be lost.
 pub(crate) fn losses<'a>(
-    ward: &'a Ward,
+    customer_group: &'a CustomerGroup,
     holders: &Holders,
     deployment: &str,
 ) -> Vec<(&'a Rule, Vec<String>)> {
@@ -232,11 +236,11 @@ pub(crate) fn losses<'a>(
             Some((rule, words))
         }
     };
-    let is_theirs = |rule: &&Rule| !(is_piece(rule, deployment) && ward.keeps_original_of(rule));
-    ward.rules.iter().filter(is_theirs).filter_map(lost).collect()
+    let is_original = |rule: &&Rule| !(is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
+    customer_group.rules.iter().filter(is_original).filter_map(lost).collect()
 }
 
-impl Ward {
+impl CustomerGroup {
     /// Whether an original of a piece is parked, its own or another that covers it. A piece whose originals somebody deleted
     /// is all that is left of them: it is the customer's from there on.
     fn keeps_original_of(&self, piece: &Rule) -> bool {
@@ -314,7 +318,7 @@ fn restored(copy: &Rule) -> NewRule {
 
 /// The tags of a rule that are neither ours nor AWS's.
 fn writable(tags: &Tags) -> Tags {
-    let keep = |key: &str| !tags::is_ours(key) && !tags::is_reserved(key);
+    let keep = |key: &str| !tags::is_posterns(key) && !tags::is_reserved(key);
     tags.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

@@ -29,7 +29,7 @@ impl Group {
     }
 
     /// Whether it is this deployment's, as far as its tags still say.
-    pub(crate) fn is_ours(&self, deployment: &str) -> bool {
+    pub(crate) fn is_managed(&self, deployment: &str) -> bool {
         self.tags.get(tags::MANAGED_BY).is_none_or(|owner| owner == deployment)
     }
 }

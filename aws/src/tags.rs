@@ -51,10 +51,10 @@ pub(crate) const LATEST_GRANT: &str = "postern:grant";
 /// On a window's rule: the end of that grant (RFC 3339).
 pub(crate) const NOT_AFTER: &str = "postern:not-after";
 /// How many tags a resource may carry (EC2 User Guide, "Tag restrictions").
-pub(crate) const MOST: usize = 50;
+pub(crate) const MAX_TAGS: usize = 50;
 
 /// Whether a tag is Postern's.
-pub(crate) fn is_ours(key: &str) -> bool {
+pub(crate) fn is_posterns(key: &str) -> bool {
     key.starts_with("postern:")
 }
 

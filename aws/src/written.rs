@@ -7,8 +7,8 @@ use std::time::Duration;
 use postern_core::plan::CloudWindow;
 use tokio::time::Instant;
 
-use crate::marking;
-use crate::window::Held;
+use crate::rule_codec::WindowRule;
+use crate::rule_plan;
 
 /// How long after its answer an opening may be missing from a read. A rule that is missing later was taken away by others.
 const SHOWN_AFTER: Duration = Duration::from_secs(10);
@@ -17,7 +17,7 @@ const SHOWN_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     group: String,
-    rules: Vec<(Held, Instant)>,
+    rules: Vec<(WindowRule, Instant)>,
 }
 
 impl Written {
@@ -25,24 +25,24 @@ impl Written {
     pub(crate) fn opened(
         &mut self,
         group: &str,
-        rules: &[Held],
+        rules: &[WindowRule],
         windows: &BTreeSet<CloudWindow>,
         now: Instant,
     ) {
         self.forget(group, now);
         for rule in rules {
-            let is_on = |window: &&CloudWindow| marking::concerns(window, &(rule.port, rule.net));
+            let is_on = |window: &&CloudWindow| rule_plan::is_rule_of(window, &(rule.port, rule.net));
             let opened: BTreeSet<_> = windows.iter().filter(is_on).map(|window| window.grant).collect();
             let mut marks = rule.marks.clone();
             marks.retain(|grant, _| opened.contains(grant));
             if !marks.is_empty() {
-                self.rules.push((Held { marks, ..rule.clone() }, now));
+                self.rules.push((WindowRule { marks, ..rule.clone() }, now));
             }
         }
     }
 
     /// Takes in that EC2 answered a closing, after which the rules are these.
-    pub(crate) fn closed(&mut self, rules: &[Held]) {
+    pub(crate) fn closed(&mut self, rules: &[WindowRule]) {
         self.rules.retain_mut(|(written, _)| {
             let left = rules.iter().find(|rule| rule.id == written.id);
             written.marks.retain(|grant, mark| left.is_some_and(|left| left.marks.get(grant) == Some(mark)));
@@ -52,9 +52,15 @@ impl Written {
 
     /// Adds to the windows' rules of a read what it does not show yet. A rule that it shows as something else, with one of
     /// the other ids or with another port or source, was changed by others since.
-    pub(crate) fn complete(&mut self, group: &str, rules: &mut Vec<Held>, others: &[&str], now: Instant) {
+    pub(crate) fn complete(
+        &mut self,
+        group: &str,
+        rules: &mut Vec<WindowRule>,
+        others: &[&str],
+        now: Instant,
+    ) {
         self.forget(group, now);
-        let is_elsewhere = |written: &Held| {
+        let is_elsewhere = |written: &WindowRule| {
             let shown = rules.iter().find(|rule| rule.id == written.id);
             shown.is_some_and(|shown| (shown.port, shown.net) != (written.port, written.net))
         };
@@ -107,15 +113,20 @@ mod tests {
     }
 
     /// The rule of the windows of these grants.
-    fn rule(grants: &[u128]) -> Held {
+    fn rule(grants: &[u128]) -> WindowRule {
         let mark = Mark { not_after: Timestamp::from_second(60).unwrap(), whole: true, half: false };
         let marks = grants.iter().map(|number| (grant(*number), mark)).collect();
         let (port, net) = ("tcp/22".parse().unwrap(), "192.0.2.7/32".parse().unwrap());
-        Held { id: "sgr-1".into(), port, net, marks, named: true }
+        WindowRule { id: "sgr-1".into(), port, net, marks, named: true }
     }
 
     /// The rules of a read, completed.
-    fn completed(written: &mut Written, mut rules: Vec<Held>, others: &[&str], now: Instant) -> Vec<Held> {
+    fn completed(
+        written: &mut Written,
+        mut rules: Vec<WindowRule>,
+        others: &[&str],
+        now: Instant,
+    ) -> Vec<WindowRule> {
         written.complete("sg-1", &mut rules, others, now);
         rules
     }
@@ -133,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_closing_took_away_is_not_added_to_a_read_any_more() {
+    fn a_closed_window_is_no_longer_added_to_a_read() {
         let (mut written, now) = (Written::default(), Instant::now());
         written.opened("sg-1", &[rule(&[1, 2])], &[window(1), window(2)].into(), now);
         written.closed(&[rule(&[2])]);
@@ -143,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn i6_a_rule_that_somebody_else_changed_and_one_of_another_group_are_not_added() {
+    fn i6_a_rule_that_another_principal_changed_and_one_of_another_group_are_not_added() {
         let (mut written, now) = (Written::default(), Instant::now());
         written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
         let mut put_off = rule(&[1]);
@@ -151,7 +162,7 @@ mod tests {
         assert_eq!(completed(&mut written, vec![put_off.clone()], &[], now), [put_off]);
         assert_eq!(completed(&mut written, vec![], &["sgr-1"], now), []);
         written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
-        let moved = Held { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
+        let moved = WindowRule { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
         assert_eq!(completed(&mut written, vec![moved.clone()], &[], now), [moved], "a source edited since");
         assert_eq!(completed(&mut written, vec![], &[], now), [], "and it stays edited");
         written.opened("sg-2", &[rule(&[1])], &[window(1)].into(), now);

@@ -4,48 +4,49 @@ use std::collections::BTreeMap;
 
 use postern_provider::CloudError;
 
-use super::{Act, Locking, Plan};
+use super::{InstanceStep, LockdownOps, LockdownPlan};
 use crate::api::Find;
+use crate::backoff::backoff;
 use crate::error::CallError;
 use crate::names;
-use crate::parking::{Step, Ward};
-use crate::patience;
+use crate::open_close::is_not_found;
+use crate::parking::{CustomerGroup, GroupStep};
 use crate::resource::NewRule;
 use crate::tags;
-use crate::windows::is_gone;
 
-impl Locking<'_> {
-    pub(super) async fn execute(&self, mut plan: Plan) -> Result<(), CloudError> {
+impl LockdownOps<'_> {
+    pub(super) async fn execute(&self, mut plan: LockdownPlan) -> Result<(), CloudError> {
         let mut parked: BTreeMap<usize, String> = plan
-            .wards
+            .customer_groups
             .iter()
             .enumerate()
-            .filter_map(|(index, ward)| Some((index, ward.parked.as_ref()?.id.clone())))
+            .filter_map(|(index, customer_group)| Some((index, customer_group.parked.as_ref()?.id.clone())))
             .collect();
         let mut own = plan.own.take();
         let was_there = own.is_some();
-        for act in merged(plan.acts) {
-            tracing::info!(target = %self.target, ?act, "changing security groups");
-            match act {
-                Merged::Own(Act::MakeOwn { vpc, tags }) => {
+        for step in into_calls(plan.steps) {
+            tracing::info!(target = %self.target, ?step, "changing security groups");
+            match step {
+                Call::Own(InstanceStep::MakeOwn { vpc, tags }) => {
                     let description =
                         format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
                     let name = names::own(self.instance);
                     own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
                 }
-                Merged::Own(act) => {
+                Call::Own(step) => {
                     let own = own.as_deref().unwrap_or_default();
-                    let is_attaching = matches!(act, Act::Attach(_));
-                    let done = self.on_own(own, act).await;
+                    let is_attaching = matches!(step, InstanceStep::Attach(_));
+                    let done = self.on_own(own, step).await;
                     if matches!(done, Err(CloudError::Refused { .. })) && is_attaching && !was_there {
                         // Nothing of the customer's was touched yet: leave nothing behind.
                         self.give_up(own).await;
                     }
                     done?;
                 }
-                Merged::Ward(index, steps) => {
-                    if let Some(ward) = plan.wards.get(index) {
-                        self.on_ward(ward, parked.entry(index).or_default(), steps).await?;
+                Call::CustomerGroup(index, steps) => {
+                    if let Some(customer_group) = plan.customer_groups.get(index) {
+                        self.on_customer_group(customer_group, parked.entry(index).or_default(), steps)
+                            .await?;
                     }
                 }
             }
@@ -53,24 +54,24 @@ impl Locking<'_> {
         Ok(())
     }
 
-    async fn on_own(&self, own: &str, act: Act) -> Result<(), CloudError> {
-        match act {
-            Act::ShutEgress(rules) => self.shut_egress(own, rules).await,
-            Act::Expel(rule) => match self.ec2.revoke(own, &[rule.id]).await {
-                Err(error) if !is_gone(&error) => Err(error.into()),
+    async fn on_own(&self, own: &str, step: InstanceStep) -> Result<(), CloudError> {
+        match step {
+            InstanceStep::ShutEgress(rules) => self.shut_egress(own, rules).await,
+            InstanceStep::RemoveStray(rule) => match self.ec2.revoke(own, &[rule.id]).await {
+                Err(error) if !is_not_found(&error) => Err(error.into()),
                 Ok(()) | Err(_) => Ok(()),
             },
-            Act::Mark(tags) => Ok(known(|| self.ec2.tag(own, tags.clone())).await?),
-            Act::Attach(interface) => self.attach(own, &interface).await,
-            Act::Detach(interface) => self.detach(own, &interface).await,
-            Act::DeleteOwn => self.delete(own).await,
-            Act::MakeOwn { .. } | Act::Ward(..) => Ok(()),
+            InstanceStep::Mark(tags) => Ok(until_known(|| self.ec2.tag(own, tags.clone())).await?),
+            InstanceStep::Attach(interface) => self.attach(own, &interface).await,
+            InstanceStep::Detach(interface) => self.detach(own, &interface).await,
+            InstanceStep::DeleteOwn => self.delete(own).await,
+            InstanceStep::MakeOwn { .. } | InstanceStep::CustomerGroup(..) => Ok(()),
         }
     }
 
     async fn shut_egress(&self, own: &str, mut rules: Vec<String>) -> Result<(), CloudError> {
         // A new group comes with a rule for everything, which a read may not show at once.
-        for wait in patience::waits() {
+        for wait in backoff() {
             if !rules.is_empty() {
                 break;
             }
@@ -85,7 +86,7 @@ impl Locking<'_> {
                 "EC2 shows no egress rule of the new group {own} yet"
             )));
         }
-        Ok(known(|| self.ec2.revoke_egress(own, &rules)).await?)
+        Ok(until_known(|| self.ec2.revoke_egress(own, &rules)).await?)
     }
 
     async fn attach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
@@ -113,7 +114,7 @@ impl Locking<'_> {
             (wanted != now).then_some(wanted)
         };
         let mut sent = false;
-        for wait in patience::waits() {
+        for wait in backoff() {
             let found =
                 self.ec2.interfaces(Find::Where("network-interface-id", &[interface.to_owned()])).await?;
             let Some(now) = found.first() else { return Ok(()) };
@@ -122,7 +123,7 @@ impl Locking<'_> {
                 tokio::time::sleep(wait).await;
                 sent = false;
             } else {
-                known(|| self.ec2.set_groups(interface, &groups)).await?;
+                until_known(|| self.ec2.set_groups(interface, &groups)).await?;
                 sent = true;
             }
         }
@@ -144,7 +145,7 @@ impl Locking<'_> {
 
     /// Deletes a group of ours, once EC2 has noticed that nothing uses it any more.
     pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
-        for wait in patience::waits() {
+        for wait in backoff() {
             match self.ec2.delete_group(group).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.code() == "InvalidGroup.NotFound" => return Ok(()),
@@ -160,59 +161,65 @@ impl Locking<'_> {
         )))
     }
 
-    async fn on_ward(&self, ward: &Ward, parked: &mut String, steps: Vec<Step>) -> Result<(), CloudError> {
+    async fn on_customer_group(
+        &self,
+        customer_group: &CustomerGroup,
+        parked: &mut String,
+        steps: Vec<GroupStep>,
+    ) -> Result<(), CloudError> {
         match &steps[..] {
-            [Step::MakeParked(holders), ..] => {
+            [GroupStep::MakeParked(holders), ..] => {
                 let fixed = [
                     (tags::MANAGED_BY, self.deployment),
                     (tags::ROLE, tags::PARKED),
-                    (tags::PARKED_FOR, &ward.group),
+                    (tags::PARKED_FOR, &customer_group.id),
                 ];
                 let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
                 let holders = holders.iter().map(|(instance, ports)| tags::of_holder(instance, ports));
                 let tags = fixed.into_iter().chain(holders).collect();
                 let description = format!(
                     "Postern: rules of {} under lockdown. Do not delete: release needs it.",
-                    ward.group
+                    customer_group.id
                 );
-                let name = names::parked(&ward.group);
-                *parked = self.ec2.create_group(&name, &description, &ward.vpc, &tags).await?;
+                let name = names::parked(&customer_group.id);
+                *parked = self.ec2.create_group(&name, &description, &customer_group.vpc, &tags).await?;
             }
-            [Step::Hold(instance, ports), ..] => {
-                let fixed = [(tags::ROLE, tags::PARKED), (tags::PARKED_FOR, &ward.group)];
+            [GroupStep::Hold(instance, ports), ..] => {
+                let fixed = [(tags::ROLE, tags::PARKED), (tags::PARKED_FOR, &customer_group.id)];
                 let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
                 self.ec2.tag(parked, fixed.into_iter().chain([tags::of_holder(instance, ports)])).await?;
             }
-            [Step::Park(_), ..] => self.add(parked, &steps).await?,
-            [Step::Add(_), ..] => self.add(&ward.group, &steps).await?,
-            [Step::Remove(_), ..] => self.remove(&ward.group, &steps).await?,
-            [Step::Unpark(_), ..] => self.remove(parked, &steps).await?,
-            [Step::LetGo(instance), ..] => {
+            [GroupStep::Park(_), ..] => self.add(parked, &steps).await?,
+            [GroupStep::Add(_), ..] => self.add(&customer_group.id, &steps).await?,
+            [GroupStep::Remove(_), ..] => self.remove(&customer_group.id, &steps).await?,
+            [GroupStep::Unpark(_), ..] => self.remove(parked, &steps).await?,
+            [GroupStep::ReleaseHolder(instance), ..] => {
                 self.ec2.untag(parked, &[format!("{}{instance}", tags::HOLDER)]).await?;
             }
-            [Step::DeleteParked, ..] => self.delete(parked).await?,
+            [GroupStep::DeleteParked, ..] => self.delete(parked).await?,
             [] => {}
         }
         Ok(())
     }
 
-    async fn add(&self, group: &str, steps: &[Step]) -> Result<(), CloudError> {
-        let rules: Vec<NewRule> = steps.iter().filter_map(Step::new_rule).cloned().collect();
-        Ok(known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
+    async fn add(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
+        let rules: Vec<NewRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
+        Ok(until_known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
     }
 
-    async fn remove(&self, group: &str, steps: &[Step]) -> Result<(), CloudError> {
-        let ids: Vec<String> = steps.iter().filter_map(Step::old_rule).map(|rule| rule.id.clone()).collect();
+    async fn remove(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
+        let ids: Vec<String> =
+            steps.iter().filter_map(GroupStep::old_rule).map(|rule| rule.id.clone()).collect();
         Ok(self.ec2.revoke(group, &ids).await?)
     }
 }
 
 /// A call on a group that may have been made a moment ago: EC2 may not know it everywhere yet.
-async fn known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
+async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
 where
     F: Future<Output = Result<T, CallError>>,
 {
-    for wait in patience::waits() {
+    for wait in backoff() {
         match call().await {
             Err(error) if error.code() == "InvalidGroup.NotFound" => tokio::time::sleep(wait).await,
             answer => return answer,
@@ -221,7 +228,7 @@ where
     call().await
 }
 
-impl Step {
+impl GroupStep {
     fn new_rule(&self) -> Option<&NewRule> {
         match self {
             Self::Park(rule) | Self::Add(rule) => Some(rule),
@@ -229,7 +236,7 @@ impl Step {
             | Self::Hold(..)
             | Self::Remove(_)
             | Self::Unpark(_)
-            | Self::LetGo(_)
+            | Self::ReleaseHolder(_)
             | Self::DeleteParked => None,
         }
     }
@@ -241,7 +248,7 @@ impl Step {
             | Self::Hold(..)
             | Self::Park(_)
             | Self::Add(_)
-            | Self::LetGo(_)
+            | Self::ReleaseHolder(_)
             | Self::DeleteParked => None,
         }
     }
@@ -249,40 +256,42 @@ impl Step {
 
 /// What one call does.
 #[derive(Debug)]
-enum Merged {
-    Own(Act),
-    Ward(usize, Vec<Step>),
+enum Call {
+    Own(InstanceStep),
+    CustomerGroup(usize, Vec<GroupStep>),
 }
 
 /// Joins neighbours that one call can do: rules that are added with the same tags, and rules that are taken away.
-fn merged(acts: Vec<Act>) -> Vec<Merged> {
-    let mut calls: Vec<Merged> = Vec::new();
-    for act in acts {
-        match act {
-            Act::Ward(index, step) => match calls.last_mut() {
-                Some(Merged::Ward(last, steps))
+fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    for step in steps {
+        match step {
+            InstanceStep::CustomerGroup(index, step) => match calls.last_mut() {
+                Some(Call::CustomerGroup(last, steps))
                     if *last == index && steps.last().is_some_and(|last| joins(last, &step)) =>
                 {
                     steps.push(step);
                 }
-                _ => calls.push(Merged::Ward(index, vec![step])),
+                _ => calls.push(Call::CustomerGroup(index, vec![step])),
             },
-            act @ (Act::MakeOwn { .. }
-            | Act::ShutEgress(_)
-            | Act::Expel(_)
-            | Act::Mark(_)
-            | Act::Attach(_)
-            | Act::Detach(_)
-            | Act::DeleteOwn) => calls.push(Merged::Own(act)),
+            step @ (InstanceStep::MakeOwn { .. }
+            | InstanceStep::ShutEgress(_)
+            | InstanceStep::RemoveStray(_)
+            | InstanceStep::Mark(_)
+            | InstanceStep::Attach(_)
+            | InstanceStep::Detach(_)
+            | InstanceStep::DeleteOwn) => calls.push(Call::Own(step)),
         }
     }
     calls
 }
 
-fn joins(first: &Step, second: &Step) -> bool {
+fn joins(first: &GroupStep, second: &GroupStep) -> bool {
     match (first, second) {
-        (Step::Park(one), Step::Park(other)) | (Step::Add(one), Step::Add(other)) => one.tags == other.tags,
-        (Step::Remove(_), Step::Remove(_)) | (Step::Unpark(_), Step::Unpark(_)) => true,
+        (GroupStep::Park(one), GroupStep::Park(other)) | (GroupStep::Add(one), GroupStep::Add(other)) => {
+            one.tags == other.tags
+        }
+        (GroupStep::Remove(_), GroupStep::Remove(_)) | (GroupStep::Unpark(_), GroupStep::Unpark(_)) => true,
         _ => false,
     }
 }

@@ -10,12 +10,12 @@ use crate::names;
 use crate::parking;
 use crate::resource::{Group, Interface, Rules};
 use crate::rule::Rule;
+use crate::rule_codec::{self, WindowRule};
 use crate::tags;
-use crate::window::{self, Held};
 
 /// What EC2 says of one instance.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Look {
+pub(crate) struct InstanceSnapshot {
     /// The groups of ours that serve it: its own, and the parked ones that hold it.
     pub(crate) groups: Vec<Group>,
     /// Its network interfaces.
@@ -30,31 +30,31 @@ pub(crate) struct Look {
 
 /// What a look needs to know beside what it saw.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct View<'a> {
+pub(crate) struct InstanceContext<'a> {
     pub(crate) target: &'a TargetId,
     pub(crate) instance: &'a str,
     pub(crate) deployment: &'a str,
 }
 
-impl Look {
+impl InstanceSnapshot {
     /// The instance's own group, also where somebody took its tags off.
     pub(crate) fn own(&self) -> Option<&Group> {
         let is_named = |group: &Group| names::instance(&group.name).is_some();
-        self.groups.iter().find(|group| is(group, tags::ROLE, tags::WINDOWS) || is_named(group))
+        self.groups.iter().find(|group| has_tag(group, tags::ROLE, tags::WINDOWS) || is_named(group))
     }
 
     /// The tags that its own group should have and has not, but for its state.
-    fn lost_tags(&self, view: View<'_>) -> Vec<String> {
+    fn lost_tags(&self, context: InstanceContext<'_>) -> Vec<String> {
         let Some(own) = self.own() else { return Vec::new() };
         let owner = [
-            (tags::MANAGED_BY, view.deployment),
+            (tags::MANAGED_BY, context.deployment),
             (tags::ROLE, tags::WINDOWS),
-            (tags::INSTANCE, view.instance),
+            (tags::INSTANCE, context.instance),
         ];
         let wrong =
-            owner.into_iter().filter(|(key, value)| !is(own, key, value)).map(|(key, _)| key.to_owned());
-        let which = [tags::ALL, tags::PRIMARY].iter().all(|value| !is(own, tags::INTERFACES, value));
-        let holder = format!("{}{}", tags::HOLDER, view.instance);
+            owner.into_iter().filter(|(key, value)| !has_tag(own, key, value)).map(|(key, _)| key.to_owned());
+        let which = [tags::ALL, tags::PRIMARY].iter().all(|value| !has_tag(own, tags::INTERFACES, value));
+        let holder = format!("{}{}", tags::HOLDER, context.instance);
         let is_held = own.tags.contains_key(&holder);
         wrong.chain(which.then(|| tags::INTERFACES.to_owned())).chain((!is_held).then_some(holder)).collect()
     }
@@ -75,19 +75,19 @@ impl Look {
     }
 
     /// Whether anything says yet which ports are to be shut.
-    pub(crate) fn knows_ports(&self, view: View<'_>) -> bool {
-        !self.ports(view.instance).is_empty()
+    pub(crate) fn knows_ports(&self, context: InstanceContext<'_>) -> bool {
+        !self.ports(context.instance).is_empty()
     }
 
     /// What an administrator does where nothing says any more which ports are shut.
-    fn remedy(&self, view: View<'_>) -> &'static str {
-        if self.knows_ports(view) { "" } else { ", and nothing says for which ports: lock it down again" }
+    fn remedy(&self, context: InstanceContext<'_>) -> &'static str {
+        if self.knows_ports(context) { "" } else { ", and nothing says for which ports: lock it down again" }
     }
 
     /// The interfaces whose ports are to be shut: all, or the primary one where the others are Kubernetes's.
     pub(crate) fn guarded(&self) -> impl Iterator<Item = &Interface> {
         let primary_only =
-            self.primary_only || self.own().is_some_and(|own| is(own, tags::INTERFACES, tags::PRIMARY));
+            self.primary_only || self.own().is_some_and(|own| has_tag(own, tags::INTERFACES, tags::PRIMARY));
         self.interfaces.iter().filter(move |interface| !primary_only || interface.index == 0)
     }
 
@@ -113,8 +113,8 @@ impl Look {
     }
 
     /// The rules of windows.
-    pub(crate) fn held(&self, deployment: &str) -> Vec<Held> {
-        self.own_rules().iter().filter_map(|rule| Held::read(rule, deployment)).collect()
+    pub(crate) fn window_rules(&self, deployment: &str) -> Vec<WindowRule> {
+        self.own_rules().iter().filter_map(|rule| WindowRule::read(rule, deployment)).collect()
     }
 
     /// Takes in that these rules are gone.
@@ -124,7 +124,8 @@ impl Look {
 
     /// The rules of the own group that are no windows. A group that is not locked yet has the egress rule of EC2's own.
     fn strays(&self, deployment: &str) -> BTreeSet<Stray> {
-        let ingress = self.strange(deployment).into_iter().map(|rule| (rule.id.clone(), rule.to_string()));
+        let ingress =
+            self.stray_rules(deployment).into_iter().map(|rule| (rule.id.clone(), rule.to_string()));
         let is_locked = self.state() == tags::LOCKED;
         let egress = self.egress().iter().filter(|_| is_locked).map(|rule| {
             let Rule { id, group, traffic, source, .. } = rule;
@@ -136,13 +137,13 @@ impl Look {
 
     /// The windows' rules whose tags for people do not name the grant that ends last, with the tags that do.
     pub(crate) fn misnamed(&self, deployment: &str) -> Vec<(String, Vec<(String, String)>)> {
-        let held = self.held(deployment).into_iter().filter(|held| !held.named);
+        let held = self.window_rules(deployment).into_iter().filter(|held| !held.named);
         held.map(|held| (held.id, tags::of_latest(&held.marks))).collect()
     }
 
     /// Rules of the own group that are no window's.
-    pub(crate) fn strange(&self, deployment: &str) -> Vec<&Rule> {
-        self.own_rules().iter().filter(|rule| Held::read(rule, deployment).is_none()).collect()
+    pub(crate) fn stray_rules(&self, deployment: &str) -> Vec<&Rule> {
+        self.own_rules().iter().filter(|rule| WindowRule::read(rule, deployment).is_none()).collect()
     }
 
     /// Egress rules of the own group: it must have none, or it would widen what the others let out.
@@ -180,8 +181,8 @@ impl Look {
     }
 
     /// The windows, and what is not as Postern left it.
-    pub(crate) fn observation(&self, view: View<'_>) -> Observation {
-        let windows = window::windows(view.target, &self.held(view.deployment));
+    pub(crate) fn observation(&self, context: InstanceContext<'_>) -> Observation {
+        let windows = rule_codec::windows(context.target, &self.window_rules(context.deployment));
         let mut drift = Vec::new();
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
         match (self.own(), self.state()) {
@@ -199,18 +200,18 @@ impl Look {
             }
             (Some(_), tags::RELEASING) => found("a release was interrupted".into(), true),
             (Some(_), tags::LOCKED) => {
-                let lost = self.lost_tags(view);
+                let lost = self.lost_tags(context);
                 if !lost.is_empty() {
                     let lost = lost.join(", ");
                     found(
-                        format!("somebody took {lost} off its own group{}", self.remedy(view)),
-                        self.knows_ports(view),
+                        format!("somebody took {lost} off its own group{}", self.remedy(context)),
+                        self.knows_ports(context),
                     );
                 }
-                for rule in self.strange(view.deployment) {
+                for rule in self.stray_rules(context.deployment) {
                     found(format!("somebody made a rule in its own group: {rule}"), true);
                 }
-                for (rule, _) in self.misnamed(view.deployment) {
+                for (rule, _) in self.misnamed(context.deployment) {
                     found(format!("the tags of {rule} do not name the grant that ends last"), true);
                 }
                 for rule in self.egress() {
@@ -222,21 +223,24 @@ impl Look {
                 for interface in self.unattached() {
                     found(format!("its own group is not on {}", interface.id), true);
                 }
-                for exposure in exposures(self.customer_rules(), &self.ports(view.instance)) {
-                    let is_ours = self.is_guarded_piece(&exposure.rule, view.deployment);
-                    found(format!("it is not shut: {exposure}"), is_ours);
+                for exposure in exposures(self.customer_rules(), &self.ports(context.instance)) {
+                    let is_repairable = self.is_guarded_piece(&exposure.rule, context.deployment);
+                    found(format!("it is not shut: {exposure}"), is_repairable);
                 }
             }
             (Some(_), _) => {
-                found(format!("a lockdown was interrupted{}", self.remedy(view)), self.knows_ports(view));
+                found(
+                    format!("a lockdown was interrupted{}", self.remedy(context)),
+                    self.knows_ports(context),
+                );
             }
         }
-        Observation { windows, drift, strays: self.strays(view.deployment), ..Observation::default() }
+        Observation { windows, drift, strays: self.strays(context.deployment), ..Observation::default() }
     }
 }
 
 /// Looks at many instances at once, from one reading of everything of ours.
-pub(crate) struct Panorama {
+pub(crate) struct RegionSnapshot {
     pub(crate) groups: Vec<Group>,
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) rules: Rules,
@@ -244,41 +248,42 @@ pub(crate) struct Panorama {
     pub(crate) bare: BTreeSet<String>,
 }
 
-impl Panorama {
+impl RegionSnapshot {
     /// The instances that groups of ours serve.
     pub(crate) fn served(groups: &[Group]) -> BTreeSet<String> {
         groups.iter().flat_map(Group::serves).collect()
     }
 
     /// One look for each instance that a group of ours serves.
-    pub(crate) fn looks(self) -> BTreeMap<String, Look> {
-        let mut looks: BTreeMap<String, Look> = BTreeMap::new();
+    pub(crate) fn instances(self) -> BTreeMap<String, InstanceSnapshot> {
+        let mut snapshots: BTreeMap<String, InstanceSnapshot> = BTreeMap::new();
         for group in &self.groups {
             for instance in group.serves() {
-                looks.entry(instance).or_default().groups.push(group.clone());
+                snapshots.entry(instance).or_default().groups.push(group.clone());
             }
         }
         for interface in self.interfaces {
-            let look = interface.instance.as_ref().and_then(|instance| looks.get_mut(instance));
-            if let Some(look) = look {
-                look.exists = true;
-                look.interfaces.push(interface);
+            let snapshot = interface.instance.as_ref().and_then(|instance| snapshots.get_mut(instance));
+            if let Some(snapshot) = snapshot {
+                snapshot.exists = true;
+                snapshot.interfaces.push(interface);
             }
         }
-        for (instance, look) in &mut looks {
-            look.exists |= self.bare.contains(instance);
-            let own = look.own().map(|own| own.id.clone());
-            let groups: BTreeSet<String> = look.customer_groups().into_iter().cloned().chain(own).collect();
+        for (instance, snapshot) in &mut snapshots {
+            snapshot.exists |= self.bare.contains(instance);
+            let own = snapshot.own().map(|own| own.id.clone());
+            let groups: BTreeSet<String> =
+                snapshot.customer_groups().into_iter().cloned().chain(own).collect();
             let pick = |side: &BTreeMap<String, Vec<Rule>>| {
                 groups.iter().filter_map(|id| Some((id.clone(), side.get(id)?.clone()))).collect()
             };
-            look.rules = Rules { ingress: pick(&self.rules.ingress), egress: pick(&self.rules.egress) };
+            snapshot.rules = Rules { ingress: pick(&self.rules.ingress), egress: pick(&self.rules.egress) };
         }
-        looks
+        snapshots
     }
 }
 
-fn is(group: &Group, key: &str, value: &str) -> bool {
+fn has_tag(group: &Group, key: &str, value: &str) -> bool {
     group.tags.get(key).is_some_and(|is| is == value)
 }
 

@@ -9,37 +9,37 @@ use ipnet::IpNet;
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, ProtectedPort};
 
+use crate::rule_codec::{self, WindowRule};
 use crate::tags::{self, Mark, Marks};
-use crate::window::{self, Held};
 
 /// One rule of an own group: EC2 has no second one like it.
-pub(crate) type Slot = (ProtectedPort, IpNet);
+pub(crate) type RuleKey = (ProtectedPort, IpNet);
 
 /// What opens windows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Opening {
+pub(crate) struct OpenPlan {
     /// Rules that are there already, which get marks.
-    pub(crate) marked: Vec<Marking>,
+    pub(crate) retagged: Vec<TagChange>,
     /// Rules to be made: those with the same marks together.
-    pub(crate) made: Vec<(Marks, Vec<Slot>)>,
+    pub(crate) created: Vec<(Marks, Vec<RuleKey>)>,
 }
 
 /// What closes windows.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Closing {
+pub(crate) struct ClosePlan {
     /// Rules that others share, or that are still part of another window.
-    pub(crate) marked: Vec<Marking>,
+    pub(crate) retagged: Vec<TagChange>,
     /// The ids of the rules that nobody needs any more.
-    pub(crate) empty: Vec<String>,
+    pub(crate) unused: Vec<String>,
 }
 
 /// Other marks for one rule.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Marking {
+pub(crate) struct TagChange {
     /// The rule's id.
     pub(crate) id: String,
     /// Which rule it is.
-    pub(crate) slot: Slot,
+    pub(crate) key: RuleKey,
     /// The keys of the tags that go.
     pub(crate) untag: Vec<String>,
     /// The tags that are written.
@@ -48,9 +48,9 @@ pub(crate) struct Marking {
     pub(crate) marks: Marks,
 }
 
-impl Marking {
+impl TagChange {
     /// The way from a rule's marks to others; none where they are the same.
-    fn of(rule: &Held, marks: Marks) -> Option<Self> {
+    fn of(rule: &WindowRule, marks: Marks) -> Option<Self> {
         if rule.marks == marks {
             return None;
         }
@@ -62,38 +62,38 @@ impl Marking {
         if latest != tags::of_latest(&rule.marks) {
             tag.extend(latest);
         }
-        Some(Self { id: rule.id.clone(), slot: (rule.port, rule.net), untag, tag, marks })
+        Some(Self { id: rule.id.clone(), key: (rule.port, rule.net), untag, tag, marks })
     }
 }
 
 /// What has to be written for these windows to be open.
-pub(crate) fn opening(rules: &[Held], windows: &BTreeSet<CloudWindow>) -> Opening {
-    let mut wanted: BTreeMap<Slot, Marks> = BTreeMap::new();
+pub(crate) fn plan_open(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -> OpenPlan {
+    let mut wanted: BTreeMap<RuleKey, Marks> = BTreeMap::new();
     for window in windows {
         let half = window.source.is_any();
-        for net in window::nets(window.source) {
+        for net in rule_codec::nets(window.source) {
             let mark = Mark { not_after: window.not_after, whole: !half, half };
-            join(wanted.entry((window.port, net)).or_default(), window.grant, mark);
+            merge_mark(wanted.entry((window.port, net)).or_default(), window.grant, mark);
         }
     }
-    let mut opening = Opening::default();
-    for (slot, marks) in wanted {
-        if let Some(rule) = rules.iter().find(|rule| (rule.port, rule.net) == slot) {
+    let mut opening = OpenPlan::default();
+    for (key, marks) in wanted {
+        if let Some(rule) = rules.iter().find(|rule| (rule.port, rule.net) == key) {
             let mut all = rule.marks.clone();
-            marks.into_iter().for_each(|(grant, mark)| join(&mut all, grant, mark));
-            opening.marked.extend(Marking::of(rule, all));
+            marks.into_iter().for_each(|(grant, mark)| merge_mark(&mut all, grant, mark));
+            opening.retagged.extend(TagChange::of(rule, all));
             continue;
         }
-        match opening.made.iter_mut().find(|(same, _)| *same == marks) {
-            Some((_, slots)) => slots.push(slot),
-            None => opening.made.push((marks, vec![slot])),
+        match opening.created.iter_mut().find(|(same, _)| *same == marks) {
+            Some((_, keys)) => keys.push(key),
+            None => opening.created.push((marks, vec![key])),
         }
     }
     opening
 }
 
 /// Adds a mark of a grant to what the rule is to it already, or puts it in the place of one with another end.
-fn join(marks: &mut Marks, grant: GrantId, mark: Mark) {
+fn merge_mark(marks: &mut Marks, grant: GrantId, mark: Mark) {
     let before = marks.get(&grant).filter(|before| before.not_after == mark.not_after);
     let whole = mark.whole || before.is_some_and(|before| before.whole);
     let half = mark.half || before.is_some_and(|before| before.half);
@@ -101,12 +101,12 @@ fn join(marks: &mut Marks, grant: GrantId, mark: Mark) {
 }
 
 /// What has to be written for these windows to be closed.
-pub(crate) fn closing(rules: &[Held], windows: &BTreeSet<CloudWindow>) -> Closing {
-    let mut closing = Closing::default();
+pub(crate) fn plan_close(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -> ClosePlan {
+    let mut closing = ClosePlan::default();
     for rule in rules {
         let mut left = rule.marks.clone();
-        let slot = (rule.port, rule.net);
-        for window in windows.iter().filter(|window| concerns(window, &slot)) {
+        let key = (rule.port, rule.net);
+        for window in windows.iter().filter(|window| is_rule_of(window, &key)) {
             let Some(mark) = left.remove(&window.grant) else { continue };
             // A half that is named alone is left over from a window that was not opened whole.
             if mark.whole && window.source.is_any() {
@@ -114,17 +114,17 @@ pub(crate) fn closing(rules: &[Held], windows: &BTreeSet<CloudWindow>) -> Closin
             }
         }
         if left.is_empty() {
-            closing.empty.push(rule.id.clone());
+            closing.unused.push(rule.id.clone());
         } else {
-            closing.marked.extend(Marking::of(rule, left));
+            closing.retagged.extend(TagChange::of(rule, left));
         }
     }
     closing
 }
 
 /// Whether a rule is a window's, or half of it.
-pub(crate) fn concerns(window: &CloudWindow, (port, net): &Slot) -> bool {
-    window.port == *port && window::nets(window.source).contains(net)
+pub(crate) fn is_rule_of(window: &CloudWindow, (port, net): &RuleKey) -> bool {
+    window.port == *port && rule_codec::nets(window.source).contains(net)
 }
 
 #[cfg(test)]
@@ -146,26 +146,26 @@ mod tests {
     }
 
     /// The rules after an opening, as EC2 would have them.
-    fn opened(mut rules: Vec<Held>, windows: &BTreeSet<CloudWindow>) -> Vec<Held> {
-        let Opening { marked, made } = opening(&rules, windows);
-        for marking in marked {
-            rules.iter_mut().find(|rule| rule.id == marking.id).unwrap().marks = marking.marks;
+    fn opened(mut rules: Vec<WindowRule>, windows: &BTreeSet<CloudWindow>) -> Vec<WindowRule> {
+        let OpenPlan { retagged, created } = plan_open(&rules, windows);
+        for change in retagged {
+            rules.iter_mut().find(|rule| rule.id == change.id).unwrap().marks = change.marks;
         }
-        for (marks, slots) in made {
-            for (port, net) in slots {
+        for (marks, keys) in created {
+            for (port, net) in keys {
                 let id = format!("sgr-{port}-{net}");
-                rules.push(Held { id, port, net, marks: marks.clone(), named: true });
+                rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
             }
         }
         rules
     }
 
-    fn closed(mut rules: Vec<Held>, windows: &BTreeSet<CloudWindow>) -> Vec<Held> {
-        let Closing { marked, empty } = closing(&rules, windows);
-        for marking in marked {
-            rules.iter_mut().find(|rule| rule.id == marking.id).unwrap().marks = marking.marks;
+    fn closed(mut rules: Vec<WindowRule>, windows: &BTreeSet<CloudWindow>) -> Vec<WindowRule> {
+        let ClosePlan { retagged, unused } = plan_close(&rules, windows);
+        for change in retagged {
+            rules.iter_mut().find(|rule| rule.id == change.id).unwrap().marks = change.marks;
         }
-        rules.retain(|rule| !empty.contains(&rule.id));
+        rules.retain(|rule| !unused.contains(&rule.id));
         rules
     }
 
@@ -177,27 +177,27 @@ mod tests {
             window(1, "udp/22", "2001:db8::/64"),
         ]
         .into();
-        let Opening { marked, made } = opening(&[], &windows);
-        assert_eq!((marked.len(), made.len(), made[0].1.len()), (0, 1, 3));
+        let OpenPlan { retagged, created } = plan_open(&[], &windows);
+        assert_eq!((retagged.len(), created.len(), created[0].1.len()), (0, 1, 3));
         let rules = opened(Vec::new(), &windows);
-        assert_eq!(opening(&rules, &windows), Opening::default(), "once is enough");
-        let Closing { marked, empty } = closing(&rules, &windows);
-        assert_eq!((marked.len(), empty.len()), (0, 3));
+        assert_eq!(plan_open(&rules, &windows), OpenPlan::default(), "once is enough");
+        let ClosePlan { retagged, unused } = plan_close(&rules, &windows);
+        assert_eq!((retagged.len(), unused.len()), (0, 3));
     }
 
     #[test]
     fn a_rule_that_is_shared_gets_one_tag_more_and_loses_that_one_again() {
         let (one, later) = (window(1, "tcp/22", "192.0.2.7"), window(2, "tcp/22", "192.0.2.7"));
         let rules = opened(Vec::new(), &[one.clone()].into());
-        let Opening { marked, made } = opening(&rules, &[later.clone()].into());
-        assert!(made.is_empty());
-        let keys: Vec<_> = marked[0].tag.iter().map(|(key, _)| key.as_str()).collect();
+        let OpenPlan { retagged, created } = plan_open(&rules, &[later.clone()].into());
+        assert!(created.is_empty());
+        let keys: Vec<_> = retagged[0].tag.iter().map(|(key, _)| key.as_str()).collect();
         assert_eq!(keys, [&format!("{}{}", tags::GRANT, later.grant), tags::LATEST_GRANT, tags::NOT_AFTER]);
 
         let rules = opened(rules, &[later.clone()].into());
-        let first = &closing(&rules, &[one.clone()].into()).marked[0];
+        let first = &plan_close(&rules, &[one.clone()].into()).retagged[0];
         assert_eq!((first.untag.len(), first.tag.len()), (1, 0), "the other ends later all the same");
-        let last = &closing(&rules, &[later].into()).marked[0];
+        let last = &plan_close(&rules, &[later].into()).retagged[0];
         assert_eq!((last.untag.len(), last.tag.len()), (1, 2), "what is left ends earlier");
     }
 
@@ -206,24 +206,24 @@ mod tests {
         let (all, half) = (window(1, "tcp/22", "0.0.0.0/0"), window(1, "tcp/22", "0.0.0.0/1"));
         let both: BTreeSet<_> = [all.clone(), half.clone()].into();
         let rules = opened(Vec::new(), &both);
-        assert_eq!(window::windows(&all.target, &rules), both);
+        assert_eq!(rule_codec::windows(&all.target, &rules), both);
         let left = closed(rules.clone(), &[all.clone()].into());
-        assert_eq!(window::windows(&all.target, &left), [half.clone()].into());
+        assert_eq!(rule_codec::windows(&all.target, &left), [half.clone()].into());
         assert_eq!(closed(rules, &both), []);
         // One after the other ends as both at once.
         let rules = opened(opened(Vec::new(), &[half].into()), &[all.clone()].into());
-        assert_eq!(window::windows(&all.target, &rules), both);
+        assert_eq!(rule_codec::windows(&all.target, &rules), both);
     }
 
     #[test]
-    fn i6_a_window_that_is_not_there_changes_nothing_of_others() {
+    fn i6_closing_a_window_that_is_not_there_changes_no_other_grant() {
         let rules = opened(Vec::new(), &[window(1, "tcp/22", "192.0.2.7")].into());
         for other in [
             window(2, "tcp/22", "192.0.2.7"),
             window(1, "tcp/23", "192.0.2.7"),
             window(1, "tcp/22", "192.0.2.8"),
         ] {
-            assert_eq!(closing(&rules, &[other].into()), Closing::default());
+            assert_eq!(plan_close(&rules, &[other].into()), ClosePlan::default());
         }
     }
 }

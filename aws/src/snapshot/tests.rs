@@ -85,24 +85,24 @@ fn window_tags() -> (CloudWindow, Tags) {
 }
 
 /// Locked down, with one window, and nothing amiss.
-fn locked() -> Look {
-    let mut look = Look {
+fn locked() -> InstanceSnapshot {
+    let mut snapshot = InstanceSnapshot {
         groups: vec![own(tags::LOCKED), parked()],
         interfaces: vec![interface(0, &["sg-web", "sg-own"]), interface(1, &["sg-web", "sg-own"])],
         exists: true,
-        ..Look::default()
+        ..InstanceSnapshot::default()
     };
-    look.rules.ingress.insert("sg-own".into(), vec![windows_rule()]);
-    look.rules.ingress.insert("sg-web".into(), vec![rule("sg-web", 443, "0.0.0.0/0", Tags::new())]);
-    look
+    snapshot.rules.ingress.insert("sg-own".into(), vec![windows_rule()]);
+    snapshot.rules.ingress.insert("sg-web".into(), vec![rule("sg-web", 443, "0.0.0.0/0", Tags::new())]);
+    snapshot
 }
 
-fn observe(look: &Look) -> Observation {
-    look.observation(View { target: &target(), instance: INSTANCE, deployment: "postern" })
+fn observe(snapshot: &InstanceSnapshot) -> Observation {
+    snapshot.observation(InstanceContext { target: &target(), instance: INSTANCE, deployment: "postern" })
 }
 
-fn drift(look: &Look) -> Vec<(String, bool)> {
-    observe(look).drift.into_iter().map(|drift| (drift.what, drift.repairable)).collect()
+fn drift(snapshot: &InstanceSnapshot) -> Vec<(String, bool)> {
+    observe(snapshot).drift.into_iter().map(|drift| (drift.what, drift.repairable)).collect()
 }
 
 #[test]
@@ -114,9 +114,9 @@ fn i2_what_is_open_follows_from_the_tags_alone() {
 }
 
 #[test]
-fn what_somebody_did_to_what_is_ours_is_drift_that_can_be_repaired() {
-    let mut strange = locked();
-    strange.rules.ingress.get_mut("sg-own").unwrap().push(rule("sg-own", 23, "0.0.0.0/0", Tags::new()));
+fn a_change_of_posterns_resources_by_another_principal_is_repairable_drift() {
+    let mut strays = locked();
+    strays.rules.ingress.get_mut("sg-own").unwrap().push(rule("sg-own", 23, "0.0.0.0/0", Tags::new()));
     let mut egress = locked();
     egress.rules.egress.insert("sg-own".into(), vec![rule("sg-own", 25, "0.0.0.0/0", Tags::new())]);
     let mut detached = locked();
@@ -131,77 +131,77 @@ fn what_somebody_did_to_what_is_ours_is_drift_that_can_be_repaired() {
         (tags::PIECE_OF.to_owned(), "sgr-1".to_owned()),
     ];
     widened.rules.ingress.get_mut("sg-web").unwrap().push(rule("sg-web", 22, "0.0.0.0/0", piece.into()));
-    for (look, words) in [
-        (strange, "somebody made a rule in its own group"),
+    for (snapshot, words) in [
+        (strays, "somebody made a rule in its own group"),
         (egress, "somebody let its own group send"),
         (detached, "its own group is not on eni-1"),
         (gone, "its own group is gone"),
         (untagged, "somebody took postern:role off its own group"),
         (widened, "it is not shut: tcp/22 exposed"),
     ] {
-        let drift = drift(&look);
+        let drift = drift(&snapshot);
         assert!(matches!(&drift[..], [(what, true)] if what.contains(words)), "{drift:?}");
     }
 }
 
 #[test]
-fn i6_a_rule_of_others_that_opens_a_port_again_is_told_and_left_alone() {
-    let mut look = locked();
-    look.rules.ingress.get_mut("sg-web").unwrap().push(rule("sg-web", 22, "0.0.0.0/0", Tags::new()));
-    let drift = drift(&look);
+fn i6_a_customers_rule_that_opens_a_port_again_is_reported_and_left_alone() {
+    let mut snapshot = locked();
+    snapshot.rules.ingress.get_mut("sg-web").unwrap().push(rule("sg-web", 22, "0.0.0.0/0", Tags::new()));
+    let drift = drift(&snapshot);
     assert!(
         matches!(&drift[..], [(what, false)] if what == "it is not shut: tcp/22 exposed: rule sgr-sg-web-22 of sg-web lets tcp/22 in from anyone (0.0.0.0/0)"),
         "{drift:?}"
     );
-    assert_eq!(observe(&look).windows.len(), 1);
+    assert_eq!(observe(&snapshot).windows.len(), 1);
 }
 
 #[test]
-fn what_was_interrupted_is_drift_and_its_windows_are_still_seen() {
+fn an_interrupted_lockdown_or_release_is_drift_and_its_windows_are_still_seen() {
     for (state, words) in [
         (tags::LOCKING, "a lockdown was interrupted"),
         (tags::RELEASING, "a release was interrupted"),
         ("somebody's word", "a lockdown was interrupted"),
     ] {
-        let look = Look { groups: vec![own(state), parked()], ..locked() };
-        assert_eq!(drift(&look), [(words.to_owned(), true)]);
-        assert_eq!(observe(&look).windows.len(), 1, "what is open can be closed");
+        let snapshot = InstanceSnapshot { groups: vec![own(state), parked()], ..locked() };
+        assert_eq!(drift(&snapshot), [(words.to_owned(), true)]);
+        assert_eq!(observe(&snapshot).windows.len(), 1, "what is open can be closed");
     }
 }
 
 #[test]
-fn i6_a_piece_in_a_group_that_is_shut_for_others_alone_is_told_and_left_alone() {
+fn i6_a_piece_in_a_group_that_is_shut_for_other_instances_is_reported_and_left_alone() {
     let piece = [
         (tags::MANAGED_BY.to_owned(), "postern".to_owned()),
         (tags::PIECE_OF.to_owned(), "sgr-1".to_owned()),
     ];
-    let mut look = locked();
-    look.interfaces[0].groups.push("sg-shared".into());
-    look.rules.ingress.insert("sg-shared".into(), vec![rule("sg-shared", 22, "0.0.0.0/0", piece.into())]);
-    assert!(matches!(&drift(&look)[..], [(what, false)] if what.contains("it is not shut")));
-    assert!(look.widened(&look.ports(INSTANCE), "postern").is_empty());
+    let mut snapshot = locked();
+    snapshot.interfaces[0].groups.push("sg-shared".into());
+    snapshot.rules.ingress.insert("sg-shared".into(), vec![rule("sg-shared", 22, "0.0.0.0/0", piece.into())]);
+    assert!(matches!(&drift(&snapshot)[..], [(what, false)] if what.contains("it is not shut")));
+    assert!(snapshot.widened(&snapshot.ports(INSTANCE), "postern").is_empty());
 }
 
 #[test]
 fn i6_an_own_group_without_any_tag_is_known_by_its_name_and_its_windows_can_be_closed() {
-    let mut look = locked();
-    look.groups[0].tags.clear();
-    let told = drift(&look);
+    let mut snapshot = locked();
+    snapshot.groups[0].tags.clear();
+    let found = drift(&snapshot);
     assert_eq!(
-        told,
+        found,
         [("a lockdown was interrupted".to_owned(), true)],
         "what is parked says for which ports"
     );
-    assert_eq!(observe(&look).windows.len(), 1);
-    look.groups.remove(1);
-    assert!(matches!(&drift(&look)[..], [(what, false)] if what.contains("lock it down again")));
-    assert_eq!(observe(&look).windows.len(), 1);
+    assert_eq!(observe(&snapshot).windows.len(), 1);
+    snapshot.groups.remove(1);
+    assert!(matches!(&drift(&snapshot)[..], [(what, false)] if what.contains("lock it down again")));
+    assert_eq!(observe(&snapshot).windows.len(), 1);
 }
 
 #[test]
 fn a_target_that_is_gone_while_rules_are_parked_for_it_waits_for_its_release() {
-    let look = Look { groups: vec![parked()], exists: false, ..Look::default() };
-    let drift = drift(&look);
+    let snapshot = InstanceSnapshot { groups: vec![parked()], exists: false, ..InstanceSnapshot::default() };
+    let drift = drift(&snapshot);
     assert!(
         matches!(&drift[..], [(what, false)] if what.contains("rules of sg-web are still parked")),
         "{drift:?}"
@@ -210,31 +210,32 @@ fn a_target_that_is_gone_while_rules_are_parked_for_it_waits_for_its_release() {
 
 #[test]
 fn on_a_kubernetes_node_the_interfaces_of_pods_are_left_alone() {
-    let mut look = locked();
-    look.groups[0].tags.insert(tags::INTERFACES.into(), tags::PRIMARY.into());
-    look.interfaces[1].groups = vec!["sg-pods".into()];
-    look.rules.ingress.insert("sg-pods".into(), vec![rule("sg-pods", 22, "0.0.0.0/0", Tags::new())]);
-    assert_eq!(drift(&look), []);
-    assert_eq!(look.customer_groups(), [&"sg-web".to_owned()].into());
+    let mut snapshot = locked();
+    snapshot.groups[0].tags.insert(tags::INTERFACES.into(), tags::PRIMARY.into());
+    snapshot.interfaces[1].groups = vec!["sg-pods".into()];
+    snapshot.rules.ingress.insert("sg-pods".into(), vec![rule("sg-pods", 22, "0.0.0.0/0", Tags::new())]);
+    assert_eq!(drift(&snapshot), []);
+    assert_eq!(snapshot.customer_groups(), [&"sg-web".to_owned()].into());
 }
 
 #[test]
 fn an_interface_in_another_vpc_is_guarded_and_not_served() {
-    let mut look = locked();
-    look.interfaces.push(Interface { vpc: "vpc-2".into(), ..interface(2, &["sg-far"]) });
-    assert_eq!(look.unattached(), Vec::<&Interface>::new());
-    assert!(look.customer_groups().contains(&"sg-far".to_owned()));
+    let mut snapshot = locked();
+    snapshot.interfaces.push(Interface { vpc: "vpc-2".into(), ..interface(2, &["sg-far"]) });
+    assert_eq!(snapshot.unattached(), Vec::<&Interface>::new());
+    assert!(snapshot.customer_groups().contains(&"sg-far".to_owned()));
 }
 
 #[test]
-fn a_panorama_gives_each_instance_what_is_its_own() {
-    let look = locked();
+fn a_region_snapshot_gives_each_instance_its_own_part() {
+    let snapshot = locked();
     let other = Interface { instance: Some("i-other".into()), ..interface(0, &["sg-web"]) };
-    let interfaces: Vec<Interface> = look.interfaces.iter().cloned().chain([other]).collect();
-    let groups = look.groups.clone();
-    assert_eq!(Panorama::served(&groups), [INSTANCE.to_owned()].into());
-    let panorama = Panorama { groups, interfaces, rules: look.rules.clone(), bare: BTreeSet::new() };
-    let looks = panorama.looks();
-    assert_eq!(looks.len(), 1);
-    assert_eq!(observe(&looks[INSTANCE]), observe(&look));
+    let interfaces: Vec<Interface> = snapshot.interfaces.iter().cloned().chain([other]).collect();
+    let groups = snapshot.groups.clone();
+    assert_eq!(RegionSnapshot::served(&groups), [INSTANCE.to_owned()].into());
+    let panorama =
+        RegionSnapshot { groups, interfaces, rules: snapshot.rules.clone(), bare: BTreeSet::new() };
+    let snapshots = panorama.instances();
+    assert_eq!(snapshots.len(), 1);
+    assert_eq!(observe(&snapshots[INSTANCE]), observe(&snapshot));
 }

@@ -10,43 +10,43 @@ use postern_provider::{CloudError, Observation};
 use tokio::time::Instant;
 
 use crate::api::{Ec2, Find};
+use crate::backoff::backoff;
 use crate::error::CallError;
-use crate::fleet;
-use crate::look::{Look, View};
-use crate::marking::{self, Closing, Marking, Opening, Slot};
-use crate::patience;
+use crate::inventory;
 use crate::resource::NewRule;
 use crate::rule::{Rule, Source, Traffic};
+use crate::rule_codec::{self, WindowRule};
+use crate::rule_plan::{self, ClosePlan, OpenPlan, RuleKey, TagChange};
+use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::tags::{self, Marks};
-use crate::window::{self, Held};
 use crate::written::Written;
 
 /// What is known of one target between two calls.
 #[derive(Debug, Default)]
-pub(crate) struct Book {
-    own: Option<Own>,
+pub(crate) struct TargetCache {
+    own: Option<OwnGroup>,
     /// Windows whose opening got no answer: a look that does not show them is not believed at once.
-    doubts: Vec<CloudWindow>,
+    unconfirmed: Vec<CloudWindow>,
     /// Openings of a moment ago, which a read may not show yet.
     written: Written,
     /// Whether the read after a close showed something else than what is known.
-    pub(crate) surprised: bool,
+    pub(crate) needs_observation: bool,
 }
 
-impl Book {
+impl TargetCache {
     /// Forgets what looks have shown: the next call looks first. What EC2 has answered stays.
     pub(crate) fn forget(&mut self) {
-        (self.own, self.surprised) = (None, false);
+        (self.own, self.needs_observation) = (None, false);
     }
 
     /// Forgets what does not agree with a look: one of the two is not the newest.
-    pub(crate) fn doubt(&mut self, look: &Look, deployment: &str) {
-        let agrees = |own: &Own| {
-            let mut held = look.held(deployment);
+    pub(crate) fn drop_if_stale(&mut self, snapshot: &InstanceSnapshot, deployment: &str) {
+        let agrees = |own: &OwnGroup| {
+            let mut held = snapshot.window_rules(deployment);
             held.sort_by(|one, other| one.id.cmp(&other.id));
             let mut known = own.rules.clone();
             known.sort_by(|one, other| one.id.cmp(&other.id));
-            known == held && own.locked == (look.state() == tags::LOCKED)
+            known == held && own.locked == (snapshot.state() == tags::LOCKED)
         };
         self.own = self.own.take().filter(agrees);
     }
@@ -54,9 +54,9 @@ impl Book {
 
 /// The own group and its rules.
 #[derive(Debug)]
-struct Own {
+struct OwnGroup {
     group: String,
-    rules: Vec<Held>,
+    rules: Vec<WindowRule>,
     /// The ids of its rules that are no windows.
     strays: Vec<String>,
     /// Whether the lockdown is complete: only then may a window open.
@@ -64,67 +64,71 @@ struct Own {
 }
 
 /// One instance in its place.
-pub(crate) struct Desk<'a> {
+pub(crate) struct InstanceOps<'a> {
     pub(crate) ec2: &'a Ec2,
-    pub(crate) view: View<'a>,
+    pub(crate) context: InstanceContext<'a>,
 }
 
-impl Desk<'_> {
+impl InstanceOps<'_> {
     /// Reads everything about the instance.
-    pub(crate) async fn look(&self) -> Result<Look, CloudError> {
-        let instance = [self.view.instance.to_owned()];
-        let holder = [format!("{}{}", tags::HOLDER, self.view.instance)];
+    pub(crate) async fn snapshot(&self) -> Result<InstanceSnapshot, CloudError> {
+        let instance = [self.context.instance.to_owned()];
+        let holder = [format!("{}{}", tags::HOLDER, self.context.instance)];
         let mut groups = self.ec2.groups(Find::Where("tag-key", &holder)).await?;
-        let ours = |owner: &String| owner == self.view.deployment;
-        groups.retain(|group| group.tags.get(tags::MANAGED_BY).is_some_and(ours));
+        let is_deployments = |owner: &String| owner == self.context.deployment;
+        groups.retain(|group| group.tags.get(tags::MANAGED_BY).is_some_and(is_deployments));
         let interfaces = self.ec2.interfaces(Find::Where("attachment.instance-id", &instance)).await?;
         let exists = !interfaces.is_empty()
             || !self.ec2.instances(Find::Where("instance-id", &instance)).await?.is_empty();
-        let lost = fleet::lost(&groups, &interfaces);
-        if !lost.is_empty() {
-            groups.extend(self.ec2.groups(Find::Where("group-id", &lost)).await?);
-            groups.retain(|group| group.is_ours(self.view.deployment));
+        let untagged = inventory::own_groups_without_tags(&groups, &interfaces);
+        if !untagged.is_empty() {
+            groups.extend(self.ec2.groups(Find::Where("group-id", &untagged)).await?);
+            groups.retain(|group| group.is_managed(self.context.deployment));
         }
-        let mut look = Look { groups, interfaces, exists, ..Look::default() };
-        let own = look.own().map(|own| own.id.clone());
-        let ids: Vec<String> = look.customer_groups().into_iter().cloned().chain(own).collect();
+        let mut snapshot = InstanceSnapshot { groups, interfaces, exists, ..InstanceSnapshot::default() };
+        let own = snapshot.own().map(|own| own.id.clone());
+        let ids: Vec<String> = snapshot.customer_groups().into_iter().cloned().chain(own).collect();
         if !ids.is_empty() {
-            look.rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
+            snapshot.rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
         }
-        Ok(look)
+        Ok(snapshot)
     }
 
     /// A fresh look, which is remembered.
-    pub(crate) async fn observe(&self, book: &mut Book) -> Result<Observation, CloudError> {
-        (book.own, book.surprised) = (None, false);
-        let mut waits = patience::waits();
+    pub(crate) async fn observe(&self, cache: &mut TargetCache) -> Result<Observation, CloudError> {
+        (cache.own, cache.needs_observation) = (None, false);
+        let mut waits = backoff();
         loop {
-            let look = self.look().await?;
-            let mut observation = look.observation(self.view);
-            let mut rules = look.held(self.view.deployment);
-            if let Some(own) = look.own().filter(|_| look.exists) {
-                let strange = look.strange(self.view.deployment);
-                let strange: Vec<&str> = strange.iter().map(|rule| rule.id.as_str()).collect();
-                book.written.complete(&own.id, &mut rules, &strange, Instant::now());
-                observation.windows = window::windows(self.view.target, &rules);
+            let snapshot = self.snapshot().await?;
+            let mut observation = snapshot.observation(self.context);
+            let mut rules = snapshot.window_rules(self.context.deployment);
+            if let Some(own) = snapshot.own().filter(|_| snapshot.exists) {
+                let strays = snapshot.stray_rules(self.context.deployment);
+                let strays: Vec<&str> = strays.iter().map(|rule| rule.id.as_str()).collect();
+                cache.written.complete(&own.id, &mut rules, &strays, Instant::now());
+                observation.windows = rule_codec::windows(self.context.target, &rules);
             }
-            let is_missing = |window: &CloudWindow| look.exists && !observation.windows.contains(window);
-            if look.own().is_some()
-                && book.doubts.iter().any(is_missing)
+            let is_missing = |window: &CloudWindow| snapshot.exists && !observation.windows.contains(window);
+            if snapshot.own().is_some()
+                && cache.unconfirmed.iter().any(is_missing)
                 && let Some(wait) = waits.next()
             {
                 tokio::time::sleep(wait).await;
                 continue;
             }
-            book.doubts.clear();
-            if !look.exists {
+            cache.unconfirmed.clear();
+            if !snapshot.exists {
                 return Err(self.not_found());
             }
-            book.own = look.own().map(|own| Own {
+            cache.own = snapshot.own().map(|own| OwnGroup {
                 group: own.id.clone(),
                 rules,
-                strays: look.strange(self.view.deployment).iter().map(|rule| rule.id.clone()).collect(),
-                locked: look.state() == tags::LOCKED,
+                strays: snapshot
+                    .stray_rules(self.context.deployment)
+                    .iter()
+                    .map(|rule| rule.id.clone())
+                    .collect(),
+                locked: snapshot.state() == tags::LOCKED,
             });
             return Ok(observation);
         }
@@ -133,70 +137,73 @@ impl Desk<'_> {
     /// Opens windows.
     pub(crate) async fn open(
         &self,
-        book: &mut Book,
+        cache: &mut TargetCache,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        if book.own.is_none() {
-            self.observe(book).await?;
+        if cache.own.is_none() {
+            self.observe(cache).await?;
         }
         // Taken out, and put back once the answer is there: a call that is given up has an unknown outcome.
-        let Some(mut own) = book.own.take().filter(|own| own.locked) else {
-            let target = self.view.target;
+        let Some(mut own) = cache.own.take().filter(|own| own.locked) else {
+            let target = self.context.target;
             return Err(CloudError::refused(format!(
                 "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
             )));
         };
-        book.doubts.extend(windows.iter().cloned());
+        cache.unconfirmed.extend(windows.iter().cloned());
         let mut begun = BTreeSet::new();
-        let opened = self.write_open(&mut own, windows, &mut begun).await;
-        book.doubts.retain(|doubt| !windows.contains(doubt) || opened.is_err() && begun.contains(doubt));
+        let opened = self.send_opening(&mut own, windows, &mut begun).await;
+        cache
+            .unconfirmed
+            .retain(|window| !windows.contains(window) || opened.is_err() && begun.contains(window));
         opened?;
         // What was known to be open and was not written again is no newer than the look that showed it.
-        book.written.opened(&own.group, &own.rules, &begun, Instant::now());
-        book.own = Some(own);
+        cache.written.opened(&own.group, &own.rules, &begun, Instant::now());
+        cache.own = Some(own);
         Ok(())
     }
 
     /// `begun` learns the windows of which something was or may have been written.
-    async fn write_open(
+    async fn send_opening(
         &self,
-        own: &mut Own,
+        own: &mut OwnGroup,
         windows: &BTreeSet<CloudWindow>,
         begun: &mut BTreeSet<CloudWindow>,
     ) -> Result<(), CallError> {
-        let mut written = |slots: &[Slot], failed: Option<&CallError>| {
-            if failed.is_none_or(CallError::may_have_happened) {
-                let is_on = |window: &&CloudWindow| slots.iter().any(|slot| marking::concerns(window, slot));
+        let mut written = |keys: &[RuleKey], failed: Option<&CallError>| {
+            if failed.is_none_or(CallError::may_have_taken_effect) {
+                let is_on = |window: &&CloudWindow| keys.iter().any(|key| rule_plan::is_rule_of(window, key));
                 begun.extend(windows.iter().filter(is_on).cloned());
             }
         };
-        let Opening { marked, made } = marking::opening(&own.rules, windows);
-        for marking in marked {
-            let slot = marking.slot;
-            let answer = self.mark(own, marking).await;
-            written(&[slot], answer.as_ref().err());
+        let OpenPlan { retagged, created } = rule_plan::plan_open(&own.rules, windows);
+        for change in retagged {
+            let key = change.key;
+            let answer = self.mark(own, change).await;
+            written(&[key], answer.as_ref().err());
             answer?;
         }
-        for (marks, slots) in made {
-            let rules: Vec<NewRule> = slots.iter().map(|slot| self.rule(slot, &marks)).collect();
+        for (marks, keys) in created {
+            let rules: Vec<NewRule> = keys.iter().map(|key| self.rule(key, &marks)).collect();
             let answer = self.ec2.authorize(&own.group, &rules).await;
-            written(&slots, answer.as_ref().err());
+            written(&keys, answer.as_ref().err());
             let answer = answer?;
-            for ((port, net), rule) in slots.into_iter().zip(&rules) {
-                let made = answer.iter().find(|made| made.identity() == (&rule.traffic, &rule.source));
-                let id = made.map(|made| made.id.clone()).ok_or_else(|| CallError::Silent {
+            for ((port, net), rule) in keys.into_iter().zip(&rules) {
+                let created =
+                    answer.iter().find(|created| created.identity() == (&rule.traffic, &rule.source));
+                let id = created.map(|created| created.id.clone()).ok_or_else(|| CallError::NoAnswer {
                     action: "AuthorizeSecurityGroupIngress",
                     reason: "the answer does not name every rule".into(),
                 })?;
-                own.rules.push(Held { id, port, net, marks: marks.clone(), named: true });
+                own.rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
             }
         }
         Ok(())
     }
 
     /// Gives a rule other marks.
-    async fn mark(&self, own: &mut Own, marking: Marking) -> Result<(), CallError> {
-        let Marking { id, untag, tag, marks, .. } = marking;
+    async fn mark(&self, own: &mut OwnGroup, change: TagChange) -> Result<(), CallError> {
+        let TagChange { id, untag, tag, marks, .. } = change;
         if !untag.is_empty() {
             self.ec2.untag(&id, &untag).await?;
         }
@@ -211,14 +218,14 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn rule(&self, (port, net): &Slot, marks: &Marks) -> NewRule {
+    fn rule(&self, (port, net): &RuleKey, marks: &Marks) -> NewRule {
         let number = port.port.get();
-        let owner = (tags::MANAGED_BY.to_owned(), self.view.deployment.to_owned());
+        let owner = (tags::MANAGED_BY.to_owned(), self.context.deployment.to_owned());
         let grants = marks.iter().map(|(grant, mark)| tags::of_mark(*grant, *mark));
         NewRule {
             traffic: Traffic::Ports { protocol: port.protocol, from: number, to: number },
             source: Source::Prefix(*net),
-            description: window::description(marks),
+            description: rule_codec::description(marks),
             tags: grants.chain(tags::of_latest(marks)).chain([owner]).collect(),
         }
     }
@@ -226,62 +233,62 @@ impl Desk<'_> {
     /// Closes windows, and returns once a read shows that they are gone. One that EC2 keeps does not keep the others.
     pub(crate) async fn close(
         &self,
-        book: &mut Book,
+        cache: &mut TargetCache,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        if book.own.is_none() {
-            self.observe(book).await?;
+        if cache.own.is_none() {
+            self.observe(cache).await?;
         }
         // Without a group of its own nothing can be open.
-        let Some(mut own) = book.own.take() else { return Ok(()) };
-        let Closing { marked, mut empty } = marking::closing(&own.rules, windows);
+        let Some(mut own) = cache.own.take() else { return Ok(()) };
+        let ClosePlan { retagged, mut unused } = rule_plan::plan_close(&own.rules, windows);
         // What is no window may be what became of one.
-        empty.append(&mut own.strays);
-        if marked.is_empty() && empty.is_empty() {
-            book.own = Some(own);
+        unused.append(&mut own.strays);
+        if retagged.is_empty() && unused.is_empty() {
+            cache.own = Some(own);
             return Ok(());
         }
-        let mut failed = self.revoke(&own.group, &empty).await.err();
-        own.rules.retain(|rule| !empty.contains(&rule.id));
-        for marking in marked {
-            if let Err(error) = self.mark(&mut own, marking).await {
+        let mut failed = self.revoke(&own.group, &unused).await.err();
+        own.rules.retain(|rule| !unused.contains(&rule.id));
+        for change in retagged {
+            if let Err(error) = self.mark(&mut own, change).await {
                 failed.get_or_insert(error);
             }
         }
         if let Some(error) = failed {
             return Err(error.into());
         }
-        book.written.closed(&own.rules);
-        let left = self.gone(&own.group, &empty, windows).await?;
+        cache.written.closed(&own.rules);
+        let left = self.wait_until_gone(&own.group, &unused, windows).await?;
         let is_known = |rule: &Rule| {
-            Held::read(rule, self.view.deployment).is_some_and(|held| own.rules.contains(&held))
+            WindowRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
         };
-        book.surprised = !left.iter().all(is_known);
-        book.own = Some(own);
+        cache.needs_observation = !left.iter().all(is_known);
+        cache.own = Some(own);
         Ok(())
     }
 
     /// Takes rules of the own group away that are no windows, and returns once a read shows that they are gone.
-    pub(crate) async fn expel(&self, group: &str, rules: &[String]) -> Result<(), CloudError> {
+    pub(crate) async fn remove_strays(&self, group: &str, rules: &[String]) -> Result<(), CloudError> {
         self.revoke(group, rules).await?;
-        self.gone(group, rules, &BTreeSet::new()).await.map(drop)
+        self.wait_until_gone(group, rules, &BTreeSet::new()).await.map(drop)
     }
 
     /// The ingress rules of the own group, as soon as a read shows none of these rules and of these windows. EC2 is
     /// eventually consistent: a read that still shows one is repeated, with growing pauses.
-    async fn gone(
+    async fn wait_until_gone(
         &self,
         group: &str,
         rules: &[String],
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<Vec<Rule>, CloudError> {
-        let mut waits = patience::waits();
+        let mut waits = backoff();
         loop {
             let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
             let left = read.ingress.remove(group).unwrap_or_default();
-            let held: Vec<Held> =
-                left.iter().filter_map(|rule| Held::read(rule, self.view.deployment)).collect();
-            let open = window::windows(self.view.target, &held);
+            let held: Vec<WindowRule> =
+                left.iter().filter_map(|rule| WindowRule::read(rule, self.context.deployment)).collect();
+            let open = rule_codec::windows(self.context.target, &held);
             let still = left.iter().find(|rule| rules.contains(&rule.id)).map(ToString::to_string);
             let still = still.or_else(|| {
                 let window = open.intersection(windows).next()?;
@@ -307,14 +314,14 @@ impl Desk<'_> {
             [_] => vec![rules],
             [_, _, ..] => match self.ec2.revoke(group, rules).await {
                 Ok(()) => Vec::new(),
-                Err(error) if is_gone(&error) => rules.chunks(1).collect(),
+                Err(error) if is_not_found(&error) => rules.chunks(1).collect(),
                 Err(error) => return Err(error),
             },
         };
         for rule in batches {
             match self.ec2.revoke(group, rule).await {
                 Ok(()) => {}
-                Err(error) if is_gone(&error) => {}
+                Err(error) if is_not_found(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -322,13 +329,13 @@ impl Desk<'_> {
     }
 
     fn not_found(&self) -> CloudError {
-        let target: &TargetId = self.view.target;
+        let target: &TargetId = self.context.target;
         CloudError::NotFound { target: target.clone() }
     }
 }
 
 /// Reports whether the error says that a rule is not there (any more).
-pub(crate) fn is_gone(error: &CallError) -> bool {
+pub(crate) fn is_not_found(error: &CallError) -> bool {
     matches!(
         error.code(),
         "InvalidSecurityGroupRuleId.NotFound" | "InvalidPermission.NotFound" | "InvalidGroup.NotFound"

@@ -1,7 +1,7 @@
 //! Windows as rules of an instance's own group, and back. Pure.
 //!
 //! A rule of an own group is exactly a window, as the broker would write it, or it is a stray. Whatever another principal
-//! edited, [`Held::read`] decides: what it reads, [`crate::marking::closing`] can take away; what it does not read, a repair
+//! edited, [`WindowRule::read`] decides: what it reads, [`crate::marking::closing`] can take away; what it does not read, a repair
 //! removes by its id.
 //!
 //! "Every address" is never written as /0: with egress open to all, EC2 would not track connections over such a rule, and
@@ -21,7 +21,7 @@ use crate::tags::{self, Mark, Marks};
 
 /// A rule of a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Held {
+pub(crate) struct WindowRule {
     /// Its id.
     pub(crate) id: String,
     /// The port.
@@ -34,7 +34,7 @@ pub(crate) struct Held {
     pub(crate) named: bool,
 }
 
-impl Held {
+impl WindowRule {
     /// Reads a rule of an instance's own group; none where the broker would not have written it so.
     pub(crate) fn read(rule: &Rule, deployment: &str) -> Option<Self> {
         let (Traffic::Ports { protocol, from, to }, Source::Prefix(net)) = (&rule.traffic, &rule.source)
@@ -42,12 +42,12 @@ impl Held {
             return None;
         };
         let port = postern_core::Port::new((*from).into()).ok().filter(|_| from == to)?;
-        let ours = rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment);
+        let is_managed = rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment);
         let marks = tags::marks(&rule.tags)?;
         let port = ProtectedPort { protocol: *protocol, port };
         let fits = |mark: &Mark| (!mark.whole || net.prefix_len() > 0) && (!mark.half || is_half(*net));
         let is_window =
-            ours && !marks.is_empty() && marks.values().all(fits) && is_description(&rule.description);
+            is_managed && !marks.is_empty() && marks.values().all(fits) && is_description(&rule.description);
         let named = tags::of_latest(&marks).iter().all(|(key, value)| rule.tags.get(key) == Some(value));
         is_window.then(|| Self { id: rule.id.clone(), port, net: *net, marks, named })
     }
@@ -83,7 +83,7 @@ pub(crate) fn nets(source: SourcePrefix) -> Vec<IpNet> {
 }
 
 /// The windows that rules hold. A half without its other half is a window of its own, which nobody wants.
-pub(crate) fn windows(target: &TargetId, rules: &[Held]) -> BTreeSet<CloudWindow> {
+pub(crate) fn windows(target: &TargetId, rules: &[WindowRule]) -> BTreeSet<CloudWindow> {
     let mut windows = BTreeSet::new();
     let mut halves: BTreeMap<(GrantId, ProtectedPort, Timestamp, bool), BTreeSet<IpNet>> = BTreeMap::new();
     let mut add = |grant, port, not_after, net: IpNet| {
@@ -134,7 +134,7 @@ mod tests {
         "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap()
     }
 
-    fn held(net: &str, marks: &[(u128, bool, bool)]) -> Held {
+    fn window_rule(net: &str, marks: &[(u128, bool, bool)]) -> WindowRule {
         let mark = |(grant, whole, half): &(u128, bool, bool)| {
             let not_after = Timestamp::from_second(60).unwrap();
             (
@@ -144,10 +144,10 @@ mod tests {
         };
         let marks = marks.iter().map(mark).collect();
         let (port, net) = ("tcp/22".parse().unwrap(), net.parse().unwrap());
-        Held { id: format!("sgr-{net}"), port, net, marks, named: true }
+        WindowRule { id: format!("sgr-{net}"), port, net, marks, named: true }
     }
 
-    fn sources(rules: &[Held]) -> Vec<String> {
+    fn sources(rules: &[WindowRule]) -> Vec<String> {
         windows(&target(), rules).into_iter().map(|window| window.source.to_string()).collect()
     }
 
@@ -158,8 +158,8 @@ mod tests {
             let written: Vec<_> = nets(any.parse().unwrap()).iter().map(ToString::to_string).collect();
             assert_eq!(written, [first, second]);
             let half = [(1, false, true)];
-            assert_eq!(sources(&[held(first, &half), held(second, &half)]), [any]);
-            assert_eq!(sources(&[held(second, &half)]), [second], "what is missing is not made up");
+            assert_eq!(sources(&[window_rule(first, &half), window_rule(second, &half)]), [any]);
+            assert_eq!(sources(&[window_rule(second, &half)]), [second], "what is missing is not made up");
         }
         assert_eq!(nets("10.0.0.0/8".parse().unwrap()), ["10.0.0.0/8".parse::<IpNet>().unwrap()]);
     }
@@ -167,14 +167,14 @@ mod tests {
     #[test]
     fn one_rule_may_be_a_window_of_several_grants_and_half_of_another() {
         let rules = [
-            held("0.0.0.0/1", &[(1, true, false), (2, false, true), (3, true, true)]),
-            held("128.0.0.0/1", &[(2, false, true), (3, false, true)]),
+            window_rule("0.0.0.0/1", &[(1, true, false), (2, false, true), (3, true, true)]),
+            window_rule("128.0.0.0/1", &[(2, false, true), (3, false, true)]),
         ];
         assert_eq!(sources(&rules), ["0.0.0.0/1", "0.0.0.0/0", "0.0.0.0/0", "0.0.0.0/1"]);
     }
 
     #[test]
-    fn i6_a_rule_without_our_tags_or_of_another_shape_is_not_a_window() {
+    fn i6_a_rule_without_posterns_tags_or_of_another_shape_is_not_a_window() {
         let good = Rule {
             id: "sgr-1".into(),
             group: "sg-1".into(),
@@ -187,20 +187,21 @@ mod tests {
             ]
             .into(),
         };
-        assert!(Held::read(&good, "postern").is_some());
-        assert!(Held::read(&good, "another").is_none());
+        assert!(WindowRule::read(&good, "postern").is_some());
+        assert!(WindowRule::read(&good, "another").is_none());
         let wide = Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 23 };
-        assert!(Held::read(&Rule { traffic: wide, ..good.clone() }, "postern").is_none());
+        assert!(WindowRule::read(&Rule { traffic: wide, ..good.clone() }, "postern").is_none());
         assert!(
-            Held::read(&Rule { source: Source::Group("sg-1".into()), ..good.clone() }, "postern").is_none()
+            WindowRule::read(&Rule { source: Source::Group("sg-1".into()), ..good.clone() }, "postern")
+                .is_none()
         );
         let untagged = [(tags::MANAGED_BY.to_owned(), "postern".to_owned())].into();
-        assert!(Held::read(&Rule { tags: untagged, ..good.clone() }, "postern").is_none());
+        assert!(WindowRule::read(&Rule { tags: untagged, ..good.clone() }, "postern").is_none());
         for description in
             ["", "for the contractor", "Postern: grant x until 2026-03-01T12:00:00Z", "Postern: grant"]
         {
             let edited = Rule { description: description.into(), ..good.clone() };
-            assert!(Held::read(&edited, "postern").is_none(), "{description:?}");
+            assert!(WindowRule::read(&edited, "postern").is_none(), "{description:?}");
         }
     }
 
@@ -237,13 +238,13 @@ mod tests {
                     .chain(tags::of_latest(&marks))
                     .collect(),
             };
-            let Some(held) = Held::read(&rule, "postern") else { continue };
+            let Some(held) = WindowRule::read(&rule, "postern") else { continue };
             read += 1;
             assert!(held.named);
             let open = windows(&target(), std::slice::from_ref(&held));
             assert!(!open.is_empty(), "{net} {mark:?}");
-            let closing = crate::marking::closing(&[held], &open);
-            assert_eq!(closing.empty, ["sgr-1"], "{net} {mark:?}");
+            let closing = crate::rule_plan::plan_close(&[held], &open);
+            assert_eq!(closing.unused, ["sgr-1"], "{net} {mark:?}");
         }
         assert_eq!(read, 4 * 3 + 3, "halves as either, and the others as whole windows");
     }

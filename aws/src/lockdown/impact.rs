@@ -5,34 +5,40 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{CloudError, Concern, ConcernKind};
 
-use super::Locking;
+use super::LockdownOps;
 use crate::api::Find;
-use crate::look::Look;
 use crate::names;
-use crate::parking::{Holders, Parked, Quota, Ward};
+use crate::parking::{CustomerGroup, Holders, Parked, Quota};
 use crate::resource::{Group, Interface};
 use crate::rule::Source;
+use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
-impl Locking<'_> {
+impl LockdownOps<'_> {
     /// The look, and what only a lockdown needs to know of the instance: a node of a Kubernetes cluster lends its other
     /// interfaces to pods (EKS User Guide, "Security groups for Pods").
-    pub(super) async fn with_kind(&self, look: &Look) -> Result<Look, CloudError> {
-        let mut look = look.clone();
-        if look.own().is_none_or(|own| !own.tags.contains_key(tags::INTERFACES)) {
+    pub(super) async fn with_interface_scope(
+        &self,
+        snapshot: &InstanceSnapshot,
+    ) -> Result<InstanceSnapshot, CloudError> {
+        let mut snapshot = snapshot.clone();
+        if snapshot.own().is_none_or(|own| !own.tags.contains_key(tags::INTERFACES)) {
             let found = self.ec2.instances(Find::Where("instance-id", &[self.instance.to_owned()])).await?;
             let of_cluster = |key: &String| {
                 key.starts_with("kubernetes.io/cluster/")
                     || key == "aws:eks:cluster-name"
                     || key == "eks:cluster-name"
             };
-            look.primary_only = found.iter().any(|instance| instance.tags.keys().any(of_cluster));
+            snapshot.primary_only = found.iter().any(|instance| instance.tags.keys().any(of_cluster));
         }
-        Ok(look)
+        Ok(snapshot)
     }
 
     /// The customer's groups, with what is parked for them.
-    pub(super) async fn wards(&self, groups: &[String]) -> Result<Vec<Ward>, CloudError> {
+    pub(super) async fn read_customer_groups(
+        &self,
+        groups: &[String],
+    ) -> Result<Vec<CustomerGroup>, CloudError> {
         if groups.is_empty() {
             return Ok(Vec::new());
         }
@@ -40,7 +46,7 @@ impl Locking<'_> {
         // By their names, which nobody can take off: a release must find them.
         let names: Vec<String> = groups.iter().map(|group| names::parked(group)).collect();
         let mut parked = self.ec2.groups(Find::Where("group-name", &names)).await?;
-        parked.retain(|group| group.is_ours(self.deployment));
+        parked.retain(|group| group.is_managed(self.deployment));
         let ids: Vec<String> = found.iter().chain(&parked).map(|group| group.id.clone()).collect();
         let mut rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
         // A rule whose source cannot be read cannot be put back either: it stays where it is, and is reported as open.
@@ -49,7 +55,7 @@ impl Locking<'_> {
             rules.retain(|rule| rule.source != Source::Unreadable);
             rules
         };
-        let mut wards = Vec::new();
+        let mut customer_groups = Vec::new();
         for group in found {
             let parked = parked.iter().find(|parked| parked.parked_for() == Some(&group.id));
             let parked = parked.map(|parked| Parked {
@@ -57,9 +63,9 @@ impl Locking<'_> {
                 rules: rules_of(&parked.id),
                 holders: tags::holders(&parked.tags),
             });
-            wards.push(Ward {
+            customer_groups.push(CustomerGroup {
                 rules: rules_of(&group.id),
-                group: group.id,
+                id: group.id,
                 exists: true,
                 vpc: group.vpc,
                 parked,
@@ -68,11 +74,11 @@ impl Locking<'_> {
         // What is parked for a group that is gone goes too, with its last holder.
         for group in &parked {
             let Some(gone) = group.parked_for() else { continue };
-            if wards.iter().all(|ward| ward.group != gone) {
+            if customer_groups.iter().all(|customer_group| customer_group.id != gone) {
                 let holders = tags::holders(&group.tags);
                 let parked = Some(Parked { id: group.id.clone(), rules: Vec::new(), holders });
-                wards.push(Ward {
-                    group: gone.to_owned(),
+                customer_groups.push(CustomerGroup {
+                    id: gone.to_owned(),
                     exists: false,
                     vpc: String::new(),
                     rules: Vec::new(),
@@ -80,13 +86,13 @@ impl Locking<'_> {
                 });
             }
         }
-        Ok(wards)
+        Ok(customer_groups)
     }
 
-    pub(super) async fn quota(&self, wards: &[Ward]) -> Result<Quota, CloudError> {
-        let lists: BTreeSet<String> = wards
+    pub(super) async fn quota(&self, customer_groups: &[CustomerGroup]) -> Result<Quota, CloudError> {
+        let lists: BTreeSet<String> = customer_groups
             .iter()
-            .flat_map(|ward| &ward.rules)
+            .flat_map(|customer_group| &customer_group.rules)
             .filter_map(|rule| match &rule.source {
                 Source::PrefixList(list) => Some(list.clone()),
                 Source::Prefix(_) | Source::Group(_) | Source::Peer { .. } | Source::Unreadable => None,
@@ -99,17 +105,17 @@ impl Locking<'_> {
     }
 
     /// Who else is behind the groups in which something is taken away, and is not under JIT for these ports.
-    pub(super) async fn sharers(
+    pub(super) async fn shared_with(
         &self,
-        wards: &[Ward],
+        customer_groups: &[CustomerGroup],
         touched: Vec<(usize, Holders)>,
         ports: &BTreeSet<ProtectedPort>,
         together: &BTreeSet<TargetId>,
     ) -> Result<Vec<Concern>, CloudError> {
         let groups: Vec<String> = touched
             .iter()
-            .filter_map(|(index, _)| wards.get(*index))
-            .map(|ward| ward.group.clone())
+            .filter_map(|(index, _)| customer_groups.get(*index))
+            .map(|customer_group| customer_group.id.clone())
             .collect();
         if groups.is_empty() {
             return Ok(Vec::new());
@@ -119,9 +125,10 @@ impl Locking<'_> {
             interfaces.iter().filter_map(|interface| interface.instance.clone()).collect();
         let instances: Vec<String> = instances.into_iter().collect();
         let own = self.ec2.groups(Find::Where("tag:postern:instance", &instances)).await?;
-        let ours =
+        let is_managed =
             |group: &&Group| group.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == self.deployment);
-        let locked: Holders = own.iter().filter(ours).flat_map(|group| tags::holders(&group.tags)).collect();
+        let locked: Holders =
+            own.iter().filter(is_managed).flat_map(|group| tags::holders(&group.tags)).collect();
         let is_ordered =
             |instance: &str| together.iter().any(|target| target.segments().last() == Some(&instance));
         let mut concerns = BTreeSet::new();

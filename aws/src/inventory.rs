@@ -5,32 +5,32 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{Assessment, CloudError, Health, Sighting};
 
-use crate::accounts::Place;
+use crate::accounts::AccountRegion;
 use crate::api::Find;
 use crate::assess::exposures;
-use crate::look::{Look, Panorama, View};
 use crate::resource::{Group, Instance, Interface};
 use crate::rule::Rule;
+use crate::rule_codec::{self, WindowRule};
+use crate::snapshot::{InstanceContext, InstanceSnapshot, RegionSnapshot};
 use crate::tags;
-use crate::window::{self, Held};
 
 /// Everything of ours, from tags alone (I2). Each look is shown to `seen`.
 pub(crate) async fn sweep(
-    place: &Place,
+    place: &AccountRegion,
     deployment: &str,
-    seen: impl Fn(&TargetId, &Look),
+    seen: impl Fn(&TargetId, &InstanceSnapshot),
 ) -> Result<Vec<Sighting>, CloudError> {
     let ec2 = place.ec2().await?;
     let mut groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
-    let served: Vec<String> = Panorama::served(&groups).into_iter().collect();
+    let served: Vec<String> = RegionSnapshot::served(&groups).into_iter().collect();
     if served.is_empty() {
         return Ok(Vec::new());
     }
     let interfaces = ec2.interfaces(Find::Where("attachment.instance-id", &served)).await?;
-    let lost = lost(&groups, &interfaces);
-    if !lost.is_empty() {
-        groups.extend(ec2.groups(Find::Where("group-id", &lost)).await?);
-        groups.retain(|group| group.is_ours(deployment));
+    let untagged = own_groups_without_tags(&groups, &interfaces);
+    if !untagged.is_empty() {
+        groups.extend(ec2.groups(Find::Where("group-id", &untagged)).await?);
+        groups.retain(|group| group.is_managed(deployment));
     }
     let attached: BTreeSet<&String> = interfaces.iter().filter_map(|found| found.instance.as_ref()).collect();
     let bare: Vec<String> = served.iter().filter(|instance| !attached.contains(instance)).cloned().collect();
@@ -43,11 +43,12 @@ pub(crate) async fn sweep(
     // that are not ours. What is parked holds nothing open.
     let count = |side: &BTreeMap<String, Vec<Rule>>, id: &String| side.get(id).map_or(0, Vec::len);
     let tagged = |id: &String| count(&rules.ingress, id) + count(&rules.egress, id);
-    let ours: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
-    let odd = groups.iter().filter(|group| group.parked_for().is_none() && group.rules != tagged(&group.id));
+    let managed: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let edited =
+        groups.iter().filter(|group| group.parked_for().is_none() && group.rules != tagged(&group.id));
     let others =
-        interfaces.iter().flat_map(|interface| &interface.groups).filter(|group| !ours.contains(group));
-    let ids: BTreeSet<String> = odd.map(|group| &group.id).chain(others).cloned().collect();
+        interfaces.iter().flat_map(|interface| &interface.groups).filter(|group| !managed.contains(group));
+    let ids: BTreeSet<String> = edited.map(|group| &group.id).chain(others).cloned().collect();
     let ids: Vec<String> = ids.into_iter().collect();
     if !ids.is_empty() {
         let read = ec2.rules(Find::Where("group-id", &ids)).await?;
@@ -56,33 +57,39 @@ pub(crate) async fn sweep(
             whole.extend(read);
         }
     }
-    let looks = Panorama { groups, interfaces, rules, bare }.looks();
-    let sighting = |(instance, look): (&String, &Look)| {
-        let sighting = sighting(place, deployment, instance, look)?;
-        seen(&sighting.target, look);
+    let snapshots = RegionSnapshot { groups, interfaces, rules, bare }.instances();
+    let sighting = |(instance, snapshot): (&String, &InstanceSnapshot)| {
+        let sighting = sighting(place, deployment, instance, snapshot)?;
+        seen(&sighting.target, snapshot);
         Some(sighting)
     };
-    Ok(looks.iter().filter_map(sighting).collect())
+    Ok(snapshots.iter().filter_map(sighting).collect())
 }
 
 /// Groups that by their names are own groups of instances, and that were not found by their tags.
-pub(crate) fn lost(groups: &[Group], interfaces: &[Interface]) -> Vec<String> {
+pub(crate) fn own_groups_without_tags(groups: &[Group], interfaces: &[Interface]) -> Vec<String> {
     let found: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
     let named = interfaces.iter().filter_map(|interface| interface.own.as_ref());
-    let lost: BTreeSet<String> = named.filter(|id| !found.contains(id)).cloned().collect();
-    lost.into_iter().collect()
+    let untagged: BTreeSet<String> = named.filter(|id| !found.contains(id)).cloned().collect();
+    untagged.into_iter().collect()
 }
 
-fn sighting(place: &Place, deployment: &str, instance: &str, look: &Look) -> Option<Sighting> {
+fn sighting(
+    place: &AccountRegion,
+    deployment: &str,
+    instance: &str,
+    snapshot: &InstanceSnapshot,
+) -> Option<Sighting> {
     let target = target(place, instance)?;
-    let is_left_behind = !look.exists && look.own().is_some();
-    let held = (!is_left_behind).then(|| look.observation(View { target: &target, instance, deployment }));
+    let is_left_behind = !snapshot.exists && snapshot.own().is_some();
+    let held = (!is_left_behind)
+        .then(|| snapshot.observation(InstanceContext { target: &target, instance, deployment }));
     Some(Sighting { target, held })
 }
 
 /// Every instance, judged.
 pub(crate) async fn assess(
-    place: &Place,
+    place: &AccountRegion,
     deployment: &str,
     management: &BTreeSet<ProtectedPort>,
 ) -> Result<Vec<Assessment>, CloudError> {
@@ -97,7 +104,7 @@ pub(crate) async fn assess(
             by_instance.entry(instance).or_default().push(interface);
         }
     }
-    let ours: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let managed: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
     let locked: BTreeSet<&String> = groups
         .iter()
         .filter(|group| group.tags.get(tags::STATE).is_some_and(|state| state == tags::LOCKED))
@@ -110,27 +117,27 @@ pub(crate) async fn assess(
         let groups: BTreeSet<&String> = interfaces
             .iter()
             .flat_map(|interface| &interface.groups)
-            .filter(|id| !ours.contains(id))
+            .filter(|id| !managed.contains(id))
             .collect();
-        let of_others = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
+        let customer_rules = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
         // A rule in a group of Postern's own is a window, or it must not be there.
-        let in_ours =
-            interfaces.iter().flat_map(|interface| &interface.groups).filter(|id| ours.contains(id));
-        let in_ours =
-            in_ours.collect::<BTreeSet<_>>().into_iter().filter_map(|group| rules.ingress.get(group));
-        let (windows, strange): (Vec<_>, Vec<_>) = in_ours
+        let in_managed =
+            interfaces.iter().flat_map(|interface| &interface.groups).filter(|id| managed.contains(id));
+        let in_managed =
+            in_managed.collect::<BTreeSet<_>>().into_iter().filter_map(|group| rules.ingress.get(group));
+        let (windows, strays): (Vec<_>, Vec<_>) = in_managed
             .flatten()
-            .map(|rule| (rule, Held::read(rule, deployment)))
+            .map(|rule| (rule, WindowRule::read(rule, deployment)))
             .partition(|(_, held)| held.is_some());
-        let windows: Vec<Held> = windows.into_iter().filter_map(|(_, held)| held).collect();
-        let strange = strange.into_iter().map(|(rule, _)| rule);
+        let windows: Vec<WindowRule> = windows.into_iter().filter_map(|(_, held)| held).collect();
+        let strays = strays.into_iter().map(|(rule, _)| rule);
         let shut = shut.get(&instance.id).into_iter().flatten().chain(management).copied().collect();
-        let exposed = exposures(strange, &shut).into_iter().chain(exposures(of_others, management));
+        let exposed = exposures(strays, &shut).into_iter().chain(exposures(customer_rules, management));
         let reasons: Vec<String> = exposed.map(|exposure| exposure.to_string()).collect();
         let locked = locked.contains(&instance.id);
         let target = target(place, &instance.id)?;
         Some(Assessment {
-            windows: window::windows(&target, &windows),
+            windows: rule_codec::windows(&target, &windows),
             target,
             name: instance.tags.get("Name").cloned().unwrap_or_default(),
             locked,
@@ -155,6 +162,6 @@ fn health(interfaces: &[&Interface], reasons: Vec<String>, locked: bool) -> Heal
     }
 }
 
-fn target(place: &Place, instance: &str) -> Option<TargetId> {
+fn target(place: &AccountRegion, instance: &str) -> Option<TargetId> {
     TargetId::from_segments(&["aws", &place.account, &place.region, instance]).ok()
 }
