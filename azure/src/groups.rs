@@ -66,7 +66,7 @@ impl Groups {
     }
 
     /// Takes in what was read, where nothing was written or taken in meanwhile.
-    pub(crate) fn learn(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
+    pub(crate) fn record(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
             let state = self.state(id);
             let Ok(mut known) = state.known.try_lock() else {

@@ -8,11 +8,11 @@ use postern_provider::{Assessment, Health, Sighting};
 
 use crate::error::CallError;
 use crate::id::ArmId;
+use crate::layer::Azure;
 use crate::names::{self, Key, Name};
 use crate::network::{Network, Peer, exposures};
-use crate::provider::{Azure, MachineSnapshot};
 use crate::settings::Settings;
-use crate::snapshot::{LockedRules, MachineView};
+use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
 /// The target of a virtual machine.
 fn target(vm: &ArmId) -> Option<TargetId> {
@@ -34,7 +34,7 @@ pub(crate) struct SubscriptionSweep {
 pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CallError> {
     let before = azure.groups.epochs();
     let network = azure.reader().subscription(subscription).await?;
-    azure.groups.learn(&network.groups, &before);
+    azure.groups.record(&network.groups, &before);
     let deployment = &azure.settings.deployment;
     let machines: BTreeMap<Key, (TargetId, ArmId)> = network
         .interfaces
@@ -47,7 +47,7 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
     // Somebody may have wiped all that was there: then only we know that something was.
     let is_here =
         |target: &TargetId| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription);
-    let locked_rules = azure.locked_targets().into_iter().filter(is_here);
+    let locked_rules = azure.targets.locked_targets().into_iter().filter(is_here);
     for target in locked_rules {
         let key = Key::of(deployment, &target);
         seen.entry(key).or_default().named = Some(target);
@@ -57,8 +57,8 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
         match (machines.get(&key), traces.named) {
             (Some((target, vm)), _) => {
                 let snapshot = MachineSnapshot::among(&network, vm, &traces.groups);
-                azure.compare(target, &snapshot);
-                let locked_rules = azure.locked_rules(target);
+                azure.targets.compare(target, &snapshot);
+                let locked_rules = azure.targets.locked_rules(target);
                 let observation = snapshot
                     .view(target, deployment, &locked_rules)
                     .observation(azure.settings.flush_connection);

@@ -10,6 +10,7 @@
 //! carries out what `plan` decides. The whole of a subscription is `fleet`'s: the sweep and the assessment.
 
 mod arm;
+mod cache;
 mod caller;
 mod credential;
 mod display;
@@ -18,6 +19,7 @@ mod firewall;
 mod groups;
 mod id;
 mod inventory;
+mod layer;
 mod lockdown;
 mod machine;
 mod names;
@@ -32,7 +34,7 @@ mod snapshot;
 mod transport;
 mod wire;
 
-pub use provider::Azure;
+pub use layer::Azure;
 pub use settings::{
     Application, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };

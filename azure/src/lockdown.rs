@@ -3,7 +3,7 @@
 //! Several machines share a group, and another broker may be at work on another of them. So whatever was changed is looked
 //! at again, until there is nothing left to do: of two who change one rule at once, at least one sees what the other did.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::TargetId;
@@ -14,9 +14,8 @@ use postern_provider::{
 use crate::error::WriteError;
 use crate::firewall::Edit;
 use crate::id::ArmId;
-use crate::network::Group;
-use crate::plan::{self, PlanError, RuleWrite};
-use crate::provider::Azure;
+use crate::layer::Azure;
+use crate::plan::{self, PlanError, RuleWrite, apply};
 use crate::settings::Flush;
 use crate::snapshot::{LockedRules, MachineView};
 use crate::transport::busy_waits;
@@ -166,11 +165,11 @@ impl Azure {
         let mut waits = busy_waits();
         for _ in 0..MAX_ROUNDS {
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
-            let locked_rules = self.locked_rules(target);
+            let locked_rules = self.targets.locked_rules(target);
             let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
             if !exists || view.is_releasing() {
                 self.release_target(target).await?;
-                self.forget_all(target);
+                self.targets.remove(target);
                 return Ok(());
             }
             if self.repair_once(&view).await? {
@@ -265,26 +264,4 @@ fn groups_keep_changing(target: &TargetId) -> CloudError {
     CloudError::unavailable(format!(
         "the network security groups of {target} are changed by others all the time"
     ))
-}
-
-/// The groups after changes, in thought.
-pub(crate) fn apply(groups: &BTreeMap<ArmId, Group>, writes: &[RuleWrite]) -> BTreeMap<ArmId, Group> {
-    let mut groups = groups.clone();
-    for write in writes {
-        let Some(group) = groups.get_mut(write.group()) else { continue };
-        match write {
-            RuleWrite::Put(_, rule) => {
-                group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
-                group.rules.push(rule.read_back());
-            }
-            RuleWrite::Delete(_, name) => group.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name)),
-            RuleWrite::Move { rule, to, .. } => {
-                for moved in group.rules.iter_mut().filter(|other| other.name == *rule) {
-                    moved.priority = *to;
-                }
-            }
-        }
-        group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-    }
-    groups
 }

@@ -10,12 +10,11 @@ use crate::error::WriteError;
 use crate::firewall::{ChangeError, Edit, NewNatRule};
 use crate::groups::WriteGuard;
 use crate::id::ArmId;
+use crate::layer::Azure;
 use crate::machine::FrontFirewall;
 use crate::names::{self, Allow, Content, Family};
 use crate::network::{Group, Peer, Rule};
 use crate::plan;
-use crate::provider::Azure;
-use crate::reader::Reader;
 use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Flush;
 use crate::snapshot::{MachineView, WindowRule};
@@ -326,10 +325,6 @@ impl Azure {
             }
             Err(error @ ChangeError::GivenUp) => Err(CloudError::unavailable(error.to_string())),
         }
-    }
-
-    pub(crate) fn reader(&self) -> Reader<'_> {
-        Reader { arm: &self.arm, subscriptions: &self.settings.subscriptions }
     }
 }
 

@@ -1,7 +1,7 @@
-//! The provider: the seam's calls, each led to the machine of its target.
+//! The calls of the provider seam, each led to the machine of its target.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_core::plan::CloudWindow;
@@ -11,236 +11,18 @@ use postern_provider::{
     Sighting, SweepReport, Unread,
 };
 
-use crate::arm::Arm;
 use crate::caller;
 use crate::error::CallError;
-use crate::firewall::FirewallQueue;
-use crate::groups::Groups;
-use crate::id::ArmId;
 use crate::inventory;
-use crate::machine::Machine;
-use crate::names;
-use crate::network::{Firewall, Group, Network};
-use crate::settings::Settings;
-use crate::snapshot::{LockedRules, MachineView};
-
-/// The cloud layer on Azure.
-pub struct Azure {
-    pub(crate) settings: Settings,
-    pub(crate) arm: Arm,
-    pub(crate) groups: Groups,
-    firewalls: Mutex<HashMap<ArmId, Arc<FirewallQueue>>>,
-    machines: Mutex<HashMap<TargetId, CachedTarget>>,
-    /// One lockdown, release or repair at a time: those of several machines meet in one group.
-    lockdowns: tokio::sync::Mutex<()>,
-}
-
-/// What is known of a target between two calls.
-#[derive(Debug, Clone, Default)]
-struct CachedTarget {
-    /// As it was last read; none after an error.
-    snapshot: Option<Arc<MachineSnapshot>>,
-    /// What shut ports then.
-    locked_rules: LockedRules,
-}
-
-impl CachedTarget {
-    /// Takes in what shuts ports now. What is being released is not to come back.
-    fn learn(&mut self, view: &MachineView<'_>) {
-        if view.is_releasing() {
-            self.locked_rules = LockedRules::default();
-        } else {
-            self.locked_rules.learn(view);
-        }
-    }
-}
-
-/// A machine, and what is on its way.
-#[derive(Debug, Clone)]
-pub(crate) struct MachineSnapshot {
-    pub(crate) machine: Machine,
-    pub(crate) groups: BTreeMap<ArmId, Group>,
-    pub(crate) firewall: Option<Firewall>,
-}
-
-impl MachineSnapshot {
-    /// A machine with every group that was read.
-    pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
-        Self::with(network, vm, |_| true)
-    }
-
-    /// A machine with the groups on its way, and with those in which something of ours is for it.
-    pub(crate) fn among(network: &Network, vm: &ArmId, traced: &BTreeSet<ArmId>) -> Self {
-        Self::with(network, vm, |id| traced.contains(id))
-    }
-
-    fn with(network: &Network, vm: &ArmId, concerns: impl Fn(&ArmId) -> bool) -> Self {
-        let machine = Machine::of(network, vm);
-        let firewall = machine.front.as_ref().and_then(|front| {
-            network.firewalls.iter().find(|firewall| firewall.id == front.firewall).cloned()
-        });
-        let groups = network.groups.iter().filter(|(id, _)| machine.groups.contains(id) || concerns(id));
-        let groups = groups.map(|(id, group)| (id.clone(), group.clone())).collect();
-        Self { machine, groups, firewall }
-    }
-
-    pub(crate) fn view<'a>(
-        &'a self,
-        target: &'a TargetId,
-        deployment: &'a str,
-        locked_rules: &'a LockedRules,
-    ) -> MachineView<'a> {
-        let (machine, groups, firewall) = (&self.machine, &self.groups, self.firewall.as_ref());
-        MachineView { target, deployment, machine, groups, firewall, locked_rules }
-    }
-}
-
-impl Azure {
-    /// Prepares the clients. No call is made: what is wrong with a subscription shows on its targets.
-    ///
-    /// # Errors
-    /// The endpoint is not a URL, or TLS cannot be set up.
-    pub fn connect(settings: Settings) -> Result<Self, String> {
-        let arm = Arm::new(&settings.environment, settings.credential.clone(), &settings.rates)?;
-        Ok(Self {
-            settings,
-            arm,
-            groups: Groups::default(),
-            firewalls: Mutex::default(),
-            machines: Mutex::default(),
-            lockdowns: tokio::sync::Mutex::default(),
-        })
-    }
-
-    /// The id of a target's virtual machine.
-    pub(crate) fn vm(&self, target: &TargetId) -> Result<ArmId, CloudError> {
-        let TargetId::Azure { subscription, group, vm } = target else {
-            return Err(CloudError::refused(format!("{target} is not in Azure")));
-        };
-        if !self.settings.subscriptions.contains(subscription) {
-            return Err(CloudError::refused(format!(
-                "the subscription {subscription} is not in the configuration; add it to azure.subscriptions"
-            )));
-        }
-        ArmId::of_vm(subscription, group, vm)
-            .ok_or_else(|| CloudError::refused(format!("{target} has a name that cannot be sent")))
-    }
-
-    /// Reads everything on the way to a target.
-    pub(crate) async fn read(&self, target: &TargetId) -> Result<MachineSnapshot, CloudError> {
-        let vm = self.vm(target)?;
-        self.forget(target);
-        let before = self.groups.epochs();
-        let network = self.reader().machine(&vm).await.map_err(|error| not_found(error, target))?;
-        self.groups.learn(&network.groups, &before);
-        Ok(MachineSnapshot::of(&network, &vm))
-    }
-
-    /// What is on the way to a target as it was last read, read if it is not known.
-    async fn snapshot(&self, target: &TargetId) -> Result<Arc<MachineSnapshot>, CloudError> {
-        // Asked first: what is remembered of a target that was taken out of the configuration is nobody's.
-        self.vm(target)?;
-        if let Some(snapshot) = self.machines().get(target).and_then(|known| known.snapshot.clone()) {
-            return Ok(snapshot);
-        }
-        let snapshot = Arc::new(self.read(target).await?);
-        self.keep(target, &snapshot);
-        Ok(snapshot)
-    }
-
-    fn keep(&self, target: &TargetId, snapshot: &Arc<MachineSnapshot>) {
-        let nothing = LockedRules::default();
-        let view = snapshot.view(target, &self.settings.deployment, &nothing);
-        let mut machines = self.machines();
-        let known = machines.entry(target.clone()).or_default();
-        known.snapshot = Some(Arc::clone(snapshot));
-        known.learn(&view);
-    }
-
-    fn forget(&self, target: &TargetId) {
-        if let Some(known) = self.machines().get_mut(target) {
-            known.snapshot = None;
-        }
-    }
-
-    /// Forgets all of a target, what shut its ports included.
-    pub(crate) fn forget_all(&self, target: &TargetId) {
-        self.machines().remove(target);
-    }
-
-    /// What shut ports when the target was last looked at.
-    pub(crate) fn locked_rules(&self, target: &TargetId) -> LockedRules {
-        self.machines().get(target).map(|known| known.locked_rules.clone()).unwrap_or_default()
-    }
-
-    /// Every target that was under lockdown when it was last looked at.
-    pub(crate) fn locked_targets(&self) -> BTreeSet<TargetId> {
-        let machines = self.machines();
-        machines
-            .iter()
-            .filter(|(_, known)| !known.locked_rules.is_empty())
-            .map(|(target, _)| target.clone())
-            .collect()
-    }
-
-    /// A sweep has seen the target: what was known of its way holds only if that agrees.
-    pub(crate) fn compare(&self, target: &TargetId, seen: &MachineSnapshot) {
-        let mut machines = self.machines();
-        let known = machines.entry(target.clone()).or_default();
-        if known.snapshot.as_ref().is_some_and(|snapshot| snapshot.machine != seen.machine) {
-            known.snapshot = None;
-        }
-        let nothing = LockedRules::default();
-        known.learn(&seen.view(target, &self.settings.deployment, &nothing));
-    }
-
-    fn machines(&self) -> std::sync::MutexGuard<'_, HashMap<TargetId, CachedTarget>> {
-        self.machines.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn firewall_queue(&self, id: &ArmId) -> Arc<FirewallQueue> {
-        let mut firewalls = self.firewalls.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(firewalls.entry(id.clone()).or_default())
-    }
-
-    /// The name of our rule collection in firewalls.
-    pub(crate) fn collection(&self) -> String {
-        names::collection(&self.settings.deployment)
-    }
-
-    /// Everything of ours for a target in its subscription, whether or not the machine still exists.
-    pub(crate) async fn read_with_all_groups(
-        &self,
-        target: &TargetId,
-    ) -> Result<(MachineSnapshot, bool), CloudError> {
-        let (mut snapshot, exists) = match self.read(target).await {
-            Ok(snapshot) => (snapshot, true),
-            Err(CloudError::NotFound { .. }) => {
-                let (machine, groups) = (Machine::default(), BTreeMap::new());
-                (MachineSnapshot { machine, groups, firewall: None }, false)
-            }
-            Err(error) => return Err(error),
-        };
-        let vm = self.vm(target)?;
-        let all = self.reader().all_groups(vm.subscription()).await?;
-        for (id, group) in all {
-            snapshot.groups.entry(id).or_insert(group);
-        }
-        Ok((snapshot, exists))
-    }
-}
-
-/// The error of a call for the target's machine itself.
-fn not_found(error: CallError, target: &TargetId) -> CloudError {
-    if error.is_not_found() { CloudError::NotFound { target: target.clone() } } else { error.into() }
-}
+use crate::layer::Azure;
+use crate::snapshot::LockedRules;
 
 #[async_trait]
 impl Provider for Azure {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
         let snapshot = Arc::new(self.read(target).await?);
-        self.keep(target, &snapshot);
-        let locked_rules = self.locked_rules(target);
+        self.targets.store(target, &snapshot);
+        let locked_rules = self.targets.locked_rules(target);
         let view = snapshot.view(target, &self.settings.deployment, &locked_rules);
         Ok(view.observation(self.settings.flush_connection))
     }
@@ -250,12 +32,12 @@ impl Provider for Azure {
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let opened = self.open_windows(&view, windows).await;
         if opened.is_err() {
-            self.forget(target);
+            self.targets.drop_snapshot(target);
         }
         opened?;
         if snapshot.machine.front.is_some() {
             // The firewall's ports are what the write made of them.
-            self.forget(target);
+            self.targets.drop_snapshot(target);
             let snapshot = self.snapshot(target).await?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
             return Ok(view.reach());
@@ -268,7 +50,7 @@ impl Provider for Azure {
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let closed = self.close_windows(&view, windows).await;
         if closed.is_err() || snapshot.machine.front.is_some() {
-            self.forget(target);
+            self.targets.drop_snapshot(target);
         }
         closed
     }
@@ -276,12 +58,12 @@ impl Provider for Azure {
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let _guard = self.lockdowns.lock().await;
         let done = self.repair_target(target).await;
-        self.forget(target);
+        self.targets.drop_snapshot(target);
         done
     }
 
     fn taken_over(&self, target: &TargetId) {
-        self.forget_all(target);
+        self.targets.remove(target);
     }
 
     async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
@@ -335,7 +117,7 @@ impl Provider for Azure {
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let _guard = self.lockdowns.lock().await;
         let done = self.lock(order).await;
-        self.forget(&order.target);
+        self.targets.drop_snapshot(&order.target);
         done
     }
 
@@ -348,9 +130,9 @@ impl Provider for Azure {
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
         let _guard = self.lockdowns.lock().await;
         // From here on nothing is put back that is taken away.
-        self.forget_all(target);
+        self.targets.remove(target);
         let done = self.release_target(target).await;
-        self.forget_all(target);
+        self.targets.remove(target);
         done
     }
 }

@@ -10,8 +10,48 @@ use postern_provider::{Drift, Observation, Reach, Stray};
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names::{self, Allow, Content, Deny, Family, Key, Name};
-use crate::network::{Firewall, Group, NatRule, Peer, Rule, RuleProtocol, exposures};
+use crate::network::{Firewall, Group, NatRule, Network, Peer, Rule, RuleProtocol, exposures};
 use crate::settings::Flush;
+
+/// A machine, and what is on its way.
+#[derive(Debug, Clone)]
+pub(crate) struct MachineSnapshot {
+    pub(crate) machine: Machine,
+    pub(crate) groups: BTreeMap<ArmId, Group>,
+    pub(crate) firewall: Option<Firewall>,
+}
+
+impl MachineSnapshot {
+    /// A machine with every group that was read.
+    pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
+        Self::with(network, vm, |_| true)
+    }
+
+    /// A machine with the groups on its way, and with those in which something of ours is for it.
+    pub(crate) fn among(network: &Network, vm: &ArmId, traced: &BTreeSet<ArmId>) -> Self {
+        Self::with(network, vm, |id| traced.contains(id))
+    }
+
+    fn with(network: &Network, vm: &ArmId, concerns: impl Fn(&ArmId) -> bool) -> Self {
+        let machine = Machine::of(network, vm);
+        let firewall = machine.front.as_ref().and_then(|front| {
+            network.firewalls.iter().find(|firewall| firewall.id == front.firewall).cloned()
+        });
+        let groups = network.groups.iter().filter(|(id, _)| machine.groups.contains(id) || concerns(id));
+        let groups = groups.map(|(id, group)| (id.clone(), group.clone())).collect();
+        Self { machine, groups, firewall }
+    }
+
+    pub(crate) fn view<'a>(
+        &'a self,
+        target: &'a TargetId,
+        deployment: &'a str,
+        locked_rules: &'a LockedRules,
+    ) -> MachineView<'a> {
+        let (machine, groups, firewall) = (&self.machine, &self.groups, self.firewall.as_ref());
+        MachineView { target, deployment, machine, groups, firewall, locked_rules }
+    }
+}
 
 /// One machine, and all that was read of its way.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +73,7 @@ pub(crate) struct LockedRules(BTreeMap<ArmId, BTreeMap<String, u16>>);
 
 impl LockedRules {
     /// Takes in what shuts ports on the way of a machine now.
-    pub(crate) fn learn(&mut self, view: &MachineView<'_>) {
+    pub(crate) fn record(&mut self, view: &MachineView<'_>) {
         for group in view.on_the_way() {
             let good = view.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
             let good: Vec<_> = good.map(|(rule, ..)| (rule.name.clone(), rule.priority)).collect();

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeSet;
 
-use super::{Draft, MAX_PRIORITY, PlanError, RuleWrite, denies, passed};
+use super::draft::{Draft, denies, passed};
+use super::priority::MAX_PRIORITY;
+use super::write::{PlanError, RuleWrite};
 use crate::id::ArmId;
 use crate::names::{Moved, Name};
 use crate::network::{Group, Rule};

@@ -1,16 +1,18 @@
 //! Lockdown and release on groups in memory, judged packet by packet by a reading of the rules of its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use postern_core::TargetId;
+use postern_core::{ProtectedPort, TargetId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::lockdown::apply;
+use crate::id::ArmId;
 use crate::machine::Machine;
-use crate::network::{Door, Peer, RuleProtocol, Traffic};
-use crate::snapshot::LockedRules;
+use crate::names::Name;
+use crate::network::{Door, Group, Peer, Rule, RuleProtocol, Traffic};
+use crate::settings::Priorities;
+use crate::snapshot::{LockedRules, MachineView};
 
 const DEPLOYMENT: &str = "postern.example";
 const PORTS: [u16; 3] = [22, 3389, 443];

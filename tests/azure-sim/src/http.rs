@@ -14,37 +14,12 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
+use crate::answer::Answer;
 use crate::faults::{Call, Handling};
 use crate::login::Bearer;
+use crate::rules;
+use crate::sim::AzureSim;
 use crate::state::ResourceId;
-use crate::{AzureSim, rules};
-
-/// An answer.
-#[derive(Debug, Clone)]
-pub(crate) struct Answer {
-    status: u16,
-    headers: Vec<(&'static str, String)>,
-    body: Option<Value>,
-}
-
-impl Answer {
-    pub(crate) fn json(status: u16, body: &Value) -> Self {
-        Self { status, headers: Vec::new(), body: Some(body.clone()) }
-    }
-
-    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
-        Self::json(status, &json!({"error": {"code": code, "message": message}}))
-    }
-
-    fn empty(status: u16) -> Self {
-        Self { status, headers: Vec::new(), body: None }
-    }
-
-    fn with(mut self, name: &'static str, value: String) -> Self {
-        self.headers.push((name, value));
-        self
-    }
-}
 
 /// A request, taken apart.
 struct SimRequest {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::AzureSim;
+use crate::sim::AzureSim;
 
 /// A resource group that is being filled.
 #[derive(Debug, Clone)]

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use x509_parser::prelude::{ASN1Time, FromDer as _, X509Certificate};
 
-use crate::http::Answer;
+use crate::answer::Answer;
 
 #[derive(Debug)]
 pub(crate) struct Logins {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use crate::http::Answer;
+use crate::answer::Answer;
 
 fn bad(code: &str, words: &str) -> Answer {
     Answer::error(400, code, words)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use crate::http::Answer;
+use crate::answer::Answer;
 use crate::rules;
 
 /// The cloud's memory. Resources are kept by their ids in lower case; security rules and subnets inside what they are of.
