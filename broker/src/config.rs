@@ -2,6 +2,7 @@
 
 mod aws;
 mod azure;
+mod defaults;
 mod limits;
 mod store;
 mod traces;
@@ -18,10 +19,10 @@ use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
 use serde::Deserialize;
 
-use crate::app::assess::default_management_ports;
 use crate::limits::Limits;
 use crate::store::redis::RedisSettings;
 use crate::traces::Settings as Traces;
+pub use defaults::default_management_ports;
 pub(crate) use store::check_store_url;
 
 /// What the broker runs with.

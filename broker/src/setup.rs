@@ -1,4 +1,4 @@
-//! Setting up: what `init` makes once, and what `issue` makes for each client.
+//! Setting up: `init` makes the authority and the store once, and `issue` a certificate for each client.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -23,7 +23,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Makes the authority, the store and the first administrator's identity.
 ///
 /// # Errors
-/// It was done before, or something cannot be written.
+/// It was done before, or a file cannot be written.
 pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
     std::fs::DirBuilder::new()
@@ -34,14 +34,14 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let now = Clock::start(Timestamp::UNIX_EPOCH).now();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
-    let (store, members) = open_store(config).await.context("cannot make the store")?;
+    let (store, coordination) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal { role: Role::Administrator, name: administrator };
     sign(&authority, &principal, ADMIN_LIFETIME, now)?
         .save(&config.admin_dir())
         .context("cannot write the administrator's identity")?;
     let event = AuditEvent::done(now, "broker", "broker.initialised").with("administrator", &principal);
     store.commit(Transaction::default().audit(event)).await.context("cannot write the first audit record")?;
-    members.leave().await.context("cannot leave the store")?;
+    coordination.leave().await.context("cannot leave the store")?;
     Ok(())
 }
 

@@ -6,20 +6,14 @@
 
 #[cfg(feature = "traces")]
 mod otlp;
+mod settings;
 
 use http::HeaderMap;
 use tracing::{Span, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where traces go.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// The collector, by gRPC: `http://127.0.0.1:4317`.
-    pub otlp: String,
-    /// How many of the traces that begin here are exported, from 0 to 1. Whoever began one elsewhere decides for it.
-    pub sample: f64,
-}
+pub use settings::Settings;
 
 /// What exports the spans, if they are exported.
 #[derive(Debug, Default)]
@@ -54,7 +48,8 @@ where
 {
     match settings {
         #[cfg(feature = "traces")]
-        Some(settings) => otlp::start(settings).map(|(layer, exporter)| (Some(layer), exporter)),
+        Some(settings) => otlp::start(settings)
+            .map(|(layer, exporting)| (Some(layer), Exporter { exporting: Some(exporting) })),
         // The configuration has refused it.
         #[cfg(not(feature = "traces"))]
         Some(_) => Ok((None, Exporter::default())),

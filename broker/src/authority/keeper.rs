@@ -10,11 +10,13 @@ use postern_pki::life::{Life, Nearness};
 use postern_pki::tls::ServerIdentity;
 use postern_pki::{Authority, Credentials, KeyPair, PkiError};
 
-use super::{RootKey, in_a_line};
-use crate::app::App;
-use crate::measure;
-use crate::readiness::{AUTHORITY, Readiness};
-use crate::store::Transaction;
+use super::Standing;
+use super::root_key::{RootKey, in_a_line};
+use crate::clock::Clock;
+use crate::readiness::Readiness;
+use crate::signals::parts::AUTHORITY;
+use crate::store::{Store, Transaction};
+use crate::telemetry;
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
@@ -24,12 +26,20 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// The author of a renewal that this broker found on disk.
-const ANOTHER: &str = "another program";
+const ANOTHER_PROGRAM: &str = "another program";
 
 /// Keeps the authority and the serving certificate valid.
 pub struct Keeper {
-    /// The authority, and where its records go.
-    pub app: Arc<App>,
+    /// The authority.
+    pub authority: Arc<Authority>,
+    /// The state that other parts of the broker see.
+    pub standing: Arc<Standing>,
+    /// The store, for the audit records.
+    pub store: Arc<dyn Store>,
+    /// The reasons for which this broker is not ready.
+    pub readiness: Readiness,
+    /// The broker's clock.
+    pub clock: Clock,
     /// The certificate that the broker serves with.
     pub identity: ServerIdentity,
     /// The life of that certificate.
@@ -38,8 +48,8 @@ pub struct Keeper {
     pub names: Vec<String>,
 }
 
-/// The course of things so far.
-struct Course {
+/// The state of things so far.
+struct KeeperState {
     /// The intermediate under which the broker serves.
     signer: String,
     next_try: Timestamp,
@@ -90,42 +100,42 @@ impl Keeper {
     /// # Errors
     /// Never: what fails is logged, shown, and tried again.
     pub async fn keep(mut self) -> anyhow::Result<()> {
-        let mut course = Course {
-            signer: self.app.authority.intermediate().serial,
+        let mut state = KeeperState {
+            signer: self.authority.intermediate().serial,
             next_try: Timestamp::MIN,
             failure: None,
             said: None,
             unrecorded: Vec::new(),
         };
         loop {
-            self.look(&mut course).await;
+            self.look(&mut state).await;
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn look(&mut self, course: &mut Course) {
-        let now = self.app.clock.now();
-        self.take_up(course, now);
-        self.renew(course, now);
-        self.serve(course, now);
-        self.say(course, now);
-        self.record(course).await;
+    async fn look(&mut self, state: &mut KeeperState) {
+        let now = self.clock.now();
+        self.take_up(state, now);
+        self.renew(state, now);
+        self.serve(state, now);
+        self.say(state, now);
+        self.record(state).await;
     }
 
     /// Takes up an intermediate that another program has put on disk.
-    fn take_up(&self, course: &mut Course, now: Timestamp) {
-        match self.app.authority.reload() {
-            Ok(true) => self.renewed(course, ANOTHER, now),
-            Ok(false) if now >= course.next_try => course.failure = None,
+    fn take_up(&self, state: &mut KeeperState, now: Timestamp) {
+        match self.authority.reload() {
+            Ok(true) => self.renewed(state, ANOTHER_PROGRAM, now),
+            Ok(false) if now >= state.next_try => state.failure = None,
             Ok(false) => {}
-            Err(error) => course.failure = Some(in_a_line(error)),
+            Err(error) => state.failure = Some(in_a_line(error)),
         }
     }
 
     /// Renews the intermediate, where it is time and the root key is at hand.
-    fn renew(&self, course: &mut Course, now: Timestamp) {
-        let App { authority, standing, .. } = self.app.as_ref();
-        if !authority.is_renewal_due(now) || now < course.next_try {
+    fn renew(&self, state: &mut KeeperState, now: Timestamp) {
+        let Self { authority, standing, .. } = self;
+        if !authority.is_renewal_due(now) || now < state.next_try {
             return;
         }
         match standing.root_key(authority) {
@@ -135,23 +145,23 @@ impl Keeper {
         let before = authority.intermediate();
         let outcome = authority.renew_if_due(standing.root_key_file(), now);
         if authority.intermediate() != before {
-            let by = if matches!(outcome, Ok(false)) { ANOTHER } else { "the broker" };
-            self.renewed(course, by, now);
+            let by = if matches!(outcome, Ok(false)) { ANOTHER_PROGRAM } else { "the broker" };
+            self.renewed(state, by, now);
         }
         match outcome {
             // The next look finds what that program has made.
             Ok(_) | Err(PkiError::RenewalUnderWay { .. }) => {}
             Err(error) => {
-                measure::authority_renewal_failed();
-                course.failure = Some(in_a_line(error));
-                course.next_try = now.checked_add(RETRY_AFTER).unwrap_or(Timestamp::MAX);
+                telemetry::authority_renewal_failed();
+                state.failure = Some(in_a_line(error));
+                state.next_try = now.checked_add(RETRY_AFTER).unwrap_or(Timestamp::MAX);
             }
         }
     }
 
-    fn renewed(&self, course: &mut Course, by: &str, now: Timestamp) {
-        let new = self.app.authority.intermediate();
-        (course.failure, course.next_try) = (None, Timestamp::MIN);
+    fn renewed(&self, state: &mut KeeperState, by: &str, now: Timestamp) {
+        let new = self.authority.intermediate();
+        (state.failure, state.next_try) = (None, Timestamp::MIN);
         tracing::info!(
             event = "authority.renewed",
             by,
@@ -159,7 +169,7 @@ impl Keeper {
             not_after = %new.life.not_after,
             "the authority signs with a new intermediate"
         );
-        course.unrecorded.push(
+        state.unrecorded.push(
             AuditEvent::done(now, "broker", "authority.renewed")
                 .with("by", by)
                 .with("serial", new.serial)
@@ -168,51 +178,51 @@ impl Keeper {
     }
 
     /// Serves with a fresh certificate long before the old one ends, and at once under a new intermediate.
-    fn serve(&mut self, course: &mut Course, now: Timestamp) {
-        let intermediate = self.app.authority.intermediate();
-        if intermediate.serial == course.signer && !is_serving_due(&self.serving, &intermediate.life, now) {
+    fn serve(&mut self, state: &mut KeeperState, now: Timestamp) {
+        let intermediate = self.authority.intermediate();
+        if intermediate.serial == state.signer && !is_serving_due(&self.serving, &intermediate.life, now) {
             return;
         }
-        let fresh = serving(&self.app.authority, &self.names, now)
+        let fresh = serving(&self.authority, &self.names, now)
             .and_then(|fresh| self.identity.set(&fresh).map(|()| fresh));
         match fresh {
             Ok(fresh) => {
                 self.serving = Life { not_before: fresh.not_before(), not_after: fresh.not_after() };
-                course.signer = intermediate.serial;
+                state.signer = intermediate.serial;
                 tracing::info!(not_after = %self.serving.not_after, "the serving certificate was renewed");
             }
-            Err(error) => course.failure = Some(in_a_line(error)),
+            Err(error) => state.failure = Some(in_a_line(error)),
         }
     }
 
     /// Shows the ends in the metrics, in the readiness, to other parts, and where something has changed in the log.
-    fn say(&self, course: &mut Course, now: Timestamp) {
-        let App { authority, standing, readiness, .. } = self.app.as_ref();
-        standing.failed(course.failure.clone());
+    fn say(&self, state: &mut KeeperState, now: Timestamp) {
+        let Self { authority, standing, readiness, .. } = self;
+        standing.failed(state.failure.clone());
         let warnings = standing.look(authority, now);
         let (root, intermediate) = (authority.root().life, authority.intermediate().life);
-        measure::certificate_ends("root", root.not_after);
-        measure::certificate_ends("intermediate", intermediate.not_after);
-        measure::certificate_ends("serving", self.serving.not_after);
+        telemetry::certificate_ends("root", root.not_after);
+        telemetry::certificate_ends("intermediate", intermediate.not_after);
+        telemetry::certificate_ends("serving", self.serving.not_after);
         if let Some((_, store)) = standing.store_certificate() {
-            measure::certificate_ends("store", store.not_after);
+            telemetry::certificate_ends("store", store.not_after);
         }
         show_readiness(authority, readiness, &warnings, now);
-        let state = (root.nearness(now), intermediate.nearness(now), course.failure.clone(), warnings.len());
-        if course.said.as_ref() == Some(&state) {
+        let signs = (root.nearness(now), intermediate.nearness(now), state.failure.clone(), warnings.len());
+        if state.said.as_ref() == Some(&signs) {
             return;
         }
         for warning in &warnings {
             tracing::warn!(event = "authority.warning", "{warning}");
         }
-        course.said = Some(state);
+        state.said = Some(signs);
     }
 
     /// Writes what has happened into the audit log (I9). A store that is away gets it later.
-    async fn record(&self, course: &mut Course) {
-        while let Some(event) = course.unrecorded.first().cloned() {
-            match self.app.store.commit(Transaction::default().audit(event)).await {
-                Ok(_) => drop(course.unrecorded.remove(0)),
+    async fn record(&self, state: &mut KeeperState) {
+        while let Some(event) = state.unrecorded.first().cloned() {
+            match self.store.commit(Transaction::default().audit(event)).await {
+                Ok(_) => drop(state.unrecorded.remove(0)),
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,

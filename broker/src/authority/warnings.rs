@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::{SignedDuration, Timestamp};
 use postern_pki::life::{Life, Nearness};
 
-use super::RootKey;
+use super::root_key::RootKey;
 
 /// The remedy for an intermediate that has ended or is about to.
 const RENEW: &str = "run `postern-broker authority renew --root-key FILE`";

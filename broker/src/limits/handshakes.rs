@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Limit, Owner};
+use super::limit::Limit;
+use super::owner::Owner;
 
 /// Handshakes in progress.
 #[derive(Debug)]

@@ -6,20 +6,22 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Class, Limit, Limits, Owner};
+use super::limit::Limit;
+use super::owner::{Class, Owner};
+use super::settings::Limits;
 
 /// The seats of every class.
 #[derive(Debug)]
 pub(super) struct Seats<T> {
     next: u64,
-    anonymous: Room<T>,
-    people: Room<T>,
-    agents: Room<T>,
+    anonymous: ClassSeats<T>,
+    people: ClassSeats<T>,
+    agents: ClassSeats<T>,
 }
 
 /// The seats of one class. `T` is what ends a connection.
 #[derive(Debug)]
-struct Room<T> {
+struct ClassSeats<T> {
     most: usize,
     per_owner: usize,
     seats: HashMap<u64, (Owner, T)>,
@@ -28,7 +30,7 @@ struct Room<T> {
 
 /// A seat that was taken.
 #[derive(Debug)]
-pub(super) struct Taken<T> {
+pub(super) struct TakenSeat<T> {
     pub(super) id: u64,
     /// The connection that has to go, and the limit for which it does.
     pub(super) evicted: Option<(Limit, T)>,
@@ -42,7 +44,7 @@ impl<T> Seats<T> {
                 Class::People => (limits.people, limits.per_principal),
                 Class::Agents => (limits.agents(), limits.per_agent),
             };
-            Room { most, per_owner, seats: HashMap::new(), by_owner: HashMap::new() }
+            ClassSeats { most, per_owner, seats: HashMap::new(), by_owner: HashMap::new() }
         });
         Self { next: 0, anonymous, people, agents }
     }
@@ -59,7 +61,7 @@ impl<T> Seats<T> {
     ///
     /// # Errors
     /// The class is full of connections of known owners that have one each.
-    pub(super) fn take(&mut self, class: Class, owner: Owner, end: T) -> Result<Taken<T>, Limit> {
+    pub(super) fn take(&mut self, class: Class, owner: Owner, end: T) -> Result<TakenSeat<T>, Limit> {
         let id = self.next;
         self.next += 1;
         let room = self.room(class);
@@ -77,7 +79,7 @@ impl<T> Seats<T> {
         }
         room.by_owner.entry(owner.clone()).or_default().insert(id);
         room.seats.insert(id, (owner, end));
-        Ok(Taken { id, evicted })
+        Ok(TakenSeat { id, evicted })
     }
 
     /// Gives a seat back; one that was lost to another is none any more.
@@ -85,7 +87,7 @@ impl<T> Seats<T> {
         self.room(class).leave(id);
     }
 
-    fn room(&mut self, class: Class) -> &mut Room<T> {
+    fn room(&mut self, class: Class) -> &mut ClassSeats<T> {
         match class {
             Class::Anonymous => &mut self.anonymous,
             Class::People => &mut self.people,
@@ -94,7 +96,7 @@ impl<T> Seats<T> {
     }
 }
 
-impl<T> Room<T> {
+impl<T> ClassSeats<T> {
     fn count(&self, owner: &Owner) -> usize {
         self.by_owner.get(owner).map_or(0, BTreeSet::len)
     }
@@ -131,7 +133,7 @@ mod tests {
     use postern_core::{Principal, Role};
 
     use super::*;
-    use crate::samples::name;
+    use crate::testing::builders::name;
 
     /// Four seats for strangers and two for each of them, three for people and two for each, five for agents and two for each.
     fn seats() -> Seats<&'static str> {

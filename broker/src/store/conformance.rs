@@ -12,7 +12,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{CloseReason, Event, Grant, Policy, TargetId};
 
 use super::{AgentRecord, Change, Expect, Lease, Store, StoreError, Transaction};
-use crate::samples::{at, start};
+use crate::testing::builders::{at, start};
 
 /// A store with which a test takes leases.
 pub(crate) trait Leasing: Store {

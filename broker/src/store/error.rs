@@ -1,6 +1,6 @@
 //! What can go wrong in a store. Only an unavailable store leaves the outcome of a commit open.
 
-use super::transfer::Moving;
+use super::records::RecordKind;
 
 /// What can go wrong in a store.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub enum StoreError {
     },
     /// The store was moved, or has not arrived; nothing was touched.
     #[error(transparent)]
-    Moving(#[from] Moving),
+    Moving(#[from] MigrationError),
     /// A record cannot be read.
     #[error("the store's {what} cannot be read; restore a backup")]
     Corrupt {
@@ -51,5 +51,42 @@ pub enum StoreError {
         /// Why.
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+/// Why a store is not opened, or not moved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MigrationError {
+    /// A store was moved into another.
+    #[error("this store moved to {to}; configure that one")]
+    Moved {
+        /// Where it is, without a password.
+        to: String,
+    },
+    /// A store that was being moved here did not arrive.
+    #[error(
+        "a migration from {from} into this store was broken off; run it again with --overwrite-incomplete"
+    )]
+    Incomplete {
+        /// Where the store was.
+        from: String,
+    },
+    /// The target has records of its own.
+    #[error("there is a store already; migrate into an empty one")]
+    NotEmpty,
+    /// The source was written to meanwhile.
+    #[error(
+        "the store was changed while it was read; stop its brokers, and begin again with --overwrite-incomplete"
+    )]
+    Changed,
+    /// What arrived is not what was sent.
+    #[error("{arrived} of {sent} {kind} have arrived; begin again with --overwrite-incomplete")]
+    Lost {
+        /// Of what.
+        kind: RecordKind,
+        /// So many were there.
+        sent: u64,
+        /// So many are.
+        arrived: u64,
     },
 }

@@ -20,12 +20,12 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Inner {
-    state: State,
+    state: Records,
     faults: VecDeque<Fault>,
 }
 
 #[derive(Debug, Clone)]
-struct State {
+struct Records {
     grants: BTreeMap<GrantId, Versioned<Grant>>,
     requests: BTreeMap<(Name, String), GrantId>,
     /// A deleted policy keeps its version, and no record.
@@ -70,12 +70,12 @@ impl Memory {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, StoreError> {
+    fn read<T>(&self, look: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
         Ok(look(&self.lock().state))
     }
 }
 
-impl Default for State {
+impl Default for Records {
     fn default() -> Self {
         Self {
             grants: BTreeMap::new(),
@@ -89,10 +89,10 @@ impl Default for State {
     }
 }
 
-impl State {
+impl Records {
     fn after(&self, transaction: Transaction) -> Result<Self, StoreError> {
-        if transaction.is_silent() {
-            return Err(StoreError::Silent);
+        if transaction.is_unaudited() {
+            return Err(StoreError::Unaudited);
         }
         let mut next = self.clone();
         for change in transaction.changes {

@@ -4,42 +4,28 @@
 //! idempotency key, its audit lines) is one [`Transaction`], durable before [`Store::commit`] returns: that is
 //! what I4 and I9 stand on. A store keeps no timers; no record here ever expires by itself.
 
-pub mod alone;
 mod bodies;
 #[cfg(test)]
-mod conformance;
+pub(crate) mod conformance;
+pub mod coordination;
 pub mod embedded;
 mod error;
-pub mod measured;
-pub mod members;
 #[cfg(test)]
 pub mod memory;
+mod records;
 pub mod redis;
+pub mod single_broker;
 mod transaction;
 pub mod transfer;
 
 use async_trait::async_trait;
-use jiff::Timestamp;
 use postern_core::audit::Head;
-use postern_core::{Grant, GrantId, Name, Policy, Principal, TargetId};
-use serde::{Deserialize, Serialize};
+use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
-pub use error::StoreError;
-pub use members::{Lease, Members};
+pub use coordination::{Coordination, Lease};
+pub use error::{MigrationError, StoreError};
+pub use records::{AgentRecord, Ban, RecordKind, TokenHash, TokenRecord, Version, Versioned};
 pub use transaction::{Change, Expect, Transaction};
-
-/// Counts the changes of one record, from 1. A policy that is deleted and put again counts on: a version that was
-/// read before never fits what came after.
-pub type Version = u64;
-
-/// A record and its version.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Versioned<T> {
-    /// The record.
-    pub record: T,
-    /// Its version, for the compare-and-set of the next change.
-    pub version: Version,
-}
 
 /// Keeps grants, policies, agents and the audit log.
 ///
@@ -53,7 +39,7 @@ pub trait Store: Send + Sync + 'static {
     /// same effect.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] where an expectation does not hold, [`StoreError::Silent`] for changes without an
+    /// [`StoreError::Conflict`] where an expectation does not hold, [`StoreError::Unaudited`] for changes without an
     /// audit event; nothing was changed. Of the others the outcome is unknown only for [`StoreError::Unavailable`].
     async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError>;
 
@@ -129,43 +115,4 @@ pub struct TargetSnapshot {
     pub policies: Vec<Policy>,
     /// The audit log's last record at that instant: it rises with every change, across restarts.
     pub seq: u64,
-}
-
-/// What is known of an agent.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AgentRecord {
-    /// Its target.
-    pub target: TargetId,
-    /// When it enrolled.
-    pub enrolled_at: Timestamp,
-    /// When its newest certificate ends.
-    pub certificate_not_after: Timestamp,
-    /// Set once it was banned; enrolling anew lifts the ban.
-    pub banned: Option<Ban>,
-}
-
-/// Who banned an agent, and why.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ban {
-    /// Who.
-    pub by: Principal,
-    /// When.
-    pub at: Timestamp,
-    /// Why; may be empty.
-    pub reason: String,
-}
-
-/// The SHA-256 of a join token's secret: the secret itself is not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct TokenHash(pub [u8; 32]);
-
-/// What a join token is good for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TokenRecord {
-    /// The target whose agent may enrol with it.
-    pub target: TargetId,
-    /// When it was made.
-    pub created_at: Timestamp,
-    /// When it stops working.
-    pub expires_at: Timestamp,
 }

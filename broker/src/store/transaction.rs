@@ -3,7 +3,7 @@
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId, Name, Policy};
 
-use super::members::Lease;
+use super::coordination::Lease;
 use super::{AgentRecord, TokenHash, TokenRecord, Version};
 
 /// Changes that happen together or not at all. One with changes has an audit event, too (I9).
@@ -40,7 +40,7 @@ impl Transaction {
     }
 
     /// Whether it would change something without a word in the audit log, which no store does.
-    pub(super) fn is_silent(&self) -> bool {
+    pub(super) fn is_unaudited(&self) -> bool {
         self.audit.is_empty() && !self.changes.is_empty()
     }
 }

@@ -11,82 +11,10 @@ use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
 use postern_core::{Grant, Name};
 
 use super::bodies::corrupt;
-use super::{StoreError, TokenHash, Version};
+use super::{MigrationError, RecordKind, StoreError, TokenHash, Version};
 
 /// So many records go at once.
 pub(super) const PAGE: usize = 500;
-
-/// Why a store is not opened, or not moved.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Moving {
-    /// A store was moved into another.
-    #[error("this store moved to {to}; configure that one")]
-    Moved {
-        /// Where it is, without a password.
-        to: String,
-    },
-    /// A store that was being moved here did not arrive.
-    #[error(
-        "a migration from {from} into this store was broken off; run it again with --overwrite-incomplete"
-    )]
-    Incomplete {
-        /// Where the store was.
-        from: String,
-    },
-    /// The target has records of its own.
-    #[error("there is a store already; migrate into an empty one")]
-    NotEmpty,
-    /// The source was written to meanwhile.
-    #[error(
-        "the store was changed while it was read; stop its brokers, and begin again with --overwrite-incomplete"
-    )]
-    Changed,
-    /// What arrived is not what was sent.
-    #[error("{arrived} of {sent} {kind} have arrived; begin again with --overwrite-incomplete")]
-    Lost {
-        /// Of what.
-        kind: Kind,
-        /// So many were there.
-        sent: u64,
-        /// So many are.
-        arrived: u64,
-    },
-}
-
-/// What a store keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// The audit log.
-    Audit,
-    /// Grants, open and closed.
-    Grants,
-    /// Idempotency keys.
-    Requests,
-    /// Policies, and the versions of deleted ones.
-    Policies,
-    /// Agents.
-    Agents,
-    /// Join tokens.
-    Tokens,
-}
-
-impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Audit, Self::Grants, Self::Requests, Self::Policies, Self::Agents, Self::Tokens];
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Audit => "audit records",
-            Self::Grants => "grants",
-            Self::Requests => "requests",
-            Self::Policies => "policies",
-            Self::Agents => "agents",
-            Self::Tokens => "join tokens",
-        })
-    }
-}
 
 /// One record as it is kept. A body is the record's text, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -153,7 +81,7 @@ pub struct Page {
 }
 
 /// How many records there are of each kind.
-pub type Counts = BTreeMap<Kind, u64>;
+pub type Counts = BTreeMap<RecordKind, u64>;
 
 /// A store that is read from its beginning to its end.
 #[async_trait]
@@ -165,12 +93,12 @@ pub trait Source: Send {
     async fn counts(&mut self) -> Result<Counts, StoreError>;
 
     /// Up to [`PAGE`] records of a kind, from the beginning or from where a page ended.
-    async fn page(&mut self, kind: Kind, from: Option<&str>) -> Result<Page, StoreError>;
+    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError>;
 
     /// Marks the store as moved, if the audit log still ends at `head`: from then on it is not written to.
     ///
     /// # Errors
-    /// [`Moving::Changed`] where it does not; nothing was marked.
+    /// [`MigrationError::Changed`] where it does not; nothing was marked.
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError>;
 }
 
@@ -180,7 +108,7 @@ pub trait Target: Send {
     /// Marks the store as incomplete. One that was marked before is emptied, if it is to be overwritten.
     ///
     /// # Errors
-    /// [`Moving::NotEmpty`], or [`Moving::Incomplete`] where it is not to be overwritten; nothing was changed.
+    /// [`MigrationError::NotEmpty`], or [`MigrationError::Incomplete`] where it is not to be overwritten; nothing was changed.
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError>;
 
     /// Keeps these records.
@@ -198,7 +126,7 @@ pub trait Target: Send {
 
 /// What to call the two stores, and what is asked for.
 #[derive(Debug, Clone)]
-pub struct How {
+pub struct MigrationOptions {
     /// The source, without a password.
     pub from: String,
     /// The target, without a password.
@@ -216,13 +144,13 @@ pub struct How {
 pub async fn transfer(
     source: &mut dyn Source,
     target: &mut dyn Target,
-    how: &How,
+    how: &MigrationOptions,
     now: impl FnOnce(Option<&AuditRecord>) -> jiff::Timestamp,
 ) -> Result<Counts, StoreError> {
     let (head, last) = verify(source).await?;
     let sent = source.counts().await?;
     target.begin(&how.from, how.overwrite_incomplete).await?;
-    for kind in Kind::ALL {
+    for kind in RecordKind::ALL {
         let mut from = None;
         loop {
             let page = source.page(kind, from.as_deref()).await?;
@@ -234,13 +162,13 @@ pub async fn transfer(
         }
     }
     if source.head().await? != head {
-        return Err(Moving::Changed.into());
+        return Err(MigrationError::Changed.into());
     }
     let arrived = target.arrived().await?;
-    for kind in Kind::ALL {
+    for kind in RecordKind::ALL {
         let count = |counts: &Counts| counts.get(&kind).copied().unwrap_or(0);
         if count(&sent) != count(&arrived) {
-            return Err(Moving::Lost { kind, sent: count(&sent), arrived: count(&arrived) }.into());
+            return Err(MigrationError::Lost { kind, sent: count(&sent), arrived: count(&arrived) }.into());
         }
     }
     target.settle().await?;
@@ -262,7 +190,7 @@ async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), 
     let head = source.head().await?;
     let (mut verifier, mut from, mut last) = (Verifier::default(), None, None);
     loop {
-        let page = source.page(Kind::Audit, from.as_deref()).await?;
+        let page = source.page(RecordKind::Audit, from.as_deref()).await?;
         for item in &page.items {
             if let Item::Audit { line, .. } = item {
                 last = Some(verifier.line(line).map_err(|broken| corrupt("audit log", broken))?);
@@ -277,7 +205,7 @@ async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), 
         return Ok((head, last));
     }
     if source.head().await? != head {
-        return Err(Moving::Changed.into());
+        return Err(MigrationError::Changed.into());
     }
     let cut = Cut { ends: verifier.head().seq, should: head.seq };
     Err(corrupt("audit log", cut))

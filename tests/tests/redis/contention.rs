@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::members::{Card, Members as _};
-use postern_broker::store::redis::{Place, Redis as Store, RedisSettings};
+use postern_broker::store::coordination::{Coordination as _, MemberInfo};
+use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings};
 use postern_broker::store::{Change, Store as _, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
@@ -84,7 +84,7 @@ async fn contend(settings: RedisSettings, stores: usize, span: Duration) -> Vec<
         tasks.spawn(async move {
             // A member that does not renew is none any more after some seconds.
             while Instant::now() < until {
-                store.beat(&Card::default()).await.expect("a renewal");
+                store.renew(&MemberInfo::default()).await.expect("a renewal");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
@@ -156,8 +156,8 @@ fn i8_three_stores_that_commit_as_fast_as_they_can_take_turns() {
 fn i8_two_stores_whose_commits_a_replica_confirms_take_turns() {
     let net = Net::new();
     let group = Group::start(&net.hub, 1);
-    let place = Place::Url(group.url(0));
-    let settings = RedisSettings { place, replicas: 1, ..RedisSettings::at("", "t") };
+    let endpoint = Endpoint::Url(group.url(0));
+    let settings = RedisSettings { endpoint, replicas: 1, ..RedisSettings::at("", "t") };
     is_fair(&net.hub.room().run(contend(settings, 2, Duration::from_secs(15))));
 }
 

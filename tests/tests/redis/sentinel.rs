@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::members::{Card, Members as _};
-use postern_broker::store::redis::{Place, Redis as Store, RedisSettings, Sentinels};
+use postern_broker::store::coordination::{Coordination as _, MemberInfo};
+use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings, Sentinels};
 use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
@@ -15,7 +15,7 @@ use postern_tests::{Net, PATIENCE};
 pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
         Sentinels { urls: group.sentinel_urls(), master: MASTER.to_owned(), user: None, password_file: None };
-    RedisSettings { place: Place::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
+    RedisSettings { endpoint: Endpoint::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
 }
 
 fn who() -> Name {
@@ -43,7 +43,7 @@ async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bo
             // A failover takes longer than a membership lasts. A broker joins anew by itself; here nobody else does.
             Err(StoreError::Fenced { .. }) => {
                 refused += 1;
-                store.beat(&Card::default()).await.ok();
+                store.renew(&MemberInfo::default()).await.ok();
             }
             Err(other) => panic!("{other:?}"),
         }
@@ -162,9 +162,9 @@ fn a_sentinel_that_is_gone_and_one_that_knows_less_do_not_matter() {
         }
     });
     assert_eq!(head.seq, 1);
-    let Place::Sentinels(sentinels) = settings.place.clone() else { panic!("{settings:?}") };
+    let Endpoint::Sentinels(sentinels) = settings.endpoint.clone() else { panic!("{settings:?}") };
     let other = Sentinels { master: "other".to_owned(), ..sentinels };
-    let other = RedisSettings { place: Place::Sentinels(other), ..settings };
+    let other = RedisSettings { endpoint: Endpoint::Sentinels(other), ..settings };
     let error = room.run(async move { format!("{:?}", Store::open(&other).await.unwrap_err()) });
     assert!(error.contains("no sentinel names a primary") && error.contains("No such master"), "{error}");
 }

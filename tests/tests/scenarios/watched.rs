@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use postern_broker::measure::{ALL, Kind};
+use postern_broker::telemetry::{ALL, MetricKind};
 use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
@@ -39,9 +39,9 @@ fn metric_of(series: &str) -> Option<&'static str> {
     let is_metric = |name: &str| ALL.iter().find(|metric| metric.name == name);
     let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
         let metric = is_metric(series.strip_suffix(suffix)?)?;
-        matches!(metric.kind, Kind::Histogram(_)).then_some(metric)
+        matches!(metric.kind, MetricKind::Histogram(_)).then_some(metric)
     });
-    let plain = || is_metric(series).filter(|metric| !matches!(metric.kind, Kind::Histogram(_)));
+    let plain = || is_metric(series).filter(|metric| !matches!(metric.kind, MetricKind::Histogram(_)));
     of_histogram.or_else(plain).map(|metric| metric.name)
 }
 

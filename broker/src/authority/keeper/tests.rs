@@ -1,24 +1,34 @@
 use postern_pki::life::Life;
 
 use super::*;
-use crate::app::rig::Rig;
+use crate::testing::TestApp;
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// A keeper over an authority of today, and what it has done so far.
-fn keeper(rig: &Rig) -> (Keeper, Course) {
+fn keeper(rig: &TestApp) -> (Keeper, KeeperState) {
     let app = Arc::clone(&rig.app);
     let names = vec!["broker.example.org".to_owned()];
     let credentials = serving(&app.authority, &names, app.clock.now()).unwrap();
     let life = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
-    let course = Course {
+    let state = KeeperState {
         signer: app.authority.intermediate().serial,
         next_try: Timestamp::MIN,
         failure: None,
         said: None,
         unrecorded: Vec::new(),
     };
-    (Keeper { identity: ServerIdentity::new(credentials).unwrap(), app, serving: life, names }, course)
+    let keeper = Keeper {
+        authority: Arc::clone(&app.authority),
+        standing: Arc::clone(&app.standing),
+        store: Arc::clone(&app.store),
+        readiness: app.readiness.clone(),
+        clock: app.clock,
+        identity: ServerIdentity::new(credentials).unwrap(),
+        serving: life,
+        names,
+    };
+    (keeper, state)
 }
 
 #[test]
@@ -35,46 +45,46 @@ fn a_serving_certificate_is_due_at_half_of_its_life_while_a_fresh_one_would_be_b
 
 #[tokio::test]
 async fn the_intermediate_is_renewed_at_half_of_its_life_and_the_broker_serves_under_the_new_one() {
-    let rig = Rig::new();
-    let (mut keeper, mut course) = keeper(&rig);
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
     let (now, before) = (rig.app.clock.now(), rig.app.authority.intermediate());
-    keeper.renew(&mut course, now + DAY * 182);
+    keeper.renew(&mut state, now + DAY * 182);
     assert_eq!(rig.app.authority.intermediate(), before);
-    keeper.renew(&mut course, now + DAY * 183);
+    keeper.renew(&mut state, now + DAY * 183);
     let after = rig.app.authority.intermediate();
     assert_ne!(after, before);
-    keeper.serve(&mut course, now + DAY * 183);
-    assert_eq!(course.signer, after.serial);
-    keeper.record(&mut course).await;
+    keeper.serve(&mut state, now + DAY * 183);
+    assert_eq!(state.signer, after.serial);
+    keeper.record(&mut state).await;
     let events = rig.events().await;
     let told: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
     assert_eq!((told.len(), &told[0].details["serial"]), (1, &after.serial), "I9");
-    keeper.say(&mut course, now + DAY * 183);
+    keeper.say(&mut state, now + DAY * 183);
     assert!(rig.app.standing.warnings().is_empty());
 }
 
 #[tokio::test]
 async fn i2_an_ended_intermediate_is_a_reason_not_to_be_ready_and_the_keeper_goes_on() {
-    let rig = Rig::new();
-    let (mut keeper, mut course) = keeper(&rig);
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
     let now = rig.app.clock.now();
     let key = rig.app.standing.root_key_file().to_owned();
     let offline = key.with_extension("offline");
     std::fs::rename(&key, &offline).unwrap();
     let (late, before) = (now + DAY * 366, rig.app.authority.intermediate());
-    keeper.renew(&mut course, late);
-    keeper.serve(&mut course, late);
-    keeper.say(&mut course, late);
+    keeper.renew(&mut state, late);
+    keeper.serve(&mut state, late);
+    keeper.say(&mut state, late);
     assert_eq!(rig.app.authority.intermediate(), before);
     assert!(rig.app.readiness.reasons()[AUTHORITY].contains("authority renew --root-key FILE"));
-    assert_eq!(course.failure, None, "a key that is offline is no failure");
+    assert_eq!(state.failure, None, "a key that is offline is no failure");
 
     // As the command renews it.
     let command = Authority::load(key.parent().unwrap(), &rig.app.trust_domain).unwrap();
     command.renew(&offline, late).unwrap();
-    keeper.take_up(&mut course, late);
-    keeper.serve(&mut course, late);
-    keeper.say(&mut course, late);
+    keeper.take_up(&mut state, late);
+    keeper.serve(&mut state, late);
+    keeper.say(&mut state, late);
     assert_eq!(rig.app.authority.intermediate(), command.intermediate());
     assert!(!rig.app.readiness.reasons().contains_key(AUTHORITY));
     assert!(keeper.serving.holds(late));
@@ -82,20 +92,20 @@ async fn i2_an_ended_intermediate_is_a_reason_not_to_be_ready_and_the_keeper_goe
 
 #[tokio::test]
 async fn a_renewal_that_fails_is_told_at_once_and_tried_again_later() {
-    let rig = Rig::new();
-    let (keeper, mut course) = keeper(&rig);
+    let rig = TestApp::new();
+    let (keeper, mut state) = keeper(&rig);
     let (due, key) = (rig.app.clock.now() + DAY * 183, rig.app.standing.root_key_file().to_owned());
     let good = std::fs::read(&key).unwrap();
     std::fs::write(&key, "no key").unwrap();
-    keeper.renew(&mut course, due);
-    keeper.say(&mut course, due);
+    keeper.renew(&mut state, due);
+    keeper.say(&mut state, due);
     assert!(rig.app.standing.warnings()[0].contains("root.key is malformed"), "{:?}", rig.app.standing);
     std::fs::write(&key, good).unwrap();
     let before = rig.app.authority.intermediate();
-    keeper.renew(&mut course, due + SignedDuration::from_secs(10));
+    keeper.renew(&mut state, due + SignedDuration::from_secs(10));
     assert_eq!(rig.app.authority.intermediate(), before, "not at every look");
-    keeper.renew(&mut course, due + RETRY_AFTER);
-    keeper.say(&mut course, due + RETRY_AFTER);
+    keeper.renew(&mut state, due + RETRY_AFTER);
+    keeper.say(&mut state, due + RETRY_AFTER);
     assert_ne!(rig.app.authority.intermediate(), before);
     assert!(rig.app.standing.warnings().is_empty());
 }

@@ -6,8 +6,8 @@ use postern_core::audit::{Head, verify};
 use tokio::task::JoinSet;
 
 use super::{event, is_conflict, put};
-use crate::samples::{a_grant, at, name};
 use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
+use crate::testing::builders::{a_grant, at, name};
 pub(super) async fn a_token_is_taken_once(store: Arc<impl Store>) {
     let hash = TokenHash([7; 32]);
     let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };

@@ -4,8 +4,8 @@ use postern_core::Grant;
 use postern_core::audit::Head;
 
 use super::{Leasing, closed, event, put};
-use crate::samples::{a_grant, a_policy, at, name};
 use crate::store::{Change, Expect, GrantQuery, Transaction};
+use crate::testing::builders::{a_grant, a_policy, at, name};
 
 pub(super) async fn an_empty_store_has_nothing(store: &impl Leasing) {
     assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);

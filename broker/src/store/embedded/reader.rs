@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::database::LOCK_TIMEOUT;
 use super::rows::unavailable;
 use crate::store::StoreError;
 
@@ -52,6 +53,6 @@ impl Readers {
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
-    connection.busy_timeout(super::BUSY).map_err(unavailable)?;
+    connection.busy_timeout(LOCK_TIMEOUT).map_err(unavailable)?;
     Ok(connection)
 }

@@ -13,9 +13,9 @@ use postern_core::{CloseReason, Event};
 use tempfile::TempDir;
 
 use super::*;
-use crate::samples::{a_grant, a_policy, at, name, start};
 use crate::store::conformance::{self, Leasing as _};
 use crate::store::{Change, Expect};
+use crate::testing::builders::{a_grant, a_policy, at, name, start};
 
 impl conformance::Leasing for Embedded {}
 

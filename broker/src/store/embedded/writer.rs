@@ -8,8 +8,8 @@ use rusqlite::{Connection, Transaction as SqlTransaction, params};
 use tokio::sync::oneshot;
 
 use super::changes;
+use super::open_grant_cache::{Effect, OpenGrantCache};
 use super::rows::unavailable;
-use super::view::{Effect, View};
 use crate::store::{StoreError, Transaction};
 
 /// How many transactions share a commit at the most.
@@ -32,11 +32,11 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread on a connection of its own.
-    pub(super) fn start(connection: Connection, view: View) -> Result<Self, StoreError> {
+    pub(super) fn start(connection: Connection, cache: OpenGrantCache) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(connection, &view, &waiting))
+            .spawn(move || run(connection, &cache, &waiting))
             .map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
@@ -61,20 +61,20 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut connection: Connection, view: &View, waiting: &Receiver<Job>) {
+fn run(mut connection: Connection, cache: &OpenGrantCache, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         let group: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
-        commit_group(&mut connection, view, group);
+        commit_group(&mut connection, cache, group);
     }
 }
 
 /// Commits the group, has the view follow, and answers everyone in it.
-fn commit_group(connection: &mut Connection, view: &View, group: Vec<Job>) {
+fn commit_group(connection: &mut Connection, cache: &OpenGrantCache, group: Vec<Job>) {
     let (jobs, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|job| (job.transaction, job.answer)).unzip();
-    match commit(connection, view.head(), jobs) {
+    match commit(connection, cache.head(), jobs) {
         Ok(Committed { outcomes, effects, head }) => {
-            view.follow(effects, head);
+            cache.follow(effects, head);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
                 // Whoever no longer waits finds out from the store.
                 answer.send(outcome).ok();
@@ -110,7 +110,7 @@ fn commit(
                 head = applied.head;
                 Ok(head)
             }
-            Err(refused @ (StoreError::Conflict { .. } | StoreError::Silent)) => Err(refused),
+            Err(refused @ (StoreError::Conflict { .. } | StoreError::Unaudited)) => Err(refused),
             // SQLite may have rolled back the whole group by itself: nothing more may be built on it.
             Err(failed) => return Err(failed),
         });
@@ -131,8 +131,8 @@ fn apply(
     mut head: Head,
     transaction: Transaction,
 ) -> Result<Applied, StoreError> {
-    if transaction.is_silent() {
-        return Err(StoreError::Silent);
+    if transaction.is_unaudited() {
+        return Err(StoreError::Unaudited);
     }
     let savepoint = shared.savepoint().map_err(unavailable)?;
     let mut effects = Vec::with_capacity(transaction.changes.len());
@@ -158,9 +158,9 @@ fn again(error: &StoreError) -> StoreError {
         StoreError::Full => StoreError::Full,
         StoreError::Conflict { .. }
         | StoreError::Fenced { .. }
-        | StoreError::Silent
+        | StoreError::Unaudited
         | StoreError::NewerSchema { .. }
-        | StoreError::Moving(_)
+        | StoreError::Migration(_)
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

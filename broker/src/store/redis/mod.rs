@@ -23,10 +23,14 @@
 //!                    news                          a channel
 //! ```
 
-mod link;
-mod members;
+mod connection;
+mod coordination;
+mod discovery;
+mod error;
+mod keys;
+mod marks;
+mod membership;
 mod rollback;
-mod route;
 mod server;
 mod settings;
 #[cfg(test)]
@@ -38,7 +42,6 @@ mod writer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use data_encoding::HEXLOWER;
 use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 use redis::Script;
@@ -49,24 +52,24 @@ use super::{
     AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
     Versioned,
 };
-use link::Link;
-use members::{Membership, Scripts, lost};
-use server::{Server, head_of, redis_failed, words};
-pub use settings::{Place, RedisSettings, Sentinels, TlsFiles};
+use connection::SharedConnection;
+use error::{message, redis_failed};
+use keys::{SCHEMA, head_of, request_field, token_field};
+use membership::{Membership, Scripts, lost};
+use server::Server;
+pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 pub use transfer::Transfer;
 use writer::Writer;
 
-/// The version of the keys.
-const SCHEMA: u32 = 2;
 /// So many grants are read at once.
 const PAGE: usize = 500;
 
 /// The store on Redis.
 pub struct Redis {
     server: Server,
-    reader: Link,
+    reader: SharedConnection,
     writer: Writer,
-    look: Script,
+    index_script: Script,
     membership: Arc<Membership>,
     scripts: Scripts,
 }
@@ -84,8 +87,8 @@ impl Redis {
     /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved or is not there yet.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let server = Server::new(settings);
-        let mut reader = server.link().reading();
-        transfer::check(&server, &mut reader).await?;
+        let mut reader = server.shared_connection().reading();
+        marks::check(&server, &mut reader).await?;
         let schema: (u32, u32) = redis::pipe()
             .cmd("SETNX")
             .arg(server.key("schema"))
@@ -103,8 +106,8 @@ impl Redis {
         }
         let membership = Arc::new(Membership::new());
         let writer = Writer::new(server.clone(), Arc::clone(&membership));
-        let look = Script::new(include_str!("look.lua"));
-        let store = Self { server, reader, writer, look, membership, scripts: Scripts::new() };
+        let index_script = Script::new(include_str!("look.lua"));
+        let store = Self { server, reader, writer, index_script, membership, scripts: Scripts::new() };
         store.join().await?;
         Ok(store)
     }
@@ -144,12 +147,16 @@ impl Redis {
     }
 
     /// Grants that an index has, and what else there was at that instant.
-    async fn look(&self, look: Look<'_>) -> Result<Seen, StoreError> {
-        let mut script = self.look.key(&self.server.prefix);
-        script.arg(look.index).arg(look.end).arg(if look.newest_first { "-" } else { "+" });
-        script.arg(if look.limit == usize::MAX { -1 } else { i64::try_from(look.limit).unwrap_or(i64::MAX) });
-        script.arg(if look.policies { "policies" } else { "" });
-        if let Some(lease) = look.lease {
+    async fn read_index(&self, query: IndexQuery<'_>) -> Result<IndexRead, StoreError> {
+        let mut script = self.index_script.key(&self.server.prefix);
+        script.arg(query.index).arg(query.end).arg(if query.newest_first { "-" } else { "+" });
+        script.arg(if query.limit == usize::MAX {
+            -1
+        } else {
+            i64::try_from(query.limit).unwrap_or(i64::MAX)
+        });
+        script.arg(if query.policies { "policies" } else { "" });
+        if let Some(lease) = query.lease {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
         }
         let mut reader = self.reader.clone();
@@ -157,32 +164,32 @@ impl Redis {
             let answer: (String, Vec<String>, Vec<String>) =
                 script.invoke_async(&mut reader).await.map_err(redis_failed)?;
             let (head, grants, policies) = answer;
-            if let Some(lease) = look.lease.filter(|_| head == "lost") {
+            if let Some(lease) = query.lease.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
             }
             Ok((head_of(&head)?, grants, policies))
         };
         let (head, grants, policies) = self.server.guard.ask(command, |(head, ..)| Ok(Some(*head))).await?;
-        let missing = || corrupt("index of grants", words("a grant in it is not there"));
+        let missing = || corrupt("index of grants", message("a grant in it is not there"));
         let grants: Vec<Versioned<Grant>> = bodies(&grants)
             .map(|text| versioned("grant", text)?.ok_or_else(missing))
             .collect::<Result<_, StoreError>>()?;
         let policies: Vec<Versioned<Policy>> = bodies(&policies)
             .filter_map(|text| versioned("policy", text).transpose())
             .collect::<Result<_, _>>()?;
-        Ok(Seen { head, grants, policies })
+        Ok(IndexRead { head, grants, policies })
     }
 }
 
 /// Takes a store over that was one broker's alone. That one is refused from now on: it named a writer, and there is none.
-async fn upgrade(server: &Server, connection: &mut Link) -> Result<(), StoreError> {
+async fn upgrade(server: &Server, connection: &mut SharedConnection) -> Result<(), StoreError> {
     let mut pipe = redis::pipe();
     pipe.atomic().del(server.key("writer")).ignore().set(server.key("schema"), SCHEMA).ignore();
     pipe.query_async(connection).await.map_err(redis_failed)
 }
 
 /// What to look for.
-struct Look<'a> {
+struct IndexQuery<'a> {
     index: &'a str,
     end: &'a str,
     newest_first: bool,
@@ -193,7 +200,7 @@ struct Look<'a> {
 }
 
 /// What was there.
-struct Seen {
+struct IndexRead {
     head: Head,
     grants: Vec<Versioned<Grant>>,
     policies: Vec<Versioned<Policy>>,
@@ -207,20 +214,11 @@ fn bodies(pairs: &[String]) -> impl Iterator<Item = &String> {
 /// A record with its version; none for one that was deleted.
 fn versioned<T: DeserializeOwned>(what: &str, text: &str) -> Result<Option<Versioned<T>>, StoreError> {
     let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
-    let (version, body) = parts.ok_or_else(|| corrupt(what, words("it has no version")))?;
+    let (version, body) = parts.ok_or_else(|| corrupt(what, message("it has no version")))?;
     if body.is_empty() {
         return Ok(None);
     }
     Ok(Some(Versioned { record: from_body(what, body)?, version }))
-}
-
-/// The field of a request: no name has a space in it.
-fn request_field(principal: &Name, key: &str) -> String {
-    format!("{principal} {key}")
-}
-
-fn token_field(hash: &TokenHash) -> String {
-    HEXLOWER.encode(&hash.0)
 }
 
 #[async_trait]
@@ -246,7 +244,7 @@ impl Store for Redis {
         let (mut found, mut before) = (Vec::new(), query.before);
         while found.len() < query.limit {
             let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-            let look = Look {
+            let query = IndexQuery {
                 index: &index,
                 end: &end,
                 newest_first: true,
@@ -254,7 +252,7 @@ impl Store for Redis {
                 policies: false,
                 lease: None,
             };
-            let page = self.look(look).await?.grants;
+            let page = self.read_index(query).await?.grants;
             let is_last = page.len() < PAGE;
             before = page.last().map(|grant| grant.record.id);
             found.extend(page.into_iter().filter(|grant| wanted(&grant.record)));
@@ -267,7 +265,7 @@ impl Store for Redis {
     }
 
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let look = Look {
+        let query = IndexQuery {
             index: "open",
             end: "+",
             newest_first: false,
@@ -275,7 +273,7 @@ impl Store for Redis {
             policies: false,
             lease: None,
         };
-        Ok(self.look(look).await?.grants)
+        Ok(self.read_index(query).await?.grants)
     }
 
     async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
@@ -286,9 +284,15 @@ impl Store for Redis {
     async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
         let target = &lease.target;
         let (index, limit) = (format!("open:{target}"), usize::MAX);
-        let look =
-            Look { index: &index, end: "+", newest_first: false, limit, policies: true, lease: Some(lease) };
-        let Seen { head, grants, policies } = self.look(look).await?;
+        let query = IndexQuery {
+            index: &index,
+            end: "+",
+            newest_first: false,
+            limit,
+            policies: true,
+            lease: Some(lease),
+        };
+        let IndexRead { head, grants, policies } = self.read_index(query).await?;
         // Another broker's commit is seen before its replicas have it: nothing is opened on what may be lost yet (I4).
         self.writer.confirmed(head.seq).await?;
         let mut policies: Vec<Policy> =

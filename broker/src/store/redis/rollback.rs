@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use postern_core::audit::Head;
 use tokio::sync::watch;
 
-use super::server::{failed, words};
+use super::error::{failed, message};
 use crate::store::StoreError;
 
 /// The newest audit record that the store is known to have, and the alarm where it has it no longer.
@@ -78,7 +78,7 @@ impl RollbackGuard {
             head.seq
         );
         self.lost.send_replace(Some(reason.clone()));
-        Err(failed(words(&reason)))
+        Err(failed(message(&reason)))
     }
 }
 

@@ -4,20 +4,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::audit::Head;
-use redis::RedisError;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 
-use super::RedisSettings;
-use super::link::Link;
+use super::connection::SharedConnection;
+use super::discovery::Discovery;
+use super::error::{failed, message, redis_failed};
+use super::keys::head_of;
 use super::rollback::RollbackGuard;
-use super::route::Route;
+use super::settings::RedisSettings;
 use crate::store::StoreError;
-use crate::store::bodies::corrupt;
 
 /// One server, or whatever answers in its place.
 #[derive(Clone)]
 pub(super) struct Server {
-    route: Arc<Route>,
+    discovery: Arc<Discovery>,
     /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
     pub(super) prefix: String,
     /// How many replicas must have a commit before it is answered.
@@ -28,24 +28,24 @@ pub(super) struct Server {
 impl Server {
     pub(super) fn new(settings: &RedisSettings) -> Self {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
-        let route = Arc::new(Route::new(settings.clone(), format!("{prefix}schema")));
+        let discovery = Arc::new(Discovery::new(settings.clone(), format!("{prefix}schema")));
         let guard = Arc::new(RollbackGuard::new(settings.replicas > 0));
-        Self { route, prefix, replicas: settings.replicas, guard }
+        Self { discovery, prefix, replicas: settings.replicas, guard }
     }
 
     /// A connection of one's own to the primary. After any error on it, take another.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        Ok(self.route.primary().await.map_err(redis_failed)?.connection)
+        Ok(self.discovery.primary().await.map_err(redis_failed)?.connection)
     }
 
     /// A connection to the primary that many share, and that comes back by itself.
-    pub(super) fn link(&self) -> Link {
-        Link::new(Arc::clone(&self.route))
+    pub(super) fn shared_connection(&self) -> SharedConnection {
+        SharedConnection::new(Arc::clone(&self.discovery))
     }
 
     /// A connection to the primary for messages. When its stream ends, take another, and look for what was missed.
     pub(super) async fn messages(&self) -> Result<PubSub, StoreError> {
-        self.route.messages().await.map_err(redis_failed)
+        self.discovery.messages().await.map_err(redis_failed)
     }
 
     pub(super) fn key(&self, name: &str) -> String {
@@ -86,39 +86,8 @@ impl Server {
             wait.arg(self.replicas).arg(milliseconds).query_async(connection).await.map_err(redis_failed)?;
         if confirmed < self.replicas {
             let what = format!("{confirmed} of {} replicas confirmed the write", self.replicas);
-            return Err(failed(words(&what)));
+            return Err(failed(message(&what)));
         }
         Ok(())
-    }
-}
-
-/// Reads a head as it is kept.
-pub(super) fn head_of(text: &str) -> Result<Head, StoreError> {
-    if text.is_empty() {
-        return Ok(Head::EMPTY);
-    }
-    let parts = text.split_once(' ').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash.parse().ok()?)));
-    let Some((seq, hash)) = parts else { return Err(corrupt("head", words("it is no number and hash"))) };
-    Ok(Head { seq, hash })
-}
-
-/// Something that went wrong, in words.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Words(String);
-
-pub(super) fn words(text: &str) -> Words {
-    Words(text.to_owned())
-}
-
-pub(super) fn failed(source: Words) -> StoreError {
-    StoreError::Unavailable { source: Box::new(source) }
-}
-
-/// Redis's error as the store's.
-pub(super) fn redis_failed(error: RedisError) -> StoreError {
-    match error.code() {
-        Some("OOM") => StoreError::Full,
-        Some(_) | None => StoreError::Unavailable { source: Box::new(error) },
     }
 }

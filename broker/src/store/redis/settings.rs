@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// The server.
-    pub place: Place,
+    pub endpoint: Endpoint,
     /// A file with the user's password, read for each connection.
     pub password_file: Option<PathBuf>,
     /// What TLS needs beyond the system.
@@ -21,7 +21,7 @@ impl RedisSettings {
     /// A server by its URL, and all else as it is when nothing is said.
     pub fn at(url: impl Into<String>, tenant: impl Into<String>) -> Self {
         Self {
-            place: Place::Url(url.into()),
+            endpoint: Endpoint::Url(url.into()),
             password_file: None,
             tls: TlsFiles::default(),
             tenant: tenant.into(),
@@ -32,14 +32,14 @@ impl RedisSettings {
 
 /// How the primary is found.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
+pub enum Endpoint {
     /// `redis://` or, with TLS, `rediss://`, with user, host, port and database. Whatever answers there.
     Url(String),
     /// Whatever the sentinels say.
     Sentinels(Sentinels),
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for Endpoint {
     /// Without a password, even where one was given.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
@@ -97,7 +97,7 @@ mod tests {
             ("redis://:ge@heim@[::1]:1", "redis://[::1]:1"),
             ("redis+unix:///run/redis.sock?pass=geheim", "redis+unix:///run/redis.sock"),
         ] {
-            assert_eq!(Place::Url(url.to_owned()).to_string(), told);
+            assert_eq!(Endpoint::Url(url.to_owned()).to_string(), told);
         }
     }
 }

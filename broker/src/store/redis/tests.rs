@@ -1,8 +1,8 @@
 //! The store on real servers, which each test starts and ends.
 
 mod cluster;
-mod links;
-mod members;
+mod connections;
+mod coordination;
 mod transfer;
 
 use std::path::Path;
@@ -13,10 +13,10 @@ use postern_core::audit::{AuditEvent, verify};
 use tempfile::TempDir;
 
 use super::*;
-use crate::samples::{a_grant, start};
 use crate::store::conformance::{self, Leasing};
-use crate::store::members::{Claim, Members as _};
+use crate::store::coordination::{Claim, Coordination as _};
 use crate::store::{Change, Expect};
+use crate::testing::builders::{a_grant, start};
 
 impl conformance::Leasing for Redis {
     async fn lease(&self, target: &TargetId) -> Lease {

@@ -3,7 +3,8 @@
 use redis::InfoDict;
 use redis::aio::MultiplexedConnection;
 
-use super::server::{Server, redis_failed};
+use super::error::redis_failed;
+use super::server::Server;
 use crate::store::StoreError;
 
 /// The first version with everything that the scripts use.
@@ -12,7 +13,7 @@ const OLDEST: (u64, u64) = (7, 0);
 const MAX_LAG: u64 = 10;
 
 /// What was found of a server.
-struct Found {
+struct ServerFacts {
     info: InfoDict,
     settings: Vec<(&'static str, Option<String>)>,
     /// How many replicas must have a commit.
@@ -37,7 +38,7 @@ pub(super) async fn warnings(server: &Server) -> Result<Vec<String>, StoreError>
     for name in SETTINGS {
         settings.push((name, setting(&mut connection, name).await));
     }
-    Ok(Found { info, settings, replicas: server.replicas }.warnings())
+    Ok(ServerFacts { info, settings, replicas: server.replicas }.warnings())
 }
 
 /// A setting; none where it cannot be read, which a user or a provider may have forbidden.
@@ -46,7 +47,7 @@ async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Option<S
     pairs.into_iter().nth(1)
 }
 
-impl Found {
+impl ServerFacts {
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = [self.version(), self.cluster()].into_iter().flatten().collect();
         warnings.extend(self.unread());
@@ -177,7 +178,7 @@ mod tests {
             known.1 = Some((*value).to_owned()).filter(|value| !value.is_empty());
         }
         let info = InfoDict::new(&format!("redis_version:7.0.15\r\ncluster_enabled:0\r\n{info}"));
-        Found { info, settings, replicas }.warnings().join("\n")
+        ServerFacts { info, settings, replicas }.warnings().join("\n")
     }
 
     #[test]

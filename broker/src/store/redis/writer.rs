@@ -19,8 +19,10 @@ use serde::Serialize;
 use tokio::sync::{Mutex, oneshot};
 use tokio::time::Instant;
 
-use super::members::{Membership, ended, lost};
-use super::server::{Server, failed, head_of, redis_failed, words};
+use super::error::{failed, message, redis_failed};
+use super::keys::{head_of, request_field, token_field};
+use super::membership::{Membership, ended, lost};
+use super::server::Server;
 use crate::store::bodies::to_body;
 use crate::store::{Change, Expect, StoreError, Transaction};
 
@@ -34,7 +36,7 @@ const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::fro
 /// theirs do not keep a group for so long.
 const TURN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long replicas have to confirm.
-const CONFIRM: Duration = Duration::from_secs(3);
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// In the place of a head that is not known. No head is written so.
 const NO_HEAD: &str = "?";
@@ -56,12 +58,12 @@ pub(super) struct Writer {
     /// The newest audit record that as many replicas have as are to have it.
     confirmed: AtomicU64,
     waiting: std::sync::Mutex<Vec<Job>>,
-    turn: Mutex<Turn>,
+    session: Mutex<PrimarySession>,
 }
 
 /// What whoever has the turn works with.
 #[derive(Default)]
-struct Turn {
+struct PrimarySession {
     /// A connection of its own: WAIT counts the writes of its own connection.
     connection: Option<MultiplexedConnection>,
     head: Option<Head>,
@@ -69,16 +71,16 @@ struct Turn {
 
 /// A transaction as the script reads it.
 #[derive(Serialize)]
-struct Entry {
+struct WireTransaction {
     /// The target of the lease that it needs; empty: none.
     lease: String,
     token: String,
-    changes: Vec<Wire>,
+    changes: Vec<WireChange>,
 }
 
 /// A change as the script reads it.
 #[derive(Serialize)]
-struct Wire {
+struct WireChange {
     kind: &'static str,
     key: String,
     expect: String,
@@ -91,8 +93,8 @@ struct Wire {
 impl Writer {
     pub(super) fn new(server: Server, membership: Arc<Membership>) -> Self {
         let commit = Script::new(include_str!("commit.lua"));
-        let (waiting, turn) = (std::sync::Mutex::default(), Mutex::default());
-        Self { server, membership, commit, confirmed: AtomicU64::new(0), waiting, turn }
+        let (waiting, session) = (std::sync::Mutex::default(), Mutex::default());
+        Self { server, membership, commit, confirmed: AtomicU64::new(0), waiting, session }
     }
 
     /// Waits until replicas have the log up to this record, whoever wrote it, where they are to have it.
@@ -103,12 +105,12 @@ impl Writer {
         if self.server.replicas == 0 || self.confirmed.load(Ordering::SeqCst) >= seq {
             return Ok(());
         }
-        let mut turn = self.turn.lock().await;
+        let mut session = self.session.lock().await;
         if self.confirmed.load(Ordering::SeqCst) >= seq {
             return Ok(());
         }
         let confirmed = async {
-            let connection = match &mut turn.connection {
+            let connection = match &mut session.connection {
                 Some(connection) => connection,
                 none => none.insert(self.server.connect().await?),
             };
@@ -117,12 +119,12 @@ impl Writer {
             let head = self.server.head(connection).await?;
             if head.seq < seq {
                 let what = format!("audit record {seq} is not there any more; the log ends at {}", head.seq);
-                return Err(failed(words(&what)));
+                return Err(failed(message(&what)));
             }
             let mut write = redis::cmd("SET");
             write.arg(self.server.key("confirmed")).arg(seq);
             write.query_async::<()>(connection).await.map_err(redis_failed)?;
-            self.server.confirm(connection, CONFIRM).await
+            self.server.confirm(connection, CONFIRM_TIMEOUT).await
         };
         let outcome = confirmed.await;
         match &outcome {
@@ -130,25 +132,25 @@ impl Writer {
                 self.confirmed.fetch_max(seq, Ordering::SeqCst);
                 self.server.guard.confirmed(seq);
             }
-            Err(_) => *turn = Turn::default(),
+            Err(_) => *session = PrimarySession::default(),
         }
         outcome
     }
 
     /// Commits the transaction, with all that wait when its turn comes.
     pub(super) async fn commit(&self, transaction: Transaction) -> Answer {
-        if transaction.is_silent() {
-            return Err(StoreError::Silent);
+        if transaction.is_unaudited() {
+            return Err(StoreError::Unaudited);
         }
         let (answer, mut answered) = oneshot::channel();
         self.lock().push(Job { transaction, answer });
-        let mut turn = self.turn.lock().await;
+        let mut session = self.session.lock().await;
         loop {
             match answered.try_recv() {
                 Ok(answer) => return answer,
                 Err(oneshot::error::TryRecvError::Empty) => {}
                 Err(oneshot::error::TryRecvError::Closed) => {
-                    return Err(failed(words("whoever was committing gave up")));
+                    return Err(failed(message("whoever was committing gave up")));
                 }
             }
             let group: Vec<Job> = {
@@ -156,7 +158,7 @@ impl Writer {
                 let count = waiting.len().min(GROUP);
                 waiting.drain(..count).collect()
             };
-            self.commit_group(&mut turn, group).await;
+            self.commit_group(&mut session, group).await;
         }
     }
 
@@ -165,10 +167,10 @@ impl Writer {
     }
 
     /// Commits the group, and answers everyone in it.
-    async fn commit_group(&self, turn: &mut Turn, mut group: Vec<Job>) {
+    async fn commit_group(&self, session: &mut PrimarySession, mut group: Vec<Job>) {
         let (waits_since, mut pause) = (Instant::now(), ASK_AGAIN.0);
         while !group.is_empty() {
-            match self.try_commit(turn, &group).await {
+            match self.try_commit(session, &group).await {
                 Ok(Outcome::Done(heads)) => {
                     for (job, head) in group.drain(..).zip(heads) {
                         // Whoever no longer waits finds out from the store.
@@ -181,12 +183,12 @@ impl Writer {
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
                 Ok(Outcome::Moved(head)) if waits_since.elapsed() < TURN_TIMEOUT => {
-                    turn.head = Some(head);
+                    session.head = Some(head);
                     pause = ASK_AGAIN.0;
                     self.top_up(&mut group);
                 }
                 Ok(Outcome::Wait) if waits_since.elapsed() < TURN_TIMEOUT => {
-                    turn.head = None;
+                    session.head = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(ASK_AGAIN.1);
                 }
@@ -213,11 +215,11 @@ impl Writer {
                 }
                 Err(error) => {
                     // Perhaps it took effect: what is known of the head and of the connection holds no more.
-                    *turn = Turn::default();
+                    *session = PrimarySession::default();
                     let full = matches!(error, StoreError::Full);
                     let reason = error_words(&error);
                     for job in group.drain(..) {
-                        let error = if full { StoreError::Full } else { failed(words(&reason)) };
+                        let error = if full { StoreError::Full } else { failed(message(&reason)) };
                         job.answer.send(Err(error)).ok();
                     }
                 }
@@ -232,8 +234,8 @@ impl Writer {
         group.extend(waiting.drain(..count));
     }
 
-    async fn try_commit(&self, turn: &mut Turn, group: &[Job]) -> Result<Outcome, StoreError> {
-        let Turn { connection, head } = turn;
+    async fn try_commit(&self, session: &mut PrimarySession, group: &[Job]) -> Result<Outcome, StoreError> {
+        let PrimarySession { connection, head } = session;
         let connection = match connection {
             Some(connection) => connection,
             None => connection.insert(self.server.connect().await?),
@@ -256,7 +258,7 @@ impl Writer {
         match (self.server.guard.ask(command, head_in).await?, batch) {
             (Outcome::Done(_), Some(batch)) => {
                 let after = batch.head();
-                self.server.confirm(connection, CONFIRM).await?;
+                self.server.confirm(connection, CONFIRM_TIMEOUT).await?;
                 self.confirmed.fetch_max(after.seq, Ordering::SeqCst);
                 self.server.guard.confirmed(after.seq);
                 *head = Some(after);
@@ -289,7 +291,7 @@ impl Batch {
             }
             heads.push(after);
         }
-        let entries: Vec<Entry> =
+        let entries: Vec<WireTransaction> =
             group.iter().map(|job| entry(&job.transaction)).collect::<Result<_, _>>()?;
         Ok(Self { entries: to_body(&entries)?, lines, heads, before })
     }
@@ -306,12 +308,12 @@ fn outcome(answer: &[String]) -> Result<Outcome, StoreError> {
     match answer.first().map(String::as_str) {
         Some("ok") => Ok(Outcome::Done(Vec::new())),
         Some("fenced") => Ok(Outcome::Fenced),
-        Some("moved") => Err(failed(words("the store was moved elsewhere: stop this broker"))),
+        Some("moved") => Err(failed(message("the store was moved elsewhere: stop this broker"))),
         Some("head") => Ok(Outcome::Moved(head_of(answer.get(1).map_or("", String::as_str))?)),
         Some("wait") => Ok(Outcome::Wait),
         Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
         Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
-        Some(_) | None => Err(failed(words("the script answered with something else"))),
+        Some(_) | None => Err(failed(message("the script answered with something else"))),
     }
 }
 
@@ -342,7 +344,7 @@ impl Outcome {
 
 fn give_up(group: &mut Vec<Job>, reason: &str) {
     for job in group.drain(..) {
-        job.answer.send(Err(failed(words(reason)))).ok();
+        job.answer.send(Err(failed(message(reason)))).ok();
     }
 }
 
@@ -351,18 +353,18 @@ fn error_words(error: &StoreError) -> String {
     causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
-fn entry(transaction: &Transaction) -> Result<Entry, StoreError> {
+fn entry(transaction: &Transaction) -> Result<WireTransaction, StoreError> {
     let changes = transaction.changes.iter().map(wire).collect::<Result<_, _>>()?;
     let lease = transaction.under.as_ref();
-    Ok(Entry {
+    Ok(WireTransaction {
         lease: lease.map(|lease| lease.target.to_string()).unwrap_or_default(),
         token: lease.map(|lease| lease.token.to_string()).unwrap_or_default(),
         changes,
     })
 }
 
-fn wire(change: &Change) -> Result<Wire, StoreError> {
-    let plain = |kind, key: String, body: String| Wire {
+fn wire(change: &Change) -> Result<WireChange, StoreError> {
+    let plain = |kind, key: String, body: String| WireChange {
         kind,
         key,
         body,
@@ -377,7 +379,7 @@ fn wire(change: &Change) -> Result<Wire, StoreError> {
         Expect::Version(version) => version.to_string(),
     };
     Ok(match change {
-        Change::PutGrant { grant, expect: before } => Wire {
+        Change::PutGrant { grant, expect: before } => WireChange {
             expect: expect(before),
             open: !grant.state.is_final(),
             principal: grant.principal.name.to_string(),
@@ -385,16 +387,17 @@ fn wire(change: &Change) -> Result<Wire, StoreError> {
             ..plain("grant", grant.id.to_string(), to_body(grant)?)
         },
         Change::RememberRequest { principal, key, grant } => {
-            plain("request", super::request_field(principal, key), grant.to_string())
+            plain("request", request_field(principal, key), grant.to_string())
         }
-        Change::PutPolicy { policy, expect: before } => {
-            Wire { expect: expect(before), ..plain("policy", policy.name.to_string(), to_body(policy)?) }
-        }
+        Change::PutPolicy { policy, expect: before } => WireChange {
+            expect: expect(before),
+            ..plain("policy", policy.name.to_string(), to_body(policy)?)
+        },
         Change::DeletePolicy { name } => plain("delete_policy", name.to_string(), String::new()),
         Change::PutAgent { agent, expect: before } => {
-            Wire { expect: expect(before), ..plain("agent", agent.target.to_string(), to_body(agent)?) }
+            WireChange { expect: expect(before), ..plain("agent", agent.target.to_string(), to_body(agent)?) }
         }
-        Change::PutToken { hash, token } => plain("token", super::token_field(hash), to_body(token)?),
-        Change::TakeToken { hash } => plain("take_token", super::token_field(hash), String::new()),
+        Change::PutToken { hash, token } => plain("token", token_field(hash), to_body(token)?),
+        Change::TakeToken { hash } => plain("take_token", token_field(hash), String::new()),
     })
 }

@@ -6,7 +6,7 @@ use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
 
 use super::*;
 use crate::clock::Clock;
-use crate::samples::name;
+use crate::testing::builders::name;
 
 /// What a user of the server must be allowed beside its keys and channels; docs/operations.md says the same.
 const ALLOWED: &str =
@@ -128,10 +128,10 @@ async fn a_replica_is_not_taken_for_the_store() {
 }
 
 #[tokio::test]
-async fn a_link_that_many_share_comes_back_and_says_so_to_none_twice() {
+async fn a_shared_connection_comes_back_and_says_so_to_none_twice() {
     let mut server = RedisServer::durable().await;
-    let link = Server::new(&server.store("t")).link();
-    let ping = async || redis::cmd("PING").query_async::<String>(&mut link.clone()).await;
+    let shared = Server::new(&server.store("t")).shared_connection();
+    let ping = async || redis::cmd("PING").query_async::<String>(&mut shared.clone()).await;
     assert_eq!(ping().await.unwrap(), "PONG");
     server.kill();
     let all = futures_util::future::join_all((0..50).map(|_| ping())).await;
@@ -146,8 +146,8 @@ async fn what_reads_does_not_notice_a_connection_that_broke() {
     let mut server = RedisServer::durable().await;
     let store = Redis::open(&server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
-    let link = Server::new(&server.store("t")).link();
-    let incr = async || redis::cmd("INCR").arg("{postern:t}:n").query_async::<u64>(&mut link.clone()).await;
+    let shared = Server::new(&server.store("t")).shared_connection();
+    let incr = async || redis::cmd("INCR").arg("{postern:t}:n").query_async::<u64>(&mut shared.clone()).await;
     assert_eq!(incr().await.unwrap(), 1);
     server.kill();
     server.restart().await;
@@ -165,7 +165,7 @@ async fn messages_arrive_until_the_server_goes_and_then_end() {
     messages.subscribe(&channel).await.unwrap();
     let mut publish = redis::cmd("PUBLISH");
     publish.arg(&channel).arg("hear");
-    publish.query_async::<()>(&mut this.link()).await.unwrap();
+    publish.query_async::<()>(&mut this.shared_connection()).await.unwrap();
     let mut heard = messages.into_on_message();
     assert_eq!(heard.next().await.unwrap().get_payload::<String>().unwrap(), "hear");
     server.kill();

@@ -8,7 +8,7 @@ use postern_core::plan::{Layer, Observed};
 use postern_core::{CloseReason, Event, Grant, Window};
 
 use super::*;
-use crate::samples::{a_grant, at};
+use crate::testing::builders::{a_grant, at};
 
 /// What a scrape shows after this.
 fn scraped(work: impl FnOnce()) -> String {
@@ -30,9 +30,9 @@ fn every_metric_is_there_from_the_start_with_its_help() {
     for metric in &ALL {
         has(&scrape, &format!("# HELP {} {}", metric.name, metric.what));
         let kind = match metric.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram(_) => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram(_) => "histogram",
         };
         has(&scrape, &format!("# TYPE {} {kind}", metric.name));
     }
@@ -46,11 +46,11 @@ fn every_metric_is_there_from_the_start_with_its_help() {
 fn names_are_as_prometheus_wants_them() {
     for metric in &ALL {
         let is_total = metric.name.ends_with("_total");
-        assert_eq!(is_total, matches!(metric.kind, Kind::Counter), "{}", metric.name);
+        assert_eq!(is_total, matches!(metric.kind, MetricKind::Counter), "{}", metric.name);
         assert!(metric.name.starts_with("postern_"), "{}", metric.name);
         let is_plain = |c: char| c.is_ascii_lowercase() || c == '_';
         assert!(metric.name.chars().all(is_plain), "{}", metric.name);
-        if matches!(metric.kind, Kind::Histogram(_)) {
+        if matches!(metric.kind, MetricKind::Histogram(_)) {
             assert!(metric.name.ends_with("_seconds"), "{}", metric.name);
         }
     }
@@ -66,12 +66,12 @@ fn the_documentation_names_every_metric() {
 
 #[test]
 fn i2_every_layer_is_measured_on_its_way_in_and_out() {
-    let ways = Ways::default();
+    let progress = GrantProgress::default();
     let opening = a_grant().build();
     let active = opening.after(Event::Confirmed, at(2)).unwrap();
     let closing = active.after(Event::Close(CloseReason::Expired), at(60)).unwrap();
     let look = |grant: &Grant, observed: Observed, now: Timestamp| {
-        ways.look([grant], |_: &Grant, _: &Window, _: Layer| observed.clone(), now);
+        progress.look([grant], |_: &Grant, _: &Window, _: Layer| observed.clone(), now);
     };
     let scrape = scraped(|| {
         look(&opening, Observed::Unconfirmed, at(1));
@@ -97,24 +97,24 @@ fn i2_every_layer_is_measured_on_its_way_in_and_out() {
 
 #[test]
 fn a_layer_that_never_opened_is_no_quick_close() {
-    let ways = Ways::default();
+    let progress = GrantProgress::default();
     let failing = CloseReason::CannotOpen { reason: "no agent".into() };
     let closing = a_grant().build().after(Event::Close(failing), at(1)).unwrap();
     let gone = Observed::Unreachable { reason: "gone".into(), may_hold: false };
-    let scrape = scraped(|| ways.look([&closing], |_, _, _| gone.clone(), at(1)));
+    let scrape = scraped(|| progress.look([&closing], |_, _, _| gone.clone(), at(1)));
     has(&scrape, "postern_close_seconds_count{layer=\"host\"} 0");
-    assert_eq!(ways.oldest_close(&[closing], Layer::Host, at(9)), Duration::ZERO);
+    assert_eq!(progress.oldest_close(&[closing], Layer::Host, at(9)), Duration::ZERO);
 }
 
 #[test]
 fn sessions_are_counted_while_they_live_and_leases_as_they_change() {
     let scrape = scraped(|| {
-        let one = Connected::default();
-        let _other = std::mem::ManuallyDrop::new(Connected::default());
+        let one = AgentGauge::default();
+        let _other = std::mem::ManuallyDrop::new(AgentGauge::default());
         drop(one);
         lease_changed(LeaseChange::Forced);
         lease_changed(LeaseChange::Forced);
-        ready(&Reasons::from([(crate::readiness::STORE, "it failed".to_owned())]));
+        ready(&Reasons::from([(crate::signals::parts::STORE, "it failed".to_owned())]));
     });
     for line in [
         "postern_connected_agents 1",

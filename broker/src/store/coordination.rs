@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 
 /// How long a membership lasts that is not renewed.
-pub const MEMBERSHIP: Duration = Duration::from_secs(6);
+pub const MEMBERSHIP_TTL: Duration = Duration::from_secs(6);
 
 /// The right to work on a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub struct Lease {
 
 /// A lease that was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Taken {
+pub struct TakenLease {
     /// The lease.
     pub lease: Lease,
     /// Whether another broker held it before: it may have told the agent what this one knows nothing of.
@@ -63,7 +63,7 @@ impl Claim {
 
 /// What a member says of itself, for `postern status`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Card {
+pub struct MemberInfo {
     /// Its membership; changes when it has to join anew.
     #[serde(default)]
     pub membership: String,
@@ -94,7 +94,7 @@ pub struct Card {
 
 /// The answer to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Beat {
+pub struct RenewalReply {
     /// Whether the membership is a new one: every lease of the one before is lost.
     pub joined: bool,
     /// The number of the newest audit record.
@@ -109,42 +109,42 @@ pub struct Beat {
 
 /// What a member tells of a target that it works on, for those that do not.
 #[derive(Debug, Clone)]
-pub struct Posted {
+pub struct PublishedStatus {
     /// By what right.
     pub lease: Lease,
     /// The view, as text.
-    pub view: String,
+    pub status: String,
     /// The targets whose grants wait for it.
     pub awaited_by: Vec<TargetId>,
 }
 
 /// Something that happened, and where to look. Losing it costs time and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum News {
+pub enum ClusterEvent {
     /// The store changed.
-    Changed(Changed),
+    Committed(CommittedChange),
     /// Somebody took the lease of a target, on this ground.
-    Taken {
+    LeaseTaken {
         /// The target.
         target: TargetId,
         /// Whether it is this member that has it now.
         mine: bool,
         /// Whether it was taken for a turn, after which it is given back.
-        turn: bool,
+        exclusive: bool,
     },
     /// Somebody gave the lease of a target back.
-    Free(TargetId),
+    LeaseFreed(TargetId),
     /// The view of something changed for which these targets' grants wait.
-    Viewed(Vec<TargetId>),
+    StatusPublished(Vec<TargetId>),
     /// What was on its way to this target's cloud may have arrived late.
-    Look(TargetId),
+    LookRequested(TargetId),
     /// A member left.
-    Left,
+    MemberLeft,
 }
 
 /// What a commit changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Changed {
+pub struct CommittedChange {
     /// The newest audit record before it.
     pub before: u64,
     /// The newest audit record after it.
@@ -161,18 +161,18 @@ pub struct Changed {
     pub policies: bool,
 }
 
-/// News as they come, until the connection breaks.
+/// ClusterEvent as they come, until the connection breaks.
 #[async_trait]
 pub trait Subscription: Send {
     /// The next of them; none once the connection is broken.
-    async fn next(&mut self) -> Option<News>;
+    async fn next(&mut self) -> Option<ClusterEvent>;
 }
 
 /// The members of a store.
 ///
 /// A store of one broker alone ([`super::alone::Alone`]) grants everything and has no news.
 #[async_trait]
-pub trait Members: Send + Sync + 'static {
+pub trait Coordination: Send + Sync + 'static {
     /// Whether there can be no other member.
     fn is_alone(&self) -> bool;
 
@@ -183,7 +183,7 @@ pub trait Members: Send + Sync + 'static {
     ///
     /// # Errors
     /// Here and everywhere: the store failed, or was written by a newer broker.
-    async fn beat(&self, card: &Card) -> Result<Beat, StoreError>;
+    async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError>;
 
     /// Ends the membership, and lets others take its leases at once.
     async fn leave(&self) -> Result<(), StoreError>;
@@ -192,37 +192,37 @@ pub trait Members: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`StoreError::Fenced`] where this membership has ended.
-    async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<Taken>, StoreError>;
+    async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<TakenLease>, StoreError>;
 
     /// The targets whose leases are this member's.
     async fn held(&self) -> Result<HashSet<TargetId>, StoreError>;
 
     /// Takes leases of a member that is gone, some at a time; none once there are no more.
-    async fn take_over(&self, gone: &str) -> Result<Vec<Taken>, StoreError>;
+    async fn take_over(&self, gone: &str) -> Result<Vec<TakenLease>, StoreError>;
 
     /// Ends the turn for which a lease was held, and keeps it.
-    async fn end_turn(&self, lease: &Lease) -> Result<(), StoreError>;
+    async fn end_exclusive(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Gives a lease back that was taken from another for a turn.
     async fn give_back(&self, lease: &Lease) -> Result<(), StoreError>;
 
     /// Keeps everybody else from a job of this name until it is done or this member is gone. False: somebody is at it.
-    async fn begin_job(&self, job: &str) -> Result<bool, StoreError>;
+    async fn try_lock(&self, job: &str) -> Result<bool, StoreError>;
 
     /// The job is done.
-    async fn end_job(&self, job: &str) -> Result<(), StoreError>;
+    async fn unlock(&self, job: &str) -> Result<(), StoreError>;
 
     /// Tells what is known of targets. What is told under a lease that is lost is not taken.
-    async fn post(&self, posted: Vec<Posted>) -> Result<(), StoreError>;
+    async fn publish(&self, posted: Vec<PublishedStatus>) -> Result<(), StoreError>;
 
     /// What the holders of these targets tell of them; nothing where nobody holds one or has told yet.
-    async fn views(&self, targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError>;
+    async fn statuses(&self, targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError>;
 
     /// Asks the holder of a target to look at its cloud again.
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError>;
 
     /// Every member, by name.
-    async fn roll(&self) -> Result<Vec<Card>, StoreError>;
+    async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError>;
 
     /// Hears the news from now on.
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>>;

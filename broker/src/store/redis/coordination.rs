@@ -1,8 +1,6 @@
 //! Memberships and leases on Redis: each step one script, and the news on a channel.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{PoisonError, RwLock};
 
 use async_trait::async_trait;
 use futures_util::StreamExt as _;
@@ -13,97 +11,50 @@ use redis::aio::PubSub;
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use serde::Deserialize;
 
-use super::server::{failed, head_of, redis_failed, words};
-use super::{Redis, SCHEMA};
-use crate::store::StoreError;
+use super::Redis;
+use super::error::{failed, message, redis_failed};
+use super::keys::{SCHEMA, head_of};
+use super::membership::{Membership, ended};
 use crate::store::bodies::{corrupt, from_body, to_body};
-use crate::store::members::{
-    Beat, Card, Changed, Claim, Lease, MEMBERSHIP, Members, News, Posted, Subscription, Taken,
+use crate::store::coordination::{
+    Claim, ClusterEvent, CommittedChange, Coordination, Lease, MEMBERSHIP_TTL, MemberInfo, PublishedStatus,
+    RenewalReply, Subscription, TakenLease,
 };
-use crate::store::transfer::Moving;
+use crate::store::{MigrationError, StoreError};
 
 /// How many leases of a member that is gone are taken at once.
 const SHARE: usize = 200;
 
-/// Whose writes these are: the membership of the moment.
-#[derive(Debug)]
-pub(super) struct Membership {
-    id: RwLock<String>,
-    /// Set until a renewal reports that this membership is a new one. The answer to a join may be lost although the
-    /// server has done it, and then a later renewal reports it.
-    unreported: AtomicBool,
-}
-
-impl Membership {
-    pub(super) fn new() -> Self {
-        Self { id: RwLock::new(fresh()), unreported: AtomicBool::new(false) }
-    }
-
-    pub(super) fn id(&self) -> String {
-        self.id.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn renew(&self) -> String {
-        let id = fresh();
-        self.id.write().unwrap_or_else(PoisonError::into_inner).clone_from(&id);
-        self.unreported.store(true, Ordering::Relaxed);
-        id
-    }
-
-    /// Takes in that the caller learns of the membership now. Returns whether it is new to the caller.
-    fn report(&self) -> bool {
-        self.unreported.swap(false, Ordering::Relaxed)
-    }
-}
-
-/// Random, so that none is ever used twice, not even by a server that has lost its last writes.
-fn fresh() -> String {
-    format!("{:032x}", rand::random::<u128>())
-}
-
-/// The scripts.
-pub(super) struct Scripts {
-    beat: Script,
-    take: Script,
-    take_over: Script,
-    give_back: Script,
-    job: Script,
-    post: Script,
-    views: Script,
-}
-
-impl Scripts {
-    pub(super) fn new() -> Self {
-        Self {
-            beat: Script::new(include_str!("members/beat.lua")),
-            take: Script::new(include_str!("members/take.lua")),
-            take_over: Script::new(include_str!("members/take_over.lua")),
-            give_back: Script::new(include_str!("members/give_back.lua")),
-            job: Script::new(include_str!("members/job.lua")),
-            post: Script::new(include_str!("members/post.lua")),
-            views: Script::new(include_str!("members/views.lua")),
-        }
-    }
-}
-
 impl Redis {
     /// Joins the members, under a name that nobody had before.
-    pub(super) async fn join(&self) -> Result<Beat, StoreError> {
-        let card =
-            Card { name: "command".into(), version: env!("CARGO_PKG_VERSION").into(), ..Card::default() };
+    pub(super) async fn join(&self) -> Result<RenewalReply, StoreError> {
+        let card = MemberInfo {
+            name: "command".into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..MemberInfo::default()
+        };
         let beat = self
             .renew(&self.membership.renew(), &card, true)
             .await?
-            .ok_or_else(|| failed(words("it cannot be joined")))?;
+            .ok_or_else(|| failed(message("it cannot be joined")))?;
         self.membership.report();
         Ok(beat)
     }
 
     /// None where the membership is gone.
-    async fn renew(&self, id: &str, card: &Card, join: bool) -> Result<Option<Beat>, StoreError> {
+    async fn renew(
+        &self,
+        id: &str,
+        card: &MemberInfo,
+        join: bool,
+    ) -> Result<Option<RenewalReply>, StoreError> {
         let mut script = self.script(&self.scripts.beat);
-        let card = to_body(&Card { membership: id.to_owned(), ..card.clone() })?;
-        script.arg(id).arg(MEMBERSHIP.as_millis().to_string()).arg(card).arg(if join { "1" } else { "0" });
+        let card = to_body(&MemberInfo { membership: id.to_owned(), ..card.clone() })?;
+        script.arg(id).arg(MEMBERSHIP_TTL.as_millis().to_string()).arg(card).arg(if join {
+            "1"
+        } else {
+            "0"
+        });
         script.arg(SCHEMA);
         let head_in = |answer: &Vec<String>| match &answer[..] {
             [status, head, ..] if status == "ok" => head_of(head).map(Some),
@@ -115,7 +66,7 @@ impl Redis {
         };
         match status.as_str() {
             "gone" => return Ok(None),
-            "moved" => return Err(Moving::Moved { to: head.clone() }.into()),
+            "moved" => return Err(MigrationError::Moved { to: head.clone() }.into()),
             "schema" => {
                 let found = head.parse().unwrap_or(u32::MAX);
                 return Err(StoreError::NewerSchema { found, known: SCHEMA });
@@ -127,7 +78,7 @@ impl Redis {
         let nanos = micros.parse::<i32>().unwrap_or_default().saturating_mul(1000);
         let store_time = seconds.parse().ok().and_then(|seconds| Timestamp::new(seconds, nanos).ok());
         let losses = losses.parse().unwrap_or_default();
-        Ok(Some(Beat { joined: join, head: head.seq, store_time, losses, gone: gone.to_vec() }))
+        Ok(Some(RenewalReply { joined: join, head: head.seq, store_time, losses, gone: gone.to_vec() }))
     }
 
     fn script<'a>(&self, script: &'a Script) -> ScriptInvocation<'a> {
@@ -142,19 +93,7 @@ impl Redis {
 }
 
 fn unexpected() -> StoreError {
-    failed(words("the script answered with something else"))
-}
-
-/// What a broker hears that was away for so long that others took its place.
-pub(super) fn ended() -> StoreError {
-    StoreError::Fenced {
-        what: "this broker was away from its store for too long, and others do its work".into(),
-    }
-}
-
-/// What a broker hears that works on what is another's by now.
-pub(super) fn lost(target: &str) -> StoreError {
-    StoreError::Fenced { what: format!("another broker works on {target} by now") }
+    failed(message("the script answered with something else"))
 }
 
 fn target_of(text: &str) -> Result<TargetId, StoreError> {
@@ -166,7 +105,7 @@ fn token_of(text: &str) -> Result<u64, StoreError> {
 }
 
 #[async_trait]
-impl Members for Redis {
+impl Coordination for Redis {
     fn is_alone(&self) -> bool {
         false
     }
@@ -175,12 +114,12 @@ impl Members for Redis {
         self.membership.id()
     }
 
-    async fn beat(&self, card: &Card) -> Result<Beat, StoreError> {
+    async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError> {
         let beat = match self.renew(&self.membership.id(), card, false).await? {
             Some(beat) => beat,
             None => self.renew(&self.membership.renew(), card, true).await?.ok_or_else(unexpected)?,
         };
-        Ok(Beat { joined: self.membership.report(), ..beat })
+        Ok(RenewalReply { joined: self.membership.report(), ..beat })
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
@@ -192,7 +131,7 @@ impl Members for Redis {
         leave.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
     }
 
-    async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<Taken>, StoreError> {
+    async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<TakenLease>, StoreError> {
         let mut script = self.script(&self.scripts.take);
         script.arg(self.membership.id()).arg(target.to_string()).arg(claim.word());
         let answer: Vec<String> = self.answer(&script).await?;
@@ -201,7 +140,7 @@ impl Members for Redis {
             [word] if word == "no" => Ok(None),
             [_, token, inherits] => {
                 let lease = Lease { target: target.clone(), token: token_of(token)? };
-                Ok(Some(Taken { lease, inherits: inherits == "1" }))
+                Ok(Some(TakenLease { lease, inherits: inherits == "1" }))
             }
             _ => Err(unexpected()),
         }
@@ -214,7 +153,7 @@ impl Members for Redis {
         held.iter().map(|target| target_of(target)).collect()
     }
 
-    async fn take_over(&self, gone: &str) -> Result<Vec<Taken>, StoreError> {
+    async fn take_over(&self, gone: &str) -> Result<Vec<TakenLease>, StoreError> {
         let mut script = self.script(&self.scripts.take_over);
         let answer: Vec<String> = self.answer(script.arg(self.membership.id()).arg(gone).arg(SHARE)).await?;
         let [status, pairs @ ..] = &answer[..] else { return Err(unexpected()) };
@@ -224,14 +163,14 @@ impl Members for Redis {
         let taken = |pair: &[String]| match pair {
             [target, token] => {
                 let lease = Lease { target: target_of(target)?, token: token_of(token)? };
-                Ok(Taken { lease, inherits: true })
+                Ok(TakenLease { lease, inherits: true })
             }
             _ => Err(unexpected()),
         };
         pairs.chunks(2).map(taken).collect()
     }
 
-    async fn end_turn(&self, lease: &Lease) -> Result<(), StoreError> {
+    async fn end_exclusive(&self, lease: &Lease) -> Result<(), StoreError> {
         let mut script = self.script(&self.scripts.give_back);
         script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token).arg("keep");
         self.answer::<String>(&script).await.map(drop)
@@ -243,18 +182,18 @@ impl Members for Redis {
         self.answer::<String>(&script).await.map(drop)
     }
 
-    async fn begin_job(&self, job: &str) -> Result<bool, StoreError> {
+    async fn try_lock(&self, job: &str) -> Result<bool, StoreError> {
         let mut script = self.script(&self.scripts.job);
         let answer: String = self.answer(script.arg(self.membership.id()).arg(job).arg("begin")).await?;
         if answer == "fenced" { Err(ended()) } else { Ok(answer == "ok") }
     }
 
-    async fn end_job(&self, job: &str) -> Result<(), StoreError> {
+    async fn unlock(&self, job: &str) -> Result<(), StoreError> {
         let mut script = self.script(&self.scripts.job);
         self.answer::<String>(script.arg(self.membership.id()).arg(job).arg("end")).await.map(drop)
     }
 
-    async fn post(&self, posted: Vec<Posted>) -> Result<(), StoreError> {
+    async fn publish(&self, posted: Vec<PublishedStatus>) -> Result<(), StoreError> {
         let mut awaited: Vec<String> =
             posted.iter().flat_map(|posted| &posted.awaited_by).map(ToString::to_string).collect();
         awaited.sort();
@@ -262,13 +201,13 @@ impl Members for Redis {
         let mut script = self.script(&self.scripts.post);
         script.arg(self.membership.id());
         script.arg(if awaited.is_empty() { String::new() } else { to_body(&awaited)? });
-        for Posted { lease, view, .. } in posted {
-            script.arg(lease.target.to_string()).arg(lease.token).arg(view);
+        for PublishedStatus { lease, status, .. } in posted {
+            script.arg(lease.target.to_string()).arg(lease.token).arg(status);
         }
         self.answer::<String>(&script).await.map(drop)
     }
 
-    async fn views(&self, targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
+    async fn statuses(&self, targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
         if targets.is_empty() {
             return Ok(Vec::new());
         }
@@ -289,11 +228,11 @@ impl Members for Redis {
         publish.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
     }
 
-    async fn roll(&self) -> Result<Vec<Card>, StoreError> {
+    async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError> {
         let mut cards = redis::cmd("HVALS");
         cards.arg(self.server.key("members"));
         let cards: Vec<String> = cards.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        let cards: Vec<Card> =
+        let cards: Vec<MemberInfo> =
             cards.iter().map(|card| from_body("member", card)).collect::<Result<_, _>>()?;
         let mut alive = redis::pipe();
         for card in &cards {
@@ -304,7 +243,7 @@ impl Members for Redis {
         } else {
             alive.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?
         };
-        let mut cards: Vec<Card> =
+        let mut cards: Vec<MemberInfo> =
             cards.into_iter().zip(alive).filter(|(_, alive)| *alive).map(|(card, _)| card).collect();
         cards.sort_by(|a, b| (&a.name, a.started_at).cmp(&(&b.name, b.started_at)));
         Ok(cards)
@@ -315,20 +254,20 @@ impl Members for Redis {
             let mut channel = self.server.messages().await?;
             channel.subscribe(self.server.key("news")).await.map_err(redis_failed)?;
             let membership = std::sync::Arc::clone(&self.membership);
-            Ok(Box::new(Channel { channel, membership }) as Box<dyn Subscription>)
+            Ok(Box::new(EventStream { channel, membership }) as Box<dyn Subscription>)
         }
         .boxed()
     }
 }
 
-struct Channel {
+struct EventStream {
     channel: PubSub,
     membership: std::sync::Arc<Membership>,
 }
 
 #[async_trait]
-impl Subscription for Channel {
-    async fn next(&mut self) -> Option<News> {
+impl Subscription for EventStream {
+    async fn next(&mut self) -> Option<ClusterEvent> {
         loop {
             let message = self.channel.on_message().next().await?;
             let Ok(text) = message.get_payload::<String>() else { continue };
@@ -344,9 +283,9 @@ impl Subscription for Channel {
     }
 }
 
-/// News as the scripts write them.
+/// ClusterEvent as the scripts write them.
 #[derive(Deserialize)]
-struct Wire {
+struct WireEvent {
     kind: String,
     by: String,
     #[serde(default)]
@@ -368,8 +307,8 @@ struct Wire {
 }
 
 /// What the text tells this member; none where that is nothing to it.
-fn news(text: &str, me: &str) -> Result<Option<News>, StoreError> {
-    let wire: Wire = from_body("news", text)?;
+fn news(text: &str, me: &str) -> Result<Option<ClusterEvent>, StoreError> {
+    let wire: WireEvent = from_body("news", text)?;
     let own = wire.by == me;
     Ok(match wire.kind.as_str() {
         "changed" => {
@@ -385,16 +324,28 @@ fn news(text: &str, me: &str) -> Result<Option<News>, StoreError> {
             }
             let agents = wire.agents.iter().map(|agent| target_of(agent)).collect::<Result<_, _>>()?;
             let (before, after) = (head_of(&wire.before)?.seq, head_of(&wire.after)?.seq);
-            let Wire { grants, policies, .. } = wire;
-            Some(News::Changed(Changed { before, after, own, grants, targets, agents, policies }))
+            let WireEvent { grants, policies, .. } = wire;
+            Some(ClusterEvent::Committed(CommittedChange {
+                before,
+                after,
+                own,
+                grants,
+                targets,
+                agents,
+                policies,
+            }))
         }
-        "taken" => Some(News::Taken { target: target_of(&wire.target)?, mine: own, turn: wire.turn }),
-        "free" if !own => Some(News::Free(target_of(&wire.target)?)),
-        "look" if !own => Some(News::Look(target_of(&wire.target)?)),
-        "left" if !own => Some(News::Left),
+        "taken" => Some(ClusterEvent::LeaseTaken {
+            target: target_of(&wire.target)?,
+            mine: own,
+            exclusive: wire.turn,
+        }),
+        "free" if !own => Some(ClusterEvent::LeaseFreed(target_of(&wire.target)?)),
+        "look" if !own => Some(ClusterEvent::LookRequested(target_of(&wire.target)?)),
+        "left" if !own => Some(ClusterEvent::MemberLeft),
         "viewed" if !own => {
             let of = |target: &serde_json::Value| target_of(target.as_str().unwrap_or_default());
-            Some(News::Viewed(wire.targets.iter().map(of).collect::<Result<_, _>>()?))
+            Some(ClusterEvent::StatusPublished(wire.targets.iter().map(of).collect::<Result<_, _>>()?))
         }
         _ => None,
     })

@@ -15,7 +15,7 @@ use redis::{
     IntoConnectionInfo as _, RedisError, RedisResult, TlsCertificates,
 };
 
-use super::settings::{Place, RedisSettings, Sentinels, TlsFiles};
+use super::settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 
 /// How long a connection may take to stand.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,14 +24,14 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a sentinel may take to stand and to answer.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long a primary may take to stand that a sentinel has named: the next may name another.
-const NAMED_TIMEOUT: Duration = Duration::from_secs(1);
+const NAMED_PRIMARY_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the kernel keeps on with data that nobody acknowledges.
-const DEAD_AFTER: Duration = Duration::from_secs(6);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(6);
 /// So often a cluster's node may send on to another.
 const REDIRECTIONS: usize = 4;
 
 /// The way to the primary.
-pub(super) struct Route {
+pub(super) struct Discovery {
     settings: RedisSettings,
     /// A key of the store: in a cluster it is known by this who has it.
     probe: String,
@@ -48,16 +48,16 @@ pub(super) struct Primary {
     client: Client,
 }
 
-impl Route {
+impl Discovery {
     pub(super) fn new(settings: RedisSettings, probe: String) -> Self {
         Self { settings, probe, last: Mutex::default(), sentinels: Mutex::default() }
     }
 
     /// Finds the primary, and connects to it.
     pub(super) async fn primary(&self) -> RedisResult<Primary> {
-        let primary = match &self.settings.place {
-            Place::Url(url) => self.at_url(url).await,
-            Place::Sentinels(sentinels) => self.named(sentinels).await,
+        let primary = match &self.settings.endpoint {
+            Endpoint::Url(url) => self.at_url(url).await,
+            Endpoint::Sentinels(sentinels) => self.named(sentinels).await,
         }?;
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(primary.address.clone());
         Ok(primary)
@@ -78,7 +78,7 @@ impl Route {
 
     /// Whether the sentinels still name this server; also where they do not answer, and where there are none.
     pub(super) async fn is_still_named(&self, address: &str) -> bool {
-        let Place::Sentinels(sentinels) = &self.settings.place else { return true };
+        let Endpoint::Sentinels(sentinels) = &self.settings.endpoint else { return true };
         let (answers, _) = self.ask_all(sentinels).await;
         answers.first().is_none_or(|answer| answer.address() == address)
     }
@@ -132,7 +132,7 @@ impl Route {
         Err(failed(what))
     }
 
-    async fn named_one(&self, sentinels: &Sentinels, answer: &Answer) -> RedisResult<Primary> {
+    async fn named_one(&self, sentinels: &Sentinels, answer: &SentinelReply) -> RedisResult<Primary> {
         let (host, port) = (answer.host.clone(), answer.port);
         let addr = if sentinels.urls.iter().any(|url| url.starts_with("rediss://")) {
             ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None }
@@ -144,14 +144,14 @@ impl Route {
             let redis = info.redis_settings().clone().set_username(user);
             info = info.set_redis_settings(redis);
         }
-        let mut primary = self.open(info, NAMED_TIMEOUT).await?;
+        let mut primary = self.open(info, NAMED_PRIMARY_TIMEOUT).await?;
         let role = role(&mut primary.connection).await?;
         if role == "master" { Ok(primary) } else { Err(not_a_primary(&primary.address, &role)) }
     }
 
     /// What the sentinels say, the newest first, and what kept the others from it. Once most have answered, the rest is
     /// not waited for.
-    async fn ask_all(&self, sentinels: &Sentinels) -> (Vec<Answer>, Vec<String>) {
+    async fn ask_all(&self, sentinels: &Sentinels) -> (Vec<SentinelReply>, Vec<String>) {
         let mut asked: FuturesUnordered<_> =
             sentinels.urls.iter().map(|url| self.ask(sentinels, url)).collect();
         let most = sentinels.urls.len() / 2 + 1;
@@ -159,7 +159,7 @@ impl Route {
         while let Some((url, outcome)) = asked.next().await {
             match outcome {
                 Ok(answer) => answers.push(answer),
-                Err(error) => problems.push(format!("{}: {error}", Place::Url(url.to_owned()))),
+                Err(error) => problems.push(format!("{}: {error}", Endpoint::Url(url.to_owned()))),
             }
             if answers.len() >= most {
                 break;
@@ -169,7 +169,7 @@ impl Route {
         (answers, problems)
     }
 
-    async fn ask<'a>(&self, sentinels: &Sentinels, url: &'a str) -> (&'a str, RedisResult<Answer>) {
+    async fn ask<'a>(&self, sentinels: &Sentinels, url: &'a str) -> (&'a str, RedisResult<SentinelReply>) {
         let asked = async {
             let known = self.sentinels().remove(url);
             let mut connection = match known {
@@ -208,7 +208,7 @@ impl Route {
 
     /// Passwords, keys and certificates are read each time: whoever changes them does not have to restart the broker.
     fn client(&self, info: ConnectionInfo, password_file: Option<&Path>) -> RedisResult<Client> {
-        let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(DEAD_AFTER);
+        let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(UNACKNOWLEDGED_TIMEOUT);
         let mut info = info.set_tcp_settings(tcp);
         if let Some(file) = password_file {
             let redis = info.redis_settings().clone().set_password(read(file)?.trim());
@@ -222,14 +222,14 @@ impl Route {
 }
 
 /// What a sentinel says of the primary.
-struct Answer {
+struct SentinelReply {
     host: String,
     port: u16,
     /// Counts the failovers: a sentinel that knows of more of them knows better.
     epoch: u64,
 }
 
-impl Answer {
+impl SentinelReply {
     /// Of fields and values in turn.
     fn of(fields: &[String]) -> Option<Self> {
         let field = |name: &str| {
@@ -260,11 +260,11 @@ async fn connect(
 }
 
 /// Asks a sentinel for the primary.
-async fn master(connection: &mut MultiplexedConnection, sentinels: &Sentinels) -> RedisResult<Answer> {
+async fn master(connection: &mut MultiplexedConnection, sentinels: &Sentinels) -> RedisResult<SentinelReply> {
     let mut master = redis::cmd("SENTINEL");
     master.arg("MASTER").arg(&sentinels.master);
     let fields: Vec<String> = master.query_async(connection).await?;
-    Answer::of(&fields).ok_or_else(|| failed("it says of no primary where it is".to_owned()))
+    SentinelReply::of(&fields).ok_or_else(|| failed("it says of no primary where it is".to_owned()))
 }
 
 /// What a server says that it is: `master`, `slave` or `sentinel`.
@@ -310,7 +310,7 @@ fn not_a_primary(address: &str, role: &str) -> RedisError {
 }
 
 fn timed_out(address: &str) -> RedisError {
-    let words = format!("{} does not answer in time", Place::Url(address.to_owned()));
+    let words = format!("{} does not answer in time", Endpoint::Url(address.to_owned()));
     std::io::Error::new(std::io::ErrorKind::TimedOut, words).into()
 }
 

@@ -14,21 +14,21 @@ use postern_core::{CloseReason, Grant, GrantId, GrantState, Window};
 use super::{CLOSE, EXPIRY_LAG, OPEN};
 
 /// How long a grant that is not among the open ones is remembered: it may be younger than the list.
-const MEMORY: SignedDuration = SignedDuration::from_secs(60);
+const FORGET_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
 /// How far each grant that is opening or closing has come.
 #[derive(Debug, Default)]
-pub struct Ways(Mutex<HashMap<GrantId, Way>>);
+pub struct GrantProgress(Mutex<HashMap<GrantId, Progress>>);
 
 #[derive(Debug)]
-struct Way {
+struct Progress {
     opened: BTreeSet<Layer>,
     closing_since: Option<Timestamp>,
     closed: BTreeSet<Layer>,
     seen: Timestamp,
 }
 
-impl Ways {
+impl GrantProgress {
     /// Takes in what the layers are observed to hold of these grants.
     pub fn look<'a>(
         &self,
@@ -83,14 +83,14 @@ impl Ways {
 
     /// For how long the layer has not confirmed the oldest close among these grants that it has to.
     pub fn oldest_close(&self, grants: &[Grant], layer: Layer, now: Timestamp) -> Duration {
-        let ways = self.lock();
+        let progress = self.lock();
         let waiting = grants.iter().filter(|grant| {
             let is_ending = matches!(grant.state, GrantState::Closing(_)) || now >= grant.not_after;
-            let is_done = ways.get(&grant.id).is_some_and(|way| way.closed.contains(&layer));
+            let is_done = progress.get(&grant.id).is_some_and(|way| way.closed.contains(&layer));
             is_ending && !is_done && grant.windows.iter().any(|window| layer.required_by(window))
         });
         let since = |grant: &Grant| {
-            let began = ways.get(&grant.id).and_then(|way| way.closing_since);
+            let began = progress.get(&grant.id).and_then(|way| way.closing_since);
             began.unwrap_or(grant.not_after)
         };
         waiting.map(|grant| span(since(grant), now)).max().unwrap_or_default()
@@ -99,13 +99,13 @@ impl Ways {
     /// Forgets every grant that is over: `open` are those that are not.
     pub fn keep(&self, open: &[Grant], now: Timestamp) {
         let open: HashSet<GrantId> = open.iter().map(|grant| grant.id).collect();
-        self.lock().retain(|id, way| open.contains(id) || now.duration_since(way.seen) < MEMORY);
+        self.lock().retain(|id, way| open.contains(id) || now.duration_since(way.seen) < FORGET_AFTER);
     }
 
     /// Does something with a grant's way, as far as its state has come.
-    fn at<T>(&self, grant: &Grant, now: Timestamp, work: impl FnOnce(&mut Way) -> T) -> T {
-        let mut ways = self.lock();
-        let way = ways.entry(grant.id).or_insert_with(|| Way {
+    fn at<T>(&self, grant: &Grant, now: Timestamp, work: impl FnOnce(&mut Progress) -> T) -> T {
+        let mut progress = self.lock();
+        let way = progress.entry(grant.id).or_insert_with(|| Progress {
             opened: BTreeSet::new(),
             closing_since: None,
             closed: BTreeSet::new(),
@@ -118,12 +118,12 @@ impl Ways {
         work(way)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<GrantId, Way>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<GrantId, Progress>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Way {
+impl Progress {
     /// The layers that have confirmed what the grant's state is about.
     fn done(&self, grant: &Grant) -> &BTreeSet<Layer> {
         if matches!(grant.state, GrantState::Closing(_)) { &self.closed } else { &self.opened }
@@ -148,10 +148,10 @@ fn span(since: Timestamp, until: Timestamp) -> Duration {
 #[cfg(test)]
 mod tests {
     use postern_core::Event;
-    use postern_core::policy::Layers;
+    use postern_core::Layers;
 
     use super::*;
-    use crate::samples::{a_grant, at};
+    use crate::testing::builders::{a_grant, at};
 
     /// Every layer of every window is as this says.
     fn all(observed: Observed) -> impl Fn(&Grant, &Window, Layer) -> Observed {
@@ -166,37 +166,41 @@ mod tests {
     #[test]
     fn a_close_is_old_from_its_beginning_until_the_layer_confirms_it() {
         let vm = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
-        let (ways, grant) = (Ways::default(), a_grant().on(vm).layers(Layers::Both).build());
+        let (progress, grant) = (GrantProgress::default(), a_grant().on(vm).layers(Layers::Both).build());
         let closing = [revoked(&grant, at(10))];
-        assert_eq!(ways.oldest_close(std::slice::from_ref(&grant), Layer::Host, at(5)), Duration::ZERO);
-        ways.look(&closing, all(Observed::Unconfirmed), at(10));
-        assert_eq!(ways.oldest_close(&closing, Layer::Host, at(14)), Duration::from_secs(4));
+        assert_eq!(progress.oldest_close(std::slice::from_ref(&grant), Layer::Host, at(5)), Duration::ZERO);
+        progress.look(&closing, all(Observed::Unconfirmed), at(10));
+        assert_eq!(progress.oldest_close(&closing, Layer::Host, at(14)), Duration::from_secs(4));
         let host = |_: &Grant, _: &Window, layer| match layer {
             Layer::Host => Observed::Absent,
             Layer::Cloud => Observed::Unconfirmed,
         };
-        ways.look(&closing, host, at(15));
-        assert_eq!(ways.oldest_close(&closing, Layer::Host, at(20)), Duration::ZERO);
-        assert_eq!(ways.oldest_close(&closing, Layer::Cloud, at(20)), Duration::from_secs(10));
+        progress.look(&closing, host, at(15));
+        assert_eq!(progress.oldest_close(&closing, Layer::Host, at(20)), Duration::ZERO);
+        assert_eq!(progress.oldest_close(&closing, Layer::Cloud, at(20)), Duration::from_secs(10));
     }
 
     #[test]
     fn an_end_that_nobody_has_looked_at_counts_from_itself() {
-        let (ways, grant) = (Ways::default(), a_grant().build());
+        let (progress, grant) = (GrantProgress::default(), a_grant().build());
         let opened = [grant.after(Event::Confirmed, at(1)).unwrap()];
-        assert_eq!(ways.oldest_close(&opened, Layer::Host, at(65)), Duration::from_secs(5));
-        assert_eq!(ways.oldest_close(&opened, Layer::Cloud, at(65)), Duration::ZERO, "it has no such layer");
+        assert_eq!(progress.oldest_close(&opened, Layer::Host, at(65)), Duration::from_secs(5));
+        assert_eq!(
+            progress.oldest_close(&opened, Layer::Cloud, at(65)),
+            Duration::ZERO,
+            "it has no such layer"
+        );
     }
 
     #[test]
     fn what_is_over_is_forgotten_a_while_later() {
-        let (ways, grant) = (Ways::default(), a_grant().build());
-        ways.look([&grant], all(Observed::Open), at(1));
-        ways.keep(&[], at(2));
-        assert_eq!(ways.lock().len(), 1, "it may be younger than the list");
-        ways.keep(std::slice::from_ref(&grant), at(90));
-        assert_eq!(ways.lock().len(), 1);
-        ways.keep(&[], at(90));
-        assert!(ways.lock().is_empty());
+        let (progress, grant) = (GrantProgress::default(), a_grant().build());
+        progress.look([&grant], all(Observed::Open), at(1));
+        progress.keep(&[], at(2));
+        assert_eq!(progress.lock().len(), 1, "it may be younger than the list");
+        progress.keep(std::slice::from_ref(&grant), at(90));
+        assert_eq!(progress.lock().len(), 1);
+        progress.keep(&[], at(90));
+        assert!(progress.lock().is_empty());
     }
 }

@@ -12,34 +12,34 @@ use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::route::{Route, is_over};
+use super::discovery::{Discovery, is_over};
 
 /// So often the sentinels are asked whether the server is still the primary: one that is cut off from them goes on as if.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// A connection to the primary. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Link {
+pub(super) struct SharedConnection {
     inner: Arc<Inner>,
     /// Whether everything that is sent only reads.
     reads: bool,
 }
 
 struct Inner {
-    route: Arc<Route>,
+    discovery: Arc<Discovery>,
     /// How many attempts to connect have ended.
     attempts: AtomicU64,
-    held: Mutex<Held>,
+    state: Mutex<ConnectionState>,
 }
 
 #[derive(Default)]
-struct Held {
-    standing: Option<Standing>,
+struct ConnectionState {
+    open: Option<OpenConnection>,
     /// How the last attempt ended, where it failed.
     failure: Option<RedisError>,
 }
 
-struct Standing {
+struct OpenConnection {
     connection: MultiplexedConnection,
     address: String,
     /// Which attempt made it.
@@ -47,10 +47,10 @@ struct Standing {
     asked: Instant,
 }
 
-impl Link {
+impl SharedConnection {
     /// A link that connects when it is first used.
-    pub(super) fn new(route: Arc<Route>) -> Self {
-        let inner = Inner { route, attempts: AtomicU64::new(0), held: Mutex::default() };
+    pub(super) fn new(discovery: Arc<Discovery>) -> Self {
+        let inner = Inner { discovery, attempts: AtomicU64::new(0), state: Mutex::default() };
         Self { inner: Arc::new(inner), reads: false }
     }
 
@@ -61,34 +61,34 @@ impl Link {
 
     /// A connection that stands, as far as is known, and its number.
     async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
-        let Inner { route, attempts, held } = &*self.inner;
+        let Inner { discovery, attempts, state } = &*self.inner;
         let seen = attempts.load(Ordering::SeqCst);
-        let mut held = held.lock().await;
-        if let Some(standing) = &mut held.standing {
-            let is_due = standing.asked.elapsed() > ASK_EVERY;
-            standing.asked = if is_due { Instant::now() } else { standing.asked };
-            if route.is_last(&standing.address) && (!is_due || route.is_still_named(&standing.address).await)
+        let mut state = state.lock().await;
+        if let Some(open) = &mut state.open {
+            let is_due = open.asked.elapsed() > ASK_EVERY;
+            open.asked = if is_due { Instant::now() } else { open.asked };
+            if discovery.is_last(&open.address) && (!is_due || discovery.is_still_named(&open.address).await)
             {
-                return Ok((standing.connection.clone(), standing.attempt));
+                return Ok((open.connection.clone(), open.attempt));
             }
-            held.standing = None;
+            state.open = None;
         }
         // Whoever waited while another tried in vain does not try again: with many, the last would wait for ever.
-        if let Some(failure) = held.failure.clone().filter(|_| attempts.load(Ordering::SeqCst) > seen) {
+        if let Some(failure) = state.failure.clone().filter(|_| attempts.load(Ordering::SeqCst) > seen) {
             return Err(failure);
         }
-        let outcome = route.primary().await;
+        let outcome = discovery.primary().await;
         let attempt = attempts.fetch_add(1, Ordering::SeqCst) + 1;
         match outcome {
             Ok(primary) => {
                 let connection = primary.connection.clone();
                 let (address, asked) = (primary.address, Instant::now());
-                held.standing = Some(Standing { connection: primary.connection, address, attempt, asked });
-                held.failure = None;
+                state.open = Some(OpenConnection { connection: primary.connection, address, attempt, asked });
+                state.failure = None;
                 Ok((connection, attempt))
             }
             Err(error) => {
-                held.failure = Some(error.clone());
+                state.failure = Some(error.clone());
                 Err(error)
             }
         }
@@ -96,9 +96,9 @@ impl Link {
 
     /// Lets the connection of this attempt go.
     async fn drop_connection(&self, attempt: u64) {
-        let mut held = self.inner.held.lock().await;
-        if held.standing.as_ref().is_some_and(|standing| standing.attempt == attempt) {
-            held.standing = None;
+        let mut state = self.inner.state.lock().await;
+        if state.open.as_ref().is_some_and(|open| open.attempt == attempt) {
+            state.open = None;
         }
     }
 
@@ -145,7 +145,7 @@ fn error_of(value: &Value) -> Option<RedisError> {
     if let Value::ServerError(error) = value { Some(error.clone().into()) } else { None }
 }
 
-impl ConnectionLike for Link {
+impl ConnectionLike for SharedConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         Box::pin(async move {
             match self.send(command).await? {

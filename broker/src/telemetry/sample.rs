@@ -8,32 +8,36 @@ use jiff::Timestamp;
 use postern_core::Grant;
 use postern_core::plan::Layer;
 
-use super::{GRANTS, OLDEST_CLOSE, OPEN_STATES, Ways};
+use super::{GRANTS, GrantProgress, OLDEST_CLOSE, OPEN_STATES};
 use crate::clock::Clock;
 use crate::store::Store;
 
 /// How often: every look reads all open grants.
-const EVERY: Duration = Duration::from_secs(30);
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Counts until the process ends.
 ///
 /// # Errors
 /// Never: where the store fails, what was counted last stands.
-pub async fn keep_sampling(store: Arc<dyn Store>, ways: Arc<Ways>, clock: Clock) -> anyhow::Result<()> {
+pub async fn keep_sampling(
+    store: Arc<dyn Store>,
+    progress: Arc<GrantProgress>,
+    clock: Clock,
+) -> anyhow::Result<()> {
     loop {
         match store.open_grants().await {
             Ok(grants) => {
                 let grants: Vec<Grant> = grants.into_iter().map(|grant| grant.record).collect();
-                ways.keep(&grants, clock.now());
-                show(&grants, &ways, clock.now());
+                progress.keep(&grants, clock.now());
+                show(&grants, &progress, clock.now());
             }
             Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "grants are not counted"),
         }
-        tokio::time::sleep(EVERY).await;
+        tokio::time::sleep(SAMPLE_INTERVAL).await;
     }
 }
 
-fn show(grants: &[Grant], ways: &Ways, now: Timestamp) {
+fn show(grants: &[Grant], progress: &GrantProgress, now: Timestamp) {
     let mut states: BTreeMap<&str, u32> = OPEN_STATES.iter().map(|state| (*state, 0)).collect();
     for grant in grants {
         *states.entry(grant.state.word()).or_default() += 1;
@@ -42,7 +46,7 @@ fn show(grants: &[Grant], ways: &Ways, now: Timestamp) {
         metrics::gauge!(GRANTS, "state" => state).set(count);
     }
     for layer in Layer::ALL {
-        let oldest = ways.oldest_close(grants, layer, now);
+        let oldest = progress.oldest_close(grants, layer, now);
         metrics::gauge!(OLDEST_CLOSE, "layer" => layer.word()).set(oldest.as_secs_f64());
     }
 }

@@ -7,16 +7,18 @@ use futures_util::future::{self, BoxFuture, FutureExt as _};
 use postern_core::TargetId;
 
 use super::StoreError;
-use super::members::{Beat, Card, Claim, Lease, Members, Posted, Subscription, Taken};
+use super::coordination::{
+    Claim, Coordination, Lease, MemberInfo, PublishedStatus, RenewalReply, Subscription, TakenLease,
+};
 
 /// One broker alone.
 #[derive(Debug, Default)]
-pub struct Alone {
-    card: std::sync::Mutex<Card>,
+pub struct SingleBroker {
+    card: std::sync::Mutex<MemberInfo>,
 }
 
 #[async_trait]
-impl Members for Alone {
+impl Coordination for SingleBroker {
     fn is_alone(&self) -> bool {
         true
     }
@@ -25,28 +27,28 @@ impl Members for Alone {
         String::new()
     }
 
-    async fn beat(&self, card: &Card) -> Result<Beat, StoreError> {
+    async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError> {
         *self.card.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = card.clone();
-        Ok(Beat::default())
+        Ok(RenewalReply::default())
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn take(&self, target: &TargetId, _: Claim) -> Result<Option<Taken>, StoreError> {
-        Ok(Some(Taken { lease: Lease { target: target.clone(), token: 0 }, inherits: false }))
+    async fn take(&self, target: &TargetId, _: Claim) -> Result<Option<TakenLease>, StoreError> {
+        Ok(Some(TakenLease { lease: Lease { target: target.clone(), token: 0 }, inherits: false }))
     }
 
     async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
         Ok(HashSet::new())
     }
 
-    async fn take_over(&self, _: &str) -> Result<Vec<Taken>, StoreError> {
+    async fn take_over(&self, _: &str) -> Result<Vec<TakenLease>, StoreError> {
         Ok(Vec::new())
     }
 
-    async fn end_turn(&self, _: &Lease) -> Result<(), StoreError> {
+    async fn end_exclusive(&self, _: &Lease) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -54,19 +56,19 @@ impl Members for Alone {
         Ok(())
     }
 
-    async fn begin_job(&self, _: &str) -> Result<bool, StoreError> {
+    async fn try_lock(&self, _: &str) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    async fn end_job(&self, _: &str) -> Result<(), StoreError> {
+    async fn unlock(&self, _: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn post(&self, _: Vec<Posted>) -> Result<(), StoreError> {
+    async fn publish(&self, _: Vec<PublishedStatus>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn views(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
+    async fn statuses(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -74,7 +76,7 @@ impl Members for Alone {
         Ok(())
     }
 
-    async fn roll(&self) -> Result<Vec<Card>, StoreError> {
+    async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError> {
         Ok(vec![self.card.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()])
     }
 

@@ -14,12 +14,12 @@ use crate::store::{Change, TargetSnapshot, Version, Versioned};
 
 /// The view, shared by the writer and everyone who looks.
 #[derive(Debug, Clone)]
-pub(super) struct View {
-    shared: Arc<RwLock<Held>>,
+pub(super) struct OpenGrantCache {
+    shared: Arc<RwLock<Cached>>,
 }
 
 #[derive(Debug)]
-struct Held {
+struct Cached {
     /// The grants that are not in a final state.
     open: BTreeMap<GrantId, Versioned<Grant>>,
     by_target: HashMap<TargetId, BTreeSet<GrantId>>,
@@ -51,25 +51,25 @@ impl Effect {
     }
 }
 
-impl View {
+impl OpenGrantCache {
     /// Of what the database holds.
     pub(super) fn new(
         open: impl IntoIterator<Item = Versioned<Grant>>,
         policies: impl IntoIterator<Item = Versioned<Policy>>,
         head: Head,
     ) -> Self {
-        let mut held =
-            Held { open: BTreeMap::new(), by_target: HashMap::new(), policies: BTreeMap::new(), head };
-        open.into_iter().for_each(|grant| held.follow(Effect::Grant(Box::new(grant))));
-        policies.into_iter().for_each(|policy| held.follow(Effect::Policy(policy)));
-        Self { shared: Arc::new(RwLock::new(held)) }
+        let mut cached =
+            Cached { open: BTreeMap::new(), by_target: HashMap::new(), policies: BTreeMap::new(), head };
+        open.into_iter().for_each(|grant| cached.follow(Effect::Grant(Box::new(grant))));
+        policies.into_iter().for_each(|policy| cached.follow(Effect::Policy(policy)));
+        Self { shared: Arc::new(RwLock::new(cached)) }
     }
 
     /// Follows a commit that is durable.
     pub(super) fn follow(&self, effects: impl IntoIterator<Item = Effect>, head: Head) {
-        let mut held = self.shared.write().unwrap_or_else(PoisonError::into_inner);
-        effects.into_iter().for_each(|effect| held.follow(effect));
-        held.head = head;
+        let mut cached = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        effects.into_iter().for_each(|effect| cached.follow(effect));
+        cached.head = head;
     }
 
     /// A grant that is not in a final state.
@@ -82,13 +82,13 @@ impl View {
     }
 
     pub(super) fn snapshot(&self, target: &TargetId) -> TargetSnapshot {
-        let held = self.look();
-        let ids = held.by_target.get(target).into_iter().flatten();
-        let policies = held.policies.values().filter(|policy| policy.record.covers(target));
+        let cached = self.look();
+        let ids = cached.by_target.get(target).into_iter().flatten();
+        let policies = cached.policies.values().filter(|policy| policy.record.covers(target));
         TargetSnapshot {
-            grants: ids.filter_map(|id| held.open.get(id)).cloned().collect(),
+            grants: ids.filter_map(|id| cached.open.get(id)).cloned().collect(),
             policies: policies.map(|policy| policy.record.clone()).collect(),
-            seq: held.head.seq,
+            seq: cached.head.seq,
         }
     }
 
@@ -104,12 +104,12 @@ impl View {
         self.look().head
     }
 
-    fn look(&self) -> RwLockReadGuard<'_, Held> {
+    fn look(&self) -> RwLockReadGuard<'_, Cached> {
         self.shared.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Held {
+impl Cached {
     fn follow(&mut self, effect: Effect) {
         match effect {
             Effect::Grant(grant) if grant.record.state.is_final() => self.forget(&grant.record),

@@ -1,10 +1,12 @@
 //! What is measured: every metric with its name, its labels and its meaning. The documentation, the dashboard and the
 //! alert rules are held to this table by tests. Durations are in seconds.
 
-mod counted;
+mod agent_gauge;
+mod grant_progress;
+mod instrumented;
+mod lease_change;
 mod names;
 mod sample;
-mod ways;
 
 use jiff::{SignedDuration, Timestamp};
 use metrics::Label;
@@ -13,40 +15,14 @@ use metrics_exporter_prometheus::{
 };
 
 use crate::limits::Limit;
-use crate::readiness::{Readiness, Reasons};
-pub use counted::Connected;
+use crate::signals::parts::Reasons;
+pub use agent_gauge::AgentGauge;
+pub use grant_progress::GrantProgress;
+pub use instrumented::InstrumentedStore;
+pub use lease_change::LeaseChange;
 pub(crate) use names::*;
-pub use names::{ALL, Kind, Metric};
+pub use names::{ALL, Metric, MetricKind};
 pub use sample::keep_sampling;
-pub use ways::Ways;
-
-/// What becomes of a lease on a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseChange {
-    /// It was free.
-    Taken,
-    /// Its holder is gone.
-    TakenOver,
-    /// It was taken from a living holder, because the target's agent came to this replica.
-    Forced,
-    /// Another replica took it, or this one's membership ended.
-    Lost,
-    /// It was given back.
-    Released,
-}
-
-impl LeaseChange {
-    /// The word in the metric's label.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Taken => "taken",
-            Self::TakenOver => "taken_over",
-            Self::Forced => "forced",
-            Self::Lost => "lost",
-            Self::Released => "released",
-        }
-    }
-}
 
 /// Counts a change of a lease.
 pub fn lease_changed(change: LeaseChange) {
@@ -96,10 +72,10 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
     let mut builder = PrometheusBuilder::new();
     for metric in &ALL {
         match metric.kind {
-            Kind::Histogram(buckets) => {
+            MetricKind::Histogram(buckets) => {
                 builder = builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
             }
-            Kind::Counter | Kind::Gauge => {}
+            MetricKind::Counter | MetricKind::Gauge => {}
         }
     }
     Ok(builder.build_recorder())
@@ -109,12 +85,12 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
 ///
 /// # Errors
 /// It does already.
-pub fn install(readiness: &Readiness) -> anyhow::Result<PrometheusHandle> {
+pub fn install(reasons: &Reasons) -> anyhow::Result<PrometheusHandle> {
     let recorder = recorder()?;
     let handle = recorder.handle();
     metrics::set_global_recorder(recorder).map_err(|error| anyhow::anyhow!("{error}"))?;
     begin();
-    ready(&readiness.reasons());
+    ready(reasons);
     Ok(handle)
 }
 
@@ -122,16 +98,16 @@ pub fn install(readiness: &Readiness) -> anyhow::Result<PrometheusHandle> {
 pub fn begin() {
     for metric in &ALL {
         match metric.kind {
-            Kind::Counter => metrics::describe_counter!(metric.name, metric.what),
-            Kind::Gauge => metrics::describe_gauge!(metric.name, metric.what),
-            Kind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.what),
+            MetricKind::Counter => metrics::describe_counter!(metric.name, metric.what),
+            MetricKind::Gauge => metrics::describe_gauge!(metric.name, metric.what),
+            MetricKind::Histogram(_) => metrics::describe_histogram!(metric.name, metric.what),
         }
         for labels in metric.labels() {
             match metric.kind {
-                Kind::Counter => metrics::counter!(metric.name, labels).increment(0),
-                Kind::Gauge => metrics::gauge!(metric.name, labels).set(0),
+                MetricKind::Counter => metrics::counter!(metric.name, labels).increment(0),
+                MetricKind::Gauge => metrics::gauge!(metric.name, labels).set(0),
                 // To be there is enough: a sample of zero would be one that was never taken.
-                Kind::Histogram(_) => drop(metrics::histogram!(metric.name, labels)),
+                MetricKind::Histogram(_) => drop(metrics::histogram!(metric.name, labels)),
             }
         }
     }

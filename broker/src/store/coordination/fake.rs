@@ -7,31 +7,34 @@ use async_trait::async_trait;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use postern_core::TargetId;
 
-use super::{Beat, Card, Claim, Lease, Members, News, Posted, Subscription, Taken};
+use super::{
+    Claim, ClusterEvent, Coordination, Lease, MemberInfo, PublishedStatus, RenewalReply, Subscription,
+    TakenLease,
+};
 use crate::store::StoreError;
 
 /// Another broker beside the one under test.
 #[derive(Debug, Default)]
-pub(crate) struct Another {
-    state: Mutex<State>,
+pub(crate) struct FakePeer {
+    state: Mutex<PeerState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    theirs: BTreeSet<TargetId>,
+struct PeerState {
+    held_by_peer: BTreeSet<TargetId>,
     token: u64,
     asked_to_look: Vec<TargetId>,
 }
 
-impl Another {
+impl FakePeer {
     /// The other works on the target from now on.
     pub(crate) fn takes(&self, target: &TargetId) {
-        self.lock().theirs.insert(target.clone());
+        self.lock().held_by_peer.insert(target.clone());
     }
 
     /// The other is gone.
     pub(crate) fn goes(&self) {
-        self.lock().theirs.clear();
+        self.lock().held_by_peer.clear();
     }
 
     /// What the other was asked to look at since somebody last asked.
@@ -39,13 +42,13 @@ impl Another {
         std::mem::take(&mut self.lock().asked_to_look)
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PeerState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 #[async_trait]
-impl Members for Another {
+impl Coordination for FakePeer {
     fn is_alone(&self) -> bool {
         false
     }
@@ -54,35 +57,35 @@ impl Members for Another {
         "this".to_owned()
     }
 
-    async fn beat(&self, _: &Card) -> Result<Beat, StoreError> {
-        Ok(Beat::default())
+    async fn renew(&self, _: &MemberInfo) -> Result<RenewalReply, StoreError> {
+        Ok(RenewalReply::default())
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<Taken>, StoreError> {
+    async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<TakenLease>, StoreError> {
         let mut state = self.lock();
-        let inherits = state.theirs.contains(target);
+        let inherits = state.held_by_peer.contains(target);
         if inherits && claim == Claim::Free {
             return Ok(None);
         }
-        state.theirs.remove(target);
+        state.held_by_peer.remove(target);
         state.token += 1;
         let lease = Lease { target: target.clone(), token: state.token };
-        Ok(Some(Taken { lease, inherits }))
+        Ok(Some(TakenLease { lease, inherits }))
     }
 
     async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
         Ok(HashSet::new())
     }
 
-    async fn take_over(&self, _: &str) -> Result<Vec<Taken>, StoreError> {
+    async fn take_over(&self, _: &str) -> Result<Vec<TakenLease>, StoreError> {
         Ok(Vec::new())
     }
 
-    async fn end_turn(&self, _: &Lease) -> Result<(), StoreError> {
+    async fn end_exclusive(&self, _: &Lease) -> Result<(), StoreError> {
         Ok(())
     }
 
@@ -90,19 +93,19 @@ impl Members for Another {
         Ok(())
     }
 
-    async fn begin_job(&self, _: &str) -> Result<bool, StoreError> {
+    async fn try_lock(&self, _: &str) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    async fn end_job(&self, _: &str) -> Result<(), StoreError> {
+    async fn unlock(&self, _: &str) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn post(&self, _: Vec<Posted>) -> Result<(), StoreError> {
+    async fn publish(&self, _: Vec<PublishedStatus>) -> Result<(), StoreError> {
         Ok(())
     }
 
-    async fn views(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
+    async fn statuses(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
         Ok(Vec::new())
     }
 
@@ -111,22 +114,22 @@ impl Members for Another {
         Ok(())
     }
 
-    async fn roll(&self) -> Result<Vec<Card>, StoreError> {
+    async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError> {
         Ok(Vec::new())
     }
 
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {
-        let silent: Box<dyn Subscription> = Box::new(Silent);
+        let silent: Box<dyn Subscription> = Box::new(SilentSubscription);
         future::ready(Ok(silent)).boxed()
     }
 }
 
-/// News of which every one is lost.
-struct Silent;
+/// ClusterEvent of which every one is lost.
+struct SilentSubscription;
 
 #[async_trait]
-impl Subscription for Silent {
-    async fn next(&mut self) -> Option<News> {
+impl Subscription for SilentSubscription {
+    async fn next(&mut self) -> Option<ClusterEvent> {
         future::pending().await
     }
 }

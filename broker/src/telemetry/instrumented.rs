@@ -10,19 +10,19 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantId, GrantState, Name, Policy, TargetId};
 
-use super::{
+use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
+use crate::clock::boottime;
+use crate::store::{
     AgentRecord, Change, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
     Transaction, Versioned,
 };
-use crate::clock::boottime;
-use crate::measure::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
 
 /// A store under a stopwatch.
-pub struct Measured {
+pub struct InstrumentedStore {
     store: Arc<dyn Store>,
 }
 
-impl Measured {
+impl InstrumentedStore {
     /// Measures a store.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
@@ -30,7 +30,7 @@ impl Measured {
 }
 
 #[async_trait]
-impl Store for Measured {
+impl Store for InstrumentedStore {
     async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
         let moves = moves(&transaction);
         let head = timed("commit", self.store.commit(transaction)).await?;
@@ -106,8 +106,8 @@ async fn timed<T>(
     match &answer {
         Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Fenced { .. }) => {}
         Err(
-            StoreError::Moving(_)
-            | StoreError::Silent
+            StoreError::Migration(_)
+            | StoreError::Unaudited
             | StoreError::Full
             | StoreError::NewerSchema { .. }
             | StoreError::Corrupt { .. }
@@ -172,25 +172,25 @@ mod tests {
     use postern_core::Event;
 
     use super::*;
-    use crate::measure;
-    use crate::samples::{a_grant, at, start};
     use crate::store::memory::{Fault, Memory};
     use crate::store::{Expect, conformance};
+    use crate::telemetry;
+    use crate::testing::builders::{a_grant, at, start};
 
-    impl conformance::Leasing for Measured {}
+    impl conformance::Leasing for InstrumentedStore {}
 
     #[tokio::test(flavor = "multi_thread")]
     async fn it_conforms() {
-        conformance::run(async || Measured::new(Arc::new(Memory::default()))).await;
+        conformance::run(async || InstrumentedStore::new(Arc::new(Memory::default()))).await;
     }
 
     #[tokio::test]
     async fn calls_failures_and_what_became_of_grants_are_counted() {
-        let recorder = measure::recorder().unwrap();
+        let recorder = telemetry::recorder().unwrap();
         let _guard = metrics::set_default_local_recorder(&recorder);
-        measure::begin();
+        telemetry::begin();
         let memory = Arc::new(Memory::default());
-        let store = Measured::new(Arc::clone(&memory) as _);
+        let store = InstrumentedStore::new(Arc::clone(&memory) as _);
         let put = |grant: &Grant, expect, action: &str| {
             let change = Change::PutGrant { grant: grant.clone(), expect };
             Transaction::default().change(change).audit(AuditEvent::done(at(0), "a test", action))

@@ -1,7 +1,7 @@
 //! Members of one store, each on connections of its own.
 
 use super::*;
-use crate::store::members::{Beat, Card, News, Posted};
+use crate::store::coordination::{ClusterEvent, MemberInfo, PublishedStatus, RenewalReply};
 
 /// Two brokers on one store.
 async fn two(server: &RedisServer) -> (Redis, Redis) {
@@ -13,7 +13,7 @@ fn vm() -> TargetId {
     "host:vm-1".parse().unwrap()
 }
 
-async fn take(store: &Redis, claim: Claim) -> Option<crate::store::members::Taken> {
+async fn take(store: &Redis, claim: Claim) -> Option<crate::store::coordination::TakenLease> {
     store.take(&vm(), claim).await.unwrap()
 }
 
@@ -26,8 +26,8 @@ async fn end_membership(server: &RedisServer, store: &Redis) {
     assert_eq!(removed, 1);
 }
 
-async fn beat(store: &Redis) -> Beat {
-    store.beat(&Card { name: "broker".into(), ..Card::default() }).await.unwrap()
+async fn beat(store: &Redis) -> RenewalReply {
+    store.renew(&MemberInfo { name: "broker".into(), ..MemberInfo::default() }).await.unwrap()
 }
 
 fn is_fenced<T>(outcome: &Result<T, StoreError>) -> bool {
@@ -85,7 +85,7 @@ async fn i8_whose_membership_has_ended_writes_nothing_until_it_has_joined_anew()
     assert!(is_fenced(&one.take(&vm(), Claim::Agent).await));
     assert_eq!(take(&other, Claim::Free).await.map(|taken| taken.inherits), Some(true), "it is anybody's");
 
-    let beat = beat(&one).await;
+    let beat = renew(&one).await;
     assert!(beat.joined && beat.store_time.is_some());
     one.commit(a_change(2)).await.unwrap();
     assert!(is_fenced(&one.commit(a_change(3).under(lease)).await), "its leases went with the membership");
@@ -107,7 +107,7 @@ async fn i8_a_membership_whose_first_answer_was_lost_is_reported_as_new_by_the_n
     tokio::select! {
         biased;
         () = joins => {}
-        beat = beat(&one) => panic!("{beat:?}"),
+        beat = renew(&one) => panic!("{beat:?}"),
     }
     assert!(beat(&one).await.joined, "every lease of the membership before is lost");
     assert!(!beat(&one).await.joined, "and that is reported once");
@@ -121,10 +121,10 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
         one.take(&format!("host:vm-{number}").parse().unwrap(), Claim::Free).await.unwrap().unwrap();
     }
     assert_eq!(beat(&one).await.gone, [] as [&str; 0]);
-    beat(&other).await;
+    renew(&other).await;
     assert_eq!(other.take_over(&one.membership.id()).await.unwrap(), [], "it is still there");
     one.leave().await.unwrap();
-    let gone = beat(&other).await.gone;
+    let gone = renew(&other).await.gone;
     assert_eq!(gone, [one.membership.id()]);
     let mut taken = Vec::new();
     loop {
@@ -138,7 +138,7 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
     assert_eq!((taken.len(), targets.len()), (250, 250));
     assert!(taken.iter().all(|taken| taken.inherits && taken.lease.token > 250));
     assert_eq!(beat(&other).await.gone, [] as [&str; 0], "and forgotten");
-    assert_eq!(other.roll().await.unwrap().len(), 1);
+    assert_eq!(other.list_members().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -146,21 +146,21 @@ async fn a_turn_is_taken_away_by_no_agent_and_what_is_given_back_is_inherited() 
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     take(&one, Claim::Agent).await.unwrap();
-    let turn = take(&other, Claim::Turn).await.unwrap();
+    let turn = take(&other, Claim::Exclusive).await.unwrap();
     assert!(turn.inherits);
     assert_eq!(take(&one, Claim::Agent).await, None);
     other.give_back(&turn.lease).await.unwrap();
     let back = take(&one, Claim::Agent).await.unwrap();
     assert!(back.inherits && back.lease.token > turn.lease.token);
     // One that ends without being given back leaves the lease where it is.
-    let own = take(&one, Claim::Turn).await.unwrap();
+    let own = take(&one, Claim::Exclusive).await.unwrap();
     assert_eq!(own.lease, back.lease);
     assert_eq!(take(&other, Claim::Agent).await, None);
-    one.end_turn(&own.lease).await.unwrap();
+    one.end_exclusive(&own.lease).await.unwrap();
     assert!(take(&other, Claim::Agent).await.is_some());
     take(&one, Claim::Agent).await.unwrap();
     // A turn ends with its member.
-    let turn = take(&other, Claim::Turn).await.unwrap();
+    let turn = take(&other, Claim::Exclusive).await.unwrap();
     end_membership(&server, &other).await;
     assert!(take(&one, Claim::Free).await.unwrap().lease.token > turn.lease.token);
 }
@@ -169,14 +169,14 @@ async fn a_turn_is_taken_away_by_no_agent_and_what_is_given_back_is_inherited() 
 async fn a_job_is_one_members_at_a_time_and_nobodys_once_that_is_gone() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
-    assert!(one.begin_job("lockdown").await.unwrap());
-    assert!(!other.begin_job("lockdown").await.unwrap());
-    other.end_job("lockdown").await.unwrap();
-    assert!(!other.begin_job("lockdown").await.unwrap(), "it is not its own to end");
-    one.end_job("lockdown").await.unwrap();
-    assert!(other.begin_job("lockdown").await.unwrap());
+    assert!(one.try_lock("lockdown").await.unwrap());
+    assert!(!other.try_lock("lockdown").await.unwrap());
+    other.unlock("lockdown").await.unwrap();
+    assert!(!other.try_lock("lockdown").await.unwrap(), "it is not its own to end");
+    one.unlock("lockdown").await.unwrap();
+    assert!(other.try_lock("lockdown").await.unwrap());
     end_membership(&server, &other).await;
-    assert!(one.begin_job("lockdown").await.unwrap());
+    assert!(one.try_lock("lockdown").await.unwrap());
 }
 
 #[tokio::test]
@@ -185,7 +185,8 @@ async fn every_commit_is_news_to_the_others_with_the_records_it_made_and_where_t
     let (one, other) = two(&server).await;
     let (mut here, mut there) = (one.subscribe().await.unwrap(), other.subscribe().await.unwrap());
     one.commit(a_change(1)).await.unwrap();
-    let (Some(News::Changed(own)), Some(News::Changed(theirs))) = (here.next().await, there.next().await)
+    let (Some(ClusterEvent::Committed(own)), Some(ClusterEvent::Committed(theirs))) =
+        (here.next().await, there.next().await)
     else {
         panic!("no news");
     };
@@ -195,34 +196,43 @@ async fn every_commit_is_news_to_the_others_with_the_records_it_made_and_where_t
     // What one works on is nothing to the other.
     take(&one, Claim::Free).await.unwrap();
     one.commit(a_change(2)).await.unwrap();
-    let Some(News::Changed(theirs)) = there.next().await else { panic!("no news") };
+    let Some(ClusterEvent::Committed(theirs)) = there.next().await else { panic!("no news") };
     assert_eq!((theirs.before, theirs.after, theirs.targets), (1, 2, vec![]));
     take(&other, Claim::Agent).await.unwrap();
-    assert_eq!(there.next().await, Some(News::Taken { target: vm(), mine: true, turn: false }));
+    assert_eq!(
+        there.next().await,
+        Some(ClusterEvent::LeaseTaken { target: vm(), mine: true, exclusive: false })
+    );
     other.ask_to_look(&vm()).await.unwrap();
     other.leave().await.unwrap();
     here.next().await;
-    assert_eq!(here.next().await, Some(News::Taken { target: vm(), mine: false, turn: false }));
-    assert_eq!((here.next().await, here.next().await), (Some(News::Look(vm())), Some(News::Left)));
+    assert_eq!(
+        here.next().await,
+        Some(ClusterEvent::LeaseTaken { target: vm(), mine: false, exclusive: false })
+    );
+    assert_eq!(
+        (here.next().await, here.next().await),
+        (Some(ClusterEvent::LookRequested(vm())), Some(ClusterEvent::MemberLeft))
+    );
 }
 
 #[tokio::test]
 async fn i5_a_view_is_shown_only_as_long_as_who_told_it_works_on_the_target() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
-    let views = async || other.views(&["host:vm-9".parse().unwrap(), vm()]).await.unwrap();
+    let views = async || other.statuses(&["host:vm-9".parse().unwrap(), vm()]).await.unwrap();
     let post = |lease: &Lease, view: &str| {
-        vec![Posted { lease: lease.clone(), view: view.to_owned(), awaited_by: vec![] }]
+        vec![PublishedStatus { lease: lease.clone(), status: view.to_owned(), awaited_by: vec![] }]
     };
     let lease = take(&one, Claim::Free).await.unwrap().lease;
     assert_eq!(views().await, []);
-    one.post(post(&lease, "{\"of\":\"one\"}")).await.unwrap();
+    one.publish(post(&lease, "{\"of\":\"one\"}")).await.unwrap();
     assert_eq!(views().await, [(vm(), "{\"of\":\"one\"}".to_owned())]);
     let newer = take(&other, Claim::Agent).await.unwrap().lease;
     assert_eq!(views().await, [], "the holder has told nothing");
-    one.post(post(&lease, "late")).await.unwrap();
+    one.publish(post(&lease, "late")).await.unwrap();
     assert_eq!(views().await, []);
-    other.post(post(&newer, "now")).await.unwrap();
+    other.publish(post(&newer, "now")).await.unwrap();
     assert_eq!(views().await, [(vm(), "now".to_owned())]);
     end_membership(&server, &other).await;
     assert_eq!(views().await, [], "and a holder that is gone tells nothing");
@@ -279,6 +289,6 @@ async fn a_member_finds_out_that_a_newer_broker_wrote_the_store() {
         .query_async::<()>(&mut connection)
         .await
         .unwrap();
-    let beat = store.beat(&Card::default()).await;
+    let beat = store.renew(&MemberInfo::default()).await;
     assert!(matches!(beat, Err(StoreError::NewerSchema { .. })), "{beat:?}");
 }

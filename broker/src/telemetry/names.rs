@@ -1,7 +1,7 @@
 //! The table of metrics.
 
 use crate::limits::Limit;
-use crate::readiness::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
+use crate::signals::parts::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -9,7 +9,7 @@ pub struct Metric {
     /// Its name.
     pub name: &'static str,
     /// Counter, gauge or histogram.
-    pub kind: Kind,
+    pub kind: MetricKind,
     /// Its label and the values that it has, if it has one.
     pub label: Option<(&'static str, &'static [&'static str])>,
     /// What it says.
@@ -18,7 +18,7 @@ pub struct Metric {
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy)]
-pub enum Kind {
+pub enum MetricKind {
     /// Only rises.
     Counter,
     /// Rises and falls.
@@ -93,7 +93,7 @@ const LIMITS: &[&str] = &[
 ];
 const OPERATIONS: &[&str] = &["commit", "read"];
 const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
-const WHYS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
+const LEASE_CHANGE_KINDS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
 
 /// From a host on the same switch to a firewall that takes minutes.
 const LAYER_SECONDS: &[f64] =
@@ -153,7 +153,11 @@ pub const ALL: [Metric; 26] = [
         Some(("operation", OPERATIONS)),
         "Calls of the store that failed; a conflict is none",
     ),
-    counter(LEASE_CHANGES, Some(("why", WHYS)), "Leases on targets that this broker took, lost or gave back"),
+    counter(
+        LEASE_CHANGES,
+        Some(("why", LEASE_CHANGE_KINDS)),
+        "Leases on targets that this broker took, lost or gave back",
+    ),
     gauge(READY, None, "1 while this broker can do its work, otherwise 0"),
     gauge(NOT_READY, Some(("part", &PARTS)), "1 for each part that keeps this broker from its work"),
     gauge(
@@ -187,13 +191,13 @@ pub const ALL: [Metric; 26] = [
 type Labels = Option<(&'static str, &'static [&'static str])>;
 
 const fn counter(name: &'static str, label: Labels, what: &'static str) -> Metric {
-    Metric { name, kind: Kind::Counter, label, what }
+    Metric { name, kind: MetricKind::Counter, label, what }
 }
 
 const fn gauge(name: &'static str, label: Labels, what: &'static str) -> Metric {
-    Metric { name, kind: Kind::Gauge, label, what }
+    Metric { name, kind: MetricKind::Gauge, label, what }
 }
 
 const fn histogram(name: &'static str, buckets: &'static [f64], label: Labels, what: &'static str) -> Metric {
-    Metric { name, kind: Kind::Histogram(buckets), label, what }
+    Metric { name, kind: MetricKind::Histogram(buckets), label, what }
 }
