@@ -113,8 +113,28 @@ enum AuthorityCommand {
 const ATTENTION: u8 = 9;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match execute(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            // Without a stderr the exit code still says that the command failed.
+            let _ = writeln!(std::io::stderr(), "postern-broker: {}", in_a_line(&error));
+            if std::env::var_os("RUST_BACKTRACE").is_some_and(|asked| asked != "0") {
+                let _ = writeln!(std::io::stderr(), "{}", error.backtrace());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns an error with its causes on one line. The errors of TOML have several.
+fn in_a_line(error: &anyhow::Error) -> String {
+    let chain = format!("{error:#}");
+    let lines = chain.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.config)?;
     let mut out = std::io::stdout();
     match arguments.command {
