@@ -1,4 +1,5 @@
-//! Reaching the accounts: credentials, clients, and the proof that an account is the one it is said to be.
+//! Access to the accounts: credentials, clients, and the proof that credentials belong to the configured
+//! account.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,17 +19,17 @@ use crate::error::error_chain;
 use crate::limits::Limits;
 use crate::settings::{Account, Settings};
 
-/// How long a change may take.
+/// The timeout of a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one attempt of a read may take, and all of them: a page of a sweep is long.
+/// The timeout of one attempt of a read, and of all its attempts: a page of a sweep is long.
 const READ_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
 const READ_TIMEOUT: Duration = Duration::from_secs(90);
-/// How often a read is tried.
+/// The number of attempts of a read.
 const READ_ATTEMPTS: u32 = 3;
-/// The longest pause between two attempts: whoever asked has a patience of its own.
+/// The longest pause between two attempts: the caller of the provider has a timeout of its own.
 const MAX_READ_BACKOFF: Duration = Duration::from_secs(2);
 
-/// One account in one Region.
+/// An account in one Region.
 pub(crate) struct AccountRegion {
     pub(crate) account: String,
     pub(crate) region: String,
@@ -38,14 +39,14 @@ pub(crate) struct AccountRegion {
     identity: Arc<Identity>,
 }
 
-/// Whose credentials an account's are.
+/// The credentials of an account, and the proof that they are that account's.
 struct Identity {
     account: String,
     sts: aws_sdk_sts::Client,
     proven: OnceCell<()>,
 }
 
-/// Every place, by account and Region. No call is made yet.
+/// Prepares the clients of every account and Region. Makes no call.
 pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<AccountRegion>> {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
@@ -108,16 +109,16 @@ async fn credentials(account: &Account, own: SdkConfig) -> SdkConfig {
 }
 
 impl AccountRegion {
-    /// Its name, for people.
+    /// The name that reports and errors use.
     pub(crate) fn name(&self) -> String {
         format!("account {} in {}", self.account, self.region)
     }
 
-    /// The calls to it, once it is known that they reach the right account: another one's "not found" would be taken
-    /// for the end of an instance.
+    /// Returns the client, once STS has confirmed that it reaches the right account: Postern would take
+    /// another account's "not found" for the end of an instance.
     ///
     /// # Errors
-    /// The credentials are missing, or another account's.
+    /// The credentials are missing, or belong to another account.
     pub(crate) async fn ec2(&self) -> Result<&Ec2, CloudError> {
         self.identity.proven.get_or_try_init(|| self.identity.prove()).await?;
         Ok(&self.ec2)

@@ -1,6 +1,7 @@
 //! The calls to EC2, in the terms of this crate: one account in one Region.
 //!
-//! A read is tried a few times by the SDK; a write is not: what a failed write did is found out by looking.
+//! The SDK retries a read a few times and never retries a write: the provider reads EC2 to find out what a
+//! failed write did.
 
 use std::collections::BTreeMap;
 
@@ -15,23 +16,23 @@ use crate::resource::{Group, Instance, Interface, NewRule, Rules};
 use crate::rule::{Rule, Tags};
 use crate::wire;
 
-/// How many values a filter takes, and items a page (EC2 API reference).
+/// The most values of a filter, and the most items of a page (EC2 API reference).
 const VALUES_PER_FILTER: usize = 200;
 const PAGE_SIZE: i32 = 1000;
 const PREFIX_LIST_PAGE_SIZE: i32 = 100;
 
-/// One account in one Region.
+/// An account in one Region.
 pub(crate) struct Ec2 {
     pub(crate) reads: Client,
     pub(crate) writes: Client,
     pub(crate) limits: Limits,
 }
 
-/// What is looked for.
+/// A selection of resources.
 pub(crate) enum Find<'a> {
     /// Everything in the Region.
     All,
-    /// Where the filter has one of these values.
+    /// The resources for which the filter has one of these values.
     Where(&'a str, &'a [String]),
 }
 
@@ -43,7 +44,7 @@ impl Find<'_> {
         }
     }
 
-    /// One filter for each batch of values that a call takes.
+    /// Returns one filter for each batch of values that a call takes.
     fn batches(&self) -> Vec<Option<Filter>> {
         match self {
             Self::All => vec![None],
@@ -56,7 +57,7 @@ impl Find<'_> {
     }
 }
 
-/// Every page of every batch of a `Describe` action.
+/// Reads every page of every batch of a `Describe` action.
 macro_rules! pages {
     ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $each:expr) => {
         pages!($ec2, $find, $call, $action, $items, PAGE_SIZE, $each)
@@ -87,7 +88,7 @@ macro_rules! pages {
 }
 
 impl Ec2 {
-    /// Security groups.
+    /// Returns security groups.
     pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Group>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_security_groups, "DescribeSecurityGroups", security_groups, |group| {
@@ -96,7 +97,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Network interfaces.
+    /// Returns network interfaces.
     pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Interface>, CallError> {
         let mut found = Vec::new();
         pages!(
@@ -110,7 +111,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Instances that are neither terminated nor about to be.
+    /// Returns the instances that are neither terminated nor about to be.
     pub(crate) async fn instances(&self, find: Find<'_>) -> Result<Vec<Instance>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_instances, "DescribeInstances", reservations, |reservation| {
@@ -119,7 +120,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// The rules of these groups; of every group, if none is named.
+    /// Returns the rules that the selection matches, by group and direction.
     pub(crate) async fn rules(&self, find: Find<'_>) -> Result<Rules, CallError> {
         let mut found = Rules::default();
         pages!(
@@ -139,7 +140,8 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// How many rules each of these prefix lists counts as: its most entries (Amazon VPC quotas).
+    /// The number of rules that each of these prefix lists counts as: its maximum number of entries (Amazon
+    /// VPC quotas).
     pub(crate) async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, usize>, CallError> {
         let mut found = BTreeMap::new();
         pages!(
@@ -157,7 +159,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Makes a group, with its tags from its first moment. Its id.
+    /// Creates a group that has its tags from its first moment, and returns its id.
     pub(crate) async fn create_group(
         &self,
         name: &str,
@@ -181,7 +183,7 @@ impl Ec2 {
         done(ACTION, self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
-    /// Adds rules, which all have the same tags. Either all are added or none.
+    /// Adds rules, which all have the same tags. EC2 adds all of them or none.
     pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
         const ACTION: &str = "AuthorizeSecurityGroupIngress";
         self.limits.take(ActionKind::Change, ACTION).await;
@@ -198,7 +200,7 @@ impl Ec2 {
         Ok(answer.security_group_rules().iter().filter_map(wire::rule).collect())
     }
 
-    /// Takes rules away, by id: by their properties a miss would be silent in a default VPC.
+    /// Removes rules by id. By properties, EC2 would not report a rule that is missing in a default VPC.
     pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupIngress";
         self.limits.take(ActionKind::Change, ACTION).await;
@@ -207,7 +209,7 @@ impl Ec2 {
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
     }
 
-    /// Takes egress rules away, by id.
+    /// Removes egress rules by id.
     pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupEgress";
         self.limits.take(ActionKind::Change, ACTION).await;
@@ -230,7 +232,7 @@ impl Ec2 {
         done(ACTION, call.send().await).map(drop)
     }
 
-    /// Takes tags off a resource, whatever their value.
+    /// Removes tags from a resource, whatever their value.
     pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "DeleteTags";
         self.limits.take(ActionKind::Tag, ACTION).await;
@@ -239,7 +241,7 @@ impl Ec2 {
         done(ACTION, call.send().await).map(drop)
     }
 
-    /// Replaces all groups of an interface: there is no other way, and no compare-and-swap.
+    /// Replaces all groups of an interface: EC2 has no other call for it, and no compare-and-swap.
     pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "ModifyNetworkInterfaceAttribute";
         self.limits.take(ActionKind::ModifyInterface, ACTION).await;

@@ -1,4 +1,4 @@
-//! Which ports the rules of an instance expose, and to whom.
+//! The ports that the rules of an instance expose, and the sources that reach them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,11 +12,11 @@ use crate::rule::Rule;
 pub(crate) struct Exposure {
     /// The rule.
     pub(crate) rule: Rule,
-    /// Those of the ports that it lets in.
+    /// The ports, of those asked about, that it lets in.
     pub(crate) ports: BTreeSet<ProtectedPort>,
 }
 
-/// The rules that let one of the ports in, those open to anyone first.
+/// Returns the rules that let one of the ports in, those open to anyone first.
 pub(crate) fn exposures<'a>(
     rules: impl IntoIterator<Item = &'a Rule>,
     ports: &BTreeSet<ProtectedPort>,

@@ -1,11 +1,11 @@
-//! How long EC2 is given to show what was changed: it is eventually consistent, and says to look again with growing
-//! pauses (EC2 API reference, "Eventual consistency").
+//! The pauses between reads while EC2 does not show a change yet: it is eventually consistent, and its API
+//! reference says to read again with growing pauses ("Eventual consistency").
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 
-/// The pauses between looks, some eight seconds in all.
+/// Returns the pauses between reads, some eight seconds in all.
 pub(crate) fn backoff() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(250))

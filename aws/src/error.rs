@@ -1,4 +1,4 @@
-//! What an error of EC2 means for us.
+//! Errors of EC2, classified: refused, worth a retry, or of unknown effect.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use postern_provider::CloudError;
@@ -13,14 +13,14 @@ pub(crate) enum CallError {
         action: &'static str,
         /// EC2's code (EC2 API reference, "Error codes").
         code: String,
-        /// EC2's words.
+        /// EC2's message.
         message: String,
-        /// Whether asking again may help.
+        /// A retry may help.
         retryable: bool,
-        /// Whether the call took no effect for sure.
+        /// The call certainly had no effect.
         had_no_effect: bool,
     },
-    /// There was no answer: the call may have taken effect.
+    /// No usable answer arrived: the call may have taken effect.
     #[error("{action}: {reason}")]
     NoAnswer {
         /// The action.
@@ -31,7 +31,7 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
-    /// Reads the SDK's error.
+    /// Classifies the SDK's error.
     pub(crate) fn of<E, R>(action: &'static str, error: SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -54,12 +54,12 @@ impl CallError {
         Self::NoAnswer { action, reason: error_chain(&error) }
     }
 
-    /// Whether the call may have taken effect all the same.
+    /// Reports whether the call may have taken effect despite the error.
     pub(crate) fn may_have_taken_effect(&self) -> bool {
         !matches!(self, Self::Answered { had_no_effect: true, .. })
     }
 
-    /// EC2's code; empty where there was no answer.
+    /// EC2's code; empty if no answer arrived.
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Answered { code, .. } => code,
@@ -68,7 +68,7 @@ impl CallError {
     }
 }
 
-/// An error with its causes, one after the other.
+/// Formats an error and its causes on one line.
 pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut words: Vec<String> = causes.map(ToString::to_string).collect();
@@ -76,9 +76,9 @@ pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     words.join(": ")
 }
 
-/// Whether an answer blames the server.
+/// An answer with an HTTP status.
 pub(crate) trait AnswerStatus {
-    /// A status of 5xx.
+    /// Reports whether the status is 5xx.
     fn is_server_error(&self) -> bool;
 }
 
@@ -88,13 +88,15 @@ impl AnswerStatus for aws_smithy_runtime_api::client::orchestrator::HttpResponse
     }
 }
 
-/// Codes of a call that was one too many. Their status is 503 (EC2 API reference, "Error codes").
+/// Reports whether the code says that the caller exceeded a rate. The status of these codes is 503 (EC2 API
+/// reference, "Error codes").
 fn is_throttling(code: &str) -> bool {
     matches!(code, "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException")
 }
 
-/// Codes with a status of 4xx after which asking again may help. What does not exist yet may do so in a moment: EC2 is
-/// eventually consistent (EC2 API reference, "Eventual consistency"); what is there already may not have been shown yet.
+/// Reports whether a retry may help after this code of a 4xx answer. A resource that EC2 does not find may
+/// appear in a moment, and one that it calls a duplicate may not have been shown yet: EC2 is eventually
+/// consistent (EC2 API reference, "Eventual consistency").
 fn is_transient(code: &str) -> bool {
     const CODES: [&str; 8] = [
         "InvalidGroup.Duplicate",
@@ -134,7 +136,7 @@ fn remedy(code: &str) -> Option<&'static str> {
             "detach a group that is not needed, or have the quota of security groups per network interface raised (16 at most)",
         ),
         "InvalidGroup.Duplicate" => Some(
-            "EC2 may not show yet a group of Postern's own; where that lasts, another Postern of the account has one of this name, or its tags were taken off: delete it",
+            "EC2 may not show a group of Postern's yet; if this lasts, another Postern of the account has a group of this name, or the tags of the group were removed: delete it",
         ),
         "SecurityGroupLimitExceeded" => Some("have the quota of security groups per Region raised"),
         "TagLimitExceeded" => Some("too many grants share one source and port: wait until one of them ends"),

@@ -14,7 +14,7 @@ use crate::rule_codec::{self, WindowRule};
 use crate::snapshot::{InstanceContext, InstanceSnapshot, RegionSnapshot};
 use crate::tags;
 
-/// Everything of ours, from tags alone (I2). Each look is shown to `seen`.
+/// Finds all of Postern's resources from tags alone (I2). Passes each snapshot to `seen`.
 pub(crate) async fn sweep(
     place: &AccountRegion,
     deployment: &str,
@@ -39,8 +39,8 @@ pub(crate) async fn sweep(
     let bare = bare.into_iter().map(|instance| instance.id).collect();
 
     let mut rules = ec2.rules(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
-    // A group that has other rules than those with our tag was changed by somebody: it is read in full, like the groups
-    // that are not ours. What is parked holds nothing open.
+    // Another principal changed a group that has other rules than those with Postern's tag: the sweep reads
+    // it in full, like the customer's groups. Parked rules hold nothing open.
     let count = |side: &BTreeMap<String, Vec<Rule>>, id: &String| side.get(id).map_or(0, Vec::len);
     let tagged = |id: &String| count(&rules.ingress, id) + count(&rules.egress, id);
     let managed: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
@@ -66,7 +66,7 @@ pub(crate) async fn sweep(
     Ok(snapshots.iter().filter_map(sighting).collect())
 }
 
-/// Groups that by their names are own groups of instances, and that were not found by their tags.
+/// Returns the own groups on these interfaces, by name, that were not found by their tags.
 pub(crate) fn own_groups_without_tags(groups: &[Group], interfaces: &[Interface]) -> Vec<String> {
     let found: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
     let named = interfaces.iter().filter_map(|interface| interface.own.as_ref());
@@ -87,7 +87,7 @@ fn sighting(
     Some(Sighting { target, held })
 }
 
-/// Every instance, judged.
+/// Assesses every instance.
 pub(crate) async fn assess(
     place: &AccountRegion,
     deployment: &str,
@@ -120,7 +120,7 @@ pub(crate) async fn assess(
             .filter(|id| !managed.contains(id))
             .collect();
         let customer_rules = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
-        // A rule in a group of Postern's own is a window, or it must not be there.
+        // A rule in a group of Postern's is a window, or it must not be there.
         let in_managed =
             interfaces.iter().flat_map(|interface| &interface.groups).filter(|id| managed.contains(id));
         let in_managed =

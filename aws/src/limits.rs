@@ -1,14 +1,16 @@
-//! Staying under the rates that EC2 allows, so that a sweep of thousands of instances takes nobody's calls away.
+//! Client-side limits below the rates that EC2 allows, so that a sweep of thousands of instances leaves calls
+//! to the account's other users.
 //!
 //! EC2 meters each account and Region with a bucket of tokens for every action (EC2 API reference, "Request
-//! throttling"). For reads ours hold half of what those do: consoles, scripts and other brokers draw from the same. A
-//! window's end does not wait for others: for changes ours hold nine tenths, and fill as fast.
+//! throttling"). For reads Postern's buckets hold half of what EC2's do: consoles, scripts and other brokers
+//! draw from the same. The end of a window must not wait for them: for changes Postern's buckets hold nine
+//! tenths, and fill as fast.
 
 use std::num::NonZeroU32;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-/// Kinds of action. Each action has its own bucket, of its kind's size.
+/// The kinds of action. Each action has its own bucket, of its kind's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ActionKind {
     /// `Describe*` with a filter or ids: 100 tokens, 20 a second.
@@ -19,7 +21,7 @@ pub(crate) enum ActionKind {
     ModifyInterface,
     /// `CreateTags` and `DeleteTags`: 100 tokens, 10 a second.
     Tag,
-    /// What else changes something: 50 tokens, 5 a second.
+    /// Every other change: 50 tokens, 5 a second.
     Change,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Full buckets.
+    /// Creates full buckets.
     pub(crate) fn new() -> Self {
         let buckets = |capacity: u32, per_second: u32| {
             let number = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);

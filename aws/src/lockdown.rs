@@ -1,9 +1,37 @@
-//! Lockdown and release of one instance: reading what they need, deciding, and doing it, change after change.
+//! Lockdown and release of one instance.
 //!
-//! The order is what makes them safe to interrupt. Locking: the own group is made and attached, and says `locking`;
-//! originals are parked before anything is taken away; the last change says `locked`. Releasing: the own group says
-//! `releasing`; rules are back before their copies go; the own group goes last. Whatever happened between, reading again
-//! and deciding again goes on from there.
+//! The problem: a lockdown changes several resources that EC2 cannot change together: the instance's own
+//! group, its interfaces, each of the customer's groups, and a parked group for each of those. The broker may
+//! crash, lose its credentials or its lease between any two calls, other principals change the same
+//! resources, and a port that was not protected must not be shut on the way.
+//!
+//! The shape: read, decide, carry out. [`InstanceSnapshot`] and `impact` read EC2;
+//! [`LockdownOps::lockdown_plan`] and [`LockdownOps::release_plan`] decide a list of steps, in which
+//! [`parking`] contributes those of each customer's group; `report` describes the steps for the
+//! administrator; `execute` makes one call after the other. A dry run is the same without the last part, so
+//! it shows exactly what would be done.
+//!
+//! The rule that makes them safe to interrupt is the order:
+//!
+//! - Locking: the own group is created with the state `locking`, its egress is removed, and it is attached.
+//!   Then, for each customer's group, originals are parked before anything is removed. The last step writes
+//!   `locked`.
+//! - Releasing: the own group is marked `releasing`. Rules are back before their copies go. The own group is
+//!   detached and deleted last.
+//!
+//! No step depends on what an earlier run did, only on what EC2 shows. After any interruption, reading again
+//! and deciding again goes on from there; the state tag tells the next sweep, of this broker or another,
+//! which of the two to resume (I8). What an administrator accepted before the interruption stays accepted.
+//!
+//! On failure: a concern that is not accepted, or a group without room, stops the plan before its first call.
+//! If the own group cannot be attached and was created by this run, it is deleted again, because no rule of
+//! the customer's was touched yet. Any later error leaves the state tag as it is. If another principal
+//! removed the tags that record the ports, nothing says what to resume, and the sweep reports that the target
+//! must be locked down again. A release is refused while a window is open, and works for an instance that no
+//! longer exists as long as a group of Postern's still serves it.
+//!
+//! Lockdowns and releases of one account and Region run one at a time, because they may share the customer's
+//! groups.
 
 mod execute;
 mod impact;
@@ -21,7 +49,7 @@ use crate::rule::{Rule, Tags};
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
-/// One instance in its place.
+/// The operations of lockdown and release on one instance.
 pub(crate) struct LockdownOps<'a> {
     pub(crate) ec2: &'a Ec2,
     pub(crate) target: &'a TargetId,
@@ -30,14 +58,14 @@ pub(crate) struct LockdownOps<'a> {
     pub(crate) rules_per_group: usize,
 }
 
-/// One change.
+/// A step of a lockdown or a release.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum InstanceStep {
-    /// Make the instance's own group.
+    /// Create the instance's own group.
     MakeOwn { vpc: String, tags: Tags },
-    /// Take these egress rules, or those it comes with, from the own group.
+    /// Remove these egress rules, or those of a new group, from the own group.
     ShutEgress(Vec<String>),
-    /// Take a rule that is no window from the own group.
+    /// Remove a rule that is not a window from the own group.
     RemoveStray(Rule),
     /// Write these tags on the own group.
     Mark(Tags),
@@ -51,7 +79,7 @@ enum InstanceStep {
     DeleteOwn,
 }
 
-/// What was decided.
+/// The steps of a lockdown or a release, and what an administrator must accept.
 #[derive(Debug, Default)]
 struct LockdownPlan {
     own: Option<String>,
@@ -61,7 +89,7 @@ struct LockdownPlan {
 }
 
 impl LockdownOps<'_> {
-    /// What a lockdown would change.
+    /// Reports what a lockdown would change.
     pub(crate) async fn plan_lock(
         &self,
         order: &LockdownOrder,
@@ -70,7 +98,7 @@ impl LockdownOps<'_> {
         Ok(self.lockdown_plan(&order.ports, &order.together, snapshot).await?.report(self))
     }
 
-    /// Locks, unless a concern is not accepted.
+    /// Locks the instance down, unless a concern is not accepted.
     pub(crate) async fn lock(
         &self,
         order: &LockdownOrder,
@@ -85,7 +113,7 @@ impl LockdownOps<'_> {
         Ok(report)
     }
 
-    /// Goes on with a lockdown that was interrupted: what it wrote down was accepted then.
+    /// Resumes a lockdown that was interrupted: the administrator accepted its concerns when it began.
     pub(crate) async fn resume_lock(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let order = LockdownOrder {
             target: self.target.clone(),
@@ -96,7 +124,7 @@ impl LockdownOps<'_> {
         self.lock(&order, snapshot).await.map(drop)
     }
 
-    /// What a release would change.
+    /// Reports what a release would change.
     pub(crate) async fn plan_release(
         &self,
         snapshot: &InstanceSnapshot,
@@ -104,7 +132,7 @@ impl LockdownOps<'_> {
         Ok(self.release_plan(snapshot).await?.report(self))
     }
 
-    /// Releases.
+    /// Releases the instance.
     pub(crate) async fn release(&self, snapshot: &InstanceSnapshot) -> Result<LockdownReport, CloudError> {
         let plan = self.release_plan(snapshot).await?;
         let report = plan.report(self);
@@ -112,7 +140,8 @@ impl LockdownOps<'_> {
         Ok(report)
     }
 
-    /// Makes the own group of a locked instance anew, or attaches it where it is missing. Nothing else is touched.
+    /// Creates the own group of a locked instance again, or attaches it where it is missing. Touches nothing
+    /// else.
     pub(crate) async fn reattach(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let snapshot = &self.with_interface_scope(snapshot).await?;
         let mut plan =
@@ -125,7 +154,7 @@ impl LockdownOps<'_> {
         self.execute(plan).await
     }
 
-    /// Puts right the pieces of customers' rules that somebody widened over a protected port. Rules of others are left
+    /// Narrows the pieces that another principal widened over a protected port. Leaves the customer's rules
     /// alone.
     pub(crate) async fn narrow_pieces(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let ports = snapshot.ports(self.instance);
@@ -196,7 +225,7 @@ impl LockdownOps<'_> {
         let touches_customer_groups =
             plan.steps.iter().any(|step| matches!(step, InstanceStep::CustomerGroup(..)));
         if touches_customer_groups && snapshot.state() == tags::LOCKED {
-            // Or a sweep would not go on with it.
+            // Otherwise a sweep would not resume the lockdown.
             plan.steps.insert(0, InstanceStep::Mark(state_tag(tags::LOCKING)));
         }
         if !plan.steps.is_empty() || snapshot.state() != tags::LOCKED {
@@ -205,7 +234,7 @@ impl LockdownOps<'_> {
         Ok(plan)
     }
 
-    /// What the own group needs.
+    /// Returns the steps that complete the own group.
     fn own_group_steps(
         &self,
         snapshot: &InstanceSnapshot,
@@ -250,7 +279,7 @@ impl LockdownOps<'_> {
         steps
     }
 
-    /// Takes what is no window out of the own group.
+    /// Returns the steps that remove the rules that are not windows from the own group.
     fn stray_removals(&self, snapshot: &InstanceSnapshot) -> Vec<InstanceStep> {
         snapshot.stray_rules(self.deployment).into_iter().cloned().map(InstanceStep::RemoveStray).collect()
     }
@@ -268,7 +297,7 @@ impl LockdownOps<'_> {
     }
 
     async fn release_plan(&self, snapshot: &InstanceSnapshot) -> Result<LockdownPlan, CloudError> {
-        // One that is gone is released as long as something is held for it.
+        // An instance that is gone can be released as long as a group of Postern's serves it.
         if !snapshot.exists && snapshot.groups.is_empty() {
             return Err(CloudError::NotFound { target: self.target.clone() });
         }
@@ -297,7 +326,8 @@ impl LockdownOps<'_> {
         for (index, customer_group) in plan.customer_groups.iter().enumerate() {
             let Some(parked) = &customer_group.parked else { continue };
             let mut holders = parked.holders.clone();
-            // What lost the tags that say who needs it is put back by whoever was under lockdown with it.
+            // If a parked group has lost its holders' tags, any instance that is under lockdown with it
+            // restores the rules.
             let is_lost = holders.is_empty() && plan.own.is_some();
             if holders.remove(self.instance).is_none() && !is_lost {
                 continue;

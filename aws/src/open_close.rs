@@ -1,6 +1,9 @@
-//! Opening and closing all windows of a grant with one call each, on what the last look and the calls since have told.
+//! Opens and closes all windows of a grant with one call each, from a cache of the instance's own group.
 //!
-//! After any error what is known is forgotten, and the next call looks first.
+//! The cache holds what the last read showed, updated by the calls since. After any error the cache is
+//! dropped, and the next call reads first; the windows whose opening got no answer, and the openings that EC2
+//! did answer (`written`), are kept, because a read may not show them yet. While nothing unforeseen happens,
+//! opening costs one call and closing costs a call and the read that proves it.
 
 use std::collections::BTreeSet;
 
@@ -21,25 +24,25 @@ use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::tags::{self, Marks};
 use crate::written::Written;
 
-/// What is known of one target between two calls.
+/// The cached state of one target between two calls.
 #[derive(Debug, Default)]
 pub(crate) struct TargetCache {
     own: Option<OwnGroup>,
-    /// Windows whose opening got no answer: a look that does not show them is not believed at once.
+    /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
     unconfirmed: Vec<CloudWindow>,
-    /// Openings of a moment ago, which a read may not show yet.
+    /// Recent openings, which a read may not show yet.
     written: Written,
-    /// Whether the read after a close showed something else than what is known.
+    /// The read after a close showed a rule that is not in the cache.
     pub(crate) needs_observation: bool,
 }
 
 impl TargetCache {
-    /// Forgets what looks have shown: the next call looks first. What EC2 has answered stays.
+    /// Drops what reads have shown, so that the next call reads first. Keeps EC2's answers to openings.
     pub(crate) fn forget(&mut self) {
         (self.own, self.needs_observation) = (None, false);
     }
 
-    /// Forgets what does not agree with a look: one of the two is not the newest.
+    /// Drops the cached group if it differs from a snapshot: one of the two is out of date.
     pub(crate) fn drop_if_stale(&mut self, snapshot: &InstanceSnapshot, deployment: &str) {
         let agrees = |own: &OwnGroup| {
             let mut held = snapshot.window_rules(deployment);
@@ -52,25 +55,25 @@ impl TargetCache {
     }
 }
 
-/// The own group and its rules.
+/// The cached own group and its rules.
 #[derive(Debug)]
 struct OwnGroup {
     group: String,
     rules: Vec<WindowRule>,
-    /// The ids of its rules that are no windows.
+    /// The ids of its rules that are not windows.
     strays: Vec<String>,
-    /// Whether the lockdown is complete: only then may a window open.
+    /// The lockdown is complete: only then may a window open.
     locked: bool,
 }
 
-/// One instance in its place.
+/// The operations on one instance.
 pub(crate) struct InstanceOps<'a> {
     pub(crate) ec2: &'a Ec2,
     pub(crate) context: InstanceContext<'a>,
 }
 
 impl InstanceOps<'_> {
-    /// Reads everything about the instance.
+    /// Reads everything that EC2 holds for the instance.
     pub(crate) async fn snapshot(&self) -> Result<InstanceSnapshot, CloudError> {
         let instance = [self.context.instance.to_owned()];
         let holder = [format!("{}{}", tags::HOLDER, self.context.instance)];
@@ -94,7 +97,7 @@ impl InstanceOps<'_> {
         Ok(snapshot)
     }
 
-    /// A fresh look, which is remembered.
+    /// Reads the instance and caches the result.
     pub(crate) async fn observe(&self, cache: &mut TargetCache) -> Result<Observation, CloudError> {
         (cache.own, cache.needs_observation) = (None, false);
         let mut waits = backoff();
@@ -143,7 +146,7 @@ impl InstanceOps<'_> {
         if cache.own.is_none() {
             self.observe(cache).await?;
         }
-        // Taken out, and put back once the answer is there: a call that is given up has an unknown outcome.
+        // The group leaves the cache until EC2 has answered: a cancelled call has an unknown outcome.
         let Some(mut own) = cache.own.take().filter(|own| own.locked) else {
             let target = self.context.target;
             return Err(CloudError::refused(format!(
@@ -157,13 +160,14 @@ impl InstanceOps<'_> {
             .unconfirmed
             .retain(|window| !windows.contains(window) || opened.is_err() && begun.contains(window));
         opened?;
-        // What was known to be open and was not written again is no newer than the look that showed it.
+        // A window that was open and was not written again is no newer than the read that showed it.
         cache.written.opened(&own.group, &own.rules, &begun, Instant::now());
         cache.own = Some(own);
         Ok(())
     }
 
-    /// `begun` learns the windows of which something was or may have been written.
+    /// Sends the calls of an opening. Adds to `begun` the windows of which EC2 wrote or may have written
+    /// something.
     async fn send_opening(
         &self,
         own: &mut OwnGroup,
@@ -201,7 +205,7 @@ impl InstanceOps<'_> {
         Ok(())
     }
 
-    /// Gives a rule other marks.
+    /// Writes the marks of a rule.
     async fn mark(&self, own: &mut OwnGroup, change: TagChange) -> Result<(), CallError> {
         let TagChange { id, untag, tag, marks, .. } = change;
         if !untag.is_empty() {
@@ -230,7 +234,8 @@ impl InstanceOps<'_> {
         }
     }
 
-    /// Closes windows, and returns once a read shows that they are gone. One that EC2 keeps does not keep the others.
+    /// Closes windows, and returns once a read shows that they are gone. A window that EC2 does not remove
+    /// does not keep the others open.
     pub(crate) async fn close(
         &self,
         cache: &mut TargetCache,
@@ -239,10 +244,10 @@ impl InstanceOps<'_> {
         if cache.own.is_none() {
             self.observe(cache).await?;
         }
-        // Without a group of its own nothing can be open.
+        // Without an own group no window can be open.
         let Some(mut own) = cache.own.take() else { return Ok(()) };
         let ClosePlan { retagged, mut unused } = rule_plan::plan_close(&own.rules, windows);
-        // What is no window may be what became of one.
+        // A rule that is not a window may be an edited one.
         unused.append(&mut own.strays);
         if retagged.is_empty() && unused.is_empty() {
             cache.own = Some(own);
@@ -268,14 +273,14 @@ impl InstanceOps<'_> {
         Ok(())
     }
 
-    /// Takes rules of the own group away that are no windows, and returns once a read shows that they are gone.
+    /// Removes rules of the own group that are not windows, and returns once a read shows that they are gone.
     pub(crate) async fn remove_strays(&self, group: &str, rules: &[String]) -> Result<(), CloudError> {
         self.revoke(group, rules).await?;
         self.wait_until_gone(group, rules, &BTreeSet::new()).await.map(drop)
     }
 
-    /// The ingress rules of the own group, as soon as a read shows none of these rules and of these windows. EC2 is
-    /// eventually consistent: a read that still shows one is repeated, with growing pauses.
+    /// Reads the own group until it shows none of these rules and windows, and returns its remaining ingress
+    /// rules. EC2 is eventually consistent: a read that still shows one is repeated, with growing pauses.
     async fn wait_until_gone(
         &self,
         group: &str,
@@ -307,7 +312,7 @@ impl InstanceOps<'_> {
         }
     }
 
-    /// Takes rules away: all at once, and one by one where one of them is gone already.
+    /// Removes rules, all with one call, or one by one if one of them is gone already.
     async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         let batches: Vec<&[String]> = match rules {
             [] => return Ok(()),
@@ -334,7 +339,7 @@ impl InstanceOps<'_> {
     }
 }
 
-/// Reports whether the error says that a rule is not there (any more).
+/// Reports whether the error says that a rule or a group does not exist.
 pub(crate) fn is_not_found(error: &CallError) -> bool {
     matches!(
         error.code(),

@@ -1,8 +1,28 @@
-//! What lockdown and release make of one customer's group. Pure.
+//! The plan that parks and restores the rules of one customer's group. Pure.
 //!
-//! Every original that had to be split is parked: copied, with its description and tags, to a group of ours that is
-//! attached to nothing. What the customer's group must hold follows from the parked originals and from the ports that the
-//! holders need shut, so that locking, releasing, locking for one more instance, and going on after a crash are one plan.
+//! A lockdown must take the protected ports out of a customer's rules, and a release must put the rules back
+//! exactly, also from a broker whose store is empty (I6). So every original that a lockdown splits is
+//! *parked*: copied, with its description and tags, to a security group of Postern's that is attached to
+//! nothing. EC2 is the only record.
+//!
+//! The words: an *original* is a rule as the customer wrote it; its *copy* is the rule in the parked group;
+//! its *pieces* are the rules around the protected ports that take its place in the customer's group
+//! ([`split`]). A *holder* is an instance under lockdown that needs some ports of the group shut; the parked
+//! group's tags list the holders and their ports.
+//!
+//! The rule that is kept: the content of the customer's group follows from the parked originals and the union
+//! of the holders' ports, and from nothing else. [`plan`] computes the steps from what is there to what
+//! should be there. Locking, releasing, locking for one more instance, and resuming after a crash are
+//! therefore the same plan with other holders, and planning again after any interruption goes on from there
+//! (I8).
+//!
+//! The order of the steps keeps unprotected ports open at every moment: an original is parked first, its
+//! pieces are added, and only then is it removed; if the quota has no room for both sets, removal goes first.
+//! On release the original is back before its copy goes, and the parked group goes last.
+//!
+//! On failure: a group without room for the pieces is refused before anything is touched ([`DoesNotFit`]). If
+//! another principal deletes a copy, its pieces stay and are the customer's rules from there on. If the
+//! customer's group itself is gone, its parked group goes with the last holder.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +38,7 @@ use crate::tags;
 pub(crate) struct CustomerGroup {
     /// Its id.
     pub(crate) id: String,
-    /// Whether it is still there.
+    /// EC2 still shows the group.
     pub(crate) exists: bool,
     /// Its VPC.
     pub(crate) vpc: String,
@@ -28,7 +48,7 @@ pub(crate) struct CustomerGroup {
     pub(crate) parked: Option<Parked>,
 }
 
-/// A group that keeps originals.
+/// A group that keeps copies of originals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parked {
     /// Its id.
@@ -42,62 +62,63 @@ pub(crate) struct Parked {
 /// Instances, with the ports that each needs shut.
 pub(crate) type Holders = BTreeMap<String, BTreeSet<ProtectedPort>>;
 
-/// One change.
+/// A change of a customer's group or of its parked group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum GroupStep {
     /// Make the parked group, for these holders.
     MakeParked(Holders),
-    /// Write down that an instance needs ports shut.
+    /// Record that an instance needs ports shut.
     Hold(String, BTreeSet<ProtectedPort>),
     /// Copy an original to the parked group.
     Park(NewRule),
     /// Add a rule to the customer's group.
     Add(NewRule),
-    /// Take a rule of the customer's group away.
+    /// Remove a rule of the customer's group.
     Remove(Rule),
-    /// Take a copy away: its original is back.
+    /// Remove a copy: its original is back.
     Unpark(Rule),
-    /// An instance needs nothing shut any more.
+    /// Record that an instance no longer needs anything shut.
     ReleaseHolder(String),
     /// Delete the parked group.
     DeleteParked,
 }
 
-/// How the rules of a group are counted, and how many there may be.
+/// The quota of rules in a group, and how prefix lists count against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Quota {
     /// Rules in one direction and family.
     pub(crate) rules: usize,
-    /// What each prefix list counts as.
+    /// The number of rules that each prefix list counts as.
     pub(crate) prefix_lists: BTreeMap<String, usize>,
 }
 
 /// A lockdown that the group has no room for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DoesNotFit {
-    /// More rules than the quota.
+    /// The plan needs more rules than the quota allows.
     #[error(
         "the pieces of its rules would make {needed} rules in {group}, and {most} are allowed; join rules, or have the quota of rules per security group raised and set rules_per_group"
     )]
     Rules {
         /// The group.
         group: String,
-        /// As many as there would be.
+        /// The number of rules that the plan needs.
         needed: usize,
         /// The quota.
         most: usize,
     },
-    /// A rule with so many tags that ours do not fit.
+    /// A rule has so many tags that Postern's do not fit.
     #[error("{rule} carries {count} tags: take some off, Postern needs three of the 50")]
     Tags {
         /// The rule.
         rule: String,
-        /// Its tags.
+        /// The number of its tags.
         count: usize,
     },
 }
 
-/// The changes after which the group shuts what these holders need shut, and nothing else is missing.
+/// Returns the changes after which the group shuts the ports that these holders need shut, and lets in
+/// everything else.
 pub(crate) fn plan(
     customer_group: &CustomerGroup,
     holders: &Holders,
@@ -124,7 +145,7 @@ pub(crate) fn plan(
         return Err(DoesNotFit::Tags { rule: rule.to_string(), count: rule.tags.len() });
     }
 
-    // What has to be there, by identity.
+    // The rules that the group must have, by identity.
     let mut wanted: BTreeMap<(Traffic, Source), NewRule> = BTreeMap::new();
     let mut back = Vec::new();
     for original in copies.iter().chain(new.iter().copied()) {
@@ -149,7 +170,7 @@ pub(crate) fn plan(
         rules.iter().any(|there| there.identity() == (&rule.traffic, &rule.source))
     };
     let is_back = |rule: &NewRule| !rule.tags.contains_key(tags::PIECE_OF);
-    // A piece with the identity of an original that comes back has to make way for it.
+    // A piece with the identity of an original that comes back must go first.
     let in_the_way: Vec<&Rule> = pieces
         .iter()
         .filter(|rule| wanted.get(&(rule.traffic.clone(), rule.source.clone())).is_some_and(is_back))
@@ -160,7 +181,7 @@ pub(crate) fn plan(
         .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&pieces, rule)))
         .cloned()
         .collect();
-    // Those with the same tags together: one call adds them.
+    // Rules with the same tags are neighbours, so that one call adds them.
     adds.sort_by(|one, other| one.tags.cmp(&other.tags));
     let stale =
         pieces.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
@@ -171,7 +192,7 @@ pub(crate) fn plan(
     if needed > quota.rules && !holders.is_empty() {
         return Err(DoesNotFit::Rules { group: customer_group.id.clone(), needed, most: quota.rules });
     }
-    // Both sets at once, so that nothing else is interrupted, where there is room for both.
+    // If there is room for both sets, additions come first, so that no other port is interrupted.
     let both = quota.count(
         customer_group.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)),
     );
@@ -203,7 +224,8 @@ pub(crate) fn plan(
     Ok(steps)
 }
 
-/// The last steps: whoever needs nothing shut any more goes, and with the last of them the parked group.
+/// Returns the last steps: the holders that need nothing shut any more go, and with the last of them the
+/// parked group.
 fn releases(customer_group: &CustomerGroup, holders: &Holders) -> Vec<GroupStep> {
     match &customer_group.parked {
         None => Vec::new(),
@@ -215,7 +237,8 @@ fn releases(customer_group: &CustomerGroup, holders: &Holders) -> Vec<GroupStep>
     }
 }
 
-/// The rules that a lockdown for these holders takes away, each with what of it would be lost.
+/// Returns the rules that a lockdown for these holders removes, each with the losses that an administrator
+/// must accept.
 pub(crate) fn losses<'a>(
     customer_group: &'a CustomerGroup,
     holders: &Holders,
@@ -241,8 +264,8 @@ pub(crate) fn losses<'a>(
 }
 
 impl CustomerGroup {
-    /// Whether an original of a piece is parked, its own or another that covers it. A piece whose originals somebody deleted
-    /// is all that is left of them: it is the customer's from there on.
+    /// Reports whether an original of a piece is parked, its own or another that covers it. A piece whose
+    /// originals were deleted is all that is left of them: it is the customer's rule from there on.
     fn keeps_original_of(&self, piece: &Rule) -> bool {
         let original = piece.tags.get(tags::PIECE_OF);
         let mut copies = self.parked.iter().flat_map(|parked| &parked.rules);
@@ -252,14 +275,15 @@ impl CustomerGroup {
         })
     }
 
-    /// Leaves out the rules of others that expose one of these ports: a lockdown was not asked for.
+    /// Leaves out the customer's rules that expose one of these ports: no administrator asked for a lockdown
+    /// of them.
     pub(crate) fn without_exposing(&mut self, ports: &BTreeSet<ProtectedPort>, deployment: &str) {
         self.rules.retain(|rule| is_piece(rule, deployment) || split(rule, ports) == Outcome::Untouched);
     }
 }
 
 impl Quota {
-    /// How many rules these count as, in the family that has more.
+    /// Returns the number of rules that these sources count as, in the address family that has more.
     fn count<'a>(&self, sources: impl Iterator<Item = &'a Source>) -> usize {
         let (mut v4, mut v6) = (0, 0);
         for source in sources {
@@ -279,7 +303,7 @@ impl Quota {
     }
 }
 
-/// Whether a rule of a customer's group is one that a lockdown put there.
+/// Reports whether a lockdown made this rule of a customer's group.
 pub(crate) fn is_piece(rule: &Rule, deployment: &str) -> bool {
     rule.tags.contains_key(tags::PIECE_OF)
         && rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment)
@@ -316,7 +340,7 @@ fn restored(copy: &Rule) -> NewRule {
     }
 }
 
-/// The tags of a rule that are neither ours nor AWS's.
+/// Returns the tags of a rule that are neither Postern's nor reserved by AWS.
 fn writable(tags: &Tags) -> Tags {
     let keep = |key: &str| !tags::is_posterns(key) && !tags::is_reserved(key);
     tags.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()

@@ -1,4 +1,4 @@
-//! The provider: the seam's calls, each led to the place of its target.
+//! The implementation of [`Provider`]: routes each call to the account and Region of its target.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError};
@@ -29,13 +29,13 @@ pub struct Aws {
 }
 
 impl Aws {
-    /// Prepares the clients. No call is made: what is wrong with an account shows on its targets.
+    /// Prepares the clients. Makes no call: a fault of an account shows on its targets.
     pub async fn connect(settings: Settings) -> Self {
         let places = accounts::connect(&settings).await;
         Self { settings, places, caches: std::sync::Mutex::default() }
     }
 
-    /// The place of a target, and the id of its instance.
+    /// Returns the account and Region of a target, and the id of its instance.
     fn place<'a>(&self, target: &'a TargetId) -> Result<(&AccountRegion, &'a str), CloudError> {
         let TargetId::Aws { account, region, instance } = target else {
             return Err(CloudError::refused(format!("{target} is not in AWS")));
@@ -49,7 +49,7 @@ impl Aws {
         Ok((place, instance))
     }
 
-    /// The place of a target, and what works with it there.
+    /// Returns the account and Region of a target, and the operations on its instance.
     async fn ops<'a>(
         &'a self,
         target: &'a TargetId,
@@ -59,16 +59,16 @@ impl Aws {
         Ok((place, InstanceOps { ec2: place.ec2().await?, context }))
     }
 
-    /// What is known of the target: one call at a time works with it.
+    /// Returns the cache of the target, which one call at a time holds.
     fn cache(&self, target: &TargetId) -> Arc<Mutex<TargetCache>> {
         let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(caches.entry(target.clone()).or_default())
     }
 
-    /// A sweep has seen the target: what is known of it holds only if that agrees.
+    /// Drops the cache of a target if it differs from the snapshot that a sweep took.
     fn check_cache(&self, target: &TargetId, snapshot: &InstanceSnapshot) {
         let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        // One that is being worked with is newer than what was seen.
+        // A call that holds the cache is newer than the snapshot.
         if let Some(Ok(mut cache)) = caches.get(target).map(|cache| cache.try_lock()) {
             cache.drop_if_stale(snapshot, &self.settings.deployment);
         }
@@ -79,7 +79,8 @@ impl Aws {
         LockdownOps { ec2, target, instance, deployment, rules_per_group: self.settings.rules_per_group }
     }
 
-    /// Puts right what a look shows amiss in a lockdown: it goes on with one that was broken off, and puts back what others undid.
+    /// Repairs the lockdown that a snapshot shows: resumes one that was interrupted, and undoes changes by
+    /// other principals.
     async fn repair_lockdown(
         &self,
         ops: &InstanceOps<'_>,
@@ -97,7 +98,7 @@ impl Aws {
                 lockdown.narrow_pieces(snapshot).await?;
             }
             (None, _) => {}
-            // Nothing says what to go on with.
+            // No tag says which ports to shut, so there is nothing to resume.
             (Some(_), _) if !snapshot.knows_ports(ops.context) => return Ok(()),
             (Some(_), _) => return lockdown.resume_lock(snapshot).await,
         }
@@ -138,8 +139,8 @@ impl Provider for Aws {
         let mut snapshot = ops.snapshot().await?;
         let deployment = &self.settings.deployment;
         let strays = snapshot.stray_rules(deployment).iter().map(|rule| rule.id.clone()).collect::<Vec<_>>();
-        // Whatever else there is to do: what is no window may expose a port. A stray that stays keeps nothing else from being
-        // repaired.
+        // Stray rules go first, whatever else there is to do: they may expose a port. A stray rule that stays
+        // does not keep the rest from being repaired.
         let mut removed = Ok(());
         if let Some(own) = snapshot.own().filter(|_| snapshot.exists && !strays.is_empty()) {
             removed = ops.remove_strays(&own.id, &strays).await.map_err(CloudError::from);
@@ -199,7 +200,7 @@ impl Provider for Aws {
         if report.changes.is_empty() || !order.consent.unmet(&report.concerns).is_empty() {
             return Ok(report);
         }
-        // Whoever asks for access a moment later must find it locked down.
+        // A request for access a moment later must find the target locked down.
         for wait in backoff() {
             if lockdown.plan_lock(order, &ops.snapshot().await?).await?.changes.is_empty() {
                 return Ok(report);
@@ -236,7 +237,8 @@ impl Provider for Aws {
     }
 }
 
-/// What was done is read back, for EC2 is eventually consistent and others may have undone it.
+/// Returns the error for a change that a read does not show: EC2 is eventually consistent, and another
+/// principal may have undone it.
 fn not_shown(target: &TargetId, deed: &str) -> CloudError {
     CloudError::unavailable(format!(
         "every change was made, and EC2 does not show {target} as {deed} yet; the next sweep looks again"

@@ -1,12 +1,12 @@
-//! Windows as rules of an instance's own group, and back. Pure.
+//! The encoding of windows as rules of an instance's own group, and the decoding. Pure.
 //!
-//! A rule of an own group is exactly a window, as the broker would write it, or it is a stray. Whatever another principal
-//! edited, [`WindowRule::read`] decides: what it reads, [`crate::marking::closing`] can take away; what it does not read, a repair
-//! removes by its id.
+//! A rule of an own group is exactly a window, as the broker would write it, or it is a stray.
+//! [`WindowRule::read`] decides, whatever another principal edited: a rule that it reads,
+//! [`crate::rule_plan::plan_close`] can close; a rule that it does not read, a repair removes by its id.
 //!
-//! "Every address" is never written as /0: with egress open to all, EC2 would not track connections over such a rule, and
-//! taking the rule away would cut them (EC2 User Guide, "Security group connection tracking"). It is two halves, /1 each,
-//! which is I3 here.
+//! "Every address" is never written as /0: with egress open to all, EC2 would not track connections over such
+//! a rule, and removing the rule would cut them (EC2 User Guide, "Security group connection tracking"). It is
+//! written as two halves, /1 each, which keeps I3 here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,7 @@ use postern_core::{GrantId, ProtectedPort, SourcePrefix, TargetId};
 use crate::rule::{Rule, Source, Traffic};
 use crate::tags::{self, Mark, Marks};
 
-/// A rule of a window.
+/// A rule that carries windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WindowRule {
     /// Its id.
@@ -30,12 +30,12 @@ pub(crate) struct WindowRule {
     pub(crate) net: IpNet,
     /// The grants that share it.
     pub(crate) marks: Marks,
-    /// Whether the tags for people name the grant that ends last.
+    /// The tags for people name the grant that ends last.
     pub(crate) named: bool,
 }
 
 impl WindowRule {
-    /// Reads a rule of an instance's own group; none where the broker would not have written it so.
+    /// Reads a rule of an instance's own group; none if the broker would not have written it so.
     pub(crate) fn read(rule: &Rule, deployment: &str) -> Option<Self> {
         let (Traffic::Ports { protocol, from, to }, Source::Prefix(net)) = (&rule.traffic, &rule.source)
         else {
@@ -53,7 +53,7 @@ impl WindowRule {
     }
 }
 
-/// The description of a rule that is made for these marks.
+/// Returns the description of a rule that is created for these marks.
 pub(crate) fn description(marks: &Marks) -> String {
     let words = |(grant, mark): (&GrantId, &Mark)| described(*grant, mark.not_after);
     tags::latest(marks).map(words).unwrap_or_default()
@@ -63,8 +63,9 @@ fn described(grant: GrantId, not_after: Timestamp) -> String {
     format!("Postern: grant {grant} until {not_after}")
 }
 
-/// Reports whether a rule's description is one that the broker writes. The grant that it names may have left the rule to
-/// others since: EC2 changes a description only by a call of its own, which is not made for that.
+/// Reports whether a rule's description is one that the broker writes. The grant that it names may have left
+/// the rule to other grants since: changing a description takes a call of its own, which the broker does not
+/// make.
 fn is_description(text: &str) -> bool {
     let read = || {
         let (grant, end) = text.strip_prefix("Postern: grant ")?.split_once(" until ")?;
@@ -73,7 +74,7 @@ fn is_description(text: &str) -> bool {
     read().is_some_and(|written| written == text)
 }
 
-/// The address ranges of a source as rules have them.
+/// Returns the address ranges of a source as rules have them.
 pub(crate) fn nets(source: SourcePrefix) -> Vec<IpNet> {
     match source.net() {
         IpNet::V4(net) if net.prefix_len() == 0 => halves_v4().map(IpNet::V4).into(),
@@ -82,7 +83,8 @@ pub(crate) fn nets(source: SourcePrefix) -> Vec<IpNet> {
     }
 }
 
-/// The windows that rules hold. A half without its other half is a window of its own, which nobody wants.
+/// Returns the windows that rules hold. A half without its other half is a window of its own, which no grant
+/// wants, so that the broker closes it.
 pub(crate) fn windows(target: &TargetId, rules: &[WindowRule]) -> BTreeSet<CloudWindow> {
     let mut windows = BTreeSet::new();
     let mut halves: BTreeMap<(GrantId, ProtectedPort, Timestamp, bool), BTreeSet<IpNet>> = BTreeMap::new();
@@ -121,7 +123,7 @@ fn halves_v6() -> [Ipv6Net; 2] {
     [0, 0x8000].map(|first| Ipv6Net::new_assert(Ipv6Addr::new(first, 0, 0, 0, 0, 0, 0, 0), 1))
 }
 
-/// Whether an address range is one of the halves.
+/// Reports whether an address range is one of the halves.
 pub(crate) fn is_half(net: IpNet) -> bool {
     net.prefix_len() == 1
 }
@@ -205,7 +207,7 @@ mod tests {
         }
     }
 
-    /// Whatever the source and the kind of a mark, a rule that is read as a window is one that a close takes away.
+    /// Every rule that is read as a window is one that a close removes, for every source and kind of mark.
     #[test]
     fn i2_a_rule_is_a_window_that_can_be_closed_or_no_window() {
         let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 1);

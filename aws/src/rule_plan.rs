@@ -1,7 +1,7 @@
-//! Which rules and tags have to be written for windows to be open, or closed. Pure.
+//! The plan of the rules and tags that open or close windows. Pure.
 //!
-//! All windows of a grant are one change wherever EC2 lets them: rules with the same tags are made by one call, and rules
-//! that nobody shares go by one.
+//! All windows of a grant are one change wherever EC2 lets them: one call creates the rules with the same
+//! tags, and one call removes the rules that no other grant shares.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,44 +12,44 @@ use postern_core::{GrantId, ProtectedPort};
 use crate::rule_codec::{self, WindowRule};
 use crate::tags::{self, Mark, Marks};
 
-/// One rule of an own group: EC2 has no second one like it.
+/// The identity of a rule in an own group: EC2 refuses a second one with the same port and source.
 pub(crate) type RuleKey = (ProtectedPort, IpNet);
 
-/// What opens windows.
+/// The changes that open windows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct OpenPlan {
-    /// Rules that are there already, which get marks.
+    /// The rules that exist already, which get marks.
     pub(crate) retagged: Vec<TagChange>,
-    /// Rules to be made: those with the same marks together.
+    /// The rules to create: those with the same marks together.
     pub(crate) created: Vec<(Marks, Vec<RuleKey>)>,
 }
 
-/// What closes windows.
+/// The changes that close windows.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ClosePlan {
-    /// Rules that others share, or that are still part of another window.
+    /// The rules that other grants share, or that are still part of another window.
     pub(crate) retagged: Vec<TagChange>,
-    /// The ids of the rules that nobody needs any more.
+    /// The ids of the rules that no grant needs any more.
     pub(crate) unused: Vec<String>,
 }
 
-/// Other marks for one rule.
+/// The new marks of one rule, and the tags that write them.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct TagChange {
     /// The rule's id.
     pub(crate) id: String,
-    /// Which rule it is.
+    /// The identity of the rule.
     pub(crate) key: RuleKey,
-    /// The keys of the tags that go.
+    /// The keys of the tags to remove.
     pub(crate) untag: Vec<String>,
-    /// The tags that are written.
+    /// The tags to write.
     pub(crate) tag: Vec<(String, String)>,
     /// The marks that the rule then has.
     pub(crate) marks: Marks,
 }
 
 impl TagChange {
-    /// The way from a rule's marks to others; none where they are the same.
+    /// Returns the change from a rule's marks to others; none if they are the same.
     fn of(rule: &WindowRule, marks: Marks) -> Option<Self> {
         if rule.marks == marks {
             return None;
@@ -66,7 +66,7 @@ impl TagChange {
     }
 }
 
-/// What has to be written for these windows to be open.
+/// Plans the opening of these windows.
 pub(crate) fn plan_open(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -> OpenPlan {
     let mut wanted: BTreeMap<RuleKey, Marks> = BTreeMap::new();
     for window in windows {
@@ -92,7 +92,8 @@ pub(crate) fn plan_open(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -
     opening
 }
 
-/// Adds a mark of a grant to what the rule is to it already, or puts it in the place of one with another end.
+/// Merges a mark into those of a rule: a mark of the same grant and end gains its kind, one with another end
+/// is replaced.
 fn merge_mark(marks: &mut Marks, grant: GrantId, mark: Mark) {
     let before = marks.get(&grant).filter(|before| before.not_after == mark.not_after);
     let whole = mark.whole || before.is_some_and(|before| before.whole);
@@ -100,7 +101,7 @@ fn merge_mark(marks: &mut Marks, grant: GrantId, mark: Mark) {
     marks.insert(grant, Mark { whole, half, ..mark });
 }
 
-/// What has to be written for these windows to be closed.
+/// Plans the closing of these windows.
 pub(crate) fn plan_close(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -> ClosePlan {
     let mut closing = ClosePlan::default();
     for rule in rules {
@@ -108,7 +109,7 @@ pub(crate) fn plan_close(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) 
         let key = (rule.port, rule.net);
         for window in windows.iter().filter(|window| is_rule_of(window, &key)) {
             let Some(mark) = left.remove(&window.grant) else { continue };
-            // A half that is named alone is left over from a window that was not opened whole.
+            // A window of one half alone is left over from a window that was not opened whole.
             if mark.whole && window.source.is_any() {
                 left.insert(window.grant, Mark { half: false, ..mark });
             }
@@ -122,7 +123,7 @@ pub(crate) fn plan_close(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) 
     closing
 }
 
-/// Whether a rule is a window's, or half of it.
+/// Reports whether a rule is a window, or half of it.
 pub(crate) fn is_rule_of(window: &CloudWindow, (port, net): &RuleKey) -> bool {
     window.port == *port && rule_codec::nets(window.source).contains(net)
 }
@@ -145,7 +146,7 @@ mod tests {
         }
     }
 
-    /// The rules after an opening, as EC2 would have them.
+    /// Returns the rules after an opening, as EC2 would have them.
     fn opened(mut rules: Vec<WindowRule>, windows: &BTreeSet<CloudWindow>) -> Vec<WindowRule> {
         let OpenPlan { retagged, created } = plan_open(&rules, windows);
         for change in retagged {
@@ -210,7 +211,7 @@ mod tests {
         let left = closed(rules.clone(), &[all.clone()].into());
         assert_eq!(rule_codec::windows(&all.target, &left), [half.clone()].into());
         assert_eq!(closed(rules, &both), []);
-        // One after the other ends as both at once.
+        // Opening one after the other has the same result as opening both at once.
         let rules = opened(opened(Vec::new(), &[half].into()), &[all.clone()].into());
         assert_eq!(rule_codec::windows(&all.target, &rules), both);
     }

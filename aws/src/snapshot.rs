@@ -1,4 +1,4 @@
-//! A look at one instance: everything that EC2 says of it, and what follows. Pure.
+//! A snapshot of one instance: everything that EC2 shows for it, and the conclusions. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,22 +13,23 @@ use crate::rule::Rule;
 use crate::rule_codec::{self, WindowRule};
 use crate::tags;
 
-/// What EC2 says of one instance.
+/// The state of one instance in EC2, from one read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InstanceSnapshot {
-    /// The groups of ours that serve it: its own, and the parked ones that hold it.
+    /// Postern's groups that serve it: its own, and the parked ones of which it is a holder.
     pub(crate) groups: Vec<Group>,
     /// Its network interfaces.
     pub(crate) interfaces: Vec<Interface>,
     /// The rules of its own group and of every group on its interfaces.
     pub(crate) rules: Rules,
-    /// Whether it exists.
+    /// The instance exists.
     pub(crate) exists: bool,
-    /// Whether it is a node of a Kubernetes cluster, which lends its other interfaces to pods. Asked before a lockdown.
+    /// The instance is a node of a Kubernetes cluster, which lends its other interfaces to pods. Read only before a
+    /// lockdown.
     pub(crate) primary_only: bool,
 }
 
-/// What a look needs to know beside what it saw.
+/// The names that the interpretation of a snapshot needs.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InstanceContext<'a> {
     pub(crate) target: &'a TargetId,
@@ -37,13 +38,13 @@ pub(crate) struct InstanceContext<'a> {
 }
 
 impl InstanceSnapshot {
-    /// The instance's own group, also where somebody took its tags off.
+    /// Returns the instance's own group, also if it has lost its tags.
     pub(crate) fn own(&self) -> Option<&Group> {
         let is_named = |group: &Group| names::instance(&group.name).is_some();
         self.groups.iter().find(|group| has_tag(group, tags::ROLE, tags::WINDOWS) || is_named(group))
     }
 
-    /// The tags that its own group should have and has not, but for its state.
+    /// Returns the tags that its own group lacks, except its state.
     fn lost_tags(&self, context: InstanceContext<'_>) -> Vec<String> {
         let Some(own) = self.own() else { return Vec::new() };
         let owner = [
@@ -59,45 +60,47 @@ impl InstanceSnapshot {
         wrong.chain(which.then(|| tags::INTERFACES.to_owned())).chain((!is_held).then_some(holder)).collect()
     }
 
-    /// The groups that keep originals which the instance needs shut.
+    /// Returns the groups that keep originals which the instance needs shut.
     pub(crate) fn parked(&self) -> impl Iterator<Item = &Group> {
         self.groups.iter().filter(|group| group.parked_for().is_some())
     }
 
-    /// How far the lockdown is; empty where there is none.
+    /// Returns the state of the lockdown; empty if there is none.
     pub(crate) fn state(&self) -> &str {
         self.own().and_then(|own| own.tags.get(tags::STATE)).map_or("", String::as_str)
     }
 
-    /// The ports that are to be shut, by what the lockdown wrote down.
+    /// Returns the ports to shut, which the lockdown recorded in tags.
     pub(crate) fn ports(&self, instance: &str) -> BTreeSet<ProtectedPort> {
         self.groups.iter().filter_map(|group| tags::holders(&group.tags).remove(instance)).flatten().collect()
     }
 
-    /// Whether anything says yet which ports are to be shut.
+    /// Reports whether any tag still records the ports to shut.
     pub(crate) fn knows_ports(&self, context: InstanceContext<'_>) -> bool {
         !self.ports(context.instance).is_empty()
     }
 
-    /// What an administrator does where nothing says any more which ports are shut.
+    /// Returns the remedy if no tag records the ports to shut any more.
     fn remedy(&self, context: InstanceContext<'_>) -> &'static str {
-        if self.knows_ports(context) { "" } else { ", and nothing says for which ports: lock it down again" }
+        if self.knows_ports(context) { "" } else { ", and no tag says for which ports: lock it down again" }
     }
 
-    /// The interfaces whose ports are to be shut: all, or the primary one where the others are Kubernetes's.
+    /// Returns the interfaces whose ports must be shut: all, or the primary one if the others are
+    /// Kubernetes's.
     pub(crate) fn guarded(&self) -> impl Iterator<Item = &Interface> {
         let primary_only =
             self.primary_only || self.own().is_some_and(|own| has_tag(own, tags::INTERFACES, tags::PRIMARY));
         self.interfaces.iter().filter(move |interface| !primary_only || interface.index == 0)
     }
 
-    /// The interfaces on which the own group belongs: those of its VPC, which is the primary one's.
+    /// Returns the interfaces that must have the own group: those in its VPC, which is the primary
+    /// interface's.
     pub(crate) fn served(&self) -> impl Iterator<Item = &Interface> {
         let vpc = self.vpc();
         self.guarded().filter(move |interface| interface.vpc == vpc)
     }
 
-    /// The VPC of the own group.
+    /// Returns the VPC of the own group.
     pub(crate) fn vpc(&self) -> &str {
         let primary = || self.interfaces.iter().min_by_key(|interface| interface.index);
         self.own()
@@ -106,23 +109,24 @@ impl InstanceSnapshot {
             .map_or("", String::as_str)
     }
 
-    /// The interfaces that lack the own group.
+    /// Returns the interfaces that lack the own group.
     pub(crate) fn unattached(&self) -> Vec<&Interface> {
         let Some(own) = self.own() else { return Vec::new() };
         self.served().filter(|interface| !interface.groups.contains(&own.id)).collect()
     }
 
-    /// The rules of windows.
+    /// Returns the rules of windows.
     pub(crate) fn window_rules(&self, deployment: &str) -> Vec<WindowRule> {
         self.own_rules().iter().filter_map(|rule| WindowRule::read(rule, deployment)).collect()
     }
 
-    /// Takes in that these rules are gone.
+    /// Removes these rules from the snapshot.
     pub(crate) fn forget(&mut self, gone: &[String]) {
         self.rules.ingress.values_mut().for_each(|rules| rules.retain(|rule| !gone.contains(&rule.id)));
     }
 
-    /// The rules of the own group that are no windows. A group that is not locked yet has the egress rule of EC2's own.
+    /// Returns the rules of the own group that are not windows, for reports. Egress counts only once the
+    /// group is locked: EC2 creates a group with an egress rule.
     fn strays(&self, deployment: &str) -> BTreeSet<Stray> {
         let ingress =
             self.stray_rules(deployment).into_iter().map(|rule| (rule.id.clone(), rule.to_string()));
@@ -135,23 +139,25 @@ impl InstanceSnapshot {
         strays.map(|(rule, what)| Stray { rule, what }).collect()
     }
 
-    /// The windows' rules whose tags for people do not name the grant that ends last, with the tags that do.
+    /// Returns the rules of windows whose tags for people do not name the grant that ends last, with the tags
+    /// that do.
     pub(crate) fn misnamed(&self, deployment: &str) -> Vec<(String, Vec<(String, String)>)> {
         let held = self.window_rules(deployment).into_iter().filter(|held| !held.named);
         held.map(|held| (held.id, tags::of_latest(&held.marks))).collect()
     }
 
-    /// Rules of the own group that are no window's.
+    /// Returns the ingress rules of the own group that are not windows.
     pub(crate) fn stray_rules(&self, deployment: &str) -> Vec<&Rule> {
         self.own_rules().iter().filter(|rule| WindowRule::read(rule, deployment).is_none()).collect()
     }
 
-    /// Egress rules of the own group: it must have none, or it would widen what the others let out.
+    /// Returns the egress rules of the own group. It must have none, or it would widen what the other groups
+    /// let out.
     pub(crate) fn egress(&self) -> &[Rule] {
         self.own().and_then(|own| self.rules.egress.get(&own.id)).map_or(&[], Vec::as_slice)
     }
 
-    /// The groups of others on the instance's interfaces.
+    /// Returns the customer's groups on the instance's interfaces.
     pub(crate) fn customer_groups(&self) -> BTreeSet<&String> {
         let own = self.own().map(|own| &own.id);
         let groups = self.guarded().flat_map(|interface| &interface.groups);
@@ -166,21 +172,22 @@ impl InstanceSnapshot {
         self.customer_groups().into_iter().filter_map(|group| self.rules.ingress.get(group)).flatten()
     }
 
-    /// The customers' groups with a piece that somebody widened over one of these ports.
+    /// Returns the customer's groups with a piece that another principal widened over one of these ports.
     pub(crate) fn widened(&self, ports: &BTreeSet<ProtectedPort>, deployment: &str) -> Vec<String> {
         let exposures = exposures(self.customer_rules(), ports).into_iter().map(|exposure| exposure.rule);
         let pieces = exposures.filter(|rule| self.is_guarded_piece(rule, deployment));
         pieces.map(|rule| rule.group).collect::<BTreeSet<_>>().into_iter().collect()
     }
 
-    /// Whether a rule is a piece that a lockdown of this instance left, so that it exposes nothing unless somebody widens it.
-    /// Those of a group that is shut for others alone are not this instance's to change.
+    /// Reports whether a rule is a piece that a lockdown of this instance left: it exposes a port only if
+    /// another principal widened it. A piece in a group that is shut for other instances alone is not this
+    /// instance's to change.
     fn is_guarded_piece(&self, rule: &Rule, deployment: &str) -> bool {
         let is_held = self.parked().any(|group| group.parked_for() == Some(&rule.group));
         is_held && parking::is_piece(rule, deployment)
     }
 
-    /// The windows, and what is not as Postern left it.
+    /// Returns the open windows and the drift.
     pub(crate) fn observation(&self, context: InstanceContext<'_>) -> Observation {
         let windows = rule_codec::windows(context.target, &self.window_rules(context.deployment));
         let mut drift = Vec::new();
@@ -204,19 +211,25 @@ impl InstanceSnapshot {
                 if !lost.is_empty() {
                     let lost = lost.join(", ");
                     found(
-                        format!("somebody took {lost} off its own group{}", self.remedy(context)),
+                        format!(
+                            "another principal removed {lost} from its own group{}",
+                            self.remedy(context)
+                        ),
                         self.knows_ports(context),
                     );
                 }
                 for rule in self.stray_rules(context.deployment) {
-                    found(format!("somebody made a rule in its own group: {rule}"), true);
+                    found(format!("another principal made a rule in its own group: {rule}"), true);
                 }
                 for (rule, _) in self.misnamed(context.deployment) {
                     found(format!("the tags of {rule} do not name the grant that ends last"), true);
                 }
                 for rule in self.egress() {
                     found(
-                        format!("somebody let its own group send: {} to {}", rule.traffic, rule.source),
+                        format!(
+                            "another principal let its own group send: {} to {}",
+                            rule.traffic, rule.source
+                        ),
                         true,
                     );
                 }
@@ -239,22 +252,22 @@ impl InstanceSnapshot {
     }
 }
 
-/// Looks at many instances at once, from one reading of everything of ours.
+/// The state of all managed instances of a Region, from one read of Postern's resources.
 pub(crate) struct RegionSnapshot {
     pub(crate) groups: Vec<Group>,
     pub(crate) interfaces: Vec<Interface>,
     pub(crate) rules: Rules,
-    /// The instances without an interface that exist all the same.
+    /// The instances that exist without an interface.
     pub(crate) bare: BTreeSet<String>,
 }
 
 impl RegionSnapshot {
-    /// The instances that groups of ours serve.
+    /// Returns the instances that Postern's groups serve.
     pub(crate) fn served(groups: &[Group]) -> BTreeSet<String> {
         groups.iter().flat_map(Group::serves).collect()
     }
 
-    /// One look for each instance that a group of ours serves.
+    /// Returns one snapshot for each instance that a group of Postern's serves.
     pub(crate) fn instances(self) -> BTreeMap<String, InstanceSnapshot> {
         let mut snapshots: BTreeMap<String, InstanceSnapshot> = BTreeMap::new();
         for group in &self.groups {

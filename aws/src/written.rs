@@ -1,5 +1,27 @@
-//! What EC2 has answered to openings a moment ago. EC2 is eventually consistent: a read that lacks what EC2 said that it wrote is
-//! older than that answer, and must not make a window count as closed that is open (I2). Pure.
+//! A memory of the openings that EC2 answered a moment ago. Pure.
+//!
+//! The problem: EC2 is eventually consistent. A read right after an opening may lack the rule that EC2 has
+//! just said it created. If the broker believed that read, it would count an open window as closed and never
+//! close it (I2).
+//!
+//! The rule: a read that lacks what EC2 answered is older than the answer. For [`SHOWN_AFTER`] after its
+//! answer an opening completes every read of the own group: [`Written::complete`] adds the rule, or the marks
+//! of the opened grants on a rule that the read shows with fewer. The window is then closed by the id from
+//! the answer. After that time a rule that is missing from a read was removed by another principal, and the
+//! read is believed.
+//!
+//! Only what the opening itself wrote is added: the marks of its own grants, not those that other openings or
+//! other brokers put on the same rule. A later answer wins over an earlier one: [`Written::closed`] takes
+//! back what a close removed.
+//!
+//! A read can also contradict an opening instead of lacking it. A rule with the same id but another port,
+//! source or shape, or a mark with another end, was edited by another principal since: the read wins, and the
+//! memory of that rule goes. What was written into another own group goes too, because that group was
+//! deleted.
+//!
+//! The memory is kept across a lockdown, a repair and any error (`TargetCache::forget` leaves it alone),
+//! because EC2's answers stay true when the broker's cached reads do not. It is lost with the process; a
+//! restarted broker reads again, and the sweeps that follow see what a first read lacked.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,7 +32,8 @@ use tokio::time::Instant;
 use crate::rule_codec::WindowRule;
 use crate::rule_plan;
 
-/// How long after its answer an opening may be missing from a read. A rule that is missing later was taken away by others.
+/// The time after its answer in which an opening may be missing from a read. A rule that is missing later was
+/// removed by another principal.
 const SHOWN_AFTER: Duration = Duration::from_secs(10);
 
 /// The rules that openings wrote into an instance's own group, each with the marks of those openings alone.
@@ -21,7 +44,7 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// Takes in that EC2 answered the opening of these windows, after which the rules of the group are these.
+    /// Records that EC2 answered the opening of these windows, after which the rules of the group are these.
     pub(crate) fn opened(
         &mut self,
         group: &str,
@@ -41,7 +64,7 @@ impl Written {
         }
     }
 
-    /// Takes in that EC2 answered a closing, after which the rules are these.
+    /// Records that EC2 answered a closing, after which the rules are these.
     pub(crate) fn closed(&mut self, rules: &[WindowRule]) {
         self.rules.retain_mut(|(written, _)| {
             let left = rules.iter().find(|rule| rule.id == written.id);
@@ -50,8 +73,9 @@ impl Written {
         });
     }
 
-    /// Adds to the windows' rules of a read what it does not show yet. A rule that it shows as something else, with one of
-    /// the other ids or with another port or source, was changed by others since.
+    /// Adds to the windows' rules of a read the openings that it does not show yet. A rule that the read
+    /// shows as something else, with one of the other ids or with another port or source, was changed by
+    /// another principal since.
     pub(crate) fn complete(
         &mut self,
         group: &str,
@@ -69,7 +93,7 @@ impl Written {
             match rules.iter_mut().find(|rule| rule.id == written.id) {
                 Some(rule) => written.marks.iter().for_each(|(grant, mark)| {
                     let shown = rule.marks.entry(*grant).or_insert(*mark);
-                    // One with another end was changed by others.
+                    // A mark with another end was changed by another principal.
                     if shown.not_after == mark.not_after {
                         shown.whole |= mark.whole;
                         shown.half |= mark.half;
@@ -80,7 +104,7 @@ impl Written {
         }
     }
 
-    /// Forgets what every read shows by now, and what was written into another group: that one is gone.
+    /// Drops the openings that every read shows by now, and those in another group: that group is gone.
     fn forget(&mut self, group: &str, now: Instant) {
         if self.group != group {
             self.rules.clear();
@@ -112,7 +136,7 @@ mod tests {
         }
     }
 
-    /// The rule of the windows of these grants.
+    /// Returns the rule of the windows of these grants.
     fn rule(grants: &[u128]) -> WindowRule {
         let mark = Mark { not_after: Timestamp::from_second(60).unwrap(), whole: true, half: false };
         let marks = grants.iter().map(|number| (grant(*number), mark)).collect();
@@ -120,7 +144,7 @@ mod tests {
         WindowRule { id: "sgr-1".into(), port, net, marks, named: true }
     }
 
-    /// The rules of a read, completed.
+    /// Returns the rules of a read, completed.
     fn completed(
         written: &mut Written,
         mut rules: Vec<WindowRule>,

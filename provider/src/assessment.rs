@@ -1,7 +1,8 @@
-//! Which VMs need just-in-time access, and why.
+//! The assessment of VMs: those that need just-in-time access, and the reasons.
 //!
-//! The three words are those of Microsoft Defender for Cloud's recommendation on just-in-time access: unhealthy is a VM
-//! that could use it and does not, healthy is one that needs nothing, and not applicable is one that cannot be judged.
+//! The three words are those of Microsoft Defender for Cloud's recommendation on just-in-time access: a VM is
+//! unhealthy if it could use just-in-time access and does not, healthy if it needs nothing, and not
+//! applicable if it cannot be judged.
 
 use std::collections::BTreeSet;
 
@@ -10,36 +11,37 @@ use postern_core::plan::CloudWindow;
 
 use crate::Unread;
 
-/// Every VM of a cloud, judged.
+/// The assessment of every VM of a cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct AssessmentReport {
     /// The VMs, by target.
     pub assessments: Vec<Assessment>,
-    /// Where nobody could look.
+    /// The parts of the cloud that could not be read.
     pub unread: Vec<Unread>,
 }
 
-/// One VM, judged.
+/// The assessment of one VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assessment {
     /// The VM.
     pub target: TargetId,
-    /// Its name in the cloud's console; may be empty.
+    /// The name in the cloud's console; may be empty.
     pub name: String,
-    /// Whether Postern holds it under lockdown.
+    /// The VM is under lockdown.
     pub locked: bool,
-    /// The windows that are open on it, by the rules that were read. The grants are not asked here.
+    /// The windows that are open on it, by the rules that were read. The provider does not compare them with
+    /// grants.
     pub windows: BTreeSet<CloudWindow>,
     /// The judgement.
     pub health: Health,
 }
 
-/// How a VM stands.
+/// The judgement of a VM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     /// Its management ports are shut.
     Healthy {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// Rules expose management ports.
@@ -47,15 +49,15 @@ pub enum Health {
         /// Each rule that exposes a port, in words, those open to anyone first.
         reasons: Vec<String>,
     },
-    /// It cannot be judged.
+    /// The VM cannot be judged.
     NotApplicable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
 impl Health {
-    /// Its word.
+    /// Returns the word for it.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Healthy { .. } => "healthy",

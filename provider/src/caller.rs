@@ -1,21 +1,22 @@
-//! What proves to a cloud who asks.
+//! The proof of identity that a caller presents to a cloud.
 
 use std::fmt;
 
 use postern_core::Invalid;
 
-/// A caller's own token for a cloud. It goes to that cloud alone, is kept nowhere, and is never printed.
+/// A caller's own token for a cloud. The broker sends it to that cloud alone, and neither stores nor prints
+/// it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct CallerToken(String);
 
 impl CallerToken {
-    /// The longest token that is taken, in bytes. One of Microsoft Entra with many groups has about 4 KiB.
+    /// The longest accepted token, in bytes. A token of Microsoft Entra with many groups has about 4 KiB.
     const MAX_BYTES: usize = 12 * 1024;
 
-    /// A token as its issuer wrote it, without the spaces around it.
+    /// Creates a token from the text as its issuer wrote it, without the spaces around it.
     ///
     /// # Errors
-    /// It is empty, too long, or cannot be sent as a bearer token (RFC 6750, 2.1).
+    /// The text is empty, too long, or cannot be sent as a bearer token (RFC 6750, 2.1).
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let (text, remedy) = (text.trim(), "send the access token alone");
         if text.is_empty() || text.len() > Self::MAX_BYTES {
@@ -29,7 +30,7 @@ impl CallerToken {
         Ok(Self(text.to_owned()))
     }
 
-    /// The token itself, for the cloud alone.
+    /// Returns the token itself, for the cloud alone.
     pub fn secret(&self) -> &str {
         &self.0
     }

@@ -1,5 +1,5 @@
-//! What every provider promises, whichever cloud it drives, as tests that each implementation runs. They panic where a
-//! promise is broken.
+//! The conformance suite: the promises of every provider, whichever cloud it drives, as tests that each
+//! implementation runs. A test panics if a promise is broken.
 
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc, reason = "a suite of tests, built for tests alone")]
 
@@ -12,7 +12,7 @@ use postern_core::{GrantId, ProtectedPort, TargetId};
 
 use crate::{CloudError, Consent, Health, LockdownOrder, Provider};
 
-/// A provider, and what the suite needs of the cloud behind it.
+/// A provider, and the resources that the suite needs in the cloud behind it.
 pub struct Subject<'a> {
     /// The provider.
     pub provider: &'a dyn Provider,
@@ -36,7 +36,7 @@ pub async fn run(subject: &Subject<'_>) {
     a_release_waits_for_the_windows_and_a_lockdown_comes_back(subject).await;
 }
 
-/// A window of a grant, with an end between two seconds: a cloud must keep all of it.
+/// Returns a window of a grant whose end is between two seconds: a cloud must keep all of it.
 fn window(target: &TargetId, grant: u128, port: &str, source: &str) -> CloudWindow {
     CloudWindow {
         target: target.clone(),

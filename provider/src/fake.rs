@@ -22,10 +22,10 @@ pub struct FakeCloud {
 #[derive(Debug, Default)]
 struct Inner {
     windows: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
-    /// Windows of which a part is open.
+    /// The windows of which a part is open.
     partial: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
     reach: BTreeMap<TargetId, Reach>,
-    /// Rules of others on a target: no call lists or touches them.
+    /// The customer's rules on a target: no call lists or touches them.
     foreign: BTreeMap<TargetId, BTreeSet<String>>,
     /// Targets that are not under lockdown.
     released: BTreeSet<TargetId>,
@@ -37,15 +37,15 @@ struct Inner {
     outage: Option<CloudError>,
     calls: u64,
     silent: bool,
-    /// Why no repair can be done.
+    /// The error with which every repair fails.
     no_repair: Option<CloudError>,
     /// Targets that no sweep finds.
     hidden: BTreeSet<TargetId>,
-    /// Whose token lets them ask for access; everyone may, for none.
+    /// The only token whose bearer may ask for access; every caller may, for none.
     allowed: Option<CallerToken>,
 }
 
-/// What goes wrong with the next call.
+/// A fault of the next call.
 #[derive(Debug, Clone)]
 pub enum Fault {
     /// The call does nothing and fails with this.
@@ -65,19 +65,19 @@ impl Fault {
         Self::Before(CloudError::unavailable("the rate of requests is exceeded"))
     }
 
-    /// The cloud will not.
+    /// The cloud refuses.
     pub fn refused(reason: &str) -> Self {
         Self::Before(CloudError::refused(reason))
     }
 }
 
 impl FakeCloud {
-    /// Lets the next calls go wrong, one fault each.
+    /// Makes the next calls fail, one fault each.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.lock().faults.extend(faults);
     }
 
-    /// Lets every call do nothing and fail with this, until the outage is over (`None`).
+    /// Makes every call do nothing and fail with this, until the outage is over (`None`).
     pub fn outage(&self, error: Option<CloudError>) {
         self.lock().outage = error;
     }
@@ -87,7 +87,7 @@ impl FakeCloud {
         self.lock().allowed = Some(token);
     }
 
-    /// Lets no call be answered any more.
+    /// Leaves every call without an answer.
     pub fn fall_silent(&self) {
         self.lock().silent = true;
     }
@@ -105,76 +105,77 @@ impl FakeCloud {
         self.lock().windows.entry(window.target.clone()).or_default().insert(window);
     }
 
-    /// Takes away a part of what a window needs, behind the broker's back.
+    /// Removes a part of a window, behind the broker's back.
     pub fn break_off(&self, window: &CloudWindow) {
         let mut inner = self.lock();
         inner.windows.entry(window.target.clone()).or_default().remove(window);
         inner.partial.entry(window.target.clone()).or_default().insert(window.clone());
     }
 
-    /// Lets the target be reached like this.
+    /// Sets how the target is reached.
     pub fn reach(&self, target: &TargetId, reach: Reach) {
         self.lock().reach.insert(target.clone(), reach);
     }
 
-    /// Closes whatever is open on a target, behind the broker's back.
+    /// Closes every window of a target, behind the broker's back.
     pub fn wipe(&self, target: &TargetId) {
         self.lock().windows.remove(target);
     }
 
-    /// Lets a look at the target find something that is not as Postern left it.
+    /// Adds drift to the target.
     pub fn drift(&self, target: &TargetId, what: &str, repairable: bool) {
         let drift = Drift { what: what.to_owned(), repairable };
         self.lock().drift.entry(target.clone()).or_default().insert(drift);
     }
 
-    /// Lets looks at the target find nothing any more that is not as Postern left it.
+    /// Removes all drift from the target.
     pub fn settle(&self, target: &TargetId) {
         self.lock().drift.remove(target);
     }
 
-    /// Makes a rule that is no window among the target's own.
+    /// Adds a stray rule among the target's own rules.
     pub fn stray(&self, target: &TargetId, rule: &str, what: &str) {
         let stray = Stray { rule: rule.to_owned(), what: what.to_owned() };
         self.lock().strays.entry(target.clone()).or_default().insert(stray);
     }
 
-    /// Lets every repair fail with this; none lets them succeed again.
+    /// Makes every repair fail with this; none makes repairs succeed again.
     pub fn refuse_repairs(&self, error: impl Into<Option<CloudError>>) {
         self.lock().no_repair = error.into();
     }
 
-    /// Lets no sweep find the target: somebody took the tags off what is ours there.
+    /// Hides the target from sweeps, as if another principal had removed the tags of Postern's resources
+    /// there.
     pub fn hide(&self, target: &TargetId) {
         self.lock().hidden.insert(target.clone());
     }
 
-    /// Lets every lockdown ask about these.
+    /// Makes every lockdown raise these concerns.
     pub fn concern(&self, concerns: Vec<Concern>) {
         self.lock().concerns = concerns;
     }
 
-    /// Takes a target's lockdown away, without a call.
+    /// Ends a target's lockdown, without a call.
     pub fn unlock(&self, target: &TargetId) {
         self.lock().released.insert(target.clone());
     }
 
-    /// Makes a rule on a target that is not ours.
+    /// Adds a customer's rule on a target.
     pub fn put_foreign(&self, target: &TargetId, rule: &str) {
         self.lock().foreign.entry(target.clone()).or_default().insert(rule.to_owned());
     }
 
-    /// The rules on a target that are not ours.
+    /// Returns the customer's rules on a target.
     pub fn foreign(&self, target: &TargetId) -> BTreeSet<String> {
         self.lock().foreign.get(target).cloned().unwrap_or_default()
     }
 
-    /// What is open on a target, whole, without a call.
+    /// Returns the windows that are open whole on a target, without a call.
     pub fn windows(&self, target: &TargetId) -> BTreeSet<CloudWindow> {
         self.lock().windows.get(target).cloned().unwrap_or_default()
     }
 
-    /// How many calls were made.
+    /// Returns the number of calls so far.
     pub fn calls(&self) -> u64 {
         self.lock().calls
     }
@@ -232,7 +233,7 @@ impl Inner {
         open.chain(self.drift.keys()).chain(self.strays.keys()).cloned().collect()
     }
 
-    /// What a lockdown of this target changes, and what it asks.
+    /// Returns the changes and the concerns of a lockdown of this target.
     fn locking(&self, target: &TargetId) -> LockdownReport {
         if !self.released.contains(target) {
             return LockdownReport::default();
@@ -371,7 +372,7 @@ impl Provider for FakeCloud {
 }
 
 impl FakeCloud {
-    /// A concern of a kind, for [`Self::concern`].
+    /// Returns a concern of a kind, for [`Self::concern`].
     pub fn a_concern(kind: ConcernKind) -> Concern {
         Concern { kind, what: format!("a test of {}", kind.word()) }
     }

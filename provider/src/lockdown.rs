@@ -1,60 +1,64 @@
-//! Putting a target's protected ports under JIT in its cloud, and back.
+//! The orders and reports of a lockdown, which puts a target's protected ports under JIT in its cloud, and of
+//! a release.
 
 use std::collections::BTreeSet;
 use std::fmt;
 
 use postern_core::{ProtectedPort, TargetId};
 
-/// What is to be locked down.
+/// An order to lock a target down.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LockdownOrder {
     /// The target.
     pub target: TargetId,
     /// The ports that no rule may let in any more.
     pub ports: BTreeSet<ProtectedPort>,
-    /// What the administrator accepts.
+    /// The concerns that the administrator accepts.
     pub consent: Consent,
-    /// Other targets of the same order: rules that they share with this one are theirs to shut too.
+    /// Other targets of the same order: a rule that they share with this one is no concern.
     pub together: BTreeSet<TargetId>,
 }
 
-/// The concerns that an administrator accepts. None, unless said.
+/// The kinds of concern that an administrator accepts. None by default.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Consent(pub BTreeSet<ConcernKind>);
 
 impl Consent {
-    /// Every concern.
+    /// Returns a consent to every concern.
     pub fn all() -> Self {
         Self(ConcernKind::ALL.into())
     }
 
-    /// Those of the concerns that have to be accepted, and are not.
+    /// Returns the concerns that must be accepted and are not.
     pub fn unmet<'a>(&self, concerns: &'a [Concern]) -> Vec<&'a Concern> {
         let holds_up = |concern: &&Concern| concern.kind != ConcernKind::Precedence;
         concerns.iter().filter(holds_up).filter(|concern| !self.0.contains(&concern.kind)).collect()
     }
 }
 
-/// Something that an administrator should know before a lockdown, and has to accept.
+/// A consequence of a lockdown that an administrator should know, and must accept.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Concern {
     /// Its kind.
     pub kind: ConcernKind,
-    /// What it is, in words that name the rule and whom it concerns.
+    /// The consequence, in words that name the rule and the machines that it affects.
     pub what: String,
 }
 
 /// The kinds of concern.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ConcernKind {
-    /// The rules apply also to machines that are not under JIT: their ports shut too, and no window opens them.
+    /// The rules also apply to machines that are not under JIT: their ports shut too, and no window opens
+    /// them.
     Shared,
-    /// Something that a rule lets in cannot be written down without the protected ports, and is lost.
+    /// A part of the traffic that a rule lets in cannot be expressed without the protected ports, and is
+    /// lost.
     Loss,
-    /// Connections that are established over a rule may be cut when it goes.
+    /// Connections that are established over a rule may be cut when it is removed.
     Cut,
-    /// Rules of others come before ours, and keep a port open. It holds nothing up: where it is not accepted, the rest is
-    /// done, and the port stays open by those rules; where it is, ours come first.
+    /// The customer's rules come before Postern's and keep a port open. This concern holds nothing up: if it
+    /// is not accepted, the rest is done and those rules keep the port open; if it is accepted, Postern's
+    /// rules come first.
     Precedence,
 }
 
@@ -62,7 +66,7 @@ impl ConcernKind {
     /// Every kind.
     pub const ALL: [Self; 4] = [Self::Shared, Self::Loss, Self::Cut, Self::Precedence];
 
-    /// Its word.
+    /// Returns the word for it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Shared => "shared",
@@ -73,51 +77,51 @@ impl ConcernKind {
     }
 }
 
-/// What a lockdown or a release changes.
+/// The changes and concerns of a lockdown or a release.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LockdownReport {
-    /// Every change, in order. Empty where everything is as it should be already.
+    /// Every change, in order. Empty if everything is already as it should be.
     pub changes: Vec<CloudChange>,
-    /// What an administrator should know. Where one of them is not accepted, nothing was changed.
+    /// The concerns of an administrator. If one of them had to be accepted and was not, nothing was changed.
     pub concerns: Vec<Concern>,
 }
 
-/// One change in a cloud.
+/// A change in a cloud.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CloudChange {
-    /// What is done.
+    /// The action.
     pub action: Action,
-    /// What it is done to, by the cloud's own id or name.
+    /// The resource, by the cloud's own id or name.
     pub resource: String,
-    /// The rest, in words.
+    /// The details, in words.
     pub detail: String,
 }
 
-/// What is done in a change.
+/// The action of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Action {
-    /// Something of ours is made.
+    /// A resource of Postern's is created.
     Create,
-    /// Something of ours is attached to the target.
+    /// A resource of Postern's is attached to the target.
     Attach,
-    /// A rule is copied to where a broker with an empty store finds it.
+    /// A rule is copied to a place where a broker with an empty store finds it.
     Park,
     /// A rule is added.
     Add,
-    /// A rule is taken away.
+    /// A rule is removed.
     Remove,
-    /// Something is written on a resource: a tag.
+    /// A tag is written on a resource.
     Mark,
     /// A rule is given another place among the others.
     Move,
-    /// Something of ours is detached from the target.
+    /// A resource of Postern's is detached from the target.
     Detach,
-    /// Something of ours is deleted.
+    /// A resource of Postern's is deleted.
     Delete,
 }
 
 impl Action {
-    /// Its word.
+    /// Returns the word for it.
     pub fn word(self) -> &'static str {
         match self {
             Self::Create => "create",

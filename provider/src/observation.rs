@@ -1,4 +1,4 @@
-//! What a provider reads from its cloud.
+//! The observations that a provider reads from its cloud.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -8,22 +8,24 @@ use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 
 use crate::CloudError;
 
-/// What the cloud holds for one target.
+/// The state of one target in its cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Observation {
-    /// Every window of ours that is open whole, read from the rules' own names and tags: the store is not asked (I2).
+    /// Every window of Postern's that is open whole, read from the rules' own names and tags, without the
+    /// store (I2).
     pub windows: BTreeSet<CloudWindow>,
-    /// Windows of which something is open, and not all that a connection passes: begun, half closed, or half taken away.
+    /// The windows of which some rules are open, but not all that a connection passes: begun, half closed, or
+    /// half removed.
     pub partial: BTreeSet<CloudWindow>,
-    /// How the target is reached.
+    /// The way that connections reach the target.
     pub reach: Reach,
-    /// What is not as Postern left it.
+    /// The differences from the state that Postern left.
     pub drift: Vec<Drift>,
-    /// Rules in a place of Postern's own that are not exactly a window. [`crate::Provider::repair`] takes them away.
+    /// The rules among Postern's own that are not exactly a window. [`crate::Provider::repair`] removes them.
     pub strays: BTreeSet<Stray>,
 }
 
-/// A rule in a place of Postern's own that cannot be read as a window: another principal made or edited it.
+/// A rule among Postern's own that cannot be read as a window: another principal made or edited it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Stray {
     /// The rule's id or name in its cloud.
@@ -32,17 +34,17 @@ pub struct Stray {
     pub what: String,
 }
 
-/// How connections get to a target.
+/// The way that connections reach a target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Reach {
-    /// Where to connect for a port that something on the way translates: a firewall or a load balancer.
+    /// The address to connect to, for each port that a firewall or a load balancer on the way translates.
     pub endpoints: BTreeMap<ProtectedPort, SocketAddr>,
-    /// Whose connections the target sees under another address.
+    /// The connections that the target sees under another address.
     pub translation: Option<Translation>,
 }
 
 impl Reach {
-    /// Where a source connects to for a port. Who comes from a private network stays in it.
+    /// Returns the address that a source connects to for a port. A source in a private network stays in it.
     pub fn endpoint(&self, port: ProtectedPort, source: SourcePrefix) -> Option<SocketAddr> {
         let endpoint = self.endpoints.get(&port).copied()?;
         let goes_out = is_private(source.net().addr()) && !is_private(endpoint.ip());
@@ -50,7 +52,8 @@ impl Reach {
     }
 }
 
-/// Whether an address is one of networks that are nobody's on the internet (RFC 1918, RFC 6598, RFC 4193).
+/// Reports whether an address is in a network that is not routed on the internet (RFC 1918, RFC 6598, RFC
+/// 4193).
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => ip.is_private() || matches!(ip.octets(), [100, 64..=127, ..]),
@@ -58,46 +61,48 @@ fn is_private(ip: IpAddr) -> bool {
     }
 }
 
-/// Something on the way to a target puts its own address in the place of a connection's source.
+/// A translation of sources: a device on the way to a target replaces a connection's source with its own
+/// address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Translation {
-    /// The sources that keep their own address all the same.
+    /// The sources that keep their own address.
     pub keeps: Vec<SourcePrefix>,
-    /// The addresses that the target sees in the place of all others.
+    /// The addresses that the target sees in place of all other sources.
     pub seen_as: Vec<SourcePrefix>,
 }
 
 impl Translation {
-    /// What the target sees of connections from the source.
+    /// Returns the addresses under which the target sees connections from the source.
     pub fn of(&self, source: SourcePrefix) -> Vec<SourcePrefix> {
         if self.keeps.iter().any(|kept| kept.covers(&source)) { vec![source] } else { self.seen_as.clone() }
     }
 }
 
-/// Something that is not as Postern left it, because someone else changed it.
+/// A difference from the state that Postern left: another principal changed it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Drift {
-    /// What it is, in words.
+    /// The difference, in words.
     pub what: String,
-    /// Whether [`crate::Provider::repair`] puts it right. What is not ours is reported and left alone (I6).
+    /// [`crate::Provider::repair`] corrects it. A change of the customer's own rules is reported and left
+    /// alone (I6).
     pub repairable: bool,
 }
 
-/// What was seen of one target in a sweep.
+/// The observation of one target in a sweep.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     /// The target.
     pub target: TargetId,
-    /// What its cloud holds; none where the target is gone and something of ours is left of it.
+    /// The state of the target; none if it is gone and resources of Postern's are left of it.
     pub held: Option<Observation>,
 }
 
-/// Everything of ours in a cloud, from the cloud's own state alone.
+/// All of Postern's resources in a cloud, from the cloud's own state alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SweepReport {
-    /// Every target that holds something of ours.
+    /// Every target with resources of Postern's.
     pub sightings: Vec<Sighting>,
-    /// Where the sweep could not look: what is there stays as it was known.
+    /// The accounts and regions that the sweep could not read; their last known state is kept.
     pub unread: Vec<Unread>,
 }
 
@@ -106,7 +111,7 @@ pub struct SweepReport {
 pub struct Unread {
     /// The part, for instance `account 123456789012 in eu-central-1`.
     pub place: String,
-    /// Why.
+    /// The reason.
     pub error: CloudError,
 }
 

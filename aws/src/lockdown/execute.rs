@@ -1,4 +1,4 @@
-//! Carrying out a plan, call after call.
+//! The execution of a plan, call after call.
 
 use std::collections::BTreeMap;
 
@@ -38,7 +38,7 @@ impl LockdownOps<'_> {
                     let is_attaching = matches!(step, InstanceStep::Attach(_));
                     let done = self.on_own(own, step).await;
                     if matches!(done, Err(CloudError::Refused { .. })) && is_attaching && !was_there {
-                        // Nothing of the customer's was touched yet: leave nothing behind.
+                        // No rule of the customer's was touched yet: leave nothing behind.
                         self.give_up(own).await;
                     }
                     done?;
@@ -70,7 +70,7 @@ impl LockdownOps<'_> {
     }
 
     async fn shut_egress(&self, own: &str, mut rules: Vec<String>) -> Result<(), CloudError> {
-        // A new group comes with a rule for everything, which a read may not show at once.
+        // EC2 creates a group with an egress rule for everything, which a read may not show at once.
         for wait in backoff() {
             if !rules.is_empty() {
                 break;
@@ -102,7 +102,7 @@ impl LockdownOps<'_> {
         self.change_groups(interface, |groups| groups.retain(|group| group != own)).await
     }
 
-    /// Replaces the groups of an interface, and looks whether it is so: there is no compare-and-swap.
+    /// Replaces the groups of an interface, and reads them back: EC2 has no compare-and-swap.
     async fn change_groups(
         &self,
         interface: &str,
@@ -127,10 +127,10 @@ impl LockdownOps<'_> {
                 sent = true;
             }
         }
-        Err(CloudError::unavailable(format!("somebody else keeps changing the groups of {interface}")))
+        Err(CloudError::unavailable(format!("another principal keeps changing the groups of {interface}")))
     }
 
-    /// Takes an own group that could not be attached everywhere away again, as far as that goes.
+    /// Deletes an own group that could not be attached everywhere, as far as EC2 allows.
     async fn give_up(&self, own: &str) {
         let undo = async {
             for interface in self.ec2.interfaces(Find::Where("group-id", &[own.to_owned()])).await? {
@@ -139,18 +139,18 @@ impl LockdownOps<'_> {
             self.delete(own).await
         };
         if let Err(error) = undo.await {
-            tracing::warn!(target = %self.target, %error, "what the failed lockdown left behind is taken away by the next release");
+            tracing::warn!(target = %self.target, %error, "cannot delete the own group after a failed lockdown; the next release deletes it");
         }
     }
 
-    /// Deletes a group of ours, once EC2 has noticed that nothing uses it any more.
+    /// Deletes a group of Postern's, once EC2 shows that nothing uses it any more.
     pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
         for wait in backoff() {
             match self.ec2.delete_group(group).await {
                 Ok(()) => return Ok(()),
                 Err(error) if error.code() == "InvalidGroup.NotFound" => return Ok(()),
                 Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
-                    tracing::debug!(%error, "not yet");
+                    tracing::debug!(%error, "security group still in use, will retry");
                     tokio::time::sleep(wait).await;
                 }
                 Err(error) => return Err(error.into()),
@@ -214,7 +214,7 @@ impl LockdownOps<'_> {
     }
 }
 
-/// A call on a group that may have been made a moment ago: EC2 may not know it everywhere yet.
+/// Repeats a call on a group that may have been created a moment ago until EC2 knows the group.
 async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
 where
     F: Future<Output = Result<T, CallError>>,
@@ -254,14 +254,15 @@ impl GroupStep {
     }
 }
 
-/// What one call does.
+/// The steps of one call.
 #[derive(Debug)]
 enum Call {
     Own(InstanceStep),
     CustomerGroup(usize, Vec<GroupStep>),
 }
 
-/// Joins neighbours that one call can do: rules that are added with the same tags, and rules that are taken away.
+/// Joins neighbouring steps that one call can do: rules that are added with the same tags, and rules that are
+/// removed.
 fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     for step in steps {

@@ -1,4 +1,5 @@
-//! Reading what a lockdown or a release needs to know beside the instance itself.
+//! The impact of a lockdown or a release beyond the instance: the customer's groups, their quota, and the
+//! other machines that share them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,8 +16,8 @@ use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
 impl LockdownOps<'_> {
-    /// The look, and what only a lockdown needs to know of the instance: a node of a Kubernetes cluster lends its other
-    /// interfaces to pods (EKS User Guide, "Security groups for Pods").
+    /// Adds to the snapshot whether only the primary interface counts: a node of a Kubernetes cluster lends
+    /// its other interfaces to pods (EKS User Guide, "Security groups for Pods").
     pub(super) async fn with_interface_scope(
         &self,
         snapshot: &InstanceSnapshot,
@@ -34,7 +35,7 @@ impl LockdownOps<'_> {
         Ok(snapshot)
     }
 
-    /// The customer's groups, with what is parked for them.
+    /// Reads the customer's groups, with the rules that are parked for them.
     pub(super) async fn read_customer_groups(
         &self,
         groups: &[String],
@@ -43,13 +44,13 @@ impl LockdownOps<'_> {
             return Ok(Vec::new());
         }
         let found = self.ec2.groups(Find::Where("group-id", groups)).await?;
-        // By their names, which nobody can take off: a release must find them.
+        // By their names, which cannot be changed: a release must find them.
         let names: Vec<String> = groups.iter().map(|group| names::parked(group)).collect();
         let mut parked = self.ec2.groups(Find::Where("group-name", &names)).await?;
         parked.retain(|group| group.is_managed(self.deployment));
         let ids: Vec<String> = found.iter().chain(&parked).map(|group| group.id.clone()).collect();
         let mut rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
-        // A rule whose source cannot be read cannot be put back either: it stays where it is, and is reported as open.
+        // A rule whose source cannot be read cannot be put back either: it stays, and is reported as open.
         let mut rules_of = |id: &str| {
             let mut rules = rules.ingress.remove(id).unwrap_or_default();
             rules.retain(|rule| rule.source != Source::Unreadable);
@@ -71,7 +72,7 @@ impl LockdownOps<'_> {
                 parked,
             });
         }
-        // What is parked for a group that is gone goes too, with its last holder.
+        // The parked rules of a group that is gone go too, with their last holder.
         for group in &parked {
             let Some(gone) = group.parked_for() else { continue };
             if customer_groups.iter().all(|customer_group| customer_group.id != gone) {
@@ -104,7 +105,8 @@ impl LockdownOps<'_> {
         Ok(Quota { rules: self.rules_per_group, prefix_lists })
     }
 
-    /// Who else is behind the groups in which something is taken away, and is not under JIT for these ports.
+    /// Returns a concern for each other machine on the groups that lose a rule, if it is not under JIT for
+    /// these ports.
     pub(super) async fn shared_with(
         &self,
         customer_groups: &[CustomerGroup],

@@ -1,4 +1,4 @@
-//! A plan in words.
+//! The description of a plan for an administrator.
 
 use postern_provider::{Action, CloudChange, LockdownReport};
 
@@ -8,7 +8,7 @@ use crate::parking::GroupStep;
 use crate::resource::NewRule;
 
 impl LockdownPlan {
-    /// What is to be changed, in words.
+    /// Describes the changes and concerns of the plan.
     pub(super) fn report(&self, ops: &LockdownOps<'_>) -> LockdownReport {
         let own = || self.own.clone().unwrap_or_else(|| names::own(ops.instance));
         let change = |action, resource, detail: String| CloudChange { action, resource, detail };

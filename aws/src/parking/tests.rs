@@ -1,4 +1,4 @@
-//! The plan, carried out on a group in memory that refuses what EC2 refuses.
+//! Tests of the plan, carried out on a group in memory that refuses what EC2 refuses.
 
 use proptest::prelude::*;
 
@@ -23,7 +23,8 @@ impl FakeGroup {
         Self { customer_group, made: 0 }
     }
 
-    /// Plans for these holders, and does the first steps of the plan. How many steps the plan had.
+    /// Plans for these holders, carries out the first `steps` of the plan, and returns the number that it
+    /// had.
     fn go(&mut self, holders: &Holders, steps: usize) -> usize {
         let plan = plan(&self.customer_group, holders, DEPLOYMENT, &quota(ROOM)).unwrap();
         let count = plan.len();
@@ -76,7 +77,7 @@ impl FakeGroup {
         }
     }
 
-    /// What the group holds, but for the ids.
+    /// Returns the rules of the group, without their ids.
     fn rules(&self) -> BTreeSet<NewRule> {
         self.customer_group.rules.iter().map(plain).collect()
     }
@@ -180,7 +181,7 @@ fn a_lockdown_that_exceeds_the_quota_is_refused_with_the_numbers() {
     let usual = holders(&[("i-1", &["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"])]);
     let refused = plan(&fake.customer_group, &usual, DEPLOYMENT, &quota(60)).unwrap_err();
     assert_eq!(refused, DoesNotFit::Rules { group: "sg-1".into(), needed: 80, most: 60 });
-    // 100 at once would be too many, 80 in the end are not: what goes, goes first.
+    // 100 at once would be too many, 80 in the end are not: removals go first.
     let steps = plan(&fake.customer_group, &usual, DEPLOYMENT, &quota(80)).unwrap();
     let place = |is: fn(&GroupStep) -> bool| steps.iter().position(is).unwrap();
     assert!(
@@ -324,7 +325,7 @@ proptest! {
     ) {
         let mut fake = FakeGroup::new(rules.clone());
         let before = fake.rules();
-        // Interrupted anywhere, and changed one's mind.
+        // Each turn may be interrupted anywhere, and the next may want other holders.
         for (holders, steps) in turns {
             fake.go(&holders, steps);
         }

@@ -1,4 +1,4 @@
-//! What follows from what EC2 says, for an instance that is locked down and changed by others.
+//! Tests of the conclusions for an instance that is locked down and that other principals change.
 
 use jiff::Timestamp;
 use postern_core::plan::CloudWindow;
@@ -66,7 +66,7 @@ fn rule(group: &str, port: u16, source: &str, tags: Tags) -> Rule {
     }
 }
 
-/// The rule of the window of [`window_tags`], as the broker writes it.
+/// Returns the rule of the window of [`window_tags`], as the broker writes it.
 fn windows_rule() -> Rule {
     let (window, tags) = window_tags();
     let description = format!("Postern: grant {} until {}", window.grant, window.not_after);
@@ -84,7 +84,7 @@ fn window_tags() -> (CloudWindow, Tags) {
     (window, [tags::of_mark(grant, mark), owner].into_iter().chain(latest).collect())
 }
 
-/// Locked down, with one window, and nothing amiss.
+/// Returns the snapshot of an instance that is locked down, with one window and no drift.
 fn locked() -> InstanceSnapshot {
     let mut snapshot = InstanceSnapshot {
         groups: vec![own(tags::LOCKED), parked()],
@@ -132,11 +132,11 @@ fn a_change_of_posterns_resources_by_another_principal_is_repairable_drift() {
     ];
     widened.rules.ingress.get_mut("sg-web").unwrap().push(rule("sg-web", 22, "0.0.0.0/0", piece.into()));
     for (snapshot, words) in [
-        (strays, "somebody made a rule in its own group"),
-        (egress, "somebody let its own group send"),
+        (strays, "another principal made a rule in its own group"),
+        (egress, "another principal let its own group send"),
         (detached, "its own group is not on eni-1"),
         (gone, "its own group is gone"),
-        (untagged, "somebody took postern:role off its own group"),
+        (untagged, "another principal removed postern:role from its own group"),
         (widened, "it is not shut: tcp/22 exposed"),
     ] {
         let drift = drift(&snapshot);
@@ -161,7 +161,7 @@ fn an_interrupted_lockdown_or_release_is_drift_and_its_windows_are_still_seen() 
     for (state, words) in [
         (tags::LOCKING, "a lockdown was interrupted"),
         (tags::RELEASING, "a release was interrupted"),
-        ("somebody's word", "a lockdown was interrupted"),
+        ("another word", "a lockdown was interrupted"),
     ] {
         let snapshot = InstanceSnapshot { groups: vec![own(state), parked()], ..locked() };
         assert_eq!(drift(&snapshot), [(words.to_owned(), true)]);
@@ -190,7 +190,7 @@ fn i6_an_own_group_without_any_tag_is_known_by_its_name_and_its_windows_can_be_c
     assert_eq!(
         found,
         [("a lockdown was interrupted".to_owned(), true)],
-        "what is parked says for which ports"
+        "the parked group's tag says for which ports"
     );
     assert_eq!(observe(&snapshot).windows.len(), 1);
     snapshot.groups.remove(1);

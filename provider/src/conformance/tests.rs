@@ -1,4 +1,4 @@
-//! The fake, held to the suite.
+//! The conformance suite, run on the fake.
 
 use super::*;
 use crate::ConcernKind;
@@ -17,7 +17,7 @@ async fn the_fake_conforms() {
     cloud.concern(vec![FakeCloud::a_concern(ConcernKind::Cut)]);
     cloud.put_foreign(&targets()[0], "tcp/443 from everywhere");
     run(&Subject { provider: &cloud, targets: targets(), missing }).await;
-    assert_eq!(cloud.foreign(&targets()[0]).len(), 1, "what is not ours is as it was");
+    assert_eq!(cloud.foreign(&targets()[0]).len(), 1, "the customer's rule is as it was");
 }
 
 #[tokio::test]
