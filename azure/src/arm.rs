@@ -1,8 +1,8 @@
-//! Calls of Azure Resource Manager, and nothing of what they are for.
+//! The calls of Azure Resource Manager. This module does not know what they are for.
 //!
-//! The SDK builds the requests for single security rules, and its models read what is read; whatever must keep fields that
-//! the models do not know is sent as it came, through the same transport. The SDK's own pollers wait too long, lose why an
-//! operation failed, and take the token wherever a header leads: operations are followed here.
+//! The SDK builds the requests for single security rules, and its models parse the answers. A resource that must keep fields
+//! that the models do not know is sent as it came, through the same transport. The SDK's own pollers wait too long, lose the
+//! reason of a failed operation, and send the token wherever a header leads: this module follows operations itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,12 +32,12 @@ pub(crate) const COMPUTE: &str = "2024-07-01";
 /// The version of Microsoft.Authorization's API.
 pub(crate) const AUTHORIZATION_API: &str = "2022-04-01";
 
-/// How long an operation is followed: firewalls take five minutes for each, and one may be under way.
+/// The time that an operation is followed: a firewall takes five minutes for each, and one may be under way already.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(900);
-/// The first look at an operation comes so soon, whatever it asks for: somebody waits for the port. Each wait is twice the
-/// one before, up to what Azure asks for.
+/// The delay before the first poll of an operation, whatever Azure asks for: a user waits for the port. Each delay is twice
+/// the one before, up to what Azure asks for.
 const FIRST_POLL_DELAY: Duration = Duration::from_millis(20);
-/// The longest wait between looks, where Azure asks for none.
+/// The longest delay between polls, where Azure asks for none.
 const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
 /// More pages than any list has.
 const MAX_PAGES: usize = 10_000;
@@ -51,11 +51,11 @@ pub(crate) struct Arm {
     endpoint: Url,
 }
 
-/// Whose token a request carries.
+/// The token that a request carries.
 enum Bearer<'a> {
-    /// The broker's.
+    /// The token of the broker.
     Own,
-    /// A caller's.
+    /// The token of a caller.
     Of(&'a str),
 }
 
@@ -67,7 +67,7 @@ struct Page {
     next_link: Option<String>,
 }
 
-/// Where an operation stands (Microsoft Learn, "Track asynchronous Azure operations").
+/// The state of an operation (Microsoft Learn, "Track asynchronous Azure operations").
 #[derive(Deserialize)]
 struct Operation {
     status: String,
@@ -111,7 +111,7 @@ impl Arm {
         Ok(Self { network, pipeline, credential, endpoint })
     }
 
-    /// Reads a resource, or whatever a path names.
+    /// Reads a resource, or any other path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
         let what = format!("GET {path}");
         let (_, body) =
@@ -126,7 +126,7 @@ impl Arm {
         Ok(self.send(&what, Method::Get, url, None, None, &Bearer::Own).await?.1)
     }
 
-    /// Reads something with a caller's own token.
+    /// Reads a path with a caller's own token.
     pub(crate) async fn get_as<T: DeserializeOwned>(
         &self,
         caller: &str,
@@ -139,8 +139,8 @@ impl Arm {
         read(&what, &body)
     }
 
-    /// Lists every resource of a kind, page after page. One that cannot be read is left out, and logged: it must not hide
-    /// the others.
+    /// Lists every resource of a kind, page after page. A resource that cannot be read is left out and logged: it must not
+    /// hide the others.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -175,7 +175,9 @@ impl Arm {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
                     Ok(item) => items.push(item),
-                    Err(error) => tracing::warn!(what, %id, %error, "a resource cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(what, %id, %error, "left out a resource that cannot be read")
+                    }
                 }
             }
             let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
@@ -201,7 +203,7 @@ impl Arm {
         self.follow(&what, answer.as_raw_response().headers().clone()).await
     }
 
-    /// Deletes one security rule, and waits until it is out of force. One that is not there is deleted.
+    /// Deletes one security rule, and waits until it is out of force. A rule that does not exist counts as deleted.
     pub(crate) async fn delete_rule(&self, group: &ArmId, name: &str) -> Result<(), CallError> {
         let what = format!("DELETE {name} in {}", group.name());
         let rules = self.network.security_rules_client();
@@ -213,7 +215,7 @@ impl Arm {
         }
     }
 
-    /// Writes a resource as it is given, if its etag is this one, and waits until the change is done.
+    /// Writes a resource as given, if Azure still has this etag, and waits until the change is done.
     pub(crate) async fn put_raw(
         &self,
         path: &str,
@@ -279,7 +281,7 @@ impl Arm {
         if let (Err(error), Bearer::Own) = (&sent, bearer)
             && error.as_http_error().is_some_and(|answer| answer.status() == StatusCode::Unauthorized)
         {
-            // It was taken back before its end: the next call asks for a new one.
+            // Entra revoked the token before its end: the next call asks for a new one.
             self.credential.clear_cache().await.map_err(failed)?;
         }
         let (_, headers, body) = sent.map_err(failed)?.deconstruct();
@@ -289,16 +291,16 @@ impl Arm {
     fn url(&self, path: &str, version: &str, what: &str) -> Result<Url, CallError> {
         let mut url = self.endpoint.join(path).map_err(|error| CallError::NoAnswer {
             what: what.to_owned(),
-            reason: format!("the path is no path: {error}"),
+            reason: format!("the path is invalid: {error}"),
         })?;
         url.query_pairs_mut().append_pair("api-version", version);
         Ok(url)
     }
 }
 
-/// Whether an operation is done.
+/// Reports whether an operation is done.
 fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
-    // The place of a change that has no status of its own answers with what was changed, or with nothing.
+    // The URL of a change without a status of its own answers with the changed resource, or with nothing.
     let Ok(operation) = serde_json::from_slice::<Operation>(body) else { return Ok(Some(())) };
     match operation.status.as_str() {
         "Succeeded" => Ok(Some(())),
@@ -314,7 +316,7 @@ fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
 fn read<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, CallError> {
     serde_json::from_slice(body).map_err(|error| CallError::NoAnswer {
         what: what.to_owned(),
-        reason: format!("the answer is not what was asked for: {error}"),
+        reason: format!("the answer cannot be parsed: {error}"),
     })
 }
 

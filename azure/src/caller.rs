@@ -1,6 +1,6 @@
-//! What a caller may do by Azure's own role assignments, as the reference checks it: who may ask for just-in-time access
-//! to a virtual machine has the action below there, and may read it (Microsoft Learn, "Enable just-in-time access on
-//! VMs", on the permissions that are needed).
+//! The check of a caller by Azure's own role assignments, as the reference makes it: a caller may request just-in-time access
+//! to a virtual machine if Azure grants the caller the action below on it, and lets the caller read it (Microsoft Learn,
+//! "Enable just-in-time access on VMs", on the permissions that are needed).
 
 use postern_provider::{CallerToken, CloudError};
 use serde::Deserialize;
@@ -10,10 +10,10 @@ use crate::error::CallError;
 use crate::id::ArmId;
 use crate::reader::VirtualMachine;
 
-/// What who asks for access must be allowed.
+/// The action that Azure must allow a caller who requests access.
 const INITIATE_ACTION: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
 
-/// What one role assignment gives, without the actions on data.
+/// The actions of one role assignment, without those on data.
 #[derive(Debug, Deserialize)]
 struct Permission {
     #[serde(default)]
@@ -29,7 +29,7 @@ impl Permission {
     }
 }
 
-/// Whether a pattern of a role names an action. A `*` stands for any text, and letters compare without case
+/// Reports whether a pattern of a role names an action. A `*` stands for any text, and letters compare without case
 /// (Microsoft Learn, "Understand Azure role definitions").
 fn names(pattern: &str, action: &str) -> bool {
     let (pattern, action) = (pattern.to_ascii_lowercase(), action.to_ascii_lowercase());
@@ -46,11 +46,11 @@ fn names(pattern: &str, action: &str) -> bool {
 /// Asks Azure, with the caller's own token.
 ///
 /// # Errors
-/// Refused where the caller may not, or where Azure does not take the token.
+/// Refused if the caller may not request access, or if Azure does not accept the token.
 pub(crate) async fn authorize(arm: &Arm, vm: &ArmId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
     let Some(caller) = caller else {
         return Err(CloudError::refused(format!(
-            "Azure is asked who may have access to {}, and no token was sent: send your own for Azure Resource Manager \
+            "Azure decides who may have access to {}, and the request holds no token: send your own for Azure Resource Manager \
              (postern request --cloud-token)",
             vm.name()
         )));
@@ -70,7 +70,7 @@ pub(crate) async fn authorize(arm: &Arm, vm: &ArmId, caller: Option<&CallerToken
     )))
 }
 
-/// What an answer to the caller's own token means.
+/// Translates the error of a call with the caller's own token.
 fn refusal(error: CallError, vm: &ArmId, what: &str) -> CloudError {
     match &error {
         CallError::Answered { status: 401, code, .. } => CloudError::refused(format!(

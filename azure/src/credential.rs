@@ -1,7 +1,7 @@
-//! Tokens of Microsoft Entra for the broker itself.
+//! The tokens of Microsoft Entra for the broker itself.
 //!
-//! The credentials of `azure_identity` 0.21 read a federated token once and for all, and need OpenSSL for a certificate;
-//! these read whatever is kept in files whenever a token is needed, so that secrets can be rotated under a running broker.
+//! The credentials of `azure_identity` 0.21 read a federated token once, and need OpenSSL for a certificate. These read their
+//! files whenever a token is needed, so that an operator can rotate secrets under a running broker.
 
 use std::fmt;
 use std::path::Path;
@@ -21,14 +21,14 @@ use tokio::time::Instant;
 use crate::error::error_chain;
 use crate::settings::{Application, Credential, Environment};
 
-/// A token is renewed so long before it ends.
+/// The time before its end at which a token is renewed.
 const RENEW_BEFORE_END: Duration = Duration::from_secs(300);
-/// How long a client assertion is good for.
+/// The lifetime of a client assertion.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(300);
 /// Azure's word for an assertion that is a signed token (RFC 7523).
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Gets tokens, and keeps each until shortly before its end.
+/// The broker's identity: it fetches tokens, and keeps each until shortly before its end.
 pub(crate) struct Identity {
     credential: Credential,
     environment: Environment,
@@ -73,7 +73,7 @@ struct Header {
     x5t_s256: String,
 }
 
-/// What a client assertion claims (Microsoft Learn, "Microsoft identity platform application authentication certificate
+/// The claims of a client assertion (Microsoft Learn, "Microsoft identity platform application authentication certificate
 /// credentials").
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -163,7 +163,7 @@ impl Identity {
     }
 }
 
-/// What a token is asked for.
+/// The scope of the tokens.
 pub(crate) fn scope(environment: &Environment) -> String {
     format!("{}/.default", environment.resource_manager)
 }
@@ -203,7 +203,7 @@ fn assertion(
     Ok(format!("{unsigned}.{}", BASE64URL_NOPAD.encode(&signature)))
 }
 
-/// Reads a key in PKCS #8 or PKCS #1. No word of an error is the key's.
+/// Reads a key in PKCS #8 or PKCS #1. An error holds nothing of the key.
 fn rsa_key(pem: &str) -> Result<RsaKeyPair, String> {
     let wrong = || "the certificate's key is not an RSA key of 2048 bits or more in PEM".to_owned();
     let key = pem::parse(pem).map_err(|_| wrong())?;
@@ -228,7 +228,7 @@ impl TokenCredential for Identity {
         match (self.fetch().await, kept.as_ref()) {
             (Ok(fetched), _) => Ok(kept.insert(fetched).token.clone()),
             (Err(reason), Some(kept)) if now < kept.ends_at => {
-                tracing::warn!(%reason, "the token of Microsoft Entra could not be renewed yet");
+                tracing::warn!(%reason, "cannot renew the token of Microsoft Entra; the current one is used until it ends");
                 Ok(kept.token.clone())
             }
             (Err(reason), _) => Err(azure_core::Error::message(ErrorKind::Credential, reason)),

@@ -1,4 +1,4 @@
-//! Rules in words: what they let in, from where, and where to. For the audit log and for errors.
+//! The text form of rules, for the audit log and for errors: the traffic, the sources and the destinations.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! What an error of Azure Resource Manager means for us.
+//! The errors of Azure Resource Manager, and their meaning for the broker.
 
 use azure_core::error::ErrorKind;
 use postern_provider::CloudError;
@@ -9,27 +9,27 @@ pub(crate) enum CallError {
     /// Azure answered with an error.
     #[error("{what}: {code}: {message}")]
     Answered {
-        /// What was asked.
+        /// The call.
         what: String,
         /// The answer's status; 200 where an operation ended with an error.
         status: u16,
         /// Azure's code.
         code: String,
-        /// Azure's words.
+        /// Azure's message.
         message: String,
     },
     /// There was no answer, or none that can be read: the call may have taken effect.
     #[error("{what}: {reason}")]
     NoAnswer {
-        /// What was asked.
+        /// The call.
         what: String,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// No call was made: there is no token.
     #[error("no token from Microsoft Entra: {reason}")]
     NoToken {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
@@ -63,8 +63,8 @@ impl CallError {
         }
     }
 
-    /// Whether Azure says that the resource does not exist. A group that is gone took it along; a subscription that is not
-    /// found is one that the broker may not see.
+    /// Reports whether Azure says that the resource does not exist. A resource group that is gone took it along; a
+    /// subscription that is not found is one that the broker may not see.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Answered { status: 404, code, .. }
         if matches!(
@@ -73,13 +73,13 @@ impl CallError {
         ))
     }
 
-    /// Whether somebody else was faster: the priority is another rule's by now, the etag is not the resource's any more, or
-    /// another operation came before. Nothing was done, and a fresh look may find another way.
+    /// Reports whether another principal was faster: another rule has the priority now, the resource has another etag, or
+    /// another operation came first. Azure changed nothing, and a fresh read may lead to another write.
     pub(crate) fn is_conflict(&self) -> bool {
         matches!(self.code(), "SecurityRuleConflict" | "PreconditionFailed") || self.is_other_operation()
     }
 
-    /// Whether another operation on the resource is in the way.
+    /// Reports whether another operation on the resource is under way.
     fn is_other_operation(&self) -> bool {
         matches!(
             self.code(),
@@ -90,7 +90,7 @@ impl CallError {
         )
     }
 
-    /// Whether asking again may help.
+    /// Reports whether a retry may succeed.
     fn is_transient(&self) -> bool {
         match self {
             Self::NoAnswer { .. } | Self::NoToken { .. } => true,
@@ -104,12 +104,12 @@ impl CallError {
     }
 }
 
-/// Why something was not written.
+/// The reason that a write was not made.
 #[derive(Debug)]
 pub(crate) enum WriteError {
     /// A call failed.
     Call(CallError),
-    /// What was known before any call, or came out on the way, does not allow it.
+    /// The state of the machine or of a group does not allow the write.
     Refused(CloudError),
 }
 
@@ -144,7 +144,7 @@ impl From<WriteError> for CloudError {
     }
 }
 
-/// An error with its causes, one after the other.
+/// Joins an error and its causes on one line.
 pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut words: Vec<String> = causes.map(ToString::to_string).collect();
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hiccup_is_tried_again_and_what_lasts_is_refused_with_the_remedy() {
+    fn a_transient_error_is_retried_and_a_lasting_one_is_refused_with_the_remedy() {
         for (status, code) in [
             (409, "AnotherOperationInProgress"),
             (412, "PreconditionFailed"),
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_overtaken_looks_anew_and_whoever_was_not_heard_does_not_know() {
+    fn a_conflict_is_read_again_and_a_call_without_an_answer_is_no_conflict() {
         for (status, code) in [
             (400, "SecurityRuleConflict"),
             (412, "PreconditionFailed"),

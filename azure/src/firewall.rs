@@ -1,9 +1,9 @@
-//! Rules of ours in an Azure Firewall: what is read is written back as it came, but for ours.
+//! Postern's rules in an Azure Firewall. Everything else of a firewall is written back as it was read, byte for byte.
 //!
-//! The rules of a firewall are fields of the firewall: each change is a write of all of it, and takes minutes. Changes
-//! that come while one is under way are made together by the next. Another broker, or somebody else, may write the same
-//! firewall: what was written is read again, until it holds what it should. A window here is only ever an allowance: a rule
-//! that denies would cut established connections (I3).
+//! The rules of a firewall are fields of the firewall: each change writes all of it, and takes minutes. Changes that arrive
+//! while one is under way wait, and the next write makes them together. Another broker or another principal may write the same
+//! firewall: the change is over only when a fresh read shows it. Postern writes only rules that allow here: a rule that denies
+//! would cut established connections (I3).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -25,13 +25,13 @@ use crate::id::ArmId;
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
 
-/// How long a change is tried while others change the firewall: each of theirs takes up to five minutes.
+/// The time that a change is retried while other principals change the firewall: each of their writes takes up to five minutes.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An object as it came: each field's value byte for byte, in its place.
+/// A JSON object as it was read: each field's value byte for byte, in its place.
 type Fields = IndexMap<String, Box<RawValue>>;
 
-/// A rule of ours that is to be in a firewall.
+/// A rule that Postern adds to a firewall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewNatRule {
     pub(crate) name: String,
@@ -47,14 +47,14 @@ pub(crate) struct NewNatRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Edit {
     pub(crate) add: Vec<NewNatRule>,
-    /// By name.
+    /// The rules to remove, by name.
     pub(crate) remove: BTreeSet<String>,
 }
 
-/// Why a firewall cannot be changed so.
+/// The reason that an edit of a firewall is impossible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EditError {
-    #[error("the firewall reads as nothing that could be changed: {0}")]
+    #[error("the firewall cannot be parsed, so it cannot be changed: {0}")]
     Unreadable(String),
     #[error("the firewall has the policy {0}, and its own rules have no effect")]
     Policy(String),
@@ -79,7 +79,7 @@ struct Rule {
     translated_port: String,
 }
 
-/// What has to be known of rules, ours and others'.
+/// The fields of a rule that an edit reads, whether the rule is Postern's or a customer's.
 #[derive(Deserialize)]
 struct ExistingRule {
     #[serde(default)]
@@ -97,7 +97,7 @@ struct ExistingRule {
 }
 
 impl ExistingRule {
-    /// Whether it takes connections to this port of the address.
+    /// Reports whether the rule translates connections to this port of the address.
     fn takes(&self, public: IpAddr, protocol: Protocol, port: u16) -> bool {
         let at = |text: &String| text == "*" || text.parse() == Ok(public) || text.contains('/');
         let of = |text: &String| {
@@ -111,19 +111,19 @@ impl ExistingRule {
                 .any(|text| crate::wire::ports(text).is_none_or(|ports| ports.contains(&port)))
     }
 
-    /// Whether it leads to where the rule is to lead.
+    /// Reports whether the rule leads to the same port of the same machine as the new one.
     fn leads_like(&self, rule: &NewNatRule) -> bool {
         self.translated_address.as_ref().and_then(|text| text.parse().ok()) == Some(rule.machine)
             && self.translated_port.as_ref().and_then(|text| text.parse().ok()) == Some(rule.port.get())
     }
 }
 
-/// The firewall with the changes made, one after the other, and its etag; none where nothing is to be changed.
+/// Returns the firewall with the edits made, one after the other, and its etag; none where nothing changes.
 ///
-/// `collection` is the name of ours.
+/// `collection` is the name of Postern's collection.
 ///
 /// # Errors
-/// It cannot be changed so; nothing of it is.
+/// An edit is impossible; then none is made.
 pub(crate) fn edit(
     body: &[u8],
     edits: &[Edit],
@@ -176,7 +176,7 @@ fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> 
 }
 
 /// Takes these rules out of every collection but Postern's: another principal gave the collection another name, or copied a
-/// rule. Reports whether there was one. A collection that held nothing else goes.
+/// rule. Reports whether there was one. A collection that held nothing else is removed.
 fn strip(
     collections: &mut Vec<Box<RawValue>>,
     managed_collection: &str,
@@ -208,15 +208,15 @@ fn strip(
 
 /// The collections of rules that translate.
 struct Collections {
-    /// Where ours is.
+    /// The index of Postern's collection.
     at: Option<usize>,
-    /// Our collection's own fields.
+    /// The fields of Postern's collection.
     fields: Fields,
-    /// Its rules.
+    /// The rules in it.
     managed_rules: Vec<Box<RawValue>>,
-    /// Every rule of the others.
+    /// The rules of every other collection.
     customer_rules: Vec<ExistingRule>,
-    /// The priorities of the others.
+    /// The priorities of the other collections.
     customer_priorities: BTreeSet<u64>,
 }
 
@@ -286,8 +286,8 @@ impl Collections {
         Ok(())
     }
 
-    /// The port of the firewall: the one that leads there already, or else the same one each time for a machine's port,
-    /// unless it is taken.
+    /// Chooses the port of the firewall: the port that leads there already, or else the same one each time for a machine's
+    /// port, or the next free one.
     fn port(
         &self,
         managed: &[ExistingRule],
@@ -313,7 +313,7 @@ impl Collections {
             .ok_or_else(|| EditError::NoPort { ports: settings.ports.clone(), public: rule.public })
     }
 
-    /// Our collection as it is to be; none where no rule is left.
+    /// Returns Postern's collection with its rules; none where no rule is left.
     fn collection(
         &self,
         name: &str,
@@ -338,7 +338,7 @@ impl Collections {
 }
 
 impl ExistingRule {
-    /// Whether it is for the same protocol, at the same address.
+    /// Reports whether the rule is for the same protocol, at the same address.
     fn takes_some(&self, rule: &NewNatRule) -> bool {
         self.ports
             .first()
@@ -347,36 +347,36 @@ impl ExistingRule {
     }
 }
 
-/// Some number that is the same each time for a machine's port.
+/// A number that is the same each time for a machine's port.
 fn port_hash(rule: &NewNatRule) -> u64 {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{} {} {}", rule.machine, rule.protocol, rule.port));
     digest.iter().take(7).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// A change that waits for its turn, and where its outcome is told.
+/// A change that waits to be written, and the channel for its outcome.
 type Waiting = (Edit, oneshot::Sender<Result<(), ChangeError>>);
 
-/// Where the changes of one firewall meet.
+/// The changes of one firewall that wait to be written together.
 #[derive(Default)]
 pub(crate) struct FirewallQueue {
     waiting: Mutex<Vec<Waiting>>,
     writer: tokio::sync::Mutex<()>,
 }
 
-/// Why a firewall was not changed.
+/// The reason that a firewall was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChangeError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
     Edit(#[from] EditError),
-    #[error("whoever changed the firewall gave up before it was done")]
+    #[error("the task that was writing the firewall ended before the change was done")]
     GivenUp,
 }
 
 impl FirewallQueue {
-    /// Makes a change, together with all that wait when its turn comes.
+    /// Makes a change, in one write with every other change that waits.
     pub(crate) async fn change(
         &self,
         arm: &Arm,
@@ -395,7 +395,7 @@ impl FirewallQueue {
         }
         let (edits, waiting): (Vec<Edit>, Vec<_>) = std::mem::take(&mut *self.lock()).into_iter().unzip();
         let written = match write(arm, id, &edits, collection, settings).await {
-            // One that cannot be made must not keep the others from being made.
+            // An impossible edit must not keep the others from being made.
             Err(ChangeError::Edit(_)) if edits.len() > 1 => {
                 for (edit, done) in edits.into_iter().zip(waiting) {
                     done.send(write(arm, id, &[edit], collection, settings).await).ok();
@@ -415,7 +415,7 @@ impl FirewallQueue {
     }
 }
 
-/// Writes until a fresh look finds nothing left to change, and no change under way.
+/// Writes the firewall until a fresh read shows nothing left to change and no change under way.
 async fn write(
     arm: &Arm,
     id: &ArmId,
@@ -437,20 +437,23 @@ async fn write(
             continue;
         }
         let Some((body, etag)) = edited else { return Ok(()) };
-        tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall: this takes minutes");
+        tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall; this takes minutes");
         match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
-            // And another look: whoever read it before may have written it after.
+            // Read once more: a principal that had read the firewall before this write may have written over it.
             Ok(()) => (last, waits) = (None, busy_waits()),
             Err(error) if error.is_conflict() => last = Some(error.to_string()),
             Err(error) => return Err(error.into()),
         }
     }
-    let reason = last.unwrap_or_else(|| "what is written is gone again".to_owned());
-    Err(CallError::NoAnswer { what: format!("PUT {id}"), reason: format!("others change it: {reason}") }
-        .into())
+    let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
+    Err(CallError::NoAnswer {
+        what: format!("PUT {id}"),
+        reason: format!("other principals keep changing it: {reason}"),
+    }
+    .into())
 }
 
-/// Whether a change of the firewall is under way.
+/// Reports whether a change of the firewall is under way.
 fn is_under_way(body: &[u8]) -> bool {
     #[derive(Default, Deserialize)]
     struct Firewall {

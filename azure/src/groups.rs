@@ -1,8 +1,8 @@
-//! Network security groups as we know them: one write at a time for each, on what the last read and the writes since say.
+//! The network security groups as this process knows them, and one write at a time for each.
 //!
-//! Azure refuses a write of a group while another is under way. After any error what is known is forgotten, and the next
-//! write reads first. Others write the group as well, another broker among them: a read that shows something else than is
-//! known, and cannot be told to be newer, has the next write read first, too.
+//! Azure refuses a write of a group while another is under way. A write builds on the last read and on the writes since. After
+//! an error the process forgets the group, and the next write reads it first. Another broker and other principals write the
+//! same groups: where a read shows another state and may be the newer one, the next write reads the group first, too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -22,23 +22,24 @@ use crate::plan::RuleWrite;
 use crate::reader::Reader;
 use crate::rules::NewRule;
 
-/// Every group that was met.
+/// The groups that this process has read or written.
 #[derive(Default)]
 pub(crate) struct Groups {
     states: std::sync::Mutex<HashMap<ArmId, Arc<GroupState>>>,
 }
 
-/// One group.
+/// The memory of one group.
 #[derive(Default)]
 pub(crate) struct GroupState {
     known: Mutex<Option<Group>>,
-    /// Counts where turns begin and end, and what is taken in: a read that began before is older than what is known after.
+    /// Counts the begin and end of each write guard, and each recorded read: a read that began at an earlier count is older
+    /// than the known state.
     epoch: AtomicU64,
-    /// A read was of no use that may have seen what is not known.
+    /// A read was dropped that may have been newer than the known state.
     must_reread: AtomicBool,
 }
 
-/// The turn to write a group.
+/// The right to write a group. One task holds it at a time.
 pub(crate) struct WriteGuard<'a> {
     arm: &'a Arm,
     id: &'a ArmId,
@@ -48,7 +49,7 @@ pub(crate) struct WriteGuard<'a> {
 
 impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        // Before the next one's turn: what was read during this one may not have seen what it wrote.
+        // Counted before the next guard: a read that began under this one may have missed its writes.
         self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -59,13 +60,13 @@ impl Groups {
         Arc::clone(states.entry(id.clone()).or_default())
     }
 
-    /// Where each group stands: before a read.
+    /// The count of each group, taken before a read.
     pub(crate) fn epochs(&self) -> HashMap<ArmId, u64> {
         let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         states.iter().map(|(id, state)| (id.clone(), state.epoch.load(Ordering::SeqCst))).collect()
     }
 
-    /// Takes in what was read, where nothing was written or taken in meanwhile.
+    /// Records the groups of a read, where nothing was written or recorded meanwhile.
     pub(crate) fn record(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
             let state = self.state(id);
@@ -84,7 +85,7 @@ impl Groups {
 }
 
 impl GroupState {
-    /// Waits for the turn to write. Those who wait are served in order.
+    /// Waits for the right to write. Tasks get it in the order in which they asked.
     pub(crate) async fn lock<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> WriteGuard<'a> {
         let mut known = self.known.lock().await;
         self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -96,7 +97,7 @@ impl GroupState {
 }
 
 impl WriteGuard<'_> {
-    /// The group, read if it is not known; none where it does not exist.
+    /// Returns the group, and reads it if it is not known; none where it does not exist.
     pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Group>, CallError> {
         if self.known.is_none() {
             *self.known = reader.group(self.id).await?;
@@ -104,14 +105,14 @@ impl WriteGuard<'_> {
         Ok(self.known.clone())
     }
 
-    /// Forgets what is known.
+    /// Forgets the known state.
     pub(crate) fn forget(&mut self) {
         *self.known = None;
     }
 
-    /// Writes a rule of ours.
+    /// Writes one of Postern's rules.
     pub(crate) async fn put(&mut self, rule: &NewRule) -> Result<(), CallError> {
-        // Taken out, and put back once the answer is there: a call that is given up has an unknown outcome.
+        // Taken out, and put back once the answer is there: a call that is dropped has an unknown outcome.
         let known = self.known.take();
         self.arm.put_rule(self.id, &rule.name, rule.to_azure()).await?;
         *self.known = known.map(|mut group| {
@@ -122,7 +123,7 @@ impl WriteGuard<'_> {
         Ok(())
     }
 
-    /// Deletes a rule of ours.
+    /// Deletes one of Postern's rules.
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), CallError> {
         let known = self.known.take();
         self.arm.delete_rule(self.id, name).await?;
@@ -133,7 +134,7 @@ impl WriteGuard<'_> {
         Ok(())
     }
 
-    /// Carries out what was planned.
+    /// Makes a planned write.
     pub(crate) async fn write(&mut self, write: &RuleWrite) -> Result<(), WriteError> {
         tracing::info!(group = %self.id, ?write, "changing a network security group");
         match write {
@@ -147,14 +148,14 @@ impl WriteGuard<'_> {
         Ok(())
     }
 
-    /// Gives a rule of a customer's another priority. Everything else of it is written as it was read.
+    /// Gives one of the customer's rules another priority. All else of it is written as it was read.
     async fn move_rule(&mut self, name: &str, to: u16) -> Result<(), WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         if !is_plain(name) {
             return Err(refused(format!("the name of rule {name:?} cannot be sent; move it by hand")));
         }
         let path = format!("{}/securityrules/{name}", self.id);
-        let id = ArmId::new(&path).ok_or_else(|| refused(format!("{path} is no resource")))?;
+        let id = ArmId::new(&path).ok_or_else(|| refused(format!("{path} is not the id of a resource")))?;
         let body = self.arm.get_raw(&id, NETWORK).await?;
         let (body, etag) = with_priority(&body, to).map_err(|error| {
             let reason = format!("rule {name} of {} cannot be read: {error}", self.id);
@@ -169,7 +170,7 @@ fn sorted(mut group: Group) -> Group {
     group
 }
 
-/// A rule with another priority, and all else byte for byte; and its etag.
+/// Returns a rule with another priority and all else byte for byte, and its etag.
 fn with_priority(body: &[u8], priority: u16) -> serde_json::Result<(Bytes, Option<String>)> {
     type Fields = IndexMap<String, Box<RawValue>>;
     let mut rule: Fields = serde_json::from_slice(body)?;

@@ -1,4 +1,4 @@
-//! Everything of a subscription: the sweep and the assessment.
+//! The inventory of a whole subscription: the sweep and the assessment.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,15 +19,15 @@ fn target(vm: &ArmId) -> Option<TargetId> {
     TargetId::from_segments(&["azure", vm.subscription(), vm.group(), vm.name()]).ok()
 }
 
-/// What a subscription holds of ours.
+/// The targets for which a subscription holds rules of Postern's.
 pub(crate) struct SubscriptionSweep {
-    /// What is for its own machines.
+    /// The targets in the subscription.
     pub(crate) sightings: Vec<Sighting>,
-    /// For which machines of other subscriptions something is: in the firewall of a hub.
+    /// The targets in other subscriptions: a hub's firewall holds rules for them.
     pub(crate) of_others: Vec<TargetId>,
 }
 
-/// Every target that holds something of ours, from the names of rules alone (I2).
+/// Finds every target that holds rules of Postern's, from the names of rules alone (I2).
 ///
 /// # Errors
 /// The subscription could not be read.
@@ -44,7 +44,7 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
         .map(|(target, vm)| (Key::of(deployment, &target), (target, vm)))
         .collect();
     let mut seen = traces(&network, &azure.settings);
-    // Somebody may have wiped all that was there: then only we know that something was.
+    // Another principal may have deleted all of Postern's rules of a target: then only this process knows of the lockdown.
     let is_here =
         |target: &TargetId| matches!(target, TargetId::Azure { subscription: of, .. } if of == subscription);
     let locked_rules = azure.targets.locked_targets().into_iter().filter(is_here);
@@ -67,22 +67,22 @@ pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<Subscript
             (None, Some(target)) if is_here(&target) => sightings.push(Sighting { target, held: None }),
             (None, Some(target)) => of_others.push(target),
             (None, None) => tracing::warn!(
-                %key, subscription, "rules of a machine that is gone are left, and its name is too long to be in them: delete them by hand"
+                %key, subscription, "Postern's rules of a deleted machine remain, and its name is too long to be in them: delete them by hand"
             ),
         }
     }
     Ok(SubscriptionSweep { sightings, of_others })
 }
 
-/// Where rules of ours for one target are.
+/// The places that hold rules of Postern's for one target.
 #[derive(Debug, Default)]
 struct Traces {
-    /// The target, where a description names it.
+    /// The target, if a description names it.
     named: Option<TargetId>,
     groups: BTreeSet<ArmId>,
 }
 
-/// The keys in the names of our rules.
+/// Collects the keys in the names of Postern's rules.
 fn traces(network: &Network, settings: &Settings) -> BTreeMap<Key, Traces> {
     let deployment = &settings.deployment;
     let in_groups = network.groups.values().flat_map(|group| {
@@ -107,7 +107,7 @@ fn traces(network: &Network, settings: &Settings) -> BTreeMap<Key, Traces> {
     traces
 }
 
-/// Judges every virtual machine.
+/// Assesses every virtual machine of a subscription.
 ///
 /// # Errors
 /// The subscription could not be read.
@@ -167,7 +167,7 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
     }
 }
 
-/// Rules of the firewall in front that lead to a management port which no group shuts to the firewall.
+/// Finds rules of the firewall in front that lead to a management port which no group shuts to the firewall.
 fn through_firewall(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>) -> Vec<String> {
     let Some(front) = &view.machine.front else { return Vec::new() };
     let seen_as: Vec<Peer> = front.seen_as.iter().map(|source| Peer::from(*source)).collect();

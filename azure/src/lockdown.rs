@@ -1,7 +1,27 @@
-//! Lockdown, release and repair of one machine: what was planned, said in words and carried out.
+//! Lockdown, release and repair of one machine.
 //!
-//! Several machines share a group, and another broker may be at work on another of them. So whatever was changed is looked
-//! at again, until there is nothing left to do: of two who change one rule at once, at least one sees what the other did.
+//! A lockdown shuts the protected ports of a machine in every network security group that its connections pass. The group of the
+//! subnet and the group of the interface both see a connection, and both must allow it: Postern writes its rules that deny into
+//! each, for IPv4 and IPv6 apart, and only to the addresses of that machine. Its neighbours behind the same group keep their
+//! traffic.
+//!
+//! [`plan`] decides the writes from a snapshot; this module carries them out. The rule kept here: **an operation is over only
+//! when a read after its last write finds nothing left to do.** A group is shared. Another broker may lock or release a
+//! neighbour at the same moment, and an administrator may edit the group. Of two principals that change one rule at once, at
+//! least one reads the other's write in its next round, and acts on it.
+//!
+//! A round is: read the machine and its groups, plan, write. On failures:
+//!
+//! - a conflict (another rule has the priority, another etag, another operation): the round ends, and the next one reads first.
+//!   After [`MAX_ROUNDS`] rounds the operation is unavailable, and the caller may repeat it;
+//! - a plan that is impossible (no free priority, a firewall with a policy, a machine without a group): the operation is refused,
+//!   with the remedy, before any write of that round;
+//! - a concern that needs the administrator's consent (`--accept cut`) and has none: the report names it, and nothing is written;
+//! - any other error, or the death of the broker: the writes so far stay. Each step leaves a state from which a lockdown, a
+//!   release or a repair goes on, because names and notes in the groups hold all that is needed (I8).
+//!
+//! A repair puts back what another principal edited or deleted, and finishes what was interrupted. A mark in a group says that a
+//! release is under way: a repair then releases, and never locks again.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -20,10 +40,10 @@ use crate::settings::Flush;
 use crate::snapshot::{LockedRules, MachineView};
 use crate::transport::busy_waits;
 
-/// So often it is looked whether there is something left to do.
+/// The most rounds of one operation.
 const MAX_ROUNDS: usize = 20;
 
-/// What is to be done, and what it asks.
+/// The writes of an operation, and its concerns for the administrator.
 pub(crate) struct LockdownPlan {
     pub(crate) writes: Vec<RuleWrite>,
     concerns: Vec<Concern>,
@@ -102,7 +122,7 @@ impl Azure {
         Ok(LockdownPlan { writes, concerns })
     }
 
-    /// Carries a lockdown out, if every concern that holds it up is accepted.
+    /// Carries a lockdown out, if every concern that needs the administrator's consent has it.
     pub(crate) async fn lock(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let nothing = LockedRules::default();
         let (mut changes, mut moved, mut waits) = (Vec::new(), BTreeSet::new(), busy_waits());
@@ -134,7 +154,7 @@ impl Azure {
         Ok(LockdownPlan { writes, concerns: Vec::new() })
     }
 
-    /// Carries a release out, or goes on with one.
+    /// Carries a release out, or continues one.
     pub(crate) async fn release_target(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
         let nothing = LockedRules::default();
         let (mut changes, mut taken, mut waits) = (Vec::new(), BTreeSet::new(), busy_waits());
@@ -142,7 +162,7 @@ impl Azure {
             let (snapshot, exists) = self.read_with_all_groups(target).await?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
             let Observation { windows, partial, .. } = view.observation(self.settings.flush_connection);
-            // Of a machine that is gone nothing is open.
+            // A machine that is gone has no open window.
             if exists && !(windows.is_empty() && partial.is_empty()) {
                 return Err(CloudError::refused(format!("a window is open on {target}; revoke it first")));
             }
@@ -160,7 +180,7 @@ impl Azure {
         Err(groups_keep_changing(target))
     }
 
-    /// Puts right what somebody changed, and what was interrupted.
+    /// Puts back what another principal changed, and finishes what was interrupted.
     pub(crate) async fn repair_target(&self, target: &TargetId) -> Result<(), CloudError> {
         let mut waits = busy_waits();
         for _ in 0..MAX_ROUNDS {
@@ -180,7 +200,7 @@ impl Azure {
         Err(groups_keep_changing(target))
     }
 
-    /// Whether all of it could be done.
+    /// Repairs the machine once, and reports whether every write was made.
     async fn repair_once(&self, view: &MachineView<'_>) -> Result<bool, CloudError> {
         let denies: BTreeSet<String> = view
             .on_the_way()
@@ -188,7 +208,7 @@ impl Azure {
             .map(|(rule, ..)| rule.name.clone())
             .collect();
         let strays = view.strays();
-        // A rule that shuts a port is written anew where it is, and not deleted before.
+        // A rule that shuts a port is written again in its place, and not deleted before.
         let is_deny_on_the_way =
             |(group, name): &(ArmId, String)| view.machine.groups.contains(group) && denies.contains(name);
         let writes: Vec<RuleWrite> = strays
@@ -209,7 +229,8 @@ impl Azure {
         Ok(true)
     }
 
-    /// Takes away everything that firewalls hold for a target. Of a machine that is gone nobody knows which was in front.
+    /// Deletes every rule that firewalls hold for a target. For a machine that is gone every firewall is searched: its routes,
+    /// which named the one in front, are gone too.
     async fn delete_all_nat_rules(&self, view: &MachineView<'_>, exists: bool) -> Result<(), CloudError> {
         if exists {
             let rules = view.managed_nat_rules().map(|(rule, _)| rule.name.clone()).collect();
@@ -236,7 +257,7 @@ impl Azure {
         }
     }
 
-    /// Makes changes, one after the other, as far as nobody else is faster; and says whether all of them were made.
+    /// Makes the writes, one after the other, until one conflicts with another principal's; reports whether all were made.
     async fn carry_out(&self, writes: &[RuleWrite], done: &mut Vec<CloudChange>) -> Result<bool, CloudError> {
         for write in writes {
             let id = write.group();
@@ -245,7 +266,7 @@ impl Azure {
             match guard.write(write).await {
                 Ok(()) => done.push(write.change()),
                 Err(WriteError::Call(error)) if error.is_conflict() => {
-                    tracing::info!(%error, "somebody else was faster: looking again");
+                    tracing::info!(%error, "another principal changed the group first; reading it again");
                     return Ok(false);
                 }
                 Err(error) => return Err(error.into()),
@@ -255,13 +276,13 @@ impl Azure {
     }
 }
 
-/// Lets those who are faster get on.
+/// Waits, so that the other principals finish.
 async fn wait(waits: &mut impl Iterator<Item = Duration>) {
     tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
 }
 
 fn groups_keep_changing(target: &TargetId) -> CloudError {
     CloudError::unavailable(format!(
-        "the network security groups of {target} are changed by others all the time"
+        "other principals keep changing the network security groups of {target}; try again later"
     ))
 }

@@ -1,4 +1,4 @@
-//! What connections to a virtual machine pass on their way.
+//! A virtual machine, and everything that connections to it pass on their way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -14,15 +14,15 @@ use crate::network::{Door, Network};
 /// A virtual machine in its network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Machine {
-    /// One for each of its addresses.
+    /// A door for each address of the machine.
     pub(crate) doors: Vec<Door>,
     /// Every network security group on the way to one of its addresses.
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
     pub(crate) front: Option<FrontFirewall>,
-    /// The public address that is its own; of several, the first.
+    /// The machine's own public address; of several, the first.
     pub(crate) public: Option<IpAddr>,
-    /// Where load balancers translate to its ports.
+    /// The addresses that load balancers translate to its ports.
     pub(crate) forwards: BTreeMap<ProtectedPort, SocketAddr>,
 }
 
@@ -30,11 +30,11 @@ pub(crate) struct Machine {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FrontFirewall {
     pub(crate) firewall: ArmId,
-    /// The policy that holds its rules, if they are not its own.
+    /// The policy that holds the firewall's rules, if the firewall does not hold them itself.
     pub(crate) policy: Option<String>,
-    /// The address at which it is reached.
+    /// The public address of the firewall.
     pub(crate) public: Option<IpAddr>,
-    /// The addresses that a machine sees in the place of those that come through.
+    /// The source addresses that the machine sees for connections through the firewall.
     pub(crate) seen_as: Vec<SourcePrefix>,
 }
 
@@ -78,23 +78,23 @@ impl Machine {
         machine
     }
 
-    /// Its addresses of a family.
+    /// The machine's addresses of a family.
     pub(crate) fn addresses(&self, family: Family) -> BTreeSet<IpAddr> {
         let is_of = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
         self.doors.iter().map(|door| door.ip).filter(is_of).collect()
     }
 
-    /// The families of its addresses.
+    /// The families of the machine's addresses.
     pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
         Family::ALL.into_iter().filter(|family| !self.addresses(*family).is_empty())
     }
 
-    /// The firewall that connections from the source come through; none where they come straight.
+    /// The firewall that connections from the source pass; none where they come straight.
     pub(crate) fn front_of(&self, source: SourcePrefix) -> Option<&FrontFirewall> {
         self.front.as_ref().filter(|_| !is_private(source))
     }
 
-    /// How these ports of it are reached, with those of its firewall.
+    /// Returns the endpoints at which these ports are reached, with those of the firewall.
     pub(crate) fn reach(
         &self,
         ports: &BTreeSet<ProtectedPort>,

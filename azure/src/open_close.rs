@@ -1,4 +1,4 @@
-//! Opening and closing the windows of one machine, at every place that its connections pass.
+//! The opening and closing of one machine's windows, at every place that its connections pass.
 
 use std::collections::BTreeSet;
 
@@ -19,11 +19,11 @@ use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Flush;
 use crate::snapshot::{MachineView, WindowRule};
 
-/// So often a group is tried in which somebody else was faster.
+/// The most retries in a group after a conflict with another principal.
 const MAX_RETRIES: usize = 10;
 
 impl Azure {
-    /// Opens windows at every place: first at the firewall, which knows who comes through, and then at the groups.
+    /// Opens windows at every place: first at the firewall, which sees the true source, and then at the groups.
     pub(crate) async fn open_windows(
         &self,
         view: &MachineView<'_>,
@@ -91,12 +91,12 @@ impl Azure {
                 group.id.name()
             )));
         }
-        // One whose write is under way may still come to nothing: it is written again, which ends when that is in force.
+        // A write that is under way may still fail: the rule is written again, and that call ends when the rule is in force.
         let there: BTreeSet<CloudWindow> = settled(view.window_rules(&group));
         self.write_windows(guard, view, &(straight - &there), &(through - &there), tries).await
     }
 
-    /// Writes the rules of windows that are not there.
+    /// Writes the rules of the windows that are missing.
     async fn write_windows(
         &self,
         guard: &mut WriteGuard<'_>,
@@ -128,7 +128,7 @@ impl Azure {
         Ok(())
     }
 
-    /// The rule of a window in a group, at a place where it has an effect.
+    /// Returns the rule of a window in a group, at a priority where it has an effect.
     fn window_rule(
         &self,
         view: &MachineView<'_>,
@@ -180,7 +180,7 @@ impl Azure {
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
-        // What is in a firewall that is being written may not be in force yet: the change waits for that, and finds it there.
+        // A rule in a firewall that is being written may not be in force yet: the change waits for that write, and finds it.
         let is_settled = view.firewall.is_none_or(|firewall| firewall.is_settled);
         let through = if is_settled { view.nat_window_rules() } else { Vec::new() };
         let there = settled(through);
@@ -208,7 +208,7 @@ impl Azure {
         self.edit_firewall(&front.firewall, edit).await
     }
 
-    /// Closes windows at every place: first at the groups, which is done in seconds.
+    /// Closes windows at every place: first at the groups, which takes seconds.
     pub(crate) async fn close_windows(
         &self,
         view: &MachineView<'_>,
@@ -247,10 +247,10 @@ impl Azure {
         windows: &BTreeSet<CloudWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
-        // A group that does not exist holds nothing.
+        // A group that does not exist holds no window.
         let Some(group) = guard.group(self.reader()).await? else { return Ok(()) };
         let held = view.window_rules(&group);
-        // A rule with the name of such a window that is none goes with it: another principal edited it.
+        // A rule with the name of such a window and another content goes with it: another principal edited it.
         let is_read = |name: &str| held.iter().any(|held| held.name == name);
         let is_edited = |(rule, name): &(&Rule, names::Name)| {
             let allow = name.clone().allow();
@@ -267,7 +267,7 @@ impl Azure {
             }
             if !left.is_empty() {
                 let (through, straight) = split(view, &left);
-                // What is left of it gets a rule of its own before it goes: no window of those is shut meanwhile.
+                // The windows that stay get a rule of their own before this one is deleted: none of them is shut meanwhile.
                 self.write_windows(guard, view, &straight, &through, tries).await?;
             }
             guard.delete(&held.name).await?;
@@ -310,7 +310,7 @@ impl Azure {
         self.edit_firewall(&front.firewall, edit).await
     }
 
-    /// Changes a firewall, if there is anything to change.
+    /// Changes a firewall, unless the edit is empty.
     pub(crate) async fn edit_firewall(&self, firewall: &ArmId, edit: Edit) -> Result<(), CloudError> {
         if edit == Edit::default() {
             return Ok(());
@@ -335,12 +335,12 @@ fn not_locked(view: &MachineView<'_>) -> CloudError {
     ))
 }
 
-/// The windows of those rules that are in force.
+/// The windows of the rules that are in force.
 fn settled(held: Vec<WindowRule>) -> BTreeSet<CloudWindow> {
     held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }
 
-/// Those windows that connections come to through the firewall, and those that they come to straight.
+/// Splits windows into those whose connections pass the firewall, and those whose connections come straight.
 fn split(
     view: &MachineView<'_>,
     windows: &BTreeSet<CloudWindow>,
@@ -348,7 +348,7 @@ fn split(
     windows.iter().cloned().partition(|window| view.machine.front_of(window.source).is_some())
 }
 
-/// The rules that open windows: their names, what they let in, and one window of each. A firewall's rule is for one port.
+/// Returns the rules that open windows: the name, the content and one window of each. A firewall's rule is for one port.
 fn rules_of<'a>(
     view: &MachineView<'_>,
     windows: impl Iterator<Item = &'a CloudWindow>,

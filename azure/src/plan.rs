@@ -1,9 +1,32 @@
-//! What a lockdown and a release change in network security groups. Pure.
+//! The writes that a lockdown and a release make in network security groups. Pure: a plan needs no call.
 //!
-//! Nothing of a customer's is ever rewritten unasked. A rule of theirs that lets somebody in to a port keeps its precedence:
-//! ours shuts the port behind it, and the report says that the port is still open. Only where the administrator accepts
-//! that ours come first, ours are put before theirs; and only where there is no room before theirs, theirs is moved behind
-//! ours, with a note in the group of where it was.
+//! The problem: a group has one list of rules, ordered by priority, and the first rule that applies to a connection decides. Most
+//! rules in the list are the customer's. A rule that denies a port has an effect only if no customer's rule allows the port
+//! before it.
+//!
+//! The rule kept here (I6): Postern rewrites no rule of the customer's unless an administrator asks for it, and a release brings
+//! back exactly what was there.
+//!
+//! - **By default the customer's rules keep their precedence.** Postern's rule that denies goes behind every rule that allows the
+//!   port. The report names the rules that keep the port open.
+//! - **With `--accept precedence` Postern's rules come first.** If there is room before the customer's rule, Postern writes its rule
+//!   there, and the customer's rule stays as it is.
+//! - **If there is no room, Postern moves the customer's rule** behind its own. Only the priority changes. Before the move Postern
+//!   writes a *note*: a rule that matches no traffic, with the old priority in its name and the name of the rule in its
+//!   description. A rule never moves past one that overlaps it and decides otherwise: the plan is refused instead.
+//!
+//! The order of the writes makes each stop safe: first the notes, then the rules that deny, then the moves. A broker that dies
+//! between two writes leaves a note without a move, or a move with its note. The next lockdown, release or repair continues from
+//! the groups alone (I8).
+//!
+//! A release deletes Postern's rules for the machine, moves the noted rules back, and deletes the notes. Two cases need care:
+//!
+//! - *Another machine still needs the rule moved*: the rule and its note stay until that machine is released.
+//! - *A new rule has the old priority*: the release is refused, and the message names that rule.
+//!
+//! Another broker may lock one machine while this one releases its neighbour. After each step that moves a rule, the release reads
+//! the groups again: a rule that another machine needs behind goes there again, and a note that the other broker deleted too
+//! early is written again ([`lost_notes`]). While a release is under way a *mark* in one group says so.
 
 mod draft;
 mod lockdown;

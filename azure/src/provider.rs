@@ -36,7 +36,7 @@ impl Provider for Azure {
         }
         opened?;
         if snapshot.machine.front.is_some() {
-            // The firewall's ports are what the write made of them.
+            // The write has chosen the firewall's ports: read them.
             self.targets.drop_snapshot(target);
             let snapshot = self.snapshot(target).await?;
             let view = snapshot.view(target, &self.settings.deployment, &nothing);
@@ -85,8 +85,8 @@ impl Provider for Azure {
                 Err(error) => sweep.unread.push(unread(subscription, error)),
             }
         }
-        // What a hub's firewall holds for a machine that its own subscription shows is seen with that. Where that could not
-        // be read, nothing is known of the machine.
+        // A machine that its own subscription shows is reported there. Where that subscription could not be read, nothing is
+        // known of the machine.
         if sweep.unread.is_empty() {
             for target in elsewhere {
                 if !sweep.sightings.iter().any(|sighting| sighting.target == target) {
@@ -129,7 +129,7 @@ impl Provider for Azure {
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
         let _guard = self.lockdowns.lock().await;
-        // From here on nothing is put back that is taken away.
+        // From here on a repair must not put back what the release deletes.
         self.targets.remove(target);
         let done = self.release_target(target).await;
         self.targets.remove(target);

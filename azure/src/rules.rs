@@ -1,4 +1,4 @@
-//! Rules as we write them.
+//! The rules of network security groups that Postern writes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,7 +9,7 @@ use postern_core::{Port, Protocol, SourcePrefix};
 
 use crate::network::{Peer, Rule, RuleProtocol, Traffic};
 
-/// A rule of ours.
+/// A rule that Postern writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewRule {
     pub(crate) name: String,
@@ -19,7 +19,7 @@ pub(crate) struct NewRule {
     pub(crate) description: String,
 }
 
-/// What a rule of ours is about.
+/// The traffic that a rule of Postern's matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RuleMatch {
     /// Connections to ports of a machine.
@@ -30,12 +30,12 @@ pub(crate) enum RuleMatch {
         addresses: BTreeSet<IpAddr>,
         ports: BTreeSet<Port>,
     },
-    /// Nothing: the rule is there for its name. It denies what nobody sends: addresses for documentation (RFC 5737).
+    /// No traffic: the rule is there for its name. It denies addresses for documentation, which no machine has (RFC 5737).
     Nothing,
 }
 
 impl RuleMatch {
-    /// As it is read back.
+    /// Returns it as Azure reads it back.
     pub(crate) fn traffic(&self) -> Traffic {
         let none = || vec![Peer::Net(IpNet::new_assert(IpAddr::from([192, 0, 2, 0]), 32))];
         match self {
@@ -61,7 +61,7 @@ impl RuleMatch {
 }
 
 impl NewRule {
-    /// As it is read back.
+    /// Returns it as Azure reads it back.
     pub(crate) fn read_back(&self) -> Rule {
         Rule {
             name: self.name.clone(),
@@ -74,7 +74,7 @@ impl NewRule {
         }
     }
 
-    /// For the wire. Prefixes and ports are always lists: that is what augmented rules have.
+    /// Converts it to the SDK's model. Prefixes and ports are always lists, as augmented rules have them.
     pub(crate) fn to_azure(&self) -> azure::SecurityRule {
         let protocol = match &self.matches {
             RuleMatch::Ports { protocol: Protocol::Tcp, .. } => {

@@ -1,4 +1,4 @@
-//! What Azure holds for one machine, from the names and contents of our rules. Pure.
+//! The state that Azure holds for one machine, from the names and contents of Postern's rules. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -13,7 +13,7 @@ use crate::names::{self, Allow, Content, Deny, Family, Key, Name};
 use crate::network::{Firewall, Group, NatRule, Network, Peer, Rule, RuleProtocol, exposures};
 use crate::settings::Flush;
 
-/// A machine, and what is on its way.
+/// A machine, and the groups and the firewall on its way, as they were read.
 #[derive(Debug, Clone)]
 pub(crate) struct MachineSnapshot {
     pub(crate) machine: Machine,
@@ -22,12 +22,12 @@ pub(crate) struct MachineSnapshot {
 }
 
 impl MachineSnapshot {
-    /// A machine with every group that was read.
+    /// Takes the machine with every group that was read.
     pub(crate) fn of(network: &Network, vm: &ArmId) -> Self {
         Self::with(network, vm, |_| true)
     }
 
-    /// A machine with the groups on its way, and with those in which something of ours is for it.
+    /// Takes the machine with the groups on its way, and with those that hold rules of Postern's for it.
     pub(crate) fn among(network: &Network, vm: &ArmId, traced: &BTreeSet<ArmId>) -> Self {
         Self::with(network, vm, |id| traced.contains(id))
     }
@@ -53,26 +53,26 @@ impl MachineSnapshot {
     }
 }
 
-/// One machine, and all that was read of its way.
+/// A target, its snapshot, and the memory of the rules that shut its ports.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct MachineView<'a> {
     pub(crate) target: &'a TargetId,
     pub(crate) deployment: &'a str,
     pub(crate) machine: &'a Machine,
-    /// Every group that was read, on the way or not.
+    /// The groups that were read, on the way or not.
     pub(crate) groups: &'a BTreeMap<ArmId, Group>,
     /// The firewall in front.
     pub(crate) firewall: Option<&'a Firewall>,
-    /// What shut ports when this process looked last: nothing is left to say so where somebody wiped all.
+    /// The rules that shut ports at the last read: after another principal deletes all of them, only this memory has them.
     pub(crate) locked_rules: &'a LockedRules,
 }
 
-/// Where rules of ours that shut ports stood: in which group, by which name, at which priority.
+/// The rules of Postern's that shut ports at the last read: the group, the name and the priority of each.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct LockedRules(BTreeMap<ArmId, BTreeMap<String, u16>>);
 
 impl LockedRules {
-    /// Takes in what shuts ports on the way of a machine now.
+    /// Records the rules that shut ports on the way of a machine now.
     pub(crate) fn record(&mut self, view: &MachineView<'_>) {
         for group in view.on_the_way() {
             let good = view.denies(group).into_iter().filter(|(_, _, is_good)| *is_good);
@@ -99,13 +99,13 @@ impl LockedRules {
     }
 }
 
-/// A rule of ours for the machine in one group.
+/// A rule of Postern's that opens windows of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct WindowRule {
     pub(crate) name: String,
     pub(crate) allow: Allow,
     pub(crate) windows: BTreeSet<CloudWindow>,
-    /// Whether Azure says that it is in force.
+    /// True if Azure says that it is in force.
     pub(crate) is_settled: bool,
 }
 
@@ -119,14 +119,14 @@ impl<'a> MachineView<'a> {
         self.machine.groups.iter().filter_map(|id| self.groups.get(id))
     }
 
-    /// Our rules for the machine in a group, whatever became of them.
+    /// Postern's rules for the machine in a group, edited or not.
     pub(crate) fn managed_rules(&self, group: &'a Group) -> impl Iterator<Item = (&'a Rule, Name)> {
         let key = self.key();
         let named = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?)));
         named.filter(move |(_, name)| name.key() == Some(&key))
     }
 
-    /// The rules of a group that open windows as they should.
+    /// The rules of a group that open windows and are as Postern wrote them.
     pub(crate) fn window_rules(&self, group: &'a Group) -> Vec<WindowRule> {
         let shut = self.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(u16::MAX);
         let held = |(rule, name): (&Rule, Name)| {
@@ -138,7 +138,7 @@ impl<'a> MachineView<'a> {
         self.managed_rules(group).filter_map(held).collect()
     }
 
-    /// The windows of a rule in a group; none where it is not as its name says it was made.
+    /// The windows of a rule in a group; none where the rule is not as its name says that it was written.
     fn windows_of(&self, rule: &Rule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
         let content = content(rule)?;
         let family = content.sources.first().map(|source| Family::of(*source))?;
@@ -155,14 +155,14 @@ impl<'a> MachineView<'a> {
         if allow.is_of(&content) {
             return Some(content.windows(self.target, allow.grant, not_after));
         }
-        // Behind a firewall a group sees the firewall's addresses: whom it lets through is written there.
+        // Behind a firewall a group sees the firewall's addresses: the firewall's rule holds the sources.
         let front = self.machine.front.as_ref()?;
         let seen_as: BTreeSet<SourcePrefix> = front.seen_as.iter().copied().collect();
         let nat = self.managed_nat_rules().find(|(_, name)| name == allow)?;
         (content.sources == seen_as).then(|| self.windows_of_nat(nat.0, allow)).flatten()
     }
 
-    /// Our rules for the machine in the firewall in front.
+    /// Postern's rules for the machine in the firewall in front.
     pub(crate) fn managed_nat_rules(&self) -> impl Iterator<Item = (&'a NatRule, Allow)> {
         let key = self.key();
         let rules = self.firewall.into_iter().flat_map(|firewall| &firewall.nat);
@@ -189,7 +189,7 @@ impl<'a> MachineView<'a> {
         is_managed.then(|| content.windows(self.target, allow.grant, not_after))
     }
 
-    /// The windows that the firewall lets through, by its rules.
+    /// The firewall's rules that open windows and are as Postern wrote them.
     pub(crate) fn nat_window_rules(&self) -> Vec<WindowRule> {
         let held = |(rule, allow): (&NatRule, Allow)| {
             let windows = self.windows_of_nat(rule, &allow)?;
@@ -198,12 +198,12 @@ impl<'a> MachineView<'a> {
         self.managed_nat_rules().filter_map(held).collect()
     }
 
-    /// The ports that rules of ours shut, wherever they are, or shut when we looked last.
+    /// The ports that Postern's rules shut, wherever they are, or shut at the last read.
     pub(crate) fn locked(&self) -> BTreeSet<ProtectedPort> {
         &self.shut() | &self.locked_rules.ports()
     }
 
-    /// The ports that rules of ours shut, wherever they are.
+    /// The ports that Postern's rules shut, wherever they are.
     pub(crate) fn shut(&self) -> BTreeSet<ProtectedPort> {
         let groups = self.groups.values().flat_map(|group| self.managed_rules(group));
         let denies =
@@ -211,7 +211,7 @@ impl<'a> MachineView<'a> {
         denies.flat_map(|deny| deny.protected()).collect()
     }
 
-    /// The ports that a group on the way shuts, by rules that are as they should be.
+    /// The ports that a group on the way shuts, by rules that are as Postern wrote them.
     pub(crate) fn shut_in(&self, group: &Group, family: Family) -> BTreeSet<ProtectedPort> {
         self.denies(group)
             .into_iter()
@@ -220,7 +220,7 @@ impl<'a> MachineView<'a> {
             .collect()
     }
 
-    /// The rules that shut ports in a group, and whether each is as it should be.
+    /// The rules that shut ports in a group, each with whether it is as Postern wrote it.
     pub(crate) fn denies<'b>(&self, group: &'b Group) -> Vec<(&'b Rule, Deny, bool)> {
         let key = self.key();
         let denies = group.rules.iter().filter_map(|rule| {
@@ -241,20 +241,20 @@ impl<'a> MachineView<'a> {
             .collect()
     }
 
-    /// Whether somebody began to release it.
+    /// Reports whether a release of the machine is under way.
     pub(crate) fn is_releasing(&self) -> bool {
         self.groups
             .values()
             .any(|group| self.managed_rules(group).any(|(_, name)| matches!(name, Name::Release(_))))
     }
 
-    /// Whether every group on the way shuts what any of them does.
+    /// Reports whether every group on the way shuts each port that one of them shuts.
     pub(crate) fn is_locked(&self) -> bool {
         let locked = self.locked();
         !locked.is_empty() && !self.is_releasing() && self.gaps(&locked).next().is_none()
     }
 
-    /// Where a port is not shut that should be.
+    /// The groups and address families in which a locked port is not shut.
     pub(crate) fn gaps<'b>(
         &'b self,
         ports: &'b BTreeSet<ProtectedPort>,
@@ -267,7 +267,7 @@ impl<'a> MachineView<'a> {
         })
     }
 
-    /// Rules of ours for the machine that should not be where they are, or as they are: by group.
+    /// Postern's rules for the machine that are in a wrong place, or not as Postern wrote them, by group.
     pub(crate) fn strays(&self) -> Vec<(ArmId, String)> {
         let mut strays = Vec::new();
         for group in self.groups.values() {
@@ -289,14 +289,14 @@ impl<'a> MachineView<'a> {
         strays
     }
 
-    /// Rules of ours for the machine in the firewall that are not as they should be.
+    /// Postern's rules for the machine in the firewall that are not as Postern wrote them.
     pub(crate) fn stray_nat_rules(&self) -> Vec<String> {
         let good: BTreeSet<String> = self.nat_window_rules().into_iter().map(|held| held.name).collect();
         let all = self.managed_nat_rules().map(|(rule, _)| rule.name.clone());
         all.filter(|name| !good.contains(name)).collect()
     }
 
-    /// Rules of others that let somebody in to these ports all the same, in words.
+    /// The customer's rules that still admit a source to these ports, in words.
     pub(crate) fn still_open(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<String> {
         let is_managed = |rule: &str| {
             Name::read(rule).is_some_and(|name| name.key().is_some_and(|key| key.is_of(self.deployment)))
@@ -323,7 +323,7 @@ impl<'a> MachineView<'a> {
         by_groups.chain(by_firewall).collect()
     }
 
-    /// What Azure holds.
+    /// Returns the state that Azure holds for the machine.
     pub(crate) fn observation(&self, flush: Flush) -> Observation {
         let windows = |held: Vec<WindowRule>| {
             let settled = held.into_iter().filter(|held| held.is_settled);
@@ -332,7 +332,7 @@ impl<'a> MachineView<'a> {
         let mut places: Vec<BTreeSet<CloudWindow>> =
             self.on_the_way().map(|group| windows(self.window_rules(group))).collect();
         if self.machine.front.is_some() {
-            // What comes straight does not need the firewall.
+            // A window whose connections come straight needs no rule in the firewall.
             let straight =
                 places.iter().flatten().filter(|window| self.machine.front_of(window.source).is_none());
             let through = windows(self.nat_window_rules());
@@ -352,7 +352,7 @@ impl<'a> MachineView<'a> {
         }
     }
 
-    /// The rules with the name of a window that are not as a window's rule is written. A release takes them away itself.
+    /// The rules with the name of a window that are not as Postern writes a window's rule. A release deletes them itself.
     fn stray_rules(&self) -> BTreeSet<Stray> {
         if self.is_releasing() {
             return BTreeSet::new();
@@ -372,12 +372,12 @@ impl<'a> MachineView<'a> {
         in_groups.chain(in_firewall).collect()
     }
 
-    /// How the ports that windows open are reached.
+    /// Returns the endpoints of the ports that windows open.
     pub(crate) fn reach(&self) -> Reach {
         self.machine.reach(&self.shut(), self.mapped())
     }
 
-    /// The ports of the firewall that lead to the machine's.
+    /// The ports of the firewall that lead to the machine's ports.
     fn mapped(&self) -> BTreeMap<ProtectedPort, SocketAddr> {
         let Some(public) = self.machine.front.as_ref().and_then(|front| front.public) else {
             return BTreeMap::new();
@@ -394,15 +394,18 @@ impl<'a> MachineView<'a> {
         let mut drift = Vec::new();
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
         if self.is_releasing() {
-            found("a release is not done".into(), true);
+            found("a release is not finished".into(), true);
             return drift;
         }
         let locked = self.locked();
         for (group, name) in self.strays() {
-            found(format!("rule {name} of {} is not as Postern left it, or not where", group.name()), true);
+            found(
+                format!("rule {name} of {} is not as Postern wrote it, or not in its place", group.name()),
+                true,
+            );
         }
         for name in self.stray_nat_rules() {
-            found(format!("rule {name} of the firewall is not as Postern left it"), true);
+            found(format!("rule {name} of the firewall is not as Postern wrote it"), true);
         }
         for (group, _, ports) in self.gaps(&locked) {
             let ports: Vec<String> = ports.iter().map(ToString::to_string).collect();
@@ -429,10 +432,10 @@ impl<'a> MachineView<'a> {
         drift
     }
 
-    /// Rules of others that are noted as moved, and are where they were: each with its group.
+    /// The customer's rules that are noted as moved and still have their old priority, each with its group.
     pub(crate) fn unmoved(&self) -> Vec<(&'a Group, &'a Rule)> {
         let unmoved = self.on_the_way().flat_map(|group| {
-            // Ours may stand before it by now: then there is nothing to move.
+            // If Postern's rules come before it by now, there is nothing to move.
             let last = self.denies(group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(u16::MAX);
             notes(group, self.deployment).filter_map(move |(_, note)| {
                 let rule = group.rules.iter().find(|rule| note.was(&rule.name))?;
@@ -443,7 +446,7 @@ impl<'a> MachineView<'a> {
     }
 }
 
-/// The notes in a group that rules of others were moved.
+/// The notes of moved rules in a group.
 pub(crate) fn notes<'a>(
     group: &'a Group,
     deployment: &'a str,
@@ -454,7 +457,7 @@ pub(crate) fn notes<'a>(
     })
 }
 
-/// What a rule of ours lets in; none where it is nothing that we would write.
+/// The content of a rule; none where Postern never writes such a rule.
 fn content(rule: &Rule) -> Option<Content> {
     let RuleProtocol::One(protocol) = rule.traffic.protocol else { return None };
     let ports = rule

@@ -1,4 +1,4 @@
-//! What is written of a firewall: ours, and every other byte as it came.
+//! The edits of a firewall: Postern's rules change, and every other byte stays.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const COLLECTION: &str = "postern-abcd";
 
-/// A firewall with what models lose: unknown fields, empty arrays, nulls, numbers as they were written, an odd order.
+/// A firewall with the details that models lose: unknown fields, empty arrays, nulls, numbers as they were written, an odd order.
 fn body(collections: &str) -> String {
     format!(
         r#"{{"zzz":[],"etag":"W/\"7\"","x":{{"n":1.50,"e":1e3,"u":"\u00e4","nul":null}},"properties":{{"threatIntelMode":"Alert","networkRuleCollections":[],"natRuleCollections":{collections},"additionalProperties":{{}},"big":12345678901234567890123}},"zones":["1", "2" ]}}"#
@@ -58,7 +58,7 @@ fn i2_a_rule_goes_from_a_collection_of_another_name_too_and_the_rest_of_that_sta
         body(&format!("[{CUSTOMER_COLLECTION}]")),
         "a collection that held nothing else goes"
     );
-    // Copied into a collection of others.
+    // Copied into the customer's collection.
     let copied =
         with.replace(r#""rules":[{"name":"web""#, r#""rules":[{"name":"postern-allow-7"},{"name":"web""#);
     assert_eq!(
@@ -74,7 +74,7 @@ fn a_rule_comes_and_goes_and_every_other_byte_stays() {
     let managed = with.find(r#",{"name":"postern-abcd""#).unwrap();
     let end = managed + with[managed..].find("}]}}]").unwrap() + "}]}}".len();
     let without = format!("{}{}", &with[..managed], &with[end..]);
-    assert_eq!(without, before, "but for ours it is the same, byte for byte");
+    assert_eq!(without, before, "all but Postern's collection is the same, byte for byte");
     assert_eq!(edited(&with, &[remove(&["postern-allow-7"])]).unwrap(), before);
 }
 
@@ -101,7 +101,7 @@ fn a_firewall_without_collections_gets_one_and_loses_it() {
 }
 
 #[test]
-fn our_collection_keeps_what_somebody_added_to_it_and_its_place() {
+fn posterns_collection_keeps_its_place_and_the_fields_that_another_principal_added() {
     let with = edited(&body("[]"), &[add(&[rule(7, 22)])]).unwrap();
     let odd = with.replacen(r#""priority":200"#, r#""priority":333,"note":"x""#, 1);
     let more = edited(&odd, &[add(&[rule(8, 22)])]).unwrap();
@@ -109,14 +109,14 @@ fn our_collection_keeps_what_somebody_added_to_it_and_its_place() {
 }
 
 #[test]
-fn a_port_is_the_machines_own_and_nobody_elses() {
+fn a_port_belongs_to_one_port_of_one_machine() {
     let before = body(&format!("[{CUSTOMER_COLLECTION}]"));
     let with = edited(&before, &[add(&[rule(7, 22), rule(8, 22), rule(9, 3389)])]).unwrap();
     let [a, b, c] = ports(&with)[..] else { panic!("{with}") };
     assert!(a == b && a != c, "{a} {b} {c}");
     let settings = FirewallSettings { ports: 50_000..=50_002, ..FirewallSettings::default() };
     let small = edit(before.as_bytes(), &[add(&[rule(7, 22)])], COLLECTION, &settings).unwrap().unwrap();
-    assert_eq!(ports(std::str::from_utf8(&small.0).unwrap()), [50_002], "the others are theirs");
+    assert_eq!(ports(std::str::from_utf8(&small.0).unwrap()), [50_002], "the customer's rule has the others");
     let none = FirewallSettings { ports: 50_000..=50_001, ..settings };
     let refused = edit(before.as_bytes(), &[add(&[rule(7, 22)])], COLLECTION, &none);
     assert!(matches!(refused, Err(EditError::NoPort { .. })), "{refused:?}");

@@ -1,4 +1,4 @@
-//! A group, and the writes that are planned for it.
+//! A copy of a group, and the writes that are planned for it.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -13,10 +13,10 @@ use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Priorities;
 use crate::snapshot::{MachineView, notes};
 
-/// So many priorities are to be free before ours, for windows.
+/// The least number of priorities that stay free for windows before a rule that denies.
 const MIN_WINDOW_ROOM: usize = 10;
 
-/// A group, changed in thought.
+/// A copy of a group that each planned write changes.
 pub(super) struct Draft<'a> {
     pub(super) view: &'a MachineView<'a>,
     pub(super) group: Group,
@@ -25,16 +25,17 @@ pub(super) struct Draft<'a> {
 }
 
 impl Draft<'_> {
+    /// Plans the writes that shut the ports. `posterns_first` puts Postern's rules before the customer's that allow a port.
     pub(super) fn lock(
         mut self,
         ports: &BTreeSet<ProtectedPort>,
-        first: bool,
+        posterns_first: bool,
     ) -> Result<Vec<RuleWrite>, PlanError> {
         let open = self.open_to(ports);
-        // What an earlier lockdown began to move, and did not.
+        // An earlier lockdown noted these rules, and stopped before it moved them.
         let begun = self.view.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
         let begun: Vec<Rule> = begun.map(|(_, rule)| rule.clone()).collect();
-        if !first || open.is_empty() {
+        if !posterns_first || open.is_empty() {
             self.shut(ports, |draft, ports, family| draft.behind(ports, family, &begun))?;
             for rule in &begun {
                 self.move_behind(rule)?;
@@ -59,7 +60,7 @@ impl Draft<'_> {
         Ok(self.writes)
     }
 
-    /// The last priority of ours if the ports were shut with no regard to these rules.
+    /// The last priority of a rule of Postern's, if the ports were shut without regard to these rules.
     fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[Rule]) -> Result<u16, PlanError> {
         let (view, group, priorities) = (self.view, self.group.clone(), self.priorities);
         let mut trial = Draft { view, group, priorities, writes: Vec::new() };
@@ -67,7 +68,7 @@ impl Draft<'_> {
         Ok(view.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
     }
 
-    /// The rules of others that let somebody in to one of the ports, and stand before ours or would.
+    /// The customer's rules that admit a source to one of the ports, and come before Postern's.
     pub(super) fn open_to(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<Rule> {
         let mut open: Vec<Rule> = Vec::new();
         for door in self.view.machine.doors.iter().filter(|door| door.groups.contains(&self.group.id)) {
@@ -84,7 +85,7 @@ impl Draft<'_> {
         open
     }
 
-    /// Puts rules that shut ports, and are gone, back to where they stood.
+    /// Puts deleted rules that shut ports back to their priorities.
     pub(super) fn put_back(&mut self) {
         let locked_rules = self.view.locked_rules;
         let families: BTreeSet<Family> = self.view.machine.families().collect();
@@ -127,7 +128,7 @@ impl Draft<'_> {
                     let ports: BTreeSet<Port> = ports.iter().copied().collect();
                     let deny = Deny { key: self.view.key(), protocol, family, ports };
                     let protected = deny.protected().collect();
-                    // One that somebody edited keeps its place.
+                    // A rule that another principal edited keeps its priority.
                     let kept = self.group.rule(&Name::Deny(deny.clone()).to_string());
                     let kept = kept.map(|rule| rule.priority);
                     let priority = kept.map_or_else(|| place(self, &protected, family), Ok)?;
@@ -138,7 +139,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// The first free priority of ours behind every rule of others that lets somebody in, but those that are to move.
+    /// The first free priority behind every customer's rule that admits a source, except those that will move.
     pub(super) fn behind(
         &self,
         ports: &BTreeSet<ProtectedPort>,
@@ -152,24 +153,24 @@ impl Draft<'_> {
         let from = last.saturating_add(1);
         self.free(from.max(*range.start())..=*range.end())
             .or_else(|| self.free(from.max(*range.start())..=MAX_PRIORITY))
-            .ok_or_else(|| self.full("behind the rules that let somebody in"))
+            .ok_or_else(|| self.full("behind the rules that allow the port"))
     }
 
-    /// The first free priority of ours before this one, or else the last of all that are free before it.
+    /// The first free priority before this one among those for rules that deny, or else the last free one before it.
     pub(super) fn free_below(&self, before: u16) -> Result<u16, PlanError> {
         let range = &self.priorities.denies;
         self.free(*range.start()..=before.saturating_sub(1).min(*range.end()))
             .or_else(|| (*self.priorities.windows.start()..before).rev().find(|it| !self.group.is_taken(*it)))
-            .ok_or_else(|| self.full("before the rules that let somebody in"))
+            .ok_or_else(|| self.full("before the rules that allow the port"))
     }
 
-    /// Whether ours can come before this priority, and windows before ours.
+    /// Reports whether a rule that denies fits before this priority, and windows before that rule.
     fn room_before(&self, before: u16) -> bool {
         let free = (*self.priorities.windows.start()..before).filter(|it| !self.group.is_taken(*it));
         free.take(MIN_WINDOW_ROOM + 1).count() > MIN_WINDOW_ROOM
     }
 
-    /// Takes away those of ours that stand behind this priority: they are written anew before it.
+    /// Drops Postern's rules behind this priority from the copy: they are written again before it.
     fn forget_behind(&mut self, before: u16) {
         let behind: Vec<String> = self
             .view
@@ -178,17 +179,18 @@ impl Draft<'_> {
             .filter(|(rule, ..)| rule.priority > before)
             .map(|(rule, ..)| rule.name.clone())
             .collect();
-        // A write of the same name moves the rule: it need not be deleted.
+        // A write under the same name moves the rule: Azure needs no delete.
         self.group.rules.retain(|rule| !behind.contains(&rule.name));
     }
 
+    /// Notes the priority of a customer's rule before it is moved.
     pub(super) fn note(&mut self, rule: &str, was_at: u16) -> Result<(), PlanError> {
         let name = Name::Moved(Moved::new(self.view.deployment, was_at, rule)).to_string();
-        // One that was moved before has its note: where it was at first.
+        // A rule that was moved before has its note, with its first priority.
         if notes(&self.group, self.view.deployment).any(|(_, moved)| moved.was(rule)) {
             return Ok(());
         }
-        // From the very end: a note decides nothing, and takes no place of those that do.
+        // From the end of the list: a note decides nothing, and must not take a priority from rules that do.
         let mut places = (*self.priorities.windows.start()..=MAX_PRIORITY).rev();
         let priority = places.find(|it| !self.group.is_taken(*it)).ok_or_else(|| self.full("for a note"))?;
         let description = names::describe_moved(rule, was_at);
@@ -196,7 +198,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    /// Moves a rule of a customer's behind every one of ours for the machine.
+    /// Moves a customer's rule behind all of Postern's rules for the machine.
     pub(super) fn move_behind(&mut self, rule: &Rule) -> Result<(), PlanError> {
         let last = self.view.denies(&self.group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(0);
         if rule.priority > last {
@@ -250,7 +252,7 @@ impl Draft<'_> {
     }
 }
 
-/// The rule of somebody else's that a rule would pass on its way behind, and that says otherwise.
+/// The customer's rule that a move would pass and that decides otherwise for the same traffic, if there is one.
 pub(super) fn passed<'a>(group: &'a Group, rule: &Rule, to: u16) -> Option<&'a Rule> {
     group.rules.iter().find(|other| {
         (rule.priority + 1..to).contains(&other.priority)
@@ -260,7 +262,7 @@ pub(super) fn passed<'a>(group: &'a Group, rule: &Rule, to: u16) -> Option<&'a R
     })
 }
 
-/// The rules of ours that shut ports of any machine.
+/// Postern's rules that shut ports of any machine.
 pub(super) fn denies<'a>(
     group: &'a Group,
     deployment: &'a str,

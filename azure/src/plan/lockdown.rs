@@ -12,24 +12,24 @@ use crate::network::{Rule, exposures};
 use crate::settings::Priorities;
 use crate::snapshot::MachineView;
 
-/// What is to be done so that every group on the machine's way shuts these ports.
+/// Plans the writes after which every group on the machine's way shuts these ports.
 ///
-/// `first` says that ours are to come before what lets somebody in.
+/// `posterns_first` puts Postern's rules before the customer's rules that allow a port.
 pub(crate) fn lock(
     view: &MachineView<'_>,
     ports: &BTreeSet<ProtectedPort>,
     priorities: &Priorities,
-    first: bool,
+    posterns_first: bool,
 ) -> Result<Vec<RuleWrite>, PlanError> {
-    // What has the name of a window and is none lets its sources in, whatever is shut.
+    // A rule with the name of a window and another content admits its sources whatever is shut: it goes.
     let is_allow = |name: &str| matches!(Name::read(name), Some(Name::Allow(_)));
     let strays = view.strays().into_iter().filter(|(_, name)| is_allow(name));
     let mut writes: Vec<RuleWrite> = strays.map(|(group, name)| RuleWrite::Delete(group, name)).collect();
     let locked = view.locked();
     let ports: BTreeSet<ProtectedPort> = ports.union(&locked).copied().collect();
-    // Where another group on the way keeps everybody out, nothing has to be moved in this one.
+    // If another group on the way keeps every source out, no rule has to move in this one.
     let stays_open =
-        first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
+        posterns_first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
     for group in view.on_the_way() {
         let draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
         writes.extend(draft.lock(&ports, stays_open)?);
@@ -37,7 +37,7 @@ pub(crate) fn lock(
     Ok(writes)
 }
 
-/// What is left to be done of a lockdown that was interrupted, or in part undone.
+/// Plans the rest of a lockdown that was interrupted, or undone in part.
 pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<Vec<RuleWrite>, PlanError> {
     let mut writes = Vec::new();
     let locked = view.locked();
@@ -45,11 +45,11 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
         let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
         let unmoved = view.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
         let moving: Vec<Rule> = unmoved.map(|(_, rule)| rule.clone()).collect();
-        // Ours are to come first where something was to be moved.
+        // Where a rule was noted to be moved, Postern's rules come first.
         draft.put_back();
         let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
         draft.shut(&locked, |draft, ports, family| {
-            // Where there is no place behind them, ours were to come first: it was planned like that.
+            // If no priority is free behind them, the lockdown was planned with Postern's rules first.
             let before = || draft.open_to(ports).first().map_or(MAX_PRIORITY, |rule| rule.priority);
             draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))
         })?;

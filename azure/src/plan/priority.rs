@@ -8,8 +8,8 @@ use crate::snapshot::MachineView;
 /// The greatest priority of a rule (Microsoft Learn, "Network security groups").
 pub(super) const MAX_PRIORITY: u16 = 4096;
 
-/// The free priority for a window: before every one of ours that shuts something of the machine. The first of them; after
-/// somebody else was faster one that the name of the rule decides, so that two who write one group do not meet again.
+/// Chooses a free priority for a window, before every rule that shuts a port of the machine: the first one, or after a conflict
+/// one that the name of the rule decides, so that two brokers that write one group do not choose the same one again.
 pub(crate) fn window_priority(
     view: &MachineView<'_>,
     group: &Group,

@@ -1,8 +1,8 @@
-//! What a release changes in network security groups, and what keeps the notes of it. Pure.
+//! The writes of a release, and the care for the notes of moved rules. Pure.
 //!
-//! A rule of a customer's that was moved may be needed away from where it was by several machines, each perhaps driven by
-//! another broker. So whoever moves one looks again: one who moves it back, whether somebody needs it by now; one who moves
-//! it away, whether the note of where it was is still there.
+//! Several machines may need one customer's rule moved, and another broker may drive each of them. A broker that moves a rule back
+//! therefore reads the group again, to see whether a machine needs the rule moved by now. A broker that moves a rule away reads
+//! the group again, to see whether the note of its priority is still there.
 
 use std::collections::BTreeSet;
 
@@ -16,29 +16,29 @@ use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Priorities;
 use crate::snapshot::{MachineView, notes};
 
-/// A release, step by step. Each step is made on a look of its own where rules of others were moved: somebody may need them
-/// behind by now, or need them no more.
+/// A release, step by step. Where customer's rules were moved, each step is planned from a fresh read: another machine may need a
+/// rule moved by now, or no longer.
 #[derive(Debug, Default)]
 pub(crate) struct Release {
-    /// What says that it is under way, and the end of what is ours for the machine.
+    /// The mark that the release is under way, and the deletes of Postern's rules for the machine.
     managed_rules: Vec<RuleWrite>,
-    /// Rules of others that go back.
+    /// The moves of the customer's rules back.
     moves: Vec<RuleWrite>,
-    /// The end of what says where they were.
+    /// The deletes of the notes.
     notes: Vec<RuleWrite>,
-    /// It is not under way any more.
+    /// The deletes of the mark.
     marks: Vec<RuleWrite>,
-    /// Whether a rule stays away from where it was, because other targets need that.
+    /// True if a rule stays moved because other targets need that.
     has_kept: bool,
 }
 
 impl Release {
-    /// All of it, in order.
+    /// The writes of all steps, in order.
     pub(crate) fn writes(self) -> Vec<RuleWrite> {
         [self.managed_rules, self.moves, self.notes, self.marks].concat()
     }
 
-    /// What is to be done on this look, and whether that is all.
+    /// Returns the writes of the next step, and whether that is the last one.
     pub(crate) fn next(self) -> (Vec<RuleWrite>, bool) {
         if self.moves.is_empty() && self.notes.is_empty() && !self.has_kept {
             return (self.writes(), true);
@@ -50,8 +50,8 @@ impl Release {
         }
     }
 
-    /// Moves others' rules back to where they were. One that lets somebody in to what other targets have shut stays behind
-    /// theirs, or goes there if it is not.
+    /// Plans the moves of the customer's rules back. A rule that allows a port that other targets shut stays behind the rules
+    /// of those targets, or moves there.
     fn move_back(&mut self, view: &MachineView<'_>, group: &Group) -> Result<(), PlanError> {
         let key = view.key();
         let others: Vec<&Rule> = denies(group, view.deployment)
@@ -103,7 +103,7 @@ impl Release {
     }
 }
 
-/// What is to be done so that nothing of ours for the machine is left, and rules of others are where they were.
+/// Plans the writes after which no rule of Postern's for the machine is left, and the customer's rules have their old priorities.
 pub(crate) fn release(view: &MachineView<'_>, priorities: &Priorities) -> Result<Release, PlanError> {
     let key = view.key();
     let mut release = Release::default();
@@ -141,7 +141,7 @@ pub(crate) fn release(view: &MachineView<'_>, priorities: &Priorities) -> Result
     Ok(release)
 }
 
-/// Where rules of others were that these acts move away.
+/// The notes of the customer's rules that these writes move away.
 pub(crate) fn moved_away(writes: &[RuleWrite], deployment: &str) -> BTreeSet<(ArmId, Moved)> {
     let moved = writes.iter().filter_map(|write| match write {
         RuleWrite::Move { group, rule, from, .. } => {
@@ -152,7 +152,7 @@ pub(crate) fn moved_away(writes: &[RuleWrite], deployment: &str) -> BTreeSet<(Ar
     moved.collect()
 }
 
-/// The notes that these acts take away.
+/// The notes that these writes delete.
 pub(crate) fn notes_taken(writes: &[RuleWrite]) -> BTreeSet<(ArmId, Moved)> {
     let taken = writes.iter().filter_map(|write| match write {
         RuleWrite::Delete(group, name) => Some((group.clone(), Name::read(name)?.moved()?)),
@@ -161,8 +161,8 @@ pub(crate) fn notes_taken(writes: &[RuleWrite]) -> BTreeSet<(ArmId, Moved)> {
     taken.collect()
 }
 
-/// Writes anew what is missing of these notes: somebody else, who did not see that a rule is needed away from where it was,
-/// took it for done.
+/// Plans to write the missing ones of these notes again: another broker, which did not see that a machine still needs the rule
+/// moved, deleted them as done.
 pub(crate) fn lost_notes(
     view: &MachineView<'_>,
     moved: &BTreeSet<(ArmId, Moved)>,

@@ -1,4 +1,4 @@
-//! Lockdown and release on groups in memory, judged packet by packet by a reading of the rules of its own.
+//! Lockdown and release on groups in memory, judged packet by packet by a separate evaluation of the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -84,7 +84,7 @@ impl Subject {
         release(&self.view(groups), &Priorities::default()).map(release::Release::writes)
     }
 
-    /// Whether a packet gets in: each group in turn, the first rule that is about it.
+    /// Reports whether a packet gets in: in each group the first rule that applies to it decides.
     fn admits(&self, groups: &Groups, from: &str, port: u16) -> bool {
         let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), self.machine.doors[0].ip);
         self.machine.groups.iter().all(|id| {
@@ -145,7 +145,7 @@ fn names(writes: &[RuleWrite]) -> Vec<String> {
 }
 
 #[test]
-fn with_no_rule_for_the_port_ours_is_on_top() {
+fn without_a_rule_for_the_port_posterns_comes_first() {
     let groups = with(vec![rule("https", 300, true, "*", "*", "443")]);
     let subject = Subject::new(4, &groups);
     let writes = subject.lock(&groups, &ssh(), false).unwrap();
@@ -180,7 +180,7 @@ fn where_there_is_room_before_a_rule_nothing_of_it_is_changed() {
     let writes = subject.lock(&groups, &ssh(), true).unwrap();
     assert!(matches!(&writes[..], [RuleWrite::Put(_, rule)] if rule.priority == 299), "{writes:?}");
     assert!(!subject.admits(&apply(&groups, &writes), "8.8.8.8", 22));
-    // And where ours is there already, it is only moved.
+    // If Postern's rule is there already, it is only moved.
     let behind = apply(&groups, &subject.lock(&groups, &ssh(), false).unwrap());
     let writes = subject.lock(&behind, &ssh(), true).unwrap();
     assert!(matches!(&writes[..], [RuleWrite::Put(_, rule)] if rule.priority == 299), "{writes:?}");
@@ -247,7 +247,7 @@ fn i6_a_rule_that_is_moved_twice_goes_back_to_where_it_was_at_first() {
 }
 
 #[test]
-fn a_release_looks_again_after_each_step_where_rules_were_moved() {
+fn a_release_reads_again_after_each_step_where_rules_were_moved() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let one = Subject::new(1, &before);
     let step = |groups: &Groups| release(&one.view(groups), &Priorities::default()).unwrap().next();
@@ -261,14 +261,14 @@ fn a_release_looks_again_after_each_step_where_rules_were_moved() {
             break;
         }
     }
-    // The mark and the end of ours; the move; the end of the note; the end of the mark.
+    // The mark and the delete of Postern's rule; the move; the delete of the note; the delete of the mark.
     assert_eq!((steps, &groups), (vec![2, 1, 1, 1], &before));
     let unmoved = apply(&before, &one.lock(&before, &ssh(), false).unwrap());
-    assert!(step(&unmoved).1, "otherwise one look is enough");
+    assert!(step(&unmoved).1, "otherwise one read is enough");
 }
 
 #[test]
-fn a_rule_that_went_back_where_somebody_needs_it_behind_is_moved_again() {
+fn a_rule_that_went_back_while_another_machine_needs_it_behind_is_moved_again() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
     let locked = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
@@ -280,7 +280,7 @@ fn a_rule_that_went_back_where_somebody_needs_it_behind_is_moved_again() {
     assert!(!two.admits(&released, "8.8.8.8", 22) && one.admits(&released, "8.8.8.8", 22));
     assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
 
-    // And the note of it is written anew, by whoever moved it or took the note away, while somebody needs it moved.
+    // The broker that moved the rule or deleted its note writes the note again, while a machine needs the rule moved.
     let mut lost = both.clone();
     let is_note = |rule: &Rule| matches!(Name::read(&rule.name), Some(Name::Moved(_)));
     lost.get_mut(&id("nsg-nic")).unwrap().rules.retain(|rule| !is_note(rule));
@@ -295,7 +295,7 @@ fn a_rule_that_went_back_where_somebody_needs_it_behind_is_moved_again() {
 }
 
 #[test]
-fn after_somebody_was_faster_a_window_goes_to_a_place_of_its_own() {
+fn after_a_conflict_a_window_goes_to_a_priority_of_its_own() {
     let groups = with(Vec::new());
     let one = Subject::new(1, &groups);
     let locked = apply(&groups, &one.lock(&groups, &ssh(), false).unwrap());
@@ -307,7 +307,7 @@ fn after_somebody_was_faster_a_window_goes_to_a_place_of_its_own() {
 }
 
 #[test]
-fn a_release_that_cannot_put_a_rule_back_says_who_is_in_its_place() {
+fn a_release_that_cannot_put_a_rule_back_names_the_rule_that_has_its_priority() {
     let groups = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let subject = Subject::new(4, &groups);
     let mut after = apply(&groups, &subject.lock(&groups, &ssh(), true).unwrap());
@@ -320,7 +320,7 @@ fn customer_rules() -> impl Strategy<Value = Vec<Rule>> {
     let from = prop::sample::select(vec!["*", "10.0.0.0/8", "192.0.2.0/24", "Internet", "VirtualNetwork"]);
     let to = prop::sample::select(vec!["*", "10.0.0.4", "10.0.0.5", "10.0.0.0/24", "VirtualNetwork"]);
     let ports = prop::sample::select(vec!["*", "22", "3389", "443", "20-25", "0-65535"]);
-    // Some right at the front, some in the midst of ours, some behind.
+    // Some at the front, some among Postern's, some behind.
     let priority = prop_oneof![100u16..106, 395u16..405, 900u16..1100, 4090u16..=4096];
     let one = (priority, any::<bool>(), from, to, ports);
     prop::collection::vec(one, 0..6).prop_map(|rules| {
@@ -342,7 +342,7 @@ fn groups() -> impl Strategy<Value = Groups> {
     })
 }
 
-/// Whether every packet that is not for a port that is shut gets the same answer.
+/// Reports whether each packet for a port that is not shut gets the same answer.
 fn same_but_for(
     ports: &BTreeSet<ProtectedPort>,
     one: &[(&str, u16, bool)],
@@ -366,7 +366,7 @@ proptest! {
         let open = now.iter().any(|(_, port, admitted)| *admitted && *port != 443);
         let named = subject.view(&after).still_open(&ssh_and_rdp());
         prop_assert!(!open || !named.is_empty(), "open and not named: {now:?}");
-        prop_assert!(!first || !open, "ours are to come first: {now:?} {named:?}");
+        prop_assert!(!first || !open, "Postern's rules must come first: {now:?} {named:?}");
         let opened = before.iter().zip(&now).any(|(before, now)| !before.2 && now.2);
         prop_assert!(!opened, "a lockdown opens nothing");
         prop_assert!(subject.view(&after).is_locked());

@@ -1,4 +1,4 @@
-//! One write of a network security group, and its effect on a group that was read.
+//! A write of a network security group, and its effect on a group that was read.
 
 use std::collections::BTreeMap;
 
@@ -9,39 +9,39 @@ use crate::names::Name;
 use crate::network::Group;
 use crate::rules::{NewRule, RuleMatch};
 
-/// One change of a group.
+/// A write of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RuleWrite {
-    /// A rule of ours is written.
+    /// Writes one of Postern's rules.
     Put(ArmId, NewRule),
-    /// A rule of ours is deleted.
+    /// Deletes one of Postern's rules.
     Delete(ArmId, String),
-    /// A rule of a customer's is moved to another priority; nothing else of it changes.
+    /// Moves one of the customer's rules to another priority; nothing else of it changes.
     Move {
-        /// Its group.
+        /// The group of the rule.
         group: ArmId,
-        /// Its name.
+        /// The name of the rule.
         rule: String,
-        /// Where it is.
+        /// The priority that it has.
         from: u16,
-        /// Where it is to be.
+        /// The priority that it gets.
         to: u16,
     },
 }
 
-/// Why something cannot be done, with the remedy.
+/// The reason that an operation is impossible, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PlanError(pub(crate) String);
 
 impl RuleWrite {
-    /// The group that it changes.
+    /// The group that the write changes.
     pub(crate) fn group(&self) -> &ArmId {
         match self {
             Self::Put(group, _) | Self::Delete(group, _) | Self::Move { group, .. } => group,
         }
     }
 
-    /// For people.
+    /// Describes the write for an operator.
     pub(crate) fn change(&self) -> CloudChange {
         let resource = self.group().name().to_owned();
         match self {
@@ -70,7 +70,7 @@ impl RuleWrite {
     }
 }
 
-/// The groups after changes, in thought.
+/// Returns the groups as they are after the writes.
 pub(crate) fn apply(groups: &BTreeMap<ArmId, Group>, writes: &[RuleWrite]) -> BTreeMap<ArmId, Group> {
     let mut groups = groups.clone();
     for write in writes {

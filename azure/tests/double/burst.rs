@@ -1,4 +1,4 @@
-//! Many at once: how many calls it takes, and that none is lost.
+//! Many windows at once: the number of calls, and that none is lost.
 
 use std::time::Duration;
 
@@ -37,7 +37,7 @@ async fn a_grant_costs_one_write_for_each_group_to_open_and_one_to_close() {
 }
 
 #[tokio::test]
-async fn writes_of_one_group_never_meet_and_nobody_is_told_to_come_again() {
+async fn writes_of_one_group_never_collide_and_no_call_is_refused() {
     let world = World::new().await;
     world.lock(1).await;
     world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(20));
@@ -52,7 +52,7 @@ async fn writes_of_one_group_never_meet_and_nobody_is_told_to_come_again() {
     assert_eq!(world.observe(1).await.windows, windows.into_iter().collect());
 }
 
-/// So many machines, each behind its own interface, in a subnet with one group.
+/// Builds machines, each behind its own interface, in a subnet with one group.
 fn fleet(lab: &Lab, count: usize) -> Vec<Vm> {
     lab.vnet("net", &["10.0.0.0/8"]);
     lab.nsg("nsg");

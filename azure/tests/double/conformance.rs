@@ -8,7 +8,7 @@ use crate::world::{SUBSCRIPTION, World};
 async fn azure_conforms() {
     let world = World::new().await;
     let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
-    // The suite locks tcp/22 and tcp/3389 anew, with every concern accepted.
+    // The suite locks tcp/22 and tcp/3389 again, with every concern accepted.
     world.lock(0).await;
     world.lock(1).await;
     let missing = format!(
@@ -27,6 +27,6 @@ async fn azure_conforms() {
     assert_eq!(
         (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic")),
         before,
-        "what is not ours is as it was"
+        "the customer's rules are as they were"
     );
 }

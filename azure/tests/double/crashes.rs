@@ -1,4 +1,4 @@
-//! A broker that dies at any call: whatever it left behind, the next one brings to what was wanted.
+//! A broker that dies at any call: the next one reaches the wanted state from whatever it left behind.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -13,8 +13,8 @@ use crate::world::World;
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
-/// Every crash point of what `act` does, one after the other: `act` is dropped there, as by SIGKILL, and `then` looks at
-/// what a new broker finds. Ends at the first point that is not reached.
+/// Walks every crash point of `act`, one after the other: `act` is dropped there, as by SIGKILL, and `then` checks what a new
+/// broker finds. Ends at the first point that is not reached.
 async fn walk<T, F, G>(begin: impl AsyncFn() -> World, act: F, then: G) -> usize
 where
     F: AsyncFn(&World) -> T,
@@ -65,7 +65,7 @@ async fn i8_open_from_any_point_ends_with_exactly_what_was_wanted() {
         locked,
         async |world| world.azure.open(&world.target(0), &windows(world)).await,
         async |world, point| {
-            // What the new broker sees first is the truth: what it calls open is open.
+            // The first reading of the new broker is the truth: what it calls open is open.
             let seen = world.observe(0).await;
             assert_eq!(seen.drift, [], "{point:?}");
             for window in seen.windows.iter().filter(|window| window.source.is_ipv4()) {
@@ -149,7 +149,7 @@ async fn i8_closing_a_part_from_any_point_never_shuts_the_rest() {
     .await;
 }
 
-/// A locked world behind a firewall, with a window of somebody else's open.
+/// A locked world behind a firewall, in which a window of another grant is open.
 async fn behind() -> World {
     let world = behind_a_firewall().await;
     world.lock(0).await;

@@ -1,4 +1,4 @@
-//! Who the broker is: every kind of credential, whatever is rotated under it, and where no token may go.
+//! The broker's identity: every kind of credential, their rotation, and the hosts that get no token.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ impl World {
         path
     }
 
-    fn as_whom(&self, credential: Credential) -> Arc<Azure> {
+    fn provider_with(&self, credential: Credential) -> Arc<Azure> {
         let mut settings = self.settings.clone();
         settings.credential = credential;
         Arc::new(Azure::connect(settings).unwrap())
@@ -32,7 +32,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_client_secret_is_read_anew_when_it_is_needed() {
+async fn a_client_secret_is_read_again_when_it_is_needed() {
     let world = World::new().await;
     world.looks(&world.azure).await.unwrap();
     world.sim.client("tenant", "broker", "rotated");
@@ -48,24 +48,24 @@ async fn a_certificate_signs_for_its_application() {
     let world = World::new().await;
     let (certificate, key) = (world.write("cert.pem", CERTIFICATE), world.write("key.pem", KEY));
     let credential = Credential::ClientCertificate { application: application(), certificate, key };
-    let azure = world.as_whom(credential.clone());
+    let azure = world.provider_with(credential.clone());
     let unknown = world.looks(&azure).await;
     assert!(matches!(unknown, Err(CloudError::Unavailable { .. })), "{unknown:?}");
     world.sim.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
     world.looks(&azure).await.unwrap();
 
     world.write("key.pem", "not a key");
-    let broken = world.looks(&world.as_whom(credential)).await;
+    let broken = world.looks(&world.provider_with(credential)).await;
     let Err(CloudError::Unavailable { reason }) = broken else { panic!("{broken:?}") };
     assert!(reason.contains("RSA key") && !reason.contains("not a key"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_federated_token_is_read_anew_for_each_login() {
+async fn a_federated_token_is_read_again_for_each_login() {
     let world = World::new().await;
     world.sim.federated("tenant", "broker", "issued-2");
     let token_file = world.write("token", "issued-1");
-    let azure = world.as_whom(Credential::WorkloadIdentity { application: application(), token_file });
+    let azure = world.provider_with(Credential::WorkloadIdentity { application: application(), token_file });
     assert!(world.looks(&azure).await.is_err());
     world.write("token", "issued-2\n");
     world.looks(&azure).await.unwrap();
@@ -75,7 +75,7 @@ async fn a_federated_token_is_read_anew_for_each_login() {
 async fn a_managed_identity_is_asked_of_the_metadata_service() {
     let world = World::new().await;
     for client_id in [None, Some("one-of-two".to_owned())] {
-        let azure = world.as_whom(Credential::ManagedIdentity { client_id: client_id.clone() });
+        let azure = world.provider_with(Credential::ManagedIdentity { client_id: client_id.clone() });
         assert!(world.looks(&azure).await.is_err(), "{client_id:?} is not there yet");
         world.sim.managed_identity(client_id.as_deref());
         world.looks(&azure).await.unwrap();
@@ -117,8 +117,8 @@ async fn no_answer_leads_the_token_to_another_host() {
     world.sim.page_size(1);
     let sweep = azure.sweep().await;
     assert_eq!(sweep.unread.len(), 1, "{sweep:?}");
-    let nobody = tokio::time::timeout(Duration::from_millis(100), other.accept()).await;
-    assert!(nobody.is_err(), "somebody called elsewhere");
+    let connected = tokio::time::timeout(Duration::from_millis(100), other.accept()).await;
+    assert!(connected.is_err(), "a call went elsewhere");
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
     }
     let none = azure.authorize(&target, None).await;
     assert!(matches!(&none, Err(CloudError::Refused { reason }) if reason.contains("no token")), "{none:?}");
-    // The broker's own token lives on, and a broker that is not to ask asks nothing.
+    // The broker's own token lives on, and a broker that is configured not to ask makes no such call.
     world.looks(&azure).await.unwrap();
     world.sim.forget_calls();
     assert_eq!(world.azure.authorize(&target, None).await, Ok(()));
@@ -170,7 +170,7 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     let actions: Vec<String> = serde_json::from_value(role["Actions"].clone()).unwrap();
     let world = crate::firewall::behind_a_firewall().await;
     world.lab.rule("nsg", "first", 100, "Allow", "*", "*", "22");
-    // A rule for a role leaves no room either: to move it is to join the role once more.
+    // A rule for an application security group leaves no room either: a move joins that group once more.
     let role = world.lab.id("applicationSecurityGroups", "web");
     world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"]["ipConfigurations"][0]["properties"]["applicationSecurityGroups"] =
@@ -193,7 +193,7 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     world.azure.repair(&world.target(0)).await.unwrap();
     world.azure.release(&world.target(0)).await.unwrap();
     let used = world.sim.actions();
-    // The places of operations are not told apart in the double.
+    // The double does not check permissions on the URLs of operations.
     let given: Vec<&String> = actions.iter().filter(|action| !action.contains("/locations/")).collect();
     for action in &given {
         assert!(used.contains(action), "{action} is given, and not used");

@@ -1,4 +1,4 @@
-//! What somebody did by hand, or to the machine: found, said, and put right, from what Azure holds alone.
+//! Edits by hand, and changes of the machine: they are found, reported and repaired from the state that Azure holds alone.
 
 use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Observation, Provider as _};
@@ -36,7 +36,7 @@ impl World {
         });
     }
 
-    /// What an observation finds; then what it finds after a repair.
+    /// Returns an observation before a repair, and one after it.
     async fn repaired(&self) -> (Observation, Observation) {
         let before = self.observe(0).await;
         self.azure.repair(&self.target(0)).await.unwrap();
@@ -45,7 +45,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_window_that_somebody_widened_is_no_window_and_is_taken_away() {
+async fn a_window_that_was_widened_is_no_window_and_is_taken_away() {
     type Change = fn(&mut serde_json::Value);
     let changes: [(&str, Change); 6] = [
         ("from everywhere", |rule| {
@@ -75,7 +75,7 @@ async fn a_window_that_somebody_widened_is_no_window_and_is_taken_away() {
         assert!(before.drift.iter().any(|it| it.repairable && it.what.contains("postern-allow-")), "{what}");
         assert_eq!(after.drift, [], "{what}");
         assert!(!world.admits(OUTSIDE, 0, 22) && !world.admits(OUTSIDE, 0, 3389), "{what}");
-        // What the driver does next: opens it whole again.
+        // The driver's next step opens it whole again.
         world.open(&window).await;
         let whole = world.observe(0).await;
         assert_eq!((whole.windows, whole.partial), ([window].into(), [].into()), "{what}");
@@ -252,7 +252,7 @@ async fn a_machine_with_a_new_address_is_shut_at_that_one_too() {
 }
 
 #[tokio::test]
-async fn i6_rules_that_only_look_like_ours_are_left_alone() {
+async fn i6_rules_that_only_look_like_posterns_are_left_alone() {
     let (world, window) = open_world().await;
     world.lab.rule("nsg-subnet", "postern-office", 2000, "Allow", "192.0.2.0/24", "*", "8080");
     world.lab.rule("nsg-subnet", "postern-allow-me", 2001, "Allow", "192.0.2.0/24", "*", "8081");
@@ -270,7 +270,7 @@ async fn i6_rules_that_only_look_like_ours_are_left_alone() {
 }
 
 #[tokio::test]
-async fn i6_another_postern_in_the_same_subscription_is_none_of_ours() {
+async fn i6_the_rules_of_another_postern_in_the_same_subscription_are_left_alone() {
     let (world, window) = open_world().await;
     let mut settings = world.settings.clone();
     settings.deployment = "other.example".into();

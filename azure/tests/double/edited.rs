@@ -76,7 +76,7 @@ fn many(rule: &mut Value, field: &str, values: &[&str]) {
 }
 
 impl World {
-    /// What the driver does until the cloud holds what it should: looks, closes, repairs, looks again and opens.
+    /// Does the driver's work until the cloud holds the wanted windows: reads, closes, repairs, reads again and opens.
     async fn drive(&self, wanted: &BTreeSet<CloudWindow>) -> Observation {
         let target = self.target(0);
         let mut seen = self.observe(0).await;
@@ -117,7 +117,7 @@ impl World {
     }
 }
 
-/// Asserts that what is open is what is wanted, and nothing is amiss.
+/// Asserts that exactly the wanted windows are open, without drift.
 fn is_as_wanted(seen: &Observation, wanted: &BTreeSet<CloudWindow>, what: &str) {
     assert_eq!((&seen.windows, &seen.partial), (wanted, &BTreeSet::new()), "{what}");
     assert_eq!((seen.drift.len(), seen.strays.len()), (0, 0), "{what}: {seen:?}");

@@ -212,8 +212,8 @@ async fn a_token_that_ends_or_is_taken_back_is_replaced() {
 async fn a_login_that_fails_is_an_outage_and_says_whose_fault_it_is() {
     let (world, window) = locked_world().await;
     std::fs::write(world.dir.path().join("secret"), "wrong").unwrap();
-    let nobody = world.another().observe(&window.target).await;
-    let Err(CloudError::Unavailable { reason }) = nobody else { panic!("{nobody:?}") };
+    let refused = world.another().observe(&window.target).await;
+    let Err(CloudError::Unavailable { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("Entra") && reason.contains("AADSTS7000215"), "{reason}");
     assert!(!reason.contains("wrong"), "no secret is told");
 }

@@ -16,7 +16,7 @@ use crate::world::{SUBSCRIPTION, World};
 const ALICE: &str = "203.0.113.7";
 const BOB: &str = "203.0.113.8";
 const PUBLIC: &str = "198.51.100.1";
-/// An address of the firewall's subnet: what machines see in the place of those who come through.
+/// An address of the firewall's subnet: the source that machines see for connections through the firewall.
 const INSIDE: &str = "10.1.0.68";
 
 /// Two machines behind a group and a firewall.
@@ -43,7 +43,7 @@ impl World {
         self.sim.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
     }
 
-    /// The firewall without our rules, and without what every write changes.
+    /// The firewall without Postern's rules, and without the fields that every write changes.
     pub(crate) fn customer_collections(&self) -> serde_json::Value {
         let mut firewall = self.firewall();
         firewall.as_object_mut().unwrap().remove("etag");
@@ -61,7 +61,7 @@ impl World {
             .count()
     }
 
-    /// Whether somebody at the firewall's public address gets through to a machine.
+    /// Returns the machine's end of a connection to the firewall's public address, if it gets through.
     pub(crate) fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
         let (from, public) = (from.parse().unwrap(), PUBLIC.parse().unwrap());
         let firewall = self.lab.id("azureFirewalls", "fw");
@@ -188,7 +188,7 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
 }
 
 #[tokio::test]
-async fn somebody_elses_change_meanwhile_is_kept() {
+async fn another_principals_change_meanwhile_is_kept() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
     world.sim.fail("PUT", "azureFirewalls", 2, Fault::Status(412, "PreconditionFailed"));
@@ -231,7 +231,7 @@ async fn a_firewall_that_gets_a_policy_later_opens_no_window() {
 }
 
 #[tokio::test]
-async fn who_comes_from_a_private_network_goes_straight() {
+async fn a_source_in_a_private_network_goes_straight() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
     world.sim.forget_calls();
@@ -243,7 +243,7 @@ async fn who_comes_from_a_private_network_goes_straight() {
 }
 
 #[tokio::test]
-async fn a_rule_of_ours_in_the_firewall_that_somebody_edits_or_deletes_is_put_right() {
+async fn a_rule_of_posterns_in_the_firewall_that_is_edited_or_deleted_by_hand_is_repaired() {
     for edit in [
         (|rule: &mut serde_json::Value| rule["sourceAddresses"] = json!(["*"])) as fn(&mut serde_json::Value),
         |rule| rule["translatedPort"] = json!("3389"),
@@ -396,7 +396,7 @@ async fn a_public_address_of_the_machine_is_where_to_connect() {
     let sweep = world.another().sweep().await;
     let seen = sweep.sightings.iter().find(|sighting| sighting.target == window.target).unwrap();
     assert_eq!(seen.held.as_ref().unwrap().reach, reach, "a sweep sees the same");
-    // A load balancer that leads to the same port leads there more surely: who set it up meant it.
+    // A load balancer that leads to the same port comes first: an administrator set it up for that.
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[1]);
     assert_eq!(world.observe(1).await.reach.endpoints[&window.port].to_string(), "198.51.100.3:2222");
 }

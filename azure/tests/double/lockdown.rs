@@ -1,4 +1,4 @@
-//! Lockdown and release: what they shut, what they leave, and what they say.
+//! Lockdown and release: the ports that they shut, the rules that they leave, and their reports.
 
 use postern_azure::{Azure, Flush, Priorities, Settings};
 use postern_azure_sim::{AzureSim, Lab};
@@ -32,7 +32,7 @@ fn words(changes: &[CloudChange]) -> Vec<(Action, String)> {
 }
 
 #[tokio::test]
-async fn without_rules_of_others_ours_are_on_top_and_shut_what_the_defaults_let_in() {
+async fn without_a_customers_rule_posterns_come_first_and_shut_what_the_defaults_let_in() {
     let world = behind(|_| {}).await;
     assert!(world.admits("10.0.0.9", 0, 22), "AllowVnetInBound");
     let done = world.azure.lockdown(&world.order(0, Consent::default())).await.unwrap();
@@ -44,7 +44,7 @@ async fn without_rules_of_others_ours_are_on_top_and_shut_what_the_defaults_let_
 }
 
 #[tokio::test]
-async fn rules_of_others_win_unless_the_administrator_says_otherwise() {
+async fn the_customers_rules_win_unless_the_administrator_says_otherwise() {
     let world = behind(|lab| lab.rule("nsg", "ssh", 1000, "Allow", "192.0.2.0/24", "*", "22")).await;
     let before = world.group_rules("nsg");
     let done = world.azure.lockdown(&world.order(0, Consent::default())).await.unwrap();
@@ -53,9 +53,9 @@ async fn rules_of_others_win_unless_the_administrator_says_otherwise() {
     for part in ["ssh", "1000", "nsg", "tcp/22", "192.0.2.0/24"] {
         assert!(concern.what.contains(part), "{part}: {}", concern.what);
     }
-    assert!(world.admits("192.0.2.1", 0, 22), "theirs wins, as in the reference");
-    assert!(!world.admits("10.0.0.9", 0, 22), "what no rule of theirs lets in is shut");
-    assert!(world.group_rules("nsg").contains(&before[0]), "theirs is as it was");
+    assert!(world.admits("192.0.2.1", 0, 22), "the customer's rule wins, as in the reference");
+    assert!(!world.admits("10.0.0.9", 0, 22), "what no customer's rule allows is shut");
+    assert!(world.group_rules("nsg").contains(&before[0]), "the customer's rule is as it was");
     let drift = world.observe(0).await.drift;
     assert!(
         drift.iter().any(|it| !it.repairable && it.what.contains("not locked") && it.what.contains("ssh"))
@@ -63,11 +63,11 @@ async fn rules_of_others_win_unless_the_administrator_says_otherwise() {
     let health = world.azure.assess(&["tcp/22".parse().unwrap()].into()).await.assessments.remove(0).health;
     assert!(matches!(&health, Health::Unhealthy { reasons } if reasons[0].contains("ssh")), "{health:?}");
 
-    // Ours first: there is room before theirs, so that theirs need not move.
+    // Postern's rules first: there is room before the customer's rule, so that it need not move.
     let done = world.lock(0).await;
     assert!(done.changes.iter().all(|change| change.action != Action::Move), "{done:?}");
     assert!(!world.admits("192.0.2.1", 0, 22));
-    assert!(world.group_rules("nsg").contains(&before[0]), "theirs is as it was, still");
+    assert!(world.group_rules("nsg").contains(&before[0]), "the customer's rule is still as it was");
     world.azure.release(&world.target(0)).await.unwrap();
     assert_eq!(world.group_rules("nsg"), before);
 }
@@ -94,7 +94,7 @@ async fn a_rule_that_leaves_no_room_is_moved_aside_and_goes_back_exactly() {
     assert!(world.admits(OUTSIDE, 0, 22) && !world.admits("198.51.100.1", 0, 22));
     world.close(&window).await;
 
-    // A broker that knows nothing finds where it was.
+    // A broker with an empty store finds the old priority.
     let released = world.another().release(&world.target(0)).await.unwrap();
     assert!(released.changes.iter().any(|change| change.action == Action::Move), "{released:?}");
     assert_eq!(world.group_rules("nsg"), before, "every field, and the priority");
@@ -331,7 +331,7 @@ async fn ids_are_compared_without_case_and_names_that_cannot_be_sent_are_refused
         );
         assert!(id.parse::<postern_core::TargetId>().is_err(), "{name:?}");
     }
-    // And where Azure itself leads to such a name, nothing is sent there.
+    // If Azure itself names such a resource, the broker sends nothing there.
     world.sim.edit(&world.vms[1].interface, |nic| {
         nic["properties"]["networkSecurityGroup"] = serde_json::json!({"id": world.lab.nsg_id("../../evil")});
     });
@@ -340,7 +340,7 @@ async fn ids_are_compared_without_case_and_names_that_cannot_be_sent_are_refused
 }
 
 #[tokio::test]
-async fn i7_a_subscription_that_is_not_ours_is_refused() {
+async fn i7_a_subscription_that_is_not_configured_is_refused() {
     let world = World::new().await;
     let other = world.target(0).to_string().replace(SUBSCRIPTION, "00000000-0000-0000-0000-00000000000b");
     world.sim.forget_calls();

@@ -1,5 +1,4 @@
-//! Several brokers on one subscription: each target is driven by one of them at a time, and groups and firewalls are
-//! everybody's.
+//! Several brokers on one subscription: one of them drives each target at a time, and all of them write the groups and firewalls.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +30,7 @@ async fn crowded() -> World {
 }
 
 impl World {
-    /// How often a call was answered with a status.
+    /// Counts the changes that were answered with a status.
     fn answered(&self, status: u16) -> usize {
         self.sim.calls().iter().filter(|call| call.is_change() && call.status == Some(status)).count()
     }
@@ -77,7 +76,7 @@ async fn i8_two_brokers_write_one_group_at_once_and_neither_loses_a_rule() {
     )
     .await;
     assert!(opened.0.iter().chain(&opened.1).all(Result::is_ok), "{opened:?}");
-    // They did meet: in time, and at a priority.
+    // The two did collide: in time, and at a priority.
     assert!(world.answered(409) + world.answered(429) > 0 && world.answered(400) > 0);
     for (number, windows) in [(0, &of_one), (1, &of_two)] {
         let seen = world.observe(number).await;
@@ -118,7 +117,7 @@ async fn i8_two_brokers_lock_down_and_release_behind_one_group_at_once() {
         let released = tokio::join!(one.release(&here), two.release(&there));
         released.0.unwrap();
         released.1.unwrap();
-        // Whichever was last to look took the moved rule back.
+        // The broker that read last moved the rule back.
         assert_eq!(world.group_rules("nsg"), before);
     }
 }
@@ -170,7 +169,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_rule_that_goes_back_late_is_moved_again_by_who_moved_it_back() {
+async fn a_rule_that_goes_back_late_is_moved_again_by_the_broker_that_moved_it_back() {
     let world = crowded().await;
     world.lock(0).await;
     let [one, two] = two(&world).await;
@@ -191,7 +190,7 @@ async fn a_rule_that_goes_back_late_is_moved_again_by_who_moved_it_back() {
 }
 
 #[tokio::test]
-async fn a_rule_that_went_back_meanwhile_is_moved_again_by_who_needs_it_behind() {
+async fn a_rule_that_went_back_meanwhile_is_moved_again_by_the_broker_that_needs_it_behind() {
     let world = crowded().await;
     world.lock(0).await;
     let [one, two] = two(&world).await;
@@ -230,7 +229,7 @@ async fn a_note_that_is_taken_away_too_late_or_too_early_is_written_again() {
 }
 
 #[tokio::test]
-async fn a_target_that_changes_hands_is_closed_by_whoever_has_it() {
+async fn a_target_that_changes_hands_is_closed_by_the_broker_that_has_it() {
     let world = crowded().await;
     world.lock(0).await;
     world.lock(1).await;

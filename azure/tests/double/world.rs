@@ -94,7 +94,7 @@ impl World {
         Arc::new(Azure::connect(self.settings.clone()).unwrap())
     }
 
-    /// The provider knows nothing any more.
+    /// Replaces the provider by one that knows nothing yet.
     pub(crate) fn restart(&mut self) {
         self.azure = self.another();
     }
@@ -112,7 +112,7 @@ impl World {
         }
     }
 
-    /// Locks a machine down, ours first.
+    /// Locks a machine down, with Postern's rules first.
     pub(crate) async fn lock(&self, number: usize) -> LockdownReport {
         self.azure.lockdown(&self.order(number, first())).await.unwrap()
     }
@@ -149,13 +149,13 @@ impl World {
         }
     }
 
-    /// Whether a connection gets in.
+    /// Reports whether a connection gets in.
     pub(crate) fn admits(&self, from: &str, number: usize, port: u16) -> bool {
         let from: IpAddr = from.parse().unwrap();
         self.sim.admits(from, &self.vms[number].interface, "Tcp", port).admitted
     }
 
-    /// Every rule of a group, whole, but for what Azure changes with each write.
+    /// Returns every rule of a group, without the fields that Azure changes with each write.
     pub(crate) fn group_rules(&self, nsg: &str) -> Vec<serde_json::Value> {
         let group = self.sim.get(&self.lab.nsg_id(nsg)).unwrap();
         let mut rules = group["properties"]["securityRules"].as_array().cloned().unwrap_or_default();
@@ -166,7 +166,7 @@ impl World {
         rules
     }
 
-    /// The names of our rules in a group.
+    /// Returns the names of Postern's rules in a group.
     pub(crate) fn managed_rules(&self, nsg: &str) -> Vec<String> {
         let rules = self.sim.rules(&self.lab.nsg_id(nsg));
         rules.into_iter().filter(|name| name.starts_with("postern-")).collect()
@@ -177,7 +177,7 @@ pub(crate) fn application() -> Application {
     Application { tenant: "tenant".into(), client_id: "broker".into() }
 }
 
-/// The consent that ours come first.
+/// The consent that Postern's rules come first.
 pub(crate) fn first() -> Consent {
     Consent([ConcernKind::Precedence].into())
 }

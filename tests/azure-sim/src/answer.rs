@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-/// An answer.
+/// An answer to a call.
 #[derive(Debug, Clone)]
 pub(crate) struct Answer {
     pub(crate) status: u16,

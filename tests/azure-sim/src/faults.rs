@@ -1,54 +1,54 @@
-//! What goes wrong, and what was asked.
+//! The faults that a test orders, and the record of calls.
 
 use std::time::Duration;
 
-/// One call.
+/// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// Its method.
+    /// The method.
     pub method: String,
-    /// Its path, without the query.
+    /// The path, without the query.
     pub path: String,
-    /// The status of its answer; none where it was not answered.
+    /// The status of the answer; none where the call was not answered.
     pub status: Option<u16>,
 }
 
 impl Call {
-    /// Whether it changes something of Azure Resource Manager's.
+    /// Reports whether the call changes a resource.
     pub fn is_change(&self) -> bool {
         matches!(self.method.as_str(), "PUT" | "PATCH" | "DELETE")
     }
 
-    /// Whether it asks how an operation stands.
+    /// Reports whether the call asks for the state of an operation.
     pub fn is_poll(&self) -> bool {
         self.path.contains("/operations/") || self.path.contains("/operationResults/")
     }
 
-    /// Whether it asks for a token.
+    /// Reports whether the call asks for a token.
     pub fn is_login(&self) -> bool {
         self.path.ends_with("/token")
     }
 }
 
-/// What befalls a call.
+/// A fault of a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// It does nothing and is answered with a status and a code.
+    /// Has no effect, and answers with a status and a code.
     Status(u16, &'static str),
-    /// It does nothing, and the connection is cut.
+    /// Has no effect, and cuts the connection.
     Dropped,
-    /// It takes effect, and the connection is cut.
+    /// Takes effect, and cuts the connection.
     Lost,
-    /// It waits so long first.
+    /// Waits for a time first.
     Slow(Duration),
-    /// It is accepted, and the operation fails with a code: nothing is changed in the end.
+    /// Accepts the call, and fails the operation with a code: nothing is changed in the end.
     OperationFailed(&'static str),
 }
 
-/// Where the world halts.
+/// The point at which the world halts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CrashPoint {
-    /// Which change from now on, counted from 1.
+    /// The number of the change from now on, counted from 1.
     pub change: usize,
     /// Before or after it takes effect.
     pub when: When,
@@ -57,13 +57,13 @@ pub struct CrashPoint {
 /// Before or after a change takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// It has not arrived.
+    /// Before the change arrives.
     Before,
-    /// It took effect, and is not answered.
+    /// After the change took effect, without an answer.
     After,
 }
 
-/// What is to be done with a call.
+/// The handling of a call.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Handling {
     Serve,
@@ -102,7 +102,7 @@ impl Faults {
         self.halt.is_some_and(|(_, _, reached)| reached)
     }
 
-    /// The halting point is reached.
+    /// Records that the halting point is reached.
     pub(crate) fn reached(&mut self) {
         if let Some((_, _, reached)) = &mut self.halt {
             *reached = true;

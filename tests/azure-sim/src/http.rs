@@ -1,4 +1,4 @@
-//! Requests and answers.
+//! The HTTP server: it takes requests apart, orders the faults, and routes to the state, the logins and the oracle.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -115,7 +115,7 @@ impl AzureSim {
         }
     }
 
-    /// Waits until the world goes on, and then answers nothing.
+    /// Waits until the world goes on, and then cuts the connection without an answer.
     async fn hold(&self) -> Result<Response<Full<Bytes>>, Cut> {
         let go_on = self.inner.go_on.notified();
         if self.has_halted() {
@@ -208,7 +208,7 @@ impl AzureSim {
             }
         }
         if state.is_busy(id) {
-            // Azure says it in either way.
+            // Azure uses either code.
             let count = self.faults().calls.len();
             return Err(if count.is_multiple_of(2) {
                 Answer::error(
@@ -246,7 +246,7 @@ impl AzureSim {
                 logins.may(bearer, "Microsoft.Network/publicIPAddresses/join/action", id)?;
                 logins.may(bearer, "Microsoft.Network/virtualNetworks/subnets/join/action", id)?;
             }
-            // A rule that names application security groups joins them.
+            // A rule that names application security groups needs the permission to join them.
             let names_application_groups = ["source", "destination"]
                 .iter()
                 .any(|side| !rules::application_groups(&body["properties"], side).is_empty());
@@ -340,7 +340,7 @@ impl AzureSim {
     }
 }
 
-/// A type as the documentation spells it: requests may use any letter case, and permissions are told by it.
+/// A type as the documentation spells it: requests may use any letter case, and permissions name this spelling.
 fn usual_kind(kind: &str) -> String {
     const KINDS: [&str; 10] = [
         "Microsoft.Network/networkSecurityGroups",

@@ -1,4 +1,4 @@
-//! Worlds to test in, made without calls.
+//! The builder of resources for a test, without calls.
 
 use serde_json::{Value, json};
 
@@ -15,9 +15,9 @@ pub struct Lab {
 /// A virtual machine's ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vm {
-    /// The machine's.
+    /// The id of the machine.
     pub id: String,
-    /// Its interface's.
+    /// The id of the interface.
     pub interface: String,
 }
 
@@ -46,7 +46,7 @@ impl Lab {
         self.sim.put(&self.id("virtualNetworks", name), body);
     }
 
-    /// A subnet; its id.
+    /// Adds a subnet, and returns its id.
     pub fn subnet(
         &self,
         vnet: &str,
@@ -81,7 +81,7 @@ impl Lab {
         self.sim.put(&self.nsg_id(name), body);
     }
 
-    /// A rule for what comes in.
+    /// A rule for inbound connections.
     #[allow(clippy::too_many_arguments, reason = "a rule has as many parts")]
     pub fn rule(
         &self,
@@ -142,7 +142,7 @@ impl Lab {
         Vm { id, interface }
     }
 
-    /// A route table that sends what leaves for the internet to an appliance.
+    /// A route table that sends outbound traffic for the internet to an appliance.
     pub fn route_table(&self, name: &str, appliance: &str) {
         let route = json!({"name": "default", "properties": {"addressPrefix": "0.0.0.0/0", "nextHopType": "VirtualAppliance", "nextHopIpAddress": appliance}});
         self.sim.put(
@@ -170,7 +170,7 @@ impl Lab {
         id
     }
 
-    /// A firewall whose rules are a policy's.
+    /// A firewall whose rules are in a policy.
     pub fn policy_firewall(&self, name: &str, private: &str, public: &str, subnet: &str) -> String {
         let id = self.firewall(name, private, public, subnet);
         let policy = self.id("firewallPolicies", "central");

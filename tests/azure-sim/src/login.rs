@@ -1,4 +1,4 @@
-//! Tokens: Microsoft Entra and the instance metadata service, and what each token may do.
+//! The tokens of Microsoft Entra and of the instance metadata service, and the actions that each token allows.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -43,12 +43,12 @@ impl Default for Logins {
     }
 }
 
-/// Whose a token is.
+/// The owner of a token.
 #[derive(Debug, Clone)]
 pub(crate) enum Bearer {
-    /// An application's.
+    /// An application.
     Application,
-    /// A caller's own.
+    /// A caller.
     Caller(String),
 }
 
@@ -146,7 +146,7 @@ impl Logins {
         Answer::json(200, &answer)
     }
 
-    /// Whose the token is.
+    /// Returns the owner of the token.
     pub(crate) fn bearer(&self, authorization: Option<&str>) -> Result<Bearer, Answer> {
         let refuse =
             |code: &str| Answer::error(401, code, "The access token is missing, invalid or expired.");
@@ -162,7 +162,7 @@ impl Logins {
         }
     }
 
-    /// Whether an action may be taken on a resource.
+    /// Checks that the token's owner may take an action on a resource.
     pub(crate) fn may(&mut self, bearer: &Bearer, action: &str, id: &str) -> Result<(), Answer> {
         let refuse = |code: &str| {
             let words = format!(
@@ -192,7 +192,7 @@ impl Logins {
         }
     }
 
-    /// What the caller may do.
+    /// Returns the permissions of the token's owner.
     pub(crate) fn permissions_of(&self, bearer: &Bearer) -> Value {
         match bearer {
             Bearer::Caller(token) => {
@@ -203,7 +203,7 @@ impl Logins {
     }
 }
 
-/// Whether an action is one of those that a pattern with `*` names. Without case.
+/// Reports whether a pattern with `*` names an action. Letter case does not count.
 fn matches(pattern: &str, action: &str) -> bool {
     let (pattern, action) = (pattern.to_ascii_lowercase(), action.to_ascii_lowercase());
     let parts: Vec<&str> = pattern.split('*').collect();
@@ -216,7 +216,7 @@ fn matches(pattern: &str, action: &str) -> bool {
     rest.ends_with(last)
 }
 
-/// Whether an assertion is the application's own, for this audience.
+/// Reports whether the application has signed an assertion for this audience.
 fn is_signed(assertion: &str, der: &[u8], client_id: &str, audience: &str) -> bool {
     let Ok((_, certificate)) = X509Certificate::from_der(der) else { return false };
     let [header, claims, signature] = assertion.split('.').collect::<Vec<_>>()[..] else { return false };

@@ -1,4 +1,4 @@
-//! What gets in, by the rules that are in force. A reading of its own: it shares nothing with what it judges.
+//! The decision on connections, by the rules that are in force. It shares no code with the provider that it judges.
 
 use std::net::IpAddr;
 
@@ -8,10 +8,10 @@ use serde_json::Value;
 use crate::rules::{application_groups, net, port_ranges, ports, prefixes};
 use crate::state::{SimState, parent};
 
-/// Whether a connection gets in.
+/// The decision on a connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verdict {
-    /// Whether it does.
+    /// True if the connection gets in.
     pub admitted: bool,
     /// The rule that decided, after its group; empty where no group is on the way.
     pub by: String,

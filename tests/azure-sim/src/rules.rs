@@ -1,4 +1,4 @@
-//! What Azure takes as a security rule, and as a firewall (Microsoft Learn, "Network security groups"; the codes are those
+//! The checks of a security rule, a group and a firewall (Microsoft Learn, "Network security groups"; the codes are those
 //! of Microsoft.Network).
 
 use std::collections::BTreeSet;
@@ -36,7 +36,7 @@ pub(crate) fn defaults(group: &str) -> Value {
     ])
 }
 
-/// Whether a whole group may be written so.
+/// Checks a whole group.
 pub(crate) fn check_group(body: &Value) -> Result<(), Answer> {
     let rules = body["properties"]["securityRules"].as_array().cloned().unwrap_or_default();
     for (at, rule) in rules.iter().enumerate() {
@@ -49,7 +49,7 @@ pub(crate) fn check_group(body: &Value) -> Result<(), Answer> {
     Ok(())
 }
 
-/// Whether a rule may be written so, beside the others of its group.
+/// Checks a rule beside the others of its group.
 pub(crate) fn check_rule(name: &str, body: &Value, others: &[Value]) -> Result<(), Answer> {
     check_name(name)?;
     let rule = &body["properties"];
@@ -212,7 +212,7 @@ pub(crate) fn ports(text: &str) -> Option<(u16, u16)> {
     (from <= to).then_some((from, to))
 }
 
-/// Whether a firewall may be written so.
+/// Checks a firewall.
 pub(crate) fn check_firewall(body: &Value, read: impl Fn(&str) -> Option<Value>) -> Result<(), Answer> {
     let firewall = &body["properties"];
     let public: Vec<String> = firewall["ipConfigurations"]

@@ -27,7 +27,7 @@ pub(crate) struct Inner {
 }
 
 impl AzureSim {
-    /// An empty cloud, in which nobody is known.
+    /// Creates an empty cloud that knows no identity.
     pub fn new() -> Self {
         Self::default()
     }
@@ -37,17 +37,17 @@ impl AzureSim {
         self.state().place(id, resource);
     }
 
-    /// What a read of the resource would answer.
+    /// Returns the resource as a read answers it.
     pub fn get(&self, id: &str) -> Option<Value> {
         self.state().read(id)
     }
 
-    /// Takes a resource away, without a call.
+    /// Removes a resource, without a call.
     pub fn remove(&self, id: &str) {
         self.state().erase(id);
     }
 
-    /// Changes a resource without a call: somebody was at the portal.
+    /// Changes a resource without a call, as an administrator in the portal does.
     pub fn edit(&self, id: &str, change: impl FnOnce(&mut Value)) {
         let mut state = self.state();
         let mut resource = state.read(id).unwrap_or_else(|| panic!("{id} does not exist"));
@@ -55,78 +55,80 @@ impl AzureSim {
         state.place(id, resource);
     }
 
-    /// The names of a group's own rules, by priority.
+    /// Returns the names of a group's own rules, by priority.
     pub fn rules(&self, group: &str) -> Vec<String> {
         let rules = self.state().rules(group);
         rules.iter().map(|rule| rule["name"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// How long an operation on a kind of resource takes, for instance `Microsoft.Network/azureFirewalls`. None, unless set.
+    /// Sets the time that an operation on a kind of resource takes, for instance `Microsoft.Network/azureFirewalls`. The default
+    /// is none.
     pub fn settle(&self, kind: &str, span: Duration) {
         self.state().settle.insert(kind.to_ascii_lowercase(), span);
     }
 
-    /// Takes writes whatever etag they name, or ends that: not every kind of resource is documented to look at it.
+    /// Accepts writes whatever etag they name, or ends that: Azure does not document a check for every kind of resource.
     pub fn take_any_etag(&self, takes: bool) {
         self.state().takes_any_etag = takes;
     }
 
-    /// How many resources a page of a list holds: 100, unless set.
+    /// Sets the number of resources on a page of a list. The default is 100.
     pub fn page_size(&self, items: usize) {
         self.state().page_size = items;
     }
 
-    /// An application, by its secret.
+    /// Adds an application that proves itself by a secret.
     pub fn client(&self, tenant: &str, client_id: &str, secret: &str) {
         self.logins().secret(tenant, client_id, secret);
     }
 
-    /// An application, by a certificate in DER whose RSA key signs its assertions.
+    /// Adds an application that proves itself by a certificate in DER, whose RSA key signs its assertions.
     pub fn client_certificate(&self, tenant: &str, client_id: &str, certificate: &[u8]) {
         self.logins().certificate(tenant, client_id, certificate);
     }
 
-    /// An application, by the token of another issuer.
+    /// Adds an application that proves itself by the token of another issuer.
     pub fn federated(&self, tenant: &str, client_id: &str, token: &str) {
         self.logins().federated(tenant, client_id, token);
     }
 
-    /// The identity of the machine that asks; of these, if it has several.
+    /// Adds an identity of the machine that asks, by its client id if the machine has several.
     pub fn managed_identity(&self, client_id: Option<&str>) {
         self.logins().managed(client_id);
     }
 
-    /// How long tokens are good for from now on: an hour, unless set.
+    /// Sets the lifetime of tokens from now on. The default is an hour.
     pub fn token_lifetime(&self, span: Duration) {
         self.logins().lifetime = span;
     }
 
-    /// Takes back every token that was given out.
+    /// Revokes every token of an application.
     pub fn forget_tokens(&self) {
         self.logins().forget();
     }
 
-    /// Somebody's own token: what it may do, as Microsoft.Authorization/permissions answers it, and what it may read.
+    /// Adds a caller's own token: its permissions, as Microsoft.Authorization/permissions answers them, and the resources that it
+    /// may read.
     pub fn caller(&self, token: &str, permissions: Value, reads: &[&str]) {
         self.logins().caller(token, permissions, reads);
     }
 
-    /// The actions that applications may take, with `*`; all, for none.
+    /// Sets the actions that applications may take, with `*`; `None` allows all.
     pub fn permissions(&self, actions: Option<Vec<String>>) {
         self.logins().actions = actions;
     }
 
-    /// Every action that was taken since the calls were last forgotten.
+    /// Returns every action that was taken since the calls were last forgotten.
     pub fn actions(&self) -> Vec<String> {
         self.logins().used.iter().cloned().collect()
     }
 
-    /// Lets the next calls of a method (any, for `*`) whose path has this part go wrong. Paths compare without case.
+    /// Makes the next calls of a method (any, for `*`) fail whose path has this part. Paths compare without case.
     pub fn fail(&self, method: &str, part: &str, times: usize, fault: Fault) {
         self.faults().fail(method, part, times, fault);
     }
 
-    /// Lets no call go wrong any more.
+    /// Ends the ordered faults.
     pub fn forgive(&self) {
         self.faults().forgive();
     }
@@ -136,35 +138,35 @@ impl AzureSim {
         self.faults().down = down;
     }
 
-    /// Halts the world at a change: nothing is answered from there on until this is `None`. What was held back is never
+    /// Halts the world at a change: no call is answered from there on until this is `None`. Calls that were held back are never
     /// answered.
     pub fn halt_at(&self, point: Option<CrashPoint>) {
         self.faults().halt_at(point);
         self.inner.go_on.notify_waiters();
     }
 
-    /// Whether the halting point was reached.
+    /// Reports whether the halting point was reached.
     pub fn has_halted(&self) -> bool {
         self.faults().has_halted()
     }
 
-    /// Every call since they were last forgotten.
+    /// Returns every call since they were last forgotten.
     pub fn calls(&self) -> Vec<Call> {
         self.faults().calls.clone()
     }
 
-    /// Starts counting anew.
+    /// Forgets the calls and the actions.
     pub fn forget_calls(&self) {
         self.faults().calls.clear();
         self.logins().used.clear();
     }
 
-    /// Whether a connection to a network interface gets in, by what is in force.
+    /// Decides whether a connection to a network interface gets in, by the rules in force.
     pub fn admits(&self, from: IpAddr, interface: &str, protocol: &str, port: u16) -> Verdict {
         oracle::admits(&self.state(), from, interface, protocol, port)
     }
 
-    /// Where an Azure Firewall leads a connection to one of its public addresses.
+    /// Returns the address and port that an Azure Firewall translates a connection to one of its public addresses to.
     pub fn through_firewall(
         &self,
         from: IpAddr,
@@ -176,7 +178,7 @@ impl AzureSim {
         oracle::through_firewall(&self.state(), from, firewall, public, protocol, port)
     }
 
-    /// The memory, with every operation ended that is due.
+    /// The state, with every operation ended that is due.
     pub(crate) fn state(&self) -> MutexGuard<'_, SimState> {
         let mut state = self.inner.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.advance();

@@ -1,4 +1,4 @@
-//! Resources and operations.
+//! The resources and the operations on them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::answer::Answer;
 use crate::rules;
 
-/// The cloud's memory. Resources are kept by their ids in lower case; security rules and subnets inside what they are of.
+/// The state of the cloud. Resources are kept by their ids in lower case; security rules and subnets inside their parents.
 #[derive(Debug)]
 pub(crate) struct SimState {
     resources: BTreeMap<String, Value>,
@@ -24,11 +24,11 @@ pub(crate) struct SimState {
 
 #[derive(Debug)]
 pub(crate) struct Operation {
-    /// What it changes: the group, of a rule.
+    /// The resource that it changes: for a rule, the group.
     target: String,
     done_at: Instant,
     failure: Option<&'static str>,
-    /// What was there before.
+    /// The resource before the change.
     before: Option<Value>,
     is_done: bool,
 }
@@ -79,7 +79,7 @@ impl<'a> ResourceId<'a> {
     }
 }
 
-/// The id of what holds a child.
+/// The id of a child's parent.
 pub(crate) fn parent(id: &str) -> String {
     let parts: Vec<&str> = id.split('/').collect();
     parts[..parts.len() - 2].join("/")
@@ -137,7 +137,7 @@ impl SimState {
         self.resources.remove(&key);
         self.force.remove(&key);
         if key.contains("/virtualmachines/") {
-            // The interfaces stay, as those of a machine do that says nothing else.
+            // The interfaces stay, as they do for a machine without a delete option.
             for interface in self.resources.values_mut() {
                 let vm =
                     interface["properties"]["virtualMachine"]["id"].as_str().map(str::to_ascii_lowercase);
@@ -155,7 +155,7 @@ impl SimState {
         format!("W/\"{}\"", self.etags)
     }
 
-    /// Lets every operation end that is due.
+    /// Ends every operation that is due.
     pub(crate) fn advance(&mut self) {
         let now = Instant::now();
         for at in 0..self.operations.len() {
@@ -186,7 +186,7 @@ impl SimState {
         }
     }
 
-    /// What a read answers.
+    /// Returns the resource as a read answers it.
     pub(crate) fn read(&self, id: &str) -> Option<Value> {
         let parts = ResourceId::read(id)?;
         let Some((kind, name)) = parts.child else {
@@ -223,7 +223,7 @@ impl SimState {
             .unwrap_or_default()
     }
 
-    /// The answer for what is not there.
+    /// The answer for a resource that does not exist.
     pub(crate) fn not_found(&self, id: &str) -> Answer {
         let Some(parts) = ResourceId::read(id) else {
             return Answer::error(404, "InvalidResourceType", "The resource type could not be found.");
@@ -246,7 +246,7 @@ impl SimState {
         }
     }
 
-    /// Whether there are a subscription and a resource group: they are where something is in them.
+    /// Checks that a subscription and a resource group exist: they do if they hold a resource.
     fn check_scope(&self, subscription: &str, group: Option<&str>) -> Result<(), Answer> {
         let has = |scope: String| {
             let scope = scope.to_ascii_lowercase();
@@ -265,7 +265,7 @@ impl SimState {
         Ok(())
     }
 
-    /// A page of a list: of a kind, in a subscription and maybe a group.
+    /// Returns a page of the resources of a kind, in a subscription and perhaps a group.
     pub(crate) fn list(
         &self,
         subscription: &str,
@@ -287,13 +287,13 @@ impl SimState {
         Ok((rest.into_iter().take(self.page_size).collect(), has_more))
     }
 
-    /// Whether another operation is under way on what a write of this id changes.
+    /// Reports whether another operation is under way on the resource that a write of this id changes.
     pub(crate) fn is_busy(&self, id: &str) -> bool {
         let target = top(id);
         self.operations.iter().any(|operation| !operation.is_done && operation.target == target)
     }
 
-    /// Creates or replaces a resource or a child; the number of the operation, and whether it is new.
+    /// Creates or replaces a resource or a child; returns the number of the operation, and whether the resource is new.
     pub(crate) fn write(
         &mut self,
         id: &str,
@@ -365,7 +365,7 @@ impl SimState {
         }
     }
 
-    /// Deletes; the number of the operation, and none where there is nothing.
+    /// Deletes a resource or a child; returns the number of the operation, or none where there was no resource.
     pub(crate) fn delete(
         &mut self,
         id: &str,
@@ -396,7 +396,7 @@ impl SimState {
                         format!("Network security group {id} cannot be deleted because it is in use.");
                     return Err(Answer::error(400, "InUseNetworkSecurityGroupCannotBeDeleted", &words));
                 }
-                // What hangs on it is undone when the operation is.
+                // The references to it are removed when the operation is done.
                 self.resources.remove(&target);
             }
         }
@@ -428,21 +428,21 @@ impl SimState {
         self.operations.len() - 1
     }
 
-    /// Where an operation stands: none where there is none of this number.
+    /// Returns the state of an operation; none where no operation has this number.
     pub(crate) fn operation(&self, number: usize) -> Option<(bool, Option<&'static str>)> {
         let operation = self.operations.get(number)?;
         Some((operation.is_done, operation.failure.filter(|_| operation.is_done)))
     }
 }
 
-/// What of a resource comes in force when an operation is done.
+/// The part of a resource that comes into force when an operation is done.
 fn enforced(resource: &Value) -> Value {
     let properties = &resource["properties"];
     let rules = properties.get("securityRules").or_else(|| properties.get("natRuleCollections"));
     rules.cloned().unwrap_or_default()
 }
 
-/// What a write of an id changes: the parent, of a child.
+/// The resource that a write of an id changes: for a child, the parent.
 fn top(id: &str) -> String {
     let has_child = ResourceId::read(id).is_some_and(|id| id.child.is_some());
     if has_child { parent(id).to_ascii_lowercase() } else { id.to_ascii_lowercase() }

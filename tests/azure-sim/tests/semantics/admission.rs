@@ -1,4 +1,4 @@
-//! Which connections get in.
+//! The connections that get in.
 
 use postern_azure_sim::Vm;
 use reqwest::Method;
@@ -151,7 +151,7 @@ async fn a_rule_is_for_its_direction_protocol_destination_and_port_alone() {
 }
 
 #[tokio::test]
-async fn a_rule_for_a_role_is_for_its_members() {
+async fn a_rule_for_an_application_security_group_is_for_its_members() {
     let cloud = Cloud::new().await;
     let role = cloud.lab.id("applicationSecurityGroups", "Web");
     let to_role = but(

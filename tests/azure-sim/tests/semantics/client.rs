@@ -1,5 +1,4 @@
-//! A cloud that is served on the loopback, and a client that sends what it is told and hides nothing of
-//! the answer.
+//! A cloud that is served on the loopback, and a client that sends what a test gives it and hides nothing of the answer.
 
 use std::net::IpAddr;
 
@@ -123,7 +122,7 @@ impl Cloud {
         self.send(Method::DELETE, id, None, None).await.unwrap()
     }
 
-    /// One call; an error where it is not answered.
+    /// Makes a call; an error where it is not answered.
     pub(crate) async fn send(
         &self,
         method: Method,
@@ -174,7 +173,7 @@ impl Cloud {
         self.lab.vm("vm", &subnet, addresses, nsg)
     }
 
-    /// Whether a TCP connection gets in.
+    /// Reports whether a TCP connection gets in.
     pub(crate) fn admits(&self, from: &str, vm: &Vm, port: u16) -> bool {
         self.sim.admits(ip(from), &vm.interface, "Tcp", port).admitted
     }

@@ -1,4 +1,4 @@
-//! Etags: a change is told by them, and a stale one refuses a write.
+//! The etags: each change makes a new one, and a write with a stale one is refused.
 
 use std::collections::BTreeSet;
 

@@ -1,4 +1,4 @@
-//! Azure Firewall: translations of its own, written with the whole of it, slowly.
+//! Azure Firewall: its translations are fields of it, and a slow write replaces all of it.
 
 use std::time::Duration;
 
@@ -69,7 +69,7 @@ async fn the_collection_of_the_lowest_priority_decides() {
 }
 
 #[tokio::test]
-async fn a_firewall_with_a_policy_has_none_of_ours() {
+async fn a_firewall_with_a_policy_has_no_rules_of_its_own() {
     let cloud = Cloud::new().await;
     let subnet = cloud.lab.subnet("net", "AzureFirewallSubnet", "10.0.1.0/26", None, None);
     let firewall = cloud.lab.policy_firewall("fw", "10.0.1.4", PUBLIC, &subnet);

@@ -1,4 +1,4 @@
-//! Ids, and what is answered for those of nothing.
+//! The ids of resources, and the answers for those that name no resource.
 
 use serde_json::json;
 

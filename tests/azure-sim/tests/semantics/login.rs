@@ -1,4 +1,4 @@
-//! Tokens: how an application gets one, and how long it is good for.
+//! The tokens of applications: how an application gets one, and when it ends.
 
 use std::process::Command;
 use std::time::Duration;

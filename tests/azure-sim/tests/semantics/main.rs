@@ -1,4 +1,4 @@
-//! What the double of Azure Resource Manager claims to do, asked of it over HTTP.
+//! The semantics of the double of Azure Resource Manager, checked over HTTP.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 

@@ -10,7 +10,7 @@ use crate::client::{Cloud, Reply, but, group, named, rule};
 const GROUPS: &str = "Microsoft.Network/networkSecurityGroups";
 const SPAN: Duration = Duration::from_secs(240);
 
-/// A link to where an operation is asked after.
+/// A link to the state of an operation.
 fn link<'a>(reply: &'a Reply, header: &str) -> &'a str {
     reply.header(header).unwrap_or_else(|| panic!("no {header}: {reply:?}"))
 }

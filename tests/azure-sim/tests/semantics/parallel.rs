@@ -11,7 +11,7 @@ use crate::client::{Cloud, Reply, group, rule};
 
 const SPAN: Duration = Duration::from_secs(60);
 
-/// What says that another operation is under way: one of two codes.
+/// Reports whether an answer says that another operation is under way: by one of two codes.
 fn is_busy(reply: &Reply) -> bool {
     match reply.error() {
         (429, "RetryableErrorDueToAnotherOperation") => {

@@ -1,4 +1,4 @@
-//! What each token may do.
+//! The actions that each token allows.
 
 use reqwest::Method;
 use serde_json::json;
@@ -57,7 +57,7 @@ async fn an_application_takes_the_actions_that_it_may_take() {
 }
 
 #[tokio::test]
-async fn a_rule_that_names_a_role_is_written_by_who_may_join_it() {
+async fn a_rule_that_names_an_application_security_group_needs_the_permission_to_join_it() {
     let cloud = Cloud::new().await;
     let mut body = rule(100);
     body["properties"].as_object_mut().unwrap().remove("destinationAddressPrefix");
@@ -72,7 +72,7 @@ async fn a_rule_that_names_a_role_is_written_by_who_may_join_it() {
 }
 
 #[tokio::test]
-async fn a_firewall_is_written_by_who_may_join_its_subnet_and_its_address() {
+async fn a_firewall_needs_the_permission_to_join_its_subnet_and_its_address() {
     let cloud = Cloud::new().await;
     let subnet = cloud.lab.subnet("net", "AzureFirewallSubnet", "10.0.1.0/26", None, None);
     let firewall = cloud.lab.firewall("fw", "10.0.1.4", "198.51.100.1", &subnet);
@@ -97,7 +97,7 @@ async fn a_firewall_is_written_by_who_may_join_its_subnet_and_its_address() {
 }
 
 #[tokio::test]
-async fn a_caller_reads_what_is_theirs_and_changes_nothing() {
+async fn a_caller_reads_its_own_machines_and_changes_nothing() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, None);
     let permissions = json!({"value": [{"actions": ["*/read"], "notActions": ["Microsoft.Storage/*"]}]});
@@ -118,7 +118,7 @@ async fn a_caller_reads_what_is_theirs_and_changes_nothing() {
     assert_eq!(cloud.get_as("alice", &of(&vm.id)).await.good(), permissions);
     assert_eq!(cloud.get(&of(&vm.id)).await.good()["value"][0]["actions"], json!(["*"]));
     assert_eq!(cloud.get_as("bob", &of(&vm.id)).await.error(), (401, "InvalidAuthenticationToken"));
-    // Whoever takes an application's tokens back leaves the callers theirs.
+    // Revoking the applications' tokens leaves the callers their own.
     cloud.sim.forget_tokens();
     assert_eq!(cloud.get_as("alice", &vm.id).await.status, 200);
 }

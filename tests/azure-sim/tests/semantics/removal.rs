@@ -1,4 +1,4 @@
-//! What goes along with what is removed, and what stays.
+//! The removal of resources: the parts that go along, and the parts that stay.
 
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ async fn a_group_takes_its_rules_along() {
     assert_eq!(cloud.delete(&cloud.nsg()).await.status, 202);
     assert_eq!(cloud.get(&cloud.rule_id("ssh")).await.error(), (404, "ResourceNotFound"));
     assert_eq!(cloud.get(&cloud.nsg()).await.error(), (404, "ResourceNotFound"));
-    // One of the same name is another, without them.
+    // A new group of the same name is another group, without those rules.
     cloud.lab.nsg("nsg");
     assert_eq!(cloud.get(&cloud.rule_id("ssh")).await.error(), (404, "NotFound"));
 }

@@ -1,10 +1,10 @@
-//! What is taken as a security rule.
+//! The security rules that are accepted, and those that are refused.
 
 use serde_json::{Value, json};
 
 use crate::client::{Cloud, but, group, named, rule};
 
-/// Every one of these is refused with the code, and changes nothing.
+/// Checks that each of these is refused with its code, and changes nothing.
 async fn are_refused(cases: Vec<(String, Value, &str)>) {
     let cloud = Cloud::new().await;
     cloud.put(&cloud.rule_id("customer"), &rule(4000)).await.good();
@@ -19,7 +19,7 @@ async fn are_refused(cases: Vec<(String, Value, &str)>) {
     }
 }
 
-/// Every one of these is taken, and read back as it was written.
+/// Checks that each of these is accepted, and read back as it was written.
 async fn are_taken(cases: Vec<(String, Value)>) {
     for (name, body) in cases {
         let cloud = Cloud::new().await;
@@ -106,7 +106,7 @@ async fn a_group_has_1000_rules_at_most() {
     let reply = cloud.put(&cloud.rule_id("another"), &outbound).await;
     assert_eq!(reply.error(), (400, "SecurityRuleLimitExceeded"));
     assert_eq!(cloud.sim.rules(&cloud.nsg()).len(), 1000);
-    // One of them can still be changed, and one taken away makes room.
+    // A rule can still be changed, and a removed one makes room.
     assert_eq!(cloud.put(&cloud.rule_id("rule-0"), &rule(4000)).await.status, 200);
     cloud.delete(&cloud.rule_id("rule-0")).await.good();
     assert_eq!(cloud.put(&cloud.rule_id("another"), &outbound).await.status, 201);
