@@ -1,14 +1,27 @@
-//! The authority's life in a running broker.
+//! The certificate authority in a running broker: its renewal, its state and its warnings.
 //!
-//! The *intermediate* signs everything that agents, people and the broker itself show; it lives for a year, and everything
-//! ends with it. So the [`Keeper`] renews it at half of its life, wherever the *root key* is at hand, and takes up one that
-//! `postern-broker authority renew` has put on disk, without a restart. Every peer trusts the *root* and every certificate
-//! comes with the intermediate that signed it, so certificates of the old intermediate and of the new are good side by side,
-//! on every broker under the root.
+//! **The problem.** Every certificate ends. An authority that ends unnoticed locks out all agents and all people at once, in
+//! the middle of open grants.
 //!
-//! The rule that is kept: an end of a certificate never ends the broker. With an ended intermediate the broker starts, says
-//! so in its log, its metrics and its readiness, refuses every handshake, and goes on closing: windows at hosts end by
-//! themselves, and those in clouds are the reconciler's, which needs no certificate (I2).
+//! **The words.**
+//!
+//! - The *root* is the certificate that every peer trusts. Its private key, the *root key*, signs intermediates only, and may
+//!   be offline ([`RootKey`]).
+//! - The *intermediate* signs the certificates of agents, people and the broker. It lives for a year, and every certificate
+//!   under it ends with it at the latest.
+//! - The *serving certificate* is the one that the broker shows. It lives for a day.
+//!
+//! **The course.** The [`Keeper`] looks at the clock and the disk every few seconds. It renews the intermediate at half of
+//! its life if the root key is at hand, and takes up an intermediate that `postern-broker authority renew` has put on disk,
+//! without a restart. Every certificate comes with the intermediate that signed it, so certificates of the old and of the
+//! new intermediate are good side by side, on every broker under the root. [`Standing`] shows the state to other parts.
+//!
+//! **The rule.** The end of a certificate never ends the broker.
+//!
+//! **On failure.** A renewal that fails becomes a warning at once, and is tried again after some minutes. With an ended
+//! intermediate the broker starts, says so in its log, its metrics and its readiness, refuses every handshake, and goes on
+//! closing: agents end the windows at hosts by themselves, and the reconciler ends those in clouds, for which it needs no
+//! certificate (I2). A root key that other users can read stops the start of the broker: it may have leaked.
 
 pub mod command;
 mod keeper;

@@ -1,16 +1,29 @@
-//! Limits on what peers may hold of a broker (I10). One place has every number, and one place counts what they refuse.
+//! Limits on what peers may use of a broker (I10). `settings.rs` has every number, and [`Report`] counts every refusal.
 //!
-//! A connection goes through three stages, and each has a share of its own, so that one that is used up takes nothing
-//! from the next:
+//! **The problem.** The broker's port is open to strangers: agents enrol there without a certificate. Any address can open
+//! connections without end, and a stolen certificate can, too. The broker must still let an administrator in to revoke a
+//! grant, and must keep the sessions of its agents.
 //!
-//! 1. **Handshake** ([`handshakes`]): a TCP connection whose peer is not known yet. Connections that wait for their peer
-//!    give way to newer ones, first those of the address that holds most.
+//! **The words.** A connection goes through three stages, and each has a share of its own, so that a stage that is used up
+//! takes nothing from the next:
+//!
+//! 1. **Handshake** ([`handshakes`]): a TCP connection whose peer is not known yet. It holds a [`HandshakePermit`].
+//!    Connections that wait for their peer give way to newer ones, first those of the address that holds most.
 //! 2. **Seat** ([`seats`]): after the handshake a connection belongs to a class: anonymous (no certificate), people, or
-//!    agents. Anonymous connections and people have a fixed number of seats; agents have all that is left. Within a
-//!    class, whichever address or identity holds most seats gives up its oldest one.
-//! 3. **Call** (`api/bounded.rs`): each message has a size, receiving a request and answering it have a deadline.
+//!    agents. Anonymous connections and people have a fixed number of seats; agents have all that is left. Within a class,
+//!    the address or identity that holds most seats gives up its oldest one.
+//! 3. **Call** (`api/bounded.rs`): each message has a size, and receiving a request and answering it have a deadline.
 //!
-//! HTTP/2's own limits bound one connection (`api/connection.rs`): streams, windows and headers.
+//! HTTP/2's own limits bound one connection (`api/connection.rs`): streams, windows and headers. The *owner* of a connection
+//! is the identity in its certificate, or without one its address (an IPv6 network of 64 bits).
+//!
+//! **The rule.** A peer that opens connections without end closes only its own, or those of peers of its class that hold
+//! more. Agents always keep half of all connections.
+//!
+//! **On failure.** If every handshake waits for the broker's own processor, the broker accepts no more for a moment. If every
+//! seat of people or agents belongs to a different identity, the next connection of that class is refused. If the process may
+//! open fewer files than the configuration needs, all shares shrink alike ([`Limits::within`]). Each refusal counts in a
+//! metric, and the log has a line for each limit at a bounded rate.
 
 mod descriptors;
 mod handshakes;
@@ -47,12 +60,12 @@ pub(crate) struct Admission {
     seats: Mutex<Seats<Arc<Notify>>>,
 }
 
-/// A handshake's place, given back when it is dropped.
+/// A handshake's permit, given back when it is dropped.
 #[derive(Debug)]
 pub(crate) struct HandshakePermit {
     admission: Arc<Admission>,
     id: u64,
-    /// The state that shows that the handshake waits for its peer, and that ends it.
+    /// The state that shows whether the handshake waits for its peer, and that ends it.
     pub(crate) waiting: Arc<Waiting>,
 }
 
@@ -75,10 +88,10 @@ impl Admission {
         })
     }
 
-    /// Takes a place for a handshake with `peer`. The one that has waited longest for its peer may lose its own.
+    /// Admits a handshake with `peer`. The handshake that has waited longest for its peer may lose its permit for it.
     ///
-    /// Returns `None` where every place is taken and none waits for its peer: then the broker's processor is what is
-    /// short, and the caller asks again in a moment.
+    /// Returns `None` if every permit is taken and no handshake waits for its peer: then the broker's processor is the
+    /// bottleneck, and the caller asks again in a moment.
     pub(crate) fn admit_handshake(
         self: &Arc<Self>,
         peer: SocketAddr,
@@ -95,10 +108,10 @@ impl Admission {
         Some(HandshakePermit { admission: Arc::clone(self), id: admitted.id, waiting: admitted.waiting })
     }
 
-    /// Takes a seat for a connection. Another one of its class may lose its own.
+    /// Takes a seat for a connection. Another connection of its class may lose its seat for it.
     ///
     /// # Errors
-    /// Every seat of the class is taken, and none of them is a second one.
+    /// Every seat of the class is taken, and no owner has two.
     pub(crate) fn seat(
         self: &Arc<Self>,
         peer: SocketAddr,
@@ -134,17 +147,17 @@ impl Drop for HandshakePermit {
 }
 
 impl Seat {
-    /// The connection's class.
+    /// Returns the connection's class.
     pub(crate) fn class(&self) -> Class {
         self.class
     }
 
-    /// The limits under which it was taken.
+    /// Returns the limits under which the seat was taken.
     pub(crate) fn limits(&self) -> &Limits {
         &self.admission.limits
     }
 
-    /// The count of refusals.
+    /// Returns the count of refusals.
     pub(crate) fn report(&self) -> &Report {
         &self.admission.report
     }

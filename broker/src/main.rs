@@ -35,7 +35,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin. Once.
+    /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin; run it once.
     Init {
         /// The name of the first administrator.
         #[arg(long, default_value = "admin")]
@@ -65,7 +65,7 @@ enum Command {
         /// Leave the source usable: then there are two stores, and only one may be used.
         #[arg(long)]
         keep_source: bool,
-        /// Empty the target first, if a migration into it was broken off.
+        /// Empty the target first, if a migration into it was not completed.
         #[arg(long)]
         overwrite_incomplete: bool,
     },
@@ -92,7 +92,7 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum AuthorityCommand {
-    /// Shows the root and the intermediate: from when until when they are valid, and where the root key is.
+    /// Shows the root and the intermediate with their validity, and the place of the root key.
     Status {
         /// Exit with 9 if something needs attention.
         #[arg(long)]
@@ -216,7 +216,7 @@ async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
     Ok(providers)
 }
 
-/// Logs to stderr; the level comes from POSTERN_LOG. Spans are exported besides, if the configuration says where to.
+/// Logs to stderr, at the level in POSTERN_LOG, and exports spans if the configuration names a collector.
 fn log(config: &Config) -> anyhow::Result<Exporter> {
     let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);

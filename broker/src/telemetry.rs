@@ -1,5 +1,5 @@
-//! What is measured: every metric with its name, its labels and its meaning. The documentation, the dashboard and the
-//! alert rules are held to this table by tests. Durations are in seconds.
+//! The metrics: every one with its name, its labels and its meaning. Tests compare the documentation, the dashboard and the
+//! alert rules with this table. Durations are in seconds.
 
 mod agent_gauge;
 mod grant_progress;
@@ -29,7 +29,7 @@ pub fn lease_changed(change: LeaseChange) {
     metrics::counter!(LEASE_CHANGES, "why" => change.word()).increment(1);
 }
 
-/// Counts what a limit refused or ended.
+/// Counts a connection or call that a limit refused or ended.
 pub(crate) fn limited(limit: Limit) {
     metrics::counter!(LIMITED, "limit" => limit.word()).increment(1);
 }
@@ -64,7 +64,7 @@ pub(crate) fn authority_renewal_failed() {
     metrics::counter!(AUTHORITY_RENEWAL_FAILURES).increment(1);
 }
 
-/// What keeps the metrics, with the buckets of every histogram.
+/// Makes the recorder of the metrics, with the buckets of every histogram.
 ///
 /// # Errors
 /// A histogram without buckets.
@@ -81,7 +81,7 @@ pub fn recorder() -> Result<PrometheusRecorder, BuildError> {
     Ok(builder.build_recorder())
 }
 
-/// Keeps the metrics of this process from now on.
+/// Installs the recorder for this process.
 ///
 /// # Errors
 /// It does already.
@@ -94,7 +94,7 @@ pub fn install(reasons: &Reasons) -> anyhow::Result<PrometheusHandle> {
     Ok(handle)
 }
 
-/// Describes every metric, and lets each begin at zero: a rate over one that is not there misses its first count.
+/// Describes every metric, and sets it to zero: a rate over an absent counter misses its first count.
 pub fn begin() {
     for metric in &ALL {
         match metric.kind {
@@ -106,7 +106,7 @@ pub fn begin() {
             match metric.kind {
                 MetricKind::Counter => metrics::counter!(metric.name, labels).increment(0),
                 MetricKind::Gauge => metrics::gauge!(metric.name, labels).set(0),
-                // To be there is enough: a sample of zero would be one that was never taken.
+                // The histogram only has to exist: a sample of zero would be one that was never taken.
                 MetricKind::Histogram(_) => drop(metrics::histogram!(metric.name, labels)),
             }
         }
@@ -114,7 +114,7 @@ pub fn begin() {
     metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1);
 }
 
-/// Shows whether the broker is ready, and which parts keep it.
+/// Shows whether the broker is ready, and the parts that are not.
 pub(crate) fn ready(reasons: &Reasons) {
     metrics::gauge!(READY).set(f64::from(u8::from(reasons.is_empty())));
     for part in PARTS {
@@ -123,7 +123,7 @@ pub(crate) fn ready(reasons: &Reasons) {
 }
 
 impl Metric {
-    /// Each set of labels with which it is there from the start.
+    /// Returns each set of labels with which the metric exists from the start.
     fn labels(&self) -> Vec<Vec<Label>> {
         match self.label {
             None => vec![Vec::new()],

@@ -1,4 +1,4 @@
-//! `postern-broker authority`: what an operator does about the authority's life, with the broker running or not.
+//! `postern-broker authority`: an operator's commands for the authority, with the broker running or not.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::{RootKey, Standing, humane};
 use crate::clock::Clock;
 use crate::config::Config;
 
-/// Makes a new intermediate with the root's key, and returns what to say about it.
+/// Makes a new intermediate with the root's key, and returns a text about it.
 ///
 /// # Errors
 /// The authority or the key cannot be used, or a file cannot be written.
@@ -54,7 +54,7 @@ pub fn status(config: &Config) -> anyhow::Result<(String, usize)> {
     Ok((text, warnings.len()))
 }
 
-/// Returns the warnings about an authority that `init` has made; none before that.
+/// Returns the warnings about the authority; none before `init` has made it.
 ///
 /// # Errors
 /// The authority's files cannot be used.

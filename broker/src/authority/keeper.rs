@@ -1,5 +1,5 @@
-//! The keeper: renews the intermediate and the serving certificate, and says how near their ends are. It looks often and
-//! decides by the clock each time, so a machine that slept, or a file that appeared, is noticed within seconds.
+//! The keeper: renews the intermediate and the serving certificate, and warns of their ends. It looks often and decides by
+//! the clock each time, so that it notices within seconds that the machine slept or that a file appeared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,9 @@ use crate::telemetry;
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How often the keeper looks at the clock and at the disk.
+/// The interval at which the keeper looks at the clock and at the disk.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long the keeper waits after a renewal that failed.
+/// The wait after a failed renewal.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// The author of a renewal that this broker found on disk.
@@ -48,19 +48,19 @@ pub struct Keeper {
     pub names: Vec<String>,
 }
 
-/// The state of things so far.
+/// The state of the keeper between two looks.
 struct KeeperState {
     /// The intermediate under which the broker serves.
     signer: String,
     next_try: Timestamp,
     failure: Option<String>,
-    /// What the newest warnings in the log were about.
+    /// The subject of the newest warnings in the log.
     said: Option<(Nearness, Nearness, Option<String>, usize)>,
     /// Records that the store has not taken yet.
     unrecorded: Vec<AuditEvent>,
 }
 
-/// Makes credentials to serve with.
+/// Makes credentials for the broker's own port.
 ///
 /// # Errors
 /// A key or a certificate cannot be made.
@@ -74,13 +74,13 @@ pub(crate) fn serving(
     Credentials::new(key, issued.chain, authority.roots())
 }
 
-/// Reports whether the broker should serve with a fresh certificate: half of its life has passed, and a fresh one would be
-/// valid. Without that the ended one stays, which tells clients the reason.
+/// Reports whether the broker should take a fresh serving certificate: half of the life has passed, and a fresh one would be
+/// valid. Otherwise the ended one stays, which shows clients the reason.
 fn is_serving_due(serving: &Life, intermediate: &Life, now: Timestamp) -> bool {
     now >= serving.half() && intermediate.holds(now) && serving.not_after < intermediate.not_after
 }
 
-/// Says whether peers can trust this broker.
+/// Sets the readiness by whether peers can trust this broker.
 pub(crate) fn show_readiness(
     authority: &Authority,
     readiness: &Readiness,
@@ -132,7 +132,7 @@ impl Keeper {
         }
     }
 
-    /// Renews the intermediate, where it is time and the root key is at hand.
+    /// Renews the intermediate, if it is due and the root key is at hand.
     fn renew(&self, state: &mut KeeperState, now: Timestamp) {
         let Self { authority, standing, .. } = self;
         if !authority.is_renewal_due(now) || now < state.next_try {
@@ -149,7 +149,7 @@ impl Keeper {
             self.renewed(state, by, now);
         }
         match outcome {
-            // The next look finds what that program has made.
+            // The next look finds the intermediate of that program.
             Ok(_) | Err(PkiError::RenewalUnderWay { .. }) => {}
             Err(error) => {
                 telemetry::authority_renewal_failed();
@@ -195,7 +195,7 @@ impl Keeper {
         }
     }
 
-    /// Shows the ends in the metrics, in the readiness, to other parts, and where something has changed in the log.
+    /// Shows the ends in the metrics, the readiness and the standing, and logs the warnings if they have changed.
     fn say(&self, state: &mut KeeperState, now: Timestamp) {
         let Self { authority, standing, readiness, .. } = self;
         standing.failed(state.failure.clone());
@@ -218,7 +218,7 @@ impl Keeper {
         state.said = Some(signs);
     }
 
-    /// Writes what has happened into the audit log (I9). A store that is away gets it later.
+    /// Writes the renewals into the audit log (I9). If the store does not answer, the next look tries again.
     async fn record(&self, state: &mut KeeperState) {
         while let Some(event) = state.unrecorded.first().cloned() {
             match self.store.commit(Transaction::default().audit(event)).await {
@@ -226,7 +226,7 @@ impl Keeper {
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
-                        "the renewal of the authority is not in the audit log yet"
+                        "cannot write the renewal of the authority into the audit log yet"
                     );
                     return;
                 }

@@ -2,21 +2,21 @@
 
 use postern_pki::PkiError;
 
-/// Where the root's key is, as the broker sees it.
+/// The place of the root's key, as the broker sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RootKey {
-    /// In the configured file, and usable.
+    /// The key is in the configured file, and usable.
     AtHand,
-    /// Not in that file.
+    /// The configured file does not exist.
     Offline,
-    /// In that file, and not usable.
+    /// The configured file exists, and its key is not usable.
     Unusable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// An error with its causes, in one line.
+/// Returns an error with its causes on one line.
 pub(super) fn in_a_line(error: PkiError) -> String {
     format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")
 }

@@ -12,7 +12,7 @@ use super::root_key::{RootKey, in_a_line};
 use super::warnings::{Facts, warnings};
 use crate::config::Config;
 
-/// The state of the authority's life, as the keeper publishes it for other parts of the broker.
+/// The state of the authority's certificates, as the keeper publishes it for other parts of the broker.
 #[derive(Debug)]
 pub struct Standing {
     root_key: PathBuf,
@@ -35,12 +35,12 @@ impl Standing {
         Self { store_certificate, ..Self::at(config.root_key.clone()) }
     }
 
-    /// Starts without warnings, for a root key that belongs into this file.
+    /// Starts without warnings, with this file for the root key.
     pub fn at(root_key: PathBuf) -> Self {
         Self { root_key, store_certificate: None, published: Mutex::default() }
     }
 
-    /// Looks where the root's key is.
+    /// Looks for the root's key.
     pub fn root_key(&self, authority: &Authority) -> RootKey {
         match authority.check_root_key(&self.root_key) {
             Ok(()) => RootKey::AtHand,
@@ -51,24 +51,24 @@ impl Standing {
         }
     }
 
-    /// The client certificate that the broker shows to Redis, with its life; none where there is none, or where the file
-    /// cannot be read: the store says so itself.
+    /// Returns the client certificate that the broker shows to Redis, with its life; none if none is configured, or if the
+    /// file cannot be read, which the store reports itself.
     pub(super) fn store_certificate(&self) -> Option<(PathBuf, Life)> {
         let file = self.store_certificate.as_ref()?;
         Some((file.clone(), Life::of_file(file).ok()?))
     }
 
-    /// The file for the root's key.
+    /// Returns the file for the root's key.
     pub fn root_key_file(&self) -> &std::path::Path {
         &self.root_key
     }
 
-    /// The warnings that the keeper published last, one line each; empty where all is well.
+    /// Returns the warnings that the keeper published last, one line each; empty if there are none.
     pub fn warnings(&self) -> Vec<String> {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).warnings.clone()
     }
 
-    /// Computes the warnings of this moment, with what the last attempt to renew ran into.
+    /// Computes the current warnings, with the failure of the last attempt to renew.
     pub fn look(&self, authority: &Authority, now: Timestamp) -> Vec<String> {
         let failure = self.published.lock().unwrap_or_else(PoisonError::into_inner).failure.clone();
         let facts = Facts {
@@ -77,13 +77,13 @@ impl Standing {
             failure,
             store: self.store_certificate(),
         };
-        // The root's key is read only where a warning needs it.
+        // The root's key is read only if a warning needs it.
         let warnings = warnings(&facts, || self.root_key(authority), now);
         self.published.lock().unwrap_or_else(PoisonError::into_inner).warnings.clone_from(&warnings);
         warnings
     }
 
-    /// Notes what the last attempt to renew, or to read what is on disk, ran into.
+    /// Notes the failure of the last attempt to renew, or to read the files.
     pub(super) fn failed(&self, failure: Option<String>) {
         self.published.lock().unwrap_or_else(PoisonError::into_inner).failure = failure;
     }

@@ -7,37 +7,37 @@ use postern_pki::life::{Life, Nearness};
 
 use super::root_key::RootKey;
 
-/// The remedy for an intermediate that has ended or is about to.
+/// The remedy for an intermediate that has ended or ends soon.
 const RENEW: &str = "run `postern-broker authority renew --root-key FILE`";
-/// The remedy for a root that has ended or is about to.
+/// The remedy for a root that has ended or ends soon.
 const NEW_ROOT: &str = "set up a new authority in time and enrol every agent under it (docs/operations.md, \"The end of the root\")";
 
-/// The facts that decide about warnings.
+/// The facts on which the warnings depend.
 pub(super) struct Facts {
     pub(super) root: Life,
     pub(super) intermediate: Life,
-    /// The reason why the last attempt to renew failed, or why what is on disk cannot be used.
+    /// The reason why the last attempt to renew failed, or why the files cannot be used.
     pub(super) failure: Option<String>,
     /// The client certificate for the store, with its life.
     pub(super) store: Option<(PathBuf, Life)>,
 }
 
-/// Returns what an operator should know, one line each; nothing where all is well. `root_key` looks where the root's key is.
+/// Returns the warnings for an operator, one line each; none if all is well. `root_key` looks for the root's key.
 pub(super) fn warnings(facts: &Facts, root_key: impl FnOnce() -> RootKey, now: Timestamp) -> Vec<String> {
     let mut found = Vec::new();
     if let Some(end) = end_in_words("root", &facts.root, now) {
         found.push(format!("{end}; {NEW_ROOT}"));
     }
-    // An intermediate cannot outlast its root: where both end together, only a new root helps.
+    // An intermediate cannot outlast its root: if both end together, only a new root helps.
     let bounded = facts.intermediate.not_after >= facts.root.not_after;
     if let Some(end) = end_in_words("intermediate", &facts.intermediate, now).filter(|_| !bounded) {
         let remedy = match root_key() {
             RootKey::AtHand => "the root key is at hand and the broker renews the intermediate by itself, \
-                                so see its log for what it ran into"
+                                so look for the error in its log"
                 .to_owned(),
             RootKey::Offline => RENEW.to_owned(),
             RootKey::Unusable { reason } => {
-                format!("the root key cannot be used ({reason}); mend that or {RENEW}")
+                format!("the root key cannot be used ({reason}); repair it, or {RENEW}")
             }
         };
         found.push(format!("{end}; {remedy}"));
@@ -51,7 +51,7 @@ pub(super) fn warnings(facts: &Facts, root_key: impl FnOnce() -> RootKey, now: T
     found
 }
 
-/// The end of the client certificate for the store, where an operator should have renewed it.
+/// Warns of the client certificate for the store, if an operator should have renewed it.
 fn store_in_words(file: &Path, life: &Life, now: Timestamp) -> Option<String> {
     let (end, file) = (life.not_after, file.display());
     let remedy = format!("put a new one into {file}; the broker reads it with each new connection to Redis");
@@ -64,7 +64,7 @@ fn store_in_words(file: &Path, life: &Life, now: Timestamp) -> Option<String> {
     life.is_overdue(now).then(ends)
 }
 
-/// The end of a certificate in words, where it is near enough for a warning.
+/// Describes the end of a certificate, if it is near enough for a warning.
 fn end_in_words(which: &str, life: &Life, now: Timestamp) -> Option<String> {
     let end = life.not_after;
     if now < life.not_before {
@@ -86,7 +86,7 @@ fn end_in_words(which: &str, life: &Life, now: Timestamp) -> Option<String> {
     }
 }
 
-/// A span in whole days, or in hours where it is shorter than two days.
+/// Writes a span in whole days, or in hours if it is shorter than two days.
 pub(crate) fn humane(span: SignedDuration) -> String {
     match span.as_hours() {
         hours @ 48.. => format!("{} days", hours / 24),

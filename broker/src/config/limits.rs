@@ -119,7 +119,7 @@ fn streams(key: &str, value: Option<usize>, usual: u32) -> Result<u32, Invalid> 
     Ok(u32::try_from(value).unwrap_or(usual))
 }
 
-/// A span of so many seconds.
+/// Parses a span in this range of seconds.
 fn span(
     key: &str,
     text: Option<String>,

@@ -91,7 +91,7 @@ impl File {
     }
 }
 
-/// One server, or the sentinels that know it; what belongs to the one has no place beside the other.
+/// Checks that the keys name either one server or its sentinels, and no key of the other.
 fn endpoint(
     url: Option<String>,
     sentinels: Option<Vec<String>>,
@@ -153,10 +153,10 @@ fn endpoint(
     Ok(Endpoint::Sentinels(Sentinels { urls, master, user, password_file }))
 }
 
-/// A server's URL on a command line.
+/// Checks a server's URL on a command line.
 ///
 /// # Errors
-/// It is none, or has a password in it.
+/// The text is not a URL of a Redis, or has a password in it.
 pub(crate) fn check_store_url(what: &str, url: &str) -> Result<(), Invalid> {
     check_url(what, url, &SCHEMES)
 }
@@ -166,7 +166,7 @@ fn check_url(key: &str, url: &str, schemes: &[&str]) -> Result<(), Invalid> {
     if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
         return Err(Invalid::new(key, "is not the URL of a Redis", remedy));
     }
-    // What is in the configuration is read by more people than a file that holds nothing else.
+    // More people read the configuration than a file that holds only a password.
     let info =
         url.into_connection_info().map_err(|_| Invalid::new(key, "is not the URL of a Redis", remedy))?;
     if info.redis_settings().password().is_some() {
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_section_names_the_key_and_tells_no_password() {
+    fn a_bad_section_names_the_key_and_shows_no_password() {
         for (text, key) in [
             ("", "store.url"),
             ("url = \"redis.example.org\"", "store.url"),

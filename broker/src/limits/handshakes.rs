@@ -1,8 +1,8 @@
-//! Handshakes that are not done. A stranger can begin any number of them, so one that waits for its peer gives way to a
-//! newer one; one that waits for the broker's own processor does not.
+//! Unfinished handshakes. A stranger can begin any number of them, so a handshake that waits for its peer gives way to a
+//! newer one; a handshake that waits for the broker's own processor does not.
 //!
-//! The peer that is in earnest sends its next bytes within a round trip. A silent one waits longer than that, and is the
-//! first to go. An address that holds its share of waiting handshakes loses its own longest one and not another's.
+//! An honest peer sends its next bytes within a round trip. A silent one waits longer than that, and is the first to go. An
+//! address that holds its share of waiting handshakes loses its own oldest one, never that of another address.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,34 +24,34 @@ pub(super) struct Handshakes {
     by_owner: HashMap<Owner, usize>,
 }
 
-/// A handshake, as far as its peer is concerned.
+/// The wait of a handshake for its peer.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    /// Since when the broker waits for the peer, in microseconds of its count of time; 0 while it does not.
+    /// The time since which the broker waits for the peer, in microseconds of its count of time; 0 while it does not wait.
     since: AtomicU64,
     evicted: Notify,
 }
 
-/// A handshake that was let in.
+/// An admitted handshake.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) id: u64,
     pub(super) waiting: Arc<Waiting>,
-    /// The limit for which another one had to go.
+    /// The limit for which another handshake had to go.
     pub(super) evicted: Option<Limit>,
 }
 
 impl Waiting {
-    /// The peer is to send something, from this moment on if it was not before.
+    /// Starts the wait for the peer, if it has not started before.
     pub(crate) fn for_peer(&self, now: Duration) {
         let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(1);
-        // Only its own task writes it.
+        // Only the handshake's own task writes it.
         if self.since.load(Ordering::Relaxed) == 0 {
             self.since.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The peer has sent something.
+    /// Ends the wait: the peer has sent something.
     pub(crate) fn no_more(&self) {
         self.since.store(0, Ordering::Relaxed);
     }
@@ -75,7 +75,7 @@ impl Handshakes {
         self.all.len()
     }
 
-    /// Lets a handshake in, in the place of another one where there is no room. `None` where that is not possible now.
+    /// Admits a handshake, and evicts another one if there is no room. `None` if none can be evicted now.
     pub(super) fn admit(&mut self, owner: Owner, is_silent: bool, now: Duration) -> Option<Admitted> {
         let mut evicted = None;
         let is_over = owner != Owner::Balancer && self.count(&owner) >= self.per_address;
@@ -118,7 +118,7 @@ impl Handshakes {
         self.by_owner.get(owner).copied().unwrap_or_default()
     }
 
-    /// The handshake that waits longest among those of the address with the most of them. A balancer's are many peers'.
+    /// Finds the handshake that waits longest, of the address with the most. A balancer's handshakes belong to many peers.
     fn longest(&self, counts: impl Fn(&Owner) -> bool) -> Option<u64> {
         let waiting = self.all.iter().filter(|(_, (owner, _))| counts(owner));
         let waiting = waiting.filter_map(|(id, (owner, waiting))| {
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balancer_has_no_share_and_those_in_earnest_never_give_way() {
+    fn a_balancer_has_no_share_and_honest_peers_never_give_way() {
         let mut handshakes = Handshakes::new(3, 1);
         for _ in 0..3 {
             assert_eq!(handshakes.admit(Owner::Balancer, false, at(1)).unwrap().evicted, None);

@@ -1,13 +1,13 @@
 //! The limits by name, as the metrics and the log have them.
 
-/// A limit that something ran into.
+/// A limit that a peer reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Limit {
-    /// No byte came in time.
+    /// The first byte did not come in time.
     FirstByte,
     /// The TLS handshake took too long.
     Handshake,
-    /// HTTP/2 was not begun in time.
+    /// The client did not begin HTTP/2 in time.
     Preface,
     /// Too many handshakes in all.
     Handshakes,
@@ -15,7 +15,7 @@ pub enum Limit {
     HandshakesPerAddress,
     /// Too many connections without a certificate.
     Anonymous,
-    /// Too many of them from one address.
+    /// Too many connections without a certificate from one address.
     AnonymousPerAddress,
     /// Too many connections of principals.
     People,
@@ -27,16 +27,16 @@ pub enum Limit {
     PerAgent,
     /// A connection without a certificate has reached its age.
     AnonymousAge,
-    /// A request was not received in time.
+    /// A request did not arrive in time.
     Receive,
-    /// A call was not answered in time.
+    /// A call had no answer in time.
     Answer,
     /// A message was too large.
     Message,
 }
 
 impl Limit {
-    /// The word in the metric's label, which is the key in the section `[limits]` or its plural.
+    /// Returns the metric's label, which is the key in the section `[limits]` or its plural.
     pub const fn word(self) -> &'static str {
         match self {
             Self::FirstByte => "first_byte",

@@ -5,14 +5,14 @@ use std::net::IpAddr;
 use postern_core::{Principal, TargetId};
 use postern_pki::Identity;
 
-/// The class of a connection whose handshake is done.
+/// The class of a connection after its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Class {
-    /// No certificate was shown.
+    /// The peer showed no certificate.
     Anonymous,
-    /// A principal's certificate was shown.
+    /// The peer showed a principal's certificate.
     People,
-    /// An agent's certificate was shown.
+    /// The peer showed an agent's certificate.
     Agents,
 }
 
@@ -20,7 +20,7 @@ impl Class {
     /// Every class.
     pub(super) const ALL: [Self; 3] = [Self::Anonymous, Self::People, Self::Agents];
 
-    /// The class of a peer with this identity, if it has one.
+    /// Returns the class of a peer with this identity, or without one.
     pub fn of(identity: Option<&Identity>) -> Self {
         match identity {
             None => Self::Anonymous,
@@ -29,7 +29,7 @@ impl Class {
         }
     }
 
-    /// The word in the metric's label.
+    /// Returns the metric's label.
     pub fn word(self) -> &'static str {
         match self {
             Self::Anonymous => "anonymous",

@@ -1,4 +1,4 @@
-//! Counts what the limits refuse, and warns of it at a bounded rate: a stranger must not be able to fill the log either.
+//! Counts the refusals of the limits, and logs them at a bounded rate: a stranger must not be able to fill the log either.
 
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -18,7 +18,7 @@ pub(crate) struct Report {
     throttle: Mutex<HashMap<&'static str, Throttled>>,
 }
 
-/// When the log last had a line on something, and how many there would have been since.
+/// The time of the last line on a subject, and the number of lines left out since.
 #[derive(Debug, Default)]
 struct Throttled {
     last: Option<Duration>,
@@ -26,10 +26,10 @@ struct Throttled {
 }
 
 impl Report {
-    /// Counts that `peer` ran into a limit.
+    /// Counts that `peer` reached a limit.
     pub(crate) fn hit(&self, limit: Limit, peer: &dyn Display) {
         telemetry::limited(limit);
-        // A connection that has reached its age is no trouble.
+        // A connection that has reached its age is normal.
         if limit == Limit::AnonymousAge {
             tracing::debug!(%peer, limit = limit.word(), "a connection has reached its age");
         } else if let Some(omitted) = self.due(limit.word()) {
@@ -45,7 +45,7 @@ impl Report {
         }
     }
 
-    /// Returns how many lines were left out since the last one, if there may be one now.
+    /// Returns the number of lines left out since the last one, if a line is due now.
     fn due(&self, what: &'static str) -> Option<u64> {
         let now = boottime();
         let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);

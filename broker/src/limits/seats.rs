@@ -1,8 +1,8 @@
-//! Seats: connections whose handshake is done, by class and owner.
+//! Seats: connections after their handshake, by class and owner.
 //!
-//! A newcomer is let in as long as anything older can go for it: its own owner's oldest connection where the owner has
-//! its share, otherwise the oldest one of the owner that has most. So an identity or an address that opens connections
-//! without end only closes its own, and an administrator always gets in.
+//! A new connection is admitted while an older one can go for it: the oldest of its own owner if that has its share,
+//! otherwise the oldest of the owner that has most. So an identity or an address that opens connections without end closes
+//! only its own, and an administrator always gets in.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -19,7 +19,7 @@ pub(super) struct Seats<T> {
     agents: ClassSeats<T>,
 }
 
-/// The seats of one class. `T` is what ends a connection.
+/// The seats of one class. `T` ends a connection.
 #[derive(Debug)]
 struct ClassSeats<T> {
     most: usize,
@@ -28,11 +28,11 @@ struct ClassSeats<T> {
     by_owner: HashMap<Owner, BTreeSet<u64>>,
 }
 
-/// A seat that was taken.
+/// A seat that a connection has just taken.
 #[derive(Debug)]
 pub(super) struct TakenSeat<T> {
     pub(super) id: u64,
-    /// The connection that has to go, and the limit for which it does.
+    /// The connection that has to go, with the limit for which it goes.
     pub(super) evicted: Option<(Limit, T)>,
 }
 
@@ -57,7 +57,7 @@ impl<T> Seats<T> {
         }
     }
 
-    /// Takes a seat, in the place of another one where there is none.
+    /// Takes a seat, and evicts another connection if none is free.
     ///
     /// # Errors
     /// The class is full of connections of known owners that have one each.
@@ -82,7 +82,7 @@ impl<T> Seats<T> {
         Ok(TakenSeat { id, evicted })
     }
 
-    /// Gives a seat back; one that was lost to another is none any more.
+    /// Gives a seat back, unless another connection has taken it.
     pub(super) fn leave(&mut self, class: Class, id: u64) {
         self.room(class).leave(id);
     }
@@ -105,10 +105,10 @@ impl<T> ClassSeats<T> {
         self.by_owner.get(owner)?.first().copied()
     }
 
-    /// The oldest seat of the owner with the most; the oldest of all where each has one, if such a one may go at all.
+    /// Finds the oldest seat of the owner with the most. If each owner has one, the oldest of all, if `any` may go.
     fn oldest_of_most(&self, any: bool) -> Option<u64> {
         let owners = self.by_owner.iter().filter_map(|(owner, seats)| {
-            // A balancer's seats are many callers'.
+            // A balancer's seats belong to many callers.
             let weight = if *owner == Owner::Balancer { 1 } else { seats.len() };
             Some((weight, std::cmp::Reverse(*seats.first()?)))
         });
@@ -135,7 +135,7 @@ mod tests {
     use super::*;
     use crate::testing::builders::name;
 
-    /// Four seats for strangers and two for each of them, three for people and two for each, five for agents and two for each.
+    /// Four seats for strangers, three for people and five for agents, and two of them for each owner.
     fn seats() -> Seats<&'static str> {
         Seats::new(&Limits {
             connections: 14,

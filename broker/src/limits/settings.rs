@@ -7,12 +7,12 @@ use postern_core::SourcePrefix;
 
 use super::owner::Owner;
 
-/// Every limit, as the section `[limits]` of the configuration has it.
+/// Every limit, as in the section `[limits]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Connections in all, handshakes included.
     pub connections: usize,
-    /// Handshakes that are not done, in all.
+    /// Unfinished handshakes, in all.
     pub handshakes: usize,
     /// Handshakes of one address that wait for their peer.
     pub handshakes_per_address: usize,
@@ -26,17 +26,17 @@ pub struct Limits {
     pub per_principal: usize,
     /// Connections of one agent.
     pub per_agent: usize,
-    /// The addresses of load balancers: what comes from one is many callers' and has no limit for the address.
+    /// The addresses of load balancers: connections from one belong to many callers, and no limit for an address applies.
     pub load_balancers: Vec<SourcePrefix>,
-    /// From accepting a connection to its first byte.
+    /// The time from accepting a connection to its first byte.
     pub first_byte: Duration,
-    /// From the first byte to the end of the TLS handshake.
+    /// The time from the first byte to the end of the TLS handshake.
     pub handshake: Duration,
-    /// From the handshake to the end of the client's HTTP/2 preface and the head of its settings.
+    /// The time from the handshake to the end of the client's HTTP/2 preface and the head of its settings.
     pub preface: Duration,
-    /// From the headers of a call with one request message to the end of that message.
+    /// The time from the headers of a call with one request message to the end of that message.
     pub receive: Duration,
-    /// From the headers of a call with one request and one answer to the answer.
+    /// The time from the headers of a call with one request and one answer to the answer.
     pub answer: Duration,
     /// The age at which a connection without a certificate is closed.
     pub anonymous_age: Duration,
@@ -83,7 +83,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The limits that so many file descriptors allow: every share shrinks alike, so that agents keep theirs.
+    /// Returns the limits that so many file descriptors allow: every share shrinks alike, so that agents keep their half.
     #[must_use]
     pub fn within(mut self, descriptors: usize) -> Self {
         /// Descriptors for files, the store, clouds and the metrics port.
@@ -98,12 +98,12 @@ impl Limits {
         self
     }
 
-    /// Connections that only agents can have.
+    /// Returns the number of connections that only agents can have.
     pub fn agents(&self) -> usize {
         self.connections.saturating_sub(self.handshakes + self.anonymous + self.people).max(1)
     }
 
-    /// The owner of an anonymous connection or a handshake: its address, an IPv6 network of 64 bits, or a balancer.
+    /// Returns the owner of an anonymous connection or a handshake: an address, an IPv6 network of 64 bits, or a balancer.
     pub(super) fn owner(&self, address: IpAddr) -> Owner {
         let address = address.to_canonical();
         if self.load_balancers.iter().any(|prefix| prefix.contains(address)) {

@@ -1,8 +1,25 @@
-//! Several brokers on one store: who is there, and which of them works on which target.
+//! Several brokers on one store: the members, and the member that works on each target.
 //!
-//! A broker on a store is a *member*, for as long as it renews that. A *lease* says which member works on a target; its
-//! token rises with each holder, and goes with what the holder reads and writes, so that one that was replaced is refused,
-//! however late it comes. A lease saves work; that a window ends does not depend on it (I2).
+//! **The problem.** Brokers on one store are equal and may die at any moment. Two of them must not drive one target at once:
+//! each would undo what the other has just done, and an agent would get desired states from both.
+//!
+//! **The words.**
+//!
+//! - A broker is a *member* while it renews its membership; a membership that is not renewed ends after [`MEMBERSHIP_TTL`].
+//!   A broker that joins again has a new membership, and every lease of the old one is lost.
+//! - A *lease* names the member that works on a target. Its token rises with each holder. A broker shows the token with its
+//!   reads and writes, so that the store refuses a holder that was replaced, however late its command comes.
+//! - A [`Claim`] is the ground on which a member takes a lease. Work follows the target's agent; a lockdown takes the lease
+//!   exclusively.
+//! - A *lock* keeps one job (such as a lockdown) to one member at a time.
+//! - A *status* is what the holder of a lease publishes about its target, for members that answer questions about it.
+//! - A [`ClusterEvent`] says that something changed and where to look.
+//!
+//! **The rule.** A lease saves work and keeps brokers apart. The end of a window does not depend on it: agents end windows
+//! by their own clocks (I2).
+//!
+//! **On failure.** A member that dies loses its membership, and the others take its leases over. A member that was cut off
+//! gets [`StoreError::Fenced`] and joins again. A lost event costs time only: members also look without one.
 
 #[cfg(test)]
 pub(crate) mod fake;
@@ -18,7 +35,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
-/// How long a membership lasts that is not renewed.
+/// The life of a membership that is not renewed.
 pub const MEMBERSHIP_TTL: Duration = Duration::from_secs(6);
 
 /// The right to work on a target.
@@ -26,32 +43,32 @@ pub const MEMBERSHIP_TTL: Duration = Duration::from_secs(6);
 pub struct Lease {
     /// The target.
     pub target: TargetId,
-    /// Rises with each holder; 0 where there is only one.
+    /// A number that rises with each holder; 0 on a store with one broker.
     pub token: u64,
 }
 
-/// A lease that was taken.
+/// A lease that this broker has just taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenLease {
     /// The lease.
     pub lease: Lease,
-    /// Whether another broker held it before: it may have told the agent what this one knows nothing of.
+    /// Set if another broker held it before: that broker may have sent the agent a state that this one does not know.
     pub inherits: bool,
 }
 
-/// On what ground a lease is asked for.
+/// The ground on which a member asks for a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// Nobody works on the target: it is free, or its holder is gone.
+    /// No member works on the target: the lease is free, or its holder is gone.
     Free,
-    /// The target's agent has its session here. Work follows the agent, also away from a holder that is there.
+    /// The target's agent has its session here. Work follows the agent, also away from a living holder.
     Agent,
-    /// An administrator's lockdown or release needs the target for itself: it is nobody's else until it is given back.
+    /// A lockdown or release needs the target for itself: no other member gets the lease until it is given back.
     Turn,
 }
 
 impl Claim {
-    /// Its word.
+    /// Returns the word for the claim in the store's scripts.
     pub fn word(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -61,33 +78,33 @@ impl Claim {
     }
 }
 
-/// What a member says of itself, for `postern status`.
+/// The description that a member gives of itself, for `postern status`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct MemberInfo {
-    /// Its membership; changes when it has to join anew.
+    /// The membership; a member that joins again has a new one.
     #[serde(default)]
     pub membership: String,
-    /// The replica's name.
+    /// The broker's name.
     pub name: String,
     /// The version that it runs.
     pub version: String,
-    /// When it started.
+    /// The time at which it started.
     pub started_at: Timestamp,
-    /// How many agents have their session with it.
+    /// The number of agents with a session on it.
     pub agents: u64,
-    /// How many targets it works on.
+    /// The number of targets that it works on.
     pub targets: u64,
-    /// How many targets have a cloud that keeps failing.
+    /// The number of targets whose cloud keeps failing.
     pub stuck: u64,
-    /// Whether it is ending.
+    /// Set while it shuts down.
     pub ending: bool,
-    /// How far its clock is ahead of the store's, in milliseconds; as it was at the last renewal.
+    /// The lead of its clock over the store's, in milliseconds, at the last renewal.
     #[serde(default)]
     pub clock_ahead_ms: i64,
-    /// What keeps it from its work, one line for each part; empty where it is ready.
+    /// The reasons why it is not ready, one line for each part; empty if it is ready.
     #[serde(default)]
     pub not_ready: Vec<String>,
-    /// Its warnings about the authority's life, one line each.
+    /// The warnings about the authority's certificates, one line each.
     #[serde(default)]
     pub warnings: Vec<String>,
 }
@@ -95,135 +112,135 @@ pub struct MemberInfo {
 /// The answer to a renewal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RenewalReply {
-    /// Whether the membership is a new one: every lease of the one before is lost.
+    /// Set if the membership is new: every lease of the previous one is lost.
     pub joined: bool,
     /// The number of the newest audit record.
     pub head: u64,
-    /// The store's own time, where it tells one.
+    /// The store's own time, if the store has a clock.
     pub store_time: Option<Timestamp>,
-    /// How many of this membership's leases were taken away so far.
+    /// The number of this membership's leases that other members took, so far.
     pub losses: u64,
-    /// Members that are gone, and had leases.
+    /// The memberships that have ended and still have leases.
     pub gone: Vec<String>,
 }
 
-/// What a member tells of a target that it works on, for those that do not.
+/// The status of a target, as the member that works on it publishes it for the others.
 #[derive(Debug, Clone)]
 pub struct PublishedStatus {
-    /// By what right.
+    /// The lease under which it is published.
     pub lease: Lease,
-    /// The view, as text.
+    /// The status, as text.
     pub status: String,
-    /// The targets whose grants wait for it.
+    /// The targets whose grants wait for this status.
     pub awaited_by: Vec<TargetId>,
 }
 
-/// Something that happened, and where to look. Losing it costs time and nothing else.
+/// An event in the cluster, with the place to look at. A lost event costs time and nothing else.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ClusterEvent {
-    /// The store changed.
+    /// A member committed a transaction.
     Committed(CommittedChange),
-    /// Somebody took the lease of a target, on this ground.
+    /// A member took the lease of a target.
     LeaseTaken {
         /// The target.
         target: TargetId,
-        /// Whether it is this member that has it now.
+        /// Set if this member has the lease now.
         mine: bool,
-        /// Whether it was taken for a turn, after which it is given back.
+        /// Set if the lease was taken exclusively, and will be given back.
         exclusive: bool,
     },
-    /// Somebody gave the lease of a target back.
+    /// A member gave the lease of a target back.
     LeaseFreed(TargetId),
-    /// The view of something changed for which these targets' grants wait.
+    /// A status changed for which the grants of these targets wait.
     StatusPublished(Vec<TargetId>),
-    /// What was on its way to this target's cloud may have arrived late.
+    /// A late write of another member may have reached this target's cloud: its holder looks again.
     LookRequested(TargetId),
     /// A member left.
     MemberLeft,
 }
 
-/// What a commit changed.
+/// The changes of a commit.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CommittedChange {
-    /// The newest audit record before it.
+    /// The number of the newest audit record before it.
     pub before: u64,
-    /// The newest audit record after it.
+    /// The number of the newest audit record after it.
     pub after: u64,
-    /// Whether this broker made it, and knows.
+    /// Set if this broker made the commit.
     pub own: bool,
     /// The grants.
     pub grants: Vec<GrantId>,
-    /// The targets to look at, of those that are nobody's else.
+    /// The targets to look at, without those that another member works on.
     pub targets: Vec<TargetId>,
     /// The agents.
     pub agents: Vec<TargetId>,
-    /// Whether policies changed.
+    /// Set if policies changed.
     pub policies: bool,
 }
 
-/// ClusterEvent as they come, until the connection breaks.
+/// Events as they come, until the connection breaks.
 #[async_trait]
 pub trait Subscription: Send {
-    /// The next of them; none once the connection is broken.
+    /// Returns the next event; none once the connection is broken.
     async fn next(&mut self) -> Option<ClusterEvent>;
 }
 
-/// The members of a store.
+/// The coordination of the brokers on one store.
 ///
-/// A store of one broker alone ([`super::alone::Alone`]) grants everything and has no news.
+/// On a store with one broker ([`super::single_broker::SingleBroker`]) every request is granted and there are no events.
 #[async_trait]
 pub trait Coordination: Send + Sync + 'static {
-    /// Whether there can be no other member.
+    /// Reports whether the store can have no other member.
     fn is_alone(&self) -> bool;
 
-    /// This broker's membership, as its card shows it.
+    /// Returns this broker's membership.
     fn membership(&self) -> String;
 
-    /// Renews this broker's membership, or joins anew where it has ended.
+    /// Renews this broker's membership, or joins again if it has ended.
     ///
     /// # Errors
-    /// Here and everywhere: the store failed, or was written by a newer broker.
+    /// Here and in every other method: the store failed, or was written by a newer broker.
     async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError>;
 
-    /// Ends the membership, and lets others take its leases at once.
+    /// Ends the membership, so that other members take its leases at once.
     async fn leave(&self) -> Result<(), StoreError>;
 
-    /// Takes the target's lease; none where somebody else has a better right to it. One that is held already is kept.
+    /// Takes the target's lease; none if another member has a better claim. A lease that this member holds is kept.
     ///
     /// # Errors
-    /// [`StoreError::Fenced`] where this membership has ended.
+    /// [`StoreError::Fenced`] if this membership has ended.
     async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<TakenLease>, StoreError>;
 
-    /// The targets whose leases are this member's.
+    /// Returns the targets whose leases this member holds.
     async fn held(&self) -> Result<HashSet<TargetId>, StoreError>;
 
-    /// Takes leases of a member that is gone, some at a time; none once there are no more.
+    /// Takes some leases of a member that is gone; none once there are no more.
     async fn take_over(&self, gone: &str) -> Result<Vec<TakenLease>, StoreError>;
 
-    /// Ends the turn for which a lease was held, and keeps it.
+    /// Ends an exclusive claim, and keeps the lease.
     async fn end_exclusive(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Gives a lease back that was taken from another for a turn.
+    /// Gives back a lease that was taken exclusively from another member.
     async fn give_back(&self, lease: &Lease) -> Result<(), StoreError>;
 
-    /// Keeps everybody else from a job of this name until it is done or this member is gone. False: somebody is at it.
+    /// Locks the job of this name until [`Self::unlock`] or the end of this member. False: another member has locked it.
     async fn try_lock(&self, job: &str) -> Result<bool, StoreError>;
 
-    /// The job is done.
+    /// Unlocks the job.
     async fn unlock(&self, job: &str) -> Result<(), StoreError>;
 
-    /// Tells what is known of targets. What is told under a lease that is lost is not taken.
+    /// Publishes the status of targets. The store drops a status whose lease is lost.
     async fn publish(&self, posted: Vec<PublishedStatus>) -> Result<(), StoreError>;
 
-    /// What the holders of these targets tell of them; nothing where nobody holds one or has told yet.
+    /// Returns the published statuses of these targets; nothing for a target without a holder, or without a status yet.
     async fn statuses(&self, targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError>;
 
-    /// Asks the holder of a target to look at its cloud again.
+    /// Asks the holder of a target's lease to look at the target's cloud again.
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError>;
 
-    /// Every member, by name.
+    /// Returns every member, by name.
     async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError>;
 
-    /// Hears the news from now on.
+    /// Subscribes to the events from now on.
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>>;
 }

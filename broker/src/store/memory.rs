@@ -12,7 +12,7 @@ use super::{
     TokenRecord, Transaction, Versioned,
 };
 
-/// A store in memory. It forgets everything with the process, and copies everything on each commit.
+/// A store in memory. It is lost with the process, and copies everything on each commit.
 #[derive(Debug, Default)]
 pub struct Memory {
     inner: Mutex<Inner>,
@@ -36,22 +36,22 @@ struct Records {
     head: Head,
 }
 
-/// What goes wrong with the next commit.
+/// A fault of the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: the commit goes well.
+    /// No fault: the commit succeeds.
     Nothing,
-    /// It does nothing, and nobody can tell: [`StoreError::Unavailable`].
+    /// The commit has no effect, and the caller cannot know: [`StoreError::Unavailable`].
     Before,
-    /// It takes effect, and the answer is lost: [`StoreError::Unavailable`].
+    /// The commit takes effect, and the answer is lost: [`StoreError::Unavailable`].
     After,
-    /// There is no room: [`StoreError::Full`].
+    /// The store has no room: [`StoreError::Full`].
     Full,
-    /// Someone else was first: [`StoreError::Conflict`].
+    /// Another caller was first: [`StoreError::Conflict`].
     Conflict,
 }
 
-/// A fault that a test asked for.
+/// The error of a fault.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the store was lost")]
 struct Lost;
@@ -61,7 +61,7 @@ fn lost() -> StoreError {
 }
 
 impl Memory {
-    /// Lets the next commits go wrong, one fault each.
+    /// Gives each of the next commits a fault.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.lock().faults.extend(faults);
     }
@@ -109,7 +109,7 @@ impl Records {
         Ok(next)
     }
 
-    /// Whether the change could be made. Where it could not, the state is half changed and to be thrown away.
+    /// Makes the change, and reports whether it could be made. If not, the records are half changed and must be dropped.
     fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::PutGrant { grant, expect } => put(&mut self.grants, grant.id, grant, expect),

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use postern_core::{Principal, TargetId};
 use serde::{Deserialize, Serialize};
 
-/// Counts the changes of one record, from 1. A policy that is deleted and put again counts on: a version that was
-/// read before never fits what came after.
+/// The count of a record's changes, from 1. A policy that is deleted and put again counts on, so that a version that was
+/// read before the deletion never fits a later record.
 pub type Version = u64;
 
 /// A record and its version.
@@ -13,50 +13,50 @@ pub type Version = u64;
 pub struct Versioned<T> {
     /// The record.
     pub record: T,
-    /// Its version, for the compare-and-set of the next change.
+    /// The version, for the compare-and-set of the next change.
     pub version: Version,
 }
 
-/// What is known of an agent.
+/// An enrolled agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentRecord {
-    /// Its target.
+    /// The target.
     pub target: TargetId,
-    /// When it enrolled.
+    /// The time of its enrolment.
     pub enrolled_at: Timestamp,
-    /// When its newest certificate ends.
+    /// The end of its newest certificate.
     pub certificate_not_after: Timestamp,
-    /// Set once it was banned; enrolling anew lifts the ban.
+    /// The ban of this agent, if it is banned; enrolling again lifts it.
     pub banned: Option<Ban>,
 }
 
-/// Who banned an agent, and why.
+/// A ban of an agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ban {
-    /// Who.
+    /// The administrator who banned it.
     pub by: Principal,
-    /// When.
+    /// The time of the ban.
     pub at: Timestamp,
-    /// Why; may be empty.
+    /// The reason; may be empty.
     pub reason: String,
 }
 
-/// The SHA-256 of a join token's secret: the secret itself is not kept.
+/// The SHA-256 of a join token's secret; the store does not keep the secret itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
-/// What a join token is good for.
+/// A join token.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenRecord {
     /// The target whose agent may enrol with it.
     pub target: TargetId,
-    /// When it was made.
+    /// The time at which it was made.
     pub created_at: Timestamp,
-    /// When it stops working.
+    /// The time from which it is refused.
     pub expires_at: Timestamp,
 }
 
-/// What a store keeps.
+/// A kind of record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RecordKind {
     /// The audit log.
@@ -65,7 +65,7 @@ pub enum RecordKind {
     Grants,
     /// Idempotency keys.
     Requests,
-    /// Policies, and the versions of deleted ones.
+    /// Policies, with the versions of deleted ones.
     Policies,
     /// Agents.
     Agents,

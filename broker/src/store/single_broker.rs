@@ -1,4 +1,4 @@
-//! The only member of a store that one broker has to itself: everything is its own.
+//! The coordination of a store with one broker: it holds every lease, and gets no events.
 
 use std::collections::HashSet;
 
@@ -11,7 +11,7 @@ use super::coordination::{
     Claim, Coordination, Lease, MemberInfo, PublishedStatus, RenewalReply, Subscription, TakenLease,
 };
 
-/// One broker alone.
+/// The only broker on its store.
 #[derive(Debug, Default)]
 pub struct SingleBroker {
     card: std::sync::Mutex<MemberInfo>,
@@ -81,7 +81,7 @@ impl Coordination for SingleBroker {
     }
 
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {
-        // Nothing ever comes: nobody else is there.
+        // No event ever comes: there is no other member.
         future::pending().boxed()
     }
 }

@@ -1,8 +1,8 @@
-//! What is counted for as long as it lives.
+//! The gauge of connected agents.
 
 use super::CONNECTED_AGENTS;
 
-/// One agent's session, counted until it is dropped.
+/// An agent's session, counted until it is dropped.
 #[derive(Debug)]
 pub struct AgentGauge(());
 

@@ -1,7 +1,7 @@
-//! The way of each grant through its layers: when each first confirmed that it is open, and that it is closed again.
+//! The progress of each grant: the times at which each layer first confirmed that it is open, and that it is closed again.
 //!
-//! Nothing is decided by this; it is measured, and logged. A broker that starts knows nothing of what was before: a layer
-//! that confirms a second time after that is measured a second time.
+//! The broker decides nothing by this; it measures and logs it. A broker that restarts starts with nothing: a layer that
+//! confirms again after that is measured a second time.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,10 +13,10 @@ use postern_core::{CloseReason, Grant, GrantId, GrantState, Window};
 
 use super::{CLOSE, EXPIRY_LAG, OPEN};
 
-/// How long a grant that is not among the open ones is remembered: it may be younger than the list.
+/// The time after which a grant that is not among the open ones is forgotten: it may be younger than the list.
 const FORGET_AFTER: SignedDuration = SignedDuration::from_secs(60);
 
-/// How far each grant that is opening or closing has come.
+/// The progress of each grant that is opening or closing.
 #[derive(Debug, Default)]
 pub struct GrantProgress(Mutex<HashMap<GrantId, Progress>>);
 
@@ -29,7 +29,7 @@ struct Progress {
 }
 
 impl GrantProgress {
-    /// Takes in what the layers are observed to hold of these grants.
+    /// Notes what the layers are observed to hold of these grants.
     pub fn look<'a>(
         &self,
         grants: impl IntoIterator<Item = &'a Grant>,
@@ -68,7 +68,7 @@ impl GrantProgress {
             tracing::info!(grant = %grant.id, layer = word, took_s = took, "a layer is open");
             return;
         };
-        // What never opened has nothing to close, and would be the quickest of all.
+        // A layer that never opened has nothing to close, and would count as the quickest close of all.
         if matches!(grant.state, GrantState::Closing(CloseReason::CannotOpen { .. })) && !was_open {
             tracing::info!(grant = %grant.id, layer = word, "a layer holds nothing");
             return;
@@ -81,7 +81,7 @@ impl GrantProgress {
         tracing::info!(grant = %grant.id, layer = word, took_s = took, "a layer is closed");
     }
 
-    /// For how long the layer has not confirmed the oldest close among these grants that it has to.
+    /// Returns the age of the oldest close of these grants that the layer has not confirmed.
     pub fn oldest_close(&self, grants: &[Grant], layer: Layer, now: Timestamp) -> Duration {
         let progress = self.lock();
         let waiting = grants.iter().filter(|grant| {
@@ -96,13 +96,13 @@ impl GrantProgress {
         waiting.map(|grant| span(since(grant), now)).max().unwrap_or_default()
     }
 
-    /// Forgets every grant that is over: `open` are those that are not.
+    /// Forgets every grant that is not among `open`.
     pub fn keep(&self, open: &[Grant], now: Timestamp) {
         let open: HashSet<GrantId> = open.iter().map(|grant| grant.id).collect();
         self.lock().retain(|id, way| open.contains(id) || now.duration_since(way.seen) < FORGET_AFTER);
     }
 
-    /// Does something with a grant's way, as far as its state has come.
+    /// Works on a grant's progress, after bringing it up to the grant's state.
     fn at<T>(&self, grant: &Grant, now: Timestamp, work: impl FnOnce(&mut Progress) -> T) -> T {
         let mut progress = self.lock();
         let way = progress.entry(grant.id).or_insert_with(|| Progress {
@@ -124,13 +124,13 @@ impl GrantProgress {
 }
 
 impl Progress {
-    /// The layers that have confirmed what the grant's state is about.
+    /// Returns the layers that have confirmed what the grant's state waits for.
     fn done(&self, grant: &Grant) -> &BTreeSet<Layer> {
         if matches!(grant.state, GrantState::Closing(_)) { &self.closed } else { &self.opened }
     }
 }
 
-/// Whether this is what a grant that opens or closes waits for.
+/// Reports whether the observation confirms what the grant waits for.
 fn confirms(grant: &Grant, observed: &Observed) -> bool {
     let is_closing = matches!(grant.state, GrantState::Closing(_));
     match observed {
@@ -140,7 +140,7 @@ fn confirms(grant: &Grant, observed: &Observed) -> bool {
     }
 }
 
-/// From `since` to `until`; zero where that is the other way round.
+/// Returns the time from `since` to `until`; zero if `until` is earlier.
 fn span(since: Timestamp, until: Timestamp) -> Duration {
     Duration::try_from(until.duration_since(since)).unwrap_or_default()
 }
@@ -153,7 +153,7 @@ mod tests {
     use super::*;
     use crate::testing::builders::{a_grant, at};
 
-    /// Every layer of every window is as this says.
+    /// Observes this for every layer of every window.
     fn all(observed: Observed) -> impl Fn(&Grant, &Window, Layer) -> Observed {
         move |_, _, _| observed.clone()
     }
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_that_nobody_has_looked_at_counts_from_itself() {
+    fn an_end_that_was_not_looked_at_yet_counts_from_itself() {
         let (progress, grant) = (GrantProgress::default(), a_grant().build());
         let opened = [grant.after(Event::Confirmed, at(1)).unwrap()];
         assert_eq!(progress.oldest_close(&opened, Layer::Host, at(65)), Duration::from_secs(5));

@@ -1,6 +1,6 @@
-//! A store that is measured: how long it takes to answer, how often it fails, and what became of grants in it.
+//! A store with metrics: the time of its answers, its failures, and the events of grants in it.
 //!
-//! It changes nothing of what the store under it does, and passes the same conformance suite.
+//! Every call goes to the store under it, and the same conformance suite holds.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use crate::store::{
     Transaction, Versioned,
 };
 
-/// A store under a stopwatch.
+/// A store with metrics.
 pub struct InstrumentedStore {
     store: Arc<dyn Store>,
 }
 
 impl InstrumentedStore {
-    /// Measures a store.
+    /// Adds metrics to a store.
     pub fn new(store: Arc<dyn Store>) -> Self {
         Self { store }
     }
@@ -117,12 +117,12 @@ async fn timed<T>(
     answer
 }
 
-/// What a transaction does to a grant.
+/// A change of a grant that the metrics count.
 #[derive(Debug, PartialEq)]
 enum Move {
-    /// Something happened to it.
+    /// An event of the grant.
     Event(String),
-    /// It became active so many seconds after it was asked for.
+    /// The grant became active so many seconds after its request.
     Active(f64),
 }
 
@@ -153,7 +153,7 @@ fn moves(transaction: &Transaction) -> Vec<Move> {
     events.chain(activated).collect()
 }
 
-/// What an audit event says has happened to a grant, as the metric's label has it.
+/// Returns the metric's label for an audit event about a grant.
 fn event(event: &AuditEvent) -> Option<String> {
     let word = event.action.strip_prefix("grant.")?;
     match (event.outcome, word) {

@@ -1,22 +1,22 @@
 //! The ways in which a lease changes hands, as the metrics count them.
 
-/// What becomes of a lease on a target.
+/// A change of a lease on a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseChange {
-    /// It was free.
+    /// The broker took a free lease.
     Taken,
-    /// Its holder is gone.
+    /// The broker took it over from a member that is gone.
     TakenOver,
-    /// It was taken from a living holder, because the target's agent came to this replica.
+    /// The broker took it from a living holder, because the target's agent connected here.
     Forced,
-    /// Another replica took it, or this one's membership ended.
+    /// Another broker took it, or the broker's membership ended.
     Lost,
-    /// It was given back.
+    /// The broker gave it back.
     Released,
 }
 
 impl LeaseChange {
-    /// The word in the metric's label.
+    /// Returns the metric's label.
     pub fn word(self) -> &'static str {
         match self {
             Self::Taken => "taken",

@@ -6,22 +6,22 @@ use crate::signals::parts::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
 /// A metric.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
     /// Counter, gauge or histogram.
     pub kind: MetricKind,
-    /// Its label and the values that it has, if it has one.
+    /// The label with its values, if the metric has one.
     pub label: Option<(&'static str, &'static [&'static str])>,
-    /// What it says.
+    /// The help text.
     pub what: &'static str,
 }
 
-/// What a metric is.
+/// The kind of a metric.
 #[derive(Debug, Clone, Copy)]
 pub enum MetricKind {
-    /// Only rises.
+    /// A number that only rises.
     Counter,
-    /// Rises and falls.
+    /// A number that rises and falls.
     Gauge,
     /// Samples, counted in buckets with these upper bounds.
     Histogram(&'static [f64]),
@@ -58,7 +58,7 @@ pub(crate) const CLOUD_SWEEP: &str = "postern_cloud_sweep_seconds";
 pub(crate) const OPEN_STATES: &[&str] = &["pending_approval", "opening", "active", "closing"];
 /// The parts that can keep a broker from its work.
 pub(crate) const PARTS: [&str; 5] = [STORE, RECONCILER, MEMBERSHIP, AUTHORITY, ENDING];
-/// What happens to grants; `refused` is a request that became none.
+/// The events of grants; `refused` is a request that did not become a grant.
 const EVENTS: &[&str] = &[
     "requested",
     "refused",
@@ -72,7 +72,7 @@ const EVENTS: &[&str] = &[
     "closed",
 ];
 const LAYERS: &[&str] = &["host", "cloud"];
-/// Handshakes, and the classes of connections whose handshake is done.
+/// Handshakes, and the classes of connections after their handshake.
 const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "agents"];
 const LIMITS: &[&str] = &[
     Limit::FirstByte.word(),
@@ -95,7 +95,7 @@ const OPERATIONS: &[&str] = &["commit", "read"];
 const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
 const LEASE_CHANGE_KINDS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
 
-/// From a host on the same switch to a firewall that takes minutes.
+/// Buckets from a host on the same switch to a firewall that takes minutes.
 const LAYER_SECONDS: &[f64] =
     &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
 const STORE_SECONDS: &[f64] =
@@ -109,7 +109,7 @@ pub const ALL: [Metric; 26] = [
     counter(
         GRANT_TRANSITIONS,
         Some(("event", EVENTS)),
-        "What happened to grants, counted by the broker that recorded it",
+        "Events of grants, counted by the broker that recorded them",
     ),
     histogram(ACTIVATION, LAYER_SECONDS, None, "From the request to every layer's confirmation"),
     histogram(
@@ -133,7 +133,7 @@ pub const ALL: [Metric; 26] = [
     gauge(
         OLDEST_CLOSE,
         Some(("layer", LAYERS)),
-        "For how long the layer has not confirmed the oldest close that it has to; 0 where there is none",
+        "For how long the layer has not confirmed the oldest close that is due; 0 where there is none",
     ),
     gauge(CONNECTED_AGENTS, None, "Agents with a session on this broker"),
     gauge(CONNECTIONS, Some(("kind", CONNECTION_KINDS)), "Connections to this broker's port"),
@@ -151,7 +151,7 @@ pub const ALL: [Metric; 26] = [
     counter(
         STORE_FAILURES,
         Some(("operation", OPERATIONS)),
-        "Calls of the store that failed; a conflict is none",
+        "Calls of the store that failed; a conflict is not a failure",
     ),
     counter(
         LEASE_CHANGES,
@@ -183,7 +183,7 @@ pub const ALL: [Metric; 26] = [
     counter(CLOUD_FAILURES, None, "Rounds on a target that failed"),
     gauge(CLOUD_STUCK, None, "Targets whose cloud has failed three times in a row or more"),
     gauge(CLOUD_UNREAD, None, "Accounts, Regions and subscriptions that the last sweep could not read"),
-    counter(CLOUD_DRIFT, None, "What somebody changed in a cloud"),
+    counter(CLOUD_DRIFT, None, "Changes in a cloud that Postern did not make"),
     counter(CLOUD_UNKNOWN, None, "Windows closed because no grant was known for them"),
     histogram(CLOUD_SWEEP, SWEEP_SECONDS, None, "How long sweeps of a cloud took"),
 ];

@@ -1,4 +1,4 @@
-//! What is counted in the store from time to time: how many grants are in which state, and which close is the oldest.
+//! Periodic counts from the store: the grants in each state, and the age of the oldest close.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,13 +12,13 @@ use super::{GRANTS, GrantProgress, OLDEST_CLOSE, OPEN_STATES};
 use crate::clock::Clock;
 use crate::store::Store;
 
-/// How often: every look reads all open grants.
+/// The interval of the counts: each reads all open grants.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Counts until the process ends.
 ///
 /// # Errors
-/// Never: where the store fails, what was counted last stands.
+/// Never: if the store fails, the last counts stay.
 pub async fn keep_sampling(
     store: Arc<dyn Store>,
     progress: Arc<GrantProgress>,
@@ -31,7 +31,9 @@ pub async fn keep_sampling(
                 progress.keep(&grants, clock.now());
                 show(&grants, &progress, clock.now());
             }
-            Err(error) => tracing::debug!(error = &error as &dyn std::error::Error, "grants are not counted"),
+            Err(error) => {
+                tracing::debug!(error = &error as &dyn std::error::Error, "cannot count the grants")
+            }
         }
         tokio::time::sleep(SAMPLE_INTERVAL).await;
     }

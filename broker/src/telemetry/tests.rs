@@ -1,4 +1,4 @@
-//! The table holds what it says: a metric that is there from the start, and each sample where it belongs.
+//! The table of metrics: each exists from the start, and each sample is counted under its labels.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use postern_core::{CloseReason, Event, Grant, Window};
 use super::*;
 use crate::testing::builders::{a_grant, at};
 
-/// What a scrape shows after this.
+/// Returns a scrape after this work.
 fn scraped(work: impl FnOnce()) -> String {
     let recorder = recorder().unwrap();
     with_local_recorder(&recorder, || {

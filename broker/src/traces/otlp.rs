@@ -19,32 +19,32 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::settings::Settings;
 
-/// The name under which the broker's spans are found.
+/// The service name of the broker's spans.
 const SERVICE: &str = "postern-broker";
-/// The spans of these crates are exported, and none of the libraries', which would trace the export itself.
+/// The crates whose spans are exported. Spans of libraries would trace the export itself.
 const EXPORTED_TARGETS: [&str; 4] = ["postern_broker", "postern_provider", "postern_aws", "postern_azure"];
-/// How many spans may wait for the collector; what comes then is thrown away.
+/// The most spans that wait for the collector; further ones are dropped.
 const QUEUE_SIZE: usize = 4096;
-/// How long spans are gathered before they are sent.
+/// The time for which spans are gathered before they are sent.
 const BATCH_DELAY: Duration = Duration::from_secs(1);
-/// How long the collector may take for an export.
+/// The longest time for an export.
 const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the last export may take when the broker ends.
+/// The longest time for the last export when the broker shuts down.
 const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What exports spans. Its end is to be called when the broker ends.
+/// The running exporter. The broker calls `end` when it shuts down.
 #[derive(Debug)]
 pub(super) struct Exporting(SdkTracerProvider);
 
 impl Exporting {
     pub(super) fn end(&self) {
         if let Err(error) = self.0.shutdown_with_timeout(LAST_EXPORT_TIMEOUT) {
-            tracing::info!(%error, "the last spans were not exported");
+            tracing::info!(%error, "cannot export the last spans");
         }
     }
 }
 
-/// Must be called within the runtime.
+/// Starts the exporter. Call it within the runtime.
 pub(super) fn start<S>(settings: &Settings) -> anyhow::Result<(Box<dyn Layer<S> + Send + Sync>, Exporting)>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,

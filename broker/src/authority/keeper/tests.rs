@@ -5,7 +5,7 @@ use crate::testing::TestApp;
 
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// A keeper over an authority of today, and what it has done so far.
+/// Makes a keeper over an authority of today, and its state.
 fn keeper(rig: &TestApp) -> (Keeper, KeeperState) {
     let app = Arc::clone(&rig.app);
     let names = vec!["broker.example.org".to_owned()];
@@ -57,8 +57,8 @@ async fn the_intermediate_is_renewed_at_half_of_its_life_and_the_broker_serves_u
     assert_eq!(state.signer, after.serial);
     keeper.record(&mut state).await;
     let events = rig.events().await;
-    let told: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
-    assert_eq!((told.len(), &told[0].details["serial"]), (1, &after.serial), "I9");
+    let recorded: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
+    assert_eq!((recorded.len(), &recorded[0].details["serial"]), (1, &after.serial), "I9");
     keeper.say(&mut state, now + DAY * 183);
     assert!(rig.app.standing.warnings().is_empty());
 }
@@ -91,7 +91,7 @@ async fn i2_an_ended_intermediate_is_a_reason_not_to_be_ready_and_the_keeper_goe
 }
 
 #[tokio::test]
-async fn a_renewal_that_fails_is_told_at_once_and_tried_again_later() {
+async fn a_renewal_that_fails_is_a_warning_at_once_and_tried_again_later() {
     let rig = TestApp::new();
     let (keeper, mut state) = keeper(&rig);
     let (due, key) = (rig.app.clock.now() + DAY * 183, rig.app.standing.root_key_file().to_owned());

@@ -1,4 +1,4 @@
-//! One commit: whole or not at all, and never without its audit events.
+//! Commits: whole or not at all, and never without their audit events.
 
 use postern_core::Event;
 use postern_core::audit::{AuditEvent, AuditRecord};
@@ -52,7 +52,7 @@ pub(super) async fn changes_see_those_before_them_in_their_transaction(store: &i
     assert_eq!((kept.record, kept.version), (active, 2));
 }
 
-pub(super) async fn changes_without_a_word_are_refused(store: &impl Store) {
+pub(super) async fn changes_without_an_audit_event_are_refused(store: &impl Store) {
     let grant = a_grant().build();
     let silent =
         Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Any });

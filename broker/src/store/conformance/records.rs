@@ -1,4 +1,4 @@
-//! One record: kept, changed by its version, and known by its key.
+//! Records: kept, changed by their versions, and found by their keys.
 
 use postern_core::Event;
 

@@ -1,4 +1,4 @@
-//! Members in memory, for tests of what a broker does with leases: who works on a target is what the test says.
+//! A fake coordination in memory, for tests of a broker's use of leases: the test says which broker works on a target.
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::store::StoreError;
 
-/// Another broker beside the one under test.
+/// A broker beside the one under test.
 #[derive(Debug, Default)]
 pub(crate) struct FakePeer {
     state: Mutex<PeerState>,
@@ -27,17 +27,17 @@ struct PeerState {
 }
 
 impl FakePeer {
-    /// The other works on the target from now on.
+    /// Makes the peer work on the target from now on.
     pub(crate) fn takes(&self, target: &TargetId) {
         self.lock().held_by_peer.insert(target.clone());
     }
 
-    /// The other is gone.
+    /// Ends the peer.
     pub(crate) fn goes(&self) {
         self.lock().held_by_peer.clear();
     }
 
-    /// What the other was asked to look at since somebody last asked.
+    /// Returns the targets that the peer was asked to look at since the last call.
     pub(crate) fn asked_to_look(&self) -> Vec<TargetId> {
         std::mem::take(&mut self.lock().asked_to_look)
     }
@@ -124,7 +124,7 @@ impl Coordination for FakePeer {
     }
 }
 
-/// ClusterEvent of which every one is lost.
+/// A subscription of which every event is lost.
 struct SilentSubscription;
 
 #[async_trait]

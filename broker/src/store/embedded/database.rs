@@ -13,7 +13,7 @@ use super::rows::{corrupt, from_body, unavailable};
 use super::schema;
 use crate::store::StoreError;
 
-/// How long SQLite waits for a lock before it gives up.
+/// The longest wait of SQLite for a lock.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Locks the database, and opens it with the schema of this broker.
@@ -23,8 +23,8 @@ pub(super) fn connect(path: &Path) -> Result<(Lock, Connection), StoreError> {
     private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
     let mut connection = Connection::open(path).map_err(unavailable)?;
     connection.busy_timeout(LOCK_TIMEOUT).map_err(unavailable)?;
-    // The last connection that closes writes what is in the log into the database: not where a newer broker that was
-    // killed left it, and this one refuses.
+    // The last connection that closes writes SQLite's log into the database. It must not if a newer broker left the log and
+    // this broker refuses the database.
     keep_log(&connection, true)?;
     let found: u32 =
         connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unavailable)?;
@@ -32,24 +32,24 @@ pub(super) fn connect(path: &Path) -> Result<(Lock, Connection), StoreError> {
     keep_log(&connection, false)?;
     connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-    // What a transaction of a group may have to take back is kept in memory, not in a file beside the database.
+    // SQLite keeps what it may have to roll back in memory, not in a file beside the database.
     connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)?;
     schema::migrate(&mut connection, found)?;
     Ok((lock, connection))
 }
 
-/// Whether closing the connection leaves SQLite's log as it is.
+/// Sets whether closing the connection leaves SQLite's log as it is.
 fn keep_log(connection: &Connection, keep: bool) -> Result<(), StoreError> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop).map_err(unavailable)
 }
 
-/// The lock on a database. It is on a file beside it, because SQLite has locks of its own on the database.
+/// The lock on a database. It is on a file beside the database, because SQLite has locks of its own on that.
 #[derive(Debug)]
 pub(super) struct Lock(File);
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file is not enough while a process that is being started has a copy of it.
+        // Closing the file does not release the lock while a process that is being started has a copy of the descriptor.
         self.0.unlock().ok();
     }
 }
@@ -76,7 +76,7 @@ pub(super) fn read_head(db: &Connection) -> Result<Head, StoreError> {
     Ok(record.map_or(Head::EMPTY, |record| record.head()))
 }
 
-/// The lines that a query of (seq, line) finds. One that is no longer text is named by its place (I9).
+/// Returns the lines that a query of (seq, line) finds. The error for a line that is no longer text names its number (I9).
 pub(super) fn audit_lines(
     db: &Connection,
     sql: &str,

@@ -1,5 +1,9 @@
-//! The embedded store: SQLite in WAL mode with `synchronous = FULL`, so that what was answered survives a power cut.
+//! The embedded store: SQLite in WAL mode with `synchronous = FULL`, so that an answered commit survives a power cut.
 //! One broker uses it at a time.
+//!
+//! A commit goes through the one writer (`writer.rs`), which syncs once for all transactions that wait. Reads of open grants
+//! and policies come from memory (`open_grant_cache.rs`), which follows a commit once it is durable; all other reads use
+//! connections of their own (`reader.rs`) and wait for no writer.
 
 mod changes;
 mod database;
@@ -38,7 +42,7 @@ pub struct Embedded {
     writer: Writer,
     cache: OpenGrantCache,
     readers: Readers,
-    /// Held as long as the store is open: the last field, so that the writer has ended when it goes.
+    /// The lock on the database. It is the last field, so that the writer has ended when the lock is released.
     _lock: Lock,
 }
 
@@ -46,7 +50,7 @@ impl Embedded {
     /// Opens the store, or makes it.
     ///
     /// # Errors
-    /// Another broker has it open, it was written by a newer broker, it was moved or is not there yet, or it cannot be read.
+    /// Another broker has it open, it was written by a newer broker, it was moved or is incomplete, or it cannot be read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, |_| Ok(()))
     }
@@ -115,7 +119,7 @@ impl Store for Embedded {
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
-        // The order of a list is the order of its ids, which is not that of their text.
+        // Agents are sorted by target id, which is not the order of the ids' text.
         let sql = "SELECT version, body FROM agents";
         let mut agents: Vec<Versioned<AgentRecord>> =
             self.readers.read(move |db| many(db, "agent", sql, vec![])).await?;
@@ -190,7 +194,7 @@ fn one<T: DeserializeOwned>(
     Ok(many(db, what, sql, vec![key.into()])?.pop())
 }
 
-/// Every record that a query of (version, body) finds.
+/// Returns every record that a query of (version, body) finds.
 fn many<T: DeserializeOwned>(
     db: &Connection,
     what: &str,

@@ -1,8 +1,8 @@
-//! The view: what every request and every pass of the reconciler asks for, in memory beside the database.
+//! A cache of the open grants, the policies and the head, which every request and every pass of the reconciler reads.
 //!
-//! One broker has the database open, so what it committed is what there is. The view follows a commit once that is
-//! durable, and before anyone is told: nobody sees what a power cut could take back, and whoever was answered sees what
-//! the answer says.
+//! Only this broker has the database open, so the cache is complete. It follows a commit once that is durable and before the
+//! callers are answered: no reader sees a record that a power cut could take back, and a caller that was answered sees its
+//! own commit.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -12,7 +12,7 @@ use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 use crate::store::{Change, TargetSnapshot, Version, Versioned};
 
-/// The view, shared by the writer and everyone who looks.
+/// The cache, shared by the writer and all readers.
 #[derive(Debug, Clone)]
 pub(super) struct OpenGrantCache {
     shared: Arc<RwLock<Cached>>,
@@ -27,7 +27,7 @@ struct Cached {
     head: Head,
 }
 
-/// What a change means for the view.
+/// The effect of a change on the cache.
 #[derive(Debug)]
 pub(super) enum Effect {
     Grant(Box<Versioned<Grant>>),
@@ -37,7 +37,7 @@ pub(super) enum Effect {
 }
 
 impl Effect {
-    /// Of a change that gave its record this version.
+    /// Returns the effect of a change that gave its record this version.
     pub(super) fn of(change: Change, version: Version) -> Self {
         match change {
             Change::PutGrant { grant, .. } => Self::Grant(Box::new(Versioned { record: grant, version })),
@@ -52,7 +52,7 @@ impl Effect {
 }
 
 impl OpenGrantCache {
-    /// Of what the database holds.
+    /// Fills the cache from the database.
     pub(super) fn new(
         open: impl IntoIterator<Item = Versioned<Grant>>,
         policies: impl IntoIterator<Item = Versioned<Policy>>,
@@ -65,14 +65,14 @@ impl OpenGrantCache {
         Self { shared: Arc::new(RwLock::new(cached)) }
     }
 
-    /// Follows a commit that is durable.
+    /// Follows a durable commit.
     pub(super) fn follow(&self, effects: impl IntoIterator<Item = Effect>, head: Head) {
         let mut cached = self.shared.write().unwrap_or_else(PoisonError::into_inner);
         effects.into_iter().for_each(|effect| cached.follow(effect));
         cached.head = head;
     }
 
-    /// A grant that is not in a final state.
+    /// Returns a grant that is not in a final state.
     pub(super) fn open_grant(&self, id: GrantId) -> Option<Versioned<Grant>> {
         self.look().open.get(&id).cloned()
     }

@@ -1,4 +1,4 @@
-//! The readers: connections that only read, lent to whoever asks.
+//! The readers: a pool of connections that only read.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use super::database::LOCK_TIMEOUT;
 use super::rows::unavailable;
 use crate::store::StoreError;
 
-/// Lends connections. One that is not there yet is opened.
+/// Lends connections, and opens one if none is idle.
 #[derive(Debug, Clone)]
 pub(super) struct Readers {
     path: PathBuf,
@@ -21,7 +21,7 @@ impl Readers {
         Self { path: path.to_owned(), idle: Arc::default() }
     }
 
-    /// Looks for one record by its key, where the caller is: that takes less than changing threads would.
+    /// Reads one record by its key on the caller's thread: that takes less time than a change of threads.
     pub(super) fn one<T>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, StoreError>,
@@ -29,7 +29,7 @@ impl Readers {
         self.read_now(query)
     }
 
-    /// Runs a query off the runtime's own threads, inside one read transaction: it sees one instant.
+    /// Runs a query off the runtime's threads, inside one read transaction, so that it sees one instant.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,

@@ -1,4 +1,4 @@
-//! Moving the embedded store: the same lock as a broker's, so that nobody writes meanwhile.
+//! Moving the embedded store, under the lock that a broker takes, so that no broker writes during the migration.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::store::{MigrationError, RecordKind, StoreError, TokenHash};
 const MOVED: &str = "moved";
 const INCOMPLETE: &str = "incomplete";
 
-/// A database that is moved, or moved to.
+/// A database, as the source or the target of a migration.
 #[derive(Debug)]
 pub struct Transfer {
     connection: Connection,
@@ -23,7 +23,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// Opens a database to move it or to move another store into it.
+    /// Opens a database, to move it or to move another store into it.
     ///
     /// # Errors
     /// A broker has it open, it was written by a newer broker, or it cannot be read.
@@ -33,7 +33,7 @@ impl Transfer {
     }
 }
 
-/// Refuses a store that was moved, or has not arrived.
+/// Refuses a store that was moved away, or whose migration was not completed.
 pub(super) fn check(db: &Connection) -> Result<(), StoreError> {
     if let Some(to) = mark(db, MOVED)? {
         return Err(MigrationError::Moved { to }.into());
@@ -79,7 +79,7 @@ fn counts(db: &Connection) -> Result<Counts, StoreError> {
         .collect()
 }
 
-/// The rows after `from`, as they are kept, and the key of each.
+/// Returns the rows after `from`, as they are kept, each with its key.
 fn rows(db: &Connection, kind: RecordKind, from: Option<&str>) -> Result<Vec<(String, Item)>, StoreError> {
     let from = from.unwrap_or_default();
     match kind {

@@ -1,4 +1,4 @@
-//! The writer: one thread, one connection, and group commit: every transaction that waits shares the next fsync.
+//! The writer: one thread and one connection, with group commit: all transactions that wait share the next fsync.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
@@ -12,18 +12,18 @@ use super::open_grant_cache::{Effect, OpenGrantCache};
 use super::rows::unavailable;
 use crate::store::{StoreError, Transaction};
 
-/// How many transactions share a commit at the most.
+/// The most transactions that share a commit.
 const GROUP: usize = 256;
 
 type Answer = Result<Head, StoreError>;
 
-/// A transaction that waits, and who waits for it.
+/// A transaction that waits, and the channel for its answer.
 struct Job {
     transaction: Transaction,
     answer: oneshot::Sender<Answer>,
 }
 
-/// Hands transactions to the writer's thread. The thread ends when this is dropped.
+/// A handle on the writer's thread, which ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Option<Sender<Job>>,
@@ -31,7 +31,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread on a connection of its own.
+    /// Starts the thread, with a connection of its own.
     pub(super) fn start(connection: Connection, cache: OpenGrantCache) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
         let thread = std::thread::Builder::new()
@@ -68,7 +68,7 @@ fn run(mut connection: Connection, cache: &OpenGrantCache, waiting: &Receiver<Jo
     }
 }
 
-/// Commits the group, has the view follow, and answers everyone in it.
+/// Commits the group, updates the cache, and answers each transaction.
 fn commit_group(connection: &mut Connection, cache: &OpenGrantCache, group: Vec<Job>) {
     let (jobs, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|job| (job.transaction, job.answer)).unzip();
@@ -76,7 +76,7 @@ fn commit_group(connection: &mut Connection, cache: &OpenGrantCache, group: Vec<
         Ok(Committed { outcomes, effects, head }) => {
             cache.follow(effects, head);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                // Whoever no longer waits finds out from the store.
+                // A caller that no longer waits reads the outcome from the store.
                 answer.send(outcome).ok();
             }
         }
@@ -89,7 +89,7 @@ fn commit_group(connection: &mut Connection, cache: &OpenGrantCache, group: Vec<
     }
 }
 
-/// A group that is durable.
+/// A durable group.
 struct Committed {
     outcomes: Vec<Answer>,
     effects: Vec<Effect>,
@@ -111,7 +111,7 @@ fn commit(
                 Ok(head)
             }
             Err(refused @ (StoreError::Conflict { .. } | StoreError::Unaudited)) => Err(refused),
-            // SQLite may have rolled back the whole group by itself: nothing more may be built on it.
+            // SQLite may have rolled back the whole group by itself, so the group ends here.
             Err(failed) => return Err(failed),
         });
     }
@@ -119,13 +119,13 @@ fn commit(
     Ok(Committed { outcomes, effects, head })
 }
 
-/// One transaction of a group.
+/// An applied transaction of a group.
 struct Applied {
     effects: Vec<Effect>,
     head: Head,
 }
 
-/// Applies one transaction inside a savepoint, so that its failure hurts nobody else in the group.
+/// Applies one transaction inside a savepoint, so that its failure does not affect the others in the group.
 fn apply(
     shared: &mut SqlTransaction<'_>,
     mut head: Head,
@@ -152,7 +152,7 @@ fn apply(
     Ok(Applied { effects, head })
 }
 
-/// The same failure for everyone else in the group.
+/// Copies the failure for another transaction of the group.
 fn again(error: &StoreError) -> StoreError {
     match error {
         StoreError::Full => StoreError::Full,

@@ -1,7 +1,7 @@
-//! A connection to the primary that many use at once, and that comes back by itself.
+//! A connection to the primary that many tasks share, and that reconnects by itself.
 //!
-//! What was sent on a connection that broke may have been done. It is sent once more, on a new connection, only where the
-//! link is for reading, or where the server has refused it because it is no primary.
+//! A command that was sent on a connection that broke may have been applied. It is sent once more, on a new connection, only
+//! if the connection is for reading, or if the server refused the command because it is not a primary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,20 +14,20 @@ use tokio::time::Instant;
 
 use super::discovery::{Discovery, is_over};
 
-/// So often the sentinels are asked whether the server is still the primary: one that is cut off from them goes on as if.
+/// The interval at which the sentinels are asked for the primary: a primary that is cut off from them acts as if it were one.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 
 /// A connection to the primary. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct SharedConnection {
     inner: Arc<Inner>,
-    /// Whether everything that is sent only reads.
+    /// Set if every command on it only reads.
     reads: bool,
 }
 
 struct Inner {
     discovery: Arc<Discovery>,
-    /// How many attempts to connect have ended.
+    /// The number of attempts to connect that have ended.
     attempts: AtomicU64,
     state: Mutex<ConnectionState>,
 }
@@ -35,31 +35,31 @@ struct Inner {
 #[derive(Default)]
 struct ConnectionState {
     open: Option<OpenConnection>,
-    /// How the last attempt ended, where it failed.
+    /// The error of the last attempt, if it failed.
     failure: Option<RedisError>,
 }
 
 struct OpenConnection {
     connection: MultiplexedConnection,
     address: String,
-    /// Which attempt made it.
+    /// The number of the attempt that made it.
     attempt: u64,
     asked: Instant,
 }
 
 impl SharedConnection {
-    /// A link that connects when it is first used.
+    /// Makes a connection that connects when it is first used.
     pub(super) fn new(discovery: Arc<Discovery>) -> Self {
         let inner = Inner { discovery, attempts: AtomicU64::new(0), state: Mutex::default() };
         Self { inner: Arc::new(inner), reads: false }
     }
 
-    /// The same for what only reads, or does no harm when it is done twice.
+    /// Declares that every command on it only reads, or may be applied twice.
     pub(super) fn reading(self) -> Self {
         Self { reads: true, ..self }
     }
 
-    /// A connection that stands, as far as is known, and its number.
+    /// Returns the open connection and the number of its attempt; connects if there is none.
     async fn connection(&self) -> RedisResult<(MultiplexedConnection, u64)> {
         let Inner { discovery, attempts, state } = &*self.inner;
         let seen = attempts.load(Ordering::SeqCst);
@@ -73,7 +73,7 @@ impl SharedConnection {
             }
             state.open = None;
         }
-        // Whoever waited while another tried in vain does not try again: with many, the last would wait for ever.
+        // A task that waited for a failed attempt of another task does not try again: with many, the last would wait for ever.
         if let Some(failure) = state.failure.clone().filter(|_| attempts.load(Ordering::SeqCst) > seen) {
             return Err(failure);
         }
@@ -94,7 +94,7 @@ impl SharedConnection {
         }
     }
 
-    /// Lets the connection of this attempt go.
+    /// Drops the connection of this attempt.
     async fn drop_connection(&self, attempt: u64) {
         let mut state = self.inner.state.lock().await;
         if state.open.as_ref().is_some_and(|open| open.attempt == attempt) {
@@ -110,7 +110,7 @@ impl SharedConnection {
         self.sent(outcome, error, attempt).await
     }
 
-    /// Sends several.
+    /// Sends several commands.
     async fn send_all(&self, pipeline: &Pipeline, offset: usize, count: usize) -> Sent<Vec<Value>> {
         let (mut connection, attempt) = self.connection().await?;
         let outcome = connection.send_packed_commands(pipeline, offset, count).await;
@@ -127,16 +127,16 @@ impl SharedConnection {
         Ok((outcome, over))
     }
 
-    /// Whether what ended in this error is sent once more. Whoever has waited for an answer waits no second time.
+    /// Reports whether to retry the command after this error. Timeouts are never retried.
     fn goes_again(&self, error: &RedisError) -> bool {
         is_refused(error) || (self.reads && !error.is_timeout())
     }
 }
 
-/// What was answered, and which error in it leaves the connection of no use. An error in place of it: nothing was sent.
+/// The answer, and the error in it that makes the connection useless, if any. `Err`: nothing was sent.
 type Sent<T> = RedisResult<(RedisResult<T>, Option<RedisError>)>;
 
-/// Whether the server has said that it does nothing.
+/// Reports whether the server has refused to do anything.
 fn is_refused(error: &RedisError) -> bool {
     matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN" | "MOVED"))
 }
@@ -163,7 +163,7 @@ impl ConnectionLike for SharedConnection {
     ) -> RedisFuture<'a, Vec<Value>> {
         Box::pin(async move {
             match self.send_all(pipeline, offset, count).await? {
-                // Where one of several was refused, those before it may have been done.
+                // If the server refused one of several commands, it may have applied those before it.
                 (_, Some(error)) if self.reads && self.goes_again(&error) => {
                     self.send_all(pipeline, offset, count).await?.0
                 }

@@ -1,4 +1,4 @@
-//! Memberships and leases on Redis: each step one script, and the news on a channel.
+//! The coordination on Redis: each step is one script, and the events come on a channel.
 
 use std::collections::HashSet;
 
@@ -22,11 +22,11 @@ use crate::store::coordination::{
 };
 use crate::store::{MigrationError, StoreError};
 
-/// How many leases of a member that is gone are taken at once.
+/// The number of leases of a dead member that are taken at once.
 const SHARE: usize = 200;
 
 impl Redis {
-    /// Joins the members, under a name that nobody had before.
+    /// Joins the members, with a membership that no broker had before.
     pub(super) async fn join(&self) -> Result<RenewalReply, StoreError> {
         let card = MemberInfo {
             name: "command".into(),
@@ -36,12 +36,12 @@ impl Redis {
         let beat = self
             .renew(&self.membership.renew(), &card, true)
             .await?
-            .ok_or_else(|| failed(message("it cannot be joined")))?;
+            .ok_or_else(|| failed(message("the store did not accept the new membership")))?;
         self.membership.report();
         Ok(beat)
     }
 
-    /// None where the membership is gone.
+    /// Renews a membership or joins with it; none if the membership has ended.
     async fn renew(
         &self,
         id: &str,
@@ -93,7 +93,7 @@ impl Redis {
 }
 
 fn unexpected() -> StoreError {
-    failed(message("the script answered with something else"))
+    failed(message("the script gave an unexpected answer"))
 }
 
 fn target_of(text: &str) -> Result<TargetId, StoreError> {
@@ -216,8 +216,8 @@ impl Coordination for Redis {
             script.arg(target.to_string());
         }
         let views: Vec<String> = self.answer(&script).await?;
-        let told = targets.iter().cloned().zip(views).filter(|(_, view)| !view.is_empty());
-        Ok(told.collect())
+        let published = targets.iter().cloned().zip(views).filter(|(_, view)| !view.is_empty());
+        Ok(published.collect())
     }
 
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError> {
@@ -274,16 +274,16 @@ impl Subscription for EventStream {
             match news(&text, &self.membership.id()) {
                 Ok(Some(news)) => return Some(news),
                 Ok(None) => {}
-                // Of a newer broker, perhaps: whatever it says is found out by looking, too.
+                // Perhaps from a newer broker. This broker also finds by looking what the event says.
                 Err(error) => {
-                    tracing::warn!(error = &error as &dyn std::error::Error, "news that cannot be read")
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot read a cluster event")
                 }
             }
         }
     }
 }
 
-/// ClusterEvent as the scripts write them.
+/// An event as the scripts write it.
 #[derive(Deserialize)]
 struct WireEvent {
     kind: String,
@@ -306,7 +306,7 @@ struct WireEvent {
     turn: bool,
 }
 
-/// What the text tells this member; none where that is nothing to it.
+/// Reads an event from its text; none if it does not concern this member.
 fn news(text: &str, me: &str) -> Result<Option<ClusterEvent>, StoreError> {
     let wire: WireEvent = from_body("news", text)?;
     let own = wire.by == me;

@@ -1,5 +1,5 @@
-//! The way to the primary, found anew for every connection: nothing here holds on to a server that once was one, and
-//! nothing is a primary because somebody says so.
+//! The discovery of the primary. Every connection finds it again: no code here keeps to a server that once was the primary,
+//! and no server counts as the primary before it has said so itself.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,31 +17,31 @@ use redis::{
 
 use super::settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 
-/// How long a connection may take to stand.
+/// The longest time for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a command may take: longer than WAIT.
+/// The longest time for a command: longer than WAIT.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a sentinel may take to stand and to answer.
+/// The longest time for connecting to a sentinel, and for its answer.
 const SENTINEL_TIMEOUT: Duration = Duration::from_millis(500);
-/// How long a primary may take to stand that a sentinel has named: the next may name another.
+/// The longest time for connecting to a primary that a sentinel has named: the next sentinel may name another.
 const NAMED_PRIMARY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the kernel keeps on with data that nobody acknowledges.
+/// The longest time for which the kernel sends data that the server does not acknowledge.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(6);
-/// So often a cluster's node may send on to another.
+/// The most redirections from one node of a cluster to another.
 const REDIRECTIONS: usize = 4;
 
-/// The way to the primary.
+/// Finds the primary.
 pub(super) struct Discovery {
     settings: RedisSettings,
-    /// A key of the store: in a cluster it is known by this who has it.
+    /// A key of the store: a cluster redirects by it to the node that has the store.
     probe: String,
-    /// Where the primary was last found, by anyone.
+    /// The address at which any task last found the primary.
     last: Mutex<Option<String>>,
     /// Connections to sentinels that answered.
     sentinels: Mutex<HashMap<String, MultiplexedConnection>>,
 }
 
-/// A primary, and the connection on which it said that it is one.
+/// A primary, with the connection on which it said that it is one.
 pub(super) struct Primary {
     pub(super) connection: MultiplexedConnection,
     pub(super) address: String,
@@ -63,7 +63,7 @@ impl Discovery {
         Ok(primary)
     }
 
-    /// A connection for messages.
+    /// Opens a connection for messages.
     pub(super) async fn messages(&self) -> RedisResult<PubSub> {
         let primary = self.primary().await?;
         tokio::time::timeout(CONNECT_TIMEOUT, primary.client.get_async_pubsub())
@@ -71,12 +71,12 @@ impl Discovery {
             .unwrap_or_else(|_| Err(timed_out(&primary.address)))
     }
 
-    /// Whether nobody has found the primary elsewhere meanwhile.
+    /// Reports whether the primary was last found at this address.
     pub(super) fn is_last(&self, address: &str) -> bool {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).as_deref() == Some(address)
     }
 
-    /// Whether the sentinels still name this server; also where they do not answer, and where there are none.
+    /// Reports whether the sentinels still name this server; also true if none answers, and if there are none.
     pub(super) async fn is_still_named(&self, address: &str) -> bool {
         let Endpoint::Sentinels(sentinels) = &self.settings.endpoint else { return true };
         let (answers, _) = self.ask_all(sentinels).await;
@@ -90,7 +90,7 @@ impl Discovery {
             match role(&mut primary.connection).await {
                 Ok(role) if role == "master" => {}
                 Ok(role) => return Err(not_a_primary(&primary.address, &role)),
-                // A user who may not ask is not told; a replica refuses the first write in any case.
+                // The user may not ask for the role; a replica refuses the first write in any case.
                 Err(error) if error.code() == Some("NOPERM") => {}
                 Err(error) => return Err(error),
             }
@@ -100,7 +100,7 @@ impl Discovery {
                     Ok(_) => return Ok(primary),
                     Err(error) => {
                         match error.redirect_node().and_then(|(address, _)| address.rsplit_once(':')) {
-                            // One without a name is where this one is.
+                            // A redirection without a host means the host of this node.
                             Some(("", port)) => (host_of(info.addr()), port.to_owned()),
                             Some((host, port)) => (host.to_owned(), port.to_owned()),
                             None => return Err(error),
@@ -111,7 +111,7 @@ impl Discovery {
             let addr = with_address(info.addr(), elsewhere.0, port);
             primary = self.open(info.clone().set_addr(addr), CONNECT_TIMEOUT).await?;
         }
-        Err(failed(format!("{} and others of its cluster send each on to another", primary.address)))
+        Err(failed(format!("{} and other nodes of its cluster redirect in a loop", primary.address)))
     }
 
     async fn named(&self, sentinels: &Sentinels) -> RedisResult<Primary> {
@@ -149,8 +149,8 @@ impl Discovery {
         if role == "master" { Ok(primary) } else { Err(not_a_primary(&primary.address, &role)) }
     }
 
-    /// What the sentinels say, the newest first, and what kept the others from it. Once most have answered, the rest is
-    /// not waited for.
+    /// Asks the sentinels. Returns their replies, the newest first, and the errors of the others. Once most have answered, it
+    /// does not wait for the rest.
     async fn ask_all(&self, sentinels: &Sentinels) -> (Vec<SentinelReply>, Vec<String>) {
         let mut asked: FuturesUnordered<_> =
             sentinels.urls.iter().map(|url| self.ask(sentinels, url)).collect();
@@ -175,7 +175,7 @@ impl Discovery {
             let mut connection = match known {
                 Some(mut connection) => match master(&mut connection, sentinels).await {
                     Ok(answer) => return Ok((answer, connection)),
-                    // It may be another by now.
+                    // The connection may be broken, or another sentinel may answer there by now.
                     Err(_) => self.sentinel(sentinels, url).await?,
                 },
                 None => self.sentinel(sentinels, url).await?,
@@ -206,7 +206,7 @@ impl Discovery {
         Ok(Primary { connection, address, client })
     }
 
-    /// Passwords, keys and certificates are read each time: whoever changes them does not have to restart the broker.
+    /// Makes a client. It reads passwords, keys and certificates each time, so that a change needs no restart of the broker.
     fn client(&self, info: ConnectionInfo, password_file: Option<&Path>) -> RedisResult<Client> {
         let tcp = TcpSettings::default().set_nodelay(true).set_user_timeout(UNACKNOWLEDGED_TIMEOUT);
         let mut info = info.set_tcp_settings(tcp);
@@ -221,16 +221,16 @@ impl Discovery {
     }
 }
 
-/// What a sentinel says of the primary.
+/// A sentinel's reply about the primary.
 struct SentinelReply {
     host: String,
     port: u16,
-    /// Counts the failovers: a sentinel that knows of more of them knows better.
+    /// The number of failovers: a sentinel that knows of more of them is newer.
     epoch: u64,
 }
 
 impl SentinelReply {
-    /// Of fields and values in turn.
+    /// Reads a reply of alternating fields and values.
     fn of(fields: &[String]) -> Option<Self> {
         let field = |name: &str| {
             let at = fields.iter().step_by(2).position(|field| field == name)?;
@@ -264,10 +264,11 @@ async fn master(connection: &mut MultiplexedConnection, sentinels: &Sentinels) -
     let mut master = redis::cmd("SENTINEL");
     master.arg("MASTER").arg(&sentinels.master);
     let fields: Vec<String> = master.query_async(connection).await?;
-    SentinelReply::of(&fields).ok_or_else(|| failed("it says of no primary where it is".to_owned()))
+    SentinelReply::of(&fields)
+        .ok_or_else(|| failed("the sentinel's answer has no address of a primary".to_owned()))
 }
 
-/// What a server says that it is: `master`, `slave` or `sentinel`.
+/// Asks a server for its role: `master`, `slave` or `sentinel`.
 async fn role(connection: &mut MultiplexedConnection) -> RedisResult<String> {
     let answer: Vec<redis::Value> = redis::cmd("ROLE").query_async(connection).await?;
     let first = answer.into_iter().next().ok_or_else(|| failed("ROLE has no answer".to_owned()))?;
@@ -314,12 +315,12 @@ fn timed_out(address: &str) -> RedisError {
     std::io::Error::new(std::io::ErrorKind::TimedOut, words).into()
 }
 
-/// A way that leads nowhere, in words.
+/// Makes an error of a text.
 pub(super) fn failed(words: String) -> RedisError {
     std::io::Error::other(words).into()
 }
 
-/// Whether a connection is of no use any more after this error: it is broken, or its server is no primary (any more, yet).
+/// Reports whether the connection is useless after this error: it is broken, or its server is not, or not yet, a primary.
 pub(super) fn is_over(error: &RedisError) -> bool {
     let not_here = ["READONLY", "LOADING", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "NOAUTH"];
     error.is_unrecoverable_error()

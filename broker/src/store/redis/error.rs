@@ -4,7 +4,7 @@ use redis::RedisError;
 
 use crate::store::StoreError;
 
-/// Something that went wrong, in words.
+/// A text about the server or its answer, as the source of an error.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(super) struct ServerMessage(String);
@@ -17,7 +17,7 @@ pub(super) fn failed(source: ServerMessage) -> StoreError {
     StoreError::Unavailable { source: Box::new(source) }
 }
 
-/// Redis's error as the store's.
+/// Turns an error of the client into one of the store.
 pub(super) fn redis_failed(error: RedisError) -> StoreError {
     match error.code() {
         Some("OOM") => StoreError::Full,

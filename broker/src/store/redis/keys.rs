@@ -11,7 +11,7 @@ use crate::store::{StoreError, TokenHash};
 /// The version of the keys.
 pub(super) const SCHEMA: u32 = 2;
 
-/// The field of a request: no name has a space in it.
+/// Returns the field of a request. No name has a space in it.
 pub(super) fn request_field(principal: &Name, key: &str) -> String {
     format!("{principal} {key}")
 }
@@ -26,6 +26,8 @@ pub(super) fn head_of(text: &str) -> Result<Head, StoreError> {
         return Ok(Head::EMPTY);
     }
     let parts = text.split_once(' ').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash.parse().ok()?)));
-    let Some((seq, hash)) = parts else { return Err(corrupt("head", message("it is no number and hash"))) };
+    let Some((seq, hash)) = parts else {
+        return Err(corrupt("head", message("it is not a number and a hash")));
+    };
     Ok(Head { seq, hash })
 }

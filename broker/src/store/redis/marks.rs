@@ -1,4 +1,4 @@
-//! The marks of a store that was moved, or has not arrived.
+//! The marks of a store that was moved away, or whose migration was not completed.
 
 use super::connection::SharedConnection;
 use super::error::redis_failed;
@@ -9,7 +9,7 @@ use crate::store::{MigrationError, StoreError};
 pub(super) const MOVED: &str = "moved";
 pub(super) const INCOMPLETE: &str = "incomplete";
 
-/// Refuses a store that was moved, or has not arrived.
+/// Refuses a store with a mark.
 pub(super) async fn check(server: &Server, shared: &mut SharedConnection) -> Result<(), StoreError> {
     let mut get = redis::cmd("MGET");
     get.arg(server.key(MOVED)).arg(server.key(INCOMPLETE));
@@ -20,7 +20,7 @@ pub(super) async fn check(server: &Server, shared: &mut SharedConnection) -> Res
     }
 }
 
-/// A mark is a random word and the source's name.
+/// Makes the error for a mark, which is a random word and the source's name.
 pub(super) fn incomplete(mark: &str) -> StoreError {
     let from = mark.split_once(' ').map_or(mark, |(_, from)| from);
     MigrationError::Incomplete { from: from.to_owned() }.into()

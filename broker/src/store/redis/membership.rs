@@ -1,4 +1,4 @@
-//! This broker's membership, the scripts that work with it, and what a broker is refused with that has lost it.
+//! The broker's membership, the scripts that use it, and the errors of a broker that has lost it or a lease.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{PoisonError, RwLock};
@@ -7,12 +7,12 @@ use redis::Script;
 
 use crate::store::StoreError;
 
-/// Whose writes these are: the membership of the moment.
+/// The broker's current membership, which every write names.
 #[derive(Debug)]
 pub(super) struct Membership {
     id: RwLock<String>,
-    /// Set until a renewal reports that this membership is a new one. The answer to a join may be lost although the
-    /// server has done it, and then a later renewal reports it.
+    /// Set until a renewal reports that the membership is new. The answer to a join may be lost although the server applied
+    /// it; then a later renewal reports it.
     unreported: AtomicBool,
 }
 
@@ -32,13 +32,13 @@ impl Membership {
         id
     }
 
-    /// Takes in that the caller learns of the membership now. Returns whether it is new to the caller.
+    /// Notes that the caller now learns of the membership. Returns true if it is new to the caller.
     pub(super) fn report(&self) -> bool {
         self.unreported.swap(false, Ordering::Relaxed)
     }
 }
 
-/// Random, so that none is ever used twice, not even by a server that has lost its last writes.
+/// Makes a random membership, so that none is used twice, even on a server that has lost its last writes.
 fn fresh() -> String {
     format!("{:032x}", rand::random::<u128>())
 }
@@ -68,14 +68,14 @@ impl Scripts {
     }
 }
 
-/// What a broker hears that was away for so long that others took its place.
+/// The error for a broker whose membership has ended.
 pub(super) fn ended() -> StoreError {
     StoreError::Fenced {
         what: "this broker was away from its store for too long, and others do its work".into(),
     }
 }
 
-/// What a broker hears that works on what is another's by now.
+/// The error for a broker whose lease another broker holds by now.
 pub(super) fn lost(target: &str) -> StoreError {
     StoreError::Fenced { what: format!("another broker works on {target} by now") }
 }

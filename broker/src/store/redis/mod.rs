@@ -1,25 +1,24 @@
-//! The store on Redis (7.0 or later) or Valkey: what several machines can reach.
+//! The store on Redis (7.0 or later) or Valkey, for several brokers on several machines.
 //!
-//! Several brokers write to it. Each is a member, and every write names its membership, so that one that was away for too
-//! long is refused, however late its write comes. Records are never given a time to live: a store's is never the expiry of
-//! a window.
+//! Each broker is a member, and every write names its membership, so that the server refuses a broker whose membership has
+//! ended, however late its write comes. No record has a time to live: a window never ends because a key expired.
 //!
 //! ```text
-//! {postern:<tenant>}:schema            the version of all this
+//! {postern:<tenant>}:schema            the version of these keys
 //!                    head              the number of the last audit record, and its hash
 //!                    audit             the records, one a line
 //!                    grants, policies, agents      hashes: an id, and a version and a body
 //!                    requests, tokens              hashes
-//!                    moved, incomplete    marks of a store that was moved, or has not arrived
+//!                    moved, incomplete    marks of a store that was moved, or whose migration was not completed
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
-//!                    alive:<membership>            is there while it lasts: a key with a time to live
-//!                    members, jobs                 hashes: what members say of themselves, and what they are at
-//!                    leases, turns, views          hashes: who works on a target, and what it tells of it
-//!                    held:<membership>             its leases' targets
-//!                    losses                        a hash: how many of a member's leases were taken away
+//!                    alive:<membership>            exists while the membership lasts: a key with a time to live
+//!                    members, jobs                 hashes: the members' descriptions, and the members that hold locks
+//!                    leases, turns, views          hashes by target: lease, exclusive claim, and published status
+//!                    held:<membership>             the targets of its leases
+//!                    losses                        a hash: the number of a member's leases that others took
 //!                    fence                         the newest lease's token
 //!                    turn                          the membership that commits next; a key with a time to live
-//!                    queue                         a sorted set: the memberships that wait to commit, by when they came
+//!                    queue                         a sorted set: the memberships that wait to commit, by arrival
 //!                    news                          a channel
 //! ```
 
@@ -61,7 +60,7 @@ pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 pub use transfer::Transfer;
 use writer::Writer;
 
-/// So many grants are read at once.
+/// The number of grants that are read at once.
 const PAGE: usize = 500;
 
 /// The store on Redis.
@@ -84,7 +83,7 @@ impl Redis {
     /// Opens the store, or makes it, and joins its members.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved or is not there yet.
+    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved, or is incomplete.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let server = Server::new(settings);
         let mut reader = server.shared_connection().reading();
@@ -112,7 +111,7 @@ impl Redis {
         Ok(store)
     }
 
-    /// What of the server's settings does not keep what is promised, each with the remedy.
+    /// Returns warnings about settings of the server that break the store's promises, each with the remedy.
     ///
     /// # Errors
     /// The server cannot be reached or refuses.
@@ -146,7 +145,7 @@ impl Redis {
         bodies(&pairs).filter_map(|text| versioned(what, text).transpose()).collect()
     }
 
-    /// Grants that an index has, and what else there was at that instant.
+    /// Reads the grants of an index, and the head and the policies at that instant.
     async fn read_index(&self, query: IndexQuery<'_>) -> Result<IndexRead, StoreError> {
         let mut script = self.index_script.key(&self.server.prefix);
         script.arg(query.index).arg(query.end).arg(if query.newest_first { "-" } else { "+" });
@@ -181,37 +180,38 @@ impl Redis {
     }
 }
 
-/// Takes a store over that was one broker's alone. That one is refused from now on: it named a writer, and there is none.
+/// Upgrades a store that one broker had for itself. The server refuses that broker from now on: it names a writer, and there
+/// is none.
 async fn upgrade(server: &Server, connection: &mut SharedConnection) -> Result<(), StoreError> {
     let mut pipe = redis::pipe();
     pipe.atomic().del(server.key("writer")).ignore().set(server.key("schema"), SCHEMA).ignore();
     pipe.query_async(connection).await.map_err(redis_failed)
 }
 
-/// What to look for.
+/// A query of an index of grants.
 struct IndexQuery<'a> {
     index: &'a str,
     end: &'a str,
     newest_first: bool,
     limit: usize,
     policies: bool,
-    /// By what right, where one is needed.
+    /// The lease that the read needs, if any.
     lease: Option<&'a Lease>,
 }
 
-/// What was there.
+/// The result of a query.
 struct IndexRead {
     head: Head,
     grants: Vec<Versioned<Grant>>,
     policies: Vec<Versioned<Policy>>,
 }
 
-/// Of fields and values in turn, the values.
+/// Returns the values of alternating fields and values.
 fn bodies(pairs: &[String]) -> impl Iterator<Item = &String> {
     pairs.iter().skip(1).step_by(2)
 }
 
-/// A record with its version; none for one that was deleted.
+/// Reads a record with its version; none for a deleted one.
 fn versioned<T: DeserializeOwned>(what: &str, text: &str) -> Result<Option<Versioned<T>>, StoreError> {
     let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
     let (version, body) = parts.ok_or_else(|| corrupt(what, message("it has no version")))?;
@@ -293,7 +293,7 @@ impl Store for Redis {
             lease: Some(lease),
         };
         let IndexRead { head, grants, policies } = self.read_index(query).await?;
-        // Another broker's commit is seen before its replicas have it: nothing is opened on what may be lost yet (I4).
+        // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
         self.writer.confirmed(head.seq).await?;
         let mut policies: Vec<Policy> =
             policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(target)).collect();

@@ -1,7 +1,7 @@
 //! Notices a store that went back: one whose audit log ends before a record that this process knows to be in it.
 //!
-//! Such a store has lost what it had: a failover without WAIT, an empty server. Policies may be missing from it, and an agent
-//! that were sent such a state would protect nothing (I1), so this process believes it no longer.
+//! Such a store has lost records: by a failover without WAIT, or because the server is empty. Policies may be missing from
+//! it, and an agent that got such a state would protect nothing (I1), so this process stops to use it.
 //!
 //! Answers overtake each other: a command that is sent later may be answered earlier, with a later head. A head may therefore
 //! be held only against what was known *when its command was sent*. [`RollbackGuard::ask`] is the one way to check a head, and
@@ -16,24 +16,24 @@ use tokio::sync::watch;
 use super::error::{failed, message};
 use crate::store::StoreError;
 
-/// The newest audit record that the store is known to have, and the alarm where it has it no longer.
+/// The newest audit record that the store is known to have, and the alarm if the store has lost it.
 #[derive(Debug)]
 pub(super) struct RollbackGuard {
     /// The number of the newest record that the store may not lose any more.
     known: AtomicU64,
-    /// Whether a record that an answer shows counts only once replicas have confirmed it: a failover may lose it before that,
-    /// and no caller has had an answer for it.
+    /// Set if a record counts only after replicas have confirmed it: a failover may lose it before that, and no caller has an
+    /// answer for it yet.
     needs_confirmation: bool,
     lost: watch::Sender<Option<String>>,
 }
 
 impl RollbackGuard {
-    /// Makes a guard that knows of no record. `needs_confirmation`: replicas have to confirm what counts.
+    /// Makes a guard that knows of no record. `needs_confirmation`: a record counts once replicas have confirmed it.
     pub(super) fn new(needs_confirmation: bool) -> Self {
         Self { known: AtomicU64::new(0), needs_confirmation, lost: watch::Sender::default() }
     }
 
-    /// Sends a command, which this future does when it is first polled, and checks the head in its answer, where there is one.
+    /// Sends a command, which this future does when it is first polled, and checks the head in its answer, if it has one.
     ///
     /// # Errors
     /// The command fails, its head cannot be read, or the head is behind a record that was known when the command was sent.
@@ -51,12 +51,12 @@ impl RollbackGuard {
         Ok(answer)
     }
 
-    /// Notes that the store cannot lose the records up to this one: replicas have them, where replicas have to.
+    /// Notes that the store cannot lose the records up to this one: the configured number of replicas have them.
     pub(super) fn confirmed(&self, seq: u64) {
         self.known.fetch_max(seq, Ordering::SeqCst);
     }
 
-    /// Ends once the store went back, with the reason.
+    /// Waits until the store has gone back, and returns the reason.
     pub(super) async fn lost(&self) -> String {
         let mut lost = self.lost.subscribe();
         let reason = lost.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());

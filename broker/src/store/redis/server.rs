@@ -1,4 +1,4 @@
-//! The server: connections to it, where its audit log ends, and what its replicas confirm.
+//! The server: connections to it, the end of its audit log, and the confirmation of its replicas.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,13 @@ use super::rollback::RollbackGuard;
 use super::settings::RedisSettings;
 use crate::store::StoreError;
 
-/// One server, or whatever answers in its place.
+/// A server, with the sentinels or the cluster that name its primary.
 #[derive(Clone)]
 pub(super) struct Server {
     discovery: Arc<Discovery>,
-    /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
+    /// The prefix of every key of this store. The part in braces is Redis Cluster's hash tag: all keys are in one slot.
     pub(super) prefix: String,
-    /// How many replicas must have a commit before it is answered.
+    /// The number of replicas that must have a commit before the broker answers.
     pub(super) replicas: usize,
     pub(super) guard: Arc<RollbackGuard>,
 }
@@ -33,17 +33,17 @@ impl Server {
         Self { discovery, prefix, replicas: settings.replicas, guard }
     }
 
-    /// A connection of one's own to the primary. After any error on it, take another.
+    /// Opens a connection to the primary for one caller, who must open another after any error.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
         Ok(self.discovery.primary().await.map_err(redis_failed)?.connection)
     }
 
-    /// A connection to the primary that many share, and that comes back by itself.
+    /// Makes a connection to the primary that many tasks share, and that reconnects by itself.
     pub(super) fn shared_connection(&self) -> SharedConnection {
         SharedConnection::new(Arc::clone(&self.discovery))
     }
 
-    /// A connection to the primary for messages. When its stream ends, take another, and look for what was missed.
+    /// Opens a connection for messages. When its stream ends, the caller opens another and reads what it missed.
     pub(super) async fn messages(&self) -> Result<PubSub, StoreError> {
         self.discovery.messages().await.map_err(redis_failed)
     }
@@ -52,7 +52,7 @@ impl Server {
         format!("{}{name}", self.prefix)
     }
 
-    /// Where the audit log ends.
+    /// Reads the end of the audit log.
     pub(super) async fn head(&self, connection: &mut impl ConnectionLike) -> Result<Head, StoreError> {
         let mut get = redis::cmd("GET");
         get.arg(self.key("head"));
@@ -63,15 +63,15 @@ impl Server {
         self.guard.ask(command, |head| Ok(Some(*head))).await
     }
 
-    /// A head as it is kept: the end of an empty log is no text.
+    /// Returns a head as the store keeps it; the head of an empty log is an empty text.
     pub(super) fn text_of(&self, head: &Head) -> String {
         if *head == Head::EMPTY { String::new() } else { format!("{} {}", head.seq, head.hash) }
     }
 
-    /// Waits until so many replicas have what this connection wrote as are to have it.
+    /// Waits until the configured number of replicas have what this connection wrote.
     ///
     /// # Errors
-    /// They did not say so in time: the write may be lost with the primary.
+    /// They did not confirm it in time: the write may be lost with the primary.
     pub(super) async fn confirm(
         &self,
         connection: &mut MultiplexedConnection,

@@ -185,7 +185,7 @@ async fn without_the_replicas_that_are_asked_for_nothing_is_answered() {
 }
 
 #[tokio::test]
-async fn a_password_is_read_from_its_file_and_told_nowhere() {
+async fn a_password_is_read_from_its_file_and_shown_nowhere() {
     let server = RedisServer::start(&["--requirepass", "geheim", "--appendonly", "yes"]).await;
     let file = server.dir.path().join("password");
     let settings = RedisSettings { password_file: Some(file.clone()), ..server.store("t") };
@@ -197,7 +197,7 @@ async fn a_password_is_read_from_its_file_and_told_nowhere() {
 }
 
 #[tokio::test]
-async fn i1_a_store_that_went_back_is_believed_nothing_any_more() {
+async fn i1_a_store_that_went_back_is_not_used_any_more() {
     let mut server = RedisServer::durable().await;
     let store = Redis::open(&server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();

@@ -1,7 +1,7 @@
-//! Moving the store on Redis. What a store is, and nothing of who works on it: no memberships, leases or views.
+//! Moving the store on Redis: its records and its audit log, without memberships, leases and statuses.
 //!
-//! A server cannot be held still. A source is read as it is, and is moved only if its audit log ends where it ended before
-//! the first record was read: every change has a line there.
+//! A migration cannot lock the server. It reads the source as it is, and moves it only if the audit log ends where it ended
+//! before the first read: every change has a line there.
 
 use std::time::Duration;
 
@@ -21,16 +21,17 @@ use crate::store::bodies::{corrupt, from_body, to_body};
 use crate::store::transfer::{Counts, Item, PAGE, Page, Source, Target};
 use crate::store::{MigrationError, RecordKind, StoreError, TokenHash, Version};
 
-/// How long replicas have to confirm at one asking, and how often they are asked: they may have much to take in.
+/// The longest wait for the replicas' confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// The number of such waits: replicas may have much to copy.
 const CONFIRMATIONS: usize = 20;
-/// A store on Redis that is moved, or moved to.
+/// A store on Redis, as the source or the target of a migration.
 pub struct Transfer {
     server: Server,
     shared: SharedConnection,
-    /// Where it is written: WAIT counts the writes of its own connection.
+    /// The connection for writes: WAIT counts the writes of its own connection.
     connection: MultiplexedConnection,
-    /// What this migration marks its target with.
+    /// The mark of this migration on its target.
     mark: String,
 }
 
@@ -51,7 +52,7 @@ fn key_of(kind: RecordKind) -> &'static str {
     }
 }
 
-/// A record as a hash has it.
+/// Reads a record from a field and a value of a hash.
 fn item(kind: RecordKind, field: String, text: String) -> Result<Item, StoreError> {
     let broken = |what: &'static str| corrupt(what, message("its text is not as it was written"));
     let versioned = |what| {
@@ -86,7 +87,7 @@ fn item(kind: RecordKind, field: String, text: String) -> Result<Item, StoreErro
     })
 }
 
-/// The commands that keep a record, as `commit.lua` would.
+/// Returns the commands that write a record as `commit.lua` does.
 fn commands(item: Item) -> Vec<Vec<String>> {
     let command = |parts: &[&str]| parts.iter().map(|&part| part.to_owned()).collect::<Vec<_>>();
     let hash = |hash, field: &str, value: &str| vec![command(&["HSET", hash, field, value])];
@@ -119,7 +120,7 @@ fn commands(item: Item) -> Vec<Vec<String>> {
 }
 
 impl Transfer {
-    /// Connects to a store to move it, or to move another into it.
+    /// Connects to a store, to move it or to move another store into it.
     ///
     /// # Errors
     /// The server cannot be reached or refuses, or the store was written by a newer broker.
@@ -177,7 +178,7 @@ impl Transfer {
         Ok(counts)
     }
 
-    /// Takes away what an earlier migration has left. The marks stay.
+    /// Deletes what an earlier migration has left. The marks stay.
     async fn empty(&mut self) -> Result<(), StoreError> {
         let marks = [self.server.key(INCOMPLETE), self.server.key("schema")];
         let mut cursor = "0".to_owned();

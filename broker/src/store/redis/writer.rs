@@ -1,12 +1,35 @@
-//! Commits: one script does a group of transactions or none of it.
+//! Commits on Redis, and the turns of the brokers that commit at once.
 //!
-//! The records of the audit log are a chain, so that the writer has to know its end: the script is given the head that
-//! the records were made after, and does nothing where that is not the head any more. Every write names its membership,
-//! and what needs one its lease: a broker that was replaced is refused, however late its write comes.
+//! **The problem.** The audit log is a chain: each record contains the hash of the one before it. So a broker must know the
+//! head of the log before it can make its records, and every commit of another broker moves the head. A broker that only
+//! tried again could lose that race forever.
 //!
-//! Brokers that write at once take turns. A broker whose head was moved by another one is given the turn with the answer, and
-//! the script has every other broker wait until that one has committed, or for [`TURN`] where it died. So the writer never
-//! gives a commit up because others write too: it waits, and its turn comes. A broker that writes alone takes no turns.
+//! **The words.**
+//!
+//! - A *group* is the transactions of one broker that wait at the same time, [`GROUP`] at most. One script (`commit.lua`)
+//!   applies the whole group or nothing.
+//! - A *turn* is the right to commit next. One broker has it, for [`TURN`] at most.
+//! - The *queue* has the brokers that wait for the turn, in the order in which they asked.
+//!
+//! **The course of a commit.** The writer makes the records after the head that it knows, and sends them with that head.
+//!
+//! 1. The head still holds and no other broker has the turn: the script applies the group. A broker that writes alone always
+//!    ends here, and never takes a turn.
+//! 2. The head has moved: the script applies nothing, returns the head, and gives this broker the turn. The writer makes its
+//!    records again after that head; no other broker can move it meanwhile.
+//! 3. Another broker has the turn: the script puts this broker into the queue. The writer asks again after some milliseconds
+//!    ([`ASK_AGAIN`]).
+//!
+//! A commit in a turn hands the turn to the first broker in the queue. So no group is overtaken twice, and the writer never
+//! gives a commit up because other brokers write: it waits, and its turn comes.
+//!
+//! **The rule.** Every write names the broker's membership, and its lease if it needs one. The server refuses a broker that
+//! was replaced, however late its write comes.
+//!
+//! **On failure.** A broker that dies in its turn holds the others up for [`TURN`]. A conflict or a lost lease takes one
+//! transaction out of its group, and the rest goes again in the same turn. After an error the outcome is unknown: the writer
+//! drops its connection and its head, and answers every transaction of the group with the error. A group that gets no turn
+//! for [`TURN_TIMEOUT`] gets an error, too; nothing of it was applied.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -26,45 +49,45 @@ use super::server::Server;
 use crate::store::bodies::to_body;
 use crate::store::{Change, Expect, StoreError, Transaction};
 
-/// How many transactions share a script at the most.
+/// The most transactions in a group.
 const GROUP: usize = 64;
-/// How long a broker has the turn. It needs a few milliseconds; one that was killed in its turn holds the others up for so long.
+/// The longest turn. A broker needs a few milliseconds; one that is killed in its turn holds the others up for this long.
 const TURN: Duration = Duration::from_millis(300);
-/// The pause before a broker asks again whether its turn has come, at first and at the most.
+/// The pause before a broker asks again whether its turn has come: the first, and the longest.
 const ASK_AGAIN: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(4));
-/// How long a group waits for its turn. Turns come in the order in which brokers asked, so that even several that died in
-/// theirs do not keep a group for so long.
+/// The longest wait of a group for its turn. Turns come in the order in which brokers asked, so that even several brokers
+/// that die in their turns do not keep a group waiting for this long.
 const TURN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long replicas have to confirm.
+/// The longest wait for the replicas' confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// In the place of a head that is not known. No head is written so.
+/// The word for an unknown head. No head is written like this.
 const NO_HEAD: &str = "?";
 
 type Answer = Result<Head, StoreError>;
 
-/// A transaction that waits, and who waits for it.
+/// A transaction that waits, and the channel for its answer.
 struct Job {
     transaction: Transaction,
     answer: oneshot::Sender<Answer>,
 }
 
-/// Hands transactions to the server, one group after the other.
+/// Commits transactions on the server, one group after the other.
 pub(super) struct Writer {
     server: Server,
-    /// Who writes.
+    /// The broker's membership.
     membership: Arc<Membership>,
     commit: Script,
-    /// The newest audit record that as many replicas have as are to have it.
+    /// The number of the newest audit record that the configured number of replicas have.
     confirmed: AtomicU64,
     waiting: std::sync::Mutex<Vec<Job>>,
     session: Mutex<PrimarySession>,
 }
 
-/// What whoever has the turn works with.
+/// The state that one group after the other works with.
 #[derive(Default)]
 struct PrimarySession {
-    /// A connection of its own: WAIT counts the writes of its own connection.
+    /// A connection for commits alone: WAIT counts the writes of its own connection.
     connection: Option<MultiplexedConnection>,
     head: Option<Head>,
 }
@@ -72,7 +95,7 @@ struct PrimarySession {
 /// A transaction as the script reads it.
 #[derive(Serialize)]
 struct WireTransaction {
-    /// The target of the lease that it needs; empty: none.
+    /// The target of the lease that the transaction needs; empty: none.
     lease: String,
     token: String,
     changes: Vec<WireChange>,
@@ -97,10 +120,10 @@ impl Writer {
         Self { server, membership, commit, confirmed: AtomicU64::new(0), waiting, session }
     }
 
-    /// Waits until replicas have the log up to this record, whoever wrote it, where they are to have it.
+    /// Waits until the configured number of replicas have the log up to this record, which any broker may have written.
     ///
     /// # Errors
-    /// They do not say so in time: what was read may be lost with the primary.
+    /// They do not confirm it in time: what was read may be lost with the primary.
     pub(super) async fn confirmed(&self, seq: u64) -> Result<(), StoreError> {
         if self.server.replicas == 0 || self.confirmed.load(Ordering::SeqCst) >= seq {
             return Ok(());
@@ -114,11 +137,11 @@ impl Writer {
                 Some(connection) => connection,
                 none => none.insert(self.server.connect().await?),
             };
-            // WAIT waits for what its own connection wrote last, and so for everything before that on this primary. The record
-            // may have been read from another one, before a failover that has lost it.
+            // WAIT waits for the last write of its own connection, and so for everything before it on this primary. The record
+            // may have been read from another primary, before a failover that has lost it.
             let head = self.server.head(connection).await?;
             if head.seq < seq {
-                let what = format!("audit record {seq} is not there any more; the log ends at {}", head.seq);
+                let what = format!("the store has lost audit record {seq}; its log ends at {}", head.seq);
                 return Err(failed(message(&what)));
             }
             let mut write = redis::cmd("SET");
@@ -137,7 +160,7 @@ impl Writer {
         outcome
     }
 
-    /// Commits the transaction, with all that wait when its turn comes.
+    /// Commits the transaction, in a group with others that wait.
     pub(super) async fn commit(&self, transaction: Transaction) -> Answer {
         if transaction.is_unaudited() {
             return Err(StoreError::Unaudited);
@@ -150,7 +173,7 @@ impl Writer {
                 Ok(answer) => return answer,
                 Err(oneshot::error::TryRecvError::Empty) => {}
                 Err(oneshot::error::TryRecvError::Closed) => {
-                    return Err(failed(message("whoever was committing gave up")));
+                    return Err(failed(message("the task that committed the group was cancelled")));
                 }
             }
             let group: Vec<Job> = {
@@ -166,14 +189,14 @@ impl Writer {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Commits the group, and answers everyone in it.
+    /// Commits the group, and answers each transaction.
     async fn commit_group(&self, session: &mut PrimarySession, mut group: Vec<Job>) {
         let (waits_since, mut pause) = (Instant::now(), ASK_AGAIN.0);
         while !group.is_empty() {
             match self.try_commit(session, &group).await {
                 Ok(Outcome::Done(heads)) => {
                     for (job, head) in group.drain(..).zip(heads) {
-                        // Whoever no longer waits finds out from the store.
+                        // A caller that no longer waits reads the outcome from the store.
                         job.answer.send(Ok(head)).ok();
                     }
                 }
@@ -214,7 +237,7 @@ impl Writer {
                     }
                 }
                 Err(error) => {
-                    // Perhaps it took effect: what is known of the head and of the connection holds no more.
+                    // The group may have been applied: the known head and the connection are no longer valid.
                     *session = PrimarySession::default();
                     let full = matches!(error, StoreError::Full);
                     let reason = error_words(&error);
@@ -240,7 +263,7 @@ impl Writer {
             Some(connection) => connection,
             None => connection.insert(self.server.connect().await?),
         };
-        // Without a head the broker asks for the turn, and the answer has the head.
+        // Without a head the writer asks for the turn, and the answer has the head.
         let batch = (*head).map(|head| Batch::after(head, group)).transpose()?;
         let mut script = self.commit.prepare_invoke();
         script.key(&self.server.prefix).arg(self.membership.id());
@@ -269,10 +292,10 @@ impl Writer {
     }
 }
 
-/// A group's transactions as the script takes them.
+/// A group as the script takes it.
 struct Batch {
     entries: String,
-    /// The audit records, a line each.
+    /// The audit records, one line each.
     lines: Vec<String>,
     /// The head after each transaction.
     heads: Vec<Head>,
@@ -313,27 +336,27 @@ fn outcome(answer: &[String]) -> Result<Outcome, StoreError> {
         Some("wait") => Ok(Outcome::Wait),
         Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
         Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
-        Some(_) | None => Err(failed(message("the script answered with something else"))),
+        Some(_) | None => Err(failed(message("the script gave an unexpected answer"))),
     }
 }
 
 enum Outcome {
-    /// With the head after each transaction.
+    /// The group was applied; with the head after each transaction.
     Done(Vec<Head>),
-    /// One change of one transaction cannot be made; nothing was.
+    /// A change of a transaction cannot be made; nothing was changed.
     Conflict { transaction: usize, change: usize },
-    /// Another broker wrote meanwhile, and this one has the turn now; nothing was changed.
+    /// Another broker has committed, and this broker has the turn now; nothing was changed.
     Moved(Head),
     /// Another broker has the turn; nothing was changed.
     Wait,
-    /// The lease of one transaction is another's; nothing was changed.
+    /// Another broker holds the lease of one transaction; nothing was changed.
     Lost { transaction: usize },
     /// The membership has ended; nothing was changed.
     Fenced,
 }
 
 impl Outcome {
-    /// Returns the head that the answer names, where it names one.
+    /// Returns the head in the answer, if it has one.
     fn moved_to(&self) -> Option<Head> {
         match self {
             Self::Moved(head) => Some(*head),

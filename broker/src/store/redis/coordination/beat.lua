@@ -1,9 +1,9 @@
--- Renews a membership, or begins it.
+-- Renews a membership, or joins with it.
 --
--- KEYS[1]: what every key begins with. ARGV: the membership, how long it lasts in ms, what the member says of itself,
--- '1' to join, the schema that the member knows.
--- Answers 'ok', 'gone', 'schema' and what it is, or 'moved' and where to; then the head, the store's own time (s, and µs), how many of its
--- leases were taken away, and the members that are gone and have leases.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, its life in ms, the member's description of itself, '1' to join,
+-- and the newest schema that the member knows.
+-- Answers 'ok', 'gone', 'schema' and the store's schema, or 'moved' and the new address; then the head, the store's own time
+-- (s, and µs), the number of its leases that others took, and the members that are gone and still have leases.
 local p, me = KEYS[1], ARGV[1]
 local schema = tonumber(redis.call('GET', p .. 'schema') or ARGV[5])
 if schema > tonumber(ARGV[5]) then

@@ -1,7 +1,7 @@
--- Gives the lease of a target back, if it still is this member's. Whoever takes it next comes after another: what that one
--- told the target's agent, nobody else knows.
+-- Gives the lease of a target back, if this member still holds it. The next member to take it inherits it: only the holder
+-- before it knows what it sent to the target's agent.
 --
--- KEYS[1]: what every key begins with. ARGV: the membership, the target, the token, and 'keep' to end a turn alone.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the target, the token, and 'keep' to end only an exclusive claim.
 local p, me, target, token = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 if ARGV[4] == 'keep' then
     if redis.call('HGET', p .. 'turns', target) == me .. ' ' .. token then

@@ -1,7 +1,7 @@
--- Begins or ends a job that one member does at a time.
+-- Locks or unlocks a job, which one member does at a time.
 --
--- KEYS[1]: what every key begins with. ARGV: the membership, the job, and 'begin' or 'end'.
--- Answers 'fenced' where the membership has ended; 'busy' where somebody else is at it; else 'ok'.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the job, and 'begin' or 'end'.
+-- Answers 'fenced' if the membership has ended; 'busy' if another member has locked the job; else 'ok'.
 local p, me, job = KEYS[1], ARGV[1], ARGV[2]
 local at_it = redis.call('HGET', p .. 'jobs', job)
 if ARGV[3] == 'end' then

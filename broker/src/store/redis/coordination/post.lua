@@ -1,7 +1,7 @@
--- Keeps what a member tells of targets, each if its lease still is this member's.
+-- Keeps the statuses that a member publishes of targets, each if the member still holds the target's lease.
 --
--- KEYS[1]: what every key begins with. ARGV: the membership, the targets that wait for it as a list in JSON, and then
--- targets, tokens and views in turn.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the targets that wait for a status as a list in JSON, and then
+-- targets, tokens and statuses alternately.
 local p, me = KEYS[1], ARGV[1]
 for i = 3, #ARGV, 3 do
     local lease = me .. ' ' .. ARGV[i + 1]

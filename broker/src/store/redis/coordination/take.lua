@@ -1,8 +1,8 @@
 -- Takes the lease of a target.
 --
--- KEYS[1]: what every key begins with. ARGV: the membership, the target, and on what ground: 'free', 'agent' or 'turn'.
--- Answers 'fenced' where the membership has ended; 'no' where somebody else has a better right; or 'mine', the token, and
--- '1' where another held it before.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the target, and the claim: 'free', 'agent' or 'turn' (exclusive).
+-- Answers 'fenced' if the membership has ended; 'no' if another member has a better claim; or 'mine', the token, and '1' if
+-- another member held the lease before.
 local p, me, target, claim = KEYS[1], ARGV[1], ARGV[2], ARGV[3]
 if redis.call('EXISTS', p .. 'alive:' .. me) == 0 then
     return { 'fenced' }

@@ -1,7 +1,7 @@
 -- Takes leases of a member that is gone.
 --
--- KEYS[1]: what every key begins with. ARGV: the membership, the member that is gone, and at most how many.
--- Answers 'fenced' where the membership has ended; else 'ok', and the targets and their tokens in turn.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the member that is gone, and the most leases.
+-- Answers 'fenced' if the membership has ended; else 'ok', and the targets and their tokens alternately.
 local p, me, gone = KEYS[1], ARGV[1], ARGV[2]
 if redis.call('EXISTS', p .. 'alive:' .. me) == 0 then
     return { 'fenced' }

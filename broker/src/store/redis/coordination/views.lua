@@ -1,7 +1,7 @@
--- Reads what the holders of targets tell of them.
+-- Reads the statuses of targets that the holders of their leases have published.
 --
--- KEYS[1]: what every key begins with. ARGV: the targets.
--- Answers a view for each, or nothing where its holder is gone, or has told nothing under the lease that it has.
+-- KEYS[1]: the prefix of every key. ARGV: the targets.
+-- Answers a status for each target, empty if its holder is gone or has published nothing under its lease.
 local p, answer = KEYS[1], {}
 for i, target in ipairs(ARGV) do
     answer[i] = ''

@@ -1,4 +1,4 @@
-//! Connections: who is let in, what is taken for a primary, and how they come back.
+//! Connections: authentication, discovery of the primary, and reconnecting.
 
 use futures_util::StreamExt as _;
 use postern_core::{Principal, Role};
@@ -8,7 +8,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::testing::builders::name;
 
-/// What a user of the server must be allowed beside its keys and channels; docs/operations.md says the same.
+/// The commands that a user of the server needs, besides its keys and channels; docs/operations.md lists the same.
 const ALLOWED: &str =
     "-@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +wait +role +time +info +config|get";
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -91,7 +91,7 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
 }
 
 #[tokio::test]
-async fn a_password_that_was_changed_is_read_anew_when_the_connection_comes_back() {
+async fn a_changed_password_is_read_again_when_the_connection_comes_back() {
     let mut server = RedisServer::start(&["--requirepass", "one", "--appendonly", "yes"]).await;
     let file = server.dir.path().join("password");
     std::fs::write(&file, "one").unwrap();
@@ -152,7 +152,7 @@ async fn what_reads_does_not_notice_a_connection_that_broke() {
     server.kill();
     server.restart().await;
     assert_eq!(store.open_grants().await.unwrap().len(), 1);
-    assert!(incr().await.is_err(), "it may have been done: whoever asked has to know");
+    assert!(incr().await.is_err(), "the command may have been applied: the caller has to know");
     assert_eq!(incr().await.unwrap(), 2);
 }
 
@@ -164,10 +164,10 @@ async fn messages_arrive_until_the_server_goes_and_then_end() {
     let mut messages = this.messages().await.unwrap();
     messages.subscribe(&channel).await.unwrap();
     let mut publish = redis::cmd("PUBLISH");
-    publish.arg(&channel).arg("hear");
+    publish.arg(&channel).arg("a message");
     publish.query_async::<()>(&mut this.shared_connection()).await.unwrap();
-    let mut heard = messages.into_on_message();
-    assert_eq!(heard.next().await.unwrap().get_payload::<String>().unwrap(), "hear");
+    let mut received = messages.into_on_message();
+    assert_eq!(received.next().await.unwrap().get_payload::<String>().unwrap(), "a message");
     server.kill();
-    assert!(tokio::time::timeout(Duration::from_secs(20), heard.next()).await.unwrap().is_none());
+    assert!(tokio::time::timeout(Duration::from_secs(20), received.next()).await.unwrap().is_none());
 }

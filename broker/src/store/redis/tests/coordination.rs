@@ -1,4 +1,4 @@
-//! Members of one store, each on connections of its own.
+//! Members of one store, each with connections of its own.
 
 use super::*;
 use crate::store::coordination::{ClusterEvent, MemberInfo, PublishedStatus, RenewalReply};
@@ -17,7 +17,7 @@ async fn take(store: &Redis, claim: Claim) -> Option<crate::store::coordination:
     store.take(&vm(), claim).await.unwrap()
 }
 
-/// What happens to a broker that is away for too long.
+/// Ends the membership of a broker, as if it had been cut off for too long.
 async fn end_membership(server: &RedisServer, store: &Redis) {
     let mut connection =
         redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
@@ -39,7 +39,7 @@ async fn i8_one_member_holds_a_lease_and_one_that_lost_it_reads_and_writes_nothi
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     let first = take(&one, Claim::Free).await.unwrap();
-    assert!(!first.inherits, "nobody had it before");
+    assert!(!first.inherits, "no broker had it before");
     assert_eq!(take(&one, Claim::Free).await.unwrap(), first, "one that is held is kept");
     assert_eq!(take(&other, Claim::Free).await, None);
     one.commit(a_change(1).under(first.lease.clone())).await.unwrap();
@@ -75,7 +75,7 @@ async fn i8_in_a_group_of_commits_only_the_one_whose_lease_is_lost_is_refused() 
 }
 
 #[tokio::test]
-async fn i8_whose_membership_has_ended_writes_nothing_until_it_has_joined_anew() {
+async fn i8_a_broker_whose_membership_has_ended_writes_nothing_until_it_has_joined_again() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     let lease = take(&one, Claim::Free).await.unwrap().lease;
@@ -83,7 +83,11 @@ async fn i8_whose_membership_has_ended_writes_nothing_until_it_has_joined_anew()
     assert!(is_fenced(&one.commit(a_change(1)).await));
     assert!(is_fenced(&one.snapshot(&lease).await));
     assert!(is_fenced(&one.take(&vm(), Claim::Agent).await));
-    assert_eq!(take(&other, Claim::Free).await.map(|taken| taken.inherits), Some(true), "it is anybody's");
+    assert_eq!(
+        take(&other, Claim::Free).await.map(|taken| taken.inherits),
+        Some(true),
+        "any member may take it"
+    );
 
     let beat = renew(&one).await;
     assert!(beat.joined && beat.store_time.is_some());
@@ -142,7 +146,7 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
 }
 
 #[tokio::test]
-async fn a_turn_is_taken_away_by_no_agent_and_what_is_given_back_is_inherited() {
+async fn an_exclusive_lease_is_taken_away_by_no_agent_and_what_is_given_back_is_inherited() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     take(&one, Claim::Agent).await.unwrap();
@@ -166,7 +170,7 @@ async fn a_turn_is_taken_away_by_no_agent_and_what_is_given_back_is_inherited() 
 }
 
 #[tokio::test]
-async fn a_job_is_one_members_at_a_time_and_nobodys_once_that_is_gone() {
+async fn a_lock_has_one_member_at_a_time_and_none_once_that_is_gone() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     assert!(one.try_lock("lockdown").await.unwrap());
@@ -180,24 +184,24 @@ async fn a_job_is_one_members_at_a_time_and_nobodys_once_that_is_gone() {
 }
 
 #[tokio::test]
-async fn every_commit_is_news_to_the_others_with_the_records_it_made_and_where_to_look() {
+async fn every_commit_is_an_event_with_its_records_and_the_targets_to_look_at() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     let (mut here, mut there) = (one.subscribe().await.unwrap(), other.subscribe().await.unwrap());
     one.commit(a_change(1)).await.unwrap();
-    let (Some(ClusterEvent::Committed(own)), Some(ClusterEvent::Committed(theirs))) =
+    let (Some(ClusterEvent::Committed(own)), Some(ClusterEvent::Committed(received))) =
         (here.next().await, there.next().await)
     else {
-        panic!("no news");
+        panic!("no event");
     };
-    assert!(own.own && !theirs.own);
-    assert_eq!((theirs.before, theirs.after, theirs.policies), (0, 1, false));
-    assert_eq!((theirs.grants, theirs.targets), (vec![a_grant().number(1).build().id], vec![vm()]));
+    assert!(own.own && !received.own);
+    assert_eq!((received.before, received.after, received.policies), (0, 1, false));
+    assert_eq!((received.grants, received.targets), (vec![a_grant().number(1).build().id], vec![vm()]));
     // What one works on is nothing to the other.
     take(&one, Claim::Free).await.unwrap();
     one.commit(a_change(2)).await.unwrap();
-    let Some(ClusterEvent::Committed(theirs)) = there.next().await else { panic!("no news") };
-    assert_eq!((theirs.before, theirs.after, theirs.targets), (1, 2, vec![]));
+    let Some(ClusterEvent::Committed(received)) = there.next().await else { panic!("no event") };
+    assert_eq!((received.before, received.after, received.targets), (1, 2, vec![]));
     take(&other, Claim::Agent).await.unwrap();
     assert_eq!(
         there.next().await,
@@ -217,7 +221,7 @@ async fn every_commit_is_news_to_the_others_with_the_records_it_made_and_where_t
 }
 
 #[tokio::test]
-async fn i5_a_view_is_shown_only_as_long_as_who_told_it_works_on_the_target() {
+async fn i5_a_status_is_shown_only_while_the_member_that_published_it_works_on_the_target() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     let views = async || other.statuses(&["host:vm-9".parse().unwrap(), vm()]).await.unwrap();
@@ -229,13 +233,13 @@ async fn i5_a_view_is_shown_only_as_long_as_who_told_it_works_on_the_target() {
     one.publish(post(&lease, "{\"of\":\"one\"}")).await.unwrap();
     assert_eq!(views().await, [(vm(), "{\"of\":\"one\"}".to_owned())]);
     let newer = take(&other, Claim::Agent).await.unwrap().lease;
-    assert_eq!(views().await, [], "the holder has told nothing");
+    assert_eq!(views().await, [], "the holder has published nothing");
     one.publish(post(&lease, "late")).await.unwrap();
     assert_eq!(views().await, []);
     other.publish(post(&newer, "now")).await.unwrap();
     assert_eq!(views().await, [(vm(), "now".to_owned())]);
     end_membership(&server, &other).await;
-    assert_eq!(views().await, [], "and a holder that is gone tells nothing");
+    assert_eq!(views().await, [], "and the status of a holder that is gone is not shown");
 }
 
 #[tokio::test]

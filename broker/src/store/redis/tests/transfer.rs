@@ -29,7 +29,7 @@ async fn moved(
     transfer(source, target, how, |last| last.map_or_else(start, |last| last.event.at)).await
 }
 
-/// A place for databases, and a server.
+/// A directory for databases, and a server.
 struct Lab {
     server: RedisServer,
     dir: TempDir,
@@ -52,7 +52,7 @@ impl Lab {
         Transfer::open(&self.server.store(tenant)).await.unwrap()
     }
 
-    /// A database with something of everything, and so many lines in its audit log at least.
+    /// Makes a database with every kind of record, and with at least this many lines in its audit log.
     async fn filled(&self, name: &str, seed: u64, lines: usize) {
         let store = Embedded::open(&self.path(name)).unwrap();
         fill(&store, &mut StdRng::seed_from_u64(seed), lines).await;
@@ -67,7 +67,7 @@ async fn commit(store: &impl Store, change: Change) {
     store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
 }
 
-/// Commits at random: everything that a store keeps, in several versions, and what is deleted and taken again.
+/// Commits at random: every kind of record, in several versions, with deletions and taken tokens.
 async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
     for number in 0..random.random_range(5..120_u8) {
         let target = format!("host:vm-{}", random.random_range(0..4));
@@ -118,7 +118,7 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
     }
 }
 
-/// Everything in a store, in the order of its text.
+/// Returns everything in a store, in the order of its text.
 async fn everything(source: &mut dyn Source) -> Vec<String> {
     let mut all = Vec::new();
     for kind in [
@@ -147,7 +147,7 @@ async fn everything(source: &mut dyn Source) -> Vec<String> {
     all
 }
 
-/// The two have the same records, but for `more` lines at the end of the second one's audit log.
+/// Checks that both have the same records, except for `more` lines at the end of the second one's audit log.
 fn assert_same(one: &[String], other: &[String], more: usize) {
     let lines = one.iter().take_while(|item| item.starts_with("Audit")).count();
     assert_eq!(other.len(), one.len() + more);
@@ -156,7 +156,7 @@ fn assert_same(one: &[String], other: &[String], more: usize) {
     assert_eq!(one[lines..], other[lines + more..]);
 }
 
-/// What brokers ask for is the same in both.
+/// Checks that the reads of brokers give the same in both.
 async fn assert_alike(one: &impl Leasing, other: &impl Leasing) {
     assert_eq!(one.open_grants().await.unwrap(), other.open_grants().await.unwrap());
     assert_eq!(one.policies().await.unwrap(), other.policies().await.unwrap());
@@ -266,7 +266,7 @@ async fn i9_a_source_whose_log_was_changed_is_not_moved() {
     assert!(source.to_string().contains("ends with record 1, and the store says 2"), "{source}");
 }
 
-/// A store that fails for good after so many calls, as if whoever moves it were killed there.
+/// A store that fails for good after so many calls, as if the migration were killed there.
 struct Until<T> {
     inner: T,
     left: usize,
@@ -343,7 +343,7 @@ async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there()
     assert_same(&in_redis, &everything(&mut lab.file("b.db")).await, 1);
 }
 
-/// A source on which somebody commits once its first page was read.
+/// A source on which a broker commits once its first page was read.
 struct Busy {
     inner: Transfer,
     store: Redis,
