@@ -113,17 +113,17 @@ impl Arm {
 
     /// Reads a resource, or any other path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
-        let what = format!("GET {path}");
+        let call = format!("GET {path}");
         let (_, body) =
-            self.send(&what, Method::Get, self.url(path, version, &what)?, None, None, &Bearer::Own).await?;
-        read(&what, &body)
+            self.send(&call, Method::Get, self.url(path, version, &call)?, None, None, &Bearer::Own).await?;
+        read(&call, &body)
     }
 
     /// Reads a resource as it came, byte for byte.
     pub(crate) async fn get_raw(&self, id: &ArmId, version: &str) -> Result<Bytes, CallError> {
-        let what = format!("GET {id}");
-        let url = self.url(id.as_str(), version, &what)?;
-        Ok(self.send(&what, Method::Get, url, None, None, &Bearer::Own).await?.1)
+        let call = format!("GET {id}");
+        let url = self.url(id.as_str(), version, &call)?;
+        Ok(self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?.1)
     }
 
     /// Reads a path with a caller's own token.
@@ -133,10 +133,10 @@ impl Arm {
         path: &str,
         version: &str,
     ) -> Result<T, CallError> {
-        let what = format!("GET {path} for the caller");
-        let url = self.url(path, version, &what)?;
-        let (_, body) = self.send(&what, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
-        read(&what, &body)
+        let call = format!("GET {path} for the caller");
+        let url = self.url(path, version, &call)?;
+        let (_, body) = self.send(&call, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
+        read(&call, &body)
     }
 
     /// Lists every resource of a kind, page after page. A resource that cannot be read is left out and logged: it must not
@@ -161,29 +161,29 @@ impl Arm {
 
     async fn pages<T: DeserializeOwned>(
         &self,
-        what: &str,
+        call: &str,
         path: &str,
         version: &str,
         bearer: &Bearer<'_>,
     ) -> Result<Vec<T>, CallError> {
-        let mut url = self.url(path, version, what)?;
+        let mut url = self.url(path, version, call)?;
         let mut items = Vec::new();
         for _ in 0..MAX_PAGES {
-            let (_, body) = self.send(what, Method::Get, url, None, None, bearer).await?;
-            let page: Page = read(what, &body)?;
+            let (_, body) = self.send(call, Method::Get, url, None, None, bearer).await?;
+            let page: Page = read(call, &body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
                     Ok(item) => items.push(item),
                     Err(error) => {
-                        tracing::warn!(what, %id, %error, "left out a resource that cannot be read")
+                        tracing::warn!(call, %id, %error, "left out a resource that cannot be read")
                     }
                 }
             }
             let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
-            url = link(what, &next)?;
+            url = link(call, &next)?;
         }
-        Err(CallError::NoAnswer { what: what.to_owned(), reason: "the list has no end".into() })
+        Err(CallError::NoAnswer { call: call.to_owned(), reason: "the list has no end".into() })
     }
 
     /// Writes one security rule, and waits until it is in force.
@@ -193,23 +193,23 @@ impl Arm {
         name: &str,
         rule: SecurityRule,
     ) -> Result<(), CallError> {
-        let what = format!("PUT {name} in {}", group.name());
+        let call = format!("PUT {name} in {}", group.name());
         let rules = self.network.security_rules_client();
         let sent = rules
             .create_or_update(group.group(), group.name(), name, rule, group.subscription())
             .send()
             .await;
-        let answer = sent.map_err(|error| CallError::of(&what, &error))?;
-        self.follow(&what, answer.as_raw_response().headers().clone()).await
+        let answer = sent.map_err(|error| CallError::of(&call, &error))?;
+        self.follow(&call, answer.as_raw_response().headers().clone()).await
     }
 
     /// Deletes one security rule, and waits until it is out of force. A rule that does not exist counts as deleted.
     pub(crate) async fn delete_rule(&self, group: &ArmId, name: &str) -> Result<(), CallError> {
-        let what = format!("DELETE {name} in {}", group.name());
+        let call = format!("DELETE {name} in {}", group.name());
         let rules = self.network.security_rules_client();
         let sent = rules.delete(group.group(), group.name(), name, group.subscription()).send().await;
-        match sent.map_err(|error| CallError::of(&what, &error)) {
-            Ok(answer) => self.follow(&what, answer.as_raw_response().headers().clone()).await,
+        match sent.map_err(|error| CallError::of(&call, &error)) {
+            Ok(answer) => self.follow(&call, answer.as_raw_response().headers().clone()).await,
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
@@ -223,28 +223,28 @@ impl Arm {
         body: Bytes,
         etag: Option<&str>,
     ) -> Result<(), CallError> {
-        let what = format!("PUT {path}");
-        let url = self.url(path, version, &what)?;
-        let (headers, _) = self.send(&what, Method::Put, url, Some(body), etag, &Bearer::Own).await?;
-        self.follow(&what, headers).await
+        let call = format!("PUT {path}");
+        let url = self.url(path, version, &call)?;
+        let (headers, _) = self.send(&call, Method::Put, url, Some(body), etag, &Bearer::Own).await?;
+        self.follow(&call, headers).await
     }
 
     /// Waits until an operation is done, if an answer says that there is one.
-    async fn follow(&self, what: &str, headers: Headers) -> Result<(), CallError> {
+    async fn follow(&self, call: &str, headers: Headers) -> Result<(), CallError> {
         let place = |name| headers.get_optional_str(&HeaderName::from_static(name));
         let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
-        let url = link(what, place)?;
+        let url = link(call, place)?;
         let deadline = Instant::now() + OPERATION_TIMEOUT;
         let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
         let mut wait = FIRST_POLL_DELAY;
         loop {
             tokio::time::sleep(wait.min(most.max(FIRST_POLL_DELAY))).await;
-            let (headers, body) = self.send(what, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
-            match state(what, &body)? {
+            let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
+            match state(call, &body)? {
                 Some(()) => return Ok(()),
                 None if Instant::now() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
-                    return Err(CallError::NoAnswer { what: what.to_owned(), reason });
+                    return Err(CallError::NoAnswer { call: call.to_owned(), reason });
                 }
                 None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
             }
@@ -253,14 +253,14 @@ impl Arm {
 
     async fn send(
         &self,
-        what: &str,
+        call: &str,
         method: Method,
         url: Url,
         body: Option<Bytes>,
         etag: Option<&str>,
         bearer: &Bearer<'_>,
     ) -> Result<(Headers, Bytes), CallError> {
-        let failed = |error: azure_core::Error| CallError::of(what, &error);
+        let failed = |error: azure_core::Error| CallError::of(call, &error);
         let mut request = Request::new(url, method);
         let token = match bearer {
             Bearer::Own => self.credential.get_token(&[]).await.map_err(failed)?.token.secret().to_owned(),
@@ -288,9 +288,9 @@ impl Arm {
         Ok((headers, body.collect().await.map_err(failed)?))
     }
 
-    fn url(&self, path: &str, version: &str, what: &str) -> Result<Url, CallError> {
+    fn url(&self, path: &str, version: &str, call: &str) -> Result<Url, CallError> {
         let mut url = self.endpoint.join(path).map_err(|error| CallError::NoAnswer {
-            what: what.to_owned(),
+            call: call.to_owned(),
             reason: format!("the path is invalid: {error}"),
         })?;
         url.query_pairs_mut().append_pair("api-version", version);
@@ -299,7 +299,7 @@ impl Arm {
 }
 
 /// Reports whether an operation is done.
-fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
+fn state(call: &str, body: &[u8]) -> Result<Option<()>, CallError> {
     // The URL of a change without a status of its own answers with the changed resource, or with nothing.
     let Ok(operation) = serde_json::from_slice::<Operation>(body) else { return Ok(Some(())) };
     match operation.status.as_str() {
@@ -307,22 +307,22 @@ fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
         "Failed" | "Canceled" => {
             let OperationError { code, message } = operation.error.unwrap_or_default();
             let code = if code.is_empty() { operation.status } else { code };
-            Err(CallError::Answered { what: what.to_owned(), status: 200, code, message })
+            Err(CallError::Answered { call: call.to_owned(), status: 200, code, message })
         }
         _ => Ok(None),
     }
 }
 
-fn read<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, CallError> {
+fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {
     serde_json::from_slice(body).map_err(|error| CallError::NoAnswer {
-        what: what.to_owned(),
+        call: call.to_owned(),
         reason: format!("the answer cannot be parsed: {error}"),
     })
 }
 
-fn link(what: &str, url: &str) -> Result<Url, CallError> {
+fn link(call: &str, url: &str) -> Result<Url, CallError> {
     url.parse().map_err(|_| CallError::NoAnswer {
-        what: what.to_owned(),
+        call: call.to_owned(),
         reason: format!("the answer leads to {url:?}, which is not a URL"),
     })
 }

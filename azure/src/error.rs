@@ -7,10 +7,10 @@ use postern_provider::CloudError;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CallError {
     /// Azure answered with an error.
-    #[error("{what}: {code}: {message}")]
+    #[error("{call}: {code}: {message}")]
     Answered {
         /// The call.
-        what: String,
+        call: String,
         /// The answer's status; 200 where an operation ended with an error.
         status: u16,
         /// Azure's code.
@@ -19,10 +19,10 @@ pub(crate) enum CallError {
         message: String,
     },
     /// There was no answer, or none that can be read: the call may have taken effect.
-    #[error("{what}: {reason}")]
+    #[error("{call}: {reason}")]
     NoAnswer {
         /// The call.
-        what: String,
+        call: String,
         /// The reason.
         reason: String,
     },
@@ -36,13 +36,13 @@ pub(crate) enum CallError {
 
 impl CallError {
     /// Reads the SDK's error. Its own words hold whole answers, and are not used.
-    pub(crate) fn of(what: &str, error: &azure_core::Error) -> Self {
-        let what = what.to_owned();
+    pub(crate) fn of(call: &str, error: &azure_core::Error) -> Self {
+        let call = call.to_owned();
         if let Some(answer) = error.as_http_error() {
             let status = u16::from(answer.status());
             let code = answer.error_code().map_or_else(|| format!("status {status}"), str::to_owned);
             let message = answer.error_message().unwrap_or_default().to_owned();
-            return Self::Answered { what, status, code, message };
+            return Self::Answered { call, status, code, message };
         }
         let reason = error_chain(error);
         match error.kind() {
@@ -51,7 +51,7 @@ impl CallError {
             | ErrorKind::Io
             | ErrorKind::DataConversion
             | ErrorKind::MockFramework
-            | ErrorKind::Other => Self::NoAnswer { what, reason },
+            | ErrorKind::Other => Self::NoAnswer { call, reason },
         }
     }
 
@@ -187,8 +187,8 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, code: &str) -> CallError {
-        let (what, code, message) = ("PUT a rule".to_owned(), code.to_owned(), "a test".to_owned());
-        CallError::Answered { what, status, code, message }
+        let (call, code, message) = ("PUT a rule".to_owned(), code.to_owned(), "a test".to_owned());
+        CallError::Answered { call, status, code, message }
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         }
         assert!(!answered(429, "TooManyRequests").is_conflict());
         assert!(!answered(403, "AuthorizationFailed").is_conflict());
-        assert!(!CallError::NoAnswer { what: "x".into(), reason: "cut".into() }.is_conflict());
+        assert!(!CallError::NoAnswer { call: "x".into(), reason: "cut".into() }.is_conflict());
     }
 
     #[test]

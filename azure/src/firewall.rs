@@ -447,7 +447,7 @@ async fn write(
     }
     let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
     Err(CallError::NoAnswer {
-        what: format!("PUT {id}"),
+        call: format!("PUT {id}"),
         reason: format!("other principals keep changing it: {reason}"),
     }
     .into())

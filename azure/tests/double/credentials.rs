@@ -26,7 +26,7 @@ impl World {
         Arc::new(Azure::connect(settings).unwrap())
     }
 
-    async fn looks(&self, azure: &Azure) -> Result<(), CloudError> {
+    async fn try_observe(&self, azure: &Azure) -> Result<(), CloudError> {
         azure.observe(&self.target(0)).await.map(drop)
     }
 }
@@ -34,13 +34,13 @@ impl World {
 #[tokio::test]
 async fn a_client_secret_is_read_again_when_it_is_needed() {
     let world = World::new().await;
-    world.looks(&world.azure).await.unwrap();
+    world.try_observe(&world.azure).await.unwrap();
     world.sim.client("tenant", "broker", "rotated");
     world.sim.forget_tokens();
     world.write("secret", "rotated\n");
     // The first call learns that the token is gone.
-    world.looks(&world.azure).await.ok();
-    world.looks(&world.azure).await.unwrap();
+    world.try_observe(&world.azure).await.ok();
+    world.try_observe(&world.azure).await.unwrap();
 }
 
 #[tokio::test]
@@ -49,13 +49,13 @@ async fn a_certificate_signs_for_its_application() {
     let (certificate, key) = (world.write("cert.pem", CERTIFICATE), world.write("key.pem", KEY));
     let credential = Credential::ClientCertificate { application: application(), certificate, key };
     let azure = world.provider_with(credential.clone());
-    let unknown = world.looks(&azure).await;
+    let unknown = world.try_observe(&azure).await;
     assert!(matches!(unknown, Err(CloudError::Unavailable { .. })), "{unknown:?}");
     world.sim.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
-    world.looks(&azure).await.unwrap();
+    world.try_observe(&azure).await.unwrap();
 
     world.write("key.pem", "not a key");
-    let broken = world.looks(&world.provider_with(credential)).await;
+    let broken = world.try_observe(&world.provider_with(credential)).await;
     let Err(CloudError::Unavailable { reason }) = broken else { panic!("{broken:?}") };
     assert!(reason.contains("RSA key") && !reason.contains("not a key"), "{reason}");
 }
@@ -66,9 +66,9 @@ async fn a_federated_token_is_read_again_for_each_login() {
     world.sim.federated("tenant", "broker", "issued-2");
     let token_file = world.write("token", "issued-1");
     let azure = world.provider_with(Credential::WorkloadIdentity { application: application(), token_file });
-    assert!(world.looks(&azure).await.is_err());
+    assert!(world.try_observe(&azure).await.is_err());
     world.write("token", "issued-2\n");
-    world.looks(&azure).await.unwrap();
+    world.try_observe(&azure).await.unwrap();
 }
 
 #[tokio::test]
@@ -76,9 +76,9 @@ async fn a_managed_identity_is_asked_of_the_metadata_service() {
     let world = World::new().await;
     for client_id in [None, Some("one-of-two".to_owned())] {
         let azure = world.provider_with(Credential::ManagedIdentity { client_id: client_id.clone() });
-        assert!(world.looks(&azure).await.is_err(), "{client_id:?} is not there yet");
+        assert!(world.try_observe(&azure).await.is_err(), "{client_id:?} is not there yet");
         world.sim.managed_identity(client_id.as_deref());
-        world.looks(&azure).await.unwrap();
+        world.try_observe(&azure).await.unwrap();
     }
 }
 
@@ -88,11 +88,11 @@ async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
     world.sim.token_lifetime(Duration::from_secs(30));
     let logins = |world: &World| world.sim.calls().iter().filter(|call| call.is_login()).count();
     for _ in 0..5 {
-        world.looks(&world.azure).await.unwrap();
+        world.try_observe(&world.azure).await.unwrap();
     }
     assert_eq!(logins(&world), 1);
     tokio::time::sleep(Duration::from_millis(15_100)).await;
-    world.looks(&world.azure).await.unwrap();
+    world.try_observe(&world.azure).await.unwrap();
     assert_eq!(logins(&world), 2, "past the half of a short life");
 }
 
@@ -154,7 +154,7 @@ async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
     let none = azure.authorize(&target, None).await;
     assert!(matches!(&none, Err(CloudError::Refused { reason }) if reason.contains("no token")), "{none:?}");
     // The broker's own token lives on, and a broker that is configured not to ask makes no such call.
-    world.looks(&azure).await.unwrap();
+    world.try_observe(&azure).await.unwrap();
     world.sim.forget_calls();
     assert_eq!(world.azure.authorize(&target, None).await, Ok(()));
     assert!(world.sim.calls().is_empty());
@@ -205,7 +205,7 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     // Without one of them the error names the role.
     let less = actions.into_iter().filter(|action| !action.ends_with("securityRules/write")).collect();
     world.sim.permissions(Some(less));
-    let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
+    let refused = world.azure.lockdown(&world.order(0, crate::world::posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("AuthorizationFailed") && reason.contains("role.json"), "{reason}");
 }

@@ -203,7 +203,7 @@ async fn a_machine_whose_interface_moved_to_another_group_is_shut_there_and_clea
     assert_eq!(held.windows, [].into(), "it is not open in every group on the way");
     world.azure.repair(&window.target).await.unwrap();
     assert_eq!(world.managed_rules("nsg-nic"), [] as [&str; 0], "nothing is left where it was");
-    assert_eq!(world.observe(0).await.drift, [], "the subnet's group keeps everybody out");
+    assert_eq!(world.observe(0).await.drift, [], "the subnet's group keeps every source out");
     assert!(!world.admits(OUTSIDE, 0, 22));
     world.open(&window).await;
     assert!(world.admits(ALICE, 0, 22));
@@ -223,7 +223,7 @@ async fn a_deleted_group_is_no_group_on_the_way() {
     assert_eq!((observed.windows, observed.drift), ([window.clone()].into(), vec![]));
     world.close(&window).await;
     assert!(!world.admits(ALICE, 0, 22));
-    // Deleted between two looks: what the provider remembers of it does not keep a window open.
+    // Deleted between two reads: the provider's memory of it does not keep a window open.
     let (world, window) = open_world().await;
     world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"].as_object_mut().unwrap().remove("networkSecurityGroup");

@@ -215,7 +215,7 @@ async fn a_login_that_fails_is_an_outage_and_says_whose_fault_it_is() {
     let refused = world.another().observe(&window.target).await;
     let Err(CloudError::Unavailable { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("Entra") && reason.contains("AADSTS7000215"), "{reason}");
-    assert!(!reason.contains("wrong"), "no secret is told");
+    assert!(!reason.contains("wrong"), "the error holds no secret");
 }
 
 #[tokio::test]

@@ -206,7 +206,7 @@ async fn another_principals_change_meanwhile_is_kept() {
 #[tokio::test]
 async fn a_firewall_with_a_policy_is_refused_by_name() {
     let world = behind(|lab, subnet| lab.policy_firewall("fw", "10.1.0.4", PUBLIC, subnet)).await;
-    let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
+    let refused = world.azure.lockdown(&world.order(0, crate::world::posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("/azurefirewalls/fw") || reason.to_ascii_lowercase().contains("fw"), "{reason}");
     assert!(reason.contains("firewallPolicies/central") && reason.contains("classic"), "{reason}");

@@ -5,7 +5,7 @@ use postern_azure_sim::{AzureSim, Lab};
 use postern_provider::{Action, CloudChange, CloudError, ConcernKind, Consent, Health, Provider as _};
 use std::sync::Arc;
 
-use crate::world::{SUBSCRIPTION, World, first};
+use crate::world::{SUBSCRIPTION, World, posterns_first};
 
 const OUTSIDE: &str = "203.0.113.9";
 
@@ -80,7 +80,7 @@ async fn a_rule_that_leaves_no_room_is_moved_aside_and_goes_back_exactly() {
     })
     .await;
     let before = world.group_rules("nsg");
-    let order = world.order(0, first());
+    let order = world.order(0, posterns_first());
     let planned = world.azure.plan_lockdown(&order).await.unwrap();
     assert_eq!(world.group_rules("nsg"), before, "a plan changes nothing");
     let moves: Vec<_> =
@@ -108,7 +108,7 @@ async fn what_a_move_would_turn_around_is_refused() {
     })
     .await;
     let before = world.group_rules("nsg");
-    let refused = world.azure.lockdown(&world.order(0, first())).await;
+    let refused = world.azure.lockdown(&world.order(0, posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("all") && reason.contains("never"), "{reason}");
     assert_eq!(world.group_rules("nsg"), before, "nothing is half done");
@@ -169,7 +169,7 @@ async fn a_plan_prints_every_change_and_makes_none() {
     let world = World::new().await;
     let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     world.sim.forget_calls();
-    let order = world.order(0, first());
+    let order = world.order(0, posterns_first());
     let planned = world.azure.plan_lockdown(&order).await.unwrap();
     assert!(world.sim.calls().iter().all(|call| !call.is_change()), "{:?}", world.sim.calls());
     assert_eq!((world.group_rules("nsg-subnet"), world.group_rules("nsg-nic")), before);
@@ -190,7 +190,7 @@ async fn a_machine_without_a_group_cannot_be_locked_and_the_words_say_why() {
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", None, None);
     let vms = vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None)];
     let world = World::around(sim, lab, vms).await;
-    let refused = world.azure.lockdown(&world.order(0, first())).await;
+    let refused = world.azure.lockdown(&world.order(0, posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("no network security group"), "{reason}");
     let health = world.azure.assess(&["tcp/22".parse().unwrap()].into()).await.assessments.remove(0).health;
@@ -203,7 +203,7 @@ async fn i3_a_group_that_flushes_connections_is_refused_or_warned_of_as_configur
     world.sim.edit(&world.lab.nsg_id("nsg"), |nsg| {
         nsg["properties"]["flushConnection"] = true.into();
     });
-    let refused = world.azure.lockdown(&world.order(0, first())).await;
+    let refused = world.azure.lockdown(&world.order(0, posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("flushConnection") && reason.contains("nsg"), "{reason}");
     assert_eq!(world.managed_rules("nsg"), [] as [&str; 0]);
@@ -248,7 +248,7 @@ async fn priorities_are_taken_from_the_band_and_never_from_others() {
     .await;
     let bands = Priorities { windows: 100..=109, denies: 400..=409 };
     let azure = with(&world, |settings| settings.priorities = bands.clone());
-    azure.lockdown(&world.order(0, first())).await.unwrap();
+    azure.lockdown(&world.order(0, posterns_first())).await.unwrap();
     let windows: Vec<_> =
         (1..=9).map(|grant| world.window(0, grant, "tcp/22", &format!("203.0.113.{grant}"))).collect();
     for window in &windows[..8] {

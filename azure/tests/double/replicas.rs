@@ -10,7 +10,7 @@ use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
-use crate::world::{SUBSCRIPTION, World, first};
+use crate::world::{SUBSCRIPTION, World, posterns_first};
 
 const NSG: &str = "Microsoft.Network/networkSecurityGroups";
 const ALICE: &str = "203.0.113.7";
@@ -105,7 +105,8 @@ async fn i8_two_brokers_lock_down_and_release_behind_one_group_at_once() {
         let before = world.group_rules("nsg");
         let [one, two] = two(&world).await;
         world.sim.settle(NSG, Duration::from_millis(5));
-        let (first_order, second_order) = (world.order(0, first()), world.order(1, first()));
+        let (first_order, second_order) =
+            (world.order(0, posterns_first()), world.order(1, posterns_first()));
         let locked = tokio::join!(one.lockdown(&first_order), two.lockdown(&second_order));
         let (locked_one, locked_two) = (locked.0.unwrap(), locked.1.unwrap());
         assert_eq!((locked_one.concerns, locked_two.concerns), (vec![], vec![]));
@@ -130,7 +131,7 @@ async fn what_one_broker_releases_while_another_locks_down_stays_shut_for_that_o
         world.lock(0).await;
         let [one, two] = two(&world).await;
         world.sim.settle(NSG, Duration::from_millis(5));
-        let (target, order) = (world.target(0), world.order(1, first()));
+        let (target, order) = (world.target(0), world.order(1, posterns_first()));
         let locking = async {
             tokio::time::sleep(Duration::from_millis(late)).await;
             two.lockdown(&order).await
@@ -173,7 +174,7 @@ async fn a_rule_that_goes_back_late_is_moved_again_by_the_broker_that_moved_it_b
     let world = crowded().await;
     world.lock(0).await;
     let [one, two] = two(&world).await;
-    let (target, order) = (world.target(0), world.order(1, first()));
+    let (target, order) = (world.target(0), world.order(1, posterns_first()));
     // Meanwhile the other finds it behind, has nothing to move, and is done.
     world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_secs(4)));
     let locking = async {
@@ -194,8 +195,8 @@ async fn a_rule_that_went_back_meanwhile_is_moved_again_by_the_broker_that_needs
     let world = crowded().await;
     world.lock(0).await;
     let [one, two] = two(&world).await;
-    let (target, order) = (world.target(0), world.order(1, first()));
-    // What it looked at first is over when it has written what it planned.
+    let (target, order) = (world.target(0), world.order(1, posterns_first()));
+    // Its first read is out of date once it has made the writes that it planned.
     world.sim.fail("PUT", "/postern-deny-", 1, Fault::Slow(Duration::from_secs(4)));
     let releasing = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
@@ -213,7 +214,7 @@ async fn a_note_that_is_taken_away_too_late_or_too_early_is_written_again() {
         let world = crowded().await;
         world.lock(0).await;
         let [one, two] = two(&world).await;
-        let (target, order) = (world.target(0), world.order(1, first()));
+        let (target, order) = (world.target(0), world.order(1, posterns_first()));
         world.sim.fail("DELETE", "/postern-moved-", 1, Fault::Slow(Duration::from_millis(delete)));
         let locking = async {
             world.moved("ssh", 100).await;

@@ -114,7 +114,7 @@ impl World {
 
     /// Locks a machine down, with Postern's rules first.
     pub(crate) async fn lock(&self, number: usize) -> LockdownReport {
-        self.azure.lockdown(&self.order(number, first())).await.unwrap()
+        self.azure.lockdown(&self.order(number, posterns_first())).await.unwrap()
     }
 
     pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> CloudWindow {
@@ -178,7 +178,7 @@ pub(crate) fn application() -> Application {
 }
 
 /// The consent that Postern's rules come first.
-pub(crate) fn first() -> Consent {
+pub(crate) fn posterns_first() -> Consent {
     Consent([ConcernKind::Precedence].into())
 }
 

@@ -40,7 +40,7 @@ async fn every_item_of_a_list_comes_on_one_page_alone() {
 }
 
 #[tokio::test]
-async fn a_page_has_100_items_unless_told_otherwise() {
+async fn a_page_has_100_items_unless_set_otherwise() {
     let cloud = Cloud::new().await;
     for at in 0..100 {
         cloud.lab.nsg(&format!("nsg-{at:03}"));
