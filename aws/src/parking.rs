@@ -10,11 +10,11 @@
 //! ([`split`]). A *holder* is an instance under lockdown that needs some ports of the group shut; the parked
 //! group's tags list the holders and their ports.
 //!
-//! The rule that is kept: the content of the customer's group follows from the parked originals and the union
-//! of the holders' ports, and from nothing else. [`plan`] computes the steps from what is there to what
-//! should be there. Locking, releasing, locking for one more instance, and resuming after a crash are
-//! therefore the same plan with other holders, and planning again after any interruption goes on from there
-//! (I8).
+//! The rule that is kept: the pieces and restored originals in the customer's group follow from the parked
+//! originals and the union of the holders' ports, and from nothing else. [`plan`] computes the steps from
+//! what is there to what should be there. Locking, releasing, locking for one more instance, and resuming
+//! after a crash are therefore the same plan with other holders, and planning again after any interruption
+//! goes on from there (I8).
 //!
 //! The order of the steps keeps unprotected ports open at every moment: an original is parked first, its
 //! pieces are added, and only then is it removed; if the quota has no room for both sets, removal goes first.
@@ -33,7 +33,7 @@ use crate::rule::{Rule, Source, Tags, Traffic};
 use crate::split::{Loss, Outcome, split};
 use crate::tags;
 
-/// A customer's group, and what is parked for it.
+/// A customer's group, and the rules that are parked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct CustomerGroup {
     /// Its id.

@@ -15,9 +15,9 @@
 //! back what a close removed.
 //!
 //! A read can also contradict an opening instead of lacking it. A rule with the same id but another port,
-//! source or shape, or a mark with another end, was edited by another principal since: the read wins, and the
-//! memory of that rule goes. What was written into another own group goes too, because that group was
-//! deleted.
+//! source or shape was edited by another principal since: the read wins, and the memory of that rule goes. A
+//! mark with another end was edited too: the read's mark stays. The openings in another own group go, because
+//! that group was deleted.
 //!
 //! The memory is kept across a lockdown, a repair and any error (`TargetCache::forget` leaves it alone),
 //! because EC2's answers stay true when the broker's cached reads do not. It is lost with the process; a
