@@ -13,14 +13,14 @@ use crate::store::redis::{Endpoint, RedisSettings};
 use crate::store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
 use crate::store::{StoreError, embedded, redis};
 
-/// A store, as the command line names it.
+/// The name of a store on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreName {
-    /// The one that the configuration names.
+    /// The configured store.
     Config,
     /// A database file.
     File(PathBuf),
-    /// A Redis. Its tenant, and files for TLS, are those of the configuration.
+    /// A Redis, with the tenant and the files for TLS of the configuration.
     Redis(String),
 }
 

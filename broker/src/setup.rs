@@ -45,7 +45,7 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a client certificate in `out`, and returns its end. Needs the authority's files, not a running broker.
+/// Makes a client certificate in `out`, and returns its end. It needs the authority's files, and no running broker.
 ///
 /// # Errors
 /// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
