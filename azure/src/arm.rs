@@ -100,7 +100,7 @@ impl Arm {
         let transport =
             TransportOptions::new(Arc::new(Transport::new(http.clone(), endpoint.clone(), rates)));
         let credential = Arc::new(Identity::new(credential, environment.clone(), http));
-        // What is repeated is repeated by the transport, which knows what may be.
+        // The transport makes all retries: it knows which calls it may repeat.
         let options = ClientOptions::default().transport(transport).retry(RetryOptions::none());
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, options.clone(), Vec::new(), Vec::new());

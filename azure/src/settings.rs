@@ -31,19 +31,19 @@ pub struct Settings {
 /// The rates of calls: the number at once, and then the number each second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
-    /// Of reads.
+    /// The rate of reads.
     pub reads: (u32, u32),
-    /// Of writes.
+    /// The rate of writes.
     pub writes: (u32, u32),
-    /// Of writes of Microsoft.Network, besides.
+    /// The rate of writes of Microsoft.Network, which also count as writes.
     pub network_writes: (u32, u32),
 }
 
 impl Default for Rates {
     /// Azure Resource Manager allows a principal 250 reads and 25 more each second, 200 writes and 10 more (Microsoft
     /// Learn, "Understand how Azure Resource Manager throttles requests"); Microsoft.Network allows 1,000 writes in any
-    /// five minutes, those that come at once and those that follow. Consoles and scripts draw from the same: half of the
-    /// reads is left to them. A window's end does not wait for others: the writes are not shared.
+    /// five minutes, those that come at once and those that follow. Consoles and scripts use the same limits: half of the
+    /// reads is left to them. The end of a window must not wait for them: Postern uses all of the writes.
     fn default() -> Self {
         Self { reads: (125, 12), writes: (200, 10), network_writes: (400, 2) }
     }

@@ -131,7 +131,7 @@ impl<'a> MachineView<'a> {
         let shut = self.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(u16::MAX);
         let held = |(rule, name): (&Rule, Name)| {
             let allow = name.allow()?;
-            // Behind a rule that shuts ports it opens nothing.
+            // A rule of a window behind a rule that shuts ports opens nothing.
             let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
             Some(WindowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
         };

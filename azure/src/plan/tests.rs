@@ -228,7 +228,7 @@ fn i6_a_rule_that_is_moved_twice_goes_back_to_where_it_was_at_first() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
     let mut groups = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
-    // So many windows that there is no room before it where it is now.
+    // Enough windows to leave no room before the rule's present priority.
     let nsg = groups.get_mut(&id("nsg-nic")).unwrap();
     let windows = (100..400).map(|at| rule(&format!("w-{at}"), at, true, "192.0.2.7", "10.0.0.9", "22"));
     nsg.rules.extend(windows);

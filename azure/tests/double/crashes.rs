@@ -279,7 +279,7 @@ async fn i8_a_lockdown_that_died_is_finished_by_the_sweep_once_it_shuts_somethin
                 let drift = world.observe(0).await.drift;
                 assert!(drift.iter().all(|it| !it.repairable), "{point:?} {drift:?}");
             }
-            // A new lockdown is always possible, and always whole.
+            // A new lockdown is always possible, and always complete.
             world.lock(0).await;
             assert!(!world.admits(OUTSIDE, 0, 22), "{point:?}");
         },
@@ -308,7 +308,7 @@ async fn i6_a_release_from_any_point_is_finished_by_a_sweep_and_puts_back_exactl
                 Some(held) if held.drift.iter().any(|it| it.what.contains("release")) => {
                     world.azure.repair(&world.target(0)).await.unwrap();
                 }
-                // It had not begun, or it was done.
+                // The release had not begun, or it was done.
                 Some(_) => drop(world.azure.release(&world.target(0)).await.unwrap()),
                 None => {}
             }

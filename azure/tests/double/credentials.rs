@@ -38,7 +38,7 @@ async fn a_client_secret_is_read_again_when_it_is_needed() {
     world.sim.client("tenant", "broker", "rotated");
     world.sim.forget_tokens();
     world.write("secret", "rotated\n");
-    // The first call learns that the token is gone.
+    // The first call finds that the token is revoked.
     world.try_observe(&world.azure).await.ok();
     world.try_observe(&world.azure).await.unwrap();
 }

@@ -66,7 +66,7 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
             world.window(usize::from(grant % 2 == 0), grant, "tcp/22", &format!("203.0.113.{grant}"))
         })
         .collect();
-    // The driver asks again for what it is not sure of.
+    // The driver repeats a call whose outcome it does not know.
     let insist = |window: CloudWindow, opens: bool| {
         let world = &world;
         async move {
@@ -194,7 +194,7 @@ async fn only_what_azure_calls_not_found_is_not_found() {
 async fn a_token_that_ends_or_is_taken_back_is_replaced() {
     let (world, window) = locked_world().await;
     world.sim.forget_tokens();
-    // The first call learns of it; the driver's next one has a new token.
+    // The first call finds the token revoked; the driver's next call has a new one.
     let first = world.try_open(&window).await;
     assert!(matches!(first, Ok(()) | Err(CloudError::Unavailable { .. })), "{first:?}");
     world.try_open(&window).await.unwrap();

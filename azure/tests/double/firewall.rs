@@ -1,4 +1,4 @@
-//! An Azure Firewall in front: rules that translate, written with care and rarely, and the right source at each hop.
+//! An Azure Firewall in front: its NAT rules, its few and careful writes, and the right source at each hop.
 
 use std::cell::Cell;
 use std::net::IpAddr;
@@ -92,7 +92,7 @@ async fn a_window_leads_through_the_firewall_and_says_where_to_connect() {
     assert_eq!(endpoint.ip().to_string(), PUBLIC);
     assert_eq!(world.gets_through(ALICE, endpoint.port()), Some(("10.0.0.4".parse().unwrap(), 22)));
     assert_eq!(world.gets_through(BOB, endpoint.port()), None);
-    // The machine sees the firewall: its group lets that in, and the requester's own address it does not.
+    // The machine sees the firewall: its group admits that address, and not the requester's own.
     assert!(world.admits(INSIDE, 0, 22) && !world.admits(ALICE, 0, 22));
     let translation = reach.translation.unwrap();
     let source = |text: &str| text.parse().unwrap();
@@ -135,7 +135,7 @@ async fn changes_that_come_while_one_is_under_way_are_made_together() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
     world.lock(1).await;
-    // Long enough for all of them to have been asked for, on a machine that is busy.
+    // Long enough for all of them to be requested, on a busy machine.
     world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(1500));
     world.sim.forget_calls();
     let windows: Vec<_> = (1..=12)
@@ -362,7 +362,7 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
     let held = seen.held.as_ref().unwrap();
     assert_eq!((&held.windows, &held.drift), (&[window.clone()].into(), &vec![]));
 
-    // Where one of the two subscriptions cannot be read, no machine is taken for gone.
+    // If one of the two subscriptions cannot be read, no machine counts as gone.
     let of_vms = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/networkInterfaces");
     world.sim.fail("GET", &of_vms, 1, Fault::Status(403, "AuthorizationFailed"));
     let blind = world.another().sweep().await;

@@ -220,7 +220,7 @@ async fn i3_a_group_that_flushes_connections_is_refused_or_warned_of_as_configur
     assert!(drift.iter().any(|it| !it.repairable && it.what.contains("flushConnection")), "{drift:?}");
     warned.close(&window.target, &[window.clone()].into()).await.unwrap();
 
-    // Turned on later, it keeps windows from opening.
+    // If flushConnection is turned on later, no window opens.
     let refused = world.azure.open(&window.target, &[window.clone()].into()).await;
     assert!(matches!(&refused, Err(CloudError::Refused { reason }) if reason.contains("flushConnection")));
 }
@@ -308,7 +308,7 @@ async fn ids_are_compared_without_case_and_names_that_cannot_be_sent_are_refused
     assert_eq!(target, world.target(0), "one machine is one target");
     world.lock(0).await;
     world.open(&world.window(0, 1, "tcp/22", OUTSIDE)).await;
-    // The portal writes ids in any case it likes.
+    // The portal writes ids in any letter case.
     let shout = |value: &mut serde_json::Value| {
         *value = value.as_str().unwrap().to_ascii_uppercase().into();
     };

@@ -158,7 +158,7 @@ impl World {
         }
     }
 
-    /// The second machine is locked down, by a rule that was moved and is remembered; and is as it was once released.
+    /// Asserts that only the second machine is locked down, with a moved rule and its note, and that a release restores all.
     async fn only_the_second_is_shut(&self) {
         assert!(self.admits(OUTSIDE, 0, 22) && !self.admits(OUTSIDE, 1, 22));
         assert_eq!(self.observe(1).await.drift, []);
@@ -175,7 +175,7 @@ async fn a_rule_that_goes_back_late_is_moved_again_by_the_broker_that_moved_it_b
     world.lock(0).await;
     let [one, two] = two(&world).await;
     let (target, order) = (world.target(0), world.order(1, posterns_first()));
-    // Meanwhile the other finds it behind, has nothing to move, and is done.
+    // Meanwhile the other broker finds the rule behind, has nothing to move, and is done.
     world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_secs(4)));
     let locking = async {
         while world.managed_rules("nsg").iter().any(|name| name.starts_with("postern-deny-")) {
@@ -220,7 +220,7 @@ async fn a_note_that_is_taken_away_too_late_or_too_early_is_written_again() {
             world.moved("ssh", 100).await;
             tokio::time::sleep(Duration::from_millis(300)).await;
             world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_millis(go)));
-            // It finds the note, and takes it for its own.
+            // The other broker finds the note, and uses it.
             two.lockdown(&order).await.unwrap();
         };
         let (released, ()) = tokio::join!(one.release(&target), locking);
@@ -239,7 +239,7 @@ async fn a_target_that_changes_hands_is_closed_by_the_broker_that_has_it() {
     world.sim.settle(NSG, Duration::from_millis(30));
     let (early, late) = (world.window(0, 1, "tcp/22", ALICE), world.window(0, 2, "tcp/22", OUTSIDE));
     open(&one, &early).await.unwrap();
-    // It goes to the second, which opens another window, and comes back, while the first is busy in that group.
+    // The target goes to the second broker, which opens another window, and comes back while the first is busy in that group.
     two.taken_over(&early.target);
     two.observe(&early.target).await.unwrap();
     close(&two, &early).await.unwrap();
@@ -283,7 +283,7 @@ async fn i2_a_sweep_that_read_before_a_window_opened_does_not_keep_it_from_being
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;
-    // The sweep reads the groups at once, and the rest of it comes late; the write is on its way meanwhile.
+    // The sweep reads the groups at once and the rest late; the write is under way meanwhile.
     world.sim.fail("PUT", "/securityRules/", 1, Fault::Slow(Duration::from_millis(200)));
     world.sim.fail(
         "GET",
@@ -357,7 +357,7 @@ async fn a_window_that_another_broker_began_in_the_firewall_is_open_once_the_fir
     let window = world.window(0, 1, "tcp/22", ALICE);
     let [one, two] = two(&world).await;
     world.sim.forget_calls();
-    // The first dies as soon as its write is taken.
+    // The first broker dies as soon as Azure accepts its write.
     tokio::select! {
         opened = open(&one, &window) => panic!("{opened:?}"),
         () = world.written("azureFirewalls") => {}

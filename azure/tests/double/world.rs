@@ -78,7 +78,7 @@ impl World {
             flush_connection: Flush::Refuse,
             firewall: FirewallSettings::default(),
             authorize_callers: false,
-            // What a test asks in a second is asked of Azure in a day.
+            // A test makes the calls of a day in a second.
             rates: Rates {
                 reads: (10_000, 10_000),
                 writes: (10_000, 10_000),
@@ -182,7 +182,7 @@ pub(crate) fn posterns_first() -> Consent {
     Consent([ConcernKind::Precedence].into())
 }
 
-/// A way to the double that gives it another name: every link of its answers leads there.
+/// Proxies the double under another host name, so that every link in its answers leads there.
 pub(crate) async fn misleading(listener: TcpListener, to: SocketAddr, elsewhere: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {

@@ -174,7 +174,7 @@ impl SimState {
             }
             if let Some(resource) = self.resources.get_mut(&target) {
                 resource["properties"]["provisioningState"] = json!("Succeeded");
-                // Indexing would make the field where it is not there.
+                // Indexing would create a missing field.
                 let rules = resource["properties"].get_mut("securityRules").and_then(Value::as_array_mut);
                 for rule in rules.into_iter().flatten() {
                     rule["properties"]["provisioningState"] = json!("Succeeded");
