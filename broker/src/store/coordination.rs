@@ -200,7 +200,7 @@ pub trait Coordination: Send + Sync + 'static {
     ///
     /// # Errors
     /// Here and in every other method: the store failed, or was written by a newer broker.
-    async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError>;
+    async fn renew(&self, info: &MemberInfo) -> Result<RenewalReply, StoreError>;
 
     /// Ends the membership, so that other members take its leases at once.
     async fn leave(&self) -> Result<(), StoreError>;

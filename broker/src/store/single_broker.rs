@@ -14,7 +14,7 @@ use super::coordination::{
 /// The only broker on its store.
 #[derive(Debug, Default)]
 pub struct SingleBroker {
-    card: std::sync::Mutex<MemberInfo>,
+    info: std::sync::Mutex<MemberInfo>,
 }
 
 #[async_trait]
@@ -27,8 +27,8 @@ impl Coordination for SingleBroker {
         String::new()
     }
 
-    async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError> {
-        *self.card.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = card.clone();
+    async fn renew(&self, info: &MemberInfo) -> Result<RenewalReply, StoreError> {
+        *self.info.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = info.clone();
         Ok(RenewalReply::default())
     }
 
@@ -77,7 +77,7 @@ impl Coordination for SingleBroker {
     }
 
     async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError> {
-        Ok(vec![self.card.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()])
+        Ok(vec![self.info.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()])
     }
 
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {

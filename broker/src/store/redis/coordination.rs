@@ -28,29 +28,29 @@ const SHARE: usize = 200;
 impl Redis {
     /// Joins the members, with a membership that no broker had before.
     pub(super) async fn join(&self) -> Result<RenewalReply, StoreError> {
-        let card = MemberInfo {
+        let info = MemberInfo {
             name: "command".into(),
             version: env!("CARGO_PKG_VERSION").into(),
             ..MemberInfo::default()
         };
-        let beat = self
-            .renew(&self.membership.renew(), &card, true)
+        let reply = self
+            .renew_or_join(&self.membership.renew(), &info, true)
             .await?
             .ok_or_else(|| failed(message("the store did not accept the new membership")))?;
         self.membership.report();
-        Ok(beat)
+        Ok(reply)
     }
 
     /// Renews a membership or joins with it; none if the membership has ended.
-    async fn renew(
+    async fn renew_or_join(
         &self,
         id: &str,
-        card: &MemberInfo,
+        info: &MemberInfo,
         join: bool,
     ) -> Result<Option<RenewalReply>, StoreError> {
         let mut script = self.script(&self.scripts.beat);
-        let card = to_body(&MemberInfo { membership: id.to_owned(), ..card.clone() })?;
-        script.arg(id).arg(MEMBERSHIP_TTL.as_millis().to_string()).arg(card).arg(if join {
+        let body = to_body(&MemberInfo { membership: id.to_owned(), ..info.clone() })?;
+        script.arg(id).arg(MEMBERSHIP_TTL.as_millis().to_string()).arg(body).arg(if join {
             "1"
         } else {
             "0"
@@ -114,12 +114,12 @@ impl Coordination for Redis {
         self.membership.id()
     }
 
-    async fn renew(&self, card: &MemberInfo) -> Result<RenewalReply, StoreError> {
-        let beat = match self.renew(&self.membership.id(), card, false).await? {
-            Some(beat) => beat,
-            None => self.renew(&self.membership.renew(), card, true).await?.ok_or_else(unexpected)?,
+    async fn renew(&self, info: &MemberInfo) -> Result<RenewalReply, StoreError> {
+        let reply = match self.renew_or_join(&self.membership.id(), info, false).await? {
+            Some(reply) => reply,
+            None => self.renew_or_join(&self.membership.renew(), info, true).await?.ok_or_else(unexpected)?,
         };
-        Ok(RenewalReply { joined: self.membership.report(), ..beat })
+        Ok(RenewalReply { joined: self.membership.report(), ..reply })
     }
 
     async fn leave(&self) -> Result<(), StoreError> {
@@ -229,24 +229,25 @@ impl Coordination for Redis {
     }
 
     async fn list_members(&self) -> Result<Vec<MemberInfo>, StoreError> {
-        let mut cards = redis::cmd("HVALS");
-        cards.arg(self.server.key("members"));
-        let cards: Vec<String> = cards.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        let cards: Vec<MemberInfo> =
-            cards.iter().map(|card| from_body("member", card)).collect::<Result<_, _>>()?;
+        let mut members = redis::cmd("HVALS");
+        members.arg(self.server.key("members"));
+        let members: Vec<String> =
+            members.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        let members: Vec<MemberInfo> =
+            members.iter().map(|member| from_body("member", member)).collect::<Result<_, _>>()?;
         let mut alive = redis::pipe();
-        for card in &cards {
-            alive.exists(self.server.key(&format!("alive:{}", card.membership)));
+        for member in &members {
+            alive.exists(self.server.key(&format!("alive:{}", member.membership)));
         }
-        let alive: Vec<bool> = if cards.is_empty() {
+        let alive: Vec<bool> = if members.is_empty() {
             Vec::new()
         } else {
             alive.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?
         };
-        let mut cards: Vec<MemberInfo> =
-            cards.into_iter().zip(alive).filter(|(_, alive)| *alive).map(|(card, _)| card).collect();
-        cards.sort_by(|a, b| (&a.name, a.started_at).cmp(&(&b.name, b.started_at)));
-        Ok(cards)
+        let mut members: Vec<MemberInfo> =
+            members.into_iter().zip(alive).filter(|(_, alive)| *alive).map(|(member, _)| member).collect();
+        members.sort_by(|a, b| (&a.name, a.started_at).cmp(&(&b.name, b.started_at)));
+        Ok(members)
     }
 
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {

@@ -244,7 +244,7 @@ impl Store for Redis {
         let (mut found, mut before) = (Vec::new(), query.before);
         while found.len() < query.limit {
             let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-            let query = IndexQuery {
+            let page = IndexQuery {
                 index: &index,
                 end: &end,
                 newest_first: true,
@@ -252,7 +252,7 @@ impl Store for Redis {
                 policies: false,
                 lease: None,
             };
-            let page = self.read_index(query).await?.grants;
+            let page = self.read_index(page).await?.grants;
             let is_last = page.len() < PAGE;
             before = page.last().map(|grant| grant.record.id);
             found.extend(page.into_iter().filter(|grant| wanted(&grant.record)));

@@ -25,6 +25,7 @@ use crate::store::{MigrationError, RecordKind, StoreError, TokenHash, Version};
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
 /// The number of such waits: replicas may have much to copy.
 const CONFIRMATIONS: usize = 20;
+
 /// A store on Redis, as the source or the target of a migration.
 pub struct Transfer {
     server: Server,

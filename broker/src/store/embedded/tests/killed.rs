@@ -6,6 +6,8 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
+use postern_core::audit::AuditRecord;
+
 use super::*;
 
 /// The database to which the child commits.

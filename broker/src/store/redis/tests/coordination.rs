@@ -26,7 +26,7 @@ async fn end_membership(server: &RedisServer, store: &Redis) {
     assert_eq!(removed, 1);
 }
 
-async fn beat(store: &Redis) -> RenewalReply {
+async fn renew(store: &Redis) -> RenewalReply {
     store.renew(&MemberInfo { name: "broker".into(), ..MemberInfo::default() }).await.unwrap()
 }
 
@@ -89,8 +89,8 @@ async fn i8_a_broker_whose_membership_has_ended_writes_nothing_until_it_has_join
         "any member may take it"
     );
 
-    let beat = renew(&one).await;
-    assert!(beat.joined && beat.store_time.is_some());
+    let reply = renew(&one).await;
+    assert!(reply.joined && reply.store_time.is_some());
     one.commit(a_change(2)).await.unwrap();
     assert!(is_fenced(&one.commit(a_change(3).under(lease)).await), "its leases went with the membership");
 }
@@ -99,7 +99,7 @@ async fn i8_a_broker_whose_membership_has_ended_writes_nothing_until_it_has_join
 async fn i8_a_membership_whose_first_answer_was_lost_is_reported_as_new_by_the_next_renewal() {
     let server = RedisServer::durable().await;
     let (one, _) = two(&server).await;
-    assert!(!beat(&one).await.joined, "it joined as it opened the store");
+    assert!(!renew(&one).await.joined, "it joined as it opened the store");
     end_membership(&server, &one).await;
     let before = one.membership.id();
     let joins = async {
@@ -111,10 +111,10 @@ async fn i8_a_membership_whose_first_answer_was_lost_is_reported_as_new_by_the_n
     tokio::select! {
         biased;
         () = joins => {}
-        beat = renew(&one) => panic!("{beat:?}"),
+        reply = renew(&one) => panic!("{reply:?}"),
     }
-    assert!(beat(&one).await.joined, "every lease of the membership before is lost");
-    assert!(!beat(&one).await.joined, "and that is reported once");
+    assert!(renew(&one).await.joined, "every lease of the membership before is lost");
+    assert!(!renew(&one).await.joined, "and that is reported once");
 }
 
 #[tokio::test]
@@ -124,7 +124,7 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
     for number in 0..250 {
         one.take(&format!("host:vm-{number}").parse().unwrap(), Claim::Free).await.unwrap().unwrap();
     }
-    assert_eq!(beat(&one).await.gone, [] as [&str; 0]);
+    assert_eq!(renew(&one).await.gone, [] as [&str; 0]);
     renew(&other).await;
     assert_eq!(other.take_over(&one.membership.id()).await.unwrap(), [], "it is still there");
     one.leave().await.unwrap();
@@ -141,7 +141,7 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
     let targets: std::collections::BTreeSet<_> = taken.iter().map(|taken| &taken.lease.target).collect();
     assert_eq!((taken.len(), targets.len()), (250, 250));
     assert!(taken.iter().all(|taken| taken.inherits && taken.lease.token > 250));
-    assert_eq!(beat(&other).await.gone, [] as [&str; 0], "and forgotten");
+    assert_eq!(renew(&other).await.gone, [] as [&str; 0], "and forgotten");
     assert_eq!(other.list_members().await.unwrap().len(), 1);
 }
 
@@ -293,6 +293,6 @@ async fn a_member_finds_out_that_a_newer_broker_wrote_the_store() {
         .query_async::<()>(&mut connection)
         .await
         .unwrap();
-    let beat = store.renew(&MemberInfo::default()).await;
-    assert!(matches!(beat, Err(StoreError::NewerSchema { .. })), "{beat:?}");
+    let reply = store.renew(&MemberInfo::default()).await;
+    assert!(matches!(reply, Err(StoreError::NewerSchema { .. })), "{reply:?}");
 }
