@@ -20,21 +20,21 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::Peer;
-use super::authorization::{Allow, row};
+use super::middleware::permissions::{Allow, row};
+use super::peer::Peer;
 use crate::limits::{Admission, Limit};
 
 /// Calls whose answer takes as long as a cloud or the audit log does, and the deadline of these. Their callers are
 /// administrators and readers.
-const SLOW: [&str; 4] = [
+const SLOW_CALLS: [&str; 4] = [
     "/postern.v1.TargetService/AssessTargets",
     "/postern.v1.TargetService/LockdownTargets",
     "/postern.v1.TargetService/ReleaseTargets",
     "/postern.v1.AuditService/VerifyAudit",
 ];
-const SLOW_ANSWER: Duration = Duration::from_secs(3600);
+const SLOW_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The length of what gRPC puts before each message: a flag and the message's length.
-const PREFIX: usize = 5;
+const PREFIX_LENGTH: usize = 5;
 
 /// Which sides of a call are streams of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,7 +105,7 @@ where
         let path = request.uri().path();
         // A path that no service has is refused by the gate; until then it is a call like others.
         let shape = self.layer.shapes.get(path).copied().unwrap_or_default();
-        let (most, key) = match row(path) {
+        let (message_limit, key) = match row(path) {
             Some(Allow::Anyone) | None => (limits.anonymous_message, "anonymous_message"),
             Some(Allow::Agent) => (limits.agent_message, "agent_message"),
             Some(Allow::Roles(_)) => (limits.message, "message"),
@@ -113,7 +113,9 @@ where
         let peer =
             request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
         let answer = match shape {
-            Shape { requests: false, answers: false } if SLOW.contains(&path) => Some(SLOW_ANSWER),
+            Shape { requests: false, answers: false } if SLOW_CALLS.contains(&path) => {
+                Some(SLOW_CALL_TIMEOUT)
+            }
             Shape { requests: false, answers: false } => Some(limits.answer),
             Shape { .. } => None,
         };
@@ -123,7 +125,7 @@ where
         let admission = Arc::clone(&self.layer.admission);
         let body = |inner| Incoming {
             inner,
-            framing: Framing::new(most),
+            framing: Framing::new(message_limit),
             deadline: (!shape.requests).then(|| Box::pin(sleep(receive))),
             receive,
             key,
@@ -184,7 +186,7 @@ impl HttpBody for Incoming {
                     this.admission.report.hit(Limit::Message, &this.peer);
                     let message = format!(
                         "a message of {length} bytes is over the limit of {} bytes; see [limits] {} of the broker",
-                        this.framing.most, this.key
+                        this.framing.limit, this.key
                     );
                     let status = plain(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message);
                     return Poll::Ready(Some(Err(status)));
@@ -204,8 +206,8 @@ impl HttpBody for Incoming {
 /// Follows gRPC's framing through a body, wherever its chunks are cut.
 #[derive(Debug)]
 struct Framing {
-    most: usize,
-    prefix: [u8; PREFIX],
+    limit: usize,
+    prefix: [u8; PREFIX_LENGTH],
     /// How much of the prefix is there.
     have: usize,
     /// How much of the message is still to come.
@@ -213,8 +215,8 @@ struct Framing {
 }
 
 impl Framing {
-    fn new(most: usize) -> Self {
-        Self { most, prefix: [0; PREFIX], have: 0, left: 0 }
+    fn new(limit: usize) -> Self {
+        Self { limit, prefix: [0; PREFIX_LENGTH], have: 0, left: 0 }
     }
 
     /// Takes the next bytes.
@@ -226,14 +228,14 @@ impl Framing {
             let skipped = self.left.min(bytes.len());
             self.left -= skipped;
             bytes = &bytes[skipped..];
-            let (head, rest) = bytes.split_at(bytes.len().min(PREFIX - self.have));
+            let (head, rest) = bytes.split_at(bytes.len().min(PREFIX_LENGTH - self.have));
             self.prefix[self.have..self.have + head.len()].copy_from_slice(head);
             self.have += head.len();
             bytes = rest;
-            if self.have == PREFIX {
+            if self.have == PREFIX_LENGTH {
                 let [_, length @ ..] = self.prefix;
                 let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                if length > self.most {
+                if length > self.limit {
                     return Err(length);
                 }
                 (self.left, self.have) = (length, 0);

@@ -26,20 +26,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::Peer;
+use super::peer::Peer;
 use crate::clock::boottime;
 use crate::limits::{Class, Limit, Seat, Waiting};
 
 /// How often a quiet connection is probed, and how long a probe may go unanswered.
-const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 /// How long a connection that has reached its age may take for the calls that it has.
-const LAST_CALLS: Duration = Duration::from_secs(5);
+const LAST_CALLS_TIMEOUT: Duration = Duration::from_secs(5);
 /// The length of what a client sends before anything else: the preface, and the head of its settings.
-const PREFACE: usize = 24 + 9;
+const PREFACE_LENGTH: usize = 24 + 9;
 /// The largest frame that a peer may send; HTTP/2 allows no less.
-const FRAME: u32 = 16 * 1024;
+const MAX_FRAME_SIZE: u32 = 16 * 1024;
 /// Streams that the peer may reset before the broker has looked at them, until the connection is closed: rapid reset.
-const RESETS: usize = 20;
+const MAX_PENDING_RESETS: usize = 20;
 
 /// The bounds of a connection that follow from its class.
 struct Bounds {
@@ -114,23 +114,23 @@ where
         .adaptive_window(false)
         .initial_stream_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.window)
-        .max_frame_size(FRAME)
+        .max_frame_size(MAX_FRAME_SIZE)
         .max_header_list_size(bounds.headers)
         .max_send_buf_size(bounds.send)
-        .max_pending_accept_reset_streams(RESETS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(bounds.errors)
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE);
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_INTERVAL);
     let late = Arc::new(AtomicBool::new(false));
-    let timed = Timed {
+    let stream = PrefaceStream {
         stream: connection.stream,
         preface: Some(Preface {
-            left: PREFACE,
+            left: PREFACE_LENGTH,
             due: Box::pin(sleep(seat.limits().preface)),
             late: Arc::clone(&late),
         }),
     };
-    let mut served = pin!(builder.serve_connection(TokioIo::new(timed), service));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut aged = pin!(async {
         match bounds.age {
             Some(age) => sleep(age).await,
@@ -147,7 +147,7 @@ where
         () = seat.evicted() => return,
         () = &mut aged => {
             seat.report().hit(Limit::AnonymousAge, &address);
-            Some(LAST_CALLS)
+            Some(LAST_CALLS_TIMEOUT)
         }
         () = ending.cancelled() => None,
     };
@@ -173,12 +173,12 @@ fn log(result: Result<(), hyper::Error>) {
 }
 
 /// A TCP connection that knows whether it waits for its peer, as long as its handshake is not done.
-pub(super) struct Watched {
+pub(super) struct HandshakeStream {
     pub(super) tcp: TcpStream,
     pub(super) waiting: Option<Arc<Waiting>>,
 }
 
-impl Watched {
+impl HandshakeStream {
     fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
         if let Some(waiting) = &self.waiting {
             match polled {
@@ -190,7 +190,7 @@ impl Watched {
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for HandshakeStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -201,7 +201,7 @@ impl AsyncRead for Watched {
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for HandshakeStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -221,13 +221,13 @@ impl AsyncWrite for Watched {
 /// One connection, with who is at its other end.
 pub(super) struct Connection {
     /// On the heap, as it goes through several futures: each would keep room for it for as long as a session lasts.
-    pub(super) stream: Box<TlsStream<Watched>>,
+    pub(super) stream: Box<TlsStream<HandshakeStream>>,
     pub(super) peer: Peer,
 }
 
 /// A connection that fails unless HTTP/2 begins in time.
-struct Timed {
-    stream: Box<TlsStream<Watched>>,
+struct PrefaceStream {
+    stream: Box<TlsStream<HandshakeStream>>,
     preface: Option<Preface>,
 }
 
@@ -238,7 +238,7 @@ struct Preface {
     late: Arc<AtomicBool>,
 }
 
-impl AsyncRead for Timed {
+impl AsyncRead for PrefaceStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -265,7 +265,7 @@ impl AsyncRead for Timed {
     }
 }
 
-impl AsyncWrite for Timed {
+impl AsyncWrite for PrefaceStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

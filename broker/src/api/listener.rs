@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::{Request, Response};
-use jiff::Timestamp;
 use postern_pki::identity::{Identity, TrustDomain};
 use rustix::net::RecvFlags;
 use tokio::net::{TcpListener, TcpStream};
@@ -21,29 +20,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
-use super::connection::{self, Connection, Watched};
-use crate::limits::{Admission, Limit, Limits, Place};
+use super::connection::{self, Connection, HandshakeStream};
+use super::peer::{Peer, PeerCertificate};
+use crate::limits::{Admission, HandshakePermit, Limit, Limits};
 
 /// How long accepting pauses where it cannot go on: out of file descriptors, or every handshake waits for the processor.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// From where the broker sees it.
-    pub address: SocketAddr,
-    /// Its certificate, if it showed one. The handshake has verified it.
-    pub certificate: Option<Arc<PeerCertificate>>,
-}
-
-/// What a verified certificate says.
-#[derive(Debug)]
-pub struct PeerCertificate {
-    /// Who.
-    pub identity: Identity,
-    /// Until when.
-    pub not_after: Timestamp,
-}
+const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 
 /// Accepts connections.
 pub struct Listener {
@@ -106,14 +88,14 @@ impl Listener {
                     Err(error) => {
                         // Out of file descriptors, most likely: give some time for others to close.
                         tracing::error!(%error, "cannot accept");
-                        tokio::time::sleep(PAUSE).await;
+                        tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
-                () = tokio::time::sleep(PAUSE), if held.is_some() => {}
+                () = tokio::time::sleep(ACCEPT_RETRY), if held.is_some() => {}
                 Some(done) = connections.join_next(), if !connections.is_empty() => ended(done),
             }
             if let Some((tcp, address)) = held.take() {
-                match shared.admission.place(address, is_silent(&tcp)) {
+                match shared.admission.admit_handshake(address, is_silent(&tcp)) {
                     Some(place) => {
                         let (shared, service) = (Arc::clone(&shared), service.clone());
                         connections.spawn(connection(shared, tcp, address, place, service, ending.clone()));
@@ -147,7 +129,7 @@ async fn connection<S>(
     shared: Arc<Shared>,
     tcp: TcpStream,
     address: SocketAddr,
-    place: Place,
+    place: HandshakePermit,
     service: S,
     ending: CancellationToken,
 ) where
@@ -174,7 +156,7 @@ async fn handshake(
     shared: &Shared,
     tcp: TcpStream,
     address: SocketAddr,
-    place: &Place,
+    place: &HandshakePermit,
 ) -> Option<Connection> {
     let (limits, report) = (&shared.admission.limits, &shared.admission.report);
     let refused = |error: &dyn std::fmt::Display| report.handshake_failed(&address, error);
@@ -188,8 +170,8 @@ async fn handshake(
             return None;
         }
     }
-    let watched = Watched { tcp, waiting: Some(Arc::clone(&place.waiting)) };
-    let Ok(stream) = timeout(limits.handshake, shared.tls.accept(watched)).await else {
+    let stream = HandshakeStream { tcp, waiting: Some(Arc::clone(&place.waiting)) };
+    let Ok(stream) = timeout(limits.handshake, shared.tls.accept(stream)).await else {
         report.hit(Limit::Handshake, &address);
         return None;
     };

@@ -1,24 +1,18 @@
 //! The gRPC edge: parses calls into core types, asks [`crate::app`], and writes the answers. No decision is made here.
 
-mod access;
-mod agent;
-mod audit;
-pub mod authorization;
 mod bounded;
 mod connection;
-mod errands;
-mod gate;
-mod health;
+mod convert;
+mod error;
 mod listener;
-mod operator;
-mod policy;
+mod middleware;
+mod peer;
+mod request;
+mod run_to_completion;
 mod server;
-mod session;
-mod status;
-mod target;
-mod traced;
-mod watch;
+mod services;
 
-pub use health::report_health;
-pub use listener::{Listener, Peer};
+pub use listener::Listener;
+pub use peer::{Peer, PeerCertificate};
 pub use server::serve;
+pub use services::health::report_health;

@@ -13,18 +13,52 @@ use postern_core::audit::AuditEvent;
 use postern_core::policy::authorize;
 use postern_core::text::Justification;
 use postern_core::{
-    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, TargetId, Window,
+    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, TargetId, Window,
 };
-use postern_proto::convert::{Asked, RequestedAccess};
 use postern_provider::CloudError;
 
-use super::feed::Change;
 use super::{App, Caller, Error};
-use crate::ending::Ending;
+use crate::signals::ShutdownPhase;
+use crate::signals::grant_changes::GrantChange;
 use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// How often a change is tried again when someone else changed the same grant first.
-const ATTEMPTS: usize = 5;
+const MAX_ATTEMPTS: usize = 5;
+
+/// A request for access, with the idempotency key of its caller.
+#[derive(Debug, Clone)]
+pub struct KeyedRequest {
+    /// The request.
+    pub request: AccessRequest,
+    /// The key, unique among the requests of one principal. A repeated key is answered with the grant that it made.
+    pub idempotency_key: Option<String>,
+}
+
+/// The grants that a caller asks to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantFilter {
+    /// Only grants with a window on this target.
+    pub target: Option<TargetId>,
+    /// Only grants in these states, by word; empty: any.
+    pub states: Vec<&'static str>,
+    /// Only grants of the principal of this name.
+    pub principal: Option<Name>,
+    /// Only this grant.
+    pub grant: Option<GrantId>,
+}
+
+impl GrantFilter {
+    /// Reports whether the filter admits the grant.
+    pub fn admits(&self, grant: &Grant) -> bool {
+        self.grant.is_none_or(|id| id == grant.id)
+            && self.principal.as_ref().is_none_or(|name| *name == grant.principal.name)
+            && self
+                .target
+                .as_ref()
+                .is_none_or(|target| grant.windows.iter().any(|window| window.target == *target))
+            && (self.states.is_empty() || self.states.contains(&grant.state.word()))
+    }
+}
 
 /// A grant that a request made, now or earlier.
 #[derive(Debug)]
@@ -39,7 +73,7 @@ pub struct Requested {
 ///
 /// # Errors
 /// Denied by policy (audited), a cloud that this broker does not drive, an idempotency key of another request.
-pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Result<Requested, Error> {
+pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
     let grant = match decide(app, caller, &asked.request).await? {
         Ok(grant) => grant,
         Err(denied) => {
@@ -67,13 +101,13 @@ pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Resu
         Err(error) => return Err(error.into()),
     }
     tracing::info!(grant = %grant.id, principal = %caller.principal, "access requested");
-    app.feed.changed(grant.id);
+    app.grant_changes.changed(grant.id);
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Requested { grant, repeated: false })
 }
 
 /// The grant that this caller's idempotency key made before.
-async fn earlier(app: &App, caller: &Caller, asked: &RequestedAccess) -> Result<Option<Grant>, Error> {
+async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Grant>, Error> {
     let Some(key) = &asked.idempotency_key else { return Ok(None) };
     let Some(id) = app.store.grant_of_request(&caller.principal.name, key).await? else { return Ok(None) };
     let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
@@ -119,7 +153,7 @@ async fn decide(
             return Ok(Err(Box::new(Denied { event, error: denial.into() })));
         }
     };
-    let undriven = |window: &&Window| window.layers.cloud() && !app.clouds.drives(&window.target);
+    let undriven = |window: &&Window| window.layers.cloud() && !app.cloud.drives(&window.target);
     if let Some(window) = authorized.windows.iter().find(undriven) {
         let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
         let event = denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now);
@@ -144,9 +178,9 @@ async fn decide(
 async fn is_translated(app: &App, windows: &[Window]) -> Result<bool, Error> {
     let targets: BTreeSet<&TargetId> =
         windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
-    let sights = app.sights(targets.iter().copied()).await?;
+    let peers = app.peer_status(targets.iter().copied()).await?;
     Ok(targets.into_iter().any(|target| {
-        app.clouds.translation(target).is_some() || sights.of(target).is_some_and(|view| view.translated)
+        app.cloud.translation(target).is_some() || peers.of(target).is_some_and(|view| view.translated)
     }))
 }
 
@@ -155,7 +189,7 @@ async fn ask_clouds(app: &App, caller: &Caller, windows: &[Window]) -> Result<()
     let targets: BTreeSet<&TargetId> =
         windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
     let asked = targets.into_iter().map(|target| async move {
-        let answer = app.clouds.authorize(target, caller.token.as_ref()).await;
+        let answer = app.cloud.authorize(target, caller.token.as_ref()).await;
         answer.map_err(|error| (target.clone(), error))
     });
     try_join_all(asked).await.map(drop)
@@ -203,7 +237,7 @@ pub async fn revoke(
     id: GrantId,
     reason: Option<Justification>,
 ) -> Result<Grant, Error> {
-    for _ in 0..ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         let Versioned { record, version } = app.store.grant(id).await?.ok_or_else(|| not_found(id))?;
         let now = app.clock.now();
         if !caller.may_see(&record) {
@@ -226,7 +260,7 @@ pub async fn revoke(
         match app.store.commit(Transaction::default().change(change).audit(event)).await {
             Ok(_) => {
                 tracing::info!(grant = %id, principal = %caller.principal, "revoked");
-                app.feed.changed(id);
+                app.grant_changes.changed(id);
                 app.wakeups.wake_all(next.targets().into_iter().cloned());
                 return Ok(next);
             }
@@ -255,7 +289,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
     let on_its_way = |grant: &Grant| matches!(grant.state, GrantState::Opening | GrantState::Closing(_));
     let id = grant.id;
     let follow = async {
-        let mut changes = app.feed.watch();
+        let mut changes = app.grant_changes.watch();
         loop {
             // Read after subscribing, so that no change falls between.
             let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
@@ -266,14 +300,14 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
             while changes
                 .recv()
                 .await
-                .is_ok_and(|changed| matches!(changed, Change::Of(other) if other != id))
+                .is_ok_and(|changed| matches!(changed, GrantChange::Of(other) if other != id))
             {}
         }
     };
-    let mut ending = app.ending.clone();
+    let mut shutdown = app.shutdown.clone();
     let ended = async move {
         // Where nobody is left to say so, it never ends.
-        if ending.wait_for(|ending| *ending == Ending::Begun).await.is_err() {
+        if shutdown.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.is_err() {
             std::future::pending::<()>().await;
         }
     };
@@ -293,27 +327,27 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
 pub async fn list_grants(
     app: &App,
     caller: &Caller,
-    asked: &Asked,
+    filter: &GrantFilter,
     size: usize,
     before: Option<GrantId>,
 ) -> Result<(Vec<Grant>, Option<GrantId>), Error> {
-    if let Some(id) = asked.grant {
+    if let Some(id) = filter.grant {
         let grant = app.store.grant(id).await?.map(|grant| grant.record);
         return Ok((
-            grant.filter(|grant| caller.may_see(grant) && admits(asked, grant)).into_iter().collect(),
+            grant.filter(|grant| caller.may_see(grant) && filter.admits(grant)).into_iter().collect(),
             None,
         ));
     }
     let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.principal.name.clone());
-    if let (Some(own), Some(wanted)) = (&own, &asked.principal)
+    if let (Some(own), Some(wanted)) = (&own, &filter.principal)
         && own != wanted
     {
         return Ok((Vec::new(), None));
     }
     let query = GrantQuery {
-        target: asked.target.clone(),
-        states: asked.states.clone(),
-        principal: own.or_else(|| asked.principal.clone()),
+        target: filter.target.clone(),
+        states: filter.states.clone(),
+        principal: own.or_else(|| filter.principal.clone()),
         before,
         limit: size + 1,
     };
@@ -323,17 +357,6 @@ pub async fn list_grants(
     grants.truncate(size);
     let next = grants.last().filter(|_| more).map(|grant| grant.id);
     Ok((grants, next))
-}
-
-/// Whether the filter admits the grant.
-pub fn admits(asked: &Asked, grant: &Grant) -> bool {
-    asked.grant.is_none_or(|id| id == grant.id)
-        && asked.principal.as_ref().is_none_or(|name| *name == grant.principal.name)
-        && asked
-            .target
-            .as_ref()
-            .is_none_or(|target| grant.windows.iter().any(|window| window.target == *target))
-        && (asked.states.is_empty() || asked.states.contains(&grant.state.word()))
 }
 
 fn not_found(id: GrantId) -> Error {

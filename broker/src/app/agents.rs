@@ -13,7 +13,7 @@ use postern_pki::identity::Identity;
 use postern_pki::join::JoinToken;
 
 use super::{App, Caller, Error};
-use crate::hub::Session;
+use crate::layers::host::sessions::Session;
 use crate::store::{
     AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
 };
@@ -99,7 +99,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         Err(error) => return Err(error.into()),
     }
     // Whoever held the target's identity before does not hold it any more.
-    app.hub.end(&target, "the target enrolled anew");
+    app.sessions.end(&target, "the target enrolled again");
     tracing::info!(%target, "agent enrolled");
     Ok((target, issued))
 }
@@ -165,9 +165,9 @@ fn may_talk(
 ///
 /// # Errors
 /// Banned, or not enrolled and here before.
-pub async fn is_stranger(app: &App, target: &TargetId) -> Result<bool, Error> {
+pub async fn is_unrecorded(app: &App, target: &TargetId) -> Result<bool, Error> {
     let agent = app.store.agent(target).await?;
-    if agent.is_none() && app.hub.meets_stranger(target) {
+    if agent.is_none() && app.sessions.meets_stranger(target) {
         return Ok(true);
     }
     may_talk(target, agent).map(|_| false)
@@ -177,7 +177,7 @@ pub async fn is_stranger(app: &App, target: &TargetId) -> Result<bool, Error> {
 ///
 /// # Errors
 /// The store failed.
-pub async fn unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), Error> {
+pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), Error> {
     tracing::warn!(%target, closed, "an agent that the store does not know was told to close every window");
     let event = AuditEvent::denied(app.clock.now(), format!("agent/{target}"), "agent.unknown")
         .on_target(target)
@@ -192,7 +192,7 @@ pub async fn unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), E
 /// # Errors
 /// Banned, or not enrolled.
 pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<Session, Error> {
-    let session = app.hub.connect(target, version);
+    let session = app.sessions.connect(target, version);
     // Looked at once the session is there: a ban that comes later finds it and ends it.
     admitted(app, target).await?;
     Ok(session)
@@ -216,7 +216,7 @@ pub async fn ban(
     let agent = AgentRecord { banned: Some(Ban { by: caller.principal.clone(), at: now, reason }), ..record };
     let change = Change::PutAgent { agent: agent.clone(), expect: Expect::Version(version) };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
-    app.hub.end(target, "the agent was banned");
+    app.sessions.end(target, "the agent was banned");
     Ok(agent)
 }
 
@@ -224,7 +224,7 @@ pub async fn ban(
 ///
 /// # Errors
 /// The store failed.
-pub async fn tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
+pub async fn record_tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
     tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "tampering");
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")
         .on_target(target)

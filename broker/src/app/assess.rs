@@ -6,23 +6,21 @@
 use std::collections::BTreeSet;
 
 use postern_core::plan::{CloudWindow, desired_cloud};
-use postern_core::{Grant, Port, ProtectedPort, Protocol, TargetId};
-use postern_provider::{Assessment, CloudError, Health, Survey, Unread};
+use postern_core::{Grant, ProtectedPort, TargetId};
+use postern_provider::{Assessment, AssessmentReport, CloudError, Health, Unread};
 
 use super::App;
 
-/// The ports that nobody may be let in to where no others are named: SSH, RDP, and WinRM over HTTP and HTTPS.
-pub fn default_management_ports() -> BTreeSet<ProtectedPort> {
-    let ports = [22, 3389, 5985, 5986].into_iter().filter_map(|number| Port::new(number).ok());
-    ports.map(|port| ProtectedPort { protocol: Protocol::Tcp, port }).collect()
-}
-
 /// Judges these VMs by these ports, by target; every VM where none is named. One that is named and that no cloud
 /// showed is there too, and says so.
-pub async fn assess(app: &App, targets: &[TargetId], management: &BTreeSet<ProtectedPort>) -> Survey {
+pub async fn assess(
+    app: &App,
+    targets: &[TargetId],
+    management: &BTreeSet<ProtectedPort>,
+) -> AssessmentReport {
     // Asked before and after: a grant may open or close while the clouds are read.
     let before = app.store.open_grants().await;
-    let mut survey = app.clouds.assess(management).await;
+    let mut survey = app.cloud.assess(management).await;
     match (before, app.store.open_grants().await) {
         (Ok(before), Ok(after)) => {
             let grants: Vec<Grant> = before.into_iter().chain(after).map(|grant| grant.record).collect();
@@ -68,7 +66,7 @@ fn expose(assessment: &mut Assessment, wanted: &BTreeSet<CloudWindow>) {
 }
 
 fn unknown(app: &App, target: &TargetId) -> Assessment {
-    let reason = if app.clouds.drives(target) {
+    let reason = if app.cloud.drives(target) {
         "its cloud shows no such VM to this broker"
     } else {
         "this broker drives no cloud for it; configure its provider"
@@ -86,13 +84,14 @@ fn unknown(app: &App, target: &TargetId) -> Assessment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::rig::Rig;
+    use crate::config::default_management_ports;
+    use crate::testing::TestApp;
 
     fn vm(number: u8) -> TargetId {
         format!("aws:123456789012/eu-central-1/i-{number:017x}").parse().unwrap()
     }
 
-    fn words(survey: &Survey) -> Vec<(TargetId, &'static str)> {
+    fn words(survey: &AssessmentReport) -> Vec<(TargetId, &'static str)> {
         let word = |one: &Assessment| (one.target.clone(), one.health.word());
         survey.assessments.iter().map(word).collect()
     }
@@ -105,7 +104,7 @@ mod tests {
 
     #[tokio::test]
     async fn every_vm_is_judged_where_none_is_named_and_else_just_those() {
-        let rig = Rig::new();
+        let rig = TestApp::new();
         rig.cloud.unlock(&vm(2));
         rig.cloud.unlock(&vm(1));
         let ports = default_management_ports();
@@ -118,7 +117,7 @@ mod tests {
 
     #[tokio::test]
     async fn i2_a_window_that_no_open_grant_wants_makes_its_vm_unhealthy() {
-        let rig = Rig::new();
+        let rig = TestApp::new();
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let window = CloudWindow {
             target: vm(1),
@@ -135,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_vm_that_no_cloud_shows_is_not_passed_over() {
-        let rig = Rig::new();
+        let rig = TestApp::new();
         let azure: TargetId =
             "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm"
                 .parse()

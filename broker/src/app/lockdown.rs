@@ -154,7 +154,7 @@ fn ports(app: &App, target: &TargetId, policies: &[Policy]) -> Result<BTreeSet<P
 
 fn undriven(app: &App, target: &TargetId) -> Option<TargetError> {
     let reason = format!("this broker drives no cloud for {target}; configure its provider");
-    (!app.clouds.drives(target)).then_some(TargetError::Precondition { reason })
+    (!app.cloud.drives(target)).then_some(TargetError::Precondition { reason })
 }
 
 /// What keeps a target from being released: grants that have, or may still have, a window in its cloud.

@@ -5,11 +5,8 @@ pub mod access;
 pub mod agents;
 pub mod assess;
 mod error;
-pub mod feed;
 pub mod lockdown;
 pub mod policies;
-#[cfg(test)]
-pub(crate) mod rig;
 pub mod status;
 pub mod targets;
 
@@ -27,41 +24,42 @@ use tokio::sync::watch;
 
 use crate::authority::Standing;
 use crate::clock::Clock;
-use crate::cloud::Clouds;
-use crate::ending::Ending;
-use crate::hub::Hub;
-use crate::layer::host_layer;
+use crate::cluster::Cluster;
+use crate::cluster::peer_status::PeerStatus;
+use crate::layers::cloud::CloudLayer;
+use crate::layers::host::sessions::AgentSessions;
+use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
-use crate::reconcile::Wakeups;
-use crate::replica::{Replica, Sights};
+use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::store::{Store, Transaction};
 pub use error::Error;
-pub use feed::Feed;
 
 /// Everything that the use cases work with.
 pub struct App {
     /// What must not be forgotten.
     pub store: Arc<dyn Store>,
     /// The host layer.
-    pub hub: Arc<Hub>,
+    pub sessions: Arc<AgentSessions>,
     /// The cloud layer.
-    pub clouds: Arc<Clouds>,
+    pub cloud: Arc<CloudLayer>,
+    /// Answers how windows stand.
+    pub observer: Observer,
     /// The other brokers.
-    pub replica: Arc<Replica>,
+    pub cluster: Arc<Cluster>,
     /// Wakes the reconciler.
     pub wakeups: Arc<Wakeups>,
     /// Tells watchers.
-    pub feed: Feed,
+    pub grant_changes: GrantChanges,
     /// Whether this broker can do its work.
     pub readiness: Readiness,
     /// What this broker says of itself.
     pub about: status::About,
-    /// How far the end of the broker has come.
-    pub ending: watch::Receiver<Ending>,
+    /// How far the shutdown of the broker has come.
+    pub shutdown: watch::Receiver<ShutdownPhase>,
     /// Time.
     pub clock: Clock,
     /// Signs certificates.
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     /// How the authority's life stands.
     pub standing: Arc<Standing>,
     /// The trust domain of every identity.
@@ -93,19 +91,13 @@ impl App {
     ///
     /// # Errors
     /// The store failed.
-    pub async fn sights(&self, targets: impl IntoIterator<Item = &TargetId>) -> Result<Sights, Error> {
-        let elsewhere = targets.into_iter().filter(|target| !self.replica.leases.holds(target));
+    pub async fn peer_status(
+        &self,
+        targets: impl IntoIterator<Item = &TargetId>,
+    ) -> Result<PeerStatus, Error> {
+        let elsewhere = targets.into_iter().filter(|target| !self.cluster.leases.holds(target));
         let elsewhere: Vec<TargetId> = elsewhere.cloned().collect();
-        Ok(self.replica.views.read(&elsewhere).await?)
-    }
-
-    /// What is known of a window of a grant in a layer, from whoever works on its target.
-    pub fn observe(&self, grant: &Grant, window: &Window, layer: Layer, sights: &Sights) -> Observed {
-        match layer {
-            _ if !self.replica.leases.holds(&window.target) => sights.observe(grant, window, layer),
-            Layer::Host => host_layer(&self.hub, &self.clouds, grant, window),
-            Layer::Cloud => self.clouds.observe(grant, window),
-        }
+        Ok(self.cluster.peer_status.read(&elsewhere).await?)
     }
 
     /// Records that something was refused.

@@ -67,7 +67,7 @@ async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(
     let known: BTreeSet<TargetId> = super::targets::known(app).await?;
     for policy in policies {
         app.wakeups.wake_all(
-            known.iter().filter(|target| policy.covers(target) && app.replica.leases.holds(target)).cloned(),
+            known.iter().filter(|target| policy.covers(target) && app.cluster.leases.holds(target)).cloned(),
         );
     }
     Ok(())

@@ -14,18 +14,18 @@ use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 
 use super::targets::{cloud_report, host_report};
 use super::{App, Error};
+use crate::cluster::peer_status::PeerStatus;
 use crate::config::Config;
 use crate::readiness;
-use crate::replica::Sights;
 use crate::store::AgentRecord;
-use crate::store::members::Card;
+use crate::store::coordination::MemberInfo;
 
 /// How long a close may take before it is called stuck.
-pub const STUCK: Duration = Duration::from_secs(30);
-/// How many stuck closes are told one by one.
-pub const TOLD: usize = 20;
+pub const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// How many stuck closes are shown one by one.
+pub const MAX_STUCK_CLOSES: usize = 20;
 /// How long the store may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a broker says of itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,14 +66,14 @@ pub struct Overview {
 #[derive(Debug)]
 pub struct Stored {
     /// Every broker, by name.
-    pub replicas: Vec<Card>,
+    pub replicas: Vec<MemberInfo>,
     /// Where the audit log ends.
     pub head: Head,
     /// The agents.
     pub agents: Agents,
     /// The grants that are not over.
     pub grants: Grants,
-    /// The stuck closes, the oldest first; at most [`TOLD`].
+    /// The stuck closes, the oldest first; at most [`MAX_STUCK_CLOSES`].
     pub stuck: Vec<StuckClose>,
     /// How many there are in all.
     pub stuck_total: usize,
@@ -141,25 +141,25 @@ pub async fn overview(app: &App) -> Overview {
 
 /// The store's answer, or why there is none.
 async fn answered<T>(look: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, look).await {
+    match tokio::time::timeout(STORE_TIMEOUT, look).await {
         Ok(answer) => answer.map_err(|error| format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")),
-        Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("it did not answer within {} s", STORE_TIMEOUT.as_secs())),
     }
 }
 
 async fn stored(app: &App) -> Result<Stored, Error> {
     let head = app.store.audit_head().await?;
-    let replicas = app.replica.members.roll().await?;
+    let replicas = app.cluster.coordination.list_members().await?;
     let agents: Vec<AgentRecord> = app.store.agents().await?.into_iter().map(|agent| agent.record).collect();
     let grants: Vec<Grant> = app.store.open_grants().await?.into_iter().map(|grant| grant.record).collect();
     let now = app.clock.now();
     let stuck = stuck(&grants, now);
-    let told = &stuck[..stuck.len().min(TOLD)];
-    let targets: BTreeSet<&TargetId> = told.iter().flat_map(|(grant, _)| grant.targets()).collect();
-    let sights = app.sights(targets).await?;
-    let observe = |grant: &Grant, window: &Window, layer| app.observe(grant, window, layer, &sights);
-    let detail = |target: &TargetId, layer| detail(app, target, layer, &sights);
-    let closes = told.iter().map(|(grant, since)| StuckClose {
+    let shown = &stuck[..stuck.len().min(MAX_STUCK_CLOSES)];
+    let targets: BTreeSet<&TargetId> = shown.iter().flat_map(|(grant, _)| grant.targets()).collect();
+    let peers = app.peer_status(targets).await?;
+    let observe = |grant: &Grant, window: &Window, layer| app.observer.observe(grant, window, layer, &peers);
+    let detail = |target: &TargetId, layer| detail(app, target, layer, &peers);
+    let closes = shown.iter().map(|(grant, since)| StuckClose {
         grant: grant.id,
         since: *since,
         age: span(*since, now),
@@ -178,13 +178,13 @@ async fn stored(app: &App) -> Result<Stored, Error> {
 }
 
 /// What a layer of a target has to say for itself.
-fn detail(app: &App, target: &TargetId, layer: Layer, sights: &Sights) -> String {
-    if !app.replica.leases.holds(target) && sights.of(target).is_none() {
+fn detail(app: &App, target: &TargetId, layer: Layer, peers: &PeerStatus) -> String {
+    if !app.cluster.leases.holds(target) && peers.of(target).is_none() {
         return "no broker works on this target".into();
     }
     match layer {
-        Layer::Host => host_report(app, target, sights).detail,
-        Layer::Cloud => cloud_report(app, target, sights).detail,
+        Layer::Host => host_report(app, target, peers).detail,
+        Layer::Cloud => cloud_report(app, target, peers).detail,
     }
 }
 
@@ -192,7 +192,7 @@ fn detail(app: &App, target: &TargetId, layer: Layer, sights: &Sights) -> String
 fn stuck(grants: &[Grant], now: Timestamp) -> Vec<(&Grant, Timestamp)> {
     let mut stuck: Vec<_> =
         grants.iter().filter_map(|grant| Some((grant, grant.closes_since(now)?))).collect();
-    stuck.retain(|(_, since)| span(*since, now) > STUCK);
+    stuck.retain(|(_, since)| span(*since, now) > STUCK_AFTER);
     stuck.sort_by_key(|(grant, since)| (*since, grant.id));
     stuck
 }
@@ -229,9 +229,9 @@ fn oldest(grants: &[Grant], now: Timestamp) -> Option<Unconfirmed> {
     grants.iter().filter_map(waits).min_by_key(|waiting| (waiting.since, waiting.grant))
 }
 
-fn count_agents(agents: &[AgentRecord], replicas: &[Card]) -> Agents {
+fn count_agents(agents: &[AgentRecord], replicas: &[MemberInfo]) -> Agents {
     let banned = agents.iter().filter(|agent| agent.banned.is_some()).count();
-    let connected = replicas.iter().map(|replica| replica.agents).sum();
+    let connected = replicas.iter().map(|cluster| cluster.agents).sum();
     Agents { enrolled: agents.len() - banned, connected, banned }
 }
 

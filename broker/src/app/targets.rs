@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
 use postern_core::target::TargetSelector;
 use postern_core::{Grant, Policy, TargetId};
 
 use super::{App, Error};
-use crate::layer::{LayerReport, LayerStatus};
-use crate::replica::Sights;
+use crate::cluster::peer_status::PeerStatus;
+use crate::layers::report::{LayerReport, LayerStatus};
 
 /// One target, for people.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ pub async fn known(app: &App) -> Result<BTreeSet<TargetId>, Error> {
     targets.extend(
         app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
     );
-    targets.extend(app.clouds.targets());
+    targets.extend(app.cloud.targets());
     Ok(targets)
 }
 
@@ -85,11 +86,11 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
     let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
     let grants = app.store.open_grants().await?;
     let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
-    let sights = app.sights(&targets).await?;
+    let peers = app.peer_status(&targets).await?;
     let view = |id: TargetId| {
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(&id)).collect();
         let host = if super::policies::wants_host(&covering) || covering.is_empty() {
-            host_report(app, &id, &sights)
+            host_report(app, &id, &peers)
         } else {
             LayerReport::of(LayerStatus::NotRequired, "")
         };
@@ -98,7 +99,7 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
             policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,
-            cloud: cloud_report(app, &id, &sights),
+            cloud: cloud_report(app, &id, &peers),
             id,
         }
     };
@@ -106,13 +107,13 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
 }
 
 /// How the host layer of a target stands, as whoever works on it says.
-pub fn host_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
-    sights.of(target).map_or_else(|| app.hub.report(target), |view| view.host.clone())
+pub fn host_report(app: &App, target: &TargetId, peers: &PeerStatus) -> LayerReport {
+    app.observer.report(target, Layer::Host, peers)
 }
 
 /// How the cloud layer of a target stands, as whoever works on it says.
-pub fn cloud_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
-    sights.of(target).map_or_else(|| app.clouds.report(target), |view| view.cloud.clone())
+pub fn cloud_report(app: &App, target: &TargetId, peers: &PeerStatus) -> LayerReport {
+    app.observer.report(target, Layer::Cloud, peers)
 }
 
 fn open_windows<'a>(

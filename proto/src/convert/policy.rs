@@ -84,11 +84,11 @@ fn port_rule(index: usize, wire: &v1::PortRule) -> Result<PortRule, Invalid> {
     })
 }
 
-/// Parses every item of a list and names the one that fails.
-pub(super) fn each<T: std::str::FromStr<Err = Invalid>>(
-    field: &str,
-    items: &[String],
-) -> Result<Vec<T>, Invalid> {
+/// Parses every item of a list.
+///
+/// # Errors
+/// The first item that fails, named by its place in the list.
+pub fn each<T: std::str::FromStr<Err = Invalid>>(field: &str, items: &[String]) -> Result<Vec<T>, Invalid> {
     let parse =
         |(i, item): (usize, &String)| item.parse::<T>().map_err(|e| e.named(&format!("{field}[{i}]")));
     items.iter().enumerate().map(parse).collect()

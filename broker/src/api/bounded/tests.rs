@@ -123,7 +123,7 @@ fn a_timeout_is_digits_and_a_unit() {
 fn every_slow_call_is_one_that_there_is_and_has_one_answer() {
     let layer = BoundedLayer::new(Admission::new(Limits::default()), &[postern_proto::FILE_DESCRIPTOR_SET]);
     let shapes = layer.unwrap().shapes;
-    for path in SLOW {
+    for path in SLOW_CALLS {
         assert_eq!(shapes.get(path), Some(&Shape::default()), "{path}");
     }
     assert_eq!(shapes.get(SESSION), Some(&Shape { requests: true, answers: true }));

@@ -1,16 +1,15 @@
 //! Asking and revoking, with every decision in the audit log.
 
+use postern_core::Layers;
 use postern_core::audit::Outcome;
-use postern_core::policy::Layers;
 use postern_core::{Policy, Role};
-use postern_proto::convert::CallerSource;
 use postern_provider::CallerToken;
 
 use super::*;
-use crate::app::rig::{Rig, caller};
-use crate::samples::{a_policy, name};
 use crate::store::Store;
 use crate::store::memory::Fault;
+use crate::testing::builders::{a_policy, name};
+use crate::testing::{TestApp, caller};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -22,11 +21,11 @@ fn office() -> Policy {
     policy
 }
 
-fn ask(target: &str, port: &str, source: &str, seconds: u64) -> RequestedAccess {
+fn ask(target: &str, port: &str, source: &str, seconds: u64) -> KeyedRequest {
     asked(&[target], port, source, seconds, "a test")
 }
 
-fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) -> RequestedAccess {
+fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) -> KeyedRequest {
     let request = AccessRequest::new(
         targets.iter().map(|target| target.parse().unwrap()).collect(),
         vec![port.parse().unwrap()],
@@ -34,23 +33,22 @@ fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) ->
         Duration::from_secs(seconds),
         Justification::new(why).unwrap(),
     );
-    let (request, source) = (request.unwrap(), CallerSource::Named);
-    RequestedAccess { request, source, idempotency_key: None, wait: None }
+    KeyedRequest { request: request.unwrap(), idempotency_key: None }
 }
 
-fn usual() -> RequestedAccess {
+fn usual() -> KeyedRequest {
     ask("host:vm-1", "tcp/22", "192.0.2.7", 60)
 }
 
-fn keyed(key: &str, asked: RequestedAccess) -> RequestedAccess {
-    RequestedAccess { idempotency_key: Some(key.to_owned()), ..asked }
+fn keyed(key: &str, asked: KeyedRequest) -> KeyedRequest {
+    KeyedRequest { idempotency_key: Some(key.to_owned()), ..asked }
 }
 
 fn alice() -> Caller {
     caller(Role::Requester, "alice")
 }
 
-async fn everything(rig: &Rig) -> Vec<Versioned<Grant>> {
+async fn everything(rig: &TestApp) -> Vec<Versioned<Grant>> {
     rig.store.grants(GrantQuery { limit: 100, ..GrantQuery::default() }).await.unwrap()
 }
 
@@ -71,7 +69,7 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
         (Requester, "alice", ask("host:vm-1", "tcp/22", "0.0.0.0/0", 60), Some("SOURCE_NOT_ALLOWED")),
         (Requester, "alice", ask("host:vm-1", "tcp/22", "192.0.2.7", 3601), Some("DURATION_BEYOND_MAXIMUM")),
     ] {
-        let rig = Rig::under([office()]).await;
+        let rig = TestApp::under([office()]).await;
         let shown = format!("{role}/{who} asks for {:?}", asked.request);
         let outcome = request(&rig.app, &caller(role, who), asked).await;
         let audited = rig.audited("grant.requested").await;
@@ -96,7 +94,7 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
 #[tokio::test]
 async fn i4_what_is_not_durable_is_not_granted() {
     for fault in [Fault::Before, Fault::Full, Fault::Conflict] {
-        let rig = Rig::under([office()]).await;
+        let rig = TestApp::under([office()]).await;
         rig.store.fail_next([fault]);
         let outcome = request(&rig.app, &alice(), keyed("k", usual())).await;
         assert!(matches!(outcome, Err(Error::Store(_))), "{fault:?}: {outcome:?}");
@@ -111,7 +109,7 @@ async fn i4_what_is_not_durable_is_not_granted() {
 
 #[tokio::test]
 async fn i8_a_repeated_key_is_answered_with_the_grant_that_it_made() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     let first = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
     rig.woken().await;
     let again = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
@@ -127,7 +125,7 @@ async fn i8_a_repeated_key_is_answered_with_the_grant_that_it_made() {
 
 #[tokio::test]
 async fn i8_a_key_of_another_request_is_refused() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
     for asked in [
         ask("host:vm-1", "tcp/22", "192.0.2.7", 61),
@@ -146,7 +144,7 @@ async fn i8_a_key_of_another_request_is_refused() {
 
 #[tokio::test]
 async fn i8_a_lost_answer_is_found_by_the_key_and_the_reconciler_is_woken() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     rig.store.fail_next([Fault::After]);
     assert!(request(&rig.app, &alice(), keyed("k", usual())).await.is_err());
     rig.woken().await;
@@ -168,18 +166,18 @@ async fn i8_a_lost_answer_is_found_by_the_key_and_the_reconciler_is_woken() {
 async fn i9_a_cloud_that_nobody_drives_is_refused_and_audited() {
     let azure = "azure:/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v";
     let under = |target: &str| a_policy().on(target).layers(Layers::Cloud).build();
-    let rig = Rig::under([under(azure)]).await;
+    let rig = TestApp::under([under(azure)]).await;
     let refused = request(&rig.app, &alice(), ask(azure, "tcp/22", "192.0.2.7", 60)).await;
     assert!(matches!(refused, Err(Error::Precondition { .. })), "{refused:?}");
     let audited = rig.audited("grant.requested").await;
     assert_eq!(audited, [("requester/alice".into(), Outcome::Denied, "CLOUD_NOT_DRIVEN".into())]);
-    let rig = Rig::under([under(VM)]).await;
+    let rig = TestApp::under([under(VM)]).await;
     request(&rig.app, &alice(), ask(VM, "tcp/22", "192.0.2.7", 60)).await.unwrap();
 }
 
 #[tokio::test]
 async fn i7_a_cloud_that_is_asked_decides_after_policy_and_its_refusal_is_audited() {
-    let rig = Rig::under([a_policy().named("cloud").on(VM).layers(Layers::Both).build(), office()]).await;
+    let rig = TestApp::under([a_policy().named("cloud").on(VM).layers(Layers::Both).build(), office()]).await;
     let token = |text| Some(CallerToken::new(text).unwrap());
     let (good, bad) = (token("good"), token("bad"));
     rig.cloud.allow_only(good.clone().unwrap());
@@ -216,7 +214,7 @@ async fn i7_a_grant_is_revoked_by_its_principal_and_by_administrators_and_each_t
     for (role, who, may) in
         [(Requester, "alice", true), (Administrator, "root", true), (Requester, "bob", false)]
     {
-        let rig = Rig::under([office()]).await;
+        let rig = TestApp::under([office()]).await;
         let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
         rig.woken().await;
         let why = Justification::new("done").ok();
@@ -233,7 +231,7 @@ async fn i7_a_grant_is_revoked_by_its_principal_and_by_administrators_and_each_t
             assert_eq!(word, "opening", "{who}");
         }
     }
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     let unknown = GrantId::from_parts(rig.app.clock.now(), 1);
     let outcome = revoke(&rig.app, &alice(), unknown, None).await;
     assert!(matches!(outcome, Err(Error::NotFound { .. })));
@@ -242,7 +240,7 @@ async fn i7_a_grant_is_revoked_by_its_principal_and_by_administrators_and_each_t
 
 #[tokio::test]
 async fn i8_revoking_twice_is_revoking_once_and_a_closed_grant_stays_as_it_ended() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
     let first = revoke(&rig.app, &alice(), id, None).await.unwrap();
     let second = revoke(&rig.app, &caller(Role::Administrator, "root"), id, None).await.unwrap();
@@ -259,21 +257,21 @@ async fn i8_revoking_twice_is_revoking_once_and_a_closed_grant_stays_as_it_ended
 
 #[tokio::test]
 async fn i8_a_revocation_that_meets_another_change_is_tried_again() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
-    rig.store.fail_next([Fault::Conflict; ATTEMPTS]);
+    rig.store.fail_next([Fault::Conflict; MAX_ATTEMPTS]);
     let outcome = revoke(&rig.app, &alice(), id, None).await;
     assert!(matches!(outcome, Err(Error::Precondition { .. })), "{outcome:?}");
-    rig.store.fail_next([Fault::Conflict; ATTEMPTS - 1]);
+    rig.store.fail_next([Fault::Conflict; MAX_ATTEMPTS - 1]);
     assert_eq!(revoke(&rig.app, &alice(), id, None).await.unwrap().state.word(), "closing");
 }
 
 #[tokio::test]
 async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     let own = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
     let bobs = request(&rig.app, &caller(Role::Requester, "bob"), usual()).await.unwrap().grant.id;
-    let nothing = Asked { target: None, states: Vec::new(), principal: None, grant: None };
+    let nothing = GrantFilter::default();
     for (role, who, sees_own, sees_bobs) in [
         (Role::Requester, "alice", true, false),
         (Role::Requester, "bob", false, true),
@@ -282,16 +280,16 @@ async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
         (Role::Administrator, "carol", true, true),
     ] {
         let caller = caller(role, who);
-        let listed = async |asked: Asked| {
-            let (grants, _) = list_grants(&rig.app, &caller, &asked, 10, None).await.unwrap();
+        let listed = async |filter: GrantFilter| {
+            let (grants, _) = list_grants(&rig.app, &caller, &filter, 10, None).await.unwrap();
             grants.into_iter().map(|grant| grant.id).collect::<Vec<_>>()
         };
         let all = listed(nothing.clone()).await;
         for (id, sees, owner) in [(own, sees_own, "alice"), (bobs, sees_bobs, "bob")] {
             assert_eq!(visible(&rig.app, &caller, id).await.is_ok(), sees, "{role}/{who}");
             assert_eq!(all.contains(&id), sees, "{role}/{who}");
-            let by_id = listed(Asked { grant: Some(id), ..nothing.clone() }).await;
-            let by_name = listed(Asked { principal: Some(name(owner)), ..nothing.clone() }).await;
+            let by_id = listed(GrantFilter { grant: Some(id), ..nothing.clone() }).await;
+            let by_name = listed(GrantFilter { principal: Some(name(owner)), ..nothing.clone() }).await;
             assert_eq!((by_id.len(), by_name.len()), (usize::from(sees), usize::from(sees)), "{role}/{who}");
         }
     }
@@ -299,16 +297,16 @@ async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
 
 #[tokio::test]
 async fn a_listing_is_read_page_by_page_without_a_gap() {
-    let rig = Rig::under([office()]).await;
+    let rig = TestApp::under([office()]).await;
     for source in 1..=5 {
         request(&rig.app, &alice(), ask("host:vm-1", "tcp/22", &format!("192.0.2.{source}"), 60))
             .await
             .unwrap();
     }
-    let asked = Asked { target: None, states: Vec::new(), principal: None, grant: None };
+    let filter = GrantFilter::default();
     let (mut read, mut before, mut pages) = (Vec::new(), None, 0);
     loop {
-        let (page, next) = list_grants(&rig.app, &alice(), &asked, 2, before).await.unwrap();
+        let (page, next) = list_grants(&rig.app, &alice(), &filter, 2, before).await.unwrap();
         read.extend(page);
         pages += 1;
         let Some(next) = next else { break };

@@ -5,10 +5,10 @@ use postern_core::audit::Outcome;
 use postern_pki::KeyPair;
 
 use super::*;
-use crate::app::rig::{Rig, caller};
-use crate::hub::Outgoing;
+use crate::layers::host::desired_state::Outgoing;
 use crate::store::Store;
 use crate::store::memory::Fault;
+use crate::testing::{TestApp, caller};
 
 fn admin() -> Caller {
     caller(Role::Administrator, "root")
@@ -22,12 +22,12 @@ fn csr() -> Vec<u8> {
     KeyPair::generate().unwrap().csr().unwrap()
 }
 
-async fn a_token(rig: &Rig) -> String {
+async fn a_token(rig: &TestApp) -> String {
     create_token(&rig.app, &admin(), vm(), None).await.unwrap().0.to_text()
 }
 
 /// Enrols the agent of `host:vm-1`.
-async fn enrolled(rig: &Rig) -> Issued {
+async fn enrolled(rig: &TestApp) -> Issued {
     let token = a_token(rig).await;
     enroll(&rig.app, &token, &csr()).await.unwrap().1
 }
@@ -42,7 +42,7 @@ fn is_forbidden<T>(outcome: &Result<T, Error>) -> bool {
 
 #[tokio::test]
 async fn i7_a_token_is_for_ten_minutes_at_most_and_the_log_never_has_it() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     for (valid_for, fits) in [
         (None, true),
         (Some(Duration::from_secs(1)), true),
@@ -65,7 +65,7 @@ async fn i7_a_token_is_for_ten_minutes_at_most_and_the_log_never_has_it() {
 
 #[tokio::test]
 async fn i7_a_token_earns_one_certificate_for_the_target_that_it_names() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let token = a_token(&rig).await;
     let (target, issued) = enroll(&rig.app, &token, &csr()).await.unwrap();
     assert_eq!(target, vm());
@@ -80,7 +80,7 @@ async fn i7_a_token_earns_one_certificate_for_the_target_that_it_names() {
 
 #[tokio::test]
 async fn i7_a_token_that_is_expired_foreign_or_malformed_earns_nothing() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let now = rig.app.clock.now();
     let stale = JoinToken::generate(rig.app.authority.fingerprint()).unwrap();
     let change = Change::PutToken {
@@ -93,7 +93,7 @@ async fn i7_a_token_that_is_expired_foreign_or_malformed_earns_nothing() {
     let denied = [("broker".into(), Outcome::Denied, "token expired".into())];
     assert_eq!(rig.audited("agent.enrolled").await, denied);
 
-    let other = Rig::new();
+    let other = TestApp::new();
     let foreign = a_token(&other).await;
     let unknown = JoinToken::generate(rig.app.authority.fingerprint()).unwrap().to_text();
     let whole = a_token(&rig).await;
@@ -107,7 +107,7 @@ async fn i7_a_token_that_is_expired_foreign_or_malformed_earns_nothing() {
 
 #[tokio::test]
 async fn i8_only_a_good_exchange_consumes_the_token() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let token = a_token(&rig).await;
     let refused = enroll(&rig.app, &token, b"not a request").await;
     assert!(matches!(refused, Err(Error::Pki(_))), "{refused:?}");
@@ -123,7 +123,7 @@ async fn i8_only_a_good_exchange_consumes_the_token() {
 
 #[tokio::test]
 async fn i7_a_ban_cuts_the_session_and_keeps_the_agent_out_until_it_enrols_anew() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     enrolled(&rig).await;
     let mut session = connect(&rig.app, &vm(), "1".into()).await.unwrap();
     renew(&rig.app, &vm(), &csr()).await.unwrap();
@@ -136,7 +136,7 @@ async fn i7_a_ban_cuts_the_session_and_keeps_the_agent_out_until_it_enrols_anew(
     assert!(is_forbidden(&admitted(&rig.app, &vm()).await));
     assert!(is_forbidden(&renew(&rig.app, &vm(), &csr()).await));
     assert!(is_forbidden(&connect(&rig.app, &vm(), "1".into()).await));
-    assert!(!rig.app.hub.report(&vm()).online);
+    assert!(!rig.app.sessions.report(&vm()).online);
     let audited = rig.audited("agent.banned").await;
     assert_eq!(audited, [("administrator/root".into(), Outcome::Done, "stolen".into())]);
 
@@ -147,7 +147,7 @@ async fn i7_a_ban_cuts_the_session_and_keeps_the_agent_out_until_it_enrols_anew(
 
 #[tokio::test]
 async fn i7_a_token_that_was_made_before_the_ban_does_not_lift_it() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     enrolled(&rig).await;
     let before = a_token(&rig).await;
     ban(&rig.app, &admin(), &vm(), "stolen".into()).await.unwrap();
@@ -161,7 +161,7 @@ async fn i7_a_token_that_was_made_before_the_ban_does_not_lift_it() {
 
 #[tokio::test]
 async fn i7_who_never_enrolled_is_nobody() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     assert!(is_forbidden(&admitted(&rig.app, &vm()).await));
     assert!(is_forbidden(&renew(&rig.app, &vm(), &csr()).await));
     assert!(is_forbidden(&connect(&rig.app, &vm(), "1".into()).await));
@@ -172,18 +172,18 @@ async fn i7_who_never_enrolled_is_nobody() {
 
 #[tokio::test]
 async fn i8_who_enrols_anew_takes_the_place_of_whoever_was_there() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     enrolled(&rig).await;
     let mut before = connect(&rig.app, &vm(), "1".into()).await.unwrap();
     enrolled(&rig).await;
-    assert!(matches!(before.next().await, Outgoing::End("the target enrolled anew")));
+    assert!(matches!(before.next().await, Outgoing::End("the target enrolled again")));
     drop(before);
     connect(&rig.app, &vm(), "1".into()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_renewal_is_kept_and_audited() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     enrolled(&rig).await;
     let issued = renew(&rig.app, &vm(), &csr()).await.unwrap();
     let kept = admitted(&rig.app, &vm()).await.unwrap();
@@ -200,11 +200,11 @@ async fn a_renewal_is_kept_and_audited() {
 
 #[tokio::test]
 async fn i9_tampering_is_recorded_with_who_and_for_how_long() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let exposed_for = Duration::from_millis(12);
     let report =
         Tampering { what: "the table was deleted".into(), process: "nft".into(), pid: 7, exposed_for };
-    tampering(&rig.app, &vm(), report).await.unwrap();
+    record_tampering(&rig.app, &vm(), report).await.unwrap();
     let events = rig.events().await;
     assert_eq!((events[0].action.as_str(), events[0].target.as_ref()), ("agent.tampering", Some(&vm())));
     let details: Vec<_> =

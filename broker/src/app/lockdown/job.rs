@@ -53,7 +53,7 @@ impl Job {
     pub(super) async fn plan(&mut self, app: &App) {
         if self.error.is_none() {
             let answer = self.act(app, true).await;
-            self.heard(answer);
+            self.take_answer(answer);
         }
     }
 
@@ -65,7 +65,7 @@ impl Job {
                 return;
             }
             let answer = self.act(app, false).await;
-            self.heard(answer);
+            self.take_answer(answer);
             self.done = self.takes_part();
         }
         if let Err(error) = self.record(app, self.ended(app, caller)).await {
@@ -76,12 +76,12 @@ impl Job {
 
     async fn act(&self, app: &App, dry_run: bool) -> Result<LockdownReport, CloudError> {
         match &self.work {
-            Work::Lockdown(order) => app.clouds.lockdown(order, dry_run).await,
-            Work::Release(target) => app.clouds.release(target, dry_run).await,
+            Work::Lockdown(order) => app.cloud.lockdown(order, dry_run).await,
+            Work::Release(target) => app.cloud.release(target, dry_run).await,
         }
     }
 
-    fn heard(&mut self, answer: Result<LockdownReport, CloudError>) {
+    fn take_answer(&mut self, answer: Result<LockdownReport, CloudError>) {
         match answer {
             Ok(report) => self.report = report,
             Err(error) => self.error = Some(error.into()),

@@ -4,20 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use postern_core::Layers;
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_core::plan::CloudWindow;
-use postern_core::policy::Layers;
 use postern_core::target::CloudKind;
 use postern_provider::fake::{FakeCloud, Fault};
-use postern_provider::{ConcernKind, Observation, Provider, Reach, Survey, Sweep};
+use postern_provider::{AssessmentReport, ConcernKind, Observation, Provider, Reach, SweepReport};
 
 use super::*;
-use crate::app::rig::{Rig, caller};
-use crate::cloud::Clouds;
-use crate::replica::Replica;
-use crate::samples::{a_grant, a_policy};
+use crate::layers::cloud::CloudLayer;
 use crate::store::{Change, Expect, Transaction, memory};
+use crate::testing::builders::{a_grant, a_policy};
+use crate::testing::{TestApp, caller};
 
 const AZURE: &str = "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
 
@@ -30,25 +29,25 @@ fn root() -> Caller {
 }
 
 /// Every VM is under a policy that asks for the cloud layer, and the first two are not under lockdown.
-async fn a_rig() -> Rig {
-    let rig = Rig::under([a_policy().on("aws:*").layers(Layers::Cloud).build()]).await;
+async fn a_rig() -> TestApp {
+    let rig = TestApp::under([a_policy().on("aws:*").layers(Layers::Cloud).build()]).await;
     rig.cloud.unlock(&vm(1));
     rig.cloud.unlock(&vm(2));
     rig
 }
 
-async fn lock(rig: &Rig, targets: &[TargetId], accept: &[ConcernKind]) -> Vec<TargetOutcome> {
+async fn lock(rig: &TestApp, targets: &[TargetId], accept: &[ConcernKind]) -> Vec<TargetOutcome> {
     let consent = Consent(accept.iter().copied().collect());
     lockdown(&rig.app, &root(), targets, &consent, false).await.unwrap()
 }
 
-async fn is_locked(rig: &Rig, target: &TargetId) -> bool {
+async fn is_locked(rig: &TestApp, target: &TargetId) -> bool {
     let survey = rig.cloud.assess(&BTreeSet::new()).await;
     survey.assessments.iter().find(|one| one.target == *target).unwrap().locked
 }
 
 /// What the log says of targets: whose, what, whether it was refused.
-async fn log(rig: &Rig) -> Vec<(TargetId, String, Outcome)> {
+async fn log(rig: &TestApp) -> Vec<(TargetId, String, Outcome)> {
     let events = rig.events().await.into_iter().filter(|event| event.action.starts_with("target."));
     events.map(|event| (event.target.unwrap(), event.action, event.outcome)).collect()
 }
@@ -61,7 +60,7 @@ fn reason(outcome: &TargetOutcome) -> String {
     outcome.error.as_ref().unwrap().to_string()
 }
 
-async fn put(rig: &Rig, grant: &Grant) {
+async fn put(rig: &TestApp, grant: &Grant) {
     let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
     let event = postern_core::audit::AuditEvent::done(rig.app.clock.now(), "a test", "grant.requested");
     rig.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
@@ -158,7 +157,7 @@ async fn a_target_without_a_cloud_layer_to_lock_is_refused_with_the_remedy() {
         (vec![host_only], vm(1), "set layers to cloud or both in agents"),
         (vec![a_policy().on("azure:*").layers(Layers::Cloud).build()], AZURE.parse().unwrap(), "configure"),
     ] {
-        let rig = Rig::under(policies).await;
+        let rig = TestApp::under(policies).await;
         let outcomes = lock(&rig, std::slice::from_ref(&target), &[]).await;
         assert!(reason(&outcomes[0]).contains(remedy), "{outcomes:?}");
         assert_eq!(rig.cloud.calls(), 0);
@@ -170,7 +169,7 @@ async fn a_target_without_a_cloud_layer_to_lock_is_refused_with_the_remedy() {
 async fn only_ports_that_a_window_can_open_in_the_cloud_are_shut_there() {
     let mut host_only = a_policy().named("agents").on("aws:*").build();
     host_only.ports[0].port = "tcp/5432".parse().unwrap();
-    let rig = Rig::under([a_policy().on("aws:*").layers(Layers::Both).build(), host_only]).await;
+    let rig = TestApp::under([a_policy().on("aws:*").layers(Layers::Both).build(), host_only]).await;
     lock(&rig, &[vm(1)], &[]).await;
     let events = rig.events().await;
     let requested = events.iter().find(|event| event.action == "target.lockdown.requested").unwrap();
@@ -191,7 +190,7 @@ async fn i9_a_dry_run_says_everything_and_changes_nothing() {
 
 #[tokio::test]
 async fn i9_a_release_is_in_the_log_before_and_after_and_needs_no_policy() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let outcomes = release(&rig.app, &root(), &[vm(3)], false).await;
     assert!(outcomes[0].done && !is_locked(&rig, &vm(3)).await, "{outcomes:?}");
     let lines = ["release.requested", "release.done"].map(|action| line(&vm(3), action, Outcome::Done));
@@ -200,7 +199,7 @@ async fn i9_a_release_is_in_the_log_before_and_after_and_needs_no_policy() {
 
 #[tokio::test]
 async fn a_release_waits_for_the_grants_that_hold_windows_and_names_them() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let cloud = a_grant().number(1).on(&vm(3).to_string()).layers(Layers::Both).build();
     let host = a_grant().number(2).on(&vm(4).to_string()).layers(Layers::Host).build();
     put(&rig, &cloud).await;
@@ -257,14 +256,15 @@ fn a_window(target: &TargetId) -> CloudWindow {
 }
 
 /// The rig, over another cloud.
-fn with(mut rig: Rig, cloud: Arc<dyn Provider>) -> Rig {
+fn with(mut rig: TestApp, cloud: Arc<dyn Provider>) -> TestApp {
     let app = Arc::get_mut(&mut rig.app).unwrap();
-    app.clouds = Clouds::new(
+    app.cloud = CloudLayer::new(
         BTreeMap::from([(CloudKind::Aws, cloud)]),
         app.clock,
         Arc::clone(&app.wakeups),
-        Replica::alone(),
+        Arc::clone(&app.cluster.leases),
     );
+    app.observer.cloud = Arc::clone(&app.cloud);
     rig
 }
 
@@ -306,11 +306,11 @@ impl Provider for Entangled {
         self.inner.repair(target).await
     }
 
-    async fn sweep(&self) -> Sweep {
+    async fn sweep(&self) -> SweepReport {
         self.inner.sweep().await
     }
 
-    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> Survey {
+    async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {
         self.inner.assess(management).await
     }
 

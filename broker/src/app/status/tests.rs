@@ -1,11 +1,11 @@
+use postern_core::Layers;
 use postern_core::audit::AuditEvent;
-use postern_core::policy::Layers;
 use postern_core::{CloseReason, Event};
 
 use super::*;
-use crate::app::rig::Rig;
-use crate::samples::{a_grant, at, principal, start};
 use crate::store::{Ban, Change, Expect, StoreError, Transaction};
+use crate::testing::TestApp;
+use crate::testing::builders::{a_grant, at, principal, start};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -91,7 +91,7 @@ fn agents_and_grants_are_counted() {
         banned: banned.then(|| Ban { by: principal("root"), at: at(1), reason: String::new() }),
     };
     let agents = [agent("host:vm-1", false), agent("host:vm-2", true), agent("host:vm-3", false)];
-    let card = |agents| Card { agents, ..Card::default() };
+    let card = |agents| MemberInfo { agents, ..MemberInfo::default() };
     let counted = count_agents(&agents, &[card(1), card(0), card(1)]);
     assert_eq!(counted, Agents { enrolled: 2, connected: 2, banned: 1 });
     let active = a_grant().build().after(Event::Confirmed, at(1)).unwrap();
@@ -101,8 +101,8 @@ fn agents_and_grants_are_counted() {
 
 #[tokio::test]
 async fn an_overview_says_what_the_store_and_the_layers_say() {
-    let rig = Rig::new();
-    rig.app.readiness.clear(readiness::RECONCILER);
+    let rig = TestApp::new();
+    rig.app.readiness.clear(crate::signals::parts::RECONCILER);
     let grant = a_grant().asked_at(rig.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
     let event = AuditEvent::done(start(), "a test", "grant.requested");
     let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };

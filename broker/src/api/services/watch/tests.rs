@@ -5,18 +5,18 @@ use postern_core::audit::AuditEvent;
 use postern_core::{Event, Role};
 
 use super::*;
-use crate::app::rig::{Rig, caller};
-use crate::samples::{GrantBuilder, a_grant};
 use crate::store::{Change, Expect, Store as _, Transaction};
+use crate::testing::builders::{GrantBuilder, a_grant};
+use crate::testing::{TestApp, caller};
 
-async fn put(rig: &Rig, grant: &Grant) {
+async fn put(rig: &TestApp, grant: &Grant) {
     let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Any };
     let event = AuditEvent::done(grant.requested_at, "a test", "put");
     rig.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
-    rig.app.feed.changed(grant.id);
+    rig.app.grant_changes.changed(grant.id);
 }
 
-async fn kept(rig: &Rig, grant: GrantBuilder) -> Grant {
+async fn kept(rig: &TestApp, grant: GrantBuilder) -> Grant {
     let grant = grant.build();
     put(rig, &grant).await;
     grant
@@ -32,9 +32,9 @@ async fn read(stream: &mut WatchStream) -> Vec<Option<(String, v1::GrantState)>>
     read
 }
 
-fn watching(rig: &Rig, role: Role, who: &str, states: &[&'static str]) -> WatchStream {
-    let asked = Asked { target: None, states: states.to_vec(), principal: None, grant: None };
-    grants(Arc::clone(&rig.app), caller(role, who), asked)
+fn watching(rig: &TestApp, role: Role, who: &str, states: &[&'static str]) -> WatchStream {
+    let filter = GrantFilter { target: None, states: states.to_vec(), principal: None, grant: None };
+    grants(Arc::clone(&rig.app), caller(role, who), filter)
 }
 
 fn sent(grant: &Grant, state: v1::GrantState) -> Option<(String, v1::GrantState)> {
@@ -43,7 +43,7 @@ fn sent(grant: &Grant, state: v1::GrantState) -> Option<(String, v1::GrantState)
 
 #[tokio::test]
 async fn a_watcher_reads_what_there_is_then_a_mark_then_each_change() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let grant = kept(&rig, a_grant()).await;
     let mut stream = watching(&rig, Role::Reader, "carol", &[]);
     let opening = sent(&grant, v1::GrantState::Opening);
@@ -54,7 +54,7 @@ async fn a_watcher_reads_what_there_is_then_a_mark_then_each_change() {
 
 #[tokio::test]
 async fn i7_a_watching_requester_hears_of_its_own_grants_alone() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let mut stream = watching(&rig, Role::Requester, "alice", &[]);
     assert_eq!(read(&mut stream).await, [None]);
     let own = kept(&rig, a_grant()).await;
@@ -64,7 +64,7 @@ async fn i7_a_watching_requester_hears_of_its_own_grants_alone() {
 
 #[tokio::test]
 async fn i8_a_grant_that_leaves_the_filter_is_sent_once_more_also_to_a_watcher_that_fell_behind() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let (one, other) = (kept(&rig, a_grant()).await, kept(&rig, a_grant().number(2)).await);
     let mut stream = watching(&rig, Role::Reader, "carol", &["opening"]);
     assert_eq!(read(&mut stream).await.len(), 3);
@@ -73,7 +73,7 @@ async fn i8_a_grant_that_leaves_the_filter_is_sent_once_more_also_to_a_watcher_t
 
     put(&rig, &other.after(Event::Confirmed, other.requested_at).unwrap()).await;
     let third = kept(&rig, a_grant().number(3)).await;
-    (0..10_000).for_each(|_| rig.app.feed.changed(third.id));
+    (0..10_000).for_each(|_| rig.app.grant_changes.changed(third.id));
     let read = read(&mut stream).await;
     let (active, opening) = (sent(&other, v1::GrantState::Active), sent(&third, v1::GrantState::Opening));
     assert_eq!(read[..3], [opening.clone(), active, None]);

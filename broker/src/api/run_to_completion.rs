@@ -1,4 +1,4 @@
-//! Errands: calls that are done to their end, also where their caller goes away meanwhile. A call is dropped with its
+//! Runner: calls that are done to their end, also where their caller goes away meanwhile. A call is dropped with its
 //! connection; what must not be left half done is done here instead, and the call only waits for it.
 
 use std::future::Future;
@@ -12,41 +12,41 @@ use tonic::{Code, Status};
 
 /// Takes errands.
 #[derive(Clone)]
-pub(super) struct Errands {
+pub(super) struct Runner {
     queue: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
 }
 
-/// A taker of errands, and what does them: it ends once the last is done and every taker is gone. An errand that panics
+/// A taker of errands, and what does them: it ends once the last is done and every taker is gone. An work that panics
 /// takes it down.
-pub(super) fn errands() -> (Errands, impl Future<Output = ()>) {
+pub(super) fn runner() -> (Runner, impl Future<Output = ()>) {
     let (queue, taken) = mpsc::unbounded_channel();
-    (Errands { queue }, run(taken))
+    (Runner { queue }, run_all(taken))
 }
 
-impl Errands {
-    /// Waits until the errand is done.
+impl Runner {
+    /// Waits until the work is done.
     ///
     /// # Errors
     /// The broker is ending, and does not begin any more.
-    pub(super) async fn done<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         &self,
-        errand: impl Future<Output = T> + Send + 'static,
+        work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Status> {
         let (answer, answered) = oneshot::channel();
-        // Whoever waited may be gone; the errand was done all the same.
-        let errand = errand.map(|result| drop(answer.send(result)));
+        // Whoever waited may be gone; the work was done all the same.
+        let work = work.map(|result| drop(answer.send(result)));
         let ending = || plain(Code::Unavailable, "ENDING", "the broker is ending; ask again");
-        self.queue.send(errand.boxed()).map_err(|_| ending())?;
+        self.queue.send(work.boxed()).map_err(|_| ending())?;
         answered.await.map_err(|_| ending())
     }
 }
 
-async fn run(mut taken: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
+async fn run_all(mut taken: mpsc::UnboundedReceiver<BoxFuture<'static, ()>>) {
     let mut running = FuturesUnordered::new();
     loop {
         tokio::select! {
-            errand = taken.recv() => match errand {
-                Some(errand) => running.push(errand),
+            work = taken.recv() => match work {
+                Some(work) => running.push(work),
                 None => break,
             },
             Some(()) = running.next(), if !running.is_empty() => {}
@@ -65,9 +65,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_errand_is_done_although_its_caller_went_away() {
-        let (errands, running) = errands();
+        let (runner, running) = runner();
         let (go, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let errand = {
+        let work = {
             let (go, gone) = (Arc::clone(&go), Arc::clone(&gone));
             async move {
                 go.notified().await;
@@ -75,10 +75,10 @@ mod tests {
             }
         };
         let caller = async {
-            // Polled once, so that the errand is taken, and dropped.
-            assert!(errands.done(errand).now_or_never().is_none());
-            assert_eq!(errands.done(async { 7 }).await.unwrap(), 7, "others do not wait for it");
-            drop(errands);
+            // Polled once, so that the work is taken, and dropped.
+            assert!(runner.run(work).now_or_never().is_none());
+            assert_eq!(runner.run(async { 7 }).await.unwrap(), 7, "others do not wait for it");
+            drop(runner);
             go.notify_one();
         };
         tokio::join!(caller, running);
@@ -87,8 +87,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_broker_that_ends_begins_nothing() {
-        let (errands, running) = errands();
+        let (runner, running) = runner();
         drop(running);
-        assert_eq!(errands.done(async {}).await.unwrap_err().code(), Code::Unavailable);
+        assert_eq!(runner.run(async {}).await.unwrap_err().code(), Code::Unavailable);
     }
 }

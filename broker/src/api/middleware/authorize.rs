@@ -13,31 +13,31 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::Peer;
-use super::authorization::{RENEW, row};
+use super::permissions::{RENEW, row};
+use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 
 /// Puts the gate before a service.
 #[derive(Clone)]
-pub(super) struct GateLayer {
-    pub(super) app: Arc<App>,
+pub(in crate::api) struct AuthorizeLayer {
+    pub(in crate::api) app: Arc<App>,
 }
 
-impl<S> Layer<S> for GateLayer {
-    type Service = Gate<S>;
-    fn layer(&self, inner: S) -> Gate<S> {
-        Gate { app: Arc::clone(&self.app), inner }
+impl<S> Layer<S> for AuthorizeLayer {
+    type Service = Authorize<S>;
+    fn layer(&self, inner: S) -> Authorize<S> {
+        Authorize { app: Arc::clone(&self.app), inner }
     }
 }
 
 /// A service behind the gate.
 #[derive(Clone)]
-pub(super) struct Gate<S> {
+pub(in crate::api) struct Authorize<S> {
     app: Arc<App>,
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Gate<S>
+impl<S> Service<Request<Body>> for Authorize<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send,
@@ -124,7 +124,7 @@ fn may_still(path: &str, identity: &Identity) -> bool {
 }
 
 /// Who that is, in words.
-pub(super) fn actor(identity: &Identity) -> String {
+pub(in crate::api) fn actor(identity: &Identity) -> String {
     match identity {
         Identity::Principal(principal) => principal.to_string(),
         Identity::Agent(target) => format!("agent/{target}"),

@@ -3,7 +3,8 @@
 use postern_core::Invalid;
 use postern_proto::v1;
 use postern_provider::{
-    Action, Assessment, Change, CloudError, Concern, ConcernKind, Consent, Health, Survey, Unread,
+    Action, Assessment, AssessmentReport, CloudChange, CloudError, Concern, ConcernKind, Consent, Health,
+    Unread,
 };
 
 use crate::app::lockdown::{TargetError, TargetOutcome};
@@ -22,7 +23,7 @@ pub(super) fn consent(request: &v1::LockdownTargetsRequest) -> Result<Consent, I
     request.accept.iter().enumerate().map(kind).collect::<Result<_, _>>().map(Consent)
 }
 
-pub(super) fn survey(survey: Survey) -> v1::AssessTargetsResponse {
+pub(super) fn survey(survey: AssessmentReport) -> v1::AssessTargetsResponse {
     v1::AssessTargetsResponse {
         assessments: survey.assessments.into_iter().map(assessment).collect(),
         unread: survey.unread.into_iter().map(unread).collect(),
@@ -65,7 +66,7 @@ pub(super) fn result(outcome: TargetOutcome) -> v1::LockdownResult {
     }
 }
 
-fn change(change: Change) -> v1::Change {
+fn change(change: CloudChange) -> v1::Change {
     let action = match change.action {
         Action::Create => v1::ChangeAction::Create,
         Action::Attach => v1::ChangeAction::Attach,

@@ -11,21 +11,21 @@ use postern_proto::v1;
 use postern_proto::v1::audit_service_server::AuditService;
 use tonic::{Request, Response, Status};
 
-use super::status::status;
+use crate::api::error::to_status;
 use crate::app::App;
 use crate::store::StoreError;
 
 /// How many lines are read at once.
-const PAGE: usize = 500;
+const PAGE_SIZE: usize = 500;
 /// How often a follower looks for new lines.
-const FOLLOW: Duration = Duration::from_millis(250);
+const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
-pub(super) struct Audit {
+pub(super) struct AuditApi {
     pub(super) app: Arc<App>,
 }
 
 #[tonic::async_trait]
-impl AuditService for Audit {
+impl AuditService for AuditApi {
     type TailAuditStream = Pin<Box<dyn Stream<Item = Result<v1::TailAuditResponse, Status>> + Send>>;
 
     async fn tail_audit(
@@ -39,7 +39,7 @@ impl AuditService for Audit {
             match tail.next().await {
                 Ok(Some((seq, line))) => Some((Ok(v1::TailAuditResponse { seq, line }), Some(tail))),
                 Ok(None) => None,
-                Err(error) => Some((Err(status(error.into())), None)),
+                Err(error) => Some((Err(to_status(error.into())), None)),
             }
         }))))
     }
@@ -51,7 +51,7 @@ impl AuditService for Audit {
         let mut verifier = Verifier::default();
         let mut tail = Tail { app: Arc::clone(&self.app), after: 0, follow: false, queue: VecDeque::new() };
         let mut broken = None;
-        while let Some((_, line)) = tail.next().await.map_err(|e| status(e.into()))? {
+        while let Some((_, line)) = tail.next().await.map_err(|e| to_status(e.into()))? {
             if let Err(found) = verifier.line(&line) {
                 broken = Some(found);
                 break;
@@ -82,10 +82,10 @@ impl Tail {
                 self.after = seq;
                 return Ok(Some((seq, line)));
             }
-            self.queue.extend(self.app.store.audit_lines(self.after, PAGE).await?);
+            self.queue.extend(self.app.store.audit_lines(self.after, PAGE_SIZE).await?);
             match (self.queue.is_empty(), self.follow) {
                 (false, _) => {}
-                (true, true) => tokio::time::sleep(FOLLOW).await,
+                (true, true) => tokio::time::sleep(FOLLOW_INTERVAL).await,
                 (true, false) => return Ok(None),
             }
         }

@@ -17,19 +17,20 @@ use postern_proto::v1::session_request::Message as In;
 use postern_proto::v1::session_response::Message as Out;
 use tonic::{Code, Status, Streaming};
 
-use super::agent::report_text;
-use super::status::status;
+use crate::api::error::to_status;
+use crate::api::request::report_text;
 use crate::app::App;
-use crate::app::agents::{Tampering, admitted, connect, tampering, unknown};
+use crate::app::agents::{Tampering, admitted, connect, record_tampering, record_unknown};
 use crate::clock::boottime;
-use crate::hub::{Outgoing, Session, Told};
+use crate::layers::host::desired_state::{DesiredState, Outgoing};
+use crate::layers::host::sessions::Session;
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
 /// How long the first message may take.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an agent may be silent; it sends a heartbeat every 5 s.
-const SILENCE: Duration = Duration::from_secs(20);
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Takes the hello, and opens the stream.
 pub(super) async fn open(
@@ -44,7 +45,7 @@ pub(super) async fn open(
     let first = first.ok_or_else(no_hello)?;
     let Some(In::Hello(hello)) = first.message else { return Err(no_hello()) };
     let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
-    let session = connect(&app, &target, version.clone()).await.map_err(status)?;
+    let session = connect(&app, &target, version.clone()).await.map_err(to_status)?;
     tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     let open = OpenSession {
         app,
@@ -52,7 +53,7 @@ pub(super) async fn open(
         certificate_not_after,
         incoming,
         session,
-        heard: Heard { sent_at: first.sent_at, at: boottime() },
+        last: LastMessage { sent_at: first.sent_at, at: boottime() },
     };
     Ok(Box::pin(stream::unfold(Some(open), |open| async move {
         let mut open = open?;
@@ -69,26 +70,26 @@ pub(super) async fn open(
 
 /// Speaks to an agent that has a certificate of ours and no record: the store has lost it, and with it whatever grants its
 /// windows were of. They are closed; what it protects stays protected (I1). Then the agent is sent away.
-pub(super) async fn stranger(
+pub(super) async fn open_unrecorded(
     app: Arc<App>,
     target: TargetId,
     mut incoming: Streaming<v1::SessionRequest>,
 ) -> Result<SessionStream, Status> {
     let heard = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
     let heard = heard.ok().transpose()?.flatten().map_or(0, |first| first.sent_at);
-    let generation = app.store.audit_head().await.map_err(|error| status(error.into()))?.seq;
+    let generation = app.store.audit_head().await.map_err(|error| to_status(error.into()))?.seq;
     let desired = v1::DesiredState { generation, keep_protection: true, ..v1::DesiredState::default() };
     let message = Some(Out::Desired(desired));
     let first = v1::SessionResponse { heard, heard_ago: Some(duration_to_wire(Duration::ZERO)), message };
     let end = async move {
         let answered = tokio::time::timeout(HELLO_TIMEOUT, answer(&mut incoming)).await.unwrap_or(false);
-        if let Err(error) = unknown(&app, &target, answered).await {
+        if let Err(error) = record_unknown(&app, &target, answered).await {
             tracing::error!(%target, error = &error as &dyn std::error::Error, "an unknown agent is not in the audit log");
         }
         // What is said to every agent without a record.
         Err(match admitted(&app, &target).await {
             Ok(_) => plain(Code::Aborted, "SESSION_ENDED", "the agent is known again; connect anew"),
-            Err(error) => status(error),
+            Err(error) => to_status(error),
         })
     };
     Ok(Box::pin(stream::once(std::future::ready(Ok(first))).chain(stream::once(end))))
@@ -110,18 +111,18 @@ struct OpenSession {
     certificate_not_after: Option<Timestamp>,
     incoming: Streaming<v1::SessionRequest>,
     session: Session,
-    heard: Heard,
+    last: LastMessage,
 }
 
 /// The last message heard: the agent's own time on it, and when it came by ours.
-struct Heard {
+struct LastMessage {
     sent_at: u64,
     at: Duration,
 }
 
 enum Reply {
     Heartbeat,
-    Desired(Arc<Told>),
+    Desired(Arc<DesiredState>),
 }
 
 impl OpenSession {
@@ -131,13 +132,13 @@ impl OpenSession {
             tokio::select! {
                 outgoing = self.session.next() => match outgoing {
                     Outgoing::Nothing => {}
-                    Outgoing::Tell(told) => return Ok(Some(Reply::Desired(told))),
+                    Outgoing::Push(told) => return Ok(Some(Reply::Desired(told))),
                     Outgoing::End(reason) => return ended(reason),
                 },
                 message = self.incoming.message() => match message? {
                     None => return Ok(None),
                     Some(message) => {
-                        self.heard = Heard { sent_at: message.sent_at, at: boottime() };
+                        self.last = LastMessage { sent_at: message.sent_at, at: boottime() };
                         if self.certificate_not_after.is_some_and(|end| self.app.clock.now() >= end) {
                             return ended("your certificate has expired; renew it and connect again");
                         }
@@ -146,7 +147,7 @@ impl OpenSession {
                         }
                     }
                 },
-                () = tokio::time::sleep(SILENCE) => return ended("nothing was heard for too long"),
+                () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("nothing was heard for too long"),
             }
         }
     }
@@ -154,7 +155,7 @@ impl OpenSession {
     async fn take(&mut self, message: v1::SessionRequest) -> Result<Option<Reply>, Status> {
         match message.message {
             Some(In::Heartbeat(_)) => {
-                self.session.heard();
+                self.session.mark_seen();
                 Ok(Some(Reply::Heartbeat))
             }
             Some(In::Applied(v1::Applied { generation, error })) => {
@@ -172,7 +173,7 @@ impl OpenSession {
                     exposed_for: duration("tampering.exposed_for", report.exposed_for.as_ref())
                         .unwrap_or_default(),
                 };
-                tampering(&self.app, &self.target, report).await.map_err(status)?;
+                record_tampering(&self.app, &self.target, report).await.map_err(to_status)?;
                 Ok(None)
             }
             // A second hello says nothing new, and neither does a message from a newer agent.
@@ -187,14 +188,14 @@ impl OpenSession {
             Reply::Desired(told) => Out::Desired(wire(&told, self.app.clock.now())),
         };
         v1::SessionResponse {
-            heard: self.heard.sent_at,
-            heard_ago: Some(duration_to_wire(boottime().saturating_sub(self.heard.at))),
+            heard: self.last.sent_at,
+            heard_ago: Some(duration_to_wire(boottime().saturating_sub(self.last.at))),
             message: Some(message),
         }
     }
 }
 
-fn wire(told: &Told, now: Timestamp) -> v1::DesiredState {
+fn wire(told: &DesiredState, now: Timestamp) -> v1::DesiredState {
     let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
     let desired = &told.desired;
     v1::DesiredState {

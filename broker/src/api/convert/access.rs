@@ -9,30 +9,30 @@ use postern_core::{
     AccessRequest, CloseReason, Grant, GrantId, GrantState, Invalid, Justification, Name, SourcePrefix,
     TargetId, Window,
 };
+use postern_proto::convert::{
+    duration, duration_to_wire, each, port, port_to_wire, principal_to_wire, timestamp_to_wire,
+};
+use postern_proto::v1;
 
-use super::common::{duration, duration_to_wire, port, port_to_wire, principal_to_wire, timestamp_to_wire};
-use super::policy::each;
-use crate::v1;
+use crate::app::access::{GrantFilter, KeyedRequest};
 
 /// The longest that an answer may wait.
-pub const MAX_WAIT: Duration = Duration::from_secs(60);
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
-/// What a `RequestAccess` call asks for.
+/// The parts of a `RequestAccess` call.
 #[derive(Debug)]
-pub struct RequestedAccess {
-    /// The request.
-    pub request: AccessRequest,
-    /// Whether the source is the caller's own address.
-    pub source: CallerSource,
-    /// The caller's idempotency key.
-    pub idempotency_key: Option<String>,
-    /// How long the answer may wait.
-    pub wait: Option<Duration>,
+pub(in crate::api) struct RequestedAccess {
+    /// The request, for the use case.
+    pub(in crate::api) request: KeyedRequest,
+    /// Where its sources came from.
+    pub(in crate::api) source: CallerSource,
+    /// The longest that the answer may wait.
+    pub(in crate::api) wait: Option<Duration>,
 }
 
 /// Where a request's sources came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CallerSource {
+pub(in crate::api) enum CallerSource {
     /// The request named them.
     Named,
     /// The request named none: the address from which the broker saw the caller was taken.
@@ -43,7 +43,7 @@ pub enum CallerSource {
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn requested_access(
+pub(in crate::api) fn requested_access(
     wire: &v1::RequestAccessRequest,
     caller: Option<IpAddr>,
 ) -> Result<RequestedAccess, Invalid> {
@@ -65,9 +65,11 @@ pub fn requested_access(
     free_text("idempotency_key", &wire.idempotency_key, 64)?;
     let justification = Justification::new(&wire.justification)?;
     Ok(RequestedAccess {
-        request: AccessRequest::new(targets, ports, sources, asked_for, justification)?,
+        request: KeyedRequest {
+            request: AccessRequest::new(targets, ports, sources, asked_for, justification)?,
+            idempotency_key: Some(wire.idempotency_key.clone()).filter(|key| !key.is_empty()),
+        },
         source,
-        idempotency_key: Some(wire.idempotency_key.clone()).filter(|key| !key.is_empty()),
         wait: wait(wire.wait.as_ref())?,
     })
 }
@@ -76,7 +78,7 @@ pub fn requested_access(
 ///
 /// # Errors
 /// Negative, or past [`MAX_WAIT`].
-pub fn wait(wire: Option<&prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
+pub(in crate::api) fn wait(wire: Option<&prost_types::Duration>) -> Result<Option<Duration>, Invalid> {
     let Some(wire) = wire else { return Ok(None) };
     let wait = duration("wait", Some(wire))?;
     if wait > MAX_WAIT {
@@ -85,27 +87,14 @@ pub fn wait(wire: Option<&prost_types::Duration>) -> Result<Option<Duration>, In
     Ok(Some(wait))
 }
 
-/// Which grants a caller wants to see.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// Only grants with a window on this target.
-    pub target: Option<TargetId>,
-    /// Only grants in these states, by word; empty: any.
-    pub states: Vec<&'static str>,
-    /// Only grants of the principal of this name.
-    pub principal: Option<Name>,
-    /// Only this grant.
-    pub grant: Option<GrantId>,
-}
-
 /// Parses a filter; one that is not set asks for everything.
 ///
 /// # Errors
 /// The first field that is wrong.
-pub fn grant_filter(wire: Option<&v1::GrantFilter>) -> Result<Asked, Invalid> {
-    let Some(wire) = wire else { return Ok(Asked::default()) };
+pub(in crate::api) fn grant_filter(wire: Option<&v1::GrantFilter>) -> Result<GrantFilter, Invalid> {
+    let Some(wire) = wire else { return Ok(GrantFilter::default()) };
     let set = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
-    Ok(Asked {
+    Ok(GrantFilter {
         target: set(&wire.target)
             .map(|text| text.parse())
             .transpose()
@@ -126,7 +115,7 @@ pub fn grant_filter(wire: Option<&v1::GrantFilter>) -> Result<Asked, Invalid> {
 ///
 /// # Errors
 /// A state that is not set or not known.
-pub fn grant_states(states: impl Iterator<Item = v1::GrantState>) -> Result<Vec<&'static str>, Invalid> {
+fn grant_states(states: impl Iterator<Item = v1::GrantState>) -> Result<Vec<&'static str>, Invalid> {
     states
         .map(|state| match state {
             v1::GrantState::PendingApproval => Ok("pending_approval"),
@@ -147,7 +136,7 @@ pub fn grant_states(states: impl Iterator<Item = v1::GrantState>) -> Result<Vec<
 
 /// A grant for the wire; `observe` tells what is known of each window in each layer it needs, and `endpoint` where to
 /// connect if something on the way translates that.
-pub fn grant_to_wire(
+pub(in crate::api) fn grant_to_wire(
     grant: &Grant,
     observe: impl Fn(&Window, Layer) -> Observed,
     endpoint: impl Fn(&Window) -> Option<SocketAddr>,

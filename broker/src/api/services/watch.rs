@@ -6,33 +6,33 @@ use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use postern_core::{Grant, GrantId};
-use postern_proto::convert::Asked;
 use postern_proto::v1;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 use tonic::Status;
 
-use super::access::wire;
-use super::status::status;
-use crate::app::feed::Change;
-use crate::app::{App, Caller, Error, access};
+use super::grant_view::show;
+use crate::api::error::to_status;
+use crate::app::access::{self, GrantFilter};
+use crate::app::{App, Caller, Error};
+use crate::signals::grant_changes::GrantChange;
 
 pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Send>>;
 
 /// How many grants are read at once for the first listing.
-const PAGE: usize = 500;
+const PAGE_SIZE: usize = 500;
 
 /// The stream of grants that the caller may see and asked for.
-pub(super) fn grants(app: Arc<App>, caller: Caller, asked: Asked) -> WatchStream {
-    let changes = app.feed.watch();
+pub(super) fn grants(app: Arc<App>, caller: Caller, filter: GrantFilter) -> WatchStream {
+    let changes = app.grant_changes.watch();
     let watch =
-        Watch { app, caller, asked, changes, queue: VecDeque::new(), inside: HashSet::new(), listed: false };
+        Watch { app, caller, filter, changes, queue: VecDeque::new(), inside: HashSet::new(), listed: false };
     Box::pin(stream::unfold(Some(watch), |watch| async move {
         let mut watch = watch?;
         match watch.next().await {
             Ok(Some(item)) => Some((Ok(item), Some(watch))),
             Ok(None) => None,
-            Err(error) => Some((Err(status(error)), None)),
+            Err(error) => Some((Err(to_status(error)), None)),
         }
     }))
 }
@@ -40,8 +40,8 @@ pub(super) fn grants(app: Arc<App>, caller: Caller, asked: Asked) -> WatchStream
 struct Watch {
     app: Arc<App>,
     caller: Caller,
-    asked: Asked,
-    changes: broadcast::Receiver<Change>,
+    filter: GrantFilter,
+    changes: broadcast::Receiver<GrantChange>,
     queue: VecDeque<v1::WatchGrantsResponse>,
     /// The grants that the filter admitted when they were sent last: each is sent once more as it leaves.
     inside: HashSet<GrantId>,
@@ -59,9 +59,9 @@ impl Watch {
                 continue;
             }
             match self.changes.recv().await {
-                Ok(Change::Of(id)) => self.look(id).await?,
+                Ok(GrantChange::Of(id)) => self.look(id).await?,
                 // Fallen behind: everything is sent anew.
-                Ok(Change::Missed) | Err(RecvError::Lagged(_)) => self.listed = false,
+                Ok(GrantChange::Missed) | Err(RecvError::Lagged(_)) => self.listed = false,
                 Err(RecvError::Closed) => return Ok(None),
             }
         }
@@ -72,7 +72,7 @@ impl Watch {
         let mut before = None;
         loop {
             let (grants, next) =
-                access::list_grants(&self.app, &self.caller, &self.asked, PAGE, before).await?;
+                access::list_grants(&self.app, &self.caller, &self.filter, PAGE_SIZE, before).await?;
             for grant in grants {
                 left.remove(&grant.id);
                 self.inside.insert(grant.id);
@@ -96,7 +96,7 @@ impl Watch {
     async fn look(&mut self, id: GrantId) -> Result<(), Error> {
         let grant = self.app.store.grant(id).await?.map(|grant| grant.record);
         let Some(grant) = grant.filter(|grant| self.caller.may_see(grant)) else { return Ok(()) };
-        if access::admits(&self.asked, &grant) {
+        if self.filter.admits(&grant) {
             self.inside.insert(id);
             self.push(&grant).await;
         } else if self.inside.remove(&id) {
@@ -106,7 +106,7 @@ impl Watch {
     }
 
     async fn push(&mut self, grant: &Grant) {
-        let grant = Some(wire(&self.app, grant).await);
+        let grant = Some(show(&self.app, grant).await);
         self.queue.push_back(v1::WatchGrantsResponse { grant });
     }
 }

@@ -10,27 +10,27 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
 
-use super::Peer;
-use super::gate::actor;
+use super::authorize::actor;
+use crate::api::peer::Peer;
 
 /// Puts a span around each call.
 #[derive(Debug, Clone)]
-pub(super) struct TracedLayer;
+pub(in crate::api) struct TraceLayer;
 
-impl<S> Layer<S> for TracedLayer {
-    type Service = Traced<S>;
-    fn layer(&self, inner: S) -> Traced<S> {
-        Traced { inner }
+impl<S> Layer<S> for TraceLayer {
+    type Service = Trace<S>;
+    fn layer(&self, inner: S) -> Trace<S> {
+        Trace { inner }
     }
 }
 
 /// A service with a span around each call.
 #[derive(Debug, Clone)]
-pub(super) struct Traced<S> {
+pub(in crate::api) struct Trace<S> {
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Traced<S>
+impl<S> Service<Request<Body>> for Trace<S>
 where
     S: Service<Request<Body>, Response = Response<Body>>,
     S::Future: Send + 'static,

@@ -2,31 +2,28 @@
 
 use std::sync::Arc;
 
+use postern_core::TargetId;
 use postern_core::text::free_text;
-use postern_core::{Invalid, TargetId};
-use postern_pki::identity::Identity;
 use postern_proto::convert::{self, timestamp_to_wire};
-use postern_proto::status::{invalid, plain};
+use postern_proto::status::invalid;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_server::AgentService;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 
-use super::Peer;
-use super::access::{caller, page_token};
 use super::session::{self, SessionStream};
-use super::status::status;
-use super::target::target_id;
+use crate::api::error::to_status;
+use crate::api::request::{agent, caller, certificate, page_token, target_id};
 use crate::app::targets::host_report;
 use crate::app::{App, agents};
-use crate::replica::Sights;
+use crate::cluster::peer_status::PeerStatus;
 use crate::store::AgentRecord;
 
-pub(super) struct Agents {
+pub(super) struct AgentApi {
     pub(super) app: Arc<App>,
 }
 
 #[tonic::async_trait]
-impl AgentService for Agents {
+impl AgentService for AgentApi {
     async fn create_join_token(
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
@@ -37,7 +34,7 @@ impl AgentService for Agents {
         let valid_for = asked.valid_for.as_ref().map(|wire| convert::duration("valid_for", Some(wire)));
         let valid_for = valid_for.transpose().map_err(|e| invalid(&e))?;
         let (token, expires_at) =
-            agents::create_token(&self.app, &caller, target, valid_for).await.map_err(status)?;
+            agents::create_token(&self.app, &caller, target, valid_for).await.map_err(to_status)?;
         let expires_at = Some(timestamp_to_wire(expires_at));
         Ok(Response::new(v1::CreateJoinTokenResponse { token: token.to_text(), expires_at }))
     }
@@ -47,7 +44,8 @@ impl AgentService for Agents {
         request: Request<v1::EnrollRequest>,
     ) -> Result<Response<v1::EnrollResponse>, Status> {
         let asked = request.get_ref();
-        let (target, issued) = agents::enroll(&self.app, &asked.token, &asked.csr).await.map_err(status)?;
+        let (target, issued) =
+            agents::enroll(&self.app, &asked.token, &asked.csr).await.map_err(to_status)?;
         Ok(Response::new(v1::EnrollResponse {
             certificates: issued.chain,
             roots: self.app.authority.roots(),
@@ -57,13 +55,13 @@ impl AgentService for Agents {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let target = agent(&request)?;
-        let ended = peer(&request).and_then(|peer| peer.certificate.as_ref()).map(|c| c.not_after);
+        let ended = certificate(&request).map(|c| c.not_after);
         let csr = &request.get_ref().csr;
         let issued = match ended.filter(|end| *end <= self.app.clock.now()) {
             Some(ended) => agents::renew_late(&self.app, &target, csr, ended).await,
             None => agents::renew(&self.app, &target, csr).await,
         };
-        let issued = issued.map_err(status)?;
+        let issued = issued.map_err(to_status)?;
         Ok(Response::new(v1::RenewResponse { certificates: issued.chain, roots: self.app.authority.roots() }))
     }
 
@@ -73,15 +71,16 @@ impl AgentService for Agents {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
         let after: Option<TargetId> = page_token(token)?;
-        let agents = self.app.store.agents().await.map_err(|e| status(e.into()))?;
+        let agents = self.app.store.agents().await.map_err(|e| to_status(e.into()))?;
         let mut agents: Vec<AgentRecord> = agents.into_iter().map(|agent| agent.record).collect();
         agents.retain(|agent| after.as_ref().is_none_or(|after| agent.target > *after));
         let more = agents.len() > size;
         agents.truncate(size);
         let next = agents.last().filter(|_| more).map(|agent| agent.target.to_string());
-        let sights = self.app.sights(agents.iter().map(|agent| &agent.target)).await.map_err(status)?;
+        let peers =
+            self.app.peer_status(agents.iter().map(|agent| &agent.target)).await.map_err(to_status)?;
         Ok(Response::new(v1::ListAgentsResponse {
-            agents: agents.iter().map(|agent| self.wire(agent, &sights)).collect(),
+            agents: agents.iter().map(|agent| self.wire(agent, &peers)).collect(),
             next_page_token: next.unwrap_or_default(),
         }))
     }
@@ -94,8 +93,9 @@ impl AgentService for Agents {
         let asked = request.get_ref();
         let target = target_id("target", &asked.target)?;
         free_text("reason", &asked.reason, 500).map_err(|e| invalid(&e))?;
-        let agent = agents::ban(&self.app, &caller, &target, asked.reason.clone()).await.map_err(status)?;
-        Ok(Response::new(v1::BanAgentResponse { agent: Some(self.wire(&agent, &Sights::default())) }))
+        let agent =
+            agents::ban(&self.app, &caller, &target, asked.reason.clone()).await.map_err(to_status)?;
+        Ok(Response::new(v1::BanAgentResponse { agent: Some(self.wire(&agent, &PeerStatus::default())) }))
     }
 
     type SessionStream = SessionStream;
@@ -105,20 +105,20 @@ impl AgentService for Agents {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let target = agent(&request)?;
-        if agents::is_stranger(&self.app, &target).await.map_err(status)? {
+        if agents::is_unrecorded(&self.app, &target).await.map_err(to_status)? {
             return Ok(Response::new(
-                session::stranger(Arc::clone(&self.app), target, request.into_inner()).await?,
+                session::open_unrecorded(Arc::clone(&self.app), target, request.into_inner()).await?,
             ));
         }
-        let not_after = peer(&request).and_then(|peer| peer.certificate.as_ref()).map(|c| c.not_after);
+        let not_after = certificate(&request).map(|c| c.not_after);
         let session = session::open(Arc::clone(&self.app), target, not_after, request.into_inner()).await?;
         Ok(Response::new(session))
     }
 }
 
-impl Agents {
-    fn wire(&self, agent: &AgentRecord, sights: &Sights) -> v1::Agent {
-        let report = host_report(&self.app, &agent.target, sights);
+impl AgentApi {
+    fn wire(&self, agent: &AgentRecord, peers: &PeerStatus) -> v1::Agent {
+        let report = host_report(&self.app, &agent.target, peers);
         let status = match (&agent.banned, report.online) {
             (Some(_), _) => v1::AgentStatus::Banned,
             (None, true) => v1::AgentStatus::Online,
@@ -133,25 +133,4 @@ impl Agents {
             last_seen: report.last_seen.map(timestamp_to_wire),
         }
     }
-}
-
-fn peer<T>(request: &Request<T>) -> Option<&Peer> {
-    request.extensions().get::<Peer>()
-}
-
-/// The target whose agent calls. An agent speaks for its own target alone (I7): no message names one.
-fn agent<T>(request: &Request<T>) -> Result<TargetId, Status> {
-    match peer(request).and_then(|peer| peer.certificate.as_ref()).map(|certificate| &certificate.identity) {
-        Some(Identity::Agent(target)) => Ok(target.clone()),
-        Some(Identity::Principal(_) | Identity::Broker) | None => Err(plain(
-            Code::Unauthenticated,
-            "CERTIFICATE_REQUIRED",
-            "this call needs an agent's certificate",
-        )),
-    }
-}
-
-/// A text that an agent reports: whatever it is, it is one line and short.
-pub(super) fn report_text(field: &str, text: &str) -> Result<String, Invalid> {
-    free_text(field, text, 200).map(|()| text.to_owned())
 }

@@ -9,16 +9,16 @@ use postern_proto::v1;
 use postern_proto::v1::policy_service_server::PolicyService;
 use tonic::{Request, Response, Status};
 
-use super::access::caller;
-use super::status::status;
+use crate::api::error::to_status;
+use crate::api::request::caller;
 use crate::app::{App, policies};
 
-pub(super) struct Policies {
+pub(super) struct PolicyApi {
     pub(super) app: Arc<App>,
 }
 
 #[tonic::async_trait]
-impl PolicyService for Policies {
+impl PolicyService for PolicyApi {
     async fn put_policy(
         &self,
         request: Request<v1::PutPolicyRequest>,
@@ -26,7 +26,7 @@ impl PolicyService for Policies {
         let caller = caller(&request)?;
         let (policy, replaces) =
             convert::policy(request.get_ref().policy.as_ref()).map_err(|e| invalid(&e))?;
-        let version = policies::put(&self.app, &caller, policy.clone(), replaces).await.map_err(status)?;
+        let version = policies::put(&self.app, &caller, policy.clone(), replaces).await.map_err(to_status)?;
         Ok(Response::new(v1::PutPolicyResponse { policy: Some(convert::policy_to_wire(&policy, version)) }))
     }
 
@@ -35,7 +35,7 @@ impl PolicyService for Policies {
         request: Request<v1::GetPolicyRequest>,
     ) -> Result<Response<v1::GetPolicyResponse>, Status> {
         let name = name(&request.get_ref().name)?;
-        let policy = policies::get(&self.app, &name).await.map_err(status)?;
+        let policy = policies::get(&self.app, &name).await.map_err(to_status)?;
         let policy = convert::policy_to_wire(&policy.record, policy.version);
         Ok(Response::new(v1::GetPolicyResponse { policy: Some(policy) }))
     }
@@ -45,7 +45,7 @@ impl PolicyService for Policies {
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
         let (size, after) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let mut policies = self.app.store.policies().await.map_err(|e| status(e.into()))?;
+        let mut policies = self.app.store.policies().await.map_err(|e| to_status(e.into()))?;
         policies
             .retain(|policy| after.as_ref().is_none_or(|after| policy.record.name.as_str() > after.as_str()));
         let more = policies.len() > size;
@@ -66,7 +66,7 @@ impl PolicyService for Policies {
     ) -> Result<Response<v1::DeletePolicyResponse>, Status> {
         let caller = caller(&request)?;
         let name = name(&request.get_ref().name)?;
-        policies::delete(&self.app, &caller, &name).await.map_err(status)?;
+        policies::delete(&self.app, &caller, &name).await.map_err(to_status)?;
         Ok(Response::new(v1::DeletePolicyResponse {}))
     }
 }

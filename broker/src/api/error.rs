@@ -9,7 +9,7 @@ use crate::app::Error;
 use crate::store::StoreError;
 
 /// The status that says this.
-pub(super) fn status(error: Error) -> Status {
+pub(super) fn to_status(error: Error) -> Status {
     match error {
         Error::Invalid(error) => invalid(&error),
         Error::Denied(denial) => {
@@ -32,10 +32,10 @@ fn store_status(error: &StoreError) -> Status {
     let (code, reason) = match error {
         StoreError::Conflict { .. } => (Code::Aborted, "CONFLICT"),
         StoreError::Fenced { .. } => (Code::Unavailable, "BROKER_FENCED"),
-        StoreError::Silent => (Code::Internal, "UNAUDITED_CHANGE"),
+        StoreError::Unaudited => (Code::Internal, "UNAUDITED_CHANGE"),
         StoreError::Full => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),
-        StoreError::Moving(_) => (Code::FailedPrecondition, "STORE_MOVED"),
+        StoreError::Migration(_) => (Code::FailedPrecondition, "STORE_MOVED"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),
         StoreError::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
     };

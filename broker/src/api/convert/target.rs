@@ -4,18 +4,17 @@ use std::collections::BTreeSet;
 
 use postern_core::{Invalid, ProtectedPort, TargetId};
 
-use super::common::port;
-use super::policy::each;
-use crate::v1;
+use postern_proto::convert::{each, port};
+use postern_proto::v1;
 
 /// The most targets of one lockdown or release.
-pub const MAX_TARGETS: usize = 100;
+const MAX_TARGETS: usize = 100;
 
 /// Targets that have a cloud layer, each once; there may be none.
 ///
 /// # Errors
 /// The first that is no target, is a plain host, or is there twice.
-pub fn cloud_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Invalid> {
+pub(in crate::api) fn cloud_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Invalid> {
     let targets: Vec<TargetId> = each(field, wire)?;
     let mut seen = BTreeSet::new();
     for (i, target) in targets.iter().enumerate() {
@@ -34,7 +33,7 @@ pub fn cloud_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Inva
 ///
 /// # Errors
 /// The list has none or too many, or the first that may not be there.
-pub fn lockable_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Invalid> {
+pub(in crate::api) fn lockable_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Invalid> {
     match wire.len() {
         0 => Err(Invalid::new(field, "is empty", "name at least one target")),
         1..=MAX_TARGETS => cloud_targets(field, wire),
@@ -49,7 +48,10 @@ pub fn lockable_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, I
 ///
 /// # Errors
 /// The first that is none.
-pub fn ports(field: &str, wire: &[v1::ProtectedPort]) -> Result<BTreeSet<ProtectedPort>, Invalid> {
+pub(in crate::api) fn ports(
+    field: &str,
+    wire: &[v1::ProtectedPort],
+) -> Result<BTreeSet<ProtectedPort>, Invalid> {
     wire.iter().enumerate().map(|(i, wire)| port(&format!("{field}[{i}]"), Some(wire))).collect()
 }
 

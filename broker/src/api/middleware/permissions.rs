@@ -10,7 +10,7 @@ use postern_pki::identity::Identity;
 
 /// Who may call an RPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Allow {
+pub(in crate::api) enum Allow {
     /// Anyone who reaches the port, without a certificate too.
     Anyone,
     /// Principals in one of these roles.
@@ -28,10 +28,10 @@ const READERS: Allow = Allow::Roles(&[Administrator, Reader]);
 const ADMINISTRATORS: Allow = Allow::Roles(&[Administrator]);
 
 /// What an agent may call with a certificate that has ended, too.
-pub(super) const RENEW: &str = "/postern.v1.AgentService/Renew";
+pub(in crate::api) const RENEW: &str = "/postern.v1.AgentService/Renew";
 
 /// One row per RPC, by its path.
-pub const TABLE: &[(&str, Allow)] = &[
+pub(in crate::api) const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.AccessService/RequestAccess", REQUESTERS),
     ("/postern.v1.AccessService/ApproveAccess", ADMINISTRATORS),
     ("/postern.v1.AccessService/DenyAccess", ADMINISTRATORS),
@@ -63,13 +63,13 @@ pub const TABLE: &[(&str, Allow)] = &[
 ];
 
 /// Who may call this path; `None` where no row says, which means nobody.
-pub fn row(path: &str) -> Option<Allow> {
+pub(in crate::api) fn row(path: &str) -> Option<Allow> {
     TABLE.iter().find(|(known, _)| *known == path).map(|(_, allow)| *allow)
 }
 
 impl Allow {
     /// Whether this caller may.
-    pub fn admits(self, identity: Option<&Identity>) -> bool {
+    pub(in crate::api) fn admits(self, identity: Option<&Identity>) -> bool {
         match (self, identity) {
             (Self::Anyone, _) => true,
             (Self::Roles(roles), Some(Identity::Principal(principal))) => roles.contains(&principal.role),

@@ -12,14 +12,14 @@ use tonic::{Request, Response, Status};
 use crate::app::App;
 use crate::app::status::{self, Agents, Grants, Overview, StoreKind, Stored, StuckClose, Unconfirmed};
 use crate::authority::RootKey;
-use crate::store::members::Card;
+use crate::store::coordination::MemberInfo;
 
-pub(super) struct Operator {
+pub(super) struct StatusApi {
     pub(super) app: Arc<App>,
 }
 
 #[tonic::async_trait]
-impl StatusService for Operator {
+impl StatusService for StatusApi {
     async fn get_status(
         &self,
         _: Request<v1::GetStatusRequest>,
@@ -44,7 +44,7 @@ impl StatusService for Operator {
     }
 }
 
-impl Operator {
+impl StatusApi {
     /// The broker's own authority.
     fn authority(&self) -> v1::AuthorityStatus {
         let App { authority, standing, .. } = self.app.as_ref();
@@ -63,7 +63,7 @@ impl Operator {
 
     /// The answer, with what the store said.
     fn with(&self, answer: v1::GetStatusResponse, stored: Stored) -> v1::GetStatusResponse {
-        let me = self.app.replica.members.membership();
+        let me = self.app.cluster.coordination.membership();
         let store = v1::StoreStatus {
             audit_records: stored.head.seq,
             audit_head: stored.head.hash.to_string(),
@@ -88,7 +88,7 @@ fn without(answer: v1::GetStatusResponse, error: String) -> v1::GetStatusRespons
     v1::GetStatusResponse { store: Some(store), ..answer }
 }
 
-fn replica(card: Card, me: &str) -> v1::Replica {
+fn replica(card: MemberInfo, me: &str) -> v1::Replica {
     v1::Replica {
         answers: card.membership == me,
         name: card.name,

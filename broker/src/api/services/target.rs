@@ -4,34 +4,34 @@ mod lockdown;
 
 use std::sync::Arc;
 
-use postern_core::{Invalid, TargetId};
-use postern_proto::convert::{self, mode_to_wire, port_to_wire, timestamp_to_wire};
+use postern_proto::convert::{mode_to_wire, page, port_to_wire, timestamp_to_wire};
 use postern_proto::status::invalid;
 use postern_proto::v1;
 use postern_proto::v1::target_service_server::TargetService;
 use tonic::{Request, Response, Status};
 
-use super::access::{caller, page_token};
-use super::errands::Errands;
-use super::status::status;
+use crate::api::convert::{cloud_targets, lockable_targets, ports};
+use crate::api::error::to_status;
+use crate::api::request::{caller, page_token, target_id};
+use crate::api::run_to_completion::Runner;
 use crate::app::assess::assess;
 use crate::app::targets::TargetView;
 use crate::app::{App, targets};
-use crate::layer::{LayerReport, LayerStatus};
+use crate::layers::report::{LayerReport, LayerStatus};
 
-pub(super) struct Targets {
+pub(super) struct TargetApi {
     pub(super) app: Arc<App>,
-    pub(super) errands: Errands,
+    pub(super) runner: Runner,
 }
 
 #[tonic::async_trait]
-impl TargetService for Targets {
+impl TargetService for TargetApi {
     async fn list_targets(
         &self,
         request: Request<v1::ListTargetsRequest>,
     ) -> Result<Response<v1::ListTargetsResponse>, Status> {
-        let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let (targets, next) = targets::list(&self.app, size, page_token(token)?).await.map_err(status)?;
+        let (size, token) = page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
+        let (targets, next) = targets::list(&self.app, size, page_token(token)?).await.map_err(to_status)?;
         Ok(Response::new(v1::ListTargetsResponse {
             targets: targets.iter().map(wire).collect(),
             next_page_token: next.map(|target| target.to_string()).unwrap_or_default(),
@@ -43,7 +43,7 @@ impl TargetService for Targets {
         request: Request<v1::GetTargetRequest>,
     ) -> Result<Response<v1::GetTargetResponse>, Status> {
         let id = target_id("id", &request.get_ref().id)?;
-        let target = targets::get(&self.app, &id).await.map_err(status)?;
+        let target = targets::get(&self.app, &id).await.map_err(to_status)?;
         Ok(Response::new(v1::GetTargetResponse { target: Some(wire(&target)) }))
     }
 
@@ -52,8 +52,8 @@ impl TargetService for Targets {
         request: Request<v1::AssessTargetsRequest>,
     ) -> Result<Response<v1::AssessTargetsResponse>, Status> {
         let v1::AssessTargetsRequest { targets, management_ports } = request.get_ref();
-        let targets = convert::cloud_targets("targets", targets).map_err(|e| invalid(&e))?;
-        let ports = convert::ports("management_ports", management_ports).map_err(|e| invalid(&e))?;
+        let targets = cloud_targets("targets", targets).map_err(|e| invalid(&e))?;
+        let ports = ports("management_ports", management_ports).map_err(|e| invalid(&e))?;
         let ports = if ports.is_empty() { self.app.management_ports.clone() } else { ports };
         Ok(Response::new(lockdown::survey(assess(&self.app, &targets, &ports).await)))
     }
@@ -64,11 +64,11 @@ impl TargetService for Targets {
     ) -> Result<Response<v1::LockdownTargetsResponse>, Status> {
         let (app, caller) = (Arc::clone(&self.app), caller(&request)?);
         let request = request.into_inner();
-        let targets = convert::lockable_targets("targets", &request.targets).map_err(|e| invalid(&e))?;
+        let targets = lockable_targets("targets", &request.targets).map_err(|e| invalid(&e))?;
         let (consent, dry_run) = (lockdown::consent(&request).map_err(|e| invalid(&e))?, request.dry_run);
-        let errand =
+        let work =
             async move { crate::app::lockdown::lockdown(&app, &caller, &targets, &consent, dry_run).await };
-        let outcomes = self.errands.done(errand).await?.map_err(status)?;
+        let outcomes = self.runner.run(work).await?.map_err(to_status)?;
         let results = outcomes.into_iter().map(lockdown::result).collect();
         Ok(Response::new(v1::LockdownTargetsResponse { results }))
     }
@@ -79,17 +79,12 @@ impl TargetService for Targets {
     ) -> Result<Response<v1::ReleaseTargetsResponse>, Status> {
         let (app, caller) = (Arc::clone(&self.app), caller(&request)?);
         let v1::ReleaseTargetsRequest { targets, dry_run } = request.into_inner();
-        let targets = convert::lockable_targets("targets", &targets).map_err(|e| invalid(&e))?;
-        let errand = async move { crate::app::lockdown::release(&app, &caller, &targets, dry_run).await };
-        let outcomes = self.errands.done(errand).await?;
+        let targets = lockable_targets("targets", &targets).map_err(|e| invalid(&e))?;
+        let work = async move { crate::app::lockdown::release(&app, &caller, &targets, dry_run).await };
+        let outcomes = self.runner.run(work).await?;
         let results = outcomes.into_iter().map(lockdown::result).collect();
         Ok(Response::new(v1::ReleaseTargetsResponse { results }))
     }
-}
-
-/// A target's id from the wire.
-pub(super) fn target_id(field: &str, text: &str) -> Result<TargetId, Status> {
-    text.parse().map_err(|e: Invalid| invalid(&e.named(field)))
 }
 
 fn wire(target: &TargetView) -> v1::Target {

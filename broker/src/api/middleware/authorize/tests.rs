@@ -10,10 +10,10 @@ use postern_core::audit::Outcome;
 use postern_core::{Principal, Role};
 
 use super::*;
-use crate::api::listener::PeerCertificate;
-use crate::app::rig::Rig;
-use crate::samples::name;
+use crate::api::peer::PeerCertificate;
 use crate::store::memory::Fault;
+use crate::testing::TestApp;
+use crate::testing::builders::name;
 
 const REQUEST: &str = "/postern.v1.AccessService/RequestAccess";
 const POLICY: &str = "/postern.v1.PolicyService/PutPolicy";
@@ -49,17 +49,17 @@ fn agent() -> Option<Identity> {
 
 /// Calls as this identity. Returns the gRPC code of the refusal, or as whom the call came through.
 async fn call(
-    rig: &Rig,
+    rig: &TestApp,
     path: &str,
     identity: Option<Identity>,
     not_after: Timestamp,
 ) -> Result<Option<Caller>, Code> {
     let behind = Behind::default();
-    let mut gate = GateLayer { app: Arc::clone(&rig.app) }.layer(behind.clone());
+    let mut service = AuthorizeLayer { app: Arc::clone(&rig.app) }.layer(behind.clone());
     let certificate = identity.map(|identity| Arc::new(PeerCertificate { identity, not_after }));
     let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
     request.extensions_mut().insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), certificate });
-    let response = gate.call(request).await.unwrap();
+    let response = service.call(request).await.unwrap();
     match Status::from_header_map(response.headers()) {
         Some(status) => {
             assert!(behind.0.lock().unwrap().is_empty(), "{path} was refused and came through");
@@ -69,7 +69,7 @@ async fn call(
     }
 }
 
-fn valid(rig: &Rig) -> Timestamp {
+fn valid(rig: &TestApp) -> Timestamp {
     rig.app.clock.now() + Duration::from_secs(60)
 }
 
@@ -91,7 +91,7 @@ async fn i7_only_what_a_row_allows_comes_through_and_a_denial_is_audited() {
         (REQUEST, None, Err(Code::Unauthenticated), None),
         ("/", None, Err(Code::Unauthenticated), None),
     ] {
-        let rig = Rig::new();
+        let rig = TestApp::new();
         let shown = format!("{path} as {identity:?}");
         let outcome = call(&rig, path, identity, valid(&rig)).await;
         assert_eq!(outcome.map(|caller| caller.is_some()), expected, "{shown}");
@@ -103,7 +103,7 @@ async fn i7_only_what_a_row_allows_comes_through_and_a_denial_is_audited() {
 
 #[tokio::test]
 async fn i7_the_handler_hears_who_calls_and_from_where() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let caller = call(&rig, REQUEST, principal(Role::Requester), valid(&rig)).await.unwrap().unwrap();
     assert_eq!(caller.principal.to_string(), "requester/alice");
     assert_eq!(caller.address, Some([192, 0, 2, 7].into()));
@@ -111,7 +111,7 @@ async fn i7_the_handler_hears_who_calls_and_from_where() {
 
 #[tokio::test]
 async fn i7_a_certificate_that_ended_while_its_connection_lives_admits_nobody() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     let now = rig.app.clock.now();
     for path in [REQUEST, ENROLL] {
         let outcome = call(&rig, path, principal(Role::Requester), now).await;
@@ -121,7 +121,7 @@ async fn i7_a_certificate_that_ended_while_its_connection_lives_admits_nobody() 
 
 #[tokio::test]
 async fn i7_a_denial_that_cannot_be_recorded_is_still_a_denial() {
-    let rig = Rig::new();
+    let rig = TestApp::new();
     rig.store.fail_next([Fault::Full]);
     let outcome = call(&rig, POLICY, principal(Role::Requester), valid(&rig)).await;
     assert_eq!(outcome.err(), Some(Code::PermissionDenied));
