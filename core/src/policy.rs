@@ -165,8 +165,10 @@ impl Policy {
         self.ports.iter().find(|rule| rule.port == port)
     }
 
-    fn admits(&self, principal: &Principal) -> bool {
-        self.requesters.is_empty() || self.requesters.contains(&principal.name)
+    /// Reports whether the principal may request access under the policy.
+    pub fn admits(&self, principal: &Principal) -> bool {
+        principal.role != Role::Reader
+            && (self.requesters.is_empty() || self.requesters.contains(&principal.name))
     }
 }
 
@@ -240,7 +242,7 @@ pub fn authorize(
             return deny(Limit::Target, "targets", problem, "ask an administrator to put it under a policy");
         }
         let mine: Vec<&Policy> = covering.into_iter().filter(|policy| policy.admits(principal)).collect();
-        if mine.is_empty() || principal.role == Role::Reader {
+        if mine.is_empty() {
             let problem = format!("{} may not request access to {target}", principal.name);
             return deny(
                 Limit::Requester,

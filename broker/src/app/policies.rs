@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 
 use postern_core::audit::AuditEvent;
-use postern_core::{Layers, Name, Policy, TargetId};
+use postern_core::policy::PortRule;
+use postern_core::target::TargetSelector;
+use postern_core::{Layers, Name, Policy, Principal, Role, TargetId};
 
 use super::{App, Caller, Error};
 use crate::store::{Change, Expect, Transaction, Version, Versioned};
@@ -50,6 +52,73 @@ pub async fn get(app: &App, name: &Name) -> Result<Versioned<Policy>, Error> {
     app.store.policy(name).await?.ok_or_else(|| Error::NotFound { what: format!("the policy {name}") })
 }
 
+/// A policy as its caller may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyView {
+    /// The whole policy, for administrators and readers.
+    Whole(Versioned<Policy>),
+    /// The limits of a policy under which the caller may request access, for requesters.
+    Limits(RequestLimits),
+}
+
+/// The part of a policy that a requester needs to request access under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// The policy's name.
+    pub name: Name,
+    /// The targets that it covers.
+    pub targets: Vec<TargetSelector>,
+    /// The ports, each with its sources and its maximum duration.
+    pub ports: Vec<PortRule>,
+    /// The layers that must confirm.
+    pub layers: Layers,
+    /// Reports that a grant waits for an approval.
+    pub approval_required: bool,
+}
+
+impl PolicyView {
+    /// Returns the part of the policy that the caller may see; none if it may not request under it (I7).
+    fn of(policy: Versioned<Policy>, caller: &Principal) -> Option<Self> {
+        match caller.role {
+            Role::Administrator | Role::Reader => Some(Self::Whole(policy)),
+            Role::Requester => policy.record.admits(caller).then(|| {
+                let Policy { name, targets, ports, layers, approval_required, .. } = policy.record;
+                Self::Limits(RequestLimits { name, targets, ports, layers, approval_required })
+            }),
+        }
+    }
+
+    /// Returns the policy's name.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Whole(policy) => &policy.record.name,
+            Self::Limits(limits) => &limits.name,
+        }
+    }
+}
+
+/// Returns one page of the policies that the caller may see, by name, and the start of the next page. A requester sees the
+/// limits of the policies under which it may request access, and no other policy.
+///
+/// # Errors
+/// The store failed.
+pub async fn list(
+    app: &App,
+    caller: &Caller,
+    size: usize,
+    after: Option<&str>,
+) -> Result<(Vec<PolicyView>, Option<Name>), Error> {
+    let policies = app.store.policies().await?.into_iter();
+    let mut views: Vec<PolicyView> = policies
+        .filter(|policy| after.is_none_or(|after| policy.record.name.as_str() > after))
+        .filter_map(|policy| PolicyView::of(policy, &caller.principal))
+        .collect();
+    let more = views.len() > size;
+    views.truncate(size);
+    let next = views.last().filter(|_| more).map(|view| view.name().clone());
+    Ok((views, next))
+}
+
 /// Deletes a policy. Open grants run on to their end.
 ///
 /// # Errors
@@ -77,3 +146,6 @@ async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(
 pub(super) fn wants_host(policies: &[&Policy]) -> bool {
     policies.iter().any(|policy| policy.layers != Layers::Cloud)
 }
+
+#[cfg(test)]
+mod tests;

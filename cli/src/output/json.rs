@@ -92,9 +92,10 @@ pub(crate) struct Policy {
     pub requesters: Vec<String>,
     pub approval_required: bool,
     pub layers: &'static str,
-    pub unreachable: &'static str,
-    pub mode: &'static str,
-    pub version: u64,
+    /// The limits that a requester gets have no `unreachable`, `mode` or `version`.
+    pub unreachable: Option<&'static str>,
+    pub mode: Option<&'static str>,
+    pub version: Option<u64>,
 }
 
 /// The limits of one port.

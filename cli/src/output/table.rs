@@ -87,14 +87,14 @@ pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
             policy.name.clone(),
             policy.targets.join(" "),
             ports.join(" "),
-            policy.mode.to_owned(),
+            policy.mode.map_or_else(dash, str::to_owned),
             policy.layers.to_owned(),
             if policy.requesters.is_empty() {
                 "every requester".to_owned()
             } else {
                 policy.requesters.join(" ")
             },
-            policy.version.to_string(),
+            policy.version.map_or_else(dash, |version| version.to_string()),
         ]
     });
     table(["POLICY", "TARGETS", "PORTS", "MODE", "LAYERS", "WHO", "VERSION"], rows)

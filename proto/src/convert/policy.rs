@@ -48,23 +48,10 @@ pub fn policy_to_wire(policy: &Policy, version: u64) -> v1::Policy {
     v1::Policy {
         name: policy.name.to_string(),
         targets: policy.targets.iter().map(ToString::to_string).collect(),
-        ports: policy
-            .ports
-            .iter()
-            .map(|rule| v1::PortRule {
-                port: Some(port_to_wire(rule.port)),
-                sources: rule.sources.iter().map(ToString::to_string).collect(),
-                max_duration: Some(duration_to_wire(rule.max_duration)),
-            })
-            .collect(),
+        ports: policy.ports.iter().map(port_rule_to_wire).collect(),
         requesters: policy.requesters.iter().map(ToString::to_string).collect(),
         approval_required: policy.approval_required,
-        layers: match policy.layers {
-            Layers::Host => v1::Layers::Host,
-            Layers::Cloud => v1::Layers::Cloud,
-            Layers::Both => v1::Layers::Both,
-        }
-        .into(),
+        layers: layers_to_wire(policy.layers).into(),
         unreachable: match policy.unreachable {
             Unreachable::Fail => v1::Unreachable::Fail,
             Unreachable::Wait => v1::Unreachable::Wait,
@@ -72,6 +59,24 @@ pub fn policy_to_wire(policy: &Policy, version: u64) -> v1::Policy {
         .into(),
         mode: mode_to_wire(policy.mode).into(),
         version,
+    }
+}
+
+/// Converts the limits of a port for the wire.
+pub fn port_rule_to_wire(rule: &PortRule) -> v1::PortRule {
+    v1::PortRule {
+        port: Some(port_to_wire(rule.port)),
+        sources: rule.sources.iter().map(ToString::to_string).collect(),
+        max_duration: Some(duration_to_wire(rule.max_duration)),
+    }
+}
+
+/// Converts the layers of a policy for the wire.
+pub fn layers_to_wire(layers: Layers) -> v1::Layers {
+    match layers {
+        Layers::Host => v1::Layers::Host,
+        Layers::Cloud => v1::Layers::Cloud,
+        Layers::Both => v1::Layers::Both,
     }
 }
 

@@ -33,7 +33,7 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("AccessService/WatchGrants", "aqr"),
     ("PolicyService/PutPolicy", "a"),
     ("PolicyService/GetPolicy", "ar"),
-    ("PolicyService/ListPolicies", "ar"),
+    ("PolicyService/ListPolicies", "aqr"),
     ("PolicyService/DeletePolicy", "a"),
     ("TargetService/AssessTargets", "ar"),
     ("TargetService/LockdownTargets", "a"),

@@ -41,7 +41,7 @@ pub(in crate::api) const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.AccessService/WatchGrants", EVERY_ROLE),
     ("/postern.v1.PolicyService/PutPolicy", ADMINISTRATORS),
     ("/postern.v1.PolicyService/GetPolicy", READERS),
-    ("/postern.v1.PolicyService/ListPolicies", READERS),
+    ("/postern.v1.PolicyService/ListPolicies", EVERY_ROLE),
     ("/postern.v1.PolicyService/DeletePolicy", ADMINISTRATORS),
     ("/postern.v1.TargetService/ListTargets", EVERY_ROLE),
     ("/postern.v1.TargetService/GetTarget", EVERY_ROLE),
@@ -137,7 +137,7 @@ mod tests {
         for (service, identity, expected) in [
             ("/postern.v1.AccessService", Some(&requester), &ask[..]),
             ("/postern.v1.AccessService", Some(&reader), &look),
-            ("/postern.v1.PolicyService", Some(&requester), &[]),
+            ("/postern.v1.PolicyService", Some(&requester), &["ListPolicies"]),
             ("/postern.v1.PolicyService", Some(&reader), &["GetPolicy", "ListPolicies"]),
             ("/postern.v1.TargetService", Some(&requester), &["ListTargets", "GetTarget"]),
             ("/postern.v1.TargetService", Some(&reader), &["ListTargets", "GetTarget", "AssessTargets"]),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use postern_core::Name;
+use postern_core::{Name, Principal};
 use postern_proto::convert;
 use postern_proto::status::invalid;
 use postern_proto::v1;
@@ -11,7 +11,8 @@ use tonic::{Request, Response, Status};
 
 use crate::api::error::to_status;
 use crate::api::request::caller;
-use crate::app::{App, policies};
+use crate::app::App;
+use crate::app::policies::{self, PolicyView};
 
 pub(super) struct PolicyApi {
     pub(super) app: Arc<App>,
@@ -44,19 +45,13 @@ impl PolicyService for PolicyApi {
         &self,
         request: Request<v1::ListPoliciesRequest>,
     ) -> Result<Response<v1::ListPoliciesResponse>, Status> {
+        let caller = caller(&request)?;
         let (size, after) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let mut policies = self.app.store.policies().await.map_err(|e| to_status(e.into()))?;
-        policies
-            .retain(|policy| after.as_ref().is_none_or(|after| policy.record.name.as_str() > after.as_str()));
-        let more = policies.len() > size;
-        policies.truncate(size);
-        let next = policies.last().filter(|_| more).map(|policy| policy.record.name.to_string());
+        let (policies, next) =
+            policies::list(&self.app, &caller, size, after.as_deref()).await.map_err(to_status)?;
         Ok(Response::new(v1::ListPoliciesResponse {
-            policies: policies
-                .iter()
-                .map(|policy| convert::policy_to_wire(&policy.record, policy.version))
-                .collect(),
-            next_page_token: next.unwrap_or_default(),
+            policies: policies.iter().map(|policy| wire(policy, &caller.principal)).collect(),
+            next_page_token: next.map(|name| name.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -73,4 +68,21 @@ impl PolicyService for PolicyApi {
 
 fn name(text: &str) -> Result<Name, Status> {
     Name::new(text).map_err(|e| invalid(&e))
+}
+
+/// Converts a policy for its caller. The limits for a requester name it alone, and leave the other fields unset: an empty list
+/// of requesters would mean every requester.
+fn wire(policy: &PolicyView, caller: &Principal) -> v1::Policy {
+    match policy {
+        PolicyView::Whole(policy) => convert::policy_to_wire(&policy.record, policy.version),
+        PolicyView::Limits(limits) => v1::Policy {
+            name: limits.name.to_string(),
+            targets: limits.targets.iter().map(ToString::to_string).collect(),
+            ports: limits.ports.iter().map(convert::port_rule_to_wire).collect(),
+            layers: convert::layers_to_wire(limits.layers).into(),
+            approval_required: limits.approval_required,
+            requesters: vec![caller.name.to_string()],
+            ..v1::Policy::default()
+        },
+    }
 }

@@ -141,6 +141,12 @@ fn a_fraction_of_a_second_is_kept() {
 }
 
 #[test]
+fn the_limits_that_a_requester_gets_have_no_mode_and_no_version() {
+    let limits = Policy::from(v1::Policy { requesters: vec!["alice".into()], ..Default::default() });
+    assert_eq!((limits.unreachable, limits.mode, limits.version), (None, None, None));
+}
+
+#[test]
 fn the_problem_of_a_log_is_null_where_there_is_none() {
     let sound = Verified::from(v1::VerifyAuditResponse { records: 3, sound: true, ..Default::default() });
     assert_eq!((sound.broken_line, sound.problem), (None, None));

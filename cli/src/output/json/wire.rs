@@ -73,8 +73,8 @@ impl From<v1::Policy> for Policy {
             approval_required: wire.approval_required,
             layers: words::layers(layers),
             unreachable: words::unreachable(unreachable),
-            mode: words::mode(mode).unwrap_or(words::UNKNOWN),
-            version: wire.version,
+            mode: words::mode(mode),
+            version: Some(wire.version).filter(|version| *version != 0),
         }
     }
 }

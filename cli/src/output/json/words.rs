@@ -72,11 +72,11 @@ pub(super) fn layers(layers: v1::Layers) -> &'static str {
     }
 }
 
-pub(super) fn unreachable(unreachable: v1::Unreachable) -> &'static str {
+pub(super) fn unreachable(unreachable: v1::Unreachable) -> Option<&'static str> {
     match unreachable {
-        v1::Unreachable::Unspecified => UNKNOWN,
-        v1::Unreachable::Fail => "fail",
-        v1::Unreachable::Wait => "wait",
+        v1::Unreachable::Unspecified => None,
+        v1::Unreachable::Fail => Some("fail"),
+        v1::Unreachable::Wait => Some("wait"),
     }
 }
 

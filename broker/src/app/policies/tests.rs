@@ -1,0 +1,58 @@
+//! Listing policies, for each role.
+
+use super::*;
+use crate::testing::builders::{a_policy, name};
+use crate::testing::{TestApp, caller};
+
+/// A policy for the named requesters; for every requester if none is named.
+fn policy_of(policy: &str, requesters: &[&str]) -> Policy {
+    let mut policy = a_policy().named(policy).build();
+    policy.requesters = requesters.iter().map(|who| name(who)).collect();
+    policy
+}
+
+fn names(views: &[PolicyView]) -> Vec<&str> {
+    views.iter().map(|view| view.name().as_str()).collect()
+}
+
+#[tokio::test]
+async fn i7_a_requester_lists_the_policies_under_which_it_may_request_and_no_other() {
+    let policies = [policy_of("all", &[]), policy_of("both", &["alice", "bob"]), policy_of("bobs", &["bob"])];
+    let app = TestApp::under(policies).await;
+    for (role, who, expected) in [
+        (Role::Requester, "alice", &["all", "both"][..]),
+        (Role::Requester, "bob", &["all", "both", "bobs"]),
+        (Role::Requester, "carol", &["all"]),
+        (Role::Reader, "carol", &["all", "both", "bobs"]),
+        (Role::Administrator, "carol", &["all", "both", "bobs"]),
+    ] {
+        let (views, next) = list(&app.app, &caller(role, who), 10, None).await.unwrap();
+        assert_eq!((names(&views), next), (expected.to_vec(), None), "{role}/{who}");
+        let is_whole = views.iter().all(|view| matches!(view, PolicyView::Whole(_)));
+        assert_eq!(is_whole, role != Role::Requester, "{role}/{who}");
+    }
+}
+
+#[tokio::test]
+async fn i7_a_requester_sees_the_limits_of_a_policy_and_nothing_else_of_it() {
+    let policy = policy_of("both", &["alice", "bob"]);
+    let app = TestApp::under([policy.clone()]).await;
+    let (views, _) = list(&app.app, &caller(Role::Requester, "alice"), 10, None).await.unwrap();
+    let Policy { name, targets, ports, layers, approval_required, .. } = policy;
+    assert_eq!(
+        views,
+        [PolicyView::Limits(RequestLimits { name, targets, ports, layers, approval_required })]
+    );
+}
+
+#[tokio::test]
+async fn a_page_counts_only_the_policies_that_the_caller_sees() {
+    let policies =
+        [policy_of("a", &["bob"]), policy_of("b", &[]), policy_of("c", &["bob"]), policy_of("d", &[])];
+    let app = TestApp::under(policies).await;
+    let alice = caller(Role::Requester, "alice");
+    let (views, next) = list(&app.app, &alice, 1, None).await.unwrap();
+    assert_eq!((names(&views), next.as_ref().map(Name::as_str)), (vec!["b"], Some("b")));
+    let (views, next) = list(&app.app, &alice, 1, Some("b")).await.unwrap();
+    assert_eq!((names(&views), next), (vec!["d"], None));
+}
