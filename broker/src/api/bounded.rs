@@ -1,7 +1,7 @@
-//! The bounds of a call: how large each message may be, and how long receiving the request and answering it may take.
+//! The bounds of a call: the size of each message, and the time to receive the request and to answer it.
 //!
 //! A message is refused by the length that it announces, before any of it is kept. Streams of messages have no deadline:
-//! an agent's session has its own (`session.rs`), and the others end with their connection.
+//! an agent's session has one of its own (`services/session.rs`), and the others end with their connection.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -24,26 +24,26 @@ use super::middleware::permissions::{Allow, row};
 use super::peer::Peer;
 use crate::limits::{Admission, Limit};
 
-/// Calls whose answer takes as long as a cloud or the audit log does, and the deadline of these. Their callers are
-/// administrators and readers.
+/// The calls whose answer takes as long as a cloud or the audit log. Their callers are administrators and readers.
 const SLOW_CALLS: [&str; 4] = [
     "/postern.v1.TargetService/AssessTargets",
     "/postern.v1.TargetService/LockdownTargets",
     "/postern.v1.TargetService/ReleaseTargets",
     "/postern.v1.AuditService/VerifyAudit",
 ];
+/// The deadline of [`SLOW_CALLS`].
 const SLOW_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The length of what gRPC puts before each message: a flag and the message's length.
+/// The bytes that gRPC puts before each message: a flag, and the message's length.
 const PREFIX_LENGTH: usize = 5;
 
-/// Which sides of a call are streams of messages.
+/// The sides of a call that are streams of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Shape {
     requests: bool,
     answers: bool,
 }
 
-/// Puts the bounds before a service.
+/// Applies the bounds before a service.
 #[derive(Clone)]
 pub(super) struct BoundedLayer {
     admission: Arc<Admission>,
@@ -51,7 +51,7 @@ pub(super) struct BoundedLayer {
 }
 
 impl BoundedLayer {
-    /// Bounds for the calls of the services that these descriptors hold.
+    /// Makes the bounds for the calls of the services that these descriptors hold.
     ///
     /// # Errors
     /// A descriptor cannot be read.
@@ -103,7 +103,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let limits = &self.layer.admission.limits;
         let path = request.uri().path();
-        // A path that no service has is refused by the gate; until then it is a call like others.
+        // The authorization refuses a path that no service has; until then it is a call like others.
         let shape = self.layer.shapes.get(path).copied().unwrap_or_default();
         let (message_limit, key) = match row(path) {
             Some(Allow::Anyone) | None => (limits.anonymous_message, "anonymous_message"),
@@ -138,7 +138,7 @@ where
             if let Ok(answer) = tokio::time::timeout(deadline, call).await {
                 return answer;
             }
-            // A caller that gave less time than the broker does has run into no limit of the broker's.
+            // A caller that gives less time than the broker meets no limit of the broker.
             if answer == Some(deadline) {
                 admission.report.hit(Limit::Answer, &peer);
             }
@@ -148,11 +148,11 @@ where
     }
 }
 
-/// A request's body, as far as its bounds let it through.
+/// A request's body within its bounds.
 struct Incoming {
     inner: Body,
     framing: Framing,
-    /// Until when all of it has to be there; none for a stream of messages.
+    /// The moment by which all of it must have come; none for a stream of messages.
     deadline: Option<Pin<Box<Sleep>>>,
     receive: Duration,
     key: &'static str,
@@ -169,7 +169,7 @@ impl HttpBody for Incoming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        // Asked first, so that a peer that sends a byte at a time runs into it, too.
+        // Checked first, so that a peer that sends one byte at a time meets the deadline too.
         if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
             this.deadline = None;
             this.admission.report.hit(Limit::Receive, &this.peer);
@@ -203,14 +203,14 @@ impl HttpBody for Incoming {
     }
 }
 
-/// Follows gRPC's framing through a body, wherever its chunks are cut.
+/// Follows gRPC's framing through a body, regardless of where its chunks are cut.
 #[derive(Debug)]
 struct Framing {
     limit: usize,
     prefix: [u8; PREFIX_LENGTH],
-    /// How much of the prefix is there.
+    /// The bytes of the prefix that have come.
     have: usize,
-    /// How much of the message is still to come.
+    /// The bytes of the message that are still to come.
     left: usize,
 }
 
@@ -219,7 +219,7 @@ impl Framing {
         Self { limit, prefix: [0; PREFIX_LENGTH], have: 0, left: 0 }
     }
 
-    /// Takes the next bytes.
+    /// Reads the next bytes.
     ///
     /// # Errors
     /// The length of a message that is too large.
@@ -245,7 +245,7 @@ impl Framing {
     }
 }
 
-/// The time that the caller gives the call (gRPC over HTTP/2, `grpc-timeout`), if it says one.
+/// Returns the time that the caller gives the call (gRPC over HTTP/2, `grpc-timeout`), if it names one.
 fn client_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

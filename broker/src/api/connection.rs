@@ -1,8 +1,8 @@
-//! One connection after its handshake: HTTP/2 with bounds of its own for each class of peer.
+//! A connection after its handshake: HTTP/2, with bounds for each class of peer.
 //!
-//! tonic's server passes "no limit" for streams and for streams that were reset after an error, which switches off what
-//! hyper and h2 would do by themselves; so connections are served by hyper here. With `streams` calls at once, a
-//! connection makes the broker hold at most its window, and for each call its headers, one message and one send buffer.
+//! tonic's server passes "no limit" for streams and for streams that were reset after an error, which switches off the
+//! defaults of hyper and h2; so hyper serves the connections here. With `streams` calls at once, a connection makes the
+//! broker hold at most its window, and for each call its headers, one message and one send buffer.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -30,23 +30,23 @@ use super::peer::Peer;
 use crate::clock::boottime;
 use crate::limits::{Class, Limit, Seat, Waiting};
 
-/// How often a quiet connection is probed, and how long a probe may go unanswered.
+/// The interval of probes on a quiet connection, and the time that a peer has to answer one.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// How long a connection that has reached its age may take for the calls that it has.
+/// The time that a connection past its age has for the calls that it is in.
 const LAST_CALLS_TIMEOUT: Duration = Duration::from_secs(5);
-/// The length of what a client sends before anything else: the preface, and the head of its settings.
+/// The bytes that a client sends first: the HTTP/2 preface, and the head of its settings.
 const PREFACE_LENGTH: usize = 24 + 9;
 /// The largest frame that a peer may send; HTTP/2 allows no less.
 const MAX_FRAME_SIZE: u32 = 16 * 1024;
-/// Streams that the peer may reset before the broker has looked at them, until the connection is closed: rapid reset.
+/// The streams that a peer may reset before the broker has accepted them; past that, the connection is closed (rapid reset).
 const MAX_PENDING_RESETS: usize = 20;
 
-/// The bounds of a connection that follow from its class.
+/// The bounds of a connection, by its class.
 struct Bounds {
     streams: u32,
     /// Bytes of one call that the peer may send before the broker has taken them.
     stream_window: u32,
-    /// The same for all calls of the connection.
+    /// Bytes of all calls of the connection that the peer may send before the broker has taken them.
     window: u32,
     /// Bytes of a call's headers, and with them the number of CONTINUATION frames.
     headers: u32,
@@ -93,7 +93,7 @@ impl Bounds {
     }
 }
 
-/// Serves a connection until it ends, its seat is another's, or the broker is ending and its last call is done.
+/// Serves a connection until it ends, another connection takes its seat, or the broker shuts down and its last call is answered.
 pub(super) async fn serve<S>(connection: Connection, seat: Seat, service: S, ending: CancellationToken)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -155,7 +155,7 @@ where
     let hard = async {
         match ended {
             Some(last) => sleep(last).await,
-            // The broker's own end bounds it.
+            // The shutdown of the broker bounds it.
             None => std::future::pending().await,
         }
     };
@@ -172,7 +172,7 @@ fn log(result: Result<(), hyper::Error>) {
     }
 }
 
-/// A TCP connection that knows whether it waits for its peer, as long as its handshake is not done.
+/// A TCP connection that records, until its handshake is done, whether it waits for its peer.
 pub(super) struct HandshakeStream {
     pub(super) tcp: TcpStream,
     pub(super) waiting: Option<Arc<Waiting>>,
@@ -218,9 +218,9 @@ impl AsyncWrite for HandshakeStream {
     }
 }
 
-/// One connection, with who is at its other end.
+/// A connection after its handshake, with its peer.
 pub(super) struct Connection {
-    /// On the heap, as it goes through several futures: each would keep room for it for as long as a session lasts.
+    /// On the heap: it passes through several futures, and each would keep room for it as long as the session lasts.
     pub(super) stream: Box<TlsStream<HandshakeStream>>,
     pub(super) peer: Peer,
 }
@@ -234,7 +234,7 @@ struct PrefaceStream {
 struct Preface {
     left: usize,
     due: Pin<Box<Sleep>>,
-    /// Set where it was not begun in time: HTTP/2 does not say why reading failed.
+    /// Set if the preface did not come in time: HTTP/2 does not report why reading failed.
     late: Arc<AtomicBool>,
 }
 
@@ -245,7 +245,7 @@ impl AsyncRead for PrefaceStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // Asked first, so that a peer that sends a byte at a time runs into it, too.
+        // Checked first, so that a peer that sends one byte at a time meets the deadline too.
         if let Some(preface) = this.preface.as_mut()
             && preface.due.as_mut().poll(context).is_ready()
         {

@@ -1,4 +1,4 @@
-//! Use-case errors as gRPC statuses, with the field and the remedy in google.rpc details.
+//! Errors of the use cases as gRPC statuses, with the field and the remedy in google.rpc details.
 
 use postern_core::policy::Limit;
 use postern_pki::PkiError;
@@ -8,7 +8,7 @@ use tonic::{Code, Status};
 use crate::app::Error;
 use crate::store::StoreError;
 
-/// The status that says this.
+/// Converts an error into its status. Errors of the store and of signing are logged here, as the caller sees little of them.
 pub(super) fn to_status(error: Error) -> Status {
     match error {
         Error::Invalid(error) => invalid(&error),

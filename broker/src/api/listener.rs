@@ -1,5 +1,5 @@
-//! The listener: accepts TCP, shakes hands, learns who the peer is, once per connection, and gives it a seat. Every limit
-//! on connections ([`crate::limits`]) is asked here.
+//! The listener: accepts TCP connections, does the TLS handshake, reads the peer's certificate once per connection, and
+//! takes a seat for it. Every limit on connections ([`crate::limits`]) is applied here.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -24,7 +24,7 @@ use super::connection::{self, Connection, HandshakeStream};
 use super::peer::{Peer, PeerCertificate};
 use crate::limits::{Admission, HandshakePermit, Limit, Limits};
 
-/// How long accepting pauses where it cannot go on: out of file descriptors, or every handshake waits for the processor.
+/// The pause before the listener tries again, when file descriptors or places for handshakes are used up.
 const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 
 /// Accepts connections.
@@ -33,7 +33,7 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
-/// The parts that every connection of a listener needs.
+/// The parts that the connections of a listener share.
 struct Shared {
     tls: TlsAcceptor,
     trust_domain: TrustDomain,
@@ -56,15 +56,15 @@ impl Listener {
         Ok(Self { tcp, shared: Arc::new(Shared { tls, trust_domain, admission }) })
     }
 
-    /// The address that is bound.
+    /// Returns the address that is bound.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system does not report it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// The admission of connections.
+    /// Returns the admission of connections.
     pub(super) fn admission(&self) -> &Arc<Admission> {
         &self.shared.admission
     }
@@ -78,7 +78,7 @@ impl Listener {
         let Self { tcp, shared } = self;
         let (mut connections, ending) = (JoinSet::new(), CancellationToken::new());
         let mut shutdown = pin!(shutdown);
-        // A connection that was accepted and has no place for its handshake yet.
+        // An accepted connection that has no place for its handshake yet.
         let mut held: Option<(TcpStream, SocketAddr)> = None;
         loop {
             tokio::select! {
@@ -86,7 +86,7 @@ impl Listener {
                 accepted = tcp.accept(), if held.is_none() => match accepted {
                     Ok(accepted) => held = Some(accepted),
                     Err(error) => {
-                        // Out of file descriptors, most likely: give some time for others to close.
+                        // Most likely out of file descriptors: wait for other connections to close.
                         tracing::error!(%error, "cannot accept");
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
@@ -112,19 +112,19 @@ impl Listener {
     }
 }
 
-/// A panic in a connection ends that connection, and is logged by the panic itself besides.
+/// Logs a panic in a connection. It ends that connection alone.
 fn ended(done: Result<(), tokio::task::JoinError>) {
     if let Err(error) = done {
         tracing::error!(error = &error as &dyn std::error::Error, "a connection ended in a panic");
     }
 }
 
-/// Reports that nothing has come from the peer yet.
+/// Reports whether the peer has sent nothing yet.
 fn is_silent(tcp: &TcpStream) -> bool {
     rustix::net::recv(tcp, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err()
 }
 
-/// One connection from its handshake to its end.
+/// Serves one connection from its handshake to its end.
 async fn connection<S>(
     shared: Arc<Shared>,
     tcp: TcpStream,
@@ -136,7 +136,7 @@ async fn connection<S>(
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // Both are on the heap: a session that lasts for days does not carry the room for its handshake.
+    // Both are on the heap, so that a session of days does not keep the memory of its handshake.
     let mut handshake = Box::pin(handshake(&shared, tcp, address, &place));
     let connected = tokio::select! {
         connected = &mut handshake => connected,
@@ -163,7 +163,7 @@ async fn handshake(
     tcp.set_nodelay(true).inspect_err(|error| refused(error)).ok()?;
     match timeout(limits.first_byte, tcp.peek(&mut [0; 1])).await {
         Ok(Ok(1..)) => place.waiting.no_more(),
-        // Closed again without a byte, as a load balancer does that looks whether the port is open.
+        // Closed without a byte: a load balancer checks that the port is open.
         Ok(Ok(0) | Err(_)) => return None,
         Err(_) => {
             report.hit(Limit::FirstByte, &address);

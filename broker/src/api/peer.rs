@@ -6,20 +6,20 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use postern_pki::identity::Identity;
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// From where the broker sees it.
+    /// The address that the broker sees.
     pub address: SocketAddr,
-    /// Its certificate, if it showed one. The handshake has verified it.
+    /// Its certificate, if it has shown one. The handshake has verified it.
     pub certificate: Option<Arc<PeerCertificate>>,
 }
 
-/// What a verified certificate says.
+/// A verified certificate.
 #[derive(Debug)]
 pub struct PeerCertificate {
-    /// Who.
+    /// The identity that it proves.
     pub identity: Identity,
-    /// Until when.
+    /// Its end.
     pub not_after: Timestamp,
 }

@@ -1,5 +1,12 @@
-//! Runner: calls that are done to their end, also where their caller goes away meanwhile. A call is dropped with its
-//! connection; what must not be left half done is done here instead, and the call only waits for it.
+//! Work that runs to its end although its caller hangs up.
+//!
+//! hyper drops the future of a call together with its connection. A lockdown that stopped half way would leave some
+//! targets locked and some not, without the audit line that ends it (I9). So such a call hands its work to a [`Runner`]
+//! and only waits for the result.
+//!
+//! One future polls all the work ([`runner`] returns it, the server joins it). It ends when the last work is done and every
+//! `Runner` is dropped, so that a shutdown waits for work that has begun and begins none. A panic in the work ends the
+//! server, as a panic in any task of the broker does.
 
 use std::future::Future;
 
@@ -10,30 +17,29 @@ use postern_proto::status::plain;
 use tokio::sync::{mpsc, oneshot};
 use tonic::{Code, Status};
 
-/// Takes errands.
+/// Takes work that must run to its end. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Runner {
     queue: mpsc::UnboundedSender<BoxFuture<'static, ()>>,
 }
 
-/// A taker of errands, and what does them: it ends once the last is done and every taker is gone. An work that panics
-/// takes it down.
+/// Makes a runner, and the future that runs its work: it ends once the last work is done and every runner is dropped.
 pub(super) fn runner() -> (Runner, impl Future<Output = ()>) {
     let (queue, taken) = mpsc::unbounded_channel();
     (Runner { queue }, run_all(taken))
 }
 
 impl Runner {
-    /// Waits until the work is done.
+    /// Runs the work to its end, and returns its result. A caller that drops this future does not stop the work.
     ///
     /// # Errors
-    /// The broker is ending, and does not begin any more.
+    /// The broker is shutting down and begins no more work.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = T> + Send + 'static,
     ) -> Result<T, Status> {
         let (answer, answered) = oneshot::channel();
-        // Whoever waited may be gone; the work was done all the same.
+        // The caller may have hung up; the work is done all the same.
         let work = work.map(|result| drop(answer.send(result)));
         let ending = || plain(Code::Unavailable, "ENDING", "the broker is ending; ask again");
         self.queue.send(work.boxed()).map_err(|_| ending())?;
@@ -64,7 +70,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_errand_is_done_although_its_caller_went_away() {
+    async fn work_runs_to_its_end_although_its_caller_hangs_up() {
         let (runner, running) = runner();
         let (go, gone) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
         let work = {
@@ -75,7 +81,7 @@ mod tests {
             }
         };
         let caller = async {
-            // Polled once, so that the work is taken, and dropped.
+            // Polled once, so that the runner takes the work, then dropped.
             assert!(runner.run(work).now_or_never().is_none());
             assert_eq!(runner.run(async { 7 }).await.unwrap(), 7, "others do not wait for it");
             drop(runner);
@@ -86,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_broker_that_ends_begins_nothing() {
+    async fn a_broker_that_shuts_down_begins_no_work() {
         let (runner, running) = runner();
         drop(running);
         assert_eq!(runner.run(async {}).await.unwrap_err().code(), Code::Unavailable);

@@ -1,4 +1,4 @@
-//! The gRPC server: every service behind the gate.
+//! The gRPC server: every service behind the layers that each call passes.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::run_to_completion::runner;
 use super::services;
 use crate::app::App;
 
-/// Serves until `shutdown` is done.
+/// Serves until `shutdown` is done, and then until the last call is answered and the last work has run to its end.
 ///
 /// # Errors
 /// The server cannot be built or fails.

@@ -1,7 +1,7 @@
-//! Access: asking, revoking, looking, watching.
+//! Access: requesting, revoking, reading and watching grants.
 //!
-//! I4 begins here: a request is answered only once its grant, its idempotency key and its audit line are durable, and
-//! before that nothing hears of it.
+//! I4 begins here: a request is answered only after its grant, its idempotency key and its audit line are durable, and no
+//! other part of the broker learns of it earlier.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -22,7 +22,7 @@ use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
 use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
-/// How often a change is tried again when someone else changed the same grant first.
+/// The attempts at a change of a grant that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;
 
 /// A request for access, with the idempotency key of its caller.
@@ -60,24 +60,25 @@ impl GrantFilter {
     }
 }
 
-/// A grant that a request made, now or earlier.
+/// The grant of a request.
 #[derive(Debug)]
 pub struct Requested {
     /// The grant.
     pub grant: Grant,
-    /// Whether the idempotency key had made it earlier.
+    /// Reports that an earlier request with this idempotency key made it.
     pub repeated: bool,
 }
 
-/// Asks for access.
+/// Requests access.
 ///
 /// # Errors
-/// Denied by policy (audited), a cloud that this broker does not drive, an idempotency key of another request.
+/// The policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
+/// idempotency key.
 pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
     let grant = match decide(app, caller, &asked.request).await? {
         Ok(grant) => grant,
         Err(denied) => {
-            // A repeated request is answered as it was the first time, whatever policy says by now.
+            // A repeated request gets its first answer, although the policies may deny it by now.
             if let Some(earlier) = earlier(app, caller, &asked).await? {
                 return Ok(Requested { grant: earlier, repeated: true });
             }
@@ -93,7 +94,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
     }
     match app.store.commit(changes.audit(requested_event(&grant))).await {
         Ok(_) => {}
-        // The key was used before: asked for only now, because that is rare, and requests are not.
+        // The key was used before. It is looked up only here, as most requests are new.
         Err(conflict @ StoreError::Conflict { .. }) => {
             let earlier = earlier(app, caller, &asked).await?.ok_or(conflict)?;
             return Ok(Requested { grant: earlier, repeated: true });
@@ -106,7 +107,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
     Ok(Requested { grant, repeated: false })
 }
 
-/// The grant that this caller's idempotency key made before.
+/// Returns the grant that an earlier request with this caller's idempotency key made.
 async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Grant>, Error> {
     let Some(key) = &asked.idempotency_key else { return Ok(None) };
     let Some(id) = app.store.grant_of_request(&caller.principal.name, key).await? else { return Ok(None) };
@@ -115,7 +116,7 @@ async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Opt
         let remedy = "use a new key for a new request";
         return Err(Invalid::new("idempotency_key", "was used for another request", remedy).into());
     }
-    // The answer to the first call may have been lost before the reconciler heard of it.
+    // The first call may have failed between its commit and its wake-up.
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Some(grant))
 }
@@ -132,7 +133,7 @@ fn same_request(grant: &Grant, request: &AccessRequest) -> bool {
         })
 }
 
-/// A request that may not be granted, and what the audit log says of it.
+/// A request that is denied, with its audit line.
 struct Denied {
     event: AuditEvent,
     error: Error,
@@ -174,7 +175,7 @@ async fn decide(
     Ok(Ok(grant.opening_within(timeout)))
 }
 
-/// Whether a window has to be written into something that translates: an Azure Firewall, which takes minutes.
+/// Reports whether a window goes through a device that translates addresses: an Azure Firewall, whose writes take minutes.
 async fn is_translated(app: &App, windows: &[Window]) -> Result<bool, Error> {
     let targets: BTreeSet<&TargetId> =
         windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
@@ -184,7 +185,7 @@ async fn is_translated(app: &App, windows: &[Window]) -> Result<bool, Error> {
     }))
 }
 
-/// Asks the cloud of each target whether it lets the caller ask, and answers the first refusal.
+/// Asks the cloud of each target whether the caller may request access to it. Returns the first refusal.
 async fn ask_clouds(app: &App, caller: &Caller, windows: &[Window]) -> Result<(), (TargetId, CloudError)> {
     let targets: BTreeSet<&TargetId> =
         windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
@@ -245,7 +246,7 @@ pub async fn revoke(
             app.record_denial(event.with("reason", "NOT_THE_CALLERS")).await?;
             return Err(not_found(id));
         }
-        // Closing already, for whatever reason: that is what was asked for, if the reconciler has heard of it.
+        // Closing already: that is what the caller asks for, once the reconciler knows of it.
         if matches!(record.state, GrantState::Closing(_)) {
             app.wakeups.wake_all(record.targets().into_iter().cloned());
             return Ok(record);
@@ -271,17 +272,17 @@ pub async fn revoke(
     Err(Error::Precondition { reason: format!("{id} changes too quickly; try again") })
 }
 
-/// One grant that the caller may see.
+/// Returns a grant that the caller may see.
 ///
 /// # Errors
-/// There is none.
+/// It does not exist, or the caller may not see it.
 pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versioned<Grant>, Error> {
     let grant = app.store.grant(id).await?.filter(|grant| caller.may_see(&grant.record));
     grant.ok_or_else(|| not_found(id))
 }
 
-/// Waits until the grant is no longer on its way, at most `wait`, and returns it as it stands then. A broker that ends does
-/// not wait.
+/// Waits, at most `wait`, until the grant is neither opening nor closing, and returns it as it stands then. A broker that
+/// shuts down does not wait.
 ///
 /// # Errors
 /// The store failed.
@@ -296,7 +297,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
             if !on_its_way(&grant) {
                 return Ok(grant);
             }
-            // Having fallen behind is a reason to look, too.
+            // A watcher that has fallen behind reads the grant again too.
             while changes
                 .recv()
                 .await
@@ -306,7 +307,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
     };
     let mut shutdown = app.shutdown.clone();
     let ended = async move {
-        // Where nobody is left to say so, it never ends.
+        // A dropped sender sends no phase any more: wait forever.
         if shutdown.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.is_err() {
             std::future::pending::<()>().await;
         }
@@ -320,7 +321,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
     }
 }
 
-/// One page of the grants that the caller may see, the newest first, and where the next page begins.
+/// Returns one page of the grants that the caller may see, the newest first, and the start of the next page.
 ///
 /// # Errors
 /// The store failed.

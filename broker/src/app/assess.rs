@@ -1,7 +1,7 @@
-//! Assessment: which VMs need just-in-time access, as their clouds say right now. Nothing is kept, and nothing changed.
+//! Assessment: the VMs that need just-in-time access, as their clouds answer right now. It keeps nothing and changes nothing.
 //!
-//! A cloud says which windows are open; the store says which of them an open grant wants. Any other is an exposure: a rule
-//! whose end was put off, or one of a grant that is over.
+//! A cloud returns the windows that are open; the store has the open grants that want them. Any other window is an exposure:
+//! its end was put off, or its grant is over.
 
 use std::collections::BTreeSet;
 
@@ -11,14 +11,14 @@ use postern_provider::{Assessment, AssessmentReport, CloudError, Health, Unread}
 
 use super::App;
 
-/// Judges these VMs by these ports, by target; every VM where none is named. One that is named and that no cloud
-/// showed is there too, and says so.
+/// Assesses these VMs by these ports, in the order of their ids; every VM if none is named. A named VM that no cloud shows is
+/// in the answer too, with the reason.
 pub async fn assess(
     app: &App,
     targets: &[TargetId],
     management: &BTreeSet<ProtectedPort>,
 ) -> AssessmentReport {
-    // Asked before and after: a grant may open or close while the clouds are read.
+    // Read before and after: a grant may open or close while the clouds are read.
     let before = app.store.open_grants().await;
     let mut survey = app.cloud.assess(management).await;
     match (before, app.store.open_grants().await) {
@@ -46,7 +46,7 @@ pub async fn assess(
     survey
 }
 
-/// Makes a VM unhealthy on which a window is open that no open grant wants.
+/// Marks a VM as unhealthy if a window is open on it that no open grant wants.
 fn expose(assessment: &mut Assessment, wanted: &BTreeSet<CloudWindow>) {
     let reason = |window: &CloudWindow| {
         let CloudWindow { port, source, grant, not_after, .. } = window;
@@ -97,13 +97,13 @@ mod tests {
     }
 
     #[test]
-    fn the_management_ports_are_those_that_administrators_use() {
+    fn the_management_ports_are_those_of_administrators() {
         let ports: Vec<_> = default_management_ports().iter().map(ToString::to_string).collect();
         assert_eq!(ports, ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"]);
     }
 
     #[tokio::test]
-    async fn every_vm_is_judged_where_none_is_named_and_else_just_those() {
+    async fn every_vm_is_assessed_unless_some_are_named() {
         let rig = TestApp::new();
         rig.cloud.unlock(&vm(2));
         rig.cloud.unlock(&vm(1));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_vm_that_no_cloud_shows_is_not_passed_over() {
+    async fn a_vm_that_no_cloud_shows_is_in_the_answer() {
         let rig = TestApp::new();
         let azure: TargetId =
             "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm"

@@ -1,5 +1,20 @@
-//! The use cases, apart from the transport: each decides, persists the intent with its audit line, and wakes the
-//! reconciler. None of them touches a layer, but for [`lockdown`].
+//! The use cases: what each call does, apart from the transport.
+//!
+//! A use case takes a [`Caller`] and core types, and returns core types or an [`Error`]. It knows no wire type: parsing a
+//! message and writing an answer is the work of [`crate::api`].
+//!
+//! A use case that changes something goes three steps. It *decides* (policy, the caller's rights, the state of the record).
+//! It *persists* the intent: one transaction of the [`Store`] holds the change and its audit line, so neither is there
+//! without the other (I9). Then it *wakes* the reconciler for the targets that changed, and tells the watchers. A wake-up
+//! carries no data: the reconciler reads the store.
+//!
+//! - No use case touches a layer, except [`lockdown`], whose caller waits for the outcome.
+//! - I4: an answer is returned only after its change is durable.
+//! - I7: the table of [`crate::api`] says which role may call; which records of others the caller sees or changes is decided
+//!   here, as in [`Caller::may_see`].
+//! - A refusal is recorded in the audit log before it is returned. If that record fails, the caller gets the store's error,
+//!   and nothing is granted.
+//! - If the store fails, nothing has changed, or the answer to the change was lost. A repeated call finds which (I8).
 
 pub mod access;
 pub mod agents;
@@ -36,58 +51,58 @@ pub use error::Error;
 
 /// Everything that the use cases work with.
 pub struct App {
-    /// What must not be forgotten.
+    /// The records.
     pub store: Arc<dyn Store>,
     /// The host layer.
     pub sessions: Arc<AgentSessions>,
     /// The cloud layer.
     pub cloud: Arc<CloudLayer>,
-    /// Answers how windows stand.
+    /// Observes windows in both layers.
     pub observer: Observer,
     /// The other brokers.
     pub cluster: Arc<Cluster>,
-    /// Wakes the reconciler.
+    /// The signals that wake the reconciler.
     pub wakeups: Arc<Wakeups>,
-    /// Tells watchers.
+    /// The signals of grants that changed, for watchers.
     pub grant_changes: GrantChanges,
-    /// Whether this broker can do its work.
+    /// The reasons why this broker cannot do its work, if there are any.
     pub readiness: Readiness,
-    /// What this broker says of itself.
+    /// The name and the store of this broker.
     pub about: status::About,
-    /// How far the shutdown of the broker has come.
+    /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
-    /// Time.
+    /// The clock.
     pub clock: Clock,
-    /// Signs certificates.
+    /// The authority that signs certificates.
     pub authority: Arc<Authority>,
-    /// How the authority's life stands.
+    /// The state of the authority's certificates and of its root key.
     pub standing: Arc<Standing>,
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
-    /// The ports for which an assessment looks, if it is not told.
+    /// The ports that an assessment checks if its request names none.
     pub management_ports: BTreeSet<ProtectedPort>,
 }
 
 /// A principal that makes a call.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Who, from the certificate.
+    /// The principal, from its certificate.
     pub principal: Principal,
-    /// From where the broker sees it.
+    /// The address that the broker sees.
     pub address: Option<IpAddr>,
-    /// What proves the caller to a cloud, where it was sent along.
+    /// The token that proves the caller to a cloud, if the call carries one.
     pub token: Option<CallerToken>,
 }
 
 impl Caller {
-    /// Whether the caller may see the grant: a requester sees its own.
+    /// Reports whether the caller may see the grant: a requester sees its own grants, the other roles see all (I7).
     pub fn may_see(&self, grant: &Grant) -> bool {
         self.principal.role != Role::Requester || grant.principal.name == self.principal.name
     }
 }
 
 impl App {
-    /// What the other brokers tell of those of these targets on which they work.
+    /// Reads what the other brokers have published of these targets, as far as they work on them.
     ///
     /// # Errors
     /// The store failed.
@@ -100,7 +115,7 @@ impl App {
         Ok(self.cluster.peer_status.read(&elsewhere).await?)
     }
 
-    /// Records that something was refused.
+    /// Records a refusal in the audit log.
     ///
     /// # Errors
     /// The store failed.

@@ -1,4 +1,4 @@
-//! Policies: keeping them, and letting their targets know.
+//! Policies: keeping them, listing them, and waking their targets.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use postern_core::{Layers, Name, Policy, Principal, Role, TargetId};
 use super::{App, Caller, Error};
 use crate::store::{Change, Expect, Transaction, Version, Versioned};
 
-/// Keeps a policy, and returns its version. One that is kept already is left as it is: whoever applies a file every
+/// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
 /// minute does not fill the audit log.
 ///
 /// # Errors
-/// Another version than `replaces`, or a part of a policy that is reserved.
+/// The kept version is not `replaces`, or the policy uses a reserved part.
 pub async fn put(
     app: &App,
     caller: &Caller,
@@ -44,10 +44,10 @@ pub async fn put(
     Ok(after.version)
 }
 
-/// One policy.
+/// Returns one policy.
 ///
 /// # Errors
-/// There is none.
+/// It does not exist.
 pub async fn get(app: &App, name: &Name) -> Result<Versioned<Policy>, Error> {
     app.store.policy(name).await?.ok_or_else(|| Error::NotFound { what: format!("the policy {name}") })
 }
@@ -122,7 +122,7 @@ pub async fn list(
 /// Deletes a policy. Open grants run on to their end.
 ///
 /// # Errors
-/// There is none.
+/// It does not exist.
 pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error> {
     let policy = get(app, name).await?.record;
     let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
@@ -131,7 +131,8 @@ pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error
     wake(app, [policy]).await
 }
 
-/// Lets every known target hear of it that these policies cover. What other brokers work on they see to themselves.
+/// Wakes every known target of this broker that these policies cover. The other brokers wake theirs when they follow the
+/// change.
 async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
     let known: BTreeSet<TargetId> = super::targets::known(app).await?;
     for policy in policies {
@@ -142,7 +143,7 @@ async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(
     Ok(())
 }
 
-/// Whether any of the policies asks for the host layer of its targets.
+/// Reports whether one of the policies asks for the host layer of its targets.
 pub(super) fn wants_host(policies: &[&Policy]) -> bool {
     policies.iter().any(|policy| policy.layers != Layers::Cloud)
 }

@@ -1,7 +1,7 @@
-//! How things stand, for whoever operates the brokers: who is there, and what waits for a layer.
+//! The status, for operators: the brokers, the agents, and the grants that wait for a layer.
 //!
-//! It is asked for when something is wrong. So it is answered while the store is away, too, with what this broker knows by
-//! itself.
+//! Operators ask for it when something is wrong. So it is answered while the store is away too, with what this broker knows
+//! by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -12,7 +12,6 @@ use postern_core::audit::Head;
 use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 
-use super::targets::{cloud_report, host_report};
 use super::{App, Error};
 use crate::cluster::peer_status::PeerStatus;
 use crate::config::Config;
@@ -20,54 +19,54 @@ use crate::readiness;
 use crate::store::AgentRecord;
 use crate::store::coordination::MemberInfo;
 
-/// How long a close may take before it is called stuck.
+/// The time after which a close counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(30);
-/// How many stuck closes are shown one by one.
+/// The number of stuck closes that an answer lists one by one.
 pub const MAX_STUCK_CLOSES: usize = 20;
-/// How long the store may take to answer.
+/// The time that the store has to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a broker says of itself.
+/// A broker's name and store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct About {
     /// Its name.
     pub name: String,
-    /// Where it keeps records.
+    /// The kind of its store.
     pub store: StoreKind,
 }
 
-/// Where records are kept.
+/// The kind of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreKind {
-    /// In a database of this broker's own.
+    /// A database of this broker alone.
     Embedded,
-    /// On a Redis that several brokers may share.
+    /// A Redis that several brokers may share.
     Redis,
 }
 
 impl About {
-    /// What the configuration says.
+    /// Reads them from the configuration.
     pub fn of(config: &Config) -> Self {
         let store = if config.redis.is_some() { StoreKind::Redis } else { StoreKind::Embedded };
         Self { name: config.replica_name.clone(), store }
     }
 }
 
-/// How things stand.
+/// The status of the brokers and their grants.
 #[derive(Debug)]
 pub struct Overview {
-    /// What keeps this broker from its work, one line for each part.
+    /// The reasons why this broker is not ready, one line for each part.
     pub not_ready: Vec<String>,
-    /// What the store says; why it does not answer, where it does not.
+    /// The part that the store answers, or the reason why it does not answer.
     pub stored: Result<Stored, String>,
 }
 
-/// How things stand by what the store says.
+/// The part of the status that comes from the store.
 #[derive(Debug)]
 pub struct Stored {
-    /// Every broker, by name.
+    /// The brokers, by name.
     pub replicas: Vec<MemberInfo>,
-    /// Where the audit log ends.
+    /// The head of the audit log.
     pub head: Head,
     /// The agents.
     pub agents: Agents,
@@ -75,7 +74,7 @@ pub struct Stored {
     pub grants: Grants,
     /// The stuck closes, the oldest first; at most [`MAX_STUCK_CLOSES`].
     pub stuck: Vec<StuckClose>,
-    /// How many there are in all.
+    /// The number of stuck closes in all.
     pub stuck_total: usize,
     /// The grant that has been opening or closing for the longest.
     pub oldest: Option<Unconfirmed>,
@@ -84,24 +83,24 @@ pub struct Stored {
 /// Agents, counted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Agents {
-    /// Enrolled and not banned.
+    /// The number that are enrolled and not banned.
     pub enrolled: usize,
-    /// With a session at some broker.
+    /// The number that have a session at a broker.
     pub connected: u64,
-    /// Banned.
+    /// The number that are banned.
     pub banned: usize,
 }
 
 /// Grants that are not over, counted by state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// Waiting for an approval.
+    /// The number that wait for an approval.
     pub pending_approval: u64,
-    /// Opening.
+    /// The number that open.
     pub opening: u64,
-    /// Active.
+    /// The number that are active.
     pub active: u64,
-    /// Closing.
+    /// The number that close.
     pub closing: u64,
 }
 
@@ -110,9 +109,9 @@ pub struct Grants {
 pub struct StuckClose {
     /// The grant.
     pub grant: GrantId,
-    /// Since when it has had to close.
+    /// The moment from which it has had to close.
     pub since: Timestamp,
-    /// For how long.
+    /// The time since then.
     pub age: Duration,
     /// Its targets.
     pub targets: Vec<TargetId>,
@@ -125,21 +124,21 @@ pub struct StuckClose {
 pub struct Unconfirmed {
     /// The grant.
     pub grant: GrantId,
-    /// Whether it has to close; it is opening otherwise.
+    /// Reports that it closes; otherwise it opens.
     pub closing: bool,
-    /// Since when it waits.
+    /// The moment from which it waits.
     pub since: Timestamp,
-    /// For how long.
+    /// The time since then.
     pub age: Duration,
 }
 
-/// Says how things stand.
+/// Returns the status.
 pub async fn overview(app: &App) -> Overview {
     let stored = answered(stored(app)).await;
     Overview { not_ready: readiness::in_words(&app.readiness.reasons()), stored }
 }
 
-/// The store's answer, or why there is none.
+/// Returns the store's answer, or the reason why there is none, on one line.
 async fn answered<T>(look: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
     match tokio::time::timeout(STORE_TIMEOUT, look).await {
         Ok(answer) => answer.map_err(|error| format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")),
@@ -177,18 +176,15 @@ async fn stored(app: &App) -> Result<Stored, Error> {
     })
 }
 
-/// What a layer of a target has to say for itself.
+/// Returns the detail of a layer's report on a target.
 fn detail(app: &App, target: &TargetId, layer: Layer, peers: &PeerStatus) -> String {
     if !app.cluster.leases.holds(target) && peers.of(target).is_none() {
         return "no broker works on this target".into();
     }
-    match layer {
-        Layer::Host => host_report(app, target, peers).detail,
-        Layer::Cloud => cloud_report(app, target, peers).detail,
-    }
+    app.observer.report(target, layer, peers).detail
 }
 
-/// The closes that take too long, and since when; the oldest first.
+/// Returns the closes that take too long, and when each began; the oldest first.
 fn stuck(grants: &[Grant], now: Timestamp) -> Vec<(&Grant, Timestamp)> {
     let mut stuck: Vec<_> =
         grants.iter().filter_map(|grant| Some((grant, grant.closes_since(now)?))).collect();
@@ -197,7 +193,7 @@ fn stuck(grants: &[Grant], now: Timestamp) -> Vec<(&Grant, Timestamp)> {
     stuck
 }
 
-/// The layers that have not confirmed that a grant is closed, each once, with the reason.
+/// Returns the layers that have not confirmed that a grant is closed, each once, with the reason.
 fn unconfirmed_layers(
     grant: &Grant,
     observe: impl Fn(&Grant, &Window, Layer) -> Observed,
@@ -249,7 +245,7 @@ fn count_grants(grants: &[Grant]) -> Grants {
     counts
 }
 
-/// From `since` to `now`; zero where that is the other way round.
+/// Returns the time from `since` to `now`, or zero if `since` is later.
 fn span(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }

@@ -8,19 +8,18 @@ use postern_core::target::TargetSelector;
 use postern_core::{Grant, Policy, TargetId};
 
 use super::{App, Error};
-use crate::cluster::peer_status::PeerStatus;
 use crate::layers::report::{LayerReport, LayerStatus};
 
-/// One target, for people.
+/// A target, as people see it.
 #[derive(Debug)]
 pub struct TargetView {
     /// The target.
     pub id: TargetId,
-    /// What it protects.
+    /// Its protected ports and its mode.
     pub protection: Protection,
     /// The names of its policies.
     pub policies: Vec<String>,
-    /// How many windows are open or opening on it.
+    /// The number of windows that are open or opening on it.
     pub open_windows: usize,
     /// Its host layer.
     pub host: LayerReport,
@@ -28,7 +27,7 @@ pub struct TargetView {
     pub cloud: LayerReport,
 }
 
-/// Every target that has an agent, an open grant, a policy that names it alone, or something of ours in its cloud.
+/// Returns every target that has an agent, an open grant, a policy that names it alone, or a rule of Postern's in its cloud.
 ///
 /// # Errors
 /// The store failed.
@@ -48,7 +47,7 @@ pub async fn known(app: &App) -> Result<BTreeSet<TargetId>, Error> {
     Ok(targets)
 }
 
-/// One page of the known targets, by id, and where the next page begins.
+/// Returns one page of the known targets, by id, and the start of the next page.
 ///
 /// # Errors
 /// The store failed.
@@ -68,7 +67,7 @@ pub async fn list(
     Ok((views(app, targets).await?, next))
 }
 
-/// One target.
+/// Returns one target.
 ///
 /// # Errors
 /// It is not known.
@@ -90,7 +89,7 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
     let view = |id: TargetId| {
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(&id)).collect();
         let host = if super::policies::wants_host(&covering) || covering.is_empty() {
-            host_report(app, &id, &peers)
+            app.observer.report(&id, Layer::Host, &peers)
         } else {
             LayerReport::of(LayerStatus::NotRequired, "")
         };
@@ -99,21 +98,11 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
             policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,
-            cloud: cloud_report(app, &id, &peers),
+            cloud: app.observer.report(&id, Layer::Cloud, &peers),
             id,
         }
     };
     Ok(targets.into_iter().map(view).collect())
-}
-
-/// How the host layer of a target stands, as whoever works on it says.
-pub fn host_report(app: &App, target: &TargetId, peers: &PeerStatus) -> LayerReport {
-    app.observer.report(target, Layer::Host, peers)
-}
-
-/// How the cloud layer of a target stands, as whoever works on it says.
-pub fn cloud_report(app: &App, target: &TargetId, peers: &PeerStatus) -> LayerReport {
-    app.observer.report(target, Layer::Cloud, peers)
 }
 
 fn open_windows<'a>(

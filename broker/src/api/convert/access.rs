@@ -16,7 +16,7 @@ use postern_proto::v1;
 
 use crate::app::access::{GrantFilter, KeyedRequest};
 
-/// The longest that an answer may wait.
+/// The longest time that an answer may wait.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The parts of a `RequestAccess` call.
@@ -24,22 +24,22 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 pub(in crate::api) struct RequestedAccess {
     /// The request, for the use case.
     pub(in crate::api) request: KeyedRequest,
-    /// Where its sources came from.
+    /// The origin of its sources.
     pub(in crate::api) source: CallerSource,
     /// The longest that the answer may wait.
     pub(in crate::api) wait: Option<Duration>,
 }
 
-/// Where a request's sources came from.
+/// The origin of a request's sources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) enum CallerSource {
     /// The request named them.
     Named,
-    /// The request named none: the address from which the broker saw the caller was taken.
+    /// The request named none: the broker used the address that it sees.
     FromCaller,
 }
 
-/// Parses a request; `caller` is the address from which the broker sees the caller.
+/// Parses a request; `caller` is the caller's address as the broker sees it.
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -74,7 +74,7 @@ pub(in crate::api) fn requested_access(
     })
 }
 
-/// How long an answer may wait.
+/// Parses the time that an answer may wait.
 ///
 /// # Errors
 /// Negative, or past [`MAX_WAIT`].
@@ -87,7 +87,7 @@ pub(in crate::api) fn wait(wire: Option<&prost_types::Duration>) -> Result<Optio
     Ok(Some(wait))
 }
 
-/// Parses a filter; one that is not set asks for everything.
+/// Parses a filter; a filter that is not set admits every grant.
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -111,7 +111,7 @@ pub(in crate::api) fn grant_filter(wire: Option<&v1::GrantFilter>) -> Result<Gra
     })
 }
 
-/// The words of states.
+/// Converts states into their words.
 ///
 /// # Errors
 /// A state that is not set or not known.
@@ -134,8 +134,8 @@ fn grant_states(states: impl Iterator<Item = v1::GrantState>) -> Result<Vec<&'st
         .collect()
 }
 
-/// A grant for the wire; `observe` tells what is known of each window in each layer it needs, and `endpoint` where to
-/// connect if something on the way translates that.
+/// Converts a grant for the wire. `observe` answers how each window stands in each layer that it needs, and `endpoint` the
+/// address to connect to, if something on the way translates it.
 pub(in crate::api) fn grant_to_wire(
     grant: &Grant,
     observe: impl Fn(&Window, Layer) -> Observed,
@@ -187,7 +187,7 @@ fn window_to_wire(
     }
 }
 
-/// What a layer's answer means for a window depends on which way its grant is going.
+/// Converts a layer's answer on a window. Its meaning depends on whether the grant opens or closes.
 fn window_state(grant: &Grant, observed: Observed) -> (v1::WindowState, String) {
     if grant.state.is_final() {
         return (v1::WindowState::Closed, String::new());

@@ -10,10 +10,10 @@ use postern_proto::v1;
 /// The most targets of one lockdown or release.
 const MAX_TARGETS: usize = 100;
 
-/// Targets that have a cloud layer, each once; there may be none.
+/// Parses targets that have a cloud layer, each once. The list may be empty.
 ///
 /// # Errors
-/// The first that is no target, is a plain host, or is there twice.
+/// The first item that is no target, is a plain host, or occurs twice.
 pub(in crate::api) fn cloud_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Invalid> {
     let targets: Vec<TargetId> = each(field, wire)?;
     let mut seen = BTreeSet::new();
@@ -29,10 +29,10 @@ pub(in crate::api) fn cloud_targets(field: &str, wire: &[String]) -> Result<Vec<
     Ok(targets)
 }
 
-/// The targets of a lockdown or a release: as [`cloud_targets`], and at least one and at most [`MAX_TARGETS`].
+/// Parses the targets of a lockdown or a release: as [`cloud_targets`], at least one and at most [`MAX_TARGETS`].
 ///
 /// # Errors
-/// The list has none or too many, or the first that may not be there.
+/// An empty list, too many targets, or the first that may not be there.
 pub(in crate::api) fn lockable_targets(field: &str, wire: &[String]) -> Result<Vec<TargetId>, Invalid> {
     match wire.len() {
         0 => Err(Invalid::new(field, "is empty", "name at least one target")),
@@ -44,10 +44,10 @@ pub(in crate::api) fn lockable_targets(field: &str, wire: &[String]) -> Result<V
     }
 }
 
-/// Ports; naming one twice is naming it once.
+/// Parses ports. A port may be named twice.
 ///
 /// # Errors
-/// The first that is none.
+/// The first item that is no port.
 pub(in crate::api) fn ports(
     field: &str,
     wire: &[v1::ProtectedPort],

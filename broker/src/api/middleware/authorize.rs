@@ -1,4 +1,7 @@
-//! The gate: every call passes the authorization table before any handler sees it.
+//! Authorization: every call is checked against the table of [`super::permissions`] before a service sees it.
+//!
+//! A denial of a caller with a certificate is recorded in the audit log (I7). If the record fails, the call is denied all the
+//! same. A caller without a certificate leaves no record, or anyone could fill the log.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,7 +20,7 @@ use super::permissions::{RENEW, row};
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 
-/// Puts the gate before a service.
+/// Puts the authorization before a service.
 #[derive(Clone)]
 pub(in crate::api) struct AuthorizeLayer {
     pub(in crate::api) app: Arc<App>,
@@ -30,7 +33,7 @@ impl<S> Layer<S> for AuthorizeLayer {
     }
 }
 
-/// A service behind the gate.
+/// A service behind the authorization.
 #[derive(Clone)]
 pub(in crate::api) struct Authorize<S> {
     app: Arc<App>,
@@ -65,7 +68,7 @@ where
                     {
                         tracing::error!(
                             error = &error as &dyn std::error::Error,
-                            "a denial was not recorded"
+                            "cannot record a denial in the audit log"
                         );
                     }
                     Ok(refusal.status.into_http())
@@ -75,13 +78,15 @@ where
     }
 }
 
+/// The answer to a call that the table does not admit.
 struct Refusal {
     status: Box<Status>,
-    /// For the audit log; a caller without a certificate leaves no trace there, or anyone could fill it.
+    /// The record for the audit log; none for a caller without a certificate.
     event: Option<Box<AuditEvent>>,
 }
 
-/// Who calls, if they may; agents are told apart by [`Peer`].
+/// Admits a call, and returns its principal. Agents and calls without a certificate have none: the services read their
+/// [`Peer`].
 fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> {
     let path = request.uri().path();
     let peer = request.extensions().get::<Peer>();
@@ -111,19 +116,20 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
         return Err(Refusal { status: Box::new(status), event: None });
     };
     let actor = actor(identity);
-    tracing::warn!(%actor, path, "denied by the authorization table");
+    tracing::warn!(%actor, path, "the permission table denies this call");
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
     let event = AuditEvent::denied(now, &actor, "rpc.called").with("rpc", path);
     Err(Refusal { status: Box::new(status), event: Some(Box::new(event)) })
 }
 
-/// What a certificate is good for after its end: an agent may renew it, within the grace that the handshake allows.
+/// Reports whether a certificate past its end admits this call: an agent may renew it, within the grace that the handshake
+/// allows.
 fn may_still(path: &str, identity: &Identity) -> bool {
     matches!(identity, Identity::Agent(_)) && path == RENEW
 }
 
-/// Who that is, in words.
+/// Returns the name of an identity for the audit log and the logs.
 pub(in crate::api) fn actor(identity: &Identity) -> String {
     match identity {
         Identity::Principal(principal) => principal.to_string(),

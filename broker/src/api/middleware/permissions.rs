@@ -1,17 +1,30 @@
-//! The authorization table: one row per RPC. I7 is kept here: an RPC without a row is denied, and a test fails when
-//! one has none.
+//! The permission table: a row for each RPC, with the callers that may make it.
 //!
-//! A row says who may call at all. What of it they may see or do (a requester its own grants, within policy) is
-//! decided in [`crate::app`].
+//! I7 begins here: no caller gets more than it is allowed. The rule is that an RPC is denied unless a row admits its caller. A new
+//! RPC without a row is denied to every caller, and a test fails until it has one; another test states what each role may
+//! call, service by service, so that a changed row is a changed test.
+//!
+//! A caller has one of four identities, from its certificate: a *principal* in one of three roles (administrator, requester,
+//! reader), an *agent* of one target, a *broker*, or none, if it has shown no certificate. No identity includes another: an
+//! administrator may not make an agent's calls, and an agent may not make a principal's.
+//!
+//! A row admits an identity to the RPC as a whole. It does not say which records the call returns or changes. The use cases
+//! of [`crate::app`] decide that:
+//!
+//! - A requester sees and revokes its own grants alone, and requests access within the policies.
+//! - A requester lists the policies that admit it, with the limits that it needs to request, and nothing else of them.
+//! - An agent speaks for the target of its certificate; no message names one.
+//!
+//! A denial of a known caller is recorded in the audit log ([`super::authorize`]).
 
 use postern_core::Role;
 use postern_core::Role::{Administrator, Reader, Requester};
 use postern_pki::identity::Identity;
 
-/// Who may call an RPC.
+/// The callers that a row admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) enum Allow {
-    /// Anyone who reaches the port, without a certificate too.
+    /// Every caller that reaches the port, also without a certificate.
     Anyone,
     /// Principals in one of these roles.
     Roles(&'static [Role]),
@@ -19,18 +32,19 @@ pub(in crate::api) enum Allow {
     Agent,
 }
 
-/// Everyone with a principal's certificate.
+/// Every principal.
 const EVERY_ROLE: Allow = Allow::Roles(&[Administrator, Requester, Reader]);
-/// Those who ask for access, and administrators.
+/// The roles that request access.
 const REQUESTERS: Allow = Allow::Roles(&[Administrator, Requester]);
-/// Those who see everything.
+/// The roles that see everything.
 const READERS: Allow = Allow::Roles(&[Administrator, Reader]);
+/// The role that changes policies, agents and the grants of others.
 const ADMINISTRATORS: Allow = Allow::Roles(&[Administrator]);
 
-/// What an agent may call with a certificate that has ended, too.
+/// The one call that an agent may make with a certificate past its end.
 pub(in crate::api) const RENEW: &str = "/postern.v1.AgentService/Renew";
 
-/// One row per RPC, by its path.
+/// The table: a row for each RPC, by its path.
 pub(in crate::api) const TABLE: &[(&str, Allow)] = &[
     ("/postern.v1.AccessService/RequestAccess", REQUESTERS),
     ("/postern.v1.AccessService/ApproveAccess", ADMINISTRATORS),
@@ -62,13 +76,13 @@ pub(in crate::api) const TABLE: &[(&str, Allow)] = &[
     ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", EVERY_ROLE),
 ];
 
-/// Who may call this path; `None` where no row says, which means nobody.
+/// Returns the callers that the row of a path admits; `None` if it has no row, which admits no caller.
 pub(in crate::api) fn row(path: &str) -> Option<Allow> {
     TABLE.iter().find(|(known, _)| *known == path).map(|(_, allow)| *allow)
 }
 
 impl Allow {
-    /// Whether this caller may.
+    /// Reports whether the row admits this identity.
     pub(in crate::api) fn admits(self, identity: Option<&Identity>) -> bool {
         match (self, identity) {
             (Self::Anyone, _) => true,

@@ -1,4 +1,4 @@
-//! A span for each call: what is logged while it is handled carries the RPC and who calls, and a trace has its code.
+//! A span for each call: log lines of the call carry its RPC and its caller, and the trace has its code.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -67,7 +67,7 @@ fn span(request: &Request<Body>) -> Span {
     span
 }
 
-/// The code of an answer: an error has it in its headers, and a stream that begins is no error yet.
+/// Returns the code of an answer. An error has it in its headers; a stream that begins is no error yet.
 fn code(response: &Response<Body>) -> Code {
     response.headers().get("grpc-status").map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()))
 }
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_of_an_answer_is_in_its_headers_or_it_is_no_error() {
+    fn the_code_of_an_error_is_in_its_headers() {
         assert_eq!(code(&Response::new(Body::empty())), Code::Ok);
         assert_eq!(code(&plain(Code::NotFound, "NOT_FOUND", "none").into_http()), Code::NotFound);
     }

@@ -117,7 +117,7 @@ impl AccessService for AccessApi {
     }
 }
 
-/// The caller's own token for a cloud, if one came along.
+/// Returns the caller's token for a cloud, if the call carries one.
 fn token<T>(request: &Request<T>) -> Result<Option<CallerToken>, Status> {
     let wrong = || Invalid::new(CALLER_TOKEN, "is not ASCII", "send the access token alone");
     let sent = request.metadata().get(CALLER_TOKEN);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use postern_core::TargetId;
+use postern_core::plan::Layer;
 use postern_core::text::free_text;
 use postern_proto::convert::{self, timestamp_to_wire};
 use postern_proto::status::invalid;
@@ -13,7 +14,6 @@ use tonic::{Request, Response, Status, Streaming};
 use super::session::{self, SessionStream};
 use crate::api::error::to_status;
 use crate::api::request::{agent, caller, certificate, page_token, target_id};
-use crate::app::targets::host_report;
 use crate::app::{App, agents};
 use crate::cluster::peer_status::PeerStatus;
 use crate::store::AgentRecord;
@@ -118,7 +118,7 @@ impl AgentService for AgentApi {
 
 impl AgentApi {
     fn wire(&self, agent: &AgentRecord, peers: &PeerStatus) -> v1::Agent {
-        let report = host_report(&self.app, &agent.target, peers);
+        let report = self.app.observer.report(&agent.target, Layer::Host, peers);
         let status = match (&agent.banned, report.online) {
             (Some(_), _) => v1::AgentStatus::Banned,
             (None, true) => v1::AgentStatus::Online,

@@ -15,9 +15,9 @@ use crate::api::error::to_status;
 use crate::app::App;
 use crate::store::StoreError;
 
-/// How many lines are read at once.
+/// The lines that one read of the store returns at most.
 const PAGE_SIZE: usize = 500;
-/// How often a follower looks for new lines.
+/// The interval at which a follower reads new lines.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(250);
 
 pub(super) struct AuditApi {
@@ -68,6 +68,7 @@ impl AuditService for AuditApi {
     }
 }
 
+/// A reader of the audit log, from a line on.
 struct Tail {
     app: Arc<App>,
     after: u64,

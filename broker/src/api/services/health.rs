@@ -1,11 +1,11 @@
-//! The gRPC health service: serving while the broker is ready.
+//! The gRPC health service: it answers SERVING while the broker is ready.
 
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::readiness::Readiness;
 
-/// Reports whether the broker is ready, until the process ends.
+/// Keeps the health service at the broker's readiness until the process ends.
 ///
 /// # Errors
 /// Never.

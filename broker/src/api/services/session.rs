@@ -1,7 +1,15 @@
-//! The agent's stream: what comes in is handed to the hub, what the hub holds goes out.
+//! `AgentService.Session`: the stream between an agent and the broker.
 //!
-//! No task and no buffer per session: the response stream itself reads the request stream, so an idle session costs
-//! little more than its connection.
+//! The agent opens it with a hello, and then sends heartbeats, confirmations of what it has applied, and reports of tampering.
+//! The broker passes them to its sessions ([`crate::layers::host::sessions`]) and sends the desired state of the target, whole,
+//! whenever it changes. Each window goes out with the time that remains of it, as the clocks of the two may differ.
+//!
+//! The broker ends the stream if the agent is silent for too long, at the end of its certificate, or when it bans the agent or
+//! the agent connects again. The agent then connects again by itself; its windows end in its kernel in any case (I2).
+//!
+//!
+//! A session has no task and no buffer: the response stream itself reads the request stream, so an idle session costs little
+//! more than its connection.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,12 +35,12 @@ use crate::layers::host::sessions::Session;
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
-/// How long the first message may take.
+/// The time in which the first message must come.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an agent may be silent; it sends a heartbeat every 5 s.
+/// The silence after which the broker ends a session. An agent sends a heartbeat every 5 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Takes the hello, and opens the stream.
+/// Reads the hello, and opens the stream.
 pub(super) async fn open(
     app: Arc<App>,
     target: TargetId,
@@ -68,8 +76,9 @@ pub(super) async fn open(
     })))
 }
 
-/// Speaks to an agent that has a certificate of ours and no record: the store has lost it, and with it whatever grants its
-/// windows were of. They are closed; what it protects stays protected (I1). Then the agent is sent away.
+/// Opens a session with an agent that has a certificate of this authority and no record: the store has lost the record, and
+/// with it the grants of the agent's windows. The broker has the agent close its windows and keep its protection (I1), and
+/// then ends the session.
 pub(super) async fn open_unrecorded(
     app: Arc<App>,
     target: TargetId,
@@ -84,18 +93,18 @@ pub(super) async fn open_unrecorded(
     let end = async move {
         let answered = tokio::time::timeout(HELLO_TIMEOUT, answer(&mut incoming)).await.unwrap_or(false);
         if let Err(error) = record_unknown(&app, &target, answered).await {
-            tracing::error!(%target, error = &error as &dyn std::error::Error, "an unknown agent is not in the audit log");
+            tracing::error!(%target, error = &error as &dyn std::error::Error, "cannot record an unknown agent in the audit log");
         }
-        // What is said to every agent without a record.
+        // The answer to every agent without a record.
         Err(match admitted(&app, &target).await {
-            Ok(_) => plain(Code::Aborted, "SESSION_ENDED", "the agent is known again; connect anew"),
+            Ok(_) => plain(Code::Aborted, "SESSION_ENDED", "the agent is known again; connect again"),
             Err(error) => to_status(error),
         })
     };
     Ok(Box::pin(stream::once(std::future::ready(Ok(first))).chain(stream::once(end))))
 }
 
-/// Whether the agent says that it holds what it was told.
+/// Waits for the agent's confirmation. Reports whether it applied the state without an error.
 async fn answer(incoming: &mut Streaming<v1::SessionRequest>) -> bool {
     while let Ok(Some(message)) = incoming.message().await {
         if let Some(In::Applied(v1::Applied { error, .. })) = message.message {
@@ -114,7 +123,7 @@ struct OpenSession {
     last: LastMessage,
 }
 
-/// The last message heard: the agent's own time on it, and when it came by ours.
+/// The last message of the agent: the time that the agent put on it, and the broker's time of its arrival.
 struct LastMessage {
     sent_at: u64,
     at: Duration,
@@ -132,7 +141,7 @@ impl OpenSession {
             tokio::select! {
                 outgoing = self.session.next() => match outgoing {
                     Outgoing::Nothing => {}
-                    Outgoing::Push(told) => return Ok(Some(Reply::Desired(told))),
+                    Outgoing::Push(state) => return Ok(Some(Reply::Desired(state))),
                     Outgoing::End(reason) => return ended(reason),
                 },
                 message = self.incoming.message() => match message? {
@@ -147,7 +156,7 @@ impl OpenSession {
                         }
                     }
                 },
-                () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("nothing was heard for too long"),
+                () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("the agent has sent nothing for too long"),
             }
         }
     }
@@ -159,7 +168,7 @@ impl OpenSession {
                 Ok(Some(Reply::Heartbeat))
             }
             Some(In::Applied(v1::Applied { generation, error })) => {
-                // An agent's error is shown to people: keep what is printable of it.
+                // People read an agent's error: keep its printable characters.
                 let error: String =
                     error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
                 self.session.applied(generation, Some(error).filter(|error| !error.is_empty()));
@@ -176,16 +185,16 @@ impl OpenSession {
                 record_tampering(&self.app, &self.target, report).await.map_err(to_status)?;
                 Ok(None)
             }
-            // A second hello says nothing new, and neither does a message from a newer agent.
+            // A second hello carries nothing new; a message of a newer agent is not known here.
             Some(In::Hello(_)) | None => Ok(None),
         }
     }
 
-    /// The message as it goes out now: what is left of each window counts from this moment.
+    /// Makes the message as it goes out now: the remaining time of each window counts from this moment.
     fn respond(&self, reply: Reply) -> v1::SessionResponse {
         let message = match reply {
             Reply::Heartbeat => Out::Heartbeat(v1::HeartbeatReply {}),
-            Reply::Desired(told) => Out::Desired(wire(&told, self.app.clock.now())),
+            Reply::Desired(state) => Out::Desired(wire(&state, self.app.clock.now())),
         };
         v1::SessionResponse {
             heard: self.last.sent_at,
@@ -195,12 +204,12 @@ impl OpenSession {
     }
 }
 
-fn wire(told: &DesiredState, now: Timestamp) -> v1::DesiredState {
+fn wire(state: &DesiredState, now: Timestamp) -> v1::DesiredState {
     let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
-    let desired = &told.desired;
+    let desired = &state.desired;
     v1::DesiredState {
         keep_protection: false,
-        generation: told.generation,
+        generation: state.generation,
         mode: mode_to_wire(desired.protection.mode).into(),
         ports: desired.protection.ports.iter().copied().map(port_to_wire).collect(),
         windows: desired

@@ -45,7 +45,7 @@ impl StatusService for StatusApi {
 }
 
 impl StatusApi {
-    /// The broker's own authority.
+    /// Returns how this broker's authority stands.
     fn authority(&self) -> v1::AuthorityStatus {
         let App { authority, standing, .. } = self.app.as_ref();
         let root_key = match standing.root_key(authority) {
@@ -61,7 +61,7 @@ impl StatusApi {
         }
     }
 
-    /// The answer, with what the store said.
+    /// Completes the answer with what the store returned.
     fn with(&self, answer: v1::GetStatusResponse, stored: Stored) -> v1::GetStatusResponse {
         let me = self.app.cluster.coordination.membership();
         let store = v1::StoreStatus {
@@ -82,7 +82,7 @@ impl StatusApi {
     }
 }
 
-/// The answer, with why the store said nothing.
+/// Completes the answer with the reason why the store did not answer.
 fn without(answer: v1::GetStatusResponse, error: String) -> v1::GetStatusResponse {
     let store = v1::StoreStatus { error, ..answer.store.unwrap_or_default() };
     v1::GetStatusResponse { store: Some(store), ..answer }

@@ -1,4 +1,8 @@
-//! Watching grants: first all that the filter admits, then each again whenever it changes.
+//! `WatchGrants`: a stream of all grants that the filter admits, then of each grant whenever it changes.
+//!
+//! The signals carry ids alone ([`crate::signals`]); the watcher reads each grant from the store, so that it never sends a
+//! grant that is not durable. A watcher that falls behind reads everything again. A grant that leaves the filter is sent
+//! once more, so that the client sees why it is gone.
 
 use std::collections::{HashSet, VecDeque};
 use std::pin::Pin;
@@ -19,10 +23,10 @@ use crate::signals::grant_changes::GrantChange;
 
 pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Send>>;
 
-/// How many grants are read at once for the first listing.
+/// The grants that one read of the store returns at most.
 const PAGE_SIZE: usize = 500;
 
-/// The stream of grants that the caller may see and asked for.
+/// Returns the stream of the grants that the filter admits and the caller may see (I7).
 pub(super) fn grants(app: Arc<App>, caller: Caller, filter: GrantFilter) -> WatchStream {
     let changes = app.grant_changes.watch();
     let watch =
@@ -43,7 +47,7 @@ struct Watch {
     filter: GrantFilter,
     changes: broadcast::Receiver<GrantChange>,
     queue: VecDeque<v1::WatchGrantsResponse>,
-    /// The grants that the filter admitted when they were sent last: each is sent once more as it leaves.
+    /// The grants that the filter admitted when they were last sent. Each is sent once more when it leaves the filter.
     inside: HashSet<GrantId>,
     listed: bool,
 }
@@ -59,8 +63,8 @@ impl Watch {
                 continue;
             }
             match self.changes.recv().await {
-                Ok(GrantChange::Of(id)) => self.look(id).await?,
-                // Fallen behind: everything is sent anew.
+                Ok(GrantChange::Of(id)) => self.send_changed(id).await?,
+                // Fallen behind: everything is sent again.
                 Ok(GrantChange::Missed) | Err(RecvError::Lagged(_)) => self.listed = false,
                 Err(RecvError::Closed) => return Ok(None),
             }
@@ -83,17 +87,17 @@ impl Watch {
                 None => break,
             }
         }
-        // Those that left while changes were missed are sent once more, too.
+        // Grants that left while changes were missed are sent once more too.
         for id in left {
             self.inside.insert(id);
-            self.look(id).await?;
+            self.send_changed(id).await?;
         }
         self.listed = true;
         self.queue.push_back(v1::WatchGrantsResponse { grant: None });
         Ok(())
     }
 
-    async fn look(&mut self, id: GrantId) -> Result<(), Error> {
+    async fn send_changed(&mut self, id: GrantId) -> Result<(), Error> {
         let grant = self.app.store.grant(id).await?.map(|grant| grant.record);
         let Some(grant) = grant.filter(|grant| self.caller.may_see(grant)) else { return Ok(()) };
         if self.filter.admits(&grant) {

@@ -1,4 +1,4 @@
-//! Asking and revoking, with every decision in the audit log.
+//! Requesting and revoking, with every decision in the audit log.
 
 use postern_core::Layers;
 use postern_core::audit::Outcome;
@@ -143,14 +143,14 @@ async fn i8_a_key_of_another_request_is_refused() {
 }
 
 #[tokio::test]
-async fn i8_a_lost_answer_is_found_by_the_key_and_the_reconciler_is_woken() {
+async fn i8_the_key_finds_a_lost_answer_and_wakes_the_reconciler() {
     let rig = TestApp::under([office()]).await;
     rig.store.fail_next([Fault::After]);
     assert!(request(&rig.app, &alice(), keyed("k", usual())).await.is_err());
     rig.woken().await;
     let again = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
     assert!(again.repeated);
-    assert_eq!(rig.woken().await.len(), 1, "nobody else may have heard of it");
+    assert_eq!(rig.woken().await.len(), 1, "the reconciler may not know of it");
     assert_eq!(rig.audited("grant.requested").await.len(), 1);
 
     rig.store.fail_next([Fault::After]);
@@ -163,7 +163,7 @@ async fn i8_a_lost_answer_is_found_by_the_key_and_the_reconciler_is_woken() {
 }
 
 #[tokio::test]
-async fn i9_a_cloud_that_nobody_drives_is_refused_and_audited() {
+async fn i9_a_cloud_that_no_broker_drives_is_refused_and_audited() {
     let azure = "azure:/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v";
     let under = |target: &str| a_policy().on(target).layers(Layers::Cloud).build();
     let rig = TestApp::under([under(azure)]).await;
@@ -176,7 +176,7 @@ async fn i9_a_cloud_that_nobody_drives_is_refused_and_audited() {
 }
 
 #[tokio::test]
-async fn i7_a_cloud_that_is_asked_decides_after_policy_and_its_refusal_is_audited() {
+async fn i7_a_cloud_decides_after_the_policies_and_its_refusal_is_audited() {
     let rig = TestApp::under([a_policy().named("cloud").on(VM).layers(Layers::Both).build(), office()]).await;
     let token = |text| Some(CallerToken::new(text).unwrap());
     let (good, bad) = (token("good"), token("bad"));
@@ -192,7 +192,7 @@ async fn i7_a_cloud_that_is_asked_decides_after_policy_and_its_refusal_is_audite
     assert_eq!(audited, [denied.clone(), denied]);
     assert!(everything(&rig).await.is_empty(), "nothing is kept of what was refused");
 
-    // What policy denies, no cloud is asked about; and what only the host layer opens, neither.
+    // No cloud is asked about a request that the policies deny, nor about windows of the host layer alone.
     let caller = Caller { token: bad, ..alice() };
     let denied = request(&rig.app, &caller, ask(VM, "tcp/23", "192.0.2.7", 60)).await;
     assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
@@ -200,7 +200,7 @@ async fn i7_a_cloud_that_is_asked_decides_after_policy_and_its_refusal_is_audite
 
     let caller = Caller { token: good, ..alice() };
     request(&rig.app, &caller, wish()).await.unwrap();
-    // A cloud that does not answer decides nothing: nothing opens, and nobody is denied.
+    // A cloud that does not answer decides nothing: nothing opens, and no caller is denied.
     rig.cloud.outage(Some(CloudError::unavailable("a test")));
     let before = rig.events().await.len();
     let unanswered = request(&rig.app, &caller, wish()).await;
@@ -267,7 +267,7 @@ async fn i8_a_revocation_that_meets_another_change_is_tried_again() {
 }
 
 #[tokio::test]
-async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
+async fn i7_a_requester_sees_its_own_grants_and_the_other_roles_see_all() {
     let rig = TestApp::under([office()]).await;
     let own = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
     let bobs = request(&rig.app, &caller(Role::Requester, "bob"), usual()).await.unwrap().grant.id;

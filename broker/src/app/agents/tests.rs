@@ -70,7 +70,7 @@ async fn i7_a_token_earns_one_certificate_for_the_target_that_it_names() {
     let (target, issued) = enroll(&rig.app, &token, &csr()).await.unwrap();
     assert_eq!(target, vm());
     let identity = Identity::of_certificate(&issued.chain[0], &rig.app.trust_domain).unwrap();
-    assert_eq!(identity, Identity::Agent(vm()), "whatever the request asked for");
+    assert_eq!(identity, Identity::Agent(vm()), "regardless of the request");
     assert_eq!(admitted(&rig.app, &vm()).await.unwrap().record.certificate_not_after, issued.not_after);
 
     assert!(is_unproven(&enroll(&rig.app, &token, &csr()).await), "it is used");
@@ -100,7 +100,7 @@ async fn i7_a_token_that_is_expired_foreign_or_malformed_earns_nothing() {
     for token in [foreign.as_str(), &unknown, "", "postern1.a.b", &whole[..whole.len() - 1], &whole[1..]] {
         assert!(is_unproven(&enroll(&rig.app, token, &csr()).await), "{token:?}");
     }
-    assert_eq!(rig.audited("agent.enrolled").await, denied, "a stranger cannot fill the log");
+    assert_eq!(rig.audited("agent.enrolled").await, denied, "an unknown caller cannot fill the log");
     assert!(rig.store.agents().await.unwrap().is_empty());
     enroll(&rig.app, &whole, &csr()).await.unwrap();
 }
@@ -111,7 +111,7 @@ async fn i8_only_a_good_exchange_consumes_the_token() {
     let token = a_token(&rig).await;
     let refused = enroll(&rig.app, &token, b"not a request").await;
     assert!(matches!(refused, Err(Error::Pki(_))), "{refused:?}");
-    // A conflict that leaves the token is a ban, say, in the same moment: it may be tried again.
+    // A conflict that leaves the token comes from a ban at the same moment: the agent may try again.
     for fault in [Fault::Before, Fault::Full, Fault::Conflict] {
         rig.store.fail_next([fault]);
         let failed = enroll(&rig.app, &token, &csr()).await;
@@ -122,7 +122,7 @@ async fn i8_only_a_good_exchange_consumes_the_token() {
 }
 
 #[tokio::test]
-async fn i7_a_ban_cuts_the_session_and_keeps_the_agent_out_until_it_enrols_anew() {
+async fn i7_a_ban_ends_the_session_and_keeps_the_agent_out_until_it_enrols_again() {
     let rig = TestApp::new();
     enrolled(&rig).await;
     let mut session = connect(&rig.app, &vm(), "1".into()).await.unwrap();
@@ -160,7 +160,7 @@ async fn i7_a_token_that_was_made_before_the_ban_does_not_lift_it() {
 }
 
 #[tokio::test]
-async fn i7_who_never_enrolled_is_nobody() {
+async fn i7_an_agent_that_never_enrolled_may_do_nothing() {
     let rig = TestApp::new();
     assert!(is_forbidden(&admitted(&rig.app, &vm()).await));
     assert!(is_forbidden(&renew(&rig.app, &vm(), &csr()).await));
@@ -171,7 +171,7 @@ async fn i7_who_never_enrolled_is_nobody() {
 }
 
 #[tokio::test]
-async fn i8_who_enrols_anew_takes_the_place_of_whoever_was_there() {
+async fn i8_an_agent_that_enrols_again_takes_the_place_of_the_former() {
     let rig = TestApp::new();
     enrolled(&rig).await;
     let mut before = connect(&rig.app, &vm(), "1".into()).await.unwrap();
@@ -199,7 +199,7 @@ async fn a_renewal_is_kept_and_audited() {
 }
 
 #[tokio::test]
-async fn i9_tampering_is_recorded_with_who_and_for_how_long() {
+async fn i9_tampering_is_recorded_with_its_process_and_its_duration() {
     let rig = TestApp::new();
     let exposed_for = Duration::from_millis(12);
     let report =

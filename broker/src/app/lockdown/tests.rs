@@ -46,7 +46,7 @@ async fn is_locked(rig: &TestApp, target: &TargetId) -> bool {
     survey.assessments.iter().find(|one| one.target == *target).unwrap().locked
 }
 
-/// What the log says of targets: whose, what, whether it was refused.
+/// Returns the audit lines of targets: target, action, outcome.
 async fn log(rig: &TestApp) -> Vec<(TargetId, String, Outcome)> {
     let events = rig.events().await.into_iter().filter(|event| event.action.starts_with("target."));
     events.map(|event| (event.target.unwrap(), event.action, event.outcome)).collect()
@@ -83,7 +83,7 @@ async fn i9_a_lockdown_is_in_the_log_before_and_after() {
 }
 
 #[tokio::test]
-async fn i9_what_cannot_be_written_down_is_not_begun() {
+async fn i9_what_cannot_be_recorded_is_not_begun() {
     for release in [false, true] {
         let rig = a_rig().await;
         rig.store.fail_next([memory::Fault::Full]);
@@ -102,7 +102,7 @@ async fn i9_what_cannot_be_written_down_is_not_begun() {
 }
 
 #[tokio::test]
-async fn i9_what_is_done_is_said_even_where_the_log_cannot_hold_its_end() {
+async fn i9_what_is_done_is_reported_even_if_its_end_cannot_be_recorded() {
     let rig = a_rig().await;
     rig.store.fail_next([memory::Fault::Nothing, memory::Fault::Full]);
     let outcomes = lock(&rig, &[vm(1)], &[]).await;
@@ -177,7 +177,7 @@ async fn only_ports_that_a_window_can_open_in_the_cloud_are_shut_there() {
 }
 
 #[tokio::test]
-async fn i9_a_dry_run_says_everything_and_changes_nothing() {
+async fn i9_a_dry_run_reports_everything_and_changes_nothing() {
     let rig = a_rig().await;
     rig.cloud.concern(vec![FakeCloud::a_concern(ConcernKind::Shared)]);
     let planned = lockdown(&rig.app, &root(), &[vm(1)], &Consent::default(), true).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_release_waits_for_the_grants_that_hold_windows_and_names_them() {
     assert!(outcomes[1].done, "a window in the host layer alone is not in the way");
     assert_eq!(log(&rig).await[0], line(&vm(3), "release.refused", Outcome::Denied));
 
-    // A window that the store knows nothing of is found by the cloud.
+    // The cloud finds a window that the store does not know.
     rig.cloud.tamper(a_window(&vm(5)));
     let outcomes = release(&rig.app, &root(), &[vm(5)], false).await;
     assert!(
@@ -255,7 +255,7 @@ fn a_window(target: &TargetId) -> CloudWindow {
     }
 }
 
-/// The rig, over another cloud.
+/// Replaces the cloud of the app under test.
 fn with(mut rig: TestApp, cloud: Arc<dyn Provider>) -> TestApp {
     let app = Arc::get_mut(&mut rig.app).unwrap();
     app.cloud = CloudLayer::new(
@@ -271,7 +271,7 @@ fn with(mut rig: TestApp, cloud: Arc<dyn Provider>) -> TestApp {
 /// A cloud in which two VMs share their rules, and locking the first may cut connections.
 struct Entangled {
     inner: Arc<FakeCloud>,
-    /// Whose lockdown fails, though not its plan.
+    /// The target whose lockdown fails, though not its plan.
     failing: Option<TargetId>,
 }
 

@@ -16,12 +16,12 @@ fn revoked(number: u8, second: i64) -> Grant {
     grant.after(Event::Close(CloseReason::Revoked { by, reason: None }), at(second)).unwrap()
 }
 
-fn nothing_to_say(_: &TargetId, _: Layer) -> String {
+fn no_detail(_: &TargetId, _: Layer) -> String {
     String::new()
 }
 
 #[test]
-fn a_close_is_stuck_after_half_a_minute_and_the_oldest_is_told_first() {
+fn a_close_is_stuck_after_half_a_minute_and_the_oldest_comes_first() {
     let active = a_grant().number(3).build().after(Event::Confirmed, at(1)).unwrap();
     let grants = [revoked(1, 50), revoked(2, 20), active, a_grant().number(4).seconds(600).build()];
     let ids = |now| -> Vec<(GrantId, Timestamp)> {
@@ -29,13 +29,13 @@ fn a_close_is_stuck_after_half_a_minute_and_the_oldest_is_told_first() {
     };
     assert!(ids(50).is_empty());
     assert_eq!(ids(51), [(grants[1].id, at(20))]);
-    // An end that nobody has noticed counts from itself.
+    // An end that the reconciler has not noticed counts from the end itself.
     let all = [(grants[1].id, at(20)), (grants[0].id, at(50)), (grants[2].id, at(60))];
     assert_eq!(ids(91), all);
 }
 
 #[test]
-fn each_layer_that_has_not_confirmed_is_told_once_with_the_reason() {
+fn each_layer_that_has_not_confirmed_is_listed_once_with_the_reason() {
     let grant = a_grant().on(VM).layers(Layers::Both).build();
     let answers = |answer: Observed| {
         let observe = move |_: &Grant, _: &Window, layer| match layer {
@@ -57,13 +57,13 @@ fn each_layer_that_has_not_confirmed_is_told_once_with_the_reason() {
 }
 
 #[test]
-fn a_layer_without_a_word_is_told_with_what_it_holds() {
+fn a_layer_without_a_detail_is_listed_with_what_it_holds() {
     let grant = a_grant().build();
     let host: TargetId = "host:vm-1".parse().unwrap();
     for (observed, words) in
         [(Observed::Open, "it is still open"), (Observed::Unconfirmed, "it has not answered yet")]
     {
-        let layers = unconfirmed_layers(&grant, |_, _, _| observed.clone(), nothing_to_say);
+        let layers = unconfirmed_layers(&grant, |_, _, _| observed.clone(), no_detail);
         assert_eq!(layers, [(host.clone(), Layer::Host, words.to_owned())]);
     }
 }
@@ -100,7 +100,7 @@ fn agents_and_grants_are_counted() {
 }
 
 #[tokio::test]
-async fn an_overview_says_what_the_store_and_the_layers_say() {
+async fn an_overview_has_the_answers_of_the_store_and_the_layers() {
     let rig = TestApp::new();
     rig.app.readiness.clear(crate::signals::parts::RECONCILER);
     let grant = a_grant().asked_at(rig.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();

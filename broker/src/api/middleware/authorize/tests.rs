@@ -1,4 +1,4 @@
-//! The gate before a service that answers whatever reaches it.
+//! The authorization before a service that answers every call that reaches it.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ const POLICY: &str = "/postern.v1.PolicyService/PutPolicy";
 const RENEW: &str = "/postern.v1.AgentService/Renew";
 const ENROLL: &str = "/postern.v1.AgentService/Enroll";
 
-/// Remembers as whom each call came through.
+/// Remembers the principal of each call that was admitted.
 #[derive(Clone, Default)]
 struct Behind(Arc<Mutex<Vec<Option<Caller>>>>);
 
@@ -47,7 +47,7 @@ fn agent() -> Option<Identity> {
     Some(Identity::Agent("host:vm-1".parse().unwrap()))
 }
 
-/// Calls as this identity. Returns the gRPC code of the refusal, or as whom the call came through.
+/// Calls as this identity. Returns the gRPC code of the refusal, or the principal of the admitted call.
 async fn call(
     rig: &TestApp,
     path: &str,
@@ -62,10 +62,10 @@ async fn call(
     let response = service.call(request).await.unwrap();
     match Status::from_header_map(response.headers()) {
         Some(status) => {
-            assert!(behind.0.lock().unwrap().is_empty(), "{path} was refused and came through");
+            assert!(behind.0.lock().unwrap().is_empty(), "{path} was refused and reached the service");
             Err(status.code())
         }
-        None => Ok(behind.0.lock().unwrap().pop().expect("it came through")),
+        None => Ok(behind.0.lock().unwrap().pop().expect("the call reached the service")),
     }
 }
 
@@ -74,7 +74,7 @@ fn valid(rig: &TestApp) -> Timestamp {
 }
 
 #[tokio::test]
-async fn i7_only_what_a_row_allows_comes_through_and_a_denial_is_audited() {
+async fn i7_only_calls_that_a_row_allows_are_admitted_and_a_denial_is_audited() {
     for (path, identity, expected, audited) in [
         (REQUEST, principal(Role::Requester), Ok(true), None),
         (POLICY, principal(Role::Administrator), Ok(true), None),
@@ -87,7 +87,7 @@ async fn i7_only_what_a_row_allows_comes_through_and_a_denial_is_audited() {
         (REQUEST, agent(), Err(Code::PermissionDenied), Some("agent/host:vm-1")),
         (REQUEST, Some(Identity::Broker), Err(Code::PermissionDenied), Some("broker")),
         ("/postern.v1.AccessService/OpenAll", agent(), Err(Code::PermissionDenied), Some("agent/host:vm-1")),
-        // A stranger leaves no trace in the audit log, or anyone could fill it.
+        // A caller without a certificate leaves no record, or anyone could fill the log.
         (REQUEST, None, Err(Code::Unauthenticated), None),
         ("/", None, Err(Code::Unauthenticated), None),
     ] {
@@ -102,7 +102,7 @@ async fn i7_only_what_a_row_allows_comes_through_and_a_denial_is_audited() {
 }
 
 #[tokio::test]
-async fn i7_the_handler_hears_who_calls_and_from_where() {
+async fn i7_the_service_learns_the_principal_and_its_address() {
     let rig = TestApp::new();
     let caller = call(&rig, REQUEST, principal(Role::Requester), valid(&rig)).await.unwrap().unwrap();
     assert_eq!(caller.principal.to_string(), "requester/alice");
@@ -110,7 +110,7 @@ async fn i7_the_handler_hears_who_calls_and_from_where() {
 }
 
 #[tokio::test]
-async fn i7_a_certificate_that_ended_while_its_connection_lives_admits_nobody() {
+async fn i7_a_certificate_that_ended_while_its_connection_lives_admits_no_call() {
     let rig = TestApp::new();
     let now = rig.app.clock.now();
     for path in [REQUEST, ENROLL] {

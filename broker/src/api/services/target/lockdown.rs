@@ -9,7 +9,7 @@ use postern_provider::{
 
 use crate::app::lockdown::{TargetError, TargetOutcome};
 
-/// What the request accepts.
+/// Parses the concerns that the request accepts.
 pub(super) fn consent(request: &v1::LockdownTargetsRequest) -> Result<Consent, Invalid> {
     let kind = |(i, wire): (usize, &i32)| match v1::ConcernKind::try_from(*wire) {
         Ok(v1::ConcernKind::Shared) => Ok(ConcernKind::Shared),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_concern_is_accepted_or_holds_the_target_up_or_is_only_said() {
+    fn a_concern_is_accepted_or_holds_the_target_up_or_is_only_reported() {
         let wire = result(an_outcome(None));
         let accepted: Vec<_> =
             wire.concerns.iter().map(|one| (one.kind(), one.accepted, one.holds_up)).collect();
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn each_error_has_its_code_and_its_words() {
+    fn each_error_has_its_code_and_its_message() {
         let target: postern_core::TargetId = an_outcome(None).target;
         for (error, code, words) in [
             (CloudError::NotFound { target }.into(), v1::TargetErrorCode::NotFound, "does not exist"),
@@ -156,14 +156,14 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_that_can_be_told_can_be_accepted() {
+    fn every_kind_of_concern_can_be_accepted() {
         let accept = ConcernKind::ALL.map(|one| kind(one).into()).to_vec();
         let request = v1::LockdownTargetsRequest { accept, ..v1::LockdownTargetsRequest::default() };
         assert_eq!(consent(&request).unwrap(), Consent::all());
     }
 
     #[test]
-    fn a_kind_that_is_unknown_is_not_taken_for_consent() {
+    fn an_unknown_kind_of_concern_is_no_consent() {
         for wire in [0, 9] {
             let accept = vec![v1::ConcernKind::Cut.into(), wire];
             let request = v1::LockdownTargetsRequest { accept, ..v1::LockdownTargetsRequest::default() };

@@ -1,4 +1,4 @@
-//! Watching, with a watcher that reads now and then.
+//! Watching, with a client that reads now and then.
 
 use futures_util::StreamExt as _;
 use postern_core::audit::AuditEvent;
@@ -22,7 +22,7 @@ async fn kept(rig: &TestApp, grant: GrantBuilder) -> Grant {
     grant
 }
 
-/// Everything that can be read now: each grant's id and state; nothing for the mark after a listing.
+/// Reads all that the stream has now: each grant's id and state, and `None` for the mark after a listing.
 async fn read(stream: &mut WatchStream) -> Vec<Option<(String, v1::GrantState)>> {
     let mut read = Vec::new();
     while let Ok(item) = tokio::time::timeout(std::time::Duration::from_millis(20), stream.next()).await {
@@ -42,7 +42,7 @@ fn sent(grant: &Grant, state: v1::GrantState) -> Option<(String, v1::GrantState)
 }
 
 #[tokio::test]
-async fn a_watcher_reads_what_there_is_then_a_mark_then_each_change() {
+async fn a_watcher_reads_every_grant_then_a_mark_then_each_change() {
     let rig = TestApp::new();
     let grant = kept(&rig, a_grant()).await;
     let mut stream = watching(&rig, Role::Reader, "carol", &[]);
@@ -53,7 +53,7 @@ async fn a_watcher_reads_what_there_is_then_a_mark_then_each_change() {
 }
 
 #[tokio::test]
-async fn i7_a_watching_requester_hears_of_its_own_grants_alone() {
+async fn i7_a_watching_requester_sees_its_own_grants_alone() {
     let rig = TestApp::new();
     let mut stream = watching(&rig, Role::Requester, "alice", &[]);
     assert_eq!(read(&mut stream).await, [None]);
