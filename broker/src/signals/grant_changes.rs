@@ -3,13 +3,13 @@
 use postern_core::GrantId;
 use tokio::sync::broadcast;
 
-/// How many changes a watcher may fall behind before it has to read everything again.
+/// The number of changes by which a watcher may fall behind before it has to read everything again.
 const BACKLOG: usize = 4096;
 
 /// A message to a watcher.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GrantChange {
-    /// This grant changed.
+    /// A grant changed.
     Of(GrantId),
     /// Changes were missed: any grant may have changed.
     Missed,
@@ -28,12 +28,12 @@ impl Default for GrantChanges {
 }
 
 impl GrantChanges {
-    /// Tells every watcher that this grant changed. No watcher need be there.
+    /// Sends every watcher that this grant changed. No watcher need be there.
     pub fn changed(&self, grant: GrantId) {
         self.sender.send(GrantChange::Of(grant)).ok();
     }
 
-    /// Tells every watcher that changes were missed.
+    /// Sends every watcher that changes were missed.
     pub fn missed(&self) {
         self.sender.send(GrantChange::Missed).ok();
     }

@@ -1,12 +1,12 @@
 //! The shutdown of the broker, as its parts see it.
 
-/// How far the shutdown of the broker has come.
+/// The phase of the broker's shutdown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ShutdownPhase {
-    /// It serves.
+    /// The broker serves.
     Running,
-    /// It still serves, and load balancers see that it will not for long.
+    /// The broker still serves, and load balancers see that it will not for long.
     Draining,
-    /// It takes nothing new.
+    /// The broker takes nothing new.
     Stopping,
 }
