@@ -1,4 +1,4 @@
-//! The calls of a cloud in the log and in traces: one span each, with the target, and the grant where it is about one.
+//! Calls to a cloud in the log and in traces: one span each, with the target, and with the grant if the call is about one.
 
 use std::collections::BTreeSet;
 
@@ -6,12 +6,12 @@ use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
 use tracing::Span;
 
-/// A call that is about a target.
+/// Returns the span of a call about a target.
 pub(super) fn call(what: &'static str, target: &TargetId) -> Span {
     tracing::info_span!("cloud", call = what, %target, grant = tracing::field::Empty)
 }
 
-/// A call that is about windows of one grant.
+/// Returns the span of a call about windows of one grant, and logs the call.
 pub(super) fn call_for(what: &'static str, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Span {
     let span = call(what, target);
     if let Some(window) = windows.first() {

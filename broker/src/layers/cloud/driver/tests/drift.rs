@@ -1,9 +1,9 @@
-//! What the cloud holds besides what it should: found by a sweep or a look, put right, and told.
+//! Drift: windows and rules that the cloud must not hold are found by a sweep or a look, repaired, and recorded.
 
 use super::*;
 
 #[tokio::test]
-async fn i2_a_sweep_closes_what_the_store_knows_nothing_of_and_says_so() {
+async fn i2_a_sweep_closes_windows_that_the_store_does_not_know_and_records_it() {
     let world = World::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
@@ -11,12 +11,12 @@ async fn i2_a_sweep_closes_what_the_store_knows_nothing_of_and_says_so() {
     }
     world.sweep().await;
     assert!(world.woken().await, "the reconciler asks the store");
-    assert!(!world.round().await, "nobody has said yet what the target must hold");
+    assert!(!world.round().await, "the reconciler has not said yet what the target must hold");
     assert_eq!(world.open(), [stray.id]);
     world.want(&[]);
     assert!(world.round().await);
     assert!(world.open().is_empty());
-    assert_eq!(world.told(), ["cloud.unknown_window_closed"]);
+    assert_eq!(world.recorded(), ["cloud.unknown_window_closed"]);
 }
 
 #[tokio::test]
@@ -56,32 +56,32 @@ async fn i6_a_window_of_which_something_is_left_is_not_closed() {
 }
 
 #[tokio::test]
-async fn the_ordinary_end_of_a_grant_is_nothing_to_tell() {
+async fn the_ordinary_end_of_a_grant_is_not_recorded() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
-    world.clouds.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
+    world.layer.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
     world.round().await;
     assert!(world.open().is_empty());
-    assert_eq!(world.told(), [""; 0]);
+    assert_eq!(world.recorded(), [""; 0]);
 }
 
 #[tokio::test]
-async fn a_window_that_somebody_closed_is_opened_again_and_told() {
+async fn a_window_that_another_principal_closed_is_opened_again_and_recorded() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
     world.cloud.wipe(&world.target);
-    // What nothing of ours is left of is not sighted: it is looked at by itself.
+    // A sweep does not see a target on which nothing of Postern's is left: the target is looked at by itself.
     world.sweep().await;
     assert!(world.round().await);
-    assert_eq!((world.open(), world.told()), (vec![grant.id], vec!["cloud.drift".to_owned()]));
+    assert_eq!((world.open(), world.recorded()), (vec![grant.id], vec!["cloud.drift".to_owned()]));
 }
 
 #[tokio::test]
-async fn a_window_that_somebody_changed_is_put_right_and_told() {
+async fn a_window_that_another_principal_changed_is_repaired_and_recorded() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
@@ -92,32 +92,32 @@ async fn a_window_that_somebody_changed_is_put_right_and_told() {
     world.sweep().await;
     world.round().await;
     assert_eq!(world.cloud.windows(&world.target), [window.clone()].into());
-    assert_eq!(world.told(), ["cloud.drift", "cloud.drift"], "what is gone, and what was there instead");
+    assert_eq!(world.recorded(), ["cloud.drift", "cloud.drift"], "what is gone, and what was there instead");
 }
 
 #[tokio::test]
-async fn what_can_be_repaired_is_and_what_lasts_is_told_once_and_shown() {
+async fn what_can_be_repaired_is_and_what_lasts_is_recorded_once_and_shown() {
     let world = World::new();
     world.want(&[]);
     world.cloud.drift(&world.target, "its group was taken off", true);
     world.sweep().await;
     assert!(world.round().await);
-    assert_eq!(world.told(), ["cloud.drift"]);
-    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::InSync);
+    assert_eq!(world.recorded(), ["cloud.drift"]);
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
 
     world.cloud.drift(&world.target, "it is not shut", false);
     for _ in 0..3 {
         world.sweep().await;
-        assert!(!world.round().await, "it is not ours");
+        assert!(!world.round().await, "it is not the broker's to repair");
     }
-    assert_eq!(world.told(), ["cloud.drift"]);
-    let report = world.clouds.report(&world.target);
+    assert_eq!(world.recorded(), ["cloud.drift"]);
+    let report = world.layer.report(&world.target);
     assert_eq!((report.status, report.detail.as_str()), (LayerStatus::Failed, "it is not shut"));
 }
 
 #[tokio::test]
-async fn i6_no_window_counts_as_closed_while_a_rule_that_is_no_window_is_there_and_its_removal_is_told_once()
-{
+async fn i6_no_window_counts_as_closed_while_a_rule_that_is_no_window_is_there_and_its_removal_is_recorded_once()
+ {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
@@ -132,18 +132,18 @@ async fn i6_no_window_counts_as_closed_while_a_rule_that_is_no_window_is_there_a
         world.retry().await;
         assert_eq!(world.observed(&grant), Observed::Unconfirmed);
     }
-    assert_eq!(world.told(), ["cloud.alarm"], "nothing was removed");
+    assert_eq!(world.recorded(), ["cloud.alarm"], "nothing was removed");
     world.cloud.refuse_repairs(None);
     world.retry().await;
     assert_eq!(world.observed(&grant), Observed::Absent);
-    let told = world.clouds.journal.take();
-    assert_eq!((told.len(), told[0].action.as_str()), (1, "cloud.foreign_rule_removed"));
-    assert_eq!(told[0].details["what"], "rule sgr-1 lets tcp/22 in from anyone");
+    let records = world.layer.outbox.take();
+    assert_eq!((records.len(), records[0].action.as_str()), (1, "cloud.foreign_rule_removed"));
+    assert_eq!(records[0].details["what"], "rule sgr-1 lets tcp/22 in from anyone");
     for _ in 0..3 {
         world.sweep().await;
         assert!(!world.round().await);
     }
-    assert!(world.told().is_empty());
+    assert!(world.recorded().is_empty());
 }
 
 #[tokio::test]
@@ -151,12 +151,12 @@ async fn i8_what_was_done_during_a_sweep_is_newer_than_what_it_saw() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
-    let before = world.clouds.turns();
+    let before = world.layer.rounds();
     world.round().await;
     let held = Some(postern_provider::Observation::default());
     let target = world.target.clone();
-    world.clouds.sighted(postern_provider::Sighting { target, held }, &before);
-    assert_eq!((world.observed(&grant), world.told()), (Observed::Open, Vec::new()));
+    world.layer.sighted(postern_provider::Sighting { target, held }, &before);
+    assert_eq!((world.observed(&grant), world.recorded()), (Observed::Open, Vec::new()));
 }
 
 #[tokio::test]
@@ -166,13 +166,13 @@ async fn what_is_left_of_a_target_that_is_gone_is_taken_away() {
     let target = world.target.clone();
     let held = None;
     world.cloud.drift(&target, "a group is left", true);
-    world.clouds.sighted(postern_provider::Sighting { target, held }, &world.clouds.turns());
+    world.layer.sighted(postern_provider::Sighting { target, held }, &world.layer.rounds());
     assert!(world.round().await);
     assert!(world.cloud.observe(&world.target).await.unwrap().drift.is_empty());
 }
 
 #[tokio::test]
-async fn a_place_that_cannot_be_swept_is_told_once_and_what_is_there_stays_as_known() {
+async fn a_region_that_cannot_be_swept_is_recorded_once_and_its_state_is_kept() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
@@ -180,26 +180,26 @@ async fn a_place_that_cannot_be_swept_is_told_once_and_what_is_there_stays_as_kn
     world.cloud.outage(Some(CloudError::unavailable("a test")));
     let mut unread = BTreeSet::new();
     for _ in 0..2 {
-        world.clouds.sweep(CloudKind::Aws, &mut unread).await;
+        world.layer.sweep(CloudKind::Aws, &mut unread).await;
     }
-    assert_eq!((world.told(), world.observed(&grant)), (vec!["cloud.unread".to_owned()], Observed::Open));
+    assert_eq!((world.recorded(), world.observed(&grant)), (vec!["cloud.unread".to_owned()], Observed::Open));
 }
 
 #[tokio::test]
-async fn i6_the_third_failure_in_a_row_is_told_with_what_is_stuck() {
+async fn i6_the_third_failure_in_a_row_is_recorded_with_the_stuck_windows() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
-    world.clouds.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
+    world.layer.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
     world.cloud.outage(Some(CloudError::unavailable("a test")));
     world.round().await;
     world.retry().await;
-    assert_eq!(world.told(), [""; 0]);
+    assert_eq!(world.recorded(), [""; 0]);
     world.retry().await;
-    let told = world.clouds.journal.take();
-    assert_eq!((told.len(), told[0].action.as_str()), (1, "cloud.alarm"));
-    assert_eq!(told[0].details["windows_to_close"], "1");
+    let records = world.layer.outbox.take();
+    assert_eq!((records.len(), records[0].action.as_str()), (1, "cloud.alarm"));
+    assert_eq!(records[0].details["windows_to_close"], "1");
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn a_lockdown_and_a_round_take_turns() {
     world.want(&[&grant]);
     world.round().await;
     assert!(matches!(world.observed(&grant), Observed::Refused { .. }), "it is not under lockdown");
-    let work = world.clouds.take_work();
+    let work = world.layer.take_work();
     assert!(work.is_empty(), "it waits before it tries again");
     let order = postern_provider::LockdownOrder {
         target: world.target.clone(),
@@ -218,7 +218,7 @@ async fn a_lockdown_and_a_round_take_turns() {
         consent: postern_provider::Consent::all(),
         together: BTreeSet::new(),
     };
-    world.clouds.lockdown(&order, false).await.unwrap();
+    world.layer.lockdown(&order, false).await.unwrap();
     assert!(world.round().await, "at once after the lockdown");
     assert_eq!(world.observed(&grant), Observed::Open);
 }
@@ -235,10 +235,10 @@ async fn i8_a_target_that_another_broker_had_is_looked_at_before_anything_is_bel
     world.cloud.close(&world.target, &windows(&grant)).await.unwrap();
     windows(&other).into_iter().for_each(|window| world.cloud.tamper(window));
     assert!(!world.round().await, "as far as it knows all is well");
-    world.clouds.took_over(&world.target);
+    world.layer.took_over(&world.target);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed);
     world.want(&[&other]);
     assert!(world.round().await);
     assert_eq!((world.observed(&other), world.open()), (Observed::Open, vec![other.id]));
-    assert!(world.told().is_empty(), "nobody else did anything to it");
+    assert!(world.recorded().is_empty(), "no other principal did anything to it");
 }

@@ -1,71 +1,71 @@
 //! The driver on a fake cloud, led one round at a time.
 
 use postern_core::GrantId;
+use postern_core::Layers;
 use postern_core::plan::{desired_cloud, known_cloud};
-use postern_core::policy::Layers;
 
 use super::*;
-use crate::logged::logged;
-use crate::samples::{GrantBuilder, a_grant};
+use crate::testing::builders::{GrantBuilder, a_grant};
+use crate::testing::captured_log::capture_log;
 use postern_provider::fake::{FakeCloud, Fault};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
 struct World {
     cloud: Arc<FakeCloud>,
-    clouds: Arc<Clouds>,
+    layer: Arc<CloudLayer>,
     target: TargetId,
 }
 
 impl World {
     fn new() -> Self {
         let cloud = Arc::new(FakeCloud::default());
-        Self { clouds: driving(Arc::clone(&cloud) as _), cloud, target: VM.parse().unwrap() }
+        Self { layer: driving(Arc::clone(&cloud) as _), cloud, target: VM.parse().unwrap() }
     }
 
-    /// The target must hold the windows of these grants.
+    /// Has the target hold the windows of these grants.
     fn want(&self, grants: &[&Grant]) {
-        let now = self.clouds.clock.now();
+        let now = self.layer.clock.now();
         let grants = || grants.iter().copied();
         let desired = desired_cloud(&self.target, grants(), now);
-        self.clouds.want(&self.target, desired, known_cloud(&self.target, grants()));
+        self.layer.want(&self.target, desired, known_cloud(&self.target, grants()));
     }
 
-    /// One round on whatever is ready; whether anything was.
+    /// Runs one round on every target that is ready; returns whether any was.
     async fn round(&self) -> bool {
-        let work = self.clouds.take_work();
+        let work = self.layer.take_work();
         let worked = !work.is_empty();
         for (target, provider) in work {
-            self.clouds.drive(target, provider).await;
+            self.layer.drive(target, provider).await;
         }
         worked
     }
 
     /// A sweep of the cloud.
     async fn sweep(&self) {
-        self.clouds.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
+        self.layer.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
     }
 
-    /// What was told to the audit log since somebody last asked: the actions.
-    fn told(&self) -> Vec<String> {
-        self.clouds.journal.take().into_iter().map(|event| event.action).collect()
+    /// The actions that were recorded for the audit log since the last call.
+    fn recorded(&self) -> Vec<String> {
+        self.layer.outbox.take().into_iter().map(|event| event.action).collect()
     }
 
-    /// It is time for a retry.
+    /// Makes it time for a retry.
     fn due(&self) {
-        if let Some(Place { failure: Some(failure), .. }) = self.clouds.lock().get_mut(&self.target) {
+        if let Some(TargetState { failure: Some(failure), .. }) = self.layer.lock().get_mut(&self.target) {
             failure.retry_at = jiff::Timestamp::UNIX_EPOCH;
         }
     }
 
-    /// One round, whether or not it is time for a retry.
+    /// Runs one round, whether or not it is time for a retry.
     async fn retry(&self) {
         self.due();
         assert!(self.round().await, "there is something left to do");
     }
 
     fn observed(&self, grant: &Grant) -> Observed {
-        self.clouds.observe(grant, &grant.windows[0])
+        self.layer.observe(grant, &grant.windows[0])
     }
 
     fn open(&self) -> Vec<GrantId> {
@@ -73,7 +73,7 @@ impl World {
     }
 
     async fn woken(&self) -> bool {
-        tokio::time::timeout(Duration::from_millis(50), self.clouds.wakeups.take()).await.is_ok()
+        tokio::time::timeout(Duration::from_millis(50), self.layer.wakeups.take()).await.is_ok()
     }
 }
 
@@ -81,25 +81,25 @@ mod drift;
 mod shared;
 mod stuck;
 
-fn driving(provider: Arc<dyn Provider>) -> Arc<Clouds> {
+fn driving(provider: Arc<dyn Provider>) -> Arc<CloudLayer> {
     let clock = Clock::start(jiff::Timestamp::UNIX_EPOCH);
-    Clouds::new(
+    CloudLayer::new(
         BTreeMap::from([(CloudKind::Aws, provider)]),
         clock,
         Arc::default(),
-        crate::replica::Replica::alone(),
+        Arc::clone(&crate::cluster::Cluster::alone().leases),
     )
 }
 
 fn on_vm(world: &World, grant: GrantBuilder) -> Grant {
-    grant.on(VM).layers(Layers::Cloud).asked_at(world.clouds.clock.now()).build()
+    grant.on(VM).layers(Layers::Cloud).asked_at(world.layer.clock.now()).build()
 }
 
 #[tokio::test]
 async fn i5_a_window_is_open_once_the_cloud_said_so_and_absent_once_it_is_wanted_no_more() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
-    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "nobody has looked");
+    assert_eq!(world.observed(&grant), Observed::Unconfirmed, "no round has looked");
     world.want(&[&grant]);
     assert!(world.round().await);
     assert_eq!((world.observed(&grant), world.open()), (Observed::Open, vec![grant.id]));
@@ -111,20 +111,20 @@ async fn i5_a_window_is_open_once_the_cloud_said_so_and_absent_once_it_is_wanted
 }
 
 #[tokio::test]
-async fn i2_an_end_needs_no_word_of_the_stores() {
+async fn i2_an_end_needs_no_word_from_the_store() {
     let world = World::new();
     let (short, long) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
     let ends = Duration::from_secs(1);
-    // The store says this once, and nothing after.
+    // The store says this once, and nothing afterwards.
     let want = |grants: &[&Grant]| {
         let grants = || grants.iter().copied();
-        let now = world.clouds.clock.now();
+        let now = world.layer.clock.now();
         let mut known = known_cloud(&world.target, grants());
         known.retain(|window| window.grant == long.id);
         known.extend(desired_cloud(&world.target, grants(), now).into_iter().filter_map(|window| {
             (window.grant != long.id).then(|| CloudWindow { not_after: now + ends, ..window })
         }));
-        world.clouds.want(&world.target, known.clone(), known);
+        world.layer.want(&world.target, known.clone(), known);
     };
     want(&[&short, &long]);
     assert!(world.round().await);
@@ -132,7 +132,7 @@ async fn i2_an_end_needs_no_word_of_the_stores() {
     tokio::time::sleep(ends).await;
     assert!(world.round().await);
     assert_eq!(world.open(), [long.id]);
-    assert_eq!(world.told(), [] as [&str; 0], "nobody's window was closed");
+    assert_eq!(world.recorded(), [] as [&str; 0], "no stray window was closed");
 
     // And one whose end comes before the cloud can be reached is not opened any more.
     let late = on_vm(&world, a_grant().number(3));
@@ -149,7 +149,7 @@ async fn i2_an_end_needs_no_word_of_the_stores() {
 async fn i2_what_a_sweep_finds_past_its_end_is_closed_though_the_store_cannot_be_asked() {
     let world = World::new();
     let (ended, lasting) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
-    let now = world.clouds.clock.now();
+    let now = world.layer.clock.now();
     for mut window in desired_cloud(&world.target, [&ended, &lasting], now) {
         if window.grant == ended.id {
             window.not_after = now;
@@ -159,7 +159,7 @@ async fn i2_what_a_sweep_finds_past_its_end_is_closed_though_the_store_cannot_be
     world.cloud.drift(&world.target, "its group was taken off", true);
     world.sweep().await;
     assert!(world.round().await);
-    assert_eq!(world.open(), [lasting.id], "the other may be somebody's");
+    assert_eq!(world.open(), [lasting.id], "the other may be of an open grant");
     assert!(!world.round().await, "the rest waits for the store's word");
     assert_eq!(world.cloud.observe(&world.target).await.unwrap().drift.len(), 1);
 }
@@ -175,9 +175,9 @@ async fn i6_however_long_an_outage_lasts_the_next_try_is_half_a_minute_away_at_m
     world.round().await;
     for _ in 0..40 {
         world.retry().await;
-        let places = world.clouds.lock();
+        let states = world.layer.lock();
         let wait =
-            places[&world.target].failure.as_ref().unwrap().retry_at.duration_since(world.clouds.clock.now());
+            states[&world.target].failure.as_ref().unwrap().retry_at.duration_since(world.layer.clock.now());
         assert!(wait <= jiff::SignedDuration::from_secs(30), "{wait}");
     }
 }
@@ -191,17 +191,17 @@ async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
     assert_eq!(world.observed(&grant), Observed::Absent);
     world.want(&[&grant]);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the next round opens it");
-    let work = world.clouds.take_work();
+    let work = world.layer.take_work();
     world.want(&[]);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed, "the call may be on its way");
     for (target, provider) in work {
-        world.clouds.drive(target, provider).await;
+        world.layer.drive(target, provider).await;
     }
     assert_eq!(world.observed(&grant), Observed::Absent);
 }
 
 #[tokio::test]
-async fn a_wish_that_is_taken_back_before_a_round_wakes_its_target() {
+async fn a_window_that_is_wanted_no_more_before_a_round_wakes_its_target() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
@@ -215,7 +215,7 @@ async fn a_wish_that_is_taken_back_before_a_round_wakes_its_target() {
 
 #[tokio::test]
 async fn i6_a_close_is_tried_for_ever_and_alarms_at_the_third_failure() {
-    let (alarms, _guard) = logged(tracing::Level::ERROR);
+    let (alarms, _guard) = capture_log(tracing::Level::ERROR);
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
@@ -229,13 +229,13 @@ async fn i6_a_close_is_tried_for_ever_and_alarms_at_the_third_failure() {
         assert!(!world.round().await, "not before its time");
         world.retry().await;
     }
-    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::Unreachable);
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Unreachable);
     world.cloud.outage(None);
     world.retry().await;
     assert_eq!((world.observed(&grant), world.open()), (Observed::Absent, Vec::new()));
-    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::InSync);
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
 
-    // Another trouble is counted anew.
+    // Another trouble is counted from the start.
     world.want(&[&grant]);
     world.cloud.fail_next([Fault::throttled()]);
     world.round().await;
@@ -290,7 +290,7 @@ async fn i8_a_lost_answer_is_found_out_by_looking() {
 }
 
 #[tokio::test]
-async fn i2_the_first_look_closes_what_nobody_wants_before_it_opens() {
+async fn i2_the_first_look_closes_stray_windows_before_it_opens() {
     let world = World::new();
     let (stray, wanted) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
@@ -311,12 +311,12 @@ async fn i6_a_call_that_is_never_answered_has_failed() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
-    let World { cloud, clouds, target } = world;
+    let World { cloud, layer, target } = world;
     cloud.fall_silent();
-    for (target, provider) in clouds.take_work() {
-        tokio::time::timeout(Duration::from_secs(3600), clouds.drive(target, provider)).await.unwrap();
+    for (target, provider) in layer.take_work() {
+        tokio::time::timeout(Duration::from_secs(3600), layer.drive(target, provider)).await.unwrap();
     }
-    let report = clouds.report(&target);
+    let report = layer.report(&target);
     assert_eq!(report.status, LayerStatus::Unreachable);
     assert!(report.detail.contains("no answer"), "{}", report.detail);
 }

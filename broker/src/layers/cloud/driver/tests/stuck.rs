@@ -1,4 +1,4 @@
-//! What goes wrong on a target must not keep open what is to be closed, nor be told for ever.
+//! Trouble on a target must not keep a window open that must close, nor be recorded for ever.
 
 use super::*;
 
@@ -33,7 +33,7 @@ async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
 
 #[tokio::test]
 async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
-    let (alarms, _guard) = logged(tracing::Level::ERROR);
+    let (alarms, _guard) = capture_log(tracing::Level::ERROR);
     let world = World::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
@@ -44,7 +44,7 @@ async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
     assert!(matches!(world.observed(&grant), Observed::Refused { .. }));
     while world.woken().await {}
     world.want(&[]);
-    assert!(world.woken().await, "no round follows that could tell the reconciler");
+    assert!(world.woken().await, "no round follows that could wake the reconciler");
     assert_eq!(world.observed(&grant), Observed::Absent);
     let calls = world.cloud.calls();
     for _ in 0..4 {
@@ -52,7 +52,7 @@ async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
         world.round().await;
     }
     assert_eq!((world.cloud.calls(), alarms.lines()), (calls, 0));
-    let report = world.clouds.report(&world.target);
+    let report = world.layer.report(&world.target);
     assert!(report.detail.contains("does not exist"), "{report:?}");
 }
 
@@ -65,14 +65,14 @@ async fn i8_an_old_sighting_makes_the_driver_look_and_is_not_believed() {
     let windows = world.cloud.windows(&world.target);
     world.want(&[]);
     world.round().await;
-    world.told();
+    world.recorded();
     // EC2 shows for a while what was closed: the sweep began after the close, and saw the window.
     let held = Some(postern_provider::Observation { windows, ..postern_provider::Observation::default() });
     let target = world.target.clone();
-    world.clouds.sighted(postern_provider::Sighting { target, held }, &world.clouds.turns());
+    world.layer.sighted(postern_provider::Sighting { target, held }, &world.layer.rounds());
     world.want(&[]);
     assert!(world.round().await, "it looks for itself");
-    assert_eq!(world.told(), [""; 0], "nobody opened anything");
+    assert_eq!(world.recorded(), [""; 0], "no principal opened anything");
 }
 
 #[tokio::test]
@@ -81,8 +81,8 @@ async fn i6_a_sweep_that_sees_nothing_of_a_target_does_not_count_as_a_close() {
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
-    world.clouds.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
-    // Somebody took the tags off, by which a sweep finds what is ours.
+    world.layer.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
+    // Another principal removed the tags by which a sweep finds Postern's rules.
     world.cloud.hide(&world.target);
     world.sweep().await;
     assert_ne!(world.observed(&grant), Observed::Absent);
@@ -96,15 +96,15 @@ async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open()
     world.want(&[]);
     world.cloud.drift(&world.target, "it is not shut", false);
     world.sweep().await;
-    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::Failed);
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed);
     world.cloud.settle(&world.target);
-    world.clouds.release(&world.target, false).await.unwrap();
+    world.layer.release(&world.target, false).await.unwrap();
     assert!(world.round().await);
-    assert_eq!(world.clouds.report(&world.target).status, LayerStatus::InSync);
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
 }
 
 #[tokio::test]
-async fn i6_an_alarm_counts_also_what_nobody_knows() {
+async fn i6_an_alarm_counts_also_windows_of_unknown_grants() {
     let world = World::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
@@ -116,16 +116,16 @@ async fn i6_an_alarm_counts_also_what_nobody_knows() {
     world.round().await;
     world.retry().await;
     world.retry().await;
-    let told = world.clouds.journal.take();
-    assert_eq!((told.len(), told[0].details["windows_to_close"].as_str()), (1, "1"));
+    let records = world.layer.outbox.take();
+    assert_eq!((records.len(), records[0].details["windows_to_close"].as_str()), (1, "1"));
 }
 
 #[tokio::test]
 async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens_afterwards() {
     let world = World::new();
     let grant = on_vm(&world, a_grant());
-    let turn = world.clouds.take(&world.target);
-    assert!(turn, "nobody works on it");
+    let begun = world.layer.begin_exclusive(&world.target);
+    assert!(begun, "no round works on it");
     world.want(&[&grant]);
     assert!(!world.round().await, "it is being locked down");
     let order = postern_provider::LockdownOrder {
@@ -134,28 +134,28 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
         consent: postern_provider::Consent::all(),
         together: BTreeSet::new(),
     };
-    let mut second = std::pin::pin!(world.clouds.lockdown(&order, false));
+    let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
     assert!(waits.is_err(), "one at a time");
-    world.clouds.give_back(&world.target);
+    world.layer.end_exclusive(&world.target);
     second.await.unwrap();
     assert!(world.round().await);
     assert_eq!(world.observed(&grant), Observed::Open);
 
     world.want(&[]);
-    let work = world.clouds.take_work();
-    let mut third = std::pin::pin!(world.clouds.lockdown(&order, false));
+    let work = world.layer.take_work();
+    let mut third = std::pin::pin!(world.layer.lockdown(&order, false));
     let waits = tokio::time::timeout(Duration::from_millis(20), &mut third).await;
     assert!(waits.is_err(), "a round is under way");
     for (target, provider) in work {
-        world.clouds.drive(target, provider).await;
+        world.layer.drive(target, provider).await;
     }
     third.await.unwrap();
     assert!(world.open().is_empty());
 }
 
 #[tokio::test(start_paused = true)]
-async fn i6_a_store_that_fails_does_not_stop_a_close_and_hears_of_it_later() {
+async fn i6_a_store_that_fails_does_not_stop_a_close_and_gets_its_record_later() {
     use crate::store::Store as _;
     use crate::store::memory::{Fault as StoreFault, Memory};
     let world = World::new();
@@ -169,7 +169,7 @@ async fn i6_a_store_that_fails_does_not_stop_a_close_and_hears_of_it_later() {
     world.sweep().await;
     let lines = async || store.audit_lines(0, 10).await.unwrap().len();
     tokio::select! {
-        _ = Arc::clone(&world.clouds).keep_journal(Arc::clone(&store) as _) => panic!("it ended"),
+        _ = Arc::clone(&world.layer).keep_writing_records(Arc::clone(&store) as _) => panic!("it ended"),
         () = async {
             world.round().await;
             assert_eq!((world.open(), lines().await), (Vec::new(), 0));

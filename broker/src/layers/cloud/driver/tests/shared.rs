@@ -1,30 +1,30 @@
-//! The driver of one of several brokers: what it does by the right of a lease, and what without.
+//! The driver of one of several brokers: its work with a lease, and its work without one.
 
 use super::*;
 use crate::clock::boottime;
-use crate::replica::Replica;
-use crate::store::members::Claim;
-use crate::store::members::fake::Another;
+use crate::cluster::Cluster;
+use crate::store::coordination::Claim;
+use crate::store::coordination::fake::FakePeer;
 
 /// A driver beside another broker, with the lease of the target.
-async fn beside_another() -> (World, Arc<Another>) {
-    let (cloud, another) = (Arc::new(FakeCloud::default()), Arc::new(Another::default()));
-    let replica = Replica::of(Arc::clone(&another) as _);
-    replica.leases.believe_from(boottime());
+async fn beside_another() -> (World, Arc<FakePeer>) {
+    let (cloud, another) = (Arc::new(FakeCloud::default()), Arc::new(FakePeer::default()));
+    let cluster = Cluster::of(Arc::clone(&another) as _);
+    cluster.leases.believe_from(boottime());
     let clock = Clock::start(jiff::Timestamp::UNIX_EPOCH);
     let providers = BTreeMap::from([(CloudKind::Aws, Arc::clone(&cloud) as Arc<dyn Provider>)]);
-    let clouds = Clouds::new(providers, clock, Arc::default(), replica);
-    let world = World { cloud, clouds, target: VM.parse().unwrap() };
+    let layer = CloudLayer::new(providers, clock, Arc::default(), Arc::clone(&cluster.leases));
+    let world = World { cloud, layer, target: VM.parse().unwrap() };
     hold(&world, Claim::Free).await;
     (world, another)
 }
 
 async fn hold(world: &World, claim: Claim) -> bool {
-    world.clouds.replica.leases.hold(&world.target, claim).await.unwrap().is_some()
+    world.layer.leases.hold(&world.target, claim).await.unwrap().is_some()
 }
 
 fn lose(world: &World) {
-    world.clouds.replica.leases.found_lost(&world.target);
+    world.layer.leases.found_lost(&world.target);
 }
 
 #[tokio::test]
@@ -45,27 +45,27 @@ async fn i2_without_the_lease_what_has_ended_is_closed_all_the_same_and_nothing_
     let (world, _) = beside_another().await;
     let (short, long) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
     let ends = Duration::from_secs(1);
-    let at = world.clouds.clock.now() + ends;
+    let at = world.layer.clock.now() + ends;
     let mut windows = desired_cloud(&world.target, [&long], long.requested_at);
     windows.extend(
         desired_cloud(&world.target, [&short], short.requested_at)
             .into_iter()
             .map(|window| CloudWindow { not_after: at, ..window }),
     );
-    world.clouds.want(&world.target, windows.clone(), windows);
+    world.layer.want(&world.target, windows.clone(), windows);
     assert!(world.round().await);
     assert_eq!(world.open().len(), 2);
-    // Out of touch with the store: perhaps somebody works on it, perhaps nobody does.
+    // Without the store: perhaps another broker works on the target, perhaps none does.
     lose(&world);
     world.want(&[]);
-    assert!(!world.round().await, "a revocation is another's to carry out");
+    assert!(!world.round().await, "a revocation is the other broker's to carry out");
     tokio::time::sleep(ends).await;
     assert!(world.round().await);
     assert_eq!(world.open(), [long.id]);
 }
 
 #[tokio::test]
-async fn i5_what_another_broker_may_have_opened_is_nobodys_only_once_the_store_was_read_again() {
+async fn i5_a_window_of_another_broker_is_stray_only_once_the_store_was_read_again() {
     let (world, _) = beside_another().await;
     let newer = on_vm(&world, a_grant().number(2));
     world.want(&[]);
@@ -73,7 +73,7 @@ async fn i5_what_another_broker_may_have_opened_is_nobodys_only_once_the_store_w
         world.cloud.tamper(window);
     }
     // The store was read before the window was asked for, and the cloud is looked at after.
-    world.clouds.look_again(&world.target);
+    world.layer.look_again(&world.target);
     assert!(world.round().await);
     assert_eq!(world.open(), [newer.id]);
     assert!(world.woken().await, "the store is read again");
@@ -83,7 +83,7 @@ async fn i5_what_another_broker_may_have_opened_is_nobodys_only_once_the_store_w
     assert_eq!((world.open(), world.observed(&newer)), (vec![newer.id], Observed::Open));
     // And what the store does not know then either is closed.
     world.want(&[]);
-    world.clouds.look_again(&world.target);
+    world.layer.look_again(&world.target);
     world.round().await;
     world.want(&[]);
     world.round().await;
@@ -91,20 +91,20 @@ async fn i5_what_another_broker_may_have_opened_is_nobodys_only_once_the_store_w
 }
 
 #[tokio::test]
-async fn i8_a_target_that_was_let_go_of_in_the_middle_of_a_round_is_the_others_to_look_at() {
+async fn i8_a_target_let_go_of_during_a_round_is_looked_at_by_the_other_broker() {
     let (world, another) = beside_another().await;
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
-    let work = world.clouds.take_work();
+    let work = world.layer.take_work();
     another.takes(&world.target);
     lose(&world);
-    world.clouds.let_go(&world.target);
+    world.layer.let_go(&world.target);
     for (target, provider) in work {
-        world.clouds.drive(target, provider).await;
+        world.layer.drive(target, provider).await;
     }
     assert!(world.open().is_empty(), "nothing begins once the lease is lost");
     assert_eq!(another.asked_to_look(), std::slice::from_ref(&world.target));
-    assert!(world.clouds.targets().is_empty());
+    assert!(world.layer.targets().is_empty());
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn i6_after_a_broker_that_is_gone_nothing_counts_as_closed_before_the_seco
     assert!(!hold(&world, Claim::Free).await);
     another.goes();
     assert!(hold(&world, Claim::Free).await);
-    world.clouds.took_over(&world.target);
+    world.layer.took_over(&world.target);
     world.want(&[]);
     assert!(world.round().await);
     assert_eq!(world.observed(&grant), Observed::Unconfirmed, "a call of the other may be on its way");
@@ -124,8 +124,8 @@ async fn i6_after_a_broker_that_is_gone_nothing_counts_as_closed_before_the_seco
     for window in desired_cloud(&world.target, [&grant], grant.requested_at) {
         world.cloud.tamper(window);
     }
-    assert!(!world.round().await, "nobody knows of it yet");
-    world.clouds.with(&world.target, |place| place.look_for_late_calls(jiff::Timestamp::MAX));
+    assert!(!world.round().await, "no broker knows of it yet");
+    world.layer.with(&world.target, |state| state.look_for_late_calls(jiff::Timestamp::MAX));
     assert!(world.round().await);
     world.want(&[]);
     world.round().await;
@@ -143,8 +143,8 @@ async fn a_sweep_leaves_alone_what_another_broker_works_on() {
     lose(&world);
     another.takes(&world.target);
     world.sweep().await;
-    assert_eq!((world.told(), world.clouds.targets()), (vec![], vec![]));
+    assert_eq!((world.recorded(), world.layer.targets()), (vec![], vec![]));
     another.goes();
     world.sweep().await;
-    assert_eq!(world.told(), ["cloud.drift"]);
+    assert_eq!(world.recorded(), ["cloud.drift"]);
 }

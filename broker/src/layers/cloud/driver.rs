@@ -1,8 +1,5 @@
-//! The driver: takes every cloud target from observed to desired, one step after another, and remembers what the
-//! cloud said.
-//!
-//! A close is retried for ever (I6). After a round with an error the next begins with a look: what a failed call did is
-//! not known.
+//! The driver: takes every cloud target from observed to desired in rounds, and remembers the answers of its cloud. See
+//! [the page of this layer](super).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -20,104 +17,107 @@ use postern_provider::{CallerToken, CloudError, Provider, Translation};
 use tokio::sync::Notify;
 use tracing::Instrument as _;
 
-use super::journal::Journal;
-use super::place::{ALARM_AT, Failure, Place};
-use super::trace;
+use super::audit_outbox::AuditOutbox;
+use super::log;
+use super::target_state::{ALARM_AFTER, Failure, TargetState};
 use crate::clock::Clock;
-use crate::layer::{LayerReport, LayerStatus};
-use crate::measure;
-use crate::reconcile::Wakeups;
-use crate::replica::Replica;
+use crate::cluster::leases::Leases;
+use crate::layers::report::{LayerReport, LayerStatus};
+use crate::signals::Wakeups;
+use crate::store::Store;
+use crate::telemetry;
 
-/// How long a call may take in all: one that never ends must not keep its target from being closed. A provider bounds
-/// each of its own calls more tightly; what takes longer is waiting for its turn under the cloud's rate, where thousands
-/// of windows end at once.
+/// The time limit of a call in all: one that never ends must not keep its target from being closed. A provider bounds
+/// each of its own calls more tightly; a call takes longer only while it waits for its turn under the cloud's rate limit, where
+/// thousands of windows end at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
-/// How long a cloud may take to say what a caller may do: the caller waits for it.
+/// The time limit of an authorization: the caller waits for it.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call of the broker before may still be on its way: for as long as that one believed its lease, and a request
-/// takes to be done.
+/// The time for which a call of the broker that had the target before may still be on its way: for as long as that broker
+/// believed its lease, and a request takes.
 const LATE_CALLS: Duration = Duration::from_secs(10);
-/// How often it is asked whether the lease still is this broker's, while a call goes on.
+/// The pause between checks, during a call, that this broker still holds the lease.
 const LEASE_TICK: Duration = Duration::from_millis(250);
-/// The longest sleep between looks for retries that are due.
-const TICK: Duration = Duration::from_secs(1);
+/// The longest sleep between checks for retries that are due.
+const RETRY_TICK: Duration = Duration::from_secs(1);
 
-/// Every cloud target and what its cloud said.
-pub struct Clouds {
+/// The cloud layer: the state of every cloud target.
+pub struct CloudLayer {
     pub(super) providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
-    places: Mutex<HashMap<TargetId, Place>>,
+    states: Mutex<HashMap<TargetId, TargetState>>,
     pub(super) notify: Notify,
-    /// A target that was being worked on no longer is.
+    /// Signals that a round on some target has ended.
     pub(super) idle: Notify,
     pub(super) wakeups: Arc<Wakeups>,
     pub(super) clock: Clock,
-    pub(super) journal: Journal,
-    /// What of it all is this broker's to do.
-    pub(super) replica: Arc<Replica>,
+    pub(super) outbox: AuditOutbox,
+    /// The targets on which this broker works.
+    pub(super) leases: Arc<Leases>,
 }
 
-impl Clouds {
-    /// Clouds without targets.
+impl CloudLayer {
+    /// A cloud layer without targets.
     pub fn new(
         providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
         clock: Clock,
         wakeups: Arc<Wakeups>,
-        replica: Arc<Replica>,
+        leases: Arc<Leases>,
     ) -> Arc<Self> {
         Arc::new(Self {
             providers,
-            places: Mutex::default(),
+            states: Mutex::default(),
             notify: Notify::new(),
             idle: Notify::new(),
             wakeups,
             clock,
-            journal: Journal::default(),
-            replica,
+            outbox: AuditOutbox::default(),
+            leases,
         })
     }
 
-    /// Whether this broker drives the target's cloud.
+    /// Reports whether this broker drives the target's cloud.
     pub fn drives(&self, target: &TargetId) -> bool {
         self.provider(target).is_some()
     }
 
-    /// Whether the target's cloud lets a caller ask for access to it, where it is to be asked.
+    /// Asks the target's cloud whether the caller may request access to it, if the cloud is configured to decide that.
     ///
     /// # Errors
-    /// Refused where the caller may not; anything else decides nothing.
+    /// Refused if the caller may not; any other error decides nothing.
     pub async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
         let Some(provider) = self.provider(target) else { return Ok(()) };
         let answer = tokio::time::timeout(AUTHORIZE_TIMEOUT, provider.authorize(target, caller)).await;
         answer.unwrap_or_else(|_| {
             let seconds = AUTHORIZE_TIMEOUT.as_secs();
-            Err(CloudError::unavailable(format!("it did not say within {seconds} s who may have access")))
+            Err(CloudError::unavailable(format!(
+                "it did not answer within {seconds} s whether the caller may have access"
+            )))
         })
     }
 
-    /// Every target of which something is wanted, or something of ours was seen.
+    /// Returns every target on which a window is wanted, or on which something of Postern's was seen.
     pub fn targets(&self) -> Vec<TargetId> {
         self.lock().keys().cloned().collect()
     }
 
-    /// Says what a target's cloud layer must hold, and which windows are of grants that are not over yet: whatever else
-    /// is found there is nobody's. A plain host has no cloud layer.
+    /// Sets the windows that a target's cloud must hold, and the windows of every grant that is not over: any other window found
+    /// there is stray. A plain host has no cloud layer.
     pub fn want(&self, target: &TargetId, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
         if self.provider(target).is_none() {
             return;
         }
-        let mut places = self.lock();
-        let place = places.entry(target.clone()).or_default();
-        let changed = place.desired.as_ref() != Some(&desired);
-        place.told(desired, known);
-        // What was wanted and not begun is wanted no more: no round follows that would say so.
-        if changed && !place.busy && place.is_quiet() {
+        let mut states = self.lock();
+        let state = states.entry(target.clone()).or_default();
+        let changed = state.desired.as_ref() != Some(&desired);
+        state.want(desired, known);
+        // Windows that were wanted and not yet begun are wanted no more: no round follows that would wake the reconciler.
+        if changed && !state.busy && state.is_quiet() {
             self.wakeups.wake(target);
         }
         self.notify.notify_one();
     }
 
-    /// What is known of a window of a grant in the cloud layer.
+    /// Returns what is known of a window of a grant in the cloud layer.
     pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
         let Some(cloud) = window.target.cloud().filter(|cloud| self.providers.contains_key(cloud)) else {
             return Observed::Refused { reason: "this broker drives no cloud for it".into() };
@@ -129,17 +129,17 @@ impl Clouds {
             source: window.source,
             not_after: grant.not_after,
         };
-        let places = self.lock();
-        let Some(place) = places.get(&window.target) else { return Observed::Unconfirmed };
+        let states = self.lock();
+        let Some(state) = states.get(&window.target) else { return Observed::Unconfirmed };
         // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.
-        let may_open = place.busy || place.wants(&wanted);
-        match (&place.observed, &place.failure) {
-            (Some(observed), _) if observed.contains(&wanted) && !place.needs_look() => Observed::Open,
+        let may_open = state.busy || state.wants(&wanted);
+        match (&state.observed, &state.failure) {
+            (Some(observed), _) if observed.contains(&wanted) && !state.needs_look() => Observed::Open,
             (_, Some(Failure { error: CloudError::Refused { reason }, .. })) => {
                 Observed::Refused { reason: reason.clone() }
             }
             // A VM that is gone has nothing open, and nothing can be opened on it.
-            (_, Some(Failure { error: error @ CloudError::NotFound { .. }, .. })) if place.wants(&wanted) => {
+            (_, Some(Failure { error: error @ CloudError::NotFound { .. }, .. })) if state.wants(&wanted) => {
                 Observed::Refused { reason: error.to_string() }
             }
             (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) if !may_open => Observed::Absent,
@@ -147,12 +147,12 @@ impl Clouds {
                 tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
-            // A rule that is no window may be what became of this one: it may let its sources in until it is gone.
+            // A stray may be what became of this window: it may let the window's sources in until it is gone.
             (Some(_), None)
                 if !may_open
-                    && !place.partial.contains(&wanted)
-                    && place.strays.is_empty()
-                    && !place.awaits_late_calls() =>
+                    && !state.partial.contains(&wanted)
+                    && state.strays.is_empty()
+                    && !state.awaits_late_calls() =>
             {
                 Observed::Absent
             }
@@ -162,17 +162,17 @@ impl Clouds {
         }
     }
 
-    /// Where to connect for a window, if something on the way translates that.
+    /// Returns the address to connect to for a window, if something on the way translates it.
     pub fn endpoint(&self, window: &Window) -> Option<SocketAddr> {
         self.lock().get(&window.target)?.reach.endpoint(window.port, window.source)
     }
 
-    /// Whose connections a target sees under another address.
+    /// Returns how sources are translated on the way to a target, if they are.
     pub fn translation(&self, target: &TargetId) -> Option<Translation> {
         self.lock().get(target)?.reach.translation.clone()
     }
 
-    /// How the cloud layer of a target stands, for people.
+    /// Returns the report on the cloud layer of a target.
     pub fn report(&self, target: &TargetId) -> LayerReport {
         if target.cloud().is_none() {
             return LayerReport::of(LayerStatus::NotRequired, "");
@@ -180,22 +180,30 @@ impl Clouds {
         if self.provider(target).is_none() {
             return LayerReport::unreachable("this broker drives no cloud for it");
         }
-        let places = self.lock();
-        let Some(place) = places.get(target) else { return LayerReport::of(LayerStatus::Pending, "") };
-        let mut report = match (&place.failure, &place.observed) {
+        let states = self.lock();
+        let Some(state) = states.get(target) else { return LayerReport::of(LayerStatus::Pending, "") };
+        let mut report = match (&state.failure, &state.observed) {
             (Some(Failure { error: error @ CloudError::Unavailable { .. }, .. }), _) => {
                 LayerReport::unreachable(&error.to_string())
             }
             (Some(failure), _) => LayerReport::of(LayerStatus::Failed, &failure.error.to_string()),
-            (None, _) if !place.drift.is_empty() => {
-                let drift: Vec<&str> = place.drift.iter().map(|drift| drift.what.as_str()).collect();
+            (None, _) if !state.drift.is_empty() => {
+                let drift: Vec<&str> = state.drift.iter().map(|drift| drift.what.as_str()).collect();
                 LayerReport::of(LayerStatus::Failed, &drift.join("; "))
             }
-            (None, Some(_)) if place.is_settled() => LayerReport::of(LayerStatus::InSync, ""),
+            (None, Some(_)) if state.is_settled() => LayerReport::of(LayerStatus::InSync, ""),
             (None, _) => LayerReport::of(LayerStatus::Pending, ""),
         };
-        report.last_seen = place.last_seen;
+        report.last_seen = state.last_seen;
         report
+    }
+
+    /// Writes the cloud layer's records into the audit log, until the process ends.
+    ///
+    /// # Errors
+    /// Never: a failing store is retried.
+    pub async fn keep_writing_records(self: Arc<Self>, store: Arc<dyn Store>) -> anyhow::Result<()> {
+        self.outbox.keep_writing(store.as_ref()).await
     }
 
     /// Drives every target until the process ends.
@@ -211,129 +219,129 @@ impl Clouds {
             tokio::select! {
                 () = self.notify.notified() => {}
                 Some(()) = drives.next(), if !drives.is_empty() => {}
-                () = tokio::time::sleep(TICK), if !self.providers.is_empty() => {}
+                () = tokio::time::sleep(RETRY_TICK), if !self.providers.is_empty() => {}
             }
         }
     }
 
-    /// The targets that have something to do now and are not being worked on.
+    /// Takes the targets that have work to do now and on which no round works.
     fn take_work(&self) -> Vec<(TargetId, Arc<dyn Provider>)> {
         let now = self.clock.now();
-        let mut places = self.lock();
-        // An end needs no word of the store's: it may be gone by then.
-        places.values_mut().for_each(|place| {
-            place.expire(now);
-            place.look_for_late_calls(now);
+        let mut states = self.lock();
+        // An end needs no word from the store: the store may be away by then.
+        states.values_mut().for_each(|state| {
+            state.expire(now);
+            state.look_for_late_calls(now);
         });
-        let alone = self.replica.members.is_alone();
-        let ready = places.iter_mut().filter(|(target, place)| {
+        let alone = self.leases.is_alone();
+        let ready = states.iter_mut().filter(|(target, state)| {
             // Without the lease nothing begins; what has ended is closed all the same (I2).
-            let may = self.replica.leases.holds(target) || place.has_ended(now);
-            may && place.has_work(now) && (alone || !place.waits_for_store(now))
+            let may = self.leases.holds(target) || state.has_ended(now);
+            may && state.has_work(now) && (alone || !state.waits_for_store(now))
         });
         ready
-            .filter_map(|(target, place)| {
+            .filter_map(|(target, state)| {
                 let provider = self.providers.get(&target.cloud()?)?;
-                place.busy = true;
-                place.turns += 1;
+                state.busy = true;
+                state.rounds += 1;
                 Some((target.clone(), Arc::clone(provider)))
             })
             .collect()
     }
 
-    /// One round on one target: read if need be, close, put right what is amiss, and open.
+    /// Runs one round on one target: look if need be, close, repair, and open.
     async fn drive(&self, target: TargetId, provider: Arc<dyn Provider>) {
         let outcome = self.steps(&target, provider.as_ref()).await;
         let now = self.clock.now();
-        if self.with(&target, |place| place.leaving) == Some(true) {
+        if self.with(&target, |state| state.leaving) == Some(true) {
             self.leave(&target).await;
             return;
         }
-        let ended = self.with(&target, |place| {
-            let was_stuck = place.is_stuck();
-            place.busy = false;
+        let ended = self.with(&target, |state| {
+            let was_stuck = state.is_stuck();
+            state.busy = false;
             let alarm = match outcome {
                 Ok(()) => {
-                    place.failure = None;
-                    place.last_seen = Some(now);
+                    state.failure = None;
+                    state.last_seen = Some(now);
                     None
                 }
                 Err(error) => {
-                    metrics::counter!(measure::CLOUD_FAILURES).increment(1);
-                    place.fail(&target, error, now)
+                    metrics::counter!(telemetry::CLOUD_FAILURES).increment(1);
+                    state.fail(&target, error, now)
                 }
             };
-            (alarm, was_stuck != place.is_stuck())
+            (alarm, was_stuck != state.is_stuck())
         });
         let (alarm, stuck_changed) = ended.unwrap_or_default();
         if let Some(alarm) = alarm {
             let error = alarm.details.get("error").map_or("", String::as_str);
-            tracing::error!(%target, %error, "the cloud layer has failed {ALARM_AT} times in a row");
-            self.tell([alarm]);
+            tracing::error!(%target, %error, "the cloud layer has failed {ALARM_AFTER} times in a row");
+            self.record([alarm]);
         }
         if stuck_changed {
-            metrics::gauge!(measure::CLOUD_STUCK).set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
+            metrics::gauge!(telemetry::CLOUD_STUCK).set(u32::try_from(self.stuck()).unwrap_or(u32::MAX));
         }
         self.idle.notify_waiters();
         self.wakeups.wake(&target);
     }
 
     async fn steps(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        if self.with(target, |place| place.needs_look()) != Some(false) {
+        if self.with(target, |state| state.needs_look()) != Some(false) {
             self.look(target, provider).await?;
         }
-        // Nothing that can go wrong with the rest may keep open what is to be closed (I2).
+        // No failure of a later step may keep a window open that must close (I2).
         self.close_all(target, provider).await?;
         if provider.needs_look(target) {
             self.look(target, provider).await?;
         }
-        if !self.replica.leases.holds(target) {
+        if !self.leases.holds(target) {
             return Ok(());
         }
         self.repair(target, provider).await?;
-        // Asked anew before every opening: a window may have ended while the one before it was opened.
+        // Computed again before every opening: a window may have ended while the one before it was opened.
         loop {
             self.close_all(target, provider).await?;
-            // Another broker may have closed by now what this one still means to open.
-            if !self.replica.leases.holds(target) {
+            // Another broker may have closed by now the windows that this one still means to open.
+            if !self.leases.holds(target) {
                 break;
             }
             let open = |step| if let CloudStep::Open(windows) = step { Some(windows) } else { None };
             let Some(windows) = self.steps_left(target).into_iter().find_map(open) else { break };
-            let span = trace::call_for("open", target, &windows);
+            let span = log::call_for("open", target, &windows);
             let opening = answered(provider.open(target, &windows)).instrument(span);
-            // A call that waits, or is tried again, for longer than the lease lasts would land after another broker's look.
+            // A call that waits or is retried for longer than the lease lasts would land after another broker's look.
             let Some(reach) = self.while_held(target, opening).await else { break };
             let reach = reach?;
-            self.with(target, |place| place.opened(&windows, reach));
+            self.with(target, |state| state.opened(&windows, reach));
             self.wakeups.wake(target);
         }
         Ok(())
     }
 
-    /// What is left to do, closes first.
+    /// Returns the steps that are left, closes first.
     fn steps_left(&self, target: &TargetId) -> Vec<CloudStep> {
         let now = self.clock.now();
-        let steps = |place: &mut Place| {
-            place.expire(now);
-            place.steps(now)
+        let steps = |state: &mut TargetState| {
+            state.expire(now);
+            state.steps(now)
         };
         self.with(target, steps).flatten().unwrap_or_default()
     }
 
-    /// Closes whatever is to be closed, each grant once: one that the cloud keeps does not keep the others.
+    /// Closes every window that must close, grant by grant: a refusal for one grant keeps no other window open.
     async fn close_all(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
         let mut failed = None;
-        let (ours, now) = (self.replica.leases.holds(target), self.clock.now());
+        let (holds, now) = (self.leases.holds(target), self.clock.now());
         for step in self.steps_left(target) {
             let CloudStep::Close(mut windows) = step else { break };
-            // What another broker may have opened meanwhile is not nobody's: without the lease only the end counts.
-            windows.retain(|window| ours || window.not_after <= now);
-            // Nor is what somebody asked for since the store was read: it is read again first.
+            // Without the lease another broker may own these windows: close only those that have expired.
+            windows.retain(|window| holds || window.not_after <= now);
+            // A window may be of a grant that was requested since the store was read: have the store read again first.
             let asked = windows.len();
-            if !self.replica.members.is_alone() {
-                self.with(target, |place| {
-                    windows.retain(|window| window.not_after <= now || !place.may_be_new(window));
+            if !self.leases.is_alone() {
+                self.with(target, |state| {
+                    windows.retain(|window| window.not_after <= now || !state.may_be_new(window));
                 });
             }
             if windows.len() < asked {
@@ -342,14 +350,14 @@ impl Clouds {
             if windows.is_empty() {
                 continue;
             }
-            let span = trace::call_for("close", target, &windows);
+            let span = log::call_for("close", target, &windows);
             match answered(provider.close(target, &windows)).instrument(span).await {
                 Ok(()) => {
                     let now = self.clock.now();
-                    // A close takes away what it finds of strays: the next look says which are gone.
-                    self.with(target, |place| place.repaired |= !place.strays.is_empty());
+                    // A close removes strays, too: the next look says which are gone.
+                    self.with(target, |state| state.repaired |= !state.strays.is_empty());
                     for window in &windows {
-                        self.tell(self.with(target, |place| place.closed(window, now)).flatten());
+                        self.record(self.with(target, |state| state.closed(window, now)).flatten());
                     }
                     self.wakeups.wake(target);
                 }
@@ -363,26 +371,26 @@ impl Clouds {
         failed.map_or(Ok(()), Err)
     }
 
-    /// Lets the provider put right what it can.
+    /// Has the provider repair what it can.
     async fn repair(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        // What nobody has asked for yet waits: only an end does not.
-        if self.with(target, |place| place.repair && place.desired.is_some()) != Some(true) {
+        // A repair waits until the reconciler has said what the target must hold: only an end does not.
+        if self.with(target, |state| state.repair && state.desired.is_some()) != Some(true) {
             return Ok(());
         }
-        tracing::warn!(%target, "putting right what somebody changed in the cloud");
-        self.with(target, |place| place.repaired = true);
-        answered(provider.repair(target)).instrument(trace::call("repair", target)).await?;
+        tracing::warn!(%target, "repairing what another principal changed in the cloud");
+        self.with(target, |state| state.repaired = true);
+        answered(provider.repair(target)).instrument(log::call("repair", target)).await?;
         self.look(target, provider).await?;
-        if self.with(target, |place| place.repair) == Some(true) {
-            return Err(CloudError::unavailable("what somebody changed could not be put right"));
+        if self.with(target, |state| state.repair) == Some(true) {
+            return Err(CloudError::unavailable("a change by another principal could not be repaired"));
         }
         Ok(())
     }
 
-    /// The answer, if this broker works on the target for that long.
+    /// Returns the answer to a call; none if this broker loses the lease before it comes.
     async fn while_held<T>(&self, target: &TargetId, call: impl Future<Output = T>) -> Option<T> {
         let lost = async {
-            while self.replica.leases.holds(target) {
+            while self.leases.holds(target) {
                 tokio::time::sleep(LEASE_TICK).await;
             }
         };
@@ -393,50 +401,50 @@ impl Clouds {
     }
 
     async fn look(&self, target: &TargetId, provider: &dyn Provider) -> Result<(), CloudError> {
-        let look = answered(provider.observe(target)).instrument(trace::call("look", target)).await?;
+        let look = answered(provider.observe(target)).instrument(log::call("look", target)).await?;
         let now = self.clock.now();
-        self.tell(self.with(target, |place| place.looked(target, look, now)).into_iter().flatten());
+        self.record(self.with(target, |state| state.looked(target, look, now)).into_iter().flatten());
         Ok(())
     }
 
-    /// Tells the log, and the audit log, and counts.
-    pub(super) fn tell(&self, events: impl IntoIterator<Item = AuditEvent>) {
+    /// Logs and counts the events, and queues them for the audit log.
+    pub(super) fn record(&self, events: impl IntoIterator<Item = AuditEvent>) {
         for event in events {
             if event.action == "cloud.drift" {
-                metrics::counter!(measure::CLOUD_DRIFT).increment(1);
+                metrics::counter!(telemetry::CLOUD_DRIFT).increment(1);
             }
             let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
             let grant = event.grant.map(tracing::field::display);
-            tracing::warn!(%target, grant, action = event.action, details = ?event.details, "told the audit log");
-            self.journal.tell(event);
+            tracing::warn!(%target, grant, action = event.action, details = ?event.details, "recorded in the audit log");
+            self.outbox.push(event);
         }
     }
 
-    /// Does something with a target's place.
-    fn with<T>(&self, target: &TargetId, work: impl FnOnce(&mut Place) -> T) -> Option<T> {
+    /// Does something with a target's state.
+    fn with<T>(&self, target: &TargetId, work: impl FnOnce(&mut TargetState) -> T) -> Option<T> {
         self.lock().get_mut(target).map(work)
     }
 
     /// Forgets a target on which another broker works. A round that is under way is left to end; its last call may land
-    /// after the other's look, so that the other is asked to look again.
+    /// after the other broker's look, so the other broker is asked to look again.
     pub fn let_go(&self, target: &TargetId) {
-        let mut places = self.lock();
-        match places.get_mut(target) {
-            Some(place) if place.busy => place.leaving = true,
-            Some(_) => drop(places.remove(target)),
+        let mut states = self.lock();
+        match states.get_mut(target) {
+            Some(state) if state.busy => state.leaving = true,
+            Some(_) => drop(states.remove(target)),
             None => {}
         }
     }
 
-    /// Forgets every target: what is this broker's is told anew.
+    /// Forgets every target: the reconciler sets the state of this broker's targets again.
     pub fn let_go_of_all(&self) {
         let targets = self.targets();
         targets.iter().for_each(|target| self.let_go(target));
         self.wakeups.wake_all(targets);
     }
 
-    /// Takes over a target from another broker, whose last call may land late: nothing that is remembered of its cloud is
-    /// believed, and it is looked at now, and again.
+    /// Takes over a target from another broker, whose last call may land late: the remembered state is not believed, and the
+    /// target is looked at now and once more later.
     pub fn took_over(&self, target: &TargetId) {
         let Some(provider) = self.provider(target) else { return };
         provider.taken_over(target);
@@ -445,44 +453,44 @@ impl Clouds {
         self.notify.notify_one();
     }
 
-    /// Has a target looked at before anything else is done with it.
+    /// Has the next round on a target begin with a look.
     pub fn look_again(&self, target: &TargetId) {
-        self.with(target, Place::doubt);
+        self.with(target, TargetState::doubt);
         self.notify.notify_one();
     }
 
-    /// How many targets have a cloud that keeps failing.
+    /// Returns the number of targets whose cloud keeps failing.
     pub fn stuck(&self) -> usize {
-        self.lock().values().filter(|place| place.is_stuck()).count()
+        self.lock().values().filter(|state| state.is_stuck()).count()
     }
 
-    /// The end of a round on a target that another broker works on.
+    /// Ends a round on a target on which another broker works.
     async fn leave(&self, target: &TargetId) {
         self.lock().remove(target);
         self.idle.notify_waiters();
-        if let Err(error) = self.replica.members.ask_to_look(target).await {
-            // Whoever took over looks again by itself some time later.
-            tracing::debug!(%target, error = &error as &dyn std::error::Error, "nobody could be asked to look");
+        if let Err(error) = self.leases.ask_to_look(target).await {
+            // The other broker looks again by itself some time later.
+            tracing::debug!(%target, error = &error as &dyn std::error::Error, "the broker that holds the lease could not be asked to look");
         }
         self.wakeups.wake(target);
     }
 
-    /// Keeps every round away from the target, if none is under way.
-    pub(super) fn take(&self, target: &TargetId) -> bool {
-        let mut places = self.lock();
-        let place = places.entry(target.clone()).or_default();
-        place.turns += 1;
-        !std::mem::replace(&mut place.busy, true)
+    /// Keeps every round away from the target. False if one is under way.
+    pub(super) fn begin_exclusive(&self, target: &TargetId) -> bool {
+        let mut states = self.lock();
+        let state = states.entry(target.clone()).or_default();
+        state.rounds += 1;
+        !std::mem::replace(&mut state.busy, true)
     }
 
-    /// Lets rounds happen again, the first of them with a fresh look.
-    pub(super) fn give_back(&self, target: &TargetId) {
-        if let Some(place) = self.lock().get_mut(target) {
-            place.busy = false;
-            place.doubt();
-            place.failure = None;
+    /// Lets rounds happen again; the first begins with a look.
+    pub(super) fn end_exclusive(&self, target: &TargetId) {
+        if let Some(state) = self.lock().get_mut(target) {
+            state.busy = false;
+            state.doubt();
+            state.failure = None;
         }
-        // A round needs to know what is to be open.
+        // The next round needs the desired windows from the reconciler.
         self.wakeups.wake(target);
         self.notify.notify_one();
         self.idle.notify_waiters();
@@ -492,17 +500,17 @@ impl Clouds {
         self.providers.get(&target.cloud()?)
     }
 
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, Place>> {
-        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, TargetState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The answer of a cloud to one call.
+/// Returns the answer of a cloud to one call.
 async fn answered<T>(call: impl Future<Output = Result<T, CloudError>>) -> Result<T, CloudError> {
     within(ANSWER_TIMEOUT, call).await
 }
 
-/// The answer of a cloud, if it comes in time.
+/// Returns the answer of a cloud; unavailable if it does not come in time.
 pub(super) async fn within<T>(
     span: Duration,
     call: impl Future<Output = Result<T, CloudError>>,

@@ -1,4 +1,4 @@
-//! One target's place in the hub: its session, what it was told and what it confirmed.
+//! The state of one target's session: what was pushed, what was confirmed, and what the agent may hold besides.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,29 +9,30 @@ use jiff::Timestamp;
 use postern_core::plan::{DesiredHost, HostWindow, Observed};
 use tokio::sync::watch;
 
-use super::{Outgoing, Told, trace};
-use crate::layer::{LayerReport, LayerStatus};
+use super::desired_state::{DesiredState, Outgoing};
+use super::log;
+use crate::layers::report::{LayerReport, LayerStatus};
 
-/// How often in a row an agent may refuse before the broker raises an alarm.
-const ALARM_AT: u32 = 3;
+/// The number of refusals in a row at which the broker raises an alarm.
+const ALARM_AFTER: u32 = 3;
 
-/// One target's session and what is known through it.
+/// The session of one target, and what is known through it.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct SessionState {
     /// Counts sessions, so that a stale one cannot speak for a newer.
     number: u64,
     session: Option<watch::Sender<Outgoing>>,
     began: Option<Timestamp>,
-    told: Option<Arc<Told>>,
-    confirmed: Option<Arc<Told>>,
+    pushed: Option<Arc<DesiredState>>,
+    confirmed: Option<Arc<DesiredState>>,
     refusal: Option<Refusal>,
-    /// What the agent was told, in earlier sessions or before the last word of this one, and may hold still.
+    /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
     left_behind: BTreeSet<HostWindow>,
     version: String,
     last_seen: Option<Timestamp>,
 }
 
-/// The agent said no to what it was told last.
+/// The agent's refusal of the state that was pushed last.
 #[derive(Debug)]
 struct Refusal {
     reason: String,
@@ -40,7 +41,7 @@ struct Refusal {
     backoff: ExponentialBackoff,
 }
 
-impl Slot {
+impl SessionState {
     pub(super) fn connect(
         &mut self,
         sender: watch::Sender<Outgoing>,
@@ -56,7 +57,7 @@ impl Slot {
         self.number
     }
 
-    /// Whether it has a session that began before that moment.
+    /// Reports whether there is a session that began before that moment.
     pub(super) fn began_before(&self, moment: Timestamp) -> bool {
         self.session.is_some() && self.began.is_some_and(|began| began < moment)
     }
@@ -65,11 +66,11 @@ impl Slot {
         self.session.is_some()
     }
 
-    pub(super) fn session(&self) -> Option<u64> {
+    pub(super) fn number(&self) -> Option<u64> {
         self.session.as_ref().map(|_| self.number)
     }
 
-    /// Knows nothing of what the agent holds any more.
+    /// Forgets what the agent holds.
     pub(super) fn doubt(&mut self) {
         self.leave_behind();
     }
@@ -78,7 +79,7 @@ impl Slot {
         self.number == number && self.session.is_some()
     }
 
-    /// Tells the stream to end, and nothing after that. The slot forgets the session when the stream is dropped.
+    /// Has the stream end, and sends nothing after that. The session is forgotten when the stream is dropped.
     pub(super) fn end(&mut self, reason: &'static str) {
         if let Some(session) = &self.session {
             session.send_replace(Outgoing::End(reason));
@@ -91,63 +92,66 @@ impl Slot {
         self.last_seen = Some(now);
     }
 
-    /// Forgets what the session knew, but for the windows that the agent may hold without it.
+    /// Forgets what the session knew, except the windows that the agent may hold without it.
     fn leave_behind(&mut self) {
-        let known = [self.told.take(), self.confirmed.take()];
-        self.left_behind.extend(known.into_iter().flatten().flat_map(|told| told.desired.windows.clone()));
+        let known = [self.pushed.take(), self.confirmed.take()];
+        self.left_behind
+            .extend(known.into_iter().flatten().flat_map(|pushed| pushed.desired.windows.clone()));
         self.refusal = None;
     }
 
-    /// Whether the agent may hold a window though it has no session.
+    /// Reports whether the agent may hold a window though it has no session.
     pub(super) fn may_hold(&self, window: &HostWindow) -> bool {
         self.left_behind.contains(window)
     }
 
-    pub(super) fn heard(&mut self, now: Timestamp) {
+    pub(super) fn mark_seen(&mut self, now: Timestamp) {
         self.last_seen = Some(now);
     }
 
-    /// See [`super::Hub::tell`]. What was refused is told again when its backoff is over, for ever.
-    pub(super) fn tell(
+    /// Pushes a desired state; see [`super::sessions::AgentSessions::push`]. A refused state is pushed again when its backoff is
+    /// over, without end.
+    pub(super) fn push(
         &mut self,
         generation: u64,
         desired: DesiredHost,
         now: Timestamp,
     ) -> Option<Timestamp> {
         let session = self.session.as_ref()?;
-        // An end that the stream has not read yet must not be overwritten: it may be a ban.
+        // A state must not overwrite an end that the stream has not read yet: it may be a ban.
         if matches!(&*session.borrow(), Outgoing::End(_)) {
             return None;
         }
-        let same = self.told.as_ref().is_some_and(|told| told.desired == desired);
+        let same = self.pushed.as_ref().is_some_and(|pushed| pushed.desired == desired);
         if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
-        let told = Arc::new(Told { generation, desired });
-        trace::told(self.told.as_deref(), &told);
-        // What is replaced before its answer came may have been applied all the same.
+        let pushed = Arc::new(DesiredState { generation, desired });
+        log::pushed(self.pushed.as_deref(), &pushed);
+        // The agent may have applied a state that is replaced before its answer came.
         if !self.in_sync()
-            && let Some(unanswered) = self.told.take()
+            && let Some(unanswered) = self.pushed.take()
         {
             self.left_behind.extend(unanswered.desired.windows.iter().cloned());
         }
-        self.told = Some(Arc::clone(&told));
-        session.send_replace(Outgoing::Tell(told));
+        self.pushed = Some(Arc::clone(&pushed));
+        session.send_replace(Outgoing::Push(pushed));
         None
     }
 
-    /// The answer to what was told last; answers to anything earlier are out of date. Whether it is a confirmation.
+    /// Records the answer to the state that was pushed last; answers to earlier ones are out of date. Returns whether it is a
+    /// confirmation.
     pub(super) fn applied(&mut self, generation: u64, error: Option<String>, now: Timestamp) -> bool {
         self.last_seen = Some(now);
-        let Some(told) = self.told.as_ref().filter(|told| told.generation == generation) else {
+        let Some(pushed) = self.pushed.as_ref().filter(|pushed| pushed.generation == generation) else {
             return false;
         };
         let confirms = error.is_none();
         match error {
             None => {
-                self.confirmed = Some(Arc::clone(told));
+                self.confirmed = Some(Arc::clone(pushed));
                 self.refusal = None;
-                // It holds this and nothing else.
+                // The agent holds this state and nothing else.
                 self.left_behind.clear();
             }
             Some(reason) => self.refuse(reason, now),
@@ -158,10 +162,10 @@ impl Slot {
     fn refuse(&mut self, reason: String, now: Timestamp) {
         let (times, mut backoff) = match self.refusal.take() {
             Some(refusal) => (refusal.times + 1, refusal.backoff),
-            None => (1, patience()),
+            None => (1, backoff()),
         };
-        trace::refused(self.confirmed.as_deref(), self.told.as_deref(), &reason);
-        if times == ALARM_AT {
+        log::refused(self.confirmed.as_deref(), self.pushed.as_deref(), &reason);
+        if times == ALARM_AFTER {
             tracing::error!(%reason, "an agent has refused its desired state {times} times in a row");
         }
         let wait = backoff.next().unwrap_or(Duration::from_secs(30));
@@ -169,24 +173,24 @@ impl Slot {
             Some(Refusal { reason, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
     }
 
-    /// What is known of a window; `None` where no session is there to know it.
+    /// Returns what is known of a window; `None` without a session.
     pub(super) fn observe(&self, window: &HostWindow) -> Option<Observed> {
         self.session.as_ref()?;
-        let holds = |told: &Option<Arc<Told>>| {
-            told.as_ref().is_some_and(|told| told.desired.windows.contains(window))
+        let holds = |pushed: &Option<Arc<DesiredState>>| {
+            pushed.as_ref().is_some_and(|pushed| pushed.desired.windows.contains(window))
         };
         Some(match &self.refusal {
             _ if holds(&self.confirmed) => Observed::Open,
-            Some(refusal) if holds(&self.told) => Observed::Refused { reason: refusal.reason.clone() },
-            _ if self.in_sync() && !holds(&self.told) => Observed::Absent,
+            Some(refusal) if holds(&self.pushed) => Observed::Refused { reason: refusal.reason.clone() },
+            _ if self.in_sync() && !holds(&self.pushed) => Observed::Absent,
             _ => Observed::Unconfirmed,
         })
     }
 
-    /// Whether the agent confirmed what it was told last.
+    /// Reports whether the agent confirmed the state that was pushed last.
     fn in_sync(&self) -> bool {
-        let generation = |told: &Option<Arc<Told>>| told.as_ref().map(|told| told.generation);
-        self.told.is_some() && generation(&self.told) == generation(&self.confirmed)
+        let generation = |pushed: &Option<Arc<DesiredState>>| pushed.as_ref().map(|pushed| pushed.generation);
+        self.pushed.is_some() && generation(&self.pushed) == generation(&self.confirmed)
     }
 
     pub(super) fn report(&self) -> LayerReport {
@@ -206,8 +210,8 @@ impl Slot {
     }
 }
 
-/// For ever, from half a second up to half a minute.
-fn patience() -> ExponentialBackoff {
+/// Pauses from half a second up to half a minute, without end.
+fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(500))
         .with_max_delay(Duration::from_secs(30))
