@@ -199,7 +199,11 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
     wait_until("the own group to come back", PATIENCE, attached);
     let told = || world.audited("cloud.drift");
     let tells = |words: &str| told().iter().any(|line| line.contains(words));
-    let all = ["somebody closed", "somebody made a rule in its own group", "its own group is not on"];
+    let all = [
+        "another principal closed",
+        "another principal made a rule in its own group",
+        "its own group is not on",
+    ];
     wait_until("all of it to be told", PATIENCE, || all.iter().all(|words| tells(words)));
 
     world.cloud.allow(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));

@@ -29,7 +29,7 @@ fn i2_a_grant_that_is_open_while_the_store_is_moved_closes_on_time() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("stop it first"), "{refused:?}");
     world.broker.process().terminate();
     let said = world.broker.must(&["migrate", "--from", "config", "--to", &redis.url()]);
-    assert!(said.contains("1 grants") && said.contains("all of it has arrived"), "{said}");
+    assert!(said.contains("1 grants") && said.contains("the migration is complete"), "{said}");
     let refused = world.broker.command(&["serve"]);
     assert!(!refused.status.success(), "the old store is no store any more");
     let words = String::from_utf8_lossy(&refused.stderr);

@@ -27,7 +27,7 @@ const AFTERWARDS: Duration = Duration::from_secs(2);
 /// How long a Redis that was killed is away at least. One that is back at once may be made the primary again, with what it had.
 const REBOOT: Duration = Duration::from_secs(3);
 /// What a broker says that was away for longer than it is believed.
-const JOINED_ANEW: &str = "joined the other brokers anew";
+const JOINED_AGAIN: &str = "joined the other brokers again";
 
 /// Tells it.
 pub(crate) fn tell(story: &mut Story) {
@@ -139,7 +139,7 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
     story.check(&title, || {
         std::thread::sleep(STOPPED.saturating_sub(stopped.elapsed()));
         let visits = world.visits();
-        let returns = || world.replicas.replica(at).broker().log().matches(JOINED_ANEW).count();
+        let returns = || world.replicas.replica(at).broker().log().matches(JOINED_AGAIN).count();
         let before = returns();
         let hung = world.caller_at(at).start_request(&ask(world, "tcp/22"));
         world.replicas.replica(at).thaw();
