@@ -1,18 +1,18 @@
-//! Builders of what tests are about: a test says what matters to it, and the rest is what is usual.
+//! Builders of grants and policies: a test names what matters to it, and the rest is usual.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::policy::{AllowedSource, Layers, Mode, PortRule, Unreachable, authorize};
 use postern_core::text::Justification;
-use postern_core::{AccessRequest, Grant, GrantId, Name, Policy, Principal, Role};
+use postern_core::{AccessRequest, Grant, GrantId, Layers, Name, Policy, Principal, Role};
 
 /// A moment to count from.
 pub(crate) fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
 }
 
-/// So many seconds after [`start`].
+/// The moment so many seconds after [`start`].
 pub(crate) fn at(seconds: i64) -> Timestamp {
     start() + Duration::from_secs(seconds.unsigned_abs())
 }
@@ -80,7 +80,7 @@ impl PolicyBuilder {
     }
 }
 
-/// A grant of alice's on `host:vm-1`, tcp/22 from 192.0.2.7 for 60 s, asked for at [`start`].
+/// A grant of alice on `host:vm-1`, tcp/22 from 192.0.2.7 for 60 s, asked for at [`start`].
 pub(crate) fn a_grant() -> GrantBuilder {
     GrantBuilder {
         number: 1,
