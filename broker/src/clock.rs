@@ -1,8 +1,8 @@
 //! The only place of the broker that reads a clock.
 //!
-//! Ends of grants are wall times, so a stepped wall clock must not move them: the broker reads the wall once, when it
-//! starts, and from then on counts `CLOCK_BOOTTIME`, which never steps and counts suspend. Across a restart the clock
-//! never falls behind the last record that the store holds.
+//! Ends of grants are times of the wall clock, and a step of that clock must not move them. So the broker reads the wall clock
+//! once, when it starts, and from then on counts `CLOCK_BOOTTIME`, which never steps and counts suspend. Across a restart the
+//! broker's clock never falls behind the last record in the store.
 
 use std::time::Duration;
 
@@ -17,29 +17,29 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts from the wall, or from `floor` (the newest time in the store) where the wall is behind it.
+    /// Starts from the wall clock, or from `floor` (the newest time in the store) if the wall clock is behind it.
     pub fn start(floor: Timestamp) -> Self {
         Self { anchor: wall().max(floor), anchored_at: boottime() }
     }
 
-    /// Now.
+    /// Returns the time now.
     pub fn now(&self) -> Timestamp {
         let elapsed = boottime().saturating_sub(self.anchored_at);
         self.anchor.checked_add(elapsed).unwrap_or(Timestamp::MAX)
     }
 
-    /// How far the wall clock is ahead of this one: it was stepped, or it was behind the store at the start.
+    /// Returns how far the wall clock is ahead of this one: it was stepped, or it was behind the store at the start.
     pub fn wall_ahead(&self) -> SignedDuration {
         wall().duration_since(self.now())
     }
 
-    /// How long until `at`; zero where it has passed.
+    /// Returns the time until `at`; zero if it has passed.
     pub fn until(&self, at: Timestamp) -> Duration {
         at.duration_since(self.now()).try_into().unwrap_or_default()
     }
 }
 
-/// A count of time that never steps, for measuring how long something took.
+/// Returns a count of time that never steps, for measuring how long something took.
 pub fn boottime() -> Duration {
     let time = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! The only module that spawns. A task of the broker is meant to run as long as the broker: one that ends, fails or
-//! panics takes the process down with it, so that no loop can be dead while the broker looks alive.
+//! The only module that spawns. A task of the broker runs as long as the broker: one that ends, fails or panics takes the process
+//! down with it, so that no loop can be dead while the broker looks alive.
 
 use std::future::Future;
 
@@ -21,10 +21,10 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
-    /// Waits until the first task ends, which none should.
+    /// Waits until the first task ends, which no task should.
     ///
     /// # Errors
-    /// Always: the name of the task, and why it ended.
+    /// Always: the name of the task, and the reason of its end.
     pub async fn first_end(&mut self) -> anyhow::Error {
         match self.set.join_next().await {
             None => anyhow::anyhow!("no task was started"),

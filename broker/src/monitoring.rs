@@ -1,5 +1,5 @@
-//! The HTTP port for those who watch the broker: `/metrics` for Prometheus, `/livez` and `/readyz` for whoever starts
-//! brokers and sends calls to them. It shows no secret, changes nothing, and asks for no authentication.
+//! The HTTP port for monitoring: `/metrics` for Prometheus, `/livez` and `/readyz` for the programs that start brokers and
+//! route calls to them. It shows no secret, changes nothing, and asks for no authentication.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -21,28 +21,27 @@ use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::readiness::{Readiness, goes_round, in_words};
-use crate::reconcile::Pulse;
+use crate::signals::Heartbeat;
 
-/// How many connections there may be at once; a new one then closes the oldest, so that readers that do not read silence
-/// no probe.
-const CONNECTIONS: usize = 64;
-/// How long a connection may take to ask, or be quiet between two requests.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The number of connections at once. A further one closes the oldest, so that readers that do not read silence no probe.
+const MAX_CONNECTIONS: usize = 64;
+/// The time in which a connection must send a request, and the longest quiet between two requests.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The age at which a connection is closed, also in the middle of an answer that is not read.
-const AGE: Duration = Duration::from_secs(120);
-/// How often the recorder tidies up: histograms grow until then, or until they are read.
-const UPKEEP: Duration = Duration::from_secs(5);
+const MAX_AGE: Duration = Duration::from_secs(120);
+/// The pause between two upkeeps of the recorder: histograms grow until then, or until they are read.
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// What is shown.
+/// The state that the port shows.
 #[derive(Debug, Clone)]
 pub struct Shown {
     /// The metrics.
     pub metrics: PrometheusHandle,
-    /// Whether the broker can do its work.
+    /// The reasons for which the broker is not ready.
     pub readiness: Readiness,
-    /// When the reconciler last went round.
-    pub pulse: Arc<Pulse>,
-    /// Time.
+    /// The heartbeat of the reconciler.
+    pub heartbeat: Arc<Heartbeat>,
+    /// The broker's clock.
     pub clock: Clock,
 }
 
@@ -57,18 +56,18 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// Serves until the process ends.
 ///
 /// # Errors
-/// Never: what a connection runs into ends with it.
+/// Never: an error of a connection ends that connection alone.
 pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
     let (mut connections, mut oldest_first) = (JoinSet::new(), VecDeque::new());
-    let mut upkeep = tokio::time::interval(UPKEEP);
-    // After a machine stood still, one round is as good as all that were missed.
+    let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
+    // After the machine stood still, one tick is as good as all that were missed.
     upkeep.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((tcp, _)) => {
                     oldest_first.retain(|connection: &AbortHandle| !connection.is_finished());
-                    if oldest_first.len() >= CONNECTIONS
+                    if oldest_first.len() >= MAX_CONNECTIONS
                         && let Some(oldest) = oldest_first.pop_front()
                     {
                         oldest.abort();
@@ -76,7 +75,7 @@ pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
                     oldest_first.push_back(connections.spawn(connection(tcp, shown.clone())));
                 }
                 Err(error) => {
-                    tracing::error!(%error, "cannot accept for metrics");
+                    tracing::error!(%error, "cannot accept a connection for metrics");
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             },
@@ -92,8 +91,8 @@ async fn connection(tcp: TcpStream, shown: Shown) {
         async move { Ok::<_, Infallible>(answer) }
     });
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    match tokio::time::timeout(AGE, builder.serve_connection(TokioIo::new(tcp), service)).await {
+    builder.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
+    match tokio::time::timeout(MAX_AGE, builder.serve_connection(TokioIo::new(tcp), service)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics ended"),
         Err(_) => tracing::debug!("a connection for metrics has reached its age"),
@@ -114,9 +113,10 @@ impl Shown {
                 response.headers_mut().insert(CONTENT_TYPE, format);
                 response
             }
-            "/livez" if goes_round(&self.pulse, self.clock) => plain(StatusCode::OK, "alive\n".into()),
+            "/livez" if goes_round(&self.heartbeat, self.clock) => plain(StatusCode::OK, "alive\n".into()),
             "/livez" => {
-                let last = self.pulse.last().map_or_else(|| "its start".to_owned(), |last| last.to_string());
+                let last =
+                    self.heartbeat.last().map_or_else(|| "its start".to_owned(), |last| last.to_string());
                 let body = format!("reconciler: it has not gone round since {last}\n");
                 plain(StatusCode::SERVICE_UNAVAILABLE, body)
             }
@@ -145,14 +145,14 @@ mod tests {
     use jiff::{SignedDuration, Timestamp};
 
     use super::*;
-    use crate::measure;
-    use crate::readiness::{ENDING, RECONCILER, STORE};
+    use crate::signals::parts::{ENDING, RECONCILER, STORE};
+    use crate::telemetry;
 
     fn shown() -> Shown {
         Shown {
-            metrics: measure::recorder().unwrap().handle(),
+            metrics: telemetry::recorder().unwrap().handle(),
             readiness: Readiness::default(),
-            pulse: Arc::default(),
+            heartbeat: Arc::default(),
             clock: Clock::start(Timestamp::UNIX_EPOCH),
         }
     }
@@ -167,14 +167,14 @@ mod tests {
         let shown = shown();
         let now = shown.clock.now();
         assert_eq!(get(&shown, "/livez").0, 503);
-        shown.pulse.beat(now);
+        shown.heartbeat.beat(now);
         assert_eq!(get(&shown, "/livez"), (200, "alive\n".into()));
-        shown.pulse.beat(now - SignedDuration::from_secs(31));
+        shown.heartbeat.beat(now - SignedDuration::from_secs(31));
         assert_eq!(get(&shown, "/livez").0, 503);
     }
 
     #[test]
-    fn readiness_is_that_no_part_has_a_reason_and_tells_each() {
+    fn readiness_is_that_no_part_has_a_reason_and_shows_each() {
         let shown = shown();
         let (code, body) = get(&shown, "/readyz");
         assert!(code == 503 && body.contains("store: ") && body.contains("reconciler: "), "{body}");
