@@ -24,9 +24,9 @@
 //! which of the two to resume (I8). What an administrator accepted before the interruption stays accepted.
 //!
 //! On failure: a concern that is not accepted, or a group without room, stops the plan before its first call.
-//! If the own group cannot be attached and was created by this run, it is deleted again, because no rule of
-//! the customer's was touched yet. Any later error leaves the state tag as it is. If another principal
-//! removed the tags that record the ports, nothing says what to resume, and the sweep reports that the target
+//! If EC2 refuses to attach an own group that this run created, the broker deletes it again, because no rule
+//! of the customer's was touched yet. Any later error leaves the state tag as it is. If another principal
+//! removed the tags that record the ports, no tag says what to resume, and the sweep reports that the target
 //! must be locked down again. A release is refused while a window is open, and works for an instance that no
 //! longer exists as long as a group of Postern's still serves it.
 //!

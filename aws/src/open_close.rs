@@ -78,8 +78,8 @@ impl InstanceOps<'_> {
         let instance = [self.context.instance.to_owned()];
         let holder = [format!("{}{}", tags::HOLDER, self.context.instance)];
         let mut groups = self.ec2.groups(Find::Where("tag-key", &holder)).await?;
-        let is_deployments = |owner: &String| owner == self.context.deployment;
-        groups.retain(|group| group.tags.get(tags::MANAGED_BY).is_some_and(is_deployments));
+        let is_this_deployment = |owner: &String| owner == self.context.deployment;
+        groups.retain(|group| group.tags.get(tags::MANAGED_BY).is_some_and(is_this_deployment));
         let interfaces = self.ec2.interfaces(Find::Where("attachment.instance-id", &instance)).await?;
         let exists = !interfaces.is_empty()
             || !self.ec2.instances(Find::Where("instance-id", &instance)).await?.is_empty();

@@ -24,9 +24,9 @@ impl LockdownOps<'_> {
             .collect();
         let mut own = plan.own.take();
         let was_there = own.is_some();
-        for step in into_calls(plan.steps) {
-            tracing::info!(target = %self.target, ?step, "changing security groups");
-            match step {
+        for call in into_calls(plan.steps) {
+            tracing::info!(target = %self.target, ?call, "changing security groups");
+            match call {
                 Call::Own(InstanceStep::MakeOwn { vpc, tags }) => {
                     let description =
                         format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
@@ -39,7 +39,7 @@ impl LockdownOps<'_> {
                     let done = self.on_own(own, step).await;
                     if matches!(done, Err(CloudError::Refused { .. })) && is_attaching && !was_there {
                         // No rule of the customer's was touched yet: leave nothing behind.
-                        self.give_up(own).await;
+                        self.delete_failed_own_group(own).await;
                     }
                     done?;
                 }
@@ -131,7 +131,7 @@ impl LockdownOps<'_> {
     }
 
     /// Deletes an own group that could not be attached everywhere, as far as EC2 allows.
-    async fn give_up(&self, own: &str) {
+    async fn delete_failed_own_group(&self, own: &str) {
         let undo = async {
             for interface in self.ec2.interfaces(Find::Where("group-id", &[own.to_owned()])).await? {
                 self.detach(own, &interface.id).await?;
