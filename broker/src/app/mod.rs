@@ -30,8 +30,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_core::audit::AuditEvent;
-use postern_core::plan::{Layer, Observed};
-use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId, Window};
+use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use postern_provider::CallerToken;
