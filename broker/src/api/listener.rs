@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::{Request, Response};
-use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::identity::TrustDomain;
 use rustix::net::RecvFlags;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
+use super::authenticator::CertificateAuthenticator;
 use super::connection::{self, Connection, HandshakeStream};
-use super::peer::{Peer, PeerCertificate};
+use super::peer::Peer;
 use crate::limits::{Admission, HandshakePermit, Limit, Limits};
 
 /// The pause before the listener tries again, when file descriptors or places for handshakes are used up.
@@ -36,7 +37,7 @@ pub struct Listener {
 /// The parts that the connections of a listener share.
 struct Shared {
     tls: TlsAcceptor,
-    trust_domain: TrustDomain,
+    authenticator: CertificateAuthenticator,
     admission: Arc<Admission>,
 }
 
@@ -52,8 +53,12 @@ impl Listener {
         limits: Limits,
     ) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        let (tls, admission) = (TlsAcceptor::from(tls), Admission::new(limits));
-        Ok(Self { tcp, shared: Arc::new(Shared { tls, trust_domain, admission }) })
+        let shared = Shared {
+            tls: TlsAcceptor::from(tls),
+            authenticator: CertificateAuthenticator::new(trust_domain),
+            admission: Admission::new(limits),
+        };
+        Ok(Self { tcp, shared: Arc::new(shared) })
     }
 
     /// Returns the address that is bound.
@@ -87,7 +92,7 @@ impl Listener {
                     Ok(accepted) => held = Some(accepted),
                     Err(error) => {
                         // Most likely out of file descriptors: wait for other connections to close.
-                        tracing::error!(%error, "cannot accept");
+                        tracing::error!(%error, "cannot accept a connection");
                         tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
@@ -146,7 +151,7 @@ async fn connection<S>(
     drop(handshake);
     drop(place);
     let Some(connected) = connected else { return };
-    let identity = connected.peer.certificate.as_ref().map(|certificate| &certificate.identity);
+    let identity = connected.peer.caller.as_ref().map(|caller| &caller.identity);
     let Ok(seat) = shared.admission.seat(address, identity) else { return };
     drop(shared);
     Box::pin(connection::serve(connected, seat, service, ending)).await;
@@ -177,17 +182,12 @@ async fn handshake(
     };
     let mut stream = stream.inspect_err(|error| refused(error)).ok()?;
     stream.get_mut().0.waiting = None;
-    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+    let caller = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         Some(leaf) => {
-            let read = read(leaf, &shared.trust_domain).inspect_err(|error| refused(error));
-            Some(Arc::new(read.ok()?))
+            let caller = shared.authenticator.authenticate(leaf).inspect_err(|error| refused(error));
+            Some(Arc::new(caller.ok()?))
         }
         None => None,
     };
-    Some(Connection { stream: Box::new(stream), peer: Peer { address, certificate } })
-}
-
-fn read(leaf: &[u8], domain: &TrustDomain) -> anyhow::Result<PeerCertificate> {
-    let identity = Identity::of_certificate(leaf, domain)?;
-    Ok(PeerCertificate { identity, not_after: postern_pki::identity::not_after(leaf)? })
+    Some(Connection { stream: Box::new(stream), peer: Peer { address, caller } })
 }

@@ -1,25 +1,15 @@
-//! The peer of a connection: its address and, where it has shown a certificate, its identity.
+//! The peer of a connection.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use jiff::Timestamp;
-use postern_pki::identity::Identity;
+use super::authenticator::Authenticated;
 
-/// The other end of a connection.
+/// The other end of a connection. Each request of the connection carries it.
 #[derive(Debug, Clone)]
-pub struct Peer {
+pub(super) struct Peer {
     /// The address that the broker sees.
-    pub address: SocketAddr,
-    /// Its certificate, if it has shown one. The handshake has verified it.
-    pub certificate: Option<Arc<PeerCertificate>>,
-}
-
-/// A verified certificate.
-#[derive(Debug)]
-pub struct PeerCertificate {
-    /// The identity that it proves.
-    pub identity: Identity,
-    /// Its end.
-    pub not_after: Timestamp,
+    pub(super) address: SocketAddr,
+    /// The caller that its certificate proves; none if it has shown no certificate.
+    pub(super) caller: Option<Arc<Authenticated>>,
 }

@@ -6,7 +6,8 @@ use postern_pki::identity::Identity;
 use postern_proto::status::{invalid, plain};
 use tonic::{Code, Request, Status};
 
-use super::peer::{Peer, PeerCertificate};
+use super::authenticator::Authenticated;
+use super::peer::Peer;
 use crate::app::Caller;
 
 /// Returns the principal that the authorization let through.
@@ -17,14 +18,14 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     })
 }
 
-/// Returns the certificate that the caller's connection has shown.
-pub(super) fn certificate<T>(request: &Request<T>) -> Option<&PeerCertificate> {
-    request.extensions().get::<Peer>()?.certificate.as_deref()
+/// Returns the caller that the authenticator has established; none if the connection has shown no proof.
+pub(super) fn authenticated<T>(request: &Request<T>) -> Option<&Authenticated> {
+    request.extensions().get::<Peer>()?.caller.as_deref()
 }
 
 /// Returns the target whose agent calls. An agent speaks for its own target alone (I7): no message names one.
 pub(super) fn agent<T>(request: &Request<T>) -> Result<TargetId, Status> {
-    match certificate(request).map(|certificate| &certificate.identity) {
+    match authenticated(request).map(|caller| &caller.identity) {
         Some(Identity::Agent(target)) => Ok(target.clone()),
         Some(Identity::Principal(_) | Identity::Broker) | None => Err(plain(
             Code::Unauthenticated,

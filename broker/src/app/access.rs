@@ -89,7 +89,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
     let mut changes = Transaction::default()
         .change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
-        let (principal, key) = (caller.principal.name.clone(), key.clone());
+        let (principal, key) = (caller.record_name().clone(), key.clone());
         changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
     }
     match app.store.commit(changes.audit(requested_event(&grant))).await {
@@ -110,7 +110,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
 /// Returns the grant that an earlier request with this caller's idempotency key made.
 async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Grant>, Error> {
     let Some(key) = &asked.idempotency_key else { return Ok(None) };
-    let Some(id) = app.store.grant_of_request(&caller.principal.name, key).await? else { return Ok(None) };
+    let Some(id) = app.store.grant_of_request(caller.record_name(), key).await? else { return Ok(None) };
     let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
     if !same_request(&grant, &asked.request) {
         let remedy = "use a new key for a new request";
@@ -260,7 +260,7 @@ pub async fn revoke(
         let change = store::Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
         match app.store.commit(Transaction::default().change(change).audit(event)).await {
             Ok(_) => {
-                tracing::info!(grant = %id, principal = %caller.principal, "revoked");
+                tracing::info!(grant = %id, principal = %caller.principal, "grant revoked");
                 app.grant_changes.changed(id);
                 app.wakeups.wake_all(next.targets().into_iter().cloned());
                 return Ok(next);
@@ -339,7 +339,7 @@ pub async fn list_grants(
             None,
         ));
     }
-    let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.principal.name.clone());
+    let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.record_name().clone());
     if let (Some(own), Some(wanted)) = (&own, &filter.principal)
         && own != wanted
     {

@@ -19,6 +19,7 @@
 pub mod access;
 pub mod agents;
 pub mod assess;
+mod caller;
 mod error;
 pub mod lockdown;
 pub mod policies;
@@ -26,14 +27,12 @@ pub mod status;
 pub mod targets;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use postern_core::audit::AuditEvent;
-use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId};
+use postern_core::{ProtectedPort, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
-use postern_provider::CallerToken;
 use tokio::sync::watch;
 
 use crate::authority::Standing;
@@ -46,6 +45,7 @@ use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::store::{Store, Transaction};
+pub use caller::{Caller, PrincipalKey};
 pub use error::Error;
 
 /// Everything that the use cases work with.
@@ -80,24 +80,6 @@ pub struct App {
     pub trust_domain: TrustDomain,
     /// The ports that an assessment checks if its request names none.
     pub management_ports: BTreeSet<ProtectedPort>,
-}
-
-/// A principal that makes a call.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// The principal, from its certificate.
-    pub principal: Principal,
-    /// The address that the broker sees.
-    pub address: Option<IpAddr>,
-    /// The token that proves the caller to a cloud, if the call carries one.
-    pub token: Option<CallerToken>,
-}
-
-impl Caller {
-    /// Reports whether the caller may see the grant: a requester sees its own grants, the other roles see all (I7).
-    pub fn may_see(&self, grant: &Grant) -> bool {
-        self.principal.role != Role::Requester || grant.principal.name == self.principal.name
-    }
 }
 
 impl App {

@@ -13,7 +13,7 @@ use postern_provider::fake::FakeCloud;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::app::{App, Caller, status};
+use crate::app::{App, Caller, PrincipalKey, status};
 use crate::authority::Standing;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -109,5 +109,7 @@ impl TestApp {
 
 /// A caller of this name.
 pub(crate) fn caller(role: Role, who: &str) -> Caller {
-    Caller { principal: Principal { role, name: name(who) }, address: None, token: None }
+    let principal = Principal { role, name: name(who) };
+    let key = PrincipalKey { issuer: "spiffe://postern".into(), subject: format!("principal/{who}") };
+    Caller { display_name: principal.to_string(), principal, key, address: None, token: None }
 }

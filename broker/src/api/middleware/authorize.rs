@@ -4,6 +4,7 @@
 //! same. A caller without a certificate leaves no record, or anyone could fill the log.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::permissions::{RENEW, row};
+use crate::api::authenticator::Authenticated;
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 
@@ -91,35 +93,29 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
     let path = request.uri().path();
     let peer = request.extensions().get::<Peer>();
     let now = app.clock.now();
-    let identity = match peer.and_then(|peer| peer.certificate.as_ref()) {
-        Some(certificate) if certificate.not_after <= now && !may_still(path, &certificate.identity) => {
+    let caller = match peer.and_then(|peer| peer.caller.as_ref()) {
+        Some(caller) if caller.not_after <= now && !may_still(path, &caller.identity) => {
             let message = "your certificate has expired; renew it and connect again";
             let status = status::plain(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message);
             return Err(Refusal { status: Box::new(status), event: None });
         }
-        Some(certificate) => Some(&certificate.identity),
-        None => None,
+        caller => caller,
     };
+    let identity = caller.map(|caller| &caller.identity);
     if row(path).is_some_and(|allow| allow.admits(identity)) {
-        return Ok(match identity {
-            Some(Identity::Principal(principal)) => Some(Caller {
-                principal: principal.clone(),
-                address: peer.map(|peer| peer.address.ip()),
-                token: None,
-            }),
-            Some(Identity::Agent(_) | Identity::Broker) | None => None,
-        });
+        let address = peer.map(|peer| peer.address.ip());
+        return Ok(caller.and_then(|caller| principal(caller, address)));
     }
-    let Some(identity) = identity else {
+    let Some(caller) = caller else {
         let message = "this call needs a client certificate; see `postern --help` on --identity";
         let status = status::plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", message);
         return Err(Refusal { status: Box::new(status), event: None });
     };
-    let actor = actor(identity);
+    let actor = &caller.display_name;
     tracing::warn!(%actor, path, "the permission table denies this call");
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
-    let event = AuditEvent::denied(now, &actor, "rpc.called").with("rpc", path);
+    let event = AuditEvent::denied(now, actor, "rpc.called").with("rpc", path);
     Err(Refusal { status: Box::new(status), event: Some(Box::new(event)) })
 }
 
@@ -129,12 +125,17 @@ fn may_still(path: &str, identity: &Identity) -> bool {
     matches!(identity, Identity::Agent(_)) && path == RENEW
 }
 
-/// Returns the name of an identity for the audit log and the logs.
-pub(in crate::api) fn actor(identity: &Identity) -> String {
-    match identity {
-        Identity::Principal(principal) => principal.to_string(),
-        Identity::Agent(target) => format!("agent/{target}"),
-        Identity::Broker => "broker".into(),
+/// Returns the caller of a use case, if a principal calls.
+fn principal(caller: &Authenticated, address: Option<IpAddr>) -> Option<Caller> {
+    match &caller.identity {
+        Identity::Principal(principal) => Some(Caller {
+            principal: principal.clone(),
+            key: caller.key.clone(),
+            display_name: caller.display_name.clone(),
+            address,
+            token: None,
+        }),
+        Identity::Agent(_) | Identity::Broker => None,
     }
 }
 

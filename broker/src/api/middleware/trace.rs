@@ -10,7 +10,6 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
 
-use super::authorize::actor;
 use crate::api::peer::Peer;
 
 /// Puts a span around each call.
@@ -60,8 +59,8 @@ where
 }
 
 fn span(request: &Request<Body>) -> Span {
-    let certificate = request.extensions().get::<Peer>().and_then(|peer| peer.certificate.as_ref());
-    let caller = certificate.map(|certificate| field::display(actor(&certificate.identity)));
+    let caller = request.extensions().get::<Peer>().and_then(|peer| peer.caller.as_ref());
+    let caller = caller.map(|caller| field::display(&caller.display_name));
     let span = tracing::info_span!("rpc", rpc = request.uri().path(), caller, code = field::Empty);
     crate::traces::continues(&span, request.headers());
     span

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{self, SessionStream};
 use crate::api::error::to_status;
-use crate::api::request::{agent, caller, certificate, page_token, target_id};
+use crate::api::request::{agent, authenticated, caller, page_token, target_id};
 use crate::app::{App, agents};
 use crate::cluster::peer_status::PeerStatus;
 use crate::store::AgentRecord;
@@ -55,7 +55,7 @@ impl AgentService for AgentApi {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         let target = agent(&request)?;
-        let ended = certificate(&request).map(|c| c.not_after);
+        let ended = authenticated(&request).map(|caller| caller.not_after);
         let csr = &request.get_ref().csr;
         let issued = match ended.filter(|end| *end <= self.app.clock.now()) {
             Some(ended) => agents::renew_late(&self.app, &target, csr, ended).await,
@@ -110,7 +110,7 @@ impl AgentService for AgentApi {
                 session::open_unrecorded(Arc::clone(&self.app), target, request.into_inner()).await?,
             ));
         }
-        let not_after = certificate(&request).map(|c| c.not_after);
+        let not_after = authenticated(&request).map(|caller| caller.not_after);
         let session = session::open(Arc::clone(&self.app), target, not_after, request.into_inner()).await?;
         Ok(Response::new(session))
     }

@@ -10,7 +10,7 @@ use postern_core::audit::Outcome;
 use postern_core::{Principal, Role};
 
 use super::*;
-use crate::api::peer::PeerCertificate;
+use crate::api::authenticator::CertificateAuthenticator;
 use crate::store::memory::Fault;
 use crate::testing::TestApp;
 use crate::testing::builders::name;
@@ -49,16 +49,17 @@ fn agent() -> Option<Identity> {
 
 /// Calls as this identity. Returns the gRPC code of the refusal, or the principal of the admitted call.
 async fn call(
-    rig: &TestApp,
+    test: &TestApp,
     path: &str,
     identity: Option<Identity>,
     not_after: Timestamp,
 ) -> Result<Option<Caller>, Code> {
     let behind = Behind::default();
-    let mut service = AuthorizeLayer { app: Arc::clone(&rig.app) }.layer(behind.clone());
-    let certificate = identity.map(|identity| Arc::new(PeerCertificate { identity, not_after }));
+    let mut service = AuthorizeLayer { app: Arc::clone(&test.app) }.layer(behind.clone());
+    let authenticator = CertificateAuthenticator::new(test.app.trust_domain.clone());
+    let caller = identity.map(|identity| Arc::new(authenticator.authenticated(identity, not_after)));
     let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
-    request.extensions_mut().insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), certificate });
+    request.extensions_mut().insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), caller });
     let response = service.call(request).await.unwrap();
     match Status::from_header_map(response.headers()) {
         Some(status) => {
@@ -69,8 +70,8 @@ async fn call(
     }
 }
 
-fn valid(rig: &TestApp) -> Timestamp {
-    rig.app.clock.now() + Duration::from_secs(60)
+fn valid(test: &TestApp) -> Timestamp {
+    test.app.clock.now() + Duration::from_secs(60)
 }
 
 #[tokio::test]
@@ -91,38 +92,39 @@ async fn i7_only_calls_that_a_row_allows_are_admitted_and_a_denial_is_audited() 
         (REQUEST, None, Err(Code::Unauthenticated), None),
         ("/", None, Err(Code::Unauthenticated), None),
     ] {
-        let rig = TestApp::new();
+        let test = TestApp::new();
         let shown = format!("{path} as {identity:?}");
-        let outcome = call(&rig, path, identity, valid(&rig)).await;
+        let outcome = call(&test, path, identity, valid(&test)).await;
         assert_eq!(outcome.map(|caller| caller.is_some()), expected, "{shown}");
         let denied: Vec<_> =
             audited.map(|who| (who.into(), Outcome::Denied, String::new())).into_iter().collect();
-        assert_eq!(rig.audited("rpc.called").await, denied, "{shown}");
+        assert_eq!(test.audited("rpc.called").await, denied, "{shown}");
     }
 }
 
 #[tokio::test]
 async fn i7_the_service_learns_the_principal_and_its_address() {
-    let rig = TestApp::new();
-    let caller = call(&rig, REQUEST, principal(Role::Requester), valid(&rig)).await.unwrap().unwrap();
+    let test = TestApp::new();
+    let caller = call(&test, REQUEST, principal(Role::Requester), valid(&test)).await.unwrap().unwrap();
     assert_eq!(caller.principal.to_string(), "requester/alice");
+    assert_eq!((&*caller.key.subject, &*caller.display_name), ("principal/alice", "requester/alice"));
     assert_eq!(caller.address, Some([192, 0, 2, 7].into()));
 }
 
 #[tokio::test]
 async fn i7_a_certificate_that_ended_while_its_connection_lives_admits_no_call() {
-    let rig = TestApp::new();
-    let now = rig.app.clock.now();
+    let test = TestApp::new();
+    let now = test.app.clock.now();
     for path in [REQUEST, ENROLL] {
-        let outcome = call(&rig, path, principal(Role::Requester), now).await;
+        let outcome = call(&test, path, principal(Role::Requester), now).await;
         assert_eq!(outcome.err(), Some(Code::Unauthenticated), "{path}");
     }
 }
 
 #[tokio::test]
 async fn i7_a_denial_that_cannot_be_recorded_is_still_a_denial() {
-    let rig = TestApp::new();
-    rig.store.fail_next([Fault::Full]);
-    let outcome = call(&rig, POLICY, principal(Role::Requester), valid(&rig)).await;
+    let test = TestApp::new();
+    test.store.fail_next([Fault::Full]);
+    let outcome = call(&test, POLICY, principal(Role::Requester), valid(&test)).await;
     assert_eq!(outcome.err(), Some(Code::PermissionDenied));
 }
