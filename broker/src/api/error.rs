@@ -40,7 +40,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
     };
     if code != Code::Aborted {
-        tracing::error!(error = error as &dyn std::error::Error, "a call met a failing store");
+        tracing::error!(error = error as &dyn std::error::Error, "the store failed during a call");
     }
     plain(code, reason, error.to_string())
 }
@@ -49,6 +49,6 @@ fn pki_status(error: &PkiError) -> Status {
     if error.is_bad_csr() {
         return plain(Code::InvalidArgument, "BAD_CSR", error.to_string());
     }
-    tracing::error!(error = error as &dyn std::error::Error, "signing failed");
+    tracing::error!(error = error as &dyn std::error::Error, "cannot sign a certificate");
     plain(Code::Internal, "SIGNING_FAILED", "the broker could not sign; see its log")
 }

@@ -225,7 +225,7 @@ pub async fn ban(
 /// # Errors
 /// The store failed.
 pub async fn record_tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
-    tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "tampering");
+    tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "another process changed the table of an agent");
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")
         .on_target(target)
         .with("what", report.what)

@@ -104,20 +104,20 @@ mod tests {
 
     #[tokio::test]
     async fn every_vm_is_assessed_unless_some_are_named() {
-        let rig = TestApp::new();
-        rig.cloud.unlock(&vm(2));
-        rig.cloud.unlock(&vm(1));
+        let test = TestApp::new();
+        test.cloud.unlock(&vm(2));
+        test.cloud.unlock(&vm(1));
         let ports = default_management_ports();
-        let all = assess(&rig.app, &[], &ports).await;
+        let all = assess(&test.app, &[], &ports).await;
         assert_eq!(words(&all), [(vm(1), "unhealthy"), (vm(2), "unhealthy")]);
-        let two = assess(&rig.app, &[vm(2)], &ports).await;
+        let two = assess(&test.app, &[vm(2)], &ports).await;
         assert_eq!(words(&two), [(vm(2), "unhealthy")]);
-        assert!(rig.events().await.is_empty(), "looking is no change");
+        assert!(test.events().await.is_empty(), "looking is no change");
     }
 
     #[tokio::test]
     async fn i2_a_window_that_no_open_grant_wants_makes_its_vm_unhealthy() {
-        let rig = TestApp::new();
+        let test = TestApp::new();
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let window = CloudWindow {
             target: vm(1),
@@ -126,20 +126,20 @@ mod tests {
             source: "192.0.2.7".parse().unwrap(),
             not_after: at(4_000_000_000),
         };
-        rig.cloud.tamper(window);
-        let survey = assess(&rig.app, &[vm(1)], &default_management_ports()).await;
+        test.cloud.tamper(window);
+        let survey = assess(&test.app, &[vm(1)], &default_management_ports()).await;
         let Health::Unhealthy { reasons } = &survey.assessments[0].health else { panic!("{survey:?}") };
         assert!(reasons[0].contains("tcp/22 exposed: a rule lets 192.0.2.7"), "{reasons:?}");
     }
 
     #[tokio::test]
     async fn a_vm_that_no_cloud_shows_is_in_the_answer() {
-        let rig = TestApp::new();
+        let test = TestApp::new();
         let azure: TargetId =
             "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm"
                 .parse()
                 .unwrap();
-        let survey = assess(&rig.app, &[azure.clone(), vm(9)], &default_management_ports()).await;
+        let survey = assess(&test.app, &[azure.clone(), vm(9)], &default_management_ports()).await;
         let mut expected = [(vm(9), "not applicable"), (azure.clone(), "not applicable")];
         expected.sort();
         assert_eq!(words(&survey), expected);

@@ -101,14 +101,14 @@ fn agents_and_grants_are_counted() {
 
 #[tokio::test]
 async fn an_overview_has_the_answers_of_the_store_and_the_layers() {
-    let rig = TestApp::new();
-    rig.app.readiness.clear(crate::signals::parts::RECONCILER);
-    let grant = a_grant().asked_at(rig.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
+    let test = TestApp::new();
+    test.app.readiness.clear(crate::signals::parts::RECONCILER);
+    let grant = a_grant().asked_at(test.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
     let event = AuditEvent::done(start(), "a test", "grant.requested");
     let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
-    rig.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
 
-    let seen = overview(&rig.app).await;
+    let seen = overview(&test.app).await;
     assert_eq!(seen.not_ready, ["store: it was not asked yet"]);
     let stored = seen.stored.unwrap();
     assert_eq!((stored.head.seq, stored.stuck_total, stored.replicas.len()), (1, 1, 1));
