@@ -6,8 +6,8 @@ use std::time::Duration;
 use postern_core::plan::{Layer, Observed};
 use postern_core::text::free_text;
 use postern_core::{
-    AccessRequest, CloseReason, Grant, GrantId, GrantState, Invalid, Justification, Name, SourcePrefix,
-    TargetId, Window,
+    AccessRequest, CloseReason, Grant, GrantState, Invalid, Justification, Name, SourcePrefix, TargetId,
+    Window,
 };
 use postern_proto::convert::{
     duration, duration_to_wire, each, port, port_to_wire, principal_to_wire, timestamp_to_wire,
