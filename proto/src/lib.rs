@@ -14,7 +14,7 @@ pub mod v1 {
     tonic::include_proto!("postern.v1");
 }
 
-/// The metadata key of RequestAccess under which a caller's own token for a cloud is sent, as an ASCII value.
+/// The metadata key of RequestAccess for the caller's own token for a cloud, as an ASCII value.
 pub const CALLER_TOKEN: &str = "postern-caller-token";
 
 /// The encoded descriptors of every `.proto` file, for reflection and for tests that walk every RPC.

@@ -6,7 +6,7 @@ use postern_core::{Invalid, Layers, Name, Policy};
 use super::common::{duration, duration_to_wire, mode, mode_to_wire, port, port_to_wire};
 use crate::v1;
 
-/// A checked policy, and the version that it replaces (none: whatever version there is).
+/// Parses and checks a policy. Returns it with the version that it replaces (`None`: any version).
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -43,7 +43,7 @@ pub fn policy(wire: Option<&v1::Policy>) -> Result<(Policy, Option<u64>), Invali
     Ok((policy.checked()?, Some(wire.version).filter(|version| *version != 0)))
 }
 
-/// A policy for the wire.
+/// Converts a policy for the wire.
 pub fn policy_to_wire(policy: &Policy, version: u64) -> v1::Policy {
     v1::Policy {
         name: policy.name.to_string(),
