@@ -64,7 +64,7 @@ pub enum Claim {
     /// The target's agent has its session here. Work follows the agent, also away from a living holder.
     Agent,
     /// A lockdown or release needs the target for itself: no other member gets the lease until it is given back.
-    Turn,
+    Exclusive,
 }
 
 impl Claim {
@@ -73,7 +73,7 @@ impl Claim {
         match self {
             Self::Free => "free",
             Self::Agent => "agent",
-            Self::Turn => "turn",
+            Self::Exclusive => "turn",
         }
     }
 }

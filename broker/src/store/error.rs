@@ -13,7 +13,7 @@ pub enum StoreError {
     },
     /// The transaction changes records without an audit event, which is a mistake in the broker; nothing was changed.
     #[error("a transaction changes records without an audit event")]
-    Silent,
+    Unaudited,
     /// Another broker works on the target by now, or this broker lost its membership; nothing was changed.
     #[error("{what}; nothing was changed")]
     Fenced {
@@ -35,7 +35,7 @@ pub enum StoreError {
     },
     /// The store was moved away, or its migration was not completed; nothing was touched.
     #[error(transparent)]
-    Moving(#[from] MigrationError),
+    Migration(#[from] MigrationError),
     /// A record cannot be read.
     #[error("the store's {what} cannot be read; restore a backup")]
     Corrupt {
