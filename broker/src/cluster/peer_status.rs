@@ -15,8 +15,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::layers::report::LayerReport;
+use crate::store::StoreError;
 use crate::store::coordination::{Coordination, Lease, PublishedStatus};
-use crate::store::{StoreError, Versioned};
 
 /// The pause after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);

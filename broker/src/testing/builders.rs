@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::policy::{AllowedSource, Layers, Mode, PortRule, Unreachable, authorize};
+use postern_core::policy::{AllowedSource, Mode, PortRule, Unreachable, authorize};
 use postern_core::text::Justification;
 use postern_core::{AccessRequest, Grant, GrantId, Layers, Name, Policy, Principal, Role};
 

@@ -9,7 +9,7 @@ use postern_core::plan::{DesiredHost, HostWindow, Observed};
 use postern_core::{Grant, GrantId, TargetId, Window};
 use tokio::sync::watch;
 
-use super::desired_state::{DesiredState, Outgoing};
+use super::desired_state::Outgoing;
 use super::log;
 use super::session_state::SessionState;
 use crate::clock::Clock;
