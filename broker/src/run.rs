@@ -86,7 +86,7 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     if let Err(error) = cluster.coordination.leave().await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
-            "the others find out by themselves that this broker left"
+            "cannot leave the cluster; the other brokers notice when this membership ends"
         );
     }
     Ok(())

@@ -76,8 +76,13 @@ async fn record_loss(settings: &RedisSettings, reason: &str, clock: Clock) {
     match tokio::time::timeout(RECORD_TIMEOUT, recording).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the loss is in no audit log")
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot record the loss in the audit log"
+            )
         }
-        Err(_) => tracing::error!("the loss is in no audit log: the store did not answer in time"),
+        Err(_) => {
+            tracing::error!("cannot record the loss in the audit log: the store did not answer in time")
+        }
     }
 }
