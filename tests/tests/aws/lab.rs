@@ -7,7 +7,9 @@ use jiff::Timestamp;
 use postern_aws::{Account, Aws, Settings};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
-use postern_provider::{CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, Sweep};
+use postern_provider::{
+    CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, SweepReport,
+};
 use postern_tests::Net;
 use postern_tests::ec2::{ACCOUNT, Cloud, Ec2, OTHER_ACCOUNT, REGION};
 use tempfile::TempDir;
@@ -106,7 +108,7 @@ impl Lab {
         self.with(|aws| async move { aws.repair(&target).await })
     }
 
-    pub(crate) fn sweep(&self) -> Sweep {
+    pub(crate) fn sweep(&self) -> SweepReport {
         self.with(|aws| async move { aws.sweep().await })
     }
 
