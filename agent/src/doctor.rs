@@ -15,14 +15,14 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::enroll::target_of;
-use crate::explain::{self, chain};
+use crate::error_chain::{error_chain, status_chain};
 use crate::files::Lock;
 use crate::ledger::Ledger;
 
 /// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Less than this until a certificate ends means that renewing it has been failing.
-const LATE: Duration = Duration::from_secs(600);
+const RENEWAL_OVERDUE: Duration = Duration::from_secs(600);
 
 /// One thing that was looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Finding {
 }
 
 /// Looks at everything but the firewall.
-pub async fn examine(config: &Config, now: &Moment) -> Vec<Finding> {
+pub async fn diagnose(config: &Config, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
     findings.extend(ledger(config, now));
     let enroll = "enrol this host with `postern-agent enroll --token TOKEN`";
@@ -72,7 +72,7 @@ pub async fn examine(config: &Config, now: &Moment) -> Vec<Finding> {
         Err(_) if !config.identity_dir().join("cert.pem").exists() => {
             findings.push(Finding::error("this host is not enrolled", enroll));
         }
-        Err(error) => findings.push(Finding::error(chain(&error), enroll)),
+        Err(error) => findings.push(Finding::error(error_chain(&error), enroll)),
         Ok(credentials) => {
             findings.push(certificate(&credentials, now.wall));
             findings.push(broker(config, &credentials).await);
@@ -125,9 +125,10 @@ fn ledger(config: &Config, now: &Moment) -> Vec<Finding> {
     let ledger = Ledger::in_dir(&config.state_dir);
     let accepted = ledger.load(now);
     let mut findings = vec![match &accepted {
-        Err(error) => {
-            Finding::error(chain(error), "the broker sends its content again once the agent is connected")
-        }
+        Err(error) => Finding::error(
+            error_chain(error),
+            "the broker sends its content again once the agent is connected",
+        ),
         // Generation 0 is what the configuration says until a broker says anything.
         Ok(Some(accepted)) if accepted.generation > 0 => Finding::good(format!(
             "the ledger holds generation {} with {} protected ports and {} open windows",
@@ -174,7 +175,7 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
         };
     }
     let what = format!("the certificate names {target} and is valid until {until:.0}");
-    if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < LATE) {
+    if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < RENEWAL_OVERDUE) {
         return Finding::warning(what, "it should have been renewed by now; look at the agent's log");
     }
     Finding::good(what)
@@ -188,16 +189,16 @@ async fn broker(config: &Config, credentials: &Credentials) -> Finding {
     };
     let tls = match tls::client_config(credentials) {
         Ok(tls) => tls,
-        Err(error) => return unreachable(chain(&error)),
+        Err(error) => return unreachable(error_chain(&error)),
     };
     let channel = match client::channel(address, tls) {
         Ok(channel) => channel,
-        Err(error) => return unreachable(chain(&error)),
+        Err(error) => return unreachable(error_chain(&error)),
     };
     let mut health = HealthClient::new(channel);
-    match tokio::time::timeout(PATIENCE, health.check(HealthCheckRequest::default())).await {
-        Err(_) => unreachable(format!("no answer within {} s", PATIENCE.as_secs())),
-        Ok(Err(status)) => unreachable(explain::status(&status)),
+    match tokio::time::timeout(BROKER_TIMEOUT, health.check(HealthCheckRequest::default())).await {
+        Err(_) => unreachable(format!("no answer within {} s", BROKER_TIMEOUT.as_secs())),
+        Ok(Err(status)) => unreachable(status_chain(&status)),
         Ok(Ok(_)) => Finding::good(format!("the broker {address} answers")),
     }
 }

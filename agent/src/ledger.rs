@@ -20,7 +20,7 @@ use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{BootTime, Moment};
-use crate::desired::{Desired, HeldWindow};
+use crate::desired_state::{DesiredState, HeldWindow};
 use crate::files;
 
 /// The version of the file's form that this agent writes, and the newest that it reads.
@@ -99,7 +99,7 @@ impl Ledger {
     ///
     /// # Errors
     /// It is there and cannot be read, understood or trusted.
-    pub fn load(&self, now: &Moment) -> Result<Option<Desired>, LedgerError> {
+    pub fn load(&self, now: &Moment) -> Result<Option<DesiredState>, LedgerError> {
         Ok(self.record()?.map(|record| record.at(now)))
     }
 
@@ -115,7 +115,7 @@ impl Ledger {
     ///
     /// # Errors
     /// The disk refused; the former record is still there.
-    pub fn save(&self, accepted: &Desired, now: &Moment) -> Result<(), LedgerError> {
+    pub fn save(&self, accepted: &DesiredState, now: &Moment) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Write { path: self.path.clone(), source };
         let content = serde_json::to_vec(&Record::of(accepted, now)).map_err(|e| failed(e.into()))?;
         files::replace_durably(&self.path, &content).map_err(failed)
@@ -181,7 +181,7 @@ struct WindowRecord {
 }
 
 impl Record {
-    fn of(accepted: &Desired, now: &Moment) -> Self {
+    fn of(accepted: &DesiredState, now: &Moment) -> Self {
         let window = |window: &HeldWindow| WindowRecord {
             grant: window.grant,
             port: window.port,
@@ -199,22 +199,23 @@ impl Record {
         }
     }
 
-    fn at(self, now: &Moment) -> Desired {
+    fn at(self, now: &Moment) -> DesiredState {
         let same_boot = self.written.boot.same(&now.boot) && self.written.boottime <= now.boottime;
         let window = |window: WindowRecord| {
-            let deadline = if same_boot { window.deadline } else { carried(&window, &self.written, now) };
+            let deadline =
+                if same_boot { window.deadline } else { deadline_after_reboot(&window, &self.written, now) };
             HeldWindow { grant: window.grant, port: window.port, source: window.source, deadline }
         };
         let windows = self.windows.into_iter().map(window).collect();
         let mut accepted =
-            Desired { generation: self.generation, mode: self.mode, ports: self.ports, windows };
+            DesiredState { generation: self.generation, mode: self.mode, ports: self.ports, windows };
         accepted.drop_ended(now.boottime);
         accepted
     }
 }
 
 /// The deadline of a window that an earlier boot wrote.
-fn carried(window: &WindowRecord, written: &Moment, now: &Moment) -> BootTime {
+fn deadline_after_reboot(window: &WindowRecord, written: &Moment, now: &Moment) -> BootTime {
     if now.wall < written.wall {
         return now.boottime;
     }

@@ -102,8 +102,8 @@ async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCod
             }
         }
         Command::Doctor => {
-            let mut findings = doctor::examine(&config, &clock::moment()).await;
-            findings.extend(firewall::examine());
+            let mut findings = doctor::diagnose(&config, &clock::moment()).await;
+            findings.extend(firewall::diagnose());
             if doctor::write_text(findings, &mut out)? == Severity::Error {
                 return Ok(ExitCode::FAILURE);
             }

@@ -19,15 +19,15 @@ use tokio::sync::watch;
 use tonic::Status;
 
 use crate::clock;
-use crate::explain::{self, chain};
+use crate::error_chain::{error_chain, status_chain};
 
 /// The identity in use; none while there is none that is valid.
-pub type Current = watch::Sender<Option<Arc<Credentials>>>;
+pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 
 /// How often the disk is looked at for a new identity, and the clock for the time to renew: it may step.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+const RENEW_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The certificate could not be renewed.
 #[derive(Debug, thiserror::Error)]
@@ -39,50 +39,50 @@ pub enum RenewError {
     #[error("no identity could be made")]
     Pki(#[from] PkiError),
     /// The broker refused.
-    #[error("the broker did not renew the certificate: {}", explain::status(.0))]
+    #[error("the broker did not renew the certificate: {}", status_chain(.0))]
     Refused(Box<Status>),
     /// The broker did not answer.
     #[error("the broker did not answer")]
-    Silent,
+    NoAnswer,
 }
 
 /// Keeps `current` valid for as long as the broker renews it. Never ends.
-pub async fn keep(broker: &str, identity_dir: &Path, current: &Current) {
-    let mut complaint = Complaint::default();
-    let mut recovery = Recovery::default();
+pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentIdentity) {
+    let mut log_once = LogOnce::default();
+    let mut recovery = ExpiredRenewal::default();
     loop {
-        match on_disk(identity_dir, current, clock::wall()) {
+        match take_up_from_disk(identity_dir, current, clock::wall()) {
             Ok(true) => tracing::info!("taking up the identity on disk"),
             Ok(false) => {}
-            Err(error) => complaint.once(&chain(&error)),
+            Err(error) => log_once.warn(&error_chain(&error)),
         }
         let Some(credentials) = current.borrow().clone() else {
             match recovery.attempt(broker, identity_dir).await {
                 Ok(Some(renewed)) => take_up(renewed, identity_dir, current),
                 Ok(None) => {}
-                Err(reason) => complaint.once(&reason),
+                Err(reason) => log_once.warn(&reason),
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             continue;
         };
-        (complaint, recovery) = (Complaint::default(), Recovery::default());
+        (log_once, recovery) = (LogOnce::default(), ExpiredRenewal::default());
         use_until_renewed(broker, identity_dir, current, &credentials).await;
     }
 }
 
 /// Renewing a certificate that has ended: the machine was off, or the broker away, for longer than it lives.
 #[derive(Default)]
-struct Recovery {
-    patience: Option<backon::ExponentialBackoff>,
+struct ExpiredRenewal {
+    backoff: Option<backon::ExponentialBackoff>,
     next_try: Timestamp,
 }
 
-impl Recovery {
+impl ExpiredRenewal {
     /// One attempt, if it is time for one. Many agents may be in want of this at once.
     async fn attempt(&mut self, broker: &str, identity_dir: &Path) -> Result<Option<Credentials>, String> {
         let now = clock::wall();
         let ended = if identity_dir.join("cert.pem").exists() {
-            Some(Credentials::load(identity_dir).map_err(|error| chain(&error))?)
+            Some(Credentials::load(identity_dir).map_err(|error| error_chain(&error))?)
         } else {
             None
         };
@@ -95,34 +95,39 @@ impl Recovery {
         if now < self.next_try {
             return Ok(None);
         }
-        let wait = self.patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);
+        let wait = self.backoff.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
         self.next_try = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
-        renew(broker, &ended).await.map(Some).map_err(|error| chain(&error))
+        renew(broker, &ended).await.map(Some).map_err(|error| error_chain(&error))
     }
 }
 
-fn take_up(renewed: Credentials, identity_dir: &Path, current: &Current) {
+fn take_up(renewed: Credentials, identity_dir: &Path, current: &CurrentIdentity) {
     if let Err(error) = renewed.save(identity_dir) {
-        tracing::error!(error = chain(&error), "the renewed certificate is in use, but not on disk");
+        tracing::error!(error = error_chain(&error), "the renewed certificate is in use, but not on disk");
     }
     tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
     current.send_replace(Some(Arc::new(renewed)));
 }
 
 /// Returns when the certificate was renewed, replaced on disk, or has expired.
-async fn use_until_renewed(broker: &str, identity_dir: &Path, current: &Current, credentials: &Credentials) {
+async fn use_until_renewed(
+    broker: &str,
+    identity_dir: &Path,
+    current: &CurrentIdentity,
+    credentials: &Credentials,
+) {
     let due = renew_at(credentials.not_before(), credentials.not_after(), rand::random_range(0.0..=1.0));
-    let mut patience = None;
+    let mut retries = None;
     let mut next_try = due;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let now = clock::wall();
         if now >= credentials.not_after() {
             tracing::error!("the certificate has expired before the broker renewed it");
             current.send_replace(None);
             return;
         }
-        if !matches!(on_disk(identity_dir, current, now), Ok(false)) {
+        if !matches!(take_up_from_disk(identity_dir, current, now), Ok(false)) {
             return;
         }
         if now < due || now < next_try {
@@ -131,8 +136,8 @@ async fn use_until_renewed(broker: &str, identity_dir: &Path, current: &Current,
         match renew(broker, credentials).await {
             Ok(renewed) => return take_up(renewed, identity_dir, current),
             Err(error) => {
-                tracing::warn!(error = chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
-                let wait = patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);
+                tracing::warn!(error = error_chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
+                let wait = retries.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
                 next_try = clock::wall().saturating_add(wait).unwrap_or(Timestamp::MAX);
             }
         }
@@ -149,13 +154,17 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
     let request = v1::RenewRequest { csr: key.csr()? };
     let mut client = AgentServiceClient::new(channel);
     let answer =
-        tokio::time::timeout(PATIENCE, client.renew(request)).await.map_err(|_| RenewError::Silent)?;
+        tokio::time::timeout(RENEW_TIMEOUT, client.renew(request)).await.map_err(|_| RenewError::NoAnswer)?;
     let answer = answer.map_err(|status| RenewError::Refused(Box::new(status)))?.into_inner();
     Ok(Credentials::new(key, answer.certificates, answer.roots)?)
 }
 
 /// Takes up what is on disk, where that is valid and newer than what is in use. Returns whether it did.
-fn on_disk(identity_dir: &Path, current: &Current, now: Timestamp) -> Result<bool, PkiError> {
+fn take_up_from_disk(
+    identity_dir: &Path,
+    current: &CurrentIdentity,
+    now: Timestamp,
+) -> Result<bool, PkiError> {
     if !identity_dir.join("cert.pem").exists() {
         return Ok(false);
     }
@@ -179,12 +188,12 @@ fn backoff() -> backon::ExponentialBackoff {
 
 /// Says a thing once, until another is to be said.
 #[derive(Default)]
-struct Complaint {
+struct LogOnce {
     last: Option<String>,
 }
 
-impl Complaint {
-    fn once(&mut self, text: &str) {
+impl LogOnce {
+    fn warn(&mut self, text: &str) {
         if self.last.as_deref() != Some(text) {
             tracing::warn!("{text}");
             self.last = Some(text.to_owned());

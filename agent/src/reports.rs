@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 use crate::clock::BootTime;
 
 /// How many reports may wait. The first ones tell who did it; what comes after a flood is only counted.
-const WAITING: usize = 256;
+const MAX_QUEUED: usize = 256;
 /// How many may be sent and not yet shown to be heard.
-const UNHEARD: usize = 32;
+const MAX_UNACKNOWLEDGED: usize = 32;
 /// The longest text that the broker takes, in characters.
-const TEXT: usize = 200;
+const MAX_TEXT: usize = 200;
 
 /// Someone changed the table, and it was put back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,13 +41,13 @@ pub struct Reporter {
 pub struct Reports {
     queue: mpsc::Receiver<Report>,
     unsent: VecDeque<Report>,
-    unheard: VecDeque<(BootTime, Report)>,
+    unacknowledged: VecDeque<(BootTime, Report)>,
 }
 
 /// An empty queue of reports.
 pub fn channel() -> (Reporter, Reports) {
-    let (sender, queue) = mpsc::channel(WAITING);
-    (Reporter { queue: sender }, Reports { queue, unsent: VecDeque::new(), unheard: VecDeque::new() })
+    let (sender, queue) = mpsc::channel(MAX_QUEUED);
+    (Reporter { queue: sender }, Reports { queue, unsent: VecDeque::new(), unacknowledged: VecDeque::new() })
 }
 
 impl Reporter {
@@ -62,14 +62,14 @@ impl Reporter {
 impl Reports {
     /// A new session: what the last one did not show to be heard is to be sent again.
     pub fn begin_session(&mut self) {
-        while let Some((_, report)) = self.unheard.pop_back() {
+        while let Some((_, report)) = self.unacknowledged.pop_back() {
             self.unsent.push_front(report);
         }
     }
 
     /// The next report to send; waits until there is one, and for ever while too many are unheard. Safe to cancel.
     pub async fn next(&mut self) -> Report {
-        if self.unheard.len() >= UNHEARD {
+        if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
             return std::future::pending().await;
         }
         if let Some(report) = self.unsent.pop_front() {
@@ -83,13 +83,13 @@ impl Reports {
 
     /// The report went out, stamped with this moment.
     pub fn sent(&mut self, at: BootTime, report: Report) {
-        self.unheard.push_back((at, report));
+        self.unacknowledged.push_back((at, report));
     }
 
     /// The broker has heard everything that was sent up to this moment.
-    pub fn heard(&mut self, up_to: BootTime) {
-        while self.unheard.front().is_some_and(|(sent_at, _)| *sent_at <= up_to) {
-            self.unheard.pop_front();
+    pub fn acknowledged(&mut self, up_to: BootTime) {
+        while self.unacknowledged.front().is_some_and(|(sent_at, _)| *sent_at <= up_to) {
+            self.unacknowledged.pop_front();
         }
     }
 }
@@ -109,7 +109,7 @@ impl Report {
 
 fn printable(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' });
-    plain.take(TEXT).collect()
+    plain.take(MAX_TEXT).collect()
 }
 
 #[cfg(test)]
@@ -137,7 +137,7 @@ mod tests {
             assert_eq!(next.pid, pid);
             reports.sent(BootTime(at), next);
         }
-        reports.heard(BootTime(15));
+        reports.acknowledged(BootTime(15));
         reports.begin_session();
         assert_eq!(reports.next().now_or_never().unwrap().pid, 2, "the first was heard");
         assert!(reports.next().now_or_never().is_none());

@@ -14,19 +14,19 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock;
 use crate::config::Config;
+use crate::connection::BrokerConnection;
 use crate::files::{self, Lock};
 use crate::firewall::Enforcer;
-use crate::firewall::watch::Watch;
-use crate::keeper::{self, Keeper, KeeperHandle};
+use crate::firewall::watch::TableWatch;
+use crate::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use crate::ledger::Ledger;
-use crate::link::Link;
 use crate::renew;
 use crate::reports;
-use crate::status::Board;
+use crate::status::StatusFile;
 use crate::tampering::Tampering;
 use crate::tasks::Tasks;
 
-/// How often the keeper looks at the clocks.
+/// How often the reconciler looks at the clocks.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT.
@@ -59,51 +59,54 @@ pub fn load(config: &Config) -> anyhow::Result<()> {
         tracing::info!("the agent runs, and holds the table itself");
         return Ok(());
     };
-    let keeper = load_keeper(config)?;
-    anyhow::ensure!(keeper.protects(), "the host firewall refused what this host must hold; see the log");
+    let reconciler = load_reconciler(config)?;
+    anyhow::ensure!(reconciler.protects(), "the host firewall refused what this host must hold; see the log");
     Ok(())
 }
 
 fn start(config: &Arc<Config>) -> anyhow::Result<Tasks> {
-    // First, so that no change after the keeper's first look goes unheard.
-    let watch = Watch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
-    let keeper = load_keeper(config)?;
+    // First, so that no change after the reconciler's first look goes unheard.
+    let watch =
+        TableWatch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
+    let reconciler = load_reconciler(config)?;
     // The table is in the kernel by now, and stays there.
     refuse_exposed_key(config)?;
-    let board = Arc::new(Board::default());
-    board.keeper(keeper.protects());
-    let (handle, commands) = keeper::channel();
+    let status_file = Arc::new(StatusFile::default());
+    status_file.set_protects(reconciler.protects());
+    let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
-    let tampering = Tampering { reporter, board: Arc::clone(&board) };
-    let current = renew::Current::new(None);
+    let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
+    let current = renew::CurrentIdentity::new(None);
 
     let mut tasks = Tasks::default();
-    let keepers = Arc::clone(&board);
-    tasks.spawn_thread("keeper", move || keeper::serve(keeper, commands, &keepers))?;
+    let reconciler_status = Arc::clone(&status_file);
+    tasks.spawn_thread("host-reconciler", move || {
+        host_reconciler::serve(reconciler, commands, &reconciler_status)
+    })?;
     tasks.spawn("clock", tick(handle.clone(), tampering.clone()));
-    tasks.spawn("tampering", tampering.mend(watch, handle.clone()));
-    let link = Link {
+    tasks.spawn("tampering", tampering.repair(watch, handle.clone()));
+    let connection = BrokerConnection {
         broker: config.broker.clone(),
         credentials: current.subscribe(),
-        keeper: handle,
+        reconciler: handle,
         reports,
-        board: Arc::clone(&board),
+        status_file: Arc::clone(&status_file),
     };
-    tasks.spawn("link", async move {
-        link.keep().await;
+    tasks.spawn("connection", async move {
+        connection.keep().await;
         Ok(())
     });
     tasks.spawn("certificate", certificate(Arc::clone(config), current));
-    tasks.spawn("status", publish(Arc::clone(config), board));
+    tasks.spawn("status", publish(Arc::clone(config), status_file));
     notify(&[NotifyState::Ready]);
     Ok(tasks)
 }
 
-fn load_keeper(config: &Config) -> anyhow::Result<Keeper<Enforcer>> {
+fn load_reconciler(config: &Config) -> anyhow::Result<HostReconciler<Enforcer>> {
     let enforcer = Enforcer::new().context("cannot reach the host firewall")?;
     let now = clock::moment();
-    let suspended = keeper::suspended(now.boottime);
-    Ok(Keeper::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))
+    let suspended = host_reconciler::suspended(now.boottime);
+    Ok(HostReconciler::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))
 }
 
 /// A key that others can read is for people to mend. What else may be wrong with the identity keeps the agent from the
@@ -132,23 +135,23 @@ fn make_state_dir(config: &Config) -> anyhow::Result<()> {
     files::make_private_dir(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
 }
 
-/// The keeper's clock, and the proof for the service manager's watchdog that the keeper is not stuck.
-async fn tick(keeper: KeeperHandle, tampering: Tampering) -> anyhow::Result<()> {
+/// The reconciler's clock, and the proof for the service manager's watchdog that the reconciler is not stuck.
+async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Result<()> {
     let mut interval = tokio::time::interval(TICK);
     loop {
         interval.tick().await;
-        tampering.unheard(keeper.tick().await);
+        tampering.report_unattributed(reconciler.tick().await);
         notify(&[NotifyState::Watchdog]);
     }
 }
 
-async fn certificate(config: Arc<Config>, current: renew::Current) -> anyhow::Result<()> {
-    renew::keep(&config.broker, &config.identity_dir(), &current).await;
+async fn certificate(config: Arc<Config>, current: renew::CurrentIdentity) -> anyhow::Result<()> {
+    renew::keep_renewed(&config.broker, &config.identity_dir(), &current).await;
     Ok(())
 }
 
-async fn publish(config: Arc<Config>, board: Arc<Board>) -> anyhow::Result<()> {
-    board.publish(&config.state_dir).await;
+async fn publish(config: Arc<Config>, status_file: Arc<StatusFile>) -> anyhow::Result<()> {
+    status_file.publish(&config.state_dir).await;
     Ok(())
 }
 

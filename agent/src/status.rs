@@ -13,10 +13,10 @@ use tokio::sync::watch;
 
 use crate::clock::{self, Moment};
 use crate::config::Config;
-use crate::explain::chain;
+use crate::error_chain::error_chain;
 use crate::files::{self, Lock};
 use crate::ledger::Ledger;
-use crate::trace;
+use crate::window_log;
 
 /// What only the running agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,11 +39,11 @@ pub struct Running {
 
 /// Where the running agent's parts put how they stand.
 #[derive(Debug)]
-pub struct Board {
+pub struct StatusFile {
     running: watch::Sender<Running>,
 }
 
-impl Default for Board {
+impl Default for StatusFile {
     fn default() -> Self {
         Self {
             running: watch::Sender::new(Running {
@@ -59,20 +59,20 @@ impl Default for Board {
     }
 }
 
-impl Board {
+impl StatusFile {
     /// Whether the kernel holds what it should.
-    pub fn keeper(&self, protects: bool) {
+    pub fn set_protects(&self, protects: bool) {
         self.change(|running| running.protects = protects);
     }
 
     /// A session began.
     pub fn connected(&self) {
-        self.link(true, "");
+        self.set_connected(true, "");
     }
 
     /// There is no session, for this reason. Returns whether that is news.
     pub fn disconnected(&self, reason: &str) -> bool {
-        self.link(false, reason)
+        self.set_connected(false, reason)
     }
 
     /// The table had to be put back.
@@ -80,7 +80,7 @@ impl Board {
         self.change(|running| running.tampered += 1);
     }
 
-    fn link(&self, connected: bool, reason: &str) -> bool {
+    fn set_connected(&self, connected: bool, reason: &str) -> bool {
         self.change(|running| {
             if running.connected != connected {
                 (running.connected, running.since) = (connected, clock::wall());
@@ -97,7 +97,7 @@ impl Board {
         })
     }
 
-    /// Keeps the file in the state directory as the board is. Never ends.
+    /// Keeps the file in the state directory as the parts report it. Never ends.
     pub async fn publish(&self, state_dir: &Path) {
         let mut changes = self.running.subscribe();
         loop {
@@ -156,7 +156,7 @@ impl Status {
     /// Gathers it. What cannot be read is told in [`Status::errors`].
     pub fn gather(config: &Config, now: &Moment) -> Self {
         let mut errors = Vec::new();
-        let mut tell = |error: &dyn std::error::Error| errors.push(chain(error));
+        let mut tell = |error: &dyn std::error::Error| errors.push(error_chain(error));
         let credentials = config
             .identity_dir()
             .join("cert.pem")
@@ -165,7 +165,7 @@ impl Status {
         let credentials = credentials.and_then(|loaded| loaded.map_err(|error| tell(&error)).ok());
         let accepted =
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| tell(&error)).ok().flatten();
-        let window = |window: &crate::desired::HeldWindow| OpenNow {
+        let window = |window: &crate::desired_state::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,
             source: window.source,
@@ -208,7 +208,7 @@ impl Status {
                 writeln!(out, "kernel       {kernel}; put back {} times", running.tampered)?;
             }
         }
-        let mode = self.mode.map(|mode| trace::word(mode).to_owned());
+        let mode = self.mode.map(|mode| window_log::mode_name(mode).to_owned());
         writeln!(out, "generation   {}, mode {}", self.generation, or_none(mode))?;
         let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
         writeln!(out, "protected    {}", or_none(Some(ports.join(" ")).filter(|ports| !ports.is_empty())))?;
@@ -279,10 +279,10 @@ mod tests {
     #[tokio::test]
     async fn the_file_is_believed_only_while_an_agent_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let board = Board::default();
-        board.connected();
+        let status_file = StatusFile::default();
+        status_file.connected();
         tokio::select! {
-            () = board.publish(dir.path()) => {}
+            () = status_file.publish(dir.path()) => {}
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
         assert!(running(dir.path()).is_none(), "nobody holds the lock");

@@ -10,9 +10,9 @@ use crate::config::Config;
 use crate::files::{self, Lock};
 
 /// Every file that the agent makes in its state directory.
-const FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
+const STATE_FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
 /// Every file of an identity.
-const IDENTITY: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
+const IDENTITY_FILES: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
 
 /// Removes the table with `remove_table`, and then the state.
 ///
@@ -30,8 +30,11 @@ pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<
     );
     remove_table()?;
     let identity = config.identity_dir();
-    let ours = IDENTITY.map(|name| identity.join(name)).into_iter().chain(FILES.map(|name| dir.join(name)));
-    for path in ours {
+    let files = IDENTITY_FILES
+        .map(|name| identity.join(name))
+        .into_iter()
+        .chain(STATE_FILES.map(|name| dir.join(name)));
+    for path in files {
         files::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     for dir in [&identity, dir] {
@@ -67,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn i6_only_what_is_ours_is_removed() {
+    fn i6_only_files_of_the_agent_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("agent");
         fs::create_dir_all(state.join("identity")).unwrap();

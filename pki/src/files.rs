@@ -10,7 +10,7 @@ use std::path::Path;
 use crate::PkiError;
 
 /// What a file of keys or certificates may be at the most, in bytes.
-const MAX: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Makes a directory that only its owner can enter; one that is there stays as it is.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), PkiError> {
@@ -34,7 +34,7 @@ pub(crate) fn read_private(path: &Path) -> Result<String, PkiError> {
 pub(crate) fn read(path: &Path) -> Result<String, PkiError> {
     let mut text = String::new();
     let file = File::open(path).map_err(|source| failed(path, source))?;
-    file.take(MAX).read_to_string(&mut text).map_err(|source| failed(path, source))?;
+    file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|source| failed(path, source))?;
     Ok(text)
 }
 

@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn i7_other_ids_name_nobody() {
+    fn i7_other_ids_name_no_identity() {
         let domain = TrustDomain::default();
         for uri in [
             "spiffe://other/broker",

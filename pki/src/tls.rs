@@ -28,10 +28,10 @@ const ALPN: &[u8] = b"h2";
 /// What a broker serves with; it can be replaced while it serves.
 #[derive(Clone)]
 pub struct ServerIdentity {
-    current: Arc<Served>,
+    current: Arc<ServedCertificate>,
 }
 
-struct Served {
+struct ServedCertificate {
     certified: RwLock<Arc<CertifiedKey>>,
     roots: RootCertStore,
     domain: TrustDomain,
@@ -45,7 +45,7 @@ impl ServerIdentity {
         let domain =
             credentials.trust_domain().map_err(|error| PkiError::malformed("the certificate", error))?;
         let certified = RwLock::new(certified(&credentials)?);
-        Ok(Self { current: Arc::new(Served { certified, roots, domain }) })
+        Ok(Self { current: Arc::new(ServedCertificate { certified, roots, domain }) })
     }
 
     /// Serves with other credentials from the next handshake on.
@@ -64,13 +64,13 @@ impl fmt::Debug for ServerIdentity {
     }
 }
 
-impl fmt::Debug for Served {
+impl fmt::Debug for ServedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Served(..)")
+        f.write_str("ServedCertificate(..)")
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for ServedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.certified.read().unwrap_or_else(PoisonError::into_inner)))
     }
@@ -112,7 +112,7 @@ pub fn client_config(credentials: &Credentials) -> Result<Arc<ClientConfig>, Pki
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(credentials.tls_chain(), credentials.tls_key())?;
-    Ok(finished(config))
+    Ok(with_http2(config))
 }
 
 /// The side of an agent that has no certificate yet: trusts a chain that leads to the root with this fingerprint.
@@ -125,10 +125,10 @@ pub fn pinned_client_config(fingerprint: Fingerprint) -> Result<Arc<ClientConfig
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PinnedVerifier { fingerprint }))
         .with_no_client_auth();
-    Ok(finished(config))
+    Ok(with_http2(config))
 }
 
-fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
+fn with_http2(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)

@@ -153,14 +153,14 @@ impl Delta {
 
 /// How far the kernel's end of an element may be from the one it was given: it counts in jiffies (up to 10 ms), and
 /// some time passes between telling it and asking it, more on a busy machine.
-const TOLERANCE: Duration = Duration::from_millis(150);
+const END_TOLERANCE: Duration = Duration::from_millis(150);
 /// Nearer than this, an end that was read is taken for the one that was given. Less than the tolerance, so that what is
 /// taken for right once is not found wrong the next time.
-const NEAR: Duration = Duration::from_millis(50);
+const SAME_END: Duration = Duration::from_millis(50);
 
 /// Whether an end that was read back is the one that was given.
 pub(super) fn same_end(read: BootTime, given: BootTime) -> bool {
-    apart(read, given) <= NEAR
+    apart(read, given) <= SAME_END
 }
 
 fn apart(one: BootTime, other: BootTime) -> Duration {
@@ -170,12 +170,12 @@ fn apart(one: BootTime, other: BootTime) -> Duration {
 /// The first difference, in words, between what the kernel was found to hold and what it should; none where they agree.
 /// What has ended by `now`, or is just about to, may be there or not.
 pub(super) fn difference(found: &Elements, wanted: &Elements, now: BootTime) -> Option<String> {
-    let alive = |end: &BootTime| *end > now.plus(TOLERANCE);
+    let alive = |end: &BootTime| *end > now.plus(END_TOLERANCE);
     let missing = wanted.iter().find(|(element, end)| alive(end) && !found.contains_key(element));
     let foreign = found.iter().find(|(element, end)| alive(end) && !wanted.contains_key(element));
     let off = found
         .iter()
-        .find(|(element, end)| wanted.get(element).is_some_and(|due| apart(**end, *due) > TOLERANCE));
+        .find(|(element, end)| wanted.get(element).is_some_and(|due| apart(**end, *due) > END_TOLERANCE));
     let missing = missing.map(|(element, _)| format!("the window {element} is missing"));
     let foreign = foreign.map(|(element, _)| format!("the window {element} is not ours"));
     missing.or(foreign).or_else(|| off.map(|(element, _)| format!("the window {element} has another end")))

@@ -22,10 +22,10 @@ pub enum FirewallError {
         source: io::Error,
     },
     /// `nft` did not end in time, and was killed.
-    #[error("nft did not end within {} s", patience.as_secs())]
+    #[error("nft did not end within {} s", timeout.as_secs())]
     NftSlow {
         /// How long it had.
-        patience: Duration,
+        timeout: Duration,
     },
     /// `nft` refused.
     #[error("nft refused: {message}")]

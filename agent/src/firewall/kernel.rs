@@ -21,13 +21,13 @@ use super::{FirewallError, TABLE};
 use crate::clock::BootTime;
 
 /// The address family `inet` (NFPROTO_INET).
-const INET: u8 = 1;
+const NFPROTO_INET: u8 = 1;
 /// The subsystem that a batch is for (NFNL_SUBSYS_NFTABLES).
-const NFTABLES: u16 = 10;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// How many elements go into one message: the attribute that holds them cannot be longer than 64 KiB.
-const PER_MESSAGE: usize = 400;
+const MAX_ELEMENTS_PER_MESSAGE: usize = 400;
 /// How many messages a batch may have at the most; asked for in advance, to number them.
-const PER_BATCH: u32 = 64;
+const MAX_MESSAGES_PER_BATCH: u32 = 64;
 
 /// The number of the ruleset. Each transaction of anyone on this host counts it up by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,7 +61,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused.
     pub(super) fn ruleset_id(&mut self) -> Result<RulesetId, FirewallError> {
-        let failed = refused("tell the number of the ruleset");
+        let failed = refusal("tell the number of the ruleset");
         let request = Request::new().op_getgen_do(&Nfgenmsg::new());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
         let (_, generation) = reply.recv_one().map_err(|error| failed(error.into()))?;
@@ -78,7 +78,7 @@ impl Kernel {
 
     /// The handle and the flags of our table; `None` where there is none.
     pub(super) fn table(&mut self) -> Result<Option<(u64, u32)>, FirewallError> {
-        let failed = refused("look for our table");
+        let failed = refusal("look for our table");
         let mut request = Request::new().op_gettable_do(&inet());
         request.encode().push_name_bytes(TABLE.as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
@@ -104,9 +104,9 @@ impl Kernel {
         ruleset: RulesetId,
         now: BootTime,
     ) -> Result<(), FirewallError> {
-        let mut batch = Chained::new(self.socket.reserve_seq(PER_BATCH));
+        let mut batch = Chained::new(self.socket.reserve_seq(MAX_MESSAGES_PER_BATCH));
         let mut header = Nfgenmsg::new();
-        header.set_res_id(NFTABLES);
+        header.set_res_id(NFNL_SUBSYS_NFTABLES);
         batch.request().op_batch_begin_do(&header).encode().push_genid(ruleset.0);
         let removed: Vec<(Element, Option<BootTime>)> =
             delta.remove.iter().map(|element| (*element, None)).collect();
@@ -134,7 +134,7 @@ impl Kernel {
                     what: "the windows are not those that were last seen".into(),
                 })
             }
-            Err(source) => Err(refused("change the windows")(source)),
+            Err(source) => Err(refusal("change the windows")(source)),
         }
     }
 
@@ -142,8 +142,8 @@ impl Kernel {
     ///
     /// # Errors
     /// The kernel refused, or answered something else.
-    pub(super) fn left_of(&mut self, element: &Element) -> Result<Option<Duration>, FirewallError> {
-        let failed = refused("read a window");
+    pub(super) fn time_left(&mut self, element: &Element) -> Result<Option<Duration>, FirewallError> {
+        let failed = refusal("read a window");
         let mut request = Request::new().op_getsetelem_do(&inet());
         push(request.encode(), &[(*element, None)], BootTime(0));
         let mut reply = self.socket.request(&request).map_err(&failed)?;
@@ -164,7 +164,7 @@ impl Kernel {
         set: Set,
         now: impl Fn() -> BootTime,
     ) -> Result<Elements, FirewallError> {
-        let failed = refused("read the windows");
+        let failed = refusal("read the windows");
         let mut request = Request::new().op_getsetelem_dump(&inet());
         request.encode().push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.name().as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
@@ -192,7 +192,7 @@ impl Kernel {
     /// # Errors
     /// The kernel refused, or answered something else.
     pub(super) fn keys(&mut self, set: &str) -> Result<Vec<Vec<u8>>, FirewallError> {
-        let failed = refused("read the connections that were there before the table");
+        let failed = refusal("read the connections that were there before the table");
         let mut request = Request::new().op_getsetelem_dump(&inet());
         request.encode().push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
@@ -213,7 +213,9 @@ impl Kernel {
 
 /// Parts of one set each, small enough for one message.
 fn by_set(elements: &[(Element, Option<BootTime>)]) -> impl Iterator<Item = &[(Element, Option<BootTime>)]> {
-    elements.chunk_by(|(one, _), (other, _)| one.set == other.set).flat_map(|part| part.chunks(PER_MESSAGE))
+    elements
+        .chunk_by(|(one, _), (other, _)| one.set == other.set)
+        .flat_map(|part| part.chunks(MAX_ELEMENTS_PER_MESSAGE))
 }
 
 /// Writes elements of one set; those with an end with what is left of it at `now`.
@@ -299,7 +301,7 @@ fn milliseconds(span: Duration) -> u64 {
 
 pub(super) fn inet() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = INET;
+    header.nfgen_family = NFPROTO_INET;
     header
 }
 
@@ -307,7 +309,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
 }
 
-pub(super) fn refused(what: &'static str) -> impl Fn(io::Error) -> FirewallError {
+pub(super) fn refusal(what: &'static str) -> impl Fn(io::Error) -> FirewallError {
     move |source| FirewallError::Netlink { what, source }
 }
 

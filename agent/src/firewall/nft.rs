@@ -14,9 +14,9 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::FirewallError;
 
 /// Where distributions put it. `PATH` is not asked: what runs as root is not taken from the environment.
-const PLACES: [&str; 3] = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"];
+const NFT_PATHS: [&str; 3] = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"];
 /// How long a transaction may take; one with 10,000 windows takes a second or so.
-const PATIENCE: Duration = Duration::from_secs(30);
+const NFT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The command `nft`.
 #[derive(Debug)]
@@ -28,8 +28,9 @@ impl Nft {
     /// # Errors
     /// It is not installed.
     pub(super) fn find() -> Result<Self, FirewallError> {
-        let path = PLACES.into_iter().find(|place| Path::new(place).is_file());
-        path.map(|path| Self { path }).ok_or_else(|| FirewallError::NftMissing { places: PLACES.join(", ") })
+        let path = NFT_PATHS.into_iter().find(|place| Path::new(place).is_file());
+        path.map(|path| Self { path })
+            .ok_or_else(|| FirewallError::NftMissing { places: NFT_PATHS.join(", ") })
     }
 
     /// Runs one script, which is one transaction.
@@ -54,8 +55,8 @@ impl Nft {
         // Its messages are shown to people and compared by nobody; its numbers must be in one form.
         command.args(arguments).env_clear().env("LC_ALL", "C");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let Some(output) = bounded(command, input).map_err(failed)? else {
-            return Err(FirewallError::NftSlow { patience: PATIENCE });
+        let Some(output) = run_bounded(command, input).map_err(failed)? else {
+            return Err(FirewallError::NftSlow { timeout: NFT_TIMEOUT });
         };
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -67,7 +68,7 @@ impl Nft {
 }
 
 /// Runs a command to its end. `None`: it took too long, and was killed.
-fn bounded(mut command: Command, input: &str) -> io::Result<Option<Output>> {
+fn run_bounded(mut command: Command, input: &str) -> io::Result<Option<Output>> {
     let mut child = command.spawn()?;
     let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     let stdin = child.stdin.take();
@@ -85,8 +86,8 @@ fn bounded(mut command: Command, input: &str) -> io::Result<Option<Output>> {
 
 /// Waits for the process's end, and kills it if that is late. Returns whether it was.
 fn kill_when_late(process: &OwnedFd) -> io::Result<bool> {
-    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    let ended = retry_on_intr(|| poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)))? > 0;
+    let timeout = Timespec { tv_sec: NFT_TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
+    let ended = retry_on_intr(|| poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)))? > 0;
     if !ended {
         pidfd_send_signal(process, Signal::KILL)?;
     }
@@ -98,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_in_nfts_words() {
+    fn a_refusal_carries_the_message_of_nft() {
         let nft = Nft::find().unwrap();
         let error = nft.run("add rule inet nowhere nothing drop\n").unwrap_err();
         assert!(matches!(error, FirewallError::NftRefused { .. }), "{error}");

@@ -2,7 +2,7 @@
 //!
 //! The kernel tells each transaction of anyone in this network namespace: first what it touched, then, in one last
 //! message, who made it. Our own are told too. Those of our threads are passed over here, those of an `nft` that we ran
-//! are not: whether anything is wrong is for the keeper to see, who compares, and this only says when to look.
+//! are not: whether anything is wrong is for the reconciler to see, who compares, and this only says when to look.
 //!
 //! Elements whose time has come are removed by the kernel without a transaction, and so without waking anyone.
 
@@ -22,32 +22,32 @@ use tokio::net::UnixDatagram;
 use super::TABLE;
 
 /// The group that is told of transactions, NFNLGRP_NFTABLES (7), as a bit.
-const GROUP: u32 = 1 << (7 - 1);
-/// How much may wait to be heard, in bytes: a flush of some thousand rules.
-const WAITING: usize = 1 << 20;
+const NFNLGRP_NFTABLES: u32 = 1 << (7 - 1);
+/// How much may wait to be read, in bytes: a flush of some thousand rules.
+const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
 /// The longest datagram taken, in bytes. The kernel makes them of a page or two.
-const LONGEST: usize = 64 << 10;
+const MAX_DATAGRAM_BYTES: usize = 64 << 10;
 
 /// Listens to the transactions of this network namespace.
 #[derive(Debug)]
-pub struct Watch {
+pub struct TableWatch {
     /// A netlink socket. Tokio has no type for it, and waits until one is readable in the same way for all.
     socket: UnixDatagram,
     buffer: Vec<u8>,
-    heard: Heard,
-    changes: VecDeque<Change>,
+    reader: TransactionReader,
+    changes: VecDeque<TableChange>,
 }
 
 /// Someone touched our table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct TableChange {
     /// The name of the process, or of its thread; empty if unknown.
     pub process: String,
     /// Its process id, or thread id, as the initial PID namespace counts; 0 if unknown.
     pub pid: u32,
 }
 
-impl Watch {
+impl TableWatch {
     /// Listens from now on.
     ///
     /// # Errors
@@ -56,12 +56,12 @@ impl Watch {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let netfilter = Some(netlink::NETFILTER);
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, netfilter)?;
-        sockopt::set_socket_recv_buffer_size_force(&socket, WAITING)?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
+        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, NFNLGRP_NFTABLES))?;
         Ok(Self {
             socket: UnixDatagram::from_std(net::UnixDatagram::from(socket))?,
-            buffer: vec![0; LONGEST],
-            heard: Heard::default(),
+            buffer: vec![0; MAX_DATAGRAM_BYTES],
+            reader: TransactionReader::default(),
             changes: VecDeque::new(),
         })
     }
@@ -71,18 +71,18 @@ impl Watch {
     ///
     /// # Errors
     /// The socket is broken.
-    pub async fn changed(&mut self) -> io::Result<Change> {
+    pub async fn changed(&mut self) -> io::Result<TableChange> {
         loop {
             if let Some(change) = self.changes.pop_front() {
                 return Ok(change);
             }
             match self.receive().await {
                 Ok(length) => match self.buffer.get(..length) {
-                    Some(datagram) => self.changes.extend(self.heard.take(datagram)),
-                    None => self.changes.push_back(Change::default()),
+                    Some(datagram) => self.changes.extend(self.reader.take(datagram)),
+                    None => self.changes.push_back(TableChange::default()),
                 },
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
-                    self.changes.push_back(Change::default());
+                    self.changes.push_back(TableChange::default());
                 }
                 Err(error) => return Err(error),
             }
@@ -102,30 +102,30 @@ impl Watch {
 
 /// What was heard of the transaction that is being told.
 #[derive(Debug, Default)]
-struct Heard {
-    ours: bool,
+struct TransactionReader {
+    touches_table: bool,
 }
 
-impl Heard {
+impl TransactionReader {
     /// Takes one datagram, of one or more messages, and returns the changes of our table that it ends.
-    fn take(&mut self, mut datagram: &[u8]) -> Vec<Change> {
+    fn take(&mut self, mut datagram: &[u8]) -> Vec<TableChange> {
         let mut changes = Vec::new();
         while let Some((message, rest)) = Message::split_off(datagram) {
             datagram = rest;
-            if let Some(change) = self.hear(&message) {
+            if let Some(change) = self.read(&message) {
                 changes.push(change);
             }
         }
         changes
     }
 
-    fn hear(&mut self, message: &Message<'_>) -> Option<Change> {
+    fn read(&mut self, message: &Message<'_>) -> Option<TableChange> {
         let Some(change) = message.end() else {
-            self.ours |= message.touches_us();
+            self.touches_table |= message.touches_table();
             return None;
         };
-        let ours = std::mem::take(&mut self.ours);
-        (ours && !is_own_thread(change.pid)).then_some(change)
+        let touches_table = std::mem::take(&mut self.touches_table);
+        (touches_table && !is_own_thread(change.pid)).then_some(change)
     }
 }
 
@@ -137,9 +137,9 @@ struct Message<'a> {
 }
 
 /// NFNL_SUBSYS_NFTABLES (10) and NFT_MSG_NEWGEN (15).
-const END: u16 = (10 << 8) | 15;
+const NEWGEN: u16 = (10 << 8) | 15;
 /// NFPROTO_INET.
-const INET: u8 = 1;
+const NFPROTO_INET: u8 = 1;
 
 impl<'a> Message<'a> {
     /// The first message of a datagram, and what follows it.
@@ -153,9 +153,9 @@ impl<'a> Message<'a> {
     }
 
     /// Who made the transaction, if this message ends it.
-    fn end(&self) -> Option<Change> {
+    fn end(&self) -> Option<TableChange> {
         let attributes = GenAttrs::new(self.attributes);
-        (self.kind == END).then(|| Change {
+        (self.kind == NEWGEN).then(|| TableChange {
             process: attributes
                 .get_proc_name()
                 .map(|name| name.to_string_lossy().into_owned())
@@ -165,9 +165,9 @@ impl<'a> Message<'a> {
     }
 
     /// Whether it is about our table or something in it. In every other message the table's name is the first attribute.
-    fn touches_us(&self) -> bool {
+    fn touches_table(&self) -> bool {
         let table = TableAttrs::new(self.attributes).get_name();
-        self.family == INET && table.is_ok_and(|name| name.to_bytes() == TABLE.as_bytes())
+        self.family == NFPROTO_INET && table.is_ok_and(|name| name.to_bytes() == TABLE.as_bytes())
     }
 }
 
@@ -200,35 +200,34 @@ mod tests {
         message(15, 0, &[(1, &[0, 0, 0, 9]), (2, &u32::MAX.to_be_bytes()), (3, name)])
     }
 
-    fn changes(datagrams: &[Vec<u8>]) -> Vec<Change> {
-        let mut heard = Heard::default();
-        datagrams.iter().flat_map(|datagram| heard.take(datagram)).collect()
+    fn changes(datagrams: &[Vec<u8>]) -> Vec<TableChange> {
+        let mut reader = TransactionReader::default();
+        datagrams.iter().flat_map(|datagram| reader.take(datagram)).collect()
     }
 
-    fn by(process: &str) -> Change {
-        Change { process: process.into(), pid: u32::MAX }
+    fn by(process: &str) -> TableChange {
+        TableChange { process: process.into(), pid: u32::MAX }
     }
 
     #[test]
-    fn a_change_is_told_by_the_end_of_its_transaction_in_one_datagram_or_in_several() {
-        let ours = message(2, INET, &[(1, b"postern\0")]);
-        let theirs = message(0, INET, &[(1, b"posterns\0")]);
-        let whole =
-            [theirs.clone(), ours.clone(), end(b"nft\0"), theirs.clone(), end(b"iptables\0")].concat();
+    fn a_change_is_reported_at_the_end_of_its_transaction_in_one_datagram_or_in_several() {
+        let own = message(2, NFPROTO_INET, &[(1, b"postern\0")]);
+        let other = message(0, NFPROTO_INET, &[(1, b"posterns\0")]);
+        let whole = [other.clone(), own.clone(), end(b"nft\0"), other.clone(), end(b"iptables\0")].concat();
         assert_eq!(changes(&[whole]), [by("nft")]);
-        assert_eq!(changes(&[ours.clone(), theirs.clone()]), []);
-        assert_eq!(changes(&[theirs.clone(), ours, theirs, end(b"nft\0"), end(b"nft\0")]), [by("nft")]);
+        assert_eq!(changes(&[own.clone(), other.clone()]), []);
+        assert_eq!(changes(&[other.clone(), own, other, end(b"nft\0"), end(b"nft\0")]), [by("nft")]);
     }
 
     #[test]
-    fn a_table_of_another_family_is_not_ours() {
+    fn a_table_of_another_family_is_ignored() {
         assert_eq!(changes(&[message(0, 2, &[(1, b"postern\0")]), end(b"nft\0")]), []);
     }
 
     #[test]
     fn a_transaction_of_a_thread_of_this_process_is_passed_over() {
         let own = message(15, 0, &[(2, &std::process::id().to_be_bytes())]);
-        assert_eq!(changes(&[message(2, INET, &[(1, b"postern\0")]), own]), []);
+        assert_eq!(changes(&[message(2, NFPROTO_INET, &[(1, b"postern\0")]), own]), []);
     }
 
     #[test]
@@ -237,8 +236,8 @@ mod tests {
         for length in 0..cut.len() {
             assert_eq!(changes(&[cut[..length].to_vec()]), []);
         }
-        let ours = message(2, INET, &[(1, b"postern\0")]);
-        assert_eq!(changes(&[ours, vec![255; 40], end(b"\xff\0")]), [by("\u{fffd}")]);
-        assert_eq!(changes(&[message(9, INET, &[]), end(b"nft\0")]), []);
+        let own = message(2, NFPROTO_INET, &[(1, b"postern\0")]);
+        assert_eq!(changes(&[own, vec![255; 40], end(b"\xff\0")]), [by("\u{fffd}")]);
+        assert_eq!(changes(&[message(9, NFPROTO_INET, &[]), end(b"nft\0")]), []);
     }
 }

@@ -7,9 +7,9 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::accepted::AcceptedState;
 use crate::clock::BootId;
-use crate::desired::anchor;
-use crate::state::State;
+use crate::desired_state::anchor;
 
 fn moment(boot: &str, boottime_s: u64, wall_s: i64) -> Moment {
     Moment {
@@ -19,14 +19,14 @@ fn moment(boot: &str, boottime_s: u64, wall_s: i64) -> Moment {
     }
 }
 
-fn accepted(now: &Moment, lasting_s: u64) -> Desired {
+fn accepted(now: &Moment, lasting_s: u64) -> DesiredState {
     let window = HeldWindow {
         grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
         port: "tcp/22".parse().unwrap(),
         source: "192.0.2.7".parse().unwrap(),
         deadline: now.boottime.plus(Duration::from_secs(lasting_s)),
     };
-    Desired { generation: 3, mode: Mode::Enforce, ports: [window.port].into(), windows: [window].into() }
+    DesiredState { generation: 3, mode: Mode::Enforce, ports: [window.port].into(), windows: [window].into() }
 }
 
 /// What is left, in seconds, of a window of 600 s that was written at (boot "a", 1000, 0).
@@ -114,9 +114,9 @@ enum Step {
     /// Time passes.
     Wait(u64),
     /// The agent says something; it is heard this much later.
-    Speak { uplink: u64 },
+    AgentSends { uplink: u64 },
     /// The broker tells the state; it arrives this much later, and the agent is awake at both ends only.
-    Tell { downlink: u64 },
+    BrokerSends { downlink: u64 },
     /// The agent ends and starts again.
     Restart,
     /// The machine reboots: down this long, and the wall is stepped meanwhile.
@@ -128,8 +128,8 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0u64..40_000).prop_map(Step::Wait),
-        (0u64..9_000).prop_map(|uplink| Step::Speak { uplink }),
-        (0u64..9_000).prop_map(|downlink| Step::Tell { downlink }),
+        (0u64..9_000).prop_map(|uplink| Step::AgentSends { uplink }),
+        (0u64..9_000).prop_map(|downlink| Step::BrokerSends { downlink }),
         Just(Step::Restart),
         (0u64..60_000, -90_000i64..90_000).prop_map(|(down, wall_step)| Step::Reboot { down, wall_step }),
         (-4_000_000i64..4_000_000).prop_map(Step::SetWall),
@@ -138,24 +138,24 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 /// A broker with one grant that truly ends at `end`, and an agent; all in milliseconds of true time.
-struct World {
+struct Simulation {
     now: u64,
     end: u64,
     booted: u64,
     boots: u32,
-    wall_off: i64,
+    wall_offset: i64,
     /// Our clock when we sent the last message that the broker heard, and when it heard it, in true time.
     heard: Option<(BootTime, u64)>,
     generation: u64,
     /// When the ledger was last written, in true time.
     saved_at: u64,
-    state: State,
+    state: AcceptedState,
     ledger: Ledger,
 }
 
-impl World {
+impl Simulation {
     fn moment(&self) -> Moment {
-        let wall = i64::try_from(self.now).unwrap() + self.wall_off;
+        let wall = i64::try_from(self.now).unwrap() + self.wall_offset;
         Moment {
             boot: BootId(format!("boot {}", self.boots)),
             boottime: BootTime((self.now - self.booted) * 1_000_000),
@@ -166,12 +166,12 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Wait(time) => self.now += time,
-            Step::Speak { uplink } => {
+            Step::AgentSends { uplink } => {
                 let sent_at = self.moment().boottime;
                 self.now += uplink;
                 self.heard = Some((sent_at, self.now));
             }
-            Step::Tell { downlink } => self.tell(downlink),
+            Step::BrokerSends { downlink } => self.broker_sends(downlink),
             Step::Restart => self.restart(),
             Step::Reboot { down, wall_step } => {
                 self.now += down;
@@ -179,38 +179,38 @@ impl World {
                 self.boots += 1;
                 // A step back by less than the time since the last writing looks like less time: see the module's words.
                 let hidden = wall_step < 0 && wall_step.unsigned_abs() <= self.now - self.saved_at;
-                self.wall_off += if hidden { 0 } else { wall_step };
+                self.wall_offset += if hidden { 0 } else { wall_step };
                 self.restart();
             }
             Step::SetWall(step) => {
-                self.wall_off += step;
+                self.wall_offset += step;
                 // The agent notices and writes its ledger again.
                 self.save();
             }
         }
     }
 
-    fn tell(&mut self, downlink: u64) {
+    fn broker_sends(&mut self, downlink: u64) {
         let Some((sent_at, heard_at)) = self.heard else { return };
         let (heard_ago, remaining) = (self.now - heard_at, self.end.saturating_sub(self.now));
         self.now += downlink;
         self.generation += 1;
         let now = self.moment();
         let at = anchor(sent_at, Duration::from_millis(heard_ago), now.boottime);
-        let mut told = accepted(&now, 0);
+        let mut desired = accepted(&now, 0);
         let window = HeldWindow {
             deadline: at.plus(Duration::from_millis(remaining)),
-            ..*told.windows.first().unwrap()
+            ..*desired.windows.first().unwrap()
         };
-        told.windows = [window].into();
-        told.generation = self.generation;
-        let held = self.state.consider(told, now.boottime).unwrap();
+        desired.windows = [window].into();
+        desired.generation = self.generation;
+        let held = self.state.consider(desired, now.boottime).unwrap();
         self.state.accept(held);
         self.save();
     }
 
     fn restart(&mut self) {
-        self.state = State::restored(self.ledger.load(&self.moment()).unwrap());
+        self.state = AcceptedState::restored(self.ledger.load(&self.moment()).unwrap());
         // A new session: nothing that was heard on an earlier stream comes back on this one.
         self.heard = None;
         self.save();
@@ -234,13 +234,13 @@ proptest! {
     #[test]
     fn i2_no_delay_restart_reboot_or_wall_step_carries_a_window_past_its_end(steps in steps(), end in 0u64..600_000) {
         let dir = tempfile::tempdir().unwrap();
-        let mut world = World {
-            now: 1_000, end, booted: 0, boots: 0, wall_off: 0, heard: None, generation: 0, saved_at: 0,
-            state: State::default(), ledger: Ledger::in_dir(dir.path()),
+        let mut simulation = Simulation {
+            now: 1_000, end, booted: 0, boots: 0, wall_offset: 0, heard: None, generation: 0, saved_at: 0,
+            state: AcceptedState::default(), ledger: Ledger::in_dir(dir.path()),
         };
         for step in steps {
-            world.take(step.clone());
-            if let Some(held_end) = world.held_end() {
+            simulation.take(step.clone());
+            if let Some(held_end) = simulation.held_end() {
                 prop_assert!(held_end <= end, "held to {held_end}, true end {end}, after {step:?}");
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use postern_agent::clock::{self, BootTime};
 use postern_agent::firewall::policy::HostPolicy;
-use postern_agent::keeper::HostLayer;
+use postern_agent::host_reconciler::HostLayer;
 use postern_core::TargetId;
 use postern_pki::authority::Authority;
 use postern_pki::credentials::{Credentials, KeyPair};
@@ -120,7 +120,7 @@ impl FakeBroker {
 
 impl FakeSession {
     /// Tells a state: this generation, tcp/22, and a window with so many seconds left.
-    pub(crate) async fn tell(&self, generation: u64, remaining: u64, heard: u64) {
+    pub(crate) async fn send_state(&self, generation: u64, remaining: u64, heard: u64) {
         let port = v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 };
         let window = v1::HostWindow {
             grant_id: "01arz3ndektsv4rrffq69g5fav".into(),
@@ -258,24 +258,24 @@ impl Service {
 async fn accept(
     listener: TcpListener,
     tls: TlsAcceptor,
-    connections: mpsc::Sender<std::io::Result<Connection>>,
+    connections: mpsc::Sender<std::io::Result<TlsConnection>>,
 ) {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
         if let Ok(stream) = tls.accept(tcp).await {
-            let _ = connections.send(Ok(Connection(stream))).await;
+            let _ = connections.send(Ok(TlsConnection(stream))).await;
         }
     }
 }
 
-struct Connection(TlsStream<TcpStream>);
+struct TlsConnection(TlsStream<TcpStream>);
 
-impl Connected for Connection {
+impl Connected for TlsConnection {
     type ConnectInfo = ();
     fn connect_info(&self) {}
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for TlsConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -285,7 +285,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for TlsConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -303,9 +303,9 @@ impl AsyncWrite for Connection {
 
 /// A host layer that remembers.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kernel(Arc<Mutex<Option<HostPolicy>>>);
+pub(crate) struct MemoryHost(Arc<Mutex<Option<HostPolicy>>>);
 
-impl Kernel {
+impl MemoryHost {
     /// The deadlines of the windows it holds.
     pub(crate) fn deadlines(&self) -> Vec<BootTime> {
         self.0
@@ -317,7 +317,7 @@ impl Kernel {
     }
 }
 
-impl HostLayer for Kernel {
+impl HostLayer for MemoryHost {
     type Error = std::convert::Infallible;
 
     fn ensure(&mut self, policy: &HostPolicy, _now: BootTime) -> Result<(), Self::Error> {

@@ -1,4 +1,4 @@
-//! The agent's link, identity and keeper against a broker over real TLS; only the kernel is played.
+//! The agent's link, identity and reconciler against a broker over real TLS; only the kernel is played.
 
 #[cfg(test)]
 mod fake;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_agent::clock;
 use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
 use postern_agent::firewall::{Enforcer, FirewallError, remove_table};
-use postern_agent::keeper::HostLayer as _;
+use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
 use postern_tests::{Host, Net};
 

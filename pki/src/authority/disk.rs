@@ -14,7 +14,7 @@ use crate::credentials::{self, KeyPair};
 use crate::{PkiError, files, identity};
 
 /// The most replaced intermediates that are remembered; the oldest are forgotten first.
-const PREVIOUS: usize = 16;
+const MAX_PREVIOUS: usize = 16;
 
 /// Where the files are.
 pub(super) struct Paths {
@@ -92,7 +92,7 @@ impl Paths {
         let mut certificates = self.read_previous(now).unwrap_or_default();
         certificates.retain(|known| known != certificate);
         certificates.push(certificate.to_vec());
-        let newest = certificates.split_off(certificates.len().saturating_sub(PREVIOUS));
+        let newest = certificates.split_off(certificates.len().saturating_sub(MAX_PREVIOUS));
         files::write_beside(&self.previous, &credentials::to_pem(&newest), 0o644)
     }
 

@@ -112,17 +112,17 @@ pub(crate) fn alice() -> Identity {
 }
 
 /// What came of a handshake.
-pub(crate) struct Met {
+pub(crate) struct Handshake {
     /// Whom the server sees; `None` for a client without a certificate.
     pub(crate) peer: Option<Identity>,
 }
 
 /// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether it was accepted.
-pub(crate) async fn meet(
+pub(crate) async fn handshake(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     name: &str,
-) -> Result<Met, String> {
+) -> Result<Handshake, String> {
     let (near, far) = tokio::io::duplex(16 * 1024);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let serve = async {
@@ -143,5 +143,5 @@ pub(crate) async fn meet(
     connected.map_err(|error| error.to_string())?;
     let leaf = served.map_err(|error| error.to_string())?;
     let peer = leaf.map(|leaf| Identity::of_certificate(&leaf, &TrustDomain::default()).unwrap());
-    Ok(Met { peer })
+    Ok(Handshake { peer })
 }

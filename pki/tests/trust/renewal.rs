@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postern_pki::tls::{client_config, pinned_client_config};
 use postern_pki::{Authority, Identity, KeyPair, PkiError, TrustDomain};
 
-use crate::parties::{Ca, HOUR, NAME, agent, alice, meet, now};
+use crate::parties::{Ca, HOUR, NAME, agent, alice, handshake, now};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
@@ -42,10 +42,10 @@ async fn old_and_new_are_trusted_side_by_side_on_both_sides() {
     let (new_broker, new_agent) = (ca.broker(), ca.agent());
     for broker in [old_broker, new_broker] {
         for client in [&old_agent, &old_alice, &new_agent] {
-            meet(broker.clone(), client_config(client).unwrap(), NAME).await.unwrap();
+            handshake(broker.clone(), client_config(client).unwrap(), NAME).await.unwrap();
         }
         let pinned = pinned_client_config(ca.authority.fingerprint()).unwrap();
-        meet(broker, pinned, NAME).await.unwrap();
+        handshake(broker, pinned, NAME).await.unwrap();
     }
 }
 
@@ -56,7 +56,7 @@ async fn brokers_with_intermediates_of_their_own_under_one_root_trust_each_other
     renew(&ca, now()).unwrap();
     assert_ne!(ca.authority.intermediate(), other.authority.intermediate());
     for (broker, client) in [(ca.broker(), other.agent()), (other.broker(), ca.agent())] {
-        meet(broker, client_config(&client).unwrap(), NAME).await.unwrap();
+        handshake(broker, client_config(&client).unwrap(), NAME).await.unwrap();
     }
 }
 
@@ -68,8 +68,8 @@ async fn i7_an_agent_that_ended_with_its_intermediate_is_admitted_within_the_gra
     let (agent, alice) = (last(&agent()), last(&alice()));
     assert_eq!((agent.not_after(), alice.not_after()), (end, end), "none outlives its intermediate");
     renew(&ca, now()).unwrap();
-    meet(ca.broker(), client_config(&agent).unwrap(), NAME).await.unwrap();
-    assert!(meet(ca.broker(), client_config(&alice).unwrap(), NAME).await.is_err());
+    handshake(ca.broker(), client_config(&agent).unwrap(), NAME).await.unwrap();
+    assert!(handshake(ca.broker(), client_config(&alice).unwrap(), NAME).await.is_err());
 }
 
 #[tokio::test]
@@ -82,13 +82,13 @@ async fn an_ended_authority_loads_and_says_so_to_clients_and_signs_nothing_until
         client_config(&ca.issue(&agent(), now() - DAY * 2, HOUR)).unwrap(),
         pinned_client_config(authority.fingerprint()).unwrap(),
     ] {
-        let error = meet(ca.broker(), client, NAME).await.err().unwrap();
+        let error = handshake(ca.broker(), client, NAME).await.err().unwrap();
         assert!(error.contains("certificate expired"), "{error}");
     }
     renew(&ca, now()).unwrap();
     assert!(authority.reload().unwrap() && !authority.reload().unwrap());
     issues(&authority, &alice(), now()).unwrap();
-    assert!(meet(ca.broker(), client_config(&ca.agent()).unwrap(), NAME).await.is_ok());
+    assert!(handshake(ca.broker(), client_config(&ca.agent()).unwrap(), NAME).await.is_ok());
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use postern_agent::clock::{self as agent_clock, BootTime};
 use postern_agent::firewall::Enforcer;
 use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
-use postern_agent::keeper::HostLayer as _;
+use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::Mode;
 use postern_tests::clock::monotonic;
 use postern_tests::{Host, Net};

@@ -1,4 +1,4 @@
-//! A herd: many agents in this process. Each is the real one (its sessions, its keeper, its ledger, its certificate from
+//! A herd: many agents in this process. Each is the real one (its sessions, its reconciler, its ledger, its certificate from
 //! a real enrolment) on a host layer in memory.
 
 mod host;
@@ -11,10 +11,10 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use postern_agent::config::{Config, LogFormat};
 use postern_agent::enroll::enroll;
-use postern_agent::keeper::{self, Keeper, KeeperHandle};
+use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use postern_agent::ledger::Ledger;
 use postern_agent::session::Session;
-use postern_agent::status::Board;
+use postern_agent::status::StatusFile;
 use postern_agent::{clock, reports};
 use postern_pki::credentials::Credentials;
 use postern_pki::tls::client_config;
@@ -30,7 +30,7 @@ use host::MemoryHost;
 
 /// How many enrol at once.
 const AT_ONCE: usize = 16;
-/// How often each keeper looks at the clocks.
+/// How often each reconciler looks at the clocks.
 const TICK: Duration = Duration::from_secs(1);
 /// The longest pause before an agent connects again.
 const MAX_DELAY: Duration = Duration::from_secs(5);
@@ -46,7 +46,7 @@ struct Link {
     target: String,
     broker: String,
     credentials: Arc<Credentials>,
-    keeper: KeeperHandle,
+    reconciler: ReconcilerHandle,
     book: Arc<Book>,
 }
 
@@ -77,16 +77,16 @@ impl Herd {
                 enrolments.join_all().await;
             }
         });
-        let mut keepers = Vec::new();
+        let mut reconcilers = Vec::new();
         for (number, target) in targets.iter().enumerate() {
             let dir = state_dir(number);
             let credentials = Arc::new(Credentials::load(&dir.join("identity")).unwrap());
-            let keeper = keep(target, &broker, &dir, &book);
-            keepers.push(keeper.clone());
+            let reconciler = keep(target, &broker, &dir, &book);
+            reconcilers.push(reconciler.clone());
             let (target, broker, book) = (target.clone(), broker.clone(), Arc::clone(&book));
-            host.room().start(Link { target, broker, credentials, keeper, book }.keep());
+            host.room().start(Link { target, broker, credentials, reconciler, book }.keep());
         }
-        host.room().start(tick(keepers));
+        host.room().start(tick(reconcilers));
         Self { book }
     }
 
@@ -96,8 +96,8 @@ impl Herd {
     }
 }
 
-/// Starts an agent's keeper on a thread of its own, which ends with the last handle.
-fn keep(target: &str, broker: &str, state_dir: &Path, book: &Arc<Book>) -> KeeperHandle {
+/// Starts an agent's reconciler on a thread of its own, which ends with the last handle.
+fn keep(target: &str, broker: &str, state_dir: &Path, book: &Arc<Book>) -> ReconcilerHandle {
     let host = MemoryHost::new(target, Arc::clone(book));
     let config = Config {
         broker: broker.to_owned(),
@@ -106,19 +106,19 @@ fn keep(target: &str, broker: &str, state_dir: &Path, book: &Arc<Book>) -> Keepe
         bootstrap: Default::default(),
     };
     let now = clock::moment();
-    let suspended = keeper::suspended(now.boottime);
-    let keeper = Keeper::start(host, Ledger::in_dir(state_dir), &config, &now, suspended);
-    let (handle, commands) = keeper::channel();
-    thread::spawn(move || keeper::serve(keeper, commands, &Board::default()));
+    let suspended = host_reconciler::suspended(now.boottime);
+    let reconciler = HostReconciler::start(host, Ledger::in_dir(state_dir), &config, &now, suspended);
+    let (handle, commands) = host_reconciler::channel();
+    thread::spawn(move || host_reconciler::serve(reconciler, commands, &StatusFile::default()));
     handle
 }
 
-async fn tick(keepers: Vec<KeeperHandle>) {
+async fn tick(reconcilers: Vec<ReconcilerHandle>) {
     let mut interval = tokio::time::interval(TICK);
     loop {
         interval.tick().await;
-        for keeper in &keepers {
-            keeper.tick().await;
+        for reconciler in &reconcilers {
+            reconciler.tick().await;
         }
     }
 }
@@ -134,9 +134,9 @@ impl Link {
                 Ok(mut session) => {
                     self.book.session_began(&self.target, start.elapsed());
                     reports.begin_session();
-                    let end = session.run(&self.keeper, &mut reports).await;
+                    let end = session.run(&self.reconciler, &mut reports).await;
                     self.book.session_ended(&self.target, &end.to_string());
-                    session.was_told()
+                    session.got_desired_state()
                 }
                 Err(error) => {
                     self.book.not_connected(&error);
@@ -153,7 +153,7 @@ impl Link {
     async fn open(&self) -> Result<Session, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
-        Session::open(channel, &self.keeper).await.map_err(|error| error.to_string())
+        Session::open(channel, &self.reconciler).await.map_err(|error| error.to_string())
     }
 }
 

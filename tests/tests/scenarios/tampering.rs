@@ -79,7 +79,7 @@ fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
         "add element inet postern nets4 { 0.0.0.0/0 . tcp . 0-65535 timeout 1h }".to_owned(),
         "add element inet postern nets6 { ::/0 . tcp . 1-65535 }".to_owned(),
         format!("add element inet postern hosts4 {{ {} . icmp . {TCP} }}", mallory.v4()),
-        format!("add element inet postern carried4 {{ {} . 40000 . {TCP} }}", mallory.v4()),
+        format!("add element inet postern established4 {{ {} . 40000 . {TCP} }}", mallory.v4()),
         format!("delete element inet postern hosts4 {{ {} . tcp . {TCP} }}", alice.v4()),
         "insert rule inet postern gate accept".to_owned(),
         "add chain inet postern input { policy drop; }".to_owned(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use postern_agent::clock::{self, BootTime};
 use postern_agent::firewall::policy::HostPolicy;
-use postern_agent::keeper::HostLayer;
+use postern_agent::host_reconciler::HostLayer;
 
 use crate::history::{HostEvent, Opening, SessionEvent, What};
 

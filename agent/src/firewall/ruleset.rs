@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use postern_core::{Mode, ProtectedPort, Protocol};
 
 use super::TABLE;
-use super::carried::{CARRIED, Carried};
 use super::elements::{Delta, Element, Elements, Set};
+use super::established::{ESTABLISHED_SETS, EstablishedConnection};
 use crate::clock::BootTime;
 
 /// What the table is made of, besides its elements. A change of it replaces the whole table.
@@ -27,12 +27,12 @@ pub(super) struct Layout {
 pub(super) fn replacement(
     layout: &Layout,
     elements: &Elements,
-    carried: &[Carried],
+    established: &[EstablishedConnection],
     now: BootTime,
 ) -> String {
     let mut text = removal();
     // Writing to a string cannot fail.
-    let _ = write_table(&mut text, layout, elements, carried, now);
+    let _ = write_table(&mut text, layout, elements, established, now);
     text
 }
 
@@ -63,7 +63,7 @@ fn write_table(
     text: &mut String,
     layout: &Layout,
     elements: &Elements,
-    carried: &[Carried],
+    established: &[EstablishedConnection],
     now: BootTime,
 ) -> std::fmt::Result {
     writeln!(text, "table inet {TABLE} {{")?;
@@ -71,9 +71,9 @@ fn write_table(
     for set in Set::ALL {
         write_set(text, set, &with_timeouts(elements, set, now))?;
     }
-    let [four, six] = CARRIED;
-    write_carried(text, four, "ipv4_addr", carried.iter().filter(|c| c.peer.is_ipv4()))?;
-    write_carried(text, six, "ipv6_addr", carried.iter().filter(|c| c.peer.is_ipv6()))?;
+    let [four, six] = ESTABLISHED_SETS;
+    write_established(text, four, "ipv4_addr", established.iter().filter(|c| c.peer.is_ipv4()))?;
+    write_established(text, six, "ipv6_addr", established.iter().filter(|c| c.peer.is_ipv6()))?;
     write_input(text, &layout.ports)?;
     write_forward(text, &layout.ports)?;
     write_gate(text, layout.mode)?;
@@ -92,15 +92,15 @@ fn write_set(text: &mut String, set: Set, elements: &str) -> std::fmt::Result {
     writeln!(text, "\t}}")
 }
 
-/// Connections that were there before the kernel tracked any: see [`super::carried`].
-fn write_carried<'a>(
+/// Connections that were there before the kernel tracked any: see [`super::established`].
+fn write_established<'a>(
     text: &mut String,
     name: &str,
     address: &str,
-    carried: impl Iterator<Item = &'a Carried>,
+    established: impl Iterator<Item = &'a EstablishedConnection>,
 ) -> std::fmt::Result {
     let elements: Vec<String> =
-        carried.map(|c| format!("{} . {} . {}", c.peer, c.peer_port, c.local_port)).collect();
+        established.map(|c| format!("{} . {} . {}", c.peer, c.peer_port, c.local_port)).collect();
     writeln!(text, "\tset {name} {{\n\t\ttype {address} . inet_service . inet_service;")?;
     if !elements.is_empty() {
         writeln!(text, "\t\telements = {{ {} }}", elements.join(", "))?;
@@ -149,8 +149,8 @@ fn write_translated(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::
 fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
     writeln!(text, "\tchain gate {{")?;
     writeln!(text, "\t\tct state established,related accept")?;
-    writeln!(text, "\t\ttcp flags & syn == 0 ip saddr . tcp sport . tcp dport @carried4 accept")?;
-    writeln!(text, "\t\ttcp flags & syn == 0 ip6 saddr . tcp sport . tcp dport @carried6 accept")?;
+    writeln!(text, "\t\ttcp flags & syn == 0 ip saddr . tcp sport . tcp dport @established4 accept")?;
+    writeln!(text, "\t\ttcp flags & syn == 0 ip6 saddr . tcp sport . tcp dport @established6 accept")?;
     for set in Set::ALL {
         writeln!(text, "\t\t{} saddr . meta l4proto . th dport @{} accept", family(set), set.name())?;
     }

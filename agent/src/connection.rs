@@ -12,44 +12,44 @@ use postern_pki::tls;
 use postern_proto::client;
 use tokio::sync::watch;
 
-use crate::explain::chain;
-use crate::keeper::KeeperHandle;
+use crate::error_chain::error_chain;
+use crate::host_reconciler::ReconcilerHandle;
 use crate::reports::Reports;
 use crate::session::Session;
-use crate::status::Board;
+use crate::status::StatusFile;
 
 /// What the link works with.
 #[derive(Debug)]
-pub struct Link {
+pub struct BrokerConnection {
     /// The broker's address.
     pub broker: String,
     /// The identity in use.
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
     /// Where desired states go.
-    pub keeper: KeeperHandle,
+    pub reconciler: ReconcilerHandle,
     /// Reports for the broker.
     pub reports: Reports,
     /// Where it is told how the link stands.
-    pub board: Arc<Board>,
+    pub status_file: Arc<StatusFile>,
 }
 
-impl Link {
+impl BrokerConnection {
     /// Keeps a session. Never ends.
     pub async fn keep(mut self) {
-        let mut patience = patience();
+        let mut backoff = backoff();
         loop {
             let credentials = self.credentials().await;
-            let told = match self.open(&credentials).await {
-                Ok(session) => self.hold(session).await,
+            let got_desired_state = match self.open(&credentials).await {
+                Ok(session) => self.run(session).await,
                 Err(reason) => {
-                    self.complain(&reason);
+                    self.log_once(&reason);
                     false
                 }
             };
-            if told {
-                patience = self::patience();
+            if got_desired_state {
+                backoff = self::backoff();
             }
-            let wait = patience.next().unwrap_or(MAX_DELAY);
+            let wait = backoff.next().unwrap_or(MAX_RECONNECT_DELAY);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 _ = self.credentials.changed() => {}
@@ -63,7 +63,7 @@ impl Link {
             if let Some(credentials) = self.credentials.borrow_and_update().clone() {
                 return credentials;
             }
-            self.board.disconnected("this host has no valid certificate; enrol it");
+            self.status_file.disconnected("this host has no valid certificate; enrol it");
             if self.credentials.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
@@ -71,21 +71,21 @@ impl Link {
     }
 
     async fn open(&self, credentials: &Credentials) -> Result<Session, String> {
-        let tls = tls::client_config(credentials).map_err(|error| chain(&error))?;
-        let channel = client::channel(&self.broker, tls).map_err(|error| chain(&error))?;
-        Session::open(channel, &self.keeper).await.map_err(|error| chain(&error))
+        let tls = tls::client_config(credentials).map_err(|error| error_chain(&error))?;
+        let channel = client::channel(&self.broker, tls).map_err(|error| error_chain(&error))?;
+        Session::open(channel, &self.reconciler).await.map_err(|error| error_chain(&error))
     }
 
     /// Runs a session until it ends. Returns whether the broker told it anything.
-    async fn hold(&mut self, mut session: Session) -> bool {
+    async fn run(&mut self, mut session: Session) -> bool {
         tracing::info!(broker = self.broker, "connected");
-        self.board.connected();
+        self.status_file.connected();
         self.reports.begin_session();
         loop {
             tokio::select! {
-                end = session.run(&self.keeper, &mut self.reports) => {
-                    self.complain(&chain(&end));
-                    return session.was_told();
+                end = session.run(&self.reconciler, &mut self.reports) => {
+                    self.log_once(&error_chain(&end));
+                    return session.got_desired_state();
                 }
                 Ok(()) = self.credentials.changed() => {
                     let Some(renewed) = self.credentials.borrow_and_update().clone() else { continue };
@@ -105,8 +105,8 @@ impl Link {
     }
 
     /// Why there is no session, once for each reason.
-    fn complain(&self, reason: &str) {
-        if self.board.disconnected(reason) {
+    fn log_once(&self, reason: &str) {
+        if self.status_file.disconnected(reason) {
             tracing::warn!(
                 broker = self.broker,
                 reason,
@@ -116,13 +116,13 @@ impl Link {
     }
 }
 
-const MAX_DELAY: Duration = Duration::from_secs(5);
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 
-/// For ever, from a tenth of a second up to [`MAX_DELAY`], with as much again of jitter.
-fn patience() -> ExponentialBackoff {
+/// For ever, from a tenth of a second up to [`MAX_RECONNECT_DELAY`], with as much again of jitter.
+fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_DELAY)
+        .with_max_delay(MAX_RECONNECT_DELAY)
         .without_max_times()
         .with_jitter()
         .build()

@@ -14,11 +14,11 @@ use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
 use procfs::{FromBufReadSI as _, current_system_info};
 
 /// The sets of the table that hold them, IPv4 and IPv6.
-pub(super) const CARRIED: [&str; 2] = ["carried4", "carried6"];
+pub(super) const ESTABLISHED_SETS: [&str; 2] = ["established4", "established6"];
 
 /// One TCP connection to this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Carried {
+pub(super) struct EstablishedConnection {
     /// The other side's address.
     pub(super) peer: IpAddr,
     /// The other side's port.
@@ -28,7 +28,7 @@ pub(super) struct Carried {
 }
 
 /// The connections to the protected ports that have been set up and not yet torn down.
-pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<Carried> {
+pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<EstablishedConnection> {
     let ports: BTreeSet<u16> =
         ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port.get()).collect();
     let entries = TABLES.into_iter().flat_map(|table| {
@@ -42,8 +42,9 @@ pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<Carried> {
             Vec::new()
         })
     });
-    let carried: BTreeSet<Carried> = entries.filter(is_set_up).map(|entry| carried(&entry)).collect();
-    carried.into_iter().filter(|carried| ports.contains(&carried.local_port)).collect()
+    let established: BTreeSet<EstablishedConnection> =
+        entries.filter(is_set_up).map(|entry| established(&entry)).collect();
+    established.into_iter().filter(|established| ports.contains(&established.local_port)).collect()
 }
 
 /// The tables of the network that this thread, and with it the firewall that it sets, is in.
@@ -72,8 +73,8 @@ fn is_set_up(entry: &TcpNetEntry) -> bool {
 }
 
 /// On a dual-stack socket an IPv4 peer is written as an IPv6 address; its packets are IPv4.
-fn carried(entry: &TcpNetEntry) -> Carried {
-    Carried {
+fn established(entry: &TcpNetEntry) -> EstablishedConnection {
+    EstablishedConnection {
         peer: entry.remote_address.ip().to_canonical(),
         peer_port: entry.remote_address.port(),
         local_port: entry.local_address.port(),

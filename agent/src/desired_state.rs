@@ -19,7 +19,7 @@ use crate::firewall::policy::{HostPolicy, OpenWindow};
 
 /// The whole of what this host must hold. What is absent is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Desired {
+pub struct DesiredState {
     /// The broker's number of this state.
     pub generation: u64,
     /// What to do with a protected port that has no window.
@@ -43,7 +43,7 @@ pub struct HeldWindow {
     pub deadline: BootTime,
 }
 
-impl Desired {
+impl DesiredState {
     /// Places a desired state on this host's clock. `anchor` comes from [`anchor`].
     ///
     /// # Errors
@@ -51,10 +51,9 @@ impl Desired {
     pub fn from_wire(wire: &v1::DesiredState, anchor: BootTime) -> Result<Self, Invalid> {
         let ports =
             wire.ports.iter().enumerate().map(|(i, port)| convert::port(&format!("ports[{i}]"), Some(port)));
-        let windows =
-            wire.windows.iter().enumerate().map(|(i, window)| {
-                held(window, anchor).map_err(|error| error.within(&format!("windows[{i}]")))
-            });
+        let windows = wire.windows.iter().enumerate().map(|(i, window)| {
+            window_from_wire(window, anchor).map_err(|error| error.within(&format!("windows[{i}]")))
+        });
         Ok(Self {
             generation: wire.generation,
             mode: convert::mode("mode", wire.mode())?,
@@ -74,7 +73,7 @@ impl Desired {
     }
 
     /// The window here with the same opening as the given one.
-    pub fn opening(&self, of: &HeldWindow) -> Option<&HeldWindow> {
+    pub fn same_opening_as(&self, of: &HeldWindow) -> Option<&HeldWindow> {
         // Windows sort by their opening first, and by deadline last.
         let earliest = HeldWindow { deadline: BootTime(0), ..*of };
         self.windows.range(earliest..).next().filter(|window| window.same_opening(of))
@@ -100,7 +99,7 @@ pub fn anchor(heard: BootTime, heard_ago: Duration, now: BootTime) -> BootTime {
     heard.plus(heard_ago).min(now)
 }
 
-fn held(wire: &v1::HostWindow, anchor: BootTime) -> Result<HeldWindow, Invalid> {
+fn window_from_wire(wire: &v1::HostWindow, anchor: BootTime) -> Result<HeldWindow, Invalid> {
     Ok(HeldWindow {
         grant: wire.grant_id.parse().map_err(|e: Invalid| e.named("grant_id"))?,
         port: convert::port("port", wire.port.as_ref())?,
@@ -131,7 +130,7 @@ mod tests {
     #[test]
     fn a_deadline_is_heard_plus_heard_ago_plus_remaining() {
         let at = anchor(BootTime(1_000), Duration::from_nanos(500), BootTime(9_000));
-        let desired = Desired::from_wire(&wire(), at).unwrap();
+        let desired = DesiredState::from_wire(&wire(), at).unwrap();
         assert_eq!(desired.windows.first().unwrap().deadline, BootTime(60_000_001_500));
         assert_eq!(desired.policy().windows.len(), 1);
     }
@@ -147,7 +146,7 @@ mod tests {
         let refused = |change: fn(&mut v1::DesiredState)| {
             let mut wire = wire();
             change(&mut wire);
-            Desired::from_wire(&wire, BootTime(0)).unwrap_err().field
+            DesiredState::from_wire(&wire, BootTime(0)).unwrap_err().field
         };
         assert_eq!(refused(|w| w.mode = 0), "mode");
         assert_eq!(refused(|w| w.ports[0].number = 0), "ports[0].number");

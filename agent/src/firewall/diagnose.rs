@@ -12,23 +12,23 @@ use super::kernel::Kernel;
 use super::nft::Nft;
 use super::{FirewallError, TABLE};
 use crate::doctor::Finding;
-use crate::explain::chain as causes;
+use crate::error_chain::error_chain;
 
 /// The priority of our chains: filter - 10.
-const OURS: i32 = -10;
+const TABLE_PRIORITY: i32 = -10;
 
 /// Looks at the host firewall.
-pub fn examine() -> Vec<Finding> {
-    match look() {
+pub fn diagnose() -> Vec<Finding> {
+    match findings() {
         Ok(findings) => findings,
         Err(error) => vec![Finding::error(
-            causes(&error),
+            error_chain(&error),
             "install the package nftables, and run this as root on a kernel with nf_tables",
         )],
     }
 }
 
-fn look() -> Result<Vec<Finding>, FirewallError> {
+fn findings() -> Result<Vec<Finding>, FirewallError> {
     let nft = Nft::find()?;
     let version = nft.print(&["--version"])?;
     let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
@@ -69,10 +69,13 @@ fn dropping<'a>(ruleset: &'a [NfListObject<'static>]) -> impl Iterator<Item = &'
         .iter()
         .filter_map(|object| if let NfListObject::Chain(chain) = object { Some(chain) } else { None });
     chains.filter(|chain| {
-        let ours = chain.table == TABLE && chain.family == NfFamily::INet;
+        let is_posterns = chain.table == TABLE && chain.family == NfFamily::INet;
         let hooked = matches!(chain.hook, Some(NfHook::Input | NfHook::Forward));
-        let later = chain.prio.is_some_and(|priority| priority >= OURS);
-        !ours && hooked && later && (chain.policy == Some(NfChainPolicy::Drop) || has_rules(ruleset, chain))
+        let later = chain.prio.is_some_and(|priority| priority >= TABLE_PRIORITY);
+        !is_posterns
+            && hooked
+            && later
+            && (chain.policy == Some(NfChainPolicy::Drop) || has_rules(ruleset, chain))
     })
 }
 
@@ -96,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chains_of_others_that_may_drop_after_us_are_named() {
+    fn chains_of_others_that_may_drop_after_posterns_are_named() {
         let chain = |family: &str, table: &str, name: &str, hook: &str, priority: i32, policy: &str| {
             format!(
                 r#"{{"chain": {{"family": "{family}", "table": "{table}", "name": "{name}", "handle": 1, "type": "filter", "hook": "{hook}", "prio": {priority}, "policy": "{policy}"}}}}"#

@@ -7,30 +7,30 @@ use std::time::Duration;
 use postern_agent::clock;
 use postern_agent::firewall::Enforcer;
 use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
-use postern_agent::firewall::watch::{Change, Watch};
-use postern_agent::keeper::HostLayer as _;
+use postern_agent::firewall::watch::{TableChange, TableWatch};
+use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
 use postern_tests::{Host, Net};
 use tokio::sync::Mutex;
 
 /// Long enough for anything to be heard that is going to be.
-const WHILE: Duration = Duration::from_millis(500);
+const QUIET: Duration = Duration::from_millis(500);
 
 /// Listens on a host.
 #[derive(Clone)]
-struct Ear(Arc<Mutex<Watch>>);
+struct Listener(Arc<Mutex<TableWatch>>);
 
-impl Ear {
+impl Listener {
     fn on(host: &Host) -> Self {
-        Self(Arc::new(Mutex::new(host.room().run(async { Watch::start().unwrap() }))))
+        Self(Arc::new(Mutex::new(host.room().run(async { TableWatch::start().unwrap() }))))
     }
 
-    /// The next change, if there is one within [`WHILE`].
-    fn hears(&self, host: &Host) -> Option<Change> {
-        let ear = self.clone();
+    /// The next change, if there is one within [`QUIET`].
+    fn next_change(&self, host: &Host) -> Option<TableChange> {
+        let listener = self.clone();
         host.room().run(async move {
-            let mut watch = ear.0.lock().await;
-            tokio::time::timeout(WHILE, watch.changed()).await.ok().map(Result::unwrap)
+            let mut watch = listener.0.lock().await;
+            tokio::time::timeout(QUIET, watch.changed()).await.ok().map(Result::unwrap)
         })
     }
 }
@@ -49,18 +49,18 @@ fn counts_as_the_kernel() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
-/// A host with a table of our name that holds a set, and an ear on it.
-fn listening() -> (Net, Ear) {
+/// A host with a table of our name that holds a set, and an listener on it.
+fn listening() -> (Net, Listener) {
     let net = Net::new();
     nft(&net.vm, "add table inet postern");
     nft(&net.vm, "add set inet postern s { type ipv4_addr; flags timeout; }");
-    let ear = Ear::on(&net.vm);
-    (net, ear)
+    let listener = Listener::on(&net.vm);
+    (net, listener)
 }
 
 #[test]
-fn i9_every_kind_of_change_is_heard_with_the_process_that_made_it() {
-    let (net, ear) = listening();
+fn i9_every_kind_of_change_is_reported_with_the_process_that_made_it() {
+    let (net, listener) = listening();
     for change in [
         "add chain inet postern c",
         "add rule inet postern c accept",
@@ -74,17 +74,17 @@ fn i9_every_kind_of_change_is_heard_with_the_process_that_made_it() {
         "flush ruleset",
     ] {
         let pid = nft(&net.vm, change);
-        let heard = ear.hears(&net.vm).unwrap_or_else(|| panic!("{change} was not heard"));
-        assert_eq!(heard.process, "nft", "{change}");
+        let change_seen = listener.next_change(&net.vm).unwrap_or_else(|| panic!("{change} was not heard"));
+        assert_eq!(change_seen.process, "nft", "{change}");
         if counts_as_the_kernel() {
-            assert_eq!(heard.pid, pid, "{change}");
+            assert_eq!(change_seen.pid, pid, "{change}");
         }
-        assert_eq!(ear.hears(&net.vm), None, "{change} is one transaction");
+        assert_eq!(listener.next_change(&net.vm), None, "{change} is one transaction");
     }
 }
 
 #[test]
-fn what_this_process_changes_over_netlink_wakes_nobody() {
+fn what_this_process_changes_over_netlink_is_not_reported() {
     let net = Net::new();
     let enforcer = Arc::new(Mutex::new(Enforcer::new().unwrap()));
     let port: ProtectedPort = "tcp/22".parse().unwrap();
@@ -96,60 +96,64 @@ fn what_this_process_changes_over_netlink_wakes_nobody() {
         });
     };
     ensure(vec![]);
-    let ear = Ear::on(&net.vm);
+    let listener = Listener::on(&net.vm);
     let deadline = clock::boottime().plus(Duration::from_secs(60));
     ensure(vec![OpenWindow { port, source: "192.0.2.20".parse().unwrap(), deadline }]);
     ensure(vec![]);
     if counts_as_the_kernel() {
-        assert_eq!(ear.hears(&net.vm), None);
+        assert_eq!(listener.next_change(&net.vm), None);
     }
-    while ear.hears(&net.vm).is_some() {}
+    while listener.next_change(&net.vm).is_some() {}
     nft(&net.vm, "flush ruleset");
-    assert!(ear.hears(&net.vm).is_some(), "others are heard");
+    assert!(listener.next_change(&net.vm).is_some(), "others are heard");
 }
 
 #[test]
-fn what_others_do_to_their_own_wakes_nobody() {
-    let (net, ear) = listening();
+fn a_change_of_another_table_is_not_reported() {
+    let (net, listener) = listening();
     for change in [
-        "add table inet theirs",
+        "add table inet other",
         "add table ip postern",
         "add chain ip postern c",
         "delete table ip postern",
-        "delete table inet theirs",
+        "delete table inet other",
     ] {
         nft(&net.vm, change);
     }
-    assert_eq!(ear.hears(&net.vm), None);
+    assert_eq!(listener.next_change(&net.vm), None);
 }
 
 #[test]
-fn the_end_of_a_window_wakes_nobody() {
-    let (net, ear) = listening();
+fn the_end_of_a_window_is_not_reported() {
+    let (net, listener) = listening();
     nft(&net.vm, "add element inet postern s { 192.0.2.7 timeout 300ms }");
-    assert!(ear.hears(&net.vm).is_some(), "it was added");
+    assert!(listener.next_change(&net.vm).is_some(), "it was added");
     std::thread::sleep(Duration::from_secs(1));
     let listed = net.vm.must("nft", &["list", "table", "inet", "postern"]);
     assert!(!listed.contains("192.0.2.7"), "{listed}");
-    assert_eq!(ear.hears(&net.vm), None);
+    assert_eq!(listener.next_change(&net.vm), None);
     // The next transaction of others is not taken for one of ours.
-    nft(&net.vm, "add table inet theirs");
-    assert_eq!(ear.hears(&net.vm), None);
+    nft(&net.vm, "add table inet other");
+    assert_eq!(listener.next_change(&net.vm), None);
 }
 
 #[test]
-fn when_too_much_is_told_at_once_a_change_is_assumed() {
-    let (net, ear) = listening();
-    nft(&net.vm, "add table inet theirs");
-    nft(&net.vm, "add set inet theirs s { type ipv4_addr; }");
+fn when_messages_are_lost_a_change_is_assumed() {
+    let (net, listener) = listening();
+    nft(&net.vm, "add table inet other");
+    nft(&net.vm, "add set inet other s { type ipv4_addr; }");
     let element = |number: u32| std::net::Ipv4Addr::from(0x0a00_0000 + number).to_string();
     let elements = (0..100_000).map(element).collect::<Vec<_>>().join(", ");
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("script");
-    std::fs::write(&script, format!("add element inet theirs s {{ {elements} }}\n")).unwrap();
+    std::fs::write(&script, format!("add element inet other s {{ {elements} }}\n")).unwrap();
     net.vm.must("nft", &["-f", script.to_str().unwrap()]);
-    assert_eq!(ear.hears(&net.vm), Some(Change::default()));
-    while ear.hears(&net.vm).is_some() {}
+    assert_eq!(listener.next_change(&net.vm), Some(TableChange::default()));
+    while listener.next_change(&net.vm).is_some() {}
     nft(&net.vm, "flush ruleset");
-    assert_eq!(ear.hears(&net.vm).map(|change| change.process), Some("nft".to_owned()), "it goes on hearing");
+    assert_eq!(
+        listener.next_change(&net.vm).map(|change| change.process),
+        Some("nft".to_owned()),
+        "it goes on hearing"
+    );
 }

@@ -8,18 +8,18 @@ use std::time::Duration;
 use postern_core::Mode;
 
 use crate::clock::BootTime;
-use crate::desired::{Desired, HeldWindow};
+use crate::desired_state::{DesiredState, HeldWindow};
 
 /// How far two messages may place one grant's end apart before the later message counts. Both are at or before the true
 /// end, and differ by the time that our own message took to reach the broker; following each of them would rewrite
 /// every window in the kernel at every change of any.
-const STEADY_WITHIN: Duration = Duration::from_millis(100);
+const DEADLINE_JITTER: Duration = Duration::from_millis(100);
 
 /// What was accepted last, and how far this session has come.
 #[derive(Debug, Default)]
-pub struct State {
-    accepted: Option<Desired>,
-    newest_heard: Option<u64>,
+pub struct AcceptedState {
+    accepted: Option<DesiredState>,
+    newest_received: Option<u64>,
 }
 
 /// A desired state that is older than one heard before in the same session.
@@ -32,40 +32,40 @@ pub struct Stale {
     pub newest: u64,
 }
 
-impl State {
+impl AcceptedState {
     /// Starts from what the ledger held.
-    pub fn restored(accepted: Option<Desired>) -> Self {
-        Self { accepted, newest_heard: None }
+    pub fn restored(accepted: Option<DesiredState>) -> Self {
+        Self { accepted, newest_received: None }
     }
 
     /// A new session: its first desired state counts whatever its generation.
     pub fn begin_session(&mut self) {
-        self.newest_heard = None;
+        self.newest_received = None;
     }
 
     /// What this host should hold if it follows `told` at `now`. Nothing is accepted until [`Self::accept`].
     ///
     /// # Errors
     /// An older generation than one heard in this session.
-    pub fn consider(&mut self, mut told: Desired, now: BootTime) -> Result<Desired, Stale> {
-        if let Some(newest) = self.newest_heard.filter(|newest| told.generation < *newest) {
-            return Err(Stale { generation: told.generation, newest });
+    pub fn consider(&mut self, mut desired: DesiredState, now: BootTime) -> Result<DesiredState, Stale> {
+        if let Some(newest) = self.newest_received.filter(|newest| desired.generation < *newest) {
+            return Err(Stale { generation: desired.generation, newest });
         }
-        self.newest_heard = Some(told.generation);
+        self.newest_received = Some(desired.generation);
         if let Some(accepted) = &self.accepted {
-            told.windows = steadied(&told, accepted).collect();
+            desired.windows = with_steady_deadlines(&desired, accepted).collect();
         }
-        told.drop_ended(now);
-        Ok(told)
+        desired.drop_ended(now);
+        Ok(desired)
     }
 
     /// The host holds this now.
-    pub fn accept(&mut self, held: Desired) {
+    pub fn accept(&mut self, held: DesiredState) {
         self.accepted = Some(held);
     }
 
     /// What was accepted last; none before the first desired state.
-    pub fn accepted(&self) -> Option<&Desired> {
+    pub fn accepted(&self) -> Option<&DesiredState> {
         self.accepted.as_ref()
     }
 
@@ -87,16 +87,16 @@ impl State {
     /// What to hold when `wanted` cannot be written down: everything it closes is closed, and nothing opens that a
     /// restart would not know of. It keeps the accepted generation, because `wanted` was not accepted.
     #[must_use]
-    pub fn tightened(&self, wanted: &Desired) -> Desired {
+    pub fn restricted_to(&self, wanted: &DesiredState) -> DesiredState {
         let Some(accepted) = &self.accepted else {
-            return Desired { generation: 0, windows: Default::default(), ..wanted.clone() };
+            return DesiredState { generation: 0, windows: Default::default(), ..wanted.clone() };
         };
         let enforce = [accepted.mode, wanted.mode].contains(&Mode::Enforce);
         let in_both = wanted.windows.iter().filter_map(|window| {
-            let known = accepted.opening(window)?;
+            let known = accepted.same_opening_as(window)?;
             Some(HeldWindow { deadline: known.deadline.min(window.deadline), ..*window })
         });
-        Desired {
+        DesiredState {
             generation: accepted.generation,
             mode: if enforce { Mode::Enforce } else { Mode::Monitor },
             ports: accepted.ports.union(&wanted.ports).copied().collect(),
@@ -106,9 +106,12 @@ impl State {
 }
 
 /// The windows of `told`, each with the deadline it has in `accepted` where the two are as good as the same.
-fn steadied<'a>(told: &'a Desired, accepted: &'a Desired) -> impl Iterator<Item = HeldWindow> + 'a {
-    told.windows.iter().map(|window| match accepted.opening(window) {
-        Some(known) if apart(known.deadline, window.deadline) <= STEADY_WITHIN => *known,
+fn with_steady_deadlines<'a>(
+    desired: &'a DesiredState,
+    accepted: &'a DesiredState,
+) -> impl Iterator<Item = HeldWindow> + 'a {
+    desired.windows.iter().map(|window| match accepted.same_opening_as(window) {
+        Some(known) if apart(known.deadline, window.deadline) <= DEADLINE_JITTER => *known,
         _ => *window,
     })
 }
@@ -134,8 +137,8 @@ mod tests {
         }
     }
 
-    fn told(generation: u64, windows: &[HeldWindow]) -> Desired {
-        Desired {
+    fn desired(generation: u64, windows: &[HeldWindow]) -> DesiredState {
+        DesiredState {
             generation,
             mode: Mode::Enforce,
             ports: ["tcp/22".parse().unwrap()].into(),
@@ -143,38 +146,39 @@ mod tests {
         }
     }
 
-    fn follow(state: &mut State, told: Desired, now: u64) -> Result<(), Stale> {
-        let held = state.consider(told, BootTime(now))?;
+    fn follow(state: &mut AcceptedState, desired: DesiredState, now: u64) -> Result<(), Stale> {
+        let held = state.consider(desired, BootTime(now))?;
         state.accept(held);
         Ok(())
     }
 
     #[test]
     fn i8_an_older_generation_is_stale_within_a_session_and_not_in_the_next() {
-        let mut state = State::restored(Some(told(9, &[])));
-        follow(&mut state, told(5, &[]), 0).unwrap();
-        assert_eq!(follow(&mut state, told(4, &[]), 0), Err(Stale { generation: 4, newest: 5 }));
+        let mut state = AcceptedState::restored(Some(desired(9, &[])));
+        follow(&mut state, desired(5, &[]), 0).unwrap();
+        assert_eq!(follow(&mut state, desired(4, &[]), 0), Err(Stale { generation: 4, newest: 5 }));
         assert_eq!(state.generation(), 5);
         state.begin_session();
-        follow(&mut state, told(1, &[]), 0).unwrap();
+        follow(&mut state, desired(1, &[]), 0).unwrap();
         assert_eq!(state.generation(), 1);
     }
 
     #[test]
     fn a_window_keeps_its_deadline_while_messages_only_jitter() {
-        let mut state = State::default();
-        follow(&mut state, told(1, &[window(1, 60 * SECOND)]), 0).unwrap();
-        follow(&mut state, told(2, &[window(1, 60 * SECOND + 40_000), window(2, 70 * SECOND)]), 0).unwrap();
+        let mut state = AcceptedState::default();
+        follow(&mut state, desired(1, &[window(1, 60 * SECOND)]), 0).unwrap();
+        follow(&mut state, desired(2, &[window(1, 60 * SECOND + 40_000), window(2, 70 * SECOND)]), 0)
+            .unwrap();
         let held: Vec<_> = state.accepted().unwrap().windows.iter().map(|w| w.deadline).collect();
         assert_eq!(held, [BootTime(60 * SECOND), BootTime(70 * SECOND)]);
-        follow(&mut state, told(3, &[window(1, 50 * SECOND)]), 0).unwrap();
+        follow(&mut state, desired(3, &[window(1, 50 * SECOND)]), 0).unwrap();
         assert_eq!(state.accepted().unwrap().windows.first().unwrap().deadline, BootTime(50 * SECOND));
     }
 
     #[test]
     fn ended_windows_are_dropped_when_told_and_as_time_passes() {
-        let mut state = State::default();
-        follow(&mut state, told(1, &[window(1, 5), window(2, 10), window(3, 20)]), 5).unwrap();
+        let mut state = AcceptedState::default();
+        follow(&mut state, desired(1, &[window(1, 5), window(2, 10), window(3, 20)]), 5).unwrap();
         assert_eq!(state.accepted().unwrap().windows.len(), 2);
         assert_eq!(state.drop_ended(BootTime(10)), [window(2, 10)]);
         assert!(state.drop_ended(BootTime(10)).is_empty());
@@ -182,14 +186,14 @@ mod tests {
 
     #[test]
     fn what_cannot_be_written_down_closes_but_does_not_open() {
-        let mut state = State::default();
-        let wanted = told(8, &[window(1, 90)]);
-        assert!(state.tightened(&wanted).windows.is_empty(), "nothing was accepted before");
-        let mut before = told(7, &[window(1, 50), window(2, 60)]);
+        let mut state = AcceptedState::default();
+        let wanted = desired(8, &[window(1, 90)]);
+        assert!(state.restricted_to(&wanted).windows.is_empty(), "nothing was accepted before");
+        let mut before = desired(7, &[window(1, 50), window(2, 60)]);
         before.mode = Mode::Monitor;
         before.ports = ["tcp/3389".parse().unwrap()].into();
         state.accept(before);
-        let tight = state.tightened(&told(8, &[window(1, 90), window(3, 90)]));
+        let tight = state.restricted_to(&desired(8, &[window(1, 90), window(3, 90)]));
         assert_eq!((tight.generation, tight.mode, tight.ports.len()), (7, Mode::Enforce, 2));
         assert_eq!(tight.windows, [window(1, 50)].into(), "the second is closed, the third is not opened");
     }
@@ -199,14 +203,14 @@ mod tests {
         fn i8_duplicates_and_reordering_converge_to_the_newest(
             order in prop::collection::vec(0usize..6, 0..30),
         ) {
-            let told: Vec<_> = (0u8..6).map(|n| told(u64::from(n) + 1, &[window(n, u64::from(n + 1) * 60 * SECOND)])).collect();
-            let mut state = State::default();
+            let states: Vec<_> = (0u8..6).map(|n| desired(u64::from(n) + 1, &[window(n, u64::from(n + 1) * 60 * SECOND)])).collect();
+            let mut state = AcceptedState::default();
             for index in order.into_iter().chain([5]) {
                 let newest = state.generation();
-                let answer = follow(&mut state, told[index].clone(), 0);
-                prop_assert_eq!(answer.is_err(), told[index].generation < newest);
+                let answer = follow(&mut state, states[index].clone(), 0);
+                prop_assert_eq!(answer.is_err(), states[index].generation < newest);
             }
-            prop_assert_eq!(state.accepted(), Some(&told[5]));
+            prop_assert_eq!(state.accepted(), Some(&states[5]));
         }
     }
 }

@@ -1,31 +1,31 @@
-//! The keeper: the one place where state, kernel and ledger meet, so that the three cannot disagree for long.
+//! The reconciler: the one place where state, kernel and ledger meet, so that the three cannot disagree for long.
 //!
 //! The order is kernel, then ledger, then the answer. A crash before the ledger is written is as if the message had
 //! never come: it was not answered, and the broker tells it again. What the kernel refuses changes nothing; what the
-//! disk refuses closes but does not open (see [`State::tightened`]).
+//! disk refuses closes but does not open (see [`AcceptedState::restricted_to`]).
 //!
 //! I1 across restarts: a ledger that cannot be read never opens anything. The table that is in the kernel stays, and
 //! where there is none the fallback ports are denied.
 
+mod clock_watch;
 mod handle;
-mod watchful;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::Mode;
 
+use crate::accepted::{AcceptedState, Stale};
 use crate::clock::{BootTime, Moment};
 use crate::config::Config;
-use crate::desired::Desired;
+use crate::desired_state::DesiredState;
 use crate::firewall::policy::HostPolicy;
 use crate::ledger::{Ledger, LedgerError};
-use crate::state::{Stale, State};
-use crate::trace;
-pub use handle::{Answer, Commands, KeeperHandle, channel, forever, serve, suspended};
-use watchful::Watchful;
+use crate::window_log;
+use clock_watch::ClockWatch;
+pub use handle::{Answer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
 
-/// What the host layer's code offers the keeper.
+/// What the host layer's code offers the reconciler.
 pub trait HostLayer {
     /// Why it could not.
     type Error: std::error::Error + Send + Sync + 'static;
@@ -46,25 +46,25 @@ pub trait HostLayer {
     fn damage(&mut self) -> Option<String>;
 }
 
-/// State, kernel and ledger of this host.
+/// The accepted state, the kernel and the ledger of this host.
 #[derive(Debug)]
-pub struct Keeper<H> {
+pub struct HostReconciler<H> {
     host: H,
     ledger: Ledger,
-    state: State,
+    state: AcceptedState,
     /// What to hold while nothing is accepted: the ledger could not be read.
     fallback: HostPolicy,
-    kernel: Kernel,
-    watchful: Watchful,
+    table: TableState,
+    clock_watch: ClockWatch,
     /// What was found when, and not yet told.
     damage: Option<(BootTime, Damage)>,
 }
 
 /// What a look at the table came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Mended {
+pub struct RepairOutcome {
     /// Whether the kernel holds what it should, as far as is known.
-    pub whole: bool,
+    pub in_sync: bool,
     /// What others had changed, told once.
     pub damage: Option<Damage>,
 }
@@ -80,9 +80,9 @@ pub struct Damage {
 
 /// How the kernel stands to what is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kernel {
+enum TableState {
     /// It was made to hold it.
-    Ensured,
+    Applied,
     /// The last attempt failed; to be tried again.
     Failed,
     /// It holds a table that we cannot better: the ledger could not be read.
@@ -91,7 +91,7 @@ enum Kernel {
 
 /// A desired state was not accepted.
 #[derive(Debug, thiserror::Error)]
-pub enum Refused<E: std::error::Error + 'static> {
+pub enum AcceptError<E: std::error::Error + 'static> {
     /// It is older than one heard before.
     #[error(transparent)]
     Stale(#[from] Stale),
@@ -115,42 +115,44 @@ pub enum Refused<E: std::error::Error + 'static> {
     },
 }
 
-impl<H: HostLayer> Keeper<H> {
+impl<H: HostLayer> HostReconciler<H> {
     /// Loads the ledger and puts what it says into the kernel, before anything else happens. A kernel that refuses is
     /// asked again at every [`Self::tick`].
     pub fn start(host: H, ledger: Ledger, config: &Config, now: &Moment, suspended: Duration) -> Self {
         let fallback = |ports| HostPolicy { mode: Mode::Enforce, ports, windows: Vec::new() };
-        let mut keeper = Self {
+        let mut reconciler = Self {
             host,
             ledger,
-            state: State::default(),
+            state: AcceptedState::default(),
             fallback: fallback(config.fallback_ports()),
-            kernel: Kernel::Ensured,
-            watchful: Watchful::new(now, suspended),
+            table: TableState::Applied,
+            clock_watch: ClockWatch::new(now, suspended),
             damage: None,
         };
-        match keeper.ledger.load(now) {
-            Ok(Some(accepted)) if accepted.generation != BOOTSTRAP => keeper.restore(accepted, now),
-            Ok(None) if keeper.loaded() => {
-                tracing::error!(ledger = %keeper.ledger.path().display(), "the ledger is gone; the kernel's table stays as it is until the broker is reached");
-                keeper.kernel = Kernel::LeftAlone;
+        match reconciler.ledger.load(now) {
+            Ok(Some(accepted)) if accepted.generation != BOOTSTRAP_GENERATION => {
+                reconciler.restore(accepted, now)
             }
-            Ok(_) => keeper.restore(bootstrap(config), now),
+            Ok(None) if reconciler.table_is_loaded() => {
+                tracing::error!(ledger = %reconciler.ledger.path().display(), "the ledger is gone; the kernel's table stays as it is until the broker is reached");
+                reconciler.table = TableState::LeftAlone;
+            }
+            Ok(_) => reconciler.restore(bootstrap(config), now),
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
-                if keeper.loaded() {
+                if reconciler.table_is_loaded() {
                     tracing::error!(
                         error,
                         "the ledger cannot be used; the kernel's table stays as it is until the broker is reached"
                     );
-                    keeper.kernel = Kernel::LeftAlone;
+                    reconciler.table = TableState::LeftAlone;
                 } else {
-                    tracing::error!(error, ports = ?keeper.fallback.ports, "the ledger cannot be used; denying the fallback ports until the broker is reached");
-                    keeper.ensure(now);
+                    tracing::error!(error, ports = ?reconciler.fallback.ports, "the ledger cannot be used; denying the fallback ports until the broker is reached");
+                    reconciler.ensure(now);
                 }
             }
         }
-        keeper
+        reconciler
     }
 
     /// A session with the broker begins. Returns the generation accepted last; 0 if none.
@@ -163,21 +165,21 @@ impl<H: HostLayer> Keeper<H> {
     ///
     /// # Errors
     /// It is stale, or the kernel or the disk refused.
-    pub fn accept(&mut self, told: Desired, now: &Moment) -> Result<(), Refused<H::Error>> {
-        let generation = told.generation;
-        let wanted = self.state.consider(told, now.boottime)?;
-        let ensured = self.set(&wanted.policy(), now);
-        ensured.map_err(|source| Refused::Firewall { generation, source })?;
-        self.kernel = Kernel::Ensured;
+    pub fn accept(&mut self, desired: DesiredState, now: &Moment) -> Result<(), AcceptError<H::Error>> {
+        let generation = desired.generation;
+        let wanted = self.state.consider(desired, now.boottime)?;
+        let applied = self.apply(&wanted.policy(), now);
+        applied.map_err(|source| AcceptError::Firewall { generation, source })?;
+        self.table = TableState::Applied;
         if let Err(source) = self.ledger.save(&wanted, now) {
-            let tightened = self.state.tightened(&wanted);
-            trace::accepted(self.state.accepted(), &tightened, now.boottime);
-            self.state.accept(tightened);
+            let restricted = self.state.restricted_to(&wanted);
+            window_log::accepted(self.state.accepted(), &restricted, now.boottime);
+            self.state.accept(restricted);
             self.ensure(now);
-            return Err(Refused::Ledger { generation, source });
+            return Err(AcceptError::Ledger { generation, source });
         }
-        self.watchful.written(now);
-        trace::accepted(self.state.accepted(), &wanted, now.boottime);
+        self.clock_watch.written(now);
+        window_log::accepted(self.state.accepted(), &wanted, now.boottime);
         self.state.accept(wanted);
         Ok(())
     }
@@ -187,63 +189,68 @@ impl<H: HostLayer> Keeper<H> {
     ///
     /// # Errors
     /// As [`Self::accept`].
-    pub fn close_windows(&mut self, generation: u64, now: &Moment) -> Result<(), Refused<H::Error>> {
+    pub fn close_windows(&mut self, generation: u64, now: &Moment) -> Result<(), AcceptError<H::Error>> {
         match self.state.accepted().cloned() {
-            Some(accepted) => self.accept(Desired { generation, windows: BTreeSet::new(), ..accepted }, now),
+            Some(accepted) => {
+                self.accept(DesiredState { generation, windows: BTreeSet::new(), ..accepted }, now)
+            }
             None => Ok(()),
         }
     }
 
     /// Someone may have changed the table: looks at it, and puts it back.
-    pub fn mend(&mut self, now: &Moment) -> Mended {
-        let unknown = self.kernel == Kernel::LeftAlone;
+    pub fn repair(&mut self, now: &Moment) -> RepairOutcome {
+        let unknown = self.table == TableState::LeftAlone;
         self.ensure(now);
         if unknown {
-            self.found("the table was changed that was kept while the ledger could not be used".into(), now);
+            self.note_damage(
+                "the table was changed that was kept while the ledger could not be used".into(),
+                now,
+            );
         }
-        Mended { whole: self.protects(), damage: self.damage.take().map(|(_, damage)| damage) }
+        RepairOutcome { in_sync: self.protects(), damage: self.damage.take().map(|(_, damage)| damage) }
     }
 
     /// To be called every second or so: windows end, machines wake from suspend, clocks are stepped, and what failed is
     /// tried again. `suspended` is how long the machine has been suspended since boot.
     ///
-    /// Damage is told here only if no [`Self::mend`] has fetched it within [`HEARD_WITHIN`]: whoever calls that knows who
+    /// Damage is told here only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: whoever calls that knows who
     /// did it.
-    pub fn tick(&mut self, now: &Moment, suspended: Duration) -> Mended {
+    pub fn tick(&mut self, now: &Moment, suspended: Duration) -> RepairOutcome {
         let ended = self.state.drop_ended(now.boottime);
-        trace::ended(&ended);
-        if self.watchful.slept(suspended) {
+        window_log::ended(&ended);
+        if self.clock_watch.slept(suspended) {
             tracing::info!("the machine was suspended; setting the kernel's timeouts anew");
             self.ensure_unless_left_alone(now);
-        } else if self.kernel == Kernel::Failed || self.watchful.due(now) {
+        } else if self.table == TableState::Failed || self.clock_watch.check_is_due(now) {
             self.ensure_unless_left_alone(now);
         }
         let holds_windows = self.state.accepted().is_some_and(|accepted| !accepted.windows.is_empty());
-        if self.watchful.must_write(now, holds_windows) {
+        if self.clock_watch.write_is_due(now, holds_windows) {
             self.save(now);
         }
-        let unheard = self.damage.take_if(|(found, _)| now.boottime.since(*found) >= HEARD_WITHIN);
-        Mended { whole: self.protects(), damage: unheard.map(|(_, damage)| damage) }
+        let unattributed = self.damage.take_if(|(found, _)| now.boottime.since(*found) >= WATCH_EVENT_GRACE);
+        RepairOutcome { in_sync: self.protects(), damage: unattributed.map(|(_, damage)| damage) }
     }
 
     /// What was accepted last.
-    pub fn accepted(&self) -> Option<&Desired> {
+    pub fn accepted(&self) -> Option<&DesiredState> {
         self.state.accepted()
     }
 
     /// Whether the kernel holds what it should, as far as is known.
     pub fn protects(&self) -> bool {
-        self.kernel != Kernel::Failed
+        self.table != TableState::Failed
     }
 
-    fn restore(&mut self, accepted: Desired, now: &Moment) {
-        trace::restored(&accepted, now.boottime);
-        self.state = State::restored(Some(accepted));
+    fn restore(&mut self, accepted: DesiredState, now: &Moment) {
+        window_log::restored(&accepted, now.boottime);
+        self.state = AcceptedState::restored(Some(accepted));
         self.ensure(now);
         self.save(now);
     }
 
-    fn loaded(&mut self) -> bool {
+    fn table_is_loaded(&mut self) -> bool {
         self.host.is_loaded().unwrap_or_else(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
@@ -254,39 +261,39 @@ impl<H: HostLayer> Keeper<H> {
     }
 
     fn ensure_unless_left_alone(&mut self, now: &Moment) {
-        if self.kernel != Kernel::LeftAlone {
+        if self.table != TableState::LeftAlone {
             self.ensure(now);
         }
     }
 
     fn ensure(&mut self, now: &Moment) {
-        let policy = self.state.accepted().map_or_else(|| self.fallback.clone(), Desired::policy);
-        self.kernel = match self.set(&policy, now) {
-            Ok(()) => Kernel::Ensured,
+        let policy = self.state.accepted().map_or_else(|| self.fallback.clone(), DesiredState::policy);
+        self.table = match self.apply(&policy, now) {
+            Ok(()) => TableState::Applied,
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     generation = self.state.generation(),
                     "the host firewall refused what it must hold; trying again"
                 );
-                Kernel::Failed
+                TableState::Failed
             }
         };
     }
 
-    fn set(&mut self, policy: &HostPolicy, now: &Moment) -> Result<(), H::Error> {
+    fn apply(&mut self, policy: &HostPolicy, now: &Moment) -> Result<(), H::Error> {
         let outcome = self.host.ensure(policy, now.boottime);
         if let Some(what) = self.host.damage() {
-            self.found(what, now);
+            self.note_damage(what, now);
         }
         if outcome.is_ok() {
-            self.watchful.ensured(now);
+            self.clock_watch.applied(now);
         }
         outcome
     }
 
-    fn found(&mut self, what: String, now: &Moment) {
-        let exposed_at_most = self.watchful.since_ensured(now);
+    fn note_damage(&mut self, what: String, now: &Moment) {
+        let exposed_at_most = self.clock_watch.since_applied(now);
         self.damage.get_or_insert((now.boottime, Damage { what, exposed_at_most }));
     }
 
@@ -298,20 +305,20 @@ impl<H: HostLayer> Keeper<H> {
                 "what is held may not survive a restart"
             );
         }
-        self.watchful.written(now);
+        self.clock_watch.written(now);
     }
 }
 
 /// How long it may take to hear of a change that was found already.
-const HEARD_WITHIN: Duration = Duration::from_secs(1);
+const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
 
 /// The generation of a ledger that no broker has told anything yet.
-const BOOTSTRAP: u64 = 0;
+const BOOTSTRAP_GENERATION: u64 = 0;
 
 /// What to hold before the first contact with a broker.
-fn bootstrap(config: &Config) -> Desired {
-    Desired {
-        generation: BOOTSTRAP,
+fn bootstrap(config: &Config) -> DesiredState {
+    DesiredState {
+        generation: BOOTSTRAP_GENERATION,
         mode: Mode::Enforce,
         ports: config.bootstrap.clone(),
         windows: Default::default(),

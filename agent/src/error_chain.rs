@@ -5,12 +5,12 @@ use std::error::Error;
 use tonic::Status;
 
 /// An error with all its causes.
-pub(crate) fn chain(error: &dyn Error) -> String {
+pub(crate) fn error_chain(error: &dyn Error) -> String {
     with_causes(error.to_string(), error)
 }
 
 /// A status in words. Its own Display would print its metadata too.
-pub(crate) fn status(status: &Status) -> String {
+pub(crate) fn status_chain(status: &Status) -> String {
     let words = Some(status.message()).filter(|message| !message.is_empty());
     with_causes(words.unwrap_or(status.code().description()).to_owned(), status)
 }

@@ -1,0 +1,135 @@
+//! The reconciler's thread, and the handle through which tasks reach it. Firewall and disk block; the runtime must not.
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::{HostLayer, HostReconciler, RepairOutcome};
+use crate::clock::{self, BootTime, Moment};
+use crate::desired_state::DesiredState;
+use crate::error_chain::error_chain;
+use crate::status::StatusFile;
+use crate::window_log;
+
+/// Reaches the reconciler. When the reconciler has ended, so has the agent, and answers never come.
+///
+/// The queue has no bound of its own: whoever sends a command waits for its answer before the next.
+#[derive(Debug, Clone)]
+pub struct ReconcilerHandle {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// What the reconciler's thread takes its work from.
+#[derive(Debug)]
+pub struct Commands {
+    queue: mpsc::UnboundedReceiver<Command>,
+}
+
+/// The answer to a desired state: nothing, or the error with its causes, for the broker.
+pub type Answer = oneshot::Receiver<Result<(), String>>;
+
+#[derive(Debug)]
+enum Command {
+    BeginSession { reply: oneshot::Sender<u64> },
+    Accept { desired: DesiredState, reply: oneshot::Sender<Result<(), String>> },
+    CloseWindows { generation: u64, reply: oneshot::Sender<Result<(), String>> },
+    Repair { reply: oneshot::Sender<RepairOutcome> },
+    Tick { reply: oneshot::Sender<RepairOutcome> },
+}
+
+/// A handle, and what [`serve`] takes.
+pub fn channel() -> (ReconcilerHandle, Commands) {
+    let (commands, queue) = mpsc::unbounded_channel();
+    (ReconcilerHandle { commands }, Commands { queue })
+}
+
+/// Serves the reconciler until every handle is gone. Blocks: it is to have a thread of its own.
+pub fn serve<H: HostLayer>(
+    mut reconciler: HostReconciler<H>,
+    mut commands: Commands,
+    status_file: &StatusFile,
+) {
+    let boot = clock::boot_id();
+    while let Some(command) = commands.queue.blocking_recv() {
+        let now = Moment { boot: boot.clone(), boottime: clock::boottime(), wall: clock::wall() };
+        // An answer that nobody waits for any more is no error.
+        match command {
+            Command::BeginSession { reply } => {
+                let _ = reply.send(reconciler.begin_session());
+            }
+            Command::Accept { desired, reply } => {
+                let (generation, unopened) =
+                    (desired.generation, window_log::not_yet_open(reconciler.accepted(), &desired));
+                let answer = reconciler.accept(desired, &now).map_err(|error| error_chain(&error));
+                if let Err(error) = &answer {
+                    window_log::refused(generation, &unopened, error);
+                }
+                let _ = reply.send(answer);
+            }
+            Command::CloseWindows { generation, reply } => {
+                let answer = reconciler.close_windows(generation, &now).map_err(|error| error_chain(&error));
+                let _ = reply.send(answer);
+            }
+            Command::Repair { reply } => {
+                let _ = reply.send(reconciler.repair(&now));
+            }
+            Command::Tick { reply } => {
+                let _ = reply.send(reconciler.tick(&now, suspended(now.boottime)));
+            }
+        }
+        status_file.set_protects(reconciler.protects());
+    }
+}
+
+/// How long the machine has been suspended since boot.
+pub fn suspended(now: BootTime) -> std::time::Duration {
+    now.since(BootTime(0)).saturating_sub(clock::monotonic())
+}
+
+impl ReconcilerHandle {
+    /// See [`HostReconciler::begin_session`].
+    pub async fn begin_session(&self) -> u64 {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::BeginSession { reply });
+        answer_or_pending(answer).await
+    }
+
+    /// Hands a desired state over; the answer comes when kernel and ledger have it.
+    pub fn accept(&self, desired: DesiredState) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Accept { desired, reply });
+        answer
+    }
+
+    /// See [`HostReconciler::close_windows`]; the answer comes when kernel and ledger have it.
+    pub fn close_windows(&self, generation: u64) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::CloseWindows { generation, reply });
+        answer
+    }
+
+    /// See [`HostReconciler::repair`].
+    pub async fn repair(&self) -> RepairOutcome {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Repair { reply });
+        answer_or_pending(answer).await
+    }
+
+    /// See [`HostReconciler::tick`]; returns when it is done.
+    pub async fn tick(&self) -> RepairOutcome {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Tick { reply });
+        answer_or_pending(answer).await
+    }
+
+    fn send(&self, command: Command) {
+        // A reconciler that has ended drops the command, and with it the way for its answer: see [`answer_or_pending`].
+        let _ = self.commands.send(command);
+    }
+}
+
+/// The answer, or nothing ever: then the reconciler's thread has ended, and [`crate::tasks`] ends the process.
+pub async fn answer_or_pending<T>(answer: impl Future<Output = Result<T, oneshot::error::RecvError>>) -> T {
+    match answer.await {
+        Ok(answer) => answer,
+        Err(_) => std::future::pending().await,
+    }
+}
