@@ -47,7 +47,7 @@ pub(crate) use handshakes::Waiting;
 pub use limit::Limit;
 pub use owner::Class;
 use owner::Owner;
-pub(crate) use report::Report;
+pub(crate) use report::{Report, log_due};
 use seats::Seats;
 pub use settings::Limits;
 

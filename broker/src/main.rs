@@ -218,7 +218,9 @@ async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
 
 /// Logs to stderr, at the level in POSTERN_LOG, and exports spans if the configuration names a collector.
 fn log(config: &Config) -> anyhow::Result<Exporter> {
-    let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Strangers can make the transport warn of each frame that they send.
+    let usual = || EnvFilter::new("info,h2=error,hyper=error,rustls=error");
+    let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| usual());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match config.log_format {
         LogFormat::Text => lines.with_ansi(false).boxed(),

@@ -27,6 +27,8 @@ pub mod kind {
     pub const DATA: u8 = 0;
     /// HEADERS.
     pub const HEADERS: u8 = 1;
+    /// Advice on a stream's priority, which servers ignore (RFC 9113, section 5.3.2).
+    pub const PRIORITY: u8 = 2;
     /// RST_STREAM.
     pub const RESET: u8 = 3;
     /// SETTINGS.

@@ -54,6 +54,8 @@ struct Bounds {
     send: usize,
     /// Streams that the broker may reset for errors of the peer until the connection is closed.
     errors: usize,
+    /// Bytes that the peer may send in all. HTTP/2 has frames that are no calls, and whose number it does not limit.
+    bytes: Option<usize>,
     age: Option<Duration>,
 }
 
@@ -69,6 +71,7 @@ impl Bounds {
                 headers: 8 * KIB,
                 send: 16 * 1024,
                 errors: 64,
+                bytes: Some(limits.anonymous_bytes),
                 age: Some(limits.anonymous_age),
             },
             Class::Agents => Self {
@@ -78,6 +81,7 @@ impl Bounds {
                 headers: 8 * KIB,
                 send: 256 * 1024,
                 errors: 64,
+                bytes: None,
                 age: None,
             },
             Class::People => Self {
@@ -87,6 +91,7 @@ impl Bounds {
                 headers: 16 * KIB,
                 send: 256 * 1024,
                 errors: 1024,
+                bytes: None,
                 age: None,
             },
         }
@@ -121,9 +126,11 @@ where
         .max_local_error_reset_streams(bounds.errors)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_INTERVAL);
-    let late = Arc::new(AtomicBool::new(false));
+    let (late, spent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let mut stream = connection.stream;
+    stream.get_mut().0.budget = bounds.bytes.map(|left| Budget { left, spent: Arc::clone(&spent) });
     let stream = PrefaceStream {
-        stream: connection.stream,
+        stream,
         preface: Some(Preface {
             left: PREFACE_LENGTH,
             due: Box::pin(sleep(seat.limits().preface)),
@@ -141,6 +148,9 @@ where
         result = &mut served => {
             if late.load(Ordering::Relaxed) {
                 seat.report().hit(Limit::Preface, &address);
+            }
+            if spent.load(Ordering::Relaxed) {
+                seat.report().hit(Limit::AnonymousBytes, &address);
             }
             return log(result);
         }
@@ -172,36 +182,64 @@ fn log(result: Result<(), hyper::Error>) {
     }
 }
 
-/// A TCP connection that records, until its handshake is done, whether it waits for its peer.
-pub(super) struct HandshakeStream {
-    pub(super) tcp: TcpStream,
+/// A TCP connection that records, until its handshake is done, whether it waits for its peer, and that fails after the handshake
+/// once the peer has sent its budget of bytes.
+pub(super) struct PeerStream {
+    tcp: TcpStream,
     pub(super) waiting: Option<Arc<Waiting>>,
+    budget: Option<Budget>,
 }
 
-impl HandshakeStream {
+/// The bytes that a peer may still send.
+struct Budget {
+    left: usize,
+    /// Set when the peer has sent more: HTTP/2 does not report why reading failed.
+    spent: Arc<AtomicBool>,
+}
+
+impl Budget {
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.unwrap_or(0);
+        left.map(drop).ok_or_else(|| {
+            self.spent.store(true, Ordering::Relaxed);
+            io::Error::other("a peer without a certificate has sent more than its share")
+        })
+    }
+}
+
+impl PeerStream {
+    pub(super) fn new(tcp: TcpStream, waiting: Arc<Waiting>) -> Self {
+        Self { tcp, waiting: Some(waiting), budget: None }
+    }
+
     fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
         if let Some(waiting) = &self.waiting {
             match polled {
                 Poll::Pending => waiting.for_peer(boottime()),
-                Poll::Ready(_) => waiting.no_more(),
+                Poll::Ready(_) => waiting.no_more(boottime()),
             }
         }
         polled
     }
 }
 
-impl AsyncRead for HandshakeStream {
+impl AsyncRead for PeerStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let polled = Pin::new(&mut self.tcp).poll_read(context, buf);
+        if let (Poll::Ready(Ok(())), Some(budget)) = (&polled, &mut self.budget) {
+            budget.spend(buf.filled().len() - before)?;
+        }
         self.note(polled)
     }
 }
 
-impl AsyncWrite for HandshakeStream {
+impl AsyncWrite for PeerStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -221,13 +259,13 @@ impl AsyncWrite for HandshakeStream {
 /// A connection after its handshake, with its peer.
 pub(super) struct Connection {
     /// On the heap: it passes through several futures, and each would keep room for it as long as the session lasts.
-    pub(super) stream: Box<TlsStream<HandshakeStream>>,
+    pub(super) stream: Box<TlsStream<PeerStream>>,
     pub(super) peer: Peer,
 }
 
 /// A connection that fails unless HTTP/2 begins in time.
 struct PrefaceStream {
-    stream: Box<TlsStream<HandshakeStream>>,
+    stream: Box<TlsStream<PeerStream>>,
     preface: Option<Preface>,
 }
 

@@ -21,8 +21,9 @@ use tonic::body::Body;
 use tower::Service;
 
 use super::authenticator::CertificateAuthenticator;
-use super::connection::{self, Connection, HandshakeStream};
+use super::connection::{self, Connection, PeerStream};
 use super::peer::Peer;
+use crate::clock::boottime;
 use crate::limits::{Admission, HandshakePermit, Limit, Limits};
 
 /// The pause before the listener tries again, when file descriptors or places for handshakes are used up.
@@ -167,7 +168,7 @@ async fn handshake(
     let refused = |error: &dyn std::fmt::Display| report.handshake_failed(&address, error);
     tcp.set_nodelay(true).inspect_err(|error| refused(error)).ok()?;
     match timeout(limits.first_byte, tcp.peek(&mut [0; 1])).await {
-        Ok(Ok(1..)) => place.waiting.no_more(),
+        Ok(Ok(1..)) => place.waiting.no_more(boottime()),
         // Closed without a byte: a load balancer checks that the port is open.
         Ok(Ok(0) | Err(_)) => return None,
         Err(_) => {
@@ -175,7 +176,7 @@ async fn handshake(
             return None;
         }
     }
-    let stream = HandshakeStream { tcp, waiting: Some(Arc::clone(&place.waiting)) };
+    let stream = PeerStream::new(tcp, Arc::clone(&place.waiting));
     let Ok(stream) = timeout(limits.handshake, shared.tls.accept(stream)).await else {
         report.hit(Limit::Handshake, &address);
         return None;

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
+use postern_core::plan::Layer;
 use postern_core::{Invalid, TargetId};
 use postern_pki::authority::{AGENT_LIFETIME, Issued};
 use postern_pki::identity::Identity;
 use postern_pki::join::JoinToken;
 
 use super::{App, Caller, Error};
+use crate::cluster::peer_status::PeerStatus;
 use crate::layers::host::sessions::Session;
+use crate::layers::report::LayerReport;
+use crate::limits::log_due;
 use crate::store::{
     AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
 };
@@ -57,7 +61,13 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     let hash = TokenHash(token.hash());
     let now = app.clock.now();
     let Some(record) = app.store.token(&hash).await? else {
-        tracing::warn!("refused an enrolment with an unknown join token");
+        if let Some(omitted) = log_due("unknown join token") {
+            tracing::warn!(
+                event = "enrolment.refused",
+                omitted,
+                "refused an enrolment with an unknown join token"
+            );
+        }
         return Err(refused);
     };
     let target = record.target;
@@ -74,8 +84,12 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     if let Some(reason) = reason {
         let event =
             AuditEvent::denied(now, "broker", "agent.enrolled").on_target(&target).with("reason", reason);
-        app.record_denial(event).await?;
-        return Err(refused);
+        // The token goes with its first refusal, so that it makes one record, however often it is shown.
+        let transaction = Transaction::default().change(Change::TakeToken { hash }).audit(event);
+        return match app.store.commit(transaction).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => Err(refused),
+            Err(error) => Err(error.into()),
+        };
     }
     let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
     let agent = AgentRecord {
@@ -198,16 +212,46 @@ pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<Se
     Ok(session)
 }
 
+/// An agent's record, with the report on its host layer.
+#[derive(Debug)]
+pub struct AgentView {
+    /// The record.
+    pub record: AgentRecord,
+    /// The report on its host layer.
+    pub host: LayerReport,
+}
+
+impl AgentView {
+    fn of(app: &App, record: AgentRecord, peers: &PeerStatus) -> Self {
+        let host = app.observer.report(&record.target, Layer::Host, peers);
+        Self { record, host }
+    }
+}
+
+/// Returns one page of the agents, by target, and the start of the next page.
+///
+/// # Errors
+/// The store failed.
+pub async fn list(
+    app: &App,
+    size: usize,
+    after: Option<TargetId>,
+) -> Result<(Vec<AgentView>, Option<TargetId>), Error> {
+    let agents = app.store.agents().await?.into_iter().map(|agent| agent.record);
+    let mut agents: Vec<AgentRecord> =
+        agents.filter(|agent| after.as_ref().is_none_or(|after| agent.target > *after)).collect();
+    let more = agents.len() > size;
+    agents.truncate(size);
+    let next = agents.last().filter(|_| more).map(|agent| agent.target.clone());
+    let peers = app.peer_status(agents.iter().map(|agent| &agent.target)).await?;
+    Ok((agents.into_iter().map(|agent| AgentView::of(app, agent, &peers)).collect(), next))
+}
+
 /// Bans an agent and ends its session.
 ///
 /// # Errors
 /// The target has no agent.
-pub async fn ban(
-    app: &App,
-    caller: &Caller,
-    target: &TargetId,
-    reason: String,
-) -> Result<AgentRecord, Error> {
+pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) -> Result<AgentView, Error> {
     let missing = || Error::NotFound { what: format!("an agent of {target}") };
     let Versioned { record, version } = app.store.agent(target).await?.ok_or_else(missing)?;
     let now = app.clock.now();
@@ -217,7 +261,7 @@ pub async fn ban(
     let change = Change::PutAgent { agent: agent.clone(), expect: Expect::Version(version) };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
     app.sessions.end(target, "the agent was banned");
-    Ok(agent)
+    Ok(AgentView::of(app, agent, &PeerStatus::default()))
 }
 
 /// Records that another process changed an agent's table.

@@ -1,8 +1,9 @@
 //! Unfinished handshakes. A stranger can begin any number of them, so a handshake that waits for its peer gives way to a
 //! newer one; a handshake that waits for the broker's own processor does not.
 //!
-//! An honest peer sends its next bytes within a round trip. A silent one waits longer than that, and is the first to go. An
-//! address that holds its share of waiting handshakes loses its own oldest one, never that of another address.
+//! An honest peer keeps the broker waiting for a few round trips in all. A peer that is silent, or that sends a byte from time to
+//! time, makes it wait longer, and is the first to go: all waits of a handshake count together. An address that holds its share of
+//! waiting handshakes loses its own oldest one, never that of another address.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ pub(super) struct Handshakes {
 pub(crate) struct Waiting {
     /// The time since which the broker waits for the peer, in microseconds of its count of time; 0 while it does not wait.
     since: AtomicU64,
+    /// The earlier waits together, in microseconds.
+    earlier: AtomicU64,
     evicted: Notify,
 }
 
@@ -44,7 +47,7 @@ pub(super) struct Admitted {
 impl Waiting {
     /// Starts the wait for the peer, if it has not started before.
     pub(crate) fn for_peer(&self, now: Duration) {
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(1);
+        let now = micros(now);
         // Only the handshake's own task writes it.
         if self.since.load(Ordering::Relaxed) == 0 {
             self.since.store(now, Ordering::Relaxed);
@@ -52,8 +55,11 @@ impl Waiting {
     }
 
     /// Ends the wait: the peer has sent something.
-    pub(crate) fn no_more(&self) {
-        self.since.store(0, Ordering::Relaxed);
+    pub(crate) fn no_more(&self, now: Duration) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        if since != 0 {
+            self.earlier.fetch_add(micros(now).saturating_sub(since), Ordering::Relaxed);
+        }
     }
 
     /// Waits until the handshake has to end for a newer one.
@@ -61,9 +67,15 @@ impl Waiting {
         self.evicted.notified().await;
     }
 
+    /// Returns the time at which the wait would have started if it were one wait; none while it does not last.
     fn since(&self) -> Option<u64> {
-        Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != 0)
+        let since = Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != 0)?;
+        Some(since.saturating_sub(self.earlier.load(Ordering::Relaxed)))
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Handshakes {
@@ -188,14 +200,28 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_waits_from_its_last_bytes_on() {
+    fn all_waits_of_a_peer_count_together() {
         let waiting = Waiting::default();
         assert_eq!(waiting.since(), None);
         waiting.for_peer(at(1));
         waiting.for_peer(at(2));
         assert_eq!(waiting.since(), Some(1_000_000));
-        waiting.no_more();
-        waiting.for_peer(at(3));
-        assert_eq!(waiting.since(), Some(3_000_000));
+        waiting.no_more(at(3));
+        waiting.no_more(at(4));
+        assert_eq!(waiting.since(), None, "the broker works");
+        waiting.for_peer(at(10));
+        assert_eq!(waiting.since(), Some(8_000_000), "two seconds before, and the broker's own do not count");
+    }
+
+    #[test]
+    fn i10_a_peer_that_sends_a_byte_at_a_time_goes_before_one_that_is_far_away() {
+        let mut handshakes = Handshakes::new(2, 2);
+        let dripping = handshakes.admit(address(1), true, at(1)).unwrap();
+        let far = handshakes.admit(address(2), true, at(5)).unwrap();
+        dripping.waiting.no_more(at(6));
+        dripping.waiting.for_peer(at(6));
+        let newest = handshakes.admit(address(3), true, at(7)).unwrap();
+        let ids = [dripping.id, far.id, newest.id];
+        assert_eq!(ids.map(|id| handshakes.all.contains_key(&id)), [false, true, true]);
     }
 }

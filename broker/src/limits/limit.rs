@@ -27,6 +27,8 @@ pub enum Limit {
     PerAgent,
     /// A connection without a certificate has reached its age.
     AnonymousAge,
+    /// A connection without a certificate has sent its share of bytes.
+    AnonymousBytes,
     /// A request did not arrive in time.
     Receive,
     /// A call had no answer in time.
@@ -51,6 +53,7 @@ impl Limit {
             Self::Agents => "agents",
             Self::PerAgent => "per_agent",
             Self::AnonymousAge => "anonymous_age",
+            Self::AnonymousBytes => "anonymous_bytes",
             Self::Receive => "receive",
             Self::Answer => "answer",
             Self::Message => "message",

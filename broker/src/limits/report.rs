@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Limit;
@@ -12,10 +12,19 @@ use crate::telemetry;
 /// The least time between two lines on the same limit.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The lines that a use case logs for a caller that need not show who it is.
+static USE_CASES: LazyLock<Throttle> = LazyLock::new(Throttle::default);
+
 /// Counts refusals, and logs some of them.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    throttle: Mutex<HashMap<&'static str, Throttled>>,
+    throttle: Throttle,
+}
+
+/// The subjects that were logged a moment ago.
+#[derive(Debug, Default)]
+struct Throttle {
+    subjects: Mutex<HashMap<&'static str, Throttled>>,
 }
 
 /// The time of the last line on a subject, and the number of lines left out since.
@@ -32,24 +41,31 @@ impl Report {
         // A connection that has reached its age is normal.
         if limit == Limit::AnonymousAge {
             tracing::debug!(%peer, limit = limit.word(), "a connection has reached its age");
-        } else if let Some(omitted) = self.due(limit.word()) {
+        } else if let Some(omitted) = self.throttle.due(limit.word()) {
             tracing::warn!(event = "limit.reached", limit = limit.word(), %peer, omitted, "a limit was reached");
         }
     }
 
     /// Logs that a handshake failed.
     pub(crate) fn handshake_failed(&self, peer: &dyn Display, error: &dyn Display) {
-        match self.due("handshake failed") {
+        match self.throttle.due("handshake failed") {
             Some(omitted) => tracing::info!(address = %peer, %error, omitted, "handshake failed"),
             None => tracing::debug!(address = %peer, %error, "handshake failed"),
         }
     }
+}
 
+/// Returns the number of lines on a subject that a use case has left out since its last one, if a line is due now.
+pub(crate) fn log_due(what: &'static str) -> Option<u64> {
+    USE_CASES.due(what)
+}
+
+impl Throttle {
     /// Returns the number of lines left out since the last one, if a line is due now.
     fn due(&self, what: &'static str) -> Option<u64> {
         let now = boottime();
-        let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-        let throttled = throttle.entry(what).or_default();
+        let mut subjects = self.subjects.lock().unwrap_or_else(PoisonError::into_inner);
+        let throttled = subjects.entry(what).or_default();
         if throttled.last.is_some_and(|last| now.saturating_sub(last) < LOG_INTERVAL) {
             throttled.omitted += 1;
             return None;
@@ -78,5 +94,11 @@ mod tests {
         assert_eq!(logged.lines(), 3, "another limit has a line of its own");
         report.hit(Limit::AnonymousAge, &"192.0.2.1:1");
         assert_eq!(logged.lines(), 3);
+    }
+
+    #[test]
+    fn i10_a_use_case_logs_a_subject_once_in_a_while() {
+        assert_eq!(log_due("a subject"), Some(0));
+        assert_eq!((log_due("a subject"), log_due("another subject")), (None, Some(0)));
     }
 }

@@ -40,6 +40,8 @@ pub struct Limits {
     pub answer: Duration,
     /// The age at which a connection without a certificate is closed.
     pub anonymous_age: Duration,
+    /// The bytes that a connection without a certificate may send after its handshake, frames that are no calls included.
+    pub anonymous_bytes: usize,
     /// Calls at once on a connection without a certificate.
     pub anonymous_streams: u32,
     /// Calls at once on a connection of an agent.
@@ -72,6 +74,7 @@ impl Default for Limits {
             receive: Duration::from_secs(10),
             answer: Duration::from_secs(120),
             anonymous_age: Duration::from_secs(60),
+            anonymous_bytes: 256 * 1024,
             anonymous_streams: 8,
             agent_streams: 16,
             streams: 256,

@@ -87,6 +87,7 @@ const LIMITS: &[&str] = &[
     Limit::Agents.word(),
     Limit::PerAgent.word(),
     Limit::AnonymousAge.word(),
+    Limit::AnonymousBytes.word(),
     Limit::Receive.word(),
     Limit::Answer.word(),
     Limit::Message.word(),

@@ -22,6 +22,9 @@ use crate::api::authenticator::Authenticated;
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 
+/// The characters of an unknown path that the log and the audit log keep.
+const MAX_LOGGED_PATH: usize = 128;
+
 /// Puts the authorization before a service.
 #[derive(Clone)]
 pub(in crate::api) struct AuthorizeLayer {
@@ -112,6 +115,8 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
         return Err(Refusal { status: Box::new(status), event: None });
     };
     let actor = &caller.display_name;
+    // A path that is in no table may be as long as a request's headers.
+    let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
     tracing::warn!(%actor, path, "the permission table denies this call");
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);

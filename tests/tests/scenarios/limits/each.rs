@@ -8,7 +8,7 @@ use postern_proto::v1::policy_service_client::PolicyServiceClient;
 use postern_tests::attack::Attack;
 use postern_tests::clock::monotonic;
 use postern_tests::stranger::{
-    END_HEADERS, END_STREAM, ENROLL, Frame, Frames, WATCH, frame, grpc, headers, kind, whole_call,
+    END_HEADERS, END_STREAM, ENROLL, Frame, Frames, Stranger, WATCH, frame, grpc, headers, kind, whole_call,
 };
 use postern_tests::{FakeAgent, PATIENCE, Refusal, a_policy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -204,6 +204,30 @@ fn i10_a_connection_without_a_certificate_ends_at_its_age_and_others_do_not() {
         let mut known = known;
         answers(&mut known, 1).await
     });
+}
+
+#[test]
+fn i10_a_connection_without_a_certificate_sends_its_share_of_bytes_and_no_more() {
+    let limited = Limited::with("anonymous_bytes = 65536\n");
+    let (stranger, known) = (limited.stranger(), limited.principal("rita"));
+    // Frames that are no calls have no other bound: 14 bytes each, four times the share.
+    let flood = |from: Stranger| async move {
+        let mut frames = from.http2().await?;
+        answers(&mut frames, 1).await?;
+        let batch = frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 15]).repeat(1_024);
+        let mut sent = 0;
+        while sent < 19 && frames.send(&batch).await.is_ok() {
+            sent += 1;
+        }
+        io::Result::Ok(frames)
+    };
+    run(&limited, async move {
+        let seen = flood(stranger).await?.until_end().await;
+        assert!(seen.iter().all(|frame| frame.kind != kind::DATA), "{seen:?}");
+        Ok(())
+    });
+    limited.wait_for_limit("anonymous_bytes");
+    run(&limited, async move { answers(&mut flood(known).await?, 3).await });
 }
 
 #[test]

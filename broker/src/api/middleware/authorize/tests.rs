@@ -103,6 +103,17 @@ async fn i7_only_calls_that_a_row_allows_are_admitted_and_a_denial_is_audited() 
 }
 
 #[tokio::test]
+async fn i10_a_path_that_is_in_no_table_is_recorded_cut() {
+    let test = TestApp::new();
+    let path = format!("/{}", "x".repeat(10_000));
+    let outcome = call(&test, &path, principal(Role::Requester), valid(&test)).await;
+    assert_eq!(outcome.map(drop), Err(Code::PermissionDenied));
+    let lines = test.store.audit_lines(0, 100).await.unwrap();
+    let (_, line) = lines.last().unwrap();
+    assert!(line.contains(&"x".repeat(100)) && line.len() < 1_000, "{line}");
+}
+
+#[tokio::test]
 async fn i7_the_service_learns_the_principal_and_its_address() {
     let test = TestApp::new();
     let caller = call(&test, REQUEST, principal(Role::Requester), valid(&test)).await.unwrap().unwrap();
