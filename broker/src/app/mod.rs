@@ -19,6 +19,7 @@
 pub mod access;
 pub mod agents;
 pub mod assess;
+pub mod audit;
 mod caller;
 mod error;
 pub mod lockdown;

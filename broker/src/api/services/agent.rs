@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use postern_core::TargetId;
-use postern_core::plan::Layer;
 use postern_core::text::free_text;
 use postern_proto::convert::{self, timestamp_to_wire};
 use postern_proto::status::invalid;
@@ -14,9 +12,8 @@ use tonic::{Request, Response, Status, Streaming};
 use super::session::{self, SessionStream};
 use crate::api::error::to_status;
 use crate::api::request::{agent, authenticated, caller, page_token, target_id};
-use crate::app::{App, agents};
-use crate::cluster::peer_status::PeerStatus;
-use crate::store::AgentRecord;
+use crate::app::App;
+use crate::app::agents::{self, AgentView};
 
 pub(super) struct AgentApi {
     pub(super) app: Arc<App>,
@@ -70,18 +67,10 @@ impl AgentService for AgentApi {
         request: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let after: Option<TargetId> = page_token(token)?;
-        let agents = self.app.store.agents().await.map_err(|e| to_status(e.into()))?;
-        let mut agents: Vec<AgentRecord> = agents.into_iter().map(|agent| agent.record).collect();
-        agents.retain(|agent| after.as_ref().is_none_or(|after| agent.target > *after));
-        let more = agents.len() > size;
-        agents.truncate(size);
-        let next = agents.last().filter(|_| more).map(|agent| agent.target.to_string());
-        let peers =
-            self.app.peer_status(agents.iter().map(|agent| &agent.target)).await.map_err(to_status)?;
+        let (agents, next) = agents::list(&self.app, size, page_token(token)?).await.map_err(to_status)?;
         Ok(Response::new(v1::ListAgentsResponse {
-            agents: agents.iter().map(|agent| self.wire(agent, &peers)).collect(),
-            next_page_token: next.unwrap_or_default(),
+            agents: agents.into_iter().map(wire).collect(),
+            next_page_token: next.map(|target| target.to_string()).unwrap_or_default(),
         }))
     }
 
@@ -95,7 +84,7 @@ impl AgentService for AgentApi {
         free_text("reason", &asked.reason, 500).map_err(|e| invalid(&e))?;
         let agent =
             agents::ban(&self.app, &caller, &target, asked.reason.clone()).await.map_err(to_status)?;
-        Ok(Response::new(v1::BanAgentResponse { agent: Some(self.wire(&agent, &PeerStatus::default())) }))
+        Ok(Response::new(v1::BanAgentResponse { agent: Some(wire(agent)) }))
     }
 
     type SessionStream = SessionStream;
@@ -116,21 +105,19 @@ impl AgentService for AgentApi {
     }
 }
 
-impl AgentApi {
-    fn wire(&self, agent: &AgentRecord, peers: &PeerStatus) -> v1::Agent {
-        let report = self.app.observer.report(&agent.target, Layer::Host, peers);
-        let status = match (&agent.banned, report.online) {
-            (Some(_), _) => v1::AgentStatus::Banned,
-            (None, true) => v1::AgentStatus::Online,
-            (None, false) => v1::AgentStatus::Offline,
-        };
-        v1::Agent {
-            target: agent.target.to_string(),
-            status: status.into(),
-            enrolled_at: Some(timestamp_to_wire(agent.enrolled_at)),
-            certificate_not_after: Some(timestamp_to_wire(agent.certificate_not_after)),
-            version: report.version,
-            last_seen: report.last_seen.map(timestamp_to_wire),
-        }
+fn wire(agent: AgentView) -> v1::Agent {
+    let AgentView { record, host } = agent;
+    let status = match (&record.banned, host.online) {
+        (Some(_), _) => v1::AgentStatus::Banned,
+        (None, true) => v1::AgentStatus::Online,
+        (None, false) => v1::AgentStatus::Offline,
+    };
+    v1::Agent {
+        target: record.target.to_string(),
+        status: status.into(),
+        enrolled_at: Some(timestamp_to_wire(record.enrolled_at)),
+        certificate_not_after: Some(timestamp_to_wire(record.certificate_not_after)),
+        version: host.version,
+        last_seen: host.last_seen.map(timestamp_to_wire),
     }
 }
