@@ -1,7 +1,7 @@
-//! What this host holds for the broker, and what it makes of each message. Pure: time is an argument.
+//! The state that this host has accepted from the broker, and the decision on each new one. Pure: time is an argument.
 //!
-//! I8 is kept here: within a session an older desired state never replaces a newer one, the same one twice is the same
-//! as once, and a new session starts afresh, so that a broker that was restored from a backup is believed again.
+//! I8 is kept here: within a session an older desired state never replaces a newer one, and a repeated state changes
+//! nothing. A new session starts with no generation, so that the agent follows a broker that was restored from a backup.
 
 use std::time::Duration;
 
@@ -10,43 +10,43 @@ use postern_core::Mode;
 use crate::clock::BootTime;
 use crate::desired_state::{DesiredState, HeldWindow};
 
-/// How far two messages may place one grant's end apart before the later message counts. Both are at or before the true
-/// end, and differ by the time that our own message took to reach the broker; following each of them would rewrite
-/// every window in the kernel at every change of any.
+/// The difference between two messages about the end of one window below which the first end stays. Both ends are at or
+/// before the true end, and differ by the time that the agent's own message took to reach the broker. To follow each of
+/// them would rewrite every window in the kernel whenever one changes.
 const DEADLINE_JITTER: Duration = Duration::from_millis(100);
 
-/// What was accepted last, and how far this session has come.
+/// The state accepted last, and the newest generation received in this session.
 #[derive(Debug, Default)]
 pub struct AcceptedState {
     accepted: Option<DesiredState>,
     newest_received: Option<u64>,
 }
 
-/// A desired state that is older than one heard before in the same session.
+/// A desired state that is older than one received before in the same session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("generation {generation} is stale: this session already heard {newest}")]
+#[error("generation {generation} is stale: this session already received {newest}")]
 pub struct Stale {
-    /// The generation refused.
+    /// The refused generation.
     pub generation: u64,
-    /// The newest one heard.
+    /// The newest generation received.
     pub newest: u64,
 }
 
 impl AcceptedState {
-    /// Starts from what the ledger held.
+    /// Starts from the state in the ledger.
     pub fn restored(accepted: Option<DesiredState>) -> Self {
         Self { accepted, newest_received: None }
     }
 
-    /// A new session: its first desired state counts whatever its generation.
+    /// Begins a session: its first desired state counts whatever its generation.
     pub fn begin_session(&mut self) {
         self.newest_received = None;
     }
 
-    /// What this host should hold if it follows `told` at `now`. Nothing is accepted until [`Self::accept`].
+    /// Returns the state that this host should hold if it follows `desired` at `now`. Accepts nothing: see [`Self::accept`].
     ///
     /// # Errors
-    /// An older generation than one heard in this session.
+    /// The generation is older than one received in this session.
     pub fn consider(&mut self, mut desired: DesiredState, now: BootTime) -> Result<DesiredState, Stale> {
         if let Some(newest) = self.newest_received.filter(|newest| desired.generation < *newest) {
             return Err(Stale { generation: desired.generation, newest });
@@ -59,22 +59,22 @@ impl AcceptedState {
         Ok(desired)
     }
 
-    /// The host holds this now.
+    /// Notes that the host holds this state now.
     pub fn accept(&mut self, held: DesiredState) {
         self.accepted = Some(held);
     }
 
-    /// What was accepted last; none before the first desired state.
+    /// Returns the state accepted last; `None` before the first.
     pub fn accepted(&self) -> Option<&DesiredState> {
         self.accepted.as_ref()
     }
 
-    /// The generation accepted last; 0 if none.
+    /// Returns the generation accepted last; 0 if none.
     pub fn generation(&self) -> u64 {
         self.accepted.as_ref().map_or(0, |accepted| accepted.generation)
     }
 
-    /// Forgets the windows whose end has come, and returns them.
+    /// Drops the windows whose end has come, and returns them.
     pub fn drop_ended(&mut self, now: BootTime) -> Vec<HeldWindow> {
         let Some(accepted) = &mut self.accepted else { return Vec::new() };
         let ended: Vec<_> = accepted.windows.iter().filter(|w| w.deadline <= now).copied().collect();
@@ -84,8 +84,9 @@ impl AcceptedState {
         ended
     }
 
-    /// What to hold when `wanted` cannot be written down: everything it closes is closed, and nothing opens that a
-    /// restart would not know of. It keeps the accepted generation, because `wanted` was not accepted.
+    /// Returns the state to hold when `wanted` cannot be written to the ledger: everything that `wanted` closes is closed,
+    /// and nothing opens that a restart would not know of. The generation stays the accepted one, because `wanted` was
+    /// not accepted.
     #[must_use]
     pub fn restricted_to(&self, wanted: &DesiredState) -> DesiredState {
         let Some(accepted) = &self.accepted else {
@@ -105,7 +106,7 @@ impl AcceptedState {
     }
 }
 
-/// The windows of `told`, each with the deadline it has in `accepted` where the two are as good as the same.
+/// Returns the windows of `desired`, each with its deadline in `accepted` where the two differ only by jitter.
 fn with_steady_deadlines<'a>(
     desired: &'a DesiredState,
     accepted: &'a DesiredState,
@@ -176,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn ended_windows_are_dropped_when_told_and_as_time_passes() {
+    fn ended_windows_are_dropped_on_receipt_and_as_time_passes() {
         let mut state = AcceptedState::default();
         follow(&mut state, desired(1, &[window(1, 5), window(2, 10), window(3, 20)]), 5).unwrap();
         assert_eq!(state.accepted().unwrap().windows.len(), 2);
@@ -185,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_down_closes_but_does_not_open() {
+    fn a_state_that_cannot_be_written_closes_but_does_not_open() {
         let mut state = AcceptedState::default();
         let wanted = desired(8, &[window(1, 90)]);
         assert!(state.restricted_to(&wanted).windows.is_empty(), "nothing was accepted before");

@@ -1,7 +1,19 @@
-//! The link: keeps a session with the broker, for ever.
+//! The connection to the broker: keeps one session open for as long as the agent runs.
 //!
-//! A renewed certificate needs a new connection. The new session is opened before the old one is let go, so that the
-//! broker never sees this host without one.
+//! An agent without a session still protects its host: the kernel holds the table and ends every window on time. The
+//! session brings what is new, so this module tries for ever to have one, and logs each reason for not having one once.
+//!
+//! - The *credentials* are the host's certificate and key. They come from [`crate::renew`], which replaces them before
+//!   they end. While there are none, the connection waits for them.
+//! - A *session* ([`crate::session`]) is one stream to the broker. It ends with an error, never by itself.
+//! - The *backoff* between two attempts starts at 0.1 s and doubles up to 5 s, with jitter. It starts again only after a
+//!   session in which the broker sent a desired state, so a broker that accepts sessions and closes them at once is not
+//!   flooded.
+//!
+//! A renewed certificate needs a new connection. The new session is opened before the old one is dropped, so that the
+//! broker never sees this host without a session; if it cannot be opened, the old session continues, and
+//! the next renewal or reconnect uses the new one. Any other failure (the network, the broker, TLS) ends the session, and
+//! the next attempt follows the backoff.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,23 +30,23 @@ use crate::reports::Reports;
 use crate::session::Session;
 use crate::status::StatusFile;
 
-/// What the link works with.
+/// The connection to the broker, with what it needs to stay open.
 #[derive(Debug)]
 pub struct BrokerConnection {
     /// The broker's address.
     pub broker: String,
-    /// The identity in use.
+    /// The identity in use; `None` while there is no valid one.
     pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
-    /// Where desired states go.
+    /// The handle that takes desired states.
     pub reconciler: ReconcilerHandle,
-    /// Reports for the broker.
+    /// The reports that wait for the broker.
     pub reports: Reports,
-    /// Where it is told how the link stands.
+    /// The file that shows whether there is a session.
     pub status_file: Arc<StatusFile>,
 }
 
 impl BrokerConnection {
-    /// Keeps a session. Never ends.
+    /// Keeps a session open. Never ends.
     pub async fn keep(mut self) {
         let mut backoff = backoff();
         loop {
@@ -57,7 +69,7 @@ impl BrokerConnection {
         }
     }
 
-    /// The identity in use; waits until there is one.
+    /// Returns the identity in use; waits until there is one.
     async fn credentials(&mut self) -> Arc<Credentials> {
         loop {
             if let Some(credentials) = self.credentials.borrow_and_update().clone() {
@@ -76,9 +88,9 @@ impl BrokerConnection {
         Session::open(channel, &self.reconciler).await.map_err(|error| error_chain(&error))
     }
 
-    /// Runs a session until it ends. Returns whether the broker told it anything.
+    /// Runs a session until it ends. Returns whether the broker sent a desired state in it.
     async fn run(&mut self, mut session: Session) -> bool {
-        tracing::info!(broker = self.broker, "connected");
+        tracing::info!(broker = self.broker, "connected to the broker");
         self.status_file.connected();
         self.reports.begin_session();
         loop {
@@ -93,10 +105,10 @@ impl BrokerConnection {
                         Ok(new) => {
                             session = new;
                             self.reports.begin_session();
-                            tracing::info!("connected with the new certificate");
+                            tracing::info!("connected to the broker with the new certificate");
                         }
                         Err(error) => {
-                            tracing::warn!(error, "cannot connect with the new certificate yet; the session goes on");
+                            tracing::warn!(error, "cannot connect with the new certificate yet; the old session continues");
                         }
                     }
                 }
@@ -104,21 +116,22 @@ impl BrokerConnection {
         }
     }
 
-    /// Why there is no session, once for each reason.
+    /// Logs why there is no session, once for each reason.
     fn log_once(&self, reason: &str) {
         if self.status_file.disconnected(reason) {
             tracing::warn!(
                 broker = self.broker,
                 reason,
-                "not connected; what is open ends by itself, nothing new opens"
+                "not connected to the broker; open windows still end on time, and no new window opens"
             );
         }
     }
 }
 
+/// The longest wait between two attempts to connect, before jitter.
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 
-/// For ever, from a tenth of a second up to [`MAX_RECONNECT_DELAY`], with as much again of jitter.
+/// Returns endless delays from 0.1 s up to [`MAX_RECONNECT_DELAY`], each with up to as much again of jitter.
 fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))

@@ -1,10 +1,11 @@
-//! What the broker wants this host to hold, parsed and placed on the host's own clock.
+//! The desired state of this host as the broker sends it, parsed and placed on the host's own clock.
 //!
-//! I2 begins here. The broker tells time as *remaining*, counted from the moment it sent the message, and hands back
-//! when, by our clock, we sent the last message that it had heard (`heard`) and how long it had it (`heard_ago`). We
-//! sent that before it heard it, so `heard + heard_ago` is not after the moment of sending, and
-//! `heard + heard_ago + remaining` is not after the true end: however long the network or a stopped process held the
-//! message back, and whatever the wall clocks say.
+//! I2 begins here. The broker sends the *remaining* time of each window, counted from the moment at which it sent the
+//! message. With it come two values: `heard`, the agent's own stamp (on the agent's clock) of the last message that the
+//! broker had received, and `heard_ago`, the time since the broker received it (on the broker's clock). The agent stamped
+//! that message before the broker received it, so `heard + heard_ago` is not after the moment of sending, and
+//! `heard + heard_ago + remaining` is not after the true end. That holds however long the network or a stopped process
+//! delayed the message, and whatever the wall clocks show.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -17,12 +18,12 @@ use serde::{Deserialize, Serialize};
 use crate::clock::BootTime;
 use crate::firewall::policy::{HostPolicy, OpenWindow};
 
-/// The whole of what this host must hold. What is absent is to be removed.
+/// The whole desired state of this host. The agent removes a port or window that is absent from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredState {
-    /// The broker's number of this state.
+    /// The number that the broker gave this state.
     pub generation: u64,
-    /// What to do with a protected port that has no window.
+    /// The treatment of a protected port that has no window.
     pub mode: Mode,
     /// The protected ports.
     pub ports: BTreeSet<ProtectedPort>,
@@ -30,16 +31,16 @@ pub struct DesiredState {
     pub windows: BTreeSet<HeldWindow>,
 }
 
-/// One window, with its end on this host's clock.
+/// An open window, with its end on this host's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HeldWindow {
     /// The grant it belongs to.
     pub grant: GrantId,
     /// The port that is open.
     pub port: ProtectedPort,
-    /// Who may connect.
+    /// The sources that may connect.
     pub source: SourcePrefix,
-    /// Never after the true end.
+    /// The end, never after the true end.
     pub deadline: BootTime,
 }
 
@@ -62,7 +63,7 @@ impl DesiredState {
         })
     }
 
-    /// What the host layer must hold for it.
+    /// Returns the policy that the host layer must hold for this state.
     pub fn policy(&self) -> HostPolicy {
         let open = |w: &HeldWindow| OpenWindow { port: w.port, source: w.source, deadline: w.deadline };
         HostPolicy {
@@ -72,29 +73,29 @@ impl DesiredState {
         }
     }
 
-    /// The window here with the same opening as the given one.
+    /// Returns the window here that is the same opening as the given one.
     pub fn same_opening_as(&self, of: &HeldWindow) -> Option<&HeldWindow> {
         // Windows sort by their opening first, and by deadline last.
         let earliest = HeldWindow { deadline: BootTime(0), ..*of };
         self.windows.range(earliest..).next().filter(|window| window.same_opening(of))
     }
 
-    /// Forgets the windows whose end has come.
+    /// Drops the windows whose end has come.
     pub fn drop_ended(&mut self, now: BootTime) {
         self.windows.retain(|window| window.deadline > now);
     }
 }
 
 impl HeldWindow {
-    /// Whether both are the same opening for the same grant, whatever the deadline.
+    /// Reports whether both are the same opening for the same grant, whatever their deadlines.
     pub fn same_opening(&self, other: &Self) -> bool {
         (self.grant, self.port, self.source) == (other.grant, other.port, other.source)
     }
 }
 
-/// The latest moment, by our clock, that is certainly not after the moment at which the broker sent the message.
+/// Returns the latest moment, on this host's clock, that is certainly not after the broker sent the message.
 ///
-/// A `heard` that we have not reached yet is not ours; the anchor is then no later than `now`.
+/// A `heard` after `now` is no stamp of this agent; the anchor is never later than `now`.
 pub fn anchor(heard: BootTime, heard_ago: Duration, now: BootTime) -> BootTime {
     heard.plus(heard_ago).min(now)
 }
@@ -142,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_held_is_refused_by_field() {
+    fn a_state_that_cannot_be_held_is_refused_by_field() {
         let refused = |change: fn(&mut v1::DesiredState)| {
             let mut wire = wire();
             change(&mut wire);

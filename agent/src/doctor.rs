@@ -1,4 +1,4 @@
-//! `doctor`: what stands in the way of this host being protected, and what would mend it.
+//! `doctor`: finds what keeps this host from being protected, and names the remedy.
 
 use std::fmt;
 use std::io::Write;
@@ -19,51 +19,51 @@ use crate::error_chain::{error_chain, status_chain};
 use crate::files::Lock;
 use crate::ledger::Ledger;
 
-/// How long the broker may take to answer.
+/// The longest wait for an answer of the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Less than this until a certificate ends means that renewing it has been failing.
+/// The time left of a certificate below which its renewal must have been failing.
 const RENEWAL_OVERDUE: Duration = Duration::from_secs(600);
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was found.
+    /// The observation.
     pub what: String,
-    /// What would mend it; empty where nothing needs to.
+    /// The remedy; empty where none is needed.
     pub remedy: String,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// The check passed.
     Good,
-    /// It works, but not as well as it could.
+    /// The part works, but not as well as it could.
     Warning,
-    /// It does not work.
+    /// The part does not work.
     Error,
 }
 
 impl Finding {
-    /// As it should be.
+    /// Makes a finding of a check that passed.
     pub fn good(what: impl Into<String>) -> Self {
         Self { severity: Severity::Good, what: what.into(), remedy: String::new() }
     }
 
-    /// It works, but not as well as it could.
+    /// Makes a finding of a part that works, but not as well as it could.
     pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, what: what.into(), remedy: remedy.into() }
     }
 
-    /// It does not work.
+    /// Makes a finding of a part that does not work.
     pub fn error(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Error, what: what.into(), remedy: remedy.into() }
     }
 }
 
-/// Looks at everything but the firewall.
+/// Checks everything but the firewall.
 pub async fn diagnose(config: &Config, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
     findings.extend(ledger(config, now));
@@ -111,13 +111,12 @@ fn running(config: &Config) -> Finding {
     match config.state_dir.join("lock").exists().then(|| Lock::take(&config.state_dir)) {
         Some(Ok(None)) => Finding::good("the agent runs"),
         Some(Ok(Some(_))) | None => Finding::error(
-            "the agent does not run: what is open still ends by itself, but nothing new opens",
+            "the agent does not run: open windows still end on time, but no new window opens",
             start,
         ),
-        Some(Err(error)) => Finding::error(
-            format!("cannot look into {}: {error}", config.state_dir.display()),
-            "run this as root",
-        ),
+        Some(Err(error)) => {
+            Finding::error(format!("cannot read {}: {error}", config.state_dir.display()), "run this as root")
+        }
     }
 }
 
@@ -129,22 +128,23 @@ fn ledger(config: &Config, now: &Moment) -> Vec<Finding> {
             error_chain(error),
             "the broker sends its content again once the agent is connected",
         ),
-        // Generation 0 is what the configuration says until a broker says anything.
+        // Generation 0 is the bootstrap state of the configuration, before the first state of a broker.
         Ok(Some(accepted)) if accepted.generation > 0 => Finding::good(format!(
             "the ledger holds generation {} with {} protected ports and {} open windows",
             accepted.generation,
             accepted.ports.len(),
             accepted.windows.len()
         )),
-        Ok(_) => {
-            Finding::warning("no broker has told this host anything yet", "enrol it and start the agent")
-        }
+        Ok(_) => Finding::warning(
+            "no broker has sent this host a desired state yet",
+            "enrol it and start the agent",
+        ),
     }];
     if let Ok(Some(written)) = ledger.written()
         && now.wall < written.wall
     {
         findings.push(Finding::error(
-            format!("the clock says {:.0}, but the ledger was written at {:.0}", now.wall, written.wall),
+            format!("the clock shows {:.0}, but the ledger was written at {:.0}", now.wall, written.wall),
             "set the clock and keep it set (NTP): certificates depend on it",
         ));
     }
@@ -156,11 +156,11 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
     let Some(target) = target_of(credentials) else {
         return Finding::error(
             "the certificate is not an agent's",
-            "enrol this host anew with a fresh token",
+            "enrol this host again with a fresh token",
         );
     };
     if now < from {
-        let what = format!("the clock says {now:.0}, but the certificate begins at {from:.0}");
+        let what = format!("the clock shows {now:.0}, but the certificate begins at {from:.0}");
         return Finding::error(what, "set the clock and keep it set (NTP)");
     }
     if now >= until {
@@ -168,10 +168,10 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
         return if Duration::try_from(now.duration_since(until)).is_ok_and(|ago| ago <= GRACE) {
             Finding::warning(
                 what,
-                "a running agent renews it as soon as it reaches the broker; check the clock, too",
+                "a running agent renews it as soon as it reaches the broker; check the clock as well",
             )
         } else {
-            Finding::error(what, "check the clock; if it is right, enrol this host anew with a fresh token")
+            Finding::error(what, "check the clock; if it is right, enrol this host again with a fresh token")
         };
     }
     let what = format!("the certificate names {target} and is valid until {until:.0}");
@@ -210,10 +210,13 @@ mod tests {
     #[test]
     fn the_worst_comes_last_with_its_remedy() {
         let findings =
-            vec![Finding::error("bad", "mend it"), Finding::good("fine"), Finding::warning("so", "look")];
+            vec![Finding::error("bad", "repair it"), Finding::good("fine"), Finding::warning("so", "look")];
         let mut page = Vec::new();
         assert_eq!(write_text(findings, &mut page).unwrap(), Severity::Error);
         let page = String::from_utf8(page).unwrap();
-        assert!(page.starts_with("good") && page.ends_with("error    bad\n         -> mend it\n"), "{page}");
+        assert!(
+            page.starts_with("good") && page.ends_with("error    bad\n         -> repair it\n"),
+            "{page}"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! Enrolment: a join token, and a key that never leaves this host, become an identity.
+//! Enrolment: exchanges a join token for the certificate of a key that never leaves this host.
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,27 +16,27 @@ use tonic::{Code, Status};
 
 use crate::error_chain::status_chain;
 
-/// How long the broker may take to answer.
+/// The longest wait for an answer of the broker.
 const ENROLL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Enrolment did not succeed; nothing on disk was changed.
+/// The enrolment failed; nothing on disk was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// The broker's address is not one.
+    /// The broker's address is malformed.
     #[error(transparent)]
     Address(#[from] BadAddress),
-    /// A key could not be made, or what the broker sent is no identity.
+    /// A key could not be made, or the broker's answer is no identity.
     #[error("no identity could be made")]
     Pki(#[from] PkiError),
-    /// There is no connection, or it is to another broker than the one that made the token.
+    /// The agent cannot connect, or the address leads to another broker than the one that made the token.
     #[error("cannot connect to the broker {broker} ({}); check its address, that its port is open, and that it is the one that made the token", status_chain(.status))]
     NotConnected {
-        /// Its address.
+        /// The address of the broker.
         broker: String,
-        /// Why.
+        /// The cause.
         status: Box<Status>,
     },
-    /// The broker refused.
+    /// The broker refused the token or the request.
     #[error("the broker did not enrol this host ({}); ask for a fresh token with `postern agents token TARGET`", status_chain(.0))]
     Refused(Box<Status>),
     /// The broker did not answer.
@@ -45,12 +45,12 @@ pub enum EnrollError {
         seconds(ENROLL_TIMEOUT)
     )]
     NoAnswer,
-    /// The broker sent a certificate for someone else.
+    /// The broker sent a certificate for another target.
     #[error(
         "the broker sent a certificate that does not name {target}, the target it enrolled; check its version"
     )]
     WrongTarget {
-        /// Whom the broker says it enrolled.
+        /// The target that the broker says it enrolled.
         target: String,
     },
 }
@@ -84,7 +84,7 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     Ok(target)
 }
 
-/// The target that an agent's certificate names; none where it is not an agent's.
+/// Returns the target that an agent's certificate names; `None` where the certificate is not an agent's.
 pub fn target_of(credentials: &Credentials) -> Option<TargetId> {
     match credentials.identity(&credentials.trust_domain().ok()?).ok()? {
         Identity::Agent(target) => Some(target),

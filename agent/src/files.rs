@@ -1,4 +1,4 @@
-//! Files of the state directory: private to the agent, and replaced whole or not at all.
+//! Files of the state directory: private to the agent, and each replaced whole or not at all.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-/// Makes the state directory, readable by its owner alone, if it is not there.
+/// Makes the state directory, readable by its owner alone, if it does not exist.
 ///
 /// # Errors
-/// It cannot be made, for instance because its parent is missing.
+/// The directory cannot be made, for instance because its parent is missing.
 pub fn make_private_dir(dir: &Path) -> io::Result<()> {
     match DirBuilder::new().mode(0o700).create(dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => Ok(()),
@@ -20,30 +20,30 @@ pub fn make_private_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Replaces `path` so that a crash at any point leaves the old content or the new one, and the new one once this
-/// returns. There must be one writer at a time.
+/// function has returned. There must be only one writer at a time.
 ///
 /// # Errors
-/// Any step failed; the old content is still there.
+/// A step failed; the old content is still there.
 pub fn replace_durably(path: &Path, content: &[u8]) -> io::Result<()> {
     let temporary = write_beside(path, content)?;
     File::open(&temporary)?.sync_all()?;
     fs::rename(&temporary, path)?;
-    // Without this a power cut may bring the old name back, and with it a window that was revoked since.
+    // Without the sync a power cut may bring back the old file, and with it a window that was revoked since.
     File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-/// Replaces `path` so that a reader sees the old content or the new one. It may be lost in a power cut.
+/// Replaces `path` so that a reader sees the old content or the new one. A power cut may lose the new one.
 ///
 /// # Errors
-/// Any step failed; the old content is still there.
+/// A step failed; the old content is still there.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     fs::rename(write_beside(path, content)?, path)
 }
 
-/// Removes a file; one that is not there is removed already.
+/// Removes a file; a missing file counts as removed.
 ///
 /// # Errors
-/// It is there and cannot be removed.
+/// The file exists and cannot be removed.
 pub fn remove(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -51,7 +51,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// A fixed name, so that what a crash leaves behind is overwritten by the next attempt.
+/// Writes a temporary file beside `path`. Its name is fixed, so that the next attempt overwrites what a crash left.
 fn write_beside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
@@ -59,14 +59,14 @@ fn write_beside(path: &Path, content: &[u8]) -> io::Result<PathBuf> {
     Ok(temporary)
 }
 
-/// Held by the one running agent of a state directory, and let go by the kernel when it ends.
+/// The lock that the one running agent of a state directory holds; the kernel releases it when the process ends.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// Takes the lock; `None` if another process holds it.
+    /// Takes the lock; returns `None` if another process holds it.
     ///
     /// # Errors
     /// The lock file cannot be opened.
@@ -95,7 +95,7 @@ mod tests {
         replace_durably(&path, b"second").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"second");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file stays");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
     }
 
     #[test]

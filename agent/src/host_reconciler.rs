@@ -1,11 +1,35 @@
-//! The reconciler: the one place where state, kernel and ledger meet, so that the three cannot disagree for long.
+//! The host reconciler: the one place where the accepted state, the kernel's table and the ledger meet, so that the three
+//! cannot disagree for long.
 //!
-//! The order is kernel, then ledger, then the answer. A crash before the ledger is written is as if the message had
-//! never come: it was not answered, and the broker tells it again. What the kernel refuses changes nothing; what the
-//! disk refuses closes but does not open (see [`AcceptedState::restricted_to`]).
+//! - The *accepted state* ([`crate::accepted`]) is in memory: the last desired state of the broker that this host holds.
+//! - The *table* is in the kernel, behind [`HostLayer`]. It enforces the state, and ends windows by itself.
+//! - The *ledger* ([`crate::ledger`]) is on disk: the accepted state, for the next start.
+//! - The *fallback* is a policy that denies the configured or well-known management ports, for a start with no usable
+//!   ledger.
+//! - *Damage* is a difference in the table that another process made.
 //!
-//! I1 across restarts: a ledger that cannot be read never opens anything. The table that is in the kernel stays, and
-//! where there is none the fallback ports are denied.
+//! The rule: kernel, then ledger, then the answer. [`HostReconciler::accept`] makes the kernel hold the new state and reads
+//! it back, writes the state to the ledger, and only then accepts it and answers the broker. So a state that was answered
+//! without an error is enforced and survives a restart.
+//!
+//! What happens on each failure:
+//!
+//! - A crash before the ledger is written is as if the message had never come: the broker received no answer and sends the
+//!   state again.
+//! - The kernel refuses: nothing changes. The broker receives the error, and the earlier state stays.
+//! - The disk refuses: the host closes what the new state closes, and opens nothing (see [`AcceptedState::restricted_to`]),
+//!   because a restart would not know of it.
+//! - The kernel refuses a state that was accepted before (at a start, or after damage): [`HostReconciler::tick`] tries again
+//!   every second, and the status shows that the host does not hold its state.
+//! - The ledger cannot be read, or is missing, at a start: it never opens anything (I1). A table that the kernel holds stays
+//!   as it is until a broker sends a state, or until another process changes it; then the fallback replaces it. Where there
+//!   is no table, an unreadable ledger leads to the fallback at once, and a missing one, which is that of a new host, to the
+//!   bootstrap ports of the configuration.
+//! - Another process changes the table: [`HostReconciler::repair`] finds and repairs the damage when the watch reports the
+//!   change, and a check every minute finds what the watch missed.
+//! - The machine was suspended, or the wall clock was stepped: see [`clock_watch`].
+//!
+//! All of this runs on one thread ([`handle`]), because the firewall and the disk block.
 
 mod clock_watch;
 mod handle;
@@ -25,99 +49,99 @@ use crate::window_log;
 use clock_watch::ClockWatch;
 pub use handle::{Answer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
 
-/// What the host layer's code offers the reconciler.
+/// The host layer as the reconciler uses it.
 pub trait HostLayer {
-    /// Why it could not.
+    /// The error of the host layer.
     type Error: std::error::Error + Send + Sync + 'static;
 
-    /// Makes the kernel hold exactly this, and reads it back. Cheap where it holds it already.
+    /// Makes the kernel hold exactly this policy, and reads it back. Cheap where the kernel holds it already.
     ///
     /// # Errors
     /// The kernel refused; then it holds what it held before.
     fn ensure(&mut self, policy: &HostPolicy, now: BootTime) -> Result<(), Self::Error>;
 
-    /// Whether the kernel holds a table of ours, whatever is in it.
+    /// Reports whether the kernel holds a table of Postern, whatever is in it.
     ///
     /// # Errors
-    /// The kernel does not say.
+    /// The kernel does not answer.
     fn is_loaded(&mut self) -> Result<bool, Self::Error>;
 
-    /// What others changed in our table since the last call, in words; found by `ensure`, and put right by it.
+    /// Returns, in words, what other processes changed in the table since the last call; `ensure` finds and repairs it.
     fn damage(&mut self) -> Option<String>;
 }
 
-/// The accepted state, the kernel and the ledger of this host.
+/// The accepted state, the kernel's table and the ledger of this host.
 #[derive(Debug)]
 pub struct HostReconciler<H> {
     host: H,
     ledger: Ledger,
     state: AcceptedState,
-    /// What to hold while nothing is accepted: the ledger could not be read.
+    /// The policy to hold while nothing is accepted because the ledger could not be read.
     fallback: HostPolicy,
     table: TableState,
     clock_watch: ClockWatch,
-    /// What was found when, and not yet told.
+    /// Damage that was found at this moment and not yet returned.
     damage: Option<(BootTime, Damage)>,
 }
 
-/// What a look at the table came to.
+/// The outcome of a check of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RepairOutcome {
-    /// Whether the kernel holds what it should, as far as is known.
+    /// True where the kernel holds the state that it should, as far as the agent knows.
     pub in_sync: bool,
-    /// What others had changed, told once.
+    /// The damage that was found and repaired; returned once.
     pub damage: Option<Damage>,
 }
 
-/// What others changed in our table.
+/// A change of the table that another process made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
-    /// It, in words.
+    /// The change, in words.
     pub what: String,
-    /// How long ago it was, at the most, when it was found: the table was whole then.
+    /// The longest time for which the table was changed: the time since it was last known to be right.
     pub exposed_at_most: Duration,
 }
 
-/// How the kernel stands to what is wanted.
+/// The relation of the kernel's table to the wanted policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum TableState {
-    /// It was made to hold it.
+    /// The kernel holds the wanted policy.
     Applied,
-    /// The last attempt failed; to be tried again.
+    /// The last attempt failed; the next tick tries again.
     Failed,
-    /// It holds a table that we cannot better: the ledger could not be read.
+    /// The kernel holds a table of an earlier run, and the ledger cannot be read: the agent has no better policy.
     LeftAlone,
 }
 
 /// A desired state was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError<E: std::error::Error + 'static> {
-    /// It is older than one heard before.
+    /// The state is older than one received before.
     #[error(transparent)]
     Stale(#[from] Stale),
-    /// The kernel does not hold it, but what it held before.
+    /// The kernel refused the state and holds what it held before.
     #[error("the host firewall refused generation {generation}")]
     Firewall {
-        /// Its generation.
+        /// The generation of the state.
         generation: u64,
-        /// Why.
+        /// The cause.
         #[source]
         source: E,
     },
-    /// It could not be written down. What it closes is closed; what it opens is not open.
-    #[error("generation {generation} cannot be kept across a restart, so nothing of it was opened")]
+    /// The ledger could not be written. What the state closes is closed; what it opens is not open.
+    #[error("the ledger cannot store generation {generation}, so none of its new windows was opened")]
     Ledger {
-        /// Its generation.
+        /// The generation of the state.
         generation: u64,
-        /// Why.
+        /// The cause.
         #[source]
         source: LedgerError,
     },
 }
 
 impl<H: HostLayer> HostReconciler<H> {
-    /// Loads the ledger and puts what it says into the kernel, before anything else happens. A kernel that refuses is
-    /// asked again at every [`Self::tick`].
+    /// Loads the ledger and puts its state into the kernel, before anything else happens. If the kernel refuses, each
+    /// [`Self::tick`] tries again.
     pub fn start(host: H, ledger: Ledger, config: &Config, now: &Moment, suspended: Duration) -> Self {
         let fallback = |ports| HostPolicy { mode: Mode::Enforce, ports, windows: Vec::new() };
         let mut reconciler = Self {
@@ -134,7 +158,7 @@ impl<H: HostLayer> HostReconciler<H> {
                 reconciler.restore(accepted, now)
             }
             Ok(None) if reconciler.table_is_loaded() => {
-                tracing::error!(ledger = %reconciler.ledger.path().display(), "the ledger is gone; the kernel's table stays as it is until the broker is reached");
+                tracing::error!(ledger = %reconciler.ledger.path().display(), "the ledger is missing; the kernel's table stays as it is until the broker sends a state");
                 reconciler.table = TableState::LeftAlone;
             }
             Ok(_) => reconciler.restore(bootstrap(config), now),
@@ -143,11 +167,11 @@ impl<H: HostLayer> HostReconciler<H> {
                 if reconciler.table_is_loaded() {
                     tracing::error!(
                         error,
-                        "the ledger cannot be used; the kernel's table stays as it is until the broker is reached"
+                        "the ledger cannot be used; the kernel's table stays as it is until the broker sends a state"
                     );
                     reconciler.table = TableState::LeftAlone;
                 } else {
-                    tracing::error!(error, ports = ?reconciler.fallback.ports, "the ledger cannot be used; denying the fallback ports until the broker is reached");
+                    tracing::error!(error, ports = ?reconciler.fallback.ports, "the ledger cannot be used; the host denies the fallback ports until the broker sends a state");
                     reconciler.ensure(now);
                 }
             }
@@ -155,16 +179,16 @@ impl<H: HostLayer> HostReconciler<H> {
         reconciler
     }
 
-    /// A session with the broker begins. Returns the generation accepted last; 0 if none.
+    /// Begins a session with the broker. Returns the generation accepted last; 0 if none.
     pub fn begin_session(&mut self) -> u64 {
         self.state.begin_session();
         self.state.generation()
     }
 
-    /// Makes this host hold what it was told, and writes it down.
+    /// Makes this host hold a desired state, and writes it to the ledger.
     ///
     /// # Errors
-    /// It is stale, or the kernel or the disk refused.
+    /// The state is stale, or the kernel or the disk refused.
     pub fn accept(&mut self, desired: DesiredState, now: &Moment) -> Result<(), AcceptError<H::Error>> {
         let generation = desired.generation;
         let wanted = self.state.consider(desired, now.boottime)?;
@@ -184,8 +208,8 @@ impl<H: HostLayer> HostReconciler<H> {
         Ok(())
     }
 
-    /// Closes every window and goes on protecting what is protected: the broker does not know this host, so that nobody knows
-    /// what its windows are for. A host that has accepted nothing yet has no window.
+    /// Closes every window and keeps every port protected: the broker does not know this host, so the grants of its windows
+    /// are not known either. A host that has accepted nothing yet has no window.
     ///
     /// # Errors
     /// As [`Self::accept`].
@@ -198,29 +222,26 @@ impl<H: HostLayer> HostReconciler<H> {
         }
     }
 
-    /// Someone may have changed the table: looks at it, and puts it back.
+    /// Checks the table after another process may have changed it, and repairs it.
     pub fn repair(&mut self, now: &Moment) -> RepairOutcome {
         let unknown = self.table == TableState::LeftAlone;
         self.ensure(now);
         if unknown {
-            self.note_damage(
-                "the table was changed that was kept while the ledger could not be used".into(),
-                now,
-            );
+            self.note_damage("the table was changed while the ledger could not be used".into(), now);
         }
         RepairOutcome { in_sync: self.protects(), damage: self.damage.take().map(|(_, damage)| damage) }
     }
 
-    /// To be called every second or so: windows end, machines wake from suspend, clocks are stepped, and what failed is
-    /// tried again. `suspended` is how long the machine has been suspended since boot.
+    /// Does the work of time, about every second: drops windows that ended, notices a suspend or a step of the clock, and
+    /// tries again what failed. `suspended` is the time for which the machine has been suspended since boot.
     ///
-    /// Damage is told here only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: whoever calls that knows who
-    /// did it.
+    /// Returns damage only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: the caller of that knows the
+    /// process that did it.
     pub fn tick(&mut self, now: &Moment, suspended: Duration) -> RepairOutcome {
         let ended = self.state.drop_ended(now.boottime);
         window_log::ended(&ended);
-        if self.clock_watch.slept(suspended) {
-            tracing::info!("the machine was suspended; setting the kernel's timeouts anew");
+        if self.clock_watch.was_suspended(suspended) {
+            tracing::info!("the machine was suspended; setting the kernel's timeouts again");
             self.ensure_unless_left_alone(now);
         } else if self.table == TableState::Failed || self.clock_watch.check_is_due(now) {
             self.ensure_unless_left_alone(now);
@@ -233,12 +254,12 @@ impl<H: HostLayer> HostReconciler<H> {
         RepairOutcome { in_sync: self.protects(), damage: unattributed.map(|(_, damage)| damage) }
     }
 
-    /// What was accepted last.
+    /// Returns the state accepted last.
     pub fn accepted(&self) -> Option<&DesiredState> {
         self.state.accepted()
     }
 
-    /// Whether the kernel holds what it should, as far as is known.
+    /// Reports whether the kernel holds the state that it should, as far as the agent knows.
     pub fn protects(&self) -> bool {
         self.table != TableState::Failed
     }
@@ -254,7 +275,7 @@ impl<H: HostLayer> HostReconciler<H> {
         self.host.is_loaded().unwrap_or_else(|error| {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "cannot tell whether the kernel holds our table"
+                "cannot find out whether the kernel holds the table"
             );
             false
         })
@@ -274,7 +295,7 @@ impl<H: HostLayer> HostReconciler<H> {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     generation = self.state.generation(),
-                    "the host firewall refused what it must hold; trying again"
+                    "the host firewall refused the policy; the agent will try again"
                 );
                 TableState::Failed
             }
@@ -302,20 +323,20 @@ impl<H: HostLayer> HostReconciler<H> {
         if let Err(error) = self.ledger.save(accepted, now) {
             tracing::error!(
                 error = &error as &dyn std::error::Error,
-                "what is held may not survive a restart"
+                "cannot write the ledger; the accepted state may not survive a restart"
             );
         }
         self.clock_watch.written(now);
     }
 }
 
-/// How long it may take to hear of a change that was found already.
+/// The time that the watch may take to report a change whose damage was found already.
 const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
 
-/// The generation of a ledger that no broker has told anything yet.
+/// The generation of a state that no broker has sent.
 const BOOTSTRAP_GENERATION: u64 = 0;
 
-/// What to hold before the first contact with a broker.
+/// Returns the state to hold before the first contact with a broker.
 fn bootstrap(config: &Config) -> DesiredState {
     DesiredState {
         generation: BOOTSTRAP_GENERATION,

@@ -1,9 +1,9 @@
-//! The agent: holds on one host, with nftables, what the broker wants held there.
+//! The agent: makes one host hold, with nftables, the state that the broker desires for it.
 //!
-//! A desired state's way through this crate: [`session`] hears it, [`desired_state`] parses it and places it on this host's
-//! clock, [`host_reconciler`] asks [`accepted`] whether it counts, has [`firewall`] put it into the kernel, writes it to the
-//! [`ledger`], and answers. Everything else keeps that going: [`connection`] a session, [`renew`] the certificate,
-//! [`tampering`] the table that others change. [`run`] puts the parts together.
+//! The way of a desired state through this crate: [`session`] receives it, [`desired_state`] parses it and places it on this
+//! host's clock, and [`host_reconciler`] asks [`accepted`] whether it is newer, has [`firewall`] put it into the kernel,
+//! writes it to the [`ledger`], and answers. The other parts keep that going: [`connection`] keeps a session, [`renew`] the
+//! certificate, and [`tampering`] repairs the table when others change it. [`run`] puts the parts together.
 
 pub mod accepted;
 pub mod clock;

@@ -1,6 +1,6 @@
-//! The certificate: read when it appears, renewed at half its life, and given to whoever connects.
+//! The certificate: read when it appears on disk, renewed at half its life, and given to every new connection.
 //!
-//! A new identity on disk (the host was enrolled anew) is taken up within seconds, without a restart.
+//! The agent takes up a new identity on disk (the host was enrolled again) within seconds, without a restart.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,38 +21,39 @@ use tonic::Status;
 use crate::clock;
 use crate::error_chain::{error_chain, status_chain};
 
-/// The identity in use; none while there is none that is valid.
+/// The identity in use; `None` while there is no valid one.
 pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 
-/// How often the disk is looked at for a new identity, and the clock for the time to renew: it may step.
+/// The interval at which the agent checks the disk for a new identity, and the clock, which may step, for the time to
+/// renew.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the broker may take to answer.
+/// The longest wait for an answer of the broker.
 const RENEW_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The certificate could not be renewed.
+/// The renewal of the certificate failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
-    /// The broker's address is not one.
+    /// The broker's address is malformed.
     #[error(transparent)]
     Address(#[from] BadAddress),
-    /// A key could not be made, or what the broker sent is no identity.
+    /// A key could not be made, or the broker's answer is no identity.
     #[error("no identity could be made")]
     Pki(#[from] PkiError),
-    /// The broker refused.
+    /// The broker refused the renewal.
     #[error("the broker did not renew the certificate: {}", status_chain(.0))]
     Refused(Box<Status>),
     /// The broker did not answer.
-    #[error("the broker did not answer")]
+    #[error("the broker did not answer within {} s", RENEW_TIMEOUT.as_secs())]
     NoAnswer,
 }
 
-/// Keeps `current` valid for as long as the broker renews it. Never ends.
+/// Keeps the identity in `current` valid for as long as the broker renews it. Never ends.
 pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentIdentity) {
     let mut log_once = LogOnce::default();
     let mut recovery = ExpiredRenewal::default();
     loop {
         match take_up_from_disk(identity_dir, current, clock::wall()) {
-            Ok(true) => tracing::info!("taking up the identity on disk"),
+            Ok(true) => tracing::info!("using the identity that is on disk"),
             Ok(false) => {}
             Err(error) => log_once.warn(&error_chain(&error)),
         }
@@ -70,7 +71,7 @@ pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentId
     }
 }
 
-/// Renewing a certificate that has ended: the machine was off, or the broker away, for longer than it lives.
+/// The renewal of a certificate that has ended, because the machine or the broker was down for longer than its life.
 #[derive(Default)]
 struct ExpiredRenewal {
     backoff: Option<backon::ExponentialBackoff>,
@@ -78,7 +79,7 @@ struct ExpiredRenewal {
 }
 
 impl ExpiredRenewal {
-    /// One attempt, if it is time for one. Many agents may be in want of this at once.
+    /// Makes one attempt, if it is time for one. Many agents may need this at once, so attempts back off.
     async fn attempt(&mut self, broker: &str, identity_dir: &Path) -> Result<Option<Credentials>, String> {
         let now = clock::wall();
         let ended = if identity_dir.join("cert.pem").exists() {
@@ -103,13 +104,16 @@ impl ExpiredRenewal {
 
 fn take_up(renewed: Credentials, identity_dir: &Path, current: &CurrentIdentity) {
     if let Err(error) = renewed.save(identity_dir) {
-        tracing::error!(error = error_chain(&error), "the renewed certificate is in use, but not on disk");
+        tracing::error!(
+            error = error_chain(&error),
+            "cannot write the renewed certificate to disk; the agent uses it from memory"
+        );
     }
     tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
     current.send_replace(Some(Arc::new(renewed)));
 }
 
-/// Returns when the certificate was renewed, replaced on disk, or has expired.
+/// Waits until the certificate is renewed, replaced on disk, or expired.
 async fn use_until_renewed(
     broker: &str,
     identity_dir: &Path,
@@ -123,7 +127,7 @@ async fn use_until_renewed(
         tokio::time::sleep(CHECK_INTERVAL).await;
         let now = clock::wall();
         if now >= credentials.not_after() {
-            tracing::error!("the certificate has expired before the broker renewed it");
+            tracing::error!("the certificate expired before the broker renewed it");
             current.send_replace(None);
             return;
         }
@@ -144,7 +148,7 @@ async fn use_until_renewed(
     }
 }
 
-/// One renewal.
+/// Renews a certificate once, with a new key.
 ///
 /// # Errors
 /// The broker cannot be reached or refuses.
@@ -159,7 +163,7 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
     Ok(Credentials::new(key, answer.certificates, answer.roots)?)
 }
 
-/// Takes up what is on disk, where that is valid and newer than what is in use. Returns whether it did.
+/// Takes up the identity on disk if it is valid and newer than the one in use. Returns whether it did.
 fn take_up_from_disk(
     identity_dir: &Path,
     current: &CurrentIdentity,
@@ -186,7 +190,7 @@ fn backoff() -> backon::ExponentialBackoff {
         .build()
 }
 
-/// Says a thing once, until another is to be said.
+/// A log that writes a message once, until the message changes.
 #[derive(Default)]
 struct LogOnce {
     last: Option<String>,

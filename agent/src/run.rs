@@ -1,7 +1,7 @@
-//! `run` and `load`: the composition.
+//! `run` and `load`: put the parts of the agent together.
 //!
-//! Before the network is looked at, what the ledger says is in the kernel. When the agent ends, however it ends, table
-//! and timeouts stay there.
+//! The state in the ledger is in the kernel before the agent uses the network. When the agent ends, however it ends, the
+//! table and its timeouts stay in the kernel.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +26,13 @@ use crate::status::StatusFile;
 use crate::tampering::Tampering;
 use crate::tasks::Tasks;
 
-/// How often the reconciler looks at the clocks.
+/// The interval at which the reconciler checks the clocks.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// It cannot start, or one of its tasks ended.
+/// The agent cannot start, or one of its tasks ended.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let _lock = lock(&config).await?;
@@ -45,18 +45,18 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         error = tasks.first_end() => return Err(error),
     }
     notify(&[NotifyState::Stopping]);
-    tracing::info!("ending; the table and its timeouts stay in the kernel");
+    tracing::info!("stopping; the table and its timeouts stay in the kernel");
     Ok(())
 }
 
-/// Puts what the ledger says into the kernel, and returns. For early boot, before the network is up.
+/// Puts the state in the ledger into the kernel, and returns. For early boot, before the network is up.
 ///
 /// # Errors
 /// The kernel refused.
 pub fn load(config: &Config) -> anyhow::Result<()> {
     make_state_dir(config)?;
     let Some(_lock) = Lock::take(&config.state_dir).context("cannot take the lock")? else {
-        tracing::info!("the agent runs, and holds the table itself");
+        tracing::info!("the agent runs already and keeps the table");
         return Ok(());
     };
     let reconciler = load_reconciler(config)?;
@@ -65,11 +65,11 @@ pub fn load(config: &Config) -> anyhow::Result<()> {
 }
 
 fn start(config: &Arc<Config>) -> anyhow::Result<Tasks> {
-    // First, so that no change after the reconciler's first look goes unheard.
+    // The watch starts first, so that it sees every change after the reconciler's first read.
     let watch =
         TableWatch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
     let reconciler = load_reconciler(config)?;
-    // The table is in the kernel by now, and stays there.
+    // The table is in the kernel now, and stays there.
     refuse_exposed_key(config)?;
     let status_file = Arc::new(StatusFile::default());
     status_file.set_protects(reconciler.protects());
@@ -109,8 +109,8 @@ fn load_reconciler(config: &Config) -> anyhow::Result<HostReconciler<Enforcer>> 
     Ok(HostReconciler::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))
 }
 
-/// A key that others can read is for people to mend. What else may be wrong with the identity keeps the agent from the
-/// broker, but not from its table.
+/// Fails where other users can read the key: an operator has to correct that. Any other problem with the identity keeps
+/// the agent from the broker, but not from its table.
 fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
     match Credentials::load(&config.identity_dir()) {
         Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
@@ -118,7 +118,8 @@ fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// One agent at a time. `status` and `doctor` hold the lock for a moment when they look whether an agent runs.
+/// Takes the lock, so that only one agent runs. `status` and `doctor` hold it for a moment to check whether an agent runs,
+/// so the agent tries for a second.
 async fn lock(config: &Config) -> anyhow::Result<Lock> {
     make_state_dir(config)?;
     for _ in 0..10 {
@@ -135,7 +136,7 @@ fn make_state_dir(config: &Config) -> anyhow::Result<()> {
     files::make_private_dir(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
 }
 
-/// The reconciler's clock, and the proof for the service manager's watchdog that the reconciler is not stuck.
+/// Ticks the reconciler, and shows the service manager's watchdog that the reconciler is not stuck.
 async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Result<()> {
     let mut interval = tokio::time::interval(TICK);
     loop {
@@ -155,9 +156,9 @@ async fn publish(config: Arc<Config>, status_file: Arc<StatusFile>) -> anyhow::R
     Ok(())
 }
 
-/// Tells the service manager, if there is one.
+/// Notifies the service manager, if there is one.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot tell the service manager");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

@@ -1,7 +1,7 @@
-//! Tampering: someone else changed our table. It is put back at once, and reported with the process that did it (I9).
+//! Tampering: another process changed Postern's table. The agent repairs it at once, and reports it with that process (I9).
 //!
-//! A change that is heard of is only a reason to look: the reconciler tells whether anything was wrong. What it finds wrong
-//! without having been told, when it looks anyway, is reported too, with no process.
+//! A change that the watch reports is only a reason to look: the reconciler decides whether anything was wrong. Damage that
+//! the reconciler finds by its own checks, without a change from the watch, is reported as well, with no process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::host_reconciler::{Damage, ReconcilerHandle, RepairOutcome};
 use crate::reports::{Report, Reporter};
 use crate::status::StatusFile;
 
-/// Where tampering is told.
+/// The destinations of reports of tampering.
 #[derive(Debug, Clone)]
 pub struct Tampering {
-    /// For the broker's audit log.
+    /// The queue to the broker, which audits each report.
     pub reporter: Reporter,
-    /// For `status`.
+    /// The file behind `status`.
     pub status_file: Arc<StatusFile>,
 }
 
@@ -25,7 +25,7 @@ impl Tampering {
     /// Repairs the table after every change that the watch reports. Ends only when the watch fails.
     ///
     /// # Errors
-    /// The watch is broken.
+    /// The watch failed.
     pub async fn repair(self, mut watch: TableWatch, reconciler: ReconcilerHandle) -> anyhow::Result<()> {
         loop {
             let change = watch.changed().await?;
@@ -37,7 +37,7 @@ impl Tampering {
         }
     }
 
-    /// Tells of damage that was found though no change was heard of.
+    /// Reports damage that the reconciler found without a change from the watch.
     pub fn report_unattributed(&self, found: RepairOutcome) {
         if let Some(Damage { what, exposed_at_most }) = found.damage {
             self.report(what, TableChange::default(), exposed_at_most, found.in_sync);
@@ -46,9 +46,9 @@ impl Tampering {
 
     fn report(&self, what: String, by: TableChange, exposed_for: Duration, in_sync: bool) {
         let TableChange { process, pid } = by;
-        tracing::warn!(what, process, pid, ?exposed_for, in_sync, "someone else changed our table");
+        tracing::warn!(what, process, pid, ?exposed_for, in_sync, "another process changed the table");
         self.status_file.tampered();
-        let what = if in_sync { what } else { format!("{what}; it could not be put back yet") };
+        let what = if in_sync { what } else { format!("{what}; the agent could not repair it yet") };
         self.reporter.report(Report { what, process, pid, exposed_for });
     }
 }

@@ -1,6 +1,5 @@
-//! The only module that spawns. A task or thread of the agent is meant to run as long as the agent: one that ends,
-//! fails or panics takes the process down with it, and the service manager starts a whole one. The kernel holds the
-//! table meanwhile.
+//! The only module that spawns. Every task and thread of the agent must run for as long as the agent: if one ends, fails or
+//! panics, the process ends, and the service manager starts it again. The kernel holds the table meanwhile.
 
 use std::future::Future;
 use std::io;
@@ -27,7 +26,7 @@ impl Tasks {
     /// Starts a thread that must not end, for work that blocks.
     ///
     /// # Errors
-    /// The system has no thread left.
+    /// The system cannot start another thread.
     pub fn spawn_thread(
         &mut self,
         name: &'static str,
@@ -46,10 +45,10 @@ impl Tasks {
         Ok(())
     }
 
-    /// Waits until the first of them ends, which none should.
+    /// Waits until the first task or thread ends, which none should.
     ///
     /// # Errors
-    /// Always: the name of the task, and why it ended.
+    /// Always: the name of the task, and the reason of its end.
     pub async fn first_end(&mut self) -> anyhow::Error {
         match self.set.join_next().await {
             None => anyhow::anyhow!("no task was started"),
@@ -65,7 +64,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn the_end_of_any_task_or_thread_is_heard() {
+    async fn the_end_of_any_task_or_thread_is_noticed() {
         let mut tasks = Tasks::default();
         tasks.spawn("endless", std::future::pending());
         tasks.spawn_thread("worker", || panic!("for the test")).unwrap();

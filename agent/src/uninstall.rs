@@ -1,4 +1,4 @@
-//! `uninstall`: takes back everything the agent put on this host, and nothing else (I6).
+//! `uninstall`: removes everything that the agent put on this host, and nothing else (I6).
 
 use std::fs;
 use std::io;
@@ -9,21 +9,21 @@ use anyhow::Context as _;
 use crate::config::Config;
 use crate::files::{self, Lock};
 
-/// Every file that the agent makes in its state directory.
+/// The files that the agent makes in its state directory.
 const STATE_FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
-/// Every file of an identity.
+/// The files of an identity.
 const IDENTITY_FILES: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
 
 /// Removes the table with `remove_table`, and then the state.
 ///
 /// # Errors
-/// The agent runs, or something that is there cannot be removed. What was not removed yet is still there.
+/// The agent runs, or a file or the table cannot be removed. Everything after it is still there.
 pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let dir = &config.state_dir;
     if !dir.exists() {
         return remove_table();
     }
-    let lock = Lock::take(dir).with_context(|| format!("cannot look into {}", dir.display()))?;
+    let lock = Lock::take(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     anyhow::ensure!(
         lock.is_some(),
         "the agent runs; stop it first with `systemctl disable --now postern-agent`"
@@ -43,7 +43,7 @@ pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<
     Ok(())
 }
 
-/// A directory with someone else's files in it stays.
+/// Removes an empty directory; a directory with other files in it stays.
 fn remove_empty(dir: &Path) -> io::Result<()> {
     match fs::remove_dir(dir) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {

@@ -1,7 +1,7 @@
-//! What `doctor` says of the host's firewall: ours, and what others may do to a window that we open.
+//! The part of `doctor` about the host's firewall: Postern's table, and other tables that may close a window.
 //!
-//! A drop of ours is final, but an accept of ours ends only our chain: a later base chain at the same hook (ufw, firewalld,
-//! iptables) may still drop.
+//! A drop in Postern's table is final, but an accept ends only its own chain: a later base chain at the same hook (ufw,
+//! firewalld, iptables) may still drop.
 
 use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::types::{NfChainPolicy, NfFamily, NfHook};
@@ -14,10 +14,10 @@ use super::{FirewallError, TABLE};
 use crate::doctor::Finding;
 use crate::error_chain::error_chain;
 
-/// The priority of our chains: filter - 10.
+/// The priority of the table's chains: filter - 10.
 const TABLE_PRIORITY: i32 = -10;
 
-/// Looks at the host firewall.
+/// Checks the host firewall.
 pub fn diagnose() -> Vec<Finding> {
     match findings() {
         Ok(findings) => findings,
@@ -44,26 +44,26 @@ fn findings() -> Result<Vec<Finding>, FirewallError> {
     let ruleset = parse(&listed).ok_or(FirewallError::Answer { what: "ruleset in nft's JSON" })?;
     findings.extend(dropping(&ruleset).map(|chain| {
         Finding::warning(
-            format!("{} comes after ours and may drop what a window lets in", describe(chain)),
-            "let the protected ports through there: while no window is open, our table drops them before it",
+            format!("{} comes after Postern's and may drop what a window lets in", describe(chain)),
+            "let the protected ports through there: while no window is open, Postern's table drops them first",
         )
     }));
     Ok(findings)
 }
 
-/// What `nft --json` prints.
+/// The output of `nft --json`.
 #[derive(Deserialize)]
 struct Listing {
     nftables: Vec<Value>,
 }
 
-/// The objects of a listing. One of a kind that is not known here is none that drops.
+/// Returns the objects of a listing. An object of an unknown kind is left out: it drops nothing.
 fn parse(listed: &str) -> Option<Vec<NfListObject<'static>>> {
     let listing: Listing = serde_json::from_str(listed).ok()?;
     Some(listing.nftables.into_iter().filter_map(|object| serde_json::from_value(object).ok()).collect())
 }
 
-/// The base chains of others, after ours, that drop something.
+/// Returns the base chains of other tables, after Postern's, that may drop something.
 fn dropping<'a>(ruleset: &'a [NfListObject<'static>]) -> impl Iterator<Item = &'a Chain<'static>> {
     let chains = ruleset
         .iter()
@@ -79,7 +79,7 @@ fn dropping<'a>(ruleset: &'a [NfListObject<'static>]) -> impl Iterator<Item = &'
     })
 }
 
-/// Whether there are rules in it: what they do may hang on other chains, so any of them may drop.
+/// Reports whether the chain has rules. Their effect may depend on other chains, so any of them may drop.
 fn has_rules(ruleset: &[NfListObject<'static>], chain: &Chain<'static>) -> bool {
     let of = |rule: &Rule<'static>| {
         (rule.family, &rule.table, &rule.chain) == (chain.family, &chain.table, &chain.name)

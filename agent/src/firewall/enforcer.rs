@@ -1,11 +1,11 @@
-//! Making the kernel hold a policy, and knowing that it does.
+//! The enforcer: makes the kernel hold a policy, and knows that it does.
 //!
-//! Everything is one transaction: a new table replaces the old one whole, or only the elements that differ change. After
-//! it the kernel is asked what it holds: a process that was stopped between looking at the clock and telling the kernel
-//! would otherwise have opened a window for too long (I2).
+//! Each change is one transaction: a new table replaces the old one whole, or only the elements that differ change. After
+//! the transaction the enforcer reads what the kernel holds. A process that was stopped between reading the clock and
+//! sending the transaction would otherwise have opened a window for too long (I2).
 //!
-//! The kernel numbers its rulesets. While the number is the one that our last transaction led to, nobody has changed
-//! anything; when it is another, the table is read and compared before it is built on.
+//! The kernel numbers its rulesets. While the number is the one that the enforcer's last transaction led to, no process has
+//! changed anything. When it is another, the enforcer reads the table and compares it before it builds on it.
 
 use std::time::Duration;
 
@@ -20,16 +20,16 @@ use super::ruleset::{self, Layout};
 use crate::clock::{self, BootTime};
 use crate::host_reconciler::{HostLayer, suspended};
 
-/// For how long a transaction is tried again when others change the ruleset at the same time.
+/// The time for which a transaction is tried again while other processes change the ruleset.
 const RETRY_FOR: Duration = Duration::from_secs(3);
-/// Up to how many changes are made over netlink; more go through `nft`, which splits what exceeds a socket's buffer.
+/// The most changes that are made over netlink; more go through `nft`, which splits what exceeds a socket's buffer.
 const MAX_NETLINK_CHANGES: usize = 512;
-/// Up to how many changed elements are read back one by one; more are read with their whole set.
+/// The most changed elements that are read back one by one; more are read with their whole set.
 const MAX_SINGLE_READS: usize = 32;
-/// A suspend shorter than this moves no end that anyone would notice.
+/// The shortest suspend that matters: a shorter one moves every end by less.
 const MIN_SUSPEND: Duration = Duration::from_millis(100);
 
-/// Keeps our table in the kernel.
+/// The writer of Postern's table in the kernel.
 #[derive(Debug)]
 pub struct Enforcer {
     kernel: Kernel,
@@ -38,23 +38,23 @@ pub struct Enforcer {
     damage: Option<String>,
 }
 
-/// What the kernel held when we last looked.
+/// The table as the enforcer last knew it.
 #[derive(Debug)]
 struct KnownTable {
-    /// The ruleset that we knew it in.
+    /// The number of the ruleset at that time.
     ruleset: RulesetId,
-    /// Whether the elements below are what it held then. Not so after a transaction that could not be verified.
+    /// True where `elements` are what the kernel held then; false after a transaction that could not be verified.
     certain: bool,
     layout: Layout,
-    /// Taken when it was built.
+    /// The fingerprint, taken when the table was built.
     fingerprint: TableFingerprint,
     elements: Elements,
-    /// For how long the machine had been suspended since boot: timeouts stand still meanwhile.
+    /// The time for which the machine had been suspended since boot: timeouts stand still meanwhile.
     suspended: Duration,
 }
 
 impl Enforcer {
-    /// Nothing is looked at yet.
+    /// Makes an enforcer that has not read the table yet, so that its first policy replaces the table whole.
     ///
     /// # Errors
     /// `nft` is not installed.
@@ -80,8 +80,8 @@ impl Enforcer {
         outcome
     }
 
-    /// Reads the table after someone changed the ruleset, or time stood still. What is not as we left it is noted. `None`
-    /// where the table must be built anew.
+    /// Reads the table after another process changed the ruleset, or after a suspend. Notes every difference as damage.
+    /// Returns `None` where the table must be replaced.
     fn inspect(
         &mut self,
         mut known: KnownTable,
@@ -96,7 +96,7 @@ impl Enforcer {
         }
         let found = match self.read_all() {
             Ok(found) => found,
-            // What cannot be read as a window cannot be taken away as one either.
+            // An element that cannot be read as a window cannot be removed as one either.
             Err(FirewallError::Answer { what }) => {
                 return Ok(self.note_and_rebuild(&format!("a set holds something without the {what}")));
             }
@@ -112,7 +112,7 @@ impl Enforcer {
         known.ruleset = ruleset;
         known.certain = true;
         known.suspended = suspended(clock::boottime());
-        // Whoever changes it while it is read, changes its number.
+        // A change of the table while it is read changes the number.
         if self.kernel.ruleset_id()? == ruleset { Ok(Some(known)) } else { Err(FirewallError::Interfered) }
     }
 
@@ -124,7 +124,7 @@ impl Enforcer {
             return Ok(());
         }
         let outcome = self.apply(known, delta, &wanted);
-        // Where others interfered nothing was changed, and the ruleset's number tells that it has to be looked at.
+        // Where other processes interfered nothing was changed, and the next step sees another number and reads the table.
         known.certain = matches!(outcome, Ok(()) | Err(FirewallError::Interfered));
         outcome
     }
@@ -141,8 +141,8 @@ impl Enforcer {
             known.elements = with_known_ends(self.read_all()?, wanted);
             delta = Delta::between(&known.elements, wanted);
         }
-        // A transaction of many windows takes a while, and what was left of each when it began is too long when it is
-        // done. That is made good in small ones.
+        // A large transaction takes a while, so the time left that each window was given at its start is too long at its
+        // end. Small transactions correct the ends.
         for part in delta.parts(MAX_NETLINK_CHANGES) {
             self.kernel.change(&part, known.ruleset, clock::boottime())?;
             known.ruleset = known.ruleset.next();
@@ -164,7 +164,7 @@ impl Enforcer {
         Ok(KnownTable { ruleset, certain: true, layout, fingerprint, elements, suspended })
     }
 
-    /// Reads back what was changed.
+    /// Reads back the changed elements.
     fn verify(&mut self, delta: &Delta, wanted: &Elements) -> Result<(), FirewallError> {
         let touched = delta.touched();
         if touched.len() > MAX_SINGLE_READS {
@@ -194,7 +194,7 @@ impl Enforcer {
     }
 
     fn note(&mut self, what: &str) {
-        // The first says most: what follows may be found while the first is repaired.
+        // The first damage says most: the rest may be found while the first is repaired.
         self.damage.get_or_insert_with(|| what.to_owned());
     }
 }
@@ -205,8 +205,8 @@ impl KnownTable {
     }
 }
 
-/// What was read, with our own ends where they are as good as the kernel's. The others differ from whatever is wanted,
-/// and are set anew.
+/// Returns the elements that were read, with the known end where the two are the same but for rounding. Any other end
+/// differs from the wanted one, and is set again.
 fn with_known_ends(found: Elements, known_ends: &Elements) -> Elements {
     let known = |(element, read)| match known_ends.get(&element) {
         Some(end) if same_end(read, *end) => (element, *end),
@@ -222,12 +222,12 @@ fn check_equal(found: &Elements, wanted: &Elements, now: BootTime) -> Result<(),
 impl HostLayer for Enforcer {
     type Error = FirewallError;
 
-    /// The clock is read where it is needed: the caller's moment may be long past by then.
+    /// Makes the kernel hold the policy. Reads the clock itself: the caller's moment may be long past at each use.
     fn ensure(&mut self, policy: &HostPolicy, _: BootTime) -> Result<(), FirewallError> {
         let began = clock::boottime();
         loop {
             match self.step(policy) {
-                // Looked at again, it is seen what they did; or a window is set anew with what is left of it by now.
+                // The next step reads what the other processes changed, or sets a window again with the time left now.
                 Err(FirewallError::Interfered | FirewallError::Unverified { .. })
                     if clock::boottime().since(began) < RETRY_FOR => {}
                 outcome => return outcome,

@@ -1,8 +1,8 @@
-//! Connections that were established before our table was.
+//! Connections that were established before the table.
 //!
-//! I3: connection tracking begins with the first rule that asks for it. A connection older than that looks like a new one
-//! in the middle of its life, and would be cut. Its socket tells us of it, and its packets, other than a SYN, are let
-//! through.
+//! I3: the kernel begins to track connections with the first rule that asks for it. An older connection looks like a new one
+//! in the middle of its life, and the rules would cut it. The agent finds it by its socket, and the table accepts its
+//! packets other than a SYN.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -13,21 +13,21 @@ use postern_core::{ProtectedPort, Protocol};
 use procfs::net::{TcpNetEntries, TcpNetEntry, TcpState};
 use procfs::{FromBufReadSI as _, current_system_info};
 
-/// The sets of the table that hold them, IPv4 and IPv6.
+/// The names of the sets that hold them, for IPv4 and IPv6.
 pub(super) const ESTABLISHED_SETS: [&str; 2] = ["established4", "established6"];
 
-/// One TCP connection to this host.
+/// A TCP connection to this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct EstablishedConnection {
-    /// The other side's address.
+    /// The peer's address.
     pub(super) peer: IpAddr,
-    /// The other side's port.
+    /// The peer's port.
     pub(super) peer_port: u16,
-    /// Our port.
+    /// The port of this host.
     pub(super) local_port: u16,
 }
 
-/// The connections to the protected ports that have been set up and not yet torn down.
+/// Returns the connections to the protected ports that have been set up and not yet torn down.
 pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<EstablishedConnection> {
     let ports: BTreeSet<u16> =
         ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port.get()).collect();
@@ -47,7 +47,7 @@ pub(super) fn connections(ports: &BTreeSet<ProtectedPort>) -> Vec<EstablishedCon
     established.into_iter().filter(|established| ports.contains(&established.local_port)).collect()
 }
 
-/// The tables of the network that this thread, and with it the firewall that it sets, is in.
+/// The tables of connections in the network namespace of this thread, which is that of the firewall it sets.
 const TABLES: [&str; 2] = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
 
 fn read(table: &str) -> procfs::ProcResult<Vec<TcpNetEntry>> {
@@ -72,7 +72,7 @@ fn is_set_up(entry: &TcpNetEntry) -> bool {
     }
 }
 
-/// On a dual-stack socket an IPv4 peer is written as an IPv6 address; its packets are IPv4.
+/// Returns the connection of an entry. A dual-stack socket shows an IPv4 peer as an IPv6 address; its packets are IPv4.
 fn established(entry: &TcpNetEntry) -> EstablishedConnection {
     EstablishedConnection {
         peer: entry.remote_address.ip().to_canonical(),

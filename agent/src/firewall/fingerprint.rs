@@ -1,9 +1,21 @@
-//! What the table is made of, as the kernel tells it: enough to see that nobody changed it.
+//! The fingerprint of the table: enough of what the kernel reports to see that no other process changed it.
 //!
-//! The kernel gives each table, chain, rule and set a handle that it never gives again, and a rule that is replaced gets
-//! a new one. So handles, the order of rules and what can be changed in place are compared, and not what rules say: the
-//! name and the policy of a chain, the default timeout of a set, the flags of the table. The elements of windows' sets are
-//! compared with the windows, in [`super::enforcer`].
+//! The problem: the agent must notice every edit of its table, also one that leaves the windows as they are: a rule that
+//! accepts everything, a chain that is renamed, a table that is made dormant. To compare the content of rules would need a
+//! second reader of nft's expressions, as exact as the kernel's, and each new kernel could print them differently.
+//!
+//! The fingerprint needs no content. The kernel gives each table, chain, rule and set a *handle* that it never gives
+//! again, and a rule that is replaced gets a new one. So equal handles in equal order mean the same objects. What can be
+//! changed in place, under the same handle, is compared by value: the flags of the table (a dormant table holds nothing),
+//! the name, the policy and the flags of a chain, the default timeout of a set, and the members of the sets of
+//! established connections, which never change. The elements of the windows' sets do change, and [`super::enforcer`]
+//! compares them with the windows.
+//!
+//! The rule: the agent reads the fingerprint right after it has built the table, under the ruleset number of that
+//! transaction, and keeps it. While the ruleset number is the expected one, nothing is read at all. When it is another,
+//! the fingerprint is read again. A difference means that the table was changed; the agent does not search for the edit,
+//! but replaces the table whole (see [`super`]). A fingerprint is of one build of the table on one boot: an agent that
+//! starts has none, and replaces the table.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -14,23 +26,23 @@ use super::established::ESTABLISHED_SETS;
 use super::kernel::{Kernel, inet, refusal};
 use super::{FirewallError, TABLE};
 
-/// The structure of the table. One that was changed differs.
+/// The fingerprint of the table. A table that was changed has another.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct TableFingerprint {
-    /// Its handle, and its flags: a dormant table holds nothing.
+    /// The handle and the flags of the table: a dormant table holds nothing.
     table: (u64, u32),
-    /// Handle, name, policy and flags of each chain.
+    /// The handle, name, policy and flags of each chain.
     chains: Vec<(u64, CString, u32, u32)>,
     /// The handle of each rule, chain by chain and in order.
     rules: Vec<u64>,
-    /// Handle and default timeout of each set.
+    /// The handle and the default timeout of each set.
     sets: Vec<(u64, u64)>,
-    /// The connections that were established before the table: nothing is added to them or taken away.
+    /// The connections that were established before the table; the agent never adds or removes one.
     established: Vec<Vec<u8>>,
 }
 
 impl Kernel {
-    /// Reads the table's fingerprint; `None` where there is no table.
+    /// Reads the table's fingerprint; returns `None` where there is no table.
     ///
     /// # Errors
     /// The kernel refused.
@@ -41,7 +53,7 @@ impl Kernel {
         for set in ESTABLISHED_SETS {
             match self.keys(set) {
                 Ok(keys) => established.extend(keys),
-                // Without the set the structure differs already.
+                // Without the set the fingerprint differs already.
                 Err(FirewallError::Netlink { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
@@ -55,7 +67,7 @@ impl Kernel {
         let mut chains = Vec::new();
         while let Some(part) = reply.recv() {
             let (_, chain) = part.map_err(|error| cannot_read(error.into()))?;
-            // Chains cannot be asked for by table.
+            // The kernel cannot list chains by table.
             if is_posterns(chain.get_table().ok()) {
                 let handle = chain.get_handle().map_err(|_| missing("handle of a chain"))?;
                 chains.push((
@@ -100,7 +112,7 @@ fn is_posterns(table: Option<&CStr>) -> bool {
 }
 
 fn cannot_read(source: io::Error) -> FirewallError {
-    refusal("read our table")(source)
+    refusal("read the table inet postern")(source)
 }
 
 fn missing(what: &'static str) -> FirewallError {

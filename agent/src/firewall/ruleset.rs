@@ -1,7 +1,7 @@
-//! The table in nft's own language. Pure.
+//! The ruleset: the table in nft's own language. Pure.
 //!
-//! I1: a protected port is looked at before everyone else's filter chains, and what has no window is dropped there, which
-//! is final. I3: what belongs to an established connection is accepted before any window is looked up.
+//! I1: the table's chains see a packet to a protected port before every other filter chain, and drop it where no window is
+//! open, which is final. I3: a packet of an established connection is accepted before any window is looked up.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,16 +14,16 @@ use super::elements::{Delta, Element, Elements, Set};
 use super::established::{ESTABLISHED_SETS, EstablishedConnection};
 use crate::clock::BootTime;
 
-/// What the table is made of, besides its elements. A change of it replaces the whole table.
+/// The parts of the policy that decide chains and rules. A change of the layout replaces the whole table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Layout {
-    /// What happens to a new connection without a window.
+    /// The treatment of a new connection without a window.
     pub(super) mode: Mode,
     /// The protected ports.
     pub(super) ports: BTreeSet<ProtectedPort>,
 }
 
-/// One transaction that replaces the table, whatever is there, by this one.
+/// Returns a transaction that replaces the table, whatever it holds, by this one.
 pub(super) fn replacement(
     layout: &Layout,
     elements: &Elements,
@@ -36,7 +36,7 @@ pub(super) fn replacement(
     text
 }
 
-/// One transaction that changes elements.
+/// Returns a transaction that changes elements.
 pub(super) fn changes(delta: &Delta, now: BootTime) -> String {
     let mut text = String::new();
     for set in Set::ALL {
@@ -54,7 +54,7 @@ pub(super) fn changes(delta: &Delta, now: BootTime) -> String {
     text
 }
 
-/// One transaction that removes the table. It is added first, because removing what is not there is an error.
+/// Returns a transaction that removes the table. It adds the table first, because to remove a missing one is an error.
 pub(super) fn removal() -> String {
     format!("add table inet {TABLE}\ndelete table inet {TABLE}\n")
 }
@@ -92,7 +92,7 @@ fn write_set(text: &mut String, set: Set, elements: &str) -> std::fmt::Result {
     writeln!(text, "\t}}")
 }
 
-/// Connections that were there before the kernel tracked any: see [`super::established`].
+/// Writes a set of the connections that are older than the table: see [`super::established`].
 fn write_established<'a>(
     text: &mut String,
     name: &str,
@@ -108,7 +108,7 @@ fn write_established<'a>(
     writeln!(text, "\t}}")
 }
 
-/// What is delivered to this host. A host's connections to itself are not looked at: who makes those is inside already.
+/// Writes the chain of packets to this host. Connections of the host to itself pass: their maker is on the host already.
 fn write_input(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
     writeln!(text, "\tchain input {{")?;
     writeln!(text, "\t\ttype filter hook input priority filter - 10; policy accept;")?;
@@ -121,7 +121,7 @@ fn write_input(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::
     writeln!(text, "\t}}")
 }
 
-/// What is passed on, to containers for instance.
+/// Writes the chain of packets that the host forwards, to containers for instance.
 fn write_forward(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
     writeln!(text, "\tchain forward {{")?;
     writeln!(text, "\t\ttype filter hook forward priority filter - 10; policy accept;")?;
@@ -129,8 +129,8 @@ fn write_forward(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt
     writeln!(text, "\t}}")
 }
 
-/// Connections whose destination was translated before they are filtered: ports that containers publish, and ports that
-/// are redirected on the host. What was dialled is in the connection's original tuple.
+/// Writes rules for connections whose destination was translated before they are filtered: ports that containers publish,
+/// and ports that are redirected on the host. The dialled port is in the connection's original tuple.
 fn write_translated(text: &mut String, ports: &BTreeSet<ProtectedPort>) -> std::fmt::Result {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let ports: Vec<_> =
@@ -191,7 +191,7 @@ fn family(set: Set) -> &'static str {
 
 fn with_timeouts(elements: &Elements, set: Set, now: BootTime) -> String {
     let one = |(element, end): (&Element, &BootTime)| {
-        // A timeout of zero would be none at all.
+        // A timeout of zero would mean no timeout.
         let timeout = end.since(now).as_millis().max(1);
         format!("{} timeout {timeout}ms", key(element))
     };

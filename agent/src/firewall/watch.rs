@@ -1,10 +1,11 @@
-//! Hearing when our table is changed.
+//! The watch: reports when a process changes Postern's table.
 //!
-//! The kernel tells each transaction of anyone in this network namespace: first what it touched, then, in one last
-//! message, who made it. Our own are told too. Those of our threads are passed over here, those of an `nft` that we ran
-//! are not: whether anything is wrong is for the reconciler to see, who compares, and this only says when to look.
+//! The kernel sends messages about each transaction of any process in this network namespace: first what it touched,
+//! then, in a last message, the process that made it. The agent's own transactions are among them. The watch leaves out
+//! those of the agent's threads, but not those of an `nft` that the agent ran: the watch only says when to look, and the
+//! reconciler compares and decides whether anything is wrong.
 //!
-//! Elements whose time has come are removed by the kernel without a transaction, and so without waking anyone.
+//! The kernel removes an element whose time has come without a transaction, so the end of a window is not reported.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,37 +22,37 @@ use tokio::net::UnixDatagram;
 
 use super::TABLE;
 
-/// The group that is told of transactions, NFNLGRP_NFTABLES (7), as a bit.
+/// The multicast group of transactions, NFNLGRP_NFTABLES (7), as a bit.
 const NFNLGRP_NFTABLES: u32 = 1 << (7 - 1);
-/// How much may wait to be read, in bytes: a flush of some thousand rules.
+/// The size of the receive buffer, in bytes: enough for a flush of some thousand rules.
 const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
-/// The longest datagram taken, in bytes. The kernel makes them of a page or two.
+/// The longest datagram accepted, in bytes. The kernel sends datagrams of a page or two.
 const MAX_DATAGRAM_BYTES: usize = 64 << 10;
 
-/// Listens to the transactions of this network namespace.
+/// A listener on the transactions of this network namespace.
 #[derive(Debug)]
 pub struct TableWatch {
-    /// A netlink socket. Tokio has no type for it, and waits until one is readable in the same way for all.
+    /// A netlink socket. Tokio has no type for one, but waits for every kind of socket in the same way.
     socket: UnixDatagram,
     buffer: Vec<u8>,
     reader: TransactionReader,
     changes: VecDeque<TableChange>,
 }
 
-/// Someone touched our table.
+/// A change of Postern's table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TableChange {
     /// The name of the process, or of its thread; empty if unknown.
     pub process: String,
-    /// Its process id, or thread id, as the initial PID namespace counts; 0 if unknown.
+    /// The process id, or thread id, in the initial PID namespace; 0 if unknown.
     pub pid: u32,
 }
 
 impl TableWatch {
-    /// Listens from now on.
+    /// Starts to listen.
     ///
     /// # Errors
-    /// The kernel refused: this needs CAP_NET_ADMIN.
+    /// The kernel refused: the watch needs CAP_NET_ADMIN.
     pub fn start() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let netfilter = Some(netlink::NETFILTER);
@@ -66,11 +67,11 @@ impl TableWatch {
         })
     }
 
-    /// Waits until someone has touched our table, or may have: so much was told at once that some of it was lost. Safe
-    /// to cancel.
+    /// Waits until a process has changed the table, or may have, because the kernel sent so much at once that messages were
+    /// lost. Safe to cancel.
     ///
     /// # Errors
-    /// The socket is broken.
+    /// The socket failed.
     pub async fn changed(&mut self) -> io::Result<TableChange> {
         loop {
             if let Some(change) = self.changes.pop_front() {
@@ -89,7 +90,7 @@ impl TableWatch {
         }
     }
 
-    /// Waits for the next datagram. Returns its length, whatever of it fits into the buffer.
+    /// Waits for the next datagram. Returns its length, even if it does not fit into the buffer.
     async fn receive(&mut self) -> io::Result<usize> {
         let (socket, buffer) = (&self.socket, &mut self.buffer);
         let receive = || {
@@ -100,14 +101,14 @@ impl TableWatch {
     }
 }
 
-/// What was heard of the transaction that is being told.
+/// The reader of messages, with what it has read of the present transaction.
 #[derive(Debug, Default)]
 struct TransactionReader {
     touches_table: bool,
 }
 
 impl TransactionReader {
-    /// Takes one datagram, of one or more messages, and returns the changes of our table that it ends.
+    /// Reads a datagram of one or more messages, and returns the changes of the table whose transactions it ends.
     fn take(&mut self, mut datagram: &[u8]) -> Vec<TableChange> {
         let mut changes = Vec::new();
         while let Some((message, rest)) = Message::split_off(datagram) {
@@ -129,7 +130,7 @@ impl TransactionReader {
     }
 }
 
-/// One message of nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h).
+/// A message of nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h).
 struct Message<'a> {
     kind: u16,
     family: u8,
@@ -142,7 +143,7 @@ const NEWGEN: u16 = (10 << 8) | 15;
 const NFPROTO_INET: u8 = 1;
 
 impl<'a> Message<'a> {
-    /// The first message of a datagram, and what follows it.
+    /// Returns the first message of a datagram, and the rest.
     fn split_off(datagram: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let header = Nlmsghdr::new_from_slice(datagram.get(..Nlmsghdr::len())?)?;
         let length = usize::try_from(header.len).ok()?;
@@ -152,7 +153,7 @@ impl<'a> Message<'a> {
         Some((Self { kind: header.r#type, family, attributes }, rest))
     }
 
-    /// Who made the transaction, if this message ends it.
+    /// Returns the process that made the transaction, if this message ends it.
     fn end(&self) -> Option<TableChange> {
         let attributes = GenAttrs::new(self.attributes);
         (self.kind == NEWGEN).then(|| TableChange {
@@ -164,14 +165,16 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Whether it is about our table or something in it. In every other message the table's name is the first attribute.
+    /// Reports whether the message is about Postern's table or a part of it. In every message but the last of a transaction
+    /// the table's name is the first attribute.
     fn touches_table(&self) -> bool {
         let table = TableAttrs::new(self.attributes).get_name();
         self.family == NFPROTO_INET && table.is_ok_and(|name| name.to_bytes() == TABLE.as_bytes())
     }
 }
 
-/// Where the kernel counts processes from elsewhere than this one does, in a container, this is never so.
+/// Reports whether the id is that of a thread of this process. In a container the kernel counts in another PID namespace,
+/// and the answer is always no.
 fn is_own_thread(id: u32) -> bool {
     id != 0 && Path::new("/proc/self/task").join(id.to_string()).exists()
 }
@@ -180,7 +183,7 @@ fn is_own_thread(id: u32) -> bool {
 mod tests {
     use super::*;
 
-    /// Of NFT_MSG_DELTABLE, for instance.
+    /// Returns a message, of NFT_MSG_DELTABLE for instance.
     fn message(kind: u16, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut body = vec![family, 0, 0, 0];
         for (number, value) in attributes {
@@ -225,13 +228,13 @@ mod tests {
     }
 
     #[test]
-    fn a_transaction_of_a_thread_of_this_process_is_passed_over() {
+    fn a_transaction_of_a_thread_of_this_process_is_left_out() {
         let own = message(15, 0, &[(2, &std::process::id().to_be_bytes())]);
         assert_eq!(changes(&[message(2, NFPROTO_INET, &[(1, b"postern\0")]), own]), []);
     }
 
     #[test]
-    fn what_cannot_be_read_ends_its_datagram_only() {
+    fn an_unreadable_message_ends_only_its_datagram() {
         let cut = end(b"nft\0");
         for length in 0..cut.len() {
             assert_eq!(changes(&[cut[..length].to_vec()]), []);

@@ -1,4 +1,5 @@
-//! The reconciler's thread, and the handle through which tasks reach it. Firewall and disk block; the runtime must not.
+//! The reconciler's thread, and the handle through which tasks reach it. The firewall and the disk block; the async
+//! runtime must not.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,21 +10,21 @@ use crate::error_chain::error_chain;
 use crate::status::StatusFile;
 use crate::window_log;
 
-/// Reaches the reconciler. When the reconciler has ended, so has the agent, and answers never come.
+/// The way to the reconciler. When the reconciler has ended, so has the agent, and answers never come.
 ///
-/// The queue has no bound of its own: whoever sends a command waits for its answer before the next.
+/// The queue has no bound of its own: each caller waits for the answer to a command before it sends the next.
 #[derive(Debug, Clone)]
 pub struct ReconcilerHandle {
     commands: mpsc::UnboundedSender<Command>,
 }
 
-/// What the reconciler's thread takes its work from.
+/// The queue from which the reconciler's thread takes its work.
 #[derive(Debug)]
 pub struct Commands {
     queue: mpsc::UnboundedReceiver<Command>,
 }
 
-/// The answer to a desired state: nothing, or the error with its causes, for the broker.
+/// The answer to a desired state: success, or the error with its causes, for the broker.
 pub type Answer = oneshot::Receiver<Result<(), String>>;
 
 #[derive(Debug)]
@@ -35,13 +36,13 @@ enum Command {
     Tick { reply: oneshot::Sender<RepairOutcome> },
 }
 
-/// A handle, and what [`serve`] takes.
+/// Makes a handle, and the queue that [`serve`] takes.
 pub fn channel() -> (ReconcilerHandle, Commands) {
     let (commands, queue) = mpsc::unbounded_channel();
     (ReconcilerHandle { commands }, Commands { queue })
 }
 
-/// Serves the reconciler until every handle is gone. Blocks: it is to have a thread of its own.
+/// Serves the reconciler until every handle is dropped. Blocks, so it must have a thread of its own.
 pub fn serve<H: HostLayer>(
     mut reconciler: HostReconciler<H>,
     mut commands: Commands,
@@ -50,7 +51,7 @@ pub fn serve<H: HostLayer>(
     let boot = clock::boot_id();
     while let Some(command) = commands.queue.blocking_recv() {
         let now = Moment { boot: boot.clone(), boottime: clock::boottime(), wall: clock::wall() };
-        // An answer that nobody waits for any more is no error.
+        // A caller that no longer waits for its answer is no error.
         match command {
             Command::BeginSession { reply } => {
                 let _ = reply.send(reconciler.begin_session());
@@ -79,41 +80,41 @@ pub fn serve<H: HostLayer>(
     }
 }
 
-/// How long the machine has been suspended since boot.
+/// Returns the time for which the machine has been suspended since boot.
 pub fn suspended(now: BootTime) -> std::time::Duration {
     now.since(BootTime(0)).saturating_sub(clock::monotonic())
 }
 
 impl ReconcilerHandle {
-    /// See [`HostReconciler::begin_session`].
+    /// Begins a session: see [`HostReconciler::begin_session`].
     pub async fn begin_session(&self) -> u64 {
         let (reply, answer) = oneshot::channel();
         self.send(Command::BeginSession { reply });
         answer_or_pending(answer).await
     }
 
-    /// Hands a desired state over; the answer comes when kernel and ledger have it.
+    /// Sends a desired state; the answer comes when the kernel and the ledger have it.
     pub fn accept(&self, desired: DesiredState) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Accept { desired, reply });
         answer
     }
 
-    /// See [`HostReconciler::close_windows`]; the answer comes when kernel and ledger have it.
+    /// Closes every window: see [`HostReconciler::close_windows`]. The answer comes when the kernel and the ledger have it.
     pub fn close_windows(&self, generation: u64) -> Answer {
         let (reply, answer) = oneshot::channel();
         self.send(Command::CloseWindows { generation, reply });
         answer
     }
 
-    /// See [`HostReconciler::repair`].
+    /// Checks and repairs the table: see [`HostReconciler::repair`].
     pub async fn repair(&self) -> RepairOutcome {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Repair { reply });
         answer_or_pending(answer).await
     }
 
-    /// See [`HostReconciler::tick`]; returns when it is done.
+    /// Does the work of time: see [`HostReconciler::tick`].
     pub async fn tick(&self) -> RepairOutcome {
         let (reply, answer) = oneshot::channel();
         self.send(Command::Tick { reply });
@@ -121,12 +122,12 @@ impl ReconcilerHandle {
     }
 
     fn send(&self, command: Command) {
-        // A reconciler that has ended drops the command, and with it the way for its answer: see [`answer_or_pending`].
+        // A reconciler that has ended drops the command, and with it the sender of its answer: see [`answer_or_pending`].
         let _ = self.commands.send(command);
     }
 }
 
-/// The answer, or nothing ever: then the reconciler's thread has ended, and [`crate::tasks`] ends the process.
+/// Waits for the answer. If the reconciler's thread has ended, waits for ever: [`crate::tasks`] then ends the process.
 pub async fn answer_or_pending<T>(answer: impl Future<Output = Result<T, oneshot::error::RecvError>>) -> T {
     match answer.await {
         Ok(answer) => answer,

@@ -1,4 +1,4 @@
-//! The reconciler with a real ledger and a host layer that remembers, refuses and forgets as it is told to.
+//! The reconciler with a real ledger and a host layer in memory that refuses and shows damage as a test asks.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -49,7 +49,7 @@ impl HostLayer for FakeHost {
 }
 
 impl FakeHost {
-    /// The ports and the number of windows it holds.
+    /// Returns the ports and the number of windows that the host holds.
     fn holds(&self) -> Option<(Vec<String>, usize)> {
         let table = self.0.lock().unwrap();
         let held = table.held.as_ref()?;
@@ -90,7 +90,7 @@ fn start(host: &FakeHost, config: &Config, now: &Moment) -> HostReconciler<FakeH
     HostReconciler::start(host.clone(), Ledger::in_dir(&config.state_dir), config, now, Duration::ZERO)
 }
 
-/// Port 9 protected, with one window for each end, in seconds.
+/// Returns a state that protects port 9 and has a window for each end, in seconds.
 fn desired(generation: u64, ends: &[u64]) -> DesiredState {
     let window = |(i, end): (usize, &u64)| HeldWindow {
         grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
@@ -112,7 +112,7 @@ fn i1_the_bootstrap_ports_are_denied_before_the_first_contact() {
     let host = FakeHost::default();
     start(&host, &config(dir.path(), &["tcp/22"]), &at(1));
     assert_eq!(host.holds(), ports(&["tcp/22"], 0));
-    // They are what the configuration says now, not what it said first.
+    // The bootstrap ports are those of the configuration now, not those of the first start.
     start(&host, &config(dir.path(), &["tcp/22", "tcp/23"]), &at(2));
     assert_eq!(host.holds(), ports(&["tcp/22", "tcp/23"], 0));
 }
@@ -124,7 +124,7 @@ fn i1_a_restart_without_a_broker_holds_what_was_accepted() {
     start(&FakeHost::default(), &config, &at(1)).accept(desired(5, &[10, 20]), &at(2)).unwrap();
     let host = FakeHost::default();
     let mut reconciler = start(&host, &config, &at(10));
-    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "the end of the other has come");
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "the other window has ended");
     assert_eq!(reconciler.begin_session(), 5);
 }
 
@@ -138,14 +138,18 @@ fn i1_a_ledger_that_cannot_be_read_opens_nothing() {
     let mut reconciler = start(&empty, &config, &at(1));
     assert_eq!(empty.holds().unwrap().0.len(), 4, "the management ports are denied");
     reconciler.tick(&at(100), Duration::ZERO);
-    assert_eq!(std::fs::read(dir.path().join("state.json")).unwrap(), b"{", "kept for whoever looks into it");
+    assert_eq!(
+        std::fs::read(dir.path().join("state.json")).unwrap(),
+        b"{",
+        "kept for an operator to examine"
+    );
 
     let loaded = FakeHost::default();
     let mut other = start(&loaded, &config, &at(1));
     loaded.0.lock().unwrap().held = Some(desired(1, &[50]).policy());
     other = HostReconciler::start(other.host, other.ledger, &config, &at(2), Duration::ZERO);
     other.tick(&at(100), Duration::from_secs(5));
-    assert_eq!(loaded.holds(), ports(&["tcp/9"], 1), "the table of before stays, with its own timeouts");
+    assert_eq!(loaded.holds(), ports(&["tcp/9"], 1), "the earlier table stays, with its own timeouts");
     other.accept(desired(7, &[]), &at(101)).unwrap();
     assert_eq!(start(&loaded, &config, &at(102)).begin_session(), 7, "the ledger is whole again");
 }
@@ -162,7 +166,7 @@ fn i1_a_ledger_that_is_gone_does_not_unprotect_what_the_kernel_holds() {
 }
 
 #[test]
-fn i5_what_the_kernel_refuses_changes_nothing() {
+fn i5_a_state_that_the_kernel_refuses_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let config = config(dir.path(), &[]);
     let host = FakeHost::default();
@@ -173,9 +177,9 @@ fn i5_what_the_kernel_refuses_changes_nothing() {
     assert_eq!(error_chain(&refused), "the host firewall refused generation 2: out of sets");
     assert_eq!(reconciler.accepted(), Some(&desired(1, &[50])));
     host.refuse(false);
-    assert_eq!(start(&host, &config, &at(4)).begin_session(), 1, "nor was it written down");
+    assert_eq!(start(&host, &config, &at(4)).begin_session(), 1, "it was not written to the ledger either");
     reconciler.accept(desired(2, &[50, 60]), &at(5)).unwrap();
-    assert_eq!(host.holds(), ports(&["tcp/9"], 2), "told again, it is accepted");
+    assert_eq!(host.holds(), ports(&["tcp/9"], 2), "sent again, it is accepted");
 }
 
 #[test]
@@ -193,7 +197,7 @@ fn a_full_disk_closes_but_does_not_open() {
 }
 
 #[test]
-fn i8_a_stale_state_is_answered_so() {
+fn i8_a_stale_state_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut reconciler = start(&FakeHost::default(), &config(dir.path(), &[]), &at(1));
     reconciler.accept(desired(4, &[]), &at(2)).unwrap();
@@ -202,7 +206,7 @@ fn i8_a_stale_state_is_answered_so() {
 }
 
 #[test]
-fn i2_the_kernel_is_told_again_after_a_suspend_and_after_a_failure() {
+fn i2_the_table_is_applied_again_after_a_suspend_and_after_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let host = FakeHost::default();
     let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
@@ -212,7 +216,7 @@ fn i2_the_kernel_is_told_again_after_a_suspend_and_after_a_failure() {
     assert_eq!(host.ensured(), before, "nothing happened");
     reconciler.tick(&at(40), Duration::from_secs(36));
     reconciler.tick(&at(41), Duration::from_secs(36));
-    assert_eq!(host.ensured(), before + 1, "it slept once");
+    assert_eq!(host.ensured(), before + 1, "it was suspended once");
 
     host.refuse(true);
     assert!(!reconciler.repair(&at(42)).in_sync);
@@ -222,7 +226,7 @@ fn i2_the_kernel_is_told_again_after_a_suspend_and_after_a_failure() {
 }
 
 #[test]
-fn i2_the_ledger_is_written_again_when_the_wall_is_stepped_and_as_it_ages() {
+fn i2_the_ledger_is_written_again_when_the_wall_clock_is_stepped_and_as_it_ages() {
     let dir = tempfile::tempdir().unwrap();
     let mut reconciler = start(&FakeHost::default(), &config(dir.path(), &[]), &at(1));
     reconciler.accept(desired(1, &[5000]), &at(2)).unwrap();
@@ -238,7 +242,7 @@ fn i2_the_ledger_is_written_again_when_the_wall_is_stepped_and_as_it_ages() {
 }
 
 #[test]
-fn i9_damage_is_told_once_whoever_found_it() {
+fn i9_damage_is_returned_once_by_a_repair_or_a_tick() {
     let dir = tempfile::tempdir().unwrap();
     let host = FakeHost::default();
     let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
@@ -250,17 +254,17 @@ fn i9_damage_is_told_once_whoever_found_it() {
 
     host.damage("found while a state was accepted");
     reconciler.accept(desired(1, &[5000]), &at(5)).unwrap();
-    assert_eq!(what(reconciler.tick(&at(5), Duration::ZERO)), None, "it may still be heard who did it");
+    assert_eq!(what(reconciler.tick(&at(5), Duration::ZERO)), None, "the watch may still report the process");
     assert_eq!(what(reconciler.repair(&at(5))), Some(("found while a state was accepted".into(), 1)));
 
-    host.damage("never heard of");
+    host.damage("not reported by the watch");
     reconciler.accept(desired(2, &[5000]), &at(9)).unwrap();
-    assert_eq!(what(reconciler.tick(&at(10), Duration::ZERO)), Some(("never heard of".into(), 4)));
+    assert_eq!(what(reconciler.tick(&at(10), Duration::ZERO)), Some(("not reported by the watch".into(), 4)));
     assert_eq!(what(reconciler.repair(&at(11))), None);
 }
 
 #[test]
-fn i1_a_table_that_was_left_alone_is_denied_once_someone_touches_it() {
+fn i1_a_table_that_was_left_alone_is_replaced_once_another_process_changes_it() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("state.json"), "{").unwrap();
     let host = FakeHost::default();

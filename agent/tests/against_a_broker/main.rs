@@ -1,4 +1,4 @@
-//! The agent's link, identity and reconciler against a broker over real TLS; only the kernel is played.
+//! The agent's connection, identity and reconciler against a broker over real TLS; only the kernel is faked.
 
 #[cfg(test)]
 mod fake;

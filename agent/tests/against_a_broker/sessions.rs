@@ -23,7 +23,7 @@ use postern_proto::v1::session_response::Message as ToAgent;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An agent in this process: everything but the firewall.
+/// An agent in this process, with everything but the firewall.
 struct Agent {
     host: MemoryHost,
     reporter: Reporter,
@@ -72,7 +72,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
 }
 
 #[tokio::test]
-async fn a_token_buys_one_identity_once() {
+async fn a_token_is_exchanged_for_an_identity_once() {
     let broker = FakeBroker::start("127.0.0.1").await;
     let dir = tempfile::tempdir().unwrap();
     let (token, identity) = (broker.token(), dir.path().join("identity"));
@@ -84,7 +84,7 @@ async fn a_token_buys_one_identity_once() {
         again.to_string().contains("was used before") && again.to_string().contains("agents token"),
         "{again}"
     );
-    assert!(!dir.path().join("other").exists(), "nothing is left of a refused enrolment");
+    assert!(!dir.path().join("other").exists(), "a refused enrolment leaves nothing");
 }
 
 #[tokio::test]
@@ -113,7 +113,7 @@ async fn a_desired_state_is_held_and_answered_and_survives_a_disconnect() {
     let mut session = broker.session().await;
     assert_eq!(session.hello.last_generation, 3);
     session.send_state(1, 600, session.hello_at).await;
-    assert_eq!(session.applied().await.error, "", "a new session starts afresh");
+    assert_eq!(session.applied().await.error, "", "a new session starts with no generation");
 }
 
 #[tokio::test]
@@ -124,11 +124,11 @@ async fn i2_a_message_that_was_held_back_does_not_lengthen_a_window() {
     tokio::time::sleep(Duration::from_millis(1500)).await;
     session.send_state(1, 1, session.hello_at).await;
     assert_eq!(session.applied().await.error, "");
-    assert!(agent.host.deadlines().is_empty(), "its second was over when it came");
+    assert!(agent.host.deadlines().is_empty(), "its second was over when it arrived");
 }
 
 #[tokio::test]
-async fn what_no_host_can_hold_is_answered_with_the_field() {
+async fn an_invalid_state_is_answered_with_the_field() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let _agent = agent(&broker, Some(broker.identity(HOUR)));
     let mut session = broker.session().await;
@@ -156,24 +156,24 @@ async fn i9_tampering_is_reported_until_it_is_acknowledged() {
     drop(session);
     let mut session = broker.session().await;
     let (again_at, message) = session.next().await;
-    assert_eq!(pid(message), 1, "nothing showed that it was heard");
+    assert_eq!(pid(message), 1, "the broker had not acknowledged it");
     assert!(again_at > sent_at);
     session.send(again_at, ToAgent::Heartbeat(HeartbeatReply {})).await;
-    // An answer after the heartbeat's reply: so the agent has read that by now.
+    // The agent answers this state after the reply to its heartbeat, so it has read the reply by then.
     session.send_state(1, 1, session.hello_at).await;
     session.applied().await;
     drop(session);
     agent.reporter.report(report(2));
-    assert_eq!(pid(broker.session().await.next().await.1), 2, "the first was heard");
+    assert_eq!(pid(broker.session().await.next().await.1), 2, "the first was acknowledged");
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_takes_the_session_over_without_a_gap() {
+async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let agent = agent(&broker, None);
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
-    // Issued a minute back and nearly over: the time to renew has come.
+    // Backdated by a minute and nearly ended, so the renewal is due.
     broker.identity(Duration::from_secs(30)).save(&identity).unwrap();
     let (address, current) = (broker.address.clone(), Arc::clone(&agent.current));
     let mut renewal = Tasks::default();

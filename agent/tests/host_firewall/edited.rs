@@ -1,5 +1,5 @@
-//! Edits of our table by another process, field by field, while windows are open and after their end. Each is noticed, put
-//! right and reported once.
+//! Edits of Postern's table by another process, field by field, while windows are open and after their end. The layer
+//! notices, repairs and reports each once.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use postern_tests::{Host, Reach};
 
 use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
 
-/// Edits that need no window to be there: what they make is no window, or no rule of ours.
+/// Edits that need no open window: each adds an element that is no window, or changes rules, chains, sets or the table.
 const ADDITIONS: [&str; 32] = [
     // An element in each set: every source, another port, another protocol, no end, the wrong set, the wrong family's width.
     "add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }",
@@ -60,7 +60,8 @@ const WINDOW_EDITS: [&str; 10] = [
     "delete element inet postern nets6 { 2001:db8::/64 . tcp . 22 } && add element inet postern nets6 { 2001:db8::/63 . tcp . 22 timeout 1m }",
 ];
 
-/// Our table as `nft` lists it, but for what counts by itself: what is left of a window, packets, and the order of elements.
+/// Returns Postern's table as `nft` lists it, without what changes by itself: the time left of a window, packet counts,
+/// and the order of elements.
 fn normalized(vm: &Host) -> Vec<String> {
     let listed = listed(vm);
     let words = listed.split_whitespace().map(|word| word.trim_end_matches(','));
@@ -80,12 +81,12 @@ fn run(vm: &Host, commands: &str) {
     }
 }
 
-/// The layer notices the edit, puts it right, and reports it once.
+/// Asserts that the layer notices the edit, repairs it, and reports it once.
 fn assert_repaired(layer: &Layer, vm: &Host, policy: &HostPolicy, before: &[String], commands: &str) {
     run(vm, commands);
     layer.ensure(vm, policy).unwrap_or_else(|error| panic!("{commands}: {error}"));
     assert!(layer.damage().is_some(), "{commands}: it was not noticed");
-    assert_eq!(normalized(vm), before, "{commands}: it was not put right");
+    assert_eq!(normalized(vm), before, "{commands}: it was not repaired");
     layer.ensure(vm, policy).unwrap();
     assert_eq!(layer.damage(), None, "{commands}: it is reported once");
 }

@@ -1,4 +1,4 @@
-//! The host layer through real packets: the kernel's own rules on one namespace, clients on others.
+//! The host layer through real packets: the kernel's rules in one namespace, clients in others.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod containers;

@@ -1,10 +1,10 @@
-//! What others do to the ruleset, and what is made of it.
+//! Changes of the ruleset by other processes, and the layer's answer.
 
 use postern_tests::{Reach, tied};
 
 use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
 
-/// Does something to the VM's ruleset behind our back, and sets the same policy again.
+/// Changes the VM's ruleset as another process, and sets the same policy again.
 fn after(commands: &str) -> (Option<String>, Reach, Reach) {
     let net = a_net();
     let layer = Layer::new();
@@ -16,7 +16,7 @@ fn after(commands: &str) -> (Option<String>, Reach, Reach) {
     layer.ensure(&net.vm, &policy).unwrap();
     let damage = layer.damage();
     layer.ensure(&net.vm, &policy).unwrap();
-    assert_eq!(layer.damage(), None, "it is put right and named once");
+    assert_eq!(layer.damage(), None, "the damage is repaired and reported once");
     let listed = listed(&net.vm);
     assert!(listed.contains("198.51.100.0/24 . tcp . 22"), "{listed}");
     (damage, net.alice.reach(net.vm.tcp(22)), net.mallory.reach(net.vm.tcp(22)))
@@ -32,8 +32,8 @@ fn a_change_of_the_table_is_repaired_and_reported() {
         ("add chain inet postern more", "chains or rules"),
         ("flush set inet postern hosts4", "missing"),
         ("flush set inet postern nets4", "missing"),
-        ("add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }", "not ours"),
-        ("add element inet postern nets4 { 192.0.2.0/25 . tcp . 22 }", "not ours"),
+        ("add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }", "not Postern's"),
+        ("add element inet postern nets4 { 192.0.2.0/25 . tcp . 22 }", "not Postern's"),
         (
             "delete element inet postern hosts4 { 192.0.2.20 . tcp . 22 }; add element inet postern hosts4 { 192.0.2.20 . tcp . 22 timeout 5h }",
             "another end",

@@ -1,4 +1,4 @@
-//! What is open and what is not.
+//! Open and closed ports.
 
 use postern_core::Mode;
 use postern_tests::{Endpoint, Host, Reach};

@@ -1,4 +1,4 @@
-//! What the watch hears of the transactions of a real kernel, in a network namespace.
+//! The watch of the table on the transactions of a real kernel, in a network namespace.
 
 #[cfg(test)]
 mod transactions;

@@ -1,4 +1,4 @@
-//! Transactions of others, of this process, and of the kernel itself.
+//! Transactions of other processes, of this process, and of the kernel itself.
 
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -13,10 +13,10 @@ use postern_core::{Mode, ProtectedPort};
 use postern_tests::{Host, Net};
 use tokio::sync::Mutex;
 
-/// Long enough for anything to be heard that is going to be.
+/// The time within which every report arrives.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// Listens on a host.
+/// A watch on a host.
 #[derive(Clone)]
 struct Listener(Arc<Mutex<TableWatch>>);
 
@@ -25,7 +25,7 @@ impl Listener {
         Self(Arc::new(Mutex::new(host.room().run(async { TableWatch::start().unwrap() }))))
     }
 
-    /// The next change, if there is one within [`QUIET`].
+    /// Returns the next change, if there is one within [`QUIET`].
     fn next_change(&self, host: &Host) -> Option<TableChange> {
         let listener = self.clone();
         host.room().run(async move {
@@ -44,12 +44,12 @@ fn nft(host: &Host, arguments: &str) -> u32 {
     child.id()
 }
 
-/// Whether this process is in the PID namespace that the kernel names processes by (PROC_PID_INIT_INO).
+/// Reports whether this process is in the PID namespace by which the kernel names processes (PROC_PID_INIT_INO).
 fn counts_as_the_kernel() -> bool {
     std::fs::read_link("/proc/self/ns/pid").is_ok_and(|link| link.as_os_str() == "pid:[4026531836]")
 }
 
-/// A host with a table of our name that holds a set, and an listener on it.
+/// Returns a host with a table of Postern's name that holds a set, and a watch on it.
 fn listening() -> (Net, Listener) {
     let net = Net::new();
     nft(&net.vm, "add table inet postern");
@@ -74,7 +74,8 @@ fn i9_every_kind_of_change_is_reported_with_the_process_that_made_it() {
         "flush ruleset",
     ] {
         let pid = nft(&net.vm, change);
-        let change_seen = listener.next_change(&net.vm).unwrap_or_else(|| panic!("{change} was not heard"));
+        let change_seen =
+            listener.next_change(&net.vm).unwrap_or_else(|| panic!("{change} was not reported"));
         assert_eq!(change_seen.process, "nft", "{change}");
         if counts_as_the_kernel() {
             assert_eq!(change_seen.pid, pid, "{change}");
@@ -105,7 +106,7 @@ fn what_this_process_changes_over_netlink_is_not_reported() {
     }
     while listener.next_change(&net.vm).is_some() {}
     nft(&net.vm, "flush ruleset");
-    assert!(listener.next_change(&net.vm).is_some(), "others are heard");
+    assert!(listener.next_change(&net.vm).is_some(), "a change of another process is reported");
 }
 
 #[test]
@@ -132,7 +133,7 @@ fn the_end_of_a_window_is_not_reported() {
     let listed = net.vm.must("nft", &["list", "table", "inet", "postern"]);
     assert!(!listed.contains("192.0.2.7"), "{listed}");
     assert_eq!(listener.next_change(&net.vm), None);
-    // The next transaction of others is not taken for one of ours.
+    // The next transaction on another table is not taken for a change of Postern's.
     nft(&net.vm, "add table inet other");
     assert_eq!(listener.next_change(&net.vm), None);
 }
@@ -154,6 +155,6 @@ fn when_messages_are_lost_a_change_is_assumed() {
     assert_eq!(
         listener.next_change(&net.vm).map(|change| change.process),
         Some("nft".to_owned()),
-        "it goes on hearing"
+        "the watch continues"
     );
 }
