@@ -1,11 +1,11 @@
 //! The certificate authority: a root that can be kept offline, and an intermediate (path length 0) that signs.
 //!
-//! Whatever a signing request asks for, the certificate carries the names written here.
+//! A certificate carries the names that the authority writes, whatever the signing request asks for.
 //!
 //! An intermediate lives for a year, and a new one takes its place while the authority signs: by [`Authority::renew`], or
 //! by [`Authority::reload`] where another program renewed it on disk. Every peer trusts the root, and every certificate
 //! travels with the intermediate that signed it. So certificates of the old intermediate are good until their own ends,
-//! beside those of the new one, and brokers that share a root need not tell each other of their intermediates.
+//! beside those of the new one, and brokers that share a root need not know each other's intermediates.
 
 mod certificate;
 mod disk;
@@ -32,7 +32,7 @@ use crate::{Fingerprint, PkiError, files};
 
 /// The life of an agent's certificate.
 pub const AGENT_LIFETIME: Duration = Duration::from_secs(3600);
-/// How far certificates are backdated, for clocks that are behind.
+/// The time by which certificates are backdated, for clocks that are behind.
 pub const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Signs certificates.
@@ -56,7 +56,7 @@ struct Signer {
 pub struct Issued {
     /// The certificate and the intermediate that signed it, DER, leaf first.
     pub chain: Vec<Vec<u8>>,
-    /// When the certificate ends.
+    /// The end of the certificate.
     pub not_after: Timestamp,
 }
 
@@ -70,7 +70,7 @@ impl Authority {
     /// Makes `root.key`, `root.pem`, `intermediate.key` and `intermediate.pem` in the directory.
     ///
     /// # Errors
-    /// One of them is there already, or cannot be written.
+    /// A file exists already, or cannot be written.
     pub fn init(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Self, PkiError> {
         let paths = Paths::of(dir);
         for path in paths.all() {
@@ -106,10 +106,10 @@ impl Authority {
         Ok(Self { trust_domain: trust_domain.clone(), paths, root, root_facts, signer })
     }
 
-    /// Takes up the intermediate that is on disk, where that is another one. Returns whether it is.
+    /// Takes up the intermediate on disk, if it is another one. Returns whether it is.
     ///
     /// # Errors
-    /// As [`Self::load`]; the authority goes on with the intermediate that it has.
+    /// As [`Self::load`]; the authority keeps the intermediate that it has.
     pub fn reload(&self) -> Result<bool, PkiError> {
         let found = self.paths.read_intermediate()?;
         if found.certificate == self.signer().certificate {
@@ -123,7 +123,7 @@ impl Authority {
     /// moment leaves the old one or the new one, each whole.
     ///
     /// # Errors
-    /// The key cannot be read, could be read by others, or is not the root's; the root is not valid at `now`; another
+    /// The key cannot be read, can be read by other users, or is not the root's; the root is not valid at `now`; another
     /// program is renewing; a file cannot be written. Nothing changes then, unless the file is `intermediate.pem`, the copy
     /// for people.
     pub fn renew(&self, root_key: &Path, now: Timestamp) -> Result<(), PkiError> {
@@ -132,8 +132,8 @@ impl Authority {
         self.replace(root_key, now)
     }
 
-    /// As [`Self::renew`], where the intermediate on disk is due at `now`: another program may have renewed it just before.
-    /// Returns whether this call did.
+    /// Renews the intermediate as [`Self::renew`] does, if the one on disk is due at `now`: another program may have
+    /// renewed it just before. Returns whether this call renewed it.
     ///
     /// # Errors
     /// As [`Self::renew`], and as [`Self::reload`].
@@ -179,18 +179,18 @@ impl Authority {
         is_renewal_due(&self.signer().facts.life, &self.root_facts.life, now)
     }
 
-    /// The root's certificate.
+    /// Returns the root's certificate.
     pub fn root(&self) -> &CaCertificate {
         &self.root_facts
     }
 
-    /// The certificate of the intermediate in use.
+    /// Returns the certificate of the intermediate in use.
     pub fn intermediate(&self) -> CaCertificate {
         self.signer().facts.clone()
     }
 
-    /// The intermediates that were replaced and are valid at `now`, the newest last: certificates that they signed are good
-    /// until their own ends.
+    /// Returns the intermediates that were replaced and are valid at `now`, the newest last: certificates that they
+    /// signed are good until their own ends.
     ///
     /// # Errors
     /// The list cannot be read.
@@ -216,9 +216,9 @@ impl Authority {
         signer.sign(self.leaf_params(identity, &[], life)?, csr)
     }
 
-    /// Signs the certificate with which a broker serves under these DNS names and addresses. Where the intermediate is not
-    /// valid at `now`, the certificate is valid exactly when the intermediate is: a client then learns that it has ended, and
-    /// not only that the handshake failed.
+    /// Signs the certificate with which a broker serves under these DNS names and addresses. Where the intermediate is
+    /// not valid at `now`, the certificate is valid exactly when the intermediate is: a client then learns that it has
+    /// ended, and not only that the handshake failed.
     ///
     /// # Errors
     /// The request is malformed or not signed by its own key, or a name is neither a DNS name nor an address.
@@ -235,12 +235,12 @@ impl Authority {
         signer.sign(self.leaf_params(&Identity::Broker, names, life)?, csr)
     }
 
-    /// The roots that whoever talks to this authority's certificates must trust, DER.
+    /// Returns the roots that a peer of this authority's certificates must trust, DER.
     pub fn roots(&self) -> Vec<Vec<u8>> {
         vec![self.root.clone()]
     }
 
-    /// The root's fingerprint.
+    /// Returns the root's fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.root)
     }
@@ -285,7 +285,7 @@ impl Authority {
 }
 
 impl Signer {
-    /// Makes a signer of what is on disk.
+    /// Makes a signer of the intermediate on disk.
     fn of(found: Intermediate, root: &[u8], paths: &Paths) -> Result<Self, PkiError> {
         let Intermediate { key, certificate, from } = found;
         let from = from.display().to_string();
@@ -293,7 +293,7 @@ impl Signer {
         if !is_of_key(&certificate, &key) {
             return Err(PkiError::KeyMismatch);
         }
-        // Or it would sign certificates that no peer trusts.
+        // Otherwise the authority would sign certificates that no peer trusts.
         if !is_signed_by(&certificate, root) {
             let problem =
                 format!("{} did not sign it; put back the two that belong together", paths.root.display());
@@ -311,7 +311,7 @@ impl Signer {
         Err(PkiError::AuthorityNotValid { valid: format!("{not_before:.0} to {not_after:.0}") })
     }
 
-    /// The life of a certificate that is signed at `now`: no longer than the intermediate's own.
+    /// Returns the life of a certificate that is signed at `now`: no longer than the intermediate's own.
     fn leaf_life(&self, lifetime: Duration, now: Timestamp) -> Life {
         let not_after = later(now, lifetime).min(self.facts.life.not_after);
         Life { not_before: earlier(now, BACKDATE), not_after }

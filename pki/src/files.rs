@@ -9,15 +9,15 @@ use std::path::Path;
 
 use crate::PkiError;
 
-/// What a file of keys or certificates may be at the most, in bytes.
+/// The largest file of keys or certificates that is read, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
-/// Makes a directory that only its owner can enter; one that is there stays as it is.
+/// Makes a directory that only its owner can enter; an existing one stays as it is.
 pub(crate) fn make_dir(dir: &Path) -> Result<(), PkiError> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| failed(dir, source))
 }
 
-/// Reads a private key's file, unless someone else could have.
+/// Reads the file of a private key; refuses a file that other users can read.
 pub(crate) fn read_private(path: &Path) -> Result<String, PkiError> {
     let metadata = fs::symlink_metadata(path).map_err(|source| failed(path, source))?;
     if !metadata.is_file() {
@@ -38,13 +38,13 @@ pub(crate) fn read(path: &Path) -> Result<String, PkiError> {
     Ok(text)
 }
 
-/// Replaces a file whole and durably: after a crash there is the old one or the new one.
+/// Replaces a file whole and durably: a crash leaves the old content or the new one.
 pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     replace(path, text, mode, false)
 }
 
-/// As [`write`], and gives the file to the owner of its directory: a command that root runs must not leave a file that the
-/// broker's user cannot read.
+/// Writes a file as [`write`] does, and gives it to the owner of its directory: a command that root runs must not leave a
+/// file that the broker's user cannot read.
 pub(crate) fn write_beside(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     replace(path, text, mode, true)
 }
@@ -53,7 +53,7 @@ fn replace(path: &Path, text: &str, mode: u32, to_owner_of_directory: bool) -> R
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = path.with_extension("tmp");
     let write = || -> io::Result<()> {
-        // A leftover of a crash may have another mode: `create_new` must make the file.
+        // A file that a crash left may have another mode: `create_new` must make the file.
         match fs::remove_file(&temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             Ok(()) | Err(_) => {}

@@ -1,5 +1,5 @@
-//! The life of the authority's own certificates: when the intermediate is renewed, and how near an end is. Time is an
-//! argument.
+//! The life of the authority's own certificates: the time to renew the intermediate, and the nearness of an end. Time is
+//! an argument.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,16 +14,16 @@ pub(crate) const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
 /// The life of an intermediate certificate that the root's own end does not cut short.
 pub(crate) const INTERMEDIATE_LIFETIME: Duration = DAY.saturating_mul(365);
 
-/// From when until when a certificate is valid.
+/// The time for which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// The first moment at which it is valid.
+    /// The first moment at which the certificate is valid.
     pub not_before: Timestamp,
-    /// The first moment at which it is not valid any more.
+    /// The first moment at which the certificate is no longer valid.
     pub not_after: Timestamp,
 }
 
-/// How near the end of a certificate is.
+/// The nearness of a certificate's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Nearness {
     /// More than 90 days away.
@@ -51,8 +51,8 @@ impl Life {
         Ok(Self { not_before, not_after })
     }
 
-    /// Reports whether a certificate that others renew should have been renewed by `now`: less than a third of its life is
-    /// left, and at most 30 days.
+    /// Reports whether a certificate that the broker does not renew itself should have been renewed by `now`: less than a
+    /// third of its life is left, and at most 30 days.
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         let left = self.not_after.duration_since(now);
         left * 3 < self.not_after.duration_since(self.not_before)
@@ -64,13 +64,13 @@ impl Life {
         (self.not_before..self.not_after).contains(&now)
     }
 
-    /// The middle of the life.
+    /// Returns the middle of the life.
     pub fn half(&self) -> Timestamp {
         let half = self.not_after.duration_since(self.not_before) / 2;
         self.not_before.checked_add(half).unwrap_or(self.not_after)
     }
 
-    /// Returns how near the end is.
+    /// Returns the nearness of the end.
     pub fn nearness(&self, now: Timestamp) -> Nearness {
         let left = Duration::try_from(self.not_after.duration_since(now)).unwrap_or_default();
         if left.is_zero() {
@@ -95,7 +95,7 @@ pub fn is_renewal_due(intermediate: &Life, root: &Life, now: Timestamp) -> bool 
     now >= intermediate.half() && root.holds(now) && intermediate_end(root, now) >= longer
 }
 
-/// The end of an intermediate that the root signs at `now`.
+/// Returns the end of an intermediate that the root signs at `now`.
 pub(crate) fn intermediate_end(root: &Life, now: Timestamp) -> Timestamp {
     now.checked_add(INTERMEDIATE_LIFETIME).unwrap_or(Timestamp::MAX).min(root.not_after)
 }
@@ -158,7 +158,8 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_others_renew_is_overdue_in_the_last_third_of_its_life_or_the_last_30_days() {
+    fn a_certificate_that_the_broker_does_not_renew_is_overdue_in_the_last_third_of_its_life_or_the_last_30_days()
+     {
         for (life, now, overdue) in [
             (life(0, 365), 334, false),
             (life(0, 365), 335, true),

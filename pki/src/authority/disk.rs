@@ -16,7 +16,7 @@ use crate::{PkiError, files, identity};
 /// The most replaced intermediates that are remembered; the oldest are forgotten first.
 const MAX_PREVIOUS: usize = 16;
 
-/// Where the files are.
+/// The paths of the files.
 pub(super) struct Paths {
     dir: PathBuf,
     pub(super) root_key: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Paths {
     pub(super) previous: PathBuf,
 }
 
-/// An intermediate with its key, as it is on disk.
+/// An intermediate with its key, as read from disk.
 pub(super) struct Intermediate {
     pub(super) key: KeyPair,
     pub(super) certificate: Vec<u8>,
@@ -76,7 +76,7 @@ impl Paths {
         files::write_beside(&self.intermediate, &pem, 0o644)
     }
 
-    /// The replaced intermediates that are valid at `now`, the newest last.
+    /// Reads the replaced intermediates that are valid at `now`, the newest last.
     pub(super) fn read_previous(&self, now: Timestamp) -> Result<Vec<Vec<u8>>, PkiError> {
         if self.previous.symlink_metadata().is_err() {
             return Ok(Vec::new());
@@ -88,7 +88,7 @@ impl Paths {
 
     /// Remembers an intermediate that is about to be replaced.
     pub(super) fn remember(&self, certificate: &[u8], now: Timestamp) -> Result<(), PkiError> {
-        // What cannot be read is for people alone, and must not keep the authority from its renewal.
+        // The list is for people alone: an unreadable one must not keep the authority from its renewal.
         let mut certificates = self.read_previous(now).unwrap_or_default();
         certificates.retain(|known| known != certificate);
         certificates.push(certificate.to_vec());
@@ -96,7 +96,7 @@ impl Paths {
         files::write_beside(&self.previous, &credentials::to_pem(&newest), 0o644)
     }
 
-    /// Keeps other programs from renewing until the file is dropped.
+    /// Keeps other programs from renewing until the returned file is dropped.
     pub(super) fn lock(&self) -> Result<File, PkiError> {
         let failed = |source| PkiError::File { path: self.dir.clone(), source };
         let dir = File::open(&self.dir).map_err(failed)?;

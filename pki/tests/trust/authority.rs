@@ -1,4 +1,4 @@
-//! The authority's files, and what it signs.
+//! The authority's files, and the certificates that it signs.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -34,7 +34,7 @@ fn an_authority_is_made_once_and_signs_without_its_root_key() {
 }
 
 #[test]
-fn a_key_that_others_can_read_is_refused_by_name_and_mode() {
+fn a_key_that_other_users_can_read_is_refused_by_name_and_mode() {
     let ca = Ca::new();
     for name in ["root.key", "intermediate.key"] {
         let path = ca.dir.path().join(name);
@@ -78,7 +78,7 @@ fn the_keys_and_certificates_of_two_authorities_do_not_mix() {
     let Err(error) = load(&ca) else { panic!("an intermediate that another root signed was loaded") };
     let error = error.to_string();
     assert!(error.contains("intermediate.key") && error.contains("root.pem"), "{error}");
-    // As it was before the certificate stood beside its key.
+    // The form of a file from before the certificate was written beside its key.
     let text = fs::read_to_string(file(&other, "intermediate.key")).unwrap();
     let key = &text[..text.find("-----BEGIN CERTIFICATE-----").unwrap()];
     fs::write(file(&ca, "intermediate.key"), key).unwrap();
@@ -90,7 +90,7 @@ fn the_keys_and_certificates_of_two_authorities_do_not_mix() {
 }
 
 #[test]
-fn i7_names_in_a_request_are_not_looked_at() {
+fn i7_names_in_a_request_are_ignored() {
     let ca = Ca::new();
     let key = rcgen::KeyPair::generate().unwrap();
     let mut requested = CertificateParams::default();

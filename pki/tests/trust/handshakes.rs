@@ -1,4 +1,4 @@
-//! Handshakes.
+//! Handshakes between brokers, agents and clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +25,7 @@ async fn i7_a_certificate_of_another_authority_is_refused_by_both_sides() {
     let (ca, other) = (Ca::new(), Ca::new());
     let error = handshake(ca.broker(), client_config(&other.agent()).unwrap(), NAME).await.err().unwrap();
     assert!(error.contains("invalid peer certificate"), "the client refuses the broker: {error}");
-    // Theirs, but told to trust our broker: now it is the broker that refuses.
+    // A certificate of the other authority whose holder trusts this broker: now the broker refuses.
     let key = postern_pki::KeyPair::generate().unwrap();
     let issued = other.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now()).unwrap();
     let forged = postern_pki::Credentials::new(key, issued.chain, ca.authority.roots()).unwrap();
@@ -35,7 +35,7 @@ async fn i7_a_certificate_of_another_authority_is_refused_by_both_sides() {
 #[tokio::test]
 async fn i7_an_expired_certificate_is_refused_but_for_an_agents_that_ended_not_long_ago() {
     let days = |days: u64| HOUR * 24 * u32::try_from(days).unwrap();
-    // Whoever serves it is told its end, and must ask for it.
+    // The broker can read the end of the certificate, and must check it.
     let ca = Ca::made_at(now() - days(60));
     let ended =
         |identity: &postern_pki::Identity, ago: Duration| ca.issue(identity, now() - ago - HOUR, HOUR);
@@ -48,7 +48,7 @@ async fn i7_an_expired_certificate_is_refused_but_for_an_agents_that_ended_not_l
         let outcome = handshake(ca.broker(), client_config(&ended(&identity, ago)).unwrap(), NAME).await;
         assert_eq!(outcome.is_ok(), admitted, "{identity:?} {ago:?} ago");
     }
-    // The grace is for the end alone: what is wrong otherwise stays wrong.
+    // The grace is for the end alone: a certificate with another fault stays refused.
     let other = Ca::made_at(now() - days(60));
     let key = postern_pki::KeyPair::generate().unwrap();
     let issued = other.authority.issue(&key.csr().unwrap(), &agent(), HOUR, now() - days(1)).unwrap();
@@ -88,7 +88,7 @@ async fn i7_a_broker_has_the_brokers_one_id_besides_its_name() {
     }
     let elsewhere =
         handshake(ca.forged(&["spiffe://elsewhere/broker"]), client_config(&ca.agent()).unwrap(), NAME);
-    assert!(elsewhere.await.is_err(), "another trust domain's, though of the same authority");
+    assert!(elsewhere.await.is_err(), "of another trust domain, though of the same authority");
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn an_enrolling_agent_trusts_the_root_that_its_token_pins_and_no_other() {
     let (ca, other) = (Ca::new(), Ca::new());
     let pinned = || pinned_client_config(ca.authority.fingerprint()).unwrap();
     let outcome = handshake(ca.broker(), pinned(), NAME).await.unwrap();
-    assert_eq!(outcome.peer, None, "it has no certificate yet");
+    assert_eq!(outcome.peer, None, "the agent has no certificate yet");
     let error = handshake(other.broker(), pinned(), NAME).await.err().unwrap();
     assert!(error.contains("UnknownIssuer"), "{error}");
     assert!(handshake(ca.broker(), pinned(), "other.example.org").await.is_err());

@@ -1,4 +1,4 @@
-//! Who trusts whom: real handshakes between what this crate makes, and the files that it reads and refuses.
+//! Trust between brokers, agents and clients: real handshakes, and the files that the crate reads and refuses.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authority;

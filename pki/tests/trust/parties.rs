@@ -21,7 +21,7 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 /// The name that brokers serve under.
 pub(crate) const NAME: &str = "broker.example.org";
 
-/// The wall: certificates are checked against it by rustls.
+/// Returns the time on the wall clock, against which rustls checks certificates.
 #[allow(clippy::disallowed_methods)]
 pub(crate) fn now() -> Timestamp {
     Timestamp::now()
@@ -43,7 +43,7 @@ impl Ca {
         Self { authority: Authority::init(dir.path(), &TrustDomain::default(), at).unwrap(), dir }
     }
 
-    /// Credentials of an identity, from `issued_at` on.
+    /// Issues credentials of an identity at `issued_at`.
     pub(crate) fn issue(
         &self,
         identity: &Identity,
@@ -63,12 +63,12 @@ impl Ca {
         self.issue(&alice(), now(), HOUR)
     }
 
-    /// The configuration of a broker.
+    /// Returns the configuration of a broker.
     pub(crate) fn broker(&self) -> Arc<ServerConfig> {
         self.broker_issued_at(now())
     }
 
-    /// The configuration of a broker whose certificate is good for an hour from then on.
+    /// Returns the configuration of a broker whose certificate is valid for an hour from then on.
     pub(crate) fn broker_issued_at(&self, at: Timestamp) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let names = [NAME.to_owned(), "192.0.2.1".to_owned()];
@@ -76,8 +76,8 @@ impl Ca {
         self.serving(Credentials::new(key, issued.chain, self.authority.roots()).unwrap())
     }
 
-    /// The configuration of whoever has a certificate that this authority would never make: it has these ids, and a
-    /// broker's name and usages besides.
+    /// Returns the configuration of a server with a certificate that this authority would never make: it has these ids,
+    /// and a broker's name and usages besides.
     pub(crate) fn forged(&self, ids: &[&str]) -> Arc<ServerConfig> {
         let pem = |name: &str| fs::read_to_string(self.dir.path().join(name)).unwrap();
         let authority = CertificateDer::from_pem_slice(pem("intermediate.pem").as_bytes()).unwrap();
@@ -97,7 +97,7 @@ impl Ca {
         Arc::new(config)
     }
 
-    /// The configuration of whoever serves with these credentials.
+    /// Returns the configuration of a server with these credentials.
     pub(crate) fn serving(&self, credentials: Credentials) -> Arc<ServerConfig> {
         server_config(&ServerIdentity::new(credentials).unwrap()).unwrap()
     }
@@ -111,13 +111,13 @@ pub(crate) fn alice() -> Identity {
     Identity::Principal(Principal { role: Role::Requester, name: Name::new("alice").unwrap() })
 }
 
-/// What came of a handshake.
+/// The outcome of a handshake.
 pub(crate) struct Handshake {
-    /// Whom the server sees; `None` for a client without a certificate.
+    /// The identity that the server sees; `None` for a client without a certificate.
     pub(crate) peer: Option<Identity>,
 }
 
-/// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether it was accepted.
+/// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether the server accepted it.
 pub(crate) async fn handshake(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,

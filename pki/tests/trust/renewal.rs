@@ -1,4 +1,4 @@
-//! The renewal of the intermediate: what is on disk at each step, and who trusts whom while the old one has not ended.
+//! The renewal of the intermediate: the files at each step, and trust while the old intermediate has not ended.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -50,7 +50,7 @@ async fn old_and_new_are_trusted_side_by_side_on_both_sides() {
 }
 
 #[tokio::test]
-async fn brokers_with_intermediates_of_their_own_under_one_root_trust_each_others_certificates() {
+async fn brokers_with_their_own_intermediates_under_one_root_trust_each_others_certificates() {
     let ca = Ca::made_at(now() - DAY);
     let other = Ca { authority: load(&ca), dir: tempfile::tempdir().unwrap() };
     renew(&ca, now()).unwrap();
@@ -73,7 +73,7 @@ async fn i7_an_agent_that_ended_with_its_intermediate_is_admitted_within_the_gra
 }
 
 #[tokio::test]
-async fn an_ended_authority_loads_and_says_so_to_clients_and_signs_nothing_until_it_is_renewed() {
+async fn an_ended_authority_loads_and_is_reported_as_expired_and_signs_nothing_until_it_is_renewed() {
     let ca = Ca::made_at(now() - DAY * 366);
     let authority = load(&ca);
     let refused = issues(&authority, &alice(), now()).unwrap_err();
@@ -103,7 +103,7 @@ fn a_crash_at_any_step_of_a_renewal_leaves_one_whole_intermediate() {
     let new = load(&after).intermediate();
     assert_ne!(old, new);
     for (step, name) in names.into_iter().enumerate() {
-        // A crash in the middle of a write leaves a part of a temporary file beside.
+        // A crash in the middle of a write leaves a part of a temporary file.
         File::create(file(&before, "intermediate.tmp")).unwrap();
         assert_eq!(load(&before).intermediate(), if step < 2 { &old } else { &new }.clone(), "before {name}");
         fs::copy(file(&after, name), file(&before, name)).unwrap();
@@ -135,7 +135,7 @@ fn a_renewal_that_fails_changes_nothing_and_names_the_reason() {
 }
 
 #[test]
-fn a_key_and_a_certificate_in_files_of_their_own_are_read_and_what_replaces_them_is_taken_up_whole() {
+fn a_key_and_a_certificate_in_separate_files_are_read_and_their_replacement_is_taken_up_whole() {
     let ca = Ca::new();
     let path = file(&ca, "intermediate.key");
     let text = fs::read_to_string(&path).unwrap();
@@ -145,7 +145,7 @@ fn a_key_and_a_certificate_in_files_of_their_own_are_read_and_what_replaces_them
     let old = load(&ca);
     let other = load(&ca);
     other.renew(&file(&ca, "root.key"), now()).unwrap();
-    // Half of a copy by hand is refused, and the authority goes on with what it has.
+    // Half of a copy by hand is refused, and the authority continues with the intermediate that it has.
     let renewed = fs::read_to_string(&path).unwrap();
     fs::write(&path, key.to_owned() + &renewed[renewed.find("-----BEGIN CERTIFICATE-----").unwrap()..])
         .unwrap();
