@@ -20,7 +20,7 @@
 //!
 //! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`] and [`StoreError::Unaudited`]
 //! mean that nothing was changed. After [`StoreError::Unavailable`] the transaction may or may not have been applied. The
-//! caller sends it again: as its changes are conditional, it then conflicts or has the same effect. A record that cannot
+//! caller sends it again: if its changes are conditional, it then conflicts or has the same effect. A record that cannot
 //! be read is an error, never an absent record. A store that lost confirmed records ends the broker ([`Store::lost`]).
 //!
 //! The implementations are SQLite for one broker ([`embedded`]) and Redis for several ([`redis`]); both pass

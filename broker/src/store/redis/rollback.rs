@@ -1,7 +1,7 @@
 //! Notices a store that went back: one whose audit log ends before a record that this process knows to be in it.
 //!
 //! Such a store has lost records: by a failover without WAIT, or because the server is empty. Policies may be missing from
-//! it, and an agent that got such a state would protect nothing (I1), so this process stops to use it.
+//! it, and an agent that got such a state would protect nothing (I1), so this process no longer uses it.
 //!
 //! Answers overtake each other: a command that is sent later may be answered earlier, with a later head. A head may therefore
 //! be held only against what was known *when its command was sent*. [`RollbackGuard::ask`] is the one way to check a head, and
