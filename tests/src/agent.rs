@@ -7,14 +7,14 @@ use std::process::{Command, Output};
 use crate::binaries::binary;
 use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
+use crate::netns::{Netns, tied};
 use crate::process::Process;
-use crate::room::{Room, tied};
 
 /// An agent. It runs from [`Agent::run`] on, until it is killed or dropped.
 #[derive(Debug)]
 pub struct Agent {
     dir: PathBuf,
-    room: Room,
+    netns: Netns,
     starts: u32,
     clock: Option<FakeTime>,
     process: Option<Process>,
@@ -25,7 +25,7 @@ impl Agent {
     pub fn new(host: &Host, broker: &str, dir: &Path, bootstrap: &[&str]) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
         let agent =
-            Self { dir: dir.to_owned(), room: host.room().clone(), starts: 0, clock: None, process: None };
+            Self { dir: dir.to_owned(), netns: host.netns().clone(), starts: 0, clock: None, process: None };
         let mut config = format!("broker = {broker:?}\nstate_dir = {:?}\n", agent.state_dir());
         if !bootstrap.is_empty() {
             config.push_str(&format!("[bootstrap]\nports = {bootstrap:?}\n"));
@@ -65,7 +65,7 @@ impl Agent {
         command.arg("--config").arg(self.config()).arg("run");
         self.starts += 1;
         let log = self.dir.join(format!("run-{}.log", self.starts));
-        self.process = Some(Process::start("postern-agent", &self.room, command, &log));
+        self.process = Some(Process::start("postern-agent", &self.netns, command, &log));
     }
 
     /// Puts lines before the first section of its configuration. They count from its next start on.
@@ -100,7 +100,7 @@ impl Agent {
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.program();
         command.arg("--config").arg(self.config()).args(arguments);
-        self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
+        self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
     }
 
     /// Runs one of its commands, which must succeed.

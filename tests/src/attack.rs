@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 
 use crate::broker::Broker;
-use crate::room::Running;
+use crate::netns::Running;
 use crate::stranger::{
     END_HEADERS, END_STREAM, ENROLL, Frames, INDEXED, Stranger, WATCH, frame, grpc, indexing_headers, kind,
 };
@@ -103,8 +103,8 @@ impl Attack {
     pub fn start(self, strangers: &[Stranger]) -> Attacking {
         let seen = Arc::new(Seen::default());
         let (shared, strangers) = (Arc::clone(&seen), strangers.to_vec());
-        let room = strangers[0].room().clone();
-        let running = room.start(async move {
+        let netns = strangers[0].netns().clone();
+        let running = netns.start(async move {
             let mut all = JoinSet::new();
             let connections = match self {
                 Self::Watches => 1,

@@ -10,12 +10,12 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::agent::Agent;
-use crate::asks::{Ask, a_policy, an_ask};
 use crate::broker::Broker;
+use crate::builders::{RequestBuilder, a_policy, a_request};
 use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::{Host, Net};
-use crate::room::Running;
+use crate::netns::Running;
 use crate::world::TCP;
 
 /// Where the double listens, on the broker's host.
@@ -41,9 +41,9 @@ impl Azure {
     pub fn start(host: &Host) -> Self {
         let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
-        let (served, room) = (arm.clone(), host.room());
-        let listener = room.run(async { TcpListener::bind(DOUBLE).await.expect("the address is free") });
-        let serving = room.start(async move {
+        let (served, netns) = (arm.clone(), host.netns());
+        let listener = netns.run(async { TcpListener::bind(DOUBLE).await.expect("the address is free") });
+        let serving = netns.start(async move {
             served.serve(listener).await.expect("connections can be accepted");
         });
         let lab = Lab::new(&arm, SUBSCRIPTION, "Web");
@@ -143,8 +143,8 @@ impl AzureWorld {
     }
 
     /// A request for SSH on the machine, from alice's host.
-    pub fn ask(&self) -> Ask {
-        an_ask().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
+    pub fn ask(&self) -> RequestBuilder {
+        a_request().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
     }
 
     /// The `postern` command as the administrator would run it.

@@ -74,10 +74,10 @@ impl Balancer {
             taken: AtomicUsize::new(0),
         };
         let backends: Arc<Vec<_>> = Arc::new(backends.map(backend).collect());
-        let listener = host.room().run(TcpListener::bind((host.v4(), port)));
+        let listener = host.netns().run(TcpListener::bind((host.v4(), port)));
         let (line, seen) = watch::channel(Line::Whole);
         let listener = listener.expect("the balancer's address is free");
-        host.room().start(serve(listener, Arc::clone(&backends), seen));
+        host.netns().start(serve(listener, Arc::clone(&backends), seen));
         Self { url: format!("https://{}:{port}", host.v4()), backends, line }
     }
 

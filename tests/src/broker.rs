@@ -13,8 +13,8 @@ use crate::client::Client;
 use crate::ec2::CREDENTIALS;
 use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
+use crate::netns::{Netns, tied};
 use crate::process::Process;
-use crate::room::{Room, tied};
 
 /// The port that brokers listen on.
 pub(crate) const PORT: u16 = 7443;
@@ -25,7 +25,7 @@ const LISTENING: &str = "listening";
 #[derive(Debug)]
 pub struct Broker {
     dir: PathBuf,
-    room: Room,
+    netns: Netns,
     url: String,
     starts: u32,
     clock: Option<FakeTime>,
@@ -70,7 +70,7 @@ impl Broker {
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("a directory can be closed");
         let mut copy = Command::new("cp");
         copy.arg("-a").arg(first.data_dir().join("ca")).arg(&data);
-        succeeded("cp", &broker.room.output(copy).expect("coreutils are installed"));
+        succeeded("cp", &broker.netns.output(copy).expect("coreutils are installed"));
         broker
     }
 
@@ -78,7 +78,7 @@ impl Broker {
         fs::create_dir_all(dir).expect("a directory can be made");
         let broker = Self {
             dir: dir.to_owned(),
-            room: host.room().clone(),
+            netns: host.netns().clone(),
             url: format!("https://{}:{port}", host.v4()),
             starts: 0,
             clock: None,
@@ -133,7 +133,7 @@ impl Broker {
         command.arg("--config").arg(self.config()).arg("serve").envs(CREDENTIALS);
         self.starts += 1;
         let log = self.dir.join(format!("serve-{}.log", self.starts));
-        self.process = Some(Process::start("postern-broker", &self.room, command, &log));
+        self.process = Some(Process::start("postern-broker", &self.netns, command, &log));
     }
 
     /// Whether it was started, and has not ended.
@@ -206,7 +206,7 @@ impl Broker {
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
         let mut command = self.program();
         command.arg("--config").arg(self.config()).args(arguments);
-        self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-broker: {error}"))
+        self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern-broker: {error}"))
     }
 
     /// Runs one of its commands, which must succeed.

@@ -8,12 +8,12 @@ use serde_json::Value;
 use crate::binaries::binary;
 use crate::fake_time::FakeTime;
 use crate::net::Host;
-use crate::room::{Room, tied};
+use crate::netns::{Netns, tied};
 
 /// Runs `postern` with one identity.
 #[derive(Debug, Clone)]
 pub struct Cli {
-    room: Room,
+    netns: Netns,
     broker: String,
     identity: PathBuf,
     clock: Option<FakeTime>,
@@ -34,7 +34,7 @@ impl Cli {
     /// `postern` on `host`, with the identity in a directory.
     pub fn new(host: &Host, broker: &str, identity: &Path) -> Self {
         Self {
-            room: host.room().clone(),
+            netns: host.netns().clone(),
             broker: broker.to_owned(),
             identity: identity.to_owned(),
             clock: None,
@@ -57,7 +57,7 @@ impl Cli {
             command = clock.over(command);
         }
         command.env("POSTERN_BROKER", &self.broker).env("POSTERN_IDENTITY", &self.identity).args(arguments);
-        let output = self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern: {error}"));
+        let output = self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern: {error}"));
         Outcome::of(&output)
     }
 

@@ -18,16 +18,16 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
-use crate::asks::Ask;
+use crate::builders::RequestBuilder;
 use crate::clock::wait_until;
 use crate::net::Host;
+use crate::netns::{Netns, Running};
 use crate::process::PATIENCE;
-use crate::room::{Room, Running};
 
 /// A client. Its connection is made on first use, and again after a failure.
 #[derive(Debug, Clone)]
 pub struct Client {
-    room: Room,
+    netns: Netns,
     channel: Channel,
     url: String,
     identity: PathBuf,
@@ -41,10 +41,10 @@ impl Client {
     pub fn new(host: &Host, url: &str, identity: &Path) -> Self {
         let credentials = Credentials::load(identity).expect("the identity can be loaded");
         let tls = client_config(&credentials).expect("the identity can be used");
-        let (room, address) = (host.room().clone(), url.to_owned());
+        let (netns, address) = (host.netns().clone(), url.to_owned());
         // The channel's own task belongs to the runtime, and so to the namespace, in which it is made.
-        let channel = room.run(async move { channel(&address, tls) }).expect("the address is one");
-        Self { room, channel, url: url.to_owned(), identity: identity.to_owned() }
+        let channel = netns.run(async move { channel(&address, tls) }).expect("the address is one");
+        Self { netns, channel, url: url.to_owned(), identity: identity.to_owned() }
     }
 
     /// Where its broker is.
@@ -70,19 +70,19 @@ impl Client {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.room.start(calls(self.channel.clone()))
+        self.netns.start(calls(self.channel.clone()))
     }
 
     /// Asks for access.
     ///
     /// # Errors
     /// As the broker answers.
-    pub fn request(&self, ask: &Ask) -> Result<v1::RequestAccessResponse, Status> {
+    pub fn request(&self, ask: &RequestBuilder) -> Result<v1::RequestAccessResponse, Status> {
         self.start_request(ask).join()
     }
 
     /// Starts to ask for access.
-    pub fn start_request(&self, ask: &Ask) -> Running<Result<v1::RequestAccessResponse, Status>> {
+    pub fn start_request(&self, ask: &RequestBuilder) -> Running<Result<v1::RequestAccessResponse, Status>> {
         let wire = ask.wire();
         self.start(|channel| async move {
             AccessServiceClient::new(channel).request_access(wire).await.map(tonic::Response::into_inner)
@@ -93,7 +93,7 @@ impl Client {
     ///
     /// # Panics
     /// It does not become active.
-    pub fn open(&self, ask: &Ask) -> v1::Grant {
+    pub fn open(&self, ask: &RequestBuilder) -> v1::Grant {
         let answer = self.request(&ask.clone().waiting(PATIENCE)).expect("the request is authorized");
         let grant = answer.grant.expect("an answer has a grant");
         assert_eq!(grant.state(), v1::GrantState::Active, "{grant:?}");

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use crate::clock::{monotonic, wait_until};
 use crate::net::Host;
+use crate::netns::{Netns, tied};
 use crate::process::{PATIENCE, Process};
-use crate::room::{Room, tied};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
 use proxy::Proxy;
@@ -42,7 +42,7 @@ pub const REGION: &str = "eu-central-1";
 /// A running EC2.
 #[derive(Debug)]
 pub struct Ec2 {
-    room: Room,
+    netns: Netns,
     proxy: Arc<Proxy>,
     #[allow(dead_code, reason = "it ends when this is dropped")]
     moto: Process,
@@ -57,15 +57,15 @@ impl Ec2 {
         let mut command = tied(moto_server());
         let (address, port) = MOTO.split_once(':').expect("an address and a port");
         command.args(["-H", address, "-p", port]);
-        let moto = Process::start("moto", host.room(), command, &dir.join("moto.log"));
-        let room = host.room().clone();
+        let moto = Process::start("moto", host.netns(), command, &dir.join("moto.log"));
+        let netns = host.netns().clone();
         let start = monotonic();
-        while room.run(tokio::net::TcpStream::connect(MOTO)).is_err() {
+        while netns.run(tokio::net::TcpStream::connect(MOTO)).is_err() {
             assert!(start.elapsed() < Duration::from_secs(60), "moto does not listen:\n{}", moto.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        let proxy = Proxy::start(&room, PROXY, MOTO);
-        Self { room, proxy, moto }
+        let proxy = Proxy::start(&netns, PROXY, MOTO);
+        Self { netns, proxy, moto }
     }
 
     /// Where it is reached, on its host.
@@ -87,12 +87,12 @@ impl Ec2 {
 
     /// The cloud of an account in a Region, seen past the proxy.
     pub fn cloud(&self, account: &str, region: &str) -> Cloud {
-        Cloud::new(self.room.clone(), &format!("http://{MOTO}"), account, region)
+        Cloud::new(self.netns.clone(), &format!("http://{MOTO}"), account, region)
     }
 
     /// The cloud of an account in a Region, seen through the proxy, as the broker sees it.
     pub fn cloud_through_proxy(&self, account: &str, region: &str) -> Cloud {
-        Cloud::new(self.room.clone(), &self.endpoint(), account, region)
+        Cloud::new(self.netns.clone(), &self.endpoint(), account, region)
     }
 
     /// Every call since the last [`Self::forget_calls`].

@@ -19,13 +19,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::net::Host;
+use crate::netns::Netns;
 use crate::process::PATIENCE;
-use crate::room::Room;
 
 /// An enrolled identity.
 #[derive(Debug)]
 pub struct FakeAgent {
-    room: Room,
+    netns: Netns,
     url: String,
     identity: PathBuf,
 }
@@ -33,7 +33,7 @@ pub struct FakeAgent {
 /// A session that a test leads by hand.
 #[derive(Debug)]
 pub struct FakeSession {
-    room: Room,
+    netns: Netns,
     send: mpsc::Sender<v1::SessionRequest>,
     receive: Arc<Mutex<Streaming<v1::SessionResponse>>>,
 }
@@ -49,7 +49,7 @@ impl FakeAgent {
         let parsed: JoinToken = token.parse().expect("the token is one");
         let tls = pinned_client_config(parsed.fingerprint()).expect("a fingerprint can be pinned");
         let (address, token) = (url.to_owned(), token.to_owned());
-        let answer = host.room().run(async move {
+        let answer = host.netns().run(async move {
             let channel = channel(&address, tls).expect("the address is one");
             AgentServiceClient::new(channel).enroll(v1::EnrollRequest { token, csr }).await
         });
@@ -61,7 +61,7 @@ impl FakeAgent {
 
     /// An agent that has the identity in a directory, whosever it is.
     pub fn with_identity(host: &Host, url: &str, identity: &Path) -> Self {
-        Self { room: host.room().clone(), url: url.to_owned(), identity: identity.to_owned() }
+        Self { netns: host.netns().clone(), url: url.to_owned(), identity: identity.to_owned() }
     }
 
     /// Its identity's directory.
@@ -81,12 +81,12 @@ impl FakeAgent {
         send.try_send(v1::SessionRequest { sent_at: 0, message: Some(Out::Hello(hello)) })
             .expect("there is room for one");
         let address = self.url.clone();
-        let answer = self.room.run(async move {
+        let answer = self.netns.run(async move {
             let channel = channel(&address, tls).expect("the address is one");
             AgentServiceClient::new(channel).session(ReceiverStream::new(requests)).await
         });
         let receive = Arc::new(Mutex::new(answer?.into_inner()));
-        Ok(FakeSession { room: self.room.clone(), send, receive })
+        Ok(FakeSession { netns: self.netns.clone(), send, receive })
     }
 }
 
@@ -96,7 +96,7 @@ impl FakeSession {
         let send = self.send.clone();
         let message = v1::SessionRequest { sent_at: 0, message: Some(message) };
         // What happens to a message of a session that has ended is the broker's to say.
-        let _ = self.room.run(async move { send.send(message).await });
+        let _ = self.netns.run(async move { send.send(message).await });
     }
 
     /// Says that a generation is applied.
@@ -123,7 +123,7 @@ impl FakeSession {
     /// The session ends.
     pub fn desired_within(&self, patience: Duration) -> Option<v1::DesiredState> {
         let receive = Arc::clone(&self.receive);
-        self.room.run(async move {
+        self.netns.run(async move {
             let next = async {
                 let mut receive = receive.lock().await;
                 loop {
@@ -144,7 +144,7 @@ impl FakeSession {
     /// It does not within [`PATIENCE`].
     pub fn end(&self) -> Option<Status> {
         let receive = Arc::clone(&self.receive);
-        self.room.run(async move {
+        self.netns.run(async move {
             let ended = async {
                 let mut receive = receive.lock().await;
                 loop {

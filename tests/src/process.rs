@@ -1,4 +1,4 @@
-//! Processes under test: started in a room, signalled, and their logs shown when a test fails.
+//! Processes under test: started in a network namespace, signalled, and their logs shown when a test fails.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::clock::{monotonic, wait_until};
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// How long a process may take to do what a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,11 +26,11 @@ impl Process {
     ///
     /// # Panics
     /// It cannot be started.
-    pub fn start(name: &str, room: &Room, mut command: Command, log: &Path) -> Self {
+    pub fn start(name: &str, netns: &Netns, mut command: Command, log: &Path) -> Self {
         let file = File::create(log).expect("a log can be made");
         let both = file.try_clone().expect("a descriptor can be duplicated");
         command.stdin(Stdio::null()).stdout(file).stderr(both);
-        let child = room.spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let child = netns.spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }
 

@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::clock::monotonic;
 use crate::net::Host;
+use crate::netns::{Netns, tied};
 use crate::process::Process;
-use crate::room::{Room, tied};
 
 pub use sentinel::{FAILOVER, Group, MASTER};
 
@@ -19,7 +19,7 @@ pub use sentinel::{FAILOVER, Group, MASTER};
 #[derive(Debug)]
 pub struct Redis {
     process: Option<Process>,
-    room: Room,
+    netns: Netns,
     dir: TempDir,
 }
 
@@ -30,7 +30,7 @@ impl Redis {
     /// redis-server is not installed, or does not come up.
     pub fn start(host: &Host) -> Self {
         let dir = TempDir::with_prefix("postern-redis-").expect("a temporary directory can be made");
-        let mut redis = Self { process: None, room: host.room().clone(), dir };
+        let mut redis = Self { process: None, netns: host.netns().clone(), dir };
         redis.resume();
         redis
     }
@@ -86,7 +86,7 @@ impl Redis {
         ]);
         command.arg(self.socket()).arg("--dir").arg(self.dir.path());
         let log = self.dir.path().join("redis.log");
-        let process = Process::start("redis-server", &self.room, command, &log);
+        let process = Process::start("redis-server", &self.netns, command, &log);
         let start = monotonic();
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
             assert!(start.elapsed() < Duration::from_secs(20), "redis does not listen:\n{}", process.log());

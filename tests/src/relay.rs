@@ -44,8 +44,8 @@ impl Relay {
     /// The address is taken.
     pub fn to_socket(host: &Host, address: SocketAddr, socket: PathBuf) -> Self {
         let (line, seen) = watch::channel(Line::Whole);
-        let listener = host.room().run(TcpListener::bind(address)).expect("the relay's address is free");
-        host.room().start(serve(listener, address, socket, seen));
+        let listener = host.netns().run(TcpListener::bind(address)).expect("the relay's address is free");
+        host.netns().start(serve(listener, address, socket, seen));
         Self { address, line }
     }
 

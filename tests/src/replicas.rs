@@ -13,9 +13,9 @@ use crate::balancer::{Balancer, get};
 use crate::broker::{Broker, PORT};
 use crate::client::Client;
 use crate::net::Host;
+use crate::netns::Netns;
 use crate::redis::{Group, Redis};
 use crate::relay::{Line, Relay};
-use crate::room::Room;
 
 /// The ports of the first replica; those of the others follow.
 const BROKERS: u16 = 7451;
@@ -49,7 +49,7 @@ pub struct Replica {
     url: String,
     line: Option<Relay>,
     metrics: SocketAddr,
-    room: Room,
+    netns: Netns,
     /// Whether it is to run: a broker that ends by itself is started again.
     wanted: AtomicBool,
 }
@@ -97,9 +97,9 @@ impl Replicas {
                 None => Broker::init_on(host, &dir, BROKERS + number, &more),
                 Some(first) => Broker::beside(&first.broker(), host, &dir, BROKERS + number, &more),
             };
-            let (room, url) = (host.room().clone(), broker.url().to_owned());
+            let (netns, url) = (host.netns().clone(), broker.url().to_owned());
             let (broker, wanted) = (Mutex::new(broker), AtomicBool::new(false));
-            all.push(Replica { broker, url, line, metrics, room, wanted });
+            all.push(Replica { broker, url, line, metrics, netns, wanted });
         }
         let backends = (0..options.count).map(|number| SocketAddr::new(host.v4(), BROKERS + number));
         let balancer = if options.checked {
@@ -221,7 +221,7 @@ impl Replica {
 
     /// Its metrics, in the format of Prometheus; none where it serves none now.
     pub fn metrics(&self) -> Option<String> {
-        self.room.run(get(self.metrics, "/metrics"))
+        self.netns.run(get(self.metrics, "/metrics"))
     }
 
     fn signal(&self, signal: Signal) {

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use crate::broker::{Broker, PORT};
 use crate::net::Host;
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// The types of HTTP/2 frames that tests send or look for (RFC 9113, section 6).
 pub mod kind {
@@ -55,7 +55,7 @@ pub const ENROLL: &str = "/postern.v1.AgentService/Enroll";
 /// A peer on one host.
 #[derive(Debug, Clone)]
 pub struct Stranger {
-    room: Room,
+    netns: Netns,
     broker: SocketAddr,
     tls: Arc<ClientConfig>,
     from: Option<IpAddr>,
@@ -89,7 +89,7 @@ impl Stranger {
         let known = Credentials::load(&broker.admin_identity()).expect("the broker was initialised");
         let root = known.roots().first().expect("an authority has a root");
         let tls = pinned_client_config(Fingerprint::of(root)).expect("a fingerprint can be pinned");
-        Self { room: from.room().clone(), broker: (at.v4(), PORT).into(), tls, from: None }
+        Self { netns: from.netns().clone(), broker: (at.v4(), PORT).into(), tls, from: None }
     }
 
     /// The same peer with the certificate in a directory.
@@ -110,9 +110,9 @@ impl Stranger {
         self
     }
 
-    /// The room in which its connections are made.
-    pub fn room(&self) -> &Room {
-        &self.room
+    /// The namespace in which the peer makes its connections.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Connects, and sends nothing.
@@ -138,7 +138,7 @@ impl Stranger {
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await
     }
 
-    /// A channel for typed calls. Must be made within the peer's room.
+    /// A channel for typed calls. Must be made within the peer's [`Netns`].
     ///
     /// # Panics
     /// The broker's address cannot be used.

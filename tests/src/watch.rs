@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::clock::wall;
 use crate::net::{Endpoint, Host};
+use crate::netns::Running;
 use crate::probe::{Reach, reach};
-use crate::room::Running;
 
 /// The pause between two probes.
 const STEP: Duration = Duration::from_millis(20);
@@ -62,7 +62,7 @@ impl Host {
     fn watch_with(&self, from: Option<IpAddr>, to: Endpoint, step: Duration) -> Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let samples = self.room().start(async move {
+        let samples = self.netns().start(async move {
             let mut probes = JoinSet::new();
             loop {
                 // One more after the end of the watch was asked for, so that the watch covers it.

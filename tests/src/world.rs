@@ -7,8 +7,8 @@ use postern_core::Role;
 use tempfile::TempDir;
 
 use crate::agent::Agent;
-use crate::asks::{Ask, PolicyBuilder, a_policy, an_ask};
 use crate::broker::Broker;
+use crate::builders::{PolicyBuilder, RequestBuilder, a_policy, a_request};
 use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::{Host, Net};
@@ -97,8 +97,8 @@ pub fn usual_policy() -> PolicyBuilder {
 }
 
 /// A request for the VM's protected TCP port, from both addresses of a host.
-pub fn ask_for(host: &Host) -> Ask {
-    an_ask().on(VM).port("tcp/22").from(host.v4()).from(host.v6())
+pub fn ask_for(host: &Host) -> RequestBuilder {
+    a_request().on(VM).port("tcp/22").from(host.v4()).from(host.v6())
 }
 
 /// Addresses for clients to take besides their own: 198.51.100.1 and on, up to 254 of them.

@@ -60,7 +60,7 @@ fn i8_a_change_gets_through_while_others_keep_changing_their_tables() {
     layer.ensure(&net.vm, &closed()).unwrap();
     let mut busy = tied("sh");
     busy.args(["-c", "while sleep 0.02; do nft add table inet other; nft delete table inet other; done"]);
-    let mut busy = net.vm.room().spawn(busy).unwrap();
+    let mut busy = net.vm.netns().spawn(busy).unwrap();
     for round in 0u8..40 {
         let source = format!("198.51.100.{round}");
         layer.ensure(&net.vm, &closed().open(SSH, &source, MINUTE)).unwrap();

@@ -35,12 +35,12 @@ impl Layer {
     /// Makes the VM's kernel hold the policy.
     pub(crate) fn ensure(&self, vm: &Host, policy: &HostPolicy) -> Result<(), FirewallError> {
         let (layer, policy) = (self.clone(), policy.clone());
-        vm.room().run(async move { layer.enforcer.lock().unwrap().ensure(&policy, clock::boottime()) })
+        vm.netns().run(async move { layer.enforcer.lock().unwrap().ensure(&policy, clock::boottime()) })
     }
 
     pub(crate) fn is_loaded(&self, vm: &Host) -> bool {
         let layer = self.clone();
-        vm.room().run(async move { layer.enforcer.lock().unwrap().is_loaded().unwrap() })
+        vm.netns().run(async move { layer.enforcer.lock().unwrap().is_loaded().unwrap() })
     }
 
     pub(crate) fn damage(&self) -> Option<String> {
@@ -80,5 +80,5 @@ pub(crate) fn listed(vm: &Host) -> String {
 }
 
 pub(crate) fn remove(vm: &Host) {
-    vm.room().run(async { remove_table() }).unwrap();
+    vm.netns().run(async { remove_table() }).unwrap();
 }

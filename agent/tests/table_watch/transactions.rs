@@ -22,13 +22,13 @@ struct Listener(Arc<Mutex<TableWatch>>);
 
 impl Listener {
     fn on(host: &Host) -> Self {
-        Self(Arc::new(Mutex::new(host.room().run(async { TableWatch::start().unwrap() }))))
+        Self(Arc::new(Mutex::new(host.netns().run(async { TableWatch::start().unwrap() }))))
     }
 
     /// Returns the next change, if there is one within [`QUIET`].
     fn next_change(&self, host: &Host) -> Option<TableChange> {
         let listener = self.clone();
-        host.room().run(async move {
+        host.netns().run(async move {
             let mut watch = listener.0.lock().await;
             tokio::time::timeout(QUIET, watch.changed()).await.ok().map(Result::unwrap)
         })
@@ -39,7 +39,7 @@ impl Listener {
 fn nft(host: &Host, arguments: &str) -> u32 {
     let mut command = Command::new("nft");
     command.args(arguments.split_whitespace()).stdout(Stdio::null());
-    let mut child = host.room().spawn(command).unwrap();
+    let mut child = host.netns().spawn(command).unwrap();
     assert!(child.wait().unwrap().success(), "nft {arguments}");
     child.id()
 }
@@ -92,7 +92,7 @@ fn what_this_process_changes_over_netlink_is_not_reported() {
     let ensure = |windows: Vec<OpenWindow>| {
         let (enforcer, policy) =
             (Arc::clone(&enforcer), HostPolicy { mode: Mode::Enforce, ports: [port].into(), windows });
-        net.vm.room().run(async move {
+        net.vm.netns().run(async move {
             enforcer.lock().await.ensure(&policy, clock::boottime()).unwrap();
         });
     };

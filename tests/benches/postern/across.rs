@@ -6,7 +6,9 @@ use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::session_request::Message as Out;
 use postern_tests::clock::monotonic;
 use postern_tests::redis::Redis;
-use postern_tests::{Ask, Broker, Client, FakeAgent, FakeSession, Host, Net, VM, an_ask, usual_policy};
+use postern_tests::{
+    Broker, Client, FakeAgent, FakeSession, Host, Net, RequestBuilder, VM, a_request, usual_policy,
+};
 use tempfile::TempDir;
 
 use crate::lines::{Samples, note, percentiles};
@@ -29,7 +31,7 @@ pub(crate) fn measure() {
     let identity = brokers[0].issue("alice", Role::Requester);
     let client = |broker: &Broker| Client::new(&net.alice, broker.url(), &identity);
     let clients = [client(&brokers[0]), client(&brokers[1])];
-    let ask = an_ask().on(VM).port("tcp/22").from(net.alice.v4());
+    let ask = a_request().on(VM).port("tcp/22").from(net.alice.v4());
     let mut samples = [Samples::default(), Samples::default()];
     for _ in 0..ROUNDS {
         for (client, samples) in clients.iter().zip(&mut samples) {
@@ -42,7 +44,7 @@ pub(crate) fn measure() {
 }
 
 /// One grant, from the request to the agent, and its end.
-fn round(client: &Client, session: &FakeSession, ask: &Ask, samples: &mut Samples) {
+fn round(client: &Client, session: &FakeSession, ask: &RequestBuilder, samples: &mut Samples) {
     session.say(Out::Heartbeat(v1::Heartbeat {}));
     let began = monotonic();
     let asked = client.start_request(ask);

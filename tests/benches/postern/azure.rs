@@ -56,7 +56,7 @@ pub(crate) fn grants() {
         *polls += calls.iter().filter(|call| call.is_poll()).count();
         arm.forget_calls();
     };
-    let bare = Bare::new(world.net.hub.room().run(async { Client::default() }));
+    let bare = Bare::new(world.net.hub.netns().run(async { Client::default() }));
     let group = world.azure.lab.nsg_id("nsg-bare");
     world.azure.lab.nsg("nsg-bare");
     for number in 0..GRANTS {
@@ -73,7 +73,7 @@ pub(crate) fn grants() {
         let (bare, id) = (bare.clone(), format!("{group}/securityRules/r-{number}"));
         let priority = 100 + u16::try_from(number).unwrap();
         let start = monotonic();
-        world.net.hub.room().run(async move { bare.put(BROKERS_DOUBLE, &id, &rule(priority)).await });
+        world.net.hub.netns().run(async move { bare.put(BROKERS_DOUBLE, &id, &rule(priority)).await });
         round_trip.add(start.elapsed());
     }
     let each =

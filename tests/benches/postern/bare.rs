@@ -30,7 +30,7 @@ pub(crate) fn nft_spawned(host: &Host, count: u32) -> Samples {
         let mut command = Command::new("/usr/sbin/nft");
         command.args(["add", "element", "inet", TABLE, SET, &element]);
         let began = monotonic();
-        assert!(host.room().output(command).unwrap().status.success());
+        assert!(host.netns().output(command).unwrap().status.success());
         began.elapsed()
     });
     samples.collect()
@@ -38,7 +38,7 @@ pub(crate) fn nft_spawned(host: &Host, count: u32) -> Samples {
 
 /// Adding one element over netlink, in process.
 pub(crate) fn netlink(host: &Host, count: u32) -> Samples {
-    host.room().run(async move {
+    host.netns().run(async move {
         let mut socket = NetlinkSocket::new();
         (count..2 * count).map(|number| add_element(&mut socket, number)).collect()
     })

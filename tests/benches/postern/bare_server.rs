@@ -61,8 +61,8 @@ pub(crate) fn authority(world: &World) -> Authority {
 pub(crate) fn start(host: &Host, identity: &Path) -> Child {
     let mut command = tied(std::env::current_exe().unwrap());
     command.args([SERVER, &identity.to_string_lossy(), ADDRESS]);
-    let server = host.room().spawn(command).unwrap();
-    let listening = || host.room().run(async { TcpStream::connect(ADDRESS).await.is_ok() });
+    let server = host.netns().spawn(command).unwrap();
+    let listening = || host.netns().run(async { TcpStream::connect(ADDRESS).await.is_ok() });
     wait_until("the bare server to listen", Duration::from_secs(10), listening);
     server
 }

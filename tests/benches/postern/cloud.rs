@@ -84,10 +84,10 @@ pub(crate) fn sweep() {
             external_id: None,
         }],
     };
-    let aws = Arc::new(net.hub.room().run(Aws::connect(settings)));
+    let aws = Arc::new(net.hub.netns().run(Aws::connect(settings)));
     ec2.forget_calls();
     let start = monotonic();
-    let swept = net.hub.room().run(async move { aws.sweep().await });
+    let swept = net.hub.netns().run(async move { aws.sweep().await });
     let took = start.elapsed();
     assert_eq!(swept.unread, []);
     let windows: usize =

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_tests::clock::sleep_until;
-use postern_tests::{Reach, TCP, VM, World, an_ask, end_of, further_addresses};
+use postern_tests::{Reach, TCP, VM, World, a_request, end_of, further_addresses};
 
 use crate::lines::{Samples, line, note};
 
@@ -51,7 +51,7 @@ pub(crate) fn measure() {
 
 fn open_all(world: &World, opened: mpsc::Sender<(IpAddr, Timestamp)>) {
     for source in further_addresses(WINDOWS).map(IpAddr::from) {
-        let grant = world.alice.open(&an_ask().on(VM).port("tcp/22").from(source).seconds(OPEN));
+        let grant = world.alice.open(&a_request().on(VM).port("tcp/22").from(source).seconds(OPEN));
         opened.send((source, end_of(&grant))).unwrap();
         thread::sleep(APART);
     }

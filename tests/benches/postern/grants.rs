@@ -12,7 +12,7 @@ use postern_core::{Grant, GrantId, Role};
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, an_ask};
+use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, a_request};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
@@ -67,7 +67,7 @@ fn start_caller(client: &Client, next: &Arc<AtomicU32>) -> Running<()> {
                 return;
             }
             let target = format!("host:vm-{}", number % TARGETS);
-            let ask = an_ask().on(&target).port("tcp/22").from("192.0.2.20").key(&format!("key-{number}"));
+            let ask = a_request().on(&target).port("tcp/22").from("192.0.2.20").key(&format!("key-{number}"));
             access.request_access(ask.wire()).await.unwrap();
         }
     })

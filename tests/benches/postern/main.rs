@@ -5,13 +5,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod across;
+mod agent_fleet;
 mod azure;
 mod bare;
 mod bare_server;
 mod cloud;
 mod ends;
 mod grants;
-mod herd;
 mod limits;
 mod lines;
 mod many;

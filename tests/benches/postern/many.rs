@@ -38,7 +38,7 @@ pub(crate) fn measure() {
 }
 
 fn through_the_agent(vm: &Host) -> (Duration, Samples, f64) {
-    vm.room().run(async {
+    vm.netns().run(async {
         let deadline = agent_clock::boottime().plus(Duration::from_secs(3600));
         let (many, more) = (policy(WINDOWS, deadline), policy(WINDOWS + 1, deadline));
         let mut enforcer = Enforcer::new().unwrap();

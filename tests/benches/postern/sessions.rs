@@ -20,10 +20,10 @@ use postern_pki::identity::Identity;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Broker, Client, Host, Net, PATIENCE, World, a_policy, an_ask};
+use postern_tests::{Broker, Client, Host, Net, PATIENCE, World, a_policy, a_request};
 
+use crate::agent_fleet::{AgentFleet, HEARTBEAT};
 use crate::bare_server;
-use crate::herd::{HEARTBEAT, Herd};
 use crate::lines::{Samples, line, note, percentiles};
 use crate::many::kibibytes;
 
@@ -117,34 +117,34 @@ pub(crate) fn measure() {
 fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)]) -> Measured {
     let count = identities.len();
     let watched = WATCHED.min(count / 2);
-    let mut herd = Herd::of(&server.url(), identities);
-    herd.run(&net.vm, 0..watched);
-    herd.wait_told(watched);
+    let mut fleet = AgentFleet::of(&server.url(), identities);
+    fleet.run(&net.vm, 0..watched);
+    fleet.wait_told(watched);
     thread::sleep(HEARTBEAT);
     let before = resident(server.pid());
     let half = usize::midpoint(watched, count);
-    herd.run(&net.alice, watched..half);
-    herd.run(&net.mallory, half..count);
-    herd.wait_told(count);
+    fleet.run(&net.alice, watched..half);
+    fleet.run(&net.mallory, half..count);
+    fleet.wait_told(count);
     // Long enough for the last of them to have come to rest.
     thread::sleep(HEARTBEAT * 2);
     let memory = (resident(server.pid()) - before) / (count - watched) as f64;
     let never = AtomicBool::new(false);
-    let calm = push_all(server, &herd, 0..watched, &never);
+    let calm = push_all(server, &fleet, 0..watched, &never);
 
     let mut storm = Pushes::default();
     let mut rates = Vec::new();
     for _ in 0..STORMS {
-        herd.set_gate(false);
+        fleet.set_gate(false);
         server.kill();
-        herd.wait_told(0);
+        fleet.wait_told(0);
         server.start();
         let over = AtomicBool::new(false);
         let began = monotonic();
-        herd.set_gate(true);
+        fleet.set_gate(true);
         let (took, pushes) = thread::scope(|scope| {
-            let pushes = scope.spawn(|| push_all(server, &herd, (0..watched).cycle(), &over));
-            herd.wait_told(count);
+            let pushes = scope.spawn(|| push_all(server, &fleet, (0..watched).cycle(), &over));
+            fleet.wait_told(count);
             let took = began.elapsed();
             over.store(true, Ordering::Relaxed);
             (took, pushes.join().unwrap())
@@ -159,7 +159,7 @@ fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)
 /// Pushes to one agent after the other, as far as they have sessions, until it is over.
 fn push_all(
     server: &impl Server,
-    herd: &Herd,
+    fleet: &AgentFleet,
     agents: impl Iterator<Item = usize>,
     over: &AtomicBool,
 ) -> Pushes {
@@ -167,12 +167,12 @@ fn push_all(
     let mut receipts = Vec::new();
     for agent in agents.take_while(|_| !over.load(Ordering::Relaxed)) {
         thread::sleep(APART);
-        if herd.told_at(agent).is_none() {
+        if fleet.told_at(agent).is_none() {
             continue;
         }
         let began = monotonic();
-        let Some(receipt) = server.push(herd.target(agent)) else { continue };
-        let Some(at) = herd.told_at(agent).filter(|at| *at > began) else { continue };
+        let Some(receipt) = server.push(fleet.target(agent)) else { continue };
+        let Some(at) = fleet.told_at(agent).filter(|at| *at > began) else { continue };
         told.add(at - began);
         receipts.push(receipt);
     }
@@ -215,7 +215,7 @@ impl Server for Postern<'_> {
     }
 
     fn push(&self, target: &str) -> Option<String> {
-        let ask = an_ask().on(target).port("tcp/22").from("192.0.2.20").waiting(PATIENCE);
+        let ask = a_request().on(target).port("tcp/22").from("192.0.2.20").waiting(PATIENCE);
         let grant = self.alice.request(&ask).unwrap().grant.unwrap();
         (grant.state() == v1::GrantState::Active).then_some(grant.id)
     }

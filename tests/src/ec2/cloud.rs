@@ -13,12 +13,12 @@ use aws_sdk_ec2::types::{
 use aws_sdk_ec2::types::{SecurityGroupRuleRequest, SecurityGroupRuleUpdate};
 
 use super::ACCOUNT;
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// An account in a Region.
 #[derive(Debug, Clone)]
 pub struct Cloud {
-    room: Room,
+    netns: Netns,
     client: Client,
     account: String,
     region: String,
@@ -113,7 +113,7 @@ impl RuleSpec {
 }
 
 impl Cloud {
-    pub(super) fn new(room: Room, endpoint: &str, account: &str, region: &str) -> Self {
+    pub(super) fn new(netns: Netns, endpoint: &str, account: &str, region: &str) -> Self {
         let http = aws_smithy_http_client::Builder::new().build_http();
         let config = |credentials: Credentials| {
             aws_config::SdkConfig::builder()
@@ -131,7 +131,7 @@ impl Cloud {
             own
         } else {
             let role = format!("arn:aws:iam::{account}:role/owner");
-            let assumed = room.run(async move {
+            let assumed = netns.run(async move {
                 let call =
                     aws_sdk_sts::Client::new(&own).assume_role().role_arn(role).role_session_name("owner");
                 call.send().await.expect("moto lends every role").credentials
@@ -145,7 +145,7 @@ impl Cloud {
                 "a test",
             ))
         };
-        Self { room, client: Client::new(&config), account: account.to_owned(), region: region.to_owned() }
+        Self { netns, client: Client::new(&config), account: account.to_owned(), region: region.to_owned() }
     }
 
     /// Makes calls of one's own.
@@ -154,7 +154,7 @@ impl Cloud {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.room.run(work(self.client.clone()))
+        self.netns.run(work(self.client.clone()))
     }
 
     /// The target of an instance.

@@ -22,7 +22,7 @@ use super::meter::Meter;
 use super::reads::Reads;
 use super::semantics;
 use crate::clock::monotonic;
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// One call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -151,7 +151,7 @@ enum Verdict {
 }
 
 impl Proxy {
-    pub(super) fn start(room: &Room, at: &'static str, moto: &str) -> Arc<Self> {
+    pub(super) fn start(netns: &Netns, at: &'static str, moto: &str) -> Arc<Self> {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let proxy = Arc::new(Self {
             moto: moto.to_owned(),
@@ -160,9 +160,9 @@ impl Proxy {
             answers: Mutex::default(),
             go_on: Notify::new(),
         });
-        let listener = room.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let listener = netns.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
         let serving = Arc::clone(&proxy);
-        room.start(async move {
+        netns.start(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let proxy = Arc::clone(&serving);

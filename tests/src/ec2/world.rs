@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 
 use super::{ACCOUNT, Cloud, Ec2, REGION, RuleSpec};
 use crate::agent::Agent;
-use crate::asks::{Ask, a_policy, an_ask};
 use crate::broker::Broker;
+use crate::builders::{RequestBuilder, a_policy, a_request};
 use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::Net;
@@ -89,8 +89,8 @@ impl AwsWorld {
     }
 
     /// A request for SSH on the instance, from alice's host.
-    pub fn ask(&self) -> Ask {
-        an_ask().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
+    pub fn ask(&self) -> RequestBuilder {
+        a_request().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
     }
 
     /// The `postern` command as the administrator would run it.
@@ -116,7 +116,7 @@ impl AwsWorld {
 
     /// The broker's metrics, in the format of Prometheus.
     pub fn metrics(&self) -> String {
-        self.net.hub.room().run(async {
+        self.net.hub.netns().run(async {
             let mut stream = TcpStream::connect(METRICS).await.expect("metrics are served");
             let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             stream.write_all(request).await.expect("a request can be written");

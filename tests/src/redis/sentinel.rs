@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use crate::clock::wait_until;
 use crate::net::Host;
+use crate::netns::{Netns, tied};
 use crate::process::{PATIENCE, Process};
-use crate::room::{Room, tied};
 
 /// The name of the primary among the sentinels.
 pub const MASTER: &str = "postern";
@@ -22,7 +22,7 @@ const SENTINEL_PORT: u16 = 26379;
 pub struct Group {
     sentinels: Vec<Process>,
     nodes: [Node; 2],
-    room: Room,
+    netns: Netns,
     address: String,
     #[allow(dead_code, reason = "it is there as long as the processes in it")]
     dir: TempDir,
@@ -49,8 +49,8 @@ impl Group {
             Node { dir, process: None }
         };
         let nodes = [node("0"), node("1")];
-        let (room, address) = (host.room().clone(), host.v4().to_string());
-        let mut group = Self { sentinels: Vec::new(), nodes, room, address, dir };
+        let (netns, address) = (host.netns().clone(), host.v4().to_string());
+        let mut group = Self { sentinels: Vec::new(), nodes, netns, address, dir };
         group.begin(0, None);
         group.begin(1, Some(0));
         wait_until("the replica to catch up", PATIENCE, || {
@@ -147,7 +147,7 @@ impl Group {
     fn ask(&self, port: u16, command: &[&str]) -> String {
         let mut cli = tied("timeout");
         cli.args(["2", "redis-cli", "-h", &self.address, "-p", &port.to_string()]).args(command);
-        let output = self.room.output(cli).expect("redis-cli is installed");
+        let output = self.netns.output(cli).expect("redis-cli is installed");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -164,7 +164,7 @@ impl Group {
         if let Some(primary) = of {
             command.args(["--replicaof", &format!("{} {}", self.address, PORTS[primary])]);
         }
-        let mut process = Process::start("redis-server", &self.room, command, &dir.join("redis.log"));
+        let mut process = Process::start("redis-server", &self.netns, command, &dir.join("redis.log"));
         process.wait_for("eady to accept connections");
         self.nodes[node].process = Some(process);
     }
@@ -184,7 +184,7 @@ impl Group {
         std::fs::write(&file, text).expect("a file can be written");
         let mut command = tied("redis-server");
         command.arg(&file).arg("--sentinel");
-        let mut process = Process::start("redis-sentinel", &self.room, command, &dir.join("redis.log"));
+        let mut process = Process::start("redis-sentinel", &self.netns, command, &dir.join("redis.log"));
         process.wait_for("+monitor master");
         self.sentinels.push(process);
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::ec2::{AwsWorld, CrashPoint, Fault, RuleSpec, When};
-use postern_tests::{PATIENCE, Reach, TCP, a_policy, an_ask, end_of};
+use postern_tests::{PATIENCE, Reach, TCP, a_policy, a_request, end_of};
 
 /// How late a window may close in the cloud, on a machine that is busy.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
@@ -58,13 +58,13 @@ fn a_target_that_is_not_under_lockdown_refuses_with_the_remedy() {
 #[test]
 fn twenty_grants_at_once_all_open_and_all_close() {
     let world = AwsWorld::new(Layers::Cloud);
-    let asks: Vec<_> = (1..=20)
+    let requests: Vec<_> = (1..=20)
         .map(|number| {
-            let ask = an_ask().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
+            let ask = a_request().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
             world.alice.start_request(&ask.waiting(PATIENCE))
         })
         .collect();
-    let grants: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap().grant.unwrap()).collect();
+    let grants: Vec<_> = requests.into_iter().map(|request| request.join().unwrap().grant.unwrap()).collect();
     for grant in &grants {
         world.alice.wait_for_state(&grant.id, GrantState::Active);
     }
@@ -313,7 +313,7 @@ fn i8_a_broker_that_is_killed_between_any_two_calls_of_an_open_opens_it_all_the_
         .fold(policy, |policy, port| policy.port_within(port, &everyone, Duration::from_secs(3600)));
     world.admin.put_policy(policy.wire()).unwrap();
     let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
-    let shared = an_ask().on(&world.target()).port("tcp/22").from("203.0.113.0/24");
+    let shared = a_request().on(&world.target()).port("tcp/22").from("203.0.113.0/24");
     let bobs = bob.open(&shared.seconds(600)).id;
     let own = [(22, "203.0.113.0/24")];
     let all = [
@@ -337,7 +337,7 @@ fn i8_a_broker_that_is_killed_between_any_two_calls_of_an_open_opens_it_all_the_
         },
         |world, _| {
             // One rule is bob's as well, one source is everyone, and two ports: a call of every kind.
-            let ask = an_ask().on(&world.target()).port("tcp/22").port("tcp/3389");
+            let ask = a_request().on(&world.target()).port("tcp/22").port("tcp/3389");
             let ask = ask.from("203.0.113.0/24").from("0.0.0.0/0").waiting(Duration::ZERO);
             world.alice.request(&ask).unwrap();
         },
@@ -363,7 +363,7 @@ fn i6_a_broker_that_is_killed_between_any_two_calls_of_a_close_closes_it_all_the
         |world| {
             close_all(world);
             // Bob shares one of the two rules, and ends first.
-            let shared = an_ask().on(&world.target()).port("tcp/22").from("203.0.113.0/24").seconds(600);
+            let shared = a_request().on(&world.target()).port("tcp/22").from("203.0.113.0/24").seconds(600);
             vec![world.alice.open(&ask(world, 900)).id, bob.open(&shared).id]
         },
         |world, grants| {

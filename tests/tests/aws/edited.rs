@@ -9,7 +9,7 @@ use postern_proto::v1::{Grant, GrantState, Layers};
 use postern_provider::{CloudError, Health};
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::ec2::{AwsWorld, Edit, Fault, RuleSpec, Snapshot};
-use postern_tests::{PATIENCE, an_ask, end_of};
+use postern_tests::{PATIENCE, a_request, end_of};
 
 use crate::lab::{Lab, window};
 
@@ -49,13 +49,13 @@ const EDITS: [(&str, Edit); 24] = [
 
 /// Opens one window for each edit, each from an address of its own.
 fn open_one_for_each(world: &AwsWorld, seconds: u64) -> Vec<Grant> {
-    let asks: Vec<_> = (0..EDITS.len())
+    let requests: Vec<_> = (0..EDITS.len())
         .map(|number| {
-            let ask = an_ask().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
+            let ask = a_request().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
             world.alice.start_request(&ask.seconds(seconds).waiting(PATIENCE))
         })
         .collect();
-    let grants: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap().grant.unwrap()).collect();
+    let grants: Vec<_> = requests.into_iter().map(|request| request.join().unwrap().grant.unwrap()).collect();
     for grant in &grants {
         world.alice.wait_for_state(&grant.id, GrantState::Active);
     }
@@ -163,7 +163,7 @@ fn i2_a_rule_of_a_window_that_is_edited_in_any_field_goes_where_the_store_was_em
 fn i6_a_rule_that_ec2_keeps_is_in_every_verdict_and_its_grant_stays_closing_until_it_is_gone() {
     let world = AwsWorld::new(Layers::Cloud);
     let (cli, target) = (world.admin_cli(), world.target());
-    let grant = world.alice.open(&an_ask().on(&target).port("tcp/22").from("192.0.2.7").seconds(600));
+    let grant = world.alice.open(&a_request().on(&target).port("tcp/22").from("192.0.2.7").seconds(600));
     let own = world.cloud.own_group(&world.instance).unwrap();
     world.ec2.fail("RevokeSecurityGroupIngress", 100_000, Fault::Error(403, "UnauthorizedOperation"));
     let (id, rule) = world.cloud.rule_ids(&own).pop().unwrap();

@@ -53,7 +53,7 @@ impl Lab {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.net.hub.room().run(work(Arc::clone(&self.aws)))
+        self.net.hub.netns().run(work(Arc::clone(&self.aws)))
     }
 
     pub(crate) fn lock(&self, instance: &str) -> TargetId {
@@ -144,7 +144,7 @@ fn provider(net: &Net, ec2: &Ec2, accounts: &[Account]) -> Arc<Aws> {
         rules_per_group: 60,
         accounts: accounts.to_vec(),
     };
-    Arc::new(net.hub.room().run(Aws::connect(settings)))
+    Arc::new(net.hub.netns().run(Aws::connect(settings)))
 }
 
 pub(crate) fn order(target: &TargetId, consent: Consent) -> LockdownOrder {

@@ -338,7 +338,7 @@ fn killed_everywhere(act: fn(&Lab, &str), prepare: fn(&Lab, &str), check: fn(&La
 
 /// Does it until it is done, or until nothing is answered any more.
 fn until_halted<T: Send + 'static>(lab: &Lab, work: impl Future<Output = T> + Send + 'static) {
-    let running = lab.net.hub.room().start(async move {
+    let running = lab.net.hub.netns().start(async move {
         tokio::select! {
             _ = work => {}
             () = std::future::pending() => {}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::wait_until;
 use postern_tests::ec2::{AwsWorld, Fault};
-use postern_tests::{PATIENCE, a_policy, an_ask};
+use postern_tests::{PATIENCE, a_policy, a_request};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
@@ -54,7 +54,7 @@ fn storm(seed: u64, stale: Option<Duration>) {
         };
         let is_bob = rng.random_bool(0.5);
         let who = if is_bob { &bob } else { &world.alice };
-        let ask = an_ask().on(&world.target()).port("tcp/22").from(&source);
+        let ask = a_request().on(&world.target()).port("tcp/22").from(&source);
         match rng.random_range(0..10) {
             0..6 => {
                 let ask = ask.seconds(rng.random_range(2..600)).waiting(Duration::ZERO);

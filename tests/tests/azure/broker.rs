@@ -6,7 +6,7 @@ use postern_azure_sim::Fault;
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, an_ask, end_of};
+use postern_tests::{PATIENCE, Reach, TCP, a_request, end_of};
 use serde_json::json;
 
 /// How late a window may close in the cloud, on a machine that is busy.
@@ -84,13 +84,13 @@ fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_storm(
     };
     storm("PUT");
     let source = |number: u8| std::net::IpAddr::from([198, 51, 100, number]);
-    let asks: Vec<_> = (1..=20)
+    let requests: Vec<_> = (1..=20)
         .map(|number| {
-            let ask = an_ask().on(&world.target()).port("tcp/22").from(source(number));
+            let ask = a_request().on(&world.target()).port("tcp/22").from(source(number));
             world.alice.start_request(&ask.waiting(PATIENCE))
         })
         .collect();
-    let grants: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap().grant.unwrap()).collect();
+    let grants: Vec<_> = requests.into_iter().map(|request| request.join().unwrap().grant.unwrap()).collect();
     for grant in &grants {
         world.alice.wait_for_state(&grant.id, GrantState::Active);
     }

@@ -7,7 +7,7 @@ use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, Layers, RevokeAccessRequest};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::wait_until;
-use postern_tests::{PATIENCE, an_ask};
+use postern_tests::{PATIENCE, a_request};
 
 fn is_shut(world: &AzureWorld) -> bool {
     ["nsg-subnet", "nsg-nic"].iter().all(|group| world.rules(group, "postern-allow-").is_empty())
@@ -82,7 +82,7 @@ fn i6_a_broker_that_is_killed_between_any_two_calls_of_a_close_closes_it_all_the
         &mut world,
         |world| {
             close_all(world);
-            let his = an_ask().on(&world.target()).port("tcp/22").from(world.net.alice.v4()).seconds(600);
+            let his = a_request().on(&world.target()).port("tcp/22").from(world.net.alice.v4()).seconds(600);
             vec![world.alice.open(&world.ask().seconds(900)).id, bob.open(&his).id]
         },
         |world, grants| {

@@ -139,7 +139,7 @@ fn on_one_server(stores: usize, span: Duration) {
     let net = Net::new();
     let redis = Redis::start(&net.hub);
     let settings = RedisSettings::at(redis.url(), "t");
-    is_fair(&net.hub.room().run(contend(settings, stores, span)));
+    is_fair(&net.hub.netns().run(contend(settings, stores, span)));
 }
 
 #[test]
@@ -158,14 +158,14 @@ fn i8_two_stores_whose_commits_a_replica_confirms_take_turns() {
     let group = Group::start(&net.hub, 1);
     let endpoint = Endpoint::Url(group.url(0));
     let settings = RedisSettings { endpoint, replicas: 1, ..RedisSettings::at("", "t") };
-    is_fair(&net.hub.room().run(contend(settings, 2, Duration::from_secs(15))));
+    is_fair(&net.hub.netns().run(contend(settings, 2, Duration::from_secs(15))));
 }
 
 #[test]
 fn i8_two_stores_behind_sentinels_take_turns() {
     let net = Net::new();
     let group = Group::start(&net.hub, 3);
-    is_fair(&net.hub.room().run(contend(sentinel::settings(&group, 1), 2, Duration::from_secs(15))));
+    is_fair(&net.hub.netns().run(contend(sentinel::settings(&group, 1), 2, Duration::from_secs(15))));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn i8_a_store_that_died_in_its_turn_keeps_the_others_for_a_moment_only() {
     let redis = Redis::start(&net.hub);
     let settings = RedisSettings::at(redis.url(), "t");
     let socket = redis.socket();
-    let took = net.hub.room().run(async move {
+    let took = net.hub.netns().run(async move {
         let dead = Store::open(&settings).await.unwrap();
         let living = Store::open(&settings).await.unwrap();
         living.commit(transaction(0, 1)).await.unwrap();

@@ -10,7 +10,7 @@ use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
 use postern_tests::{Line, Replicas};
 
-use crate::herd::Book;
+use crate::agent_fleet::Book;
 use crate::history::FaultSpan;
 use crate::schedule::{Fault, Planned, Schedule};
 use crate::world::World;
@@ -40,7 +40,7 @@ pub(crate) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(world: &'a mut World) -> Self {
-        let (replicas, redis, book) = (&world.replicas, &mut world.redis, world.herd.book());
+        let (replicas, redis, book) = (&world.replicas, &mut world.redis, world.fleet.book());
         let (agents, tended) = (book.connected(), vec![monotonic(); replicas.all().len()]);
         let (going, healing, spans) = Default::default();
         Self { replicas, redis, book, agents, going, healing, tended, spans }

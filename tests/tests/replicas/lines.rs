@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Redis's answer to a line; none where there is no connection, an empty one where nothing comes.
 fn say(host: &Host, words: &'static str) -> Option<String> {
-    host.room().run(async move {
+    host.netns().run(async move {
         let mut stream = TcpStream::connect(RELAY).await.ok()?;
         stream.write_all(words.as_bytes()).await.ok()?;
         let mut answer = [0; 64];
@@ -35,9 +35,9 @@ fn a_cut_line_breaks_and_refuses_and_a_hung_one_delivers_late() {
     let relay = Relay::to_socket(&net.hub, RELAY.parse().unwrap(), redis.socket());
     assert_eq!(say(&net.hub, "SET key 1\r\n").as_deref(), Some("+OK\r\n"));
 
-    let mut open = net.hub.room().run(TcpStream::connect(RELAY)).unwrap();
+    let mut open = net.hub.netns().run(TcpStream::connect(RELAY)).unwrap();
     relay.set(Line::Cut);
-    let ended = net.hub.room().run(async move { timeout(PATIENCE, open.read(&mut [0; 1])).await });
+    let ended = net.hub.netns().run(async move { timeout(PATIENCE, open.read(&mut [0; 1])).await });
     assert!(matches!(ended, Ok(Ok(0) | Err(_))), "{ended:?}");
     assert_eq!(say(&net.hub, "GET key\r\n"), None);
 
@@ -75,7 +75,7 @@ fn a_balancer_that_asks_gives_nothing_to_a_backend_that_is_not_ready() {
         hub.listen_tcp(port);
     }
     let health = SocketAddr::new(hub.v4(), ready[1]);
-    let _health = hub.room().start(async move {
+    let _health = hub.netns().start(async move {
         let listener = TcpListener::bind(health).await.unwrap();
         while let Ok((mut stream, _)) = listener.accept().await {
             stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.ok();

@@ -15,7 +15,7 @@ use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, RevokeAccessRequest};
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Ask, Refusal, Running, an_ask};
+use postern_tests::{Refusal, RequestBuilder, Running, a_request};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 use tokio::task::{JoinError, JoinSet};
@@ -91,8 +91,8 @@ impl Load {
             let identity = world.issue(&format!("requester-{number}"), Role::Requester);
             let (url, aims) = (world.url().to_owned(), world.aims.clone());
             let seed = seed.wrapping_mul(1_000).wrapping_add(u64::from(number - first));
-            let room = world.net.alice.room();
-            room.start(async move { Requester::new(number, &url, &identity, seed).go(aims, until).await })
+            let netns = world.net.alice.netns();
+            netns.start(async move { Requester::new(number, &url, &identity, seed).go(aims, until).await })
         };
         Self { requesters: requesters.map(start).collect() }
     }
@@ -175,9 +175,9 @@ impl Requester {
 
     async fn ask(&mut self, source: &str, targets: &BTreeSet<String>, seconds: u64, kind: &str) -> Asked {
         let wait = if self.rng.random_bool(0.5) { Duration::from_secs(3) } else { Duration::ZERO };
-        let ask = targets.iter().fold(an_ask(), |ask, target| ask.on(target)).port("tcp/22").from(source);
+        let ask = targets.iter().fold(a_request(), |ask, target| ask.on(target)).port("tcp/22").from(source);
         let key = format!("{kind}-{source}");
-        let ask: Ask = ask.seconds(seconds).key(&key).waiting(wait);
+        let ask: RequestBuilder = ask.seconds(seconds).key(&key).waiting(wait);
         let (at, mut retries) = (wall(), Vec::new());
         let answer = self
             .insist(&mut retries, ANSWER + wait, |channel| {

@@ -3,16 +3,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod agent_fleet;
 mod authority;
 mod check;
 mod driver;
-mod herd;
+mod fake_clouds;
 mod history;
 mod lines;
 mod load;
 mod scenarios;
 mod schedule;
-mod sky;
 mod status;
 mod storm;
 mod summary;

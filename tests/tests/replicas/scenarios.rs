@@ -6,7 +6,7 @@ use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
-use postern_tests::{Ask, Client, FakeAgent, PATIENCE, a_policy, an_ask, end_of};
+use postern_tests::{Client, FakeAgent, PATIENCE, RequestBuilder, a_policy, a_request, end_of};
 
 use crate::BROKERS;
 use crate::history::{Opening, What};
@@ -36,13 +36,13 @@ pub(crate) fn led_by_hand(world: &World, replica: usize) -> FakeAgent {
     FakeAgent::enroll(&world.net.vm, url, &token, &world.dir.path().join("led")).unwrap()
 }
 
-fn ask(target: &str, seconds: u64) -> Ask {
-    an_ask().on(target).port("tcp/22").from(SOURCE).seconds(seconds)
+fn ask(target: &str, seconds: u64) -> RequestBuilder {
+    a_request().on(target).port("tcp/22").from(SOURCE).seconds(seconds)
 }
 
 /// How often windows were opened and closed at each host.
 fn changes(world: &World, what: fn(&What) -> bool) -> usize {
-    world.herd.book().hosts().iter().filter(|event| what(&event.what)).count()
+    world.fleet.book().hosts().iter().filter(|event| what(&event.what)).count()
 }
 
 fn closings(world: &World) -> usize {
@@ -107,12 +107,12 @@ fn a_ban_at_one_replica_cuts_the_stream_at_another() {
 fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
     // The agent speaks only to the replica that is killed, so that this is the one that works on the target.
     let world = World::new(&Options { brokers: 2, hosts: 0, instances: 1, agents_at: Some(0) });
-    let (sky, target) = (world.sky.as_ref().unwrap(), &world.aims.clouds[0]);
-    let watcher = sky.watch();
+    let (fake_clouds, target) = (world.fake_clouds.as_ref().unwrap(), &world.aims.clouds[0]);
+    let watcher = fake_clouds.watch();
     let grant = at(&world, 0).open(&ask(target, 6));
     world.replicas.replica(0).kill9();
     sleep_until(end_of(&grant));
-    wait_until("another replica to close it", TAKEN_OVER, || sky.look().open.is_empty());
+    wait_until("another replica to close it", TAKEN_OVER, || fake_clouds.look().open.is_empty());
     let seen: Vec<_> = watcher.stop().into_iter().filter(|look| look.asked < end_of(&grant)).collect();
     let first = seen.iter().position(|look| !look.open.is_empty()).unwrap();
     assert!(seen[first..].iter().all(|look| !look.open.is_empty()), "it was open until its end");
@@ -150,7 +150,7 @@ fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_whe
         other.grant(&answer.grant.unwrap().id).unwrap();
     }
     assert_eq!(closings(&world), 1, "nothing was closed or flapped");
-    assert!(!world.herd.book().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
+    assert!(!world.fleet.book().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
     assert!(world.fresh_admin().verify_audit().sound);
 }
 
@@ -173,7 +173,7 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
     wait_until("it to end", PATIENCE, || !world.replicas.replica(0).is_ready());
     assert!(start.elapsed() < PATIENCE, "it waited as long as it was asked to: {:?}", start.elapsed());
     let all = world.aims.hosts.len();
-    wait_until("every agent to have moved", PATIENCE, || world.herd.book().connected() == all);
+    wait_until("every agent to have moved", PATIENCE, || world.fleet.book().connected() == all);
     for target in world.aims.hosts.iter() {
         at(&world, 1).wait_in_sync(target);
     }
@@ -183,11 +183,11 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
 #[test]
 fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_closed() {
     let mut world = World::new(&Options { brokers: BROKERS, hosts: 2, instances: 1, agents_at: None });
-    let sky = world.sky.as_ref().unwrap();
+    let fake_clouds = world.fake_clouds.as_ref().unwrap();
     let (host, cloud) = (&world.aims.hosts[0], &world.aims.clouds[0]);
     world.admin.open(&ask(host, 12));
     let grant = world.admin.open(&ask(cloud, 600));
-    assert_eq!(sky.look().open.len(), 1);
+    assert_eq!(fake_clouds.look().open.len(), 1);
     world.redis.lose();
     world.redis.resume();
     let mut ended = vec![false; usize::from(BROKERS)];
@@ -200,7 +200,7 @@ fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_c
         for replica in world.replicas.all() {
             replica.tend();
         }
-        sky.look().open.is_empty()
+        fake_clouds.look().open.is_empty()
     });
     assert!(wall() < end_of(&grant));
     wait_until("a line in the log", PATIENCE, || {
@@ -208,7 +208,7 @@ fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_c
             && world.fresh_admin().audit().iter().any(|line| line.contains("cloud.unknown_window_closed"))
     });
     wait_until("the kernel to end the host's window", PATIENCE, || {
-        !world.herd.book().is_open(&Opening::new(host, SOURCE))
+        !world.fleet.book().is_open(&Opening::new(host, SOURCE))
     });
     let policy = a_policy().named("hosts").on("host:*").port("tcp/22").layers(Layers::Host);
     world.fresh_admin().put_policy(policy.wire()).unwrap();

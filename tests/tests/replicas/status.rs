@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{monotonic, wait_until};
-use postern_tests::{Cli, PATIENCE, an_ask};
+use postern_tests::{Cli, PATIENCE, a_request};
 use serde_json::Value;
 
 use crate::scenarios::{LED, SOURCE, at, led_by_hand};
@@ -58,7 +58,7 @@ fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
     let world = World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None });
     let session = led_by_hand(&world, 0).session().unwrap();
     session.applied(session.desired().generation);
-    let ask = an_ask().on(LED).port("tcp/22").from(SOURCE).seconds(600);
+    let ask = a_request().on(LED).port("tcp/22").from(SOURCE).seconds(600);
     let answer = at(&world, 0).start_request(&ask.waiting(PATIENCE));
     session.applied(session.desired().generation);
     let grant = answer.join().unwrap().grant.unwrap();

@@ -1,4 +1,4 @@
-//! The storm: a load of requests over a herd of agents, while a seeded driver kills, stops and cuts off brokers and
+//! The storm: a load of requests over a fleet of agents, while a seeded driver kills, stops and cuts off brokers and
 //! Redis; and then the checker, over everything that was seen.
 //!
 //! `POSTERN_SEED` replays a run, `POSTERN_STORM_SECONDS` makes it longer, `POSTERN_STORM_AGENTS` larger or smaller.
@@ -62,7 +62,7 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let schedule = Schedule::of(seed, usize::from(BROKERS), length);
     say(&schedule);
     let from = wall();
-    let watcher = world.sky.as_ref().unwrap().watch();
+    let watcher = world.fake_clouds.as_ref().unwrap().watch();
     let requesters = round * REQUESTERS..(round + 1) * REQUESTERS;
     let load = Load::start(world, requesters, seed, monotonic() + length);
     let faults = Driver::new(world).play(&schedule, length);
@@ -72,9 +72,9 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     std::thread::sleep(QUIET);
     let quiet = wall();
     let mut looks = watcher.stop();
-    looks.push(world.sky.as_ref().unwrap().look());
+    looks.push(world.fake_clouds.as_ref().unwrap().look());
 
-    let book = world.herd.book();
+    let book = world.fleet.book();
     let stored = admin.grants().iter().map(stored).filter(|grant| grant.requested_at >= from).collect();
     let history = History {
         hosts: book.hosts().into_iter().filter(|event| event.at >= from).collect(),

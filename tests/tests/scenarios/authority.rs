@@ -126,7 +126,7 @@ impl Walk {
     /// What the broker's metrics port answers.
     fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{METRICS}{path}");
-        self.world.net.hub.room().run(async move {
+        self.world.net.hub.netns().run(async move {
             let answer = reqwest::get(url).await.expect("the port answers");
             (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
         })

@@ -78,7 +78,7 @@ fn a_host_takes_its_processes_with_it() {
     let net = Net::new();
     let mut command = tied("sleep");
     command.arg("1000");
-    let mut child = net.vm.room().spawn(command).unwrap();
+    let mut child = net.vm.netns().spawn(command).unwrap();
     // From here on it is tied.
     let name = format!("/proc/{}/comm", child.id());
     wait_until("the program to run", PATIENCE, || {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::{
-    PATIENCE, Reach, TCP, VM, World, an_ask, ask_for, end_of, further_addresses, usual_policy,
+    PATIENCE, Reach, TCP, VM, World, a_request, ask_for, end_of, further_addresses, usual_policy,
 };
 
 #[test]
@@ -16,7 +16,7 @@ fn i3_a_hundred_expiries_cut_no_connection() {
     alice.add_addresses(further_addresses(100));
     let sources: Vec<IpAddr> = further_addresses(100).map(IpAddr::V4).collect();
 
-    let ask = |source: &IpAddr| an_ask().on(VM).port("tcp/22").from(source).seconds(10).waiting(PATIENCE);
+    let ask = |source: &IpAddr| a_request().on(VM).port("tcp/22").from(source).seconds(10).waiting(PATIENCE);
     let asked: Vec<_> = sources.iter().map(|source| world.alice.start_request(&ask(source))).collect();
     let grants: Vec<_> = asked.into_iter().map(|answer| answer.join().unwrap().grant.unwrap()).collect();
     assert!(grants.iter().all(|grant| grant.state() == GrantState::Active), "{grants:#?}");

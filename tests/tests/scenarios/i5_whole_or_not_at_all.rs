@@ -84,7 +84,7 @@ fn i5_a_silent_agent_leaves_a_grant_opening_and_then_failed() {
     let world = World::without_agent(usual_policy().on(OTHER));
     let session = other_agent(&world).session().unwrap();
     session.applied(session.desired().generation);
-    let ask = postern_tests::an_ask().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(2);
+    let ask = postern_tests::a_request().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(2);
     let grant = world.alice.request(&ask).unwrap().grant.unwrap();
     session.desired();
     assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Opening);

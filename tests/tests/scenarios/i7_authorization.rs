@@ -13,7 +13,7 @@ use postern_pki::tls::pinned_client_config;
 use postern_proto::client::channel;
 use postern_proto::v1;
 use postern_tests::clock::wall;
-use postern_tests::{Client, FakeAgent, Host, Refusal, VM, World, an_ask, ask_for, usual_policy};
+use postern_tests::{Client, FakeAgent, Host, Refusal, VM, World, a_request, ask_for, usual_policy};
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -141,7 +141,7 @@ fn call_without_certificate(world: &World, host: &Host, path: PathAndQuery) -> R
     let token: postern_pki::join::JoinToken = token(world, VM).parse().unwrap();
     let tls = pinned_client_config(token.fingerprint()).unwrap();
     let url = world.broker.url().to_owned();
-    host.room().run(async move { call(channel(&url, tls).unwrap(), path).await })
+    host.netns().run(async move { call(channel(&url, tls).unwrap(), path).await })
 }
 
 fn denied_at_the_gate(status: Option<&Status>) -> bool {
@@ -210,7 +210,7 @@ fn i7_an_agent_is_told_of_its_own_target_and_speaks_for_no_other() {
     assert_eq!(session.desired_within(Duration::from_millis(500)), None);
 
     let second =
-        world.alice.request(&an_ask().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(60)).unwrap();
+        world.alice.request(&a_request().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(60)).unwrap();
     let told = session.desired();
     let second = second.grant.unwrap().id;
     assert_eq!(told.windows.iter().map(|window| window.grant_id.clone()).collect::<Vec<_>>(), [second]);
@@ -247,8 +247,8 @@ fn i7_a_requester_stays_within_the_limits_of_policy() {
         &["192.0.2.0/27"],
         Duration::from_secs(60),
     ));
-    let denied = |ask: &postern_tests::Ask| Refusal::from(world.alice.request(ask).unwrap_err());
-    let ask = || an_ask().on(VM).port("tcp/22").from("192.0.2.20").seconds(60);
+    let denied = |ask: &postern_tests::RequestBuilder| Refusal::from(world.alice.request(ask).unwrap_err());
+    let ask = || a_request().on(VM).port("tcp/22").from("192.0.2.20").seconds(60);
     assert_eq!(denied(&ask().from("192.0.2.40")).reason, "SOURCE_NOT_ALLOWED");
     assert_eq!(denied(&ask().from("192.0.2.0/26")).reason, "SOURCE_NOT_ALLOWED");
     assert_eq!(denied(&ask().port("tcp/80")).reason, "PORT_NOT_IN_POLICY");

@@ -6,7 +6,8 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::sleep_until;
 use postern_tests::{
-    FakeAgent, FakeSession, PATIENCE, Reach, Refusal, TCP, VM, World, an_ask, ask_for, end_of, usual_policy,
+    FakeAgent, FakeSession, PATIENCE, Reach, Refusal, TCP, VM, World, a_request, ask_for, end_of,
+    usual_policy,
 };
 use tonic::Code;
 
@@ -22,8 +23,8 @@ fn led_by_hand() -> (World, FakeAgent, FakeSession) {
     (world, agent, session)
 }
 
-fn ask_from(source: &str) -> postern_tests::Ask {
-    an_ask().on(VM).port("tcp/22").from(source).seconds(60)
+fn ask_from(source: &str) -> postern_tests::RequestBuilder {
+    a_request().on(VM).port("tcp/22").from(source).seconds(60)
 }
 
 #[test]
@@ -107,11 +108,11 @@ fn i8_a_refusal_is_told_again_until_it_is_accepted() {
 }
 
 trait LedByHand {
-    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::Ask) -> String;
+    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::RequestBuilder) -> String;
 }
 
 impl LedByHand for postern_tests::Client {
-    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::Ask) -> String {
+    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::RequestBuilder) -> String {
         let asked = self.start_request(&ask.clone().waiting(PATIENCE));
         session.applied(session.desired().generation);
         let grant = asked.join().unwrap().grant.unwrap();

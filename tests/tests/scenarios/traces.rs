@@ -37,7 +37,7 @@ impl TraceService for Collector {
 impl Collector {
     fn listen(&self, host: &Host) -> Running<()> {
         let (collector, address) = (self.clone(), SocketAddr::new([0, 0, 0, 0].into(), PORT));
-        host.room().start(async move {
+        host.netns().start(async move {
             let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector));
             server.serve(address).await.expect("the port is free");
         })

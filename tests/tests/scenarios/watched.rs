@@ -18,7 +18,7 @@ const METRICS: &str = "metrics_listen = \"0.0.0.0:9464\"\n";
 /// What the broker's metrics port answers.
 fn get(broker: &Host, from: &Host, path: &str) -> (u16, String) {
     let url = format!("http://{}:9464{path}", broker.v4());
-    from.room().run(async move {
+    from.netns().run(async move {
         let answer = reqwest::get(url).await.expect("the port answers");
         (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
     })

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
-use postern_tests::{Cli, Connection, PATIENCE, Reach, Refusal, Replica, TCP, VM, an_ask};
+use postern_tests::{Cli, Connection, PATIENCE, Reach, Refusal, Replica, TCP, VM, a_request};
 use serde_json::Value;
 use tonic::Code;
 
@@ -46,7 +46,7 @@ pub(crate) fn tell(story: &mut Story) {
         });
     let Some((mut world, at)) = begun else { return };
     let at = kill(story, &mut world, at);
-    let long = story.step(&asks("22", "10m"), || {
+    let long = story.step(&request_command("22", "10m"), || {
         world.request("22", "10m");
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         (connection, "open, and alice works over a connection until the end of this story".to_owned())
@@ -70,7 +70,7 @@ pub(crate) fn tell(story: &mut Story) {
 /// A broker is killed while a window is open. Returns where the agent is then.
 fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
     story.tell("A broker is killed while a window is open.");
-    let (grant, connection) = story.step(&asks("22", SHORT), || {
+    let (grant, connection) = story.step(&request_command("22", SHORT), || {
         let grant = world.request("22", SHORT);
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         ((grant, connection), "open, and alice works over a connection".to_owned())
@@ -278,13 +278,13 @@ fn some(count: usize, what: &str) -> String {
     if count == 0 { String::new() } else { format!("\n{count}{what}") }
 }
 
-fn asks(port: &str, duration: &str) -> String {
+fn request_command(port: &str, duration: &str) -> String {
     format!(
         "alice: postern request {VM} --port {port} --source 192.0.2.20 --for {duration} --reason \"fix the disk\""
     )
 }
 
 /// The same for a call that does not try again by itself.
-fn ask(world: &World, port: &str) -> postern_tests::Ask {
-    an_ask().on(VM).port(port).from(world.net.alice.v4()).seconds(600)
+fn request(world: &World, port: &str) -> postern_tests::RequestBuilder {
+    a_request().on(VM).port(port).from(world.net.alice.v4()).seconds(600)
 }

@@ -29,7 +29,7 @@ fn run<T: Send + 'static>(
     peer: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> T {
     let peer = async { timeout(PATIENCE, peer).await.expect("the broker acts in time") };
-    limited.net.mallory.room().run(peer).expect("the connection holds")
+    limited.net.mallory.netns().run(peer).expect("the connection holds")
 }
 
 /// Waits until the broker ends a connection.
@@ -78,7 +78,7 @@ fn i10_each_class_of_peer_has_its_number_of_streams() {
 fn i10_a_message_that_is_too_large_is_refused_and_the_answer_names_the_limit() {
     let limited = Limited::with("anonymous_message = 4096\nmessage = 65536\n");
     let stranger = limited.stranger();
-    let enrolled = limited.net.mallory.room().run(async move {
+    let enrolled = limited.net.mallory.netns().run(async move {
         let request = v1::EnrollRequest { token: "x".repeat(5_000), csr: Vec::new() };
         AgentServiceClient::new(stranger.channel()).enroll(request).await.unwrap_err()
     });
@@ -284,7 +284,7 @@ fn i10_readers_of_metrics_that_do_not_read_silence_no_probe() {
     let mut broker = Broker::init_with(&net.hub, &dir.path().join("broker"), metrics);
     broker.serve();
     let address = (net.hub.v4(), 9464);
-    net.mallory.room().run(async move {
+    net.mallory.netns().run(async move {
         let mut slow = Vec::new();
         for _ in 0..100 {
             let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();

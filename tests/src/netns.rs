@@ -1,4 +1,4 @@
-//! A room: one thread inside a network namespace, with a runtime of its own. What runs in a room has its sockets and its
+//! [`Netns`]: one thread inside a network namespace, with a runtime of its own. Whatever runs on it has its sockets and its
 //! child processes in that namespace; the rest of the process stays where it is.
 
 use std::ffi::OsStr;
@@ -17,27 +17,27 @@ use tokio::task::JoinHandle;
 
 /// A thread in a namespace. Cheap to clone; the thread ends with the last clone, and everything in it with it.
 #[derive(Debug, Clone)]
-pub struct Room {
+pub struct Netns {
     inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
     runtime: Handle,
-    /// Dropped first: that is the word to stop.
+    /// The signal to stop: it is dropped first.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-/// Something that goes on in a room.
+/// A task that runs in a namespace.
 #[derive(Debug)]
 pub struct Running<T> {
-    room: Room,
+    netns: Netns,
     task: JoinHandle<T>,
 }
 
-impl Room {
-    /// Opens a room in the namespace.
+impl Netns {
+    /// Starts the thread in the namespace.
     pub(crate) fn open(name: &str, namespace: OwnedFd) -> Self {
         let (started, runtime) = mpsc::channel();
         let (stop, stopped) = oneshot::channel::<()>();
@@ -45,27 +45,28 @@ impl Room {
             move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
                 .expect("entering a network namespace needs root");
             let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
-            started.send(runtime.handle().clone()).expect("whoever opens a room waits for it");
-            // Ends with an error when the sender is dropped, which is what says stop.
+            started.send(runtime.handle().clone()).expect("the opener waits for the runtime");
+            // Ends with an error when the sender is dropped, which is the signal to stop.
             let _ = runtime.block_on(stopped);
         };
         let thread = thread::Builder::new().name(name.to_owned()).spawn(body).expect("a thread starts");
-        let runtime =
-            runtime.recv().unwrap_or_else(|_| panic!("the room {name} could not be opened; see above"));
+        let runtime = runtime
+            .recv()
+            .unwrap_or_else(|_| panic!("no thread could enter the namespace {name}; see above"));
         Self { inner: Arc::new(Inner { runtime, stop: Some(stop), thread: Some(thread) }) }
     }
 
-    /// Runs the future in the room and waits for its outcome. Must not be called from within a room.
+    /// Runs the future in the namespace and waits for its outcome. Must not be called from the thread of a [`Netns`].
     pub fn run<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
         self.start(work).join()
     }
 
-    /// Starts the future in the room.
+    /// Starts the future in the namespace.
     pub fn start<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Running<T> {
-        Running { room: self.clone(), task: self.inner.runtime.spawn(work) }
+        Running { netns: self.clone(), task: self.inner.runtime.spawn(work) }
     }
 
-    /// Starts a child process in the room.
+    /// Starts a child process in the namespace.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -73,7 +74,7 @@ impl Room {
         self.run(async move { command.spawn() })
     }
 
-    /// Runs a child process in the room to its end. The room stays free for other work meanwhile.
+    /// Runs a child process in the namespace to its end. The thread stays free for other work meanwhile.
     ///
     /// # Errors
     /// The program cannot be started.
@@ -91,20 +92,20 @@ pub fn tied(program: impl AsRef<OsStr>) -> Command {
 }
 
 impl<T: Send + 'static> Running<T> {
-    /// Waits for the outcome. A panic in the room goes on here.
+    /// Waits for the outcome. A panic of the task goes on here.
     pub fn join(self) -> T {
-        match self.room.inner.runtime.block_on(self.task) {
+        match self.netns.inner.runtime.block_on(self.task) {
             Ok(outcome) => outcome,
             Err(error) => resume_unwind(error.into_panic()),
         }
     }
 
-    /// Ends it where it is, as a kill would.
+    /// Ends the task at its current point, as a kill would.
     pub fn stop(self) {
         self.task.abort();
     }
 
-    /// Whether it has ended.
+    /// Reports whether the task has ended.
     pub fn is_done(&self) -> bool {
         self.task.is_finished()
     }
@@ -114,9 +115,9 @@ impl Drop for Inner {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // The last clone may be dropped by the room itself, which cannot wait for its own end.
+            // The thread itself may drop the last clone, and cannot wait for its own end.
             if thread.thread().id() != thread::current().id() {
-                // A room that panicked has said so already.
+                // A thread that panicked has said so already.
                 let _ = thread.join();
             }
         }

@@ -13,7 +13,7 @@ use postern_agent::host_reconciler::HostLayer;
 
 use crate::history::{HostEvent, Opening, SessionEvent, What};
 
-/// What happened at every host of a herd.
+/// What happened at every host of a fleet.
 #[derive(Debug)]
 pub(crate) struct Book {
     /// One moment on both clocks.

@@ -1,4 +1,4 @@
-//! A herd: many agents in this process. Each is the real one (its sessions, its reconciler, its ledger, its certificate from
+//! A fleet of many agents in this process. Each is the real one (its sessions, its reconciler, its ledger, its certificate from
 //! a real enrolment) on a host layer in memory.
 
 mod host;
@@ -37,7 +37,7 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// Agents that run until they are dropped with their host.
 #[derive(Debug)]
-pub(crate) struct Herd {
+pub(crate) struct AgentFleet {
     book: Arc<Book>,
 }
 
@@ -50,7 +50,7 @@ struct Link {
     book: Arc<Book>,
 }
 
-impl Herd {
+impl AgentFleet {
     /// Enrols an agent for each target, through the administrator's broker, and runs them on a host.
     pub(crate) fn gather(host: &Host, admin: &Client, targets: &[String], dir: &Path) -> Self {
         let book = Arc::new(Book::default());
@@ -84,9 +84,9 @@ impl Herd {
             let reconciler = keep(target, &broker, &dir, &book);
             reconcilers.push(reconciler.clone());
             let (target, broker, book) = (target.clone(), broker.clone(), Arc::clone(&book));
-            host.room().start(Link { target, broker, credentials, reconciler, book }.keep());
+            host.netns().start(Link { target, broker, credentials, reconciler, book }.keep());
         }
-        host.room().start(tick(reconcilers));
+        host.netns().start(tick(reconcilers));
         Self { book }
     }
 

@@ -84,8 +84,8 @@ impl PolicyBuilder {
 }
 
 /// A request for one hour of nothing yet.
-pub fn an_ask() -> Ask {
-    Ask {
+pub fn a_request() -> RequestBuilder {
+    RequestBuilder {
         wire: v1::RequestAccessRequest {
             duration: Some(duration_to_wire(Duration::from_secs(3600))),
             justification: "a test".to_owned(),
@@ -96,11 +96,11 @@ pub fn an_ask() -> Ask {
 
 /// Builds a request.
 #[derive(Debug, Clone)]
-pub struct Ask {
+pub struct RequestBuilder {
     wire: v1::RequestAccessRequest,
 }
 
-impl Ask {
+impl RequestBuilder {
     /// For this target, too.
     #[must_use]
     pub fn on(mut self, target: &str) -> Self {

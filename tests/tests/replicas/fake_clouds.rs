@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_millis(100);
 
 /// EC2 with some instances.
 #[derive(Debug)]
-pub(crate) struct Sky {
+pub(crate) struct FakeClouds {
     ec2: Ec2,
     cloud: Cloud,
     instances: Vec<String>,
@@ -35,7 +35,7 @@ pub(crate) struct Watcher {
     looks: JoinHandle<Vec<Look>>,
 }
 
-impl Sky {
+impl FakeClouds {
     /// So many instances, with one group that lets everyone in.
     pub(crate) fn start(host: &Host, dir: &Path, instances: usize) -> Self {
         let ec2 = Ec2::start(host, dir);

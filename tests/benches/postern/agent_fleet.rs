@@ -1,4 +1,4 @@
-//! A herd: many agents in this process, each with a session of its own as a real one has it: mutual TLS on its own
+//! A fleet of many agents in this process, each with a session of its own as a real one has it: mutual TLS on its own
 //! connection, a hello, heartbeats, and an acknowledgement of whatever it is told.
 
 use std::ops::Range;
@@ -32,7 +32,7 @@ const RETRY: Duration = Duration::from_millis(100);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Agents of one broker. They run until they are dropped.
-pub(crate) struct Herd {
+pub(crate) struct AgentFleet {
     shared: Arc<Shared>,
     running: Vec<Running<()>>,
 }
@@ -60,7 +60,7 @@ struct Session {
     incoming: Streaming<v1::SessionResponse>,
 }
 
-impl Herd {
+impl AgentFleet {
     /// Agents with these targets and identities. None of them runs yet.
     pub(crate) fn of(url: &str, identities: &[(String, Credentials)]) -> Self {
         let agent = |(target, credentials): &(String, Credentials)| Agent {
@@ -76,7 +76,7 @@ impl Herd {
     /// Runs some of them on a host.
     pub(crate) fn run(&mut self, host: &Host, agents: Range<usize>) {
         let shared = Arc::clone(&self.shared);
-        self.running.push(host.room().start(async move {
+        self.running.push(host.netns().start(async move {
             let turns = Arc::new(Semaphore::new(AT_ONCE));
             let mut all: JoinSet<()> =
                 agents.map(|number| keep(Arc::clone(&shared), number, Arc::clone(&turns))).collect();
@@ -86,7 +86,7 @@ impl Herd {
 
     /// Waits until so many have a session and were told what to hold.
     pub(crate) fn wait_told(&self, count: usize) {
-        wait_until("the herd", PATIENCE, || self.shared.told.load(Ordering::Relaxed) == count);
+        wait_until("the fleet", PATIENCE, || self.shared.told.load(Ordering::Relaxed) == count);
     }
 
     /// Lets no agent connect any more, or lets them again.
@@ -105,7 +105,7 @@ impl Herd {
     }
 }
 
-impl Drop for Herd {
+impl Drop for AgentFleet {
     fn drop(&mut self) {
         self.running.drain(..).for_each(Running::stop);
     }
