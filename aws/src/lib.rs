@@ -49,6 +49,7 @@ mod accounts;
 mod api;
 mod assess;
 mod backoff;
+mod clock;
 mod error;
 mod inventory;
 mod limits;

@@ -17,8 +17,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::Instant;
 
+use crate::clock;
 use crate::credential::{self, Identity};
 use crate::error::{CallError, error_chain};
 use crate::id::ArmId;
@@ -234,7 +234,7 @@ impl Arm {
         let place = |name| headers.get_optional_str(&HeaderName::from_static(name));
         let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
         let url = link(call, place)?;
-        let deadline = Instant::now() + OPERATION_TIMEOUT;
+        let deadline = clock::now() + OPERATION_TIMEOUT;
         let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
         let mut wait = FIRST_POLL_DELAY;
         loop {
@@ -242,7 +242,7 @@ impl Arm {
             let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
             match state(call, &body)? {
                 Some(()) => return Ok(()),
-                None if Instant::now() > deadline => {
+                None if clock::now() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
                     return Err(CallError::NoAnswer { call: call.to_owned(), reason });
                 }

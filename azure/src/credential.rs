@@ -14,10 +14,10 @@ use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::clock;
 use crate::error::error_chain;
 use crate::settings::{Application, Credential, Environment};
 
@@ -113,7 +113,7 @@ impl Identity {
                 )
             }
         };
-        let asked_at = Instant::now();
+        let asked_at = clock::now();
         let answer = request.send().await.map_err(|error| error_chain(&error.without_url()))?;
         let status = answer.status();
         let body = answer.bytes().await.map_err(|error| error_chain(&error.without_url()))?;
@@ -131,7 +131,7 @@ impl Identity {
             Seconds::Text(text) => text.parse().map_err(|_| "the token's end is not a number".to_owned())?,
         };
         let lifetime = Duration::from_secs(seconds.min(86_400));
-        let token = AccessToken::new(Secret::new(answer.access_token), OffsetDateTime::now_utc() + lifetime);
+        let token = AccessToken::new(Secret::new(answer.access_token), clock::wall() + lifetime);
         let ends_at = asked_at + lifetime;
         Ok(Kept { token, renew_at: ends_at - RENEW_BEFORE_END.min(lifetime / 2), ends_at })
     }
@@ -185,7 +185,7 @@ fn assertion(
         pem::parse(certificate).map_err(|error| format!("the certificate is not PEM: {error}"))?;
     let key = rsa_key(key)?;
     let thumbprint = BASE64URL_NOPAD.encode(&Sha256::digest(certificate.contents()));
-    let now = OffsetDateTime::now_utc();
+    let now = clock::wall();
     let header = Header { alg: "RS256", typ: "JWT", x5t_s256: thumbprint };
     let claims = Claims {
         aud: audience,
@@ -221,7 +221,7 @@ fn part(value: &impl Serialize) -> Result<String, String> {
 impl TokenCredential for Identity {
     async fn get_token(&self, _: &[&str]) -> azure_core::Result<AccessToken> {
         let mut kept = self.kept.lock().await;
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew_at) {
             return Ok(kept.token.clone());
         }

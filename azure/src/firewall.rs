@@ -17,9 +17,9 @@ use postern_core::{Port, Protocol, SourcePrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::arm::{Arm, NETWORK};
+use crate::clock;
 use crate::error::CallError;
 use crate::id::ArmId;
 use crate::settings::FirewallSettings;
@@ -423,10 +423,10 @@ async fn write(
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
-    let deadline = Instant::now() + CHANGE_TIMEOUT;
+    let deadline = clock::now() + CHANGE_TIMEOUT;
     let mut waits = busy_waits();
     let mut last = None;
-    while Instant::now() < deadline {
+    while clock::now() < deadline {
         if last.is_some() {
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
         }

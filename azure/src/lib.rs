@@ -34,6 +34,7 @@
 mod arm;
 mod cache;
 mod caller;
+mod clock;
 mod credential;
 mod display;
 mod error;

@@ -11,8 +11,8 @@ use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, Statu
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::time::Instant;
 
+use crate::clock;
 use crate::settings::Rates;
 
 /// The deadline of one request.
@@ -86,14 +86,14 @@ impl HttpClient for Transport {
                 format!("an answer leads to {host}, which is not Azure Resource Manager"),
             ));
         }
-        let deadline = Instant::now() + BUSY_TIMEOUT;
+        let deadline = clock::now() + BUSY_TIMEOUT;
         let mut waits = busy_waits();
         loop {
             self.limits.take(*request.method()).await;
             let (status, headers, body) = self.once(request).await?;
             // A write with an etag builds on a read that the change under way makes old: its caller must read again.
             let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);
-            if is_busy(status, &body) && !is_old && Instant::now() < deadline {
+            if is_busy(status, &body) && !is_old && clock::now() < deadline {
                 let wait = retry_after(&headers).max(waits.next()).unwrap_or(Duration::from_secs(1));
                 tracing::debug!(path = request.url().path(), %status, ?wait, "Azure is busy");
                 tokio::time::sleep(wait).await;
@@ -221,7 +221,7 @@ mod tests {
     async fn calls_are_held_to_their_rates() {
         let limits = Limits::new(&Rates { reads: (1, 4), writes: (100, 100), network_writes: (2, 4) });
         for (method, calls) in [(Method::Get, 3), (Method::Put, 4)] {
-            let start = Instant::now();
+            let start = clock::now();
             for _ in 0..calls {
                 limits.take(method).await;
             }
