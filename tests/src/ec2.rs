@@ -6,6 +6,7 @@ mod cloud;
 mod edits;
 mod iam;
 mod meter;
+mod protocol;
 mod proxy;
 mod reads;
 mod semantics;
@@ -21,8 +22,9 @@ use crate::netns::{Netns, tied};
 use crate::process::{PATIENCE, Process};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
+pub use protocol::Call;
 use proxy::Proxy;
-pub use proxy::{Call, CrashPoint, Fault, When};
+pub use proxy::{CrashPoint, Fault, When};
 pub use world::AwsWorld;
 
 const MOTO: &str = "127.0.0.1:5000";

@@ -24,6 +24,7 @@ mod replica;
 pub mod setup;
 pub mod state;
 mod symmetry;
+mod transitions;
 pub mod turns;
 mod world;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::proxy::Call;
+use super::protocol::Call;
 
 /// Tags, by key.
 pub(super) type Tags = BTreeMap<String, String>;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::proxy::Call;
+use super::protocol::Call;
 
 /// The buckets that were drawn from so far.
 #[derive(Debug, Default)]

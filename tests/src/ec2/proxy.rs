@@ -1,7 +1,6 @@
 //! The proxy: every call of EC2's query protocol goes through it, is counted, and may go wrong in a way that moto cannot.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,45 +18,11 @@ use tokio::task::JoinSet;
 
 use super::iam;
 use super::meter::Meter;
+use super::protocol::{Broken, Call, error_body};
 use super::reads::Reads;
 use super::semantics;
 use crate::clock::monotonic;
 use crate::netns::Netns;
-
-/// One call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// The action.
-    pub action: String,
-    /// The Region.
-    pub region: String,
-    /// Whose credentials it was made with: the access key's id.
-    pub caller: String,
-    /// The parameters, without the action.
-    pub parameters: Vec<(String, String)>,
-}
-
-impl Call {
-    /// Whether it changes something.
-    pub fn is_change(&self) -> bool {
-        self.is_of_ec2() && !self.action.starts_with("Describe") && !self.action.starts_with("Get")
-    }
-
-    /// Whether it is EC2's, and not STS's.
-    pub(super) fn is_of_ec2(&self) -> bool {
-        !self.action.starts_with("GetCallerIdentity") && !self.action.starts_with("AssumeRole")
-    }
-
-    /// What keeps it apart from the same call of another account or Region.
-    pub(super) fn key(&self, body: &[u8]) -> Vec<u8> {
-        [self.caller.as_bytes(), b"/", self.region.as_bytes(), b"?", body].concat()
-    }
-
-    /// The value of a parameter.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
 
 /// What goes wrong with a call.
 #[derive(Debug, Clone)]
@@ -263,7 +228,7 @@ impl Proxy {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Broken> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
-        let call = parse(&parts.headers, &body);
+        let call = Call::parse(&parts.headers, &body);
         match self.verdict(&call) {
             Verdict::Answer(answer) => Ok(answer),
             Verdict::Break => Err(Broken),
@@ -386,48 +351,10 @@ impl Proxy {
     }
 }
 
-/// The connection is to be broken.
-#[derive(Debug)]
-pub(super) struct Broken;
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection is broken on purpose")
-    }
-}
-
-impl std::error::Error for Broken {}
-
-impl From<Infallible> for Broken {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
-
-fn parse(headers: &HeaderMap, body: &[u8]) -> Call {
-    let mut parameters: Vec<(String, String)> =
-        form_urlencoded::parse(body).map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
-    let action = parameters.iter().position(|(key, _)| key == "Action");
-    let action = action.map(|at| parameters.remove(at).1).unwrap_or_default();
-    // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …
-    let scope = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let region = scope.split('/').nth(2).unwrap_or_default().to_owned();
-    let caller = scope.split('/').next().and_then(|scope| scope.split_once('=')).map_or("", |(_, key)| key);
-    Call { action, region, caller: caller.to_owned(), parameters }
-}
-
 fn with_status(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response
-}
-
-/// An error as EC2 writes it.
-pub(super) fn error_body(code: &str, message: &str) -> Bytes {
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors><RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
-    )
-    .into()
 }
 
 fn error(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {

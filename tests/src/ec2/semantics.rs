@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use ipnet::IpNet;
 
-use super::proxy::{Broken, Call, error_body};
+use super::protocol::{Broken, Call, error_body};
 
 /// The actions that answer in pages, with the element that holds their items.
 const PAGED: [(&str, &str); 5] = [
