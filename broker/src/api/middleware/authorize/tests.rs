@@ -11,6 +11,7 @@ use postern_core::{Principal, Role};
 
 use super::*;
 use crate::api::authenticator::CertificateAuthenticator;
+use crate::store::Store as _;
 use crate::store::memory::Fault;
 use crate::testing::TestApp;
 use crate::testing::builders::name;
