@@ -20,7 +20,7 @@ use postern_provider::CloudError;
 use super::{App, Caller, Error};
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
-use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
+use crate::store::{self, Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// The attempts at a change of a grant that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;
@@ -64,7 +64,7 @@ impl GrantFilter {
 #[derive(Debug)]
 pub struct Requested {
     /// The grant.
-    pub grant: Grant,
+    pub grant: Durable<Grant>,
     /// Reports that an earlier request with this idempotency key made it.
     pub repeated: bool,
 }
@@ -92,26 +92,29 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
         let (principal, key) = (caller.record_name().clone(), key.clone());
         changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
     }
-    match app.store.commit(changes.audit(requested_event(&grant))).await {
-        Ok(_) => {}
+    let changes = changes.audit(requested_event(&grant));
+    let grant = match Durable::commit(&*app.store, changes, grant).await {
+        Ok(grant) => grant,
         // The key was used before. It is looked up only here, as most requests are new.
         Err(conflict @ StoreError::Conflict { .. }) => {
             let earlier = earlier(app, caller, &asked).await?.ok_or(conflict)?;
             return Ok(Requested { grant: earlier, repeated: true });
         }
         Err(error) => return Err(error.into()),
-    }
+    };
     tracing::info!(grant = %grant.id, principal = %caller.principal, "access requested");
     app.grant_changes.changed(grant.id);
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Requested { grant, repeated: false })
 }
 
-/// Returns the grant that an earlier request with this caller's idempotency key made.
-async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Grant>, Error> {
+/// Returns the grant that an earlier request with this caller's idempotency key made. That request may have failed because its
+/// records were not durable yet; the grant and the key are in one transaction.
+async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Durable<Grant>>, Error> {
     let Some(key) = &asked.idempotency_key else { return Ok(None) };
     let Some(id) = app.store.grant_of_request(caller.record_name(), key).await? else { return Ok(None) };
-    let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
+    let Some(grant) = app.store.durable_grant(id).await?.transpose() else { return Ok(None) };
+    let grant = grant.map(|grant| grant.record);
     if !same_request(&grant, &asked.request) {
         let remedy = "use a new key for a new request";
         return Err(Invalid::new("idempotency_key", "was used for another request", remedy).into());
@@ -231,13 +234,13 @@ fn requested_event(grant: &Grant) -> AuditEvent {
 /// Closes a grant before its end.
 ///
 /// # Errors
-/// Not the caller's (audited), or closed already.
+/// The grant is not the caller's (audited), or it is closed already.
 pub async fn revoke(
     app: &App,
     caller: &Caller,
     id: GrantId,
     reason: Option<Justification>,
-) -> Result<Grant, Error> {
+) -> Result<Durable<Grant>, Error> {
     for _ in 0..MAX_ATTEMPTS {
         let Versioned { record, version } = app.store.grant(id).await?.ok_or_else(|| not_found(id))?;
         let now = app.clock.now();
@@ -246,10 +249,18 @@ pub async fn revoke(
             app.record_denial(event.with("reason", "NOT_THE_CALLERS")).await?;
             return Err(not_found(id));
         }
-        // Closing already: that is what the caller asks for, once the reconciler knows of it.
-        if matches!(record.state, GrantState::Closing(_)) {
-            app.wakeups.wake_all(record.targets().into_iter().cloned());
-            return Ok(record);
+        let is_over = |grant: &Grant| matches!(grant.state, GrantState::Closing(_)) || grant.state.is_final();
+        if is_over(&record) {
+            let durable = durable_grant(app, id).await?;
+            app.wakeups.wake_all(durable.targets().into_iter().cloned());
+            // Closing already: that is what the caller asks for, once the reconciler knows of it.
+            if matches!(durable.state, GrantState::Closing(_)) {
+                return Ok(durable);
+            }
+            // The store has lost the close that was read first.
+            if !durable.state.is_final() {
+                continue;
+            }
         }
         let close = CloseReason::Revoked { by: caller.principal.clone(), reason: reason.clone() };
         let next = record.after(Event::Close(close), now)?;
@@ -258,8 +269,9 @@ pub async fn revoke(
             event = event.with("reason", reason);
         }
         let change = store::Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
-        match app.store.commit(Transaction::default().change(change).audit(event)).await {
-            Ok(_) => {
+        let changes = Transaction::default().change(change).audit(event);
+        match Durable::commit(&*app.store, changes, next).await {
+            Ok(next) => {
                 tracing::info!(grant = %id, principal = %caller.principal, "grant revoked");
                 app.grant_changes.changed(id);
                 app.wakeups.wake_all(next.targets().into_iter().cloned());
@@ -275,7 +287,7 @@ pub async fn revoke(
 /// Returns a grant that the caller may see.
 ///
 /// # Errors
-/// It does not exist, or the caller may not see it.
+/// The grant does not exist, or the caller may not see it.
 pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versioned<Grant>, Error> {
     let grant = app.store.grant(id).await?.filter(|grant| caller.may_see(&grant.record));
     grant.ok_or_else(|| not_found(id))
@@ -286,7 +298,7 @@ pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versione
 ///
 /// # Errors
 /// The store failed.
-pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, Error> {
+pub async fn settled(app: &App, grant: Durable<Grant>, wait: Duration) -> Result<Durable<Grant>, Error> {
     let on_its_way = |grant: &Grant| matches!(grant.state, GrantState::Opening | GrantState::Closing(_));
     let id = grant.id;
     let follow = async {
@@ -295,7 +307,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
             // Read after subscribing, so that no change falls between.
             let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
             if !on_its_way(&grant) {
-                return Ok(grant);
+                return durable_grant(app, id).await;
             }
             // A watcher that has fallen behind reads the grant again too.
             while changes
@@ -317,7 +329,7 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
     };
     tokio::select! {
         settled = follow => settled,
-        () = until => Ok(app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record),
+        () = until => durable_grant(app, id).await,
     }
 }
 
@@ -358,6 +370,12 @@ pub async fn list_grants(
     grants.truncate(size);
     let next = grants.last().filter(|_| more).map(|grant| grant.id);
     Ok((grants, next))
+}
+
+/// Returns a grant as it stands in durable records.
+async fn durable_grant(app: &App, id: GrantId) -> Result<Durable<Grant>, Error> {
+    let grant = app.store.durable_grant(id).await?.transpose().ok_or_else(|| not_found(id))?;
+    Ok(grant.map(|grant| grant.record))
 }
 
 fn not_found(id: GrantId) -> Error {

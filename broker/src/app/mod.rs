@@ -4,12 +4,13 @@
 //! message and writing an answer is the work of [`crate::api`].
 //!
 //! A use case that changes something goes three steps. It *decides* (policy, the caller's rights, the state of the record).
-//! It *persists* the intent: one transaction of the [`Store`] holds the change and its audit line, so neither is there
-//! without the other (I9). Then it *wakes* the reconciler for the targets that changed, and tells the watchers. A wake-up
+//! Then it *persists* the intent: one transaction of the [`Store`] holds the change and its audit line, so neither is there
+//! without the other (I9). At last it *wakes* the reconciler for the targets that changed, and tells the watchers. A wake-up
 //! carries no data: the reconciler reads the store.
 //!
 //! - No use case touches a layer, except [`lockdown`], whose caller waits for the outcome.
-//! - I4: an answer is returned only after its change is durable.
+//! - I4: an answer to a change is a [`Durable`](crate::store::Durable) value: a commit gives one, and so does a read that waits
+//!   until the records behind "it is so already" are as durable as an answered commit. A plain read is no such answer.
 //! - I7: the table of [`crate::api`] says which role may call; which records of others the caller sees or changes is decided
 //!   here, as in [`Caller::may_see`].
 //! - A refusal is recorded in the audit log before it is returned. If that record fails, the caller gets the store's error,

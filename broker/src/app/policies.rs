@@ -8,7 +8,7 @@ use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role, TargetId};
 
 use super::{App, Caller, Error};
-use crate::store::{Change, Expect, Transaction, Version, Versioned};
+use crate::store::{Change, Durable, Expect, Transaction, Version, Versioned};
 
 /// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
 /// minute does not fill the audit log.
@@ -20,16 +20,19 @@ pub async fn put(
     caller: &Caller,
     policy: Policy,
     replaces: Option<Version>,
-) -> Result<Version, Error> {
+) -> Result<Durable<Version>, Error> {
     if policy.approval_required {
         return Err(Error::Reserved { what: "approval_required" });
     }
     let before = app.store.policy(&policy.name).await?;
-    if let Some(before) = &before
-        && before.record == policy
-        && replaces.is_none_or(|version| version == before.version)
-    {
-        return Ok(before.version);
+    let is_kept = |before: &Versioned<Policy>| {
+        before.record == policy && replaces.is_none_or(|version| version == before.version)
+    };
+    if before.as_ref().is_some_and(is_kept) {
+        let kept = app.store.durable_policy(&policy.name).await?.transpose();
+        if let Some(kept) = kept.filter(|kept| is_kept(kept)) {
+            return Ok(kept.map(|kept| kept.version));
+        }
     }
     let expect = replaces.map_or(Expect::Any, Expect::Version);
     let body = serde_json::to_string(&policy).unwrap_or_default();
@@ -38,18 +41,18 @@ pub async fn put(
         .with("body", body);
     let name = policy.name.clone();
     let change = Change::PutPolicy { policy: policy.clone(), expect };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    let put = Durable::commit(&*app.store, Transaction::default().change(change).audit(event), ()).await?;
     let after = get(app, &name).await?;
     wake(app, before.into_iter().map(|policy| policy.record).chain([policy])).await?;
-    Ok(after.version)
+    Ok(put.map(|()| after.version))
 }
 
 /// Returns one policy.
 ///
 /// # Errors
-/// It does not exist.
+/// The policy does not exist.
 pub async fn get(app: &App, name: &Name) -> Result<Versioned<Policy>, Error> {
-    app.store.policy(name).await?.ok_or_else(|| Error::NotFound { what: format!("the policy {name}") })
+    app.store.policy(name).await?.ok_or_else(|| not_found(name))
 }
 
 /// A policy as its caller may see it.
@@ -122,13 +125,23 @@ pub async fn list(
 /// Deletes a policy. Open grants run on to their end.
 ///
 /// # Errors
-/// It does not exist.
-pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error> {
-    let policy = get(app, name).await?.record;
+/// The policy does not exist.
+pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<Durable<()>, Error> {
+    let policy = match app.store.policy(name).await? {
+        Some(policy) => policy.record,
+        // It may be gone by a delete that was not answered.
+        None => app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?.record,
+    };
     let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
     let change = Change::DeletePolicy { name: name.clone() };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
-    wake(app, [policy]).await
+    let deleted =
+        Durable::commit(&*app.store, Transaction::default().change(change).audit(event), ()).await?;
+    wake(app, [policy]).await?;
+    Ok(deleted)
+}
+
+fn not_found(name: &Name) -> Error {
+    Error::NotFound { what: format!("the policy {name}") }
 }
 
 /// Wakes every known target of this broker that these policies cover. The other brokers wake theirs when they follow the

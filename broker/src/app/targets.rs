@@ -70,7 +70,7 @@ pub async fn list(
 /// Returns one target.
 ///
 /// # Errors
-/// It is not known.
+/// The target is not known.
 pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
     let missing = || Error::NotFound { what: format!("the target {id}") };
     if !known(app).await?.contains(id)
