@@ -91,7 +91,7 @@ impl Agent {
         self.process.as_mut().expect("the agent was started")
     }
 
-    /// What it has printed since it was last started.
+    /// Returns what the agent has printed since its last start.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
@@ -111,12 +111,12 @@ impl Agent {
         succeeded(&format!("postern-agent {}", arguments.join(" ")), &self.command(arguments))
     }
 
-    /// Its configuration file.
+    /// The path of the agent's configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("agent.toml")
     }
 
-    /// Its state directory.
+    /// The path of the agent's state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
     }

@@ -18,7 +18,7 @@ use crate::net::{Host, Net};
 use crate::netns::Running;
 use crate::world::TCP;
 
-/// Where the double listens, on the broker's host.
+/// The double's address, on the broker's host.
 const DOUBLE: &str = "127.0.0.1:5002";
 /// The subscription of every world.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
@@ -83,14 +83,14 @@ pub struct AzureWorld {
     dir: TempDir,
 }
 
-/// What a world is to be like.
+/// The options of a world.
 #[derive(Debug, Clone, Copy)]
 pub struct AzureOptions<'a> {
-    /// What the policy requires.
+    /// The layers that the policy requires.
     pub layers: v1::Layers,
-    /// Whether the machine is behind an Azure Firewall. The host mallory then stands for an address of its subnet.
+    /// True if the machine is behind an Azure Firewall. The host mallory then stands for an address of its subnet.
     pub firewall: bool,
-    /// Whether the machine is to be under lockdown.
+    /// True if the machine is under lockdown.
     pub locked: bool,
     /// Further lines of the section `[azure]`.
     pub more: &'a str,
@@ -99,8 +99,8 @@ pub struct AzureOptions<'a> {
 }
 
 impl AzureWorld {
-    /// One machine under lockdown behind the groups of its subnet and its interface, and a policy that requires these
-    /// layers. A sweep happens every two seconds.
+    /// Builds a world of one machine under lockdown behind the groups of its subnet and its interface, and a policy that
+    /// requires these layers. A sweep happens every two seconds.
     pub fn new(layers: v1::Layers) -> Self {
         Self::with(AzureOptions { layers, firewall: false, locked: true, more: "", sections: "" })
     }
@@ -157,12 +157,12 @@ impl AzureWorld {
         Cli::new(&self.net.alice, self.broker.url(), self.alice.identity())
     }
 
-    /// Whether the groups let a connection in to port 22 of the machine.
+    /// Reports whether the groups let a connection in to port 22 of the machine.
     pub fn admits(&self, from: IpAddr) -> bool {
         self.azure.arm.admits(from, &self.vm.interface, "Tcp", TCP).admitted
     }
 
-    /// Whether the groups let alice in.
+    /// Reports whether the groups let alice in.
     pub fn is_open(&self) -> bool {
         self.admits(self.net.alice.v4())
     }

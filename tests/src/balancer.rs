@@ -15,11 +15,11 @@ use tokio::time::timeout;
 use crate::net::Host;
 use crate::relay::{Line, join};
 
-/// How long a backend may take to accept.
+/// The time within which a backend must accept a connection.
 const PATIENCE: Duration = Duration::from_millis(500);
-/// How often a backend is asked whether it is ready.
+/// The interval at which the balancer asks a backend whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How long a backend may take to say that it is ready, on a machine that is busy.
+/// The time within which a backend must answer that it is ready, on a machine that is busy.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A load balancer. It ends when it is dropped.
@@ -34,7 +34,7 @@ pub struct Balancer {
 #[derive(Debug)]
 struct Backend {
     address: SocketAddr,
-    /// Where `/readyz` is, if it is asked for that.
+    /// The address of `/readyz`, if the balancer asks the backend for that.
     health: Option<SocketAddr>,
     is_ready: AtomicBool,
     taken: AtomicUsize,
@@ -81,18 +81,18 @@ impl Balancer {
         Self { url: format!("https://{}:{port}", host.v4()), backends, line }
     }
 
-    /// Where it is reached.
+    /// The URL of the balancer.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// How many connections each backend has been given.
+    /// Returns the number of connections that each backend was given.
     pub fn taken(&self) -> Vec<usize> {
         self.backends.iter().map(|backend| backend.taken.load(Ordering::Relaxed)).collect()
     }
 }
 
-/// What a server of metrics and health answers, if there is one.
+/// Gets the answer of a server of metrics and health, if there is one.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -121,7 +121,7 @@ async fn serve(listener: TcpListener, backends: Arc<Vec<Backend>>, mut line: wat
     }
 }
 
-/// Asks a backend for its health until the balancer ends; returns at once where it is not to be asked.
+/// Asks a backend for its health until the balancer ends; returns at once where the balancer does not ask it.
 async fn keep_asking(backends: Arc<Vec<Backend>>, number: usize) {
     let Backend { health: Some(health), is_ready, .. } = &backends[number] else { return };
     loop {
@@ -143,5 +143,5 @@ async fn carry(stream: TcpStream, backends: Arc<Vec<Backend>>, turn: usize, line
             return join(stream, goal, line).await;
         }
     }
-    // Nobody accepts: the connection ends.
+    // No backend accepts: the connection ends.
 }

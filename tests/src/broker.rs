@@ -18,7 +18,7 @@ use crate::process::Process;
 
 /// The port that brokers listen on.
 pub(crate) const PORT: u16 = 7443;
-/// What a broker says once it listens.
+/// The log line of a broker that listens.
 const LISTENING: &str = "listening";
 
 /// A broker. It runs from [`Broker::serve`] on, until it is killed or dropped.
@@ -136,12 +136,12 @@ impl Broker {
         self.process = Some(Process::start("postern-broker", &self.netns, command, &log));
     }
 
-    /// Whether it was started, and has not ended.
+    /// Reports whether the broker was started, and has not ended.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
-    /// Whether it has said, since it was last started, that it listens.
+    /// Reports whether the broker has logged since its last start that it listens.
     pub fn has_listened(&self) -> bool {
         self.log().contains(LISTENING)
     }
@@ -197,7 +197,7 @@ impl Broker {
         self.process.as_mut().expect("the broker was started")
     }
 
-    /// What it has printed since it was last started.
+    /// Returns what the broker has printed since its last start.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
@@ -243,22 +243,22 @@ impl Broker {
         Client::new(host, &self.url, &self.admin_identity())
     }
 
-    /// Where it is reached.
+    /// The broker's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its configuration file.
+    /// The path of the broker's configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("broker.toml")
     }
 
-    /// Its data directory.
+    /// The path of the broker's data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    /// Its database.
+    /// The path of the broker's database.
     pub fn database(&self) -> PathBuf {
         self.data_dir().join("postern.db")
     }

@@ -19,14 +19,14 @@ pub struct Cli {
     clock: Option<FakeTime>,
 }
 
-/// What one run of `postern` came to.
+/// The outcome of one run of `postern`.
 #[derive(Debug)]
 pub struct Outcome {
     /// The exit code.
     pub code: i32,
-    /// What it printed on standard output.
+    /// The text on standard output.
     pub out: String,
-    /// What it printed on standard error.
+    /// The text on standard error.
     pub err: String,
 }
 
@@ -81,7 +81,7 @@ impl Outcome {
         Self { code, out: text(&output.stdout), err: text(&output.stderr) }
     }
 
-    /// Whether it exited with 0.
+    /// Reports whether the command exited with 0.
     pub fn succeeded(&self) -> bool {
         self.code == 0
     }

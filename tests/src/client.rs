@@ -47,12 +47,12 @@ impl Client {
         Self { netns, channel, url: url.to_owned(), identity: identity.to_owned() }
     }
 
-    /// Where its broker is.
+    /// The URL of the client's broker.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its identity's directory.
+    /// The directory of the client's identity.
     pub fn identity(&self) -> &Path {
         &self.identity
     }
@@ -115,7 +115,7 @@ impl Client {
         Ok(answer.into_inner().grant.expect("an answer has a grant"))
     }
 
-    /// One grant as it stands.
+    /// Returns the present state of a grant.
     ///
     /// # Errors
     /// As the broker answers.
@@ -204,12 +204,12 @@ impl Client {
         answer.expect("agents can be listed").into_inner().agents
     }
 
-    /// How the host layer of a target stands; `None` where the broker cannot say.
+    /// Returns the status of a target's host layer; `None` where the broker cannot say.
     pub fn host_layer(&self, target: &str) -> Option<v1::LayerStatus> {
         self.layer(target, v1::Layer::Host).map(|layer| layer.status())
     }
 
-    /// How a layer of a target stands; `None` where the broker cannot say.
+    /// Returns the status of a target's layer; `None` where the broker cannot say.
     pub fn layer(&self, target: &str, layer: v1::Layer) -> Option<v1::TargetLayer> {
         let request = v1::GetTargetRequest { id: target.to_owned() };
         let answer =
@@ -240,7 +240,7 @@ impl Client {
         })
     }
 
-    /// How the audit log verifies, as it lies in the store.
+    /// Verifies the audit log in the store.
     ///
     /// # Panics
     /// The broker does not answer.
@@ -252,7 +252,7 @@ impl Client {
     }
 }
 
-/// What a refusal says: the code, the reason for machines, and the fields with what is wrong and what would mend it.
+/// A refusal: the code, the reason for machines, and the fields with what is wrong and what would mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The status code.
@@ -261,7 +261,7 @@ pub struct Refusal {
     pub reason: String,
     /// The field that is wrong; empty where there is none.
     pub field: String,
-    /// What is wrong with it, and the remedy.
+    /// The fault and its remedy.
     pub description: String,
 }
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// Now by the wall: the clock that grants' ends are written in.
+/// The time by the wall clock, in which grants' ends are written.
 #[allow(clippy::disallowed_methods)]
 pub fn wall() -> Timestamp {
     Timestamp::now()
@@ -23,13 +23,13 @@ pub fn monotonic() -> Instant {
 pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> bool) -> Duration {
     let start = monotonic();
     while !ready() {
-        assert!(start.elapsed() < patience, "waited {patience:?} in vain for {what}");
+        assert!(start.elapsed() < patience, "waited {patience:?} for {what} without success");
         std::thread::sleep(Duration::from_millis(10));
     }
     start.elapsed()
 }
 
-/// Sleeps until the wall says `at`; returns at once where it has passed.
+/// Sleeps until the wall clock shows `at`; returns at once where it has passed.
 pub fn sleep_until(at: Timestamp) {
     if let Ok(left) = Duration::try_from(at.duration_since(wall())) {
         std::thread::sleep(left);

@@ -30,7 +30,7 @@ pub use world::AwsWorld;
 const MOTO: &str = "127.0.0.1:5000";
 const PROXY: &str = "127.0.0.1:5001";
 
-/// What a program finds its credentials in: moto takes any.
+/// The environment in which a program finds its credentials: moto takes any.
 pub(crate) const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
@@ -70,7 +70,7 @@ impl Ec2 {
         Self { netns, proxy, moto }
     }
 
-    /// Where it is reached, on its host.
+    /// The endpoint's URL, on its host.
     pub fn endpoint(&self) -> String {
         format!("http://{PROXY}")
     }
@@ -102,7 +102,7 @@ impl Ec2 {
         self.proxy.calls()
     }
 
-    /// Starts counting anew.
+    /// Starts counting from zero.
     pub fn forget_calls(&self) {
         self.proxy.forget_calls();
     }
@@ -117,7 +117,7 @@ impl Ec2 {
         self.proxy.fail_change(number, fault);
     }
 
-    /// Whether the change that was to go wrong has come.
+    /// Reports whether the change that should go wrong has come.
     pub fn has_failed(&self) -> bool {
         self.proxy.has_failed()
     }
@@ -135,7 +135,7 @@ impl Ec2 {
         self.proxy.meter();
     }
 
-    /// How many calls were too many since they are metered.
+    /// The number of calls that the meter refused since [`Self::meter`].
     pub fn throttled(&self) -> usize {
         self.proxy.throttled()
     }
@@ -165,7 +165,7 @@ impl Ec2 {
         self.proxy.halt_at(Some(point));
     }
 
-    /// Whether the halting point was reached.
+    /// Reports whether the halting point was reached.
     pub fn has_halted(&self) -> bool {
         self.proxy.has_halted()
     }

@@ -64,7 +64,7 @@ impl FakeAgent {
         Self { netns: host.netns().clone(), url: url.to_owned(), identity: identity.to_owned() }
     }
 
-    /// Its identity's directory.
+    /// The directory of the agent's identity.
     pub fn identity(&self) -> &Path {
         &self.identity
     }

@@ -86,7 +86,7 @@ impl FakeBroker {
         }
     }
 
-    /// Where it is reached.
+    /// The broker's URL.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -24,9 +24,9 @@ const FURTHER: [&str; 2] = ["198.51.100.0/24", "203.0.113.0/24"];
 /// A broker's host, a VM and two clients, on one bridge.
 #[derive(Debug)]
 pub struct Net {
-    /// Where the broker runs.
+    /// The broker's host.
     pub hub: Host,
-    /// Where the agent runs.
+    /// The agent's host.
     pub vm: Host,
     /// A client that is allowed in.
     pub alice: Host,
@@ -35,7 +35,7 @@ pub struct Net {
     switch: Netns,
 }
 
-/// One host: a namespace with one interface.
+/// A host: a namespace with one interface.
 #[derive(Debug)]
 pub struct Host {
     name: &'static str,
@@ -108,17 +108,17 @@ impl Host {
         host
     }
 
-    /// Its name.
+    /// The host's name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Its IPv4 address.
+    /// The host's IPv4 address.
     pub fn v4(&self) -> IpAddr {
         self.v4.into()
     }
 
-    /// Its IPv6 address.
+    /// The host's IPv6 address.
     pub fn v6(&self) -> IpAddr {
         self.v6.into()
     }
@@ -182,7 +182,7 @@ impl Endpoint {
     }
 }
 
-/// What a program that must succeed printed.
+/// Returns the output of a program that must succeed.
 ///
 /// # Panics
 /// It failed.

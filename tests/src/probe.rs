@@ -12,14 +12,14 @@ use tokio::time::timeout;
 use crate::net::{Endpoint, Host};
 use crate::netns::Netns;
 
-/// How long a probe waits for an answer: well under the second after which TCP sends its SYN again, so that what a
-/// probe says is about the moment it was sent, and well over what a busy machine takes to answer.
+/// The time for which a probe waits for an answer: well under the second after which TCP sends its SYN again, so that a
+/// probe's result is about the moment it was sent, and well over the time that a busy machine takes to answer.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(400);
 
-/// What became of a new connection.
+/// The outcome of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// It was accepted (TCP), or answered (UDP).
+    /// The host accepted the connection (TCP), or answered (UDP).
     Open,
     /// Nothing came back: the packet was dropped.
     Filtered,
@@ -73,7 +73,7 @@ impl Host {
 }
 
 impl Connection {
-    /// Whether a line still goes to the listener and comes back.
+    /// Reports whether a line still goes to the listener and comes back.
     pub fn echoes(&self) -> bool {
         let stream = Arc::clone(&self.stream);
         self.netns.run(async move {

@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use crate::clock::{monotonic, wait_until};
 use crate::netns::Netns;
 
-/// How long a process may take to do what a test waits for.
+/// The time within which a process must do what a test waits for.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A running process, or one that has ended. Dropping it kills it, and shows its log where the test has failed.
@@ -34,7 +34,7 @@ impl Process {
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
@@ -59,7 +59,7 @@ impl Process {
         }
     }
 
-    /// Whether it still runs.
+    /// Reports whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }

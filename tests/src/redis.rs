@@ -40,7 +40,7 @@ impl Redis {
         format!("[store]\nurl = \"{}\"\n", self.url())
     }
 
-    /// Its URL.
+    /// The URL of the server.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
@@ -95,7 +95,7 @@ impl Redis {
         self.process = Some(process);
     }
 
-    /// Its socket.
+    /// The path of the server's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }

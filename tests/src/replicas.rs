@@ -22,14 +22,14 @@ const BROKERS: u16 = 7451;
 const STORES: u16 = 6401;
 const METRICS: u16 = 9464;
 
-/// What a test may want of its replicas.
+/// The options of a test's replicas.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaOptions<'a> {
-    /// How many.
+    /// The number of replicas.
     pub count: u16,
-    /// Whether each is given its name in the configuration.
+    /// True if each replica is given its name in the configuration.
     pub named: bool,
-    /// Whether the load balancer sends nobody to one that is not ready.
+    /// True if the load balancer sends no connection to a replica that is not ready.
     pub checked: bool,
     /// More sections of everyone's configuration.
     pub sections: &'a str,
@@ -42,7 +42,7 @@ pub struct Replicas {
     all: Vec<Replica>,
 }
 
-/// One of them.
+/// A broker among several.
 #[derive(Debug)]
 pub struct Replica {
     broker: Mutex<Broker>,
@@ -50,7 +50,7 @@ pub struct Replica {
     line: Option<Relay>,
     metrics: SocketAddr,
     netns: Netns,
-    /// Whether it is to run: a broker that ends by itself is started again.
+    /// True if the replica should run: a broker that ends by itself is started again.
     wanted: AtomicBool,
 }
 
@@ -121,7 +121,7 @@ impl Replicas {
         &self.balancer
     }
 
-    /// One of them, counted from 0.
+    /// Returns a replica, counted from 0.
     pub fn replica(&self, number: usize) -> &Replica {
         &self.all[number]
     }
@@ -158,12 +158,12 @@ impl Replica {
         self.broker().serve();
     }
 
-    /// Where it is reached, past the load balancer.
+    /// The replica's URL, past the load balancer.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its broker.
+    /// The replica's broker.
     pub fn broker(&self) -> MutexGuard<'_, Broker> {
         self.broker.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -213,13 +213,13 @@ impl Replica {
         self.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// Whether it runs and listens.
+    /// Reports whether the replica runs and listens.
     pub fn is_ready(&self) -> bool {
         let mut broker = self.broker();
         broker.is_running() && broker.has_listened()
     }
 
-    /// Its metrics, in the format of Prometheus; none where it serves none now.
+    /// Returns the replica's metrics, in the format of Prometheus; none where it serves none now.
     pub fn metrics(&self) -> Option<String> {
         self.netns.run(get(self.metrics, "/metrics"))
     }

@@ -18,9 +18,9 @@ use crate::probe::{Reach, reach};
 
 /// The pause between two probes.
 const STEP: Duration = Duration::from_millis(20);
-/// How long after its end a window may still be open (I2).
+/// The time after its end for which a window may still be open (I2).
 const LATE: SignedDuration = SignedDuration::from_secs(1);
-/// How long before its end a window may be closed. The agent counts what is left from the latest moment at which the
+/// The time before its end at which a window may be closed. The agent counts the rest from the latest moment at which the
 /// broker can have said so, which errs to the early side by one trip through the network.
 const EARLY: SignedDuration = SignedDuration::from_millis(150);
 
@@ -31,18 +31,18 @@ pub struct Watch {
     samples: Running<Vec<Sample>>,
 }
 
-/// One probe.
+/// A probe and its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// When it was about to be sent.
+    /// The time at which the probe was about to be sent.
     pub at: Timestamp,
-    /// When it was sent at the latest: a busy machine may stop a probe before it has left.
+    /// The latest time at which the probe was sent: a busy machine may stop a probe before it has left.
     pub sent_by: Timestamp,
-    /// What became of it.
+    /// The outcome of the probe.
     pub reach: Reach,
 }
 
-/// What was seen, in the order of sending.
+/// The samples of a watch, in the order of sending.
 #[derive(Debug)]
 pub struct Timeline {
     samples: Vec<Sample>,

@@ -2,10 +2,11 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_pki::authority::CaCertificate;
 use postern_pki::tls::{client_config, pinned_client_config};
 use postern_pki::{Authority, Identity, KeyPair, PkiError, TrustDomain};
 
@@ -21,8 +22,15 @@ fn load(ca: &Ca) -> Authority {
     Authority::load(ca.dir.path(), &TrustDomain::default()).unwrap()
 }
 
+fn renew_with(ca: &Ca, root_key: &Path, at: Timestamp) -> Result<CaCertificate, PkiError> {
+    Authority::renew(ca.dir.path(), &TrustDomain::default(), root_key, at)
+}
+
+/// Renews on disk, and lets the authority take it up.
 fn renew(ca: &Ca, at: Timestamp) -> Result<(), PkiError> {
-    ca.authority.renew(&file(ca, "root.key"), at)
+    let made = renew_with(ca, &file(ca, "root.key"), at)?;
+    assert!(ca.authority.reload().unwrap() && ca.authority.intermediate() == made);
+    Ok(())
 }
 
 fn issues(authority: &Authority, identity: &Identity, at: Timestamp) -> Result<Timestamp, PkiError> {
@@ -99,7 +107,7 @@ fn a_crash_at_any_step_of_a_renewal_leaves_one_whole_intermediate() {
         fs::copy(file(&before, name), file(&after, name)).unwrap();
     }
     let old = load(&before).intermediate();
-    load(&after).renew(&file(&after, "root.key"), now()).unwrap();
+    renew_with(&after, &file(&after, "root.key"), now()).unwrap();
     let new = load(&after).intermediate();
     assert_ne!(old, new);
     for (step, name) in names.into_iter().enumerate() {
@@ -110,16 +118,16 @@ fn a_crash_at_any_step_of_a_renewal_leaves_one_whole_intermediate() {
         issues(&load(&before), &agent(), now()).unwrap();
     }
     assert_eq!(load(&before).intermediate(), new);
-    load(&before).renew(&file(&before, "root.key"), now()).unwrap();
+    renew_with(&before, &file(&before, "root.key"), now()).unwrap();
 }
 
 #[test]
 fn a_renewal_that_fails_changes_nothing_and_names_the_reason() {
     let (ca, other) = (Ca::new(), Ca::new());
     let before = ca.authority.intermediate();
-    let wrong = ca.authority.renew(&file(&other, "root.key"), now()).unwrap_err();
+    let wrong = renew_with(&ca, &file(&other, "root.key"), now()).unwrap_err();
     assert!(matches!(wrong, PkiError::WrongRootKey { .. }), "{wrong}");
-    let missing = ca.authority.renew(&file(&ca, "none.key"), now()).unwrap_err();
+    let missing = renew_with(&ca, &file(&ca, "none.key"), now()).unwrap_err();
     assert!(missing.to_string().contains("none.key"), "{missing}");
     fs::set_permissions(file(&ca, "root.key"), Permissions::from_mode(0o640)).unwrap();
     assert!(matches!(renew(&ca, now()), Err(PkiError::ExposedKey { mode: 0o640, .. })));
@@ -143,17 +151,82 @@ fn a_key_and_a_certificate_in_separate_files_are_read_and_their_replacement_is_t
     assert_eq!(certificate, fs::read_to_string(file(&ca, "intermediate.pem")).unwrap());
     fs::write(&path, key).unwrap();
     let old = load(&ca);
-    let other = load(&ca);
-    other.renew(&file(&ca, "root.key"), now()).unwrap();
+    let made = renew_with(&ca, &file(&ca, "root.key"), now()).unwrap();
     // Half of a copy by hand is refused, and the authority continues with the intermediate that it has.
     let renewed = fs::read_to_string(&path).unwrap();
     fs::write(&path, key.to_owned() + &renewed[renewed.find("-----BEGIN CERTIFICATE-----").unwrap()..])
         .unwrap();
-    assert!(matches!(old.reload(), Err(PkiError::KeyMismatch)));
+    let Err(PkiError::NoIntermediate(cause)) = old.reload() else { panic!("half of a copy was taken up") };
+    assert!(matches!(*cause, PkiError::KeyMismatch), "{cause}");
     issues(&old, &agent(), now()).unwrap();
     fs::write(&path, renewed).unwrap();
     assert!(old.reload().unwrap());
-    assert_eq!(old.intermediate(), other.intermediate());
+    assert_eq!(old.intermediate(), made);
+}
+
+#[test]
+fn an_intermediate_that_is_lost_or_damaged_is_made_again_from_the_root_and_its_key_alone() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    let (path, domain) = (file(&ca, "intermediate.key"), TrustDomain::default());
+    let whole = fs::read_to_string(&path).unwrap();
+    let damages: [(&str, &dyn Fn()); 5] = [
+        ("missing", &|| fs::remove_file(&path).unwrap()),
+        ("empty", &|| fs::write(&path, "").unwrap()),
+        ("half", &|| fs::write(&path, &whole[..300]).unwrap()),
+        ("of another authority", &|| {
+            fs::copy(file(&other, "intermediate.key"), &path).unwrap();
+        }),
+        ("missing with its copies", &|| {
+            for name in ["intermediate.key", "intermediate.pem", "previous.pem"] {
+                fs::remove_file(file(&ca, name)).unwrap();
+            }
+        }),
+    ];
+    for (damage, inflict) in damages {
+        inflict();
+        let refused = Authority::load(ca.dir.path(), &domain).err().unwrap().to_string();
+        assert!(refused.contains("`postern-broker authority renew --root-key FILE`"), "{damage}: {refused}");
+        let made = renew_with(&ca, &file(&ca, "root.key"), now()).unwrap();
+        let loaded = load(&ca);
+        assert_eq!((loaded.intermediate(), loaded.stale_copy()), (made, None), "{damage}");
+        issues(&loaded, &agent(), now()).unwrap();
+    }
+}
+
+#[test]
+fn a_copy_for_people_that_a_renewal_left_stale_is_named_and_written_again() {
+    let ca = Ca::new();
+    let copy = file(&ca, "intermediate.pem");
+    let stale = fs::read(&copy).unwrap();
+    renew(&ca, now()).unwrap();
+    let good = fs::read(&copy).unwrap();
+    assert!(!ca.authority.mend_copy().unwrap());
+    // As a renewal that was killed leaves it; as another program leaves it; and with none.
+    let leave: [&dyn Fn(); 3] =
+        [&|| fs::write(&copy, &stale).unwrap(), &|| fs::write(&copy, "no certificate").unwrap(), &|| {
+            fs::remove_file(&copy).unwrap()
+        }];
+    for leave in leave {
+        leave();
+        assert_eq!(ca.authority.stale_copy(), Some(copy.as_path()));
+        assert!(ca.authority.mend_copy().unwrap());
+        assert_eq!((fs::read(&copy).unwrap(), ca.authority.stale_copy()), (good.clone(), None));
+    }
+    fs::write(&copy, &stale).unwrap();
+    let renewing = File::open(ca.dir.path()).unwrap();
+    renewing.lock().unwrap();
+    assert!(matches!(ca.authority.mend_copy(), Err(PkiError::RenewalUnderWay { .. })));
+}
+
+#[test]
+fn an_intermediate_of_a_clock_that_was_ahead_is_renewed_once_the_clock_is_right() {
+    let ca = Ca::new();
+    renew(&ca, now() + DAY * 240).unwrap();
+    let refused = issues(&ca.authority, &agent(), now()).unwrap_err();
+    assert!(matches!(refused, PkiError::AuthorityNotValid { .. }), "{refused}");
+    assert!(ca.authority.renew_if_due(&file(&ca, "root.key"), now()).unwrap());
+    issues(&ca.authority, &agent(), now()).unwrap();
+    assert!(!ca.authority.renew_if_due(&file(&ca, "root.key"), now()).unwrap(), "once");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::lines::{Samples, note, percentiles};
 
-/// How many requests at each broker.
+/// The number of requests at each broker.
 const ROUNDS: u32 = 300;
 /// The port of the first of several brokers; the others follow.
 const PORT: u16 = 7451;
@@ -43,7 +43,7 @@ pub(crate) fn measure() {
     percentiles("grant-to-agent-across-replicas", &across, "same-replica", &same);
 }
 
-/// One grant, from the request to the agent, and its end.
+/// Measures one grant from the request to the agent, and then its end.
 fn round(client: &Client, session: &FakeSession, ask: &RequestBuilder, samples: &mut Samples) {
     session.say(Out::Heartbeat(v1::Heartbeat {}));
     let began = monotonic();

@@ -22,13 +22,13 @@ use tokio_rustls::rustls::ClientConfig;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-/// How often agents are heard from.
+/// The interval of the agents' heartbeats.
 pub(crate) const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How many agents of one host connect at once; the others wait for their turn.
+/// The number of agents of one host that connect at once; the others wait for their turn.
 const AT_ONCE: usize = 128;
 /// The pause before an agent connects again.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long it may take until all are where they should be.
+/// The time within which all agents must be in the wanted state.
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Agents of one broker. They run until they are dropped.
@@ -40,9 +40,9 @@ pub(crate) struct AgentFleet {
 struct Shared {
     url: String,
     agents: Vec<Agent>,
-    /// Whether they may connect.
+    /// True while the agents may connect.
     gate: watch::Sender<bool>,
-    /// How many have a session and were told what to hold.
+    /// The number of agents that have a session and received the desired state in it.
     told: AtomicUsize,
 }
 
@@ -50,7 +50,7 @@ struct Agent {
     /// The target that it speaks for.
     target: String,
     tls: Arc<ClientConfig>,
-    /// When it was told something last, in the session that it has.
+    /// The time of the last desired state that the agent received in its present session.
     told_at: Mutex<Option<Instant>>,
 }
 
@@ -99,7 +99,7 @@ impl AgentFleet {
         &self.shared.agents[number].target
     }
 
-    /// When an agent was told something last; none where it has no session.
+    /// Returns when an agent last received a desired state; none where it has no session.
     pub(crate) fn told_at(&self, number: usize) -> Option<Instant> {
         *self.shared.agents[number].told_at.lock().unwrap_or_else(PoisonError::into_inner)
     }

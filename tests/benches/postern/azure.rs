@@ -29,7 +29,7 @@ use crate::lines::{Samples, line, note, percentiles};
 const GRANTS: usize = 40;
 /// Grants at once.
 const BURST: u8 = 100;
-/// How long a write of a group takes in the burst.
+/// The time that a write of a group takes in the burst.
 const WRITE: Duration = Duration::from_millis(100);
 /// Machines of a fleet.
 const FLEET: usize = 2000;
@@ -220,7 +220,7 @@ fn run(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work);
 }
 
-/// Where the double of a world listens, on the broker's host.
+/// The address of a world's double, on the broker's host.
 const BROKERS_DOUBLE: &str = "http://127.0.0.1:5002";
 
 /// A double, and what a provider needs to use it.

@@ -14,7 +14,7 @@ use crate::lines::Samples;
 const TABLE: &str = "bare";
 const SET: &str = "hosts";
 
-/// Makes a table with a set like ours on a host.
+/// Makes a table with a set like Postern's on a host.
 pub(crate) fn make_set(host: &Host) {
     host.must("nft", &["add", "table", "inet", TABLE]);
     let set = format!(
@@ -76,7 +76,7 @@ fn address(number: u32) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)
 }
 
-/// One synced commit of a kilobyte.
+/// Commits a kilobyte, synced to disk, once per sample.
 pub(crate) fn sqlite_commits(dir: &Path, count: u32) -> Samples {
     let database = rusqlite::Connection::open(dir.join("bare.db")).unwrap();
     database.pragma_update(None, "journal_mode", "WAL").unwrap();

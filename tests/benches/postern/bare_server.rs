@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// The child process that serves bare sessions: `bare-server IDENTITY ADDRESS`.
 pub(crate) const SERVER: &str = "bare-server";
-/// Where it listens on the broker's host.
+/// The server's address on the broker's host.
 const ADDRESS: &str = "192.0.2.1:7444";
 
 /// The URL of the server that [`start`] starts.
@@ -96,7 +96,7 @@ pub(crate) fn serve(arguments: &[String]) {
 #[derive(Clone, Default)]
 struct Bare(Arc<Mutex<HashMap<String, Pushes>>>);
 
-/// Where a push to a session goes, with whom to tell of its acknowledgement.
+/// The queue of pushes to a session; each names the channel on which its acknowledgement is reported.
 type Pushes = mpsc::Sender<oneshot::Sender<()>>;
 
 struct Session {
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    /// One port and one window, as a broker would tell of them.
+    /// Builds a message with one port and one window, as a broker would send it.
     fn desired(&mut self) -> Out {
         self.generation += 1;
         let port = Some(v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 });

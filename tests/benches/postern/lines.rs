@@ -17,12 +17,12 @@ impl Samples {
         self.0.extend(more.0);
     }
 
-    /// How many there are.
+    /// The number of samples.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What so many percent of the samples do not exceed, in milliseconds.
+    /// Returns the value that this percentage of the samples does not exceed, in milliseconds.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -55,7 +55,7 @@ pub(crate) fn percentiles(name: &str, samples: &Samples, beside: &str, bare: &Sa
     }
 }
 
-/// What there is to say besides.
+/// Prints a remark.
 pub(crate) fn note(text: &str) {
     say(&format!("# {text}"));
 }

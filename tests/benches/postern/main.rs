@@ -1,5 +1,5 @@
-//! How fast, and beside what: every measurement is taken next to the bare cost of what it cannot do without, in the same
-//! run. Each result is one line: `bench: <name> <value> <unit> vs <name> <value> <unit> ratio <r>`.
+//! Benchmarks, each beside the bare cost of its parts: every measurement is taken next to the cost of what it cannot do
+//! without, in the same run. Each result is one line: `bench: <name> <value> <unit> vs <name> <value> <unit> ratio <r>`.
 //!
 //! `make bench` builds and runs it. With words as arguments, only the measurements whose name has one of them are taken.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]

@@ -27,12 +27,12 @@ use crate::bare_server;
 use crate::lines::{Samples, line, note, percentiles};
 use crate::many::kibibytes;
 
-/// How many agents there are, unless POSTERN_BENCH_SESSIONS says another number.
+/// The number of agents, unless POSTERN_BENCH_SESSIONS sets another.
 const SESSIONS: usize = 10_000;
-/// How many of them are pushed to: on a host of their own, where nothing keeps them from answering. They make the server
-/// warm, too.
+/// The number of agents that the server pushes to: they run on a host of their own, where nothing keeps them from
+/// answering. They warm the server up, too.
 const WATCHED: usize = 300;
-/// How often all agents lose their sessions at once and come back.
+/// The number of times that all agents lose their sessions at once and come back.
 const STORMS: usize = 3;
 /// The pause between two pushes.
 const APART: Duration = Duration::from_millis(10);
@@ -46,11 +46,11 @@ trait Server: Sync {
     fn start(&mut self);
     /// Has an agent told something, and waits for its acknowledgement. Returns a receipt; none where it has no session.
     fn push(&self, target: &str) -> Option<String>;
-    /// How long it was from the moment that the server pushed to the acknowledgement, by its own account.
+    /// Returns the times from the push to the acknowledgement, by the server's own account.
     fn took(&self, receipts: &[String]) -> Samples;
 }
 
-/// What was measured of a server.
+/// The measurements of a server.
 struct Measured {
     memory: f64,
     calm: Pushes,
@@ -103,8 +103,8 @@ pub(crate) fn measure() {
         postern.storm.acknowledged.len(),
         beside.storm.acknowledged.len()
     ));
-    let (ours, bare) = (&postern.storm.acknowledged, &beside.storm.acknowledged);
-    percentiles("push-and-acknowledgement-in-the-storm", ours, "bare-tonic-stream", bare);
+    let (acknowledged, bare) = (&postern.storm.acknowledged, &beside.storm.acknowledged);
+    percentiles("push-and-acknowledgement-in-the-storm", acknowledged, "bare-tonic-stream", bare);
     percentiles(
         "request-to-agent-in-the-storm",
         &postern.storm.told,
@@ -186,7 +186,7 @@ impl Pushes {
     }
 }
 
-/// What a process has in memory, in KiB.
+/// Returns the resident memory of a process, in KiB.
 fn resident(pid: u32) -> f64 {
     kibibytes(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "VmRSS:")
 }
@@ -231,7 +231,7 @@ impl Server for Postern<'_> {
     }
 }
 
-/// When the log says this, of each grant.
+/// Finds the times at which the log says these words, by grant.
 fn moments<'a>(log: &'a str, words: &str) -> HashMap<&'a str, Timestamp> {
     let lines = log.lines().filter(|line| line.contains(words));
     let moments = lines.filter_map(|line| {

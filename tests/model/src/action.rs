@@ -1,9 +1,9 @@
-//! What can happen, one thing at a time. Between any two steps of one replica everything else may happen: what it read is
-//! kept in its state, and acted on later, whatever has become of it.
+//! The actions of the model, one thing at a time. Between any two steps of one replica every other action may happen: a
+//! replica keeps in its state what it read, and acts on it later, whatever has changed meanwhile.
 
 use crate::state::{Change, Id};
 
-/// One thing that happens.
+/// An action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A replica takes a step.
@@ -12,23 +12,23 @@ pub enum Action {
     Connect(Id),
     /// The agent finds its session dead: its replica is killed or does not answer.
     Notice,
-    /// The agent applies what it was told, and its replica hears so.
+    /// The agent applies the desired state, and its replica receives the answer.
     Apply,
-    /// The agent applies what it was told; before its answer is heard the session breaks.
+    /// The agent applies the desired state; the session breaks before its replica receives the answer.
     ApplyUnheard,
-    /// The call of this number reaches the cloud, and whoever waits for it hears so.
+    /// The call of this number reaches the cloud, and its caller, if one still waits, receives the answer.
     Land(usize),
-    /// The call of this number, for which nobody waits, never arrives.
+    /// The call of this number, for which no replica waits, never arrives.
     Drop(usize),
     /// The holder of another target reads what is published of this one.
     ReadView,
-    /// It makes the transition of a grant durable that follows from that.
+    /// The holder of that target makes the transition of a grant durable that follows from what it read.
     Decide(usize),
     /// Time passes.
     Tick,
-    /// Somebody asks for a grant, through any replica, and it is durable.
+    /// A requester asks for a grant, through any replica, and it is durable.
     Request(usize),
-    /// Somebody revokes it.
+    /// A caller revokes the grant.
     Revoke(usize),
     /// Something breaks, or comes back.
     Fault(Fault),
@@ -52,9 +52,9 @@ pub enum Step {
     Commit(usize),
     /// Publishes what it knows of both layers.
     Publish,
-    /// Tells the agent the whole desired state.
+    /// Sends the agent the whole desired state.
     Tell,
-    /// Hears that the agent's session is over.
+    /// Learns that the agent's session is over.
     HearEnd,
     /// Ends the agent's session: it has no membership.
     EndSession,
@@ -83,7 +83,7 @@ pub enum Fault {
     Cut(Id),
     /// A way again.
     Heal(Id),
-    /// The agent's connection breaks, and its replica does not hear of it.
+    /// The agent's connection breaks, and its replica does not notice.
     Leave,
     /// A caller gives up waiting for the call of this number.
     LoseAnswer(usize),
@@ -92,7 +92,7 @@ pub enum Fault {
 }
 
 impl Action {
-    /// Whether it must happen in the end, for as long as it is possible: faults and wishes need not.
+    /// Reports whether the action must happen in the end, for as long as it is possible: faults and requests need not.
     pub fn is_due(self) -> bool {
         match self {
             Self::Replica(..)

@@ -1,5 +1,5 @@
-//! What follows from what was read and observed: the grant's next state, and the calls to make. This is the plan; what is
-//! done by it is in `replica`.
+//! The plan of a replica: the next state of each grant and the calls to make, from what the replica read and observed.
+//! Module `replica` acts on it.
 
 use crate::lookup::{is_busy, replica};
 use crate::model::Model;
@@ -7,7 +7,7 @@ use crate::setup::Rule;
 use crate::state::{Change, Grant, Id, Replica, Set, Sight, State, View};
 
 impl Model {
-    /// What the replica wants both layers to hold, by what it read last.
+    /// Returns what the replica wants both layers to hold, by what it read last.
     pub(crate) fn wanted(&self, state: &State, id: Id) -> Set {
         let read = replica(state, id).read;
         Set::of(|grant| !self.is_over(state) && read.is_some_and(|grants| grants[grant].is_wanted()))
@@ -24,7 +24,7 @@ impl Model {
         }
     }
 
-    /// Whether the grant's window is in no layer, as far as the replica knows.
+    /// Reports whether the grant's window is in no layer, as far as the replica knows.
     fn is_absent(&self, state: &State, id: Id, grant: usize) -> bool {
         let replica = replica(state, id);
         let cloud = match replica.sight {
@@ -37,7 +37,7 @@ impl Model {
         cloud && !is_busy(state, id) && !replica.may_hold.has(grant)
     }
 
-    /// What the replica would publish; nothing before it has read anything.
+    /// Returns what the replica would publish; nothing before it has read anything.
     pub(crate) fn view(&self, state: &State, id: Id) -> Option<View> {
         let replica = replica(state, id);
         let open = Set::of(|grant| is_open(replica, grant));
@@ -45,7 +45,7 @@ impl Model {
         replica.read.map(|head| View { head, open, absent })
     }
 
-    /// Whether a view may be believed now: its publisher has the lease still, and is alive.
+    /// Returns the published view if it may be believed now: its publisher still has the lease, and is alive.
     pub(crate) fn valid_view(state: &State) -> Option<View> {
         let (token, view) = state.store.view?;
         let lease = state.store.lease.filter(|lease| lease.token == token)?;
@@ -78,8 +78,8 @@ impl Model {
         state.wrongs.active_too_early |= next == Grant::Active && !both && !self.is_over(state);
     }
 
-    /// Whether the replica makes this call: it believes that it may, and the cloud is not as it should be. What is past its
-    /// end is closed without a membership, too.
+    /// Reports whether the replica makes this call: it believes that it may, and the cloud is not as it should be. A
+    /// replica closes a window that is past its end even without a membership.
     pub(crate) fn calls_for(&self, state: &State, id: Id, change: Change) -> bool {
         let replica = replica(state, id);
         let Some(windows) = replica.sight.windows() else { return false };
@@ -98,7 +98,7 @@ impl Model {
     }
 }
 
-/// Whether both layers have confirmed the grant's window to the replica.
+/// Reports whether both layers have confirmed the grant's window to the replica.
 fn is_open(replica: &Replica, grant: usize) -> bool {
     let host = replica.confirmed && replica.told.is_some_and(|told| told.has(grant));
     host && replica.sight.windows().is_some_and(|windows| windows.has(grant))

@@ -42,7 +42,7 @@ impl Model {
         }
     }
 
-    /// Whether nothing is left to happen but faults and wishes, and the end of grants.
+    /// Reports whether nothing is left to happen but faults, requests and the end of grants.
     pub(crate) fn is_quiet(&self, state: &State) -> bool {
         let mut actions = Vec::new();
         state.calls.is_empty() && {
@@ -57,7 +57,7 @@ impl Model {
         }
     }
 
-    /// Whether a tick brings more than the grants' end nearer.
+    /// Reports whether a tick changes more than the time to the grants' end.
     fn changes_with_time(&self, state: &State) -> bool {
         self.tick(state).is_some_and(|next| {
             let now = State { now: state.now, agent: state.agent.clone(), ..next };

@@ -1,4 +1,4 @@
-//! What must be true. The names begin with the invariant they stand for.
+//! The properties of the model. Their names begin with the invariant that they stand for.
 
 use stateright::Property;
 
@@ -27,9 +27,9 @@ pub const COMES_TO_REST: &str =
     "I8 with a working replica, every grant comes to be closed, or active in both layers";
 /// Fencing.
 pub const LATE_WRITES: &str = "the store takes no write of one that does not hold the lease";
-/// Who believes, is.
+/// Belief in a membership is true.
 pub const BELIEF_IS_TRUE: &str = "who believes its membership has it";
-/// One lease.
+/// The lease has a single holder.
 pub const ONE_HOLDER: &str = "no two replicas think they hold the lease by one token, and tokens rise";
 
 /// A lease is taken from a membership that is gone.
@@ -38,7 +38,7 @@ pub const TAKEOVER: &str = "possible: a lease is taken over";
 pub const MOVED: &str = "possible: work follows the agent";
 /// The store refuses a member that held the lease once.
 pub const LATE_WRITE_REFUSED: &str = "possible: a late write is refused";
-/// A call is on its way for which nobody waits.
+/// A call is on its way for which no replica waits.
 pub const LATE_CALL: &str = "possible: a call lands late";
 /// A second look shows what the first did not.
 pub const SECOND_LOOK_HELPS: &str = "possible: a second look helps";
@@ -81,7 +81,8 @@ pub(crate) fn of(setup: &Setup) -> Vec<Property<Model>> {
     properties
 }
 
-/// What must be possible, or the rest says nothing: states in which the next step is the one that is named.
+/// The witnesses: states that must be possible, or the other properties say nothing. In each the next step is the named
+/// one.
 fn witnesses() -> Vec<Property<Model>> {
     vec![
         Property::sometimes(TAKEOVER, |model: &Model, state: &State| {
@@ -158,7 +159,7 @@ fn one_holder(model: &Model, state: &State) -> bool {
     distinct && tokens.iter().all(|token| *token <= newest) && !state.wrongs.token_fell
 }
 
-/// Whether a replica works, and nothing is left to happen but faults and wishes.
+/// Reports whether a replica works, and nothing is left to happen but faults and requests.
 fn is_at_rest(model: &Model, state: &State) -> bool {
     model.ids().any(|id| is_online(state, id)) && model.is_quiet(state)
 }

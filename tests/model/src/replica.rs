@@ -2,7 +2,7 @@
 //!
 //! A check against what a replica believes is made in the step that acts, where code can do that: before a call. What code
 //! cannot check in the moment of acting, because it may be stopped in between, is not checked here either: what a replica
-//! tells or commits goes by what it read, however long ago, and the store and the session have to be the guard.
+//! sends or commits goes by what it read, however long ago, and the store and the session have to be the guard.
 
 use crate::action::Step;
 use crate::lookup::{holds, is_busy, is_free, is_member, is_online, member_life, replica, replica_mut};
@@ -11,7 +11,7 @@ use crate::setup::{LIFE, Rule};
 use crate::state::{Call, Change, Id, Lease, Process, Session, Set, Sight, State};
 
 impl Model {
-    /// Whether the replica can take the step, and would change something by it.
+    /// Reports whether the replica can take the step, and would change something by it.
     pub(crate) fn can(&self, state: &State, id: Id, step: Step) -> bool {
         let replica = replica(state, id);
         let is_holder = replica.token != 0;
@@ -123,7 +123,7 @@ impl Model {
         }
     }
 
-    /// A beat is answered: the membership lives on, and is believed from when the beat was sent.
+    /// Takes in the answer to a beat: the membership lives on, and is believed from when the beat was sent.
     pub(crate) fn beat(&self, state: &mut State, id: Id) {
         state.store.members[usize::from(id)].life = LIFE;
         replica_mut(state, id).belief = self.setup.belief();
@@ -133,7 +133,7 @@ impl Model {
         }
     }
 
-    /// A look has shown what the cloud holds now.
+    /// Takes in a look, which has shown what the cloud holds now.
     fn looked(&self, state: &mut State, id: Id, sight: impl FnOnce(Set) -> Sight) {
         let sight = sight(state.cloud);
         let replica = replica_mut(state, id);
@@ -171,7 +171,7 @@ impl Model {
         self.put(state, grant, next);
     }
 
-    /// The lease is the replica's, under a new token.
+    /// Gives the replica the lease, under a new token.
     fn gain(&self, state: &mut State, id: Id) {
         let before = state.store.lease.map_or(0, |lease| lease.token);
         let (serial, token) = (replica(state, id).serial, before + 1);
@@ -204,7 +204,7 @@ impl Model {
     }
 }
 
-/// Ends the replica's session with the agent, which hears of it if it is there.
+/// Ends the replica's session with the agent, which notices if it is there.
 fn end_session(state: &mut State, id: Id) {
     if replica(state, id).session == Session::Live {
         (state.agent.at, state.agent.inbox) = (None, None);
@@ -214,7 +214,7 @@ fn end_session(state: &mut State, id: Id) {
     (replica.told, replica.confirmed) = (None, false);
 }
 
-/// Nobody waits for the replica's calls any more.
+/// Takes the replica off its calls: it waits for none of them any more.
 pub(crate) fn forget_calls(state: &mut State, id: Id) {
     let armed = state.replicas[usize::from(id)].armed.as_mut();
     state

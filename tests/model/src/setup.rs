@@ -13,7 +13,7 @@ pub const LATE: u8 = 1;
 /// [`LATE`] of that.
 pub const WAIT: u8 = BELIEF + LATE;
 
-/// How often each fault may still happen. What is slow is no fault: any step may come late, or after any other.
+/// The number of times that each fault may still happen. Slowness is no fault: any step may come late, or after any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Faults {
     /// A replica is killed.
@@ -54,8 +54,8 @@ pub enum Rule {
     /// The second look is after both the last call that the loser can send and the time that it needs to land. That goes for
     /// a lease that was taken from a live member, too: it may not have heard of it yet.
     SecondLookIsLateEnough,
-    /// What a look shows is acted on only by a snapshot that was read after it: a window that an older snapshot does not know
-    /// may be the next holder's.
+    /// A replica acts on a look only with a snapshot that it read after the look: a window that an older snapshot does not
+    /// know may be the next holder's.
     ReadsAfterLooking,
     /// A taker counts every grant that was not final, one that is closing included, as one that the agent may hold.
     InheritedMayBeHeld,
@@ -73,28 +73,28 @@ pub enum Rule {
     SessionIsToldWhatIsNew,
     /// A view says what its publisher had read; absence in it counts for a grant that was closing by then.
     ViewsNameWhatWasRead,
-    /// A replica without a membership ends its agents' sessions: they go where somebody can work for them.
+    /// A replica without a membership ends its agents' sessions: they go to a replica that can work for them.
     SessionsNeedMembership,
 }
 
 /// A model to check.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
-    /// How many replicas there are, up to [`crate::state::REPLICAS`].
+    /// The number of replicas, up to [`crate::state::REPLICAS`].
     pub replicas: u8,
-    /// How many grants there are, up to [`crate::state::GRANTS`].
+    /// The number of grants, up to [`crate::state::GRANTS`].
     pub grants: u8,
-    /// Whether it begins with nothing done: nobody has the lease, the agent is not connected.
+    /// True if the model begins with nothing done: no replica has the lease, and the agent is not connected.
     pub cold: bool,
     /// The tick at which all grants end.
     pub end: u8,
     /// The faults.
     pub faults: Faults,
-    /// Whether a replica may be stopped between the last check and the call, so that a call can be sent at any time.
+    /// True if a replica may be stopped between the last check and the call, so that a call can be sent at any time.
     pub sends_late: bool,
-    /// Whether grants touch another target as well, whose holder decides by what is published of this one.
+    /// True if grants touch another target as well, whose holder decides by what is published of this one.
     pub far: bool,
-    /// Whether the sweep goes on for ever. Without it, what is not found by the looks of a taker is never found.
+    /// True if the sweep goes on for ever. Without it, a window that a taker's looks do not find is never found.
     pub sweeps: bool,
     /// The rule that is broken.
     pub broken: Option<Rule>,

@@ -15,8 +15,8 @@ impl stateright::Model for Model {
     type State = State;
     type Action = Action;
 
-    /// Every replica has just joined and nothing was asked for. Cold, nobody has the lease, and the agent is on its way; else
-    /// the first replica has both.
+    /// Returns the first state: every replica has just joined and nothing was asked for. In a cold one no replica has the
+    /// lease, and the agent is on its way; else the first replica has both.
     fn init_states(&self) -> Vec<State> {
         let up = |id: usize| id < usize::from(self.setup.replicas);
         let member = |id| Membership { serial: 0, life: if up(id) { LIFE } else { 0 } };

@@ -22,18 +22,18 @@ pub const OVERTAKEN: &str = "possible: an answer that was sent for later arrives
 /// A loss is noticed.
 pub const ALARM: &str = "possible: an alarm";
 
-/// What may happen, and which rules are kept.
+/// The bounds of the model, and the rules that are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Turns {
-    /// How many brokers.
+    /// The number of brokers.
     pub brokers: u8,
-    /// How many commits each makes.
+    /// The number of commits of each broker.
     pub commits: u8,
-    /// How many looks each makes.
+    /// The number of looks of each broker.
     pub looks: u8,
-    /// How many turns end before they are used, as when a broker is killed or slow.
+    /// The number of turns that end before they are used, as when a broker is killed or slow.
     pub ends: u8,
-    /// Whether the store loses its last record once.
+    /// True if the store loses its last record once.
     pub loses: bool,
     /// A head is held against what was known when its command was sent; broken: when its answer is here.
     pub checks_what_was_known_at_sending: bool,
@@ -89,7 +89,7 @@ pub struct Broker {
     look: Way<u8>,
     commits: u8,
     looks: u8,
-    /// How often this commit was overtaken since a turn of its broker last ended unused.
+    /// The number of times that this commit was overtaken since a turn of its broker last ended unused.
     overtaken: u8,
 }
 
@@ -104,7 +104,7 @@ pub struct State {
     brokers: Vec<Broker>,
 }
 
-/// One step.
+/// A step of a broker or of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A broker sends a commit, or asks for its turn.

@@ -8,12 +8,12 @@ use crate::setup::{LATE, Rule};
 use crate::state::{Call, Id, Process, Session, Set, Sight, State};
 
 impl Model {
-    /// Whether time has come to the end of all grants.
+    /// Reports whether time has come to the end of all grants.
     pub(crate) fn is_over(&self, state: &State) -> bool {
         state.now >= self.setup.end
     }
 
-    /// Somebody is there to write to the store for a user: any replica that is a member.
+    /// Reports whether a replica can write to the store for a user: any that is a member.
     pub(crate) fn serves(&self, state: &State) -> bool {
         self.ids().any(|id| is_online(state, id) && is_member(state, id))
     }
@@ -77,8 +77,8 @@ impl Model {
         }
     }
 
-    /// One tick later. Who runs and reaches the store has sent a beat meanwhile: who has not is stopped, cut off or dead.
-    /// A call on its way for [`LATE`] holds time up, because it does not take longer.
+    /// Advances the time by one tick. A replica that runs and reaches the store has sent a beat meanwhile: one that has not
+    /// is stopped, cut off or dead. A call on its way for [`LATE`] holds time up, because it does not take longer.
     pub(crate) fn tick(&self, state: &State) -> Option<State> {
         if state.calls.iter().any(|call| call.age >= LATE) {
             return None;

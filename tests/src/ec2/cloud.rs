@@ -230,7 +230,7 @@ impl Cloud {
         }
     }
 
-    /// Takes tags off every rule of a group, so that they are nobody's.
+    /// Takes tags off every rule of a group, so that no window owns them.
     pub fn untag_rules(&self, group: &str) {
         for rule in self.described(group) {
             let id = rule.security_group_rule_id.expect("a rule has an id");
@@ -391,7 +391,7 @@ impl Cloud {
         self.described(group).iter().filter(|rule| rule.is_egress() != Some(true)).map(RuleSpec::of).collect()
     }
 
-    /// How many egress rules a group has.
+    /// Returns the number of a group's egress rules.
     pub fn egress(&self, group: &str) -> usize {
         self.described(group).iter().filter(|rule| rule.is_egress() == Some(true)).count()
     }

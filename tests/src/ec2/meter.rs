@@ -39,7 +39,7 @@ impl Meter {
         admits
     }
 
-    /// How many calls found no token.
+    /// The number of calls that found no token.
     pub(super) fn refused(&self) -> usize {
         self.refused
     }

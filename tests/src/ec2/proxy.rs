@@ -24,16 +24,16 @@ use super::semantics;
 use crate::clock::monotonic;
 use crate::netns::Netns;
 
-/// What goes wrong with a call.
+/// A fault of a call.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It is answered with an error: a status, and EC2's code.
+    /// The call is answered with an error: a status, and EC2's code.
     Error(u16, &'static str),
-    /// It takes effect, and its answer is lost.
+    /// The call takes effect, and its answer is lost.
     Lost,
-    /// It does not arrive.
+    /// The call does not arrive.
     Dropped,
-    /// It is answered only after a while.
+    /// The call is answered only after a while.
     Slow(Duration),
 }
 
@@ -67,9 +67,9 @@ pub struct CrashPoint {
 /// Before or after a change takes effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// It has not arrived.
+    /// The change has not arrived.
     Before,
-    /// It took effect, and is not answered.
+    /// The change took effect, and is not answered.
     After,
 }
 
@@ -87,7 +87,7 @@ pub(super) struct Proxy {
 struct State {
     calls: Vec<Call>,
     faults: HashMap<String, VecDeque<Fault>>,
-    /// What goes wrong with a change, and how many changes from now.
+    /// The fault of a coming change, and the number of changes until then.
     at_change: Option<(usize, Fault)>,
     down: bool,
     meter: Option<Meter>,
@@ -104,7 +104,7 @@ struct Halt {
     reached: bool,
 }
 
-/// What is to be done with a call.
+/// The proxy's way to handle a call.
 enum Verdict {
     Forward,
     Answer(Response<Full<Bytes>>),
@@ -164,7 +164,7 @@ impl Proxy {
         self.lock().at_change = Some((number, fault));
     }
 
-    /// Whether the change that was to go wrong has come.
+    /// Reports whether the change that should go wrong has come.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().at_change.is_none()
     }
@@ -174,7 +174,7 @@ impl Proxy {
         self.lock().policy = Some(Arc::new(policy));
     }
 
-    /// What of a call is not allowed, if anything.
+    /// Returns the first need of a call that the policy does not allow, if any.
     async fn denied(&self, headers: &HeaderMap, call: &Call) -> Result<Option<String>, Broken> {
         let policy = self.lock().policy.clone();
         let Some(policy) = policy.filter(|_| call.is_of_ec2()) else { return Ok(None) };
@@ -195,7 +195,7 @@ impl Proxy {
         self.lock().meter = Some(Meter::default());
     }
 
-    /// How many calls were too many since they are metered.
+    /// The number of calls that the meter refused since [`Self::meter`].
     pub(super) fn throttled(&self) -> usize {
         self.lock().meter.as_ref().map_or(0, Meter::refused)
     }

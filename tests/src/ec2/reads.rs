@@ -16,7 +16,7 @@ pub(super) struct Reads {
 #[derive(Debug)]
 struct Answer {
     body: Bytes,
-    /// When the first change was made that the answer does not show.
+    /// The time of the first change that the answer does not show.
     outdated: Option<Instant>,
 }
 

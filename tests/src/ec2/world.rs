@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::net::Net;
 use crate::world::TCP;
 
-/// Where the broker serves its metrics, on its host.
+/// The address of the broker's metrics, on its host.
 const METRICS: &str = "127.0.0.1:9464";
 
 /// Everything that a scenario with EC2 needs. What is dropped first stands first.
@@ -35,7 +35,7 @@ pub struct AwsWorld {
     pub group: String,
     /// The instance.
     pub instance: String,
-    /// Its account and Region.
+    /// The account and Region of the world.
     pub cloud: Cloud,
     /// EC2, on the broker's host.
     pub ec2: Ec2,
@@ -45,7 +45,8 @@ pub struct AwsWorld {
 }
 
 impl AwsWorld {
-    /// One instance under lockdown, and a policy that requires these layers. A sweep happens every two seconds.
+    /// Builds a world of one instance under lockdown, and a policy that requires these layers. A sweep happens every two
+    /// seconds.
     pub fn new(layers: v1::Layers) -> Self {
         let world = Self::unlocked(layers);
         let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "cut"]);

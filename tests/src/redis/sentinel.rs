@@ -28,7 +28,7 @@ pub struct Group {
     dir: TempDir,
 }
 
-/// One server of a group: 0 begins as the primary, 1 as its replica.
+/// A server of a group: 0 begins as the primary, 1 as its replica.
 #[derive(Debug)]
 struct Node {
     dir: PathBuf,
@@ -88,7 +88,7 @@ impl Group {
         format!("redis://{}:{}", self.address, PORTS[node])
     }
 
-    /// Which server the first sentinel holds for the primary.
+    /// Returns the server that the first sentinel holds for the primary.
     pub fn primary(&self) -> usize {
         let answer = self.ask(SENTINEL_PORT, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
         usize::from(answer.lines().nth(1) == Some(&PORTS[1].to_string()))
@@ -190,5 +190,5 @@ impl Group {
     }
 }
 
-/// How long a failover may take until the servers and the sentinels agree again.
+/// The time within which the servers and the sentinels agree again after a failover.
 pub const FAILOVER: Duration = Duration::from_secs(15);

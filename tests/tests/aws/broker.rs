@@ -8,7 +8,7 @@ use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::ec2::{AwsWorld, CrashPoint, Fault, RuleSpec, When};
 use postern_tests::{PATIENCE, Reach, TCP, a_policy, a_request, end_of};
 
-/// How late a window may close in the cloud, on a machine that is busy.
+/// The time within which a window must close in the cloud, on a machine that is busy.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 fn shut(world: &AwsWorld) -> bool {
@@ -155,7 +155,7 @@ fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
     world.ec2.wait_until_halted();
     world.broker.process().kill9();
     world.ec2.go_on();
-    assert!(!running.join().unwrap().succeeded(), "nobody answered");
+    assert!(!running.join().unwrap().succeeded(), "no broker answered");
     assert!(!world.cloud.rules(&world.group).is_empty(), "it is half done");
     world.broker.serve();
     wait_until("the sweep to finish it", PATIENCE, || world.cloud.rules(&world.group).is_empty());
@@ -224,7 +224,7 @@ fn an_instance_that_is_terminated_while_a_window_is_open_ends_the_grant() {
     let grant = world.alice.open(&world.ask().seconds(3));
     world.cloud.terminate(&world.instance);
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
-    wait_until("what is ours to go", PATIENCE, || world.cloud.own_group(&world.instance).is_none());
+    wait_until("Postern's group to go", PATIENCE, || world.cloud.own_group(&world.instance).is_none());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What goes wrong between the provider and EC2.
+//! Faults between the provider and EC2.
 
 use std::time::Duration;
 

@@ -116,7 +116,7 @@ impl Lab {
         self.cloud.target(instance).parse().unwrap()
     }
 
-    /// How often each action was called since the last time somebody asked.
+    /// Returns the number of calls of each action since the test last asked.
     pub(crate) fn actions(&self) -> Vec<String> {
         let actions = self.ec2.calls().into_iter().map(|call| call.action).collect();
         self.ec2.forget_calls();

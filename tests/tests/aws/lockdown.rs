@@ -193,7 +193,7 @@ fn who_shares_a_group_and_is_locked_for_other_ports_is_named_with_the_ports() {
 }
 
 #[test]
-fn a_rule_that_somebody_makes_in_an_own_group_is_an_exposure_until_it_is_gone() {
+fn a_rule_that_another_principal_makes_in_an_own_group_is_an_exposure_until_it_is_gone() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
     let instance = lab.cloud.instance("web", &[&[&group]]);
@@ -217,7 +217,7 @@ fn i8_reads_that_are_not_the_newest_spoil_neither_a_lockdown_nor_a_release() {
     lab.ec2.stale_reads(Duration::from_millis(400));
     for _ in 0..2 {
         let target = lab.lock(&instance);
-        // At once, as somebody who was told that it is done.
+        // At once, as a caller does after the answer.
         let one = window(&target, 1, "192.0.2.7");
         lab.open(&one).unwrap();
         assert!(!exposes(&lab.cloud.rules(&group), 22));

@@ -51,7 +51,7 @@ fn the_shipped_policy_is_enough_for_everything_where_the_tags_are_as_it_asks() {
 }
 
 #[test]
-fn i6_the_shipped_policy_lets_nobody_touch_what_is_not_tagged_for_it() {
+fn i6_the_shipped_policy_lets_no_caller_touch_what_is_not_tagged_for_it() {
     let (lab, group, [one, other]) = enforced();
     let before = lab.cloud.rules(&group);
     // An interface whose owner has not marked it.
@@ -69,7 +69,7 @@ fn i6_the_shipped_policy_lets_nobody_touch_what_is_not_tagged_for_it() {
     };
     assert!(reason.contains("security-group"), "{reason}");
     assert_eq!(lab.cloud.rules(&group), before);
-    // What has lost the tag that makes it ours is said to be open, and not taken for closed.
+    // A rule that has lost the tag that makes it Postern's is reported as open, and not taken for closed.
     lab.cloud.tag(&group, "postern:lockdown", "allowed");
     let target = lab.target(&other);
     lab.try_lock(&other, Consent::all()).unwrap();

@@ -119,7 +119,7 @@ fn storm(seed: u64, stale: Option<Duration>) {
     assert_eq!(
         world.audited("cloud.unknown_window_closed"),
         [""; 0],
-        "every window was somebody's, seed {seed}"
+        "every window had a grant, seed {seed}"
     );
 }
 

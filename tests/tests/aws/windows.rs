@@ -96,7 +96,7 @@ fn more_calls_than_ec2_takes_at_once_wait_and_none_is_one_too_many() {
     }
     let many = (1..=50).map(|number| window(&targets[2], 2, &format!("203.0.113.{number}"))).collect();
     lab.open_all(&targets[2], &many).unwrap();
-    // And a sweep of more pages than that of theirs.
+    // And a sweep that reads many pages.
     lab.ec2.short_pages(1);
     lab.actions();
     let sweep = lab.sweep();
@@ -154,7 +154,7 @@ fn i3_every_address_is_never_one_rule() {
     assert_eq!(sources, ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"].map(str::to_owned).into());
     assert_eq!(lab.observe(&target).unwrap().windows, [v4.clone(), v6.clone()].into());
 
-    // Somebody takes half of one away: what is left is nobody's, and closes; then the whole opens again.
+    // Another principal takes half of one away: the rest belongs to no window, and closes; then the whole opens again.
     lab.cloud.revoke(&lab.cloud.own_group(&instance).unwrap(), &RuleSpec::tcp(22, 22, "128.0.0.0/1"));
     let half = window(&target, 1, "0.0.0.0/1");
     // EC2 said a moment ago that it opened both halves: a read is believed once it must be newer than that.

@@ -1,4 +1,4 @@
-//! One state over both layers.
+//! A broker with both layers: one state covers the host and Azure.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::{PATIENCE, Reach, TCP, a_request, end_of};
 use serde_json::json;
 
-/// How late a window may close in the cloud, on a machine that is busy.
+/// The time within which a window must close in the cloud, on a machine that is busy.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A world that is not under lockdown yet.
@@ -165,14 +165,14 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
     let change = |act: &dyn Fn(&mut Vec<serde_json::Value>)| {
         arm.edit(&nsg, |nsg| act(nsg["properties"]["securityRules"].as_array_mut().unwrap()));
     };
-    let ours = |rule: &serde_json::Value, begins: &str| rule["name"].as_str().unwrap().starts_with(begins);
+    let named = |rule: &serde_json::Value, begins: &str| rule["name"].as_str().unwrap().starts_with(begins);
     let told = || world.audited("cloud.drift");
     let everyone_else = world.net.mallory.v4();
 
-    change(&|rules| rules.retain(|rule| !ours(rule, "postern-allow-")));
+    change(&|rules| rules.retain(|rule| !named(rule, "postern-allow-")));
     wait_until("the window to come back", PATIENCE, || world.is_open());
     change(&|rules| {
-        for rule in rules.iter_mut().filter(|rule| ours(rule, "postern-allow-")) {
+        for rule in rules.iter_mut().filter(|rule| named(rule, "postern-allow-")) {
             rule["properties"]["sourceAddressPrefixes"] = json!([]);
             rule["properties"]["sourceAddressPrefix"] = json!("*");
         }
@@ -185,20 +185,23 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
                 .as_array()
                 .unwrap()
                 .iter()
-                .filter(|rule| ours(rule, "postern-allow-"))
+                .filter(|rule| named(rule, "postern-allow-"))
                 .all(|rule| rule["properties"]["sourceAddressPrefix"] != "*")
     });
-    // `terraform apply` with inline rules takes all that is ours.
+    // `terraform apply` with inline rules takes all of Postern's rules.
     for group in ["nsg-subnet", "nsg-nic"] {
         arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
-            nsg["properties"]["securityRules"].as_array_mut().unwrap().retain(|rule| !ours(rule, "postern-"));
+            nsg["properties"]["securityRules"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|rule| !named(rule, "postern-"));
         });
     }
     assert!(world.admits(everyone_else));
     wait_until("all of it to come back", PATIENCE, || world.is_open() && !world.admits(everyone_else));
     wait_until("it to be told", PATIENCE, || told().len() >= 3);
 
-    // Somebody lets everyone in before ours, in both groups: said, and not touched.
+    // Another principal lets everyone in before Postern's rules, in both groups: reported, and not touched.
     for group in ["nsg-subnet", "nsg-nic"] {
         world.azure.lab.rule(group, "break-glass", 105, "Allow", "*", "*", "22");
     }
@@ -206,7 +209,7 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
     wait_until("the target to say so", PATIENCE, || {
         detail().contains("not locked: rule break-glass (priority 105)")
     });
-    // The log hears of it a moment later than whoever asks.
+    // The log has it a moment later than the answer to a call.
     wait_until("that to be told", PATIENCE, || told().iter().any(|line| line.contains("break-glass")));
     let lines = told().len();
     std::thread::sleep(Duration::from_secs(5));
@@ -228,7 +231,7 @@ fn a_machine_that_is_deleted_while_a_window_is_open_ends_the_grant_and_strands_n
     world.azure.arm.remove(&world.vm.id);
     world.azure.arm.remove(&world.vm.interface);
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
-    wait_until("what is ours to go", PATIENCE, || {
+    wait_until("Postern's rules to go", PATIENCE, || {
         world.rules("nsg-subnet", "postern-").is_empty() && world.rules("nsg-nic", "postern-").is_empty()
     });
 }
@@ -245,15 +248,15 @@ fn the_command_assesses_locks_down_and_releases() {
     let dry = cli.run(&["lockdown", &target, "--dry-run"]);
     assert!(dry.succeeded() && dry.out.contains("nsg-nic") && dry.out.contains("not locked"), "{dry:?}");
     assert_eq!(nsg(), before);
-    let theirs_win = cli.run(&["lockdown", &target]);
-    assert!(theirs_win.succeeded(), "as in the reference: {theirs_win:?}");
-    let says = theirs_win.out + &theirs_win.err;
+    let customers_win = cli.run(&["lockdown", &target]);
+    assert!(customers_win.succeeded(), "as in the reference: {customers_win:?}");
+    let says = customers_win.out + &customers_win.err;
     assert!(says.contains("not locked: rule ssh (priority 1000)") && says.contains("precedence"), "{says}");
     assert!(world.is_open());
     assert!(cli.run(&["assess"]).out.contains("unhealthy"));
 
-    let ours_win = cli.run(&["lockdown", &target, "--accept", "precedence"]);
-    assert!(ours_win.succeeded() && !world.is_open(), "{ours_win:?}");
+    let posterns_win = cli.run(&["lockdown", &target, "--accept", "precedence"]);
+    assert!(posterns_win.succeeded() && !world.is_open(), "{posterns_win:?}");
     let status = || world.admin.layer(&target, Layer::Cloud).map(|layer| layer.status());
     wait_until("the cloud layer to be in sync", PATIENCE, || status() == Some(LayerStatus::InSync));
     assert!(!cli.run(&["assess"]).out.contains("unhealthy"));

@@ -22,7 +22,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
         json!({"value": [{"actions": [INITIATE, "*/read"], "notActions": []}]}),
         &[&vm],
     );
-    arm.caller("token-of-nobody", json!({"value": [{"actions": ["*/read"], "notActions": []}]}), &[&vm]);
+    arm.caller("token-of-a-stranger", json!({"value": [{"actions": ["*/read"], "notActions": []}]}), &[&vm]);
     let file = |token: &str| {
         let path = world.dir().join(token);
         std::fs::write(&path, format!("{token}\n")).unwrap();
@@ -36,7 +36,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
     };
     let refused = ask(&[]);
     assert!(!refused.succeeded() && refused.err.contains("--cloud-token"), "{refused:?}");
-    let refused = ask(&["--cloud-token", &file("token-of-nobody")]);
+    let refused = ask(&["--cloud-token", &file("token-of-a-stranger")]);
     assert!(!refused.succeeded() && refused.err.contains(INITIATE), "{refused:?}");
     let missing = ask(&["--cloud-token", "/nowhere/at/all"]);
     assert!(!missing.succeeded() && missing.err.contains("--cloud-token"), "{missing:?}");

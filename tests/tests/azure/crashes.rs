@@ -115,7 +115,7 @@ fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
     wait_until("the first change", PATIENCE, || arm.has_halted());
     world.broker.process().kill9();
     arm.halt_at(None);
-    assert!(!running.join().unwrap().succeeded(), "nobody answered");
+    assert!(!running.join().unwrap().succeeded(), "no broker answered");
     world.broker.serve();
     let locked = |group: &str| !world.rules(group, "postern-deny-").is_empty();
     wait_until("the sweep to finish it", PATIENCE, || locked("nsg-subnet") && locked("nsg-nic"));

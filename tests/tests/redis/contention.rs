@@ -32,7 +32,7 @@ const COMMITTERS: usize = 32;
 /// Readers beside them at each store, whose answers overtake the commits'.
 const READERS: usize = 4;
 
-/// What one store did.
+/// The counts of one store.
 #[derive(Default)]
 struct Tally {
     commits: AtomicU64,

@@ -73,20 +73,20 @@ fn i2_with_redis_gone_both_layers_end_on_time_and_nothing_opens() {
 }
 
 #[test]
-fn i1_a_redis_that_comes_back_empty_opens_nothing_and_what_nobody_knows_is_closed() {
+fn i1_a_redis_that_comes_back_empty_opens_nothing_and_unknown_windows_are_closed() {
     let (mut world, mut redis, _net) = world();
     let port = world.net.vm.tcp(TCP);
     world.alice.open(&world.ask().seconds(60));
     redis.lose();
     redis.resume();
-    // The broker does not go on as if nobody had ever wanted anything: it ends.
+    // The broker does not go on as if no grant had ever been made: it ends.
     wait_until("the broker to end", PATIENCE, || !world.broker.process().is_running());
     assert!(world.broker.log().contains("the store went back"), "{}", world.broker.log());
     assert_eq!(world.net.mallory.reach(port), Reach::Filtered, "the machine stays protected");
     world.broker.serve();
     wait_until("the cloud's window to close", PATIENCE, || !world.is_open());
     wait_until("a line in the log", PATIENCE, || !world.audited("cloud.unknown_window_closed").is_empty());
-    // Its agent is one that nobody knows any more: it keeps the machine protected, and closes what nobody granted.
+    // The store does not know the agent any more: the agent keeps the machine protected, and closes what was not granted.
     wait_until("the machine's window to close", PATIENCE, || world.net.alice.reach(port) == Reach::Filtered);
     assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
     wait_until("a line in the log", PATIENCE, || !world.audited("agent.unknown").is_empty());

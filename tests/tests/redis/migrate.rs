@@ -10,7 +10,8 @@ use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::redis::Redis;
 use postern_tests::{Net, Reach, TCP, end_of};
 
-/// How late a window in a cloud may close on a machine that is busy: far less than the minute until everything is looked at.
+/// The time within which a window in a cloud must close on a machine that is busy: far less than the minute until every
+/// target is looked at.
 const CLOUD_LATE: Duration = Duration::from_secs(10);
 
 #[test]

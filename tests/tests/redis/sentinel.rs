@@ -40,7 +40,7 @@ async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bo
                 refused += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            // A failover takes longer than a membership lasts. A broker joins anew by itself; here nobody else does.
+            // A failover takes longer than a membership lasts. A broker joins again by itself; here the test does.
             Err(StoreError::Fenced { .. }) => {
                 refused += 1;
                 store.renew(&MemberInfo::default()).await.ok();

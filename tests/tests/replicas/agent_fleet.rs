@@ -28,9 +28,9 @@ use tokio::task::JoinSet;
 pub(crate) use host::Book;
 use host::MemoryHost;
 
-/// How many enrol at once.
+/// The number of agents that enrol at once.
 const AT_ONCE: usize = 16;
-/// How often each reconciler looks at the clocks.
+/// The interval at which each reconciler reads the clocks.
 const TICK: Duration = Duration::from_secs(1);
 /// The longest pause before an agent connects again.
 const MAX_DELAY: Duration = Duration::from_secs(5);
@@ -41,7 +41,7 @@ pub(crate) struct AgentFleet {
     book: Arc<Book>,
 }
 
-/// One agent's link to its broker.
+/// An agent's link to its broker.
 struct Link {
     target: String,
     broker: String,
@@ -90,7 +90,7 @@ impl AgentFleet {
         Self { book }
     }
 
-    /// What they saw.
+    /// The record of what the agents saw.
     pub(crate) fn book(&self) -> &Book {
         &self.book
     }

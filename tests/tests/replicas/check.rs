@@ -11,16 +11,16 @@ use postern_proto::v1::{CloseReason, GrantState};
 use crate::history::{Answer, FaultSpan, History, Look, Opening, SessionEvent, Stored, What};
 use crate::schedule::Fault;
 
-/// How long after its end a host's window may be open: the kernel ends it.
+/// The time after its end for which a host's window may be open: the kernel ends it.
 const HOST_LATE: SignedDuration = SignedDuration::from_millis(150);
-/// How long it takes until another replica has taken over what a dead one worked on.
+/// The time until another replica has taken over the work of a dead one.
 const TAKEOVER: SignedDuration = SignedDuration::from_secs(6);
-/// How long a close in the cloud may take, where nothing is wrong, on a machine that is busy.
+/// The time that a close in the cloud may take, without a fault, on a machine that is busy.
 const CLOUD_LATE: SignedDuration = SignedDuration::from_secs(3);
-/// How long before its end a window may be closed at a host, on a machine that is busy: it errs to the early side by a
-/// trip through the network.
+/// The time before its end at which a window may be closed at a host, on a machine that is busy: it errs to the early side
+/// by a trip through the network.
 const EARLY: SignedDuration = SignedDuration::from_millis(500);
-/// How often the broker hears of an agent: that long it goes on with what it heard late.
+/// The interval of an agent's heartbeats: for that long the broker goes on with a late report.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(5);
 
 /// A layer.
@@ -30,7 +30,7 @@ pub(crate) enum At {
     Cloud,
 }
 
-/// What must not be.
+/// A violation of the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Violation {
     /// A grant was acknowledged, and the store does not know it, or knows another.
@@ -45,11 +45,11 @@ pub(crate) enum Violation {
     Unrecorded { at: At, opening: Opening },
     /// A window was closed and opened again before its end.
     Flapped { at: At, opening: Opening, closed: Timestamp, again: Timestamp },
-    /// A window was closed before its end, and nobody wanted that.
+    /// A window was closed before its end, and no caller wanted that.
     Early { opening: Opening, closed: Timestamp, end: Timestamp },
     /// A grant was said to be active while the window was not open at its host.
     NotOpen { grant: String, opening: Opening, said: Timestamp },
-    /// Somebody was refused who is in the right.
+    /// A request was refused that the policy allows.
     Refused { source: String, why: String },
     /// The audit log is not sound.
     Audit(String),
@@ -124,8 +124,8 @@ impl<'a> Grants<'a> {
         self.on(opening).iter().map(|grant| grant.not_after).max()
     }
 
-    /// Whether a window that was closed, and is there again, should have been there all the time. `early` is how long
-    /// before its end it may be closed.
+    /// Reports whether a window that was closed, and is there again, should have been there all the time. `early` is how
+    /// long before its end it may be closed.
     fn flapped(&self, opening: &Opening, closed: Timestamp, again: Timestamp, early: SignedDuration) -> bool {
         let grants = self.on(opening);
         grants.iter().any(|grant| {
@@ -221,8 +221,9 @@ fn expired(grants: &[&Stored], closed: Timestamp) -> Option<Timestamp> {
     expired.filter(confirmed).map(|grant| grant.not_after).max()
 }
 
-/// How long before its end a window may be closed at a host. What an agent says while its broker is stopped, or while
-/// its session is being opened, is heard late, and until it is heard again, ends are counted from when it said that.
+/// Returns the time before its end at which a window may be closed at a host. A report that an agent sends while its broker
+/// is stopped, or while its session is being opened, arrives late, and until the next report ends are counted from the time
+/// at which the agent sent the late one.
 fn may_be_early(history: &History, opening: &Opening, from: Timestamp, closed: Timestamp) -> SignedDuration {
     let since = from - HEARTBEAT - EARLY;
     let is_stop = |span: &&FaultSpan| match span.fault {
@@ -276,7 +277,8 @@ fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
     found
 }
 
-/// When a cloud's window of this end must be closed: after a takeover, and after every fault meanwhile.
+/// Returns the time by which a cloud's window of this end must be closed: after a takeover, and after every fault
+/// meanwhile.
 fn cloud_deadline(end: Timestamp, faults: &[FaultSpan]) -> Timestamp {
     let mut deadline = end + TAKEOVER + CLOUD_LATE;
     loop {
@@ -300,7 +302,7 @@ fn cloud_deadline(end: Timestamp, faults: &[FaultSpan]) -> Timestamp {
     }
 }
 
-/// Who was told that a grant is active can connect, unless it was closed meanwhile.
+/// Finds grants that were reported active and whose requester could not connect, unless they were closed meanwhile.
 fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &Grants<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for asked in &history.asked {
@@ -321,18 +323,18 @@ fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
     found
 }
 
-/// How far from their ends windows were closed, at the worst.
+/// The largest differences between the ends of windows and their closing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Worst {
     /// The longest after the end at a host.
     pub(crate) host: Option<SignedDuration>,
     /// The longest after the end in the cloud.
     pub(crate) cloud: Option<SignedDuration>,
-    /// The longest before the end at a host, of what nobody closed.
+    /// The longest time before the end at a host, among windows that no caller closed.
     pub(crate) early: Option<SignedDuration>,
 }
 
-/// How far from their ends windows were closed.
+/// Returns the largest differences between the ends of windows and their closing.
 pub(crate) fn worst(history: &History) -> Worst {
     let grants = Grants::of(&history.stored);
     let late = |opening: &Opening, at: Timestamp| Some(at.duration_since(grants.end(opening)?));

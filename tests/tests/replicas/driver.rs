@@ -17,10 +17,10 @@ use crate::world::World;
 
 /// The pause between two looks.
 const STEP: Duration = Duration::from_millis(20);
-/// How long a service manager waits before it starts a broker again that ended by itself.
+/// The time after which a service manager starts a broker again that ended by itself.
 const RESTART: Duration = Duration::from_millis(200);
 
-/// How long it may take, once all is healed, until everything works.
+/// The time within which everything must work, once all faults are healed.
 const HEALED: Duration = Duration::from_secs(40);
 
 /// Plays faults.
@@ -33,7 +33,7 @@ pub(crate) struct Driver<'a> {
     going: Vec<(Planned, Timestamp)>,
     /// Faults that are over, and whose effects may not be.
     healing: Vec<FaultSpan>,
-    /// When a broker that ended by itself is looked after.
+    /// The time at which a broker that ended by itself is started again.
     tended: Vec<Instant>,
     spans: Vec<FaultSpan>,
 }

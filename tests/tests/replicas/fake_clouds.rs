@@ -1,4 +1,4 @@
-//! The cloud of a storm: a few EC2 instances under lockdown, and somebody who looks at their rules all the time.
+//! The cloud of a storm: a few EC2 instances under lockdown, and a watcher that reads their rules all the time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -56,7 +56,7 @@ impl FakeClouds {
         self.instances.iter().map(|instance| self.cloud.target(instance)).collect()
     }
 
-    /// What is open now.
+    /// Returns the windows that are open now.
     pub(crate) fn look(&self) -> Look {
         look(&self.cloud, &self.groups())
     }

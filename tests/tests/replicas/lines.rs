@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 const RELAY: &str = "127.0.0.1:6401";
-/// How long an answer may take that comes at all, on a machine that is busy.
+/// The time within which an answer must arrive, if one comes at all, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Redis's answer to a line; none where there is no connection, an empty one where nothing comes.

@@ -27,16 +27,16 @@ use tonic::{Code, Response, Status};
 use crate::history::{Answer, Asked, Revoked};
 use crate::world::World;
 
-/// How long one call may take beyond what it was told to wait.
+/// The time that one call may take beyond the wait that it asks for.
 const ANSWER: Duration = Duration::from_secs(4);
-/// How many wishes a requester has at once.
+/// The number of requests that a requester has under way at once.
 const AT_ONCE: usize = 12;
 /// For how long a call is tried again.
 const STUBBORN: Duration = Duration::from_secs(30);
 /// The pause before a call is tried again, in milliseconds.
 const AGAIN: Range<u64> = 100..600;
 
-/// What requesters aim at.
+/// The targets of the requesters.
 #[derive(Debug, Clone)]
 pub(crate) struct Aims {
     /// Targets with a host layer.
@@ -51,7 +51,7 @@ pub(crate) struct Load {
     requesters: Vec<Running<Done>>,
 }
 
-/// What was asked and answered.
+/// The requests and their answers.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) asked: Vec<Asked>,
@@ -66,7 +66,7 @@ impl Done {
     }
 }
 
-/// One requester; clones share the identity, and each has a connection of its own.
+/// A requester; clones share the identity, and each has a connection of its own.
 #[derive(Clone)]
 struct Requester {
     number: u8,
@@ -147,7 +147,7 @@ impl Requester {
         some.choose_multiple(&mut self.rng, count).cloned().collect()
     }
 
-    /// What becomes of one wish.
+    /// Follows a request from the first call to its end.
     async fn story(mut self, source: String, targets: BTreeSet<String>) -> Done {
         let seconds = self.rng.random_range(2..=8);
         let mut done = Done::default();

@@ -18,5 +18,5 @@ mod storm;
 mod summary;
 mod world;
 
-/// How many brokers a storm runs over.
+/// The number of brokers of a storm.
 const BROKERS: u16 = 3;

@@ -1,4 +1,4 @@
-//! What replicas do for each other, one thing at a time.
+//! The scenarios of several replicas, one rule at a time.
 
 use std::time::Duration;
 
@@ -12,9 +12,11 @@ use crate::BROKERS;
 use crate::history::{Opening, What};
 use crate::world::{Options, World};
 
-/// How long a change at one replica usually takes at most until another acts on it: without news it takes two seconds.
+/// The time after which another replica usually acts on a change at the latest: without the cluster's events it takes two
+/// seconds.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// How late another replica may close what a killed one opened, on a machine that is busy: the membership lasts 6 s.
+/// The time within which another replica must close what a killed one opened, on a machine that is busy: the membership
+/// lasts 6 s.
 const TAKEN_OVER: Duration = Duration::from_secs(12);
 /// The source of every request here.
 pub(crate) const SOURCE: &str = "10.0.0.1";
@@ -40,7 +42,7 @@ fn ask(target: &str, seconds: u64) -> RequestBuilder {
     a_request().on(target).port("tcp/22").from(SOURCE).seconds(seconds)
 }
 
-/// How often windows were opened and closed at each host.
+/// Returns the number of windows that were opened or closed at all hosts.
 fn changes(world: &World, what: fn(&What) -> bool) -> usize {
     world.fleet.book().hosts().iter().filter(|event| what(&event.what)).count()
 }
@@ -116,7 +118,7 @@ fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
     let seen: Vec<_> = watcher.stop().into_iter().filter(|look| look.asked < end_of(&grant)).collect();
     let first = seen.iter().position(|look| !look.open.is_empty()).unwrap();
     assert!(seen[first..].iter().all(|look| !look.open.is_empty()), "it was open until its end");
-    // Its agent can speak to nobody else: the grant is over once that has confirmed the end, too.
+    // Its agent can speak to no other broker: the grant is over once that agent has confirmed the end, too.
     world.replicas.replica(0).want(true);
     world.replicas.replica(0).tend();
     at(&world, 1).wait_for_state(&grant.id, GrantState::Closed);
@@ -181,7 +183,7 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
 }
 
 #[test]
-fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_closed() {
+fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_unknown_windows_are_closed() {
     let mut world = World::new(&Options { brokers: BROKERS, hosts: 2, instances: 1, agents_at: None });
     let fake_clouds = world.fake_clouds.as_ref().unwrap();
     let (host, cloud) = (&world.aims.hosts[0], &world.aims.clouds[0]);

@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::scenarios::{LED, SOURCE, at, led_by_hand};
 use crate::world::{Options, World};
 
-/// How long a replica that was killed may still be shown, on a machine that is busy: its membership lasts 6 s.
+/// The time for which a replica that was killed may still be shown, on a machine that is busy: its membership lasts 6 s.
 const GONE: Duration = Duration::from_secs(15);
-/// When a close is called stuck.
+/// The time after which a close counts as stuck.
 const STUCK: Duration = Duration::from_secs(30);
 /// The exit code of `--check` where something needs attention.
 const ATTENTION: i32 = 9;

@@ -24,19 +24,19 @@ use crate::world::{Options, World};
 /// The seed of the run that is always the same, and how many seconds of faults and load it has.
 const SEED: u64 = 5;
 const SECONDS: u64 = 40;
-/// How many seconds a run of another seed each time has, after that.
+/// The length in seconds of a further run, each with a seed of its own.
 const MORE_SECONDS: u64 = 20;
-/// How many agents there are, the instances' among them, unless the environment says.
+/// The number of agents, the instances' among them, unless the environment sets another.
 const AGENTS: u64 = 200;
-/// How many of them are cloud instances.
+/// The number of agents that are cloud instances.
 const INSTANCES: usize = 8;
 const REQUESTERS: u8 = 6;
-/// How long everything may take to come to its end, once all is healed.
+/// The time within which all grants must come to their end, once all faults are healed.
 const SETTLED: Duration = Duration::from_secs(45);
-/// How long it is quiet before the last look.
+/// The quiet time before the last look.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What a broker's log says where it takes over what another worked on.
+/// The log line of a broker that takes over another's work.
 const TOOK_OVER: &str = "took over";
 
 #[test]
@@ -57,7 +57,7 @@ fn i4_a_storm_loses_nothing_and_leaves_nothing_open() {
     }
 }
 
-/// One run over a world. Requesters of different rounds are different people.
+/// Runs a storm over a world. Requesters of different rounds are different people.
 fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let schedule = Schedule::of(seed, usize::from(BROKERS), length);
     say(&schedule);
@@ -147,7 +147,7 @@ fn random_seed() -> u64 {
     rand::random_range(1_000..1_000_000)
 }
 
-/// For whoever reads the test's output.
+/// Prints a line into the test's output.
 #[allow(clippy::print_stderr)]
 fn say(what: impl Display) {
     eprintln!("{what}");

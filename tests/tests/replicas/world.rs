@@ -14,7 +14,7 @@ use crate::agent_fleet::AgentFleet;
 use crate::fake_clouds::FakeClouds;
 use crate::load::Aims;
 
-/// What there is.
+/// The size of a world.
 pub(crate) struct Options {
     pub(crate) brokers: u16,
     pub(crate) hosts: usize,
@@ -61,13 +61,13 @@ impl World {
             admin.put_policy(policy.wire()).unwrap();
         }
         let targets: Vec<_> = hosts.iter().chain(&clouds).cloned().collect();
-        let theirs = options.agents_at.map(|number| replicas.replica(number).url());
-        let theirs = theirs.map_or_else(|| admin.clone(), |url| replicas.admin_at(&net.vm, url));
+        let agents_at = options.agents_at.map(|number| replicas.replica(number).url());
+        let agents_at = agents_at.map_or_else(|| admin.clone(), |url| replicas.admin_at(&net.vm, url));
         let cli = Cli::new(&net.vm, replicas.balancer().url(), admin.identity());
         // Both take a while, and neither needs the other.
         let fleet = thread::scope(|scope| {
             scope.spawn(|| lock_down(&cli, &clouds));
-            AgentFleet::gather(&net.vm, &theirs, &targets, &dir.path().join("agents"))
+            AgentFleet::gather(&net.vm, &agents_at, &targets, &dir.path().join("agents"))
         });
         wait_until("every agent to have a session", PATIENCE, || fleet.book().connected() == targets.len());
         for target in &targets {

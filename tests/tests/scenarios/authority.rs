@@ -16,7 +16,7 @@ const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 /// The moment half an hour before the first intermediate ends.
 const ALMOST: i64 = 365 * DAY - HOUR / 2;
-/// Where the broker serves its metrics, on its host.
+/// The address of the broker's metrics, on its host.
 const METRICS: &str = "127.0.0.1:9464";
 
 /// A walk through months. A jump goes over 29 days at most while an agent is connected: an agent that was away for 30 has
@@ -123,7 +123,7 @@ impl Walk {
         fs::read(self.authority_dir().join("intermediate.pem")).unwrap()
     }
 
-    /// What the broker's metrics port answers.
+    /// Gets an answer of the broker's metrics port.
     fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{METRICS}{path}");
         self.world.net.hub.netns().run(async move {

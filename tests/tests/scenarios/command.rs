@@ -68,8 +68,8 @@ fn exit_codes_tell_what_went_wrong() {
     says(&ask(&["--port", "22", "--source", "10.1.2.3/8"]), 2, &["--source", "10.0.0.0/8"]);
     says(&ask(&["--port", "22", "--for", "0s"]), 2, &["--for"]);
     says(&cli.run(&["request", VM, "--port", "22"]), 2, &["--reason"]);
-    let nobody = Cli::new(&world.net.alice, world.broker.url(), &world.dir().join("nobody"));
-    says(&nobody.run(&["grants"]), 2, &["nobody"]);
+    let stranger = Cli::new(&world.net.alice, world.broker.url(), &world.dir().join("no-identity"));
+    says(&stranger.run(&["grants"]), 2, &["no-identity"]);
     world.broker.process().kill9();
     says(&cli.run(&["grants"]), 8, &["cannot be reached"]);
 }

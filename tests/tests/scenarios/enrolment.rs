@@ -1,4 +1,4 @@
-//! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling anew.
+//! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling again.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ fn i7_a_token_of_another_broker_is_not_sent_to_this_one() {
 }
 
 #[test]
-fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_anew() {
+fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_again() {
     let mut world = World::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(5));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));

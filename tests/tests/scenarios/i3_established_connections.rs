@@ -36,7 +36,7 @@ fn i3_a_hundred_expiries_cut_no_connection() {
     assert_none_cut("a restart of the agent");
     vm.must("nft", &["flush", "ruleset"]);
     wait_until("the table to be put back", PATIENCE, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
-    assert_none_cut("a table built anew");
+    assert_none_cut("a table built again");
 }
 
 #[test]

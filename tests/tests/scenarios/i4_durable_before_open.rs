@@ -8,8 +8,8 @@ use postern_proto::v1;
 use postern_tests::clock::monotonic;
 use postern_tests::{Reach, TCP, VM, World, a_request, further_addresses};
 
-/// How many times the broker is killed, each time a little later after the request was sent: from the moment it is sent
-/// to twice as long as an answer usually takes on this machine.
+/// The number of times that the broker is killed, each time a little later after the request was sent: from the moment it
+/// is sent to twice as long as an answer usually takes on this machine.
 const KILLS: u8 = 20;
 
 #[test]
@@ -52,7 +52,7 @@ fn i4_no_acknowledged_grant_is_lost_and_nothing_is_open_without_a_record() {
     }
 }
 
-/// How long an answer takes at the median.
+/// Returns the median time of an answer.
 fn usual_answer(world: &World) -> Duration {
     let ask = a_request().on(VM).port("tcp/22").from("203.0.113.1").seconds(600);
     let mut took: Vec<Duration> = (0..9)

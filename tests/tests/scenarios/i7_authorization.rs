@@ -1,4 +1,4 @@
-//! I7: nobody gets more than they are allowed. Every RPC against every kind of caller, and what one may see of another's.
+//! I7: no caller gets more than it is allowed. Every RPC against every kind of caller, and what one may see of another's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -22,7 +22,8 @@ use tonic::{Code, Status};
 /// A second target, whose agent the test leads by hand.
 const OTHER: &str = "host:vm-2";
 
-/// Who may call what, told independently of the broker: a administrator, q requester, r reader, g agent, n nobody known.
+/// The callers that may call each RPC, written down independently of the broker: a administrator, q requester, r reader, g
+/// agent, n a caller that the broker does not know.
 const MAY_CALL: &[(&str, &str)] = &[
     ("AccessService/RequestAccess", "aq"),
     ("AccessService/ApproveAccess", "a"),
@@ -101,7 +102,7 @@ fn i7_every_rpc_admits_exactly_the_callers_that_it_should() {
         assert_eq!(
             !denied_at_the_gate(answer.as_ref().err()),
             may.contains('n'),
-            "{rpc} by nobody: {answer:?}"
+            "{rpc} by an unknown caller: {answer:?}"
         );
     }
 
@@ -161,12 +162,12 @@ fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
         Identity::Principal(postern_core::Principal { role, name: postern_core::Name::new(name).unwrap() })
     };
     let foreign = Authority::init(&world.dir().join("foreign"), &domain, now).unwrap();
-    let ours = Authority::load(&world.broker.data_dir().join("ca"), &domain).unwrap();
+    let own = Authority::load(&world.broker.data_dir().join("ca"), &domain).unwrap();
     // An authority signs nothing for a time before its own.
     let before = now.checked_sub(Duration::from_secs(30)).unwrap();
     let identities = [
         ("foreign", &foreign, now, Duration::from_secs(3600)),
-        ("expired", &ours, before, Duration::from_secs(10)),
+        ("expired", &own, before, Duration::from_secs(10)),
     ];
     for (name, authority, issued_at, valid_for) in identities {
         let key = KeyPair::generate().unwrap();
@@ -174,7 +175,7 @@ fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
         let issued = authority.issue(&key.csr().unwrap(), &identity, valid_for, issued_at).unwrap();
         // It trusts our broker, so that the broker's own look is what the connection fails on.
         let directory = world.dir().join(name);
-        Credentials::new(key, issued.chain, ours.roots()).unwrap().save(&directory).unwrap();
+        Credentials::new(key, issued.chain, own.roots()).unwrap().save(&directory).unwrap();
         let client = Client::new(&world.net.mallory, world.broker.url(), &directory);
         let refused = client.grant("01arz3ndektsv4rrffq69g5fav").unwrap_err();
         assert!(
@@ -230,7 +231,7 @@ fn i7_the_owner_of_an_agents_certificate_gets_no_further_than_that_agent() {
     let session = thief.session().unwrap();
     let told = session.desired();
     assert!(told.windows.is_empty() && told.ports.len() == 2, "{told:?}");
-    // The ban is what ends it, for whoever holds the certificate.
+    // A ban ends it, for every holder of the certificate.
     world.admin.ban(VM).unwrap();
     session.end();
     assert_eq!(thief.session().unwrap_err().code(), Code::PermissionDenied);

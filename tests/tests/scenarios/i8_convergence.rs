@@ -141,7 +141,7 @@ fn i8_one_idempotency_key_makes_one_grant_however_often_it_comes() {
     let refused = Refusal::from(world.alice.request(&ask.clone().seconds(61)).unwrap_err());
     assert_eq!((refused.code, refused.field.as_str()), (Code::InvalidArgument, "idempotency_key"));
     assert_eq!(world.alice.grants().len(), 1);
-    // Keys belong to whoever made them.
+    // Keys belong to the caller that made them.
     let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
     assert!(!bob.request(&ask).unwrap().repeated_request);
 }
@@ -177,7 +177,7 @@ fn i8_a_revocation_during_a_cut_reaches_the_agent_when_the_network_is_back() {
             .await
     });
     assert_eq!(revoked.unwrap().into_inner().grant.unwrap().state(), GrantState::Closing);
-    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open, "nobody could tell the agent");
+    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open, "no broker could reach the agent");
     assert_eq!(
         world.alice.grant(&grant.id).unwrap().state(),
         GrantState::Closing,

@@ -1,4 +1,4 @@
-//! What the agent's own commands and the broker's health say of how things stand, well and unwell.
+//! The state of things, well and unwell, as the agent's own commands and the broker's health report it.
 
 use std::process::Output;
 

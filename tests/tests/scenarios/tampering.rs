@@ -5,7 +5,8 @@ use std::time::Duration;
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::{PATIENCE, Reach, TCP, World, ask_for, end_of};
 
-/// How long a table may be away on a machine that is busy: far less than the 60 s after which an agent looks by itself.
+/// The time within which a table must be back on a machine that is busy: far less than the 60 s after which an agent looks
+/// by itself.
 const EXPOSED: Duration = Duration::from_secs(10);
 
 fn assert_reported(world: &World, process: &str) {

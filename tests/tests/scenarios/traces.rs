@@ -48,7 +48,7 @@ impl Collector {
     }
 }
 
-/// What a span says under a key, in words; empty where it says nothing.
+/// Returns the value of a span under a key, as text; empty where it has none.
 fn says(span: &Span, key: &str) -> String {
     let found = span.attributes.iter().find(|attribute| attribute.key == key);
     found.map(|attribute| format!("{:?}", attribute.value)).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! What watches the broker is told the truth: metrics, liveness, readiness, and the files that are made of them.
+//! Monitoring receives the truth about the broker: metrics, liveness, readiness, and the files that are made of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,10 +12,10 @@ use postern_tests::redis::Redis;
 use postern_tests::{Broker, Host, Net, PATIENCE, VM, World, ask_for, usual_policy};
 use tempfile::TempDir;
 
-/// What makes a broker serve metrics, where every host reaches them.
+/// The setting with which a broker serves metrics where every host reaches them.
 const METRICS: &str = "metrics_listen = \"0.0.0.0:9464\"\n";
 
-/// What the broker's metrics port answers.
+/// Gets an answer of the broker's metrics port.
 fn get(broker: &Host, from: &Host, path: &str) -> (u16, String) {
     let url = format!("http://{}:9464{path}", broker.v4());
     from.netns().run(async move {
@@ -115,7 +115,7 @@ fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     wait_until("gRPC health to say the same", PATIENCE, serving);
 }
 
-/// Whether the broker's own health service says that it serves.
+/// Reports whether the broker's own health service says that it serves.
 async fn serving(channel: tonic::transport::Channel) -> bool {
     let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
     let answer = tonic_health::pb::health_client::HealthClient::new(channel).check(request).await;

@@ -1,4 +1,4 @@
-//! One grant's way can be read off the logs: every line of it carries the grant's id.
+//! The way of a grant can be read off the logs: every line of it carries the grant's id.
 
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::azure::AzureWorld;

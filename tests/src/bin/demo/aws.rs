@@ -123,14 +123,17 @@ fn resist(story: &mut Story, world: &mut AwsWorld) {
 }
 
 fn release(story: &mut Story, world: &AwsWorld) {
-    story.check("postern release: the rule is back as it was, and nothing of ours is left in EC2", || {
-        let released = world.admin_cli().run(&["release", &world.target()]);
-        assert!(released.succeeded(), "{released:?}");
-        let before = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh");
-        assert_eq!(world.cloud.rules(&world.group), [before].into());
-        wait_until("the last of ours to go", Duration::from_secs(5), || {
-            world.cloud.groups_of_postern().is_empty()
-        });
-        "tcp/22 from 0.0.0.0/0 (ssh)".to_owned()
-    });
+    story.check(
+        "postern release: the rule is back as it was, and nothing of Postern's is left in EC2",
+        || {
+            let released = world.admin_cli().run(&["release", &world.target()]);
+            assert!(released.succeeded(), "{released:?}");
+            let before = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh");
+            assert_eq!(world.cloud.rules(&world.group), [before].into());
+            wait_until("the last of Postern's groups to go", Duration::from_secs(5), || {
+                world.cloud.groups_of_postern().is_empty()
+            });
+            "tcp/22 from 0.0.0.0/0 (ssh)".to_owned()
+        },
+    );
 }

@@ -46,7 +46,7 @@ fn lock(story: &mut Story, world: &AzureWorld) {
             planned.out.trim().to_owned()
         },
     );
-    story.check("postern lockdown --accept precedence: ours come first, and theirs stay as they are", || {
+    story.check("postern lockdown --accept precedence: Postern's rules come first, and the customer's stay as they are", || {
         let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "precedence"]);
         assert!(locked.succeeded() && !world.is_open(), "{locked:?}");
         world.rules("nsg-nic", "postern-").join(", ")
@@ -76,9 +76,9 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
         for group in ["nsg-subnet", "nsg-nic"] {
             world.azure.arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
                 let rules = nsg["properties"]["securityRules"].as_array_mut();
-                let ours = if group == "nsg-nic" { "postern-allow-" } else { "postern-" };
+                let prefix = if group == "nsg-nic" { "postern-allow-" } else { "postern-" };
                 rules.into_iter().for_each(|rules| {
-                    rules.retain(|rule| !rule["name"].as_str().is_some_and(|it| it.starts_with(ours)))
+                    rules.retain(|rule| !rule["name"].as_str().is_some_and(|it| it.starts_with(prefix)))
                 });
             });
         }
@@ -121,7 +121,7 @@ fn resist(story: &mut Story, world: &mut AzureWorld) {
 
 fn release(story: &mut Story, world: &AzureWorld) {
     story.check(
-        "postern release: nothing of ours is left in either group, and theirs are as they were",
+        "postern release: nothing of Postern's is left in either group, and the customer's rules are as they were",
         || {
             let released = world.admin_cli().run(&["release", &world.target()]);
             assert!(released.succeeded() && world.is_open(), "{released:?}");
@@ -147,7 +147,7 @@ fn behind_a_firewall(story: &mut Story) {
         assert_eq!(answer["grant"]["state"], "active", "{answer}");
         let connect_to = answer["grant"]["windows"][0]["connect_to"].as_str().unwrap_or_default().to_owned();
         assert!(!connect_to.is_empty(), "{answer}");
-        // The groups and the host let in whom they see: the firewall.
+        // The groups and the host let in the source that they see: the firewall.
         assert!(world.admits(world.net.mallory.v4()) && !world.admits(world.net.alice.v4()));
         assert_eq!(world.net.mallory.reach(port), Reach::Open);
         connect_to

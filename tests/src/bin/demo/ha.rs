@@ -16,17 +16,18 @@ use crate::end_of;
 use crate::story::Story;
 use world::{World, all_open, told};
 
-/// How long the window of a broker that is killed is.
+/// The duration of the window whose broker is killed.
 const SHORT: &str = "15s";
-/// How long a broker is stopped: longer than the 6 s that its membership lasts.
+/// The time for which a broker is stopped: longer than the 6 s that its membership lasts.
 const STOPPED: Duration = Duration::from_secs(8);
-/// How long the membership of a broker that was killed lasts.
+/// The time for which the membership of a killed broker lasts.
 const BELIEVED: Duration = Duration::from_secs(6);
-/// How long it is looked for what may come late.
+/// The time for which the demo looks for late events.
 const AFTERWARDS: Duration = Duration::from_secs(2);
-/// How long a Redis that was killed is away at least. One that is back at once may be made the primary again, with what it had.
+/// The time that a killed Redis is away at least. A Redis that is back at once may be made the primary again, with the data
+/// it had.
 const REBOOT: Duration = Duration::from_secs(3);
-/// What a broker says that was away for longer than it is believed.
+/// The log line of a broker that was away for longer than its membership lasts.
 const JOINED_AGAIN: &str = "joined the other brokers again";
 
 /// Tells it.
@@ -133,7 +134,7 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         (now_at, told)
     });
     let title = format!(
-        "broker-{} goes on: its membership is over, so it joins anew, and takes nothing back",
+        "broker-{} goes on: its membership is over, so it joins again, and takes nothing back",
         at + 1
     );
     story.check(&title, || {
@@ -200,7 +201,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
     story.tell("Redis is killed: the primary.");
     let watch = world.watch();
     let killed = monotonic();
-    story.check("kill -9: who asks is refused, with UNAVAILABLE", || {
+    story.check("kill -9: requests are refused, with UNAVAILABLE", || {
         world.group.kill9(0);
         let answer = world.caller().request(&ask(world, "tcp/22"));
         let refusal = Refusal::from(answer.expect_err("nothing can be kept now"));
@@ -216,7 +217,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
             "failed over after {failed_over:.1} s; nothing confirms a change before the other is its replica"
         )
     });
-    story.check("whoever asks is served again, without anybody's doing anything", || {
+    story.check("requests are served again, without an administrator's doing anything", || {
         let (mut refused, mut broken, mut restarted) = (0, 0, 0);
         let grant = loop {
             let asked = wall();
@@ -232,7 +233,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
                     refused += 1;
                 }
             }
-            assert!(killed.elapsed() < PATIENCE * 3, "nobody is served");
+            assert!(killed.elapsed() < PATIENCE * 3, "no request is served");
             sleep_until(asked + SignedDuration::from_millis(200));
         };
         assert_eq!(grant.state(), GrantState::Active, "{grant:?}");
@@ -273,7 +274,7 @@ fn audit(story: &mut Story, world: &World) {
     });
 }
 
-/// What happened so often, if it did.
+/// Returns the count with its words, or nothing for none.
 fn some(count: usize, what: &str) -> String {
     if count == 0 { String::new() } else { format!("\n{count}{what}") }
 }

@@ -82,7 +82,7 @@ fn protect(story: &mut Story, world: &mut World) {
         world.admin.wait_in_sync(VM);
         String::new()
     });
-    story.check("closed: nobody gets a new connection to port 22, over IPv4 or IPv6", || {
+    story.check("closed: no client gets a new connection to port 22, over IPv4 or IPv6", || {
         assert_eq!((try_22(world, 'a'), try_22(world, 'm')), (Reach::Filtered, Reach::Filtered));
         assert_eq!(world.net.alice.reach(world.net.vm.tcp6(TCP)), Reach::Filtered);
         String::new()
@@ -140,7 +140,7 @@ fn open_and_expire(story: &mut Story, world: &World) {
 /// The agent dies while a window is open.
 fn lose_the_agent(story: &mut Story, world: &mut World) {
     story.tell("The agent is killed while a window is open.");
-    story.check("the window ends on time with nobody there to close it", || {
+    story.check("the window ends on time with no agent there to close it", || {
         let grant = request(world, "3s", "while the agent dies");
         world.agent.process().kill9();
         let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
@@ -171,7 +171,7 @@ fn revoke(story: &mut Story, world: &World) {
     });
 }
 
-/// What is not allowed does not happen, and what is torn down comes back.
+/// Shows that forbidden actions are refused, and that a protection that is torn down comes back.
 fn refuse_and_resist(story: &mut Story, world: &World) {
     story.tell("Not everything is allowed.");
     story.check("a port outside the policy is denied, in words", || {
@@ -196,7 +196,7 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
             wait_until("the report to be audited", PATIENCE, || reported().is_some());
             let (process, exposed) = reported().expect("it was there a moment ago");
             assert_eq!(process, "nft");
-            format!("put back after {exposed} ms, and laid to the process {process}")
+            format!("put back after {exposed} ms, and attributed to the process {process}")
         },
     );
 }

@@ -54,7 +54,7 @@ impl Story {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
@@ -65,6 +65,6 @@ fn indented(text: &str) -> String {
 }
 
 fn say(line: &str) {
-    // Nobody to read it is no reason to stop half way.
+    // A closed output is no reason to stop half way.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -13,10 +13,10 @@ use postern_agent::host_reconciler::HostLayer;
 
 use crate::history::{HostEvent, Opening, SessionEvent, What};
 
-/// What happened at every host of a fleet.
+/// The record of every host of a fleet.
 #[derive(Debug)]
 pub(crate) struct Book {
-    /// One moment on both clocks.
+    /// The same moment on both clocks.
     moment: (BootTime, Timestamp),
     inner: Mutex<Inner>,
 }
@@ -33,7 +33,7 @@ struct Inner {
 /// The windows of one host: the source, and the deadline.
 type Held = BTreeMap<String, BootTime>;
 
-/// One host's layer.
+/// A host's layer.
 #[derive(Debug)]
 pub(super) struct MemoryHost {
     target: String,
@@ -49,7 +49,7 @@ impl Default for Book {
 }
 
 impl Book {
-    /// What happened at the hosts until now.
+    /// Returns what happened at the hosts until now.
     pub(crate) fn hosts(&self) -> Vec<HostEvent> {
         let mut inner = self.lock();
         let targets: Vec<_> = inner.hosts.keys().cloned().collect();
@@ -59,24 +59,24 @@ impl Book {
         inner.events.clone()
     }
 
-    /// What happened to the sessions until now.
+    /// Returns what happened to the sessions until now.
     pub(crate) fn sessions(&self) -> Vec<SessionEvent> {
         self.lock().sessions.clone()
     }
 
-    /// Why sessions did not open, and how often.
+    /// Returns the reasons for which sessions did not open, each with its count.
     pub(crate) fn refusals(&self) -> BTreeMap<String, u64> {
         self.lock().not_connected.clone()
     }
 
-    /// How many agents have a session.
+    /// Returns the number of agents that have a session.
     pub(crate) fn connected(&self) -> usize {
         let inner = self.lock();
         let began = inner.sessions.iter().filter(|event| event.ended.is_none()).count();
         began - inner.sessions.iter().filter(|event| event.ended.is_some()).count()
     }
 
-    /// Whether a window is open now.
+    /// Reports whether a window is open now.
     pub(crate) fn is_open(&self, opening: &Opening) -> bool {
         let inner = self.lock();
         let deadline = inner.hosts.get(&opening.target).and_then(|held| held.get(&opening.source));

@@ -45,7 +45,7 @@ fn asked(id: &str, source: &str, milliseconds: i64) -> Asked {
     }
 }
 
-/// One grant from 0 to 5 s, asked for, opened and closed as it should be in both layers.
+/// A history of one grant from 0 to 5 s, asked for, opened and closed as it should be in both layers.
 fn good() -> History {
     History {
         hosts: vec![host(40, "10.0.0.1", What::Opened(at(5_000))), host(5_000, "10.0.0.1", What::Closed)],
@@ -176,7 +176,7 @@ fn an_extension_that_comes_after_the_end_does_not_flap_and_one_before_it_does() 
 }
 
 #[test]
-fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
+fn a_window_that_is_closed_too_early_is_found_unless_a_caller_wanted_that() {
     let early = |history: &mut History| history.hosts[1].at = at(3_000);
     let violation = Violation::Early { opening: opening("10.0.0.1"), closed: at(3_000), end: at(5_000) };
     assert_eq!(found(early), [violation]);
@@ -186,7 +186,7 @@ fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
     };
     assert_eq!(found(revoked), []);
     let extended_later = |history: &mut History| history.stored.push(grant("g2", "10.0.0.1", 5_100, 9_000));
-    assert_eq!(found(extended_later), [], "what was never open is closed by nobody");
+    assert_eq!(found(extended_later), [], "a window that was never open needs no close");
     let stopped = |history: &mut History| {
         early(history);
         history.faults = vec![span(Fault::StopBroker(0), -4_000, -2_000)];

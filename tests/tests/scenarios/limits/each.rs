@@ -43,7 +43,7 @@ async fn answers(frames: &mut Frames, stream: u32) -> io::Result<Frame> {
     frames.until(|frame| frame.stream == stream && frame.kind == kind::DATA).await
 }
 
-/// How many streams at once the broker's first settings allow.
+/// Returns the number of streams at once that the broker's first settings allow.
 async fn streams(mut frames: Frames) -> io::Result<u32> {
     let settings = frames.until(|frame| frame.kind == kind::SETTINGS).await?.payload;
     let parameter = settings.chunks_exact(6).find(|p| p[..2] == MAX_CONCURRENT_STREAMS.to_be_bytes());

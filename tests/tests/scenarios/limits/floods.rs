@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// How many frames a flood has at most, and how many are sent at once.
+/// The largest number of frames of a flood, and the number that are sent at once.
 const FRAMES: usize = 200_000;
 const BATCH: usize = 500;
-/// How long a flood may take; a peer whose frames are not read any more waits for that long.
+/// The time within which a flood must be sent; a peer whose frames are not read any more waits for that long.
 const FLOOD: Duration = Duration::from_secs(8);
 
 /// Sends batches of frames until the connection ends or all were sent, and reads only where it says so.
