@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use syn::visit::{self, Visit};
 use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
 
-/// One file of a crate.
+/// A file of a crate.
 #[derive(Debug, Default)]
 pub(crate) struct Module {
     /// Every path into the crate that the file writes, as it writes it.
@@ -100,7 +100,7 @@ fn start<'p>(module: &Module, from: &[String], path: &'p [String]) -> Option<(Ve
 
 struct Reader {
     module: Module,
-    /// How many modules within the file are around what is read.
+    /// The number of modules within the file around the item that is read.
     depth: usize,
 }
 
