@@ -21,7 +21,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker was heard.
+    /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker has answered.
     pub fn new(host: &Host, broker: &str, dir: &Path, bootstrap: &[&str]) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
         let agent =

@@ -1,4 +1,4 @@
-//! A load balancer as simple as they come: TCP, round robin over the backends that accept. Unless it is told where to ask, it
+//! A load balancer as simple as they come: TCP, round robin over the backends that accept. Unless it has an address to ask, it
 //! looks at no health: a backend that hangs gets its share.
 
 use std::net::SocketAddr;

@@ -1,4 +1,4 @@
-//! An agent that does what a test tells it: it enrols and connects as a real one does, and then answers late, twice, in
+//! An agent that a test leads: it enrols and connects as a real one does, and then answers late, twice, in
 //! the wrong order, or not at all.
 
 use std::path::{Path, PathBuf};
@@ -59,7 +59,7 @@ impl FakeAgent {
         Ok(Self::with_identity(host, url, identity))
     }
 
-    /// An agent that has the identity in a directory, whosever it is.
+    /// Makes an agent with the identity in a directory, also one of another principal.
     pub fn with_identity(host: &Host, url: &str, identity: &Path) -> Self {
         Self { netns: host.netns().clone(), url: url.to_owned(), identity: identity.to_owned() }
     }

@@ -1,4 +1,4 @@
-//! A broker that tells an agent what a test wants told: twice, late, or in the wrong order.
+//! A broker that sends an agent what a test wants: twice, late, or in the wrong order.
 
 use std::fs;
 use std::path::Path;
@@ -106,7 +106,7 @@ impl FakeBroker {
         own.save(identity).expect("the identity can be kept");
     }
 
-    /// Waits for the next session, and hears its hello.
+    /// Waits for the next session, and receives its hello.
     ///
     /// # Panics
     /// None begins in time.
@@ -128,8 +128,8 @@ impl FakeBroker {
 }
 
 impl AgentSession {
-    /// Tells the agent what to hold. The windows' remaining time counts from now.
-    pub fn tell(&self, desired: v1::DesiredState) {
+    /// Sends the agent a desired state. The windows' remaining time counts from now.
+    pub fn send(&self, desired: v1::DesiredState) {
         let (heard, at) = self.hello;
         let message = v1::SessionResponse {
             heard,

@@ -27,7 +27,7 @@ pub(crate) fn measure() {
     let token = admin.join_token(VM, None).unwrap();
     let agent = FakeAgent::enroll(&net.vm, brokers[0].url(), &token, &dir.path().join("agent")).unwrap();
     let session = agent.session().unwrap();
-    tell(&session, 0);
+    confirm(&session, 0);
     let identity = brokers[0].issue("alice", Role::Requester);
     let client = |broker: &Broker| Client::new(&net.alice, broker.url(), &identity);
     let clients = [client(&brokers[0]), client(&brokers[1])];
@@ -48,18 +48,18 @@ fn round(client: &Client, session: &FakeSession, ask: &RequestBuilder, samples: 
     session.say(Out::Heartbeat(v1::Heartbeat {}));
     let began = monotonic();
     let asked = client.start_request(ask);
-    let told = tell(session, 1);
-    samples.add(told - began);
+    let received = confirm(session, 1);
+    samples.add(received - began);
     let grant_id = asked.join().unwrap().grant.unwrap().id;
     let request = v1::RevokeAccessRequest { grant_id, ..v1::RevokeAccessRequest::default() };
     let revoked =
         client.start(|channel| async move { AccessServiceClient::new(channel).revoke_access(request).await });
-    tell(session, 0);
+    confirm(session, 0);
     revoked.join().unwrap();
 }
 
-/// Waits until the agent is told of so many windows, and has it confirm them. Returns when it was told.
-fn tell(session: &FakeSession, windows: usize) -> std::time::Instant {
+/// Waits until the agent receives so many windows, and has it confirm them. Returns the time at which it received them.
+fn confirm(session: &FakeSession, windows: usize) -> std::time::Instant {
     loop {
         let desired = session.desired();
         let now = monotonic();

@@ -1,5 +1,5 @@
 //! A fleet of many agents in this process, each with a session of its own as a real one has it: mutual TLS on its own
-//! connection, a hello, heartbeats, and an acknowledgement of whatever it is told.
+//! connection, a hello, heartbeats, and an acknowledgement of every desired state.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -43,7 +43,7 @@ struct Shared {
     /// True while the agents may connect.
     gate: watch::Sender<bool>,
     /// The number of agents that have a session and received the desired state in it.
-    told: AtomicUsize,
+    synced: AtomicUsize,
 }
 
 struct Agent {
@@ -51,7 +51,7 @@ struct Agent {
     target: String,
     tls: Arc<ClientConfig>,
     /// The time of the last desired state that the agent received in its present session.
-    told_at: Mutex<Option<Instant>>,
+    received_at: Mutex<Option<Instant>>,
 }
 
 /// An agent's session.
@@ -66,11 +66,11 @@ impl AgentFleet {
         let agent = |(target, credentials): &(String, Credentials)| Agent {
             target: target.clone(),
             tls: client_config(credentials).unwrap(),
-            told_at: Mutex::default(),
+            received_at: Mutex::default(),
         };
         let agents = identities.iter().map(agent).collect();
-        let (gate, told) = (watch::channel(true).0, AtomicUsize::new(0));
-        Self { shared: Arc::new(Shared { url: url.to_owned(), agents, gate, told }), running: Vec::new() }
+        let (gate, synced) = (watch::channel(true).0, AtomicUsize::new(0));
+        Self { shared: Arc::new(Shared { url: url.to_owned(), agents, gate, synced }), running: Vec::new() }
     }
 
     /// Runs some of them on a host.
@@ -84,9 +84,9 @@ impl AgentFleet {
         }));
     }
 
-    /// Waits until so many have a session and were told what to hold.
-    pub(crate) fn wait_told(&self, count: usize) {
-        wait_until("the fleet", PATIENCE, || self.shared.told.load(Ordering::Relaxed) == count);
+    /// Waits until so many have a session and received the desired state.
+    pub(crate) fn wait_synced(&self, count: usize) {
+        wait_until("the fleet", PATIENCE, || self.shared.synced.load(Ordering::Relaxed) == count);
     }
 
     /// Lets no agent connect any more, or lets them again.
@@ -100,8 +100,8 @@ impl AgentFleet {
     }
 
     /// Returns when an agent last received a desired state; none where it has no session.
-    pub(crate) fn told_at(&self, number: usize) -> Option<Instant> {
-        *self.shared.agents[number].told_at.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn received_at(&self, number: usize) -> Option<Instant> {
+        *self.shared.agents[number].received_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -121,9 +121,9 @@ async fn keep(shared: Arc<Shared>, number: usize, turns: Arc<Semaphore>) {
         match Session::open(&shared.url, agent).await {
             Ok(session) => {
                 session.hold(&shared, agent, turn).await;
-                let mut told_at = agent.told_at.lock().unwrap_or_else(PoisonError::into_inner);
-                if told_at.take().is_some() {
-                    shared.told.fetch_sub(1, Ordering::Relaxed);
+                let mut received_at = agent.received_at.lock().unwrap_or_else(PoisonError::into_inner);
+                if received_at.take().is_some() {
+                    shared.synced.fetch_sub(1, Ordering::Relaxed);
                 }
             }
             Err(_) => {
@@ -145,19 +145,19 @@ impl Session {
         Ok(Self { outgoing, incoming: answer.into_inner() })
     }
 
-    /// Does what an agent does until the session ends. The next may take its turn once this one was told what to hold.
+    /// Does what an agent does until the session ends. The next may take its turn once this one has received the desired state.
     async fn hold(mut self, shared: &Shared, agent: &Agent, turn: SemaphorePermit<'_>) {
         let mut turn = Some(turn);
         let mut heartbeats = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);
         loop {
             let answer = tokio::select! {
                 _ = heartbeats.tick() => Out::Heartbeat(v1::Heartbeat {}),
-                heard = self.incoming.message() => match heard {
+                received = self.incoming.message() => match received {
                     Ok(Some(v1::SessionResponse { message: Some(In::Desired(desired)), .. })) => {
                         let now = monotonic();
-                        *agent.told_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
+                        *agent.received_at.lock().unwrap_or_else(PoisonError::into_inner) = Some(now);
                         if turn.take().is_some() {
-                            shared.told.fetch_add(1, Ordering::Relaxed);
+                            shared.synced.fetch_add(1, Ordering::Relaxed);
                         }
                         Out::Applied(v1::Applied { generation: desired.generation, error: String::new() })
                     }

@@ -42,7 +42,7 @@ const HANDS: usize = 8;
 pub(crate) fn grants() {
     let world = AzureWorld::new(Layers::Both);
     let arm = world.azure.arm.clone();
-    // The first look at the target is behind us.
+    // The broker has looked at the target for the first time.
     let warm = world.alice.open(&world.ask());
     world.alice.revoke(&warm.id).unwrap();
 
@@ -129,7 +129,7 @@ pub(crate) fn burst() {
         let changes = of(&calls, &Call::is_change);
         let retries = of(&calls, &|call| call.status.is_none_or(|status| status >= 400));
         note(&format!(
-            "{retries} of {} calls were told to come again, {} were polls",
+            "{retries} of {} calls were throttled, {} were polls",
             calls.len(),
             of(&calls, &Call::is_poll)
         ));

@@ -1,6 +1,6 @@
 //! The bare cost of sessions: a server of tonic alone, in a process of its own, that does what any such server must. It
 //! speaks TLS 1.3 with clients' certificates, answers a hello with a first message and each heartbeat with another, and
-//! pushes to the agent that it is told to.
+//! pushes to the agent that a caller names.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -121,7 +121,7 @@ impl Session {
                     self.acknowledged = Some(push?);
                     return Some(self.desired());
                 }
-                heard = self.incoming.message() => match heard.ok()??.message {
+                received = self.incoming.message() => match received.ok()??.message {
                     Some(In::Heartbeat(_)) => return Some(Out::Heartbeat(v1::HeartbeatReply {})),
                     Some(In::Applied(applied)) => {
                         let acknowledged = self.acknowledged.take_if(|_| applied.generation == self.generation);

@@ -24,7 +24,7 @@ pub(crate) fn grants() {
     let world = AwsWorld::new(Layers::Both);
     let bare = world.ec2.cloud_through_proxy(ACCOUNT, REGION);
     let own = bare.own_group(&world.instance).unwrap();
-    // The first look at the target is behind us.
+    // The broker has looked at the target for the first time.
     let warm = world.alice.open(&world.ask());
     world.alice.revoke(&warm.id).unwrap();
     world.ec2.forget_calls();

@@ -1,4 +1,4 @@
-//! Samples, and the lines that tell of them.
+//! Samples, and the lines that report them.
 
 use std::io::Write as _;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Ten thousand agents with sessions on one broker, beside a bare server of the same streams: what an idle one takes in
-//! memory, how soon one is told something and has answered, and how fast all of them come back after a restart.
+//! memory, how soon one receives a push and has answered, and how fast all of them come back after a restart.
 
 use std::collections::HashMap;
 use std::fs;
@@ -44,7 +44,7 @@ trait Server: Sync {
     fn kill(&mut self);
     /// Starts it again, and returns once it listens.
     fn start(&mut self);
-    /// Has an agent told something, and waits for its acknowledgement. Returns a receipt; none where it has no session.
+    /// Pushes to an agent, and waits for its acknowledgement. Returns a receipt; none where the agent has no session.
     fn push(&self, target: &str) -> Option<String>;
     /// Returns the times from the push to the acknowledgement, by the server's own account.
     fn took(&self, receipts: &[String]) -> Samples;
@@ -63,7 +63,7 @@ struct Measured {
 #[derive(Default)]
 struct Pushes {
     /// From the call to the agent.
-    told: Samples,
+    delivered: Samples,
     /// From the server to the agent and back.
     acknowledged: Samples,
 }
@@ -96,7 +96,7 @@ pub(crate) fn measure() {
         "bare-tonic-stream",
         &beside.calm.acknowledged,
     );
-    percentiles("request-to-agent", &postern.calm.told, "bare-call-to-agent", &beside.calm.told);
+    percentiles("request-to-agent", &postern.calm.delivered, "bare-call-to-agent", &beside.calm.delivered);
     line("reconnect-storm", postern.rate, "bare-tonic-stream", beside.rate, "1/s");
     note(&format!(
         "pushes in the storms: {} and {}",
@@ -107,9 +107,9 @@ pub(crate) fn measure() {
     percentiles("push-and-acknowledgement-in-the-storm", acknowledged, "bare-tonic-stream", bare);
     percentiles(
         "request-to-agent-in-the-storm",
-        &postern.storm.told,
+        &postern.storm.delivered,
         "bare-call-to-agent",
-        &beside.storm.told,
+        &beside.storm.delivered,
     );
 }
 
@@ -119,13 +119,13 @@ fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)
     let watched = WATCHED.min(count / 2);
     let mut fleet = AgentFleet::of(&server.url(), identities);
     fleet.run(&net.vm, 0..watched);
-    fleet.wait_told(watched);
+    fleet.wait_synced(watched);
     thread::sleep(HEARTBEAT);
     let before = resident(server.pid());
     let half = usize::midpoint(watched, count);
     fleet.run(&net.alice, watched..half);
     fleet.run(&net.mallory, half..count);
-    fleet.wait_told(count);
+    fleet.wait_synced(count);
     // Long enough for the last of them to have come to rest.
     thread::sleep(HEARTBEAT * 2);
     let memory = (resident(server.pid()) - before) / (count - watched) as f64;
@@ -137,14 +137,14 @@ fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)
     for _ in 0..STORMS {
         fleet.set_gate(false);
         server.kill();
-        fleet.wait_told(0);
+        fleet.wait_synced(0);
         server.start();
         let over = AtomicBool::new(false);
         let began = monotonic();
         fleet.set_gate(true);
         let (took, pushes) = thread::scope(|scope| {
             let pushes = scope.spawn(|| push_all(server, &fleet, (0..watched).cycle(), &over));
-            fleet.wait_told(count);
+            fleet.wait_synced(count);
             let took = began.elapsed();
             over.store(true, Ordering::Relaxed);
             (took, pushes.join().unwrap())
@@ -163,25 +163,25 @@ fn push_all(
     agents: impl Iterator<Item = usize>,
     over: &AtomicBool,
 ) -> Pushes {
-    let mut told = Samples::default();
+    let mut delivered = Samples::default();
     let mut receipts = Vec::new();
     for agent in agents.take_while(|_| !over.load(Ordering::Relaxed)) {
         thread::sleep(APART);
-        if fleet.told_at(agent).is_none() {
+        if fleet.received_at(agent).is_none() {
             continue;
         }
         let began = monotonic();
         let Some(receipt) = server.push(fleet.target(agent)) else { continue };
-        let Some(at) = fleet.told_at(agent).filter(|at| *at > began) else { continue };
-        told.add(at - began);
+        let Some(at) = fleet.received_at(agent).filter(|at| *at > began) else { continue };
+        delivered.add(at - began);
         receipts.push(receipt);
     }
-    Pushes { told, acknowledged: server.took(&receipts) }
+    Pushes { delivered, acknowledged: server.took(&receipts) }
 }
 
 impl Pushes {
     fn extend(&mut self, more: Self) {
-        self.told.extend(more.told);
+        self.delivered.extend(more.delivered);
         self.acknowledged.extend(more.acknowledged);
     }
 }
@@ -220,13 +220,13 @@ impl Server for Postern<'_> {
         (grant.state() == v1::GrantState::Active).then_some(grant.id)
     }
 
-    /// From the line that says what the agent is about to be told to the one that says what it has confirmed.
+    /// From the line about the push to the agent to the line about what the agent has confirmed.
     fn took(&self, receipts: &[String]) -> Samples {
         let log = self.broker.log();
-        let told = moments(&log, "told the agent to open");
+        let pushed = moments(&log, "told the agent to open");
         let open = moments(&log, "a layer is open");
         let took =
-            |grant: &String| Duration::try_from(open[grant.as_str()].duration_since(told[grant.as_str()]));
+            |grant: &String| Duration::try_from(open[grant.as_str()].duration_since(pushed[grant.as_str()]));
         receipts.iter().map(|grant| took(grant).unwrap()).collect()
     }
 }

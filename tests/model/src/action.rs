@@ -15,7 +15,7 @@ pub enum Action {
     /// The agent applies the desired state, and its replica receives the answer.
     Apply,
     /// The agent applies the desired state; the session breaks before its replica receives the answer.
-    ApplyUnheard,
+    ApplyUnanswered,
     /// The call of this number reaches the cloud, and its caller, if one still waits, receives the answer.
     Land(usize),
     /// The call of this number, for which no replica waits, never arrives.
@@ -53,9 +53,9 @@ pub enum Step {
     /// Publishes what it knows of both layers.
     Publish,
     /// Sends the agent the whole desired state.
-    Tell,
+    Push,
     /// Learns that the agent's session is over.
-    HearEnd,
+    NoticeEnd,
     /// Ends the agent's session: it has no membership.
     EndSession,
     /// Looks at the cloud.
@@ -99,7 +99,7 @@ impl Action {
             | Self::Connect(_)
             | Self::Notice
             | Self::Apply
-            | Self::ApplyUnheard
+            | Self::ApplyUnanswered
             | Self::Land(_)
             | Self::Drop(_)
             | Self::ReadView

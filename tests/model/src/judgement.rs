@@ -100,6 +100,6 @@ impl Model {
 
 /// Reports whether both layers have confirmed the grant's window to the replica.
 fn is_open(replica: &Replica, grant: usize) -> bool {
-    let host = replica.confirmed && replica.told.is_some_and(|told| told.has(grant));
+    let host = replica.confirmed && replica.pushed.is_some_and(|pushed| pushed.has(grant));
     host && replica.sight.windows().is_some_and(|windows| windows.has(grant))
 }

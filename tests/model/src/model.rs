@@ -34,7 +34,7 @@ impl Model {
             may_hold: Set::default(),
             session: Session::None,
             asks: false,
-            told: None,
+            pushed: None,
             confirmed: false,
             sight: Sight::Unseen,
             wait: 0,
@@ -71,7 +71,7 @@ impl Model {
             Action::Connect(id) => Self::can_connect(state, id),
             Action::Notice => Self::can_notice(state),
             Action::Apply => state.agent.inbox.is_some(),
-            Action::ApplyUnheard => {
+            Action::ApplyUnanswered => {
                 let breaks = Self::can_notice(state) || self.can_fail(state, Fault::Leave);
                 state.agent.inbox.is_some() && breaks
             }
@@ -95,12 +95,12 @@ impl Model {
     /// Everything that may be possible.
     pub(crate) fn list(&self, state: &State, actions: &mut Vec<Action>) {
         use Step::{
-            Beat, Call, Commit, EndSession, Force, HearEnd, Join, Look, Publish, Read, Send, Sweep, Take,
-            Tell,
+            Beat, Call, Commit, EndSession, Force, Join, Look, NoticeEnd, Publish, Push, Read, Send, Sweep,
+            Take,
         };
         for id in self.ids() {
             let plain =
-                [Beat, Join, Take, Force, Read, Publish, Tell, HearEnd, EndSession, Look, Send, Sweep];
+                [Beat, Join, Take, Force, Read, Publish, Push, NoticeEnd, EndSession, Look, Send, Sweep];
             actions.extend(plain.map(|step| Action::Replica(id, step)));
             for grant in self.grants() {
                 let steps =
@@ -129,7 +129,7 @@ impl Model {
             Action::ReadView,
             Action::Notice,
             Action::Apply,
-            Action::ApplyUnheard,
+            Action::ApplyUnanswered,
             Action::Tick,
             Action::Fault(Fault::Leave),
         ]);

@@ -19,7 +19,7 @@ pub const DURABLE_FIRST: &str = "I4 no layer holds what was not durable before";
 /// Both layers.
 pub const ACTIVE_IN_BOTH: &str = "I5 a grant becomes active while both layers hold it";
 /// Final is final, at every moment.
-pub const CLOSED_IS_CLOSED: &str = "I6 no layer holds or is to be told of a closed grant";
+pub const CLOSED_IS_CLOSED: &str = "I6 no layer holds or is sent a closed grant";
 /// Final is final, in the end.
 pub const CLOSED_IN_THE_END: &str = "I6 with a working replica, no layer comes to hold a closed grant";
 /// No grant is stuck.
@@ -28,7 +28,7 @@ pub const COMES_TO_REST: &str =
 /// Fencing.
 pub const LATE_WRITES: &str = "the store takes no write of one that does not hold the lease";
 /// Belief in a membership is true.
-pub const BELIEF_IS_TRUE: &str = "who believes its membership has it";
+pub const BELIEF_IS_TRUE: &str = "a replica that believes in its membership has it";
 /// The lease has a single holder.
 pub const ONE_HOLDER: &str = "no two replicas think they hold the lease by one token, and tokens rise";
 
@@ -134,11 +134,11 @@ fn durable_first(model: &Model, state: &State) -> bool {
 }
 
 fn closed_is_closed(model: &Model, state: &State) -> bool {
-    let told = state.agent.held.union(state.agent.inbox.unwrap_or_default());
+    let host = state.agent.held.union(state.agent.inbox.unwrap_or_default());
     model.grants().all(|grant| {
         let number = usize::from(grant);
         let is_opened = state.calls.iter().any(|call| call.change == Change::Open(grant));
-        let held = told.has(number) || state.cloud.has(number) || is_opened;
+        let held = host.has(number) || state.cloud.has(number) || is_opened;
         state.store.grants[number] != Grant::Closed || !held
     })
 }

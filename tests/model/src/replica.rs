@@ -1,4 +1,4 @@
-//! A replica's steps: when each is possible, and what it does.
+//! The steps of a replica: when each is possible, and what it does.
 //!
 //! A check against what a replica believes is made in the step that acts, where code can do that: before a call. What code
 //! cannot check in the moment of acting, because it may be stopped in between, is not checked here either: what a replica
@@ -40,12 +40,12 @@ impl Model {
                 let news = view.is_some() && view != state.store.view;
                 self.setup.far && online && is_member(state, id) && holds(state, id) && news
             }
-            Step::Tell => {
+            Step::Push => {
                 let wanted = replica.read.map(|_| self.wanted(state, id));
-                let news = wanted.is_some() && replica.told != wanted;
+                let news = wanted.is_some() && replica.pushed != wanted;
                 is_holder && replica.session == Session::Live && news && state.agent.inbox.is_none()
             }
-            Step::HearEnd => replica.session == Session::HalfOpen,
+            Step::NoticeEnd => replica.session == Session::HalfOpen,
             Step::EndSession => {
                 let ends = self.setup.keeps(Rule::SessionsNeedMembership);
                 ends && replica.session != Session::None && replica.belief == 0
@@ -92,13 +92,13 @@ impl Model {
                 let token = replica(state, id).token;
                 state.store.view = self.view(state, id).map(|view| (token, view));
             }
-            Step::Tell => {
+            Step::Push => {
                 let replica = replica_mut(state, id);
-                (replica.told, replica.confirmed) = (Some(wanted), false);
+                (replica.pushed, replica.confirmed) = (Some(wanted), false);
                 replica.may_hold = replica.may_hold.union(wanted);
                 state.agent.inbox = Some(wanted);
             }
-            Step::HearEnd | Step::EndSession => end_session(state, id),
+            Step::NoticeEnd | Step::EndSession => end_session(state, id),
             Step::Look => {
                 let again = self.setup.keeps(Rule::TakerLooksAgain);
                 let first = replica(state, id).sight == Sight::Unseen && again;
@@ -128,7 +128,7 @@ impl Model {
         state.store.members[usize::from(id)].life = LIFE;
         replica_mut(state, id).belief = self.setup.belief();
         let lost = replica(state, id).token != 0 && !holds(state, id);
-        if lost && self.setup.keeps(Rule::BeatTellsOfLostLeases) {
+        if lost && self.setup.keeps(Rule::BeatReportsLostLeases) {
             self.lose(state, id);
         }
     }
@@ -183,7 +183,7 @@ impl Model {
         let forgets = self.setup.keeps(Rule::NewTokenForgets) || replica.token == 0;
         (replica.token, replica.asks, replica.wait) = (token, false, self.setup.wait());
         if forgets {
-            (replica.read, replica.told, replica.confirmed) = (None, None, false);
+            (replica.read, replica.pushed, replica.confirmed) = (None, None, false);
             replica.may_hold = if self.setup.keeps(Rule::InheritedMayBeHeld) { open } else { Set::default() };
             let looks = self.setup.keeps(Rule::TakerLooksFirst);
             replica.sight = if looks { Sight::Unseen } else { Sight::Settled(Set::default()) };
@@ -199,7 +199,7 @@ impl Model {
         }
         let replica = replica_mut(state, id);
         (replica.token, replica.read, replica.may_hold) = (0, None, Set::default());
-        (replica.told, replica.confirmed) = (None, false);
+        (replica.pushed, replica.confirmed) = (None, false);
         (replica.sight, replica.wait) = (Sight::Unseen, 0);
     }
 }
@@ -211,7 +211,7 @@ fn end_session(state: &mut State, id: Id) {
     }
     let replica = replica_mut(state, id);
     (replica.session, replica.asks) = (Session::None, false);
-    (replica.told, replica.confirmed) = (None, false);
+    (replica.pushed, replica.confirmed) = (None, false);
 }
 
 /// Takes the replica off its calls: it waits for none of them any more.

@@ -52,14 +52,14 @@ pub enum Rule {
     /// Until that second look, nothing counts as absent from the cloud.
     AbsenceWaitsForTheSecondLook,
     /// The second look is after both the last call that the loser can send and the time that it needs to land. That goes for
-    /// a lease that was taken from a live member, too: it may not have heard of it yet.
+    /// a lease that was taken from a live member, too: the loser may not know it yet.
     SecondLookIsLateEnough,
     /// A replica acts on a look only with a snapshot that it read after the look: a window that an older snapshot does not
     /// know may be the next holder's.
     ReadsAfterLooking,
     /// A taker counts every grant that was not final, one that is closing included, as one that the agent may hold.
     InheritedMayBeHeld,
-    /// A new token is a new beginning, also for one that held the lease before and has not heard that it lost it: what agent
+    /// A new token is a new beginning, also for one that held the lease before and does not know that it lost it: what agent
     /// and cloud answer to what was sent under the old one counts for nothing.
     NewTokenForgets,
     /// A membership is believed for less long than it lives.
@@ -68,9 +68,9 @@ pub enum Rule {
     /// turn: a round is dropped when the belief ends. Only what is past its end is closed all the same.
     CallsNeedBelief,
     /// A beat's answer says which leases are held: what was published may be lost.
-    BeatTellsOfLostLeases,
-    /// A session is told only of what was read after it began.
-    SessionIsToldWhatIsNew,
+    BeatReportsLostLeases,
+    /// A session sends only what was read after it began.
+    SessionSendsWhatIsNew,
     /// A view says what its publisher had read; absence in it counts for a grant that was closing by then.
     ViewsNameWhatWasRead,
     /// A replica without a membership ends its agents' sessions: they go to a replica that can work for them.

@@ -146,7 +146,7 @@ pub enum Session {
     None,
     /// The agent is there.
     Live,
-    /// The agent is gone, and the replica has not heard of it.
+    /// The agent is gone, and the replica has not noticed.
     HalfOpen,
 }
 
@@ -170,7 +170,7 @@ impl Sight {
         }
     }
 
-    /// The same look, after a change of our own.
+    /// The same look, after a change of the replica's own.
     #[must_use]
     pub fn after(self, change: Change) -> Self {
         match self {
@@ -203,7 +203,7 @@ pub struct Replica {
     /// The session is so new that the lease has not been asked for yet.
     pub asks: bool,
     /// The desired state that the replica sent in this session.
-    pub told: Option<Set>,
+    pub pushed: Option<Set>,
     /// True if the agent confirmed it.
     pub confirmed: bool,
     /// The replica's knowledge of the cloud.
@@ -235,7 +235,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// The windows after it.
+    /// Returns the windows after the change.
     #[must_use]
     pub fn done_to(self, windows: Set) -> Set {
         match self {

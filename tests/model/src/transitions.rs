@@ -2,7 +2,7 @@
 
 use stateright::Property;
 
-use crate::action::Action;
+use crate::action::{Action, Fault};
 use crate::model::Model;
 use crate::properties;
 use crate::setup::LIFE;
@@ -34,7 +34,7 @@ impl stateright::Model for Model {
         let mut replicas = std::array::from_fn(replica);
         if !self.setup.cold {
             replicas[0].token = 1;
-            (replicas[0].session, replicas[0].told, replicas[0].confirmed) =
+            (replicas[0].session, replicas[0].pushed, replicas[0].confirmed) =
                 (Session::Live, Some(Set::default()), true);
             (replicas[0].sight, replicas[0].read) = (Sight::Settled(Set::default()), Some(store.grants));
         }
@@ -64,9 +64,9 @@ impl stateright::Model for Model {
             Action::Notice => Self::leave(&mut next),
             Action::Apply => {
                 self.apply(&mut next);
-                Self::hear(&mut next);
+                Self::confirm(&mut next);
             }
-            Action::ApplyUnheard => {
+            Action::ApplyUnanswered => {
                 self.apply(&mut next);
                 if Self::can_notice(&next) {
                     Self::leave(&mut next);

@@ -131,7 +131,7 @@ fn i5_a_window_whose_opening_got_no_answer_is_closed_with_the_grant_that_failed(
     let warm = world.alice.open(&world.ask());
     world.alice.revoke(&warm.id).unwrap();
     world.ec2.fail("AuthorizeSecurityGroupIngress", 1, Fault::Lost);
-    // And then nothing is heard of EC2 until the grant has been given up.
+    // And then EC2 does not answer until the grant has been given up.
     world.ec2.fail("*", 1000, Fault::Dropped);
     let answer = world.alice.request(&world.ask().seconds(4)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Closing);
@@ -180,7 +180,7 @@ fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
 }
 
 #[test]
-fn what_others_do_to_our_rules_is_put_right_and_told() {
+fn changes_by_others_to_posterns_rules_are_undone_and_audited() {
     let world = AwsWorld::new(Layers::Cloud);
     let grant = world.alice.open(&world.ask());
     let (own, open) = (world.cloud.own_group(&world.instance).unwrap(), world.open_sources());
@@ -197,22 +197,22 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
     world.cloud.set_groups(&interface, &[&world.group]);
     let attached = || world.cloud.interfaces(&world.instance)[&interface].contains(&own);
     wait_until("the own group to come back", PATIENCE, attached);
-    let told = || world.audited("cloud.drift");
-    let tells = |words: &str| told().iter().any(|line| line.contains(words));
+    let reported = || world.audited("cloud.drift");
+    let reports = |words: &str| reported().iter().any(|line| line.contains(words));
     let all = [
         "another principal closed",
         "another principal made a rule in its own group",
         "its own group is not on",
     ];
-    wait_until("all of it to be told", PATIENCE, || all.iter().all(|words| tells(words)));
+    wait_until("all of it to be reported", PATIENCE, || all.iter().all(|words| reports(words)));
 
     world.cloud.allow(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
     let detail = || world.admin.layer(&world.target(), Layer::Cloud).unwrap().detail;
     wait_until("the target to say so", PATIENCE, || detail().contains("it is not shut: tcp/22 exposed"));
-    wait_until("that to be told", PATIENCE, || tells("it is not shut"));
-    let lines = told().len();
+    wait_until("that to be reported", PATIENCE, || reports("it is not shut"));
+    let lines = reported().len();
     std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(told().len(), lines, "what lasts is told once: {:?}", told());
+    assert_eq!(reported().len(), lines, "what lasts is reported once: {:?}", reported());
     world.cloud.revoke(&world.group, &RuleSpec::tcp(22, 22, "0.0.0.0/0"));
     wait_until("the target to be well again", PATIENCE, || detail().is_empty());
     assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);

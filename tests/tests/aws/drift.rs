@@ -40,7 +40,7 @@ fn a_rule_that_another_principal_makes_in_an_own_group_goes() {
 }
 
 #[test]
-fn i2_a_window_without_its_tags_is_nobodys_and_goes() {
+fn i2_a_window_without_its_tags_belongs_to_no_grant_and_goes() {
     let (lab, instance, _) = usual();
     lab.cloud.untag_rules(&lab.cloud.own_group(&instance).unwrap());
     assert_eq!(words(&lab, &instance).len(), 1);
@@ -99,8 +99,8 @@ fn i6_an_own_group_that_loses_tags_keeps_its_windows_and_gets_them_back() {
     assert_eq!(tags.len(), 6, "{tags:?}");
     for lost in tags.keys().map(|key| vec![key]).chain([tags.keys().collect()]) {
         lost.iter().for_each(|key| lab.cloud.untag(&own, key));
-        let told = words(&lab, &instance);
-        assert!(matches!(&told[..], [(true, _)]), "{lost:?}: {told:?}");
+        let drift = words(&lab, &instance);
+        assert!(matches!(&drift[..], [(true, _)]), "{lost:?}: {drift:?}");
         assert_eq!(lab.observe(&target).unwrap().windows, [mine.clone()].into(), "{lost:?}");
         lab.repair(&target).unwrap();
         assert_eq!((words(&lab, &instance), lab.cloud.tags(&own)), (vec![], tags.clone()), "{lost:?}");
@@ -149,11 +149,11 @@ fn a_piece_of_a_split_rule_that_another_principal_widens_is_narrow_again() {
     lab.cloud.widen_rules(&group);
     let customers = RuleSpec::tcp(22, 22, "192.0.2.0/24");
     lab.cloud.allow(&group, &customers);
-    let told: Vec<bool> = words(&lab, &instance).into_iter().map(|(repairable, _)| repairable).collect();
+    let drift: Vec<bool> = words(&lab, &instance).into_iter().map(|(repairable, _)| repairable).collect();
     assert_eq!(
-        told.iter().filter(|repairable| **repairable).count(),
+        drift.iter().filter(|repairable| **repairable).count(),
         1,
-        "the other is not Postern's: {told:?}"
+        "the other is not Postern's: {drift:?}"
     );
     lab.repair(&lab.target(&instance)).unwrap();
     assert_eq!(lab.cloud.rules(&group), locked.into_iter().chain([customers.clone()]).collect());
@@ -162,13 +162,16 @@ fn a_piece_of_a_split_rule_that_another_principal_widens_is_narrow_again() {
 }
 
 #[test]
-fn an_interface_that_is_plugged_in_later_gets_the_windows_and_is_told_where_it_is_not_shut() {
+fn an_interface_that_is_plugged_in_later_gets_the_windows_and_is_reported_where_it_is_not_shut() {
     let (lab, instance, _) = usual();
     let open = lab.cloud.group("open", &[RuleSpec::tcp(22, 22, "0.0.0.0/0")]);
     let interface = lab.cloud.plug_in(&instance, 1, &[&open]);
-    let told = words(&lab, &instance);
-    assert!(told.iter().any(|(repairable, what)| *repairable && what.contains(&interface)), "{told:?}");
-    assert!(told.iter().any(|(repairable, what)| !repairable && what.contains("it is not shut")), "{told:?}");
+    let drift = words(&lab, &instance);
+    assert!(drift.iter().any(|(repairable, what)| *repairable && what.contains(&interface)), "{drift:?}");
+    assert!(
+        drift.iter().any(|(repairable, what)| !repairable && what.contains("it is not shut")),
+        "{drift:?}"
+    );
     lab.repair(&lab.target(&instance)).unwrap();
     assert!(lab.cloud.interfaces(&instance)[&interface].contains(&lab.cloud.own_group(&instance).unwrap()));
     assert_eq!(lab.cloud.rules(&open).len(), 1, "no administrator asked for it to be shut");
@@ -204,14 +207,14 @@ fn i6_an_own_group_that_finds_no_room_any_more_is_kept_with_its_windows() {
 }
 
 #[test]
-fn i6_a_rule_of_the_owner_that_exposes_the_port_again_is_told_and_left_alone() {
+fn i6_a_rule_of_the_owner_that_exposes_the_port_again_is_reported_and_left_alone() {
     let (lab, instance, group) = usual();
     let again = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("terraform");
     lab.cloud.allow(&group, &again);
-    let told = words(&lab, &instance);
+    let drift = words(&lab, &instance);
     assert!(
-        matches!(&told[..], [(false, what)] if what.contains("it is not shut: tcp/22 exposed")),
-        "{told:?}"
+        matches!(&drift[..], [(false, what)] if what.contains("it is not shut: tcp/22 exposed")),
+        "{drift:?}"
     );
     lab.repair(&lab.target(&instance)).unwrap();
     assert_eq!(lab.cloud.rules(&group), [again].into());

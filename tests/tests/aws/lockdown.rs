@@ -145,7 +145,7 @@ fn a_node_of_a_kubernetes_cluster_keeps_its_pods_interfaces() {
 }
 
 #[test]
-fn an_assessment_says_in_words_who_needs_just_in_time_access() {
+fn an_assessment_says_in_words_which_targets_need_just_in_time_access() {
     let lab = Lab::new();
     let open = lab.cloud.group("open", &[RuleSpec::tcp(20, 25, "0.0.0.0/0")]);
     let web = lab.cloud.group("web", &[RuleSpec::tcp(443, 443, "0.0.0.0/0")]);
@@ -173,7 +173,7 @@ fn an_assessment_says_in_words_who_needs_just_in_time_access() {
 }
 
 #[test]
-fn who_shares_a_group_and_is_locked_for_other_ports_is_named_with_the_ports() {
+fn a_sharer_of_a_group_that_is_locked_for_other_ports_is_named_with_the_ports() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[RuleSpec::tcp(0, 65535, "10.0.0.0/8")]);
     let [one, other] = ["one", "other"].map(|name| lab.cloud.instance(name, &[&[&group]]));

@@ -1,4 +1,4 @@
-//! The policy of least privilege that we ship.
+//! The shipped policy of least privilege.
 
 use std::collections::BTreeSet;
 

@@ -107,7 +107,7 @@ fn more_calls_than_ec2_takes_at_once_wait_and_none_is_one_too_many() {
 }
 
 #[test]
-fn i2_a_window_says_in_its_tags_and_in_its_description_whose_it_is_and_when_it_ends() {
+fn i2_a_window_names_its_grant_and_its_end_in_its_tags_and_in_its_description() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
     let instance = lab.cloud.instance("web", &[&[&group]]);

@@ -158,7 +158,7 @@ fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
 }
 
 #[test]
-fn what_others_do_to_our_rules_is_put_right_and_told() {
+fn changes_by_others_to_posterns_rules_are_undone_and_audited() {
     let world = AzureWorld::new(Layers::Cloud);
     let grant = world.alice.open(&world.ask());
     let (arm, nsg) = (&world.azure.arm, world.azure.lab.nsg_id("nsg-subnet"));
@@ -166,7 +166,7 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
         arm.edit(&nsg, |nsg| act(nsg["properties"]["securityRules"].as_array_mut().unwrap()));
     };
     let named = |rule: &serde_json::Value, begins: &str| rule["name"].as_str().unwrap().starts_with(begins);
-    let told = || world.audited("cloud.drift");
+    let reported = || world.audited("cloud.drift");
     let everyone_else = world.net.mallory.v4();
 
     change(&|rules| rules.retain(|rule| !named(rule, "postern-allow-")));
@@ -199,7 +199,7 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
     }
     assert!(world.admits(everyone_else));
     wait_until("all of it to come back", PATIENCE, || world.is_open() && !world.admits(everyone_else));
-    wait_until("it to be told", PATIENCE, || told().len() >= 3);
+    wait_until("it to be reported", PATIENCE, || reported().len() >= 3);
 
     // Another principal lets everyone in before Postern's rules, in both groups: reported, and not touched.
     for group in ["nsg-subnet", "nsg-nic"] {
@@ -210,10 +210,12 @@ fn what_others_do_to_our_rules_is_put_right_and_told() {
         detail().contains("not locked: rule break-glass (priority 105)")
     });
     // The log has it a moment later than the answer to a call.
-    wait_until("that to be told", PATIENCE, || told().iter().any(|line| line.contains("break-glass")));
-    let lines = told().len();
+    wait_until("that to be reported", PATIENCE, || {
+        reported().iter().any(|line| line.contains("break-glass"))
+    });
+    let lines = reported().len();
     std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(told().len(), lines, "what lasts is told once: {:?}", told());
+    assert_eq!(reported().len(), lines, "what lasts is reported once: {:?}", reported());
     for group in ["nsg-subnet", "nsg-nic"] {
         arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
             let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();

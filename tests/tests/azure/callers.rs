@@ -7,7 +7,7 @@ use serde_json::json;
 const INITIATE: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
 
 #[test]
-fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
+fn i7_the_callers_own_token_decides_after_policy_and_appears_nowhere() {
     let options = AzureOptions {
         layers: Layers::Cloud,
         firewall: false,
@@ -47,5 +47,5 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
     let opened = ask(&["--cloud-token", &file("token-of-alice")]);
     assert!(opened.succeeded() && world.is_open(), "{opened:?}");
     let everything = [world.broker.log(), world.admin.audit().join("\n"), refused.err, opened.out].concat();
-    assert!(!everything.contains("token-of-"), "a token is told");
+    assert!(!everything.contains("token-of-"), "a token appears");
 }

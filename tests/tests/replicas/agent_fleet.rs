@@ -130,7 +130,7 @@ impl Link {
         let mut patience = patience();
         loop {
             let start = monotonic();
-            let told = match self.open().await {
+            let was_served = match self.open().await {
                 Ok(mut session) => {
                     self.book.session_began(&self.target, start.elapsed());
                     reports.begin_session();
@@ -143,7 +143,7 @@ impl Link {
                     false
                 }
             };
-            if told {
+            if was_served {
                 patience = self::patience();
             }
             tokio::time::sleep(patience.next().unwrap_or(MAX_DELAY)).await;

@@ -311,7 +311,7 @@ fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
             let opening = Opening::new(target, &asked.source);
             let spans = spans.get(&opening).map(Vec::as_slice).unwrap_or_default();
             let was_open = spans.iter().any(|(from, _)| *from <= asked.answered);
-            // What had ended by the host's own count when it was told was not opened any more.
+            // What had ended by the host's own count when the host received it was not opened any more.
             let early = may_be_early(history, &opening, asked.answered, asked.answered);
             let grant = grants.on(&opening).iter().find(|grant| grant.id == *id);
             let had_ended = grant.is_some_and(|grant| grant.not_after <= asked.answered + early);

@@ -1,5 +1,5 @@
 //! The load of a storm: requesters who ask, extend and revoke through the load balancer, and ask again with the same
-//! idempotency key where they hear no answer. What they do comes from the seed; when they do it also from the answers.
+//! idempotency key where they receive no answer. What they do comes from the seed; when they do it also from the answers.
 
 use std::collections::BTreeSet;
 use std::ops::Range;

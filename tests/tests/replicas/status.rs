@@ -1,4 +1,4 @@
-//! `postern status`: what any of the replicas tells of all of them.
+//! `postern status`: any of the replicas reports all of them.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
     assert_eq!(at(&world, 1).revoke(&grant.id).unwrap().state(), GrantState::Closing);
     assert_eq!(status(&world, 1)["stuck_closes_total"], u64::from(start.elapsed() > STUCK));
     std::thread::sleep(STUCK.saturating_sub(start.elapsed()));
-    // Both the replica that works on the target and the one that hears of it from there.
+    // Both the replica that works on the target and the one that learns of it from there.
     for replica in [0, 1] {
         wait_until("it to be stuck", PATIENCE, || status(&world, replica)["stuck_closes_total"] == 1);
         let seen = status(&world, replica);

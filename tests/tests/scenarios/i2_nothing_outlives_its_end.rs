@@ -77,7 +77,7 @@ fn i2_an_agent_that_was_stopped_across_the_end_opens_nothing_when_it_goes_on() {
 }
 
 #[test]
-fn i2_a_grant_that_a_stopped_agent_hears_of_late_ends_on_time_all_the_same() {
+fn i2_a_grant_that_reaches_a_stopped_agent_late_ends_on_time_all_the_same() {
     let mut world = World::new();
     world.agent.process().signal(Signal::STOP);
     let grant = world.alice.request(&ask_for(&world.net.alice).seconds(4)).unwrap().grant.unwrap();

@@ -56,21 +56,21 @@ fn i5_one_refusal_closes_what_the_others_had_opened() {
     world.admin.wait_in_sync(OTHER);
 
     let asked = world.alice.request(&ask_for(&world.net.alice).on(OTHER)).unwrap().grant.unwrap();
-    let told = session.desired();
-    assert!(!told.windows.is_empty(), "{told:?}");
+    let desired = session.desired();
+    assert!(!desired.windows.is_empty(), "{desired:?}");
     // The real agent has opened its part by now; the grant is not active for all that.
     wait_until("the first part to open", PATIENCE, || {
         world.net.alice.reach(world.net.vm.tcp(TCP)) == Reach::Open
     });
     assert_eq!(world.alice.grant(&asked.id).unwrap().state(), GrantState::Opening);
 
-    session.refused(told.generation, "no room for another rule");
+    session.refused(desired.generation, "no room for another rule");
     wait_until("the first part to close", PATIENCE, || {
         world.net.alice.reach(world.net.vm.tcp(TCP)) == Reach::Filtered
     });
-    let told = session.desired();
-    assert!(told.windows.is_empty(), "{told:?}");
-    session.applied(told.generation);
+    let desired = session.desired();
+    assert!(desired.windows.is_empty(), "{desired:?}");
+    session.applied(desired.generation);
     let failed = world.alice.wait_for_state(&asked.id, GrantState::Failed);
     assert!(
         failed.reason.contains("no room for another rule") && failed.reason.contains(OTHER),

@@ -173,7 +173,7 @@ fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
         let key = KeyPair::generate().unwrap();
         let identity = principal(Role::Administrator, name);
         let issued = authority.issue(&key.csr().unwrap(), &identity, valid_for, issued_at).unwrap();
-        // It trusts our broker, so that the broker's own look is what the connection fails on.
+        // It trusts the broker, so that the connection fails on the broker's own check.
         let directory = world.dir().join(name);
         Credentials::new(key, issued.chain, own.roots()).unwrap().save(&directory).unwrap();
         let client = Client::new(&world.net.mallory, world.broker.url(), &directory);
@@ -201,21 +201,21 @@ fn i7_a_requester_neither_sees_nor_revokes_what_is_anothers() {
 }
 
 #[test]
-fn i7_an_agent_is_told_of_its_own_target_and_speaks_for_no_other() {
+fn i7_an_agent_receives_its_own_target_and_speaks_for_no_other() {
     let world = World::under(usual_policy().on(OTHER));
     let agent = other_agent(&world, &world.dir().join("other-agent"));
     let session = agent.session().unwrap();
     session.applied(session.desired().generation);
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(60));
-    // The VM's agent was told; this one has nothing new to hear.
+    // The VM's agent received the window; this one receives nothing new.
     assert_eq!(session.desired_within(Duration::from_millis(500)), None);
 
     let second =
         world.alice.request(&a_request().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(60)).unwrap();
-    let told = session.desired();
+    let desired = session.desired();
     let second = second.grant.unwrap().id;
-    assert_eq!(told.windows.iter().map(|window| window.grant_id.clone()).collect::<Vec<_>>(), [second]);
-    assert_ne!(told.windows[0].grant_id, grant.id);
+    assert_eq!(desired.windows.iter().map(|window| window.grant_id.clone()).collect::<Vec<_>>(), [second]);
+    assert_ne!(desired.windows[0].grant_id, grant.id);
 }
 
 #[test]
@@ -229,8 +229,8 @@ fn i7_the_owner_of_an_agents_certificate_gets_no_further_than_that_agent() {
     assert_eq!(client.put_policy(usual_policy().wire()).unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(client.join_token(OTHER, None).unwrap_err().code(), Code::PermissionDenied);
     let session = thief.session().unwrap();
-    let told = session.desired();
-    assert!(told.windows.is_empty() && told.ports.len() == 2, "{told:?}");
+    let desired = session.desired();
+    assert!(desired.windows.is_empty() && desired.ports.len() == 2, "{desired:?}");
     // A ban ends it, for every holder of the certificate.
     world.admin.ban(VM).unwrap();
     session.end();

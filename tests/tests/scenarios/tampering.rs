@@ -1,4 +1,4 @@
-//! Tampering: another process changes or flushes our table. It is put back at once, and the audit log names the process.
+//! Tampering: another process changes or flushes Postern's table. It is put back at once, and the audit log names the process.
 
 use std::time::Duration;
 
@@ -111,7 +111,7 @@ fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
 }
 
 #[test]
-fn tables_of_others_are_none_of_our_business() {
+fn other_tables_are_left_alone() {
     let world = World::new();
     let vm = &world.net.vm;
     vm.must("nft", &["add", "table", "inet", "someone_elses"]);

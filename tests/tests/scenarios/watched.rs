@@ -99,7 +99,7 @@ fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     assert!(serving());
 
     redis.kill9();
-    wait_until("the broker to hear of it", PATIENCE, || get("/readyz").0 == 503);
+    wait_until("the broker to notice", PATIENCE, || get("/readyz").0 == 503);
     let (_, body) = get("/readyz");
     assert!(body.starts_with("store: ") && body.lines().count() == 1, "{body}");
     assert_eq!(get("/livez").0, 200, "it has windows to close");

@@ -30,8 +30,8 @@ fn goes(way: &[(String, Value)], steps: &[Step<'_>]) {
     let mut lines = way.iter();
     for (message, more) in steps {
         let found = lines.any(|(found, line)| found == message && line.to_string().contains(more));
-        let told: Vec<String> = way.iter().map(|(_, line)| line.to_string()).collect();
-        assert!(found, "no {message:?} with {more:?} in its place:\n{}", told.join("\n"));
+        let logged: Vec<String> = way.iter().map(|(_, line)| line.to_string()).collect();
+        assert!(found, "no {message:?} with {more:?} in its place:\n{}", logged.join("\n"));
     }
 }
 

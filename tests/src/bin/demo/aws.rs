@@ -79,7 +79,7 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
         format!("{took} ms for the whole command; changes in EC2: {}", changes.join(", "))
     });
     story.check(
-        "someone opens the instance's own group to the world, and takes it off the machine: put right, and told",
+        "someone opens the instance's own group to the world, and takes it off the machine: undone, and audited",
         || {
             let own = world.cloud.own_group(&world.instance).unwrap_or_default();
             world.cloud.allow(&own, &RuleSpec::tcp(0, 65535, "0.0.0.0/0"));
@@ -90,7 +90,7 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
                     && world.cloud.interfaces(&world.instance).values().all(|groups| groups.contains(&own))
             };
             let took = wait_until("the sweep to put it right", PATIENCE, well);
-            wait_until("it to be told", PATIENCE, || world.audited("cloud.drift").len() >= 2);
+            wait_until("the drift to be audited", PATIENCE, || world.audited("cloud.drift").len() >= 2);
             format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
         },
     );
@@ -114,7 +114,7 @@ fn resist(story: &mut Story, world: &mut AwsWorld) {
             world.broker.empty_store();
             world.broker.serve();
             let took = wait_until("the window to close", PATIENCE, || world.open_sources().is_empty());
-            wait_until("it to be told", PATIENCE, || {
+            wait_until("the drift to be audited", PATIENCE, || {
                 !world.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())

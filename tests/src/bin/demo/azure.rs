@@ -72,7 +72,7 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
         let name = world.rules("nsg-nic", "postern-allow-").join(", ");
         format!("{took} ms for the whole command; {changes} changes in Azure, each a rule {name}")
     });
-    story.check("someone deletes the rule and runs terraform over one group: put right, and told", || {
+    story.check("someone deletes the rule and runs terraform over one group: undone, and audited", || {
         for group in ["nsg-subnet", "nsg-nic"] {
             world.azure.arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
                 let rules = nsg["properties"]["securityRules"].as_array_mut();
@@ -84,7 +84,7 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
         }
         let well = || world.is_open() && !world.rules("nsg-subnet", "postern-deny-").is_empty();
         let took = wait_until("the sweep to put it right", PATIENCE, well);
-        wait_until("it to be told", PATIENCE, || world.audited("cloud.drift").len() >= 2);
+        wait_until("the drift to be audited", PATIENCE, || world.audited("cloud.drift").len() >= 2);
         format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
     });
     story.check("alice revokes: shut in both layers, and her connection stays", || {
@@ -111,7 +111,7 @@ fn resist(story: &mut Story, world: &mut AzureWorld) {
             world.broker.empty_store();
             world.broker.serve();
             let took = wait_until("the window to close", PATIENCE, || !world.is_open());
-            wait_until("it to be told", PATIENCE, || {
+            wait_until("the drift to be audited", PATIENCE, || {
                 !world.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())
@@ -133,7 +133,7 @@ fn release(story: &mut Story, world: &AzureWorld) {
 }
 
 fn behind_a_firewall(story: &mut Story) {
-    story.tell("A VM behind an Azure Firewall with classic rules: it sees the firewall, and not who asks.");
+    story.tell("A VM behind an Azure Firewall with classic rules: it sees the firewall, and not the caller.");
     let options = AzureOptions { layers: Layers::Both, firewall: true, locked: true, more: "", sections: "" };
     let Some(world) = story.step("the same with a firewall in front; the VM is under lockdown", || {
         (AzureWorld::with(options), "the host mallory stands where the firewall does".to_owned())
@@ -141,15 +141,19 @@ fn behind_a_firewall(story: &mut Story) {
         return;
     };
     let port = world.net.vm.tcp(TCP);
-    story.check("alice asks, and is told where to connect: a port of the firewall, for her alone", || {
-        assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
-        let answer = request(&world);
-        assert_eq!(answer["grant"]["state"], "active", "{answer}");
-        let connect_to = answer["grant"]["windows"][0]["connect_to"].as_str().unwrap_or_default().to_owned();
-        assert!(!connect_to.is_empty(), "{answer}");
-        // The groups and the host let in the source that they see: the firewall.
-        assert!(world.admits(world.net.mallory.v4()) && !world.admits(world.net.alice.v4()));
-        assert_eq!(world.net.mallory.reach(port), Reach::Open);
-        connect_to
-    });
+    story.check(
+        "alice asks, and the answer names where to connect: a port of the firewall, for her alone",
+        || {
+            assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
+            let answer = request(&world);
+            assert_eq!(answer["grant"]["state"], "active", "{answer}");
+            let connect_to =
+                answer["grant"]["windows"][0]["connect_to"].as_str().unwrap_or_default().to_owned();
+            assert!(!connect_to.is_empty(), "{answer}");
+            // The groups and the host let in the source that they see: the firewall.
+            assert!(world.admits(world.net.mallory.v4()) && !world.admits(world.net.alice.v4()));
+            assert_eq!(world.net.mallory.reach(port), Reach::Open);
+            connect_to
+        },
+    );
 }

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use crate::end_of;
 use crate::story::Story;
-use world::{World, all_open, told};
+use world::{World, all_open, described};
 
 /// The duration of the window whose broker is killed.
 const SHORT: &str = "15s";
@@ -105,7 +105,7 @@ fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
             let timeline = watch.stop();
             let late = timeline.assert_closed_at(end_of(&grant)).as_millis();
             assert!(connection.echoes());
-            format!("{}\nthe last one {late} ms from the end", told(&timeline))
+            format!("{}\nthe last one {late} ms from the end", described(&timeline))
         },
     );
     world.replicas.replica(at).serve();
@@ -126,12 +126,12 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         wait_until("the agent to find another broker", patience, || world.came_to(&before).is_some());
         let now_at = world.came_to(&before).expect("a moment ago it had");
         assert_ne!(now_at, at);
-        let told = format!(
+        let described = format!(
             "with broker-{} after {:.1} s: that long a silence may be the network's",
             now_at + 1,
             stopped.elapsed().as_secs_f64()
         );
-        (now_at, told)
+        (now_at, described)
     });
     let title = format!(
         "broker-{} goes on: its membership is over, so it joins again, and takes nothing back",
@@ -142,7 +142,7 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         let visits = world.visits();
         let returns = || world.replicas.replica(at).broker().log().matches(JOINED_AGAIN).count();
         let before = returns();
-        let hung = world.caller_at(at).start_request(&ask(world, "tcp/22"));
+        let hung = world.caller_at(at).start_request(&request(world, "tcp/22"));
         world.replicas.replica(at).thaw();
         let answer = hung.join().map_err(Refusal::from);
         wait_until("it to join the others again", PATIENCE, || returns() > before);
@@ -161,9 +161,9 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         format!("what it was asked while it hung was {asked}")
     });
     story.check("nothing flapped, and alice's connection goes on", || {
-        let told = all_open(&watch.stop());
+        let described = all_open(&watch.stop());
         assert!(connection.echoes());
-        told
+        described
     });
     now_at
 }
@@ -189,9 +189,9 @@ fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usiz
         )
     });
     story.check("nothing flapped, and alice's connection goes on", || {
-        let told = all_open(&watch.stop());
+        let described = all_open(&watch.stop());
         assert!(connection.echoes());
-        told
+        described
     });
     world.replicas.replica(at).serve();
 }
@@ -203,7 +203,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
     let killed = monotonic();
     story.check("kill -9: requests are refused, with UNAVAILABLE", || {
         world.group.kill9(0);
-        let answer = world.caller().request(&ask(world, "tcp/22"));
+        let answer = world.caller().request(&request(world, "tcp/22"));
         let refusal = Refusal::from(answer.expect_err("nothing can be kept now"));
         assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
         format!("after {} ms", killed.elapsed().as_millis())
@@ -224,7 +224,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
             // A broker that ends by itself is what a service manager is for.
             restarted += world.replicas.all().iter().filter(|replica| replica.tend()).count();
             let key = format!("after-the-failover-{refused}-{broken}");
-            match world.caller().request(&ask(world, "udp/161").key(&key).waiting(PATIENCE)) {
+            match world.caller().request(&request(world, "udp/161").key(&key).waiting(PATIENCE)) {
                 Ok(answer) => break answer.grant.expect("an answer has a grant"),
                 // Not a broker's answer: it was lost on the way.
                 Err(status) if status.source().is_some() => broken += 1,
@@ -246,11 +246,11 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
         )
     });
     story.check("nothing flapped, and alice's connection goes on", || {
-        let told = all_open(&watch.stop());
+        let described = all_open(&watch.stop());
         assert!(connection.echoes());
-        told
+        described
     });
-    story.check("the failover has kept every grant that alice was told of", || {
+    story.check("the failover has kept every grant that the broker acknowledged to alice", || {
         let kept = world.admin.grants();
         let lost = world.acknowledged.iter().filter(|id| kept.iter().all(|grant| grant.id != **id)).count();
         assert_eq!(lost, 0, "{lost} of {:?} are lost", world.acknowledged);
@@ -258,7 +258,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
     });
 }
 
-/// Every broker tells the same log, and it is whole.
+/// Verifies that every broker shows the same log, and that it is whole.
 fn audit(story: &mut Story, world: &World) {
     story.tell("Everything is in one audit log.");
     story.check("postern audit verify, at each broker", || {

@@ -1,7 +1,7 @@
-//! The demo: the story of a few grants, told by real programs in network namespaces, each step checked. With the argument
+//! The demo: the story of a few grants, played by real programs in network namespaces, each step checked. With the argument
 //! `ha` it is the story of several brokers on one store.
 
-#![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and tells.
+#![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and prints.
 
 mod aws;
 mod azure;
@@ -97,8 +97,8 @@ fn open_and_expire(story: &mut Story, world: &World) {
             let start = monotonic();
             let grant = request(world, "5s", "fix the disk");
             assert_eq!(try_22(world, 'a'), Reach::Open);
-            let told = format!("open; {} ms for the whole command", start.elapsed().as_millis());
-            (grant, told)
+            let described = format!("open; {} ms for the whole command", start.elapsed().as_millis());
+            (grant, described)
         });
     story.check("mallory is still shut out", || {
         assert_eq!(try_22(world, 'm'), Reach::Filtered);
@@ -164,10 +164,10 @@ fn revoke(story: &mut Story, world: &World) {
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         let start = monotonic();
         world.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
-        let told = format!("{} ms for the whole command", start.elapsed().as_millis());
+        let described = format!("{} ms for the whole command", start.elapsed().as_millis());
         assert_eq!(try_22(world, 'a'), Reach::Filtered);
         assert!(connection.echoes());
-        told
+        described
     });
 }
 
@@ -201,7 +201,7 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
     );
 }
 
-/// The log tells what happened, and a changed log is found out.
+/// Shows that the log records what happened, and that verification finds a changed log.
 fn audit(story: &mut Story, world: &World) {
     story.tell("Everything is in the audit log.");
     story.check("the log verifies", || {

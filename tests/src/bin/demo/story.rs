@@ -14,7 +14,7 @@ pub(crate) struct Story {
 
 impl Default for Story {
     fn default() -> Self {
-        // A failed step is told in the story's own words instead of the usual report of a panic.
+        // A failed step is printed in the story's own words instead of the usual report of a panic.
         set_hook(Box::new(|_| {}));
         Self { passed: 0, failed: 0 }
     }
@@ -34,9 +34,9 @@ impl Story {
     /// A step that later ones build on.
     pub(crate) fn step<T>(&mut self, title: &str, step: impl FnOnce() -> (T, String)) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(step)) {
-            Ok((made, told)) => {
+            Ok((made, described)) => {
                 self.passed += 1;
-                say(&format!("  ok    {title}{}", indented(&told)));
+                say(&format!("  ok    {title}{}", indented(&described)));
                 Some(made)
             }
             Err(panic) => {

@@ -1,4 +1,4 @@
-//! A host layer in memory, with what the kernel's has to do with time: a window ends at its deadline, whatever anyone
+//! A host layer in memory, with what the kernel's has to do with time: a window ends at its deadline, whatever any caller
 //! says or does not say until then. What happens to windows is written into a book.
 
 use std::collections::{BTreeMap, HashMap};

@@ -191,7 +191,7 @@ fn a_window_that_is_closed_too_early_is_found_unless_a_caller_wanted_that() {
         early(history);
         history.faults = vec![span(Fault::StopBroker(0), -4_000, -2_000)];
     };
-    assert_eq!(found(stopped), [], "the broker heard the agent's last heartbeat two seconds late");
+    assert_eq!(found(stopped), [], "the broker received the agent's last heartbeat two seconds late");
 }
 
 #[test]

@@ -113,11 +113,11 @@ pub(super) fn all_open(timeline: &Timeline) -> String {
     let samples = timeline.samples();
     let shut = samples.iter().filter(|sample| sample.reach != Reach::Open).count();
     assert_eq!(shut, 0, "{shut} of {} new connections were not accepted", samples.len());
-    told(timeline)
+    described(timeline)
 }
 
 /// Describes how many new connections were accepted, and the longest time between two.
-pub(super) fn told(timeline: &Timeline) -> String {
+pub(super) fn described(timeline: &Timeline) -> String {
     let open: Vec<_> = timeline.samples().iter().filter(|sample| sample.reach == Reach::Open).collect();
     let gaps = open.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at).as_millis());
     let longest = gaps.max().expect("there was more than one");

@@ -1,4 +1,4 @@
-//! I8 on the agent's side: what it is told twice, late or out of order leaves the host as the newest word says.
+//! I8 on the agent's side: a desired state that arrives twice, late or out of order leaves the host as the newest one says.
 
 use std::time::Duration;
 
@@ -55,11 +55,11 @@ fn desired(generation: u64, open_to: &[u8]) -> v1::DesiredState {
 }
 
 #[test]
-fn i8_a_state_that_is_told_again_changes_nothing() {
+fn i8_a_state_that_is_sent_again_changes_nothing() {
     let stage = stage();
     let session = stage.broker.session();
     for _ in 0..3 {
-        session.tell(desired(5, &[20]));
+        session.send(desired(5, &[20]));
         assert_eq!(session.answer_to(5), "");
         assert_eq!((stage.alice(), stage.mallory()), (Reach::Open, Reach::Filtered));
     }
@@ -69,9 +69,9 @@ fn i8_a_state_that_is_told_again_changes_nothing() {
 fn i8_an_older_state_that_arrives_late_opens_nothing_and_closes_nothing() {
     let stage = stage();
     let session = stage.broker.session();
-    session.tell(desired(7, &[20]));
+    session.send(desired(7, &[20]));
     assert_eq!(session.answer_to(7), "");
-    session.tell(desired(6, &[30]));
+    session.send(desired(6, &[30]));
     assert_ne!(session.answer_to(6), "", "an older state was accepted");
     assert_eq!((stage.alice(), stage.mallory()), (Reach::Open, Reach::Filtered));
 }
@@ -80,17 +80,17 @@ fn i8_an_older_state_that_arrives_late_opens_nothing_and_closes_nothing() {
 fn i8_a_new_session_brings_the_host_to_what_it_says_whatever_was_lost() {
     let mut stage = stage();
     let session = stage.broker.session();
-    session.tell(desired(7, &[20]));
+    session.send(desired(7, &[20]));
     assert_eq!(session.answer_to(7), "");
     session.end();
     let session = stage.broker.session();
-    session.tell(desired(9, &[30]));
+    session.send(desired(9, &[30]));
     assert_eq!(session.answer_to(9), "");
     assert_eq!((stage.alice(), stage.mallory()), (Reach::Filtered, Reach::Open));
     // And again after a restart of the agent, which remembers generation 9.
     stage.agent.restart();
     let session = stage.broker.session();
-    session.tell(desired(10, &[20, 30]));
+    session.send(desired(10, &[20, 30]));
     assert_eq!(session.answer_to(10), "");
     assert_eq!((stage.alice(), stage.mallory()), (Reach::Open, Reach::Open));
 }
@@ -99,11 +99,11 @@ fn i8_a_new_session_brings_the_host_to_what_it_says_whatever_was_lost() {
 fn i5_a_state_that_no_host_can_hold_is_refused_whole() {
     let stage = stage();
     let session = stage.broker.session();
-    session.tell(desired(5, &[20]));
+    session.send(desired(5, &[20]));
     assert_eq!(session.answer_to(5), "");
     let mut impossible = desired(6, &[30, 20]);
     impossible.windows[1].source = "192.0.2.77/24".to_owned();
-    session.tell(impossible);
+    session.send(impossible);
     assert!(session.answer_to(6).contains("windows[1].source"));
     assert_eq!(
         (stage.alice(), stage.mallory()),
