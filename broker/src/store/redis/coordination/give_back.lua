@@ -10,7 +10,7 @@ if ARGV[4] == 'keep' then
     return 'ok'
 end
 if redis.call('HGET', p .. 'leases', target) == me .. ' ' .. token then
-    redis.call('HSET', p .. 'leases', target, 'nobody ' .. token)
+    redis.call('HSET', p .. 'leases', target, 'none ' .. token)
     redis.call('HDEL', p .. 'turns', target)
     redis.call('HDEL', p .. 'views', target)
     redis.call('SREM', p .. 'held:' .. me, target)
