@@ -49,7 +49,7 @@ pub(super) async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp
     Ok(record.map_or(Timestamp::UNIX_EPOCH, |record| record.event.at))
 }
 
-/// Waits until the store has lost records, and then fails with the reason.
+/// Waits until the store has lost records, or works no more, and then fails with the reason.
 ///
 /// # Errors
 /// Always, once that happens.
@@ -58,7 +58,10 @@ pub(super) async fn watch_for_loss(
     settings: Option<RedisSettings>,
     clock: Clock,
 ) -> anyhow::Result<()> {
-    let reason = store.lost().await;
+    let reason = tokio::select! {
+        reason = store.lost() => reason,
+        reason = store.ended() => anyhow::bail!(reason),
+    };
     if let Some(settings) = settings {
         record_loss(&settings, &reason, clock).await;
     }

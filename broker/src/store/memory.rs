@@ -8,7 +8,7 @@ use postern_core::audit::{AuditRecord, Head};
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 use super::{
-    AgentRecord, Change, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
+    AgentRecord, Change, Durable, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
     TokenRecord, Transaction, Versioned,
 };
 
@@ -22,6 +22,8 @@ pub struct Memory {
 struct Inner {
     state: Records,
     faults: VecDeque<Fault>,
+    /// Set while the newest commit is not durable.
+    unconfirmed: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub enum Fault {
     Before,
     /// The commit takes effect, and the answer is lost: [`StoreError::Unavailable`].
     After,
+    /// The commit takes effect, and is not durable until a later commit is: [`StoreError::Unavailable`].
+    Unconfirmed,
     /// The store has no room: [`StoreError::Full`].
     Full,
     /// Another caller was first: [`StoreError::Conflict`].
@@ -68,6 +72,10 @@ impl Memory {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn durable<T>(&self, value: T) -> Result<Durable<T>, StoreError> {
+        if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(value)) }
     }
 
     fn read<T>(&self, look: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
@@ -175,17 +183,22 @@ impl Store for Memory {
                     transaction.changes.first().map_or_else(|| "the audit log".to_owned(), Change::subject);
                 return Err(StoreError::Conflict { what });
             }
-            Some(Fault::After | Fault::Nothing) | None => {}
+            Some(Fault::After | Fault::Unconfirmed | Fault::Nothing) | None => {}
         }
         inner.state = inner.state.after(transaction)?;
+        inner.unconfirmed = fault == Some(Fault::Unconfirmed);
         match fault {
-            Some(Fault::After) => Err(lost()),
+            Some(Fault::After | Fault::Unconfirmed) => Err(lost()),
             _ => Ok(inner.state.head),
         }
     }
 
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
         self.read(|state| state.grants.get(&id).cloned())
+    }
+
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        self.durable(self.grant(id).await?)
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -229,6 +242,10 @@ impl Store for Memory {
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
         self.read(|state| state.policies.get(name).and_then(present))
+    }
+
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        self.durable(self.policy(name).await?)
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {

@@ -15,7 +15,7 @@
 //!   and serves as the generation of what agents are sent.
 //!
 //! **The rule.** [`Store::commit`] applies all of a transaction or none of it, appends its audit events in the same step,
-//! and returns only when both are durable (I4). A transaction with changes and no audit event is refused (I9). Nothing in
+//! and returns only when both are durable (I4). An answer from a read waits for the same ([`Durable`]). A transaction with changes and no audit event is refused (I9). Nothing in
 //! a store expires by itself: a store keeps no timers, and no record has a time to live.
 //!
 //! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`] and [`StoreError::Unaudited`]
@@ -30,6 +30,7 @@ mod bodies;
 #[cfg(test)]
 pub(crate) mod conformance;
 pub mod coordination;
+mod durable;
 pub mod embedded;
 mod error;
 #[cfg(test)]
@@ -45,6 +46,7 @@ use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 pub use coordination::{Coordination, Lease};
+pub use durable::Durable;
 pub use error::{MigrationError, StoreError};
 pub use records::{AgentRecord, Ban, RecordKind, TokenHash, TokenRecord, Version, Versioned};
 pub use transaction::{Change, Expect, Transaction};
@@ -70,6 +72,12 @@ pub trait Store: Send + Sync + 'static {
     /// Here and in every other read: the store failed, or a record in it cannot be read.
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError>;
 
+    /// Returns a grant, or that there is none, once that is as durable as an answered commit.
+    ///
+    /// # Errors
+    /// It may be lost with the server that has it.
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError>;
+
     /// Returns the grants that match the query, by id, the newest first.
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError>;
 
@@ -92,6 +100,12 @@ pub trait Store: Send + Sync + 'static {
     /// Returns a policy.
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError>;
 
+    /// Returns a policy, or that there is none, once that is as durable as an answered commit.
+    ///
+    /// # Errors
+    /// It may be lost with the server that has it.
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError>;
+
     /// Returns every agent, in the order of their targets.
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError>;
 
@@ -109,6 +123,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Waits until this process can no longer trust the store, and returns the reason; usually it waits forever.
     async fn lost(&self) -> String {
+        std::future::pending().await
+    }
+
+    /// Waits until a task of the store has ended without which it does nothing, and returns its name; usually it waits forever.
+    async fn ended(&self) -> String {
         std::future::pending().await
     }
 }

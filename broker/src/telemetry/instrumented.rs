@@ -13,8 +13,8 @@ use postern_core::{Grant, GrantId, GrantState, Name, Policy, TargetId};
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
 use crate::clock::boottime;
 use crate::store::{
-    AgentRecord, Change, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
-    Transaction, Versioned,
+    AgentRecord, Change, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
+    TokenRecord, Transaction, Versioned,
 };
 
 /// A store with metrics.
@@ -42,6 +42,10 @@ impl Store for InstrumentedStore {
         read(self.store.grant(id)).await
     }
 
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        read(self.store.durable_grant(id)).await
+    }
+
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
         read(self.store.grants(query)).await
     }
@@ -66,6 +70,10 @@ impl Store for InstrumentedStore {
         read(self.store.policy(name)).await
     }
 
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        read(self.store.durable_policy(name)).await
+    }
+
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
         read(self.store.agents()).await
     }
@@ -88,6 +96,10 @@ impl Store for InstrumentedStore {
 
     async fn lost(&self) -> String {
         self.store.lost().await
+    }
+
+    async fn ended(&self) -> String {
+        self.store.ended().await
     }
 }
 

@@ -28,7 +28,7 @@ impl PolicyService for PolicyApi {
         let (policy, replaces) =
             convert::policy(request.get_ref().policy.as_ref()).map_err(|e| invalid(&e))?;
         let version = policies::put(&self.app, &caller, policy.clone(), replaces).await.map_err(to_status)?;
-        Ok(Response::new(v1::PutPolicyResponse { policy: Some(convert::policy_to_wire(&policy, version)) }))
+        Ok(Response::new(v1::PutPolicyResponse { policy: Some(convert::policy_to_wire(&policy, *version)) }))
     }
 
     async fn get_policy(

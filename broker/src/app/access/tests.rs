@@ -79,7 +79,7 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
         match (outcome, denied) {
             (Ok(requested), None) => {
                 assert_eq!(requested.grant.state, GrantState::Opening, "{shown}");
-                assert_eq!(everything(&test).await[0].record, requested.grant, "{shown}");
+                assert_eq!(everything(&test).await[0].record, *requested.grant, "{shown}");
                 assert_eq!(test.woken().await.len(), 1, "{shown}");
             }
             (Err(Error::Denied(denial)), Some(reason)) => {
@@ -160,6 +160,44 @@ async fn i8_the_key_finds_a_lost_answer_and_wakes_the_reconciler() {
     assert_eq!(revoked.state.word(), "closing");
     assert_eq!(test.woken().await.len(), 1);
     assert_eq!(test.audited("grant.revoked").await.len(), 1);
+}
+
+#[tokio::test]
+async fn i4_what_a_repeated_call_finds_is_no_answer_before_it_is_durable() {
+    let test = TestApp::under([office()]).await;
+    let is_refused = |outcome: Result<(), Error>| {
+        assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
+    };
+    let confirm = async || {
+        let event = AuditEvent::done(test.app.clock.now(), "a test", "tested");
+        test.store.commit(Transaction::default().audit(event)).await.unwrap();
+    };
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(request(&test.app, &alice(), keyed("k", usual())).await.map(drop));
+    }
+    confirm().await;
+    let found = request(&test.app, &alice(), keyed("k", usual())).await.unwrap();
+    assert!(found.repeated);
+
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(revoke(&test.app, &alice(), found.grant.id, None).await.map(drop));
+    }
+    confirm().await;
+    let closing = revoke(&test.app, &alice(), found.grant.id, None).await.unwrap();
+    assert_eq!(closing.state.word(), "closing");
+
+    // The reconciler's commit is not durable yet: the grant that waited for it shows nothing of it.
+    let closed = closing.after(Event::ClosedEverywhere, test.app.clock.now()).unwrap();
+    let change = store::Change::PutGrant { grant: closed, expect: Expect::Any };
+    let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.closed");
+    test.store.fail_next([Fault::Unconfirmed]);
+    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap_err();
+    is_refused(settled(&test.app, closing.clone(), Duration::from_secs(1)).await.map(drop));
+    is_refused(revoke(&test.app, &alice(), closing.id, None).await.map(drop));
+    confirm().await;
+    assert_eq!(settled(&test.app, closing, Duration::ZERO).await.unwrap().state.word(), "closed");
 }
 
 #[tokio::test]

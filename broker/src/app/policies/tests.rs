@@ -1,6 +1,8 @@
-//! Listing policies, for each role.
+//! Listing policies, for each role, and keeping them.
 
 use super::*;
+use crate::store::StoreError;
+use crate::store::memory::Fault;
 use crate::testing::builders::{a_policy, name};
 use crate::testing::{TestApp, caller};
 
@@ -55,4 +57,31 @@ async fn a_page_counts_only_the_policies_that_the_caller_sees() {
     assert_eq!((names(&views), next.as_ref().map(Name::as_str)), (vec!["b"], Some("b")));
     let (views, next) = list(&app.app, &alice, 1, Some("b")).await.unwrap();
     assert_eq!((names(&views), next), (vec!["d"], None));
+}
+
+#[tokio::test]
+async fn i4_a_policy_that_is_kept_or_gone_already_is_no_answer_before_that_is_durable() {
+    let test = TestApp::new();
+    let (admin, policy) = (caller(Role::Administrator, "root"), policy_of("all", &[]));
+    let is_refused = |outcome: Result<(), Error>| {
+        assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
+    };
+    let confirm = async || {
+        let event = AuditEvent::done(test.app.clock.now(), "a test", "tested");
+        test.app.store.commit(Transaction::default().audit(event)).await.unwrap();
+    };
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(put(&test.app, &admin, policy.clone(), None).await.map(drop));
+    }
+    confirm().await;
+    assert_eq!(put(&test.app, &admin, policy.clone(), None).await.unwrap().into_inner(), 1);
+
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(delete(&test.app, &admin, &policy.name).await.map(drop));
+    }
+    confirm().await;
+    let gone = delete(&test.app, &admin, &policy.name).await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
 }

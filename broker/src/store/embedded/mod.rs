@@ -26,8 +26,8 @@ use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::{
-    AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
-    Versioned,
+    AgentRecord, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
+    Transaction, Versioned,
 };
 use database::{Lock, audit_lines, connect, read_head};
 use open_grant_cache::OpenGrantCache;
@@ -86,6 +86,11 @@ impl Store for Embedded {
         self.readers.one(move |db| one(db, "grant", sql, id.to_string()))
     }
 
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        // A reader sees a commit only after it is on the disk.
+        self.grant(id).await.map(Durable::new)
+    }
+
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
         self.readers.read(move |db| query_grants(db, &query)).await
     }
@@ -116,6 +121,10 @@ impl Store for Embedded {
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
         Ok(self.cache.policy(name))
+    }
+
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        self.policy(name).await.map(Durable::new)
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {

@@ -1,9 +1,9 @@
 -- Applies a group of transactions or none of it.
 --
 -- KEYS[1]: the prefix of every key. ARGV: the membership, the head that the records follow, the head after them, the
--- transactions as JSON, the length of a turn in ms, and the records of the audit log, one line each.
+-- transactions as JSON, the length of a turn in ms, the known head, and the records of the audit log, one line each.
 -- '?' in place of the first head: the member does not know the head, and asks for its turn and for the head.
--- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head;
+-- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head, as `known.lua` does;
 -- 'wait' if another member has the turn; 'lost' and the index, from 0, of a transaction whose lease another member holds; or
 -- 'conflict' and the indexes of the transaction and the change that cannot be made. The script checks everything before it
 -- writes anything.
@@ -48,7 +48,7 @@ end
 local head = redis.call('GET', p .. 'head') or ''
 if head ~= ARGV[2] then
     redis.call('SET', turn, me, 'PX', ARGV[5])
-    return { 'head', head }
+    return { 'head', head_beside(p, ARGV[6]) }
 end
 
 local staged, order, later = {}, {}, {}
@@ -181,7 +181,7 @@ for _, c in ipairs(later) do
         news.targets[#news.targets + 1] = { target, lease and string.match(lease, '^(%S+)') or '' }
     end
 end
-for i = 6, #ARGV do
+for i = 7, #ARGV do
     redis.call('RPUSH', p .. 'audit', ARGV[i])
 end
 redis.call('SET', p .. 'head', ARGV[3])

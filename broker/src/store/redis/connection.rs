@@ -66,9 +66,10 @@ impl SharedConnection {
         let mut state = state.lock().await;
         if let Some(open) = &mut state.open {
             let is_due = open.asked.elapsed() > ASK_EVERY;
-            open.asked = if is_due { Instant::now() } else { open.asked };
             if discovery.is_last(&open.address) && (!is_due || discovery.is_still_named(&open.address).await)
             {
+                // Only now: a caller that leaves while the sentinels are asked leaves the question to the next one.
+                open.asked = if is_due { Instant::now() } else { open.asked };
                 return Ok((open.connection.clone(), open.attempt));
             }
             state.open = None;

@@ -15,6 +15,7 @@ use super::Redis;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of};
 use super::membership::{Membership, ended};
+use super::rollback::HeadReply;
 use crate::store::bodies::{corrupt, from_body, to_body};
 use crate::store::coordination::{
     Claim, ClusterEvent, CommittedChange, Coordination, Lease, MEMBERSHIP_TTL, MemberInfo, PublishedStatus,
@@ -56,11 +57,15 @@ impl Redis {
             "0"
         });
         script.arg(SCHEMA);
+        let command = |known| async move {
+            script.arg(self.server.text_of(&known));
+            self.answer::<Vec<String>>(&script).await
+        };
         let head_in = |answer: &Vec<String>| match &answer[..] {
-            [status, head, ..] if status == "ok" => head_of(head).map(Some),
+            [status, head, ..] if status == "ok" => HeadReply::parse(head).map(Some),
             _ => Ok(None),
         };
-        let answer = self.server.guard.ask(self.answer::<Vec<String>>(&script), head_in).await?;
+        let answer = self.server.guard.ask(command, head_in).await?;
         let [status, head, rest @ ..] = &answer[..] else {
             return Err(unexpected());
         };
@@ -73,7 +78,7 @@ impl Redis {
             }
             _ => {}
         }
-        let head = head_of(head)?;
+        let head = HeadReply::parse(head)?.head;
         let [seconds, micros, losses, gone @ ..] = rest else { return Err(unexpected()) };
         let nanos = micros.parse::<i32>().unwrap_or_default().saturating_mul(1000);
         let store_time = seconds.parse().ok().and_then(|seconds| Timestamp::new(seconds, nanos).ok());

@@ -1,12 +1,12 @@
 -- Reads grants by an index, at one instant, with the head and every policy.
 --
 -- KEYS[1]: the prefix of every key. ARGV: the index; '+' or '(' and the id before which to begin; '-' to go backward and
--- '+' to go forward; the most grants; 'policies' to have those too; and, for a read under a lease, the membership, the target
--- and the token.
--- Answers the head, the grants' ids and bodies alternately, and the policies' names and bodies alternately; or 'lost' in
+-- '+' to go forward; the most grants; 'policies' to have those too; for a read under a lease, the membership, the target and
+-- the token; and last the known head.
+-- Answers the head, as `known.lua` does, the grants' ids and bodies alternately, and the policies' names and bodies alternately; or 'lost' in
 -- place of the head if another member holds the lease.
 local p = KEYS[1]
-if ARGV[7] then
+if #ARGV > 6 then
     local is_held = redis.call('HGET', p .. 'leases', ARGV[7]) == ARGV[6] .. ' ' .. ARGV[8]
     if not is_held or redis.call('EXISTS', p .. 'alive:' .. ARGV[6]) == 0 then
         return { 'lost', {}, {} }
@@ -27,4 +27,4 @@ local policies = {}
 if ARGV[5] == 'policies' then
     policies = redis.call('HGETALL', p .. 'policies')
 end
-return { redis.call('GET', p .. 'head') or '', grants, policies }
+return { head_beside(p, ARGV[#ARGV]), grants, policies }

@@ -57,7 +57,7 @@ pub(super) struct Scripts {
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            beat: Script::new(include_str!("coordination/beat.lua")),
+            beat: Script::new(script!("coordination/beat.lua")),
             take: Script::new(include_str!("coordination/take.lua")),
             take_over: Script::new(include_str!("coordination/take_over.lua")),
             give_back: Script::new(include_str!("coordination/give_back.lua")),

@@ -22,6 +22,13 @@
 //!                    news                          a channel
 //! ```
 
+/// The text of a script that answers the head, with the function that does so before it.
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("known.lua"), include_str!($file))
+    };
+}
+
 mod connection;
 mod coordination;
 mod discovery;
@@ -48,13 +55,14 @@ use serde::de::DeserializeOwned;
 
 use super::bodies::{corrupt, from_body};
 use super::{
-    AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
-    Versioned,
+    AgentRecord, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
+    Transaction, Versioned,
 };
 use connection::SharedConnection;
 use error::{message, redis_failed};
-use keys::{SCHEMA, head_of, request_field, token_field};
+use keys::{SCHEMA, request_field, token_field};
 use membership::{Membership, Scripts, lost};
+use rollback::HeadReply;
 use server::Server;
 pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 pub use transfer::Transfer;
@@ -104,8 +112,8 @@ impl Redis {
             upgrade(&server, &mut reader).await?;
         }
         let membership = Arc::new(Membership::new());
-        let writer = Writer::new(server.clone(), Arc::clone(&membership));
-        let index_script = Script::new(include_str!("look.lua"));
+        let writer = Writer::start(server.clone(), Arc::clone(&membership));
+        let index_script = Script::new(script!("look.lua"));
         let store = Self { server, reader, writer, index_script, membership, scripts: Scripts::new() };
         store.join().await?;
         Ok(store)
@@ -134,6 +142,19 @@ impl Redis {
         self.field(hash, field).await?.map_or(Ok(None), |text| versioned(what, &text))
     }
 
+    /// Reads a record, and waits until the replicas have it, or have that it is not there.
+    async fn durable<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        hash: &str,
+        field: &str,
+    ) -> Result<Durable<Option<Versioned<T>>>, StoreError> {
+        // At one instant: the log up to this head has every change of the record that was read.
+        let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((hash, field))).await?;
+        self.writer.confirmed(head).await?;
+        Ok(Durable::new(text.map_or(Ok(None), |text| versioned(what, &text))?))
+    }
+
     async fn every<T: DeserializeOwned>(
         &self,
         what: &str,
@@ -159,16 +180,19 @@ impl Redis {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
         }
         let mut reader = self.reader.clone();
-        let command = async {
+        let command = |known| async move {
+            script.arg(self.server.text_of(&known));
             let answer: (String, Vec<String>, Vec<String>) =
                 script.invoke_async(&mut reader).await.map_err(redis_failed)?;
             let (head, grants, policies) = answer;
             if let Some(lease) = query.lease.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
             }
-            Ok((head_of(&head)?, grants, policies))
+            Ok((HeadReply::parse(&head)?, grants, policies))
         };
-        let (head, grants, policies) = self.server.guard.ask(command, |(head, ..)| Ok(Some(*head))).await?;
+        let (reply, grants, policies) =
+            self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
+        let head = reply.head;
         let missing = || corrupt("index of grants", message("a grant in it is not there"));
         let grants: Vec<Versioned<Grant>> = bodies(&grants)
             .map(|text| versioned("grant", text)?.ok_or_else(missing))
@@ -229,6 +253,10 @@ impl Store for Redis {
 
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
         self.one("grant", "grants", &id.to_string()).await
+    }
+
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        self.durable("grant", "grants", &id.to_string()).await
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -294,7 +322,7 @@ impl Store for Redis {
         };
         let IndexRead { head, grants, policies } = self.read_index(query).await?;
         // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
-        self.writer.confirmed(head.seq).await?;
+        self.writer.confirmed(head).await?;
         let mut policies: Vec<Policy> =
             policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(target)).collect();
         policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -309,6 +337,10 @@ impl Store for Redis {
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
         self.one("policy", "policies", name.as_str()).await
+    }
+
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        self.durable("policy", "policies", name.as_str()).await
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
@@ -347,5 +379,10 @@ impl Store for Redis {
 
     async fn lost(&self) -> String {
         self.server.guard.lost().await
+    }
+
+    async fn ended(&self) -> String {
+        self.writer.ended().await;
+        "the task that commits to the store has ended".to_owned()
     }
 }

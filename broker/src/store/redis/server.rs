@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::audit::Head;
+use postern_core::audit::{AuditRecord, Head};
+use redis::Script;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 
 use super::connection::SharedConnection;
 use super::discovery::Discovery;
 use super::error::{failed, message, redis_failed};
-use super::keys::head_of;
-use super::rollback::RollbackGuard;
+use super::rollback::{HeadReply, RollbackGuard};
 use super::settings::RedisSettings;
 use crate::store::StoreError;
 
@@ -23,6 +23,7 @@ pub(super) struct Server {
     /// The number of replicas that must have a commit before the broker answers.
     pub(super) replicas: usize,
     pub(super) guard: Arc<RollbackGuard>,
+    head: Script,
 }
 
 impl Server {
@@ -30,7 +31,8 @@ impl Server {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
         let discovery = Arc::new(Discovery::new(settings.clone(), format!("{prefix}schema")));
         let guard = Arc::new(RollbackGuard::new(settings.replicas > 0));
-        Self { discovery, prefix, replicas: settings.replicas, guard }
+        let head = Script::new(script!("head.lua"));
+        Self { discovery, prefix, replicas: settings.replicas, guard, head }
     }
 
     /// Opens a connection to the primary for one caller, who must open another after any error.
@@ -53,14 +55,50 @@ impl Server {
     }
 
     /// Reads the end of the audit log.
-    pub(super) async fn head(&self, connection: &mut impl ConnectionLike) -> Result<Head, StoreError> {
-        let mut get = redis::cmd("GET");
-        get.arg(self.key("head"));
-        let command = async {
-            let text: Option<String> = get.query_async(connection).await.map_err(redis_failed)?;
-            head_of(text.as_deref().unwrap_or_default())
+    pub(super) async fn head(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> Result<Head, StoreError> {
+        Ok(self.head_and(connection, None).await?.0)
+    }
+
+    /// Reads the end of the audit log and a field of a hash, at one instant.
+    pub(super) async fn head_and(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        field: Option<(&str, &str)>,
+    ) -> Result<(Head, Option<String>), StoreError> {
+        let mut script = self.head.key(&self.prefix);
+        let command = |known| async move {
+            script.arg(self.text_of(&known));
+            if let Some((hash, field)) = field {
+                script.arg(hash).arg(field);
+            }
+            let (head, value): (String, Option<String>) =
+                script.invoke_async(connection).await.map_err(redis_failed)?;
+            Ok((HeadReply::parse(&head)?, value))
         };
-        self.guard.ask(command, |head| Ok(Some(*head))).await
+        let (reply, value) = self.guard.ask(command, |(reply, _)| Ok(Some(*reply))).await?;
+        Ok((reply.head, value))
+    }
+
+    /// Reports whether the audit log has each of these heads at its number.
+    pub(super) async fn has(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        heads: &[Head],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut lines = redis::pipe();
+        for head in heads {
+            let index = i64::try_from(head.seq).unwrap_or(i64::MAX) - 1;
+            lines.lindex(self.key("audit"), isize::try_from(index).unwrap_or(isize::MAX));
+        }
+        let lines: Vec<Option<String>> = lines.query_async(connection).await.map_err(redis_failed)?;
+        let is_there = |(head, line): (&Head, Option<String>)| {
+            let record = line.and_then(|line| serde_json::from_str::<AuditRecord>(&line).ok());
+            *head == Head::EMPTY || record.is_some_and(|record| record.head() == *head)
+        };
+        Ok(heads.iter().zip(lines).map(is_there).collect())
     }
 
     /// Returns a head as the store keeps it; the head of an empty log is an empty text.

@@ -1,8 +1,10 @@
 //! The store on real servers, which each test starts and ends.
 
+mod cancelled;
 mod cluster;
 mod connections;
 mod coordination;
+mod rollback;
 mod transfer;
 
 use std::path::Path;
@@ -16,7 +18,7 @@ use super::*;
 use crate::store::conformance::{self, Leasing};
 use crate::store::coordination::{Claim, Coordination as _};
 use crate::store::{Change, Expect};
-use crate::testing::builders::{a_grant, start};
+use crate::testing::builders::{a_grant, name, start};
 
 impl conformance::Leasing for Redis {
     async fn lease(&self, target: &TargetId) -> Lease {
@@ -182,6 +184,36 @@ async fn without_the_replicas_that_are_asked_for_nothing_is_answered() {
     let alone = store.commit(a_change(1)).await;
     let Err(StoreError::Unavailable { source }) = alone else { panic!("{alone:?}") };
     assert!(source.to_string().contains("0 of 1 replicas"), "{source}");
+}
+
+#[tokio::test]
+async fn i4_a_durable_read_of_what_no_replica_has_fails_and_a_plain_one_shows_it() {
+    let server = RedisServer::durable().await;
+    let store = Redis::open(&RedisSettings { replicas: 1, ..server.store("t") }).await.unwrap();
+    let id = a_grant().number(1).build().id;
+    // Nothing is there, and nothing has to be confirmed.
+    assert_eq!(store.durable_grant(id).await.unwrap().into_inner(), None);
+    store.commit(a_change(1)).await.unwrap_err();
+    assert!(store.grant(id).await.unwrap().is_some());
+    for outcome in [store.durable_grant(id).await.map(drop), store.durable_policy(&name("p")).await.map(drop)]
+    {
+        let Err(StoreError::Unavailable { source }) = outcome else { panic!("{outcome:?}") };
+        assert!(source.to_string().contains("0 of 1 replicas"), "{source}");
+    }
+    // A store that asks for no replicas has it durable on the one server.
+    let alone = Redis::open(&server.store("t")).await.unwrap();
+    assert!(alone.durable_grant(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn i4_a_head_that_the_log_does_not_have_is_not_confirmed() {
+    let server = RedisServer::durable().await;
+    let store = Redis::open(&server.store("t")).await.unwrap();
+    let (first, second) =
+        (store.commit(a_change(1)).await.unwrap(), store.commit(a_change(2)).await.unwrap());
+    let mut connection = store.server.connect().await.unwrap();
+    let heads = [first, second, Head { hash: first.hash, ..second }, Head { seq: 3, ..second }, Head::EMPTY];
+    assert_eq!(store.server.has(&mut connection, &heads).await.unwrap(), [true, true, false, false, true]);
 }
 
 #[tokio::test]

@@ -26,25 +26,31 @@
 //! **The rule.** Every write names the broker's membership, and its lease if it needs one. The server refuses a broker that
 //! was replaced, however late its write comes.
 //!
+//! **The task.** One task of the store's own does all this, and its callers only wait for its answers. A caller that leaves
+//! stops nothing: a group that has begun goes on, and only the transactions of callers that have left before their group
+//! began are dropped. If the task ends, every call fails, and the broker ends ([`Writer::ended`]).
+//!
 //! **On failure.** A broker that dies in its turn holds the others up for [`TURN`]. A conflict or a lost lease takes one
 //! transaction out of its group, and the rest goes again in the same turn. After an error the outcome is unknown: the writer
 //! drops its connection and its head, and answers every transaction of the group with the error. A group that gets no turn
 //! for [`TURN_TIMEOUT`] gets an error, too; nothing of it was applied.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
-use tokio::sync::{Mutex, oneshot};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::error::{failed, message, redis_failed};
-use super::keys::{head_of, request_field, token_field};
+use super::keys::{request_field, token_field};
 use super::membership::{Membership, ended, lost};
+use super::rollback::HeadReply;
 use super::server::Server;
 use crate::store::bodies::to_body;
 use crate::store::{Change, Expect, StoreError, Transaction};
@@ -72,21 +78,31 @@ struct Job {
     answer: oneshot::Sender<Answer>,
 }
 
-/// Commits transactions on the server, one group after the other.
+/// The head with which a caller has read something that it wants confirmed, and the channel for the answer.
+struct Confirmation {
+    head: Head,
+    answer: oneshot::Sender<Result<(), StoreError>>,
+}
+
+/// A handle on the task that commits, which ends with the handle.
 pub(super) struct Writer {
+    transactions: UnboundedSender<Job>,
+    confirmations: UnboundedSender<Confirmation>,
+    /// The number of replicas that have to confirm.
+    replicas: usize,
+    _task: JoinSet<()>,
+}
+
+/// The task: it commits transactions on the server, one group after the other.
+struct Committer {
     server: Server,
     /// The broker's membership.
     membership: Arc<Membership>,
     commit: Script,
-    /// The number of the newest audit record that the configured number of replicas have.
-    confirmed: AtomicU64,
-    waiting: std::sync::Mutex<Vec<Job>>,
-    session: Mutex<PrimarySession>,
-}
-
-/// The state that one group after the other works with.
-#[derive(Default)]
-struct PrimarySession {
+    waiting: UnboundedReceiver<Job>,
+    confirmations: UnboundedReceiver<Confirmation>,
+    /// The newest head that the configured number of replicas have.
+    confirmed: Head,
     /// A connection for commits alone: WAIT counts the writes of its own connection.
     connection: Option<MultiplexedConnection>,
     head: Option<Head>,
@@ -114,50 +130,24 @@ struct WireChange {
 }
 
 impl Writer {
-    pub(super) fn new(server: Server, membership: Arc<Membership>) -> Self {
-        let commit = Script::new(include_str!("commit.lua"));
-        let (waiting, session) = (std::sync::Mutex::default(), Mutex::default());
-        Self { server, membership, commit, confirmed: AtomicU64::new(0), waiting, session }
-    }
-
-    /// Waits until the configured number of replicas have the log up to this record, which any broker may have written.
-    ///
-    /// # Errors
-    /// They do not confirm it in time: what was read may be lost with the primary.
-    pub(super) async fn confirmed(&self, seq: u64) -> Result<(), StoreError> {
-        if self.server.replicas == 0 || self.confirmed.load(Ordering::SeqCst) >= seq {
-            return Ok(());
-        }
-        let mut session = self.session.lock().await;
-        if self.confirmed.load(Ordering::SeqCst) >= seq {
-            return Ok(());
-        }
-        let confirmed = async {
-            let connection = match &mut session.connection {
-                Some(connection) => connection,
-                none => none.insert(self.server.connect().await?),
-            };
-            // WAIT waits for the last write of its own connection, and so for everything before it on this primary. The record
-            // may have been read from another primary, before a failover that has lost it.
-            let head = self.server.head(connection).await?;
-            if head.seq < seq {
-                let what = format!("the store has lost audit record {seq}; its log ends at {}", head.seq);
-                return Err(failed(message(&what)));
-            }
-            let mut write = redis::cmd("SET");
-            write.arg(self.server.key("confirmed")).arg(seq);
-            write.query_async::<()>(connection).await.map_err(redis_failed)?;
-            self.server.confirm(connection, CONFIRM_TIMEOUT).await
+    /// Starts the task.
+    pub(super) fn start(server: Server, membership: Arc<Membership>) -> Self {
+        let (transactions, waiting) = unbounded_channel();
+        let (confirmations, to_confirm) = unbounded_channel();
+        let replicas = server.replicas;
+        let committer = Committer {
+            server,
+            membership,
+            commit: Script::new(script!("commit.lua")),
+            waiting,
+            confirmations: to_confirm,
+            confirmed: Head::EMPTY,
+            connection: None,
+            head: None,
         };
-        let outcome = confirmed.await;
-        match &outcome {
-            Ok(()) => {
-                self.confirmed.fetch_max(seq, Ordering::SeqCst);
-                self.server.guard.confirmed(seq);
-            }
-            Err(_) => *session = PrimarySession::default(),
-        }
-        outcome
+        let mut task = JoinSet::new();
+        task.spawn(committer.run());
+        Self { transactions, confirmations, replicas, _task: task }
     }
 
     /// Commits the transaction, in a group with others that wait.
@@ -165,35 +155,142 @@ impl Writer {
         if transaction.is_unaudited() {
             return Err(StoreError::Unaudited);
         }
-        let (answer, mut answered) = oneshot::channel();
-        self.lock().push(Job { transaction, answer });
-        let mut session = self.session.lock().await;
+        let (answer, answered) = oneshot::channel();
+        // A task that has ended has dropped the channel, and the answer with it.
+        self.transactions.send(Job { transaction, answer }).ok();
+        answered.await.unwrap_or_else(|_| Err(no_task()))
+    }
+
+    /// Waits until the configured number of replicas have the log up to this head, which any broker may have written.
+    ///
+    /// # Errors
+    /// They do not confirm it in time, or the log does not have it any more: what was read may be lost with a primary.
+    pub(super) async fn confirmed(&self, head: Head) -> Result<(), StoreError> {
+        if self.replicas == 0 {
+            return Ok(());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.confirmations.send(Confirmation { head, answer }).ok();
+        answered.await.unwrap_or_else(|_| Err(no_task()))
+    }
+
+    /// Waits until the task has ended, which it does only by a panic.
+    pub(super) async fn ended(&self) {
+        self.transactions.closed().await;
+    }
+}
+
+fn no_task() -> StoreError {
+    failed(message("the store's writer has ended"))
+}
+
+impl Committer {
+    /// Serves its callers until the handle is dropped.
+    async fn run(mut self) {
         loop {
-            match answered.try_recv() {
-                Ok(answer) => return answer,
-                Err(oneshot::error::TryRecvError::Empty) => {}
-                Err(oneshot::error::TryRecvError::Closed) => {
-                    return Err(failed(message("the task that committed the group was cancelled")));
+            tokio::select! {
+                Some(first) = self.waiting.recv() => {
+                    let mut group = Vec::new();
+                    self.join(&mut group, first);
+                    self.top_up(&mut group);
+                    self.commit_group(group).await;
                 }
+                Some(first) = self.confirmations.recv() => self.confirm(first).await,
+                else => return,
             }
-            let group: Vec<Job> = {
-                let mut waiting = self.lock();
-                let count = waiting.len().min(GROUP);
-                waiting.drain(..count).collect()
-            };
-            self.commit_group(&mut session, group).await;
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Job>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Confirms the heads of every caller that waits for it.
+    async fn confirm(&mut self, first: Confirmation) {
+        let mut all = vec![first];
+        while let Ok(next) = self.confirmations.try_recv() {
+            all.push(next);
+        }
+        let mut open = Vec::new();
+        for Confirmation { head, answer } in all {
+            // The head that was confirmed last needs no question; an older one may be of a log that a failover has ended.
+            if head == self.confirmed || head == Head::EMPTY {
+                answer.send(Ok(())).ok();
+            } else if !answer.is_closed() {
+                open.push(Confirmation { head, answer });
+            }
+        }
+        let heads: Vec<Head> = open.iter().map(|confirmation| confirmation.head).collect();
+        let outcome = if heads.is_empty() { Ok(Vec::new()) } else { self.confirm_heads(&heads).await };
+        let outcome = outcome.map_err(|error| {
+            self.forget();
+            error_words(&error)
+        });
+        for (at, Confirmation { head, answer }) in open.into_iter().enumerate() {
+            let is_there = outcome.as_ref().map(|there| there.get(at).copied().unwrap_or_default());
+            let confirmed = match is_there {
+                Ok(true) => Ok(()),
+                Ok(false) => {
+                    let what = format!("the store's log does not have audit record {} any more", head.seq);
+                    Err(failed(message(&what)))
+                }
+                Err(reason) => Err(failed(message(reason))),
+            };
+            answer.send(confirmed).ok();
+        }
+    }
+
+    /// Reports which of the heads the log has, once the replicas have confirmed those.
+    async fn confirm_heads(&mut self, heads: &[Head]) -> Result<Vec<bool>, StoreError> {
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => none.insert(self.server.connect().await?),
+        };
+        // WAIT waits for the last write of its own connection, and so for everything before it on this primary. A head may
+        // have been read from another primary, before a failover that has lost it.
+        self.server.head(connection).await?;
+        let there = self.server.has(connection, heads).await?;
+        let newest = heads.iter().zip(&there).filter(|(_, there)| **there).map(|(head, _)| *head);
+        if let Some(newest) = newest.max_by_key(|head| head.seq).filter(|head| head.seq > self.confirmed.seq)
+        {
+            let mut write = redis::cmd("SET");
+            write.arg(self.server.key("confirmed")).arg(newest.seq);
+            write.query_async::<()>(connection).await.map_err(redis_failed)?;
+            self.server.confirm(connection, CONFIRM_TIMEOUT).await?;
+            self.has_confirmed(newest);
+        }
+        Ok(there)
+    }
+
+    fn has_confirmed(&mut self, head: Head) {
+        if head.seq > self.confirmed.seq {
+            self.confirmed = head;
+        }
+        self.server.guard.confirmed(head);
+    }
+
+    /// Drops the connection and the known head: after an error neither is valid.
+    fn forget(&mut self) {
+        (self.connection, self.head) = (None, None);
+    }
+
+    /// Adds a transaction to the group, unless its caller has left: nothing of it was sent yet.
+    fn join(&self, group: &mut Vec<Job>, job: Job) {
+        if !job.answer.is_closed() {
+            group.push(job);
+        }
+    }
+
+    /// Adds transactions that wait to the group.
+    fn top_up(&mut self, group: &mut Vec<Job>) {
+        while group.len() < GROUP
+            && let Ok(job) = self.waiting.try_recv()
+        {
+            self.join(group, job);
+        }
     }
 
     /// Commits the group, and answers each transaction.
-    async fn commit_group(&self, session: &mut PrimarySession, mut group: Vec<Job>) {
+    async fn commit_group(&mut self, mut group: Vec<Job>) {
         let (waits_since, mut pause) = (Instant::now(), ASK_AGAIN.0);
         while !group.is_empty() {
-            match self.try_commit(session, &group).await {
+            match self.try_commit(&group).await {
                 Ok(Outcome::Done(heads)) => {
                     for (job, head) in group.drain(..).zip(heads) {
                         // A caller that no longer waits reads the outcome from the store.
@@ -205,13 +302,13 @@ impl Writer {
                     let what = job.transaction.changes.get(change).map(Change::subject).unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
-                Ok(Outcome::Moved(head)) if waits_since.elapsed() < TURN_TIMEOUT => {
-                    session.head = Some(head);
+                Ok(Outcome::Moved(reply)) if waits_since.elapsed() < TURN_TIMEOUT => {
+                    self.head = Some(reply.head);
                     pause = ASK_AGAIN.0;
                     self.top_up(&mut group);
                 }
                 Ok(Outcome::Wait) if waits_since.elapsed() < TURN_TIMEOUT => {
-                    session.head = None;
+                    self.head = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(ASK_AGAIN.1);
                 }
@@ -237,8 +334,8 @@ impl Writer {
                     }
                 }
                 Err(error) => {
-                    // The group may have been applied: the known head and the connection are no longer valid.
-                    *session = PrimarySession::default();
+                    // The group may have been applied.
+                    self.forget();
                     let full = matches!(error, StoreError::Full);
                     let reason = error_words(&error);
                     for job in group.drain(..) {
@@ -250,41 +347,36 @@ impl Writer {
         }
     }
 
-    /// Adds transactions that came while the group waited.
-    fn top_up(&self, group: &mut Vec<Job>) {
-        let mut waiting = self.lock();
-        let count = waiting.len().min(GROUP.saturating_sub(group.len()));
-        group.extend(waiting.drain(..count));
-    }
-
-    async fn try_commit(&self, session: &mut PrimarySession, group: &[Job]) -> Result<Outcome, StoreError> {
-        let PrimarySession { connection, head } = session;
+    async fn try_commit(&mut self, group: &[Job]) -> Result<Outcome, StoreError> {
+        let Self { server, membership, commit, connection, head, .. } = self;
+        let server = &*server;
         let connection = match connection {
             Some(connection) => connection,
-            None => connection.insert(self.server.connect().await?),
+            none => none.insert(server.connect().await?),
         };
         // Without a head the writer asks for the turn, and the answer has the head.
-        let batch = (*head).map(|head| Batch::after(head, group)).transpose()?;
-        let mut script = self.commit.prepare_invoke();
-        script.key(&self.server.prefix).arg(self.membership.id());
-        script.arg(head.map_or_else(|| NO_HEAD.to_owned(), |head| self.server.text_of(&head)));
-        script.arg(batch.as_ref().map(|batch| self.server.text_of(&batch.head())).unwrap_or_default());
+        let batch = head.map(|head| Batch::after(head, group)).transpose()?;
+        let mut script = commit.prepare_invoke();
+        script.key(&server.prefix).arg(membership.id());
+        script.arg(head.map_or_else(|| NO_HEAD.to_owned(), |head| server.text_of(&head)));
+        script.arg(batch.as_ref().map(|batch| server.text_of(&batch.head())).unwrap_or_default());
         script.arg(batch.as_ref().map_or("", |batch| &batch.entries)).arg(TURN.as_millis().to_string());
-        for line in batch.iter().flat_map(|batch| &batch.lines) {
-            script.arg(line);
-        }
-        let command = async {
-            let answer: Vec<String> = script.invoke_async(connection).await.map_err(redis_failed)?;
+        let (lines, wire) = (batch.iter().flat_map(|batch| &batch.lines), &mut *connection);
+        let command = |known| async move {
+            script.arg(server.text_of(&known));
+            for line in lines {
+                script.arg(line);
+            }
+            let answer: Vec<String> = script.invoke_async(wire).await.map_err(redis_failed)?;
             outcome(&answer)
         };
         let head_in = |outcome: &Outcome| Ok(outcome.moved_to());
-        match (self.server.guard.ask(command, head_in).await?, batch) {
+        match (server.guard.ask(command, head_in).await?, batch) {
             (Outcome::Done(_), Some(batch)) => {
                 let after = batch.head();
-                self.server.confirm(connection, CONFIRM_TIMEOUT).await?;
-                self.confirmed.fetch_max(after.seq, Ordering::SeqCst);
-                self.server.guard.confirmed(after.seq);
+                server.confirm(connection, CONFIRM_TIMEOUT).await?;
                 *head = Some(after);
+                self.has_confirmed(after);
                 Ok(Outcome::Done(batch.heads))
             }
             (outcome, _) => Ok(outcome),
@@ -332,7 +424,7 @@ fn outcome(answer: &[String]) -> Result<Outcome, StoreError> {
         Some("ok") => Ok(Outcome::Done(Vec::new())),
         Some("fenced") => Ok(Outcome::Fenced),
         Some("moved") => Err(failed(message("the store was moved elsewhere: stop this broker"))),
-        Some("head") => Ok(Outcome::Moved(head_of(answer.get(1).map_or("", String::as_str))?)),
+        Some("head") => Ok(Outcome::Moved(HeadReply::parse(answer.get(1).map_or("", String::as_str))?)),
         Some("wait") => Ok(Outcome::Wait),
         Some("lost") => Ok(Outcome::Lost { transaction: number(1) }),
         Some("conflict") => Ok(Outcome::Conflict { transaction: number(1), change: number(2) }),
@@ -346,7 +438,7 @@ enum Outcome {
     /// A change of a transaction cannot be made; nothing was changed.
     Conflict { transaction: usize, change: usize },
     /// Another broker has committed, and this broker has the turn now; nothing was changed.
-    Moved(Head),
+    Moved(HeadReply),
     /// Another broker has the turn; nothing was changed.
     Wait,
     /// Another broker holds the lease of one transaction; nothing was changed.
@@ -357,9 +449,9 @@ enum Outcome {
 
 impl Outcome {
     /// Returns the head in the answer, if it has one.
-    fn moved_to(&self) -> Option<Head> {
+    fn moved_to(&self) -> Option<HeadReply> {
         match self {
-            Self::Moved(head) => Some(*head),
+            Self::Moved(reply) => Some(*reply),
             Self::Done(_) | Self::Wait | Self::Conflict { .. } | Self::Lost { .. } | Self::Fenced => None,
         }
     }
