@@ -47,7 +47,7 @@ impl Agent {
         self.run_as(self.program());
     }
 
-    /// Lets its commands, and the agent from its next start on, live by this clock.
+    /// Lets the agent's commands, and the agent from its next start on, live by this clock.
     pub fn live_by(&mut self, clock: &FakeTime) {
         self.clock = Some(clock.clone());
     }
@@ -68,7 +68,7 @@ impl Agent {
         self.process = Some(Process::start("postern-agent", &self.netns, command, &log));
     }
 
-    /// Puts lines before the first section of its configuration. They count from its next start on.
+    /// Puts lines before the first section of the agent's configuration. They count from its next start on.
     ///
     /// # Panics
     /// The file cannot be changed.
@@ -77,7 +77,7 @@ impl Agent {
         fs::write(self.config(), format!("{lines}{config}")).expect("the configuration can be written");
     }
 
-    /// Kills it, if it runs, and starts it again.
+    /// Kills the agent, if it runs, and starts it again.
     pub fn restart(&mut self) {
         self.process = None;
         self.run();

@@ -100,7 +100,7 @@ impl Attack {
         }
     }
 
-    /// Begins; the connections are shared out among the strangers.
+    /// Begins the attack; the connections are shared out among the strangers.
     pub fn start(self, strangers: &[Stranger]) -> Attacking {
         let seen = Arc::new(Seen::default());
         let (shared, strangers) = (Arc::clone(&seen), strangers.to_vec());

@@ -63,7 +63,7 @@ impl Azure {
     }
 }
 
-/// Everything that a scenario with Azure needs. What is dropped first stands first.
+/// The world of a scenario with Azure. What is dropped first stands first.
 #[derive(Debug)]
 pub struct AzureWorld {
     /// The administrator, on the broker's host.
@@ -92,9 +92,9 @@ pub struct AzureOptions<'a> {
     pub firewall: bool,
     /// True if the machine is under lockdown.
     pub locked: bool,
-    /// Further lines of the section `[azure]`.
+    /// The further lines of the section `[azure]`.
     pub more: &'a str,
-    /// Further sections.
+    /// The further sections of the broker's configuration.
     pub sections: &'a str,
 }
 

@@ -49,8 +49,8 @@ impl Balancer {
         Self::over(host, port, backends.into_iter().map(|address| (address, None)))
     }
 
-    /// The same, with the address of each backend's `/readyz`: one that does not say that it is ready is given no new
-    /// connection, as long as another one does. Those that it has stay.
+    /// Listens likewise, with the address of each backend's `/readyz`: one that does not say that it is ready is given no
+    /// new connection, as long as another one does. Those that it has stay.
     ///
     /// # Panics
     /// The port is taken.

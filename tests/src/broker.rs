@@ -116,7 +116,7 @@ impl Broker {
         self.start_as(self.program());
     }
 
-    /// Lets its commands, and the broker from its next start on, live by these clocks.
+    /// Lets the broker's commands, and the broker from its next start on, live by these clocks.
     pub fn live_by(&mut self, clock: &FakeTime) {
         self.clock = Some(clock.clone());
     }
@@ -152,7 +152,7 @@ impl Broker {
         (1..=self.starts).map(log).collect()
     }
 
-    /// Takes everything that it knows away from it: a fresh store, under the same authority. It must not run.
+    /// Gives the broker a fresh store, under the same authority. It must not run.
     ///
     /// # Panics
     /// `init` fails.
@@ -174,7 +174,7 @@ impl Broker {
         fs::remove_dir_all(kept).expect("a directory can be removed");
     }
 
-    /// Puts lines before the first section of its configuration. They count from its next start on.
+    /// Puts lines before the first section of the broker's configuration. They count from its next start on.
     ///
     /// # Panics
     /// The file cannot be changed.
@@ -183,7 +183,7 @@ impl Broker {
         fs::write(self.config(), format!("{lines}{config}")).expect("the configuration can be written");
     }
 
-    /// Kills it, if it runs, and starts it again.
+    /// Kills the broker, if it runs, and starts it again.
     pub fn restart(&mut self) {
         self.process = None;
         self.serve();

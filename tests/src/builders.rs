@@ -1,4 +1,4 @@
-//! Builders of policies and requests: a test says what matters to it, and the rest is what is usual.
+//! Builders of policies and requests: a test sets what matters to it, and the rest is usual.
 
 use std::time::Duration;
 
@@ -25,27 +25,27 @@ pub struct PolicyBuilder {
 }
 
 impl PolicyBuilder {
-    /// Named so.
+    /// Sets the policy's name.
     #[must_use]
     pub fn named(mut self, name: &str) -> Self {
         self.policy.name = name.to_owned();
         self
     }
 
-    /// Covering these targets, too.
+    /// Covers these targets, too.
     #[must_use]
     pub fn on(mut self, selector: &str) -> Self {
         self.policy.targets.push(selector.to_owned());
         self
     }
 
-    /// Protecting this port, from any source, for an hour at most.
+    /// Protects this port, from any source, for an hour at most.
     #[must_use]
     pub fn port(self, port: &str) -> Self {
         self.port_within(port, &["*"], Duration::from_secs(3600))
     }
 
-    /// Protecting this port within limits.
+    /// Protects this port within limits.
     #[must_use]
     pub fn port_within(mut self, port: &str, sources: &[&str], max_duration: Duration) -> Self {
         self.policy.ports.push(v1::PortRule {
@@ -56,21 +56,21 @@ impl PolicyBuilder {
         self
     }
 
-    /// Letting grants wait for an agent that is away.
+    /// Lets grants wait for an agent that is away.
     #[must_use]
     pub fn waiting_for_agents(mut self) -> Self {
         self.policy.unreachable = v1::Unreachable::Wait.into();
         self
     }
 
-    /// Requiring these layers.
+    /// Requires these layers.
     #[must_use]
     pub fn layers(mut self, layers: v1::Layers) -> Self {
         self.policy.layers = layers.into();
         self
     }
 
-    /// Dropping nothing.
+    /// Sets monitor mode: nothing is dropped.
     #[must_use]
     pub fn monitoring(mut self) -> Self {
         self.policy.mode = v1::Mode::Monitor.into();
@@ -101,49 +101,49 @@ pub struct RequestBuilder {
 }
 
 impl RequestBuilder {
-    /// For this target, too.
+    /// Adds a target.
     #[must_use]
     pub fn on(mut self, target: &str) -> Self {
         self.wire.targets.push(target.to_owned());
         self
     }
 
-    /// For this port, too.
+    /// Adds a port.
     #[must_use]
     pub fn port(mut self, port: &str) -> Self {
         self.wire.ports.push(wire_port(port));
         self
     }
 
-    /// From this source, too.
+    /// Adds a source.
     #[must_use]
     pub fn from(mut self, source: impl ToString) -> Self {
         self.wire.sources.push(source.to_string());
         self
     }
 
-    /// For so many seconds.
+    /// Sets the duration in seconds.
     #[must_use]
     pub fn seconds(mut self, seconds: u64) -> Self {
         self.wire.duration = Some(duration_to_wire(Duration::from_secs(seconds)));
         self
     }
 
-    /// With this idempotency key.
+    /// Sets the idempotency key.
     #[must_use]
     pub fn key(mut self, key: &str) -> Self {
         self.wire.idempotency_key = key.to_owned();
         self
     }
 
-    /// With an answer that waits.
+    /// Lets the answer wait for the grant to be active.
     #[must_use]
     pub fn waiting(mut self, wait: Duration) -> Self {
         self.wire.wait = Some(duration_to_wire(wait));
         self
     }
 
-    /// Changed by hand, where a builder would not let it be wrong.
+    /// Changes the request by hand, where the builder would not let it be wrong.
     #[must_use]
     pub fn but(mut self, change: impl FnOnce(&mut v1::RequestAccessRequest)) -> Self {
         change(&mut self.wire);

@@ -31,7 +31,7 @@ pub struct Outcome {
 }
 
 impl Cli {
-    /// `postern` on `host`, with the identity in a directory.
+    /// Makes a `postern` command on `host`, with the identity in a directory.
     pub fn new(host: &Host, broker: &str, identity: &Path) -> Self {
         Self {
             netns: host.netns().clone(),

@@ -136,7 +136,7 @@ impl Client {
         self.grant(grant_id).expect("it was there a moment ago")
     }
 
-    /// Every grant that the client may see, the newest first.
+    /// Returns every grant that the client may see, the newest first.
     ///
     /// # Panics
     /// A page cannot be had.

@@ -10,13 +10,13 @@ pub fn wall() -> Timestamp {
     Timestamp::now()
 }
 
-/// Now on a clock that does not step.
+/// The time on a clock that does not step.
 #[allow(clippy::disallowed_methods)]
 pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// Asks `ready` again and again until it says yes, and returns how long that took.
+/// Calls `ready` again and again until it returns true, and returns how long that took.
 ///
 /// # Panics
 /// It has not said yes within `patience`; `what` says what was waited for.

@@ -51,7 +51,7 @@ pub struct Ec2 {
 }
 
 impl Ec2 {
-    /// Starts one on a host.
+    /// Starts EC2 on a host.
     ///
     /// # Panics
     /// moto is not installed, or does not come up.
@@ -97,7 +97,7 @@ impl Ec2 {
         Cloud::new(self.netns.clone(), &self.endpoint(), account, region)
     }
 
-    /// Every call since the last [`Self::forget_calls`].
+    /// Returns every call since the last [`Self::forget_calls`].
     pub fn calls(&self) -> Vec<Call> {
         self.proxy.calls()
     }
@@ -150,7 +150,7 @@ impl Ec2 {
         self.proxy.outage(down);
     }
 
-    /// For this long after each change, reads answer what they did before it.
+    /// Lets reads answer for this long after each change what they did before it.
     pub fn stale_reads(&self, span: Duration) {
         self.proxy.stale_reads(span);
     }

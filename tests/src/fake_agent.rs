@@ -99,12 +99,12 @@ impl FakeSession {
         let _ = self.netns.run(async move { send.send(message).await });
     }
 
-    /// Says that a generation is applied.
+    /// Reports that a generation is applied.
     pub fn applied(&self, generation: u64) {
         self.say(Out::Applied(v1::Applied { generation, error: String::new() }));
     }
 
-    /// Says that a generation cannot be applied.
+    /// Reports that a generation cannot be applied.
     pub fn refused(&self, generation: u64, error: &str) {
         self.say(Out::Applied(v1::Applied { generation, error: error.to_owned() }));
     }
@@ -141,7 +141,7 @@ impl FakeSession {
     /// Waits until the broker ends the session, and returns what it says.
     ///
     /// # Panics
-    /// It does not within [`PATIENCE`].
+    /// It does not within [`STEP_TIMEOUT`].
     pub fn end(&self) -> Option<Status> {
         let receive = Arc::clone(&self.receive);
         self.netns.run(async move {

@@ -18,7 +18,7 @@ use crate::netns::Netns;
 const V4_LEN: u8 = 24;
 /// The prefix length of every host's IPv6 network.
 const V6_LEN: u8 = 64;
-/// Networks in which clients may take further addresses; every host reaches them over its own link.
+/// The networks in which clients may take further addresses; every host reaches them over its own link.
 const FURTHER: [&str; 2] = ["198.51.100.0/24", "203.0.113.0/24"];
 
 /// A broker's host, a VM and two clients, on one bridge.
@@ -148,7 +148,7 @@ impl Host {
         &self.netns
     }
 
-    /// Gives it more IPv4 addresses, each from 198.51.100.0/24 or 203.0.113.0/24.
+    /// Gives the host more IPv4 addresses, each from 198.51.100.0/24 or 203.0.113.0/24.
     pub fn add_addresses(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
         let lines = addresses.into_iter().map(|address| format!("addr add {address}/32 dev eth0\n"));
         ip(&self.netns, &lines.collect::<String>());

@@ -39,7 +39,7 @@ impl Process {
         self.child.id()
     }
 
-    /// Everything it has printed.
+    /// Returns everything that the process has printed.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -47,7 +47,7 @@ impl Process {
     /// Waits until it has printed `words`.
     ///
     /// # Panics
-    /// It has ended, or takes more than [`PATIENCE`].
+    /// It has ended, or takes more than [`STEP_TIMEOUT`].
     pub fn wait_for(&mut self, words: &str) {
         let start = monotonic();
         while !self.log().contains(words) {
@@ -73,13 +73,13 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
     }
 
-    /// Kills it at once, without a chance to clean up.
+    /// Kills the process at once, without a chance to clean up.
     pub fn kill9(&mut self) {
         self.signal(Signal::KILL);
         self.ended();
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks the process to end, and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended()
@@ -88,7 +88,7 @@ impl Process {
     /// Waits until it has ended.
     ///
     /// # Panics
-    /// It takes more than [`PATIENCE`].
+    /// It takes more than [`STEP_TIMEOUT`].
     pub fn ended(&mut self) -> ExitStatus {
         wait_until(&format!("the end of {}", self.name), PATIENCE, || !self.is_running());
         self.child.wait().expect("a child can be waited for")

@@ -45,7 +45,7 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// Kills it, at whatever it is.
+    /// Kills the server, whatever it is doing.
     pub fn kill9(&mut self) {
         self.process.take().expect("it runs").kill9();
     }
@@ -55,12 +55,12 @@ impl Redis {
         self.process.as_mut().expect("it runs").signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Lets the server go on.
     pub fn thaw(&mut self) {
         self.process.as_mut().expect("it runs").signal(Signal::CONT);
     }
 
-    /// Kills it, and takes away all that it had kept.
+    /// Kills the server, and takes away all that it had kept.
     pub fn lose(&mut self) {
         self.kill9();
         std::fs::remove_dir_all(self.dir.path().join("appendonlydir")).expect("it keeps what it has there");

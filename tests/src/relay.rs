@@ -22,7 +22,7 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 /// The state of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// Everything gets through.
+    /// All bytes get through.
     Whole,
     /// Connections are broken, and refused.
     Cut,
@@ -54,7 +54,7 @@ impl Relay {
         self.address
     }
 
-    /// Changes how the line is.
+    /// Sets the state of the line.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);
     }
@@ -128,7 +128,7 @@ async fn pump(
     }
 }
 
-/// Waits until the line is so. Returns whether it is there at all.
+/// Waits until the line is in a state. Returns false where the relay has ended.
 async fn until(line: &mut watch::Receiver<Line>, is_so: impl Fn(Line) -> bool) -> bool {
     line.wait_for(|line| is_so(*line)).await.is_ok()
 }

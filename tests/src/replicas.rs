@@ -31,7 +31,7 @@ pub struct ReplicaOptions<'a> {
     pub named: bool,
     /// True if the load balancer sends no connection to a replica that is not ready.
     pub checked: bool,
-    /// More sections of everyone's configuration.
+    /// The further sections of every replica's configuration.
     pub sections: &'a str,
 }
 
@@ -126,7 +126,7 @@ impl Replicas {
         &self.all[number]
     }
 
-    /// All of them.
+    /// Returns all replicas.
     pub fn all(&self) -> &[Replica] {
         &self.all
     }
@@ -136,7 +136,7 @@ impl Replicas {
         self.admin_at(host, self.balancer.url())
     }
 
-    /// The same, at another address.
+    /// Makes the same client, at another address.
     pub fn admin_at(&self, host: &Host, url: &str) -> Client {
         Client::new(host, url, &self.all[0].broker().admin_identity())
     }
@@ -168,7 +168,7 @@ impl Replica {
         self.broker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes how its line to Redis is.
+    /// Sets the state of the replica's line to Redis.
     ///
     /// # Panics
     /// It has none of its own, being on a group.
@@ -176,13 +176,13 @@ impl Replica {
         self.line.as_ref().expect("it is on a Redis of its own line").set(line);
     }
 
-    /// Kills it, if it runs, and leaves it so.
+    /// Kills the replica, if it runs, and leaves it dead.
     pub fn kill9(&self) {
         self.wanted.store(false, Ordering::Relaxed);
         self.signal(Signal::KILL);
     }
 
-    /// Asks it to end, if it runs, and leaves it so.
+    /// Asks the replica to end, if it runs, and leaves it ended.
     pub fn terminate(&self) {
         self.wanted.store(false, Ordering::Relaxed);
         self.signal(Signal::TERM);
@@ -193,7 +193,7 @@ impl Replica {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on, if it runs.
+    /// Lets the replica go on, if it runs.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
@@ -208,7 +208,7 @@ impl Replica {
         must
     }
 
-    /// Says whether it is to run; see [`Self::tend`].
+    /// Sets whether the replica should run; see [`Self::tend`].
     pub fn want(&self, wanted: bool) {
         self.wanted.store(wanted, Ordering::Relaxed);
     }

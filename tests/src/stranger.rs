@@ -103,7 +103,7 @@ impl Stranger {
         self
     }
 
-    /// The same peer, from another address of its host.
+    /// Returns the same peer, at another address of its host.
     #[must_use]
     pub fn from_address(mut self, address: impl Into<IpAddr>) -> Self {
         self.from = Some(address.into());

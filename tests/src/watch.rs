@@ -1,4 +1,4 @@
-//! Watching a port over time: new connections are tried without a pause, and each is kept with the moment it was tried.
+//! A watch of a port over time: new connections are tried without a pause, and each is kept with the moment it was tried.
 
 use std::future::poll_fn;
 use std::net::IpAddr;

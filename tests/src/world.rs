@@ -22,7 +22,7 @@ pub const UDP: u16 = 161;
 /// A TCP port with a listener that no policy protects.
 pub const FREE: u16 = 80;
 
-/// Everything that a scenario needs. What is dropped first stands first.
+/// The world of a scenario. What is dropped first stands first.
 #[derive(Debug)]
 pub struct World {
     /// The administrator, on the broker's host.
@@ -101,7 +101,7 @@ pub fn ask_for(host: &Host) -> RequestBuilder {
     a_request().on(VM).port("tcp/22").from(host.v4()).from(host.v6())
 }
 
-/// Addresses for clients to take besides their own: 198.51.100.1 and on, up to 254 of them.
+/// Returns addresses for clients to take besides their own: 198.51.100.1 and on, up to 254 of them.
 pub fn further_addresses(count: u8) -> impl Iterator<Item = Ipv4Addr> {
     (1..=count).map(|number| Ipv4Addr::new(198, 51, 100, number))
 }

@@ -1,4 +1,4 @@
-//! From a request to the agent's session, where both are at the same broker and where they are at two.
+//! The time from a request to the agent's session, where both are at the same broker and where they are at two.
 
 use postern_core::Role;
 use postern_proto::v1;
@@ -70,7 +70,7 @@ fn confirm(session: &FakeSession, windows: usize) -> std::time::Instant {
     }
 }
 
-/// Brokers on one host, under one authority, each with a line of its own to one Redis.
+/// Starts brokers on one host, under one authority, each with a line of its own to one Redis.
 pub(crate) fn brokers(host: &Host, dir: &TempDir, redis: &Redis, count: u16) -> Vec<Broker> {
     let mut brokers: Vec<Broker> = Vec::new();
     for number in 0..count {

@@ -31,7 +31,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// The time within which all agents must be in the wanted state.
 const PATIENCE: Duration = Duration::from_secs(300);
 
-/// Agents of one broker. They run until they are dropped.
+/// The agents of one broker. They run until they are dropped.
 pub(crate) struct AgentFleet {
     shared: Arc<Shared>,
     running: Vec<Running<()>>,
@@ -61,7 +61,7 @@ struct Session {
 }
 
 impl AgentFleet {
-    /// Agents with these targets and identities. None of them runs yet.
+    /// Makes agents with these targets and identities. None of them runs yet.
     pub(crate) fn of(url: &str, identities: &[(String, Credentials)]) -> Self {
         let agent = |(target, credentials): &(String, Credentials)| Agent {
             target: target.clone(),
@@ -145,7 +145,7 @@ impl Session {
         Ok(Self { outgoing, incoming: answer.into_inner() })
     }
 
-    /// Does what an agent does until the session ends. The next may take its turn once this one has received the desired state.
+    /// Plays the agent until the session ends. The next may take its turn once this one has received the desired state.
     async fn hold(mut self, shared: &Shared, agent: &Agent, turn: SemaphorePermit<'_>) {
         let mut turn = Some(turn);
         let mut heartbeats = interval_at(tokio::time::Instant::now() + HEARTBEAT, HEARTBEAT);

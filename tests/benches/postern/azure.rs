@@ -25,17 +25,17 @@ use tokio::task::JoinSet;
 
 use crate::lines::{Samples, line, note, percentiles};
 
-/// Grants, one after the other.
+/// The number of grants that are opened one after the other.
 const GRANTS: usize = 40;
-/// Grants at once.
+/// The number of grants that are opened at once.
 const BURST: u8 = 100;
 /// The time that a write of a group takes in the burst.
 const WRITE: Duration = Duration::from_millis(100);
-/// Machines of a fleet.
+/// The number of machines of the fleet.
 const FLEET: usize = 2000;
-/// Groups that the fleet shares: one holds 1,000 rules at most.
+/// The number of groups that the fleet shares: one holds 1,000 rules at most.
 const GROUPS: usize = 20;
-/// Providers that lock the fleet down beside each other.
+/// The number of providers that lock the fleet down beside each other.
 const HANDS: usize = 8;
 
 /// Opens and closes grants in both layers, and makes the same change of Azure by hand in between.

@@ -23,7 +23,7 @@ pub(crate) fn make_set(host: &Host) {
     host.must("nft", &[&set]);
 }
 
-/// Adding one element by starting `nft`.
+/// Adds one element by starting `nft`.
 pub(crate) fn nft_spawned(host: &Host, count: u32) -> Samples {
     let samples = (0..count).map(|number| {
         let element = format!("{{ {} . tcp . 22 timeout 1h }}", address(number));
@@ -36,7 +36,7 @@ pub(crate) fn nft_spawned(host: &Host, count: u32) -> Samples {
     samples.collect()
 }
 
-/// Adding one element over netlink, in process.
+/// Adds one element over netlink, in process.
 pub(crate) fn netlink(host: &Host, count: u32) -> Samples {
     host.netns().run(async move {
         let mut socket = NetlinkSocket::new();

@@ -67,7 +67,7 @@ pub(crate) fn start(host: &Host, identity: &Path) -> Child {
     server
 }
 
-/// Is the server, until it is killed.
+/// Serves until the process is killed.
 pub(crate) fn serve(arguments: &[String]) {
     let [identity, address] = arguments else { panic!("{SERVER} takes an identity and an address") };
     let identity = ServerIdentity::new(Credentials::load(Path::new(identity)).unwrap()).unwrap();

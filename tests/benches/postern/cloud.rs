@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::lines::{Samples, line, note, percentiles};
 
-/// Grants, one after the other.
+/// The number of grants that are opened one after the other.
 const GRANTS: usize = 40;
-/// Instances of a fleet.
+/// The number of instances of the fleet.
 const FLEET: usize = 2000;
 
 /// Opens and closes grants in both layers, and makes the same change of EC2 by hand in between.

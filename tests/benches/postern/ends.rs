@@ -1,4 +1,4 @@
-//! From the end of a window to the first SYN that is refused.
+//! The time from the end of a window to the first SYN that is refused.
 
 use std::net::IpAddr;
 use std::sync::mpsc;

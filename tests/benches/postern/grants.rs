@@ -1,4 +1,4 @@
-//! Durable grants per second: through the whole gRPC path, and into the store alone.
+//! The rate of durable grants per second: through the whole gRPC path, and into the store alone.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -134,7 +134,7 @@ fn on_redis(world: &World) {
     }
 }
 
-/// Through the whole gRPC path of so many brokers on one Redis, each with its share of the callers.
+/// Measures the whole gRPC path of so many brokers on one Redis, each with its share of the callers.
 fn through_brokers(world: &World, count: u16) -> f64 {
     let (redis, dir) = (Redis::start(&world.net.hub), TempDir::with_prefix("postern-").unwrap());
     let brokers = brokers(&world.net.hub, &dir, &redis, count);

@@ -49,7 +49,7 @@ fn main() {
     }
 }
 
-/// Thousands of connections, each with a descriptor at both ends.
+/// Raises the limit of descriptors: there are thousands of connections, each with a descriptor at both ends.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();

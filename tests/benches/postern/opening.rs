@@ -1,4 +1,4 @@
-//! From the request to an open port: the caller's RPC has returned `active`, and a SYN has passed.
+//! The time from the request to an open port: the caller's RPC has returned `active`, and a SYN has passed.
 
 use postern_tests::clock::monotonic;
 use postern_tests::{PATIENCE, Reach, TCP, VM, World, a_request};

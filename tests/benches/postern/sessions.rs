@@ -54,17 +54,17 @@ trait Server: Sync {
 struct Measured {
     memory: f64,
     calm: Pushes,
-    /// Sessions a second, in the median storm.
+    /// The rate of new sessions per second, in the median storm.
     rate: f64,
     storm: Pushes,
 }
 
-/// Pushes to agents.
+/// The times of pushes to agents.
 #[derive(Default)]
 struct Pushes {
-    /// From the call to the agent.
+    /// The times from the call to the agent.
     delivered: Samples,
-    /// From the server to the agent and back.
+    /// The times from the server to the agent and back.
     acknowledged: Samples,
 }
 
@@ -220,7 +220,7 @@ impl Server for Postern<'_> {
         (grant.state() == v1::GrantState::Active).then_some(grant.id)
     }
 
-    /// From the line about the push to the agent to the line about what the agent has confirmed.
+    /// Returns the times from the line about the push to the agent to the line about what the agent has confirmed.
     fn took(&self, receipts: &[String]) -> Samples {
         let log = self.broker.log();
         let pushed = moments(&log, "told the agent to open");

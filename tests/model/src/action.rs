@@ -24,13 +24,13 @@ pub enum Action {
     ReadView,
     /// The holder of that target makes the transition of a grant durable that follows from what it read.
     Decide(usize),
-    /// Time passes.
+    /// The time advances by one tick.
     Tick,
     /// A requester asks for a grant, through any replica, and it is durable.
     Request(usize),
     /// A caller revokes the grant.
     Revoke(usize),
-    /// Something breaks, or comes back.
+    /// A part breaks, or comes back.
     Fault(Fault),
 }
 
@@ -79,9 +79,9 @@ pub enum Fault {
     Stop(Id),
     /// SIGCONT.
     Continue(Id),
-    /// No way to the store.
+    /// The replica loses the way to the store.
     Cut(Id),
-    /// A way again.
+    /// The replica reaches the store again.
     Heal(Id),
     /// The agent's connection breaks, and its replica does not notice.
     Leave,

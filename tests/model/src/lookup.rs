@@ -19,7 +19,7 @@ pub(crate) fn is_member(state: &State, id: Id) -> bool {
     member.serial == replica(state, id).serial && member.life > 0
 }
 
-/// Ticks for which the store keeps the replica's membership.
+/// The ticks for which the store keeps the replica's membership.
 pub(crate) fn member_life(state: &State, id: Id) -> u8 {
     state.store.members[usize::from(id)].life
 }
@@ -43,7 +43,7 @@ pub(crate) fn replica(state: &State, id: Id) -> &Replica {
     &state.replicas[usize::from(id)]
 }
 
-/// The same, to be changed.
+/// The replica's own state, to be changed.
 pub(crate) fn replica_mut(state: &mut State, id: Id) -> &mut Replica {
     &mut state.replicas[usize::from(id)]
 }

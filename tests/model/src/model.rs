@@ -92,7 +92,7 @@ impl Model {
         }
     }
 
-    /// Everything that may be possible.
+    /// Lists every action that may be possible.
     pub(crate) fn list(&self, state: &State, actions: &mut Vec<Action>) {
         use Step::{
             Beat, Call, Commit, EndSession, Force, Join, Look, NoticeEnd, Publish, Push, Read, Send, Sweep,

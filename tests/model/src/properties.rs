@@ -8,15 +8,15 @@ use crate::model::Model;
 use crate::setup::Setup;
 use crate::state::{Change, Grant, Id, State};
 
-/// The kernel.
+/// The kernel ends windows.
 pub const HOST_ENDS: &str = "I2 the kernel holds nothing past its end";
-/// No late decision.
+/// No replica decides to open after the end.
 pub const NOT_OPENED_LATE: &str = "I2 nothing is opened after its end but by a call decided on before";
-/// The cloud.
+/// The cloud's windows end.
 pub const CLOUD_ENDS: &str = "I2 with a working replica, the cloud comes to hold nothing past its end";
 /// The store comes first.
 pub const DURABLE_FIRST: &str = "I4 no layer holds what was not durable before";
-/// Both layers.
+/// A grant is active in both layers.
 pub const ACTIVE_IN_BOTH: &str = "I5 a grant becomes active while both layers hold it";
 /// Final is final, at every moment.
 pub const CLOSED_IS_CLOSED: &str = "I6 no layer holds or is sent a closed grant";
@@ -25,7 +25,7 @@ pub const CLOSED_IN_THE_END: &str = "I6 with a working replica, no layer comes t
 /// No grant is stuck.
 pub const COMES_TO_REST: &str =
     "I8 with a working replica, every grant comes to be closed, or active in both layers";
-/// Fencing.
+/// The store fences late writes.
 pub const LATE_WRITES: &str = "the store takes no write of one that does not hold the lease";
 /// Belief in a membership is true.
 pub const BELIEF_IS_TRUE: &str = "a replica that believes in its membership has it";

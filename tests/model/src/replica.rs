@@ -68,7 +68,7 @@ impl Model {
         }
     }
 
-    /// Takes the step.
+    /// Takes a step of the replica.
     pub(crate) fn take(&self, state: &mut State, id: Id, step: Step) {
         let wanted = self.wanted(state, id);
         match step {

@@ -3,14 +3,14 @@
 //! Of the numbers of ticks only the order matters: belief ends before life, and the wait is over after the last call has
 //! landed. They are as small as they can be in that order, because every tick more is another dimension of states.
 
-/// Ticks that a membership lives in the store after a beat.
+/// The ticks that a membership lives in the store after a beat.
 pub const LIFE: u8 = 2;
-/// Ticks that a replica believes its membership after it sent a beat: less than [`LIFE`].
+/// The ticks that a replica believes its membership after it sent a beat: less than [`LIFE`].
 pub const BELIEF: u8 = 1;
-/// Ticks within which a call lands after it was sent, or never.
+/// The ticks within which a call lands after it was sent, or never.
 pub const LATE: u8 = 1;
-/// Ticks after which a look is a second one. A call is sent for at most [`BELIEF`] after the lease was lost, and lands within
-/// [`LATE`] of that.
+/// The ticks after which a look is a second one. A call is sent for at most [`BELIEF`] after the lease was lost, and lands
+/// within [`LATE`] of that.
 pub const WAIT: u8 = BELIEF + LATE;
 
 /// The number of times that each fault may still happen. Slowness is no fault: any step may come late, or after any other.
@@ -33,7 +33,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// None.
+    /// No faults.
     pub const NONE: Self =
         Self { kills: 0, stops: 0, cuts: 0, quits: 0, moves: 0, lost_answers: 0, duplicates: 0 };
 }

@@ -79,15 +79,15 @@ impl Grant {
     }
 }
 
-/// Every grant's state.
+/// The state of every grant.
 pub type Grants = [Grant; GRANTS];
 
 /// A replica's registration in the store. `serial` names it, so that one that is gone is never revived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Membership {
-    /// Counts the memberships of this replica.
+    /// The number of the replica's memberships so far.
     pub serial: u8,
-    /// Ticks until the store forgets it; 0 is gone.
+    /// The ticks until the store forgets it; 0 is gone.
     pub life: u8,
 }
 
@@ -98,7 +98,7 @@ pub struct Lease {
     pub holder: Id,
     /// The holder's membership.
     pub serial: u8,
-    /// Rises with each new holder.
+    /// The token, which rises with each new holder.
     pub token: u8,
 }
 
@@ -118,9 +118,9 @@ pub struct View {
 /// is no part of this.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Store {
-    /// Every grant.
+    /// The state of every grant.
     pub grants: Grants,
-    /// Every replica's latest membership.
+    /// The latest membership of every replica.
     pub members: [Membership; REPLICAS],
     /// The lease of the one target.
     pub lease: Option<Lease>,
@@ -142,7 +142,7 @@ pub enum Process {
 /// An agent's session as a replica sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Session {
-    /// None.
+    /// No session.
     None,
     /// The agent is there.
     Live,
@@ -153,7 +153,7 @@ pub enum Session {
 /// A replica's knowledge of the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Sight {
-    /// Nothing.
+    /// Nothing is known.
     Unseen,
     /// The result of one look: a late call may change it.
     First(Set),
@@ -190,7 +190,7 @@ pub struct Replica {
     pub cut: bool,
     /// The membership that it has, or had.
     pub serial: u8,
-    /// Ticks for which it believes that.
+    /// The ticks for which it believes that.
     pub belief: u8,
     /// The token of the lease that it thinks it holds; 0 is none.
     pub token: u8,
@@ -208,7 +208,7 @@ pub struct Replica {
     pub confirmed: bool,
     /// The replica's knowledge of the cloud.
     pub sight: Sight,
-    /// Ticks until a look may count as the second.
+    /// The ticks until a look may count as the second.
     pub wait: u8,
     /// A call that has passed every check and is not sent yet: SIGSTOP between the two.
     pub armed: Option<Call>,
@@ -230,7 +230,7 @@ pub struct Agent {
 pub enum Change {
     /// Opens the window of a grant, which carries its end.
     Open(u8),
-    /// Closes it.
+    /// Closes the window of a grant.
     Close(u8),
 }
 
@@ -252,7 +252,7 @@ pub struct Call {
     pub change: Change,
     /// The replica that waits for the answer; none where it is dead, gave the call up, or lost the lease.
     pub caller: Option<Id>,
-    /// Ticks since it was sent.
+    /// The ticks since the call was sent.
     pub age: u8,
 }
 
@@ -269,10 +269,10 @@ pub struct Wrongs {
     pub token_fell: bool,
 }
 
-/// Everything.
+/// The state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    /// Ticks since the beginning, up to the grants' end.
+    /// The ticks since the beginning, up to the grants' end.
     pub now: u8,
     /// The store.
     pub store: Store,

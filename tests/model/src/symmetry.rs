@@ -74,7 +74,7 @@ fn sort_replicas(state: State) -> State {
     sorted
 }
 
-/// All that is known of a replica, but for its number.
+/// Returns all that is known of a replica, but for its number.
 fn key(state: &State, id: usize) -> impl Ord + use<> {
     let is = |other: Option<Id>| other.is_some_and(|other| usize::from(other) == id);
     let anonymous = |call: Call| Call { caller: call.caller.map(|_| 0), ..call };

@@ -11,7 +11,7 @@ pub const NO_FALSE_ALARM: &str = "I8 a store that lost nothing is not taken for 
 /// No loss goes unnoticed by a broker that knew the record.
 pub const LOSS_IS_NOTICED: &str =
     "I1 an answer without a record that was known when it was asked for raises the alarm";
-/// Turns work.
+/// A turn protects the broker's commit.
 pub const OVERTAKEN_ONCE: &str = "no commit is overtaken twice while its broker keeps its turn";
 /// No broker waits for one that does not come.
 pub const TURNS_ARE_USED: &str = "whose turn it is, or will be, has a commit that is not done";
@@ -54,14 +54,14 @@ impl Turns {
     };
 }
 
-/// A commit's or a look's way.
+/// The way of a commit or a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Way<T> {
-    /// Not under way.
+    /// No command is under way.
     None,
-    /// Sent, with the head that was known then.
+    /// The command was sent, with the head that was known then.
     Sent(u8),
-    /// Served: what was known at sending, and the answer.
+    /// The command was served: what was known at sending, and the answer.
     Served(u8, T),
 }
 
@@ -93,7 +93,7 @@ pub struct Broker {
     overtaken: u8,
 }
 
-/// Everything.
+/// The state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
     head: u8,

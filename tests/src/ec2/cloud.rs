@@ -27,7 +27,7 @@ pub struct Cloud {
 /// A rule to be made, or one that is there, but for its id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleSpec {
-    /// `tcp`, `udp`, `icmp`, or `-1`.
+    /// The protocol: `tcp`, `udp`, `icmp`, or `-1`.
     pub protocol: String,
     /// The first port.
     pub from: i32,
@@ -45,7 +45,7 @@ pub struct RuleSpec {
 pub type Snapshot = BTreeSet<RuleSpec>;
 
 impl RuleSpec {
-    /// TCP ports from a source.
+    /// Admits TCP ports from a source.
     pub fn tcp(from: u16, to: u16, source: &str) -> Self {
         Self {
             protocol: "tcp".into(),
@@ -57,19 +57,19 @@ impl RuleSpec {
         }
     }
 
-    /// All traffic from a source.
+    /// Admits all traffic from a source.
     pub fn all(source: &str) -> Self {
         Self { protocol: "-1".into(), from: -1, to: -1, ..Self::tcp(0, 0, source) }
     }
 
-    /// With a description.
+    /// Sets the description.
     #[must_use]
     pub fn described(mut self, words: &str) -> Self {
         self.description = words.into();
         self
     }
 
-    /// With a tag.
+    /// Adds a tag.
     #[must_use]
     pub fn tagged(mut self, key: &str, value: &str) -> Self {
         self.tags.insert(key.into(), value.into());
@@ -283,7 +283,7 @@ impl Cloud {
             .expect("a group can be deleted");
     }
 
-    /// Attaches one interface more, with these groups, to an instance. Its id.
+    /// Attaches one interface more, with these groups, to an instance, and returns its id.
     pub fn plug_in(&self, instance: &str, index: i32, groups: &[&str]) -> String {
         let subnets = self.run(|client| async move { client.describe_subnets().send().await });
         let subnets = subnets.expect("moto describes subnets");
@@ -330,7 +330,7 @@ impl Cloud {
         self.instances(name, 1, interfaces).pop().expect("one was started")
     }
 
-    /// Several instances alike.
+    /// Starts several instances alike.
     pub fn instances(&self, name: &str, count: i32, interfaces: &[&[&str]]) -> Vec<String> {
         let subnets = self.run(|client| async move { client.describe_subnets().send().await });
         let subnets = subnets.expect("moto describes subnets");
@@ -454,7 +454,7 @@ impl Cloud {
         .expect("the groups of an interface can be replaced");
     }
 
-    /// Every group with the tag of a Postern, by name.
+    /// Returns every group with the tag of a Postern, by name.
     pub fn groups_of_postern(&self) -> BTreeSet<String> {
         let filter = Filter::builder().name("tag-key").values("postern:managed-by").build();
         let found =

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::protocol::Call;
 
-/// Tags, by key.
+/// The tags of a resource, by key.
 pub(super) type Tags = BTreeMap<String, String>;
 
 /// A permission that a call needs.
@@ -28,7 +28,7 @@ impl Need {
     }
 }
 
-/// Everything that has to be allowed for a call.
+/// Returns the permissions that a call needs.
 pub(super) fn needs(call: &Call) -> Vec<Need> {
     let values = |prefix: &str| -> Vec<String> {
         let keys = call.parameters.iter().filter(|(key, _)| key.starts_with(prefix));

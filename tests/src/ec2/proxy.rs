@@ -38,7 +38,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// Too many calls.
+    /// The fault of too many calls.
     pub fn throttled() -> Self {
         Self::Error(503, "RequestLimitExceeded")
     }
@@ -60,11 +60,11 @@ impl Fault {
 pub struct CrashPoint {
     /// The number of the change, from 1.
     pub change: usize,
-    /// Before or after it takes effect.
+    /// The side of the change on which the point is.
     pub when: When,
 }
 
-/// Before or after a change takes effect.
+/// A side of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
     /// The change has not arrived.
@@ -297,7 +297,7 @@ impl Proxy {
         }
     }
 
-    /// Never answers.
+    /// Holds the call without an answer, and breaks its connection once the proxy goes on.
     async fn hold(&self) -> Result<Response<Full<Bytes>>, Broken> {
         self.go_on.notified().await;
         Err(Broken)
@@ -332,7 +332,7 @@ impl Proxy {
         Ok(with_status(status, answer))
     }
 
-    /// Asks moto.
+    /// Asks moto, and returns its answer.
     async fn ask(&self, headers: &HeaderMap, body: Vec<u8>) -> Result<(StatusCode, Bytes), Broken> {
         let mut request = Request::post(format!("http://{}/", self.moto));
         for name in ["authorization", "content-type", "x-amz-date", "x-amz-security-token"] {

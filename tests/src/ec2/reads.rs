@@ -40,7 +40,7 @@ impl Reads {
         self.answers.insert(key, Answer { body, outdated });
     }
 
-    /// Takes in that something was changed.
+    /// Takes in a change.
     pub(super) fn changed(&mut self, now: Instant) {
         self.last_change = Some(now);
         if self.span.is_none() {

@@ -32,7 +32,7 @@ const DESCRIPTION: &str = " ._-:/()#,@[]+=&;{}!$*";
 
 type Answer = (StatusCode, Bytes);
 
-/// Whole answers of which pages may still be asked for, by the call without its paging.
+/// The whole answers of which pages may still be asked for, by the call without its paging.
 pub(super) type Answers = Mutex<HashMap<Vec<u8>, Bytes>>;
 
 /// Reads, in pages where that is asked for, of `most` items at most.

@@ -20,7 +20,7 @@ use crate::world::TCP;
 /// The address of the broker's metrics, on its host.
 const METRICS: &str = "127.0.0.1:9464";
 
-/// Everything that a scenario with EC2 needs. What is dropped first stands first.
+/// The world of a scenario with EC2. What is dropped first stands first.
 #[derive(Debug)]
 pub struct AwsWorld {
     /// The administrator, on the broker's host.

@@ -101,7 +101,7 @@ impl Group {
         });
     }
 
-    /// Kills a server at whatever it is.
+    /// Kills a server, whatever it is doing.
     pub fn kill9(&mut self, node: usize) {
         self.nodes[node].process.take().expect("it runs").kill9();
     }

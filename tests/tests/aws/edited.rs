@@ -72,7 +72,7 @@ fn edit_each(world: &AwsWorld, own: &str) {
     }
 }
 
-/// Every verdict says that all is well.
+/// Asserts that every verdict says that all is well.
 fn all_is_well(world: &AwsWorld) -> bool {
     let cli = world.admin_cli();
     let targets = cli.run(&["targets"]);

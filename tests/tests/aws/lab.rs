@@ -47,7 +47,7 @@ impl Lab {
         provider(&self.net, &self.ec2, &accounts.iter().map(account).collect::<Vec<_>>())
     }
 
-    /// Does something with the provider, on the host where EC2 is.
+    /// Runs work with the provider, on the host where EC2 is.
     pub(crate) fn with<T, F>(&self, work: impl FnOnce(Arc<Aws>) -> F) -> T
     where
         T: Send + 'static,

@@ -247,7 +247,7 @@ fn a_group_that_ec2_does_not_know_everywhere_yet_is_waited_for() {
     lab.release(&instance).unwrap();
 }
 
-/// Does it again and again, with each of its changes going wrong once in turn, and then once more without.
+/// Repeats an act, with each of its changes going wrong once in turn, and then once more without a fault.
 fn with_every_change_going_wrong(act: impl Fn(&Lab, &str) -> bool, done: impl Fn(&Lab, &str)) -> usize {
     let mut lab = Lab::new();
     let some = [
@@ -336,7 +336,7 @@ fn killed_everywhere(act: fn(&Lab, &str), prepare: fn(&Lab, &str), check: fn(&La
     assert!(points > 10, "{points} points are too few to be all");
 }
 
-/// Does it until it is done, or until nothing is answered any more.
+/// Runs work until it is done, or until EC2 answers nothing any more.
 fn until_halted<T: Send + 'static>(lab: &Lab, work: impl Future<Output = T> + Send + 'static) {
     let running = lab.net.hub.netns().start(async move {
         tokio::select! {

@@ -10,7 +10,7 @@ use crate::lab::{Lab, window};
 
 const POLICY: &str = include_str!("../../../packaging/aws/policy.json");
 
-/// Two instances behind one group, all of them tagged as the policy asks for, and the policy enforced.
+/// Starts two instances behind one group, all of them tagged as the policy asks for, and the policy enforced.
 fn enforced() -> (Lab, String, [String; 2]) {
     let lab = Lab::new();
     let rules = [RuleSpec::tcp(20, 25, "0.0.0.0/0").described("ssh and more").tagged("team", "infra")];

@@ -1,4 +1,4 @@
-//! Azure is asked who may ask.
+//! The broker asks Azure, with the caller's own token, whether the caller may request access.
 
 use postern_proto::v1::Layers;
 use postern_tests::azure::{AzureOptions, AzureWorld};

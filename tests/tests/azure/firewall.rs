@@ -1,4 +1,5 @@
-//! Behind an Azure Firewall: where to connect, and the host layer that sees the firewall instead of the requester.
+//! A machine behind an Azure Firewall: where to connect, and the host layer that sees the firewall instead of the
+//! requester.
 
 use std::net::IpAddr;
 

@@ -27,9 +27,9 @@ use tokio::time::Instant;
 
 use crate::sentinel;
 
-/// Commits that are under way at once at each store.
+/// The number of commits that are under way at once at each store.
 const COMMITTERS: usize = 32;
-/// Readers beside them at each store, whose answers overtake the commits'.
+/// The number of readers beside them at each store, whose answers overtake the commits'.
 const READERS: usize = 4;
 
 /// The counts of one store.
@@ -128,7 +128,7 @@ async fn is_whole(store: &Store, tallies: &[Arc<Tally>]) {
     }
 }
 
-/// No store has less than half of what it would have if all had the same.
+/// Asserts that no store has less than half of what it would have if all had the same.
 fn is_fair(commits: &[u64]) {
     let all: u64 = commits.iter().sum();
     let share = all / u64::try_from(commits.len()).unwrap() / 2;

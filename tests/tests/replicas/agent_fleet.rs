@@ -35,7 +35,7 @@ const TICK: Duration = Duration::from_secs(1);
 /// The longest pause before an agent connects again.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// Agents that run until they are dropped with their host.
+/// The agents, which run until they are dropped with their host.
 #[derive(Debug)]
 pub(crate) struct AgentFleet {
     book: Arc<Book>,

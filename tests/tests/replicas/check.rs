@@ -79,7 +79,7 @@ impl Violation {
     }
 }
 
-/// Everything that must not be.
+/// Returns every violation of a history.
 pub(crate) fn violations(history: &History) -> Vec<Violation> {
     let grants = Grants::of(&history.stored);
     let spans = host_spans(history);
@@ -136,7 +136,7 @@ impl<'a> Grants<'a> {
     }
 }
 
-/// For how long a window was open at a host: from when until when, nothing where it still is.
+/// The span for which a window was open at a host; it has no end where the window still is.
 type Span = (Timestamp, Option<Timestamp>);
 
 fn host_spans(history: &History) -> BTreeMap<&Opening, Vec<Span>> {

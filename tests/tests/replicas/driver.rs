@@ -23,15 +23,15 @@ const RESTART: Duration = Duration::from_millis(200);
 /// The time within which everything must work, once all faults are healed.
 const HEALED: Duration = Duration::from_secs(40);
 
-/// Plays faults.
+/// A driver of faults.
 pub(crate) struct Driver<'a> {
     replicas: &'a Replicas,
     redis: &'a mut Redis,
     book: &'a Book,
     agents: usize,
-    /// Faults that go on: what, since when.
+    /// The faults that go on, each with its beginning.
     going: Vec<(Planned, Timestamp)>,
-    /// Faults that are over, and whose effects may not be.
+    /// The faults that are over, and whose effects may not be.
     healing: Vec<FaultSpan>,
     /// The time at which a broker that ended by itself is started again.
     tended: Vec<Instant>,

@@ -17,7 +17,7 @@ use crate::history::{Look, Opening};
 /// The pause between two looks.
 const STEP: Duration = Duration::from_millis(100);
 
-/// EC2 with some instances.
+/// An EC2 with some instances.
 #[derive(Debug)]
 pub(crate) struct FakeClouds {
     ec2: Ec2,
@@ -28,7 +28,7 @@ pub(crate) struct FakeClouds {
 /// The groups whose rules are windows, each with its target.
 type Groups = BTreeMap<String, String>;
 
-/// Looks that go on.
+/// A watch that goes on.
 #[derive(Debug)]
 pub(crate) struct Watcher {
     stop: Arc<AtomicBool>,
@@ -36,7 +36,7 @@ pub(crate) struct Watcher {
 }
 
 impl FakeClouds {
-    /// So many instances, with one group that lets everyone in.
+    /// Starts so many instances, with one group that lets everyone in.
     pub(crate) fn start(host: &Host, dir: &Path, instances: usize) -> Self {
         let ec2 = Ec2::start(host, dir);
         let cloud = ec2.cloud(ACCOUNT, REGION);

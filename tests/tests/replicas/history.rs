@@ -19,11 +19,11 @@ pub(crate) struct History {
     pub(crate) looks: Vec<Look>,
     /// The events of sessions, as the agents saw them.
     pub(crate) sessions: Vec<SessionEvent>,
-    /// Every request for access.
+    /// The requests for access.
     pub(crate) asked: Vec<Asked>,
-    /// Every request to close a grant.
+    /// The requests to close a grant.
     pub(crate) revoked: Vec<Revoked>,
-    /// Every fault.
+    /// The faults.
     pub(crate) faults: Vec<FaultSpan>,
     /// The grants that the store holds in the end.
     pub(crate) stored: Vec<Stored>,
@@ -40,7 +40,7 @@ pub(crate) struct Opening {
     pub(crate) source: String,
 }
 
-/// Something happened to a window at a host.
+/// A window at a host was changed.
 #[derive(Debug, Clone)]
 pub(crate) struct HostEvent {
     pub(crate) at: Timestamp,
@@ -110,7 +110,7 @@ pub(crate) struct Revoked {
     pub(crate) grant: String,
     pub(crate) at: Timestamp,
     pub(crate) retries: Vec<String>,
-    /// Nothing where it was given up.
+    /// The answer; none where the requester gave up.
     pub(crate) answer: Option<Result<GrantState, String>>,
 }
 

@@ -14,7 +14,7 @@ const RELAY: &str = "127.0.0.1:6401";
 /// The time within which an answer must arrive, if one comes at all, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Redis's answer to a line; none where there is no connection, an empty one where nothing comes.
+/// Returns Redis's answer to a line; none where there is no connection, an empty one where nothing comes.
 fn say(host: &Host, words: &'static str) -> Option<String> {
     host.netns().run(async move {
         let mut stream = TcpStream::connect(RELAY).await.ok()?;

@@ -31,7 +31,7 @@ use crate::world::World;
 const ANSWER: Duration = Duration::from_secs(4);
 /// The number of requests that a requester has under way at once.
 const AT_ONCE: usize = 12;
-/// For how long a call is tried again.
+/// The time for which a call is tried again.
 const STUBBORN: Duration = Duration::from_secs(30);
 /// The pause before a call is tried again, in milliseconds.
 const AGAIN: Range<u64> = 100..600;
@@ -39,9 +39,9 @@ const AGAIN: Range<u64> = 100..600;
 /// The targets of the requesters.
 #[derive(Debug, Clone)]
 pub(crate) struct Aims {
-    /// Targets with a host layer.
+    /// The targets with a host layer.
     pub(crate) hosts: Arc<Vec<String>>,
-    /// Targets with both layers.
+    /// The targets with both layers.
     pub(crate) clouds: Arc<Vec<String>>,
 }
 
@@ -212,7 +212,8 @@ impl Requester {
         Revoked { grant, at, retries, answer: answer.map(|answer| answer.map(state)) }
     }
 
-    /// Calls until there is an answer that counts, each time over a connection of its own. Nothing where there is none.
+    /// Calls until there is an answer that counts, each time over a connection of its own. Returns none where there is no
+    /// such answer.
     async fn insist<T, F>(
         &mut self,
         retries: &mut Vec<String>,

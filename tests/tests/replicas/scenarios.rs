@@ -23,7 +23,7 @@ pub(crate) const SOURCE: &str = "10.0.0.1";
 /// The target of an agent that a scenario leads by hand.
 pub(crate) const LED: &str = "host:led";
 
-/// Two replicas without agents.
+/// Starts two replicas without agents.
 fn two() -> World {
     World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None })
 }

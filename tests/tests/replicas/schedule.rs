@@ -74,7 +74,7 @@ pub(crate) struct Planned {
     pub(crate) at: Duration,
     /// The fault.
     pub(crate) fault: Fault,
-    /// For how long.
+    /// The duration of the fault.
     pub(crate) span: Duration,
 }
 
@@ -85,7 +85,7 @@ impl Planned {
     }
 }
 
-/// All faults to come, the first one first.
+/// Returns all faults to come, the first one first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) seed: u64,

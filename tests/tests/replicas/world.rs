@@ -23,7 +23,7 @@ pub(crate) struct Options {
     pub(crate) agents_at: Option<usize>,
 }
 
-/// Everything. What is dropped first stands first.
+/// The parts of a storm. A part that is dropped first stands first.
 pub(crate) struct World {
     pub(crate) fleet: AgentFleet,
     pub(crate) admin: Client,
@@ -36,7 +36,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Everything runs, every agent is in sync, every instance is under lockdown.
+    /// Starts everything: every agent is in sync, and every instance is under lockdown.
     pub(crate) fn new(options: &Options) -> Self {
         let mut dir = TempDir::with_prefix("postern-").unwrap();
         // To look at the logs of every start of every broker.

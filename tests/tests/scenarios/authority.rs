@@ -43,7 +43,7 @@ impl Walk {
         Self { world, clock, identities: 0 }
     }
 
-    /// Lets time pass until so many seconds after the beginning.
+    /// Lets the time pass until so many seconds after the beginning.
     fn to(&self, seconds: i64) {
         self.clock.step(seconds);
     }

@@ -52,7 +52,7 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("StatusService/GetStatus", "ar"),
 ];
 
-/// Every RPC of `postern.v1`, as `Service/Method`.
+/// Lists every RPC of `postern.v1`, as `Service/Method`.
 fn every_rpc() -> BTreeSet<String> {
     let set = prost_types::FileDescriptorSet::decode(postern_proto::FILE_DESCRIPTOR_SET).unwrap();
     let services =

@@ -36,7 +36,7 @@ impl Stage {
     }
 }
 
-/// Port 22 protected, and open for these last numbers of 192.0.2.0/24 for a minute.
+/// Builds a desired state with port 22 protected, and open for these last numbers of 192.0.2.0/24 for a minute.
 fn desired(generation: u64, open_to: &[u8]) -> v1::DesiredState {
     let port = port_to_wire("tcp/22".parse().unwrap());
     let window = |host: &u8| v1::HostWindow {

@@ -60,7 +60,7 @@ impl Limited {
     }
 }
 
-/// Peers on a host from so many addresses besides its own.
+/// Makes peers on a host with so many addresses besides its own.
 fn from_addresses(broker: &Broker, host: &Host, at: &Host, count: u8) -> Vec<Stranger> {
     host.add_addresses(further_addresses(count));
     let stranger = Stranger::new(broker, host, at);

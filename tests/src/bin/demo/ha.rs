@@ -30,7 +30,7 @@ const REBOOT: Duration = Duration::from_secs(3);
 /// The log line of a broker that was away for longer than its membership lasts.
 const JOINED_AGAIN: &str = "joined the other brokers again";
 
-/// Tells it.
+/// Plays the story.
 pub(crate) fn tell(story: &mut Story) {
     story.tell(
         "Three brokers behind a load balancer (TCP, it asks /readyz), on one Redis: a primary, a replica that confirms \
@@ -285,7 +285,7 @@ fn request_command(port: &str, duration: &str) -> String {
     )
 }
 
-/// The same for a call that does not try again by itself.
+/// Builds the same request for a call that does not try again by itself.
 fn request(world: &World, port: &str) -> postern_tests::RequestBuilder {
     a_request().on(VM).port(port).from(world.net.alice.v4()).seconds(600)
 }

@@ -1,4 +1,4 @@
-//! Telling a story step by step, and counting what held.
+//! A story that is played step by step, with a count of the steps that held.
 
 use std::any::Any;
 use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! Each limit by itself.
+//! The limits, each by itself.
 
 use std::io;
 

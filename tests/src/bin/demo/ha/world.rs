@@ -20,14 +20,14 @@ const SENTINELS: u16 = 1;
 /// The number of Redis replicas that must have a change before it is answered.
 const CONFIRMED: usize = 1;
 
-/// Everything. What is dropped first stands first.
+/// The parts of the story. A part that is dropped first stands first.
 pub(super) struct World {
     pub(super) admin: Client,
     pub(super) agent: Agent,
     pub(super) replicas: Replicas,
     pub(super) group: Group,
     pub(super) net: Net,
-    /// Every grant that was acknowledged to alice.
+    /// The grants that were acknowledged to alice.
     pub(super) acknowledged: Vec<String>,
     alice: Cli,
     caller: Client,
@@ -35,7 +35,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// All brokers run; the VM has no agent yet.
+    /// Starts all brokers; the VM has no agent yet.
     pub(super) fn new() -> Self {
         let dir = TempDir::with_prefix("postern-").expect("a temporary directory can be made");
         let net = Net::new();
