@@ -10,7 +10,7 @@ use postern_tests::clock::monotonic;
 use postern_tests::stranger::{
     END_HEADERS, END_STREAM, ENROLL, Frame, Frames, Stranger, WATCH, frame, grpc, headers, kind, whole_call,
 };
-use postern_tests::{FakeAgent, PATIENCE, Refusal, a_policy};
+use postern_tests::{FakeAgent, Refusal, STEP_TIMEOUT, a_policy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -28,7 +28,7 @@ fn run<T: Send + 'static>(
     limited: &Limited,
     peer: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> T {
-    let peer = async { timeout(PATIENCE, peer).await.expect("the broker acts in time") };
+    let peer = async { timeout(STEP_TIMEOUT, peer).await.expect("the broker acts in time") };
     limited.net.mallory.netns().run(peer).expect("the connection holds")
 }
 
@@ -123,7 +123,7 @@ fn i10_a_peer_has_to_send_its_first_byte_and_complete_its_handshake_in_time() {
             let _ = tls.read_to_end(&mut Vec::new()).await;
             Ok(())
         });
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < STEP_TIMEOUT);
     }
     limited.wait_for_limit("preface");
 }
@@ -208,7 +208,7 @@ fn i10_a_connection_without_a_certificate_ends_at_its_age_and_others_do_not() {
 
 #[test]
 fn i10_a_connection_without_a_certificate_sends_its_share_of_bytes_and_no_more() {
-    let limited = Limited::with("anonymous_bytes = 65536\n");
+    let mut limited = Limited::with("anonymous_bytes = 65536\n");
     let (stranger, known) = (limited.stranger(), limited.principal("rita"));
     // Frames that are no calls have no other bound: 14 bytes each, four times the share.
     let flood = |from: Stranger| async move {
@@ -251,7 +251,7 @@ fn i10_agents_keep_their_share_while_strangers_want_every_connection() {
         agent.is_some()
     });
     let mut session = None;
-    wait_until("its session", PATIENCE, || {
+    wait_until("its session", STEP_TIMEOUT, || {
         session = agent.as_ref().and_then(|agent| agent.session().ok());
         session.is_some()
     });
@@ -292,7 +292,7 @@ fn i10_readers_of_metrics_that_do_not_read_silence_no_probe() {
             slow.push(tcp);
         }
         let probe = reqwest::get(format!("http://{}:{}/readyz", address.0, address.1));
-        assert!(timeout(PATIENCE, probe).await.expect("it is answered in time").is_ok());
+        assert!(timeout(STEP_TIMEOUT, probe).await.expect("it is answered in time").is_ok());
         drop(slow);
     });
 }
