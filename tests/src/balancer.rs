@@ -16,11 +16,11 @@ use crate::net::Host;
 use crate::relay::{Line, join};
 
 /// The time within which a backend must accept a connection.
-const PATIENCE: Duration = Duration::from_millis(500);
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
 /// The interval at which the balancer asks a backend whether it is ready.
-const ASK_EVERY: Duration = Duration::from_millis(500);
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
 /// The time within which a backend must answer that it is ready, on a machine that is busy.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A load balancer. It ends when it is dropped.
 #[derive(Debug)]
@@ -125,9 +125,9 @@ async fn serve(listener: TcpListener, backends: Arc<Vec<Backend>>, mut line: wat
 async fn keep_asking(backends: Arc<Vec<Backend>>, number: usize) {
     let Backend { health: Some(health), is_ready, .. } = &backends[number] else { return };
     loop {
-        let answer = timeout(ANSWER_WITHIN, get(*health, "/readyz")).await.ok().flatten();
+        let answer = timeout(HEALTH_TIMEOUT, get(*health, "/readyz")).await.ok().flatten();
         is_ready.store(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), Ordering::Relaxed);
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(HEALTH_INTERVAL).await;
     }
 }
 
@@ -136,7 +136,7 @@ async fn carry(stream: TcpStream, backends: Arc<Vec<Backend>>, turn: usize, line
     let (ready, others): (Vec<_>, Vec<_>) =
         in_turn.partition(|backend| backend.is_ready.load(Ordering::Relaxed));
     for backend in ready.into_iter().chain(others) {
-        if let Ok(Ok(goal)) = timeout(PATIENCE, TcpStream::connect(backend.address)).await {
+        if let Ok(Ok(goal)) = timeout(ACCEPT_TIMEOUT, TcpStream::connect(backend.address)).await {
             backend.taken.fetch_add(1, Ordering::Relaxed);
             stream.set_nodelay(true).ok();
             goal.set_nodelay(true).ok();

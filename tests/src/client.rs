@@ -22,7 +22,7 @@ use crate::builders::RequestBuilder;
 use crate::clock::wait_until;
 use crate::net::Host;
 use crate::netns::{Netns, Running};
-use crate::process::PATIENCE;
+use crate::process::STEP_TIMEOUT;
 
 /// A client. Its connection is made on first use, and again after a failure.
 #[derive(Debug, Clone)]
@@ -94,7 +94,7 @@ impl Client {
     /// # Panics
     /// It does not become active.
     pub fn open(&self, ask: &RequestBuilder) -> v1::Grant {
-        let answer = self.request(&ask.clone().waiting(PATIENCE)).expect("the request is authorized");
+        let answer = self.request(&ask.clone().waiting(STEP_TIMEOUT)).expect("the request is authorized");
         let grant = answer.grant.expect("an answer has a grant");
         assert_eq!(grant.state(), v1::GrantState::Active, "{grant:?}");
         grant
@@ -107,7 +107,7 @@ impl Client {
     pub fn revoke(&self, grant_id: &str) -> Result<v1::Grant, Status> {
         let request = v1::RevokeAccessRequest {
             grant_id: grant_id.to_owned(),
-            wait: Some(seconds(PATIENCE)),
+            wait: Some(seconds(STEP_TIMEOUT)),
             ..v1::RevokeAccessRequest::default()
         };
         let answer = self
@@ -132,7 +132,7 @@ impl Client {
     /// It does not come to that.
     pub fn wait_for_state(&self, grant_id: &str, state: v1::GrantState) -> v1::Grant {
         let what = format!("grant {grant_id} to be {}", state.as_str_name());
-        wait_until(&what, PATIENCE, || self.grant(grant_id).is_ok_and(|grant| grant.state() == state));
+        wait_until(&what, STEP_TIMEOUT, || self.grant(grant_id).is_ok_and(|grant| grant.state() == state));
         self.grant(grant_id).expect("it was there a moment ago")
     }
 
@@ -223,7 +223,7 @@ impl Client {
     /// It does not come to that.
     pub fn wait_in_sync(&self, target: &str) {
         let in_sync = || self.host_layer(target) == Some(v1::LayerStatus::InSync);
-        wait_until(&format!("the agent of {target} to be in sync"), PATIENCE, in_sync);
+        wait_until(&format!("the agent of {target} to be in sync"), STEP_TIMEOUT, in_sync);
     }
 
     /// The audit log, a line each.

@@ -19,11 +19,11 @@ pub fn monotonic() -> Instant {
 /// Calls `ready` again and again until it returns true, and returns how long that took.
 ///
 /// # Panics
-/// It has not said yes within `patience`; `what` says what was waited for.
-pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> bool) -> Duration {
+/// It has not said yes within `limit`; `what` says what was waited for.
+pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) -> Duration {
     let start = monotonic();
     while !ready() {
-        assert!(start.elapsed() < patience, "waited {patience:?} for {what} without success");
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what} without success");
         std::thread::sleep(Duration::from_millis(10));
     }
     start.elapsed()

@@ -19,7 +19,7 @@ use std::time::Duration;
 use crate::clock::{monotonic, wait_until};
 use crate::net::Host;
 use crate::netns::{Netns, tied};
-use crate::process::{PATIENCE, Process};
+use crate::process::{Process, STEP_TIMEOUT};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
 pub use protocol::Call;
@@ -172,7 +172,7 @@ impl Ec2 {
 
     /// Waits until the halting point is reached.
     pub fn wait_until_halted(&self) {
-        wait_until("the halting point", PATIENCE, || self.has_halted());
+        wait_until("the halting point", STEP_TIMEOUT, || self.has_halted());
     }
 
     /// Answers again. What was held back is never answered.

@@ -20,7 +20,7 @@ use tonic::{Status, Streaming};
 
 use crate::net::Host;
 use crate::netns::Netns;
-use crate::process::PATIENCE;
+use crate::process::STEP_TIMEOUT;
 
 /// An enrolled identity.
 #[derive(Debug)]
@@ -114,14 +114,14 @@ impl FakeSession {
     /// # Panics
     /// None comes, or the session ends.
     pub fn desired(&self) -> v1::DesiredState {
-        self.desired_within(PATIENCE).expect("the broker sends a desired state")
+        self.desired_within(STEP_TIMEOUT).expect("the broker sends a desired state")
     }
 
     /// The next desired state, if one comes in time.
     ///
     /// # Panics
     /// The session ends.
-    pub fn desired_within(&self, patience: Duration) -> Option<v1::DesiredState> {
+    pub fn desired_within(&self, limit: Duration) -> Option<v1::DesiredState> {
         let receive = Arc::clone(&self.receive);
         self.netns.run(async move {
             let next = async {
@@ -134,7 +134,7 @@ impl FakeSession {
                     }
                 }
             };
-            timeout(patience, next).await.ok()
+            timeout(limit, next).await.ok()
         })
     }
 
@@ -155,7 +155,7 @@ impl FakeSession {
                     }
                 }
             };
-            timeout(PATIENCE, ended).await.expect("the broker ends the session")
+            timeout(STEP_TIMEOUT, ended).await.expect("the broker ends the session")
         })
     }
 }

@@ -30,7 +30,7 @@ use crate::broker::PORT;
 use crate::clock::{monotonic, wall};
 use crate::net::Host;
 use crate::netns::Netns;
-use crate::process::PATIENCE;
+use crate::process::STEP_TIMEOUT;
 
 /// A broker that waits for agents on its host.
 #[derive(Debug)]
@@ -113,7 +113,7 @@ impl FakeBroker {
     pub fn session(&self) -> AgentSession {
         let sessions = Arc::clone(&self.sessions);
         let (opened, sent_at) = self.netns.run(async move {
-            let opened = timeout(PATIENCE, async { sessions.lock().await.recv().await }).await;
+            let opened = timeout(STEP_TIMEOUT, async { sessions.lock().await.recv().await }).await;
             let mut opened = opened.expect("an agent connects").expect("the broker listens");
             let hello =
                 opened.receive.message().await.expect("the session holds").expect("the session holds");
@@ -164,7 +164,9 @@ impl AgentSession {
                     }
                 }
             };
-            timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("no answer to generation {generation}"))
+            timeout(STEP_TIMEOUT, answer)
+                .await
+                .unwrap_or_else(|_| panic!("no answer to generation {generation}"))
         })
     }
 

@@ -44,7 +44,7 @@ pub use fake_time::FakeTime;
 pub use net::{Endpoint, Host, Net};
 pub use netns::{Netns, Running, tied};
 pub use probe::{Connection, Reach};
-pub use process::{PATIENCE, Process};
+pub use process::{Process, STEP_TIMEOUT};
 pub use relay::{Line, Relay};
 pub use replicas::{Replica, ReplicaOptions, Replicas};
 pub use watch::{Timeline, Watch};

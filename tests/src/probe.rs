@@ -14,7 +14,7 @@ use crate::netns::Netns;
 
 /// The time for which a probe waits for an answer: well under the second after which TCP sends its SYN again, so that a
 /// probe's result is about the moment it was sent, and well over the time that a busy machine takes to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(400);
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 
 /// The outcome of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +64,8 @@ impl Host {
     /// # Panics
     /// The port is not open.
     pub fn connect_from(&self, from: Option<IpAddr>, to: Endpoint) -> Connection {
-        let stream = self.netns().run(async move { timeout(5 * PATIENCE, tcp(from, to.address())).await });
+        let stream =
+            self.netns().run(async move { timeout(5 * PROBE_TIMEOUT, tcp(from, to.address())).await });
         let stream = stream.unwrap_or_else(|_| panic!("{} cannot connect to {to:?}: no answer", self.name()));
         let stream =
             stream.unwrap_or_else(|error| panic!("{} cannot connect to {to:?}: {error}", self.name()));
@@ -78,7 +79,7 @@ impl Connection {
         let stream = Arc::clone(&self.stream);
         self.netns.run(async move {
             let mut stream = stream.lock().await;
-            timeout(5 * PATIENCE, echo(&mut stream)).await.is_ok_and(|echoed| echoed.is_ok())
+            timeout(5 * PROBE_TIMEOUT, echo(&mut stream)).await.is_ok_and(|echoed| echoed.is_ok())
         })
     }
 }
@@ -91,8 +92,10 @@ async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
 
 pub(crate) async fn reach(from: Option<IpAddr>, to: Endpoint) -> Reach {
     let answer = match to {
-        Endpoint::Tcp(address) => timeout(PATIENCE, async { tcp(from, address).await.map(|_| ()) }).await,
-        Endpoint::Udp(address) => timeout(PATIENCE, udp(from, address)).await,
+        Endpoint::Tcp(address) => {
+            timeout(PROBE_TIMEOUT, async { tcp(from, address).await.map(|_| ()) }).await
+        }
+        Endpoint::Udp(address) => timeout(PROBE_TIMEOUT, udp(from, address)).await,
     };
     match answer {
         Ok(Ok(())) => Reach::Open,

@@ -11,7 +11,7 @@ use crate::clock::{monotonic, wait_until};
 use crate::netns::Netns;
 
 /// The time within which a process must do what a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running process, or one that has ended. Dropping it kills it, and shows its log where the test has failed.
 #[derive(Debug)]
@@ -54,7 +54,7 @@ impl Process {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("{} ended ({status}) before it said {words:?}:\n{}", self.name, self.log());
             }
-            assert!(start.elapsed() < PATIENCE, "{} does not say {words:?}:\n{}", self.name, self.log());
+            assert!(start.elapsed() < STEP_TIMEOUT, "{} does not say {words:?}:\n{}", self.name, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -90,7 +90,7 @@ impl Process {
     /// # Panics
     /// It takes more than [`STEP_TIMEOUT`].
     pub fn ended(&mut self) -> ExitStatus {
-        wait_until(&format!("the end of {}", self.name), PATIENCE, || !self.is_running());
+        wait_until(&format!("the end of {}", self.name), STEP_TIMEOUT, || !self.is_running());
         self.child.wait().expect("a child can be waited for")
     }
 }

@@ -29,7 +29,7 @@ const AT_ONCE: usize = 128;
 /// The pause before an agent connects again.
 const RETRY: Duration = Duration::from_millis(100);
 /// The time within which all agents must be in the wanted state.
-const PATIENCE: Duration = Duration::from_secs(300);
+const FLEET_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// The agents of one broker. They run until they are dropped.
 pub(crate) struct AgentFleet {
@@ -86,7 +86,7 @@ impl AgentFleet {
 
     /// Waits until so many have a session and received the desired state.
     pub(crate) fn wait_synced(&self, count: usize) {
-        wait_until("the fleet", PATIENCE, || self.shared.synced.load(Ordering::Relaxed) == count);
+        wait_until("the fleet", FLEET_TIMEOUT, || self.shared.synced.load(Ordering::Relaxed) == count);
     }
 
     /// Lets no agent connect any more, or lets them again.

@@ -20,7 +20,7 @@ use postern_pki::identity::Identity;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Broker, Client, Host, Net, PATIENCE, World, a_policy, a_request};
+use postern_tests::{Broker, Client, Host, Net, STEP_TIMEOUT, World, a_policy, a_request};
 
 use crate::agent_fleet::{AgentFleet, HEARTBEAT};
 use crate::bare_server;
@@ -215,7 +215,7 @@ impl Server for Postern<'_> {
     }
 
     fn push(&self, target: &str) -> Option<String> {
-        let ask = a_request().on(target).port("tcp/22").from("192.0.2.20").waiting(PATIENCE);
+        let ask = a_request().on(target).port("tcp/22").from("192.0.2.20").waiting(STEP_TIMEOUT);
         let grant = self.alice.request(&ask).unwrap().grant.unwrap();
         (grant.state() == v1::GrantState::Active).then_some(grant.id)
     }

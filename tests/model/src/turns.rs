@@ -14,8 +14,8 @@ pub const LOSS_IS_NOTICED: &str =
 /// A turn protects the broker's commit.
 pub const OVERTAKEN_ONCE: &str = "no commit is overtaken twice while its broker keeps its turn";
 /// No broker waits for one that does not come.
-pub const TURNS_ARE_USED: &str = "whose turn it is, or will be, has a commit that is not done";
-/// All work gets done.
+pub const TURNS_ARE_USED: &str = "a broker whose turn it is, or will be, has a commit that is not done";
+/// All commits get done.
 pub const ALL_COMMIT: &str = "possible: every commit is answered";
 /// An answer is overtaken.
 pub const OVERTAKEN: &str = "possible: an answer that was sent for later arrives first";

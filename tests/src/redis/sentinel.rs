@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use crate::clock::wait_until;
 use crate::net::Host;
 use crate::netns::{Netns, tied};
-use crate::process::{PATIENCE, Process};
+use crate::process::{Process, STEP_TIMEOUT};
 
 /// The name of the primary among the sentinels.
 pub const MASTER: &str = "postern";
@@ -53,13 +53,13 @@ impl Group {
         let mut group = Self { sentinels: Vec::new(), nodes, netns, address, dir };
         group.begin(0, None);
         group.begin(1, Some(0));
-        wait_until("the replica to catch up", PATIENCE, || {
+        wait_until("the replica to catch up", STEP_TIMEOUT, || {
             group.cli(1, &["INFO", "replication"]).contains("master_link_status:up")
         });
         for number in 0..sentinels {
             group.watch(number);
         }
-        wait_until("the sentinels to know the replica", PATIENCE, || {
+        wait_until("the sentinels to know the replica", STEP_TIMEOUT, || {
             (0..sentinels).all(|number| {
                 let port = SENTINEL_PORT + number;
                 let known = group.ask(port, &["SENTINEL", "REPLICAS", MASTER]);
@@ -96,7 +96,7 @@ impl Group {
 
     /// Waits until the sentinels have made this server the primary, and it is one.
     pub fn wait_for_primary(&self, node: usize) {
-        wait_until("a failover", PATIENCE, || {
+        wait_until("a failover", STEP_TIMEOUT, || {
             self.primary() == node && self.cli(node, &["ROLE"]).starts_with("master")
         });
     }

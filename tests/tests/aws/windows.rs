@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use postern_core::plan::CloudWindow;
 use postern_provider::conformance::{self, Subject};
 use postern_provider::{CloudError, Provider as _};
-use postern_tests::PATIENCE;
+use postern_tests::STEP_TIMEOUT;
 use postern_tests::clock::wait_until;
 use postern_tests::ec2::{OTHER_ACCOUNT, REGION, RuleSpec};
 
@@ -159,7 +159,7 @@ fn i3_every_address_is_never_one_rule() {
     let half = window(&target, 1, "0.0.0.0/1");
     // EC2 said a moment ago that it opened both halves: a read is believed once it must be newer than that.
     let left = [half.clone(), v6.clone()].into();
-    wait_until("the half to be missed", PATIENCE, || lab.observe(&target).unwrap().windows == left);
+    wait_until("the half to be missed", STEP_TIMEOUT, || lab.observe(&target).unwrap().windows == left);
     lab.close(&half).unwrap();
     lab.open(&v4).unwrap();
     assert_eq!(lab.observe(&target).unwrap().windows, [v4, v6].into());

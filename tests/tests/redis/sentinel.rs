@@ -10,7 +10,7 @@ use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
 use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
-use postern_tests::{Net, PATIENCE};
+use postern_tests::{Net, STEP_TIMEOUT};
 
 pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
@@ -109,7 +109,7 @@ fn without_replicas_a_failover_loses_what_was_answered_and_the_store_says_so() {
         let first = commit_until(&store, 1, |answered, _| answered.len() == 10).await.0;
         (store, first)
     });
-    wait_until("the replica to have that", PATIENCE, || {
+    wait_until("the replica to have that", STEP_TIMEOUT, || {
         group.cli(1, &["GET", "{postern:t}:head"]).starts_with("10 ")
     });
     group.cut_replication();

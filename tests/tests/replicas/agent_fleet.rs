@@ -127,7 +127,7 @@ impl Link {
     /// Keeps a session, as the agent's own link does.
     async fn keep(self) {
         let (_reporter, mut reports) = reports::channel();
-        let mut patience = patience();
+        let mut backoff = backoff();
         loop {
             let start = monotonic();
             let was_served = match self.open().await {
@@ -144,9 +144,9 @@ impl Link {
                 }
             };
             if was_served {
-                patience = self::patience();
+                backoff = self::backoff();
             }
-            tokio::time::sleep(patience.next().unwrap_or(MAX_DELAY)).await;
+            tokio::time::sleep(backoff.next().unwrap_or(MAX_DELAY)).await;
         }
     }
 
@@ -157,7 +157,7 @@ impl Link {
     }
 }
 
-fn patience() -> ExponentialBackoff {
+fn backoff() -> ExponentialBackoff {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(100))
         .with_max_delay(MAX_DELAY)

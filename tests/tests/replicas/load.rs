@@ -217,7 +217,7 @@ impl Requester {
     async fn insist<T, F>(
         &mut self,
         retries: &mut Vec<String>,
-        patience: Duration,
+        limit: Duration,
         call: impl Fn(Channel) -> F,
     ) -> Option<Result<T, String>>
     where
@@ -225,7 +225,7 @@ impl Requester {
     {
         let start = monotonic();
         while start.elapsed() < STUBBORN {
-            let answer = match timeout(patience, call(self.channel.clone())).await {
+            let answer = match timeout(limit, call(self.channel.clone())).await {
                 Ok(answer) => said(answer),
                 Err(_) => Said::Again("no answer".to_owned()),
             };

@@ -6,7 +6,7 @@ use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
-use postern_tests::{Client, FakeAgent, PATIENCE, RequestBuilder, a_policy, a_request, end_of};
+use postern_tests::{Client, FakeAgent, RequestBuilder, STEP_TIMEOUT, a_policy, a_request, end_of};
 
 use crate::BROKERS;
 use crate::history::{Opening, What};
@@ -62,7 +62,7 @@ fn an_agent_at_one_replica_gets_a_window_that_is_granted_at_another_at_once() {
     for round in 0..5 {
         let start = monotonic();
         let ask = ask(LED, 60).but(|wire| wire.sources = vec![format!("10.0.1.{round}")]);
-        let answer = other.start_request(&ask.waiting(PATIENCE));
+        let answer = other.start_request(&ask.waiting(STEP_TIMEOUT));
         let desired = session.desired();
         assert_eq!(desired.windows.len(), round + 1);
         session.applied(desired.generation);
@@ -89,11 +89,11 @@ fn a_watcher_at_one_replica_sees_what_changes_at_another() {
             seen.send(message.grant.map(|grant| (grant.id.clone(), grant.state()))).unwrap();
         }
     });
-    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), None, "the first listing is empty");
+    assert_eq!(sees.recv_timeout(STEP_TIMEOUT).unwrap(), None, "the first listing is empty");
     let grant = at(&world, 0).request(&ask(LED, 60)).unwrap().grant.unwrap();
-    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), Some((grant.id.clone(), GrantState::Opening)));
+    assert_eq!(sees.recv_timeout(STEP_TIMEOUT).unwrap(), Some((grant.id.clone(), GrantState::Opening)));
     session.applied(session.desired().generation);
-    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), Some((grant.id.clone(), GrantState::Active)));
+    assert_eq!(sees.recv_timeout(STEP_TIMEOUT).unwrap(), Some((grant.id.clone(), GrantState::Active)));
 }
 
 #[test]
@@ -165,17 +165,17 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
     // Its agent never answers, so this request is being waited for.
     let session = led_by_hand(&world, 1).session().unwrap();
     session.applied(session.desired().generation);
-    let asked = at(&world, 0).start_request(&ask(LED, 60).waiting(PATIENCE));
+    let asked = at(&world, 0).start_request(&ask(LED, 60).waiting(STEP_TIMEOUT));
     session.desired();
 
     world.replicas.replica(0).terminate();
     let start = monotonic();
     let answer = asked.join().unwrap().grant.unwrap();
     assert_eq!(answer.state(), GrantState::Opening, "it is answered as it stands");
-    wait_until("it to end", PATIENCE, || !world.replicas.replica(0).is_ready());
-    assert!(start.elapsed() < PATIENCE, "it waited as long as it was asked to: {:?}", start.elapsed());
+    wait_until("it to end", STEP_TIMEOUT, || !world.replicas.replica(0).is_ready());
+    assert!(start.elapsed() < STEP_TIMEOUT, "it waited as long as it was asked to: {:?}", start.elapsed());
     let all = world.aims.hosts.len();
-    wait_until("every agent to have moved", PATIENCE, || world.fleet.book().connected() == all);
+    wait_until("every agent to have moved", STEP_TIMEOUT, || world.fleet.book().connected() == all);
     for target in world.aims.hosts.iter() {
         at(&world, 1).wait_in_sync(target);
     }
@@ -193,23 +193,23 @@ fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_unknown_windows_are_cl
     world.redis.lose();
     world.redis.resume();
     let mut ended = vec![false; usize::from(BROKERS)];
-    wait_until("every broker to end", PATIENCE, || {
+    wait_until("every broker to end", STEP_TIMEOUT, || {
         let each = world.replicas.all().iter().zip(&mut ended);
         each.for_each(|(replica, ended)| *ended |= replica.tend());
         ended.iter().all(|ended| *ended)
     });
-    wait_until("the cloud's window to close", PATIENCE, || {
+    wait_until("the cloud's window to close", STEP_TIMEOUT, || {
         for replica in world.replicas.all() {
             replica.tend();
         }
         fake_clouds.look().open.is_empty()
     });
     assert!(wall() < end_of(&grant));
-    wait_until("a line in the log", PATIENCE, || {
+    wait_until("a line in the log", STEP_TIMEOUT, || {
         world.replicas.all().iter().all(|replica| replica.is_ready())
             && world.fresh_admin().audit().iter().any(|line| line.contains("cloud.unknown_window_closed"))
     });
-    wait_until("the kernel to end the host's window", PATIENCE, || {
+    wait_until("the kernel to end the host's window", STEP_TIMEOUT, || {
         !world.fleet.book().is_open(&Opening::new(host, SOURCE))
     });
     let policy = a_policy().named("hosts").on("host:*").port("tcp/22").layers(Layers::Host);

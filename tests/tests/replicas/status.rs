@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{monotonic, wait_until};
-use postern_tests::{Cli, PATIENCE, a_request};
+use postern_tests::{Cli, STEP_TIMEOUT, a_request};
 use serde_json::Value;
 
 use crate::scenarios::{LED, SOURCE, at, led_by_hand};
@@ -36,7 +36,7 @@ fn shown(status: &Value) -> (Vec<&str>, u64) {
 fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
     let world = World::new(&Options { brokers: 2, hosts: 6, instances: 0, agents_at: None });
     for (replica, name) in [(0, "broker-1"), (1, "broker-2")] {
-        wait_until("every agent to be counted", PATIENCE, || shown(&status(&world, replica)).1 == 6);
+        wait_until("every agent to be counted", STEP_TIMEOUT, || shown(&status(&world, replica)).1 == 6);
         let seen = status(&world, replica);
         assert_eq!(shown(&seen).0, ["broker-1", "broker-2"]);
         assert_eq!((&seen["replica"], &seen["ready"]), (&name.into(), &true.into()));
@@ -48,7 +48,7 @@ fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
     }
     world.replicas.replica(0).kill9();
     wait_until("it to be gone", GONE, || shown(&status(&world, 1)).0 == ["broker-2"]);
-    wait_until("its agents to have moved", PATIENCE, || shown(&status(&world, 1)).1 == 6);
+    wait_until("its agents to have moved", STEP_TIMEOUT, || shown(&status(&world, 1)).1 == 6);
     let checked = cli(&world, 1).run(&["status", "--check"]);
     assert!(checked.succeeded(), "{checked:?}");
 }
@@ -59,7 +59,7 @@ fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
     let session = led_by_hand(&world, 0).session().unwrap();
     session.applied(session.desired().generation);
     let ask = a_request().on(LED).port("tcp/22").from(SOURCE).seconds(600);
-    let answer = at(&world, 0).start_request(&ask.waiting(PATIENCE));
+    let answer = at(&world, 0).start_request(&ask.waiting(STEP_TIMEOUT));
     session.applied(session.desired().generation);
     let grant = answer.join().unwrap().grant.unwrap();
     drop(session);
@@ -69,7 +69,7 @@ fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
     std::thread::sleep(STUCK.saturating_sub(start.elapsed()));
     // Both the replica that works on the target and the one that learns of it from there.
     for replica in [0, 1] {
-        wait_until("it to be stuck", PATIENCE, || status(&world, replica)["stuck_closes_total"] == 1);
+        wait_until("it to be stuck", STEP_TIMEOUT, || status(&world, replica)["stuck_closes_total"] == 1);
         let seen = status(&world, replica);
         let close = &seen["stuck_closes"][0];
         assert_eq!((&close["grant_id"], &close["targets"][0]), (&grant.id.as_str().into(), &LED.into()));

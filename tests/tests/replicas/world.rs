@@ -7,7 +7,7 @@ use postern_core::Role;
 use postern_proto::v1::Layers;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Cli, Client, Net, PATIENCE, ReplicaOptions, Replicas, a_policy};
+use postern_tests::{Cli, Client, Net, ReplicaOptions, Replicas, STEP_TIMEOUT, a_policy};
 use tempfile::TempDir;
 
 use crate::agent_fleet::AgentFleet;
@@ -69,7 +69,9 @@ impl World {
             scope.spawn(|| lock_down(&cli, &clouds));
             AgentFleet::gather(&net.vm, &agents_at, &targets, &dir.path().join("agents"))
         });
-        wait_until("every agent to have a session", PATIENCE, || fleet.book().connected() == targets.len());
+        wait_until("every agent to have a session", STEP_TIMEOUT, || {
+            fleet.book().connected() == targets.len()
+        });
         for target in &targets {
             admin.wait_in_sync(target);
         }

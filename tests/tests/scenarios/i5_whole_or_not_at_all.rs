@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_proto::v1;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::wait_until;
-use postern_tests::{FakeAgent, PATIENCE, Reach, TCP, VM, World, ask_for, usual_policy};
+use postern_tests::{FakeAgent, Reach, STEP_TIMEOUT, TCP, VM, World, ask_for, usual_policy};
 
 /// A second target, whose agent the test leads by hand.
 const OTHER: &str = "host:vm-2";
@@ -20,10 +20,10 @@ fn other_agent(world: &World) -> FakeAgent {
 fn i5_a_grant_whose_agent_is_away_fails_with_the_reason_where_policy_says_so() {
     let mut world = World::new();
     world.agent.process().kill9();
-    wait_until("the broker to miss the agent", PATIENCE, || {
+    wait_until("the broker to miss the agent", STEP_TIMEOUT, || {
         world.admin.host_layer(VM) == Some(v1::LayerStatus::Unreachable)
     });
-    let answer = world.alice.request(&ask_for(&world.net.alice).waiting(PATIENCE)).unwrap();
+    let answer = world.alice.request(&ask_for(&world.net.alice).waiting(STEP_TIMEOUT)).unwrap();
     let grant = answer.grant.unwrap();
     // What cannot be reached cannot confirm the close either: it stays closing until the agent is back (I6).
     assert!(matches!(grant.state(), GrantState::Closing | GrantState::Failed), "{grant:?}");
@@ -59,13 +59,13 @@ fn i5_one_refusal_closes_what_the_others_had_opened() {
     let desired = session.desired();
     assert!(!desired.windows.is_empty(), "{desired:?}");
     // The real agent has opened its part by now; the grant is not active for all that.
-    wait_until("the first part to open", PATIENCE, || {
+    wait_until("the first part to open", STEP_TIMEOUT, || {
         world.net.alice.reach(world.net.vm.tcp(TCP)) == Reach::Open
     });
     assert_eq!(world.alice.grant(&asked.id).unwrap().state(), GrantState::Opening);
 
     session.refused(desired.generation, "no room for another rule");
-    wait_until("the first part to close", PATIENCE, || {
+    wait_until("the first part to close", STEP_TIMEOUT, || {
         world.net.alice.reach(world.net.vm.tcp(TCP)) == Reach::Filtered
     });
     let desired = session.desired();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::sleep_until;
 use postern_tests::{
-    FakeAgent, FakeSession, PATIENCE, Reach, Refusal, TCP, VM, World, a_request, ask_for, end_of,
+    FakeAgent, FakeSession, Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, a_request, ask_for, end_of,
     usual_policy,
 };
 use tonic::Code;
@@ -117,7 +117,7 @@ trait LedByHand {
 
 impl LedByHand for postern_tests::Client {
     fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::RequestBuilder) -> String {
-        let asked = self.start_request(&ask.clone().waiting(PATIENCE));
+        let asked = self.start_request(&ask.clone().waiting(STEP_TIMEOUT));
         session.applied(session.desired().generation);
         let grant = asked.join().unwrap().grant.unwrap();
         assert_eq!(grant.state(), GrantState::Active);

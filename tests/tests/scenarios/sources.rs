@@ -94,7 +94,7 @@ fn i2_an_extension_has_no_gap_and_ends_with_the_new_end() {
 fn a_request_without_a_source_opens_to_the_address_that_the_broker_sees() {
     let world = World::new();
     let answer =
-        world.alice.request(&a_request().on(VM).port("tcp/22").waiting(postern_tests::PATIENCE)).unwrap();
+        world.alice.request(&a_request().on(VM).port("tcp/22").waiting(postern_tests::STEP_TIMEOUT)).unwrap();
     assert!(answer.source_from_caller);
     let grant = answer.grant.unwrap();
     assert_eq!(grant.windows[0].source, format!("{}/32", world.net.alice.v4()));

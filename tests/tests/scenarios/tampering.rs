@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, World, ask_for, end_of};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, World, ask_for, end_of};
 
 /// The time within which a table must be back on a machine that is busy: far less than the 60 s after which an agent looks
 /// by itself.
@@ -11,7 +11,7 @@ const EXPOSED: Duration = Duration::from_secs(10);
 
 fn assert_reported(world: &World, process: &str) {
     let report = |line: &String| line.contains("\"agent.tampering\"");
-    wait_until("the report to be audited", PATIENCE, || world.admin.audit().iter().any(report));
+    wait_until("the report to be audited", STEP_TIMEOUT, || world.admin.audit().iter().any(report));
     let line = world.admin.audit().into_iter().find(report).unwrap();
     assert!(line.contains(&format!("\"process\":\"{process}\"")), "{line}");
     assert!(line.contains("\"agent/host:vm-1\"") && line.contains("\"exposed_for_ms\""), "{line}");
@@ -88,7 +88,7 @@ fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
     ];
     for (edit, count) in edits.iter().zip(1..) {
         vm.must("nft", &[edit]);
-        wait_until("the report to be audited", PATIENCE, || audited() == count);
+        wait_until("the report to be audited", STEP_TIMEOUT, || audited() == count);
         let port = vm.tcp(TCP);
         assert_eq!((alice.reach(port), mallory.reach(port)), (Reach::Open, Reach::Filtered), "{edit}");
     }

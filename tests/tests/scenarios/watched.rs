@@ -9,7 +9,7 @@ use postern_broker::telemetry::{ALL, MetricKind};
 use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Host, Net, PATIENCE, VM, World, ask_for, usual_policy};
+use postern_tests::{Broker, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
 use tempfile::TempDir;
 
 /// The setting with which a broker serves metrics where every host reaches them.
@@ -95,15 +95,15 @@ fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     let reader = broker.client(&net.alice, "rita", Role::Reader);
     let get = |path| get(&net.hub, &net.alice, path);
     let serving = || reader.run(|channel| async { serving(channel).await });
-    wait_until("the broker to be ready", PATIENCE, || get("/readyz").0 == 200);
+    wait_until("the broker to be ready", STEP_TIMEOUT, || get("/readyz").0 == 200);
     assert!(serving());
 
     redis.kill9();
-    wait_until("the broker to notice", PATIENCE, || get("/readyz").0 == 503);
+    wait_until("the broker to notice", STEP_TIMEOUT, || get("/readyz").0 == 503);
     let (_, body) = get("/readyz");
     assert!(body.starts_with("store: ") && body.lines().count() == 1, "{body}");
     assert_eq!(get("/livez").0, 200, "it has windows to close");
-    wait_until("gRPC health to say the same", PATIENCE, || !serving());
+    wait_until("gRPC health to say the same", STEP_TIMEOUT, || !serving());
     let (_, scrape) = get("/metrics");
     assert!(scrape.contains("postern_ready 0") && scrape.contains("postern_not_ready{part=\"store\"} 1"));
     let failed = "postern_store_failures_total{operation=\"read\"} ";
@@ -111,8 +111,8 @@ fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     assert_ne!(failed, "0");
 
     redis.resume();
-    wait_until("the broker to be ready again", PATIENCE, || get("/readyz").0 == 200);
-    wait_until("gRPC health to say the same", PATIENCE, serving);
+    wait_until("the broker to be ready again", STEP_TIMEOUT, || get("/readyz").0 == 200);
+    wait_until("gRPC health to say the same", STEP_TIMEOUT, serving);
 }
 
 /// Reports whether the broker's own health service says that it serves.

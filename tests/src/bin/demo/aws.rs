@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_proto::v1::Layers;
 use postern_tests::clock::{monotonic, wait_until};
 use postern_tests::ec2::{AwsWorld, RuleSpec};
-use postern_tests::{PATIENCE, Reach, TCP};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP};
 
 use crate::story::Story;
 
@@ -89,8 +89,8 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
                 world.open_sources().len() == 1
                     && world.cloud.interfaces(&world.instance).values().all(|groups| groups.contains(&own))
             };
-            let took = wait_until("the sweep to put it right", PATIENCE, well);
-            wait_until("the drift to be audited", PATIENCE, || world.audited("cloud.drift").len() >= 2);
+            let took = wait_until("the sweep to put it right", STEP_TIMEOUT, well);
+            wait_until("the drift to be audited", STEP_TIMEOUT, || world.audited("cloud.drift").len() >= 2);
             format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
         },
     );
@@ -113,8 +113,8 @@ fn resist(story: &mut Story, world: &mut AwsWorld) {
             world.broker.process().kill9();
             world.broker.empty_store();
             world.broker.serve();
-            let took = wait_until("the window to close", PATIENCE, || world.open_sources().is_empty());
-            wait_until("the drift to be audited", PATIENCE, || {
+            let took = wait_until("the window to close", STEP_TIMEOUT, || world.open_sources().is_empty());
+            wait_until("the drift to be audited", STEP_TIMEOUT, || {
                 !world.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())

@@ -4,7 +4,7 @@
 use postern_proto::v1::Layers;
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{monotonic, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP};
 
 use crate::story::Story;
 
@@ -83,8 +83,8 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
             });
         }
         let well = || world.is_open() && !world.rules("nsg-subnet", "postern-deny-").is_empty();
-        let took = wait_until("the sweep to put it right", PATIENCE, well);
-        wait_until("the drift to be audited", PATIENCE, || world.audited("cloud.drift").len() >= 2);
+        let took = wait_until("the sweep to put it right", STEP_TIMEOUT, well);
+        wait_until("the drift to be audited", STEP_TIMEOUT, || world.audited("cloud.drift").len() >= 2);
         format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
     });
     story.check("alice revokes: shut in both layers, and her connection stays", || {
@@ -110,8 +110,8 @@ fn resist(story: &mut Story, world: &mut AzureWorld) {
             world.broker.process().kill9();
             world.broker.empty_store();
             world.broker.serve();
-            let took = wait_until("the window to close", PATIENCE, || !world.is_open());
-            wait_until("the drift to be audited", PATIENCE, || {
+            let took = wait_until("the window to close", STEP_TIMEOUT, || !world.is_open());
+            wait_until("the drift to be audited", STEP_TIMEOUT, || {
                 !world.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())

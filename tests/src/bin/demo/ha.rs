@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
-use postern_tests::{Cli, Connection, PATIENCE, Reach, Refusal, Replica, TCP, VM, a_request};
+use postern_tests::{Cli, Connection, Reach, Refusal, Replica, STEP_TIMEOUT, TCP, VM, a_request};
 use serde_json::Value;
 use tonic::Code;
 
@@ -83,7 +83,7 @@ fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
         format!("kill -9 of broker-{}, which has the agent's session: the agent finds another", at + 1);
     let now_at = story.step(&title, || {
         world.replicas.replica(at).kill9();
-        wait_until("the agent to find another broker", PATIENCE, || world.came_to(&before).is_some());
+        wait_until("the agent to find another broker", STEP_TIMEOUT, || world.came_to(&before).is_some());
         let now_at = world.came_to(&before).expect("a moment ago it had");
         (now_at, format!("with broker-{} after {} ms", now_at + 1, killed.elapsed().as_millis()))
     });
@@ -122,8 +122,8 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         format!("broker-{} is stopped (SIGSTOP), with the agent's session: the agent finds another", at + 1);
     let now_at = story.step(&title, || {
         world.replicas.replica(at).freeze();
-        let patience = PATIENCE * 2;
-        wait_until("the agent to find another broker", patience, || world.came_to(&before).is_some());
+        let longer = STEP_TIMEOUT * 2;
+        wait_until("the agent to find another broker", longer, || world.came_to(&before).is_some());
         let now_at = world.came_to(&before).expect("a moment ago it had");
         assert_ne!(now_at, at);
         let described = format!(
@@ -145,7 +145,7 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         let hung = world.caller_at(at).start_request(&request(world, "tcp/22"));
         world.replicas.replica(at).thaw();
         let answer = hung.join().map_err(Refusal::from);
-        wait_until("it to join the others again", PATIENCE, || returns() > before);
+        wait_until("it to join the others again", STEP_TIMEOUT, || returns() > before);
         std::thread::sleep(AFTERWARDS);
         assert_eq!(world.visits(), visits, "the agent moved");
         let asked = match answer {
@@ -177,10 +177,10 @@ fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usiz
     story.check(&title, || {
         let start = monotonic();
         world.replicas.replica(at).terminate();
-        wait_until("the agent to find another broker", PATIENCE, || world.came_to(&before).is_some());
+        wait_until("the agent to find another broker", STEP_TIMEOUT, || world.came_to(&before).is_some());
         let moved = start.elapsed().as_millis();
         let now_at = world.came_to(&before).expect("a moment ago it had");
-        wait_until("the broker to end", PATIENCE, || !world.replicas.replica(at).broker().is_running());
+        wait_until("the broker to end", STEP_TIMEOUT, || !world.replicas.replica(at).broker().is_running());
         let ended = start.elapsed().as_millis();
         std::thread::sleep(AFTERWARDS);
         format!(
@@ -224,7 +224,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
             // A broker that ends by itself is what a service manager is for.
             restarted += world.replicas.all().iter().filter(|replica| replica.tend()).count();
             let key = format!("after-the-failover-{refused}-{broken}");
-            match world.caller().request(&request(world, "udp/161").key(&key).waiting(PATIENCE)) {
+            match world.caller().request(&request(world, "udp/161").key(&key).waiting(STEP_TIMEOUT)) {
                 Ok(answer) => break answer.grant.expect("an answer has a grant"),
                 // Not a broker's answer: it was lost on the way.
                 Err(status) if status.source().is_some() => broken += 1,
@@ -233,7 +233,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
                     refused += 1;
                 }
             }
-            assert!(killed.elapsed() < PATIENCE * 3, "no request is served");
+            assert!(killed.elapsed() < STEP_TIMEOUT * 3, "no request is served");
             sleep_until(asked + SignedDuration::from_millis(200));
         };
         assert_eq!(grant.state(), GrantState::Active, "{grant:?}");
@@ -262,7 +262,9 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
 fn audit(story: &mut Story, world: &World) {
     story.tell("Everything is in one audit log.");
     story.check("postern audit verify, at each broker", || {
-        wait_until("every broker to listen", PATIENCE, || world.replicas.all().iter().all(Replica::is_ready));
+        wait_until("every broker to listen", STEP_TIMEOUT, || {
+            world.replicas.all().iter().all(Replica::is_ready)
+        });
         let verified = world.replicas.all().iter().map(|replica| {
             let cli = Cli::new(&world.net.mallory, replica.url(), world.admin.identity());
             let verified = cli.json(&["audit", "verify"]).swap_remove(0);

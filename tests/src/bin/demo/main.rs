@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::audit::AuditRecord;
 use postern_tests::clock::{monotonic, sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, VM, World, ask_for, usual_policy};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, VM, World, ask_for, usual_policy};
 use serde_json::Value;
 use story::Story;
 
@@ -183,7 +183,7 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
         "someone flushes the VM's firewall: the table is back at once, and the report names the process",
         || {
             world.net.vm.must("nft", &["flush", "ruleset"]);
-            wait_until("the port to be shut again", PATIENCE, || try_22(world, 'm') == Reach::Filtered);
+            wait_until("the port to be shut again", STEP_TIMEOUT, || try_22(world, 'm') == Reach::Filtered);
             let reported = || {
                 let log = world.admin.audit();
                 let events = log.iter().filter_map(|line| serde_json::from_str::<AuditRecord>(line).ok());
@@ -193,7 +193,7 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
                     .details;
                 Some((details.remove("process")?, details.remove("exposed_for_ms")?))
             };
-            wait_until("the report to be audited", PATIENCE, || reported().is_some());
+            wait_until("the report to be audited", STEP_TIMEOUT, || reported().is_some());
             let (process, exposed) = reported().expect("it was there a moment ago");
             assert_eq!(process, "nft");
             format!("put back after {exposed} ms, and attributed to the process {process}")
