@@ -75,6 +75,11 @@ pub enum PkiError {
         /// The root's certificate.
         root: PathBuf,
     },
+    /// The intermediate or its key cannot be used.
+    #[error(
+        "the authority has no intermediate that it can sign with; put intermediate.key back, or run `postern-broker authority renew --root-key FILE`, which needs root.pem and the root key alone"
+    )]
+    NoIntermediate(#[source] Box<Self>),
     /// Another program is renewing the intermediate.
     #[error("another program is renewing the authority in {}; run the command again once it is done", path.display())]
     RenewalUnderWay {

@@ -9,6 +9,8 @@ use jiff::Timestamp;
 use crate::{PkiError, credentials, identity};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The time by which certificates are backdated, for clocks that are behind.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
 /// The life of a root certificate.
 pub(crate) const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
 /// The life of an intermediate certificate that the root's own end does not cut short.
@@ -64,6 +66,11 @@ impl Life {
         (self.not_before..self.not_after).contains(&now)
     }
 
+    /// Reports whether the life has not begun at `now`: the clock is behind, or the clock of the signer was ahead.
+    pub fn is_early(&self, now: Timestamp) -> bool {
+        now < self.not_before
+    }
+
     /// Returns the middle of the life.
     pub fn half(&self) -> Timestamp {
         let half = self.not_after.duration_since(self.not_before) / 2;
@@ -87,12 +94,16 @@ impl Life {
     }
 }
 
-/// Reports whether an intermediate that is signed at `now` should take the place of the present one: half of its life has
-/// passed, the root is valid, and the new one would last for at least a day longer. The root's own end bounds every
-/// intermediate, and renewing gains nothing once the present one lasts as long as the root.
+/// Reports whether an intermediate that is signed at `now` should take the place of the present one. The root must be
+/// valid, and one of two conditions must hold:
+///
+/// - Half of the life has passed, and the new one would last for at least a day longer. The root's own end bounds every
+///   intermediate, and renewing gains nothing once the present one lasts as long as the root.
+/// - The life has not begun: the clock was ahead when it was signed. Every peer refuses it until then.
 pub fn is_renewal_due(intermediate: &Life, root: &Life, now: Timestamp) -> bool {
     let longer = intermediate.not_after.checked_add(DAY).unwrap_or(Timestamp::MAX);
-    now >= intermediate.half() && root.holds(now) && intermediate_end(root, now) >= longer
+    let is_old = now >= intermediate.half() && intermediate_end(root, now) >= longer;
+    root.holds(now) && (is_old || intermediate.is_early(now))
 }
 
 /// Returns the end of an intermediate that the root signs at `now`.
@@ -118,7 +129,19 @@ mod tests {
         for (now, due) in [(0, false), (182, false), (183, true), (300, true), (366, true), (900, true)] {
             assert_eq!(is_renewal_due(&intermediate, &root, day(now)), due, "day {now}");
         }
-        assert!(!is_renewal_due(&life(10, 376), &root, day(1)), "a clock that is behind is no reason");
+    }
+
+    #[test]
+    fn an_intermediate_whose_life_has_not_begun_is_due_at_once_and_its_successor_is_not() {
+        let (ahead, root) = (life(240, 605), life(0, 3650));
+        for now in [0, 1, 239] {
+            assert!(is_renewal_due(&ahead, &root, day(now)), "day {now}");
+            let successor = Life { not_before: day(now), not_after: intermediate_end(&root, day(now)) };
+            assert!(!is_renewal_due(&successor, &root, day(now)), "day {now}");
+        }
+        assert!(!is_renewal_due(&ahead, &root, day(240)));
+        assert!(is_renewal_due(&life(3400, 3650), &root, day(3390)), "also where the root ends it");
+        assert!(!is_renewal_due(&ahead, &life(10, 3660), day(9)), "a root that is not valid signs nothing");
     }
 
     #[test]

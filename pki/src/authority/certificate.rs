@@ -10,10 +10,10 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::PkiError;
 use crate::credentials::KeyPair;
 use crate::identity::{self, TrustDomain};
-use crate::life::{Life, ROOT_LIFETIME, intermediate_end};
-use crate::{PkiError, authority::BACKDATE};
+use crate::life::{BACKDATE, Life, ROOT_LIFETIME, intermediate_end};
 
 /// The facts of one of the authority's own certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
