@@ -16,12 +16,15 @@
 //! without a restart. Every certificate comes with the intermediate that signed it, so certificates of the old and of the
 //! new intermediate are good side by side, on every broker under the root. [`Standing`] shows the state to other parts.
 //!
-//! **The rule.** The end of a certificate never ends the broker.
+//! **The rules.** The end of a certificate never ends the broker. Certificates live by the wall clock, as peers judge them, and
+//! never by the broker's own clock, which may be ahead of it ([`crate::clock`]).
 //!
 //! **On failure.** A renewal that fails becomes a warning at once, and is tried again after some minutes. With an ended
 //! intermediate the broker starts, says so in its log, its metrics and its readiness, refuses every handshake, and goes on
 //! closing: agents end the windows at hosts by themselves, and the reconciler ends those in clouds, for which it needs no
-//! certificate (I2). A root key that other users can read stops the start of the broker: it may have leaked.
+//! certificate (I2). An intermediate or a serving certificate that is not valid yet was made while the clock was ahead: the
+//! keeper renews it at once, and without the root key it is treated as an ended one. A root key that cannot be used is a
+//! warning from the first day on, and one that other users can read stops the start of the broker: it may have leaked.
 
 pub mod command;
 mod keeper;
@@ -33,4 +36,4 @@ pub use keeper::Keeper;
 pub(crate) use keeper::{serving as first_serving, show_readiness};
 pub use root_key::RootKey;
 pub use standing::Standing;
-pub(crate) use warnings::humane;
+pub(crate) use warnings::{CLOCK_TOLERANCE, humane};

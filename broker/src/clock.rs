@@ -1,8 +1,20 @@
 //! The only place of the broker that reads a clock.
 //!
-//! Ends of grants are times of the wall clock, and a step of that clock must not move them. So the broker reads the wall clock
-//! once, when it starts, and from then on counts `CLOCK_BOOTTIME`, which never steps and counts suspend. Across a restart the
-//! broker's clock never falls behind the last record in the store.
+//! **The problem.** Ends of grants are times of the wall clock, and a step of that clock must not move them. The lives of
+//! certificates are times of the wall clock, too, and peers judge them by it.
+//!
+//! **The words.**
+//!
+//! - The *broker's clock* ([`Clock`]) gives the time of grants, tokens and audit records. The broker reads the wall clock
+//!   once, when it starts, and from then on counts `CLOCK_BOOTTIME`, which never steps and counts suspend.
+//! - The *floor* of the broker's clock is the time of the newest audit record. Across a restart the broker's clock never falls
+//!   behind it, so that the end of no grant moves because a clock went back (I2).
+//! - The *wall clock* ([`wall`]) gives the time of certificates: the broker signs, renews and judges them by it, as TLS and
+//!   every peer do.
+//!
+//! **On failure.** After a start with a clock that was ahead, the records of that start hold the broker's clock ahead. Grants
+//! last as long as they were asked for, and their ends are written later by the difference. The broker logs it, and shows it
+//! in its status. The authority is not concerned: it lives by the wall clock.
 
 use std::time::Duration;
 
@@ -28,7 +40,8 @@ impl Clock {
         self.anchor.checked_add(elapsed).unwrap_or(Timestamp::MAX)
     }
 
-    /// Returns how far the wall clock is ahead of this one: it was stepped, or it was behind the store at the start.
+    /// Returns the lead of the wall clock over this one. It is below zero if the wall clock was stepped back, or if it was
+    /// behind the newest audit record at the start.
     pub fn wall_ahead(&self) -> SignedDuration {
         wall().duration_since(self.now())
     }
@@ -46,8 +59,9 @@ pub fn boottime() -> Duration {
     Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
 }
 
+/// Returns the time of the wall clock, by which certificates live. Ends of grants do not: see [`Clock`].
 #[allow(clippy::disallowed_methods)]
-fn wall() -> Timestamp {
+pub fn wall() -> Timestamp {
     Timestamp::now()
 }
 

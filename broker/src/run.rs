@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use jiff::SignedDuration;
 use postern_core::target::CloudKind;
 use postern_pki::life::Life;
 use postern_pki::tls::{self, ServerIdentity};
@@ -27,8 +28,8 @@ use tokio::sync::watch;
 use crate::api::{self, Listener};
 use crate::app::App;
 use crate::app::status::About;
-use crate::authority::{Keeper, Standing, first_serving, show_readiness};
-use crate::clock::Clock;
+use crate::authority::{CLOCK_TOLERANCE, Keeper, Standing, first_serving, show_readiness};
+use crate::clock::{Clock, wall};
 use crate::cluster::Cluster;
 use crate::cluster::follower::Follower;
 use crate::cluster::membership::Membership;
@@ -48,8 +49,6 @@ pub use store::{Opened, open as open_store};
 
 /// The time limit of the last answers when the broker shuts down.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
-/// The step of the wall clock at which the log says so.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
 
 /// The providers of the clouds that are driven.
 pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
@@ -109,12 +108,14 @@ async fn start(
 ) -> anyhow::Result<Running> {
     let store: Arc<dyn Store> = Arc::new(InstrumentedStore::new(store));
     let clock = Clock::start(store::newest_record(store.as_ref()).await?);
+    let now = wall();
     let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
     let standing = Arc::new(Standing::of(config));
+    standing.note_clock(clock.wall_ahead());
     refuse_exposed_root_key(&authority, config)?;
     // Before the first renewal, so that the other brokers and the readiness know of an ended authority from the start.
-    show_readiness(&authority, readiness, &standing.look(&authority, clock.now()), clock.now());
-    let credentials = first_serving(&authority, &config.names, clock.now())?;
+    show_readiness(&authority, readiness, &standing.look(&authority, now), now);
+    let credentials = first_serving(&authority, &config.names, now)?;
     let serving = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
     let identity = ServerIdentity::new(credentials)?;
     let tls = tls::server_config(&identity)?;
@@ -147,7 +148,7 @@ async fn start(
     tasks.spawn("sample", telemetry::keep_sampling(Arc::clone(&parts.store), progress, clock));
     tasks.spawn("store", store::watch_for_loss(Arc::clone(&parts.store), config.redis.clone(), clock));
     let (joined, is_joined) = tokio::sync::oneshot::channel();
-    tasks.spawn("membership", parts.membership(config, standing, head).keep(joined));
+    tasks.spawn("membership", parts.membership(config, Arc::clone(&standing), head).keep(joined));
     // Nothing begins before this broker is a member, and has taken over the targets on which no broker works.
     tokio::select! {
         _ = is_joined => {}
@@ -165,7 +166,7 @@ async fn start(
     let (reporter, health) = tonic_health::server::health_reporter();
     tasks.spawn("health", api::report_health(reporter, readiness.clone()));
     tasks.spawn("authority", keeper.keep());
-    tasks.spawn("clock", watch_clock(clock));
+    tasks.spawn("clock", watch_clock(clock, standing));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -311,19 +312,23 @@ fn refuse_exposed_root_key(authority: &Authority, config: &Config) -> anyhow::Re
     }
 }
 
-/// Logs each step of the wall clock: ends of grants stand still on the broker's own clock.
-async fn watch_clock(clock: Clock) -> anyhow::Result<()> {
-    let mut logged = clock.wall_ahead();
+/// Shows the difference between the wall clock and the broker's own, and logs it at the start and after each step: ends of
+/// grants stand still on the broker's own clock.
+async fn watch_clock(clock: Clock, standing: Arc<Standing>) -> anyhow::Result<()> {
+    let mut logged = SignedDuration::ZERO;
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
         let ahead = clock.wall_ahead();
         telemetry::clock_ahead(ahead);
+        standing.note_clock(ahead);
         if ahead.checked_sub(logged).is_none_or(|moved| moved.unsigned_abs() > CLOCK_TOLERANCE) {
             tracing::warn!(
+                event = "clock.differs",
                 seconds_ahead = ahead.as_secs(),
-                "the wall clock was stepped; grants go on by the broker's own clock until it is restarted"
+                "the wall clock differs from the broker's own: it was stepped, or the newest audit record is ahead of it; \
+                 grants go on by the broker's own clock"
             );
             logged = ahead;
         }
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }

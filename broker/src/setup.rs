@@ -10,7 +10,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{Name, Principal, Role};
 use postern_pki::{Authority, Credentials, Identity, KeyPair};
 
-use crate::clock::Clock;
+use crate::clock::wall;
 use crate::config::Config;
 use crate::run::open_store;
 use crate::store::Transaction;
@@ -31,7 +31,7 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
         .mode(0o700)
         .create(dir)
         .with_context(|| format!("cannot make {}", dir.display()))?;
-    let now = Clock::start(Timestamp::UNIX_EPOCH).now();
+    let now = wall();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
@@ -64,7 +64,7 @@ pub fn issue(
         "{} has an identity already; name another directory",
         out.display()
     );
-    let now = Clock::start(Timestamp::UNIX_EPOCH).now();
+    let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
     let credentials = sign(&authority, principal, lifetime, now)?;
     credentials.save(out)?;

@@ -14,6 +14,7 @@ use postern_pki::identity::Identity;
 use postern_pki::join::JoinToken;
 
 use super::{App, Caller, Error};
+use crate::clock::wall;
 use crate::cluster::peer_status::PeerStatus;
 use crate::layers::host::sessions::Session;
 use crate::layers::report::LayerReport;
@@ -91,7 +92,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
             Err(error) => Err(error.into()),
         };
     }
-    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
+    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let agent = AgentRecord {
         target: target.clone(),
         enrolled_at: now,
@@ -124,10 +125,10 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
 /// The agent is banned or not enrolled, or the certificate request is malformed.
 pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, Error> {
     let Versioned { record, version } = admitted(app, target).await?;
-    let now = app.clock.now();
-    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
+    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let agent = AgentRecord { certificate_not_after: issued.not_after, ..record };
-    let event = AuditEvent::done(now, format!("agent/{target}"), "agent.renewed").on_target(target);
+    let event =
+        AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.renewed").on_target(target);
     let change = Change::PutAgent { agent, expect: Expect::Version(version) };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
     Ok(issued)

@@ -12,7 +12,7 @@ use postern_pki::{Authority, Credentials, KeyPair, PkiError};
 
 use super::Standing;
 use super::root_key::{RootKey, in_a_line};
-use crate::clock::Clock;
+use crate::clock::{Clock, wall};
 use crate::readiness::Readiness;
 use crate::signals::parts::AUTHORITY;
 use crate::store::{Store, Transaction};
@@ -38,7 +38,7 @@ pub struct Keeper {
     pub store: Arc<dyn Store>,
     /// The reasons for which this broker is not ready.
     pub readiness: Readiness,
-    /// The broker's clock.
+    /// The broker's clock, for the audit records. The keeper lives by the wall clock, as certificates do.
     pub clock: Clock,
     /// The certificate that the broker serves with.
     pub identity: ServerIdentity,
@@ -52,12 +52,23 @@ pub struct Keeper {
 struct KeeperState {
     /// The intermediate under which the broker serves.
     signer: String,
-    next_try: Timestamp,
+    /// The wall clock at the last renewal that failed.
+    failed_at: Option<Timestamp>,
     failure: Option<String>,
     /// The subject of the newest warnings in the log.
-    said: Option<(Nearness, Nearness, Option<String>, usize)>,
+    said: Option<Said>,
     /// Records that the store has not taken yet.
     unrecorded: Vec<AuditEvent>,
+}
+
+/// The subject of warnings: the ends, the failure, the root's key, and the number of warnings.
+type Said = (Nearness, Nearness, Option<String>, RootKey, usize);
+
+impl KeeperState {
+    /// Reports whether the wait after a failed renewal is not over. A wall clock that went back ends the wait.
+    fn waits(&self, now: Timestamp) -> bool {
+        self.failed_at.is_some_and(|at| (SignedDuration::ZERO..RETRY_AFTER).contains(&now.duration_since(at)))
+    }
 }
 
 /// Makes credentials for the broker's own port.
@@ -74,10 +85,11 @@ pub(crate) fn serving(
     Credentials::new(key, issued.chain, authority.roots())
 }
 
-/// Reports whether the broker should take a fresh serving certificate: half of the life has passed, and a fresh one would be
-/// valid. Otherwise the ended one stays, which shows clients the reason.
+/// Reports whether the broker should take a fresh serving certificate: half of the life has passed, or the life has not begun
+/// because the clock was ahead; and a fresh one would be valid. Otherwise the ended one stays, which shows clients the reason.
 fn is_serving_due(serving: &Life, intermediate: &Life, now: Timestamp) -> bool {
-    now >= serving.half() && intermediate.holds(now) && serving.not_after < intermediate.not_after
+    let is_old = now >= serving.half() && serving.not_after < intermediate.not_after;
+    intermediate.holds(now) && (is_old || serving.is_early(now))
 }
 
 /// Sets the readiness by whether peers can trust this broker.
@@ -102,7 +114,7 @@ impl Keeper {
     pub async fn keep(mut self) -> anyhow::Result<()> {
         let mut state = KeeperState {
             signer: self.authority.intermediate().serial,
-            next_try: Timestamp::MIN,
+            failed_at: None,
             failure: None,
             said: None,
             unrecorded: Vec::new(),
@@ -114,9 +126,10 @@ impl Keeper {
     }
 
     async fn look(&mut self, state: &mut KeeperState) {
-        let now = self.clock.now();
+        let now = wall();
         self.take_up(state, now);
         self.renew(state, now);
+        self.mend_copy();
         self.serve(state, now);
         self.say(state, now);
         self.record(state).await;
@@ -125,9 +138,9 @@ impl Keeper {
     /// Takes up an intermediate that another program has put on disk.
     fn take_up(&self, state: &mut KeeperState, now: Timestamp) {
         match self.authority.reload() {
-            Ok(true) => self.renewed(state, ANOTHER_PROGRAM, now),
-            Ok(false) if now >= state.next_try => state.failure = None,
-            Ok(false) => {}
+            Ok(true) => self.renewed(state, ANOTHER_PROGRAM),
+            Ok(false) if state.waits(now) => {}
+            Ok(false) => state.failure = None,
             Err(error) => state.failure = Some(in_a_line(error)),
         }
     }
@@ -135,7 +148,7 @@ impl Keeper {
     /// Renews the intermediate, if it is due and the root key is at hand.
     fn renew(&self, state: &mut KeeperState, now: Timestamp) {
         let Self { authority, standing, .. } = self;
-        if !authority.is_renewal_due(now) || now < state.next_try {
+        if !authority.is_renewal_due(now) || state.waits(now) {
             return;
         }
         match standing.root_key(authority) {
@@ -146,7 +159,7 @@ impl Keeper {
         let outcome = authority.renew_if_due(standing.root_key_file(), now);
         if authority.intermediate() != before {
             let by = if matches!(outcome, Ok(false)) { ANOTHER_PROGRAM } else { "the broker" };
-            self.renewed(state, by, now);
+            self.renewed(state, by);
         }
         match outcome {
             // The next look finds the intermediate of that program.
@@ -154,14 +167,26 @@ impl Keeper {
             Err(error) => {
                 telemetry::authority_renewal_failed();
                 state.failure = Some(in_a_line(error));
-                state.next_try = now.checked_add(RETRY_AFTER).unwrap_or(Timestamp::MAX);
+                state.failed_at = Some(now);
             }
         }
     }
 
-    fn renewed(&self, state: &mut KeeperState, by: &str, now: Timestamp) {
+    /// Writes `intermediate.pem` again after a renewal that was killed between the two files.
+    fn mend_copy(&self) {
+        match self.authority.mend_copy() {
+            Ok(true) => tracing::info!(
+                event = "authority.copy_mended",
+                "intermediate.pem was no copy of the authority's intermediate, and was written again"
+            ),
+            // A copy that stays stale is a warning, and the next look tries again.
+            Ok(false) | Err(_) => {}
+        }
+    }
+
+    fn renewed(&self, state: &mut KeeperState, by: &str) {
         let new = self.authority.intermediate();
-        (state.failure, state.next_try) = (None, Timestamp::MIN);
+        (state.failure, state.failed_at) = (None, None);
         tracing::info!(
             event = "authority.renewed",
             by,
@@ -170,7 +195,7 @@ impl Keeper {
             "the authority signs with a new intermediate"
         );
         state.unrecorded.push(
-            AuditEvent::done(now, "broker", "authority.renewed")
+            AuditEvent::done(self.clock.now(), "broker", "authority.renewed")
                 .with("by", by)
                 .with("serial", new.serial)
                 .with("not_after", new.life.not_after),
@@ -208,7 +233,13 @@ impl Keeper {
             telemetry::certificate_ends("store", store.not_after);
         }
         show_readiness(authority, readiness, &warnings, now);
-        let signs = (root.nearness(now), intermediate.nearness(now), state.failure.clone(), warnings.len());
+        let signs = (
+            root.nearness(now),
+            intermediate.nearness(now),
+            state.failure.clone(),
+            standing.root_key(authority),
+            warnings.len(),
+        );
         if state.said.as_ref() == Some(&signs) {
             return;
         }

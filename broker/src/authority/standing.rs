@@ -1,15 +1,15 @@
 //! The state of the authority's life, for other parts of the broker.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use postern_pki::life::Life;
 use postern_pki::{Authority, PkiError};
 
 use super::root_key::{RootKey, in_a_line};
-use super::warnings::{Facts, warnings};
+use super::warnings::{Facts, clock_in_words, warnings};
 use crate::config::Config;
 
 /// The state of the authority's certificates, as the keeper publishes it for other parts of the broker.
@@ -25,6 +25,8 @@ pub struct Standing {
 struct Published {
     warnings: Vec<String>,
     failure: Option<String>,
+    /// The lead of the wall clock over the broker's clock.
+    wall_ahead: SignedDuration,
 }
 
 impl Standing {
@@ -63,22 +65,31 @@ impl Standing {
         &self.root_key
     }
 
-    /// Returns the warnings that the keeper published last, one line each; empty if there are none.
+    /// Returns the warnings that the keeper published last, and that of the clocks, one line each; empty if there are none.
     pub fn warnings(&self) -> Vec<String> {
-        self.published.lock().unwrap_or_else(PoisonError::into_inner).warnings.clone()
+        let published = self.published.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_the_clocks = clock_in_words(published.wall_ahead);
+        published.warnings.iter().cloned().chain(of_the_clocks).collect()
     }
 
-    /// Computes the current warnings, with the failure of the last attempt to renew.
+    /// Notes the lead of the wall clock over the broker's clock.
+    pub fn note_clock(&self, wall_ahead: SignedDuration) {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner).wall_ahead = wall_ahead;
+    }
+
+    /// Computes the current warnings about the authority, with the failure of the last attempt to renew. `now` is the time of
+    /// the wall clock.
     pub fn look(&self, authority: &Authority, now: Timestamp) -> Vec<String> {
         let failure = self.published.lock().unwrap_or_else(PoisonError::into_inner).failure.clone();
         let facts = Facts {
             root: authority.root().life,
             intermediate: authority.intermediate().life,
             failure,
+            root_key: self.root_key(authority),
+            stale_copy: authority.stale_copy().map(Path::to_owned),
             store: self.store_certificate(),
         };
-        // The root's key is read only if a warning needs it.
-        let warnings = warnings(&facts, || self.root_key(authority), now);
+        let warnings = warnings(&facts, now);
         self.published.lock().unwrap_or_else(PoisonError::into_inner).warnings.clone_from(&warnings);
         warnings
     }

@@ -21,6 +21,7 @@ use super::permissions::{RENEW, row};
 use crate::api::authenticator::Authenticated;
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
+use crate::clock::wall;
 
 /// The characters of an unknown path that the log and the audit log keep.
 const MAX_LOGGED_PATH: usize = 128;
@@ -95,9 +96,8 @@ struct Refusal {
 fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> {
     let path = request.uri().path();
     let peer = request.extensions().get::<Peer>();
-    let now = app.clock.now();
     let caller = match peer.and_then(|peer| peer.caller.as_ref()) {
-        Some(caller) if caller.not_after <= now && !may_still(path, &caller.identity) => {
+        Some(caller) if caller.not_after <= wall() && !may_still(path, &caller.identity) => {
             let message = "your certificate has expired; renew it and connect again";
             let status = status::plain(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message);
             return Err(Refusal { status: Box::new(status), event: None });
@@ -120,7 +120,7 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> 
     tracing::warn!(%actor, path, "the permission table denies this call");
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
-    let event = AuditEvent::denied(now, actor, "rpc.called").with("rpc", path);
+    let event = AuditEvent::denied(app.clock.now(), actor, "rpc.called").with("rpc", path);
     Err(Refusal { status: Box::new(status), event: Some(Box::new(event)) })
 }
 

@@ -14,6 +14,7 @@ use crate::api::error::to_status;
 use crate::api::request::{agent, authenticated, caller, page_token, target_id};
 use crate::app::App;
 use crate::app::agents::{self, AgentView};
+use crate::clock::wall;
 
 pub(super) struct AgentApi {
     pub(super) app: Arc<App>,
@@ -54,7 +55,7 @@ impl AgentService for AgentApi {
         let target = agent(&request)?;
         let ended = authenticated(&request).map(|caller| caller.not_after);
         let csr = &request.get_ref().csr;
-        let issued = match ended.filter(|end| *end <= self.app.clock.now()) {
+        let issued = match ended.filter(|end| *end <= wall()) {
             Some(ended) => agents::renew_late(&self.app, &target, csr, ended).await,
             None => agents::renew(&self.app, &target, csr).await,
         };

@@ -29,7 +29,7 @@ use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
 use crate::app::agents::{Tampering, admitted, connect, record_tampering, record_unknown};
-use crate::clock::boottime;
+use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{DesiredState, Outgoing};
 use crate::layers::host::sessions::Session;
 
@@ -58,7 +58,7 @@ pub(super) async fn open(
     let open = OpenSession {
         app,
         target,
-        certificate_not_after,
+        certificate_ends: certificate_not_after.map(ends_at),
         incoming,
         session,
         last: LastMessage { sent_at: first.sent_at, at: boottime() },
@@ -114,10 +114,16 @@ async fn answer(incoming: &mut Streaming<v1::SessionRequest>) -> bool {
     false
 }
 
+/// Returns the end of a certificate, as [`boottime`] counts.
+fn ends_at(not_after: Timestamp) -> Duration {
+    boottime().saturating_add(not_after.duration_since(wall()).try_into().unwrap_or_default())
+}
+
 struct OpenSession {
     app: Arc<App>,
     target: TargetId,
-    certificate_not_after: Option<Timestamp>,
+    /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.
+    certificate_ends: Option<Duration>,
     incoming: Streaming<v1::SessionRequest>,
     session: Session,
     last: LastMessage,
@@ -148,7 +154,7 @@ impl OpenSession {
                     None => return Ok(None),
                     Some(message) => {
                         self.last = LastMessage { sent_at: message.sent_at, at: boottime() };
-                        if self.certificate_not_after.is_some_and(|end| self.app.clock.now() >= end) {
+                        if self.certificate_ends.is_some_and(|end| boottime() >= end) {
                             return ended("your certificate has expired; renew it and connect again");
                         }
                         if let Some(reply) = self.take(message).await? {

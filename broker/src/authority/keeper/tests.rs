@@ -1,3 +1,5 @@
+use std::os::unix::fs::PermissionsExt as _;
+
 use postern_pki::life::Life;
 
 use super::*;
@@ -13,7 +15,7 @@ fn keeper(rig: &TestApp) -> (Keeper, KeeperState) {
     let life = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
     let state = KeeperState {
         signer: app.authority.intermediate().serial,
-        next_try: Timestamp::MIN,
+        failed_at: None,
         failure: None,
         said: None,
         unrecorded: Vec::new(),
@@ -41,6 +43,110 @@ fn a_serving_certificate_is_due_at_half_of_its_life_while_a_fresh_one_would_be_b
     }
     let bounded = life(980, 1000);
     assert!(!is_serving_due(&bounded, &intermediate, at(995)), "it lasts as long as its intermediate");
+    // Of a clock that was ahead.
+    assert!(is_serving_due(&bounded, &intermediate, at(979)));
+    assert!(!is_serving_due(&life(500, 524), &life(500, 1000), at(499)), "a fresh one would be no better");
+}
+
+/// The keeper's work of one look, at a time of the wall clock.
+fn look(keeper: &mut Keeper, state: &mut KeeperState, now: Timestamp) {
+    keeper.take_up(state, now);
+    keeper.renew(state, now);
+    keeper.mend_copy();
+    keeper.serve(state, now);
+    keeper.say(state, now);
+}
+
+#[tokio::test]
+async fn after_a_clock_that_was_ahead_the_first_look_makes_the_broker_good_for_its_peers_again() {
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
+    let now = wall();
+    look(&mut keeper, &mut state, now + DAY * 240);
+    assert!(rig.app.authority.intermediate().life.is_early(now) && keeper.serving.is_early(now));
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.authority.intermediate().life.holds(now) && keeper.serving.holds(now));
+    assert!(!rig.app.readiness.reasons().contains_key(AUTHORITY));
+    assert!(rig.app.standing.warnings().is_empty(), "{:?}", rig.app.standing);
+
+    // Two hours are no reason for another intermediate, and one for another serving certificate.
+    let intermediate = rig.app.authority.intermediate();
+    look(&mut keeper, &mut state, now + SignedDuration::from_hours(14));
+    assert!(keeper.serving.is_early(now));
+    look(&mut keeper, &mut state, now);
+    assert!(keeper.serving.holds(now));
+    assert_eq!(rig.app.authority.intermediate(), intermediate);
+    // The audit log goes by the broker's clock, which never goes back.
+    keeper.record(&mut state).await;
+    let renewals: Vec<_> =
+        rig.events().await.into_iter().filter(|event| event.action == "authority.renewed").collect();
+    assert!(renewals.len() == 2 && renewals.is_sorted_by_key(|event| event.at), "{renewals:?}");
+    assert!(renewals.iter().all(|event| event.at < now + DAY), "{renewals:?}");
+}
+
+#[tokio::test]
+async fn with_the_root_key_offline_an_intermediate_from_the_future_is_a_reason_not_to_be_ready() {
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
+    let (now, key) = (wall(), rig.app.standing.root_key_file().to_owned());
+    look(&mut keeper, &mut state, now + DAY * 240);
+    let offline = key.with_extension("offline");
+    std::fs::rename(&key, &offline).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.readiness.reasons()[AUTHORITY].contains("authority renew --root-key FILE"));
+    Authority::renew(key.parent().unwrap(), &rig.app.trust_domain, &offline, now).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.authority.intermediate().life.holds(now) && keeper.serving.holds(now));
+    assert!(!rig.app.readiness.reasons().contains_key(AUTHORITY));
+}
+
+#[tokio::test]
+async fn a_root_key_that_cannot_be_used_is_warned_of_while_the_certificates_are_young() {
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
+    let (now, key) = (wall(), rig.app.standing.root_key_file().to_owned());
+    let other = Authority::init(&key.with_extension("other"), &rig.app.trust_domain, now).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.standing.warnings().is_empty());
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.standing.warnings()[0].contains("can be read by other users"), "{:?}", rig.app.standing);
+    drop(other);
+    std::fs::copy(key.with_extension("other").join("root.key"), &key).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.standing.warnings()[0].contains("is not the private key of"), "{:?}", rig.app.standing);
+    std::fs::remove_file(&key).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert!(rig.app.standing.warnings().is_empty(), "a key that is offline is no trouble");
+}
+
+#[test]
+fn a_stale_copy_is_written_again_at_the_next_look() {
+    let rig = TestApp::new();
+    let (mut keeper, mut state) = keeper(&rig);
+    let (now, key) = (wall(), rig.app.standing.root_key_file().to_owned());
+    let copy = key.with_file_name("intermediate.pem");
+    let stale = std::fs::read(&copy).unwrap();
+    Authority::renew(key.parent().unwrap(), &rig.app.trust_domain, &key, now).unwrap();
+    std::fs::write(&copy, &stale).unwrap();
+    look(&mut keeper, &mut state, now);
+    assert_ne!(std::fs::read(&copy).unwrap(), stale);
+    assert!(rig.app.standing.warnings().is_empty());
+}
+
+#[test]
+fn a_wait_after_a_failed_renewal_ends_with_a_clock_that_goes_back() {
+    let rig = TestApp::new();
+    let (keeper, mut state) = keeper(&rig);
+    let (due, key) = (wall() + DAY * 183, rig.app.standing.root_key_file().to_owned());
+    let good = std::fs::read(&key).unwrap();
+    std::fs::write(&key, "no key").unwrap();
+    keeper.renew(&mut state, due + DAY * 100);
+    std::fs::write(&key, good).unwrap();
+    let before = rig.app.authority.intermediate();
+    keeper.renew(&mut state, due);
+    assert_ne!(rig.app.authority.intermediate(), before);
 }
 
 #[tokio::test]
@@ -80,12 +186,11 @@ async fn i2_an_ended_intermediate_is_a_reason_not_to_be_ready_and_the_keeper_goe
     assert_eq!(state.failure, None, "a key that is offline is no failure");
 
     // As the command renews it.
-    let command = Authority::load(key.parent().unwrap(), &rig.app.trust_domain).unwrap();
-    command.renew(&offline, late).unwrap();
+    let made = Authority::renew(key.parent().unwrap(), &rig.app.trust_domain, &offline, late).unwrap();
     keeper.take_up(&mut state, late);
     keeper.serve(&mut state, late);
     keeper.say(&mut state, late);
-    assert_eq!(rig.app.authority.intermediate(), command.intermediate());
+    assert_eq!(rig.app.authority.intermediate(), made);
     assert!(!rig.app.readiness.reasons().contains_key(AUTHORITY));
     assert!(keeper.serving.holds(late));
 }
