@@ -24,7 +24,10 @@ mod tests {
         for backtrace in [None, Some("0")] {
             let stderr = refused(UNKNOWN_KEY, backtrace);
             assert_eq!(stderr.lines().count(), 1, "{stderr}");
-            assert!(stderr.starts_with("postern-broker: ") && stderr.contains("broker.toml is not"), "{stderr}");
+            assert!(
+                stderr.starts_with("postern-broker: ") && stderr.contains("broker.toml is not"),
+                "{stderr}"
+            );
             assert!(stderr.contains("lissen"), "{stderr}");
         }
     }
