@@ -23,10 +23,10 @@ async fn i7_a_requester_lists_the_policies_under_which_it_may_request_and_no_oth
     let app = TestApp::under(policies).await;
     for (role, who, expected) in [
         (Role::Requester, "alice", &["all", "both"][..]),
-        (Role::Requester, "bob", &["all", "both", "bobs"]),
+        (Role::Requester, "bob", &["all", "bobs", "both"]),
         (Role::Requester, "carol", &["all"]),
-        (Role::Reader, "carol", &["all", "both", "bobs"]),
-        (Role::Administrator, "carol", &["all", "both", "bobs"]),
+        (Role::Reader, "carol", &["all", "bobs", "both"]),
+        (Role::Administrator, "carol", &["all", "bobs", "both"]),
     ] {
         let (views, next) = list(&app.app, &caller(role, who), 10, None).await.unwrap();
         assert_eq!((names(&views), next), (expected.to_vec(), None), "{role}/{who}");
