@@ -1,23 +1,32 @@
 //! The HTTP port for monitoring: `/metrics` for Prometheus, `/livez` and `/readyz` for the programs that start brokers and
 //! route calls to them. It shows no secret, changes nothing, and asks for no authentication.
+//!
+//! Any peer that reaches the port may connect, so each connection has bounds: a number of connections, a deadline for a
+//! request's head, and an age that ends an answer that is not read. `axum::serve` has none of these, so hyper serves the
+//! connections and axum only routes the requests.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::IntoResponse;
+use axum::{Router, routing};
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
+use tower::ServiceExt as _;
 
 use crate::clock::Clock;
 use crate::readiness::{Readiness, goes_round, in_words};
@@ -58,6 +67,8 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// Never: an error of a connection ends that connection alone.
 pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
+    let metrics = shown.metrics.clone();
+    let router = router(shown);
     let (mut connections, mut oldest_first) = (JoinSet::new(), VecDeque::new());
     let mut upkeep = tokio::time::interval(UPKEEP_INTERVAL);
     // After the machine stood still, one tick is as good as all that were missed.
@@ -72,7 +83,7 @@ pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
                     {
                         oldest.abort();
                     }
-                    oldest_first.push_back(connections.spawn(connection(tcp, shown.clone())));
+                    oldest_first.push_back(connections.spawn(connection(tcp, router.clone())));
                 }
                 Err(error) => {
                     tracing::error!(%error, "cannot accept a connection for metrics");
@@ -80,116 +91,64 @@ pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
                 }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            _ = upkeep.tick() => shown.metrics.run_upkeep(),
+            _ = upkeep.tick() => metrics.run_upkeep(),
         }
     }
 }
 
-async fn connection(tcp: TcpStream, shown: Shown) {
-    let service = service_fn(|request: Request<Incoming>| {
-        let answer = shown.answer(request.method(), request.uri().path());
-        async move { Ok::<_, Infallible>(answer) }
-    });
+/// Serves a connection until its peer has closed it, or a deadline has.
+async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+    // Dropped unread, a request's body is not awaited: hyper announces in the answer that it closes the connection.
+    let service =
+        service_fn(|request: Request<Incoming>| router.clone().oneshot(request.map(|_body| Body::empty())));
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(READ_TIMEOUT);
-    match tokio::time::timeout(MAX_AGE, builder.serve_connection(TokioIo::new(tcp), service)).await {
+    match tokio::time::timeout(MAX_AGE, builder.serve_connection(TokioIo::new(stream), service)).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection for metrics ended"),
         Err(_) => tracing::debug!("a connection for metrics has reached its age"),
     }
 }
 
-impl Shown {
-    fn answer(&self, method: &Method, path: &str) -> Response<String> {
-        if method != Method::GET && method != Method::HEAD {
-            let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "use GET\n".into());
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-            return response;
-        }
-        match path {
-            "/metrics" => {
-                let mut response = plain(StatusCode::OK, self.metrics.render());
-                let format = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-                response.headers_mut().insert(CONTENT_TYPE, format);
-                response
-            }
-            "/livez" if goes_round(&self.heartbeat, self.clock) => plain(StatusCode::OK, "alive\n".into()),
-            "/livez" => {
-                let last =
-                    self.heartbeat.last().map_or_else(|| "its start".to_owned(), |last| last.to_string());
-                let body = format!("reconciler: it has not gone round since {last}\n");
-                plain(StatusCode::SERVICE_UNAVAILABLE, body)
-            }
-            "/readyz" => {
-                let reasons = self.readiness.reasons();
-                if reasons.is_empty() {
-                    return plain(StatusCode::OK, "ready\n".into());
-                }
-                let lines = in_words(&reasons).into_iter().map(|line| line + "\n");
-                plain(StatusCode::SERVICE_UNAVAILABLE, lines.collect())
-            }
-            _ => plain(StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n".into()),
-        }
-    }
+/// Routes GET and HEAD by the path, and refuses every other method on any path.
+fn router(shown: Shown) -> Router {
+    Router::new()
+        .route("/metrics", routing::get(metrics))
+        .route("/livez", routing::get(livez))
+        .route("/readyz", routing::get(readyz))
+        .method_not_allowed_fallback(use_get)
+        .fallback(routing::get(unknown_path).fallback(use_get))
+        .with_state(shown)
 }
 
-fn plain(status: StatusCode, body: String) -> Response<String> {
-    let mut response = Response::new(body);
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-    response
+async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.metrics.render())
+}
+
+async fn livez(State(shown): State<Shown>) -> (StatusCode, String) {
+    if goes_round(&shown.heartbeat, shown.clock) {
+        return (StatusCode::OK, "alive\n".into());
+    }
+    let last = shown.heartbeat.last().map_or_else(|| "its start".to_owned(), |last| last.to_string());
+    (StatusCode::SERVICE_UNAVAILABLE, format!("reconciler: it has not gone round since {last}\n"))
+}
+
+async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
+    let reasons = shown.readiness.reasons();
+    if reasons.is_empty() {
+        return (StatusCode::OK, "ready\n".into());
+    }
+    let lines = in_words(&reasons).into_iter().map(|line| line + "\n");
+    (StatusCode::SERVICE_UNAVAILABLE, lines.collect())
+}
+
+async fn unknown_path() -> (StatusCode, &'static str) {
+    (StatusCode::NOT_FOUND, "here are /metrics, /livez and /readyz\n")
+}
+
+async fn use_get() -> impl IntoResponse {
+    (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], "use GET\n")
 }
 
 #[cfg(test)]
-mod tests {
-    use jiff::{SignedDuration, Timestamp};
-
-    use super::*;
-    use crate::signals::parts::{ENDING, RECONCILER, STORE};
-    use crate::telemetry;
-
-    fn shown() -> Shown {
-        Shown {
-            metrics: telemetry::recorder().unwrap().handle(),
-            readiness: Readiness::default(),
-            heartbeat: Arc::default(),
-            clock: Clock::start(Timestamp::UNIX_EPOCH),
-        }
-    }
-
-    fn get(shown: &Shown, path: &str) -> (u16, String) {
-        let response = shown.answer(&Method::GET, path);
-        (response.status().as_u16(), response.into_body())
-    }
-
-    #[test]
-    fn liveness_is_that_the_reconciler_goes_round() {
-        let shown = shown();
-        let now = shown.clock.now();
-        assert_eq!(get(&shown, "/livez").0, 503);
-        shown.heartbeat.beat(now);
-        assert_eq!(get(&shown, "/livez"), (200, "alive\n".into()));
-        shown.heartbeat.beat(now - SignedDuration::from_secs(31));
-        assert_eq!(get(&shown, "/livez").0, 503);
-    }
-
-    #[test]
-    fn readiness_is_that_no_part_has_a_reason_and_shows_each() {
-        let shown = shown();
-        let (code, body) = get(&shown, "/readyz");
-        assert!(code == 503 && body.contains("store: ") && body.contains("reconciler: "), "{body}");
-        shown.readiness.clear(STORE);
-        shown.readiness.clear(RECONCILER);
-        assert_eq!(get(&shown, "/readyz"), (200, "ready\n".into()));
-        shown.readiness.set(ENDING, "the broker is ending");
-        assert_eq!(get(&shown, "/readyz"), (503, "ending: the broker is ending\n".into()));
-    }
-
-    #[test]
-    fn nothing_else_is_there_and_nothing_can_be_changed() {
-        let shown = shown();
-        assert_eq!(get(&shown, "/").0, 404);
-        assert_eq!(shown.answer(&Method::POST, "/metrics").status(), StatusCode::METHOD_NOT_ALLOWED);
-        assert_eq!(shown.answer(&Method::HEAD, "/metrics").status(), StatusCode::OK);
-    }
-}
+mod tests;
