@@ -1,18 +1,28 @@
-//! The HTTP server: it takes requests apart, orders the faults, and routes to the state, the logins and the oracle.
+//! The HTTP server: it takes each request apart, carries out the faults that a test ordered, and routes to the logins and the state.
+//!
+//! axum routes. hyper serves the connections, because only an error of its service cuts a connection without an answer, and a
+//! service of axum has no errors: the router marks the answers that must not be sent.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::{Body, to_bytes};
+use axum::extract::{Path, Request, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router, routing};
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper::{HeaderMap, Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
+use tower::ServiceExt as _;
 
 use crate::answer::Answer;
 use crate::faults::{Call, Handling};
@@ -28,9 +38,23 @@ struct SimRequest {
     query: HashMap<String, String>,
     headers: HeaderMap,
     body: Bytes,
+    /// The code with which the operation that the request starts fails in the end.
+    failure: Option<&'static str>,
 }
 
 impl SimRequest {
+    fn new(parts: &Parts, body: Bytes) -> Self {
+        let query = parts.uri.query().unwrap_or_default().as_bytes();
+        Self {
+            method: parts.method.clone(),
+            path: parts.uri.path().to_owned(),
+            query: form_urlencoded::parse(query).into_owned().collect(),
+            headers: parts.headers.clone(),
+            body,
+            failure: None,
+        }
+    }
+
     fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)?.to_str().ok()
     }
@@ -40,8 +64,8 @@ impl SimRequest {
     }
 }
 
-/// A connection that is cut on purpose.
-#[derive(Debug)]
+/// The mark of an answer in whose place the connection is cut on purpose.
+#[derive(Debug, Clone)]
 struct Cut;
 
 impl std::fmt::Display for Cut {
@@ -58,13 +82,20 @@ impl AzureSim {
     /// # Errors
     /// Connections cannot be accepted any more.
     pub async fn serve(self, listener: TcpListener) -> std::io::Result<Infallible> {
+        let router = router(self);
         let mut connections = JoinSet::new();
         loop {
             let (stream, _) = listener.accept().await?;
             stream.set_nodelay(true)?;
-            let sim = self.clone();
+            let router = router.clone();
             connections.spawn(async move {
-                let service = service_fn(move |request| sim.clone().answer(request));
+                let service = service_fn(|request: hyper::Request<Incoming>| {
+                    let answer = router.clone().oneshot(request);
+                    async {
+                        let Ok(answer) = answer.await;
+                        if answer.extensions().get::<Cut>().is_some() { Err(Cut) } else { Ok(answer) }
+                    }
+                });
                 // A connection that is cut on purpose ends with an error.
                 hyper::server::conn::http1::Builder::new()
                     .serve_connection(TokioIo::new(stream), service)
@@ -74,80 +105,88 @@ impl AzureSim {
             while connections.try_join_next().is_some() {}
         }
     }
+}
 
-    async fn answer(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Cut> {
-        let (parts, body) = request.into_parts();
-        let body = body.collect().await.map_err(|_| Cut)?.to_bytes();
-        let query =
-            form_urlencoded::parse(parts.uri.query().unwrap_or_default().as_bytes()).into_owned().collect();
-        let path = parts.uri.path().to_owned();
-        let request =
-            Arc::new(SimRequest { method: parts.method, path, query, headers: parts.headers, body });
-        let call = Call { method: request.method.to_string(), path: request.path.clone(), status: None };
-        let handling = self.faults().handling(&call);
-        let answer = match handling {
-            Handling::Cut | Handling::Hold => None,
-            Handling::Answer(status, code) => {
-                Some(Answer::error(status, code, "a test").with("retry-after", "0".into()))
-            }
-            Handling::Wait(span) => {
-                tokio::time::sleep(span).await;
-                Some(self.serve_one(&request, None))
-            }
-            Handling::FailLater(code) => Some(self.serve_one(&request, Some(code))),
-            Handling::Serve => Some(self.serve_one(&request, None)),
-            Handling::ServeAndCut | Handling::ServeAndHold => {
-                self.serve_one(&request, None);
-                None
-            }
-        };
-        self.faults().calls.push(Call { status: answer.as_ref().map(|answer| answer.status), ..call });
-        if let Some(answer) = answer {
-            return Ok(respond(answer));
-        }
-        if handling == Handling::ServeAndHold {
-            self.faults().reached();
-        }
-        if handling == Handling::Cut || handling == Handling::ServeAndCut {
-            Err(Cut)
-        } else {
-            self.hold().await
-        }
+fn router(sim: AzureSim) -> Router {
+    Router::new()
+        .route("/{tenant}/oauth2/v2.0/token", routing::post(token).fallback(resource))
+        .route("/metadata/identity/oauth2/token", routing::get(metadata).fallback(resource))
+        .fallback(resource)
+        .layer(middleware::from_fn_with_state(sim.clone(), with_faults))
+        .with_state(sim)
+}
+
+/// Takes the request apart, carries out the fault that was ordered for it, and records the call.
+async fn with_faults(State(sim): State<AzureSim>, request: Request, next: Next) -> Response {
+    let cut = || Extension(Cut).into_response();
+    let (parts, body) = request.into_parts();
+    let Ok(body) = to_bytes(body, usize::MAX).await else { return cut() };
+    let mut request = SimRequest::new(&parts, body);
+    let call = Call { method: request.method.to_string(), path: request.path.clone(), status: None };
+    let handling = sim.faults().handling(&call);
+    if let Handling::FailLater(code) = handling {
+        request.failure = Some(code);
     }
+    let mut routed = Request::from_parts(parts, Body::empty());
+    routed.extensions_mut().insert(Arc::new(request));
+    let serve = next.run(routed);
+    let answer = match handling {
+        Handling::Cut | Handling::Hold => None,
+        Handling::Answer(status, code) => {
+            Some(Answer::error(status, code, "a test").with("retry-after", "0".into()).into_response())
+        }
+        Handling::Wait(span) => {
+            tokio::time::sleep(span).await;
+            Some(serve.await)
+        }
+        Handling::FailLater(_) | Handling::Serve => Some(serve.await),
+        Handling::ServeAndCut | Handling::ServeAndHold => {
+            serve.await;
+            None
+        }
+    };
+    let status = answer.as_ref().map(|answer| answer.status().as_u16());
+    sim.faults().calls.push(Call { status, ..call });
+    if handling == Handling::ServeAndHold {
+        sim.faults().reached();
+    }
+    if handling == Handling::Hold || handling == Handling::ServeAndHold {
+        sim.hold().await;
+    }
+    answer.unwrap_or_else(cut)
+}
 
-    /// Waits until the world goes on, and then cuts the connection without an answer.
-    async fn hold(&self) -> Result<Response<Full<Bytes>>, Cut> {
+async fn token(
+    State(sim): State<AzureSim>,
+    Path(tenant): Path<String>,
+    Extension(request): Extension<Arc<SimRequest>>,
+) -> Answer {
+    sim.logins().token(request.host(), &tenant, &request.body)
+}
+
+async fn metadata(State(sim): State<AzureSim>, Extension(request): Extension<Arc<SimRequest>>) -> Answer {
+    let has_header = request.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    sim.logins().metadata(&request.query, has_header)
+}
+
+async fn resource(
+    State(sim): State<AzureSim>,
+    Extension(request): Extension<Arc<SimRequest>>,
+) -> Result<Answer, Answer> {
+    let bearer = sim.logins().bearer(request.header("authorization"))?;
+    sim.resource(&request, &bearer)
+}
+
+impl AzureSim {
+    /// Waits until the world goes on.
+    async fn hold(&self) {
         let go_on = self.inner.go_on.notified();
         if self.has_halted() {
             go_on.await;
         }
-        Err(Cut)
     }
 
-    fn serve_one(&self, request: &SimRequest, failure: Option<&'static str>) -> Answer {
-        let segments: Vec<&str> = request.path.trim_matches('/').split('/').collect();
-        match &segments[..] {
-            [tenant, "oauth2", "v2.0", "token"] if request.method == Method::POST => {
-                return self.logins().token(request.host(), tenant, &request.body);
-            }
-            ["metadata", "identity", "oauth2", "token"] if request.method == Method::GET => {
-                let has_header =
-                    request.header("metadata").is_some_and(|value| value.eq_ignore_ascii_case("true"));
-                return self.logins().metadata(&request.query, has_header);
-            }
-            _ => {}
-        }
-        let bearer = self.logins().bearer(request.header("authorization"));
-        let served = bearer.and_then(|bearer| self.resource(request, &bearer, failure));
-        served.unwrap_or_else(|error| error)
-    }
-
-    fn resource(
-        &self,
-        request: &SimRequest,
-        bearer: &Bearer,
-        failure: Option<&'static str>,
-    ) -> Result<Answer, Answer> {
+    fn resource(&self, request: &SimRequest, bearer: &Bearer) -> Result<Answer, Answer> {
         let path = request.path.trim_end_matches('/');
         let lower = path.to_ascii_lowercase();
         if !request.query.contains_key("api-version") {
@@ -171,20 +210,13 @@ impl AzureSim {
         match ResourceId::read(path) {
             Some(id) => {
                 let kind = id.child.map_or(id.kind.clone(), |(child, _)| format!("{}/{child}", id.kind));
-                self.one(request, bearer, path, &kind, failure)
+                self.one(request, bearer, path, &kind)
             }
             None => self.list(request, bearer, path),
         }
     }
 
-    fn one(
-        &self,
-        request: &SimRequest,
-        bearer: &Bearer,
-        id: &str,
-        kind: &str,
-        failure: Option<&'static str>,
-    ) -> Result<Answer, Answer> {
+    fn one(&self, request: &SimRequest, bearer: &Bearer, id: &str, kind: &str) -> Result<Answer, Answer> {
         let kind = usual_kind(kind);
         let verb = match request.method {
             Method::GET => "read",
@@ -226,7 +258,7 @@ impl AzureSim {
             });
         }
         let (number, status) = if request.method == Method::DELETE {
-            match state.delete(id, failure)? {
+            match state.delete(id, request.failure)? {
                 Some(number) => (number, 202),
                 None => return Ok(Answer::empty(204)),
             }
@@ -254,7 +286,7 @@ impl AzureSim {
                 let action = "Microsoft.Network/applicationSecurityGroups/joinNetworkSecurityRule/action";
                 self.logins().may(bearer, action, id)?;
             }
-            let (number, is_new) = state.write(id, body, failure)?;
+            let (number, is_new) = state.write(id, body, request.failure)?;
             (number, if is_new { 201 } else { 200 })
         };
         let subscription = ResourceId::read(id).map(|id| id.subscription.to_owned()).unwrap_or_default();
@@ -358,17 +390,18 @@ fn usual_kind(kind: &str) -> String {
     known.map_or_else(|| kind.to_owned(), |known| (*known).to_owned())
 }
 
-fn respond(answer: Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::builder().status(answer.status);
-    for (name, value) in answer.headers {
-        response = response.header(name, value);
-    }
-    let body = match answer.body {
-        Some(body) => {
-            response = response.header("content-type", "application/json; charset=utf-8");
-            Bytes::from(body.to_string())
+impl IntoResponse for Answer {
+    fn into_response(self) -> Response {
+        let mut response = match self.body {
+            Some(body) => {
+                ([(CONTENT_TYPE, "application/json; charset=utf-8")], body.to_string()).into_response()
+            }
+            None => ().into_response(),
+        };
+        *response.status_mut() = StatusCode::from_u16(self.status).unwrap();
+        for (name, value) in self.headers {
+            response.headers_mut().append(name, value.parse().unwrap());
         }
-        None => Bytes::new(),
-    };
-    response.body(Full::new(body)).unwrap()
+        response
+    }
 }
