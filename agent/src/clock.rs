@@ -1,9 +1,12 @@
-//! The only place of the agent that reads a clock.
+//! The moments of the agent, and the only module of the agent that asks for the time.
+//!
+//! The agent uses the wall clock, which may step, only to carry an end across a reboot, and for certificates.
 
 use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+pub use postern_runtime::clock::{monotonic, wall};
 use serde::{Deserialize, Serialize};
 
 /// A moment on `CLOCK_BOOTTIME`, in nanoseconds since boot: it never steps, and it counts time in suspend
@@ -67,22 +70,5 @@ pub fn moment() -> Moment {
 
 /// Returns the time on `CLOCK_BOOTTIME`.
 pub fn boottime() -> BootTime {
-    BootTime(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)))
-}
-
-/// Returns the time on `CLOCK_MONOTONIC`, which stands still while the machine is suspended.
-pub fn monotonic() -> Duration {
-    Duration::from_nanos(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)))
-}
-
-/// Returns the time on the wall clock. The wall clock may step: the agent uses it only to carry an end across a reboot,
-/// and for certificates.
-#[allow(clippy::disallowed_methods)]
-pub fn wall() -> Timestamp {
-    Timestamp::now()
-}
-
-fn nanoseconds(time: rustix::time::Timespec) -> u64 {
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+    BootTime(0).plus(postern_runtime::clock::boottime())
 }

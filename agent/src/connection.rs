@@ -18,13 +18,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use postern_pki::credentials::Credentials;
 use postern_pki::tls;
 use postern_proto::client;
+use postern_runtime::backoff::{Backoff, Pauses};
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 
-use crate::error_chain::error_chain;
 use crate::host_reconciler::ReconcilerHandle;
 use crate::reports::Reports;
 use crate::session::Session;
@@ -132,11 +132,6 @@ impl BrokerConnection {
 const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
 
 /// Returns endless delays from 0.1 s up to [`MAX_RECONNECT_DELAY`], each with up to as much again of jitter.
-fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_RECONNECT_DELAY)
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_millis(100), longest: MAX_RECONNECT_DELAY }.endless()
 }

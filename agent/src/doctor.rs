@@ -9,15 +9,16 @@ use postern_pki::credentials::Credentials;
 use postern_pki::renewal::GRACE;
 use postern_pki::tls;
 use postern_proto::client;
+use postern_runtime::error_chain::error_chain;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::enroll::target_of;
-use crate::error_chain::{error_chain, status_chain};
-use crate::files::Lock;
 use crate::ledger::Ledger;
+use crate::lock::Lock;
+use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);

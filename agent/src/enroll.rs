@@ -14,7 +14,7 @@ use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use tonic::{Code, Status};
 
-use crate::error_chain::status_chain;
+use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
 const ENROLL_TIMEOUT: Duration = Duration::from_secs(20);

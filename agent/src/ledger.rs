@@ -20,11 +20,11 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
+use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{BootTime, Moment};
 use crate::desired_state::{DesiredState, HeldWindow};
-use crate::files;
 
 /// The version of the file format that this agent writes, and the newest that it reads.
 const VERSION: u32 = 1;
@@ -121,7 +121,7 @@ impl Ledger {
     pub fn save(&self, accepted: &DesiredState, now: &Moment) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Write { path: self.path.clone(), source };
         let content = serde_json::to_vec(&Record::of(accepted, now)).map_err(|e| failed(e.into()))?;
-        files::replace_durably(&self.path, &content).map_err(failed)
+        files::replace_durably(&self.path, &content, files::PRIVATE).map_err(failed)
     }
 
     /// Removes the file.

@@ -4,6 +4,7 @@
 //! host's clock, and [`host_reconciler`] asks [`accepted`] whether it is newer, has [`firewall`] put it into the kernel,
 //! writes it to the [`ledger`], and answers. The other parts keep that going: [`connection`] keeps a session, [`renew`] the
 //! certificate, and [`tampering`] repairs the table when others change it. [`run`] puts the parts together.
+//! If one of them ends, the process ends, and the service manager starts it again; the kernel holds the table meanwhile.
 
 pub mod accepted;
 pub mod clock;
@@ -12,17 +13,16 @@ pub mod connection;
 pub mod desired_state;
 pub mod doctor;
 pub mod enroll;
-mod error_chain;
-pub mod files;
 pub mod firewall;
 pub mod host_reconciler;
 pub mod ledger;
+pub mod lock;
 pub mod renew;
 pub mod reports;
 pub mod run;
 pub mod session;
 pub mod status;
+mod status_chain;
 pub mod tampering;
-pub mod tasks;
 pub mod uninstall;
 mod window_log;

@@ -10,8 +10,9 @@ use postern_agent::clock;
 use postern_agent::config::{Config, DEFAULT_PATH, LogFormat};
 use postern_agent::doctor::{self, Severity};
 use postern_agent::status::Status;
-use postern_agent::{enroll, files, firewall, run, uninstall};
+use postern_agent::{enroll, firewall, run, uninstall};
 use postern_pki::join::JoinToken;
+use postern_runtime::files;
 use tracing_subscriber::EnvFilter;
 
 /// The agent of Postern: protects this host's management ports with nftables, and opens what the broker grants.

@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use jiff::{SignedDuration, Timestamp};
 use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
@@ -15,11 +14,13 @@ use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_runtime::backoff::{Backoff, Pauses};
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 use tonic::Status;
 
 use crate::clock;
-use crate::error_chain::{error_chain, status_chain};
+use crate::status_chain::status_chain;
 
 /// The identity in use; `None` while there is no valid one.
 pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
@@ -74,7 +75,7 @@ pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentId
 /// The renewal of a certificate that has ended, because the machine or the broker was down for longer than its life.
 #[derive(Default)]
 struct ExpiredRenewal {
-    backoff: Option<backon::ExponentialBackoff>,
+    backoff: Option<Pauses>,
     next_try: Timestamp,
 }
 
@@ -181,13 +182,8 @@ fn take_up_from_disk(
     Ok(taken)
 }
 
-fn backoff() -> backon::ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_secs(1))
-        .with_max_delay(Duration::from_secs(60))
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) }.endless()
 }
 
 /// A log that writes a message once, until the message changes.

@@ -9,22 +9,23 @@ use std::time::Duration;
 use anyhow::Context as _;
 use postern_pki::PkiError;
 use postern_pki::credentials::Credentials;
+use postern_runtime::files;
+use postern_runtime::tasks::Tasks;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock;
 use crate::config::Config;
 use crate::connection::BrokerConnection;
-use crate::files::{self, Lock};
 use crate::firewall::Enforcer;
 use crate::firewall::watch::TableWatch;
 use crate::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use crate::ledger::Ledger;
+use crate::lock::Lock;
 use crate::renew;
 use crate::reports;
 use crate::status::StatusFile;
 use crate::tampering::Tampering;
-use crate::tasks::Tasks;
 
 /// The interval at which the reconciler checks the clocks.
 const TICK: Duration = Duration::from_secs(1);

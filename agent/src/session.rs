@@ -37,9 +37,9 @@ use tonic::{Status, Streaming};
 
 use crate::clock::{self, BootTime};
 use crate::desired_state::{DesiredState, anchor};
-use crate::error_chain::status_chain;
 use crate::host_reconciler::{Answer, ReconcilerHandle, answer_or_pending};
 use crate::reports::Reports;
+use crate::status_chain::status_chain;
 
 /// The interval of heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);

@@ -8,14 +8,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
 use postern_pki::credentials::Credentials;
+use postern_runtime::error_chain::error_chain;
+use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::{self, Moment};
 use crate::config::Config;
-use crate::error_chain::error_chain;
-use crate::files::{self, Lock};
 use crate::ledger::Ledger;
+use crate::lock::Lock;
 use crate::window_log;
 
 /// The part of the status that only the running agent knows.
@@ -103,7 +104,7 @@ impl StatusFile {
         loop {
             let running = changes.borrow_and_update().clone();
             let content = serde_json::to_vec(&running).unwrap_or_default();
-            if let Err(error) = files::replace(&path(state_dir), &content) {
+            if let Err(error) = files::replace(&path(state_dir), &content, files::PRIVATE) {
                 tracing::warn!(%error, "cannot write the status file");
             }
             if changes.changed().await.is_err() {

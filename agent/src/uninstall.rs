@@ -5,9 +5,10 @@ use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
+use postern_runtime::files;
 
 use crate::config::Config;
-use crate::files::{self, Lock};
+use crate::lock::Lock;
 
 /// The files that the agent makes in its state directory.
 const STATE_FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];

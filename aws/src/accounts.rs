@@ -12,10 +12,10 @@ use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
 use postern_provider::CloudError;
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
-use crate::error::error_chain;
 use crate::limits::Limits;
 use crate::settings::{Account, Settings};
 

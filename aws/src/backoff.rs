@@ -3,14 +3,9 @@
 
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use postern_runtime::backoff::Backoff;
 
 /// Returns the pauses between reads, some eight seconds in all.
 pub(crate) fn backoff() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(250))
-        .with_max_delay(Duration::from_secs(4))
-        .with_max_times(6)
-        .with_jitter()
-        .build()
+    Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(4) }.times(6)
 }

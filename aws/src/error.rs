@@ -2,6 +2,7 @@
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use postern_provider::CloudError;
+use postern_runtime::error_chain::error_chain;
 
 /// An error of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -66,14 +67,6 @@ impl CallError {
             Self::NoAnswer { .. } => "",
         }
     }
-}
-
-/// Formats an error and its causes on one line.
-pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
 }
 
 /// An answer with an HTTP status.

@@ -49,7 +49,6 @@ mod accounts;
 mod api;
 mod assess;
 mod backoff;
-mod clock;
 mod error;
 mod inventory;
 mod limits;

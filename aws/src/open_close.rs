@@ -10,10 +10,10 @@ use std::collections::BTreeSet;
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Observation};
+use postern_runtime::clock;
 
 use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
-use crate::clock;
 use crate::error::CallError;
 use crate::inventory;
 use crate::resource::NewRule;
@@ -108,7 +108,7 @@ impl InstanceOps<'_> {
             if let Some(own) = snapshot.own().filter(|_| snapshot.exists) {
                 let strays = snapshot.stray_rules(self.context.deployment);
                 let strays: Vec<&str> = strays.iter().map(|rule| rule.id.as_str()).collect();
-                cache.written.complete(&own.id, &mut rules, &strays, clock::now());
+                cache.written.complete(&own.id, &mut rules, &strays, clock::instant());
                 observation.windows = rule_codec::windows(self.context.target, &rules);
             }
             let is_missing = |window: &CloudWindow| snapshot.exists && !observation.windows.contains(window);
@@ -161,7 +161,7 @@ impl InstanceOps<'_> {
             .retain(|window| !windows.contains(window) || opened.is_err() && begun.contains(window));
         opened?;
         // A window that was open and was not written again is no newer than the read that showed it.
-        cache.written.opened(&own.group, &own.rules, &begun, clock::now());
+        cache.written.opened(&own.group, &own.rules, &begun, clock::instant());
         cache.own = Some(own);
         Ok(())
     }

@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn i2_a_read_is_completed_for_a_while_by_what_openings_wrote_and_by_nothing_else() {
-        let (mut written, start) = (Written::default(), crate::clock::now());
+        let (mut written, start) = (Written::default(), postern_runtime::clock::instant());
         written.opened("sg-1", &[rule(&[1, 2])], &[window(2)].into(), start);
         let soon = start + Duration::from_secs(9);
         assert_eq!(completed(&mut written, vec![rule(&[1])], &[], soon), [rule(&[1, 2])]);
@@ -169,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_closed_window_is_no_longer_added_to_a_read() {
-        let (mut written, now) = (Written::default(), crate::clock::now());
+        let (mut written, now) = (Written::default(), postern_runtime::clock::instant());
         written.opened("sg-1", &[rule(&[1, 2])], &[window(1), window(2)].into(), now);
         written.closed(&[rule(&[2])]);
         assert_eq!(completed(&mut written, vec![], &[], now), [rule(&[2])]);
@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn i6_a_rule_that_another_principal_changed_and_one_of_another_group_are_not_added() {
-        let (mut written, now) = (Written::default(), crate::clock::now());
+        let (mut written, now) = (Written::default(), postern_runtime::clock::instant());
         written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
         let mut put_off = rule(&[1]);
         put_off.marks.values_mut().for_each(|mark| mark.not_after = Timestamp::from_second(600).unwrap());

@@ -14,13 +14,14 @@ use azure_core::{
 };
 use azure_mgmt_network::package_2024_03::models::SecurityRule;
 use bytes::Bytes;
+use postern_runtime::error_chain::error_chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock;
 use crate::credential::{self, Identity};
-use crate::error::{CallError, error_chain};
+use crate::error::CallError;
 use crate::id::ArmId;
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
@@ -234,7 +235,7 @@ impl Arm {
         let place = |name| headers.get_optional_str(&HeaderName::from_static(name));
         let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
         let url = link(call, place)?;
-        let deadline = clock::now() + OPERATION_TIMEOUT;
+        let deadline = clock::instant() + OPERATION_TIMEOUT;
         let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
         let mut wait = FIRST_POLL_DELAY;
         loop {
@@ -242,7 +243,7 @@ impl Arm {
             let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
             match state(call, &body)? {
                 Some(()) => return Ok(()),
-                None if clock::now() > deadline => {
+                None if clock::instant() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
                     return Err(CallError::NoAnswer { call: call.to_owned(), reason });
                 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use azure_core::auth::{AccessToken, Secret, TokenCredential};
 use azure_core::error::ErrorKind;
 use data_encoding::BASE64URL_NOPAD;
+use postern_runtime::error_chain::error_chain;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::{Deserialize, Serialize};
@@ -18,7 +19,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::clock;
-use crate::error::error_chain;
 use crate::settings::{Application, Credential, Environment};
 
 /// The time before its end at which a token is renewed.
@@ -113,7 +113,7 @@ impl Identity {
                 )
             }
         };
-        let asked_at = clock::now();
+        let asked_at = clock::instant();
         let answer = request.send().await.map_err(|error| error_chain(&error.without_url()))?;
         let status = answer.status();
         let body = answer.bytes().await.map_err(|error| error_chain(&error.without_url()))?;
@@ -221,7 +221,7 @@ fn part(value: &impl Serialize) -> Result<String, String> {
 impl TokenCredential for Identity {
     async fn get_token(&self, _: &[&str]) -> azure_core::Result<AccessToken> {
         let mut kept = self.kept.lock().await;
-        let now = clock::now();
+        let now = clock::instant();
         if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew_at) {
             return Ok(kept.token.clone());
         }

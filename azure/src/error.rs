@@ -2,6 +2,7 @@
 
 use azure_core::error::ErrorKind;
 use postern_provider::CloudError;
+use postern_runtime::error_chain::error_chain;
 
 /// An error of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,14 +143,6 @@ impl From<WriteError> for CloudError {
             WriteError::Refused(error) => error,
         }
     }
-}
-
-/// Joins an error and its causes on one line.
-pub(crate) fn error_chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
 }
 
 impl From<CallError> for CloudError {

@@ -423,10 +423,10 @@ async fn write(
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
-    let deadline = clock::now() + CHANGE_TIMEOUT;
+    let deadline = clock::instant() + CHANGE_TIMEOUT;
     let mut waits = busy_waits();
     let mut last = None;
-    while clock::now() < deadline {
+    while clock::instant() < deadline {
         if last.is_some() {
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
         }

@@ -8,9 +8,9 @@ use async_trait::async_trait;
 use azure_core::error::{Error, ErrorKind, ResultExt as _};
 use azure_core::headers::{HeaderName, Headers, IF_MATCH};
 use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, StatusCode, Url};
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use postern_runtime::backoff::Backoff;
 
 use crate::clock;
 use crate::settings::Rates;
@@ -86,14 +86,14 @@ impl HttpClient for Transport {
                 format!("an answer leads to {host}, which is not Azure Resource Manager"),
             ));
         }
-        let deadline = clock::now() + BUSY_TIMEOUT;
+        let deadline = clock::instant() + BUSY_TIMEOUT;
         let mut waits = busy_waits();
         loop {
             self.limits.take(*request.method()).await;
             let (status, headers, body) = self.once(request).await?;
             // A write with an etag builds on a read that the change under way makes old: its caller must read again.
             let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);
-            if is_busy(status, &body) && !is_old && clock::now() < deadline {
+            if is_busy(status, &body) && !is_old && clock::instant() < deadline {
                 let wait = retry_after(&headers).max(waits.next()).unwrap_or(Duration::from_secs(1));
                 tracing::debug!(path = request.url().path(), %status, ?wait, "Azure is busy");
                 tokio::time::sleep(wait).await;
@@ -131,12 +131,7 @@ fn is_other_change(body: &[u8]) -> bool {
 /// The least waits for a busy Azure: from a tenth of a second to five, each with jitter, so that callers that wait for one another
 /// do not collide again.
 pub(crate) fn busy_waits() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .with_jitter()
-        .build()
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) }.endless()
 }
 
 /// The rate limits.
@@ -221,7 +216,7 @@ mod tests {
     async fn calls_are_held_to_their_rates() {
         let limits = Limits::new(&Rates { reads: (1, 4), writes: (100, 100), network_writes: (2, 4) });
         for (method, calls) in [(Method::Get, 3), (Method::Put, 4)] {
-            let start = clock::now();
+            let start = clock::instant();
             for _ in 0..calls {
                 limits.take(method).await;
             }

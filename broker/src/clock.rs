@@ -1,4 +1,4 @@
-//! The only place of the broker that reads a clock.
+//! The broker's clock, and the only module of the broker that asks for the time.
 //!
 //! **The problem.** Ends of grants are times of the wall clock, and a step of that clock must not move them. The lives of
 //! certificates are times of the wall clock, too, and peers judge them by it.
@@ -19,7 +19,7 @@
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::time::{ClockId, clock_gettime};
+pub use postern_runtime::clock::{boottime, wall};
 
 /// The broker's clock. Cheap to copy; all copies agree.
 #[derive(Debug, Clone, Copy)]
@@ -50,19 +50,6 @@ impl Clock {
     pub fn until(&self, at: Timestamp) -> Duration {
         at.duration_since(self.now()).try_into().unwrap_or_default()
     }
-}
-
-/// Returns a count of time that never steps, for measuring how long something took.
-pub fn boottime() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-/// Returns the time of the wall clock, by which certificates live. Ends of grants do not: see [`Clock`].
-#[allow(clippy::disallowed_methods)]
-pub fn wall() -> Timestamp {
-    Timestamp::now()
 }
 
 #[cfg(test)]

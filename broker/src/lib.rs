@@ -23,7 +23,6 @@ pub mod run;
 pub mod setup;
 pub mod signals;
 pub mod store;
-pub mod tasks;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -22,6 +22,7 @@ use postern_pki::life::Life;
 use postern_pki::tls::{self, ServerIdentity};
 use postern_pki::{Authority, PkiError};
 use postern_provider::Provider;
+use postern_runtime::tasks::Tasks;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -43,7 +44,6 @@ use crate::readiness::{self, Readiness};
 use crate::reconcile::Reconciler;
 use crate::signals::{GrantChanges, Heartbeat, ShutdownPhase, Wakeups, parts};
 use crate::store::{Coordination, Store};
-use crate::tasks::Tasks;
 use crate::telemetry::{self, GrantProgress, InstrumentedStore};
 pub use store::{Opened, open as open_store};
 

@@ -1,6 +1,5 @@
 //! Setting up: `init` makes the authority and the store once, and `issue` a certificate for each client.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::{Name, Principal, Role};
 use postern_pki::{Authority, Credentials, Identity, KeyPair};
+use postern_runtime::files;
 
 use crate::clock::wall;
 use crate::config::Config;
@@ -26,11 +26,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// It was done before, or a file cannot be written.
 pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make {}", dir.display()))?;
+    files::make_private_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let now = wall();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;

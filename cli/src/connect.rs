@@ -20,15 +20,17 @@ use postern_proto::v1::audit_service_client::AuditServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
 use postern_proto::v1::status_service_client::StatusServiceClient;
 use postern_proto::v1::target_service_client::TargetServiceClient;
+use postern_runtime::clock;
+use postern_runtime::error_chain::causes;
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Response, Status};
 
 use crate::args::Connection;
-use crate::error::{Failure, causes};
+use crate::error::Failure;
+use crate::output;
 use crate::settings::{Settings, default_file};
-use crate::{clock, output};
 
 /// The time within which a call must be answered. No call of this command asks the broker to wait.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -170,7 +172,7 @@ impl Broker {
     /// Describes the end of the command's own certificate, if that has passed.
     fn ended(&self) -> Option<String> {
         let end = self.credentials.not_after();
-        (end <= clock::now()).then(|| format!("it ended at {}", output::time::utc(end)))
+        (end <= clock::wall()).then(|| format!("it ended at {}", output::time::utc(end)))
     }
 }
 
@@ -182,12 +184,12 @@ fn utc(at: UnixTime) -> String {
 
 /// Returns the TLS error that caused the status, if one did. An I/O error hides its inner error from `source`.
 fn tls_error(status: &Status) -> Option<&rustls::Error> {
-    causes(status).skip(1).find_map(|error| {
+    causes(status).find_map(|error| {
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         error.downcast_ref().or_else(|| wrapped.and_then(|error| error.downcast_ref()))
     })
 }
 
 fn root_cause(status: &Status) -> String {
-    causes(status).skip(1).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+    causes(status).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
 }

@@ -1,6 +1,5 @@
 //! The failures of a command, each with a message for people and an exit code for scripts.
 
-use std::error::Error;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,6 +9,7 @@ use postern_core::audit::{Broken, Hash};
 use postern_pki::PkiError;
 use postern_pki::identity::IdentityError;
 use postern_proto::client::BadAddress;
+use postern_runtime::error_chain::error_chain;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -252,21 +252,9 @@ pub(crate) fn report(outcome: Result<(), Failure>, console: &mut Console) -> Exi
     let Err(failure) = outcome else { return Exit::Done.into() };
     let exit = failure.exit();
     if exit != Exit::Done {
-        console.note(&format!("error: {}", with_causes(&failure)));
+        console.note(&format!("error: {}", error_chain(&failure)));
     }
     exit.into()
-}
-
-/// Returns the error and all its causes, the outermost first.
-pub(crate) fn causes<'a>(
-    error: &'a (dyn Error + 'static),
-) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
-}
-
-/// Joins the error and its causes on one line; no `Display` of Postern's repeats its source.
-fn with_causes(failure: &Failure) -> String {
-    causes(failure).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn exit_of(code: Code) -> Exit {

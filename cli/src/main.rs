@@ -5,7 +5,6 @@
 //! [`exit_code`].
 
 mod args;
-mod clock;
 mod commands;
 mod connect;
 mod error;

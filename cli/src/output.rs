@@ -10,9 +10,8 @@ use std::io::{self, Write};
 use clap::ValueEnum;
 use jiff::Timestamp;
 use postern_core::text::free_text;
+use postern_runtime::clock;
 use serde::Serialize;
-
-use crate::clock;
 
 /// The format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -57,7 +56,7 @@ impl Console {
     ) -> Result<(), WriteError> {
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(result).map_err(io::Error::from)?,
-            Format::Table => people(result, clock::now()),
+            Format::Table => people(result, clock::wall()),
         };
         self.text(text.trim_end())
     }
@@ -73,7 +72,7 @@ impl Console {
     ) -> Result<(), WriteError> {
         let line = match self.format {
             Format::Json => serde_json::to_string(item).map_err(io::Error::from)?,
-            Format::Table => people(item, clock::now()),
+            Format::Table => people(item, clock::wall()),
         };
         self.text(&line)
     }

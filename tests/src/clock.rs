@@ -3,12 +3,7 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-
-/// The time by the wall clock, in which grants' ends are written.
-#[allow(clippy::disallowed_methods)]
-pub fn wall() -> Timestamp {
-    Timestamp::now()
-}
+pub use postern_runtime::clock::wall;
 
 /// The time on a clock that does not step.
 #[allow(clippy::disallowed_methods)]

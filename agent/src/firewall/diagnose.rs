@@ -5,6 +5,7 @@
 
 use nftables::schema::{Chain, NfListObject, Rule};
 use nftables::types::{NfChainPolicy, NfFamily, NfHook};
+use postern_runtime::error_chain::error_chain;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -12,7 +13,6 @@ use super::kernel::Kernel;
 use super::nft::Nft;
 use super::{FirewallError, TABLE};
 use crate::doctor::Finding;
-use crate::error_chain::error_chain;
 
 /// The priority of the table's chains: filter - 10.
 const TABLE_PRIORITY: i32 = -10;

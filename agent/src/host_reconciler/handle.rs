@@ -1,12 +1,12 @@
 //! The reconciler's thread, and the handle through which tasks reach it. The firewall and the disk block; the async
 //! runtime must not.
 
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{HostLayer, HostReconciler, RepairOutcome};
 use crate::clock::{self, BootTime, Moment};
 use crate::desired_state::DesiredState;
-use crate::error_chain::error_chain;
 use crate::status::StatusFile;
 use crate::window_log;
 

@@ -4,12 +4,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
+use postern_runtime::error_chain::error_chain;
 
 use super::*;
 use crate::clock::{BootId, BootTime};
 use crate::config::LogFormat;
 use crate::desired_state::HeldWindow;
-use crate::error_chain::error_chain;
 
 #[derive(Debug, Clone, Default)]
 struct FakeHost(Arc<Mutex<Table>>);

@@ -15,11 +15,11 @@ use postern_agent::ledger::Ledger;
 use postern_agent::renew;
 use postern_agent::reports::{self, Report, Reporter};
 use postern_agent::status::StatusFile;
-use postern_agent::tasks::Tasks;
 use postern_pki::credentials::Credentials;
 use postern_proto::v1::HeartbeatReply;
 use postern_proto::v1::session_request::Message as FromAgent;
 use postern_proto::v1::session_response::Message as ToAgent;
+use postern_runtime::tasks::Tasks;
 
 const HOUR: Duration = Duration::from_secs(3600);
 

@@ -75,5 +75,5 @@ fn a_request_without_an_answer_keeps_the_exit_code_of_its_cause() {
     let source = Box::new(Failure::Lost { address: "https://b:1".into(), cause: "refused".into() });
     let failure = Failure::Unanswered { key: "k-1".into(), source };
     assert_eq!(failure.exit(), Exit::Unreachable);
-    assert!(with_causes(&failure).contains("--idempotency-key k-1"));
+    assert!(error_chain(&failure).contains("--idempotency-key k-1"));
 }

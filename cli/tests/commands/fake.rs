@@ -13,6 +13,7 @@ use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::identity::{Identity, TrustDomain};
 use postern_pki::tls::{ServerIdentity, server_config};
 use postern_proto::v1;
+use postern_runtime::clock::wall;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -83,7 +84,7 @@ impl Fake {
             server.serve_with_incoming(connection::accepted(listener, tls, received)).await.unwrap();
         });
         let fake = Self { address, script, authority, dir, _serving: serving };
-        fake.issue("alice", now());
+        fake.issue("alice", wall());
         fake
     }
 
@@ -126,7 +127,7 @@ impl Fake {
 
 /// A grant as a broker sends it: one window on host:web-1.
 pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Grant {
-    let at = now();
+    let at = wall();
     let layer = v1::WindowLayer { layer: v1::Layer::Host.into(), state: layer.into(), detail: String::new() };
     v1::Grant {
         id: "01jx0000000000000000000000".to_owned(),
@@ -149,19 +150,14 @@ pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Gran
 
 /// Returns the time some hours ago.
 pub(crate) fn ago(hours: i64) -> Timestamp {
-    now() - SignedDuration::from_hours(hours)
+    wall() - SignedDuration::from_hours(hours)
 }
 
 fn acceptor(authority: &Authority) -> TlsAcceptor {
     let key = KeyPair::generate().unwrap();
     let csr = key.csr().unwrap();
     let hour = std::time::Duration::from_secs(3600);
-    let issued = authority.issue_server(&csr, &["127.0.0.1".to_owned()], hour, now()).unwrap();
+    let issued = authority.issue_server(&csr, &["127.0.0.1".to_owned()], hour, wall()).unwrap();
     let credentials = Credentials::new(key, issued.chain, authority.roots()).unwrap();
     TlsAcceptor::from(server_config(&ServerIdentity::new(credentials).unwrap()).unwrap())
-}
-
-#[allow(clippy::disallowed_methods)]
-fn now() -> Timestamp {
-    Timestamp::now()
 }

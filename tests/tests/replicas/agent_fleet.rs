@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use postern_agent::config::{Config, LogFormat};
 use postern_agent::enroll::enroll;
 use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
@@ -21,6 +20,7 @@ use postern_pki::tls::client_config;
 use postern_proto::client::channel;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_runtime::backoff::{Backoff, Pauses};
 use postern_tests::clock::monotonic;
 use postern_tests::{Client, Host};
 use tokio::task::JoinSet;
@@ -157,11 +157,6 @@ impl Link {
     }
 }
 
-fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(MAX_DELAY)
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_millis(100), longest: MAX_DELAY }.endless()
 }

@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, CloudWindow, cloud_steps};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
+use postern_runtime::backoff::{Backoff, Pauses};
 
 use super::audit_outbox::{FOREIGN, UNKNOWN};
 
@@ -63,7 +63,7 @@ pub(super) struct Failure {
     pub(super) error: CloudError,
     pub(super) times: u32,
     pub(super) retry_at: Timestamp,
-    backoff: ExponentialBackoff,
+    backoff: Pauses,
 }
 
 impl TargetState {
@@ -295,11 +295,6 @@ fn words(window: &CloudWindow) -> String {
 }
 
 /// Growing pauses, without end.
-fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(250))
-        .with_max_delay(LONGEST_PAUSE)
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_millis(250), longest: LONGEST_PAUSE }.endless()
 }

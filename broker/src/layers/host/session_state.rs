@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use jiff::Timestamp;
 use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_runtime::backoff::{Backoff, Pauses};
 use tokio::sync::watch;
 
 use super::desired_state::{DesiredState, Outgoing};
@@ -38,7 +38,7 @@ struct Refusal {
     reason: String,
     times: u32,
     retry_at: Timestamp,
-    backoff: ExponentialBackoff,
+    backoff: Pauses,
 }
 
 impl SessionState {
@@ -211,13 +211,8 @@ impl SessionState {
 }
 
 /// Pauses from half a second up to half a minute, without end.
-fn backoff() -> ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(500))
-        .with_max_delay(Duration::from_secs(30))
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) }.endless()
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::audit::{AuditRecord, Head};
+use postern_runtime::error_chain::error_chain;
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 use serde::Serialize;
@@ -220,7 +221,7 @@ impl Committer {
         let outcome = if heads.is_empty() { Ok(Vec::new()) } else { self.confirm_heads(&heads).await };
         let outcome = outcome.map_err(|error| {
             self.forget();
-            error_words(&error)
+            error_chain(&error)
         });
         for (at, Confirmation { head, answer }) in open.into_iter().enumerate() {
             let is_there = outcome.as_ref().map(|there| there.get(at).copied().unwrap_or_default());
@@ -337,7 +338,7 @@ impl Committer {
                     // The group may have been applied.
                     self.forget();
                     let full = matches!(error, StoreError::Full);
-                    let reason = error_words(&error);
+                    let reason = error_chain(&error);
                     for job in group.drain(..) {
                         let error = if full { StoreError::Full } else { failed(message(&reason)) };
                         job.answer.send(Err(error)).ok();
@@ -461,11 +462,6 @@ fn give_up(group: &mut Vec<Job>, reason: &str) {
     for job in group.drain(..) {
         job.answer.send(Err(failed(message(reason)))).ok();
     }
-}
-
-fn error_words(error: &StoreError) -> String {
-    let causes = std::iter::successors(Some(error as &dyn std::error::Error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn entry(transaction: &Transaction) -> Result<WireTransaction, StoreError> {

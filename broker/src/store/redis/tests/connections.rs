@@ -3,6 +3,7 @@
 use futures_util::StreamExt as _;
 use postern_core::{Principal, Role};
 use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
+use postern_runtime::error_chain::error_chain;
 
 use super::*;
 use crate::clock::Clock;
@@ -12,10 +13,6 @@ use crate::testing::builders::name;
 const ALLOWED: &str =
     "-@all +@connection +@read +@write +@scripting +@pubsub -@dangerous +wait +role +time +info +config|get";
 const DAY: Duration = Duration::from_secs(24 * 3600);
-
-fn words_of(error: &dyn std::error::Error) -> String {
-    std::iter::successors(Some(error), |error| error.source()).map(|it| format!("{it}: ")).collect()
-}
 
 /// An authority in a directory, with certificates of a server and of a client below it.
 fn certificates(dir: &Path) {
@@ -60,11 +57,11 @@ async fn tls_trusts_the_roots_that_are_named_and_shows_a_certificate() {
     store.commit(a_change(1)).await.unwrap();
     assert_eq!(store.open_grants().await.unwrap().len(), 1);
     // The system's roots know nothing of this authority.
-    let error = words_of(&Redis::open(&settings(None, client)).await.unwrap_err());
+    let error = error_chain(&Redis::open(&settings(None, client)).await.unwrap_err());
     assert!(error.to_lowercase().contains("certificate"), "{error}");
     assert!(Redis::open(&settings(ca.clone(), None)).await.is_err(), "the server wants a certificate");
     let missing = settings(ca, Some(("/nowhere/cert.pem".into(), "/nowhere/key.pem".into())));
-    let error = words_of(&Redis::open(&missing).await.unwrap_err());
+    let error = error_chain(&Redis::open(&missing).await.unwrap_err());
     assert!(error.contains("/nowhere/cert.pem cannot be read"), "{error}");
 }
 
@@ -86,7 +83,7 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
     assert_eq!(store.audit_lines(0, 10).await.unwrap().len(), 1);
     assert_eq!(Redis::warnings(&settings).await.unwrap(), [] as [&str; 0]);
     let other = RedisSettings { tenant: "other".to_owned(), ..settings };
-    let error = words_of(&Redis::open(&other).await.unwrap_err());
+    let error = error_chain(&Redis::open(&other).await.unwrap_err());
     assert!(error.contains("NoPerm") && !error.contains("geheim"), "{error}");
 }
 
@@ -119,8 +116,8 @@ async fn a_replica_is_not_taken_for_the_store() {
     };
     role(["127.0.0.1", "1"]).await;
     let refused = store.commit(a_change(2)).await.unwrap_err();
-    assert!(words_of(&refused).contains("ReadOnly"), "{refused:?}");
-    let refused = words_of(&Redis::open(&server.store("t")).await.unwrap_err());
+    assert!(error_chain(&refused).contains("ReadOnly"), "{refused:?}");
+    let refused = error_chain(&Redis::open(&server.store("t")).await.unwrap_err());
     assert!(refused.contains("is a replica, not a primary"), "{refused}");
     role(["NO", "ONE"]).await;
     store.commit(a_change(2)).await.unwrap();

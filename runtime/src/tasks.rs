@@ -1,5 +1,7 @@
-//! The only module that spawns. Every task and thread of the agent must run for as long as the agent: if one ends, fails or
-//! panics, the process ends, and the service manager starts it again. The kernel holds the table meanwhile.
+//! The owner of the tasks and threads of a program.
+//!
+//! Every one must run for as long as the program: if one ends, fails or panics, the process ends, and the service manager starts it
+//! again. So no loop can be dead while the program looks alive. Shorter work belongs to the task that waits for it.
 
 use std::future::Future;
 use std::io;
@@ -7,7 +9,7 @@ use std::io;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-/// The agent's tasks and threads.
+/// The tasks and threads of a program.
 #[derive(Debug, Default)]
 pub struct Tasks {
     set: JoinSet<(&'static str, anyhow::Result<()>)>,
