@@ -16,9 +16,9 @@
 //!   the holder of the other target is modelled, with what it reads of this one ([`Setup::far`]).
 
 mod action;
-mod judgement;
 mod lookup;
 mod model;
+mod plan;
 pub mod properties;
 mod replica;
 pub mod setup;

@@ -55,10 +55,10 @@ pub(crate) fn of(setup: &Setup) -> Vec<Property<Model>> {
         Property::always(HOST_ENDS, |model: &Model, state: &State| {
             !model.is_over(state) || state.agent.held.is_empty()
         }),
-        Property::always(NOT_OPENED_LATE, |_: &Model, state: &State| !state.wrongs.opened_after_end),
+        Property::always(NOT_OPENED_LATE, |_: &Model, state: &State| !state.violations.opened_after_end),
         Property::always(DURABLE_FIRST, durable_first),
-        Property::always(ACTIVE_IN_BOTH, |_: &Model, state: &State| !state.wrongs.active_too_early),
-        Property::always(LATE_WRITES, |_: &Model, state: &State| !state.wrongs.late_write),
+        Property::always(ACTIVE_IN_BOTH, |_: &Model, state: &State| !state.violations.active_too_early),
+        Property::always(LATE_WRITES, |_: &Model, state: &State| !state.violations.late_write),
         Property::always(BELIEF_IS_TRUE, |model: &Model, state: &State| {
             model.ids().all(|id| state.replicas[usize::from(id)].belief == 0 || is_member(state, id))
         }),
@@ -156,7 +156,7 @@ fn one_holder(model: &Model, state: &State) -> bool {
         model.ids().map(|id| state.replicas[usize::from(id)].token).filter(|token| *token != 0).collect();
     let newest = state.store.lease.map_or(0, |lease| lease.token);
     let distinct = tokens.iter().enumerate().all(|(at, token)| !tokens[..at].contains(token));
-    distinct && tokens.iter().all(|token| *token <= newest) && !state.wrongs.token_fell
+    distinct && tokens.iter().all(|token| *token <= newest) && !state.violations.token_fell
 }
 
 /// Reports whether a replica works, and nothing is left to happen but faults and requests.

@@ -106,7 +106,7 @@ impl Model {
                 self.looked(state, id, sight);
             }
             Step::Call(change) => {
-                state.wrongs.opened_after_end |= matches!(change, Change::Open(_)) && self.is_over(state);
+                state.violations.opened_after_end |= matches!(change, Change::Open(_)) && self.is_over(state);
                 let call = Call { change, caller: Some(id), age: 0 };
                 if self.setup.sends_late {
                     replica_mut(state, id).armed = Some(call);
@@ -167,7 +167,7 @@ impl Model {
             grants[grant] = next;
             grants
         });
-        state.wrongs.late_write |= !holds;
+        state.violations.late_write |= !holds;
         self.put(state, grant, next);
     }
 
@@ -176,7 +176,7 @@ impl Model {
         let before = state.store.lease.map_or(0, |lease| lease.token);
         let (serial, token) = (replica(state, id).serial, before + 1);
         state.store.lease = Some(Lease { holder: id, serial, token });
-        state.wrongs.token_fell |= token <= before;
+        state.violations.token_fell |= token <= before;
         let open = Set::of(|grant| state.store.grants[grant].is_open());
         forget_calls(state, id);
         let replica = replica_mut(state, id);

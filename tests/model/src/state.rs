@@ -258,7 +258,7 @@ pub struct Call {
 
 /// The steps that must never be taken. A state shows what is true now; these flags record what was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Wrongs {
+pub struct Violations {
     /// The store took a write of one that did not hold the lease.
     pub late_write: bool,
     /// A grant became active while a layer did not hold it.
@@ -289,5 +289,5 @@ pub struct State {
     /// The faults that may still happen.
     pub faults: Faults,
     /// The forbidden steps that were taken.
-    pub wrongs: Wrongs,
+    pub violations: Violations,
 }

@@ -8,7 +8,7 @@ use crate::properties;
 use crate::setup::LIFE;
 use crate::state::{
     Agent, GRANTS, Grant, Lease, Membership, Process, REPLICAS, Replica, Session, Set, Sight, State, Store,
-    Wrongs,
+    Violations,
 };
 
 impl stateright::Model for Model {
@@ -47,7 +47,7 @@ impl stateright::Model for Model {
             calls: Vec::new(),
             far: None,
             faults: self.setup.faults,
-            wrongs: Wrongs::default(),
+            violations: Violations::default(),
         }]
     }
 

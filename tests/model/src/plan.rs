@@ -75,7 +75,7 @@ impl Model {
     pub(crate) fn put(&self, state: &mut State, grant: usize, next: Grant) {
         state.store.grants[grant] = next;
         let both = state.agent.held.has(grant) && state.cloud.has(grant);
-        state.wrongs.active_too_early |= next == Grant::Active && !both && !self.is_over(state);
+        state.violations.active_too_early |= next == Grant::Active && !both && !self.is_over(state);
     }
 
     /// Reports whether the replica makes this call: it believes that it may, and the cloud is not as it should be. A
