@@ -27,8 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{self, Listener};
-use crate::app::App;
-use crate::app::status::About;
+use crate::app::{About, App};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, wall};
 use crate::cluster::Cluster;

@@ -41,14 +41,13 @@ mod kernel;
 mod nft;
 pub mod policy;
 mod ruleset;
+mod table;
 pub mod watch;
 
 pub use diagnose::diagnose;
 pub use enforcer::Enforcer;
 pub use error::FirewallError;
-
-/// The name of Postern's table.
-pub const TABLE: &str = "postern";
+pub use table::TABLE;
 
 /// Removes the table, if it exists. Established connections are not cut, and each port is then as open as the other
 /// rules of the host leave it.

@@ -9,9 +9,9 @@ use std::net::IpAddr;
 
 use postern_core::{Mode, ProtectedPort, Protocol};
 
-use super::TABLE;
 use super::elements::{Delta, Element, Elements, Set};
 use super::established::{ESTABLISHED_SETS, EstablishedConnection};
+use super::table::TABLE;
 use crate::clock::BootTime;
 
 /// The parts of the policy that decide chains and rules. A change of the layout replaces the whole table.

@@ -17,12 +17,14 @@
 //!   and nothing is granted.
 //! - If the store fails, nothing has changed, or the answer to the change was lost. A repeated call finds which (I8).
 
+mod about;
 pub mod access;
 pub mod agents;
 pub mod assess;
 pub mod audit;
 mod caller;
 mod error;
+mod known_targets;
 pub mod lockdown;
 pub mod policies;
 pub mod status;
@@ -47,6 +49,7 @@ use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::store::{Store, Transaction};
+pub use about::{About, StoreKind};
 pub use caller::{Caller, PrincipalKey};
 pub use error::Error;
 
@@ -69,7 +72,7 @@ pub struct App {
     /// The reasons why this broker cannot do its work, if there are any.
     pub readiness: Readiness,
     /// The name and the store of this broker.
-    pub about: status::About,
+    pub about: About,
     /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
     /// The clock.

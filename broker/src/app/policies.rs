@@ -1,12 +1,11 @@
 //! Policies: keeping them, listing them, and waking their targets.
 
-use std::collections::BTreeSet;
-
 use postern_core::audit::AuditEvent;
 use postern_core::policy::PortRule;
 use postern_core::target::TargetSelector;
-use postern_core::{Layers, Name, Policy, Principal, Role, TargetId};
+use postern_core::{Layers, Name, Policy, Principal, Role};
 
+use super::known_targets::known_targets;
 use super::{App, Caller, Error};
 use crate::store::{Change, Durable, Expect, Transaction, Version, Versioned};
 
@@ -144,10 +143,10 @@ fn not_found(name: &Name) -> Error {
     Error::NotFound { what: format!("the policy {name}") }
 }
 
-/// Wakes every known target of this broker that these policies cover. The other brokers wake theirs when they follow the
-/// change.
+/// Wakes every known target of this broker that these policies cover. The other brokers wake their own targets when
+/// they follow the change.
 async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
-    let known: BTreeSet<TargetId> = super::targets::known(app).await?;
+    let known = known_targets(app).await?;
     for policy in policies {
         app.wakeups.wake_all(
             known.iter().filter(|target| policy.covers(target) && app.cluster.leases.holds(target)).cloned(),

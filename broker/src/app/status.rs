@@ -14,7 +14,6 @@ use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 
 use super::{App, Error};
 use crate::cluster::peer_status::PeerStatus;
-use crate::config::Config;
 use crate::readiness;
 use crate::store::AgentRecord;
 use crate::store::coordination::MemberInfo;
@@ -25,32 +24,6 @@ pub const STUCK_AFTER: Duration = Duration::from_secs(30);
 pub const MAX_STUCK_CLOSES: usize = 20;
 /// The time that the store has to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// A broker's name and store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
-    /// Its name.
-    pub name: String,
-    /// The kind of its store.
-    pub store: StoreKind,
-}
-
-/// The kind of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// A database of this broker alone.
-    Embedded,
-    /// A Redis that several brokers may share.
-    Redis,
-}
-
-impl About {
-    /// Reads them from the configuration.
-    pub fn of(config: &Config) -> Self {
-        let store = if config.redis.is_some() { StoreKind::Redis } else { StoreKind::Embedded };
-        Self { name: config.replica_name.clone(), store }
-    }
-}
 
 /// The status of the brokers and their grants.
 #[derive(Debug)]

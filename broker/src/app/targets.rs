@@ -1,12 +1,12 @@
 //! Targets, with the state of both layers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
-use postern_core::target::TargetSelector;
 use postern_core::{Grant, Policy, TargetId};
 
+use super::known_targets::known_targets;
 use super::{App, Error};
 use crate::layers::report::{LayerReport, LayerStatus};
 
@@ -27,26 +27,6 @@ pub struct TargetView {
     pub cloud: LayerReport,
 }
 
-/// Returns every target that has an agent, an open grant, a policy that names it alone, or a rule of Postern's in its cloud.
-///
-/// # Errors
-/// The store failed.
-pub async fn known(app: &App) -> Result<BTreeSet<TargetId>, Error> {
-    let mut targets: BTreeSet<TargetId> =
-        app.store.agents().await?.into_iter().map(|agent| agent.record.target).collect();
-    for policy in app.store.policies().await? {
-        targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
-            TargetSelector::One(target) => Some(target),
-            TargetSelector::Prefix(_) => None,
-        }));
-    }
-    targets.extend(
-        app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
-    );
-    targets.extend(app.cloud.targets());
-    Ok(targets)
-}
-
 /// Returns one page of the known targets, by id, and the start of the next page.
 ///
 /// # Errors
@@ -56,7 +36,7 @@ pub async fn list(
     size: usize,
     after: Option<TargetId>,
 ) -> Result<(Vec<TargetView>, Option<TargetId>), Error> {
-    let mut targets: Vec<TargetId> = known(app)
+    let mut targets: Vec<TargetId> = known_targets(app)
         .await?
         .into_iter()
         .filter(|target| after.as_ref().is_none_or(|after| target > after))
@@ -73,7 +53,7 @@ pub async fn list(
 /// The target is not known.
 pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
     let missing = || Error::NotFound { what: format!("the target {id}") };
-    if !known(app).await?.contains(id)
+    if !known_targets(app).await?.contains(id)
         && !app.store.policies().await?.iter().any(|policy| policy.record.covers(id))
     {
         return Err(missing());

@@ -13,7 +13,7 @@ use postern_provider::fake::FakeCloud;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::app::{App, Caller, PrincipalKey, status};
+use crate::app::{About, App, Caller, PrincipalKey, StoreKind};
 use crate::authority::Standing;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -60,7 +60,7 @@ impl TestApp {
             wakeups,
             grant_changes: GrantChanges::default(),
             readiness: Readiness::default(),
-            about: status::About { name: "broker-1".into(), store: status::StoreKind::Embedded },
+            about: About { name: "broker-1".into(), store: StoreKind::Embedded },
             shutdown: watch::channel(ShutdownPhase::Running).1,
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),

@@ -6,7 +6,7 @@ use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 
-use super::{TargetError, TargetOutcome};
+use super::outcome::{TargetError, TargetOutcome};
 use crate::app::{App, Caller};
 use crate::store::{StoreError, Transaction};
 

@@ -10,7 +10,9 @@ use postern_core::audit::Outcome;
 use postern_core::plan::CloudWindow;
 use postern_core::target::CloudKind;
 use postern_provider::fake::{FakeCloud, Fault};
-use postern_provider::{AssessmentReport, ConcernKind, Observation, Provider, Reach, SweepReport};
+use postern_provider::{
+    AssessmentReport, CloudError, ConcernKind, LockdownReport, Observation, Provider, Reach, SweepReport,
+};
 
 use super::*;
 use crate::layers::cloud::CloudLayer;
