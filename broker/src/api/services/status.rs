@@ -9,8 +9,8 @@ use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
 use tonic::{Request, Response, Status};
 
-use crate::app::App;
-use crate::app::status::{self, Agents, Grants, Overview, StoreKind, Stored, StuckClose, Unconfirmed};
+use crate::app::status::{self, Agents, Grants, Overview, Stored, StuckClose, Unconfirmed};
+use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
 use crate::store::coordination::MemberInfo;
 
