@@ -71,7 +71,7 @@ fn exit_codes_tell_what_went_wrong() {
     let stranger = Cli::new(&world.net.alice, world.broker.url(), &world.dir().join("no-identity"));
     says(&stranger.run(&["grants"]), 2, &["no-identity"]);
     world.broker.process().kill9();
-    says(&cli.run(&["grants"]), 8, &["cannot be reached"]);
+    says(&cli.run(&["grants"]), 8, &["cannot reach"]);
 }
 
 #[test]
