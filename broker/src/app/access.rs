@@ -102,7 +102,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
         }
         Err(error) => return Err(error.into()),
     };
-    tracing::info!(grant = %grant.id, principal = %caller.principal, "access requested");
+    tracing::info!(event = "grant.requested", grant = %grant.id, principal = %caller.principal, "access requested");
     app.grant_changes.changed(grant.id);
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Requested { grant, repeated: false })
@@ -272,7 +272,7 @@ pub async fn revoke(
         let changes = Transaction::default().change(change).audit(event);
         match Durable::commit(&*app.store, changes, next).await {
             Ok(next) => {
-                tracing::info!(grant = %id, principal = %caller.principal, "grant revoked");
+                tracing::info!(event = "grant.revoked", grant = %id, principal = %caller.principal, "grant revoked");
                 app.grant_changes.changed(id);
                 app.wakeups.wake_all(next.targets().into_iter().cloned());
                 return Ok(next);

@@ -274,7 +274,7 @@ impl Reconciler {
                     in_doubt.extend(targets.iter().cloned());
                 }
                 committed?;
-                tracing::info!(grant = %id, state = step.state, "grant moved");
+                tracing::info!(event = "grant.moved", grant = %id, state = step.state, "grant moved");
                 self.grant_changes.changed(id);
                 self.wakeups.wake_all(targets.into_iter().filter(|other| other != target));
             }

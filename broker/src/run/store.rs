@@ -62,6 +62,7 @@ pub(super) async fn watch_for_loss(
         reason = store.lost() => reason,
         reason = store.ended() => anyhow::bail!(reason),
     };
+    tracing::error!(event = "store.went_back", reason, "the store has lost records; this broker ends");
     if let Some(settings) = settings {
         record_loss(&settings, &reason, clock).await;
     }

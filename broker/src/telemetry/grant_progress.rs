@@ -65,7 +65,7 @@ impl GrantProgress {
         let Some(since) = since else {
             let took = span(grant.requested_at, now).as_secs_f64();
             metrics::histogram!(OPEN, "layer" => word).record(took);
-            tracing::info!(grant = %grant.id, layer = word, took_s = took, "a layer is open");
+            tracing::info!(event = "layer.open", grant = %grant.id, layer = word, took_s = took, "a layer is open");
             return;
         };
         // A layer that never opened has nothing to close, and would count as the quickest close of all.
@@ -78,7 +78,7 @@ impl GrantProgress {
         if now >= grant.not_after {
             metrics::histogram!(EXPIRY_LAG, "layer" => word).record(span(grant.not_after, now).as_secs_f64());
         }
-        tracing::info!(grant = %grant.id, layer = word, took_s = took, "a layer is closed");
+        tracing::info!(event = "layer.closed", grant = %grant.id, layer = word, took_s = took, "a layer is closed");
     }
 
     /// Returns the age of the oldest close of these grants that the layer has not confirmed.

@@ -223,17 +223,18 @@ impl Server for Postern<'_> {
     /// Returns the times from the line about the push to the agent to the line about what the agent has confirmed.
     fn took(&self, receipts: &[String]) -> Samples {
         let log = self.broker.log();
-        let pushed = moments(&log, "told the agent to open");
-        let open = moments(&log, "a layer is open");
+        let pushed = moments(&log, "host.open_pushed");
+        let open = moments(&log, "layer.open");
         let took =
             |grant: &String| Duration::try_from(open[grant.as_str()].duration_since(pushed[grant.as_str()]));
         receipts.iter().map(|grant| took(grant).unwrap()).collect()
     }
 }
 
-/// Finds the times at which the log says these words, by grant.
-fn moments<'a>(log: &'a str, words: &str) -> HashMap<&'a str, Timestamp> {
-    let lines = log.lines().filter(|line| line.contains(words));
+/// Finds the times of the log lines with an event, by grant.
+fn moments<'a>(log: &'a str, event: &str) -> HashMap<&'a str, Timestamp> {
+    let field = format!("event=\"{event}\"");
+    let lines = log.lines().filter(|line| line.contains(&field));
     let moments = lines.filter_map(|line| {
         let at = line.split_whitespace().next()?.parse().ok()?;
         let (_, rest) = line.split_once(" grant=")?;

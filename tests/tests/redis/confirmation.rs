@@ -61,5 +61,5 @@ fn i4_a_repeated_call_is_not_answered_from_a_record_that_only_the_primary_has() 
     assert_eq!(alice.grant(&kept.id).unwrap().state(), GrantState::Opening);
     assert!(!alice.request(&ask(&net, "lost")).unwrap().repeated_request);
     assert_eq!(revoke(&alice, &kept.id).unwrap().state(), GrantState::Closing);
-    assert!(!broker.log().contains("went back"), "{}", broker.log());
+    assert!(!broker.log().contains("store.went_back"), "{}", broker.log());
 }

@@ -82,7 +82,7 @@ fn i1_a_redis_that_comes_back_empty_opens_nothing_and_unknown_windows_are_closed
     redis.resume();
     // The broker does not go on as if no grant had ever been made: it ends.
     wait_until("the broker to end", STEP_TIMEOUT, || !world.broker.process().is_running());
-    assert!(world.broker.log().contains("the store went back"), "{}", world.broker.log());
+    assert!(world.broker.log().contains("store.went_back"), "{}", world.broker.log());
     assert_eq!(world.net.mallory.reach(port), Reach::Filtered, "the machine stays protected");
     world.broker.serve();
     wait_until("the cloud's window to close", STEP_TIMEOUT, || !world.is_open());

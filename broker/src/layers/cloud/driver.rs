@@ -276,7 +276,12 @@ impl CloudLayer {
         let (alarm, stuck_changed) = ended.unwrap_or_default();
         if let Some(alarm) = alarm {
             let error = alarm.details.get("error").map_or("", String::as_str);
-            tracing::error!(%target, %error, "the cloud layer has failed {ALARM_AFTER} times in a row");
+            tracing::error!(
+                event = "cloud.failing",
+                %target,
+                %error,
+                "the cloud layer has failed {ALARM_AFTER} times in a row"
+            );
             self.record([alarm]);
         }
         if stuck_changed {
@@ -308,7 +313,7 @@ impl CloudLayer {
             }
             let open = |step| if let CloudStep::Open(windows) = step { Some(windows) } else { None };
             let Some(windows) = self.steps_left(target).into_iter().find_map(open) else { break };
-            let span = log::call_for("open", target, &windows);
+            let span = log::open_call(target, &windows);
             let opening = answered(provider.open(target, &windows)).instrument(span);
             // A call that waits or is retried for longer than the lease lasts would land after another broker's look.
             let Some(reach) = self.while_held(target, opening).await else { break };
@@ -350,7 +355,7 @@ impl CloudLayer {
             if windows.is_empty() {
                 continue;
             }
-            let span = log::call_for("close", target, &windows);
+            let span = log::close_call(target, &windows);
             match answered(provider.close(target, &windows)).instrument(span).await {
                 Ok(()) => {
                     let now = self.clock.now();

@@ -20,10 +20,10 @@ pub(super) fn pushed(before: Option<&DesiredState>, after: &DesiredState) {
     let (before, grants) = (before.map(grants).unwrap_or_default(), grants(after));
     let generation = after.generation;
     each(grants.difference(&before), |grant| {
-        tracing::info!(%grant, generation, "told the agent to open");
+        tracing::info!(event = "host.open_pushed", %grant, generation, "pushed a state that opens");
     });
     each(before.difference(&grants), |grant| {
-        tracing::info!(%grant, generation, "told the agent to close");
+        tracing::info!(event = "host.close_pushed", %grant, generation, "pushed a state that closes");
     });
 }
 
