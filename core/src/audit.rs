@@ -1,8 +1,28 @@
 //! The audit log: append-only lines, each chained to the one before by SHA-256 (I9).
 //!
-//! One record is one line of JSON with its fields in a fixed order; `hash` covers the bytes of the line before
-//! it, and `prev` repeats the hash of the record before. A reader of the lines can verify them without the broker;
-//! with a [`Head`] from earlier, a reader can also detect that the end was cut off.
+//! **The problem.** The log shows who opened a port, and who was refused. It must be possible to detect that a line was
+//! changed, removed, inserted or moved, without the broker and without trust in the disk that holds the lines.
+//!
+//! **The words.**
+//!
+//! - An *event* ([`AuditEvent`]) is a decision or a change: who did what, on which grant and target, and whether it was
+//!   done or denied.
+//! - A *record* ([`AuditRecord`]) is an event in its place: one line of JSON with its fields in a fixed order. `seq`
+//!   numbers the records from 1, `prev` repeats the hash of the record before, and `hash` is the SHA-256 of the line
+//!   without `hash` itself.
+//! - The *chain* is the sequence of records that follow each other by `seq` and by `prev`. The first record has
+//!   [`Hash::ZERO`] as its `prev`.
+//! - The *head* ([`Head`]) is the end of a chain: the number and the hash of its last record.
+//! - A *checkpoint* is a head that a reader has kept elsewhere.
+//!
+//! **The rule.** A record never changes once it is written, and each follows the head before it
+//! ([`AuditRecord::following`]). The [`Verifier`] accepts a line only if it is, byte for byte, the line that the broker
+//! writes for that record after the line before it.
+//!
+//! **On failure.** A changed line does not match its `hash`. After a line that was removed, inserted or moved, the next
+//! `seq` or `prev` does not match. The verifier names the line and the problem ([`Broken`]). A chain whose last lines
+//! were cut off is whole, and so is one that was rewritten from some record on. Only a checkpoint shows these two, because
+//! the chain no longer has that hash at that number.
 
 use std::collections::BTreeMap;
 use std::fmt;

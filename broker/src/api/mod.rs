@@ -10,8 +10,9 @@
 //! 3. `middleware::trace` opens a span, so that every log line of the call names the RPC and its caller.
 //! 4. `bounded` bounds the size of each message and the time of the call. A call past them ends with RESOURCE_EXHAUSTED
 //!    or DEADLINE_EXCEEDED, before its message is in memory.
-//! 5. `middleware::authorize` checks that the caller's proof has not ended, looks the RPC up in `middleware::permissions` and puts the [`crate::app::Caller`] into the
-//!    request (I7). A call that no row admits ends with UNAUTHENTICATED or PERMISSION_DENIED.
+//! 5. `middleware::authorize` checks that the caller's proof has not ended, looks the RPC up in `middleware::permissions` and
+//!    puts the [`crate::app::Caller`] into the request (I7). A call that no row admits ends with UNAUTHENTICATED or
+//!    PERMISSION_DENIED.
 //! 6. `services` has a file for each service. A method parses its message (`convert`, `request`); malformed input ends
 //!    with INVALID_ARGUMENT, which names the field and the remedy. Then it calls one use case.
 //! 7. `error` converts a use case's error into a status.

@@ -15,8 +15,9 @@
 //!   and serves as the generation of what agents are sent.
 //!
 //! **The rule.** [`Store::commit`] applies all of a transaction or none of it, appends its audit events in the same step,
-//! and returns only when both are durable (I4). An answer from a read waits for the same ([`Durable`]). A transaction with changes and no audit event is refused (I9). Nothing in
-//! a store expires by itself: a store keeps no timers, and no record has a time to live.
+//! and returns only when both are durable (I4). An answer from a read waits for the same ([`Durable`]). A transaction with
+//! changes and no audit event is refused (I9). Nothing in a store expires by itself: a store keeps no timers, and no record
+//! has a time to live.
 //!
 //! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`] and [`StoreError::Unaudited`]
 //! mean that nothing was changed. After [`StoreError::Unavailable`] the transaction may or may not have been applied. The

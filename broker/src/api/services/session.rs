@@ -7,7 +7,6 @@
 //! The broker ends the stream if the agent is silent for too long, at the end of its certificate, or when it bans the agent or
 //! the agent connects again. The agent then connects again by itself; its windows end in its kernel in any case (I2).
 //!
-//!
 //! A session has no task and no buffer: the response stream itself reads the request stream, so an idle session costs little
 //! more than its connection.
 
