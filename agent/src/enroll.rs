@@ -29,7 +29,11 @@ pub enum EnrollError {
     #[error("no identity could be made")]
     Pki(#[from] PkiError),
     /// The agent cannot connect, or the address leads to another broker than the one that made the token.
-    #[error("cannot connect to the broker {broker} ({}); check its address, that its port is open, and that it is the one that made the token", status_chain(.status))]
+    #[error(
+        "cannot connect to the broker {broker} ({}); check its address, that its port is open, and that it is the one that \
+         made the token",
+        status_chain(.status)
+    )]
     NotConnected {
         /// The address of the broker.
         broker: String,

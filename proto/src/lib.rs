@@ -8,8 +8,15 @@ pub mod convert;
 pub mod status;
 
 /// The generated messages, clients and servers.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rust_2018_idioms)]
-#[allow(clippy::wildcard_enum_match_arm)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::wildcard_enum_match_arm,
+    rust_2018_idioms,
+    reason = "prost and tonic write this code"
+)]
 pub mod v1 {
     tonic::include_proto!("postern.v1");
 }

@@ -3,7 +3,7 @@
 //! A [`World`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
 //! scenario has a world of its own, so that they run beside each other, and nothing of it outlives the scenario. A
 //! harness fails its test by a panic; that is what the lints that forbid panics are lifted for here.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::panic, reason = "the harness fails like a test")]
 
 mod agent;
 pub mod attack;

@@ -58,7 +58,7 @@ impl Net {
     ///
     /// # Panics
     /// Without root, or without iproute2 and util-linux.
-    #[allow(clippy::new_without_default)]
+    #[allow(clippy::new_without_default, reason = "it makes network namespaces, which no default should")]
     pub fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "scenarios make network namespaces: run them as root");
         let switch = namespace("switch");

@@ -98,7 +98,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            #[allow(clippy::print_stderr)] // That is where the test runner looks for what explains a failure.
+            #[allow(clippy::print_stderr, reason = "the test runner looks there for the cause of a failure")]
             {
                 eprintln!("--- log of {} ---\n{}", self.name, self.log());
             }

@@ -40,7 +40,7 @@ pub struct World {
 
 impl World {
     /// A world under the usual policy, its agent in sync.
-    #[allow(clippy::new_without_default)]
+    #[allow(clippy::new_without_default, reason = "it starts programs, which no default should")]
     pub fn new() -> Self {
         Self::under(usual_policy())
     }

@@ -1,5 +1,5 @@
 //! Trust between brokers, agents and clients: real handshakes, and the files that the crate reads and refuses.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod authority;
 mod handshakes;

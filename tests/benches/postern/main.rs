@@ -2,7 +2,7 @@
 //! without, in the same run. Each result is one line: `bench: <name> <value> <unit> vs <name> <value> <unit> ratio <r>`.
 //!
 //! `make bench` builds and runs it. With words as arguments, only the measurements whose name has one of them are taken.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod across;
 mod agent_fleet;

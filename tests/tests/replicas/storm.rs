@@ -148,7 +148,7 @@ fn random_seed() -> u64 {
 }
 
 /// Prints a line into the test's output.
-#[allow(clippy::print_stderr)]
+#[allow(clippy::print_stderr, reason = "the storm shows its progress in the output of the test")]
 fn say(what: impl Display) {
     eprintln!("{what}");
 }

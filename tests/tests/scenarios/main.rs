@@ -2,7 +2,7 @@
 //! invariant carries its number. Everything here needs root, and fails without it.
 
 // Clippy takes the helpers of an integration test for production code.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod authority;
 mod authority_repair;

@@ -1,7 +1,7 @@
 //! The demo: the story of a few grants, played by real programs in network namespaces, each step checked. With the argument
 //! `ha` it is the story of several brokers on one store.
 
-#![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and prints.
+#![allow(clippy::expect_used, clippy::panic, reason = "a step that fails panics, and the story prints it")]
 
 mod aws;
 mod azure;
