@@ -25,7 +25,7 @@ use postern_tests::clock::monotonic;
 use postern_tests::{Client, Host};
 use tokio::task::JoinSet;
 
-pub(crate) use host::Book;
+pub(crate) use host::FleetRecord;
 use host::MemoryHost;
 
 /// The number of agents that enrol at once.
@@ -38,7 +38,7 @@ const MAX_DELAY: Duration = Duration::from_secs(5);
 /// The agents, which run until they are dropped with their host.
 #[derive(Debug)]
 pub(crate) struct AgentFleet {
-    book: Arc<Book>,
+    record: Arc<FleetRecord>,
 }
 
 /// An agent's link to its broker.
@@ -47,13 +47,13 @@ struct Link {
     broker: String,
     credentials: Arc<Credentials>,
     reconciler: ReconcilerHandle,
-    book: Arc<Book>,
+    record: Arc<FleetRecord>,
 }
 
 impl AgentFleet {
     /// Enrols an agent for each target, through the administrator's broker, and runs them on a host.
     pub(crate) fn gather(host: &Host, admin: &Client, targets: &[String], dir: &Path) -> Self {
-        let book = Arc::new(Book::default());
+        let record = Arc::new(FleetRecord::default());
         let state_dir = |number: usize| dir.join(number.to_string());
         let orders: Vec<_> =
             targets.iter().enumerate().map(|(number, target)| (target.clone(), state_dir(number))).collect();
@@ -81,24 +81,24 @@ impl AgentFleet {
         for (number, target) in targets.iter().enumerate() {
             let dir = state_dir(number);
             let credentials = Arc::new(Credentials::load(&dir.join("identity")).unwrap());
-            let reconciler = keep(target, &broker, &dir, &book);
+            let reconciler = keep(target, &broker, &dir, &record);
             reconcilers.push(reconciler.clone());
-            let (target, broker, book) = (target.clone(), broker.clone(), Arc::clone(&book));
-            host.netns().start(Link { target, broker, credentials, reconciler, book }.keep());
+            let (target, broker, record) = (target.clone(), broker.clone(), Arc::clone(&record));
+            host.netns().start(Link { target, broker, credentials, reconciler, record }.keep());
         }
         host.netns().start(tick(reconcilers));
-        Self { book }
+        Self { record }
     }
 
     /// The record of what the agents saw.
-    pub(crate) fn book(&self) -> &Book {
-        &self.book
+    pub(crate) fn record(&self) -> &FleetRecord {
+        &self.record
     }
 }
 
 /// Starts an agent's reconciler on a thread of its own, which ends with the last handle.
-fn keep(target: &str, broker: &str, state_dir: &Path, book: &Arc<Book>) -> ReconcilerHandle {
-    let host = MemoryHost::new(target, Arc::clone(book));
+fn keep(target: &str, broker: &str, state_dir: &Path, record: &Arc<FleetRecord>) -> ReconcilerHandle {
+    let host = MemoryHost::new(target, Arc::clone(record));
     let config = Config {
         broker: broker.to_owned(),
         state_dir: state_dir.to_owned(),
@@ -132,14 +132,14 @@ impl Link {
             let start = monotonic();
             let was_served = match self.open().await {
                 Ok(mut session) => {
-                    self.book.session_began(&self.target, start.elapsed());
+                    self.record.session_began(&self.target, start.elapsed());
                     reports.begin_session();
                     let end = session.run(&self.reconciler, &mut reports).await;
-                    self.book.session_ended(&self.target, &end.to_string());
+                    self.record.session_ended(&self.target, &end.to_string());
                     session.got_desired_state()
                 }
                 Err(error) => {
-                    self.book.not_connected(&error);
+                    self.record.not_connected(&error);
                     false
                 }
             };

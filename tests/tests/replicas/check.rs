@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use postern_proto::v1::{CloseReason, GrantState};
 
-use crate::history::{Answer, FaultSpan, History, Look, Opening, SessionEvent, Stored, What};
+use crate::history::{Answer, FaultSpan, History, Look, Opening, SessionEvent, Stored, WindowChange};
 use crate::schedule::Fault;
 
 /// The time after its end for which a host's window may be open: the kernel ends it.
@@ -25,7 +25,7 @@ const HEARTBEAT: SignedDuration = SignedDuration::from_secs(5);
 
 /// A layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum Layer {
     Host,
     Cloud,
 }
@@ -38,13 +38,13 @@ pub(crate) enum Violation {
     /// A grant has not come to its end although everything is quiet.
     NotFinal { grant: String, state: GrantState },
     /// A window was open past its end, by so much more than is allowed.
-    Late { at: At, opening: Opening, end: Timestamp, by: SignedDuration },
+    Late { at: Layer, opening: Opening, end: Timestamp, by: SignedDuration },
     /// A window is open although everything is quiet.
-    Stray { at: At, opening: Opening },
+    Stray { at: Layer, opening: Opening },
     /// A window was open that no grant in the store is for.
-    Unrecorded { at: At, opening: Opening },
+    Unrecorded { at: Layer, opening: Opening },
     /// A window was closed and opened again before its end.
-    Flapped { at: At, opening: Opening, closed: Timestamp, again: Timestamp },
+    Flapped { at: Layer, opening: Opening, closed: Timestamp, again: Timestamp },
     /// A window was closed before its end, and no caller wanted that.
     Early { opening: Opening, closed: Timestamp, end: Timestamp },
     /// A grant was said to be active while the window was not open at its host.
@@ -143,10 +143,10 @@ fn host_spans(history: &History) -> BTreeMap<&Opening, Vec<Span>> {
     let mut spans: BTreeMap<&Opening, Vec<Span>> = BTreeMap::new();
     for event in &history.hosts {
         let spans = spans.entry(&event.opening).or_default();
-        match (event.what, spans.last_mut()) {
-            (What::Opened(_), _) => spans.push((event.at, None)),
-            (What::Closed, Some((_, until))) => *until = Some(event.at),
-            (What::Closed, None) | (What::Changed(_), _) => {}
+        match (event.change, spans.last_mut()) {
+            (WindowChange::Opened(_), _) => spans.push((event.at, None)),
+            (WindowChange::Closed, Some((_, until))) => *until = Some(event.at),
+            (WindowChange::Closed, None) | (WindowChange::Changed(_), _) => {}
         }
     }
     spans
@@ -180,24 +180,24 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
     for (opening, spans) in spans {
         let opening = || (*opening).clone();
         let Some(end) = grants.end(&opening()) else {
-            found.push(Violation::Unrecorded { at: At::Host, opening: opening() });
+            found.push(Violation::Unrecorded { at: Layer::Host, opening: opening() });
             continue;
         };
         for (number, (from, until)) in spans.iter().enumerate() {
             let Some(closed) = *until else {
-                found.push(Violation::Stray { at: At::Host, opening: opening() });
+                found.push(Violation::Stray { at: Layer::Host, opening: opening() });
                 continue;
             };
             let by = closed.duration_since(end);
             if by > HOST_LATE {
-                found.push(Violation::Late { at: At::Host, opening: opening(), end, by });
+                found.push(Violation::Late { at: Layer::Host, opening: opening(), end, by });
             }
             let early = may_be_early(history, &opening(), *from, closed);
             if let Some((again, _)) = spans.get(number + 1)
                 && grants.flapped(&opening(), closed, *again, early)
             {
                 let again = *again;
-                found.push(Violation::Flapped { at: At::Host, opening: opening(), closed, again });
+                found.push(Violation::Flapped { at: Layer::Host, opening: opening(), closed, again });
             }
         }
         found.extend(early(history, &opening(), spans, grants));
@@ -256,24 +256,24 @@ fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
             let Some(closed) = gaps.remove(opening) else { continue };
             if grants.flapped(opening, closed, look.asked, SignedDuration::ZERO) {
                 let (opening, again) = (opening.clone(), look.asked);
-                found.push(Violation::Flapped { at: At::Cloud, opening, closed, again });
+                found.push(Violation::Flapped { at: Layer::Cloud, opening, closed, again });
             }
         }
         before = Some(look);
     }
     for (opening, seen) in latest {
         let Some(end) = grants.end(opening) else {
-            found.push(Violation::Unrecorded { at: At::Cloud, opening: opening.clone() });
+            found.push(Violation::Unrecorded { at: Layer::Cloud, opening: opening.clone() });
             continue;
         };
         let by = seen.duration_since(cloud_deadline(end, &history.faults));
         if by.is_positive() {
-            found.push(Violation::Late { at: At::Cloud, opening: opening.clone(), end, by });
+            found.push(Violation::Late { at: Layer::Cloud, opening: opening.clone(), end, by });
         }
     }
     let left = history.looks.last().filter(|look| look.asked >= history.quiet);
     let left = left.into_iter().flat_map(|look| &look.open);
-    found.extend(left.map(|opening| Violation::Stray { at: At::Cloud, opening: opening.clone() }));
+    found.extend(left.map(|opening| Violation::Stray { at: Layer::Cloud, opening: opening.clone() }));
     found
 }
 

@@ -10,7 +10,7 @@ use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
 use postern_tests::{Line, Replicas};
 
-use crate::agent_fleet::Book;
+use crate::agent_fleet::FleetRecord;
 use crate::history::FaultSpan;
 use crate::schedule::{Fault, Planned, Schedule};
 use crate::world::World;
@@ -27,7 +27,7 @@ const HEALED: Duration = Duration::from_secs(40);
 pub(crate) struct Driver<'a> {
     replicas: &'a Replicas,
     redis: &'a mut Redis,
-    book: &'a Book,
+    record: &'a FleetRecord,
     agents: usize,
     /// The faults that go on, each with its beginning.
     going: Vec<(Planned, Timestamp)>,
@@ -40,10 +40,10 @@ pub(crate) struct Driver<'a> {
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(world: &'a mut World) -> Self {
-        let (replicas, redis, book) = (&world.replicas, &mut world.redis, world.fleet.book());
-        let (agents, tended) = (book.connected(), vec![monotonic(); replicas.all().len()]);
+        let (replicas, redis, record) = (&world.replicas, &mut world.redis, world.fleet.record());
+        let (agents, tended) = (record.connected(), vec![monotonic(); replicas.all().len()]);
         let (going, healing, spans) = Default::default();
-        Self { replicas, redis, book, agents, going, healing, tended, spans }
+        Self { replicas, redis, record, agents, going, healing, tended, spans }
     }
 
     /// Plays a schedule for this long, heals everything, and goes on until everything works. Returns what was done.
@@ -120,7 +120,7 @@ impl<'a> Driver<'a> {
                 self.healing.push(FaultSpan { fault, from, undone: from, until: from });
             }
         }
-        let all_connected = self.book.connected() == self.agents;
+        let all_connected = self.record.connected() == self.agents;
         let is_up = |fault: Fault| {
             all_connected && fault.broker().is_none_or(|number| self.replicas.replica(number).is_ready())
         };

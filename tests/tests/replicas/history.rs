@@ -45,14 +45,14 @@ pub(crate) struct Opening {
 pub(crate) struct HostEvent {
     pub(crate) at: Timestamp,
     pub(crate) opening: Opening,
-    pub(crate) what: What,
+    pub(crate) change: WindowChange,
     /// The number of the agent's session.
     pub(crate) session: u64,
 }
 
 /// An event of an opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum WindowChange {
     /// The window was opened, and the kernel will end it at this time.
     Opened(Timestamp),
     /// The window's end was changed.
@@ -150,7 +150,7 @@ impl History {
         let mut lines: Vec<(Timestamp, String)> = Vec::new();
         let hosts = self.hosts.iter().filter(|event| event.opening == *of);
         lines.extend(
-            hosts.map(|event| (event.at, format!("host: {:?} in session {}", event.what, event.session))),
+            hosts.map(|event| (event.at, format!("host: {:?} in session {}", event.change, event.session))),
         );
         let mut was_seen = false;
         for look in &self.looks {

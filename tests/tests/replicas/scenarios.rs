@@ -9,7 +9,7 @@ use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
 use postern_tests::{Client, FakeAgent, RequestBuilder, STEP_TIMEOUT, a_policy, a_request, end_of};
 
 use crate::BROKERS;
-use crate::history::{Opening, What};
+use crate::history::{Opening, WindowChange};
 use crate::world::{Options, World};
 
 /// The time after which another replica usually acts on a change at the latest: without the cluster's events it takes two
@@ -43,12 +43,12 @@ fn ask(target: &str, seconds: u64) -> RequestBuilder {
 }
 
 /// Returns the number of windows that were opened or closed at all hosts.
-fn changes(world: &World, what: fn(&What) -> bool) -> usize {
-    world.fleet.book().hosts().iter().filter(|event| what(&event.what)).count()
+fn changes(world: &World, is_counted: fn(&WindowChange) -> bool) -> usize {
+    world.fleet.record().hosts().iter().filter(|event| is_counted(&event.change)).count()
 }
 
 fn closings(world: &World) -> usize {
-    changes(world, |what| *what == What::Closed)
+    changes(world, |what| *what == WindowChange::Closed)
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_whe
         other.grant(&answer.grant.unwrap().id).unwrap();
     }
     assert_eq!(closings(&world), 1, "nothing was closed or flapped");
-    assert!(!world.fleet.book().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
+    assert!(!world.fleet.record().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
     assert!(world.fresh_admin().verify_audit().sound);
 }
 
@@ -175,7 +175,7 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
     wait_until("it to end", STEP_TIMEOUT, || !world.replicas.replica(0).is_ready());
     assert!(start.elapsed() < STEP_TIMEOUT, "it waited as long as it was asked to: {:?}", start.elapsed());
     let all = world.aims.hosts.len();
-    wait_until("every agent to have moved", STEP_TIMEOUT, || world.fleet.book().connected() == all);
+    wait_until("every agent to have moved", STEP_TIMEOUT, || world.fleet.record().connected() == all);
     for target in world.aims.hosts.iter() {
         at(&world, 1).wait_in_sync(target);
     }
@@ -210,7 +210,7 @@ fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_unknown_windows_are_cl
             && world.fresh_admin().audit().iter().any(|line| line.contains("cloud.unknown_window_closed"))
     });
     wait_until("the kernel to end the host's window", STEP_TIMEOUT, || {
-        !world.fleet.book().is_open(&Opening::new(host, SOURCE))
+        !world.fleet.record().is_open(&Opening::new(host, SOURCE))
     });
     let policy = a_policy().named("hosts").on("host:*").port("tcp/22").layers(Layers::Host);
     world.fresh_admin().put_policy(policy.wire()).unwrap();

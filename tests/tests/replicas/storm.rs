@@ -74,12 +74,12 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let mut looks = watcher.stop();
     looks.push(world.fake_clouds.as_ref().unwrap().look());
 
-    let book = world.fleet.book();
+    let record = world.fleet.record();
     let stored = admin.grants().iter().map(stored).filter(|grant| grant.requested_at >= from).collect();
     let history = History {
-        hosts: book.hosts().into_iter().filter(|event| event.at >= from).collect(),
+        hosts: record.hosts().into_iter().filter(|event| event.at >= from).collect(),
         looks,
-        sessions: book.sessions().into_iter().filter(|event| event.at >= from).collect(),
+        sessions: record.sessions().into_iter().filter(|event| event.at >= from).collect(),
         asked: done.asked,
         revoked: done.revoked,
         faults,
@@ -91,7 +91,7 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let takeovers = takeovers.map(|log| log.matches(TOOK_OVER).count()).sum();
     let taken = world.replicas.balancer().taken();
     say(Summary { seed, history: &history, takeovers, taken });
-    say(format!("storm: sessions that did not open: {:?}", book.refusals()));
+    say(format!("storm: sessions that did not open: {:?}", record.refusals()));
     let found = violations(&history);
     for violation in found.iter().take(20) {
         say(format!("VIOLATION {violation:?}"));

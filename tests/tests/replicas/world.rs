@@ -70,7 +70,7 @@ impl World {
             AgentFleet::gather(&net.vm, &agents_at, &targets, &dir.path().join("agents"))
         });
         wait_until("every agent to have a session", STEP_TIMEOUT, || {
-            fleet.book().connected() == targets.len()
+            fleet.record().connected() == targets.len()
         });
         for target in &targets {
             admin.wait_in_sync(target);

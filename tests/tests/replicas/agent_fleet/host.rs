@@ -1,5 +1,5 @@
 //! A host layer in memory, with what the kernel's has to do with time: a window ends at its deadline, whatever any caller
-//! says or does not say until then. What happens to windows is written into a book.
+//! says or does not say until then. Each change of a window goes into a record.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -11,11 +11,11 @@ use postern_agent::clock::{self, BootTime};
 use postern_agent::firewall::policy::HostPolicy;
 use postern_agent::host_reconciler::HostLayer;
 
-use crate::history::{HostEvent, Opening, SessionEvent, What};
+use crate::history::{HostEvent, Opening, SessionEvent, WindowChange};
 
 /// The record of every host of a fleet.
 #[derive(Debug)]
-pub(crate) struct Book {
+pub(crate) struct FleetRecord {
     /// The same moment on both clocks.
     moment: (BootTime, Timestamp),
     inner: Mutex<Inner>,
@@ -37,18 +37,18 @@ type Held = BTreeMap<String, BootTime>;
 #[derive(Debug)]
 pub(super) struct MemoryHost {
     target: String,
-    book: Arc<Book>,
+    record: Arc<FleetRecord>,
     loaded: bool,
 }
 
-impl Default for Book {
+impl Default for FleetRecord {
     fn default() -> Self {
         let now = clock::moment();
         Self { moment: (now.boottime, now.wall), inner: Mutex::default() }
     }
 }
 
-impl Book {
+impl FleetRecord {
     /// Returns what happened at the hosts until now.
     pub(crate) fn hosts(&self) -> Vec<HostEvent> {
         let mut inner = self.lock();
@@ -110,14 +110,14 @@ impl Book {
         self.lapse(&mut inner, target, now);
         let held = inner.hosts.insert(target.to_owned(), wanted.clone()).unwrap_or_default();
         for source in held.keys().filter(|source| !wanted.contains_key(*source)) {
-            self.write(&mut inner, target, source, now, What::Closed);
+            self.write(&mut inner, target, source, now, WindowChange::Closed);
         }
         for (source, deadline) in wanted {
             let until = self.wall(deadline);
             match held.get(&source) {
-                None => self.write(&mut inner, target, &source, now, What::Opened(until)),
+                None => self.write(&mut inner, target, &source, now, WindowChange::Opened(until)),
                 Some(known) if *known != deadline => {
-                    self.write(&mut inner, target, &source, now, What::Changed(until));
+                    self.write(&mut inner, target, &source, now, WindowChange::Changed(until));
                 }
                 Some(_) => {}
             }
@@ -134,14 +134,14 @@ impl Book {
             .collect();
         held.retain(|_, deadline| *deadline > now);
         for (source, deadline) in ended {
-            self.write(inner, target, &source, deadline, What::Closed);
+            self.write(inner, target, &source, deadline, WindowChange::Closed);
         }
     }
 
-    fn write(&self, inner: &mut Inner, target: &str, source: &str, at: BootTime, what: What) {
+    fn write(&self, inner: &mut Inner, target: &str, source: &str, at: BootTime, change: WindowChange) {
         let session = inner.numbers.get(target).copied().unwrap_or_default();
         let (at, opening) = (self.wall(at), Opening::new(target, source));
-        inner.events.push(HostEvent { at, opening, what, session });
+        inner.events.push(HostEvent { at, opening, change, session });
     }
 
     fn wall(&self, at: BootTime) -> Timestamp {
@@ -155,8 +155,8 @@ impl Book {
 }
 
 impl MemoryHost {
-    pub(super) fn new(target: &str, book: Arc<Book>) -> Self {
-        Self { target: target.to_owned(), book, loaded: false }
+    pub(super) fn new(target: &str, record: Arc<FleetRecord>) -> Self {
+        Self { target: target.to_owned(), record, loaded: false }
     }
 }
 
@@ -170,7 +170,7 @@ impl HostLayer for MemoryHost {
             let deadline = wanted.entry(source).or_insert(window.deadline);
             *deadline = window.deadline.max(*deadline);
         }
-        self.book.hold(&self.target, wanted, now);
+        self.record.hold(&self.target, wanted, now);
         self.loaded = true;
         Ok(())
     }
@@ -186,9 +186,9 @@ impl HostLayer for MemoryHost {
 
 #[test]
 fn the_kernel_ends_a_window_at_its_deadline_whatever_comes_later() {
-    let book = Arc::new(Book::default());
-    let mut host = MemoryHost::new("host:a", Arc::clone(&book));
-    let start = book.moment.0;
+    let record = Arc::new(FleetRecord::default());
+    let mut host = MemoryHost::new("host:a", Arc::clone(&record));
+    let start = record.moment.0;
     let after = |milliseconds| start.plus(Duration::from_millis(milliseconds));
     let policy = |deadline| HostPolicy {
         mode: postern_core::Mode::Enforce,
@@ -201,7 +201,7 @@ fn the_kernel_ends_a_window_at_its_deadline_whatever_comes_later() {
     };
     host.ensure(&policy(after(5)), start).unwrap();
     host.ensure(&policy(after(5)), after(7)).unwrap();
-    let seen: Vec<_> = book.hosts().into_iter().map(|event| (event.at, event.what)).collect();
-    let end = book.wall(after(5));
-    assert_eq!(seen, [(book.moment.1, What::Opened(end)), (end, What::Closed)]);
+    let seen: Vec<_> = record.hosts().into_iter().map(|event| (event.at, event.change)).collect();
+    let end = record.wall(after(5));
+    assert_eq!(seen, [(record.moment.1, WindowChange::Opened(end)), (end, WindowChange::Closed)]);
 }
