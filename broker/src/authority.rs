@@ -32,7 +32,7 @@ mod root_key;
 mod standing;
 mod warnings;
 
-pub use keeper::Keeper;
+pub use keeper::{Keeper, LOOK_EVERY};
 pub(crate) use keeper::{serving as first_serving, show_readiness};
 pub use root_key::RootKey;
 pub use standing::Standing;

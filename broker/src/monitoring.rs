@@ -28,9 +28,11 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tower::ServiceExt as _;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, boottime};
 use crate::readiness::{Readiness, goes_round, in_words};
 use crate::signals::Heartbeat;
+use crate::signals::rounds::{RoundReporter, Rounds};
+use crate::telemetry;
 
 /// The number of connections at once. A further one closes the oldest, so that readers that do not read silence no probe.
 const MAX_CONNECTIONS: usize = 64;
@@ -39,7 +41,7 @@ const READ_TIMEOUT: Duration = Duration::from_secs(30);
 /// The age at which a connection is closed, also in the middle of an answer that is not read.
 const MAX_AGE: Duration = Duration::from_secs(120);
 /// The pause between two upkeeps of the recorder: histograms grow until then, or until they are read.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state that the port shows.
 #[derive(Debug, Clone)]
@@ -52,6 +54,8 @@ pub struct Shown {
     pub heartbeat: Arc<Heartbeat>,
     /// The broker's clock.
     pub clock: Clock,
+    /// The last round of each task.
+    pub rounds: Arc<Rounds>,
 }
 
 /// Binds the port.
@@ -66,7 +70,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 ///
 /// # Errors
 /// Never: an error of a connection ends that connection alone.
-pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
+pub async fn serve(listener: TcpListener, shown: Shown, reporter: RoundReporter) -> anyhow::Result<()> {
     let metrics = shown.metrics.clone();
     let router = router(shown);
     let (mut connections, mut oldest_first) = (JoinSet::new(), VecDeque::new());
@@ -91,7 +95,10 @@ pub async fn serve(listener: TcpListener, shown: Shown) -> anyhow::Result<()> {
                 }
             },
             Some(_) = connections.join_next(), if !connections.is_empty() => {}
-            _ = upkeep.tick() => metrics.run_upkeep(),
+            _ = upkeep.tick() => {
+                metrics.run_upkeep();
+                reporter.succeeded(boottime());
+            }
         }
     }
 }
@@ -122,6 +129,7 @@ fn router(shown: Shown) -> Router {
 }
 
 async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+    telemetry::rounds(&shown.rounds.list(), boottime());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.metrics.render())
 }
 

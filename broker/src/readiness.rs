@@ -9,18 +9,20 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use jiff::SignedDuration;
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, boottime};
 use crate::signals::Heartbeat;
 use crate::signals::parts::{RECONCILER, Reasons, STORE};
-use crate::store::{Store, StoreError};
+use crate::signals::rounds::RoundReporter;
+use crate::store::Store;
 use crate::telemetry;
 
 /// The time limit of one round of the reconciler's loop; it goes round at least every 5 s.
 const MAX_ROUND: SignedDuration = SignedDuration::from_secs(30);
 /// The pause between two checks.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time limit of the store's answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -110,18 +112,25 @@ pub async fn keep_checking(
     store: Arc<dyn Store>,
     heartbeat: Arc<Heartbeat>,
     clock: Clock,
+    reporter: RoundReporter,
 ) -> anyhow::Result<()> {
-    join(check_store(&readiness, store.as_ref()), check_reconciler(&readiness, &heartbeat, clock)).await;
+    join(check_store(&readiness, store.as_ref(), &reporter), check_reconciler(&readiness, &heartbeat, clock))
+        .await;
     Ok(())
 }
 
-async fn check_store(readiness: &Readiness, store: &dyn Store) {
+async fn check_store(readiness: &Readiness, store: &dyn Store, reporter: &RoundReporter) {
     loop {
-        match tokio::time::timeout(STORE_TIMEOUT, store.audit_head()).await {
-            Ok(Ok(_)) => readiness.clear(STORE),
-            Ok(Err(error)) => readiness.set(STORE, chain(error)),
-            Err(_) => readiness.set(STORE, format!("it did not answer within {} s", STORE_TIMEOUT.as_secs())),
+        let answer = match tokio::time::timeout(STORE_TIMEOUT, store.audit_head()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error_chain(&error).replace('\n', " ")),
+            Err(_) => Err(format!("it did not answer within {} s", STORE_TIMEOUT.as_secs())),
+        };
+        match &answer {
+            Ok(()) => readiness.clear(STORE),
+            Err(why) => readiness.set(STORE, why.clone()),
         }
+        reporter.report(boottime(), answer);
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
@@ -139,18 +148,15 @@ async fn check_reconciler(readiness: &Readiness, heartbeat: &Heartbeat, clock: C
     }
 }
 
-/// Returns an error with its causes, in one line.
-fn chain(error: StoreError) -> String {
-    format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")
-}
-
 #[cfg(test)]
 mod tests {
     use jiff::Timestamp;
 
     use super::*;
     use crate::signals::parts::{ENDING, MEMBERSHIP};
+    use crate::signals::rounds::Task;
     use crate::store::memory::Memory;
+    use crate::testing::builders::reporter;
 
     async fn becomes(readiness: &Readiness, wanted: bool) -> Reasons {
         let mut watch = readiness.watch();
@@ -166,8 +172,13 @@ mod tests {
     async fn a_broker_is_ready_once_every_part_was_seen_to_work() {
         let (readiness, heartbeat) = (Readiness::default(), Arc::new(Heartbeat::default()));
         let clock = Clock::start(Timestamp::UNIX_EPOCH);
-        let checking =
-            keep_checking(readiness.clone(), Arc::new(Memory::default()), Arc::clone(&heartbeat), clock);
+        let checking = keep_checking(
+            readiness.clone(),
+            Arc::new(Memory::default()),
+            Arc::clone(&heartbeat),
+            clock,
+            reporter(Task::Readiness),
+        );
         assert_eq!(readiness.reasons().keys().copied().collect::<Vec<_>>(), [RECONCILER, STORE]);
         let story = async {
             heartbeat.beat(clock.now());

@@ -28,26 +28,29 @@ use tokio::sync::watch;
 
 use crate::api::{self, Listener};
 use crate::app::{About, App};
-use crate::authority::{CLOCK_TOLERANCE, Keeper, Standing, first_serving, show_readiness};
-use crate::clock::{Clock, wall};
+use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
+use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
-use crate::cluster::follower::Follower;
-use crate::cluster::membership::Membership;
+use crate::cluster::follower::{Follower, LATE_AFTER};
+use crate::cluster::membership::{Membership, RENEWAL_INTERVAL};
 use crate::config::Config;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
-use crate::monitoring::{self, Shown};
-use crate::readiness::{self, Readiness};
-use crate::reconcile::Reconciler;
+use crate::monitoring::{self, Shown, UPKEEP_INTERVAL};
+use crate::readiness::{self, CHECK_INTERVAL, Readiness};
+use crate::reconcile::{LONGEST_SLEEP, Reconciler};
+use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, Heartbeat, ShutdownPhase, Wakeups, parts};
 use crate::store::{Coordination, Store};
-use crate::telemetry::{self, GrantProgress, InstrumentedStore};
+use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
 pub use store::{Opened, open as open_store};
 
 /// The time limit of the last answers when the broker shuts down.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause between two looks at the wall clock.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The providers of the clouds that are driven.
 pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
@@ -139,15 +142,19 @@ async fn start(
     if let Some(listen) = config.metrics_listen {
         let metrics = telemetry::install(&readiness.reasons())?;
         let heartbeat = Arc::clone(&parts.heartbeat);
-        let shown = Shown { metrics, readiness: readiness.clone(), heartbeat, clock };
-        tasks.spawn("metrics", monitoring::serve(monitoring::bind(listen).await?, shown));
+        let rounds = Arc::clone(&parts.rounds);
+        let shown = Shown { metrics, readiness: readiness.clone(), heartbeat, clock, rounds };
+        let reporter = parts.reporter(Task::Metrics, Some(UPKEEP_INTERVAL));
+        tasks.spawn("metrics", monitoring::serve(monitoring::bind(listen).await?, shown, reporter));
     }
     // Also without a port for metrics: this task forgets the progress of grants that are over.
     let progress = Arc::clone(&parts.progress);
-    tasks.spawn("sample", telemetry::keep_sampling(Arc::clone(&parts.store), progress, clock));
+    let reporter = parts.reporter(Task::Sample, Some(SAMPLE_INTERVAL));
+    tasks.spawn("sample", telemetry::keep_sampling(Arc::clone(&parts.store), progress, clock, reporter));
     tasks.spawn("store", store::watch_for_loss(Arc::clone(&parts.store), config.redis.clone(), clock));
     let (joined, is_joined) = tokio::sync::oneshot::channel();
-    tasks.spawn("membership", parts.membership(config, Arc::clone(&standing), head).keep(joined));
+    let reporter = parts.reporter(Task::Membership, Some(RENEWAL_INTERVAL));
+    tasks.spawn("membership", parts.membership(config, Arc::clone(&standing), head).keep(joined, reporter));
     // Nothing begins before this broker is a member, and has taken over the targets on which no broker works.
     tokio::select! {
         _ = is_joined => {}
@@ -155,17 +162,23 @@ async fn start(
     }
     tasks.spawn("follower", parts.follower(heads).follow());
     let cluster = Arc::clone(&parts.cluster);
-    tasks.spawn("peer status", async move { cluster.peer_status.keep_publishing().await });
-    tasks.spawn("reconciler", parts.reconciler().run());
-    tasks.spawn("cloud layer", Arc::clone(&parts.cloud).run());
-    tasks.spawn("sweep", Arc::clone(&parts.cloud).keep_sweeping(config.sweep_every));
-    tasks.spawn("audit outbox", Arc::clone(&parts.cloud).keep_writing_records(Arc::clone(&parts.store)));
+    let reporter = parts.reporter(Task::PeerStatus, None);
+    tasks.spawn("peer status", async move { cluster.peer_status.keep_publishing(reporter).await });
+    tasks.spawn("reconciler", parts.reconciler().run(parts.reporter(Task::Reconciler, Some(LONGEST_SLEEP))));
+    let cloud = || Arc::clone(&parts.cloud);
+    tasks.spawn("cloud layer", cloud().run(parts.reporter(Task::CloudLayer, parts.cloud.tick())));
+    let reporter = parts.reporter(Task::Sweep, Some(config.sweep_every));
+    tasks.spawn("sweep", cloud().keep_sweeping(config.sweep_every, reporter));
+    let reporter = parts.reporter(Task::AuditOutbox, None);
+    tasks.spawn("audit outbox", cloud().keep_writing_records(Arc::clone(&parts.store), reporter));
     let (store, heartbeat) = (Arc::clone(&parts.store), Arc::clone(&parts.heartbeat));
-    tasks.spawn("readiness", readiness::keep_checking(readiness.clone(), store, heartbeat, clock));
-    let (reporter, health) = tonic_health::server::health_reporter();
-    tasks.spawn("health", api::report_health(reporter, readiness.clone()));
-    tasks.spawn("authority", keeper.keep());
-    tasks.spawn("clock", watch_clock(clock, standing));
+    let reporter = parts.reporter(Task::Readiness, Some(CHECK_INTERVAL));
+    tasks.spawn("readiness", readiness::keep_checking(readiness.clone(), store, heartbeat, clock, reporter));
+    let (statuses, health) = tonic_health::server::health_reporter();
+    let reporter = parts.reporter(Task::Health, None);
+    tasks.spawn("health", api::report_health(statuses, readiness.clone(), reporter));
+    tasks.spawn("authority", keeper.keep(parts.reporter(Task::Authority, Some(LOOK_EVERY))));
+    tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -189,6 +202,7 @@ struct Parts {
     heartbeat: Arc<Heartbeat>,
     progress: Arc<GrantProgress>,
     readiness: Readiness,
+    rounds: Arc<Rounds>,
     shutdown: watch::Receiver<ShutdownPhase>,
     clock: Clock,
 }
@@ -214,9 +228,15 @@ impl Parts {
             heartbeat: Arc::default(),
             progress: Arc::default(),
             readiness,
+            rounds: Arc::default(),
             shutdown,
             clock,
         }
+    }
+
+    /// Enters a task that begins now into the table of rounds; `every` is its period, if it does not only wait for events.
+    fn reporter(&self, task: Task, every: Option<Duration>) -> RoundReporter {
+        self.rounds.reporter(task, every, boottime())
     }
 
     fn observer(&self) -> Observer {
@@ -266,6 +286,8 @@ impl Parts {
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
             head,
+            // A broker with a store to itself receives no event.
+            reporter: self.reporter(Task::Follower, self.cluster.peer_status.is_read().then_some(LATE_AFTER)),
         }
     }
 
@@ -279,6 +301,7 @@ impl Parts {
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
             readiness: self.readiness.clone(),
+            rounds: Arc::clone(&self.rounds),
             about: About::of(config),
             shutdown: self.shutdown.clone(),
             clock: self.clock,
@@ -313,7 +336,7 @@ fn refuse_exposed_root_key(authority: &Authority, config: &Config) -> anyhow::Re
 
 /// Shows the difference between the wall clock and the broker's own, and logs it at the start and after each step: ends of
 /// grants stand still on the broker's own clock.
-async fn watch_clock(clock: Clock, standing: Arc<Standing>) -> anyhow::Result<()> {
+async fn watch_clock(clock: Clock, standing: Arc<Standing>, reporter: RoundReporter) -> anyhow::Result<()> {
     let mut logged = SignedDuration::ZERO;
     loop {
         let ahead = clock.wall_ahead();
@@ -328,6 +351,7 @@ async fn watch_clock(clock: Clock, standing: Arc<Standing>) -> anyhow::Result<()
             );
             logged = ahead;
         }
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        reporter.succeeded(boottime());
+        tokio::time::sleep(CLOCK_INTERVAL).await;
     }
 }

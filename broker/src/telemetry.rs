@@ -8,6 +8,8 @@ mod lease_change;
 mod names;
 mod sample;
 
+use std::time::Duration;
+
 use jiff::{SignedDuration, Timestamp};
 use metrics::Label;
 use metrics_exporter_prometheus::{
@@ -16,13 +18,14 @@ use metrics_exporter_prometheus::{
 
 use crate::limits::Limit;
 use crate::signals::parts::Reasons;
+use crate::signals::rounds::Round;
 pub use agent_gauge::AgentGauge;
 pub use grant_progress::GrantProgress;
 pub use instrumented::InstrumentedStore;
 pub use lease_change::LeaseChange;
 pub(crate) use names::*;
 pub use names::{ALL, Metric, MetricKind};
-pub use sample::keep_sampling;
+pub use sample::{SAMPLE_INTERVAL, keep_sampling};
 
 /// Counts a change of a lease.
 pub fn lease_changed(change: LeaseChange) {
@@ -62,6 +65,13 @@ pub(crate) fn certificate_ends(certificate: &'static str, end: Timestamp) {
 /// Counts an attempt to renew the authority's intermediate that failed.
 pub(crate) fn authority_renewal_failed() {
     metrics::counter!(AUTHORITY_RENEWAL_FAILURES).increment(1);
+}
+
+/// Shows the age of each task's last round.
+pub(crate) fn rounds(rounds: &[Round], now: Duration) {
+    for round in rounds {
+        metrics::gauge!(TASK_ROUND_AGE, "task" => round.task.word()).set(round.age(now).as_secs_f64());
+    }
 }
 
 /// Makes the recorder of the metrics, with the buckets of every histogram.

@@ -47,6 +47,7 @@ use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
+use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::store::{Store, Transaction};
 pub use about::{About, StoreKind};
@@ -71,6 +72,8 @@ pub struct App {
     pub grant_changes: GrantChanges,
     /// The reasons why this broker cannot do its work, if there are any.
     pub readiness: Readiness,
+    /// The last round of each task of this broker.
+    pub rounds: Arc<Rounds>,
     /// The name and the store of this broker.
     pub about: About,
     /// The phase of the shutdown.

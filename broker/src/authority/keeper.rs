@@ -9,19 +9,21 @@ use postern_core::audit::AuditEvent;
 use postern_pki::life::{Life, Nearness};
 use postern_pki::tls::ServerIdentity;
 use postern_pki::{Authority, Credentials, KeyPair, PkiError};
+use postern_runtime::error_chain::error_chain;
 
 use super::Standing;
 use super::root_key::{RootKey, in_a_line};
-use crate::clock::{Clock, wall};
+use crate::clock::{Clock, boottime, wall};
 use crate::readiness::Readiness;
 use crate::signals::parts::AUTHORITY;
+use crate::signals::rounds::RoundReporter;
 use crate::store::{Store, Transaction};
 use crate::telemetry;
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 /// The interval at which the keeper looks at the clock and at the disk.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
+pub const LOOK_EVERY: Duration = Duration::from_secs(10);
 /// The wait after a failed renewal.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
@@ -111,7 +113,7 @@ impl Keeper {
     ///
     /// # Errors
     /// Never: what fails is logged, shown, and tried again.
-    pub async fn keep(mut self) -> anyhow::Result<()> {
+    pub async fn keep(mut self, reporter: RoundReporter) -> anyhow::Result<()> {
         let mut state = KeeperState {
             signer: self.authority.intermediate().serial,
             failed_at: None,
@@ -120,19 +122,21 @@ impl Keeper {
             unrecorded: Vec::new(),
         };
         loop {
-            self.look(&mut state).await;
+            let recorded = self.look(&mut state).await;
+            reporter.report(boottime(), state.failure.clone().map_or(recorded, Err));
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn look(&mut self, state: &mut KeeperState) {
+    /// Looks once. Fails with the reason why a renewal is not in the audit log yet.
+    async fn look(&mut self, state: &mut KeeperState) -> Result<(), String> {
         let now = wall();
         self.take_up(state, now);
         self.renew(state, now);
         self.mend_copy();
         self.serve(state, now);
         self.say(state, now);
-        self.record(state).await;
+        self.record(state).await
     }
 
     /// Takes up an intermediate that another program has put on disk.
@@ -250,7 +254,7 @@ impl Keeper {
     }
 
     /// Writes the renewals into the audit log (I9). If the store does not answer, the next look tries again.
-    async fn record(&self, state: &mut KeeperState) {
+    async fn record(&self, state: &mut KeeperState) -> Result<(), String> {
         while let Some(event) = state.unrecorded.first().cloned() {
             match self.store.commit(Transaction::default().audit(event)).await {
                 Ok(_) => drop(state.unrecorded.remove(0)),
@@ -259,10 +263,11 @@ impl Keeper {
                         error = &error as &dyn std::error::Error,
                         "cannot write the renewal of the authority into the audit log yet"
                     );
-                    return;
+                    return Err(error_chain(&error));
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -9,19 +9,22 @@ use std::time::Duration;
 
 use postern_core::audit::AuditRecord;
 use postern_core::{GrantId, TargetId};
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
 use super::Cluster;
+use crate::clock::boottime;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::signals::GrantChanges;
 use crate::signals::Wakeups;
+use crate::signals::rounds::RoundReporter;
 use crate::store::coordination::{ClusterEvent, CommittedChange};
 use crate::store::{Store, StoreError};
 
 /// The delay of an event after which the audit log is read instead.
-const LATE_AFTER: Duration = Duration::from_secs(1);
+pub const LATE_AFTER: Duration = Duration::from_secs(1);
 /// The pause after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);
 /// The number of audit records that are read at once.
@@ -45,6 +48,8 @@ pub struct Follower {
     pub grant_changes: GrantChanges,
     /// The number of the newest audit record, from the membership's renewals.
     pub head: watch::Receiver<u64>,
+    /// Reports the rounds: each event and each look at the head.
+    pub reporter: RoundReporter,
 }
 
 impl Follower {
@@ -61,11 +66,15 @@ impl Follower {
                     self.catch_up_later();
                     self.receive(events.as_mut(), &mut last).await;
                     tracing::debug!("the subscription to cluster events broke");
+                    self.reporter.failed(boottime(), "the subscription to cluster events broke");
                 }
-                Err(error) => tracing::debug!(
-                    error = &error as &dyn std::error::Error,
-                    "cannot subscribe to cluster events"
-                ),
+                Err(error) => {
+                    tracing::debug!(
+                        error = &error as &dyn std::error::Error,
+                        "cannot subscribe to cluster events"
+                    );
+                    self.reporter.failed(boottime(), error_chain(&error));
+                }
             }
             tokio::time::sleep(RETRY).await;
         }
@@ -97,6 +106,7 @@ impl Follower {
                     }
                 }
             }
+            self.reporter.succeeded(boottime());
         }
     }
 
@@ -178,6 +188,7 @@ impl Follower {
                 error = &error as &dyn std::error::Error,
                 "cannot read the changes of other brokers, will retry"
             );
+            self.reporter.failed(boottime(), error_chain(&error));
             if matches!(error, StoreError::Corrupt { .. }) {
                 self.look_everywhere();
                 *last = to;
@@ -242,10 +253,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Clock;
+    use crate::signals::rounds::Task;
     use crate::store::coordination::fake::FakePeer;
     use crate::store::memory::Memory;
     use crate::store::{Change, Expect, Transaction};
-    use crate::testing::builders::{a_grant, at};
+    use crate::testing::builders::{a_grant, at, reporter};
 
     #[tokio::test]
     async fn i8_a_change_whose_event_is_lost_is_found_in_the_audit_log() {
@@ -261,6 +273,7 @@ mod tests {
             wakeups: Arc::clone(&wakeups),
             grant_changes: grant_changes.clone(),
             head: heads,
+            reporter: reporter(Task::Follower),
         };
         let mut changes = grant_changes.watch();
         let grant = a_grant().build();

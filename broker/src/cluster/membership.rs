@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use postern_core::TargetId;
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 
 use super::Cluster;
@@ -14,13 +15,14 @@ use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::readiness::{self, Readiness};
 use crate::signals::parts::MEMBERSHIP;
+use crate::signals::rounds::RoundReporter;
 use crate::signals::{ShutdownPhase, Wakeups};
 use crate::store::StoreError;
 use crate::store::coordination::{Claim, MemberInfo, RenewalReply};
 use crate::telemetry;
 
 /// The pause between two renewals.
-const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
+pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
 /// The time limit of a renewal.
 const RENEWAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// The time for which agents stay with a broker that has lost its store: other brokers may have it.
@@ -87,7 +89,11 @@ impl Membership {
     ///
     /// # Errors
     /// The store was written by a newer broker, or was moved.
-    pub async fn keep(self, ready: tokio::sync::oneshot::Sender<()>) -> anyhow::Result<()> {
+    pub async fn keep(
+        self,
+        ready: tokio::sync::oneshot::Sender<()>,
+        reporter: RoundReporter,
+    ) -> anyhow::Result<()> {
         let info = MemberInfo {
             name: self.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
@@ -109,6 +115,7 @@ impl Membership {
                 Ok(Ok(reply)) => {
                     self.cluster.leases.believe_from(sent);
                     self.renewed(&mut state, sent, reply).await;
+                    reporter.succeeded(boottime());
                     if let Some(ready) = ready.take() {
                         // The start-up that waits for it may have failed meanwhile.
                         ready.send(()).ok();
@@ -117,8 +124,15 @@ impl Membership {
                 Ok(Err(error @ (StoreError::NewerSchema { .. } | StoreError::Migration(_)))) => {
                     return Err(error.into());
                 }
-                Ok(Err(error)) => self.not_renewed(&mut state, &error.to_string()),
-                Err(_) => self.not_renewed(&mut state, "there was no answer in time"),
+                Ok(Err(error)) => {
+                    reporter.failed(boottime(), error_chain(&error));
+                    self.not_renewed(&mut state, &error.to_string());
+                }
+                Err(_) => {
+                    let late = "there was no answer in time";
+                    reporter.failed(boottime(), late);
+                    self.not_renewed(&mut state, late);
+                }
             }
             tokio::time::sleep(RENEWAL_INTERVAL.saturating_sub(boottime().saturating_sub(sent))).await;
         }

@@ -11,10 +11,13 @@ use std::time::Duration;
 
 use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, ProtectedPort, SourcePrefix, TargetId, Window};
+use postern_runtime::error_chain::error_chain;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
+use crate::clock::boottime;
 use crate::layers::report::LayerReport;
+use crate::signals::rounds::RoundReporter;
 use crate::store::StoreError;
 use crate::store::coordination::{Coordination, Lease, PublishedStatus};
 
@@ -184,7 +187,7 @@ impl StatusExchange {
     ///
     /// # Errors
     /// Never: a failing store is tried again.
-    pub async fn keep_publishing(&self) -> anyhow::Result<()> {
+    pub async fn keep_publishing(&self, reporter: RoundReporter) -> anyhow::Result<()> {
         loop {
             let group: Vec<PublishedStatus> = {
                 let mut queue = self.lock();
@@ -197,8 +200,10 @@ impl StatusExchange {
             }
             while let Err(error) = self.coordination.publish(group.clone()).await {
                 tracing::debug!(error = &error as &dyn std::error::Error, "statuses wait for the store");
+                reporter.failed(boottime(), error_chain(&error));
                 tokio::time::sleep(RETRY).await;
             }
+            reporter.succeeded(boottime());
         }
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::signals::parts::{ENDING, RECONCILER, STORE};
-use crate::telemetry;
+use crate::signals::rounds::Task;
 
 fn shown() -> Shown {
     Shown {
@@ -19,6 +19,7 @@ fn shown() -> Shown {
         readiness: Readiness::default(),
         heartbeat: Arc::default(),
         clock: Clock::start(Timestamp::UNIX_EPOCH),
+        rounds: Arc::default(),
     }
 }
 
@@ -180,6 +181,8 @@ async fn a_further_connection_closes_the_oldest_alone() {
     }
     let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
     let address = listener.local_addr().unwrap();
+    let shown = shown();
+    let reporter = shown.rounds.reporter(Task::Metrics, Some(UPKEEP_INTERVAL), boottime());
     let mut peers = pin!(async {
         let mut connected = Vec::new();
         // The last is one too many.
@@ -195,6 +198,6 @@ async fn a_further_connection_closes_the_oldest_alone() {
     });
     tokio::select! {
         () = &mut peers => {}
-        result = serve(listener, shown()) => panic!("the port is not served any more: {result:?}"),
+        result = serve(listener, shown, reporter) => panic!("the port is not served any more: {result:?}"),
     }
 }

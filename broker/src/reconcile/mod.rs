@@ -27,7 +27,7 @@
 mod schedule;
 mod transition;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,15 +37,17 @@ use jiff::Timestamp;
 use postern_core::plan::{desired_cloud, desired_host, known_cloud, next_deadline};
 use postern_core::policy::protection;
 use postern_core::{Grant, GrantState, TargetId, Window};
+use postern_runtime::error_chain::error_chain;
 use tracing::Instrument as _;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, boottime};
 use crate::cluster::Cluster;
 use crate::cluster::leases::HeldLease;
 use crate::cluster::peer_status::PeerStatus;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::signals::rounds::RoundReporter;
 use crate::signals::{GrantChanges, Heartbeat, Wakeups};
 use crate::store::coordination::Claim;
 use crate::store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
@@ -57,7 +59,7 @@ const MAX_CONCURRENT_PASSES: usize = 64;
 /// The pause between looks at every target without a wake-up, against lost ones.
 const FULL_PASS: Duration = Duration::from_secs(60);
 /// The longest sleep: timers do not count suspend, the schedule does.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+pub const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// The rest of a target whose pass met a failing store.
 const STORE_RETRY: Duration = Duration::from_millis(500);
 /// The pause between looks at a grant that waits for another broker, against lost events.
@@ -93,15 +95,18 @@ impl Reconciler {
     ///
     /// # Errors
     /// Never: a failing store is retried.
-    pub async fn run(self) -> anyhow::Result<()> {
+    pub async fn run(self, reporter: RoundReporter) -> anyhow::Result<()> {
         let mut schedule = Schedule::default();
+        let mut full_pass = Ok(());
+        // The targets whose last pass met a failing store.
+        let mut failures = BTreeMap::new();
         let mut full_pass_at = self.clock.now();
         loop {
             let now = self.clock.now();
             self.heartbeat.beat(now);
             if now >= full_pass_at {
                 full_pass_at = later(now, FULL_PASS);
-                self.wake_everything().await;
+                full_pass = self.wake_everything().await;
             }
             let first = schedule.first().map_or(full_pass_at, |at| at.min(full_pass_at));
             let targets = tokio::select! {
@@ -112,40 +117,53 @@ impl Reconciler {
             let targets: BTreeSet<TargetId> = targets.into_iter().chain(due).collect();
             let mut passes = stream::iter(targets)
                 .map(|target| async {
-                    let (again, in_doubt) = self.pass(&target).await;
-                    (target, again, in_doubt)
+                    let outcome = self.pass(&target).await;
+                    (target, outcome)
                 })
                 .buffer_unordered(MAX_CONCURRENT_PASSES);
             let mut in_doubt = BTreeSet::new();
-            while let Some((target, again, others)) = passes.next().await {
+            while let Some((target, PassOutcome { again, in_doubt: others, failure })) = passes.next().await {
                 schedule.set(&target, again);
                 in_doubt.extend(others);
+                match failure {
+                    Some(error) => drop(failures.insert(target, error)),
+                    None => drop(failures.remove(&target)),
+                }
                 // Yield, so that sessions send what this pass queued before the rest of the batch runs.
                 tokio::task::yield_now().await;
             }
             // Not at once: passes over a store that fails would wake each other without end.
             let soon = later(self.clock.now(), STORE_RETRY);
             in_doubt.iter().for_each(|target| schedule.bring_forward(target, soon));
+            let failure = failures.iter().next().map(|(target, error)| format!("{target}: {error}"));
+            reporter.report(boottime(), full_pass.clone().and(failure.map_or(Ok(()), Err)));
         }
     }
 
     /// Wakes every target of a grant that is not over, every target with a session, and every target with a lease.
-    async fn wake_everything(&self) {
-        match self.store.open_grants().await {
+    ///
+    /// # Errors
+    /// The grants could not be read; the other targets are woken all the same.
+    async fn wake_everything(&self) -> Result<(), String> {
+        let read = match self.store.open_grants().await {
             Ok(grants) => {
                 let windows = grants.into_iter().flat_map(|grant| grant.record.windows);
                 self.wakeups.wake_all(windows.map(|window| window.target));
+                Ok(())
             }
-            Err(error) => log_failure(&error, "cannot read the open grants, will retry"),
-        }
+            Err(error) => {
+                log_failure(&error, "cannot read the open grants, will retry");
+                Err(error_chain(&error))
+            }
+        };
         self.wakeups.wake_all(self.sessions.targets());
         self.wakeups.wake_all(self.cluster.leases.targets());
+        read
     }
 
-    /// Brings one target as far as it can go now. Returns the time at which to look again without a wake-up, and the targets of
-    /// a step whose outcome is not known.
-    async fn pass(&self, target: &TargetId) -> (Option<Timestamp>, Vec<TargetId>) {
-        let mut in_doubt = Vec::new();
+    /// Brings one target as far as it can go now.
+    async fn pass(&self, target: &TargetId) -> PassOutcome {
+        let (mut in_doubt, mut failure) = (Vec::new(), None);
         let again = match self.try_pass(target, &mut in_doubt).await {
             Ok(again) => again,
             // Another commit came first: read the store again at once.
@@ -162,10 +180,11 @@ impl Reconciler {
             Err(error) => {
                 tracing::info_span!("pass", %target)
                     .in_scope(|| log_failure(&error, "cannot work on a target, will retry"));
+                failure = Some(error_chain(&error));
                 Some(later(self.clock.now(), STORE_RETRY))
             }
         };
-        (again, in_doubt)
+        PassOutcome { again, in_doubt, failure }
     }
 
     async fn try_pass(
@@ -293,6 +312,16 @@ impl Reconciler {
         let others: Vec<TargetId> = others.into_iter().cloned().collect();
         self.cluster.peer_status.read(&others).await
     }
+}
+
+/// The outcome of a pass over one target.
+struct PassOutcome {
+    /// The time at which to look again without a wake-up.
+    again: Option<Timestamp>,
+    /// The targets of a step whose outcome is not known.
+    in_doubt: Vec<TargetId>,
+    /// The error of the store, if it failed.
+    failure: Option<String>,
 }
 
 fn log_failure(error: &StoreError, consequence: &str) {

@@ -2,6 +2,7 @@
 
 use crate::limits::Limit;
 use crate::signals::parts::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
+use crate::signals::rounds::Task;
 
 /// A metric.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +44,7 @@ pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
 pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
 pub(crate) const READY: &str = "postern_ready";
 pub(crate) const NOT_READY: &str = "postern_not_ready";
+pub(crate) const TASK_ROUND_AGE: &str = "postern_task_round_age_seconds";
 pub(crate) const CLOCK_AHEAD: &str = "postern_clock_ahead_seconds";
 pub(crate) const CLOCK_AHEAD_OF_STORE: &str = "postern_clock_ahead_of_store_seconds";
 pub(crate) const CERTIFICATE_EXPIRY: &str = "postern_certificate_expiry_timestamp_seconds";
@@ -92,6 +94,22 @@ const LIMITS: &[&str] = &[
     Limit::Answer.word(),
     Limit::Message.word(),
 ];
+/// The tasks of the broker that go round.
+const TASKS: &[&str] = &[
+    Task::Reconciler.word(),
+    Task::CloudLayer.word(),
+    Task::Sweep.word(),
+    Task::AuditOutbox.word(),
+    Task::Membership.word(),
+    Task::Follower.word(),
+    Task::PeerStatus.word(),
+    Task::Authority.word(),
+    Task::Readiness.word(),
+    Task::Health.word(),
+    Task::Clock.word(),
+    Task::Sample.word(),
+    Task::Metrics.word(),
+];
 const OPERATIONS: &[&str] = &["commit", "read"];
 const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
 const LEASE_CHANGE_KINDS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
@@ -104,7 +122,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 26] = [
+pub const ALL: [Metric; 27] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -161,6 +179,11 @@ pub const ALL: [Metric; 26] = [
     ),
     gauge(READY, None, "1 while this broker can do its work, otherwise 0"),
     gauge(NOT_READY, Some(("part", &PARTS)), "1 for each part that keeps this broker from its work"),
+    gauge(
+        TASK_ROUND_AGE,
+        Some(("task", TASKS)),
+        "How long ago a task of this broker last went round, or began if it has not gone round yet",
+    ),
     gauge(
         CLOCK_AHEAD,
         None,

@@ -7,13 +7,15 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::Grant;
 use postern_core::plan::Layer;
+use postern_runtime::error_chain::error_chain;
 
 use super::{GRANTS, GrantProgress, OLDEST_CLOSE, OPEN_STATES};
-use crate::clock::Clock;
+use crate::clock::{Clock, boottime};
+use crate::signals::rounds::RoundReporter;
 use crate::store::Store;
 
 /// The interval of the counts: each reads all open grants.
-const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
+pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Counts until the process ends.
 ///
@@ -23,6 +25,7 @@ pub async fn keep_sampling(
     store: Arc<dyn Store>,
     progress: Arc<GrantProgress>,
     clock: Clock,
+    reporter: RoundReporter,
 ) -> anyhow::Result<()> {
     loop {
         match store.open_grants().await {
@@ -30,9 +33,11 @@ pub async fn keep_sampling(
                 let grants: Vec<Grant> = grants.into_iter().map(|grant| grant.record).collect();
                 progress.keep(&grants, clock.now());
                 show(&grants, &progress, clock.now());
+                reporter.succeeded(boottime());
             }
             Err(error) => {
-                tracing::debug!(error = &error as &dyn std::error::Error, "cannot count the grants")
+                tracing::debug!(error = &error as &dyn std::error::Error, "cannot count the grants");
+                reporter.failed(boottime(), error_chain(&error));
             }
         }
         tokio::time::sleep(SAMPLE_INTERVAL).await;

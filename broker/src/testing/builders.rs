@@ -1,11 +1,14 @@
 //! Builders of grants and policies: a test names what matters to it, and the rest is usual.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::policy::{AllowedSource, Mode, PortRule, Unreachable, authorize};
 use postern_core::text::Justification;
 use postern_core::{AccessRequest, Grant, GrantId, Layers, Name, Policy, Principal, Role};
+
+use crate::signals::rounds::{RoundReporter, Rounds, Task};
 
 /// A moment to count from.
 pub(crate) fn start() -> Timestamp {
@@ -15,6 +18,11 @@ pub(crate) fn start() -> Timestamp {
 /// The moment so many seconds after [`start`].
 pub(crate) fn at(seconds: i64) -> Timestamp {
     start() + Duration::from_secs(seconds.unsigned_abs())
+}
+
+/// The reporter of a task whose rounds no test reads.
+pub(crate) fn reporter(task: Task) -> RoundReporter {
+    Arc::new(Rounds::default()).reporter(task, None, Duration::ZERO)
 }
 
 /// A name.

@@ -60,6 +60,7 @@ impl TestApp {
             wakeups,
             grant_changes: GrantChanges::default(),
             readiness: Readiness::default(),
+            rounds: Arc::default(),
             about: About { name: "broker-1".into(), store: StoreKind::Embedded },
             shutdown: watch::channel(ShutdownPhase::Running).1,
             clock,

@@ -77,7 +77,7 @@ async fn after_a_clock_that_was_ahead_the_first_look_makes_the_broker_good_for_i
     assert!(keeper.serving.holds(now));
     assert_eq!(rig.app.authority.intermediate(), intermediate);
     // The audit log goes by the broker's clock, which never goes back.
-    keeper.record(&mut state).await;
+    keeper.record(&mut state).await.unwrap();
     let renewals: Vec<_> =
         rig.events().await.into_iter().filter(|event| event.action == "authority.renewed").collect();
     assert!(renewals.len() == 2 && renewals.is_sorted_by_key(|event| event.at), "{renewals:?}");
@@ -161,7 +161,7 @@ async fn the_intermediate_is_renewed_at_half_of_its_life_and_the_broker_serves_u
     assert_ne!(after, before);
     keeper.serve(&mut state, now + DAY * 183);
     assert_eq!(state.signer, after.serial);
-    keeper.record(&mut state).await;
+    keeper.record(&mut state).await.unwrap();
     let events = rig.events().await;
     let recorded: Vec<_> = events.iter().filter(|event| event.action == "authority.renewed").collect();
     assert_eq!((recorded.len(), &recorded[0].details["serial"]), (1, &after.serial), "I9");

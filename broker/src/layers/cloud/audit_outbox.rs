@@ -6,8 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_core::audit::AuditEvent;
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::Notify;
 
+use crate::clock::boottime;
+use crate::signals::rounds::RoundReporter;
 use crate::store::{Store, Transaction};
 use crate::telemetry;
 
@@ -43,25 +46,35 @@ impl AuditOutbox {
     ///
     /// # Errors
     /// Never: a failing store is retried.
-    pub(super) async fn keep_writing(&self, store: &dyn Store) -> anyhow::Result<()> {
+    pub(super) async fn keep_writing(
+        &self,
+        store: &dyn Store,
+        reporter: &RoundReporter,
+    ) -> anyhow::Result<()> {
         loop {
             let events = self.take();
             if events.is_empty() {
                 self.notify.notified().await;
                 continue;
             }
-            let events = classified(events, store).await;
+            let events = classified(events, store, reporter).await;
             let transaction = events.iter().cloned().fold(Transaction::default(), Transaction::audit);
             while let Err(error) = store.commit(transaction.clone()).await {
                 tracing::error!(%error, events = events.len(), "the audit records wait for the store");
+                reporter.failed(boottime(), error_chain(&error));
                 tokio::time::sleep(RETRY).await;
             }
+            reporter.succeeded(boottime());
         }
     }
 }
 
 /// Classifies each closed stray window, now that the store can be asked: late close, stale read, or unknown grant (alarm).
-async fn classified(mut events: Vec<AuditEvent>, store: &dyn Store) -> Vec<AuditEvent> {
+async fn classified(
+    mut events: Vec<AuditEvent>,
+    store: &dyn Store,
+    reporter: &RoundReporter,
+) -> Vec<AuditEvent> {
     for event in events.iter_mut().filter(|event| event.action == UNKNOWN) {
         let Some(id) = event.grant else { continue };
         loop {
@@ -70,6 +83,7 @@ async fn classified(mut events: Vec<AuditEvent>, store: &dyn Store) -> Vec<Audit
                 Ok(None) => metrics::counter!(telemetry::CLOUD_UNKNOWN).increment(1),
                 Err(error) => {
                     tracing::error!(%error, "the audit records wait for the store");
+                    reporter.failed(boottime(), error_chain(&error));
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
@@ -85,9 +99,10 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::signals::rounds::Task;
     use crate::store::memory::Memory;
     use crate::store::{Change, Expect};
-    use crate::testing::builders::{a_grant, at};
+    use crate::testing::builders::{a_grant, at, reporter};
 
     #[tokio::test]
     async fn only_the_window_of_a_grant_that_the_store_does_not_know_is_recorded_as_unknown() {
@@ -96,7 +111,9 @@ mod tests {
         let put = Change::PutGrant { grant: known.clone(), expect: Expect::Absent };
         let event = |grant| AuditEvent::done(at(0), "broker", UNKNOWN).on_grant(grant);
         store.commit(Transaction::default().change(put).audit(event(known.id))).await.unwrap();
-        let records = classified(vec![event(known.id), event(stray.id)], store.as_ref()).await;
+        let records =
+            classified(vec![event(known.id), event(stray.id)], store.as_ref(), &reporter(Task::AuditOutbox))
+                .await;
         assert_eq!(records.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), [ENDED, UNKNOWN]);
     }
 }

@@ -20,10 +20,11 @@ use tracing::Instrument as _;
 use super::audit_outbox::AuditOutbox;
 use super::log;
 use super::target_state::{ALARM_AFTER, Failure, TargetState};
-use crate::clock::Clock;
+use crate::clock::{Clock, boottime};
 use crate::cluster::leases::Leases;
 use crate::layers::report::{LayerReport, LayerStatus};
 use crate::signals::Wakeups;
+use crate::signals::rounds::RoundReporter;
 use crate::store::Store;
 use crate::telemetry;
 
@@ -202,25 +203,47 @@ impl CloudLayer {
     ///
     /// # Errors
     /// Never: a failing store is retried.
-    pub async fn keep_writing_records(self: Arc<Self>, store: Arc<dyn Store>) -> anyhow::Result<()> {
-        self.outbox.keep_writing(store.as_ref()).await
+    pub async fn keep_writing_records(
+        self: Arc<Self>,
+        store: Arc<dyn Store>,
+        reporter: RoundReporter,
+    ) -> anyhow::Result<()> {
+        self.outbox.keep_writing(store.as_ref(), &reporter).await
     }
 
     /// Drives every target until the process ends.
     ///
     /// # Errors
     /// Never: a failing cloud is retried.
-    pub async fn run(self: Arc<Self>) -> anyhow::Result<()> {
+    pub async fn run(self: Arc<Self>, reporter: RoundReporter) -> anyhow::Result<()> {
         let mut drives = FuturesUnordered::new();
         loop {
             for (target, provider) in self.take_work() {
                 drives.push(self.drive(target, provider));
             }
+            reporter.report(boottime(), self.check_targets());
             tokio::select! {
                 () = self.notify.notified() => {}
                 Some(()) = drives.next(), if !drives.is_empty() => {}
                 () = tokio::time::sleep(RETRY_TICK), if !self.providers.is_empty() => {}
             }
+        }
+    }
+
+    /// Returns the interval at which the driver looks for work without a signal; none if it drives no cloud.
+    pub fn tick(&self) -> Option<Duration> {
+        (!self.providers.is_empty()).then_some(RETRY_TICK)
+    }
+
+    /// Fails with the error of a target whose cloud keeps failing.
+    fn check_targets(&self) -> Result<(), String> {
+        let states = self.lock();
+        let mut stuck = states.iter().filter(|(_, state)| state.is_stuck());
+        let Some((target, state)) = stuck.next() else { return Ok(()) };
+        let error = state.failure.as_ref().map(|failure| failure.error.to_string()).unwrap_or_default();
+        match stuck.count() {
+            0 => Err(format!("{target}: {error}")),
+            more => Err(format!("{target}, and {more} more: {error}")),
         }
     }
 

@@ -16,6 +16,8 @@ use postern_provider::{CloudError, Sighting, SweepReport, Unread};
 use rand::Rng as _;
 
 use super::CloudLayer;
+use crate::clock::boottime;
+use crate::signals::rounds::RoundReporter;
 use crate::store::coordination::Claim;
 use crate::telemetry;
 
@@ -29,12 +31,19 @@ impl CloudLayer {
     ///
     /// # Errors
     /// Never: what cannot be read is read the next time.
-    pub async fn keep_sweeping(self: Arc<Self>, every: Duration) -> anyhow::Result<()> {
+    pub async fn keep_sweeping(
+        self: Arc<Self>,
+        every: Duration,
+        reporter: RoundReporter,
+    ) -> anyhow::Result<()> {
         let mut unread = BTreeMap::new();
         loop {
+            let mut result = Ok(());
             for kind in self.providers.keys() {
-                self.sweep(*kind, unread.entry(*kind).or_default()).await;
+                let failure = self.sweep(*kind, unread.entry(*kind).or_default()).await;
+                result = result.and(failure.map_or(Ok(()), Err));
             }
+            reporter.report(boottime(), result);
             // Brokers that were started together do not sweep together.
             let jitter = rand::rng().random_range(0.9..1.1);
             tokio::time::sleep(every.mul_f64(jitter)).await;
@@ -42,8 +51,9 @@ impl CloudLayer {
     }
 
     /// Sweeps one cloud. `unread` are the accounts and regions that the last sweep could not read.
-    pub(crate) async fn sweep(&self, kind: CloudKind, unread: &mut BTreeSet<String>) {
-        let Some(provider) = self.providers.get(&kind) else { return };
+    /// Returns the first place that it could not read, with the reason.
+    pub(crate) async fn sweep(&self, kind: CloudKind, unread: &mut BTreeSet<String>) -> Option<String> {
+        let provider = self.providers.get(&kind)?;
         let before = self.rounds();
         let began = self.clock.now();
         let late = Unread {
@@ -76,7 +86,9 @@ impl CloudLayer {
         if places.is_empty() {
             self.look_for_the_unseen(kind, &seen, &before);
         }
+        let failure = places.first().map(|Unread { place, error }| format!("cannot read {place}: {error}"));
         self.record_unread(places, unread);
+        failure
     }
 
     /// Reports whether this broker works on the target, or no broker is known to: each broker sweeps for itself, and one repairs

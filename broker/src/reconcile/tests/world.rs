@@ -10,9 +10,10 @@ use postern_core::{CloseReason, Event, GrantId, GrantState};
 use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
 use crate::layers::host::sessions::Session;
+use crate::signals::rounds::Task;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect, Transaction};
-use crate::testing::builders::GrantBuilder;
+use crate::testing::builders::{GrantBuilder, reporter};
 use postern_provider::Provider;
 use postern_provider::fake::FakeCloud;
 
@@ -69,8 +70,8 @@ impl World {
     pub(super) async fn during<T>(&self, story: impl Future<Output = T>) -> T {
         let outcome = tokio::time::timeout(Duration::from_secs(60), async {
             tokio::select! {
-                ended = self.reconciler.clone().run() => panic!("the reconciler ended: {ended:?}"),
-                ended = Arc::clone(&self.reconciler.cloud).run() => panic!("the driver ended: {ended:?}"),
+                ended = self.reconciler.clone().run(reporter(Task::Reconciler)) => panic!("the reconciler ended: {ended:?}"),
+                ended = Arc::clone(&self.reconciler.cloud).run(reporter(Task::CloudLayer)) => panic!("the driver ended: {ended:?}"),
                 outcome = story => outcome,
             }
         });
