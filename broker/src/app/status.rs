@@ -13,8 +13,10 @@ use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 
 use super::{App, Error};
+use crate::clock::boottime;
 use crate::cluster::peer_status::PeerStatus;
 use crate::readiness;
+use crate::signals::rounds::Round;
 use crate::store::AgentRecord;
 use crate::store::coordination::MemberInfo;
 
@@ -30,6 +32,8 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 pub struct Overview {
     /// The reasons why this broker is not ready, one line for each part.
     pub not_ready: Vec<String>,
+    /// The tasks of this broker.
+    pub tasks: Vec<TaskStatus>,
     /// The part that the store answers, or the reason why it does not answer.
     pub stored: Result<Stored, String>,
 }
@@ -51,6 +55,23 @@ pub struct Stored {
     pub stuck_total: usize,
     /// The grant that has been opening or closing for the longest.
     pub oldest: Option<Unconfirmed>,
+}
+
+/// A task of this broker, with its last round.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// The name of the task.
+    pub task: &'static str,
+    /// The period; none if the task waits for events.
+    pub every: Option<Duration>,
+    /// The time since its last round; none before the first.
+    pub age: Option<Duration>,
+    /// The result of that round: `ok`, or the error on one line; empty before the first.
+    pub result: String,
+    /// Set if the task has not gone round for three of its periods.
+    pub overdue: bool,
+    /// Set if its rounds have failed for longer than one period.
+    pub failing: bool,
 }
 
 /// Agents, counted.
@@ -108,7 +129,24 @@ pub struct Unconfirmed {
 /// Returns the status.
 pub async fn overview(app: &App) -> Overview {
     let stored = answered(stored(app)).await;
-    Overview { not_ready: readiness::in_words(&app.readiness.reasons()), stored }
+    let now = boottime();
+    let tasks = app.rounds.list().into_iter().map(|round| task_status(round, now));
+    Overview { not_ready: readiness::in_words(&app.readiness.reasons()), tasks: tasks.collect(), stored }
+}
+
+fn task_status(round: Round, now: Duration) -> TaskStatus {
+    TaskStatus {
+        task: round.task.word(),
+        every: round.every,
+        age: round.last.map(|_| round.age(now)),
+        overdue: round.is_overdue(now),
+        failing: round.is_failing(now),
+        result: match (round.last, round.result) {
+            (None, _) => String::new(),
+            (Some(_), Ok(())) => "ok".to_owned(),
+            (Some(_), Err(error)) => error,
+        },
+    }
 }
 
 /// Returns the store's answer, or the reason why there is none, on one line.

@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 pub(crate) use lockdown::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
-pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose};
+pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose, Task};
 pub(crate) use wire::time;
 pub(crate) use words::{UNHEALTHY, grant_state};
 

@@ -78,6 +78,9 @@ fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
         assert_eq!(close["layers"][0]["detail"], "its agent is not connected");
         assert_eq!(seen["grants"]["closing"], 1);
         assert_eq!(seen["oldest_unconfirmed"]["grant_id"], grant.id.as_str());
+        // Half a minute has passed since the start: a task that had hung would be overdue.
+        let is_well = |task: &Value| task["overdue"] == false && task["failing"] == false;
+        assert!(seen["tasks"].as_array().unwrap().iter().all(is_well), "{}", seen["tasks"]);
         let checked = cli(&world, replica).run(&["status", "--check"]);
         assert_eq!(checked.code, ATTENTION, "{checked:?}");
         assert!(checked.out.contains("1 grant has not closed in time"), "{checked:?}");

@@ -4,12 +4,13 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use postern_broker::telemetry::{ALL, MetricKind};
 use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
+use postern_tests::{Broker, Cli, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
 use tempfile::TempDir;
 
 /// The setting with which a broker serves metrics where every host reaches them.
@@ -83,6 +84,37 @@ fn a_broker_at_work_shows_every_metric_of_the_table_and_what_it_did() {
     ] {
         assert!(scrape.lines().any(|found| found == line), "no {line:?} in\n{scrape}");
     }
+}
+
+#[test]
+fn no_task_of_an_idle_broker_needs_attention() {
+    let mut world = World::without_agent(usual_policy());
+    world.broker.configure(METRICS);
+    world.broker.restart();
+    let admin = Cli::new(&world.net.alice, world.broker.url(), world.admin.identity());
+    // No task counts as overdue within half a minute: every task with a shorter period has to have gone round since.
+    std::thread::sleep(Duration::from_secs(35));
+    let checked = admin.run(&["status", "--check"]);
+    assert!(checked.succeeded() && checked.out.contains("nothing needs attention"), "{checked:?}");
+    let status = admin.json(&["status"]).remove(0);
+    let tasks = status["tasks"].as_array().unwrap();
+    let mut named: Vec<&str> = tasks.iter().map(|task| task["task"].as_str().unwrap()).collect();
+    let with_a_period = |task: &&serde_json::Value| !task["every"].is_null();
+    let waiting = tasks.iter().filter(|task| !with_a_period(task)).map(|task| task["task"].as_str().unwrap());
+    assert_eq!(
+        waiting.collect::<Vec<_>>(),
+        ["cloud layer", "audit outbox", "follower", "peer status", "health"]
+    );
+    for task in tasks.iter().filter(with_a_period) {
+        assert_eq!((&task["result"], &task["overdue"]), (&"ok".into(), &false.into()), "{task}");
+    }
+    let (_, scrape) = get(&world.net.hub, &world.net.alice, "/metrics");
+    let series = "postern_task_round_age_seconds{task=\"";
+    let mut shown: Vec<&str> =
+        scrape.lines().filter_map(|line| line.strip_prefix(series)?.split('"').next()).collect();
+    named.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(shown, named, "each task that is shown has its metric");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
 use tonic::{Request, Response, Status};
 
-use crate::app::status::{self, Agents, Grants, Overview, Stored, StuckClose, Unconfirmed};
+use crate::app::status::{self, Agents, Grants, Overview, Stored, StuckClose, TaskStatus, Unconfirmed};
 use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
 use crate::store::coordination::MemberInfo;
@@ -24,7 +24,7 @@ impl StatusService for StatusApi {
         &self,
         _: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        let Overview { not_ready, stored } = status::overview(&self.app).await;
+        let Overview { not_ready, tasks, stored } = status::overview(&self.app).await;
         let kind = match self.app.about.store {
             StoreKind::Embedded => v1::StoreKind::Embedded,
             StoreKind::Redis => v1::StoreKind::Redis,
@@ -35,6 +35,7 @@ impl StatusService for StatusApi {
             not_ready,
             store: Some(v1::StoreStatus { kind: kind.into(), ..v1::StoreStatus::default() }),
             authority: Some(self.authority()),
+            tasks: tasks.into_iter().map(task).collect(),
             ..v1::GetStatusResponse::default()
         };
         Ok(Response::new(match stored {
@@ -101,6 +102,18 @@ fn replica(card: MemberInfo, me: &str) -> v1::Replica {
         not_ready: card.not_ready,
         clock_ahead_ms: card.clock_ahead_ms,
         warnings: card.warnings,
+    }
+}
+
+fn task(task: TaskStatus) -> v1::TaskStatus {
+    let TaskStatus { task, every, age, result, overdue, failing } = task;
+    v1::TaskStatus {
+        task: task.to_owned(),
+        every: every.map(duration_to_wire),
+        age: age.map(duration_to_wire),
+        result,
+        overdue,
+        failing,
     }
 }
 

@@ -3,6 +3,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{CloseReason, Event};
 
 use super::*;
+use crate::signals::rounds::Task;
 use crate::store::{Ban, Change, Expect, StoreError, Transaction};
 use crate::testing::TestApp;
 use crate::testing::builders::{a_grant, at, principal, start};
@@ -97,6 +98,33 @@ fn agents_and_grants_are_counted() {
     let active = a_grant().build().after(Event::Confirmed, at(1)).unwrap();
     let counted = count_grants(&[a_grant().build(), active.clone(), active, revoked(1, 1)]);
     assert_eq!(counted, Grants { pending_approval: 0, opening: 1, active: 2, closing: 1 });
+}
+
+#[tokio::test]
+async fn an_overview_lists_every_task_with_its_last_round() {
+    let (test, s) = (TestApp::new(), Duration::from_secs);
+    let now = boottime();
+    let began = |task, every, ago| test.app.rounds.reporter(task, every, now.saturating_sub(s(ago)));
+    began(Task::Sample, Some(s(30)), 91);
+    began(Task::AuditOutbox, None, 3600);
+    began(Task::Readiness, Some(s(1)), 50).succeeded(now);
+    let sweep = began(Task::Sweep, Some(s(60)), 500);
+    for ago in [130, 65] {
+        sweep.failed(now.saturating_sub(s(ago)), "cannot read a region");
+    }
+
+    let tasks = overview(&test.app).await.tasks;
+    let seen = |task: &TaskStatus| {
+        let age = task.age.map(|age| age.as_secs());
+        (task.task, age.map(|age| age / 60), task.result.clone(), task.overdue, task.failing)
+    };
+    let expected = [
+        ("sweep", Some(1), "cannot read a region".to_owned(), false, true),
+        ("audit outbox", None, String::new(), false, false),
+        ("readiness", Some(0), "ok".to_owned(), false, false),
+        ("sample", None, String::new(), true, false),
+    ];
+    assert_eq!(tasks.iter().map(seen).collect::<Vec<_>>(), expected);
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use postern_proto::v1;
 use serde::Serialize;
 
 use super::{Seconds, time, wire::seconds, words};
+use crate::output::time::span;
 
 /// The difference between a broker's clock and its store's above which the clock needs attention.
 const CLOCK_TOLERANCE_MS: u64 = 1000;
@@ -24,6 +25,18 @@ pub(crate) struct Status {
     pub stuck_closes_total: u64,
     pub oldest_unconfirmed: Option<Unconfirmed>,
     pub authority: Option<Authority>,
+    pub tasks: Vec<Task>,
+}
+
+/// A task of the broker that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Task {
+    pub task: String,
+    pub every: Option<Seconds>,
+    pub age: Option<Seconds>,
+    pub result: String,
+    pub overdue: bool,
+    pub failing: bool,
 }
 
 /// The certificate authority of the broker that answers.
@@ -128,6 +141,7 @@ impl From<v1::GetStatusResponse> for Status {
             stuck_closes_total: wire.stuck_closes_total,
             oldest_unconfirmed: wire.oldest_unconfirmed.map(Unconfirmed::from),
             authority: wire.authority.map(Authority::from),
+            tasks: wire.tasks.into_iter().map(Task::from).collect(),
         };
         status.attention = attention(&status);
         status
@@ -166,6 +180,7 @@ fn attention(status: &Status) -> Vec<String> {
         }
     }
     found.extend(authority_warnings(status));
+    found.extend(status.tasks.iter().filter_map(|task| task_problem(status, task)));
     match status.stuck_closes_total {
         0 => {}
         1 => found.push("1 grant has not closed in time".to_owned()),
@@ -187,6 +202,31 @@ fn authority_warnings(status: &Status) -> Vec<String> {
         .into_iter()
         .flat_map(|(name, warnings)| warnings.iter().map(move |warning| format!("{name}: {warning}")));
     lines.collect()
+}
+
+/// Returns the problem of a task that is overdue or keeps failing, unless another line names the cause of its failures.
+fn task_problem(status: &Status, task: &Task) -> Option<String> {
+    let name = format!("the task {:?} of {}", task.task, status.replica);
+    if task.overdue {
+        return Some(match task.age {
+            Some(Seconds(age)) => format!("{name} is overdue: its last round was {} ago", span(age)),
+            None => format!("{name} is overdue: it has not gone round yet"),
+        });
+    }
+    let is_explained = match task.task.as_str() {
+        _ if !status.ready || !status.store.error.is_empty() => true,
+        "cloud layer" => status.replicas.iter().any(|replica| replica.answers && replica.failing_clouds > 0),
+        "authority" => status.authority.as_ref().is_some_and(|authority| !authority.warnings.is_empty()),
+        _ => false,
+    };
+    (task.failing && !is_explained).then(|| format!("{name} keeps failing: {}", task.result))
+}
+
+impl From<v1::TaskStatus> for Task {
+    fn from(wire: v1::TaskStatus) -> Self {
+        let v1::TaskStatus { task, every, age, result, overdue, failing } = wire;
+        Self { task, every: seconds(every), age: seconds(age), result, overdue, failing }
+    }
 }
 
 impl From<v1::AuthorityStatus> for Authority {

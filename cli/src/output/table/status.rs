@@ -3,13 +3,13 @@
 use jiff::Timestamp;
 
 use super::{list, or_dash, table};
-use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose};
+use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose, Task};
 use crate::output::printable;
 use crate::output::time::{dash, span, utc, when};
 
-/// Draws the facts, the brokers, the stuck closes, and the problems that need attention.
+/// Draws the facts, the brokers, the tasks, the stuck closes, and the problems that need attention.
 pub(crate) fn status(status: &Status, now: Timestamp) -> String {
-    let mut parts = vec![facts(status), replicas(&status.replicas, now)];
+    let mut parts = vec![facts(status), replicas(&status.replicas, now), tasks(&status.tasks)];
     if !status.stuck_closes.is_empty() {
         parts.push(stuck_closes(status));
     }
@@ -86,6 +86,19 @@ fn state(ending: bool, not_ready: &[String]) -> String {
         (false, []) => "ready".to_owned(),
         (false, why) => format!("not ready ({})", why.join("; ")),
     }
+}
+
+/// Draws a line for each task of the broker that answers.
+fn tasks(tasks: &[Task]) -> String {
+    if tasks.is_empty() {
+        return String::new();
+    }
+    let rows = tasks.iter().map(|task| {
+        let last = task.age.map_or_else(dash, |age| format!("{} ago", span(age.0)));
+        let last = if task.overdue { format!("{last} (overdue)") } else { last };
+        [task.task.clone(), last, or_dash(&task.result)]
+    });
+    table(["TASK", "LAST ROUND", "RESULT"], rows)
 }
 
 /// Draws a line for each layer that has not confirmed.

@@ -1,7 +1,7 @@
 use postern_proto::v1;
 
 use super::*;
-use crate::output::json::status_tests::{a_status, a_stuck_close};
+use crate::output::json::status_tests::{a_status, a_stuck_close, the_tasks};
 
 fn shown(wire: v1::GetStatusResponse) -> Vec<String> {
     let text = status(&wire.into(), "2025-06-01T12:00:12Z".parse().unwrap());
@@ -26,6 +26,22 @@ fn a_status_shows_its_facts_every_broker_and_that_all_is_well() {
         "nothing needs attention",
     ];
     assert_eq!(shown(a_status()), expected);
+}
+
+#[test]
+fn each_task_has_a_line_with_its_last_round_and_one_that_is_overdue_is_named() {
+    let mut wire = v1::GetStatusResponse { tasks: the_tasks(), ..a_status() };
+    wire.tasks[0].overdue = true;
+    let expected = [
+        "TASK LAST ROUND RESULT",
+        "reconciler 12s ago (overdue) ok",
+        "sweep 1m 30s ago cannot read 1/eu-west-3: no route",
+        "audit outbox - -",
+        "",
+        "needs attention:",
+        "the task \"reconciler\" of broker-1 is overdue: its last round was 12s ago",
+    ];
+    assert_eq!(shown(wire)[12..], expected);
 }
 
 #[test]
