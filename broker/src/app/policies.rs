@@ -40,10 +40,10 @@ pub async fn put(
         .with("body", body);
     let name = policy.name.clone();
     let change = Change::PutPolicy { policy: policy.clone(), expect };
-    let put = Durable::commit(&*app.store, Transaction::default().change(change).audit(event), ()).await?;
-    let after = get(app, &name).await?;
+    app.store.commit(Transaction::default().change(change).audit(event)).await?;
     wake(app, before.into_iter().map(|policy| policy.record).chain([policy])).await?;
-    Ok(put.map(|()| after.version))
+    let kept = app.store.durable_policy(&name).await?.transpose().ok_or_else(|| not_found(&name))?;
+    Ok(kept.map(|kept| kept.version))
 }
 
 /// Returns one policy.

@@ -168,6 +168,11 @@ impl Store for Embedded {
     async fn audit_head(&self) -> Result<Head, StoreError> {
         Ok(self.cache.head())
     }
+
+    async fn ended(&self) -> String {
+        self.writer.ended().await;
+        "the thread that commits to the store has ended".to_owned()
+    }
 }
 
 fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {

@@ -5,7 +5,7 @@ use std::thread::JoinHandle;
 
 use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, Transaction as SqlTransaction, params};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::changes;
 use super::open_grant_cache::{Effect, OpenGrantCache};
@@ -28,17 +28,23 @@ struct Job {
 pub(super) struct Writer {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// The other half is the thread's, and goes with it.
+    alive: watch::Receiver<()>,
 }
 
 impl Writer {
     /// Starts the thread, with a connection of its own.
     pub(super) fn start(connection: Connection, cache: OpenGrantCache) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
+        let (runs, alive) = watch::channel(());
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(connection, &cache, &waiting))
+            .spawn(move || {
+                let _runs = runs;
+                run(connection, &cache, &waiting);
+            })
             .map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), alive })
     }
 
     /// Commits the transaction durably.
@@ -49,6 +55,12 @@ impl Writer {
             Ok(outcome) if sent => outcome,
             Ok(_) | Err(_) => Err(StoreError::Unavailable { source: "the store's writer has ended".into() }),
         }
+    }
+
+    /// Waits until the thread has ended, which it does only by a panic.
+    pub(super) async fn ended(&self) {
+        // Nothing is ever sent.
+        self.alive.clone().changed().await.ok();
     }
 }
 

@@ -35,7 +35,7 @@
 //! drops its connection and its head, and answers every transaction of the group with the error. A group that gets no turn
 //! for [`TURN_TIMEOUT`] gets an error, too; nothing of it was applied.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_core::audit::{AuditRecord, Head};
@@ -85,13 +85,38 @@ struct Confirmation {
     answer: oneshot::Sender<Result<(), StoreError>>,
 }
 
+/// The newest head that the configured number of replicas have.
+#[derive(Clone)]
+struct ConfirmedHead(Arc<Mutex<Head>>);
+
+impl ConfirmedHead {
+    fn get(&self) -> Head {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn raise(&self, head: Head) {
+        let mut newest = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if head.seq > newest.seq {
+            *newest = head;
+        }
+    }
+
+    /// Reports whether the head is confirmed without a question to the server. An older head is not: it may be of a log that a
+    /// failover has ended.
+    fn is(&self, head: Head) -> bool {
+        head == Head::EMPTY || head == self.get()
+    }
+}
+
 /// A handle on the task that commits, which ends with the handle.
 pub(super) struct Writer {
     transactions: UnboundedSender<Job>,
     confirmations: UnboundedSender<Confirmation>,
     /// The number of replicas that have to confirm.
     replicas: usize,
-    _task: JoinSet<()>,
+    confirmed: ConfirmedHead,
+    #[allow(dead_code, reason = "the task is there as long as the handle")]
+    task: JoinSet<()>,
 }
 
 /// The task: it commits transactions on the server, one group after the other.
@@ -102,8 +127,7 @@ struct Committer {
     commit: Script,
     waiting: UnboundedReceiver<Job>,
     confirmations: UnboundedReceiver<Confirmation>,
-    /// The newest head that the configured number of replicas have.
-    confirmed: Head,
+    confirmed: ConfirmedHead,
     /// A connection for commits alone: WAIT counts the writes of its own connection.
     connection: Option<MultiplexedConnection>,
     head: Option<Head>,
@@ -135,20 +159,20 @@ impl Writer {
     pub(super) fn start(server: Server, membership: Arc<Membership>) -> Self {
         let (transactions, waiting) = unbounded_channel();
         let (confirmations, to_confirm) = unbounded_channel();
-        let replicas = server.replicas;
+        let (replicas, confirmed) = (server.replicas, ConfirmedHead(Arc::new(Mutex::new(Head::EMPTY))));
         let committer = Committer {
             server,
             membership,
             commit: Script::new(script!("commit.lua")),
             waiting,
             confirmations: to_confirm,
-            confirmed: Head::EMPTY,
+            confirmed: confirmed.clone(),
             connection: None,
             head: None,
         };
         let mut task = JoinSet::new();
         task.spawn(committer.run());
-        Self { transactions, confirmations, replicas, _task: task }
+        Self { transactions, confirmations, replicas, confirmed, task }
     }
 
     /// Commits the transaction, in a group with others that wait.
@@ -167,7 +191,7 @@ impl Writer {
     /// # Errors
     /// They do not confirm it in time, or the log does not have it any more: what was read may be lost with a primary.
     pub(super) async fn confirmed(&self, head: Head) -> Result<(), StoreError> {
-        if self.replicas == 0 {
+        if self.replicas == 0 || self.confirmed.is(head) {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
@@ -178,6 +202,12 @@ impl Writer {
     /// Waits until the task has ended, which it does only by a panic.
     pub(super) async fn ended(&self) {
         self.transactions.closed().await;
+    }
+
+    /// Ends the task where it is, as a panic would.
+    #[cfg(test)]
+    pub(super) async fn end(&mut self) {
+        self.task.shutdown().await;
     }
 }
 
@@ -210,8 +240,7 @@ impl Committer {
         }
         let mut open = Vec::new();
         for Confirmation { head, answer } in all {
-            // The head that was confirmed last needs no question; an older one may be of a log that a failover has ended.
-            if head == self.confirmed || head == Head::EMPTY {
+            if self.confirmed.is(head) {
                 answer.send(Ok(())).ok();
             } else if !answer.is_closed() {
                 open.push(Confirmation { head, answer });
@@ -248,7 +277,8 @@ impl Committer {
         self.server.head(connection).await?;
         let there = self.server.has(connection, heads).await?;
         let newest = heads.iter().zip(&there).filter(|(_, there)| **there).map(|(head, _)| *head);
-        if let Some(newest) = newest.max_by_key(|head| head.seq).filter(|head| head.seq > self.confirmed.seq)
+        if let Some(newest) =
+            newest.max_by_key(|head| head.seq).filter(|head| head.seq > self.confirmed.get().seq)
         {
             let mut write = redis::cmd("SET");
             write.arg(self.server.key("confirmed")).arg(newest.seq);
@@ -259,10 +289,8 @@ impl Committer {
         Ok(there)
     }
 
-    fn has_confirmed(&mut self, head: Head) {
-        if head.seq > self.confirmed.seq {
-            self.confirmed = head;
-        }
+    fn has_confirmed(&self, head: Head) {
+        self.confirmed.raise(head);
         self.server.guard.confirmed(head);
     }
 

@@ -31,6 +31,21 @@ async fn i10_a_caller_that_leaves_takes_no_other_commit_with_it() {
 }
 
 #[tokio::test]
+async fn the_end_of_the_writer_is_noticed_and_fails_every_call() {
+    let server = RedisServer::durable().await;
+    let settings = RedisSettings { replicas: 1, ..server.store("t") };
+    let mut store = Redis::open(&settings).await.unwrap();
+    assert!(store.ended().now_or_never().is_none());
+    store.writer.end().await;
+    assert!(store.ended().await.contains("the task that commits to the store has ended"));
+    let head = Head { seq: 1, ..Head::EMPTY };
+    for outcome in [store.commit(a_change(1)).await.map(drop), store.writer.confirmed(head).await] {
+        let Err(StoreError::Unavailable { source }) = outcome else { panic!("{outcome:?}") };
+        assert!(source.to_string().contains("the store's writer has ended"), "{source}");
+    }
+}
+
+#[tokio::test]
 async fn i10_of_many_commits_whose_callers_leave_at_any_moment_the_others_are_answered() {
     let server = RedisServer::durable().await;
     let store = Redis::open(&server.store("t")).await.unwrap();
