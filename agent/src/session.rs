@@ -28,6 +28,7 @@ use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::session_request::Message as ToBroker;
 use postern_proto::v1::session_response::Message as FromBroker;
+use postern_runtime::clock::instant;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 use tokio_stream::StreamExt as _;
@@ -197,7 +198,7 @@ impl Session {
     }
 
     fn reset_silence(&mut self) {
-        self.silence.as_mut().reset(tokio::time::Instant::now() + SILENCE_TIMEOUT);
+        self.silence.as_mut().reset(instant() + SILENCE_TIMEOUT);
     }
 }
 

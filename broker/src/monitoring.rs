@@ -70,6 +70,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 ///
 /// # Errors
 /// Never: an error of a connection ends that connection alone.
+#[expect(clippy::disallowed_methods, reason = "the set owns the connections, and ends them with the server")]
 pub async fn serve(listener: TcpListener, shown: Shown, reporter: RoundReporter) -> anyhow::Result<()> {
     let metrics = shown.metrics.clone();
     let router = router(shown);

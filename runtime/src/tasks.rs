@@ -17,6 +17,7 @@ pub struct Tasks {
 
 impl Tasks {
     /// Starts a task that must not end.
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts tasks")]
     pub fn spawn(
         &mut self,
         name: &'static str,
@@ -29,6 +30,7 @@ impl Tasks {
     ///
     /// # Errors
     /// The system cannot start another thread.
+    #[expect(clippy::disallowed_methods, reason = "the one place that starts threads")]
     pub fn spawn_thread(
         &mut self,
         name: &'static str,

@@ -76,6 +76,10 @@ impl Listener {
     }
 
     /// Serves each connection until `shutdown` is done and the last call of every connection is answered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the set owns the connections, and the server waits for their end"
+    )]
     pub(super) async fn serve<S>(self, service: S, shutdown: impl Future<Output = ()>)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,

@@ -1,5 +1,7 @@
 //! The answers of the port, and the bounds that a peer meets.
 
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
+
 use std::pin::pin;
 
 use axum::body::to_bytes;

@@ -1,5 +1,7 @@
 //! The bounds before a service that reads its request to the end, or does not answer at all.
 
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 

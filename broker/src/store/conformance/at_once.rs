@@ -1,5 +1,7 @@
 //! Many that commit at once, each from a task of its own.
 
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
+
 use std::sync::Arc;
 
 use postern_core::audit::{Head, verify};

@@ -30,6 +30,7 @@ impl Readers {
     }
 
     /// Runs a query off the runtime's threads, inside one read transaction, so that it sees one instant.
+    #[expect(clippy::disallowed_methods, reason = "the caller waits for the query, and reads its panic")]
     pub(super) async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,

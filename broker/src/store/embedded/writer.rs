@@ -34,6 +34,10 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread, with a connection of its own.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the writer owns the thread, and the store notices its end"
+    )]
     pub(super) fn start(connection: Connection, cache: OpenGrantCache) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
         let (runs, alive) = watch::channel(());

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use postern_runtime::clock::instant;
 use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value};
 use tokio::sync::Mutex;
@@ -69,7 +70,7 @@ impl SharedConnection {
             if discovery.is_last(&open.address) && (!is_due || discovery.is_still_named(&open.address).await)
             {
                 // Only now: a caller that leaves while the sentinels are asked leaves the question to the next one.
-                open.asked = if is_due { Instant::now() } else { open.asked };
+                open.asked = if is_due { instant() } else { open.asked };
                 return Ok((open.connection.clone(), open.attempt));
             }
             state.open = None;
@@ -83,7 +84,7 @@ impl SharedConnection {
         match outcome {
             Ok(primary) => {
                 let connection = primary.connection.clone();
-                let (address, asked) = (primary.address, Instant::now());
+                let (address, asked) = (primary.address, instant());
                 state.open = Some(OpenConnection { connection: primary.connection, address, attempt, asked });
                 state.failure = None;
                 Ok((connection, attempt))

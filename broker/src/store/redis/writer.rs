@@ -39,6 +39,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use postern_core::audit::{AuditRecord, Head};
+use postern_runtime::clock::instant;
 use postern_runtime::error_chain::error_chain;
 use redis::Script;
 use redis::aio::MultiplexedConnection;
@@ -46,7 +47,6 @@ use serde::Serialize;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 
 use super::error::{failed, message, redis_failed};
 use super::keys::{request_field, token_field};
@@ -156,6 +156,7 @@ struct WireChange {
 
 impl Writer {
     /// Starts the task.
+    #[expect(clippy::disallowed_methods, reason = "the set owns the task, and the store notices its end")]
     pub(super) fn start(server: Server, membership: Arc<Membership>) -> Self {
         let (transactions, waiting) = unbounded_channel();
         let (confirmations, to_confirm) = unbounded_channel();
@@ -317,7 +318,7 @@ impl Committer {
 
     /// Commits the group, and answers each transaction.
     async fn commit_group(&mut self, mut group: Vec<Job>) {
-        let (waits_since, mut pause) = (Instant::now(), ASK_AGAIN.0);
+        let (waits_since, mut pause) = (instant(), ASK_AGAIN.0);
         while !group.is_empty() {
             match self.try_commit(&group).await {
                 Ok(Outcome::Done(heads)) => {
