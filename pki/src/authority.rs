@@ -298,11 +298,9 @@ impl Signer {
     /// Reads the intermediate on disk.
     fn on_disk(paths: &Paths, root: &[u8]) -> Result<Self, PkiError> {
         let found = paths.read_intermediate().and_then(|found| Self::of(found, root, paths));
-        found.map_err(|error| match error {
-            // The key may have leaked: an operator must know before another takes its place.
-            PkiError::ExposedKey { .. } => error,
-            error => PkiError::NoIntermediate(Box::new(error)),
-        })
+        // A key that may have leaked keeps its own error: an operator must know before another takes its place.
+        let is_leak = |error: &PkiError| matches!(error, PkiError::ExposedKey { .. });
+        found.map_err(|error| if is_leak(&error) { error } else { PkiError::NoIntermediate(Box::new(error)) })
     }
 
     /// Makes a signer of an intermediate.
