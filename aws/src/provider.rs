@@ -143,7 +143,7 @@ impl Provider for Aws {
         // does not keep the rest from being repaired.
         let mut removed = Ok(());
         if let Some(own) = snapshot.own().filter(|_| snapshot.exists && !strays.is_empty()) {
-            removed = ops.remove_strays(&own.id, &strays).await.map_err(CloudError::from);
+            removed = ops.remove_strays(&own.id, &strays).await;
             snapshot.forget(&strays);
         }
         let repaired = self.repair_lockdown(&ops, &snapshot).await;

@@ -178,13 +178,12 @@ impl Keeper {
 
     /// Writes `intermediate.pem` again after a renewal that was killed between the two files.
     fn mend_copy(&self) {
-        match self.authority.mend_copy() {
-            Ok(true) => tracing::info!(
+        // A copy that stays stale is a warning, and the next look tries again.
+        if let Ok(true) = self.authority.mend_copy() {
+            tracing::info!(
                 event = "authority.copy_mended",
                 "intermediate.pem was no copy of the authority's intermediate, and was written again"
-            ),
-            // A copy that stays stale is a warning, and the next look tries again.
-            Ok(false) | Err(_) => {}
+            );
         }
     }
 

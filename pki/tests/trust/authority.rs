@@ -11,10 +11,8 @@ use crate::parties::{Ca, HOUR, agent, alice, now};
 
 /// Loads the authority; an intermediate that cannot be used is the error itself.
 fn load(ca: &Ca) -> Result<Authority, PkiError> {
-    Authority::load(ca.dir.path(), &TrustDomain::default()).map_err(|error| match error {
-        PkiError::NoIntermediate(cause) => *cause,
-        error => error,
-    })
+    Authority::load(ca.dir.path(), &TrustDomain::default())
+        .map_err(|error| if let PkiError::NoIntermediate(cause) = error { *cause } else { error })
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn rings(root: &Path, files: &[&File]) -> Result<Rings> {
     let tests: Vec<Vec<String>> = modules
         .iter()
         .flat_map(|(path, module)| {
-            module.tests.iter().map(|name| [path.as_slice(), &[name.clone()]].concat())
+            module.tests.iter().map(|name| [path.as_slice(), std::slice::from_ref(name)].concat())
         })
         .collect();
     modules.retain(|path, _| !tests.iter().any(|test| path.starts_with(test)));

@@ -177,6 +177,7 @@ impl<'ast> Visit<'ast> for Reader {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other items have no attributes that a test carries")]
 fn attributes(item: &Item) -> Option<&[Attribute]> {
     match item {
         Item::Const(item) => Some(&item.attrs),
