@@ -61,9 +61,11 @@ build: ## Builds every program, as the scenarios start them.
 CARGO_DENY := 0.20.2
 
 .PHONY: check
-check: ## Formatting, lints, and what the dependencies are allowed to be.
+check: ## Formatting, lints, documentation, the rules of the house, and what the dependencies are allowed to be.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
+	$(CARGO) run $(LOCKED) --quiet --bin postern-house
 	@if [ "$$($(CARGO) deny --version 2>/dev/null)" != "cargo-deny $(CARGO_DENY)" ]; then \
 		$(CARGO) install --quiet --locked --version $(CARGO_DENY) cargo-deny; \
 	fi

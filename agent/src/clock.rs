@@ -1,9 +1,12 @@
-//! The only place of the agent that reads a clock.
+//! The moments of the agent, and the only module of the agent that asks for the time.
+//!
+//! The agent uses the wall clock, which may step, only to carry an end across a reboot, and for certificates.
 
 use std::fmt;
 use std::time::Duration;
 
 use jiff::Timestamp;
+pub use postern_runtime::clock::{monotonic, wall};
 use serde::{Deserialize, Serialize};
 
 /// A moment on `CLOCK_BOOTTIME`, in nanoseconds since boot: it never steps, and it counts time in suspend
@@ -13,25 +16,25 @@ use serde::{Deserialize, Serialize};
 pub struct BootTime(pub u64);
 
 impl BootTime {
-    /// This much later; saturates.
+    /// Returns the moment that is this much later; saturates.
     #[must_use]
     pub fn plus(self, span: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
     }
 
-    /// How long after `earlier`; zero where it is not after.
+    /// Returns the time since `earlier`; zero where this moment is not after it.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// One boot of one kernel. [`BootTime`]s of different boots have nothing to do with each other.
+/// A boot of the kernel. [`BootTime`]s of different boots cannot be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BootId(pub String);
 
 impl BootId {
-    /// Whether both are the same boot. One that could not be read is the same as no other.
+    /// Reports whether both are the same boot. An id that could not be read equals no other.
     pub fn same(&self, other: &Self) -> bool {
         !self.0.is_empty() && self == other
     }
@@ -43,45 +46,29 @@ impl fmt::Display for BootId {
     }
 }
 
-/// One moment by every clock that a record on disk needs, to be understood after a reboot too.
+/// A moment by every clock that a record on disk needs to be understood after a reboot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
     /// The boot that `boottime` belongs to.
     pub boot: BootId,
-    /// By the clock that never steps.
+    /// The moment on the clock that never steps.
     pub boottime: BootTime,
-    /// By the wall.
+    /// The moment on the wall clock.
     pub wall: Timestamp,
 }
 
-/// The kernel's id of this boot: random(4), a UUID that changes with every boot. Empty where it cannot be read.
+/// Returns the kernel's id of this boot (random(4)): a UUID that changes with every boot, empty where it cannot be read.
 pub fn boot_id() -> BootId {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
     BootId(read.map(|text| text.trim().to_owned()).unwrap_or_default())
 }
 
-/// Now, by every clock.
+/// Returns the present moment on every clock.
 pub fn moment() -> Moment {
     Moment { boot: boot_id(), boottime: boottime(), wall: wall() }
 }
 
-/// Now on `CLOCK_BOOTTIME`.
+/// Returns the time on `CLOCK_BOOTTIME`.
 pub fn boottime() -> BootTime {
-    BootTime(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Boottime)))
-}
-
-/// Now on `CLOCK_MONOTONIC`, which stands still while the machine is suspended.
-pub fn monotonic() -> Duration {
-    Duration::from_nanos(nanoseconds(rustix::time::clock_gettime(rustix::time::ClockId::Monotonic)))
-}
-
-/// Now by the wall. It may step: used only to carry an end across a reboot, and for certificates.
-#[allow(clippy::disallowed_methods)]
-pub fn wall() -> Timestamp {
-    Timestamp::now()
-}
-
-fn nanoseconds(time: rustix::time::Timespec) -> u64 {
-    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
-    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
+    BootTime(0).plus(postern_runtime::clock::boottime())
 }

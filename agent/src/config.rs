@@ -10,11 +10,12 @@ use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tonic::transport::Uri;
 
-/// Where the agent looks for its configuration.
+/// The default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/postern/agent.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/postern-agent";
 
-/// What is protected when nothing that is on disk can tell: SSH, RDP and WinRM, which people manage machines through.
+/// The ports protected when neither the ledger nor the configuration names any: SSH, RDP and WinRM, the protocols by
+/// which people manage machines.
 const MANAGEMENT_PORTS: [&str; 4] = ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"];
 
 /// A valid configuration.
@@ -22,26 +23,26 @@ const MANAGEMENT_PORTS: [&str; 4] = ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986
 pub struct Config {
     /// The broker's address, `https://host:port`.
     pub broker: String,
-    /// Where the identity and the ledger live; absolute.
+    /// The directory of the identity and the ledger; absolute.
     pub state_dir: PathBuf,
-    /// How log lines are written.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// What to protect before the first contact with a broker; may be empty.
+    /// The ports to protect before the first contact with a broker; may be empty.
     pub bootstrap: BTreeSet<ProtectedPort>,
 }
 
-/// How log lines are written.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// A JSON object on each line.
     Json,
 }
 
-/// The configuration cannot be used.
+/// The configuration is missing or wrong.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -49,16 +50,16 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It is not TOML, or has a key that is not known or lacks one.
-    #[error("the configuration {path} does not parse; mend the line it names")]
+    /// The file is not TOML, has an unknown key, or lacks a required one.
+    #[error("the configuration {path} does not parse; correct the line that the error names")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -67,7 +68,7 @@ pub enum ConfigError {
     Value {
         /// The file.
         path: PathBuf,
-        /// Which, why, and what would be right.
+        /// The value, the problem and the remedy.
         #[source]
         source: Invalid,
     },
@@ -77,7 +78,7 @@ impl Config {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// It cannot be read, has a key that is not known, or a value that is wrong.
+    /// The file cannot be read, has an unknown key, or a wrong value.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let path = || path.to_owned();
         let text = fs::read_to_string(path()).map_err(|source| ConfigError::Read { path: path(), source })?;
@@ -86,12 +87,12 @@ impl Config {
         file.validate().map_err(|source| ConfigError::Value { path: path(), source })
     }
 
-    /// Where `identity` is kept.
+    /// Returns the directory of the identity.
     pub fn identity_dir(&self) -> PathBuf {
         self.state_dir.join("identity")
     }
 
-    /// What to protect when what was accepted cannot be read: deny too much rather than too little.
+    /// Returns the ports to protect when the ledger cannot be read: the agent denies too much rather than too little.
     pub fn fallback_ports(&self) -> BTreeSet<ProtectedPort> {
         if self.bootstrap.is_empty() {
             return MANAGEMENT_PORTS.iter().filter_map(|port| port.parse().ok()).collect();
@@ -100,7 +101,7 @@ impl Config {
     }
 }
 
-/// The file as it is written.
+/// The configuration as it stands in the file.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FileConfig {
@@ -167,8 +168,8 @@ mod tests {
         Config::load(file.path())
     }
 
-    /// The whole chain of an error, as `main` prints it.
-    fn complaint(text: &str) -> String {
+    /// Returns the whole chain of an error, as `main` prints it.
+    fn error_of(text: &str) -> String {
         let error = anyhow::Error::new(load(text).unwrap_err());
         format!("{error:#}")
     }
@@ -178,11 +179,11 @@ mod tests {
         let config = load("broker = \"https://broker.example.org:7443\"").unwrap();
         assert_eq!(config.state_dir, Path::new("/var/lib/postern-agent"));
         assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Text, 0));
-        assert_eq!(config.fallback_ports().len(), 4, "denied all the same when the ledger cannot be read");
+        assert_eq!(config.fallback_ports().len(), 4, "denied even if the ledger cannot be read");
     }
 
     #[test]
-    fn everything_can_be_said() {
+    fn every_key_can_be_set() {
         let config = load(
             "broker = \"https://[2001:db8::1]:7443\"\nstate_dir = \"/srv/agent\"\nlog_format = \"json\"\n[bootstrap]\nports = [\"tcp/22\", \"udp/161\"]",
         )
@@ -206,8 +207,8 @@ mod tests {
             (with_broker("[bootstrap]\nport = []"), "port", "expected `ports`"),
             (String::new(), "broker", "missing field"),
         ] {
-            let complaint = complaint(&text);
-            assert!(complaint.contains(key) && complaint.contains(remedy), "{text}: {complaint}");
+            let error = error_of(&text);
+            assert!(error.contains(key) && error.contains(remedy), "{text}: {error}");
         }
         assert!(Config::load(Path::new("/does/not/exist")).unwrap_err().to_string().contains("--config"));
     }

@@ -1,4 +1,4 @@
-//! `doctor`: what stands in the way of this host being protected, and what would mend it.
+//! `doctor`: finds what keeps this host from being protected, and names the remedy.
 
 use std::fmt;
 use std::io::Write;
@@ -9,62 +9,63 @@ use postern_pki::credentials::Credentials;
 use postern_pki::renewal::GRACE;
 use postern_pki::tls;
 use postern_proto::client;
+use postern_runtime::error_chain::error_chain;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::enroll::target_of;
-use crate::explain::{self, chain};
-use crate::files::Lock;
 use crate::ledger::Ledger;
+use crate::lock::Lock;
+use crate::status_chain::status_chain;
 
-/// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Less than this until a certificate ends means that renewing it has been failing.
-const LATE: Duration = Duration::from_secs(600);
+/// The longest wait for an answer of the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time left of a certificate below which its renewal must have been failing.
+const RENEWAL_OVERDUE: Duration = Duration::from_secs(600);
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// How bad it is.
+    /// The severity.
     pub severity: Severity,
-    /// What was found.
+    /// The observation.
     pub what: String,
-    /// What would mend it; empty where nothing needs to.
+    /// The remedy; empty where none is needed.
     pub remedy: String,
 }
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
-    /// As it should be.
+    /// The check passed.
     Good,
-    /// It works, but not as well as it could.
+    /// The part works, but not as well as it could.
     Warning,
-    /// It does not work.
+    /// The part does not work.
     Error,
 }
 
 impl Finding {
-    /// As it should be.
+    /// Makes a finding of a check that passed.
     pub fn good(what: impl Into<String>) -> Self {
         Self { severity: Severity::Good, what: what.into(), remedy: String::new() }
     }
 
-    /// It works, but not as well as it could.
+    /// Makes a finding of a part that works, but not as well as it could.
     pub fn warning(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Warning, what: what.into(), remedy: remedy.into() }
     }
 
-    /// It does not work.
+    /// Makes a finding of a part that does not work.
     pub fn error(what: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self { severity: Severity::Error, what: what.into(), remedy: remedy.into() }
     }
 }
 
-/// Looks at everything but the firewall.
-pub async fn examine(config: &Config, now: &Moment) -> Vec<Finding> {
+/// Checks everything but the firewall.
+pub async fn diagnose(config: &Config, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
     findings.extend(ledger(config, now));
     let enroll = "enrol this host with `postern-agent enroll --token TOKEN`";
@@ -72,7 +73,7 @@ pub async fn examine(config: &Config, now: &Moment) -> Vec<Finding> {
         Err(_) if !config.identity_dir().join("cert.pem").exists() => {
             findings.push(Finding::error("this host is not enrolled", enroll));
         }
-        Err(error) => findings.push(Finding::error(chain(&error), enroll)),
+        Err(error) => findings.push(Finding::error(error_chain(&error), enroll)),
         Ok(credentials) => {
             findings.push(certificate(&credentials, now.wall));
             findings.push(broker(config, &credentials).await);
@@ -111,13 +112,12 @@ fn running(config: &Config) -> Finding {
     match config.state_dir.join("lock").exists().then(|| Lock::take(&config.state_dir)) {
         Some(Ok(None)) => Finding::good("the agent runs"),
         Some(Ok(Some(_))) | None => Finding::error(
-            "the agent does not run: what is open still ends by itself, but nothing new opens",
+            "the agent does not run: open windows still end on time, but no new window opens",
             start,
         ),
-        Some(Err(error)) => Finding::error(
-            format!("cannot look into {}: {error}", config.state_dir.display()),
-            "run this as root",
-        ),
+        Some(Err(error)) => {
+            Finding::error(format!("cannot read {}: {error}", config.state_dir.display()), "run this as root")
+        }
     }
 }
 
@@ -125,25 +125,27 @@ fn ledger(config: &Config, now: &Moment) -> Vec<Finding> {
     let ledger = Ledger::in_dir(&config.state_dir);
     let accepted = ledger.load(now);
     let mut findings = vec![match &accepted {
-        Err(error) => {
-            Finding::error(chain(error), "the broker sends its content again once the agent is connected")
-        }
-        // Generation 0 is what the configuration says until a broker says anything.
+        Err(error) => Finding::error(
+            error_chain(error),
+            "the broker sends its content again once the agent is connected",
+        ),
+        // Generation 0 is the bootstrap state of the configuration, before the first state of a broker.
         Ok(Some(accepted)) if accepted.generation > 0 => Finding::good(format!(
             "the ledger holds generation {} with {} protected ports and {} open windows",
             accepted.generation,
             accepted.ports.len(),
             accepted.windows.len()
         )),
-        Ok(_) => {
-            Finding::warning("no broker has told this host anything yet", "enrol it and start the agent")
-        }
+        Ok(_) => Finding::warning(
+            "no broker has sent this host a desired state yet",
+            "enrol it and start the agent",
+        ),
     }];
     if let Ok(Some(written)) = ledger.written()
         && now.wall < written.wall
     {
         findings.push(Finding::error(
-            format!("the clock says {:.0}, but the ledger was written at {:.0}", now.wall, written.wall),
+            format!("the clock shows {:.0}, but the ledger was written at {:.0}", now.wall, written.wall),
             "set the clock and keep it set (NTP): certificates depend on it",
         ));
     }
@@ -155,11 +157,11 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
     let Some(target) = target_of(credentials) else {
         return Finding::error(
             "the certificate is not an agent's",
-            "enrol this host anew with a fresh token",
+            "enrol this host again with a fresh token",
         );
     };
     if now < from {
-        let what = format!("the clock says {now:.0}, but the certificate begins at {from:.0}");
+        let what = format!("the clock shows {now:.0}, but the certificate begins at {from:.0}");
         return Finding::error(what, "set the clock and keep it set (NTP)");
     }
     if now >= until {
@@ -167,14 +169,14 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
         return if Duration::try_from(now.duration_since(until)).is_ok_and(|ago| ago <= GRACE) {
             Finding::warning(
                 what,
-                "a running agent renews it as soon as it reaches the broker; check the clock, too",
+                "a running agent renews it as soon as it reaches the broker; check the clock as well",
             )
         } else {
-            Finding::error(what, "check the clock; if it is right, enrol this host anew with a fresh token")
+            Finding::error(what, "check the clock; if it is right, enrol this host again with a fresh token")
         };
     }
     let what = format!("the certificate names {target} and is valid until {until:.0}");
-    if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < LATE) {
+    if Duration::try_from(until.duration_since(now)).is_ok_and(|left| left < RENEWAL_OVERDUE) {
         return Finding::warning(what, "it should have been renewed by now; look at the agent's log");
     }
     Finding::good(what)
@@ -188,16 +190,16 @@ async fn broker(config: &Config, credentials: &Credentials) -> Finding {
     };
     let tls = match tls::client_config(credentials) {
         Ok(tls) => tls,
-        Err(error) => return unreachable(chain(&error)),
+        Err(error) => return unreachable(error_chain(&error)),
     };
     let channel = match client::channel(address, tls) {
         Ok(channel) => channel,
-        Err(error) => return unreachable(chain(&error)),
+        Err(error) => return unreachable(error_chain(&error)),
     };
     let mut health = HealthClient::new(channel);
-    match tokio::time::timeout(PATIENCE, health.check(HealthCheckRequest::default())).await {
-        Err(_) => unreachable(format!("no answer within {} s", PATIENCE.as_secs())),
-        Ok(Err(status)) => unreachable(explain::status(&status)),
+    match tokio::time::timeout(BROKER_TIMEOUT, health.check(HealthCheckRequest::default())).await {
+        Err(_) => unreachable(format!("no answer within {} s", BROKER_TIMEOUT.as_secs())),
+        Ok(Err(status)) => unreachable(status_chain(&status)),
         Ok(Ok(_)) => Finding::good(format!("the broker {address} answers")),
     }
 }
@@ -209,10 +211,13 @@ mod tests {
     #[test]
     fn the_worst_comes_last_with_its_remedy() {
         let findings =
-            vec![Finding::error("bad", "mend it"), Finding::good("fine"), Finding::warning("so", "look")];
+            vec![Finding::error("bad", "repair it"), Finding::good("fine"), Finding::warning("so", "look")];
         let mut page = Vec::new();
         assert_eq!(write_text(findings, &mut page).unwrap(), Severity::Error);
         let page = String::from_utf8(page).unwrap();
-        assert!(page.starts_with("good") && page.ends_with("error    bad\n         -> mend it\n"), "{page}");
+        assert!(
+            page.starts_with("good") && page.ends_with("error    bad\n         -> repair it\n"),
+            "{page}"
+        );
     }
 }

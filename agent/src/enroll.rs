@@ -1,4 +1,4 @@
-//! Enrolment: a join token, and a key that never leaves this host, become an identity.
+//! Enrolment: exchanges a join token for the certificate of a key that never leaves this host.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,43 +14,47 @@ use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use tonic::{Code, Status};
 
-use crate::explain;
+use crate::status_chain::status_chain;
 
-/// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait for an answer of the broker.
+const ENROLL_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Enrolment did not succeed; nothing on disk was changed.
+/// The enrolment failed; nothing on disk was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum EnrollError {
-    /// The broker's address is not one.
+    /// The broker's address is malformed.
     #[error(transparent)]
     Address(#[from] BadAddress),
-    /// A key could not be made, or what the broker sent is no identity.
+    /// A key could not be made, or the broker's answer is no identity.
     #[error("no identity could be made")]
     Pki(#[from] PkiError),
-    /// There is no connection, or it is to another broker than the one that made the token.
-    #[error("cannot connect to the broker {broker} ({}); check its address, that its port is open, and that it is the one that made the token", explain::status(.status))]
+    /// The agent cannot connect, or the address leads to another broker than the one that made the token.
+    #[error(
+        "cannot connect to the broker {broker} ({}); check its address, that its port is open, and that it is the one that \
+         made the token",
+        status_chain(.status)
+    )]
     NotConnected {
-        /// Its address.
+        /// The address of the broker.
         broker: String,
-        /// Why.
+        /// The cause.
         status: Box<Status>,
     },
-    /// The broker refused.
-    #[error("the broker did not enrol this host ({}); ask for a fresh token with `postern agents token TARGET`", explain::status(.0))]
+    /// The broker refused the token or the request.
+    #[error("the broker did not enrol this host ({}); ask for a fresh token with `postern agents token TARGET`", status_chain(.0))]
     Refused(Box<Status>),
     /// The broker did not answer.
     #[error(
         "the broker did not answer within {}; check its address and that its port is open",
-        humane(PATIENCE)
+        seconds(ENROLL_TIMEOUT)
     )]
-    Silent,
-    /// The broker sent a certificate for someone else.
+    NoAnswer,
+    /// The broker sent a certificate for another target.
     #[error(
         "the broker sent a certificate that does not name {target}, the target it enrolled; check its version"
     )]
-    Foreign {
-        /// Whom the broker says it enrolled.
+    WrongTarget {
+        /// The target that the broker says it enrolled.
         target: String,
     },
 }
@@ -64,8 +68,9 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let channel = client::channel(broker, tls::pinned_client_config(token.fingerprint())?)?;
     let request = v1::EnrollRequest { token: token.to_text(), csr: key.csr()? };
     let mut client = AgentServiceClient::new(channel);
-    let answer =
-        tokio::time::timeout(PATIENCE, client.enroll(request)).await.map_err(|_| EnrollError::Silent)?;
+    let answer = tokio::time::timeout(ENROLL_TIMEOUT, client.enroll(request))
+        .await
+        .map_err(|_| EnrollError::NoAnswer)?;
     let failed = |status: Status| {
         let not_connected = status.code() == Code::Unavailable;
         let status = Box::new(status);
@@ -78,12 +83,12 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let answer = answer.map_err(failed)?.into_inner();
     let credentials = Credentials::new(key, answer.certificates, answer.roots)?;
     let target = target_of(&credentials).filter(|target| target.to_string() == answer.target);
-    let target = target.ok_or(EnrollError::Foreign { target: answer.target })?;
+    let target = target.ok_or(EnrollError::WrongTarget { target: answer.target })?;
     credentials.save(identity_dir)?;
     Ok(target)
 }
 
-/// The target that an agent's certificate names; none where it is not an agent's.
+/// Returns the target that an agent's certificate names; `None` where the certificate is not an agent's.
 pub fn target_of(credentials: &Credentials) -> Option<TargetId> {
     match credentials.identity(&credentials.trust_domain().ok()?).ok()? {
         Identity::Agent(target) => Some(target),
@@ -91,6 +96,6 @@ pub fn target_of(credentials: &Credentials) -> Option<TargetId> {
     }
 }
 
-fn humane(span: Duration) -> String {
+fn seconds(span: Duration) -> String {
     format!("{} s", span.as_secs())
 }

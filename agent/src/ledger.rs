@@ -1,12 +1,15 @@
-//! The ledger: what was accepted last, on disk, so that a restart without a broker denies what must be denied and
-//! keeps only windows whose end is still ahead.
+//! The ledger: the state that was accepted last, on disk. With it an agent that restarts without a broker denies what must
+//! be denied, and keeps only the windows whose end is still ahead.
 //!
-//! I2 across restarts: within one boot a deadline is carried as it is. After a reboot the clock it was on is gone, and
-//! what is left of a window is what was left when it was written, less the time that has passed by the wall. A wall
-//! clock that stands before the moment of writing is known to be wrong, and then no window is carried. One that was set
-//! back by less than the time since the writing cannot be told from a right one: it lengthens a window by that step,
-//! never past what was left when it was written, and only until the broker is reached. That is why the ledger is
-//! written again whenever it was loaded, when the wall is stepped, and every minute while it holds windows.
+//! I2 across restarts: within one boot a deadline stays as it is. After a reboot its clock is gone. Then the time left of
+//! a window is the time that was left when the ledger was written, less the time that has passed on the wall clock.
+//!
+//! - A wall clock that shows a time before the moment of writing is known to be wrong, and no window is kept.
+//! - A wall clock that was set back by less than the time since the writing looks like a right one. It lengthens a window
+//!   by that step, never past the time that was left at the writing, and only until the broker is reached.
+//!
+//! To keep that step small, the agent writes the ledger again whenever it has loaded it, when the wall clock is stepped,
+//! and every minute while it holds windows.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,16 +20,16 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
+use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{BootTime, Moment};
-use crate::desired::{Desired, HeldWindow};
-use crate::files;
+use crate::desired_state::{DesiredState, HeldWindow};
 
-/// The version of the file's form that this agent writes, and the newest that it reads.
+/// The version of the file format that this agent writes, and the newest that it reads.
 const VERSION: u32 = 1;
 
-/// The file that holds what was accepted last.
+/// The file with the state that was accepted last.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     path: PathBuf,
@@ -40,7 +43,7 @@ pub enum LedgerError {
     Read {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
@@ -49,16 +52,16 @@ pub enum LedgerError {
     Write {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
     /// The content is not a ledger.
-    #[error("{path} is damaged; remove it once the broker is reachable, and it will be written anew")]
+    #[error("{path} is damaged; remove it once the broker is reachable, and the agent will write it again")]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: serde_json::Error,
     },
@@ -69,41 +72,41 @@ pub enum LedgerError {
     Newer {
         /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the file.
         version: u32,
     },
-    /// Others may write to it, so what it says is worth nothing.
+    /// Other users may write to the file, so its content cannot be trusted.
     #[error(
         "{path} can be written by others than its owner (mode {mode:03o}); run chmod 600 after checking it"
     )]
     Exposed {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
 }
 
 impl Ledger {
-    /// The ledger of a state directory. Nothing is read yet.
+    /// Returns the ledger of a state directory. Reads nothing yet.
     pub fn in_dir(state_dir: &Path) -> Self {
         Self { path: state_dir.join("state.json") }
     }
 
-    /// Where it is.
+    /// Returns the path of the file.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// What was accepted last, without the windows that have ended; `None` before the first.
+    /// Reads the state that was accepted last, without the windows that have ended; `None` before the first.
     ///
     /// # Errors
-    /// It is there and cannot be read, understood or trusted.
-    pub fn load(&self, now: &Moment) -> Result<Option<Desired>, LedgerError> {
+    /// The file exists and cannot be read, understood or trusted.
+    pub fn load(&self, now: &Moment) -> Result<Option<DesiredState>, LedgerError> {
         Ok(self.record()?.map(|record| record.at(now)))
     }
 
-    /// When it was written; `None` before the first time.
+    /// Reads the moment at which the ledger was written; `None` before the first time.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -111,20 +114,20 @@ impl Ledger {
         Ok(self.record()?.map(|record| record.written))
     }
 
-    /// Writes what was accepted; durable once this returns.
+    /// Writes an accepted state; durable once this function has returned.
     ///
     /// # Errors
-    /// The disk refused; the former record is still there.
-    pub fn save(&self, accepted: &Desired, now: &Moment) -> Result<(), LedgerError> {
+    /// The file cannot be written; the former record is still there.
+    pub fn save(&self, accepted: &DesiredState, now: &Moment) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Write { path: self.path.clone(), source };
         let content = serde_json::to_vec(&Record::of(accepted, now)).map_err(|e| failed(e.into()))?;
-        files::replace_durably(&self.path, &content).map_err(failed)
+        files::replace_durably(&self.path, &content, files::PRIVATE).map_err(failed)
     }
 
-    /// Removes it.
+    /// Removes the file.
     ///
     /// # Errors
-    /// The disk refused.
+    /// The file cannot be removed.
     pub fn remove(&self) -> Result<(), LedgerError> {
         files::remove(&self.path).map_err(|source| LedgerError::Write { path: self.path.clone(), source })
     }
@@ -143,7 +146,7 @@ impl Ledger {
         let mut content = Vec::new();
         file.read_to_end(&mut content).map_err(failed)?;
         let damaged = |source| LedgerError::Damaged { path: path(), source };
-        // The version is read first: a newer form need not fit this one's fields.
+        // The version is read first: a newer format need not have this one's fields.
         let Versioned { version } = serde_json::from_slice(&content).map_err(damaged)?;
         if version > VERSION {
             return Err(LedgerError::Newer { path: path(), version });
@@ -174,14 +177,14 @@ struct WindowRecord {
     grant: GrantId,
     port: ProtectedPort,
     source: SourcePrefix,
-    /// On the boot that wrote it.
+    /// The end on the clock of the boot that wrote the record.
     deadline: BootTime,
-    /// The same by the wall when it was written.
+    /// The same end on the wall clock at the time of writing.
     wall_end: Timestamp,
 }
 
 impl Record {
-    fn of(accepted: &Desired, now: &Moment) -> Self {
+    fn of(accepted: &DesiredState, now: &Moment) -> Self {
         let window = |window: &HeldWindow| WindowRecord {
             grant: window.grant,
             port: window.port,
@@ -199,22 +202,23 @@ impl Record {
         }
     }
 
-    fn at(self, now: &Moment) -> Desired {
+    fn at(self, now: &Moment) -> DesiredState {
         let same_boot = self.written.boot.same(&now.boot) && self.written.boottime <= now.boottime;
         let window = |window: WindowRecord| {
-            let deadline = if same_boot { window.deadline } else { carried(&window, &self.written, now) };
+            let deadline =
+                if same_boot { window.deadline } else { deadline_after_reboot(&window, &self.written, now) };
             HeldWindow { grant: window.grant, port: window.port, source: window.source, deadline }
         };
         let windows = self.windows.into_iter().map(window).collect();
         let mut accepted =
-            Desired { generation: self.generation, mode: self.mode, ports: self.ports, windows };
+            DesiredState { generation: self.generation, mode: self.mode, ports: self.ports, windows };
         accepted.drop_ended(now.boottime);
         accepted
     }
 }
 
-/// The deadline of a window that an earlier boot wrote.
-fn carried(window: &WindowRecord, written: &Moment, now: &Moment) -> BootTime {
+/// Returns the deadline, on this boot's clock, of a window that an earlier boot wrote.
+fn deadline_after_reboot(window: &WindowRecord, written: &Moment, now: &Moment) -> BootTime {
     if now.wall < written.wall {
         return now.boottime;
     }

@@ -1,28 +1,28 @@
-//! The agent: holds on one host, with nftables, what the broker wants held there.
+//! The agent: makes one host hold, with nftables, the state that the broker desires for it.
 //!
-//! A desired state's way through this crate: [`session`] hears it, [`desired`] parses it and places it on this host's
-//! clock, [`keeper`] asks [`state`] whether it counts, has [`firewall`] put it into the kernel, writes it to the
-//! [`ledger`], and answers. Everything else keeps that going: [`link`] a session, [`renew`] the certificate,
-//! [`tampering`] the table that others change. [`run`] puts the parts together.
+//! The way of a desired state through this crate: [`session`] receives it, [`desired_state`] parses it and places it on this
+//! host's clock, and [`host_reconciler`] asks [`accepted`] whether it is newer, has [`firewall`] put it into the kernel,
+//! writes it to the [`ledger`], and answers. The other parts keep that going: [`connection`] keeps a session, [`renew`] the
+//! certificate, and [`tampering`] repairs the table when others change it. [`run`] puts the parts together.
+//! If one of them ends, the process ends, and the service manager starts it again; the kernel holds the table meanwhile.
 
+pub mod accepted;
 pub mod clock;
 pub mod config;
-pub mod desired;
+pub mod connection;
+pub mod desired_state;
 pub mod doctor;
 pub mod enroll;
-mod explain;
-pub mod files;
 pub mod firewall;
-pub mod keeper;
+pub mod host_reconciler;
 pub mod ledger;
-pub mod link;
+pub mod lock;
 pub mod renew;
 pub mod reports;
 pub mod run;
 pub mod session;
-pub mod state;
 pub mod status;
+mod status_chain;
 pub mod tampering;
-pub mod tasks;
-mod trace;
 pub mod uninstall;
+mod window_log;

@@ -1,4 +1,4 @@
-//! `postern-agent`.
+//! The command `postern-agent`.
 
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -10,11 +10,12 @@ use postern_agent::clock;
 use postern_agent::config::{Config, DEFAULT_PATH, LogFormat};
 use postern_agent::doctor::{self, Severity};
 use postern_agent::status::Status;
-use postern_agent::{enroll, files, firewall, run, uninstall};
+use postern_agent::{enroll, firewall, run, uninstall};
 use postern_pki::join::JoinToken;
+use postern_runtime::files;
 use tracing_subscriber::EnvFilter;
 
-/// The agent of Postern: holds on this host, with nftables, what the broker wants held.
+/// The agent of Postern: protects this host's management ports with nftables, and opens what the broker grants.
 #[derive(Debug, Parser)]
 #[command(version, about)]
 struct Arguments {
@@ -27,23 +28,23 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Enrols this host with a join token, which an administrator gets with `postern agents token`.
+    /// Enrols this host with a join token, which an administrator makes with `postern agents token`.
     Enroll {
-        /// The join token; it is good for one enrolment.
+        /// The join token; valid for one enrolment.
         #[arg(long)]
         token: String,
     },
     /// Runs until SIGTERM. The table and its timeouts stay in the kernel.
     Run,
-    /// Puts what was accepted last into the kernel. For early boot, before the network is up.
+    /// Puts the last accepted state into the kernel. For early boot, before the network is up.
     Load,
-    /// Shows how the agent stands and what is open.
+    /// Shows the state of the agent and the open windows.
     Status {
-        /// For people or for programs.
+        /// The format: `text` for people, `json` for programs.
         #[arg(long, value_enum, default_value_t = Output::Text)]
         output: Output,
     },
-    /// Looks for what keeps this host from being protected, and tells what would mend it.
+    /// Finds what keeps this host from being protected, and names the remedy.
     Doctor,
     /// Checks the configuration and changes nothing.
     CheckConfig,
@@ -57,7 +58,7 @@ enum Output {
     Json,
 }
 
-/// A wrong configuration or argument, as clap has it: nothing was done.
+/// The exit code of a wrong configuration or argument, the same as clap's: nothing was done.
 const BAD_USAGE: u8 = 2;
 
 #[tokio::main]
@@ -65,9 +66,9 @@ async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = match Config::load(&arguments.config) {
         Ok(config) => config,
-        Err(error) => return complain(&error.into(), ExitCode::from(BAD_USAGE)),
+        Err(error) => return report_error(&error.into(), ExitCode::from(BAD_USAGE)),
     };
-    execute(arguments, config).await.unwrap_or_else(|error| complain(&error, ExitCode::FAILURE))
+    execute(arguments, config).await.unwrap_or_else(|error| report_error(&error, ExitCode::FAILURE))
 }
 
 async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCode> {
@@ -76,14 +77,14 @@ async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCod
         Command::Enroll { token } => {
             let token = match token.parse::<JoinToken>() {
                 Ok(token) => token,
-                Err(invalid) => return Ok(complain(&invalid.into(), ExitCode::from(BAD_USAGE))),
+                Err(invalid) => return Ok(report_error(&invalid.into(), ExitCode::from(BAD_USAGE))),
             };
             files::make_private_dir(&config.state_dir)
                 .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
             let target = enroll::enroll(&config.broker, &token, &config.identity_dir()).await?;
             writeln!(
                 out,
-                "this host is enrolled as {target}; a running agent takes the identity up by itself"
+                "this host is enrolled as {target}; a running agent starts to use the new identity by itself"
             )?;
         }
         Command::Run => {
@@ -102,8 +103,8 @@ async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCod
             }
         }
         Command::Doctor => {
-            let mut findings = doctor::examine(&config, &clock::moment()).await;
-            findings.extend(firewall::examine());
+            let mut findings = doctor::diagnose(&config, &clock::moment()).await;
+            findings.extend(firewall::diagnose());
             if doctor::write_text(findings, &mut out)? == Severity::Error {
                 return Ok(ExitCode::FAILURE);
             }
@@ -117,14 +118,14 @@ async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCod
     Ok(ExitCode::SUCCESS)
 }
 
-/// Says why on stderr, with the causes.
-fn complain(error: &anyhow::Error, code: ExitCode) -> ExitCode {
-    // Where stderr is closed, the exit code still tells.
+/// Writes the error with its causes to stderr.
+fn report_error(error: &anyhow::Error, code: ExitCode) -> ExitCode {
+    // Where stderr is closed, the exit code is all that is left.
     let _ = writeln!(io::stderr(), "postern-agent: {}", format!("{error:#}").trim_end());
     code
 }
 
-/// Logs to stderr; the level comes from `POSTERN_LOG`.
+/// Starts logging to stderr; the level comes from `POSTERN_LOG`.
 fn log(format: LogFormat) {
     let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let builder =

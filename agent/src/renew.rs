@@ -1,12 +1,11 @@
-//! The certificate: read when it appears, renewed at half its life, and given to whoever connects.
+//! The certificate: read when it appears on disk, renewed at half its life, and given to every new connection.
 //!
-//! A new identity on disk (the host was enrolled anew) is taken up within seconds, without a restart.
+//! The agent takes up a new identity on disk (the host was enrolled again) within seconds, without a restart.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use jiff::{SignedDuration, Timestamp};
 use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
@@ -15,74 +14,77 @@ use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_runtime::backoff::{Backoff, Pauses};
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 use tonic::Status;
 
 use crate::clock;
-use crate::explain::{self, chain};
+use crate::status_chain::status_chain;
 
-/// The identity in use; none while there is none that is valid.
-pub type Current = watch::Sender<Option<Arc<Credentials>>>;
+/// The identity in use; `None` while there is no valid one.
+pub type CurrentIdentity = watch::Sender<Option<Arc<Credentials>>>;
 
-/// How often the disk is looked at for a new identity, and the clock for the time to renew: it may step.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long the broker may take to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The interval at which the agent checks the disk for a new identity, and the clock, which may step, for the time to
+/// renew.
+const CHECK_INTERVAL: Duration = Duration::from_secs(2);
+/// The longest wait for an answer of the broker.
+const RENEW_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The certificate could not be renewed.
+/// The renewal of the certificate failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RenewError {
-    /// The broker's address is not one.
+    /// The broker's address is malformed.
     #[error(transparent)]
     Address(#[from] BadAddress),
-    /// A key could not be made, or what the broker sent is no identity.
+    /// A key could not be made, or the broker's answer is no identity.
     #[error("no identity could be made")]
     Pki(#[from] PkiError),
-    /// The broker refused.
-    #[error("the broker did not renew the certificate: {}", explain::status(.0))]
+    /// The broker refused the renewal.
+    #[error("the broker did not renew the certificate: {}", status_chain(.0))]
     Refused(Box<Status>),
     /// The broker did not answer.
-    #[error("the broker did not answer")]
-    Silent,
+    #[error("the broker did not answer within {} s", RENEW_TIMEOUT.as_secs())]
+    NoAnswer,
 }
 
-/// Keeps `current` valid for as long as the broker renews it. Never ends.
-pub async fn keep(broker: &str, identity_dir: &Path, current: &Current) {
-    let mut complaint = Complaint::default();
-    let mut recovery = Recovery::default();
+/// Keeps the identity in `current` valid for as long as the broker renews it. Never ends.
+pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentIdentity) {
+    let mut log_once = LogOnce::default();
+    let mut recovery = ExpiredRenewal::default();
     loop {
-        match on_disk(identity_dir, current, clock::wall()) {
-            Ok(true) => tracing::info!("taking up the identity on disk"),
+        match take_up_from_disk(identity_dir, current, clock::wall()) {
+            Ok(true) => tracing::info!("using the identity that is on disk"),
             Ok(false) => {}
-            Err(error) => complaint.once(&chain(&error)),
+            Err(error) => log_once.warn(&error_chain(&error)),
         }
         let Some(credentials) = current.borrow().clone() else {
             match recovery.attempt(broker, identity_dir).await {
                 Ok(Some(renewed)) => take_up(renewed, identity_dir, current),
                 Ok(None) => {}
-                Err(reason) => complaint.once(&reason),
+                Err(reason) => log_once.warn(&reason),
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             continue;
         };
-        (complaint, recovery) = (Complaint::default(), Recovery::default());
+        (log_once, recovery) = (LogOnce::default(), ExpiredRenewal::default());
         use_until_renewed(broker, identity_dir, current, &credentials).await;
     }
 }
 
-/// Renewing a certificate that has ended: the machine was off, or the broker away, for longer than it lives.
+/// The renewal of a certificate that has ended, because the machine or the broker was down for longer than its life.
 #[derive(Default)]
-struct Recovery {
-    patience: Option<backon::ExponentialBackoff>,
+struct ExpiredRenewal {
+    backoff: Option<Pauses>,
     next_try: Timestamp,
 }
 
-impl Recovery {
-    /// One attempt, if it is time for one. Many agents may be in want of this at once.
+impl ExpiredRenewal {
+    /// Makes one attempt, if it is time for one. Many agents may need this at once, so attempts back off.
     async fn attempt(&mut self, broker: &str, identity_dir: &Path) -> Result<Option<Credentials>, String> {
         let now = clock::wall();
         let ended = if identity_dir.join("cert.pem").exists() {
-            Some(Credentials::load(identity_dir).map_err(|error| chain(&error))?)
+            Some(Credentials::load(identity_dir).map_err(|error| error_chain(&error))?)
         } else {
             None
         };
@@ -95,34 +97,42 @@ impl Recovery {
         if now < self.next_try {
             return Ok(None);
         }
-        let wait = self.patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);
+        let wait = self.backoff.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
         self.next_try = now.saturating_add(wait).unwrap_or(Timestamp::MAX);
-        renew(broker, &ended).await.map(Some).map_err(|error| chain(&error))
+        renew(broker, &ended).await.map(Some).map_err(|error| error_chain(&error))
     }
 }
 
-fn take_up(renewed: Credentials, identity_dir: &Path, current: &Current) {
+fn take_up(renewed: Credentials, identity_dir: &Path, current: &CurrentIdentity) {
     if let Err(error) = renewed.save(identity_dir) {
-        tracing::error!(error = chain(&error), "the renewed certificate is in use, but not on disk");
+        tracing::error!(
+            error = error_chain(&error),
+            "cannot write the renewed certificate to disk; the agent uses it from memory"
+        );
     }
     tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
     current.send_replace(Some(Arc::new(renewed)));
 }
 
-/// Returns when the certificate was renewed, replaced on disk, or has expired.
-async fn use_until_renewed(broker: &str, identity_dir: &Path, current: &Current, credentials: &Credentials) {
+/// Waits until the certificate is renewed, replaced on disk, or expired.
+async fn use_until_renewed(
+    broker: &str,
+    identity_dir: &Path,
+    current: &CurrentIdentity,
+    credentials: &Credentials,
+) {
     let due = renew_at(credentials.not_before(), credentials.not_after(), rand::random_range(0.0..=1.0));
-    let mut patience = None;
+    let mut retries = None;
     let mut next_try = due;
     loop {
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
         let now = clock::wall();
         if now >= credentials.not_after() {
-            tracing::error!("the certificate has expired before the broker renewed it");
+            tracing::error!("the certificate expired before the broker renewed it");
             current.send_replace(None);
             return;
         }
-        if !matches!(on_disk(identity_dir, current, now), Ok(false)) {
+        if !matches!(take_up_from_disk(identity_dir, current, now), Ok(false)) {
             return;
         }
         if now < due || now < next_try {
@@ -131,15 +141,15 @@ async fn use_until_renewed(broker: &str, identity_dir: &Path, current: &Current,
         match renew(broker, credentials).await {
             Ok(renewed) => return take_up(renewed, identity_dir, current),
             Err(error) => {
-                tracing::warn!(error = chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
-                let wait = patience.get_or_insert_with(backoff).next().unwrap_or(LOOK_EVERY);
+                tracing::warn!(error = error_chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
+                let wait = retries.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
                 next_try = clock::wall().saturating_add(wait).unwrap_or(Timestamp::MAX);
             }
         }
     }
 }
 
-/// One renewal.
+/// Renews a certificate once, with a new key.
 ///
 /// # Errors
 /// The broker cannot be reached or refuses.
@@ -149,13 +159,17 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
     let request = v1::RenewRequest { csr: key.csr()? };
     let mut client = AgentServiceClient::new(channel);
     let answer =
-        tokio::time::timeout(PATIENCE, client.renew(request)).await.map_err(|_| RenewError::Silent)?;
+        tokio::time::timeout(RENEW_TIMEOUT, client.renew(request)).await.map_err(|_| RenewError::NoAnswer)?;
     let answer = answer.map_err(|status| RenewError::Refused(Box::new(status)))?.into_inner();
     Ok(Credentials::new(key, answer.certificates, answer.roots)?)
 }
 
-/// Takes up what is on disk, where that is valid and newer than what is in use. Returns whether it did.
-fn on_disk(identity_dir: &Path, current: &Current, now: Timestamp) -> Result<bool, PkiError> {
+/// Takes up the identity on disk if it is valid and newer than the one in use. Returns whether it did.
+fn take_up_from_disk(
+    identity_dir: &Path,
+    current: &CurrentIdentity,
+    now: Timestamp,
+) -> Result<bool, PkiError> {
     if !identity_dir.join("cert.pem").exists() {
         return Ok(false);
     }
@@ -168,23 +182,18 @@ fn on_disk(identity_dir: &Path, current: &Current, now: Timestamp) -> Result<boo
     Ok(taken)
 }
 
-fn backoff() -> backon::ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_secs(1))
-        .with_max_delay(Duration::from_secs(60))
-        .without_max_times()
-        .with_jitter()
-        .build()
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(60) }.endless()
 }
 
-/// Says a thing once, until another is to be said.
+/// A log that writes a message once, until the message changes.
 #[derive(Default)]
-struct Complaint {
+struct LogOnce {
     last: Option<String>,
 }
 
-impl Complaint {
-    fn once(&mut self, text: &str) {
+impl LogOnce {
+    fn warn(&mut self, text: &str) {
         if self.last.as_deref() != Some(text) {
             tracing::warn!("{text}");
             self.last = Some(text.to_owned());

@@ -1,5 +1,5 @@
-//! Reports of tampering on their way to the broker. They wait here, in memory, while there is no session, and one that
-//! was sent is kept until the broker shows that it heard it: reported twice is better than not at all (I9).
+//! Reports of tampering on their way to the broker. They wait here, in memory, while there is no session. A report that was
+//! sent is kept until the broker acknowledges it: a report that arrives twice is better than one that is lost (I9).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,48 +10,48 @@ use tokio::sync::mpsc;
 
 use crate::clock::BootTime;
 
-/// How many reports may wait. The first ones tell who did it; what comes after a flood is only counted.
-const WAITING: usize = 256;
-/// How many may be sent and not yet shown to be heard.
-const UNHEARD: usize = 32;
+/// The most reports that may wait. The first ones name the process; those after a flood are dropped and logged.
+const MAX_QUEUED: usize = 256;
+/// The most reports that may be sent and not yet acknowledged.
+const MAX_UNACKNOWLEDGED: usize = 32;
 /// The longest text that the broker takes, in characters.
-const TEXT: usize = 200;
+const MAX_TEXT: usize = 200;
 
-/// Someone changed the table, and it was put back.
+/// A change of the table by another process, which the agent has repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
-    /// What was changed.
+    /// The change, in words.
     pub what: String,
-    /// The process that did it; empty if unknown.
+    /// The process that made the change; empty if unknown.
     pub process: String,
-    /// Its process id; 0 if unknown.
+    /// The process id; 0 if unknown.
     pub pid: u32,
-    /// How long the table was not whole.
+    /// The time for which the table was changed.
     pub exposed_for: Duration,
 }
 
-/// Where reports are handed in.
+/// The end of the queue that takes reports.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     queue: mpsc::Sender<Report>,
 }
 
-/// Where sessions take reports from.
+/// The end of the queue from which sessions take reports.
 #[derive(Debug)]
 pub struct Reports {
     queue: mpsc::Receiver<Report>,
     unsent: VecDeque<Report>,
-    unheard: VecDeque<(BootTime, Report)>,
+    unacknowledged: VecDeque<(BootTime, Report)>,
 }
 
-/// An empty queue of reports.
+/// Makes an empty queue of reports.
 pub fn channel() -> (Reporter, Reports) {
-    let (sender, queue) = mpsc::channel(WAITING);
-    (Reporter { queue: sender }, Reports { queue, unsent: VecDeque::new(), unheard: VecDeque::new() })
+    let (sender, queue) = mpsc::channel(MAX_QUEUED);
+    (Reporter { queue: sender }, Reports { queue, unsent: VecDeque::new(), unacknowledged: VecDeque::new() })
 }
 
 impl Reporter {
-    /// Hands a report in. One too many is dropped, and logged.
+    /// Queues a report. If the queue is full, the report is dropped and that is logged.
     pub fn report(&self, report: Report) {
         if self.queue.try_send(report).is_err() {
             tracing::error!("too many reports of tampering wait for the broker; this one is dropped");
@@ -60,16 +60,16 @@ impl Reporter {
 }
 
 impl Reports {
-    /// A new session: what the last one did not show to be heard is to be sent again.
+    /// Begins a session: every report that the last session sent without an acknowledgement is sent again.
     pub fn begin_session(&mut self) {
-        while let Some((_, report)) = self.unheard.pop_back() {
+        while let Some((_, report)) = self.unacknowledged.pop_back() {
             self.unsent.push_front(report);
         }
     }
 
-    /// The next report to send; waits until there is one, and for ever while too many are unheard. Safe to cancel.
+    /// Returns the next report to send; waits until there is one, and while too many are unacknowledged. Safe to cancel.
     pub async fn next(&mut self) -> Report {
-        if self.unheard.len() >= UNHEARD {
+        if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
             return std::future::pending().await;
         }
         if let Some(report) = self.unsent.pop_front() {
@@ -81,22 +81,22 @@ impl Reports {
         }
     }
 
-    /// The report went out, stamped with this moment.
+    /// Notes that the report was sent, stamped with this moment.
     pub fn sent(&mut self, at: BootTime, report: Report) {
-        self.unheard.push_back((at, report));
+        self.unacknowledged.push_back((at, report));
     }
 
-    /// The broker has heard everything that was sent up to this moment.
-    pub fn heard(&mut self, up_to: BootTime) {
-        while self.unheard.front().is_some_and(|(sent_at, _)| *sent_at <= up_to) {
-            self.unheard.pop_front();
+    /// Notes that the broker has received everything that was sent up to this moment.
+    pub fn acknowledged(&mut self, up_to: BootTime) {
+        while self.unacknowledged.front().is_some_and(|(sent_at, _)| *sent_at <= up_to) {
+            self.unacknowledged.pop_front();
         }
     }
 }
 
 impl Report {
-    /// For the wire. A process names itself, so its name is not believed to be printable or short: the broker would
-    /// refuse it, and with it the session.
+    /// Converts the report for the wire. A process chooses its own name, so the name is made printable and short: the
+    /// broker would refuse it otherwise, and end the session.
     pub fn to_wire(&self) -> v1::Tampering {
         v1::Tampering {
             what: printable(&self.what),
@@ -109,7 +109,7 @@ impl Report {
 
 fn printable(text: &str) -> String {
     let plain = text.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' });
-    plain.take(TEXT).collect()
+    plain.take(MAX_TEXT).collect()
 }
 
 #[cfg(test)]
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn i9_a_report_is_sent_again_until_the_broker_heard_it() {
+    fn i9_a_report_is_sent_again_until_the_broker_acknowledges_it() {
         let (reporter, mut reports) = channel();
         reporter.report(report(1));
         reporter.report(report(2));
@@ -137,9 +137,9 @@ mod tests {
             assert_eq!(next.pid, pid);
             reports.sent(BootTime(at), next);
         }
-        reports.heard(BootTime(15));
+        reports.acknowledged(BootTime(15));
         reports.begin_session();
-        assert_eq!(reports.next().now_or_never().unwrap().pid, 2, "the first was heard");
+        assert_eq!(reports.next().now_or_never().unwrap().pid, 2, "the first was acknowledged");
         assert!(reports.next().now_or_never().is_none());
     }
 
@@ -152,7 +152,7 @@ mod tests {
             assert_eq!(next.pid, pid, "the earliest are kept");
             reports.sent(BootTime(1), next);
         }
-        assert!(reports.next().now_or_never().is_none(), "too many are unheard");
+        assert!(reports.next().now_or_never().is_none(), "too many are unacknowledged");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! `run` and `load`: the composition.
+//! `run` and `load`: put the parts of the agent together.
 //!
-//! Before the network is looked at, what the ledger says is in the kernel. When the agent ends, however it ends, table
-//! and timeouts stay there.
+//! The state in the ledger is in the kernel before the agent uses the network. When the agent ends, however it ends, the
+//! table and its timeouts stay in the kernel.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,30 +9,31 @@ use std::time::Duration;
 use anyhow::Context as _;
 use postern_pki::PkiError;
 use postern_pki::credentials::Credentials;
+use postern_runtime::files;
+use postern_runtime::tasks::Tasks;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock;
 use crate::config::Config;
-use crate::files::{self, Lock};
+use crate::connection::BrokerConnection;
 use crate::firewall::Enforcer;
-use crate::firewall::watch::Watch;
-use crate::keeper::{self, Keeper, KeeperHandle};
+use crate::firewall::watch::TableWatch;
+use crate::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use crate::ledger::Ledger;
-use crate::link::Link;
+use crate::lock::Lock;
 use crate::renew;
 use crate::reports;
-use crate::status::Board;
+use crate::status::StatusFile;
 use crate::tampering::Tampering;
-use crate::tasks::Tasks;
 
-/// How often the keeper looks at the clocks.
+/// The interval at which the reconciler checks the clocks.
 const TICK: Duration = Duration::from_secs(1);
 
 /// Runs the agent until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// It cannot start, or one of its tasks ended.
+/// The agent cannot start, or one of its tasks ended.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let _lock = lock(&config).await?;
@@ -45,69 +46,72 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         error = tasks.first_end() => return Err(error),
     }
     notify(&[NotifyState::Stopping]);
-    tracing::info!("ending; the table and its timeouts stay in the kernel");
+    tracing::info!("stopping; the table and its timeouts stay in the kernel");
     Ok(())
 }
 
-/// Puts what the ledger says into the kernel, and returns. For early boot, before the network is up.
+/// Puts the state in the ledger into the kernel, and returns. For early boot, before the network is up.
 ///
 /// # Errors
 /// The kernel refused.
 pub fn load(config: &Config) -> anyhow::Result<()> {
     make_state_dir(config)?;
     let Some(_lock) = Lock::take(&config.state_dir).context("cannot take the lock")? else {
-        tracing::info!("the agent runs, and holds the table itself");
+        tracing::info!("the agent runs already and keeps the table");
         return Ok(());
     };
-    let keeper = load_keeper(config)?;
-    anyhow::ensure!(keeper.protects(), "the host firewall refused what this host must hold; see the log");
+    let reconciler = load_reconciler(config)?;
+    anyhow::ensure!(reconciler.protects(), "the host firewall refused what this host must hold; see the log");
     Ok(())
 }
 
 fn start(config: &Arc<Config>) -> anyhow::Result<Tasks> {
-    // First, so that no change after the keeper's first look goes unheard.
-    let watch = Watch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
-    let keeper = load_keeper(config)?;
-    // The table is in the kernel by now, and stays there.
+    // The watch starts first, so that it sees every change after the reconciler's first read.
+    let watch =
+        TableWatch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
+    let reconciler = load_reconciler(config)?;
+    // The table is in the kernel now, and stays there.
     refuse_exposed_key(config)?;
-    let board = Arc::new(Board::default());
-    board.keeper(keeper.protects());
-    let (handle, commands) = keeper::channel();
+    let status_file = Arc::new(StatusFile::default());
+    status_file.set_protects(reconciler.protects());
+    let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
-    let tampering = Tampering { reporter, board: Arc::clone(&board) };
-    let current = renew::Current::new(None);
+    let tampering = Tampering { reporter, status_file: Arc::clone(&status_file) };
+    let current = renew::CurrentIdentity::new(None);
 
     let mut tasks = Tasks::default();
-    let keepers = Arc::clone(&board);
-    tasks.spawn_thread("keeper", move || keeper::serve(keeper, commands, &keepers))?;
+    let reconciler_status = Arc::clone(&status_file);
+    tasks.spawn_thread("host-reconciler", move || {
+        host_reconciler::serve(reconciler, commands, &reconciler_status)
+    })?;
     tasks.spawn("clock", tick(handle.clone(), tampering.clone()));
-    tasks.spawn("tampering", tampering.mend(watch, handle.clone()));
-    let link = Link {
+    tasks.spawn("tampering", tampering.repair(watch, handle.clone()));
+    let connection = BrokerConnection {
         broker: config.broker.clone(),
         credentials: current.subscribe(),
-        keeper: handle,
+        reconciler: handle,
         reports,
-        board: Arc::clone(&board),
+        status_file: Arc::clone(&status_file),
     };
-    tasks.spawn("link", async move {
-        link.keep().await;
+    tasks.spawn("connection", async move {
+        connection.keep().await;
         Ok(())
     });
     tasks.spawn("certificate", certificate(Arc::clone(config), current));
-    tasks.spawn("status", publish(Arc::clone(config), board));
+    tasks.spawn("status", publish(Arc::clone(config), status_file));
     notify(&[NotifyState::Ready]);
     Ok(tasks)
 }
 
-fn load_keeper(config: &Config) -> anyhow::Result<Keeper<Enforcer>> {
+fn load_reconciler(config: &Config) -> anyhow::Result<HostReconciler<Enforcer>> {
     let enforcer = Enforcer::new().context("cannot reach the host firewall")?;
     let now = clock::moment();
-    let suspended = keeper::suspended(now.boottime);
-    Ok(Keeper::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))
+    let suspended = host_reconciler::suspended(now.boottime);
+    Ok(HostReconciler::start(enforcer, Ledger::in_dir(&config.state_dir), config, &now, suspended))
 }
 
-/// A key that others can read is for people to mend. What else may be wrong with the identity keeps the agent from the
-/// broker, but not from its table.
+/// Fails where other users can read the key: an operator has to correct that. Any other problem with the identity keeps
+/// the agent from the broker, but not from its table.
 fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
     match Credentials::load(&config.identity_dir()) {
         Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
@@ -115,7 +119,8 @@ fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
     }
 }
 
-/// One agent at a time. `status` and `doctor` hold the lock for a moment when they look whether an agent runs.
+/// Takes the lock, so that only one agent runs. `status` and `doctor` hold it for a moment to check whether an agent runs,
+/// so the agent tries for a second.
 async fn lock(config: &Config) -> anyhow::Result<Lock> {
     make_state_dir(config)?;
     for _ in 0..10 {
@@ -132,29 +137,29 @@ fn make_state_dir(config: &Config) -> anyhow::Result<()> {
     files::make_private_dir(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
 }
 
-/// The keeper's clock, and the proof for the service manager's watchdog that the keeper is not stuck.
-async fn tick(keeper: KeeperHandle, tampering: Tampering) -> anyhow::Result<()> {
+/// Ticks the reconciler, and shows the service manager's watchdog that the reconciler is not stuck.
+async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Result<()> {
     let mut interval = tokio::time::interval(TICK);
     loop {
         interval.tick().await;
-        tampering.unheard(keeper.tick().await);
+        tampering.report_unattributed(reconciler.tick().await);
         notify(&[NotifyState::Watchdog]);
     }
 }
 
-async fn certificate(config: Arc<Config>, current: renew::Current) -> anyhow::Result<()> {
-    renew::keep(&config.broker, &config.identity_dir(), &current).await;
+async fn certificate(config: Arc<Config>, current: renew::CurrentIdentity) -> anyhow::Result<()> {
+    renew::keep_renewed(&config.broker, &config.identity_dir(), &current).await;
     Ok(())
 }
 
-async fn publish(config: Arc<Config>, board: Arc<Board>) -> anyhow::Result<()> {
-    board.publish(&config.state_dir).await;
+async fn publish(config: Arc<Config>, status_file: Arc<StatusFile>) -> anyhow::Result<()> {
+    status_file.publish(&config.state_dir).await;
     Ok(())
 }
 
-/// Tells the service manager, if there is one.
+/// Notifies the service manager, if there is one.
 fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "cannot tell the service manager");
+        tracing::warn!(%error, "cannot notify the service manager");
     }
 }

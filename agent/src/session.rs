@@ -1,6 +1,24 @@
-//! One session with the broker: what it wants is handed to the keeper, and the keeper's answer goes back.
+//! A session with the broker: receives desired states, hands them to the reconciler, and sends back its answers.
 //!
-//! A session that is silent for too long is dead, whatever the network says of it.
+//! A session is one bidirectional stream. The agent opens it with a *hello* that names the last generation it accepted;
+//! the broker answers with the whole desired state, and sends it again whenever it changes. The agent sends for each one
+//! an *applied* with the generation and, where the state was refused, the error.
+//!
+//! Every message of the agent carries a *stamp*: the agent's `CLOCK_BOOTTIME` at sending. Every message of the broker
+//! hands back the stamp of the last message that it received (`heard`), with the time since (`heard_ago`). From these
+//! [`crate::desired_state::anchor`] derives a moment that is not after the broker's sending, so that no delay lengthens a
+//! window (I2). The same stamp acknowledges reports of tampering ([`crate::reports`]).
+//!
+//! The session applies one state at a time. While the reconciler works, the next message waits in the stream, and the
+//! session neither reads nor counts the broker's silence.
+//!
+//! - A state that cannot be parsed is answered with the field that is wrong; the earlier state stays.
+//! - A state with `keep_protection` comes from a broker that does not know this host: the agent closes every window and
+//!   keeps its ports protected.
+//! - A broker that is silent for 15 s, or that does not read for so long that the outgoing queue is full, is dead,
+//!   whatever the network reports. The session ends with an error, and [`crate::connection`] opens the next.
+//! - An answer that is lost with its session is not sent again: the hello of the next session says what was accepted, and
+//!   the broker sends the state again.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -8,8 +26,9 @@ use std::time::Duration;
 use postern_proto::convert;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
-use postern_proto::v1::session_request::Message as Out;
-use postern_proto::v1::session_response::Message as In;
+use postern_proto::v1::session_request::Message as ToBroker;
+use postern_proto::v1::session_response::Message as FromBroker;
+use postern_runtime::clock::instant;
 use tokio::sync::mpsc;
 use tokio::time::{Interval, MissedTickBehavior, Sleep};
 use tokio_stream::StreamExt as _;
@@ -18,21 +37,21 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 
 use crate::clock::{self, BootTime};
-use crate::desired::{Desired, anchor};
-use crate::explain;
-use crate::keeper::{Answer, KeeperHandle, forever};
+use crate::desired_state::{DesiredState, anchor};
+use crate::host_reconciler::{Answer, ReconcilerHandle, answer_or_pending};
 use crate::reports::Reports;
+use crate::status_chain::status_chain;
 
-/// How often the agent says that it lives.
-const HEARTBEAT: Duration = Duration::from_secs(5);
-/// How long the broker may be silent.
-const SILENCE: Duration = Duration::from_secs(15);
-/// How long the broker may take to open a session.
-const OPENING: Duration = Duration::from_secs(10);
-/// Messages that may wait for the network; more than there may be reports unheard.
-const QUEUE: usize = 64;
-/// The largest message taken, in bytes: some hundred thousand windows.
-const LARGEST: usize = 64 << 20;
+/// The interval of heartbeats.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(5);
+/// The silence of the broker after which a session is dead.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
+/// The longest wait for the broker to open a session.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most messages that may wait for the network; more than the reports that may be unacknowledged.
+const OUTGOING_QUEUE: usize = 64;
+/// The largest message accepted, in bytes: some hundred thousand windows.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// A session in progress.
 #[derive(Debug)]
@@ -41,28 +60,28 @@ pub struct Session {
     incoming: Streaming<v1::SessionResponse>,
     heartbeat: Interval,
     silence: Pin<Box<Sleep>>,
-    /// The desired state that the keeper is busy with.
-    asked: Option<(u64, Answer)>,
-    told: bool,
+    /// The generation that the reconciler is applying, with its answer to come.
+    pending: Option<(u64, Answer)>,
+    got_desired_state: bool,
 }
 
 /// A session ended, or none began.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     /// The broker refused, or the connection broke.
-    #[error("{}", explain::status(.0))]
+    #[error("{}", status_chain(.0))]
     Broker(Box<Status>),
-    /// The broker ended the stream without a word.
+    /// The broker ended the stream without an error.
     #[error("the broker ended the session")]
     Ended,
-    /// Nothing was heard.
-    #[error("the broker has been silent for {} s", SILENCE.as_secs())]
+    /// The broker sent nothing for too long.
+    #[error("the broker has been silent for {} s", SILENCE_TIMEOUT.as_secs())]
     Silent,
-    /// The network takes nothing any more.
-    #[error("the broker has stopped listening")]
+    /// The queue to the network is full.
+    #[error("the broker has stopped reading")]
     Stuck,
-    /// It did not open in time.
-    #[error("the broker did not open a session within {} s", OPENING.as_secs())]
+    /// The broker did not open a session in time.
+    #[error("the broker did not open a session within {} s", OPEN_TIMEOUT.as_secs())]
     NotOpened,
 }
 
@@ -71,121 +90,130 @@ impl Session {
     ///
     /// # Errors
     /// The broker cannot be reached, refuses, or takes too long.
-    pub async fn open(channel: Channel, keeper: &KeeperHandle) -> Result<Self, SessionError> {
-        let (outgoing, queue) = mpsc::channel(QUEUE);
+    pub async fn open(channel: Channel, reconciler: &ReconcilerHandle) -> Result<Self, SessionError> {
+        let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
             boot_id: clock::boot_id().to_string(),
-            last_generation: keeper.begin_session().await,
+            last_generation: reconciler.begin_session().await,
         };
-        // Stamped only as it goes out: making the connection may take seconds, and by so much windows would end early
-        // until the first heartbeat.
-        let hello = tokio_stream::once(Out::Hello(hello)).map(stamped);
-        let mut client = AgentServiceClient::new(channel).max_decoding_message_size(LARGEST);
+        // Stamped only when it is sent: connecting may take seconds, and with an earlier stamp windows would end that much
+        // early until the first heartbeat.
+        let hello = tokio_stream::once(ToBroker::Hello(hello)).map(stamped);
+        let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
         let opening = client.session(hello.chain(ReceiverStream::new(queue)));
-        let opened = tokio::time::timeout(OPENING, opening).await.map_err(|_| SessionError::NotOpened)?;
-        let incoming = opened.map_err(broken)?.into_inner();
-        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        let opened =
+            tokio::time::timeout(OPEN_TIMEOUT, opening).await.map_err(|_| SessionError::NotOpened)?;
+        let incoming = opened.map_err(stream_error)?.into_inner();
+        let mut heartbeat = tokio::time::interval(HEARTBEAT_INTERVAL);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         heartbeat.reset();
-        let silence = Box::pin(tokio::time::sleep(SILENCE));
-        Ok(Self { outgoing, incoming, heartbeat, silence, asked: None, told: false })
+        let silence = Box::pin(tokio::time::sleep(SILENCE_TIMEOUT));
+        Ok(Self { outgoing, incoming, heartbeat, silence, pending: None, got_desired_state: false })
     }
 
-    /// Whether the broker has told a desired state in this session.
-    pub fn was_told(&self) -> bool {
-        self.told
+    /// Reports whether the broker has sent a desired state in this session.
+    pub fn got_desired_state(&self) -> bool {
+        self.got_desired_state
     }
 
-    /// Runs until the session ends, and returns why. It may be dropped at any await and run again.
-    pub async fn run(&mut self, keeper: &KeeperHandle, reports: &mut Reports) -> SessionError {
+    /// Runs until the session ends, and returns the reason. The future may be dropped at any await and run again.
+    pub async fn run(&mut self, reconciler: &ReconcilerHandle, reports: &mut Reports) -> SessionError {
         loop {
-            if let Err(end) = self.step(keeper, reports).await {
+            if let Err(end) = self.step(reconciler, reports).await {
                 return end;
             }
         }
     }
 
-    async fn step(&mut self, keeper: &KeeperHandle, reports: &mut Reports) -> Result<(), SessionError> {
+    async fn step(
+        &mut self,
+        reconciler: &ReconcilerHandle,
+        reports: &mut Reports,
+    ) -> Result<(), SessionError> {
         tokio::select! {
             biased;
-            (generation, answer) = answered(&mut self.asked), if self.asked.is_some() => {
-                self.asked = None;
-                // While the keeper worked, nobody listened.
-                self.heard_something();
+            (generation, answer) = pending_answer(&mut self.pending), if self.pending.is_some() => {
+                self.pending = None;
+                // The session did not read while the reconciler worked.
+                self.reset_silence();
                 let error = answer.err().unwrap_or_default();
-                self.say(Out::Applied(v1::Applied { generation, error })).map(drop)
+                self.send(ToBroker::Applied(v1::Applied { generation, error })).map(drop)
             }
-            // One at a time: the next desired state waits in the stream until the keeper is done with this one.
-            message = self.incoming.message(), if self.asked.is_none() => {
-                let message = message.map_err(broken)?.ok_or(SessionError::Ended)?;
-                self.heard_something();
-                reports.heard(BootTime(message.heard));
-                self.take(message, keeper)
+            // One state at a time: the next waits in the stream until the reconciler is done with this one.
+            message = self.incoming.message(), if self.pending.is_none() => {
+                let message = message.map_err(stream_error)?.ok_or(SessionError::Ended)?;
+                self.reset_silence();
+                reports.acknowledged(BootTime(message.heard));
+                self.receive(message, reconciler)
             }
-            () = &mut self.silence, if self.asked.is_none() => Err(SessionError::Silent),
-            _ = self.heartbeat.tick() => self.say(Out::Heartbeat(v1::Heartbeat {})).map(drop),
+            () = &mut self.silence, if self.pending.is_none() => Err(SessionError::Silent),
+            _ = self.heartbeat.tick() => self.send(ToBroker::Heartbeat(v1::Heartbeat {})).map(drop),
             report = reports.next() => {
-                let sent_at = self.say(Out::Tampering(report.to_wire()));
-                // Sent or not, it is the queue's again: what was not heard is sent in the next session.
+                let sent_at = self.send(ToBroker::Tampering(report.to_wire()));
+                // Sent or not, the report goes back to the queue, which sends it in the next session unless acknowledged.
                 reports.sent(*sent_at.as_ref().unwrap_or(&BootTime(u64::MAX)), report);
                 sent_at.map(drop)
             }
         }
     }
 
-    fn take(&mut self, message: v1::SessionResponse, keeper: &KeeperHandle) -> Result<(), SessionError> {
-        let Some(In::Desired(wire)) = &message.message else { return Ok(()) };
-        self.told = true;
+    fn receive(
+        &mut self,
+        message: v1::SessionResponse,
+        reconciler: &ReconcilerHandle,
+    ) -> Result<(), SessionError> {
+        let Some(FromBroker::Desired(wire)) = &message.message else { return Ok(()) };
+        self.got_desired_state = true;
         if wire.keep_protection {
             tracing::warn!(
                 generation = wire.generation,
-                "the broker does not know this host: every window is closed"
+                "the broker does not know this host; closing every window and keeping the ports protected"
             );
-            self.asked = Some((wire.generation, keeper.close_windows(wire.generation)));
+            self.pending = Some((wire.generation, reconciler.close_windows(wire.generation)));
             return Ok(());
         }
-        // An age that is not told is taken for none: then every window ends the earlier.
+        // A missing age counts as zero: then every window ends earlier, never later.
         let heard_ago = convert::duration("heard_ago", message.heard_ago.as_ref()).unwrap_or_default();
         let anchor = anchor(BootTime(message.heard), heard_ago, clock::boottime());
-        match Desired::from_wire(wire, anchor) {
-            Ok(told) => {
-                self.asked = Some((told.generation, keeper.accept(told)));
+        match DesiredState::from_wire(wire, anchor) {
+            Ok(desired) => {
+                self.pending = Some((desired.generation, reconciler.accept(desired)));
                 Ok(())
             }
             Err(invalid) => {
-                tracing::error!(generation = wire.generation, error = %invalid, "the broker told what no host can hold");
+                tracing::error!(generation = wire.generation, error = %invalid, "the broker sent a desired state that is not valid");
                 let applied = v1::Applied { generation: wire.generation, error: invalid.to_string() };
-                self.say(Out::Applied(applied)).map(drop)
+                self.send(ToBroker::Applied(applied)).map(drop)
             }
         }
     }
 
-    /// Sends a message, without waiting: [`Self::run`] may be dropped while it waits. Returns the stamp it carries.
-    fn say(&mut self, message: Out) -> Result<BootTime, SessionError> {
+    /// Sends a message without waiting, because [`Self::run`] may be dropped at an await. Returns the stamp of the message.
+    fn send(&mut self, message: ToBroker) -> Result<BootTime, SessionError> {
         let request = stamped(message);
         let stamp = BootTime(request.sent_at);
         self.outgoing.try_send(request).map_err(|_| SessionError::Stuck)?;
         Ok(stamp)
     }
 
-    fn heard_something(&mut self) {
-        self.silence.as_mut().reset(tokio::time::Instant::now() + SILENCE);
+    fn reset_silence(&mut self) {
+        self.silence.as_mut().reset(instant() + SILENCE_TIMEOUT);
     }
 }
 
-fn stamped(message: Out) -> v1::SessionRequest {
+fn stamped(message: ToBroker) -> v1::SessionRequest {
     v1::SessionRequest { sent_at: clock::boottime().0, message: Some(message) }
 }
 
-/// The keeper's answer to what it was asked. Safe to cancel.
-async fn answered(asked: &mut Option<(u64, Answer)>) -> (u64, Result<(), String>) {
-    match asked {
-        Some((generation, answer)) => (*generation, forever(answer).await),
+/// Waits for the reconciler's answer to the pending state. Safe to cancel.
+async fn pending_answer(pending: &mut Option<(u64, Answer)>) -> (u64, Result<(), String>) {
+    match pending {
+        Some((generation, answer)) => (*generation, answer_or_pending(answer).await),
         None => std::future::pending().await,
     }
 }
 
-fn broken(status: Status) -> SessionError {
+fn stream_error(status: Status) -> SessionError {
     SessionError::Broker(Box::new(status))
 }

@@ -1,5 +1,5 @@
-//! How the agent stands: the running agent keeps a small file of it, and `status` shows that together with what the
-//! ledger holds.
+//! The status of the agent: the running agent keeps it in a small file, and `status` shows that file together with the
+//! content of the ledger.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -8,42 +8,43 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::{GrantId, Mode, ProtectedPort, SourcePrefix};
 use postern_pki::credentials::Credentials;
+use postern_runtime::error_chain::error_chain;
+use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::{self, Moment};
 use crate::config::Config;
-use crate::explain::chain;
-use crate::files::{self, Lock};
 use crate::ledger::Ledger;
-use crate::trace;
+use crate::lock::Lock;
+use crate::window_log;
 
-/// What only the running agent knows.
+/// The part of the status that only the running agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Running {
-    /// Its process id.
+    /// The process id of the agent.
     pub pid: u32,
-    /// Its version.
+    /// The version of the agent.
     pub version: String,
-    /// Whether the kernel holds what it should, as far as is known.
+    /// True while the kernel holds the state that it should, as far as the agent knows.
     pub protects: bool,
-    /// Whether it has a session with the broker.
+    /// True while the agent has a session with the broker.
     pub connected: bool,
-    /// Since when, by the wall (UTC).
+    /// The time since when `connected` has had its value, on the wall clock (UTC).
     pub since: Timestamp,
-    /// Why there is no session; empty where there is one.
+    /// The reason why there is no session; empty where there is one.
     pub reason: String,
-    /// How often the table had to be put back since the agent started.
+    /// The number of times the agent has repaired the table since it started.
     pub tampered: u64,
 }
 
-/// Where the running agent's parts put how they stand.
+/// The status file, to which the parts of the running agent report.
 #[derive(Debug)]
-pub struct Board {
+pub struct StatusFile {
     running: watch::Sender<Running>,
 }
 
-impl Default for Board {
+impl Default for StatusFile {
     fn default() -> Self {
         Self {
             running: watch::Sender::new(Running {
@@ -59,28 +60,28 @@ impl Default for Board {
     }
 }
 
-impl Board {
-    /// Whether the kernel holds what it should.
-    pub fn keeper(&self, protects: bool) {
+impl StatusFile {
+    /// Notes whether the kernel holds the state that it should.
+    pub fn set_protects(&self, protects: bool) {
         self.change(|running| running.protects = protects);
     }
 
-    /// A session began.
+    /// Notes that a session began.
     pub fn connected(&self) {
-        self.link(true, "");
+        self.set_connected(true, "");
     }
 
-    /// There is no session, for this reason. Returns whether that is news.
+    /// Notes that there is no session, for this reason. Returns whether that is a change.
     pub fn disconnected(&self, reason: &str) -> bool {
-        self.link(false, reason)
+        self.set_connected(false, reason)
     }
 
-    /// The table had to be put back.
+    /// Counts a repair of the table.
     pub fn tampered(&self) {
         self.change(|running| running.tampered += 1);
     }
 
-    fn link(&self, connected: bool, reason: &str) -> bool {
+    fn set_connected(&self, connected: bool, reason: &str) -> bool {
         self.change(|running| {
             if running.connected != connected {
                 (running.connected, running.since) = (connected, clock::wall());
@@ -97,13 +98,13 @@ impl Board {
         })
     }
 
-    /// Keeps the file in the state directory as the board is. Never ends.
+    /// Writes the file in the state directory after each change. Never ends.
     pub async fn publish(&self, state_dir: &Path) {
         let mut changes = self.running.subscribe();
         loop {
             let running = changes.borrow_and_update().clone();
             let content = serde_json::to_vec(&running).unwrap_or_default();
-            if let Err(error) = files::replace(&path(state_dir), &content) {
+            if let Err(error) = files::replace(&path(state_dir), &content, files::PRIVATE) {
                 tracing::warn!(%error, "cannot write the status file");
             }
             if changes.changed().await.is_err() {
@@ -113,59 +114,59 @@ impl Board {
     }
 }
 
-/// Where the running agent puts its status.
+/// Returns the path of the status file.
 pub fn path(state_dir: &Path) -> PathBuf {
     state_dir.join("status.json")
 }
 
-/// Everything that `status` shows.
+/// The content of `status`.
 #[derive(Debug, Serialize)]
 pub struct Status {
-    /// The target whose agent this is; none before enrolment.
+    /// The target of this agent; `None` before enrolment.
     pub target: Option<String>,
-    /// When the certificate ends (UTC).
+    /// The end of the certificate (UTC).
     pub certificate_not_after: Option<Timestamp>,
-    /// The running agent; none if it does not run.
+    /// The running agent; `None` if it does not run.
     pub running: Option<Running>,
     /// The generation accepted last; 0 if none.
     pub generation: u64,
-    /// What is done with a protected port that has no window.
+    /// The treatment of a protected port that has no window.
     pub mode: Option<Mode>,
     /// The protected ports.
     pub ports: Vec<ProtectedPort>,
     /// The open windows.
     pub windows: Vec<OpenNow>,
-    /// What could not be read.
+    /// The errors of everything that could not be read.
     pub errors: Vec<String>,
 }
 
-/// One open window.
+/// An open window.
 #[derive(Debug, Serialize)]
 pub struct OpenNow {
     /// The grant it belongs to.
     pub grant: GrantId,
     /// The port.
     pub port: ProtectedPort,
-    /// Who may connect.
+    /// The sources that may connect.
     pub source: SourcePrefix,
-    /// What is left of it, in whole seconds.
+    /// The time left, in whole seconds.
     pub remaining_seconds: u64,
 }
 
 impl Status {
-    /// Gathers it. What cannot be read is told in [`Status::errors`].
+    /// Gathers the status. [`Status::errors`] names what cannot be read.
     pub fn gather(config: &Config, now: &Moment) -> Self {
         let mut errors = Vec::new();
-        let mut tell = |error: &dyn std::error::Error| errors.push(chain(error));
+        let mut add = |error: &dyn std::error::Error| errors.push(error_chain(error));
         let credentials = config
             .identity_dir()
             .join("cert.pem")
             .exists()
             .then(|| Credentials::load(&config.identity_dir()));
-        let credentials = credentials.and_then(|loaded| loaded.map_err(|error| tell(&error)).ok());
+        let credentials = credentials.and_then(|loaded| loaded.map_err(|error| add(&error)).ok());
         let accepted =
-            Ledger::in_dir(&config.state_dir).load(now).map_err(|error| tell(&error)).ok().flatten();
-        let window = |window: &crate::desired::HeldWindow| OpenNow {
+            Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();
+        let window = |window: &crate::desired_state::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,
             source: window.source,
@@ -183,7 +184,7 @@ impl Status {
         }
     }
 
-    /// Writes it for people.
+    /// Writes the status for people.
     ///
     /// # Errors
     /// The output is closed.
@@ -203,12 +204,11 @@ impl Status {
                 let reason =
                     if running.reason.is_empty() { String::new() } else { format!(": {}", running.reason) };
                 writeln!(out, "broker       {link} since {:.0}{reason}", running.since)?;
-                let kernel =
-                    if running.protects { "holds what it should" } else { "refused what it should hold" };
-                writeln!(out, "kernel       {kernel}; put back {} times", running.tampered)?;
+                let kernel = if running.protects { "holds its state" } else { "refused its state" };
+                writeln!(out, "kernel       {kernel}; repaired {} times", running.tampered)?;
             }
         }
-        let mode = self.mode.map(|mode| trace::word(mode).to_owned());
+        let mode = self.mode.map(|mode| window_log::mode_name(mode).to_owned());
         writeln!(out, "generation   {}, mode {}", self.generation, or_none(mode))?;
         let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
         writeln!(out, "protected    {}", or_none(Some(ports.join(" ")).filter(|ports| !ports.is_empty())))?;
@@ -229,7 +229,7 @@ impl Status {
     }
 }
 
-/// What the running agent says, if one runs: it holds the lock.
+/// Returns the status file of the running agent, if one runs: it holds the lock.
 fn running(state_dir: &Path) -> Option<Running> {
     if !state_dir.join("lock").exists() || matches!(Lock::take(state_dir), Ok(Some(_))) {
         return None;
@@ -237,7 +237,7 @@ fn running(state_dir: &Path) -> Option<Running> {
     serde_json::from_slice(&std::fs::read(path(state_dir)).ok()?).ok()
 }
 
-/// Hours, minutes and seconds: `1:02:03`.
+/// Returns hours, minutes and seconds: `1:02:03`.
 fn clock_text(left: Duration) -> String {
     let seconds = left.as_secs();
     format!("{}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_reads_as_a_page_and_as_json() {
+    fn a_status_is_written_as_a_page_and_as_json() {
         let status = Status {
             target: Some("host:web-1".into()),
             certificate_not_after: None,
@@ -277,15 +277,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_file_is_believed_only_while_an_agent_runs() {
+    async fn the_status_file_counts_only_while_an_agent_runs() {
         let dir = tempfile::tempdir().unwrap();
-        let board = Board::default();
-        board.connected();
+        let status_file = StatusFile::default();
+        status_file.connected();
         tokio::select! {
-            () = board.publish(dir.path()) => {}
+            () = status_file.publish(dir.path()) => {}
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
-        assert!(running(dir.path()).is_none(), "nobody holds the lock");
+        assert!(running(dir.path()).is_none(), "no agent holds the lock");
         let _lock = Lock::take(dir.path()).unwrap().unwrap();
         assert!(running(dir.path()).unwrap().connected);
     }

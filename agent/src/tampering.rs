@@ -1,54 +1,54 @@
-//! Tampering: someone else changed our table. It is put back at once, and reported with the process that did it (I9).
+//! Tampering: another process changed Postern's table. The agent repairs it at once, and reports it with that process (I9).
 //!
-//! A change that is heard of is only a reason to look: the keeper tells whether anything was wrong. What it finds wrong
-//! without having been told, when it looks anyway, is reported too, with no process.
+//! A change that the watch reports is only a reason to look: the reconciler decides whether anything was wrong. Damage that
+//! the reconciler finds by its own checks, without a change from the watch, is reported as well, with no process.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock;
-use crate::firewall::watch::{Change, Watch};
-use crate::keeper::{Damage, KeeperHandle, Mended};
+use crate::firewall::watch::{TableChange, TableWatch};
+use crate::host_reconciler::{Damage, ReconcilerHandle, RepairOutcome};
 use crate::reports::{Report, Reporter};
-use crate::status::Board;
+use crate::status::StatusFile;
 
-/// Where tampering is told.
+/// The destinations of reports of tampering.
 #[derive(Debug, Clone)]
 pub struct Tampering {
-    /// For the broker's audit log.
+    /// The queue to the broker, which audits each report.
     pub reporter: Reporter,
-    /// For `status`.
-    pub board: Arc<Board>,
+    /// The file behind `status`.
+    pub status_file: Arc<StatusFile>,
 }
 
 impl Tampering {
-    /// Has every change mended that is heard of. Ends only when nothing can be heard any more.
+    /// Repairs the table after every change that the watch reports. Ends only when the watch fails.
     ///
     /// # Errors
-    /// The watch is broken.
-    pub async fn mend(self, mut watch: Watch, keeper: KeeperHandle) -> anyhow::Result<()> {
+    /// The watch failed.
+    pub async fn repair(self, mut watch: TableWatch, reconciler: ReconcilerHandle) -> anyhow::Result<()> {
         loop {
             let change = watch.changed().await?;
             let changed = clock::boottime();
-            let mended = keeper.mend().await;
-            if let Some(Damage { what, .. }) = mended.damage {
-                self.tell(what, change, clock::boottime().since(changed), mended.whole);
+            let outcome = reconciler.repair().await;
+            if let Some(Damage { what, .. }) = outcome.damage {
+                self.report(what, change, clock::boottime().since(changed), outcome.in_sync);
             }
         }
     }
 
-    /// Tells of damage that was found though no change was heard of.
-    pub fn unheard(&self, found: Mended) {
+    /// Reports damage that the reconciler found without a change from the watch.
+    pub fn report_unattributed(&self, found: RepairOutcome) {
         if let Some(Damage { what, exposed_at_most }) = found.damage {
-            self.tell(what, Change::default(), exposed_at_most, found.whole);
+            self.report(what, TableChange::default(), exposed_at_most, found.in_sync);
         }
     }
 
-    fn tell(&self, what: String, by: Change, exposed_for: Duration, whole: bool) {
-        let Change { process, pid } = by;
-        tracing::warn!(what, process, pid, ?exposed_for, whole, "someone else changed our table");
-        self.board.tampered();
-        let what = if whole { what } else { format!("{what}; it could not be put back yet") };
+    fn report(&self, what: String, by: TableChange, exposed_for: Duration, in_sync: bool) {
+        let TableChange { process, pid } = by;
+        tracing::warn!(what, process, pid, ?exposed_for, in_sync, "another process changed the table");
+        self.status_file.tampered();
+        let what = if in_sync { what } else { format!("{what}; the agent could not repair it yet") };
         self.reporter.report(Report { what, process, pid, exposed_for });
     }
 }

@@ -1,37 +1,41 @@
-//! `uninstall`: takes back everything the agent put on this host, and nothing else (I6).
+//! `uninstall`: removes everything that the agent put on this host, and nothing else (I6).
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use anyhow::Context as _;
+use postern_runtime::files;
 
 use crate::config::Config;
-use crate::files::{self, Lock};
+use crate::lock::Lock;
 
-/// Every file that the agent makes in its state directory.
-const FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
-/// Every file of an identity.
-const IDENTITY: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
+/// The files that the agent makes in its state directory.
+const STATE_FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
+/// The files of an identity.
+const IDENTITY_FILES: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
 
 /// Removes the table with `remove_table`, and then the state.
 ///
 /// # Errors
-/// The agent runs, or something that is there cannot be removed. What was not removed yet is still there.
+/// The agent runs, or a file or the table cannot be removed. Everything after it is still there.
 pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
     let dir = &config.state_dir;
     if !dir.exists() {
         return remove_table();
     }
-    let lock = Lock::take(dir).with_context(|| format!("cannot look into {}", dir.display()))?;
+    let lock = Lock::take(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     anyhow::ensure!(
         lock.is_some(),
         "the agent runs; stop it first with `systemctl disable --now postern-agent`"
     );
     remove_table()?;
     let identity = config.identity_dir();
-    let ours = IDENTITY.map(|name| identity.join(name)).into_iter().chain(FILES.map(|name| dir.join(name)));
-    for path in ours {
+    let files = IDENTITY_FILES
+        .map(|name| identity.join(name))
+        .into_iter()
+        .chain(STATE_FILES.map(|name| dir.join(name)));
+    for path in files {
         files::remove(&path).with_context(|| format!("cannot remove {}", path.display()))?;
     }
     for dir in [&identity, dir] {
@@ -40,7 +44,7 @@ pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<
     Ok(())
 }
 
-/// A directory with someone else's files in it stays.
+/// Removes an empty directory; a directory with other files in it stays.
 fn remove_empty(dir: &Path) -> io::Result<()> {
     match fs::remove_dir(dir) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) => {
@@ -67,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn i6_only_what_is_ours_is_removed() {
+    fn i6_only_files_of_the_agent_are_removed() {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("agent");
         fs::create_dir_all(state.join("identity")).unwrap();

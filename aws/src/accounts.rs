@@ -1,4 +1,5 @@
-//! Reaching the accounts: credentials, clients, and the proof that an account is the one it is said to be.
+//! Access to the accounts: credentials, clients, and the proof that credentials belong to the configured
+//! account.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,26 +11,26 @@ use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_http_client::tls::{self, rustls_provider::CryptoMode};
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
-use crate::error::in_words;
 use crate::limits::Limits;
 use crate::settings::{Account, Settings};
 
-/// How long a change may take.
-const CHANGE: Duration = Duration::from_secs(10);
-/// How long one attempt of a read may take, and all of them: a page of a sweep is long.
-const READ: Duration = Duration::from_secs(30);
-const READS: Duration = Duration::from_secs(90);
-/// How often a read is tried.
+/// The timeout of a change.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout of one attempt of a read, and of all its attempts: a page of a sweep is long.
+const READ_ATTEMPT_TIMEOUT: Duration = Duration::from_secs(30);
+const READ_TIMEOUT: Duration = Duration::from_secs(90);
+/// The number of attempts of a read.
 const READ_ATTEMPTS: u32 = 3;
-/// The longest pause between two attempts: whoever asked has a patience of its own.
-const READ_PAUSE: Duration = Duration::from_secs(2);
+/// The longest pause between two attempts: the caller of the provider has a timeout of its own.
+const MAX_READ_BACKOFF: Duration = Duration::from_secs(2);
 
-/// One account in one Region.
-pub(crate) struct Place {
+/// An account in one Region.
+pub(crate) struct AccountRegion {
     pub(crate) account: String,
     pub(crate) region: String,
     pub(crate) ec2: Ec2,
@@ -38,15 +39,15 @@ pub(crate) struct Place {
     identity: Arc<Identity>,
 }
 
-/// Whose credentials an account's are.
+/// The credentials of an account, and the proof that they are that account's.
 struct Identity {
     account: String,
     sts: aws_sdk_sts::Client,
     proven: OnceCell<()>,
 }
 
-/// Every place, by account and Region. No call is made yet.
-pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<Place>> {
+/// Prepares the clients of every account and Region. Makes no call.
+pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<AccountRegion>> {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -56,7 +57,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
         let mut base = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http.clone())
             .region(Region::new(home.clone()))
-            .timeout_config(TimeoutConfig::builder().operation_timeout(READ).build());
+            .timeout_config(TimeoutConfig::builder().operation_timeout(READ_ATTEMPT_TIMEOUT).build());
         if let Some(endpoint) = &settings.endpoint {
             base = base.endpoint_url(endpoint);
         }
@@ -76,13 +77,14 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
                 let config = config.retry_config(retry).timeout_config(timeouts.build());
                 aws_sdk_ec2::Client::from_conf(config.build())
             };
-            let reads = RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(READ_PAUSE);
+            let reads =
+                RetryConfig::standard().with_max_attempts(READ_ATTEMPTS).with_max_backoff(MAX_READ_BACKOFF);
             let ec2 = Ec2 {
-                reads: client(reads, READ, READS),
-                writes: client(RetryConfig::disabled(), CHANGE, CHANGE),
+                reads: client(reads, READ_ATTEMPT_TIMEOUT, READ_TIMEOUT),
+                writes: client(RetryConfig::disabled(), CHANGE_TIMEOUT, CHANGE_TIMEOUT),
                 limits: Limits::new(),
             };
-            let place = Place {
+            let place = AccountRegion {
                 account: account.id.clone(),
                 region: region.clone(),
                 ec2,
@@ -106,17 +108,17 @@ async fn credentials(account: &Account, own: SdkConfig) -> SdkConfig {
     own.into_builder().credentials_provider(provider).build()
 }
 
-impl Place {
-    /// Its name, for people.
+impl AccountRegion {
+    /// The name that reports and errors use.
     pub(crate) fn name(&self) -> String {
         format!("account {} in {}", self.account, self.region)
     }
 
-    /// The calls to it, once it is known that they reach the right account: another one's "not found" would be taken
-    /// for the end of an instance.
+    /// Returns the client, once STS has confirmed that it reaches the right account: Postern would take
+    /// another account's "not found" for the end of an instance.
     ///
     /// # Errors
-    /// The credentials are missing, or another account's.
+    /// The credentials are missing, or belong to another account.
     pub(crate) async fn ec2(&self) -> Result<&Ec2, CloudError> {
         self.identity.proven.get_or_try_init(|| self.identity.prove()).await?;
         Ok(&self.ec2)
@@ -129,7 +131,7 @@ impl Identity {
             CloudError::unavailable(format!(
                 "no credentials for the account {}: {}",
                 self.account,
-                in_words(&error)
+                error_chain(&error)
             ))
         })?;
         match answer.account() {

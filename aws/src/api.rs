@@ -1,6 +1,7 @@
 //! The calls to EC2, in the terms of this crate: one account in one Region.
 //!
-//! A read is tried a few times by the SDK; a write is not: what a failed write did is found out by looking.
+//! The SDK retries a read a few times and never retries a write: the provider reads EC2 to find out what a
+//! failed write did.
 
 use std::collections::BTreeMap;
 
@@ -10,56 +11,56 @@ use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use crate::error::CallError;
-use crate::limits::{Kind, Limits};
+use crate::limits::{ActionKind, Limits};
 use crate::resource::{Group, Instance, Interface, NewRule, Rules};
 use crate::rule::{Rule, Tags};
 use crate::wire;
 
-/// How many values a filter takes, and items a page (EC2 API reference).
-const VALUES: usize = 200;
-const PAGE: i32 = 1000;
-const PAGE_OF_LISTS: i32 = 100;
+/// The most values of a filter, and the most items of a page (EC2 API reference).
+const VALUES_PER_FILTER: usize = 200;
+const PAGE_SIZE: i32 = 1000;
+const PREFIX_LIST_PAGE_SIZE: i32 = 100;
 
-/// One account in one Region.
+/// An account in one Region.
 pub(crate) struct Ec2 {
     pub(crate) reads: Client,
     pub(crate) writes: Client,
     pub(crate) limits: Limits,
 }
 
-/// What is looked for.
+/// A selection of resources.
 pub(crate) enum Find<'a> {
     /// Everything in the Region.
     All,
-    /// Where the filter has one of these values.
+    /// The resources for which the filter has one of these values.
     Where(&'a str, &'a [String]),
 }
 
 impl Find<'_> {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> ActionKind {
         match self {
-            Self::All => Kind::DescribeAll,
-            Self::Where(..) => Kind::Describe,
+            Self::All => ActionKind::DescribeAll,
+            Self::Where(..) => ActionKind::Describe,
         }
     }
 
-    /// One filter for each batch of values that a call takes.
+    /// Returns one filter for each batch of values that a call takes.
     fn batches(&self) -> Vec<Option<Filter>> {
         match self {
             Self::All => vec![None],
             Self::Where(name, values) => {
                 let filter =
                     |some: &[String]| Filter::builder().name(*name).set_values(Some(some.to_vec())).build();
-                values.chunks(VALUES).map(|some| Some(filter(some))).collect()
+                values.chunks(VALUES_PER_FILTER).map(|some| Some(filter(some))).collect()
             }
         }
     }
 }
 
-/// Every page of every batch of a `Describe` action.
+/// Reads every page of every batch of a `Describe` action.
 macro_rules! pages {
     ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $each:expr) => {
-        pages!($ec2, $find, $call, $action, $items, PAGE, $each)
+        pages!($ec2, $find, $call, $action, $items, PAGE_SIZE, $each)
     };
     ($ec2:expr, $find:expr, $call:ident, $action:literal, $items:ident, $size:expr, $each:expr) => {{
         let find = $find;
@@ -87,7 +88,7 @@ macro_rules! pages {
 }
 
 impl Ec2 {
-    /// Security groups.
+    /// Returns security groups.
     pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Group>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_security_groups, "DescribeSecurityGroups", security_groups, |group| {
@@ -96,7 +97,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Network interfaces.
+    /// Returns network interfaces.
     pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Interface>, CallError> {
         let mut found = Vec::new();
         pages!(
@@ -110,7 +111,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Instances that are neither terminated nor about to be.
+    /// Returns the instances that are neither terminated nor about to be.
     pub(crate) async fn instances(&self, find: Find<'_>) -> Result<Vec<Instance>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_instances, "DescribeInstances", reservations, |reservation| {
@@ -119,7 +120,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// The rules of these groups; of every group, if none is named.
+    /// Returns the rules that the selection matches, by group and direction.
     pub(crate) async fn rules(&self, find: Find<'_>) -> Result<Rules, CallError> {
         let mut found = Rules::default();
         pages!(
@@ -139,7 +140,8 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// How many rules each of these prefix lists counts as: its most entries (Amazon VPC quotas).
+    /// The number of rules that each of these prefix lists counts as: its maximum number of entries (Amazon
+    /// VPC quotas).
     pub(crate) async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, usize>, CallError> {
         let mut found = BTreeMap::new();
         pages!(
@@ -148,7 +150,7 @@ impl Ec2 {
             describe_managed_prefix_lists,
             "DescribeManagedPrefixLists",
             prefix_lists,
-            PAGE_OF_LISTS,
+            PREFIX_LIST_PAGE_SIZE,
             |list| {
                 let id = list.prefix_list_id().map(ToOwned::to_owned);
                 found.extend(id.zip(list.max_entries().and_then(|most| usize::try_from(most).ok())));
@@ -157,7 +159,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// Makes a group, with its tags from its first moment. Its id.
+    /// Creates a group that has its tags from its first moment, and returns its id.
     pub(crate) async fn create_group(
         &self,
         name: &str,
@@ -166,25 +168,25 @@ impl Ec2 {
         tags: &Tags,
     ) -> Result<String, CallError> {
         const ACTION: &str = "CreateSecurityGroup";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let call = self.writes.create_security_group().group_name(name).description(description).vpc_id(vpc);
         let tags = specification(ResourceType::SecurityGroup, tags);
         let answer = done(ACTION, call.tag_specifications(tags).send().await)?;
-        let missing = || CallError::Silent { action: ACTION, reason: "the answer has no group id".into() };
+        let missing = || CallError::NoAnswer { action: ACTION, reason: "the answer has no group id".into() };
         answer.group_id().map(ToOwned::to_owned).ok_or_else(missing)
     }
 
     /// Deletes a group.
     pub(crate) async fn delete_group(&self, id: &str) -> Result<(), CallError> {
         const ACTION: &str = "DeleteSecurityGroup";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         done(ACTION, self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
-    /// Adds rules, which all have the same tags. Either all are added or none.
+    /// Adds rules, which all have the same tags. EC2 adds all of them or none.
     pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
         const ACTION: &str = "AuthorizeSecurityGroupIngress";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());
         let call = self
             .writes
@@ -198,19 +200,19 @@ impl Ec2 {
         Ok(answer.security_group_rules().iter().filter_map(wire::rule).collect())
     }
 
-    /// Takes rules away, by id: by their properties a miss would be silent in a default VPC.
+    /// Removes rules by id. By properties, EC2 would not report a rule that is missing in a default VPC.
     pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupIngress";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let call = self.writes.revoke_security_group_ingress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
     }
 
-    /// Takes egress rules away, by id.
+    /// Removes egress rules by id.
     pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupEgress";
-        self.limits.take(Kind::Change, ACTION).await;
+        self.limits.take(ActionKind::Change, ACTION).await;
         let call = self.writes.revoke_security_group_egress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
@@ -223,26 +225,26 @@ impl Ec2 {
         tags: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), CallError> {
         const ACTION: &str = "CreateTags";
-        self.limits.take(Kind::Tag, ACTION).await;
+        self.limits.take(ActionKind::Tag, ACTION).await;
         let tags =
             tags.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let call = self.writes.create_tags().resources(resource).set_tags(Some(tags));
         done(ACTION, call.send().await).map(drop)
     }
 
-    /// Takes tags off a resource, whatever their value.
+    /// Removes tags from a resource, whatever their value.
     pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "DeleteTags";
-        self.limits.take(Kind::Tag, ACTION).await;
+        self.limits.take(ActionKind::Tag, ACTION).await;
         let tags = keys.iter().map(|key| Tag::builder().key(key).build()).collect();
         let call = self.writes.delete_tags().resources(resource).set_tags(Some(tags));
         done(ACTION, call.send().await).map(drop)
     }
 
-    /// Replaces all groups of an interface: there is no other way, and no compare-and-swap.
+    /// Replaces all groups of an interface: EC2 has no other call for it, and no compare-and-swap.
     pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "ModifyNetworkInterfaceAttribute";
-        self.limits.take(Kind::ModifyInterface, ACTION).await;
+        self.limits.take(ActionKind::ModifyInterface, ACTION).await;
         let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);
         done(ACTION, call.set_groups(Some(groups.to_vec())).send().await).map(drop)
     }

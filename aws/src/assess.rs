@@ -1,4 +1,4 @@
-//! Which ports the rules of an instance expose, and to whom.
+//! The ports that the rules of an instance expose, and the sources that reach them.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -12,11 +12,11 @@ use crate::rule::Rule;
 pub(crate) struct Exposure {
     /// The rule.
     pub(crate) rule: Rule,
-    /// Those of the ports that it lets in.
+    /// The ports, of those asked about, that it lets in.
     pub(crate) ports: BTreeSet<ProtectedPort>,
 }
 
-/// The rules that let one of the ports in, those open to anyone first.
+/// Returns the rules that let one of the ports in, those open to anyone first.
 pub(crate) fn exposures<'a>(
     rules: impl IntoIterator<Item = &'a Rule>,
     ports: &BTreeSet<ProtectedPort>,
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_exposed_is_said_in_words_and_anyone_comes_first() {
+    fn exposures_are_described_and_those_open_to_anyone_come_first() {
         let management = ["tcp/22", "tcp/3389"].map(|port| port.parse().unwrap()).into();
         let rules = [
             rule("sgr-1", "sg-a", 443, 443, "0.0.0.0/0"),

@@ -1,7 +1,8 @@
-//! What an error of EC2 means for us.
+//! Errors of EC2, classified: refused, worth a retry, or of unknown effect.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
+use postern_runtime::error_chain::error_chain;
 
 /// An error of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -13,16 +14,16 @@ pub(crate) enum CallError {
         action: &'static str,
         /// EC2's code (EC2 API reference, "Error codes").
         code: String,
-        /// EC2's words.
+        /// EC2's message.
         message: String,
-        /// Whether asking again may help.
-        again: bool,
-        /// Whether the call took no effect for sure.
-        refused: bool,
+        /// A retry may help.
+        retryable: bool,
+        /// The call certainly had no effect.
+        had_no_effect: bool,
     },
-    /// There was no answer: the call may have taken effect.
+    /// No usable answer arrived: the call may have taken effect.
     #[error("{action}: {reason}")]
-    Silent {
+    NoAnswer {
         /// The action.
         action: &'static str,
         /// Why.
@@ -31,7 +32,7 @@ pub(crate) enum CallError {
 }
 
 impl CallError {
-    /// Reads the SDK's error.
+    /// Classifies the SDK's error.
     pub(crate) fn of<E, R>(action: &'static str, error: SdkError<E, R>) -> Self
     where
         E: ProvideErrorMetadata + std::error::Error + 'static,
@@ -42,43 +43,35 @@ impl CallError {
         {
             let message = answer.err().message().unwrap_or_default().to_owned();
             let broken = answer.raw().is_server_error();
-            let refused = !broken || is_throttling(code);
+            let had_no_effect = !broken || is_throttling(code);
             return Self::Answered {
                 action,
                 code: code.to_owned(),
                 message,
-                again: broken || is_passing(code),
-                refused,
+                retryable: broken || is_transient(code),
+                had_no_effect,
             };
         }
-        Self::Silent { action, reason: in_words(&error) }
+        Self::NoAnswer { action, reason: error_chain(&error) }
     }
 
-    /// Whether the call may have taken effect all the same.
-    pub(crate) fn may_have_happened(&self) -> bool {
-        !matches!(self, Self::Answered { refused: true, .. })
+    /// Reports whether the call may have taken effect despite the error.
+    pub(crate) fn may_have_taken_effect(&self) -> bool {
+        !matches!(self, Self::Answered { had_no_effect: true, .. })
     }
 
-    /// EC2's code; empty where there was no answer.
+    /// EC2's code; empty if no answer arrived.
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Answered { code, .. } => code,
-            Self::Silent { .. } => "",
+            Self::NoAnswer { .. } => "",
         }
     }
 }
 
-/// An error with its causes, one after the other.
-pub(crate) fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
-}
-
-/// Whether an answer blames the server.
+/// An answer with an HTTP status.
 pub(crate) trait AnswerStatus {
-    /// A status of 5xx.
+    /// Reports whether the status is 5xx.
     fn is_server_error(&self) -> bool;
 }
 
@@ -88,14 +81,16 @@ impl AnswerStatus for aws_smithy_runtime_api::client::orchestrator::HttpResponse
     }
 }
 
-/// Codes of a call that was one too many. Their status is 503 (EC2 API reference, "Error codes").
+/// Reports whether the code says that the caller exceeded a rate. The status of these codes is 503 (EC2 API
+/// reference, "Error codes").
 fn is_throttling(code: &str) -> bool {
     matches!(code, "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException")
 }
 
-/// Codes with a status of 4xx after which asking again may help. What does not exist yet may do so in a moment: EC2 is
-/// eventually consistent (EC2 API reference, "Eventual consistency"); what is there already may not have been shown yet.
-fn is_passing(code: &str) -> bool {
+/// Reports whether a retry may help after this code of a 4xx answer. A resource that EC2 does not find may
+/// appear in a moment, and one that it calls a duplicate may not have been shown yet: EC2 is eventually
+/// consistent (EC2 API reference, "Eventual consistency").
+fn is_transient(code: &str) -> bool {
     const CODES: [&str; 8] = [
         "InvalidGroup.Duplicate",
         "InvalidPermission.Duplicate",
@@ -114,7 +109,7 @@ impl From<CallError> for CloudError {
         let reason =
             remedy(error.code()).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"));
         match error {
-            CallError::Answered { again: true, .. } | CallError::Silent { .. } => {
+            CallError::Answered { retryable: true, .. } | CallError::NoAnswer { .. } => {
                 Self::Unavailable { reason }
             }
             CallError::Answered { .. } => Self::Refused { reason },
@@ -134,7 +129,7 @@ fn remedy(code: &str) -> Option<&'static str> {
             "detach a group that is not needed, or have the quota of security groups per network interface raised (16 at most)",
         ),
         "InvalidGroup.Duplicate" => Some(
-            "EC2 may not show yet a group of Postern's own; where that lasts, another Postern of the account has one of this name, or its tags were taken off: delete it",
+            "EC2 may not show a group of Postern's yet; if this lasts, another Postern of the account has a group of this name, or the tags of the group were removed: delete it",
         ),
         "SecurityGroupLimitExceeded" => Some("have the quota of security groups per Region raised"),
         "TagLimitExceeded" => Some("too many grants share one source and port: wait until one of them ends"),
@@ -146,9 +141,9 @@ fn remedy(code: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    fn answered(code: &str, again: bool) -> CloudError {
+    fn answered(code: &str, retryable: bool) -> CloudError {
         let (action, code) = ("AuthorizeSecurityGroupIngress", code.to_owned());
-        CallError::Answered { action, code, message: "a test".into(), again, refused: true }.into()
+        CallError::Answered { action, code, message: "a test".into(), retryable, had_no_effect: true }.into()
     }
 
     #[test]
@@ -158,7 +153,8 @@ mod tests {
         };
         assert!(reason.contains("quota of rules per security group raised"), "{reason}");
         assert!(matches!(answered("RequestLimitExceeded", true), CloudError::Unavailable { .. }));
-        let silent = CallError::Silent { action: "RevokeSecurityGroupIngress", reason: "a timeout".into() };
-        assert!(matches!(silent.into(), CloudError::Unavailable { .. }));
+        let no_answer =
+            CallError::NoAnswer { action: "RevokeSecurityGroupIngress", reason: "a timeout".into() };
+        assert!(matches!(no_answer.into(), CloudError::Unavailable { .. }));
     }
 }

@@ -1,16 +1,18 @@
-//! Staying under the rates that EC2 allows, so that a sweep of thousands of instances takes nobody's calls away.
+//! Client-side limits below the rates that EC2 allows, so that a sweep of thousands of instances leaves calls
+//! to the account's other users.
 //!
 //! EC2 meters each account and Region with a bucket of tokens for every action (EC2 API reference, "Request
-//! throttling"). For reads ours hold half of what those do: consoles, scripts and other brokers draw from the same. A
-//! window's end does not wait for others: for changes ours hold nine tenths, and fill as fast.
+//! throttling"). For reads Postern's buckets hold half of what EC2's do: consoles, scripts and other brokers
+//! draw from the same. The end of a window must not wait for them: for changes Postern's buckets hold nine
+//! tenths, and fill as fast.
 
 use std::num::NonZeroU32;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-/// Kinds of action. Each action has its own bucket, of its kind's size.
+/// The kinds of action. Each action has its own bucket, of its kind's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ActionKind {
     /// `Describe*` with a filter or ids: 100 tokens, 20 a second.
     Describe,
     /// `Describe*` without: 50 tokens, 10 a second.
@@ -19,7 +21,7 @@ pub(crate) enum Kind {
     ModifyInterface,
     /// `CreateTags` and `DeleteTags`: 100 tokens, 10 a second.
     Tag,
-    /// What else changes something: 50 tokens, 5 a second.
+    /// Every other change: 50 tokens, 5 a second.
     Change,
 }
 
@@ -36,7 +38,7 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Full buckets.
+    /// Creates full buckets.
     pub(crate) fn new() -> Self {
         let buckets = |capacity: u32, per_second: u32| {
             let number = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
@@ -52,17 +54,17 @@ impl Limits {
     }
 
     /// Waits for a token of an action.
-    pub(crate) async fn take(&self, kind: Kind, action: &'static str) {
+    pub(crate) async fn take(&self, kind: ActionKind, action: &'static str) {
         self.buckets(kind).until_key_ready(&action).await;
     }
 
-    fn buckets(&self, kind: Kind) -> &Buckets {
+    fn buckets(&self, kind: ActionKind) -> &Buckets {
         match kind {
-            Kind::Describe => &self.describe,
-            Kind::DescribeAll => &self.describe_all,
-            Kind::ModifyInterface => &self.modify_interface,
-            Kind::Tag => &self.tag,
-            Kind::Change => &self.change,
+            ActionKind::Describe => &self.describe,
+            ActionKind::DescribeAll => &self.describe_all,
+            ActionKind::ModifyInterface => &self.modify_interface,
+            ActionKind::Tag => &self.tag,
+            ActionKind::Change => &self.change,
         }
     }
 }
@@ -72,13 +74,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_over_the_rate_of_one_action_waits_and_the_others_do_not() {
+    fn a_call_over_the_rate_of_one_action_waits_and_the_others_do_not() {
         let limits = Limits::new();
         for (kind, tokens, action, other) in [
-            (Kind::Change, 45, "RevokeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"),
-            (Kind::Describe, 50, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
-            (Kind::DescribeAll, 25, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
-            (Kind::Tag, 90, "CreateTags", "DeleteTags"),
+            (ActionKind::Change, 45, "RevokeSecurityGroupIngress", "AuthorizeSecurityGroupIngress"),
+            (ActionKind::Describe, 50, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
+            (ActionKind::DescribeAll, 25, "DescribeSecurityGroups", "DescribeNetworkInterfaces"),
+            (ActionKind::Tag, 90, "CreateTags", "DeleteTags"),
         ] {
             let has_one = |action| limits.buckets(kind).check_key(&action).is_ok();
             assert!((0..tokens).all(|_| has_one(action)), "{action}");

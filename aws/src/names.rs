@@ -1,27 +1,28 @@
-//! The names of groups of ours. EC2 lets nobody change a group's name (EC2 API reference, `CreateSecurityGroup`), and has
-//! each once in a VPC: a group that has lost its tags is still known by it.
+//! The names of Postern's security groups. EC2 has no call that changes a group's name (EC2 API reference,
+//! `CreateSecurityGroup`), and has each name once in a VPC: the broker still knows a group that has lost its
+//! tags by its name.
 
-const OWN: &str = "postern-";
-const PARKED: &str = "postern-parked-";
+const OWN_PREFIX: &str = "postern-";
+const PARKED_PREFIX: &str = "postern-parked-";
 
-/// The name of an instance's own group.
+/// Returns the name of an instance's own group.
 pub(crate) fn own(instance: &str) -> String {
-    format!("{OWN}{instance}")
+    format!("{OWN_PREFIX}{instance}")
 }
 
-/// The name of the group that keeps what is parked for another group.
+/// Returns the name of the group that keeps the parked rules of another group.
 pub(crate) fn parked(group: &str) -> String {
-    format!("{PARKED}{group}")
+    format!("{PARKED_PREFIX}{group}")
 }
 
-/// The instance whose own group has this name.
+/// Returns the instance whose own group has this name.
 pub(crate) fn instance(name: &str) -> Option<&str> {
-    name.strip_prefix(OWN).filter(|id| id.starts_with("i-"))
+    name.strip_prefix(OWN_PREFIX).filter(|id| id.starts_with("i-"))
 }
 
-/// The group for which something is parked in the one with this name.
+/// Returns the group whose rules are parked in the group with this name.
 pub(crate) fn parked_for(name: &str) -> Option<&str> {
-    name.strip_prefix(PARKED).filter(|id| id.starts_with("sg-"))
+    name.strip_prefix(PARKED_PREFIX).filter(|id| id.starts_with("sg-"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,28 @@
-//! What lockdown and release make of one customer's group. Pure.
+//! The plan that parks and restores the rules of one customer's group. Pure.
 //!
-//! Every original that had to be split is parked: copied, with its description and tags, to a group of ours that is
-//! attached to nothing. What the customer's group must hold follows from the parked originals and from the ports that the
-//! holders need shut, so that locking, releasing, locking for one more instance, and going on after a crash are one plan.
+//! A lockdown must take the protected ports out of a customer's rules, and a release must put the rules back
+//! exactly, also from a broker whose store is empty (I6). So every original that a lockdown splits is
+//! *parked*: copied, with its description and tags, to a security group of Postern's that is attached to
+//! nothing. EC2 is the only record.
+//!
+//! The words: an *original* is a rule as the customer wrote it; its *copy* is the rule in the parked group;
+//! its *pieces* are the rules around the protected ports that take its place in the customer's group
+//! ([`split`]). A *holder* is an instance under lockdown that needs some ports of the group shut; the parked
+//! group's tags list the holders and their ports.
+//!
+//! The rule that is kept: the pieces and restored originals in the customer's group follow from the parked
+//! originals and the union of the holders' ports, and from nothing else. [`plan`] computes the steps from
+//! what is there to what should be there. Locking, releasing, locking for one more instance, and resuming
+//! after a crash are therefore the same plan with other holders, and planning again after any interruption
+//! goes on from there (I8).
+//!
+//! The order of the steps keeps unprotected ports open at every moment: an original is parked first, its
+//! pieces are added, and only then is it removed; if the quota has no room for both sets, removal goes first.
+//! On release the original is back before its copy goes, and the parked group goes last.
+//!
+//! On failure: a group without room for the pieces is refused before anything is touched ([`DoesNotFit`]). If
+//! another principal deletes a copy, its pieces stay and are the customer's rules from there on. If the
+//! customer's group itself is gone, its parked group goes with the last holder.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,12 +33,12 @@ use crate::rule::{Rule, Source, Tags, Traffic};
 use crate::split::{Loss, Outcome, split};
 use crate::tags;
 
-/// A customer's group, and what is parked for it.
+/// A customer's group, and the rules that are parked for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Ward {
+pub(crate) struct CustomerGroup {
     /// Its id.
-    pub(crate) group: String,
-    /// Whether it is still there.
+    pub(crate) id: String,
+    /// EC2 still shows the group.
     pub(crate) exists: bool,
     /// Its VPC.
     pub(crate) vpc: String,
@@ -28,7 +48,7 @@ pub(crate) struct Ward {
     pub(crate) parked: Option<Parked>,
 }
 
-/// A group that keeps originals.
+/// A group that keeps copies of originals.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Parked {
     /// Its id.
@@ -42,92 +62,95 @@ pub(crate) struct Parked {
 /// Instances, with the ports that each needs shut.
 pub(crate) type Holders = BTreeMap<String, BTreeSet<ProtectedPort>>;
 
-/// One change.
+/// A change of a customer's group or of its parked group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum GroupStep {
     /// Make the parked group, for these holders.
     MakeParked(Holders),
-    /// Write down that an instance needs ports shut.
+    /// Record that an instance needs ports shut.
     Hold(String, BTreeSet<ProtectedPort>),
     /// Copy an original to the parked group.
     Park(NewRule),
     /// Add a rule to the customer's group.
     Add(NewRule),
-    /// Take a rule of the customer's group away.
+    /// Remove a rule of the customer's group.
     Remove(Rule),
-    /// Take a copy away: its original is back.
+    /// Remove a copy: its original is back.
     Unpark(Rule),
-    /// An instance needs nothing shut any more.
-    LetGo(String),
+    /// Record that an instance no longer needs anything shut.
+    ReleaseHolder(String),
     /// Delete the parked group.
     DeleteParked,
 }
 
-/// How the rules of a group are counted, and how many there may be.
+/// The quota of rules in a group, and how prefix lists count against it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Quota {
     /// Rules in one direction and family.
     pub(crate) rules: usize,
-    /// What each prefix list counts as.
+    /// The number of rules that each prefix list counts as.
     pub(crate) prefix_lists: BTreeMap<String, usize>,
 }
 
 /// A lockdown that the group has no room for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoRoom {
-    /// More rules than the quota.
+pub(crate) enum DoesNotFit {
+    /// The plan needs more rules than the quota allows.
     #[error(
         "the pieces of its rules would make {needed} rules in {group}, and {most} are allowed; join rules, or have the quota of rules per security group raised and set rules_per_group"
     )]
     Rules {
         /// The group.
         group: String,
-        /// As many as there would be.
+        /// The number of rules that the plan needs.
         needed: usize,
         /// The quota.
         most: usize,
     },
-    /// A rule with so many tags that ours do not fit.
+    /// A rule has so many tags that Postern's do not fit.
     #[error("{rule} carries {count} tags: take some off, Postern needs three of the 50")]
     Tags {
         /// The rule.
         rule: String,
-        /// Its tags.
+        /// The number of its tags.
         count: usize,
     },
 }
 
-/// The changes after which the group shuts what these holders need shut, and nothing else is missing.
+/// Returns the changes after which the group shuts the ports that these holders need shut, and lets in
+/// everything else.
 pub(crate) fn plan(
-    ward: &Ward,
+    customer_group: &CustomerGroup,
     holders: &Holders,
     deployment: &str,
     quota: &Quota,
-) -> Result<Vec<Step>, NoRoom> {
-    if !ward.exists {
-        return Ok(let_go(ward, holders));
+) -> Result<Vec<GroupStep>, DoesNotFit> {
+    if !customer_group.exists {
+        return Ok(releases(customer_group, holders));
     }
     let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
-    let copies = ward.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
-    let (ours, theirs): (Vec<&Rule>, Vec<&Rule>) =
-        ward.rules.iter().partition(|rule| is_piece(rule, deployment) && ward.keeps_original_of(rule));
+    let copies = customer_group.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
+    let (pieces, others): (Vec<&Rule>, Vec<&Rule>) = customer_group
+        .rules
+        .iter()
+        .partition(|rule| is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
     let (exposing, staying): (Vec<&Rule>, Vec<&Rule>) =
-        theirs.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
+        others.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
     let new: Vec<&Rule> = exposing
         .iter()
         .filter(|rule| copies.iter().all(|copy| copy.identity() != rule.identity()))
         .copied()
         .collect();
-    if let Some(rule) = new.iter().find(|rule| rule.tags.len() + 3 > tags::MOST) {
-        return Err(NoRoom::Tags { rule: rule.to_string(), count: rule.tags.len() });
+    if let Some(rule) = new.iter().find(|rule| rule.tags.len() + 3 > tags::MAX_TAGS) {
+        return Err(DoesNotFit::Tags { rule: rule.to_string(), count: rule.tags.len() });
     }
 
-    // What has to be there, by identity.
+    // The rules that the group must have, by identity.
     let mut wanted: BTreeMap<(Traffic, Source), NewRule> = BTreeMap::new();
     let mut back = Vec::new();
     for original in copies.iter().chain(new.iter().copied()) {
         let (mut original, copy) = (original.clone(), original);
-        original.group.clone_from(&ward.group);
+        original.group.clone_from(&customer_group.id);
         match split(&original, &ports) {
             Outcome::Untouched => {
                 back.push(copy);
@@ -147,73 +170,77 @@ pub(crate) fn plan(
         rules.iter().any(|there| there.identity() == (&rule.traffic, &rule.source))
     };
     let is_back = |rule: &NewRule| !rule.tags.contains_key(tags::PIECE_OF);
-    // A piece with the identity of an original that comes back has to make way for it.
-    let in_the_way: Vec<&Rule> = ours
+    // A piece with the identity of an original that comes back must go first.
+    let in_the_way: Vec<&Rule> = pieces
         .iter()
         .filter(|rule| wanted.get(&(rule.traffic.clone(), rule.source.clone())).is_some_and(is_back))
         .copied()
         .collect();
     let mut adds: Vec<NewRule> = wanted
         .values()
-        .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&ours, rule)))
+        .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&pieces, rule)))
         .cloned()
         .collect();
-    // Those with the same tags together: one call adds them.
+    // Rules with the same tags are neighbours, so that one call adds them.
     adds.sort_by(|one, other| one.tags.cmp(&other.tags));
-    let stale = ours.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
+    let stale =
+        pieces.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
     let removes: Vec<&Rule> = exposing.iter().chain(stale).copied().collect();
 
     let needed =
         quota.count(staying.iter().map(|rule| &rule.source).chain(wanted.values().map(|rule| &rule.source)));
     if needed > quota.rules && !holders.is_empty() {
-        return Err(NoRoom::Rules { group: ward.group.clone(), needed, most: quota.rules });
+        return Err(DoesNotFit::Rules { group: customer_group.id.clone(), needed, most: quota.rules });
     }
-    // Both sets at once, so that nothing else is interrupted, where there is room for both.
-    let both =
-        quota.count(ward.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)));
+    // If there is room for both sets, additions come first, so that no other port is interrupted.
+    let both = quota.count(
+        customer_group.rules.iter().map(|rule| &rule.source).chain(adds.iter().map(|rule| &rule.source)),
+    );
 
     let mut steps = Vec::new();
-    match &ward.parked {
+    match &customer_group.parked {
         None if new.is_empty() => {}
-        None => steps.push(Step::MakeParked(holders.clone())),
+        None => steps.push(GroupStep::MakeParked(holders.clone())),
         Some(parked) => steps.extend(
             holders
                 .iter()
                 .filter(|(instance, ports)| parked.holders.get(*instance) != Some(ports))
-                .map(|(instance, ports)| Step::Hold(instance.clone(), ports.clone())),
+                .map(|(instance, ports)| GroupStep::Hold(instance.clone(), ports.clone())),
         ),
     }
-    steps.extend(new.iter().map(|rule| Step::Park(copy_of(rule, deployment))));
-    steps.extend(in_the_way.into_iter().cloned().map(Step::Remove));
-    let adds = adds.into_iter().map(Step::Add);
-    let removes = removes.into_iter().cloned().map(Step::Remove);
+    steps.extend(new.iter().map(|rule| GroupStep::Park(copy_of(rule, deployment))));
+    steps.extend(in_the_way.into_iter().cloned().map(GroupStep::Remove));
+    let adds = adds.into_iter().map(GroupStep::Add);
+    let removes = removes.into_iter().cloned().map(GroupStep::Remove);
     if both > quota.rules {
         steps.extend(removes.chain(adds));
     } else {
         steps.extend(adds.chain(removes));
     }
-    if !holders.is_empty() && ward.parked.is_some() {
-        steps.extend(back.into_iter().cloned().map(Step::Unpark));
+    if !holders.is_empty() && customer_group.parked.is_some() {
+        steps.extend(back.into_iter().cloned().map(GroupStep::Unpark));
     }
-    steps.extend(let_go(ward, holders));
+    steps.extend(releases(customer_group, holders));
     Ok(steps)
 }
 
-/// The last steps: whoever needs nothing shut any more goes, and with the last of them the parked group.
-fn let_go(ward: &Ward, holders: &Holders) -> Vec<Step> {
-    match &ward.parked {
+/// Returns the last steps: the holders that need nothing shut any more go, and with the last of them the
+/// parked group.
+fn releases(customer_group: &CustomerGroup, holders: &Holders) -> Vec<GroupStep> {
+    match &customer_group.parked {
         None => Vec::new(),
-        Some(_) if holders.is_empty() => vec![Step::DeleteParked],
+        Some(_) if holders.is_empty() => vec![GroupStep::DeleteParked],
         Some(parked) => {
             let gone = parked.holders.keys().filter(|instance| !holders.contains_key(*instance));
-            gone.cloned().map(Step::LetGo).collect()
+            gone.cloned().map(GroupStep::ReleaseHolder).collect()
         }
     }
 }
 
-/// The rules that a lockdown for these holders takes away, each with what of it would be lost.
+/// Returns the rules that a lockdown for these holders removes, each with the losses that an administrator
+/// must accept.
 pub(crate) fn losses<'a>(
-    ward: &'a Ward,
+    customer_group: &'a CustomerGroup,
     holders: &Holders,
     deployment: &str,
 ) -> Vec<(&'a Rule, Vec<String>)> {
@@ -232,13 +259,13 @@ pub(crate) fn losses<'a>(
             Some((rule, words))
         }
     };
-    let is_theirs = |rule: &&Rule| !(is_piece(rule, deployment) && ward.keeps_original_of(rule));
-    ward.rules.iter().filter(is_theirs).filter_map(lost).collect()
+    let is_original = |rule: &&Rule| !(is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
+    customer_group.rules.iter().filter(is_original).filter_map(lost).collect()
 }
 
-impl Ward {
-    /// Whether an original of a piece is parked, its own or another that covers it. A piece whose originals somebody deleted
-    /// is all that is left of them: it is the customer's from there on.
+impl CustomerGroup {
+    /// Reports whether an original of a piece is parked, its own or another that covers it. A piece whose
+    /// originals were deleted is all that is left of them: it is the customer's rule from there on.
     fn keeps_original_of(&self, piece: &Rule) -> bool {
         let original = piece.tags.get(tags::PIECE_OF);
         let mut copies = self.parked.iter().flat_map(|parked| &parked.rules);
@@ -248,14 +275,15 @@ impl Ward {
         })
     }
 
-    /// Leaves out the rules of others that expose one of these ports: a lockdown was not asked for.
+    /// Leaves out the customer's rules that expose one of these ports: no administrator asked for a lockdown
+    /// of them.
     pub(crate) fn without_exposing(&mut self, ports: &BTreeSet<ProtectedPort>, deployment: &str) {
         self.rules.retain(|rule| is_piece(rule, deployment) || split(rule, ports) == Outcome::Untouched);
     }
 }
 
 impl Quota {
-    /// How many rules these count as, in the family that has more.
+    /// Returns the number of rules that these sources count as, in the address family that has more.
     fn count<'a>(&self, sources: impl Iterator<Item = &'a Source>) -> usize {
         let (mut v4, mut v6) = (0, 0);
         for source in sources {
@@ -275,7 +303,7 @@ impl Quota {
     }
 }
 
-/// Whether a rule of a customer's group is one that a lockdown put there.
+/// Reports whether a lockdown made this rule of a customer's group.
 pub(crate) fn is_piece(rule: &Rule, deployment: &str) -> bool {
     rule.tags.contains_key(tags::PIECE_OF)
         && rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment)
@@ -312,9 +340,9 @@ fn restored(copy: &Rule) -> NewRule {
     }
 }
 
-/// The tags of a rule that are neither ours nor AWS's.
+/// Returns the tags of a rule that are neither Postern's nor reserved by AWS.
 fn writable(tags: &Tags) -> Tags {
-    let keep = |key: &str| !tags::is_ours(key) && !tags::is_reserved(key);
+    let keep = |key: &str| !tags::is_posterns(key) && !tags::is_reserved(key);
     tags.iter().filter(|(key, _)| keep(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 

@@ -1,4 +1,4 @@
-//! What EC2 has, in the terms of this crate.
+//! The resources of EC2, in the terms of this crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,24 +12,24 @@ pub(crate) struct Group {
     pub(crate) name: String,
     pub(crate) vpc: String,
     pub(crate) tags: Tags,
-    /// How many rules it has, of both directions.
+    /// The number of its rules, of both directions.
     pub(crate) rules: usize,
 }
 
 impl Group {
-    /// The group whose rules it keeps, if it is one of ours that does.
+    /// Returns the group whose rules it keeps, if it is a parked group.
     pub(crate) fn parked_for(&self) -> Option<&str> {
         names::parked_for(&self.name)
     }
 
-    /// The instances that it serves: by its tags, and by its name, which nobody can take off.
+    /// Returns the instances that it serves, by its tags and by its name, which cannot be changed.
     pub(crate) fn serves(&self) -> BTreeSet<String> {
         let named = names::instance(&self.name).map(ToOwned::to_owned);
         tags::holders(&self.tags).into_keys().chain(named).collect()
     }
 
-    /// Whether it is this deployment's, as far as its tags still say.
-    pub(crate) fn is_ours(&self, deployment: &str) -> bool {
+    /// Reports whether it is this deployment's; a group without the tag counts as managed.
+    pub(crate) fn is_managed(&self, deployment: &str) -> bool {
         self.tags.get(tags::MANAGED_BY).is_none_or(|owner| owner == deployment)
     }
 }
@@ -40,13 +40,13 @@ pub(crate) struct Interface {
     pub(crate) id: String,
     /// The instance that it is attached to.
     pub(crate) instance: Option<String>,
-    /// Its place on the instance: 0 is the primary one.
+    /// Its device index on the instance: 0 is the primary one.
     pub(crate) index: i32,
     pub(crate) vpc: String,
     pub(crate) groups: Vec<String>,
-    /// The one of them that has the name of the instance's own group.
+    /// The one of its groups that has the name of the instance's own group.
     pub(crate) own: Option<String>,
-    /// What it is, in EC2's words, where it is no instance's.
+    /// EC2's description of it, for interfaces of no instance.
     pub(crate) description: String,
 }
 

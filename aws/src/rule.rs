@@ -9,16 +9,16 @@ use postern_core::Protocol;
 /// Tags of a resource. A key is there once (EC2 User Guide, "Tag restrictions").
 pub(crate) type Tags = BTreeMap<String, String>;
 
-/// One rule of one security group: one kind of traffic from one source (EC2 `SecurityGroupRule`).
+/// A rule of one security group: one kind of traffic from one source (EC2 `SecurityGroupRule`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     /// Its id, `sgr-…`.
     pub(crate) id: String,
     /// The id of its group, `sg-…`.
     pub(crate) group: String,
-    /// What it lets in.
+    /// The traffic that it lets in.
     pub(crate) traffic: Traffic,
-    /// From where.
+    /// The source of that traffic.
     pub(crate) source: Source,
     /// Its description; may be empty.
     pub(crate) description: String,
@@ -27,13 +27,13 @@ pub(crate) struct Rule {
 }
 
 impl Rule {
-    /// What makes it one rule of its group: EC2 refuses a second one with the same traffic and source.
+    /// The traffic and source, which identify a rule in its group: EC2 refuses a second one with the same.
     pub(crate) fn identity(&self) -> (&Traffic, &Source) {
         (&self.traffic, &self.source)
     }
 }
 
-/// What a rule lets in.
+/// The traffic that a rule lets in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Traffic {
     /// Every protocol and every port (`IpProtocol` -1).
@@ -49,14 +49,14 @@ pub(crate) enum Traffic {
     },
     /// Another protocol, which has no ports: `icmp`, `icmpv6`, or a number such as `50` (ESP).
     Other {
-        /// As EC2 names it.
+        /// The protocol by EC2's name.
         protocol: String,
         /// The type and the code of ICMP; -1 is any.
         kind: (i32, i32),
     },
 }
 
-/// Where a rule lets traffic come from.
+/// The source from which a rule lets traffic in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Source {
     /// An address range, without host bits.
@@ -77,14 +77,14 @@ pub(crate) enum Source {
 }
 
 impl Source {
-    /// Whether it is every address of its family.
+    /// Reports whether it is every address of its family.
     pub(crate) fn is_anyone(&self) -> bool {
         matches!(self, Self::Prefix(prefix) if prefix.prefix_len() == 0)
     }
 }
 
 impl Traffic {
-    /// Whether it admits this port.
+    /// Reports whether it admits this port.
     pub(crate) fn admits(&self, on: Protocol, port: u16) -> bool {
         match self {
             Self::All => true,
@@ -93,7 +93,7 @@ impl Traffic {
         }
     }
 
-    /// Whether it admits everything that another one admits.
+    /// Reports whether it admits everything that the other admits.
     pub(crate) fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::All, _) => true,

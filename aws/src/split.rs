@@ -1,4 +1,5 @@
-//! What lockdown makes of one rule: the part that covers a protected port goes, the rest is written anew.
+//! Splits one rule around the protected ports: the part that covers a protected port goes, the rest becomes
+//! new rules.
 //!
 //! EC2 cannot change a rule's ports into several ranges, so the original is revoked and its pieces are authorized. Each
 //! piece counts against the 60 rules of its group (EC2 User Guide, "Amazon VPC quotas").
@@ -10,32 +11,32 @@ use postern_core::{ProtectedPort, Protocol};
 
 use crate::rule::{Rule, Source, Traffic};
 
-/// What becomes of one rule.
+/// The outcome of splitting one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// It covers no protected port and stays as it is.
+    /// The rule covers no protected port and stays as it is.
     Untouched,
-    /// It is revoked, and these are authorized in its place, from the same source.
+    /// The rule is revoked, and these are authorized in its place, from the same source.
     Split {
-        /// What stays open; may be empty.
+        /// The traffic that stays open; may be empty.
         kept: Vec<Traffic>,
-        /// What is lost, or needs a human's word, though no protected port is in it; none where nothing is.
+        /// The loss beyond the protected ports that an administrator must accept, if any.
         ask: Option<Loss>,
     },
 }
 
-/// Why an administrator is to be asked before a rule is split.
+/// A loss that an administrator must accept before a rule is split.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Loss {
     /// The pieces of a rule for all traffic let in TCP, UDP and ICMP, and no other protocol.
     #[error("protocols other than TCP, UDP and ICMP, such as ESP and GRE, would no longer be let in")]
     OtherProtocols,
-    /// Members of a group that may send everything to each other.
+    /// Members of a group may send everything to each other.
     #[error("members of the group would no longer reach each other on the protected ports")]
     BetweenMembers,
 }
 
-/// What lockdown of these ports makes of a rule.
+/// Splits a rule around these ports.
 pub(crate) fn split(rule: &Rule, protected: &BTreeSet<ProtectedPort>) -> Outcome {
     if !protected.iter().any(|port| rule.traffic.admits(port.protocol, port.port.get())) {
         return Outcome::Untouched;
@@ -55,7 +56,7 @@ pub(crate) fn split(rule: &Rule, protected: &BTreeSet<ProtectedPort>) -> Outcome
     }
 }
 
-/// The ranges that are left of a range without the protected ports in it.
+/// Returns the ranges that are left of a range without its protected ports.
 fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<ProtectedPort>) -> Vec<Traffic> {
     let shut: BTreeSet<u16> = protected
         .iter()
@@ -77,7 +78,8 @@ fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<Protecte
     left
 }
 
-/// EC2's name of the family's ICMP. Groups and prefix lists take the IPv4 name, which EC2 applies to both.
+/// Returns EC2's name of ICMP in the address family. Groups and prefix lists take the IPv4 name, which EC2
+/// applies to both.
 fn icmp(source: &Source) -> &'static str {
     match source {
         Source::Prefix(IpNet::V6(_)) => "icmpv6",

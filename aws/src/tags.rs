@@ -1,9 +1,10 @@
-//! The tags by which Postern knows what is its own (I6), and from which alone it can close (I2).
+//! The tags by which Postern knows its own resources (I6), and from which alone it can close windows (I2).
 //!
-//! A group of ours carries [`MANAGED_BY`], [`ROLE`] and one [`HOLDER`] tag for each instance that it serves. A window's
-//! rule carries [`MANAGED_BY`] and one [`GRANT`] tag for each grant that shares it: a tag of its own, because EC2 has no
-//! compare-and-swap, and adding or taking away one key touches no other. [`LATEST_GRANT`] and [`NOT_AFTER`] repeat, for
-//! people and for scripts, which of them ends last.
+//! A group of Postern's carries [`MANAGED_BY`], [`ROLE`] and one [`HOLDER`] tag for each instance that it
+//! serves. A window's rule carries [`MANAGED_BY`] and one [`GRANT`] tag for each grant that shares it. Each
+//! grant has a tag of its own because EC2 has no compare-and-swap: adding or removing one key touches no
+//! other. [`LATEST_GRANT`] and [`NOT_AFTER`] repeat, for people and for scripts, which of the grants ends
+//! last.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,19 +13,19 @@ use postern_core::{GrantId, ProtectedPort};
 
 use crate::rule::Tags;
 
-/// Whose it is: the deployment's name.
+/// The name of the deployment that owns the resource.
 pub(crate) const MANAGED_BY: &str = "postern:managed-by";
-/// What a group is for: [`WINDOWS`] or [`PARKED`].
+/// The role of a group: [`WINDOWS`] or [`PARKED`].
 pub(crate) const ROLE: &str = "postern:role";
 /// The role of an instance's own group.
 pub(crate) const WINDOWS: &str = "windows";
 /// The role of a group that keeps the originals of another group's rules.
 pub(crate) const PARKED: &str = "parked";
-/// On an own group: its instance.
+/// The instance of an own group.
 pub(crate) const INSTANCE: &str = "postern:instance";
-/// On a parked group: the group whose rules it keeps.
+/// The group whose rules a parked group keeps.
 pub(crate) const PARKED_FOR: &str = "postern:parked-for";
-/// On an instance's own group: how far the lockdown is, [`LOCKING`], [`LOCKED`] or [`RELEASING`].
+/// The state of the lockdown, on an own group: [`LOCKING`], [`LOCKED`] or [`RELEASING`].
 pub(crate) const STATE: &str = "postern:state";
 /// A lockdown was begun.
 pub(crate) const LOCKING: &str = "locking";
@@ -32,38 +33,39 @@ pub(crate) const LOCKING: &str = "locking";
 pub(crate) const LOCKED: &str = "locked";
 /// A release was begun.
 pub(crate) const RELEASING: &str = "releasing";
-/// On an instance's own group: which interfaces it belongs on, [`ALL`] or [`PRIMARY`].
+/// The interfaces on which an own group belongs: [`ALL`] or [`PRIMARY`].
 pub(crate) const INTERFACES: &str = "postern:interfaces";
 /// Every interface in the group's VPC.
 pub(crate) const ALL: &str = "all";
 /// The primary interface alone: others are Kubernetes's.
 pub(crate) const PRIMARY: &str = "primary";
-/// Before an instance's id, on a group: the instance needs these ports shut. The value lists them.
+/// The prefix of a holder's tag, before the instance's id. The value lists the ports that the instance needs
+/// shut.
 pub(crate) const HOLDER: &str = "postern:holder:";
-/// On a rule of a customer's group: the rule of which it is a piece.
+/// The rule of which a rule of a customer's group is a piece.
 pub(crate) const PIECE_OF: &str = "postern:piece-of";
-/// On a parked rule: the id that it had in its own group.
+/// The id that a parked rule had in the customer's group.
 pub(crate) const ORIGINAL: &str = "postern:original";
-/// Before a grant's id, on a window's rule. The value is a [`Mark`].
+/// The prefix of a grant's tag on a window's rule, before the grant's id. The value is a [`Mark`].
 pub(crate) const GRANT: &str = "postern:grant:";
-/// On a window's rule: the grant that ends last.
+/// The grant that ends last, on a window's rule.
 pub(crate) const LATEST_GRANT: &str = "postern:grant";
-/// On a window's rule: the end of that grant (RFC 3339).
+/// The end of that grant, on a window's rule (RFC 3339).
 pub(crate) const NOT_AFTER: &str = "postern:not-after";
-/// How many tags a resource may carry (EC2 User Guide, "Tag restrictions").
-pub(crate) const MOST: usize = 50;
+/// The most tags that a resource may carry (EC2 User Guide, "Tag restrictions").
+pub(crate) const MAX_TAGS: usize = 50;
 
-/// Whether a tag is Postern's.
-pub(crate) fn is_ours(key: &str) -> bool {
+/// Reports whether a tag is Postern's.
+pub(crate) fn is_posterns(key: &str) -> bool {
     key.starts_with("postern:")
 }
 
-/// Whether AWS keeps the tag for itself: it can be read, and not written.
+/// Reports whether AWS reserves the tag: it can be read, and not written.
 pub(crate) fn is_reserved(key: &str) -> bool {
     key.to_ascii_lowercase().starts_with("aws:")
 }
 
-/// What a rule is to one grant.
+/// The part that a rule has in a window of one grant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mark {
     /// The end of the grant.
@@ -75,7 +77,8 @@ pub(crate) struct Mark {
 }
 
 impl Mark {
-    /// As a tag's value: `2026-03-01T12:00:00Z`, followed by `half` or `whole half` where it is half of a window.
+    /// Formats the mark as a tag's value: `2026-03-01T12:00:00Z`, followed by `half` or `whole half` if the
+    /// rule is half of a window.
     pub(crate) fn value(self) -> String {
         let kind = match (self.whole, self.half) {
             (_, false) => "",
@@ -101,7 +104,7 @@ impl Mark {
 /// The grants that hold a rule.
 pub(crate) type Marks = BTreeMap<GrantId, Mark>;
 
-/// Reads the grants' tags; none where one of them is not exactly as Postern writes it.
+/// Reads the grants' tags; none if one of them is not exactly as Postern writes it.
 pub(crate) fn marks(tags: &Tags) -> Option<Marks> {
     let of_grants = tags.iter().filter(|(key, _)| key.starts_with(GRANT));
     let mark = |(key, value): (&String, &String)| {
@@ -111,36 +114,36 @@ pub(crate) fn marks(tags: &Tags) -> Option<Marks> {
     of_grants.map(mark).collect()
 }
 
-/// The tags of one grant's mark.
+/// Returns the tag of one grant's mark.
 pub(crate) fn of_mark(grant: GrantId, mark: Mark) -> (String, String) {
     (format!("{GRANT}{grant}"), mark.value())
 }
 
-/// The grant that ends last.
+/// Returns the grant that ends last.
 pub(crate) fn latest(marks: &Marks) -> Option<(&GrantId, &Mark)> {
     marks.iter().max_by_key(|(_, mark)| mark.not_after)
 }
 
-/// The two tags that name the grant that ends last.
+/// Returns the two tags that name the grant that ends last.
 pub(crate) fn of_latest(marks: &Marks) -> Vec<(String, String)> {
     latest(marks).map_or_else(Vec::new, |(grant, mark)| {
         vec![(LATEST_GRANT.into(), grant.to_string()), (NOT_AFTER.into(), mark.not_after.to_string())]
     })
 }
 
-/// The instances that a group serves, with the ports that each needs shut.
+/// Returns the instances that a group serves, with the ports that each needs shut.
 pub(crate) fn holders(tags: &Tags) -> BTreeMap<String, BTreeSet<ProtectedPort>> {
     let holder =
         |(key, value): (&String, &String)| Some((key.strip_prefix(HOLDER)?.to_owned(), read_ports(value)));
     tags.iter().filter_map(holder).collect()
 }
 
-/// The tag of an instance that needs ports shut.
+/// Returns the tag of an instance that needs ports shut.
 pub(crate) fn of_holder(instance: &str, ports: &BTreeSet<ProtectedPort>) -> (String, String) {
     (format!("{HOLDER}{instance}"), write_ports(ports))
 }
 
-/// Ports as a tag's value. Ranges, because 256 characters hold only some two dozen ports one by one.
+/// Formats ports as a tag's value. Ranges, because 256 characters hold only some two dozen ports one by one.
 fn write_ports(ports: &BTreeSet<ProtectedPort>) -> String {
     let mut runs: Vec<(ProtectedPort, u16)> = Vec::new();
     for port in ports {

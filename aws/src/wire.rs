@@ -1,4 +1,4 @@
-//! The SDK's types as this crate's, and back. Pure.
+//! Conversions between the SDK's types and this crate's. Pure.
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use crate::names;
 use crate::resource::{Group, Instance, Interface, NewRule};
 use crate::rule::{Rule, Source, Tags, Traffic};
 
-/// A group; none where EC2 left out its id.
+/// Converts a group; none if EC2 left out its id.
 pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
     let permissions = [group.ip_permissions(), group.ip_permissions_egress()].concat();
     let sources = |permission: &IpPermission| {
@@ -32,7 +32,7 @@ pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
     })
 }
 
-/// A network interface; none where EC2 left out its id.
+/// Converts a network interface; none if EC2 left out its id.
 pub(crate) fn interface(interface: &NetworkInterface) -> Option<Interface> {
     let attachment = interface.attachment();
     let instance = attachment.and_then(|at| at.instance_id());
@@ -51,7 +51,7 @@ pub(crate) fn interface(interface: &NetworkInterface) -> Option<Interface> {
     })
 }
 
-/// An instance; none where it is terminated or about to be.
+/// Converts an instance; none if it is terminated or about to be.
 pub(crate) fn instance(instance: &aws_sdk_ec2::types::Instance) -> Option<Instance> {
     let gone = matches!(
         instance.state().and_then(|state| state.name()),
@@ -61,7 +61,7 @@ pub(crate) fn instance(instance: &aws_sdk_ec2::types::Instance) -> Option<Instan
     Some(Instance { id, tags: tags(instance.tags()) })
 }
 
-/// A rule; none where EC2 left out what makes it one.
+/// Converts a rule; none if EC2 left out a field that identifies it.
 pub(crate) fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
     let group = rule.group_id()?.to_owned();
     Some(Rule {
@@ -114,7 +114,7 @@ fn source(rule: &SecurityGroupRule) -> Option<Source> {
     })
 }
 
-/// Rules to be made, as EC2 wants them: those with the same traffic together.
+/// Converts new rules to the form of the request: those with the same traffic together.
 pub(crate) fn permissions(rules: &[NewRule]) -> Vec<IpPermission> {
     let mut by_traffic: BTreeMap<&Traffic, Vec<&NewRule>> = BTreeMap::new();
     for rule in rules {
@@ -142,7 +142,7 @@ fn with_source(permission: IpPermissionBuilder, rule: &NewRule) -> IpPermissionB
             .ip_ranges(IpRange::builder().cidr_ip(net.to_string()).set_description(described).build()),
         Source::Prefix(IpNet::V6(net)) => permission
             .ipv6_ranges(Ipv6Range::builder().cidr_ipv6(net.to_string()).set_description(described).build()),
-        // Such a rule is never made: nothing that has it is parked.
+        // The provider never creates such a rule, because it never parks one.
         Source::Unreadable => permission,
         Source::PrefixList(list) => permission
             .prefix_list_ids(PrefixListId::builder().prefix_list_id(list).set_description(described).build()),

@@ -1,5 +1,27 @@
-//! What EC2 has answered to openings a moment ago. EC2 is eventually consistent: a read that lacks what EC2 said that it wrote is
-//! older than that answer, and must not make a window count as closed that is open (I2). Pure.
+//! A memory of the openings that EC2 answered a moment ago. Pure.
+//!
+//! The problem: EC2 is eventually consistent. A read right after an opening may lack the rule that EC2 has
+//! just said it created. If the broker believed that read, it would count an open window as closed and never
+//! close it (I2).
+//!
+//! The rule: a read that lacks what EC2 answered is older than the answer. For [`SHOWN_AFTER`] after its
+//! answer an opening completes every read of the own group: [`Written::complete`] adds the rule, or the marks
+//! of the opened grants on a rule that the read shows with fewer. The window is then closed by the id from
+//! the answer. After that time a rule that is missing from a read was removed by another principal, and the
+//! read is believed.
+//!
+//! Only what the opening itself wrote is added: the marks of its own grants, not those that other openings or
+//! other brokers put on the same rule. A later answer wins over an earlier one: [`Written::closed`] takes
+//! back what a close removed.
+//!
+//! A read can also contradict an opening instead of lacking it. A rule with the same id but another port,
+//! source or shape was edited by another principal since: the read wins, and the memory of that rule goes. A
+//! mark with another end was edited too: the read's mark stays. The openings in another own group go, because
+//! that group was deleted.
+//!
+//! The memory is kept across a lockdown, a repair and any error (`TargetCache::forget` leaves it alone),
+//! because EC2's answers stay true when the broker's cached reads do not. It is lost with the process; a
+//! restarted broker reads again, and the sweeps that follow see what a first read lacked.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -7,42 +29,43 @@ use std::time::Duration;
 use postern_core::plan::CloudWindow;
 use tokio::time::Instant;
 
-use crate::marking;
-use crate::window::Held;
+use crate::rule_codec::WindowRule;
+use crate::rule_plan;
 
-/// How long after its answer an opening may be missing from a read. A rule that is missing later was taken away by others.
+/// The time after its answer in which an opening may be missing from a read. A rule that is missing later was
+/// removed by another principal.
 const SHOWN_AFTER: Duration = Duration::from_secs(10);
 
 /// The rules that openings wrote into an instance's own group, each with the marks of those openings alone.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     group: String,
-    rules: Vec<(Held, Instant)>,
+    rules: Vec<(WindowRule, Instant)>,
 }
 
 impl Written {
-    /// Takes in that EC2 answered the opening of these windows, after which the rules of the group are these.
+    /// Records that EC2 answered the opening of these windows, after which the rules of the group are these.
     pub(crate) fn opened(
         &mut self,
         group: &str,
-        rules: &[Held],
+        rules: &[WindowRule],
         windows: &BTreeSet<CloudWindow>,
         now: Instant,
     ) {
         self.forget(group, now);
         for rule in rules {
-            let is_on = |window: &&CloudWindow| marking::concerns(window, &(rule.port, rule.net));
+            let is_on = |window: &&CloudWindow| rule_plan::is_rule_of(window, &(rule.port, rule.net));
             let opened: BTreeSet<_> = windows.iter().filter(is_on).map(|window| window.grant).collect();
             let mut marks = rule.marks.clone();
             marks.retain(|grant, _| opened.contains(grant));
             if !marks.is_empty() {
-                self.rules.push((Held { marks, ..rule.clone() }, now));
+                self.rules.push((WindowRule { marks, ..rule.clone() }, now));
             }
         }
     }
 
-    /// Takes in that EC2 answered a closing, after which the rules are these.
-    pub(crate) fn closed(&mut self, rules: &[Held]) {
+    /// Records that EC2 answered a closing, after which the rules are these.
+    pub(crate) fn closed(&mut self, rules: &[WindowRule]) {
         self.rules.retain_mut(|(written, _)| {
             let left = rules.iter().find(|rule| rule.id == written.id);
             written.marks.retain(|grant, mark| left.is_some_and(|left| left.marks.get(grant) == Some(mark)));
@@ -50,11 +73,18 @@ impl Written {
         });
     }
 
-    /// Adds to the windows' rules of a read what it does not show yet. A rule that it shows as something else, with one of
-    /// the other ids or with another port or source, was changed by others since.
-    pub(crate) fn complete(&mut self, group: &str, rules: &mut Vec<Held>, others: &[&str], now: Instant) {
+    /// Adds to the windows' rules of a read the openings that it does not show yet. A rule that the read
+    /// shows as something else, with one of the other ids or with another port or source, was changed by
+    /// another principal since.
+    pub(crate) fn complete(
+        &mut self,
+        group: &str,
+        rules: &mut Vec<WindowRule>,
+        others: &[&str],
+        now: Instant,
+    ) {
         self.forget(group, now);
-        let is_elsewhere = |written: &Held| {
+        let is_elsewhere = |written: &WindowRule| {
             let shown = rules.iter().find(|rule| rule.id == written.id);
             shown.is_some_and(|shown| (shown.port, shown.net) != (written.port, written.net))
         };
@@ -63,7 +93,7 @@ impl Written {
             match rules.iter_mut().find(|rule| rule.id == written.id) {
                 Some(rule) => written.marks.iter().for_each(|(grant, mark)| {
                     let shown = rule.marks.entry(*grant).or_insert(*mark);
-                    // One with another end was changed by others.
+                    // A mark with another end was changed by another principal.
                     if shown.not_after == mark.not_after {
                         shown.whole |= mark.whole;
                         shown.half |= mark.half;
@@ -74,7 +104,7 @@ impl Written {
         }
     }
 
-    /// Forgets what every read shows by now, and what was written into another group: that one is gone.
+    /// Drops the openings that every read shows by now, and those in another group: that group is gone.
     fn forget(&mut self, group: &str, now: Instant) {
         if self.group != group {
             self.rules.clear();
@@ -106,23 +136,28 @@ mod tests {
         }
     }
 
-    /// The rule of the windows of these grants.
-    fn rule(grants: &[u128]) -> Held {
+    /// Returns the rule of the windows of these grants.
+    fn rule(grants: &[u128]) -> WindowRule {
         let mark = Mark { not_after: Timestamp::from_second(60).unwrap(), whole: true, half: false };
         let marks = grants.iter().map(|number| (grant(*number), mark)).collect();
         let (port, net) = ("tcp/22".parse().unwrap(), "192.0.2.7/32".parse().unwrap());
-        Held { id: "sgr-1".into(), port, net, marks, named: true }
+        WindowRule { id: "sgr-1".into(), port, net, marks, named: true }
     }
 
-    /// The rules of a read, completed.
-    fn completed(written: &mut Written, mut rules: Vec<Held>, others: &[&str], now: Instant) -> Vec<Held> {
+    /// Returns the rules of a read, completed.
+    fn completed(
+        written: &mut Written,
+        mut rules: Vec<WindowRule>,
+        others: &[&str],
+        now: Instant,
+    ) -> Vec<WindowRule> {
         written.complete("sg-1", &mut rules, others, now);
         rules
     }
 
     #[test]
     fn i2_a_read_is_completed_for_a_while_by_what_openings_wrote_and_by_nothing_else() {
-        let (mut written, start) = (Written::default(), Instant::now());
+        let (mut written, start) = (Written::default(), postern_runtime::clock::instant());
         written.opened("sg-1", &[rule(&[1, 2])], &[window(2)].into(), start);
         let soon = start + Duration::from_secs(9);
         assert_eq!(completed(&mut written, vec![rule(&[1])], &[], soon), [rule(&[1, 2])]);
@@ -133,8 +168,8 @@ mod tests {
     }
 
     #[test]
-    fn what_a_closing_took_away_is_not_added_to_a_read_any_more() {
-        let (mut written, now) = (Written::default(), Instant::now());
+    fn a_closed_window_is_no_longer_added_to_a_read() {
+        let (mut written, now) = (Written::default(), postern_runtime::clock::instant());
         written.opened("sg-1", &[rule(&[1, 2])], &[window(1), window(2)].into(), now);
         written.closed(&[rule(&[2])]);
         assert_eq!(completed(&mut written, vec![], &[], now), [rule(&[2])]);
@@ -143,15 +178,15 @@ mod tests {
     }
 
     #[test]
-    fn i6_a_rule_that_somebody_else_changed_and_one_of_another_group_are_not_added() {
-        let (mut written, now) = (Written::default(), Instant::now());
+    fn i6_a_rule_that_another_principal_changed_and_one_of_another_group_are_not_added() {
+        let (mut written, now) = (Written::default(), postern_runtime::clock::instant());
         written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
         let mut put_off = rule(&[1]);
         put_off.marks.values_mut().for_each(|mark| mark.not_after = Timestamp::from_second(600).unwrap());
         assert_eq!(completed(&mut written, vec![put_off.clone()], &[], now), [put_off]);
         assert_eq!(completed(&mut written, vec![], &["sgr-1"], now), []);
         written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
-        let moved = Held { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
+        let moved = WindowRule { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
         assert_eq!(completed(&mut written, vec![moved.clone()], &[], now), [moved], "a source edited since");
         assert_eq!(completed(&mut written, vec![], &[], now), [], "and it stays edited");
         written.opened("sg-2", &[rule(&[1])], &[window(1)].into(), now);

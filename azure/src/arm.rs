@@ -1,8 +1,8 @@
-//! Calls of Azure Resource Manager, and nothing of what they are for.
+//! The calls of Azure Resource Manager. This module does not know what they are for.
 //!
-//! The SDK builds the requests for single security rules, and its models read what is read; whatever must keep fields that
-//! the models do not know is sent as it came, through the same transport. The SDK's own pollers wait too long, lose why an
-//! operation failed, and take the token wherever a header leads: operations are followed here.
+//! The SDK builds the requests for single security rules, and its models parse the answers. A resource that must keep fields
+//! that the models do not know is sent as it came, through the same transport. The SDK's own pollers wait too long, lose the
+//! reason of a failed operation, and send the token wherever a header leads: this module follows operations itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +14,14 @@ use azure_core::{
 };
 use azure_mgmt_network::package_2024_03::models::SecurityRule;
 use bytes::Bytes;
+use postern_runtime::error_chain::error_chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::time::Instant;
 
+use crate::clock;
 use crate::credential::{self, Identity};
-use crate::error::{CallError, in_words};
+use crate::error::CallError;
 use crate::id::ArmId;
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
@@ -32,15 +33,15 @@ pub(crate) const COMPUTE: &str = "2024-07-01";
 /// The version of Microsoft.Authorization's API.
 pub(crate) const AUTHORIZATION_API: &str = "2022-04-01";
 
-/// How long an operation is followed: firewalls take five minutes for each, and one may be under way.
+/// The time that an operation is followed: a firewall takes five minutes for each, and one may be under way already.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(900);
-/// The first look at an operation comes so soon, whatever it asks for: somebody waits for the port. Each wait is twice the
-/// one before, up to what Azure asks for.
-const FIRST_POLL: Duration = Duration::from_millis(20);
-/// The longest wait between looks, where Azure asks for none.
-const POLL: Duration = Duration::from_secs(2);
+/// The delay before the first poll of an operation, whatever Azure asks for: a user waits for the port. Each delay is twice
+/// the one before, up to what Azure asks for.
+const FIRST_POLL_DELAY: Duration = Duration::from_millis(20);
+/// The longest delay between polls, where Azure asks for none.
+const MAX_POLL_DELAY: Duration = Duration::from_secs(2);
 /// More pages than any list has.
-const PAGES: usize = 10_000;
+const MAX_PAGES: usize = 10_000;
 
 /// Azure Resource Manager, for the broker's identity.
 #[derive(Clone)]
@@ -51,11 +52,11 @@ pub(crate) struct Arm {
     endpoint: Url,
 }
 
-/// Whose token a request carries.
+/// The token that a request carries.
 enum Bearer<'a> {
-    /// The broker's.
+    /// The token of the broker.
     Own,
-    /// A caller's.
+    /// The token of a caller.
     Of(&'a str),
 }
 
@@ -67,7 +68,7 @@ struct Page {
     next_link: Option<String>,
 }
 
-/// Where an operation stands (Microsoft Learn, "Track asynchronous Azure operations").
+/// The state of an operation (Microsoft Learn, "Track asynchronous Azure operations").
 #[derive(Deserialize)]
 struct Operation {
     status: String,
@@ -96,11 +97,11 @@ impl Arm {
         let endpoint: Url = environment.resource_manager.parse().map_err(|error| {
             format!("the endpoint {:?} is not a URL: {error}", environment.resource_manager)
         })?;
-        let http = http().map_err(|error| in_words(&error))?;
+        let http = http().map_err(|error| error_chain(&error))?;
         let transport =
             TransportOptions::new(Arc::new(Transport::new(http.clone(), endpoint.clone(), rates)));
         let credential = Arc::new(Identity::new(credential, environment.clone(), http));
-        // What is repeated is repeated by the transport, which knows what may be.
+        // The transport makes all retries: it knows which calls it may repeat.
         let options = ClientOptions::default().transport(transport).retry(RetryOptions::none());
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
         let pipeline = Pipeline::new(name, version, options.clone(), Vec::new(), Vec::new());
@@ -111,36 +112,36 @@ impl Arm {
         Ok(Self { network, pipeline, credential, endpoint })
     }
 
-    /// Reads a resource, or whatever a path names.
+    /// Reads a resource, or any other path.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, version: &str) -> Result<T, CallError> {
-        let what = format!("GET {path}");
+        let call = format!("GET {path}");
         let (_, body) =
-            self.send(&what, Method::Get, self.url(path, version, &what)?, None, None, &Bearer::Own).await?;
-        read(&what, &body)
+            self.send(&call, Method::Get, self.url(path, version, &call)?, None, None, &Bearer::Own).await?;
+        read(&call, &body)
     }
 
     /// Reads a resource as it came, byte for byte.
     pub(crate) async fn get_raw(&self, id: &ArmId, version: &str) -> Result<Bytes, CallError> {
-        let what = format!("GET {id}");
-        let url = self.url(id.as_str(), version, &what)?;
-        Ok(self.send(&what, Method::Get, url, None, None, &Bearer::Own).await?.1)
+        let call = format!("GET {id}");
+        let url = self.url(id.as_str(), version, &call)?;
+        Ok(self.send(&call, Method::Get, url, None, None, &Bearer::Own).await?.1)
     }
 
-    /// Reads something with a caller's own token.
+    /// Reads a path with a caller's own token.
     pub(crate) async fn get_as<T: DeserializeOwned>(
         &self,
         caller: &str,
         path: &str,
         version: &str,
     ) -> Result<T, CallError> {
-        let what = format!("GET {path} for the caller");
-        let url = self.url(path, version, &what)?;
-        let (_, body) = self.send(&what, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
-        read(&what, &body)
+        let call = format!("GET {path} for the caller");
+        let url = self.url(path, version, &call)?;
+        let (_, body) = self.send(&call, Method::Get, url, None, None, &Bearer::Of(caller)).await?;
+        read(&call, &body)
     }
 
-    /// Lists every resource of a kind, page after page. One that cannot be read is left out, and logged: it must not hide
-    /// the others.
+    /// Lists every resource of a kind, page after page. A resource that cannot be read is left out and logged: it must not
+    /// hide the others.
     pub(crate) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -161,27 +162,29 @@ impl Arm {
 
     async fn pages<T: DeserializeOwned>(
         &self,
-        what: &str,
+        call: &str,
         path: &str,
         version: &str,
         bearer: &Bearer<'_>,
     ) -> Result<Vec<T>, CallError> {
-        let mut url = self.url(path, version, what)?;
+        let mut url = self.url(path, version, call)?;
         let mut items = Vec::new();
-        for _ in 0..PAGES {
-            let (_, body) = self.send(what, Method::Get, url, None, None, bearer).await?;
-            let page: Page = read(what, &body)?;
+        for _ in 0..MAX_PAGES {
+            let (_, body) = self.send(call, Method::Get, url, None, None, bearer).await?;
+            let page: Page = read(call, &body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
                     Ok(item) => items.push(item),
-                    Err(error) => tracing::warn!(what, %id, %error, "a resource cannot be read"),
+                    Err(error) => {
+                        tracing::warn!(call, %id, %error, "left out a resource that cannot be read")
+                    }
                 }
             }
             let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
-            url = link(what, &next)?;
+            url = link(call, &next)?;
         }
-        Err(CallError::Silent { what: what.to_owned(), reason: "the list has no end".into() })
+        Err(CallError::NoAnswer { call: call.to_owned(), reason: "the list has no end".into() })
     }
 
     /// Writes one security rule, and waits until it is in force.
@@ -191,29 +194,29 @@ impl Arm {
         name: &str,
         rule: SecurityRule,
     ) -> Result<(), CallError> {
-        let what = format!("PUT {name} in {}", group.name());
+        let call = format!("PUT {name} in {}", group.name());
         let rules = self.network.security_rules_client();
         let sent = rules
             .create_or_update(group.group(), group.name(), name, rule, group.subscription())
             .send()
             .await;
-        let answer = sent.map_err(|error| CallError::of(&what, &error))?;
-        self.follow(&what, answer.as_raw_response().headers().clone()).await
+        let answer = sent.map_err(|error| CallError::of(&call, &error))?;
+        self.follow(&call, answer.as_raw_response().headers().clone()).await
     }
 
-    /// Deletes one security rule, and waits until it is out of force. One that is not there is deleted.
+    /// Deletes one security rule, and waits until it is out of force. A rule that does not exist counts as deleted.
     pub(crate) async fn delete_rule(&self, group: &ArmId, name: &str) -> Result<(), CallError> {
-        let what = format!("DELETE {name} in {}", group.name());
+        let call = format!("DELETE {name} in {}", group.name());
         let rules = self.network.security_rules_client();
         let sent = rules.delete(group.group(), group.name(), name, group.subscription()).send().await;
-        match sent.map_err(|error| CallError::of(&what, &error)) {
-            Ok(answer) => self.follow(&what, answer.as_raw_response().headers().clone()).await,
+        match sent.map_err(|error| CallError::of(&call, &error)) {
+            Ok(answer) => self.follow(&call, answer.as_raw_response().headers().clone()).await,
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Writes a resource as it is given, if its etag is this one, and waits until the change is done.
+    /// Writes a resource as given, if Azure still has this etag, and waits until the change is done.
     pub(crate) async fn put_raw(
         &self,
         path: &str,
@@ -221,28 +224,28 @@ impl Arm {
         body: Bytes,
         etag: Option<&str>,
     ) -> Result<(), CallError> {
-        let what = format!("PUT {path}");
-        let url = self.url(path, version, &what)?;
-        let (headers, _) = self.send(&what, Method::Put, url, Some(body), etag, &Bearer::Own).await?;
-        self.follow(&what, headers).await
+        let call = format!("PUT {path}");
+        let url = self.url(path, version, &call)?;
+        let (headers, _) = self.send(&call, Method::Put, url, Some(body), etag, &Bearer::Own).await?;
+        self.follow(&call, headers).await
     }
 
     /// Waits until an operation is done, if an answer says that there is one.
-    async fn follow(&self, what: &str, headers: Headers) -> Result<(), CallError> {
+    async fn follow(&self, call: &str, headers: Headers) -> Result<(), CallError> {
         let place = |name| headers.get_optional_str(&HeaderName::from_static(name));
         let Some(place) = place("azure-asyncoperation").or_else(|| place("location")) else { return Ok(()) };
-        let url = link(what, place)?;
-        let deadline = Instant::now() + OPERATION_TIMEOUT;
-        let mut most = retry_after(&headers).unwrap_or(POLL);
-        let mut wait = FIRST_POLL;
+        let url = link(call, place)?;
+        let deadline = clock::instant() + OPERATION_TIMEOUT;
+        let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
+        let mut wait = FIRST_POLL_DELAY;
         loop {
-            tokio::time::sleep(wait.min(most.max(FIRST_POLL))).await;
-            let (headers, body) = self.send(what, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
-            match state(what, &body)? {
+            tokio::time::sleep(wait.min(most.max(FIRST_POLL_DELAY))).await;
+            let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
+            match state(call, &body)? {
                 Some(()) => return Ok(()),
-                None if Instant::now() > deadline => {
+                None if clock::instant() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
-                    return Err(CallError::Silent { what: what.to_owned(), reason });
+                    return Err(CallError::NoAnswer { call: call.to_owned(), reason });
                 }
                 None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
             }
@@ -251,14 +254,14 @@ impl Arm {
 
     async fn send(
         &self,
-        what: &str,
+        call: &str,
         method: Method,
         url: Url,
         body: Option<Bytes>,
         etag: Option<&str>,
         bearer: &Bearer<'_>,
     ) -> Result<(Headers, Bytes), CallError> {
-        let failed = |error: azure_core::Error| CallError::of(what, &error);
+        let failed = |error: azure_core::Error| CallError::of(call, &error);
         let mut request = Request::new(url, method);
         let token = match bearer {
             Bearer::Own => self.credential.get_token(&[]).await.map_err(failed)?.token.secret().to_owned(),
@@ -279,48 +282,48 @@ impl Arm {
         if let (Err(error), Bearer::Own) = (&sent, bearer)
             && error.as_http_error().is_some_and(|answer| answer.status() == StatusCode::Unauthorized)
         {
-            // It was taken back before its end: the next call asks for a new one.
+            // Entra revoked the token before its end: the next call asks for a new one.
             self.credential.clear_cache().await.map_err(failed)?;
         }
         let (_, headers, body) = sent.map_err(failed)?.deconstruct();
         Ok((headers, body.collect().await.map_err(failed)?))
     }
 
-    fn url(&self, path: &str, version: &str, what: &str) -> Result<Url, CallError> {
-        let mut url = self.endpoint.join(path).map_err(|error| CallError::Silent {
-            what: what.to_owned(),
-            reason: format!("the path is no path: {error}"),
+    fn url(&self, path: &str, version: &str, call: &str) -> Result<Url, CallError> {
+        let mut url = self.endpoint.join(path).map_err(|error| CallError::NoAnswer {
+            call: call.to_owned(),
+            reason: format!("the path is invalid: {error}"),
         })?;
         url.query_pairs_mut().append_pair("api-version", version);
         Ok(url)
     }
 }
 
-/// Whether an operation is done.
-fn state(what: &str, body: &[u8]) -> Result<Option<()>, CallError> {
-    // The place of a change that has no status of its own answers with what was changed, or with nothing.
+/// Reports whether an operation is done.
+fn state(call: &str, body: &[u8]) -> Result<Option<()>, CallError> {
+    // The URL of a change without a status of its own answers with the changed resource, or with nothing.
     let Ok(operation) = serde_json::from_slice::<Operation>(body) else { return Ok(Some(())) };
     match operation.status.as_str() {
         "Succeeded" => Ok(Some(())),
         "Failed" | "Canceled" => {
             let OperationError { code, message } = operation.error.unwrap_or_default();
             let code = if code.is_empty() { operation.status } else { code };
-            Err(CallError::Answered { what: what.to_owned(), status: 200, code, message })
+            Err(CallError::Answered { call: call.to_owned(), status: 200, code, message })
         }
         _ => Ok(None),
     }
 }
 
-fn read<T: DeserializeOwned>(what: &str, body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|error| CallError::Silent {
-        what: what.to_owned(),
-        reason: format!("the answer is not what was asked for: {error}"),
+fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {
+    serde_json::from_slice(body).map_err(|error| CallError::NoAnswer {
+        call: call.to_owned(),
+        reason: format!("the answer cannot be parsed: {error}"),
     })
 }
 
-fn link(what: &str, url: &str) -> Result<Url, CallError> {
-    url.parse().map_err(|_| CallError::Silent {
-        what: what.to_owned(),
+fn link(call: &str, url: &str) -> Result<Url, CallError> {
+    url.parse().map_err(|_| CallError::NoAnswer {
+        call: call.to_owned(),
         reason: format!("the answer leads to {url:?}, which is not a URL"),
     })
 }

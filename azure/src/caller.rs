@@ -1,8 +1,8 @@
-//! What a caller may do by Azure's own role assignments, as the reference checks it: who may ask for just-in-time access
-//! to a virtual machine has the action below there, and may read it (Microsoft Learn, "Enable just-in-time access on
-//! VMs", on the permissions that are needed).
+//! The check of a caller by Azure's own role assignments, as the reference makes it: a caller may request just-in-time access
+//! to a virtual machine if Azure grants the caller the action below on it, and lets the caller read it (Microsoft Learn,
+//! "Enable just-in-time access on VMs", on the permissions that are needed).
 
-use postern_cloud::{CallerToken, CloudError};
+use postern_provider::{CallerToken, CloudError};
 use serde::Deserialize;
 
 use crate::arm::{AUTHORIZATION_API, Arm, COMPUTE};
@@ -10,10 +10,10 @@ use crate::error::CallError;
 use crate::id::ArmId;
 use crate::reader::VirtualMachine;
 
-/// What who asks for access must be allowed.
-const INITIATE: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
+/// The action that Azure must allow a caller who requests access.
+const INITIATE_ACTION: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
 
-/// What one role assignment gives, without the actions on data.
+/// The actions of one role assignment, without those on data.
 #[derive(Debug, Deserialize)]
 struct Permission {
     #[serde(default)]
@@ -29,7 +29,7 @@ impl Permission {
     }
 }
 
-/// Whether a pattern of a role names an action. A `*` stands for any text, and letters compare without case
+/// Reports whether a pattern of a role names an action. A `*` stands for any text, and letters compare without case
 /// (Microsoft Learn, "Understand Azure role definitions").
 fn names(pattern: &str, action: &str) -> bool {
     let (pattern, action) = (pattern.to_ascii_lowercase(), action.to_ascii_lowercase());
@@ -46,11 +46,11 @@ fn names(pattern: &str, action: &str) -> bool {
 /// Asks Azure, with the caller's own token.
 ///
 /// # Errors
-/// Refused where the caller may not, or where Azure does not take the token.
+/// Refused if the caller may not request access, or if Azure does not accept the token.
 pub(crate) async fn authorize(arm: &Arm, vm: &ArmId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
     let Some(caller) = caller else {
         return Err(CloudError::refused(format!(
-            "Azure is asked who may have access to {}, and no token was sent: send your own for Azure Resource Manager \
+            "Azure decides who may have access to {}, and the request holds no token: send your own for Azure Resource Manager \
              (postern request --cloud-token)",
             vm.name()
         )));
@@ -61,16 +61,16 @@ pub(crate) async fn authorize(arm: &Arm, vm: &ArmId, caller: Option<&CallerToken
     let (read, permissions) = futures_util::join!(read, permissions);
     read.map_err(|error| refusal(error, vm, "read it"))?;
     let permissions = permissions.map_err(|error| refusal(error, vm, "read its permissions"))?;
-    if permissions.iter().any(|permission| permission.gives(INITIATE)) {
+    if permissions.iter().any(|permission| permission.gives(INITIATE_ACTION)) {
         return Ok(());
     }
     let name = vm.name();
     Err(CloudError::refused(format!(
-        "by Azure you may not ask for access to {name}: get a role there that gives {INITIATE}"
+        "by Azure you may not ask for access to {name}: get a role there that gives {INITIATE_ACTION}"
     )))
 }
 
-/// What an answer to the caller's own token means.
+/// Translates the error of a call with the caller's own token.
 fn refusal(error: CallError, vm: &ArmId, what: &str) -> CloudError {
     match &error {
         CallError::Answered { status: 401, code, .. } => CloudError::refused(format!(
@@ -80,7 +80,7 @@ fn refusal(error: CallError, vm: &ArmId, what: &str) -> CloudError {
             "by Azure {} does not exist, or you may not {what} ({code})",
             vm.name()
         )),
-        CallError::Answered { .. } | CallError::Silent { .. } | CallError::NoToken { .. } => error.into(),
+        CallError::Answered { .. } | CallError::NoAnswer { .. } | CallError::NoToken { .. } => error.into(),
     }
 }
 
@@ -97,14 +97,14 @@ mod tests {
     fn a_role_gives_what_it_names_and_does_not_take_back() {
         for (actions, not_actions, gives) in [
             (&["*"][..], &[][..], true),
-            (&[INITIATE], &[], true),
+            (&[INITIATE_ACTION], &[], true),
             (&["microsoft.security/LOCATIONS/jitnetworkaccesspolicies/initiate/ACTION"], &[], true),
             (&["Microsoft.Security/*"], &[], true),
             (&["Microsoft.Security/locations/jitNetworkAccessPolicies/*/action"], &[], true),
             (&["*/action"], &[], true),
             (&["*/read", "Microsoft.Security/*/initiate/action"], &[], true),
             (&["*"], &["Microsoft.Security/*"], false),
-            (&["*"], &[INITIATE], false),
+            (&["*"], &[INITIATE_ACTION], false),
             (&["*/read"], &[], false),
             (&["Microsoft.Security/locations/jitNetworkAccessPolicies/initiate"], &[], false),
             (&["Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action/more"], &[], false),
@@ -113,7 +113,7 @@ mod tests {
             (&["Microsoft.Security/*initiate*initiate*"], &[], false),
         ] {
             assert_eq!(
-                permission(actions, not_actions).gives(INITIATE),
+                permission(actions, not_actions).gives(INITIATE_ACTION),
                 gives,
                 "{actions:?} {not_actions:?}"
             );

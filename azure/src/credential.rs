@@ -1,7 +1,7 @@
-//! Tokens of Microsoft Entra for the broker itself.
+//! The tokens of Microsoft Entra for the broker itself.
 //!
-//! The credentials of `azure_identity` 0.21 read a federated token once and for all, and need OpenSSL for a certificate;
-//! these read whatever is kept in files whenever a token is needed, so that secrets can be rotated under a running broker.
+//! The credentials of `azure_identity` 0.21 read a federated token once, and need OpenSSL for a certificate. These read their
+//! files whenever a token is needed, so that an operator can rotate secrets under a running broker.
 
 use std::fmt;
 use std::path::Path;
@@ -10,25 +10,25 @@ use std::time::Duration;
 use azure_core::auth::{AccessToken, Secret, TokenCredential};
 use azure_core::error::ErrorKind;
 use data_encoding::BASE64URL_NOPAD;
+use postern_runtime::error_chain::error_chain;
 use ring::rand::SystemRandom;
 use ring::signature::{RSA_PKCS1_SHA256, RsaKeyPair};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use time::OffsetDateTime;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::error::in_words;
+use crate::clock;
 use crate::settings::{Application, Credential, Environment};
 
-/// A token is renewed so long before it ends.
-const EARLY: Duration = Duration::from_secs(300);
-/// How long a client assertion is good for.
+/// The time before its end at which a token is renewed.
+const RENEW_BEFORE_END: Duration = Duration::from_secs(300);
+/// The lifetime of a client assertion.
 const ASSERTION_LIFETIME: Duration = Duration::from_secs(300);
 /// Azure's word for an assertion that is a signed token (RFC 7523).
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
-/// Gets tokens, and keeps each until shortly before its end.
+/// The broker's identity: it fetches tokens, and keeps each until shortly before its end.
 pub(crate) struct Identity {
     credential: Credential,
     environment: Environment,
@@ -73,7 +73,7 @@ struct Header {
     x5t_s256: String,
 }
 
-/// What a client assertion claims (Microsoft Learn, "Microsoft identity platform application authentication certificate
+/// The claims of a client assertion (Microsoft Learn, "Microsoft identity platform application authentication certificate
 /// credentials").
 #[derive(Serialize)]
 struct Claims<'a> {
@@ -113,10 +113,10 @@ impl Identity {
                 )
             }
         };
-        let asked_at = Instant::now();
-        let answer = request.send().await.map_err(|error| in_words(&error.without_url()))?;
+        let asked_at = clock::instant();
+        let answer = request.send().await.map_err(|error| error_chain(&error.without_url()))?;
         let status = answer.status();
-        let body = answer.bytes().await.map_err(|error| in_words(&error.without_url()))?;
+        let body = answer.bytes().await.map_err(|error| error_chain(&error.without_url()))?;
         if !status.is_success() {
             let words = serde_json::from_slice::<Refusal>(&body).map_or_else(
                 |_| format!("status {status}"),
@@ -131,9 +131,9 @@ impl Identity {
             Seconds::Text(text) => text.parse().map_err(|_| "the token's end is not a number".to_owned())?,
         };
         let lifetime = Duration::from_secs(seconds.min(86_400));
-        let token = AccessToken::new(Secret::new(answer.access_token), OffsetDateTime::now_utc() + lifetime);
+        let token = AccessToken::new(Secret::new(answer.access_token), clock::wall() + lifetime);
         let ends_at = asked_at + lifetime;
-        Ok(Kept { token, renew_at: ends_at - EARLY.min(lifetime / 2), ends_at })
+        Ok(Kept { token, renew_at: ends_at - RENEW_BEFORE_END.min(lifetime / 2), ends_at })
     }
 
     fn metadata_request(&self, client_id: Option<&str>) -> reqwest::RequestBuilder {
@@ -163,7 +163,7 @@ impl Identity {
     }
 }
 
-/// What a token is asked for.
+/// The scope of the tokens.
 pub(crate) fn scope(environment: &Environment) -> String {
     format!("{}/.default", environment.resource_manager)
 }
@@ -185,7 +185,7 @@ fn assertion(
         pem::parse(certificate).map_err(|error| format!("the certificate is not PEM: {error}"))?;
     let key = rsa_key(key)?;
     let thumbprint = BASE64URL_NOPAD.encode(&Sha256::digest(certificate.contents()));
-    let now = OffsetDateTime::now_utc();
+    let now = clock::wall();
     let header = Header { alg: "RS256", typ: "JWT", x5t_s256: thumbprint };
     let claims = Claims {
         aud: audience,
@@ -203,7 +203,7 @@ fn assertion(
     Ok(format!("{unsigned}.{}", BASE64URL_NOPAD.encode(&signature)))
 }
 
-/// Reads a key in PKCS #8 or PKCS #1. No word of an error is the key's.
+/// Reads a key in PKCS #8 or PKCS #1. An error holds nothing of the key.
 fn rsa_key(pem: &str) -> Result<RsaKeyPair, String> {
     let wrong = || "the certificate's key is not an RSA key of 2048 bits or more in PEM".to_owned();
     let key = pem::parse(pem).map_err(|_| wrong())?;
@@ -221,14 +221,14 @@ fn part(value: &impl Serialize) -> Result<String, String> {
 impl TokenCredential for Identity {
     async fn get_token(&self, _: &[&str]) -> azure_core::Result<AccessToken> {
         let mut kept = self.kept.lock().await;
-        let now = Instant::now();
+        let now = clock::instant();
         if let Some(kept) = kept.as_ref().filter(|kept| now < kept.renew_at) {
             return Ok(kept.token.clone());
         }
         match (self.fetch().await, kept.as_ref()) {
             (Ok(fetched), _) => Ok(kept.insert(fetched).token.clone()),
             (Err(reason), Some(kept)) if now < kept.ends_at => {
-                tracing::warn!(%reason, "the token of Microsoft Entra could not be renewed yet");
+                tracing::warn!(%reason, "cannot renew the token of Microsoft Entra; the current one is used until it ends");
                 Ok(kept.token.clone())
             }
             (Err(reason), _) => Err(azure_core::Error::message(ErrorKind::Credential, reason)),

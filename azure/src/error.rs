@@ -1,57 +1,58 @@
-//! What an error of Azure Resource Manager means for us.
+//! The errors of Azure Resource Manager, and their meaning for the broker.
 
 use azure_core::error::ErrorKind;
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
+use postern_runtime::error_chain::error_chain;
 
 /// An error of one call.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CallError {
     /// Azure answered with an error.
-    #[error("{what}: {code}: {message}")]
+    #[error("{call}: {code}: {message}")]
     Answered {
-        /// What was asked.
-        what: String,
+        /// The call.
+        call: String,
         /// The answer's status; 200 where an operation ended with an error.
         status: u16,
         /// Azure's code.
         code: String,
-        /// Azure's words.
+        /// Azure's message.
         message: String,
     },
     /// There was no answer, or none that can be read: the call may have taken effect.
-    #[error("{what}: {reason}")]
-    Silent {
-        /// What was asked.
-        what: String,
-        /// Why.
+    #[error("{call}: {reason}")]
+    NoAnswer {
+        /// The call.
+        call: String,
+        /// The reason.
         reason: String,
     },
     /// No call was made: there is no token.
     #[error("no token from Microsoft Entra: {reason}")]
     NoToken {
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
 impl CallError {
     /// Reads the SDK's error. Its own words hold whole answers, and are not used.
-    pub(crate) fn of(what: &str, error: &azure_core::Error) -> Self {
-        let what = what.to_owned();
+    pub(crate) fn of(call: &str, error: &azure_core::Error) -> Self {
+        let call = call.to_owned();
         if let Some(answer) = error.as_http_error() {
             let status = u16::from(answer.status());
             let code = answer.error_code().map_or_else(|| format!("status {status}"), str::to_owned);
             let message = answer.error_message().unwrap_or_default().to_owned();
-            return Self::Answered { what, status, code, message };
+            return Self::Answered { call, status, code, message };
         }
-        let reason = in_words(error);
+        let reason = error_chain(error);
         match error.kind() {
             ErrorKind::Credential => Self::NoToken { reason },
             ErrorKind::HttpResponse { .. }
             | ErrorKind::Io
             | ErrorKind::DataConversion
             | ErrorKind::MockFramework
-            | ErrorKind::Other => Self::Silent { what, reason },
+            | ErrorKind::Other => Self::NoAnswer { call, reason },
         }
     }
 
@@ -59,12 +60,12 @@ impl CallError {
     pub(crate) fn code(&self) -> &str {
         match self {
             Self::Answered { code, .. } => code,
-            Self::Silent { .. } | Self::NoToken { .. } => "",
+            Self::NoAnswer { .. } | Self::NoToken { .. } => "",
         }
     }
 
-    /// Whether Azure says that the resource does not exist. A group that is gone took it along; a subscription that is not
-    /// found is one that the broker may not see.
+    /// Reports whether Azure says that the resource does not exist. A resource group that is gone took it along; a
+    /// subscription that is not found is one that the broker may not see.
     pub(crate) fn is_not_found(&self) -> bool {
         matches!(self, Self::Answered { status: 404, code, .. }
         if matches!(
@@ -73,13 +74,13 @@ impl CallError {
         ))
     }
 
-    /// Whether somebody else was faster: the priority is another rule's by now, the etag is not the resource's any more, or
-    /// another operation came before. Nothing was done, and a fresh look may find another way.
-    pub(crate) fn is_overtaken(&self) -> bool {
+    /// Reports whether another principal was faster: another rule has the priority now, the resource has another etag, or
+    /// another operation came first. Azure changed nothing, and a fresh read may lead to another write.
+    pub(crate) fn is_conflict(&self) -> bool {
         matches!(self.code(), "SecurityRuleConflict" | "PreconditionFailed") || self.is_other_operation()
     }
 
-    /// Whether another operation on the resource is in the way.
+    /// Reports whether another operation on the resource is under way.
     fn is_other_operation(&self) -> bool {
         matches!(
             self.code(),
@@ -90,34 +91,34 @@ impl CallError {
         )
     }
 
-    /// Whether asking again may help.
-    fn is_passing(&self) -> bool {
+    /// Reports whether a retry may succeed.
+    fn is_transient(&self) -> bool {
         match self {
-            Self::Silent { .. } | Self::NoToken { .. } => true,
+            Self::NoAnswer { .. } | Self::NoToken { .. } => true,
             Self::Answered { status, code, .. } => {
                 *status >= 500
                     || matches!(status, 401 | 408 | 409 | 412 | 429)
-                    || self.is_overtaken()
+                    || self.is_conflict()
                     || code.contains("InternalServerError")
             }
         }
     }
 }
 
-/// Why something was not written.
+/// The reason that a write was not made.
 #[derive(Debug)]
 pub(crate) enum WriteError {
     /// A call failed.
     Call(CallError),
-    /// What was known before any call, or came out on the way, does not allow it.
+    /// The state of the machine or of a group does not allow the write.
     Refused(CloudError),
 }
 
 impl WriteError {
-    /// See [`CallError::is_overtaken`].
-    pub(crate) fn is_overtaken(&self) -> bool {
+    /// See [`CallError::is_conflict`].
+    pub(crate) fn is_conflict(&self) -> bool {
         match self {
-            Self::Call(error) => error.is_overtaken(),
+            Self::Call(error) => error.is_conflict(),
             Self::Refused(_) => false,
         }
     }
@@ -144,17 +145,9 @@ impl From<WriteError> for CloudError {
     }
 }
 
-/// An error with its causes, one after the other.
-pub(crate) fn in_words(error: &(dyn std::error::Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut words: Vec<String> = causes.map(ToString::to_string).collect();
-    words.dedup();
-    words.join(": ")
-}
-
 impl From<CallError> for CloudError {
     fn from(error: CallError) -> Self {
-        if error.is_passing() {
+        if error.is_transient() {
             return Self::unavailable(error.to_string());
         }
         match remedy(error.code()) {
@@ -187,12 +180,12 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, code: &str) -> CallError {
-        let (what, code, message) = ("PUT a rule".to_owned(), code.to_owned(), "a test".to_owned());
-        CallError::Answered { what, status, code, message }
+        let (call, code, message) = ("PUT a rule".to_owned(), code.to_owned(), "a test".to_owned());
+        CallError::Answered { call, status, code, message }
     }
 
     #[test]
-    fn a_hiccup_is_tried_again_and_what_lasts_is_refused_with_the_remedy() {
+    fn a_transient_error_is_retried_and_a_lasting_one_is_refused_with_the_remedy() {
         for (status, code) in [
             (409, "AnotherOperationInProgress"),
             (412, "PreconditionFailed"),
@@ -214,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_overtaken_looks_anew_and_whoever_was_not_heard_does_not_know() {
+    fn a_conflict_is_read_again_and_a_call_without_an_answer_is_no_conflict() {
         for (status, code) in [
             (400, "SecurityRuleConflict"),
             (412, "PreconditionFailed"),
@@ -222,11 +215,11 @@ mod tests {
             (429, "RetryableErrorDueToAnotherOperation"),
             (200, "CanceledAndSupersededDueToAnotherOperation"),
         ] {
-            assert!(answered(status, code).is_overtaken(), "{code}");
+            assert!(answered(status, code).is_conflict(), "{code}");
         }
-        assert!(!answered(429, "TooManyRequests").is_overtaken());
-        assert!(!answered(403, "AuthorizationFailed").is_overtaken());
-        assert!(!CallError::Silent { what: "x".into(), reason: "cut".into() }.is_overtaken());
+        assert!(!answered(429, "TooManyRequests").is_conflict());
+        assert!(!answered(403, "AuthorizationFailed").is_conflict());
+        assert!(!CallError::NoAnswer { call: "x".into(), reason: "cut".into() }.is_conflict());
     }
 
     #[test]

@@ -1,9 +1,9 @@
-//! Rules of ours in an Azure Firewall: what is read is written back as it came, but for ours.
+//! Postern's rules in an Azure Firewall. Everything else of a firewall is written back as it was read, byte for byte.
 //!
-//! The rules of a firewall are fields of the firewall: each change is a write of all of it, and takes minutes. Changes
-//! that come while one is under way are made together by the next. Another broker, or somebody else, may write the same
-//! firewall: what was written is read again, until it holds what it should. A window here is only ever an allowance: a rule
-//! that denies would cut established connections (I3).
+//! The rules of a firewall are fields of the firewall: each change writes all of it, and takes minutes. Changes that arrive
+//! while one is under way wait, and the next write makes them together. Another broker or another principal may write the same
+//! firewall: the change is over only when a fresh read shows it. Postern writes only rules that allow here: a rule that denies
+//! would cut established connections (I3).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -17,21 +17,21 @@ use postern_core::{Port, Protocol, SourcePrefix};
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use crate::arm::{Arm, NETWORK};
+use crate::clock;
 use crate::error::CallError;
 use crate::id::ArmId;
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
 
-/// How long a change is tried while others change the firewall: each of theirs takes up to five minutes.
-const PATIENCE: Duration = Duration::from_secs(600);
+/// The time that a change is retried while other principals change the firewall: each of their writes takes up to five minutes.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// An object as it came: each field's value byte for byte, in its place.
+/// A JSON object as it was read: each field's value byte for byte, in its place.
 type Fields = IndexMap<String, Box<RawValue>>;
 
-/// A rule of ours that is to be in a firewall.
+/// A rule that Postern adds to a firewall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewNatRule {
     pub(crate) name: String,
@@ -47,14 +47,14 @@ pub(crate) struct NewNatRule {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Edit {
     pub(crate) add: Vec<NewNatRule>,
-    /// By name.
+    /// The rules to remove, by name.
     pub(crate) remove: BTreeSet<String>,
 }
 
-/// Why a firewall cannot be changed so.
+/// The reason that an edit of a firewall is impossible.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum EditError {
-    #[error("the firewall reads as nothing that could be changed: {0}")]
+    #[error("the firewall cannot be parsed, so it cannot be changed: {0}")]
     Unreadable(String),
     #[error("the firewall has the policy {0}, and its own rules have no effect")]
     Policy(String),
@@ -79,9 +79,9 @@ struct Rule {
     translated_port: String,
 }
 
-/// What has to be known of rules, ours and others'.
+/// The fields of a rule that an edit reads, whether the rule is Postern's or a customer's.
 #[derive(Deserialize)]
-struct Known {
+struct ExistingRule {
     #[serde(default)]
     name: String,
     #[serde(default, rename = "destinationAddresses")]
@@ -96,8 +96,8 @@ struct Known {
     translated_port: Option<String>,
 }
 
-impl Known {
-    /// Whether it takes connections to this port of the address.
+impl ExistingRule {
+    /// Reports whether the rule translates connections to this port of the address.
     fn takes(&self, public: IpAddr, protocol: Protocol, port: u16) -> bool {
         let at = |text: &String| text == "*" || text.parse() == Ok(public) || text.contains('/');
         let of = |text: &String| {
@@ -111,19 +111,19 @@ impl Known {
                 .any(|text| crate::wire::ports(text).is_none_or(|ports| ports.contains(&port)))
     }
 
-    /// Whether it leads to where the rule is to lead.
+    /// Reports whether the rule leads to the same port of the same machine as the new one.
     fn leads_like(&self, rule: &NewNatRule) -> bool {
         self.translated_address.as_ref().and_then(|text| text.parse().ok()) == Some(rule.machine)
             && self.translated_port.as_ref().and_then(|text| text.parse().ok()) == Some(rule.port.get())
     }
 }
 
-/// The firewall with the changes made, one after the other, and its etag; none where nothing is to be changed.
+/// Returns the firewall with the edits made, one after the other, and its etag; none where nothing changes.
 ///
-/// `collection` is the name of ours.
+/// `collection` is the name of Postern's collection.
 ///
 /// # Errors
-/// It cannot be changed so; nothing of it is.
+/// An edit is impossible; then none is made.
 pub(crate) fn edit(
     body: &[u8],
     edits: &[Edit],
@@ -144,14 +144,15 @@ pub(crate) fn edit(
     let names = edits.iter().flat_map(|edit| &edit.remove).collect();
     let is_stripped = strip(&mut collections, collection, &names).map_err(unreadable)?;
     let mut kept = Collections::read(&collections, collection).map_err(unreadable)?;
-    let before: Vec<String> = kept.ours.iter().map(|rule| rule.get().to_owned()).collect();
+    let before: Vec<String> = kept.managed_rules.iter().map(|rule| rule.get().to_owned()).collect();
     for edit in edits {
         kept.remove(&edit.remove).map_err(unreadable)?;
         for rule in &edit.add {
             kept.add(rule, settings)?;
         }
     }
-    if !is_stripped && before.iter().map(String::as_str).eq(kept.ours.iter().map(|rule| rule.get())) {
+    if !is_stripped && before.iter().map(String::as_str).eq(kept.managed_rules.iter().map(|rule| rule.get()))
+    {
         return Ok(None);
     }
     let made = kept.collection(collection, settings).map_err(unreadable)?;
@@ -175,10 +176,10 @@ fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> 
 }
 
 /// Takes these rules out of every collection but Postern's: another principal gave the collection another name, or copied a
-/// rule. Reports whether there was one. A collection that held nothing else goes.
+/// rule. Reports whether there was one. A collection that held nothing else is removed.
 fn strip(
     collections: &mut Vec<Box<RawValue>>,
-    ours: &str,
+    managed_collection: &str,
     names: &BTreeSet<&String>,
 ) -> serde_json::Result<bool> {
     let mut is_stripped = false;
@@ -187,10 +188,10 @@ fn strip(
         let mut fields: Fields = serde_json::from_str(collection.get())?;
         let mut properties: Fields = nested(&fields, "properties")?;
         let rules: Vec<Box<RawValue>> = nested(&properties, "rules")?;
-        let known: Vec<Known> = nested(&properties, "rules")?;
-        let of_others = rules.iter().zip(&known).filter(|(_, known)| !names.contains(&known.name));
-        let kept: Vec<&Box<RawValue>> = of_others.map(|(rule, _)| rule).collect();
-        if kept.len() == rules.len() || nested::<String>(&fields, "name")? == ours {
+        let known: Vec<ExistingRule> = nested(&properties, "rules")?;
+        let left_in_place = rules.iter().zip(&known).filter(|(_, known)| !names.contains(&known.name));
+        let kept: Vec<&Box<RawValue>> = left_in_place.map(|(rule, _)| rule).collect();
+        if kept.len() == rules.len() || nested::<String>(&fields, "name")? == managed_collection {
             left.push(collection);
             continue;
         }
@@ -207,16 +208,16 @@ fn strip(
 
 /// The collections of rules that translate.
 struct Collections {
-    /// Where ours is.
+    /// The index of Postern's collection.
     at: Option<usize>,
-    /// Our collection's own fields.
+    /// The fields of Postern's collection.
     fields: Fields,
-    /// Its rules.
-    ours: Vec<Box<RawValue>>,
-    /// Every rule of the others.
-    others: Vec<Known>,
-    /// The priorities of the others.
-    priorities: BTreeSet<u64>,
+    /// The rules in it.
+    managed_rules: Vec<Box<RawValue>>,
+    /// The rules of every other collection.
+    customer_rules: Vec<ExistingRule>,
+    /// The priorities of the other collections.
+    customer_priorities: BTreeSet<u64>,
 }
 
 impl Collections {
@@ -224,20 +225,20 @@ impl Collections {
         let mut read = Self {
             at: None,
             fields: Fields::new(),
-            ours: Vec::new(),
-            others: Vec::new(),
-            priorities: BTreeSet::new(),
+            managed_rules: Vec::new(),
+            customer_rules: Vec::new(),
+            customer_priorities: BTreeSet::new(),
         };
         for (at, collection) in collections.iter().enumerate() {
             let fields: Fields = serde_json::from_str(collection.get())?;
             let properties: Fields = nested(&fields, "properties")?;
-            let is_ours = nested::<String>(&fields, "name")? == name;
-            if is_ours {
-                read.ours = nested(&properties, "rules")?;
+            let is_managed = nested::<String>(&fields, "name")? == name;
+            if is_managed {
+                read.managed_rules = nested(&properties, "rules")?;
                 (read.at, read.fields) = (Some(at), fields);
             } else {
-                read.others.extend(nested::<Vec<Known>>(&properties, "rules")?);
-                read.priorities.insert(nested(&properties, "priority")?);
+                read.customer_rules.extend(nested::<Vec<ExistingRule>>(&properties, "rules")?);
+                read.customer_priorities.insert(nested(&properties, "priority")?);
             }
         }
         Ok(read)
@@ -245,28 +246,28 @@ impl Collections {
 
     fn remove(&mut self, names: &BTreeSet<String>) -> serde_json::Result<()> {
         let mut left = Vec::new();
-        for rule in self.ours.drain(..) {
-            let known: Known = serde_json::from_str(rule.get())?;
+        for rule in self.managed_rules.drain(..) {
+            let known: ExistingRule = serde_json::from_str(rule.get())?;
             if !names.contains(&known.name) {
                 left.push(rule);
             }
         }
-        self.ours = left;
+        self.managed_rules = left;
         Ok(())
     }
 
     fn add(&mut self, rule: &NewNatRule, settings: &FirewallSettings) -> Result<(), EditError> {
         let unreadable = |error: serde_json::Error| EditError::Unreadable(error.to_string());
-        let ours = self
-            .ours
+        let managed = self
+            .managed_rules
             .iter()
             .map(|rule| serde_json::from_str(rule.get()))
-            .collect::<serde_json::Result<Vec<Known>>>();
-        let ours = ours.map_err(unreadable)?;
-        if ours.iter().any(|known| known.name == rule.name) {
+            .collect::<serde_json::Result<Vec<ExistingRule>>>();
+        let managed = managed.map_err(unreadable)?;
+        if managed.iter().any(|known| known.name == rule.name) {
             return Ok(());
         }
-        let port = self.port(&ours, rule, settings)?;
+        let port = self.port(&managed, rule, settings)?;
         let rule = Rule {
             name: rule.name.clone(),
             description: rule.description.clone(),
@@ -281,54 +282,63 @@ impl Collections {
             translated_address: rule.machine.to_string(),
             translated_port: rule.port.to_string(),
         };
-        self.ours.push(to_raw_value(&rule).map_err(unreadable)?);
+        self.managed_rules.push(to_raw_value(&rule).map_err(unreadable)?);
         Ok(())
     }
 
-    /// The port of the firewall: the one that leads there already, or else the same one each time for a machine's port,
-    /// unless it is taken.
-    fn port(&self, ours: &[Known], rule: &NewNatRule, settings: &FirewallSettings) -> Result<u16, EditError> {
-        let same = ours.iter().find(|known| known.leads_like(rule) && known.takes_some(rule));
+    /// Chooses the port of the firewall: the port that leads there already, or else the same one each time for a machine's
+    /// port, or the next free one.
+    fn port(
+        &self,
+        managed: &[ExistingRule],
+        rule: &NewNatRule,
+        settings: &FirewallSettings,
+    ) -> Result<u16, EditError> {
+        let same = managed.iter().find(|known| known.leads_like(rule) && known.takes_some(rule));
         if let Some(port) = same.and_then(|known| known.ports.first()?.parse().ok()) {
             return Ok(port);
         }
         let (first, count) =
             (*settings.ports.start(), u64::try_from(settings.ports.len()).unwrap_or(1).max(1));
-        let begin = place(rule) % count;
+        let begin = port_hash(rule) % count;
         (0..count)
             .filter_map(|step| first.checked_add(u16::try_from((begin + step) % count).ok()?))
             .find(|port| {
-                !self.others.iter().chain(ours).any(|known| known.takes(rule.public, rule.protocol, *port))
+                !self
+                    .customer_rules
+                    .iter()
+                    .chain(managed)
+                    .any(|known| known.takes(rule.public, rule.protocol, *port))
             })
             .ok_or_else(|| EditError::NoPort { ports: settings.ports.clone(), public: rule.public })
     }
 
-    /// Our collection as it is to be; none where no rule is left.
+    /// Returns Postern's collection with its rules; none where no rule is left.
     fn collection(
         &self,
         name: &str,
         settings: &FirewallSettings,
     ) -> serde_json::Result<Option<Box<RawValue>>> {
-        if self.ours.is_empty() {
+        if self.managed_rules.is_empty() {
             return Ok(None);
         }
         let mut fields = self.fields.clone();
         let mut properties: Fields = nested(&fields, "properties")?;
         if self.at.is_none() {
             fields.insert("name".into(), to_raw_value(name)?);
-            let free =
-                (u64::from(settings.priority)..=65_000).find(|priority| !self.priorities.contains(priority));
+            let free = (u64::from(settings.priority)..=65_000)
+                .find(|priority| !self.customer_priorities.contains(priority));
             properties.insert("priority".into(), to_raw_value(&free)?);
             properties.insert("action".into(), to_raw_value(&serde_json::json!({"type": "Dnat"}))?);
         }
-        properties.insert("rules".into(), to_raw_value(&self.ours)?);
+        properties.insert("rules".into(), to_raw_value(&self.managed_rules)?);
         fields.insert("properties".into(), to_raw_value(&properties)?);
         to_raw_value(&fields).map(Some)
     }
 }
 
-impl Known {
-    /// Whether it is for the same protocol, at the same address.
+impl ExistingRule {
+    /// Reports whether the rule is for the same protocol, at the same address.
     fn takes_some(&self, rule: &NewNatRule) -> bool {
         self.ports
             .first()
@@ -337,36 +347,36 @@ impl Known {
     }
 }
 
-/// Some number that is the same each time for a machine's port.
-fn place(rule: &NewNatRule) -> u64 {
+/// A number that is the same each time for a machine's port.
+fn port_hash(rule: &NewNatRule) -> u64 {
     use sha2::Digest as _;
     let digest = sha2::Sha256::digest(format!("{} {} {}", rule.machine, rule.protocol, rule.port));
     digest.iter().take(7).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// A change that waits for its turn, and where its outcome is told.
+/// A change that waits to be written, and the channel for its outcome.
 type Waiting = (Edit, oneshot::Sender<Result<(), ChangeError>>);
 
-/// Where the changes of one firewall meet.
+/// The changes of one firewall that wait to be written together.
 #[derive(Default)]
-pub(crate) struct FirewallDesk {
+pub(crate) struct FirewallQueue {
     waiting: Mutex<Vec<Waiting>>,
-    turn: tokio::sync::Mutex<()>,
+    writer: tokio::sync::Mutex<()>,
 }
 
-/// Why a firewall was not changed.
+/// The reason that a firewall was not changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ChangeError {
     #[error(transparent)]
     Call(#[from] CallError),
     #[error(transparent)]
     Edit(#[from] EditError),
-    #[error("whoever changed the firewall gave up before it was done")]
+    #[error("the task that was writing the firewall ended before the change was done")]
     GivenUp,
 }
 
-impl FirewallDesk {
-    /// Makes a change, together with all that wait when its turn comes.
+impl FirewallQueue {
+    /// Makes a change, in one write with every other change that waits.
     pub(crate) async fn change(
         &self,
         arm: &Arm,
@@ -377,7 +387,7 @@ impl FirewallDesk {
     ) -> Result<(), ChangeError> {
         let (done, mut answer) = oneshot::channel();
         self.lock().push((edit, done));
-        let _turn = self.turn.lock().await;
+        let _guard = self.writer.lock().await;
         match answer.try_recv() {
             Ok(answer) => return answer,
             Err(oneshot::error::TryRecvError::Closed) => return Err(ChangeError::GivenUp),
@@ -385,7 +395,7 @@ impl FirewallDesk {
         }
         let (edits, waiting): (Vec<Edit>, Vec<_>) = std::mem::take(&mut *self.lock()).into_iter().unzip();
         let written = match write(arm, id, &edits, collection, settings).await {
-            // One that cannot be made must not keep the others from being made.
+            // An impossible edit must not keep the others from being made.
             Err(ChangeError::Edit(_)) if edits.len() > 1 => {
                 for (edit, done) in edits.into_iter().zip(waiting) {
                     done.send(write(arm, id, &[edit], collection, settings).await).ok();
@@ -405,7 +415,7 @@ impl FirewallDesk {
     }
 }
 
-/// Writes until a fresh look finds nothing left to change, and no change under way.
+/// Writes the firewall until a fresh read shows nothing left to change and no change under way.
 async fn write(
     arm: &Arm,
     id: &ArmId,
@@ -413,10 +423,10 @@ async fn write(
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = clock::instant() + CHANGE_TIMEOUT;
     let mut waits = busy_waits();
     let mut last = None;
-    while Instant::now() < deadline {
+    while clock::instant() < deadline {
         if last.is_some() {
             tokio::time::sleep(waits.next().unwrap_or(Duration::from_secs(5))).await;
         }
@@ -427,19 +437,23 @@ async fn write(
             continue;
         }
         let Some((body, etag)) = edited else { return Ok(()) };
-        tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall: this takes minutes");
+        tracing::info!(firewall = %id, changes = edits.len(), "writing the firewall; this takes minutes");
         match arm.put_raw(id.as_str(), NETWORK, body, etag.as_deref()).await {
-            // And another look: whoever read it before may have written it after.
+            // Read once more: a principal that had read the firewall before this write may have written over it.
             Ok(()) => (last, waits) = (None, busy_waits()),
-            Err(error) if error.is_overtaken() => last = Some(error.to_string()),
+            Err(error) if error.is_conflict() => last = Some(error.to_string()),
             Err(error) => return Err(error.into()),
         }
     }
-    let reason = last.unwrap_or_else(|| "what is written is gone again".to_owned());
-    Err(CallError::Silent { what: format!("PUT {id}"), reason: format!("others change it: {reason}") }.into())
+    let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
+    Err(CallError::NoAnswer {
+        call: format!("PUT {id}"),
+        reason: format!("other principals keep changing it: {reason}"),
+    }
+    .into())
 }
 
-/// Whether a change of the firewall is under way.
+/// Reports whether a change of the firewall is under way.
 fn is_under_way(body: &[u8]) -> bool {
     #[derive(Default, Deserialize)]
     struct Firewall {

@@ -1,8 +1,8 @@
-//! Network security groups as we know them: one write at a time for each, on what the last read and the writes since say.
+//! The network security groups as this process knows them, and one write at a time for each.
 //!
-//! Azure refuses a write of a group while another is under way. After any error what is known is forgotten, and the next
-//! write reads first. Others write the group as well, another broker among them: a read that shows something else than is
-//! known, and cannot be told to be newer, has the next write read first, too.
+//! Azure refuses a write of a group while another is under way. A write builds on the last read and on the writes since. After
+//! an error the process forgets the group, and the next write reads it first. Another broker and other principals write the
+//! same groups: where a read shows another state and may be the newer one, the next write reads the group first, too.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use indexmap::IndexMap;
-use postern_cloud::CloudError;
+use postern_provider::CloudError;
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -18,63 +18,64 @@ use crate::arm::{Arm, NETWORK};
 use crate::error::{CallError, WriteError};
 use crate::id::{ArmId, is_plain};
 use crate::network::Group;
-use crate::plan::Act;
+use crate::plan::RuleWrite;
 use crate::reader::Reader;
 use crate::rules::NewRule;
 
-/// Every group that was met.
+/// The groups that this process has read or written.
 #[derive(Default)]
 pub(crate) struct Groups {
-    desks: std::sync::Mutex<HashMap<ArmId, Arc<Desk>>>,
+    states: std::sync::Mutex<HashMap<ArmId, Arc<GroupState>>>,
 }
 
-/// One group.
+/// The memory of one group.
 #[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct GroupState {
     known: Mutex<Option<Group>>,
-    /// Counts where turns begin and end, and what is taken in: a read that began before is older than what is known after.
-    moments: AtomicU64,
-    /// A read was of no use that may have seen what is not known.
-    is_doubted: AtomicBool,
+    /// Counts the begin and end of each write guard, and each recorded read: a read that began at an earlier count is older
+    /// than the known state.
+    epoch: AtomicU64,
+    /// A read was dropped that may have been newer than the known state.
+    must_reread: AtomicBool,
 }
 
-/// The turn to write a group.
-pub(crate) struct Turn<'a> {
+/// The right to write a group. One task holds it at a time.
+pub(crate) struct WriteGuard<'a> {
     arm: &'a Arm,
     id: &'a ArmId,
     known: MutexGuard<'a, Option<Group>>,
-    moments: &'a AtomicU64,
+    epoch: &'a AtomicU64,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for WriteGuard<'_> {
     fn drop(&mut self) {
-        // Before the next one's turn: what was read during this one may not have seen what it wrote.
-        self.moments.fetch_add(1, Ordering::SeqCst);
+        // Counted before the next guard: a read that began under this one may have missed its writes.
+        self.epoch.fetch_add(1, Ordering::SeqCst);
     }
 }
 
 impl Groups {
-    pub(crate) fn desk(&self, id: &ArmId) -> Arc<Desk> {
-        let mut desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(desks.entry(id.clone()).or_default())
+    pub(crate) fn state(&self, id: &ArmId) -> Arc<GroupState> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(states.entry(id.clone()).or_default())
     }
 
-    /// Where each group stands: before a read.
-    pub(crate) fn moments(&self) -> HashMap<ArmId, u64> {
-        let desks = self.desks.lock().unwrap_or_else(PoisonError::into_inner);
-        desks.iter().map(|(id, desk)| (id.clone(), desk.moments.load(Ordering::SeqCst))).collect()
+    /// The count of each group, taken before a read.
+    pub(crate) fn epochs(&self) -> HashMap<ArmId, u64> {
+        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        states.iter().map(|(id, state)| (id.clone(), state.epoch.load(Ordering::SeqCst))).collect()
     }
 
-    /// Takes in what was read, where nothing was written or taken in meanwhile.
-    pub(crate) fn learn(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
+    /// Records the groups of a read, where nothing was written or recorded meanwhile.
+    pub(crate) fn record(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
-            let desk = self.desk(id);
-            let Ok(mut known) = desk.known.try_lock() else {
-                desk.is_doubted.store(true, Ordering::SeqCst);
+            let state = self.state(id);
+            let Ok(mut known) = state.known.try_lock() else {
+                state.must_reread.store(true, Ordering::SeqCst);
                 continue;
             };
-            if desk.moments.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0) {
-                desk.moments.fetch_add(1, Ordering::SeqCst);
+            if state.epoch.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0) {
+                state.epoch.fetch_add(1, Ordering::SeqCst);
                 *known = Some(group.clone());
             } else if known.as_ref() != Some(group) {
                 *known = None;
@@ -83,20 +84,20 @@ impl Groups {
     }
 }
 
-impl Desk {
-    /// Waits for the turn to write. Those who wait are served in order.
-    pub(crate) async fn turn<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> Turn<'a> {
+impl GroupState {
+    /// Waits for the right to write. Tasks get it in the order in which they asked.
+    pub(crate) async fn lock<'a>(&'a self, arm: &'a Arm, id: &'a ArmId) -> WriteGuard<'a> {
         let mut known = self.known.lock().await;
-        self.moments.fetch_add(1, Ordering::SeqCst);
-        if self.is_doubted.swap(false, Ordering::SeqCst) {
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        if self.must_reread.swap(false, Ordering::SeqCst) {
             *known = None;
         }
-        Turn { arm, id, known, moments: &self.moments }
+        WriteGuard { arm, id, known, epoch: &self.epoch }
     }
 }
 
-impl Turn<'_> {
-    /// The group, read if it is not known; none where it does not exist.
+impl WriteGuard<'_> {
+    /// Returns the group, and reads it if it is not known; none where it does not exist.
     pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Group>, CallError> {
         if self.known.is_none() {
             *self.known = reader.group(self.id).await?;
@@ -104,14 +105,14 @@ impl Turn<'_> {
         Ok(self.known.clone())
     }
 
-    /// Forgets what is known.
+    /// Forgets the known state.
     pub(crate) fn forget(&mut self) {
         *self.known = None;
     }
 
-    /// Writes a rule of ours.
+    /// Writes one of Postern's rules.
     pub(crate) async fn put(&mut self, rule: &NewRule) -> Result<(), CallError> {
-        // Taken out, and put back once the answer is there: a call that is given up has an unknown outcome.
+        // Taken out, and put back once the answer is there: a call that is dropped has an unknown outcome.
         let known = self.known.take();
         self.arm.put_rule(self.id, &rule.name, rule.to_azure()).await?;
         *self.known = known.map(|mut group| {
@@ -122,7 +123,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Deletes a rule of ours.
+    /// Deletes one of Postern's rules.
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), CallError> {
         let known = self.known.take();
         self.arm.delete_rule(self.id, name).await?;
@@ -133,13 +134,13 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Carries out what was planned.
-    pub(crate) async fn act(&mut self, act: &Act) -> Result<(), WriteError> {
-        tracing::info!(group = %self.id, ?act, "changing a network security group");
-        match act {
-            Act::Put(_, rule) => self.put(rule).await?,
-            Act::Delete(_, name) => self.delete(name).await?,
-            Act::Move { rule, to, .. } => {
+    /// Makes a planned write.
+    pub(crate) async fn write(&mut self, write: &RuleWrite) -> Result<(), WriteError> {
+        tracing::info!(group = %self.id, ?write, "changing a network security group");
+        match write {
+            RuleWrite::Put(_, rule) => self.put(rule).await?,
+            RuleWrite::Delete(_, name) => self.delete(name).await?,
+            RuleWrite::Move { rule, to, .. } => {
                 self.forget();
                 self.move_rule(rule, *to).await?;
             }
@@ -147,14 +148,14 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// Gives a rule of a customer's another priority. Everything else of it is written as it was read.
+    /// Gives one of the customer's rules another priority. All else of it is written as it was read.
     async fn move_rule(&mut self, name: &str, to: u16) -> Result<(), WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         if !is_plain(name) {
             return Err(refused(format!("the name of rule {name:?} cannot be sent; move it by hand")));
         }
         let path = format!("{}/securityrules/{name}", self.id);
-        let id = ArmId::new(&path).ok_or_else(|| refused(format!("{path} is no resource")))?;
+        let id = ArmId::new(&path).ok_or_else(|| refused(format!("{path} is not the id of a resource")))?;
         let body = self.arm.get_raw(&id, NETWORK).await?;
         let (body, etag) = with_priority(&body, to).map_err(|error| {
             let reason = format!("rule {name} of {} cannot be read: {error}", self.id);
@@ -169,7 +170,7 @@ fn sorted(mut group: Group) -> Group {
     group
 }
 
-/// A rule with another priority, and all else byte for byte; and its etag.
+/// Returns a rule with another priority and all else byte for byte, and its etag.
 fn with_priority(body: &[u8], priority: u16) -> serde_json::Result<(Bytes, Option<String>)> {
     type Fields = IndexMap<String, Box<RawValue>>;
     let mut rule: Fields = serde_json::from_slice(body)?;

@@ -1,14 +1,14 @@
-//! Resource ids. They are compared without case, and kept in lower case.
+//! The ids of resources, compared without case and kept in lower case.
 
 use std::fmt;
 
 /// The id of a resource, in lower case: `/subscriptions/<id>/resourcegroups/<group>/providers/<namespace>/<type>/<name>`, and
-/// a type and a name for each child. Only characters that mean nothing in a path are in it: it can be sent as it is.
+/// a type and a name for each child. It holds no character with a meaning in a path, so that it can be sent as it is.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ArmId(String);
 
 impl ArmId {
-    /// Reads an id in any letter case; none where it is no such id, or holds what would change the path.
+    /// Reads an id in any letter case; none where the text is no such id, or holds a character that would change the path.
     pub(crate) fn new(text: &str) -> Option<Self> {
         let lower = text.to_ascii_lowercase();
         let segments: Vec<&str> = lower.strip_prefix('/')?.split('/').collect();
@@ -57,8 +57,8 @@ impl fmt::Display for ArmId {
     }
 }
 
-/// Whether a segment is letters, digits and `. _ - ( )`, and not a step up or down a path (Microsoft Learn, "Naming rules
-/// and restrictions for Azure resources").
+/// Reports whether a segment is letters, digits and `. _ - ( )`, and no step in a path (Microsoft Learn, "Naming rules and
+/// restrictions for Azure resources").
 pub(crate) fn is_plain(segment: &str) -> bool {
     !matches!(segment, "" | "." | "..")
         && segment.len() <= 260

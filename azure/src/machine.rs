@@ -1,11 +1,11 @@
-//! What connections to a virtual machine pass on their way.
+//! A virtual machine, and everything that connections to it pass on their way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
-use postern_cloud::{Reach, Translation};
 use postern_core::{Port, ProtectedPort, Protocol, SourcePrefix};
+use postern_provider::{Reach, Translation};
 
 use crate::id::ArmId;
 use crate::names::Family;
@@ -14,27 +14,27 @@ use crate::network::{Door, Network};
 /// A virtual machine in its network.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Machine {
-    /// One for each of its addresses.
+    /// A door for each address of the machine.
     pub(crate) doors: Vec<Door>,
     /// Every network security group on the way to one of its addresses.
     pub(crate) groups: BTreeSet<ArmId>,
     /// The Azure Firewall in front.
-    pub(crate) front: Option<Front>,
-    /// The public address that is its own; of several, the first.
+    pub(crate) front: Option<FrontFirewall>,
+    /// The machine's own public address; of several, the first.
     pub(crate) public: Option<IpAddr>,
-    /// Where load balancers translate to its ports.
+    /// The addresses that load balancers translate to its ports.
     pub(crate) forwards: BTreeMap<ProtectedPort, SocketAddr>,
 }
 
 /// An Azure Firewall in front of a machine: the machine's default route leads there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Front {
+pub(crate) struct FrontFirewall {
     pub(crate) firewall: ArmId,
-    /// The policy that holds its rules, if they are not its own.
+    /// The policy that holds the firewall's rules, if the firewall does not hold them itself.
     pub(crate) policy: Option<String>,
-    /// The address at which it is reached.
+    /// The public address of the firewall.
     pub(crate) public: Option<IpAddr>,
-    /// The addresses that a machine sees in the place of those that come through.
+    /// The source addresses that the machine sees for connections through the firewall.
     pub(crate) seen_as: Vec<SourcePrefix>,
 }
 
@@ -51,7 +51,11 @@ impl Machine {
                         .flatten()
                         .collect();
                 machine.groups.extend(groups.iter().cloned());
-                machine.doors.push(Door { ip: address.ip, roles: address.roles.clone(), groups });
+                machine.doors.push(Door {
+                    ip: address.ip,
+                    application_groups: address.application_groups.clone(),
+                    groups,
+                });
                 let public = address.public.as_ref().and_then(|public| network.public.get(public));
                 machine.public = machine.public.or(public.copied());
                 let routes = subnet.and_then(|subnet| network.routes.get(subnet.routes.as_ref()?));
@@ -74,23 +78,23 @@ impl Machine {
         machine
     }
 
-    /// Its addresses of a family.
+    /// The machine's addresses of a family.
     pub(crate) fn addresses(&self, family: Family) -> BTreeSet<IpAddr> {
         let is_of = |ip: &IpAddr| ip.is_ipv4() == (family == Family::V4);
         self.doors.iter().map(|door| door.ip).filter(is_of).collect()
     }
 
-    /// The families of its addresses.
+    /// The families of the machine's addresses.
     pub(crate) fn families(&self) -> impl Iterator<Item = Family> {
         Family::ALL.into_iter().filter(|family| !self.addresses(*family).is_empty())
     }
 
-    /// The firewall that connections from the source come through; none where they come straight.
-    pub(crate) fn front_of(&self, source: SourcePrefix) -> Option<&Front> {
+    /// The firewall that connections from the source pass; none where they come straight.
+    pub(crate) fn front_of(&self, source: SourcePrefix) -> Option<&FrontFirewall> {
         self.front.as_ref().filter(|_| !is_private(source))
     }
 
-    /// How these ports of it are reached, with those of its firewall.
+    /// Returns the endpoints at which these ports are reached, with those of the firewall.
     pub(crate) fn reach(
         &self,
         ports: &BTreeSet<ProtectedPort>,
@@ -109,10 +113,10 @@ impl Machine {
     }
 }
 
-fn front(network: &Network, appliance: IpAddr) -> Option<Front> {
+fn front(network: &Network, appliance: IpAddr) -> Option<FrontFirewall> {
     let firewall = network.firewalls.iter().find(|firewall| firewall.private.contains(&appliance))?;
     let subnet = firewall.subnet.as_ref().and_then(|subnet| network.subnets.get(subnet));
-    Some(Front {
+    Some(FrontFirewall {
         firewall: firewall.id.clone(),
         policy: firewall.policy.clone(),
         public: firewall.public.iter().find_map(|public| network.public.get(public).copied()),

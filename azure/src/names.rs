@@ -1,5 +1,5 @@
-//! The names of our rules. A name says whose a rule is, which target it is for, and all else that a broker with an empty
-//! store needs (I2): nobody can change the name of a rule, only delete it.
+//! The names of Postern's rules. A name says which deployment wrote the rule, which target it is for, and all else that a broker
+//! with an empty store needs (I2): Azure does not let a principal change the name of a rule, only delete the rule.
 //!
 //! ```text
 //! postern-allow-<grant>-<end>-<owner><target>-<content>      a window: 26, 16, 4, 8 and 8 characters
@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Owner and target are digests: of the deployment, and of the target's id. The content is a digest of what a window
-//! lets in, so that a rule that somebody edited is known by its name alone. A name has 80 characters at most, and a
+//! lets in, so that a rule that another principal edited is recognized by its name alone. A name has 80 characters at most, and a
 //! description 140 (Microsoft Learn, "Network security groups").
 
 use std::collections::BTreeSet;
@@ -23,11 +23,11 @@ use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, Port, ProtectedPort, Protocol, SourcePrefix, TargetId};
 use sha2::{Digest as _, Sha256};
 
-/// What every name of ours begins with.
-const OURS: &str = "postern-";
-/// The longest description.
-const DESCRIPTION: usize = 140;
-/// How many ports fit into the name of one rule.
+/// The beginning of the name of each rule that Postern writes.
+const PREFIX: &str = "postern-";
+/// The greatest length of a description.
+const MAX_DESCRIPTION: usize = 140;
+/// The number of ports that fit into the name of one rule.
 pub(crate) const PORTS_PER_RULE: usize = 7;
 
 /// A digest of these many characters, 5 bits each.
@@ -43,7 +43,7 @@ fn base32() -> Encoding {
     specification.encoding().unwrap_or(data_encoding::BASE32_DNSSEC)
 }
 
-/// Whose a rule is, and which target it is for.
+/// The deployment that wrote a rule, and the target that the rule is for.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Key {
     owner: String,
@@ -55,7 +55,7 @@ impl Key {
         Self { owner: owner(deployment), target: digest(&target.to_string(), 8) }
     }
 
-    /// Whether it is of this deployment.
+    /// Reports whether this deployment wrote it.
     pub(crate) fn is_of(&self, deployment: &str) -> bool {
         self.owner == owner(deployment)
     }
@@ -77,7 +77,7 @@ fn owner(deployment: &str) -> String {
     digest(deployment, 4)
 }
 
-/// Whether connections to the ports are of IPv4 or IPv6: no rule is for both.
+/// The address family of a rule: no rule is for both.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Family {
     V4,
@@ -92,7 +92,7 @@ impl Family {
     }
 }
 
-/// What a name of ours says.
+/// The meaning of the name of one of Postern's rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Name {
     Allow(Allow),
@@ -101,12 +101,12 @@ pub(crate) enum Name {
     Release(Key),
 }
 
-/// The name of windows' rule.
+/// The name of the rule of windows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Allow {
     pub(crate) key: Key,
     pub(crate) grant: GrantId,
-    /// The end, up to the next full second.
+    /// The end, rounded up to a second.
     pub(crate) not_after: Timestamp,
     content: String,
 }
@@ -132,15 +132,15 @@ impl Deny {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Moved {
     owner: String,
-    /// Where it was.
+    /// The priority that the rule had.
     pub(crate) priority: u16,
     rule: String,
 }
 
 impl Name {
-    /// Reads a name; none where it is not one of ours, or of no deployment's.
+    /// Reads a name; none where no deployment of Postern's has written it.
     pub(crate) fn read(name: &str) -> Option<Self> {
-        let parts: Vec<&str> = name.strip_prefix(OURS)?.split('-').collect();
+        let parts: Vec<&str> = name.strip_prefix(PREFIX)?.split('-').collect();
         match parts[..] {
             ["allow", grant, end, key, content] => Some(Self::Allow(Allow {
                 key: Key::read(key)?,
@@ -174,22 +174,22 @@ impl Name {
         }
     }
 
-    /// That of windows' rule, if it is one.
+    /// Returns the name as that of the rule of windows, if it is one.
     pub(crate) fn allow(self) -> Option<Allow> {
         if let Self::Allow(allow) = self { Some(allow) } else { None }
     }
 
-    /// That of a rule that shuts ports, if it is one.
+    /// Returns the name as that of a rule that shuts ports, if it is one.
     pub(crate) fn deny(self) -> Option<Deny> {
         if let Self::Deny(deny) = self { Some(deny) } else { None }
     }
 
-    /// That of the note that a rule was moved, if it is one.
+    /// Returns the name as that of the note that a rule was moved, if it is one.
     pub(crate) fn moved(self) -> Option<Moved> {
         if let Self::Moved(moved) = self { Some(moved) } else { None }
     }
 
-    /// The target that it is for; none for what is for all of a group.
+    /// The target that the rule is for; none for a note, which is for the group.
     pub(crate) fn key(&self) -> Option<&Key> {
         match self {
             Self::Allow(Allow { key, .. }) | Self::Deny(Deny { key, .. }) | Self::Release(key) => Some(key),
@@ -203,17 +203,17 @@ impl fmt::Display for Name {
         match self {
             Self::Allow(Allow { key, grant, not_after, content }) => {
                 let end = not_after.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ");
-                write!(f, "{OURS}allow-{grant}-{end}-{key}-{content}")
+                write!(f, "{PREFIX}allow-{grant}-{end}-{key}-{content}")
             }
             Self::Deny(Deny { key, protocol, family, ports }) => {
                 let six = if *family == Family::V6 { "6" } else { "" };
-                write!(f, "{OURS}deny-{key}-{protocol}{six}")?;
+                write!(f, "{PREFIX}deny-{key}-{protocol}{six}")?;
                 ports.iter().try_for_each(|port| write!(f, "-{port}"))
             }
             Self::Moved(Moved { owner, priority, rule }) => {
-                write!(f, "{OURS}moved-{owner}-{priority}-{rule}")
+                write!(f, "{PREFIX}moved-{owner}-{priority}-{rule}")
             }
-            Self::Release(key) => write!(f, "{OURS}release-{key}"),
+            Self::Release(key) => write!(f, "{PREFIX}release-{key}"),
         }
     }
 }
@@ -223,7 +223,7 @@ impl Allow {
         Self { key: key.clone(), grant, not_after: full_second(not_after), content: content.digest() }
     }
 
-    /// Whether a rule of this name has the content it was made with.
+    /// Reports whether a rule of this name still has the content that it was written with.
     pub(crate) fn is_of(&self, content: &Content) -> bool {
         self.content == content.digest()
     }
@@ -234,24 +234,24 @@ impl Moved {
         Self { owner: owner(deployment), priority, rule: rule_digest(rule) }
     }
 
-    /// Whether it is of this deployment.
+    /// Reports whether this deployment wrote it.
     pub(crate) fn is_of(&self, deployment: &str) -> bool {
         self.owner == owner(deployment)
     }
 
-    /// Whether it was this rule. Names of rules are compared without case.
+    /// Reports whether the note is of this rule. Names of rules are compared without case.
     pub(crate) fn was(&self, rule: &str) -> bool {
         self.rule == rule_digest(rule)
     }
 }
 
-/// The name of our rule collection in an Azure Firewall.
+/// The name of Postern's rule collection in an Azure Firewall.
 pub(crate) fn collection(deployment: &str) -> String {
-    format!("{OURS}{}", owner(deployment))
+    format!("{PREFIX}{}", owner(deployment))
 }
 
-/// Some number that is the same each time for a rule's name and a try.
-pub(crate) fn place(name: &str, tries: usize) -> usize {
+/// A number that is the same each time for a rule's name and an attempt.
+pub(crate) fn name_hash(name: &str, tries: usize) -> usize {
     let digest = Sha256::digest(format!("{name} {tries}"));
     digest.iter().take(4).fold(0, |number, byte| number << 8 | usize::from(*byte))
 }
@@ -260,7 +260,7 @@ fn rule_digest(rule: &str) -> String {
     digest(&rule.to_ascii_lowercase(), 12)
 }
 
-/// What the windows of one rule let in: every source to every port.
+/// The content of one rule of windows: every source to every port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Content {
     pub(crate) protocol: Protocol,
@@ -325,7 +325,7 @@ impl Content {
     }
 }
 
-/// The end as a name has it: a name has no room for a part of a second.
+/// The end as a name holds it: a name has no room for a part of a second.
 fn full_second(at: Timestamp) -> Timestamp {
     let whole = Timestamp::from_second(at.as_second()).unwrap_or(at);
     if whole < at { whole.checked_add(1.second()).unwrap_or(at) } else { whole }
@@ -336,12 +336,12 @@ fn read_end(text: &str) -> Option<Timestamp> {
     Some(at.to_zoned(TimeZone::UTC).ok()?.timestamp())
 }
 
-/// The description of a window's rule: the grant, its very end, and the target where there is room.
+/// The description of a window's rule: the grant, the exact end, and the target where there is room.
 pub(crate) fn describe_window(target: &TargetId, grant: GrantId, not_after: Timestamp) -> String {
     with_target(format!("Postern: grant {grant} until {not_after}"), target)
 }
 
-/// The very end of a window, from its rule's description; that of the name where the description does not say it.
+/// The exact end of a window, from its rule's description; the end in the name where the description does not hold it.
 pub(crate) fn very_end(name: &Allow, description: &str) -> Timestamp {
     let said =
         description.split_once(" until ").and_then(|(_, rest)| rest.split([';', ' ']).next()?.parse().ok());
@@ -365,14 +365,14 @@ pub(crate) fn describe_moved(rule: &str, priority: u16) -> String {
 
 fn with_target(mut text: String, target: &TargetId) -> String {
     if let TargetId::Azure { group, vm, .. } = target
-        && text.len() + group.len() + vm.len() + 3 <= DESCRIPTION
+        && text.len() + group.len() + vm.len() + 3 <= MAX_DESCRIPTION
     {
         text.push_str(&format!("; {group}/{vm}"));
     }
     text
 }
 
-/// The target that a description names, in this subscription, if it is the one that the key is of.
+/// The target that a description names, in this subscription, if the key is the target's.
 pub(crate) fn target_of(
     description: &str,
     subscription: &str,

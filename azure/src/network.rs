@@ -1,4 +1,5 @@
-//! What of a subscription's networks concerns a virtual machine: interfaces, subnets, security groups, and what is in front.
+//! The parts of a subscription's networks that concern a virtual machine: interfaces, subnets, security groups, and the
+//! firewalls and load balancers in front.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,7 +11,7 @@ use postern_core::{ProtectedPort, Protocol, SourcePrefix};
 
 use crate::id::ArmId;
 
-/// Everything that was read.
+/// The result of a read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Network {
     pub(crate) interfaces: Vec<Interface>,
@@ -19,7 +20,7 @@ pub(crate) struct Network {
     pub(crate) routes: BTreeMap<ArmId, RouteTable>,
     pub(crate) firewalls: Vec<Firewall>,
     pub(crate) public: BTreeMap<ArmId, IpAddr>,
-    /// Where load balancers translate: by the NAT rule's id, the public end and the port of the machine.
+    /// The translations of load balancers, by the id of the NAT rule: the public end, and the port of the machine.
     pub(crate) forwards: BTreeMap<ArmId, Forward>,
 }
 
@@ -39,13 +40,13 @@ pub(crate) struct Interface {
     pub(crate) addresses: Vec<Address>,
 }
 
-/// One IP configuration of an interface.
+/// An IP configuration of an interface.
 #[derive(Debug, Clone)]
 pub(crate) struct Address {
     pub(crate) ip: IpAddr,
     pub(crate) subnet: Option<ArmId>,
-    /// Its application security groups.
-    pub(crate) roles: BTreeSet<ArmId>,
+    /// The application security groups that it is in.
+    pub(crate) application_groups: BTreeSet<ArmId>,
     pub(crate) forwards: Vec<ArmId>,
     /// The public address that is translated to it.
     pub(crate) public: Option<ArmId>,
@@ -59,7 +60,7 @@ pub(crate) struct Subnet {
     pub(crate) prefixes: Vec<IpNet>,
 }
 
-/// A route table: where it sends what leaves for the internet, if to an appliance.
+/// A route table: the appliance that it sends outbound traffic for the internet to, if any.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RouteTable {
     pub(crate) appliance: Option<IpAddr>,
@@ -80,9 +81,9 @@ pub(crate) struct Firewall {
     pub(crate) private: Vec<IpAddr>,
     pub(crate) public: Vec<ArmId>,
     pub(crate) subnet: Option<ArmId>,
-    /// The policy that holds its rules, if they are not its own.
+    /// The policy that holds its rules, if the firewall does not hold them itself.
     pub(crate) policy: Option<String>,
-    /// Whether no change of it is under way.
+    /// True if no change of it is under way.
     pub(crate) is_settled: bool,
     pub(crate) nat: Vec<NatRule>,
 }
@@ -100,17 +101,17 @@ pub(crate) struct NatRule {
     pub(crate) description: String,
 }
 
-/// A network security group, with the rules for what comes in.
+/// A network security group, with its rules for inbound connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Group {
     pub(crate) id: ArmId,
-    /// Whether a change of its rules re-evaluates connections that are established.
+    /// True if a change of its rules re-evaluates established connections.
     pub(crate) flushes: bool,
     /// Sorted by priority; the defaults at the end.
     pub(crate) rules: Vec<Rule>,
 }
 
-/// A rule for what comes in.
+/// A rule for inbound connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) name: String,
@@ -118,13 +119,13 @@ pub(crate) struct Rule {
     pub(crate) allows: bool,
     pub(crate) traffic: Traffic,
     pub(crate) description: String,
-    /// Whether it is one of those that every group ends with.
+    /// True for the rules that every group ends with.
     pub(crate) is_default: bool,
-    /// Whether no change of it is under way.
+    /// True if no change of it is under way.
     pub(crate) is_settled: bool,
 }
 
-/// What a rule is about.
+/// The connections that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Traffic {
     pub(crate) protocol: RuleProtocol,
@@ -139,11 +140,11 @@ pub(crate) struct Traffic {
 pub(crate) enum RuleProtocol {
     Any,
     One(Protocol),
-    /// One without ports.
+    /// A protocol without ports.
     Other,
 }
 
-/// One end of the connections that a rule is about.
+/// The source or the destination of connections.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Peer {
     Any,
@@ -151,7 +152,7 @@ pub(crate) enum Peer {
     /// A service tag, in lower case.
     Tag(String),
     /// The members of an application security group.
-    Role(ArmId),
+    ApplicationGroup(ArmId),
     /// The addresses of an IP group, by its id in lower case.
     IpGroup(String),
 }
@@ -168,7 +169,7 @@ impl Peer {
         }
     }
 
-    /// Whether everyone of the other is also one of these.
+    /// Reports whether this peer includes every address of the other.
     fn covers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Any, _) => true,
@@ -177,7 +178,7 @@ impl Peer {
         }
     }
 
-    /// Whether somebody may be one of both. What cannot be known counts as possible.
+    /// Reports whether the two may share an address. An unknown answer counts as yes.
     pub(crate) fn meets(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Net(one), Self::Net(other)) => one.contains(other) || other.contains(one),
@@ -191,13 +192,13 @@ impl Peer {
         if self.covers(other) { other } else { self }
     }
 
-    /// Whether it is everyone on the internet.
+    /// Reports whether it is every address on the internet.
     pub(crate) fn is_anyone(&self) -> bool {
         match self {
             Self::Any => true,
             Self::Net(net) => net.prefix_len() == 0,
             Self::Tag(tag) => tag == "internet",
-            Self::Role(_) | Self::IpGroup(_) => false,
+            Self::ApplicationGroup(_) | Self::IpGroup(_) => false,
         }
     }
 }
@@ -208,7 +209,7 @@ impl From<SourcePrefix> for Peer {
     }
 }
 
-/// Whether it is one of the three tags that share nobody with each other.
+/// Reports whether it is one of the three service tags that share no address with each other.
 fn is_basic(tag: &str) -> bool {
     matches!(tag, "internet" | "virtualnetwork" | "azureloadbalancer")
 }
@@ -220,23 +221,23 @@ impl fmt::Display for Peer {
             Self::Any => f.write_str("anyone"),
             Self::Net(net) => net.fmt(f),
             Self::Tag(tag) => write!(f, "the service tag {tag}"),
-            Self::Role(role) => write!(f, "the application security group {}", role.name()),
+            Self::ApplicationGroup(role) => write!(f, "the application security group {}", role.name()),
             Self::IpGroup(id) => write!(f, "the IP group {}", id.rsplit('/').next().unwrap_or(id)),
         }
     }
 }
 
-/// Where connections arrive at a machine: one of its addresses, behind the groups of the subnet and the interface.
+/// A door of a machine: one of its addresses, behind the groups of the subnet and the interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Door {
     pub(crate) ip: IpAddr,
-    pub(crate) roles: BTreeSet<ArmId>,
+    pub(crate) application_groups: BTreeSet<ArmId>,
     /// In the order in which connections pass them: the subnet's, then the interface's.
     pub(crate) groups: Vec<ArmId>,
 }
 
 impl Traffic {
-    /// Whether it is about connections to the port of the machine, from some source.
+    /// Reports whether it applies to connections to the port of the machine, from some source.
     pub(crate) fn concerns(&self, door: &Door, port: ProtectedPort) -> bool {
         let protocol = match self.protocol {
             RuleProtocol::Any => true,
@@ -249,14 +250,14 @@ impl Traffic {
             Peer::Any => true,
             Peer::Net(net) => net.contains(&door.ip),
             Peer::Tag(tag) => tag == "virtualnetwork",
-            Peer::Role(role) => door.roles.contains(role),
+            Peer::ApplicationGroup(role) => door.application_groups.contains(role),
             Peer::IpGroup(_) => true,
         });
         protocol && from && to && self.ports.iter().any(|ports| ports.contains(&port.port.get()))
     }
 }
 
-/// Somebody whom the rules of a group let in.
+/// A source that the rules of a group admit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Admission<'a> {
     pub(crate) rule: &'a Rule,
@@ -264,7 +265,7 @@ pub(crate) struct Admission<'a> {
 }
 
 impl Traffic {
-    /// Whether some connection may be what both are about.
+    /// Reports whether both may apply to the same connection.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let protocols = match (self.protocol, other.protocol) {
             (RuleProtocol::Any, _) | (_, RuleProtocol::Any) => true,
@@ -282,7 +283,7 @@ impl Traffic {
             && self.ports.iter().any(|one| other.ports.iter().any(|other| ports(one, other)))
     }
 
-    /// Whether both are about the same, in whatever order they name it.
+    /// Reports whether both apply to the same connections, in whatever order they name them.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         let peers = |peers: &[Peer]| peers.iter().cloned().collect::<BTreeSet<_>>();
         let ports = |ports: &[RangeInclusive<u16>]| {
@@ -297,7 +298,8 @@ impl Traffic {
 }
 
 impl Group {
-    /// Whom the rules let in to the port of the machine: every rule that allows somebody whom no rule before it denies.
+    /// Returns the sources that the rules admit to the port of the machine: those of each rule that allows, without the ones
+    /// that an earlier rule denies.
     pub(crate) fn admissions(&self, door: &Door, port: ProtectedPort) -> Vec<Admission<'_>> {
         let mut denied: Vec<&Peer> = Vec::new();
         let mut admitted = Vec::new();
@@ -314,7 +316,7 @@ impl Group {
         admitted
     }
 
-    /// The rule that keeps everyone of a source out though a rule of this priority lets them in, if one does.
+    /// The rule that denies all of a source before a rule of this priority allows it, if there is one.
     pub(crate) fn obstacle(
         &self,
         door: &Door,
@@ -335,20 +337,20 @@ impl Group {
         self.rules.iter().find(|rule| rule.name.eq_ignore_ascii_case(name))
     }
 
-    /// Whether a rule has this priority.
+    /// Reports whether a rule has this priority.
     pub(crate) fn is_taken(&self, priority: u16) -> bool {
         self.rules.iter().any(|rule| rule.priority == priority)
     }
 }
 
-/// Somebody who can reach a port of a machine, and by which rules: one of each group on the way.
+/// A source that can reach a port of a machine, and the rules that admit it: one of each group on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Exposure {
     pub(crate) port: ProtectedPort,
     pub(crate) source: Peer,
     /// The rules, each with its group.
     pub(crate) rules: Vec<(ArmId, String, u16)>,
-    /// Whether all of them are those that every group ends with.
+    /// True if all of them are rules that every group ends with.
     pub(crate) by_default: bool,
 }
 
@@ -364,7 +366,8 @@ impl fmt::Display for Exposure {
     }
 }
 
-/// Who can reach the ports of a machine, those open to anyone first. Every group on the way must let them in.
+/// Finds the sources that can reach the ports of a machine, those open to anyone first. Every group on the way must admit
+/// them.
 pub(crate) fn exposures<'a>(
     groups: &BTreeMap<ArmId, Group>,
     doors: &[Door],
@@ -405,7 +408,7 @@ pub(crate) fn exposures<'a>(
 }
 
 impl Exposure {
-    /// Those who pass this group and the next.
+    /// The sources that pass this group and the next.
     fn then(&self, next: &Self) -> Option<Self> {
         self.source.meets(&next.source).then(|| Self {
             port: self.port,

@@ -1,394 +1,43 @@
-//! What a lockdown and a release change in network security groups. Pure.
+//! The writes that a lockdown and a release make in network security groups. Pure: a plan needs no call.
 //!
-//! Nothing of a customer's is ever rewritten unasked. A rule of theirs that lets somebody in to a port keeps its precedence:
-//! ours shuts the port behind it, and the report says that the port is still open. Only where the administrator accepts
-//! that ours come first, ours are put before theirs; and only where there is no room before theirs, theirs is moved behind
-//! ours, with a note in the group of where it was.
+//! The problem: a group has one list of rules, ordered by priority, and the first rule that applies to a connection decides. Most
+//! rules in the list are the customer's. A rule that denies a port has an effect only if no customer's rule allows the port
+//! before it.
+//!
+//! The rule kept here (I6): Postern rewrites no rule of the customer's unless an administrator asks for it, and a release brings
+//! back exactly what was there.
+//!
+//! - **By default the customer's rules keep their precedence.** Postern's rule that denies goes behind every rule that allows the
+//!   port. The report names the rules that keep the port open.
+//! - **With `--accept precedence` Postern's rules come first.** If there is room before the customer's rule, Postern writes its rule
+//!   there, and the customer's rule stays as it is.
+//! - **If there is no room, Postern moves the customer's rule** behind its own. Only the priority changes. Before the move Postern
+//!   writes a *note*: a rule that matches no traffic, with the old priority in its name and the name of the rule in its
+//!   description. A rule never moves past one that overlaps it and decides otherwise: the plan is refused instead.
+//!
+//! The order of the writes makes each stop safe: first the notes, then the rules that deny, then the moves. A broker that dies
+//! between two writes leaves a note without a move, or a move with its note. The next lockdown, release or repair continues from
+//! the groups alone (I8).
+//!
+//! A release deletes Postern's rules for the machine, moves the noted rules back, and deletes the notes. Two cases need care:
+//!
+//! - *Another machine still needs the rule moved*: the rule and its note stay until that machine is released.
+//! - *A new rule has the old priority*: the release is refused, and the message names that rule.
+//!
+//! Another broker may lock one machine while this one releases its neighbour. After each step that moves a rule, the release reads
+//! the groups again: a rule that another machine needs behind goes there again, and a note that the other broker deleted too
+//! early is written again ([`lost_notes`]). While a release is under way a *mark* in one group says so.
 
+mod draft;
+mod lockdown;
+mod priority;
 mod release;
+mod write;
 
-use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
-
-use postern_cloud::{Action, Change};
-use postern_core::{Port, ProtectedPort, Protocol};
-
-use crate::id::ArmId;
-use crate::look::{Look, notes};
-use crate::names::{self, Deny, Family, Moved, Name, PORTS_PER_RULE};
-use crate::network::{Group, Rule, exposures};
-use crate::rules::{NewRule, What};
-use crate::settings::Priorities;
-
+pub(crate) use lockdown::{lock, resume};
+pub(crate) use priority::window_priority;
 pub(crate) use release::{lost_notes, moved_away, notes_taken, release};
-
-/// The greatest priority of a rule (Microsoft Learn, "Network security groups").
-const LAST: u16 = 4096;
-/// So many priorities are to be free before ours, for windows.
-const ROOM: usize = 10;
-
-/// One change of a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Act {
-    /// A rule of ours is written.
-    Put(ArmId, NewRule),
-    /// A rule of ours is deleted.
-    Delete(ArmId, String),
-    /// A rule of a customer's is moved to another priority; nothing else of it changes.
-    Move {
-        /// Its group.
-        group: ArmId,
-        /// Its name.
-        rule: String,
-        /// Where it is.
-        from: u16,
-        /// Where it is to be.
-        to: u16,
-    },
-}
-
-/// Why something cannot be done, with the remedy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Impossible(pub(crate) String);
-
-impl Act {
-    /// The group that it changes.
-    pub(crate) fn group(&self) -> &ArmId {
-        match self {
-            Self::Put(group, _) | Self::Delete(group, _) | Self::Move { group, .. } => group,
-        }
-    }
-
-    /// For people.
-    pub(crate) fn change(&self) -> Change {
-        let resource = self.group().name().to_owned();
-        match self {
-            Self::Put(_, rule) => {
-                let detail = match (&rule.what, Name::read(&rule.name)) {
-                    (What::Nothing, Some(Name::Release(_))) => {
-                        format!("rule {}: a release is under way", rule.name)
-                    }
-                    (What::Nothing, _) => format!("rule {}: a note of where a rule was", rule.name),
-                    (What::Ports { protocol, ports, .. }, _) => {
-                        let ports: Vec<String> =
-                            ports.iter().map(|port| format!("{protocol}/{port}")).collect();
-                        format!("rule {} (priority {}): shut {}", rule.name, rule.priority, ports.join(", "))
-                    }
-                };
-                Change { action: Action::Create, resource, detail }
-            }
-            Self::Delete(_, name) => {
-                Change { action: Action::Delete, resource, detail: format!("rule {name}") }
-            }
-            Self::Move { rule, from, to, .. } => {
-                let detail = format!("rule {rule} from priority {from} to {to}");
-                Change { action: Action::Move, resource, detail }
-            }
-        }
-    }
-}
-
-/// What is to be done so that every group on the machine's way shuts these ports.
-///
-/// `first` says that ours are to come before what lets somebody in.
-pub(crate) fn lock(
-    look: &Look<'_>,
-    ports: &BTreeSet<ProtectedPort>,
-    priorities: &Priorities,
-    first: bool,
-) -> Result<Vec<Act>, Impossible> {
-    // What has the name of a window and is none lets its sources in, whatever is shut.
-    let is_allow = |name: &str| matches!(Name::read(name), Some(Name::Allow(_)));
-    let strays = look.strays().into_iter().filter(|(_, name)| is_allow(name));
-    let mut acts: Vec<Act> = strays.map(|(group, name)| Act::Delete(group, name)).collect();
-    let locked = look.locked();
-    let ports: BTreeSet<ProtectedPort> = ports.union(&locked).copied().collect();
-    // Where another group on the way keeps everybody out, nothing has to be moved in this one.
-    let stays_open =
-        first && !exposures(look.groups, &look.machine.doors, &ports).iter().all(|it| it.by_default);
-    for group in look.on_the_way() {
-        let draft = Draft { look, group: group.clone(), priorities, acts: Vec::new() };
-        acts.extend(draft.lock(&ports, stays_open)?);
-    }
-    Ok(acts)
-}
-
-/// What is left to be done of a lockdown that was interrupted, or in part undone.
-pub(crate) fn resume(look: &Look<'_>, priorities: &Priorities) -> Result<Vec<Act>, Impossible> {
-    let mut acts = Vec::new();
-    let locked = look.locked();
-    for group in look.on_the_way() {
-        let mut draft = Draft { look, group: group.clone(), priorities, acts: Vec::new() };
-        let unmoved = look.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
-        let moving: Vec<Rule> = unmoved.map(|(_, rule)| rule.clone()).collect();
-        // Ours are to come first where something was to be moved.
-        draft.put_back();
-        let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
-        draft.shut(&locked, |draft, ports, family| {
-            // Where there is no place behind them, ours were to come first: it was planned like that.
-            let before = || draft.open_to(ports).first().map_or(LAST, |rule| rule.priority);
-            draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))
-        })?;
-        for rule in moving {
-            draft.move_behind(&rule)?;
-        }
-        acts.extend(draft.acts);
-    }
-    Ok(acts)
-}
-
-/// A group, changed in thought.
-struct Draft<'a> {
-    look: &'a Look<'a>,
-    group: Group,
-    priorities: &'a Priorities,
-    acts: Vec<Act>,
-}
-
-impl Draft<'_> {
-    fn lock(mut self, ports: &BTreeSet<ProtectedPort>, first: bool) -> Result<Vec<Act>, Impossible> {
-        let open = self.open_to(ports);
-        // What an earlier lockdown began to move, and did not.
-        let begun = self.look.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
-        let begun: Vec<Rule> = begun.map(|(_, rule)| rule.clone()).collect();
-        if !first || open.is_empty() {
-            self.shut(ports, |draft, ports, family| draft.behind(ports, family, &begun))?;
-            for rule in &begun {
-                self.move_behind(rule)?;
-            }
-            return Ok(self.acts);
-        }
-        let before = open.iter().map(|rule| rule.priority).min().unwrap_or(LAST);
-        if self.room_before(before) {
-            self.forget_behind(before);
-            self.shut(ports, |draft, _, _| draft.free_below(before))?;
-            return Ok(self.acts);
-        }
-        let last = self.last_if(ports, &open)?;
-        let moving: Vec<Rule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
-        for rule in &moving {
-            self.note(&rule.name, rule.priority)?;
-        }
-        self.shut(ports, |draft, ports, family| draft.behind(ports, family, &open))?;
-        for rule in &moving {
-            self.move_behind(rule)?;
-        }
-        Ok(self.acts)
-    }
-
-    /// The last priority of ours if the ports were shut with no regard to these rules.
-    fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[Rule]) -> Result<u16, Impossible> {
-        let (look, group, priorities) = (self.look, self.group.clone(), self.priorities);
-        let mut trial = Draft { look, group, priorities, acts: Vec::new() };
-        trial.shut(ports, |draft, ports, family| draft.behind(ports, family, open))?;
-        Ok(look.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
-    }
-
-    /// The rules of others that let somebody in to one of the ports, and stand before ours or would.
-    fn open_to(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<Rule> {
-        let mut open: Vec<Rule> = Vec::new();
-        for door in self.look.machine.doors.iter().filter(|door| door.groups.contains(&self.group.id)) {
-            for port in ports {
-                for admission in self.group.admissions(door, *port) {
-                    let rule = admission.rule;
-                    if !rule.is_default && Name::read(&rule.name).is_none() && !open.contains(rule) {
-                        open.push(rule.clone());
-                    }
-                }
-            }
-        }
-        open.sort_by_key(|rule| rule.priority);
-        open
-    }
-
-    /// Puts rules that shut ports, and are gone, back to where they stood.
-    fn put_back(&mut self) {
-        let remembered = self.look.remembered;
-        let families: BTreeSet<Family> = self.look.machine.families().collect();
-        for (deny, priority) in remembered.of(&self.group.id) {
-            let is_gone = self.group.rule(&Name::Deny(deny.clone()).to_string()).is_none();
-            if is_gone && families.contains(&deny.family) && !self.group.is_taken(priority) {
-                self.put_deny(&deny, priority);
-            }
-        }
-    }
-
-    fn put_deny(&mut self, deny: &Deny, priority: u16) {
-        self.put(NewRule {
-            name: Name::Deny(deny.clone()).to_string(),
-            priority,
-            allows: false,
-            what: What::Ports {
-                protocol: deny.protocol,
-                sources: None,
-                addresses: self.look.machine.addresses(deny.family),
-                ports: deny.ports.clone(),
-            },
-            description: names::describe_deny(self.look.target),
-        });
-    }
-
-    /// Shuts the ports that are not shut, by rules at the priorities that `place` finds.
-    fn shut(
-        &mut self,
-        ports: &BTreeSet<ProtectedPort>,
-        place: impl Fn(&Self, &BTreeSet<ProtectedPort>, Family) -> Result<u16, Impossible>,
-    ) -> Result<(), Impossible> {
-        for family in self.look.machine.families() {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let shut = self.look.shut_in(&self.group, family);
-                let of_protocol = ports.iter().filter(|port| port.protocol == protocol);
-                let missing: Vec<Port> =
-                    of_protocol.filter(|port| !shut.contains(port)).map(|port| port.port).collect();
-                for ports in missing.chunks(PORTS_PER_RULE) {
-                    let ports: BTreeSet<Port> = ports.iter().copied().collect();
-                    let deny = Deny { key: self.look.key(), protocol, family, ports };
-                    let protected = deny.protected().collect();
-                    // One that somebody edited keeps its place.
-                    let kept = self.group.rule(&Name::Deny(deny.clone()).to_string());
-                    let kept = kept.map(|rule| rule.priority);
-                    let priority = kept.map_or_else(|| place(self, &protected, family), Ok)?;
-                    self.put_deny(&deny, priority);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The first free priority of ours behind every rule of others that lets somebody in, but those that are to move.
-    fn behind(&self, ports: &BTreeSet<ProtectedPort>, _: Family, moving: &[Rule]) -> Result<u16, Impossible> {
-        let open = self.open_to(ports);
-        let last =
-            open.iter().filter(|rule| !moving.contains(rule)).map(|rule| rule.priority).max().unwrap_or(0);
-        let ours = self.priorities.denies.clone();
-        let from = last.saturating_add(1);
-        self.free(from.max(*ours.start())..=*ours.end())
-            .or_else(|| self.free(from.max(*ours.start())..=LAST))
-            .ok_or_else(|| self.full("behind the rules that let somebody in"))
-    }
-
-    /// The first free priority of ours before this one, or else the last of all that are free before it.
-    fn free_below(&self, before: u16) -> Result<u16, Impossible> {
-        let ours = &self.priorities.denies;
-        self.free(*ours.start()..=before.saturating_sub(1).min(*ours.end()))
-            .or_else(|| (*self.priorities.windows.start()..before).rev().find(|it| !self.group.is_taken(*it)))
-            .ok_or_else(|| self.full("before the rules that let somebody in"))
-    }
-
-    /// Whether ours can come before this priority, and windows before ours.
-    fn room_before(&self, before: u16) -> bool {
-        let free = (*self.priorities.windows.start()..before).filter(|it| !self.group.is_taken(*it));
-        free.take(ROOM + 1).count() > ROOM
-    }
-
-    /// Takes away those of ours that stand behind this priority: they are written anew before it.
-    fn forget_behind(&mut self, before: u16) {
-        let behind: Vec<String> = self
-            .look
-            .denies(&self.group)
-            .into_iter()
-            .filter(|(rule, ..)| rule.priority > before)
-            .map(|(rule, ..)| rule.name.clone())
-            .collect();
-        // A write of the same name moves the rule: it need not be deleted.
-        self.group.rules.retain(|rule| !behind.contains(&rule.name));
-    }
-
-    fn note(&mut self, rule: &str, was_at: u16) -> Result<(), Impossible> {
-        let name = Name::Moved(Moved::new(self.look.deployment, was_at, rule)).to_string();
-        // One that was moved before has its note: where it was at first.
-        if notes(&self.group, self.look.deployment).any(|(_, moved)| moved.was(rule)) {
-            return Ok(());
-        }
-        // From the very end: a note decides nothing, and takes no place of those that do.
-        let mut places = (*self.priorities.windows.start()..=LAST).rev();
-        let priority = places.find(|it| !self.group.is_taken(*it)).ok_or_else(|| self.full("for a note"))?;
-        let description = names::describe_moved(rule, was_at);
-        self.put(NewRule { name, priority, allows: false, what: What::Nothing, description });
-        Ok(())
-    }
-
-    /// Moves a rule of a customer's behind every one of ours for the machine.
-    fn move_behind(&mut self, rule: &Rule) -> Result<(), Impossible> {
-        let last = self.look.denies(&self.group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(0);
-        if rule.priority > last {
-            return Ok(());
-        }
-        let to = self.free(last + 1..=LAST).ok_or_else(|| self.full("behind Postern's"))?;
-        let passed = passed(&self.group, rule, to);
-        if let Some(passed) = passed {
-            return Err(Impossible(format!(
-                "rule {} of {} cannot be moved behind Postern's without passing rule {} (priority {}), which says otherwise: move or narrow it by hand",
-                rule.name,
-                self.group.id.name(),
-                passed.name,
-                passed.priority
-            )));
-        }
-        let moved =
-            Act::Move { group: self.group.id.clone(), rule: rule.name.clone(), from: rule.priority, to };
-        self.acts.push(moved);
-        self.reprioritize(&rule.name, to);
-        Ok(())
-    }
-
-    fn put(&mut self, rule: NewRule) {
-        self.group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
-        self.group.rules.push(rule.read_back());
-        self.group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-        self.acts.push(Act::Put(self.group.id.clone(), rule));
-    }
-
-    fn reprioritize(&mut self, name: &str, to: u16) {
-        for rule in self.group.rules.iter_mut().filter(|rule| rule.name == name) {
-            rule.priority = to;
-        }
-        self.group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-    }
-
-    fn free(&self, mut range: RangeInclusive<u16>) -> Option<u16> {
-        range.find(|priority| !self.group.is_taken(*priority))
-    }
-
-    fn full(&self, place: &str) -> Impossible {
-        Impossible(format!(
-            "there is no free priority in {} {place}; free some, or widen azure.priorities",
-            self.group.id.name()
-        ))
-    }
-}
-
-/// The free priority for a window: before every one of ours that shuts something of the machine. The first of them; after
-/// somebody else was faster one that the name of the rule decides, so that two who write one group do not meet again.
-pub(crate) fn window_priority(
-    look: &Look<'_>,
-    group: &Group,
-    priorities: &Priorities,
-    name: &str,
-    tries: usize,
-) -> Option<u16> {
-    let shut = look.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(LAST);
-    let ours = *priorities.windows.start()..shut.min(priorities.windows.end().saturating_add(1));
-    let free: Vec<u16> = ours.filter(|priority| !group.is_taken(*priority)).collect();
-    let place = if tries == 0 { 0 } else { names::place(name, tries) };
-    free.get(place.checked_rem(free.len())?).copied()
-}
-
-/// The rule of somebody else's that a rule would pass on its way behind, and that says otherwise.
-fn passed<'a>(group: &'a Group, rule: &Rule, to: u16) -> Option<&'a Rule> {
-    group.rules.iter().find(|other| {
-        (rule.priority + 1..to).contains(&other.priority)
-            && other.allows != rule.allows
-            && Name::read(&other.name).is_none()
-            && other.traffic.overlaps(&rule.traffic)
-    })
-}
-
-/// The rules of ours that shut ports of any machine.
-fn denies<'a>(group: &'a Group, deployment: &'a str) -> impl Iterator<Item = (&'a Rule, Deny)> + 'a {
-    let denies = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?.deny()?)));
-    denies.filter(|(_, deny)| deny.key.is_of(deployment))
-}
+pub(crate) use write::{PlanError, RuleWrite, apply};
 
 #[cfg(test)]
 mod tests;

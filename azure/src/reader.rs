@@ -1,4 +1,4 @@
-//! Reading what concerns one machine, or everything of a subscription.
+//! The reads of the way to one machine, and of a whole subscription.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use crate::id::ArmId;
 use crate::network::{Firewall, Group, Interface, Network};
 use crate::wire;
 
-/// What is read of a virtual machine: the SDK has no models of Microsoft.Compute in this crate.
+/// The fields that are read of a virtual machine: the SDK's crate for networks has no models of Microsoft.Compute.
 #[derive(Debug, Deserialize)]
 pub(crate) struct VirtualMachine {
     pub(crate) id: String,
@@ -40,7 +40,7 @@ struct Reference {
     id: String,
 }
 
-/// Reads.
+/// The reads, for the broker's identity.
 #[derive(Clone, Copy)]
 pub(crate) struct Reader<'a> {
     pub(crate) arm: &'a Arm,
@@ -49,10 +49,10 @@ pub(crate) struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// Everything on the way to one machine.
+    /// Reads everything on the way to one machine.
     ///
     /// # Errors
-    /// That of the first call that fails; "not found" is the machine's alone.
+    /// The error of the first call that fails; "not found" is of the machine alone.
     pub(crate) async fn machine(&self, vm: &ArmId) -> Result<Network, CallError> {
         let machine: VirtualMachine = self.arm.get(vm.as_str(), COMPUTE).await?;
         let profile = machine.properties.network_profile.unwrap_or_default();
@@ -60,7 +60,7 @@ impl Reader<'_> {
         let interfaces = join_all(ids.iter().map(|id| self.interface(id))).await;
         let mut network = Network::default();
         for interface in interfaces {
-            // One that was deleted a moment ago is on no way.
+            // An interface that was deleted a moment ago is on no way.
             let Some(mut interface) = interface? else { continue };
             interface.vm = Some(vm.clone());
             network.interfaces.push(interface);
@@ -95,7 +95,7 @@ impl Reader<'_> {
         Ok(network)
     }
 
-    /// Every interface, group, subnet and firewall of a subscription.
+    /// Reads every interface, group, subnet and firewall of a subscription.
     pub(crate) async fn subscription(&self, subscription: &str) -> Result<Network, CallError> {
         let path = |kind: &str| format!("/subscriptions/{subscription}/providers/Microsoft.Network/{kind}");
         let (groups, interfaces, nets) =
@@ -140,27 +140,27 @@ impl Reader<'_> {
         Ok(network)
     }
 
-    /// Every group of a subscription.
+    /// Lists every group of a subscription.
     pub(crate) async fn all_groups(&self, subscription: &str) -> Result<BTreeMap<ArmId, Group>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/networkSecurityGroups");
         let groups: Vec<azure::NetworkSecurityGroup> = self.arm.list(&path, NETWORK).await?;
         Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
     }
 
-    /// Every firewall of every subscription.
+    /// Lists every firewall of every subscription.
     pub(crate) async fn all_firewalls(&self) -> Result<Vec<Firewall>, CallError> {
         let lists =
             try_join_all(self.subscriptions.iter().map(|subscription| self.firewalls(subscription))).await?;
         Ok(lists.iter().flatten().filter_map(wire::firewall).collect())
     }
 
-    /// Every virtual machine of a subscription.
+    /// Lists every virtual machine of a subscription.
     pub(crate) async fn machines(&self, subscription: &str) -> Result<Vec<VirtualMachine>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Compute/virtualMachines");
         self.arm.list(&path, COMPUTE).await
     }
 
-    /// One group.
+    /// Reads a group; none where it does not exist.
     pub(crate) async fn group(&self, id: &ArmId) -> Result<Option<Group>, CallError> {
         let read = self.arm.get::<azure::NetworkSecurityGroup>(id.as_str(), NETWORK).await;
         Ok(found(read)?.as_ref().and_then(wire::group))
@@ -190,8 +190,8 @@ impl Reader<'_> {
         self.arm.list(&path, NETWORK).await
     }
 
-    /// The firewalls of every subscription that routes lead to, with their subnets and addresses: a hub's is often
-    /// another's.
+    /// Adds the firewalls that routes lead to, with their subnets and addresses. A hub's firewall is often in another
+    /// subscription, so that all are searched.
     async fn add_firewalls(&self, network: &mut Network) -> Result<(), CallError> {
         let appliances: BTreeSet<_> = network.routes.values().filter_map(|table| table.appliance).collect();
         network.firewalls = self.all_firewalls().await?;
@@ -233,7 +233,7 @@ impl Reader<'_> {
     }
 }
 
-/// What was read, unless it does not exist.
+/// Returns the resource that was read; none where it does not exist.
 fn found<T>(read: Result<T, CallError>) -> Result<Option<T>, CallError> {
     match read {
         Ok(read) => Ok(Some(read)),
@@ -242,7 +242,7 @@ fn found<T>(read: Result<T, CallError>) -> Result<Option<T>, CallError> {
     }
 }
 
-/// The path of the load balancer that an inbound NAT rule is of.
+/// The path of an inbound NAT rule's load balancer.
 fn balancer(rule: &ArmId) -> Option<String> {
     Some(rule.as_str().split_once("/inboundnatrules/")?.0.to_owned())
 }

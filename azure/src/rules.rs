@@ -1,4 +1,4 @@
-//! Rules as we write them.
+//! The rules of network security groups that Postern writes.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -9,19 +9,19 @@ use postern_core::{Port, Protocol, SourcePrefix};
 
 use crate::network::{Peer, Rule, RuleProtocol, Traffic};
 
-/// A rule of ours.
+/// A rule that Postern writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NewRule {
     pub(crate) name: String,
     pub(crate) priority: u16,
     pub(crate) allows: bool,
-    pub(crate) what: What,
+    pub(crate) matches: RuleMatch,
     pub(crate) description: String,
 }
 
-/// What a rule of ours is about.
+/// The traffic that a rule of Postern's matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum What {
+pub(crate) enum RuleMatch {
     /// Connections to ports of a machine.
     Ports {
         protocol: Protocol,
@@ -30,12 +30,12 @@ pub(crate) enum What {
         addresses: BTreeSet<IpAddr>,
         ports: BTreeSet<Port>,
     },
-    /// Nothing: the rule is there for its name. It denies what nobody sends: addresses for documentation (RFC 5737).
+    /// No traffic: the rule is there for its name. It denies addresses for documentation, which no machine has (RFC 5737).
     Nothing,
 }
 
-impl What {
-    /// As it is read back.
+impl RuleMatch {
+    /// Returns it as Azure reads it back.
     pub(crate) fn traffic(&self) -> Traffic {
         let none = || vec![Peer::Net(IpNet::new_assert(IpAddr::from([192, 0, 2, 0]), 32))];
         match self {
@@ -61,29 +61,29 @@ impl What {
 }
 
 impl NewRule {
-    /// As it is read back.
+    /// Returns it as Azure reads it back.
     pub(crate) fn read_back(&self) -> Rule {
         Rule {
             name: self.name.clone(),
             priority: self.priority,
             allows: self.allows,
-            traffic: self.what.traffic(),
+            traffic: self.matches.traffic(),
             description: self.description.clone(),
             is_default: false,
             is_settled: true,
         }
     }
 
-    /// For the wire. Prefixes and ports are always lists: that is what augmented rules have.
+    /// Converts it to the SDK's model. Prefixes and ports are always lists, as augmented rules have them.
     pub(crate) fn to_azure(&self) -> azure::SecurityRule {
-        let protocol = match &self.what {
-            What::Ports { protocol: Protocol::Tcp, .. } => {
+        let protocol = match &self.matches {
+            RuleMatch::Ports { protocol: Protocol::Tcp, .. } => {
                 azure::security_rule_properties_format::Protocol::Tcp
             }
-            What::Ports { protocol: Protocol::Udp, .. } => {
+            RuleMatch::Ports { protocol: Protocol::Udp, .. } => {
                 azure::security_rule_properties_format::Protocol::Udp
             }
-            What::Nothing => azure::security_rule_properties_format::Protocol::U2a,
+            RuleMatch::Nothing => azure::security_rule_properties_format::Protocol::U2a,
         };
         let access =
             if self.allows { azure::SecurityRuleAccess::Allow } else { azure::SecurityRuleAccess::Deny };
@@ -92,8 +92,8 @@ impl NewRule {
             azure::SecurityRulePropertiesFormat::new(protocol, access, self.priority.into(), direction);
         properties.description = Some(self.description.clone());
         properties.source_port_range = Some("*".into());
-        match &self.what {
-            What::Ports { sources, addresses, ports, .. } => {
+        match &self.matches {
+            RuleMatch::Ports { sources, addresses, ports, .. } => {
                 match sources {
                     Some(sources) => {
                         properties.source_address_prefixes =
@@ -105,7 +105,7 @@ impl NewRule {
                     addresses.iter().map(|ip| IpNet::from(*ip).to_string()).collect();
                 properties.destination_port_ranges = ports.iter().map(ToString::to_string).collect();
             }
-            What::Nothing => {
+            RuleMatch::Nothing => {
                 properties.source_address_prefix = Some("192.0.2.0/32".into());
                 properties.destination_address_prefix = Some("192.0.2.0/32".into());
                 properties.destination_port_range = Some("*".into());

@@ -1,48 +1,49 @@
-//! What the provider runs with.
+//! The settings of the provider.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-/// Which subscriptions are Postern's, and how they are reached.
+/// The subscriptions that Postern drives, and the access to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// By this name Postern knows its own rules; another Postern in the same subscription has another. 1 to 256 characters.
+    /// The name by which Postern recognizes its own rules; another Postern in the same subscription has another. 1 to 256
+    /// characters.
     pub deployment: String,
     /// The cloud.
     pub environment: Environment,
-    /// Who the broker is there.
+    /// The identity of the broker.
     pub credential: Credential,
     /// The ids of the subscriptions, in lower case.
     pub subscriptions: BTreeSet<String>,
-    /// Which priorities rules take.
+    /// The priorities of Postern's rules.
     pub priorities: Priorities,
-    /// What becomes of a lockdown and of windows where a network security group flushes connections.
+    /// The handling of a network security group that flushes connections.
     pub flush_connection: Flush,
-    /// How windows pass an Azure Firewall.
+    /// The windows in an Azure Firewall.
     pub firewall: FirewallSettings,
-    /// Whether Azure is asked, with a caller's own token, what the caller may do.
+    /// True if the broker asks Azure, with a caller's own token, whether the caller may request access.
     pub authorize_callers: bool,
     /// The rates of calls that Postern stays under.
     pub rates: Rates,
 }
 
-/// How many calls are made: so many at once, and then so many each second.
+/// The rates of calls: the number at once, and then the number each second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
-    /// Of reads.
+    /// The rate of reads.
     pub reads: (u32, u32),
-    /// Of writes.
+    /// The rate of writes.
     pub writes: (u32, u32),
-    /// Of writes of Microsoft.Network, besides.
+    /// The rate of writes of Microsoft.Network, which also count as writes.
     pub network_writes: (u32, u32),
 }
 
 impl Default for Rates {
     /// Azure Resource Manager allows a principal 250 reads and 25 more each second, 200 writes and 10 more (Microsoft
     /// Learn, "Understand how Azure Resource Manager throttles requests"); Microsoft.Network allows 1,000 writes in any
-    /// five minutes, those that come at once and those that follow. Consoles and scripts draw from the same: half of the
-    /// reads is left to them. A window's end does not wait for others: the writes are not shared.
+    /// five minutes, those that come at once and those that follow. Consoles and scripts use the same limits: half of the
+    /// reads is left to them. The end of a window must not wait for them: Postern uses all of the writes.
     fn default() -> Self {
         Self { reads: (125, 12), writes: (200, 10), network_writes: (400, 2) }
     }
@@ -55,7 +56,7 @@ pub struct Environment {
     pub resource_manager: String,
     /// Microsoft Entra: a URL without a path.
     pub authority: String,
-    /// The instance metadata service, from which a managed identity has its tokens.
+    /// The instance metadata service, which issues the tokens of a managed identity.
     pub metadata: String,
 }
 
@@ -76,12 +77,12 @@ impl Environment {
     }
 }
 
-/// Who the broker is to Microsoft Entra. Secrets are read from files whenever a token is needed: they may be rotated.
+/// The broker's identity for Microsoft Entra. Secrets are read from files whenever a token is needed: they may be rotated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
     /// The identity of the VM that the broker runs on.
     ManagedIdentity {
-        /// Which, where the VM has several.
+        /// The client id, if the VM has several identities.
         client_id: Option<String>,
     },
     /// A token that Kubernetes or another issuer keeps in a file.
@@ -104,7 +105,7 @@ pub enum Credential {
         application: Application,
         /// The certificate, in PEM.
         certificate: PathBuf,
-        /// Its RSA key, in PEM.
+        /// The RSA key of the certificate, in PEM.
         key: PathBuf,
     },
 }
@@ -114,17 +115,17 @@ pub enum Credential {
 pub struct Application {
     /// The id of its tenant, or a domain.
     pub tenant: String,
-    /// Its id.
+    /// The client id.
     pub client_id: String,
 }
 
-/// The priorities that are Postern's in a network security group, 100 to 4096; a smaller number comes first. Numbers that
-/// others took are left to them.
+/// The priorities of Postern's rules in a network security group, 100 to 4096; a smaller number comes first. A priority that
+/// another rule has is left to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Priorities {
-    /// Of windows.
+    /// The rules of windows.
     pub windows: RangeInclusive<u16>,
-    /// Of the rules that deny; behind those of windows.
+    /// The rules that deny; behind those of windows.
     pub denies: RangeInclusive<u16>,
 }
 
@@ -135,17 +136,17 @@ impl Default for Priorities {
     }
 }
 
-/// What becomes of a target whose network security group has `flushConnection` on: every change of its rules re-evaluates
-/// the connections that are established, and an expiry cuts them (I3).
+/// The handling of a target whose network security group has `flushConnection` on: every change of its rules re-evaluates
+/// established connections, and an expiry cuts them (I3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flush {
-    /// Neither a lockdown nor a window.
+    /// Refuses lockdowns and windows.
     Refuse,
-    /// The administrator is asked at the lockdown, and it is shown on the target.
+    /// Asks the administrator at the lockdown, and shows it on the target.
     Warn,
 }
 
-/// How windows pass an Azure Firewall.
+/// The windows in an Azure Firewall.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FirewallSettings {
     /// The ports of the firewall that windows are mapped to.

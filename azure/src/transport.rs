@@ -1,5 +1,5 @@
-//! How requests get to Azure Resource Manager: to its own host only, within a deadline, under its rates, and again where it
-//! says that it is busy.
+//! The transport to Azure Resource Manager: it sends requests to the configured host only, within a deadline and under Azure's
+//! rates, and repeats them when Azure says that it is busy.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -8,19 +8,19 @@ use async_trait::async_trait;
 use azure_core::error::{Error, ErrorKind, ResultExt as _};
 use azure_core::headers::{HeaderName, Headers, IF_MATCH};
 use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, StatusCode, Url};
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use tokio::time::Instant;
+use postern_runtime::backoff::Backoff;
 
+use crate::clock;
 use crate::settings::Rates;
 
-/// How long one request may take.
+/// The deadline of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a connection may take to stand.
+/// The deadline of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a call is repeated that finds Azure busy.
-const BUSY_FOR: Duration = Duration::from_secs(180);
+/// The time that a call is repeated while Azure is busy.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// A client for requests whose answers hold or need secrets: no proxy, no redirects.
 pub(crate) fn http() -> reqwest::Result<reqwest::Client> {
@@ -48,7 +48,7 @@ impl Transport {
         Self { http, endpoint, limits: Limits::new(rates) }
     }
 
-    /// One try: the status, the headers and the whole body.
+    /// Sends a request once, and returns the status, the headers and the whole body.
     async fn once(&self, request: &Request) -> azure_core::Result<(StatusCode, Headers, Bytes)> {
         let method = reqwest::Method::from_bytes(request.method().as_ref().as_bytes())
             .map_kind(ErrorKind::DataConversion)?;
@@ -78,7 +78,7 @@ impl Transport {
 #[async_trait]
 impl HttpClient for Transport {
     async fn execute_request(&self, request: &Request) -> azure_core::Result<Response> {
-        // Links and the places of operations come from answers: the token goes with none of them elsewhere.
+        // Links and the URLs of operations come from answers: the token must not go to another host with them.
         if request.url().origin() != self.endpoint.origin() {
             let host = request.url().host_str().unwrap_or_default();
             return Err(Error::message(
@@ -86,14 +86,14 @@ impl HttpClient for Transport {
                 format!("an answer leads to {host}, which is not Azure Resource Manager"),
             ));
         }
-        let deadline = Instant::now() + BUSY_FOR;
+        let deadline = clock::instant() + BUSY_TIMEOUT;
         let mut waits = busy_waits();
         loop {
             self.limits.take(*request.method()).await;
             let (status, headers, body) = self.once(request).await?;
-            // What names an etag was made from a read that another change, which is under way, makes old: it is made anew.
+            // A write with an etag builds on a read that the change under way makes old: its caller must read again.
             let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);
-            if is_busy(status, &body) && !is_old && Instant::now() < deadline {
+            if is_busy(status, &body) && !is_old && clock::instant() < deadline {
                 let wait = retry_after(&headers).max(waits.next()).unwrap_or(Duration::from_secs(1));
                 tracing::debug!(path = request.url().path(), %status, ?wait, "Azure is busy");
                 tokio::time::sleep(wait).await;
@@ -111,14 +111,14 @@ impl std::fmt::Debug for Transport {
     }
 }
 
-/// How long an answer asks to wait.
+/// The time that an answer asks the broker to wait.
 pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
     let seconds: u64 = headers.get_optional_str(&HeaderName::from_static("retry-after"))?.parse().ok()?;
     Some(Duration::from_secs(seconds.min(600)))
 }
 
-/// Whether the call took no effect, and would a moment later: too many calls, or another change of the same resource is
-/// under way.
+/// Reports whether the call had no effect but may succeed a moment later: too many calls, or another change of the same
+/// resource is under way.
 fn is_busy(status: StatusCode, body: &[u8]) -> bool {
     status == StatusCode::TooManyRequests || status == StatusCode::Conflict && is_other_change(body)
 }
@@ -128,18 +128,13 @@ fn is_other_change(body: &[u8]) -> bool {
     says(b"\"AnotherOperationInProgress\"") || says(b"\"RetryableError")
 }
 
-/// The least waits for Azure to be less busy: from a tenth of a second to five, each by chance longer, so that those who
-/// wait for one another do not meet again.
+/// The least waits for a busy Azure: from a tenth of a second to five, each with jitter, so that callers that wait for one another
+/// do not collide again.
 pub(crate) fn busy_waits() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .with_jitter()
-        .build()
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) }.endless()
 }
 
-/// Holds the rates.
+/// The rate limits.
 struct Limits {
     reads: DefaultDirectRateLimiter,
     writes: DefaultDirectRateLimiter,
@@ -190,7 +185,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_request_that_nobody_answers_ends_at_its_deadline() {
+    async fn a_request_without_an_answer_ends_at_its_deadline() {
         let (silent, url) = listen().await;
         let asked = tokio::time::timeout(Duration::from_secs(20), ask(&url, &Rates::default())).await;
         let error = asked.unwrap().unwrap_err();
@@ -213,15 +208,15 @@ mod tests {
         let rates = Rates::default();
         let (answer, ()) = tokio::join!(ask(&url, &rates), redirecting);
         assert_eq!(u16::from(answer.unwrap().status()), 307);
-        let nobody = tokio::time::timeout(Duration::from_millis(100), elsewhere.accept()).await;
-        assert!(nobody.is_err(), "the token went elsewhere");
+        let connected = tokio::time::timeout(Duration::from_millis(100), elsewhere.accept()).await;
+        assert!(connected.is_err(), "the token went elsewhere");
     }
 
     #[tokio::test]
     async fn calls_are_held_to_their_rates() {
         let limits = Limits::new(&Rates { reads: (1, 4), writes: (100, 100), network_writes: (2, 4) });
         for (method, calls) in [(Method::Get, 3), (Method::Put, 4)] {
-            let start = Instant::now();
+            let start = clock::instant();
             for _ in 0..calls {
                 limits.take(method).await;
             }

@@ -1,5 +1,5 @@
-//! What the SDK's models say, in our words. Words of Azure are compared without case; what cannot be read of a rule makes it
-//! allow more and deny less, so that nothing is taken for shut that may be open.
+//! The conversion of the SDK's models. Azure's words are compared without case. A part of a rule that cannot be read makes the rule
+//! allow more and deny less, so that no port counts as shut that may be open.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -46,8 +46,8 @@ pub(crate) fn group(group: &azure::NetworkSecurityGroup) -> Option<Group> {
     Some(Group { id: resource_id(&group.resource)?, flushes, rules })
 }
 
-/// A rule for what comes in. One for what goes out is read where its name is one of Postern's: another principal turned it
-/// round, and it lets nothing in that this crate knows of.
+/// A rule for inbound connections. An outbound rule is read if its name is one of Postern's: another principal turned it round, and
+/// it counts as a rule that matches nothing.
 fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
     let properties = rule.properties.as_ref()?;
     let is_turned = word(&properties.direction) == "outbound";
@@ -61,16 +61,18 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
         "icmp" | "esp" | "ah" => RuleProtocol::Other,
         _ => RuleProtocol::Any,
     };
-    let peers =
-        |one: Option<&String>, many: &[String], roles: &[azure::ApplicationSecurityGroup]| -> Vec<Peer> {
-            let nets =
-                one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| Peer::read(text));
-            // One whose id cannot be read may have any machine in it.
-            let role = |role: &azure::ApplicationSecurityGroup| {
-                resource_id(&role.resource).map_or_else(|| Peer::Tag("unreadable".to_owned()), Peer::Role)
-            };
-            nets.chain(roles.iter().map(role)).collect()
+    let peers = |one: Option<&String>,
+                 many: &[String],
+                 application_groups: &[azure::ApplicationSecurityGroup]|
+     -> Vec<Peer> {
+        let nets = one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| Peer::read(text));
+        // A group whose id cannot be read may have any machine in it.
+        let role = |role: &azure::ApplicationSecurityGroup| {
+            resource_id(&role.resource)
+                .map_or_else(|| Peer::Tag("unreadable".to_owned()), Peer::ApplicationGroup)
         };
+        nets.chain(application_groups.iter().map(role)).collect()
+    };
     let ranges = |one: Option<&String>, many: &[String]| -> Vec<RangeInclusive<u16>> {
         let texts = one.into_iter().chain(many).filter(|text| !text.is_empty());
         texts.filter_map(|text| ports(text).or_else(|| allows.then_some(0..=u16::MAX))).collect()
@@ -126,7 +128,7 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Interface
         Some(Address {
             ip: properties.private_ip_address.as_ref()?.parse().ok()?,
             subnet: properties.subnet.as_ref().and_then(|subnet| id(subnet.sub_resource.id.as_ref())),
-            roles: properties
+            application_groups: properties
                 .application_security_groups
                 .iter()
                 .filter_map(|role| resource_id(&role.resource))
@@ -193,7 +195,7 @@ pub(crate) fn forwards(balancer: &azure::LoadBalancer) -> Vec<(ArmId, Forward, O
         let private =
             frontend.and_then(|frontend| frontend.private_ip_address.as_ref()?.parse::<IpAddr>().ok());
         let port = u16::try_from(nat.frontend_port?).ok()?;
-        // The port alone is known where the address is another resource's.
+        // Only the port is known if the address belongs to another resource.
         let address = private.unwrap_or(IpAddr::from([0, 0, 0, 0]));
         let forward = Forward {
             frontend: Some(SocketAddr::new(address, port)),

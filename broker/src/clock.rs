@@ -1,13 +1,25 @@
-//! The only place of the broker that reads a clock.
+//! The broker's clock, and the only module of the broker that asks for the time.
 //!
-//! Ends of grants are wall times, so a stepped wall clock must not move them: the broker reads the wall once, when it
-//! starts, and from then on counts `CLOCK_BOOTTIME`, which never steps and counts suspend. Across a restart the clock
-//! never falls behind the last record that the store holds.
+//! **The problem.** Ends of grants are times of the wall clock, and a step of that clock must not move them. The lives of
+//! certificates are times of the wall clock, too, and peers judge them by it.
+//!
+//! **The words.**
+//!
+//! - The *broker's clock* ([`Clock`]) gives the time of grants, tokens and audit records. The broker reads the wall clock
+//!   once, when it starts, and from then on counts `CLOCK_BOOTTIME`, which never steps and counts suspend.
+//! - The *floor* of the broker's clock is the time of the newest audit record. Across a restart the broker's clock never falls
+//!   behind it, so that the end of no grant moves because a clock went back (I2).
+//! - The *wall clock* ([`wall`]) gives the time of certificates: the broker signs, renews and judges them by it, as TLS and
+//!   every peer do.
+//!
+//! **On failure.** After a start with a clock that was ahead, the records of that start hold the broker's clock ahead. Grants
+//! last as long as they were asked for, and their ends are written later by the difference. The broker logs it, and shows it
+//! in its status. The authority is not concerned: it lives by the wall clock.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use rustix::time::{ClockId, clock_gettime};
+pub use postern_runtime::clock::{boottime, wall};
 
 /// The broker's clock. Cheap to copy; all copies agree.
 #[derive(Debug, Clone, Copy)]
@@ -17,38 +29,27 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// Starts from the wall, or from `floor` (the newest time in the store) where the wall is behind it.
+    /// Starts from the wall clock, or from `floor` (the newest time in the store) if the wall clock is behind it.
     pub fn start(floor: Timestamp) -> Self {
         Self { anchor: wall().max(floor), anchored_at: boottime() }
     }
 
-    /// Now.
+    /// Returns the time now.
     pub fn now(&self) -> Timestamp {
         let elapsed = boottime().saturating_sub(self.anchored_at);
         self.anchor.checked_add(elapsed).unwrap_or(Timestamp::MAX)
     }
 
-    /// How far the wall clock is ahead of this one: it was stepped, or it was behind the store at the start.
+    /// Returns the lead of the wall clock over this one. It is below zero if the wall clock was stepped back, or if it was
+    /// behind the newest audit record at the start.
     pub fn wall_ahead(&self) -> SignedDuration {
         wall().duration_since(self.now())
     }
 
-    /// How long until `at`; zero where it has passed.
+    /// Returns the time until `at`; zero if it has passed.
     pub fn until(&self, at: Timestamp) -> Duration {
         at.duration_since(self.now()).try_into().unwrap_or_default()
     }
-}
-
-/// A count of time that never steps, for measuring how long something took.
-pub fn boottime() -> Duration {
-    let time = clock_gettime(ClockId::Boottime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::new(seconds, u32::try_from(time.tv_nsec).unwrap_or_default())
-}
-
-#[allow(clippy::disallowed_methods)]
-fn wall() -> Timestamp {
-    Timestamp::now()
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
-//! The configuration: one file, every key known, turned into values that cannot be wrong any more.
+//! The configuration: one file with known keys only, turned into checked values.
 
 mod aws;
 mod azure;
+mod defaults;
 mod limits;
 mod store;
 mod traces;
@@ -18,42 +19,42 @@ use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
 use serde::Deserialize;
 
-use crate::app::assess::default_management_ports;
 use crate::limits::Limits;
 use crate::store::redis::RedisSettings;
 use crate::traces::Settings as Traces;
+pub use defaults::default_management_ports;
 pub(crate) use store::check_store_url;
 
-/// What the broker runs with.
+/// The broker's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where everything is kept; only the broker's user may enter.
+    /// The directory for the broker's files; only the broker's user may enter it.
     pub data_dir: PathBuf,
-    /// Where to listen.
+    /// The address and port to listen on.
     pub listen: SocketAddr,
     /// The DNS names and addresses of the serving certificate; at least one.
     pub names: Vec<String>,
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
-    /// The file in which the broker looks for the root's private key; the key is offline where there is no such file.
+    /// The file in which the broker looks for the root's private key; the key is offline if there is no such file.
     pub root_key: PathBuf,
-    /// How log lines look.
+    /// The format of log lines.
     pub log_format: LogFormat,
-    /// The ports for which an assessment looks, if it is not told.
+    /// The ports for which an assessment looks by default.
     pub management_ports: BTreeSet<ProtectedPort>,
-    /// Where metrics are served, if anywhere.
+    /// The address and port for metrics, if they are served.
     pub metrics_listen: Option<SocketAddr>,
-    /// How often every cloud is swept.
+    /// The interval of the sweeps of every cloud.
     pub sweep_every: Duration,
-    /// The store on Redis; the embedded one, for none.
+    /// The store on Redis; `None` for the embedded store.
     pub redis: Option<RedisSettings>,
-    /// What this broker is called among several; at most 64 characters.
+    /// The name of this broker among several; at most 64 characters.
     pub replica_name: String,
-    /// How long a broker that is asked to end goes on before it sends its agents away: load balancers need that.
+    /// The time for which a broker that shuts down keeps its agents and callers, so that load balancers notice.
     pub drain: Duration,
     /// The limits on connections and calls.
     pub limits: Limits,
-    /// Where traces go, if anywhere.
+    /// The settings of the export of traces, if they are exported.
     pub traces: Option<Traces>,
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::Settings>,
@@ -61,14 +62,14 @@ pub struct Config {
     pub azure: Option<postern_azure::Settings>,
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Text, for people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// JSON, one object a line.
     Json,
 }
 
@@ -129,18 +130,18 @@ struct ReplicaFile {
 
 /// The certificate authority's directory, within `data_dir`.
 const AUTHORITY_DIR: &str = "ca";
-/// The longest that a broker which is asked to end may go on as if it were not.
+/// The longest `drain`.
 const LONGEST_DRAIN: Duration = Duration::from_secs(60);
-/// How often every cloud is swept, unless the file says.
+/// The default interval of the sweeps of every cloud.
 const SWEEP_EVERY: Duration = Duration::from_secs(600);
-/// The least and the most that it may say.
+/// The range of that interval.
 const SWEEP_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
 impl Config {
     /// Reads and checks the file.
     ///
     /// # Errors
-    /// The file cannot be read, or the first key that is wrong.
+    /// The file cannot be read, or has a wrong key; the error names the first.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
         let text =
             std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -190,17 +191,17 @@ impl Config {
         })
     }
 
-    /// The certificate authority's directory.
+    /// Returns the certificate authority's directory.
     pub fn authority_dir(&self) -> PathBuf {
         self.data_dir.join(AUTHORITY_DIR)
     }
 
-    /// The embedded store's file.
+    /// Returns the embedded store's file.
     pub fn store_path(&self) -> PathBuf {
         self.data_dir.join("postern.db")
     }
 
-    /// The first administrator's identity.
+    /// Returns the directory for the first administrator's identity.
     pub fn admin_dir(&self) -> PathBuf {
         self.data_dir.join("admin")
     }
@@ -211,7 +212,7 @@ fn address(key: &str, text: &str) -> Result<SocketAddr, Invalid> {
     text.parse().map_err(|_| Invalid::new(key, problem(), "write it like 0.0.0.0:7443"))
 }
 
-/// The file that the configuration names, or the one that `init` makes.
+/// Returns the configured file, or the one that `init` makes.
 fn root_key(file: Option<PathBuf>, data_dir: &Path) -> Result<PathBuf, Invalid> {
     let file = file.unwrap_or_else(|| data_dir.join(AUTHORITY_DIR).join("root.key"));
     if !file.is_absolute() {
@@ -240,7 +241,7 @@ fn sweep_every(text: Option<&str>) -> Result<Duration, Invalid> {
     })
 }
 
-/// The name of the file, or the host's.
+/// Returns the configured name, or the host's.
 fn replica_name(name: Option<String>) -> Result<String, Invalid> {
     let name = match name {
         Some(name) => name,

@@ -1,31 +1,30 @@
 //! The broker: authorizes each request, keeps the grants, and drives both layers.
 //!
-//! A grant's way through this crate: [`api`] parses the call, [`app`] decides and persists the intent, [`reconcile`]
-//! compares what is desired with what is observed and takes the next step, [`hub`] holds the agents' sessions (the
-//! host layer) and [`cloud`] drives the cloud layer. Request handlers never touch a layer themselves.
+//! A grant takes this way through the crate: [`api`] parses the call, [`app`] decides and persists the intent, and [`reconcile`]
+//! compares what is desired with what is observed and takes the next step in the two [`layers`]: the agents' sessions, and the
+//! driver of the clouds. Request handlers never touch a layer themselves. Several brokers on one store are a [`cluster`].
+//!
+//! The modules stand on floors, and import downwards only: [`clock`] and [`signals`] at the bottom; the [`store`]; [`telemetry`],
+//! which measures the store's calls, and the [`limits`] of peers, which it counts; [`readiness`] and the [`authority`]; the leases,
+//! the layers and the rest of the cluster; the reconciler and the use cases; the transport; and [`run`], which puts them together.
 
 pub mod api;
 pub mod app;
 pub mod authority;
 pub mod clock;
-pub mod cloud;
+pub mod cluster;
 pub mod config;
-pub mod ending;
-pub mod hub;
-pub mod layer;
+pub mod layers;
 pub mod limits;
-#[cfg(test)]
-mod logged;
-pub mod measure;
 pub mod migrate;
+pub mod monitoring;
 pub mod readiness;
 pub mod reconcile;
-pub mod replica;
 pub mod run;
-#[cfg(test)]
-mod samples;
 pub mod setup;
+pub mod signals;
 pub mod store;
-pub mod tasks;
+pub mod telemetry;
+#[cfg(test)]
+mod testing;
 pub mod traces;
-pub mod watchers;

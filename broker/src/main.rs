@@ -35,7 +35,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin. Once.
+    /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin; run it once.
     Init {
         /// The name of the first administrator.
         #[arg(long, default_value = "admin")]
@@ -45,31 +45,31 @@ enum Command {
     Serve,
     /// Checks the configuration and changes nothing.
     CheckConfig,
-    /// Moves everything to another store, verbatim; nothing may be running on either.
+    /// Moves every record to another store, verbatim; no broker may run on either.
     ///
     /// A store is `config` (the one that the configuration names), sqlite:///PATH, or a URL of a Redis without a password.
     /// Afterwards the source is refused.
     Migrate {
         /// The store to move.
         #[arg(long)]
-        from: migrate::Named,
+        from: migrate::StoreName,
         /// The store to move to: an empty one.
         #[arg(long)]
-        to: migrate::Named,
+        to: migrate::StoreName,
         /// A file with the password for the source.
         #[arg(long)]
         from_password_file: Option<PathBuf>,
         /// A file with the password for the target.
         #[arg(long)]
         to_password_file: Option<PathBuf>,
-        /// Leave the source as it is: then there are two stores, and only one may be used.
+        /// Leave the source usable: then there are two stores, and only one may be used.
         #[arg(long)]
         keep_source: bool,
-        /// Empty the target first, if a migration into it was broken off.
+        /// Empty the target first, if a migration into it was not completed.
         #[arg(long)]
         overwrite_incomplete: bool,
     },
-    /// Shows and renews the certificates that everything else is signed with.
+    /// Shows and renews the certificates that sign every other certificate.
     Authority {
         #[command(subcommand)]
         command: AuthorityCommand,
@@ -84,7 +84,7 @@ enum Command {
         /// The directory for key.pem, cert.pem and roots.pem.
         #[arg(long)]
         out: PathBuf,
-        /// How long it is good for, at most 365d.
+        /// The time for which it is valid, at most 365d.
         #[arg(long, default_value = "90d", value_parser = lifetime)]
         valid_for: Duration,
     },
@@ -92,16 +92,16 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum AuthorityCommand {
-    /// Shows the root and the intermediate: from when until when they are valid, and where the root key is.
+    /// Shows the root and the intermediate with their validity, and the place of the root key.
     Status {
-        /// Exit with 9 where something needs attention.
+        /// Exit with 9 if something needs attention.
         #[arg(long)]
         check: bool,
     },
-    /// Makes a new intermediate with the root's key. A broker that runs takes it up without a restart; an intermediate that
-    /// has ended is no hindrance.
+    /// Makes a new intermediate with the root's key. A running broker takes it up without a restart; an intermediate that
+    /// has ended may be renewed, too.
     ///
-    /// Certificates that the old intermediate signed stay good until their own ends.
+    /// Certificates that the old intermediate signed stay valid until their own ends.
     Renew {
         /// The file with the root's private key, readable by its owner alone.
         #[arg(long)]
@@ -109,12 +109,32 @@ enum AuthorityCommand {
     },
 }
 
-/// The exit code of `authority status --check` where something needs attention, as of `postern status --check`.
+/// The exit code of `authority status --check` if something needs attention, as of `postern status --check`.
 const ATTENTION: u8 = 9;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+async fn main() -> ExitCode {
+    match execute(Arguments::parse()).await {
+        Ok(code) => code,
+        Err(error) => {
+            // Without a stderr the exit code still says that the command failed.
+            let _ = writeln!(std::io::stderr(), "postern-broker: {}", in_a_line(&error));
+            if std::env::var_os("RUST_BACKTRACE").is_some_and(|asked| asked != "0") {
+                let _ = writeln!(std::io::stderr(), "{}", error.backtrace());
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Returns an error with its causes on one line. The errors of TOML have several.
+fn in_a_line(error: &anyhow::Error) -> String {
+    let chain = format!("{error:#}");
+    let lines = chain.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let config = Config::load(&arguments.config)?;
     let mut out = std::io::stdout();
     match arguments.command {
@@ -123,7 +143,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             writeln!(out, "the first administrator's identity is in {}", config.admin_dir().display())?;
             writeln!(
                 out,
-                "{} signs nothing day by day: take it offline, and run `postern-broker authority renew` once a year",
+                "{} is not needed from day to day: take it offline, and run `postern-broker authority renew` once a year",
                 config.authority_dir().join("root.key").display()
             )?;
         }
@@ -164,7 +184,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             for (kind, count) in migrate::migrate(&config, options).await? {
                 writeln!(out, "{count} {kind}")?;
             }
-            writeln!(out, "all of it has arrived")?;
+            writeln!(out, "the migration is complete")?;
         }
         Command::Authority { command: AuthorityCommand::Status { check } } => {
             let (text, warnings) = authority::command::status(&config)?;
@@ -184,7 +204,7 @@ async fn main() -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The clouds that the configuration names. No call is made yet.
+/// Returns the providers of the clouds that the configuration names. No call is made yet.
 async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
     let mut providers = run::Providers::new();
     if let Some(settings) = config.aws.clone() {
@@ -196,9 +216,11 @@ async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
     Ok(providers)
 }
 
-/// Logs to stderr; the level comes from POSTERN_LOG. Spans are exported besides, if the configuration says where to.
+/// Logs to stderr, at the level in POSTERN_LOG, and exports spans if the configuration names a collector.
 fn log(config: &Config) -> anyhow::Result<Exporter> {
-    let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    // Strangers can make the transport warn of each frame that they send.
+    let usual = || EnvFilter::new("info,h2=error,hyper=error,rustls=error");
+    let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| usual());
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     let lines = match config.log_format {
         LogFormat::Text => lines.with_ansi(false).boxed(),
@@ -209,7 +231,7 @@ fn log(config: &Config) -> anyhow::Result<Exporter> {
     Ok(exporter)
 }
 
-/// A lifetime such as `90d` or `12h`; a day has 24 hours.
+/// Parses a lifetime such as `90d` or `12h`; a day has 24 hours.
 fn lifetime(text: &str) -> Result<Duration, String> {
     let span: Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
     let span: SignedDuration =

@@ -1,4 +1,4 @@
-//! `migrate`: moves everything from one store to another. Both are named by URLs, or as the one of the configuration.
+//! `migrate`: moves every record from one store to another. Each is named by a URL, or is the one of the configuration.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -9,23 +9,22 @@ use postern_core::Invalid;
 
 use crate::clock::Clock;
 use crate::config::{Config, check_store_url};
-use crate::store::StoreError;
-use crate::store::embedded::Embedded;
-use crate::store::redis::{Place, Redis, RedisSettings};
-use crate::store::transfer::{Counts, How, Source, Target, transfer};
+use crate::store::redis::{Endpoint, RedisSettings};
+use crate::store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
+use crate::store::{StoreError, embedded, redis};
 
-/// A store, as the command line names it.
+/// The name of a store on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Named {
-    /// The one that the configuration names.
+pub enum StoreName {
+    /// The configured store.
     Config,
     /// A database file.
     File(PathBuf),
-    /// A Redis. Its tenant, and files for TLS, are those of the configuration.
+    /// A Redis, with the tenant and the files for TLS of the configuration.
     Redis(String),
 }
 
-impl FromStr for Named {
+impl FromStr for StoreName {
     type Err = Invalid;
 
     fn from_str(text: &str) -> Result<Self, Invalid> {
@@ -47,53 +46,53 @@ impl FromStr for Named {
     }
 }
 
-/// What to move, and how.
+/// The options of a migration.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// The source.
-    pub from: Named,
+    pub from: StoreName,
     /// The target.
-    pub to: Named,
+    pub to: StoreName,
     /// A file with the password for the source.
     pub from_password_file: Option<PathBuf>,
     /// A file with the password for the target.
     pub to_password_file: Option<PathBuf>,
-    /// Whether the source stays open for writing.
+    /// Leaves the source open for writing.
     pub keep_source: bool,
-    /// Whether what an earlier migration has left of the target goes first.
+    /// Empties the target first of the records that an earlier migration left there.
     pub overwrite_incomplete: bool,
 }
 
-/// A store that was found.
-enum Found {
+/// A store that the command line or the configuration names.
+enum StoreLocation {
     File(PathBuf),
     Redis(Box<RedisSettings>),
 }
 
-impl std::fmt::Display for Found {
+impl std::fmt::Display for StoreLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::File(path) => write!(f, "sqlite://{}", path.display()),
-            Self::Redis(settings) => write!(f, "{} (tenant {})", settings.place, settings.tenant),
+            Self::Redis(settings) => write!(f, "{} (tenant {})", settings.endpoint, settings.tenant),
         }
     }
 }
 
-/// Moves everything, and says how many records of each kind there were. Nothing may be running on either store.
+/// Moves every record, and returns the number of records of each kind. No broker may run on either store.
 ///
 /// # Errors
 /// The source cannot be read, is broken or is written to meanwhile; the target is not empty or cannot be written to.
 pub async fn migrate(config: &Config, options: Options) -> anyhow::Result<Counts> {
-    let from = found(config, options.from, options.from_password_file);
-    let to = found(config, options.to, options.to_password_file);
-    let how = How {
+    let from = locate(config, options.from, options.from_password_file);
+    let to = locate(config, options.to, options.to_password_file);
+    let how = MigrationOptions {
         from: from.to_string(),
         to: to.to_string(),
         keep_source: options.keep_source,
         overwrite_incomplete: options.overwrite_incomplete,
     };
     anyhow::ensure!(how.from != how.to, "--from and --to are both {}", how.to);
-    if let Found::File(path) = &from {
+    if let StoreLocation::File(path) = &from {
         anyhow::ensure!(path.exists(), "there is no {}", path.display());
     }
     let mut source = source(&from).await.with_context(|| format!("cannot open {from}"))?;
@@ -106,35 +105,35 @@ pub async fn migrate(config: &Config, options: Options) -> anyhow::Result<Counts
         .with_context(|| format!("cannot move {from} to {to}"))
 }
 
-async fn source(found: &Found) -> Result<Box<dyn Source>, StoreError> {
+async fn source(found: &StoreLocation) -> Result<Box<dyn Source>, StoreError> {
     Ok(match found {
-        Found::File(path) => Box::new(Embedded::transfer(path)?),
-        Found::Redis(settings) => Box::new(Redis::transfer(settings).await?),
+        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path)?),
+        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings).await?),
     })
 }
 
-async fn target(found: &Found) -> Result<Box<dyn Target>, StoreError> {
+async fn target(found: &StoreLocation) -> Result<Box<dyn Target>, StoreError> {
     Ok(match found {
-        Found::File(path) => Box::new(Embedded::transfer(path)?),
-        Found::Redis(settings) => Box::new(Redis::transfer(settings).await?),
+        StoreLocation::File(path) => Box::new(embedded::Transfer::open(path)?),
+        StoreLocation::Redis(settings) => Box::new(redis::Transfer::open(settings).await?),
     })
 }
 
-fn found(config: &Config, named: Named, password_file: Option<PathBuf>) -> Found {
+fn locate(config: &Config, named: StoreName, password_file: Option<PathBuf>) -> StoreLocation {
     match (named, &config.redis) {
-        (Named::File(path), _) => Found::File(path),
-        (Named::Config, None) => Found::File(config.store_path()),
-        (Named::Config, Some(settings)) => {
+        (StoreName::File(path), _) => StoreLocation::File(path),
+        (StoreName::Config, None) => StoreLocation::File(config.store_path()),
+        (StoreName::Config, Some(settings)) => {
             let password_file = password_file.or_else(|| settings.password_file.clone());
-            Found::Redis(Box::new(RedisSettings { password_file, ..settings.clone() }))
+            StoreLocation::Redis(Box::new(RedisSettings { password_file, ..settings.clone() }))
         }
-        (Named::Redis(url), configured) => {
+        (StoreName::Redis(url), configured) => {
             let settings = match configured {
                 Some(settings) => RedisSettings { replicas: 0, ..settings.clone() },
                 None => RedisSettings::at("", config.trust_domain.to_string()),
             };
-            let place = Place::Url(url);
-            Found::Redis(Box::new(RedisSettings { place, password_file, ..settings }))
+            let endpoint = Endpoint::Url(url);
+            StoreLocation::Redis(Box::new(RedisSettings { endpoint, password_file, ..settings }))
         }
     }
 }
@@ -145,11 +144,11 @@ mod tests {
 
     #[test]
     fn a_store_is_named_by_a_url_without_a_password() {
-        assert_eq!("config".parse(), Ok(Named::Config));
-        assert_eq!("sqlite:///a/b.db".parse(), Ok(Named::File("/a/b.db".into())));
-        assert_eq!("redis://r".parse(), Ok(Named::Redis("redis://r".to_owned())));
+        assert_eq!("config".parse(), Ok(StoreName::Config));
+        assert_eq!("sqlite:///a/b.db".parse(), Ok(StoreName::File("/a/b.db".into())));
+        assert_eq!("redis://r".parse(), Ok(StoreName::Redis("redis://r".to_owned())));
         for bad in ["", "/a/b.db", "sqlite://a.db", "redis://u:geheim@r", "postgres://geheim"] {
-            let error = bad.parse::<Named>().unwrap_err().to_string();
+            let error = bad.parse::<StoreName>().unwrap_err().to_string();
             assert!(!error.contains("geheim"), "{error}");
         }
     }

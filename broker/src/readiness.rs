@@ -1,53 +1,44 @@
-//! Whether this broker can do its work, and why not: each part says so by a name of its own, and everyone who asks (the
-//! gRPC health service, `/readyz`, the metrics) gets the same answer. A broker is ready while no part has a reason.
+//! Readiness: whether this broker can do its work, and why not.
+//!
+//! Each part that keeps the broker from its work sets a reason under its own name ([`crate::signals::parts`]), and clears it
+//! again. The broker is ready while no part has a reason. The gRPC health service, `/readyz`, the metrics and the other brokers
+//! all show the same reasons.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
 use jiff::SignedDuration;
+use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 
-use crate::clock::Clock;
-use crate::measure;
-use crate::reconcile::Pulse;
-use crate::store::{Store, StoreError};
+use crate::clock::{Clock, boottime};
+use crate::signals::Heartbeat;
+use crate::signals::parts::{RECONCILER, Reasons, STORE};
+use crate::signals::rounds::RoundReporter;
+use crate::store::Store;
+use crate::telemetry;
 
-/// The store does not answer.
-pub const STORE: &str = "store";
-/// The reconciler does not go round.
-pub const RECONCILER: &str = "reconciler";
-/// This broker is not a member of those on its store.
-pub const MEMBERSHIP: &str = "membership";
-/// A certificate of the authority is not valid: no agent and no person can connect.
-pub const AUTHORITY: &str = "authority";
-/// This broker was told to end.
-pub const ENDING: &str = "ending";
+/// The time limit of one round of the reconciler's loop; it goes round at least every 5 s.
+const MAX_ROUND: SignedDuration = SignedDuration::from_secs(30);
+/// The pause between two checks.
+pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The time limit of the store's answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long the reconciler's loop may take for one round; it goes round at least every 5 s.
-const ROUND: SignedDuration = SignedDuration::from_secs(30);
-/// How often the parts are looked at.
-const EVERY: Duration = Duration::from_secs(1);
-/// How long the store may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// By the name of each part that keeps the broker from its work: why.
-pub type Reasons = BTreeMap<&'static str, String>;
-
-/// Each reason with its part, in a line.
+/// Returns each reason with its part, in a line.
 pub fn in_words(reasons: &Reasons) -> Vec<String> {
     reasons.iter().map(|(part, why)| format!("{part}: {why}")).collect()
 }
 
-/// Why this broker is not ready, if it is not. Cheap to clone; all clones agree.
+/// The reasons for which this broker is not ready. Cheap to clone; all clones agree.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     reasons: Arc<watch::Sender<Reasons>>,
 }
 
 impl Default for Readiness {
-    /// Not ready: nothing was looked at yet.
+    /// Not ready: no part was checked yet.
     fn default() -> Self {
         let reasons = Reasons::from([
             (STORE, "it was not asked yet".to_owned()),
@@ -58,13 +49,13 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// A part keeps the broker from its work.
+    /// Sets the reason for which a part keeps the broker from its work.
     pub fn set(&self, part: &'static str, why: impl Into<String>) {
         let why = why.into();
         self.change(part, Some(why));
     }
 
-    /// A part keeps it no longer.
+    /// Clears a part's reason.
     pub fn clear(&self, part: &'static str) {
         self.change(part, None);
     }
@@ -81,9 +72,9 @@ impl Readiness {
         if !changed {
             return;
         }
-        measure::ready(&self.reasons());
+        telemetry::ready(&self.reasons());
         match why {
-            // Another reason of the same part is news for whoever asks, and no new trouble.
+            // Another reason of the same part is shown, and is no new trouble.
             Some(_) if before.is_some() => {}
             Some(why) => tracing::warn!(part, why, "not ready"),
             None if self.is_ready() => tracing::info!(part, "ready"),
@@ -91,68 +82,70 @@ impl Readiness {
         }
     }
 
-    /// Why it is not ready, by part; empty where it is.
+    /// Returns the reason of each part; empty if the broker is ready.
     pub fn reasons(&self) -> Reasons {
         self.reasons.borrow().clone()
     }
 
-    /// Whether it can do its work.
+    /// Reports whether the broker can do its work.
     pub fn is_ready(&self) -> bool {
         self.reasons.borrow().is_empty()
     }
 
-    /// Hears every change.
+    /// Receives every change.
     pub fn watch(&self) -> watch::Receiver<Reasons> {
         self.reasons.subscribe()
     }
 }
 
-/// Whether the reconciler's loop goes round.
-pub fn goes_round(pulse: &Pulse, clock: Clock) -> bool {
-    pulse.last().is_some_and(|last| clock.now().duration_since(last) < ROUND)
+/// Reports whether the reconciler's loop goes round.
+pub fn goes_round(heartbeat: &Heartbeat, clock: Clock) -> bool {
+    heartbeat.last().is_some_and(|last| clock.now().duration_since(last) < MAX_ROUND)
 }
 
-/// Looks at the store and at the reconciler, until the process ends.
+/// Checks the store and the reconciler, until the process ends.
 ///
 /// # Errors
 /// Never: what fails is a reason.
-pub async fn keep_looking(
+pub async fn keep_checking(
     readiness: Readiness,
     store: Arc<dyn Store>,
-    pulse: Arc<Pulse>,
+    heartbeat: Arc<Heartbeat>,
     clock: Clock,
+    reporter: RoundReporter,
 ) -> anyhow::Result<()> {
-    join(look_at_store(&readiness, store.as_ref()), look_at_reconciler(&readiness, &pulse, clock)).await;
+    join(check_store(&readiness, store.as_ref(), &reporter), check_reconciler(&readiness, &heartbeat, clock))
+        .await;
     Ok(())
 }
 
-async fn look_at_store(readiness: &Readiness, store: &dyn Store) {
+async fn check_store(readiness: &Readiness, store: &dyn Store, reporter: &RoundReporter) {
     loop {
-        match tokio::time::timeout(PATIENCE, store.audit_head()).await {
-            Ok(Ok(_)) => readiness.clear(STORE),
-            Ok(Err(error)) => readiness.set(STORE, chain(error)),
-            Err(_) => readiness.set(STORE, format!("it did not answer within {} s", PATIENCE.as_secs())),
+        let answer = match tokio::time::timeout(STORE_TIMEOUT, store.audit_head()).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(error_chain(&error).replace('\n', " ")),
+            Err(_) => Err(format!("it did not answer within {} s", STORE_TIMEOUT.as_secs())),
+        };
+        match &answer {
+            Ok(()) => readiness.clear(STORE),
+            Err(why) => readiness.set(STORE, why.clone()),
         }
-        tokio::time::sleep(EVERY).await;
+        reporter.report(boottime(), answer);
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-async fn look_at_reconciler(readiness: &Readiness, pulse: &Pulse, clock: Clock) {
+async fn check_reconciler(readiness: &Readiness, heartbeat: &Heartbeat, clock: Clock) {
     loop {
-        let goes_round = goes_round(pulse, clock);
-        match pulse.last() {
+        let goes_round = goes_round(heartbeat, clock);
+        match heartbeat.last() {
             _ if goes_round => readiness.clear(RECONCILER),
             Some(last) => readiness.set(RECONCILER, format!("it has not gone round since {last}")),
             None => {}
         }
         // The first round is moments away when a broker starts.
-        tokio::time::sleep(if goes_round { EVERY } else { EVERY / 20 }).await;
+        tokio::time::sleep(if goes_round { CHECK_INTERVAL } else { CHECK_INTERVAL / 20 }).await;
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: StoreError) -> String {
-    format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")
 }
 
 #[cfg(test)]
@@ -160,28 +153,41 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
+    use crate::signals::parts::{ENDING, MEMBERSHIP};
+    use crate::signals::rounds::Task;
     use crate::store::memory::Memory;
+    use crate::testing::builders::reporter;
 
     async fn becomes(readiness: &Readiness, wanted: bool) -> Reasons {
         let mut watch = readiness.watch();
-        let heard = watch.wait_for(|reasons| reasons.is_empty() == wanted);
-        tokio::time::timeout(Duration::from_secs(10), heard).await.expect("it comes to that").unwrap().clone()
+        let changed = watch.wait_for(|reasons| reasons.is_empty() == wanted);
+        tokio::time::timeout(Duration::from_secs(10), changed)
+            .await
+            .expect("it comes to that")
+            .unwrap()
+            .clone()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_broker_is_ready_once_every_part_was_seen_to_work() {
-        let (readiness, pulse) = (Readiness::default(), Arc::new(Pulse::default()));
+        let (readiness, heartbeat) = (Readiness::default(), Arc::new(Heartbeat::default()));
         let clock = Clock::start(Timestamp::UNIX_EPOCH);
-        let looking = keep_looking(readiness.clone(), Arc::new(Memory::default()), Arc::clone(&pulse), clock);
+        let checking = keep_checking(
+            readiness.clone(),
+            Arc::new(Memory::default()),
+            Arc::clone(&heartbeat),
+            clock,
+            reporter(Task::Readiness),
+        );
         assert_eq!(readiness.reasons().keys().copied().collect::<Vec<_>>(), [RECONCILER, STORE]);
         let story = async {
-            pulse.beat(clock.now());
+            heartbeat.beat(clock.now());
             becomes(&readiness, true).await;
-            pulse.beat(clock.now() - ROUND);
+            heartbeat.beat(clock.now() - MAX_ROUND);
             assert!(becomes(&readiness, false).await[RECONCILER].starts_with("it has not gone round since"));
         };
         tokio::select! {
-            _ = looking => panic!("it ended"),
+            _ = checking => panic!("it ended"),
             () = story => {}
         }
     }
@@ -199,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_did_not_change_is_not_told_again() {
+    fn a_reason_that_did_not_change_is_not_sent_again() {
         let readiness = Readiness::default();
         readiness.set(STORE, "it failed");
         let mut watch = readiness.watch();

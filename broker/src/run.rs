@@ -1,47 +1,58 @@
-//! `serve`: the composition.
+//! `serve`: puts a broker together, runs its tasks, and shuts it down in order.
+//!
+//! A broker is made in three steps. First everything that can refuse is asked: the store, the authority's certificates, the
+//! port. Then the `Parts` are made, which share the store, the two layers and the signals between them. Last the tasks
+//! start, each of which must run for as long as the broker: the first that ends takes the process down, so that no dead
+//! loop hides behind a broker that looks alive.
+//!
+//! Two orders matter. The broker joins the cluster before it acts on anything, so that it works only on targets whose leases
+//! it holds. At its end it first says that it will stop, and goes on serving while load balancers take notice; then it takes
+//! nothing new, sends its agents to other brokers, lets the last answers out, and leaves the cluster.
+
+mod store;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use jiff::Timestamp;
-use postern_core::audit::{AuditEvent, AuditRecord};
+use jiff::SignedDuration;
 use postern_core::target::CloudKind;
 use postern_pki::life::Life;
 use postern_pki::tls::{self, ServerIdentity};
 use postern_pki::{Authority, PkiError};
+use postern_provider::Provider;
+use postern_runtime::tasks::Tasks;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 
 use crate::api::{self, Listener};
-use crate::app::status::About;
-use crate::app::{App, Feed};
-use crate::authority::{Keeper, Standing, first_serving, show_readiness};
-use crate::clock::Clock;
-use crate::cloud::Clouds;
+use crate::app::{About, App};
+use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
+use crate::clock::{Clock, boottime, wall};
+use crate::cluster::Cluster;
+use crate::cluster::follower::{Follower, LATE_AFTER};
+use crate::cluster::membership::{Membership, RENEWAL_INTERVAL};
 use crate::config::Config;
-use crate::ending::Ending;
-use crate::hub::Hub;
-use crate::limits;
-use crate::measure::{self, Ways};
-use crate::readiness::{self, Readiness};
-use crate::reconcile::{Pulse, Reconciler, Wakeups};
-use crate::replica::{Follower, Member, Replica};
-use crate::store::alone::Alone;
-use crate::store::embedded::Embedded;
-use crate::store::measured::Measured;
-use crate::store::redis::{Redis, RedisSettings};
-use crate::store::{Members, Store, Transaction};
-use crate::tasks::Tasks;
-use crate::watchers::{self, Shown};
-use postern_cloud::Provider;
+use crate::layers::cloud::CloudLayer;
+use crate::layers::host::sessions::AgentSessions;
+use crate::layers::observer::Observer;
+use crate::limits::{self, Limits};
+use crate::monitoring::{self, Shown, UPKEEP_INTERVAL};
+use crate::readiness::{self, CHECK_INTERVAL, Readiness};
+use crate::reconcile::{LONGEST_SLEEP, Reconciler};
+use crate::signals::rounds::{RoundReporter, Rounds, Task};
+use crate::signals::{GrantChanges, Heartbeat, ShutdownPhase, Wakeups, parts};
+use crate::store::{Coordination, Store};
+use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
+pub use store::{Opened, open as open_store};
 
-/// How long the last answers may take when the broker ends.
-const DRAIN: Duration = Duration::from_secs(3);
-/// How far the wall clock may be off before the log says so.
-const CLOCK_TOLERANCE: Duration = Duration::from_secs(5);
+/// The time limit of the last answers when the broker shuts down.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pause between two looks at the wall clock.
+const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The clouds that are driven.
+/// The providers of the clouds that are driven.
 pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
 
 /// Serves until SIGTERM or SIGINT.
@@ -51,86 +62,259 @@ pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
 pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
-    let (store, members) = open_store(&config).await?;
-    let (end, ended) = tokio::sync::watch::channel(Ending::NotYet);
+    let opened = open_store(&config).await?;
+    let (phase, shutdown) = watch::channel(ShutdownPhase::Running);
     let readiness = Readiness::default();
-    let Running { mut tasks, hub, replica } =
-        start(&config, store, members, providers, &readiness, ended).await?;
+    let Running { mut tasks, sessions, cluster } =
+        start(&config, opened, providers, &readiness, shutdown).await?;
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
         error = tasks.first_end() => return Err(error),
     }
-    readiness.set(readiness::ENDING, "the broker is ending");
+    readiness.set(parts::ENDING, "the broker is ending");
     tracing::info!("ending");
-    end.send_replace(Ending::Announced);
-    // Load balancers find out that this broker is not to be sent anything any more, while it still answers.
+    phase.send_replace(ShutdownPhase::Draining);
+    // The broker still answers while load balancers find out that they must send it nothing more.
     tokio::select! {
         () = tokio::time::sleep(config.drain) => {}
         error = tasks.first_end() => return Err(error),
     }
     // The server takes nothing new and ends by itself once its last answer is out; agents go to another broker.
-    end.send_replace(Ending::Begun);
-    hub.end_all("the broker is ending; connect to another");
-    tokio::time::timeout(DRAIN, tasks.first_end()).await.ok();
-    if let Err(error) = replica.members.leave().await {
+    phase.send_replace(ShutdownPhase::Stopping);
+    sessions.end_all("the broker is ending; connect to another");
+    tokio::time::timeout(ANSWERS_TIMEOUT, tasks.first_end()).await.ok();
+    if let Err(error) = cluster.coordination.leave().await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
-            "the others find out by themselves that this broker left"
+            "cannot leave the cluster; the other brokers notice when this membership ends"
         );
     }
     Ok(())
 }
 
-/// A broker that runs, as far as its end is concerned.
+/// A broker that runs, as far as its shutdown is concerned.
 struct Running {
     tasks: Tasks,
-    hub: Arc<Hub>,
-    replica: Arc<Replica>,
+    sessions: Arc<AgentSessions>,
+    cluster: Arc<Cluster>,
 }
 
-/// The store, and who else uses it.
-pub type Opened = (Arc<dyn Store>, Arc<dyn Members>);
-
-/// Opens the store that the configuration names. What its settings cannot promise is logged.
-///
-/// # Errors
-/// It cannot be opened.
-pub async fn open_store(config: &Config) -> anyhow::Result<Opened> {
-    let Some(settings) = &config.redis else {
-        let store = Embedded::open(&config.store_path()).with_context(|| {
-            format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
-        })?;
-        return Ok((Arc::new(store), Arc::new(Alone::default())));
-    };
-    let store = Arc::new(Redis::open(settings).await.context("cannot open the store on Redis")?);
-    for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
-        tracing::warn!(%warning, "Redis cannot keep what is promised");
-    }
-    let members: Arc<dyn Members> = Arc::clone(&store) as _;
-    Ok((store, members))
-}
-
-/// Starts every task. The server ends when `ended` says so.
+/// Starts every task. The server ends when `shutdown` says so.
 async fn start(
     config: &Config,
-    store: Arc<dyn Store>,
-    members: Arc<dyn Members>,
+    (store, coordination): Opened,
     providers: Providers,
     readiness: &Readiness,
-    ended: tokio::sync::watch::Receiver<Ending>,
+    shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<Running> {
-    let store: Arc<dyn Store> = Arc::new(Measured::new(store));
-    let clock = Clock::start(newest_record(store.as_ref()).await?);
-    let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
+    let store: Arc<dyn Store> = Arc::new(InstrumentedStore::new(store));
+    let clock = Clock::start(store::newest_record(store.as_ref()).await?);
+    let now = wall();
+    let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
     let standing = Arc::new(Standing::of(config));
+    standing.note_clock(clock.wall_ahead());
     refuse_exposed_root_key(&authority, config)?;
-    // Before the first beat, so that the other brokers and the readiness know of an ended authority from the start.
-    show_readiness(&authority, readiness, &standing.look(&authority, clock.now()), clock.now());
-    let credentials = first_serving(&authority, &config.names, clock.now())?;
+    // Before the first renewal, so that the other brokers and the readiness know of an ended authority from the start.
+    show_readiness(&authority, readiness, &standing.look(&authority, now), now);
+    let credentials = first_serving(&authority, &config.names, now)?;
     let serving = Life { not_before: credentials.not_before(), not_after: credentials.not_after() };
     let identity = ServerIdentity::new(credentials)?;
     let tls = tls::server_config(&identity)?;
+    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone(), limits_of(config)).await?;
+    let address = listener.address()?;
+
+    let parts = Parts::new(store, coordination, providers, clock, readiness.clone(), shutdown);
+    let (head, heads) = watch::channel(parts.store.audit_head().await?.seq);
+    let app = Arc::new(parts.app(config, Arc::clone(&authority), Arc::clone(&standing)));
+    let keeper = Keeper {
+        authority,
+        standing: Arc::clone(&standing),
+        store: Arc::clone(&parts.store),
+        readiness: readiness.clone(),
+        clock,
+        identity,
+        serving,
+        names: config.names.clone(),
+    };
+
+    let mut tasks = Tasks::default();
+    if let Some(listen) = config.metrics_listen {
+        let metrics = telemetry::install(&readiness.reasons())?;
+        let heartbeat = Arc::clone(&parts.heartbeat);
+        let rounds = Arc::clone(&parts.rounds);
+        let shown = Shown { metrics, readiness: readiness.clone(), heartbeat, clock, rounds };
+        let reporter = parts.reporter(Task::Metrics, Some(UPKEEP_INTERVAL));
+        tasks.spawn("metrics", monitoring::serve(monitoring::bind(listen).await?, shown, reporter));
+    }
+    // Also without a port for metrics: this task forgets the progress of grants that are over.
+    let progress = Arc::clone(&parts.progress);
+    let reporter = parts.reporter(Task::Sample, Some(SAMPLE_INTERVAL));
+    tasks.spawn("sample", telemetry::keep_sampling(Arc::clone(&parts.store), progress, clock, reporter));
+    tasks.spawn("store", store::watch_for_loss(Arc::clone(&parts.store), config.redis.clone(), clock));
+    let (joined, is_joined) = tokio::sync::oneshot::channel();
+    let reporter = parts.reporter(Task::Membership, Some(RENEWAL_INTERVAL));
+    tasks.spawn("membership", parts.membership(config, Arc::clone(&standing), head).keep(joined, reporter));
+    // Nothing begins before this broker is a member, and has taken over the targets on which no broker works.
+    tokio::select! {
+        _ = is_joined => {}
+        error = tasks.first_end() => return Err(error),
+    }
+    tasks.spawn("follower", parts.follower(heads).follow());
+    let cluster = Arc::clone(&parts.cluster);
+    let reporter = parts.reporter(Task::PeerStatus, None);
+    tasks.spawn("peer status", async move { cluster.peer_status.keep_publishing(reporter).await });
+    tasks.spawn("reconciler", parts.reconciler().run(parts.reporter(Task::Reconciler, Some(LONGEST_SLEEP))));
+    let cloud = || Arc::clone(&parts.cloud);
+    tasks.spawn("cloud layer", cloud().run(parts.reporter(Task::CloudLayer, parts.cloud.tick())));
+    let reporter = parts.reporter(Task::Sweep, Some(config.sweep_every));
+    tasks.spawn("sweep", cloud().keep_sweeping(config.sweep_every, reporter));
+    let reporter = parts.reporter(Task::AuditOutbox, None);
+    tasks.spawn("audit outbox", cloud().keep_writing_records(Arc::clone(&parts.store), reporter));
+    let (store, heartbeat) = (Arc::clone(&parts.store), Arc::clone(&parts.heartbeat));
+    let reporter = parts.reporter(Task::Readiness, Some(CHECK_INTERVAL));
+    tasks.spawn("readiness", readiness::keep_checking(readiness.clone(), store, heartbeat, clock, reporter));
+    let (statuses, health) = tonic_health::server::health_reporter();
+    let reporter = parts.reporter(Task::Health, None);
+    tasks.spawn("health", api::report_health(statuses, readiness.clone(), reporter));
+    tasks.spawn("authority", keeper.keep(parts.reporter(Task::Authority, Some(LOOK_EVERY))));
+    tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
+    let mut phase = parts.shutdown.clone();
+    let stopping = async move {
+        phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
+    };
+    tasks.spawn("server", api::serve(app, listener, health, stopping));
+    tracing::info!(%address, "listening");
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
+        tracing::warn!(%error, "cannot notify the service manager");
+    }
+    Ok(Running { tasks, sessions: parts.sessions, cluster: parts.cluster })
+}
+
+/// The parts that a broker's tasks share.
+struct Parts {
+    store: Arc<dyn Store>,
+    sessions: Arc<AgentSessions>,
+    cloud: Arc<CloudLayer>,
+    cluster: Arc<Cluster>,
+    wakeups: Arc<Wakeups>,
+    grant_changes: GrantChanges,
+    heartbeat: Arc<Heartbeat>,
+    progress: Arc<GrantProgress>,
+    readiness: Readiness,
+    rounds: Arc<Rounds>,
+    shutdown: watch::Receiver<ShutdownPhase>,
+    clock: Clock,
+}
+
+impl Parts {
+    fn new(
+        store: Arc<dyn Store>,
+        coordination: Arc<dyn Coordination>,
+        providers: Providers,
+        clock: Clock,
+        readiness: Readiness,
+        shutdown: watch::Receiver<ShutdownPhase>,
+    ) -> Self {
+        let wakeups = Arc::new(Wakeups::default());
+        let cluster = Cluster::of(coordination);
+        Self {
+            store,
+            sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
+            cloud: CloudLayer::new(providers, clock, Arc::clone(&wakeups), Arc::clone(&cluster.leases)),
+            cluster,
+            wakeups,
+            grant_changes: GrantChanges::default(),
+            heartbeat: Arc::default(),
+            progress: Arc::default(),
+            readiness,
+            rounds: Arc::default(),
+            shutdown,
+            clock,
+        }
+    }
+
+    /// Enters a task that begins now into the table of rounds; `every` is its period, if it does not only wait for events.
+    fn reporter(&self, task: Task, every: Option<Duration>) -> RoundReporter {
+        self.rounds.reporter(task, every, boottime())
+    }
+
+    fn observer(&self) -> Observer {
+        Observer {
+            sessions: Arc::clone(&self.sessions),
+            cloud: Arc::clone(&self.cloud),
+            leases: Arc::clone(&self.cluster.leases),
+        }
+    }
+
+    fn reconciler(&self) -> Reconciler {
+        Reconciler {
+            store: Arc::clone(&self.store),
+            sessions: Arc::clone(&self.sessions),
+            cloud: Arc::clone(&self.cloud),
+            observer: self.observer(),
+            cluster: Arc::clone(&self.cluster),
+            wakeups: Arc::clone(&self.wakeups),
+            grant_changes: self.grant_changes.clone(),
+            clock: self.clock,
+            heartbeat: Arc::clone(&self.heartbeat),
+            progress: Arc::clone(&self.progress),
+        }
+    }
+
+    fn membership(&self, config: &Config, standing: Arc<Standing>, head: watch::Sender<u64>) -> Membership {
+        Membership {
+            cluster: Arc::clone(&self.cluster),
+            sessions: Arc::clone(&self.sessions),
+            cloud: Arc::clone(&self.cloud),
+            wakeups: Arc::clone(&self.wakeups),
+            clock: self.clock,
+            name: config.replica_name.clone(),
+            head,
+            readiness: self.readiness.clone(),
+            warnings: Box::new(move || standing.warnings()),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+
+    fn follower(&self, head: watch::Receiver<u64>) -> Follower {
+        Follower {
+            cluster: Arc::clone(&self.cluster),
+            store: Arc::clone(&self.store),
+            sessions: Arc::clone(&self.sessions),
+            cloud: Arc::clone(&self.cloud),
+            wakeups: Arc::clone(&self.wakeups),
+            grant_changes: self.grant_changes.clone(),
+            head,
+            // A broker with a store to itself receives no event.
+            reporter: self.reporter(Task::Follower, self.cluster.peer_status.is_read().then_some(LATE_AFTER)),
+        }
+    }
+
+    fn app(&self, config: &Config, authority: Arc<Authority>, standing: Arc<Standing>) -> App {
+        App {
+            store: Arc::clone(&self.store),
+            sessions: Arc::clone(&self.sessions),
+            cloud: Arc::clone(&self.cloud),
+            observer: self.observer(),
+            cluster: Arc::clone(&self.cluster),
+            wakeups: Arc::clone(&self.wakeups),
+            grant_changes: self.grant_changes.clone(),
+            readiness: self.readiness.clone(),
+            rounds: Arc::clone(&self.rounds),
+            about: About::of(config),
+            shutdown: self.shutdown.clone(),
+            clock: self.clock,
+            authority,
+            standing,
+            trust_domain: config.trust_domain.clone(),
+            management_ports: config.management_ports.clone(),
+        }
+    }
+}
+
+/// Returns the configured limits, within the limit on this process's file descriptors.
+fn limits_of(config: &Config) -> Limits {
     let limits = config.limits.clone().within(limits::descriptors());
     if limits != config.limits {
         tracing::warn!(
@@ -139,142 +323,10 @@ async fn start(
             "the limit on file descriptors allows fewer connections than [limits]; raise LimitNOFILE"
         );
     }
-    let listener = Listener::bind(config.listen, tls, config.trust_domain.clone(), limits).await?;
-    let address = listener.address()?;
-
-    let wakeups = Arc::new(Wakeups::default());
-    let (hub, replica) = (Hub::new(clock, Arc::clone(&wakeups)), Replica::of(members));
-    let clouds = Clouds::new(providers, clock, Arc::clone(&wakeups), Arc::clone(&replica));
-    let (feed, pulse, ways) = (Feed::default(), Arc::new(Pulse::default()), Arc::new(Ways::default()));
-    let reconciler = Reconciler {
-        store: Arc::clone(&store),
-        hub: Arc::clone(&hub),
-        clouds: Arc::clone(&clouds),
-        replica: Arc::clone(&replica),
-        wakeups: Arc::clone(&wakeups),
-        feed: feed.clone(),
-        clock,
-        pulse: Arc::clone(&pulse),
-        ways: Arc::clone(&ways),
-    };
-    let (head, heads) = tokio::sync::watch::channel(store.audit_head().await?.seq);
-    let member = Member {
-        replica: Arc::clone(&replica),
-        hub: Arc::clone(&hub),
-        clouds: Arc::clone(&clouds),
-        wakeups: Arc::clone(&wakeups),
-        clock,
-        name: config.replica_name.clone(),
-        head,
-        readiness: readiness.clone(),
-        standing: Arc::clone(&standing),
-        ending: ended.clone(),
-    };
-    let follower = Follower {
-        replica: Arc::clone(&replica),
-        store: Arc::clone(&store),
-        hub: Arc::clone(&hub),
-        clouds: Arc::clone(&clouds),
-        wakeups: Arc::clone(&wakeups),
-        feed: feed.clone(),
-        head: heads,
-    };
-    let trust_domain = config.trust_domain.clone();
-    let app = App {
-        store: Arc::clone(&store),
-        hub: Arc::clone(&hub),
-        clouds: Arc::clone(&clouds),
-        replica: Arc::clone(&replica),
-        wakeups,
-        feed,
-        readiness: readiness.clone(),
-        about: About::of(config),
-        ending: ended.clone(),
-        clock,
-        authority,
-        standing,
-        trust_domain,
-        management_ports: config.management_ports.clone(),
-    };
-    let app = Arc::new(app);
-    let (reporter, health) = tonic_health::server::health_reporter();
-
-    let mut tasks = Tasks::default();
-    if let Some(listen) = config.metrics_listen {
-        let (metrics, readiness) = (measure::install(readiness)?, readiness.clone());
-        let shown = Shown { metrics, readiness, pulse: Arc::clone(&pulse), clock };
-        tasks.spawn("metrics", watchers::serve(watchers::bind(listen).await?, shown));
-    }
-    // Also where nobody looks at metrics: it is what forgets the ways of grants that are over.
-    tasks.spawn("sample", measure::keep_sampling(Arc::clone(&store), ways, clock));
-    let kept = Arc::clone(&store);
-    let settings = config.redis.clone();
-    tasks.spawn("store", async move {
-        let reason = kept.lost().await;
-        if let Some(settings) = settings {
-            tell_of_loss(&settings, &reason, clock).await;
-        }
-        Err(anyhow::anyhow!(reason))
-    });
-    let (joined, is_joined) = tokio::sync::oneshot::channel();
-    tasks.spawn("membership", member.keep(joined));
-    // Nothing is begun before this broker is one of the members, and has taken over what nobody works on.
-    tokio::select! {
-        _ = is_joined => {}
-        error = tasks.first_end() => return Err(error),
-    }
-    tasks.spawn("follower", follower.follow());
-    let telling = Arc::clone(&replica);
-    tasks.spawn("views", async move { telling.views.keep_telling().await });
-    tasks.spawn("reconciler", reconciler.run());
-    tasks.spawn("clouds", Arc::clone(&clouds).run());
-    tasks.spawn("sweep", Arc::clone(&clouds).keep_sweeping(config.sweep_every));
-    tasks.spawn("journal", clouds.keep_journal(Arc::clone(&store)));
-    tasks.spawn("readiness", readiness::keep_looking(readiness.clone(), store, pulse, clock));
-    tasks.spawn("health", api::report_health(reporter, readiness.clone()));
-    let keeper = Keeper { app: Arc::clone(&app), identity, serving, names: config.names.clone() };
-    tasks.spawn("authority", keeper.keep());
-    tasks.spawn("clock", watch_clock(clock));
-    let mut begun = ended;
-    let shutdown = async move {
-        begun.wait_for(|ending| *ending == Ending::Begun).await.ok();
-    };
-    tasks.spawn("server", api::serve(app, listener, health, shutdown));
-    tracing::info!(%address, "listening");
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
-        tracing::warn!(%error, "cannot tell the service manager");
-    }
-    Ok(Running { tasks, hub, replica })
+    limits
 }
 
-/// Leaves a word in the audit log that goes on without what it had (I9). The store as it was opened is not believed any more.
-async fn tell_of_loss(settings: &RedisSettings, reason: &str, clock: Clock) {
-    let event = AuditEvent::done(clock.now(), "broker", "store.went_back").with("reason", reason);
-    let telling = async {
-        let store = Redis::open(settings).await?;
-        store.commit(Transaction::default().audit(event)).await?;
-        store.leave().await
-    };
-    match tokio::time::timeout(DRAIN, telling).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "the loss is in no audit log")
-        }
-        Err(_) => tracing::error!("the loss is in no audit log: the store did not answer in time"),
-    }
-}
-
-/// When the newest audit record was written; the clock never falls behind it.
-async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp> {
-    let head = store.audit_head().await?;
-    let Some(before) = head.seq.checked_sub(1) else { return Ok(Timestamp::UNIX_EPOCH) };
-    let lines = store.audit_lines(before, 1).await?;
-    let record = lines.first().and_then(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
-    // A broken line is for `audit verify` to name; it must not keep the broker from closing what is open.
-    Ok(record.map_or(Timestamp::UNIX_EPOCH, |record| record.event.at))
-}
-
-/// Refuses to start with a root key that others can read: it is leaked, and an operator has to know before it signs.
+/// Refuses to start with a root key that other users can read: it is leaked, and an operator has to know before it signs.
 fn refuse_exposed_root_key(authority: &Authority, config: &Config) -> anyhow::Result<()> {
     match authority.check_root_key(&config.root_key) {
         Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
@@ -282,19 +334,24 @@ fn refuse_exposed_root_key(authority: &Authority, config: &Config) -> anyhow::Re
     }
 }
 
-/// Says so when the wall clock was stepped: ends of grants stand still on the broker's own clock.
-async fn watch_clock(clock: Clock) -> anyhow::Result<()> {
-    let mut said = clock.wall_ahead();
+/// Shows the difference between the wall clock and the broker's own, and logs it at the start and after each step: ends of
+/// grants stand still on the broker's own clock.
+async fn watch_clock(clock: Clock, standing: Arc<Standing>, reporter: RoundReporter) -> anyhow::Result<()> {
+    let mut logged = SignedDuration::ZERO;
     loop {
-        tokio::time::sleep(Duration::from_secs(1)).await;
         let ahead = clock.wall_ahead();
-        measure::clock_ahead(ahead);
-        if ahead.checked_sub(said).is_none_or(|moved| moved.unsigned_abs() > CLOCK_TOLERANCE) {
+        telemetry::clock_ahead(ahead);
+        standing.note_clock(ahead);
+        if ahead.checked_sub(logged).is_none_or(|moved| moved.unsigned_abs() > CLOCK_TOLERANCE) {
             tracing::warn!(
+                event = "clock.differs",
                 seconds_ahead = ahead.as_secs(),
-                "the wall clock was stepped; grants go on by the broker's own clock until it is restarted"
+                "the wall clock differs from the broker's own: it was stepped, or the newest audit record is ahead of it; \
+                 grants go on by the broker's own clock"
             );
-            said = ahead;
+            logged = ahead;
         }
+        reporter.succeeded(boottime());
+        tokio::time::sleep(CLOCK_INTERVAL).await;
     }
 }

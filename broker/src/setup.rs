@@ -1,6 +1,5 @@
-//! Setting up: what `init` makes once, and what `issue` makes for each client.
+//! Setting up: `init` makes the authority and the store once, and `issue` a certificate for each client.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -9,8 +8,9 @@ use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::{Name, Principal, Role};
 use postern_pki::{Authority, Credentials, Identity, KeyPair};
+use postern_runtime::files;
 
-use crate::clock::Clock;
+use crate::clock::wall;
 use crate::config::Config;
 use crate::run::open_store;
 use crate::store::Transaction;
@@ -23,29 +23,25 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Makes the authority, the store and the first administrator's identity.
 ///
 /// # Errors
-/// It was done before, or something cannot be written.
+/// It was done before, or a file cannot be written.
 pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .with_context(|| format!("cannot make {}", dir.display()))?;
-    let now = Clock::start(Timestamp::UNIX_EPOCH).now();
+    files::make_private_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let now = wall();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
-    let (store, members) = open_store(config).await.context("cannot make the store")?;
+    let (store, coordination) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal { role: Role::Administrator, name: administrator };
     sign(&authority, &principal, ADMIN_LIFETIME, now)?
         .save(&config.admin_dir())
         .context("cannot write the administrator's identity")?;
     let event = AuditEvent::done(now, "broker", "broker.initialised").with("administrator", &principal);
     store.commit(Transaction::default().audit(event)).await.context("cannot write the first audit record")?;
-    members.leave().await.context("cannot leave the store")?;
+    coordination.leave().await.context("cannot leave the store")?;
     Ok(())
 }
 
-/// Makes a client certificate in `out`, and returns its end. Needs the authority's files, not a running broker.
+/// Makes a client certificate in `out`, and returns its end. It needs the authority's files, and no running broker.
 ///
 /// # Errors
 /// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
@@ -64,7 +60,7 @@ pub fn issue(
         "{} has an identity already; name another directory",
         out.display()
     );
-    let now = Clock::start(Timestamp::UNIX_EPOCH).now();
+    let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
     let credentials = sign(&authority, principal, lifetime, now)?;
     credentials.save(out)?;

@@ -1,27 +1,20 @@
-//! Traces by OTLP, where the configuration asks for them and the program was built with them (the feature `traces`).
+//! Traces by OTLP, if the configuration asks for them and the program was built with them (the feature `traces`).
 //!
-//! What is exported are the broker's own spans: calls, steps of grants, calls of clouds. A collector that cannot be
-//! reached costs spans and nothing else: they wait in a bounded queue for a thread of their own, and what does not fit
-//! is thrown away.
+//! The broker exports its own spans: calls, steps of grants, calls of clouds. A collector that cannot be reached costs spans
+//! and nothing else: they wait in a bounded queue for a thread of their own, and the exporter drops what does not fit.
 
 #[cfg(feature = "traces")]
 mod otlp;
+mod settings;
 
 use http::HeaderMap;
 use tracing::{Span, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-/// Where traces go.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Settings {
-    /// The collector, by gRPC: `http://127.0.0.1:4317`.
-    pub otlp: String,
-    /// How many of the traces that begin here are exported, from 0 to 1. Whoever began one elsewhere decides for it.
-    pub sample: f64,
-}
+pub use settings::Settings;
 
-/// What exports the spans, if they are exported.
+/// The exporter of the spans, if they are exported.
 #[derive(Debug, Default)]
 pub struct Exporter {
     #[cfg(feature = "traces")]
@@ -29,7 +22,7 @@ pub struct Exporter {
 }
 
 impl Exporter {
-    /// Exports what waits, for a second at most. Blocks.
+    /// Exports the spans that wait, for a second at most. Blocks.
     pub fn end(&self) {
         #[cfg(feature = "traces")]
         if let Some(exporting) = &self.exporting {
@@ -38,13 +31,13 @@ impl Exporter {
     }
 }
 
-/// Whether this program can export traces.
+/// Set if this program was built with the export of traces.
 pub const BUILT_IN: bool = cfg!(feature = "traces");
 
 /// A layer for the log's subscriber.
 pub type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 
-/// The layer through which spans are exported, if they are, and what exports them. Must be called within the runtime.
+/// Returns the layer that exports the spans, if they are exported, and the exporter. Call it within the runtime.
 ///
 /// # Errors
 /// The collector's address cannot be one.
@@ -54,7 +47,8 @@ where
 {
     match settings {
         #[cfg(feature = "traces")]
-        Some(settings) => otlp::start(settings).map(|(layer, exporter)| (Some(layer), exporter)),
+        Some(settings) => otlp::start(settings)
+            .map(|(layer, exporting)| (Some(layer), Exporter { exporting: Some(exporting) })),
         // The configuration has refused it.
         #[cfg(not(feature = "traces"))]
         Some(_) => Ok((None, Exporter::default())),
@@ -62,7 +56,7 @@ where
     }
 }
 
-/// The span goes on with the trace that a call's headers name (W3C trace context), if they name one.
+/// Makes the span continue the trace that a call's headers name (W3C trace context), if they name one.
 pub fn continues(span: &Span, headers: &HeaderMap) {
     #[cfg(feature = "traces")]
     otlp::continues(span, headers);

@@ -1,4 +1,4 @@
-//! The command line. What clap lets through is well-formed; whether it is allowed is for the broker to say.
+//! The command line. Clap refuses malformed values; the broker decides whether a well-formed request is allowed.
 
 mod values;
 
@@ -13,25 +13,26 @@ use postern_core::{GrantId, Justification, Name, Protocol, SourcePrefix, TargetI
 pub(crate) use values::PortArg;
 use values::{duration, head, justification, name, parsed, whole_seconds};
 
-use crate::exit;
+use crate::exit_code;
+use crate::output::Format;
 
-/// Flags that every command takes.
+/// The heading of the flags that every command takes.
 const GLOBAL: &str = "Global options";
 
 /// Just-in-time access to the management ports of machines.
 #[derive(Debug, Parser)]
-#[command(name = "postern", version, about, after_help = exit::HELP, max_term_width = 110)]
+#[command(name = "postern", version, about, after_help = exit_code::HELP, max_term_width = 110)]
 pub(crate) struct Args {
     #[command(flatten)]
     pub connection: Connection,
-    /// How results are written: a table for people, JSON for programs.
-    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Output::Table, value_name = "FORMAT")]
-    pub output: Output,
+    /// The format of results: a table for people, JSON for programs.
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
+    pub output: Format,
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// Which broker, and as whom. Each can also stand in ~/.config/postern/config.toml.
+/// The broker to call, and the identity to show it. Both can also be set in ~/.config/postern/config.toml.
 #[derive(Debug, Clone, Default, ClapArgs)]
 pub(crate) struct Connection {
     /// The broker's address, https://host:port.
@@ -44,16 +45,9 @@ pub(crate) struct Connection {
     pub identity: Option<PathBuf>,
 }
 
-/// How results are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Output {
-    Table,
-    Json,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Ask for access, and wait until it is open.
+    /// Request access, and wait until it is open.
     Request(Request),
     /// List grants, the newest first.
     Grants(Grants),
@@ -65,7 +59,7 @@ pub(crate) enum Command {
     },
     /// Close a grant before its end, and wait until it is closed. Established connections stay.
     Revoke(Revoke),
-    /// Keep policies: which ports are protected, and within which limits they open.
+    /// Manage policies: the protected ports, and the limits within which they open.
     #[command(subcommand)]
     Policy(PolicyCommand),
     /// List targets, or show one, with the state of both layers.
@@ -74,21 +68,22 @@ pub(crate) enum Command {
         #[arg(value_parser = parsed::<TargetId>)]
         target: Option<TargetId>,
     },
-    /// Say which VMs of the broker's clouds expose management ports, and by which rules.
+    /// Report the VMs of the broker's clouds that expose management ports, with the rules that do.
     Assess(Assess),
-    /// Shut the protected ports of VMs in the rules of their cloud, so that only windows open them.
+    /// Close the protected ports of VMs in their cloud's rules, so that only windows open them.
     Lockdown(Lockdown),
-    /// Put back what the lockdown of VMs took away.
+    /// Restore the rules that the lockdown of VMs removed.
     Release(Release),
-    /// Let agents enrol, list them, ban them.
+    /// Enrol, list and ban agents.
     #[command(subcommand)]
     Agents(AgentsCommand),
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
-    /// Show how the brokers stand: who is there, which closes are stuck, and what else needs an operator.
+    /// Show the state of the brokers: those that run, the closes that are stuck, and all else that needs an
+    /// operator.
     Status {
-        /// Fail if something needs attention: with exit code 9.
+        /// Exit with code 9 if something needs attention.
         #[arg(long)]
         check: bool,
     },
@@ -104,33 +99,34 @@ pub(crate) struct Request {
     /// The machines: host:<name>, aws:<account>/<region>/<instance-id> or azure:<ARM id>.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// A port, such as 22 or udp/161; may be given several times.
+    /// A port, such as 22 or udp/161, or a service: ssh, rdp, winrm, winrm-https; may be given several times.
     #[arg(long = "port", required = true, value_name = "PORT", value_parser = parsed::<PortArg>)]
     pub ports: Vec<PortArg>,
     /// The protocol of every port that is given as a bare number.
     #[arg(long, default_value = "tcp", value_name = "PROTOCOL", value_parser = parsed::<Protocol>)]
     pub proto: Protocol,
-    /// Who may connect, as an address or a CIDR range; may be given several times. Without it: the address from which
-    /// the broker sees you.
+    /// The source that may connect, as an address or a CIDR range; may be given several times. Without it, the
+    /// broker uses the address it sees.
     #[arg(long = "source", value_name = "CIDR", value_parser = parsed::<SourcePrefix>)]
     pub sources: Vec<SourcePrefix>,
-    /// For how long, in whole seconds or more: 90s, 30m, "1h 30m".
+    /// The duration of the access, in whole seconds: 90s, 30m, "1h 30m".
     #[arg(long = "for", default_value = "30m", value_name = "DURATION", value_parser = whole_seconds, allow_hyphen_values = true)]
     pub duration: Duration,
-    /// Why, on one line.
+    /// The reason, on one line.
     #[arg(long, value_name = "TEXT", value_parser = justification)]
     pub reason: Justification,
     /// Do not wait until the grant is active.
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait for the grant to become active.
+    /// The time to wait for the grant to become active.
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     pub timeout: Duration,
-    /// A file with your own access token for the targets' cloud, or - for standard input. Brokers that ask Azure what you
-    /// may do need it: `az account get-access-token --query accessToken --output tsv`.
+    /// A file with your own access token for the targets' cloud, or - for standard input. A broker that asks Azure
+    /// for your permissions needs it: `az account get-access-token --query accessToken --output tsv`.
     #[arg(long, value_name = "FILE", env = "POSTERN_CLOUD_TOKEN_FILE")]
     pub cloud_token: Option<PathBuf>,
-    /// Asking again with the same key returns the same grant. Without it a fresh key is made for each command.
+    /// A key for this request: a second request with the same key returns the same grant. Without it, the command
+    /// makes a new key.
     #[arg(long, value_name = "KEY")]
     pub idempotency_key: Option<String>,
 }
@@ -152,7 +148,7 @@ pub(crate) struct Grants {
     /// Write each grant again whenever it changes, until interrupted.
     #[arg(long, conflicts_with = "limit")]
     pub watch: bool,
-    /// The most grants to list.
+    /// The largest number of grants to list.
     #[arg(long, default_value_t = 100, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub limit: u32,
 }
@@ -175,36 +171,37 @@ pub(crate) struct Revoke {
     /// The grant's id.
     #[arg(value_parser = parsed::<GrantId>)]
     pub grant: GrantId,
-    /// Why, on one line.
+    /// The reason, on one line.
     #[arg(long, value_name = "TEXT", value_parser = justification)]
     pub reason: Option<Justification>,
     /// Do not wait until every layer has closed.
     #[arg(long)]
     pub no_wait: bool,
-    /// How long to wait for the grant to be closed.
+    /// The time to wait for the grant to be closed.
     #[arg(long, default_value = "60s", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
     pub timeout: Duration,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PolicyCommand {
-    /// Make or replace every policy of a TOML file.
+    /// Create or replace every policy of a TOML file.
     Apply {
         /// The file; - for stdin.
         #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
-    /// Show one policy, as TOML that `apply` takes back.
+    /// Show one policy, as TOML that `apply` accepts.
     Get {
-        /// Its name.
+        /// The name of the policy.
         #[arg(value_parser = name)]
         name: Name,
     },
     /// List policies by name.
     List,
-    /// Delete a policy. Its ports lose their protection on targets that no other policy covers; open grants run on.
+    /// Delete a policy. Its ports lose their protection on targets that no other policy covers; open grants stay
+    /// open.
     Delete {
-        /// Its name.
+        /// The name of the policy.
         #[arg(value_parser = name)]
         name: Name,
     },
@@ -215,11 +212,11 @@ pub(crate) struct Assess {
     /// Only these VMs.
     #[arg(value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// A management port, such as 22, tcp/22 or udp/161; may be given several times. Without it: those that the broker
-    /// is configured with.
+    /// A management port, such as 22, tcp/22 or udp/161, or a service: ssh, rdp, winrm, winrm-https; may be given
+    /// several times. Without it, the broker uses its `management_ports`.
     #[arg(long = "port", value_name = "PORT", value_parser = parsed::<PortArg>)]
     pub ports: Vec<PortArg>,
-    /// Fail if a VM is found like this, or if some could not be looked at.
+    /// Fail if a VM has this verdict, or if an account, Region or subscription could not be read.
     #[arg(long, value_enum, value_name = "VERDICT")]
     pub fail_on: Option<FailOn>,
 }
@@ -232,13 +229,13 @@ pub(crate) enum FailOn {
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct Lockdown {
-    /// The VMs. Rules that they share with each other alone are shut without asking.
+    /// The VMs. Rules that only these VMs share are closed without a concern.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// Change nothing, and say exactly what would be changed.
+    /// Change nothing, and list the exact changes.
     #[arg(long)]
     pub dry_run: bool,
-    /// Go on although there is a concern of this kind; may be given several times.
+    /// Accept the concerns of this kind, and go on; may be given several times.
     #[arg(long, value_enum, value_name = "CONCERN")]
     pub accept: Vec<Accept>,
 }
@@ -246,13 +243,13 @@ pub(crate) struct Lockdown {
 /// The kinds of concern, as they are written everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Accept {
-    /// The rules apply also to machines that are not under JIT; their ports shut too.
+    /// The rules also apply to machines that are not under JIT; their ports close too.
     Shared,
-    /// Something that a rule lets in cannot be kept.
+    /// Traffic that a rule admits cannot be kept.
     Loss,
     /// Established connections may be cut.
     Cut,
-    /// Rules of others that keep a port open come behind Postern's until the release.
+    /// Rules of the customer that keep a port open come after Postern's until the release.
     Precedence,
 }
 
@@ -261,30 +258,30 @@ pub(crate) struct Release {
     /// The VMs.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
-    /// Change nothing, and say exactly what would be changed.
+    /// Change nothing, and list the exact changes.
     #[arg(long)]
     pub dry_run: bool,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum AgentsCommand {
-    /// Make a token with which the agent of one target can enrol once.
+    /// Create a token with which the agent of one target can enrol once.
     Token {
         /// The target.
         #[arg(value_parser = parsed::<TargetId>)]
         target: TargetId,
-        /// How long the token is good for, at most 10m.
+        /// The lifetime of the token, at most 10m.
         #[arg(long, default_value = "10m", value_name = "DURATION", value_parser = duration, allow_hyphen_values = true)]
         valid_for: Duration,
     },
     /// List agents by target.
     List,
-    /// Ban an agent: its session is cut at once, and its certificates are worth nothing from then on.
+    /// Ban an agent: the broker ends its session at once, and refuses its certificates from then on.
     Ban {
-        /// Its target.
+        /// The target of the agent.
         #[arg(value_parser = parsed::<TargetId>)]
         target: TargetId,
-        /// Why, on one line.
+        /// The reason, on one line.
         #[arg(long, value_name = "TEXT", value_parser = justification)]
         reason: Option<Justification>,
     },
@@ -297,7 +294,7 @@ pub(crate) enum AuditCommand {
         /// Only records after this one.
         #[arg(long, default_value_t = 0, value_name = "N")]
         after: u64,
-        /// Go on with new records as they come, until interrupted.
+        /// Continue with new records as they come, until interrupted.
         #[arg(long)]
         follow: bool,
     },
@@ -306,7 +303,7 @@ pub(crate) enum AuditCommand {
         /// Verify this copy of the log, without a broker: one record a line, as `tail --output json` writes them.
         #[arg(long, value_name = "LOG.jsonl", value_hint = ValueHint::FilePath)]
         file: Option<PathBuf>,
-        /// A hash that an earlier verification gave as the head: it must still be in the log, or the end was cut off.
+        /// The head that an earlier verification printed: if it is not in the log, the end of the log was cut off.
         #[arg(long, value_name = "HASH", value_parser = head)]
         expect_head: Option<Hash>,
     },

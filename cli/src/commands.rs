@@ -1,4 +1,4 @@
-//! One file for each command, or for each family of them.
+//! The commands: a file for each command or family of commands.
 
 mod agents;
 mod assess;
@@ -6,9 +6,9 @@ mod audit;
 mod grants;
 mod lockdown;
 mod pages;
-mod patience;
 mod policy;
 mod request;
+mod retry;
 mod status;
 mod targets;
 mod wait;
@@ -19,13 +19,13 @@ use clap_complete::Shell;
 
 use crate::args::{Args, AuditCommand, Command};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::Console;
 
-/// Does what the command line asks.
+/// Runs the command of the command line.
 ///
 /// # Errors
-/// It was not done, or not in time.
+/// The command failed, or did not finish in time.
 pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure> {
     let broker = || Broker::of(&args.connection);
     match args.command {
@@ -57,5 +57,5 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
 fn completions(console: &mut Console, shell: Shell) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Args::command(), "postern", &mut script);
-    console.text(String::from_utf8_lossy(&script).trim_end())
+    Ok(console.text(String::from_utf8_lossy(&script).trim_end())?)
 }

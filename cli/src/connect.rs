@@ -1,6 +1,6 @@
-//! The broker as commands see it: clients over one mTLS channel, and every error told apart. An error that the broker
-//! sent is its word; one that came from the connection means that it cannot be reached, or that one side does not
-//! trust the other.
+//! The broker as commands see it: clients over one mTLS channel, and one failure for each kind of error. An error
+//! that the broker sent is its answer; an error of the connection means that the broker cannot be reached, or that
+//! one side does not trust the other.
 
 use std::error::Error as _;
 use std::future::Future;
@@ -20,23 +20,25 @@ use postern_proto::v1::audit_service_client::AuditServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
 use postern_proto::v1::status_service_client::StatusServiceClient;
 use postern_proto::v1::target_service_client::TargetServiceClient;
+use postern_runtime::clock;
+use postern_runtime::error_chain::causes;
 use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Response, Status};
 
 use crate::args::Connection;
-use crate::exit::{Failure, causes};
+use crate::error::Failure;
+use crate::output;
 use crate::settings::{Settings, default_file};
-use crate::{clock, output};
 
-/// How long one call may go unanswered. No call of ours asks the broker to wait.
+/// The time within which a call must be answered. No call of this command asks the broker to wait.
 pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long a call may go unanswered whose answer is made from many answers of a cloud. A connection that is dead is
-/// found long before.
+/// The time within which a call must be answered if the broker has to call a cloud many times for it. A dead
+/// connection shows long before.
 const CLOUD_TIMEOUT: Duration = Duration::from_secs(900);
 
-/// A broker, and who we are to it.
+/// A broker, and the identity that the command shows it.
 pub(crate) struct Broker {
     address: String,
     identity: PathBuf,
@@ -45,28 +47,28 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// Reads the settings and the identity. The connection itself is made by the first call.
+    /// Reads the settings and the identity. The first call makes the connection.
     ///
     /// # Errors
     /// The settings, the address or the identity cannot be used.
     pub(crate) fn of(connection: &Connection) -> Result<Self, Failure> {
-        let Settings { broker: address, identity } = Settings::settle(connection, &default_file())?;
+        let Settings { broker: address, identity } = Settings::resolve(connection, &default_file())?;
         let unusable = |source| Failure::Identity { dir: identity.clone(), source };
         let credentials = Credentials::load(&identity).map_err(unusable)?;
         let channel = channel(&address, tls::client_config(&credentials).map_err(unusable)?)?;
         Ok(Self { address, identity, credentials, channel })
     }
 
-    /// The name of the principal that the certificate proves.
+    /// Returns the name of the principal that the certificate proves.
     ///
     /// # Errors
-    /// The certificate is an agent's or a broker's, or names nobody.
+    /// The certificate is an agent's or a broker's, or has no identity.
     pub(crate) fn principal(&self) -> Result<Name, Failure> {
-        let nobody = |source| Failure::NoPrincipal { dir: self.identity.clone(), source };
-        let domain = self.credentials.trust_domain().map_err(|e| nobody(Some(e)))?;
-        match self.credentials.identity(&domain).map_err(|e| nobody(Some(e)))? {
+        let not_a_principal = |source| Failure::NoPrincipal { dir: self.identity.clone(), source };
+        let domain = self.credentials.trust_domain().map_err(|e| not_a_principal(Some(e)))?;
+        match self.credentials.identity(&domain).map_err(|e| not_a_principal(Some(e)))? {
             Identity::Principal(principal) => Ok(principal.name),
-            Identity::Broker | Identity::Agent(_) => Err(nobody(None)),
+            Identity::Broker | Identity::Agent(_) => Err(not_a_principal(None)),
         }
     }
 
@@ -97,7 +99,7 @@ impl Broker {
     /// Awaits a call's answer, for a bounded time.
     ///
     /// # Errors
-    /// The broker's own error, or that there was no answer.
+    /// The broker's own error, or a failure without an answer.
     pub(crate) async fn call<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
@@ -105,10 +107,10 @@ impl Broker {
         self.answered(CALL_TIMEOUT, call).await
     }
 
-    /// Awaits the answer of a call that has the broker ask a cloud, for a bounded time.
+    /// Awaits the answer of a call for which the broker calls a cloud, for a bounded time.
     ///
     /// # Errors
-    /// The broker's own error, or that there was no answer.
+    /// The broker's own error, or a failure without an answer.
     pub(crate) async fn cloud_call<T>(
         &self,
         call: impl Future<Output = Result<Response<T>, Status>>,
@@ -127,7 +129,7 @@ impl Broker {
         }
     }
 
-    /// What a status means: only one without a source was sent by the broker, others were made on this side.
+    /// Classifies a status: the broker sent those without a source, this side made the others.
     pub(crate) fn failure(&self, status: Status) -> Failure {
         if status.source().is_none() {
             return Failure::Broker(Box::new(status));
@@ -157,37 +159,37 @@ impl Broker {
         }
     }
 
-    /// The connection was lost, or no answer came on it.
+    /// Returns the failure for a connection that was lost, or on which no answer came.
     pub(crate) fn lost(&self, cause: String) -> Failure {
         Failure::Lost { address: self.address.clone(), cause }
     }
 
-    /// No answer came within the limit.
+    /// Returns the failure for a call without an answer within the limit.
     pub(crate) fn unanswered(&self, limit: Duration) -> Failure {
         self.lost(format!("no answer within {}", output::time::span(limit)))
     }
 
-    /// What is wrong with our certificate, where its end has passed.
+    /// Describes the end of the command's own certificate, if that has passed.
     fn ended(&self) -> Option<String> {
         let end = self.credentials.not_after();
-        (end <= clock::now()).then(|| format!("it ended at {}", output::time::utc(end)))
+        (end <= clock::wall()).then(|| format!("it ended at {}", output::time::utc(end)))
     }
 }
 
-/// A moment of the TLS library's clock, in words.
+/// Formats a moment of the TLS library's clock.
 fn utc(at: UnixTime) -> String {
     let at = i64::try_from(at.as_secs()).ok().and_then(|at| Timestamp::from_second(at).ok());
     at.map_or_else(output::time::dash, output::time::utc)
 }
 
-/// The TLS error within, if that is what it was. An I/O error hides what it wraps from `source`.
+/// Returns the TLS error that caused the status, if one did. An I/O error hides its inner error from `source`.
 fn tls_error(status: &Status) -> Option<&rustls::Error> {
-    causes(status).skip(1).find_map(|error| {
+    causes(status).find_map(|error| {
         let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         error.downcast_ref().or_else(|| wrapped.and_then(|error| error.downcast_ref()))
     })
 }
 
 fn root_cause(status: &Status) -> String {
-    causes(status).skip(1).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
+    causes(status).last().map_or_else(|| status.message().to_owned(), ToString::to_string)
 }

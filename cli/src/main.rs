@@ -1,13 +1,14 @@
 //! `postern`: the command of requesters and operators.
 //!
 //! Results go to stdout, as a table for people or as JSON for programs; progress, notes and errors go to stderr.
-//! What a script may rely on is in `docs/cli.md`: the shape of the JSON and the exit codes of [`exit`].
+//! `docs/cli.md` documents the parts that a script may rely on: the shape of the JSON and the exit codes of
+//! [`exit_code`].
 
 mod args;
-mod clock;
 mod commands;
 mod connect;
-mod exit;
+mod error;
+mod exit_code;
 mod output;
 mod policy_file;
 mod settings;
@@ -24,5 +25,5 @@ async fn main() -> ExitCode {
     let args = Args::parse();
     let mut console = Console::standard(args.output);
     let outcome = commands::run(args, &mut console).await;
-    exit::report(outcome, &mut console)
+    error::report(outcome, &mut console)
 }

@@ -1,4 +1,4 @@
-//! Where results and notes go. This module alone writes to stdout and stderr.
+//! The two outputs of a command, results and notes. Only this module writes to stdout and stderr.
 
 pub(crate) mod json;
 pub(crate) mod table;
@@ -7,28 +7,45 @@ pub(crate) mod time;
 use std::borrow::Cow;
 use std::io::{self, Write};
 
+use clap::ValueEnum;
 use jiff::Timestamp;
 use postern_core::text::free_text;
+use postern_runtime::clock;
 use serde::Serialize;
 
-use crate::args::Output;
-use crate::clock;
-use crate::exit::Failure;
+/// The format of results.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    Table,
+    Json,
+}
 
-/// The two streams of a command: results on one, everything that is about the way there on the other.
+/// A result that cannot be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the result")]
+pub(crate) struct WriteError(#[from] io::Error);
+
+impl WriteError {
+    /// Reports whether the reader of the results has closed its end, as `head` does.
+    pub(crate) fn reader_is_gone(&self) -> bool {
+        self.0.kind() == io::ErrorKind::BrokenPipe
+    }
+}
+
+/// The two streams of a command: results on one, progress, notes and errors on the other.
 pub(crate) struct Console {
-    format: Output,
+    format: Format,
     results: Box<dyn Write>,
     notes: Box<dyn Write>,
 }
 
 impl Console {
-    /// Over stdout and stderr.
-    pub(crate) fn standard(format: Output) -> Self {
+    /// Writes results to stdout and notes to stderr.
+    pub(crate) fn standard(format: Format) -> Self {
         Self { format, results: Box::new(io::stdout()), notes: Box::new(io::stderr()) }
     }
 
-    /// Writes the one result of a command: a JSON document, or what `people` makes of it at this moment.
+    /// Writes the one result of a command: a JSON document, or the text that `people` renders at this moment.
     ///
     /// # Errors
     /// It cannot be written.
@@ -36,10 +53,10 @@ impl Console {
         &mut self,
         result: &T,
         people: impl FnOnce(&T, Timestamp) -> String,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WriteError> {
         let text = match self.format {
-            Output::Json => serde_json::to_string_pretty(result).map_err(|e| Failure::Output(e.into()))?,
-            Output::Table => people(result, clock::now()),
+            Format::Json => serde_json::to_string_pretty(result).map_err(io::Error::from)?,
+            Format::Table => people(result, clock::wall()),
         };
         self.text(text.trim_end())
     }
@@ -52,10 +69,10 @@ impl Console {
         &mut self,
         item: &T,
         people: impl FnOnce(&T, Timestamp) -> String,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), WriteError> {
         let line = match self.format {
-            Output::Json => serde_json::to_string(item).map_err(|e| Failure::Output(e.into()))?,
-            Output::Table => people(item, clock::now()),
+            Format::Json => serde_json::to_string(item).map_err(io::Error::from)?,
+            Format::Table => people(item, clock::wall()),
         };
         self.text(&line)
     }
@@ -64,23 +81,23 @@ impl Console {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn text(&mut self, text: &str) -> Result<(), Failure> {
-        let written = writeln!(self.results, "{text}").and_then(|()| self.results.flush());
-        written.map_err(Failure::Output)
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), WriteError> {
+        writeln!(self.results, "{text}")?;
+        Ok(self.results.flush()?)
     }
 
-    /// Whether results are for programs.
+    /// Reports whether results are written for programs.
     pub(crate) fn is_json(&self) -> bool {
-        self.format == Output::Json
+        self.format == Format::Json
     }
 
-    /// Tells people something on the way. Where nobody listens, that is theirs to decide.
+    /// Writes a note for people to stderr. A closed stderr is no error.
     pub(crate) fn note(&mut self, note: &str) {
         let _ = writeln!(self.notes, "{note}");
     }
 }
 
-/// Text from elsewhere, with nothing in it that steers a terminal. Line ends stay.
+/// Escapes the characters of foreign text that control a terminal. Line ends stay.
 pub(crate) fn printable(text: &str) -> String {
     let line = |line| match free_text("text", line, usize::MAX) {
         Ok(()) => Cow::Borrowed(line),

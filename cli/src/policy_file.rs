@@ -1,4 +1,5 @@
-//! Policies as TOML: what `policy apply` takes and `policy get` gives. Writing and reading again gives the same policy.
+//! Policies as TOML: the file that `policy apply` reads and `policy get` writes. A policy that is written and read
+//! again is the same policy.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -16,26 +17,26 @@ use crate::output::time::exact;
 /// A policy file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PolicyFileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("cannot read the policy file {file}")]
     Read {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// It is not TOML, lacks a key, or has one that is not known.
-    #[error("the policy file {file} does not parse; mend the line it names")]
+    /// The file is not TOML, lacks a key, or has an unknown key.
+    #[error("cannot parse the policy file {file}; correct the line named here")]
     Parse {
         /// The file.
         file: PathBuf,
-        /// Where, and why.
+        /// The line and the cause.
         #[source]
         source: Box<toml::de::Error>,
     },
-    /// A value cannot be what it should be.
-    #[error("the policy file {file} cannot be used")]
+    /// A value is invalid.
+    #[error("the policy file {file} is invalid")]
     Invalid {
         /// The file.
         file: PathBuf,
@@ -48,7 +49,7 @@ pub(crate) enum PolicyFileError {
 /// Reads every policy of a file.
 ///
 /// # Errors
-/// The first thing that is wrong. Then none of the policies is to be used.
+/// The first problem in the file. The caller must then use none of its policies.
 pub(crate) fn parse(text: &str, file: PathBuf) -> Result<Vec<Policy>, PolicyFileError> {
     let File { policy: entries } = match toml::from_str(text) {
         Ok(entries) => entries,
@@ -57,10 +58,10 @@ pub(crate) fn parse(text: &str, file: PathBuf) -> Result<Vec<Policy>, PolicyFile
     checked(entries).map_err(|source| PolicyFileError::Invalid { file, source })
 }
 
-/// Writes a policy as a file of its own, every key spelled out.
+/// Writes a policy as a separate file, with every key.
 ///
 /// # Errors
-/// TOML cannot hold it, which no policy brings about.
+/// TOML cannot express the policy, which happens for no policy.
 pub(crate) fn write(policy: &Policy) -> Result<String, toml::ser::Error> {
     toml::to_string(&File { policy: vec![Entry::from(policy)] })
 }
@@ -71,7 +72,7 @@ struct File {
     policy: Vec<Entry>,
 }
 
-/// One `[[policy]]`. What is left out is the strictest choice: enforce, fail when an agent is away.
+/// A `[[policy]]` table. A missing key means the strictest choice: enforce, and fail while an agent is away.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -79,7 +80,7 @@ struct Entry {
     targets: Vec<TargetSelector>,
     #[serde(default = "enforce")]
     mode: Mode,
-    /// Left out: the host layer, but only where every target is a plain host.
+    /// The layers; if missing, the host layer, but only if every target is a plain host.
     layers: Option<Layers>,
     #[serde(default = "fail")]
     unreachable: Unreachable,
@@ -90,7 +91,7 @@ struct Entry {
     ports: Vec<Rule>,
 }
 
-/// One `[[policy.ports]]`: either `port = "tcp/22"`, or `number = 22` and `protocol = "any"`.
+/// A `[[policy.ports]]` table: either `port = "tcp/22"`, or `number = 22` and `protocol = "any"`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Rule {
@@ -133,7 +134,7 @@ fn checked(entries: Vec<Entry>) -> Result<Vec<Policy>, Invalid> {
     let policy = |(i, entry): (usize, Entry)| {
         let field = format!("policy[{i}]");
         if !names.insert(entry.name.clone()) {
-            let problem = format!("{} is there twice", entry.name);
+            let problem = format!("{} appears twice", entry.name);
             return Err(Invalid::new("name", problem, "give each policy its own name").within(&field));
         }
         entry.policy().and_then(Policy::checked).map_err(|e| e.within(&field))
@@ -191,7 +192,7 @@ impl From<&Policy> for Entry {
 }
 
 impl Rule {
-    /// One rule for each protocol that it names.
+    /// Returns one rule for each protocol that the table names.
     fn rules(self) -> Result<Vec<PortRule>, Invalid> {
         let ports = match (self.port, self.number, self.protocol) {
             (Some(port), None, None) => vec![port],
@@ -201,7 +202,7 @@ impl Rule {
             }
             _ => {
                 let remedy = "write either port = \"tcp/22\", or number = 22 and protocol = \"tcp\", \"udp\" or \"any\"";
-                return Err(Invalid::new("port", "is not said in one way", remedy));
+                return Err(Invalid::new("port", "must have exactly one form", remedy));
             }
         };
         let rule = |port| PortRule { port, sources: self.sources.clone(), max_duration: self.max_duration.0 };

@@ -1,4 +1,4 @@
-//! Which broker, and as whom: the flags first, then the environment, then `~/.config/postern/config.toml`.
+//! The broker and the identity: from flags, then from the environment, then from `~/.config/postern/config.toml`.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::args::Connection;
 
-/// Where to connect, and with which credentials.
+/// The broker to connect to, and the credentials to show it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The broker's address, as it was written.
@@ -16,36 +16,36 @@ pub(crate) struct Settings {
     pub identity: PathBuf,
 }
 
-/// The settings are not there, or cannot be used.
+/// Settings that are missing or unusable.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SettingsError {
-    /// One of the two is set nowhere.
+    /// A setting that neither flag, environment nor file has.
     #[error("{key}: is not set; give {flag}, set {variable}, or write {key} = \"...\" into {file}")]
     Missing {
-        /// Its key in the file.
+        /// The key in the file.
         key: &'static str,
-        /// Its flag.
+        /// The flag.
         flag: &'static str,
-        /// Its environment variable.
+        /// The environment variable.
         variable: &'static str,
         /// The file.
         file: PathBuf,
     },
-    /// The file is there but cannot be read.
-    #[error("cannot read the configuration {file}; mend its permissions")]
+    /// The file exists but cannot be read.
+    #[error("cannot read the configuration {file}; correct its permissions")]
     Read {
         /// The file.
         file: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The file is not TOML, or has a key that is not known.
-    #[error("the configuration {file} does not parse; mend the line it names")]
+    /// The file is not TOML, or has an unknown key.
+    #[error("cannot parse the configuration {file}; correct the line named here")]
     Parse {
         /// The file.
         file: PathBuf,
-        /// Where, and why.
+        /// The line and the cause.
         #[source]
         source: Box<toml::de::Error>,
     },
@@ -59,36 +59,38 @@ struct File {
 }
 
 impl Settings {
-    /// Settles both; clap has already let the environment stand in for missing flags.
+    /// Resolves both settings; clap has already replaced missing flags by the environment.
     ///
     /// # Errors
-    /// One is set nowhere, or the file cannot be used. The file is not read where it is not needed.
-    pub(crate) fn settle(connection: &Connection, file: &Path) -> Result<Self, SettingsError> {
+    /// A setting is missing, or the file cannot be used. The file is not read unless it is needed.
+    pub(crate) fn resolve(connection: &Connection, file: &Path) -> Result<Self, SettingsError> {
         let broker = connection.broker.clone().filter(|broker| !broker.is_empty());
         let identity = connection.identity.clone().filter(|identity| !identity.as_os_str().is_empty());
         if let (Some(broker), Some(identity)) = (&broker, &identity) {
             return Ok(Self { broker: broker.clone(), identity: identity.clone() });
         }
-        let kept = read(file)?;
+        let from_file = read(file)?;
         let missing =
             |key, flag, variable| SettingsError::Missing { key, flag, variable, file: file.to_owned() };
         Ok(Self {
-            broker: broker.or(kept.broker).ok_or_else(|| missing("broker", "--broker", "POSTERN_BROKER"))?,
+            broker: broker
+                .or(from_file.broker)
+                .ok_or_else(|| missing("broker", "--broker", "POSTERN_BROKER"))?,
             identity: identity
-                .or(kept.identity.map(|identity| beside(file, &identity)))
+                .or(from_file.identity.map(|identity| beside(file, &identity)))
                 .ok_or_else(|| missing("identity", "--identity", "POSTERN_IDENTITY"))?,
         })
     }
 }
 
-/// `$XDG_CONFIG_HOME/postern/config.toml`, which is `~/.config/postern/config.toml` for most.
+/// Returns `$XDG_CONFIG_HOME/postern/config.toml`, which is usually `~/.config/postern/config.toml`.
 pub(crate) fn default_file() -> PathBuf {
     let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let config = set("XDG_CONFIG_HOME").or_else(|| set("HOME").map(|home| home.join(".config")));
     config.unwrap_or_default().join("postern/config.toml")
 }
 
-/// A file that is not there says nothing; any other trouble with it is an error.
+/// Reads the file. A missing file sets nothing; any other problem is an error.
 fn read(file: &Path) -> Result<File, SettingsError> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
@@ -99,7 +101,7 @@ fn read(file: &Path) -> Result<File, SettingsError> {
         .map_err(|source| SettingsError::Parse { file: file.to_owned(), source: Box::new(source) })
 }
 
-/// A relative path in the file is meant from where the file is; `~/` is the home directory.
+/// Resolves a path in the file: a relative path starts at the file's directory, `~/` at the home directory.
 fn beside(file: &Path, path: &Path) -> PathBuf {
     if let (Ok(rest), Some(home)) = (path.strip_prefix("~"), std::env::var_os("HOME")) {
         return PathBuf::from(home).join(rest);
@@ -123,16 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_goes_before_the_file() {
+    fn a_flag_takes_precedence_over_the_file() {
         let (dir, file) = a_file("broker = \"https://file:7443\"\nidentity = \"me\"\n");
-        let settings = Settings::settle(&given(Some("https://flag:7443"), None), &file).unwrap();
+        let settings = Settings::resolve(&given(Some("https://flag:7443"), None), &file).unwrap();
         let identity = dir.path().join("me");
         assert_eq!(settings, Settings { broker: "https://flag:7443".into(), identity });
     }
 
     #[test]
-    fn what_is_set_nowhere_is_named_with_every_way_to_set_it() {
-        let error = Settings::settle(&given(None, Some("/id")), Path::new("/nowhere/config.toml"))
+    fn a_missing_setting_is_named_with_every_way_to_set_it() {
+        let error = Settings::resolve(&given(None, Some("/id")), Path::new("/nowhere/config.toml"))
             .unwrap_err()
             .to_string();
         for part in ["broker: is not set", "--broker", "POSTERN_BROKER", "/nowhere/config.toml"] {
@@ -143,7 +145,7 @@ mod tests {
     #[test]
     fn an_unknown_key_is_named() {
         let (_dir, file) = a_file("brokr = \"https://x:1\"\n");
-        let error = Settings::settle(&given(None, None), &file).unwrap_err();
+        let error = Settings::resolve(&given(None, None), &file).unwrap_err();
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("brokr"), "{source}");
     }

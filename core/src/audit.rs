@@ -1,8 +1,28 @@
 //! The audit log: append-only lines, each chained to the one before by SHA-256 (I9).
 //!
-//! One record is one line of JSON with its fields in a fixed order; `hash` covers the bytes of the line before
-//! it, and `prev` repeats the hash of the record before. Whoever keeps the lines can verify them without the
-//! broker; whoever also keeps a [`Head`] can tell that the end was cut off.
+//! **The problem.** The log shows who opened a port, and who was refused. It must be possible to detect that a line was
+//! changed, removed, inserted or moved, without the broker and without trust in the disk that holds the lines.
+//!
+//! **The words.**
+//!
+//! - An *event* ([`AuditEvent`]) is a decision or a change: who did what, on which grant and target, and whether it was
+//!   done or denied.
+//! - A *record* ([`AuditRecord`]) is an event in its place: one line of JSON with its fields in a fixed order. `seq`
+//!   numbers the records from 1, `prev` repeats the hash of the record before, and `hash` is the SHA-256 of the line
+//!   without `hash` itself.
+//! - The *chain* is the sequence of records that follow each other by `seq` and by `prev`. The first record has
+//!   [`Hash::ZERO`] as its `prev`.
+//! - The *head* ([`Head`]) is the end of a chain: the number and the hash of its last record.
+//! - A *checkpoint* is a head that a reader has kept elsewhere.
+//!
+//! **The rule.** A record never changes once it is written, and each follows the head before it
+//! ([`AuditRecord::following`]). The [`Verifier`] accepts a line only if it is, byte for byte, the line that the broker
+//! writes for that record after the line before it.
+//!
+//! **On failure.** A changed line does not match its `hash`. After a line that was removed, inserted or moved, the next
+//! `seq` or `prev` does not match. The verifier names the line and the problem ([`Broken`]). A chain whose last lines
+//! were cut off is whole, and so is one that was rewritten from some record on. Only a checkpoint shows these two, because
+//! the chain no longer has that hash at that number.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,41 +34,41 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{GrantId, TargetId};
 
-/// Something that was decided or changed.
+/// A decision or a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditEvent {
-    /// When, by the broker's clock.
+    /// The time, by the broker's clock.
     pub at: Timestamp,
-    /// Who: a principal (`requester/alice`), an agent (`agent/host:web-1`), or `broker`.
+    /// The actor: a principal (`requester/alice`), an agent (`agent/host:web-1`), or `broker`.
     pub actor: String,
-    /// What: dotted words such as `grant.requested` or `agent.tampering`.
+    /// The action: dotted words such as `grant.requested` or `agent.tampering`.
     pub action: String,
-    /// Whether it was done, or denied.
+    /// The outcome.
     pub outcome: Outcome,
-    /// The grant it concerns.
+    /// The grant concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantId>,
-    /// The target it concerns.
+    /// The target concerned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub target: Option<TargetId>,
-    /// Anything else, by name.
+    /// Further details, by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub details: BTreeMap<String, String>,
 }
 
-/// How it ended.
+/// The outcome of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
-    /// It was done.
+    /// The action was done.
     Done,
-    /// It was refused.
+    /// The action was refused.
     Denied,
 }
 
 impl AuditEvent {
-    /// Something done.
+    /// Makes the event of an action that was done.
     pub fn done(at: Timestamp, actor: impl fmt::Display, action: &str) -> Self {
         Self {
             at,
@@ -61,26 +81,26 @@ impl AuditEvent {
         }
     }
 
-    /// Something refused.
+    /// Makes the event of an action that was refused.
     pub fn denied(at: Timestamp, actor: impl fmt::Display, action: &str) -> Self {
         Self { outcome: Outcome::Denied, ..Self::done(at, actor, action) }
     }
 
-    /// With the grant it concerns.
+    /// Adds the grant concerned.
     #[must_use]
     pub fn on_grant(mut self, grant: GrantId) -> Self {
         self.grant = Some(grant);
         self
     }
 
-    /// With the target it concerns.
+    /// Adds the target concerned.
     #[must_use]
     pub fn on_target(mut self, target: &TargetId) -> Self {
         self.target = Some(target.clone());
         self
     }
 
-    /// With one more detail.
+    /// Adds a detail.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
         self.details.insert(name.to_owned(), value.to_string());
@@ -94,7 +114,7 @@ impl AuditEvent {
 pub struct Hash([u8; 32]);
 
 impl Hash {
-    /// What the first record names as the hash before it.
+    /// The hash that the first record names as the one before it.
     pub const ZERO: Self = Self([0; 32]);
 
     fn of(bytes: &[u8]) -> Self {
@@ -129,12 +149,13 @@ impl From<Hash> for String {
     }
 }
 
-/// The end of a log: how many records, and the hash of the last. Keep it elsewhere, and a cut end shows.
+/// The end of a log: the number of records, and the hash of the last. A head that is kept elsewhere shows whether
+/// the end of the log was cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// How many records there are; the last one's `seq`.
+    /// The number of records, which is the `seq` of the last.
     pub seq: u64,
-    /// The last one's hash.
+    /// The hash of the last record.
     pub hash: Hash,
 }
 
@@ -143,7 +164,7 @@ impl Head {
     pub const EMPTY: Self = Self { seq: 0, hash: Hash::ZERO };
 }
 
-/// One record of the log.
+/// A record of the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditRecord {
@@ -151,7 +172,7 @@ pub struct AuditRecord {
     pub seq: u64,
     /// The hash of the record before.
     pub prev: Hash,
-    /// What happened.
+    /// The event.
     pub event: AuditEvent,
     /// SHA-256 of the line `{"seq":…,"prev":…,"event":…}`.
     pub hash: Hash,
@@ -166,19 +187,19 @@ struct Hashed<'a> {
 }
 
 impl AuditRecord {
-    /// The record that follows `head`.
+    /// Makes the record that follows `head`.
     pub fn following(head: &Head, event: AuditEvent) -> Self {
         let (seq, prev) = (head.seq + 1, head.hash);
         let hash = hash_of(seq, &prev, &event);
         Self { seq, prev, event, hash }
     }
 
-    /// The head of a log that ends with this record.
+    /// Returns the head of a log that ends with this record.
     pub fn head(&self) -> Head {
         Head { seq: self.seq, hash: self.hash }
     }
 
-    /// The record as its one line, without the line end.
+    /// Formats the record as its one line, without the line end.
     pub fn to_line(&self) -> String {
         json(self)
     }
@@ -188,7 +209,8 @@ fn hash_of(seq: u64, prev: &Hash, event: &AuditEvent) -> Hash {
     Hash::of(json(&Hashed { seq, prev, event }).as_bytes())
 }
 
-/// Text keys, no floats, no foreign `Serialize`: there is nothing here that JSON cannot write.
+/// Formats a value as JSON. The values here have text keys, no floats and no foreign `Serialize`, so JSON can
+/// express them.
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
@@ -199,7 +221,7 @@ fn json(value: &impl Serialize) -> String {
 pub struct Broken {
     /// The line, counted from 1.
     pub line: u64,
-    /// What is wrong there.
+    /// The problem.
     pub problem: String,
 }
 
@@ -217,7 +239,7 @@ impl Default for Verifier {
 }
 
 impl Verifier {
-    /// Takes the next line, without its line end.
+    /// Verifies the next line, without its line end.
     ///
     /// # Errors
     /// The line is not exactly what the broker wrote after the line before it.
@@ -243,7 +265,7 @@ impl Verifier {
         Ok(record)
     }
 
-    /// Where the log ends so far.
+    /// Returns the head of the lines so far.
     pub fn head(&self) -> Head {
         self.head
     }

@@ -13,11 +13,11 @@ pub struct SourceRange<E> {
     pub first: IpAddr,
     /// The last address, of the same family and not before the first.
     pub last: IpAddr,
-    /// When it ends: a time on whatever clock the caller uses.
+    /// The end: a time on the caller's clock.
     pub end: E,
 }
 
-/// Flattens prefixes of either family. The result is sorted (IPv4 first), its ranges are disjoint, and at every
+/// Flattens prefixes of both families. The result is sorted (IPv4 first), its ranges are disjoint, and at every
 /// instant it admits exactly the addresses that the prefixes admit. Touching ranges with one end are joined.
 pub fn flatten<E: Ord + Copy>(prefixes: impl IntoIterator<Item = (SourcePrefix, E)>) -> Vec<SourceRange<E>> {
     let (mut v4, mut v6) = (Edges::new(), Edges::new());
@@ -35,7 +35,7 @@ pub fn flatten<E: Ord + Copy>(prefixes: impl IntoIterator<Item = (SourcePrefix, 
     ranges
 }
 
-/// Where prefixes begin and stop, by address.
+/// The prefixes that begin or stop at each address.
 type Edges<E> = BTreeMap<u128, Edge<E>>;
 
 struct Edge<E> {

@@ -1,4 +1,4 @@
-//! Grants and the state machine they live in.
+//! Grants and their state machine.
 //!
 //! ```text
 //! pending_approval -> opening -> active -> closing -> closed(expired | revoked | superseded)
@@ -6,8 +6,9 @@
 //!      denied            +--------------------+
 //! ```
 //!
-//! I5 is kept here: the only way into `active` is a confirmation by every layer, and the only way from `opening`
-//! to `failed` leads through `closing`, so that a grant that cannot open whole is rolled back whole.
+//! This module keeps I5: the only way into `active` is a confirmation by every layer, and the only way from
+//! `opening` to `failed` leads through `closing`, so that a grant that cannot open completely is rolled back
+//! completely.
 
 use std::fmt;
 use std::time::Duration;
@@ -21,40 +22,40 @@ use crate::{AccessRequest, GrantId, Justification, Principal, TargetId, Window};
 /// An authorized request, with an id, an end, and a state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
-    /// Its identifier.
+    /// The identifier.
     pub id: GrantId,
-    /// Who asked.
+    /// The principal that requested it.
     pub principal: Principal,
-    /// Why.
+    /// The reason for the request.
     pub justification: Justification,
-    /// When it was asked for.
+    /// The time of the request.
     pub requested_at: Timestamp,
-    /// How long it was asked for.
+    /// The duration that was requested.
     pub duration: Duration,
-    /// What it opens.
+    /// The windows that it opens.
     pub windows: Vec<Window>,
-    /// What becomes of it while an agent is away.
+    /// The rule for an agent that is away while the grant opens.
     pub unreachable: Unreachable,
     /// The end: fixed when opening begins, the same in both layers from the first write.
     pub not_after: Timestamp,
-    /// When an opening that no layer refused, but not every layer confirmed, is given up.
+    /// The time at which the broker gives up an opening that no layer refused but not every layer confirmed.
     pub open_by: Timestamp,
-    /// When every layer had confirmed.
+    /// The time at which the last layer confirmed the opening.
     pub opened_at: Option<Timestamp>,
-    /// When it was first to close; none in a record of a version that did not keep it.
+    /// The time from which the layers had to close it; none in a record of a version that did not keep it.
     #[serde(default)]
     pub closing_since: Option<Timestamp>,
-    /// When every layer had confirmed the end.
+    /// The time at which the last layer confirmed the end.
     pub closed_at: Option<Timestamp>,
-    /// Where it stands.
+    /// The state.
     pub state: GrantState,
 }
 
-/// Where a grant stands.
+/// The state of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum GrantState {
-    /// Waits for an approval; nothing is open, and the end is not fixed.
+    /// Waiting for an approval: nothing is open, and the end is not fixed.
     PendingApproval,
     /// Durable and audited; the layers are being opened.
     Opening,
@@ -62,31 +63,31 @@ pub enum GrantState {
     Active,
     /// The layers are being closed, for this reason.
     Closing(CloseReason),
-    /// Every layer has confirmed the end. Never left again.
+    /// Every layer has confirmed the end. Final.
     Closed(CloseReason),
-    /// An approver said no. Never left again.
+    /// An approver denied it. Final.
     Denied {
-        /// What the approver said.
+        /// The approver's reason.
         reason: String,
     },
-    /// It could not open whole, and what had opened was closed again. Never left again.
+    /// Some layer could not open it, and the other layers closed it again. Final.
     Failed {
-        /// What stood in the way.
+        /// The obstacle.
         reason: String,
     },
 }
 
-/// Why a grant closes.
+/// The reason for which a grant closes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CloseReason {
-    /// Its end was reached.
+    /// The grant has reached its end.
     Expired,
-    /// Someone revoked it.
+    /// A principal revoked it.
     Revoked {
-        /// Who.
+        /// The principal that revoked it.
         by: Principal,
-        /// Why, if they said.
+        /// The principal's reason, if given.
         reason: Option<Justification>,
     },
     /// A newer grant of the same principal opens the same windows.
@@ -94,26 +95,26 @@ pub enum CloseReason {
         /// The newer grant.
         by: GrantId,
     },
-    /// It cannot open whole and is being rolled back; it ends as failed.
+    /// Some layer cannot open it, and it is rolled back; it ends as failed.
     CannotOpen {
-        /// What stands in the way.
+        /// The obstacle.
         reason: String,
     },
 }
 
-/// What can happen to a grant.
+/// An event that can happen to a grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// An approver said yes; opening begins now.
+    /// An approver approved it; opening begins now.
     Approved,
-    /// An approver said no.
+    /// An approver denied it.
     Denied {
-        /// What they said.
+        /// The approver's reason.
         reason: String,
     },
     /// Every required layer has confirmed every window.
     Confirmed,
-    /// The grant is to close.
+    /// The grant must close.
     Close(CloseReason),
     /// Every layer has confirmed that no window of the grant is open.
     ClosedEverywhere,
@@ -125,18 +126,18 @@ pub enum Event {
 pub struct IllegalTransition {
     /// The state's word.
     pub state: &'static str,
-    /// What was tried.
+    /// The word of the event.
     pub event: &'static str,
 }
 
 impl Grant {
-    /// How long the layers of a grant have to confirm when its policy does not wait for absent agents.
+    /// The time within which the layers of a grant must confirm if its policy does not wait for absent agents.
     pub const OPEN_TIMEOUT: Duration = Duration::from_secs(30);
-    /// The same where a window has to be written into an Azure Firewall: a write of one takes three to five minutes, and
-    /// another may be under way.
+    /// The same time for a grant with a window in an Azure Firewall: a write of a firewall takes three to five
+    /// minutes, and another write may be in progress.
     pub const FIREWALL_OPEN_TIMEOUT: Duration = Duration::from_secs(900);
 
-    /// Makes the grant of an authorized request. Unless it waits for an approval, opening begins at `now`.
+    /// Creates the grant of an authorized request. Opening begins at `now` unless the grant waits for an approval.
     pub fn new(
         id: GrantId,
         principal: Principal,
@@ -165,7 +166,7 @@ impl Grant {
         grant
     }
 
-    /// The grant after the event. Pure: the caller stores the result.
+    /// Returns the grant after the event. Pure: the caller stores the result.
     ///
     /// # Errors
     /// The event cannot happen in the grant's state; nothing changes.
@@ -208,7 +209,7 @@ impl Grant {
         Ok(next)
     }
 
-    /// Gives the layers of a grant that is opening more time to confirm, or less: counted from when it was asked for.
+    /// Sets the time within which the layers of a grant that is opening must confirm, counted from its request.
     #[must_use]
     pub fn opening_within(mut self, timeout: Duration) -> Self {
         if self.state == GrantState::Opening && self.unreachable == Unreachable::Fail {
@@ -226,13 +227,13 @@ impl Grant {
         };
     }
 
-    /// Whether the layers should hold this grant's windows at `now`.
+    /// Reports whether the layers should hold this grant's windows at `now`.
     pub fn wants_open(&self, now: Timestamp) -> bool {
         matches!(self.state, GrantState::Opening | GrantState::Active) && now < self.not_after
     }
 
-    /// Since when the layers have had to close it: since its end at the latest, whoever was there to say so. None while
-    /// that is to come, and once it is over.
+    /// Returns the time from which the layers had to close the grant: its end at the latest, even if no broker ran
+    /// then. None before that time, and once the grant is over.
     pub fn closes_since(&self, now: Timestamp) -> Option<Timestamp> {
         match &self.state {
             GrantState::Closing(_) => {
@@ -246,7 +247,7 @@ impl Grant {
         }
     }
 
-    /// The targets, each once.
+    /// Returns the targets, each once.
     pub fn targets(&self) -> Vec<&TargetId> {
         let mut targets: Vec<&TargetId> = self.windows.iter().map(|window| &window.target).collect();
         targets.sort();
@@ -254,8 +255,8 @@ impl Grant {
         targets
     }
 
-    /// Whether this grant makes the older one unnecessary: same principal, every opening of it is here too, and for no
-    /// less long.
+    /// Reports whether this grant makes the older one unnecessary: it has the same principal and every window of
+    /// the older one, and ends no earlier.
     pub fn supersedes(&self, older: &Self) -> bool {
         self.id != older.id
             && self.principal.name == older.principal.name
@@ -265,12 +266,12 @@ impl Grant {
 }
 
 impl GrantState {
-    /// Whether it is never left again.
+    /// Reports whether the state is final.
     pub fn is_final(&self) -> bool {
         matches!(self, Self::Closed(_) | Self::Denied { .. } | Self::Failed { .. })
     }
 
-    /// The state's word, as it is written everywhere.
+    /// Returns the state's word, the same in every output.
     pub fn word(&self) -> &'static str {
         match self {
             Self::PendingApproval => "pending_approval",
@@ -283,7 +284,7 @@ impl GrantState {
         }
     }
 
-    /// The reason that goes with the state, in words; empty where there is none.
+    /// Returns the reason for the state; empty if it has none.
     pub fn reason(&self) -> String {
         match self {
             Self::PendingApproval | Self::Opening | Self::Active => String::new(),
@@ -306,7 +307,7 @@ impl fmt::Display for CloseReason {
 }
 
 impl Event {
-    /// What it does, as a participle.
+    /// Returns the event as a past participle.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Approved => "approved",
@@ -321,7 +322,7 @@ impl Event {
     }
 }
 
-/// `at + span`, or the end of time where that does not fit.
+/// Returns `at + span`, or the last representable time if that overflows.
 fn later(at: Timestamp, span: Duration) -> Timestamp {
     at.checked_add(span).unwrap_or(Timestamp::MAX)
 }

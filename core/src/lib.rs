@@ -1,9 +1,9 @@
 //! Postern's domain, pure: no transport, no runtime, no SDK, and no clock. Time is always an argument.
 //!
-//! A grant's way through this crate: [`request`] is a principal's wish, [`policy`] authorizes it into the
-//! windows of a [`grant`], [`plan`] says which step a grant takes next and what a layer must hold, and
-//! [`flatten`] turns overlapping windows into the disjoint ranges that a kernel set accepts. Every decision
-//! becomes an entry of the hash-chained [`audit`] log.
+//! A grant's way through this crate: a principal sends a [`request`], [`policy`] authorizes it into the windows of
+//! a [`grant`], [`plan`] decides the next step of the grant and the windows that a layer must hold, and [`flatten`]
+//! turns overlapping windows into the disjoint ranges that a kernel set accepts. Every decision becomes an entry of
+//! the hash-chained [`audit`] log.
 
 pub mod audit;
 pub mod flatten;
@@ -23,9 +23,9 @@ pub use grant::{CloseReason, Event, Grant, GrantState};
 pub use id::GrantId;
 pub use invalid::Invalid;
 pub use net::{Port, ProtectedPort, Protocol, SourcePrefix};
-pub use policy::{Layers, Mode, Policy};
+pub use policy::{Mode, Policy};
 pub use principal::{Principal, Role};
 pub use request::AccessRequest;
 pub use target::TargetId;
 pub use text::{Justification, Name};
-pub use window::Window;
+pub use window::{Layers, Window};

@@ -21,7 +21,7 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Its number in the IP header (IANA protocol numbers).
+    /// Returns the number in the IP header (IANA protocol numbers).
     pub fn number(self) -> u8 {
         match self {
             Self::Tcp => 6,
@@ -56,6 +56,8 @@ impl FromStr for Protocol {
 pub struct Port(NonZeroU16);
 
 impl Port {
+    /// Makes a port from its number.
+    ///
     /// # Errors
     /// 0, or a number past 65535.
     pub fn new(number: u32) -> Result<Self, Invalid> {
@@ -64,7 +66,7 @@ impl Port {
             .ok_or_else(|| Invalid::new("port", format!("{number} is not a port"), "use 1 to 65535"))
     }
 
-    /// The number.
+    /// Returns the number.
     pub fn get(self) -> u16 {
         self.0.get()
     }
@@ -122,43 +124,43 @@ impl From<ProtectedPort> for String {
 pub struct SourcePrefix(IpNet);
 
 impl SourcePrefix {
-    /// The prefix that holds exactly one address. An IPv4-mapped IPv6 address becomes its IPv4 address:
+    /// Makes the prefix that contains exactly one address. An IPv4-mapped IPv6 address becomes its IPv4 address:
     /// a dual-stack socket reports IPv4 peers so (RFC 4291, 2.5.5.2).
     pub fn single(address: IpAddr) -> Self {
         Self(IpNet::from(address.to_canonical()))
     }
 
-    /// Whether it holds exactly one address.
+    /// Reports whether the prefix contains exactly one address.
     pub fn is_single(&self) -> bool {
         self.0.prefix_len() == self.0.max_prefix_len()
     }
 
-    /// Whether it holds every address of its family.
+    /// Reports whether the prefix contains every address of its family.
     pub fn is_any(&self) -> bool {
         self.0.prefix_len() == 0
     }
 
-    /// Whether every address of `other` is in this prefix.
+    /// Reports whether every address of `other` is in this prefix.
     pub fn covers(&self, other: &Self) -> bool {
         self.0.contains(&other.0)
     }
 
-    /// Whether the address is in this prefix.
+    /// Reports whether the address is in this prefix.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
     }
 
-    /// The first and the last address.
+    /// Returns the first and the last address.
     pub fn bounds(&self) -> (IpAddr, IpAddr) {
         (self.0.network(), self.0.broadcast())
     }
 
-    /// Whether it is IPv4.
+    /// Reports whether the prefix is IPv4.
     pub fn is_ipv4(&self) -> bool {
         matches!(self.0, IpNet::V4(_))
     }
 
-    /// The prefix as the `ipnet` type.
+    /// Returns the prefix as the `ipnet` type.
     pub fn net(&self) -> IpNet {
         self.0
     }

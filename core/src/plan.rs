@@ -1,9 +1,20 @@
-//! The reconciler's plan: desired against observed gives the next step. Pure, so that every decision of the
-//! broker's loop can be tested without one.
+//! The reconciler's plan: the next step from the desired and the observed state. Pure, so that tests of every
+//! decision of the broker's loop need no broker.
 //!
-//! Two questions are answered here. What does a grant do next ([`next_event`])? What must a layer of a target
-//! hold ([`desired_host`], [`cloud_steps`])? Whoever asks stores the first answer before acting on the second:
-//! that order is I4.
+//! The plan answers two questions: the next event of a grant ([`next_event`]), and the windows that a layer of a
+//! target must hold ([`desired_host`], [`desired_cloud`], [`cloud_steps`]). The caller stores the first answer
+//! before it acts on the second: that order is I4.
+//!
+//! | observed of a window in a layer | a grant that opens | a grant that closes |
+//! | --- | --- | --- |
+//! | open | counts as confirmed | waits |
+//! | absent | waits until `open_by` | counts as closed |
+//! | unconfirmed | waits until `open_by` | waits |
+//! | unreachable | rolls back, or waits, as its policy says | waits if the layer may hold the window, or else counts as closed |
+//! | refused | rolls back | waits |
+//!
+//! An active grant ignores observations: the layers repair a difference, and only its end or a revocation closes
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,7 +38,7 @@ impl Layer {
     /// Both layers.
     pub const ALL: [Self; 2] = [Self::Host, Self::Cloud];
 
-    /// Its word.
+    /// Returns the layer's word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Host => "host",
@@ -35,7 +46,7 @@ impl Layer {
         }
     }
 
-    /// Whether the window needs this layer.
+    /// Reports whether the window needs this layer.
     pub fn required_by(self, window: &Window) -> bool {
         match self {
             Self::Host => window.layers.host(),
@@ -44,32 +55,33 @@ impl Layer {
     }
 }
 
-/// What is known of one window in one layer.
+/// The known state of a window in a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Observed {
-    /// The layer confirmed that it is open.
+    /// The layer confirmed that the window is open.
     Open,
-    /// The layer confirmed that it is not.
+    /// The layer confirmed that the window is not open.
     Absent,
-    /// Not known: told and not yet answered, or not heard of since a restart.
+    /// Unknown: the layer has not answered yet, or not since a restart.
     Unconfirmed,
     /// The layer cannot be reached.
     Unreachable {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
-        /// Whether it may hold the window all the same: it was told of it, or nobody knows whether it was.
+        /// True if the layer may hold the window all the same: the broker sent it the window, or cannot rule that
+        /// out.
         may_hold: bool,
     },
-    /// The layer answered that it will not.
+    /// The layer refused to open the window.
     Refused {
-        /// Why, for people.
+        /// The reason, for people.
         reason: String,
     },
 }
 
-/// The next thing that happens to the grant, if anything. `observe` answers for every required layer.
+/// Returns the next event of the grant, if any. `observe` returns the state of a window in a required layer.
 ///
-/// A grant in a final state, and one that waits for an approval, never moves by itself.
+/// A grant in a final state, or one that waits for an approval, never moves by itself.
 pub fn next_event(
     grant: &Grant,
     observe: impl Fn(&Window, Layer) -> Observed,
@@ -122,14 +134,15 @@ fn opening(grant: &Grant, observe: impl Fn(&Window, Layer) -> Observed, now: Tim
     None
 }
 
-/// Every (window, layer) that must confirm.
+/// Returns every (window, layer) that must confirm.
 fn required(grant: &Grant) -> impl Iterator<Item = (&Window, Layer)> {
     grant.windows.iter().flat_map(|window| {
         Layer::ALL.into_iter().filter(|layer| layer.required_by(window)).map(move |layer| (window, layer))
     })
 }
 
-/// When the grant must be looked at again though nothing was heard: its end, or the moment its opening is given up.
+/// Returns the time at which the reconciler must look at the grant even without an event: its end, or the end of
+/// its opening.
 pub fn next_deadline(grant: &Grant) -> Option<Timestamp> {
     match &grant.state {
         GrantState::Opening => Some(grant.open_by.min(grant.not_after)),
@@ -142,20 +155,20 @@ pub fn next_deadline(grant: &Grant) -> Option<Timestamp> {
     }
 }
 
-/// One window as the host layer holds it.
+/// A window as the host layer holds it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct HostWindow {
     /// The grant it belongs to.
     pub grant: GrantId,
     /// The port that is open.
     pub port: ProtectedPort,
-    /// Who may connect.
+    /// The source that may connect.
     pub source: SourcePrefix,
     /// The end of the grant.
     pub not_after: Timestamp,
 }
 
-/// The whole desired state of a target's host layer. What is absent is to be removed.
+/// The complete desired state of a target's host layer. The agent removes every window that is not in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DesiredHost {
     /// The protected ports and the mode.
@@ -164,7 +177,7 @@ pub struct DesiredHost {
     pub windows: BTreeSet<HostWindow>,
 }
 
-/// What the host layer of a target must hold at `now`, from the grants that touch it.
+/// Returns the desired state of a target's host layer at `now`, from the grants on the target.
 pub fn desired_host<'a>(
     target: &TargetId,
     protection: Protection,
@@ -183,7 +196,7 @@ pub fn desired_host<'a>(
     DesiredHost { protection, windows: windows.collect() }
 }
 
-/// One window as a cloud holds it: the rule carries its grant and its end, so that I2 holds with an empty store.
+/// A window as a cloud holds it: the rule carries its grant and its end, so that I2 holds with an empty store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct CloudWindow {
     /// The VM.
@@ -192,22 +205,22 @@ pub struct CloudWindow {
     pub grant: GrantId,
     /// The port that is open.
     pub port: ProtectedPort,
-    /// Who may connect.
+    /// The source that may connect.
     pub source: SourcePrefix,
     /// The end of the grant.
     pub not_after: Timestamp,
 }
 
-/// One idempotent change of a cloud's rules.
+/// An idempotent change of a cloud's rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CloudStep {
-    /// Close what should not be open. Ordered first: a port shut late is worse than one opened late.
+    /// Close these windows. Ordered first: a port that closes late is worse than one that opens late.
     Close(BTreeSet<CloudWindow>),
-    /// Open what should be.
+    /// Open these windows.
     Open(BTreeSet<CloudWindow>),
 }
 
-/// What the cloud layer of a target must hold at `now`.
+/// Returns the windows that the cloud layer of a target must hold at `now`.
 pub fn desired_cloud<'a>(
     target: &TargetId,
     grants: impl IntoIterator<Item = &'a Grant>,
@@ -216,7 +229,7 @@ pub fn desired_cloud<'a>(
     known_cloud(target, grants.into_iter().filter(|grant| grant.wants_open(now)))
 }
 
-/// Every window of these grants in the cloud layer of a target, whether or not it is to be open.
+/// Returns every window of these grants in the cloud layer of a target, whether it should be open or not.
 pub fn known_cloud<'a>(
     target: &TargetId,
     grants: impl IntoIterator<Item = &'a Grant>,
@@ -234,8 +247,8 @@ pub fn known_cloud<'a>(
     windows.collect()
 }
 
-/// The steps from what a cloud holds to what it should hold: closes first, and the windows of one grant in one step. Of
-/// the partial windows something is open, and not all: they are closed, or opened whole.
+/// Returns the steps from the observed to the desired windows of a cloud: closes first, and the windows of one
+/// grant in one step. A partial window is open in some of its rules only: it is closed, or opened completely.
 pub fn cloud_steps(
     desired: &BTreeSet<CloudWindow>,
     observed: &BTreeSet<CloudWindow>,

@@ -1,6 +1,6 @@
-//! Policies, and the one decision made from them: may this principal have these windows?
+//! Policies, and the decision that they make: whether a principal may have the windows of a request.
 //!
-//! I7 is kept here: what no policy allows is denied, and a denial says which limit was met.
+//! This module keeps I7: a request that no policy allows is denied, and the denial names the limit.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -10,59 +10,38 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::target::TargetSelector;
-use crate::{AccessRequest, Invalid, Name, Principal, ProtectedPort, Role, SourcePrefix, TargetId, Window};
+use crate::{
+    AccessRequest, Invalid, Layers, Name, Principal, ProtectedPort, Role, SourcePrefix, TargetId, Window,
+};
 
-/// The layers that must confirm before a grant is active.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Layers {
-    /// The host layer alone (the only choice for `host:` targets).
-    Host,
-    /// The cloud layer alone: the target runs no agent.
-    Cloud,
-    /// Both.
-    Both,
-}
-
-impl Layers {
-    /// Whether the host layer is among them.
-    pub fn host(self) -> bool {
-        matches!(self, Self::Host | Self::Both)
-    }
-
-    /// Whether the cloud layer is among them.
-    pub fn cloud(self) -> bool {
-        matches!(self, Self::Cloud | Self::Both)
-    }
-}
-
-/// What an agent does with a protected port that has no window.
+/// The action of an agent on traffic to a protected port without a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
-    /// Count and log what would be dropped, drop nothing.
+    /// Count and log the traffic that enforcement would drop, and drop nothing.
     Monitor,
-    /// Drop it.
+    /// Drop the traffic.
     Enforce,
 }
 
-/// What becomes of a grant whose target's agent cannot be reached while it opens.
+/// The rule for a grant whose target's agent cannot be reached while it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unreachable {
-    /// It fails at once.
+    /// The grant fails at once.
     Fail,
-    /// It stays `opening` until the agent returns or the grant's end passes.
+    /// The grant stays `opening` until the agent returns or the grant's end passes.
     Wait,
 }
 
-/// One source that a port may be opened to.
+/// A source that a port may be opened to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum AllowedSource {
-    /// `*`: the requester chooses any source, but not the whole internet at once.
+    /// `*`: the requester may choose any source except the whole internet.
     Any,
-    /// This prefix or a part of it. `0.0.0.0/0` or `::/0` here allows a request for exactly that too.
+    /// A prefix: it allows itself and every part of it. `0.0.0.0/0` or `::/0` here also allows a request for
+    /// exactly that.
     Prefix(SourcePrefix),
 }
 
@@ -109,43 +88,44 @@ impl From<AllowedSource> for String {
 pub struct PortRule {
     /// The port.
     pub port: ProtectedPort,
-    /// Who it may be opened to; a request's source must lie within one of these.
+    /// The allowed sources; a request's source must lie within one of them.
     pub sources: Vec<AllowedSource>,
     /// The longest grant, [`Policy::MIN_DURATION`] to [`Policy::MAX_DURATION`].
     pub max_duration: Duration,
 }
 
-/// For a set of targets: the protected ports and their limits.
+/// The protected ports of a set of targets, and their limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// Its name.
+    /// The name.
     pub name: Name,
     /// The targets it covers.
     pub targets: Vec<TargetSelector>,
     /// The protected ports; each port at most once.
     pub ports: Vec<PortRule>,
-    /// Who may request under this policy; empty means every requester.
+    /// The requesters that may use this policy; empty means every requester.
     pub requesters: Vec<Name>,
-    /// Whether a grant waits for an approval.
+    /// True if a grant waits for an approval.
     pub approval_required: bool,
     /// The layers that must confirm.
     pub layers: Layers,
-    /// What becomes of a grant whose agent is away.
+    /// The rule for a grant whose agent is away.
     pub unreachable: Unreachable,
-    /// What the agents of its targets do.
+    /// The mode of the agents of its targets.
     pub mode: Mode,
 }
 
 impl Policy {
-    /// The least `max_duration`: 5 minutes in the reference; 1 second here, for machines that ask for themselves.
+    /// The smallest `max_duration`: 5 minutes in the reference; 1 second here, for machines that request access for
+    /// themselves.
     pub const MIN_DURATION: Duration = Duration::from_secs(1);
-    /// The greatest `max_duration`, 24 hours, as in the reference.
+    /// The largest `max_duration`, 24 hours, as in the reference.
     pub const MAX_DURATION: Duration = Duration::from_secs(24 * 3600);
 
-    /// Checks what the types alone cannot: lists that must not be empty, bounds, duplicates.
+    /// Checks the rules that the types alone cannot express: lists that must not be empty, bounds, duplicates.
     ///
     /// # Errors
-    /// The first field that is wrong.
+    /// The first invalid field.
     pub fn checked(self) -> Result<Self, Invalid> {
         if self.targets.is_empty() {
             return Err(Invalid::new("targets", "is empty", "name a target or a prefix such as host:*"));
@@ -157,7 +137,7 @@ impl Policy {
         for (i, rule) in self.ports.iter().enumerate() {
             let field = format!("ports[{i}]");
             if !seen.insert(rule.port) {
-                let problem = format!("{} is there twice", rule.port);
+                let problem = format!("{} appears twice", rule.port);
                 return Err(Invalid::new("port", problem, "join the two rules").within(&field));
             }
             if rule.sources.is_empty() {
@@ -176,7 +156,7 @@ impl Policy {
         Ok(self)
     }
 
-    /// Whether the policy covers the target.
+    /// Reports whether the policy covers the target.
     pub fn covers(&self, target: &TargetId) -> bool {
         self.targets.iter().any(|selector| selector.covers(target))
     }
@@ -185,12 +165,14 @@ impl Policy {
         self.ports.iter().find(|rule| rule.port == port)
     }
 
-    fn admits(&self, principal: &Principal) -> bool {
-        self.requesters.is_empty() || self.requesters.contains(&principal.name)
+    /// Reports whether the principal may request access under the policy.
+    pub fn admits(&self, principal: &Principal) -> bool {
+        principal.role != Role::Reader
+            && (self.requesters.is_empty() || self.requesters.contains(&principal.name))
     }
 }
 
-/// Why a request was denied. Each names the field that met a limit and what would be allowed.
+/// The denial of a request. It names the field that met a limit, and the values that are allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{invalid}")]
 pub struct Denial {
@@ -213,12 +195,12 @@ pub enum Limit {
     Source,
     /// The duration is past the maximum.
     Duration,
-    /// Requests with these limits cannot be served yet.
+    /// The policy requires an approval, which is not available yet.
     Approval,
 }
 
 impl Limit {
-    /// A stable word for machines.
+    /// Returns a stable word for machines.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Target => "TARGET_WITHOUT_POLICY",
@@ -231,18 +213,18 @@ impl Limit {
     }
 }
 
-/// What an authorized request may open.
+/// The windows of an authorized request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authorized {
-    /// Every (target, port, source) asked for.
+    /// Every (target, port, source) of the request.
     pub windows: Vec<Window>,
-    /// `Wait` only where every policy involved says so.
+    /// `Wait` only if every policy involved says so.
     pub unreachable: Unreachable,
-    /// Whether any policy involved asks for an approval.
+    /// True if any policy involved requires an approval.
     pub approval_required: bool,
 }
 
-/// Decides a request: every window must be allowed by one policy that covers its target, or all is denied.
+/// Decides a request: a policy that covers its target must allow each window, or the whole request is denied.
 ///
 /// # Errors
 /// The first limit that was met, in the order target, requester, port, source, duration.
@@ -260,7 +242,7 @@ pub fn authorize(
             return deny(Limit::Target, "targets", problem, "ask an administrator to put it under a policy");
         }
         let mine: Vec<&Policy> = covering.into_iter().filter(|policy| policy.admits(principal)).collect();
-        if mine.is_empty() || principal.role == Role::Reader {
+        if mine.is_empty() {
             let problem = format!("{} may not request access to {target}", principal.name);
             return deny(
                 Limit::Requester,
@@ -290,7 +272,7 @@ pub fn authorize(
     Ok(authorized)
 }
 
-/// The policy that allows one window; one without an approval is preferred.
+/// Returns a policy that allows the window, preferably one without an approval.
 fn allowing<'a>(
     rules: &[(&'a Policy, &'a PortRule)],
     target: &TargetId,
@@ -332,8 +314,8 @@ fn deny<T>(limit: Limit, field: &str, problem: String, remedy: &str) -> Result<T
     Err(Denial { limit, invalid: Invalid::new(field, problem, remedy) })
 }
 
-/// What a target's agent must hold, from every policy that covers it: the union of the protected ports, and
-/// the strictest mode. A target under no policy protects nothing.
+/// Returns the protection of a target from every policy that covers it: the union of the protected ports, and the
+/// strictest mode. A target under no policy has no protected port.
 pub fn protection(target: &TargetId, policies: &[Policy]) -> Protection {
     let covering = policies.iter().filter(|policy| policy.covers(target));
     let mut protection = Protection { mode: Mode::Monitor, ports: BTreeSet::new() };
@@ -344,7 +326,7 @@ pub fn protection(target: &TargetId, policies: &[Policy]) -> Protection {
     protection
 }
 
-/// The protected ports of one target and what is done to those without a window.
+/// The protected ports of a target, and the mode for those without a window.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Protection {
     /// The strictest mode of the covering policies.

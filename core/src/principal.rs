@@ -1,4 +1,4 @@
-//! Principals: who asks, and in which role.
+//! Principals and their roles.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Invalid, Name};
 
-/// What a principal may do. One certificate carries one role.
+/// The rights of a principal. A certificate carries one role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
-    /// Everything: policies, agents, every grant.
+    /// May do everything: policies, agents, every grant.
     Administrator,
-    /// Asks for access within policy; sees and revokes its own grants.
+    /// Requests access within policy; sees and revokes its own grants.
     Requester,
     /// Sees everything, changes nothing.
     Reader,

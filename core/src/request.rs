@@ -1,10 +1,10 @@
-//! Requests: a principal's wish, parsed but not yet authorized.
+//! Requests of principals, parsed but not yet authorized.
 
 use std::time::Duration;
 
 use crate::{Invalid, Justification, ProtectedPort, SourcePrefix, TargetId};
 
-/// Targets x ports x sources x duration x justification.
+/// A request for access: targets x ports x sources, with a duration and a justification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessRequest {
     targets: Vec<TargetId>,
@@ -15,10 +15,10 @@ pub struct AccessRequest {
 }
 
 impl AccessRequest {
-    /// The most windows (targets x ports x sources) that one request may ask for.
+    /// The largest number of windows (targets x ports x sources) in one request.
     pub const MAX_WINDOWS: usize = 256;
 
-    /// Duplicates are dropped; order does not matter.
+    /// Makes a request. Duplicates are dropped; order does not matter.
     ///
     /// # Errors
     /// An empty list, a zero duration, a duration with a fraction of a second, more than
@@ -53,27 +53,27 @@ impl AccessRequest {
         Ok(Self { targets, ports, sources, duration, justification })
     }
 
-    /// The VMs.
+    /// Returns the VMs.
     pub fn targets(&self) -> &[TargetId] {
         &self.targets
     }
 
-    /// The ports, the same on every target.
+    /// Returns the ports, the same on every target.
     pub fn ports(&self) -> &[ProtectedPort] {
         &self.ports
     }
 
-    /// The sources, the same for every port.
+    /// Returns the sources, the same for every port.
     pub fn sources(&self) -> &[SourcePrefix] {
         &self.sources
     }
 
-    /// How long, from the moment that opening begins.
+    /// Returns the duration, which counts from the moment at which opening begins.
     pub fn duration(&self) -> Duration {
         self.duration
     }
 
-    /// Why.
+    /// Returns the justification.
     pub fn justification(&self) -> &Justification {
         &self.justification
     }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Invalid, Name};
 
-/// One VM that JIT can protect, written `host:<name>`, `aws:<account>/<region>/<instance-id>` or
+/// A VM that JIT can protect, written `host:<name>`, `aws:<account>/<region>/<instance-id>` or
 /// `azure:<ARM id of the virtual machine>`. Azure ids are case-insensitive and kept in lower case.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -34,7 +34,7 @@ pub enum TargetId {
     },
 }
 
-/// The cloud a target lives in.
+/// The cloud of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum CloudKind {
     /// Amazon EC2.
@@ -44,7 +44,7 @@ pub enum CloudKind {
 }
 
 impl TargetId {
-    /// The cloud that holds the target's cloud layer; none for a plain host.
+    /// Returns the cloud of the target's cloud layer; none for a plain host.
     pub fn cloud(&self) -> Option<CloudKind> {
         match self {
             Self::Host(_) => None,
@@ -53,7 +53,7 @@ impl TargetId {
         }
     }
 
-    /// The target as path segments of a SPIFFE id; [`Self::from_segments`] reads them back.
+    /// Returns the target as path segments of a SPIFFE id; [`Self::from_segments`] reads them back.
     pub fn segments(&self) -> Vec<&str> {
         match self {
             Self::Host(name) => vec!["host", name.as_str()],
@@ -62,7 +62,7 @@ impl TargetId {
         }
     }
 
-    /// Reads what [`Self::segments`] wrote.
+    /// Reads a target from the segments of [`Self::segments`].
     ///
     /// # Errors
     /// Segments that name no target.
@@ -186,19 +186,19 @@ impl From<TargetId> for String {
     }
 }
 
-/// Which targets a policy covers: one target, or every target whose written form starts with a prefix
-/// (`host:web-*`, `aws:123456789012/*`, `*`).
+/// A selector of the targets that a policy covers: one target, or every target whose written form starts with a
+/// prefix (`host:web-*`, `aws:123456789012/*`, `*`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum TargetSelector {
-    /// Exactly this target.
+    /// Selects this target alone.
     One(TargetId),
-    /// Every target whose written form starts so.
+    /// Selects every target whose written form starts with this prefix.
     Prefix(String),
 }
 
 impl TargetSelector {
-    /// Whether the selector covers the target.
+    /// Reports whether the selector covers the target.
     pub fn covers(&self, target: &TargetId) -> bool {
         match self {
             Self::One(one) => one == target,

@@ -1,4 +1,4 @@
-//! Text from people: bounded, without control characters, so that it is safe in a log, a tag and a terminal.
+//! Text from people: bounded, and without control characters, so that it is safe in a log, a tag and a terminal.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
 
-/// Why a principal wants access: 1 to 500 characters, no control characters, no leading or trailing blanks.
+/// A principal's reason for access: 1 to 500 characters, no control characters, no leading or trailing blanks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Justification(String);
@@ -15,6 +15,8 @@ impl Justification {
     /// The longest justification, in characters.
     pub const MAX_CHARS: usize = 500;
 
+    /// Parses a justification.
+    ///
     /// # Errors
     /// Empty or blank text, text past [`Self::MAX_CHARS`], control characters.
     pub fn new(text: &str) -> Result<Self, Invalid> {
@@ -25,7 +27,7 @@ impl Justification {
         free_text("justification", text, Self::MAX_CHARS).map(|()| Self(text.to_owned()))
     }
 
-    /// The text.
+    /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -43,6 +45,8 @@ impl Name {
     /// The longest name, in bytes.
     pub const MAX_BYTES: usize = 63;
 
+    /// Parses a name.
+    ///
     /// # Errors
     /// Empty, too long, or a character outside the set.
     pub fn new(text: &str) -> Result<Self, Invalid> {
@@ -62,13 +66,13 @@ impl Name {
         Ok(Self(text.to_owned()))
     }
 
-    /// The name.
+    /// Returns the name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Checks any other text that a person may have written and that Postern stores or logs.
+/// Checks other text that a person may have written and that Postern stores or logs.
 ///
 /// # Errors
 /// More than `max_chars` characters, or a control character.

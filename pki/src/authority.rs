@@ -1,11 +1,11 @@
 //! The certificate authority: a root that can be kept offline, and an intermediate (path length 0) that signs.
 //!
-//! Whatever a signing request asks for, the certificate carries the names written here.
+//! A certificate carries the names that the authority writes, whatever the signing request asks for.
 //!
-//! An intermediate lives for a year, and a new one takes its place while the authority signs: by [`Authority::renew`], or
-//! by [`Authority::reload`] where another program renewed it on disk. Every peer trusts the root, and every certificate
+//! An intermediate lives for a year, and a new one takes its place while the authority signs: by
+//! [`Authority::renew_if_due`], or by [`Authority::reload`] where [`Authority::renew`] made it on disk. Every peer trusts the root, and every certificate
 //! travels with the intermediate that signed it. So certificates of the old intermediate are good until their own ends,
-//! beside those of the new one, and brokers that share a root need not tell each other of their intermediates.
+//! beside those of the new one, and brokers that share a root need not know each other's intermediates.
 
 mod certificate;
 mod disk;
@@ -27,13 +27,11 @@ use self::certificate::{earlier, is_of_key, is_signed_by, later, set_validity};
 use self::disk::{Intermediate, Paths};
 use crate::credentials::{self, KeyPair};
 use crate::identity::{self, Identity, TrustDomain};
-use crate::life::{Life, is_renewal_due};
+use crate::life::{BACKDATE, Life, is_renewal_due};
 use crate::{Fingerprint, PkiError, files};
 
 /// The life of an agent's certificate.
 pub const AGENT_LIFETIME: Duration = Duration::from_secs(3600);
-/// How far certificates are backdated, for clocks that are behind.
-pub const BACKDATE: Duration = Duration::from_secs(60);
 
 /// Signs certificates.
 pub struct Authority {
@@ -56,7 +54,7 @@ struct Signer {
 pub struct Issued {
     /// The certificate and the intermediate that signed it, DER, leaf first.
     pub chain: Vec<Vec<u8>>,
-    /// When the certificate ends.
+    /// The end of the certificate.
     pub not_after: Timestamp,
 }
 
@@ -70,7 +68,7 @@ impl Authority {
     /// Makes `root.key`, `root.pem`, `intermediate.key` and `intermediate.pem` in the directory.
     ///
     /// # Errors
-    /// One of them is there already, or cannot be written.
+    /// A file exists already, or cannot be written.
     pub fn init(dir: &Path, trust_domain: &TrustDomain, now: Timestamp) -> Result<Self, PkiError> {
         let paths = Paths::of(dir);
         for path in paths.all() {
@@ -102,60 +100,80 @@ impl Authority {
         }
         let root = paths.read_root()?;
         let root_facts = CaCertificate::read(&paths.root.display().to_string(), &root)?;
-        let signer = RwLock::new(Arc::new(Signer::of(paths.read_intermediate()?, &root, &paths)?));
+        let signer = RwLock::new(Arc::new(Signer::on_disk(&paths, &root)?));
         Ok(Self { trust_domain: trust_domain.clone(), paths, root, root_facts, signer })
     }
 
-    /// Takes up the intermediate that is on disk, where that is another one. Returns whether it is.
+    /// Takes up the intermediate on disk, if it is another one. Returns whether it is.
     ///
     /// # Errors
-    /// As [`Self::load`]; the authority goes on with the intermediate that it has.
+    /// As [`Self::load`]; the authority keeps the intermediate that it has.
     pub fn reload(&self) -> Result<bool, PkiError> {
-        let found = self.paths.read_intermediate()?;
-        if found.certificate == self.signer().certificate {
-            return Ok(false);
+        let found = Signer::on_disk(&self.paths, &self.root)?;
+        let is_another = found.certificate != self.signer().certificate;
+        if is_another {
+            self.set(found);
         }
-        self.set(Signer::of(found, &self.root, &self.paths)?);
-        Ok(true)
+        Ok(is_another)
     }
 
-    /// Makes a new intermediate with the root's key, writes it durably, and signs with it from then on. A crash at any
-    /// moment leaves the old one or the new one, each whole.
+    /// Makes a new intermediate with the root's key, and writes it durably. It needs `root.pem` and the key alone: the old
+    /// intermediate may be missing or damaged. A crash at any moment leaves the old one or the new one, each whole. An
+    /// authority that is loaded takes the new one up with [`Self::reload`].
     ///
     /// # Errors
-    /// The key cannot be read, could be read by others, or is not the root's; the root is not valid at `now`; another
+    /// The key cannot be read, can be read by other users, or is not the root's; the root is not valid at `now`; another
     /// program is renewing; a file cannot be written. Nothing changes then, unless the file is `intermediate.pem`, the copy
     /// for people.
-    pub fn renew(&self, root_key: &Path, now: Timestamp) -> Result<(), PkiError> {
-        let root_key = self.root_key(root_key)?;
-        let _lock = self.paths.lock()?;
-        self.replace(root_key, now)
+    pub fn renew(
+        dir: &Path,
+        trust_domain: &TrustDomain,
+        root_key: &Path,
+        now: Timestamp,
+    ) -> Result<CaCertificate, PkiError> {
+        let paths = Paths::of(dir);
+        let root = paths.read_root()?;
+        let root_key = paths.read_root_key(root_key, &root)?;
+        let _lock = paths.lock()?;
+        let made = paths.replace_intermediate(trust_domain, &root, root_key, now)?;
+        CaCertificate::read("the new intermediate", &made)
     }
 
-    /// As [`Self::renew`], where the intermediate on disk is due at `now`: another program may have renewed it just before.
-    /// Returns whether this call did.
+    /// Renews the intermediate as [`Self::renew`] does, if the one on disk is due at `now`: another program may have
+    /// renewed it just before. Returns whether this call renewed it.
     ///
     /// # Errors
     /// As [`Self::renew`], and as [`Self::reload`].
     pub fn renew_if_due(&self, root_key: &Path, now: Timestamp) -> Result<bool, PkiError> {
-        let root_key = self.root_key(root_key)?;
+        let root_key = self.paths.read_root_key(root_key, &self.root)?;
         let _lock = self.paths.lock()?;
         self.reload()?;
         let due = self.is_renewal_due(now);
         if due {
-            self.replace(root_key, now)?;
+            let made = self.paths.replace_intermediate(&self.trust_domain, &self.root, root_key, now);
+            self.reload()?;
+            made?;
         }
         Ok(due)
     }
 
-    /// Replaces the intermediate. The caller holds the lock.
-    fn replace(&self, root_key: KeyPair, now: Timestamp) -> Result<(), PkiError> {
-        let key = KeyPair::generate()?;
-        let certificate = certificate::intermediate(&key, &self.trust_domain, &self.root, root_key, now)?;
-        self.paths.remember(&self.paths.read_intermediate()?.certificate, now)?;
-        let written = self.paths.write_intermediate(&key, &certificate);
-        self.reload()?;
-        written
+    /// Returns `intermediate.pem` if it is not a copy of the intermediate on disk: a renewal was killed between the two
+    /// files, or the copy was removed or edited.
+    pub fn stale_copy(&self) -> Option<&Path> {
+        let found = self.paths.read_intermediate().ok()?;
+        (!self.paths.is_copied(&found)).then_some(self.paths.intermediate.as_path())
+    }
+
+    /// Writes `intermediate.pem` again if it is not a copy of the intermediate on disk. Returns whether it wrote.
+    ///
+    /// # Errors
+    /// The intermediate cannot be read, the copy cannot be written, or another program is renewing.
+    pub fn mend_copy(&self) -> Result<bool, PkiError> {
+        if self.stale_copy().is_none() {
+            return Ok(false);
+        }
+        let _lock = self.paths.lock()?;
+        self.paths.mend_copy()
     }
 
     /// Checks that a file holds the root's key and that only its owner can read it.
@@ -163,15 +181,7 @@ impl Authority {
     /// # Errors
     /// As [`Self::renew`] says of the key.
     pub fn check_root_key(&self, root_key: &Path) -> Result<(), PkiError> {
-        self.root_key(root_key).map(drop)
-    }
-
-    fn root_key(&self, path: &Path) -> Result<KeyPair, PkiError> {
-        let key = credentials::load_key(path)?;
-        if is_of_key(&self.root, &key) {
-            return Ok(key);
-        }
-        Err(PkiError::WrongRootKey { path: path.to_owned(), root: self.paths.root.clone() })
+        self.paths.read_root_key(root_key, &self.root).map(drop)
     }
 
     /// Reports whether the intermediate should be renewed at `now`: see [`is_renewal_due`].
@@ -179,18 +189,18 @@ impl Authority {
         is_renewal_due(&self.signer().facts.life, &self.root_facts.life, now)
     }
 
-    /// The root's certificate.
+    /// Returns the root's certificate.
     pub fn root(&self) -> &CaCertificate {
         &self.root_facts
     }
 
-    /// The certificate of the intermediate in use.
+    /// Returns the certificate of the intermediate in use.
     pub fn intermediate(&self) -> CaCertificate {
         self.signer().facts.clone()
     }
 
-    /// The intermediates that were replaced and are valid at `now`, the newest last: certificates that they signed are good
-    /// until their own ends.
+    /// Returns the intermediates that were replaced and are valid at `now`, the newest last: certificates that they
+    /// signed are good until their own ends.
     ///
     /// # Errors
     /// The list cannot be read.
@@ -216,9 +226,9 @@ impl Authority {
         signer.sign(self.leaf_params(identity, &[], life)?, csr)
     }
 
-    /// Signs the certificate with which a broker serves under these DNS names and addresses. Where the intermediate is not
-    /// valid at `now`, the certificate is valid exactly when the intermediate is: a client then learns that it has ended, and
-    /// not only that the handshake failed.
+    /// Signs the certificate with which a broker serves under these DNS names and addresses. Where the intermediate is
+    /// not valid at `now`, the certificate is valid exactly when the intermediate is: a client then learns that it has
+    /// ended, and not only that the handshake failed.
     ///
     /// # Errors
     /// The request is malformed or not signed by its own key, or a name is neither a DNS name nor an address.
@@ -235,12 +245,12 @@ impl Authority {
         signer.sign(self.leaf_params(&Identity::Broker, names, life)?, csr)
     }
 
-    /// The roots that whoever talks to this authority's certificates must trust, DER.
+    /// Returns the roots that a peer of this authority's certificates must trust, DER.
     pub fn roots(&self) -> Vec<Vec<u8>> {
         vec![self.root.clone()]
     }
 
-    /// The root's fingerprint.
+    /// Returns the root's fingerprint.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint::of(&self.root)
     }
@@ -285,7 +295,15 @@ impl Authority {
 }
 
 impl Signer {
-    /// Makes a signer of what is on disk.
+    /// Reads the intermediate on disk.
+    fn on_disk(paths: &Paths, root: &[u8]) -> Result<Self, PkiError> {
+        let found = paths.read_intermediate().and_then(|found| Self::of(found, root, paths));
+        // A key that may have leaked keeps its own error: an operator must know before another takes its place.
+        let is_leak = |error: &PkiError| matches!(error, PkiError::ExposedKey { .. });
+        found.map_err(|error| if is_leak(&error) { error } else { PkiError::NoIntermediate(Box::new(error)) })
+    }
+
+    /// Makes a signer of an intermediate.
     fn of(found: Intermediate, root: &[u8], paths: &Paths) -> Result<Self, PkiError> {
         let Intermediate { key, certificate, from } = found;
         let from = from.display().to_string();
@@ -293,7 +311,7 @@ impl Signer {
         if !is_of_key(&certificate, &key) {
             return Err(PkiError::KeyMismatch);
         }
-        // Or it would sign certificates that no peer trusts.
+        // Otherwise the authority would sign certificates that no peer trusts.
         if !is_signed_by(&certificate, root) {
             let problem =
                 format!("{} did not sign it; put back the two that belong together", paths.root.display());
@@ -311,7 +329,7 @@ impl Signer {
         Err(PkiError::AuthorityNotValid { valid: format!("{not_before:.0} to {not_after:.0}") })
     }
 
-    /// The life of a certificate that is signed at `now`: no longer than the intermediate's own.
+    /// Returns the life of a certificate that is signed at `now`: no longer than the intermediate's own.
     fn leaf_life(&self, lifetime: Duration, now: Timestamp) -> Life {
         let not_after = later(now, lifetime).min(self.facts.life.not_after);
         Life { not_before: earlier(now, BACKDATE), not_after }

@@ -10,19 +10,19 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use crate::identity::{self, Identity, IdentityError, TrustDomain};
 use crate::{PkiError, files};
 
-/// An ECDSA P-256 key. Its `Debug` shows nothing of it.
+/// An ECDSA P-256 key. Its `Debug` shows no part of the key.
 pub struct KeyPair(pub(crate) rcgen::KeyPair);
 
 impl KeyPair {
     /// Makes a key.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The system returns no random bytes.
     pub fn generate() -> Result<Self, PkiError> {
         Ok(Self(rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?))
     }
 
-    /// A certificate signing request (PKCS #10, DER) that proves possession of the key and asks for no name.
+    /// Returns a certificate signing request (PKCS #10, DER) that proves possession of the key and asks for no name.
     ///
     /// # Errors
     /// The request cannot be signed.
@@ -48,8 +48,10 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Makes credentials of a key and its certificates.
+    ///
     /// # Errors
-    /// An empty chain or no root, a certificate that cannot be read, or one of another key.
+    /// An empty chain or no root, a certificate that cannot be read, or the certificate of another key.
     pub fn new(key: KeyPair, chain: Vec<Vec<u8>>, roots: Vec<Vec<u8>>) -> Result<Self, PkiError> {
         let leaf =
             chain.first().ok_or_else(|| PkiError::malformed("the certificate chain", "it is empty"))?;
@@ -68,7 +70,7 @@ impl Credentials {
     /// Reads `key.pem`, `cert.pem` and `roots.pem`.
     ///
     /// # Errors
-    /// A file that is missing or malformed, and a key that others can read.
+    /// A file is missing or malformed, or other users can read the key.
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
         let key = load_key(&dir.join("key.pem"))?;
         Self::new(key, load_certificates(&dir.join("cert.pem"))?, load_certificates(&dir.join("roots.pem"))?)
@@ -85,33 +87,33 @@ impl Credentials {
         files::write(&dir.join("roots.pem"), &to_pem(&self.roots), 0o644)
     }
 
-    /// From when the certificate is valid.
+    /// Returns the first moment at which the certificate is valid.
     pub fn not_before(&self) -> Timestamp {
         self.valid.0
     }
 
-    /// Until when the certificate is valid.
+    /// Returns the moment at which the certificate ends.
     pub fn not_after(&self) -> Timestamp {
         self.valid.1
     }
 
-    /// Who the certificate speaks for.
+    /// Returns the identity that the certificate names.
     ///
     /// # Errors
-    /// It names nobody of the trust domain.
+    /// The certificate names no identity of the trust domain.
     pub fn identity(&self, domain: &TrustDomain) -> Result<Identity, IdentityError> {
         Identity::of_certificate(self.leaf(), domain)
     }
 
-    /// The trust domain that the certificate itself names.
+    /// Returns the trust domain that the certificate itself names.
     ///
     /// # Errors
-    /// It carries no SPIFFE id.
+    /// The certificate carries no SPIFFE id.
     pub fn trust_domain(&self) -> Result<TrustDomain, IdentityError> {
         identity::trust_domain_of(self.leaf())
     }
 
-    /// The roots to trust, DER.
+    /// Returns the roots to trust, DER.
     pub fn roots(&self) -> &[Vec<u8>] {
         &self.roots
     }

@@ -1,8 +1,8 @@
-//! What can go wrong with keys and certificates.
+//! Errors of keys and certificates.
 
 use std::path::PathBuf;
 
-/// What can go wrong with keys and certificates.
+/// An error of keys or certificates.
 #[derive(Debug, thiserror::Error)]
 pub enum PkiError {
     /// A file cannot be read or written.
@@ -10,16 +10,16 @@ pub enum PkiError {
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The cause.
         #[source]
         source: std::io::Error,
     },
-    /// A private key can be read by others.
-    #[error("{} is open to others (mode {mode:04o}); run `chmod 600 {}` and consider the key leaked", path.display(), path.display())]
+    /// Other users can read a private key.
+    #[error("{} can be read by other users (mode {mode:04o}); run `chmod 600 {}` and consider the key leaked", path.display(), path.display())]
     ExposedKey {
         /// The file.
         path: PathBuf,
-        /// Its permission bits.
+        /// The permission bits of the file.
         mode: u32,
     },
     /// A private key is not a plain file.
@@ -28,24 +28,24 @@ pub enum PkiError {
         /// The file.
         path: PathBuf,
     },
-    /// There is a certificate authority already.
-    #[error("{} is there already; this authority was set up before", path.display())]
+    /// The directory has a certificate authority already.
+    #[error("{} exists already; this authority was set up before", path.display())]
     Exists {
         /// The file.
         path: PathBuf,
     },
-    /// A file or message does not hold what it should.
+    /// A file or message is malformed.
     #[error("{what} is malformed: {problem}")]
     Malformed {
-        /// The thing.
+        /// The name of the file or message.
         what: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// A certificate signing request is malformed or does not prove that its sender has the key.
     #[error("the certificate signing request is refused: {problem}")]
     BadRequest {
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
     /// The certificate does not belong to the private key.
@@ -56,7 +56,7 @@ pub enum PkiError {
         "the authority's intermediate certificate is not valid at this time ({valid}); run `postern-broker authority renew --root-key FILE`, or set the machine's clock where that is wrong"
     )]
     AuthorityNotValid {
-        /// From when until when it is.
+        /// The time for which the certificate is valid.
         valid: String,
     },
     /// The root cannot sign an intermediate now.
@@ -64,7 +64,7 @@ pub enum PkiError {
         "the authority's root certificate is not valid at this time ({valid}); set the machine's clock where that is wrong, or set up a new authority"
     )]
     RootNotValid {
-        /// From when until when it is.
+        /// The time for which the certificate is valid.
         valid: String,
     },
     /// A file holds another key than the root's.
@@ -75,16 +75,21 @@ pub enum PkiError {
         /// The root's certificate.
         root: PathBuf,
     },
+    /// The intermediate or its key cannot be used.
+    #[error(
+        "the authority has no intermediate that it can sign with; put intermediate.key back, or run `postern-broker authority renew --root-key FILE`, which needs root.pem and the root key alone"
+    )]
+    NoIntermediate(#[source] Box<Self>),
     /// Another program is renewing the intermediate.
     #[error("another program is renewing the authority in {}; run the command again once it is done", path.display())]
     RenewalUnderWay {
         /// The authority's directory.
         path: PathBuf,
     },
-    /// The system gave no random bytes, or a signature could not be made.
+    /// The system returned no random bytes, or a signature could not be made.
     #[error("cannot make a key, a certificate or random bytes: {problem}")]
     Crypto {
-        /// Why.
+        /// The cause.
         problem: String,
     },
     /// A TLS configuration cannot be built.
@@ -93,7 +98,7 @@ pub enum PkiError {
 }
 
 impl PkiError {
-    /// Whether the fault lies in a signing request that someone else sent.
+    /// Reports whether the fault lies in a signing request that a peer sent.
     pub fn is_bad_csr(&self) -> bool {
         matches!(self, Self::BadRequest { .. })
     }

@@ -1,4 +1,4 @@
-//! Identities: the SPIFFE id that stands in a certificate as its one URI name.
+//! Identities: the SPIFFE id that a certificate carries as its one URI name.
 //!
 //! ```text
 //! spiffe://<trust domain>/broker
@@ -15,14 +15,16 @@ use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-/// The name of the realm in which identities mean something: 1 to 255 of `a-z 0-9 . _ -` (SPIFFE-ID, 2.1).
+/// The name of the domain in which identities are valid: 1 to 255 of `a-z 0-9 . _ -` (SPIFFE-ID, 2.1).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct TrustDomain(String);
 
 impl TrustDomain {
+    /// Parses the name of a trust domain.
+    ///
     /// # Errors
-    /// Empty, too long, or another character.
+    /// The name is empty or too long, or has another character.
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b);
         if text.is_empty() || text.len() > 255 || !text.bytes().all(plain) {
@@ -58,27 +60,27 @@ impl From<TrustDomain> for String {
     }
 }
 
-/// Who a certificate speaks for.
+/// The identity that a certificate names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Identity {
     /// A broker.
     Broker,
     /// The agent of a target.
     Agent(TargetId),
-    /// A human or a service.
+    /// A person or a service.
     Principal(Principal),
 }
 
-/// A certificate that does not say who it speaks for, or says it wrongly.
+/// A certificate that names no identity of Postern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum IdentityError {
-    /// It is not a certificate.
+    /// The bytes are not a certificate.
     #[error("the certificate cannot be read")]
     Unreadable,
-    /// It has no URI name, or more than one.
+    /// The certificate has no URI name, or more than one.
     #[error("the certificate carries {count} URI names instead of one")]
     NotOneUri {
-        /// How many.
+        /// The number of URI names.
         count: usize,
     },
     /// The id belongs to another trust domain, or is no SPIFFE id at all.
@@ -98,7 +100,7 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// The id as it stands in a certificate.
+    /// Returns the id as a certificate carries it.
     pub fn to_uri(&self, domain: &TrustDomain) -> String {
         let path = match self {
             Self::Broker => "broker".to_owned(),
@@ -108,10 +110,10 @@ impl Identity {
         format!("spiffe://{domain}/{path}")
     }
 
-    /// Reads what [`Self::to_uri`] wrote.
+    /// Parses an id that [`Self::to_uri`] wrote.
     ///
     /// # Errors
-    /// Another trust domain, or a path that names nothing known.
+    /// The id is of another trust domain, or its path names no identity.
     pub fn from_uri(uri: &str, domain: &TrustDomain) -> Result<Self, IdentityError> {
         let foreign = || IdentityError::Foreign { uri: uri.to_owned(), domain: domain.clone() };
         let unknown = || IdentityError::Unknown { uri: uri.to_owned() };
@@ -132,16 +134,16 @@ impl Identity {
         }
     }
 
-    /// Who a certificate (DER) speaks for. Whether it is to be believed is the handshake's question.
+    /// Returns the identity that a certificate (DER) names. Only the handshake verifies that the certificate is genuine.
     ///
     /// # Errors
-    /// Not exactly one URI name, or one that is not ours.
+    /// The certificate has not exactly one URI name, or the name is no id of Postern in this trust domain.
     pub fn of_certificate(der: &[u8], domain: &TrustDomain) -> Result<Self, IdentityError> {
         Self::from_uri(&uri_of(der)?, domain)
     }
 }
 
-/// The one URI name of a certificate.
+/// Returns the one URI name of a certificate.
 pub(crate) fn uri_of(der: &[u8]) -> Result<String, IdentityError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
     let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
@@ -156,7 +158,7 @@ pub(crate) fn uri_of(der: &[u8]) -> Result<String, IdentityError> {
     }
 }
 
-/// The trust domain that a certificate itself names.
+/// Returns the trust domain that a certificate itself names.
 pub(crate) fn trust_domain_of(der: &[u8]) -> Result<TrustDomain, IdentityError> {
     let uri = uri_of(der)?;
     let domain = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
@@ -164,15 +166,15 @@ pub(crate) fn trust_domain_of(der: &[u8]) -> Result<TrustDomain, IdentityError> 
     domain.ok_or(IdentityError::Unknown { uri })
 }
 
-/// When a certificate (DER) ends.
+/// Returns the end of a certificate (DER).
 ///
 /// # Errors
-/// It cannot be read.
+/// The certificate cannot be read.
 pub fn not_after(der: &[u8]) -> Result<Timestamp, IdentityError> {
     validity(der).map(|(_, not_after)| not_after)
 }
 
-/// From when until when a certificate (DER) is valid.
+/// Returns the first moment at which a certificate (DER) is valid, and its end.
 pub(crate) fn validity(der: &[u8]) -> Result<(Timestamp, Timestamp), IdentityError> {
     let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
     let at = |time: x509_parser::time::ASN1Time| {
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn i7_other_ids_name_nobody() {
+    fn i7_other_ids_name_no_identity() {
         let domain = TrustDomain::default();
         for uri in [
             "spiffe://other/broker",

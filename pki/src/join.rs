@@ -1,4 +1,4 @@
-//! Join tokens: a random secret, and the fingerprint of the root that the agent is to trust at first contact.
+//! Join tokens: a random secret, and the fingerprint of the root that the agent must trust at first contact.
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,13 +16,13 @@ use crate::PkiError;
 pub struct Fingerprint(pub [u8; 32]);
 
 impl Fingerprint {
-    /// The fingerprint of a certificate (DER).
+    /// Returns the fingerprint of a certificate (DER).
     pub fn of(der: &[u8]) -> Self {
         Self(Sha256::digest(der).into())
     }
 }
 
-/// A token with which the agent of one target can enrol once. Its `Debug` shows nothing of the secret.
+/// A token with which the agent of one target can enrol once. Its `Debug` shows no part of the secret.
 pub struct JoinToken {
     secret: [u8; 32],
     fingerprint: Fingerprint,
@@ -31,13 +31,13 @@ pub struct JoinToken {
 const PREFIX: &str = "postern1";
 
 impl JoinToken {
-    /// How long a token may be good for.
+    /// The longest time for which a token may be valid.
     pub const MAX_VALIDITY: Duration = Duration::from_secs(600);
 
     /// Makes a token of 256 random bits for the authority with this root.
     ///
     /// # Errors
-    /// The system gives no random bytes.
+    /// The system returns no random bytes.
     pub fn generate(fingerprint: Fingerprint) -> Result<Self, PkiError> {
         let mut secret = [0; 32];
         rand::rngs::OsRng
@@ -46,18 +46,18 @@ impl JoinToken {
         Ok(Self { secret, fingerprint })
     }
 
-    /// The token as it is handed over. Whoever has it can enrol.
+    /// Returns the token as text. The text is a secret: its holder can enrol.
     pub fn to_text(&self) -> String {
         let encode = |bytes: &[u8]| BASE32_NOPAD.encode(bytes).to_ascii_lowercase();
         format!("{PREFIX}.{}.{}", encode(&self.secret), encode(&self.fingerprint.0))
     }
 
-    /// The SHA-256 of the secret: what the store keeps.
+    /// Returns the SHA-256 of the secret, which is all that the store keeps.
     pub fn hash(&self) -> [u8; 32] {
         Sha256::digest(self.secret).into()
     }
 
-    /// The fingerprint of the root to trust.
+    /// Returns the fingerprint of the root to trust.
     pub fn fingerprint(&self) -> Fingerprint {
         self.fingerprint
     }
@@ -67,11 +67,7 @@ impl FromStr for JoinToken {
     type Err = Invalid;
     fn from_str(text: &str) -> Result<Self, Invalid> {
         let wrong = || {
-            Invalid::new(
-                "token",
-                "is not a join token",
-                "paste the whole of what `postern agents token` printed",
-            )
+            Invalid::new("token", "is not a join token", "paste the whole output of `postern agents token`")
         };
         let decode = |part: &str| {
             let bytes = BASE32_NOPAD.decode(part.to_ascii_uppercase().as_bytes()).map_err(|_| wrong())?;

@@ -1,7 +1,7 @@
 //! Identity: the certificate authority, enrolment, and the TLS configurations of broker, agents and commands.
 //!
-//! Every certificate of Postern carries exactly one SPIFFE id, written here and never taken from a request. Private keys
-//! lie in files that only their owner can read, or nothing starts.
+//! Every certificate of Postern carries exactly one SPIFFE id, which the authority writes and never takes from a request. A
+//! program does not start with a private key that other users can read.
 
 pub mod authority;
 pub mod credentials;

@@ -1,5 +1,5 @@
-//! The life of the authority's own certificates: when the intermediate is renewed, and how near an end is. Time is an
-//! argument.
+//! The life of the authority's own certificates: the time to renew the intermediate, and the nearness of an end. Time is
+//! an argument.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,21 +9,23 @@ use jiff::Timestamp;
 use crate::{PkiError, credentials, identity};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
+/// The time by which certificates are backdated, for clocks that are behind.
+pub(crate) const BACKDATE: Duration = Duration::from_secs(60);
 /// The life of a root certificate.
 pub(crate) const ROOT_LIFETIME: Duration = DAY.saturating_mul(3650);
 /// The life of an intermediate certificate that the root's own end does not cut short.
 pub(crate) const INTERMEDIATE_LIFETIME: Duration = DAY.saturating_mul(365);
 
-/// From when until when a certificate is valid.
+/// The time for which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
-    /// The first moment at which it is valid.
+    /// The first moment at which the certificate is valid.
     pub not_before: Timestamp,
-    /// The first moment at which it is not valid any more.
+    /// The first moment at which the certificate is no longer valid.
     pub not_after: Timestamp,
 }
 
-/// How near the end of a certificate is.
+/// The nearness of a certificate's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Nearness {
     /// More than 90 days away.
@@ -51,8 +53,8 @@ impl Life {
         Ok(Self { not_before, not_after })
     }
 
-    /// Reports whether a certificate that others renew should have been renewed by `now`: less than a third of its life is
-    /// left, and at most 30 days.
+    /// Reports whether a certificate that the broker does not renew itself should have been renewed by `now`: less than a
+    /// third of its life is left, and at most 30 days.
     pub fn is_overdue(&self, now: Timestamp) -> bool {
         let left = self.not_after.duration_since(now);
         left * 3 < self.not_after.duration_since(self.not_before)
@@ -64,13 +66,18 @@ impl Life {
         (self.not_before..self.not_after).contains(&now)
     }
 
-    /// The middle of the life.
+    /// Reports whether the life has not begun at `now`: the clock is behind, or the clock of the signer was ahead.
+    pub fn is_early(&self, now: Timestamp) -> bool {
+        now < self.not_before
+    }
+
+    /// Returns the middle of the life.
     pub fn half(&self) -> Timestamp {
         let half = self.not_after.duration_since(self.not_before) / 2;
         self.not_before.checked_add(half).unwrap_or(self.not_after)
     }
 
-    /// Returns how near the end is.
+    /// Returns the nearness of the end.
     pub fn nearness(&self, now: Timestamp) -> Nearness {
         let left = Duration::try_from(self.not_after.duration_since(now)).unwrap_or_default();
         if left.is_zero() {
@@ -87,15 +94,19 @@ impl Life {
     }
 }
 
-/// Reports whether an intermediate that is signed at `now` should take the place of the present one: half of its life has
-/// passed, the root is valid, and the new one would last for at least a day longer. The root's own end bounds every
-/// intermediate, and renewing gains nothing once the present one lasts as long as the root.
+/// Reports whether an intermediate that is signed at `now` should take the place of the present one. The root must be
+/// valid, and one of two conditions must hold:
+///
+/// - Half of the life has passed, and the new one would last for at least a day longer. The root's own end bounds every
+///   intermediate, and renewing gains nothing once the present one lasts as long as the root.
+/// - The life has not begun: the clock was ahead when it was signed. Every peer refuses it until then.
 pub fn is_renewal_due(intermediate: &Life, root: &Life, now: Timestamp) -> bool {
     let longer = intermediate.not_after.checked_add(DAY).unwrap_or(Timestamp::MAX);
-    now >= intermediate.half() && root.holds(now) && intermediate_end(root, now) >= longer
+    let is_old = now >= intermediate.half() && intermediate_end(root, now) >= longer;
+    root.holds(now) && (is_old || intermediate.is_early(now))
 }
 
-/// The end of an intermediate that the root signs at `now`.
+/// Returns the end of an intermediate that the root signs at `now`.
 pub(crate) fn intermediate_end(root: &Life, now: Timestamp) -> Timestamp {
     now.checked_add(INTERMEDIATE_LIFETIME).unwrap_or(Timestamp::MAX).min(root.not_after)
 }
@@ -118,7 +129,19 @@ mod tests {
         for (now, due) in [(0, false), (182, false), (183, true), (300, true), (366, true), (900, true)] {
             assert_eq!(is_renewal_due(&intermediate, &root, day(now)), due, "day {now}");
         }
-        assert!(!is_renewal_due(&life(10, 376), &root, day(1)), "a clock that is behind is no reason");
+    }
+
+    #[test]
+    fn an_intermediate_whose_life_has_not_begun_is_due_at_once_and_its_successor_is_not() {
+        let (ahead, root) = (life(240, 605), life(0, 3650));
+        for now in [0, 1, 239] {
+            assert!(is_renewal_due(&ahead, &root, day(now)), "day {now}");
+            let successor = Life { not_before: day(now), not_after: intermediate_end(&root, day(now)) };
+            assert!(!is_renewal_due(&successor, &root, day(now)), "day {now}");
+        }
+        assert!(!is_renewal_due(&ahead, &root, day(240)));
+        assert!(is_renewal_due(&life(3400, 3650), &root, day(3390)), "also where the root ends it");
+        assert!(!is_renewal_due(&ahead, &life(10, 3660), day(9)), "a root that is not valid signs nothing");
     }
 
     #[test]
@@ -158,7 +181,8 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_that_others_renew_is_overdue_in_the_last_third_of_its_life_or_the_last_30_days() {
+    fn a_certificate_that_the_broker_does_not_renew_is_overdue_in_the_last_third_of_its_life_or_the_last_30_days()
+     {
         for (life, now, overdue) in [
             (life(0, 365), 334, false),
             (life(0, 365), 335, true),

@@ -1,15 +1,15 @@
-//! When to renew a certificate.
+//! The time to renew a certificate.
 
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 
-/// How long after its end an agent's certificate is still good for one thing: to be renewed. A machine that was off for
-/// weeks, or a broker that was down for longer than a certificate lives, is no reason to enrol a fleet anew.
+/// The time after its end for which an agent's certificate is still good for one thing: its renewal. Agents whose machines
+/// were off for weeks, or whose broker was down for longer than a certificate's life, need not be enrolled again.
 pub const GRACE: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// At half life, give or take a tenth of it: `spread` (0.0 to 1.0, chosen at random by the caller) keeps a fleet that
-/// enrolled at once from renewing at once.
+/// Returns the time to renew: at half of the life, up to a tenth of it earlier or later. `spread` (0.0 to 1.0, chosen at
+/// random by the caller) keeps agents that enrolled at the same time from renewing at the same time.
 pub fn renew_at(not_before: Timestamp, not_after: Timestamp, spread: f64) -> Timestamp {
     let life = not_after.duration_since(not_before).as_secs_f64();
     let share = 0.4 + 0.2 * spread.clamp(0.0, 1.0);

@@ -1,5 +1,5 @@
-//! TLS configurations: 1.3 only, HTTP/2, certificates of our own authority, and on the client's side the broker's
-//! SPIFFE id besides its name.
+//! TLS configurations: 1.3 only, HTTP/2, and certificates of Postern's own authority. A client checks the broker's SPIFFE
+//! id besides its name.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -25,30 +25,32 @@ use crate::{Fingerprint, PkiError};
 const VERSIONS: &[&SupportedProtocolVersion] = &[&rustls::version::TLS13];
 const ALPN: &[u8] = b"h2";
 
-/// What a broker serves with; it can be replaced while it serves.
+/// The identity with which a broker serves; the broker can replace it while it serves.
 #[derive(Clone)]
 pub struct ServerIdentity {
-    current: Arc<Served>,
+    current: Arc<ServedCertificate>,
 }
 
-struct Served {
+struct ServedCertificate {
     certified: RwLock<Arc<CertifiedKey>>,
     roots: RootCertStore,
     domain: TrustDomain,
 }
 
 impl ServerIdentity {
+    /// Makes an identity of credentials.
+    ///
     /// # Errors
-    /// The key cannot be used, or the certificate names nobody.
+    /// The key cannot be used, or the certificate names no identity.
     pub fn new(credentials: Credentials) -> Result<Self, PkiError> {
         let roots = root_store(credentials.tls_roots())?;
         let domain =
             credentials.trust_domain().map_err(|error| PkiError::malformed("the certificate", error))?;
         let certified = RwLock::new(certified(&credentials)?);
-        Ok(Self { current: Arc::new(Served { certified, roots, domain }) })
+        Ok(Self { current: Arc::new(ServedCertificate { certified, roots, domain }) })
     }
 
-    /// Serves with other credentials from the next handshake on.
+    /// Replaces the credentials from the next handshake on.
     ///
     /// # Errors
     /// The key cannot be used; nothing changes.
@@ -64,21 +66,22 @@ impl fmt::Debug for ServerIdentity {
     }
 }
 
-impl fmt::Debug for Served {
+impl fmt::Debug for ServedCertificate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Served(..)")
+        f.write_str("ServedCertificate(..)")
     }
 }
 
-impl ResolvesServerCert for Served {
+impl ResolvesServerCert for ServedCertificate {
     fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         Some(Arc::clone(&self.certified.read().unwrap_or_else(PoisonError::into_inner)))
     }
 }
 
-/// The broker's side. A client may come without a certificate (it has none before it enrolled), but one that it shows
-/// must be good; an agent's may have ended within [`GRACE`], and whoever serves must look at its end, because it is good
-/// for a renewal and nothing else. No sessions are kept for resumption: an idle connection should cost little.
+/// Returns the broker's configuration. A client may have no certificate (before it has enrolled), but a certificate that it
+/// shows must be valid. An agent's may have ended within [`GRACE`]: the broker must check its end, because such a
+/// certificate is good for its renewal and nothing else. The broker keeps no sessions for resumption: an idle connection
+/// should cost little.
 ///
 /// # Errors
 /// The configuration cannot be built.
@@ -99,7 +102,8 @@ pub fn server_config(identity: &ServerIdentity) -> Result<Arc<ServerConfig>, Pki
     Ok(Arc::new(config))
 }
 
-/// The side of an agent or a command: shows its own certificate, and trusts a broker of its own trust domain.
+/// Returns the configuration of an agent or a command, which shows its own certificate and trusts a broker of its own trust
+/// domain.
 ///
 /// # Errors
 /// The credentials cannot be used.
@@ -112,10 +116,10 @@ pub fn client_config(credentials: &Credentials) -> Result<Arc<ClientConfig>, Pki
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_client_auth_cert(credentials.tls_chain(), credentials.tls_key())?;
-    Ok(finished(config))
+    Ok(with_http2(config))
 }
 
-/// The side of an agent that has no certificate yet: trusts a chain that leads to the root with this fingerprint.
+/// Returns the configuration of an agent that has no certificate yet, and trusts a chain to the root with this fingerprint.
 ///
 /// # Errors
 /// The configuration cannot be built.
@@ -125,16 +129,16 @@ pub fn pinned_client_config(fingerprint: Fingerprint) -> Result<Arc<ClientConfig
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(PinnedVerifier { fingerprint }))
         .with_no_client_auth();
-    Ok(finished(config))
+    Ok(with_http2(config))
 }
 
-fn finished(mut config: ClientConfig) -> Arc<ClientConfig> {
+fn with_http2(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
 }
 
-/// Checks a client's certificate as usual, and lets in an agent whose certificate ended not long ago.
+/// The check of a client's certificate: the usual one, but an agent whose certificate ended within the grace is admitted.
 #[derive(Debug)]
 struct ClientVerifier {
     inner: Arc<dyn ClientCertVerifier>,
@@ -142,7 +146,7 @@ struct ClientVerifier {
 }
 
 impl ClientVerifier {
-    /// The last second of an agent's certificate that ended within the grace.
+    /// Returns the last second of an agent's certificate that ended within the grace.
     fn last_second(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
         if !matches!(Identity::of_certificate(leaf, &self.domain), Ok(Identity::Agent(_))) {
             return None;
@@ -205,8 +209,8 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Checks the broker's certificate as usual, and that it carries the broker's SPIFFE id: an agent's certificate, though
-/// of the same authority, serves nobody.
+/// The check of the broker's certificate: the usual one, and that it carries the broker's SPIFFE id, because an agent has a
+/// certificate of the same authority and must not serve.
 #[derive(Debug)]
 struct BrokerVerifier {
     inner: Arc<WebPkiServerVerifier>,
@@ -250,8 +254,9 @@ impl ServerCertVerifier for BrokerVerifier {
     }
 }
 
-/// Finds the pinned root in the chain that the broker shows, and then checks the chain as usual, and that it is a
-/// broker's: the join token goes to nobody else. The token names no trust domain, so the certificate's own is taken.
+/// The check of an enrolling agent: finds the pinned root in the chain that the broker shows, checks the chain as usual, and
+/// that it is a broker's, because only a broker may receive the join token. The token names no trust domain, so the
+/// check takes the certificate's own.
 #[derive(Debug)]
 struct PinnedVerifier {
     fingerprint: Fingerprint,
@@ -323,7 +328,8 @@ fn root_store(roots: Vec<CertificateDer<'static>>) -> Result<RootCertStore, PkiE
     Ok(store)
 }
 
-/// The chain that is served ends with the root, so that a client that only knows its fingerprint can find it.
+/// Returns the key and the chain to serve. The chain ends with the root, so that a client that only knows its fingerprint
+/// can find it.
 fn certified(credentials: &Credentials) -> Result<Arc<CertifiedKey>, PkiError> {
     let key = provider().key_provider.load_private_key(credentials.tls_key())?;
     let chain = credentials.tls_chain().into_iter().chain(credentials.tls_roots()).collect();

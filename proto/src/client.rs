@@ -1,4 +1,4 @@
-//! The one way in which agents and commands connect to a broker: HTTP/2 over the caller's own TLS configuration.
+//! The connection of agents and commands to a broker: HTTP/2 over the caller's own TLS configuration.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,20 +10,20 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-/// How long a connection may take to be made, TLS included.
+/// The longest time to make a connection, TLS included.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a quiet connection is probed, and how long a probe may go unanswered.
+/// The interval of probes on a quiet connection, and the longest wait for the answer to one.
 pub const KEEPALIVE: Duration = Duration::from_secs(5);
 
 /// A broker's address that is not `https://host:port`.
 #[derive(Debug, thiserror::Error)]
 #[error("{address:?} is not a broker's address; write https://host:port")]
 pub struct BadAddress {
-    /// What was given.
+    /// The given address.
     pub address: String,
 }
 
-/// Connects on first use, and again after a failure.
+/// Returns a channel that connects on first use, and again after a failure.
 ///
 /// # Errors
 /// The address has another form than `https://host:port`.
@@ -45,7 +45,7 @@ pub fn channel(address: &str, tls: Arc<ClientConfig>) -> Result<Channel, BadAddr
             connector.connect(name, tcp).await.map(TokioIo::new)
         }
     });
-    // The TLS is ours, so the endpoint itself must not be told of it: tonic sees plain HTTP/2 over our stream.
+    // The connector does TLS itself, so the endpoint gets a plain address: tonic sees HTTP/2 over the connector's stream.
     let plain = Endpoint::from_shared(address.replacen("https", "http", 1)).map_err(|_| bad())?;
     Ok(plain
         .connect_timeout(CONNECT_TIMEOUT)

@@ -8,13 +8,20 @@ pub mod convert;
 pub mod status;
 
 /// The generated messages, clients and servers.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, rust_2018_idioms)]
-#[allow(clippy::wildcard_enum_match_arm)]
+#[allow(
+    missing_docs,
+    unreachable_pub,
+    clippy::all,
+    clippy::pedantic,
+    clippy::wildcard_enum_match_arm,
+    rust_2018_idioms,
+    reason = "prost and tonic write this code"
+)]
 pub mod v1 {
     tonic::include_proto!("postern.v1");
 }
 
-/// The metadata key of RequestAccess under which a caller's own token for a cloud is sent, as an ASCII value.
+/// The metadata key of RequestAccess for the caller's own token for a cloud, as an ASCII value.
 pub const CALLER_TOKEN: &str = "postern-caller-token";
 
 /// The encoded descriptors of every `.proto` file, for reflection and for tests that walk every RPC.

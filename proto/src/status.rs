@@ -9,12 +9,12 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 /// The `domain` of every `ErrorInfo` that Postern sends.
 pub const DOMAIN: &str = "postern";
 
-/// Malformed input: INVALID_ARGUMENT with a field violation.
+/// Returns the status of malformed input: INVALID_ARGUMENT with a field violation.
 pub fn invalid(invalid: &Invalid) -> Status {
     with_field(Code::InvalidArgument, "INVALID_ARGUMENT", invalid)
 }
 
-/// Any error about one field: the code, a stable reason for machines, the field and the remedy.
+/// Returns the status of an error about one field: the code, a stable reason for machines, the field and the remedy.
 pub fn with_field(code: Code, reason: &str, invalid: &Invalid) -> Status {
     let description = format!("{}; {}", invalid.problem, invalid.remedy);
     let mut details = ErrorDetails::with_bad_request_violation(invalid.field.clone(), description);
@@ -22,7 +22,7 @@ pub fn with_field(code: Code, reason: &str, invalid: &Invalid) -> Status {
     Status::with_error_details(code, invalid.to_string(), details)
 }
 
-/// Any error about the whole call: the code, a stable reason for machines, and words.
+/// Returns the status of an error about the whole call: the code, a stable reason for machines, and a message.
 pub fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {
     let details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     Status::with_error_details(code, message, details)

@@ -7,25 +7,25 @@ use std::process::{Command, Output};
 use crate::binaries::binary;
 use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
+use crate::netns::{Netns, tied};
 use crate::process::Process;
-use crate::room::{Room, tied};
 
 /// An agent. It runs from [`Agent::run`] on, until it is killed or dropped.
 #[derive(Debug)]
 pub struct Agent {
     dir: PathBuf,
-    room: Room,
+    netns: Netns,
     starts: u32,
     clock: Option<FakeTime>,
     process: Option<Process>,
 }
 
 impl Agent {
-    /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker was heard.
+    /// Makes an agent's directory with a configuration; `bootstrap` are the ports to protect before a broker has answered.
     pub fn new(host: &Host, broker: &str, dir: &Path, bootstrap: &[&str]) -> Self {
         fs::create_dir_all(dir).expect("a directory can be made");
         let agent =
-            Self { dir: dir.to_owned(), room: host.room().clone(), starts: 0, clock: None, process: None };
+            Self { dir: dir.to_owned(), netns: host.netns().clone(), starts: 0, clock: None, process: None };
         let mut config = format!("broker = {broker:?}\nstate_dir = {:?}\n", agent.state_dir());
         if !bootstrap.is_empty() {
             config.push_str(&format!("[bootstrap]\nports = {bootstrap:?}\n"));
@@ -47,7 +47,7 @@ impl Agent {
         self.run_as(self.program());
     }
 
-    /// Lets its commands, and the agent from its next start on, live by this clock.
+    /// Lets the agent's commands, and the agent from its next start on, live by this clock.
     pub fn live_by(&mut self, clock: &FakeTime) {
         self.clock = Some(clock.clone());
     }
@@ -65,10 +65,10 @@ impl Agent {
         command.arg("--config").arg(self.config()).arg("run");
         self.starts += 1;
         let log = self.dir.join(format!("run-{}.log", self.starts));
-        self.process = Some(Process::start("postern-agent", &self.room, command, &log));
+        self.process = Some(Process::start("postern-agent", &self.netns, command, &log));
     }
 
-    /// Puts lines before the first section of its configuration. They count from its next start on.
+    /// Puts lines before the first section of the agent's configuration. They count from its next start on.
     ///
     /// # Panics
     /// The file cannot be changed.
@@ -77,7 +77,7 @@ impl Agent {
         fs::write(self.config(), format!("{lines}{config}")).expect("the configuration can be written");
     }
 
-    /// Kills it, if it runs, and starts it again.
+    /// Kills the agent, if it runs, and starts it again.
     pub fn restart(&mut self) {
         self.process = None;
         self.run();
@@ -91,7 +91,7 @@ impl Agent {
         self.process.as_mut().expect("the agent was started")
     }
 
-    /// What it has printed since it was last started.
+    /// Returns what the agent has printed since its last start.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
@@ -100,7 +100,7 @@ impl Agent {
     pub fn command(&self, arguments: &[&str]) -> Output {
         let mut command = self.program();
         command.arg("--config").arg(self.config()).args(arguments);
-        self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
+        self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern-agent: {error}"))
     }
 
     /// Runs one of its commands, which must succeed.
@@ -111,12 +111,12 @@ impl Agent {
         succeeded(&format!("postern-agent {}", arguments.join(" ")), &self.command(arguments))
     }
 
-    /// Its configuration file.
+    /// The path of the agent's configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("agent.toml")
     }
 
-    /// Its state directory.
+    /// The path of the agent's state directory.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.join("state")
     }

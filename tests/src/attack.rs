@@ -17,28 +17,29 @@ use tokio::time::sleep;
 use tokio_stream::StreamExt as _;
 
 use crate::broker::Broker;
-use crate::room::Running;
+use crate::netns::Running;
 use crate::stranger::{
     END_HEADERS, END_STREAM, ENROLL, Frames, INDEXED, Stranger, WATCH, frame, grpc, indexing_headers, kind,
 };
 
-/// How many watches are asked for on one connection.
+/// The number of watches that are asked for on one connection.
 const WATCHES: u32 = 150_000;
-/// How many bodies are begun, on how many connections.
+/// The number of bodies that are begun, and the number of their connections.
 const BODIES: usize = 1_000;
 const BODY_CONNECTIONS: usize = 100;
-/// How long each of them says that it is, and how much of it is sent: a broker without limits takes 4 MiB.
+/// The length that each of these bodies announces, and the part of it that is sent: a broker without limits takes 4 MiB.
 const BODY: u32 = 4 * 1024 * 1024 - 1;
 const CHUNK: &[u8] = &[0; 64 * 1024];
 const CHUNKS: usize = 63;
-/// How many smaller bodies are begun, on how many connections: as many as the limits of a broker allow, and as long.
+/// The number of smaller bodies that are begun, and the number of their connections: as many and as long as a broker's
+/// limits allow.
 const SMALL_BODIES: usize = 2_000;
 const SMALL_CONNECTIONS: usize = 250;
 const SMALL_BODY: u32 = 16 * 1024;
 const SMALL_CHUNK: &[u8] = &[0; 16 * 1024 - 1];
-/// How many connections are silent.
+/// The number of silent connections.
 const SILENT: usize = 512;
-/// How many connections are idle.
+/// The number of idle connections.
 const IDLE: usize = 1_000;
 /// The pause before a connection that the broker ended is made again.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -65,7 +66,7 @@ pub struct Attacking {
     seen: Arc<Seen>,
 }
 
-/// How far the attack has come.
+/// The progress of the attack.
 #[derive(Debug, Default)]
 struct Seen {
     /// Units of the attack that were sent; each counts once, also where the broker ended it.
@@ -88,7 +89,7 @@ impl Attack {
         }
     }
 
-    /// How many units it sends.
+    /// The number of units that the attack sends.
     pub fn size(self) -> usize {
         match self {
             Self::Watches => WATCHES as usize,
@@ -99,12 +100,12 @@ impl Attack {
         }
     }
 
-    /// Begins; the connections are shared out among the strangers.
+    /// Begins the attack; the connections are shared out among the strangers.
     pub fn start(self, strangers: &[Stranger]) -> Attacking {
         let seen = Arc::new(Seen::default());
         let (shared, strangers) = (Arc::clone(&seen), strangers.to_vec());
-        let room = strangers[0].room().clone();
-        let running = room.start(async move {
+        let netns = strangers[0].netns().clone();
+        let running = netns.start(async move {
             let mut all = JoinSet::new();
             let connections = match self {
                 Self::Watches => 1,
@@ -137,12 +138,12 @@ impl Attack {
 }
 
 impl Attacking {
-    /// How many units of the attack were sent.
+    /// The number of units of the attack that were sent.
     pub fn sent(&self) -> usize {
         self.seen.sent.load(Ordering::Relaxed)
     }
 
-    /// How many bytes were sent, before TLS.
+    /// The number of bytes that were sent, before TLS.
     pub fn bytes(&self) -> u64 {
         self.seen.bytes.load(Ordering::Relaxed)
     }

@@ -3,22 +3,22 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use postern_arm_double::{Arm, Lab, Vm};
+use postern_azure_sim::{AzureSim, Lab, Vm};
 use postern_core::Role;
 use postern_proto::v1;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use crate::agent::Agent;
-use crate::asks::{Ask, a_policy, an_ask};
 use crate::broker::Broker;
+use crate::builders::{RequestBuilder, a_policy, a_request};
 use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::{Host, Net};
-use crate::room::Running;
+use crate::netns::Running;
 use crate::world::TCP;
 
-/// Where the double listens, on the broker's host.
+/// The double's address, on the broker's host.
 const DOUBLE: &str = "127.0.0.1:5002";
 /// The subscription of every world.
 pub const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
@@ -29,7 +29,7 @@ pub const FIREWALL: &str = "203.0.113.1";
 #[derive(Debug)]
 pub struct Azure {
     /// The double.
-    pub arm: Arm,
+    pub arm: AzureSim,
     /// A resource group in it.
     pub lab: Lab,
     #[allow(dead_code, reason = "it serves until it is dropped")]
@@ -39,11 +39,11 @@ pub struct Azure {
 impl Azure {
     /// Starts an empty one, in which the broker is known.
     pub fn start(host: &Host) -> Self {
-        let arm = Arm::new();
+        let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
-        let (served, room) = (arm.clone(), host.room());
-        let listener = room.run(async { TcpListener::bind(DOUBLE).await.expect("the address is free") });
-        let serving = room.start(async move {
+        let (served, netns) = (arm.clone(), host.netns());
+        let listener = netns.run(async { TcpListener::bind(DOUBLE).await.expect("the address is free") });
+        let serving = netns.start(async move {
             served.serve(listener).await.expect("connections can be accepted");
         });
         let lab = Lab::new(&arm, SUBSCRIPTION, "Web");
@@ -63,7 +63,7 @@ impl Azure {
     }
 }
 
-/// Everything that a scenario with Azure needs. What is dropped first stands first.
+/// The world of a scenario with Azure. What is dropped first stands first.
 #[derive(Debug)]
 pub struct AzureWorld {
     /// The administrator, on the broker's host.
@@ -83,24 +83,24 @@ pub struct AzureWorld {
     dir: TempDir,
 }
 
-/// What a world is to be like.
+/// The options of a world.
 #[derive(Debug, Clone, Copy)]
 pub struct AzureOptions<'a> {
-    /// What the policy requires.
+    /// The layers that the policy requires.
     pub layers: v1::Layers,
-    /// Whether the machine is behind an Azure Firewall. The host mallory then stands for an address of its subnet.
+    /// True if the machine is behind an Azure Firewall. The host mallory then stands for an address of its subnet.
     pub firewall: bool,
-    /// Whether the machine is to be under lockdown.
+    /// True if the machine is under lockdown.
     pub locked: bool,
-    /// Further lines of the section `[azure]`.
+    /// The further lines of the section `[azure]`.
     pub more: &'a str,
-    /// Further sections.
+    /// The further sections of the broker's configuration.
     pub sections: &'a str,
 }
 
 impl AzureWorld {
-    /// One machine under lockdown behind the groups of its subnet and its interface, and a policy that requires these
-    /// layers. A sweep happens every two seconds.
+    /// Builds a world of one machine under lockdown behind the groups of its subnet and its interface, and a policy that
+    /// requires these layers. A sweep happens every two seconds.
     pub fn new(layers: v1::Layers) -> Self {
         Self::with(AzureOptions { layers, firewall: false, locked: true, more: "", sections: "" })
     }
@@ -143,8 +143,8 @@ impl AzureWorld {
     }
 
     /// A request for SSH on the machine, from alice's host.
-    pub fn ask(&self) -> Ask {
-        an_ask().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
+    pub fn ask(&self) -> RequestBuilder {
+        a_request().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
     }
 
     /// The `postern` command as the administrator would run it.
@@ -157,12 +157,12 @@ impl AzureWorld {
         Cli::new(&self.net.alice, self.broker.url(), self.alice.identity())
     }
 
-    /// Whether the groups let a connection in to port 22 of the machine.
+    /// Reports whether the groups let a connection in to port 22 of the machine.
     pub fn admits(&self, from: IpAddr) -> bool {
         self.azure.arm.admits(from, &self.vm.interface, "Tcp", TCP).admitted
     }
 
-    /// Whether the groups let alice in.
+    /// Reports whether the groups let alice in.
     pub fn is_open(&self) -> bool {
         self.admits(self.net.alice.v4())
     }

@@ -1,4 +1,4 @@
-//! A load balancer as simple as they come: TCP, round robin over the backends that accept. Unless it is told where to ask, it
+//! A load balancer as simple as they come: TCP, round robin over the backends that accept. Unless it has an address to ask, it
 //! looks at no health: a backend that hangs gets its share.
 
 use std::net::SocketAddr;
@@ -15,12 +15,12 @@ use tokio::time::timeout;
 use crate::net::Host;
 use crate::relay::{Line, join};
 
-/// How long a backend may take to accept.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How often a backend is asked whether it is ready.
-const ASK_EVERY: Duration = Duration::from_millis(500);
-/// How long a backend may take to say that it is ready, on a machine that is busy.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// The time within which a backend must accept a connection.
+const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);
+/// The interval at which the balancer asks a backend whether it is ready.
+const HEALTH_INTERVAL: Duration = Duration::from_millis(500);
+/// The time within which a backend must answer that it is ready, on a machine that is busy.
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A load balancer. It ends when it is dropped.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ pub struct Balancer {
 #[derive(Debug)]
 struct Backend {
     address: SocketAddr,
-    /// Where `/readyz` is, if it is asked for that.
+    /// The address of `/readyz`, if the balancer asks the backend for that.
     health: Option<SocketAddr>,
     is_ready: AtomicBool,
     taken: AtomicUsize,
@@ -49,8 +49,8 @@ impl Balancer {
         Self::over(host, port, backends.into_iter().map(|address| (address, None)))
     }
 
-    /// The same, with the address of each backend's `/readyz`: one that does not say that it is ready is given no new
-    /// connection, as long as another one does. Those that it has stay.
+    /// Listens likewise, with the address of each backend's `/readyz`: one that does not say that it is ready is given no
+    /// new connection, as long as another one does. Those that it has stay.
     ///
     /// # Panics
     /// The port is taken.
@@ -74,25 +74,25 @@ impl Balancer {
             taken: AtomicUsize::new(0),
         };
         let backends: Arc<Vec<_>> = Arc::new(backends.map(backend).collect());
-        let listener = host.room().run(TcpListener::bind((host.v4(), port)));
+        let listener = host.netns().run(TcpListener::bind((host.v4(), port)));
         let (line, seen) = watch::channel(Line::Whole);
         let listener = listener.expect("the balancer's address is free");
-        host.room().start(serve(listener, Arc::clone(&backends), seen));
+        host.netns().start(serve(listener, Arc::clone(&backends), seen));
         Self { url: format!("https://{}:{port}", host.v4()), backends, line }
     }
 
-    /// Where it is reached.
+    /// The URL of the balancer.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// How many connections each backend has been given.
+    /// Returns the number of connections that each backend was given.
     pub fn taken(&self) -> Vec<usize> {
         self.backends.iter().map(|backend| backend.taken.load(Ordering::Relaxed)).collect()
     }
 }
 
-/// What a server of metrics and health answers, if there is one.
+/// Gets the answer of a server of metrics and health, if there is one.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect(address).await.ok()?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
@@ -121,13 +121,13 @@ async fn serve(listener: TcpListener, backends: Arc<Vec<Backend>>, mut line: wat
     }
 }
 
-/// Asks a backend for its health until the balancer ends; returns at once where it is not to be asked.
+/// Asks a backend for its health until the balancer ends; returns at once where the balancer does not ask it.
 async fn keep_asking(backends: Arc<Vec<Backend>>, number: usize) {
     let Backend { health: Some(health), is_ready, .. } = &backends[number] else { return };
     loop {
-        let answer = timeout(ANSWER_WITHIN, get(*health, "/readyz")).await.ok().flatten();
+        let answer = timeout(HEALTH_TIMEOUT, get(*health, "/readyz")).await.ok().flatten();
         is_ready.store(answer.is_some_and(|answer| answer.starts_with("HTTP/1.1 200")), Ordering::Relaxed);
-        tokio::time::sleep(ASK_EVERY).await;
+        tokio::time::sleep(HEALTH_INTERVAL).await;
     }
 }
 
@@ -136,12 +136,12 @@ async fn carry(stream: TcpStream, backends: Arc<Vec<Backend>>, turn: usize, line
     let (ready, others): (Vec<_>, Vec<_>) =
         in_turn.partition(|backend| backend.is_ready.load(Ordering::Relaxed));
     for backend in ready.into_iter().chain(others) {
-        if let Ok(Ok(goal)) = timeout(PATIENCE, TcpStream::connect(backend.address)).await {
+        if let Ok(Ok(goal)) = timeout(ACCEPT_TIMEOUT, TcpStream::connect(backend.address)).await {
             backend.taken.fetch_add(1, Ordering::Relaxed);
             stream.set_nodelay(true).ok();
             goal.set_nodelay(true).ok();
             return join(stream, goal, line).await;
         }
     }
-    // Nobody accepts: the connection ends.
+    // No backend accepts: the connection ends.
 }

@@ -1,4 +1,4 @@
-//! Where the programs under test are: beside the test itself, in the target directory of the same profile.
+//! The paths of the programs under test: beside the test itself, in the target directory of the same profile.
 
 use std::path::PathBuf;
 

@@ -13,19 +13,19 @@ use crate::client::Client;
 use crate::ec2::CREDENTIALS;
 use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
+use crate::netns::{Netns, tied};
 use crate::process::Process;
-use crate::room::{Room, tied};
 
 /// The port that brokers listen on.
 pub(crate) const PORT: u16 = 7443;
-/// What a broker says once it listens.
+/// The log line of a broker that listens.
 const LISTENING: &str = "listening";
 
 /// A broker. It runs from [`Broker::serve`] on, until it is killed or dropped.
 #[derive(Debug)]
 pub struct Broker {
     dir: PathBuf,
-    room: Room,
+    netns: Netns,
     url: String,
     starts: u32,
     clock: Option<FakeTime>,
@@ -70,7 +70,7 @@ impl Broker {
         fs::set_permissions(&data, fs::Permissions::from_mode(0o700)).expect("a directory can be closed");
         let mut copy = Command::new("cp");
         copy.arg("-a").arg(first.data_dir().join("ca")).arg(&data);
-        succeeded("cp", &broker.room.output(copy).expect("coreutils are installed"));
+        succeeded("cp", &broker.netns.output(copy).expect("coreutils are installed"));
         broker
     }
 
@@ -78,7 +78,7 @@ impl Broker {
         fs::create_dir_all(dir).expect("a directory can be made");
         let broker = Self {
             dir: dir.to_owned(),
-            room: host.room().clone(),
+            netns: host.netns().clone(),
             url: format!("https://{}:{port}", host.v4()),
             starts: 0,
             clock: None,
@@ -116,7 +116,7 @@ impl Broker {
         self.start_as(self.program());
     }
 
-    /// Lets its commands, and the broker from its next start on, live by these clocks.
+    /// Lets the broker's commands, and the broker from its next start on, live by these clocks.
     pub fn live_by(&mut self, clock: &FakeTime) {
         self.clock = Some(clock.clone());
     }
@@ -133,15 +133,15 @@ impl Broker {
         command.arg("--config").arg(self.config()).arg("serve").envs(CREDENTIALS);
         self.starts += 1;
         let log = self.dir.join(format!("serve-{}.log", self.starts));
-        self.process = Some(Process::start("postern-broker", &self.room, command, &log));
+        self.process = Some(Process::start("postern-broker", &self.netns, command, &log));
     }
 
-    /// Whether it was started, and has not ended.
+    /// Reports whether the broker was started, and has not ended.
     pub fn is_running(&mut self) -> bool {
         self.process.as_mut().is_some_and(Process::is_running)
     }
 
-    /// Whether it has said, since it was last started, that it listens.
+    /// Reports whether the broker has logged since its last start that it listens.
     pub fn has_listened(&self) -> bool {
         self.log().contains(LISTENING)
     }
@@ -152,7 +152,7 @@ impl Broker {
         (1..=self.starts).map(log).collect()
     }
 
-    /// Takes everything that it knows away from it: a fresh store, under the same authority. It must not run.
+    /// Gives the broker a fresh store, under the same authority. It must not run.
     ///
     /// # Panics
     /// `init` fails.
@@ -174,7 +174,7 @@ impl Broker {
         fs::remove_dir_all(kept).expect("a directory can be removed");
     }
 
-    /// Puts lines before the first section of its configuration. They count from its next start on.
+    /// Puts lines before the first section of the broker's configuration. They count from its next start on.
     ///
     /// # Panics
     /// The file cannot be changed.
@@ -183,7 +183,7 @@ impl Broker {
         fs::write(self.config(), format!("{lines}{config}")).expect("the configuration can be written");
     }
 
-    /// Kills it, if it runs, and starts it again.
+    /// Kills the broker, if it runs, and starts it again.
     pub fn restart(&mut self) {
         self.process = None;
         self.serve();
@@ -197,7 +197,7 @@ impl Broker {
         self.process.as_mut().expect("the broker was started")
     }
 
-    /// What it has printed since it was last started.
+    /// Returns what the broker has printed since its last start.
     pub fn log(&self) -> String {
         self.process.as_ref().map(Process::log).unwrap_or_default()
     }
@@ -206,7 +206,7 @@ impl Broker {
     pub fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Output {
         let mut command = self.program();
         command.arg("--config").arg(self.config()).args(arguments);
-        self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern-broker: {error}"))
+        self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern-broker: {error}"))
     }
 
     /// Runs one of its commands, which must succeed.
@@ -243,22 +243,22 @@ impl Broker {
         Client::new(host, &self.url, &self.admin_identity())
     }
 
-    /// Where it is reached.
+    /// The broker's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its configuration file.
+    /// The path of the broker's configuration file.
     pub fn config(&self) -> PathBuf {
         self.dir.join("broker.toml")
     }
 
-    /// Its data directory.
+    /// The path of the broker's data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("data")
     }
 
-    /// Its database.
+    /// The path of the broker's database.
     pub fn database(&self) -> PathBuf {
         self.data_dir().join("postern.db")
     }

@@ -8,33 +8,33 @@ use serde_json::Value;
 use crate::binaries::binary;
 use crate::fake_time::FakeTime;
 use crate::net::Host;
-use crate::room::{Room, tied};
+use crate::netns::{Netns, tied};
 
 /// Runs `postern` with one identity.
 #[derive(Debug, Clone)]
 pub struct Cli {
-    room: Room,
+    netns: Netns,
     broker: String,
     identity: PathBuf,
     clock: Option<FakeTime>,
 }
 
-/// What one run of `postern` came to.
+/// The outcome of one run of `postern`.
 #[derive(Debug)]
 pub struct Outcome {
     /// The exit code.
     pub code: i32,
-    /// What it printed on standard output.
+    /// The text on standard output.
     pub out: String,
-    /// What it printed on standard error.
+    /// The text on standard error.
     pub err: String,
 }
 
 impl Cli {
-    /// `postern` on `host`, with the identity in a directory.
+    /// Makes a `postern` command on `host`, with the identity in a directory.
     pub fn new(host: &Host, broker: &str, identity: &Path) -> Self {
         Self {
-            room: host.room().clone(),
+            netns: host.netns().clone(),
             broker: broker.to_owned(),
             identity: identity.to_owned(),
             clock: None,
@@ -57,7 +57,7 @@ impl Cli {
             command = clock.over(command);
         }
         command.env("POSTERN_BROKER", &self.broker).env("POSTERN_IDENTITY", &self.identity).args(arguments);
-        let output = self.room.output(command).unwrap_or_else(|error| panic!("cannot run postern: {error}"));
+        let output = self.netns.output(command).unwrap_or_else(|error| panic!("cannot run postern: {error}"));
         Outcome::of(&output)
     }
 
@@ -81,7 +81,7 @@ impl Outcome {
         Self { code, out: text(&output.stdout), err: text(&output.stderr) }
     }
 
-    /// Whether it exited with 0.
+    /// Reports whether the command exited with 0.
     pub fn succeeded(&self) -> bool {
         self.code == 0
     }

@@ -18,16 +18,16 @@ use tonic::Status;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
-use crate::asks::Ask;
+use crate::builders::RequestBuilder;
 use crate::clock::wait_until;
 use crate::net::Host;
-use crate::process::PATIENCE;
-use crate::room::{Room, Running};
+use crate::netns::{Netns, Running};
+use crate::process::STEP_TIMEOUT;
 
 /// A client. Its connection is made on first use, and again after a failure.
 #[derive(Debug, Clone)]
 pub struct Client {
-    room: Room,
+    netns: Netns,
     channel: Channel,
     url: String,
     identity: PathBuf,
@@ -41,18 +41,18 @@ impl Client {
     pub fn new(host: &Host, url: &str, identity: &Path) -> Self {
         let credentials = Credentials::load(identity).expect("the identity can be loaded");
         let tls = client_config(&credentials).expect("the identity can be used");
-        let (room, address) = (host.room().clone(), url.to_owned());
+        let (netns, address) = (host.netns().clone(), url.to_owned());
         // The channel's own task belongs to the runtime, and so to the namespace, in which it is made.
-        let channel = room.run(async move { channel(&address, tls) }).expect("the address is one");
-        Self { room, channel, url: url.to_owned(), identity: identity.to_owned() }
+        let channel = netns.run(async move { channel(&address, tls) }).expect("the address is one");
+        Self { netns, channel, url: url.to_owned(), identity: identity.to_owned() }
     }
 
-    /// Where its broker is.
+    /// The URL of the client's broker.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its identity's directory.
+    /// The directory of the client's identity.
     pub fn identity(&self) -> &Path {
         &self.identity
     }
@@ -70,19 +70,19 @@ impl Client {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        self.room.start(calls(self.channel.clone()))
+        self.netns.start(calls(self.channel.clone()))
     }
 
     /// Asks for access.
     ///
     /// # Errors
     /// As the broker answers.
-    pub fn request(&self, ask: &Ask) -> Result<v1::RequestAccessResponse, Status> {
+    pub fn request(&self, ask: &RequestBuilder) -> Result<v1::RequestAccessResponse, Status> {
         self.start_request(ask).join()
     }
 
     /// Starts to ask for access.
-    pub fn start_request(&self, ask: &Ask) -> Running<Result<v1::RequestAccessResponse, Status>> {
+    pub fn start_request(&self, ask: &RequestBuilder) -> Running<Result<v1::RequestAccessResponse, Status>> {
         let wire = ask.wire();
         self.start(|channel| async move {
             AccessServiceClient::new(channel).request_access(wire).await.map(tonic::Response::into_inner)
@@ -93,8 +93,8 @@ impl Client {
     ///
     /// # Panics
     /// It does not become active.
-    pub fn open(&self, ask: &Ask) -> v1::Grant {
-        let answer = self.request(&ask.clone().waiting(PATIENCE)).expect("the request is authorized");
+    pub fn open(&self, ask: &RequestBuilder) -> v1::Grant {
+        let answer = self.request(&ask.clone().waiting(STEP_TIMEOUT)).expect("the request is authorized");
         let grant = answer.grant.expect("an answer has a grant");
         assert_eq!(grant.state(), v1::GrantState::Active, "{grant:?}");
         grant
@@ -107,7 +107,7 @@ impl Client {
     pub fn revoke(&self, grant_id: &str) -> Result<v1::Grant, Status> {
         let request = v1::RevokeAccessRequest {
             grant_id: grant_id.to_owned(),
-            wait: Some(seconds(PATIENCE)),
+            wait: Some(seconds(STEP_TIMEOUT)),
             ..v1::RevokeAccessRequest::default()
         };
         let answer = self
@@ -115,7 +115,7 @@ impl Client {
         Ok(answer.into_inner().grant.expect("an answer has a grant"))
     }
 
-    /// One grant as it stands.
+    /// Returns the present state of a grant.
     ///
     /// # Errors
     /// As the broker answers.
@@ -132,11 +132,11 @@ impl Client {
     /// It does not come to that.
     pub fn wait_for_state(&self, grant_id: &str, state: v1::GrantState) -> v1::Grant {
         let what = format!("grant {grant_id} to be {}", state.as_str_name());
-        wait_until(&what, PATIENCE, || self.grant(grant_id).is_ok_and(|grant| grant.state() == state));
+        wait_until(&what, STEP_TIMEOUT, || self.grant(grant_id).is_ok_and(|grant| grant.state() == state));
         self.grant(grant_id).expect("it was there a moment ago")
     }
 
-    /// Every grant that the client may see, the newest first.
+    /// Returns every grant that the client may see, the newest first.
     ///
     /// # Panics
     /// A page cannot be had.
@@ -204,12 +204,12 @@ impl Client {
         answer.expect("agents can be listed").into_inner().agents
     }
 
-    /// How the host layer of a target stands; `None` where the broker cannot say.
+    /// Returns the status of a target's host layer; `None` where the broker cannot say.
     pub fn host_layer(&self, target: &str) -> Option<v1::LayerStatus> {
         self.layer(target, v1::Layer::Host).map(|layer| layer.status())
     }
 
-    /// How a layer of a target stands; `None` where the broker cannot say.
+    /// Returns the status of a target's layer; `None` where the broker cannot say.
     pub fn layer(&self, target: &str, layer: v1::Layer) -> Option<v1::TargetLayer> {
         let request = v1::GetTargetRequest { id: target.to_owned() };
         let answer =
@@ -223,7 +223,7 @@ impl Client {
     /// It does not come to that.
     pub fn wait_in_sync(&self, target: &str) {
         let in_sync = || self.host_layer(target) == Some(v1::LayerStatus::InSync);
-        wait_until(&format!("the agent of {target} to be in sync"), PATIENCE, in_sync);
+        wait_until(&format!("the agent of {target} to be in sync"), STEP_TIMEOUT, in_sync);
     }
 
     /// The audit log, a line each.
@@ -240,7 +240,7 @@ impl Client {
         })
     }
 
-    /// How the audit log verifies, as it lies in the store.
+    /// Verifies the audit log in the store.
     ///
     /// # Panics
     /// The broker does not answer.
@@ -252,7 +252,7 @@ impl Client {
     }
 }
 
-/// What a refusal says: the code, the reason for machines, and the fields with what is wrong and what would mend it.
+/// A refusal: the code, the reason for machines, and the fields with what is wrong and what would mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// The status code.
@@ -261,7 +261,7 @@ pub struct Refusal {
     pub reason: String,
     /// The field that is wrong; empty where there is none.
     pub field: String,
-    /// What is wrong with it, and the remedy.
+    /// The fault and its remedy.
     pub description: String,
 }
 

@@ -3,33 +3,28 @@
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
+pub use postern_runtime::clock::wall;
 
-/// Now by the wall: the clock that grants' ends are written in.
-#[allow(clippy::disallowed_methods)]
-pub fn wall() -> Timestamp {
-    Timestamp::now()
-}
-
-/// Now on a clock that does not step.
-#[allow(clippy::disallowed_methods)]
+/// The time on a clock that does not step.
+#[allow(clippy::disallowed_methods, reason = "the one place of the harness that reads this clock")]
 pub fn monotonic() -> Instant {
     Instant::now()
 }
 
-/// Asks `ready` again and again until it says yes, and returns how long that took.
+/// Calls `ready` again and again until it returns true, and returns how long that took.
 ///
 /// # Panics
-/// It has not said yes within `patience`; `what` says what was waited for.
-pub fn wait_until(what: &str, patience: Duration, mut ready: impl FnMut() -> bool) -> Duration {
+/// It has not said yes within `limit`; `what` says what was waited for.
+pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) -> Duration {
     let start = monotonic();
     while !ready() {
-        assert!(start.elapsed() < patience, "waited {patience:?} in vain for {what}");
+        assert!(start.elapsed() < limit, "waited {limit:?} for {what} without success");
         std::thread::sleep(Duration::from_millis(10));
     }
     start.elapsed()
 }
 
-/// Sleeps until the wall says `at`; returns at once where it has passed.
+/// Sleeps until the wall clock shows `at`; returns at once where it has passed.
 pub fn sleep_until(at: Timestamp) {
     if let Ok(left) = Duration::try_from(at.duration_since(wall())) {
         std::thread::sleep(left);

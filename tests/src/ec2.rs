@@ -6,6 +6,7 @@ mod cloud;
 mod edits;
 mod iam;
 mod meter;
+mod protocol;
 mod proxy;
 mod reads;
 mod semantics;
@@ -17,18 +18,19 @@ use std::time::Duration;
 
 use crate::clock::{monotonic, wait_until};
 use crate::net::Host;
-use crate::process::{PATIENCE, Process};
-use crate::room::{Room, tied};
+use crate::netns::{Netns, tied};
+use crate::process::{Process, STEP_TIMEOUT};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
+pub use protocol::Call;
 use proxy::Proxy;
-pub use proxy::{Call, CrashPoint, Fault, When};
+pub use proxy::{CrashPoint, Fault, When};
 pub use world::AwsWorld;
 
 const MOTO: &str = "127.0.0.1:5000";
 const PROXY: &str = "127.0.0.1:5001";
 
-/// What a program finds its credentials in: moto takes any.
+/// The environment in which a program finds its credentials: moto takes any.
 pub(crate) const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
@@ -42,14 +44,14 @@ pub const REGION: &str = "eu-central-1";
 /// A running EC2.
 #[derive(Debug)]
 pub struct Ec2 {
-    room: Room,
+    netns: Netns,
     proxy: Arc<Proxy>,
     #[allow(dead_code, reason = "it ends when this is dropped")]
     moto: Process,
 }
 
 impl Ec2 {
-    /// Starts one on a host.
+    /// Starts EC2 on a host.
     ///
     /// # Panics
     /// moto is not installed, or does not come up.
@@ -57,18 +59,18 @@ impl Ec2 {
         let mut command = tied(moto_server());
         let (address, port) = MOTO.split_once(':').expect("an address and a port");
         command.args(["-H", address, "-p", port]);
-        let moto = Process::start("moto", host.room(), command, &dir.join("moto.log"));
-        let room = host.room().clone();
+        let moto = Process::start("moto", host.netns(), command, &dir.join("moto.log"));
+        let netns = host.netns().clone();
         let start = monotonic();
-        while room.run(tokio::net::TcpStream::connect(MOTO)).is_err() {
+        while netns.run(tokio::net::TcpStream::connect(MOTO)).is_err() {
             assert!(start.elapsed() < Duration::from_secs(60), "moto does not listen:\n{}", moto.log());
             std::thread::sleep(Duration::from_millis(20));
         }
-        let proxy = Proxy::start(&room, PROXY, MOTO);
-        Self { room, proxy, moto }
+        let proxy = Proxy::start(&netns, PROXY, MOTO);
+        Self { netns, proxy, moto }
     }
 
-    /// Where it is reached, on its host.
+    /// The endpoint's URL, on its host.
     pub fn endpoint(&self) -> String {
         format!("http://{PROXY}")
     }
@@ -87,20 +89,20 @@ impl Ec2 {
 
     /// The cloud of an account in a Region, seen past the proxy.
     pub fn cloud(&self, account: &str, region: &str) -> Cloud {
-        Cloud::new(self.room.clone(), &format!("http://{MOTO}"), account, region)
+        Cloud::new(self.netns.clone(), &format!("http://{MOTO}"), account, region)
     }
 
     /// The cloud of an account in a Region, seen through the proxy, as the broker sees it.
     pub fn cloud_through_proxy(&self, account: &str, region: &str) -> Cloud {
-        Cloud::new(self.room.clone(), &self.endpoint(), account, region)
+        Cloud::new(self.netns.clone(), &self.endpoint(), account, region)
     }
 
-    /// Every call since the last [`Self::forget_calls`].
+    /// Returns every call since the last [`Self::forget_calls`].
     pub fn calls(&self) -> Vec<Call> {
         self.proxy.calls()
     }
 
-    /// Starts counting anew.
+    /// Starts counting from zero.
     pub fn forget_calls(&self) {
         self.proxy.forget_calls();
     }
@@ -115,7 +117,7 @@ impl Ec2 {
         self.proxy.fail_change(number, fault);
     }
 
-    /// Whether the change that was to go wrong has come.
+    /// Reports whether the change that should go wrong has come.
     pub fn has_failed(&self) -> bool {
         self.proxy.has_failed()
     }
@@ -133,7 +135,7 @@ impl Ec2 {
         self.proxy.meter();
     }
 
-    /// How many calls were too many since they are metered.
+    /// The number of calls that the meter refused since [`Self::meter`].
     pub fn throttled(&self) -> usize {
         self.proxy.throttled()
     }
@@ -148,7 +150,7 @@ impl Ec2 {
         self.proxy.outage(down);
     }
 
-    /// For this long after each change, reads answer what they did before it.
+    /// Lets reads answer for this long after each change what they did before it.
     pub fn stale_reads(&self, span: Duration) {
         self.proxy.stale_reads(span);
     }
@@ -163,14 +165,14 @@ impl Ec2 {
         self.proxy.halt_at(Some(point));
     }
 
-    /// Whether the halting point was reached.
+    /// Reports whether the halting point was reached.
     pub fn has_halted(&self) -> bool {
         self.proxy.has_halted()
     }
 
     /// Waits until the halting point is reached.
     pub fn wait_until_halted(&self) {
-        wait_until("the halting point", PATIENCE, || self.has_halted());
+        wait_until("the halting point", STEP_TIMEOUT, || self.has_halted());
     }
 
     /// Answers again. What was held back is never answered.

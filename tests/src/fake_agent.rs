@@ -1,4 +1,4 @@
-//! An agent that does what a test tells it: it enrols and connects as a real one does, and then answers late, twice, in
+//! An agent that a test leads: it enrols and connects as a real one does, and then answers late, twice, in
 //! the wrong order, or not at all.
 
 use std::path::{Path, PathBuf};
@@ -19,13 +19,13 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use crate::net::Host;
-use crate::process::PATIENCE;
-use crate::room::Room;
+use crate::netns::Netns;
+use crate::process::STEP_TIMEOUT;
 
 /// An enrolled identity.
 #[derive(Debug)]
 pub struct FakeAgent {
-    room: Room,
+    netns: Netns,
     url: String,
     identity: PathBuf,
 }
@@ -33,7 +33,7 @@ pub struct FakeAgent {
 /// A session that a test leads by hand.
 #[derive(Debug)]
 pub struct FakeSession {
-    room: Room,
+    netns: Netns,
     send: mpsc::Sender<v1::SessionRequest>,
     receive: Arc<Mutex<Streaming<v1::SessionResponse>>>,
 }
@@ -49,7 +49,7 @@ impl FakeAgent {
         let parsed: JoinToken = token.parse().expect("the token is one");
         let tls = pinned_client_config(parsed.fingerprint()).expect("a fingerprint can be pinned");
         let (address, token) = (url.to_owned(), token.to_owned());
-        let answer = host.room().run(async move {
+        let answer = host.netns().run(async move {
             let channel = channel(&address, tls).expect("the address is one");
             AgentServiceClient::new(channel).enroll(v1::EnrollRequest { token, csr }).await
         });
@@ -59,12 +59,12 @@ impl FakeAgent {
         Ok(Self::with_identity(host, url, identity))
     }
 
-    /// An agent that has the identity in a directory, whosever it is.
+    /// Makes an agent with the identity in a directory, also one of another principal.
     pub fn with_identity(host: &Host, url: &str, identity: &Path) -> Self {
-        Self { room: host.room().clone(), url: url.to_owned(), identity: identity.to_owned() }
+        Self { netns: host.netns().clone(), url: url.to_owned(), identity: identity.to_owned() }
     }
 
-    /// Its identity's directory.
+    /// The directory of the agent's identity.
     pub fn identity(&self) -> &Path {
         &self.identity
     }
@@ -81,12 +81,12 @@ impl FakeAgent {
         send.try_send(v1::SessionRequest { sent_at: 0, message: Some(Out::Hello(hello)) })
             .expect("there is room for one");
         let address = self.url.clone();
-        let answer = self.room.run(async move {
+        let answer = self.netns.run(async move {
             let channel = channel(&address, tls).expect("the address is one");
             AgentServiceClient::new(channel).session(ReceiverStream::new(requests)).await
         });
         let receive = Arc::new(Mutex::new(answer?.into_inner()));
-        Ok(FakeSession { room: self.room.clone(), send, receive })
+        Ok(FakeSession { netns: self.netns.clone(), send, receive })
     }
 }
 
@@ -96,15 +96,15 @@ impl FakeSession {
         let send = self.send.clone();
         let message = v1::SessionRequest { sent_at: 0, message: Some(message) };
         // What happens to a message of a session that has ended is the broker's to say.
-        let _ = self.room.run(async move { send.send(message).await });
+        let _ = self.netns.run(async move { send.send(message).await });
     }
 
-    /// Says that a generation is applied.
+    /// Reports that a generation is applied.
     pub fn applied(&self, generation: u64) {
         self.say(Out::Applied(v1::Applied { generation, error: String::new() }));
     }
 
-    /// Says that a generation cannot be applied.
+    /// Reports that a generation cannot be applied.
     pub fn refused(&self, generation: u64, error: &str) {
         self.say(Out::Applied(v1::Applied { generation, error: error.to_owned() }));
     }
@@ -114,16 +114,16 @@ impl FakeSession {
     /// # Panics
     /// None comes, or the session ends.
     pub fn desired(&self) -> v1::DesiredState {
-        self.desired_within(PATIENCE).expect("the broker sends a desired state")
+        self.desired_within(STEP_TIMEOUT).expect("the broker sends a desired state")
     }
 
     /// The next desired state, if one comes in time.
     ///
     /// # Panics
     /// The session ends.
-    pub fn desired_within(&self, patience: Duration) -> Option<v1::DesiredState> {
+    pub fn desired_within(&self, limit: Duration) -> Option<v1::DesiredState> {
         let receive = Arc::clone(&self.receive);
-        self.room.run(async move {
+        self.netns.run(async move {
             let next = async {
                 let mut receive = receive.lock().await;
                 loop {
@@ -134,17 +134,17 @@ impl FakeSession {
                     }
                 }
             };
-            timeout(patience, next).await.ok()
+            timeout(limit, next).await.ok()
         })
     }
 
     /// Waits until the broker ends the session, and returns what it says.
     ///
     /// # Panics
-    /// It does not within [`PATIENCE`].
+    /// It does not within [`STEP_TIMEOUT`].
     pub fn end(&self) -> Option<Status> {
         let receive = Arc::clone(&self.receive);
-        self.room.run(async move {
+        self.netns.run(async move {
             let ended = async {
                 let mut receive = receive.lock().await;
                 loop {
@@ -155,7 +155,7 @@ impl FakeSession {
                     }
                 }
             };
-            timeout(PATIENCE, ended).await.expect("the broker ends the session")
+            timeout(STEP_TIMEOUT, ended).await.expect("the broker ends the session")
         })
     }
 }

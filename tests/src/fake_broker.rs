@@ -1,4 +1,4 @@
-//! A broker that tells an agent what a test wants told: twice, late, or in the wrong order.
+//! A broker that sends an agent what a test wants: twice, late, or in the wrong order.
 
 use std::fs;
 use std::path::Path;
@@ -29,13 +29,13 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::broker::PORT;
 use crate::clock::{monotonic, wall};
 use crate::net::Host;
-use crate::process::PATIENCE;
-use crate::room::Room;
+use crate::netns::Netns;
+use crate::process::STEP_TIMEOUT;
 
 /// A broker that waits for agents on its host.
 #[derive(Debug)]
 pub struct FakeBroker {
-    room: Room,
+    netns: Netns,
     url: String,
     authority: Authority,
     sessions: Arc<Mutex<mpsc::Receiver<Opened>>>,
@@ -44,7 +44,7 @@ pub struct FakeBroker {
 /// An agent's session.
 #[derive(Debug)]
 pub struct AgentSession {
-    room: Room,
+    netns: Netns,
     opened: Arc<Mutex<Opened>>,
     hello: (u64, Instant),
 }
@@ -75,13 +75,18 @@ impl FakeBroker {
         let identity = ServerIdentity::new(own).expect("the identity can be used");
         let tls = TlsAcceptor::from(server_config(&identity).expect("the identity can be used"));
         let (opened, sessions) = mpsc::channel(16);
-        let listener = host.room().run(TcpListener::bind((host.v4(), PORT))).expect("the port is free");
-        host.room().start(serve(listener, tls, Sessions { opened }));
+        let listener = host.netns().run(TcpListener::bind((host.v4(), PORT))).expect("the port is free");
+        host.netns().start(serve(listener, tls, Sessions { opened }));
         let sessions = Arc::new(Mutex::new(sessions));
-        Self { room: host.room().clone(), url: format!("https://{}:{PORT}", host.v4()), authority, sessions }
+        Self {
+            netns: host.netns().clone(),
+            url: format!("https://{}:{PORT}", host.v4()),
+            authority,
+            sessions,
+        }
     }
 
-    /// Where it is reached.
+    /// The broker's URL.
     pub fn url(&self) -> &str {
         &self.url
     }
@@ -101,21 +106,21 @@ impl FakeBroker {
         own.save(identity).expect("the identity can be kept");
     }
 
-    /// Waits for the next session, and hears its hello.
+    /// Waits for the next session, and receives its hello.
     ///
     /// # Panics
     /// None begins in time.
     pub fn session(&self) -> AgentSession {
         let sessions = Arc::clone(&self.sessions);
-        let (opened, sent_at) = self.room.run(async move {
-            let opened = timeout(PATIENCE, async { sessions.lock().await.recv().await }).await;
+        let (opened, sent_at) = self.netns.run(async move {
+            let opened = timeout(STEP_TIMEOUT, async { sessions.lock().await.recv().await }).await;
             let mut opened = opened.expect("an agent connects").expect("the broker listens");
             let hello =
                 opened.receive.message().await.expect("the session holds").expect("the session holds");
             (opened, hello.sent_at)
         });
         AgentSession {
-            room: self.room.clone(),
+            netns: self.netns.clone(),
             opened: Arc::new(Mutex::new(opened)),
             hello: (sent_at, monotonic()),
         }
@@ -123,8 +128,8 @@ impl FakeBroker {
 }
 
 impl AgentSession {
-    /// Tells the agent what to hold. The windows' remaining time counts from now.
-    pub fn tell(&self, desired: v1::DesiredState) {
+    /// Sends the agent a desired state. The windows' remaining time counts from now.
+    pub fn send(&self, desired: v1::DesiredState) {
         let (heard, at) = self.hello;
         let message = v1::SessionResponse {
             heard,
@@ -132,7 +137,7 @@ impl AgentSession {
             message: Some(Out::Desired(desired)),
         };
         let opened = Arc::clone(&self.opened);
-        let sent = self.room.run(async move { opened.lock().await.send.send(Ok(message)).await });
+        let sent = self.netns.run(async move { opened.lock().await.send.send(Ok(message)).await });
         sent.expect("the session holds");
     }
 
@@ -142,7 +147,7 @@ impl AgentSession {
     /// None comes in time.
     pub fn answer_to(&self, generation: u64) -> String {
         let opened = Arc::clone(&self.opened);
-        self.room.run(async move {
+        self.netns.run(async move {
             let answer = async {
                 let mut opened = opened.lock().await;
                 loop {
@@ -159,7 +164,9 @@ impl AgentSession {
                     }
                 }
             };
-            timeout(PATIENCE, answer).await.unwrap_or_else(|_| panic!("no answer to generation {generation}"))
+            timeout(STEP_TIMEOUT, answer)
+                .await
+                .unwrap_or_else(|_| panic!("no answer to generation {generation}"))
         })
     }
 
@@ -167,8 +174,9 @@ impl AgentSession {
     pub fn end(self) {
         let opened = Arc::clone(&self.opened);
         // Where the agent has gone already, there is nothing to end.
-        let _ =
-            self.room.run(async move { opened.lock().await.send.send(Err(Status::aborted("a test"))).await });
+        let _ = self
+            .netns
+            .run(async move { opened.lock().await.send.send(Err(Status::aborted("a test"))).await });
         std::thread::sleep(Duration::from_millis(10));
     }
 }

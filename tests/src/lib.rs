@@ -3,15 +3,15 @@
 //! A [`World`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
 //! scenario has a world of its own, so that they run beside each other, and nothing of it outlives the scenario. A
 //! harness fails its test by a panic; that is what the lints that forbid panics are lifted for here.
-#![allow(clippy::expect_used, clippy::panic)]
+#![allow(clippy::expect_used, clippy::panic, reason = "the harness fails like a test")]
 
 mod agent;
-mod asks;
 pub mod attack;
 pub mod azure;
 mod balancer;
 mod binaries;
 mod broker;
+mod builders;
 mod cli;
 mod client;
 pub mod clock;
@@ -21,31 +21,31 @@ mod fake_broker;
 mod fake_time;
 mod listen;
 mod net;
+mod netns;
 mod probe;
 mod process;
 pub mod redis;
 mod relay;
 mod replicas;
-mod room;
 pub mod stranger;
 mod watch;
 mod world;
 
 pub use agent::Agent;
-pub use asks::{Ask, PolicyBuilder, a_policy, an_ask, end_of};
 pub use balancer::Balancer;
 pub use binaries::binary;
 pub use broker::Broker;
+pub use builders::{PolicyBuilder, RequestBuilder, a_policy, a_request, end_of};
 pub use cli::{Cli, Outcome};
 pub use client::{Client, Refusal};
 pub use fake_agent::{FakeAgent, FakeSession};
 pub use fake_broker::{AgentSession, FakeBroker};
 pub use fake_time::FakeTime;
 pub use net::{Endpoint, Host, Net};
+pub use netns::{Netns, Running, tied};
 pub use probe::{Connection, Reach};
-pub use process::{PATIENCE, Process};
+pub use process::{Process, STEP_TIMEOUT};
 pub use relay::{Line, Relay};
 pub use replicas::{Replica, ReplicaOptions, Replicas};
-pub use room::{Room, Running, tied};
 pub use watch::{Timeline, Watch};
 pub use world::{FREE, TCP, UDP, VM, World, ask_for, further_addresses, usual_policy};

@@ -1,4 +1,4 @@
-//! Listeners: TCP and UDP echo, on both address families. They live in the host's room and end with it.
+//! Listeners: TCP and UDP echo, on both address families. They run in the host's namespace and end with it.
 
 use std::net::Ipv6Addr;
 
@@ -14,10 +14,10 @@ impl Host {
     /// # Panics
     /// The port is taken.
     pub fn listen_tcp(&self, port: u16) {
-        let listener = self.room().run(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let listener = self.netns().run(TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)));
         let listener =
             listener.unwrap_or_else(|error| panic!("{} cannot listen on tcp/{port}: {error}", self.name()));
-        self.room().start(async move {
+        self.netns().start(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 connections.spawn(echo(stream));
@@ -31,10 +31,10 @@ impl Host {
     /// # Panics
     /// The port is taken.
     pub fn listen_udp(&self, port: u16) {
-        let socket = self.room().run(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
+        let socket = self.netns().run(UdpSocket::bind((Ipv6Addr::UNSPECIFIED, port)));
         let socket =
             socket.unwrap_or_else(|error| panic!("{} cannot listen on udp/{port}: {error}", self.name()));
-        self.room().start(async move {
+        self.netns().start(async move {
             let mut datagram = [0; 64];
             while let Ok((length, from)) = socket.recv_from(&mut datagram).await {
                 // A peer that has gone is no reason to stop.

@@ -1,7 +1,7 @@
 //! Networks of namespaces: every host is a namespace of its own, all on one bridge, with addresses from the ranges that
 //! are set aside for documentation (RFC 5737, RFC 3849).
 //!
-//! A namespace has a name only while it is being made. From then on its room and the processes in it hold it, so that it
+//! A namespace has a name only while it is being made. From then on its [`Netns`] and the processes in it hold it, so that it
 //! goes when they go, also after a panic or a kill: nothing is ever left behind.
 
 use std::fs::File;
@@ -12,34 +12,34 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// The prefix length of every host's IPv4 network.
 const V4_LEN: u8 = 24;
 /// The prefix length of every host's IPv6 network.
 const V6_LEN: u8 = 64;
-/// Networks in which clients may take further addresses; every host reaches them over its own link.
+/// The networks in which clients may take further addresses; every host reaches them over its own link.
 const FURTHER: [&str; 2] = ["198.51.100.0/24", "203.0.113.0/24"];
 
 /// A broker's host, a VM and two clients, on one bridge.
 #[derive(Debug)]
 pub struct Net {
-    /// Where the broker runs.
+    /// The broker's host.
     pub hub: Host,
-    /// Where the agent runs.
+    /// The agent's host.
     pub vm: Host,
     /// A client that is allowed in.
     pub alice: Host,
     /// A client that is not.
     pub mallory: Host,
-    switch: Room,
+    switch: Netns,
 }
 
-/// One host: a namespace with one interface.
+/// A host: a namespace with one interface.
 #[derive(Debug)]
 pub struct Host {
     name: &'static str,
-    room: Room,
+    netns: Netns,
     v4: Ipv4Addr,
     v6: Ipv6Addr,
 }
@@ -58,19 +58,19 @@ impl Net {
     ///
     /// # Panics
     /// Without root, or without iproute2 and util-linux.
-    #[allow(clippy::new_without_default)]
+    #[allow(clippy::new_without_default, reason = "it makes network namespaces, which no default should")]
     pub fn new() -> Self {
         assert!(rustix::process::geteuid().is_root(), "scenarios make network namespaces: run them as root");
         let switch = namespace("switch");
-        let room = Room::open("switch", switch);
-        ip(&room, "link add br0 type bridge forward_delay 0\nlink set br0 up\n");
-        let host = |name, number| Host::join(name, number, &room);
+        let netns = Netns::open("switch", switch);
+        ip(&netns, "link add br0 type bridge forward_delay 0\nlink set br0 up\n");
+        let host = |name, number| Host::join(name, number, &netns);
         Self {
             hub: host("hub", 1),
             vm: host("vm", 10),
             alice: host("alice", 20),
             mallory: host("mallory", 30),
-            switch: room,
+            switch: netns,
         }
     }
 
@@ -86,14 +86,14 @@ impl Net {
 }
 
 impl Host {
-    fn join(name: &'static str, number: u8, bridge: &Room) -> Self {
+    fn join(name: &'static str, number: u8, bridge: &Netns) -> Self {
         let own = namespace(name);
         let at = |fd: &OwnedFd| format!("/proc/{}/fd/{}", std::process::id(), fd.as_raw_fd());
         let host = Self {
             name,
             v4: Ipv4Addr::new(192, 0, 2, number),
             v6: Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(number)),
-            room: Room::open(name, own.try_clone().expect("a descriptor can be duplicated")),
+            netns: Netns::open(name, own.try_clone().expect("a descriptor can be duplicated")),
         };
         ip(bridge, &format!("link add {name} type veth peer name eth0 netns {}\n", at(&own)));
         ip(bridge, &format!("link set {name} master br0 up\n"));
@@ -104,21 +104,21 @@ impl Host {
         for net in FURTHER {
             commands.push_str(&format!("route add {net} dev eth0\n"));
         }
-        ip(&host.room, &commands);
+        ip(&host.netns, &commands);
         host
     }
 
-    /// Its name.
+    /// The host's name.
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Its IPv4 address.
+    /// The host's IPv4 address.
     pub fn v4(&self) -> IpAddr {
         self.v4.into()
     }
 
-    /// Its IPv6 address.
+    /// The host's IPv6 address.
     pub fn v6(&self) -> IpAddr {
         self.v6.into()
     }
@@ -143,15 +143,15 @@ impl Host {
         Endpoint::Udp((self.v6, port).into())
     }
 
-    /// Its room, to run things in.
-    pub fn room(&self) -> &Room {
-        &self.room
+    /// The thread in the host's namespace, to run things there.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
-    /// Gives it more IPv4 addresses, each from 198.51.100.0/24 or 203.0.113.0/24.
+    /// Gives the host more IPv4 addresses, each from 198.51.100.0/24 or 203.0.113.0/24.
     pub fn add_addresses(&self, addresses: impl IntoIterator<Item = Ipv4Addr>) {
         let lines = addresses.into_iter().map(|address| format!("addr add {address}/32 dev eth0\n"));
-        ip(&self.room, &lines.collect::<String>());
+        ip(&self.netns, &lines.collect::<String>());
     }
 
     /// Runs a program to its end, as root on this host.
@@ -161,7 +161,7 @@ impl Host {
     pub fn output(&self, program: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(program);
         command.args(arguments);
-        self.room.output(command).unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
+        self.netns.output(command).unwrap_or_else(|error| panic!("cannot run {program}: {error}"))
     }
 
     /// Runs a program that must succeed, and returns what it printed.
@@ -182,7 +182,7 @@ impl Endpoint {
     }
 }
 
-/// What a program that must succeed printed.
+/// Returns the output of a program that must succeed.
 ///
 /// # Panics
 /// It failed.
@@ -207,11 +207,11 @@ fn namespace(purpose: &str) -> OwnedFd {
     opened.unwrap_or_else(|error| panic!("cannot open the namespace {name}: {error}")).into()
 }
 
-/// Runs lines of `ip -batch` in a room.
-fn ip(room: &Room, lines: &str) {
+/// Runs lines of `ip -batch` in a namespace.
+fn ip(netns: &Netns, lines: &str) {
     let mut command = Command::new("ip");
     command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = room.spawn(command).expect("iproute2 is installed");
+    let mut child = netns.spawn(command).expect("iproute2 is installed");
     let mut stdin = child.stdin.take().expect("it is piped");
     stdin.write_all(lines.as_bytes()).expect("ip reads its lines");
     drop(stdin);

@@ -10,16 +10,16 @@ use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::net::{Endpoint, Host};
-use crate::room::Room;
+use crate::netns::Netns;
 
-/// How long a probe waits for an answer: well under the second after which TCP sends its SYN again, so that what a
-/// probe says is about the moment it was sent, and well over what a busy machine takes to answer.
-pub(crate) const PATIENCE: Duration = Duration::from_millis(400);
+/// The time for which a probe waits for an answer: well under the second after which TCP sends its SYN again, so that a
+/// probe's result is about the moment it was sent, and well over the time that a busy machine takes to answer.
+pub(crate) const PROBE_TIMEOUT: Duration = Duration::from_millis(400);
 
-/// What became of a new connection.
+/// The outcome of a new connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reach {
-    /// It was accepted (TCP), or answered (UDP).
+    /// The host accepted the connection (TCP), or answered (UDP).
     Open,
     /// Nothing came back: the packet was dropped.
     Filtered,
@@ -30,24 +30,24 @@ pub enum Reach {
 /// An established TCP connection to an echoing listener.
 #[derive(Debug)]
 pub struct Connection {
-    room: Room,
+    netns: Netns,
     stream: Arc<Mutex<TcpStream>>,
 }
 
 impl Host {
     /// Tries a new connection.
     pub fn reach(&self, to: Endpoint) -> Reach {
-        self.room().run(reach(None, to))
+        self.netns().run(reach(None, to))
     }
 
     /// Tries a new connection from one of this host's further addresses.
     pub fn reach_from(&self, from: impl Into<IpAddr>, to: Endpoint) -> Reach {
-        self.room().run(reach(Some(from.into()), to))
+        self.netns().run(reach(Some(from.into()), to))
     }
 
     /// Tries a new connection from each of these addresses, all at once.
     pub fn reach_from_each(&self, from: &[IpAddr], to: Endpoint) -> Vec<Reach> {
-        let probes: Vec<_> = from.iter().map(|from| self.room().start(reach(Some(*from), to))).collect();
+        let probes: Vec<_> = from.iter().map(|from| self.netns().start(reach(Some(*from), to))).collect();
         probes.into_iter().map(|probe| probe.join()).collect()
     }
 
@@ -64,21 +64,22 @@ impl Host {
     /// # Panics
     /// The port is not open.
     pub fn connect_from(&self, from: Option<IpAddr>, to: Endpoint) -> Connection {
-        let stream = self.room().run(async move { timeout(5 * PATIENCE, tcp(from, to.address())).await });
+        let stream =
+            self.netns().run(async move { timeout(5 * PROBE_TIMEOUT, tcp(from, to.address())).await });
         let stream = stream.unwrap_or_else(|_| panic!("{} cannot connect to {to:?}: no answer", self.name()));
         let stream =
             stream.unwrap_or_else(|error| panic!("{} cannot connect to {to:?}: {error}", self.name()));
-        Connection { room: self.room().clone(), stream: Arc::new(Mutex::new(stream)) }
+        Connection { netns: self.netns().clone(), stream: Arc::new(Mutex::new(stream)) }
     }
 }
 
 impl Connection {
-    /// Whether a line still goes to the listener and comes back.
+    /// Reports whether a line still goes to the listener and comes back.
     pub fn echoes(&self) -> bool {
         let stream = Arc::clone(&self.stream);
-        self.room.run(async move {
+        self.netns.run(async move {
             let mut stream = stream.lock().await;
-            timeout(5 * PATIENCE, echo(&mut stream)).await.is_ok_and(|echoed| echoed.is_ok())
+            timeout(5 * PROBE_TIMEOUT, echo(&mut stream)).await.is_ok_and(|echoed| echoed.is_ok())
         })
     }
 }
@@ -91,8 +92,10 @@ async fn echo(stream: &mut TcpStream) -> std::io::Result<()> {
 
 pub(crate) async fn reach(from: Option<IpAddr>, to: Endpoint) -> Reach {
     let answer = match to {
-        Endpoint::Tcp(address) => timeout(PATIENCE, async { tcp(from, address).await.map(|_| ()) }).await,
-        Endpoint::Udp(address) => timeout(PATIENCE, udp(from, address)).await,
+        Endpoint::Tcp(address) => {
+            timeout(PROBE_TIMEOUT, async { tcp(from, address).await.map(|_| ()) }).await
+        }
+        Endpoint::Udp(address) => timeout(PROBE_TIMEOUT, udp(from, address)).await,
     };
     match answer {
         Ok(Ok(())) => Reach::Open,

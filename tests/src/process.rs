@@ -1,4 +1,4 @@
-//! Processes under test: started in a room, signalled, and their logs shown when a test fails.
+//! Processes under test: started in a network namespace, signalled, and their logs shown when a test fails.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,10 +8,10 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::clock::{monotonic, wait_until};
-use crate::room::Room;
+use crate::netns::Netns;
 
-/// How long a process may take to do what a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The time within which a process must do what a test waits for.
+pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running process, or one that has ended. Dropping it kills it, and shows its log where the test has failed.
 #[derive(Debug)]
@@ -26,20 +26,20 @@ impl Process {
     ///
     /// # Panics
     /// It cannot be started.
-    pub fn start(name: &str, room: &Room, mut command: Command, log: &Path) -> Self {
+    pub fn start(name: &str, netns: &Netns, mut command: Command, log: &Path) -> Self {
         let file = File::create(log).expect("a log can be made");
         let both = file.try_clone().expect("a descriptor can be duplicated");
         command.stdin(Stdio::null()).stdout(file).stderr(both);
-        let child = room.spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let child = netns.spawn(command).unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         Self { name: name.to_owned(), child, log: log.to_owned() }
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Everything it has printed.
+    /// Returns everything that the process has printed.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
@@ -47,19 +47,19 @@ impl Process {
     /// Waits until it has printed `words`.
     ///
     /// # Panics
-    /// It has ended, or takes more than [`PATIENCE`].
+    /// It has ended, or takes more than [`STEP_TIMEOUT`].
     pub fn wait_for(&mut self, words: &str) {
         let start = monotonic();
         while !self.log().contains(words) {
             if let Ok(Some(status)) = self.child.try_wait() {
                 panic!("{} ended ({status}) before it said {words:?}:\n{}", self.name, self.log());
             }
-            assert!(start.elapsed() < PATIENCE, "{} does not say {words:?}:\n{}", self.name, self.log());
+            assert!(start.elapsed() < STEP_TIMEOUT, "{} does not say {words:?}:\n{}", self.name, self.log());
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Whether it still runs.
+    /// Reports whether the process still runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -73,13 +73,13 @@ impl Process {
         kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
     }
 
-    /// Kills it at once, without a chance to clean up.
+    /// Kills the process at once, without a chance to clean up.
     pub fn kill9(&mut self) {
         self.signal(Signal::KILL);
         self.ended();
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Asks the process to end, and waits until it has.
     pub fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.ended()
@@ -88,9 +88,9 @@ impl Process {
     /// Waits until it has ended.
     ///
     /// # Panics
-    /// It takes more than [`PATIENCE`].
+    /// It takes more than [`STEP_TIMEOUT`].
     pub fn ended(&mut self) -> ExitStatus {
-        wait_until(&format!("the end of {}", self.name), PATIENCE, || !self.is_running());
+        wait_until(&format!("the end of {}", self.name), STEP_TIMEOUT, || !self.is_running());
         self.child.wait().expect("a child can be waited for")
     }
 }
@@ -98,7 +98,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            #[allow(clippy::print_stderr)] // That is where the test runner looks for what explains a failure.
+            #[allow(clippy::print_stderr, reason = "the test runner looks there for the cause of a failure")]
             {
                 eprintln!("--- log of {} ---\n{}", self.name, self.log());
             }

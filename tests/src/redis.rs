@@ -10,8 +10,8 @@ use tempfile::TempDir;
 
 use crate::clock::monotonic;
 use crate::net::Host;
+use crate::netns::{Netns, tied};
 use crate::process::Process;
-use crate::room::{Room, tied};
 
 pub use sentinel::{FAILOVER, Group, MASTER};
 
@@ -19,7 +19,7 @@ pub use sentinel::{FAILOVER, Group, MASTER};
 #[derive(Debug)]
 pub struct Redis {
     process: Option<Process>,
-    room: Room,
+    netns: Netns,
     dir: TempDir,
 }
 
@@ -30,7 +30,7 @@ impl Redis {
     /// redis-server is not installed, or does not come up.
     pub fn start(host: &Host) -> Self {
         let dir = TempDir::with_prefix("postern-redis-").expect("a temporary directory can be made");
-        let mut redis = Self { process: None, room: host.room().clone(), dir };
+        let mut redis = Self { process: None, netns: host.netns().clone(), dir };
         redis.resume();
         redis
     }
@@ -40,12 +40,12 @@ impl Redis {
         format!("[store]\nurl = \"{}\"\n", self.url())
     }
 
-    /// Its URL.
+    /// The URL of the server.
     pub fn url(&self) -> String {
         format!("redis+unix://{}", self.socket().display())
     }
 
-    /// Kills it, at whatever it is.
+    /// Kills the server, whatever it is doing.
     pub fn kill9(&mut self) {
         self.process.take().expect("it runs").kill9();
     }
@@ -55,12 +55,12 @@ impl Redis {
         self.process.as_mut().expect("it runs").signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Lets the server go on.
     pub fn thaw(&mut self) {
         self.process.as_mut().expect("it runs").signal(Signal::CONT);
     }
 
-    /// Kills it, and takes away all that it had kept.
+    /// Kills the server, and takes away all that it had kept.
     pub fn lose(&mut self) {
         self.kill9();
         std::fs::remove_dir_all(self.dir.path().join("appendonlydir")).expect("it keeps what it has there");
@@ -86,7 +86,7 @@ impl Redis {
         ]);
         command.arg(self.socket()).arg("--dir").arg(self.dir.path());
         let log = self.dir.path().join("redis.log");
-        let process = Process::start("redis-server", &self.room, command, &log);
+        let process = Process::start("redis-server", &self.netns, command, &log);
         let start = monotonic();
         while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
             assert!(start.elapsed() < Duration::from_secs(20), "redis does not listen:\n{}", process.log());
@@ -95,7 +95,7 @@ impl Redis {
         self.process = Some(process);
     }
 
-    /// Its socket.
+    /// The path of the server's socket.
     pub fn socket(&self) -> PathBuf {
         self.dir.path().join("redis.sock")
     }

@@ -14,15 +14,15 @@ use tokio::time::timeout;
 
 use crate::net::Host;
 
-/// How much is carried at once.
+/// The largest number of bytes that are carried at once.
 const CHUNK: usize = 16 << 10;
-/// How long the answer to the last word of a side that has gone may take.
+/// The time for which the relay waits for the answer to the last bytes of a side that has gone.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// How a line is.
+/// The state of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// Everything gets through.
+    /// All bytes get through.
     Whole,
     /// Connections are broken, and refused.
     Cut,
@@ -44,17 +44,17 @@ impl Relay {
     /// The address is taken.
     pub fn to_socket(host: &Host, address: SocketAddr, socket: PathBuf) -> Self {
         let (line, seen) = watch::channel(Line::Whole);
-        let listener = host.room().run(TcpListener::bind(address)).expect("the relay's address is free");
-        host.room().start(serve(listener, address, socket, seen));
+        let listener = host.netns().run(TcpListener::bind(address)).expect("the relay's address is free");
+        host.netns().start(serve(listener, address, socket, seen));
         Self { address, line }
     }
 
-    /// Where it listens.
+    /// The address that the relay listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Changes how the line is.
+    /// Sets the state of the line.
     pub fn set(&self, line: Line) {
         self.line.send_replace(line);
     }
@@ -87,7 +87,7 @@ async fn serve(
 }
 
 async fn carry(stream: TcpStream, socket: PathBuf, line: watch::Receiver<Line>) {
-    // Without a goal there is no connection; whoever connected sees it end.
+    // Without a goal there is no connection: the client sees it end.
     let Ok(goal) = UnixStream::connect(socket).await else { return };
     stream.set_nodelay(true).ok();
     join(stream, goal, line).await;
@@ -110,7 +110,8 @@ where
     }
 }
 
-/// What was read before the line hung, or while it did, gets through later, also where its sender has gone by then.
+/// Carries bytes one way. Bytes that were read before the line hung, or while it hung, get through later, also where their
+/// sender has gone by then.
 async fn pump(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
@@ -127,7 +128,7 @@ async fn pump(
     }
 }
 
-/// Waits until the line is so. Returns whether it is there at all.
+/// Waits until the line is in a state. Returns false where the relay has ended.
 async fn until(line: &mut watch::Receiver<Line>, is_so: impl Fn(Line) -> bool) -> bool {
     line.wait_for(|line| is_so(*line)).await.is_ok()
 }

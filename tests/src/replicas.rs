@@ -13,25 +13,25 @@ use crate::balancer::{Balancer, get};
 use crate::broker::{Broker, PORT};
 use crate::client::Client;
 use crate::net::Host;
+use crate::netns::Netns;
 use crate::redis::{Group, Redis};
 use crate::relay::{Line, Relay};
-use crate::room::Room;
 
 /// The ports of the first replica; those of the others follow.
 const BROKERS: u16 = 7451;
 const STORES: u16 = 6401;
 const METRICS: u16 = 9464;
 
-/// What a test may want of its replicas.
+/// The options of a test's replicas.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplicaOptions<'a> {
-    /// How many.
+    /// The number of replicas.
     pub count: u16,
-    /// Whether each is given its name in the configuration.
+    /// True if each replica is given its name in the configuration.
     pub named: bool,
-    /// Whether the load balancer sends nobody to one that is not ready.
+    /// True if the load balancer sends no connection to a replica that is not ready.
     pub checked: bool,
-    /// More sections of everyone's configuration.
+    /// The further sections of every replica's configuration.
     pub sections: &'a str,
 }
 
@@ -42,15 +42,15 @@ pub struct Replicas {
     all: Vec<Replica>,
 }
 
-/// One of them.
+/// A broker among several.
 #[derive(Debug)]
 pub struct Replica {
     broker: Mutex<Broker>,
     url: String,
     line: Option<Relay>,
     metrics: SocketAddr,
-    room: Room,
-    /// Whether it is to run: a broker that ends by itself is started again.
+    netns: Netns,
+    /// True if the replica should run: a broker that ends by itself is started again.
     wanted: AtomicBool,
 }
 
@@ -97,9 +97,9 @@ impl Replicas {
                 None => Broker::init_on(host, &dir, BROKERS + number, &more),
                 Some(first) => Broker::beside(&first.broker(), host, &dir, BROKERS + number, &more),
             };
-            let (room, url) = (host.room().clone(), broker.url().to_owned());
+            let (netns, url) = (host.netns().clone(), broker.url().to_owned());
             let (broker, wanted) = (Mutex::new(broker), AtomicBool::new(false));
-            all.push(Replica { broker, url, line, metrics, room, wanted });
+            all.push(Replica { broker, url, line, metrics, netns, wanted });
         }
         let backends = (0..options.count).map(|number| SocketAddr::new(host.v4(), BROKERS + number));
         let balancer = if options.checked {
@@ -121,12 +121,12 @@ impl Replicas {
         &self.balancer
     }
 
-    /// One of them, counted from 0.
+    /// Returns a replica, counted from 0.
     pub fn replica(&self, number: usize) -> &Replica {
         &self.all[number]
     }
 
-    /// All of them.
+    /// Returns all replicas.
     pub fn all(&self) -> &[Replica] {
         &self.all
     }
@@ -136,7 +136,7 @@ impl Replicas {
         self.admin_at(host, self.balancer.url())
     }
 
-    /// The same, at another address.
+    /// Makes the same client, at another address.
     pub fn admin_at(&self, host: &Host, url: &str) -> Client {
         Client::new(host, url, &self.all[0].broker().admin_identity())
     }
@@ -158,17 +158,17 @@ impl Replica {
         self.broker().serve();
     }
 
-    /// Where it is reached, past the load balancer.
+    /// The replica's URL, past the load balancer.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Its broker.
+    /// The replica's broker.
     pub fn broker(&self) -> MutexGuard<'_, Broker> {
         self.broker.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Changes how its line to Redis is.
+    /// Sets the state of the replica's line to Redis.
     ///
     /// # Panics
     /// It has none of its own, being on a group.
@@ -176,13 +176,13 @@ impl Replica {
         self.line.as_ref().expect("it is on a Redis of its own line").set(line);
     }
 
-    /// Kills it, if it runs, and leaves it so.
+    /// Kills the replica, if it runs, and leaves it dead.
     pub fn kill9(&self) {
         self.wanted.store(false, Ordering::Relaxed);
         self.signal(Signal::KILL);
     }
 
-    /// Asks it to end, if it runs, and leaves it so.
+    /// Asks the replica to end, if it runs, and leaves it ended.
     pub fn terminate(&self) {
         self.wanted.store(false, Ordering::Relaxed);
         self.signal(Signal::TERM);
@@ -193,7 +193,7 @@ impl Replica {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on, if it runs.
+    /// Lets the replica go on, if it runs.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
     }
@@ -208,20 +208,20 @@ impl Replica {
         must
     }
 
-    /// Says whether it is to run; see [`Self::tend`].
+    /// Sets whether the replica should run; see [`Self::tend`].
     pub fn want(&self, wanted: bool) {
         self.wanted.store(wanted, Ordering::Relaxed);
     }
 
-    /// Whether it runs and listens.
+    /// Reports whether the replica runs and listens.
     pub fn is_ready(&self) -> bool {
         let mut broker = self.broker();
         broker.is_running() && broker.has_listened()
     }
 
-    /// Its metrics, in the format of Prometheus; none where it serves none now.
+    /// Returns the replica's metrics, in the format of Prometheus; none where it serves none now.
     pub fn metrics(&self) -> Option<String> {
-        self.room.run(get(self.metrics, "/metrics"))
+        self.netns.run(get(self.metrics, "/metrics"))
     }
 
     fn signal(&self, signal: Signal) {

@@ -19,7 +19,7 @@ use tonic::transport::Channel;
 
 use crate::broker::{Broker, PORT};
 use crate::net::Host;
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// The types of HTTP/2 frames that tests send or look for (RFC 9113, section 6).
 pub mod kind {
@@ -27,6 +27,8 @@ pub mod kind {
     pub const DATA: u8 = 0;
     /// HEADERS.
     pub const HEADERS: u8 = 1;
+    /// Advice on a stream's priority, which servers ignore (RFC 9113, section 5.3.2).
+    pub const PRIORITY: u8 = 2;
     /// RST_STREAM.
     pub const RESET: u8 = 3;
     /// SETTINGS.
@@ -53,7 +55,7 @@ pub const ENROLL: &str = "/postern.v1.AgentService/Enroll";
 /// A peer on one host.
 #[derive(Debug, Clone)]
 pub struct Stranger {
-    room: Room,
+    netns: Netns,
     broker: SocketAddr,
     tls: Arc<ClientConfig>,
     from: Option<IpAddr>,
@@ -87,7 +89,7 @@ impl Stranger {
         let known = Credentials::load(&broker.admin_identity()).expect("the broker was initialised");
         let root = known.roots().first().expect("an authority has a root");
         let tls = pinned_client_config(Fingerprint::of(root)).expect("a fingerprint can be pinned");
-        Self { room: from.room().clone(), broker: (at.v4(), PORT).into(), tls, from: None }
+        Self { netns: from.netns().clone(), broker: (at.v4(), PORT).into(), tls, from: None }
     }
 
     /// The same peer with the certificate in a directory.
@@ -101,16 +103,16 @@ impl Stranger {
         self
     }
 
-    /// The same peer, from another address of its host.
+    /// Returns the same peer, at another address of its host.
     #[must_use]
     pub fn from_address(mut self, address: impl Into<IpAddr>) -> Self {
         self.from = Some(address.into());
         self
     }
 
-    /// The room in which its connections are made.
-    pub fn room(&self) -> &Room {
-        &self.room
+    /// The namespace in which the peer makes its connections.
+    pub fn netns(&self) -> &Netns {
+        &self.netns
     }
 
     /// Connects, and sends nothing.
@@ -136,7 +138,7 @@ impl Stranger {
         TlsConnector::from(Arc::clone(&self.tls)).connect(name, tcp).await
     }
 
-    /// A channel for typed calls. Must be made within the peer's room.
+    /// A channel for typed calls. Must be made within the peer's [`Netns`].
     ///
     /// # Panics
     /// The broker's address cannot be used.

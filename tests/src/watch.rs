@@ -1,4 +1,4 @@
-//! Watching a port over time: new connections are tried without a pause, and each is kept with the moment it was tried.
+//! A watch of a port over time: new connections are tried without a pause, and each is kept with the moment it was tried.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -13,14 +13,14 @@ use tokio::task::JoinSet;
 
 use crate::clock::wall;
 use crate::net::{Endpoint, Host};
+use crate::netns::Running;
 use crate::probe::{Reach, reach};
-use crate::room::Running;
 
 /// The pause between two probes.
 const STEP: Duration = Duration::from_millis(20);
-/// How long after its end a window may still be open (I2).
+/// The time after its end for which a window may still be open (I2).
 const LATE: SignedDuration = SignedDuration::from_secs(1);
-/// How long before its end a window may be closed. The agent counts what is left from the latest moment at which the
+/// The time before its end at which a window may be closed. The agent counts the rest from the latest moment at which the
 /// broker can have said so, which errs to the early side by one trip through the network.
 const EARLY: SignedDuration = SignedDuration::from_millis(150);
 
@@ -31,18 +31,18 @@ pub struct Watch {
     samples: Running<Vec<Sample>>,
 }
 
-/// One probe.
+/// A probe and its outcome.
 #[derive(Debug, Clone, Copy)]
 pub struct Sample {
-    /// When it was about to be sent.
+    /// The time at which the probe was about to be sent.
     pub at: Timestamp,
-    /// When it was sent at the latest: a busy machine may stop a probe before it has left.
+    /// The latest time at which the probe was sent: a busy machine may stop a probe before it has left.
     pub sent_by: Timestamp,
-    /// What became of it.
+    /// The outcome of the probe.
     pub reach: Reach,
 }
 
-/// What was seen, in the order of sending.
+/// The samples of a watch, in the order of sending.
 #[derive(Debug)]
 pub struct Timeline {
     samples: Vec<Sample>,
@@ -62,7 +62,7 @@ impl Host {
     fn watch_with(&self, from: Option<IpAddr>, to: Endpoint, step: Duration) -> Watch {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let samples = self.room().start(async move {
+        let samples = self.netns().start(async move {
             let mut probes = JoinSet::new();
             loop {
                 // One more after the end of the watch was asked for, so that the watch covers it.

@@ -7,8 +7,8 @@ use postern_core::Role;
 use tempfile::TempDir;
 
 use crate::agent::Agent;
-use crate::asks::{Ask, PolicyBuilder, a_policy, an_ask};
 use crate::broker::Broker;
+use crate::builders::{PolicyBuilder, RequestBuilder, a_policy, a_request};
 use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::{Host, Net};
@@ -22,7 +22,7 @@ pub const UDP: u16 = 161;
 /// A TCP port with a listener that no policy protects.
 pub const FREE: u16 = 80;
 
-/// Everything that a scenario needs. What is dropped first stands first.
+/// The world of a scenario. What is dropped first stands first.
 #[derive(Debug)]
 pub struct World {
     /// The administrator, on the broker's host.
@@ -40,7 +40,7 @@ pub struct World {
 
 impl World {
     /// A world under the usual policy, its agent in sync.
-    #[allow(clippy::new_without_default)]
+    #[allow(clippy::new_without_default, reason = "it starts programs, which no default should")]
     pub fn new() -> Self {
         Self::under(usual_policy())
     }
@@ -97,11 +97,11 @@ pub fn usual_policy() -> PolicyBuilder {
 }
 
 /// A request for the VM's protected TCP port, from both addresses of a host.
-pub fn ask_for(host: &Host) -> Ask {
-    an_ask().on(VM).port("tcp/22").from(host.v4()).from(host.v6())
+pub fn ask_for(host: &Host) -> RequestBuilder {
+    a_request().on(VM).port("tcp/22").from(host.v4()).from(host.v6())
 }
 
-/// Addresses for clients to take besides their own: 198.51.100.1 and on, up to 254 of them.
+/// Returns addresses for clients to take besides their own: 198.51.100.1 and on, up to 254 of them.
 pub fn further_addresses(count: u8) -> impl Iterator<Item = Ipv4Addr> {
     (1..=count).map(|number| Ipv4Addr::new(198, 51, 100, number))
 }

@@ -1,4 +1,4 @@
-//! The elements of the table's sets, and what must change to get from some to others. Pure: time is an argument.
+//! The elements of the table's sets, and the difference between two collections of them. Pure: time is an argument.
 //!
 //! Single addresses, the usual case, are in hash sets. Wider prefixes are flattened into disjoint ranges, because the
 //! kernel refuses intervals that overlap.
@@ -14,7 +14,7 @@ use postern_core::{ProtectedPort, SourcePrefix};
 use super::policy::OpenWindow;
 use crate::clock::BootTime;
 
-/// The sets of windows in the table.
+/// A set of windows in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Set {
     /// Single IPv4 addresses.
@@ -30,7 +30,7 @@ pub(super) enum Set {
 impl Set {
     pub(super) const ALL: [Self; 4] = [Self::Hosts4, Self::Hosts6, Self::Nets4, Self::Nets6];
 
-    /// Its name in the table.
+    /// Returns the name of the set in the table.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Hosts4 => "hosts4",
@@ -49,16 +49,16 @@ impl Set {
     }
 }
 
-/// One element: while it is there, these sources may open connections to this port.
+/// An element of a set: while the kernel holds it, these sources may open connections to this port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Element {
-    /// The set that it is in.
+    /// The set of the element.
     pub(super) set: Set,
     /// The port.
     pub(super) port: ProtectedPort,
     /// The first source.
     pub(super) first: IpAddr,
-    /// The last source; in a hash set the first again.
+    /// The last source; in a hash set the same as the first.
     pub(super) last: IpAddr,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Display for Element {
 /// Elements with their ends.
 pub(super) type Elements = BTreeMap<Element, BootTime>;
 
-/// The elements that admit, at every instant from `now` on, exactly what the windows admit.
+/// Returns the elements that admit, at every instant from `now` on, exactly what the windows admit.
 pub(super) fn of_windows(windows: &[OpenWindow], now: BootTime) -> Elements {
     let mut elements = Elements::new();
     let mut wide: BTreeMap<ProtectedPort, Vec<(SourcePrefix, BootTime)>> = BTreeMap::new();
@@ -96,18 +96,18 @@ pub(super) fn of_windows(windows: &[OpenWindow], now: BootTime) -> Elements {
     elements
 }
 
-/// What changes some elements into others, in one transaction.
+/// The changes that turn some elements into others, in one transaction.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Delta {
-    /// To be removed first.
+    /// The elements to remove first.
     pub(super) remove: BTreeSet<Element>,
-    /// To be added then. An element whose end changes is in both: older kernels keep the timeout of one that is added
-    /// again.
+    /// The elements to add after that. An element whose end changes is in both: older kernels keep the old timeout of an
+    /// element that is added again.
     pub(super) add: Elements,
 }
 
 impl Delta {
-    /// From what the kernel holds to what is wanted.
+    /// Returns the changes from what the kernel holds to what is wanted.
     pub(super) fn between(held: &Elements, wanted: &Elements) -> Self {
         let differs = |in_one: &Elements, element: &Element, end: &BootTime| in_one.get(element) != Some(end);
         let remove = held.iter().filter(|(element, end)| differs(wanted, element, end));
@@ -126,13 +126,13 @@ impl Delta {
         self.remove.len() + self.add.len()
     }
 
-    /// Whether it leaves every element where it is, with another end.
+    /// Reports whether the changes keep every element and give it another end.
     pub(super) fn only_moves_ends(&self) -> bool {
         self.remove.iter().eq(self.add.keys())
     }
 
-    /// The same in transactions of at most `most` changes, where none of them needs another to have been made: that is
-    /// so where only ends are moved. In one piece otherwise.
+    /// Splits the changes into transactions of at most `most` changes if they only move ends, because then no transaction
+    /// depends on another. Returns them in one piece otherwise.
     pub(super) fn parts(&self, most: usize) -> Vec<Self> {
         if !self.only_moves_ends() {
             return vec![self.clone()];
@@ -145,39 +145,39 @@ impl Delta {
         ends.chunks(most / 2).map(part).collect()
     }
 
-    /// Every element that it touches.
+    /// Returns every element that the changes touch.
     pub(super) fn touched(&self) -> BTreeSet<Element> {
         self.remove.iter().chain(self.add.keys()).copied().collect()
     }
 }
 
-/// How far the kernel's end of an element may be from the one it was given: it counts in jiffies (up to 10 ms), and
-/// some time passes between telling it and asking it, more on a busy machine.
-const TOLERANCE: Duration = Duration::from_millis(150);
-/// Nearer than this, an end that was read is taken for the one that was given. Less than the tolerance, so that what is
-/// taken for right once is not found wrong the next time.
-const NEAR: Duration = Duration::from_millis(50);
+/// The greatest accepted difference between the end that the kernel holds and the end that it was given: the kernel counts
+/// in jiffies (up to 10 ms), and some time passes between the write and the read, more on a busy machine.
+const END_TOLERANCE: Duration = Duration::from_millis(150);
+/// The difference up to which an end that was read counts as the one that was given. Less than [`END_TOLERANCE`], so that
+/// an end that was once accepted is not found wrong the next time.
+const SAME_END: Duration = Duration::from_millis(50);
 
-/// Whether an end that was read back is the one that was given.
+/// Reports whether an end that was read back is the one that was given.
 pub(super) fn same_end(read: BootTime, given: BootTime) -> bool {
-    apart(read, given) <= NEAR
+    apart(read, given) <= SAME_END
 }
 
 fn apart(one: BootTime, other: BootTime) -> Duration {
     one.since(other).max(other.since(one))
 }
 
-/// The first difference, in words, between what the kernel was found to hold and what it should; none where they agree.
-/// What has ended by `now`, or is just about to, may be there or not.
+/// Returns the first difference, in words, between the elements that the kernel holds and those that it should; `None`
+/// where they agree. An element that has ended by `now`, or is about to, may be present or absent.
 pub(super) fn difference(found: &Elements, wanted: &Elements, now: BootTime) -> Option<String> {
-    let alive = |end: &BootTime| *end > now.plus(TOLERANCE);
+    let alive = |end: &BootTime| *end > now.plus(END_TOLERANCE);
     let missing = wanted.iter().find(|(element, end)| alive(end) && !found.contains_key(element));
     let foreign = found.iter().find(|(element, end)| alive(end) && !wanted.contains_key(element));
     let off = found
         .iter()
-        .find(|(element, end)| wanted.get(element).is_some_and(|due| apart(**end, *due) > TOLERANCE));
+        .find(|(element, end)| wanted.get(element).is_some_and(|due| apart(**end, *due) > END_TOLERANCE));
     let missing = missing.map(|(element, _)| format!("the window {element} is missing"));
-    let foreign = foreign.map(|(element, _)| format!("the window {element} is not ours"));
+    let foreign = foreign.map(|(element, _)| format!("the window {element} is not Postern's"));
     missing.or(foreign).or_else(|| off.map(|(element, _)| format!("the window {element} has another end")))
 }
 

@@ -1,172 +1,181 @@
-//! Making the kernel hold a policy, and knowing that it does.
+//! The enforcer: makes the kernel hold a policy, and knows that it does.
 //!
-//! Everything is one transaction: a new table replaces the old one whole, or only the elements that differ change. After
-//! it the kernel is asked what it holds: a process that was stopped between looking at the clock and telling the kernel
-//! would otherwise have opened a window for too long (I2).
+//! Each change is one transaction: a new table replaces the old one whole, or only the elements that differ change. After
+//! the transaction the enforcer reads what the kernel holds. A process that was stopped between reading the clock and
+//! sending the transaction would otherwise have opened a window for too long (I2).
 //!
-//! The kernel numbers its rulesets. While the number is the one that our last transaction led to, nobody has changed
-//! anything; when it is another, the table is read and compared before it is built on.
+//! The kernel numbers its rulesets. While the number is the one that the enforcer's last transaction led to, no process has
+//! changed anything. When it is another, the enforcer reads the table and compares it before it builds on it.
 
 use std::time::Duration;
 
 use super::FirewallError;
-use super::carried;
 use super::elements::{Delta, Elements, Set, difference, of_windows, same_end};
+use super::established;
+use super::fingerprint::TableFingerprint;
 use super::kernel::{Kernel, RulesetId};
 use super::nft::Nft;
 use super::policy::HostPolicy;
-use super::script::{self, Layout};
-use super::structure::Structure;
+use super::ruleset::{self, Layout};
 use crate::clock::{self, BootTime};
-use crate::keeper::{HostLayer, suspended};
+use crate::host_reconciler::{HostLayer, suspended};
 
-/// For how long a transaction is tried again when others change the ruleset at the same time.
-const PATIENCE: Duration = Duration::from_secs(3);
-/// Up to how many changes are made over netlink; more go through `nft`, which splits what exceeds a socket's buffer.
-const FEW: usize = 512;
-/// Up to how many changed elements are read back one by one; more are read with their whole set.
-const SINGLY: usize = 32;
-/// A suspend shorter than this moves no end that anyone would notice.
-const SUSPEND_NOTICED: Duration = Duration::from_millis(100);
+/// The time for which a transaction is tried again while other processes change the ruleset.
+const RETRY_FOR: Duration = Duration::from_secs(3);
+/// The most changes that are made over netlink; more go through `nft`, which splits what exceeds a socket's buffer.
+const MAX_NETLINK_CHANGES: usize = 512;
+/// The most changed elements that are read back one by one; more are read with their whole set.
+const MAX_SINGLE_READS: usize = 32;
+/// The shortest suspend that matters: a shorter one moves every end by less.
+const MIN_SUSPEND: Duration = Duration::from_millis(100);
 
-/// Keeps our table in the kernel.
+/// The writer of Postern's table in the kernel.
 #[derive(Debug)]
 pub struct Enforcer {
     kernel: Kernel,
     nft: Nft,
-    held: Option<Held>,
+    known: Option<KnownTable>,
     damage: Option<String>,
 }
 
-/// What the kernel held when we last looked.
+/// The table as the enforcer last knew it.
 #[derive(Debug)]
-struct Held {
-    /// The ruleset that we knew it in.
+struct KnownTable {
+    /// The number of the ruleset at that time.
     ruleset: RulesetId,
-    /// Whether the elements below are what it held then. Not so after a transaction that could not be verified.
+    /// True where `elements` are what the kernel held then; false after a transaction that could not be verified.
     certain: bool,
     layout: Layout,
-    /// Taken when it was built.
-    structure: Structure,
+    /// The fingerprint, taken when the table was built.
+    fingerprint: TableFingerprint,
     elements: Elements,
-    /// For how long the machine had been suspended since boot: timeouts stand still meanwhile.
+    /// The time for which the machine had been suspended since boot: timeouts stand still meanwhile.
     suspended: Duration,
 }
 
 impl Enforcer {
-    /// Nothing is looked at yet.
+    /// Makes an enforcer that has not read the table yet, so that its first policy replaces the table whole.
     ///
     /// # Errors
     /// `nft` is not installed.
     pub fn new() -> Result<Self, FirewallError> {
-        Ok(Self { kernel: Kernel::new(), nft: Nft::find()?, held: None, damage: None })
+        Ok(Self { kernel: Kernel::new(), nft: Nft::find()?, known: None, damage: None })
     }
 
     fn step(&mut self, policy: &HostPolicy) -> Result<(), FirewallError> {
         let ruleset = self.kernel.ruleset_id()?;
         let layout = Layout { mode: policy.mode, ports: policy.ports.clone() };
-        let held = match self.held.take() {
-            Some(held) if held.certain && held.ruleset == ruleset && !held.slept() => Some(held),
-            Some(held) => self.inspect(held, ruleset)?,
+        let known = match self.known.take() {
+            Some(known) if known.certain && known.ruleset == ruleset && !known.slept() => Some(known),
+            Some(known) => self.inspect(known, ruleset)?,
             None => None,
         };
         let wanted = of_windows(&policy.windows, clock::boottime());
-        let mut held = match held {
-            Some(held) if held.layout == layout => held,
+        let mut known = match known {
+            Some(known) if known.layout == layout => known,
             Some(_) | None => self.replace(layout, &wanted)?,
         };
-        let outcome = self.change(&mut held, wanted);
-        self.held = Some(held);
+        let outcome = self.change(&mut known, wanted);
+        self.known = Some(known);
         outcome
     }
 
-    /// Reads the table after someone changed the ruleset, or time stood still. What is not as we left it is noted. `None`
-    /// where the table must be built anew.
-    fn inspect(&mut self, mut held: Held, ruleset: RulesetId) -> Result<Option<Held>, FirewallError> {
-        match self.kernel.structure()? {
-            None => return Ok(self.damaged("the table is gone")),
-            Some(structure) if structure != held.structure => {
-                return Ok(self.damaged("the table's chains or rules or sets were changed"));
+    /// Reads the table after another process changed the ruleset, or after a suspend. Notes every difference as damage.
+    /// Returns `None` where the table must be replaced.
+    fn inspect(
+        &mut self,
+        mut known: KnownTable,
+        ruleset: RulesetId,
+    ) -> Result<Option<KnownTable>, FirewallError> {
+        match self.kernel.fingerprint()? {
+            None => return Ok(self.note_and_rebuild("the table is gone")),
+            Some(fingerprint) if fingerprint != known.fingerprint => {
+                return Ok(self.note_and_rebuild("the table's chains or rules or sets were changed"));
             }
             Some(_) => {}
         }
         let found = match self.read_all() {
             Ok(found) => found,
-            // What cannot be read as a window cannot be taken away as one either.
+            // An element that cannot be read as a window cannot be removed as one either.
             Err(FirewallError::Answer { what }) => {
-                return Ok(self.damaged(&format!("a set holds something without the {what}")));
+                return Ok(self.note_and_rebuild(&format!("a set holds something without the {what}")));
             }
             Err(error) => return Err(error),
         };
-        if held.certain
-            && !held.slept()
-            && let Some(what) = difference(&found, &held.elements, clock::boottime())
+        if known.certain
+            && !known.slept()
+            && let Some(what) = difference(&found, &known.elements, clock::boottime())
         {
             self.note(&what);
         }
-        held.elements = known_by(found, &held.elements);
-        held.ruleset = ruleset;
-        held.certain = true;
-        held.suspended = suspended(clock::boottime());
-        // Whoever changes it while it is read, changes its number.
-        if self.kernel.ruleset_id()? == ruleset { Ok(Some(held)) } else { Err(FirewallError::Interfered) }
+        known.elements = with_known_ends(found, &known.elements);
+        known.ruleset = ruleset;
+        known.certain = true;
+        known.suspended = suspended(clock::boottime());
+        // A change of the table while it is read changes the number.
+        if self.kernel.ruleset_id()? == ruleset { Ok(Some(known)) } else { Err(FirewallError::Interfered) }
     }
 
-    fn change(&mut self, held: &mut Held, wanted: Elements) -> Result<(), FirewallError> {
+    fn change(&mut self, known: &mut KnownTable, wanted: Elements) -> Result<(), FirewallError> {
         let now = clock::boottime();
-        held.elements.retain(|_, end| *end > now);
-        let delta = Delta::between(&held.elements, &wanted);
+        known.elements.retain(|_, end| *end > now);
+        let delta = Delta::between(&known.elements, &wanted);
         if delta.is_empty() {
             return Ok(());
         }
-        let outcome = self.apply(held, delta, &wanted);
-        // Where others interfered nothing was changed, and the ruleset's number tells that it has to be looked at.
-        held.certain = matches!(outcome, Ok(()) | Err(FirewallError::Interfered));
+        let outcome = self.apply(known, delta, &wanted);
+        // Where other processes interfered nothing was changed, and the next step sees another number and reads the table.
+        known.certain = matches!(outcome, Ok(()) | Err(FirewallError::Interfered));
         outcome
     }
 
-    fn apply(&mut self, held: &mut Held, mut delta: Delta, wanted: &Elements) -> Result<(), FirewallError> {
-        if delta.len() > FEW && !delta.only_moves_ends() {
-            self.nft.run(&script::changes(&delta, clock::boottime()))?;
-            held.ruleset = held.ruleset.next();
-            held.elements = known_by(self.read_all()?, wanted);
-            delta = Delta::between(&held.elements, wanted);
+    fn apply(
+        &mut self,
+        known: &mut KnownTable,
+        mut delta: Delta,
+        wanted: &Elements,
+    ) -> Result<(), FirewallError> {
+        if delta.len() > MAX_NETLINK_CHANGES && !delta.only_moves_ends() {
+            self.nft.run(&ruleset::changes(&delta, clock::boottime()))?;
+            known.ruleset = known.ruleset.next();
+            known.elements = with_known_ends(self.read_all()?, wanted);
+            delta = Delta::between(&known.elements, wanted);
         }
-        // A transaction of many windows takes a while, and what was left of each when it began is too long when it is
-        // done. That is made good in small ones.
-        for part in delta.parts(FEW) {
-            self.kernel.change(&part, held.ruleset, clock::boottime())?;
-            held.ruleset = held.ruleset.next();
+        // A large transaction takes a while, so the time left that each window was given at its start is too long at its
+        // end. Small transactions correct the ends.
+        for part in delta.parts(MAX_NETLINK_CHANGES) {
+            self.kernel.change(&part, known.ruleset, clock::boottime())?;
+            known.ruleset = known.ruleset.next();
         }
-        held.elements.clone_from(wanted);
+        known.elements.clone_from(wanted);
         self.verify(&delta, wanted)
     }
 
-    fn replace(&mut self, layout: Layout, wanted: &Elements) -> Result<Held, FirewallError> {
-        let carried = carried::connections(&layout.ports);
+    fn replace(&mut self, layout: Layout, wanted: &Elements) -> Result<KnownTable, FirewallError> {
+        let established = established::connections(&layout.ports);
         let ruleset = self.kernel.ruleset_id()?.next();
-        self.nft.run(&script::replacement(&layout, wanted, &carried, clock::boottime()))?;
-        let structure = self.kernel.structure()?.ok_or(FirewallError::Interfered)?;
-        let elements = known_by(self.read_all()?, wanted);
+        self.nft.run(&ruleset::replacement(&layout, wanted, &established, clock::boottime()))?;
+        let fingerprint = self.kernel.fingerprint()?.ok_or(FirewallError::Interfered)?;
+        let elements = with_known_ends(self.read_all()?, wanted);
         let suspended = suspended(clock::boottime());
         if self.kernel.ruleset_id()? != ruleset {
             return Err(FirewallError::Interfered);
         }
-        Ok(Held { ruleset, certain: true, layout, structure, elements, suspended })
+        Ok(KnownTable { ruleset, certain: true, layout, fingerprint, elements, suspended })
     }
 
-    /// Reads back what was changed.
+    /// Reads back the changed elements.
     fn verify(&mut self, delta: &Delta, wanted: &Elements) -> Result<(), FirewallError> {
         let touched = delta.touched();
-        if touched.len() > SINGLY {
-            return agreed(&self.read_all()?, wanted, clock::boottime());
+        if touched.len() > MAX_SINGLE_READS {
+            return check_equal(&self.read_all()?, wanted, clock::boottime());
         }
         for element in touched {
-            let left = self.kernel.left_of(&element)?;
+            let left = self.kernel.time_left(&element)?;
             let now = clock::boottime();
             let found = left.map(|left| (element, now.plus(left))).into_iter().collect();
             let due = wanted.get(&element).map(|end| (element, *end)).into_iter().collect();
-            agreed(&found, &due, now)?;
+            check_equal(&found, &due, now)?;
         }
         Ok(())
     }
@@ -179,48 +188,48 @@ impl Enforcer {
         Ok(found)
     }
 
-    fn damaged(&mut self, what: &str) -> Option<Held> {
+    fn note_and_rebuild(&mut self, what: &str) -> Option<KnownTable> {
         self.note(what);
         None
     }
 
     fn note(&mut self, what: &str) {
-        // The first says most: what follows may be found while the first is mended.
+        // The first damage says most: the rest may be found while the first is repaired.
         self.damage.get_or_insert_with(|| what.to_owned());
     }
 }
 
-impl Held {
+impl KnownTable {
     fn slept(&self) -> bool {
-        suspended(clock::boottime()).saturating_sub(self.suspended) > SUSPEND_NOTICED
+        suspended(clock::boottime()).saturating_sub(self.suspended) > MIN_SUSPEND
     }
 }
 
-/// What was read, with our own ends where they are as good as the kernel's. The others differ from whatever is wanted,
-/// and are set anew.
-fn known_by(found: Elements, ours: &Elements) -> Elements {
-    let known = |(element, read)| match ours.get(&element) {
+/// Returns the elements that were read, with the known end where the two are the same but for rounding. Any other end
+/// differs from the wanted one, and is set again.
+fn with_known_ends(found: Elements, known_ends: &Elements) -> Elements {
+    let known = |(element, read)| match known_ends.get(&element) {
         Some(end) if same_end(read, *end) => (element, *end),
         Some(_) | None => (element, read),
     };
     found.into_iter().map(known).collect()
 }
 
-fn agreed(found: &Elements, wanted: &Elements, now: BootTime) -> Result<(), FirewallError> {
+fn check_equal(found: &Elements, wanted: &Elements, now: BootTime) -> Result<(), FirewallError> {
     difference(found, wanted, now).map_or(Ok(()), |what| Err(FirewallError::Unverified { what }))
 }
 
 impl HostLayer for Enforcer {
     type Error = FirewallError;
 
-    /// The clock is read where it is needed: the caller's moment may be long past by then.
+    /// Makes the kernel hold the policy. Reads the clock itself: the caller's moment may be long past at each use.
     fn ensure(&mut self, policy: &HostPolicy, _: BootTime) -> Result<(), FirewallError> {
         let began = clock::boottime();
         loop {
             match self.step(policy) {
-                // Looked at again, it is seen what they did; or a window is set anew with what is left of it by now.
+                // The next step reads what the other processes changed, or sets a window again with the time left now.
                 Err(FirewallError::Interfered | FirewallError::Unverified { .. })
-                    if clock::boottime().since(began) < PATIENCE => {}
+                    if clock::boottime().since(began) < RETRY_FOR => {}
                 outcome => return outcome,
             }
         }

@@ -1,36 +1,36 @@
-//! What can go wrong between the agent and the kernel's firewall.
+//! Errors between the agent and the kernel's firewall.
 
 use std::io;
 use std::time::Duration;
 
-/// What can go wrong with the host firewall.
+/// An error of the host firewall.
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
-    /// There is no `nft`.
+    /// The command `nft` is missing.
     #[error("the command nft is in none of {places}; install the package nftables")]
     NftMissing {
-        /// Where it was looked for.
+        /// The paths that were tried.
         places: String,
     },
-    /// `nft` could not be run.
+    /// The command `nft` could not be run.
     #[error("cannot run {nft}")]
     NftFailed {
-        /// Its path.
+        /// The path of `nft`.
         nft: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// `nft` did not end in time, and was killed.
-    #[error("nft did not end within {} s", patience.as_secs())]
+    /// The command `nft` did not end in time, and was killed.
+    #[error("nft did not end within {} s", timeout.as_secs())]
     NftSlow {
-        /// How long it had.
-        patience: Duration,
+        /// The time that it had.
+        timeout: Duration,
     },
-    /// `nft` refused.
+    /// The command `nft` refused.
     #[error("nft refused: {message}")]
     NftRefused {
-        /// What it said, first line.
+        /// The first line of its error.
         message: String,
     },
     /// The kernel refused a request over netlink.
@@ -38,25 +38,25 @@ pub enum FirewallError {
         "the kernel refused to {what}; this agent needs root (CAP_NET_ADMIN) and a kernel with nf_tables"
     )]
     Netlink {
-        /// What was asked.
+        /// The request, as "refused to …".
         what: &'static str,
-        /// Why.
+        /// The cause.
         #[source]
         source: io::Error,
     },
-    /// The kernel answered something that this agent does not understand.
+    /// The kernel gave an answer that this agent does not understand.
     #[error("the kernel's answer has no {what}")]
     Answer {
-        /// What is missing in it.
+        /// The missing part.
         what: &'static str,
     },
-    /// Another process changes the rules so often that none of our transactions fits between.
-    #[error("other processes kept changing the firewall while it was being set; it will be tried again")]
+    /// Other processes change the rules so often that no transaction of the agent succeeded.
+    #[error("other processes kept changing the firewall while the agent set it; the agent will try again")]
     Interfered,
     /// The kernel does not hold what it confirmed.
-    #[error("the kernel does not hold what it was told: {what}")]
+    #[error("the kernel does not hold what it confirmed: {what}")]
     Unverified {
-        /// What differs.
+        /// The difference.
         what: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Talking to nf_tables over netlink: what is too frequent, or must be too quick, to start `nft` for.
+//! The netlink interface of nf_tables, for what is too frequent or too urgent to start `nft` for.
 //!
 //! The message formats are those of linux/netfilter/nf_tables.h. Integers in them are in network byte order.
 
@@ -21,20 +21,20 @@ use super::{FirewallError, TABLE};
 use crate::clock::BootTime;
 
 /// The address family `inet` (NFPROTO_INET).
-const INET: u8 = 1;
+const NFPROTO_INET: u8 = 1;
 /// The subsystem that a batch is for (NFNL_SUBSYS_NFTABLES).
-const NFTABLES: u16 = 10;
-/// How many elements go into one message: the attribute that holds them cannot be longer than 64 KiB.
-const PER_MESSAGE: usize = 400;
-/// How many messages a batch may have at the most; asked for in advance, to number them.
-const PER_BATCH: u32 = 64;
+const NFNL_SUBSYS_NFTABLES: u16 = 10;
+/// The most elements in one message: the attribute that holds them cannot be longer than 64 KiB.
+const MAX_ELEMENTS_PER_MESSAGE: usize = 400;
+/// The most messages in a batch; their numbers are reserved in advance.
+const MAX_MESSAGES_PER_BATCH: u32 = 64;
 
-/// The number of the ruleset. Each transaction of anyone on this host counts it up by one.
+/// The number of the ruleset. Each transaction of any process on this host increases it by one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RulesetId(u32);
 
 impl RulesetId {
-    /// After one more transaction. Zero is left out (nf_tables_commit).
+    /// Returns the number after the next transaction. The kernel leaves out zero (nf_tables_commit).
     pub(super) fn next(self) -> Self {
         Self(self.0.wrapping_add(1).max(1))
     }
@@ -56,19 +56,19 @@ impl Kernel {
         Self { socket: NetlinkSocket::new() }
     }
 
-    /// The number of the ruleset now.
+    /// Returns the present number of the ruleset.
     ///
     /// # Errors
     /// The kernel refused.
     pub(super) fn ruleset_id(&mut self) -> Result<RulesetId, FirewallError> {
-        let failed = refused("tell the number of the ruleset");
+        let failed = refusal("return the number of the ruleset");
         let request = Request::new().op_getgen_do(&Nfgenmsg::new());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
         let (_, generation) = reply.recv_one().map_err(|error| failed(error.into()))?;
         generation.get_id().map(RulesetId).map_err(|_| FirewallError::Answer { what: "ruleset number" })
     }
 
-    /// Whether our table is there, whatever is in it.
+    /// Reports whether Postern's table exists, whatever is in it.
     ///
     /// # Errors
     /// The kernel refused.
@@ -76,16 +76,16 @@ impl Kernel {
         Ok(self.table()?.is_some())
     }
 
-    /// The handle and the flags of our table; `None` where there is none.
+    /// Returns the handle and the flags of Postern's table; `None` where there is none.
     pub(super) fn table(&mut self) -> Result<Option<(u64, u32)>, FirewallError> {
-        let failed = refused("look for our table");
+        let failed = refusal("look up the table inet postern");
         let mut request = Request::new().op_gettable_do(&inet());
         request.encode().push_name_bytes(TABLE.as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
         match reply.recv_one() {
             Ok((_, table)) => {
                 let handle =
-                    table.get_handle().map_err(|_| FirewallError::Answer { what: "handle of our table" })?;
+                    table.get_handle().map_err(|_| FirewallError::Answer { what: "handle of the table" })?;
                 Ok(Some((handle, table.get_flags().unwrap_or_default())))
             }
             Err(error) if is(error.as_io_error(), Errno::NOENT) => Ok(None),
@@ -93,20 +93,20 @@ impl Kernel {
         }
     }
 
-    /// Makes the changes, all or none, if the ruleset still has this number.
+    /// Makes all changes or none, if the ruleset still has this number.
     ///
     /// # Errors
-    /// [`FirewallError::Interfered`] where it has another number; [`FirewallError::Unverified`] where it does not hold what
-    /// is to be removed; any other error: the kernel refused. Nothing was changed.
+    /// [`FirewallError::Interfered`] where the ruleset has another number; [`FirewallError::Unverified`] where the kernel does
+    /// not hold an element that the changes remove; any other error where the kernel refused. Nothing was changed.
     pub(super) fn change(
         &mut self,
         delta: &Delta,
         ruleset: RulesetId,
         now: BootTime,
     ) -> Result<(), FirewallError> {
-        let mut batch = Chained::new(self.socket.reserve_seq(PER_BATCH));
+        let mut batch = Chained::new(self.socket.reserve_seq(MAX_MESSAGES_PER_BATCH));
         let mut header = Nfgenmsg::new();
-        header.set_res_id(NFTABLES);
+        header.set_res_id(NFNL_SUBSYS_NFTABLES);
         batch.request().op_batch_begin_do(&header).encode().push_genid(ruleset.0);
         let removed: Vec<(Element, Option<BootTime>)> =
             delta.remove.iter().map(|element| (*element, None)).collect();
@@ -128,22 +128,22 @@ impl Kernel {
             Err(error) if is(&error, Errno::RESTART) || is(&error, Errno::AGAIN) => {
                 Err(FirewallError::Interfered)
             }
-            // It ended just now, or has not quite ended yet.
+            // A window has just ended, or has not quite ended yet.
             Err(error) if is(&error, Errno::NOENT) || is(&error, Errno::EXIST) => {
                 Err(FirewallError::Unverified {
                     what: "the windows are not those that were last seen".into(),
                 })
             }
-            Err(source) => Err(refused("change the windows")(source)),
+            Err(source) => Err(refusal("change the windows")(source)),
         }
     }
 
-    /// What is left of one element; `None` where it is not there.
+    /// Returns the time left of an element; `None` where the kernel does not hold it.
     ///
     /// # Errors
-    /// The kernel refused, or answered something else.
-    pub(super) fn left_of(&mut self, element: &Element) -> Result<Option<Duration>, FirewallError> {
-        let failed = refused("read a window");
+    /// The kernel refused, or its answer cannot be understood.
+    pub(super) fn time_left(&mut self, element: &Element) -> Result<Option<Duration>, FirewallError> {
+        let failed = refusal("read a window");
         let mut request = Request::new().op_getsetelem_do(&inet());
         push(request.encode(), &[(*element, None)], BootTime(0));
         let mut reply = self.socket.request(&request).map_err(&failed)?;
@@ -155,21 +155,21 @@ impl Kernel {
         }
     }
 
-    /// Every element of a set, with its end if it is read at `now`.
+    /// Returns every element of a set with its end; `now` reads the clock.
     ///
     /// # Errors
-    /// The kernel refused, or answered something else.
+    /// The kernel refused, or its answer cannot be understood.
     pub(super) fn elements(
         &mut self,
         set: Set,
         now: impl Fn() -> BootTime,
     ) -> Result<Elements, FirewallError> {
-        let failed = refused("read the windows");
+        let failed = refusal("read the windows");
         let mut request = Request::new().op_getsetelem_dump(&inet());
         request.encode().push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.name().as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
-        // The kernel counts what is left when it writes a part, which is while the part before it is taken. Nothing is made
-        // of them in between, or the later ones would be old.
+        // The kernel computes the time left when it writes a part, which is while the part before it is received. Parts are
+        // only parsed after the last, or the later ones would be old.
         let mut parts = Vec::new();
         let mut written = now();
         while let Some(part) = reply.recv() {
@@ -187,12 +187,12 @@ impl Kernel {
 }
 
 impl Kernel {
-    /// The keys of a set whose elements have no end, sorted.
+    /// Returns the sorted keys of a set whose elements have no end.
     ///
     /// # Errors
-    /// The kernel refused, or answered something else.
+    /// The kernel refused, or its answer cannot be understood.
     pub(super) fn keys(&mut self, set: &str) -> Result<Vec<Vec<u8>>, FirewallError> {
-        let failed = refused("read the connections that were there before the table");
+        let failed = refusal("read the connections that were there before the table");
         let mut request = Request::new().op_getsetelem_dump(&inet());
         request.encode().push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.as_bytes());
         let mut reply = self.socket.request(&request).map_err(&failed)?;
@@ -211,12 +211,14 @@ impl Kernel {
     }
 }
 
-/// Parts of one set each, small enough for one message.
+/// Returns parts that are each of one set, and small enough for one message.
 fn by_set(elements: &[(Element, Option<BootTime>)]) -> impl Iterator<Item = &[(Element, Option<BootTime>)]> {
-    elements.chunk_by(|(one, _), (other, _)| one.set == other.set).flat_map(|part| part.chunks(PER_MESSAGE))
+    elements
+        .chunk_by(|(one, _), (other, _)| one.set == other.set)
+        .flat_map(|part| part.chunks(MAX_ELEMENTS_PER_MESSAGE))
 }
 
-/// Writes elements of one set; those with an end with what is left of it at `now`.
+/// Writes elements of one set; an element with an end gets the time left at `now` as its timeout.
 fn push<P: Pusher>(request: PushSetelemListAttrs<P>, part: &[(Element, Option<BootTime>)], now: BootTime) {
     let Some((Element { set, .. }, _)) = part.first() else { return };
     let request = request.push_table_bytes(TABLE.as_bytes()).push_set_bytes(set.name().as_bytes());
@@ -224,7 +226,7 @@ fn push<P: Pusher>(request: PushSetelemListAttrs<P>, part: &[(Element, Option<Bo
     for (element, end) in part {
         let elem = push_key(list.nested_elem(), element);
         list = match end {
-            // A timeout of zero would be none at all.
+            // A timeout of zero would mean no timeout.
             Some(end) => elem.push_timeout(milliseconds(end.since(now)).max(1).to_be()).end_nested(),
             None => elem.end_nested(),
         };
@@ -241,10 +243,10 @@ fn push_key<P: Pusher>(elem: PushSetelemAttrs<P>, element: &Element) -> PushSete
     }
 }
 
-/// The last key of an interval.
+/// Returns the last key of an interval.
 ///
-/// netlink-bindings 0.3.5 leaves out NFTA_SET_ELEM_PAD (8) and so numbers the attributes after it one too low: the one
-/// that it calls the expressions is the kernel's NFTA_SET_ELEM_KEY_END (10). A test in a namespace holds on to that.
+/// netlink-bindings 0.3.5 leaves out NFTA_SET_ELEM_PAD (8) and so numbers the attributes after it one too low: the
+/// attribute that it calls the expressions is the kernel's NFTA_SET_ELEM_KEY_END (10). A test in a namespace checks that.
 fn key_end<'a>(elem: &IterableSetelemAttrs<'a>) -> Option<&'a [u8]> {
     DataAttrs::new(elem.get_expressions().ok()?.get_buf()).get_value().ok()
 }
@@ -263,14 +265,14 @@ fn read_element(set: Set, elem: &IterableSetelemAttrs<'_>) -> Result<(Element, D
         Some(value) => read_key(set, value).ok_or_else(|| missing("readable last key of a window"))?,
         None => (first, port),
     };
-    // A window is of one port: an interval may span ports and protocols as well as addresses.
+    // A window has one port, but an interval may span ports and protocols as well as addresses.
     let last = Some(last.0).filter(|_| last.1 == port).ok_or_else(|| missing("single port of a window"))?;
-    // One without a timeout is not of our making, and never ends.
+    // An element without a timeout was not made by the agent, and never ends.
     let left = elem.get_expiration().map_or(Duration::MAX, |left| Duration::from_millis(u64::from_be(left)));
     Ok((Element { set, port, first, last }, left))
 }
 
-/// The concatenation address . protocol . port: each padded to four bytes.
+/// Returns the concatenation address . protocol . port, each padded to four bytes.
 fn key(address: IpAddr, port: ProtectedPort) -> Vec<u8> {
     let mut key = match address {
         IpAddr::V4(address) => address.octets().to_vec(),
@@ -299,7 +301,7 @@ fn milliseconds(span: Duration) -> u64 {
 
 pub(super) fn inet() -> Nfgenmsg {
     let mut header = Nfgenmsg::new();
-    header.nfgen_family = INET;
+    header.nfgen_family = NFPROTO_INET;
     header
 }
 
@@ -307,7 +309,7 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     Errno::from_io_error(error) == Some(errno)
 }
 
-pub(super) fn refused(what: &'static str) -> impl Fn(io::Error) -> FirewallError {
+pub(super) fn refusal(what: &'static str) -> impl Fn(io::Error) -> FirewallError {
     move |source| FirewallError::Netlink { what, source }
 }
 

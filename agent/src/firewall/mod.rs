@@ -1,33 +1,59 @@
-//! The host layer: one nftables table of ours, `inet postern`, and nothing else on this host (I6).
+//! The host layer: the kernel's rules. Postern owns one nftables table on this host, `inet postern`, and touches nothing
+//! else (I6).
 //!
-//! [`policy`] says what is wanted. [`script`] and [`elements`] turn that, purely, into a table and the elements of its
-//! sets; [`enforcer`] compares it with what the kernel holds and changes the difference, through [`nft`] where the whole
-//! table is replaced and through [`kernel`] where only elements change. [`watch`] hears when someone else touches it.
+//! The words:
+//!
+//! - The *policy* ([`policy`]) is the desired state of the layer: the mode, the protected ports, the open windows.
+//! - The *layout* is the mode and the ports. It decides the chains and rules of the table ([`ruleset`]).
+//! - The *elements* ([`elements`]) are the windows as members of the table's sets, each with its own timeout: the kernel
+//!   ends a window by itself.
+//! - The *established connections* ([`established`]) are those older than the table; sets of their own let them through
+//!   (I3).
+//! - The *ruleset number* counts every transaction of every process on this host ([`kernel`]).
+//! - The *fingerprint* ([`fingerprint`]) shows whether another process changed the table.
+//!
+//! The rule: every change is one transaction, and the agent reads back what the kernel holds ([`enforcer`]). A change of
+//! windows goes over netlink, on condition that the ruleset still has the number under which the table was last known; a
+//! change of more than 512 elements goes through [`nft`] first. A change of the layout replaces the whole table through
+//! [`nft`], and so does every start, and every damage that the agent cannot undo window by window.
+//!
+//! Why a table is replaced whole:
+//!
+//! - The transaction adds, deletes and builds the table, so the kernel goes from the old rules to the new ones at once. A
+//!   protected port is never open in between, and the rules are never half of each.
+//! - The agent does not need to know what is there. The table of an older version, with other chains and sets, and a
+//!   table that another process has edited are both removed with everything in them. Nothing has to be migrated, or
+//!   repaired field by field, which would need a rule for every possible edit.
+//! - Nothing is lost: the accepted state has every window with its end, and established connections are found from their
+//!   sockets again.
+//!
+//! What happens on each failure: the kernel refuses a transaction whole, and holds what it held before. If another process
+//! changed the ruleset meanwhile, the agent reads the table, repairs it, and tries again for 3 s before it reports an
+//! error. If the agent stops, the table and its timeouts stay. [`watch`] reports when another process touches the table.
 
-mod carried;
+mod diagnose;
 mod elements;
 mod enforcer;
 mod error;
+mod established;
+mod fingerprint;
 mod kernel;
 mod nft;
 pub mod policy;
-mod script;
-mod structure;
-mod survey;
+mod ruleset;
+mod table;
 pub mod watch;
 
+pub use diagnose::diagnose;
 pub use enforcer::Enforcer;
 pub use error::FirewallError;
-pub use survey::examine;
+pub use table::TABLE;
 
-/// The name of our table.
-pub const TABLE: &str = "postern";
-
-/// Removes our table, if it is there. Established connections are not cut, and every port is as open as the rest of the
-/// host's rules leave it.
+/// Removes the table, if it exists. Established connections are not cut, and each port is then as open as the other
+/// rules of the host leave it.
 ///
 /// # Errors
 /// The kernel refused, or `nft` cannot be run.
 pub fn remove_table() -> Result<(), FirewallError> {
-    nft::Nft::find()?.run(&script::removal()).map(drop)
+    nft::Nft::find()?.run(&ruleset::removal()).map(drop)
 }

@@ -1,4 +1,4 @@
-//! Running `nft`: by its absolute path, with what it says captured and its time bounded.
+//! Runs `nft` by its absolute path, with its output captured and its time bounded.
 
 use std::io::{self, Write as _};
 use std::path::Path;
@@ -13,10 +13,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::FirewallError;
 
-/// Where distributions put it. `PATH` is not asked: what runs as root is not taken from the environment.
-const PLACES: [&str; 3] = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"];
-/// How long a transaction may take; one with 10,000 windows takes a second or so.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The paths where distributions install `nft`. `PATH` is not used: the environment must not choose what runs as root.
+const NFT_PATHS: [&str; 3] = ["/usr/sbin/nft", "/usr/bin/nft", "/sbin/nft"];
+/// The longest time for a transaction; one with 10,000 windows takes about a second.
+const NFT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The command `nft`.
 #[derive(Debug)]
@@ -25,22 +25,25 @@ pub(super) struct Nft {
 }
 
 impl Nft {
-    /// # Errors
-    /// It is not installed.
-    pub(super) fn find() -> Result<Self, FirewallError> {
-        let path = PLACES.into_iter().find(|place| Path::new(place).is_file());
-        path.map(|path| Self { path }).ok_or_else(|| FirewallError::NftMissing { places: PLACES.join(", ") })
-    }
-
-    /// Runs one script, which is one transaction.
+    /// Finds `nft`.
     ///
     /// # Errors
-    /// The kernel refused it, and nothing was changed; or `nft` could not be run.
+    /// The command is not installed.
+    pub(super) fn find() -> Result<Self, FirewallError> {
+        let path = NFT_PATHS.into_iter().find(|place| Path::new(place).is_file());
+        path.map(|path| Self { path })
+            .ok_or_else(|| FirewallError::NftMissing { places: NFT_PATHS.join(", ") })
+    }
+
+    /// Runs a script as one transaction.
+    ///
+    /// # Errors
+    /// The kernel refused the script, and nothing was changed; or `nft` could not be run.
     pub(super) fn run(&self, script: &str) -> Result<String, FirewallError> {
         self.output(&["--file", "-"], script)
     }
 
-    /// Runs one command.
+    /// Runs a command.
     ///
     /// # Errors
     /// As [`Self::run`].
@@ -51,11 +54,11 @@ impl Nft {
     fn output(&self, arguments: &[&str], input: &str) -> Result<String, FirewallError> {
         let failed = |source| FirewallError::NftFailed { nft: self.path, source };
         let mut command = Command::new(self.path);
-        // Its messages are shown to people and compared by nobody; its numbers must be in one form.
+        // The agent shows its messages to people and compares none; its numbers must be in one form.
         command.args(arguments).env_clear().env("LC_ALL", "C");
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let Some(output) = bounded(command, input).map_err(failed)? else {
-            return Err(FirewallError::NftSlow { patience: PATIENCE });
+        let Some(output) = run_bounded(command, input).map_err(failed)? else {
+            return Err(FirewallError::NftSlow { timeout: NFT_TIMEOUT });
         };
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
@@ -66,15 +69,15 @@ impl Nft {
     }
 }
 
-/// Runs a command to its end. `None`: it took too long, and was killed.
-fn bounded(mut command: Command, input: &str) -> io::Result<Option<Output>> {
+/// Runs a command to its end. Returns `None` where it took too long and was killed.
+fn run_bounded(mut command: Command, input: &str) -> io::Result<Option<Output>> {
     let mut child = command.spawn()?;
     let process = pidfd_open(Pid::from_child(&child), PidfdFlags::empty())?;
     let stdin = child.stdin.take();
     thread::scope(|scope| {
         let watchdog = scope.spawn(move || kill_when_late(&process));
         if let Some(mut stdin) = stdin {
-            // One that ends before it has read everything says why on stderr.
+            // A command that ends before it has read everything writes the reason to stderr.
             stdin.write_all(input.as_bytes()).ok();
         }
         let output = child.wait_with_output()?;
@@ -83,10 +86,10 @@ fn bounded(mut command: Command, input: &str) -> io::Result<Option<Output>> {
     })
 }
 
-/// Waits for the process's end, and kills it if that is late. Returns whether it was.
+/// Waits for the process's end, and kills it if that is late. Returns whether it was late.
 fn kill_when_late(process: &OwnedFd) -> io::Result<bool> {
-    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-    let ended = retry_on_intr(|| poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&patience)))? > 0;
+    let timeout = Timespec { tv_sec: NFT_TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
+    let ended = retry_on_intr(|| poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)))? > 0;
     if !ended {
         pidfd_send_signal(process, Signal::KILL)?;
     }
@@ -98,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_told_in_nfts_words() {
+    fn a_refusal_carries_the_message_of_nft() {
         let nft = Nft::find().unwrap();
         let error = nft.run("add rule inet nowhere nothing drop\n").unwrap_err();
         assert!(matches!(error, FirewallError::NftRefused { .. }), "{error}");

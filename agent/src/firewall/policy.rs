@@ -1,4 +1,4 @@
-//! The policy that *is* the desired state of the host layer.
+//! The policy: the desired state of the host layer.
 
 use std::collections::BTreeSet;
 
@@ -7,23 +7,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
 
-/// Everything the host layer must hold.
+/// The whole policy that the host layer must hold.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostPolicy {
-    /// What to do with a protected port that has no window.
+    /// The treatment of a protected port that has no window.
     pub mode: Mode,
-    /// The protected ports; all other traffic is not looked at.
+    /// The protected ports; the table does not look at any other traffic.
     pub ports: BTreeSet<ProtectedPort>,
-    /// The open windows. They may overlap and repeat.
+    /// The open windows, which may overlap and repeat.
     pub windows: Vec<OpenWindow>,
 }
 
-/// One open window.
+/// An open window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct OpenWindow {
     /// The port that is open.
     pub port: ProtectedPort,
-    /// Who may connect.
+    /// The sources that may connect.
     pub source: SourcePrefix,
     /// The end, on the clock that never steps.
     pub deadline: BootTime,

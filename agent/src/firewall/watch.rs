@@ -1,10 +1,11 @@
-//! Hearing when our table is changed.
+//! The watch: reports when a process changes Postern's table.
 //!
-//! The kernel tells each transaction of anyone in this network namespace: first what it touched, then, in one last
-//! message, who made it. Our own are told too. Those of our threads are passed over here, those of an `nft` that we ran
-//! are not: whether anything is wrong is for the keeper to see, who compares, and this only says when to look.
+//! The kernel sends messages about each transaction of any process in this network namespace: first what it touched,
+//! then, in a last message, the process that made it. The agent's own transactions are among them. The watch leaves out
+//! those of the agent's threads, but not those of an `nft` that the agent ran: the watch only says when to look, and the
+//! reconciler compares and decides whether anything is wrong.
 //!
-//! Elements whose time has come are removed by the kernel without a transaction, and so without waking anyone.
+//! The kernel removes an element whose time has come without a transaction, so the end of a window is not reported.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,75 +22,75 @@ use tokio::net::UnixDatagram;
 
 use super::TABLE;
 
-/// The group that is told of transactions, NFNLGRP_NFTABLES (7), as a bit.
-const GROUP: u32 = 1 << (7 - 1);
-/// How much may wait to be heard, in bytes: a flush of some thousand rules.
-const WAITING: usize = 1 << 20;
-/// The longest datagram taken, in bytes. The kernel makes them of a page or two.
-const LONGEST: usize = 64 << 10;
+/// The multicast group of transactions, NFNLGRP_NFTABLES (7), as a bit.
+const NFNLGRP_NFTABLES: u32 = 1 << (7 - 1);
+/// The size of the receive buffer, in bytes: enough for a flush of some thousand rules.
+const RECEIVE_BUFFER_BYTES: usize = 1 << 20;
+/// The longest datagram accepted, in bytes. The kernel sends datagrams of a page or two.
+const MAX_DATAGRAM_BYTES: usize = 64 << 10;
 
-/// Listens to the transactions of this network namespace.
+/// A listener on the transactions of this network namespace.
 #[derive(Debug)]
-pub struct Watch {
-    /// A netlink socket. Tokio has no type for it, and waits until one is readable in the same way for all.
+pub struct TableWatch {
+    /// A netlink socket. Tokio has no type for one, but waits for every kind of socket in the same way.
     socket: UnixDatagram,
     buffer: Vec<u8>,
-    heard: Heard,
-    changes: VecDeque<Change>,
+    reader: TransactionReader,
+    changes: VecDeque<TableChange>,
 }
 
-/// Someone touched our table.
+/// A change of Postern's table.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Change {
+pub struct TableChange {
     /// The name of the process, or of its thread; empty if unknown.
     pub process: String,
-    /// Its process id, or thread id, as the initial PID namespace counts; 0 if unknown.
+    /// The process id, or thread id, in the initial PID namespace; 0 if unknown.
     pub pid: u32,
 }
 
-impl Watch {
-    /// Listens from now on.
+impl TableWatch {
+    /// Starts to listen.
     ///
     /// # Errors
-    /// The kernel refused: this needs CAP_NET_ADMIN.
+    /// The kernel refused: the watch needs CAP_NET_ADMIN.
     pub fn start() -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let netfilter = Some(netlink::NETFILTER);
         let socket = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, netfilter)?;
-        sockopt::set_socket_recv_buffer_size_force(&socket, WAITING)?;
-        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, GROUP))?;
+        sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES)?;
+        rustix::net::bind(&socket, &SocketAddrNetlink::new(0, NFNLGRP_NFTABLES))?;
         Ok(Self {
             socket: UnixDatagram::from_std(net::UnixDatagram::from(socket))?,
-            buffer: vec![0; LONGEST],
-            heard: Heard::default(),
+            buffer: vec![0; MAX_DATAGRAM_BYTES],
+            reader: TransactionReader::default(),
             changes: VecDeque::new(),
         })
     }
 
-    /// Waits until someone has touched our table, or may have: so much was told at once that some of it was lost. Safe
-    /// to cancel.
+    /// Waits until a process has changed the table, or may have, because the kernel sent so much at once that messages were
+    /// lost. Safe to cancel.
     ///
     /// # Errors
-    /// The socket is broken.
-    pub async fn changed(&mut self) -> io::Result<Change> {
+    /// The socket failed.
+    pub async fn changed(&mut self) -> io::Result<TableChange> {
         loop {
             if let Some(change) = self.changes.pop_front() {
                 return Ok(change);
             }
             match self.receive().await {
                 Ok(length) => match self.buffer.get(..length) {
-                    Some(datagram) => self.changes.extend(self.heard.take(datagram)),
-                    None => self.changes.push_back(Change::default()),
+                    Some(datagram) => self.changes.extend(self.reader.take(datagram)),
+                    None => self.changes.push_back(TableChange::default()),
                 },
                 Err(error) if Errno::from_io_error(&error) == Some(Errno::NOBUFS) => {
-                    self.changes.push_back(Change::default());
+                    self.changes.push_back(TableChange::default());
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Waits for the next datagram. Returns its length, whatever of it fits into the buffer.
+    /// Waits for the next datagram. Returns its length, even if it does not fit into the buffer.
     async fn receive(&mut self) -> io::Result<usize> {
         let (socket, buffer) = (&self.socket, &mut self.buffer);
         let receive = || {
@@ -100,36 +101,36 @@ impl Watch {
     }
 }
 
-/// What was heard of the transaction that is being told.
+/// The reader of messages, with what it has read of the present transaction.
 #[derive(Debug, Default)]
-struct Heard {
-    ours: bool,
+struct TransactionReader {
+    touches_table: bool,
 }
 
-impl Heard {
-    /// Takes one datagram, of one or more messages, and returns the changes of our table that it ends.
-    fn take(&mut self, mut datagram: &[u8]) -> Vec<Change> {
+impl TransactionReader {
+    /// Reads a datagram of one or more messages, and returns the changes of the table whose transactions it ends.
+    fn take(&mut self, mut datagram: &[u8]) -> Vec<TableChange> {
         let mut changes = Vec::new();
         while let Some((message, rest)) = Message::split_off(datagram) {
             datagram = rest;
-            if let Some(change) = self.hear(&message) {
+            if let Some(change) = self.read(&message) {
                 changes.push(change);
             }
         }
         changes
     }
 
-    fn hear(&mut self, message: &Message<'_>) -> Option<Change> {
+    fn read(&mut self, message: &Message<'_>) -> Option<TableChange> {
         let Some(change) = message.end() else {
-            self.ours |= message.touches_us();
+            self.touches_table |= message.touches_table();
             return None;
         };
-        let ours = std::mem::take(&mut self.ours);
-        (ours && !is_own_thread(change.pid)).then_some(change)
+        let touches_table = std::mem::take(&mut self.touches_table);
+        (touches_table && !is_own_thread(change.pid)).then_some(change)
     }
 }
 
-/// One message of nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h).
+/// A message of nf_tables (linux/netfilter/nfnetlink.h, nf_tables.h).
 struct Message<'a> {
     kind: u16,
     family: u8,
@@ -137,12 +138,12 @@ struct Message<'a> {
 }
 
 /// NFNL_SUBSYS_NFTABLES (10) and NFT_MSG_NEWGEN (15).
-const END: u16 = (10 << 8) | 15;
+const NEWGEN: u16 = (10 << 8) | 15;
 /// NFPROTO_INET.
-const INET: u8 = 1;
+const NFPROTO_INET: u8 = 1;
 
 impl<'a> Message<'a> {
-    /// The first message of a datagram, and what follows it.
+    /// Returns the first message of a datagram, and the rest.
     fn split_off(datagram: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let header = Nlmsghdr::new_from_slice(datagram.get(..Nlmsghdr::len())?)?;
         let length = usize::try_from(header.len).ok()?;
@@ -152,10 +153,10 @@ impl<'a> Message<'a> {
         Some((Self { kind: header.r#type, family, attributes }, rest))
     }
 
-    /// Who made the transaction, if this message ends it.
-    fn end(&self) -> Option<Change> {
+    /// Returns the process that made the transaction, if this message ends it.
+    fn end(&self) -> Option<TableChange> {
         let attributes = GenAttrs::new(self.attributes);
-        (self.kind == END).then(|| Change {
+        (self.kind == NEWGEN).then(|| TableChange {
             process: attributes
                 .get_proc_name()
                 .map(|name| name.to_string_lossy().into_owned())
@@ -164,14 +165,16 @@ impl<'a> Message<'a> {
         })
     }
 
-    /// Whether it is about our table or something in it. In every other message the table's name is the first attribute.
-    fn touches_us(&self) -> bool {
+    /// Reports whether the message is about Postern's table or a part of it. In every message but the last of a transaction
+    /// the table's name is the first attribute.
+    fn touches_table(&self) -> bool {
         let table = TableAttrs::new(self.attributes).get_name();
-        self.family == INET && table.is_ok_and(|name| name.to_bytes() == TABLE.as_bytes())
+        self.family == NFPROTO_INET && table.is_ok_and(|name| name.to_bytes() == TABLE.as_bytes())
     }
 }
 
-/// Where the kernel counts processes from elsewhere than this one does, in a container, this is never so.
+/// Reports whether the id is that of a thread of this process. In a container the kernel counts in another PID namespace,
+/// and the answer is always no.
 fn is_own_thread(id: u32) -> bool {
     id != 0 && Path::new("/proc/self/task").join(id.to_string()).exists()
 }
@@ -180,7 +183,7 @@ fn is_own_thread(id: u32) -> bool {
 mod tests {
     use super::*;
 
-    /// Of NFT_MSG_DELTABLE, for instance.
+    /// Returns a message, of NFT_MSG_DELTABLE for instance.
     fn message(kind: u16, family: u8, attributes: &[(u16, &[u8])]) -> Vec<u8> {
         let mut body = vec![family, 0, 0, 0];
         for (number, value) in attributes {
@@ -200,45 +203,44 @@ mod tests {
         message(15, 0, &[(1, &[0, 0, 0, 9]), (2, &u32::MAX.to_be_bytes()), (3, name)])
     }
 
-    fn changes(datagrams: &[Vec<u8>]) -> Vec<Change> {
-        let mut heard = Heard::default();
-        datagrams.iter().flat_map(|datagram| heard.take(datagram)).collect()
+    fn changes(datagrams: &[Vec<u8>]) -> Vec<TableChange> {
+        let mut reader = TransactionReader::default();
+        datagrams.iter().flat_map(|datagram| reader.take(datagram)).collect()
     }
 
-    fn by(process: &str) -> Change {
-        Change { process: process.into(), pid: u32::MAX }
+    fn by(process: &str) -> TableChange {
+        TableChange { process: process.into(), pid: u32::MAX }
     }
 
     #[test]
-    fn a_change_is_told_by_the_end_of_its_transaction_in_one_datagram_or_in_several() {
-        let ours = message(2, INET, &[(1, b"postern\0")]);
-        let theirs = message(0, INET, &[(1, b"posterns\0")]);
-        let whole =
-            [theirs.clone(), ours.clone(), end(b"nft\0"), theirs.clone(), end(b"iptables\0")].concat();
+    fn a_change_is_reported_at_the_end_of_its_transaction_in_one_datagram_or_in_several() {
+        let own = message(2, NFPROTO_INET, &[(1, b"postern\0")]);
+        let other = message(0, NFPROTO_INET, &[(1, b"posterns\0")]);
+        let whole = [other.clone(), own.clone(), end(b"nft\0"), other.clone(), end(b"iptables\0")].concat();
         assert_eq!(changes(&[whole]), [by("nft")]);
-        assert_eq!(changes(&[ours.clone(), theirs.clone()]), []);
-        assert_eq!(changes(&[theirs.clone(), ours, theirs, end(b"nft\0"), end(b"nft\0")]), [by("nft")]);
+        assert_eq!(changes(&[own.clone(), other.clone()]), []);
+        assert_eq!(changes(&[other.clone(), own, other, end(b"nft\0"), end(b"nft\0")]), [by("nft")]);
     }
 
     #[test]
-    fn a_table_of_another_family_is_not_ours() {
+    fn a_table_of_another_family_is_ignored() {
         assert_eq!(changes(&[message(0, 2, &[(1, b"postern\0")]), end(b"nft\0")]), []);
     }
 
     #[test]
-    fn a_transaction_of_a_thread_of_this_process_is_passed_over() {
+    fn a_transaction_of_a_thread_of_this_process_is_left_out() {
         let own = message(15, 0, &[(2, &std::process::id().to_be_bytes())]);
-        assert_eq!(changes(&[message(2, INET, &[(1, b"postern\0")]), own]), []);
+        assert_eq!(changes(&[message(2, NFPROTO_INET, &[(1, b"postern\0")]), own]), []);
     }
 
     #[test]
-    fn what_cannot_be_read_ends_its_datagram_only() {
+    fn an_unreadable_message_ends_only_its_datagram() {
         let cut = end(b"nft\0");
         for length in 0..cut.len() {
             assert_eq!(changes(&[cut[..length].to_vec()]), []);
         }
-        let ours = message(2, INET, &[(1, b"postern\0")]);
-        assert_eq!(changes(&[ours, vec![255; 40], end(b"\xff\0")]), [by("\u{fffd}")]);
-        assert_eq!(changes(&[message(9, INET, &[]), end(b"nft\0")]), []);
+        let own = message(2, NFPROTO_INET, &[(1, b"postern\0")]);
+        assert_eq!(changes(&[own, vec![255; 40], end(b"\xff\0")]), [by("\u{fffd}")]);
+        assert_eq!(changes(&[message(9, NFPROTO_INET, &[]), end(b"nft\0")]), []);
     }
 }

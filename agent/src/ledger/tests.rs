@@ -7,9 +7,9 @@ use jiff::SignedDuration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::accepted::AcceptedState;
 use crate::clock::BootId;
-use crate::desired::anchor;
-use crate::state::State;
+use crate::desired_state::anchor;
 
 fn moment(boot: &str, boottime_s: u64, wall_s: i64) -> Moment {
     Moment {
@@ -19,17 +19,17 @@ fn moment(boot: &str, boottime_s: u64, wall_s: i64) -> Moment {
     }
 }
 
-fn accepted(now: &Moment, lasting_s: u64) -> Desired {
+fn accepted(now: &Moment, lasting_s: u64) -> DesiredState {
     let window = HeldWindow {
         grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
         port: "tcp/22".parse().unwrap(),
         source: "192.0.2.7".parse().unwrap(),
         deadline: now.boottime.plus(Duration::from_secs(lasting_s)),
     };
-    Desired { generation: 3, mode: Mode::Enforce, ports: [window.port].into(), windows: [window].into() }
+    DesiredState { generation: 3, mode: Mode::Enforce, ports: [window.port].into(), windows: [window].into() }
 }
 
-/// What is left, in seconds, of a window of 600 s that was written at (boot "a", 1000, 0).
+/// Returns the seconds left of a window of 600 s that was written at (boot "a", 1000, 0).
 fn left(now: &Moment) -> Option<u64> {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::in_dir(dir.path());
@@ -39,34 +39,34 @@ fn left(now: &Moment) -> Option<u64> {
     assert_eq!(
         (loaded.generation, loaded.ports.len()),
         (3, 1),
-        "the ports stay protected whatever became of windows"
+        "the ports stay protected even if the windows are gone"
     );
     loaded.windows.first().map(|window| window.deadline.since(now.boottime).as_secs())
 }
 
 #[test]
-fn within_one_boot_the_wall_does_not_count() {
+fn within_one_boot_the_wall_clock_does_not_count() {
     assert_eq!(left(&moment("a", 1100, 0)), Some(500));
     assert_eq!(left(&moment("a", 1100, -3600)), Some(500));
     assert_eq!(left(&moment("a", 1100, 3600)), Some(500));
-    assert_eq!(left(&moment("a", 1600, 0)), None, "an end that has come is an end");
+    assert_eq!(left(&moment("a", 1600, 0)), None, "its end has come");
 }
 
 #[test]
-fn after_a_reboot_the_time_down_counts() {
+fn after_a_reboot_the_downtime_counts() {
     assert_eq!(left(&moment("b", 10, 100)), Some(500));
     assert_eq!(left(&moment("b", 5000, 100)), Some(500));
     assert_eq!(left(&moment("b", 10, 600)), None);
 }
 
 #[test]
-fn i2_a_wall_clock_behind_the_ledger_carries_no_window() {
+fn i2_a_wall_clock_behind_the_ledger_keeps_no_window() {
     assert_eq!(left(&moment("b", 10, -1)), None);
     assert_eq!(left(&moment("b", 10, -1_000_000_000)), None);
 }
 
 #[test]
-fn i2_a_boot_that_cannot_be_named_is_another_boot() {
+fn i2_an_unreadable_boot_id_counts_as_another_boot() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::in_dir(dir.path());
     let written = moment("", 1000, 0);
@@ -76,7 +76,7 @@ fn i2_a_boot_that_cannot_be_named_is_another_boot() {
 }
 
 #[test]
-fn no_ledger_is_no_error_and_a_bad_one_is() {
+fn a_missing_ledger_is_no_error_and_a_bad_one_is() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::in_dir(dir.path());
     let now = moment("a", 1, 0);
@@ -97,39 +97,39 @@ fn no_ledger_is_no_error_and_a_bad_one_is() {
 }
 
 #[test]
-fn a_disk_that_refuses_leaves_the_former_record() {
+fn a_failed_write_leaves_the_former_record() {
     let dir = tempfile::tempdir().unwrap();
     let ledger = Ledger::in_dir(dir.path());
     let now = moment("a", 1, 0);
     ledger.save(&accepted(&now, 60), &now).unwrap();
-    // A directory in the place of the temporary file: creating it fails, for root too.
+    // A directory in the place of the temporary file: creating the file fails, even for root.
     fs::create_dir(dir.path().join("state.tmp")).unwrap();
     assert!(matches!(ledger.save(&accepted(&now, 600), &now), Err(LedgerError::Write { .. })));
     assert_eq!(ledger.load(&now).unwrap().unwrap(), accepted(&now, 60));
 }
 
-/// What happens to an agent and its messages, in milliseconds.
+/// An event in the life of an agent and its messages, in milliseconds.
 #[derive(Debug, Clone)]
 enum Step {
     /// Time passes.
     Wait(u64),
-    /// The agent says something; it is heard this much later.
-    Speak { uplink: u64 },
-    /// The broker tells the state; it arrives this much later, and the agent is awake at both ends only.
-    Tell { downlink: u64 },
+    /// The agent sends a message; the broker receives it this much later.
+    AgentSends { uplink: u64 },
+    /// The broker sends the state; it arrives this much later, and the agent runs only at both ends of that time.
+    BrokerSends { downlink: u64 },
     /// The agent ends and starts again.
     Restart,
-    /// The machine reboots: down this long, and the wall is stepped meanwhile.
+    /// The machine reboots: it is down this long, and the wall clock is stepped meanwhile.
     Reboot { down: u64, wall_step: i64 },
-    /// The wall is stepped while the agent runs.
+    /// The wall clock is stepped while the agent runs.
     SetWall(i64),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         (0u64..40_000).prop_map(Step::Wait),
-        (0u64..9_000).prop_map(|uplink| Step::Speak { uplink }),
-        (0u64..9_000).prop_map(|downlink| Step::Tell { downlink }),
+        (0u64..9_000).prop_map(|uplink| Step::AgentSends { uplink }),
+        (0u64..9_000).prop_map(|downlink| Step::BrokerSends { downlink }),
         Just(Step::Restart),
         (0u64..60_000, -90_000i64..90_000).prop_map(|(down, wall_step)| Step::Reboot { down, wall_step }),
         (-4_000_000i64..4_000_000).prop_map(Step::SetWall),
@@ -137,25 +137,25 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..40)
 }
 
-/// A broker with one grant that truly ends at `end`, and an agent; all in milliseconds of true time.
-struct World {
+/// A broker with one grant whose true end is `end`, and an agent; all in milliseconds of true time.
+struct Simulation {
     now: u64,
     end: u64,
     booted: u64,
     boots: u32,
-    wall_off: i64,
-    /// Our clock when we sent the last message that the broker heard, and when it heard it, in true time.
-    heard: Option<(BootTime, u64)>,
+    wall_offset: i64,
+    /// The agent's clock when it sent the last message that the broker received, and the true time of its receipt.
+    received: Option<(BootTime, u64)>,
     generation: u64,
-    /// When the ledger was last written, in true time.
+    /// The true time at which the ledger was last written.
     saved_at: u64,
-    state: State,
+    state: AcceptedState,
     ledger: Ledger,
 }
 
-impl World {
+impl Simulation {
     fn moment(&self) -> Moment {
-        let wall = i64::try_from(self.now).unwrap() + self.wall_off;
+        let wall = i64::try_from(self.now).unwrap() + self.wall_offset;
         Moment {
             boot: BootId(format!("boot {}", self.boots)),
             boottime: BootTime((self.now - self.booted) * 1_000_000),
@@ -166,53 +166,53 @@ impl World {
     fn take(&mut self, step: Step) {
         match step {
             Step::Wait(time) => self.now += time,
-            Step::Speak { uplink } => {
+            Step::AgentSends { uplink } => {
                 let sent_at = self.moment().boottime;
                 self.now += uplink;
-                self.heard = Some((sent_at, self.now));
+                self.received = Some((sent_at, self.now));
             }
-            Step::Tell { downlink } => self.tell(downlink),
+            Step::BrokerSends { downlink } => self.broker_sends(downlink),
             Step::Restart => self.restart(),
             Step::Reboot { down, wall_step } => {
                 self.now += down;
                 self.booted = self.now;
                 self.boots += 1;
-                // A step back by less than the time since the last writing looks like less time: see the module's words.
+                // A step back by less than the time since the last writing cannot be noticed: see the module's page.
                 let hidden = wall_step < 0 && wall_step.unsigned_abs() <= self.now - self.saved_at;
-                self.wall_off += if hidden { 0 } else { wall_step };
+                self.wall_offset += if hidden { 0 } else { wall_step };
                 self.restart();
             }
             Step::SetWall(step) => {
-                self.wall_off += step;
-                // The agent notices and writes its ledger again.
+                self.wall_offset += step;
+                // The agent notices the step and writes its ledger again.
                 self.save();
             }
         }
     }
 
-    fn tell(&mut self, downlink: u64) {
-        let Some((sent_at, heard_at)) = self.heard else { return };
-        let (heard_ago, remaining) = (self.now - heard_at, self.end.saturating_sub(self.now));
+    fn broker_sends(&mut self, downlink: u64) {
+        let Some((sent_at, received_at)) = self.received else { return };
+        let (heard_ago, remaining) = (self.now - received_at, self.end.saturating_sub(self.now));
         self.now += downlink;
         self.generation += 1;
         let now = self.moment();
         let at = anchor(sent_at, Duration::from_millis(heard_ago), now.boottime);
-        let mut told = accepted(&now, 0);
+        let mut desired = accepted(&now, 0);
         let window = HeldWindow {
             deadline: at.plus(Duration::from_millis(remaining)),
-            ..*told.windows.first().unwrap()
+            ..*desired.windows.first().unwrap()
         };
-        told.windows = [window].into();
-        told.generation = self.generation;
-        let held = self.state.consider(told, now.boottime).unwrap();
+        desired.windows = [window].into();
+        desired.generation = self.generation;
+        let held = self.state.consider(desired, now.boottime).unwrap();
         self.state.accept(held);
         self.save();
     }
 
     fn restart(&mut self) {
-        self.state = State::restored(self.ledger.load(&self.moment()).unwrap());
-        // A new session: nothing that was heard on an earlier stream comes back on this one.
-        self.heard = None;
+        self.state = AcceptedState::restored(self.ledger.load(&self.moment()).unwrap());
+        // A new session: the broker acknowledges nothing that it received on an earlier stream.
+        self.received = None;
         self.save();
     }
 
@@ -223,7 +223,7 @@ impl World {
         }
     }
 
-    /// When the window that the agent holds ends, in true time.
+    /// Returns the true time at which the window that the agent holds ends.
     fn held_end(&self) -> Option<u64> {
         let window = self.state.accepted()?.windows.first()?;
         Some(self.booted + window.deadline.0 / 1_000_000)
@@ -232,15 +232,15 @@ impl World {
 
 proptest! {
     #[test]
-    fn i2_no_delay_restart_reboot_or_wall_step_carries_a_window_past_its_end(steps in steps(), end in 0u64..600_000) {
+    fn i2_no_delay_restart_reboot_or_clock_step_carries_a_window_past_its_end(steps in steps(), end in 0u64..600_000) {
         let dir = tempfile::tempdir().unwrap();
-        let mut world = World {
-            now: 1_000, end, booted: 0, boots: 0, wall_off: 0, heard: None, generation: 0, saved_at: 0,
-            state: State::default(), ledger: Ledger::in_dir(dir.path()),
+        let mut simulation = Simulation {
+            now: 1_000, end, booted: 0, boots: 0, wall_offset: 0, received: None, generation: 0, saved_at: 0,
+            state: AcceptedState::default(), ledger: Ledger::in_dir(dir.path()),
         };
         for step in steps {
-            world.take(step.clone());
-            if let Some(held_end) = world.held_end() {
+            simulation.take(step.clone());
+            if let Some(held_end) = simulation.held_end() {
                 prop_assert!(held_end <= end, "held to {held_end}, true end {end}, after {step:?}");
             }
         }

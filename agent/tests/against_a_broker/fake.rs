@@ -1,4 +1,4 @@
-//! A broker that does as a test says, behind real TLS, and a host layer that remembers what it was made to hold.
+//! A broker that a test controls, behind real TLS, and a host layer in memory.
 
 use std::collections::HashSet;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use postern_agent::clock::{self, BootTime};
 use postern_agent::firewall::policy::HostPolicy;
-use postern_agent::keeper::HostLayer;
+use postern_agent::host_reconciler::HostLayer;
 use postern_core::TargetId;
 use postern_pki::authority::Authority;
 use postern_pki::credentials::{Credentials, KeyPair};
@@ -29,7 +29,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tonic::{Request, Response, Status, Streaming};
 
-/// How long anything in these tests may take.
+/// The longest wait of these tests.
 pub(crate) const SOON: Duration = Duration::from_secs(10);
 
 /// The broker of one test. Dropping it cuts every connection.
@@ -48,7 +48,7 @@ struct Shared {
     renewals: Mutex<u32>,
 }
 
-/// One session of an agent, seen from the broker.
+/// A session of an agent, seen from the broker.
 pub(crate) struct FakeSession {
     pub(crate) hello: v1::Hello,
     /// The stamp of the hello.
@@ -100,7 +100,7 @@ impl FakeBroker {
         token
     }
 
-    /// An identity of the target's agent, valid for this long.
+    /// Issues an identity of the target's agent, valid for this long.
     pub(crate) fn identity(&self, lifetime: Duration) -> Credentials {
         let key = KeyPair::generate().unwrap();
         let identity = Identity::Agent(target());
@@ -119,8 +119,8 @@ impl FakeBroker {
 }
 
 impl FakeSession {
-    /// Tells a state: this generation, tcp/22, and a window with so many seconds left.
-    pub(crate) async fn tell(&self, generation: u64, remaining: u64, heard: u64) {
+    /// Sends a state: this generation, tcp/22, and a window with this many seconds left.
+    pub(crate) async fn send_state(&self, generation: u64, remaining: u64, received: u64) {
         let port = v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 };
         let window = v1::HostWindow {
             grant_id: "01arz3ndektsv4rrffq69g5fav".into(),
@@ -135,19 +135,20 @@ impl FakeSession {
             ports: vec![port],
             windows: vec![window],
         };
-        self.send(heard, ToAgent::Desired(desired)).await;
+        self.send(received, ToAgent::Desired(desired)).await;
     }
 
-    pub(crate) async fn send(&self, heard: u64, message: ToAgent) {
-        let response = v1::SessionResponse { heard, heard_ago: Some(seconds(0)), message: Some(message) };
+    pub(crate) async fn send(&self, received: u64, message: ToAgent) {
+        let response =
+            v1::SessionResponse { heard: received, heard_ago: Some(seconds(0)), message: Some(message) };
         self.outgoing.send(Ok(response)).await.unwrap();
     }
 
-    /// The next message that is no heartbeat, with its stamp.
+    /// Returns the next message that is no heartbeat, with its stamp.
     pub(crate) async fn next(&mut self) -> (u64, FromAgent) {
         loop {
             let message = tokio::time::timeout(SOON, self.incoming.recv()).await.expect("a message soon");
-            let message = message.expect("the session goes on");
+            let message = message.expect("the session continues");
             let said = message.message.unwrap();
             if !matches!(said, FromAgent::Heartbeat(_)) {
                 return (message.sent_at, said);
@@ -161,7 +162,7 @@ impl FakeSession {
         applied
     }
 
-    /// Waits until the agent has let go of this session.
+    /// Waits until the agent has ended this session.
     pub(crate) async fn ended(&mut self) {
         let end = async { while self.incoming.recv().await.is_some() {} };
         tokio::time::timeout(SOON, end).await.expect("the session ends");
@@ -212,7 +213,7 @@ impl AgentService for Service {
         let (outgoing, responses) = mpsc::channel(16);
         let session = FakeSession { hello, hello_at: first.sent_at, incoming, outgoing };
         self.0.sessions.send(session).unwrap();
-        // Ends with its stream; the tests look at what it forwards.
+        // The task ends with its stream; the tests read what it forwards.
         let mut forward = JoinSet::new();
         forward.spawn(async move {
             while let Ok(Some(message)) = stream.message().await {
@@ -258,24 +259,24 @@ impl Service {
 async fn accept(
     listener: TcpListener,
     tls: TlsAcceptor,
-    connections: mpsc::Sender<std::io::Result<Connection>>,
+    connections: mpsc::Sender<std::io::Result<TlsConnection>>,
 ) {
     loop {
         let (tcp, _) = listener.accept().await.unwrap();
         if let Ok(stream) = tls.accept(tcp).await {
-            let _ = connections.send(Ok(Connection(stream))).await;
+            let _ = connections.send(Ok(TlsConnection(stream))).await;
         }
     }
 }
 
-struct Connection(TlsStream<TcpStream>);
+struct TlsConnection(TlsStream<TcpStream>);
 
-impl Connected for Connection {
+impl Connected for TlsConnection {
     type ConnectInfo = ();
     fn connect_info(&self) {}
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for TlsConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -285,7 +286,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for TlsConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -301,12 +302,12 @@ impl AsyncWrite for Connection {
     }
 }
 
-/// A host layer that remembers.
+/// A host layer in memory.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Kernel(Arc<Mutex<Option<HostPolicy>>>);
+pub(crate) struct MemoryHost(Arc<Mutex<Option<HostPolicy>>>);
 
-impl Kernel {
-    /// The deadlines of the windows it holds.
+impl MemoryHost {
+    /// Returns the deadlines of the windows that the host holds.
     pub(crate) fn deadlines(&self) -> Vec<BootTime> {
         self.0
             .lock()
@@ -317,7 +318,7 @@ impl Kernel {
     }
 }
 
-impl HostLayer for Kernel {
+impl HostLayer for MemoryHost {
     type Error = std::convert::Infallible;
 
     fn ensure(&mut self, policy: &HostPolicy, _now: BootTime) -> Result<(), Self::Error> {

@@ -1,4 +1,6 @@
-//! The agent's link, identity and keeper against a broker over real TLS; only the kernel is played.
+//! The agent's connection, identity and reconciler against a broker over real TLS; only the kernel is faked.
+
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
 
 #[cfg(test)]
 mod fake;

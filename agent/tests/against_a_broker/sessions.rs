@@ -5,29 +5,29 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fake::{FakeBroker, Kernel, target};
+use crate::fake::{FakeBroker, MemoryHost, target};
 use postern_agent::clock::{self, BootTime};
 use postern_agent::config::{Config, LogFormat};
+use postern_agent::connection::BrokerConnection;
 use postern_agent::enroll::{self, EnrollError, enroll};
-use postern_agent::keeper::{self, Keeper};
+use postern_agent::host_reconciler::{self, HostReconciler};
 use postern_agent::ledger::Ledger;
-use postern_agent::link::Link;
 use postern_agent::renew;
 use postern_agent::reports::{self, Report, Reporter};
-use postern_agent::status::Board;
-use postern_agent::tasks::Tasks;
+use postern_agent::status::StatusFile;
 use postern_pki::credentials::Credentials;
 use postern_proto::v1::HeartbeatReply;
 use postern_proto::v1::session_request::Message as FromAgent;
 use postern_proto::v1::session_response::Message as ToAgent;
+use postern_runtime::tasks::Tasks;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// An agent in this process: everything but the firewall.
+/// An agent in this process, with everything but the firewall.
 struct Agent {
-    kernel: Kernel,
+    host: MemoryHost,
     reporter: Reporter,
-    current: Arc<renew::Current>,
+    current: Arc<renew::CurrentIdentity>,
     _tasks: Tasks,
     _dir: tempfile::TempDir,
 }
@@ -40,37 +40,39 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         log_format: LogFormat::Text,
         bootstrap: BTreeSet::new(),
     };
-    let kernel = Kernel::default();
+    let host = MemoryHost::default();
     let now = clock::moment();
-    let keeper = Keeper::start(
-        kernel.clone(),
+    let reconciler = HostReconciler::start(
+        host.clone(),
         Ledger::in_dir(dir.path()),
         &config,
         &now,
-        keeper::suspended(now.boottime),
+        host_reconciler::suspended(now.boottime),
     );
-    let (handle, commands) = keeper::channel();
+    let (handle, commands) = host_reconciler::channel();
     let (reporter, reports) = reports::channel();
-    let board = Arc::new(Board::default());
-    let current = Arc::new(renew::Current::new(identity.map(Arc::new)));
-    let link = Link {
+    let status_file = Arc::new(StatusFile::default());
+    let current = Arc::new(renew::CurrentIdentity::new(identity.map(Arc::new)));
+    let connection = BrokerConnection {
         broker: config.broker.clone(),
         credentials: current.subscribe(),
-        keeper: handle,
+        reconciler: handle,
         reports,
-        board: Arc::clone(&board),
+        status_file: Arc::clone(&status_file),
     };
     let mut tasks = Tasks::default();
-    tasks.spawn_thread("keeper", move || keeper::serve(keeper, commands, &board)).unwrap();
-    tasks.spawn("link", async move {
-        link.keep().await;
+    tasks
+        .spawn_thread("host-reconciler", move || host_reconciler::serve(reconciler, commands, &status_file))
+        .unwrap();
+    tasks.spawn("connection", async move {
+        connection.keep().await;
         Ok(())
     });
-    Agent { kernel, reporter, current, _tasks: tasks, _dir: dir }
+    Agent { host, reporter, current, _tasks: tasks, _dir: dir }
 }
 
 #[tokio::test]
-async fn a_token_buys_one_identity_once() {
+async fn a_token_is_exchanged_for_an_identity_once() {
     let broker = FakeBroker::start("127.0.0.1").await;
     let dir = tempfile::tempdir().unwrap();
     let (token, identity) = (broker.token(), dir.path().join("identity"));
@@ -82,7 +84,7 @@ async fn a_token_buys_one_identity_once() {
         again.to_string().contains("was used before") && again.to_string().contains("agents token"),
         "{again}"
     );
-    assert!(!dir.path().join("other").exists(), "nothing is left of a refused enrolment");
+    assert!(!dir.path().join("other").exists(), "a refused enrolment leaves nothing");
 }
 
 #[tokio::test]
@@ -93,25 +95,25 @@ async fn i7_a_token_is_shown_only_to_the_broker_that_made_it() {
 }
 
 #[tokio::test]
-async fn what_the_broker_tells_is_held_and_answered_and_survives_its_going() {
+async fn a_desired_state_is_held_and_answered_and_survives_a_disconnect() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let agent = agent(&broker, Some(broker.identity(HOUR)));
     let mut session = broker.session().await;
     assert_eq!(session.hello.last_generation, 0);
     assert!(!session.hello.boot_id.is_empty());
-    session.tell(3, 600, session.hello_at).await;
+    session.send_state(3, 600, session.hello_at).await;
     let applied = session.applied().await;
     assert_eq!((applied.generation, applied.error.as_str()), (3, ""));
-    assert_eq!(agent.kernel.deadlines(), [BootTime(session.hello_at).plus(Duration::from_secs(600))]);
+    assert_eq!(agent.host.deadlines(), [BootTime(session.hello_at).plus(Duration::from_secs(600))]);
 
-    session.tell(2, 600, session.hello_at).await;
+    session.send_state(2, 600, session.hello_at).await;
     assert!(session.applied().await.error.contains("stale"), "i8");
 
     drop(session);
     let mut session = broker.session().await;
     assert_eq!(session.hello.last_generation, 3);
-    session.tell(1, 600, session.hello_at).await;
-    assert_eq!(session.applied().await.error, "", "a new session starts afresh");
+    session.send_state(1, 600, session.hello_at).await;
+    assert_eq!(session.applied().await.error, "", "a new session starts with no generation");
 }
 
 #[tokio::test]
@@ -120,13 +122,13 @@ async fn i2_a_message_that_was_held_back_does_not_lengthen_a_window() {
     let agent = agent(&broker, Some(broker.identity(HOUR)));
     let mut session = broker.session().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    session.tell(1, 1, session.hello_at).await;
+    session.send_state(1, 1, session.hello_at).await;
     assert_eq!(session.applied().await.error, "");
-    assert!(agent.kernel.deadlines().is_empty(), "its second was over when it came");
+    assert!(agent.host.deadlines().is_empty(), "its second was over when it arrived");
 }
 
 #[tokio::test]
-async fn what_no_host_can_hold_is_answered_with_the_field() {
+async fn an_invalid_state_is_answered_with_the_field() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let _agent = agent(&broker, Some(broker.identity(HOUR)));
     let mut session = broker.session().await;
@@ -138,7 +140,7 @@ async fn what_no_host_can_hold_is_answered_with_the_field() {
 }
 
 #[tokio::test]
-async fn i9_tampering_is_reported_until_it_is_heard() {
+async fn i9_tampering_is_reported_until_it_is_acknowledged() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let agent = agent(&broker, Some(broker.identity(HOUR)));
     let report =
@@ -154,35 +156,35 @@ async fn i9_tampering_is_reported_until_it_is_heard() {
     drop(session);
     let mut session = broker.session().await;
     let (again_at, message) = session.next().await;
-    assert_eq!(pid(message), 1, "nothing showed that it was heard");
+    assert_eq!(pid(message), 1, "the broker had not acknowledged it");
     assert!(again_at > sent_at);
     session.send(again_at, ToAgent::Heartbeat(HeartbeatReply {})).await;
-    // An answer after the heartbeat's reply: so the agent has read that by now.
-    session.tell(1, 1, session.hello_at).await;
+    // The agent answers this state after the reply to its heartbeat, so it has read the reply by then.
+    session.send_state(1, 1, session.hello_at).await;
     session.applied().await;
     drop(session);
     agent.reporter.report(report(2));
-    assert_eq!(pid(broker.session().await.next().await.1), 2, "the first was heard");
+    assert_eq!(pid(broker.session().await.next().await.1), 2, "the first was acknowledged");
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_takes_the_session_over_without_a_gap() {
+async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let agent = agent(&broker, None);
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
-    // Issued a minute back and nearly over: the time to renew has come.
+    // Backdated by a minute and nearly ended, so the renewal is due.
     broker.identity(Duration::from_secs(30)).save(&identity).unwrap();
     let (address, current) = (broker.address.clone(), Arc::clone(&agent.current));
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
-        renew::keep(&address, &identity, &current).await;
+        renew::keep_renewed(&address, &identity, &current).await;
         Ok(())
     });
     let mut first = broker.session().await;
     let mut second = broker.session().await;
     assert_eq!(broker.renewals(), 1);
-    second.tell(1, 600, second.hello_at).await;
+    second.send_state(1, 600, second.hello_at).await;
     assert_eq!(second.applied().await.error, "");
     first.ended().await;
     let saved = Credentials::load(&dir.path().join("identity")).unwrap();

@@ -7,7 +7,7 @@ use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed};
 #[test]
 fn i1_a_published_port_is_protected_by_the_number_that_was_dialled() {
     let net = a_net();
-    // The broker's host plays the container.
+    // The broker's host serves as the container.
     net.hub.listen_tcp(2222);
     net.vm.must("sh", &["-c", "echo 1 > /proc/sys/net/ipv4/ip_forward"]);
     for command in [

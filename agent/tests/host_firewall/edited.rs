@@ -1,5 +1,5 @@
-//! Edits of our table by another process, field by field, while windows are open and after their end. Each is noticed, put
-//! right and reported once.
+//! Edits of Postern's table by another process, field by field, while windows are open and after their end. The layer
+//! notices, repairs and reports each once.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use postern_tests::{Host, Reach};
 
 use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
 
-/// Edits that need no window to be there: what they make is no window, or no rule of ours.
-const MADE: [&str; 32] = [
+/// Edits that need no open window: each adds an element that is no window, or changes rules, chains, sets or the table.
+const ADDITIONS: [&str; 32] = [
     // An element in each set: every source, another port, another protocol, no end, the wrong set, the wrong family's width.
     "add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }",
     "add element inet postern hosts4 { 192.0.2.30 . tcp . 22 }",
@@ -26,8 +26,8 @@ const MADE: [&str; 32] = [
     "add element inet postern nets6 { fd00:2::/64 . tcp . 22 timeout 1h }",
     "add element inet postern nets6 { ::/0 . tcp . 22 }",
     "add element inet postern nets6 { ::/0 . tcp . 22-3389 timeout 1h }",
-    "add element inet postern carried4 { 192.0.2.30 . 40000 . 22 }",
-    "add element inet postern carried6 { fd00:2::30 . 40000 . 22 }",
+    "add element inet postern established4 { 192.0.2.30 . 40000 . 22 }",
+    "add element inet postern established6 { fd00:2::30 . 40000 . 22 }",
     // Rules, chains, sets and the table.
     "insert rule inet postern input accept",
     "insert rule inet postern forward accept",
@@ -47,7 +47,7 @@ const MADE: [&str; 32] = [
 ];
 
 /// Edits of elements that windows have.
-const EDITED: [&str; 10] = [
+const WINDOW_EDITS: [&str; 10] = [
     "flush set inet postern hosts4",
     "flush set inet postern nets6",
     "delete element inet postern hosts4 { 192.0.2.20 . tcp . 22 }",
@@ -60,8 +60,9 @@ const EDITED: [&str; 10] = [
     "delete element inet postern nets6 { 2001:db8::/64 . tcp . 22 } && add element inet postern nets6 { 2001:db8::/63 . tcp . 22 timeout 1m }",
 ];
 
-/// Our table as `nft` lists it, but for what counts by itself: what is left of a window, packets, and the order of elements.
-fn shape(vm: &Host) -> Vec<String> {
+/// Returns Postern's table as `nft` lists it, without what changes by itself: the time left of a window, packet counts,
+/// and the order of elements.
+fn normalized(vm: &Host) -> Vec<String> {
     let listed = listed(vm);
     let words = listed.split_whitespace().map(|word| word.trim_end_matches(','));
     let counts = |word: &&str| {
@@ -80,18 +81,18 @@ fn run(vm: &Host, commands: &str) {
     }
 }
 
-/// The layer notices the edit, puts it right, and reports it once.
-fn is_put_right(layer: &Layer, vm: &Host, policy: &HostPolicy, before: &[String], commands: &str) {
+/// Asserts that the layer notices the edit, repairs it, and reports it once.
+fn assert_repaired(layer: &Layer, vm: &Host, policy: &HostPolicy, before: &[String], commands: &str) {
     run(vm, commands);
     layer.ensure(vm, policy).unwrap_or_else(|error| panic!("{commands}: {error}"));
     assert!(layer.damage().is_some(), "{commands}: it was not noticed");
-    assert_eq!(shape(vm), before, "{commands}: it was not put right");
+    assert_eq!(normalized(vm), before, "{commands}: it was not repaired");
     layer.ensure(vm, policy).unwrap();
     assert_eq!(layer.damage(), None, "{commands}: it is reported once");
 }
 
 #[test]
-fn i2_an_edit_of_any_field_of_the_table_is_noticed_and_put_right_while_windows_are_open() {
+fn i2_an_edit_of_any_field_of_the_table_is_noticed_and_repaired_while_windows_are_open() {
     let net = a_net();
     let layer = Layer::new();
     let policy = closed()
@@ -100,25 +101,25 @@ fn i2_an_edit_of_any_field_of_the_table_is_noticed_and_put_right_while_windows_a
         .open(SSH, "2001:db8::7", 10 * MINUTE)
         .open(SSH, "2001:db8::/64", 10 * MINUTE);
     layer.ensure(&net.vm, &policy).unwrap();
-    let before = shape(&net.vm);
-    for commands in MADE.into_iter().chain(EDITED) {
-        is_put_right(&layer, &net.vm, &policy, &before, commands);
+    let before = normalized(&net.vm);
+    for commands in ADDITIONS.into_iter().chain(WINDOW_EDITS) {
+        assert_repaired(&layer, &net.vm, &policy, &before, commands);
     }
     let port = net.vm.tcp(22);
     assert_eq!((net.alice.reach(port), net.mallory.reach(port)), (Reach::Open, Reach::Filtered));
 }
 
 #[test]
-fn i2_an_edit_of_any_field_of_the_table_is_noticed_and_put_right_after_the_windows_end() {
+fn i2_an_edit_of_any_field_of_the_table_is_noticed_and_repaired_after_the_windows_end() {
     let net = a_net();
     let layer = Layer::new();
     let open = closed().open(SSH, net.alice.v4(), Duration::from_millis(300));
     layer.ensure(&net.vm, &open).unwrap();
     std::thread::sleep(Duration::from_millis(600));
     layer.ensure(&net.vm, &closed()).unwrap();
-    let before = shape(&net.vm);
-    for commands in MADE {
-        is_put_right(&layer, &net.vm, &closed(), &before, commands);
+    let before = normalized(&net.vm);
+    for commands in ADDITIONS {
+        assert_repaired(&layer, &net.vm, &closed(), &before, commands);
     }
     let port = net.vm.tcp(22);
     assert_eq!((net.alice.reach(port), net.mallory.reach(port)), (Reach::Filtered, Reach::Filtered));

@@ -7,7 +7,7 @@ use postern_tests::Reach;
 
 use crate::vm::{Layer, MINUTE, Opening as _, SNMP, SSH, a_net, closed};
 
-/// Long enough for everything that a test does inside a window, on a machine that is busy.
+/// The life of a short window: enough for everything that a test does inside it on a busy machine.
 const SHORT: Duration = Duration::from_secs(4);
 const AFTER: Duration = Duration::from_millis(4300);
 
@@ -42,7 +42,7 @@ fn i3_connections_outlive_a_new_table_and_one_that_came_before_any() {
     layer.ensure(&net.vm, &closed().open(SSH, net.alice.v4(), MINUTE)).unwrap();
     let through_a_window = net.alice.connect(net.vm.tcp(22));
     for _ in 0..3 {
-        // Each is a new agent, which replaces the whole table.
+        // Each layer is that of a new agent, which replaces the whole table.
         Layer::new().ensure(&net.vm, &closed()).unwrap();
         assert!(through_a_window.echoes() && before_any.iter().all(|connection| connection.echoes()));
     }

@@ -1,5 +1,5 @@
-//! The host layer through real packets: the kernel's own rules on one namespace, clients on others.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! The host layer through real packets: the kernel's rules in one namespace, clients in others.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod containers;
 mod edited;

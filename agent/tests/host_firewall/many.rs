@@ -11,7 +11,7 @@ fn address(number: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0x0a00_0000 + number)
 }
 
-/// Nine of ten are single addresses, every tenth is a range.
+/// Returns a policy with ten thousand windows: every tenth is a range, the others are single addresses.
 fn ten_thousand() -> HostPolicy {
     (0..10_000u32).fold(closed(), |policy, n| {
         if n % 10 == 0 {

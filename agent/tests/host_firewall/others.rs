@@ -1,10 +1,10 @@
-//! What others do to the ruleset, and what is made of it.
+//! Changes of the ruleset by other processes, and the layer's answer.
 
 use postern_tests::{Reach, tied};
 
 use crate::vm::{Layer, MINUTE, Opening as _, SSH, a_net, closed, listed};
 
-/// Does something to the VM's ruleset behind our back, and sets the same policy again.
+/// Changes the VM's ruleset as another process, and sets the same policy again.
 fn after(commands: &str) -> (Option<String>, Reach, Reach) {
     let net = a_net();
     let layer = Layer::new();
@@ -16,15 +16,15 @@ fn after(commands: &str) -> (Option<String>, Reach, Reach) {
     layer.ensure(&net.vm, &policy).unwrap();
     let damage = layer.damage();
     layer.ensure(&net.vm, &policy).unwrap();
-    assert_eq!(layer.damage(), None, "it is put right and told once");
+    assert_eq!(layer.damage(), None, "the damage is repaired and reported once");
     let listed = listed(&net.vm);
     assert!(listed.contains("198.51.100.0/24 . tcp . 22"), "{listed}");
     (damage, net.alice.reach(net.vm.tcp(22)), net.mallory.reach(net.vm.tcp(22)))
 }
 
 #[test]
-fn what_others_do_to_our_table_is_put_right_and_told() {
-    for (commands, told) in [
+fn a_change_of_the_table_is_repaired_and_reported() {
+    for (commands, named) in [
         ("flush ruleset", "the table is gone"),
         ("delete table inet postern", "the table is gone"),
         ("flush chain inet postern gate", "chains or rules"),
@@ -32,8 +32,8 @@ fn what_others_do_to_our_table_is_put_right_and_told() {
         ("add chain inet postern more", "chains or rules"),
         ("flush set inet postern hosts4", "missing"),
         ("flush set inet postern nets4", "missing"),
-        ("add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }", "not ours"),
-        ("add element inet postern nets4 { 192.0.2.0/25 . tcp . 22 }", "not ours"),
+        ("add element inet postern hosts4 { 192.0.2.30 . tcp . 22 timeout 1h }", "not Postern's"),
+        ("add element inet postern nets4 { 192.0.2.0/25 . tcp . 22 }", "not Postern's"),
         (
             "delete element inet postern hosts4 { 192.0.2.20 . tcp . 22 }; add element inet postern hosts4 { 192.0.2.20 . tcp . 22 timeout 5h }",
             "another end",
@@ -41,26 +41,26 @@ fn what_others_do_to_our_table_is_put_right_and_told() {
     ] {
         let (damage, alice, mallory) = after(commands);
         let damage = damage.unwrap_or_else(|| panic!("{commands} was not noticed"));
-        assert!(damage.contains(told), "{commands}: {damage}");
+        assert!(damage.contains(named), "{commands}: {damage}");
         assert_eq!((alice, mallory), (Reach::Open, Reach::Filtered), "{commands}");
     }
 }
 
 #[test]
-fn i6_what_others_do_to_their_own_tables_is_none_of_our_business() {
+fn i6_a_change_of_another_table_is_ignored() {
     let (damage, alice, mallory) =
-        after("add table inet theirs; add chain inet theirs c; delete table inet theirs");
+        after("add table inet other; add chain inet other c; delete table inet other");
     assert_eq!((damage, alice, mallory), (None, Reach::Open, Reach::Filtered));
 }
 
 #[test]
-fn i8_a_change_while_others_keep_changing_theirs_gets_through() {
+fn i8_a_change_gets_through_while_others_keep_changing_their_tables() {
     let net = a_net();
     let layer = Layer::new();
     layer.ensure(&net.vm, &closed()).unwrap();
     let mut busy = tied("sh");
-    busy.args(["-c", "while sleep 0.02; do nft add table inet theirs; nft delete table inet theirs; done"]);
-    let mut busy = net.vm.room().spawn(busy).unwrap();
+    busy.args(["-c", "while sleep 0.02; do nft add table inet other; nft delete table inet other; done"]);
+    let mut busy = net.vm.netns().spawn(busy).unwrap();
     for round in 0u8..40 {
         let source = format!("198.51.100.{round}");
         layer.ensure(&net.vm, &closed().open(SSH, &source, MINUTE)).unwrap();

@@ -1,4 +1,4 @@
-//! A VM whose host layer a test sets by hand, and the words to say what it should hold.
+//! A VM whose host layer a test sets, and builders for the policy that it should hold.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -6,14 +6,14 @@ use std::time::Duration;
 use postern_agent::clock;
 use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
 use postern_agent::firewall::{Enforcer, FirewallError, remove_table};
-use postern_agent::keeper::HostLayer as _;
+use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
 use postern_tests::{Host, Net};
 
 pub(crate) const SSH: &str = "tcp/22";
 pub(crate) const SNMP: &str = "udp/161";
 
-/// A network whose VM listens on both protected ports.
+/// Makes a network whose VM listens on both protected ports.
 pub(crate) fn a_net() -> Net {
     let net = Net::new();
     net.vm.listen_tcp(22);
@@ -35,12 +35,12 @@ impl Layer {
     /// Makes the VM's kernel hold the policy.
     pub(crate) fn ensure(&self, vm: &Host, policy: &HostPolicy) -> Result<(), FirewallError> {
         let (layer, policy) = (self.clone(), policy.clone());
-        vm.room().run(async move { layer.enforcer.lock().unwrap().ensure(&policy, clock::boottime()) })
+        vm.netns().run(async move { layer.enforcer.lock().unwrap().ensure(&policy, clock::boottime()) })
     }
 
     pub(crate) fn is_loaded(&self, vm: &Host) -> bool {
         let layer = self.clone();
-        vm.room().run(async move { layer.enforcer.lock().unwrap().is_loaded().unwrap() })
+        vm.netns().run(async move { layer.enforcer.lock().unwrap().is_loaded().unwrap() })
     }
 
     pub(crate) fn damage(&self) -> Option<String> {
@@ -48,15 +48,15 @@ impl Layer {
     }
 }
 
-/// The policy that protects both ports and opens nothing.
+/// Returns the policy that protects both ports and opens nothing.
 pub(crate) fn closed() -> HostPolicy {
     let ports: [ProtectedPort; 2] = [SSH, SNMP].map(|port| port.parse().unwrap());
     HostPolicy { mode: Mode::Enforce, ports: ports.into(), windows: Vec::new() }
 }
 
-/// Builds on [`closed`].
+/// A builder on [`closed`].
 pub(crate) trait Opening {
-    /// With one more window, from now on.
+    /// Adds a window that lasts this long from now on.
     #[must_use]
     fn open(self, port: &str, source: impl ToString, lasts: Duration) -> Self;
 }
@@ -74,11 +74,11 @@ impl Opening for HostPolicy {
 
 pub(crate) const MINUTE: Duration = Duration::from_secs(60);
 
-/// What `nft` lists of our table.
+/// Returns the listing of Postern's table by `nft`.
 pub(crate) fn listed(vm: &Host) -> String {
     vm.must("nft", &["list", "table", "inet", "postern"])
 }
 
 pub(crate) fn remove(vm: &Host) {
-    vm.room().run(async { remove_table() }).unwrap();
+    vm.netns().run(async { remove_table() }).unwrap();
 }

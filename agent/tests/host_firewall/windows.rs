@@ -1,4 +1,4 @@
-//! What is open and what is not.
+//! Open and closed ports.
 
 use postern_core::Mode;
 use postern_tests::{Endpoint, Host, Reach};
@@ -37,7 +37,7 @@ fn i1_a_protected_port_is_shut_to_all_but_the_windows_sources() {
 }
 
 #[test]
-fn a_window_opens_its_port_only_and_other_ports_are_nobodys_business() {
+fn a_window_opens_its_port_only_and_other_ports_are_not_touched() {
     let net = a_net();
     net.vm.listen_tcp(80);
     let layer = Layer::new();
@@ -89,14 +89,39 @@ fn monitor_mode_lets_everything_in_and_counts_it() {
 }
 
 #[test]
-fn i6_removing_the_table_leaves_everyone_elses() {
+fn i6_removing_the_table_leaves_every_other_table() {
     let net = a_net();
-    net.vm.must("nft", &["add", "table", "inet", "theirs"]);
+    net.vm.must("nft", &["add", "table", "inet", "other"]);
     let layer = Layer::new();
     layer.ensure(&net.vm, &closed()).unwrap();
     remove(&net.vm);
     assert!(!layer.is_loaded(&net.vm));
     assert_eq!(reaches(&net.mallory, &net.vm), [Reach::Open; 4]);
-    assert_eq!(net.vm.must("nft", &["list", "tables"]).trim(), "table inet theirs");
+    assert_eq!(net.vm.must("nft", &["list", "tables"]).trim(), "table inet other");
     remove(&net.vm);
+}
+
+#[test]
+fn a_table_of_an_older_agent_is_replaced_whole() {
+    let net = a_net();
+    for command in [
+        "add table inet postern",
+        "add set inet postern older4 { type ipv4_addr . inet_service . inet_service; }",
+        "add chain inet postern input { type filter hook input priority -10; policy accept; }",
+        "add chain inet postern older",
+        "add rule inet postern older ip saddr . tcp sport . tcp dport @older4 accept",
+        "add rule inet postern older counter drop",
+        "add rule inet postern input tcp dport 22 goto older",
+    ] {
+        net.vm.must("nft", &[command]);
+    }
+    let layer = Layer::new();
+    layer.ensure(&net.vm, &closed().open(SSH, net.alice.v4(), MINUTE)).unwrap();
+    let listed = listed(&net.vm);
+    assert!(listed.contains("established4") && !listed.contains("older"), "{listed}");
+    assert_eq!(
+        (net.alice.reach(net.vm.tcp(22)), net.mallory.reach(net.vm.tcp(22))),
+        (Reach::Open, Reach::Filtered)
+    );
+    assert_eq!(layer.damage(), None, "a start is no tampering");
 }

@@ -49,7 +49,7 @@ fn a_range_keeps_what_is_around_the_protected_ports() {
 }
 
 #[test]
-fn i6_what_covers_no_protected_port_is_not_touched() {
+fn i6_a_rule_that_covers_no_protected_port_is_not_touched() {
     for traffic in [
         tcp(443, 443),
         Traffic::Ports { protocol: Protocol::Udp, from: 0, to: u16::MAX },
@@ -60,7 +60,7 @@ fn i6_what_covers_no_protected_port_is_not_touched() {
 }
 
 #[test]
-fn all_traffic_becomes_ports_and_icmp_and_the_loss_is_said() {
+fn all_traffic_becomes_ports_and_icmp_and_the_loss_is_reported() {
     let Outcome::Split { kept, ask } = split(&from_anyone(Traffic::All), &usual()) else {
         panic!("untouched")
     };
@@ -105,7 +105,7 @@ fn some_ports() -> impl Strategy<Value = BTreeSet<ProtectedPort>> {
 
 proptest! {
     #[test]
-    fn i6_what_is_left_admits_what_the_rule_did_but_for_the_protected_ports(traffic in traffic(), protected in some_ports()) {
+    fn i6_the_pieces_admit_what_the_rule_did_except_the_protected_ports(traffic in traffic(), protected in some_ports()) {
         let rule = from_anyone(traffic);
         let left = match split(&rule, &protected) {
             Outcome::Untouched => vec![rule.traffic.clone()],

@@ -16,7 +16,7 @@ fn content() -> Content {
     Content { protocol: Protocol::Tcp, ports, sources: ["192.0.2.0/24".parse().unwrap()].into() }
 }
 
-/// Whether Azure takes it (Microsoft Learn, "Naming rules and restrictions for Azure resources").
+/// Reports whether Azure accepts the name (Microsoft Learn, "Naming rules and restrictions for Azure resources").
 fn is_good(name: &str) -> bool {
     let word = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     let bytes = name.as_bytes();
@@ -50,7 +50,7 @@ fn the_longest_names_are_good_ones_and_read_back() {
 }
 
 #[test]
-fn what_others_name_is_not_ours() {
+fn names_that_other_principals_give_are_not_posterns() {
     for name in [
         "",
         "ssh",
@@ -91,7 +91,7 @@ fn i2_the_name_alone_says_the_end_to_the_second_and_the_description_the_rest() {
     for target in [target(), short] {
         assert_eq!(very_end(&allow, &describe_window(&target, grant, end)), end);
     }
-    for edited in ["", "somebody was here", "Postern: grant x until 2199-01-01T00:00:00Z; rg/vm"] {
+    for edited in ["", "edited by hand", "Postern: grant x until 2199-01-01T00:00:00Z; rg/vm"] {
         assert_eq!(very_end(&allow, edited), allow.not_after, "{edited}");
     }
 }
@@ -105,7 +105,7 @@ fn descriptions_fit_and_name_the_target_where_there_is_room() {
         describe_deny(&target()),
         describe_moved(&"r".repeat(80), 4096),
     ];
-    assert!(texts.iter().all(|text| text.len() <= DESCRIPTION), "{texts:?}");
+    assert!(texts.iter().all(|text| text.len() <= MAX_DESCRIPTION), "{texts:?}");
     let short =
         TargetId::from_segments(&["azure", "00000000-0000-0000-0000-00000000000a", "rg", "vm-1"]).unwrap();
     let key = Key::of("postern.example", &short);

@@ -1,75 +1,77 @@
-//! What a release changes in network security groups, and what keeps the notes of it. Pure.
+//! The writes of a release, and the care for the notes of moved rules. Pure.
 //!
-//! A rule of a customer's that was moved may be needed away from where it was by several machines, each perhaps driven by
-//! another broker. So whoever moves one looks again: one who moves it back, whether somebody needs it by now; one who moves
-//! it away, whether the note of where it was is still there.
+//! Several machines may need one customer's rule moved, and another broker may drive each of them. A broker that moves a rule back
+//! therefore reads the group again, to see whether a machine needs the rule moved by now. A broker that moves a rule away reads
+//! the group again, to see whether the note of its priority is still there.
 
 use std::collections::BTreeSet;
 
-use super::{Act, Draft, Impossible, LAST, denies, passed};
+use super::draft::{Draft, denies, passed};
+use super::priority::MAX_PRIORITY;
+use super::write::{PlanError, RuleWrite};
 use crate::id::ArmId;
-use crate::look::{Look, notes};
 use crate::names::{Moved, Name};
 use crate::network::{Group, Rule};
-use crate::rules::{NewRule, What};
+use crate::rules::{NewRule, RuleMatch};
 use crate::settings::Priorities;
+use crate::snapshot::{MachineView, notes};
 
-/// A release, step by step. Each step is made on a look of its own where rules of others were moved: somebody may need them
-/// behind by now, or need them no more.
+/// A release, step by step. Where customer's rules were moved, each step is planned from a fresh read: another machine may need a
+/// rule moved by now, or no longer.
 #[derive(Debug, Default)]
 pub(crate) struct Release {
-    /// What says that it is under way, and the end of what is ours for the machine.
-    ours: Vec<Act>,
-    /// Rules of others that go back.
-    moves: Vec<Act>,
-    /// The end of what says where they were.
-    notes: Vec<Act>,
-    /// It is not under way any more.
-    marks: Vec<Act>,
-    /// Whether a rule stays away from where it was, because other targets need that.
+    /// The mark that the release is under way, and the deletes of Postern's rules for the machine.
+    managed_rules: Vec<RuleWrite>,
+    /// The moves of the customer's rules back.
+    moves: Vec<RuleWrite>,
+    /// The deletes of the notes.
+    notes: Vec<RuleWrite>,
+    /// The deletes of the mark.
+    marks: Vec<RuleWrite>,
+    /// True if a rule stays moved because other targets need that.
     has_kept: bool,
 }
 
 impl Release {
-    /// All of it, in order.
-    pub(crate) fn acts(self) -> Vec<Act> {
-        [self.ours, self.moves, self.notes, self.marks].concat()
+    /// The writes of all steps, in order.
+    pub(crate) fn writes(self) -> Vec<RuleWrite> {
+        [self.managed_rules, self.moves, self.notes, self.marks].concat()
     }
 
-    /// What is to be done on this look, and whether that is all.
-    pub(crate) fn next(self) -> (Vec<Act>, bool) {
+    /// Returns the writes of the next step, and whether that is the last one.
+    pub(crate) fn next(self) -> (Vec<RuleWrite>, bool) {
         if self.moves.is_empty() && self.notes.is_empty() && !self.has_kept {
-            return (self.acts(), true);
+            return (self.writes(), true);
         }
-        let steps = [self.ours, self.moves, self.notes];
+        let steps = [self.managed_rules, self.moves, self.notes];
         match steps.into_iter().find(|step| !step.is_empty()) {
             Some(step) => (step, false),
             None => (self.marks, true),
         }
     }
 
-    /// Moves others' rules back to where they were. One that lets somebody in to what other targets have shut stays behind
-    /// theirs, or goes there if it is not.
-    fn move_back(&mut self, look: &Look<'_>, group: &Group) -> Result<(), Impossible> {
-        let key = look.key();
-        let others: Vec<&Rule> = denies(group, look.deployment)
+    /// Plans the moves of the customer's rules back. A rule that allows a port that other targets shut stays behind the rules
+    /// of those targets, or moves there.
+    fn move_back(&mut self, view: &MachineView<'_>, group: &Group) -> Result<(), PlanError> {
+        let key = view.key();
+        let others: Vec<&Rule> = denies(group, view.deployment)
             .filter(|(_, deny)| deny.key != key)
             .map(|(rule, _)| rule)
             .collect();
         let mut places = BTreeSet::new();
-        let go = |rule: &Rule, to| Act::Move {
+        let go = |rule: &Rule, to| RuleWrite::Move {
             group: group.id.clone(),
             rule: rule.name.clone(),
             from: rule.priority,
             to,
         };
-        for (note, moved) in notes(group, look.deployment) {
+        for (note, moved) in notes(group, view.deployment) {
             let rule = group.rules.iter().find(|rule| moved.was(&rule.name));
             let needed =
                 others.iter().filter(|deny| rule.is_some_and(|it| deny.traffic.overlaps(&it.traffic)));
             if let (Some(rule), Some(last)) = (rule, needed.map(|deny| deny.priority).max()) {
                 self.has_kept = true;
-                let mut behind = last + 1..=LAST;
+                let mut behind = last + 1..=MAX_PRIORITY;
                 let to = behind.find(|to| !group.is_taken(*to) && !places.contains(to));
                 if let Some(to) = to.filter(|to| passed(group, rule, *to).is_none())
                     && rule.priority == moved.priority
@@ -82,10 +84,10 @@ impl Release {
             }
             if let Some(rule) = rule.filter(|rule| rule.priority != moved.priority) {
                 let taken = group.rules.iter().find(|other| other.priority == moved.priority);
-                if let Some(taken) =
-                    taken.filter(|taken| !look.ours(group).any(|(ours, _)| ours.name == taken.name))
+                if let Some(taken) = taken
+                    .filter(|taken| !view.managed_rules(group).any(|(managed, _)| managed.name == taken.name))
                 {
-                    return Err(Impossible(format!(
+                    return Err(PlanError(format!(
                         "rule {} of {} cannot go back to priority {}: rule {} has it now; move that one first",
                         rule.name,
                         group.id.name(),
@@ -95,86 +97,89 @@ impl Release {
                 }
                 self.moves.push(go(rule, moved.priority));
             }
-            self.notes.push(Act::Delete(group.id.clone(), note.name.clone()));
+            self.notes.push(RuleWrite::Delete(group.id.clone(), note.name.clone()));
         }
         Ok(())
     }
 }
 
-/// What is to be done so that nothing of ours for the machine is left, and rules of others are where they were.
-pub(crate) fn release(look: &Look<'_>, priorities: &Priorities) -> Result<Release, Impossible> {
-    let key = look.key();
+/// Plans the writes after which no rule of Postern's for the machine is left, and the customer's rules have their old priorities.
+pub(crate) fn release(view: &MachineView<'_>, priorities: &Priorities) -> Result<Release, PlanError> {
+    let key = view.key();
     let mut release = Release::default();
-    for group in look.groups.values() {
-        let ours: Vec<(&Rule, Name)> = look.ours(group).collect();
-        if !ours.is_empty() || look.machine.groups.contains(&group.id) {
-            release.move_back(look, group)?;
+    for group in view.groups.values() {
+        let managed: Vec<(&Rule, Name)> = view.managed_rules(group).collect();
+        if !managed.is_empty() || view.machine.groups.contains(&group.id) {
+            release.move_back(view, group)?;
         }
-        for (rule, name) in ours {
+        for (rule, name) in managed {
             let is_mark = matches!(name, Name::Release(_));
-            let list = if is_mark { &mut release.marks } else { &mut release.ours };
-            list.push(Act::Delete(group.id.clone(), rule.name.clone()));
+            let list = if is_mark { &mut release.marks } else { &mut release.managed_rules };
+            list.push(RuleWrite::Delete(group.id.clone(), rule.name.clone()));
         }
     }
-    let Release { ours, moves, notes, marks, .. } = &mut release;
+    let Release { managed_rules, moves, notes, marks, .. } = &mut release;
     if marks.is_empty()
-        && ours.len() + moves.len() + notes.len() > 1
-        && let Some(first) = ours.iter().chain(moves.iter()).chain(notes.iter()).next()
-        && let Some(first) = look.groups.get(first.group())
+        && managed_rules.len() + moves.len() + notes.len() > 1
+        && let Some(first) = managed_rules.iter().chain(moves.iter()).chain(notes.iter()).next()
+        && let Some(first) = view.groups.get(first.group())
     {
-        let mut places = (*priorities.windows.start()..=LAST).rev();
+        let mut places = (*priorities.windows.start()..=MAX_PRIORITY).rev();
         let priority = places.find(|priority| !first.is_taken(*priority)).ok_or_else(|| {
-            Impossible(format!(
+            PlanError(format!(
                 "there is no free priority in {} for the mark of a release; free one",
                 first.id.name()
             ))
         })?;
         let (name, description) =
             (Name::Release(key).to_string(), "Postern: a release is under way".to_owned());
-        let mark = NewRule { name: name.clone(), priority, allows: false, what: What::Nothing, description };
-        ours.insert(0, Act::Put(first.id.clone(), mark));
-        marks.push(Act::Delete(first.id.clone(), name));
+        let mark =
+            NewRule { name: name.clone(), priority, allows: false, matches: RuleMatch::Nothing, description };
+        managed_rules.insert(0, RuleWrite::Put(first.id.clone(), mark));
+        marks.push(RuleWrite::Delete(first.id.clone(), name));
     }
     Ok(release)
 }
 
-/// Where rules of others were that these acts move away.
-pub(crate) fn moved_away(acts: &[Act], deployment: &str) -> BTreeSet<(ArmId, Moved)> {
-    let moved = acts.iter().filter_map(|act| match act {
-        Act::Move { group, rule, from, .. } => Some((group.clone(), Moved::new(deployment, *from, rule))),
-        Act::Put(..) | Act::Delete(..) => None,
+/// The notes of the customer's rules that these writes move away.
+pub(crate) fn moved_away(writes: &[RuleWrite], deployment: &str) -> BTreeSet<(ArmId, Moved)> {
+    let moved = writes.iter().filter_map(|write| match write {
+        RuleWrite::Move { group, rule, from, .. } => {
+            Some((group.clone(), Moved::new(deployment, *from, rule)))
+        }
+        RuleWrite::Put(..) | RuleWrite::Delete(..) => None,
     });
     moved.collect()
 }
 
-/// The notes that these acts take away.
-pub(crate) fn notes_taken(acts: &[Act]) -> BTreeSet<(ArmId, Moved)> {
-    let taken = acts.iter().filter_map(|act| match act {
-        Act::Delete(group, name) => Some((group.clone(), Name::read(name)?.moved()?)),
-        Act::Put(..) | Act::Move { .. } => None,
+/// The notes that these writes delete.
+pub(crate) fn notes_taken(writes: &[RuleWrite]) -> BTreeSet<(ArmId, Moved)> {
+    let taken = writes.iter().filter_map(|write| match write {
+        RuleWrite::Delete(group, name) => Some((group.clone(), Name::read(name)?.moved()?)),
+        RuleWrite::Put(..) | RuleWrite::Move { .. } => None,
     });
     taken.collect()
 }
 
-/// Writes anew what is missing of these notes: somebody else, who did not see that a rule is needed away from where it was,
-/// took it for done.
+/// Plans to write the missing ones of these notes again: another broker, which did not see that a machine still needs the rule
+/// moved, deleted them as done.
 pub(crate) fn lost_notes(
-    look: &Look<'_>,
+    view: &MachineView<'_>,
     moved: &BTreeSet<(ArmId, Moved)>,
     priorities: &Priorities,
-) -> Result<Vec<Act>, Impossible> {
-    let mut acts = Vec::new();
+) -> Result<Vec<RuleWrite>, PlanError> {
+    let mut writes = Vec::new();
     for (id, moved) in moved {
-        let Some(group) = look.groups.get(id) else { continue };
+        let Some(group) = view.groups.get(id) else { continue };
         let is_needed = |rule: &&Rule| {
-            let mut denies = denies(group, look.deployment);
+            let mut denies = denies(group, view.deployment);
             rule.priority != moved.priority && denies.any(|(deny, _)| deny.traffic.overlaps(&rule.traffic))
         };
         if let Some(rule) = group.rules.iter().find(|rule| moved.was(&rule.name)).filter(is_needed) {
-            let mut draft = Draft { look, group: group.clone(), priorities, acts: Vec::new() };
+            let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
             draft.note(&rule.name, moved.priority)?;
-            acts.extend(draft.acts);
+            writes.extend(draft.writes);
         }
     }
-    Ok(acts)
+    Ok(writes)
 }

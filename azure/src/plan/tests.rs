@@ -1,16 +1,18 @@
-//! Lockdown and release on groups in memory, judged packet by packet by a reading of the rules of its own.
+//! Lockdown and release on groups in memory, judged packet by packet by a separate evaluation of the rules.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use postern_core::TargetId;
+use postern_core::{ProtectedPort, TargetId};
 use proptest::prelude::*;
 
 use super::*;
-use crate::locking::apply;
-use crate::look::Memory;
+use crate::id::ArmId;
 use crate::machine::Machine;
-use crate::network::{Door, Peer, RuleProtocol, Traffic};
+use crate::names::Name;
+use crate::network::{Door, Group, Peer, Rule, RuleProtocol, Traffic};
+use crate::settings::Priorities;
+use crate::snapshot::{LockedRules, MachineView};
 
 const DEPLOYMENT: &str = "postern.example";
 const PORTS: [u16; 3] = [22, 3389, 443];
@@ -37,7 +39,7 @@ fn ssh_and_rdp() -> BTreeSet<ProtectedPort> {
 struct Subject {
     target: TargetId,
     machine: Machine,
-    nothing: Memory,
+    nothing: LockedRules,
 }
 
 impl Subject {
@@ -51,21 +53,21 @@ impl Subject {
                 .unwrap(),
             machine: Machine {
                 groups: passed.iter().cloned().collect(),
-                doors: vec![Door { ip, roles: BTreeSet::new(), groups: passed }],
+                doors: vec![Door { ip, application_groups: BTreeSet::new(), groups: passed }],
                 ..Machine::default()
             },
-            nothing: Memory::default(),
+            nothing: LockedRules::default(),
         }
     }
 
-    fn look<'a>(&'a self, groups: &'a Groups) -> Look<'a> {
-        Look {
+    fn view<'a>(&'a self, groups: &'a Groups) -> MachineView<'a> {
+        MachineView {
             target: &self.target,
             deployment: DEPLOYMENT,
             machine: &self.machine,
             groups,
             firewall: None,
-            remembered: &self.nothing,
+            locked_rules: &self.nothing,
         }
     }
 
@@ -74,15 +76,15 @@ impl Subject {
         groups: &Groups,
         ports: &BTreeSet<ProtectedPort>,
         first: bool,
-    ) -> Result<Vec<Act>, Impossible> {
-        lock(&self.look(groups), ports, &Priorities::default(), first)
+    ) -> Result<Vec<RuleWrite>, PlanError> {
+        lock(&self.view(groups), ports, &Priorities::default(), first)
     }
 
-    fn release(&self, groups: &Groups) -> Result<Vec<Act>, Impossible> {
-        release(&self.look(groups), &Priorities::default()).map(release::Release::acts)
+    fn release(&self, groups: &Groups) -> Result<Vec<RuleWrite>, PlanError> {
+        release(&self.view(groups), &Priorities::default()).map(release::Release::writes)
     }
 
-    /// Whether a packet gets in: each group in turn, the first rule that is about it.
+    /// Reports whether a packet gets in: in each group the first rule that applies to it decides.
     fn admits(&self, groups: &Groups, from: &str, port: u16) -> bool {
         let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), self.machine.doors[0].ip);
         self.machine.groups.iter().all(|id| {
@@ -90,7 +92,7 @@ impl Subject {
                 Peer::Any => true,
                 Peer::Net(net) => net.contains(&ip),
                 Peer::Tag(tag) => tag == "virtualnetwork" && ip.to_string().starts_with("10."),
-                Peer::Role(_) | Peer::IpGroup(_) => false,
+                Peer::ApplicationGroup(_) | Peer::IpGroup(_) => false,
             };
             let decides = |rule: &&Rule| {
                 rule.traffic.protocol != RuleProtocol::Other
@@ -121,7 +123,7 @@ fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &s
             destinations: vec![Peer::read(to)],
             ports: vec![crate::wire::ports(ports).unwrap()],
         },
-        description: "theirs".into(),
+        description: "customer".into(),
         is_default: priority >= 65_000,
         is_settled: true,
     }
@@ -138,32 +140,35 @@ fn with(rules: Vec<Rule>) -> Groups {
     [group("nsg-nic", rules)].into()
 }
 
-fn names(acts: &[Act]) -> Vec<String> {
-    acts.iter().map(|act| act.change().to_string()).collect()
+fn names(writes: &[RuleWrite]) -> Vec<String> {
+    writes.iter().map(|write| write.change().to_string()).collect()
 }
 
 #[test]
-fn with_no_rule_for_the_port_ours_is_on_top() {
+fn without_a_rule_for_the_port_posterns_comes_first() {
     let groups = with(vec![rule("https", 300, true, "*", "*", "443")]);
     let subject = Subject::new(4, &groups);
-    let acts = subject.lock(&groups, &ssh(), false).unwrap();
-    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 400 && !rule.allows), "{acts:?}");
-    let after = apply(&groups, &acts);
+    let writes = subject.lock(&groups, &ssh(), false).unwrap();
+    assert!(
+        matches!(&writes[..], [RuleWrite::Put(_, rule)] if rule.priority == 400 && !rule.allows),
+        "{writes:?}"
+    );
+    let after = apply(&groups, &writes);
     assert!(!subject.admits(&after, "10.1.1.1", 22), "the network's own machines too");
     assert!(subject.admits(&after, "10.1.1.1", 443));
-    assert_eq!(subject.look(&after).still_open(&ssh()), [""; 0]);
+    assert_eq!(subject.view(&after).still_open(&ssh()), [""; 0]);
 }
 
 #[test]
 fn a_rule_that_was_there_before_wins_and_is_named() {
     let groups = with(vec![rule("default-allow-ssh", 1000, true, "*", "*", "22")]);
     let subject = Subject::new(4, &groups);
-    let acts = subject.lock(&groups, &ssh(), false).unwrap();
-    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 1001), "{acts:?}");
-    let after = apply(&groups, &acts);
+    let writes = subject.lock(&groups, &ssh(), false).unwrap();
+    assert!(matches!(&writes[..], [RuleWrite::Put(_, rule)] if rule.priority == 1001), "{writes:?}");
+    let after = apply(&groups, &writes);
     assert!(subject.admits(&after, "8.8.8.8", 22));
     assert_eq!(
-        subject.look(&after).still_open(&ssh()),
+        subject.view(&after).still_open(&ssh()),
         ["rule default-allow-ssh (priority 1000) of nsg-nic allows tcp/22 from anyone"]
     );
 }
@@ -172,26 +177,26 @@ fn a_rule_that_was_there_before_wins_and_is_named() {
 fn where_there_is_room_before_a_rule_nothing_of_it_is_changed() {
     let groups = with(vec![rule("ssh", 300, true, "*", "*", "22")]);
     let subject = Subject::new(4, &groups);
-    let acts = subject.lock(&groups, &ssh(), true).unwrap();
-    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 299), "{acts:?}");
-    assert!(!subject.admits(&apply(&groups, &acts), "8.8.8.8", 22));
-    // And where ours is there already, it is only moved.
+    let writes = subject.lock(&groups, &ssh(), true).unwrap();
+    assert!(matches!(&writes[..], [RuleWrite::Put(_, rule)] if rule.priority == 299), "{writes:?}");
+    assert!(!subject.admits(&apply(&groups, &writes), "8.8.8.8", 22));
+    // If Postern's rule is there already, it is only moved.
     let behind = apply(&groups, &subject.lock(&groups, &ssh(), false).unwrap());
-    let acts = subject.lock(&behind, &ssh(), true).unwrap();
-    assert!(matches!(&acts[..], [Act::Put(_, rule)] if rule.priority == 299), "{acts:?}");
-    assert!(!subject.admits(&apply(&behind, &acts), "8.8.8.8", 22));
+    let writes = subject.lock(&behind, &ssh(), true).unwrap();
+    assert!(matches!(&writes[..], [RuleWrite::Put(_, rule)] if rule.priority == 299), "{writes:?}");
+    assert!(!subject.admits(&apply(&behind, &writes), "8.8.8.8", 22));
 }
 
 #[test]
 fn i6_where_there_is_no_room_a_rule_is_moved_with_a_note_and_comes_back() {
     let groups = with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("web", 110, true, "*", "*", "443")]);
     let subject = Subject::new(4, &groups);
-    let acts = subject.lock(&groups, &ssh(), true).unwrap();
-    let words = names(&acts);
+    let writes = subject.lock(&groups, &ssh(), true).unwrap();
+    let words = names(&writes);
     assert!(words[0].contains("a note of where a rule was"), "{words:?}");
     assert!(words[1].contains("shut tcp/22"), "{words:?}");
     assert_eq!(words[2], "move nsg-nic: rule ssh from priority 100 to 401");
-    let after = apply(&groups, &acts);
+    let after = apply(&groups, &writes);
     assert!(!subject.admits(&after, "8.8.8.8", 22));
     assert!(Subject::new(5, &groups).admits(&after, "8.8.8.8", 22), "the rule is still there for others");
     assert_eq!(apply(&after, &subject.release(&after).unwrap()), groups);
@@ -202,7 +207,7 @@ fn a_rule_does_not_pass_one_that_says_otherwise() {
     let groups =
         with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("no", 200, false, "10.0.0.0/8", "*", "*")]);
     let subject = Subject::new(4, &groups);
-    let Impossible(reason) = subject.lock(&groups, &ssh(), true).unwrap_err();
+    let PlanError(reason) = subject.lock(&groups, &ssh(), true).unwrap_err();
     assert!(reason.contains("rule ssh of nsg-nic") && reason.contains("rule no (priority 200)"), "{reason}");
 }
 
@@ -223,14 +228,17 @@ fn i6_a_rule_that_is_moved_twice_goes_back_to_where_it_was_at_first() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
     let mut groups = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
-    // So many windows that there is no room before it where it is now.
+    // Enough windows to leave no room before the rule's present priority.
     let nsg = groups.get_mut(&id("nsg-nic")).unwrap();
     let windows = (100..400).map(|at| rule(&format!("w-{at}"), at, true, "192.0.2.7", "10.0.0.9", "22"));
     nsg.rules.extend(windows);
     nsg.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-    let acts = two.lock(&groups, &ssh(), true).unwrap();
-    assert!(acts.iter().any(|act| matches!(act, Act::Move { rule, .. } if rule == "ssh")), "{acts:?}");
-    let mut groups = apply(&groups, &acts);
+    let writes = two.lock(&groups, &ssh(), true).unwrap();
+    assert!(
+        writes.iter().any(|write| matches!(write, RuleWrite::Move { rule, .. } if rule == "ssh")),
+        "{writes:?}"
+    );
+    let mut groups = apply(&groups, &writes);
     groups.get_mut(&id("nsg-nic")).unwrap().rules.retain(|rule| !rule.name.starts_with("w-"));
     for subject in [&one, &two] {
         groups = apply(&groups, &subject.release(&groups).unwrap());
@@ -239,70 +247,72 @@ fn i6_a_rule_that_is_moved_twice_goes_back_to_where_it_was_at_first() {
 }
 
 #[test]
-fn a_release_looks_again_after_each_step_where_rules_were_moved() {
+fn a_release_reads_again_after_each_step_where_rules_were_moved() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let one = Subject::new(1, &before);
-    let step = |groups: &Groups| release(&one.look(groups), &Priorities::default()).unwrap().next();
+    let step = |groups: &Groups| release(&one.view(groups), &Priorities::default()).unwrap().next();
     let mut groups = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
     let mut steps = Vec::new();
     loop {
-        let (acts, is_last) = step(&groups);
-        groups = apply(&groups, &acts);
-        steps.push(acts.len());
+        let (writes, is_last) = step(&groups);
+        groups = apply(&groups, &writes);
+        steps.push(writes.len());
         if is_last {
             break;
         }
     }
-    // The mark and the end of ours; the move; the end of the note; the end of the mark.
+    // The mark and the delete of Postern's rule; the move; the delete of the note; the delete of the mark.
     assert_eq!((steps, &groups), (vec![2, 1, 1, 1], &before));
     let unmoved = apply(&before, &one.lock(&before, &ssh(), false).unwrap());
-    assert!(step(&unmoved).1, "otherwise one look is enough");
+    assert!(step(&unmoved).1, "otherwise one read is enough");
 }
 
 #[test]
-fn a_rule_that_went_back_where_somebody_needs_it_behind_is_moved_again() {
+fn a_rule_that_went_back_while_another_machine_needs_it_behind_is_moved_again() {
     let before = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let (one, two) = (Subject::new(1, &before), Subject::new(2, &before));
     let locked = apply(&before, &one.lock(&before, &ssh(), true).unwrap());
     let both = apply(&locked, &two.lock(&locked, &ssh(), true).unwrap());
-    let go = |to| Act::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 0, to };
+    let go = |to| RuleWrite::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 0, to };
     let back = apply(&both, &[go(100)]);
     assert!(two.admits(&back, "8.8.8.8", 22));
     let released = apply(&back, &one.release(&back).unwrap());
     assert!(!two.admits(&released, "8.8.8.8", 22) && one.admits(&released, "8.8.8.8", 22));
     assert_eq!(apply(&released, &two.release(&released).unwrap()), before);
 
-    // And the note of it is written anew, by whoever moved it or took the note away, while somebody needs it moved.
+    // The broker that moved the rule or deleted its note writes the note again, while a machine needs the rule moved.
     let mut lost = both.clone();
     let is_note = |rule: &Rule| matches!(Name::read(&rule.name), Some(Name::Moved(_)));
     lost.get_mut(&id("nsg-nic")).unwrap().rules.retain(|rule| !is_note(rule));
-    let moved =
-        moved_away(&[Act::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 100, to: 401 }], DEPLOYMENT);
-    let again = |groups: &Groups| lost_notes(&one.look(groups), &moved, &Priorities::default()).unwrap();
+    let moved = moved_away(
+        &[RuleWrite::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 100, to: 401 }],
+        DEPLOYMENT,
+    );
+    let again = |groups: &Groups| lost_notes(&one.view(groups), &moved, &Priorities::default()).unwrap();
     assert_eq!(names(&again(&lost)).len(), 1);
     assert_eq!(apply(&lost, &again(&lost)), both);
     assert_eq!((again(&both), again(&before)), (vec![], vec![]));
 }
 
 #[test]
-fn after_somebody_was_faster_a_window_goes_to_a_place_of_its_own() {
+fn after_a_conflict_a_window_goes_to_a_priority_of_its_own() {
     let groups = with(Vec::new());
     let one = Subject::new(1, &groups);
     let locked = apply(&groups, &one.lock(&groups, &ssh(), false).unwrap());
-    let (look, group) = (one.look(&locked), &locked[&id("nsg-nic")]);
-    let at = |name: &str, tries| window_priority(&look, group, &Priorities::default(), name, tries).unwrap();
+    let (view, group) = (one.view(&locked), &locked[&id("nsg-nic")]);
+    let at = |name: &str, tries| window_priority(&view, group, &Priorities::default(), name, tries).unwrap();
     assert_eq!((at("a", 0), at("b", 0)), (100, 100));
     let places: BTreeSet<u16> = (0..20).map(|at_once| at(&format!("postern-{at_once}"), 1)).collect();
     assert!(places.len() > 15 && places.iter().all(|it| (100..400).contains(it)), "{places:?}");
 }
 
 #[test]
-fn a_release_that_cannot_put_a_rule_back_says_who_is_in_its_place() {
+fn a_release_that_cannot_put_a_rule_back_names_the_rule_that_has_its_priority() {
     let groups = with(vec![rule("ssh", 100, true, "*", "*", "22")]);
     let subject = Subject::new(4, &groups);
     let mut after = apply(&groups, &subject.lock(&groups, &ssh(), true).unwrap());
     after.get_mut(&id("nsg-nic")).unwrap().rules.insert(0, rule("new", 100, true, "*", "*", "80"));
-    let Impossible(reason) = subject.release(&after).unwrap_err();
+    let PlanError(reason) = subject.release(&after).unwrap_err();
     assert!(reason.contains("priority 100: rule new has it now"), "{reason}");
 }
 
@@ -310,7 +320,7 @@ fn customer_rules() -> impl Strategy<Value = Vec<Rule>> {
     let from = prop::sample::select(vec!["*", "10.0.0.0/8", "192.0.2.0/24", "Internet", "VirtualNetwork"]);
     let to = prop::sample::select(vec!["*", "10.0.0.4", "10.0.0.5", "10.0.0.0/24", "VirtualNetwork"]);
     let ports = prop::sample::select(vec!["*", "22", "3389", "443", "20-25", "0-65535"]);
-    // Some right at the front, some in the midst of ours, some behind.
+    // Some at the front, some among Postern's, some behind.
     let priority = prop_oneof![100u16..106, 395u16..405, 900u16..1100, 4090u16..=4096];
     let one = (priority, any::<bool>(), from, to, ports);
     prop::collection::vec(one, 0..6).prop_map(|rules| {
@@ -319,7 +329,7 @@ fn customer_rules() -> impl Strategy<Value = Vec<Rule>> {
             .into_iter()
             .filter(|(priority, ..)| taken.insert(*priority))
             .map(|(priority, allows, from, to, ports)| {
-                rule(&format!("theirs-{priority}"), priority, allows, from, to, ports)
+                rule(&format!("customer-{priority}"), priority, allows, from, to, ports)
             })
             .collect()
     })
@@ -332,7 +342,7 @@ fn groups() -> impl Strategy<Value = Groups> {
     })
 }
 
-/// Whether every packet that is not for a port that is shut gets the same answer.
+/// Reports whether each packet for a port that is not shut gets the same answer.
 fn same_but_for(
     ports: &BTreeSet<ProtectedPort>,
     one: &[(&str, u16, bool)],
@@ -348,18 +358,18 @@ proptest! {
     #[test]
     fn i1_i6_a_lockdown_shuts_the_ports_or_says_what_is_open_and_changes_nothing_else(groups in groups(), first in any::<bool>()) {
         let (subject, neighbour) = (Subject::new(4, &groups), Subject::new(5, &groups));
-        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
-        let after = apply(&groups, &acts);
+        let Ok(writes) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let after = apply(&groups, &writes);
         let (before, now) = (subject.verdicts(&groups), subject.verdicts(&after));
         prop_assert!(same_but_for(&ssh_and_rdp(), &before, &now), "{before:?} {now:?}");
         prop_assert_eq!(neighbour.verdicts(&groups), neighbour.verdicts(&after));
         let open = now.iter().any(|(_, port, admitted)| *admitted && *port != 443);
-        let named = subject.look(&after).still_open(&ssh_and_rdp());
+        let named = subject.view(&after).still_open(&ssh_and_rdp());
         prop_assert!(!open || !named.is_empty(), "open and not named: {now:?}");
-        prop_assert!(!first || !open, "ours are to come first: {now:?} {named:?}");
+        prop_assert!(!first || !open, "Postern's rules must come first: {now:?} {named:?}");
         let opened = before.iter().zip(&now).any(|(before, now)| !before.2 && now.2);
         prop_assert!(!opened, "a lockdown opens nothing");
-        prop_assert!(subject.look(&after).is_locked());
+        prop_assert!(subject.view(&after).is_locked());
         prop_assert_eq!(subject.lock(&after, &ssh_and_rdp(), first).unwrap(), vec![], "it is done");
     }
 
@@ -367,8 +377,8 @@ proptest! {
     fn i6_a_release_puts_back_exactly_what_was_there(groups in groups(), first in any::<bool>(), ports in prop::bool::ANY) {
         let subject = Subject::new(4, &groups);
         let ports = if ports { ssh() } else { ssh_and_rdp() };
-        let Ok(acts) = subject.lock(&groups, &ports, first) else { return Ok(()) };
-        let locked = apply(&groups, &acts);
+        let Ok(writes) = subject.lock(&groups, &ports, first) else { return Ok(()) };
+        let locked = apply(&groups, &writes);
         let released = apply(&locked, &subject.release(&locked).unwrap());
         prop_assert_eq!(&released, &groups);
         prop_assert_eq!(subject.release(&released).unwrap(), vec![]);
@@ -377,18 +387,18 @@ proptest! {
     #[test]
     fn i8_a_lockdown_that_stops_anywhere_goes_on_or_back(groups in groups(), first in any::<bool>(), stop in 0usize..12) {
         let (subject, neighbour) = (Subject::new(4, &groups), Subject::new(5, &groups));
-        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
-        let stop = stop.min(acts.len());
-        let stopped = apply(&groups, &acts[..stop]);
+        let Ok(writes) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let stop = stop.min(writes.len());
+        let stopped = apply(&groups, &writes[..stop]);
         prop_assert_eq!(neighbour.verdicts(&groups), neighbour.verdicts(&stopped));
         prop_assert!(same_but_for(&ssh_and_rdp(), &subject.verdicts(&groups), &subject.verdicts(&stopped)));
         let back = apply(&stopped, &subject.release(&stopped).unwrap());
         prop_assert_eq!(&back, &groups);
-        let look = subject.look(&stopped);
-        if look.shut() == ssh_and_rdp() {
-            let resumed = apply(&stopped, &resume(&look, &Priorities::default()).unwrap());
-            prop_assert!(subject.look(&resumed).is_locked());
-            prop_assert!(subject.look(&resumed).unmoved().is_empty());
+        let view = subject.view(&stopped);
+        if view.shut() == ssh_and_rdp() {
+            let resumed = apply(&stopped, &resume(&view, &Priorities::default()).unwrap());
+            prop_assert!(subject.view(&resumed).is_locked());
+            prop_assert!(subject.view(&resumed).unmoved().is_empty());
             let back = apply(&resumed, &subject.release(&resumed).unwrap());
             prop_assert_eq!(&back, &groups);
         }
@@ -397,13 +407,13 @@ proptest! {
     #[test]
     fn i8_a_release_that_stops_anywhere_is_known_and_goes_on(groups in groups(), first in any::<bool>(), stop in 0usize..12) {
         let subject = Subject::new(4, &groups);
-        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
-        let locked = apply(&groups, &acts);
-        let acts = subject.release(&locked).unwrap();
-        let stop = stop.min(acts.len());
-        let stopped = apply(&locked, &acts[..stop]);
-        if stop > 0 && stop < acts.len() {
-            prop_assert!(subject.look(&stopped).is_releasing());
+        let Ok(writes) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        let locked = apply(&groups, &writes);
+        let writes = subject.release(&locked).unwrap();
+        let stop = stop.min(writes.len());
+        let stopped = apply(&locked, &writes[..stop]);
+        if stop > 0 && stop < writes.len() {
+            prop_assert!(subject.view(&stopped).is_releasing());
         }
         let released = apply(&stopped, &subject.release(&stopped).unwrap());
         prop_assert_eq!(&released, &groups);
@@ -412,9 +422,9 @@ proptest! {
     #[test]
     fn priorities_stay_unique_and_in_their_range(groups in groups(), first in any::<bool>()) {
         let subject = Subject::new(4, &groups);
-        let Ok(acts) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
-        for stop in 0..=acts.len() {
-            for group in apply(&groups, &acts[..stop]).values() {
+        let Ok(writes) = subject.lock(&groups, &ssh_and_rdp(), first) else { return Ok(()) };
+        for stop in 0..=writes.len() {
+            for group in apply(&groups, &writes[..stop]).values() {
                 let own: Vec<u16> = group.rules.iter().filter(|rule| !rule.is_default).map(|rule| rule.priority).collect();
                 prop_assert_eq!(own.iter().collect::<BTreeSet<_>>().len(), own.len(), "after {} changes", stop);
                 prop_assert!(own.iter().all(|priority| (100..=4096).contains(priority)));

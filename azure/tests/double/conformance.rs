@@ -1,14 +1,14 @@
 //! The suite that every provider runs.
 
-use postern_cloud::conformance::{Subject, run};
+use postern_provider::conformance::{Subject, run};
 
 use crate::world::{SUBSCRIPTION, World};
 
 #[tokio::test]
 async fn azure_conforms() {
     let world = World::new().await;
-    let before = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
-    // The suite locks tcp/22 and tcp/3389 anew, with every concern accepted.
+    let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
+    // The suite locks tcp/22 and tcp/3389 again, with every concern accepted.
     world.lock(0).await;
     world.lock(1).await;
     let missing = format!(
@@ -22,11 +22,11 @@ async fn azure_conforms() {
     };
     run(&subject).await;
     for target in &targets {
-        postern_cloud::Provider::release(world.azure.as_ref(), target).await.unwrap();
+        postern_provider::Provider::release(world.azure.as_ref(), target).await.unwrap();
     }
     assert_eq!(
-        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic")),
+        (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic")),
         before,
-        "what is not ours is as it was"
+        "the customer's rules are as they were"
     );
 }

@@ -1,11 +1,11 @@
-//! A broker that dies at any call: whatever it left behind, the next one brings to what was wanted.
+//! A broker that dies at any call: the next one reaches the wanted state from whatever it left behind.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_arm_double::{CrashPoint, When};
-use postern_cloud::{CloudError, Provider as _};
+use postern_azure_sim::{CrashPoint, When};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
 use crate::world::World;
@@ -13,8 +13,8 @@ use crate::world::World;
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
-/// Every crash point of what `act` does, one after the other: `act` is dropped there, as by SIGKILL, and `then` looks at
-/// what a new broker finds. Ends at the first point that is not reached.
+/// Walks every crash point of `act`, one after the other: `act` is dropped there, as by SIGKILL, and `then` checks what a new
+/// broker finds. Ends at the first point that is not reached.
 async fn walk<T, F, G>(begin: impl AsyncFn() -> World, act: F, then: G) -> usize
 where
     F: AsyncFn(&World) -> T,
@@ -25,21 +25,21 @@ where
         for when in [When::Before, When::After] {
             let mut world = begin().await;
             let point = CrashPoint { change, when };
-            world.arm.halt_at(Some(point));
+            world.sim.halt_at(Some(point));
             let halted = async {
-                while !world.arm.has_halted() {
+                while !world.sim.has_halted() {
                     tokio::time::sleep(Duration::from_millis(2)).await;
                 }
             };
             tokio::select! {
                 biased;
                 _ = act(&world) => {
-                    assert!(!world.arm.has_halted());
+                    assert!(!world.sim.has_halted());
                     return points;
                 }
                 () = halted => {}
             }
-            world.arm.halt_at(None);
+            world.sim.halt_at(None);
             world.restart();
             then(&mut world, point).await;
             points += 1;
@@ -65,7 +65,7 @@ async fn i8_open_from_any_point_ends_with_exactly_what_was_wanted() {
         locked,
         async |world| world.azure.open(&world.target(0), &windows(world)).await,
         async |world, point| {
-            // What the new broker sees first is the truth: what it calls open is open.
+            // The first reading of the new broker is the truth: what it calls open is open.
             let seen = world.observe(0).await;
             assert_eq!(seen.drift, [], "{point:?}");
             for window in seen.windows.iter().filter(|window| window.source.is_ipv4()) {
@@ -149,7 +149,7 @@ async fn i8_closing_a_part_from_any_point_never_shuts_the_rest() {
     .await;
 }
 
-/// A locked world behind a firewall, with a window of somebody else's open.
+/// A locked world behind a firewall, in which a window of another grant is open.
 async fn behind() -> World {
     let world = behind_a_firewall().await;
     world.lock(0).await;
@@ -168,7 +168,8 @@ async fn i8_open_behind_a_firewall_from_any_point_ends_with_exactly_what_was_wan
             behind,
             async |world| world.azure.open(&world.target(0), &through(world)).await,
             async |world, point| {
-                let (theirs, other) = (world.theirs(), world.window(0, 2, "tcp/22", OUTSIDE));
+                let (customers, other) =
+                    (world.customer_collections(), world.window(0, 2, "tcp/22", OUTSIDE));
                 // As a broker with an empty store sees it.
                 let sweep = world.azure.sweep().await;
                 let held = sweep.sightings.into_iter().next().unwrap().held.unwrap();
@@ -188,7 +189,7 @@ async fn i8_open_behind_a_firewall_from_any_point_ends_with_exactly_what_was_wan
                     let gets_in = mapped.is_some_and(|at| world.gets_through(ALICE, at).is_some());
                     assert_eq!(gets_in, wanted, "{point:?} {port}");
                 }
-                assert_eq!(world.theirs(), theirs, "{point:?}");
+                assert_eq!(world.customer_collections(), customers, "{point:?}");
             },
         )
         .await;
@@ -242,7 +243,7 @@ async fn exposed() -> World {
 async fn i8_a_lockdown_from_any_point_is_finished_by_doing_it_again_or_taken_back() {
     let before = {
         let world = crowded().await;
-        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"))
+        (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"))
     };
     for again in [true, false] {
         let points = walk(
@@ -256,7 +257,7 @@ async fn i8_a_lockdown_from_any_point_is_finished_by_doing_it_again_or_taken_bac
                     assert_eq!(world.observe(0).await.drift, [], "{point:?}");
                 }
                 world.azure.release(&world.target(0)).await.unwrap();
-                let after = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+                let after = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
                 assert_eq!(after, before, "{point:?}");
             },
         )
@@ -278,7 +279,7 @@ async fn i8_a_lockdown_that_died_is_finished_by_the_sweep_once_it_shuts_somethin
                 let drift = world.observe(0).await.drift;
                 assert!(drift.iter().all(|it| !it.repairable), "{point:?} {drift:?}");
             }
-            // A new lockdown is always possible, and always whole.
+            // A new lockdown is always possible, and always complete.
             world.lock(0).await;
             assert!(!world.admits(OUTSIDE, 0, 22), "{point:?}");
         },
@@ -290,7 +291,7 @@ async fn i8_a_lockdown_that_died_is_finished_by_the_sweep_once_it_shuts_somethin
 async fn i6_a_release_from_any_point_is_finished_by_a_sweep_and_puts_back_exactly_what_was_there() {
     let before = {
         let world = crowded().await;
-        (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"))
+        (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"))
     };
     let points = walk(
         exposed,
@@ -307,11 +308,11 @@ async fn i6_a_release_from_any_point_is_finished_by_a_sweep_and_puts_back_exactl
                 Some(held) if held.drift.iter().any(|it| it.what.contains("release")) => {
                     world.azure.repair(&world.target(0)).await.unwrap();
                 }
-                // It had not begun, or it was done.
+                // The release had not begun, or it was done.
                 Some(_) => drop(world.azure.release(&world.target(0)).await.unwrap()),
                 None => {}
             }
-            let after = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+            let after = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
             assert_eq!(after, before, "{point:?}");
         },
     )

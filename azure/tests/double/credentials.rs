@@ -1,10 +1,10 @@
-//! Who the broker is: every kind of credential, whatever is rotated under it, and where no token may go.
+//! The broker's identity: every kind of credential, their rotation, and the hosts that get no token.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use postern_azure::{Azure, Credential};
-use postern_cloud::{CallerToken, CloudError, Provider as _};
+use postern_provider::{CallerToken, CloudError, Provider as _};
 use serde_json::json;
 use tokio::task::JoinSet;
 
@@ -20,27 +20,27 @@ impl World {
         path
     }
 
-    fn as_whom(&self, credential: Credential) -> Arc<Azure> {
+    fn provider_with(&self, credential: Credential) -> Arc<Azure> {
         let mut settings = self.settings.clone();
         settings.credential = credential;
         Arc::new(Azure::connect(settings).unwrap())
     }
 
-    async fn looks(&self, azure: &Azure) -> Result<(), CloudError> {
+    async fn try_observe(&self, azure: &Azure) -> Result<(), CloudError> {
         azure.observe(&self.target(0)).await.map(drop)
     }
 }
 
 #[tokio::test]
-async fn a_client_secret_is_read_anew_when_it_is_needed() {
+async fn a_client_secret_is_read_again_when_it_is_needed() {
     let world = World::new().await;
-    world.looks(&world.azure).await.unwrap();
-    world.arm.client("tenant", "broker", "rotated");
-    world.arm.forget_tokens();
+    world.try_observe(&world.azure).await.unwrap();
+    world.sim.client("tenant", "broker", "rotated");
+    world.sim.forget_tokens();
     world.write("secret", "rotated\n");
-    // The first call learns that the token is gone.
-    world.looks(&world.azure).await.ok();
-    world.looks(&world.azure).await.unwrap();
+    // The first call finds that the token is revoked.
+    world.try_observe(&world.azure).await.ok();
+    world.try_observe(&world.azure).await.unwrap();
 }
 
 #[tokio::test]
@@ -48,51 +48,51 @@ async fn a_certificate_signs_for_its_application() {
     let world = World::new().await;
     let (certificate, key) = (world.write("cert.pem", CERTIFICATE), world.write("key.pem", KEY));
     let credential = Credential::ClientCertificate { application: application(), certificate, key };
-    let azure = world.as_whom(credential.clone());
-    let unknown = world.looks(&azure).await;
+    let azure = world.provider_with(credential.clone());
+    let unknown = world.try_observe(&azure).await;
     assert!(matches!(unknown, Err(CloudError::Unavailable { .. })), "{unknown:?}");
-    world.arm.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
-    world.looks(&azure).await.unwrap();
+    world.sim.client_certificate("tenant", "broker", pem::parse(CERTIFICATE).unwrap().contents());
+    world.try_observe(&azure).await.unwrap();
 
     world.write("key.pem", "not a key");
-    let broken = world.looks(&world.as_whom(credential)).await;
+    let broken = world.try_observe(&world.provider_with(credential)).await;
     let Err(CloudError::Unavailable { reason }) = broken else { panic!("{broken:?}") };
     assert!(reason.contains("RSA key") && !reason.contains("not a key"), "{reason}");
 }
 
 #[tokio::test]
-async fn a_federated_token_is_read_anew_for_each_login() {
+async fn a_federated_token_is_read_again_for_each_login() {
     let world = World::new().await;
-    world.arm.federated("tenant", "broker", "issued-2");
+    world.sim.federated("tenant", "broker", "issued-2");
     let token_file = world.write("token", "issued-1");
-    let azure = world.as_whom(Credential::WorkloadIdentity { application: application(), token_file });
-    assert!(world.looks(&azure).await.is_err());
+    let azure = world.provider_with(Credential::WorkloadIdentity { application: application(), token_file });
+    assert!(world.try_observe(&azure).await.is_err());
     world.write("token", "issued-2\n");
-    world.looks(&azure).await.unwrap();
+    world.try_observe(&azure).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_managed_identity_is_asked_of_the_metadata_service() {
     let world = World::new().await;
     for client_id in [None, Some("one-of-two".to_owned())] {
-        let azure = world.as_whom(Credential::ManagedIdentity { client_id: client_id.clone() });
-        assert!(world.looks(&azure).await.is_err(), "{client_id:?} is not there yet");
-        world.arm.managed_identity(client_id.as_deref());
-        world.looks(&azure).await.unwrap();
+        let azure = world.provider_with(Credential::ManagedIdentity { client_id: client_id.clone() });
+        assert!(world.try_observe(&azure).await.is_err(), "{client_id:?} is not there yet");
+        world.sim.managed_identity(client_id.as_deref());
+        world.try_observe(&azure).await.unwrap();
     }
 }
 
 #[tokio::test]
 async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
     let world = World::new().await;
-    world.arm.token_lifetime(Duration::from_secs(30));
-    let logins = |world: &World| world.arm.calls().iter().filter(|call| call.is_login()).count();
+    world.sim.token_lifetime(Duration::from_secs(30));
+    let logins = |world: &World| world.sim.calls().iter().filter(|call| call.is_login()).count();
     for _ in 0..5 {
-        world.looks(&world.azure).await.unwrap();
+        world.try_observe(&world.azure).await.unwrap();
     }
     assert_eq!(logins(&world), 1);
     tokio::time::sleep(Duration::from_millis(15_100)).await;
-    world.looks(&world.azure).await.unwrap();
+    world.try_observe(&world.azure).await.unwrap();
     assert_eq!(logins(&world), 2, "past the half of a short life");
 }
 
@@ -114,11 +114,11 @@ async fn no_answer_leads_the_token_to_another_host() {
     let misled = azure.open(&window.target, &[window.clone()].into()).await;
     let Err(CloudError::Unavailable { reason }) = misled else { panic!("{misled:?}") };
     assert!(reason.contains("not Azure Resource Manager"), "{reason}");
-    world.arm.page_size(1);
+    world.sim.page_size(1);
     let sweep = azure.sweep().await;
     assert_eq!(sweep.unread.len(), 1, "{sweep:?}");
-    let nobody = tokio::time::timeout(Duration::from_millis(100), other.accept()).await;
-    assert!(nobody.is_err(), "somebody called elsewhere");
+    let connected = tokio::time::timeout(Duration::from_millis(100), other.accept()).await;
+    assert!(connected.is_err(), "a call went elsewhere");
 }
 
 #[tokio::test]
@@ -132,10 +132,10 @@ async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
     let initiate = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
     let permissions =
         |actions: &[&str], not: &[&str]| json!({"value": [{"actions": actions, "notActions": not}]});
-    world.arm.caller("may", permissions(&[initiate, "Microsoft.Compute/virtualMachines/read"], &[]), &[&vm]);
-    world.arm.caller("cannot-see", permissions(&[initiate], &[]), &[]);
-    world.arm.caller("may-look", permissions(&["*/read"], &[]), &[&vm]);
-    world.arm.caller("all-but", permissions(&["*"], &["Microsoft.Security/*"]), &[&vm]);
+    world.sim.caller("may", permissions(&[initiate, "Microsoft.Compute/virtualMachines/read"], &[]), &[&vm]);
+    world.sim.caller("cannot-see", permissions(&[initiate], &[]), &[]);
+    world.sim.caller("may-look", permissions(&["*/read"], &[]), &[&vm]);
+    world.sim.caller("all-but", permissions(&["*"], &["Microsoft.Security/*"]), &[&vm]);
     let ask = |token: &'static str| {
         let (azure, target) = (&azure, &target);
         async move { azure.authorize(target, Some(&CallerToken::new(token).unwrap())).await }
@@ -153,12 +153,12 @@ async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
     }
     let none = azure.authorize(&target, None).await;
     assert!(matches!(&none, Err(CloudError::Refused { reason }) if reason.contains("no token")), "{none:?}");
-    // The broker's own token lives on, and a broker that is not to ask asks nothing.
-    world.looks(&azure).await.unwrap();
-    world.arm.forget_calls();
+    // The broker's own token lives on, and a broker that is configured not to ask makes no such call.
+    world.try_observe(&azure).await.unwrap();
+    world.sim.forget_calls();
     assert_eq!(world.azure.authorize(&target, None).await, Ok(()));
-    assert!(world.arm.calls().is_empty());
-    world.arm.outage(true);
+    assert!(world.sim.calls().is_empty());
+    world.sim.outage(true);
     let silent = ask("may").await;
     assert!(matches!(silent, Err(CloudError::Unavailable { .. })), "an outage is no refusal: {silent:?}");
 }
@@ -170,20 +170,20 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     let actions: Vec<String> = serde_json::from_value(role["Actions"].clone()).unwrap();
     let world = crate::firewall::behind_a_firewall().await;
     world.lab.rule("nsg", "first", 100, "Allow", "*", "*", "22");
-    // A rule for a role leaves no room either: to move it is to join the role once more.
+    // A rule for an application security group leaves no room either: a move joins that group once more.
     let role = world.lab.id("applicationSecurityGroups", "web");
-    world.arm.edit(&world.vms[0].interface, |nic| {
+    world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"]["ipConfigurations"][0]["properties"]["applicationSecurityGroups"] =
             json!([{"id": role}]);
     });
-    world.arm.edit(&world.lab.nsg_id("nsg"), |nsg| {
+    world.sim.edit(&world.lab.nsg_id("nsg"), |nsg| {
         let rule = &mut nsg["properties"]["securityRules"][0]["properties"];
         rule.as_object_mut().unwrap().remove("destinationAddressPrefix");
         rule["destinationApplicationSecurityGroups"] = json!([{"id": role}]);
     });
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
-    world.arm.permissions(Some(actions.clone()));
-    world.arm.forget_calls();
+    world.sim.permissions(Some(actions.clone()));
+    world.sim.forget_calls();
     world.lock(0).await;
     let window = world.window(0, 1, "tcp/22", "203.0.113.7");
     world.open(&window).await;
@@ -192,8 +192,8 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
     world.close(&window).await;
     world.azure.repair(&world.target(0)).await.unwrap();
     world.azure.release(&world.target(0)).await.unwrap();
-    let used = world.arm.actions();
-    // The places of operations are not told apart in the double.
+    let used = world.sim.actions();
+    // The double does not check permissions on the URLs of operations.
     let given: Vec<&String> = actions.iter().filter(|action| !action.contains("/locations/")).collect();
     for action in &given {
         assert!(used.contains(action), "{action} is given, and not used");
@@ -204,8 +204,8 @@ async fn the_role_in_packaging_gives_what_is_used_and_nothing_else() {
 
     // Without one of them the error names the role.
     let less = actions.into_iter().filter(|action| !action.ends_with("securityRules/write")).collect();
-    world.arm.permissions(Some(less));
-    let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
+    world.sim.permissions(Some(less));
+    let refused = world.azure.lockdown(&world.order(0, crate::world::posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("AuthorizationFailed") && reason.contains("role.json"), "{reason}");
 }

@@ -1,7 +1,7 @@
-//! What somebody did by hand, or to the machine: found, said, and put right, from what Azure holds alone.
+//! Edits by hand, and changes of the machine: they are found, reported and repaired from the state that Azure holds alone.
 
-use postern_cloud::{CloudError, Observation, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Observation, Provider as _};
 use serde_json::json;
 
 use crate::world::World;
@@ -22,7 +22,7 @@ async fn open_world() -> (World, CloudWindow) {
 
 impl World {
     pub(crate) fn edit_rule(&self, nsg: &str, begins: &str, change: impl Fn(&mut serde_json::Value)) {
-        self.arm.edit(&self.lab.nsg_id(nsg), |nsg| {
+        self.sim.edit(&self.lab.nsg_id(nsg), |nsg| {
             let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();
             let of = |rule: &&mut serde_json::Value| rule["name"].as_str().unwrap().starts_with(begins);
             change(&mut rules.iter_mut().find(of).unwrap()["properties"]);
@@ -30,13 +30,13 @@ impl World {
     }
 
     fn delete_rules(&self, nsg: &str, begins: &str) {
-        self.arm.edit(&self.lab.nsg_id(nsg), |nsg| {
+        self.sim.edit(&self.lab.nsg_id(nsg), |nsg| {
             let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();
             rules.retain(|rule| !rule["name"].as_str().unwrap().starts_with(begins));
         });
     }
 
-    /// What an observation finds; then what it finds after a repair.
+    /// Returns an observation before a repair, and one after it.
     async fn repaired(&self) -> (Observation, Observation) {
         let before = self.observe(0).await;
         self.azure.repair(&self.target(0)).await.unwrap();
@@ -45,7 +45,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_window_that_somebody_widened_is_no_window_and_is_taken_away() {
+async fn a_window_that_was_widened_is_no_window_and_is_taken_away() {
     type Change = fn(&mut serde_json::Value);
     let changes: [(&str, Change); 6] = [
         ("from everywhere", |rule| {
@@ -75,7 +75,7 @@ async fn a_window_that_somebody_widened_is_no_window_and_is_taken_away() {
         assert!(before.drift.iter().any(|it| it.repairable && it.what.contains("postern-allow-")), "{what}");
         assert_eq!(after.drift, [], "{what}");
         assert!(!world.admits(OUTSIDE, 0, 22) && !world.admits(OUTSIDE, 0, 3389), "{what}");
-        // What the driver does next: opens it whole again.
+        // The driver's next step opens it whole again.
         world.open(&window).await;
         let whole = world.observe(0).await;
         assert_eq!((whole.windows, whole.partial), ([window].into(), [].into()), "{what}");
@@ -166,8 +166,8 @@ async fn i2_a_broker_that_knows_nothing_finds_every_window_and_closes_it() {
 #[tokio::test]
 async fn i2_a_deleted_machine_strands_no_rule() {
     let (mut world, window) = open_world().await;
-    world.arm.remove(&world.vms[0].id);
-    world.arm.remove(&world.vms[0].interface);
+    world.sim.remove(&world.vms[0].id);
+    world.sim.remove(&world.vms[0].interface);
     let observed = world.azure.observe(&window.target).await;
     assert!(matches!(observed, Err(CloudError::NotFound { .. })), "{observed:?}");
     world.restart();
@@ -178,7 +178,7 @@ async fn i2_a_deleted_machine_strands_no_rule() {
     let others = world.vms[1].id.clone();
     for nsg in ["nsg-subnet", "nsg-nic"] {
         let left: Vec<_> = world
-            .snapshot(nsg)
+            .group_rules(nsg)
             .into_iter()
             .filter(|rule| rule["name"].as_str().unwrap().starts_with("postern-"))
             .filter(|rule| !rule["properties"]["description"].as_str().unwrap().contains("vm-2"))
@@ -193,7 +193,7 @@ async fn a_machine_whose_interface_moved_to_another_group_is_shut_there_and_clea
     let (mut world, window) = open_world().await;
     world.lab.nsg("nsg-new");
     world.lab.rule("nsg-new", "ssh", 300, "Allow", "*", "*", "22");
-    world.arm.edit(&world.vms[0].interface, |nic| {
+    world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"]["networkSecurityGroup"] = json!({"id": world.lab.nsg_id("nsg-new")});
     });
     world.restart();
@@ -202,33 +202,33 @@ async fn a_machine_whose_interface_moved_to_another_group_is_shut_there_and_clea
     assert!(held.drift.iter().any(|it| it.repairable), "{held:?}");
     assert_eq!(held.windows, [].into(), "it is not open in every group on the way");
     world.azure.repair(&window.target).await.unwrap();
-    assert_eq!(world.ours("nsg-nic"), [] as [&str; 0], "nothing is left where it was");
-    assert_eq!(world.observe(0).await.drift, [], "the subnet's group keeps everybody out");
+    assert_eq!(world.managed_rules("nsg-nic"), [] as [&str; 0], "nothing is left where it was");
+    assert_eq!(world.observe(0).await.drift, [], "the subnet's group keeps every source out");
     assert!(!world.admits(OUTSIDE, 0, 22));
     world.open(&window).await;
     assert!(world.admits(ALICE, 0, 22));
     world.close(&window).await;
     world.azure.release(&world.target(0)).await.unwrap();
-    assert_eq!(world.ours("nsg-new"), [] as [&str; 0]);
+    assert_eq!(world.managed_rules("nsg-new"), [] as [&str; 0]);
 }
 
 #[tokio::test]
 async fn a_deleted_group_is_no_group_on_the_way() {
     let (world, window) = open_world().await;
-    world.arm.edit(&world.vms[0].interface, |nic| {
+    world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"].as_object_mut().unwrap().remove("networkSecurityGroup");
     });
-    world.arm.remove(&world.lab.nsg_id("nsg-nic"));
+    world.sim.remove(&world.lab.nsg_id("nsg-nic"));
     let observed = world.observe(0).await;
     assert_eq!((observed.windows, observed.drift), ([window.clone()].into(), vec![]));
     world.close(&window).await;
     assert!(!world.admits(ALICE, 0, 22));
-    // Deleted between two looks: what the provider remembers of it does not keep a window open.
+    // Deleted between two reads: the provider's memory of it does not keep a window open.
     let (world, window) = open_world().await;
-    world.arm.edit(&world.vms[0].interface, |nic| {
+    world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"].as_object_mut().unwrap().remove("networkSecurityGroup");
     });
-    world.arm.remove(&world.lab.nsg_id("nsg-nic"));
+    world.sim.remove(&world.lab.nsg_id("nsg-nic"));
     world.close(&window).await;
     assert!(!world.admits(ALICE, 0, 22));
 }
@@ -236,7 +236,7 @@ async fn a_deleted_group_is_no_group_on_the_way() {
 #[tokio::test]
 async fn a_machine_with_a_new_address_is_shut_at_that_one_too() {
     let (mut world, window) = open_world().await;
-    world.arm.edit(&world.vms[0].interface, |nic| {
+    world.sim.edit(&world.vms[0].interface, |nic| {
         nic["properties"]["ipConfigurations"][0]["properties"]["privateIPAddress"] = json!("10.0.0.44");
     });
     assert!(world.admits(OUTSIDE, 0, 22), "the rules are for the old address");
@@ -252,25 +252,25 @@ async fn a_machine_with_a_new_address_is_shut_at_that_one_too() {
 }
 
 #[tokio::test]
-async fn i6_rules_that_only_look_like_ours_are_left_alone() {
+async fn i6_rules_that_only_look_like_posterns_are_left_alone() {
     let (world, window) = open_world().await;
     world.lab.rule("nsg-subnet", "postern-office", 2000, "Allow", "192.0.2.0/24", "*", "8080");
     world.lab.rule("nsg-subnet", "postern-allow-me", 2001, "Allow", "192.0.2.0/24", "*", "8081");
-    let theirs = |world: &World| -> Vec<_> {
-        let all = world.snapshot("nsg-subnet").into_iter();
-        all.filter(|rule| rule["properties"]["description"] == "theirs").collect()
+    let customers = |world: &World| -> Vec<_> {
+        let all = world.group_rules("nsg-subnet").into_iter();
+        all.filter(|rule| rule["properties"]["description"] == "customer").collect()
     };
-    let before = theirs(&world);
+    let before = customers(&world);
     assert_eq!(world.observe(0).await.drift, []);
     world.azure.repair(&world.target(0)).await.unwrap();
     world.close(&window).await;
     world.azure.release(&world.target(0)).await.unwrap();
     world.azure.release(&world.target(1)).await.unwrap();
-    assert_eq!(theirs(&world), before);
+    assert_eq!(customers(&world), before);
 }
 
 #[tokio::test]
-async fn i6_another_postern_in_the_same_subscription_is_none_of_ours() {
+async fn i6_the_rules_of_another_postern_in_the_same_subscription_are_left_alone() {
     let (world, window) = open_world().await;
     let mut settings = world.settings.clone();
     settings.deployment = "other.example".into();

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{Observation, Provider as _};
 use postern_core::plan::CloudWindow;
+use postern_provider::{Observation, Provider as _};
 use serde_json::{Value, json};
 
 use crate::firewall::behind_a_firewall;
@@ -76,7 +76,7 @@ fn many(rule: &mut Value, field: &str, values: &[&str]) {
 }
 
 impl World {
-    /// What the driver does until the cloud holds what it should: looks, closes, repairs, looks again and opens.
+    /// Does the driver's work until the cloud holds the wanted windows: reads, closes, repairs, reads again and opens.
     async fn drive(&self, wanted: &BTreeSet<CloudWindow>) -> Observation {
         let target = self.target(0);
         let mut seen = self.observe(0).await;
@@ -104,20 +104,20 @@ impl World {
     }
 
     fn edit_nat_rule(&self, edit: Edit) {
-        self.arm.edit(&self.lab.id("azureFirewalls", "fw"), |firewall| {
+        self.sim.edit(&self.lab.id("azureFirewalls", "fw"), |firewall| {
             let collections = firewall["properties"]["natRuleCollections"].as_array_mut().unwrap();
-            let is_ours = |it: &&mut Value| it["name"].as_str().unwrap().starts_with("postern-");
-            let ours = collections.iter_mut().find(is_ours).unwrap();
-            edit(&mut ours["properties"]["rules"][0]);
+            let is_managed = |it: &&mut Value| it["name"].as_str().unwrap().starts_with("postern-");
+            let managed = collections.iter_mut().find(is_managed).unwrap();
+            edit(&mut managed["properties"]["rules"][0]);
         });
     }
 
     fn windows_rules(&self, nsg: &str) -> Vec<String> {
-        self.ours(nsg).into_iter().filter(|name| name.starts_with("postern-allow-")).collect()
+        self.managed_rules(nsg).into_iter().filter(|name| name.starts_with("postern-allow-")).collect()
     }
 }
 
-/// Asserts that what is open is what is wanted, and nothing is amiss.
+/// Asserts that exactly the wanted windows are open, without drift.
 fn is_as_wanted(seen: &Observation, wanted: &BTreeSet<CloudWindow>, what: &str) {
     assert_eq!((&seen.windows, &seen.partial), (wanted, &BTreeSet::new()), "{what}");
     assert_eq!((seen.drift.len(), seen.strays.len()), (0, 0), "{what}: {seen:?}");
@@ -132,7 +132,7 @@ async fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_rewritten_during_t
             world.lock(0).await;
             let window = world.window(0, 1, "tcp/22", ALICE);
             world.open(&window).await;
-            let before = world.snapshot("nsg-subnet");
+            let before = world.group_rules("nsg-subnet");
             world.edit_rule("nsg-subnet", "postern-allow-", edit);
             world.restart();
             let seen = world.observe(0).await;
@@ -143,13 +143,13 @@ async fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_rewritten_during_t
             if is_after {
                 assert_eq!(world.windows_rules("nsg-subnet"), [""; 0], "{what}");
             } else {
-                assert_eq!(world.snapshot("nsg-subnet"), before, "{what}");
+                assert_eq!(world.group_rules("nsg-subnet"), before, "{what}");
             }
             assert_eq!(world.admits(ALICE, 0, 22), !is_after, "{what}");
             assert!(!world.admits(OUTSIDE, 0, 22) && !world.admits(OUTSIDE, 0, 3389), "{what}");
             if is_after {
                 world.azure.release(&world.target(0)).await.unwrap();
-                assert_eq!(world.ours("nsg-subnet"), [""; 0], "{what}");
+                assert_eq!(world.managed_rules("nsg-subnet"), [""; 0], "{what}");
             }
         }
     }
@@ -182,7 +182,7 @@ async fn i2_a_rule_of_a_firewall_that_is_edited_in_any_field_is_rewritten_during
     for (what, edit) in OF_FIREWALLS {
         for is_after in [false, true] {
             let mut world = behind_a_firewall().await;
-            let theirs = world.theirs();
+            let customers = world.customer_collections();
             world.lock(0).await;
             let window = world.window(0, 1, "tcp/22", ALICE);
             world.open(&window).await;
@@ -195,7 +195,11 @@ async fn i2_a_rule_of_a_firewall_that_is_edited_in_any_field_is_rewritten_during
             let wanted = if is_after { BTreeSet::new() } else { [window.clone()].into() };
             is_as_wanted(&world.drive(&wanted).await, &wanted, what);
             if is_after {
-                assert_eq!((world.theirs(), world.windows_rules("nsg")), (theirs, vec![]), "{what}");
+                assert_eq!(
+                    (world.customer_collections(), world.windows_rules("nsg")),
+                    (customers, vec![]),
+                    "{what}"
+                );
             } else {
                 assert_eq!(world.firewall()["properties"]["natRuleCollections"], before, "{what}");
             }
@@ -211,10 +215,10 @@ async fn i2_a_collection_of_a_firewall_that_is_renamed_keeps_no_window_open() {
         let window = world.window(0, 1, "tcp/22", ALICE);
         world.open(&window).await;
         let port = world.mapped(0, "tcp/22").await.unwrap();
-        world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+        world.sim.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
             let collections = firewall["properties"]["natRuleCollections"].as_array_mut().unwrap();
-            let is_ours = |it: &&mut Value| it["name"].as_str().unwrap().starts_with("postern-");
-            collections.iter_mut().find(is_ours).unwrap()["name"] = json!("elsewhere");
+            let is_managed = |it: &&mut Value| it["name"].as_str().unwrap().starts_with("postern-");
+            collections.iter_mut().find(is_managed).unwrap()["name"] = json!("elsewhere");
         });
         world.restart();
         let wanted = if is_after { BTreeSet::new() } else { [window.clone()].into() };

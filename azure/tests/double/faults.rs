@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use postern_arm_double::Fault;
-use postern_cloud::{CloudError, Provider as _};
+use postern_azure_sim::Fault;
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Provider as _};
 
 use crate::world::World;
 
@@ -36,10 +36,10 @@ async fn a_busy_group_is_tried_again_until_it_is_free() {
         (429, "TooManyRequests"),
     ];
     for (status, code) in busy {
-        world.arm.fail("PUT", "/securityRules/", 2, Fault::Status(status, code));
+        world.sim.fail("PUT", "/securityRules/", 2, Fault::Status(status, code));
         world.try_open(&window).await.unwrap_or_else(|error| panic!("{status} {code}: {error}"));
         assert!(world.admits(ALICE, 0, 22));
-        world.arm.fail("DELETE", "/securityRules/", 2, Fault::Status(status, code));
+        world.sim.fail("DELETE", "/securityRules/", 2, Fault::Status(status, code));
         world.try_close(&window).await.unwrap_or_else(|error| panic!("{status} {code}: {error}"));
         assert!(!world.admits(ALICE, 0, 22));
     }
@@ -50,23 +50,23 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
     let world = World::new().await;
     world.lock(0).await;
     world.lock(1).await;
-    world.arm.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(5));
+    world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(5));
     for (status, code, times) in [
         (429, "RetryableErrorDueToAnotherOperation", 6),
         (409, "AnotherOperationInProgress", 6),
         (412, "PreconditionFailed", 2),
         (500, "InternalServerError", 2),
     ] {
-        world.arm.fail("PUT", "/securityRules/postern-allow", times, Fault::Status(status, code));
+        world.sim.fail("PUT", "/securityRules/postern-allow", times, Fault::Status(status, code));
     }
-    world.arm.fail("PUT", "/securityRules/postern-allow", 2, Fault::Lost);
-    world.arm.fail("PUT", "/securityRules/postern-allow", 2, Fault::Dropped);
+    world.sim.fail("PUT", "/securityRules/postern-allow", 2, Fault::Lost);
+    world.sim.fail("PUT", "/securityRules/postern-allow", 2, Fault::Dropped);
     let windows: Vec<CloudWindow> = (1..=20)
         .map(|grant| {
             world.window(usize::from(grant % 2 == 0), grant, "tcp/22", &format!("203.0.113.{grant}"))
         })
         .collect();
-    // The driver asks again for what it is not sure of.
+    // The driver repeats a call whose outcome it does not know.
     let insist = |window: CloudWindow, opens: bool| {
         let world = &world;
         async move {
@@ -86,15 +86,15 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
         let from = format!("203.0.113.{}", at + 1);
         assert!(world.admits(&from, usize::from((at + 1) % 2 == 0), 22), "{window:?}");
     }
-    world.arm.fail("DELETE", "/securityRules/", 8, Fault::Status(429, "RetryableErrorDueToAnotherOperation"));
-    world.arm.fail("DELETE", "/securityRules/", 2, Fault::Lost);
+    world.sim.fail("DELETE", "/securityRules/", 8, Fault::Status(429, "RetryableErrorDueToAnotherOperation"));
+    world.sim.fail("DELETE", "/securityRules/", 2, Fault::Lost);
     futures_util::future::join_all(windows.iter().cloned().map(|window| insist(window, false))).await;
     for number in [0, 1] {
         let observed = world.observe(number).await;
         assert_eq!((observed.windows, observed.partial, observed.drift), ([].into(), [].into(), vec![]));
     }
     let priorities = |nsg: &str| -> Vec<u64> {
-        world.snapshot(nsg).iter().map(|rule| rule["properties"]["priority"].as_u64().unwrap()).collect()
+        world.group_rules(nsg).iter().map(|rule| rule["properties"]["priority"].as_u64().unwrap()).collect()
     };
     assert!(priorities("nsg-subnet").is_sorted_by(|a, b| a < b));
 }
@@ -102,14 +102,15 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
 #[tokio::test]
 async fn a_lost_answer_is_an_error_and_asking_again_finds_what_it_did() {
     let (world, window) = locked_world().await;
-    world.arm.fail("PUT", "/securityRules/", 1, Fault::Lost);
+    world.sim.fail("PUT", "/securityRules/", 1, Fault::Lost);
     let lost = world.try_open(&window).await;
     assert!(matches!(lost, Err(CloudError::Unavailable { .. })), "{lost:?}");
     world.try_open(&window).await.unwrap();
     assert_eq!(world.observe(0).await.windows, [window.clone()].into());
-    let allows = world.ours("nsg-subnet").into_iter().filter(|name| name.starts_with("postern-allow-"));
+    let allows =
+        world.managed_rules("nsg-subnet").into_iter().filter(|name| name.starts_with("postern-allow-"));
     assert_eq!(allows.count(), 1, "it was not written twice");
-    world.arm.fail("DELETE", "/securityRules/", 1, Fault::Lost);
+    world.sim.fail("DELETE", "/securityRules/", 1, Fault::Lost);
     let lost = world.try_close(&window).await;
     assert!(matches!(lost, Err(CloudError::Unavailable { .. })), "{lost:?}");
     world.try_close(&window).await.unwrap();
@@ -119,8 +120,8 @@ async fn a_lost_answer_is_an_error_and_asking_again_finds_what_it_did() {
 #[tokio::test]
 async fn a_failed_operation_is_an_error_with_azures_words() {
     let (world, window) = locked_world().await;
-    world.arm.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(20));
-    world.arm.fail("PUT", "/securityRules/", 1, Fault::OperationFailed("InternalServerError"));
+    world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(20));
+    world.sim.fail("PUT", "/securityRules/", 1, Fault::OperationFailed("InternalServerError"));
     let failed = world.try_open(&window).await;
     assert!(
         matches!(&failed, Err(CloudError::Unavailable { reason }) if reason.contains("InternalServerError"))
@@ -133,8 +134,8 @@ async fn a_failed_operation_is_an_error_with_azures_words() {
 #[tokio::test]
 async fn a_window_is_open_only_once_its_operation_is_done() {
     let (world, window) = locked_world().await;
-    world.arm.settle("Microsoft.Network/networkSecurityGroups", Duration::from_secs(4));
-    world.arm.forget_calls();
+    world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_secs(4));
+    world.sim.forget_calls();
     let opening = world.try_open(&window);
     let watching = async {
         world.written("/securityRules/").await;
@@ -150,7 +151,7 @@ async fn a_window_is_open_only_once_its_operation_is_done() {
 async fn an_outage_is_an_outage_and_nothing_is_not_found() {
     let (world, window) = locked_world().await;
     world.try_open(&window).await.unwrap();
-    world.arm.outage(true);
+    world.sim.outage(true);
     let answers = [
         world.azure.observe(&window.target).await.map(drop),
         world.try_open(&world.window(0, 2, "tcp/22", ALICE)).await,
@@ -162,7 +163,7 @@ async fn an_outage_is_an_outage_and_nothing_is_not_found() {
     }
     let sweep = world.azure.sweep().await;
     assert!(sweep.unread.len() == 1 && sweep.sightings.is_empty(), "{sweep:?}");
-    world.arm.outage(false);
+    world.sim.outage(false);
     world.try_close(&window).await.unwrap();
     assert!(!world.admits(ALICE, 0, 22));
 }
@@ -175,7 +176,7 @@ async fn only_what_azure_calls_not_found_is_not_found() {
     for (status, code) in
         [(404, "SubscriptionNotFound"), (404, "InvalidResourceType"), (403, "AuthorizationFailed")]
     {
-        world.arm.fail("GET", vm, 1, Fault::Status(status, code));
+        world.sim.fail("GET", vm, 1, Fault::Status(status, code));
         let observed = world.azure.observe(&window.target).await;
         assert!(
             matches!(&observed, Err(CloudError::Refused { reason }) if reason.contains(code)),
@@ -183,7 +184,7 @@ async fn only_what_azure_calls_not_found_is_not_found() {
         );
     }
     for (status, code) in [(404, "ResourceNotFound"), (404, "ResourceGroupNotFound")] {
-        world.arm.fail("GET", vm, 1, Fault::Status(status, code));
+        world.sim.fail("GET", vm, 1, Fault::Status(status, code));
         let observed = world.azure.observe(&window.target).await;
         assert!(matches!(observed, Err(CloudError::NotFound { .. })), "{code}: {observed:?}");
     }
@@ -192,14 +193,14 @@ async fn only_what_azure_calls_not_found_is_not_found() {
 #[tokio::test]
 async fn a_token_that_ends_or_is_taken_back_is_replaced() {
     let (world, window) = locked_world().await;
-    world.arm.forget_tokens();
-    // The first call learns of it; the driver's next one has a new token.
+    world.sim.forget_tokens();
+    // The first call finds the token revoked; the driver's next call has a new one.
     let first = world.try_open(&window).await;
     assert!(matches!(first, Ok(()) | Err(CloudError::Unavailable { .. })), "{first:?}");
     world.try_open(&window).await.unwrap();
     assert!(world.admits(ALICE, 0, 22));
-    world.arm.token_lifetime(Duration::from_secs(4));
-    world.arm.forget_tokens();
+    world.sim.token_lifetime(Duration::from_secs(4));
+    world.sim.forget_tokens();
     let short = world.another();
     short.observe(&window.target).await.unwrap();
     tokio::time::sleep(Duration::from_millis(4100)).await;
@@ -211,16 +212,16 @@ async fn a_token_that_ends_or_is_taken_back_is_replaced() {
 async fn a_login_that_fails_is_an_outage_and_says_whose_fault_it_is() {
     let (world, window) = locked_world().await;
     std::fs::write(world.dir.path().join("secret"), "wrong").unwrap();
-    let nobody = world.another().observe(&window.target).await;
-    let Err(CloudError::Unavailable { reason }) = nobody else { panic!("{nobody:?}") };
+    let refused = world.another().observe(&window.target).await;
+    let Err(CloudError::Unavailable { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("Entra") && reason.contains("AADSTS7000215"), "{reason}");
-    assert!(!reason.contains("wrong"), "no secret is told");
+    assert!(!reason.contains("wrong"), "the error holds no secret");
 }
 
 #[tokio::test]
 async fn a_full_group_refuses_a_window_in_words_and_lets_the_others_be() {
     let (world, window) = locked_world().await;
-    world.arm.edit(&world.lab.nsg_id("nsg-subnet"), |nsg| {
+    world.sim.edit(&world.lab.nsg_id("nsg-subnet"), |nsg| {
         let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();
         let template = rules.iter().find(|rule| rule["name"] == "https").unwrap().clone();
         for at in 0..1000 - rules.len() {

@@ -1,14 +1,14 @@
-//! An Azure Firewall in front: rules that translate, written with care and rarely, and the right source at each hop.
+//! An Azure Firewall in front: its NAT rules, its few and careful writes, and the right source at each hop.
 
 use std::cell::Cell;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postern_arm_double::{Arm, Fault, Lab};
 use postern_azure::{Azure, FirewallSettings};
-use postern_cloud::{CloudError, Health, Provider as _};
+use postern_azure_sim::{AzureSim, Fault, Lab};
 use postern_core::ProtectedPort;
+use postern_provider::{CloudError, Health, Provider as _};
 use serde_json::json;
 
 use crate::world::{SUBSCRIPTION, World};
@@ -16,7 +16,7 @@ use crate::world::{SUBSCRIPTION, World};
 const ALICE: &str = "203.0.113.7";
 const BOB: &str = "203.0.113.8";
 const PUBLIC: &str = "198.51.100.1";
-/// An address of the firewall's subnet: what machines see in the place of those who come through.
+/// An address of the firewall's subnet: the source that machines see for connections through the firewall.
 const INSIDE: &str = "10.1.0.68";
 
 /// Two machines behind a group and a firewall.
@@ -25,8 +25,8 @@ pub(crate) async fn behind_a_firewall() -> World {
 }
 
 async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
-    let arm = Arm::new();
-    let lab = Lab::new(&arm, SUBSCRIPTION, "web");
+    let sim = AzureSim::new();
+    let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
     lab.vnet("net", &["10.0.0.0/16", "10.1.0.0/24"]);
     let of_firewall = lab.subnet("net", "AzureFirewallSubnet", "10.1.0.64/26", None, None);
@@ -35,16 +35,16 @@ async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), Some("out"));
     let vms =
         vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
-    World::around(arm, lab, vms).await
+    World::around(sim, lab, vms).await
 }
 
 impl World {
     pub(crate) fn firewall(&self) -> serde_json::Value {
-        self.arm.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
+        self.sim.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
     }
 
-    /// The firewall without our rules, and without what every write changes.
-    pub(crate) fn theirs(&self) -> serde_json::Value {
+    /// The firewall without Postern's rules, and without the fields that every write changes.
+    pub(crate) fn customer_collections(&self) -> serde_json::Value {
         let mut firewall = self.firewall();
         firewall.as_object_mut().unwrap().remove("etag");
         firewall["properties"].as_object_mut().unwrap().remove("provisioningState");
@@ -54,18 +54,18 @@ impl World {
     }
 
     fn writes(&self) -> usize {
-        self.arm
+        self.sim
             .calls()
             .iter()
             .filter(|call| call.is_change() && call.path.to_ascii_lowercase().contains("/azurefirewalls/"))
             .count()
     }
 
-    /// Whether somebody at the firewall's public address gets through to a machine.
+    /// Returns the machine's end of a connection to the firewall's public address, if it gets through.
     pub(crate) fn gets_through(&self, from: &str, port: u16) -> Option<(IpAddr, u16)> {
         let (from, public) = (from.parse().unwrap(), PUBLIC.parse().unwrap());
         let firewall = self.lab.id("azureFirewalls", "fw");
-        let (ip, port) = self.arm.through_firewall(from, &firewall, public, "TCP", port)?;
+        let (ip, port) = self.sim.through_firewall(from, &firewall, public, "TCP", port)?;
         let number = if ip.to_string() == "10.0.0.4" { 0 } else { 1 };
         self.admits(INSIDE, number, port).then_some((ip, port))
     }
@@ -79,16 +79,20 @@ impl World {
 #[tokio::test]
 async fn a_window_leads_through_the_firewall_and_says_where_to_connect() {
     let world = behind_a_firewall().await;
-    let before = world.theirs();
+    let before = world.customer_collections();
     world.lock(0).await;
-    assert_eq!(world.theirs(), before, "a lockdown changes nothing of it: nothing is denied there");
+    assert_eq!(
+        world.customer_collections(),
+        before,
+        "a lockdown changes nothing of it: nothing is denied there"
+    );
     let window = world.window(0, 1, "tcp/22", ALICE);
     let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
     let endpoint = reach.endpoints[&window.port];
     assert_eq!(endpoint.ip().to_string(), PUBLIC);
     assert_eq!(world.gets_through(ALICE, endpoint.port()), Some(("10.0.0.4".parse().unwrap(), 22)));
     assert_eq!(world.gets_through(BOB, endpoint.port()), None);
-    // The machine sees the firewall: its group lets that in, and the requester's own address it does not.
+    // The machine sees the firewall: its group admits that address, and not the requester's own.
     assert!(world.admits(INSIDE, 0, 22) && !world.admits(ALICE, 0, 22));
     let translation = reach.translation.unwrap();
     let source = |text: &str| text.parse().unwrap();
@@ -96,12 +100,12 @@ async fn a_window_leads_through_the_firewall_and_says_where_to_connect() {
     assert_eq!(translation.of(source("10.9.0.1")), [source("10.9.0.1")]);
     let observed = world.observe(0).await;
     assert_eq!((observed.windows, observed.drift), ([window.clone()].into(), vec![]));
-    assert_eq!(world.theirs(), before, "all else is as it was");
+    assert_eq!(world.customer_collections(), before, "all else is as it was");
 
     world.close(&window).await;
     assert_eq!(world.gets_through(ALICE, endpoint.port()), None);
     assert!(!world.admits(INSIDE, 0, 22));
-    assert_eq!(world.theirs(), before);
+    assert_eq!(world.customer_collections(), before);
     let left = world.firewall()["properties"]["natRuleCollections"].as_array().unwrap().len();
     assert_eq!(left, 1, "our collection went with its last rule");
 }
@@ -131,9 +135,9 @@ async fn changes_that_come_while_one_is_under_way_are_made_together() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
     world.lock(1).await;
-    // Long enough for all of them to have been asked for, on a machine that is busy.
-    world.arm.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(1500));
-    world.arm.forget_calls();
+    // Long enough for all of them to be requested, on a busy machine.
+    world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(1500));
+    world.sim.forget_calls();
     let windows: Vec<_> = (1..=12)
         .map(|grant| world.window(usize::from(grant > 6), grant, "tcp/22", &format!("203.0.113.{grant}")))
         .collect();
@@ -146,7 +150,7 @@ async fn changes_that_come_while_one_is_under_way_are_made_together() {
         let port = world.mapped(usize::from(at >= 6), "tcp/22").await.unwrap();
         assert!(world.gets_through(&format!("203.0.113.{}", at + 1), port).is_some(), "{window:?}");
     }
-    world.arm.forget_calls();
+    world.sim.forget_calls();
     join_all(windows.iter().zip(&each).map(|(window, one)| world.azure.close(&window.target, one))).await;
     assert!((1..=3).contains(&world.writes()), "{} writes to close 12 windows", world.writes());
     assert_eq!(world.observe(0).await.windows, [].into());
@@ -156,8 +160,8 @@ async fn changes_that_come_while_one_is_under_way_are_made_together() {
 async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_once() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
-    world.arm.settle("Microsoft.Network/azureFirewalls", Duration::from_secs(4));
-    world.arm.forget_calls();
+    world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_secs(4));
+    world.sim.forget_calls();
     let window = world.window(0, 1, "tcp/22", ALICE);
     let opening = async { world.azure.open(&window.target, &[window.clone()].into()).await.unwrap() };
     let watching = async {
@@ -184,31 +188,31 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
 }
 
 #[tokio::test]
-async fn somebody_elses_change_meanwhile_is_kept() {
+async fn another_principals_change_meanwhile_is_kept() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
-    world.arm.fail("PUT", "azureFirewalls", 2, Fault::Status(412, "PreconditionFailed"));
+    world.sim.fail("PUT", "azureFirewalls", 2, Fault::Status(412, "PreconditionFailed"));
     let window = world.window(0, 1, "tcp/22", ALICE);
-    world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+    world.sim.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
         firewall["properties"]["networkRuleCollections"] = json!([{"name": "new", "properties": {"priority": 300,
             "action": {"type": "Allow"}, "rules": []}}]);
     });
-    let before = world.theirs();
+    let before = world.customer_collections();
     world.open(&window).await;
-    assert_eq!(world.theirs(), before);
+    assert_eq!(world.customer_collections(), before);
     assert_eq!(world.observe(0).await.windows, [window].into());
 }
 
 #[tokio::test]
 async fn a_firewall_with_a_policy_is_refused_by_name() {
     let world = behind(|lab, subnet| lab.policy_firewall("fw", "10.1.0.4", PUBLIC, subnet)).await;
-    let refused = world.azure.lockdown(&world.order(0, crate::world::first())).await;
+    let refused = world.azure.lockdown(&world.order(0, crate::world::posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("/azurefirewalls/fw") || reason.to_ascii_lowercase().contains("fw"), "{reason}");
     assert!(reason.contains("firewallPolicies/central") && reason.contains("classic"), "{reason}");
     let health = world.azure.assess(&["tcp/22".parse().unwrap()].into()).await.assessments.remove(0).health;
     assert!(matches!(&health, Health::NotApplicable { reason } if reason.contains("central")), "{health:?}");
-    assert_eq!(world.ours("nsg"), [] as [&str; 0]);
+    assert_eq!(world.managed_rules("nsg"), [] as [&str; 0]);
 }
 
 #[tokio::test]
@@ -216,7 +220,7 @@ async fn a_firewall_that_gets_a_policy_later_opens_no_window() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
     let policy = world.lab.id("firewallPolicies", "central");
-    world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+    world.sim.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
         firewall["properties"]["firewallPolicy"] = json!({"id": policy});
     });
     let window = world.window(0, 1, "tcp/22", ALICE);
@@ -227,10 +231,10 @@ async fn a_firewall_that_gets_a_policy_later_opens_no_window() {
 }
 
 #[tokio::test]
-async fn who_comes_from_a_private_network_goes_straight() {
+async fn a_source_in_a_private_network_goes_straight() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
-    world.arm.forget_calls();
+    world.sim.forget_calls();
     let window = world.window(0, 1, "tcp/22", "10.0.0.9");
     world.open(&window).await;
     assert_eq!(world.writes(), 0);
@@ -239,7 +243,7 @@ async fn who_comes_from_a_private_network_goes_straight() {
 }
 
 #[tokio::test]
-async fn a_rule_of_ours_in_the_firewall_that_somebody_edits_or_deletes_is_put_right() {
+async fn a_rule_of_posterns_in_the_firewall_that_is_edited_or_deleted_by_hand_is_repaired() {
     for edit in [
         (|rule: &mut serde_json::Value| rule["sourceAddresses"] = json!(["*"])) as fn(&mut serde_json::Value),
         |rule| rule["translatedPort"] = json!("3389"),
@@ -249,13 +253,13 @@ async fn a_rule_of_ours_in_the_firewall_that_somebody_edits_or_deletes_is_put_ri
         world.lock(0).await;
         let window = world.window(0, 1, "tcp/22", ALICE);
         world.open(&window).await;
-        world.arm.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
+        world.sim.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
             let collections = firewall["properties"]["natRuleCollections"].as_array_mut().unwrap();
-            let ours = collections
+            let managed = collections
                 .iter_mut()
                 .find(|it| it["name"].as_str().unwrap().starts_with("postern"))
                 .unwrap();
-            edit(&mut ours["properties"]["rules"][0]);
+            edit(&mut managed["properties"]["rules"][0]);
         });
         assert_eq!(world.observe(0).await.windows, [].into());
         world.azure.repair(&world.target(0)).await.unwrap();
@@ -301,14 +305,14 @@ async fn a_band_of_ports_that_is_used_up_refuses_in_words() {
 #[tokio::test]
 async fn i2_a_deleted_machine_strands_no_rule_in_a_firewall() {
     let mut world = behind_a_firewall().await;
-    let before = world.theirs();
+    let before = world.customer_collections();
     world.lock(0).await;
     world.lock(1).await;
     let (window, other) = (world.window(0, 1, "tcp/22", ALICE), world.window(1, 2, "tcp/22", BOB));
     world.open(&window).await;
     world.open(&other).await;
-    world.arm.remove(&world.vms[0].id);
-    world.arm.remove(&world.vms[0].interface);
+    world.sim.remove(&world.vms[0].id);
+    world.sim.remove(&world.vms[0].interface);
     world.restart();
     let sweep = world.azure.sweep().await;
     let gone = sweep.sightings.iter().find(|sighting| sighting.target == window.target).unwrap();
@@ -316,25 +320,25 @@ async fn i2_a_deleted_machine_strands_no_rule_in_a_firewall() {
     world.azure.repair(&window.target).await.unwrap();
     let sweep = world.azure.sweep().await;
     assert!(sweep.sightings.iter().all(|sighting| sighting.target != window.target), "{sweep:?}");
-    assert_eq!(world.theirs(), before);
+    assert_eq!(world.customer_collections(), before);
     assert_eq!(world.observe(1).await.windows, [other].into(), "the other machine's stays");
 }
 
 /// A machine in one subscription, and its firewall in that of a hub.
 async fn behind_a_hub() -> (World, Lab) {
     const HUB: &str = "00000000-0000-0000-0000-00000000000b";
-    let arm = Arm::new();
-    let hub = Lab::new(&arm, HUB, "hub");
+    let sim = AzureSim::new();
+    let hub = Lab::new(&sim, HUB, "hub");
     hub.vnet("hub", &["10.1.0.0/24"]);
     let subnet = hub.subnet("hub", "AzureFirewallSubnet", "10.1.0.64/26", None, None);
     hub.firewall("fw", "10.1.0.4", PUBLIC, &subnet);
-    let lab = Lab::new(&arm, SUBSCRIPTION, "web");
+    let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
     lab.vnet("net", &["10.0.0.0/16"]);
     lab.route_table("out", "10.1.0.4");
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), Some("out"));
     let vms = vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None)];
-    let mut world = World::around(arm, lab, vms).await;
+    let mut world = World::around(sim, lab, vms).await;
     world.settings.subscriptions.insert(HUB.into());
     world.restart();
     (world, hub)
@@ -347,31 +351,31 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
     let window = world.window(0, 1, "tcp/22", ALICE);
     let reach = world.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
     assert_eq!(reach.endpoints[&window.port].ip().to_string(), PUBLIC);
-    let of_hub = || world.arm.get(&hub.id("azureFirewalls", "fw")).unwrap();
-    let ours = |firewall: serde_json::Value| {
+    let of_hub = || world.sim.get(&hub.id("azureFirewalls", "fw")).unwrap();
+    let managed = |firewall: serde_json::Value| {
         let collections = firewall["properties"]["natRuleCollections"].as_array().unwrap().clone();
         collections.into_iter().any(|it| it["name"].as_str().unwrap().starts_with("postern"))
     };
-    assert!(ours(of_hub()));
+    assert!(managed(of_hub()));
     let sweep = world.another().sweep().await;
     let [seen] = &sweep.sightings[..] else { panic!("one machine is seen once: {sweep:?}") };
     let held = seen.held.as_ref().unwrap();
     assert_eq!((&held.windows, &held.drift), (&[window.clone()].into(), &vec![]));
 
-    // Where one of the two subscriptions cannot be read, no machine is taken for gone.
+    // If one of the two subscriptions cannot be read, no machine counts as gone.
     let of_vms = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/networkInterfaces");
-    world.arm.fail("GET", &of_vms, 1, Fault::Status(403, "AuthorizationFailed"));
+    world.sim.fail("GET", &of_vms, 1, Fault::Status(403, "AuthorizationFailed"));
     let blind = world.another().sweep().await;
     assert_eq!((blind.unread.len(), blind.sightings), (1, vec![]));
 
-    world.arm.remove(&world.vms[0].id);
-    world.arm.remove(&world.vms[0].interface);
+    world.sim.remove(&world.vms[0].id);
+    world.sim.remove(&world.vms[0].interface);
     let of_group = world.lab.nsg_id("nsg");
-    world.arm.edit(&of_group, |nsg| nsg["properties"]["securityRules"] = json!([]));
+    world.sim.edit(&of_group, |nsg| nsg["properties"]["securityRules"] = json!([]));
     let gone = world.another().sweep().await.sightings;
     assert!(matches!(&gone[..], [only] if only.target == window.target && only.held.is_none()), "{gone:?}");
     world.another().repair(&window.target).await.unwrap();
-    assert!(!ours(world.arm.get(&hub.id("azureFirewalls", "fw")).unwrap()), "the hub is clean");
+    assert!(!managed(world.sim.get(&hub.id("azureFirewalls", "fw")).unwrap()), "the hub is clean");
     world.restart();
     assert_eq!(world.azure.sweep().await.sightings, []);
 }
@@ -380,7 +384,7 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
 async fn a_public_address_of_the_machine_is_where_to_connect() {
     let world = World::new().await;
     let public = world.lab.public_ip("vm-2-ip", "198.51.100.9");
-    world.arm.edit(&world.vms[1].interface, |nic| {
+    world.sim.edit(&world.vms[1].interface, |nic| {
         nic["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] = json!({"id": public});
     });
     world.lock(1).await;
@@ -392,7 +396,7 @@ async fn a_public_address_of_the_machine_is_where_to_connect() {
     let sweep = world.another().sweep().await;
     let seen = sweep.sightings.iter().find(|sighting| sighting.target == window.target).unwrap();
     assert_eq!(seen.held.as_ref().unwrap().reach, reach, "a sweep sees the same");
-    // A load balancer that leads to the same port leads there more surely: who set it up meant it.
+    // A load balancer that leads to the same port comes first: an administrator set it up for that.
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[1]);
     assert_eq!(world.observe(1).await.reach.endpoints[&window.port].to_string(), "198.51.100.3:2222");
 }

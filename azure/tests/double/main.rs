@@ -1,5 +1,6 @@
 //! The provider on the double of Azure Resource Manager.
 
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod burst;

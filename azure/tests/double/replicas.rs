@@ -1,17 +1,16 @@
-//! Several brokers on one subscription: each target is driven by one of them at a time, and groups and firewalls are
-//! everybody's.
+//! Several brokers on one subscription: one of them drives each target at a time, and all of them write the groups and firewalls.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use postern_arm_double::{Arm, Fault, Lab};
 use postern_azure::Azure;
-use postern_cloud::{CloudError, Provider as _};
+use postern_azure_sim::{AzureSim, Fault, Lab};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
-use crate::world::{SUBSCRIPTION, World, first};
+use crate::world::{SUBSCRIPTION, World, posterns_first};
 
 const NSG: &str = "Microsoft.Network/networkSecurityGroups";
 const ALICE: &str = "203.0.113.7";
@@ -19,21 +18,21 @@ const OUTSIDE: &str = "203.0.113.99";
 
 /// Two machines behind one group, whose rule leaves no room before it: a lockdown moves it.
 async fn crowded() -> World {
-    let arm = Arm::new();
-    let lab = Lab::new(&arm, SUBSCRIPTION, "web");
+    let sim = AzureSim::new();
+    let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
     lab.rule("nsg", "ssh", 100, "Allow", "*", "*", "22");
     lab.vnet("net", &["10.0.0.0/16"]);
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), None);
     let vms =
         vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
-    World::around(arm, lab, vms).await
+    World::around(sim, lab, vms).await
 }
 
 impl World {
-    /// How often a call was answered with a status.
+    /// Counts the changes that were answered with a status.
     fn answered(&self, status: u16) -> usize {
-        self.arm.calls().iter().filter(|call| call.is_change() && call.status == Some(status)).count()
+        self.sim.calls().iter().filter(|call| call.is_change() && call.status == Some(status)).count()
     }
 
     /// Windows of a machine, each from an address of its own.
@@ -68,8 +67,8 @@ async fn i8_two_brokers_write_one_group_at_once_and_neither_loses_a_rule() {
     world.lock(0).await;
     world.lock(1).await;
     let [one, two] = two(&world).await;
-    world.arm.settle(NSG, Duration::from_millis(10));
-    world.arm.forget_calls();
+    world.sim.settle(NSG, Duration::from_millis(10));
+    world.sim.forget_calls();
     let (of_one, of_two) = (world.some(0, 20), world.some(1, 20));
     let opened = futures_util::future::join(
         join_all(of_one.iter().map(|window| open(&one, window))),
@@ -77,7 +76,7 @@ async fn i8_two_brokers_write_one_group_at_once_and_neither_loses_a_rule() {
     )
     .await;
     assert!(opened.0.iter().chain(&opened.1).all(Result::is_ok), "{opened:?}");
-    // They did meet: in time, and at a priority.
+    // The two did collide: in time, and at a priority.
     assert!(world.answered(409) + world.answered(429) > 0 && world.answered(400) > 0);
     for (number, windows) in [(0, &of_one), (1, &of_two)] {
         let seen = world.observe(number).await;
@@ -103,10 +102,11 @@ async fn i8_two_brokers_write_one_group_at_once_and_neither_loses_a_rule() {
 async fn i8_two_brokers_lock_down_and_release_behind_one_group_at_once() {
     for _ in 0..3 {
         let world = crowded().await;
-        let before = world.snapshot("nsg");
+        let before = world.group_rules("nsg");
         let [one, two] = two(&world).await;
-        world.arm.settle(NSG, Duration::from_millis(5));
-        let (first_order, second_order) = (world.order(0, first()), world.order(1, first()));
+        world.sim.settle(NSG, Duration::from_millis(5));
+        let (first_order, second_order) =
+            (world.order(0, posterns_first()), world.order(1, posterns_first()));
         let locked = tokio::join!(one.lockdown(&first_order), two.lockdown(&second_order));
         let (locked_one, locked_two) = (locked.0.unwrap(), locked.1.unwrap());
         assert_eq!((locked_one.concerns, locked_two.concerns), (vec![], vec![]));
@@ -118,8 +118,8 @@ async fn i8_two_brokers_lock_down_and_release_behind_one_group_at_once() {
         let released = tokio::join!(one.release(&here), two.release(&there));
         released.0.unwrap();
         released.1.unwrap();
-        // Whichever was last to look took the moved rule back.
-        assert_eq!(world.snapshot("nsg"), before);
+        // The broker that read last moved the rule back.
+        assert_eq!(world.group_rules("nsg"), before);
     }
 }
 
@@ -130,8 +130,8 @@ async fn what_one_broker_releases_while_another_locks_down_stays_shut_for_that_o
         let world = crowded().await;
         world.lock(0).await;
         let [one, two] = two(&world).await;
-        world.arm.settle(NSG, Duration::from_millis(5));
-        let (target, order) = (world.target(0), world.order(1, first()));
+        world.sim.settle(NSG, Duration::from_millis(5));
+        let (target, order) = (world.target(0), world.order(1, posterns_first()));
         let locking = async {
             tokio::time::sleep(Duration::from_millis(late)).await;
             two.lockdown(&order).await
@@ -143,9 +143,9 @@ async fn what_one_broker_releases_while_another_locks_down_stays_shut_for_that_o
         assert!(!world.admits(OUTSIDE, 1, 22), "{late} ms: the second is shut");
         assert_eq!(world.observe(1).await.drift, [], "{late} ms");
         world.another().release(&world.target(1)).await.unwrap();
-        let left: Vec<_> = world.snapshot("nsg").into_iter().map(|rule| rule["name"].clone()).collect();
+        let left: Vec<_> = world.group_rules("nsg").into_iter().map(|rule| rule["name"].clone()).collect();
         assert_eq!(left, ["ssh"], "{late} ms");
-        assert_eq!(world.snapshot("nsg")[0]["properties"]["priority"], 100, "{late} ms");
+        assert_eq!(world.group_rules("nsg")[0]["properties"]["priority"], 100, "{late} ms");
     }
 }
 
@@ -153,37 +153,37 @@ impl World {
     /// Waits until a rule of the group has a priority.
     async fn moved(&self, rule: &str, to: u64) {
         let is_there = |it: &serde_json::Value| it["name"] == rule && it["properties"]["priority"] == to;
-        while !self.snapshot("nsg").iter().any(is_there) {
+        while !self.group_rules("nsg").iter().any(is_there) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// The second machine is locked down, by a rule that was moved and is remembered; and is as it was once released.
+    /// Asserts that only the second machine is locked down, with a moved rule and its note, and that a release restores all.
     async fn only_the_second_is_shut(&self) {
         assert!(self.admits(OUTSIDE, 0, 22) && !self.admits(OUTSIDE, 1, 22));
         assert_eq!(self.observe(1).await.drift, []);
         self.another().release(&self.target(1)).await.unwrap();
-        let left: Vec<_> = self.snapshot("nsg").into_iter().map(|rule| rule["name"].clone()).collect();
+        let left: Vec<_> = self.group_rules("nsg").into_iter().map(|rule| rule["name"].clone()).collect();
         assert_eq!(left, ["ssh"]);
-        assert_eq!(self.snapshot("nsg")[0]["properties"]["priority"], 100);
+        assert_eq!(self.group_rules("nsg")[0]["properties"]["priority"], 100);
     }
 }
 
 #[tokio::test]
-async fn a_rule_that_goes_back_late_is_moved_again_by_who_moved_it_back() {
+async fn a_rule_that_goes_back_late_is_moved_again_by_the_broker_that_moved_it_back() {
     let world = crowded().await;
     world.lock(0).await;
     let [one, two] = two(&world).await;
-    let (target, order) = (world.target(0), world.order(1, first()));
-    // Meanwhile the other finds it behind, has nothing to move, and is done.
-    world.arm.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_secs(4)));
+    let (target, order) = (world.target(0), world.order(1, posterns_first()));
+    // Meanwhile the other broker finds the rule behind, has nothing to move, and is done.
+    world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_secs(4)));
     let locking = async {
-        while world.ours("nsg").iter().any(|name| name.starts_with("postern-deny-")) {
+        while world.managed_rules("nsg").iter().any(|name| name.starts_with("postern-deny-")) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
         two.lockdown(&order).await.unwrap();
-        assert!(!world.snapshot("nsg").iter().any(|rule| rule["properties"]["priority"] == 100));
+        assert!(!world.group_rules("nsg").iter().any(|rule| rule["properties"]["priority"] == 100));
     };
     let (released, ()) = tokio::join!(one.release(&target), locking);
     released.unwrap();
@@ -191,13 +191,13 @@ async fn a_rule_that_goes_back_late_is_moved_again_by_who_moved_it_back() {
 }
 
 #[tokio::test]
-async fn a_rule_that_went_back_meanwhile_is_moved_again_by_who_needs_it_behind() {
+async fn a_rule_that_went_back_meanwhile_is_moved_again_by_the_broker_that_needs_it_behind() {
     let world = crowded().await;
     world.lock(0).await;
     let [one, two] = two(&world).await;
-    let (target, order) = (world.target(0), world.order(1, first()));
-    // What it looked at first is over when it has written what it planned.
-    world.arm.fail("PUT", "/postern-deny-", 1, Fault::Slow(Duration::from_secs(4)));
+    let (target, order) = (world.target(0), world.order(1, posterns_first()));
+    // Its first read is out of date once it has made the writes that it planned.
+    world.sim.fail("PUT", "/postern-deny-", 1, Fault::Slow(Duration::from_secs(4)));
     let releasing = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         one.release(&target).await.unwrap();
@@ -214,13 +214,13 @@ async fn a_note_that_is_taken_away_too_late_or_too_early_is_written_again() {
         let world = crowded().await;
         world.lock(0).await;
         let [one, two] = two(&world).await;
-        let (target, order) = (world.target(0), world.order(1, first()));
-        world.arm.fail("DELETE", "/postern-moved-", 1, Fault::Slow(Duration::from_millis(delete)));
+        let (target, order) = (world.target(0), world.order(1, posterns_first()));
+        world.sim.fail("DELETE", "/postern-moved-", 1, Fault::Slow(Duration::from_millis(delete)));
         let locking = async {
             world.moved("ssh", 100).await;
             tokio::time::sleep(Duration::from_millis(300)).await;
-            world.arm.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_millis(go)));
-            // It finds the note, and takes it for its own.
+            world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_millis(go)));
+            // The other broker finds the note, and uses it.
             two.lockdown(&order).await.unwrap();
         };
         let (released, ()) = tokio::join!(one.release(&target), locking);
@@ -230,16 +230,16 @@ async fn a_note_that_is_taken_away_too_late_or_too_early_is_written_again() {
 }
 
 #[tokio::test]
-async fn a_target_that_changes_hands_is_closed_by_whoever_has_it() {
+async fn a_target_that_changes_hands_is_closed_by_the_broker_that_has_it() {
     let world = crowded().await;
     world.lock(0).await;
     world.lock(1).await;
     let [one, two] = two(&world).await;
     one.observe(&world.target(1)).await.unwrap();
-    world.arm.settle(NSG, Duration::from_millis(30));
+    world.sim.settle(NSG, Duration::from_millis(30));
     let (early, late) = (world.window(0, 1, "tcp/22", ALICE), world.window(0, 2, "tcp/22", OUTSIDE));
     open(&one, &early).await.unwrap();
-    // It goes to the second, which opens another window, and comes back, while the first is busy in that group.
+    // The target goes to the second broker, which opens another window, and comes back while the first is busy in that group.
     two.taken_over(&early.target);
     two.observe(&early.target).await.unwrap();
     close(&two, &early).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_target_that_changes_hands_is_closed_by_whoever_has_it() {
 #[tokio::test]
 async fn i6_what_another_broker_released_is_not_shut_again_by_one_that_remembers_it() {
     let world = World::new().await;
-    let before = (world.snapshot("nsg-subnet"), world.snapshot("nsg-nic"));
+    let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     world.lock(0).await;
     world.observe(0).await;
     let other = world.another();
@@ -274,7 +274,7 @@ async fn i6_what_another_broker_released_is_not_shut_again_by_one_that_remembers
     let sweep = world.azure.sweep().await;
     assert!(sweep.sightings.iter().all(|sighting| sighting.target != world.target(0)), "{sweep:?}");
     world.azure.repair(&world.target(0)).await.unwrap();
-    assert_eq!((world.snapshot("nsg-subnet"), world.snapshot("nsg-nic")), before);
+    assert_eq!((world.group_rules("nsg-subnet"), world.group_rules("nsg-nic")), before);
 }
 
 #[tokio::test]
@@ -283,9 +283,9 @@ async fn i2_a_sweep_that_read_before_a_window_opened_does_not_keep_it_from_being
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;
-    // The sweep reads the groups at once, and the rest of it comes late; the write is on its way meanwhile.
-    world.arm.fail("PUT", "/securityRules/", 1, Fault::Slow(Duration::from_millis(200)));
-    world.arm.fail(
+    // The sweep reads the groups at once and the rest late; the write is under way meanwhile.
+    world.sim.fail("PUT", "/securityRules/", 1, Fault::Slow(Duration::from_millis(200)));
+    world.sim.fail(
         "GET",
         "/providers/Microsoft.Network/networkInterfaces",
         1,
@@ -313,10 +313,10 @@ async fn i8_two_brokers_write_one_firewall_at_once_and_neither_loses_a_rule() {
         world.lock(0).await;
         world.lock(1).await;
         let [one, two] = two(&world).await;
-        let before = world.theirs();
-        world.arm.take_any_etag(takes_any_etag);
-        world.arm.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(150));
-        world.arm.forget_calls();
+        let before = world.customer_collections();
+        world.sim.take_any_etag(takes_any_etag);
+        world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_millis(150));
+        world.sim.forget_calls();
         let (of_one, of_two) = (world.some(0, 5), world.some(1, 5));
         let opened = futures_util::future::join(
             join_all(of_one.iter().map(|window| open(&one, window))),
@@ -334,7 +334,7 @@ async fn i8_two_brokers_write_one_firewall_at_once_and_neither_loses_a_rule() {
                 assert!(world.gets_through(&from, port).is_some(), "{window:?}");
             }
         }
-        assert_eq!(world.theirs(), before, "all else is as it was");
+        assert_eq!(world.customer_collections(), before, "all else is as it was");
         let closed = futures_util::future::join(
             join_all(of_one.iter().map(|window| close(&one, window))),
             join_all(of_two.iter().map(|window| close(&two, window))),
@@ -345,7 +345,7 @@ async fn i8_two_brokers_write_one_firewall_at_once_and_neither_loses_a_rule() {
             let seen = world.observe(number).await;
             assert_eq!((seen.windows, seen.partial, seen.drift), ([].into(), [].into(), vec![]));
         }
-        assert_eq!(world.theirs(), before);
+        assert_eq!(world.customer_collections(), before);
     }
 }
 
@@ -353,11 +353,11 @@ async fn i8_two_brokers_write_one_firewall_at_once_and_neither_loses_a_rule() {
 async fn a_window_that_another_broker_began_in_the_firewall_is_open_once_the_firewall_has_settled() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
-    world.arm.settle("Microsoft.Network/azureFirewalls", Duration::from_secs(4));
+    world.sim.settle("Microsoft.Network/azureFirewalls", Duration::from_secs(4));
     let window = world.window(0, 1, "tcp/22", ALICE);
     let [one, two] = two(&world).await;
-    world.arm.forget_calls();
-    // The first dies as soon as its write is taken.
+    world.sim.forget_calls();
+    // The first broker dies as soon as Azure accepts its write.
     tokio::select! {
         opened = open(&one, &window) => panic!("{opened:?}"),
         () = world.written("azureFirewalls") => {}
@@ -375,8 +375,8 @@ async fn i5_a_rule_whose_write_is_under_way_is_not_taken_for_open() {
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;
-    world.arm.settle(NSG, Duration::from_millis(400));
-    world.arm.fail("PUT", "/securityRules/", 1, Fault::Lost);
+    world.sim.settle(NSG, Duration::from_millis(400));
+    world.sim.fail("PUT", "/securityRules/", 1, Fault::Lost);
     assert!(open(&world.azure, &window).await.is_err());
     open(&world.azure, &window).await.unwrap();
     assert!(world.admits(ALICE, 1, 22), "it is said to be open");

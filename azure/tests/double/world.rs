@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_arm_double::{Arm, Call, Lab, Vm};
 use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
-use postern_cloud::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
+use postern_azure_sim::{AzureSim, Call, Lab, Vm};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
+use postern_provider::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +23,7 @@ pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
 /// A subscription with two machines: `vm-1` behind the groups of its subnet and its interface, `vm-2` behind the subnet's
 /// alone. Rules let everyone in on port 22 of both.
 pub(crate) struct World {
-    pub(crate) arm: Arm,
+    pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     pub(crate) azure: Arc<Azure>,
     pub(crate) settings: Settings,
@@ -36,8 +36,8 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new() -> Self {
-        let arm = Arm::new();
-        let lab = Lab::new(&arm, SUBSCRIPTION, "Web");
+        let sim = AzureSim::new();
+        let lab = Lab::new(&sim, SUBSCRIPTION, "Web");
         lab.nsg("nsg-subnet");
         lab.nsg("nsg-nic");
         lab.vnet("net", &["10.0.0.0/16", "fd00::/48"]);
@@ -49,15 +49,15 @@ impl World {
             lab.vm("Vm-1", &subnet, &["10.0.0.4", "fd00::4"], Some("nsg-nic")),
             lab.vm("vm-2", &subnet, &["10.0.0.5", "fd00::5"], None),
         ];
-        Self::around(arm, lab, vms).await
+        Self::around(sim, lab, vms).await
     }
 
-    pub(crate) async fn around(arm: Arm, lab: Lab, vms: Vec<Vm>) -> Self {
-        arm.client("tenant", "broker", "secret");
+    pub(crate) async fn around(sim: AzureSim, lab: Lab, vms: Vec<Vm>) -> Self {
+        sim.client("tenant", "broker", "secret");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let at = listener.local_addr().unwrap();
         let mut serving = JoinSet::new();
-        let served = arm.clone();
+        let served = sim.clone();
         serving.spawn(async move {
             served.serve(listener).await.unwrap();
         });
@@ -78,7 +78,7 @@ impl World {
             flush_connection: Flush::Refuse,
             firewall: FirewallSettings::default(),
             authorize_callers: false,
-            // What a test asks in a second is asked of Azure in a day.
+            // A test makes the calls of a day in a second.
             rates: Rates {
                 reads: (10_000, 10_000),
                 writes: (10_000, 10_000),
@@ -86,7 +86,7 @@ impl World {
             },
         };
         let azure = Arc::new(Azure::connect(settings.clone()).unwrap());
-        Self { arm, lab, azure, settings, vms, at, dir, serving }
+        Self { sim, lab, azure, settings, vms, at, dir, serving }
     }
 
     /// Another provider on the same cloud, which knows nothing yet.
@@ -94,7 +94,7 @@ impl World {
         Arc::new(Azure::connect(self.settings.clone()).unwrap())
     }
 
-    /// The provider knows nothing any more.
+    /// Replaces the provider by one that knows nothing yet.
     pub(crate) fn restart(&mut self) {
         self.azure = self.another();
     }
@@ -112,9 +112,9 @@ impl World {
         }
     }
 
-    /// Locks a machine down, ours first.
+    /// Locks a machine down, with Postern's rules first.
     pub(crate) async fn lock(&self, number: usize) -> LockdownReport {
-        self.azure.lockdown(&self.order(number, first())).await.unwrap()
+        self.azure.lockdown(&self.order(number, posterns_first())).await.unwrap()
     }
 
     pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> CloudWindow {
@@ -144,20 +144,20 @@ impl World {
         // Resource ids are written in any case.
         let path = path.to_ascii_lowercase();
         let is_it = |call: &Call| call.is_change() && call.path.to_ascii_lowercase().contains(&path);
-        while !self.arm.calls().iter().any(is_it) {
+        while !self.sim.calls().iter().any(is_it) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
 
-    /// Whether a connection gets in.
+    /// Reports whether a connection gets in.
     pub(crate) fn admits(&self, from: &str, number: usize, port: u16) -> bool {
         let from: IpAddr = from.parse().unwrap();
-        self.arm.admits(from, &self.vms[number].interface, "Tcp", port).admitted
+        self.sim.admits(from, &self.vms[number].interface, "Tcp", port).admitted
     }
 
-    /// Every rule of a group, whole, but for what Azure changes with each write.
-    pub(crate) fn snapshot(&self, nsg: &str) -> Vec<serde_json::Value> {
-        let group = self.arm.get(&self.lab.nsg_id(nsg)).unwrap();
+    /// Returns every rule of a group, without the fields that Azure changes with each write.
+    pub(crate) fn group_rules(&self, nsg: &str) -> Vec<serde_json::Value> {
+        let group = self.sim.get(&self.lab.nsg_id(nsg)).unwrap();
         let mut rules = group["properties"]["securityRules"].as_array().cloned().unwrap_or_default();
         for rule in &mut rules {
             rule.as_object_mut().unwrap().remove("etag");
@@ -166,9 +166,9 @@ impl World {
         rules
     }
 
-    /// The names of our rules in a group.
-    pub(crate) fn ours(&self, nsg: &str) -> Vec<String> {
-        let rules = self.arm.rules(&self.lab.nsg_id(nsg));
+    /// Returns the names of Postern's rules in a group.
+    pub(crate) fn managed_rules(&self, nsg: &str) -> Vec<String> {
+        let rules = self.sim.rules(&self.lab.nsg_id(nsg));
         rules.into_iter().filter(|name| name.starts_with("postern-")).collect()
     }
 }
@@ -177,12 +177,12 @@ pub(crate) fn application() -> Application {
     Application { tenant: "tenant".into(), client_id: "broker".into() }
 }
 
-/// The consent that ours come first.
-pub(crate) fn first() -> Consent {
+/// The consent that Postern's rules come first.
+pub(crate) fn posterns_first() -> Consent {
     Consent([ConcernKind::Precedence].into())
 }
 
-/// A way to the double that gives it another name: every link of its answers leads there.
+/// Proxies the double under another host name, so that every link in its answers leads there.
 pub(crate) async fn misleading(listener: TcpListener, to: SocketAddr, elsewhere: SocketAddr) {
     let mut connections = JoinSet::new();
     loop {

@@ -1,7 +1,7 @@
-//! The bounds of a call: how large each message may be, and how long receiving the request and answering it may take.
+//! The bounds of a call: the size of each message, and the time to receive the request and to answer it.
 //!
 //! A message is refused by the length that it announces, before any of it is kept. Streams of messages have no deadline:
-//! an agent's session has its own (`session.rs`), and the others end with their connection.
+//! an agent's session has one of its own (`services/session.rs`), and the others end with their connection.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -20,30 +20,30 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
-use super::Peer;
-use super::authorization::{Allow, row};
+use super::middleware::permissions::{Allow, row};
+use super::peer::Peer;
 use crate::limits::{Admission, Limit};
 
-/// Calls whose answer takes as long as a cloud or the audit log does, and the deadline of these. Their callers are
-/// administrators and readers.
-const SLOW: [&str; 4] = [
+/// The calls whose answer takes as long as a cloud or the audit log. Their callers are administrators and readers.
+const SLOW_CALLS: [&str; 4] = [
     "/postern.v1.TargetService/AssessTargets",
     "/postern.v1.TargetService/LockdownTargets",
     "/postern.v1.TargetService/ReleaseTargets",
     "/postern.v1.AuditService/VerifyAudit",
 ];
-const SLOW_ANSWER: Duration = Duration::from_secs(3600);
-/// The length of what gRPC puts before each message: a flag and the message's length.
-const PREFIX: usize = 5;
+/// The deadline of [`SLOW_CALLS`].
+const SLOW_CALL_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The bytes that gRPC puts before each message: a flag, and the message's length.
+const PREFIX_LENGTH: usize = 5;
 
-/// Which sides of a call are streams of messages.
+/// The sides of a call that are streams of messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Shape {
     requests: bool,
     answers: bool,
 }
 
-/// Puts the bounds before a service.
+/// Applies the bounds before a service.
 #[derive(Clone)]
 pub(super) struct BoundedLayer {
     admission: Arc<Admission>,
@@ -51,7 +51,7 @@ pub(super) struct BoundedLayer {
 }
 
 impl BoundedLayer {
-    /// Bounds for the calls of the services that these descriptors hold.
+    /// Makes the bounds for the calls of the services that these descriptors hold.
     ///
     /// # Errors
     /// A descriptor cannot be read.
@@ -103,9 +103,9 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let limits = &self.layer.admission.limits;
         let path = request.uri().path();
-        // A path that no service has is refused by the gate; until then it is a call like others.
+        // The authorization refuses a path that no service has; until then it is a call like others.
         let shape = self.layer.shapes.get(path).copied().unwrap_or_default();
-        let (most, key) = match row(path) {
+        let (message_limit, key) = match row(path) {
             Some(Allow::Anyone) | None => (limits.anonymous_message, "anonymous_message"),
             Some(Allow::Agent) => (limits.agent_message, "agent_message"),
             Some(Allow::Roles(_)) => (limits.message, "message"),
@@ -113,7 +113,9 @@ where
         let peer =
             request.extensions().get::<Peer>().map(|peer| peer.address.to_string()).unwrap_or_default();
         let answer = match shape {
-            Shape { requests: false, answers: false } if SLOW.contains(&path) => Some(SLOW_ANSWER),
+            Shape { requests: false, answers: false } if SLOW_CALLS.contains(&path) => {
+                Some(SLOW_CALL_TIMEOUT)
+            }
             Shape { requests: false, answers: false } => Some(limits.answer),
             Shape { .. } => None,
         };
@@ -123,7 +125,7 @@ where
         let admission = Arc::clone(&self.layer.admission);
         let body = |inner| Incoming {
             inner,
-            framing: Framing::new(most),
+            framing: Framing::new(message_limit),
             deadline: (!shape.requests).then(|| Box::pin(sleep(receive))),
             receive,
             key,
@@ -136,7 +138,7 @@ where
             if let Ok(answer) = tokio::time::timeout(deadline, call).await {
                 return answer;
             }
-            // A caller that gave less time than the broker does has run into no limit of the broker's.
+            // A caller that gives less time than the broker meets no limit of the broker.
             if answer == Some(deadline) {
                 admission.report.hit(Limit::Answer, &peer);
             }
@@ -146,11 +148,11 @@ where
     }
 }
 
-/// A request's body, as far as its bounds let it through.
+/// A request's body within its bounds.
 struct Incoming {
     inner: Body,
     framing: Framing,
-    /// Until when all of it has to be there; none for a stream of messages.
+    /// The moment by which all of it must have come; none for a stream of messages.
     deadline: Option<Pin<Box<Sleep>>>,
     receive: Duration,
     key: &'static str,
@@ -167,7 +169,7 @@ impl HttpBody for Incoming {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        // Asked first, so that a peer that sends a byte at a time runs into it, too.
+        // Checked first, so that a peer that sends one byte at a time meets the deadline too.
         if this.deadline.as_mut().is_some_and(|deadline| deadline.as_mut().poll(context).is_ready()) {
             this.deadline = None;
             this.admission.report.hit(Limit::Receive, &this.peer);
@@ -184,7 +186,7 @@ impl HttpBody for Incoming {
                     this.admission.report.hit(Limit::Message, &this.peer);
                     let message = format!(
                         "a message of {length} bytes is over the limit of {} bytes; see [limits] {} of the broker",
-                        this.framing.most, this.key
+                        this.framing.limit, this.key
                     );
                     let status = plain(Code::ResourceExhausted, "MESSAGE_TOO_LARGE", message);
                     return Poll::Ready(Some(Err(status)));
@@ -201,23 +203,23 @@ impl HttpBody for Incoming {
     }
 }
 
-/// Follows gRPC's framing through a body, wherever its chunks are cut.
+/// Follows gRPC's framing through a body, regardless of where its chunks are cut.
 #[derive(Debug)]
 struct Framing {
-    most: usize,
-    prefix: [u8; PREFIX],
-    /// How much of the prefix is there.
+    limit: usize,
+    prefix: [u8; PREFIX_LENGTH],
+    /// The bytes of the prefix that have come.
     have: usize,
-    /// How much of the message is still to come.
+    /// The bytes of the message that are still to come.
     left: usize,
 }
 
 impl Framing {
-    fn new(most: usize) -> Self {
-        Self { most, prefix: [0; PREFIX], have: 0, left: 0 }
+    fn new(limit: usize) -> Self {
+        Self { limit, prefix: [0; PREFIX_LENGTH], have: 0, left: 0 }
     }
 
-    /// Takes the next bytes.
+    /// Reads the next bytes.
     ///
     /// # Errors
     /// The length of a message that is too large.
@@ -226,14 +228,14 @@ impl Framing {
             let skipped = self.left.min(bytes.len());
             self.left -= skipped;
             bytes = &bytes[skipped..];
-            let (head, rest) = bytes.split_at(bytes.len().min(PREFIX - self.have));
+            let (head, rest) = bytes.split_at(bytes.len().min(PREFIX_LENGTH - self.have));
             self.prefix[self.have..self.have + head.len()].copy_from_slice(head);
             self.have += head.len();
             bytes = rest;
-            if self.have == PREFIX {
+            if self.have == PREFIX_LENGTH {
                 let [_, length @ ..] = self.prefix;
                 let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-                if length > self.most {
+                if length > self.limit {
                     return Err(length);
                 }
                 (self.left, self.have) = (length, 0);
@@ -243,7 +245,7 @@ impl Framing {
     }
 }
 
-/// The time that the caller gives the call (gRPC over HTTP/2, `grpc-timeout`), if it says one.
+/// Returns the time that the caller gives the call (gRPC over HTTP/2, `grpc-timeout`), if it names one.
 fn client_timeout(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get("grpc-timeout")?.to_str().ok()?;
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;

@@ -1,8 +1,8 @@
-//! One connection after its handshake: HTTP/2 with bounds of its own for each class of peer.
+//! A connection after its handshake: HTTP/2, with bounds for each class of peer.
 //!
-//! tonic's server passes "no limit" for streams and for streams that were reset after an error, which switches off what
-//! hyper and h2 would do by themselves; so connections are served by hyper here. With `streams` calls at once, a
-//! connection makes the broker hold at most its window, and for each call its headers, one message and one send buffer.
+//! tonic's server passes "no limit" for streams and for streams that were reset after an error, which switches off the
+//! defaults of hyper and h2; so hyper serves the connections here. With `streams` calls at once, a connection makes the
+//! broker hold at most its window, and for each call its headers, one message and one send buffer.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,27 +26,27 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::{Service, ServiceExt as _};
 
-use super::Peer;
+use super::peer::Peer;
 use crate::clock::boottime;
 use crate::limits::{Class, Limit, Seat, Waiting};
 
-/// How often a quiet connection is probed, and how long a probe may go unanswered.
-const KEEPALIVE: Duration = Duration::from_secs(10);
-/// How long a connection that has reached its age may take for the calls that it has.
-const LAST_CALLS: Duration = Duration::from_secs(5);
-/// The length of what a client sends before anything else: the preface, and the head of its settings.
-const PREFACE: usize = 24 + 9;
+/// The interval of probes on a quiet connection, and the time that a peer has to answer one.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// The time that a connection past its age has for the calls that it is in.
+const LAST_CALLS_TIMEOUT: Duration = Duration::from_secs(5);
+/// The bytes that a client sends first: the HTTP/2 preface, and the head of its settings.
+const PREFACE_LENGTH: usize = 24 + 9;
 /// The largest frame that a peer may send; HTTP/2 allows no less.
-const FRAME: u32 = 16 * 1024;
-/// Streams that the peer may reset before the broker has looked at them, until the connection is closed: rapid reset.
-const RESETS: usize = 20;
+const MAX_FRAME_SIZE: u32 = 16 * 1024;
+/// The streams that a peer may reset before the broker has accepted them; past that, the connection is closed (rapid reset).
+const MAX_PENDING_RESETS: usize = 20;
 
-/// The bounds of a connection that follow from its class.
+/// The bounds of a connection, by its class.
 struct Bounds {
     streams: u32,
     /// Bytes of one call that the peer may send before the broker has taken them.
     stream_window: u32,
-    /// The same for all calls of the connection.
+    /// Bytes of all calls of the connection that the peer may send before the broker has taken them.
     window: u32,
     /// Bytes of a call's headers, and with them the number of CONTINUATION frames.
     headers: u32,
@@ -54,6 +54,8 @@ struct Bounds {
     send: usize,
     /// Streams that the broker may reset for errors of the peer until the connection is closed.
     errors: usize,
+    /// Bytes that the peer may send in all. HTTP/2 has frames that are no calls, and whose number it does not limit.
+    bytes: Option<usize>,
     age: Option<Duration>,
 }
 
@@ -69,6 +71,7 @@ impl Bounds {
                 headers: 8 * KIB,
                 send: 16 * 1024,
                 errors: 64,
+                bytes: Some(limits.anonymous_bytes),
                 age: Some(limits.anonymous_age),
             },
             Class::Agents => Self {
@@ -78,6 +81,7 @@ impl Bounds {
                 headers: 8 * KIB,
                 send: 256 * 1024,
                 errors: 64,
+                bytes: None,
                 age: None,
             },
             Class::People => Self {
@@ -87,13 +91,14 @@ impl Bounds {
                 headers: 16 * KIB,
                 send: 256 * 1024,
                 errors: 1024,
+                bytes: None,
                 age: None,
             },
         }
     }
 }
 
-/// Serves a connection until it ends, its seat is another's, or the broker is ending and its last call is done.
+/// Serves a connection until it ends, another connection takes its seat, or the broker shuts down and its last call is answered.
 pub(super) async fn serve<S>(connection: Connection, seat: Seat, service: S, ending: CancellationToken)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -114,23 +119,25 @@ where
         .adaptive_window(false)
         .initial_stream_window_size(bounds.stream_window)
         .initial_connection_window_size(bounds.window)
-        .max_frame_size(FRAME)
+        .max_frame_size(MAX_FRAME_SIZE)
         .max_header_list_size(bounds.headers)
         .max_send_buf_size(bounds.send)
-        .max_pending_accept_reset_streams(RESETS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .max_local_error_reset_streams(bounds.errors)
-        .keep_alive_interval(KEEPALIVE)
-        .keep_alive_timeout(KEEPALIVE);
-    let late = Arc::new(AtomicBool::new(false));
-    let timed = Timed {
-        stream: connection.stream,
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_INTERVAL);
+    let (late, spent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let mut stream = connection.stream;
+    stream.get_mut().0.budget = bounds.bytes.map(|left| Budget { left, spent: Arc::clone(&spent) });
+    let stream = PrefaceStream {
+        stream,
         preface: Some(Preface {
-            left: PREFACE,
+            left: PREFACE_LENGTH,
             due: Box::pin(sleep(seat.limits().preface)),
             late: Arc::clone(&late),
         }),
     };
-    let mut served = pin!(builder.serve_connection(TokioIo::new(timed), service));
+    let mut served = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let mut aged = pin!(async {
         match bounds.age {
             Some(age) => sleep(age).await,
@@ -142,12 +149,15 @@ where
             if late.load(Ordering::Relaxed) {
                 seat.report().hit(Limit::Preface, &address);
             }
+            if spent.load(Ordering::Relaxed) {
+                seat.report().hit(Limit::AnonymousBytes, &address);
+            }
             return log(result);
         }
         () = seat.evicted() => return,
         () = &mut aged => {
             seat.report().hit(Limit::AnonymousAge, &address);
-            Some(LAST_CALLS)
+            Some(LAST_CALLS_TIMEOUT)
         }
         () = ending.cancelled() => None,
     };
@@ -155,7 +165,7 @@ where
     let hard = async {
         match ended {
             Some(last) => sleep(last).await,
-            // The broker's own end bounds it.
+            // The shutdown of the broker bounds it.
             None => std::future::pending().await,
         }
     };
@@ -172,36 +182,64 @@ fn log(result: Result<(), hyper::Error>) {
     }
 }
 
-/// A TCP connection that knows whether it waits for its peer, as long as its handshake is not done.
-pub(super) struct Watched {
-    pub(super) tcp: TcpStream,
+/// A TCP connection that records, until its handshake is done, whether it waits for its peer, and that fails after the handshake
+/// once the peer has sent its budget of bytes.
+pub(super) struct PeerStream {
+    tcp: TcpStream,
     pub(super) waiting: Option<Arc<Waiting>>,
+    budget: Option<Budget>,
 }
 
-impl Watched {
+/// The bytes that a peer may still send.
+struct Budget {
+    left: usize,
+    /// Set when the peer has sent more: HTTP/2 does not report why reading failed.
+    spent: Arc<AtomicBool>,
+}
+
+impl Budget {
+    fn spend(&mut self, bytes: usize) -> io::Result<()> {
+        let left = self.left.checked_sub(bytes);
+        self.left = left.unwrap_or(0);
+        left.map(drop).ok_or_else(|| {
+            self.spent.store(true, Ordering::Relaxed);
+            io::Error::other("a peer without a certificate has sent more than its share")
+        })
+    }
+}
+
+impl PeerStream {
+    pub(super) fn new(tcp: TcpStream, waiting: Arc<Waiting>) -> Self {
+        Self { tcp, waiting: Some(waiting), budget: None }
+    }
+
     fn note<T>(&self, polled: Poll<T>) -> Poll<T> {
         if let Some(waiting) = &self.waiting {
             match polled {
                 Poll::Pending => waiting.for_peer(boottime()),
-                Poll::Ready(_) => waiting.no_more(),
+                Poll::Ready(_) => waiting.no_more(boottime()),
             }
         }
         polled
     }
 }
 
-impl AsyncRead for Watched {
+impl AsyncRead for PeerStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
         let polled = Pin::new(&mut self.tcp).poll_read(context, buf);
+        if let (Poll::Ready(Ok(())), Some(budget)) = (&polled, &mut self.budget) {
+            budget.spend(buf.filled().len() - before)?;
+        }
         self.note(polled)
     }
 }
 
-impl AsyncWrite for Watched {
+impl AsyncWrite for PeerStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -218,34 +256,34 @@ impl AsyncWrite for Watched {
     }
 }
 
-/// One connection, with who is at its other end.
+/// A connection after its handshake, with its peer.
 pub(super) struct Connection {
-    /// On the heap, as it goes through several futures: each would keep room for it for as long as a session lasts.
-    pub(super) stream: Box<TlsStream<Watched>>,
+    /// On the heap: it passes through several futures, and each would keep room for it as long as the session lasts.
+    pub(super) stream: Box<TlsStream<PeerStream>>,
     pub(super) peer: Peer,
 }
 
 /// A connection that fails unless HTTP/2 begins in time.
-struct Timed {
-    stream: Box<TlsStream<Watched>>,
+struct PrefaceStream {
+    stream: Box<TlsStream<PeerStream>>,
     preface: Option<Preface>,
 }
 
 struct Preface {
     left: usize,
     due: Pin<Box<Sleep>>,
-    /// Set where it was not begun in time: HTTP/2 does not say why reading failed.
+    /// Set if the preface did not come in time: HTTP/2 does not report why reading failed.
     late: Arc<AtomicBool>,
 }
 
-impl AsyncRead for Timed {
+impl AsyncRead for PrefaceStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        // Asked first, so that a peer that sends a byte at a time runs into it, too.
+        // Checked first, so that a peer that sends one byte at a time meets the deadline too.
         if let Some(preface) = this.preface.as_mut()
             && preface.due.as_mut().poll(context).is_ready()
         {
@@ -265,7 +303,7 @@ impl AsyncRead for Timed {
     }
 }
 
-impl AsyncWrite for Timed {
+impl AsyncWrite for PrefaceStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,5 +1,5 @@
-//! The listener: accepts TCP, shakes hands, learns who the peer is, once per connection, and gives it a seat. Every limit
-//! on connections ([`crate::limits`]) is asked here.
+//! The listener: accepts TCP connections, does the TLS handshake, reads the peer's certificate once per connection, and
+//! takes a seat for it. Every limit on connections ([`crate::limits`]) is applied here.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use http::{Request, Response};
-use jiff::Timestamp;
-use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::identity::TrustDomain;
 use rustix::net::RecvFlags;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
@@ -21,29 +20,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
-use super::connection::{self, Connection, Watched};
-use crate::limits::{Admission, Limit, Limits, Place};
+use super::authenticator::CertificateAuthenticator;
+use super::connection::{self, Connection, PeerStream};
+use super::peer::Peer;
+use crate::clock::boottime;
+use crate::limits::{Admission, HandshakePermit, Limit, Limits};
 
-/// How long accepting pauses where it cannot go on: out of file descriptors, or every handshake waits for the processor.
-const PAUSE: Duration = Duration::from_millis(20);
-
-/// Who is at the other end of a connection.
-#[derive(Debug, Clone)]
-pub struct Peer {
-    /// From where the broker sees it.
-    pub address: SocketAddr,
-    /// Its certificate, if it showed one. The handshake has verified it.
-    pub certificate: Option<Arc<PeerCertificate>>,
-}
-
-/// What a verified certificate says.
-#[derive(Debug)]
-pub struct PeerCertificate {
-    /// Who.
-    pub identity: Identity,
-    /// Until when.
-    pub not_after: Timestamp,
-}
+/// The pause before the listener tries again, when file descriptors or places for handshakes are used up.
+const ACCEPT_RETRY: Duration = Duration::from_millis(20);
 
 /// Accepts connections.
 pub struct Listener {
@@ -51,10 +35,10 @@ pub struct Listener {
     shared: Arc<Shared>,
 }
 
-/// The parts that every connection of a listener needs.
+/// The parts that the connections of a listener share.
 struct Shared {
     tls: TlsAcceptor,
-    trust_domain: TrustDomain,
+    authenticator: CertificateAuthenticator,
     admission: Arc<Admission>,
 }
 
@@ -70,24 +54,32 @@ impl Listener {
         limits: Limits,
     ) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        let (tls, admission) = (TlsAcceptor::from(tls), Admission::new(limits));
-        Ok(Self { tcp, shared: Arc::new(Shared { tls, trust_domain, admission }) })
+        let shared = Shared {
+            tls: TlsAcceptor::from(tls),
+            authenticator: CertificateAuthenticator::new(trust_domain),
+            admission: Admission::new(limits),
+        };
+        Ok(Self { tcp, shared: Arc::new(shared) })
     }
 
-    /// The address that is bound.
+    /// Returns the address that is bound.
     ///
     /// # Errors
-    /// The system does not say.
+    /// The system does not report it.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.tcp.local_addr()
     }
 
-    /// The admission of connections.
+    /// Returns the admission of connections.
     pub(super) fn admission(&self) -> &Arc<Admission> {
         &self.shared.admission
     }
 
     /// Serves each connection until `shutdown` is done and the last call of every connection is answered.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the set owns the connections, and the server waits for their end"
+    )]
     pub(super) async fn serve<S>(self, service: S, shutdown: impl Future<Output = ()>)
     where
         S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
@@ -96,7 +88,7 @@ impl Listener {
         let Self { tcp, shared } = self;
         let (mut connections, ending) = (JoinSet::new(), CancellationToken::new());
         let mut shutdown = pin!(shutdown);
-        // A connection that was accepted and has no place for its handshake yet.
+        // An accepted connection that has no place for its handshake yet.
         let mut held: Option<(TcpStream, SocketAddr)> = None;
         loop {
             tokio::select! {
@@ -104,16 +96,16 @@ impl Listener {
                 accepted = tcp.accept(), if held.is_none() => match accepted {
                     Ok(accepted) => held = Some(accepted),
                     Err(error) => {
-                        // Out of file descriptors, most likely: give some time for others to close.
-                        tracing::error!(%error, "cannot accept");
-                        tokio::time::sleep(PAUSE).await;
+                        // Most likely out of file descriptors: wait for other connections to close.
+                        tracing::error!(%error, "cannot accept a connection");
+                        tokio::time::sleep(ACCEPT_RETRY).await;
                     }
                 },
-                () = tokio::time::sleep(PAUSE), if held.is_some() => {}
+                () = tokio::time::sleep(ACCEPT_RETRY), if held.is_some() => {}
                 Some(done) = connections.join_next(), if !connections.is_empty() => ended(done),
             }
             if let Some((tcp, address)) = held.take() {
-                match shared.admission.place(address, is_silent(&tcp)) {
+                match shared.admission.admit_handshake(address, is_silent(&tcp)) {
                     Some(place) => {
                         let (shared, service) = (Arc::clone(&shared), service.clone());
                         connections.spawn(connection(shared, tcp, address, place, service, ending.clone()));
@@ -130,31 +122,31 @@ impl Listener {
     }
 }
 
-/// A panic in a connection ends that connection, and is logged by the panic itself besides.
+/// Logs a panic in a connection. It ends that connection alone.
 fn ended(done: Result<(), tokio::task::JoinError>) {
     if let Err(error) = done {
         tracing::error!(error = &error as &dyn std::error::Error, "a connection ended in a panic");
     }
 }
 
-/// Reports that nothing has come from the peer yet.
+/// Reports whether the peer has sent nothing yet.
 fn is_silent(tcp: &TcpStream) -> bool {
     rustix::net::recv(tcp, &mut [0; 1][..], RecvFlags::PEEK | RecvFlags::DONTWAIT).is_err()
 }
 
-/// One connection from its handshake to its end.
+/// Serves one connection from its handshake to its end.
 async fn connection<S>(
     shared: Arc<Shared>,
     tcp: TcpStream,
     address: SocketAddr,
-    place: Place,
+    place: HandshakePermit,
     service: S,
     ending: CancellationToken,
 ) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    // Both are on the heap: a session that lasts for days does not carry the room for its handshake.
+    // Both are on the heap, so that a session of days does not keep the memory of its handshake.
     let mut handshake = Box::pin(handshake(&shared, tcp, address, &place));
     let connected = tokio::select! {
         connected = &mut handshake => connected,
@@ -164,7 +156,7 @@ async fn connection<S>(
     drop(handshake);
     drop(place);
     let Some(connected) = connected else { return };
-    let identity = connected.peer.certificate.as_ref().map(|certificate| &certificate.identity);
+    let identity = connected.peer.caller.as_ref().map(|caller| &caller.identity);
     let Ok(seat) = shared.admission.seat(address, identity) else { return };
     drop(shared);
     Box::pin(connection::serve(connected, seat, service, ending)).await;
@@ -174,38 +166,33 @@ async fn handshake(
     shared: &Shared,
     tcp: TcpStream,
     address: SocketAddr,
-    place: &Place,
+    place: &HandshakePermit,
 ) -> Option<Connection> {
     let (limits, report) = (&shared.admission.limits, &shared.admission.report);
     let refused = |error: &dyn std::fmt::Display| report.handshake_failed(&address, error);
     tcp.set_nodelay(true).inspect_err(|error| refused(error)).ok()?;
     match timeout(limits.first_byte, tcp.peek(&mut [0; 1])).await {
-        Ok(Ok(1..)) => place.waiting.no_more(),
-        // Closed again without a byte, as a load balancer does that looks whether the port is open.
+        Ok(Ok(1..)) => place.waiting.no_more(boottime()),
+        // Closed without a byte: a load balancer checks that the port is open.
         Ok(Ok(0) | Err(_)) => return None,
         Err(_) => {
             report.hit(Limit::FirstByte, &address);
             return None;
         }
     }
-    let watched = Watched { tcp, waiting: Some(Arc::clone(&place.waiting)) };
-    let Ok(stream) = timeout(limits.handshake, shared.tls.accept(watched)).await else {
+    let stream = PeerStream::new(tcp, Arc::clone(&place.waiting));
+    let Ok(stream) = timeout(limits.handshake, shared.tls.accept(stream)).await else {
         report.hit(Limit::Handshake, &address);
         return None;
     };
     let mut stream = stream.inspect_err(|error| refused(error)).ok()?;
     stream.get_mut().0.waiting = None;
-    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+    let caller = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         Some(leaf) => {
-            let read = read(leaf, &shared.trust_domain).inspect_err(|error| refused(error));
-            Some(Arc::new(read.ok()?))
+            let caller = shared.authenticator.authenticate(leaf).inspect_err(|error| refused(error));
+            Some(Arc::new(caller.ok()?))
         }
         None => None,
     };
-    Some(Connection { stream: Box::new(stream), peer: Peer { address, certificate } })
-}
-
-fn read(leaf: &[u8], domain: &TrustDomain) -> anyhow::Result<PeerCertificate> {
-    let identity = Identity::of_certificate(leaf, domain)?;
-    Ok(PeerCertificate { identity, not_after: postern_pki::identity::not_after(leaf)? })
+    Some(Connection { stream: Box::new(stream), peer: Peer { address, caller } })
 }

@@ -1,7 +1,7 @@
-//! Access: asking, revoking, looking, watching.
+//! Access: requesting, revoking, reading and watching grants.
 //!
-//! I4 begins here: a request is answered only once its grant, its idempotency key and its audit line are durable, and
-//! before that nothing hears of it.
+//! I4 begins here: a request is answered only after its grant, its idempotency key and its audit line are durable, and no
+//! other part of the broker learns of it earlier.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -9,41 +9,76 @@ use std::time::Duration;
 
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
-use postern_cloud::CloudError;
 use postern_core::audit::AuditEvent;
 use postern_core::policy::authorize;
 use postern_core::text::Justification;
 use postern_core::{
-    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, TargetId, Window,
+    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, TargetId, Window,
 };
-use postern_proto::convert::{Asked, RequestedAccess};
+use postern_provider::CloudError;
 
-use super::feed::Change;
 use super::{App, Caller, Error};
-use crate::ending::Ending;
-use crate::store::{self, Expect, GrantQuery, StoreError, Transaction, Versioned};
+use crate::signals::ShutdownPhase;
+use crate::signals::grant_changes::GrantChange;
+use crate::store::{self, Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
-/// How often a change is tried again when someone else changed the same grant first.
-const ATTEMPTS: usize = 5;
+/// The attempts at a change of a grant that another change overtakes each time.
+const MAX_ATTEMPTS: usize = 5;
 
-/// A grant that a request made, now or earlier.
+/// A request for access, with the idempotency key of its caller.
+#[derive(Debug, Clone)]
+pub struct KeyedRequest {
+    /// The request.
+    pub request: AccessRequest,
+    /// The key, unique among the requests of one principal. A repeated key is answered with the grant that it made.
+    pub idempotency_key: Option<String>,
+}
+
+/// The grants that a caller asks to see.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GrantFilter {
+    /// Only grants with a window on this target.
+    pub target: Option<TargetId>,
+    /// Only grants in these states, by word; empty: any.
+    pub states: Vec<&'static str>,
+    /// Only grants of the principal of this name.
+    pub principal: Option<Name>,
+    /// Only this grant.
+    pub grant: Option<GrantId>,
+}
+
+impl GrantFilter {
+    /// Reports whether the filter admits the grant.
+    pub fn admits(&self, grant: &Grant) -> bool {
+        self.grant.is_none_or(|id| id == grant.id)
+            && self.principal.as_ref().is_none_or(|name| *name == grant.principal.name)
+            && self
+                .target
+                .as_ref()
+                .is_none_or(|target| grant.windows.iter().any(|window| window.target == *target))
+            && (self.states.is_empty() || self.states.contains(&grant.state.word()))
+    }
+}
+
+/// The grant of a request.
 #[derive(Debug)]
 pub struct Requested {
     /// The grant.
-    pub grant: Grant,
-    /// Whether the idempotency key had made it earlier.
+    pub grant: Durable<Grant>,
+    /// Reports that an earlier request with this idempotency key made it.
     pub repeated: bool,
 }
 
-/// Asks for access.
+/// Requests access.
 ///
 /// # Errors
-/// Denied by policy (audited), a cloud that this broker does not drive, an idempotency key of another request.
-pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Result<Requested, Error> {
+/// The policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
+/// idempotency key.
+pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
     let grant = match decide(app, caller, &asked.request).await? {
         Ok(grant) => grant,
         Err(denied) => {
-            // A repeated request is answered as it was the first time, whatever policy says by now.
+            // A repeated request gets its first answer, although the policies may deny it by now.
             if let Some(earlier) = earlier(app, caller, &asked).await? {
                 return Ok(Requested { grant: earlier, repeated: true });
             }
@@ -54,34 +89,37 @@ pub async fn request(app: &App, caller: &Caller, asked: RequestedAccess) -> Resu
     let mut changes = Transaction::default()
         .change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
-        let (principal, key) = (caller.principal.name.clone(), key.clone());
+        let (principal, key) = (caller.record_name().clone(), key.clone());
         changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
     }
-    match app.store.commit(changes.audit(requested_event(&grant))).await {
-        Ok(_) => {}
-        // The key was used before: asked for only now, because that is rare, and requests are not.
+    let changes = changes.audit(requested_event(&grant));
+    let grant = match Durable::commit(&*app.store, changes, grant).await {
+        Ok(grant) => grant,
+        // The key was used before. It is looked up only here, as most requests are new.
         Err(conflict @ StoreError::Conflict { .. }) => {
             let earlier = earlier(app, caller, &asked).await?.ok_or(conflict)?;
             return Ok(Requested { grant: earlier, repeated: true });
         }
         Err(error) => return Err(error.into()),
-    }
-    tracing::info!(grant = %grant.id, principal = %caller.principal, "access requested");
-    app.feed.changed(grant.id);
+    };
+    tracing::info!(event = "grant.requested", grant = %grant.id, principal = %caller.principal, "access requested");
+    app.grant_changes.changed(grant.id);
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Requested { grant, repeated: false })
 }
 
-/// The grant that this caller's idempotency key made before.
-async fn earlier(app: &App, caller: &Caller, asked: &RequestedAccess) -> Result<Option<Grant>, Error> {
+/// Returns the grant that an earlier request with this caller's idempotency key made. That request may have failed because its
+/// records were not durable yet; the grant and the key are in one transaction.
+async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Durable<Grant>>, Error> {
     let Some(key) = &asked.idempotency_key else { return Ok(None) };
-    let Some(id) = app.store.grant_of_request(&caller.principal.name, key).await? else { return Ok(None) };
-    let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
+    let Some(id) = app.store.grant_of_request(caller.record_name(), key).await? else { return Ok(None) };
+    let Some(grant) = app.store.durable_grant(id).await?.transpose() else { return Ok(None) };
+    let grant = grant.map(|grant| grant.record);
     if !same_request(&grant, &asked.request) {
         let remedy = "use a new key for a new request";
         return Err(Invalid::new("idempotency_key", "was used for another request", remedy).into());
     }
-    // The answer to the first call may have been lost before the reconciler heard of it.
+    // The first call may have failed between its commit and its wake-up.
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
     Ok(Some(grant))
 }
@@ -98,7 +136,7 @@ fn same_request(grant: &Grant, request: &AccessRequest) -> bool {
         })
 }
 
-/// A request that may not be granted, and what the audit log says of it.
+/// A request that is denied, with its audit line.
 struct Denied {
     event: AuditEvent,
     error: Error,
@@ -119,7 +157,7 @@ async fn decide(
             return Ok(Err(Box::new(Denied { event, error: denial.into() })));
         }
     };
-    let undriven = |window: &&Window| window.layers.cloud() && !app.clouds.drives(&window.target);
+    let undriven = |window: &&Window| window.layers.cloud() && !app.cloud.drives(&window.target);
     if let Some(window) = authorized.windows.iter().find(undriven) {
         let reason = format!("this broker drives no cloud for {}; configure its provider", window.target);
         let event = denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now);
@@ -140,22 +178,22 @@ async fn decide(
     Ok(Ok(grant.opening_within(timeout)))
 }
 
-/// Whether a window has to be written into something that translates: an Azure Firewall, which takes minutes.
+/// Reports whether a window goes through a device that translates addresses: an Azure Firewall, whose writes take minutes.
 async fn is_translated(app: &App, windows: &[Window]) -> Result<bool, Error> {
     let targets: BTreeSet<&TargetId> =
         windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
-    let sights = app.sights(targets.iter().copied()).await?;
+    let peers = app.peer_status(targets.iter().copied()).await?;
     Ok(targets.into_iter().any(|target| {
-        app.clouds.translation(target).is_some() || sights.of(target).is_some_and(|view| view.translated)
+        app.cloud.translation(target).is_some() || peers.of(target).is_some_and(|view| view.translated)
     }))
 }
 
-/// Asks the cloud of each target whether it lets the caller ask, and answers the first refusal.
+/// Asks the cloud of each target whether the caller may request access to it. Returns the first refusal.
 async fn ask_clouds(app: &App, caller: &Caller, windows: &[Window]) -> Result<(), (TargetId, CloudError)> {
     let targets: BTreeSet<&TargetId> =
         windows.iter().filter(|window| window.layers.cloud()).map(|window| &window.target).collect();
     let asked = targets.into_iter().map(|target| async move {
-        let answer = app.clouds.authorize(target, caller.token.as_ref()).await;
+        let answer = app.cloud.authorize(target, caller.token.as_ref()).await;
         answer.map_err(|error| (target.clone(), error))
     });
     try_join_all(asked).await.map(drop)
@@ -196,14 +234,14 @@ fn requested_event(grant: &Grant) -> AuditEvent {
 /// Closes a grant before its end.
 ///
 /// # Errors
-/// Not the caller's (audited), or closed already.
+/// The grant is not the caller's (audited), or it is closed already.
 pub async fn revoke(
     app: &App,
     caller: &Caller,
     id: GrantId,
     reason: Option<Justification>,
-) -> Result<Grant, Error> {
-    for _ in 0..ATTEMPTS {
+) -> Result<Durable<Grant>, Error> {
+    for _ in 0..MAX_ATTEMPTS {
         let Versioned { record, version } = app.store.grant(id).await?.ok_or_else(|| not_found(id))?;
         let now = app.clock.now();
         if !caller.may_see(&record) {
@@ -211,10 +249,18 @@ pub async fn revoke(
             app.record_denial(event.with("reason", "NOT_THE_CALLERS")).await?;
             return Err(not_found(id));
         }
-        // Closing already, for whatever reason: that is what was asked for, if the reconciler has heard of it.
-        if matches!(record.state, GrantState::Closing(_)) {
-            app.wakeups.wake_all(record.targets().into_iter().cloned());
-            return Ok(record);
+        let is_over = |grant: &Grant| matches!(grant.state, GrantState::Closing(_)) || grant.state.is_final();
+        if is_over(&record) {
+            let durable = durable_grant(app, id).await?;
+            app.wakeups.wake_all(durable.targets().into_iter().cloned());
+            // Closing already: that is what the caller asks for, once the reconciler knows of it.
+            if matches!(durable.state, GrantState::Closing(_)) {
+                return Ok(durable);
+            }
+            // The store has lost the close that was read first.
+            if !durable.state.is_final() {
+                continue;
+            }
         }
         let close = CloseReason::Revoked { by: caller.principal.clone(), reason: reason.clone() };
         let next = record.after(Event::Close(close), now)?;
@@ -223,10 +269,11 @@ pub async fn revoke(
             event = event.with("reason", reason);
         }
         let change = store::Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
-        match app.store.commit(Transaction::default().change(change).audit(event)).await {
-            Ok(_) => {
-                tracing::info!(grant = %id, principal = %caller.principal, "revoked");
-                app.feed.changed(id);
+        let changes = Transaction::default().change(change).audit(event);
+        match Durable::commit(&*app.store, changes, next).await {
+            Ok(next) => {
+                tracing::info!(event = "grant.revoked", grant = %id, principal = %caller.principal, "grant revoked");
+                app.grant_changes.changed(id);
                 app.wakeups.wake_all(next.targets().into_iter().cloned());
                 return Ok(next);
             }
@@ -237,43 +284,43 @@ pub async fn revoke(
     Err(Error::Precondition { reason: format!("{id} changes too quickly; try again") })
 }
 
-/// One grant that the caller may see.
+/// Returns a grant that the caller may see.
 ///
 /// # Errors
-/// There is none.
+/// The grant does not exist, or the caller may not see it.
 pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versioned<Grant>, Error> {
     let grant = app.store.grant(id).await?.filter(|grant| caller.may_see(&grant.record));
     grant.ok_or_else(|| not_found(id))
 }
 
-/// Waits until the grant is no longer on its way, at most `wait`, and returns it as it stands then. A broker that ends does
-/// not wait.
+/// Waits, at most `wait`, until the grant is neither opening nor closing, and returns it as it stands then. A broker that
+/// shuts down does not wait.
 ///
 /// # Errors
 /// The store failed.
-pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, Error> {
+pub async fn settled(app: &App, grant: Durable<Grant>, wait: Duration) -> Result<Durable<Grant>, Error> {
     let on_its_way = |grant: &Grant| matches!(grant.state, GrantState::Opening | GrantState::Closing(_));
     let id = grant.id;
     let follow = async {
-        let mut changes = app.feed.watch();
+        let mut changes = app.grant_changes.watch();
         loop {
             // Read after subscribing, so that no change falls between.
             let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
             if !on_its_way(&grant) {
-                return Ok(grant);
+                return durable_grant(app, id).await;
             }
-            // Having fallen behind is a reason to look, too.
+            // A watcher that has fallen behind reads the grant again too.
             while changes
                 .recv()
                 .await
-                .is_ok_and(|changed| matches!(changed, Change::Of(other) if other != id))
+                .is_ok_and(|changed| matches!(changed, GrantChange::Of(other) if other != id))
             {}
         }
     };
-    let mut ending = app.ending.clone();
+    let mut shutdown = app.shutdown.clone();
     let ended = async move {
-        // Where nobody is left to say so, it never ends.
-        if ending.wait_for(|ending| *ending == Ending::Begun).await.is_err() {
+        // A dropped sender sends no phase any more: wait forever.
+        if shutdown.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.is_err() {
             std::future::pending::<()>().await;
         }
     };
@@ -282,38 +329,38 @@ pub async fn settled(app: &App, grant: Grant, wait: Duration) -> Result<Grant, E
     };
     tokio::select! {
         settled = follow => settled,
-        () = until => Ok(app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record),
+        () = until => durable_grant(app, id).await,
     }
 }
 
-/// One page of the grants that the caller may see, the newest first, and where the next page begins.
+/// Returns one page of the grants that the caller may see, the newest first, and the start of the next page.
 ///
 /// # Errors
 /// The store failed.
 pub async fn list_grants(
     app: &App,
     caller: &Caller,
-    asked: &Asked,
+    filter: &GrantFilter,
     size: usize,
     before: Option<GrantId>,
 ) -> Result<(Vec<Grant>, Option<GrantId>), Error> {
-    if let Some(id) = asked.grant {
+    if let Some(id) = filter.grant {
         let grant = app.store.grant(id).await?.map(|grant| grant.record);
         return Ok((
-            grant.filter(|grant| caller.may_see(grant) && admits(asked, grant)).into_iter().collect(),
+            grant.filter(|grant| caller.may_see(grant) && filter.admits(grant)).into_iter().collect(),
             None,
         ));
     }
-    let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.principal.name.clone());
-    if let (Some(own), Some(wanted)) = (&own, &asked.principal)
+    let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.record_name().clone());
+    if let (Some(own), Some(wanted)) = (&own, &filter.principal)
         && own != wanted
     {
         return Ok((Vec::new(), None));
     }
     let query = GrantQuery {
-        target: asked.target.clone(),
-        states: asked.states.clone(),
-        principal: own.or_else(|| asked.principal.clone()),
+        target: filter.target.clone(),
+        states: filter.states.clone(),
+        principal: own.or_else(|| filter.principal.clone()),
         before,
         limit: size + 1,
     };
@@ -325,15 +372,10 @@ pub async fn list_grants(
     Ok((grants, next))
 }
 
-/// Whether the filter admits the grant.
-pub fn admits(asked: &Asked, grant: &Grant) -> bool {
-    asked.grant.is_none_or(|id| id == grant.id)
-        && asked.principal.as_ref().is_none_or(|name| *name == grant.principal.name)
-        && asked
-            .target
-            .as_ref()
-            .is_none_or(|target| grant.windows.iter().any(|window| window.target == *target))
-        && (asked.states.is_empty() || asked.states.contains(&grant.state.word()))
+/// Returns a grant as it stands in durable records.
+async fn durable_grant(app: &App, id: GrantId) -> Result<Durable<Grant>, Error> {
+    let grant = app.store.durable_grant(id).await?.transpose().ok_or_else(|| not_found(id))?;
+    Ok(grant.map(|grant| grant.record))
 }
 
 fn not_found(id: GrantId) -> Error {

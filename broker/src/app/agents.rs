@@ -1,19 +1,24 @@
 //! Agents: joining, renewing, banning.
 //!
-//! A join token is random, kept as a hash, bound to one target, short-lived and consumed once. The certificate that an
-//! agent earns names its target and nothing else, whatever its request asked for.
+//! A join token is random, kept as a hash, bound to one target, short-lived and consumed once. The certificate of an agent
+//! names its target and nothing else, regardless of its certificate request.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
+use postern_core::plan::Layer;
 use postern_core::{Invalid, TargetId};
 use postern_pki::authority::{AGENT_LIFETIME, Issued};
 use postern_pki::identity::Identity;
 use postern_pki::join::JoinToken;
 
 use super::{App, Caller, Error};
-use crate::hub::Session;
+use crate::clock::wall;
+use crate::cluster::peer_status::PeerStatus;
+use crate::layers::host::sessions::Session;
+use crate::layers::report::LayerReport;
+use crate::limits::log_due;
 use crate::store::{
     AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
 };
@@ -21,7 +26,7 @@ use crate::store::{
 /// Makes a join token for a target's agent.
 ///
 /// # Errors
-/// A validity past [`JoinToken::MAX_VALIDITY`].
+/// The validity is past [`JoinToken::MAX_VALIDITY`].
 pub async fn create_token(
     app: &App,
     caller: &Caller,
@@ -49,15 +54,21 @@ pub async fn create_token(
 /// Exchanges a join token for a certificate.
 ///
 /// # Errors
-/// A token that is malformed, unknown, used or expired, or a malformed certificate request. Only a good exchange
-/// consumes the token.
+/// The token is malformed, unknown, used or expired, or the certificate request is malformed. Only a good exchange consumes
+/// the token.
 pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Issued), Error> {
     let refused = Error::Unproven { reason: "the join token is unknown, used or expired; ask for a new one" };
     let Ok(token) = token.parse::<JoinToken>() else { return Err(refused) };
     let hash = TokenHash(token.hash());
     let now = app.clock.now();
     let Some(record) = app.store.token(&hash).await? else {
-        tracing::warn!("an enrolment with an unknown join token was refused");
+        if let Some(omitted) = log_due("unknown join token") {
+            tracing::warn!(
+                event = "enrolment.refused",
+                omitted,
+                "refused an enrolment with an unknown join token"
+            );
+        }
         return Err(refused);
     };
     let target = record.target;
@@ -66,7 +77,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     let reason = if now >= record.expires_at {
         Some("token expired")
     } else if banned.is_some_and(|ban| record.created_at <= ban.at) {
-        // Whoever was banned may have had it already.
+        // The banned agent may already have had this token.
         Some("token is older than the ban")
     } else {
         None
@@ -74,10 +85,14 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     if let Some(reason) = reason {
         let event =
             AuditEvent::denied(now, "broker", "agent.enrolled").on_target(&target).with("reason", reason);
-        app.record_denial(event).await?;
-        return Err(refused);
+        // The token goes with its first refusal, so that it makes one record, however often it is shown.
+        let transaction = Transaction::default().change(Change::TakeToken { hash }).audit(event);
+        return match app.store.commit(transaction).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => Err(refused),
+            Err(error) => Err(error.into()),
+        };
     }
-    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
+    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let agent = AgentRecord {
         target: target.clone(),
         enrolled_at: now,
@@ -94,12 +109,12 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         .audit(event);
     match app.store.commit(transaction).await {
         Ok(_) => {}
-        // Someone used it first; or the agent was changed meanwhile, by a ban for instance, and the token is left.
+        // Another enrolment used the token first. If the token is still there, the agent has changed, for example by a ban.
         Err(StoreError::Conflict { .. }) if app.store.token(&hash).await?.is_none() => return Err(refused),
         Err(error) => return Err(error.into()),
     }
-    // Whoever held the target's identity before does not hold it any more.
-    app.hub.end(&target, "the target enrolled anew");
+    // The agent that had this identity before loses its session.
+    app.sessions.end(&target, "the target enrolled again");
     tracing::info!(%target, "agent enrolled");
     Ok((target, issued))
 }
@@ -107,13 +122,13 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
 /// Exchanges an agent's certificate for a fresh one.
 ///
 /// # Errors
-/// Banned, not enrolled, or a malformed certificate request.
+/// The agent is banned or not enrolled, or the certificate request is malformed.
 pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, Error> {
     let Versioned { record, version } = admitted(app, target).await?;
-    let now = app.clock.now();
-    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, now)?;
+    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let agent = AgentRecord { certificate_not_after: issued.not_after, ..record };
-    let event = AuditEvent::done(now, format!("agent/{target}"), "agent.renewed").on_target(target);
+    let event =
+        AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.renewed").on_target(target);
     let change = Change::PutAgent { agent, expect: Expect::Version(version) };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
     Ok(issued)
@@ -122,8 +137,8 @@ pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, E
 /// Renews a certificate that has ended, at `ended`.
 ///
 /// # Errors
-/// As [`renew`], and where the certificate is older than the one that may have been lost on its way: its key may lie in
-/// an old backup.
+/// As [`renew`]; and the certificate is older than the last one, which alone may have been lost on its way. The key of an
+/// older one may lie in a backup.
 pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timestamp) -> Result<Issued, Error> {
     let newest = admitted(app, target).await?.record.certificate_not_after;
     if newest.duration_since(ended) > AGENT_LIFETIME.try_into().unwrap_or_default() {
@@ -139,10 +154,10 @@ pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timesta
     renew(app, target, csr).await
 }
 
-/// The record of an agent that may talk to the broker.
+/// Returns the record of an agent that may talk to the broker.
 ///
 /// # Errors
-/// Banned, or not enrolled.
+/// The agent is banned or not enrolled.
 pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRecord>, Error> {
     may_talk(target, app.store.agent(target).await?)
 }
@@ -155,30 +170,30 @@ fn may_talk(
     let agent =
         agent.ok_or_else(|| forbidden(format!("{target} is not enrolled; enrol it with a join token")))?;
     if agent.record.banned.is_some() {
-        return Err(forbidden(format!("the agent of {target} is banned; enrol it anew with a join token")));
+        return Err(forbidden(format!("the agent of {target} is banned; enrol it again with a join token")));
     }
     Ok(agent)
 }
 
-/// Whether this is an agent with a certificate and without a record, for the first time since this broker started: the store
-/// has lost it. Its windows are of grants that nobody knows any more. Any other is one that may talk to the broker.
+/// Reports whether this agent has a certificate and no record, and comes for the first time since this broker started: the
+/// store has lost its record, and the grants of its windows with it. Any other agent may talk to the broker.
 ///
 /// # Errors
-/// Banned, or not enrolled and here before.
-pub async fn is_stranger(app: &App, target: &TargetId) -> Result<bool, Error> {
+/// The agent is banned, or it is not enrolled and has come before.
+pub async fn is_unrecorded(app: &App, target: &TargetId) -> Result<bool, Error> {
     let agent = app.store.agent(target).await?;
-    if agent.is_none() && app.hub.meets_stranger(target) {
+    if agent.is_none() && app.sessions.meets_stranger(target) {
         return Ok(true);
     }
     may_talk(target, agent).map(|_| false)
 }
 
-/// Records that an agent came that nobody knows, and whether it has closed every window.
+/// Records an agent that the store does not know, and whether it has closed every window.
 ///
 /// # Errors
 /// The store failed.
-pub async fn unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), Error> {
-    tracing::warn!(%target, closed, "an agent that the store does not know was told to close every window");
+pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), Error> {
+    tracing::warn!(%target, closed, "asked an agent that the store does not know to close every window");
     let event = AuditEvent::denied(app.clock.now(), format!("agent/{target}"), "agent.unknown")
         .on_target(target)
         .with("windows_closed", closed)
@@ -190,24 +205,54 @@ pub async fn unknown(app: &App, target: &TargetId, closed: bool) -> Result<(), E
 /// Starts the session of an agent that may talk to the broker.
 ///
 /// # Errors
-/// Banned, or not enrolled.
+/// The agent is banned or not enrolled.
 pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<Session, Error> {
-    let session = app.hub.connect(target, version);
-    // Looked at once the session is there: a ban that comes later finds it and ends it.
+    let session = app.sessions.connect(target, version);
+    // Checked after the session is there: a later ban finds the session and ends it.
     admitted(app, target).await?;
     Ok(session)
 }
 
-/// Bans an agent and cuts its session.
+/// An agent's record, with the report on its host layer.
+#[derive(Debug)]
+pub struct AgentView {
+    /// The record.
+    pub record: AgentRecord,
+    /// The report on its host layer.
+    pub host: LayerReport,
+}
+
+impl AgentView {
+    fn of(app: &App, record: AgentRecord, peers: &PeerStatus) -> Self {
+        let host = app.observer.report(&record.target, Layer::Host, peers);
+        Self { record, host }
+    }
+}
+
+/// Returns one page of the agents, by target, and the start of the next page.
 ///
 /// # Errors
-/// There is none for the target.
-pub async fn ban(
+/// The store failed.
+pub async fn list(
     app: &App,
-    caller: &Caller,
-    target: &TargetId,
-    reason: String,
-) -> Result<AgentRecord, Error> {
+    size: usize,
+    after: Option<TargetId>,
+) -> Result<(Vec<AgentView>, Option<TargetId>), Error> {
+    let agents = app.store.agents().await?.into_iter().map(|agent| agent.record);
+    let mut agents: Vec<AgentRecord> =
+        agents.filter(|agent| after.as_ref().is_none_or(|after| agent.target > *after)).collect();
+    let more = agents.len() > size;
+    agents.truncate(size);
+    let next = agents.last().filter(|_| more).map(|agent| agent.target.clone());
+    let peers = app.peer_status(agents.iter().map(|agent| &agent.target)).await?;
+    Ok((agents.into_iter().map(|agent| AgentView::of(app, agent, &peers)).collect(), next))
+}
+
+/// Bans an agent and ends its session.
+///
+/// # Errors
+/// The target has no agent.
+pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) -> Result<AgentView, Error> {
     let missing = || Error::NotFound { what: format!("an agent of {target}") };
     let Versioned { record, version } = app.store.agent(target).await?.ok_or_else(missing)?;
     let now = app.clock.now();
@@ -216,16 +261,16 @@ pub async fn ban(
     let agent = AgentRecord { banned: Some(Ban { by: caller.principal.clone(), at: now, reason }), ..record };
     let change = Change::PutAgent { agent: agent.clone(), expect: Expect::Version(version) };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
-    app.hub.end(target, "the agent was banned");
-    Ok(agent)
+    app.sessions.end(target, "the agent was banned");
+    Ok(AgentView::of(app, agent, &PeerStatus::default()))
 }
 
-/// Records that someone else changed an agent's table.
+/// Records that another process changed an agent's table.
 ///
 /// # Errors
 /// The store failed.
-pub async fn tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
-    tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "tampering");
+pub async fn record_tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
+    tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "another process changed the table of an agent");
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")
         .on_target(target)
         .with("what", report.what)
@@ -236,16 +281,16 @@ pub async fn tampering(app: &App, target: &TargetId, report: Tampering) -> Resul
     Ok(())
 }
 
-/// What an agent reports when its table was changed.
+/// An agent's report on a change of its table by another process.
 #[derive(Debug)]
 pub struct Tampering {
-    /// What was changed.
+    /// The change.
     pub what: String,
-    /// Who did it.
+    /// The process that made it.
     pub process: String,
     /// Its process id.
     pub pid: u32,
-    /// How long the table was not whole.
+    /// The time for which the table was not whole.
     pub exposed_for: Duration,
 }
 

@@ -1,28 +1,26 @@
-//! Assessment: which VMs need just-in-time access, as their clouds say right now. Nothing is kept, and nothing changed.
+//! Assessment: the VMs that need just-in-time access, as their clouds answer right now. It keeps nothing and changes nothing.
 //!
-//! A cloud says which windows are open; the store says which of them an open grant wants. Any other is an exposure: a rule
-//! whose end was put off, or one of a grant that is over.
+//! A cloud returns the windows that are open; the store has the open grants that want them. Any other window is an exposure:
+//! its end was put off, or its grant is over.
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{Assessment, CloudError, Health, Survey, Unread};
 use postern_core::plan::{CloudWindow, desired_cloud};
-use postern_core::{Grant, Port, ProtectedPort, Protocol, TargetId};
+use postern_core::{Grant, ProtectedPort, TargetId};
+use postern_provider::{Assessment, AssessmentReport, CloudError, Health, Unread};
 
 use super::App;
 
-/// The ports that nobody may be let in to where no others are named: SSH, RDP, and WinRM over HTTP and HTTPS.
-pub fn default_management_ports() -> BTreeSet<ProtectedPort> {
-    let ports = [22, 3389, 5985, 5986].into_iter().filter_map(|number| Port::new(number).ok());
-    ports.map(|port| ProtectedPort { protocol: Protocol::Tcp, port }).collect()
-}
-
-/// Judges these VMs by these ports, by target; every VM where none is named. One that is named and that no cloud
-/// showed is there too, and says so.
-pub async fn assess(app: &App, targets: &[TargetId], management: &BTreeSet<ProtectedPort>) -> Survey {
-    // Asked before and after: a grant may open or close while the clouds are read.
+/// Assesses these VMs by these ports, in the order of their ids; every VM if none is named. A named VM that no cloud shows is
+/// in the answer too, with the reason.
+pub async fn assess(
+    app: &App,
+    targets: &[TargetId],
+    management: &BTreeSet<ProtectedPort>,
+) -> AssessmentReport {
+    // Read before and after: a grant may open or close while the clouds are read.
     let before = app.store.open_grants().await;
-    let mut survey = app.clouds.assess(management).await;
+    let mut survey = app.cloud.assess(management).await;
     match (before, app.store.open_grants().await) {
         (Ok(before), Ok(after)) => {
             let grants: Vec<Grant> = before.into_iter().chain(after).map(|grant| grant.record).collect();
@@ -48,7 +46,7 @@ pub async fn assess(app: &App, targets: &[TargetId], management: &BTreeSet<Prote
     survey
 }
 
-/// Makes a VM unhealthy on which a window is open that no open grant wants.
+/// Marks a VM as unhealthy if a window is open on it that no open grant wants.
 fn expose(assessment: &mut Assessment, wanted: &BTreeSet<CloudWindow>) {
     let reason = |window: &CloudWindow| {
         let CloudWindow { port, source, grant, not_after, .. } = window;
@@ -68,7 +66,7 @@ fn expose(assessment: &mut Assessment, wanted: &BTreeSet<CloudWindow>) {
 }
 
 fn unknown(app: &App, target: &TargetId) -> Assessment {
-    let reason = if app.clouds.drives(target) {
+    let reason = if app.cloud.drives(target) {
         "its cloud shows no such VM to this broker"
     } else {
         "this broker drives no cloud for it; configure its provider"
@@ -86,39 +84,40 @@ fn unknown(app: &App, target: &TargetId) -> Assessment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::app::rig::Rig;
+    use crate::config::default_management_ports;
+    use crate::testing::TestApp;
 
     fn vm(number: u8) -> TargetId {
         format!("aws:123456789012/eu-central-1/i-{number:017x}").parse().unwrap()
     }
 
-    fn words(survey: &Survey) -> Vec<(TargetId, &'static str)> {
+    fn words(survey: &AssessmentReport) -> Vec<(TargetId, &'static str)> {
         let word = |one: &Assessment| (one.target.clone(), one.health.word());
         survey.assessments.iter().map(word).collect()
     }
 
     #[test]
-    fn the_management_ports_are_those_that_administrators_use() {
+    fn the_management_ports_are_those_of_administrators() {
         let ports: Vec<_> = default_management_ports().iter().map(ToString::to_string).collect();
         assert_eq!(ports, ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"]);
     }
 
     #[tokio::test]
-    async fn every_vm_is_judged_where_none_is_named_and_else_just_those() {
-        let rig = Rig::new();
-        rig.cloud.unlock(&vm(2));
-        rig.cloud.unlock(&vm(1));
+    async fn every_vm_is_assessed_unless_some_are_named() {
+        let test = TestApp::new();
+        test.cloud.unlock(&vm(2));
+        test.cloud.unlock(&vm(1));
         let ports = default_management_ports();
-        let all = assess(&rig.app, &[], &ports).await;
+        let all = assess(&test.app, &[], &ports).await;
         assert_eq!(words(&all), [(vm(1), "unhealthy"), (vm(2), "unhealthy")]);
-        let two = assess(&rig.app, &[vm(2)], &ports).await;
+        let two = assess(&test.app, &[vm(2)], &ports).await;
         assert_eq!(words(&two), [(vm(2), "unhealthy")]);
-        assert!(rig.events().await.is_empty(), "looking is no change");
+        assert!(test.events().await.is_empty(), "looking is no change");
     }
 
     #[tokio::test]
     async fn i2_a_window_that_no_open_grant_wants_makes_its_vm_unhealthy() {
-        let rig = Rig::new();
+        let test = TestApp::new();
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
         let window = CloudWindow {
             target: vm(1),
@@ -127,20 +126,20 @@ mod tests {
             source: "192.0.2.7".parse().unwrap(),
             not_after: at(4_000_000_000),
         };
-        rig.cloud.tamper(window);
-        let survey = assess(&rig.app, &[vm(1)], &default_management_ports()).await;
+        test.cloud.tamper(window);
+        let survey = assess(&test.app, &[vm(1)], &default_management_ports()).await;
         let Health::Unhealthy { reasons } = &survey.assessments[0].health else { panic!("{survey:?}") };
         assert!(reasons[0].contains("tcp/22 exposed: a rule lets 192.0.2.7"), "{reasons:?}");
     }
 
     #[tokio::test]
-    async fn a_vm_that_no_cloud_shows_is_not_passed_over() {
-        let rig = Rig::new();
+    async fn a_vm_that_no_cloud_shows_is_in_the_answer() {
+        let test = TestApp::new();
         let azure: TargetId =
             "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm"
                 .parse()
                 .unwrap();
-        let survey = assess(&rig.app, &[azure.clone(), vm(9)], &default_management_ports()).await;
+        let survey = assess(&test.app, &[azure.clone(), vm(9)], &default_management_ports()).await;
         let mut expected = [(vm(9), "not applicable"), (azure.clone(), "not applicable")];
         expected.sort();
         assert_eq!(words(&survey), expected);

@@ -1,4 +1,4 @@
-//! What a use case can answer besides success.
+//! The errors of the use cases.
 
 use postern_core::Invalid;
 use postern_core::grant::IllegalTransition;
@@ -7,52 +7,52 @@ use postern_pki::PkiError;
 
 use crate::store::StoreError;
 
-/// Why a call did not do what it asked for. Nothing was changed.
+/// The reason why a use case did not do what its caller asked for. It has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The input cannot be what it should be.
+    /// The input is malformed.
     #[error(transparent)]
     Invalid(#[from] Invalid),
-    /// Policy does not allow it.
+    /// The policies do not allow the request.
     #[error(transparent)]
     Denied(#[from] Denial),
-    /// The caller may not.
+    /// The caller may not do this.
     #[error("{reason}")]
     Forbidden {
-        /// Why, with the remedy.
+        /// The reason, with the remedy.
         reason: String,
     },
-    /// There is no such thing, or the caller may not see it.
+    /// The record does not exist, or the caller may not see it.
     #[error("{what} does not exist, or you may not see it")]
     NotFound {
-        /// The thing.
+        /// The record.
         what: String,
     },
-    /// The state of things does not allow it now.
+    /// The current state of a record or a cloud does not allow it.
     #[error("{reason}")]
     Precondition {
-        /// Why, with the remedy.
+        /// The reason, with the remedy.
         reason: String,
     },
-    /// A cloud has to be asked, and does not answer.
+    /// A cloud must be asked, and does not answer.
     #[error("{reason}")]
     Unavailable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// A grant cannot take this step.
     #[error(transparent)]
     Illegal(#[from] IllegalTransition),
-    /// Part of the interface that is reserved.
+    /// A reserved part of the interface.
     #[error("{what} is not available in this version")]
     Reserved {
         /// The part.
         what: &'static str,
     },
-    /// The join token or certificate request proves nothing.
+    /// The join token or the certificate request proves no identity.
     #[error("{reason}")]
     Unproven {
-        /// Why, with the remedy.
+        /// The reason, with the remedy.
         reason: &'static str,
     },
     /// The store failed.

@@ -1,58 +1,24 @@
-//! Lockdown and release: the one use case that acts on a layer itself, because an administrator waits to hear what
-//! became of it.
+//! Lockdown and release: the one use case that acts on a layer itself, because an administrator waits for the outcome.
 //!
-//! I9 is kept here: the audit log holds what is about to be done before a cloud is touched, and how it ended after. A
-//! dry run touches nothing and leaves no line. What the cloud was doing when the broker died is finished by the next
-//! sweep, or by asking again.
+//! I9 is kept here: the audit log has a line on what is about to be done before a cloud is touched, and another on how it
+//! ended. A dry run touches nothing and leaves no line. If the broker dies while the cloud works, the next sweep or a
+//! repeated call finishes the work.
 
 mod job;
+mod outcome;
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_core::policy::protection;
 use postern_core::{Grant, Policy, ProtectedPort, TargetId};
+use postern_provider::{Consent, LockdownOrder};
 
 use super::{App, Caller, Error};
-use crate::store::StoreError;
 use job::{Job, Work};
+pub use outcome::{TargetError, TargetOutcome};
 
-/// What became of one target.
-#[derive(Debug)]
-pub struct TargetOutcome {
-    /// The target.
-    pub target: TargetId,
-    /// What was changed, or where it is not done what would be.
-    pub report: LockdownReport,
-    /// The concerns that kept it from being done.
-    pub unmet: Vec<Concern>,
-    /// What was accepted.
-    pub consent: Consent,
-    /// Whether the target now is as was asked for.
-    pub done: bool,
-    /// Why it is not, or what else went wrong.
-    pub error: Option<TargetError>,
-}
-
-/// What can go wrong with one target; the others go on.
-#[derive(Debug, thiserror::Error)]
-pub enum TargetError {
-    /// The state of things does not allow it. Nothing was touched.
-    #[error("{reason}")]
-    Precondition {
-        /// Why, with the remedy.
-        reason: String,
-    },
-    /// The cloud would not, or failed.
-    #[error(transparent)]
-    Cloud(#[from] CloudError),
-    /// The store failed: before the cloud was touched, or where it is done nevertheless, after it.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-}
-
-/// Puts targets under lockdown, or only says what that would change. A target that may not be, or about which there is
-/// a concern that is not accepted, stays as it is, and is none of those whose shared rules the others may shut.
+/// Puts targets under lockdown, or only plans the changes. A target that may not be locked down, or that has a concern that
+/// the caller does not accept, stays as it is; the others may not shut rules that they share with it.
 ///
 /// # Errors
 /// The store failed before anything was planned.
@@ -79,7 +45,7 @@ pub async fn lockdown(
     plan(app, &mut jobs).await;
     if !dry_run {
         for i in 0..jobs.len() {
-            // Looked at anew: one that failed a moment ago is not under lockdown together with this one.
+            // Read again for each target: one that has failed meanwhile is not locked down together with this one.
             let partners = partners(&jobs);
             if let Some(job) = jobs.get_mut(i) {
                 job.together(&partners);
@@ -90,7 +56,7 @@ pub async fn lockdown(
     Ok(jobs.into_iter().map(TargetOutcome::from).collect())
 }
 
-/// Releases targets from lockdown, or only says what that would change.
+/// Releases targets from lockdown, or only plans the changes.
 pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: bool) -> Vec<TargetOutcome> {
     let mut outcomes = Vec::new();
     for target in targets {
@@ -109,8 +75,8 @@ pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: 
     outcomes
 }
 
-/// Plans until the targets that take part are known: each that drops out may leave others that share rules with it
-/// with a concern of their own.
+/// Plans until the set of targets that take part is stable: a target that drops out may give a concern to others that share
+/// rules with it.
 async fn plan(app: &App, jobs: &mut [Job]) {
     loop {
         let partners = partners(jobs);
@@ -128,7 +94,7 @@ fn partners(jobs: &[Job]) -> BTreeSet<TargetId> {
     jobs.iter().filter(|job| job.takes_part()).map(|job| job.target().clone()).collect()
 }
 
-/// The ports that the cloud has to shut: those for which a window can open in the cloud again.
+/// Returns the ports that the cloud shuts: those for which a window can open in the cloud again.
 fn ports(app: &App, target: &TargetId, policies: &[Policy]) -> Result<BTreeSet<ProtectedPort>, TargetError> {
     if let Some(error) = undriven(app, target) {
         return Err(error);
@@ -154,10 +120,10 @@ fn ports(app: &App, target: &TargetId, policies: &[Policy]) -> Result<BTreeSet<P
 
 fn undriven(app: &App, target: &TargetId) -> Option<TargetError> {
     let reason = format!("this broker drives no cloud for {target}; configure its provider");
-    (!app.clouds.drives(target)).then_some(TargetError::Precondition { reason })
+    (!app.cloud.drives(target)).then_some(TargetError::Precondition { reason })
 }
 
-/// What keeps a target from being released: grants that have, or may still have, a window in its cloud.
+/// Returns the reason why a target cannot be released: grants that have, or may still have, a window in its cloud.
 async fn in_use(app: &App, target: &TargetId) -> Option<TargetError> {
     let grants = match app.store.open_grants().await {
         Ok(grants) => grants,

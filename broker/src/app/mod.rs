@@ -1,114 +1,110 @@
-//! The use cases, apart from the transport: each decides, persists the intent with its audit line, and wakes the
-//! reconciler. None of them touches a layer, but for [`lockdown`].
+//! The use cases: what each call does, apart from the transport.
+//!
+//! A use case takes a [`Caller`] and core types, and returns core types or an [`Error`]. It knows no wire type: parsing a
+//! message and writing an answer is the work of [`crate::api`].
+//!
+//! A use case that changes something goes three steps. It *decides* (policy, the caller's rights, the state of the record).
+//! Then it *persists* the intent: one transaction of the [`Store`] holds the change and its audit line, so neither is there
+//! without the other (I9). At last it *wakes* the reconciler for the targets that changed, and tells the watchers. A wake-up
+//! carries no data: the reconciler reads the store.
+//!
+//! - No use case touches a layer, except [`lockdown`], whose caller waits for the outcome.
+//! - I4: an answer to a change is a [`Durable`](crate::store::Durable) value: a commit gives one, and so does a read that waits
+//!   until the records behind "it is so already" are as durable as an answered commit. A plain read is no such answer.
+//! - I7: the table of [`crate::api`] says which role may call; which records of others the caller sees or changes is decided
+//!   here, as in [`Caller::may_see`].
+//! - A refusal is recorded in the audit log before it is returned. If that record fails, the caller gets the store's error,
+//!   and nothing is granted.
+//! - If the store fails, nothing has changed, or the answer to the change was lost. A repeated call finds which (I8).
 
+mod about;
 pub mod access;
 pub mod agents;
 pub mod assess;
+pub mod audit;
+mod caller;
 mod error;
-pub mod feed;
+mod known_targets;
 pub mod lockdown;
 pub mod policies;
-#[cfg(test)]
-pub(crate) mod rig;
 pub mod status;
 pub mod targets;
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use postern_cloud::CallerToken;
 use postern_core::audit::AuditEvent;
-use postern_core::plan::{Layer, Observed};
-use postern_core::{Grant, Principal, ProtectedPort, Role, TargetId, Window};
+use postern_core::{ProtectedPort, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use tokio::sync::watch;
 
 use crate::authority::Standing;
 use crate::clock::Clock;
-use crate::cloud::Clouds;
-use crate::ending::Ending;
-use crate::hub::Hub;
-use crate::layer::host_layer;
+use crate::cluster::Cluster;
+use crate::cluster::peer_status::PeerStatus;
+use crate::layers::cloud::CloudLayer;
+use crate::layers::host::sessions::AgentSessions;
+use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
-use crate::reconcile::Wakeups;
-use crate::replica::{Replica, Sights};
+use crate::signals::rounds::Rounds;
+use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::store::{Store, Transaction};
+pub use about::{About, StoreKind};
+pub use caller::{Caller, PrincipalKey};
 pub use error::Error;
-pub use feed::Feed;
 
 /// Everything that the use cases work with.
 pub struct App {
-    /// What must not be forgotten.
+    /// The records.
     pub store: Arc<dyn Store>,
     /// The host layer.
-    pub hub: Arc<Hub>,
+    pub sessions: Arc<AgentSessions>,
     /// The cloud layer.
-    pub clouds: Arc<Clouds>,
+    pub cloud: Arc<CloudLayer>,
+    /// Observes windows in both layers.
+    pub observer: Observer,
     /// The other brokers.
-    pub replica: Arc<Replica>,
-    /// Wakes the reconciler.
+    pub cluster: Arc<Cluster>,
+    /// The signals that wake the reconciler.
     pub wakeups: Arc<Wakeups>,
-    /// Tells watchers.
-    pub feed: Feed,
-    /// Whether this broker can do its work.
+    /// The signals of grants that changed, for watchers.
+    pub grant_changes: GrantChanges,
+    /// The reasons why this broker cannot do its work, if there are any.
     pub readiness: Readiness,
-    /// What this broker says of itself.
-    pub about: status::About,
-    /// How far the end of the broker has come.
-    pub ending: watch::Receiver<Ending>,
-    /// Time.
+    /// The last round of each task of this broker.
+    pub rounds: Arc<Rounds>,
+    /// The name and the store of this broker.
+    pub about: About,
+    /// The phase of the shutdown.
+    pub shutdown: watch::Receiver<ShutdownPhase>,
+    /// The clock.
     pub clock: Clock,
-    /// Signs certificates.
-    pub authority: Authority,
-    /// How the authority's life stands.
+    /// The authority that signs certificates.
+    pub authority: Arc<Authority>,
+    /// The state of the authority's certificates and of its root key.
     pub standing: Arc<Standing>,
     /// The trust domain of every identity.
     pub trust_domain: TrustDomain,
-    /// The ports for which an assessment looks, if it is not told.
+    /// The ports that an assessment checks if its request names none.
     pub management_ports: BTreeSet<ProtectedPort>,
 }
 
-/// A principal that makes a call.
-#[derive(Debug, Clone)]
-pub struct Caller {
-    /// Who, from the certificate.
-    pub principal: Principal,
-    /// From where the broker sees it.
-    pub address: Option<IpAddr>,
-    /// What proves the caller to a cloud, where it was sent along.
-    pub token: Option<CallerToken>,
-}
-
-impl Caller {
-    /// Whether the caller may see the grant: a requester sees its own.
-    pub fn may_see(&self, grant: &Grant) -> bool {
-        self.principal.role != Role::Requester || grant.principal.name == self.principal.name
-    }
-}
-
 impl App {
-    /// What the other brokers tell of those of these targets on which they work.
+    /// Reads what the other brokers have published of these targets, as far as they work on them.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn sights(&self, targets: impl IntoIterator<Item = &TargetId>) -> Result<Sights, Error> {
-        let elsewhere = targets.into_iter().filter(|target| !self.replica.leases.holds(target));
+    pub async fn peer_status(
+        &self,
+        targets: impl IntoIterator<Item = &TargetId>,
+    ) -> Result<PeerStatus, Error> {
+        let elsewhere = targets.into_iter().filter(|target| !self.cluster.leases.holds(target));
         let elsewhere: Vec<TargetId> = elsewhere.cloned().collect();
-        Ok(self.replica.views.read(&elsewhere).await?)
+        Ok(self.cluster.peer_status.read(&elsewhere).await?)
     }
 
-    /// What is known of a window of a grant in a layer, from whoever works on its target.
-    pub fn observe(&self, grant: &Grant, window: &Window, layer: Layer, sights: &Sights) -> Observed {
-        match layer {
-            _ if !self.replica.leases.holds(&window.target) => sights.observe(grant, window, layer),
-            Layer::Host => host_layer(&self.hub, &self.clouds, grant, window),
-            Layer::Cloud => self.clouds.observe(grant, window),
-        }
-    }
-
-    /// Records that something was refused.
+    /// Records a refusal in the audit log.
     ///
     /// # Errors
     /// The store failed.

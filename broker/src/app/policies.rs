@@ -1,33 +1,37 @@
-//! Policies: keeping them, and letting their targets know.
-
-use std::collections::BTreeSet;
+//! Policies: keeping them, listing them, and waking their targets.
 
 use postern_core::audit::AuditEvent;
-use postern_core::{Layers, Name, Policy, TargetId};
+use postern_core::policy::PortRule;
+use postern_core::target::TargetSelector;
+use postern_core::{Layers, Name, Policy, Principal, Role};
 
+use super::known_targets::known_targets;
 use super::{App, Caller, Error};
-use crate::store::{Change, Expect, Transaction, Version, Versioned};
+use crate::store::{Change, Durable, Expect, Transaction, Version, Versioned};
 
-/// Keeps a policy, and returns its version. One that is kept already is left as it is: whoever applies a file every
+/// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
 /// minute does not fill the audit log.
 ///
 /// # Errors
-/// Another version than `replaces`, or a part of a policy that is reserved.
+/// The kept version is not `replaces`, or the policy uses a reserved part.
 pub async fn put(
     app: &App,
     caller: &Caller,
     policy: Policy,
     replaces: Option<Version>,
-) -> Result<Version, Error> {
+) -> Result<Durable<Version>, Error> {
     if policy.approval_required {
         return Err(Error::Reserved { what: "approval_required" });
     }
     let before = app.store.policy(&policy.name).await?;
-    if let Some(before) = &before
-        && before.record == policy
-        && replaces.is_none_or(|version| version == before.version)
-    {
-        return Ok(before.version);
+    let is_kept = |before: &Versioned<Policy>| {
+        before.record == policy && replaces.is_none_or(|version| version == before.version)
+    };
+    if before.as_ref().is_some_and(is_kept) {
+        let kept = app.store.durable_policy(&policy.name).await?.transpose();
+        if let Some(kept) = kept.filter(|kept| is_kept(kept)) {
+            return Ok(kept.map(|kept| kept.version));
+        }
     }
     let expect = replaces.map_or(Expect::Any, Expect::Version);
     let body = serde_json::to_string(&policy).unwrap_or_default();
@@ -37,43 +41,124 @@ pub async fn put(
     let name = policy.name.clone();
     let change = Change::PutPolicy { policy: policy.clone(), expect };
     app.store.commit(Transaction::default().change(change).audit(event)).await?;
-    let after = get(app, &name).await?;
     wake(app, before.into_iter().map(|policy| policy.record).chain([policy])).await?;
-    Ok(after.version)
+    let kept = app.store.durable_policy(&name).await?.transpose().ok_or_else(|| not_found(&name))?;
+    Ok(kept.map(|kept| kept.version))
 }
 
-/// One policy.
+/// Returns one policy.
 ///
 /// # Errors
-/// There is none.
+/// The policy does not exist.
 pub async fn get(app: &App, name: &Name) -> Result<Versioned<Policy>, Error> {
-    app.store.policy(name).await?.ok_or_else(|| Error::NotFound { what: format!("the policy {name}") })
+    app.store.policy(name).await?.ok_or_else(|| not_found(name))
+}
+
+/// A policy as its caller may see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyView {
+    /// The whole policy, for administrators and readers.
+    Whole(Versioned<Policy>),
+    /// The limits of a policy under which the caller may request access, for requesters.
+    Limits(RequestLimits),
+}
+
+/// The part of a policy that a requester needs to request access under it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestLimits {
+    /// The policy's name.
+    pub name: Name,
+    /// The targets that it covers.
+    pub targets: Vec<TargetSelector>,
+    /// The ports, each with its sources and its maximum duration.
+    pub ports: Vec<PortRule>,
+    /// The layers that must confirm.
+    pub layers: Layers,
+    /// Reports that a grant waits for an approval.
+    pub approval_required: bool,
+}
+
+impl PolicyView {
+    /// Returns the part of the policy that the caller may see; none if it may not request under it (I7).
+    fn of(policy: Versioned<Policy>, caller: &Principal) -> Option<Self> {
+        match caller.role {
+            Role::Administrator | Role::Reader => Some(Self::Whole(policy)),
+            Role::Requester => policy.record.admits(caller).then(|| {
+                let Policy { name, targets, ports, layers, approval_required, .. } = policy.record;
+                Self::Limits(RequestLimits { name, targets, ports, layers, approval_required })
+            }),
+        }
+    }
+
+    /// Returns the policy's name.
+    pub fn name(&self) -> &Name {
+        match self {
+            Self::Whole(policy) => &policy.record.name,
+            Self::Limits(limits) => &limits.name,
+        }
+    }
+}
+
+/// Returns one page of the policies that the caller may see, by name, and the start of the next page. A requester sees the
+/// limits of the policies under which it may request access, and no other policy.
+///
+/// # Errors
+/// The store failed.
+pub async fn list(
+    app: &App,
+    caller: &Caller,
+    size: usize,
+    after: Option<&str>,
+) -> Result<(Vec<PolicyView>, Option<Name>), Error> {
+    let policies = app.store.policies().await?.into_iter();
+    let mut views: Vec<PolicyView> = policies
+        .filter(|policy| after.is_none_or(|after| policy.record.name.as_str() > after))
+        .filter_map(|policy| PolicyView::of(policy, &caller.principal))
+        .collect();
+    let more = views.len() > size;
+    views.truncate(size);
+    let next = views.last().filter(|_| more).map(|view| view.name().clone());
+    Ok((views, next))
 }
 
 /// Deletes a policy. Open grants run on to their end.
 ///
 /// # Errors
-/// There is none.
-pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<(), Error> {
-    let policy = get(app, name).await?.record;
+/// The policy does not exist.
+pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<Durable<()>, Error> {
+    let policy = match app.store.policy(name).await? {
+        Some(policy) => policy.record,
+        // It may be gone by a delete that was not answered.
+        None => app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?.record,
+    };
     let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
     let change = Change::DeletePolicy { name: name.clone() };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
-    wake(app, [policy]).await
+    let deleted =
+        Durable::commit(&*app.store, Transaction::default().change(change).audit(event), ()).await?;
+    wake(app, [policy]).await?;
+    Ok(deleted)
 }
 
-/// Lets every known target hear of it that these policies cover. What other brokers work on they see to themselves.
+fn not_found(name: &Name) -> Error {
+    Error::NotFound { what: format!("the policy {name}") }
+}
+
+/// Wakes every known target of this broker that these policies cover. The other brokers wake their own targets when
+/// they follow the change.
 async fn wake(app: &App, policies: impl IntoIterator<Item = Policy>) -> Result<(), Error> {
-    let known: BTreeSet<TargetId> = super::targets::known(app).await?;
+    let known = known_targets(app).await?;
     for policy in policies {
         app.wakeups.wake_all(
-            known.iter().filter(|target| policy.covers(target) && app.replica.leases.holds(target)).cloned(),
+            known.iter().filter(|target| policy.covers(target) && app.cluster.leases.holds(target)).cloned(),
         );
     }
     Ok(())
 }
 
-/// Whether any of the policies asks for the host layer of its targets.
+/// Reports whether one of the policies asks for the host layer of its targets.
 pub(super) fn wants_host(policies: &[&Policy]) -> bool {
     policies.iter().any(|policy| policy.layers != Layers::Cloud)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,7 @@
-//! How things stand, for whoever operates the brokers: who is there, and what waits for a layer.
+//! The status, for operators: the brokers, the agents, and the grants that wait for a layer.
 //!
-//! It is asked for when something is wrong. So it is answered while the store is away, too, with what this broker knows by
-//! itself.
+//! Operators ask for it when something is wrong. So it is answered while the store is away too, with what this broker knows
+//! by itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -12,96 +12,89 @@ use postern_core::audit::Head;
 use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 
-use super::targets::{cloud_report, host_report};
 use super::{App, Error};
-use crate::config::Config;
+use crate::clock::boottime;
+use crate::cluster::peer_status::PeerStatus;
 use crate::readiness;
-use crate::replica::Sights;
+use crate::signals::rounds::Round;
 use crate::store::AgentRecord;
-use crate::store::members::Card;
+use crate::store::coordination::MemberInfo;
 
-/// How long a close may take before it is called stuck.
-pub const STUCK: Duration = Duration::from_secs(30);
-/// How many stuck closes are told one by one.
-pub const TOLD: usize = 20;
-/// How long the store may take to answer.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The time after which a close counts as stuck.
+pub const STUCK_AFTER: Duration = Duration::from_secs(30);
+/// The number of stuck closes that an answer lists one by one.
+pub const MAX_STUCK_CLOSES: usize = 20;
+/// The time that the store has to answer.
+const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What a broker says of itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct About {
-    /// Its name.
-    pub name: String,
-    /// Where it keeps records.
-    pub store: StoreKind,
-}
-
-/// Where records are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// In a database of this broker's own.
-    Embedded,
-    /// On a Redis that several brokers may share.
-    Redis,
-}
-
-impl About {
-    /// What the configuration says.
-    pub fn of(config: &Config) -> Self {
-        let store = if config.redis.is_some() { StoreKind::Redis } else { StoreKind::Embedded };
-        Self { name: config.replica_name.clone(), store }
-    }
-}
-
-/// How things stand.
+/// The status of the brokers and their grants.
 #[derive(Debug)]
 pub struct Overview {
-    /// What keeps this broker from its work, one line for each part.
+    /// The reasons why this broker is not ready, one line for each part.
     pub not_ready: Vec<String>,
-    /// What the store says; why it does not answer, where it does not.
+    /// The tasks of this broker.
+    pub tasks: Vec<TaskStatus>,
+    /// The part that the store answers, or the reason why it does not answer.
     pub stored: Result<Stored, String>,
 }
 
-/// How things stand by what the store says.
+/// The part of the status that comes from the store.
 #[derive(Debug)]
 pub struct Stored {
-    /// Every broker, by name.
-    pub replicas: Vec<Card>,
-    /// Where the audit log ends.
+    /// The brokers, by name.
+    pub replicas: Vec<MemberInfo>,
+    /// The head of the audit log.
     pub head: Head,
     /// The agents.
     pub agents: Agents,
     /// The grants that are not over.
     pub grants: Grants,
-    /// The stuck closes, the oldest first; at most [`TOLD`].
+    /// The stuck closes, the oldest first; at most [`MAX_STUCK_CLOSES`].
     pub stuck: Vec<StuckClose>,
-    /// How many there are in all.
+    /// The number of stuck closes in all.
     pub stuck_total: usize,
     /// The grant that has been opening or closing for the longest.
     pub oldest: Option<Unconfirmed>,
 }
 
+/// A task of this broker, with its last round.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TaskStatus {
+    /// The name of the task.
+    pub task: &'static str,
+    /// The period; none if the task waits for events.
+    pub every: Option<Duration>,
+    /// The time since its last round; none before the first.
+    pub age: Option<Duration>,
+    /// The result of that round: `ok`, or the error on one line; empty before the first.
+    pub result: String,
+    /// Set if the task has not gone round for three of its periods.
+    pub overdue: bool,
+    /// Set if its rounds have failed for longer than one period.
+    pub failing: bool,
+}
+
 /// Agents, counted.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Agents {
-    /// Enrolled and not banned.
+    /// The number that are enrolled and not banned.
     pub enrolled: usize,
-    /// With a session at some broker.
+    /// The number that have a session at a broker.
     pub connected: u64,
-    /// Banned.
+    /// The number that are banned.
     pub banned: usize,
 }
 
 /// Grants that are not over, counted by state.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Grants {
-    /// Waiting for an approval.
+    /// The number that wait for an approval.
     pub pending_approval: u64,
-    /// Opening.
+    /// The number that open.
     pub opening: u64,
-    /// Active.
+    /// The number that are active.
     pub active: u64,
-    /// Closing.
+    /// The number that close.
     pub closing: u64,
 }
 
@@ -110,9 +103,9 @@ pub struct Grants {
 pub struct StuckClose {
     /// The grant.
     pub grant: GrantId,
-    /// Since when it has had to close.
+    /// The moment from which it has had to close.
     pub since: Timestamp,
-    /// For how long.
+    /// The time since then.
     pub age: Duration,
     /// Its targets.
     pub targets: Vec<TargetId>,
@@ -125,41 +118,58 @@ pub struct StuckClose {
 pub struct Unconfirmed {
     /// The grant.
     pub grant: GrantId,
-    /// Whether it has to close; it is opening otherwise.
+    /// Reports that it closes; otherwise it opens.
     pub closing: bool,
-    /// Since when it waits.
+    /// The moment from which it waits.
     pub since: Timestamp,
-    /// For how long.
+    /// The time since then.
     pub age: Duration,
 }
 
-/// Says how things stand.
+/// Returns the status.
 pub async fn overview(app: &App) -> Overview {
     let stored = answered(stored(app)).await;
-    Overview { not_ready: readiness::in_words(&app.readiness.reasons()), stored }
+    let now = boottime();
+    let tasks = app.rounds.list().into_iter().map(|round| task_status(round, now));
+    Overview { not_ready: readiness::in_words(&app.readiness.reasons()), tasks: tasks.collect(), stored }
 }
 
-/// The store's answer, or why there is none.
+fn task_status(round: Round, now: Duration) -> TaskStatus {
+    TaskStatus {
+        task: round.task.word(),
+        every: round.every,
+        age: round.last.map(|_| round.age(now)),
+        overdue: round.is_overdue(now),
+        failing: round.is_failing(now),
+        result: match (round.last, round.result) {
+            (None, _) => String::new(),
+            (Some(_), Ok(())) => "ok".to_owned(),
+            (Some(_), Err(error)) => error,
+        },
+    }
+}
+
+/// Returns the store's answer, or the reason why there is none, on one line.
 async fn answered<T>(look: impl Future<Output = Result<T, Error>>) -> Result<T, String> {
-    match tokio::time::timeout(PATIENCE, look).await {
+    match tokio::time::timeout(STORE_TIMEOUT, look).await {
         Ok(answer) => answer.map_err(|error| format!("{:#}", anyhow::Error::from(error)).replace('\n', " ")),
-        Err(_) => Err(format!("it did not answer within {} s", PATIENCE.as_secs())),
+        Err(_) => Err(format!("it did not answer within {} s", STORE_TIMEOUT.as_secs())),
     }
 }
 
 async fn stored(app: &App) -> Result<Stored, Error> {
     let head = app.store.audit_head().await?;
-    let replicas = app.replica.members.roll().await?;
+    let replicas = app.cluster.coordination.list_members().await?;
     let agents: Vec<AgentRecord> = app.store.agents().await?.into_iter().map(|agent| agent.record).collect();
     let grants: Vec<Grant> = app.store.open_grants().await?.into_iter().map(|grant| grant.record).collect();
     let now = app.clock.now();
     let stuck = stuck(&grants, now);
-    let told = &stuck[..stuck.len().min(TOLD)];
-    let targets: BTreeSet<&TargetId> = told.iter().flat_map(|(grant, _)| grant.targets()).collect();
-    let sights = app.sights(targets).await?;
-    let observe = |grant: &Grant, window: &Window, layer| app.observe(grant, window, layer, &sights);
-    let detail = |target: &TargetId, layer| detail(app, target, layer, &sights);
-    let closes = told.iter().map(|(grant, since)| StuckClose {
+    let shown = &stuck[..stuck.len().min(MAX_STUCK_CLOSES)];
+    let targets: BTreeSet<&TargetId> = shown.iter().flat_map(|(grant, _)| grant.targets()).collect();
+    let peers = app.peer_status(targets).await?;
+    let observe = |grant: &Grant, window: &Window, layer| app.observer.observe(grant, window, layer, &peers);
+    let detail = |target: &TargetId, layer| detail(app, target, layer, &peers);
+    let closes = shown.iter().map(|(grant, since)| StuckClose {
         grant: grant.id,
         since: *since,
         age: span(*since, now),
@@ -177,27 +187,24 @@ async fn stored(app: &App) -> Result<Stored, Error> {
     })
 }
 
-/// What a layer of a target has to say for itself.
-fn detail(app: &App, target: &TargetId, layer: Layer, sights: &Sights) -> String {
-    if !app.replica.leases.holds(target) && sights.of(target).is_none() {
+/// Returns the detail of a layer's report on a target.
+fn detail(app: &App, target: &TargetId, layer: Layer, peers: &PeerStatus) -> String {
+    if !app.cluster.leases.holds(target) && peers.of(target).is_none() {
         return "no broker works on this target".into();
     }
-    match layer {
-        Layer::Host => host_report(app, target, sights).detail,
-        Layer::Cloud => cloud_report(app, target, sights).detail,
-    }
+    app.observer.report(target, layer, peers).detail
 }
 
-/// The closes that take too long, and since when; the oldest first.
+/// Returns the closes that take too long, and when each began; the oldest first.
 fn stuck(grants: &[Grant], now: Timestamp) -> Vec<(&Grant, Timestamp)> {
     let mut stuck: Vec<_> =
         grants.iter().filter_map(|grant| Some((grant, grant.closes_since(now)?))).collect();
-    stuck.retain(|(_, since)| span(*since, now) > STUCK);
+    stuck.retain(|(_, since)| span(*since, now) > STUCK_AFTER);
     stuck.sort_by_key(|(grant, since)| (*since, grant.id));
     stuck
 }
 
-/// The layers that have not confirmed that a grant is closed, each once, with the reason.
+/// Returns the layers that have not confirmed that a grant is closed, each once, with the reason.
 fn unconfirmed_layers(
     grant: &Grant,
     observe: impl Fn(&Grant, &Window, Layer) -> Observed,
@@ -229,9 +236,9 @@ fn oldest(grants: &[Grant], now: Timestamp) -> Option<Unconfirmed> {
     grants.iter().filter_map(waits).min_by_key(|waiting| (waiting.since, waiting.grant))
 }
 
-fn count_agents(agents: &[AgentRecord], replicas: &[Card]) -> Agents {
+fn count_agents(agents: &[AgentRecord], replicas: &[MemberInfo]) -> Agents {
     let banned = agents.iter().filter(|agent| agent.banned.is_some()).count();
-    let connected = replicas.iter().map(|replica| replica.agents).sum();
+    let connected = replicas.iter().map(|cluster| cluster.agents).sum();
     Agents { enrolled: agents.len() - banned, connected, banned }
 }
 
@@ -249,7 +256,7 @@ fn count_grants(grants: &[Grant]) -> Grants {
     counts
 }
 
-/// From `since` to `now`; zero where that is the other way round.
+/// Returns the time from `since` to `now`, or zero if `since` is later.
 fn span(since: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(now.duration_since(since)).unwrap_or_default()
 }

@@ -1,25 +1,25 @@
 //! Targets, with the state of both layers.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use postern_core::plan::Layer;
 use postern_core::policy::{Protection, protection};
-use postern_core::target::TargetSelector;
 use postern_core::{Grant, Policy, TargetId};
 
+use super::known_targets::known_targets;
 use super::{App, Error};
-use crate::layer::{LayerReport, LayerStatus};
-use crate::replica::Sights;
+use crate::layers::report::{LayerReport, LayerStatus};
 
-/// One target, for people.
+/// A target, as people see it.
 #[derive(Debug)]
 pub struct TargetView {
     /// The target.
     pub id: TargetId,
-    /// What it protects.
+    /// Its protected ports and its mode.
     pub protection: Protection,
     /// The names of its policies.
     pub policies: Vec<String>,
-    /// How many windows are open or opening on it.
+    /// The number of windows that are open or opening on it.
     pub open_windows: usize,
     /// Its host layer.
     pub host: LayerReport,
@@ -27,27 +27,7 @@ pub struct TargetView {
     pub cloud: LayerReport,
 }
 
-/// Every target that has an agent, an open grant, a policy that names it alone, or something of ours in its cloud.
-///
-/// # Errors
-/// The store failed.
-pub async fn known(app: &App) -> Result<BTreeSet<TargetId>, Error> {
-    let mut targets: BTreeSet<TargetId> =
-        app.store.agents().await?.into_iter().map(|agent| agent.record.target).collect();
-    for policy in app.store.policies().await? {
-        targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
-            TargetSelector::One(target) => Some(target),
-            TargetSelector::Prefix(_) => None,
-        }));
-    }
-    targets.extend(
-        app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
-    );
-    targets.extend(app.clouds.targets());
-    Ok(targets)
-}
-
-/// One page of the known targets, by id, and where the next page begins.
+/// Returns one page of the known targets, by id, and the start of the next page.
 ///
 /// # Errors
 /// The store failed.
@@ -56,7 +36,7 @@ pub async fn list(
     size: usize,
     after: Option<TargetId>,
 ) -> Result<(Vec<TargetView>, Option<TargetId>), Error> {
-    let mut targets: Vec<TargetId> = known(app)
+    let mut targets: Vec<TargetId> = known_targets(app)
         .await?
         .into_iter()
         .filter(|target| after.as_ref().is_none_or(|after| target > after))
@@ -67,13 +47,13 @@ pub async fn list(
     Ok((views(app, targets).await?, next))
 }
 
-/// One target.
+/// Returns one target.
 ///
 /// # Errors
-/// It is not known.
+/// The target is not known.
 pub async fn get(app: &App, id: &TargetId) -> Result<TargetView, Error> {
     let missing = || Error::NotFound { what: format!("the target {id}") };
-    if !known(app).await?.contains(id)
+    if !known_targets(app).await?.contains(id)
         && !app.store.policies().await?.iter().any(|policy| policy.record.covers(id))
     {
         return Err(missing());
@@ -85,11 +65,11 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
     let policies: Vec<Policy> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
     let grants = app.store.open_grants().await?;
     let open = open_windows(grants.iter().map(|grant| &grant.record), app.clock.now());
-    let sights = app.sights(&targets).await?;
+    let peers = app.peer_status(&targets).await?;
     let view = |id: TargetId| {
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(&id)).collect();
         let host = if super::policies::wants_host(&covering) || covering.is_empty() {
-            host_report(app, &id, &sights)
+            app.observer.report(&id, Layer::Host, &peers)
         } else {
             LayerReport::of(LayerStatus::NotRequired, "")
         };
@@ -98,21 +78,11 @@ async fn views(app: &App, targets: Vec<TargetId>) -> Result<Vec<TargetView>, Err
             policies: covering.iter().map(|policy| policy.name.to_string()).collect(),
             open_windows: open.get(&id).copied().unwrap_or_default(),
             host,
-            cloud: cloud_report(app, &id, &sights),
+            cloud: app.observer.report(&id, Layer::Cloud, &peers),
             id,
         }
     };
     Ok(targets.into_iter().map(view).collect())
-}
-
-/// How the host layer of a target stands, as whoever works on it says.
-pub fn host_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
-    sights.of(target).map_or_else(|| app.hub.report(target), |view| view.host.clone())
-}
-
-/// How the cloud layer of a target stands, as whoever works on it says.
-pub fn cloud_report(app: &App, target: &TargetId, sights: &Sights) -> LayerReport {
-    sights.of(target).map_or_else(|| app.clouds.report(target), |view| view.cloud.clone())
 }
 
 fn open_windows<'a>(

@@ -1,4 +1,4 @@
-//! `postern-broker authority`: what an operator does about the authority's life, with the broker running or not.
+//! `postern-broker authority`: an operator's commands for the authority, with the broker running or not.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -8,17 +8,16 @@ use jiff::Timestamp;
 use postern_pki::{Authority, authority::CaCertificate};
 
 use super::{RootKey, Standing, humane};
-use crate::clock::Clock;
+use crate::clock::wall;
 use crate::config::Config;
 
-/// Makes a new intermediate with the root's key, and returns what to say about it.
+/// Makes a new intermediate with the root's key, and returns a text about it. The old one may be missing.
 ///
 /// # Errors
-/// The authority or the key cannot be used, or a file cannot be written.
+/// The root or its key cannot be used, or a file cannot be written.
 pub fn renew(config: &Config, root_key: &Path) -> anyhow::Result<String> {
-    let authority = load(config)?;
-    authority.renew(root_key, now()).context("cannot renew the authority's intermediate certificate")?;
-    let intermediate = authority.intermediate();
+    let intermediate = Authority::renew(&config.authority_dir(), &config.trust_domain, root_key, wall())
+        .context("cannot renew the authority's intermediate certificate")?;
     Ok(format!(
         "the intermediate {} is good until {:.0}; a broker that runs on {} takes it up within seconds",
         intermediate.serial,
@@ -32,7 +31,7 @@ pub fn renew(config: &Config, root_key: &Path) -> anyhow::Result<String> {
 /// # Errors
 /// The authority's files cannot be used.
 pub fn status(config: &Config) -> anyhow::Result<(String, usize)> {
-    let (authority, now) = (load(config)?, now());
+    let (authority, now) = (load(config)?, wall());
     let standing = Standing::of(config);
     let mut text = line("root", authority.root(), now);
     text += &line("intermediate", &authority.intermediate(), now);
@@ -54,7 +53,7 @@ pub fn status(config: &Config) -> anyhow::Result<(String, usize)> {
     Ok((text, warnings.len()))
 }
 
-/// Returns the warnings about an authority that `init` has made; none before that.
+/// Returns the warnings about the authority; none before `init` has made it.
 ///
 /// # Errors
 /// The authority's files cannot be used.
@@ -62,7 +61,7 @@ pub fn warnings(config: &Config) -> anyhow::Result<Vec<String>> {
     if !config.authority_dir().exists() {
         return Ok(Vec::new());
     }
-    Ok(Standing::of(config).look(&load(config)?, now()))
+    Ok(Standing::of(config).look(&load(config)?, wall()))
 }
 
 fn load(config: &Config) -> anyhow::Result<Authority> {
@@ -70,13 +69,13 @@ fn load(config: &Config) -> anyhow::Result<Authority> {
         .with_context(|| format!("cannot use the authority in {}", config.authority_dir().display()))
 }
 
-fn now() -> Timestamp {
-    Clock::start(Timestamp::UNIX_EPOCH).now()
-}
-
 fn line(role: &str, certificate: &CaCertificate, now: Timestamp) -> String {
     let CaCertificate { subject, serial, life } = certificate;
     let left = life.not_after.duration_since(now);
-    let left = if left.is_positive() { format!("{} left", humane(left)) } else { "ended".to_owned() };
+    let left = match left.is_positive() {
+        true if life.is_early(now) => "not valid yet".to_owned(),
+        true => format!("{} left", humane(left)),
+        false => "ended".to_owned(),
+    };
     format!("{role}: {subject}, serial {serial}, {:.0} to {:.0}, {left}\n", life.not_before, life.not_after)
 }

@@ -1,5 +1,5 @@
-//! The keeper: renews the intermediate and the serving certificate, and says how near their ends are. It looks often and
-//! decides by the clock each time, so a machine that slept, or a file that appeared, is noticed within seconds.
+//! The keeper: renews the intermediate and the serving certificate, and warns of their ends. It looks often and decides by
+//! the clock each time, so that it notices within seconds that the machine slept or that a file appeared.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,27 +9,39 @@ use postern_core::audit::AuditEvent;
 use postern_pki::life::{Life, Nearness};
 use postern_pki::tls::ServerIdentity;
 use postern_pki::{Authority, Credentials, KeyPair, PkiError};
+use postern_runtime::error_chain::error_chain;
 
-use super::{RootKey, in_a_line};
-use crate::app::App;
-use crate::measure;
-use crate::readiness::{AUTHORITY, Readiness};
-use crate::store::Transaction;
+use super::Standing;
+use super::root_key::{RootKey, in_a_line};
+use crate::clock::{Clock, boottime, wall};
+use crate::readiness::Readiness;
+use crate::signals::parts::AUTHORITY;
+use crate::signals::rounds::RoundReporter;
+use crate::store::{Store, Transaction};
+use crate::telemetry;
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);
-/// How often the keeper looks at the clock and at the disk.
-const LOOK_EVERY: Duration = Duration::from_secs(10);
-/// How long the keeper waits after a renewal that failed.
+/// The interval at which the keeper looks at the clock and at the disk.
+pub const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// The wait after a failed renewal.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_mins(5);
 
 /// The author of a renewal that this broker found on disk.
-const ANOTHER: &str = "another program";
+const ANOTHER_PROGRAM: &str = "another program";
 
 /// Keeps the authority and the serving certificate valid.
 pub struct Keeper {
-    /// The authority, and where its records go.
-    pub app: Arc<App>,
+    /// The authority.
+    pub authority: Arc<Authority>,
+    /// The state that other parts of the broker see.
+    pub standing: Arc<Standing>,
+    /// The store, for the audit records.
+    pub store: Arc<dyn Store>,
+    /// The reasons for which this broker is not ready.
+    pub readiness: Readiness,
+    /// The broker's clock, for the audit records. The keeper lives by the wall clock, as certificates do.
+    pub clock: Clock,
     /// The certificate that the broker serves with.
     pub identity: ServerIdentity,
     /// The life of that certificate.
@@ -38,19 +50,30 @@ pub struct Keeper {
     pub names: Vec<String>,
 }
 
-/// The course of things so far.
-struct Course {
+/// The state of the keeper between two looks.
+struct KeeperState {
     /// The intermediate under which the broker serves.
     signer: String,
-    next_try: Timestamp,
+    /// The wall clock at the last renewal that failed.
+    failed_at: Option<Timestamp>,
     failure: Option<String>,
-    /// What the newest warnings in the log were about.
-    said: Option<(Nearness, Nearness, Option<String>, usize)>,
+    /// The subject of the newest warnings in the log.
+    said: Option<Said>,
     /// Records that the store has not taken yet.
     unrecorded: Vec<AuditEvent>,
 }
 
-/// Makes credentials to serve with.
+/// The subject of warnings: the ends, the failure, the root's key, and the number of warnings.
+type Said = (Nearness, Nearness, Option<String>, RootKey, usize);
+
+impl KeeperState {
+    /// Reports whether the wait after a failed renewal is not over. A wall clock that went back ends the wait.
+    fn waits(&self, now: Timestamp) -> bool {
+        self.failed_at.is_some_and(|at| (SignedDuration::ZERO..RETRY_AFTER).contains(&now.duration_since(at)))
+    }
+}
+
+/// Makes credentials for the broker's own port.
 ///
 /// # Errors
 /// A key or a certificate cannot be made.
@@ -64,13 +87,14 @@ pub(crate) fn serving(
     Credentials::new(key, issued.chain, authority.roots())
 }
 
-/// Reports whether the broker should serve with a fresh certificate: half of its life has passed, and a fresh one would be
-/// valid. Without that the ended one stays, which tells clients the reason.
+/// Reports whether the broker should take a fresh serving certificate: half of the life has passed, or the life has not begun
+/// because the clock was ahead; and a fresh one would be valid. Otherwise the ended one stays, which shows clients the reason.
 fn is_serving_due(serving: &Life, intermediate: &Life, now: Timestamp) -> bool {
-    now >= serving.half() && intermediate.holds(now) && serving.not_after < intermediate.not_after
+    let is_old = now >= serving.half() && serving.not_after < intermediate.not_after;
+    intermediate.holds(now) && (is_old || serving.is_early(now))
 }
 
-/// Says whether peers can trust this broker.
+/// Sets the readiness by whether peers can trust this broker.
 pub(crate) fn show_readiness(
     authority: &Authority,
     readiness: &Readiness,
@@ -89,43 +113,46 @@ impl Keeper {
     ///
     /// # Errors
     /// Never: what fails is logged, shown, and tried again.
-    pub async fn keep(mut self) -> anyhow::Result<()> {
-        let mut course = Course {
-            signer: self.app.authority.intermediate().serial,
-            next_try: Timestamp::MIN,
+    pub async fn keep(mut self, reporter: RoundReporter) -> anyhow::Result<()> {
+        let mut state = KeeperState {
+            signer: self.authority.intermediate().serial,
+            failed_at: None,
             failure: None,
             said: None,
             unrecorded: Vec::new(),
         };
         loop {
-            self.look(&mut course).await;
+            let recorded = self.look(&mut state).await;
+            reporter.report(boottime(), state.failure.clone().map_or(recorded, Err));
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    async fn look(&mut self, course: &mut Course) {
-        let now = self.app.clock.now();
-        self.take_up(course, now);
-        self.renew(course, now);
-        self.serve(course, now);
-        self.say(course, now);
-        self.record(course).await;
+    /// Looks once. Fails with the reason why a renewal is not in the audit log yet.
+    async fn look(&mut self, state: &mut KeeperState) -> Result<(), String> {
+        let now = wall();
+        self.take_up(state, now);
+        self.renew(state, now);
+        self.mend_copy();
+        self.serve(state, now);
+        self.say(state, now);
+        self.record(state).await
     }
 
     /// Takes up an intermediate that another program has put on disk.
-    fn take_up(&self, course: &mut Course, now: Timestamp) {
-        match self.app.authority.reload() {
-            Ok(true) => self.renewed(course, ANOTHER, now),
-            Ok(false) if now >= course.next_try => course.failure = None,
-            Ok(false) => {}
-            Err(error) => course.failure = Some(in_a_line(error)),
+    fn take_up(&self, state: &mut KeeperState, now: Timestamp) {
+        match self.authority.reload() {
+            Ok(true) => self.renewed(state, ANOTHER_PROGRAM),
+            Ok(false) if state.waits(now) => {}
+            Ok(false) => state.failure = None,
+            Err(error) => state.failure = Some(in_a_line(error)),
         }
     }
 
-    /// Renews the intermediate, where it is time and the root key is at hand.
-    fn renew(&self, course: &mut Course, now: Timestamp) {
-        let App { authority, standing, .. } = self.app.as_ref();
-        if !authority.is_renewal_due(now) || now < course.next_try {
+    /// Renews the intermediate, if it is due and the root key is at hand.
+    fn renew(&self, state: &mut KeeperState, now: Timestamp) {
+        let Self { authority, standing, .. } = self;
+        if !authority.is_renewal_due(now) || state.waits(now) {
             return;
         }
         match standing.root_key(authority) {
@@ -135,23 +162,34 @@ impl Keeper {
         let before = authority.intermediate();
         let outcome = authority.renew_if_due(standing.root_key_file(), now);
         if authority.intermediate() != before {
-            let by = if matches!(outcome, Ok(false)) { ANOTHER } else { "the broker" };
-            self.renewed(course, by, now);
+            let by = if matches!(outcome, Ok(false)) { ANOTHER_PROGRAM } else { "the broker" };
+            self.renewed(state, by);
         }
         match outcome {
-            // The next look finds what that program has made.
+            // The next look finds the intermediate of that program.
             Ok(_) | Err(PkiError::RenewalUnderWay { .. }) => {}
             Err(error) => {
-                measure::authority_renewal_failed();
-                course.failure = Some(in_a_line(error));
-                course.next_try = now.checked_add(RETRY_AFTER).unwrap_or(Timestamp::MAX);
+                telemetry::authority_renewal_failed();
+                state.failure = Some(in_a_line(error));
+                state.failed_at = Some(now);
             }
         }
     }
 
-    fn renewed(&self, course: &mut Course, by: &str, now: Timestamp) {
-        let new = self.app.authority.intermediate();
-        (course.failure, course.next_try) = (None, Timestamp::MIN);
+    /// Writes `intermediate.pem` again after a renewal that was killed between the two files.
+    fn mend_copy(&self) {
+        // A copy that stays stale is a warning, and the next look tries again.
+        if let Ok(true) = self.authority.mend_copy() {
+            tracing::info!(
+                event = "authority.copy_mended",
+                "intermediate.pem was no copy of the authority's intermediate, and was written again"
+            );
+        }
+    }
+
+    fn renewed(&self, state: &mut KeeperState, by: &str) {
+        let new = self.authority.intermediate();
+        (state.failure, state.failed_at) = (None, None);
         tracing::info!(
             event = "authority.renewed",
             by,
@@ -159,8 +197,8 @@ impl Keeper {
             not_after = %new.life.not_after,
             "the authority signs with a new intermediate"
         );
-        course.unrecorded.push(
-            AuditEvent::done(now, "broker", "authority.renewed")
+        state.unrecorded.push(
+            AuditEvent::done(self.clock.now(), "broker", "authority.renewed")
                 .with("by", by)
                 .with("serial", new.serial)
                 .with("not_after", new.life.not_after),
@@ -168,60 +206,67 @@ impl Keeper {
     }
 
     /// Serves with a fresh certificate long before the old one ends, and at once under a new intermediate.
-    fn serve(&mut self, course: &mut Course, now: Timestamp) {
-        let intermediate = self.app.authority.intermediate();
-        if intermediate.serial == course.signer && !is_serving_due(&self.serving, &intermediate.life, now) {
+    fn serve(&mut self, state: &mut KeeperState, now: Timestamp) {
+        let intermediate = self.authority.intermediate();
+        if intermediate.serial == state.signer && !is_serving_due(&self.serving, &intermediate.life, now) {
             return;
         }
-        let fresh = serving(&self.app.authority, &self.names, now)
+        let fresh = serving(&self.authority, &self.names, now)
             .and_then(|fresh| self.identity.set(&fresh).map(|()| fresh));
         match fresh {
             Ok(fresh) => {
                 self.serving = Life { not_before: fresh.not_before(), not_after: fresh.not_after() };
-                course.signer = intermediate.serial;
+                state.signer = intermediate.serial;
                 tracing::info!(not_after = %self.serving.not_after, "the serving certificate was renewed");
             }
-            Err(error) => course.failure = Some(in_a_line(error)),
+            Err(error) => state.failure = Some(in_a_line(error)),
         }
     }
 
-    /// Shows the ends in the metrics, in the readiness, to other parts, and where something has changed in the log.
-    fn say(&self, course: &mut Course, now: Timestamp) {
-        let App { authority, standing, readiness, .. } = self.app.as_ref();
-        standing.failed(course.failure.clone());
+    /// Shows the ends in the metrics, the readiness and the standing, and logs the warnings if they have changed.
+    fn say(&self, state: &mut KeeperState, now: Timestamp) {
+        let Self { authority, standing, readiness, .. } = self;
+        standing.failed(state.failure.clone());
         let warnings = standing.look(authority, now);
         let (root, intermediate) = (authority.root().life, authority.intermediate().life);
-        measure::certificate_ends("root", root.not_after);
-        measure::certificate_ends("intermediate", intermediate.not_after);
-        measure::certificate_ends("serving", self.serving.not_after);
+        telemetry::certificate_ends("root", root.not_after);
+        telemetry::certificate_ends("intermediate", intermediate.not_after);
+        telemetry::certificate_ends("serving", self.serving.not_after);
         if let Some((_, store)) = standing.store_certificate() {
-            measure::certificate_ends("store", store.not_after);
+            telemetry::certificate_ends("store", store.not_after);
         }
         show_readiness(authority, readiness, &warnings, now);
-        let state = (root.nearness(now), intermediate.nearness(now), course.failure.clone(), warnings.len());
-        if course.said.as_ref() == Some(&state) {
+        let signs = (
+            root.nearness(now),
+            intermediate.nearness(now),
+            state.failure.clone(),
+            standing.root_key(authority),
+            warnings.len(),
+        );
+        if state.said.as_ref() == Some(&signs) {
             return;
         }
         for warning in &warnings {
             tracing::warn!(event = "authority.warning", "{warning}");
         }
-        course.said = Some(state);
+        state.said = Some(signs);
     }
 
-    /// Writes what has happened into the audit log (I9). A store that is away gets it later.
-    async fn record(&self, course: &mut Course) {
-        while let Some(event) = course.unrecorded.first().cloned() {
-            match self.app.store.commit(Transaction::default().audit(event)).await {
-                Ok(_) => drop(course.unrecorded.remove(0)),
+    /// Writes the renewals into the audit log (I9). If the store does not answer, the next look tries again.
+    async fn record(&self, state: &mut KeeperState) -> Result<(), String> {
+        while let Some(event) = state.unrecorded.first().cloned() {
+            match self.store.commit(Transaction::default().audit(event)).await {
+                Ok(_) => drop(state.unrecorded.remove(0)),
                 Err(error) => {
                     tracing::warn!(
                         error = &error as &dyn std::error::Error,
-                        "the renewal of the authority is not in the audit log yet"
+                        "cannot write the renewal of the authority into the audit log yet"
                     );
-                    return;
+                    return Err(error_chain(&error));
                 }
             }
         }
+        Ok(())
     }
 }
 

@@ -31,7 +31,7 @@ struct Account {
     external_id: Option<String>,
 }
 
-/// The quota of an account that has not had it raised (Amazon VPC quotas).
+/// The default quota of an account (Amazon VPC quotas).
 const RULES_PER_GROUP: usize = 60;
 
 impl File {
@@ -80,7 +80,7 @@ impl Account {
         }
         let mut seen = BTreeSet::new();
         for (i, region) in self.regions.iter().enumerate() {
-            // A target's own rules say what an account and a Region may be.
+            // The rules for targets decide which accounts and Regions are valid.
             let instance = "i-00000000000000000";
             TargetId::from_segments(&["aws", &self.id, "eu-central-1", instance]).map_err(|_| {
                 Invalid::new("id", format!("{:?} is not an account", self.id), "write its 12 digits")

@@ -106,7 +106,7 @@ impl File {
         let mut subscriptions = BTreeSet::new();
         for (i, subscription) in self.subscriptions.iter().enumerate() {
             let field = format!("azure.subscriptions[{i}]");
-            // A target's own rules say what a subscription may be.
+            // The rules for targets decide which subscriptions are valid.
             TargetId::from_segments(&["azure", subscription, "g", "vm"]).map_err(|_| {
                 Invalid::new(&field, format!("{subscription:?} is not a subscription"), "write its UUID")
             })?;
@@ -135,7 +135,7 @@ impl File {
     }
 }
 
-/// A URL without a path: a token goes to its host, so that it is https unless it is this machine's own.
+/// Checks a URL without a path. A token goes to its host, so it must be https unless the host is this machine.
 fn origin(key: &str, url: &str) -> Result<String, Invalid> {
     let url = url.trim_end_matches('/');
     let rest = url.strip_prefix("https://").or_else(|| {

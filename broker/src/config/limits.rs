@@ -28,6 +28,7 @@ pub(super) struct File {
     receive: Option<String>,
     answer: Option<String>,
     anonymous_age: Option<String>,
+    anonymous_bytes: Option<usize>,
     anonymous_streams: Option<usize>,
     agent_streams: Option<usize>,
     streams: Option<usize>,
@@ -73,6 +74,12 @@ impl File {
             // A request may wait for its grant for a minute.
             answer: span("answer", self.answer, 90..=3_600, usual.answer)?,
             anonymous_age: span("anonymous_age", self.anonymous_age, 5..=86_400, usual.anonymous_age)?,
+            anonymous_bytes: number(
+                "anonymous_bytes",
+                self.anonymous_bytes,
+                65_536..=16_777_216,
+                usual.anonymous_bytes,
+            )?,
             anonymous_streams: streams("anonymous_streams", self.anonymous_streams, usual.anonymous_streams)?,
             agent_streams: streams("agent_streams", self.agent_streams, usual.agent_streams)?,
             streams: streams("streams", self.streams, usual.streams)?,
@@ -119,7 +126,7 @@ fn streams(key: &str, value: Option<usize>, usual: u32) -> Result<u32, Invalid> 
     Ok(u32::try_from(value).unwrap_or(usual))
 }
 
-/// A span of so many seconds.
+/// Parses a span in this range of seconds.
 fn span(
     key: &str,
     text: Option<String>,
@@ -185,6 +192,7 @@ mod tests {
             ("receive = \"1h\"", "limits.receive", "1 s to 300 s"),
             ("answer = \"10s\"", "limits.answer", "90 s"),
             ("streams = 1", "limits.streams", "2 to 1024"),
+            ("anonymous_bytes = 1000", "limits.anonymous_bytes", "65536"),
             ("message = 1", "limits.message", "65536"),
             ("load_balancers = [\"192.0.2.1\", \"lb\"]", "limits.load_balancers[1]", "203.0.113.7"),
         ] {

@@ -7,7 +7,7 @@ use postern_pki::TrustDomain;
 use redis::IntoConnectionInfo as _;
 use serde::Deserialize;
 
-use crate::store::redis::{Place, RedisSettings, Sentinels, TlsFiles};
+use crate::store::redis::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 
 /// The most replicas that a commit may wait for.
 const REPLICAS: usize = 10;
@@ -57,10 +57,11 @@ impl File {
             whole(key, file.as_deref())?;
         }
         let tls = TlsFiles { ca: self.ca_file, client: client(self.client_cert_file, self.client_key_file)? };
-        let place = place(self.url, self.sentinels, self.master, self.user, self.sentinel_password_file)?;
-        let has_tls = match &place {
-            Place::Url(url) => url.starts_with("rediss://"),
-            Place::Sentinels(sentinels) => sentinels.urls.iter().any(|url| url.starts_with("rediss://")),
+        let endpoint =
+            endpoint(self.url, self.sentinels, self.master, self.user, self.sentinel_password_file)?;
+        let has_tls = match &endpoint {
+            Endpoint::Url(url) => url.starts_with("rediss://"),
+            Endpoint::Sentinels(sentinels) => sentinels.urls.iter().any(|url| url.starts_with("rediss://")),
         };
         if !has_tls && tls != TlsFiles::default() {
             let key = if tls.ca.is_some() { "store.ca_file" } else { "store.client_cert_file" };
@@ -80,18 +81,24 @@ impl File {
             let problem = format!("{} is out of range", self.replicas);
             return Err(Invalid::new("store.replicas", problem, "use 0 to 10"));
         }
-        Ok(RedisSettings { place, password_file: self.password_file, tls, tenant, replicas: self.replicas })
+        Ok(RedisSettings {
+            endpoint,
+            password_file: self.password_file,
+            tls,
+            tenant,
+            replicas: self.replicas,
+        })
     }
 }
 
-/// One server, or the sentinels that know it; what belongs to the one has no place beside the other.
-fn place(
+/// Checks that the keys name either one server or its sentinels, and no key of the other.
+fn endpoint(
     url: Option<String>,
     sentinels: Option<Vec<String>>,
     master: Option<String>,
     user: Option<String>,
     password_file: Option<PathBuf>,
-) -> Result<Place, Invalid> {
+) -> Result<Endpoint, Invalid> {
     let Some(urls) = sentinels else {
         let url =
             url.ok_or_else(|| Invalid::new("store.url", "is missing", "write it, or store.sentinels"))?;
@@ -105,7 +112,7 @@ fn place(
                 return Err(Invalid::new(key, "is for store.sentinels alone", remedy));
             }
         }
-        return Ok(Place::Url(url));
+        return Ok(Endpoint::Url(url));
     };
     if url.is_some() {
         return Err(Invalid::new("store.url", "is there beside store.sentinels", "write one of the two"));
@@ -143,13 +150,13 @@ fn place(
             "write it as in the server's ACL",
         ));
     }
-    Ok(Place::Sentinels(Sentinels { urls, master, user, password_file }))
+    Ok(Endpoint::Sentinels(Sentinels { urls, master, user, password_file }))
 }
 
-/// A server's URL on a command line.
+/// Checks a server's URL on a command line.
 ///
 /// # Errors
-/// It is none, or has a password in it.
+/// The text is not a URL of a Redis, or has a password in it.
 pub(crate) fn check_store_url(what: &str, url: &str) -> Result<(), Invalid> {
     check_url(what, url, &SCHEMES)
 }
@@ -159,7 +166,7 @@ fn check_url(key: &str, url: &str, schemes: &[&str]) -> Result<(), Invalid> {
     if !schemes.iter().any(|scheme| url.starts_with(scheme)) {
         return Err(Invalid::new(key, "is not the URL of a Redis", remedy));
     }
-    // What is in the configuration is read by more people than a file that holds nothing else.
+    // More people read the configuration than a file that holds only a password.
     let info =
         url.into_connection_info().map_err(|_| Invalid::new(key, "is not the URL of a Redis", remedy))?;
     if info.redis_settings().password().is_some() {
@@ -208,14 +215,14 @@ mod tests {
             master = \"postern\"\nuser = \"broker\"\npassword_file = \"/p\"\nsentinel_password_file = \"/s\"
             ca_file = \"/ca.pem\"\nclient_cert_file = \"/c.pem\"\nclient_key_file = \"/k.pem\"";
         let settings = parse(text).unwrap();
-        let Place::Sentinels(sentinels) = settings.place else { panic!("{settings:?}") };
+        let Endpoint::Sentinels(sentinels) = settings.endpoint else { panic!("{settings:?}") };
         assert_eq!((sentinels.urls.len(), sentinels.master.as_str()), (2, "postern"));
         assert_eq!(sentinels.password_file, Some("/s".into()));
         assert_eq!(settings.tls.client, Some(("/c.pem".into(), "/k.pem".into())));
     }
 
     #[test]
-    fn a_bad_section_names_the_key_and_tells_no_password() {
+    fn a_bad_section_names_the_key_and_shows_no_password() {
         for (text, key) in [
             ("", "store.url"),
             ("url = \"redis.example.org\"", "store.url"),

@@ -1,4 +1,4 @@
-//! Where traces go, in the configuration.
+//! The export of traces in the configuration.
 
 use http::Uri;
 use postern_core::Invalid;
@@ -15,14 +15,14 @@ pub(super) struct File {
     sample: f64,
 }
 
-/// Every trace.
+/// Returns the share of every trace.
 fn all() -> f64 {
     1.0
 }
 
 impl File {
     /// # Errors
-    /// The first key that is wrong, or a program that was built without traces.
+    /// A key is wrong, or the program was built without traces.
     pub(super) fn checked(self) -> Result<Settings, Invalid> {
         if !BUILT_IN {
             let remedy = "leave it out, or build the broker with the feature `traces`";

@@ -1,8 +1,9 @@
-//! Handshakes that are not done. A stranger can begin any number of them, so one that waits for its peer gives way to a
-//! newer one; one that waits for the broker's own processor does not.
+//! Unfinished handshakes. A stranger can begin any number of them, so a handshake that waits for its peer gives way to a
+//! newer one; a handshake that waits for the broker's own processor does not.
 //!
-//! The peer that is in earnest sends its next bytes within a round trip. A silent one waits longer than that, and is the
-//! first to go. An address that holds its share of waiting handshakes loses its own longest one and not another's.
+//! An honest peer keeps the broker waiting for a few round trips in all. A peer that is silent, or that sends a byte from time to
+//! time, makes it wait longer, and is the first to go: all waits of a handshake count together. An address that holds its share of
+//! waiting handshakes loses its own oldest one, never that of another address.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::{Limit, Owner};
+use super::limit::Limit;
+use super::owner::Owner;
 
 /// Handshakes in progress.
 #[derive(Debug)]
@@ -23,36 +25,41 @@ pub(super) struct Handshakes {
     by_owner: HashMap<Owner, usize>,
 }
 
-/// A handshake, as far as its peer is concerned.
+/// The wait of a handshake for its peer.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    /// Since when the broker waits for the peer, in microseconds of its count of time; 0 while it does not.
+    /// The time since which the broker waits for the peer, in microseconds of its count of time; 0 while it does not wait.
     since: AtomicU64,
+    /// The earlier waits together, in microseconds.
+    earlier: AtomicU64,
     evicted: Notify,
 }
 
-/// A handshake that was let in.
+/// An admitted handshake.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) id: u64,
     pub(super) waiting: Arc<Waiting>,
-    /// The limit for which another one had to go.
+    /// The limit for which another handshake had to go.
     pub(super) evicted: Option<Limit>,
 }
 
 impl Waiting {
-    /// The peer is to send something, from this moment on if it was not before.
+    /// Starts the wait for the peer, if it has not started before.
     pub(crate) fn for_peer(&self, now: Duration) {
-        let now = u64::try_from(now.as_micros()).unwrap_or(u64::MAX).max(1);
-        // Only its own task writes it.
+        let now = micros(now);
+        // Only the handshake's own task writes it.
         if self.since.load(Ordering::Relaxed) == 0 {
             self.since.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The peer has sent something.
-    pub(crate) fn no_more(&self) {
-        self.since.store(0, Ordering::Relaxed);
+    /// Ends the wait: the peer has sent something.
+    pub(crate) fn no_more(&self, now: Duration) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        if since != 0 {
+            self.earlier.fetch_add(micros(now).saturating_sub(since), Ordering::Relaxed);
+        }
     }
 
     /// Waits until the handshake has to end for a newer one.
@@ -60,9 +67,15 @@ impl Waiting {
         self.evicted.notified().await;
     }
 
+    /// Returns the time at which the wait would have started if it were one wait; none while it does not last.
     fn since(&self) -> Option<u64> {
-        Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != 0)
+        let since = Some(self.since.load(Ordering::Relaxed)).filter(|since| *since != 0)?;
+        Some(since.saturating_sub(self.earlier.load(Ordering::Relaxed)))
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1)
 }
 
 impl Handshakes {
@@ -74,7 +87,7 @@ impl Handshakes {
         self.all.len()
     }
 
-    /// Lets a handshake in, in the place of another one where there is no room. `None` where that is not possible now.
+    /// Admits a handshake, and evicts another one if there is no room. `None` if none can be evicted now.
     pub(super) fn admit(&mut self, owner: Owner, is_silent: bool, now: Duration) -> Option<Admitted> {
         let mut evicted = None;
         let is_over = owner != Owner::Balancer && self.count(&owner) >= self.per_address;
@@ -117,7 +130,7 @@ impl Handshakes {
         self.by_owner.get(owner).copied().unwrap_or_default()
     }
 
-    /// The handshake that waits longest among those of the address with the most of them. A balancer's are many peers'.
+    /// Finds the handshake that waits longest, of the address with the most. A balancer's handshakes belong to many peers.
     fn longest(&self, counts: impl Fn(&Owner) -> bool) -> Option<u64> {
         let waiting = self.all.iter().filter(|(_, (owner, _))| counts(owner));
         let waiting = waiting.filter_map(|(id, (owner, waiting))| {
@@ -168,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_balancer_has_no_share_and_those_in_earnest_never_give_way() {
+    fn a_balancer_has_no_share_and_honest_peers_never_give_way() {
         let mut handshakes = Handshakes::new(3, 1);
         for _ in 0..3 {
             assert_eq!(handshakes.admit(Owner::Balancer, false, at(1)).unwrap().evicted, None);
@@ -187,14 +200,28 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_waits_from_its_last_bytes_on() {
+    fn all_waits_of_a_peer_count_together() {
         let waiting = Waiting::default();
         assert_eq!(waiting.since(), None);
         waiting.for_peer(at(1));
         waiting.for_peer(at(2));
         assert_eq!(waiting.since(), Some(1_000_000));
-        waiting.no_more();
-        waiting.for_peer(at(3));
-        assert_eq!(waiting.since(), Some(3_000_000));
+        waiting.no_more(at(3));
+        waiting.no_more(at(4));
+        assert_eq!(waiting.since(), None, "the broker works");
+        waiting.for_peer(at(10));
+        assert_eq!(waiting.since(), Some(8_000_000), "two seconds before, and the broker's own do not count");
+    }
+
+    #[test]
+    fn i10_a_peer_that_sends_a_byte_at_a_time_goes_before_one_that_is_far_away() {
+        let mut handshakes = Handshakes::new(2, 2);
+        let dripping = handshakes.admit(address(1), true, at(1)).unwrap();
+        let far = handshakes.admit(address(2), true, at(5)).unwrap();
+        dripping.waiting.no_more(at(6));
+        dripping.waiting.for_peer(at(6));
+        let newest = handshakes.admit(address(3), true, at(7)).unwrap();
+        let ids = [dripping.id, far.id, newest.id];
+        assert_eq!(ids.map(|id| handshakes.all.contains_key(&id)), [false, true, true]);
     }
 }

@@ -1,36 +1,38 @@
-//! Seats: connections whose handshake is done, by class and owner.
+//! Seats: connections after their handshake, by class and owner.
 //!
-//! A newcomer is let in as long as anything older can go for it: its own owner's oldest connection where the owner has
-//! its share, otherwise the oldest one of the owner that has most. So an identity or an address that opens connections
-//! without end only closes its own, and an administrator always gets in.
+//! A new connection is admitted while an older one can go for it: the oldest of its own owner if that has its share,
+//! otherwise the oldest of the owner that has most. So an identity or an address that opens connections without end closes
+//! only its own, and an administrator always gets in.
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{Class, Limit, Limits, Owner};
+use super::limit::Limit;
+use super::owner::{Class, Owner};
+use super::settings::Limits;
 
 /// The seats of every class.
 #[derive(Debug)]
 pub(super) struct Seats<T> {
     next: u64,
-    anonymous: Room<T>,
-    people: Room<T>,
-    agents: Room<T>,
+    anonymous: ClassSeats<T>,
+    people: ClassSeats<T>,
+    agents: ClassSeats<T>,
 }
 
-/// The seats of one class. `T` is what ends a connection.
+/// The seats of one class. `T` ends a connection.
 #[derive(Debug)]
-struct Room<T> {
+struct ClassSeats<T> {
     most: usize,
     per_owner: usize,
     seats: HashMap<u64, (Owner, T)>,
     by_owner: HashMap<Owner, BTreeSet<u64>>,
 }
 
-/// A seat that was taken.
+/// A seat that a connection has just taken.
 #[derive(Debug)]
-pub(super) struct Taken<T> {
+pub(super) struct TakenSeat<T> {
     pub(super) id: u64,
-    /// The connection that has to go, and the limit for which it does.
+    /// The connection that has to go, with the limit for which it goes.
     pub(super) evicted: Option<(Limit, T)>,
 }
 
@@ -42,7 +44,7 @@ impl<T> Seats<T> {
                 Class::People => (limits.people, limits.per_principal),
                 Class::Agents => (limits.agents(), limits.per_agent),
             };
-            Room { most, per_owner, seats: HashMap::new(), by_owner: HashMap::new() }
+            ClassSeats { most, per_owner, seats: HashMap::new(), by_owner: HashMap::new() }
         });
         Self { next: 0, anonymous, people, agents }
     }
@@ -55,11 +57,11 @@ impl<T> Seats<T> {
         }
     }
 
-    /// Takes a seat, in the place of another one where there is none.
+    /// Takes a seat, and evicts another connection if none is free.
     ///
     /// # Errors
     /// The class is full of connections of known owners that have one each.
-    pub(super) fn take(&mut self, class: Class, owner: Owner, end: T) -> Result<Taken<T>, Limit> {
+    pub(super) fn take(&mut self, class: Class, owner: Owner, end: T) -> Result<TakenSeat<T>, Limit> {
         let id = self.next;
         self.next += 1;
         let room = self.room(class);
@@ -77,15 +79,15 @@ impl<T> Seats<T> {
         }
         room.by_owner.entry(owner.clone()).or_default().insert(id);
         room.seats.insert(id, (owner, end));
-        Ok(Taken { id, evicted })
+        Ok(TakenSeat { id, evicted })
     }
 
-    /// Gives a seat back; one that was lost to another is none any more.
+    /// Gives a seat back, unless another connection has taken it.
     pub(super) fn leave(&mut self, class: Class, id: u64) {
         self.room(class).leave(id);
     }
 
-    fn room(&mut self, class: Class) -> &mut Room<T> {
+    fn room(&mut self, class: Class) -> &mut ClassSeats<T> {
         match class {
             Class::Anonymous => &mut self.anonymous,
             Class::People => &mut self.people,
@@ -94,7 +96,7 @@ impl<T> Seats<T> {
     }
 }
 
-impl<T> Room<T> {
+impl<T> ClassSeats<T> {
     fn count(&self, owner: &Owner) -> usize {
         self.by_owner.get(owner).map_or(0, BTreeSet::len)
     }
@@ -103,10 +105,10 @@ impl<T> Room<T> {
         self.by_owner.get(owner)?.first().copied()
     }
 
-    /// The oldest seat of the owner with the most; the oldest of all where each has one, if such a one may go at all.
+    /// Finds the oldest seat of the owner with the most. If each owner has one, the oldest of all, if `any` may go.
     fn oldest_of_most(&self, any: bool) -> Option<u64> {
         let owners = self.by_owner.iter().filter_map(|(owner, seats)| {
-            // A balancer's seats are many callers'.
+            // A balancer's seats belong to many callers.
             let weight = if *owner == Owner::Balancer { 1 } else { seats.len() };
             Some((weight, std::cmp::Reverse(*seats.first()?)))
         });
@@ -131,9 +133,9 @@ mod tests {
     use postern_core::{Principal, Role};
 
     use super::*;
-    use crate::samples::name;
+    use crate::testing::builders::name;
 
-    /// Four seats for strangers and two for each of them, three for people and two for each, five for agents and two for each.
+    /// Four seats for strangers, three for people and five for agents, and two of them for each owner.
     fn seats() -> Seats<&'static str> {
         Seats::new(&Limits {
             connections: 14,

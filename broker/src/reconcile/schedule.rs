@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use jiff::Timestamp;
 use postern_core::TargetId;
 
-/// When each target must be looked at again though nothing was heard.
+/// The time at which each target must be looked at again without a wake-up.
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     by_time: BTreeSet<(Timestamp, TargetId)>,
@@ -24,13 +24,13 @@ impl Schedule {
         }
     }
 
-    /// Lets the target be looked at no later than `at`.
+    /// Has the target looked at no later than `at`.
     pub(super) fn bring_forward(&mut self, target: &TargetId, at: Timestamp) {
         let earliest = self.by_target.get(target).map_or(at, |set| at.min(*set));
         self.set(target, Some(earliest));
     }
 
-    /// The earliest time on the schedule.
+    /// Returns the earliest time on the schedule.
     pub(super) fn first(&self) -> Option<Timestamp> {
         self.by_time.first().map(|(at, _)| *at)
     }

@@ -3,15 +3,15 @@
 mod recovery;
 mod world;
 
-use postern_core::policy::Layers;
+use postern_core::Layers;
 use postern_core::{CloseReason, GrantId, GrantState};
 
 use super::*;
-use crate::hub::Outgoing;
-use crate::samples::a_grant;
+use crate::layers::host::desired_state::Outgoing;
 use crate::store::Expect;
-use postern_cloud::CloudError;
-use postern_cloud::fake;
+use crate::testing::builders::a_grant;
+use postern_provider::CloudError;
+use postern_provider::fake;
 use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {
@@ -26,17 +26,17 @@ async fn i5_a_grant_is_active_once_both_layers_have_confirmed_and_not_before() {
     world
         .during(async {
             let grant = world.ask(a_grant()).await;
-            let told = loop {
-                if let Outgoing::Tell(told) = session.next().await
-                    && !told.desired.windows.is_empty()
+            let pushed = loop {
+                if let Outgoing::Push(pushed) = session.next().await
+                    && !pushed.desired.windows.is_empty()
                 {
-                    break told;
+                    break pushed;
                 }
             };
             world.cloud_holds(1).await;
             pause(100).await;
             assert_eq!(world.state(grant.id).await, GrantState::Opening, "the host layer has not confirmed");
-            session.applied(told.generation, None);
+            session.applied(pushed.generation, None);
             world.reaches(grant.id, "active").await;
         })
         .await;
@@ -61,9 +61,10 @@ async fn i5_what_one_layer_refuses_is_rolled_back_in_the_other() {
             let grant = world.ask(a_grant()).await;
             let refusing = async {
                 loop {
-                    if let Outgoing::Tell(told) = session.next().await {
-                        let error = (!told.desired.windows.is_empty()).then(|| "no nftables here".to_owned());
-                        session.applied(told.generation, error);
+                    if let Outgoing::Push(pushed) = session.next().await {
+                        let error =
+                            (!pushed.desired.windows.is_empty()).then(|| "no nftables here".to_owned());
+                        session.applied(pushed.generation, error);
                     }
                 }
             };
@@ -130,7 +131,7 @@ async fn i2_the_end_closes_the_cloud_layer_though_the_agent_is_gone() {
 }
 
 #[tokio::test]
-async fn i2_a_window_that_the_store_knows_nothing_of_is_closed_after_the_first_sweep() {
+async fn i2_a_window_that_the_store_does_not_know_is_closed_after_the_first_sweep() {
     let lost = World::new();
     let grant = with_agent(&lost, async {
         let grant = lost.ask(a_grant()).await;
@@ -178,7 +179,7 @@ async fn an_older_grant_closes_once_the_newer_is_active_and_stays_where_it_fails
 }
 
 #[tokio::test]
-async fn i5_a_grant_for_an_agent_that_never_heard_of_it_fails_at_once_and_one_that_may_wait_waits() {
+async fn i5_a_grant_for_an_absent_agent_fails_at_once_and_one_that_may_wait_waits() {
     let world = World::new();
     drop(world.connect());
     world

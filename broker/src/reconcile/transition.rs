@@ -11,17 +11,17 @@ use postern_core::{
 
 use crate::store::{Change, Expect, Transaction, Versioned};
 
-/// One grant's step into its next state.
+/// The step of one grant into its next state.
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) grant: GrantId,
     pub(super) state: &'static str,
-    /// Every target that the grant touches: they all have to be looked at.
+    /// Every target of the grant: all of them must be looked at.
     pub(super) targets: Vec<TargetId>,
     pub(super) transaction: Transaction,
 }
 
-/// Every step that is due for these grants at `now`.
+/// Returns every step that is due for these grants at `now`.
 pub(super) fn due(
     grants: &[Versioned<Grant>],
     observe: impl Fn(&Grant, &Window, Layer) -> Observed,
@@ -44,7 +44,8 @@ pub(super) fn due(
     steps
 }
 
-/// The grants that an active one makes unnecessary: at every look, so that a crash between two steps loses neither.
+/// Returns the steps that close grants which an active one makes unnecessary. They are found at every look, so that a crash between
+/// two steps loses neither.
 fn superseded(active: &[&Grant], grants: &[Versioned<Grant>], now: Timestamp) -> Vec<Step> {
     let mut openings: HashMap<_, Vec<&Grant>> = HashMap::new();
     for newer in active {
@@ -63,7 +64,7 @@ fn superseded(active: &[&Grant], grants: &[Versioned<Grant>], now: Timestamp) ->
     grants.iter().filter(open).filter_map(close).collect()
 }
 
-/// What two grants share where one may supersede the other.
+/// The key that two grants share if one may supersede the other.
 fn opening<'a>(
     grant: &'a Grant,
     window: &'a Window,
@@ -76,7 +77,7 @@ fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> 
     let next = match grant.record.after(event, now) {
         Ok(next) => next,
         Err(illegal) => {
-            tracing::error!(grant = %grant.record.id, %illegal, "the plan asked for a step that cannot be");
+            tracing::error!(grant = %grant.record.id, %illegal, "the plan asked for a step that is not possible");
             return None;
         }
     };

@@ -1,16 +1,16 @@
-//! Records as text and back, alike in every store.
+//! The text of records, the same in every store.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::StoreError;
 
-/// A record as text.
+/// Returns a record as text.
 pub(super) fn to_body(record: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(record).map_err(|source| corrupt("record", source))
 }
 
-/// Text as its record.
+/// Reads a record from its text.
 pub(super) fn from_body<T: DeserializeOwned>(what: &str, body: &str) -> Result<T, StoreError> {
     serde_json::from_str(body).map_err(|source| corrupt(what, source))
 }

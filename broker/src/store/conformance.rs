@@ -1,4 +1,4 @@
-//! What every store promises, as tests that each implementation runs.
+//! The promises of every store, as tests that each implementation runs.
 
 mod at_once;
 mod commits;
@@ -12,18 +12,18 @@ use postern_core::audit::AuditEvent;
 use postern_core::{CloseReason, Event, Grant, Policy, TargetId};
 
 use super::{AgentRecord, Change, Expect, Lease, Store, StoreError, Transaction};
-use crate::samples::{at, start};
+use crate::testing::builders::{at, start};
 
-/// A store with which a test takes leases.
+/// A store from which a test takes leases.
 pub(crate) trait Leasing: Store {
-    /// The lease of a target. One broker alone has every one.
+    /// Returns the lease of a target. A single broker holds every lease.
     fn lease(&self, target: &TargetId) -> impl Future<Output = Lease> + Send {
         let lease = Lease { target: target.clone(), token: 0 };
         std::future::ready(lease)
     }
 }
 
-/// Runs every test, each on a store of its own. `open` makes an empty one.
+/// Runs every test, each on a store of its own. `open` makes an empty store.
 pub(crate) async fn run<S: Leasing>(open: impl AsyncFn() -> S) {
     records::a_grant_is_kept_and_changed_by_its_version(&open().await).await;
     records::a_policy_is_kept_and_changed_by_its_version(&open().await).await;
@@ -32,14 +32,14 @@ pub(crate) async fn run<S: Leasing>(open: impl AsyncFn() -> S) {
     records::a_policys_versions_count_on_after_it_was_deleted(&open().await).await;
     commits::a_transaction_happens_whole_or_not_at_all(&open().await).await;
     commits::changes_see_those_before_them_in_their_transaction(&open().await).await;
-    commits::changes_without_a_word_are_refused(&open().await).await;
+    commits::changes_without_an_audit_event_are_refused(&open().await).await;
     commits::what_an_audit_event_says_is_what_the_log_says(&open().await).await;
     looks::an_empty_store_has_nothing(&open().await).await;
     looks::grants_are_listed_by_what_is_asked(&open().await).await;
     looks::pages_of_grants_meet_without_a_gap(&open().await).await;
     looks::a_snapshot_has_one_targets_part(&open().await).await;
     at_once::a_token_is_taken_once(Arc::new(open().await)).await;
-    at_once::the_audit_log_is_one_chain_whoever_writes(Arc::new(open().await)).await;
+    at_once::the_audit_log_is_one_chain_under_many_writers(Arc::new(open().await)).await;
     at_once::of_two_that_change_one_record_one_succeeds(Arc::new(open().await)).await;
     at_once::of_two_requests_with_one_key_one_makes_its_grant(Arc::new(open().await)).await;
 }
@@ -60,7 +60,7 @@ fn is_conflict<T>(outcome: &Result<T, StoreError>) -> bool {
     matches!(outcome, Err(StoreError::Conflict { .. }))
 }
 
-/// The grant after it was closed for good.
+/// Returns the grant after it was closed for good.
 fn closed(grant: &Grant, now: Timestamp) -> Grant {
     let closing = grant.after(Event::Close(CloseReason::Expired), now).unwrap();
     closing.after(Event::ClosedEverywhere, now).unwrap()

@@ -8,11 +8,11 @@ use postern_core::audit::{AuditRecord, Head};
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
 use super::{
-    AgentRecord, Change, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
+    AgentRecord, Change, Durable, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
     TokenRecord, Transaction, Versioned,
 };
 
-/// A store in memory. It forgets everything with the process, and copies everything on each commit.
+/// A store in memory. It is lost with the process, and copies everything on each commit.
 #[derive(Debug, Default)]
 pub struct Memory {
     inner: Mutex<Inner>,
@@ -20,12 +20,14 @@ pub struct Memory {
 
 #[derive(Debug, Default)]
 struct Inner {
-    state: State,
+    state: Records,
     faults: VecDeque<Fault>,
+    /// Set while the newest commit is not durable.
+    unconfirmed: bool,
 }
 
 #[derive(Debug, Clone)]
-struct State {
+struct Records {
     grants: BTreeMap<GrantId, Versioned<Grant>>,
     requests: BTreeMap<(Name, String), GrantId>,
     /// A deleted policy keeps its version, and no record.
@@ -36,22 +38,24 @@ struct State {
     head: Head,
 }
 
-/// What goes wrong with the next commit.
+/// A fault of the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
-    /// Nothing: the commit goes well.
+    /// No fault: the commit succeeds.
     Nothing,
-    /// It does nothing, and nobody can tell: [`StoreError::Unavailable`].
+    /// The commit has no effect, and the caller cannot know: [`StoreError::Unavailable`].
     Before,
-    /// It takes effect, and the answer is lost: [`StoreError::Unavailable`].
+    /// The commit takes effect, and the answer is lost: [`StoreError::Unavailable`].
     After,
-    /// There is no room: [`StoreError::Full`].
+    /// The commit takes effect, and is not durable until a later commit is: [`StoreError::Unavailable`].
+    Unconfirmed,
+    /// The store has no room: [`StoreError::Full`].
     Full,
-    /// Someone else was first: [`StoreError::Conflict`].
+    /// Another caller was first: [`StoreError::Conflict`].
     Conflict,
 }
 
-/// A fault that a test asked for.
+/// The error of a fault.
 #[derive(Debug, thiserror::Error)]
 #[error("the connection to the store was lost")]
 struct Lost;
@@ -61,7 +65,7 @@ fn lost() -> StoreError {
 }
 
 impl Memory {
-    /// Lets the next commits go wrong, one fault each.
+    /// Gives each of the next commits a fault.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.lock().faults.extend(faults);
     }
@@ -70,12 +74,16 @@ impl Memory {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn read<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, StoreError> {
+    fn durable<T>(&self, value: T) -> Result<Durable<T>, StoreError> {
+        if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(value)) }
+    }
+
+    fn read<T>(&self, look: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
         Ok(look(&self.lock().state))
     }
 }
 
-impl Default for State {
+impl Default for Records {
     fn default() -> Self {
         Self {
             grants: BTreeMap::new(),
@@ -89,10 +97,10 @@ impl Default for State {
     }
 }
 
-impl State {
+impl Records {
     fn after(&self, transaction: Transaction) -> Result<Self, StoreError> {
-        if transaction.is_silent() {
-            return Err(StoreError::Silent);
+        if transaction.is_unaudited() {
+            return Err(StoreError::Unaudited);
         }
         let mut next = self.clone();
         for change in transaction.changes {
@@ -109,7 +117,7 @@ impl State {
         Ok(next)
     }
 
-    /// Whether the change could be made. Where it could not, the state is half changed and to be thrown away.
+    /// Makes the change, and reports whether it could be made. If not, the records are half changed and must be dropped.
     fn apply(&mut self, change: Change) -> bool {
         match change {
             Change::PutGrant { grant, expect } => put(&mut self.grants, grant.id, grant, expect),
@@ -175,17 +183,22 @@ impl Store for Memory {
                     transaction.changes.first().map_or_else(|| "the audit log".to_owned(), Change::subject);
                 return Err(StoreError::Conflict { what });
             }
-            Some(Fault::After | Fault::Nothing) | None => {}
+            Some(Fault::After | Fault::Unconfirmed | Fault::Nothing) | None => {}
         }
         inner.state = inner.state.after(transaction)?;
+        inner.unconfirmed = fault == Some(Fault::Unconfirmed);
         match fault {
-            Some(Fault::After) => Err(lost()),
+            Some(Fault::After | Fault::Unconfirmed) => Err(lost()),
             _ => Ok(inner.state.head),
         }
     }
 
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
         self.read(|state| state.grants.get(&id).cloned())
+    }
+
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        self.durable(self.grant(id).await?)
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -229,6 +242,10 @@ impl Store for Memory {
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
         self.read(|state| state.policies.get(name).and_then(present))
+    }
+
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        self.durable(self.policy(name).await?)
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {

@@ -1,104 +1,104 @@
-//! What is changed together, and what must hold before.
+//! Changes that happen together, and the versions that they expect.
 
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId, Name, Policy};
 
-use super::members::Lease;
+use super::coordination::Lease;
 use super::{AgentRecord, TokenHash, TokenRecord, Version};
 
-/// Changes that happen together or not at all. One with changes has an audit event, too (I9).
+/// Changes that happen together or not at all. A transaction with changes has an audit event, too (I9).
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
     /// The changes, applied in order.
     pub changes: Vec<Change>,
-    /// What the audit log says of them.
+    /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
-    /// By what right, where that is needed: a lease that is held no more changes nothing.
+    /// The lease that the changes need, if any: the store refuses them once another broker holds it.
     pub under: Option<Lease>,
 }
 
 impl Transaction {
-    /// With one more change.
+    /// Adds a change.
     #[must_use]
     pub fn change(mut self, change: Change) -> Self {
         self.changes.push(change);
         self
     }
 
-    /// With one more audit event.
+    /// Adds an audit event.
     #[must_use]
     pub fn audit(mut self, event: AuditEvent) -> Self {
         self.audit.push(event);
         self
     }
 
-    /// By the right of a lease.
+    /// Makes the transaction depend on a lease.
     #[must_use]
     pub fn under(mut self, lease: Lease) -> Self {
         self.under = Some(lease);
         self
     }
 
-    /// Whether it would change something without a word in the audit log, which no store does.
-    pub(super) fn is_silent(&self) -> bool {
+    /// Reports whether the transaction changes records without an audit event, which no store accepts.
+    pub(super) fn is_unaudited(&self) -> bool {
         self.audit.is_empty() && !self.changes.is_empty()
     }
 }
 
-/// One change of one record.
+/// A change of one record.
 #[derive(Debug, Clone)]
 pub enum Change {
-    /// Keeps a grant.
+    /// Writes a grant.
     PutGrant {
         /// The grant.
         grant: Grant,
-        /// What must hold of the record before.
+        /// The condition on the record before the change.
         expect: Expect,
     },
-    /// Remembers which grant a request made; conflicts where the key is known.
+    /// Remembers the grant that a request made; conflicts if the key is known.
     RememberRequest {
-        /// Who asked.
+        /// The principal who sent the request.
         principal: Name,
-        /// Their idempotency key.
+        /// The request's idempotency key.
         key: String,
         /// The grant.
         grant: GrantId,
     },
-    /// Keeps a policy.
+    /// Writes a policy.
     PutPolicy {
         /// The policy.
         policy: Policy,
-        /// What must hold of the record before.
+        /// The condition on the record before the change.
         expect: Expect,
     },
-    /// Deletes a policy; conflicts where there is none.
+    /// Deletes a policy; conflicts if there is none.
     DeletePolicy {
-        /// Its name.
+        /// The name of the policy.
         name: Name,
     },
-    /// Keeps an agent.
+    /// Writes an agent.
     PutAgent {
         /// The agent.
         agent: AgentRecord,
-        /// What must hold of the record before.
+        /// The condition on the record before the change.
         expect: Expect,
     },
-    /// Keeps a join token.
+    /// Writes a join token.
     PutToken {
-        /// Its hash.
+        /// The hash of the token.
         hash: TokenHash,
-        /// What it is good for.
+        /// The token.
         token: TokenRecord,
     },
-    /// Consumes a join token; conflicts where there is none. Of several at once, one succeeds.
+    /// Consumes a join token; conflicts if there is none. Of several callers at once, one succeeds.
     TakeToken {
-        /// Its hash.
+        /// The hash of the token.
         hash: TokenHash,
     },
 }
 
 impl Change {
-    /// The record that it changes, in words.
+    /// Names the record that the change is about, for an error.
     pub(super) fn subject(&self) -> String {
         match self {
             Self::PutGrant { grant, .. } => format!("the grant {}", grant.id),
@@ -111,19 +111,19 @@ impl Change {
     }
 }
 
-/// What must hold of a record before it is changed.
+/// The condition under which a change is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expect {
-    /// There is none.
+    /// The record does not exist.
     Absent,
-    /// It has this version.
+    /// The record has this version.
     Version(Version),
-    /// Anything.
+    /// No condition.
     Any,
 }
 
 impl Expect {
-    /// Whether it holds of a record with this version; none: there is no such record.
+    /// Reports whether the condition holds for a record with this version; `None`: there is no such record.
     pub(super) fn holds(self, found: Option<Version>) -> bool {
         match self {
             Self::Absent => found.is_none(),

@@ -1,8 +1,8 @@
-//! Moving a whole store into another: record by record as it is kept, versions and the audit log's bytes included.
+//! Moving a whole store into another: record by record as it is kept, with versions and the bytes of the audit log.
 //!
-//! At no moment are there two stores that a broker would go on with: the target is refused from its first record to its
-//! last, and the source is marked as moved before the target is let go. Whatever is broken off in between leaves a target
-//! that can be filled anew, and a source that can be read.
+//! At no moment are there two stores that a broker would open: brokers refuse the target from its first record to its last,
+//! and the source is marked as moved before the target's mark is removed. A migration that stops in between leaves a target
+//! that can be filled again, and a source that can be read.
 
 use std::collections::BTreeMap;
 
@@ -11,218 +11,146 @@ use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
 use postern_core::{Grant, Name};
 
 use super::bodies::corrupt;
-use super::{StoreError, TokenHash, Version};
+use super::{MigrationError, RecordKind, StoreError, TokenHash, Version};
 
-/// So many records go at once.
+/// The number of records that are copied at once.
 pub(super) const PAGE: usize = 500;
 
-/// Why a store is not opened, or not moved.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Moving {
-    /// A store was moved into another.
-    #[error("this store moved to {to}; configure that one")]
-    Moved {
-        /// Where it is, without a password.
-        to: String,
-    },
-    /// A store that was being moved here did not arrive.
-    #[error(
-        "a migration from {from} into this store was broken off; run it again with --overwrite-incomplete"
-    )]
-    Incomplete {
-        /// Where the store was.
-        from: String,
-    },
-    /// The target has records of its own.
-    #[error("there is a store already; migrate into an empty one")]
-    NotEmpty,
-    /// The source was written to meanwhile.
-    #[error(
-        "the store was changed while it was read; stop its brokers, and begin again with --overwrite-incomplete"
-    )]
-    Changed,
-    /// What arrived is not what was sent.
-    #[error("{arrived} of {sent} {kind} have arrived; begin again with --overwrite-incomplete")]
-    Lost {
-        /// Of what.
-        kind: Kind,
-        /// So many were there.
-        sent: u64,
-        /// So many are.
-        arrived: u64,
-    },
-}
-
-/// What a store keeps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
-    /// The audit log.
-    Audit,
-    /// Grants, open and closed.
-    Grants,
-    /// Idempotency keys.
-    Requests,
-    /// Policies, and the versions of deleted ones.
-    Policies,
-    /// Agents.
-    Agents,
-    /// Join tokens.
-    Tokens,
-}
-
-impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Audit, Self::Grants, Self::Requests, Self::Policies, Self::Agents, Self::Tokens];
-}
-
-impl std::fmt::Display for Kind {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Audit => "audit records",
-            Self::Grants => "grants",
-            Self::Requests => "requests",
-            Self::Policies => "policies",
-            Self::Agents => "agents",
-            Self::Tokens => "join tokens",
-        })
-    }
-}
-
-/// One record as it is kept. A body is the record's text, byte for byte.
+/// A record as it is kept. A body is the record's text, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
-    /// A line of the audit log, after all those before it.
+    /// A line of the audit log. Lines are copied in order.
     Audit {
-        /// Its number.
+        /// The number.
         seq: u64,
         /// The line.
         line: String,
     },
     /// A grant.
     Grant {
-        /// What the body says.
+        /// The grant that the body contains.
         grant: Box<Grant>,
-        /// Its version.
+        /// The version.
         version: Version,
         /// The body.
         body: String,
     },
     /// An idempotency key.
     Request {
-        /// Whose.
+        /// The principal who sent the request.
         principal: Name,
         /// The key.
         key: String,
-        /// The id of the grant that was made.
+        /// The id of the grant that the request made.
         grant: String,
     },
-    /// A policy; one that was deleted has no body.
+    /// A policy; a deleted one has no body.
     Policy {
-        /// Its name.
+        /// The name.
         name: String,
-        /// Its version.
+        /// The version.
         version: Version,
         /// The body.
         body: Option<String>,
     },
     /// An agent.
     Agent {
-        /// Its target.
+        /// The target.
         target: String,
-        /// Its version.
+        /// The version.
         version: Version,
         /// The body.
         body: String,
     },
     /// A join token.
     Token {
-        /// Its hash.
+        /// The hash.
         hash: TokenHash,
         /// The body.
         body: String,
     },
 }
 
-/// Some records of a kind, and where those after them begin.
+/// A page of records of one kind.
 #[derive(Debug)]
 pub struct Page {
-    /// The records. One may come twice, as the same.
+    /// The records. The same record may come twice.
     pub items: Vec<Item>,
-    /// Where to go on; none: that was all.
+    /// The beginning of the next page; none after the last one.
     pub next: Option<String>,
 }
 
-/// How many records there are of each kind.
-pub type Counts = BTreeMap<Kind, u64>;
+/// The number of records of each kind.
+pub type Counts = BTreeMap<RecordKind, u64>;
 
-/// A store that is read from its beginning to its end.
+/// The store from which records are moved.
 #[async_trait]
 pub trait Source: Send {
-    /// Where the audit log ends.
+    /// Returns the end of the audit log.
     async fn head(&mut self) -> Result<Head, StoreError>;
 
-    /// How many records there are.
+    /// Counts the records.
     async fn counts(&mut self) -> Result<Counts, StoreError>;
 
-    /// Up to [`PAGE`] records of a kind, from the beginning or from where a page ended.
-    async fn page(&mut self, kind: Kind, from: Option<&str>) -> Result<Page, StoreError>;
+    /// Returns up to [`PAGE`] records of a kind, from the beginning or from the end of another page.
+    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError>;
 
-    /// Marks the store as moved, if the audit log still ends at `head`: from then on it is not written to.
+    /// Marks the store as moved, if the audit log still ends at `head`: from then on brokers refuse it.
     ///
     /// # Errors
-    /// [`Moving::Changed`] where it does not; nothing was marked.
+    /// [`MigrationError::Changed`] if the log ends elsewhere; nothing was marked.
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError>;
 }
 
-/// An empty store that is filled.
+/// The empty store into which records are moved.
 #[async_trait]
 pub trait Target: Send {
-    /// Marks the store as incomplete. One that was marked before is emptied, if it is to be overwritten.
+    /// Marks the store as incomplete. With `overwrite`, empties a store that an earlier migration marked.
     ///
     /// # Errors
-    /// [`Moving::NotEmpty`], or [`Moving::Incomplete`] where it is not to be overwritten; nothing was changed.
+    /// [`MigrationError::NotEmpty`], or [`MigrationError::Incomplete`] without `overwrite`; nothing was changed.
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError>;
 
-    /// Keeps these records.
+    /// Writes these records.
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError>;
 
-    /// How many records there are.
+    /// Counts the records that have arrived.
     async fn arrived(&mut self) -> Result<Counts, StoreError>;
 
-    /// Waits until everything is as durable as a commit.
+    /// Waits until all records are as durable as a commit.
     async fn settle(&mut self) -> Result<(), StoreError>;
 
-    /// Appends the last record, and takes the mark away: from then on this is a store like any other.
+    /// Appends the last audit record, and removes the mark: from then on brokers open this store.
     async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError>;
 }
 
-/// What to call the two stores, and what is asked for.
+/// The options of a migration.
 #[derive(Debug, Clone)]
-pub struct How {
-    /// The source, without a password.
+pub struct MigrationOptions {
+    /// The address of the source, without a password.
     pub from: String,
-    /// The target, without a password.
+    /// The address of the target, without a password.
     pub to: String,
-    /// Whether the source stays open for writing.
+    /// Leaves the source open for brokers.
     pub keep_source: bool,
-    /// Whether a target that is incomplete is emptied first.
+    /// Empties an incomplete target first.
     pub overwrite_incomplete: bool,
 }
 
-/// Moves a store. `now` is asked for the moment of the last record, which is not before that of the one before it.
+/// Moves a store. `now` returns the time of the new audit record, which is not before that of the record it is given.
 ///
 /// # Errors
-/// The source is broken, changes meanwhile or cannot be read; the target is not empty, or cannot be written to.
+/// The source is broken, changes during the migration or cannot be read; the target is not empty, or cannot be written.
 pub async fn transfer(
     source: &mut dyn Source,
     target: &mut dyn Target,
-    how: &How,
+    how: &MigrationOptions,
     now: impl FnOnce(Option<&AuditRecord>) -> jiff::Timestamp,
 ) -> Result<Counts, StoreError> {
     let (head, last) = verify(source).await?;
     let sent = source.counts().await?;
     target.begin(&how.from, how.overwrite_incomplete).await?;
-    for kind in Kind::ALL {
+    for kind in RecordKind::ALL {
         let mut from = None;
         loop {
             let page = source.page(kind, from.as_deref()).await?;
@@ -234,13 +162,13 @@ pub async fn transfer(
         }
     }
     if source.head().await? != head {
-        return Err(Moving::Changed.into());
+        return Err(MigrationError::Changed.into());
     }
     let arrived = target.arrived().await?;
-    for kind in Kind::ALL {
+    for kind in RecordKind::ALL {
         let count = |counts: &Counts| counts.get(&kind).copied().unwrap_or(0);
         if count(&sent) != count(&arrived) {
-            return Err(Moving::Lost { kind, sent: count(&sent), arrived: count(&arrived) }.into());
+            return Err(MigrationError::Lost { kind, sent: count(&sent), arrived: count(&arrived) }.into());
         }
     }
     target.settle().await?;
@@ -256,13 +184,13 @@ pub async fn transfer(
     Ok(sent)
 }
 
-/// Reads the audit log from its beginning: it is one chain, and ends where the store says. Returns that, and the last
-/// record.
+/// Reads the audit log from its beginning, and checks that it is one chain that ends at the store's head. Returns the head
+/// and the last record.
 async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), StoreError> {
     let head = source.head().await?;
     let (mut verifier, mut from, mut last) = (Verifier::default(), None, None);
     loop {
-        let page = source.page(Kind::Audit, from.as_deref()).await?;
+        let page = source.page(RecordKind::Audit, from.as_deref()).await?;
         for item in &page.items {
             if let Item::Audit { line, .. } = item {
                 last = Some(verifier.line(line).map_err(|broken| corrupt("audit log", broken))?);
@@ -277,7 +205,7 @@ async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), 
         return Ok((head, last));
     }
     if source.head().await? != head {
-        return Err(Moving::Changed.into());
+        return Err(MigrationError::Changed.into());
     }
     let cut = Cut { ends: verifier.head().seq, should: head.seq };
     Err(corrupt("audit log", cut))

@@ -17,54 +17,56 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::{Exporter, Settings};
+use super::settings::Settings;
 
-/// The name under which the broker's spans are found.
+/// The service name of the broker's spans.
 const SERVICE: &str = "postern-broker";
-/// The spans of these crates are exported, and none of the libraries', which would trace the export itself.
-const OURS: [&str; 4] = ["postern_broker", "postern_cloud", "postern_aws", "postern_azure"];
-/// How many spans may wait for the collector; what comes then is thrown away.
-const QUEUE: usize = 4096;
-/// How long spans are gathered before they are sent.
-const GATHER: Duration = Duration::from_secs(1);
-/// How long the collector may take for an export.
-const EXPORT: Duration = Duration::from_secs(5);
-/// How long the last export may take when the broker ends.
-const LAST_EXPORT: Duration = Duration::from_secs(1);
+/// The crates whose spans are exported. Spans of libraries would trace the export itself.
+const EXPORTED_TARGETS: [&str; 4] = ["postern_broker", "postern_provider", "postern_aws", "postern_azure"];
+/// The most spans that wait for the collector; further ones are dropped.
+const QUEUE_SIZE: usize = 4096;
+/// The time for which spans are gathered before they are sent.
+const BATCH_DELAY: Duration = Duration::from_secs(1);
+/// The longest time for an export.
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest time for the last export when the broker shuts down.
+const LAST_EXPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What exports spans. Its end is to be called when the broker ends.
+/// The running exporter. The broker calls `end` when it shuts down.
 #[derive(Debug)]
 pub(super) struct Exporting(SdkTracerProvider);
 
 impl Exporting {
     pub(super) fn end(&self) {
-        if let Err(error) = self.0.shutdown_with_timeout(LAST_EXPORT) {
-            tracing::info!(%error, "the last spans were not exported");
+        if let Err(error) = self.0.shutdown_with_timeout(LAST_EXPORT_TIMEOUT) {
+            tracing::info!(%error, "cannot export the last spans");
         }
     }
 }
 
-/// Must be called within the runtime.
-pub(super) fn start<S>(settings: &Settings) -> anyhow::Result<(Box<dyn Layer<S> + Send + Sync>, Exporter)>
+/// Starts the exporter. Call it within the runtime.
+pub(super) fn start<S>(settings: &Settings) -> anyhow::Result<(Box<dyn Layer<S> + Send + Sync>, Exporting)>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
-    let exporter = SpanExporter::builder().with_tonic().with_endpoint(&settings.otlp).with_timeout(EXPORT);
+    let exporter =
+        SpanExporter::builder().with_tonic().with_endpoint(&settings.otlp).with_timeout(EXPORT_TIMEOUT);
     let exporter = exporter.build().with_context(|| format!("cannot export traces to {}", settings.otlp))?;
-    let batches = BatchConfigBuilder::default().with_max_queue_size(QUEUE).with_scheduled_delay(GATHER);
+    let batches =
+        BatchConfigBuilder::default().with_max_queue_size(QUEUE_SIZE).with_scheduled_delay(BATCH_DELAY);
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let provider = SdkTracerProvider::builder()
         .with_span_processor(BatchSpanProcessor::builder(exporter).with_batch_config(batches.build()).build())
         .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(settings.sample))))
         .with_resource(Resource::builder().with_service_name(SERVICE).with_attribute(version).build())
         .build();
-    let ours = Targets::new().with_targets(OURS.map(|target| (target, Level::INFO)));
+    let exported = Targets::new().with_targets(EXPORTED_TARGETS.map(|target| (target, Level::INFO)));
     let layer = tracing_opentelemetry::layer()
         .with_tracer(provider.tracer(SERVICE))
         .with_location(false)
         .with_threads(false)
-        .with_filter(ours);
-    Ok((layer.boxed(), Exporter { exporting: Some(Exporting(provider)) }))
+        .with_filter(exported);
+    Ok((layer.boxed(), Exporting(provider)))
 }
 
 /// See [`super::continues`].

@@ -43,6 +43,19 @@ fn proto_is_for_bare_numbers_only() {
 }
 
 #[test]
+fn a_port_may_be_a_service_name_which_implies_its_protocol() {
+    let names = ["ssh", "rdp", "winrm", "winrm-https", "SSH"];
+    let flags: Vec<_> = names.iter().flat_map(|name| ["--port", *name]).chain(["--proto", "udp"]).collect();
+    let request = request(&flags);
+    let ports: Vec<_> = request.ports.iter().map(|port| port.with(request.proto).to_string()).collect();
+    assert_eq!(ports, ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986", "tcp/22"]);
+    let Command::Assess(assess) = parse(&["assess", "--port", "ssh"]).unwrap().command else {
+        panic!("another command");
+    };
+    assert_eq!(assess.ports[0].with(Protocol::Udp).to_string(), "tcp/22");
+}
+
+#[test]
 fn durations_are_friendly() {
     for (text, seconds) in [("90s", 90), ("30m", 1800), ("1h 30m", 5400), ("1h30m", 5400), ("2 hours", 7200)]
     {
@@ -51,7 +64,7 @@ fn durations_are_friendly() {
 }
 
 #[test]
-fn a_duration_that_is_none_is_refused_by_the_name_of_its_flag() {
+fn a_malformed_duration_is_refused_by_the_name_of_its_flag() {
     let asks = ["request", "host:web-1", "--port", "22", "--reason", "x"];
     for flag in ["--for", "--timeout"] {
         for (text, problem) in [
@@ -73,7 +86,9 @@ fn a_malformed_value_is_refused_by_the_name_of_its_flag_and_with_the_remedy() {
     for (flag, value, remedy) in [
         ("--port", "0", "use 1 to 65535"),
         ("--port", "icmp/1", "use tcp or udp"),
-        ("--port", "ssh", "write a number"),
+        ("--port", "telnet", "write a number such as 22"),
+        ("--port", "telnet", "or one of ssh, rdp, winrm, winrm-https"),
+        ("--port", "tcp/ssh", "write it like tcp/22"),
         ("--source", "10.1.2.3/8", "write 10.0.0.0/8"),
         ("--source", "::ffff:192.0.2.1", "write 192.0.2.1"),
         ("--proto", "icmp", "use tcp or udp"),
@@ -103,7 +118,7 @@ fn flags_that_contradict_each_other_are_refused() {
 #[test]
 fn global_flags_stand_on_either_side_of_the_command() {
     for line in [["--output", "json", "grants"], ["grants", "--output", "json"], ["grants", "-o", "json"]] {
-        assert_eq!(parse(&line).unwrap().output, Output::Json);
+        assert_eq!(parse(&line).unwrap().output, Format::Json);
     }
 }
 
@@ -138,5 +153,5 @@ fn states_are_typed_as_they_are_shown() {
 #[test]
 fn the_help_lists_every_exit_code() {
     let help = Args::command().render_long_help().to_string();
-    assert!(help.contains(exit::HELP), "{help}");
+    assert!(help.contains(exit_code::HELP), "{help}");
 }

@@ -8,10 +8,10 @@ use postern_proto::{convert, v1};
 use super::pages;
 use crate::args::AgentsCommand;
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Does one of them.
+/// Runs one of these commands.
 ///
 /// # Errors
 /// The broker refuses or is away.
@@ -42,7 +42,7 @@ async fn token(
         token: answer.token,
         expires_at: json::time(answer.expires_at),
     };
-    console.show(&token, table::token)
+    Ok(console.show(&token, table::token)?)
 }
 
 async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
@@ -53,7 +53,7 @@ async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
     })
     .await?;
     let agents = agents.into_iter().map(json::Agent::from).collect();
-    console.show(&json::Agents { agents }, table::agents)
+    Ok(console.show(&json::Agents { agents }, table::agents)?)
 }
 
 async fn ban(
@@ -65,6 +65,6 @@ async fn ban(
     let reason = reason.map(String::from).unwrap_or_default();
     let request = v1::BanAgentRequest { target: target.to_string(), reason };
     let answer = broker.call(broker.agents().ban_agent(request)).await?;
-    let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it names no agent".to_owned() })?;
-    console.show(&agent.into(), table::agent)
+    let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it contains no agent".to_owned() })?;
+    Ok(console.show(&agent.into(), table::agent)?)
 }

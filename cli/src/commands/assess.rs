@@ -5,13 +5,14 @@ use postern_proto::{convert, v1};
 
 use crate::args::{Assess, FailOn};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Judges VMs by the management ports that they expose.
+/// Assesses the VMs for exposed management ports.
 ///
 /// # Errors
-/// The broker refuses or is away; with `--fail-on`, also what was found.
+/// The broker refuses or is away; with `--fail-on`, also an unhealthy VM, or a place that the broker could not
+/// read.
 pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess) -> Result<(), Failure> {
     let ports = asked.ports.iter().map(|port| convert::port_to_wire(port.with(Protocol::Tcp)));
     let request = v1::AssessTargetsRequest {
@@ -19,19 +20,19 @@ pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess
         management_ports: ports.collect(),
     };
     let answer = broker.cloud_call(broker.targets().assess_targets(request)).await?;
-    let survey = json::Survey::from(answer);
-    console.show(&survey, table::survey)?;
+    let report = json::AssessmentReport::from(answer);
+    console.show(&report, table::assessment_report)?;
     match asked.fail_on {
-        Some(FailOn::Unhealthy) => check(&survey),
+        Some(FailOn::Unhealthy) => check(&report),
         None => Ok(()),
     }
 }
 
-/// Nobody can say of a VM that was not looked at that it is healthy.
-fn check(survey: &json::Survey) -> Result<(), Failure> {
-    let unhealthy = survey.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
+/// Fails on an unhealthy VM, and on a place that could not be read: a VM there may be unhealthy.
+fn check(report: &json::AssessmentReport) -> Result<(), Failure> {
+    let unhealthy = report.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
     if unhealthy > 0 {
         return Err(Failure::Unhealthy { count: unhealthy });
     }
-    if survey.unread.is_empty() { Ok(()) } else { Err(Failure::Unread { places: survey.unread.len() }) }
+    if report.unread.is_empty() { Ok(()) } else { Err(Failure::Unread { places: report.unread.len() }) }
 }

@@ -1,5 +1,5 @@
-//! `audit tail | verify`. A verification against an expected head trusts nobody: it reads every record itself, from a
-//! file or from the broker.
+//! `audit tail | verify`. A verification against an expected head trusts no broker: the command reads every record
+//! itself, from a file or from the broker.
 
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use postern_core::audit::{AuditRecord, Broken, Hash, Verifier};
 use postern_proto::v1;
 
-use super::patience::Patience;
+use super::retry::Retry;
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, printable, table};
 
-/// Writes the records after one; with `follow`, without end, and on from the last one where the connection is lost.
+/// Writes the records after a given one; with `follow`, without end, and after a lost connection from the last
+/// record on.
 ///
 /// # Errors
 /// The broker refuses or is away.
@@ -23,20 +24,20 @@ pub(super) async fn tail(
     after: u64,
     follow: bool,
 ) -> Result<(), Failure> {
-    let mut patience = Patience::long();
+    let mut retry = Retry::for_stream();
     let mut last = after;
     loop {
         let before = last;
         let lost = match read_on(broker, console, &mut last, follow).await {
             Ok(()) if !follow => return Ok(()),
-            Ok(()) => broker.lost("it ended the stream".to_owned()),
+            Ok(()) => broker.lost("the broker ended the stream".to_owned()),
             Err(failure) if !follow => return Err(failure),
             Err(failure) => failure,
         };
         if last > before {
-            patience.heard();
+            retry.answered();
         }
-        patience.after(lost).await?;
+        retry.pause_after(lost).await?;
     }
 }
 
@@ -57,15 +58,16 @@ async fn read_on(
 
 fn write(console: &mut Console, answer: &v1::TailAuditResponse) -> Result<(), Failure> {
     if console.is_json() {
-        return console.text(&answer.line);
+        return Ok(console.text(&answer.line)?);
     }
-    match serde_json::from_str::<AuditRecord>(&answer.line) {
-        Ok(record) => console.text(&table::record(&record)),
-        Err(_) => console.text(&format!("{:>6}  {}", answer.seq, printable(&answer.line))),
-    }
+    let line = match serde_json::from_str::<AuditRecord>(&answer.line) {
+        Ok(record) => table::record(&record),
+        Err(_) => format!("{:>6}  {}", answer.seq, printable(&answer.line)),
+    };
+    Ok(console.text(&line)?)
 }
 
-/// Verifies the broker's log: by the broker, or here where a head is expected.
+/// Verifies the broker's log: the broker does so, or the command itself if a head is expected.
 ///
 /// # Errors
 /// The log is broken or lacks the head, or the broker refuses or is away.
@@ -106,7 +108,7 @@ pub(super) fn verify_file(
     check.finish(console)
 }
 
-/// Only `\n` ends a line: whatever else stands there was not written by the broker.
+/// Splits the file at `\n` alone: the broker writes no other line end.
 fn check_lines(check: &mut Check, file: &Path) -> std::io::Result<()> {
     let mut lines = BufReader::new(File::open(file)?);
     let mut line = Vec::new();
@@ -123,7 +125,7 @@ fn check_lines(check: &mut Check, file: &Path) -> std::io::Result<()> {
 struct Check {
     verifier: Verifier,
     expected: Option<Hash>,
-    /// Whether the expected head has been met, if there is one.
+    /// True once the expected head was found, or if none is expected.
     met: bool,
     broken: Option<Broken>,
 }
@@ -134,7 +136,7 @@ impl Check {
         Self { verifier: Verifier::default(), expected, met, broken: None }
     }
 
-    /// Takes the next line; false where the log is broken and there is no more to learn.
+    /// Takes the next line, and reports whether the log is sound so far.
     fn line(&mut self, line: &[u8]) -> bool {
         let verified = match std::str::from_utf8(line) {
             Ok(line) => self.verifier.line(line),

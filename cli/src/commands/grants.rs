@@ -5,10 +5,10 @@ use postern_proto::v1;
 
 use super::pages;
 use super::wait::{self, Goal};
-use super::watch::{Heard, Watch};
+use super::watch::{Watch, WatchEvent};
 use crate::args::{Grants, Revoke, State};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
 /// Lists grants, or follows them.
@@ -30,23 +30,23 @@ pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants
     })
     .await?;
     let grants = grants.into_iter().map(json::Grant::from).collect();
-    console.show(&json::Grants { grants, more }, table::grants)
+    Ok(console.show(&json::Grants { grants, more }, table::grants)?)
 }
 
 /// Shows one grant.
 ///
 /// # Errors
-/// There is no such grant that the caller may see.
+/// The caller may see no such grant.
 pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId) -> Result<(), Failure> {
     let request = v1::GetGrantRequest { grant_id: grant.to_string() };
     let answer = broker.call(broker.access().get_grant(request)).await?;
-    console.show(&named(answer.grant)?.into(), table::grant)
+    Ok(console.show(&named(answer.grant)?.into(), table::grant)?)
 }
 
 /// Closes a grant before its end.
 ///
 /// # Errors
-/// It may not be closed, or was not closed in time.
+/// The caller may not close the grant, or it was not closed in time.
 pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke) -> Result<(), Failure> {
     let request = v1::RevokeAccessRequest {
         grant_id: asked.grant.to_string(),
@@ -68,7 +68,7 @@ pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke
 async fn follow(broker: &Broker, console: &mut Console, filter: v1::GrantFilter) -> Result<(), Failure> {
     let mut watch = Watch::new(broker, filter);
     loop {
-        if let Heard::Grant(grant) = watch.next().await? {
+        if let WatchEvent::Grant(grant) = watch.next().await? {
             console.item(&json::Grant::from(*grant), table::grant_line)?;
         }
     }
@@ -85,7 +85,7 @@ fn filter(broker: &Broker, asked: &Grants) -> Result<v1::GrantFilter, Failure> {
 }
 
 fn named(grant: Option<v1::Grant>) -> Result<v1::Grant, Failure> {
-    grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })
+    grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })
 }
 
 impl From<State> for v1::GrantState {

@@ -4,10 +4,10 @@ use postern_proto::v1;
 
 use crate::args::{Accept, Lockdown, Release};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Puts VMs under lockdown, or says what that would change.
+/// Locks VMs down, or lists the changes of a dry run.
 ///
 /// # Errors
 /// The broker refuses or is away, or a VM was not locked down.
@@ -21,7 +21,7 @@ pub(super) async fn lockdown(broker: &Broker, console: &mut Console, asked: Lock
     show(console, "locked down", asked.dry_run, answer.results)
 }
 
-/// Releases VMs from lockdown, or says what that would change.
+/// Releases VMs from lockdown, or lists the changes of a dry run.
 ///
 /// # Errors
 /// The broker refuses or is away, or a VM was not released.
@@ -36,17 +36,17 @@ pub(super) async fn release(broker: &Broker, console: &mut Console, asked: Relea
 
 fn show(
     console: &mut Console,
-    deed: &'static str,
+    participle: &'static str,
     dry_run: bool,
     results: Vec<v1::LockdownResult>,
 ) -> Result<(), Failure> {
     let results = results.into_iter().map(json::LockdownResult::from).collect();
     let lockdowns = json::Lockdowns { dry_run, results };
-    console.show(&lockdowns, |lockdowns, _| table::lockdowns(lockdowns, deed))?;
-    // A dry run does what it should by telling what is asked; only an error keeps it from that.
+    console.show(&lockdowns, |lockdowns, _| table::lockdowns(lockdowns, participle))?;
+    // A dry run succeeds by listing changes and concerns; only an error makes it fail.
     let failed = |result: &&json::LockdownResult| result.error.is_some() || !(result.done || dry_run);
     let count = lockdowns.results.iter().filter(failed).count();
-    if count == 0 { Ok(()) } else { Err(Failure::NotDone { count, of: lockdowns.results.len(), deed }) }
+    if count == 0 { Ok(()) } else { Err(Failure::NotDone { count, of: lockdowns.results.len(), participle }) }
 }
 
 impl From<Accept> for v1::ConcernKind {

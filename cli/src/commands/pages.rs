@@ -1,18 +1,18 @@
-//! Lists that come in pages.
+//! Lists that the broker returns in pages.
 
 use std::future::Future;
 
 use postern_proto::v1::PageRequest;
 
-use crate::exit::Failure;
+use crate::error::Failure;
 
-/// The greatest page that a broker gives.
+/// The largest page that a broker returns.
 const PAGE: usize = 1000;
 
-/// At most `limit` items, and whether there are more. `page` gets one page and the token of the next.
+/// Returns at most `limit` items, and whether more exist. `page` fetches one page and the token of the next.
 ///
 /// # Errors
-/// A page cannot be had.
+/// A page cannot be fetched.
 pub(super) async fn collect<T, F>(
     limit: usize,
     mut page: impl FnMut(PageRequest) -> F,
@@ -33,10 +33,10 @@ where
     }
 }
 
-/// All items.
+/// Returns all items.
 ///
 /// # Errors
-/// A page cannot be had.
+/// A page cannot be fetched.
 pub(super) async fn all<T, F>(page: impl FnMut(PageRequest) -> F) -> Result<Vec<T>, Failure>
 where
     F: Future<Output = Result<(Vec<T>, String), Failure>>,
@@ -48,7 +48,7 @@ where
 mod tests {
     use super::*;
 
-    /// A broker with `total` items, which gives two more than nothing at a time.
+    /// A broker with `total` items and pages of at most two.
     async fn listed(total: usize, limit: usize) -> (Vec<usize>, bool) {
         collect(limit, |PageRequest { size, token }| async move {
             let start: usize = token.parse().unwrap_or(0);

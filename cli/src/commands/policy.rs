@@ -9,11 +9,11 @@ use postern_proto::{convert, v1};
 use super::pages;
 use crate::args::{Connection, PolicyCommand};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 use crate::policy_file::{self, PolicyFileError};
 
-/// Does one of them. A policy file is read and checked whole before a broker is asked for anything.
+/// Runs one of these commands. A policy file is read and checked completely before any call to a broker.
 ///
 /// # Errors
 /// The file cannot be used, or the broker refuses or is away.
@@ -43,7 +43,7 @@ fn read(file: &Path) -> Result<String, PolicyFileError> {
     read.map_err(|source| PolicyFileError::Read { file: PathBuf::from(file), source })
 }
 
-/// Puts one policy after another. Where one is refused, those before it stand, and are shown.
+/// Puts one policy after another. If one is refused, those before it stay, and the command shows them.
 async fn apply(broker: &Broker, console: &mut Console, policies: &[Policy]) -> Result<(), Failure> {
     let mut kept = Vec::new();
     let mut outcome = Ok(());
@@ -53,7 +53,7 @@ async fn apply(broker: &Broker, console: &mut Console, policies: &[Policy]) -> R
             Err(failure) => {
                 let done = kept.len();
                 console.note(&format!(
-                    "policy {} was refused; {done} of {} were applied",
+                    "policy {} was not applied; {done} of {} policies were applied before it",
                     policy.name,
                     policies.len()
                 ));
@@ -77,12 +77,12 @@ async fn get(broker: &Broker, console: &mut Console, name: &Name) -> Result<(), 
     let answer = broker.call(broker.policies().get_policy(request)).await?;
     let wire = named(answer.policy)?;
     if console.is_json() {
-        return console.show(&json::Policy::from(wire), |_, _| String::new());
+        return Ok(console.show(&json::Policy::from(wire), |_, _| String::new())?);
     }
     let senseless = |what: String| Failure::BadAnswer { what };
     let (policy, version) = convert::policy(Some(&wire)).map_err(|e| senseless(e.to_string()))?;
     let toml = policy_file::write(&policy).map_err(|e| senseless(e.to_string()))?;
-    console.text(&format!("# version {}\n{}", version.unwrap_or_default(), toml.trim_end()))
+    Ok(console.text(&format!("# version {}\n{}", version.unwrap_or_default(), toml.trim_end()))?)
 }
 
 async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
@@ -93,17 +93,16 @@ async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
     })
     .await?;
     let policies = policies.into_iter().map(json::Policy::from).collect();
-    console.show(&json::Policies { policies }, table::policies)
+    Ok(console.show(&json::Policies { policies }, table::policies)?)
 }
 
 async fn delete(broker: &Broker, console: &mut Console, name: &Name) -> Result<(), Failure> {
     let request = v1::DeletePolicyRequest { name: name.to_string() };
     broker.call(broker.policies().delete_policy(request)).await?;
-    console.show(&json::Deleted { deleted: name.to_string() }, |deleted, _| {
-        format!("policy {} is deleted", deleted.deleted)
-    })
+    let deleted = json::Deleted { deleted: name.to_string() };
+    Ok(console.show(&deleted, |deleted, _| format!("policy {} is deleted", deleted.deleted))?)
 }
 
 fn named(policy: Option<v1::Policy>) -> Result<v1::Policy, Failure> {
-    policy.ok_or_else(|| Failure::BadAnswer { what: "it names no policy".to_owned() })
+    policy.ok_or_else(|| Failure::BadAnswer { what: "it contains no policy".to_owned() })
 }

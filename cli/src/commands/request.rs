@@ -1,4 +1,4 @@
-//! `request`: one grant for one wish, however often the answer is lost, and then the wait for it to open.
+//! `request`: one grant for one command, however often an answer is lost, and then the wait for it to open.
 
 use std::path::Path;
 use std::{fs, io};
@@ -9,17 +9,18 @@ use tonic::Request;
 use tonic::metadata::AsciiMetadataValue;
 use ulid::Ulid;
 
-use super::patience::Patience;
+use super::retry::Retry;
 use super::wait::{self, Goal};
 use crate::args;
 use crate::connect::{Broker, CALL_TIMEOUT};
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Asks for access.
+/// Requests access.
 ///
 /// # Errors
-/// It was refused, or the grant did not become active in time. The grant, if there is one, is shown all the same.
+/// The broker refused the request, or the grant did not become active in time. The command still shows a grant that
+/// exists.
 pub(super) async fn request(
     broker: &Broker,
     console: &mut Console,
@@ -28,10 +29,10 @@ pub(super) async fn request(
     let (no_wait, timeout) = (asked.no_wait, asked.timeout);
     let key_was_given = asked.idempotency_key.is_some();
     let token = asked.cloud_token.as_deref().map(cloud_token).transpose()?;
-    let answer = ask(broker, wish(asked), token).await?;
-    let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it names no grant".to_owned() })?;
+    let answer = send(broker, to_wire(asked), token).await?;
+    let grant = answer.grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })?;
     if answer.repeated_request && key_was_given {
-        console.note("this key was used before: this is the grant that it made then");
+        console.note("this idempotency key was used before; this is the grant that it created");
     }
     let (grant, outcome) = if no_wait {
         (grant, Ok(()))
@@ -47,7 +48,7 @@ pub(super) async fn request(
     outcome
 }
 
-fn wish(asked: args::Request) -> v1::RequestAccessRequest {
+fn to_wire(asked: args::Request) -> v1::RequestAccessRequest {
     v1::RequestAccessRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         ports: asked.ports.iter().map(|port| convert::port_to_wire(port.with(asked.proto))).collect(),
@@ -61,59 +62,60 @@ fn wish(asked: args::Request) -> v1::RequestAccessRequest {
     }
 }
 
-/// Reads the caller's own token for a cloud.
+/// Reads the caller's own access token for a cloud.
 fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
     let wrong = |problem: String| {
-        let remedy = "name a file that holds the access token alone, or - for standard input";
+        let remedy = "name a file that contains only the access token, or - for standard input";
         Invalid::new("--cloud-token", problem, remedy)
     };
     let read =
         if file == Path::new("-") { io::read_to_string(io::stdin()) } else { fs::read_to_string(file) };
-    let text = read.map_err(|error| wrong(format!("{} cannot be read: {error}", file.display())))?;
+    let text = read.map_err(|error| wrong(format!("cannot read {}: {error}", file.display())))?;
     let token = text.trim();
     if token.is_empty() || token.contains(char::is_whitespace) {
-        return Err(wrong(format!("{} holds no token", file.display())));
+        return Err(wrong(format!("{} does not contain a token", file.display())));
     }
     let mut token = AsciiMetadataValue::try_from(token)
-        .map_err(|_| wrong(format!("{} holds no token", file.display())))?;
+        .map_err(|_| wrong(format!("{} does not contain a token", file.display())))?;
     token.set_sensitive(true);
     Ok(token)
 }
 
-/// Sends the wish until it is answered. The key in it makes that safe: the broker makes one grant of them all.
-async fn ask(
+/// Sends the request until the broker answers. Its idempotency key makes that safe: the broker creates one grant
+/// for all attempts.
+async fn send(
     broker: &Broker,
-    wish: v1::RequestAccessRequest,
+    request: v1::RequestAccessRequest,
     token: Option<AsciiMetadataValue>,
 ) -> Result<v1::RequestAccessResponse, Failure> {
-    let mut maybe_heard = false;
-    let sending = send(broker, &wish, token.as_ref(), &mut maybe_heard);
+    let mut maybe_received = false;
+    let sending = send_until_answered(broker, &request, token.as_ref(), &mut maybe_received);
     let failure = match tokio::time::timeout(CALL_TIMEOUT, sending).await {
         Ok(Ok(answer)) => return Ok(answer),
-        Ok(Err(failure)) if !(failure.may_pass() && maybe_heard) => return Err(failure),
+        Ok(Err(failure)) if !(failure.is_transient() && maybe_received) => return Err(failure),
         Ok(Err(failure)) => failure,
         Err(_) => broker.unanswered(CALL_TIMEOUT),
     };
-    Err(Failure::Unheard { key: wish.idempotency_key, source: Box::new(failure) })
+    Err(Failure::Unanswered { key: request.idempotency_key, source: Box::new(failure) })
 }
 
-async fn send(
+async fn send_until_answered(
     broker: &Broker,
-    wish: &v1::RequestAccessRequest,
+    request: &v1::RequestAccessRequest,
     token: Option<&AsciiMetadataValue>,
-    maybe_heard: &mut bool,
+    maybe_received: &mut bool,
 ) -> Result<v1::RequestAccessResponse, Failure> {
-    let mut patience = Patience::short();
+    let mut retry = Retry::for_call();
     loop {
-        let mut request = Request::new(wish.clone());
+        let mut call = Request::new(request.clone());
         if let Some(token) = token {
-            request.metadata_mut().insert(CALLER_TOKEN, token.clone());
+            call.metadata_mut().insert(CALLER_TOKEN, token.clone());
         }
-        let failure = match broker.call(broker.access().request_access(request)).await {
+        let failure = match broker.call(broker.access().request_access(call)).await {
             Ok(answer) => return Ok(answer),
             Err(failure) => failure,
         };
-        *maybe_heard |= failure.leaves_open_whether_it_was_heard();
-        patience.after(failure).await?;
+        *maybe_received |= failure.may_have_been_received();
+        retry.pause_after(failure).await?;
     }
 }

@@ -3,13 +3,13 @@
 use postern_proto::v1;
 
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, table};
 
-/// Shows how the brokers stand.
+/// Shows the state of the brokers.
 ///
 /// # Errors
-/// The broker refuses or is away; with `--check`, also that something needs attention.
+/// The broker refuses or is away; with `--check`, also problems that need attention.
 pub(super) async fn status(broker: &Broker, console: &mut Console, check: bool) -> Result<(), Failure> {
     let answer = broker.call(broker.status().get_status(v1::GetStatusRequest {})).await?;
     let status = json::Status::from(answer);

@@ -1,16 +1,16 @@
-//! Waiting until a grant is where it should be, and telling people how far it has come.
+//! The wait for a grant to reach its goal, with progress for people.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use postern_proto::v1::{self, GrantState};
 
-use super::watch::{Heard, Watch};
+use super::watch::{Watch, WatchEvent};
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 use crate::output::{Console, json, printable, time};
 
-/// Where a grant should get to.
+/// The state that a grant should reach.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Goal {
     /// Every layer open.
@@ -19,7 +19,7 @@ pub(super) enum Goal {
     Closed,
 }
 
-/// Waits until the grant is at its goal or can no longer get there, and gives it back as it was last heard of.
+/// Waits until the grant has reached its goal or cannot reach it any more, and returns its last known state.
 pub(super) async fn until(
     goal: Goal,
     timeout: Duration,
@@ -59,24 +59,24 @@ async fn follow(
             return settled;
         }
         match watch.next().await? {
-            Heard::Grant(grant) => {
+            WatchEvent::Grant(grant) => {
                 seen = true;
                 *latest = *grant;
             }
-            Heard::Listed if !seen => {
+            WatchEvent::Listed if !seen => {
                 return Err(Failure::BadAnswer {
-                    what: format!("grant {} is not among the grants", latest.id),
+                    what: format!("its list does not contain grant {}", latest.id),
                 });
             }
-            Heard::Listed => {}
+            WatchEvent::Listed => {}
         }
     }
 }
 
-/// Whether the wait is over, and how it ended.
+/// Returns the outcome of the wait, or none while the wait continues.
 fn settled(goal: Goal, grant: &v1::Grant) -> Option<Result<(), Failure>> {
-    let missed = || {
-        Err(Failure::Missed {
+    let not_active = || {
+        Err(Failure::NotActive {
             grant: grant.id.clone(),
             state: json::grant_state(grant.state()),
             reason: printable(&grant.reason),
@@ -88,15 +88,15 @@ fn settled(goal: Goal, grant: &v1::Grant) -> Option<Result<(), Failure>> {
         (Goal::Active, GrantState::Denied) => {
             Some(Err(Failure::Denied { grant: grant.id.clone(), reason: printable(&grant.reason) }))
         }
-        // What is being rolled back is not over: it has failed once nothing of it is open.
+        // A rollback continues: the grant has failed once nothing of it is open.
         (Goal::Active, GrantState::Closing) if grant.close_reason() == v1::CloseReason::CannotOpen => None,
-        (Goal::Active, GrantState::Closing | GrantState::Closed | GrantState::Failed) => Some(missed()),
+        (Goal::Active, GrantState::Closing | GrantState::Closed | GrantState::Failed) => Some(not_active()),
         (Goal::Closed, GrantState::Active | GrantState::Closing) => None,
         (Goal::Closed, GrantState::Closed | GrantState::Denied | GrantState::Failed) => Some(Ok(())),
     }
 }
 
-/// What people have been told already.
+/// The progress that has been shown already.
 #[derive(Debug, Default)]
 struct Progress {
     state: Option<GrantState>,
@@ -104,7 +104,7 @@ struct Progress {
 }
 
 impl Progress {
-    /// What is new: the grant's state, and each window with a layer that has changed.
+    /// Returns the news: the grant's state, and each window with a layer that has changed.
     fn lines(&mut self, grant: &v1::Grant) -> Vec<String> {
         let mut lines = Vec::new();
         if self.state.replace(grant.state()) != Some(grant.state()) {
@@ -124,7 +124,7 @@ impl Progress {
     }
 }
 
-/// `host open`, or `host unreachable (its agent is not connected)`.
+/// Describes a layer: `host open`, or `host unreachable (its agent is not connected)`.
 fn layer(layer: &json::WindowLayer) -> String {
     let state = format!("{} {}", layer.layer, layer.state);
     if layer.detail.is_empty() { state } else { format!("{state} ({})", layer.detail) }

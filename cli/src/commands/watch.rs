@@ -1,17 +1,17 @@
-//! A watch on grants that outlives a lost connection: it connects again, and everything is listed anew.
+//! A watch on grants that survives a lost connection: it connects again, and the broker lists every grant again.
 
 use postern_proto::v1;
 use tonic::Streaming;
 
-use super::patience::Patience;
+use super::retry::Retry;
 use crate::connect::Broker;
-use crate::exit::Failure;
+use crate::error::Failure;
 
-/// What a watch hears.
-pub(super) enum Heard {
-    /// A grant as it stands now.
+/// An event of a watch.
+pub(super) enum WatchEvent {
+    /// The present state of a grant.
     Grant(Box<v1::Grant>),
-    /// Every grant that the filter admits has been heard.
+    /// The broker has listed every grant that the filter admits.
     Listed,
 }
 
@@ -20,28 +20,28 @@ pub(super) struct Watch<'a> {
     broker: &'a Broker,
     filter: v1::GrantFilter,
     stream: Option<Streaming<v1::WatchGrantsResponse>>,
-    patience: Patience,
+    retry: Retry,
 }
 
 impl<'a> Watch<'a> {
     pub(super) fn new(broker: &'a Broker, filter: v1::GrantFilter) -> Self {
-        Self { broker, filter, stream: None, patience: Patience::long() }
+        Self { broker, filter, stream: None, retry: Retry::for_stream() }
     }
 
-    /// Waits for the next word.
+    /// Waits for the next event.
     ///
     /// # Errors
     /// The broker refuses, or stays away.
-    pub(super) async fn next(&mut self) -> Result<Heard, Failure> {
+    pub(super) async fn next(&mut self) -> Result<WatchEvent, Failure> {
         loop {
             match self.try_next().await {
                 Ok(v1::WatchGrantsResponse { grant }) => {
-                    self.patience.heard();
-                    return Ok(grant.map_or(Heard::Listed, |grant| Heard::Grant(Box::new(grant))));
+                    self.retry.answered();
+                    return Ok(grant.map_or(WatchEvent::Listed, |grant| WatchEvent::Grant(Box::new(grant))));
                 }
                 Err(failure) => {
                     self.stream = None;
-                    self.patience.after(failure).await?;
+                    self.retry.pause_after(failure).await?;
                 }
             }
         }
@@ -58,7 +58,7 @@ impl<'a> Watch<'a> {
         };
         match stream.message().await {
             Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(self.broker.lost("it ended the stream".to_owned())),
+            Ok(None) => Err(self.broker.lost("the broker ended the stream".to_owned())),
             Err(status) => Err(self.broker.failure(status)),
         }
     }

@@ -1,6 +1,6 @@
-//! What programs see: the fields of the wire under the same names, times in RFC 3339, durations in seconds, enums in
-//! lower-case words. The shape is documented in docs/cli.md; fields are added, never renamed. Tables are drawn from
-//! the same structs.
+//! The JSON output: the fields of the wire under the same names, times in RFC 3339, durations in seconds, enums in
+//! lower-case words. docs/cli.md documents the shape; versions add fields and never rename one. Tables are drawn
+//! from the same structs.
 
 mod lockdown;
 mod status;
@@ -13,8 +13,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-pub(crate) use lockdown::{Assessment, LockdownResult, Lockdowns, Survey};
-pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose};
+pub(crate) use lockdown::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
+pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose, Task};
 pub(crate) use wire::time;
 pub(crate) use words::{UNHEALTHY, grant_state};
 
@@ -35,14 +35,14 @@ pub(crate) struct Grant {
     pub windows: Vec<Window>,
 }
 
-/// Who asked.
+/// The principal that requested a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Principal {
     pub role: &'static str,
     pub name: String,
 }
 
-/// One opening of a grant.
+/// A window of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Window {
     pub target: String,
@@ -60,7 +60,7 @@ pub(crate) struct Port {
     pub number: u32,
 }
 
-/// One window in one layer.
+/// The state of a window in a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct WindowLayer {
     pub layer: &'static str,
@@ -76,7 +76,7 @@ pub(crate) struct Requested {
     pub repeated_request: bool,
 }
 
-/// A list of grants; `more` where the limit cut it.
+/// A list of grants; `more` is true if the limit cut it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Grants {
     pub grants: Vec<Grant>,
@@ -92,9 +92,10 @@ pub(crate) struct Policy {
     pub requesters: Vec<String>,
     pub approval_required: bool,
     pub layers: &'static str,
-    pub unreachable: &'static str,
-    pub mode: &'static str,
-    pub version: u64,
+    /// The limits that a requester gets have no `unreachable`, `mode` or `version`.
+    pub unreachable: Option<&'static str>,
+    pub mode: Option<&'static str>,
+    pub version: Option<u64>,
 }
 
 /// The limits of one port.
@@ -122,7 +123,7 @@ pub(crate) struct Target {
     pub layers: Vec<TargetLayer>,
 }
 
-/// One layer of a target.
+/// A layer of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct TargetLayer {
     pub layer: &'static str,
@@ -154,7 +155,7 @@ pub(crate) struct Agents {
     pub agents: Vec<Agent>,
 }
 
-/// A join token: the one secret that is ever shown.
+/// A join token: the only secret that the command shows.
 #[derive(Serialize)]
 pub(crate) struct Token {
     pub target: String,
@@ -173,13 +174,13 @@ pub(crate) struct Verified {
     pub problem: Option<String>,
 }
 
-/// What was deleted.
+/// The name of the policy that was deleted.
 #[derive(Debug, Serialize)]
 pub(crate) struct Deleted {
     pub deleted: String,
 }
 
-/// A duration: a whole number of seconds, or a fraction where it has one.
+/// A duration in seconds: an integer, or a decimal number if it has a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Seconds(pub Duration);
 

@@ -1,4 +1,4 @@
-//! What people see: plain columns without lines or colour, so that they can be read, grepped and pasted.
+//! The output for people: plain columns without lines or colour, so that people can read, grep and paste them.
 
 mod lockdown;
 mod status;
@@ -13,10 +13,10 @@ use super::json::{
 };
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
-pub(crate) use lockdown::{lockdowns, survey};
+pub(crate) use lockdown::{assessment_report, lockdowns};
 pub(crate) use status::status;
 
-/// A grant with each of its windows.
+/// Draws a grant with each of its windows.
 pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {
     let state = match grant.reason.as_str() {
         "" => grant.state.to_owned(),
@@ -38,7 +38,7 @@ pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {
     format!("{}\n\n{}", list(facts), windows(&grant.windows))
 }
 
-/// The answer to a request: the grant, and whose address it opens to where none was named.
+/// Draws the answer to a request: the grant, and the address that the broker used if the request named no source.
 pub(crate) fn requested(requested: &Requested, now: Timestamp) -> String {
     let shown = grant(&requested.grant, now);
     if !requested.source_from_caller {
@@ -48,12 +48,12 @@ pub(crate) fn requested(requested: &Requested, now: Timestamp) -> String {
     sources.sort_unstable();
     sources.dedup();
     format!(
-        "{shown}\n\nno --source was given: opened to {}, the address from which the broker sees you",
+        "{shown}\n\nno --source was given, so the broker used the address it sees: {}",
         sources.join(", ")
     )
 }
 
-/// A list of grants.
+/// Draws a list of grants.
 pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
     let rows = grants.grants.iter().map(|grant| {
         [
@@ -66,10 +66,10 @@ pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
         ]
     });
     let table = table(["GRANT", "STATE", "WHO", "OPENS", "END", "WHY"], rows);
-    if grants.more { format!("{table}\n\nthere are more; see them with a greater --limit") } else { table }
+    if grants.more { format!("{table}\n\nmore grants exist; raise --limit to list them") } else { table }
 }
 
-/// A grant as one line of a stream.
+/// Draws a grant as one line of a stream.
 pub(crate) fn grant_line(grant: &Grant, now: Timestamp) -> String {
     let who = grant.principal.as_ref().map_or_else(dash, ToString::to_string);
     let end = grant.not_after.map_or_else(dash, |at| format!("end {}", relative(at, now)));
@@ -78,7 +78,7 @@ pub(crate) fn grant_line(grant: &Grant, now: Timestamp) -> String {
     if grant.reason.is_empty() { line } else { format!("{line}  ({})", printable(&grant.reason)) }
 }
 
-/// A list of policies.
+/// Draws a list of policies.
 pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
     let rows = policies.policies.iter().map(|policy| {
         let ports: Vec<_> =
@@ -87,20 +87,20 @@ pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
             policy.name.clone(),
             policy.targets.join(" "),
             ports.join(" "),
-            policy.mode.to_owned(),
+            policy.mode.map_or_else(dash, str::to_owned),
             policy.layers.to_owned(),
             if policy.requesters.is_empty() {
                 "every requester".to_owned()
             } else {
                 policy.requesters.join(" ")
             },
-            policy.version.to_string(),
+            policy.version.map_or_else(dash, |version| version.to_string()),
         ]
     });
     table(["POLICY", "TARGETS", "PORTS", "MODE", "LAYERS", "WHO", "VERSION"], rows)
 }
 
-/// A list of targets; a column of details only where a layer has something to say.
+/// Draws a list of targets, with a column of details only if a layer has one.
 pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
     let rows = targets.targets.iter().map(|target| {
         let layer =
@@ -128,7 +128,7 @@ pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
     table(["TARGET", "MODE", "PORTS", "POLICIES", "WINDOWS", "HOST", "CLOUD", "SEEN", "DETAIL"], rows)
 }
 
-/// One target, with what its layers have to say.
+/// Draws a target with the details of its layers.
 pub(crate) fn target(target: &Target, now: Timestamp) -> String {
     let facts = [
         ("target", target.id.clone()),
@@ -143,7 +143,7 @@ pub(crate) fn target(target: &Target, now: Timestamp) -> String {
     format!("{}\n\n{}", list(facts), table(["LAYER", "STATUS", "SEEN", "DETAIL"], rows))
 }
 
-/// A list of agents.
+/// Draws a list of agents.
 pub(crate) fn agents(agents: &Agents, now: Timestamp) -> String {
     table(
         ["TARGET", "STATUS", "VERSION", "SEEN", "ENROLLED", "CERTIFICATE ENDS"],
@@ -151,22 +151,22 @@ pub(crate) fn agents(agents: &Agents, now: Timestamp) -> String {
     )
 }
 
-/// One agent.
+/// Draws an agent.
 pub(crate) fn agent(agent: &Agent, now: Timestamp) -> String {
     agents(&Agents { agents: vec![agent.clone()] }, now)
 }
 
-/// A join token, with the line that uses it.
+/// Draws a join token, with the command that uses it.
 pub(crate) fn token(token: &Token, now: Timestamp) -> String {
     let facts = [
         ("target", token.target.clone()),
         ("token", token.token.clone()),
-        ("good until", when(token.expires_at, now)),
+        ("valid until", when(token.expires_at, now)),
     ];
     format!("{}\n\nUse it once, on that machine:\n\n{}", list(facts), printable(&token.enroll_command))
 }
 
-/// The outcome of a verification.
+/// Draws the outcome of a verification.
 pub(crate) fn verified(verified: &Verified, _: Timestamp) -> String {
     let outcome = if verified.sound { "sound" } else { "broken" };
     list([
@@ -176,7 +176,7 @@ pub(crate) fn verified(verified: &Verified, _: Timestamp) -> String {
     ])
 }
 
-/// An audit record as one line.
+/// Draws an audit record as one line.
 pub(crate) fn record(record: &AuditRecord) -> String {
     let event = &record.event;
     let denied = if event.outcome == Outcome::Denied { " DENIED" } else { "" };
@@ -204,7 +204,7 @@ fn row(agent: &Agent, now: Timestamp) -> [String; 6] {
     ]
 }
 
-/// Every window with the state of each layer; a column of details only where a layer has something to say.
+/// Draws every window with the state of each layer, with a column of details only if a layer has one.
 fn windows(windows: &[Window]) -> String {
     let rows = windows.iter().map(|window| {
         let state =
@@ -231,13 +231,13 @@ fn windows(windows: &[Window]) -> String {
     table(["TARGET", "PORT", "SOURCE", "HOST", "CLOUD", "DETAIL"], rows)
 }
 
-/// What each layer has to say.
+/// Joins the details of the layers that have one.
 fn details<'a>(layers: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let telling = layers.filter(|(_, detail)| !detail.is_empty());
-    telling.map(|(layer, detail)| format!("{layer}: {detail}")).collect::<Vec<_>>().join("; ")
+    let detailed = layers.filter(|(_, detail)| !detail.is_empty());
+    detailed.map(|(layer, detail)| format!("{layer}: {detail}")).collect::<Vec<_>>().join("; ")
 }
 
-/// The first window in words, and how many more there are.
+/// Describes the first window, and counts the others.
 fn opens(windows: &[Window]) -> String {
     let Some(first) = windows.first() else { return dash() };
     let port = first.port.as_ref().map_or_else(dash, Port::to_string);
@@ -267,7 +267,7 @@ fn drawn<const N: usize>(rows: impl IntoIterator<Item = [String; N]>, header: Op
     if let Some(header) = header {
         table.set_header(header);
     }
-    // A cell is one line: text from elsewhere must not break out of its column.
+    // A cell is one line: foreign text must not leave its column.
     table.add_rows(rows.into_iter().map(|row| row.map(|cell| printable(&cell).replace('\n', "\\n"))));
     for column in table.column_iter_mut() {
         column.set_padding((0, 2));

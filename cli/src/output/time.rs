@@ -5,17 +5,17 @@ use std::time::Duration;
 use jiff::fmt::friendly::SpanPrinter;
 use jiff::{SignedDuration, Timestamp};
 
-/// `2025-06-01 12:00:00Z`.
+/// Formats a time as `2025-06-01 12:00:00Z`.
 pub(crate) fn utc(at: Timestamp) -> String {
     at.strftime("%Y-%m-%d %H:%M:%SZ").to_string()
 }
 
-/// `2025-06-01 12:00:00Z (in 29m 5s)`, or `-` for a time that is not set.
+/// Formats a time as `2025-06-01 12:00:00Z (in 29m 5s)`, or as `-` if it is not set.
 pub(crate) fn when(at: Option<Timestamp>, now: Timestamp) -> String {
     at.map_or_else(dash, |at| format!("{} ({})", utc(at), relative(at, now)))
 }
 
-/// `in 29m 5s`, `12s ago`, or `now`.
+/// Formats the distance to a time as `in 29m 5s`, `12s ago`, or `now`.
 pub(crate) fn relative(at: Timestamp, now: Timestamp) -> String {
     let away = at.duration_since(now);
     let span = span(away.unsigned_abs());
@@ -26,19 +26,19 @@ pub(crate) fn relative(at: Timestamp, now: Timestamp) -> String {
     }
 }
 
-/// At most two units: seconds do not matter hours away. Exact below an hour, in whole seconds.
+/// Formats a span in whole seconds below an hour, and in whole minutes from there on.
 pub(crate) fn span(span: Duration) -> String {
     let seconds = span.as_secs();
     let unit = if seconds < 3600 { 1 } else { 60 };
     exact(Duration::from_secs(seconds / unit * unit))
 }
 
-/// The whole span, in the form that every flag and file takes back: `1h 30m`.
+/// Formats the exact span in the form that every flag and file accepts: `1h 30m`.
 pub(crate) fn exact(span: Duration) -> String {
     SpanPrinter::new().unsigned_duration_to_string(&span)
 }
 
-/// What stands where there is nothing to say.
+/// Returns the mark for a missing value.
 pub(crate) fn dash() -> String {
     "-".to_owned()
 }

@@ -66,11 +66,11 @@ fn a_value_that_cannot_be_is_named_by_its_place() {
         ("\"1h 30m\"", "\"25h\"", "policy[0].ports[0].max_duration"),
         ("\"1h 30m\"", "\"0s\"", "policy[0].ports[0].max_duration"),
         ("number = 3389", "number = 0", "policy[0].ports[1].number"),
-        ("protocol = \"any\"", "port = \"tcp/1\"", "policy[0].ports[1].port: is not said in one way"),
+        ("protocol = \"any\"", "port = \"tcp/1\"", "policy[0].ports[1].port: must have exactly one form"),
         (
             "number = 3389\nprotocol = \"any\"",
             "port = \"tcp/22\"",
-            "policy[0].ports[1].port: tcp/22 is there twice",
+            "policy[0].ports[1].port: tcp/22 appears twice",
         ),
         ("\"host:web-*\"", "\"*\"", "policy[0].layers: is missing"),
         ("\"host:web-*\"", "\"web-*\"", "selects no kind of target"),
@@ -81,7 +81,7 @@ fn a_value_that_cannot_be_is_named_by_its_place() {
         assert!(complaint.contains(place), "{to}: {complaint}");
     }
     assert!(complaint("policy = []").contains("at least one [[policy]]"));
-    assert!(complaint(&format!("{WEB}{WEB}")).contains("policy[1].name: web is there twice"));
+    assert!(complaint(&format!("{WEB}{WEB}")).contains("policy[1].name: web appears twice"));
 }
 
 fn a_policy() -> impl Strategy<Value = Policy> {

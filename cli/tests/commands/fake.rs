@@ -1,4 +1,4 @@
-//! A broker that does what a test tells it, behind the real TLS.
+//! A broker that follows a test's script, behind the real TLS.
 
 mod agents;
 mod connection;
@@ -13,6 +13,7 @@ use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::identity::{Identity, TrustDomain};
 use postern_pki::tls::{ServerIdentity, server_config};
 use postern_proto::v1;
+use postern_runtime::clock::wall;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -22,44 +23,44 @@ use tonic::transport::Server;
 
 use super::run::{self, Ran};
 
-/// What the broker is to do, and what it has heard.
+/// The script of the broker, and the calls that it has received.
 #[derive(Debug, Default)]
 pub(crate) struct Script {
-    /// What every call is refused with.
+    /// The status with which every call is refused.
     pub(crate) refusal: Option<Status>,
-    /// What a request is answered with.
+    /// The answer to a request.
     pub(crate) answer: v1::RequestAccessResponse,
-    /// How many answers to requests are lost with their connection.
+    /// The number of answers to requests that are lost with their connection.
     pub(crate) cut: u32,
-    /// Whether the connection that writes next is cut.
+    /// True if the connection that writes next is cut.
     pub(crate) cut_now: bool,
-    /// What each watch hears, one after another; the last goes on silently.
+    /// The events of each watch, one watch after another; the last stays open in silence.
     pub(crate) watches: Vec<Vec<v1::WatchGrantsResponse>>,
     /// The audit log's lines.
     pub(crate) log: Vec<String>,
     /// The policies that are kept.
     pub(crate) policies: Vec<v1::Policy>,
-    /// How many grants there are to list.
+    /// The number of grants to list.
     pub(crate) grants: u32,
-    /// What an assessment is answered with.
-    pub(crate) survey: v1::AssessTargetsResponse,
-    /// What a lockdown and a release are answered with.
+    /// The answer to an assessment.
+    pub(crate) assessment_report: v1::AssessTargetsResponse,
+    /// The answer to a lockdown and to a release.
     pub(crate) results: Vec<v1::LockdownResult>,
-    /// How the brokers stand.
+    /// The state of the brokers.
     pub(crate) status: v1::GetStatusResponse,
-    /// The assessments that were asked for.
+    /// The assessments that were requested.
     pub(crate) assessments: Vec<v1::AssessTargetsRequest>,
-    /// The lockdowns that were asked for.
+    /// The lockdowns that were requested.
     pub(crate) lockdowns: Vec<v1::LockdownTargetsRequest>,
-    /// The releases that were asked for.
+    /// The releases that were requested.
     pub(crate) releases: Vec<v1::ReleaseTargetsRequest>,
-    /// The requests that were heard.
+    /// The access requests that were received.
     pub(crate) requests: Vec<v1::RequestAccessRequest>,
-    /// The filters that were heard, of lists and of watches.
+    /// The filters that were received, of lists and of watches.
     pub(crate) filters: Vec<v1::GrantFilter>,
 }
 
-/// A broker, with a client that it knows.
+/// A broker with one client.
 pub(crate) struct Fake {
     pub(crate) address: String,
     pub(crate) script: Arc<Mutex<Script>>,
@@ -69,25 +70,25 @@ pub(crate) struct Fake {
 }
 
 impl Fake {
-    /// Starts a broker, and gives alice, a requester, an identity.
+    /// Starts a broker, and issues an identity to alice, a requester.
     pub(crate) async fn with(script: Script) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let authority = Authority::init(&dir.path().join("ca"), &TrustDomain::default(), ago(24)).unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = format!("https://{}", listener.local_addr().unwrap());
         let script = Arc::new(Mutex::new(script));
-        let (tls, heard) = (acceptor(&authority), Arc::clone(&script));
+        let (tls, received) = (acceptor(&authority), Arc::clone(&script));
         let mut serving = JoinSet::new();
         serving.spawn(async move {
-            let server = services::all(Server::builder(), &heard);
-            server.serve_with_incoming(connection::accepted(listener, tls, heard)).await.unwrap();
+            let server = services::all(Server::builder(), &received);
+            server.serve_with_incoming(connection::accepted(listener, tls, received)).await.unwrap();
         });
         let fake = Self { address, script, authority, dir, _serving: serving };
-        fake.issue("alice", now());
+        fake.issue("alice", wall());
         fake
     }
 
-    /// Makes an identity that is good for an hour from then, in the directory that [`Self::postern`] uses.
+    /// Issues an identity that is valid for an hour from that time, in the directory that [`Self::postern`] uses.
     pub(crate) fn issue(&self, name: &str, from: Timestamp) {
         let principal = Principal { role: Role::Requester, name: Name::new(name).unwrap() };
         let key = KeyPair::generate().unwrap();
@@ -97,19 +98,19 @@ impl Fake {
         Credentials::new(key, issued.chain, self.authority.roots()).unwrap().save(&self.identity()).unwrap();
     }
 
-    /// The client's identity.
+    /// Returns the directory of the client's identity.
     pub(crate) fn identity(&self) -> std::path::PathBuf {
         self.dir.path().join("me")
     }
 
-    /// A file beside it.
+    /// Writes a file beside the identity, and returns its path.
     pub(crate) fn file(&self, name: &str, text: &str) -> String {
         let file = self.dir.path().join(name);
         std::fs::write(&file, text).unwrap();
         file.to_str().unwrap().to_owned()
     }
 
-    /// The command as this client.
+    /// Makes the command as this client.
     pub(crate) fn command(&self, args: &[&str]) -> tokio::process::Command {
         let mut command = run::command(args);
         command.env("POSTERN_BROKER", &self.address).env("POSTERN_IDENTITY", self.identity());
@@ -124,9 +125,9 @@ impl Fake {
     }
 }
 
-/// A grant as a broker tells of it: one window on host:web-1.
+/// A grant as a broker sends it: one window on host:web-1.
 pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Grant {
-    let at = now();
+    let at = wall();
     let layer = v1::WindowLayer { layer: v1::Layer::Host.into(), state: layer.into(), detail: String::new() };
     v1::Grant {
         id: "01jx0000000000000000000000".to_owned(),
@@ -147,21 +148,16 @@ pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Gran
     }
 }
 
-/// Some time ago.
+/// Returns the time some hours ago.
 pub(crate) fn ago(hours: i64) -> Timestamp {
-    now() - SignedDuration::from_hours(hours)
+    wall() - SignedDuration::from_hours(hours)
 }
 
 fn acceptor(authority: &Authority) -> TlsAcceptor {
     let key = KeyPair::generate().unwrap();
     let csr = key.csr().unwrap();
     let hour = std::time::Duration::from_secs(3600);
-    let issued = authority.issue_server(&csr, &["127.0.0.1".to_owned()], hour, now()).unwrap();
+    let issued = authority.issue_server(&csr, &["127.0.0.1".to_owned()], hour, wall()).unwrap();
     let credentials = Credentials::new(key, issued.chain, authority.roots()).unwrap();
     TlsAcceptor::from(server_config(&ServerIdentity::new(credentials).unwrap()).unwrap())
-}
-
-#[allow(clippy::disallowed_methods)]
-fn now() -> Timestamp {
-    Timestamp::now()
 }

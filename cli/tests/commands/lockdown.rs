@@ -16,11 +16,11 @@ fn found(verdict: v1::Verdict, unread: &[&str]) -> Script {
     };
     let place =
         |place: &&str| v1::UnreadPlace { place: (*place).to_owned(), reason: "it is away".to_owned() };
-    let survey = v1::AssessTargetsResponse {
+    let assessment_report = v1::AssessTargetsResponse {
         assessments: vec![assessment],
         unread: unread.iter().map(place).collect(),
     };
-    Script { survey, ..Script::default() }
+    Script { assessment_report, ..Script::default() }
 }
 
 fn a_result(done: bool) -> v1::LockdownResult {
@@ -42,7 +42,7 @@ fn failed() -> v1::LockdownResult {
 }
 
 #[tokio::test]
-async fn an_assessment_asks_for_what_was_named_and_tells_each_reason() {
+async fn an_assessment_requests_the_named_vms_and_shows_each_reason() {
     let broker = Fake::with(found(v1::Verdict::Unhealthy, &[])).await;
     let ran = broker.postern(&["assess", VM, "--port", "22", "--port", "udp/161"]).await.exits(0);
     assert!(ran.out.contains("sgr-1 of sg-1 lets anyone in to tcp/22"), "{ran:?}");
@@ -55,7 +55,7 @@ async fn an_assessment_asks_for_what_was_named_and_tells_each_reason() {
 }
 
 #[tokio::test]
-async fn a_check_passes_only_if_all_was_looked_at_and_nothing_found() {
+async fn a_check_passes_only_if_every_place_was_read_and_no_vm_is_unhealthy() {
     for (verdict, unread, code) in [
         (v1::Verdict::Healthy, &[][..], 0),
         (v1::Verdict::NotApplicable, &[], 0),
@@ -84,7 +84,10 @@ async fn a_lockdown_shows_every_change() {
 async fn what_was_not_done_is_a_failure_with_the_way_to_do_it() {
     let broker = Fake::with(Script { results: vec![a_result(true), asking()], ..Script::default() }).await;
     let ran = broker.postern(&["lockdown", VM]).await.exits(6).tells("1 of 2 targets");
-    assert!(ran.out.contains("asks (cut): sessions end\n  run it again with --accept cut\n"), "{ran:?}");
+    assert!(
+        ran.out.contains("must be accepted (cut): sessions end\n  run the command again with --accept cut\n"),
+        "{ran:?}"
+    );
     let json = broker.postern(&["lockdown", VM, "--output", "json"]).await.exits(6).json();
     assert_eq!((&json["results"][0]["done"], &json["results"][1]["done"]), (&true.into(), &false.into()));
     broker.script.lock().unwrap().results = vec![failed()];
@@ -93,7 +96,7 @@ async fn what_was_not_done_is_a_failure_with_the_way_to_do_it() {
 }
 
 #[tokio::test]
-async fn a_dry_run_has_done_its_part_by_telling() {
+async fn a_dry_run_succeeds_by_listing_the_changes() {
     let broker = Fake::with(Script { results: vec![a_result(false), asking()], ..Script::default() }).await;
     for command in ["lockdown", "release"] {
         broker.postern(&[command, VM, "--dry-run"]).await.exits(0);

@@ -1,4 +1,6 @@
-//! The real `postern` against a broker of our own over loopback and mTLS, and without any.
+//! The real `postern` against a fake broker over loopback and mTLS, and without a broker.
+
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
 
 #[cfg(test)]
 mod access;

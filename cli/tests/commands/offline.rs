@@ -1,4 +1,4 @@
-//! What needs no broker.
+//! Commands that need no broker.
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -114,7 +114,7 @@ async fn a_policy_file_is_checked_before_a_broker_is_needed() {
 }
 
 #[tokio::test]
-async fn what_is_not_set_is_told_with_the_ways_to_set_it() {
+async fn a_missing_setting_is_named_with_the_ways_to_set_it() {
     postern(&["grants"]).await.exits(2).tells("error: broker: is not set; give --broker, set POSTERN_BROKER");
 }
 

@@ -1,11 +1,11 @@
-//! Running the command.
+//! Runs of the command.
 
 use std::process::Stdio;
 use std::time::Duration;
 
 use tokio::process::Command;
 
-/// How a command ended.
+/// The outcome of a command.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) code: i32,
@@ -14,7 +14,7 @@ pub(crate) struct Ran {
 }
 
 impl Ran {
-    /// What it wrote as JSON.
+    /// Parses the results as JSON.
     pub(crate) fn json(&self) -> serde_json::Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
@@ -26,7 +26,7 @@ impl Ran {
         self
     }
 
-    /// Checks that stderr has this in it.
+    /// Checks that stderr contains the text.
     #[track_caller]
     pub(crate) fn tells(self, text: &str) -> Self {
         assert!(self.err.contains(text), "{text:?} is not in {self:?}");
@@ -34,7 +34,7 @@ impl Ran {
     }
 }
 
-/// The command, with nothing of this machine's own settings.
+/// Makes the command without this machine's own settings.
 pub(crate) fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_postern"));
     for variable in ["POSTERN_BROKER", "POSTERN_IDENTITY", "XDG_CONFIG_HOME"] {
@@ -44,7 +44,7 @@ pub(crate) fn command(args: &[&str]) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs the command to its end.
 pub(crate) async fn postern(args: &[&str]) -> Ran {
     let output = tokio::time::timeout(Duration::from_secs(60), command(args).output()).await;
     let output = output.expect("the command hangs").unwrap();

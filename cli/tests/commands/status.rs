@@ -6,8 +6,8 @@ use postern_proto::v1;
 
 use super::fake::{Fake, Script};
 
-/// One broker that stands like this, with so many stuck closes.
-fn standing(ready: bool, stuck: u64) -> Script {
+/// A script with one broker in this state, and this number of stuck closes.
+fn status_of(ready: bool, stuck: u64) -> Script {
     let replica = v1::Replica { name: "broker-1".to_owned(), answers: true, ..v1::Replica::default() };
     let status = v1::GetStatusResponse {
         replica: "broker-1".to_owned(),
@@ -23,17 +23,17 @@ fn standing(ready: bool, stuck: u64) -> Script {
 #[tokio::test]
 async fn a_check_passes_only_if_nothing_needs_attention() {
     for (ready, stuck, code) in [(true, 0, 0), (false, 0, 9), (true, 1, 9)] {
-        let broker = Fake::with(standing(ready, stuck)).await;
+        let broker = Fake::with(status_of(ready, stuck)).await;
         let ran = broker.postern(&["status", "--check"]).await.exits(code);
-        assert_eq!(ran.err.contains("error: something needs attention, 1 in all"), code == 9, "{ran:?}");
+        assert_eq!(ran.err.contains("error: 1 problem needs attention"), code == 9, "{ran:?}");
         let json = broker.postern(&["status", "--check", "--output", "json"]).await.exits(code).json();
         assert_eq!(json["attention"].as_array().map(Vec::len), Some(usize::from(code == 9)));
     }
 }
 
 #[tokio::test]
-async fn without_a_check_telling_is_all_that_was_asked_for() {
-    let broker = Fake::with(standing(false, 3)).await;
+async fn without_a_check_the_command_only_reports() {
+    let broker = Fake::with(status_of(false, 3)).await;
     let ran = broker.postern(&["status"]).await.exits(0);
     assert!(ran.out.contains("needs attention:\n  broker-1 is not ready: reconciler"), "{ran:?}");
     assert!(ran.out.contains("3 grants have not closed in time"), "{ran:?}");
@@ -42,6 +42,6 @@ async fn without_a_check_telling_is_all_that_was_asked_for() {
 #[tokio::test]
 async fn a_broker_that_refuses_is_no_broker_that_needs_attention() {
     let refusal = Some(invalid(&Invalid::new("field", "is wrong", "write another")));
-    let broker = Fake::with(Script { refusal, ..standing(true, 0) }).await;
+    let broker = Fake::with(Script { refusal, ..status_of(true, 0) }).await;
     broker.postern(&["status", "--check"]).await.exits(5);
 }

@@ -1,4 +1,4 @@
-//! Who trusts whom, and what is said when one does not, or when nobody is there.
+//! Trust between command and broker: the errors when one refuses the other, and when no broker runs.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -6,7 +6,7 @@ use super::fake::{Fake, Script, ago};
 use super::run;
 
 #[tokio::test]
-async fn a_broker_that_is_not_there_is_unreachable_and_heard_nothing() {
+async fn a_broker_that_does_not_run_is_unreachable_and_received_nothing() {
     let broker = Fake::with(Script::default()).await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (identity, address) = (broker.identity(), format!("https://{free}"));
@@ -19,8 +19,8 @@ async fn a_broker_that_is_not_there_is_unreachable_and_heard_nothing() {
 
 #[tokio::test]
 async fn a_broker_of_another_authority_is_not_trusted() {
-    let (ours, other) = (Fake::with(Script::default()).await, Fake::with(Script::default()).await);
-    let identity = ours.identity();
+    let (trusted, other) = (Fake::with(Script::default()).await, Fake::with(Script::default()).await);
+    let identity = trusted.identity();
     let us = ["--broker", &other.address, "--identity", identity.to_str().unwrap()];
     let ran = run::postern(&[&us[..], &["grants"]].concat()).await;
     ran.exits(8).tells("is not the broker that this identity trusts");
@@ -50,7 +50,7 @@ async fn an_address_of_another_form_is_refused() {
 }
 
 #[tokio::test]
-async fn the_configuration_file_says_which_broker_and_as_whom() {
+async fn the_configuration_file_sets_the_broker_and_the_identity() {
     let broker = Fake::with(Script::default()).await;
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join(".config/postern");

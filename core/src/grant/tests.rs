@@ -1,8 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::Layers;
-use crate::{Name, ProtectedPort, Role, SourcePrefix};
+use crate::{Layers, Name, ProtectedPort, Role, SourcePrefix};
 
 fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
@@ -16,7 +15,7 @@ fn principal(name: &str) -> Principal {
     Principal { role: Role::Requester, name: Name::new(name).unwrap() }
 }
 
-/// A grant of alice's for a minute, with an id of this number.
+/// A grant of alice for a minute, with an id of this number.
 fn a_grant(number: u128, sources: &[&str], unreachable: Unreachable, approval_required: bool) -> Grant {
     let targets: Vec<TargetId> = vec!["host:vm-1".parse().unwrap()];
     let port: ProtectedPort = "tcp/22".parse().unwrap();
@@ -53,8 +52,8 @@ fn the_end_is_fixed_when_opening_begins_and_waiting_for_an_approval_costs_nothin
 #[test]
 fn an_opening_is_given_up_after_half_a_minute_unless_its_policy_waits() {
     assert_eq!(opening().open_by, at(30));
-    let patient = |seconds| opening().opening_within(Duration::from_secs(seconds));
-    assert_eq!((patient(40).open_by, patient(900).open_by), (at(40), opening().not_after));
+    let opening_within = |seconds| opening().opening_within(Duration::from_secs(seconds));
+    assert_eq!((opening_within(40).open_by, opening_within(900).open_by), (at(40), opening().not_after));
     assert_eq!(a_grant(1, &["192.0.2.7"], Unreachable::Wait, false).open_by, at(60));
 }
 
@@ -71,7 +70,7 @@ fn i5_what_cannot_open_fails_only_after_it_was_closed() {
 }
 
 #[test]
-fn a_grant_has_to_close_from_when_it_was_told_to_and_from_its_end_at_the_latest() {
+fn a_grant_has_to_close_from_its_close_event_on_and_from_its_end_at_the_latest() {
     let close =
         |grant: &Grant, seconds| grant.after(Event::Close(CloseReason::Expired), at(seconds)).unwrap();
     let active = opening().after(Event::Confirmed, at(1)).unwrap();
@@ -79,7 +78,7 @@ fn a_grant_has_to_close_from_when_it_was_told_to_and_from_its_end_at_the_latest(
         assert_eq!((grant.closes_since(at(59)), grant.closes_since(at(90))), (None, Some(at(60))));
     }
     assert_eq!(close(&active, 10).closes_since(at(20)), Some(at(10)));
-    assert_eq!(close(&active, 80).closes_since(at(90)), Some(at(60)), "nobody was there at its end");
+    assert_eq!(close(&active, 80).closes_since(at(90)), Some(at(60)), "no broker ran at its end");
     let closed = close(&active, 10).after(Event::ClosedEverywhere, at(11)).unwrap();
     assert_eq!((closed.closes_since(at(90)), closed.closing_since), (None, Some(at(10))));
     let waiting = a_grant(1, &["192.0.2.7"], Unreachable::Fail, true);
@@ -150,7 +149,7 @@ fn every_state() -> Vec<GrantState> {
     others.into_iter().chain(closing).chain(close_reasons().map(GrantState::Closed)).collect()
 }
 
-/// Where an event leads: the whole state machine, written a second time.
+/// The state that an event leads to: the whole state machine, written a second time.
 fn leads_to(state: &GrantState, event: &Event) -> Option<GrantState> {
     let failed_or = |reason: &CloseReason, or: fn(CloseReason) -> GrantState| match reason {
         CloseReason::CannotOpen { reason } => GrantState::Failed { reason: reason.clone() },
@@ -191,7 +190,7 @@ fn i5_every_event_in_every_state_leads_where_it_should_and_nowhere_else() {
             }
         }
     }
-    assert_eq!(allowed, 19, "a new transition wants its place in the module's drawing");
+    assert_eq!(allowed, 19, "add a new transition to the module's drawing");
 }
 
 /// The states that may follow each, as the module's own drawing has it.

@@ -3,8 +3,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::{Authorized, Layers, Mode};
-use crate::{AccessRequest, Justification, Name, Principal, Role};
+use crate::policy::{Authorized, Mode};
+use crate::{AccessRequest, Justification, Layers, Name, Principal, Role};
 
 const TARGET: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -39,7 +39,7 @@ fn absent_agent(may_hold: bool) -> Observed {
     Observed::Unreachable { reason: "away".into(), may_hold }
 }
 
-/// What a grant does next where host and cloud are observed so.
+/// The next event of a grant for these observations of host and cloud.
 fn next(grant: &Grant, host: &Observed, cloud: &Observed, now: u64) -> Option<Event> {
     let observe = |_: &Window, layer| match layer {
         Layer::Host => host.clone(),
@@ -85,8 +85,8 @@ fn i6_a_close_is_done_once_every_layer_is_known_to_hold_nothing() {
     let closing =
         a_grant(1, Layers::Both, Unreachable::Fail).after(Event::Close(CloseReason::Expired), at(9)).unwrap();
     assert_eq!(next(&closing, &Observed::Absent, &Observed::Absent, 9), Some(Event::ClosedEverywhere));
-    let never_told = absent_agent(false);
-    assert_eq!(next(&closing, &never_told, &Observed::Absent, 9), Some(Event::ClosedEverywhere));
+    let never_sent = absent_agent(false);
+    assert_eq!(next(&closing, &never_sent, &Observed::Absent, 9), Some(Event::ClosedEverywhere));
     let refused = Observed::Refused { reason: "no".into() };
     for unknown in [Observed::Open, Observed::Unconfirmed, absent_agent(true), refused] {
         assert_eq!(next(&closing, &unknown, &Observed::Absent, 999), None, "{unknown:?}");

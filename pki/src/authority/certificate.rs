@@ -10,19 +10,19 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::PkiError;
 use crate::credentials::KeyPair;
 use crate::identity::{self, TrustDomain};
-use crate::life::{Life, ROOT_LIFETIME, intermediate_end};
-use crate::{PkiError, authority::BACKDATE};
+use crate::life::{BACKDATE, Life, ROOT_LIFETIME, intermediate_end};
 
 /// The facts of one of the authority's own certificates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CaCertificate {
-    /// The name that it carries.
+    /// The name that the certificate carries.
     pub subject: String,
     /// The serial number, in hexadecimal digits.
     pub serial: String,
-    /// From when until when it is valid.
+    /// The time for which the certificate is valid.
     pub life: Life,
 }
 
@@ -98,7 +98,7 @@ fn params(
     Ok(params)
 }
 
-/// Sets from when until when a certificate is valid, in whole seconds.
+/// Sets the time for which a certificate is valid, in whole seconds.
 pub(super) fn set_validity(
     params: &mut CertificateParams,
     from: Timestamp,

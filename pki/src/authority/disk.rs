@@ -4,19 +4,23 @@
 //! a crash at any step key and certificate belong together. `intermediate.pem` is a copy of that certificate for people and
 //! tools, written afterwards; the authority reads it only where `intermediate.key` has no certificate, as `init` once made
 //! it. `previous.pem` lists the intermediates that were replaced and have not ended.
+//!
+//! Where `intermediate.key` is lost, `root.pem` and the root's key make another: a renewal reads the old intermediate only to
+//! list it. Where the copy for people is stale, it is written again from `intermediate.key`.
 
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 
+use super::certificate::{self, CaCertificate, is_of_key};
 use crate::credentials::{self, KeyPair};
-use crate::{PkiError, files, identity};
+use crate::{PkiError, TrustDomain, files, identity};
 
 /// The most replaced intermediates that are remembered; the oldest are forgotten first.
-const PREVIOUS: usize = 16;
+const MAX_PREVIOUS: usize = 16;
 
-/// Where the files are.
+/// The paths of the files.
 pub(super) struct Paths {
     dir: PathBuf,
     pub(super) root_key: PathBuf,
@@ -26,7 +30,7 @@ pub(super) struct Paths {
     pub(super) previous: PathBuf,
 }
 
-/// An intermediate with its key, as it is on disk.
+/// An intermediate with its key, as read from disk.
 pub(super) struct Intermediate {
     pub(super) key: KeyPair,
     pub(super) certificate: Vec<u8>,
@@ -56,6 +60,15 @@ impl Paths {
         only(&self.root, credentials::load_certificates(&self.root)?)
     }
 
+    /// Reads the root's key from a file.
+    pub(super) fn read_root_key(&self, path: &Path, root: &[u8]) -> Result<KeyPair, PkiError> {
+        let key = credentials::load_key(path)?;
+        if is_of_key(root, &key) {
+            return Ok(key);
+        }
+        Err(PkiError::WrongRootKey { path: path.to_owned(), root: self.root.clone() })
+    }
+
     /// Reads the intermediate and its key.
     pub(super) fn read_intermediate(&self) -> Result<Intermediate, PkiError> {
         let text = files::read_private(&self.intermediate_key)?;
@@ -76,7 +89,50 @@ impl Paths {
         files::write_beside(&self.intermediate, &pem, 0o644)
     }
 
-    /// The replaced intermediates that are valid at `now`, the newest last.
+    /// Replaces the intermediate, and returns the new certificate. The caller holds the lock.
+    pub(super) fn replace_intermediate(
+        &self,
+        trust_domain: &TrustDomain,
+        root: &[u8],
+        root_key: KeyPair,
+        now: Timestamp,
+    ) -> Result<Vec<u8>, PkiError> {
+        let key = KeyPair::generate()?;
+        let made = certificate::intermediate(&key, trust_domain, root, root_key, now)?;
+        if let Some(replaced) = self.read_replaced() {
+            self.remember(&replaced, now)?;
+        }
+        self.write_intermediate(&key, &made)?;
+        Ok(made)
+    }
+
+    /// Reads the certificate of the intermediate that is about to be replaced; none if no file holds it.
+    fn read_replaced(&self) -> Option<Vec<u8>> {
+        if let Ok(found) = self.read_intermediate() {
+            return Some(found.certificate);
+        }
+        let copy = credentials::load_certificates(&self.intermediate).ok()?;
+        let [copy] = <[Vec<u8>; 1]>::try_from(copy).ok()?;
+        CaCertificate::read("the copy", &copy).is_ok().then_some(copy)
+    }
+
+    /// Reports whether `intermediate.pem` holds this intermediate's certificate and nothing else.
+    pub(super) fn is_copied(&self, intermediate: &Intermediate) -> bool {
+        credentials::load_certificates(&self.intermediate)
+            .is_ok_and(|copy| copy == std::slice::from_ref(&intermediate.certificate))
+    }
+
+    /// Writes `intermediate.pem` again if it is not a copy. Returns whether it wrote. The caller holds the lock.
+    pub(super) fn mend_copy(&self) -> Result<bool, PkiError> {
+        let found = self.read_intermediate()?;
+        let stale = !self.is_copied(&found);
+        if stale {
+            files::write_beside(&self.intermediate, &credentials::to_pem(&[found.certificate]), 0o644)?;
+        }
+        Ok(stale)
+    }
+
+    /// Reads the replaced intermediates that are valid at `now`, the newest last.
     pub(super) fn read_previous(&self, now: Timestamp) -> Result<Vec<Vec<u8>>, PkiError> {
         if self.previous.symlink_metadata().is_err() {
             return Ok(Vec::new());
@@ -88,15 +144,15 @@ impl Paths {
 
     /// Remembers an intermediate that is about to be replaced.
     pub(super) fn remember(&self, certificate: &[u8], now: Timestamp) -> Result<(), PkiError> {
-        // What cannot be read is for people alone, and must not keep the authority from its renewal.
+        // The list is for people alone: an unreadable one must not keep the authority from its renewal.
         let mut certificates = self.read_previous(now).unwrap_or_default();
         certificates.retain(|known| known != certificate);
         certificates.push(certificate.to_vec());
-        let newest = certificates.split_off(certificates.len().saturating_sub(PREVIOUS));
+        let newest = certificates.split_off(certificates.len().saturating_sub(MAX_PREVIOUS));
         files::write_beside(&self.previous, &credentials::to_pem(&newest), 0o644)
     }
 
-    /// Keeps other programs from renewing until the file is dropped.
+    /// Keeps other programs from renewing until the returned file is dropped.
     pub(super) fn lock(&self) -> Result<File, PkiError> {
         let failed = |source| PkiError::File { path: self.dir.clone(), source };
         let dir = File::open(&self.dir).map_err(failed)?;

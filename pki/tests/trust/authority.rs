@@ -1,4 +1,4 @@
-//! The authority's files, and what it signs.
+//! The authority's files, and the certificates that it signs.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -9,8 +9,10 @@ use rcgen::{CertificateParams, DnType, SanType};
 
 use crate::parties::{Ca, HOUR, agent, alice, now};
 
+/// Loads the authority; an intermediate that cannot be used is the error itself.
 fn load(ca: &Ca) -> Result<Authority, PkiError> {
     Authority::load(ca.dir.path(), &TrustDomain::default())
+        .map_err(|error| if let PkiError::NoIntermediate(cause) = error { *cause } else { error })
 }
 
 #[test]
@@ -34,7 +36,7 @@ fn an_authority_is_made_once_and_signs_without_its_root_key() {
 }
 
 #[test]
-fn a_key_that_others_can_read_is_refused_by_name_and_mode() {
+fn a_key_that_other_users_can_read_is_refused_by_name_and_mode() {
     let ca = Ca::new();
     for name in ["root.key", "intermediate.key"] {
         let path = ca.dir.path().join(name);
@@ -72,34 +74,34 @@ fn a_key_is_a_plain_file() {
 
 #[test]
 fn the_keys_and_certificates_of_two_authorities_do_not_mix() {
-    let (ours, theirs) = (Ca::new(), Ca::new());
+    let (ca, other) = (Ca::new(), Ca::new());
     let file = |ca: &Ca, name| ca.dir.path().join(name);
-    fs::copy(file(&theirs, "intermediate.key"), file(&ours, "intermediate.key")).unwrap();
-    let Err(error) = load(&ours) else { panic!("an intermediate that another root signed was loaded") };
+    fs::copy(file(&other, "intermediate.key"), file(&ca, "intermediate.key")).unwrap();
+    let Err(error) = load(&ca) else { panic!("an intermediate that another root signed was loaded") };
     let error = error.to_string();
     assert!(error.contains("intermediate.key") && error.contains("root.pem"), "{error}");
-    // As it was before the certificate stood beside its key.
-    let text = fs::read_to_string(file(&theirs, "intermediate.key")).unwrap();
+    // The form of a file from before the certificate was written beside its key.
+    let text = fs::read_to_string(file(&other, "intermediate.key")).unwrap();
     let key = &text[..text.find("-----BEGIN CERTIFICATE-----").unwrap()];
-    fs::write(file(&ours, "intermediate.key"), key).unwrap();
-    assert!(matches!(load(&ours), Err(PkiError::KeyMismatch)));
-    fs::copy(file(&theirs, "intermediate.pem"), file(&ours, "intermediate.pem")).unwrap();
-    let Err(error) = load(&ours) else { panic!("an intermediate that another root signed was loaded") };
+    fs::write(file(&ca, "intermediate.key"), key).unwrap();
+    assert!(matches!(load(&ca), Err(PkiError::KeyMismatch)));
+    fs::copy(file(&other, "intermediate.pem"), file(&ca, "intermediate.pem")).unwrap();
+    let Err(error) = load(&ca) else { panic!("an intermediate that another root signed was loaded") };
     let error = error.to_string();
     assert!(error.contains("intermediate.pem") && error.contains("root.pem"), "{error}");
 }
 
 #[test]
-fn i7_names_in_a_request_are_not_looked_at() {
+fn i7_names_in_a_request_are_ignored() {
     let ca = Ca::new();
     let key = rcgen::KeyPair::generate().unwrap();
-    let mut wishes = CertificateParams::default();
-    wishes.distinguished_name.push(DnType::CommonName, "administrator");
-    wishes.subject_alt_names = vec![
+    let mut requested = CertificateParams::default();
+    requested.distinguished_name.push(DnType::CommonName, "administrator");
+    requested.subject_alt_names = vec![
         SanType::URI("spiffe://postern/principal/administrator/eve".try_into().unwrap()),
         SanType::DnsName("broker.example.org".try_into().unwrap()),
     ];
-    let request = wishes.serialize_request(&key).unwrap();
+    let request = requested.serialize_request(&key).unwrap();
     let issued = ca.authority.issue(request.der(), &alice(), HOUR, now()).unwrap();
     assert_eq!(Identity::of_certificate(&issued.chain[0], &TrustDomain::default()).unwrap(), alice());
     assert!(!String::from_utf8_lossy(&issued.chain[0]).contains("broker.example.org"));
@@ -121,7 +123,7 @@ fn i7_a_request_that_its_own_key_did_not_sign_is_refused() {
 }
 
 #[test]
-fn i7_a_certificate_with_two_ids_speaks_for_nobody() {
+fn i7_a_certificate_with_two_ids_names_no_identity() {
     let key = rcgen::KeyPair::generate().unwrap();
     let ids = [agent(), alice()]
         .map(|identity| SanType::URI(identity.to_uri(&TrustDomain::default()).try_into().unwrap()));

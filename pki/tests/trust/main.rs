@@ -1,5 +1,5 @@
-//! Who trusts whom: real handshakes between what this crate makes, and the files that it reads and refuses.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Trust between brokers, agents and clients: real handshakes, and the files that the crate reads and refuses.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod authority;
 mod handshakes;

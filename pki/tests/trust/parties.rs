@@ -21,10 +21,9 @@ pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 /// The name that brokers serve under.
 pub(crate) const NAME: &str = "broker.example.org";
 
-/// The wall: certificates are checked against it by rustls.
-#[allow(clippy::disallowed_methods)]
+/// Returns the time on the wall clock, against which rustls checks certificates.
 pub(crate) fn now() -> Timestamp {
-    Timestamp::now()
+    postern_runtime::clock::wall()
 }
 
 /// An authority in a directory of its own.
@@ -43,7 +42,7 @@ impl Ca {
         Self { authority: Authority::init(dir.path(), &TrustDomain::default(), at).unwrap(), dir }
     }
 
-    /// Credentials of an identity, from `issued_at` on.
+    /// Issues credentials of an identity at `issued_at`.
     pub(crate) fn issue(
         &self,
         identity: &Identity,
@@ -63,12 +62,12 @@ impl Ca {
         self.issue(&alice(), now(), HOUR)
     }
 
-    /// The configuration of a broker.
+    /// Returns the configuration of a broker.
     pub(crate) fn broker(&self) -> Arc<ServerConfig> {
         self.broker_issued_at(now())
     }
 
-    /// The configuration of a broker whose certificate is good for an hour from then on.
+    /// Returns the configuration of a broker whose certificate is valid for an hour from then on.
     pub(crate) fn broker_issued_at(&self, at: Timestamp) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let names = [NAME.to_owned(), "192.0.2.1".to_owned()];
@@ -76,8 +75,8 @@ impl Ca {
         self.serving(Credentials::new(key, issued.chain, self.authority.roots()).unwrap())
     }
 
-    /// The configuration of whoever has a certificate that this authority would never make: it has these ids, and a
-    /// broker's name and usages besides.
+    /// Returns the configuration of a server with a certificate that this authority would never make: it has these ids,
+    /// and a broker's name and usages besides.
     pub(crate) fn forged(&self, ids: &[&str]) -> Arc<ServerConfig> {
         let pem = |name: &str| fs::read_to_string(self.dir.path().join(name)).unwrap();
         let authority = CertificateDer::from_pem_slice(pem("intermediate.pem").as_bytes()).unwrap();
@@ -97,7 +96,7 @@ impl Ca {
         Arc::new(config)
     }
 
-    /// The configuration of whoever serves with these credentials.
+    /// Returns the configuration of a server with these credentials.
     pub(crate) fn serving(&self, credentials: Credentials) -> Arc<ServerConfig> {
         server_config(&ServerIdentity::new(credentials).unwrap()).unwrap()
     }
@@ -111,18 +110,18 @@ pub(crate) fn alice() -> Identity {
     Identity::Principal(Principal { role: Role::Requester, name: Name::new("alice").unwrap() })
 }
 
-/// What came of a handshake.
-pub(crate) struct Met {
-    /// Whom the server sees; `None` for a client without a certificate.
+/// The outcome of a handshake.
+pub(crate) struct Handshake {
+    /// The identity that the server sees; `None` for a client without a certificate.
     pub(crate) peer: Option<Identity>,
 }
 
-/// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether it was accepted.
-pub(crate) async fn meet(
+/// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether the server accepted it.
+pub(crate) async fn handshake(
     server: Arc<ServerConfig>,
     client: Arc<ClientConfig>,
     name: &str,
-) -> Result<Met, String> {
+) -> Result<Handshake, String> {
     let (near, far) = tokio::io::duplex(16 * 1024);
     let name = ServerName::try_from(name.to_owned()).unwrap();
     let serve = async {
@@ -143,5 +142,5 @@ pub(crate) async fn meet(
     connected.map_err(|error| error.to_string())?;
     let leaf = served.map_err(|error| error.to_string())?;
     let peer = leaf.map(|leaf| Identity::of_certificate(&leaf, &TrustDomain::default()).unwrap());
-    Ok(Met { peer })
+    Ok(Handshake { peer })
 }

@@ -7,10 +7,10 @@ use postern_core::{Invalid, Mode, Port, Principal, ProtectedPort, Protocol, Role
 
 use crate::v1;
 
-/// A positive duration, whole in nanoseconds.
+/// Parses a duration of zero or more, whole in nanoseconds.
 ///
 /// # Errors
-/// Not set, negative, or not normalised (google.protobuf.Duration: seconds and nanos of one sign).
+/// The duration is not set, negative, or not normalised (google.protobuf.Duration: seconds and nanos of one sign).
 pub fn duration(field: &str, wire: Option<&prost_types::Duration>) -> Result<Duration, Invalid> {
     let remedy = "give a positive duration such as 1800s";
     let wire = wire.ok_or_else(|| Invalid::new(field, "is not set", remedy))?;
@@ -20,30 +20,30 @@ pub fn duration(field: &str, wire: Option<&prost_types::Duration>) -> Result<Dur
     }
 }
 
-/// A duration for the wire; past 2^63 seconds it saturates.
+/// Converts a duration for the wire; saturates past 2^63 seconds.
 pub fn duration_to_wire(duration: Duration) -> prost_types::Duration {
     let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
     prost_types::Duration { seconds, nanos: i32::try_from(duration.subsec_nanos()).unwrap_or(0) }
 }
 
-/// A time from the wire.
+/// Parses a time.
 ///
 /// # Errors
-/// Out of range.
+/// The time is out of range.
 pub fn timestamp(field: &str, wire: &prost_types::Timestamp) -> Result<Timestamp, Invalid> {
     Timestamp::new(wire.seconds, wire.nanos)
         .map_err(|_| Invalid::new(field, "is out of range", "give a time between the years 1 and 9999"))
 }
 
-/// A time for the wire.
+/// Converts a time for the wire.
 pub fn timestamp_to_wire(at: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: at.as_second(), nanos: at.subsec_nanosecond() }
 }
 
-/// A protected port.
+/// Parses a protected port.
 ///
 /// # Errors
-/// Not set, an unknown protocol, or a number that is no port.
+/// The port is not set, its protocol is unknown, or its number is no port.
 pub fn port(field: &str, wire: Option<&v1::ProtectedPort>) -> Result<ProtectedPort, Invalid> {
     let wire = wire.ok_or_else(|| Invalid::new(field, "is not set", "name a protocol and a port"))?;
     let protocol = match wire.protocol() {
@@ -57,7 +57,7 @@ pub fn port(field: &str, wire: Option<&v1::ProtectedPort>) -> Result<ProtectedPo
     Ok(ProtectedPort { protocol, port })
 }
 
-/// A protected port for the wire.
+/// Converts a protected port for the wire.
 pub fn port_to_wire(port: ProtectedPort) -> v1::ProtectedPort {
     let protocol = match port.protocol {
         Protocol::Tcp => v1::Protocol::Tcp,
@@ -66,10 +66,10 @@ pub fn port_to_wire(port: ProtectedPort) -> v1::ProtectedPort {
     v1::ProtectedPort { protocol: protocol.into(), number: u32::from(port.port.get()) }
 }
 
-/// A mode.
+/// Parses a mode.
 ///
 /// # Errors
-/// Not set or not known.
+/// The mode is not set or not known.
 pub fn mode(field: &str, wire: v1::Mode) -> Result<Mode, Invalid> {
     match wire {
         v1::Mode::Monitor => Ok(Mode::Monitor),
@@ -80,7 +80,7 @@ pub fn mode(field: &str, wire: v1::Mode) -> Result<Mode, Invalid> {
     }
 }
 
-/// A mode for the wire.
+/// Converts a mode for the wire.
 pub fn mode_to_wire(mode: Mode) -> v1::Mode {
     match mode {
         Mode::Monitor => v1::Mode::Monitor,
@@ -88,7 +88,7 @@ pub fn mode_to_wire(mode: Mode) -> v1::Mode {
     }
 }
 
-/// A principal for the wire.
+/// Converts a principal for the wire.
 pub fn principal_to_wire(principal: &Principal) -> v1::Principal {
     let role = match principal.role {
         Role::Administrator => v1::Role::Administrator,
@@ -98,10 +98,10 @@ pub fn principal_to_wire(principal: &Principal) -> v1::Principal {
     v1::Principal { role: role.into(), name: principal.name.to_string() }
 }
 
-/// The size and the token of a page: 0 means 100 items, and more than 1000 is refused.
+/// Parses the size and the token of a page: a size of 0 means 100 items.
 ///
 /// # Errors
-/// A size past 1000.
+/// The size is past 1000.
 pub fn page(wire: Option<&v1::PageRequest>) -> Result<(usize, Option<String>), Invalid> {
     const DEFAULT: u32 = 100;
     const MAX: u32 = 1000;

@@ -6,7 +6,7 @@ use postern_core::{Invalid, Layers, Name, Policy};
 use super::common::{duration, duration_to_wire, mode, mode_to_wire, port, port_to_wire};
 use crate::v1;
 
-/// A checked policy, and the version that it replaces (none: whatever version there is).
+/// Parses and checks a policy. Returns it with the version that it replaces (`None`: any version).
 ///
 /// # Errors
 /// The first field that is wrong.
@@ -43,28 +43,15 @@ pub fn policy(wire: Option<&v1::Policy>) -> Result<(Policy, Option<u64>), Invali
     Ok((policy.checked()?, Some(wire.version).filter(|version| *version != 0)))
 }
 
-/// A policy for the wire.
+/// Converts a policy for the wire.
 pub fn policy_to_wire(policy: &Policy, version: u64) -> v1::Policy {
     v1::Policy {
         name: policy.name.to_string(),
         targets: policy.targets.iter().map(ToString::to_string).collect(),
-        ports: policy
-            .ports
-            .iter()
-            .map(|rule| v1::PortRule {
-                port: Some(port_to_wire(rule.port)),
-                sources: rule.sources.iter().map(ToString::to_string).collect(),
-                max_duration: Some(duration_to_wire(rule.max_duration)),
-            })
-            .collect(),
+        ports: policy.ports.iter().map(port_rule_to_wire).collect(),
         requesters: policy.requesters.iter().map(ToString::to_string).collect(),
         approval_required: policy.approval_required,
-        layers: match policy.layers {
-            Layers::Host => v1::Layers::Host,
-            Layers::Cloud => v1::Layers::Cloud,
-            Layers::Both => v1::Layers::Both,
-        }
-        .into(),
+        layers: layers_to_wire(policy.layers).into(),
         unreachable: match policy.unreachable {
             Unreachable::Fail => v1::Unreachable::Fail,
             Unreachable::Wait => v1::Unreachable::Wait,
@@ -72,6 +59,24 @@ pub fn policy_to_wire(policy: &Policy, version: u64) -> v1::Policy {
         .into(),
         mode: mode_to_wire(policy.mode).into(),
         version,
+    }
+}
+
+/// Converts the limits of a port for the wire.
+pub fn port_rule_to_wire(rule: &PortRule) -> v1::PortRule {
+    v1::PortRule {
+        port: Some(port_to_wire(rule.port)),
+        sources: rule.sources.iter().map(ToString::to_string).collect(),
+        max_duration: Some(duration_to_wire(rule.max_duration)),
+    }
+}
+
+/// Converts the layers of a policy for the wire.
+pub fn layers_to_wire(layers: Layers) -> v1::Layers {
+    match layers {
+        Layers::Host => v1::Layers::Host,
+        Layers::Cloud => v1::Layers::Cloud,
+        Layers::Both => v1::Layers::Both,
     }
 }
 
@@ -84,11 +89,11 @@ fn port_rule(index: usize, wire: &v1::PortRule) -> Result<PortRule, Invalid> {
     })
 }
 
-/// Parses every item of a list and names the one that fails.
-pub(super) fn each<T: std::str::FromStr<Err = Invalid>>(
-    field: &str,
-    items: &[String],
-) -> Result<Vec<T>, Invalid> {
+/// Parses every item of a list.
+///
+/// # Errors
+/// The first item that fails, named by its place in the list.
+pub fn each<T: std::str::FromStr<Err = Invalid>>(field: &str, items: &[String]) -> Result<Vec<T>, Invalid> {
     let parse =
         |(i, item): (usize, &String)| item.parse::<T>().map_err(|e| e.named(&format!("{field}[{i}]")));
     items.iter().enumerate().map(parse).collect()

@@ -1,4 +1,4 @@
-//! From a request to the agent's session, where both are at the same broker and where they are at two.
+//! The time from a request to the agent's session, where both are at the same broker and where they are at two.
 
 use postern_core::Role;
 use postern_proto::v1;
@@ -6,12 +6,14 @@ use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::session_request::Message as Out;
 use postern_tests::clock::monotonic;
 use postern_tests::redis::Redis;
-use postern_tests::{Ask, Broker, Client, FakeAgent, FakeSession, Host, Net, VM, an_ask, usual_policy};
+use postern_tests::{
+    Broker, Client, FakeAgent, FakeSession, Host, Net, RequestBuilder, VM, a_request, usual_policy,
+};
 use tempfile::TempDir;
 
 use crate::lines::{Samples, note, percentiles};
 
-/// How many requests at each broker.
+/// The number of requests at each broker.
 const ROUNDS: u32 = 300;
 /// The port of the first of several brokers; the others follow.
 const PORT: u16 = 7451;
@@ -25,11 +27,11 @@ pub(crate) fn measure() {
     let token = admin.join_token(VM, None).unwrap();
     let agent = FakeAgent::enroll(&net.vm, brokers[0].url(), &token, &dir.path().join("agent")).unwrap();
     let session = agent.session().unwrap();
-    tell(&session, 0);
+    confirm(&session, 0);
     let identity = brokers[0].issue("alice", Role::Requester);
     let client = |broker: &Broker| Client::new(&net.alice, broker.url(), &identity);
     let clients = [client(&brokers[0]), client(&brokers[1])];
-    let ask = an_ask().on(VM).port("tcp/22").from(net.alice.v4());
+    let ask = a_request().on(VM).port("tcp/22").from(net.alice.v4());
     let mut samples = [Samples::default(), Samples::default()];
     for _ in 0..ROUNDS {
         for (client, samples) in clients.iter().zip(&mut samples) {
@@ -41,23 +43,23 @@ pub(crate) fn measure() {
     percentiles("grant-to-agent-across-replicas", &across, "same-replica", &same);
 }
 
-/// One grant, from the request to the agent, and its end.
-fn round(client: &Client, session: &FakeSession, ask: &Ask, samples: &mut Samples) {
+/// Measures one grant from the request to the agent, and then its end.
+fn round(client: &Client, session: &FakeSession, ask: &RequestBuilder, samples: &mut Samples) {
     session.say(Out::Heartbeat(v1::Heartbeat {}));
     let began = monotonic();
     let asked = client.start_request(ask);
-    let told = tell(session, 1);
-    samples.add(told - began);
+    let received = confirm(session, 1);
+    samples.add(received - began);
     let grant_id = asked.join().unwrap().grant.unwrap().id;
     let request = v1::RevokeAccessRequest { grant_id, ..v1::RevokeAccessRequest::default() };
     let revoked =
         client.start(|channel| async move { AccessServiceClient::new(channel).revoke_access(request).await });
-    tell(session, 0);
+    confirm(session, 0);
     revoked.join().unwrap();
 }
 
-/// Waits until the agent is told of so many windows, and has it confirm them. Returns when it was told.
-fn tell(session: &FakeSession, windows: usize) -> std::time::Instant {
+/// Waits until the agent receives so many windows, and has it confirm them. Returns the time at which it received them.
+fn confirm(session: &FakeSession, windows: usize) -> std::time::Instant {
     loop {
         let desired = session.desired();
         let now = monotonic();
@@ -68,7 +70,7 @@ fn tell(session: &FakeSession, windows: usize) -> std::time::Instant {
     }
 }
 
-/// Brokers on one host, under one authority, each with a line of its own to one Redis.
+/// Starts brokers on one host, under one authority, each with a line of its own to one Redis.
 pub(crate) fn brokers(host: &Host, dir: &TempDir, redis: &Redis, count: u16) -> Vec<Broker> {
     let mut brokers: Vec<Broker> = Vec::new();
     for number in 0..count {

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use postern_arm_double::{Arm, Call, Lab};
 use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
-use postern_cloud::{Consent, LockdownOrder, Provider as _};
+use postern_azure_sim::{AzureSim, Call, Lab};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
+use postern_provider::{Consent, LockdownOrder, Provider as _};
 use postern_tests::azure::{AzureWorld, SUBSCRIPTION};
 use postern_tests::clock::monotonic;
 use reqwest::Client;
@@ -25,24 +25,24 @@ use tokio::task::JoinSet;
 
 use crate::lines::{Samples, line, note, percentiles};
 
-/// Grants, one after the other.
+/// The number of grants that are opened one after the other.
 const GRANTS: usize = 40;
-/// Grants at once.
+/// The number of grants that are opened at once.
 const BURST: u8 = 100;
-/// How long a write of a group takes in the burst.
+/// The time that a write of a group takes in the burst.
 const WRITE: Duration = Duration::from_millis(100);
-/// Machines of a fleet.
+/// The number of machines of the fleet.
 const FLEET: usize = 2000;
-/// Groups that the fleet shares: one holds 1,000 rules at most.
+/// The number of groups that the fleet shares: one holds 1,000 rules at most.
 const GROUPS: usize = 20;
-/// Providers that lock the fleet down beside each other.
+/// The number of providers that lock the fleet down beside each other.
 const HANDS: usize = 8;
 
 /// Opens and closes grants in both layers, and makes the same change of Azure by hand in between.
 pub(crate) fn grants() {
     let world = AzureWorld::new(Layers::Both);
     let arm = world.azure.arm.clone();
-    // The first look at the target is behind us.
+    // The broker has looked at the target for the first time.
     let warm = world.alice.open(&world.ask());
     world.alice.revoke(&warm.id).unwrap();
 
@@ -56,7 +56,7 @@ pub(crate) fn grants() {
         *polls += calls.iter().filter(|call| call.is_poll()).count();
         arm.forget_calls();
     };
-    let bare = Bare::new(world.net.hub.room().run(async { Client::default() }));
+    let bare = Bare::new(world.net.hub.netns().run(async { Client::default() }));
     let group = world.azure.lab.nsg_id("nsg-bare");
     world.azure.lab.nsg("nsg-bare");
     for number in 0..GRANTS {
@@ -73,7 +73,7 @@ pub(crate) fn grants() {
         let (bare, id) = (bare.clone(), format!("{group}/securityRules/r-{number}"));
         let priority = 100 + u16::try_from(number).unwrap();
         let start = monotonic();
-        world.net.hub.room().run(async move { bare.put(BROKERS_DOUBLE, &id, &rule(priority)).await });
+        world.net.hub.netns().run(async move { bare.put(BROKERS_DOUBLE, &id, &rule(priority)).await });
         round_trip.add(start.elapsed());
     }
     let each =
@@ -129,7 +129,7 @@ pub(crate) fn burst() {
         let changes = of(&calls, &Call::is_change);
         let retries = of(&calls, &|call| call.status.is_none_or(|status| status >= 400));
         note(&format!(
-            "{retries} of {} calls were told to come again, {} were polls",
+            "{retries} of {} calls were throttled, {} were polls",
             calls.len(),
             of(&calls, &Call::is_poll)
         ));
@@ -220,12 +220,12 @@ fn run(work: impl Future<Output = ()>) {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap().block_on(work);
 }
 
-/// Where the double of a world listens, on the broker's host.
+/// The address of a world's double, on the broker's host.
 const BROKERS_DOUBLE: &str = "http://127.0.0.1:5002";
 
 /// A double, and what a provider needs to use it.
 struct Field {
-    arm: Arm,
+    arm: AzureSim,
     origin: String,
     dir: TempDir,
     _serving: JoinSet<()>,
@@ -233,7 +233,7 @@ struct Field {
 
 impl Field {
     async fn new() -> Self {
-        let arm = Arm::new();
+        let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());

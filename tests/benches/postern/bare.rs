@@ -14,7 +14,7 @@ use crate::lines::Samples;
 const TABLE: &str = "bare";
 const SET: &str = "hosts";
 
-/// Makes a table with a set like ours on a host.
+/// Makes a table with a set like Postern's on a host.
 pub(crate) fn make_set(host: &Host) {
     host.must("nft", &["add", "table", "inet", TABLE]);
     let set = format!(
@@ -23,22 +23,22 @@ pub(crate) fn make_set(host: &Host) {
     host.must("nft", &[&set]);
 }
 
-/// Adding one element by starting `nft`.
+/// Adds one element by starting `nft`.
 pub(crate) fn nft_spawned(host: &Host, count: u32) -> Samples {
     let samples = (0..count).map(|number| {
         let element = format!("{{ {} . tcp . 22 timeout 1h }}", address(number));
         let mut command = Command::new("/usr/sbin/nft");
         command.args(["add", "element", "inet", TABLE, SET, &element]);
         let began = monotonic();
-        assert!(host.room().output(command).unwrap().status.success());
+        assert!(host.netns().output(command).unwrap().status.success());
         began.elapsed()
     });
     samples.collect()
 }
 
-/// Adding one element over netlink, in process.
+/// Adds one element over netlink, in process.
 pub(crate) fn netlink(host: &Host, count: u32) -> Samples {
-    host.room().run(async move {
+    host.netns().run(async move {
         let mut socket = NetlinkSocket::new();
         (count..2 * count).map(|number| add_element(&mut socket, number)).collect()
     })
@@ -76,7 +76,7 @@ fn address(number: u32) -> std::net::Ipv4Addr {
     std::net::Ipv4Addr::from_bits(0x0a00_0000 + number)
 }
 
-/// One synced commit of a kilobyte.
+/// Commits a kilobyte, synced to disk, once per sample.
 pub(crate) fn sqlite_commits(dir: &Path, count: u32) -> Samples {
     let database = rusqlite::Connection::open(dir.join("bare.db")).unwrap();
     database.pragma_update(None, "journal_mode", "WAL").unwrap();

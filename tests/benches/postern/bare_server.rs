@@ -1,6 +1,6 @@
 //! The bare cost of sessions: a server of tonic alone, in a process of its own, that does what any such server must. It
 //! speaks TLS 1.3 with clients' certificates, answers a hello with a first message and each heartbeat with another, and
-//! pushes to the agent that it is told to.
+//! pushes to the agent that a caller names.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 /// The child process that serves bare sessions: `bare-server IDENTITY ADDRESS`.
 pub(crate) const SERVER: &str = "bare-server";
-/// Where it listens on the broker's host.
+/// The server's address on the broker's host.
 const ADDRESS: &str = "192.0.2.1:7444";
 
 /// The URL of the server that [`start`] starts.
@@ -61,13 +61,13 @@ pub(crate) fn authority(world: &World) -> Authority {
 pub(crate) fn start(host: &Host, identity: &Path) -> Child {
     let mut command = tied(std::env::current_exe().unwrap());
     command.args([SERVER, &identity.to_string_lossy(), ADDRESS]);
-    let server = host.room().spawn(command).unwrap();
-    let listening = || host.room().run(async { TcpStream::connect(ADDRESS).await.is_ok() });
+    let server = host.netns().spawn(command).unwrap();
+    let listening = || host.netns().run(async { TcpStream::connect(ADDRESS).await.is_ok() });
     wait_until("the bare server to listen", Duration::from_secs(10), listening);
     server
 }
 
-/// Is the server, until it is killed.
+/// Serves until the process is killed.
 pub(crate) fn serve(arguments: &[String]) {
     let [identity, address] = arguments else { panic!("{SERVER} takes an identity and an address") };
     let identity = ServerIdentity::new(Credentials::load(Path::new(identity)).unwrap()).unwrap();
@@ -96,7 +96,7 @@ pub(crate) fn serve(arguments: &[String]) {
 #[derive(Clone, Default)]
 struct Bare(Arc<Mutex<HashMap<String, Pushes>>>);
 
-/// Where a push to a session goes, with whom to tell of its acknowledgement.
+/// The queue of pushes to a session; each names the channel on which its acknowledgement is reported.
 type Pushes = mpsc::Sender<oneshot::Sender<()>>;
 
 struct Session {
@@ -121,7 +121,7 @@ impl Session {
                     self.acknowledged = Some(push?);
                     return Some(self.desired());
                 }
-                heard = self.incoming.message() => match heard.ok()??.message {
+                received = self.incoming.message() => match received.ok()??.message {
                     Some(In::Heartbeat(_)) => return Some(Out::Heartbeat(v1::HeartbeatReply {})),
                     Some(In::Applied(applied)) => {
                         let acknowledged = self.acknowledged.take_if(|_| applied.generation == self.generation);
@@ -135,7 +135,7 @@ impl Session {
         }
     }
 
-    /// One port and one window, as a broker would tell of them.
+    /// Builds a message with one port and one window, as a broker would send it.
     fn desired(&mut self) -> Out {
         self.generation += 1;
         let port = Some(v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 });

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use aws_sdk_ec2::types::{IpPermission, IpRange, ResourceType, Tag, TagSpecification};
 use postern_aws::{Account, Aws, Settings};
-use postern_cloud::Provider as _;
 use postern_proto::v1::Layers;
+use postern_provider::Provider as _;
 use postern_tests::Net;
 use postern_tests::clock::monotonic;
 use postern_tests::ec2::{ACCOUNT, AwsWorld, Cloud, Ec2, REGION, RuleSpec};
@@ -14,9 +14,9 @@ use tempfile::TempDir;
 
 use crate::lines::{Samples, line, note, percentiles};
 
-/// Grants, one after the other.
+/// The number of grants that are opened one after the other.
 const GRANTS: usize = 40;
-/// Instances of a fleet.
+/// The number of instances of the fleet.
 const FLEET: usize = 2000;
 
 /// Opens and closes grants in both layers, and makes the same change of EC2 by hand in between.
@@ -24,7 +24,7 @@ pub(crate) fn grants() {
     let world = AwsWorld::new(Layers::Both);
     let bare = world.ec2.cloud_through_proxy(ACCOUNT, REGION);
     let own = bare.own_group(&world.instance).unwrap();
-    // The first look at the target is behind us.
+    // The broker has looked at the target for the first time.
     let warm = world.alice.open(&world.ask());
     world.alice.revoke(&warm.id).unwrap();
     world.ec2.forget_calls();
@@ -84,10 +84,10 @@ pub(crate) fn sweep() {
             external_id: None,
         }],
     };
-    let aws = Arc::new(net.hub.room().run(Aws::connect(settings)));
+    let aws = Arc::new(net.hub.netns().run(Aws::connect(settings)));
     ec2.forget_calls();
     let start = monotonic();
-    let swept = net.hub.room().run(async move { aws.sweep().await });
+    let swept = net.hub.netns().run(async move { aws.sweep().await });
     let took = start.elapsed();
     assert_eq!(swept.unread, []);
     let windows: usize =

@@ -1,4 +1,4 @@
-//! From the end of a window to the first SYN that is refused.
+//! The time from the end of a window to the first SYN that is refused.
 
 use std::net::IpAddr;
 use std::sync::mpsc;
@@ -7,19 +7,19 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_tests::clock::sleep_until;
-use postern_tests::{Reach, TCP, VM, World, an_ask, end_of, further_addresses};
+use postern_tests::{Reach, TCP, VM, World, a_request, end_of, further_addresses};
 
 use crate::lines::{Samples, line, note};
 
-/// How many windows end, each with a source of its own.
+/// The number of windows that end, each with a source of its own.
 const WINDOWS: u8 = 150;
-/// How long each is open, in whole seconds.
+/// The time for which each window is open, in whole seconds.
 const OPEN: u64 = 3;
 /// The pause between two openings, and so between two ends.
 const APART: Duration = Duration::from_millis(80);
 /// The pause between two SYNs to one window around its end: what is found is at most that much too long.
 const STEP: Duration = Duration::from_millis(2);
-/// How long before and after its end a window is watched.
+/// The time before and after its end for which a window is watched.
 const AROUND: Duration = Duration::from_millis(30);
 
 pub(crate) fn measure() {
@@ -29,7 +29,7 @@ pub(crate) fn measure() {
     let (mut late, mut early) = (Samples::default(), Samples::default());
     thread::scope(|scope| {
         scope.spawn(|| open_all(&world, opened));
-        // A probe that nobody answers takes a while to give up, so each window is watched by itself.
+        // A probe without an answer takes a while to give up, so each window is watched by itself.
         let watched: Vec<_> = ends
             .into_iter()
             .map(|(source, end)| {
@@ -51,13 +51,13 @@ pub(crate) fn measure() {
 
 fn open_all(world: &World, opened: mpsc::Sender<(IpAddr, Timestamp)>) {
     for source in further_addresses(WINDOWS).map(IpAddr::from) {
-        let grant = world.alice.open(&an_ask().on(VM).port("tcp/22").from(source).seconds(OPEN));
+        let grant = world.alice.open(&a_request().on(VM).port("tcp/22").from(source).seconds(OPEN));
         opened.send((source, end_of(&grant))).unwrap();
         thread::sleep(APART);
     }
 }
 
-/// How long after the end the first SYN was refused; negative where it was before.
+/// Returns the time from the end to the first SYN that was refused; negative where that SYN came before the end.
 fn first_refused(world: &World, source: IpAddr, end: Timestamp) -> SignedDuration {
     sleep_until(end - AROUND);
     let watch = world.net.alice.watch_from(source, world.net.vm.tcp(TCP), STEP);

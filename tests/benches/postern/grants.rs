@@ -1,4 +1,4 @@
-//! Durable grants per second: through the whole gRPC path, and into the store alone.
+//! The rate of durable grants per second: through the whole gRPC path, and into the store alone.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use postern_core::{Grant, GrantId, Role};
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, an_ask};
+use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, a_request};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
@@ -21,7 +21,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::across::brokers;
 use crate::lines::{line, note};
 
-/// How many callers ask at once, over how many connections.
+/// The number of callers that ask at once, and the number of their connections.
 const CALLERS: usize = 256;
 const CONNECTIONS: usize = 8;
 const GRANTS: u32 = 30_000;
@@ -47,7 +47,7 @@ fn policy() -> PolicyBuilder {
     a_policy().on("host:*").port("tcp/22").waiting_for_agents()
 }
 
-/// How many grants a second all callers are answered.
+/// Returns the rate, in grants per second, at which the broker answers all callers.
 fn through_grpc(clients: &[Client]) -> f64 {
     let next = Arc::new(AtomicU32::new(0));
     let began = monotonic();
@@ -67,7 +67,7 @@ fn start_caller(client: &Client, next: &Arc<AtomicU32>) -> Running<()> {
                 return;
             }
             let target = format!("host:vm-{}", number % TARGETS);
-            let ask = an_ask().on(&target).port("tcp/22").from("192.0.2.20").key(&format!("key-{number}"));
+            let ask = a_request().on(&target).port("tcp/22").from("192.0.2.20").key(&format!("key-{number}"));
             access.request_access(ask.wire()).await.unwrap();
         }
     })
@@ -112,7 +112,7 @@ fn raw_rate(world: &World) -> f64 {
 fn on_redis(world: &World) {
     let redis = Redis::start(&world.net.hub);
     let settings = RedisSettings::at(redis.url(), "bench");
-    let ours = rate(pattern(world), async move || RedisStore::open(&settings).await.unwrap());
+    let posterns = rate(pattern(world), async move || RedisStore::open(&settings).await.unwrap());
     // As many clients as share one script here, and values of about a grant's size.
     let mut command = Command::new("redis-benchmark");
     command
@@ -125,7 +125,7 @@ fn on_redis(world: &World) {
     note(
         "a grant is 9 commands of one script, with its audit record and its key; appendfsync always on both sides",
     );
-    line("durable-grants-on-redis", ours, "redis-benchmark-set", bare, "1/s");
+    line("durable-grants-on-redis", posterns, "redis-benchmark-set", bare, "1/s");
     for (count, name) in [
         (1, "durable-grants-through-one-broker-on-redis"),
         (2, "durable-grants-through-two-brokers-on-redis"),
@@ -134,7 +134,7 @@ fn on_redis(world: &World) {
     }
 }
 
-/// Through the whole gRPC path of so many brokers on one Redis, each with its share of the callers.
+/// Measures the whole gRPC path of so many brokers on one Redis, each with its share of the callers.
 fn through_brokers(world: &World, count: u16) -> f64 {
     let (redis, dir) = (Redis::start(&world.net.hub), TempDir::with_prefix("postern-").unwrap());
     let brokers = brokers(&world.net.hub, &dir, &redis, count);
@@ -146,7 +146,7 @@ fn through_brokers(world: &World, count: u16) -> f64 {
     through_grpc(&clients)
 }
 
-/// How many grants a second go into a store.
+/// Returns the rate, in grants per second, at which a store commits.
 fn rate<S: Store>(pattern: Grant, open: impl AsyncFnOnce() -> S) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
@@ -171,7 +171,7 @@ fn rate<S: Store>(pattern: Grant, open: impl AsyncFnOnce() -> S) -> f64 {
     })
 }
 
-/// What the broker commits for a request.
+/// Builds the transaction that the broker commits for a request.
 fn transaction(pattern: &Grant, number: u32) -> Transaction {
     let grant = Grant { id: GrantId::from_parts(wall(), u128::from(number)), ..pattern.clone() };
     let event = AuditEvent::done(wall(), &grant.principal, "grant.requested")

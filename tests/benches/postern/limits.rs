@@ -12,9 +12,10 @@ use postern_tests::{World, ask_for};
 
 use crate::lines::{note, value};
 
-/// How long an attack may take until all of it was sent, in seconds.
+/// The time within which all of an attack must be sent, in seconds.
 const SECONDS: u64 = 60;
-/// How long the broker's memory must not have risen until the attack counts as complete, and how often it is looked at.
+/// The time for which the broker's memory must not have risen until the attack counts as complete, and the interval between
+/// measurements.
 const SETTLED: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_millis(10);
 

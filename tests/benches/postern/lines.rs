@@ -1,9 +1,9 @@
-//! Samples, and the lines that tell of them.
+//! Samples, and the lines that report them.
 
 use std::io::Write as _;
 use std::time::Duration;
 
-/// Durations of one thing, done again and again.
+/// The durations of one operation, done many times.
 #[derive(Debug, Default)]
 pub(crate) struct Samples(Vec<Duration>);
 
@@ -12,17 +12,17 @@ impl Samples {
         self.0.push(sample);
     }
 
-    /// Takes in those of another time.
+    /// Takes in the samples of another run.
     pub(crate) fn extend(&mut self, more: Self) {
         self.0.extend(more.0);
     }
 
-    /// How many there are.
+    /// The number of samples.
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// What so many percent of the samples do not exceed, in milliseconds.
+    /// Returns the value that this percentage of the samples does not exceed, in milliseconds.
     pub(crate) fn percentile(&self, percent: usize) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -37,17 +37,17 @@ impl FromIterator<Duration> for Samples {
     }
 }
 
-/// Tells one result.
+/// Prints one result.
 pub(crate) fn line(name: &str, value: f64, beside: &str, bare: f64, unit: &str) {
     say(&format!("bench: {name} {value:.3} {unit} vs {beside} {bare:.3} {unit} ratio {:.2}", value / bare));
 }
 
-/// Tells one result that has nothing beside it.
+/// Prints one result that has nothing beside it.
 pub(crate) fn value(name: &str, value: f64, unit: &str) {
     say(&format!("bench: {name} {value:.3} {unit}"));
 }
 
-/// Tells the median and the 99th percentile beside those of something bare.
+/// Prints the median and the 99th percentile beside those of something bare.
 pub(crate) fn percentiles(name: &str, samples: &Samples, beside: &str, bare: &Samples) {
     for percent in [50, 99] {
         let (value, bare) = (samples.percentile(percent), bare.percentile(percent));
@@ -55,7 +55,7 @@ pub(crate) fn percentiles(name: &str, samples: &Samples, beside: &str, bare: &Sa
     }
 }
 
-/// What there is to say besides.
+/// Prints a remark.
 pub(crate) fn note(text: &str) {
     say(&format!("# {text}"));
 }

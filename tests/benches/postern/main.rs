@@ -1,17 +1,17 @@
-//! How fast, and beside what: every measurement is taken next to the bare cost of what it cannot do without, in the same
-//! run. Each result is one line: `bench: <name> <value> <unit> vs <name> <value> <unit> ratio <r>`.
+//! Benchmarks, each beside the bare cost of its parts: every measurement is taken next to the cost of what it cannot do
+//! without, in the same run. Each result is one line: `bench: <name> <value> <unit> vs <name> <value> <unit> ratio <r>`.
 //!
 //! `make bench` builds and runs it. With words as arguments, only the measurements whose name has one of them are taken.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod across;
+mod agent_fleet;
 mod azure;
 mod bare;
 mod bare_server;
 mod cloud;
 mod ends;
 mod grants;
-mod herd;
 mod limits;
 mod lines;
 mod many;
@@ -49,7 +49,7 @@ fn main() {
     }
 }
 
-/// Thousands of connections, each with a descriptor at both ends.
+/// Raises the limit of descriptors: there are thousands of connections, each with a descriptor at both ends.
 fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();

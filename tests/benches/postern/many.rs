@@ -8,7 +8,7 @@ use std::time::Duration;
 use postern_agent::clock::{self as agent_clock, BootTime};
 use postern_agent::firewall::Enforcer;
 use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
-use postern_agent::keeper::HostLayer as _;
+use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::Mode;
 use postern_tests::clock::monotonic;
 use postern_tests::{Host, Net};
@@ -38,7 +38,7 @@ pub(crate) fn measure() {
 }
 
 fn through_the_agent(vm: &Host) -> (Duration, Samples, f64) {
-    vm.room().run(async {
+    vm.netns().run(async {
         let deadline = agent_clock::boottime().plus(Duration::from_secs(3600));
         let (many, more) = (policy(WINDOWS, deadline), policy(WINDOWS + 1, deadline));
         let mut enforcer = Enforcer::new().unwrap();
@@ -89,21 +89,22 @@ fn bare_build(host: &Host) -> Duration {
     began.elapsed()
 }
 
-/// One element beside ten thousand others.
+/// Adds and removes one element beside ten thousand others.
 fn one_beside(host: &Host) -> Samples {
     bare::make_set(host);
     bare::netlink(host, WINDOWS);
     bare::netlink(host, ROUNDS)
 }
 
-/// What the kernel has allocated for itself, in MiB. Other things move it, too: it is good to a MiB or so.
+/// Returns the memory that the kernel has allocated for itself, in MiB. Other work of the machine changes it, too: it is
+/// good to a MiB or so.
 fn kernel_memory() -> f64 {
     let info = fs::read_to_string("/proc/meminfo").unwrap();
     let of = |name: &str| kibibytes(&info, name);
     (of("SUnreclaim:") + of("Percpu:") + of("VmallocUsed:")) / 1024.0
 }
 
-/// What this process has in memory, in MiB.
+/// Returns the resident memory of this process, in MiB.
 fn resident() -> f64 {
     kibibytes(&fs::read_to_string("/proc/self/status").unwrap(), "VmRSS:") / 1024.0
 }

@@ -1,7 +1,7 @@
-//! From the request to an open port: the caller's RPC has returned `active`, and a SYN has passed.
+//! The time from the request to an open port: the caller's RPC has returned `active`, and a SYN has passed.
 
 use postern_tests::clock::monotonic;
-use postern_tests::{PATIENCE, Reach, TCP, VM, World, an_ask};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, VM, World, a_request};
 
 use crate::bare;
 use crate::lines::{Samples, note, percentiles};
@@ -11,7 +11,7 @@ const ROUNDS: u32 = 500;
 pub(crate) fn measure() {
     let world = World::new();
     let (alice, vm) = (&world.net.alice, &world.net.vm);
-    let ask = an_ask().on(VM).port("tcp/22").from(alice.v4()).waiting(PATIENCE);
+    let ask = a_request().on(VM).port("tcp/22").from(alice.v4()).waiting(STEP_TIMEOUT);
     let (mut answered, mut open) = (Samples::default(), Samples::default());
     for _ in 0..ROUNDS {
         let began = monotonic();

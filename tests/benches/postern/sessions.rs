@@ -1,5 +1,5 @@
 //! Ten thousand agents with sessions on one broker, beside a bare server of the same streams: what an idle one takes in
-//! memory, how soon one is told something and has answered, and how fast all of them come back after a restart.
+//! memory, how soon one receives a push and has answered, and how fast all of them come back after a restart.
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,19 +20,19 @@ use postern_pki::identity::Identity;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Broker, Client, Host, Net, PATIENCE, World, a_policy, an_ask};
+use postern_tests::{Broker, Client, Host, Net, STEP_TIMEOUT, World, a_policy, a_request};
 
+use crate::agent_fleet::{AgentFleet, HEARTBEAT};
 use crate::bare_server;
-use crate::herd::{HEARTBEAT, Herd};
 use crate::lines::{Samples, line, note, percentiles};
 use crate::many::kibibytes;
 
-/// How many agents there are, unless POSTERN_BENCH_SESSIONS says another number.
+/// The number of agents, unless POSTERN_BENCH_SESSIONS sets another.
 const SESSIONS: usize = 10_000;
-/// How many of them are pushed to: on a host of their own, where nothing keeps them from answering. They make the server
-/// warm, too.
+/// The number of agents that the server pushes to: they run on a host of their own, where nothing keeps them from
+/// answering. They warm the server up, too.
 const WATCHED: usize = 300;
-/// How often all agents lose their sessions at once and come back.
+/// The number of times that all agents lose their sessions at once and come back.
 const STORMS: usize = 3;
 /// The pause between two pushes.
 const APART: Duration = Duration::from_millis(10);
@@ -44,27 +44,27 @@ trait Server: Sync {
     fn kill(&mut self);
     /// Starts it again, and returns once it listens.
     fn start(&mut self);
-    /// Has an agent told something, and waits for its acknowledgement. Returns a receipt; none where it has no session.
+    /// Pushes to an agent, and waits for its acknowledgement. Returns a receipt; none where the agent has no session.
     fn push(&self, target: &str) -> Option<String>;
-    /// How long it was from the moment that the server pushed to the acknowledgement, by its own account.
+    /// Returns the times from the push to the acknowledgement, by the server's own account.
     fn took(&self, receipts: &[String]) -> Samples;
 }
 
-/// What was measured of a server.
+/// The measurements of a server.
 struct Measured {
     memory: f64,
     calm: Pushes,
-    /// Sessions a second, in the median storm.
+    /// The rate of new sessions per second, in the median storm.
     rate: f64,
     storm: Pushes,
 }
 
-/// Pushes to agents.
+/// The times of pushes to agents.
 #[derive(Default)]
 struct Pushes {
-    /// From the call to the agent.
-    told: Samples,
-    /// From the server to the agent and back.
+    /// The times from the call to the agent.
+    delivered: Samples,
+    /// The times from the server to the agent and back.
     acknowledged: Samples,
 }
 
@@ -96,20 +96,20 @@ pub(crate) fn measure() {
         "bare-tonic-stream",
         &beside.calm.acknowledged,
     );
-    percentiles("request-to-agent", &postern.calm.told, "bare-call-to-agent", &beside.calm.told);
+    percentiles("request-to-agent", &postern.calm.delivered, "bare-call-to-agent", &beside.calm.delivered);
     line("reconnect-storm", postern.rate, "bare-tonic-stream", beside.rate, "1/s");
     note(&format!(
         "pushes in the storms: {} and {}",
         postern.storm.acknowledged.len(),
         beside.storm.acknowledged.len()
     ));
-    let (ours, bare) = (&postern.storm.acknowledged, &beside.storm.acknowledged);
-    percentiles("push-and-acknowledgement-in-the-storm", ours, "bare-tonic-stream", bare);
+    let (acknowledged, bare) = (&postern.storm.acknowledged, &beside.storm.acknowledged);
+    percentiles("push-and-acknowledgement-in-the-storm", acknowledged, "bare-tonic-stream", bare);
     percentiles(
         "request-to-agent-in-the-storm",
-        &postern.storm.told,
+        &postern.storm.delivered,
         "bare-call-to-agent",
-        &beside.storm.told,
+        &beside.storm.delivered,
     );
 }
 
@@ -117,34 +117,34 @@ pub(crate) fn measure() {
 fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)]) -> Measured {
     let count = identities.len();
     let watched = WATCHED.min(count / 2);
-    let mut herd = Herd::of(&server.url(), identities);
-    herd.run(&net.vm, 0..watched);
-    herd.wait_told(watched);
+    let mut fleet = AgentFleet::of(&server.url(), identities);
+    fleet.run(&net.vm, 0..watched);
+    fleet.wait_synced(watched);
     thread::sleep(HEARTBEAT);
     let before = resident(server.pid());
     let half = usize::midpoint(watched, count);
-    herd.run(&net.alice, watched..half);
-    herd.run(&net.mallory, half..count);
-    herd.wait_told(count);
+    fleet.run(&net.alice, watched..half);
+    fleet.run(&net.mallory, half..count);
+    fleet.wait_synced(count);
     // Long enough for the last of them to have come to rest.
     thread::sleep(HEARTBEAT * 2);
     let memory = (resident(server.pid()) - before) / (count - watched) as f64;
     let never = AtomicBool::new(false);
-    let calm = push_all(server, &herd, 0..watched, &never);
+    let calm = push_all(server, &fleet, 0..watched, &never);
 
     let mut storm = Pushes::default();
     let mut rates = Vec::new();
     for _ in 0..STORMS {
-        herd.set_gate(false);
+        fleet.set_gate(false);
         server.kill();
-        herd.wait_told(0);
+        fleet.wait_synced(0);
         server.start();
         let over = AtomicBool::new(false);
         let began = monotonic();
-        herd.set_gate(true);
+        fleet.set_gate(true);
         let (took, pushes) = thread::scope(|scope| {
-            let pushes = scope.spawn(|| push_all(server, &herd, (0..watched).cycle(), &over));
-            herd.wait_told(count);
+            let pushes = scope.spawn(|| push_all(server, &fleet, (0..watched).cycle(), &over));
+            fleet.wait_synced(count);
             let took = began.elapsed();
             over.store(true, Ordering::Relaxed);
             (took, pushes.join().unwrap())
@@ -159,34 +159,34 @@ fn take(server: &mut impl Server, net: &Net, identities: &[(String, Credentials)
 /// Pushes to one agent after the other, as far as they have sessions, until it is over.
 fn push_all(
     server: &impl Server,
-    herd: &Herd,
+    fleet: &AgentFleet,
     agents: impl Iterator<Item = usize>,
     over: &AtomicBool,
 ) -> Pushes {
-    let mut told = Samples::default();
+    let mut delivered = Samples::default();
     let mut receipts = Vec::new();
     for agent in agents.take_while(|_| !over.load(Ordering::Relaxed)) {
         thread::sleep(APART);
-        if herd.told_at(agent).is_none() {
+        if fleet.received_at(agent).is_none() {
             continue;
         }
         let began = monotonic();
-        let Some(receipt) = server.push(herd.target(agent)) else { continue };
-        let Some(at) = herd.told_at(agent).filter(|at| *at > began) else { continue };
-        told.add(at - began);
+        let Some(receipt) = server.push(fleet.target(agent)) else { continue };
+        let Some(at) = fleet.received_at(agent).filter(|at| *at > began) else { continue };
+        delivered.add(at - began);
         receipts.push(receipt);
     }
-    Pushes { told, acknowledged: server.took(&receipts) }
+    Pushes { delivered, acknowledged: server.took(&receipts) }
 }
 
 impl Pushes {
     fn extend(&mut self, more: Self) {
-        self.told.extend(more.told);
+        self.delivered.extend(more.delivered);
         self.acknowledged.extend(more.acknowledged);
     }
 }
 
-/// What a process has in memory, in KiB.
+/// Returns the resident memory of a process, in KiB.
 fn resident(pid: u32) -> f64 {
     kibibytes(&fs::read_to_string(format!("/proc/{pid}/status")).unwrap(), "VmRSS:")
 }
@@ -215,25 +215,26 @@ impl Server for Postern<'_> {
     }
 
     fn push(&self, target: &str) -> Option<String> {
-        let ask = an_ask().on(target).port("tcp/22").from("192.0.2.20").waiting(PATIENCE);
+        let ask = a_request().on(target).port("tcp/22").from("192.0.2.20").waiting(STEP_TIMEOUT);
         let grant = self.alice.request(&ask).unwrap().grant.unwrap();
         (grant.state() == v1::GrantState::Active).then_some(grant.id)
     }
 
-    /// From the line that says what the agent is about to be told to the one that says what it has confirmed.
+    /// Returns the times from the line about the push to the agent to the line about what the agent has confirmed.
     fn took(&self, receipts: &[String]) -> Samples {
         let log = self.broker.log();
-        let told = moments(&log, "told the agent to open");
-        let open = moments(&log, "a layer is open");
+        let pushed = moments(&log, "host.open_pushed");
+        let open = moments(&log, "layer.open");
         let took =
-            |grant: &String| Duration::try_from(open[grant.as_str()].duration_since(told[grant.as_str()]));
+            |grant: &String| Duration::try_from(open[grant.as_str()].duration_since(pushed[grant.as_str()]));
         receipts.iter().map(|grant| took(grant).unwrap()).collect()
     }
 }
 
-/// When the log says this, of each grant.
-fn moments<'a>(log: &'a str, words: &str) -> HashMap<&'a str, Timestamp> {
-    let lines = log.lines().filter(|line| line.contains(words));
+/// Finds the times of the log lines with an event, by grant.
+fn moments<'a>(log: &'a str, event: &str) -> HashMap<&'a str, Timestamp> {
+    let field = format!("event=\"{event}\"");
+    let lines = log.lines().filter(|line| line.contains(&field));
     let moments = lines.filter_map(|line| {
         let at = line.split_whitespace().next()?.parse().ok()?;
         let (_, rest) = line.split_once(" grant=")?;

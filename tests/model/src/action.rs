@@ -1,9 +1,9 @@
-//! What can happen, one thing at a time. Between any two steps of one replica everything else may happen: what it read is
-//! kept in its state, and acted on later, whatever has become of it.
+//! The actions of the model, one thing at a time. Between any two steps of one replica every other action may happen: a
+//! replica keeps in its state what it read, and acts on it later, whatever has changed meanwhile.
 
 use crate::state::{Change, Id};
 
-/// One thing that happens.
+/// An action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// A replica takes a step.
@@ -12,25 +12,25 @@ pub enum Action {
     Connect(Id),
     /// The agent finds its session dead: its replica is killed or does not answer.
     Notice,
-    /// The agent applies what it was told, and its replica hears so.
+    /// The agent applies the desired state, and its replica receives the answer.
     Apply,
-    /// The agent applies what it was told; before its answer is heard the session breaks.
-    ApplyUnheard,
-    /// The call of this number reaches the cloud, and whoever waits for it hears so.
+    /// The agent applies the desired state; the session breaks before its replica receives the answer.
+    ApplyUnanswered,
+    /// The call of this number reaches the cloud, and its caller, if one still waits, receives the answer.
     Land(usize),
-    /// The call of this number, for which nobody waits, never arrives.
+    /// The call of this number, for which no replica waits, never arrives.
     Drop(usize),
     /// The holder of another target reads what is published of this one.
     ReadView,
-    /// It makes the transition of a grant durable that follows from that.
+    /// The holder of that target makes the transition of a grant durable that follows from what it read.
     Decide(usize),
-    /// Time passes.
+    /// The time advances by one tick.
     Tick,
-    /// Somebody asks for a grant, through any replica, and it is durable.
+    /// A requester asks for a grant, through any replica, and it is durable.
     Request(usize),
-    /// Somebody revokes it.
+    /// A caller revokes the grant.
     Revoke(usize),
-    /// Something breaks, or comes back.
+    /// A part breaks, or comes back.
     Fault(Fault),
 }
 
@@ -52,10 +52,10 @@ pub enum Step {
     Commit(usize),
     /// Publishes what it knows of both layers.
     Publish,
-    /// Tells the agent the whole desired state.
-    Tell,
-    /// Hears that the agent's session is over.
-    HearEnd,
+    /// Sends the agent the whole desired state.
+    Push,
+    /// Learns that the agent's session is over.
+    NoticeEnd,
     /// Ends the agent's session: it has no membership.
     EndSession,
     /// Looks at the cloud.
@@ -79,11 +79,11 @@ pub enum Fault {
     Stop(Id),
     /// SIGCONT.
     Continue(Id),
-    /// No way to the store.
+    /// The replica loses the way to the store.
     Cut(Id),
-    /// A way again.
+    /// The replica reaches the store again.
     Heal(Id),
-    /// The agent's connection breaks, and its replica does not hear of it.
+    /// The agent's connection breaks, and its replica does not notice.
     Leave,
     /// A caller gives up waiting for the call of this number.
     LoseAnswer(usize),
@@ -92,14 +92,14 @@ pub enum Fault {
 }
 
 impl Action {
-    /// Whether it must happen in the end, for as long as it is possible: faults and wishes need not.
+    /// Reports whether the action must happen in the end, for as long as it is possible: faults and requests need not.
     pub fn is_due(self) -> bool {
         match self {
             Self::Replica(..)
             | Self::Connect(_)
             | Self::Notice
             | Self::Apply
-            | Self::ApplyUnheard
+            | Self::ApplyUnanswered
             | Self::Land(_)
             | Self::Drop(_)
             | Self::ReadView

@@ -6,7 +6,7 @@
 //!
 //! What is left out, and why nothing is lost by that:
 //! - Messages between replicas. A message that is lost, late or repeated only changes when a step is taken, and every step
-//!   may be taken at any time. What needs a bound in time is told by the beat.
+//!   may be taken at any time. Facts that need a bound in time travel with the beat.
 //! - The audit log. A grant's state only rises, so what was read of all grants stands for the head of the log.
 //! - A store that forgets: its brokers end, and begin with what there is.
 //! - Clocks that differ: all replicas see one time. Every wait in ticks is a wait of at least that, where time is measured.
@@ -16,14 +16,15 @@
 //!   the holder of the other target is modelled, with what it reads of this one ([`Setup::far`]).
 
 mod action;
-mod judgement;
 mod lookup;
 mod model;
+mod plan;
 pub mod properties;
 mod replica;
 pub mod setup;
 pub mod state;
 mod symmetry;
+mod transitions;
 pub mod turns;
 mod world;
 

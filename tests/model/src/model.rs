@@ -1,19 +1,13 @@
-//! The model as the checker sees it: where it begins, what can happen next, and what must be true.
-
-use stateright::Property;
+//! The model: its replicas and grants, and the actions that are possible in a state.
 
 use crate::action::{Action, Fault, Step};
-use crate::properties;
-use crate::setup::{LIFE, Setup};
-use crate::state::{
-    Agent, Change, GRANTS, Grant, Id, Lease, Membership, Process, REPLICAS, Replica, Session, Set, Sight,
-    State, Store, Wrongs,
-};
+use crate::setup::Setup;
+use crate::state::{Change, Grant, Id, Process, Replica, Session, Set, Sight, State};
 
 /// A model to check.
 #[derive(Debug, Clone, Copy)]
 pub struct Model {
-    /// Its bounds.
+    /// The bounds of the model.
     pub setup: Setup,
 }
 
@@ -40,7 +34,7 @@ impl Model {
             may_hold: Set::default(),
             session: Session::None,
             asks: false,
-            told: None,
+            pushed: None,
             confirmed: false,
             sight: Sight::Unseen,
             wait: 0,
@@ -48,7 +42,7 @@ impl Model {
         }
     }
 
-    /// Whether nothing is left to happen but faults and wishes, and the end of grants.
+    /// Reports whether nothing is left to happen but faults, requests and the end of grants.
     pub(crate) fn is_quiet(&self, state: &State) -> bool {
         let mut actions = Vec::new();
         state.calls.is_empty() && {
@@ -63,7 +57,7 @@ impl Model {
         }
     }
 
-    /// Whether a tick brings more than the grants' end nearer.
+    /// Reports whether a tick changes more than the time to the grants' end.
     fn changes_with_time(&self, state: &State) -> bool {
         self.tick(state).is_some_and(|next| {
             let now = State { now: state.now, agent: state.agent.clone(), ..next };
@@ -71,13 +65,13 @@ impl Model {
         })
     }
 
-    fn is_possible(&self, state: &State, action: Action) -> bool {
+    pub(crate) fn is_possible(&self, state: &State, action: Action) -> bool {
         match action {
             Action::Replica(id, step) => self.can(state, id, step),
             Action::Connect(id) => Self::can_connect(state, id),
             Action::Notice => Self::can_notice(state),
             Action::Apply => state.agent.inbox.is_some(),
-            Action::ApplyUnheard => {
+            Action::ApplyUnanswered => {
                 let breaks = Self::can_notice(state) || self.can_fail(state, Fault::Leave);
                 state.agent.inbox.is_some() && breaks
             }
@@ -98,15 +92,15 @@ impl Model {
         }
     }
 
-    /// Everything that may be possible.
-    fn list(&self, state: &State, actions: &mut Vec<Action>) {
+    /// Lists every action that may be possible.
+    pub(crate) fn list(&self, state: &State, actions: &mut Vec<Action>) {
         use Step::{
-            Beat, Call, Commit, EndSession, Force, HearEnd, Join, Look, Publish, Read, Send, Sweep, Take,
-            Tell,
+            Beat, Call, Commit, EndSession, Force, Join, Look, NoticeEnd, Publish, Push, Read, Send, Sweep,
+            Take,
         };
         for id in self.ids() {
             let plain =
-                [Beat, Join, Take, Force, Read, Publish, Tell, HearEnd, EndSession, Look, Send, Sweep];
+                [Beat, Join, Take, Force, Read, Publish, Push, NoticeEnd, EndSession, Look, Send, Sweep];
             actions.extend(plain.map(|step| Action::Replica(id, step)));
             for grant in self.grants() {
                 let steps =
@@ -135,89 +129,9 @@ impl Model {
             Action::ReadView,
             Action::Notice,
             Action::Apply,
-            Action::ApplyUnheard,
+            Action::ApplyUnanswered,
             Action::Tick,
             Action::Fault(Fault::Leave),
         ]);
-    }
-}
-
-impl stateright::Model for Model {
-    type State = State;
-    type Action = Action;
-
-    /// Every replica has just joined and nothing was asked for. Cold, nobody has the lease, and the agent is on its way; else
-    /// the first replica has both.
-    fn init_states(&self) -> Vec<State> {
-        let up = |id: usize| id < usize::from(self.setup.replicas);
-        let member = |id| Membership { serial: 0, life: if up(id) { LIFE } else { 0 } };
-        let replica = |id| {
-            let belief = self.setup.belief();
-            if up(id) { Replica { process: Process::Up, belief, ..Self::dead(0) } } else { Self::dead(0) }
-        };
-        let warm = (!self.setup.cold).then_some(0);
-        let store = Store {
-            grants: [Grant::Unasked; GRANTS],
-            members: std::array::from_fn::<_, REPLICAS, _>(member),
-            lease: warm.map(|holder| Lease { holder, serial: 0, token: 1 }),
-            view: None,
-        };
-        let mut replicas = std::array::from_fn(replica);
-        if !self.setup.cold {
-            replicas[0].token = 1;
-            (replicas[0].session, replicas[0].told, replicas[0].confirmed) =
-                (Session::Live, Some(Set::default()), true);
-            (replicas[0].sight, replicas[0].read) = (Sight::Settled(Set::default()), Some(store.grants));
-        }
-        vec![State {
-            now: 0,
-            store,
-            replicas,
-            agent: Agent { at: warm, inbox: None, held: Set::default() },
-            cloud: Set::default(),
-            calls: Vec::new(),
-            far: None,
-            faults: self.setup.faults,
-            wrongs: Wrongs::default(),
-        }]
-    }
-
-    fn actions(&self, state: &State, actions: &mut Vec<Action>) {
-        self.list(state, actions);
-        actions.retain(|action| self.is_possible(state, *action));
-    }
-
-    fn next_state(&self, state: &State, action: Action) -> Option<State> {
-        let mut next = state.clone();
-        match action {
-            Action::Replica(id, step) => self.take(&mut next, id, step),
-            Action::Connect(id) => self.connect(&mut next, id),
-            Action::Notice => Self::leave(&mut next),
-            Action::Apply => {
-                self.apply(&mut next);
-                Self::hear(&mut next);
-            }
-            Action::ApplyUnheard => {
-                self.apply(&mut next);
-                if Self::can_notice(&next) {
-                    Self::leave(&mut next);
-                } else {
-                    self.fail(&mut next, Fault::Leave);
-                }
-            }
-            Action::ReadView => next.far = Self::valid_view(state),
-            Action::Decide(grant) => self.far_commits(&mut next, grant),
-            Action::Land(number) => Self::land(&mut next, number),
-            Action::Drop(number) => drop(next.calls.remove(number)),
-            Action::Tick => return self.tick(state),
-            Action::Request(grant) => next.store.grants[grant] = Grant::Opening,
-            Action::Revoke(grant) => next.store.grants[grant] = Grant::Closing,
-            Action::Fault(fault) => self.fail(&mut next, fault),
-        }
-        Some(next)
-    }
-
-    fn properties(&self) -> Vec<Property<Self>> {
-        properties::of(&self.setup)
     }
 }

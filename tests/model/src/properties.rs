@@ -1,4 +1,4 @@
-//! What must be true. The names begin with the invariant they stand for.
+//! The properties of the model. Their names begin with the invariant that they stand for.
 
 use stateright::Property;
 
@@ -8,28 +8,28 @@ use crate::model::Model;
 use crate::setup::Setup;
 use crate::state::{Change, Grant, Id, State};
 
-/// The kernel.
+/// The kernel ends windows.
 pub const HOST_ENDS: &str = "I2 the kernel holds nothing past its end";
-/// No late decision.
+/// No replica decides to open after the end.
 pub const NOT_OPENED_LATE: &str = "I2 nothing is opened after its end but by a call decided on before";
-/// The cloud.
+/// The cloud's windows end.
 pub const CLOUD_ENDS: &str = "I2 with a working replica, the cloud comes to hold nothing past its end";
 /// The store comes first.
 pub const DURABLE_FIRST: &str = "I4 no layer holds what was not durable before";
-/// Both layers.
+/// A grant is active in both layers.
 pub const ACTIVE_IN_BOTH: &str = "I5 a grant becomes active while both layers hold it";
 /// Final is final, at every moment.
-pub const CLOSED_IS_CLOSED: &str = "I6 no layer holds or is to be told of a closed grant";
+pub const CLOSED_IS_CLOSED: &str = "I6 no layer holds or is sent a closed grant";
 /// Final is final, in the end.
 pub const CLOSED_IN_THE_END: &str = "I6 with a working replica, no layer comes to hold a closed grant";
 /// No grant is stuck.
 pub const COMES_TO_REST: &str =
     "I8 with a working replica, every grant comes to be closed, or active in both layers";
-/// Fencing.
+/// The store fences late writes.
 pub const LATE_WRITES: &str = "the store takes no write of one that does not hold the lease";
-/// Who believes, is.
-pub const BELIEF_IS_TRUE: &str = "who believes its membership has it";
-/// One lease.
+/// Belief in a membership is true.
+pub const BELIEF_IS_TRUE: &str = "a replica that believes in its membership has it";
+/// The lease has a single holder.
 pub const ONE_HOLDER: &str = "no two replicas think they hold the lease by one token, and tokens rise";
 
 /// A lease is taken from a membership that is gone.
@@ -38,7 +38,7 @@ pub const TAKEOVER: &str = "possible: a lease is taken over";
 pub const MOVED: &str = "possible: work follows the agent";
 /// The store refuses a member that held the lease once.
 pub const LATE_WRITE_REFUSED: &str = "possible: a late write is refused";
-/// A call is on its way for which nobody waits.
+/// A call is on its way for which no replica waits.
 pub const LATE_CALL: &str = "possible: a call lands late";
 /// A second look shows what the first did not.
 pub const SECOND_LOOK_HELPS: &str = "possible: a second look helps";
@@ -55,10 +55,10 @@ pub(crate) fn of(setup: &Setup) -> Vec<Property<Model>> {
         Property::always(HOST_ENDS, |model: &Model, state: &State| {
             !model.is_over(state) || state.agent.held.is_empty()
         }),
-        Property::always(NOT_OPENED_LATE, |_: &Model, state: &State| !state.wrongs.opened_after_end),
+        Property::always(NOT_OPENED_LATE, |_: &Model, state: &State| !state.violations.opened_after_end),
         Property::always(DURABLE_FIRST, durable_first),
-        Property::always(ACTIVE_IN_BOTH, |_: &Model, state: &State| !state.wrongs.active_too_early),
-        Property::always(LATE_WRITES, |_: &Model, state: &State| !state.wrongs.late_write),
+        Property::always(ACTIVE_IN_BOTH, |_: &Model, state: &State| !state.violations.active_too_early),
+        Property::always(LATE_WRITES, |_: &Model, state: &State| !state.violations.late_write),
         Property::always(BELIEF_IS_TRUE, |model: &Model, state: &State| {
             model.ids().all(|id| state.replicas[usize::from(id)].belief == 0 || is_member(state, id))
         }),
@@ -81,7 +81,8 @@ pub(crate) fn of(setup: &Setup) -> Vec<Property<Model>> {
     properties
 }
 
-/// What must be possible, or the rest says nothing: states in which the next step is the one that is named.
+/// The witnesses: states that must be possible, or the other properties say nothing. In each the next step is the named
+/// one.
 fn witnesses() -> Vec<Property<Model>> {
     vec![
         Property::sometimes(TAKEOVER, |model: &Model, state: &State| {
@@ -133,11 +134,11 @@ fn durable_first(model: &Model, state: &State) -> bool {
 }
 
 fn closed_is_closed(model: &Model, state: &State) -> bool {
-    let told = state.agent.held.union(state.agent.inbox.unwrap_or_default());
+    let host = state.agent.held.union(state.agent.inbox.unwrap_or_default());
     model.grants().all(|grant| {
         let number = usize::from(grant);
         let is_opened = state.calls.iter().any(|call| call.change == Change::Open(grant));
-        let held = told.has(number) || state.cloud.has(number) || is_opened;
+        let held = host.has(number) || state.cloud.has(number) || is_opened;
         state.store.grants[number] != Grant::Closed || !held
     })
 }
@@ -155,10 +156,10 @@ fn one_holder(model: &Model, state: &State) -> bool {
         model.ids().map(|id| state.replicas[usize::from(id)].token).filter(|token| *token != 0).collect();
     let newest = state.store.lease.map_or(0, |lease| lease.token);
     let distinct = tokens.iter().enumerate().all(|(at, token)| !tokens[..at].contains(token));
-    distinct && tokens.iter().all(|token| *token <= newest) && !state.wrongs.token_fell
+    distinct && tokens.iter().all(|token| *token <= newest) && !state.violations.token_fell
 }
 
-/// Whether a replica works, and nothing is left to happen but faults and wishes.
+/// Reports whether a replica works, and nothing is left to happen but faults and requests.
 fn is_at_rest(model: &Model, state: &State) -> bool {
     model.ids().any(|id| is_online(state, id)) && model.is_quiet(state)
 }

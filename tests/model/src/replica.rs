@@ -1,8 +1,8 @@
-//! A replica's steps: when each is possible, and what it does.
+//! The steps of a replica: when each is possible, and what it does.
 //!
 //! A check against what a replica believes is made in the step that acts, where code can do that: before a call. What code
 //! cannot check in the moment of acting, because it may be stopped in between, is not checked here either: what a replica
-//! tells or commits goes by what it read, however long ago, and the store and the session have to be the guard.
+//! sends or commits goes by what it read, however long ago, and the store and the session have to be the guard.
 
 use crate::action::Step;
 use crate::lookup::{holds, is_busy, is_free, is_member, is_online, member_life, replica, replica_mut};
@@ -11,7 +11,7 @@ use crate::setup::{LIFE, Rule};
 use crate::state::{Call, Change, Id, Lease, Process, Session, Set, Sight, State};
 
 impl Model {
-    /// Whether the replica can take the step, and would change something by it.
+    /// Reports whether the replica can take the step, and would change something by it.
     pub(crate) fn can(&self, state: &State, id: Id, step: Step) -> bool {
         let replica = replica(state, id);
         let is_holder = replica.token != 0;
@@ -40,12 +40,12 @@ impl Model {
                 let news = view.is_some() && view != state.store.view;
                 self.setup.far && online && is_member(state, id) && holds(state, id) && news
             }
-            Step::Tell => {
+            Step::Push => {
                 let wanted = replica.read.map(|_| self.wanted(state, id));
-                let news = wanted.is_some() && replica.told != wanted;
+                let news = wanted.is_some() && replica.pushed != wanted;
                 is_holder && replica.session == Session::Live && news && state.agent.inbox.is_none()
             }
-            Step::HearEnd => replica.session == Session::HalfOpen,
+            Step::NoticeEnd => replica.session == Session::HalfOpen,
             Step::EndSession => {
                 let ends = self.setup.keeps(Rule::SessionsNeedMembership);
                 ends && replica.session != Session::None && replica.belief == 0
@@ -68,7 +68,7 @@ impl Model {
         }
     }
 
-    /// Takes the step.
+    /// Takes a step of the replica.
     pub(crate) fn take(&self, state: &mut State, id: Id, step: Step) {
         let wanted = self.wanted(state, id);
         match step {
@@ -92,13 +92,13 @@ impl Model {
                 let token = replica(state, id).token;
                 state.store.view = self.view(state, id).map(|view| (token, view));
             }
-            Step::Tell => {
+            Step::Push => {
                 let replica = replica_mut(state, id);
-                (replica.told, replica.confirmed) = (Some(wanted), false);
+                (replica.pushed, replica.confirmed) = (Some(wanted), false);
                 replica.may_hold = replica.may_hold.union(wanted);
                 state.agent.inbox = Some(wanted);
             }
-            Step::HearEnd | Step::EndSession => end_session(state, id),
+            Step::NoticeEnd | Step::EndSession => end_session(state, id),
             Step::Look => {
                 let again = self.setup.keeps(Rule::TakerLooksAgain);
                 let first = replica(state, id).sight == Sight::Unseen && again;
@@ -106,7 +106,7 @@ impl Model {
                 self.looked(state, id, sight);
             }
             Step::Call(change) => {
-                state.wrongs.opened_after_end |= matches!(change, Change::Open(_)) && self.is_over(state);
+                state.violations.opened_after_end |= matches!(change, Change::Open(_)) && self.is_over(state);
                 let call = Call { change, caller: Some(id), age: 0 };
                 if self.setup.sends_late {
                     replica_mut(state, id).armed = Some(call);
@@ -123,17 +123,17 @@ impl Model {
         }
     }
 
-    /// A beat is answered: the membership lives on, and is believed from when the beat was sent.
+    /// Takes in the answer to a beat: the membership lives on, and is believed from when the beat was sent.
     pub(crate) fn beat(&self, state: &mut State, id: Id) {
         state.store.members[usize::from(id)].life = LIFE;
         replica_mut(state, id).belief = self.setup.belief();
         let lost = replica(state, id).token != 0 && !holds(state, id);
-        if lost && self.setup.keeps(Rule::BeatTellsOfLostLeases) {
+        if lost && self.setup.keeps(Rule::BeatReportsLostLeases) {
             self.lose(state, id);
         }
     }
 
-    /// A look has shown what the cloud holds now.
+    /// Takes in a look, which has shown what the cloud holds now.
     fn looked(&self, state: &mut State, id: Id, sight: impl FnOnce(Set) -> Sight) {
         let sight = sight(state.cloud);
         let replica = replica_mut(state, id);
@@ -167,23 +167,23 @@ impl Model {
             grants[grant] = next;
             grants
         });
-        state.wrongs.late_write |= !holds;
+        state.violations.late_write |= !holds;
         self.put(state, grant, next);
     }
 
-    /// The lease is the replica's, under a new token.
+    /// Gives the replica the lease, under a new token.
     fn gain(&self, state: &mut State, id: Id) {
         let before = state.store.lease.map_or(0, |lease| lease.token);
         let (serial, token) = (replica(state, id).serial, before + 1);
         state.store.lease = Some(Lease { holder: id, serial, token });
-        state.wrongs.token_fell |= token <= before;
+        state.violations.token_fell |= token <= before;
         let open = Set::of(|grant| state.store.grants[grant].is_open());
         forget_calls(state, id);
         let replica = replica_mut(state, id);
         let forgets = self.setup.keeps(Rule::NewTokenForgets) || replica.token == 0;
         (replica.token, replica.asks, replica.wait) = (token, false, self.setup.wait());
         if forgets {
-            (replica.read, replica.told, replica.confirmed) = (None, None, false);
+            (replica.read, replica.pushed, replica.confirmed) = (None, None, false);
             replica.may_hold = if self.setup.keeps(Rule::InheritedMayBeHeld) { open } else { Set::default() };
             let looks = self.setup.keeps(Rule::TakerLooksFirst);
             replica.sight = if looks { Sight::Unseen } else { Sight::Settled(Set::default()) };
@@ -199,22 +199,22 @@ impl Model {
         }
         let replica = replica_mut(state, id);
         (replica.token, replica.read, replica.may_hold) = (0, None, Set::default());
-        (replica.told, replica.confirmed) = (None, false);
+        (replica.pushed, replica.confirmed) = (None, false);
         (replica.sight, replica.wait) = (Sight::Unseen, 0);
     }
 }
 
-/// Ends the replica's session with the agent, which hears of it if it is there.
+/// Ends the replica's session with the agent, which notices if it is there.
 fn end_session(state: &mut State, id: Id) {
     if replica(state, id).session == Session::Live {
         (state.agent.at, state.agent.inbox) = (None, None);
     }
     let replica = replica_mut(state, id);
     (replica.session, replica.asks) = (Session::None, false);
-    (replica.told, replica.confirmed) = (None, false);
+    (replica.pushed, replica.confirmed) = (None, false);
 }
 
-/// Nobody waits for the replica's calls any more.
+/// Takes the replica off its calls: it waits for none of them any more.
 pub(crate) fn forget_calls(state: &mut State, id: Id) {
     let armed = state.replicas[usize::from(id)].armed.as_mut();
     state

@@ -3,17 +3,17 @@
 //! Of the numbers of ticks only the order matters: belief ends before life, and the wait is over after the last call has
 //! landed. They are as small as they can be in that order, because every tick more is another dimension of states.
 
-/// Ticks that a membership lives in the store after a beat.
+/// The ticks that a membership lives in the store after a beat.
 pub const LIFE: u8 = 2;
-/// Ticks that a replica believes its membership after it sent a beat: less than [`LIFE`].
+/// The ticks that a replica believes its membership after it sent a beat: less than [`LIFE`].
 pub const BELIEF: u8 = 1;
-/// Ticks within which a call lands after it was sent, or never.
+/// The ticks within which a call lands after it was sent, or never.
 pub const LATE: u8 = 1;
-/// Ticks after which a look is a second one. A call is sent for at most [`BELIEF`] after the lease was lost, and lands within
-/// [`LATE`] of that.
+/// The ticks after which a look is a second one. A call is sent for at most [`BELIEF`] after the lease was lost, and lands
+/// within [`LATE`] of that.
 pub const WAIT: u8 = BELIEF + LATE;
 
-/// How often each fault may still happen. What is slow is no fault: any step may come late, or after any other.
+/// The number of times that each fault may still happen. Slowness is no fault: any step may come late, or after any other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Faults {
     /// A replica is killed.
@@ -33,7 +33,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// None.
+    /// No faults.
     pub const NONE: Self =
         Self { kills: 0, stops: 0, cuts: 0, quits: 0, moves: 0, lost_answers: 0, duplicates: 0 };
 }
@@ -52,14 +52,14 @@ pub enum Rule {
     /// Until that second look, nothing counts as absent from the cloud.
     AbsenceWaitsForTheSecondLook,
     /// The second look is after both the last call that the loser can send and the time that it needs to land. That goes for
-    /// a lease that was taken from a live member, too: it may not have heard of it yet.
+    /// a lease that was taken from a live member, too: the loser may not know it yet.
     SecondLookIsLateEnough,
-    /// What a look shows is acted on only by a snapshot that was read after it: a window that an older snapshot does not know
-    /// may be the next holder's.
+    /// A replica acts on a look only with a snapshot that it read after the look: a window that an older snapshot does not
+    /// know may be the next holder's.
     ReadsAfterLooking,
     /// A taker counts every grant that was not final, one that is closing included, as one that the agent may hold.
     InheritedMayBeHeld,
-    /// A new token is a new beginning, also for one that held the lease before and has not heard that it lost it: what agent
+    /// A new token is a new beginning, also for one that held the lease before and does not know that it lost it: what agent
     /// and cloud answer to what was sent under the old one counts for nothing.
     NewTokenForgets,
     /// A membership is believed for less long than it lives.
@@ -68,33 +68,33 @@ pub enum Rule {
     /// turn: a round is dropped when the belief ends. Only what is past its end is closed all the same.
     CallsNeedBelief,
     /// A beat's answer says which leases are held: what was published may be lost.
-    BeatTellsOfLostLeases,
-    /// A session is told only of what was read after it began.
-    SessionIsToldWhatIsNew,
+    BeatReportsLostLeases,
+    /// A session sends only what was read after it began.
+    SessionSendsWhatIsNew,
     /// A view says what its publisher had read; absence in it counts for a grant that was closing by then.
     ViewsNameWhatWasRead,
-    /// A replica without a membership ends its agents' sessions: they go where somebody can work for them.
+    /// A replica without a membership ends its agents' sessions: they go to a replica that can work for them.
     SessionsNeedMembership,
 }
 
 /// A model to check.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup {
-    /// How many replicas there are, up to [`crate::state::REPLICAS`].
+    /// The number of replicas, up to [`crate::state::REPLICAS`].
     pub replicas: u8,
-    /// How many grants there are, up to [`crate::state::GRANTS`].
+    /// The number of grants, up to [`crate::state::GRANTS`].
     pub grants: u8,
-    /// Whether it begins with nothing done: nobody has the lease, the agent is not connected.
+    /// True if the model begins with nothing done: no replica has the lease, and the agent is not connected.
     pub cold: bool,
     /// The tick at which all grants end.
     pub end: u8,
     /// The faults.
     pub faults: Faults,
-    /// Whether a replica may be stopped between the last check and the call, so that a call can be sent at any time.
+    /// True if a replica may be stopped between the last check and the call, so that a call can be sent at any time.
     pub sends_late: bool,
-    /// Whether grants touch another target as well, whose holder decides by what is published of this one.
+    /// True if grants touch another target as well, whose holder decides by what is published of this one.
     pub far: bool,
-    /// Whether the sweep goes on for ever. Without it, what is not found by the looks of a taker is never found.
+    /// True if the sweep goes on for ever. Without it, a window that a taker's looks do not find is never found.
     pub sweeps: bool,
     /// The rule that is broken.
     pub broken: Option<Rule>,

@@ -23,7 +23,7 @@ impl Set {
         Self((0..GRANTS).filter(|grant| holds(*grant)).fold(0, |set, grant| set | 1 << grant))
     }
 
-    /// Whether the grant is in it.
+    /// Reports whether the grant is in the set.
     pub fn has(self, grant: usize) -> bool {
         self.0 & (1 << grant) != 0
     }
@@ -40,13 +40,13 @@ impl Set {
         Self(self.0 & !(1 << grant))
     }
 
-    /// What is in either.
+    /// Returns the grants that are in either set.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether nothing is in it.
+    /// Reports whether the set is empty.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
@@ -68,48 +68,49 @@ pub enum Grant {
 }
 
 impl Grant {
-    /// Whether the layers are to hold it, as long as its end has not come.
+    /// Reports whether the layers should hold the grant, as long as its end has not come.
     pub fn is_wanted(self) -> bool {
         matches!(self, Self::Opening | Self::Active)
     }
 
-    /// Whether it is durable and not final.
+    /// Reports whether the grant is durable and not final.
     pub fn is_open(self) -> bool {
         matches!(self, Self::Opening | Self::Active | Self::Closing)
     }
 }
 
-/// Every grant's state.
+/// The state of every grant.
 pub type Grants = [Grant; GRANTS];
 
 /// A replica's registration in the store. `serial` names it, so that one that is gone is never revived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Membership {
-    /// Counts the memberships of this replica.
+    /// The number of the replica's memberships so far.
     pub serial: u8,
-    /// Ticks until the store forgets it; 0 is gone.
+    /// The ticks until the store forgets it; 0 is gone.
     pub life: u8,
 }
 
-/// Who works on the target.
+/// The right to work on the target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Lease {
     /// The replica.
     pub holder: Id,
-    /// Its membership.
+    /// The holder's membership.
     pub serial: u8,
-    /// Rises with each new holder.
+    /// The token, which rises with each new holder.
     pub token: u8,
 }
 
-/// What the holder of the lease publishes of both layers, for the holder of another target that a grant touches, too.
+/// The view of both layers that the holder of the lease publishes, for the holder of another target that a grant touches,
+/// too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct View {
-    /// What every grant's state was when it was read last.
+    /// The state of every grant as the holder last read it.
     pub head: Grants,
-    /// What both layers have confirmed.
+    /// The grants that both layers have confirmed.
     pub open: Set,
-    /// What is in no layer.
+    /// The grants that no layer holds.
     pub absent: Set,
 }
 
@@ -117,9 +118,9 @@ pub struct View {
 /// is no part of this.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Store {
-    /// Every grant.
+    /// The state of every grant.
     pub grants: Grants,
-    /// Every replica's latest membership.
+    /// The latest membership of every replica.
     pub members: [Membership; REPLICAS],
     /// The lease of the one target.
     pub lease: Option<Lease>,
@@ -127,10 +128,10 @@ pub struct Store {
     pub view: Option<(u8, View)>,
 }
 
-/// How a replica's process is.
+/// The state of a replica's process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Process {
-    /// It runs.
+    /// The process runs.
     Up,
     /// SIGSTOP: it does nothing, and goes on where it was.
     Stopped,
@@ -141,22 +142,22 @@ pub enum Process {
 /// An agent's session as a replica sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Session {
-    /// None.
+    /// No session.
     None,
     /// The agent is there.
     Live,
-    /// The agent is gone, and the replica has not heard of it.
+    /// The agent is gone, and the replica has not noticed.
     HalfOpen,
 }
 
-/// What a replica knows of the cloud.
+/// A replica's knowledge of the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Sight {
-    /// Nothing.
+    /// Nothing is known.
     Unseen,
-    /// What one look has shown: a late call may change it.
+    /// The result of one look: a late call may change it.
     First(Set),
-    /// What a second look has shown, after everything late had landed.
+    /// The result of a second look, after everything late had landed.
     Settled(Set),
 }
 
@@ -169,7 +170,7 @@ impl Sight {
         }
     }
 
-    /// The same look, after a change of our own.
+    /// The same look, after a change of the replica's own.
     #[must_use]
     pub fn after(self, change: Change) -> Self {
         match self {
@@ -180,34 +181,34 @@ impl Sight {
     }
 }
 
-/// One broker process: what it believes, and what it read in an earlier step and may act on in a later one.
+/// A broker process: what it believes, and what it read in an earlier step and may act on in a later one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Replica {
-    /// Its process.
+    /// The state of the process.
     pub process: Process,
-    /// Whether it cannot reach the store. It reaches agent and cloud all the same.
+    /// True if the replica cannot reach the store. It reaches agent and cloud all the same.
     pub cut: bool,
     /// The membership that it has, or had.
     pub serial: u8,
-    /// Ticks for which it believes that.
+    /// The ticks for which it believes that.
     pub belief: u8,
     /// The token of the lease that it thinks it holds; 0 is none.
     pub token: u8,
     /// The last snapshot that it read under that token.
     pub read: Option<Grants>,
-    /// What the agent may hold, for all it knows.
+    /// The grants that the agent may hold, as far as the replica knows.
     pub may_hold: Set,
     /// The agent's session with it.
     pub session: Session,
     /// The session is so new that the lease has not been asked for yet.
     pub asks: bool,
-    /// What it told in this session.
-    pub told: Option<Set>,
-    /// Whether that was confirmed.
+    /// The desired state that the replica sent in this session.
+    pub pushed: Option<Set>,
+    /// True if the agent confirmed it.
     pub confirmed: bool,
-    /// What it knows of the cloud.
+    /// The replica's knowledge of the cloud.
     pub sight: Sight,
-    /// Ticks until a look may count as the second.
+    /// The ticks until a look may count as the second.
     pub wait: u8,
     /// A call that has passed every check and is not sent yet: SIGSTOP between the two.
     pub armed: Option<Call>,
@@ -216,7 +217,7 @@ pub struct Replica {
 /// The agent and its kernel. It has one session at a time; a message of an earlier one is lost with it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Agent {
-    /// Whom its session is with.
+    /// The replica that the agent has a session with.
     pub at: Option<Id>,
     /// A whole desired state on its way to it.
     pub inbox: Option<Set>,
@@ -224,17 +225,17 @@ pub struct Agent {
     pub held: Set,
 }
 
-/// One change of the cloud.
+/// A change of the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Change {
     /// Opens the window of a grant, which carries its end.
     Open(u8),
-    /// Closes it.
+    /// Closes the window of a grant.
     Close(u8),
 }
 
 impl Change {
-    /// The windows after it.
+    /// Returns the windows after the change.
     #[must_use]
     pub fn done_to(self, windows: Set) -> Set {
         match self {
@@ -247,17 +248,17 @@ impl Change {
 /// A call on its way to the cloud.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Call {
-    /// What it does where it lands.
+    /// The change that the call makes where it lands.
     pub change: Change,
-    /// Who waits for the answer; none where its caller is dead, gave it up, or lost the lease.
+    /// The replica that waits for the answer; none where it is dead, gave the call up, or lost the lease.
     pub caller: Option<Id>,
-    /// Ticks since it was sent.
+    /// The ticks since the call was sent.
     pub age: u8,
 }
 
-/// What must never happen in a step. A state shows what is; these tell what was done.
+/// The steps that must never be taken. A state shows what is true now; these flags record what was done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Wrongs {
+pub struct Violations {
     /// The store took a write of one that did not hold the lease.
     pub late_write: bool,
     /// A grant became active while a layer did not hold it.
@@ -268,10 +269,10 @@ pub struct Wrongs {
     pub token_fell: bool,
 }
 
-/// Everything.
+/// The state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
-    /// Ticks since the beginning, up to the grants' end.
+    /// The ticks since the beginning, up to the grants' end.
     pub now: u8,
     /// The store.
     pub store: Store,
@@ -287,6 +288,6 @@ pub struct State {
     pub far: Option<View>,
     /// The faults that may still happen.
     pub faults: Faults,
-    /// What must never have happened.
-    pub wrongs: Wrongs,
+    /// The forbidden steps that were taken.
+    pub violations: Violations,
 }

@@ -1,7 +1,7 @@
-//! Which states are the same for all that can follow: of those only one is visited.
+//! Symmetry: states from which the same can follow count as one, and only one of them is visited.
 //!
 //! Replicas are alike, so their order is nothing. Tokens and serials are compared and never counted, so only their order is
-//! something: they are numbered anew from one and from zero.
+//! something: they are numbered again from one and from zero.
 
 use crate::state::{Call, Id, REPLICAS, Replica, State};
 
@@ -74,7 +74,7 @@ fn sort_replicas(state: State) -> State {
     sorted
 }
 
-/// All that is known of a replica, but for its number.
+/// Returns all that is known of a replica, but for its number.
 fn key(state: &State, id: usize) -> impl Ord + use<> {
     let is = |other: Option<Id>| other.is_some_and(|other| usize::from(other) == id);
     let anonymous = |call: Call| Call { caller: call.caller.map(|_| 0), ..call };

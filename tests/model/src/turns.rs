@@ -11,29 +11,29 @@ pub const NO_FALSE_ALARM: &str = "I8 a store that lost nothing is not taken for 
 /// No loss goes unnoticed by a broker that knew the record.
 pub const LOSS_IS_NOTICED: &str =
     "I1 an answer without a record that was known when it was asked for raises the alarm";
-/// Turns work.
+/// A turn protects the broker's commit.
 pub const OVERTAKEN_ONCE: &str = "no commit is overtaken twice while its broker keeps its turn";
 /// No broker waits for one that does not come.
-pub const TURNS_ARE_USED: &str = "whose turn it is, or will be, has a commit that is not done";
-/// All work gets done.
+pub const TURNS_ARE_USED: &str = "a broker whose turn it is, or will be, has a commit that is not done";
+/// All commits get done.
 pub const ALL_COMMIT: &str = "possible: every commit is answered";
 /// An answer is overtaken.
 pub const OVERTAKEN: &str = "possible: an answer that was sent for later arrives first";
 /// A loss is noticed.
 pub const ALARM: &str = "possible: an alarm";
 
-/// What may happen, and which rules are kept.
+/// The bounds of the model, and the rules that are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct Turns {
-    /// How many brokers.
+    /// The number of brokers.
     pub brokers: u8,
-    /// How many commits each makes.
+    /// The number of commits of each broker.
     pub commits: u8,
-    /// How many looks each makes.
+    /// The number of looks of each broker.
     pub looks: u8,
-    /// How many turns end before they are used, as when a broker is killed or slow.
+    /// The number of turns that end before they are used, as when a broker is killed or slow.
     pub ends: u8,
-    /// Whether the store loses its last record once.
+    /// True if the store loses its last record once.
     pub loses: bool,
     /// A head is held against what was known when its command was sent; broken: when its answer is here.
     pub checks_what_was_known_at_sending: bool,
@@ -54,14 +54,14 @@ impl Turns {
     };
 }
 
-/// A commit's or a look's way.
+/// The way of a commit or a look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Way<T> {
-    /// Not under way.
+    /// No command is under way.
     None,
-    /// Sent, with the head that was known then.
+    /// The command was sent, with the head that was known then.
     Sent(u8),
-    /// Served: what was known at sending, and the answer.
+    /// The command was served: what was known at sending, and the answer.
     Served(u8, T),
 }
 
@@ -89,11 +89,11 @@ pub struct Broker {
     look: Way<u8>,
     commits: u8,
     looks: u8,
-    /// How often this commit was overtaken since a turn of its broker last ended unused.
+    /// The number of times that this commit was overtaken since a turn of its broker last ended unused.
     overtaken: u8,
 }
 
-/// Everything.
+/// The state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct State {
     head: u8,
@@ -104,7 +104,7 @@ pub struct State {
     brokers: Vec<Broker>,
 }
 
-/// One step.
+/// A step of a broker or of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Step {
     /// A broker sends a commit, or asks for its turn.

@@ -1,4 +1,4 @@
-//! Everything that is no replica: the agent, the cloud, time, those who ask for grants, and faults.
+//! Everything that is no replica: the agent, the cloud, time, requesters, and faults.
 
 use crate::action::Fault;
 use crate::lookup::{is_member, is_online, replica, replica_mut};
@@ -8,17 +8,17 @@ use crate::setup::{LATE, Rule};
 use crate::state::{Call, Id, Process, Session, Set, Sight, State};
 
 impl Model {
-    /// Whether time has come to the end of all grants.
+    /// Reports whether time has come to the end of all grants.
     pub(crate) fn is_over(&self, state: &State) -> bool {
         state.now >= self.setup.end
     }
 
-    /// Somebody is there to write to the store for a user: any replica that is a member.
+    /// Reports whether a replica can write to the store for a user: any that is a member.
     pub(crate) fn serves(&self, state: &State) -> bool {
         self.ids().any(|id| is_online(state, id) && is_member(state, id))
     }
 
-    /// A load balancer sends the agent to a replica that calls itself ready.
+    /// Reports whether a load balancer may send the agent to the replica: one that calls itself ready.
     pub(crate) fn can_connect(state: &State, id: Id) -> bool {
         let replica = replica(state, id);
         state.agent.at.is_none() && replica.process == Process::Up && replica.belief > 0
@@ -26,10 +26,10 @@ impl Model {
 
     pub(crate) fn connect(&self, state: &mut State, id: Id) {
         (state.agent.at, state.agent.inbox) = (Some(id), None);
-        let keeps_what_it_read = !self.setup.keeps(Rule::SessionIsToldWhatIsNew);
+        let keeps_what_it_read = !self.setup.keeps(Rule::SessionSendsWhatIsNew);
         let replica = replica_mut(state, id);
         (replica.session, replica.asks) = (Session::Live, true);
-        (replica.told, replica.confirmed) = (None, false);
+        (replica.pushed, replica.confirmed) = (None, false);
         if !keeps_what_it_read {
             replica.read = None;
         }
@@ -39,7 +39,7 @@ impl Model {
         state.agent.at.is_some_and(|id| replica(state, id).process != Process::Up)
     }
 
-    /// The agent's session is over, and its replica has not heard of it.
+    /// Ends the agent's session, which its replica does not notice.
     pub(crate) fn leave(state: &mut State) {
         if let Some(id) = state.agent.at.take() {
             let replica = replica_mut(state, id);
@@ -50,24 +50,24 @@ impl Model {
         state.agent.inbox = None;
     }
 
-    /// The agent holds what it was told, all of it and nothing else; but never what has ended.
+    /// Applies the desired state at the agent: all of it and nothing else, but never a window that has ended.
     pub(crate) fn apply(&self, state: &mut State) {
-        if let Some(told) = state.agent.inbox.take() {
-            state.agent.held = if self.is_over(state) { Set::default() } else { told };
+        if let Some(pushed) = state.agent.inbox.take() {
+            state.agent.held = if self.is_over(state) { Set::default() } else { pushed };
         }
     }
 
-    /// The replica hears that what it told was applied: the agent holds that and nothing else. What it told under an
-    /// earlier token is not what it goes by.
-    pub(crate) fn hear(state: &mut State) {
+    /// Takes in the agent's answer: it holds the desired state that the replica sent, and nothing else. A state that was sent
+    /// under an earlier token does not count.
+    pub(crate) fn confirm(state: &mut State) {
         let Some(id) = state.agent.at else { return };
         let replica = replica_mut(state, id);
-        if let Some(told) = replica.told {
-            (replica.confirmed, replica.may_hold) = (true, told);
+        if let Some(pushed) = replica.pushed {
+            (replica.confirmed, replica.may_hold) = (true, pushed);
         }
     }
 
-    /// A call does in the cloud what it says.
+    /// Makes a call's change in the cloud.
     pub(crate) fn land(state: &mut State, number: usize) {
         let call = state.calls.remove(number);
         state.cloud = call.change.done_to(state.cloud);
@@ -77,8 +77,8 @@ impl Model {
         }
     }
 
-    /// One tick later. Who runs and reaches the store has sent a beat meanwhile: who has not is stopped, cut off or dead.
-    /// A call on its way for [`LATE`] holds time up, because it does not take longer.
+    /// Advances the time by one tick. A replica that runs and reaches the store has sent a beat meanwhile: one that has not
+    /// is stopped, cut off or dead. A call on its way for [`LATE`] holds time up, because it does not take longer.
     pub(crate) fn tick(&self, state: &State) -> Option<State> {
         if state.calls.iter().any(|call| call.age >= LATE) {
             return None;

@@ -34,7 +34,7 @@ fn holds(setup: Setup, possible: &[&str]) {
     }
 }
 
-/// What happens in every model in which a lease changes hands.
+/// The events that are possible in every model in which a lease changes hands.
 const ALWAYS_POSSIBLE: [&str; 4] =
     [properties::LATE_CALL, properties::HEIR_CLOSES, properties::ACTIVE_AT_REST, properties::ALL_CLOSED];
 

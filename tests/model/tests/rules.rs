@@ -10,7 +10,7 @@ fn breaks(setup: Setup, rule: Rule, property: &'static str) {
     fails(setup.without(rule), property);
 }
 
-/// Finds the shortest way to a state in which the property is false, and tells it.
+/// Finds the shortest way to a state in which the property is false, and prints it.
 fn fails(setup: Setup, property: &'static str) {
     let model = Model { setup };
     let only = HasDiscoveries::AnyOf([property].into());
@@ -97,15 +97,15 @@ fn i2_calls_need_belief() {
 }
 
 #[test]
-fn i2_a_beat_tells_of_lost_leases() {
-    breaks(with(MOVE), Rule::BeatTellsOfLostLeases, properties::CLOUD_ENDS);
+fn i2_a_beat_reports_lost_leases() {
+    breaks(with(MOVE), Rule::BeatReportsLostLeases, properties::CLOUD_ENDS);
 }
 
 #[test]
-fn i6_a_session_is_told_what_is_new() {
+fn i6_a_session_sends_what_is_new() {
     breaks(
         with(Faults { moves: 2, ..Faults::NONE }),
-        Rule::SessionIsToldWhatIsNew,
+        Rule::SessionSendsWhatIsNew,
         properties::CLOSED_IS_CLOSED,
     );
 }

@@ -13,12 +13,12 @@ use aws_sdk_ec2::types::{
 use aws_sdk_ec2::types::{SecurityGroupRuleRequest, SecurityGroupRuleUpdate};
 
 use super::ACCOUNT;
-use crate::room::Room;
+use crate::netns::Netns;
 
 /// An account in a Region.
 #[derive(Debug, Clone)]
 pub struct Cloud {
-    room: Room,
+    netns: Netns,
     client: Client,
     account: String,
     region: String,
@@ -27,7 +27,7 @@ pub struct Cloud {
 /// A rule to be made, or one that is there, but for its id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RuleSpec {
-    /// `tcp`, `udp`, `icmp`, or `-1`.
+    /// The protocol: `tcp`, `udp`, `icmp`, or `-1`.
     pub protocol: String,
     /// The first port.
     pub from: i32,
@@ -45,7 +45,7 @@ pub struct RuleSpec {
 pub type Snapshot = BTreeSet<RuleSpec>;
 
 impl RuleSpec {
-    /// TCP ports from a source.
+    /// Admits TCP ports from a source.
     pub fn tcp(from: u16, to: u16, source: &str) -> Self {
         Self {
             protocol: "tcp".into(),
@@ -57,19 +57,19 @@ impl RuleSpec {
         }
     }
 
-    /// All traffic from a source.
+    /// Admits all traffic from a source.
     pub fn all(source: &str) -> Self {
         Self { protocol: "-1".into(), from: -1, to: -1, ..Self::tcp(0, 0, source) }
     }
 
-    /// With a description.
+    /// Sets the description.
     #[must_use]
     pub fn described(mut self, words: &str) -> Self {
         self.description = words.into();
         self
     }
 
-    /// With a tag.
+    /// Adds a tag.
     #[must_use]
     pub fn tagged(mut self, key: &str, value: &str) -> Self {
         self.tags.insert(key.into(), value.into());
@@ -113,7 +113,7 @@ impl RuleSpec {
 }
 
 impl Cloud {
-    pub(super) fn new(room: Room, endpoint: &str, account: &str, region: &str) -> Self {
+    pub(super) fn new(netns: Netns, endpoint: &str, account: &str, region: &str) -> Self {
         let http = aws_smithy_http_client::Builder::new().build_http();
         let config = |credentials: Credentials| {
             aws_config::SdkConfig::builder()
@@ -131,7 +131,7 @@ impl Cloud {
             own
         } else {
             let role = format!("arn:aws:iam::{account}:role/owner");
-            let assumed = room.run(async move {
+            let assumed = netns.run(async move {
                 let call =
                     aws_sdk_sts::Client::new(&own).assume_role().role_arn(role).role_session_name("owner");
                 call.send().await.expect("moto lends every role").credentials
@@ -145,7 +145,7 @@ impl Cloud {
                 "a test",
             ))
         };
-        Self { room, client: Client::new(&config), account: account.to_owned(), region: region.to_owned() }
+        Self { netns, client: Client::new(&config), account: account.to_owned(), region: region.to_owned() }
     }
 
     /// Makes calls of one's own.
@@ -154,7 +154,7 @@ impl Cloud {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.room.run(work(self.client.clone()))
+        self.netns.run(work(self.client.clone()))
     }
 
     /// The target of an instance.
@@ -230,7 +230,7 @@ impl Cloud {
         }
     }
 
-    /// Takes tags off every rule of a group, so that they are nobody's.
+    /// Takes tags off every rule of a group, so that no window owns them.
     pub fn untag_rules(&self, group: &str) {
         for rule in self.described(group) {
             let id = rule.security_group_rule_id.expect("a rule has an id");
@@ -283,7 +283,7 @@ impl Cloud {
             .expect("a group can be deleted");
     }
 
-    /// Attaches one interface more, with these groups, to an instance. Its id.
+    /// Attaches one interface more, with these groups, to an instance, and returns its id.
     pub fn plug_in(&self, instance: &str, index: i32, groups: &[&str]) -> String {
         let subnets = self.run(|client| async move { client.describe_subnets().send().await });
         let subnets = subnets.expect("moto describes subnets");
@@ -330,7 +330,7 @@ impl Cloud {
         self.instances(name, 1, interfaces).pop().expect("one was started")
     }
 
-    /// Several instances alike.
+    /// Starts several instances alike.
     pub fn instances(&self, name: &str, count: i32, interfaces: &[&[&str]]) -> Vec<String> {
         let subnets = self.run(|client| async move { client.describe_subnets().send().await });
         let subnets = subnets.expect("moto describes subnets");
@@ -391,7 +391,7 @@ impl Cloud {
         self.described(group).iter().filter(|rule| rule.is_egress() != Some(true)).map(RuleSpec::of).collect()
     }
 
-    /// How many egress rules a group has.
+    /// Returns the number of a group's egress rules.
     pub fn egress(&self, group: &str) -> usize {
         self.described(group).iter().filter(|rule| rule.is_egress() == Some(true)).count()
     }
@@ -454,7 +454,7 @@ impl Cloud {
         .expect("the groups of an interface can be replaced");
     }
 
-    /// Every group with the tag of a Postern, by name.
+    /// Returns every group with the tag of a Postern, by name.
     pub fn groups_of_postern(&self) -> BTreeSet<String> {
         let filter = Filter::builder().name("tag-key").values("postern:managed-by").build();
         let found =

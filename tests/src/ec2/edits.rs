@@ -4,7 +4,7 @@ use aws_sdk_ec2::types::{SecurityGroupRuleRequest, SecurityGroupRuleUpdate};
 
 use super::{Cloud, RuleSpec};
 
-/// One edit of a rule of a window.
+/// An edit of a window's rule.
 #[derive(Debug, Clone, Copy)]
 pub enum Edit {
     /// `ModifySecurityGroupRules`: the id and the tags stay (EC2 API reference, `ModifySecurityGroupRules`; moto 5.2.5

@@ -1,16 +1,16 @@
-//! IAM, as far as the policy that we ship uses it: what each call of EC2 needs, and whether a statement allows that (Service
+//! IAM, as far as the shipped policy uses it: what each call of EC2 needs, and whether a statement allows that (Service
 //! Authorization Reference, "Actions, resources, and condition keys for Amazon EC2"). What it does not know it denies.
 
 use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::proxy::Call;
+use super::protocol::Call;
 
-/// Tags, by key.
+/// The tags of a resource, by key.
 pub(super) type Tags = BTreeMap<String, String>;
 
-/// One thing that has to be allowed for a call.
+/// A permission that a call needs.
 #[derive(Debug, Default)]
 pub(super) struct Need {
     action: String,
@@ -28,7 +28,7 @@ impl Need {
     }
 }
 
-/// Everything that has to be allowed for a call.
+/// Returns the permissions that a call needs.
 pub(super) fn needs(call: &Call) -> Vec<Need> {
     let values = |prefix: &str| -> Vec<String> {
         let keys = call.parameters.iter().filter(|(key, _)| key.starts_with(prefix));
@@ -88,7 +88,7 @@ pub(super) fn needs(call: &Call) -> Vec<Need> {
 const GROUP: &str = "security-group";
 const RULE: &str = "security-group-rule";
 
-/// Whether the policy allows it, on a resource with these tags.
+/// Reports whether the policy allows the need, on a resource with these tags.
 pub(super) fn allows(policy: &Value, need: &Need, resource_tags: &Tags) -> bool {
     let statements = policy["Statement"].as_array().map_or(&[][..], Vec::as_slice);
     let arn = match need.kind {
@@ -138,7 +138,7 @@ fn holds(operator: &str, key: &str, values: &[&str], need: &Need, resource_tags:
     }
 }
 
-/// One text, or a list of them.
+/// Reads one text or a list of texts.
 fn texts(value: &Value) -> Vec<&str> {
     value.as_array().map_or_else(
         || value.as_str().into_iter().collect(),
@@ -146,7 +146,7 @@ fn texts(value: &Value) -> Vec<&str> {
     )
 }
 
-/// Whether a text is as a pattern, in which `*` is anything.
+/// Reports whether a text matches a pattern, in which `*` stands for any text.
 fn matches(pattern: &str, text: &str) -> bool {
     let Some((head, rest)) = pattern.split_once('*') else { return pattern == text };
     let Some(text) = text.strip_prefix(head) else { return false };

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use super::proxy::Call;
+use super::protocol::Call;
 
 /// The buckets that were drawn from so far.
 #[derive(Debug, Default)]
@@ -39,7 +39,7 @@ impl Meter {
         admits
     }
 
-    /// How many calls found no token.
+    /// The number of calls that found no token.
     pub(super) fn refused(&self) -> usize {
         self.refused
     }

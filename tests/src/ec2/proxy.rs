@@ -1,7 +1,6 @@
 //! The proxy: every call of EC2's query protocol goes through it, is counted, and may go wrong in a way that moto cannot.
 
 use std::collections::{HashMap, VecDeque};
-use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,61 +18,27 @@ use tokio::task::JoinSet;
 
 use super::iam;
 use super::meter::Meter;
+use super::protocol::{Broken, Call, error_body};
 use super::reads::Reads;
 use super::semantics;
 use crate::clock::monotonic;
-use crate::room::Room;
+use crate::netns::Netns;
 
-/// One call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// The action.
-    pub action: String,
-    /// The Region.
-    pub region: String,
-    /// Whose credentials it was made with: the access key's id.
-    pub caller: String,
-    /// The parameters, without the action.
-    pub parameters: Vec<(String, String)>,
-}
-
-impl Call {
-    /// Whether it changes something.
-    pub fn is_change(&self) -> bool {
-        self.is_of_ec2() && !self.action.starts_with("Describe") && !self.action.starts_with("Get")
-    }
-
-    /// Whether it is EC2's, and not STS's.
-    pub(super) fn is_of_ec2(&self) -> bool {
-        !self.action.starts_with("GetCallerIdentity") && !self.action.starts_with("AssumeRole")
-    }
-
-    /// What keeps it apart from the same call of another account or Region.
-    pub(super) fn key(&self, body: &[u8]) -> Vec<u8> {
-        [self.caller.as_bytes(), b"/", self.region.as_bytes(), b"?", body].concat()
-    }
-
-    /// The value of a parameter.
-    pub fn parameter(&self, name: &str) -> Option<&str> {
-        self.parameters.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-}
-
-/// What goes wrong with a call.
+/// A fault of a call.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// It is answered with an error: a status, and EC2's code.
+    /// The call is answered with an error: a status, and EC2's code.
     Error(u16, &'static str),
-    /// It takes effect, and its answer is lost.
+    /// The call takes effect, and its answer is lost.
     Lost,
-    /// It does not arrive.
+    /// The call does not arrive.
     Dropped,
-    /// It is answered only after a while.
+    /// The call is answered only after a while.
     Slow(Duration),
 }
 
 impl Fault {
-    /// Too many calls.
+    /// The fault of too many calls.
     pub fn throttled() -> Self {
         Self::Error(503, "RequestLimitExceeded")
     }
@@ -95,16 +60,16 @@ impl Fault {
 pub struct CrashPoint {
     /// The number of the change, from 1.
     pub change: usize,
-    /// Before or after it takes effect.
+    /// The side of the change on which the point is.
     pub when: When,
 }
 
-/// Before or after a change takes effect.
+/// A side of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum When {
-    /// It has not arrived.
+    /// The change has not arrived.
     Before,
-    /// It took effect, and is not answered.
+    /// The change took effect, and is not answered.
     After,
 }
 
@@ -122,7 +87,7 @@ pub(super) struct Proxy {
 struct State {
     calls: Vec<Call>,
     faults: HashMap<String, VecDeque<Fault>>,
-    /// What goes wrong with a change, and how many changes from now.
+    /// The fault of a coming change, and the number of changes until then.
     at_change: Option<(usize, Fault)>,
     down: bool,
     meter: Option<Meter>,
@@ -139,7 +104,7 @@ struct Halt {
     reached: bool,
 }
 
-/// What is to be done with a call.
+/// The proxy's way to handle a call.
 enum Verdict {
     Forward,
     Answer(Response<Full<Bytes>>),
@@ -151,7 +116,7 @@ enum Verdict {
 }
 
 impl Proxy {
-    pub(super) fn start(room: &Room, at: &'static str, moto: &str) -> Arc<Self> {
+    pub(super) fn start(netns: &Netns, at: &'static str, moto: &str) -> Arc<Self> {
         let client = Client::builder(TokioExecutor::new()).build_http();
         let proxy = Arc::new(Self {
             moto: moto.to_owned(),
@@ -160,9 +125,9 @@ impl Proxy {
             answers: Mutex::default(),
             go_on: Notify::new(),
         });
-        let listener = room.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
+        let listener = netns.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
         let serving = Arc::clone(&proxy);
-        room.start(async move {
+        netns.start(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let proxy = Arc::clone(&serving);
@@ -199,7 +164,7 @@ impl Proxy {
         self.lock().at_change = Some((number, fault));
     }
 
-    /// Whether the change that was to go wrong has come.
+    /// Reports whether the change that should go wrong has come.
     pub(super) fn has_failed(&self) -> bool {
         self.lock().at_change.is_none()
     }
@@ -209,7 +174,7 @@ impl Proxy {
         self.lock().policy = Some(Arc::new(policy));
     }
 
-    /// What of a call is not allowed, if anything.
+    /// Returns the first need of a call that the policy does not allow, if any.
     async fn denied(&self, headers: &HeaderMap, call: &Call) -> Result<Option<String>, Broken> {
         let policy = self.lock().policy.clone();
         let Some(policy) = policy.filter(|_| call.is_of_ec2()) else { return Ok(None) };
@@ -230,7 +195,7 @@ impl Proxy {
         self.lock().meter = Some(Meter::default());
     }
 
-    /// How many calls were too many since they are metered.
+    /// The number of calls that the meter refused since [`Self::meter`].
     pub(super) fn throttled(&self) -> usize {
         self.lock().meter.as_ref().map_or(0, Meter::refused)
     }
@@ -263,7 +228,7 @@ impl Proxy {
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Broken> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
-        let call = parse(&parts.headers, &body);
+        let call = Call::parse(&parts.headers, &body);
         match self.verdict(&call) {
             Verdict::Answer(answer) => Ok(answer),
             Verdict::Break => Err(Broken),
@@ -332,7 +297,7 @@ impl Proxy {
         }
     }
 
-    /// Never answers.
+    /// Holds the call without an answer, and breaks its connection once the proxy goes on.
     async fn hold(&self) -> Result<Response<Full<Bytes>>, Broken> {
         self.go_on.notified().await;
         Err(Broken)
@@ -367,7 +332,7 @@ impl Proxy {
         Ok(with_status(status, answer))
     }
 
-    /// Asks moto.
+    /// Asks moto, and returns its answer.
     async fn ask(&self, headers: &HeaderMap, body: Vec<u8>) -> Result<(StatusCode, Bytes), Broken> {
         let mut request = Request::post(format!("http://{}/", self.moto));
         for name in ["authorization", "content-type", "x-amz-date", "x-amz-security-token"] {
@@ -386,48 +351,10 @@ impl Proxy {
     }
 }
 
-/// The connection is to be broken.
-#[derive(Debug)]
-pub(super) struct Broken;
-
-impl std::fmt::Display for Broken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("the connection is broken on purpose")
-    }
-}
-
-impl std::error::Error for Broken {}
-
-impl From<Infallible> for Broken {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
-
-fn parse(headers: &HeaderMap, body: &[u8]) -> Call {
-    let mut parameters: Vec<(String, String)> =
-        form_urlencoded::parse(body).map(|(key, value)| (key.into_owned(), value.into_owned())).collect();
-    let action = parameters.iter().position(|(key, _)| key == "Action");
-    let action = action.map(|at| parameters.remove(at).1).unwrap_or_default();
-    // AWS4-HMAC-SHA256 Credential=<key>/<date>/<region>/<service>/aws4_request, …
-    let scope = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let region = scope.split('/').nth(2).unwrap_or_default().to_owned();
-    let caller = scope.split('/').next().and_then(|scope| scope.split_once('=')).map_or("", |(_, key)| key);
-    Call { action, region, caller: caller.to_owned(), parameters }
-}
-
 fn with_status(status: StatusCode, body: Bytes) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body));
     *response.status_mut() = status;
     response
-}
-
-/// An error as EC2 writes it.
-pub(super) fn error_body(code: &str, message: &str) -> Bytes {
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors><RequestID>00000000-0000-0000-0000-000000000000</RequestID></Response>"
-    )
-    .into()
 }
 
 fn error(status: u16, code: &str, message: &str) -> Response<Full<Bytes>> {

@@ -16,7 +16,7 @@ pub(super) struct Reads {
 #[derive(Debug)]
 struct Answer {
     body: Bytes,
-    /// When the first change was made that the answer does not show.
+    /// The time of the first change that the answer does not show.
     outdated: Option<Instant>,
 }
 
@@ -40,7 +40,7 @@ impl Reads {
         self.answers.insert(key, Answer { body, outdated });
     }
 
-    /// Takes in that something was changed.
+    /// Takes in a change.
     pub(super) fn changed(&mut self, now: Instant) {
         self.last_change = Some(now);
         if self.span.is_none() {

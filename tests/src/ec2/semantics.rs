@@ -1,6 +1,6 @@
-//! What EC2 does and moto 5.2.5 does not: pages, limits of filters, groups that are in use, the limit of groups on an
-//! interface, canonical address ranges, what a description may hold, and rules that are added all or not at all and all
-//! named in the answer (EC2 API reference and User Guide).
+//! The parts of EC2 that moto 5.2.5 lacks: pages, limits of filters, groups that are in use, the limit of groups on an
+//! interface, canonical address ranges, the characters of a description, and rules that are added all or not at all and are
+//! all named in the answer (EC2 API reference and User Guide).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,7 @@ use hyper::StatusCode;
 use hyper::body::Bytes;
 use ipnet::IpNet;
 
-use super::proxy::{Broken, Call, error_body};
+use super::protocol::{Broken, Call, error_body};
 
 /// The actions that answer in pages, with the element that holds their items.
 const PAGED: [(&str, &str); 5] = [
@@ -21,18 +21,18 @@ const PAGED: [(&str, &str); 5] = [
 ];
 /// The element that holds rules.
 const RULES: &str = "securityGroupRuleSet";
-/// How many values a filter takes.
+/// The number of values that a filter takes.
 const FILTER_VALUES: usize = 200;
-/// How many items a page has at most.
+/// The largest number of items of a page.
 const PAGE: usize = 1000;
-/// How many groups an interface has at most.
+/// The largest number of groups of an interface.
 const GROUPS: usize = 5;
-/// What a rule's description may hold besides letters and digits.
+/// The characters that a rule's description may hold besides letters and digits.
 const DESCRIPTION: &str = " ._-:/()#,@[]+=&;{}!$*";
 
 type Answer = (StatusCode, Bytes);
 
-/// Whole answers of which pages may still be asked for, by the call without its paging.
+/// The whole answers of which pages may still be asked for, by the call without its paging.
 pub(super) type Answers = Mutex<HashMap<Vec<u8>, Bytes>>;
 
 /// Reads, in pages where that is asked for, of `most` items at most.
@@ -233,7 +233,7 @@ fn encode(call: &Call, keep: impl Fn(&str, &str) -> bool) -> Vec<u8> {
     body.finish().into_bytes()
 }
 
-/// One page of an answer.
+/// Cuts a page out of an answer.
 fn page(text: &str, set: &str, from: usize, size: usize) -> Option<Bytes> {
     let all = items(text, set);
     if from == 0 && all.len() <= size {

@@ -10,17 +10,17 @@ use tokio::net::TcpStream;
 
 use super::{ACCOUNT, Cloud, Ec2, REGION, RuleSpec};
 use crate::agent::Agent;
-use crate::asks::{Ask, a_policy, an_ask};
 use crate::broker::Broker;
+use crate::builders::{RequestBuilder, a_policy, a_request};
 use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::Net;
 use crate::world::TCP;
 
-/// Where the broker serves its metrics, on its host.
+/// The address of the broker's metrics, on its host.
 const METRICS: &str = "127.0.0.1:9464";
 
-/// Everything that a scenario with EC2 needs. What is dropped first stands first.
+/// The world of a scenario with EC2. What is dropped first stands first.
 #[derive(Debug)]
 pub struct AwsWorld {
     /// The administrator, on the broker's host.
@@ -35,7 +35,7 @@ pub struct AwsWorld {
     pub group: String,
     /// The instance.
     pub instance: String,
-    /// Its account and Region.
+    /// The account and Region of the world.
     pub cloud: Cloud,
     /// EC2, on the broker's host.
     pub ec2: Ec2,
@@ -45,7 +45,8 @@ pub struct AwsWorld {
 }
 
 impl AwsWorld {
-    /// One instance under lockdown, and a policy that requires these layers. A sweep happens every two seconds.
+    /// Builds a world of one instance under lockdown, and a policy that requires these layers. A sweep happens every two
+    /// seconds.
     pub fn new(layers: v1::Layers) -> Self {
         let world = Self::unlocked(layers);
         let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "cut"]);
@@ -89,8 +90,8 @@ impl AwsWorld {
     }
 
     /// A request for SSH on the instance, from alice's host.
-    pub fn ask(&self) -> Ask {
-        an_ask().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
+    pub fn ask(&self) -> RequestBuilder {
+        a_request().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
     }
 
     /// The `postern` command as the administrator would run it.
@@ -116,7 +117,7 @@ impl AwsWorld {
 
     /// The broker's metrics, in the format of Prometheus.
     pub fn metrics(&self) -> String {
-        self.net.hub.room().run(async {
+        self.net.hub.netns().run(async {
             let mut stream = TcpStream::connect(METRICS).await.expect("metrics are served");
             let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
             stream.write_all(request).await.expect("a request can be written");

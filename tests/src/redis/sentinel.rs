@@ -8,8 +8,8 @@ use tempfile::TempDir;
 
 use crate::clock::wait_until;
 use crate::net::Host;
-use crate::process::{PATIENCE, Process};
-use crate::room::{Room, tied};
+use crate::netns::{Netns, tied};
+use crate::process::{Process, STEP_TIMEOUT};
 
 /// The name of the primary among the sentinels.
 pub const MASTER: &str = "postern";
@@ -22,13 +22,13 @@ const SENTINEL_PORT: u16 = 26379;
 pub struct Group {
     sentinels: Vec<Process>,
     nodes: [Node; 2],
-    room: Room,
+    netns: Netns,
     address: String,
     #[allow(dead_code, reason = "it is there as long as the processes in it")]
     dir: TempDir,
 }
 
-/// One server of a group: 0 begins as the primary, 1 as its replica.
+/// A server of a group: 0 begins as the primary, 1 as its replica.
 #[derive(Debug)]
 struct Node {
     dir: PathBuf,
@@ -49,17 +49,17 @@ impl Group {
             Node { dir, process: None }
         };
         let nodes = [node("0"), node("1")];
-        let (room, address) = (host.room().clone(), host.v4().to_string());
-        let mut group = Self { sentinels: Vec::new(), nodes, room, address, dir };
+        let (netns, address) = (host.netns().clone(), host.v4().to_string());
+        let mut group = Self { sentinels: Vec::new(), nodes, netns, address, dir };
         group.begin(0, None);
         group.begin(1, Some(0));
-        wait_until("the replica to catch up", PATIENCE, || {
+        wait_until("the replica to catch up", STEP_TIMEOUT, || {
             group.cli(1, &["INFO", "replication"]).contains("master_link_status:up")
         });
         for number in 0..sentinels {
             group.watch(number);
         }
-        wait_until("the sentinels to know the replica", PATIENCE, || {
+        wait_until("the sentinels to know the replica", STEP_TIMEOUT, || {
             (0..sentinels).all(|number| {
                 let port = SENTINEL_PORT + number;
                 let known = group.ask(port, &["SENTINEL", "REPLICAS", MASTER]);
@@ -88,7 +88,7 @@ impl Group {
         format!("redis://{}:{}", self.address, PORTS[node])
     }
 
-    /// Which server the first sentinel holds for the primary.
+    /// Returns the server that the first sentinel holds for the primary.
     pub fn primary(&self) -> usize {
         let answer = self.ask(SENTINEL_PORT, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", MASTER]);
         usize::from(answer.lines().nth(1) == Some(&PORTS[1].to_string()))
@@ -96,12 +96,12 @@ impl Group {
 
     /// Waits until the sentinels have made this server the primary, and it is one.
     pub fn wait_for_primary(&self, node: usize) {
-        wait_until("a failover", PATIENCE, || {
+        wait_until("a failover", STEP_TIMEOUT, || {
             self.primary() == node && self.cli(node, &["ROLE"]).starts_with("master")
         });
     }
 
-    /// Kills a server at whatever it is.
+    /// Kills a server, whatever it is doing.
     pub fn kill9(&mut self, node: usize) {
         self.nodes[node].process.take().expect("it runs").kill9();
     }
@@ -147,7 +147,7 @@ impl Group {
     fn ask(&self, port: u16, command: &[&str]) -> String {
         let mut cli = tied("timeout");
         cli.args(["2", "redis-cli", "-h", &self.address, "-p", &port.to_string()]).args(command);
-        let output = self.room.output(cli).expect("redis-cli is installed");
+        let output = self.netns.output(cli).expect("redis-cli is installed");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
@@ -164,7 +164,7 @@ impl Group {
         if let Some(primary) = of {
             command.args(["--replicaof", &format!("{} {}", self.address, PORTS[primary])]);
         }
-        let mut process = Process::start("redis-server", &self.room, command, &dir.join("redis.log"));
+        let mut process = Process::start("redis-server", &self.netns, command, &dir.join("redis.log"));
         process.wait_for("eady to accept connections");
         self.nodes[node].process = Some(process);
     }
@@ -184,11 +184,11 @@ impl Group {
         std::fs::write(&file, text).expect("a file can be written");
         let mut command = tied("redis-server");
         command.arg(&file).arg("--sentinel");
-        let mut process = Process::start("redis-sentinel", &self.room, command, &dir.join("redis.log"));
+        let mut process = Process::start("redis-sentinel", &self.netns, command, &dir.join("redis.log"));
         process.wait_for("+monitor master");
         self.sentinels.push(process);
     }
 }
 
-/// How long a failover may take until the servers and the sentinels agree again.
+/// The time within which the servers and the sentinels agree again after a failover.
 pub const FAILOVER: Duration = Duration::from_secs(15);

@@ -1,7 +1,7 @@
-//! What others do to what is ours, and to what was locked down.
+//! Drift: other principals change Postern's groups and rules, and rules under lockdown.
 
-use postern_cloud::{CloudError, Consent};
 use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Consent};
 use postern_tests::ec2::RuleSpec;
 
 use crate::lab::{Lab, window};
@@ -17,7 +17,7 @@ fn usual() -> (Lab, String, String) {
 }
 
 fn words(lab: &Lab, instance: &str) -> Vec<(bool, String)> {
-    let seen = |drift: Vec<postern_cloud::Drift>| {
+    let seen = |drift: Vec<postern_provider::Drift>| {
         drift.into_iter().map(|drift| (drift.repairable, drift.what)).collect()
     };
     let target = lab.target(instance);
@@ -29,7 +29,7 @@ fn words(lab: &Lab, instance: &str) -> Vec<(bool, String)> {
 }
 
 #[test]
-fn a_rule_that_somebody_makes_in_an_own_group_goes() {
+fn a_rule_that_another_principal_makes_in_an_own_group_goes() {
     let (lab, instance, _) = usual();
     let own = lab.cloud.own_group(&instance).unwrap();
     lab.cloud.allow(&own, &RuleSpec::tcp(0, 65535, "0.0.0.0/0"));
@@ -40,7 +40,7 @@ fn a_rule_that_somebody_makes_in_an_own_group_goes() {
 }
 
 #[test]
-fn i2_a_window_without_its_tags_is_nobodys_and_goes() {
+fn i2_a_window_without_its_tags_belongs_to_no_grant_and_goes() {
     let (lab, instance, _) = usual();
     lab.cloud.untag_rules(&lab.cloud.own_group(&instance).unwrap());
     assert_eq!(words(&lab, &instance).len(), 1);
@@ -49,7 +49,7 @@ fn i2_a_window_without_its_tags_is_nobodys_and_goes() {
 }
 
 #[test]
-fn an_own_group_that_somebody_lets_send_is_shut_again() {
+fn an_own_group_that_another_principal_lets_send_is_shut_again() {
     let (lab, instance, _) = usual();
     let own = lab.cloud.own_group(&instance).unwrap();
     lab.cloud.allow_egress(&own);
@@ -59,7 +59,7 @@ fn an_own_group_that_somebody_lets_send_is_shut_again() {
 }
 
 #[test]
-fn i2_an_end_that_somebody_puts_off_is_another_window_which_nobody_wants() {
+fn i2_an_end_that_another_principal_puts_off_is_a_window_that_no_grant_wants() {
     let (lab, instance, _) = usual();
     let own = lab.cloud.own_group(&instance).unwrap();
     let target = lab.target(&instance);
@@ -75,7 +75,7 @@ fn i2_an_end_that_somebody_puts_off_is_another_window_which_nobody_wants() {
 }
 
 #[test]
-fn an_own_group_that_was_deleted_is_made_anew() {
+fn an_own_group_that_was_deleted_is_made_again() {
     let (lab, instance, group) = usual();
     let interface = lab.cloud.interfaces(&instance).into_keys().next().unwrap();
     lab.cloud.set_groups(&interface, &[&group]);
@@ -99,8 +99,8 @@ fn i6_an_own_group_that_loses_tags_keeps_its_windows_and_gets_them_back() {
     assert_eq!(tags.len(), 6, "{tags:?}");
     for lost in tags.keys().map(|key| vec![key]).chain([tags.keys().collect()]) {
         lost.iter().for_each(|key| lab.cloud.untag(&own, key));
-        let told = words(&lab, &instance);
-        assert!(matches!(&told[..], [(true, _)]), "{lost:?}: {told:?}");
+        let drift = words(&lab, &instance);
+        assert!(matches!(&drift[..], [(true, _)]), "{lost:?}: {drift:?}");
         assert_eq!(lab.observe(&target).unwrap().windows, [mine.clone()].into(), "{lost:?}");
         lab.repair(&target).unwrap();
         assert_eq!((words(&lab, &instance), lab.cloud.tags(&own)), (vec![], tags.clone()), "{lost:?}");
@@ -124,7 +124,7 @@ fn i6_a_release_finds_what_is_parked_by_its_name_and_keeps_what_was_deleted_out_
     assert_eq!(lab.cloud.rules(&group), [RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh")].into());
     assert_eq!(lab.cloud.group_named(&format!("postern-parked-{group}")), None);
 
-    // Where somebody has deleted what is parked, the pieces in the owner's group are all that is left of its rules.
+    // Where another principal has deleted what is parked, the pieces in the owner's group are all that is left of its rules.
     lab.cloud.allow(&group, &RuleSpec::tcp(20, 25, "10.0.0.0/8"));
     lab.lock(&instance);
     lab.cloud.delete_group(&lab.cloud.group_named(&format!("postern-parked-{group}")).unwrap());
@@ -138,7 +138,7 @@ fn i6_a_release_finds_what_is_parked_by_its_name_and_keeps_what_was_deleted_out_
 }
 
 #[test]
-fn a_piece_of_a_split_rule_that_somebody_widens_is_narrow_again() {
+fn a_piece_of_a_split_rule_that_another_principal_widens_is_narrow_again() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[RuleSpec::tcp(20, 22, "10.0.0.0/8").described("old")]);
     let instance = lab.cloud.instance("web", &[&[&group]]);
@@ -147,27 +147,34 @@ fn a_piece_of_a_split_rule_that_somebody_widens_is_narrow_again() {
     let locked = lab.cloud.rules(&group);
     assert_eq!(locked.len(), 1, "20 and 21 are left");
     lab.cloud.widen_rules(&group);
-    let theirs = RuleSpec::tcp(22, 22, "192.0.2.0/24");
-    lab.cloud.allow(&group, &theirs);
-    let told: Vec<bool> = words(&lab, &instance).into_iter().map(|(repairable, _)| repairable).collect();
-    assert_eq!(told.iter().filter(|repairable| **repairable).count(), 1, "the other is not ours: {told:?}");
+    let customers = RuleSpec::tcp(22, 22, "192.0.2.0/24");
+    lab.cloud.allow(&group, &customers);
+    let drift: Vec<bool> = words(&lab, &instance).into_iter().map(|(repairable, _)| repairable).collect();
+    assert_eq!(
+        drift.iter().filter(|repairable| **repairable).count(),
+        1,
+        "the other is not Postern's: {drift:?}"
+    );
     lab.repair(&lab.target(&instance)).unwrap();
-    assert_eq!(lab.cloud.rules(&group), locked.into_iter().chain([theirs.clone()]).collect());
+    assert_eq!(lab.cloud.rules(&group), locked.into_iter().chain([customers.clone()]).collect());
     lab.release(&instance).unwrap();
-    assert_eq!(lab.cloud.rules(&group), before.into_iter().chain([theirs]).collect());
+    assert_eq!(lab.cloud.rules(&group), before.into_iter().chain([customers]).collect());
 }
 
 #[test]
-fn an_interface_that_is_plugged_in_later_gets_the_windows_and_is_told_where_it_is_not_shut() {
+fn an_interface_that_is_plugged_in_later_gets_the_windows_and_is_reported_where_it_is_not_shut() {
     let (lab, instance, _) = usual();
     let open = lab.cloud.group("open", &[RuleSpec::tcp(22, 22, "0.0.0.0/0")]);
     let interface = lab.cloud.plug_in(&instance, 1, &[&open]);
-    let told = words(&lab, &instance);
-    assert!(told.iter().any(|(repairable, what)| *repairable && what.contains(&interface)), "{told:?}");
-    assert!(told.iter().any(|(repairable, what)| !repairable && what.contains("it is not shut")), "{told:?}");
+    let drift = words(&lab, &instance);
+    assert!(drift.iter().any(|(repairable, what)| *repairable && what.contains(&interface)), "{drift:?}");
+    assert!(
+        drift.iter().any(|(repairable, what)| !repairable && what.contains("it is not shut")),
+        "{drift:?}"
+    );
     lab.repair(&lab.target(&instance)).unwrap();
     assert!(lab.cloud.interfaces(&instance)[&interface].contains(&lab.cloud.own_group(&instance).unwrap()));
-    assert_eq!(lab.cloud.rules(&open).len(), 1, "nobody asked for it to be shut");
+    assert_eq!(lab.cloud.rules(&open).len(), 1, "no administrator asked for it to be shut");
 }
 
 #[test]
@@ -200,14 +207,14 @@ fn i6_an_own_group_that_finds_no_room_any_more_is_kept_with_its_windows() {
 }
 
 #[test]
-fn i6_a_rule_of_the_owner_that_exposes_the_port_again_is_told_and_left_alone() {
+fn i6_a_rule_of_the_owner_that_exposes_the_port_again_is_reported_and_left_alone() {
     let (lab, instance, group) = usual();
     let again = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("terraform");
     lab.cloud.allow(&group, &again);
-    let told = words(&lab, &instance);
+    let drift = words(&lab, &instance);
     assert!(
-        matches!(&told[..], [(false, what)] if what.contains("it is not shut: tcp/22 exposed")),
-        "{told:?}"
+        matches!(&drift[..], [(false, what)] if what.contains("it is not shut: tcp/22 exposed")),
+        "{drift:?}"
     );
     lab.repair(&lab.target(&instance)).unwrap();
     assert_eq!(lab.cloud.rules(&group), [again].into());

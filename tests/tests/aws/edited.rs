@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_cloud::{CloudError, Health};
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
 use postern_proto::v1::{Grant, GrantState, Layers};
+use postern_provider::{CloudError, Health};
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::ec2::{AwsWorld, Edit, Fault, RuleSpec, Snapshot};
-use postern_tests::{PATIENCE, an_ask, end_of};
+use postern_tests::{STEP_TIMEOUT, a_request, end_of};
 
 use crate::lab::{Lab, window};
 
@@ -49,13 +49,13 @@ const EDITS: [(&str, Edit); 24] = [
 
 /// Opens one window for each edit, each from an address of its own.
 fn open_one_for_each(world: &AwsWorld, seconds: u64) -> Vec<Grant> {
-    let asks: Vec<_> = (0..EDITS.len())
+    let requests: Vec<_> = (0..EDITS.len())
         .map(|number| {
-            let ask = an_ask().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
-            world.alice.start_request(&ask.seconds(seconds).waiting(PATIENCE))
+            let ask = a_request().on(&world.target()).port("tcp/22").from(format!("198.51.100.{number}"));
+            world.alice.start_request(&ask.seconds(seconds).waiting(STEP_TIMEOUT))
         })
         .collect();
-    let grants: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap().grant.unwrap()).collect();
+    let grants: Vec<_> = requests.into_iter().map(|request| request.join().unwrap().grant.unwrap()).collect();
     for grant in &grants {
         world.alice.wait_for_state(&grant.id, GrantState::Active);
     }
@@ -72,7 +72,7 @@ fn edit_each(world: &AwsWorld, own: &str) {
     }
 }
 
-/// Every verdict says that all is well.
+/// Asserts that every verdict says that all is well.
 fn all_is_well(world: &AwsWorld) -> bool {
     let cli = world.admin_cli();
     let targets = cli.run(&["targets"]);
@@ -103,8 +103,8 @@ fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_as_it_was_before_the_win
     let before = world.cloud.rules(&own);
     assert_eq!(before.len(), EDITS.len());
     edit_each(&world, &own);
-    wait_until("every rule to be as it was", PATIENCE, || world.cloud.rules(&own) == before);
-    wait_until("every verdict to say so", PATIENCE, || all_is_well(&world));
+    wait_until("every rule to be as it was", STEP_TIMEOUT, || world.cloud.rules(&own) == before);
+    wait_until("every verdict to say so", STEP_TIMEOUT, || all_is_well(&world));
     for grant in &grants {
         assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);
     }
@@ -113,7 +113,7 @@ fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_as_it_was_before_the_win
     for grant in &grants {
         world.alice.revoke(&grant.id).unwrap();
     }
-    wait_until("every window to close", PATIENCE, || world.cloud.rules(&own).is_empty());
+    wait_until("every window to close", STEP_TIMEOUT, || world.cloud.rules(&own).is_empty());
 }
 
 /// Edits every rule while no broker runs, and starts one after the windows' end.
@@ -129,8 +129,8 @@ fn edited_and_ended(empties_store: bool) {
         grants.iter().for_each(|grant| sleep_until(end_of(grant)));
     }
     world.broker.serve();
-    wait_until("every rule to go", PATIENCE, || world.cloud.rules(&own).is_empty());
-    wait_until("every verdict to say so", PATIENCE, || all_is_well(&world));
+    wait_until("every rule to go", STEP_TIMEOUT, || world.cloud.rules(&own).is_empty());
+    wait_until("every verdict to say so", STEP_TIMEOUT, || all_is_well(&world));
     if !empties_store {
         for grant in &grants {
             world.alice.wait_for_state(&grant.id, GrantState::Closed);
@@ -163,15 +163,17 @@ fn i2_a_rule_of_a_window_that_is_edited_in_any_field_goes_where_the_store_was_em
 fn i6_a_rule_that_ec2_keeps_is_in_every_verdict_and_its_grant_stays_closing_until_it_is_gone() {
     let world = AwsWorld::new(Layers::Cloud);
     let (cli, target) = (world.admin_cli(), world.target());
-    let grant = world.alice.open(&an_ask().on(&target).port("tcp/22").from("192.0.2.7").seconds(600));
+    let grant = world.alice.open(&a_request().on(&target).port("tcp/22").from("192.0.2.7").seconds(600));
     let own = world.cloud.own_group(&world.instance).unwrap();
     world.ec2.fail("RevokeSecurityGroupIngress", 100_000, Fault::Error(403, "UnauthorizedOperation"));
     let (id, rule) = world.cloud.rule_ids(&own).pop().unwrap();
     world.cloud.edit_rule(&own, &id, &rule, EDITS[0].1);
-    wait_until("the target to be out of sync", PATIENCE, || !cli.run(&["targets"]).out.contains("in_sync"));
+    wait_until("the target to be out of sync", STEP_TIMEOUT, || {
+        !cli.run(&["targets"]).out.contains("in_sync")
+    });
     let assessed = cli.run(&["assess"]);
     assert!(assessed.out.contains("unhealthy") && assessed.out.contains(&id), "{assessed:?}");
-    wait_until("the check to fail", PATIENCE, || !cli.run(&["status", "--check"]).succeeded());
+    wait_until("the check to fail", STEP_TIMEOUT, || !cli.run(&["status", "--check"]).succeeded());
 
     let revoke = cli.run(&["revoke", &grant.id, "--timeout", "2s"]);
     let refused = cli.run(&["release", &target]);
@@ -182,9 +184,9 @@ fn i6_a_rule_that_ec2_keeps_is_in_every_verdict_and_its_grant_stays_closing_unti
     world.ec2.forgive();
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
     assert_eq!(world.cloud.rules(&own), Snapshot::new());
-    wait_until("every verdict to be good", PATIENCE, || all_is_well(&world));
+    wait_until("every verdict to be good", STEP_TIMEOUT, || all_is_well(&world));
     let removed = || world.audited("cloud.foreign_rule_removed");
-    wait_until("the removal to be recorded", PATIENCE, || removed().len() == 1);
+    wait_until("the removal to be recorded", STEP_TIMEOUT, || removed().len() == 1);
     assert!(
         removed()[0].contains(&id) && removed()[0].contains("anyone (0.0.0.0/0)"),
         "{removed:?}",
@@ -246,7 +248,7 @@ fn i6_another_lockdown_and_a_release_take_away_what_is_no_window() {
     for (name, edit) in [EDITS[0], EDITS[8], EDITS[17]] {
         let (mut lab, _, instance, _) = edited(edit);
         lab.restart();
-        let report = lab.try_lock(&instance, postern_cloud::Consent::all()).unwrap();
+        let report = lab.try_lock(&instance, postern_provider::Consent::all()).unwrap();
         assert!(
             report.changes.iter().any(|change| change.detail.contains("rule sgr-")),
             "{name}: {report:?}"
@@ -267,7 +269,7 @@ fn an_assessment_names_the_rule_of_an_own_group_that_exposes_a_protected_port() 
     lab.cloud.allow(&own, &RuleSpec::tcp(3389, 3389, "0.0.0.0/0"));
     let management = BTreeSet::from(["tcp/22".parse().unwrap()]);
     let survey =
-        lab.with(|aws| async move { postern_cloud::Provider::assess(aws.as_ref(), &management).await });
+        lab.with(|aws| async move { postern_provider::Provider::assess(aws.as_ref(), &management).await });
     let judged = survey.assessments.into_iter().find(|judged| judged.target == target).unwrap();
     let Health::Unhealthy { reasons } = judged.health else { panic!("{:?}", judged.health) };
     let exposed: BTreeSet<&str> =

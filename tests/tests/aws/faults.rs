@@ -1,8 +1,8 @@
-//! What goes wrong between the provider and EC2.
+//! Faults between the provider and EC2.
 
 use std::time::Duration;
 
-use postern_cloud::{CloudError, Consent};
+use postern_provider::{CloudError, Consent};
 use postern_tests::ec2::{Fault, RuleSpec};
 
 use crate::lab::{Lab, window};
@@ -69,7 +69,7 @@ fn i2_what_ec2_said_that_it_opened_is_closed_also_while_reads_do_not_show_it() {
 }
 
 #[test]
-fn a_read_is_tried_again_and_a_change_is_left_to_who_looks_first() {
+fn a_read_is_tried_again_and_a_change_is_left_to_a_caller_that_looks_first() {
     let (lab, instance) = locked();
     let target = lab.target(&instance);
     lab.ec2.fail("DescribeSecurityGroups", 2, Fault::throttled());

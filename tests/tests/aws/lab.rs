@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use postern_aws::{Account, Aws, Settings};
-use postern_cloud::{CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, Sweep};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
+use postern_provider::{
+    CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, SweepReport,
+};
 use postern_tests::Net;
 use postern_tests::ec2::{ACCOUNT, Cloud, Ec2, OTHER_ACCOUNT, REGION};
 use tempfile::TempDir;
@@ -45,13 +47,13 @@ impl Lab {
         provider(&self.net, &self.ec2, &accounts.iter().map(account).collect::<Vec<_>>())
     }
 
-    /// Does something with the provider, on the host where EC2 is.
+    /// Runs work with the provider, on the host where EC2 is.
     pub(crate) fn with<T, F>(&self, work: impl FnOnce(Arc<Aws>) -> F) -> T
     where
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        self.net.hub.room().run(work(Arc::clone(&self.aws)))
+        self.net.hub.netns().run(work(Arc::clone(&self.aws)))
     }
 
     pub(crate) fn lock(&self, instance: &str) -> TargetId {
@@ -106,7 +108,7 @@ impl Lab {
         self.with(|aws| async move { aws.repair(&target).await })
     }
 
-    pub(crate) fn sweep(&self) -> Sweep {
+    pub(crate) fn sweep(&self) -> SweepReport {
         self.with(|aws| async move { aws.sweep().await })
     }
 
@@ -114,7 +116,7 @@ impl Lab {
         self.cloud.target(instance).parse().unwrap()
     }
 
-    /// How often each action was called since the last time somebody asked.
+    /// Returns the number of calls of each action since the test last asked.
     pub(crate) fn actions(&self) -> Vec<String> {
         let actions = self.ec2.calls().into_iter().map(|call| call.action).collect();
         self.ec2.forget_calls();
@@ -142,7 +144,7 @@ fn provider(net: &Net, ec2: &Ec2, accounts: &[Account]) -> Arc<Aws> {
         rules_per_group: 60,
         accounts: accounts.to_vec(),
     };
-    Arc::new(net.hub.room().run(Aws::connect(settings)))
+    Arc::new(net.hub.netns().run(Aws::connect(settings)))
 }
 
 pub(crate) fn order(target: &TargetId, consent: Consent) -> LockdownOrder {

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_cloud::{CloudError, ConcernKind, Consent, Health, LockdownOrder, Provider as _};
+use postern_provider::{CloudError, ConcernKind, Consent, Health, LockdownOrder, Provider as _};
 use postern_tests::ec2::{CrashPoint, Fault, RuleSpec, Snapshot, When};
 
 use crate::lab::{Lab, order, window};
@@ -145,7 +145,7 @@ fn a_node_of_a_kubernetes_cluster_keeps_its_pods_interfaces() {
 }
 
 #[test]
-fn an_assessment_says_in_words_who_needs_just_in_time_access() {
+fn an_assessment_says_in_words_which_targets_need_just_in_time_access() {
     let lab = Lab::new();
     let open = lab.cloud.group("open", &[RuleSpec::tcp(20, 25, "0.0.0.0/0")]);
     let web = lab.cloud.group("web", &[RuleSpec::tcp(443, 443, "0.0.0.0/0")]);
@@ -173,7 +173,7 @@ fn an_assessment_says_in_words_who_needs_just_in_time_access() {
 }
 
 #[test]
-fn who_shares_a_group_and_is_locked_for_other_ports_is_named_with_the_ports() {
+fn a_sharer_of_a_group_that_is_locked_for_other_ports_is_named_with_the_ports() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[RuleSpec::tcp(0, 65535, "10.0.0.0/8")]);
     let [one, other] = ["one", "other"].map(|name| lab.cloud.instance(name, &[&[&group]]));
@@ -193,7 +193,7 @@ fn who_shares_a_group_and_is_locked_for_other_ports_is_named_with_the_ports() {
 }
 
 #[test]
-fn a_rule_that_somebody_makes_in_an_own_group_is_an_exposure_until_it_is_gone() {
+fn a_rule_that_another_principal_makes_in_an_own_group_is_an_exposure_until_it_is_gone() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
     let instance = lab.cloud.instance("web", &[&[&group]]);
@@ -217,7 +217,7 @@ fn i8_reads_that_are_not_the_newest_spoil_neither_a_lockdown_nor_a_release() {
     lab.ec2.stale_reads(Duration::from_millis(400));
     for _ in 0..2 {
         let target = lab.lock(&instance);
-        // At once, as somebody who was told that it is done.
+        // At once, as a caller does after the answer.
         let one = window(&target, 1, "192.0.2.7");
         lab.open(&one).unwrap();
         assert!(!exposes(&lab.cloud.rules(&group), 22));
@@ -247,7 +247,7 @@ fn a_group_that_ec2_does_not_know_everywhere_yet_is_waited_for() {
     lab.release(&instance).unwrap();
 }
 
-/// Does it again and again, with each of its changes going wrong once in turn, and then once more without.
+/// Repeats an act, with each of its changes going wrong once in turn, and then once more without a fault.
 fn with_every_change_going_wrong(act: impl Fn(&Lab, &str) -> bool, done: impl Fn(&Lab, &str)) -> usize {
     let mut lab = Lab::new();
     let some = [
@@ -336,9 +336,9 @@ fn killed_everywhere(act: fn(&Lab, &str), prepare: fn(&Lab, &str), check: fn(&La
     assert!(points > 10, "{points} points are too few to be all");
 }
 
-/// Does it until it is done, or until nothing is answered any more.
+/// Runs work until it is done, or until EC2 answers nothing any more.
 fn until_halted<T: Send + 'static>(lab: &Lab, work: impl Future<Output = T> + Send + 'static) {
-    let running = lab.net.hub.room().start(async move {
+    let running = lab.net.hub.netns().start(async move {
         tokio::select! {
             _ = work => {}
             () = std::future::pending() => {}

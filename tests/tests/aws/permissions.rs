@@ -1,8 +1,8 @@
-//! The policy of least privilege that we ship.
+//! The shipped policy of least privilege.
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Consent, Provider as _};
+use postern_provider::{CloudError, Consent, Provider as _};
 use postern_tests::ec2::RuleSpec;
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::lab::{Lab, window};
 
 const POLICY: &str = include_str!("../../../packaging/aws/policy.json");
 
-/// Two instances behind one group, all of them tagged as the policy asks for, and the policy enforced.
+/// Starts two instances behind one group, all of them tagged as the policy asks for, and the policy enforced.
 fn enforced() -> (Lab, String, [String; 2]) {
     let lab = Lab::new();
     let rules = [RuleSpec::tcp(20, 25, "0.0.0.0/0").described("ssh and more").tagged("team", "infra")];
@@ -51,7 +51,7 @@ fn the_shipped_policy_is_enough_for_everything_where_the_tags_are_as_it_asks() {
 }
 
 #[test]
-fn i6_the_shipped_policy_lets_nobody_touch_what_is_not_tagged_for_it() {
+fn i6_the_shipped_policy_lets_no_caller_touch_what_is_not_tagged_for_it() {
     let (lab, group, [one, other]) = enforced();
     let before = lab.cloud.rules(&group);
     // An interface whose owner has not marked it.
@@ -69,7 +69,7 @@ fn i6_the_shipped_policy_lets_nobody_touch_what_is_not_tagged_for_it() {
     };
     assert!(reason.contains("security-group"), "{reason}");
     assert_eq!(lab.cloud.rules(&group), before);
-    // What has lost the tag that makes it ours is said to be open, and not taken for closed.
+    // A rule that has lost the tag that makes it Postern's is reported as open, and not taken for closed.
     lab.cloud.tag(&group, "postern:lockdown", "allowed");
     let target = lab.target(&other);
     lab.try_lock(&other, Consent::all()).unwrap();

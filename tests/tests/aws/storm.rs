@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::wait_until;
 use postern_tests::ec2::{AwsWorld, Fault};
-use postern_tests::{PATIENCE, a_policy, an_ask};
+use postern_tests::{STEP_TIMEOUT, a_policy, a_request};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
@@ -54,7 +54,7 @@ fn storm(seed: u64, stale: Option<Duration>) {
         };
         let is_bob = rng.random_bool(0.5);
         let who = if is_bob { &bob } else { &world.alice };
-        let ask = an_ask().on(&world.target()).port("tcp/22").from(&source);
+        let ask = a_request().on(&world.target()).port("tcp/22").from(&source);
         match rng.random_range(0..10) {
             0..6 => {
                 let ask = ask.seconds(rng.random_range(2..600)).waiting(Duration::ZERO);
@@ -88,7 +88,9 @@ fn storm(seed: u64, stale: Option<Duration>) {
 
     let settled = |state| !matches!(state, GrantState::Opening | GrantState::Closing);
     let all = || -> Vec<_> { world.admin.grants() };
-    wait_until("every grant to settle", PATIENCE * 3, || all().iter().all(|grant| settled(grant.state())));
+    wait_until("every grant to settle", STEP_TIMEOUT * 3, || {
+        all().iter().all(|grant| settled(grant.state()))
+    });
     let wanted = || -> BTreeSet<String> {
         let active = all().into_iter().filter(|grant| grant.state() == GrantState::Active);
         let sources = active.flat_map(|grant| grant.windows).map(|window| window.source);
@@ -100,7 +102,7 @@ fn storm(seed: u64, stale: Option<Duration>) {
     };
     let open = || -> BTreeSet<String> { world.open_sources().into_iter().collect() };
     // What ends meanwhile closes a moment later.
-    wait_until(&format!("EC2 to hold what is active, seed {seed}"), PATIENCE, || open() == wanted());
+    wait_until(&format!("EC2 to hold what is active, seed {seed}"), STEP_TIMEOUT, || open() == wanted());
     // EC2 itself is asked, past the proxy that ages answers, as soon as the broker has said that a grant is closed.
     let marked = |id: &str| {
         let rules = world.cloud.own_group(&world.instance).map(|group| world.cloud.rules(&group));
@@ -119,7 +121,7 @@ fn storm(seed: u64, stale: Option<Duration>) {
     assert_eq!(
         world.audited("cloud.unknown_window_closed"),
         [""; 0],
-        "every window was somebody's, seed {seed}"
+        "every window had a grant, seed {seed}"
     );
 }
 

@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use postern_cloud::conformance::{self, Subject};
-use postern_cloud::{CloudError, Provider as _};
 use postern_core::plan::CloudWindow;
-use postern_tests::PATIENCE;
+use postern_provider::conformance::{self, Subject};
+use postern_provider::{CloudError, Provider as _};
+use postern_tests::STEP_TIMEOUT;
 use postern_tests::clock::wait_until;
 use postern_tests::ec2::{OTHER_ACCOUNT, REGION, RuleSpec};
 
@@ -96,7 +96,7 @@ fn more_calls_than_ec2_takes_at_once_wait_and_none_is_one_too_many() {
     }
     let many = (1..=50).map(|number| window(&targets[2], 2, &format!("203.0.113.{number}"))).collect();
     lab.open_all(&targets[2], &many).unwrap();
-    // And a sweep of more pages than that of theirs.
+    // And a sweep that reads many pages.
     lab.ec2.short_pages(1);
     lab.actions();
     let sweep = lab.sweep();
@@ -107,7 +107,7 @@ fn more_calls_than_ec2_takes_at_once_wait_and_none_is_one_too_many() {
 }
 
 #[test]
-fn i2_a_window_says_in_its_tags_and_in_its_description_whose_it_is_and_when_it_ends() {
+fn i2_a_window_names_its_grant_and_its_end_in_its_tags_and_in_its_description() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
     let instance = lab.cloud.instance("web", &[&[&group]]);
@@ -154,12 +154,12 @@ fn i3_every_address_is_never_one_rule() {
     assert_eq!(sources, ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"].map(str::to_owned).into());
     assert_eq!(lab.observe(&target).unwrap().windows, [v4.clone(), v6.clone()].into());
 
-    // Somebody takes half of one away: what is left is nobody's, and closes; then the whole opens again.
+    // Another principal takes half of one away: the rest belongs to no window, and closes; then the whole opens again.
     lab.cloud.revoke(&lab.cloud.own_group(&instance).unwrap(), &RuleSpec::tcp(22, 22, "128.0.0.0/1"));
     let half = window(&target, 1, "0.0.0.0/1");
     // EC2 said a moment ago that it opened both halves: a read is believed once it must be newer than that.
     let left = [half.clone(), v6.clone()].into();
-    wait_until("the half to be missed", PATIENCE, || lab.observe(&target).unwrap().windows == left);
+    wait_until("the half to be missed", STEP_TIMEOUT, || lab.observe(&target).unwrap().windows == left);
     lab.close(&half).unwrap();
     lab.open(&v4).unwrap();
     assert_eq!(lab.observe(&target).unwrap().windows, [v4, v6].into());
@@ -190,7 +190,7 @@ fn i2_regions_and_accounts_are_swept_and_kept_apart() {
         let group = place.group("web", &[ssh_for_everyone()]);
         let instance = place.instance("web", &[&[&group]]);
         let target = place.target(&instance).parse().unwrap();
-        let order = crate::lab::order(&target, postern_cloud::Consent::all());
+        let order = crate::lab::order(&target, postern_provider::Consent::all());
         lab.with(|aws| async move { aws.lockdown(&order).await }).unwrap();
         let window = window(&target, grant, "192.0.2.7");
         lab.open(&window).unwrap();

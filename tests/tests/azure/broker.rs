@@ -1,15 +1,15 @@
-//! One state over both layers.
+//! A broker with both layers: one state covers the host and Azure.
 
 use std::time::Duration;
 
-use postern_arm_double::Fault;
+use postern_azure_sim::Fault;
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, an_ask, end_of};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, a_request, end_of};
 use serde_json::json;
 
-/// How late a window may close in the cloud, on a machine that is busy.
+/// The time within which a window must close in the cloud, on a machine that is busy.
 const CLOSED_WITHIN: Duration = Duration::from_secs(5);
 
 /// A world that is not under lockdown yet.
@@ -48,7 +48,7 @@ fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
     let world = AzureWorld::new(Layers::Both);
     let put = "nsg-nic/securityRules/postern-allow";
     world.azure.arm.fail("PUT", put, 1, Fault::Status(403, "RequestDisallowedByPolicy"));
-    let answer = world.alice.request(&world.ask().waiting(PATIENCE)).unwrap();
+    let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
     assert!(grant.reason.contains("a policy of Azure forbids"), "{grant:?}");
     assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Filtered);
@@ -61,7 +61,7 @@ fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
 #[test]
 fn a_target_that_is_not_under_lockdown_refuses_with_the_remedy() {
     let world = unlocked();
-    let answer = world.alice.request(&world.ask().waiting(PATIENCE)).unwrap();
+    let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
     assert!(grant.reason.contains("`postern lockdown"), "{grant:?}");
 }
@@ -84,13 +84,13 @@ fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_storm(
     };
     storm("PUT");
     let source = |number: u8| std::net::IpAddr::from([198, 51, 100, number]);
-    let asks: Vec<_> = (1..=20)
+    let requests: Vec<_> = (1..=20)
         .map(|number| {
-            let ask = an_ask().on(&world.target()).port("tcp/22").from(source(number));
-            world.alice.start_request(&ask.waiting(PATIENCE))
+            let ask = a_request().on(&world.target()).port("tcp/22").from(source(number));
+            world.alice.start_request(&ask.waiting(STEP_TIMEOUT))
         })
         .collect();
-    let grants: Vec<_> = asks.into_iter().map(|ask| ask.join().unwrap().grant.unwrap()).collect();
+    let grants: Vec<_> = requests.into_iter().map(|request| request.join().unwrap().grant.unwrap()).collect();
     for grant in &grants {
         world.alice.wait_for_state(&grant.id, GrantState::Active);
     }
@@ -99,7 +99,7 @@ fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_storm(
     for grant in &grants {
         world.alice.revoke(&grant.id).unwrap();
     }
-    wait_until("every window to close", PATIENCE * 2, || {
+    wait_until("every window to close", STEP_TIMEOUT * 2, || {
         world.rules("nsg-subnet", "postern-allow-").is_empty()
             && world.rules("nsg-nic", "postern-allow-").is_empty()
     });
@@ -125,7 +125,7 @@ fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
     world.azure.arm.outage(true);
     sleep_until(end_of(&grant) + Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
-    wait_until("the alarm", PATIENCE, || !world.audited("cloud.alarm").is_empty());
+    wait_until("the alarm", STEP_TIMEOUT, || !world.audited("cloud.alarm").is_empty());
     let standing = world.alice.grant(&grant.id).unwrap();
     assert_eq!((standing.state(), world.is_open()), (GrantState::Closing, true));
     let layer = world.admin.layer(&world.target(), Layer::Cloud).unwrap();
@@ -145,8 +145,10 @@ fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
     world.broker.process().kill9();
     world.broker.empty_store();
     world.broker.serve();
-    wait_until("the window to close", PATIENCE, || !world.is_open());
-    wait_until("a line in the log", PATIENCE, || !world.audited("cloud.unknown_window_closed").is_empty());
+    wait_until("the window to close", STEP_TIMEOUT, || !world.is_open());
+    wait_until("a line in the log", STEP_TIMEOUT, || {
+        !world.audited("cloud.unknown_window_closed").is_empty()
+    });
     assert!(world.audited("cloud.unknown_window_closed")[0].contains(&grant.id));
     // And what was locked down before its time can be released.
     let released = world.admin_cli().run(&["release", &world.target()]);
@@ -158,66 +160,71 @@ fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
 }
 
 #[test]
-fn what_others_do_to_our_rules_is_put_right_and_told() {
+fn changes_by_others_to_posterns_rules_are_undone_and_audited() {
     let world = AzureWorld::new(Layers::Cloud);
     let grant = world.alice.open(&world.ask());
     let (arm, nsg) = (&world.azure.arm, world.azure.lab.nsg_id("nsg-subnet"));
     let change = |act: &dyn Fn(&mut Vec<serde_json::Value>)| {
         arm.edit(&nsg, |nsg| act(nsg["properties"]["securityRules"].as_array_mut().unwrap()));
     };
-    let ours = |rule: &serde_json::Value, begins: &str| rule["name"].as_str().unwrap().starts_with(begins);
-    let told = || world.audited("cloud.drift");
+    let named = |rule: &serde_json::Value, begins: &str| rule["name"].as_str().unwrap().starts_with(begins);
+    let reported = || world.audited("cloud.drift");
     let everyone_else = world.net.mallory.v4();
 
-    change(&|rules| rules.retain(|rule| !ours(rule, "postern-allow-")));
-    wait_until("the window to come back", PATIENCE, || world.is_open());
+    change(&|rules| rules.retain(|rule| !named(rule, "postern-allow-")));
+    wait_until("the window to come back", STEP_TIMEOUT, || world.is_open());
     change(&|rules| {
-        for rule in rules.iter_mut().filter(|rule| ours(rule, "postern-allow-")) {
+        for rule in rules.iter_mut().filter(|rule| named(rule, "postern-allow-")) {
             rule["properties"]["sourceAddressPrefixes"] = json!([]);
             rule["properties"]["sourceAddressPrefix"] = json!("*");
         }
     });
     let narrow = || world.is_open() && world.rules("nsg-subnet", "postern-allow-").len() == 1;
-    wait_until("the widened window to be narrow again", PATIENCE, || {
+    wait_until("the widened window to be narrow again", STEP_TIMEOUT, || {
         let rules = arm.get(&nsg).unwrap()["properties"]["securityRules"].clone();
         narrow()
             && rules
                 .as_array()
                 .unwrap()
                 .iter()
-                .filter(|rule| ours(rule, "postern-allow-"))
+                .filter(|rule| named(rule, "postern-allow-"))
                 .all(|rule| rule["properties"]["sourceAddressPrefix"] != "*")
     });
-    // `terraform apply` with inline rules takes all that is ours.
+    // `terraform apply` with inline rules takes all of Postern's rules.
     for group in ["nsg-subnet", "nsg-nic"] {
         arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
-            nsg["properties"]["securityRules"].as_array_mut().unwrap().retain(|rule| !ours(rule, "postern-"));
+            nsg["properties"]["securityRules"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|rule| !named(rule, "postern-"));
         });
     }
     assert!(world.admits(everyone_else));
-    wait_until("all of it to come back", PATIENCE, || world.is_open() && !world.admits(everyone_else));
-    wait_until("it to be told", PATIENCE, || told().len() >= 3);
+    wait_until("all of it to come back", STEP_TIMEOUT, || world.is_open() && !world.admits(everyone_else));
+    wait_until("it to be reported", STEP_TIMEOUT, || reported().len() >= 3);
 
-    // Somebody lets everyone in before ours, in both groups: said, and not touched.
+    // Another principal lets everyone in before Postern's rules, in both groups: reported, and not touched.
     for group in ["nsg-subnet", "nsg-nic"] {
         world.azure.lab.rule(group, "break-glass", 105, "Allow", "*", "*", "22");
     }
     let detail = || world.admin.layer(&world.target(), Layer::Cloud).unwrap().detail;
-    wait_until("the target to say so", PATIENCE, || {
+    wait_until("the target to say so", STEP_TIMEOUT, || {
         detail().contains("not locked: rule break-glass (priority 105)")
     });
-    // The log hears of it a moment later than whoever asks.
-    wait_until("that to be told", PATIENCE, || told().iter().any(|line| line.contains("break-glass")));
-    let lines = told().len();
+    // The log has it a moment later than the answer to a call.
+    wait_until("that to be reported", STEP_TIMEOUT, || {
+        reported().iter().any(|line| line.contains("break-glass"))
+    });
+    let lines = reported().len();
     std::thread::sleep(Duration::from_secs(5));
-    assert_eq!(told().len(), lines, "what lasts is told once: {:?}", told());
+    assert_eq!(reported().len(), lines, "what lasts is reported once: {:?}", reported());
     for group in ["nsg-subnet", "nsg-nic"] {
         arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
             let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();
             rules.retain(|rule| rule["name"] != "break-glass");
         });
     }
-    wait_until("the target to be well again", PATIENCE, || detail().is_empty());
+    wait_until("the target to be well again", STEP_TIMEOUT, || detail().is_empty());
     assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);
 }
 
@@ -228,7 +235,7 @@ fn a_machine_that_is_deleted_while_a_window_is_open_ends_the_grant_and_strands_n
     world.azure.arm.remove(&world.vm.id);
     world.azure.arm.remove(&world.vm.interface);
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
-    wait_until("what is ours to go", PATIENCE, || {
+    wait_until("Postern's rules to go", STEP_TIMEOUT, || {
         world.rules("nsg-subnet", "postern-").is_empty() && world.rules("nsg-nic", "postern-").is_empty()
     });
 }
@@ -245,17 +252,17 @@ fn the_command_assesses_locks_down_and_releases() {
     let dry = cli.run(&["lockdown", &target, "--dry-run"]);
     assert!(dry.succeeded() && dry.out.contains("nsg-nic") && dry.out.contains("not locked"), "{dry:?}");
     assert_eq!(nsg(), before);
-    let theirs_win = cli.run(&["lockdown", &target]);
-    assert!(theirs_win.succeeded(), "as in the reference: {theirs_win:?}");
-    let says = theirs_win.out + &theirs_win.err;
+    let customers_win = cli.run(&["lockdown", &target]);
+    assert!(customers_win.succeeded(), "as in the reference: {customers_win:?}");
+    let says = customers_win.out + &customers_win.err;
     assert!(says.contains("not locked: rule ssh (priority 1000)") && says.contains("precedence"), "{says}");
     assert!(world.is_open());
     assert!(cli.run(&["assess"]).out.contains("unhealthy"));
 
-    let ours_win = cli.run(&["lockdown", &target, "--accept", "precedence"]);
-    assert!(ours_win.succeeded() && !world.is_open(), "{ours_win:?}");
+    let posterns_win = cli.run(&["lockdown", &target, "--accept", "precedence"]);
+    assert!(posterns_win.succeeded() && !world.is_open(), "{posterns_win:?}");
     let status = || world.admin.layer(&target, Layer::Cloud).map(|layer| layer.status());
-    wait_until("the cloud layer to be in sync", PATIENCE, || status() == Some(LayerStatus::InSync));
+    wait_until("the cloud layer to be in sync", STEP_TIMEOUT, || status() == Some(LayerStatus::InSync));
     assert!(!cli.run(&["assess"]).out.contains("unhealthy"));
 
     let grant = world.alice.open(&world.ask());

@@ -1,4 +1,4 @@
-//! Azure is asked who may ask.
+//! The broker asks Azure, with the caller's own token, whether the caller may request access.
 
 use postern_proto::v1::Layers;
 use postern_tests::azure::{AzureOptions, AzureWorld};
@@ -7,7 +7,7 @@ use serde_json::json;
 const INITIATE: &str = "Microsoft.Security/locations/jitNetworkAccessPolicies/initiate/action";
 
 #[test]
-fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
+fn i7_the_callers_own_token_decides_after_policy_and_appears_nowhere() {
     let options = AzureOptions {
         layers: Layers::Cloud,
         firewall: false,
@@ -22,7 +22,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
         json!({"value": [{"actions": [INITIATE, "*/read"], "notActions": []}]}),
         &[&vm],
     );
-    arm.caller("token-of-nobody", json!({"value": [{"actions": ["*/read"], "notActions": []}]}), &[&vm]);
+    arm.caller("token-of-a-stranger", json!({"value": [{"actions": ["*/read"], "notActions": []}]}), &[&vm]);
     let file = |token: &str| {
         let path = world.dir().join(token);
         std::fs::write(&path, format!("{token}\n")).unwrap();
@@ -36,7 +36,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
     };
     let refused = ask(&[]);
     assert!(!refused.succeeded() && refused.err.contains("--cloud-token"), "{refused:?}");
-    let refused = ask(&["--cloud-token", &file("token-of-nobody")]);
+    let refused = ask(&["--cloud-token", &file("token-of-a-stranger")]);
     assert!(!refused.succeeded() && refused.err.contains(INITIATE), "{refused:?}");
     let missing = ask(&["--cloud-token", "/nowhere/at/all"]);
     assert!(!missing.succeeded() && missing.err.contains("--cloud-token"), "{missing:?}");
@@ -47,5 +47,5 @@ fn i7_the_callers_own_token_decides_after_policy_and_is_told_nowhere() {
     let opened = ask(&["--cloud-token", &file("token-of-alice")]);
     assert!(opened.succeeded() && world.is_open(), "{opened:?}");
     let everything = [world.broker.log(), world.admin.audit().join("\n"), refused.err, opened.out].concat();
-    assert!(!everything.contains("token-of-"), "a token is told");
+    assert!(!everything.contains("token-of-"), "a token appears");
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use postern_arm_double::{CrashPoint, When};
+use postern_azure_sim::{CrashPoint, When};
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, Layers, RevokeAccessRequest};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::wait_until;
-use postern_tests::{PATIENCE, an_ask};
+use postern_tests::{STEP_TIMEOUT, a_request};
 
 fn is_shut(world: &AzureWorld) -> bool {
     ["nsg-subnet", "nsg-nic"].iter().all(|group| world.rules(group, "postern-allow-").is_empty())
@@ -19,7 +19,7 @@ fn close_all(world: &AzureWorld) {
             world.alice.revoke(&grant.id).unwrap();
         }
     }
-    wait_until("every window to close", PATIENCE, || is_shut(world));
+    wait_until("every window to close", STEP_TIMEOUT, || is_shut(world));
 }
 
 /// Kills the broker at every point between two changes of `act`, and starts it again.
@@ -36,8 +36,8 @@ fn killed_everywhere(
             let grants = prepare(world);
             arm.halt_at(Some(CrashPoint { change, when }));
             act(world, &grants);
-            let mut patience = 0..40;
-            while !arm.has_halted() && patience.next().is_some() {
+            let mut waits = 0..40;
+            while !arm.has_halted() && waits.next().is_some() {
                 std::thread::sleep(Duration::from_millis(25));
             }
             if !arm.has_halted() {
@@ -82,7 +82,7 @@ fn i6_a_broker_that_is_killed_between_any_two_calls_of_a_close_closes_it_all_the
         &mut world,
         |world| {
             close_all(world);
-            let his = an_ask().on(&world.target()).port("tcp/22").from(world.net.alice.v4()).seconds(600);
+            let his = a_request().on(&world.target()).port("tcp/22").from(world.net.alice.v4()).seconds(600);
             vec![world.alice.open(&world.ask().seconds(900)).id, bob.open(&his).id]
         },
         |world, grants| {
@@ -112,13 +112,13 @@ fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
     arm.halt_at(Some(CrashPoint { change: 1, when: When::After }));
     let (cli, target) = (world.admin_cli(), world.target());
     let running = std::thread::spawn(move || cli.run(&["lockdown", &target, "--accept", "precedence"]));
-    wait_until("the first change", PATIENCE, || arm.has_halted());
+    wait_until("the first change", STEP_TIMEOUT, || arm.has_halted());
     world.broker.process().kill9();
     arm.halt_at(None);
-    assert!(!running.join().unwrap().succeeded(), "nobody answered");
+    assert!(!running.join().unwrap().succeeded(), "no broker answered");
     world.broker.serve();
     let locked = |group: &str| !world.rules(group, "postern-deny-").is_empty();
-    wait_until("the sweep to finish it", PATIENCE, || locked("nsg-subnet") && locked("nsg-nic"));
+    wait_until("the sweep to finish it", STEP_TIMEOUT, || locked("nsg-subnet") && locked("nsg-nic"));
     assert!(!world.admits(world.net.mallory.v4()));
     world.alice.open(&world.ask());
 }

@@ -1,4 +1,5 @@
-//! Behind an Azure Firewall: where to connect, and the host layer that sees the firewall instead of the requester.
+//! A machine behind an Azure Firewall: where to connect, and the host layer that sees the firewall instead of the
+//! requester.
 
 use std::net::IpAddr;
 
@@ -27,7 +28,7 @@ fn i5_a_window_passes_every_hop_under_the_source_that_each_sees() {
     assert_eq!(through(world.net.alice.v4()), Some((world.net.vm.v4(), TCP)));
     assert_eq!(through(world.net.mallory.v4()), None, "the firewall tells sources apart");
     assert!(world.admits(firewall.v4()) && !world.admits(world.net.alice.v4()));
-    assert_eq!(firewall.reach(port), Reach::Open, "the host layer lets in whom it sees");
+    assert_eq!(firewall.reach(port), Reach::Open, "the host layer lets in the source that it sees");
     let shown = world.cli().run(&["show", &grant.id]);
     assert!(shown.out.contains(&connect_to), "{}", shown.out);
 

@@ -15,8 +15,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::members::{Card, Members as _};
-use postern_broker::store::redis::{Place, Redis as Store, RedisSettings};
+use postern_broker::store::coordination::{Coordination as _, MemberInfo};
+use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings};
 use postern_broker::store::{Change, Store as _, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
@@ -27,12 +27,12 @@ use tokio::time::Instant;
 
 use crate::sentinel;
 
-/// Commits that are under way at once at each store.
+/// The number of commits that are under way at once at each store.
 const COMMITTERS: usize = 32;
-/// Readers beside them at each store, whose answers overtake the commits'.
+/// The number of readers beside them at each store, whose answers overtake the commits'.
 const READERS: usize = 4;
 
-/// What one store did.
+/// The counts of one store.
 #[derive(Default)]
 struct Tally {
     commits: AtomicU64,
@@ -84,7 +84,7 @@ async fn contend(settings: RedisSettings, stores: usize, span: Duration) -> Vec<
         tasks.spawn(async move {
             // A member that does not renew is none any more after some seconds.
             while Instant::now() < until {
-                store.beat(&Card::default()).await.expect("a renewal");
+                store.renew(&MemberInfo::default()).await.expect("a renewal");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
@@ -128,7 +128,7 @@ async fn is_whole(store: &Store, tallies: &[Arc<Tally>]) {
     }
 }
 
-/// No store has less than half of what it would have if all had the same.
+/// Asserts that no store has less than half of what it would have if all had the same.
 fn is_fair(commits: &[u64]) {
     let all: u64 = commits.iter().sum();
     let share = all / u64::try_from(commits.len()).unwrap() / 2;
@@ -139,7 +139,7 @@ fn on_one_server(stores: usize, span: Duration) {
     let net = Net::new();
     let redis = Redis::start(&net.hub);
     let settings = RedisSettings::at(redis.url(), "t");
-    is_fair(&net.hub.room().run(contend(settings, stores, span)));
+    is_fair(&net.hub.netns().run(contend(settings, stores, span)));
 }
 
 #[test]
@@ -156,16 +156,16 @@ fn i8_three_stores_that_commit_as_fast_as_they_can_take_turns() {
 fn i8_two_stores_whose_commits_a_replica_confirms_take_turns() {
     let net = Net::new();
     let group = Group::start(&net.hub, 1);
-    let place = Place::Url(group.url(0));
-    let settings = RedisSettings { place, replicas: 1, ..RedisSettings::at("", "t") };
-    is_fair(&net.hub.room().run(contend(settings, 2, Duration::from_secs(15))));
+    let endpoint = Endpoint::Url(group.url(0));
+    let settings = RedisSettings { endpoint, replicas: 1, ..RedisSettings::at("", "t") };
+    is_fair(&net.hub.netns().run(contend(settings, 2, Duration::from_secs(15))));
 }
 
 #[test]
 fn i8_two_stores_behind_sentinels_take_turns() {
     let net = Net::new();
     let group = Group::start(&net.hub, 3);
-    is_fair(&net.hub.room().run(contend(sentinel::settings(&group, 1), 2, Duration::from_secs(15))));
+    is_fair(&net.hub.netns().run(contend(sentinel::settings(&group, 1), 2, Duration::from_secs(15))));
 }
 
 #[test]
@@ -174,7 +174,7 @@ fn i8_a_store_that_died_in_its_turn_keeps_the_others_for_a_moment_only() {
     let redis = Redis::start(&net.hub);
     let settings = RedisSettings::at(redis.url(), "t");
     let socket = redis.socket();
-    let took = net.hub.room().run(async move {
+    let took = net.hub.netns().run(async move {
         let dead = Store::open(&settings).await.unwrap();
         let living = Store::open(&settings).await.unwrap();
         living.commit(transaction(0, 1)).await.unwrap();

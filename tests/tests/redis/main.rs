@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod confirmation;
 mod contention;
 mod migrate;
 mod sentinel;
@@ -13,7 +14,7 @@ use postern_proto::v1::{GrantState, Layers};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::redis::Redis;
-use postern_tests::{Net, PATIENCE, Reach, Refusal, TCP, end_of};
+use postern_tests::{Net, Reach, Refusal, STEP_TIMEOUT, TCP, end_of};
 
 /// A world with both layers, whose broker keeps everything in Redis. The server is on a host of its own.
 fn world() -> (AzureWorld, Redis, Net) {
@@ -59,7 +60,7 @@ fn i2_with_redis_gone_both_layers_end_on_time_and_nothing_opens() {
     assert_eq!(refused.reason, "STORE_UNAVAILABLE", "{refused:?}");
     sleep_until(end_of(&grant));
     // Only the broker can close the cloud's window, and Redis is away until that is done.
-    wait_until("the cloud to close", PATIENCE, || !world.is_open());
+    wait_until("the cloud to close", STEP_TIMEOUT, || !world.is_open());
     // A probe that is dropped takes a while to say so.
     std::thread::sleep(Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
@@ -73,23 +74,27 @@ fn i2_with_redis_gone_both_layers_end_on_time_and_nothing_opens() {
 }
 
 #[test]
-fn i1_a_redis_that_comes_back_empty_opens_nothing_and_what_nobody_knows_is_closed() {
+fn i1_a_redis_that_comes_back_empty_opens_nothing_and_unknown_windows_are_closed() {
     let (mut world, mut redis, _net) = world();
     let port = world.net.vm.tcp(TCP);
     world.alice.open(&world.ask().seconds(60));
     redis.lose();
     redis.resume();
-    // The broker does not go on as if nobody had ever wanted anything: it ends.
-    wait_until("the broker to end", PATIENCE, || !world.broker.process().is_running());
-    assert!(world.broker.log().contains("the store went back"), "{}", world.broker.log());
+    // The broker does not go on as if no grant had ever been made: it ends.
+    wait_until("the broker to end", STEP_TIMEOUT, || !world.broker.process().is_running());
+    assert!(world.broker.log().contains("store.went_back"), "{}", world.broker.log());
     assert_eq!(world.net.mallory.reach(port), Reach::Filtered, "the machine stays protected");
     world.broker.serve();
-    wait_until("the cloud's window to close", PATIENCE, || !world.is_open());
-    wait_until("a line in the log", PATIENCE, || !world.audited("cloud.unknown_window_closed").is_empty());
-    // Its agent is one that nobody knows any more: it keeps the machine protected, and closes what nobody granted.
-    wait_until("the machine's window to close", PATIENCE, || world.net.alice.reach(port) == Reach::Filtered);
+    wait_until("the cloud's window to close", STEP_TIMEOUT, || !world.is_open());
+    wait_until("a line in the log", STEP_TIMEOUT, || {
+        !world.audited("cloud.unknown_window_closed").is_empty()
+    });
+    // The store does not know the agent any more: the agent keeps the machine protected, and closes what was not granted.
+    wait_until("the machine's window to close", STEP_TIMEOUT, || {
+        world.net.alice.reach(port) == Reach::Filtered
+    });
     assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
-    wait_until("a line in the log", PATIENCE, || !world.audited("agent.unknown").is_empty());
+    wait_until("a line in the log", STEP_TIMEOUT, || !world.audited("agent.unknown").is_empty());
     assert!(world.audited("store.went_back").len() == 1, "and what was lost is said");
     is_whole(&world);
 }

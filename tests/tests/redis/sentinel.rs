@@ -3,19 +3,19 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::members::{Card, Members as _};
-use postern_broker::store::redis::{Place, Redis as Store, RedisSettings, Sentinels};
+use postern_broker::store::coordination::{Coordination as _, MemberInfo};
+use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings, Sentinels};
 use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
 use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
-use postern_tests::{Net, PATIENCE};
+use postern_tests::{Net, STEP_TIMEOUT};
 
 pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
         Sentinels { urls: group.sentinel_urls(), master: MASTER.to_owned(), user: None, password_file: None };
-    RedisSettings { place: Place::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
+    RedisSettings { endpoint: Endpoint::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
 }
 
 fn who() -> Name {
@@ -40,10 +40,10 @@ async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bo
                 refused += 1;
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            // A failover takes longer than a membership lasts. A broker joins anew by itself; here nobody else does.
+            // A failover takes longer than a membership lasts. A broker joins again by itself; here the test does.
             Err(StoreError::Fenced { .. }) => {
                 refused += 1;
-                store.beat(&Card::default()).await.ok();
+                store.renew(&MemberInfo::default()).await.ok();
             }
             Err(other) => panic!("{other:?}"),
         }
@@ -59,13 +59,13 @@ fn i4_with_replicas_nothing_that_was_answered_is_lost_in_a_failover_and_the_stor
     let net = Net::new();
     let mut group = Group::start(&net.hub, 3);
     let settings = settings(&group, 1);
-    let room = net.hub.room().clone();
-    let store = room.run({
+    let netns = net.hub.netns().clone();
+    let store = netns.run({
         let settings = settings.clone();
         async move { Store::open(&settings).await.unwrap() }
     });
     let (sender, started) = std::sync::mpsc::channel();
-    let committing = room.start(async move {
+    let committing = netns.start(async move {
         let (before, _) = commit_until(&store, 1, |answered, _| answered.len() == 100).await;
         sender.send(()).unwrap();
         // The new primary has no replica: until the old one is back, nothing is answered.
@@ -103,24 +103,24 @@ fn without_replicas_a_failover_loses_what_was_answered_and_the_store_says_so() {
     let net = Net::new();
     let mut group = Group::start(&net.hub, 1);
     let settings = settings(&group, 0);
-    let room = net.hub.room().clone();
-    let (store, first) = room.run(async move {
+    let netns = net.hub.netns().clone();
+    let (store, first) = netns.run(async move {
         let store = Store::open(&settings).await.unwrap();
         let first = commit_until(&store, 1, |answered, _| answered.len() == 10).await.0;
         (store, first)
     });
-    wait_until("the replica to have that", PATIENCE, || {
+    wait_until("the replica to have that", STEP_TIMEOUT, || {
         group.cli(1, &["GET", "{postern:t}:head"]).starts_with("10 ")
     });
     group.cut_replication();
-    let (store, lost) = room.run(async move {
+    let (store, lost) = netns.run(async move {
         let lost = commit_until(&store, 100, |answered, _| answered.len() == 10).await.0;
         (store, lost)
     });
     group.kill9(0);
     group.resume(1);
     group.wait_for_primary(1);
-    let (first, lost, reason) = room.run(async move {
+    let (first, lost, reason) = netns.run(async move {
         let mut tries = 0..200;
         let reason = loop {
             match store.audit_head().await {
@@ -152,9 +152,9 @@ fn a_sentinel_that_is_gone_and_one_that_knows_less_do_not_matter() {
     let net = Net::new();
     let mut group = Group::start(&net.hub, 3);
     let settings = settings(&group, 1);
-    let room = net.hub.room().clone();
+    let netns = net.hub.netns().clone();
     group.kill_sentinel(0);
-    let head = room.run({
+    let head = netns.run({
         let settings = settings.clone();
         async move {
             let store = Store::open(&settings).await.unwrap();
@@ -162,9 +162,9 @@ fn a_sentinel_that_is_gone_and_one_that_knows_less_do_not_matter() {
         }
     });
     assert_eq!(head.seq, 1);
-    let Place::Sentinels(sentinels) = settings.place.clone() else { panic!("{settings:?}") };
+    let Endpoint::Sentinels(sentinels) = settings.endpoint.clone() else { panic!("{settings:?}") };
     let other = Sentinels { master: "other".to_owned(), ..sentinels };
-    let other = RedisSettings { place: Place::Sentinels(other), ..settings };
-    let error = room.run(async move { format!("{:?}", Store::open(&other).await.unwrap_err()) });
+    let other = RedisSettings { endpoint: Endpoint::Sentinels(other), ..settings };
+    let error = netns.run(async move { format!("{:?}", Store::open(&other).await.unwrap_err()) });
     assert!(error.contains("no sentinel names a primary") && error.contains("No such master"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use postern_core::Role;
 use postern_tests::clock::wait_until;
-use postern_tests::{Cli, PATIENCE};
+use postern_tests::{Cli, STEP_TIMEOUT};
 
 use crate::world::{Options, World};
 
@@ -22,7 +22,7 @@ fn certificates_of_an_old_and_a_new_intermediate_are_good_on_every_broker_of_a_s
     let first = world.replicas.replica(0).broker().data_dir().join("ca");
     let root_key = first.join("root.key").to_string_lossy().into_owned();
     world.replicas.replica(0).broker().must(&["authority", "renew", "--root-key", &root_key]);
-    wait_until("the first broker to take it up", PATIENCE * 2, || intermediate(&world, 0) != old);
+    wait_until("the first broker to take it up", STEP_TIMEOUT * 2, || intermediate(&world, 0) != old);
     assert_eq!(intermediate(&world, 1), old, "the other one's files are its own");
 
     // People of the old one and of the new at both brokers, one of which serves under the new one.
@@ -37,7 +37,7 @@ fn certificates_of_an_old_and_a_new_intermediate_are_good_on_every_broker_of_a_s
     // Agents of the old one at the broker with the new one.
     world.replicas.replica(1).kill9();
     let admin = Cli::new(&world.net.alice, world.replicas.replica(0).url(), world.admin.identity());
-    wait_until("every agent to come to the first broker", PATIENCE, || {
+    wait_until("every agent to come to the first broker", STEP_TIMEOUT, || {
         let replicas = admin.json(&["status"]).remove(0)["replicas"].clone();
         replicas
             .as_array()

@@ -8,29 +8,29 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use jiff::{SignedDuration, Timestamp};
 use postern_proto::v1::{CloseReason, GrantState};
 
-use crate::history::{Answer, FaultSpan, History, Look, Opening, SessionEvent, Stored, What};
+use crate::history::{Answer, FaultSpan, History, Look, Opening, SessionEvent, Stored, WindowChange};
 use crate::schedule::Fault;
 
-/// How long after its end a host's window may be open: the kernel ends it.
+/// The time after its end for which a host's window may be open: the kernel ends it.
 const HOST_LATE: SignedDuration = SignedDuration::from_millis(150);
-/// How long it takes until another replica has taken over what a dead one worked on.
+/// The time until another replica has taken over the work of a dead one.
 const TAKEOVER: SignedDuration = SignedDuration::from_secs(6);
-/// How long a close in the cloud may take, where nothing is wrong, on a machine that is busy.
+/// The time that a close in the cloud may take, without a fault, on a machine that is busy.
 const CLOUD_LATE: SignedDuration = SignedDuration::from_secs(3);
-/// How long before its end a window may be closed at a host, on a machine that is busy: it errs to the early side by a
-/// trip through the network.
+/// The time before its end at which a window may be closed at a host, on a machine that is busy: it errs to the early side
+/// by a trip through the network.
 const EARLY: SignedDuration = SignedDuration::from_millis(500);
-/// How often the broker hears of an agent: that long it goes on with what it heard late.
+/// The interval of an agent's heartbeats: for that long the broker goes on with a late report.
 const HEARTBEAT: SignedDuration = SignedDuration::from_secs(5);
 
 /// A layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum Layer {
     Host,
     Cloud,
 }
 
-/// What must not be.
+/// A violation of the rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Violation {
     /// A grant was acknowledged, and the store does not know it, or knows another.
@@ -38,18 +38,18 @@ pub(crate) enum Violation {
     /// A grant has not come to its end although everything is quiet.
     NotFinal { grant: String, state: GrantState },
     /// A window was open past its end, by so much more than is allowed.
-    Late { at: At, opening: Opening, end: Timestamp, by: SignedDuration },
+    Late { at: Layer, opening: Opening, end: Timestamp, by: SignedDuration },
     /// A window is open although everything is quiet.
-    Stray { at: At, opening: Opening },
+    Stray { at: Layer, opening: Opening },
     /// A window was open that no grant in the store is for.
-    Unrecorded { at: At, opening: Opening },
+    Unrecorded { at: Layer, opening: Opening },
     /// A window was closed and opened again before its end.
-    Flapped { at: At, opening: Opening, closed: Timestamp, again: Timestamp },
-    /// A window was closed before its end, and nobody wanted that.
+    Flapped { at: Layer, opening: Opening, closed: Timestamp, again: Timestamp },
+    /// A window was closed before its end, and no caller wanted that.
     Early { opening: Opening, closed: Timestamp, end: Timestamp },
     /// A grant was said to be active while the window was not open at its host.
     NotOpen { grant: String, opening: Opening, said: Timestamp },
-    /// Somebody was refused who is in the right.
+    /// A request was refused that the policy allows.
     Refused { source: String, why: String },
     /// The audit log is not sound.
     Audit(String),
@@ -79,7 +79,7 @@ impl Violation {
     }
 }
 
-/// Everything that must not be.
+/// Returns every violation of a history.
 pub(crate) fn violations(history: &History) -> Vec<Violation> {
     let grants = Grants::of(&history.stored);
     let spans = host_spans(history);
@@ -124,8 +124,8 @@ impl<'a> Grants<'a> {
         self.on(opening).iter().map(|grant| grant.not_after).max()
     }
 
-    /// Whether a window that was closed, and is there again, should have been there all the time. `early` is how long
-    /// before its end it may be closed.
+    /// Reports whether a window that was closed, and is there again, should have been there all the time. `early` is how
+    /// long before its end it may be closed.
     fn flapped(&self, opening: &Opening, closed: Timestamp, again: Timestamp, early: SignedDuration) -> bool {
         let grants = self.on(opening);
         grants.iter().any(|grant| {
@@ -136,17 +136,17 @@ impl<'a> Grants<'a> {
     }
 }
 
-/// For how long a window was open at a host: from when until when, nothing where it still is.
+/// The span for which a window was open at a host; it has no end where the window still is.
 type Span = (Timestamp, Option<Timestamp>);
 
 fn host_spans(history: &History) -> BTreeMap<&Opening, Vec<Span>> {
     let mut spans: BTreeMap<&Opening, Vec<Span>> = BTreeMap::new();
     for event in &history.hosts {
         let spans = spans.entry(&event.opening).or_default();
-        match (event.what, spans.last_mut()) {
-            (What::Opened(_), _) => spans.push((event.at, None)),
-            (What::Closed, Some((_, until))) => *until = Some(event.at),
-            (What::Closed, None) | (What::Changed(_), _) => {}
+        match (event.change, spans.last_mut()) {
+            (WindowChange::Opened(_), _) => spans.push((event.at, None)),
+            (WindowChange::Closed, Some((_, until))) => *until = Some(event.at),
+            (WindowChange::Closed, None) | (WindowChange::Changed(_), _) => {}
         }
     }
     spans
@@ -180,24 +180,24 @@ fn at_hosts(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
     for (opening, spans) in spans {
         let opening = || (*opening).clone();
         let Some(end) = grants.end(&opening()) else {
-            found.push(Violation::Unrecorded { at: At::Host, opening: opening() });
+            found.push(Violation::Unrecorded { at: Layer::Host, opening: opening() });
             continue;
         };
         for (number, (from, until)) in spans.iter().enumerate() {
             let Some(closed) = *until else {
-                found.push(Violation::Stray { at: At::Host, opening: opening() });
+                found.push(Violation::Stray { at: Layer::Host, opening: opening() });
                 continue;
             };
             let by = closed.duration_since(end);
             if by > HOST_LATE {
-                found.push(Violation::Late { at: At::Host, opening: opening(), end, by });
+                found.push(Violation::Late { at: Layer::Host, opening: opening(), end, by });
             }
             let early = may_be_early(history, &opening(), *from, closed);
             if let Some((again, _)) = spans.get(number + 1)
                 && grants.flapped(&opening(), closed, *again, early)
             {
                 let again = *again;
-                found.push(Violation::Flapped { at: At::Host, opening: opening(), closed, again });
+                found.push(Violation::Flapped { at: Layer::Host, opening: opening(), closed, again });
             }
         }
         found.extend(early(history, &opening(), spans, grants));
@@ -221,8 +221,9 @@ fn expired(grants: &[&Stored], closed: Timestamp) -> Option<Timestamp> {
     expired.filter(confirmed).map(|grant| grant.not_after).max()
 }
 
-/// How long before its end a window may be closed at a host. What an agent says while its broker is stopped, or while
-/// its session is being opened, is heard late, and until it is heard again, ends are counted from when it said that.
+/// Returns the time before its end at which a window may be closed at a host. A report that an agent sends while its broker
+/// is stopped, or while its session is being opened, arrives late, and until the next report ends are counted from the time
+/// at which the agent sent the late one.
 fn may_be_early(history: &History, opening: &Opening, from: Timestamp, closed: Timestamp) -> SignedDuration {
     let since = from - HEARTBEAT - EARLY;
     let is_stop = |span: &&FaultSpan| match span.fault {
@@ -255,28 +256,29 @@ fn in_the_cloud(history: &History, grants: &Grants<'_>) -> Vec<Violation> {
             let Some(closed) = gaps.remove(opening) else { continue };
             if grants.flapped(opening, closed, look.asked, SignedDuration::ZERO) {
                 let (opening, again) = (opening.clone(), look.asked);
-                found.push(Violation::Flapped { at: At::Cloud, opening, closed, again });
+                found.push(Violation::Flapped { at: Layer::Cloud, opening, closed, again });
             }
         }
         before = Some(look);
     }
     for (opening, seen) in latest {
         let Some(end) = grants.end(opening) else {
-            found.push(Violation::Unrecorded { at: At::Cloud, opening: opening.clone() });
+            found.push(Violation::Unrecorded { at: Layer::Cloud, opening: opening.clone() });
             continue;
         };
         let by = seen.duration_since(cloud_deadline(end, &history.faults));
         if by.is_positive() {
-            found.push(Violation::Late { at: At::Cloud, opening: opening.clone(), end, by });
+            found.push(Violation::Late { at: Layer::Cloud, opening: opening.clone(), end, by });
         }
     }
     let left = history.looks.last().filter(|look| look.asked >= history.quiet);
     let left = left.into_iter().flat_map(|look| &look.open);
-    found.extend(left.map(|opening| Violation::Stray { at: At::Cloud, opening: opening.clone() }));
+    found.extend(left.map(|opening| Violation::Stray { at: Layer::Cloud, opening: opening.clone() }));
     found
 }
 
-/// When a cloud's window of this end must be closed: after a takeover, and after every fault meanwhile.
+/// Returns the time by which a cloud's window of this end must be closed: after a takeover, and after every fault
+/// meanwhile.
 fn cloud_deadline(end: Timestamp, faults: &[FaultSpan]) -> Timestamp {
     let mut deadline = end + TAKEOVER + CLOUD_LATE;
     loop {
@@ -300,7 +302,7 @@ fn cloud_deadline(end: Timestamp, faults: &[FaultSpan]) -> Timestamp {
     }
 }
 
-/// Who was told that a grant is active can connect, unless it was closed meanwhile.
+/// Finds grants that were reported active and whose requester could not connect, unless they were closed meanwhile.
 fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &Grants<'_>) -> Vec<Violation> {
     let mut found = Vec::new();
     for asked in &history.asked {
@@ -309,7 +311,7 @@ fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
             let opening = Opening::new(target, &asked.source);
             let spans = spans.get(&opening).map(Vec::as_slice).unwrap_or_default();
             let was_open = spans.iter().any(|(from, _)| *from <= asked.answered);
-            // What had ended by the host's own count when it was told was not opened any more.
+            // What had ended by the host's own count when the host received it was not opened any more.
             let early = may_be_early(history, &opening, asked.answered, asked.answered);
             let grant = grants.on(&opening).iter().find(|grant| grant.id == *id);
             let had_ended = grant.is_some_and(|grant| grant.not_after <= asked.answered + early);
@@ -321,18 +323,18 @@ fn not_open(history: &History, spans: &BTreeMap<&Opening, Vec<Span>>, grants: &G
     found
 }
 
-/// How far from their ends windows were closed, at the worst.
+/// The largest differences between the ends of windows and their closing.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Worst {
     /// The longest after the end at a host.
     pub(crate) host: Option<SignedDuration>,
     /// The longest after the end in the cloud.
     pub(crate) cloud: Option<SignedDuration>,
-    /// The longest before the end at a host, of what nobody closed.
+    /// The longest time before the end at a host, among windows that no caller closed.
     pub(crate) early: Option<SignedDuration>,
 }
 
-/// How far from their ends windows were closed.
+/// Returns the largest differences between the ends of windows and their closing.
 pub(crate) fn worst(history: &History) -> Worst {
     let grants = Grants::of(&history.stored);
     let late = |opening: &Opening, at: Timestamp| Some(at.duration_since(grants.end(opening)?));

@@ -10,40 +10,40 @@ use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
 use postern_tests::{Line, Replicas};
 
-use crate::herd::Book;
+use crate::agent_fleet::FleetRecord;
 use crate::history::FaultSpan;
 use crate::schedule::{Fault, Planned, Schedule};
 use crate::world::World;
 
 /// The pause between two looks.
 const STEP: Duration = Duration::from_millis(20);
-/// How long a service manager waits before it starts a broker again that ended by itself.
+/// The time after which a service manager starts a broker again that ended by itself.
 const RESTART: Duration = Duration::from_millis(200);
 
-/// How long it may take, once all is healed, until everything works.
+/// The time within which everything must work, once all faults are healed.
 const HEALED: Duration = Duration::from_secs(40);
 
-/// Plays faults.
+/// A driver of faults.
 pub(crate) struct Driver<'a> {
     replicas: &'a Replicas,
     redis: &'a mut Redis,
-    book: &'a Book,
+    record: &'a FleetRecord,
     agents: usize,
-    /// Faults that go on: what, since when.
+    /// The faults that go on, each with its beginning.
     going: Vec<(Planned, Timestamp)>,
-    /// Faults that are over, and whose effects may not be.
+    /// The faults that are over, and whose effects may not be.
     healing: Vec<FaultSpan>,
-    /// When a broker that ended by itself is looked after.
+    /// The time at which a broker that ended by itself is started again.
     tended: Vec<Instant>,
     spans: Vec<FaultSpan>,
 }
 
 impl<'a> Driver<'a> {
     pub(crate) fn new(world: &'a mut World) -> Self {
-        let (replicas, redis, book) = (&world.replicas, &mut world.redis, world.herd.book());
-        let (agents, tended) = (book.connected(), vec![monotonic(); replicas.all().len()]);
+        let (replicas, redis, record) = (&world.replicas, &mut world.redis, world.fleet.record());
+        let (agents, tended) = (record.connected(), vec![monotonic(); replicas.all().len()]);
         let (going, healing, spans) = Default::default();
-        Self { replicas, redis, book, agents, going, healing, tended, spans }
+        Self { replicas, redis, record, agents, going, healing, tended, spans }
     }
 
     /// Plays a schedule for this long, heals everything, and goes on until everything works. Returns what was done.
@@ -120,7 +120,7 @@ impl<'a> Driver<'a> {
                 self.healing.push(FaultSpan { fault, from, undone: from, until: from });
             }
         }
-        let all_connected = self.book.connected() == self.agents;
+        let all_connected = self.record.connected() == self.agents;
         let is_up = |fault: Fault| {
             all_connected && fault.broker().is_none_or(|number| self.replicas.replica(number).is_ready())
         };

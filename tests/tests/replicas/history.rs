@@ -1,4 +1,4 @@
-//! What was seen of a run, by the wall clock of this machine: everything that the checker judges, and nothing else.
+//! The history of a run, by the wall clock of this machine: everything that the checker judges, and nothing else.
 //!
 //! A window is known by its target and its source: no two requests of a run share a source, but for one that extends
 //! another.
@@ -13,55 +13,55 @@ use crate::schedule::Fault;
 /// A run.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
-    /// What happened at the hosts, in order for each host.
+    /// The events at the hosts, in order for each host.
     pub(crate) hosts: Vec<HostEvent>,
-    /// What was open in the cloud, look after look.
+    /// The windows that were open in the cloud, look after look.
     pub(crate) looks: Vec<Look>,
-    /// What agents saw of their sessions.
+    /// The events of sessions, as the agents saw them.
     pub(crate) sessions: Vec<SessionEvent>,
-    /// Every request for access.
+    /// The requests for access.
     pub(crate) asked: Vec<Asked>,
-    /// Every request to close a grant.
+    /// The requests to close a grant.
     pub(crate) revoked: Vec<Revoked>,
-    /// Every fault.
+    /// The faults.
     pub(crate) faults: Vec<FaultSpan>,
-    /// What the store holds in the end.
+    /// The grants that the store holds in the end.
     pub(crate) stored: Vec<Stored>,
-    /// What is wrong with the audit log in the end; nothing where it is sound.
+    /// The fault of the audit log in the end; none where it is sound.
     pub(crate) audit_problem: Option<String>,
-    /// When everything was healed, all ends were past, and it had been quiet for a while.
+    /// The time at which everything was healed, all ends were past, and it had been quiet for a while.
     pub(crate) quiet: Timestamp,
 }
 
-/// One opening: a target and a source.
+/// An opening: a target and a source.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Opening {
     pub(crate) target: String,
     pub(crate) source: String,
 }
 
-/// Something happened to a window at a host.
+/// A window at a host was changed.
 #[derive(Debug, Clone)]
 pub(crate) struct HostEvent {
     pub(crate) at: Timestamp,
     pub(crate) opening: Opening,
-    pub(crate) what: What,
+    pub(crate) change: WindowChange,
     /// The number of the agent's session.
     pub(crate) session: u64,
 }
 
-/// What happened to it.
+/// An event of an opening.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum What {
-    /// It was opened, and the kernel will end it then.
+pub(crate) enum WindowChange {
+    /// The window was opened, and the kernel will end it at this time.
     Opened(Timestamp),
-    /// Its end was changed.
+    /// The window's end was changed.
     Changed(Timestamp),
     /// The kernel ended it, or the agent took it away.
     Closed,
 }
 
-/// One look at the cloud: what it showed was there at some moment between the two.
+/// A look at the cloud: what it showed was there at some moment between the two.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Look {
     pub(crate) asked: Timestamp,
@@ -75,9 +75,9 @@ pub(crate) struct SessionEvent {
     pub(crate) at: Timestamp,
     pub(crate) target: String,
     pub(crate) number: u64,
-    /// How long it took to open, where it began.
+    /// The time that the session took to open, where it began.
     pub(crate) took: SignedDuration,
-    /// Why it ended; nothing where it began.
+    /// The reason for which the session ended; none where it began.
     pub(crate) ended: Option<String>,
 }
 
@@ -88,19 +88,19 @@ pub(crate) struct Asked {
     pub(crate) targets: Vec<String>,
     pub(crate) at: Timestamp,
     pub(crate) answered: Timestamp,
-    /// Why it was sent again, each time.
+    /// The reason for each time that the request was sent again.
     pub(crate) retries: Vec<String>,
     pub(crate) answer: Answer,
 }
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// It was acknowledged.
+    /// The broker acknowledged the request.
     Granted { id: String, state: GrantState },
-    /// It was refused, in a way that asking again would not mend.
+    /// The broker refused the request, in a way that asking again would not mend.
     Refused(String),
-    /// It was sent again and again in vain.
+    /// The requester sent the request repeatedly without success.
     GivenUp,
 }
 
@@ -110,7 +110,7 @@ pub(crate) struct Revoked {
     pub(crate) grant: String,
     pub(crate) at: Timestamp,
     pub(crate) retries: Vec<String>,
-    /// Nothing where it was given up.
+    /// The answer; none where the requester gave up.
     pub(crate) answer: Option<Result<GrantState, String>>,
 }
 
@@ -119,7 +119,7 @@ pub(crate) struct Revoked {
 pub(crate) struct FaultSpan {
     pub(crate) fault: Fault,
     pub(crate) from: Timestamp,
-    /// When it was undone.
+    /// The time at which the fault was undone.
     pub(crate) undone: Timestamp,
     pub(crate) until: Timestamp,
 }
@@ -144,12 +144,13 @@ impl Opening {
 }
 
 impl History {
-    /// What happened to one opening, a line each, in the order of time. For people who look for a cause.
+    /// Tells what happened to one opening, a line for each event, in the order of time. It is for people who look for a
+    /// cause.
     pub(crate) fn story(&self, of: &Opening) -> String {
         let mut lines: Vec<(Timestamp, String)> = Vec::new();
         let hosts = self.hosts.iter().filter(|event| event.opening == *of);
         lines.extend(
-            hosts.map(|event| (event.at, format!("host: {:?} in session {}", event.what, event.session))),
+            hosts.map(|event| (event.at, format!("host: {:?} in session {}", event.change, event.session))),
         );
         let mut was_seen = false;
         for look in &self.looks {
@@ -177,7 +178,7 @@ impl History {
         let Some((from, until)) =
             lines.iter().map(|(at, _)| *at).min().zip(lines.iter().map(|(at, _)| *at).max())
         else {
-            return format!("{of:?}: nobody speaks of it\n");
+            return format!("{of:?}: no event speaks of it\n");
         };
         let during = |at: Timestamp| from <= at && at <= until;
         let sessions = self.sessions.iter().filter(|event| event.target == of.target && during(event.at));

@@ -1,5 +1,5 @@
 //! The load of a storm: requesters who ask, extend and revoke through the load balancer, and ask again with the same
-//! idempotency key where they hear no answer. What they do comes from the seed; when they do it also from the answers.
+//! idempotency key where they receive no answer. What they do comes from the seed; when they do it also from the answers.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -15,7 +15,7 @@ use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, RevokeAccessRequest};
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Ask, Refusal, Running, an_ask};
+use postern_tests::{Refusal, RequestBuilder, Running, a_request};
 use rand::prelude::*;
 use rand::rngs::StdRng;
 use tokio::task::{JoinError, JoinSet};
@@ -27,21 +27,21 @@ use tonic::{Code, Response, Status};
 use crate::history::{Answer, Asked, Revoked};
 use crate::world::World;
 
-/// How long one call may take beyond what it was told to wait.
+/// The time that one call may take beyond the wait that it asks for.
 const ANSWER: Duration = Duration::from_secs(4);
-/// How many wishes a requester has at once.
+/// The number of requests that a requester has under way at once.
 const AT_ONCE: usize = 12;
-/// For how long a call is tried again.
+/// The time for which a call is tried again.
 const STUBBORN: Duration = Duration::from_secs(30);
 /// The pause before a call is tried again, in milliseconds.
 const AGAIN: Range<u64> = 100..600;
 
-/// What requesters aim at.
+/// The targets of the requesters.
 #[derive(Debug, Clone)]
 pub(crate) struct Aims {
-    /// Targets with a host layer.
+    /// The targets with a host layer.
     pub(crate) hosts: Arc<Vec<String>>,
-    /// Targets with both layers.
+    /// The targets with both layers.
     pub(crate) clouds: Arc<Vec<String>>,
 }
 
@@ -51,7 +51,7 @@ pub(crate) struct Load {
     requesters: Vec<Running<Done>>,
 }
 
-/// What was asked and answered.
+/// The requests and their answers.
 #[derive(Debug, Default)]
 pub(crate) struct Done {
     pub(crate) asked: Vec<Asked>,
@@ -66,7 +66,7 @@ impl Done {
     }
 }
 
-/// One requester; clones share the identity, and each has a connection of its own.
+/// A requester; clones share the identity, and each has a connection of its own.
 #[derive(Clone)]
 struct Requester {
     number: u8,
@@ -91,8 +91,8 @@ impl Load {
             let identity = world.issue(&format!("requester-{number}"), Role::Requester);
             let (url, aims) = (world.url().to_owned(), world.aims.clone());
             let seed = seed.wrapping_mul(1_000).wrapping_add(u64::from(number - first));
-            let room = world.net.alice.room();
-            room.start(async move { Requester::new(number, &url, &identity, seed).go(aims, until).await })
+            let netns = world.net.alice.netns();
+            netns.start(async move { Requester::new(number, &url, &identity, seed).go(aims, until).await })
         };
         Self { requesters: requesters.map(start).collect() }
     }
@@ -147,7 +147,7 @@ impl Requester {
         some.choose_multiple(&mut self.rng, count).cloned().collect()
     }
 
-    /// What becomes of one wish.
+    /// Follows a request from the first call to its end.
     async fn story(mut self, source: String, targets: BTreeSet<String>) -> Done {
         let seconds = self.rng.random_range(2..=8);
         let mut done = Done::default();
@@ -175,9 +175,9 @@ impl Requester {
 
     async fn ask(&mut self, source: &str, targets: &BTreeSet<String>, seconds: u64, kind: &str) -> Asked {
         let wait = if self.rng.random_bool(0.5) { Duration::from_secs(3) } else { Duration::ZERO };
-        let ask = targets.iter().fold(an_ask(), |ask, target| ask.on(target)).port("tcp/22").from(source);
+        let ask = targets.iter().fold(a_request(), |ask, target| ask.on(target)).port("tcp/22").from(source);
         let key = format!("{kind}-{source}");
-        let ask: Ask = ask.seconds(seconds).key(&key).waiting(wait);
+        let ask: RequestBuilder = ask.seconds(seconds).key(&key).waiting(wait);
         let (at, mut retries) = (wall(), Vec::new());
         let answer = self
             .insist(&mut retries, ANSWER + wait, |channel| {
@@ -212,11 +212,12 @@ impl Requester {
         Revoked { grant, at, retries, answer: answer.map(|answer| answer.map(state)) }
     }
 
-    /// Calls until there is an answer that counts, each time over a connection of its own. Nothing where there is none.
+    /// Calls until there is an answer that counts, each time over a connection of its own. Returns none where there is no
+    /// such answer.
     async fn insist<T, F>(
         &mut self,
         retries: &mut Vec<String>,
-        patience: Duration,
+        limit: Duration,
         call: impl Fn(Channel) -> F,
     ) -> Option<Result<T, String>>
     where
@@ -224,7 +225,7 @@ impl Requester {
     {
         let start = monotonic();
         while start.elapsed() < STUBBORN {
-            let answer = match timeout(patience, call(self.channel.clone())).await {
+            let answer = match timeout(limit, call(self.channel.clone())).await {
                 Ok(answer) => said(answer),
                 Err(_) => Said::Again("no answer".to_owned()),
             };

@@ -3,20 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail like tests")]
 
+mod agent_fleet;
 mod authority;
 mod check;
 mod driver;
-mod herd;
+mod fake_clouds;
 mod history;
 mod lines;
 mod load;
 mod scenarios;
 mod schedule;
-mod sky;
 mod status;
 mod storm;
 mod summary;
 mod world;
 
-/// How many brokers a storm runs over.
+/// The number of brokers of a storm.
 const BROKERS: u16 = 3;

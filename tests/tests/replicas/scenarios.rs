@@ -1,4 +1,4 @@
-//! What replicas do for each other, one thing at a time.
+//! The scenarios of several replicas, one rule at a time.
 
 use std::time::Duration;
 
@@ -6,22 +6,24 @@ use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
-use postern_tests::{Ask, Client, FakeAgent, PATIENCE, a_policy, an_ask, end_of};
+use postern_tests::{Client, FakeAgent, RequestBuilder, STEP_TIMEOUT, a_policy, a_request, end_of};
 
 use crate::BROKERS;
-use crate::history::{Opening, What};
+use crate::history::{Opening, WindowChange};
 use crate::world::{Options, World};
 
-/// How long a change at one replica usually takes at most until another acts on it: without news it takes two seconds.
+/// The time after which another replica usually acts on a change at the latest: without the cluster's events it takes two
+/// seconds.
 const AT_ONCE: Duration = Duration::from_secs(1);
-/// How late another replica may close what a killed one opened, on a machine that is busy: the membership lasts 6 s.
+/// The time within which another replica must close what a killed one opened, on a machine that is busy: the membership
+/// lasts 6 s.
 const TAKEN_OVER: Duration = Duration::from_secs(12);
 /// The source of every request here.
 pub(crate) const SOURCE: &str = "10.0.0.1";
 /// The target of an agent that a scenario leads by hand.
 pub(crate) const LED: &str = "host:led";
 
-/// Two replicas without agents.
+/// Starts two replicas without agents.
 fn two() -> World {
     World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None })
 }
@@ -36,17 +38,17 @@ pub(crate) fn led_by_hand(world: &World, replica: usize) -> FakeAgent {
     FakeAgent::enroll(&world.net.vm, url, &token, &world.dir.path().join("led")).unwrap()
 }
 
-fn ask(target: &str, seconds: u64) -> Ask {
-    an_ask().on(target).port("tcp/22").from(SOURCE).seconds(seconds)
+fn ask(target: &str, seconds: u64) -> RequestBuilder {
+    a_request().on(target).port("tcp/22").from(SOURCE).seconds(seconds)
 }
 
-/// How often windows were opened and closed at each host.
-fn changes(world: &World, what: fn(&What) -> bool) -> usize {
-    world.herd.book().hosts().iter().filter(|event| what(&event.what)).count()
+/// Returns the number of windows that were opened or closed at all hosts.
+fn changes(world: &World, is_counted: fn(&WindowChange) -> bool) -> usize {
+    world.fleet.record().hosts().iter().filter(|event| is_counted(&event.change)).count()
 }
 
 fn closings(world: &World) -> usize {
-    changes(world, |what| *what == What::Closed)
+    changes(world, |what| *what == WindowChange::Closed)
 }
 
 #[test]
@@ -60,7 +62,7 @@ fn an_agent_at_one_replica_gets_a_window_that_is_granted_at_another_at_once() {
     for round in 0..5 {
         let start = monotonic();
         let ask = ask(LED, 60).but(|wire| wire.sources = vec![format!("10.0.1.{round}")]);
-        let answer = other.start_request(&ask.waiting(PATIENCE));
+        let answer = other.start_request(&ask.waiting(STEP_TIMEOUT));
         let desired = session.desired();
         assert_eq!(desired.windows.len(), round + 1);
         session.applied(desired.generation);
@@ -87,11 +89,11 @@ fn a_watcher_at_one_replica_sees_what_changes_at_another() {
             seen.send(message.grant.map(|grant| (grant.id.clone(), grant.state()))).unwrap();
         }
     });
-    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), None, "the first listing is empty");
+    assert_eq!(sees.recv_timeout(STEP_TIMEOUT).unwrap(), None, "the first listing is empty");
     let grant = at(&world, 0).request(&ask(LED, 60)).unwrap().grant.unwrap();
-    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), Some((grant.id.clone(), GrantState::Opening)));
+    assert_eq!(sees.recv_timeout(STEP_TIMEOUT).unwrap(), Some((grant.id.clone(), GrantState::Opening)));
     session.applied(session.desired().generation);
-    assert_eq!(sees.recv_timeout(PATIENCE).unwrap(), Some((grant.id.clone(), GrantState::Active)));
+    assert_eq!(sees.recv_timeout(STEP_TIMEOUT).unwrap(), Some((grant.id.clone(), GrantState::Active)));
 }
 
 #[test]
@@ -107,16 +109,16 @@ fn a_ban_at_one_replica_cuts_the_stream_at_another() {
 fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
     // The agent speaks only to the replica that is killed, so that this is the one that works on the target.
     let world = World::new(&Options { brokers: 2, hosts: 0, instances: 1, agents_at: Some(0) });
-    let (sky, target) = (world.sky.as_ref().unwrap(), &world.aims.clouds[0]);
-    let watcher = sky.watch();
+    let (fake_clouds, target) = (world.fake_clouds.as_ref().unwrap(), &world.aims.clouds[0]);
+    let watcher = fake_clouds.watch();
     let grant = at(&world, 0).open(&ask(target, 6));
     world.replicas.replica(0).kill9();
     sleep_until(end_of(&grant));
-    wait_until("another replica to close it", TAKEN_OVER, || sky.look().open.is_empty());
+    wait_until("another replica to close it", TAKEN_OVER, || fake_clouds.look().open.is_empty());
     let seen: Vec<_> = watcher.stop().into_iter().filter(|look| look.asked < end_of(&grant)).collect();
     let first = seen.iter().position(|look| !look.open.is_empty()).unwrap();
     assert!(seen[first..].iter().all(|look| !look.open.is_empty()), "it was open until its end");
-    // Its agent can speak to nobody else: the grant is over once that has confirmed the end, too.
+    // Its agent can speak to no other broker: the grant is over once that agent has confirmed the end, too.
     world.replicas.replica(0).want(true);
     world.replicas.replica(0).tend();
     at(&world, 1).wait_for_state(&grant.id, GrantState::Closed);
@@ -150,7 +152,7 @@ fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_whe
         other.grant(&answer.grant.unwrap().id).unwrap();
     }
     assert_eq!(closings(&world), 1, "nothing was closed or flapped");
-    assert!(!world.herd.book().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
+    assert!(!world.fleet.record().is_open(&Opening::new(target, SOURCE)), "what was closed stays closed");
     assert!(world.fresh_admin().verify_audit().sound);
 }
 
@@ -163,17 +165,17 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
     // Its agent never answers, so this request is being waited for.
     let session = led_by_hand(&world, 1).session().unwrap();
     session.applied(session.desired().generation);
-    let asked = at(&world, 0).start_request(&ask(LED, 60).waiting(PATIENCE));
+    let asked = at(&world, 0).start_request(&ask(LED, 60).waiting(STEP_TIMEOUT));
     session.desired();
 
     world.replicas.replica(0).terminate();
     let start = monotonic();
     let answer = asked.join().unwrap().grant.unwrap();
     assert_eq!(answer.state(), GrantState::Opening, "it is answered as it stands");
-    wait_until("it to end", PATIENCE, || !world.replicas.replica(0).is_ready());
-    assert!(start.elapsed() < PATIENCE, "it waited as long as it was asked to: {:?}", start.elapsed());
+    wait_until("it to end", STEP_TIMEOUT, || !world.replicas.replica(0).is_ready());
+    assert!(start.elapsed() < STEP_TIMEOUT, "it waited as long as it was asked to: {:?}", start.elapsed());
     let all = world.aims.hosts.len();
-    wait_until("every agent to have moved", PATIENCE, || world.herd.book().connected() == all);
+    wait_until("every agent to have moved", STEP_TIMEOUT, || world.fleet.record().connected() == all);
     for target in world.aims.hosts.iter() {
         at(&world, 1).wait_in_sync(target);
     }
@@ -181,34 +183,34 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
 }
 
 #[test]
-fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_what_nobody_knows_is_closed() {
+fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_unknown_windows_are_closed() {
     let mut world = World::new(&Options { brokers: BROKERS, hosts: 2, instances: 1, agents_at: None });
-    let sky = world.sky.as_ref().unwrap();
+    let fake_clouds = world.fake_clouds.as_ref().unwrap();
     let (host, cloud) = (&world.aims.hosts[0], &world.aims.clouds[0]);
     world.admin.open(&ask(host, 12));
     let grant = world.admin.open(&ask(cloud, 600));
-    assert_eq!(sky.look().open.len(), 1);
+    assert_eq!(fake_clouds.look().open.len(), 1);
     world.redis.lose();
     world.redis.resume();
     let mut ended = vec![false; usize::from(BROKERS)];
-    wait_until("every broker to end", PATIENCE, || {
+    wait_until("every broker to end", STEP_TIMEOUT, || {
         let each = world.replicas.all().iter().zip(&mut ended);
         each.for_each(|(replica, ended)| *ended |= replica.tend());
         ended.iter().all(|ended| *ended)
     });
-    wait_until("the cloud's window to close", PATIENCE, || {
+    wait_until("the cloud's window to close", STEP_TIMEOUT, || {
         for replica in world.replicas.all() {
             replica.tend();
         }
-        sky.look().open.is_empty()
+        fake_clouds.look().open.is_empty()
     });
     assert!(wall() < end_of(&grant));
-    wait_until("a line in the log", PATIENCE, || {
+    wait_until("a line in the log", STEP_TIMEOUT, || {
         world.replicas.all().iter().all(|replica| replica.is_ready())
             && world.fresh_admin().audit().iter().any(|line| line.contains("cloud.unknown_window_closed"))
     });
-    wait_until("the kernel to end the host's window", PATIENCE, || {
-        !world.herd.book().is_open(&Opening::new(host, SOURCE))
+    wait_until("the kernel to end the host's window", STEP_TIMEOUT, || {
+        !world.fleet.record().is_open(&Opening::new(host, SOURCE))
     });
     let policy = a_policy().named("hosts").on("host:*").port("tcp/22").layers(Layers::Host);
     world.fresh_admin().put_policy(policy.wire()).unwrap();

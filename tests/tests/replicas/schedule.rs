@@ -9,7 +9,7 @@ use std::time::Duration;
 use rand::prelude::*;
 use rand::rngs::StdRng;
 
-/// What goes wrong.
+/// A fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Fault {
     /// A broker is killed, and started again at the end of the span.
@@ -41,7 +41,7 @@ impl Fault {
         }
     }
 
-    /// Its kind.
+    /// The name of the fault's kind.
     pub(crate) fn kind(self) -> &'static str {
         match self {
             Self::KillBroker(_) => "kill -9 of a broker",
@@ -54,7 +54,7 @@ impl Fault {
         }
     }
 
-    /// How long it lasts, in milliseconds.
+    /// The range of the fault's duration, in milliseconds.
     fn span(self) -> std::ops::Range<u64> {
         match self {
             Self::KillBroker(_) => 100..2_000,
@@ -67,36 +67,36 @@ impl Fault {
     }
 }
 
-/// One fault to come.
+/// A fault to come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Planned {
-    /// When, from the beginning of the run.
+    /// The time of the fault, from the beginning of the run.
     pub(crate) at: Duration,
-    /// What.
+    /// The fault.
     pub(crate) fault: Fault,
-    /// For how long.
+    /// The duration of the fault.
     pub(crate) span: Duration,
 }
 
 impl Planned {
-    /// When it is over.
+    /// The time at which the fault is over.
     pub(crate) fn end(&self) -> Duration {
         self.at + self.span
     }
 }
 
-/// All faults to come, the first one first.
+/// Returns all faults to come, the first one first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Schedule {
     pub(crate) seed: u64,
     pub(crate) faults: Vec<Planned>,
 }
 
-/// How long a broker is let work after a fault of its own before the next; it has to start, and to be found again.
+/// The time for which a broker works after a fault of its own before the next; it has to start, and to be found again.
 const REST: Duration = Duration::from_secs(4);
-/// How long Redis is let work.
+/// The time for which Redis works between faults.
 const REDIS_REST: Duration = Duration::from_secs(7);
-/// How long everything works at the beginning.
+/// The time for which everything works at the beginning.
 const CALM: Duration = Duration::from_secs(2);
 
 impl Schedule {

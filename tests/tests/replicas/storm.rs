@@ -1,4 +1,4 @@
-//! The storm: a load of requests over a herd of agents, while a seeded driver kills, stops and cuts off brokers and
+//! The storm: a load of requests over a fleet of agents, while a seeded driver kills, stops and cuts off brokers and
 //! Redis; and then the checker, over everything that was seen.
 //!
 //! `POSTERN_SEED` replays a run, `POSTERN_STORM_SECONDS` makes it longer, `POSTERN_STORM_AGENTS` larger or smaller.
@@ -24,19 +24,19 @@ use crate::world::{Options, World};
 /// The seed of the run that is always the same, and how many seconds of faults and load it has.
 const SEED: u64 = 5;
 const SECONDS: u64 = 40;
-/// How many seconds a run of another seed each time has, after that.
+/// The length in seconds of a further run, each with a seed of its own.
 const MORE_SECONDS: u64 = 20;
-/// How many agents there are, the instances' among them, unless the environment says.
+/// The number of agents, the instances' among them, unless the environment sets another.
 const AGENTS: u64 = 200;
-/// How many of them are cloud instances.
+/// The number of agents that are cloud instances.
 const INSTANCES: usize = 8;
 const REQUESTERS: u8 = 6;
-/// How long everything may take to come to its end, once all is healed.
+/// The time within which all grants must come to their end, once all faults are healed.
 const SETTLED: Duration = Duration::from_secs(45);
-/// How long it is quiet before the last look.
+/// The quiet time before the last look.
 const QUIET: Duration = Duration::from_secs(2);
 
-/// What a broker's log says where it takes over what another worked on.
+/// The log line of a broker that takes over another's work.
 const TOOK_OVER: &str = "took over";
 
 #[test]
@@ -57,12 +57,12 @@ fn i4_a_storm_loses_nothing_and_leaves_nothing_open() {
     }
 }
 
-/// One run over a world. Requesters of different rounds are different people.
+/// Runs a storm over a world. Requesters of different rounds are different people.
 fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let schedule = Schedule::of(seed, usize::from(BROKERS), length);
     say(&schedule);
     let from = wall();
-    let watcher = world.sky.as_ref().unwrap().watch();
+    let watcher = world.fake_clouds.as_ref().unwrap().watch();
     let requesters = round * REQUESTERS..(round + 1) * REQUESTERS;
     let load = Load::start(world, requesters, seed, monotonic() + length);
     let faults = Driver::new(world).play(&schedule, length);
@@ -72,14 +72,14 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     std::thread::sleep(QUIET);
     let quiet = wall();
     let mut looks = watcher.stop();
-    looks.push(world.sky.as_ref().unwrap().look());
+    looks.push(world.fake_clouds.as_ref().unwrap().look());
 
-    let book = world.herd.book();
+    let record = world.fleet.record();
     let stored = admin.grants().iter().map(stored).filter(|grant| grant.requested_at >= from).collect();
     let history = History {
-        hosts: book.hosts().into_iter().filter(|event| event.at >= from).collect(),
+        hosts: record.hosts().into_iter().filter(|event| event.at >= from).collect(),
         looks,
-        sessions: book.sessions().into_iter().filter(|event| event.at >= from).collect(),
+        sessions: record.sessions().into_iter().filter(|event| event.at >= from).collect(),
         asked: done.asked,
         revoked: done.revoked,
         faults,
@@ -91,7 +91,7 @@ fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
     let takeovers = takeovers.map(|log| log.matches(TOOK_OVER).count()).sum();
     let taken = world.replicas.balancer().taken();
     say(Summary { seed, history: &history, takeovers, taken });
-    say(format!("storm: sessions that did not open: {:?}", book.refusals()));
+    say(format!("storm: sessions that did not open: {:?}", record.refusals()));
     let found = violations(&history);
     for violation in found.iter().take(20) {
         say(format!("VIOLATION {violation:?}"));
@@ -147,8 +147,8 @@ fn random_seed() -> u64 {
     rand::random_range(1_000..1_000_000)
 }
 
-/// For whoever reads the test's output.
-#[allow(clippy::print_stderr)]
+/// Prints a line into the test's output.
+#[allow(clippy::print_stderr, reason = "the storm shows its progress in the output of the test")]
 fn say(what: impl Display) {
     eprintln!("{what}");
 }

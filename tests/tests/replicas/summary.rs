@@ -9,13 +9,13 @@ use postern_proto::v1::{CloseReason, GrantState};
 use crate::check::{Worst, worst};
 use crate::history::{Answer, History};
 
-/// What is counted of a run.
+/// The counts of a run.
 pub(crate) struct Summary<'a> {
     pub(crate) seed: u64,
     pub(crate) history: &'a History,
-    /// How often a replica took over what another worked on.
+    /// The number of times that a replica took over the work of another.
     pub(crate) takeovers: usize,
-    /// How many connections each replica was given.
+    /// The number of connections that each replica was given.
     pub(crate) taken: Vec<usize>,
 }
 

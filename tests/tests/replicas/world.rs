@@ -1,4 +1,4 @@
-//! A world of replicas: one Redis, brokers on it, a load balancer, a herd of agents, and a few cloud instances.
+//! A world of replicas: one Redis, brokers on it, a load balancer, a fleet of agents, and a few cloud instances.
 
 use std::path::PathBuf;
 use std::thread;
@@ -7,14 +7,14 @@ use postern_core::Role;
 use postern_proto::v1::Layers;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Cli, Client, Net, PATIENCE, ReplicaOptions, Replicas, a_policy};
+use postern_tests::{Cli, Client, Net, ReplicaOptions, Replicas, STEP_TIMEOUT, a_policy};
 use tempfile::TempDir;
 
-use crate::herd::Herd;
+use crate::agent_fleet::AgentFleet;
+use crate::fake_clouds::FakeClouds;
 use crate::load::Aims;
-use crate::sky::Sky;
 
-/// What there is.
+/// The size of a world.
 pub(crate) struct Options {
     pub(crate) brokers: u16,
     pub(crate) hosts: usize,
@@ -23,28 +23,29 @@ pub(crate) struct Options {
     pub(crate) agents_at: Option<usize>,
 }
 
-/// Everything. What is dropped first stands first.
+/// The parts of a storm. A part that is dropped first stands first.
 pub(crate) struct World {
-    pub(crate) herd: Herd,
+    pub(crate) fleet: AgentFleet,
     pub(crate) admin: Client,
     pub(crate) replicas: Replicas,
     pub(crate) redis: Redis,
-    pub(crate) sky: Option<Sky>,
+    pub(crate) fake_clouds: Option<FakeClouds>,
     pub(crate) aims: Aims,
     pub(crate) net: Net,
     pub(crate) dir: TempDir,
 }
 
 impl World {
-    /// Everything runs, every agent is in sync, every instance is under lockdown.
+    /// Starts everything: every agent is in sync, and every instance is under lockdown.
     pub(crate) fn new(options: &Options) -> Self {
         let mut dir = TempDir::with_prefix("postern-").unwrap();
         // To look at the logs of every start of every broker.
         dir.disable_cleanup(std::env::var_os("POSTERN_KEEP").is_some());
         let net = Net::new();
         let redis = Redis::start(&net.hub);
-        let sky = (options.instances > 0).then(|| Sky::start(&net.hub, dir.path(), options.instances));
-        let sections = sky.as_ref().map(Sky::configuration).unwrap_or_default();
+        let fake_clouds =
+            (options.instances > 0).then(|| FakeClouds::start(&net.hub, dir.path(), options.instances));
+        let sections = fake_clouds.as_ref().map(FakeClouds::configuration).unwrap_or_default();
         let (count, named) = (options.brokers, true);
         let settings = ReplicaOptions { count, named, checked: false, sections: &sections };
         let replicas = Replicas::init(&net.hub, dir.path(), &redis, settings);
@@ -54,26 +55,28 @@ impl World {
         let hosts: Vec<_> = (0..options.hosts).map(|number| format!("host:vm-{number:03}")).collect();
         let policy = a_policy().named("hosts").on("host:*").port("tcp/22");
         admin.put_policy(policy.wire()).unwrap();
-        let clouds = sky.as_ref().map(Sky::targets).unwrap_or_default();
+        let clouds = fake_clouds.as_ref().map(FakeClouds::targets).unwrap_or_default();
         if !clouds.is_empty() {
             let policy = a_policy().named("clouds").on("aws:*").port("tcp/22").layers(Layers::Both);
             admin.put_policy(policy.wire()).unwrap();
         }
         let targets: Vec<_> = hosts.iter().chain(&clouds).cloned().collect();
-        let theirs = options.agents_at.map(|number| replicas.replica(number).url());
-        let theirs = theirs.map_or_else(|| admin.clone(), |url| replicas.admin_at(&net.vm, url));
+        let agents_at = options.agents_at.map(|number| replicas.replica(number).url());
+        let agents_at = agents_at.map_or_else(|| admin.clone(), |url| replicas.admin_at(&net.vm, url));
         let cli = Cli::new(&net.vm, replicas.balancer().url(), admin.identity());
         // Both take a while, and neither needs the other.
-        let herd = thread::scope(|scope| {
+        let fleet = thread::scope(|scope| {
             scope.spawn(|| lock_down(&cli, &clouds));
-            Herd::gather(&net.vm, &theirs, &targets, &dir.path().join("agents"))
+            AgentFleet::gather(&net.vm, &agents_at, &targets, &dir.path().join("agents"))
         });
-        wait_until("every agent to have a session", PATIENCE, || herd.book().connected() == targets.len());
+        wait_until("every agent to have a session", STEP_TIMEOUT, || {
+            fleet.record().connected() == targets.len()
+        });
         for target in &targets {
             admin.wait_in_sync(target);
         }
         let aims = Aims { hosts: hosts.into(), clouds: clouds.into() };
-        Self { herd, admin, replicas, redis, sky, aims, net, dir }
+        Self { fleet, admin, replicas, redis, fake_clouds, aims, net, dir }
     }
 
     /// The load balancer's address.

@@ -9,14 +9,14 @@ use postern_core::Role;
 use postern_proto::v1::Layers;
 use postern_tests::azure::AzureWorld;
 use postern_tests::clock::wait_until;
-use postern_tests::{Broker, Cli, FakeTime, Net, Outcome, PATIENCE};
+use postern_tests::{Broker, Cli, FakeTime, Net, Outcome, STEP_TIMEOUT};
 use tempfile::TempDir;
 
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 /// The moment half an hour before the first intermediate ends.
 const ALMOST: i64 = 365 * DAY - HOUR / 2;
-/// Where the broker serves its metrics, on its host.
+/// The address of the broker's metrics, on its host.
 const METRICS: &str = "127.0.0.1:9464";
 
 /// A walk through months. A jump goes over 29 days at most while an agent is connected: an agent that was away for 30 has
@@ -43,7 +43,7 @@ impl Walk {
         Self { world, clock, identities: 0 }
     }
 
-    /// Lets time pass until so many seconds after the beginning.
+    /// Lets the time pass until so many seconds after the beginning.
     fn to(&self, seconds: i64) {
         self.clock.step(seconds);
     }
@@ -67,7 +67,7 @@ impl Walk {
     /// Asserts that an administrator with a certificate of today finds nothing that needs attention, and the agent online.
     fn all_is_well(&mut self, day: i64) {
         let admin = self.person(Role::Administrator);
-        wait_until(&format!("the agent to be online on day {day}"), PATIENCE, || {
+        wait_until(&format!("the agent to be online on day {day}"), STEP_TIMEOUT, || {
             let listed = admin.run(&["--output", "json", "agents", "list"]);
             listed.succeeded() && listed.values()[0]["agents"][0]["status"] == "online"
         });
@@ -78,14 +78,14 @@ impl Walk {
             last = Some(outcome);
             well
         };
-        wait_until(&format!("nothing to need attention on day {day}"), PATIENCE, well);
+        wait_until(&format!("nothing to need attention on day {day}"), STEP_TIMEOUT, well);
     }
 
     /// Enrols the agent with a token of today, and runs it.
     fn enroll_agent(&mut self) {
         let (admin, target) = (self.person(Role::Administrator), self.world.target());
         let mut token = None;
-        wait_until("a join token", PATIENCE, || {
+        wait_until("a join token", STEP_TIMEOUT, || {
             let made = admin.run(&["--output", "json", "agents", "token", &target]);
             token = made.succeeded().then(|| made.values()[0]["token"].as_str().unwrap().to_owned());
             token.is_some()
@@ -98,14 +98,14 @@ impl Walk {
     fn open_for_an_hour(&mut self) {
         let alice = self.person(Role::Requester);
         // After a jump the broker needs a moment to serve with a certificate of today.
-        wait_until("the broker to answer", PATIENCE, || alice.run(&["grants"]).succeeded());
+        wait_until("the broker to answer", STEP_TIMEOUT, || alice.run(&["grants"]).succeeded());
         let asked =
             alice.run(&["request", &self.world.target(), "--port", "22", "--for", "1h", "--reason", "x"]);
         assert!(asked.succeeded() && self.world.is_open(), "{asked:?}");
     }
 
     fn wait_until_shut(&self, what: &str) {
-        wait_until(&format!("the cloud window to close {what}"), PATIENCE, || !self.world.is_open());
+        wait_until(&format!("the cloud window to close {what}"), STEP_TIMEOUT, || !self.world.is_open());
     }
 
     /// Takes the root key out of the broker's reach, and returns where it is.
@@ -123,10 +123,10 @@ impl Walk {
         fs::read(self.authority_dir().join("intermediate.pem")).unwrap()
     }
 
-    /// What the broker's metrics port answers.
+    /// Gets an answer of the broker's metrics port.
     fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{METRICS}{path}");
-        self.world.net.hub.room().run(async move {
+        self.world.net.hub.netns().run(async move {
             let answer = reqwest::get(url).await.expect("the port answers");
             (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
         })
@@ -167,7 +167,7 @@ fn i2_fourteen_months_pass_with_the_root_key_at_hand_and_nothing_stops() {
     let of_the_first = walk.person_for("365d");
 
     walk.to(183 * DAY);
-    wait_until("the intermediate to be renewed", PATIENCE, || walk.intermediate() != first);
+    wait_until("the intermediate to be renewed", STEP_TIMEOUT, || walk.intermediate() != first);
     let second = walk.intermediate();
     for day in [183, 212, 241, 270, 299, 328, 357, 364] {
         walk.to(day * DAY);
@@ -211,18 +211,18 @@ fn i2_a_running_broker_outlives_its_intermediate_and_goes_on_closing() {
     walk.open_for_an_hour();
     walk.to(366 * DAY);
     walk.wait_until_shut("past the end of the intermediate");
-    wait_until("the broker to say that it locks everyone out", PATIENCE, || walk.is_locked_out());
+    wait_until("the broker to say that it locks everyone out", STEP_TIMEOUT, || walk.is_locked_out());
     // Two more lives of a serving certificate.
     walk.to(368 * DAY);
-    wait_until("the broker to go on", PATIENCE, || walk.get("/livez").0 == 200);
+    wait_until("the broker to go on", STEP_TIMEOUT, || walk.get("/livez").0 == 200);
     walk.assert_same_process(pid);
 
     // The agent was away for a year: too long to renew by itself.
     let remedy = "enrol it with `postern-agent enroll --token TOKEN`";
-    wait_until("the agent to name the remedy", PATIENCE, || walk.world.agent.log().contains(remedy));
+    wait_until("the agent to name the remedy", STEP_TIMEOUT, || walk.world.agent.log().contains(remedy));
     let (code, renewed) = walk.broker(&["authority", "renew", "--root-key", &offline.to_string_lossy()]);
     assert_eq!(code, 0, "{renewed}");
-    wait_until("the broker to take it up", PATIENCE * 2, || !walk.is_locked_out());
+    wait_until("the broker to take it up", STEP_TIMEOUT * 2, || !walk.is_locked_out());
     walk.enroll_agent();
     walk.all_is_well(368);
     walk.assert_same_process(pid);
@@ -234,18 +234,18 @@ fn i2_with_the_root_key_offline_the_end_is_announced_survived_and_mended_without
     let offline = walk.take_root_key_offline();
     walk.to(274 * DAY);
     let admin = walk.person(Role::Administrator);
-    wait_until("nothing to need attention", PATIENCE, || admin.run(&["status", "--check"]).succeeded());
+    wait_until("nothing to need attention", STEP_TIMEOUT, || admin.run(&["status", "--check"]).succeeded());
     assert_eq!(walk.broker(&["authority", "status", "--check"]).0, 0);
 
     for (day, left) in [(276, "88 days"), (336, "28 days"), (359, "5 days")] {
         walk.to(day * DAY);
         let admin = walk.person(Role::Administrator);
         let words = format!("intermediate certificate ends in {left}");
-        wait_until(&format!("the broker to say {words:?}"), PATIENCE, || {
+        wait_until(&format!("the broker to say {words:?}"), STEP_TIMEOUT, || {
             walk.world.broker.log().contains(&words)
         });
         let mut outcome = None;
-        wait_until("status --check to say so", PATIENCE, || {
+        wait_until("status --check to say so", STEP_TIMEOUT, || {
             let checked = admin.run(&["status", "--check"]);
             let said = checked.code == 9 && says(&checked, &words);
             outcome = Some(checked);
@@ -270,7 +270,7 @@ fn i2_with_the_root_key_offline_the_end_is_announced_survived_and_mended_without
     assert!(walk.world.is_open());
     walk.world.broker.serve();
     walk.wait_until_shut("by a broker that starts with an ended intermediate");
-    wait_until("the broker to say that it locks everyone out", PATIENCE, || walk.is_locked_out());
+    wait_until("the broker to say that it locks everyone out", STEP_TIMEOUT, || walk.is_locked_out());
     let (_, readiness) = walk.get("/readyz");
     assert!(readiness.contains("postern-broker authority renew --root-key FILE"), "{readiness}");
     let refused = admin.run(&["status"]);
@@ -281,7 +281,7 @@ fn i2_with_the_root_key_offline_the_end_is_announced_survived_and_mended_without
     let pid = walk.world.broker.process().pid();
     let (code, renewed) = walk.broker(&["authority", "renew", "--root-key", &offline.to_string_lossy()]);
     assert_eq!(code, 0, "{renewed}");
-    wait_until("the broker to take it up", PATIENCE * 2, || !walk.is_locked_out());
+    wait_until("the broker to take it up", STEP_TIMEOUT * 2, || !walk.is_locked_out());
     walk.all_is_well(366);
     walk.open_for_an_hour();
     walk.assert_same_process(pid);

@@ -4,14 +4,14 @@
 use std::time::Duration;
 
 use postern_proto::v1;
-use postern_tests::{Ask, Refusal, VM, World, a_policy, an_ask};
+use postern_tests::{Refusal, RequestBuilder, VM, World, a_policy, a_request};
 use prost_types::Duration as WireDuration;
 use tonic::Code;
 
-/// One bad request: what is wrong with it, and what the answer must say.
+/// A bad request: its fault, and what the answer must say.
 struct Bad {
     what: &'static str,
-    ask: Ask,
+    ask: RequestBuilder,
     code: Code,
     field: &'static str,
     says: &'static str,
@@ -19,8 +19,8 @@ struct Bad {
     decision: bool,
 }
 
-fn usual() -> Ask {
-    an_ask().on(VM).port("tcp/22").from("192.0.2.20").seconds(60)
+fn usual() -> RequestBuilder {
+    a_request().on(VM).port("tcp/22").from("192.0.2.20").seconds(60)
 }
 
 fn bad_requests() -> Vec<Bad> {
@@ -192,7 +192,7 @@ fn what_people_write_beside_a_request_is_checked_too() {
         refused(world.admin.join_token("host:a b", None).unwrap_err()),
         (Code::InvalidArgument, "target".into())
     );
-    assert_eq!(world.admin.ban("host:nobody").unwrap_err().code(), Code::NotFound);
+    assert_eq!(world.admin.ban("host:unknown").unwrap_err().code(), Code::NotFound);
 }
 
 #[test]

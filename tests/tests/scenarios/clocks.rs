@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{sleep_until, wait_until, wall};
-use postern_tests::{FakeTime, PATIENCE, TCP, VM, World, ask_for, binary, end_of, tied, usual_policy};
+use postern_tests::{FakeTime, STEP_TIMEOUT, TCP, VM, World, ask_for, binary, end_of, tied, usual_policy};
 
 const HOUR: i64 = 3600;
 
@@ -32,7 +32,7 @@ fn assert_stepped(what: &str, log: impl Fn() -> String, by: i64) {
         let stamp: Timestamp = line.split_whitespace().next()?.parse().ok()?;
         Some((stamp.duration_since(wall()).as_secs() - by).abs() < 120)
     };
-    wait_until(&format!("a line of {what} at the stepped time"), PATIENCE, || {
+    wait_until(&format!("a line of {what} at the stepped time"), STEP_TIMEOUT, || {
         log().lines().rev().find_map(&off).unwrap_or(false)
     });
 }

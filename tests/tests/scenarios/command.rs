@@ -59,16 +59,19 @@ fn exit_codes_tell_what_went_wrong() {
     let ask = |more: &[&str]| cli.run(&[&["request", VM, "--reason", "x"], more].concat());
     says(&ask(&["--port", "3389"]), 3, &["ports", "not a protected port"]);
     says(&ask(&["--port", "22", "--for", "2h"]), 3, &["duration", "3600 s"]);
-    says(&cli.run(&["policy", "list"]), 3, &["requester/alice"]);
+    says(&cli.run(&["policy", "get", "test"]), 3, &["requester/alice"]);
+    let limits = &cli.json(&["policy", "list"])[0]["policies"][0];
+    assert_eq!(limits["requesters"], serde_json::json!(["alice"]), "{limits}");
+    assert!(limits["name"] == "test" && limits["version"].is_null(), "{limits}");
     says(&cli.run(&["request", "host:nowhere", "--port", "22", "--reason", "x"]), 4, &["host:nowhere"]);
     says(&cli.run(&["show", "01arz3ndektsv4rrffq69g5fav"]), 4, &["does not exist"]);
     says(&ask(&["--port", "22", "--source", "10.1.2.3/8"]), 2, &["--source", "10.0.0.0/8"]);
     says(&ask(&["--port", "22", "--for", "0s"]), 2, &["--for"]);
     says(&cli.run(&["request", VM, "--port", "22"]), 2, &["--reason"]);
-    let nobody = Cli::new(&world.net.alice, world.broker.url(), &world.dir().join("nobody"));
-    says(&nobody.run(&["grants"]), 2, &["nobody"]);
+    let stranger = Cli::new(&world.net.alice, world.broker.url(), &world.dir().join("no-identity"));
+    says(&stranger.run(&["grants"]), 2, &["no-identity"]);
     world.broker.process().kill9();
-    says(&cli.run(&["grants"]), 8, &["cannot be reached"]);
+    says(&cli.run(&["grants"]), 8, &["cannot reach"]);
 }
 
 #[test]

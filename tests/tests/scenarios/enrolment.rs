@@ -1,11 +1,11 @@
-//! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling anew.
+//! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling again.
 
 use std::time::Duration;
 
 use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
 use postern_proto::v1::{AgentStatus, GrantState, LayerStatus};
 use postern_tests::clock::{sleep_until, wait_until, wall};
-use postern_tests::{FakeAgent, PATIENCE, Reach, Refusal, TCP, VM, World, ask_for, end_of, usual_policy};
+use postern_tests::{FakeAgent, Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, ask_for, end_of, usual_policy};
 use tonic::Code;
 
 fn enroll(world: &World, name: &str, token: &str) -> Result<FakeAgent, Refusal> {
@@ -71,12 +71,12 @@ fn i7_a_token_of_another_broker_is_not_sent_to_this_one() {
 }
 
 #[test]
-fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_anew() {
+fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_again() {
     let mut world = World::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(5));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
     world.admin.ban(VM).unwrap();
-    wait_until("the session to be cut", PATIENCE, || {
+    wait_until("the session to be cut", STEP_TIMEOUT, || {
         world.admin.host_layer(VM) == Some(LayerStatus::Unreachable)
     });
     assert_eq!(world.admin.agents()[0].status(), AgentStatus::Banned);
@@ -86,7 +86,8 @@ fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_anew()
     sleep_until(end_of(&grant) + Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
     assert_eq!(world.admin.host_layer(VM), Some(LayerStatus::Unreachable));
-    let denied = world.alice.request(&ask_for(&world.net.alice).waiting(PATIENCE)).unwrap().grant.unwrap();
+    let denied =
+        world.alice.request(&ask_for(&world.net.alice).waiting(STEP_TIMEOUT)).unwrap().grant.unwrap();
     assert!(matches!(denied.state(), GrantState::Closing | GrantState::Failed), "{denied:?}");
     assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Filtered);
 
@@ -146,7 +147,7 @@ fn i7_an_ended_certificate_is_good_for_its_own_renewal_and_for_nothing_else() {
     // The broker has issued a newer one since: this may be an old backup.
     world.agent.run();
     let refused = |world: &World, word: &str| {
-        wait_until(&format!("a refusal for being {word}"), PATIENCE, || world.agent.log().contains(word));
+        wait_until(&format!("a refusal for being {word}"), STEP_TIMEOUT, || world.agent.log().contains(word));
     };
     refused(&world, "newer certificates");
     assert!(world.admin.audit().iter().any(|line| line.contains("OLD_CERTIFICATE")));

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use postern_tests::clock::{wait_until, wall};
-use postern_tests::{Net, PATIENCE, Reach, further_addresses, tied};
+use postern_tests::{Net, Reach, STEP_TIMEOUT, further_addresses, tied};
 
 #[test]
 fn a_probe_tells_open_from_filtered_from_refused() {
@@ -78,10 +78,10 @@ fn a_host_takes_its_processes_with_it() {
     let net = Net::new();
     let mut command = tied("sleep");
     command.arg("1000");
-    let mut child = net.vm.room().spawn(command).unwrap();
+    let mut child = net.vm.netns().spawn(command).unwrap();
     // From here on it is tied.
     let name = format!("/proc/{}/comm", child.id());
-    wait_until("the program to run", PATIENCE, || {
+    wait_until("the program to run", STEP_TIMEOUT, || {
         fs::read_to_string(&name).is_ok_and(|name| name == "sleep\n")
     });
     drop(net);

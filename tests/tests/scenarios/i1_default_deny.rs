@@ -1,4 +1,4 @@
-//! I1: a protected port without an open window accepts no new connection, whoever is alive.
+//! I1: a protected port without an open window accepts no new connection, whether agent and broker are alive or not.
 
 use postern_proto::v1::GrantState;
 use postern_tests::{Agent, Endpoint, FREE, Host, Reach, TCP, UDP, VM, World, ask_for, usual_policy};
@@ -37,7 +37,7 @@ fn i1_what_no_policy_protects_is_left_alone() {
     assert_eq!(
         world.net.mallory.reach(vm.tcp(FREE + 1)),
         Reach::Refused,
-        "nobody listens there, and nothing hides it"
+        "no process listens there, and nothing hides it"
     );
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, World, ask_for, end_of};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, World, ask_for, end_of};
 use rustix::process::Signal;
 
 /// Opens a window of three seconds, lets `trouble` happen in it, and watches the port past its end.
@@ -77,7 +77,7 @@ fn i2_an_agent_that_was_stopped_across_the_end_opens_nothing_when_it_goes_on() {
 }
 
 #[test]
-fn i2_a_grant_that_a_stopped_agent_hears_of_late_ends_on_time_all_the_same() {
+fn i2_a_grant_that_reaches_a_stopped_agent_late_ends_on_time_all_the_same() {
     let mut world = World::new();
     world.agent.process().signal(Signal::STOP);
     let grant = world.alice.request(&ask_for(&world.net.alice).seconds(4)).unwrap().grant.unwrap();
@@ -99,7 +99,7 @@ fn i2_what_an_agent_finds_on_disk_without_a_broker_is_opened_only_where_its_end_
     sleep_until(end_of(&ended) + Duration::from_millis(500));
     vm.must("nft", &["flush", "ruleset"]);
     world.agent.run();
-    wait_until("the table to be put back", PATIENCE, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
+    wait_until("the table to be put back", STEP_TIMEOUT, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
     assert_eq!(mallory.reach(vm.tcp(TCP)), Reach::Open, "its window has minutes left");
     assert_eq!(alice.reach(vm.tcp6(TCP)), Reach::Filtered);
 }

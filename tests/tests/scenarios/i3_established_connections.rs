@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::{
-    PATIENCE, Reach, TCP, VM, World, an_ask, ask_for, end_of, further_addresses, usual_policy,
+    Reach, STEP_TIMEOUT, TCP, VM, World, a_request, ask_for, end_of, further_addresses, usual_policy,
 };
 
 #[test]
@@ -16,7 +16,8 @@ fn i3_a_hundred_expiries_cut_no_connection() {
     alice.add_addresses(further_addresses(100));
     let sources: Vec<IpAddr> = further_addresses(100).map(IpAddr::V4).collect();
 
-    let ask = |source: &IpAddr| an_ask().on(VM).port("tcp/22").from(source).seconds(10).waiting(PATIENCE);
+    let ask =
+        |source: &IpAddr| a_request().on(VM).port("tcp/22").from(source).seconds(10).waiting(STEP_TIMEOUT);
     let asked: Vec<_> = sources.iter().map(|source| world.alice.start_request(&ask(source))).collect();
     let grants: Vec<_> = asked.into_iter().map(|answer| answer.join().unwrap().grant.unwrap()).collect();
     assert!(grants.iter().all(|grant| grant.state() == GrantState::Active), "{grants:#?}");
@@ -35,8 +36,8 @@ fn i3_a_hundred_expiries_cut_no_connection() {
     world.admin.wait_in_sync(VM);
     assert_none_cut("a restart of the agent");
     vm.must("nft", &["flush", "ruleset"]);
-    wait_until("the table to be put back", PATIENCE, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
-    assert_none_cut("a table built anew");
+    wait_until("the table to be put back", STEP_TIMEOUT, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
+    assert_none_cut("a table built again");
 }
 
 #[test]
@@ -62,7 +63,7 @@ fn i3_a_connection_outlives_its_window_and_everything_that_rebuilds_the_table() 
     assert_echo("a change of the protected ports");
 
     vm.must("nft", &["flush", "ruleset"]);
-    wait_until("the table to be put back", PATIENCE, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
+    wait_until("the table to be put back", STEP_TIMEOUT, || alice.reach(vm.tcp(TCP)) == Reach::Filtered);
     assert_echo("a flush of the ruleset");
 
     world.agent.process().terminate();

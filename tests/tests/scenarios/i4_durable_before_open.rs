@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use postern_proto::v1;
 use postern_tests::clock::monotonic;
-use postern_tests::{Reach, TCP, VM, World, an_ask, further_addresses};
+use postern_tests::{Reach, TCP, VM, World, a_request, further_addresses};
 
-/// How many times the broker is killed, each time a little later after the request was sent: from the moment it is sent
-/// to twice as long as an answer usually takes on this machine.
+/// The number of times that the broker is killed, each time a little later after the request was sent: from the moment it
+/// is sent to twice as long as an answer usually takes on this machine.
 const KILLS: u8 = 20;
 
 #[test]
@@ -52,9 +52,9 @@ fn i4_no_acknowledged_grant_is_lost_and_nothing_is_open_without_a_record() {
     }
 }
 
-/// How long an answer takes at the median.
+/// Returns the median time of an answer.
 fn usual_answer(world: &World) -> Duration {
-    let ask = an_ask().on(VM).port("tcp/22").from("203.0.113.1").seconds(600);
+    let ask = a_request().on(VM).port("tcp/22").from("203.0.113.1").seconds(600);
     let mut took: Vec<Duration> = (0..9)
         .map(|_| {
             let start = monotonic();
@@ -70,7 +70,7 @@ fn usual_answer(world: &World) -> Duration {
 fn request_and_kill(world: &mut World, source: Ipv4Addr, later: Duration) -> Option<String> {
     // The connection is up before the clock starts.
     world.alice.grants();
-    let ask = an_ask().on(VM).port("tcp/22").from(source).seconds(600);
+    let ask = a_request().on(VM).port("tcp/22").from(source).seconds(600);
     let start = monotonic();
     let request = world.alice.start_request(&ask);
     while start.elapsed() < later {

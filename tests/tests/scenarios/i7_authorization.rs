@@ -1,4 +1,4 @@
-//! I7: nobody gets more than they are allowed. Every RPC against every kind of caller, and what one may see of another's.
+//! I7: no caller gets more than it is allowed. Every RPC against every kind of caller, and what one may see of another's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,7 +13,7 @@ use postern_pki::tls::pinned_client_config;
 use postern_proto::client::channel;
 use postern_proto::v1;
 use postern_tests::clock::wall;
-use postern_tests::{Client, FakeAgent, Host, Refusal, VM, World, an_ask, ask_for, usual_policy};
+use postern_tests::{Client, FakeAgent, Host, Refusal, VM, World, a_request, ask_for, usual_policy};
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -22,7 +22,8 @@ use tonic::{Code, Status};
 /// A second target, whose agent the test leads by hand.
 const OTHER: &str = "host:vm-2";
 
-/// Who may call what, told independently of the broker: a administrator, q requester, r reader, g agent, n nobody known.
+/// The callers that may call each RPC, written down independently of the broker: a administrator, q requester, r reader, g
+/// agent, n a caller that the broker does not know.
 const MAY_CALL: &[(&str, &str)] = &[
     ("AccessService/RequestAccess", "aq"),
     ("AccessService/ApproveAccess", "a"),
@@ -33,7 +34,7 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("AccessService/WatchGrants", "aqr"),
     ("PolicyService/PutPolicy", "a"),
     ("PolicyService/GetPolicy", "ar"),
-    ("PolicyService/ListPolicies", "ar"),
+    ("PolicyService/ListPolicies", "aqr"),
     ("PolicyService/DeletePolicy", "a"),
     ("TargetService/AssessTargets", "ar"),
     ("TargetService/LockdownTargets", "a"),
@@ -51,7 +52,7 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("StatusService/GetStatus", "ar"),
 ];
 
-/// Every RPC of `postern.v1`, as `Service/Method`.
+/// Lists every RPC of `postern.v1`, as `Service/Method`.
 fn every_rpc() -> BTreeSet<String> {
     let set = prost_types::FileDescriptorSet::decode(postern_proto::FILE_DESCRIPTOR_SET).unwrap();
     let services =
@@ -101,7 +102,7 @@ fn i7_every_rpc_admits_exactly_the_callers_that_it_should() {
         assert_eq!(
             !denied_at_the_gate(answer.as_ref().err()),
             may.contains('n'),
-            "{rpc} by nobody: {answer:?}"
+            "{rpc} by an unknown caller: {answer:?}"
         );
     }
 
@@ -141,7 +142,7 @@ fn call_without_certificate(world: &World, host: &Host, path: PathAndQuery) -> R
     let token: postern_pki::join::JoinToken = token(world, VM).parse().unwrap();
     let tls = pinned_client_config(token.fingerprint()).unwrap();
     let url = world.broker.url().to_owned();
-    host.room().run(async move { call(channel(&url, tls).unwrap(), path).await })
+    host.netns().run(async move { call(channel(&url, tls).unwrap(), path).await })
 }
 
 fn denied_at_the_gate(status: Option<&Status>) -> bool {
@@ -161,20 +162,20 @@ fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
         Identity::Principal(postern_core::Principal { role, name: postern_core::Name::new(name).unwrap() })
     };
     let foreign = Authority::init(&world.dir().join("foreign"), &domain, now).unwrap();
-    let ours = Authority::load(&world.broker.data_dir().join("ca"), &domain).unwrap();
+    let own = Authority::load(&world.broker.data_dir().join("ca"), &domain).unwrap();
     // An authority signs nothing for a time before its own.
     let before = now.checked_sub(Duration::from_secs(30)).unwrap();
     let identities = [
         ("foreign", &foreign, now, Duration::from_secs(3600)),
-        ("expired", &ours, before, Duration::from_secs(10)),
+        ("expired", &own, before, Duration::from_secs(10)),
     ];
     for (name, authority, issued_at, valid_for) in identities {
         let key = KeyPair::generate().unwrap();
         let identity = principal(Role::Administrator, name);
         let issued = authority.issue(&key.csr().unwrap(), &identity, valid_for, issued_at).unwrap();
-        // It trusts our broker, so that the broker's own look is what the connection fails on.
+        // It trusts the broker, so that the connection fails on the broker's own check.
         let directory = world.dir().join(name);
-        Credentials::new(key, issued.chain, ours.roots()).unwrap().save(&directory).unwrap();
+        Credentials::new(key, issued.chain, own.roots()).unwrap().save(&directory).unwrap();
         let client = Client::new(&world.net.mallory, world.broker.url(), &directory);
         let refused = client.grant("01arz3ndektsv4rrffq69g5fav").unwrap_err();
         assert!(
@@ -200,21 +201,21 @@ fn i7_a_requester_neither_sees_nor_revokes_what_is_anothers() {
 }
 
 #[test]
-fn i7_an_agent_is_told_of_its_own_target_and_speaks_for_no_other() {
+fn i7_an_agent_receives_its_own_target_and_speaks_for_no_other() {
     let world = World::under(usual_policy().on(OTHER));
     let agent = other_agent(&world, &world.dir().join("other-agent"));
     let session = agent.session().unwrap();
     session.applied(session.desired().generation);
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(60));
-    // The VM's agent was told; this one has nothing new to hear.
+    // The VM's agent received the window; this one receives nothing new.
     assert_eq!(session.desired_within(Duration::from_millis(500)), None);
 
     let second =
-        world.alice.request(&an_ask().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(60)).unwrap();
-    let told = session.desired();
+        world.alice.request(&a_request().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(60)).unwrap();
+    let desired = session.desired();
     let second = second.grant.unwrap().id;
-    assert_eq!(told.windows.iter().map(|window| window.grant_id.clone()).collect::<Vec<_>>(), [second]);
-    assert_ne!(told.windows[0].grant_id, grant.id);
+    assert_eq!(desired.windows.iter().map(|window| window.grant_id.clone()).collect::<Vec<_>>(), [second]);
+    assert_ne!(desired.windows[0].grant_id, grant.id);
 }
 
 #[test]
@@ -228,9 +229,9 @@ fn i7_the_owner_of_an_agents_certificate_gets_no_further_than_that_agent() {
     assert_eq!(client.put_policy(usual_policy().wire()).unwrap_err().code(), Code::PermissionDenied);
     assert_eq!(client.join_token(OTHER, None).unwrap_err().code(), Code::PermissionDenied);
     let session = thief.session().unwrap();
-    let told = session.desired();
-    assert!(told.windows.is_empty() && told.ports.len() == 2, "{told:?}");
-    // The ban is what ends it, for whoever holds the certificate.
+    let desired = session.desired();
+    assert!(desired.windows.is_empty() && desired.ports.len() == 2, "{desired:?}");
+    // A ban ends it, for every holder of the certificate.
     world.admin.ban(VM).unwrap();
     session.end();
     assert_eq!(thief.session().unwrap_err().code(), Code::PermissionDenied);
@@ -247,8 +248,8 @@ fn i7_a_requester_stays_within_the_limits_of_policy() {
         &["192.0.2.0/27"],
         Duration::from_secs(60),
     ));
-    let denied = |ask: &postern_tests::Ask| Refusal::from(world.alice.request(ask).unwrap_err());
-    let ask = || an_ask().on(VM).port("tcp/22").from("192.0.2.20").seconds(60);
+    let denied = |ask: &postern_tests::RequestBuilder| Refusal::from(world.alice.request(ask).unwrap_err());
+    let ask = || a_request().on(VM).port("tcp/22").from("192.0.2.20").seconds(60);
     assert_eq!(denied(&ask().from("192.0.2.40")).reason, "SOURCE_NOT_ALLOWED");
     assert_eq!(denied(&ask().from("192.0.2.0/26")).reason, "SOURCE_NOT_ALLOWED");
     assert_eq!(denied(&ask().port("tcp/80")).reason, "PORT_NOT_IN_POLICY");

@@ -6,7 +6,8 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::sleep_until;
 use postern_tests::{
-    FakeAgent, FakeSession, PATIENCE, Reach, Refusal, TCP, VM, World, an_ask, ask_for, end_of, usual_policy,
+    FakeAgent, FakeSession, Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, a_request, ask_for, end_of,
+    usual_policy,
 };
 use tonic::Code;
 
@@ -22,8 +23,8 @@ fn led_by_hand() -> (World, FakeAgent, FakeSession) {
     (world, agent, session)
 }
 
-fn ask_from(source: &str) -> postern_tests::Ask {
-    an_ask().on(VM).port("tcp/22").from(source).seconds(60)
+fn ask_from(source: &str) -> postern_tests::RequestBuilder {
+    a_request().on(VM).port("tcp/22").from(source).seconds(60)
 }
 
 #[test]
@@ -31,40 +32,44 @@ fn i8_answers_that_come_twice_late_or_out_of_order_confirm_only_what_they_are_ab
     let (world, _agent, session) = led_by_hand();
     let state = |id: &str| world.alice.grant(id).unwrap().state();
     let first = world.alice.request(&ask_from("192.0.2.20")).unwrap().grant.unwrap();
-    let told_first = session.desired();
+    let first_desired = session.desired();
     let second = world.alice.request(&ask_from("192.0.2.21")).unwrap().grant.unwrap();
-    let told_second = session.desired();
-    assert!(told_second.generation > told_first.generation);
-    assert_eq!((told_first.windows.len(), told_second.windows.len()), (1, 2), "a whole state each time");
+    let second_desired = session.desired();
+    assert!(second_desired.generation > first_desired.generation);
+    assert_eq!(
+        (first_desired.windows.len(), second_desired.windows.len()),
+        (1, 2),
+        "a whole state each time"
+    );
 
-    // The answer to a state that is out of date, one to a state that was never told, and the first one again.
-    for generation in [told_first.generation, told_second.generation + 1000, told_first.generation] {
+    // The answer to a state that is out of date, one to a state that was never sent, and the first one again.
+    for generation in [first_desired.generation, second_desired.generation + 1000, first_desired.generation] {
         session.applied(generation);
     }
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(state(&second.id), GrantState::Opening);
 
     for _ in 0..3 {
-        session.applied(told_second.generation);
+        session.applied(second_desired.generation);
     }
     world.alice.wait_for_state(&first.id, GrantState::Active);
     world.alice.wait_for_state(&second.id, GrantState::Active);
     // An old answer that arrives now takes nothing back.
-    session.applied(told_first.generation);
+    session.applied(first_desired.generation);
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!((state(&first.id), state(&second.id)), (GrantState::Active, GrantState::Active));
 }
 
 #[test]
-fn i8_a_new_session_hears_the_whole_state_and_the_old_one_counts_no_more() {
+fn i8_a_new_session_receives_the_whole_state_and_the_old_one_counts_no_more() {
     let (world, agent, old) = led_by_hand();
     let grant = world.alice.request(&ask_from("192.0.2.20")).unwrap().grant.unwrap();
-    let told = old.desired();
+    let desired = old.desired();
     let new = agent.session().unwrap();
-    let told_again = new.desired();
-    assert_eq!(told_again.windows.len(), 1);
-    assert!(told_again.generation >= told.generation);
-    old.applied(told.generation);
+    let desired_again = new.desired();
+    assert_eq!(desired_again.windows.len(), 1);
+    assert!(desired_again.generation >= desired.generation);
+    old.applied(desired.generation);
     old.end();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(
@@ -72,12 +77,12 @@ fn i8_a_new_session_hears_the_whole_state_and_the_old_one_counts_no_more() {
         GrantState::Opening,
         "the old session spoke for the new"
     );
-    new.applied(told_again.generation);
+    new.applied(desired_again.generation);
     world.alice.wait_for_state(&grant.id, GrantState::Active);
 }
 
 #[test]
-fn i8_a_refusal_is_told_again_until_it_is_accepted() {
+fn i8_a_refused_state_is_sent_again_until_it_is_accepted() {
     let (world, _agent, session) = led_by_hand();
     let grant = world.alice.open_led_by(&session, &ask_from("192.0.2.20"));
     world.alice.start_request(&ask_from("192.0.2.99").seconds(1)).join().unwrap();
@@ -96,23 +101,23 @@ fn i8_a_refusal_is_told_again_until_it_is_accepted() {
         })
         .join()
         .unwrap();
-    let mut told = session.desired();
+    let mut desired = session.desired();
     for _ in 0..2 {
-        session.refused(told.generation, "device or resource busy");
-        told = session.desired();
+        session.refused(desired.generation, "device or resource busy");
+        desired = session.desired();
         assert_eq!(world.alice.grant(&grant).unwrap().state(), GrantState::Closing);
     }
-    session.applied(told.generation);
+    session.applied(desired.generation);
     world.alice.wait_for_state(&grant, GrantState::Closed);
 }
 
 trait LedByHand {
-    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::Ask) -> String;
+    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::RequestBuilder) -> String;
 }
 
 impl LedByHand for postern_tests::Client {
-    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::Ask) -> String {
-        let asked = self.start_request(&ask.clone().waiting(PATIENCE));
+    fn open_led_by(&self, session: &FakeSession, ask: &postern_tests::RequestBuilder) -> String {
+        let asked = self.start_request(&ask.clone().waiting(STEP_TIMEOUT));
         session.applied(session.desired().generation);
         let grant = asked.join().unwrap().grant.unwrap();
         assert_eq!(grant.state(), GrantState::Active);
@@ -140,7 +145,7 @@ fn i8_one_idempotency_key_makes_one_grant_however_often_it_comes() {
     let refused = Refusal::from(world.alice.request(&ask.clone().seconds(61)).unwrap_err());
     assert_eq!((refused.code, refused.field.as_str()), (Code::InvalidArgument, "idempotency_key"));
     assert_eq!(world.alice.grants().len(), 1);
-    // Keys belong to whoever made them.
+    // Keys belong to the caller that made them.
     let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
     assert!(!bob.request(&ask).unwrap().repeated_request);
 }
@@ -166,7 +171,7 @@ fn i8_restarts_of_broker_and_agent_leave_an_open_window_as_it_is() {
 fn i8_a_revocation_during_a_cut_reaches_the_agent_when_the_network_is_back() {
     let world = World::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
-    // The agent hears nothing, the client's own way to the broker stays: only what the broker sends to the VM is lost.
+    // The agent receives nothing, the client's own way to the broker stays: only what the broker sends to the VM is lost.
     let vm = world.net.vm.v4().to_string();
     world.net.hub.must("ip", &["route", "add", "blackhole", &format!("{vm}/32")]);
     let request = postern_proto::v1::RevokeAccessRequest { grant_id: grant.id.clone(), ..Default::default() };
@@ -176,7 +181,7 @@ fn i8_a_revocation_during_a_cut_reaches_the_agent_when_the_network_is_back() {
             .await
     });
     assert_eq!(revoked.unwrap().into_inner().grant.unwrap().state(), GrantState::Closing);
-    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open, "nobody could tell the agent");
+    assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open, "no broker could reach the agent");
     assert_eq!(
         world.alice.grant(&grant.id).unwrap().state(),
         GrantState::Closing,

@@ -16,12 +16,12 @@ use tempfile::TempDir;
 
 /// The most that a broker may have in memory under an attack, in MiB.
 const MEMORY: u64 = 300;
-/// How long an attack may take until all of it was sent.
+/// The time within which all of an attack must be sent.
 const SENT: Duration = Duration::from_secs(120);
-/// How long an attack is held then, so that what it left behind is in memory.
+/// The time for which an attack is held then, so that its remains are in memory.
 const HELD: Duration = Duration::from_secs(2);
-/// How long an administrator may wait for a revocation under an attack. The bench `limits` measures it; a machine that runs
-/// other tests beside this one says nothing about a second.
+/// The time within which an administrator's revocation must be answered under an attack. The bench `limits` measures it; a
+/// machine that runs other tests beside this one says nothing about a second.
 const REVOKED: Duration = Duration::from_secs(10);
 
 /// A broker with limits of its own, and no agent.
@@ -60,7 +60,7 @@ impl Limited {
     }
 }
 
-/// Peers on a host from so many addresses besides its own.
+/// Makes peers on a host with so many addresses besides its own.
 fn from_addresses(broker: &Broker, host: &Host, at: &Host, count: u8) -> Vec<Stranger> {
     host.add_addresses(further_addresses(count));
     let stranger = Stranger::new(broker, host, at);

@@ -2,9 +2,10 @@
 //! invariant carries its number. Everything here needs root, and fails without it.
 
 // Clippy takes the helpers of an integration test for production code.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
 
 mod authority;
+mod authority_repair;
 mod bad_config;
 mod bad_request;
 mod clocks;
@@ -18,7 +19,7 @@ mod i4_durable_before_open;
 mod i5_whole_or_not_at_all;
 mod i7_authorization;
 mod i8_convergence;
-mod i8_told;
+mod i8_desired_state;
 mod i9_audit;
 mod limits;
 mod sources;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_proto::v1::{CloseReason, GrantState};
 use postern_tests::clock::{sleep_until, wall};
-use postern_tests::{Reach, TCP, UDP, VM, World, an_ask, ask_for, end_of, further_addresses};
+use postern_tests::{Reach, TCP, UDP, VM, World, a_request, ask_for, end_of, further_addresses};
 
 #[test]
 fn i2_nested_and_overlapping_sources_each_end_with_the_last_window_that_covers_them() {
@@ -13,8 +13,9 @@ fn i2_nested_and_overlapping_sources_each_end_with_the_last_window_that_covers_t
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     alice.add_addresses(further_addresses(20));
     let address = |number: u8| IpAddr::from([198, 51, 100, number]);
-    let ask =
-        |source: &str, seconds| an_ask().on(VM).port("tcp/22").port("udp/161").from(source).seconds(seconds);
+    let ask = |source: &str, seconds| {
+        a_request().on(VM).port("tcp/22").port("udp/161").from(source).seconds(seconds)
+    };
     let open = |source, seconds| end_of(&world.alice.open(&ask(source, seconds)));
 
     // .9 lies in all three, .1 in the widest alone, .14 in the widest and the overlapping one, .17 in that one alone.
@@ -45,7 +46,7 @@ fn i2_nested_and_overlapping_sources_each_end_with_the_last_window_that_covers_t
 fn i2_the_longest_window_holds_an_address_whichever_came_first() {
     let world = World::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
-    let ask = |source: &str, seconds| an_ask().on(VM).port("tcp/22").from(source).seconds(seconds);
+    let ask = |source: &str, seconds| a_request().on(VM).port("tcp/22").from(source).seconds(seconds);
     let whole = end_of(&world.alice.open(&ask("2001:db8::/64", 3)));
     let own = end_of(&world.alice.open(&ask(&alice.v6().to_string(), 6)));
     assert_eq!(world.net.mallory.reach(vm.tcp6(TCP)), Reach::Open);
@@ -93,7 +94,7 @@ fn i2_an_extension_has_no_gap_and_ends_with_the_new_end() {
 fn a_request_without_a_source_opens_to_the_address_that_the_broker_sees() {
     let world = World::new();
     let answer =
-        world.alice.request(&an_ask().on(VM).port("tcp/22").waiting(postern_tests::PATIENCE)).unwrap();
+        world.alice.request(&a_request().on(VM).port("tcp/22").waiting(postern_tests::STEP_TIMEOUT)).unwrap();
     assert!(answer.source_from_caller);
     let grant = answer.grant.unwrap();
     assert_eq!(grant.windows[0].source, format!("{}/32", world.net.alice.v4()));

@@ -1,4 +1,4 @@
-//! What the agent's own commands and the broker's health say of how things stand, well and unwell.
+//! The state of things, well and unwell, as the agent's own commands and the broker's health report it.
 
 use std::process::Output;
 
@@ -20,7 +20,7 @@ fn assert_ill(world: &World, of: &str, remedy: &str) {
 }
 
 #[test]
-fn the_agent_shows_whose_it_is_and_what_is_open() {
+fn the_agent_shows_its_target_and_what_is_open() {
     let world = World::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
     let status: Value = serde_json::from_str(&world.agent.must(&["status", "--output", "json"])).unwrap();

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use postern_tests::clock::wait_until;
-use postern_tests::{PATIENCE, Reach, Refusal, TCP, VM, World, ask_for, binary, tied, usual_policy};
+use postern_tests::{Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, ask_for, binary, tied, usual_policy};
 use tonic::Code;
 
 #[test]
@@ -26,7 +26,7 @@ fn i4_a_full_disk_refuses_grants_and_the_broker_goes_on_when_there_is_room_again
     let before = world.admin.grants().len();
     let mut refused = None;
     // A page or two may still be free in the log that the store already has.
-    wait_until("the store to be full", PATIENCE, || {
+    wait_until("the store to be full", STEP_TIMEOUT, || {
         let answer = world.alice.request(&ask_for(&world.net.alice).seconds(1).key("full"));
         refused = answer.err().map(Refusal::from);
         refused.is_some() || grow(&world)
@@ -46,7 +46,7 @@ fn i4_a_full_disk_refuses_grants_and_the_broker_goes_on_when_there_is_room_again
             world.alice.request(&ask_for(&world.net.alice).seconds(60).waiting(Duration::from_secs(5)));
         answer.is_ok_and(|answer| answer.grant.is_some())
     };
-    wait_until("the broker to go on", PATIENCE, open);
+    wait_until("the broker to go on", STEP_TIMEOUT, open);
     assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open);
     let audit = world.admin.verify_audit();
     assert!(audit.sound, "{}", audit.problem);

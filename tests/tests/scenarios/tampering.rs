@@ -1,16 +1,17 @@
-//! Tampering: another process changes or flushes our table. It is put back at once, and the audit log names the process.
+//! Tampering: another process changes or flushes Postern's table. It is put back at once, and the audit log names the process.
 
 use std::time::Duration;
 
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, World, ask_for, end_of};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, World, ask_for, end_of};
 
-/// How long a table may be away on a machine that is busy: far less than the 60 s after which an agent looks by itself.
+/// The time within which a table must be back on a machine that is busy: far less than the 60 s after which an agent looks
+/// by itself.
 const EXPOSED: Duration = Duration::from_secs(10);
 
 fn assert_reported(world: &World, process: &str) {
     let report = |line: &String| line.contains("\"agent.tampering\"");
-    wait_until("the report to be audited", PATIENCE, || world.admin.audit().iter().any(report));
+    wait_until("the report to be audited", STEP_TIMEOUT, || world.admin.audit().iter().any(report));
     let line = world.admin.audit().into_iter().find(report).unwrap();
     assert!(line.contains(&format!("\"process\":\"{process}\"")), "{line}");
     assert!(line.contains("\"agent/host:vm-1\"") && line.contains("\"exposed_for_ms\""), "{line}");
@@ -79,7 +80,7 @@ fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
         "add element inet postern nets4 { 0.0.0.0/0 . tcp . 0-65535 timeout 1h }".to_owned(),
         "add element inet postern nets6 { ::/0 . tcp . 1-65535 }".to_owned(),
         format!("add element inet postern hosts4 {{ {} . icmp . {TCP} }}", mallory.v4()),
-        format!("add element inet postern carried4 {{ {} . 40000 . {TCP} }}", mallory.v4()),
+        format!("add element inet postern established4 {{ {} . 40000 . {TCP} }}", mallory.v4()),
         format!("delete element inet postern hosts4 {{ {} . tcp . {TCP} }}", alice.v4()),
         "insert rule inet postern gate accept".to_owned(),
         "add chain inet postern input { policy drop; }".to_owned(),
@@ -87,7 +88,7 @@ fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
     ];
     for (edit, count) in edits.iter().zip(1..) {
         vm.must("nft", &[edit]);
-        wait_until("the report to be audited", PATIENCE, || audited() == count);
+        wait_until("the report to be audited", STEP_TIMEOUT, || audited() == count);
         let port = vm.tcp(TCP);
         assert_eq!((alice.reach(port), mallory.reach(port)), (Reach::Open, Reach::Filtered), "{edit}");
     }
@@ -110,7 +111,7 @@ fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
 }
 
 #[test]
-fn tables_of_others_are_none_of_our_business() {
+fn other_tables_are_left_alone() {
     let world = World::new();
     let vm = &world.net.vm;
     vm.must("nft", &["add", "table", "inet", "someone_elses"]);

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::trace::v1::Span;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::wait_until;
-use postern_tests::{Host, PATIENCE, Running, VM, World, ask_for, usual_policy};
+use postern_tests::{Host, Running, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
 use tonic::{Request, Response, Status};
 
 const PORT: u16 = 4317;
@@ -37,7 +37,7 @@ impl TraceService for Collector {
 impl Collector {
     fn listen(&self, host: &Host) -> Running<()> {
         let (collector, address) = (self.clone(), SocketAddr::new([0, 0, 0, 0].into(), PORT));
-        host.room().start(async move {
+        host.netns().start(async move {
             let server = tonic::transport::Server::builder().add_service(TraceServiceServer::new(collector));
             server.serve(address).await.expect("the port is free");
         })
@@ -48,7 +48,7 @@ impl Collector {
     }
 }
 
-/// What a span says under a key, in words; empty where it says nothing.
+/// Returns the value of a span under a key, as text; empty where it has none.
 fn says(span: &Span, key: &str) -> String {
     let found = span.attributes.iter().find(|attribute| attribute.key == key);
     found.map(|attribute| format!("{:?}", attribute.value)).unwrap_or_default()
@@ -66,7 +66,7 @@ fn a_calls_spans_reach_the_collector_in_the_callers_trace_and_without_one_nothin
     world.admin.wait_in_sync(VM);
 
     let trace = "0af7651916cd43dd8448eb211c80319c";
-    let mut asked = Request::new(ask_for(&world.net.alice).waiting(PATIENCE).wire());
+    let mut asked = Request::new(ask_for(&world.net.alice).waiting(STEP_TIMEOUT).wire());
     let parent = format!("00-{trace}-b7ad6b7169203331-01");
     asked.metadata_mut().insert("traceparent", parent.parse().unwrap());
     let answer = world.alice.run(|channel| async move {
@@ -75,7 +75,7 @@ fn a_calls_spans_reach_the_collector_in_the_callers_trace_and_without_one_nothin
     let grant = answer.unwrap().grant.unwrap();
 
     let of_call = |span: &Span| says(span, "rpc").contains("RequestAccess");
-    wait_until("the call's span", PATIENCE, || collector.spans("rpc").iter().any(of_call));
+    wait_until("the call's span", STEP_TIMEOUT, || collector.spans("rpc").iter().any(of_call));
     let call = collector.spans("rpc").into_iter().find(of_call).unwrap();
     let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     assert_eq!(
@@ -85,7 +85,7 @@ fn a_calls_spans_reach_the_collector_in_the_callers_trace_and_without_one_nothin
     assert!(says(&call, "code").contains("Ok"), "{call:?}");
     assert!(says(&call, "caller").contains("requester/alice"), "{call:?}");
     let of_grant = |span: &Span| says(span, "grant").contains(&grant.id);
-    wait_until("the grant's steps", PATIENCE, || collector.spans("step").iter().any(of_grant));
+    wait_until("the grant's steps", STEP_TIMEOUT, || collector.spans("step").iter().any(of_grant));
 
     listening.stop();
     for _ in 0..3 {

@@ -1,9 +1,9 @@
-//! I6: an uninstalled agent leaves nothing of ours behind, and everything of others.
+//! I6: an uninstalled agent leaves nothing of Postern's behind, and touches nothing of others.
 
 use postern_tests::{Reach, TCP, World};
 
 #[test]
-fn i6_uninstall_removes_our_table_and_state_and_nothing_else() {
+fn i6_uninstall_removes_posterns_table_and_state_and_nothing_else() {
     let mut world = World::new();
     let vm = &world.net.vm;
     vm.must("nft", &["add", "table", "inet", "someone_elses"]);

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-/// How exposed each unit may be, in tenths of systemd's points (`systemd-analyze security`): 100 is the worst.
+/// The exposure that each unit may have, in tenths of systemd's points (`systemd-analyze security`): 100 is the worst.
 const EXPOSURE: [(&str, &str); 3] =
     [("postern-broker.service", "14"), ("postern-agent.service", "20"), ("postern-agent-boot.service", "20")];
 

@@ -1,24 +1,25 @@
-//! What watches the broker is told the truth: metrics, liveness, readiness, and the files that are made of them.
+//! Monitoring receives the truth about the broker: metrics, liveness, readiness, and the files that are made of them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
-use postern_broker::measure::{ALL, Kind};
+use postern_broker::telemetry::{ALL, MetricKind};
 use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Host, Net, PATIENCE, VM, World, ask_for, usual_policy};
+use postern_tests::{Broker, Cli, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
 use tempfile::TempDir;
 
-/// What makes a broker serve metrics, where every host reaches them.
+/// The setting with which a broker serves metrics where every host reaches them.
 const METRICS: &str = "metrics_listen = \"0.0.0.0:9464\"\n";
 
-/// What the broker's metrics port answers.
+/// Gets an answer of the broker's metrics port.
 fn get(broker: &Host, from: &Host, path: &str) -> (u16, String) {
     let url = format!("http://{}:9464{path}", broker.v4());
-    from.room().run(async move {
+    from.netns().run(async move {
         let answer = reqwest::get(url).await.expect("the port answers");
         (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
     })
@@ -28,7 +29,7 @@ fn packaging(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../packaging").join(file)
 }
 
-/// Every name of a metric in a text.
+/// Returns every name of a metric in a text.
 fn names(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
     words.filter(|word| word.starts_with("postern_")).map(str::to_owned).collect()
@@ -39,9 +40,9 @@ fn metric_of(series: &str) -> Option<&'static str> {
     let is_metric = |name: &str| ALL.iter().find(|metric| metric.name == name);
     let of_histogram = ["_bucket", "_sum", "_count"].iter().find_map(|suffix| {
         let metric = is_metric(series.strip_suffix(suffix)?)?;
-        matches!(metric.kind, Kind::Histogram(_)).then_some(metric)
+        matches!(metric.kind, MetricKind::Histogram(_)).then_some(metric)
     });
-    let plain = || is_metric(series).filter(|metric| !matches!(metric.kind, Kind::Histogram(_)));
+    let plain = || is_metric(series).filter(|metric| !matches!(metric.kind, MetricKind::Histogram(_)));
     of_histogram.or_else(plain).map(|metric| metric.name)
 }
 
@@ -86,6 +87,37 @@ fn a_broker_at_work_shows_every_metric_of_the_table_and_what_it_did() {
 }
 
 #[test]
+fn no_task_of_an_idle_broker_needs_attention() {
+    let mut world = World::without_agent(usual_policy());
+    world.broker.configure(METRICS);
+    world.broker.restart();
+    let admin = Cli::new(&world.net.alice, world.broker.url(), world.admin.identity());
+    // No task counts as overdue within half a minute: every task with a shorter period has to have gone round since.
+    std::thread::sleep(Duration::from_secs(35));
+    let checked = admin.run(&["status", "--check"]);
+    assert!(checked.succeeded() && checked.out.contains("nothing needs attention"), "{checked:?}");
+    let status = admin.json(&["status"]).remove(0);
+    let tasks = status["tasks"].as_array().unwrap();
+    let mut named: Vec<&str> = tasks.iter().map(|task| task["task"].as_str().unwrap()).collect();
+    let with_a_period = |task: &&serde_json::Value| !task["every"].is_null();
+    let waiting = tasks.iter().filter(|task| !with_a_period(task)).map(|task| task["task"].as_str().unwrap());
+    assert_eq!(
+        waiting.collect::<Vec<_>>(),
+        ["cloud layer", "audit outbox", "follower", "peer status", "health"]
+    );
+    for task in tasks.iter().filter(with_a_period) {
+        assert_eq!((&task["result"], &task["overdue"]), (&"ok".into(), &false.into()), "{task}");
+    }
+    let (_, scrape) = get(&world.net.hub, &world.net.alice, "/metrics");
+    let series = "postern_task_round_age_seconds{task=\"";
+    let mut shown: Vec<&str> =
+        scrape.lines().filter_map(|line| line.strip_prefix(series)?.split('"').next()).collect();
+    named.sort_unstable();
+    shown.sort_unstable();
+    assert_eq!(shown, named, "each task that is shown has its metric");
+}
+
+#[test]
 fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     let (net, dir) = (Net::new(), TempDir::with_prefix("postern-").unwrap());
     let mut redis = Redis::start(&net.hub);
@@ -95,15 +127,15 @@ fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     let reader = broker.client(&net.alice, "rita", Role::Reader);
     let get = |path| get(&net.hub, &net.alice, path);
     let serving = || reader.run(|channel| async { serving(channel).await });
-    wait_until("the broker to be ready", PATIENCE, || get("/readyz").0 == 200);
+    wait_until("the broker to be ready", STEP_TIMEOUT, || get("/readyz").0 == 200);
     assert!(serving());
 
     redis.kill9();
-    wait_until("the broker to hear of it", PATIENCE, || get("/readyz").0 == 503);
+    wait_until("the broker to notice", STEP_TIMEOUT, || get("/readyz").0 == 503);
     let (_, body) = get("/readyz");
     assert!(body.starts_with("store: ") && body.lines().count() == 1, "{body}");
     assert_eq!(get("/livez").0, 200, "it has windows to close");
-    wait_until("gRPC health to say the same", PATIENCE, || !serving());
+    wait_until("gRPC health to say the same", STEP_TIMEOUT, || !serving());
     let (_, scrape) = get("/metrics");
     assert!(scrape.contains("postern_ready 0") && scrape.contains("postern_not_ready{part=\"store\"} 1"));
     let failed = "postern_store_failures_total{operation=\"read\"} ";
@@ -111,11 +143,11 @@ fn a_broker_without_its_store_is_alive_and_not_ready_and_says_why() {
     assert_ne!(failed, "0");
 
     redis.resume();
-    wait_until("the broker to be ready again", PATIENCE, || get("/readyz").0 == 200);
-    wait_until("gRPC health to say the same", PATIENCE, serving);
+    wait_until("the broker to be ready again", STEP_TIMEOUT, || get("/readyz").0 == 200);
+    wait_until("gRPC health to say the same", STEP_TIMEOUT, serving);
 }
 
-/// Whether the broker's own health service says that it serves.
+/// Reports whether the broker's own health service says that it serves.
 async fn serving(channel: tonic::transport::Channel) -> bool {
     let request = tonic_health::pb::HealthCheckRequest { service: String::new() };
     let answer = tonic_health::pb::health_client::HealthClient::new(channel).check(request).await;

@@ -1,4 +1,4 @@
-//! One grant's way can be read off the logs: every line of it carries the grant's id.
+//! The way of a grant can be read off the logs: every line of it carries the grant's id.
 
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::azure::AzureWorld;
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 const JSON: &str = "log_format = \"json\"\n";
 
-/// The lines of a log in JSON that are about a grant: the message, and everything of it.
+/// The lines of a log in JSON that are about a grant: the event, and the whole line.
 fn way_of(log: &str, grant: &str) -> Vec<(String, Value)> {
     let mut way = Vec::new();
     for line in log.lines() {
@@ -16,22 +16,22 @@ fn way_of(log: &str, grant: &str) -> Vec<(String, Value)> {
         let id = std::iter::once(&parsed["fields"]["grant"]).chain(of_spans).find_map(Value::as_str);
         assert!(!line.contains(grant) || id == Some(grant), "the id is not where one looks for it: {line}");
         if id == Some(grant) {
-            way.push((parsed["fields"]["message"].as_str().unwrap_or_default().to_owned(), parsed));
+            way.push((parsed["fields"]["event"].as_str().unwrap_or_default().to_owned(), parsed));
         }
     }
     way
 }
 
-/// A step: what the message is, and what else the line says.
+/// A step: the event, and what else the line says.
 type Step<'a> = (&'a str, &'a str);
 
 /// The steps are there in this order, whatever is between them.
 fn goes(way: &[(String, Value)], steps: &[Step<'_>]) {
     let mut lines = way.iter();
-    for (message, more) in steps {
-        let found = lines.any(|(found, line)| found == message && line.to_string().contains(more));
-        let told: Vec<String> = way.iter().map(|(_, line)| line.to_string()).collect();
-        assert!(found, "no {message:?} with {more:?} in its place:\n{}", told.join("\n"));
+    for (event, more) in steps {
+        let found = lines.any(|(found, line)| found == event && line.to_string().contains(more));
+        let logged: Vec<String> = way.iter().map(|(_, line)| line.to_string()).collect();
+        assert!(found, "no {event:?} with {more:?} in its place:\n{}", logged.join("\n"));
     }
 }
 
@@ -47,20 +47,20 @@ fn the_way_of_a_grant_is_in_the_logs_of_the_broker_and_of_the_agent() {
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
 
     let way = way_of(&world.broker.log(), &grant.id);
-    let begin = [("access requested", "requester/alice")];
-    let active = [("grant moved", "\"state\":\"active\""), ("grant moved", "\"state\":\"closing\"")];
-    let end = [("grant moved", "\"state\":\"closed\"")];
+    let begin = [("grant.requested", "requester/alice")];
+    let active = [("grant.moved", "\"state\":\"active\""), ("grant.moved", "\"state\":\"closing\"")];
+    let end = [("grant.moved", "\"state\":\"closed\"")];
     for (open, layer, close) in [
-        ("told the agent to open", "\"layer\":\"host\"", "told the agent to close"),
-        ("calling the cloud to open", "\"layer\":\"cloud\"", "calling the cloud to close"),
+        ("host.open_pushed", "\"layer\":\"host\"", "host.close_pushed"),
+        ("cloud.open_called", "\"layer\":\"cloud\"", "cloud.close_called"),
     ] {
-        let opened = [(open, ""), ("a layer is open", layer)];
-        let closed = [(close, ""), ("a layer is closed", layer)];
+        let opened = [(open, ""), ("layer.open", layer)];
+        let closed = [(close, ""), ("layer.closed", layer)];
         goes(&way, &[&begin[..], &opened, &active, &closed, &end].concat());
     }
 
     let way = way_of(&world.agent.log(), &grant.id);
-    goes(&way, &[("window opened", "\"generation\":")]);
-    let ended = way.iter().any(|(message, _)| message == "window ended" || message == "window closed");
+    goes(&way, &[("window.opened", "\"generation\":")]);
+    let ended = way.iter().any(|(event, _)| event == "window.ended" || event == "window.closed");
     assert!(ended, "{way:?}");
 }

@@ -71,7 +71,7 @@ fn only_moved_ends_are_split_into_parts() {
 }
 
 #[test]
-fn a_difference_is_named_and_jiffies_are_none() {
+fn a_difference_is_named_and_jiffies_do_not_count() {
     let wanted = of_windows(&[window("tcp/22", "192.0.2.7", 10)], BootTime(0));
     let late = |by: u64| {
         wanted.iter().map(|(element, end)| (*element, end.plus(Duration::from_millis(by)))).collect()
@@ -79,7 +79,7 @@ fn a_difference_is_named_and_jiffies_are_none() {
     assert_eq!(difference(&late(20), &wanted, BootTime(0)), None);
     assert!(difference(&late(500), &wanted, BootTime(0)).unwrap().contains("another end"));
     assert!(difference(&Elements::new(), &wanted, BootTime(0)).unwrap().contains("missing"));
-    assert!(difference(&wanted, &Elements::new(), BootTime(0)).unwrap().contains("not ours"));
+    assert!(difference(&wanted, &Elements::new(), BootTime(0)).unwrap().contains("not Postern's"));
     assert_eq!(difference(&Elements::new(), &wanted, BootTime(10 * SECOND)), None, "it ends just now");
 }
 

@@ -1,5 +1,7 @@
 //! The bounds before a service that reads its request to the end, or does not answer at all.
 
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
+
 use std::convert::Infallible;
 use std::net::SocketAddr;
 
@@ -59,9 +61,7 @@ async fn call(path: &str, body: Body, timeout: Option<&str>) -> Result<(), (Code
         request = request.header("grpc-timeout", timeout);
     }
     let mut request = request.body(body).unwrap();
-    request
-        .extensions_mut()
-        .insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), certificate: None });
+    request.extensions_mut().insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), caller: None });
     let response = layer.layer(Reads).call(request).await.unwrap();
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != Code::Ok => Err((status.code(), status.message().to_owned())),
@@ -80,7 +80,7 @@ async fn i10_a_message_is_refused_by_the_length_that_it_announces() {
         let most = u32::try_from(most).unwrap();
         let whole = [message(most), vec![0; most as usize]].concat();
         assert_eq!(call(path, body(vec![whole], true), None).await, Ok(()), "{path}");
-        // Five bytes are enough; the rest is never waited for.
+        // Five bytes are enough; the broker does not wait for the rest.
         let (code, text) = call(path, body(vec![message(most + 1)], false), None).await.unwrap_err();
         assert_eq!(code, Code::ResourceExhausted);
         assert!(text.contains(&(most + 1).to_string()) && text.contains(key), "{text}");
@@ -120,10 +120,10 @@ fn a_timeout_is_digits_and_a_unit() {
 }
 
 #[test]
-fn every_slow_call_is_one_that_there_is_and_has_one_answer() {
+fn every_slow_call_exists_and_has_one_answer() {
     let layer = BoundedLayer::new(Admission::new(Limits::default()), &[postern_proto::FILE_DESCRIPTOR_SET]);
     let shapes = layer.unwrap().shapes;
-    for path in SLOW {
+    for path in SLOW_CALLS {
         assert_eq!(shapes.get(path), Some(&Shape::default()), "{path}");
     }
     assert_eq!(shapes.get(SESSION), Some(&Shape { requests: true, answers: true }));
@@ -131,7 +131,7 @@ fn every_slow_call_is_one_that_there_is_and_has_one_answer() {
 
 proptest! {
     #[test]
-    fn framing_finds_the_same_wherever_the_chunks_are_cut(
+    fn framing_is_the_same_regardless_of_where_the_chunks_are_cut(
         lengths in prop::collection::vec(0_usize..40, 0..8),
         cuts in prop::collection::vec(1_usize..12, 0..40),
     ) {

@@ -1,16 +1,15 @@
-//! Asking and revoking, with every decision in the audit log.
+//! Requesting and revoking, with every decision in the audit log.
 
-use postern_cloud::CallerToken;
+use postern_core::Layers;
 use postern_core::audit::Outcome;
-use postern_core::policy::Layers;
 use postern_core::{Policy, Role};
-use postern_proto::convert::CallerSource;
+use postern_provider::CallerToken;
 
 use super::*;
-use crate::app::rig::{Rig, caller};
-use crate::samples::{a_policy, name};
 use crate::store::Store;
 use crate::store::memory::Fault;
+use crate::testing::builders::{a_policy, name};
+use crate::testing::{TestApp, caller};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -22,11 +21,11 @@ fn office() -> Policy {
     policy
 }
 
-fn ask(target: &str, port: &str, source: &str, seconds: u64) -> RequestedAccess {
+fn ask(target: &str, port: &str, source: &str, seconds: u64) -> KeyedRequest {
     asked(&[target], port, source, seconds, "a test")
 }
 
-fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) -> RequestedAccess {
+fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) -> KeyedRequest {
     let request = AccessRequest::new(
         targets.iter().map(|target| target.parse().unwrap()).collect(),
         vec![port.parse().unwrap()],
@@ -34,24 +33,23 @@ fn asked(targets: &[&str], port: &str, source: &str, seconds: u64, why: &str) ->
         Duration::from_secs(seconds),
         Justification::new(why).unwrap(),
     );
-    let (request, source) = (request.unwrap(), CallerSource::Named);
-    RequestedAccess { request, source, idempotency_key: None, wait: None }
+    KeyedRequest { request: request.unwrap(), idempotency_key: None }
 }
 
-fn usual() -> RequestedAccess {
+fn usual() -> KeyedRequest {
     ask("host:vm-1", "tcp/22", "192.0.2.7", 60)
 }
 
-fn keyed(key: &str, asked: RequestedAccess) -> RequestedAccess {
-    RequestedAccess { idempotency_key: Some(key.to_owned()), ..asked }
+fn keyed(key: &str, asked: KeyedRequest) -> KeyedRequest {
+    KeyedRequest { idempotency_key: Some(key.to_owned()), ..asked }
 }
 
 fn alice() -> Caller {
     caller(Role::Requester, "alice")
 }
 
-async fn everything(rig: &Rig) -> Vec<Versioned<Grant>> {
-    rig.store.grants(GrantQuery { limit: 100, ..GrantQuery::default() }).await.unwrap()
+async fn everything(test: &TestApp) -> Vec<Versioned<Grant>> {
+    test.store.grants(GrantQuery { limit: 100, ..GrantQuery::default() }).await.unwrap()
 }
 
 #[tokio::test]
@@ -71,22 +69,22 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
         (Requester, "alice", ask("host:vm-1", "tcp/22", "0.0.0.0/0", 60), Some("SOURCE_NOT_ALLOWED")),
         (Requester, "alice", ask("host:vm-1", "tcp/22", "192.0.2.7", 3601), Some("DURATION_BEYOND_MAXIMUM")),
     ] {
-        let rig = Rig::under([office()]).await;
+        let test = TestApp::under([office()]).await;
         let shown = format!("{role}/{who} asks for {:?}", asked.request);
-        let outcome = request(&rig.app, &caller(role, who), asked).await;
-        let audited = rig.audited("grant.requested").await;
+        let outcome = request(&test.app, &caller(role, who), asked).await;
+        let audited = test.audited("grant.requested").await;
         let (outcome_word, reason) = (if denied.is_some() { Outcome::Denied } else { Outcome::Done }, denied);
         let expected = (format!("{role}/{who}"), outcome_word, reason.unwrap_or_default().to_owned());
         assert_eq!(audited, [expected], "{shown}");
         match (outcome, denied) {
             (Ok(requested), None) => {
                 assert_eq!(requested.grant.state, GrantState::Opening, "{shown}");
-                assert_eq!(everything(&rig).await[0].record, requested.grant, "{shown}");
-                assert_eq!(rig.woken().await.len(), 1, "{shown}");
+                assert_eq!(everything(&test).await[0].record, *requested.grant, "{shown}");
+                assert_eq!(test.woken().await.len(), 1, "{shown}");
             }
             (Err(Error::Denied(denial)), Some(reason)) => {
                 assert_eq!(denial.limit.reason(), reason, "{shown}");
-                assert!(everything(&rig).await.is_empty() && rig.woken().await.is_empty(), "{shown}");
+                assert!(everything(&test).await.is_empty() && test.woken().await.is_empty(), "{shown}");
             }
             (outcome, _) => panic!("{shown}: {outcome:?}"),
         }
@@ -96,39 +94,39 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
 #[tokio::test]
 async fn i4_what_is_not_durable_is_not_granted() {
     for fault in [Fault::Before, Fault::Full, Fault::Conflict] {
-        let rig = Rig::under([office()]).await;
-        rig.store.fail_next([fault]);
-        let outcome = request(&rig.app, &alice(), keyed("k", usual())).await;
+        let test = TestApp::under([office()]).await;
+        test.store.fail_next([fault]);
+        let outcome = request(&test.app, &alice(), keyed("k", usual())).await;
         assert!(matches!(outcome, Err(Error::Store(_))), "{fault:?}: {outcome:?}");
-        assert!(everything(&rig).await.is_empty() && rig.woken().await.is_empty(), "{fault:?}");
-        assert!(rig.audited("grant.requested").await.is_empty(), "{fault:?}");
+        assert!(everything(&test).await.is_empty() && test.woken().await.is_empty(), "{fault:?}");
+        assert!(test.audited("grant.requested").await.is_empty(), "{fault:?}");
         // A denial that cannot be written down is an error, and still no grant.
-        rig.store.fail_next([fault]);
-        let outcome = request(&rig.app, &caller(Role::Requester, "carol"), usual()).await;
+        test.store.fail_next([fault]);
+        let outcome = request(&test.app, &caller(Role::Requester, "carol"), usual()).await;
         assert!(matches!(outcome, Err(Error::Store(_))), "{fault:?}: {outcome:?}");
     }
 }
 
 #[tokio::test]
 async fn i8_a_repeated_key_is_answered_with_the_grant_that_it_made() {
-    let rig = Rig::under([office()]).await;
-    let first = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
-    rig.woken().await;
-    let again = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+    let test = TestApp::under([office()]).await;
+    let first = request(&test.app, &alice(), keyed("k", usual())).await.unwrap();
+    test.woken().await;
+    let again = request(&test.app, &alice(), keyed("k", usual())).await.unwrap();
     assert!(!first.repeated && again.repeated);
     assert_eq!(first.grant, again.grant);
-    assert_eq!((everything(&rig).await.len(), rig.audited("grant.requested").await.len()), (1, 1));
+    assert_eq!((everything(&test).await.len(), test.audited("grant.requested").await.len()), (1, 1));
 
-    let bob = request(&rig.app, &caller(Role::Requester, "bob"), keyed("k", usual())).await.unwrap();
+    let bob = request(&test.app, &caller(Role::Requester, "bob"), keyed("k", usual())).await.unwrap();
     assert!(!bob.repeated, "a key is its principal's own");
-    let unkeyed = request(&rig.app, &alice(), usual()).await.unwrap();
+    let unkeyed = request(&test.app, &alice(), usual()).await.unwrap();
     assert_ne!(unkeyed.grant.id, first.grant.id);
 }
 
 #[tokio::test]
 async fn i8_a_key_of_another_request_is_refused() {
-    let rig = Rig::under([office()]).await;
-    request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+    let test = TestApp::under([office()]).await;
+    request(&test.app, &alice(), keyed("k", usual())).await.unwrap();
     for asked in [
         ask("host:vm-1", "tcp/22", "192.0.2.7", 61),
         ask("host:vm-1", "tcp/22", "192.0.2.8", 60),
@@ -137,77 +135,116 @@ async fn i8_a_key_of_another_request_is_refused() {
         asked(&["host:vm-1", "host:vm-2"], "tcp/22", "192.0.2.7", 60, "a test"),
         asked(&["host:vm-1"], "tcp/22", "192.0.2.7", 60, "another reason"),
     ] {
-        let outcome = request(&rig.app, &alice(), keyed("k", asked)).await;
+        let outcome = request(&test.app, &alice(), keyed("k", asked)).await;
         let Err(Error::Invalid(invalid)) = outcome else { panic!("{outcome:?}") };
         assert_eq!(invalid.field, "idempotency_key");
     }
-    assert_eq!(everything(&rig).await.len(), 1);
+    assert_eq!(everything(&test).await.len(), 1);
 }
 
 #[tokio::test]
-async fn i8_a_lost_answer_is_found_by_the_key_and_the_reconciler_is_woken() {
-    let rig = Rig::under([office()]).await;
-    rig.store.fail_next([Fault::After]);
-    assert!(request(&rig.app, &alice(), keyed("k", usual())).await.is_err());
-    rig.woken().await;
-    let again = request(&rig.app, &alice(), keyed("k", usual())).await.unwrap();
+async fn i8_the_key_finds_a_lost_answer_and_wakes_the_reconciler() {
+    let test = TestApp::under([office()]).await;
+    test.store.fail_next([Fault::After]);
+    assert!(request(&test.app, &alice(), keyed("k", usual())).await.is_err());
+    test.woken().await;
+    let again = request(&test.app, &alice(), keyed("k", usual())).await.unwrap();
     assert!(again.repeated);
-    assert_eq!(rig.woken().await.len(), 1, "nobody else may have heard of it");
-    assert_eq!(rig.audited("grant.requested").await.len(), 1);
+    assert_eq!(test.woken().await.len(), 1, "the reconciler may not know of it");
+    assert_eq!(test.audited("grant.requested").await.len(), 1);
 
-    rig.store.fail_next([Fault::After]);
-    assert!(revoke(&rig.app, &alice(), again.grant.id, None).await.is_err());
-    rig.woken().await;
-    let revoked = revoke(&rig.app, &alice(), again.grant.id, None).await.unwrap();
+    test.store.fail_next([Fault::After]);
+    assert!(revoke(&test.app, &alice(), again.grant.id, None).await.is_err());
+    test.woken().await;
+    let revoked = revoke(&test.app, &alice(), again.grant.id, None).await.unwrap();
     assert_eq!(revoked.state.word(), "closing");
-    assert_eq!(rig.woken().await.len(), 1);
-    assert_eq!(rig.audited("grant.revoked").await.len(), 1);
+    assert_eq!(test.woken().await.len(), 1);
+    assert_eq!(test.audited("grant.revoked").await.len(), 1);
 }
 
 #[tokio::test]
-async fn i9_a_cloud_that_nobody_drives_is_refused_and_audited() {
+async fn i4_what_a_repeated_call_finds_is_no_answer_before_it_is_durable() {
+    let test = TestApp::under([office()]).await;
+    let is_refused = |outcome: Result<(), Error>| {
+        assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
+    };
+    let confirm = async || {
+        let event = AuditEvent::done(test.app.clock.now(), "a test", "tested");
+        test.store.commit(Transaction::default().audit(event)).await.unwrap();
+    };
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(request(&test.app, &alice(), keyed("k", usual())).await.map(drop));
+    }
+    confirm().await;
+    let found = request(&test.app, &alice(), keyed("k", usual())).await.unwrap();
+    assert!(found.repeated);
+
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(revoke(&test.app, &alice(), found.grant.id, None).await.map(drop));
+    }
+    confirm().await;
+    let closing = revoke(&test.app, &alice(), found.grant.id, None).await.unwrap();
+    assert_eq!(closing.state.word(), "closing");
+
+    // The reconciler's commit is not durable yet: the grant that waited for it shows nothing of it.
+    let closed = closing.after(Event::ClosedEverywhere, test.app.clock.now()).unwrap();
+    let change = store::Change::PutGrant { grant: closed, expect: Expect::Any };
+    let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.closed");
+    test.store.fail_next([Fault::Unconfirmed]);
+    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap_err();
+    is_refused(settled(&test.app, closing.clone(), Duration::from_secs(1)).await.map(drop));
+    is_refused(revoke(&test.app, &alice(), closing.id, None).await.map(drop));
+    confirm().await;
+    assert_eq!(settled(&test.app, closing, Duration::ZERO).await.unwrap().state.word(), "closed");
+}
+
+#[tokio::test]
+async fn i9_a_cloud_that_no_broker_drives_is_refused_and_audited() {
     let azure = "azure:/subscriptions/00000000-0000-0000-0000-000000000000/resourceGroups/g/providers/Microsoft.Compute/virtualMachines/v";
     let under = |target: &str| a_policy().on(target).layers(Layers::Cloud).build();
-    let rig = Rig::under([under(azure)]).await;
-    let refused = request(&rig.app, &alice(), ask(azure, "tcp/22", "192.0.2.7", 60)).await;
+    let test = TestApp::under([under(azure)]).await;
+    let refused = request(&test.app, &alice(), ask(azure, "tcp/22", "192.0.2.7", 60)).await;
     assert!(matches!(refused, Err(Error::Precondition { .. })), "{refused:?}");
-    let audited = rig.audited("grant.requested").await;
+    let audited = test.audited("grant.requested").await;
     assert_eq!(audited, [("requester/alice".into(), Outcome::Denied, "CLOUD_NOT_DRIVEN".into())]);
-    let rig = Rig::under([under(VM)]).await;
-    request(&rig.app, &alice(), ask(VM, "tcp/22", "192.0.2.7", 60)).await.unwrap();
+    let test = TestApp::under([under(VM)]).await;
+    request(&test.app, &alice(), ask(VM, "tcp/22", "192.0.2.7", 60)).await.unwrap();
 }
 
 #[tokio::test]
-async fn i7_a_cloud_that_is_asked_decides_after_policy_and_its_refusal_is_audited() {
-    let rig = Rig::under([a_policy().named("cloud").on(VM).layers(Layers::Both).build(), office()]).await;
+async fn i7_a_cloud_decides_after_the_policies_and_its_refusal_is_audited() {
+    let test =
+        TestApp::under([a_policy().named("cloud").on(VM).layers(Layers::Both).build(), office()]).await;
     let token = |text| Some(CallerToken::new(text).unwrap());
     let (good, bad) = (token("good"), token("bad"));
-    rig.cloud.allow_only(good.clone().unwrap());
+    test.cloud.allow_only(good.clone().unwrap());
     let wish = || ask(VM, "tcp/22", "192.0.2.7", 60);
     for token in [None, bad.clone()] {
-        let refused = request(&rig.app, &Caller { token, ..alice() }, wish()).await;
+        let refused = request(&test.app, &Caller { token, ..alice() }, wish()).await;
         let Err(Error::Forbidden { reason }) = refused else { panic!("{refused:?}") };
         assert!(reason.contains(VM) && reason.contains("may not") && !reason.contains("bad"), "{reason}");
     }
-    let audited = rig.audited("grant.requested").await;
+    let audited = test.audited("grant.requested").await;
     let denied = ("requester/alice".to_owned(), Outcome::Denied, "NOT_ALLOWED_BY_CLOUD".to_owned());
     assert_eq!(audited, [denied.clone(), denied]);
-    assert!(everything(&rig).await.is_empty(), "nothing is kept of what was refused");
+    assert!(everything(&test).await.is_empty(), "nothing is kept of what was refused");
 
-    // What policy denies, no cloud is asked about; and what only the host layer opens, neither.
+    // No cloud is asked about a request that the policies deny, nor about windows of the host layer alone.
     let caller = Caller { token: bad, ..alice() };
-    let denied = request(&rig.app, &caller, ask(VM, "tcp/23", "192.0.2.7", 60)).await;
+    let denied = request(&test.app, &caller, ask(VM, "tcp/23", "192.0.2.7", 60)).await;
     assert!(matches!(denied, Err(Error::Denied(_))), "{denied:?}");
-    request(&rig.app, &caller, usual()).await.unwrap();
+    request(&test.app, &caller, usual()).await.unwrap();
 
     let caller = Caller { token: good, ..alice() };
-    request(&rig.app, &caller, wish()).await.unwrap();
-    // A cloud that does not answer decides nothing: nothing opens, and nobody is denied.
-    rig.cloud.outage(Some(CloudError::unavailable("a test")));
-    let before = rig.events().await.len();
-    let unanswered = request(&rig.app, &caller, wish()).await;
+    request(&test.app, &caller, wish()).await.unwrap();
+    // A cloud that does not answer decides nothing: nothing opens, and no caller is denied.
+    test.cloud.outage(Some(CloudError::unavailable("a test")));
+    let before = test.events().await.len();
+    let unanswered = request(&test.app, &caller, wish()).await;
     assert!(matches!(&unanswered, Err(Error::Unavailable { .. })), "{unanswered:?}");
-    assert_eq!((rig.events().await.len(), everything(&rig).await.len()), (before, 2));
+    assert_eq!((test.events().await.len(), everything(&test).await.len()), (before, 2));
 }
 
 #[tokio::test]
@@ -216,16 +253,16 @@ async fn i7_a_grant_is_revoked_by_its_principal_and_by_administrators_and_each_t
     for (role, who, may) in
         [(Requester, "alice", true), (Administrator, "root", true), (Requester, "bob", false)]
     {
-        let rig = Rig::under([office()]).await;
-        let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
-        rig.woken().await;
+        let test = TestApp::under([office()]).await;
+        let id = request(&test.app, &alice(), usual()).await.unwrap().grant.id;
+        test.woken().await;
         let why = Justification::new("done").ok();
-        let outcome = revoke(&rig.app, &caller(role, who), id, why).await;
-        let word = everything(&rig).await[0].record.state.word();
+        let outcome = revoke(&test.app, &caller(role, who), id, why).await;
+        let word = everything(&test).await[0].record.state.word();
         let expected = if may { (Outcome::Done, "done") } else { (Outcome::Denied, "NOT_THE_CALLERS") };
         let audited = (format!("{role}/{who}"), expected.0, expected.1.to_owned());
-        assert_eq!(rig.audited("grant.revoked").await, [audited]);
-        assert_eq!(rig.woken().await.len(), usize::from(may), "{who}");
+        assert_eq!(test.audited("grant.revoked").await, [audited]);
+        assert_eq!(test.woken().await.len(), usize::from(may), "{who}");
         if may {
             assert_eq!((outcome.unwrap().state.word(), word), ("closing", "closing"), "{who}");
         } else {
@@ -233,47 +270,47 @@ async fn i7_a_grant_is_revoked_by_its_principal_and_by_administrators_and_each_t
             assert_eq!(word, "opening", "{who}");
         }
     }
-    let rig = Rig::under([office()]).await;
-    let unknown = GrantId::from_parts(rig.app.clock.now(), 1);
-    let outcome = revoke(&rig.app, &alice(), unknown, None).await;
+    let test = TestApp::under([office()]).await;
+    let unknown = GrantId::from_parts(test.app.clock.now(), 1);
+    let outcome = revoke(&test.app, &alice(), unknown, None).await;
     assert!(matches!(outcome, Err(Error::NotFound { .. })));
-    assert!(rig.audited("grant.revoked").await.is_empty(), "there was nothing to decide");
+    assert!(test.audited("grant.revoked").await.is_empty(), "there was nothing to decide");
 }
 
 #[tokio::test]
 async fn i8_revoking_twice_is_revoking_once_and_a_closed_grant_stays_as_it_ended() {
-    let rig = Rig::under([office()]).await;
-    let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
-    let first = revoke(&rig.app, &alice(), id, None).await.unwrap();
-    let second = revoke(&rig.app, &caller(Role::Administrator, "root"), id, None).await.unwrap();
+    let test = TestApp::under([office()]).await;
+    let id = request(&test.app, &alice(), usual()).await.unwrap().grant.id;
+    let first = revoke(&test.app, &alice(), id, None).await.unwrap();
+    let second = revoke(&test.app, &caller(Role::Administrator, "root"), id, None).await.unwrap();
     assert_eq!(first, second, "it was alice who revoked it");
-    assert_eq!(rig.audited("grant.revoked").await.len(), 1);
+    assert_eq!(test.audited("grant.revoked").await.len(), 1);
 
-    let closed = first.after(Event::ClosedEverywhere, rig.app.clock.now()).unwrap();
+    let closed = first.after(Event::ClosedEverywhere, test.app.clock.now()).unwrap();
     let change = store::Change::PutGrant { grant: closed, expect: Expect::Any };
-    let event = AuditEvent::done(rig.app.clock.now(), "a test", "grant.closed");
-    rig.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
-    let outcome = revoke(&rig.app, &alice(), id, None).await;
+    let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.closed");
+    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    let outcome = revoke(&test.app, &alice(), id, None).await;
     assert!(matches!(outcome, Err(Error::Illegal(_))), "{outcome:?}");
 }
 
 #[tokio::test]
 async fn i8_a_revocation_that_meets_another_change_is_tried_again() {
-    let rig = Rig::under([office()]).await;
-    let id = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
-    rig.store.fail_next([Fault::Conflict; ATTEMPTS]);
-    let outcome = revoke(&rig.app, &alice(), id, None).await;
+    let test = TestApp::under([office()]).await;
+    let id = request(&test.app, &alice(), usual()).await.unwrap().grant.id;
+    test.store.fail_next([Fault::Conflict; MAX_ATTEMPTS]);
+    let outcome = revoke(&test.app, &alice(), id, None).await;
     assert!(matches!(outcome, Err(Error::Precondition { .. })), "{outcome:?}");
-    rig.store.fail_next([Fault::Conflict; ATTEMPTS - 1]);
-    assert_eq!(revoke(&rig.app, &alice(), id, None).await.unwrap().state.word(), "closing");
+    test.store.fail_next([Fault::Conflict; MAX_ATTEMPTS - 1]);
+    assert_eq!(revoke(&test.app, &alice(), id, None).await.unwrap().state.word(), "closing");
 }
 
 #[tokio::test]
-async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
-    let rig = Rig::under([office()]).await;
-    let own = request(&rig.app, &alice(), usual()).await.unwrap().grant.id;
-    let bobs = request(&rig.app, &caller(Role::Requester, "bob"), usual()).await.unwrap().grant.id;
-    let nothing = Asked { target: None, states: Vec::new(), principal: None, grant: None };
+async fn i7_a_requester_sees_its_own_grants_and_the_other_roles_see_all() {
+    let test = TestApp::under([office()]).await;
+    let own = request(&test.app, &alice(), usual()).await.unwrap().grant.id;
+    let bobs = request(&test.app, &caller(Role::Requester, "bob"), usual()).await.unwrap().grant.id;
+    let nothing = GrantFilter::default();
     for (role, who, sees_own, sees_bobs) in [
         (Role::Requester, "alice", true, false),
         (Role::Requester, "bob", false, true),
@@ -282,16 +319,16 @@ async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
         (Role::Administrator, "carol", true, true),
     ] {
         let caller = caller(role, who);
-        let listed = async |asked: Asked| {
-            let (grants, _) = list_grants(&rig.app, &caller, &asked, 10, None).await.unwrap();
+        let listed = async |filter: GrantFilter| {
+            let (grants, _) = list_grants(&test.app, &caller, &filter, 10, None).await.unwrap();
             grants.into_iter().map(|grant| grant.id).collect::<Vec<_>>()
         };
         let all = listed(nothing.clone()).await;
         for (id, sees, owner) in [(own, sees_own, "alice"), (bobs, sees_bobs, "bob")] {
-            assert_eq!(visible(&rig.app, &caller, id).await.is_ok(), sees, "{role}/{who}");
+            assert_eq!(visible(&test.app, &caller, id).await.is_ok(), sees, "{role}/{who}");
             assert_eq!(all.contains(&id), sees, "{role}/{who}");
-            let by_id = listed(Asked { grant: Some(id), ..nothing.clone() }).await;
-            let by_name = listed(Asked { principal: Some(name(owner)), ..nothing.clone() }).await;
+            let by_id = listed(GrantFilter { grant: Some(id), ..nothing.clone() }).await;
+            let by_name = listed(GrantFilter { principal: Some(name(owner)), ..nothing.clone() }).await;
             assert_eq!((by_id.len(), by_name.len()), (usize::from(sees), usize::from(sees)), "{role}/{who}");
         }
     }
@@ -299,22 +336,22 @@ async fn i7_a_requester_sees_its_own_grants_and_the_others_see_all() {
 
 #[tokio::test]
 async fn a_listing_is_read_page_by_page_without_a_gap() {
-    let rig = Rig::under([office()]).await;
+    let test = TestApp::under([office()]).await;
     for source in 1..=5 {
-        request(&rig.app, &alice(), ask("host:vm-1", "tcp/22", &format!("192.0.2.{source}"), 60))
+        request(&test.app, &alice(), ask("host:vm-1", "tcp/22", &format!("192.0.2.{source}"), 60))
             .await
             .unwrap();
     }
-    let asked = Asked { target: None, states: Vec::new(), principal: None, grant: None };
+    let filter = GrantFilter::default();
     let (mut read, mut before, mut pages) = (Vec::new(), None, 0);
     loop {
-        let (page, next) = list_grants(&rig.app, &alice(), &asked, 2, before).await.unwrap();
+        let (page, next) = list_grants(&test.app, &alice(), &filter, 2, before).await.unwrap();
         read.extend(page);
         pages += 1;
         let Some(next) = next else { break };
         before = Some(next);
     }
-    let mut kept: Vec<Grant> = everything(&rig).await.into_iter().map(|kept| kept.record).collect();
+    let mut kept: Vec<Grant> = everything(&test).await.into_iter().map(|kept| kept.record).collect();
     kept.sort_by_key(|grant| std::cmp::Reverse(grant.id));
     assert_eq!((read, pages), (kept, 3));
 }

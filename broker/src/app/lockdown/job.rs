@@ -1,22 +1,22 @@
-//! One target of a lockdown or a release, from its plan to its last audit line.
+//! The work on one target of a lockdown or a release, from its plan to its last audit line.
 
 use std::collections::BTreeSet;
 
-use postern_cloud::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
+use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 
-use super::{TargetError, TargetOutcome};
+use super::outcome::{TargetError, TargetOutcome};
 use crate::app::{App, Caller};
 use crate::store::{StoreError, Transaction};
 
-/// What is to be done.
+/// The work on one target.
 pub(super) enum Work {
     Lockdown(LockdownOrder),
     Release(TargetId),
 }
 
-/// One target, and how far it has come.
+/// The work on one target, and its progress.
 pub(super) struct Job {
     work: Work,
     report: LockdownReport,
@@ -25,7 +25,7 @@ pub(super) struct Job {
 }
 
 impl Job {
-    /// A job that has not begun, or never will because of an error.
+    /// Makes a job that has not begun, or that an error keeps from beginning.
     pub(super) fn new(work: Work, error: Option<TargetError>) -> Self {
         Self { work, report: LockdownReport::default(), done: false, error }
     }
@@ -37,27 +37,27 @@ impl Job {
         }
     }
 
-    /// Whether nothing that is known stands against it.
+    /// Reports that no error and no unaccepted concern is known.
     pub(super) fn takes_part(&self) -> bool {
         self.error.is_none() && self.unmet().is_empty()
     }
 
-    /// Says which targets are locked down with this one.
+    /// Sets the targets that are locked down together with this one.
     pub(super) fn together(&mut self, partners: &BTreeSet<TargetId>) {
         if let Work::Lockdown(order) = &mut self.work {
             order.together = partners.iter().filter(|partner| **partner != order.target).cloned().collect();
         }
     }
 
-    /// Learns what it would change.
+    /// Plans the changes.
     pub(super) async fn plan(&mut self, app: &App) {
         if self.error.is_none() {
             let answer = self.act(app, true).await;
-            self.heard(answer);
+            self.take_answer(answer);
         }
     }
 
-    /// Does it, unless something stands against it, and records either.
+    /// Carries the work out if the target takes part, and records how it ended.
     pub(super) async fn carry_out(&mut self, app: &App, caller: &Caller) {
         if self.takes_part() {
             if let Err(error) = self.record(app, self.requested(app, caller)).await {
@@ -65,30 +65,30 @@ impl Job {
                 return;
             }
             let answer = self.act(app, false).await;
-            self.heard(answer);
+            self.take_answer(answer);
             self.done = self.takes_part();
         }
         if let Err(error) = self.record(app, self.ended(app, caller)).await {
-            tracing::error!(target = %self.target(), %error, "how a {} ended is not in the audit log", self.word());
+            tracing::error!(target = %self.target(), %error, "cannot record the end of a {} in the audit log", self.word());
             self.error.get_or_insert(error.into());
         }
     }
 
     async fn act(&self, app: &App, dry_run: bool) -> Result<LockdownReport, CloudError> {
         match &self.work {
-            Work::Lockdown(order) => app.clouds.lockdown(order, dry_run).await,
-            Work::Release(target) => app.clouds.release(target, dry_run).await,
+            Work::Lockdown(order) => app.cloud.lockdown(order, dry_run).await,
+            Work::Release(target) => app.cloud.release(target, dry_run).await,
         }
     }
 
-    fn heard(&mut self, answer: Result<LockdownReport, CloudError>) {
+    fn take_answer(&mut self, answer: Result<LockdownReport, CloudError>) {
         match answer {
             Ok(report) => self.report = report,
             Err(error) => self.error = Some(error.into()),
         }
     }
 
-    /// The concerns that are not accepted. A release asks nothing.
+    /// Returns the concerns that the caller does not accept. A release has none.
     fn unmet(&self) -> Vec<&Concern> {
         match &self.work {
             Work::Lockdown(order) => order.consent.unmet(&self.report.concerns),

@@ -1,11 +1,12 @@
+use postern_core::Layers;
 use postern_core::audit::AuditEvent;
-use postern_core::policy::Layers;
 use postern_core::{CloseReason, Event};
 
 use super::*;
-use crate::app::rig::Rig;
-use crate::samples::{a_grant, at, principal, start};
+use crate::signals::rounds::Task;
 use crate::store::{Ban, Change, Expect, StoreError, Transaction};
+use crate::testing::TestApp;
+use crate::testing::builders::{a_grant, at, principal, start};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -16,12 +17,12 @@ fn revoked(number: u8, second: i64) -> Grant {
     grant.after(Event::Close(CloseReason::Revoked { by, reason: None }), at(second)).unwrap()
 }
 
-fn nothing_to_say(_: &TargetId, _: Layer) -> String {
+fn no_detail(_: &TargetId, _: Layer) -> String {
     String::new()
 }
 
 #[test]
-fn a_close_is_stuck_after_half_a_minute_and_the_oldest_is_told_first() {
+fn a_close_is_stuck_after_half_a_minute_and_the_oldest_comes_first() {
     let active = a_grant().number(3).build().after(Event::Confirmed, at(1)).unwrap();
     let grants = [revoked(1, 50), revoked(2, 20), active, a_grant().number(4).seconds(600).build()];
     let ids = |now| -> Vec<(GrantId, Timestamp)> {
@@ -29,13 +30,13 @@ fn a_close_is_stuck_after_half_a_minute_and_the_oldest_is_told_first() {
     };
     assert!(ids(50).is_empty());
     assert_eq!(ids(51), [(grants[1].id, at(20))]);
-    // An end that nobody has noticed counts from itself.
+    // An end that the reconciler has not noticed counts from the end itself.
     let all = [(grants[1].id, at(20)), (grants[0].id, at(50)), (grants[2].id, at(60))];
     assert_eq!(ids(91), all);
 }
 
 #[test]
-fn each_layer_that_has_not_confirmed_is_told_once_with_the_reason() {
+fn each_layer_that_has_not_confirmed_is_listed_once_with_the_reason() {
     let grant = a_grant().on(VM).layers(Layers::Both).build();
     let answers = |answer: Observed| {
         let observe = move |_: &Grant, _: &Window, layer| match layer {
@@ -57,13 +58,13 @@ fn each_layer_that_has_not_confirmed_is_told_once_with_the_reason() {
 }
 
 #[test]
-fn a_layer_without_a_word_is_told_with_what_it_holds() {
+fn a_layer_without_a_detail_is_listed_with_what_it_holds() {
     let grant = a_grant().build();
     let host: TargetId = "host:vm-1".parse().unwrap();
     for (observed, words) in
         [(Observed::Open, "it is still open"), (Observed::Unconfirmed, "it has not answered yet")]
     {
-        let layers = unconfirmed_layers(&grant, |_, _, _| observed.clone(), nothing_to_say);
+        let layers = unconfirmed_layers(&grant, |_, _, _| observed.clone(), no_detail);
         assert_eq!(layers, [(host.clone(), Layer::Host, words.to_owned())]);
     }
 }
@@ -91,7 +92,7 @@ fn agents_and_grants_are_counted() {
         banned: banned.then(|| Ban { by: principal("root"), at: at(1), reason: String::new() }),
     };
     let agents = [agent("host:vm-1", false), agent("host:vm-2", true), agent("host:vm-3", false)];
-    let card = |agents| Card { agents, ..Card::default() };
+    let card = |agents| MemberInfo { agents, ..MemberInfo::default() };
     let counted = count_agents(&agents, &[card(1), card(0), card(1)]);
     assert_eq!(counted, Agents { enrolled: 2, connected: 2, banned: 1 });
     let active = a_grant().build().after(Event::Confirmed, at(1)).unwrap();
@@ -100,15 +101,42 @@ fn agents_and_grants_are_counted() {
 }
 
 #[tokio::test]
-async fn an_overview_says_what_the_store_and_the_layers_say() {
-    let rig = Rig::new();
-    rig.app.readiness.clear(readiness::RECONCILER);
-    let grant = a_grant().asked_at(rig.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
+async fn an_overview_lists_every_task_with_its_last_round() {
+    let (test, s) = (TestApp::new(), Duration::from_secs);
+    let now = boottime();
+    let began = |task, every, ago| test.app.rounds.reporter(task, every, now.saturating_sub(s(ago)));
+    began(Task::Sample, Some(s(30)), 91);
+    began(Task::AuditOutbox, None, 3600);
+    began(Task::Readiness, Some(s(1)), 50).succeeded(now);
+    let sweep = began(Task::Sweep, Some(s(60)), 500);
+    for ago in [130, 65] {
+        sweep.failed(now.saturating_sub(s(ago)), "cannot read a region");
+    }
+
+    let tasks = overview(&test.app).await.tasks;
+    let seen = |task: &TaskStatus| {
+        let age = task.age.map(|age| age.as_secs());
+        (task.task, age.map(|age| age / 60), task.result.clone(), task.overdue, task.failing)
+    };
+    let expected = [
+        ("sweep", Some(1), "cannot read a region".to_owned(), false, true),
+        ("audit outbox", None, String::new(), false, false),
+        ("readiness", Some(0), "ok".to_owned(), false, false),
+        ("sample", None, String::new(), true, false),
+    ];
+    assert_eq!(tasks.iter().map(seen).collect::<Vec<_>>(), expected);
+}
+
+#[tokio::test]
+async fn an_overview_has_the_answers_of_the_store_and_the_layers() {
+    let test = TestApp::new();
+    test.app.readiness.clear(crate::signals::parts::RECONCILER);
+    let grant = a_grant().asked_at(test.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
     let event = AuditEvent::done(start(), "a test", "grant.requested");
     let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
-    rig.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
 
-    let seen = overview(&rig.app).await;
+    let seen = overview(&test.app).await;
     assert_eq!(seen.not_ready, ["store: it was not asked yet"]);
     let stored = seen.stored.unwrap();
     assert_eq!((stored.head.seq, stored.stuck_total, stored.replicas.len()), (1, 1, 1));

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 use postern_core::audit::AuditRecord;
 
 use super::*;
-use crate::app::feed;
+use crate::signals::grant_changes::GrantChange;
 use crate::store::memory::Fault::{self, After, Before, Conflict, Full, Nothing};
 
 const OTHER_VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef1";
@@ -22,7 +22,7 @@ async fn meeting(fault: Fault, step: usize) -> (World, GrantId) {
     (world, grant.id)
 }
 
-/// The states that were reached, as the audit log tells them.
+/// The states that were reached, by the audit log.
 async fn moves(world: &World) -> Vec<String> {
     let lines = world.store.audit_lines(0, 1000).await.unwrap();
     let record = |line: &str| serde_json::from_str::<AuditRecord>(line).unwrap();
@@ -86,7 +86,7 @@ async fn i8_a_broker_that_starts_in_the_middle_goes_on_from_there() {
 async fn i8_answers_of_the_cloud_that_were_lost_are_found_out() {
     let world = World::new();
     with_agent(&world, async {
-        // The look, and then the opening: it takes effect, and nobody hears of it.
+        // The look, and then the opening: it takes effect, and its answer is lost.
         world.cloud.fail_next([fake::Fault::After, fake::Fault::After, fake::Fault::After]);
         let grant = world.ask(a_grant()).await;
         world.reaches(grant.id, "active").await;
@@ -116,13 +116,13 @@ async fn i8_a_move_whose_answer_was_lost_reaches_every_target_and_every_watcher(
                 pause(5).await;
             }
             pause(50).await;
-            // The pass over the target that is gone rolls the grant back, and does not hear that it did.
-            let mut feed = world.reconciler.feed.watch();
+            // The pass over the target that is gone rolls the grant back, and does not get the answer.
+            let mut changes = world.reconciler.grant_changes.watch();
             world.store.fail_next([After]);
             world.reconciler.wakeups.wake(&gone);
-            assert_eq!(feed.recv().await, Ok(feed::Change::Of(grant.id)), "it closes");
+            assert_eq!(changes.recv().await, Ok(GrantChange::Of(grant.id)), "it closes");
             assert_eq!(world.state(grant.id).await.word(), "closing");
-            assert_eq!(feed.recv().await, Ok(feed::Change::Of(grant.id)), "it is closed");
+            assert_eq!(changes.recv().await, Ok(GrantChange::Of(grant.id)), "it is closed");
             assert_eq!(world.state(grant.id).await.word(), "failed");
             assert!(world.cloud.windows(&other).is_empty());
         })

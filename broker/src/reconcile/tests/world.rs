@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 
-use postern_core::policy::Layers;
+use postern_core::Layers;
 use postern_core::target::CloudKind;
 use postern_core::{CloseReason, Event, GrantId, GrantState};
 
 use super::super::*;
-use crate::hub::{Outgoing, Session};
-use crate::samples::GrantBuilder;
+use crate::layers::host::desired_state::Outgoing;
+use crate::layers::host::sessions::Session;
+use crate::signals::rounds::Task;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect, Transaction};
-use postern_cloud::Provider;
-use postern_cloud::fake::FakeCloud;
+use crate::testing::builders::{GrantBuilder, reporter};
+use postern_provider::Provider;
+use postern_provider::fake::FakeCloud;
 
 /// The VM that every test is about.
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
@@ -38,48 +40,54 @@ impl World {
     pub(super) fn over(store: Arc<Memory>, cloud: Arc<FakeCloud>) -> Self {
         let (clock, wakeups) = (Clock::start(Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
-        let replica = Replica::alone();
-        let reconciler = Reconciler {
-            store: Arc::clone(&store) as _,
-            hub: Hub::new(clock, Arc::clone(&wakeups)),
-            clouds: Clouds::new(
+        let cluster = Cluster::alone();
+        let observer = Observer {
+            sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
+            cloud: CloudLayer::new(
                 BTreeMap::from([(CloudKind::Aws, aws)]),
                 clock,
                 Arc::clone(&wakeups),
-                Arc::clone(&replica),
+                Arc::clone(&cluster.leases),
             ),
-            replica,
+            leases: Arc::clone(&cluster.leases),
+        };
+        let reconciler = Reconciler {
+            store: Arc::clone(&store) as _,
+            sessions: Arc::clone(&observer.sessions),
+            cloud: Arc::clone(&observer.cloud),
+            observer,
+            cluster,
             wakeups,
-            feed: Feed::default(),
+            grant_changes: GrantChanges::default(),
             clock,
-            pulse: Arc::default(),
-            ways: Arc::default(),
+            heartbeat: Arc::default(),
+            progress: Arc::default(),
         };
         Self { store, cloud, reconciler }
     }
 
-    /// Runs the broker's loops until the story is told.
+    /// Runs the broker's loops until the story ends.
     pub(super) async fn during<T>(&self, story: impl Future<Output = T>) -> T {
-        let told = tokio::time::timeout(Duration::from_secs(60), async {
+        let outcome = tokio::time::timeout(Duration::from_secs(60), async {
             tokio::select! {
-                ended = self.reconciler.clone().run() => panic!("the reconciler ended: {ended:?}"),
-                ended = Arc::clone(&self.reconciler.clouds).run() => panic!("the driver ended: {ended:?}"),
-                told = story => told,
+                ended = self.reconciler.clone().run(reporter(Task::Reconciler)) => panic!("the reconciler ended: {ended:?}"),
+                ended = Arc::clone(&self.reconciler.cloud).run(reporter(Task::CloudLayer)) => panic!("the driver ended: {ended:?}"),
+                outcome = story => outcome,
             }
         });
-        told.await.expect("the story comes to its end")
+        outcome.await.expect("the story comes to its end")
     }
 
     /// A sweep of the cloud, as happens when a broker starts.
     pub(super) async fn sweep(&self) {
-        self.reconciler.clouds.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
+        self.reconciler.cloud.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
     }
 
     pub(super) fn connect(&self) -> Session {
-        self.reconciler.hub.connect(&VM.parse().unwrap(), "test".to_owned())
+        self.reconciler.sessions.connect(&VM.parse().unwrap(), "test".to_owned())
     }
 
-    /// A grant on the VM in both layers, asked for now and kept.
+    /// Stores a grant on the VM in both layers, requested now.
     pub(super) async fn ask(&self, grant: GrantBuilder) -> Grant {
         let grant = grant.on(VM).layers(Layers::Both).asked_at(self.reconciler.clock.now()).build();
         self.put(&grant, Expect::Absent).await;
@@ -91,7 +99,7 @@ impl World {
         self.reconciler.wakeups.wake(&VM.parse().unwrap());
     }
 
-    /// Keeps a grant, and wakes nobody.
+    /// Stores a grant, and wakes no target.
     pub(super) async fn keep(&self, grant: &Grant, expect: Expect) {
         let change = Change::PutGrant { grant: grant.clone(), expect };
         let event = postern_core::audit::AuditEvent::done(grant.requested_at, "a test", "put");
@@ -131,11 +139,11 @@ pub(super) async fn pause(milliseconds: u64) {
     tokio::time::sleep(Duration::from_millis(milliseconds)).await;
 }
 
-/// An agent that holds whatever it is told.
+/// An agent that holds every state that is pushed to it.
 pub(super) async fn obey(mut session: Session) {
     loop {
         match session.next().await {
-            Outgoing::Tell(told) => session.applied(told.generation, None),
+            Outgoing::Push(pushed) => session.applied(pushed.generation, None),
             Outgoing::Nothing => {}
             Outgoing::End(_) => return,
         }
@@ -149,7 +157,7 @@ pub(super) async fn with_agent<T>(world: &World, story: impl Future<Output = T>)
         .during(async {
             tokio::select! {
                 () = obey(session) => panic!("the session ended"),
-                told = story => told,
+                outcome = story => outcome,
             }
         })
         .await

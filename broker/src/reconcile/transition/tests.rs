@@ -1,21 +1,21 @@
-//! Which step is due, for what is observed in each layer and for every moment that matters.
+//! The step that is due, for each observation in each layer and for every moment that matters.
 
-use postern_core::policy::Layers;
+use postern_core::Layers;
 
 use super::*;
-use crate::samples::{GrantBuilder, a_grant, at};
+use crate::testing::builders::{GrantBuilder, a_grant, at};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
-/// What one layer is observed to be.
+/// An observation of one layer.
 #[derive(Debug, Clone, Copy)]
 enum Seen {
     Open,
     Absent,
     Unconfirmed,
-    /// It cannot be reached, and it was never told.
+    /// The layer cannot be reached, and the window was never pushed to it.
     Away,
-    /// It cannot be reached, and it may hold the window.
+    /// The layer cannot be reached, and it may hold the window.
     Lost,
     Refused,
 }
@@ -48,7 +48,7 @@ fn after(grant: Grant, events: &[Event]) -> Grant {
 }
 
 fn revoked() -> Event {
-    Event::Close(CloseReason::Revoked { by: crate::samples::principal("alice"), reason: None })
+    Event::Close(CloseReason::Revoked { by: crate::testing::builders::principal("alice"), reason: None })
 }
 
 /// The state that the grant goes to, with its reason; none where it stays.
@@ -159,7 +159,7 @@ fn what_has_ended_or_waits_for_an_approval_stays() {
     }
 }
 
-/// Which of the grants, by number, take a step to which state.
+/// The grants that take a step, by number, and the state that each goes to.
 fn steps(grants: &[Grant], seen: impl Fn(&Grant) -> Seen) -> Vec<(usize, &'static str)> {
     let kept: Vec<_> = grants.iter().map(|grant| kept(grant.clone(), 7)).collect();
     let steps = due(&kept, |grant, _, _| observed(seen(grant)), at(2));

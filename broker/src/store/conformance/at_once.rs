@@ -1,13 +1,15 @@
 //! Many that commit at once, each from a task of its own.
 
+#![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
+
 use std::sync::Arc;
 
 use postern_core::audit::{Head, verify};
 use tokio::task::JoinSet;
 
 use super::{event, is_conflict, put};
-use crate::samples::{a_grant, at, name};
 use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
+use crate::testing::builders::{a_grant, at, name};
 pub(super) async fn a_token_is_taken_once(store: Arc<impl Store>) {
     let hash = TokenHash([7; 32]);
     let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };
@@ -24,7 +26,7 @@ pub(super) async fn a_token_is_taken_once(store: Arc<impl Store>) {
     assert_eq!(store.audit_head().await.unwrap().seq, 2, "what was refused left no record");
 }
 
-pub(super) async fn the_audit_log_is_one_chain_whoever_writes(store: Arc<impl Store>) {
+pub(super) async fn the_audit_log_is_one_chain_under_many_writers(store: Arc<impl Store>) {
     let outcomes = at_once(
         &store,
         (0..50).map(|number| {
@@ -65,7 +67,7 @@ pub(super) async fn of_two_requests_with_one_key_one_makes_its_grant(store: Arc<
     assert_eq!(store.grant_of_request(&name("alice"), "key").await.unwrap(), Some(open[0].record.id));
 }
 
-/// Commits all of them at once, each from a task of its own. The answers come in no order.
+/// Commits all transactions at once, each from a task of its own. The answers come in no order.
 async fn at_once(
     store: &Arc<impl Store>,
     transactions: impl IntoIterator<Item = Transaction>,
@@ -78,7 +80,7 @@ async fn at_once(
     tasks.join_all().await
 }
 
-/// How many of them succeeded, where the others conflicted.
+/// Counts the commits that succeeded; the others must have conflicted.
 fn successes(outcomes: &[Result<Head, StoreError>]) -> usize {
     let (done, refused): (Vec<_>, Vec<_>) = outcomes.iter().partition(|outcome| outcome.is_ok());
     assert!(refused.into_iter().all(is_conflict), "{outcomes:?}");

@@ -1,11 +1,11 @@
-//! One commit: whole or not at all, and never without its audit events.
+//! Commits: whole or not at all, and never without their audit events.
 
 use postern_core::Event;
 use postern_core::audit::{AuditEvent, AuditRecord};
 
 use super::{agent, closed, event, is_conflict, put};
-use crate::samples::{a_grant, a_policy, at, name};
 use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
+use crate::testing::builders::{a_grant, a_policy, at, name};
 pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store) {
     let (first, second) = (a_grant().number(1).build(), a_grant().number(2).build());
     let (kept, new) = (TokenHash([1; 32]), TokenHash([2; 32]));
@@ -52,11 +52,11 @@ pub(super) async fn changes_see_those_before_them_in_their_transaction(store: &i
     assert_eq!((kept.record, kept.version), (active, 2));
 }
 
-pub(super) async fn changes_without_a_word_are_refused(store: &impl Store) {
+pub(super) async fn changes_without_an_audit_event_are_refused(store: &impl Store) {
     let grant = a_grant().build();
     let silent =
         Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Any });
-    assert!(matches!(store.commit(silent).await, Err(StoreError::Silent)));
+    assert!(matches!(store.commit(silent).await, Err(StoreError::Unaudited)));
     assert!(store.grant(grant.id).await.unwrap().is_none());
 }
 

@@ -1,11 +1,11 @@
-//! What is found by looking.
+//! Reads: each finds the records that it is asked for.
 
 use postern_core::Grant;
 use postern_core::audit::Head;
 
 use super::{Leasing, closed, event, put};
-use crate::samples::{a_grant, a_policy, at, name};
 use crate::store::{Change, Expect, GrantQuery, Transaction};
+use crate::testing::builders::{a_grant, a_policy, at, name};
 
 pub(super) async fn an_empty_store_has_nothing(store: &impl Leasing) {
     assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
@@ -62,7 +62,7 @@ pub(super) async fn pages_of_grants_meet_without_a_gap(store: &impl Leasing) {
         if before.is_none() {
             break;
         }
-        // Whoever comes in the meantime is newer, and moves no page.
+        // A grant that comes in the meantime is newer, and moves no page.
         let late = a_grant().number(100 + u8::try_from(paged.len()).unwrap()).build();
         store.commit(put(&late, Expect::Absent)).await.unwrap();
     }

@@ -1,10 +1,10 @@
-//! One record: kept, changed by its version, and known by its key.
+//! Records: kept, changed by their versions, and found by their keys.
 
 use postern_core::Event;
 
 use super::{agent, closed, event, is_conflict, put, put_policy};
-use crate::samples::{a_grant, a_policy, at, name, principal};
 use crate::store::{AgentRecord, Ban, Change, Expect, Store, Transaction, Version};
+use crate::testing::builders::{a_grant, a_policy, at, name, principal};
 pub(super) async fn a_grant_is_kept_and_changed_by_its_version(store: &impl Store) {
     let grant = a_grant().build();
     store.commit(put(&grant, Expect::Absent)).await.unwrap();

@@ -1,4 +1,4 @@
-//! One change, applied to the database inside the writer's transaction.
+//! Changes, each applied to the database inside the writer's transaction.
 
 use postern_core::{Grant, Policy};
 use rusqlite::{Connection, OptionalExtension as _, params};
@@ -6,10 +6,13 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::rows::{to_body, unavailable};
 use crate::store::{AgentRecord, Change, Expect, StoreError, Version};
 
-/// Of a record that has no version.
+/// The version of a record that has none.
 const UNVERSIONED: Version = 0;
 
-/// Applies the change, or says which expectation does not hold. Returns the version that its record has now.
+/// Applies the change, and returns the new version of its record.
+///
+/// # Errors
+/// A conflict, if the change's expectation does not hold.
 pub(super) fn apply(connection: &Connection, change: &Change) -> Result<Version, StoreError> {
     let version = match change {
         Change::PutGrant { grant, expect } => put_grant(connection, grant, *expect),
@@ -37,7 +40,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<Version,
     version?.ok_or_else(|| StoreError::Conflict { what: change.subject() })
 }
 
-/// The version that the record has now; `None` where the expectation does not hold.
+/// The new version of the record; `None` if the expectation does not hold.
 type Changed = Result<Option<Version>, StoreError>;
 
 fn put_grant(connection: &Connection, grant: &Grant, expect: Expect) -> Changed {
@@ -93,7 +96,7 @@ fn version(connection: &Connection, sql: &str, key: &str) -> Result<Option<Versi
     statement.query_row([key], |row| row.get(0)).optional().map_err(unavailable)
 }
 
-/// A change that must touch exactly one record, which has no version.
+/// The outcome of a change that must touch exactly one record without a version.
 fn one_row(rows: usize) -> Changed {
     Ok((rows == 1).then_some(UNVERSIONED))
 }

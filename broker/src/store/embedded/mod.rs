@@ -1,49 +1,48 @@
-//! The embedded store: SQLite in WAL mode with `synchronous = FULL`, so that what was answered survives a power cut.
+//! The embedded store: SQLite in WAL mode with `synchronous = FULL`, so that an answered commit survives a power cut.
 //! One broker uses it at a time.
+//!
+//! A commit goes through the one writer (`writer.rs`), which syncs once for all transactions that wait. Reads of open grants
+//! and policies come from memory (`open_grant_cache.rs`), which follows a commit once it is durable; all other reads use
+//! connections of their own (`reader.rs`) and wait for no writer.
 
 mod changes;
+mod database;
+mod open_grant_cache;
 mod reader;
 mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod transfer;
-mod view;
 mod writer;
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
-use std::time::Duration;
 
 use async_trait::async_trait;
-use postern_core::audit::{AuditRecord, Head};
+use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
-use rusqlite::config::DbConfig;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use serde::de::DeserializeOwned;
 
 use super::{
-    AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
-    Versioned,
+    AgentRecord, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
+    Transaction, Versioned,
 };
+use database::{Lock, audit_lines, connect, read_head};
+use open_grant_cache::OpenGrantCache;
 use reader::Readers;
 use rows::{corrupt, from_body, unavailable};
 pub use transfer::Transfer;
-use view::View;
 use writer::Writer;
-
-/// How long SQLite waits for a lock before it gives up.
-const BUSY: Duration = Duration::from_secs(5);
 
 /// The embedded store.
 #[derive(Debug)]
 pub struct Embedded {
     writer: Writer,
-    view: View,
+    cache: OpenGrantCache,
     readers: Readers,
-    /// Held as long as the store is open: the last field, so that the writer has ended when it goes.
+    /// The lock on the database. It is the last field, so that the writer has ended when the lock is released.
     _lock: Lock,
 }
 
@@ -51,7 +50,7 @@ impl Embedded {
     /// Opens the store, or makes it.
     ///
     /// # Errors
-    /// Another broker has it open, it was written by a newer broker, it was moved or is not there yet, or it cannot be read.
+    /// Another broker has it open, it was written by a newer broker, it was moved or is incomplete, or it cannot be read.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::open_with(path, |_| Ok(()))
     }
@@ -63,68 +62,14 @@ impl Embedded {
         let (lock, connection) = connect(path)?;
         transfer::check(&connection)?;
         prepare(&connection).map_err(unavailable)?;
-        let view = View::new(
+        let cache = OpenGrantCache::new(
             many(&connection, "grant", "SELECT version, body FROM grants WHERE open = 1", vec![])?,
             many(&connection, "policy", "SELECT version, body FROM policies WHERE body IS NOT NULL", vec![])?,
             read_head(&connection)?,
         );
-        let writer = Writer::start(connection, view.clone())?;
-        Ok(Self { writer, view, readers: Readers::new(path), _lock: lock })
+        let writer = Writer::start(connection, cache.clone())?;
+        Ok(Self { writer, cache, readers: Readers::new(path), _lock: lock })
     }
-}
-
-/// Locks the database, and opens it with the schema of this broker.
-fn connect(path: &Path) -> Result<(Lock, Connection), StoreError> {
-    let lock = lock(path)?;
-    // SQLite would make the file with the umask's permissions.
-    private(path).map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
-    let mut connection = Connection::open(path).map_err(unavailable)?;
-    connection.busy_timeout(BUSY).map_err(unavailable)?;
-    // The last connection that closes writes what is in the log into the database: not where a newer broker that was
-    // killed left it, and this one refuses.
-    keep_log(&connection, true)?;
-    let found: u32 =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(unavailable)?;
-    schema::check(found)?;
-    keep_log(&connection, false)?;
-    connection.pragma_update(None, "journal_mode", "WAL").map_err(unavailable)?;
-    connection.pragma_update(None, "synchronous", "FULL").map_err(unavailable)?;
-    // What a transaction of a group may have to take back is kept in memory, not in a file beside the database.
-    connection.pragma_update(None, "temp_store", "MEMORY").map_err(unavailable)?;
-    schema::migrate(&mut connection, found)?;
-    Ok((lock, connection))
-}
-
-/// Whether closing the connection leaves SQLite's log as it is.
-fn keep_log(connection: &Connection, keep: bool) -> Result<(), StoreError> {
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, keep).map(drop).map_err(unavailable)
-}
-
-/// The lock on a database. It is on a file beside it, because SQLite has locks of its own on the database.
-#[derive(Debug)]
-struct Lock(File);
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing the file is not enough while a process that is being started has a copy of it.
-        self.0.unlock().ok();
-    }
-}
-
-fn lock(database: &Path) -> Result<Lock, StoreError> {
-    let unavailable = |source| StoreError::Unavailable { source };
-    let file = private(&database.with_extension("lock")).map_err(|source| unavailable(Box::new(source)))?;
-    match file.try_lock() {
-        Ok(()) => Ok(Lock(file)),
-        Err(TryLockError::WouldBlock) => {
-            Err(unavailable(format!("another broker has {} open; stop it first", database.display()).into()))
-        }
-        Err(TryLockError::Error(source)) => Err(unavailable(Box::new(source))),
-    }
-}
-
-fn private(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
 #[async_trait]
@@ -134,11 +79,16 @@ impl Store for Embedded {
     }
 
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
-        if let Some(open) = self.view.open_grant(id) {
+        if let Some(open) = self.cache.open_grant(id) {
             return Ok(Some(open));
         }
         let sql = "SELECT version, body FROM grants WHERE id = ?1";
         self.readers.one(move |db| one(db, "grant", sql, id.to_string()))
+    }
+
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        // A reader sees a commit only after it is on the disk.
+        self.grant(id).await.map(Durable::new)
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -146,7 +96,7 @@ impl Store for Embedded {
     }
 
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        Ok(self.view.open_grants())
+        Ok(self.cache.open_grants())
     }
 
     async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
@@ -162,19 +112,23 @@ impl Store for Embedded {
     }
 
     async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
-        Ok(self.view.snapshot(&lease.target))
+        Ok(self.cache.snapshot(&lease.target))
     }
 
     async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        Ok(self.view.policies())
+        Ok(self.cache.policies())
     }
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
-        Ok(self.view.policy(name))
+        Ok(self.cache.policy(name))
+    }
+
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        self.policy(name).await.map(Durable::new)
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
-        // The order of a list is the order of its ids, which is not that of their text.
+        // Agents are sorted by target id, which is not the order of the ids' text.
         let sql = "SELECT version, body FROM agents";
         let mut agents: Vec<Versioned<AgentRecord>> =
             self.readers.read(move |db| many(db, "agent", sql, vec![])).await?;
@@ -212,35 +166,13 @@ impl Store for Embedded {
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
-        Ok(self.view.head())
+        Ok(self.cache.head())
     }
-}
 
-fn read_head(db: &Connection) -> Result<Head, StoreError> {
-    let last = audit_lines(db, "SELECT seq, line FROM audit ORDER BY seq DESC LIMIT 1", [])?.pop();
-    let record = last.map(|(seq, line)| from_body::<AuditRecord>(&audit_record(seq), &line)).transpose()?;
-    Ok(record.map_or(Head::EMPTY, |record| record.head()))
-}
-
-/// The lines that a query of (seq, line) finds. One that is no longer text is named by its place (I9).
-fn audit_lines(
-    db: &Connection,
-    sql: &str,
-    values: impl rusqlite::Params,
-) -> Result<Vec<(u64, String)>, StoreError> {
-    let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
-    let mut rows = statement.query(values).map_err(unavailable)?;
-    let mut lines = Vec::new();
-    while let Some(row) = rows.next().map_err(unavailable)? {
-        let seq = row.get(0).map_err(unavailable)?;
-        let line = row.get_ref(1).map_err(unavailable)?.as_str();
-        lines.push((seq, line.map_err(|source| corrupt(&audit_record(seq), source))?.to_owned()));
+    async fn ended(&self) -> String {
+        self.writer.ended().await;
+        "the thread that commits to the store has ended".to_owned()
     }
-    Ok(lines)
-}
-
-fn audit_record(seq: u64) -> String {
-    format!("audit record {seq}")
 }
 
 fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -276,7 +208,7 @@ fn one<T: DeserializeOwned>(
     Ok(many(db, what, sql, vec![key.into()])?.pop())
 }
 
-/// Every record that a query of (version, body) finds.
+/// Returns every record that a query of (version, body) finds.
 fn many<T: DeserializeOwned>(
     db: &Connection,
     what: &str,

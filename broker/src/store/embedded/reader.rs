@@ -1,14 +1,15 @@
-//! The readers: connections that only read, lent to whoever asks.
+//! The readers: a pool of connections that only read.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rusqlite::{Connection, OpenFlags};
 
+use super::database::LOCK_TIMEOUT;
 use super::rows::unavailable;
 use crate::store::StoreError;
 
-/// Lends connections. One that is not there yet is opened.
+/// Lends connections, and opens one if none is idle.
 #[derive(Debug, Clone)]
 pub(super) struct Readers {
     path: PathBuf,
@@ -20,7 +21,7 @@ impl Readers {
         Self { path: path.to_owned(), idle: Arc::default() }
     }
 
-    /// Looks for one record by its key, where the caller is: that takes less than changing threads would.
+    /// Reads one record by its key on the caller's thread: that takes less time than a change of threads.
     pub(super) fn one<T>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, StoreError>,
@@ -28,7 +29,8 @@ impl Readers {
         self.read_now(query)
     }
 
-    /// Runs a query off the runtime's own threads, inside one read transaction: it sees one instant.
+    /// Runs a query off the runtime's threads, inside one read transaction, so that it sees one instant.
+    #[expect(clippy::disallowed_methods, reason = "the caller waits for the query, and reads its panic")]
     pub(super) async fn read<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Connection) -> Result<T, StoreError> + Send + 'static,
@@ -52,6 +54,6 @@ impl Readers {
 fn open(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(unavailable)?;
-    connection.busy_timeout(super::BUSY).map_err(unavailable)?;
+    connection.busy_timeout(LOCK_TIMEOUT).map_err(unavailable)?;
     Ok(connection)
 }

@@ -5,7 +5,7 @@ use rusqlite::ErrorCode;
 use crate::store::StoreError;
 pub(super) use crate::store::bodies::{corrupt, from_body, to_body};
 
-/// SQLite's error as the store's.
+/// Turns an error of SQLite into one of the store.
 pub(super) fn unavailable(error: rusqlite::Error) -> StoreError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => StoreError::Full,

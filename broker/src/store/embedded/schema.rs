@@ -1,11 +1,11 @@
-//! The schema, and how it moves forward. Kept in SQLite's own `user_version`.
+//! The schema and its migrations. Its version is SQLite's own `user_version`.
 
 use rusqlite::Connection;
 
 use super::rows::unavailable;
 use crate::store::StoreError;
 
-/// Each step takes the schema one version further. Never change one that was released: add the next.
+/// The steps, each from one version to the next. Never change a released step: add another.
 const MIGRATIONS: [&str; 2] = [
     "
     CREATE TABLE grants (
@@ -38,13 +38,13 @@ const MIGRATIONS: [&str; 2] = [
     "CREATE TABLE marks (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;",
 ];
 
-/// Refuses a store of a newer broker, before anything in it is touched.
+/// Refuses a store of a newer broker, before the broker touches anything in it.
 pub(super) fn check(found: u32) -> Result<(), StoreError> {
     let known = u32::try_from(MIGRATIONS.len()).unwrap_or(u32::MAX);
     if found > known { Err(StoreError::NewerSchema { found, known }) } else { Ok(()) }
 }
 
-/// Brings the schema from the version that was found to this broker's.
+/// Brings the schema from the given version to this broker's.
 pub(super) fn migrate(connection: &mut Connection, found: u32) -> Result<(), StoreError> {
     for (step, version) in MIGRATIONS.iter().zip(1u32..).skip(found as usize) {
         let transaction = connection.transaction().map_err(unavailable)?;

@@ -13,9 +13,9 @@ use postern_core::{CloseReason, Event};
 use tempfile::TempDir;
 
 use super::*;
-use crate::samples::{a_grant, a_policy, at, name, start};
 use crate::store::conformance::{self, Leasing as _};
 use crate::store::{Change, Expect};
+use crate::testing::builders::{a_grant, a_policy, at, name, start};
 
 impl conformance::Leasing for Embedded {}
 
@@ -213,7 +213,7 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
 }
 
 #[tokio::test]
-async fn one_conflict_in_a_group_hurts_nobody_else() {
+async fn one_conflict_in_a_group_refuses_no_other_transaction() {
     let (_dir, path) = a_place();
     let store = Embedded::open(&path).unwrap();
     let changes = (0..200u8).map(|n| store.commit(a_change(n % 100)));
@@ -232,7 +232,7 @@ async fn all_that_wait_share_a_commit_and_each_is_answered() {
     let before = commits_in(&fs::read(&log).unwrap());
     let other = Connection::open(&path).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    // The writer waits for the other connection, and everyone who comes meanwhile waits for the writer.
+    // The writer waits for the other connection, and every transaction that comes meanwhile waits for the writer.
     let all = join_all((0..MANY).map(|_| store.commit(Transaction::default().audit(event()))));
     let (outcomes, ()) = tokio::join!(all, async { other.execute_batch("ROLLBACK").unwrap() });
     let mut places: Vec<u64> = outcomes.into_iter().map(|outcome| outcome.unwrap().seq).collect();
@@ -242,7 +242,7 @@ async fn all_that_wait_share_a_commit_and_each_is_answered() {
     assert!((1..=5).contains(&commits), "{commits} commits");
 }
 
-/// How many commits SQLite's log holds: the frames that carry a database size
+/// Counts the commits in SQLite's log: the frames that carry a database size
 /// (<https://www.sqlite.org/fileformat2.html#the_write_ahead_log>).
 fn commits_in(log: &[u8]) -> usize {
     let page_size = u32::from_be_bytes(log[8..12].try_into().unwrap()) as usize;

@@ -1,4 +1,4 @@
-//! Moving the embedded store: the same lock as a broker's, so that nobody writes meanwhile.
+//! Moving the embedded store, under the lock that a broker takes, so that no broker writes during the migration.
 
 use std::path::Path;
 
@@ -6,40 +6,40 @@ use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::database::{Lock, audit_lines, connect, read_head};
 use super::rows::{corrupt, from_body, unavailable};
-use super::{Embedded, Lock, audit_lines, connect, read_head};
-use crate::store::transfer::{Counts, Item, Kind, Moving, PAGE, Page, Source, Target};
-use crate::store::{StoreError, TokenHash};
+use crate::store::transfer::{Counts, Item, PAGE, Page, Source, Target};
+use crate::store::{MigrationError, RecordKind, StoreError, TokenHash};
 
 /// The marks that keep a store from being opened.
 const MOVED: &str = "moved";
 const INCOMPLETE: &str = "incomplete";
 
-/// A database that is moved, or moved to.
+/// A database, as the source or the target of a migration.
 #[derive(Debug)]
 pub struct Transfer {
     connection: Connection,
     _lock: Lock,
 }
 
-impl Embedded {
-    /// Opens a database to move it or to move another store into it.
+impl Transfer {
+    /// Opens a database, to move it or to move another store into it.
     ///
     /// # Errors
     /// A broker has it open, it was written by a newer broker, or it cannot be read.
-    pub fn transfer(path: &Path) -> Result<Transfer, StoreError> {
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
         let (lock, connection) = connect(path)?;
-        Ok(Transfer { connection, _lock: lock })
+        Ok(Self { connection, _lock: lock })
     }
 }
 
-/// Refuses a store that was moved, or has not arrived.
+/// Refuses a store that was moved away, or whose migration was not completed.
 pub(super) fn check(db: &Connection) -> Result<(), StoreError> {
     if let Some(to) = mark(db, MOVED)? {
-        return Err(Moving::Moved { to }.into());
+        return Err(MigrationError::Moved { to }.into());
     }
     match mark(db, INCOMPLETE)? {
-        Some(from) => Err(Moving::Incomplete { from }.into()),
+        Some(from) => Err(MigrationError::Incomplete { from }.into()),
         None => Ok(()),
     }
 }
@@ -49,19 +49,25 @@ fn mark(db: &Connection, name: &str) -> Result<Option<String>, StoreError> {
     db.query_row(sql, [name], |row| row.get(0)).optional().map_err(unavailable)
 }
 
-fn table(kind: Kind) -> &'static str {
+fn table(kind: RecordKind) -> &'static str {
     match kind {
-        Kind::Audit => "audit",
-        Kind::Grants => "grants",
-        Kind::Requests => "requests",
-        Kind::Policies => "policies",
-        Kind::Agents => "agents",
-        Kind::Tokens => "tokens",
+        RecordKind::Audit => "audit",
+        RecordKind::Grants => "grants",
+        RecordKind::Requests => "requests",
+        RecordKind::Policies => "policies",
+        RecordKind::Agents => "agents",
+        RecordKind::Tokens => "tokens",
     }
 }
 
-const KINDS: [Kind; 6] =
-    [Kind::Audit, Kind::Grants, Kind::Requests, Kind::Policies, Kind::Agents, Kind::Tokens];
+const KINDS: [RecordKind; 6] = [
+    RecordKind::Audit,
+    RecordKind::Grants,
+    RecordKind::Requests,
+    RecordKind::Policies,
+    RecordKind::Agents,
+    RecordKind::Tokens,
+];
 
 fn counts(db: &Connection) -> Result<Counts, StoreError> {
     KINDS
@@ -73,17 +79,17 @@ fn counts(db: &Connection) -> Result<Counts, StoreError> {
         .collect()
 }
 
-/// The rows after `from`, as they are kept, and the key of each.
-fn rows(db: &Connection, kind: Kind, from: Option<&str>) -> Result<Vec<(String, Item)>, StoreError> {
+/// Returns the rows after `from`, as they are kept, each with its key.
+fn rows(db: &Connection, kind: RecordKind, from: Option<&str>) -> Result<Vec<(String, Item)>, StoreError> {
     let from = from.unwrap_or_default();
     match kind {
-        Kind::Audit => {
+        RecordKind::Audit => {
             let after: i64 = if from.is_empty() { 0 } else { from.parse().unwrap_or(i64::MAX) };
             let sql = "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
             let lines = audit_lines(db, sql, params![after, PAGE])?;
             Ok(lines.into_iter().map(|(seq, line)| (seq.to_string(), Item::Audit { seq, line })).collect())
         }
-        Kind::Grants => {
+        RecordKind::Grants => {
             let sql = "SELECT id, version, body FROM grants WHERE id > ?1 ORDER BY id LIMIT ?2";
             let rows: Vec<(String, u64, String)> =
                 query(db, sql, from, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
@@ -94,7 +100,7 @@ fn rows(db: &Connection, kind: Kind, from: Option<&str>) -> Result<Vec<(String, 
                 })
                 .collect()
         }
-        Kind::Requests => {
+        RecordKind::Requests => {
             // No name has a space in it.
             let (name, key) = from.split_once(' ').unwrap_or_default();
             let sql = "SELECT principal, key, id FROM requests WHERE (principal, key) > (?1, ?2) \
@@ -111,21 +117,21 @@ fn rows(db: &Connection, kind: Kind, from: Option<&str>) -> Result<Vec<(String, 
                 })
                 .collect()
         }
-        Kind::Policies => {
+        RecordKind::Policies => {
             let sql = "SELECT name, version, body FROM policies WHERE name > ?1 ORDER BY name LIMIT ?2";
             query(db, sql, from, |row| {
                 let name: String = row.get(0)?;
                 Ok((name.clone(), Item::Policy { name, version: row.get(1)?, body: row.get(2)? }))
             })
         }
-        Kind::Agents => {
+        RecordKind::Agents => {
             let sql = "SELECT target, version, body FROM agents WHERE target > ?1 ORDER BY target LIMIT ?2";
             query(db, sql, from, |row| {
                 let target: String = row.get(0)?;
                 Ok((target.clone(), Item::Agent { target, version: row.get(1)?, body: row.get(2)? }))
             })
         }
-        Kind::Tokens => {
+        RecordKind::Tokens => {
             let sql = "SELECT hash, body FROM tokens WHERE lower(hex(hash)) > ?1 ORDER BY hash LIMIT ?2";
             query(db, sql, from, |row| {
                 let hash: [u8; 32] = row.get(0)?;
@@ -193,7 +199,7 @@ impl Source for Transfer {
         counts(&self.connection)
     }
 
-    async fn page(&mut self, kind: Kind, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError> {
         let rows = rows(&self.connection, kind, from)?;
         let next = (rows.len() == PAGE).then(|| rows.last().map(|(key, _)| key.clone())).flatten();
         Ok(Page { items: rows.into_iter().map(|(_, item)| item).collect(), next })
@@ -201,7 +207,7 @@ impl Source for Transfer {
 
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
         if read_head(&self.connection)? != *head {
-            return Err(Moving::Changed.into());
+            return Err(MigrationError::Changed.into());
         }
         let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
         self.connection.execute(sql, params![MOVED, to]).map(drop).map_err(unavailable)
@@ -213,14 +219,14 @@ impl Target for Transfer {
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(unavailable)?;
         match mark(&transaction, INCOMPLETE)? {
-            Some(from) if !overwrite => return Err(Moving::Incomplete { from }.into()),
+            Some(from) if !overwrite => return Err(MigrationError::Incomplete { from }.into()),
             Some(_) => {
                 for table in KINDS.into_iter().map(table).chain(["grant_targets"]) {
                     transaction.execute(&format!("DELETE FROM {table}"), []).map_err(unavailable)?;
                 }
             }
             None if counts(&transaction)?.values().any(|count| *count > 0) => {
-                return Err(Moving::NotEmpty.into());
+                return Err(MigrationError::NotEmpty.into());
             }
             None => {}
         }

@@ -1,44 +1,54 @@
-//! The writer: one thread, one connection, and group commit: every transaction that waits shares the next fsync.
+//! The writer: one thread and one connection, with group commit: all transactions that wait share the next fsync.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, Transaction as SqlTransaction, params};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::changes;
+use super::open_grant_cache::{Effect, OpenGrantCache};
 use super::rows::unavailable;
-use super::view::{Effect, View};
 use crate::store::{StoreError, Transaction};
 
-/// How many transactions share a commit at the most.
+/// The most transactions that share a commit.
 const GROUP: usize = 256;
 
 type Answer = Result<Head, StoreError>;
 
-/// A transaction that waits, and who waits for it.
+/// A transaction that waits, and the channel for its answer.
 struct Job {
     transaction: Transaction,
     answer: oneshot::Sender<Answer>,
 }
 
-/// Hands transactions to the writer's thread. The thread ends when this is dropped.
+/// A handle on the writer's thread, which ends when the handle is dropped.
 #[derive(Debug)]
 pub(super) struct Writer {
     jobs: Option<Sender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// The other half is the thread's, and goes with it.
+    alive: watch::Receiver<()>,
 }
 
 impl Writer {
-    /// Starts the thread on a connection of its own.
-    pub(super) fn start(connection: Connection, view: View) -> Result<Self, StoreError> {
+    /// Starts the thread, with a connection of its own.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the writer owns the thread, and the store notices its end"
+    )]
+    pub(super) fn start(connection: Connection, cache: OpenGrantCache) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
+        let (runs, alive) = watch::channel(());
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || run(connection, &view, &waiting))
+            .spawn(move || {
+                let _runs = runs;
+                run(connection, &cache, &waiting);
+            })
             .map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), alive })
     }
 
     /// Commits the transaction durably.
@@ -49,6 +59,12 @@ impl Writer {
             Ok(outcome) if sent => outcome,
             Ok(_) | Err(_) => Err(StoreError::Unavailable { source: "the store's writer has ended".into() }),
         }
+    }
+
+    /// Waits until the thread has ended, which it does only by a panic.
+    pub(super) async fn ended(&self) {
+        // Nothing is ever sent.
+        self.alive.clone().changed().await.ok();
     }
 }
 
@@ -61,22 +77,22 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut connection: Connection, view: &View, waiting: &Receiver<Job>) {
+fn run(mut connection: Connection, cache: &OpenGrantCache, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         let group: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
-        commit_group(&mut connection, view, group);
+        commit_group(&mut connection, cache, group);
     }
 }
 
-/// Commits the group, has the view follow, and answers everyone in it.
-fn commit_group(connection: &mut Connection, view: &View, group: Vec<Job>) {
+/// Commits the group, updates the cache, and answers each transaction.
+fn commit_group(connection: &mut Connection, cache: &OpenGrantCache, group: Vec<Job>) {
     let (jobs, answers): (Vec<_>, Vec<_>) =
         group.into_iter().map(|job| (job.transaction, job.answer)).unzip();
-    match commit(connection, view.head(), jobs) {
+    match commit(connection, cache.head(), jobs) {
         Ok(Committed { outcomes, effects, head }) => {
-            view.follow(effects, head);
+            cache.follow(effects, head);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
-                // Whoever no longer waits finds out from the store.
+                // A caller that no longer waits reads the outcome from the store.
                 answer.send(outcome).ok();
             }
         }
@@ -89,7 +105,7 @@ fn commit_group(connection: &mut Connection, view: &View, group: Vec<Job>) {
     }
 }
 
-/// A group that is durable.
+/// A durable group.
 struct Committed {
     outcomes: Vec<Answer>,
     effects: Vec<Effect>,
@@ -110,8 +126,8 @@ fn commit(
                 head = applied.head;
                 Ok(head)
             }
-            Err(refused @ (StoreError::Conflict { .. } | StoreError::Silent)) => Err(refused),
-            // SQLite may have rolled back the whole group by itself: nothing more may be built on it.
+            Err(refused @ (StoreError::Conflict { .. } | StoreError::Unaudited)) => Err(refused),
+            // SQLite may have rolled back the whole group by itself, so the group ends here.
             Err(failed) => return Err(failed),
         });
     }
@@ -119,20 +135,20 @@ fn commit(
     Ok(Committed { outcomes, effects, head })
 }
 
-/// One transaction of a group.
+/// An applied transaction of a group.
 struct Applied {
     effects: Vec<Effect>,
     head: Head,
 }
 
-/// Applies one transaction inside a savepoint, so that its failure hurts nobody else in the group.
+/// Applies one transaction inside a savepoint, so that its failure does not affect the others in the group.
 fn apply(
     shared: &mut SqlTransaction<'_>,
     mut head: Head,
     transaction: Transaction,
 ) -> Result<Applied, StoreError> {
-    if transaction.is_silent() {
-        return Err(StoreError::Silent);
+    if transaction.is_unaudited() {
+        return Err(StoreError::Unaudited);
     }
     let savepoint = shared.savepoint().map_err(unavailable)?;
     let mut effects = Vec::with_capacity(transaction.changes.len());
@@ -152,15 +168,15 @@ fn apply(
     Ok(Applied { effects, head })
 }
 
-/// The same failure for everyone else in the group.
+/// Copies the failure for another transaction of the group.
 fn again(error: &StoreError) -> StoreError {
     match error {
         StoreError::Full => StoreError::Full,
         StoreError::Conflict { .. }
         | StoreError::Fenced { .. }
-        | StoreError::Silent
+        | StoreError::Unaudited
         | StoreError::NewerSchema { .. }
-        | StoreError::Moving(_)
+        | StoreError::Migration(_)
         | StoreError::Corrupt { .. }
         | StoreError::Unavailable { .. } => StoreError::Unavailable { source: error.to_string().into() },
     }

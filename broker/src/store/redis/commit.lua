@@ -1,17 +1,17 @@
 -- Applies a group of transactions or none of it.
 --
--- KEYS[1]: what every key begins with. ARGV: whose membership, the head that the records were made after, the head after
--- them, the transactions as JSON, how long a turn lasts in ms, and the records of the audit log, a line each.
--- '?' in the first head's place is no head: the member does not know it, and asks for its turn and for the head.
--- Answers 'ok'; 'fenced' where the membership has ended; 'moved' where the store is elsewhere or not here yet; 'head' and
--- what it is; 'wait' where another member has the turn; 'lost' and the place, from 0, of a transaction whose lease is
--- another's; or 'conflict' and the places of the transaction and the change that cannot be made. Nothing is written before
--- everything was looked at.
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the head that the records follow, the head after them, the
+-- transactions as JSON, the length of a turn in ms, the known head, and the records of the audit log, one line each.
+-- '?' in place of the first head: the member does not know the head, and asks for its turn and for the head.
+-- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head, as `known.lua` does;
+-- 'wait' if another member has the turn; 'lost' and the index, from 0, of a transaction whose lease another member holds; or
+-- 'conflict' and the indexes of the transaction and the change that cannot be made. The script checks everything before it
+-- writes anything.
 --
--- Turns: a member whose head was moved by another one has the turn from then on, and one that comes meanwhile waits in a
--- queue. Who commits hands the turn to the first in the queue. So no member's commit is overtaken twice. A turn lasts for
--- some time only, and so a member that died in it keeps the others for no longer than that. A member that is alone never
--- waits and never writes a turn.
+-- Turns: a member whose head was moved by another member has the turn from then on, and a member that comes meanwhile waits
+-- in a queue. A commit hands the turn to the first in the queue. So no member's commit is overtaken twice. A turn is limited
+-- in time, so that a member that dies in it holds the others up for no longer than that. A single member never waits and
+-- never writes a turn.
 local p, me = KEYS[1], ARGV[1]
 if redis.call('EXISTS', p .. 'alive:' .. me) == 0 then
     return { 'fenced' }
@@ -21,7 +21,7 @@ if redis.call('EXISTS', p .. 'moved', p .. 'incomplete') > 0 then
 end
 
 local turn, queue = p .. 'turn', p .. 'queue'
--- Gives the turn to the first in the queue that is still a member, and says who that is.
+-- Gives the turn to the first in the queue that is still a member, and returns that member.
 local function hand_over()
     while true do
         local first = redis.call('ZPOPMIN', queue)[1]
@@ -41,14 +41,14 @@ if not holder and redis.call('EXISTS', queue) == 1 then
 end
 if holder and holder ~= me then
     local now = redis.call('TIME')
-    -- In the order in which they came: one that is in the queue already keeps its place.
+    -- In the order of arrival: a member that is in the queue already keeps its place.
     redis.call('ZADD', queue, 'NX', now[1] * 1000000 + now[2], me)
     return { 'wait' }
 end
 local head = redis.call('GET', p .. 'head') or ''
 if head ~= ARGV[2] then
     redis.call('SET', turn, me, 'PX', ARGV[5])
-    return { 'head', head }
+    return { 'head', head_beside(p, ARGV[6]) }
 end
 
 local staged, order, later = {}, {}, {}
@@ -87,7 +87,7 @@ local function put(hash, field, expect, body)
 end
 
 local changes = {}
--- Where the others have to look.
+-- The places at which the other members have to look.
 local news = { grants = {}, targets = {}, agents = {} }
 function changes.grant(c)
     if not put('grants', c.key, c.expect, c.body) then
@@ -134,7 +134,7 @@ function changes.take_token(c)
 end
 
 local transactions = cjson.decode(ARGV[4])
--- What is left of the group comes again at once; where nothing is left, the turn is over.
+-- The rest of the group comes again at once; if nothing is left of it, the turn is over.
 local function refuse(answer)
     if holder and #transactions == 1 then
         hand_over()
@@ -161,7 +161,7 @@ for _, key in ipairs(order) do
         redis.call('HDEL', p .. write.hash, write.field)
     end
 end
--- Where grants are found: by who asked, by target, and those that are not over.
+-- The indexes of grants: by principal, by target, and those that are not over.
 for _, c in ipairs(later) do
     local open = c.open and 'ZADD' or 'ZREM'
     local function index(name, call)
@@ -181,7 +181,7 @@ for _, c in ipairs(later) do
         news.targets[#news.targets + 1] = { target, lease and string.match(lease, '^(%S+)') or '' }
     end
 end
-for i = 6, #ARGV do
+for i = 7, #ARGV do
     redis.call('RPUSH', p .. 'audit', ARGV[i])
 end
 redis.call('SET', p .. 'head', ARGV[3])

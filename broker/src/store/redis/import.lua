@@ -1,7 +1,7 @@
--- Fills a store that is marked as incomplete by this migration and by no other.
+-- Fills a store that this migration, and no other, has marked as incomplete.
 --
--- KEYS[1]: what every key begins with. ARGV: the mark; the commands as JSON, each with its name, what its key ends with,
--- and the rest. Answers whether the mark was there; nothing is written where it was not.
+-- KEYS[1]: the prefix of every key. ARGV: the mark; the commands as JSON, each with its name, its key without the prefix,
+-- and the rest. Answers 1 if the mark was there, and otherwise writes nothing and answers 0.
 local p = KEYS[1]
 if redis.call('GET', p .. 'incomplete') ~= ARGV[1] then
     return 0

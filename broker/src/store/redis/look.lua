@@ -1,14 +1,14 @@
 -- Reads grants by an index, at one instant, with the head and every policy.
 --
--- KEYS[1]: what every key begins with. ARGV: the index; '+' or '(' and the id before which to begin; '-' to go backward and
--- '+' to go forward; at most how many; 'policies' to have those too; whose membership looks, and the target and the token of
--- its lease, where it looks by the right of one.
--- Answers the head, the grants' ids and bodies in turn, and the policies' names and bodies in turn; or 'lost' in the head's
--- place where the lease is another's.
+-- KEYS[1]: the prefix of every key. ARGV: the index; '+' or '(' and the id before which to begin; '-' to go backward and
+-- '+' to go forward; the most grants; 'policies' to have those too; for a read under a lease, the membership, the target and
+-- the token; and last the known head.
+-- Answers the head, as `known.lua` does, the grants' ids and bodies alternately, and the policies' names and bodies alternately; or 'lost' in
+-- place of the head if another member holds the lease.
 local p = KEYS[1]
-if ARGV[7] then
-    local is_ours = redis.call('HGET', p .. 'leases', ARGV[7]) == ARGV[6] .. ' ' .. ARGV[8]
-    if not is_ours or redis.call('EXISTS', p .. 'alive:' .. ARGV[6]) == 0 then
+if #ARGV > 6 then
+    local is_held = redis.call('HGET', p .. 'leases', ARGV[7]) == ARGV[6] .. ' ' .. ARGV[8]
+    if not is_held or redis.call('EXISTS', p .. 'alive:' .. ARGV[6]) == 0 then
         return { 'lost', {}, {} }
     end
 end
@@ -27,4 +27,4 @@ local policies = {}
 if ARGV[5] == 'policies' then
     policies = redis.call('HGETALL', p .. 'policies')
 end
-return { redis.call('GET', p .. 'head') or '', grants, policies }
+return { head_beside(p, ARGV[#ARGV]), grants, policies }

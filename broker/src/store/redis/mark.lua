@@ -1,8 +1,8 @@
--- Marks a store before it is moved to, or after it was moved from.
+-- Marks the target of a migration before it is filled, or its source after it was read.
 --
--- KEYS[1]: what every key begins with. ARGV: 'incomplete', the mark and 'overwrite' where a mark may be replaced; or
--- 'moved', the mark and the head that the log must end with. Answers 'ok'; 'replaced'; or 'incomplete' and by whom,
--- 'not empty', 'changed': nothing was marked then.
+-- KEYS[1]: the prefix of every key. ARGV: 'incomplete', the mark and 'overwrite' if a mark may be replaced; or 'moved', the
+-- mark and the head with which the log must end. Answers 'ok' or 'replaced'; or 'incomplete' and the other mark,
+-- 'not empty' or 'changed' if nothing was marked.
 local p = KEYS[1]
 if ARGV[1] == 'moved' then
     if (redis.call('GET', p .. 'head') or '') ~= ARGV[3] then

@@ -1,32 +1,42 @@
-//! The store on Redis (7.0 or later) or Valkey: what several machines can reach.
+//! The store on Redis (7.0 or later) or Valkey, for several brokers on several machines.
 //!
-//! Several brokers write to it. Each is a member, and every write names its membership, so that one that was away for too
-//! long is refused, however late its write comes. Records are never given a time to live: a store's is never the expiry of
-//! a window.
+//! Each broker is a member, and every write names its membership, so that the server refuses a broker whose membership has
+//! ended, however late its write comes. No record has a time to live: a window never ends because a key expired.
 //!
 //! ```text
-//! {postern:<tenant>}:schema            the version of all this
+//! {postern:<tenant>}:schema            the version of these keys
 //!                    head              the number of the last audit record, and its hash
 //!                    audit             the records, one a line
 //!                    grants, policies, agents      hashes: an id, and a version and a body
 //!                    requests, tokens              hashes
-//!                    moved, incomplete    marks of a store that was moved, or has not arrived
+//!                    moved, incomplete    marks of a store that was moved, or whose migration was not completed
 //!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
-//!                    alive:<membership>            is there while it lasts: a key with a time to live
-//!                    members, jobs                 hashes: what members say of themselves, and what they are at
-//!                    leases, turns, views          hashes: who works on a target, and what it tells of it
-//!                    held:<membership>             its leases' targets
-//!                    losses                        a hash: how many of a member's leases were taken away
+//!                    alive:<membership>            exists while the membership lasts: a key with a time to live
+//!                    members, jobs                 hashes: the members' descriptions, and the members that hold locks
+//!                    leases, turns, views          hashes by target: lease, exclusive claim, and published status
+//!                    held:<membership>             the targets of its leases
+//!                    losses                        a hash: the number of a member's leases that others took
 //!                    fence                         the newest lease's token
 //!                    turn                          the membership that commits next; a key with a time to live
-//!                    queue                         a sorted set: the memberships that wait to commit, by when they came
+//!                    queue                         a sorted set: the memberships that wait to commit, by arrival
 //!                    news                          a channel
 //! ```
 
-mod link;
-mod members;
+/// The text of a script that answers the head, with the function that does so before it.
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("known.lua"), include_str!($file))
+    };
+}
+
+mod connection;
+mod coordination;
+mod discovery;
+mod error;
+mod keys;
+mod marks;
+mod membership;
 mod rollback;
-mod route;
 mod server;
 mod settings;
 #[cfg(test)]
@@ -38,7 +48,6 @@ mod writer;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use data_encoding::HEXLOWER;
 use postern_core::audit::Head;
 use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 use redis::Script;
@@ -46,27 +55,28 @@ use serde::de::DeserializeOwned;
 
 use super::bodies::{corrupt, from_body};
 use super::{
-    AgentRecord, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord, Transaction,
-    Versioned,
+    AgentRecord, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
+    Transaction, Versioned,
 };
-use link::Link;
-use members::{Membership, Scripts, lost};
-use server::{Server, head_of, redis_failed, words};
-pub use settings::{Place, RedisSettings, Sentinels, TlsFiles};
+use connection::SharedConnection;
+use error::{message, redis_failed};
+use keys::{SCHEMA, request_field, token_field};
+use membership::{Membership, Scripts, lost};
+use rollback::HeadReply;
+use server::Server;
+pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 pub use transfer::Transfer;
 use writer::Writer;
 
-/// The version of the keys.
-const SCHEMA: u32 = 2;
-/// So many grants are read at once.
+/// The number of grants that are read at once.
 const PAGE: usize = 500;
 
 /// The store on Redis.
 pub struct Redis {
     server: Server,
-    reader: Link,
+    reader: SharedConnection,
     writer: Writer,
-    look: Script,
+    index_script: Script,
     membership: Arc<Membership>,
     scripts: Scripts,
 }
@@ -81,11 +91,11 @@ impl Redis {
     /// Opens the store, or makes it, and joins its members.
     ///
     /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved or is not there yet.
+    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved, or is incomplete.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let server = Server::new(settings);
-        let mut reader = server.link().reading();
-        transfer::check(&server, &mut reader).await?;
+        let mut reader = server.shared_connection().reading();
+        marks::check(&server, &mut reader).await?;
         let schema: (u32, u32) = redis::pipe()
             .cmd("SETNX")
             .arg(server.key("schema"))
@@ -102,14 +112,14 @@ impl Redis {
             upgrade(&server, &mut reader).await?;
         }
         let membership = Arc::new(Membership::new());
-        let writer = Writer::new(server.clone(), Arc::clone(&membership));
-        let look = Script::new(include_str!("look.lua"));
-        let store = Self { server, reader, writer, look, membership, scripts: Scripts::new() };
+        let writer = Writer::start(server.clone(), Arc::clone(&membership));
+        let index_script = Script::new(script!("look.lua"));
+        let store = Self { server, reader, writer, index_script, membership, scripts: Scripts::new() };
         store.join().await?;
         Ok(store)
     }
 
-    /// What of the server's settings does not keep what is promised, each with the remedy.
+    /// Returns warnings about settings of the server that break the store's promises, each with the remedy.
     ///
     /// # Errors
     /// The server cannot be reached or refuses.
@@ -132,6 +142,19 @@ impl Redis {
         self.field(hash, field).await?.map_or(Ok(None), |text| versioned(what, &text))
     }
 
+    /// Reads a record, and waits until the replicas have it, or have that it is not there.
+    async fn durable<T: DeserializeOwned>(
+        &self,
+        what: &str,
+        hash: &str,
+        field: &str,
+    ) -> Result<Durable<Option<Versioned<T>>>, StoreError> {
+        // At one instant: the log up to this head has every change of the record that was read.
+        let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((hash, field))).await?;
+        self.writer.confirmed(head).await?;
+        Ok(Durable::new(text.map_or(Ok(None), |text| versioned(what, &text))?))
+    }
+
     async fn every<T: DeserializeOwned>(
         &self,
         what: &str,
@@ -143,84 +166,83 @@ impl Redis {
         bodies(&pairs).filter_map(|text| versioned(what, text).transpose()).collect()
     }
 
-    /// Grants that an index has, and what else there was at that instant.
-    async fn look(&self, look: Look<'_>) -> Result<Seen, StoreError> {
-        let mut script = self.look.key(&self.server.prefix);
-        script.arg(look.index).arg(look.end).arg(if look.newest_first { "-" } else { "+" });
-        script.arg(if look.limit == usize::MAX { -1 } else { i64::try_from(look.limit).unwrap_or(i64::MAX) });
-        script.arg(if look.policies { "policies" } else { "" });
-        if let Some(lease) = look.lease {
+    /// Reads the grants of an index, and the head and the policies at that instant.
+    async fn read_index(&self, query: IndexQuery<'_>) -> Result<IndexRead, StoreError> {
+        let mut script = self.index_script.key(&self.server.prefix);
+        script.arg(query.index).arg(query.end).arg(if query.newest_first { "-" } else { "+" });
+        script.arg(if query.limit == usize::MAX {
+            -1
+        } else {
+            i64::try_from(query.limit).unwrap_or(i64::MAX)
+        });
+        script.arg(if query.policies { "policies" } else { "" });
+        if let Some(lease) = query.lease {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
         }
         let mut reader = self.reader.clone();
-        let command = async {
+        let command = |known| async move {
+            script.arg(self.server.text_of(&known));
             let answer: (String, Vec<String>, Vec<String>) =
                 script.invoke_async(&mut reader).await.map_err(redis_failed)?;
             let (head, grants, policies) = answer;
-            if let Some(lease) = look.lease.filter(|_| head == "lost") {
+            if let Some(lease) = query.lease.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
             }
-            Ok((head_of(&head)?, grants, policies))
+            Ok((HeadReply::parse(&head)?, grants, policies))
         };
-        let (head, grants, policies) = self.server.guard.ask(command, |(head, ..)| Ok(Some(*head))).await?;
-        let missing = || corrupt("index of grants", words("a grant in it is not there"));
+        let (reply, grants, policies) =
+            self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
+        let head = reply.head;
+        let missing = || corrupt("index of grants", message("a grant in it is not there"));
         let grants: Vec<Versioned<Grant>> = bodies(&grants)
             .map(|text| versioned("grant", text)?.ok_or_else(missing))
             .collect::<Result<_, StoreError>>()?;
         let policies: Vec<Versioned<Policy>> = bodies(&policies)
             .filter_map(|text| versioned("policy", text).transpose())
             .collect::<Result<_, _>>()?;
-        Ok(Seen { head, grants, policies })
+        Ok(IndexRead { head, grants, policies })
     }
 }
 
-/// Takes a store over that was one broker's alone. That one is refused from now on: it named a writer, and there is none.
-async fn upgrade(server: &Server, connection: &mut Link) -> Result<(), StoreError> {
+/// Upgrades a store that one broker had for itself. The server refuses that broker from now on: it names a writer, and there
+/// is none.
+async fn upgrade(server: &Server, connection: &mut SharedConnection) -> Result<(), StoreError> {
     let mut pipe = redis::pipe();
     pipe.atomic().del(server.key("writer")).ignore().set(server.key("schema"), SCHEMA).ignore();
     pipe.query_async(connection).await.map_err(redis_failed)
 }
 
-/// What to look for.
-struct Look<'a> {
+/// A query of an index of grants.
+struct IndexQuery<'a> {
     index: &'a str,
     end: &'a str,
     newest_first: bool,
     limit: usize,
     policies: bool,
-    /// By what right, where one is needed.
+    /// The lease that the read needs, if any.
     lease: Option<&'a Lease>,
 }
 
-/// What was there.
-struct Seen {
+/// The result of a query.
+struct IndexRead {
     head: Head,
     grants: Vec<Versioned<Grant>>,
     policies: Vec<Versioned<Policy>>,
 }
 
-/// Of fields and values in turn, the values.
+/// Returns the values of alternating fields and values.
 fn bodies(pairs: &[String]) -> impl Iterator<Item = &String> {
     pairs.iter().skip(1).step_by(2)
 }
 
-/// A record with its version; none for one that was deleted.
+/// Reads a record with its version; none for a deleted one.
 fn versioned<T: DeserializeOwned>(what: &str, text: &str) -> Result<Option<Versioned<T>>, StoreError> {
     let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
-    let (version, body) = parts.ok_or_else(|| corrupt(what, words("it has no version")))?;
+    let (version, body) = parts.ok_or_else(|| corrupt(what, message("it has no version")))?;
     if body.is_empty() {
         return Ok(None);
     }
     Ok(Some(Versioned { record: from_body(what, body)?, version }))
-}
-
-/// The field of a request: no name has a space in it.
-fn request_field(principal: &Name, key: &str) -> String {
-    format!("{principal} {key}")
-}
-
-fn token_field(hash: &TokenHash) -> String {
-    HEXLOWER.encode(&hash.0)
 }
 
 #[async_trait]
@@ -231,6 +253,10 @@ impl Store for Redis {
 
     async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
         self.one("grant", "grants", &id.to_string()).await
+    }
+
+    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        self.durable("grant", "grants", &id.to_string()).await
     }
 
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
@@ -246,7 +272,7 @@ impl Store for Redis {
         let (mut found, mut before) = (Vec::new(), query.before);
         while found.len() < query.limit {
             let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-            let look = Look {
+            let page = IndexQuery {
                 index: &index,
                 end: &end,
                 newest_first: true,
@@ -254,7 +280,7 @@ impl Store for Redis {
                 policies: false,
                 lease: None,
             };
-            let page = self.look(look).await?.grants;
+            let page = self.read_index(page).await?.grants;
             let is_last = page.len() < PAGE;
             before = page.last().map(|grant| grant.record.id);
             found.extend(page.into_iter().filter(|grant| wanted(&grant.record)));
@@ -267,7 +293,7 @@ impl Store for Redis {
     }
 
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let look = Look {
+        let query = IndexQuery {
             index: "open",
             end: "+",
             newest_first: false,
@@ -275,7 +301,7 @@ impl Store for Redis {
             policies: false,
             lease: None,
         };
-        Ok(self.look(look).await?.grants)
+        Ok(self.read_index(query).await?.grants)
     }
 
     async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
@@ -286,11 +312,17 @@ impl Store for Redis {
     async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
         let target = &lease.target;
         let (index, limit) = (format!("open:{target}"), usize::MAX);
-        let look =
-            Look { index: &index, end: "+", newest_first: false, limit, policies: true, lease: Some(lease) };
-        let Seen { head, grants, policies } = self.look(look).await?;
-        // Another broker's commit is seen before its replicas have it: nothing is opened on what may be lost yet (I4).
-        self.writer.confirmed(head.seq).await?;
+        let query = IndexQuery {
+            index: &index,
+            end: "+",
+            newest_first: false,
+            limit,
+            policies: true,
+            lease: Some(lease),
+        };
+        let IndexRead { head, grants, policies } = self.read_index(query).await?;
+        // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
+        self.writer.confirmed(head).await?;
         let mut policies: Vec<Policy> =
             policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(target)).collect();
         policies.sort_by(|a, b| a.name.cmp(&b.name));
@@ -305,6 +337,10 @@ impl Store for Redis {
 
     async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
         self.one("policy", "policies", name.as_str()).await
+    }
+
+    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
+        self.durable("policy", "policies", name.as_str()).await
     }
 
     async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
@@ -343,5 +379,10 @@ impl Store for Redis {
 
     async fn lost(&self) -> String {
         self.server.guard.lost().await
+    }
+
+    async fn ended(&self) -> String {
+        self.writer.ended().await;
+        "the task that commits to the store has ended".to_owned()
     }
 }

@@ -1,77 +1,115 @@
-//! The server: connections to it, where its audit log ends, and what its replicas confirm.
+//! The server: connections to it, the end of its audit log, and the confirmation of its replicas.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_core::audit::Head;
-use redis::RedisError;
+use postern_core::audit::{AuditRecord, Head};
+use redis::Script;
 use redis::aio::{ConnectionLike, MultiplexedConnection, PubSub};
 
-use super::RedisSettings;
-use super::link::Link;
-use super::rollback::RollbackGuard;
-use super::route::Route;
+use super::connection::SharedConnection;
+use super::discovery::Discovery;
+use super::error::{failed, message, redis_failed};
+use super::rollback::{HeadReply, RollbackGuard};
+use super::settings::RedisSettings;
 use crate::store::StoreError;
-use crate::store::bodies::corrupt;
 
-/// One server, or whatever answers in its place.
+/// A server, with the sentinels or the cluster that name its primary.
 #[derive(Clone)]
 pub(super) struct Server {
-    route: Arc<Route>,
-    /// What every key of this store begins with. The part in braces is Redis Cluster's hash tag: all are in one slot.
+    discovery: Arc<Discovery>,
+    /// The prefix of every key of this store. The part in braces is Redis Cluster's hash tag: all keys are in one slot.
     pub(super) prefix: String,
-    /// How many replicas must have a commit before it is answered.
+    /// The number of replicas that must have a commit before the broker answers.
     pub(super) replicas: usize,
     pub(super) guard: Arc<RollbackGuard>,
+    head: Script,
 }
 
 impl Server {
     pub(super) fn new(settings: &RedisSettings) -> Self {
         let prefix = format!("{{postern:{}}}:", settings.tenant);
-        let route = Arc::new(Route::new(settings.clone(), format!("{prefix}schema")));
+        let discovery = Arc::new(Discovery::new(settings.clone(), format!("{prefix}schema")));
         let guard = Arc::new(RollbackGuard::new(settings.replicas > 0));
-        Self { route, prefix, replicas: settings.replicas, guard }
+        let head = Script::new(script!("head.lua"));
+        Self { discovery, prefix, replicas: settings.replicas, guard, head }
     }
 
-    /// A connection of one's own to the primary. After any error on it, take another.
+    /// Opens a connection to the primary for one caller, who must open another after any error.
     pub(super) async fn connect(&self) -> Result<MultiplexedConnection, StoreError> {
-        Ok(self.route.primary().await.map_err(redis_failed)?.connection)
+        Ok(self.discovery.primary().await.map_err(redis_failed)?.connection)
     }
 
-    /// A connection to the primary that many share, and that comes back by itself.
-    pub(super) fn link(&self) -> Link {
-        Link::new(Arc::clone(&self.route))
+    /// Makes a connection to the primary that many tasks share, and that reconnects by itself.
+    pub(super) fn shared_connection(&self) -> SharedConnection {
+        SharedConnection::new(Arc::clone(&self.discovery))
     }
 
-    /// A connection to the primary for messages. When its stream ends, take another, and look for what was missed.
+    /// Opens a connection for messages. When its stream ends, the caller opens another and reads what it missed.
     pub(super) async fn messages(&self) -> Result<PubSub, StoreError> {
-        self.route.messages().await.map_err(redis_failed)
+        self.discovery.messages().await.map_err(redis_failed)
     }
 
     pub(super) fn key(&self, name: &str) -> String {
         format!("{}{name}", self.prefix)
     }
 
-    /// Where the audit log ends.
-    pub(super) async fn head(&self, connection: &mut impl ConnectionLike) -> Result<Head, StoreError> {
-        let mut get = redis::cmd("GET");
-        get.arg(self.key("head"));
-        let command = async {
-            let text: Option<String> = get.query_async(connection).await.map_err(redis_failed)?;
-            head_of(text.as_deref().unwrap_or_default())
-        };
-        self.guard.ask(command, |head| Ok(Some(*head))).await
+    /// Reads the end of the audit log.
+    pub(super) async fn head(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> Result<Head, StoreError> {
+        Ok(self.head_and(connection, None).await?.0)
     }
 
-    /// A head as it is kept: the end of an empty log is no text.
+    /// Reads the end of the audit log and a field of a hash, at one instant.
+    pub(super) async fn head_and(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        field: Option<(&str, &str)>,
+    ) -> Result<(Head, Option<String>), StoreError> {
+        let mut script = self.head.key(&self.prefix);
+        let command = |known| async move {
+            script.arg(self.text_of(&known));
+            if let Some((hash, field)) = field {
+                script.arg(hash).arg(field);
+            }
+            let (head, value): (String, Option<String>) =
+                script.invoke_async(connection).await.map_err(redis_failed)?;
+            Ok((HeadReply::parse(&head)?, value))
+        };
+        let (reply, value) = self.guard.ask(command, |(reply, _)| Ok(Some(*reply))).await?;
+        Ok((reply.head, value))
+    }
+
+    /// Reports whether the audit log has each of these heads at its number.
+    pub(super) async fn has(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+        heads: &[Head],
+    ) -> Result<Vec<bool>, StoreError> {
+        let mut lines = redis::pipe();
+        for head in heads {
+            let index = i64::try_from(head.seq).unwrap_or(i64::MAX) - 1;
+            lines.lindex(self.key("audit"), isize::try_from(index).unwrap_or(isize::MAX));
+        }
+        let lines: Vec<Option<String>> = lines.query_async(connection).await.map_err(redis_failed)?;
+        let is_there = |(head, line): (&Head, Option<String>)| {
+            let record = line.and_then(|line| serde_json::from_str::<AuditRecord>(&line).ok());
+            *head == Head::EMPTY || record.is_some_and(|record| record.head() == *head)
+        };
+        Ok(heads.iter().zip(lines).map(is_there).collect())
+    }
+
+    /// Returns a head as the store keeps it; the head of an empty log is an empty text.
     pub(super) fn text_of(&self, head: &Head) -> String {
         if *head == Head::EMPTY { String::new() } else { format!("{} {}", head.seq, head.hash) }
     }
 
-    /// Waits until so many replicas have what this connection wrote as are to have it.
+    /// Waits until the configured number of replicas have what this connection wrote.
     ///
     /// # Errors
-    /// They did not say so in time: the write may be lost with the primary.
+    /// They did not confirm it in time: the write may be lost with the primary.
     pub(super) async fn confirm(
         &self,
         connection: &mut MultiplexedConnection,
@@ -86,39 +124,8 @@ impl Server {
             wait.arg(self.replicas).arg(milliseconds).query_async(connection).await.map_err(redis_failed)?;
         if confirmed < self.replicas {
             let what = format!("{confirmed} of {} replicas confirmed the write", self.replicas);
-            return Err(failed(words(&what)));
+            return Err(failed(message(&what)));
         }
         Ok(())
-    }
-}
-
-/// Reads a head as it is kept.
-pub(super) fn head_of(text: &str) -> Result<Head, StoreError> {
-    if text.is_empty() {
-        return Ok(Head::EMPTY);
-    }
-    let parts = text.split_once(' ').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash.parse().ok()?)));
-    let Some((seq, hash)) = parts else { return Err(corrupt("head", words("it is no number and hash"))) };
-    Ok(Head { seq, hash })
-}
-
-/// Something that went wrong, in words.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(super) struct Words(String);
-
-pub(super) fn words(text: &str) -> Words {
-    Words(text.to_owned())
-}
-
-pub(super) fn failed(source: Words) -> StoreError {
-    StoreError::Unavailable { source: Box::new(source) }
-}
-
-/// Redis's error as the store's.
-pub(super) fn redis_failed(error: RedisError) -> StoreError {
-    match error.code() {
-        Some("OOM") => StoreError::Full,
-        Some(_) | None => StoreError::Unavailable { source: Box::new(error) },
     }
 }

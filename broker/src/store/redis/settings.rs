@@ -1,27 +1,27 @@
-//! Where the store is, and what is needed to get there.
+//! The settings of the store on Redis.
 
 use std::path::PathBuf;
 
-/// Where the store is.
+/// The settings of the store on Redis.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RedisSettings {
     /// The server.
-    pub place: Place,
+    pub endpoint: Endpoint,
     /// A file with the user's password, read for each connection.
     pub password_file: Option<PathBuf>,
-    /// What TLS needs beyond the system.
+    /// Files for TLS, besides the system's roots.
     pub tls: TlsFiles,
-    /// Names this Postern among others on one server.
+    /// The name of this Postern among others on one server.
     pub tenant: String,
-    /// How many replicas must have a commit before it is answered; 0 where there are none.
+    /// The number of replicas that must have a commit before the broker answers; 0 without replicas.
     pub replicas: usize,
 }
 
 impl RedisSettings {
-    /// A server by its URL, and all else as it is when nothing is said.
+    /// Makes the settings of a server by its URL, with defaults for the rest.
     pub fn at(url: impl Into<String>, tenant: impl Into<String>) -> Self {
         Self {
-            place: Place::Url(url.into()),
+            endpoint: Endpoint::Url(url.into()),
             password_file: None,
             tls: TlsFiles::default(),
             tenant: tenant.into(),
@@ -30,17 +30,17 @@ impl RedisSettings {
     }
 }
 
-/// How the primary is found.
+/// The server, or the sentinels that name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Place {
-    /// `redis://` or, with TLS, `rediss://`, with user, host, port and database. Whatever answers there.
+pub enum Endpoint {
+    /// `redis://` or, with TLS, `rediss://`, with user, host, port and database.
     Url(String),
-    /// Whatever the sentinels say.
+    /// The primary that the sentinels name.
     Sentinels(Sentinels),
 }
 
-impl std::fmt::Display for Place {
-    /// Without a password, even where one was given.
+impl std::fmt::Display for Endpoint {
+    /// Shows the endpoint without a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Url(url) => f.write_str(&without_user(url)),
@@ -55,13 +55,13 @@ impl std::fmt::Display for Place {
 /// The sentinels that watch the primary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sentinels {
-    /// Their URLs, with a user of theirs where they want one. With `rediss://` the primary has TLS, too.
+    /// The sentinels' URLs, with a user if the sentinels need one. With `rediss://` the primary has TLS, too.
     pub urls: Vec<String>,
-    /// The name of the primary among them.
+    /// The name under which the sentinels know the primary.
     pub master: String,
-    /// The user at the primary.
+    /// The broker's user on the primary.
     pub user: Option<String>,
-    /// A file with the password for the sentinels themselves.
+    /// A file with the password for the sentinels.
     pub password_file: Option<PathBuf>,
 }
 
@@ -70,11 +70,11 @@ pub struct Sentinels {
 pub struct TlsFiles {
     /// The roots to trust, instead of the system's.
     pub ca: Option<PathBuf>,
-    /// The certificate by which the broker shows itself, and its key.
+    /// The broker's client certificate, and its key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// A URL without whoever is named in it.
+/// Returns a URL without its user, password and query.
 fn without_user(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else { return "a malformed URL".to_owned() };
     let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
@@ -90,14 +90,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_told_without_its_passwords() {
-        for (url, told) in [
+    fn an_endpoint_is_shown_without_its_passwords() {
+        for (url, shown) in [
             ("redis://r:6379/0", "redis://r:6379/0"),
             ("rediss://u:geheim@r/0?password=geheim", "rediss://r/0"),
             ("redis://:ge@heim@[::1]:1", "redis://[::1]:1"),
             ("redis+unix:///run/redis.sock?pass=geheim", "redis+unix:///run/redis.sock"),
         ] {
-            assert_eq!(Place::Url(url.to_owned()).to_string(), told);
+            assert_eq!(Endpoint::Url(url.to_owned()).to_string(), shown);
         }
     }
 }

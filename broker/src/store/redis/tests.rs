@@ -1,8 +1,10 @@
 //! The store on real servers, which each test starts and ends.
 
+mod cancelled;
 mod cluster;
-mod links;
-mod members;
+mod connections;
+mod coordination;
+mod rollback;
 mod transfer;
 
 use std::path::Path;
@@ -13,10 +15,10 @@ use postern_core::audit::{AuditEvent, verify};
 use tempfile::TempDir;
 
 use super::*;
-use crate::samples::{a_grant, start};
 use crate::store::conformance::{self, Leasing};
-use crate::store::members::{Claim, Members as _};
+use crate::store::coordination::{Claim, Coordination as _};
 use crate::store::{Change, Expect};
+use crate::testing::builders::{a_grant, name, start};
 
 impl conformance::Leasing for Redis {
     async fn lease(&self, target: &TargetId) -> Lease {
@@ -185,7 +187,37 @@ async fn without_the_replicas_that_are_asked_for_nothing_is_answered() {
 }
 
 #[tokio::test]
-async fn a_password_is_read_from_its_file_and_told_nowhere() {
+async fn i4_a_durable_read_of_what_no_replica_has_fails_and_a_plain_one_shows_it() {
+    let server = RedisServer::durable().await;
+    let store = Redis::open(&RedisSettings { replicas: 1, ..server.store("t") }).await.unwrap();
+    let id = a_grant().number(1).build().id;
+    // Nothing is there, and nothing has to be confirmed.
+    assert_eq!(store.durable_grant(id).await.unwrap().into_inner(), None);
+    store.commit(a_change(1)).await.unwrap_err();
+    assert!(store.grant(id).await.unwrap().is_some());
+    for outcome in [store.durable_grant(id).await.map(drop), store.durable_policy(&name("p")).await.map(drop)]
+    {
+        let Err(StoreError::Unavailable { source }) = outcome else { panic!("{outcome:?}") };
+        assert!(source.to_string().contains("0 of 1 replicas"), "{source}");
+    }
+    // A store that asks for no replicas has it durable on the one server.
+    let alone = Redis::open(&server.store("t")).await.unwrap();
+    assert!(alone.durable_grant(id).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn i4_a_head_that_the_log_does_not_have_is_not_confirmed() {
+    let server = RedisServer::durable().await;
+    let store = Redis::open(&server.store("t")).await.unwrap();
+    let (first, second) =
+        (store.commit(a_change(1)).await.unwrap(), store.commit(a_change(2)).await.unwrap());
+    let mut connection = store.server.connect().await.unwrap();
+    let heads = [first, second, Head { hash: first.hash, ..second }, Head { seq: 3, ..second }, Head::EMPTY];
+    assert_eq!(store.server.has(&mut connection, &heads).await.unwrap(), [true, true, false, false, true]);
+}
+
+#[tokio::test]
+async fn a_password_is_read_from_its_file_and_shown_nowhere() {
     let server = RedisServer::start(&["--requirepass", "geheim", "--appendonly", "yes"]).await;
     let file = server.dir.path().join("password");
     let settings = RedisSettings { password_file: Some(file.clone()), ..server.store("t") };
@@ -197,7 +229,7 @@ async fn a_password_is_read_from_its_file_and_told_nowhere() {
 }
 
 #[tokio::test]
-async fn i1_a_store_that_went_back_is_believed_nothing_any_more() {
+async fn i1_a_store_that_went_back_is_not_used_any_more() {
     let mut server = RedisServer::durable().await;
     let store = Redis::open(&server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();

@@ -1,7 +1,7 @@
-//! Moving the store on Redis. What a store is, and nothing of who works on it: no memberships, leases or views.
+//! Moving the store on Redis: its records and its audit log, without memberships, leases and statuses.
 //!
-//! A server cannot be held still. A source is read as it is, and is moved only if its audit log ends where it ended before
-//! the first record was read: every change has a line there.
+//! A migration cannot lock the server. It reads the source as it is, and moves it only if the audit log ends where it ended
+//! before the first read: every change has a line there.
 
 use std::time::Duration;
 
@@ -11,27 +11,28 @@ use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 
-use super::link::Link;
-use super::server::{Server, failed, head_of, redis_failed, words};
-use super::{Redis, RedisSettings, SCHEMA, request_field, token_field};
+use super::connection::SharedConnection;
+use super::error::{failed, message, redis_failed};
+use super::keys::{SCHEMA, head_of, request_field, token_field};
+use super::marks::{INCOMPLETE, MOVED, incomplete};
+use super::server::Server;
+use super::settings::RedisSettings;
 use crate::store::bodies::{corrupt, from_body, to_body};
-use crate::store::transfer::{Counts, Item, Kind, Moving, PAGE, Page, Source, Target};
-use crate::store::{StoreError, TokenHash, Version};
+use crate::store::transfer::{Counts, Item, PAGE, Page, Source, Target};
+use crate::store::{MigrationError, RecordKind, StoreError, TokenHash, Version};
 
-/// How long replicas have to confirm at one asking, and how often they are asked: they may have much to take in.
-const CONFIRM: Duration = Duration::from_secs(3);
+/// The longest wait for the replicas' confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// The number of such waits: replicas may have much to copy.
 const CONFIRMATIONS: usize = 20;
-/// The marks that keep a store from being opened and from being written to.
-const MOVED: &str = "moved";
-const INCOMPLETE: &str = "incomplete";
 
-/// A store on Redis that is moved, or moved to.
+/// A store on Redis, as the source or the target of a migration.
 pub struct Transfer {
     server: Server,
-    link: Link,
-    /// Where it is written: WAIT counts the writes of its own connection.
+    shared: SharedConnection,
+    /// The connection for writes: WAIT counts the writes of its own connection.
     connection: MultiplexedConnection,
-    /// What this migration marks its target with.
+    /// The mark of this migration on its target.
     mark: String,
 }
 
@@ -41,55 +42,20 @@ impl std::fmt::Debug for Transfer {
     }
 }
 
-impl Redis {
-    /// Connects to a store to move it, or to move another into it.
-    ///
-    /// # Errors
-    /// The server cannot be reached or refuses, or the store was written by a newer broker.
-    pub async fn transfer(settings: &RedisSettings) -> Result<Transfer, StoreError> {
-        let server = Server::new(settings);
-        let (mut link, connection) = (server.link().reading(), server.connect().await?);
-        let mut get = redis::cmd("GET");
-        let found: Option<u32> =
-            get.arg(server.key("schema")).query_async(&mut link).await.map_err(redis_failed)?;
-        if let Some(found) = found.filter(|found| *found > SCHEMA) {
-            return Err(StoreError::NewerSchema { found, known: SCHEMA });
-        }
-        Ok(Transfer { server, link, connection, mark: String::new() })
-    }
-}
-
-/// Refuses a store that was moved, or has not arrived.
-pub(super) async fn check(server: &Server, link: &mut Link) -> Result<(), StoreError> {
-    let mut get = redis::cmd("MGET");
-    get.arg(server.key(MOVED)).arg(server.key(INCOMPLETE));
-    match get.query_async::<(Option<String>, Option<String>)>(link).await.map_err(redis_failed)? {
-        (Some(to), _) => Err(Moving::Moved { to }.into()),
-        (None, Some(mark)) => Err(incomplete(&mark)),
-        (None, None) => Ok(()),
-    }
-}
-
-/// A mark is a random word and the source's name.
-fn incomplete(mark: &str) -> StoreError {
-    let from = mark.split_once(' ').map_or(mark, |(_, from)| from);
-    Moving::Incomplete { from: from.to_owned() }.into()
-}
-
-fn key_of(kind: Kind) -> &'static str {
+fn key_of(kind: RecordKind) -> &'static str {
     match kind {
-        Kind::Audit => "audit",
-        Kind::Grants => "grants",
-        Kind::Requests => "requests",
-        Kind::Policies => "policies",
-        Kind::Agents => "agents",
-        Kind::Tokens => "tokens",
+        RecordKind::Audit => "audit",
+        RecordKind::Grants => "grants",
+        RecordKind::Requests => "requests",
+        RecordKind::Policies => "policies",
+        RecordKind::Agents => "agents",
+        RecordKind::Tokens => "tokens",
     }
 }
 
-/// A record as a hash has it.
-fn item(kind: Kind, field: String, text: String) -> Result<Item, StoreError> {
-    let broken = |what: &'static str| corrupt(what, words("its text is not as it was written"));
+/// Reads a record from a field and a value of a hash.
+fn item(kind: RecordKind, field: String, text: String) -> Result<Item, StoreError> {
+    let broken = |what: &'static str| corrupt(what, message("its text is not as it was written"));
     let versioned = |what| {
         let parts =
             text.split_once(' ').and_then(|(version, body)| Some((version.parse::<Version>().ok()?, body)));
@@ -97,32 +63,32 @@ fn item(kind: Kind, field: String, text: String) -> Result<Item, StoreError> {
         Ok::<_, StoreError>((version, body.to_owned()))
     };
     Ok(match kind {
-        Kind::Grants => {
+        RecordKind::Grants => {
             let (version, body) = versioned("grant")?;
             Item::Grant { grant: Box::new(from_body("grant", &body)?), version, body }
         }
-        Kind::Policies => {
+        RecordKind::Policies => {
             let (version, body) = versioned("policy")?;
             Item::Policy { name: field, version, body: Some(body).filter(|body| !body.is_empty()) }
         }
-        Kind::Agents => {
+        RecordKind::Agents => {
             let (version, body) = versioned("agent")?;
             Item::Agent { target: field, version, body }
         }
-        Kind::Requests => {
+        RecordKind::Requests => {
             let (principal, key) = field.split_once(' ').ok_or_else(|| broken("request"))?;
             let principal = principal.parse().map_err(|source| corrupt("request", source))?;
             Item::Request { principal, key: key.to_owned(), grant: text }
         }
-        Kind::Tokens => {
+        RecordKind::Tokens => {
             let hash = HEXLOWER.decode(field.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
             Item::Token { hash: TokenHash(hash.ok_or_else(|| broken("join token"))?), body: text }
         }
-        Kind::Audit => return Err(broken("audit log")),
+        RecordKind::Audit => return Err(broken("audit log")),
     })
 }
 
-/// The commands that keep a record, as `commit.lua` would.
+/// Returns the commands that write a record as `commit.lua` does.
 fn commands(item: Item) -> Vec<Vec<String>> {
     let command = |parts: &[&str]| parts.iter().map(|&part| part.to_owned()).collect::<Vec<_>>();
     let hash = |hash, field: &str, value: &str| vec![command(&["HSET", hash, field, value])];
@@ -155,10 +121,26 @@ fn commands(item: Item) -> Vec<Vec<String>> {
 }
 
 impl Transfer {
+    /// Connects to a store, to move it or to move another store into it.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the store was written by a newer broker.
+    pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let server = Server::new(settings);
+        let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
+        let mut get = redis::cmd("GET");
+        let found: Option<u32> =
+            get.arg(server.key("schema")).query_async(&mut shared).await.map_err(redis_failed)?;
+        if let Some(found) = found.filter(|found| *found > SCHEMA) {
+            return Err(StoreError::NewerSchema { found, known: SCHEMA });
+        }
+        Ok(Self { server, shared, connection, mark: String::new() })
+    }
+
     async fn get(&mut self, name: &str) -> Result<String, StoreError> {
         let mut get = redis::cmd("GET");
         let text: Option<String> =
-            get.arg(self.server.key(name)).query_async(&mut self.link).await.map_err(redis_failed)?;
+            get.arg(self.server.key(name)).query_async(&mut self.shared).await.map_err(redis_failed)?;
         Ok(text.unwrap_or_default())
     }
 
@@ -176,21 +158,28 @@ impl Transfer {
         if script.invoke_async(&mut self.connection).await.map_err(redis_failed)? {
             return Ok(());
         }
-        Err(failed(words("another migration has taken this store over")))
+        Err(failed(message("another migration has taken this store over")))
     }
 
     async fn count(&mut self) -> Result<Counts, StoreError> {
         let mut counts = Counts::new();
-        for kind in [Kind::Audit, Kind::Grants, Kind::Requests, Kind::Policies, Kind::Agents, Kind::Tokens] {
-            let length = if kind == Kind::Audit { "LLEN" } else { "HLEN" };
+        for kind in [
+            RecordKind::Audit,
+            RecordKind::Grants,
+            RecordKind::Requests,
+            RecordKind::Policies,
+            RecordKind::Agents,
+            RecordKind::Tokens,
+        ] {
+            let length = if kind == RecordKind::Audit { "LLEN" } else { "HLEN" };
             let mut length = redis::cmd(length);
             length.arg(self.server.key(key_of(kind)));
-            counts.insert(kind, length.query_async(&mut self.link).await.map_err(redis_failed)?);
+            counts.insert(kind, length.query_async(&mut self.shared).await.map_err(redis_failed)?);
         }
         Ok(counts)
     }
 
-    /// Takes away what an earlier migration has left. The marks stay.
+    /// Deletes what an earlier migration has left. The marks stay.
     async fn empty(&mut self) -> Result<(), StoreError> {
         let marks = [self.server.key(INCOMPLETE), self.server.key("schema")];
         let mut cursor = "0".to_owned();
@@ -222,13 +211,13 @@ impl Source for Transfer {
         self.count().await
     }
 
-    async fn page(&mut self, kind: Kind, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError> {
         let from = from.unwrap_or("0");
-        if kind == Kind::Audit {
+        if kind == RecordKind::Audit {
             let first: u64 = from.parse().map_err(|source| corrupt("audit log", source))?;
             let mut range = redis::cmd("LRANGE");
             range.arg(self.server.key("audit")).arg(first).arg(first + PAGE as u64 - 1);
-            let lines: Vec<String> = range.query_async(&mut self.link).await.map_err(redis_failed)?;
+            let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
             let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
             let items = (first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect();
             return Ok(Page { items, next });
@@ -236,7 +225,7 @@ impl Source for Transfer {
         let mut scan = redis::cmd("HSCAN");
         scan.arg(self.server.key(key_of(kind))).arg(from).arg("COUNT").arg(PAGE);
         let (next, pairs): (String, Vec<(String, String)>) =
-            scan.query_async(&mut self.link).await.map_err(redis_failed)?;
+            scan.query_async(&mut self.shared).await.map_err(redis_failed)?;
         let items =
             pairs.into_iter().map(|(field, text)| item(kind, field, text)).collect::<Result<_, _>>()?;
         Ok(Page { items, next: Some(next).filter(|next| next != "0") })
@@ -245,7 +234,11 @@ impl Source for Transfer {
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
         let head = self.server.text_of(head);
         let answer = self.mark(MOVED, to, &head).await?;
-        if answer.first().map(String::as_str) == Some("ok") { Ok(()) } else { Err(Moving::Changed.into()) }
+        if answer.first().map(String::as_str) == Some("ok") {
+            Ok(())
+        } else {
+            Err(MigrationError::Changed.into())
+        }
     }
 }
 
@@ -258,7 +251,7 @@ impl Target for Transfer {
             Some("ok") => {}
             Some("replaced") => self.empty().await?,
             Some("incomplete") => return Err(incomplete(answer.get(1).map_or("", String::as_str))),
-            Some(_) | None => return Err(Moving::NotEmpty.into()),
+            Some(_) | None => return Err(MigrationError::NotEmpty.into()),
         }
         self.mark = mark;
         self.run(&[vec!["SET".to_owned(), "schema".to_owned(), SCHEMA.to_string()]]).await
@@ -276,7 +269,7 @@ impl Target for Transfer {
     async fn settle(&mut self) -> Result<(), StoreError> {
         let mut outcome = Ok(());
         for _ in 0..CONFIRMATIONS {
-            outcome = self.server.confirm(&mut self.connection, CONFIRM).await;
+            outcome = self.server.confirm(&mut self.connection, CONFIRM_TIMEOUT).await;
             if outcome.is_ok() {
                 break;
             }

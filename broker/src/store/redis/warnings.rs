@@ -1,25 +1,26 @@
-//! What of a server's settings does not keep the promise that an answered grant is durable, each with the remedy.
+//! Warnings about settings of the server under which an answered grant is not durable, each with the remedy.
 
 use redis::InfoDict;
 use redis::aio::MultiplexedConnection;
 
-use super::server::{Server, redis_failed};
+use super::error::redis_failed;
+use super::server::Server;
 use crate::store::StoreError;
 
-/// The first version with everything that the scripts use.
+/// The oldest version with everything that the scripts use.
 const OLDEST: (u64, u64) = (7, 0);
-/// The longest lag, in seconds, at which a replica still counts for the primary: the rest may be lost.
+/// The longest lag, in seconds, at which a replica may count as connected: a failover may lose the rest.
 const MAX_LAG: u64 = 10;
 
-/// What was found of a server.
-struct Found {
+/// The facts about a server.
+struct ServerFacts {
     info: InfoDict,
     settings: Vec<(&'static str, Option<String>)>,
-    /// How many replicas must have a commit.
+    /// The number of replicas that must have a commit.
     replicas: usize,
 }
 
-/// The settings that are looked at.
+/// The settings that are checked.
 const SETTINGS: [&str; 6] = [
     "appendonly",
     "appendfsync",
@@ -29,7 +30,7 @@ const SETTINGS: [&str; 6] = [
     "min-replicas-max-lag",
 ];
 
-/// Looks at the primary.
+/// Returns the warnings about the primary.
 pub(super) async fn warnings(server: &Server) -> Result<Vec<String>, StoreError> {
     let mut connection = server.connect().await?;
     let info = redis::cmd("INFO").query_async(&mut connection).await.map_err(redis_failed)?;
@@ -37,16 +38,16 @@ pub(super) async fn warnings(server: &Server) -> Result<Vec<String>, StoreError>
     for name in SETTINGS {
         settings.push((name, setting(&mut connection, name).await));
     }
-    Ok(Found { info, settings, replicas: server.replicas }.warnings())
+    Ok(ServerFacts { info, settings, replicas: server.replicas }.warnings())
 }
 
-/// A setting; none where it cannot be read, which a user or a provider may have forbidden.
+/// Reads a setting; none if it cannot be read, which the user's ACL or the provider may forbid.
 async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Option<String> {
     let pairs: Vec<String> = redis::cmd("CONFIG").arg("GET").arg(name).query_async(connection).await.ok()?;
     pairs.into_iter().nth(1)
 }
 
-impl Found {
+impl ServerFacts {
     fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = [self.version(), self.cluster()].into_iter().flatten().collect();
         warnings.extend(self.unread());
@@ -63,7 +64,7 @@ impl Found {
         self.of(name).and_then(|value| value.parse().ok())
     }
 
-    /// Valkey says of which Redis it can do everything.
+    /// Valkey reports the version of Redis with which it is compatible.
     fn version(&self) -> Option<String> {
         let version: String = self.info.get("redis_version")?;
         let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
@@ -75,7 +76,7 @@ impl Found {
         })
     }
 
-    /// A cluster fails over by itself, and its nodes are not asked for settings here.
+    /// A cluster fails over by itself; the settings of its other nodes are not checked.
     fn cluster(&self) -> Option<String> {
         let is_cluster = self.info.get::<u8>("cluster_enabled") == Some(1);
         (is_cluster && self.replicas == 0).then(|| {
@@ -90,9 +91,7 @@ impl Found {
             self.settings.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| *name).collect();
         (!unread.is_empty()).then(|| {
             let names = unread.join(", ");
-            format!(
-                "{names} cannot be read (CONFIG GET): allow the user +config|get, or see to them yourself"
-            )
+            format!("{names} cannot be read (CONFIG GET): allow the user +config|get, or check them yourself")
         })
     }
 
@@ -177,7 +176,7 @@ mod tests {
             known.1 = Some((*value).to_owned()).filter(|value| !value.is_empty());
         }
         let info = InfoDict::new(&format!("redis_version:7.0.15\r\ncluster_enabled:0\r\n{info}"));
-        Found { info, settings, replicas }.warnings().join("\n")
+        ServerFacts { info, settings, replicas }.warnings().join("\n")
     }
 
     #[test]

@@ -49,7 +49,7 @@ fn a_grant_that_is_rolled_back_has_failed_only_once_nothing_of_it_is_open() {
 }
 
 #[test]
-fn progress_tells_each_change_once_and_nothing_twice() {
+fn progress_shows_each_change_once() {
     use v1::Layer::{Cloud, Host};
     let mut progress = Progress::default();
     let opening = with_layers(

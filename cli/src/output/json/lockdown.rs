@@ -5,14 +5,14 @@ use serde::Serialize;
 
 use super::words;
 
-/// VMs, judged.
+/// The result of `assess`: a verdict on each VM, and the places that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Survey {
+pub(crate) struct AssessmentReport {
     pub assessments: Vec<Assessment>,
     pub unread: Vec<Unread>,
 }
 
-/// One VM, judged.
+/// The verdict on a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Assessment {
     pub target: String,
@@ -22,21 +22,21 @@ pub(crate) struct Assessment {
     pub locked: bool,
 }
 
-/// Where nobody could look.
+/// An account, Region or subscription that the broker could not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Unread {
     pub place: String,
     pub reason: String,
 }
 
-/// What became of the targets of one command.
+/// The results of a lockdown or a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Lockdowns {
     pub dry_run: bool,
     pub results: Vec<LockdownResult>,
 }
 
-/// What became of one target.
+/// The result for a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct LockdownResult {
     pub target: String,
@@ -46,7 +46,7 @@ pub(crate) struct LockdownResult {
     pub error: Option<TargetError>,
 }
 
-/// One change in a cloud.
+/// A change in a cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Change {
     pub action: &'static str,
@@ -54,7 +54,7 @@ pub(crate) struct Change {
     pub detail: String,
 }
 
-/// What has to be accepted first.
+/// A concern that the caller has to accept first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Concern {
     pub kind: &'static str,
@@ -70,7 +70,7 @@ pub(crate) struct TargetError {
     pub message: String,
 }
 
-impl From<v1::AssessTargetsResponse> for Survey {
+impl From<v1::AssessTargetsResponse> for AssessmentReport {
     fn from(wire: v1::AssessTargetsResponse) -> Self {
         let unread = |v1::UnreadPlace { place, reason }| Unread { place, reason };
         Self {

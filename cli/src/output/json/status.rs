@@ -1,15 +1,16 @@
-//! How the brokers stand, as programs see it, and what of it needs attention.
+//! The state of the brokers as programs see it, and the problems in it that need attention.
 
 use jiff::Timestamp;
 use postern_proto::v1;
 use serde::Serialize;
 
 use super::{Seconds, time, wire::seconds, words};
+use crate::output::time::span;
 
-/// How far a broker's clock may be from its store's before that needs attention.
+/// The difference between a broker's clock and its store's above which the clock needs attention.
 const CLOCK_TOLERANCE_MS: u64 = 1000;
 
-/// How the brokers stand.
+/// The state of the brokers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Status {
     pub replica: String,
@@ -24,6 +25,18 @@ pub(crate) struct Status {
     pub stuck_closes_total: u64,
     pub oldest_unconfirmed: Option<Unconfirmed>,
     pub authority: Option<Authority>,
+    pub tasks: Vec<Task>,
+}
+
+/// A task of the broker that answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Task {
+    pub task: String,
+    pub every: Option<Seconds>,
+    pub age: Option<Seconds>,
+    pub result: String,
+    pub overdue: bool,
+    pub failing: bool,
 }
 
 /// The certificate authority of the broker that answers.
@@ -44,7 +57,7 @@ pub(crate) struct CaCertificate {
     pub not_after: Option<Timestamp>,
 }
 
-/// One broker.
+/// A broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Replica {
     pub name: String,
@@ -69,7 +82,7 @@ pub(crate) struct Store {
     pub audit_head: String,
 }
 
-/// Agents, counted.
+/// The counts of agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct AgentCounts {
     pub enrolled: u64,
@@ -77,7 +90,7 @@ pub(crate) struct AgentCounts {
     pub banned: u64,
 }
 
-/// Grants that are not over, counted.
+/// The counts of grants that are not over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct GrantCounts {
     pub pending_approval: u64,
@@ -128,13 +141,14 @@ impl From<v1::GetStatusResponse> for Status {
             stuck_closes_total: wire.stuck_closes_total,
             oldest_unconfirmed: wire.oldest_unconfirmed.map(Unconfirmed::from),
             authority: wire.authority.map(Authority::from),
+            tasks: wire.tasks.into_iter().map(Task::from).collect(),
         };
         status.attention = attention(&status);
         status
     }
 }
 
-/// What an operator should look at, one line each; nothing where all is well.
+/// Returns the problems that need an operator, one line each; none if all is well.
 fn attention(status: &Status) -> Vec<String> {
     let mut found = Vec::new();
     let not_ready = |name: &str, why: &[String]| format!("{name} is not ready: {}", why.join("; "));
@@ -143,7 +157,7 @@ fn attention(status: &Status) -> Vec<String> {
         found.push(not_ready(&status.replica, &status.not_ready));
     }
     if status.store.error.is_empty() {
-        // One that ends is on its way out, and no trouble while another does the work.
+        // A broker that ends is no problem while another is ready.
         if !status.replicas.iter().any(|replica| replica.not_ready.is_empty() && !replica.ending) {
             found.push("no broker is ready".to_owned());
         }
@@ -157,7 +171,7 @@ fn attention(status: &Status) -> Vec<String> {
         }
         if replica.failing_clouds > 0 {
             let count = replica.failing_clouds;
-            found.push(format!("the cloud of {count} of the targets of {name} keeps failing"));
+            found.push(format!("cloud calls for {count} of the targets of {name} keep failing"));
         }
         let off = replica.clock_ahead_ms.unsigned_abs();
         if off > CLOCK_TOLERANCE_MS {
@@ -166,6 +180,7 @@ fn attention(status: &Status) -> Vec<String> {
         }
     }
     found.extend(authority_warnings(status));
+    found.extend(status.tasks.iter().filter_map(|task| task_problem(status, task)));
     match status.stuck_closes_total {
         0 => {}
         1 => found.push("1 grant has not closed in time".to_owned()),
@@ -174,8 +189,8 @@ fn attention(status: &Status) -> Vec<String> {
     found
 }
 
-/// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is not ready because
-/// of it has said so already.
+/// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is
+/// not ready because of it is already in the list.
 fn authority_warnings(status: &Status) -> Vec<String> {
     let mut by_broker: Vec<(&String, &Vec<String>)> = Vec::new();
     if let Some(authority) = &status.authority {
@@ -187,6 +202,31 @@ fn authority_warnings(status: &Status) -> Vec<String> {
         .into_iter()
         .flat_map(|(name, warnings)| warnings.iter().map(move |warning| format!("{name}: {warning}")));
     lines.collect()
+}
+
+/// Returns the problem of a task that is overdue or keeps failing, unless another line names the cause of its failures.
+fn task_problem(status: &Status, task: &Task) -> Option<String> {
+    let name = format!("the task {:?} of {}", task.task, status.replica);
+    if task.overdue {
+        return Some(match task.age {
+            Some(Seconds(age)) => format!("{name} is overdue: its last round was {} ago", span(age)),
+            None => format!("{name} is overdue: it has not gone round yet"),
+        });
+    }
+    let is_explained = match task.task.as_str() {
+        _ if !status.ready || !status.store.error.is_empty() => true,
+        "cloud layer" => status.replicas.iter().any(|replica| replica.answers && replica.failing_clouds > 0),
+        "authority" => status.authority.as_ref().is_some_and(|authority| !authority.warnings.is_empty()),
+        _ => false,
+    };
+    (task.failing && !is_explained).then(|| format!("{name} keeps failing: {}", task.result))
+}
+
+impl From<v1::TaskStatus> for Task {
+    fn from(wire: v1::TaskStatus) -> Self {
+        let v1::TaskStatus { task, every, age, result, overdue, failing } = wire;
+        Self { task, every: seconds(every), age: seconds(age), result, overdue, failing }
+    }
 }
 
 impl From<v1::AuthorityStatus> for Authority {

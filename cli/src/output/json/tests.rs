@@ -86,7 +86,7 @@ fn an_assessment_has_the_documented_shape() {
         }],
         "unread": [{ "place": "eu-north-1", "reason": "it is away" }],
     });
-    assert_eq!(serde_json::to_value(Survey::from(wire)).unwrap(), documented);
+    assert_eq!(serde_json::to_value(AssessmentReport::from(wire)).unwrap(), documented);
 }
 
 #[test]
@@ -138,6 +138,12 @@ fn a_fraction_of_a_second_is_kept() {
     };
     let policy = Policy::from(v1::Policy { ports: vec![rule], ..Default::default() });
     assert_eq!(serde_json::to_value(policy.ports[0].max_duration).unwrap(), json!(1.5));
+}
+
+#[test]
+fn the_limits_that_a_requester_gets_have_no_mode_and_no_version() {
+    let limits = Policy::from(v1::Policy { requesters: vec!["alice".into()], ..Default::default() });
+    assert_eq!((limits.unreachable, limits.mode, limits.version), (None, None, None));
 }
 
 #[test]

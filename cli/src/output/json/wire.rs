@@ -1,4 +1,5 @@
-//! From the wire to what programs see. Nothing is refused here: a value that cannot be read is `null` or `unknown`.
+//! Conversions from the wire to the JSON output. They refuse nothing: a value that cannot be read is `null` or
+//! `unknown`.
 
 use jiff::Timestamp;
 use postern_proto::{convert, v1};
@@ -72,8 +73,8 @@ impl From<v1::Policy> for Policy {
             approval_required: wire.approval_required,
             layers: words::layers(layers),
             unreachable: words::unreachable(unreachable),
-            mode: words::mode(mode).unwrap_or(words::UNKNOWN),
-            version: wire.version,
+            mode: words::mode(mode),
+            version: Some(wire.version).filter(|version| *version != 0),
         }
     }
 }
@@ -122,7 +123,7 @@ impl From<v1::VerifyAuditResponse> for Verified {
     }
 }
 
-/// A time that is out of every range is shown as one that is not set.
+/// Converts a time; one that is out of range becomes one that is not set.
 pub(crate) fn time(wire: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     wire.and_then(|wire| convert::timestamp("", &wire).ok())
 }

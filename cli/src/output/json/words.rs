@@ -1,14 +1,14 @@
-//! The one word for each value of each enum of the wire, as it is written in tables, in JSON and in files.
+//! The word for each value of each wire enum, the same in tables, in JSON and in files.
 
 use postern_proto::v1;
 
-/// For a value that is not set, or that a newer broker knows and this command does not.
+/// The word for a value that is not set, or that a newer broker knows and this command does not.
 pub(super) const UNKNOWN: &str = "unknown";
 
 /// The verdict on a VM whose management ports are exposed.
 pub(crate) const UNHEALTHY: &str = "unhealthy";
 
-/// Where a grant stands.
+/// Returns the word for the state of a grant.
 pub(crate) fn grant_state(state: v1::GrantState) -> &'static str {
     match state {
         v1::GrantState::Unspecified => UNKNOWN,
@@ -72,11 +72,11 @@ pub(super) fn layers(layers: v1::Layers) -> &'static str {
     }
 }
 
-pub(super) fn unreachable(unreachable: v1::Unreachable) -> &'static str {
+pub(super) fn unreachable(unreachable: v1::Unreachable) -> Option<&'static str> {
     match unreachable {
-        v1::Unreachable::Unspecified => UNKNOWN,
-        v1::Unreachable::Fail => "fail",
-        v1::Unreachable::Wait => "wait",
+        v1::Unreachable::Unspecified => None,
+        v1::Unreachable::Fail => Some("fail"),
+        v1::Unreachable::Wait => Some("wait"),
     }
 }
 

@@ -1,24 +1,25 @@
-//! Assessments, lockdowns and releases as people see them.
+//! Assessments, lockdowns and releases for people.
 
 use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::super::json::{Assessment, LockdownResult, Lockdowns, Survey};
+use super::super::json::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
 use super::super::printable;
 use super::{or_dash, table};
 
-/// VMs, judged: a line for each reason, and one for each place where nobody could look.
-pub(crate) fn survey(survey: &Survey, _: Timestamp) -> String {
-    let rows = survey.assessments.iter().flat_map(|one| {
+/// Draws the verdicts: a line for each reason, and one for each account, Region or subscription that could not be
+/// read.
+pub(crate) fn assessment_report(report: &AssessmentReport, _: Timestamp) -> String {
+    let rows = report.assessments.iter().flat_map(|one| {
         let reasons = if one.reasons.is_empty() { vec![String::new()] } else { one.reasons.clone() };
         reasons.into_iter().map(move |reason| row(one, &reason))
     });
     let judged = table(["TARGET", "NAME", "VERDICT", "LOCKED", "REASON"], rows);
-    let unread = survey
+    let unread = report
         .unread
         .iter()
-        .map(|one| format!("\n{}", line(&format!("could not look at {}: {}", one.place, one.reason))));
+        .map(|one| format!("\n{}", line(&format!("could not read {}: {}", one.place, one.reason))));
     let unread: String = unread.collect();
     if unread.is_empty() { judged } else { format!("{judged}\n{unread}") }
 }
@@ -33,22 +34,22 @@ fn row(one: &Assessment, reason: &str) -> [String; 5] {
     ]
 }
 
-/// What became of each target, every change on a line of its own.
-pub(crate) fn lockdowns(lockdowns: &Lockdowns, deed: &str) -> String {
-    let shown = |result| shown(result, deed, lockdowns.dry_run);
+/// Draws the result for each target, with a line for each change.
+pub(crate) fn lockdowns(lockdowns: &Lockdowns, participle: &str) -> String {
+    let shown = |result| shown(result, participle, lockdowns.dry_run);
     lockdowns.results.iter().map(shown).collect::<Vec<_>>().join("\n")
 }
 
-fn shown(result: &LockdownResult, deed: &str, dry_run: bool) -> String {
+fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
     let unmet: Vec<_> = result.concerns.iter().filter(|concern| concern.holds_up).collect();
     let standing = match (&result.error, result.done) {
-        (Some(error), true) => format!("{deed}, but: {}", error.message),
-        (Some(error), false) => format!("not {deed}: {}", error.message),
-        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("{deed} already"),
-        (None, true) => deed.to_owned(),
-        (None, false) if dry_run && unmet.is_empty() => format!("would be {deed}"),
-        (None, false) if dry_run => format!("would be {deed}, but asks first"),
-        (None, false) => format!("not {deed}, asks first"),
+        (Some(error), true) => format!("{participle}, but with an error: {}", error.message),
+        (Some(error), false) => format!("not {participle}: {}", error.message),
+        (None, _) if result.changes.is_empty() && unmet.is_empty() => format!("already {participle}"),
+        (None, true) => participle.to_owned(),
+        (None, false) if dry_run && unmet.is_empty() => format!("would be {participle}"),
+        (None, false) if dry_run => format!("would be {participle} once its concerns are accepted"),
+        (None, false) => format!("not {participle}: its concerns must be accepted first"),
     };
     let mut lines = vec![format!("{}: {standing}", result.target)];
     lines.extend(result.changes.iter().map(|change| {
@@ -58,25 +59,25 @@ fn shown(result: &LockdownResult, deed: &str, dry_run: bool) -> String {
     }));
     lines.extend(result.concerns.iter().map(|concern| {
         let word = match (concern.holds_up, concern.accepted) {
-            (true, _) => "asks",
+            (true, _) => "must be accepted",
             (false, true) => "accepted",
             (false, false) => "note",
         };
         format!("  {word} ({}): {}", concern.kind, concern.what)
     }));
     if !unmet.is_empty() {
-        // With those that were accepted, too: each command says anew what it accepts.
+        // Also the kinds that this command accepted: the next command must accept them again.
         let asked = result.concerns.iter().filter(|concern| concern.holds_up || concern.accepted);
         let kinds: BTreeSet<_> = asked.map(|concern| concern.kind).collect();
         let flags: String = kinds.iter().map(|kind| format!(" --accept {kind}")).collect();
-        lines.push(format!("  run it again with{flags}"));
+        lines.push(format!("  run the command again with{flags}"));
     } else if result.concerns.iter().any(|concern| concern.kind == "precedence" && !concern.accepted) {
-        lines.push("  --accept precedence lets Postern's rules come before those".to_owned());
+        lines.push("  --accept precedence puts Postern's rules before these rules".to_owned());
     }
     lines.iter().map(|text| line(text)).collect::<Vec<_>>().join("\n")
 }
 
-/// Text from elsewhere stays on its line.
+/// Escapes foreign text so that it stays on its line.
 fn line(text: &str) -> String {
     printable(text).replace('\n', "\\n")
 }

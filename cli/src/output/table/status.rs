@@ -1,15 +1,15 @@
-//! How the brokers stand, for people.
+//! The state of the brokers for people.
 
 use jiff::Timestamp;
 
 use super::{list, or_dash, table};
-use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose};
+use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose, Task};
 use crate::output::printable;
 use crate::output::time::{dash, span, utc, when};
 
-/// The facts, every broker, every stuck close, and what needs attention.
+/// Draws the facts, the brokers, the tasks, the stuck closes, and the problems that need attention.
 pub(crate) fn status(status: &Status, now: Timestamp) -> String {
-    let mut parts = vec![facts(status), replicas(&status.replicas, now)];
+    let mut parts = vec![facts(status), replicas(&status.replicas, now), tasks(&status.tasks)];
     if !status.stuck_closes.is_empty() {
         parts.push(stuck_closes(status));
     }
@@ -39,12 +39,12 @@ fn facts(status: &Status) -> String {
         format!("{} {doing} for {age}", oldest.grant_id)
     });
     list([
-        ("answers", format!("{}, {}", status.replica, state(false, &status.not_ready))),
+        ("answered by", format!("{}, {}", status.replica, state(false, &status.not_ready))),
         ("store", store),
         ("audit head", or_dash(&status.store.audit_head)),
         ("agents", agents.unwrap_or_else(dash)),
         ("grants", grants.unwrap_or_else(dash)),
-        ("waits longest", oldest.unwrap_or_else(dash)),
+        ("longest wait", oldest.unwrap_or_else(dash)),
         ("authority", status.authority.as_ref().map_or_else(dash, authority)),
     ])
 }
@@ -88,14 +88,27 @@ fn state(ending: bool, not_ready: &[String]) -> String {
     }
 }
 
-/// A line for each layer that has not confirmed.
+/// Draws a line for each task of the broker that answers.
+fn tasks(tasks: &[Task]) -> String {
+    if tasks.is_empty() {
+        return String::new();
+    }
+    let rows = tasks.iter().map(|task| {
+        let last = task.age.map_or_else(dash, |age| format!("{} ago", span(age.0)));
+        let last = if task.overdue { format!("{last} (overdue)") } else { last };
+        [task.task.clone(), last, or_dash(&task.result)]
+    });
+    table(["TASK", "LAST ROUND", "RESULT"], rows)
+}
+
+/// Draws a line for each layer that has not confirmed.
 fn stuck_closes(status: &Status) -> String {
-    let told =
+    let shown =
         table(["STUCK CLOSE", "FOR", "TARGET", "LAYER", "DETAIL"], status.stuck_closes.iter().flat_map(rows));
     let count = u64::try_from(status.stuck_closes.len()).unwrap_or(u64::MAX);
     match status.stuck_closes_total.saturating_sub(count) {
-        0 => told,
-        more => format!("{told}\n\nthere are {more} more, all younger"),
+        0 => shown,
+        more => format!("{shown}\n\n{more} newer stuck closes are not shown"),
     }
 }
 
@@ -108,7 +121,7 @@ fn rows(close: &StuckClose) -> Vec<[String; 5]> {
         return vec![row(
             close.targets.join(" "),
             "-",
-            "every layer has confirmed; that is not recorded yet",
+            "every layer has confirmed; the broker has not recorded it yet",
         )];
     }
     close.layers.iter().map(|layer| row(layer.target.clone(), layer.layer, &layer.detail)).collect()

@@ -26,14 +26,14 @@ host:web-1  tcp/22  203.0.113.7/32  open  refused  cloud: quota";
 }
 
 #[test]
-fn a_source_that_was_not_named_is_told() {
+fn a_source_that_the_broker_chose_is_shown() {
     let answer = |source_from_caller| Requested {
         grant: a_grant().into(),
         source_from_caller,
         repeated_request: false,
     };
-    let told = "no --source was given: opened to 203.0.113.7/32, the address from which the broker sees you";
-    assert!(requested(&answer(true), now()).ends_with(told));
+    let note = "no --source was given, so the broker used the address it sees: 203.0.113.7/32";
+    assert!(requested(&answer(true), now()).ends_with(note));
     assert!(!requested(&answer(false), now()).contains("--source"));
 }
 
@@ -48,7 +48,7 @@ GRANT                       STATE   WHO              OPENS                      
 01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32      2025-06-01 12:30:00Z (in 29m 48s)  fix disk
 01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32 (+1)  -                                  fix disk
 
-there are more; see them with a greater --limit";
+more grants exist; raise --limit to list them";
     let squeeze = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let shown = grants(&list, now());
     assert_eq!(squeeze(&shown), squeeze(expected));
@@ -86,7 +86,7 @@ fn an_empty_list_is_its_header() {
 }
 
 #[test]
-fn a_target_shows_both_layers_with_what_they_say() {
+fn a_target_shows_both_layers_with_their_details() {
     let layer = |layer: v1::Layer, status: v1::LayerStatus, detail: &str| v1::TargetLayer {
         layer: layer.into(),
         status: status.into(),
@@ -119,7 +119,7 @@ cloud  not_required  -     -";
 }
 
 #[test]
-fn a_list_of_targets_has_details_where_a_layer_has_something_to_say() {
+fn a_list_of_targets_has_details_if_a_layer_has_one() {
     let target = |detail: &str| Target {
         id: "aws:1".into(),
         mode: None,

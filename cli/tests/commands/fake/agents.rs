@@ -27,7 +27,7 @@ fn a_target() -> v1::Target {
 
 #[tonic::async_trait]
 impl AgentService for Services {
-    /// The token tells what was asked for.
+    /// Returns a token that contains the requested target and lifetime.
     async fn create_join_token(
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
@@ -102,7 +102,7 @@ impl TargetService for Services {
         self.let_in()?;
         let mut script = self.0.lock().unwrap();
         script.assessments.push(request.into_inner());
-        Ok(Response::new(script.survey.clone()))
+        Ok(Response::new(script.assessment_report.clone()))
     }
 
     async fn lockdown_targets(

@@ -15,7 +15,7 @@ use tonic::transport::server::Connected;
 
 use super::Script;
 
-/// The connections whose handshake went well, one at a time.
+/// Yields the connections whose handshake succeeded, one at a time.
 pub(super) fn accepted(
     listener: TcpListener,
     tls: TlsAcceptor,
@@ -29,7 +29,7 @@ pub(super) fn accepted(
         .filter(Result::is_ok)
 }
 
-/// One connection.
+/// A connection that the script can cut.
 pub(super) struct Connection {
     stream: TlsStream<TcpStream>,
     script: Arc<Mutex<Script>>,

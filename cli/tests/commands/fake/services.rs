@@ -21,7 +21,7 @@ use super::{Script, a_grant};
 #[derive(Clone)]
 pub(super) struct Services(pub(super) Arc<Mutex<Script>>);
 
-/// All of them.
+/// Adds every service.
 pub(super) fn all(mut server: Server, script: &Arc<Mutex<Script>>) -> Router {
     let services = Services(Arc::clone(script));
     server
@@ -101,7 +101,7 @@ impl AccessService for Services {
         script.filters.extend(filter);
         let page = page.unwrap_or_default();
         let start: u32 = page.token.parse().unwrap_or_default();
-        // A broker may give less than was asked for.
+        // A broker may return less than the requested size.
         let end = script.grants.min(start + page.size.min(2));
         let grants = (start..end).map(|_| a_grant(v1::GrantState::Active, v1::WindowState::Open));
         let next_page_token = if end < script.grants { end.to_string() } else { String::new() };
@@ -120,12 +120,12 @@ impl AccessService for Services {
         if script.watches.is_empty() {
             return Ok(Response::new(Box::pin(tokio_stream::pending())));
         }
-        let heard = tokio_stream::iter(script.watches.remove(0)).map(Ok);
+        let events = tokio_stream::iter(script.watches.remove(0)).map(Ok);
         if script.watches.is_empty() {
-            return Ok(Response::new(Box::pin(heard.chain(tokio_stream::pending()))));
+            return Ok(Response::new(Box::pin(events.chain(tokio_stream::pending()))));
         }
         let lost = tokio_stream::once(Err(Status::unavailable("the broker stops")));
-        Ok(Response::new(Box::pin(heard.chain(lost))))
+        Ok(Response::new(Box::pin(events.chain(lost))))
     }
 }
 

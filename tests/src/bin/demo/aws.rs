@@ -5,7 +5,7 @@ use std::time::Duration;
 use postern_proto::v1::Layers;
 use postern_tests::clock::{monotonic, wait_until};
 use postern_tests::ec2::{AwsWorld, RuleSpec};
-use postern_tests::{PATIENCE, Reach, TCP};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP};
 
 use crate::story::Story;
 
@@ -79,7 +79,7 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
         format!("{took} ms for the whole command; changes in EC2: {}", changes.join(", "))
     });
     story.check(
-        "someone opens the instance's own group to the world, and takes it off the machine: put right, and told",
+        "someone opens the instance's own group to the world, and takes it off the machine: undone, and audited",
         || {
             let own = world.cloud.own_group(&world.instance).unwrap_or_default();
             world.cloud.allow(&own, &RuleSpec::tcp(0, 65535, "0.0.0.0/0"));
@@ -89,8 +89,8 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
                 world.open_sources().len() == 1
                     && world.cloud.interfaces(&world.instance).values().all(|groups| groups.contains(&own))
             };
-            let took = wait_until("the sweep to put it right", PATIENCE, well);
-            wait_until("it to be told", PATIENCE, || world.audited("cloud.drift").len() >= 2);
+            let took = wait_until("the sweep to put it right", STEP_TIMEOUT, well);
+            wait_until("the drift to be audited", STEP_TIMEOUT, || world.audited("cloud.drift").len() >= 2);
             format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
         },
     );
@@ -113,8 +113,8 @@ fn resist(story: &mut Story, world: &mut AwsWorld) {
             world.broker.process().kill9();
             world.broker.empty_store();
             world.broker.serve();
-            let took = wait_until("the window to close", PATIENCE, || world.open_sources().is_empty());
-            wait_until("it to be told", PATIENCE, || {
+            let took = wait_until("the window to close", STEP_TIMEOUT, || world.open_sources().is_empty());
+            wait_until("the drift to be audited", STEP_TIMEOUT, || {
                 !world.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())
@@ -123,14 +123,17 @@ fn resist(story: &mut Story, world: &mut AwsWorld) {
 }
 
 fn release(story: &mut Story, world: &AwsWorld) {
-    story.check("postern release: the rule is back as it was, and nothing of ours is left in EC2", || {
-        let released = world.admin_cli().run(&["release", &world.target()]);
-        assert!(released.succeeded(), "{released:?}");
-        let before = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh");
-        assert_eq!(world.cloud.rules(&world.group), [before].into());
-        wait_until("the last of ours to go", Duration::from_secs(5), || {
-            world.cloud.groups_of_postern().is_empty()
-        });
-        "tcp/22 from 0.0.0.0/0 (ssh)".to_owned()
-    });
+    story.check(
+        "postern release: the rule is back as it was, and nothing of Postern's is left in EC2",
+        || {
+            let released = world.admin_cli().run(&["release", &world.target()]);
+            assert!(released.succeeded(), "{released:?}");
+            let before = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh");
+            assert_eq!(world.cloud.rules(&world.group), [before].into());
+            wait_until("the last of Postern's groups to go", Duration::from_secs(5), || {
+                world.cloud.groups_of_postern().is_empty()
+            });
+            "tcp/22 from 0.0.0.0/0 (ssh)".to_owned()
+        },
+    );
 }

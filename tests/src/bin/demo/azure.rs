@@ -4,7 +4,7 @@
 use postern_proto::v1::Layers;
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{monotonic, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP};
 
 use crate::story::Story;
 
@@ -46,7 +46,7 @@ fn lock(story: &mut Story, world: &AzureWorld) {
             planned.out.trim().to_owned()
         },
     );
-    story.check("postern lockdown --accept precedence: ours come first, and theirs stay as they are", || {
+    story.check("postern lockdown --accept precedence: Postern's rules come first, and the customer's stay as they are", || {
         let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "precedence"]);
         assert!(locked.succeeded() && !world.is_open(), "{locked:?}");
         world.rules("nsg-nic", "postern-").join(", ")
@@ -72,19 +72,19 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
         let name = world.rules("nsg-nic", "postern-allow-").join(", ");
         format!("{took} ms for the whole command; {changes} changes in Azure, each a rule {name}")
     });
-    story.check("someone deletes the rule and runs terraform over one group: put right, and told", || {
+    story.check("someone deletes the rule and runs terraform over one group: undone, and audited", || {
         for group in ["nsg-subnet", "nsg-nic"] {
             world.azure.arm.edit(&world.azure.lab.nsg_id(group), |nsg| {
                 let rules = nsg["properties"]["securityRules"].as_array_mut();
-                let ours = if group == "nsg-nic" { "postern-allow-" } else { "postern-" };
+                let prefix = if group == "nsg-nic" { "postern-allow-" } else { "postern-" };
                 rules.into_iter().for_each(|rules| {
-                    rules.retain(|rule| !rule["name"].as_str().is_some_and(|it| it.starts_with(ours)))
+                    rules.retain(|rule| !rule["name"].as_str().is_some_and(|it| it.starts_with(prefix)))
                 });
             });
         }
         let well = || world.is_open() && !world.rules("nsg-subnet", "postern-deny-").is_empty();
-        let took = wait_until("the sweep to put it right", PATIENCE, well);
-        wait_until("it to be told", PATIENCE, || world.audited("cloud.drift").len() >= 2);
+        let took = wait_until("the sweep to put it right", STEP_TIMEOUT, well);
+        wait_until("the drift to be audited", STEP_TIMEOUT, || world.audited("cloud.drift").len() >= 2);
         format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
     });
     story.check("alice revokes: shut in both layers, and her connection stays", || {
@@ -110,8 +110,8 @@ fn resist(story: &mut Story, world: &mut AzureWorld) {
             world.broker.process().kill9();
             world.broker.empty_store();
             world.broker.serve();
-            let took = wait_until("the window to close", PATIENCE, || !world.is_open());
-            wait_until("it to be told", PATIENCE, || {
+            let took = wait_until("the window to close", STEP_TIMEOUT, || !world.is_open());
+            wait_until("the drift to be audited", STEP_TIMEOUT, || {
                 !world.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())
@@ -121,7 +121,7 @@ fn resist(story: &mut Story, world: &mut AzureWorld) {
 
 fn release(story: &mut Story, world: &AzureWorld) {
     story.check(
-        "postern release: nothing of ours is left in either group, and theirs are as they were",
+        "postern release: nothing of Postern's is left in either group, and the customer's rules are as they were",
         || {
             let released = world.admin_cli().run(&["release", &world.target()]);
             assert!(released.succeeded() && world.is_open(), "{released:?}");
@@ -133,7 +133,7 @@ fn release(story: &mut Story, world: &AzureWorld) {
 }
 
 fn behind_a_firewall(story: &mut Story) {
-    story.tell("A VM behind an Azure Firewall with classic rules: it sees the firewall, and not who asks.");
+    story.tell("A VM behind an Azure Firewall with classic rules: it sees the firewall, and not the caller.");
     let options = AzureOptions { layers: Layers::Both, firewall: true, locked: true, more: "", sections: "" };
     let Some(world) = story.step("the same with a firewall in front; the VM is under lockdown", || {
         (AzureWorld::with(options), "the host mallory stands where the firewall does".to_owned())
@@ -141,15 +141,19 @@ fn behind_a_firewall(story: &mut Story) {
         return;
     };
     let port = world.net.vm.tcp(TCP);
-    story.check("alice asks, and is told where to connect: a port of the firewall, for her alone", || {
-        assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
-        let answer = request(&world);
-        assert_eq!(answer["grant"]["state"], "active", "{answer}");
-        let connect_to = answer["grant"]["windows"][0]["connect_to"].as_str().unwrap_or_default().to_owned();
-        assert!(!connect_to.is_empty(), "{answer}");
-        // The groups and the host let in whom they see: the firewall.
-        assert!(world.admits(world.net.mallory.v4()) && !world.admits(world.net.alice.v4()));
-        assert_eq!(world.net.mallory.reach(port), Reach::Open);
-        connect_to
-    });
+    story.check(
+        "alice asks, and the answer names where to connect: a port of the firewall, for her alone",
+        || {
+            assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
+            let answer = request(&world);
+            assert_eq!(answer["grant"]["state"], "active", "{answer}");
+            let connect_to =
+                answer["grant"]["windows"][0]["connect_to"].as_str().unwrap_or_default().to_owned();
+            assert!(!connect_to.is_empty(), "{answer}");
+            // The groups and the host let in the source that they see: the firewall.
+            assert!(world.admits(world.net.mallory.v4()) && !world.admits(world.net.alice.v4()));
+            assert_eq!(world.net.mallory.reach(port), Reach::Open);
+            connect_to
+        },
+    );
 }

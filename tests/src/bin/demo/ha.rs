@@ -8,28 +8,29 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{monotonic, sleep_until, wait_until, wall};
-use postern_tests::{Cli, Connection, PATIENCE, Reach, Refusal, Replica, TCP, VM, an_ask};
+use postern_tests::{Cli, Connection, Reach, Refusal, Replica, STEP_TIMEOUT, TCP, VM, a_request};
 use serde_json::Value;
 use tonic::Code;
 
 use crate::end_of;
 use crate::story::Story;
-use world::{World, all_open, told};
+use world::{World, all_open, described};
 
-/// How long the window of a broker that is killed is.
+/// The duration of the window whose broker is killed.
 const SHORT: &str = "15s";
-/// How long a broker is stopped: longer than the 6 s that its membership lasts.
+/// The time for which a broker is stopped: longer than the 6 s that its membership lasts.
 const STOPPED: Duration = Duration::from_secs(8);
-/// How long the membership of a broker that was killed lasts.
+/// The time for which the membership of a killed broker lasts.
 const BELIEVED: Duration = Duration::from_secs(6);
-/// How long it is looked for what may come late.
+/// The time for which the demo looks for late events.
 const AFTERWARDS: Duration = Duration::from_secs(2);
-/// How long a Redis that was killed is away at least. One that is back at once may be made the primary again, with what it had.
+/// The time that a killed Redis is away at least. A Redis that is back at once may be made the primary again, with the data
+/// it had.
 const REBOOT: Duration = Duration::from_secs(3);
-/// What a broker says that was away for longer than it is believed.
-const JOINED_ANEW: &str = "joined the other brokers anew";
+/// The log line of a broker that was away for longer than its membership lasts.
+const JOINED_AGAIN: &str = "joined the other brokers again";
 
-/// Tells it.
+/// Plays the story.
 pub(crate) fn tell(story: &mut Story) {
     story.tell(
         "Three brokers behind a load balancer (TCP, it asks /readyz), on one Redis: a primary, a replica that confirms \
@@ -46,7 +47,7 @@ pub(crate) fn tell(story: &mut Story) {
         });
     let Some((mut world, at)) = begun else { return };
     let at = kill(story, &mut world, at);
-    let long = story.step(&asks("22", "10m"), || {
+    let long = story.step(&request_command("22", "10m"), || {
         world.request("22", "10m");
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         (connection, "open, and alice works over a connection until the end of this story".to_owned())
@@ -70,7 +71,7 @@ pub(crate) fn tell(story: &mut Story) {
 /// A broker is killed while a window is open. Returns where the agent is then.
 fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
     story.tell("A broker is killed while a window is open.");
-    let (grant, connection) = story.step(&asks("22", SHORT), || {
+    let (grant, connection) = story.step(&request_command("22", SHORT), || {
         let grant = world.request("22", SHORT);
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         ((grant, connection), "open, and alice works over a connection".to_owned())
@@ -82,7 +83,7 @@ fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
         format!("kill -9 of broker-{}, which has the agent's session: the agent finds another", at + 1);
     let now_at = story.step(&title, || {
         world.replicas.replica(at).kill9();
-        wait_until("the agent to find another broker", PATIENCE, || world.came_to(&before).is_some());
+        wait_until("the agent to find another broker", STEP_TIMEOUT, || world.came_to(&before).is_some());
         let now_at = world.came_to(&before).expect("a moment ago it had");
         (now_at, format!("with broker-{} after {} ms", now_at + 1, killed.elapsed().as_millis()))
     });
@@ -104,7 +105,7 @@ fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
             let timeline = watch.stop();
             let late = timeline.assert_closed_at(end_of(&grant)).as_millis();
             assert!(connection.echoes());
-            format!("{}\nthe last one {late} ms from the end", told(&timeline))
+            format!("{}\nthe last one {late} ms from the end", described(&timeline))
         },
     );
     world.replicas.replica(at).serve();
@@ -121,30 +122,30 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         format!("broker-{} is stopped (SIGSTOP), with the agent's session: the agent finds another", at + 1);
     let now_at = story.step(&title, || {
         world.replicas.replica(at).freeze();
-        let patience = PATIENCE * 2;
-        wait_until("the agent to find another broker", patience, || world.came_to(&before).is_some());
+        let longer = STEP_TIMEOUT * 2;
+        wait_until("the agent to find another broker", longer, || world.came_to(&before).is_some());
         let now_at = world.came_to(&before).expect("a moment ago it had");
         assert_ne!(now_at, at);
-        let told = format!(
+        let described = format!(
             "with broker-{} after {:.1} s: that long a silence may be the network's",
             now_at + 1,
             stopped.elapsed().as_secs_f64()
         );
-        (now_at, told)
+        (now_at, described)
     });
     let title = format!(
-        "broker-{} goes on: its membership is over, so it joins anew, and takes nothing back",
+        "broker-{} goes on: its membership is over, so it joins again, and takes nothing back",
         at + 1
     );
     story.check(&title, || {
         std::thread::sleep(STOPPED.saturating_sub(stopped.elapsed()));
         let visits = world.visits();
-        let returns = || world.replicas.replica(at).broker().log().matches(JOINED_ANEW).count();
+        let returns = || world.replicas.replica(at).broker().log().matches(JOINED_AGAIN).count();
         let before = returns();
-        let hung = world.caller_at(at).start_request(&ask(world, "tcp/22"));
+        let hung = world.caller_at(at).start_request(&request(world, "tcp/22"));
         world.replicas.replica(at).thaw();
         let answer = hung.join().map_err(Refusal::from);
-        wait_until("it to join the others again", PATIENCE, || returns() > before);
+        wait_until("it to join the others again", STEP_TIMEOUT, || returns() > before);
         std::thread::sleep(AFTERWARDS);
         assert_eq!(world.visits(), visits, "the agent moved");
         let asked = match answer {
@@ -160,9 +161,9 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
         format!("what it was asked while it hung was {asked}")
     });
     story.check("nothing flapped, and alice's connection goes on", || {
-        let told = all_open(&watch.stop());
+        let described = all_open(&watch.stop());
         assert!(connection.echoes());
-        told
+        described
     });
     now_at
 }
@@ -176,10 +177,10 @@ fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usiz
     story.check(&title, || {
         let start = monotonic();
         world.replicas.replica(at).terminate();
-        wait_until("the agent to find another broker", PATIENCE, || world.came_to(&before).is_some());
+        wait_until("the agent to find another broker", STEP_TIMEOUT, || world.came_to(&before).is_some());
         let moved = start.elapsed().as_millis();
         let now_at = world.came_to(&before).expect("a moment ago it had");
-        wait_until("the broker to end", PATIENCE, || !world.replicas.replica(at).broker().is_running());
+        wait_until("the broker to end", STEP_TIMEOUT, || !world.replicas.replica(at).broker().is_running());
         let ended = start.elapsed().as_millis();
         std::thread::sleep(AFTERWARDS);
         format!(
@@ -188,9 +189,9 @@ fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usiz
         )
     });
     story.check("nothing flapped, and alice's connection goes on", || {
-        let told = all_open(&watch.stop());
+        let described = all_open(&watch.stop());
         assert!(connection.echoes());
-        told
+        described
     });
     world.replicas.replica(at).serve();
 }
@@ -200,9 +201,9 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
     story.tell("Redis is killed: the primary.");
     let watch = world.watch();
     let killed = monotonic();
-    story.check("kill -9: who asks is refused, with UNAVAILABLE", || {
+    story.check("kill -9: requests are refused, with UNAVAILABLE", || {
         world.group.kill9(0);
-        let answer = world.caller().request(&ask(world, "tcp/22"));
+        let answer = world.caller().request(&request(world, "tcp/22"));
         let refusal = Refusal::from(answer.expect_err("nothing can be kept now"));
         assert_eq!(refusal.code, Code::Unavailable, "{refusal:?}");
         format!("after {} ms", killed.elapsed().as_millis())
@@ -216,14 +217,14 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
             "failed over after {failed_over:.1} s; nothing confirms a change before the other is its replica"
         )
     });
-    story.check("whoever asks is served again, without anybody's doing anything", || {
+    story.check("requests are served again, without an administrator's doing anything", || {
         let (mut refused, mut broken, mut restarted) = (0, 0, 0);
         let grant = loop {
             let asked = wall();
             // A broker that ends by itself is what a service manager is for.
             restarted += world.replicas.all().iter().filter(|replica| replica.tend()).count();
             let key = format!("after-the-failover-{refused}-{broken}");
-            match world.caller().request(&ask(world, "udp/161").key(&key).waiting(PATIENCE)) {
+            match world.caller().request(&request(world, "udp/161").key(&key).waiting(STEP_TIMEOUT)) {
                 Ok(answer) => break answer.grant.expect("an answer has a grant"),
                 // Not a broker's answer: it was lost on the way.
                 Err(status) if status.source().is_some() => broken += 1,
@@ -232,7 +233,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
                     refused += 1;
                 }
             }
-            assert!(killed.elapsed() < PATIENCE * 3, "nobody is served");
+            assert!(killed.elapsed() < STEP_TIMEOUT * 3, "no request is served");
             sleep_until(asked + SignedDuration::from_millis(200));
         };
         assert_eq!(grant.state(), GrantState::Active, "{grant:?}");
@@ -245,11 +246,11 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
         )
     });
     story.check("nothing flapped, and alice's connection goes on", || {
-        let told = all_open(&watch.stop());
+        let described = all_open(&watch.stop());
         assert!(connection.echoes());
-        told
+        described
     });
-    story.check("the failover has kept every grant that alice was told of", || {
+    story.check("the failover has kept every grant that the broker acknowledged to alice", || {
         let kept = world.admin.grants();
         let lost = world.acknowledged.iter().filter(|id| kept.iter().all(|grant| grant.id != **id)).count();
         assert_eq!(lost, 0, "{lost} of {:?} are lost", world.acknowledged);
@@ -257,11 +258,13 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
     });
 }
 
-/// Every broker tells the same log, and it is whole.
+/// Verifies that every broker shows the same log, and that it is whole.
 fn audit(story: &mut Story, world: &World) {
     story.tell("Everything is in one audit log.");
     story.check("postern audit verify, at each broker", || {
-        wait_until("every broker to listen", PATIENCE, || world.replicas.all().iter().all(Replica::is_ready));
+        wait_until("every broker to listen", STEP_TIMEOUT, || {
+            world.replicas.all().iter().all(Replica::is_ready)
+        });
         let verified = world.replicas.all().iter().map(|replica| {
             let cli = Cli::new(&world.net.mallory, replica.url(), world.admin.identity());
             let verified = cli.json(&["audit", "verify"]).swap_remove(0);
@@ -273,18 +276,18 @@ fn audit(story: &mut Story, world: &World) {
     });
 }
 
-/// What happened so often, if it did.
+/// Returns the count with its words, or nothing for none.
 fn some(count: usize, what: &str) -> String {
     if count == 0 { String::new() } else { format!("\n{count}{what}") }
 }
 
-fn asks(port: &str, duration: &str) -> String {
+fn request_command(port: &str, duration: &str) -> String {
     format!(
         "alice: postern request {VM} --port {port} --source 192.0.2.20 --for {duration} --reason \"fix the disk\""
     )
 }
 
-/// The same for a call that does not try again by itself.
-fn ask(world: &World, port: &str) -> postern_tests::Ask {
-    an_ask().on(VM).port(port).from(world.net.alice.v4()).seconds(600)
+/// Builds the same request for a call that does not try again by itself.
+fn request(world: &World, port: &str) -> postern_tests::RequestBuilder {
+    a_request().on(VM).port(port).from(world.net.alice.v4()).seconds(600)
 }

@@ -1,7 +1,7 @@
-//! The demo: the story of a few grants, told by real programs in network namespaces, each step checked. With the argument
+//! The demo: the story of a few grants, played by real programs in network namespaces, each step checked. With the argument
 //! `ha` it is the story of several brokers on one store.
 
-#![allow(clippy::expect_used, clippy::panic)] // A step fails by a panic, which the story catches and tells.
+#![allow(clippy::expect_used, clippy::panic, reason = "a step that fails panics, and the story prints it")]
 
 mod aws;
 mod azure;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::audit::AuditRecord;
 use postern_tests::clock::{monotonic, sleep_until, wait_until};
-use postern_tests::{PATIENCE, Reach, TCP, VM, World, ask_for, usual_policy};
+use postern_tests::{Reach, STEP_TIMEOUT, TCP, VM, World, ask_for, usual_policy};
 use serde_json::Value;
 use story::Story;
 
@@ -82,7 +82,7 @@ fn protect(story: &mut Story, world: &mut World) {
         world.admin.wait_in_sync(VM);
         String::new()
     });
-    story.check("closed: nobody gets a new connection to port 22, over IPv4 or IPv6", || {
+    story.check("closed: no client gets a new connection to port 22, over IPv4 or IPv6", || {
         assert_eq!((try_22(world, 'a'), try_22(world, 'm')), (Reach::Filtered, Reach::Filtered));
         assert_eq!(world.net.alice.reach(world.net.vm.tcp6(TCP)), Reach::Filtered);
         String::new()
@@ -97,8 +97,8 @@ fn open_and_expire(story: &mut Story, world: &World) {
             let start = monotonic();
             let grant = request(world, "5s", "fix the disk");
             assert_eq!(try_22(world, 'a'), Reach::Open);
-            let told = format!("open; {} ms for the whole command", start.elapsed().as_millis());
-            (grant, told)
+            let described = format!("open; {} ms for the whole command", start.elapsed().as_millis());
+            (grant, described)
         });
     story.check("mallory is still shut out", || {
         assert_eq!(try_22(world, 'm'), Reach::Filtered);
@@ -140,7 +140,7 @@ fn open_and_expire(story: &mut Story, world: &World) {
 /// The agent dies while a window is open.
 fn lose_the_agent(story: &mut Story, world: &mut World) {
     story.tell("The agent is killed while a window is open.");
-    story.check("the window ends on time with nobody there to close it", || {
+    story.check("the window ends on time with no agent there to close it", || {
         let grant = request(world, "3s", "while the agent dies");
         world.agent.process().kill9();
         let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
@@ -164,14 +164,14 @@ fn revoke(story: &mut Story, world: &World) {
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         let start = monotonic();
         world.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
-        let told = format!("{} ms for the whole command", start.elapsed().as_millis());
+        let described = format!("{} ms for the whole command", start.elapsed().as_millis());
         assert_eq!(try_22(world, 'a'), Reach::Filtered);
         assert!(connection.echoes());
-        told
+        described
     });
 }
 
-/// What is not allowed does not happen, and what is torn down comes back.
+/// Shows that forbidden actions are refused, and that a protection that is torn down comes back.
 fn refuse_and_resist(story: &mut Story, world: &World) {
     story.tell("Not everything is allowed.");
     story.check("a port outside the policy is denied, in words", || {
@@ -183,7 +183,7 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
         "someone flushes the VM's firewall: the table is back at once, and the report names the process",
         || {
             world.net.vm.must("nft", &["flush", "ruleset"]);
-            wait_until("the port to be shut again", PATIENCE, || try_22(world, 'm') == Reach::Filtered);
+            wait_until("the port to be shut again", STEP_TIMEOUT, || try_22(world, 'm') == Reach::Filtered);
             let reported = || {
                 let log = world.admin.audit();
                 let events = log.iter().filter_map(|line| serde_json::from_str::<AuditRecord>(line).ok());
@@ -193,15 +193,15 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
                     .details;
                 Some((details.remove("process")?, details.remove("exposed_for_ms")?))
             };
-            wait_until("the report to be audited", PATIENCE, || reported().is_some());
+            wait_until("the report to be audited", STEP_TIMEOUT, || reported().is_some());
             let (process, exposed) = reported().expect("it was there a moment ago");
             assert_eq!(process, "nft");
-            format!("put back after {exposed} ms, and laid to the process {process}")
+            format!("put back after {exposed} ms, and attributed to the process {process}")
         },
     );
 }
 
-/// The log tells what happened, and a changed log is found out.
+/// Shows that the log records what happened, and that verification finds a changed log.
 fn audit(story: &mut Story, world: &World) {
     story.tell("Everything is in the audit log.");
     story.check("the log verifies", || {

@@ -1,4 +1,4 @@
-//! Telling a story step by step, and counting what held.
+//! A story that is played step by step, with a count of the steps that held.
 
 use std::any::Any;
 use std::io::Write as _;
@@ -14,7 +14,7 @@ pub(crate) struct Story {
 
 impl Default for Story {
     fn default() -> Self {
-        // A failed step is told in the story's own words instead of the usual report of a panic.
+        // A failed step is printed in the story's own words instead of the usual report of a panic.
         set_hook(Box::new(|_| {}));
         Self { passed: 0, failed: 0 }
     }
@@ -34,9 +34,9 @@ impl Story {
     /// A step that later ones build on.
     pub(crate) fn step<T>(&mut self, title: &str, step: impl FnOnce() -> (T, String)) -> Option<T> {
         match catch_unwind(AssertUnwindSafe(step)) {
-            Ok((made, told)) => {
+            Ok((made, described)) => {
                 self.passed += 1;
-                say(&format!("  ok    {title}{}", indented(&told)));
+                say(&format!("  ok    {title}{}", indented(&described)));
                 Some(made)
             }
             Err(panic) => {
@@ -54,7 +54,7 @@ impl Story {
     }
 }
 
-/// What a panic said.
+/// Returns the message of a panic.
 fn words(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).unwrap_or_default()
@@ -65,6 +65,6 @@ fn indented(text: &str) -> String {
 }
 
 fn say(line: &str) {
-    // Nobody to read it is no reason to stop half way.
+    // A closed output is no reason to stop half way.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -13,8 +13,8 @@ fn opening(source: &str) -> Opening {
     Opening::new(TARGET, source)
 }
 
-fn host(milliseconds: i64, source: &str, what: What) -> HostEvent {
-    HostEvent { at: at(milliseconds), opening: opening(source), what, session: 1 }
+fn host(milliseconds: i64, source: &str, change: WindowChange) -> HostEvent {
+    HostEvent { at: at(milliseconds), opening: opening(source), change, session: 1 }
 }
 
 fn look(milliseconds: i64, open: &[&str]) -> Look {
@@ -45,10 +45,13 @@ fn asked(id: &str, source: &str, milliseconds: i64) -> Asked {
     }
 }
 
-/// One grant from 0 to 5 s, asked for, opened and closed as it should be in both layers.
+/// A history of one grant from 0 to 5 s, asked for, opened and closed as it should be in both layers.
 fn good() -> History {
     History {
-        hosts: vec![host(40, "10.0.0.1", What::Opened(at(5_000))), host(5_000, "10.0.0.1", What::Closed)],
+        hosts: vec![
+            host(40, "10.0.0.1", WindowChange::Opened(at(5_000))),
+            host(5_000, "10.0.0.1", WindowChange::Closed),
+        ],
         looks: vec![
             look(0, &[]),
             look(100, &["10.0.0.1"]),
@@ -98,7 +101,7 @@ fn a_grant_that_does_not_end_is_found() {
 fn a_window_two_seconds_past_its_end_at_a_host_is_found() {
     let late = found(|history| history.hosts[1].at = at(7_000));
     let by = SignedDuration::from_secs(2);
-    assert_eq!(late, [Violation::Late { at: At::Host, opening: opening("10.0.0.1"), end: at(5_000), by }]);
+    assert_eq!(late, [Violation::Late { at: Layer::Host, opening: opening("10.0.0.1"), end: at(5_000), by }]);
     assert_eq!(found(|history| history.hosts[1].at = at(5_100)), [], "the kernel may take a moment");
 }
 
@@ -118,7 +121,7 @@ fn a_window_past_its_end_in_the_cloud_is_found_as_far_as_no_fault_explains_it() 
         history.quiet = at(20_000);
     };
     let by = SignedDuration::from_secs(2);
-    let violation = Violation::Late { at: At::Cloud, opening: opening("10.0.0.1"), end: at(5_000), by };
+    let violation = Violation::Late { at: Layer::Cloud, opening: opening("10.0.0.1"), end: at(5_000), by };
     assert_eq!(found(late), [violation]);
     let fault = |from, until| span(Fault::KillRedis, from, until);
     let explained = |history: &mut History| {
@@ -130,29 +133,33 @@ fn a_window_past_its_end_in_the_cloud_is_found_as_far_as_no_fault_explains_it() 
 
 #[test]
 fn a_stray_rule_after_quiet_is_found() {
-    let stray = Violation::Stray { at: At::Cloud, opening: opening("10.0.0.1") };
+    let stray = Violation::Stray { at: Layer::Cloud, opening: opening("10.0.0.1") };
     assert!(found(|history| history.looks.push(look(9_100, &["10.0.0.1"]))).contains(&stray));
-    let stray = Violation::Stray { at: At::Host, opening: opening("10.0.0.1") };
+    let stray = Violation::Stray { at: Layer::Host, opening: opening("10.0.0.1") };
     assert_eq!(found(|history| drop(history.hosts.pop())), [stray]);
 }
 
 #[test]
 fn a_window_without_a_record_is_found_in_either_layer() {
     let unrecorded = |at| Violation::Unrecorded { at, opening: opening("10.9.9.9") };
-    let opened = [host(10, "10.9.9.9", What::Opened(at(50))), host(50, "10.9.9.9", What::Closed)];
-    assert_eq!(found(|history| history.hosts.extend(opened)), [unrecorded(At::Host)]);
+    let opened =
+        [host(10, "10.9.9.9", WindowChange::Opened(at(50))), host(50, "10.9.9.9", WindowChange::Closed)];
+    assert_eq!(found(|history| history.hosts.extend(opened)), [unrecorded(Layer::Host)]);
     let seen = |history: &mut History| history.looks[1].open.extend([opening("10.9.9.9")]);
-    assert_eq!(found(seen), [unrecorded(At::Cloud)]);
+    assert_eq!(found(seen), [unrecorded(Layer::Cloud)]);
 }
 
 #[test]
 fn flapping_is_found_in_either_layer() {
     let (closed, again) = (at(2_000), at(2_300));
-    let gap = [host(2_000, "10.0.0.1", What::Closed), host(2_300, "10.0.0.1", What::Opened(at(5_000)))];
-    let flapped = Violation::Flapped { at: At::Host, opening: opening("10.0.0.1"), closed, again };
+    let gap = [
+        host(2_000, "10.0.0.1", WindowChange::Closed),
+        host(2_300, "10.0.0.1", WindowChange::Opened(at(5_000))),
+    ];
+    let flapped = Violation::Flapped { at: Layer::Host, opening: opening("10.0.0.1"), closed, again };
     assert_eq!(found(|history| drop(history.hosts.splice(1..1, gap))), [flapped]);
     let gap = [look(1_990, &[]), look(2_300, &["10.0.0.1"])];
-    let flapped = Violation::Flapped { at: At::Cloud, opening: opening("10.0.0.1"), closed, again };
+    let flapped = Violation::Flapped { at: Layer::Cloud, opening: opening("10.0.0.1"), closed, again };
     assert_eq!(found(|history| drop(history.looks.splice(2..2, gap))), [flapped]);
 }
 
@@ -162,8 +169,8 @@ fn an_extension_that_comes_after_the_end_does_not_flap_and_one_before_it_does() 
         move |history: &mut History| {
             history.hosts[1].at = at(gap_from);
             history.hosts.extend([
-                host(5_200, "10.0.0.1", What::Opened(at(9_000))),
-                host(9_000, "10.0.0.1", What::Closed),
+                host(5_200, "10.0.0.1", WindowChange::Opened(at(9_000))),
+                host(9_000, "10.0.0.1", WindowChange::Closed),
             ]);
             history.looks.clear();
             history.stored.push(grant("g2", "10.0.0.1", opened_at - 50, 9_000));
@@ -171,12 +178,12 @@ fn an_extension_that_comes_after_the_end_does_not_flap_and_one_before_it_does() 
     };
     assert_eq!(found(extended(5_200, 5_000)), []);
     let (closed, again) = (at(5_000), at(5_200));
-    let flapped = Violation::Flapped { at: At::Host, opening: opening("10.0.0.1"), closed, again };
+    let flapped = Violation::Flapped { at: Layer::Host, opening: opening("10.0.0.1"), closed, again };
     assert_eq!(found(extended(4_500, 5_000)), [flapped]);
 }
 
 #[test]
-fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
+fn a_window_that_is_closed_too_early_is_found_unless_a_caller_wanted_that() {
     let early = |history: &mut History| history.hosts[1].at = at(3_000);
     let violation = Violation::Early { opening: opening("10.0.0.1"), closed: at(3_000), end: at(5_000) };
     assert_eq!(found(early), [violation]);
@@ -186,12 +193,12 @@ fn a_window_that_is_closed_too_early_is_found_unless_somebody_wanted_that() {
     };
     assert_eq!(found(revoked), []);
     let extended_later = |history: &mut History| history.stored.push(grant("g2", "10.0.0.1", 5_100, 9_000));
-    assert_eq!(found(extended_later), [], "what was never open is closed by nobody");
+    assert_eq!(found(extended_later), [], "a window that was never open needs no close");
     let stopped = |history: &mut History| {
         early(history);
         history.faults = vec![span(Fault::StopBroker(0), -4_000, -2_000)];
     };
-    assert_eq!(found(stopped), [], "the broker heard the agent's last heartbeat two seconds late");
+    assert_eq!(found(stopped), [], "the broker received the agent's last heartbeat two seconds late");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Each limit by itself.
+//! The limits, each by itself.
 
 use std::io;
 
@@ -8,9 +8,9 @@ use postern_proto::v1::policy_service_client::PolicyServiceClient;
 use postern_tests::attack::Attack;
 use postern_tests::clock::monotonic;
 use postern_tests::stranger::{
-    END_HEADERS, END_STREAM, ENROLL, Frame, Frames, WATCH, frame, grpc, headers, kind, whole_call,
+    END_HEADERS, END_STREAM, ENROLL, Frame, Frames, Stranger, WATCH, frame, grpc, headers, kind, whole_call,
 };
-use postern_tests::{FakeAgent, PATIENCE, Refusal, a_policy};
+use postern_tests::{FakeAgent, Refusal, STEP_TIMEOUT, a_policy};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 use tonic::Code;
@@ -28,8 +28,8 @@ fn run<T: Send + 'static>(
     limited: &Limited,
     peer: impl Future<Output = io::Result<T>> + Send + 'static,
 ) -> T {
-    let peer = async { timeout(PATIENCE, peer).await.expect("the broker acts in time") };
-    limited.net.mallory.room().run(peer).expect("the connection holds")
+    let peer = async { timeout(STEP_TIMEOUT, peer).await.expect("the broker acts in time") };
+    limited.net.mallory.netns().run(peer).expect("the connection holds")
 }
 
 /// Waits until the broker ends a connection.
@@ -43,7 +43,7 @@ async fn answers(frames: &mut Frames, stream: u32) -> io::Result<Frame> {
     frames.until(|frame| frame.stream == stream && frame.kind == kind::DATA).await
 }
 
-/// How many streams at once the broker's first settings allow.
+/// Returns the number of streams at once that the broker's first settings allow.
 async fn streams(mut frames: Frames) -> io::Result<u32> {
     let settings = frames.until(|frame| frame.kind == kind::SETTINGS).await?.payload;
     let parameter = settings.chunks_exact(6).find(|p| p[..2] == MAX_CONCURRENT_STREAMS.to_be_bytes());
@@ -78,7 +78,7 @@ fn i10_each_class_of_peer_has_its_number_of_streams() {
 fn i10_a_message_that_is_too_large_is_refused_and_the_answer_names_the_limit() {
     let limited = Limited::with("anonymous_message = 4096\nmessage = 65536\n");
     let stranger = limited.stranger();
-    let enrolled = limited.net.mallory.room().run(async move {
+    let enrolled = limited.net.mallory.netns().run(async move {
         let request = v1::EnrollRequest { token: "x".repeat(5_000), csr: Vec::new() };
         AgentServiceClient::new(stranger.channel()).enroll(request).await.unwrap_err()
     });
@@ -123,7 +123,7 @@ fn i10_a_peer_has_to_send_its_first_byte_and_complete_its_handshake_in_time() {
             let _ = tls.read_to_end(&mut Vec::new()).await;
             Ok(())
         });
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < STEP_TIMEOUT);
     }
     limited.wait_for_limit("preface");
 }
@@ -207,6 +207,30 @@ fn i10_a_connection_without_a_certificate_ends_at_its_age_and_others_do_not() {
 }
 
 #[test]
+fn i10_a_connection_without_a_certificate_sends_its_share_of_bytes_and_no_more() {
+    let mut limited = Limited::with("anonymous_bytes = 65536\n");
+    let (stranger, known) = (limited.stranger(), limited.principal("rita"));
+    // Frames that are no calls have no other bound: 14 bytes each, four times the share.
+    let flood = |from: Stranger| async move {
+        let mut frames = from.http2().await?;
+        answers(&mut frames, 1).await?;
+        let batch = frame(kind::PRIORITY, 0, 3, &[0, 0, 0, 0, 15]).repeat(1_024);
+        let mut sent = 0;
+        while sent < 19 && frames.send(&batch).await.is_ok() {
+            sent += 1;
+        }
+        io::Result::Ok(frames)
+    };
+    run(&limited, async move {
+        let seen = flood(stranger).await?.until_end().await;
+        assert!(seen.iter().all(|frame| frame.kind != kind::DATA), "{seen:?}");
+        Ok(())
+    });
+    limited.wait_for_limit("anonymous_bytes");
+    run(&limited, async move { answers(&mut flood(known).await?, 3).await });
+}
+
+#[test]
 fn i10_agents_keep_their_share_while_strangers_want_every_connection() {
     let limits = "connections = 64\nhandshakes = 8\nanonymous = 8\npeople = 8\nhandshakes_per_address = 8\n";
     let limited = Limited::with(limits);
@@ -227,7 +251,7 @@ fn i10_agents_keep_their_share_while_strangers_want_every_connection() {
         agent.is_some()
     });
     let mut session = None;
-    wait_until("its session", PATIENCE, || {
+    wait_until("its session", STEP_TIMEOUT, || {
         session = agent.as_ref().and_then(|agent| agent.session().ok());
         session.is_some()
     });
@@ -260,7 +284,7 @@ fn i10_readers_of_metrics_that_do_not_read_silence_no_probe() {
     let mut broker = Broker::init_with(&net.hub, &dir.path().join("broker"), metrics);
     broker.serve();
     let address = (net.hub.v4(), 9464);
-    net.mallory.room().run(async move {
+    net.mallory.netns().run(async move {
         let mut slow = Vec::new();
         for _ in 0..100 {
             let mut tcp = tokio::net::TcpStream::connect(address).await.unwrap();
@@ -268,7 +292,7 @@ fn i10_readers_of_metrics_that_do_not_read_silence_no_probe() {
             slow.push(tcp);
         }
         let probe = reqwest::get(format!("http://{}:{}/readyz", address.0, address.1));
-        assert!(timeout(PATIENCE, probe).await.expect("it is answered in time").is_ok());
+        assert!(timeout(STEP_TIMEOUT, probe).await.expect("it is answered in time").is_ok());
         drop(slow);
     });
 }

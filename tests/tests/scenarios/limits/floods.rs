@@ -10,10 +10,10 @@ use tokio::time::timeout;
 
 use super::*;
 
-/// How many frames a flood has at most, and how many are sent at once.
+/// The largest number of frames of a flood, and the number that are sent at once.
 const FRAMES: usize = 200_000;
 const BATCH: usize = 500;
-/// How long a flood may take; a peer whose frames are not read any more waits for that long.
+/// The time within which a flood must be sent; a peer whose frames are not read any more waits for that long.
 const FLOOD: Duration = Duration::from_secs(8);
 
 /// Sends batches of frames until the connection ends or all were sent, and reads only where it says so.
@@ -43,7 +43,7 @@ fn withstands(
     let mut world = World::new();
     let grant = world.alice.open(&ask_for(&world.net.alice));
     let stranger = Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
-    let flooding = world.net.mallory.room().start(async move {
+    let flooding = world.net.mallory.netns().start(async move {
         let mut frames = stranger.http2().await.expect("the broker takes a connection");
         frames.send(&opening).await.expect("the connection holds");
         flood(frames, reads, batch).await;
@@ -114,7 +114,7 @@ fn i10_answers_that_are_not_taken_cost_no_memory() {
     let mut world = World::new();
     let grant = world.alice.open(&ask_for(&world.net.alice));
     let strangers = from_addresses(&world.broker, &world.net.mallory, &world.net.hub, 20);
-    let holding = world.net.mallory.room().start(async move {
+    let holding = world.net.mallory.netns().start(async move {
         let mut held = Vec::new();
         for stranger in strangers.iter().cycle().take(400) {
             // Windows of no bytes: every answer waits. The broker may have closed it for a newer one.

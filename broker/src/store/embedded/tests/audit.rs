@@ -1,4 +1,4 @@
-//! What was done to the audit log behind the broker's back is found out, and named by its place (I9).
+//! A change of the audit log behind the broker's back is found, and named by its line (I9).
 
 use postern_core::audit::{Broken, Head, verify};
 
@@ -6,7 +6,7 @@ use super::*;
 
 const LINES: u64 = 10;
 
-/// A store with a log, and a connection of someone who changes it.
+/// A store with a log, and the connection of an intruder.
 async fn a_log() -> (TempDir, Embedded, Connection) {
     let (dir, path) = a_place();
     let store = Embedded::open(&path).unwrap();
@@ -29,7 +29,7 @@ fn write_line(intruder: &Connection, seq: u64, line: &[u8]) {
 }
 
 #[tokio::test]
-async fn i9_a_log_that_nobody_touched_is_sound() {
+async fn i9_an_untouched_log_is_sound() {
     let (_dir, store, _intruder) = a_log().await;
     assert_eq!(check(&store).await.unwrap(), store.audit_head().await.unwrap());
 }

@@ -1,4 +1,4 @@
-//! A broker that is killed in the middle of commits loses nothing that it had answered (I4).
+//! A broker that is killed between commits loses no commit that it had answered (I4).
 //!
 //! The test starts its own binary once more as the broker to kill: there it finds [`DATABASE`] set, and commits until
 //! it dies.
@@ -6,11 +6,13 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, Command, Stdio};
 
+use postern_core::audit::AuditRecord;
+
 use super::*;
 
-/// The database that the child is to commit to.
+/// The database to which the child commits.
 const DATABASE: &str = "POSTERN_TEST_DATABASE";
-/// How many commits are under way at once.
+/// The number of commits at once.
 const CALLERS: u64 = 4;
 const ROUNDS: u64 = 8;
 
@@ -39,11 +41,11 @@ fn kill_at_a_random_moment(path: &Path) -> Vec<u64> {
     let first = answers.next().expect("the child ended before it answered; what it said is above");
     std::thread::sleep(Duration::from_micros(rand::random_range(0..60_000)));
     child.0.kill().unwrap();
-    // What it had said before it died.
+    // The rest of what it printed before it died.
     std::iter::once(first).chain(answers).collect()
 }
 
-/// The child. Whatever becomes of the test, it does not outlive it.
+/// The child process, which does not outlive the test.
 struct Killed(Child);
 
 impl Killed {
@@ -81,7 +83,7 @@ async fn commit_until_killed(path: &Path) {
     join_all(callers).await;
 }
 
-/// What makes the grant of this number: its audit record says the number, and its request's key is the number.
+/// Makes the grant of this number: its audit record says the number, and its request's key is the number.
 fn the_change(number: u64) -> Transaction {
     let grant = a_grant().asked_at(at(i64::try_from(number).unwrap())).build();
     let (principal, key, id) = (name("alice"), number.to_string(), grant.id);
@@ -91,7 +93,7 @@ fn the_change(number: u64) -> Transaction {
         .audit(event().on_grant(id).with("number", number))
 }
 
-/// The log is sound and has all that was answered; of each record in it, everything else of its transaction is there.
+/// Checks that the log is sound and has every answered commit, and that each record's transaction is there as a whole.
 async fn check(path: &Path, answered: &[u64]) {
     let store = Embedded::open(path).unwrap();
     let lines = store.audit_lines(0, usize::MAX).await.unwrap();

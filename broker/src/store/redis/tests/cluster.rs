@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use super::*;
 
-/// Two ports that nobody had a moment ago.
+/// Finds two ports that were free a moment ago.
 pub(super) fn free_ports() -> (u16, u16) {
     let (one, other) = (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
     (one.local_addr().unwrap().port(), other.local_addr().unwrap().port())
@@ -39,7 +39,7 @@ impl Node {
         call.query_async(&mut connection).await.unwrap()
     }
 
-    /// Waits until the node serves, in a cluster of so many.
+    /// Waits until the node serves, in a cluster of this many nodes.
     async fn serves(&self, nodes: usize) {
         let nodes = format!("cluster_known_nodes:{nodes}\r\n");
         for _ in 0..500 {

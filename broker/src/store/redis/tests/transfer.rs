@@ -7,19 +7,29 @@ use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
-use crate::samples::{a_policy, at, name};
 use crate::store::embedded::Embedded;
-use crate::store::transfer::{Counts, How, Item, Kind, Moving, Page, Source, Target, transfer};
+use crate::store::transfer::{Counts, Item, MigrationOptions, Page, Source, Target, transfer};
+use crate::store::{MigrationError, RecordKind};
+use crate::testing::builders::{a_policy, at, name};
 
-fn how() -> How {
-    How { from: "here".into(), to: "there".into(), keep_source: false, overwrite_incomplete: false }
+fn how() -> MigrationOptions {
+    MigrationOptions {
+        from: "here".into(),
+        to: "there".into(),
+        keep_source: false,
+        overwrite_incomplete: false,
+    }
 }
 
-async fn moved(source: &mut dyn Source, target: &mut dyn Target, how: &How) -> Result<Counts, StoreError> {
+async fn moved(
+    source: &mut dyn Source,
+    target: &mut dyn Target,
+    how: &MigrationOptions,
+) -> Result<Counts, StoreError> {
     transfer(source, target, how, |last| last.map_or_else(start, |last| last.event.at)).await
 }
 
-/// A place for databases, and a server.
+/// A directory for databases, and a server.
 struct Lab {
     server: RedisServer,
     dir: TempDir,
@@ -35,14 +45,14 @@ impl Lab {
     }
 
     fn file(&self, name: &str) -> crate::store::embedded::Transfer {
-        Embedded::transfer(&self.path(name)).unwrap()
+        crate::store::embedded::Transfer::open(&self.path(name)).unwrap()
     }
 
     async fn redis(&self, tenant: &str) -> Transfer {
-        Redis::transfer(&self.server.store(tenant)).await.unwrap()
+        Transfer::open(&self.server.store(tenant)).await.unwrap()
     }
 
-    /// A database with something of everything, and so many lines in its audit log at least.
+    /// Makes a database with every kind of record, and with at least this many lines in its audit log.
     async fn filled(&self, name: &str, seed: u64, lines: usize) {
         let store = Embedded::open(&self.path(name)).unwrap();
         fill(&store, &mut StdRng::seed_from_u64(seed), lines).await;
@@ -57,7 +67,7 @@ async fn commit(store: &impl Store, change: Change) {
     store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
 }
 
-/// Commits at random: everything that a store keeps, in several versions, and what is deleted and taken again.
+/// Commits at random: every kind of record, in several versions, with deletions and taken tokens.
 async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
     for number in 0..random.random_range(5..120_u8) {
         let target = format!("host:vm-{}", random.random_range(0..4));
@@ -108,10 +118,17 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
     }
 }
 
-/// Everything in a store, in the order of its text.
+/// Returns everything in a store, in the order of its text.
 async fn everything(source: &mut dyn Source) -> Vec<String> {
     let mut all = Vec::new();
-    for kind in [Kind::Audit, Kind::Grants, Kind::Requests, Kind::Policies, Kind::Agents, Kind::Tokens] {
+    for kind in [
+        RecordKind::Audit,
+        RecordKind::Grants,
+        RecordKind::Requests,
+        RecordKind::Policies,
+        RecordKind::Agents,
+        RecordKind::Tokens,
+    ] {
         let (mut items, mut from): (Vec<String>, Option<String>) = (Vec::new(), None);
         loop {
             let page = source.page(kind, from.as_deref()).await.unwrap();
@@ -121,7 +138,7 @@ async fn everything(source: &mut dyn Source) -> Vec<String> {
                 break;
             }
         }
-        if kind != Kind::Audit {
+        if kind != RecordKind::Audit {
             items.sort();
             items.dedup();
         }
@@ -130,7 +147,7 @@ async fn everything(source: &mut dyn Source) -> Vec<String> {
     all
 }
 
-/// The two have the same records, but for `more` lines at the end of the second one's audit log.
+/// Checks that both have the same records, except for `more` lines at the end of the second one's audit log.
 fn assert_same(one: &[String], other: &[String], more: usize) {
     let lines = one.iter().take_while(|item| item.starts_with("Audit")).count();
     assert_eq!(other.len(), one.len() + more);
@@ -139,7 +156,7 @@ fn assert_same(one: &[String], other: &[String], more: usize) {
     assert_eq!(one[lines..], other[lines + more..]);
 }
 
-/// What brokers ask for is the same in both.
+/// Checks that the reads of brokers give the same in both.
 async fn assert_alike(one: &impl Leasing, other: &impl Leasing) {
     assert_eq!(one.open_grants().await.unwrap(), other.open_grants().await.unwrap());
     assert_eq!(one.policies().await.unwrap(), other.policies().await.unwrap());
@@ -162,7 +179,7 @@ async fn there_and_back(lab: &Lab, seed: u64, lines: usize) {
     let counts = moved(&mut lab.file(&first), &mut lab.redis(&tenant).await, &how()).await.unwrap();
     assert_eq!(counts.values().sum::<u64>(), before.len() as u64, "seed {seed}");
     assert_same(&before, &everything(&mut lab.redis(&tenant).await).await, 1);
-    let how = How { keep_source: true, ..how() };
+    let how = MigrationOptions { keep_source: true, ..how() };
     moved(&mut lab.redis(&tenant).await, &mut lab.file(&last), &how).await.unwrap();
     assert_same(&before, &everything(&mut lab.file(&last)).await, 2);
 
@@ -206,7 +223,7 @@ async fn a_store_that_was_moved_is_refused_and_says_where_it_went() {
     let late = store.commit(Transaction::default().audit(event())).await;
     assert!(format!("{late:?}").contains("was moved elsewhere"), "{late:?}");
     let refused = Redis::open(&lab.server.store("t")).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Moving(Moving::Moved { .. })), "{refused}");
+    assert!(matches!(refused, StoreError::Migration(MigrationError::Moved { .. })), "{refused}");
     Embedded::open(&lab.path("b.db")).unwrap();
 }
 
@@ -216,11 +233,11 @@ async fn a_target_that_has_a_store_is_left_as_it_is() {
     lab.filled("a.db", 1, 0).await;
     lab.filled("b.db", 2, 0).await;
     Redis::open(&lab.server.store("t")).await.unwrap().commit(a_change(1)).await.unwrap();
-    let how = How { overwrite_incomplete: true, ..how() };
+    let how = MigrationOptions { overwrite_incomplete: true, ..how() };
     let refused = moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &how).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Moving(Moving::NotEmpty)), "{refused}");
+    assert!(matches!(refused, StoreError::Migration(MigrationError::NotEmpty)), "{refused}");
     let refused = moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Moving(Moving::NotEmpty)), "{refused}");
+    assert!(matches!(refused, StoreError::Migration(MigrationError::NotEmpty)), "{refused}");
     assert_eq!(Redis::open(&lab.server.store("t")).await.unwrap().audit_head().await.unwrap().seq, 1);
     assert!(Embedded::open(&lab.path("a.db")).is_ok() && Embedded::open(&lab.path("b.db")).is_ok());
 }
@@ -249,7 +266,7 @@ async fn i9_a_source_whose_log_was_changed_is_not_moved() {
     assert!(source.to_string().contains("ends with record 1, and the store says 2"), "{source}");
 }
 
-/// A store that fails for good after so many calls, as if whoever moves it were killed there.
+/// A store that fails for good after so many calls, as if the migration were killed there.
 struct Until<T> {
     inner: T,
     left: usize,
@@ -289,7 +306,7 @@ async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there()
     fill(&Redis::open(&lab.server.store("r")).await.unwrap(), &mut StdRng::seed_from_u64(4), 1000).await;
     let (in_file, in_redis) =
         (everything(&mut lab.file("a.db")).await, everything(&mut lab.redis("r").await).await);
-    let again = How { overwrite_incomplete: true, ..how() };
+    let again = MigrationOptions { overwrite_incomplete: true, ..how() };
     let mut finished = false;
     let first = how();
     for left in 1..30 {
@@ -319,14 +336,14 @@ async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there()
             assert!(refused.to_string().contains("from here into this store was broken off"), "{refused}");
         }
         let refused = moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &first).await.unwrap_err();
-        assert!(matches!(refused, StoreError::Moving(Moving::Incomplete { .. })), "{refused}");
+        assert!(matches!(refused, StoreError::Migration(MigrationError::Incomplete { .. })), "{refused}");
     }
     assert!(finished);
     assert_same(&in_file, &everything(&mut lab.redis("t").await).await, 1);
     assert_same(&in_redis, &everything(&mut lab.file("b.db")).await, 1);
 }
 
-/// A source on which somebody commits once its first page was read.
+/// A source on which a broker commits once its first page was read.
 struct Busy {
     inner: Transfer,
     store: Redis,
@@ -341,7 +358,7 @@ impl Source for Busy {
     async fn counts(&mut self) -> Result<Counts, StoreError> {
         self.inner.counts().await
     }
-    async fn page(&mut self, kind: Kind, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError> {
         self.pages += 1;
         if self.pages == 4 {
             self.store.commit(a_change(200)).await?;
@@ -360,7 +377,7 @@ async fn a_source_that_is_written_to_meanwhile_is_not_moved_and_goes_on() {
     store.commit(a_change(1)).await.unwrap();
     let mut busy = Busy { inner: lab.redis("t").await, store, pages: 0 };
     let refused = moved(&mut busy, &mut lab.file("b.db"), &how()).await.unwrap_err();
-    assert!(matches!(refused, StoreError::Moving(Moving::Changed)), "{refused}");
+    assert!(matches!(refused, StoreError::Migration(MigrationError::Changed)), "{refused}");
     busy.store.commit(a_change(2)).await.unwrap();
     assert!(Embedded::open(&lab.path("b.db")).is_err(), "what has arrived is no store");
 }

@@ -68,6 +68,23 @@ pub(crate) fn a_stuck_close() -> v1::StuckClose {
     }
 }
 
+/// A task that waits for events, and two with a period.
+pub(crate) fn the_tasks() -> Vec<v1::TaskStatus> {
+    let seconds = |seconds| Some(prost_types::Duration { seconds, nanos: 0 });
+    let task = |task: &str, every, age, result: &str| v1::TaskStatus {
+        task: task.to_owned(),
+        every,
+        age,
+        result: result.to_owned(),
+        ..v1::TaskStatus::default()
+    };
+    vec![
+        task("reconciler", seconds(5), seconds(12), "ok"),
+        task("sweep", seconds(600), seconds(90), "cannot read 1/eu-west-3: no route"),
+        task("audit outbox", None, None, ""),
+    ]
+}
+
 fn attention_of(change: impl FnOnce(&mut v1::GetStatusResponse)) -> Vec<String> {
     let mut wire = a_status();
     change(&mut wire);
@@ -79,6 +96,7 @@ fn a_status_has_the_documented_shape() {
     let mut wire = a_status();
     wire.replicas.truncate(1);
     (wire.stuck_closes, wire.stuck_closes_total) = (vec![a_stuck_close()], 1);
+    wire.tasks = the_tasks().split_off(1);
     let documented = json!({
         "replica": "broker-1",
         "ready": true,
@@ -132,6 +150,24 @@ fn a_status_has_the_documented_shape() {
             "root_key": "at_hand",
             "warnings": [],
         },
+        "tasks": [
+            {
+                "task": "sweep",
+                "every": 600,
+                "age": 90,
+                "result": "cannot read 1/eu-west-3: no route",
+                "overdue": false,
+                "failing": false,
+            },
+            {
+                "task": "audit outbox",
+                "every": null,
+                "age": null,
+                "result": "",
+                "overdue": false,
+                "failing": false,
+            },
+        ],
     });
     assert_eq!(serde_json::to_value(Status::from(wire)).unwrap(), documented);
 }
@@ -158,7 +194,7 @@ fn each_thing_that_needs_attention_is_one_line() {
         ),
         (
             |status| status.replicas[1].failing_clouds = 2,
-            "the cloud of 2 of the targets of broker-2 keeps failing",
+            "cloud calls for 2 of the targets of broker-2 keep failing",
         ),
         (
             |status| status.replicas[1].clock_ahead_ms = 1500,
@@ -185,6 +221,38 @@ fn each_thing_that_needs_attention_is_one_line() {
     for (change, line) in cases {
         assert_eq!(attention_of(change), [line]);
     }
+}
+
+#[test]
+fn a_task_needs_attention_if_it_is_overdue_or_keeps_failing_for_a_reason_of_its_own() {
+    let nothing: [String; 0] = [];
+    assert_eq!(attention_of(|status| status.tasks = the_tasks()), nothing, "one failed round is no alarm");
+    let overdue = |status: &mut v1::GetStatusResponse| {
+        status.tasks = the_tasks();
+        (status.tasks[0].overdue, status.tasks[2].overdue) = (true, true);
+    };
+    let lines = [
+        "the task \"reconciler\" of broker-1 is overdue: its last round was 12s ago",
+        "the task \"audit outbox\" of broker-1 is overdue: it has not gone round yet",
+    ];
+    assert_eq!(attention_of(overdue), lines);
+    let failing = |status: &mut v1::GetStatusResponse| {
+        status.tasks = the_tasks();
+        status.tasks[1].failing = true;
+    };
+    let line = "the task \"sweep\" of broker-1 keeps failing: cannot read 1/eu-west-3: no route";
+    assert_eq!(attention_of(failing), [line]);
+    let explained = attention_of(|status| {
+        failing(status);
+        status.store.get_or_insert_default().error = "it is away".to_owned();
+    });
+    assert_eq!(explained, ["the store does not answer: it is away"]);
+    let explained = attention_of(|status| {
+        failing(status);
+        status.tasks[1].task = "cloud layer".to_owned();
+        status.replicas[0].failing_clouds = 2;
+    });
+    assert_eq!(explained, ["cloud calls for 2 of the targets of broker-1 keep failing"]);
 }
 
 #[test]

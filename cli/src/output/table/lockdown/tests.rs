@@ -28,7 +28,7 @@ fn an_assessment_has_a_line_for_each_reason_and_each_place_that_was_not_read() {
         ],
         unread: vec![v1::UnreadPlace { place: "eu-north-1".into(), reason: "it is\naway".into() }],
     };
-    let shown = survey(&wire.into(), Timestamp::UNIX_EPOCH);
+    let shown = assessment_report(&wire.into(), Timestamp::UNIX_EPOCH);
     let expected = [
         "TARGET NAME VERDICT LOCKED REASON",
         "aws:1 - unhealthy no anyone reaches tcp/22",
@@ -36,7 +36,7 @@ fn an_assessment_has_a_line_for_each_reason_and_each_place_that_was_not_read() {
         "aws:2 - healthy yes it is under lockdown",
         "aws:3 - not applicable no -",
         "",
-        "could not look at eu-north-1: it is\\naway",
+        "could not read eu-north-1: it is\\naway",
     ];
     assert_eq!(squeezed(&shown), expected);
 }
@@ -76,12 +76,12 @@ fn shown(dry_run: bool, result: v1::LockdownResult) -> String {
 #[test]
 fn what_is_asked_comes_with_the_exact_changes_and_the_flags_that_accept_it() {
     let expected = "\
-aws:1: not locked down, asks first
+aws:1: not locked down: its concerns must be accepted first
   + add rule of sg-1: tcp/23 from 10.0.0.0/8
   - remove sgr-2
   accepted (loss): sgr-2 lets in ESP
-  asks (cut): sgr-2 is for anyone
-  run it again with --accept cut --accept loss";
+  must be accepted (cut): sgr-2 is for anyone
+  run the command again with --accept cut --accept loss";
     assert_eq!(shown(false, a_result()), expected);
 }
 
@@ -95,16 +95,16 @@ fn what_holds_nothing_up_is_said_with_the_flag_that_changes_it() {
     };
     let mut result = v1::LockdownResult { changes: vec![], concerns: vec![note], done: true, ..a_result() };
     let expected = "\
-aws:1: locked down already
+aws:1: already locked down
   note (precedence): not locked: rule ssh
-  --accept precedence lets Postern's rules come before those";
+  --accept precedence puts Postern's rules before these rules";
     assert_eq!(shown(false, result.clone()), expected);
     result.concerns[0].accepted = true;
     assert!(shown(false, result.clone()).ends_with("\n  accepted (precedence): not locked: rule ssh"));
     // A flag that nothing waits for is not advised.
     result.concerns[0].accepted = false;
     result.concerns.extend(a_result().concerns);
-    assert!(shown(false, result).ends_with("\n  run it again with --accept cut --accept loss"));
+    assert!(shown(false, result).ends_with("\n  run the command again with --accept cut --accept loss"));
 }
 
 #[test]
@@ -113,10 +113,10 @@ fn how_a_target_stands_is_said_in_its_first_line() {
     let error = Some(v1::TargetError { code: 0, message: "the quota is used up".into() });
     for (dry_run, result, standing) in [
         (false, v1::LockdownResult { done: true, ..quiet() }, "locked down"),
-        (false, v1::LockdownResult { done: true, changes: vec![], ..quiet() }, "locked down already"),
-        (true, v1::LockdownResult { changes: vec![], ..quiet() }, "locked down already"),
+        (false, v1::LockdownResult { done: true, changes: vec![], ..quiet() }, "already locked down"),
+        (true, v1::LockdownResult { changes: vec![], ..quiet() }, "already locked down"),
         (true, quiet(), "would be locked down"),
-        (true, a_result(), "would be locked down, but asks first"),
+        (true, a_result(), "would be locked down once its concerns are accepted"),
         (
             false,
             v1::LockdownResult { error: error.clone(), ..quiet() },
@@ -125,7 +125,7 @@ fn how_a_target_stands_is_said_in_its_first_line() {
         (
             false,
             v1::LockdownResult { error, done: true, ..quiet() },
-            "locked down, but: the quota is used up",
+            "locked down, but with an error: the quota is used up",
         ),
     ] {
         assert_eq!(shown(dry_run, result).lines().next(), Some(&*format!("aws:1: {standing}")));

@@ -1,7 +1,7 @@
 use postern_proto::v1;
 
 use super::*;
-use crate::output::json::status_tests::{a_status, a_stuck_close};
+use crate::output::json::status_tests::{a_status, a_stuck_close, the_tasks};
 
 fn shown(wire: v1::GetStatusResponse) -> Vec<String> {
     let text = status(&wire.into(), "2025-06-01T12:00:12Z".parse().unwrap());
@@ -11,12 +11,12 @@ fn shown(wire: v1::GetStatusResponse) -> Vec<String> {
 #[test]
 fn a_status_shows_its_facts_every_broker_and_that_all_is_well() {
     let expected = [
-        "answers broker-1, ready",
+        "answered by broker-1, ready",
         "store redis, 7 audit records",
         "audit head 5f0c",
         "agents 5 enrolled, 4 connected, 1 banned",
         "grants 1 opening, 2 active, 1 closing",
-        "waits longest 01jx0000000000000000000000 opening for 2s",
+        "longest wait 01jx0000000000000000000000 opening for 2s",
         "authority intermediate until 2026-06-01 12:00:00Z, root until 2035-05-30 12:00:00Z, root key at hand",
         "",
         "REPLICA STATE AGENTS TARGETS FAILING CLOUDS CLOCK VERSION STARTED",
@@ -26,6 +26,22 @@ fn a_status_shows_its_facts_every_broker_and_that_all_is_well() {
         "nothing needs attention",
     ];
     assert_eq!(shown(a_status()), expected);
+}
+
+#[test]
+fn each_task_has_a_line_with_its_last_round_and_one_that_is_overdue_is_named() {
+    let mut wire = v1::GetStatusResponse { tasks: the_tasks(), ..a_status() };
+    wire.tasks[0].overdue = true;
+    let expected = [
+        "TASK LAST ROUND RESULT",
+        "reconciler 12s ago (overdue) ok",
+        "sweep 1m 30s ago cannot read 1/eu-west-3: no route",
+        "audit outbox - -",
+        "",
+        "needs attention:",
+        "the task \"reconciler\" of broker-1 is overdue: its last round was 12s ago",
+    ];
+    assert_eq!(shown(wire)[12..], expected);
 }
 
 #[test]
@@ -43,9 +59,9 @@ fn a_stuck_close_has_a_line_for_each_layer_that_has_not_confirmed() {
         "STUCK CLOSE FOR TARGET LAYER DETAIL",
         "01jx0000000000000000000000 1m 35s host:web-1 host its agent is not connected",
         "01jx0000000000000000000000 1m 35s aws:1 cloud it is\\naway",
-        "01jx0000000000000000000000 1m 35s host:web-1 - every layer has confirmed; that is not recorded yet",
+        "01jx0000000000000000000000 1m 35s host:web-1 - every layer has confirmed; the broker has not recorded it yet",
         "",
-        "there are 23 more, all younger",
+        "23 newer stuck closes are not shown",
         "",
         "needs attention:",
         "25 grants have not closed in time",
@@ -67,12 +83,12 @@ fn a_store_that_does_not_answer_leaves_what_is_not_known_out() {
         ..Default::default()
     };
     let expected = [
-        "answers broker-1, not ready (store: it is away)",
+        "answered by broker-1, not ready (store: it is away)",
         "store redis, does not answer: it is away",
         "audit head -",
         "agents -",
         "grants -",
-        "waits longest -",
+        "longest wait -",
         "authority -",
         "",
         "needs attention:",

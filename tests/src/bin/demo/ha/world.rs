@@ -1,4 +1,4 @@
-//! Where the story of several brokers happens: three of them behind a load balancer, a group of Redis behind a sentinel, a
+//! The world of the story of several brokers: three of them behind a load balancer, a group of Redis behind a sentinel, a
 //! VM with a real agent, and alice.
 
 use std::time::Duration;
@@ -14,19 +14,20 @@ use tempfile::TempDir;
 
 /// The pause between two probes.
 const STEP: Duration = Duration::from_millis(50);
-/// One: those of a group have a quorum of one, so that several may fail over one after the other, there and back.
+/// The number of sentinels: a single one has a quorum of one, so that several failovers may follow each other, there and
+/// back.
 const SENTINELS: u16 = 1;
-/// How many replicas of Redis must have a change before it is answered.
+/// The number of Redis replicas that must have a change before it is answered.
 const CONFIRMED: usize = 1;
 
-/// Everything. What is dropped first stands first.
+/// The parts of the story. A part that is dropped first stands first.
 pub(super) struct World {
     pub(super) admin: Client,
     pub(super) agent: Agent,
     pub(super) replicas: Replicas,
     pub(super) group: Group,
     pub(super) net: Net,
-    /// Every grant that was acknowledged to alice.
+    /// The grants that were acknowledged to alice.
     pub(super) acknowledged: Vec<String>,
     alice: Cli,
     caller: Client,
@@ -34,7 +35,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// All brokers run; the VM has no agent yet.
+    /// Starts all brokers; the VM has no agent yet.
     pub(super) fn new() -> Self {
         let dir = TempDir::with_prefix("postern-").expect("a temporary directory can be made");
         let net = Net::new();
@@ -90,13 +91,13 @@ impl World {
         self.net.alice.watch_from(self.net.alice.v4(), self.net.vm.tcp(TCP), STEP)
     }
 
-    /// How often the VM's agent has come to each broker.
+    /// Returns the number of sessions of the VM's agent at each broker so far.
     pub(super) fn visits(&self) -> Vec<usize> {
         let count = |logs: Vec<String>| logs.iter().map(|log| log.matches("agent connected").count()).sum();
         self.replicas.all().iter().map(|replica| count(replica.broker().logs())).collect()
     }
 
-    /// Which broker the VM's agent has come to since.
+    /// Returns the broker that the VM's agent has come to since.
     pub(super) fn came_to(&self, before: &[usize]) -> Option<usize> {
         self.visits().iter().zip(before).position(|(now, before)| now > before)
     }
@@ -112,11 +113,11 @@ pub(super) fn all_open(timeline: &Timeline) -> String {
     let samples = timeline.samples();
     let shut = samples.iter().filter(|sample| sample.reach != Reach::Open).count();
     assert_eq!(shut, 0, "{shut} of {} new connections were not accepted", samples.len());
-    told(timeline)
+    described(timeline)
 }
 
-/// How many new connections were accepted, and the longest time between two.
-pub(super) fn told(timeline: &Timeline) -> String {
+/// Describes how many new connections were accepted, and the longest time between two.
+pub(super) fn described(timeline: &Timeline) -> String {
     let open: Vec<_> = timeline.samples().iter().filter(|sample| sample.reach == Reach::Open).collect();
     let gaps = open.windows(2).map(|pair| pair[1].at.duration_since(pair[0].at).as_millis());
     let longest = gaps.max().expect("there was more than one");

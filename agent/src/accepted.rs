@@ -1,0 +1,217 @@
+//! The state that this host has accepted from the broker, and the decision on each new one. Pure: time is an argument.
+//!
+//! I8 is kept here: within a session an older desired state never replaces a newer one, and a repeated state changes
+//! nothing. A new session starts with no generation, so that the agent follows a broker that was restored from a backup.
+
+use std::time::Duration;
+
+use postern_core::Mode;
+
+use crate::clock::BootTime;
+use crate::desired_state::{DesiredState, HeldWindow};
+
+/// The difference between two messages about the end of one window below which the first end stays. Both ends are at or
+/// before the true end, and differ by the time that the agent's own message took to reach the broker. To follow each of
+/// them would rewrite every window in the kernel whenever one changes.
+const DEADLINE_JITTER: Duration = Duration::from_millis(100);
+
+/// The state accepted last, and the newest generation received in this session.
+#[derive(Debug, Default)]
+pub struct AcceptedState {
+    accepted: Option<DesiredState>,
+    newest_received: Option<u64>,
+}
+
+/// A desired state that is older than one received before in the same session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("generation {generation} is stale: this session already received {newest}")]
+pub struct Stale {
+    /// The refused generation.
+    pub generation: u64,
+    /// The newest generation received.
+    pub newest: u64,
+}
+
+impl AcceptedState {
+    /// Starts from the state in the ledger.
+    pub fn restored(accepted: Option<DesiredState>) -> Self {
+        Self { accepted, newest_received: None }
+    }
+
+    /// Begins a session: its first desired state counts whatever its generation.
+    pub fn begin_session(&mut self) {
+        self.newest_received = None;
+    }
+
+    /// Returns the state that this host should hold if it follows `desired` at `now`. Accepts nothing: see [`Self::accept`].
+    ///
+    /// # Errors
+    /// The generation is older than one received in this session.
+    pub fn consider(&mut self, mut desired: DesiredState, now: BootTime) -> Result<DesiredState, Stale> {
+        if let Some(newest) = self.newest_received.filter(|newest| desired.generation < *newest) {
+            return Err(Stale { generation: desired.generation, newest });
+        }
+        self.newest_received = Some(desired.generation);
+        if let Some(accepted) = &self.accepted {
+            desired.windows = with_steady_deadlines(&desired, accepted).collect();
+        }
+        desired.drop_ended(now);
+        Ok(desired)
+    }
+
+    /// Notes that the host holds this state now.
+    pub fn accept(&mut self, held: DesiredState) {
+        self.accepted = Some(held);
+    }
+
+    /// Returns the state accepted last; `None` before the first.
+    pub fn accepted(&self) -> Option<&DesiredState> {
+        self.accepted.as_ref()
+    }
+
+    /// Returns the generation accepted last; 0 if none.
+    pub fn generation(&self) -> u64 {
+        self.accepted.as_ref().map_or(0, |accepted| accepted.generation)
+    }
+
+    /// Drops the windows whose end has come, and returns them.
+    pub fn drop_ended(&mut self, now: BootTime) -> Vec<HeldWindow> {
+        let Some(accepted) = &mut self.accepted else { return Vec::new() };
+        let ended: Vec<_> = accepted.windows.iter().filter(|w| w.deadline <= now).copied().collect();
+        if !ended.is_empty() {
+            accepted.drop_ended(now);
+        }
+        ended
+    }
+
+    /// Returns the state to hold when `wanted` cannot be written to the ledger: everything that `wanted` closes is closed,
+    /// and nothing opens that a restart would not know of. The generation stays the accepted one, because `wanted` was
+    /// not accepted.
+    #[must_use]
+    pub fn restricted_to(&self, wanted: &DesiredState) -> DesiredState {
+        let Some(accepted) = &self.accepted else {
+            return DesiredState { generation: 0, windows: Default::default(), ..wanted.clone() };
+        };
+        let enforce = [accepted.mode, wanted.mode].contains(&Mode::Enforce);
+        let in_both = wanted.windows.iter().filter_map(|window| {
+            let known = accepted.same_opening_as(window)?;
+            Some(HeldWindow { deadline: known.deadline.min(window.deadline), ..*window })
+        });
+        DesiredState {
+            generation: accepted.generation,
+            mode: if enforce { Mode::Enforce } else { Mode::Monitor },
+            ports: accepted.ports.union(&wanted.ports).copied().collect(),
+            windows: in_both.collect(),
+        }
+    }
+}
+
+/// Returns the windows of `desired`, each with its deadline in `accepted` where the two differ only by jitter.
+fn with_steady_deadlines<'a>(
+    desired: &'a DesiredState,
+    accepted: &'a DesiredState,
+) -> impl Iterator<Item = HeldWindow> + 'a {
+    desired.windows.iter().map(|window| match accepted.same_opening_as(window) {
+        Some(known) if apart(known.deadline, window.deadline) <= DEADLINE_JITTER => *known,
+        _ => *window,
+    })
+}
+
+fn apart(one: BootTime, other: BootTime) -> Duration {
+    one.since(other).max(other.since(one))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn window(grant: u8, deadline: u64) -> HeldWindow {
+        HeldWindow {
+            grant: format!("01arz3ndektsv4rrffq69g5f{grant:02}").parse().unwrap(),
+            port: "tcp/22".parse().unwrap(),
+            source: "192.0.2.7".parse().unwrap(),
+            deadline: BootTime(deadline),
+        }
+    }
+
+    fn desired(generation: u64, windows: &[HeldWindow]) -> DesiredState {
+        DesiredState {
+            generation,
+            mode: Mode::Enforce,
+            ports: ["tcp/22".parse().unwrap()].into(),
+            windows: windows.iter().copied().collect(),
+        }
+    }
+
+    fn follow(state: &mut AcceptedState, desired: DesiredState, now: u64) -> Result<(), Stale> {
+        let held = state.consider(desired, BootTime(now))?;
+        state.accept(held);
+        Ok(())
+    }
+
+    #[test]
+    fn i8_an_older_generation_is_stale_within_a_session_and_not_in_the_next() {
+        let mut state = AcceptedState::restored(Some(desired(9, &[])));
+        follow(&mut state, desired(5, &[]), 0).unwrap();
+        assert_eq!(follow(&mut state, desired(4, &[]), 0), Err(Stale { generation: 4, newest: 5 }));
+        assert_eq!(state.generation(), 5);
+        state.begin_session();
+        follow(&mut state, desired(1, &[]), 0).unwrap();
+        assert_eq!(state.generation(), 1);
+    }
+
+    #[test]
+    fn a_window_keeps_its_deadline_while_messages_only_jitter() {
+        let mut state = AcceptedState::default();
+        follow(&mut state, desired(1, &[window(1, 60 * SECOND)]), 0).unwrap();
+        follow(&mut state, desired(2, &[window(1, 60 * SECOND + 40_000), window(2, 70 * SECOND)]), 0)
+            .unwrap();
+        let held: Vec<_> = state.accepted().unwrap().windows.iter().map(|w| w.deadline).collect();
+        assert_eq!(held, [BootTime(60 * SECOND), BootTime(70 * SECOND)]);
+        follow(&mut state, desired(3, &[window(1, 50 * SECOND)]), 0).unwrap();
+        assert_eq!(state.accepted().unwrap().windows.first().unwrap().deadline, BootTime(50 * SECOND));
+    }
+
+    #[test]
+    fn ended_windows_are_dropped_on_receipt_and_as_time_passes() {
+        let mut state = AcceptedState::default();
+        follow(&mut state, desired(1, &[window(1, 5), window(2, 10), window(3, 20)]), 5).unwrap();
+        assert_eq!(state.accepted().unwrap().windows.len(), 2);
+        assert_eq!(state.drop_ended(BootTime(10)), [window(2, 10)]);
+        assert!(state.drop_ended(BootTime(10)).is_empty());
+    }
+
+    #[test]
+    fn a_state_that_cannot_be_written_closes_but_does_not_open() {
+        let mut state = AcceptedState::default();
+        let wanted = desired(8, &[window(1, 90)]);
+        assert!(state.restricted_to(&wanted).windows.is_empty(), "nothing was accepted before");
+        let mut before = desired(7, &[window(1, 50), window(2, 60)]);
+        before.mode = Mode::Monitor;
+        before.ports = ["tcp/3389".parse().unwrap()].into();
+        state.accept(before);
+        let tight = state.restricted_to(&desired(8, &[window(1, 90), window(3, 90)]));
+        assert_eq!((tight.generation, tight.mode, tight.ports.len()), (7, Mode::Enforce, 2));
+        assert_eq!(tight.windows, [window(1, 50)].into(), "the second is closed, the third is not opened");
+    }
+
+    proptest! {
+        #[test]
+        fn i8_duplicates_and_reordering_converge_to_the_newest(
+            order in prop::collection::vec(0usize..6, 0..30),
+        ) {
+            let states: Vec<_> = (0u8..6).map(|n| desired(u64::from(n) + 1, &[window(n, u64::from(n + 1) * 60 * SECOND)])).collect();
+            let mut state = AcceptedState::default();
+            for index in order.into_iter().chain([5]) {
+                let newest = state.generation();
+                let answer = follow(&mut state, states[index].clone(), 0);
+                prop_assert_eq!(answer.is_err(), states[index].generation < newest);
+            }
+            prop_assert_eq!(state.accepted(), Some(&states[5]));
+        }
+    }
+}

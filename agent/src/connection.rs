@@ -1,0 +1,137 @@
+//! The connection to the broker: keeps one session open for as long as the agent runs.
+//!
+//! An agent without a session still protects its host: the kernel holds the table and ends every window on time. The
+//! session brings what is new, so this module tries for ever to have one, and logs each reason for not having one once.
+//!
+//! - The *credentials* are the host's certificate and key. They come from [`crate::renew`], which replaces them before
+//!   they end. While there are none, the connection waits for them.
+//! - A *session* ([`crate::session`]) is one stream to the broker. It ends with an error, never by itself.
+//! - The *backoff* between two attempts starts at 0.1 s and doubles up to 5 s, with jitter. It starts again only after a
+//!   session in which the broker sent a desired state, so a broker that accepts sessions and closes them at once is not
+//!   flooded.
+//!
+//! A renewed certificate needs a new connection. The new session is opened before the old one is dropped, so that the
+//! broker never sees this host without a session; if it cannot be opened, the old session continues, and
+//! the next renewal or reconnect uses the new one. Any other failure (the network, the broker, TLS) ends the session, and
+//! the next attempt follows the backoff.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use postern_pki::credentials::Credentials;
+use postern_pki::tls;
+use postern_proto::client;
+use postern_runtime::backoff::{Backoff, Pauses};
+use postern_runtime::error_chain::error_chain;
+use tokio::sync::watch;
+
+use crate::host_reconciler::ReconcilerHandle;
+use crate::reports::Reports;
+use crate::session::Session;
+use crate::status::StatusFile;
+
+/// The connection to the broker, with what it needs to stay open.
+#[derive(Debug)]
+pub struct BrokerConnection {
+    /// The broker's address.
+    pub broker: String,
+    /// The identity in use; `None` while there is no valid one.
+    pub credentials: watch::Receiver<Option<Arc<Credentials>>>,
+    /// The handle that takes desired states.
+    pub reconciler: ReconcilerHandle,
+    /// The reports that wait for the broker.
+    pub reports: Reports,
+    /// The file that shows whether there is a session.
+    pub status_file: Arc<StatusFile>,
+}
+
+impl BrokerConnection {
+    /// Keeps a session open. Never ends.
+    pub async fn keep(mut self) {
+        let mut backoff = backoff();
+        loop {
+            let credentials = self.credentials().await;
+            let got_desired_state = match self.open(&credentials).await {
+                Ok(session) => self.run(session).await,
+                Err(reason) => {
+                    self.log_once(&reason);
+                    false
+                }
+            };
+            if got_desired_state {
+                backoff = self::backoff();
+            }
+            let wait = backoff.next().unwrap_or(MAX_RECONNECT_DELAY);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => {}
+                _ = self.credentials.changed() => {}
+            }
+        }
+    }
+
+    /// Returns the identity in use; waits until there is one.
+    async fn credentials(&mut self) -> Arc<Credentials> {
+        loop {
+            if let Some(credentials) = self.credentials.borrow_and_update().clone() {
+                return credentials;
+            }
+            self.status_file.disconnected("this host has no valid certificate; enrol it");
+            if self.credentials.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn open(&self, credentials: &Credentials) -> Result<Session, String> {
+        let tls = tls::client_config(credentials).map_err(|error| error_chain(&error))?;
+        let channel = client::channel(&self.broker, tls).map_err(|error| error_chain(&error))?;
+        Session::open(channel, &self.reconciler).await.map_err(|error| error_chain(&error))
+    }
+
+    /// Runs a session until it ends. Returns whether the broker sent a desired state in it.
+    async fn run(&mut self, mut session: Session) -> bool {
+        tracing::info!(broker = self.broker, "connected to the broker");
+        self.status_file.connected();
+        self.reports.begin_session();
+        loop {
+            tokio::select! {
+                end = session.run(&self.reconciler, &mut self.reports) => {
+                    self.log_once(&error_chain(&end));
+                    return session.got_desired_state();
+                }
+                Ok(()) = self.credentials.changed() => {
+                    let Some(renewed) = self.credentials.borrow_and_update().clone() else { continue };
+                    match self.open(&renewed).await {
+                        Ok(new) => {
+                            session = new;
+                            self.reports.begin_session();
+                            tracing::info!("connected to the broker with the new certificate");
+                        }
+                        Err(error) => {
+                            tracing::warn!(error, "cannot connect with the new certificate yet; the old session continues");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Logs why there is no session, once for each reason.
+    fn log_once(&self, reason: &str) {
+        if self.status_file.disconnected(reason) {
+            tracing::warn!(
+                broker = self.broker,
+                reason,
+                "not connected to the broker; open windows still end on time, and no new window opens"
+            );
+        }
+    }
+}
+
+/// The longest wait between two attempts to connect, before jitter.
+const MAX_RECONNECT_DELAY: Duration = Duration::from_secs(5);
+
+/// Returns endless delays from 0.1 s up to [`MAX_RECONNECT_DELAY`], each with up to as much again of jitter.
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_millis(100), longest: MAX_RECONNECT_DELAY }.endless()
+}

@@ -1,0 +1,129 @@
+//! The part of `doctor` about the host's firewall: Postern's table, and other tables that may close a window.
+//!
+//! A drop in Postern's table is final, but an accept ends only its own chain: a later base chain at the same hook (ufw,
+//! firewalld, iptables) may still drop.
+
+use nftables::schema::{Chain, NfListObject, Rule};
+use nftables::types::{NfChainPolicy, NfFamily, NfHook};
+use postern_runtime::error_chain::error_chain;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::kernel::Kernel;
+use super::nft::Nft;
+use super::{FirewallError, TABLE};
+use crate::doctor::Finding;
+
+/// The priority of the table's chains: filter - 10.
+const TABLE_PRIORITY: i32 = -10;
+
+/// Checks the host firewall.
+pub fn diagnose() -> Vec<Finding> {
+    match findings() {
+        Ok(findings) => findings,
+        Err(error) => vec![Finding::error(
+            error_chain(&error),
+            "install the package nftables, and run this as root on a kernel with nf_tables",
+        )],
+    }
+}
+
+fn findings() -> Result<Vec<Finding>, FirewallError> {
+    let nft = Nft::find()?;
+    let version = nft.print(&["--version"])?;
+    let mut findings = vec![Finding::good(format!("the host firewall is {}", version.trim()))];
+    findings.push(if Kernel::new().has_table()? {
+        Finding::good(format!("the kernel holds the table inet {TABLE}"))
+    } else {
+        Finding::error(
+            format!("the kernel does not hold the table inet {TABLE}: no port is protected"),
+            "start the agent; `postern-agent load` puts the last accepted state into the kernel",
+        )
+    });
+    let listed = nft.print(&["--json", "list", "ruleset"])?;
+    let ruleset = parse(&listed).ok_or(FirewallError::Answer { what: "ruleset in nft's JSON" })?;
+    findings.extend(dropping(&ruleset).map(|chain| {
+        Finding::warning(
+            format!("{} comes after Postern's and may drop what a window lets in", describe(chain)),
+            "let the protected ports through there: while no window is open, Postern's table drops them first",
+        )
+    }));
+    Ok(findings)
+}
+
+/// The output of `nft --json`.
+#[derive(Deserialize)]
+struct Listing {
+    nftables: Vec<Value>,
+}
+
+/// Returns the objects of a listing. An object of an unknown kind is left out: it drops nothing.
+fn parse(listed: &str) -> Option<Vec<NfListObject<'static>>> {
+    let listing: Listing = serde_json::from_str(listed).ok()?;
+    Some(listing.nftables.into_iter().filter_map(|object| serde_json::from_value(object).ok()).collect())
+}
+
+/// Returns the base chains of other tables, after Postern's, that may drop something.
+fn dropping<'a>(ruleset: &'a [NfListObject<'static>]) -> impl Iterator<Item = &'a Chain<'static>> {
+    let chains = ruleset
+        .iter()
+        .filter_map(|object| if let NfListObject::Chain(chain) = object { Some(chain) } else { None });
+    chains.filter(|chain| {
+        let is_posterns = chain.table == TABLE && chain.family == NfFamily::INet;
+        let hooked = matches!(chain.hook, Some(NfHook::Input | NfHook::Forward));
+        let later = chain.prio.is_some_and(|priority| priority >= TABLE_PRIORITY);
+        !is_posterns
+            && hooked
+            && later
+            && (chain.policy == Some(NfChainPolicy::Drop) || has_rules(ruleset, chain))
+    })
+}
+
+/// Reports whether the chain has rules. Their effect may depend on other chains, so any of them may drop.
+fn has_rules(ruleset: &[NfListObject<'static>], chain: &Chain<'static>) -> bool {
+    let of = |rule: &Rule<'static>| {
+        (rule.family, &rule.table, &rule.chain) == (chain.family, &chain.table, &chain.name)
+    };
+    ruleset.iter().any(|object| if let NfListObject::Rule(rule) = object { of(rule) } else { false })
+}
+
+fn describe(chain: &Chain<'_>) -> String {
+    let family = serde_json::to_value(chain.family).unwrap_or_default();
+    let policy =
+        if chain.policy == Some(NfChainPolicy::Drop) { "policy drop" } else { "policy accept, with rules" };
+    format!("the chain {} {} {} ({policy})", family.as_str().unwrap_or_default(), chain.table, chain.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chains_of_others_that_may_drop_after_posterns_are_named() {
+        let chain = |family: &str, table: &str, name: &str, hook: &str, priority: i32, policy: &str| {
+            format!(
+                r#"{{"chain": {{"family": "{family}", "table": "{table}", "name": "{name}", "handle": 1, "type": "filter", "hook": "{hook}", "prio": {priority}, "policy": "{policy}"}}}}"#
+            )
+        };
+        let objects = [
+            r#"{"metainfo": {"version": "1.0.6", "release_name": "x", "json_schema_version": 1}}"#.to_owned(),
+            r#"{"of a later nft": {}}"#.to_owned(),
+            chain("inet", "postern", "input", "input", -10, "accept"),
+            chain("ip", "filter", "INPUT", "input", 0, "drop"),
+            chain("ip", "filter", "OUTPUT", "output", 0, "drop"),
+            chain("ip", "early", "in", "input", -300, "drop"),
+            chain("inet", "firewalld", "filter_INPUT", "input", 10, "accept"),
+            chain("inet", "empty", "input", "input", 10, "accept"),
+            r#"{"rule": {"family": "inet", "table": "firewalld", "chain": "filter_INPUT", "handle": 2, "expr": [{"drop": null}]}}"#.to_owned(),
+        ];
+        let ruleset = parse(&format!(r#"{{"nftables": [{}]}}"#, objects.join(", "))).unwrap();
+        let named: Vec<_> = dropping(&ruleset).map(describe).collect();
+        assert_eq!(
+            named,
+            [
+                "the chain ip filter INPUT (policy drop)",
+                "the chain inet firewalld filter_INPUT (policy accept, with rules)"
+            ]
+        );
+    }
+}

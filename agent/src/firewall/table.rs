@@ -1,0 +1,4 @@
+//! The table of Postern in the kernel.
+
+/// The name of Postern's table.
+pub const TABLE: &str = "postern";

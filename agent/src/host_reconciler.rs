@@ -1,0 +1,350 @@
+//! The host reconciler: the one place where the accepted state, the kernel's table and the ledger meet, so that the three
+//! cannot disagree for long.
+//!
+//! - The *accepted state* ([`crate::accepted`]) is in memory: the last desired state of the broker that this host holds.
+//! - The *table* is in the kernel, behind [`HostLayer`]. It enforces the state, and ends windows by itself.
+//! - The *ledger* ([`crate::ledger`]) is on disk: the accepted state, for the next start.
+//! - The *fallback* is a policy that denies the configured or well-known management ports, for a start with no usable
+//!   ledger.
+//! - *Damage* is a difference in the table that another process made.
+//!
+//! The rule: kernel, then ledger, then the answer. [`HostReconciler::accept`] makes the kernel hold the new state and reads
+//! it back, writes the state to the ledger, and only then accepts it and answers the broker. So a state that was answered
+//! without an error is enforced and survives a restart.
+//!
+//! What happens on each failure:
+//!
+//! - A crash before the ledger is written is as if the message had never come: the broker received no answer and sends the
+//!   state again.
+//! - The kernel refuses: nothing changes. The broker receives the error, and the earlier state stays.
+//! - The disk refuses: the host closes what the new state closes, and opens nothing (see [`AcceptedState::restricted_to`]),
+//!   because a restart would not know of it.
+//! - The kernel refuses a state that was accepted before (at a start, or after damage): [`HostReconciler::tick`] tries again
+//!   every second, and the status shows that the host does not hold its state.
+//! - The ledger cannot be read, or is missing, at a start: it never opens anything (I1). A table that the kernel holds stays
+//!   as it is until a broker sends a state, or until another process changes it; then the fallback replaces it. Where there
+//!   is no table, an unreadable ledger leads to the fallback at once, and a missing one, which is that of a new host, to the
+//!   bootstrap ports of the configuration.
+//! - Another process changes the table: [`HostReconciler::repair`] finds and repairs the damage when the watch reports the
+//!   change, and a check every minute finds what the watch missed.
+//! - The machine was suspended, or the wall clock was stepped: see [`clock_watch`].
+//!
+//! All of this runs on one thread ([`handle`]), because the firewall and the disk block.
+
+mod clock_watch;
+mod handle;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use postern_core::Mode;
+
+use crate::accepted::{AcceptedState, Stale};
+use crate::clock::{BootTime, Moment};
+use crate::config::Config;
+use crate::desired_state::DesiredState;
+use crate::firewall::policy::HostPolicy;
+use crate::ledger::{Ledger, LedgerError};
+use crate::window_log;
+use clock_watch::ClockWatch;
+pub use handle::{Answer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
+
+/// The host layer as the reconciler uses it.
+pub trait HostLayer {
+    /// The error of the host layer.
+    type Error: std::error::Error + Send + Sync + 'static;
+
+    /// Makes the kernel hold exactly this policy, and reads it back. Cheap where the kernel holds it already.
+    ///
+    /// # Errors
+    /// The kernel refused; then it holds what it held before.
+    fn ensure(&mut self, policy: &HostPolicy, now: BootTime) -> Result<(), Self::Error>;
+
+    /// Reports whether the kernel holds a table of Postern, whatever is in it.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    fn is_loaded(&mut self) -> Result<bool, Self::Error>;
+
+    /// Returns, in words, what other processes changed in the table since the last call; `ensure` finds and repairs it.
+    fn damage(&mut self) -> Option<String>;
+}
+
+/// The accepted state, the kernel's table and the ledger of this host.
+#[derive(Debug)]
+pub struct HostReconciler<H> {
+    host: H,
+    ledger: Ledger,
+    state: AcceptedState,
+    /// The policy to hold while nothing is accepted because the ledger could not be read.
+    fallback: HostPolicy,
+    table: TableState,
+    clock_watch: ClockWatch,
+    /// Damage that was found at this moment and not yet returned.
+    damage: Option<(BootTime, Damage)>,
+}
+
+/// The outcome of a check of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RepairOutcome {
+    /// True where the kernel holds the state that it should, as far as the agent knows.
+    pub in_sync: bool,
+    /// The damage that was found and repaired; returned once.
+    pub damage: Option<Damage>,
+}
+
+/// A change of the table that another process made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The change, in words.
+    pub what: String,
+    /// The longest time for which the table was changed: the time since it was last known to be right.
+    pub exposed_at_most: Duration,
+}
+
+/// The relation of the kernel's table to the wanted policy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TableState {
+    /// The kernel holds the wanted policy.
+    Applied,
+    /// The last attempt failed; the next tick tries again.
+    Failed,
+    /// The kernel holds a table of an earlier run, and the ledger cannot be read: the agent has no better policy.
+    LeftAlone,
+}
+
+/// A desired state was not accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError<E: std::error::Error + 'static> {
+    /// The state is older than one received before.
+    #[error(transparent)]
+    Stale(#[from] Stale),
+    /// The kernel refused the state and holds what it held before.
+    #[error("the host firewall refused generation {generation}")]
+    Firewall {
+        /// The generation of the state.
+        generation: u64,
+        /// The cause.
+        #[source]
+        source: E,
+    },
+    /// The ledger could not be written. What the state closes is closed; what it opens is not open.
+    #[error("the ledger cannot store generation {generation}, so none of its new windows was opened")]
+    Ledger {
+        /// The generation of the state.
+        generation: u64,
+        /// The cause.
+        #[source]
+        source: LedgerError,
+    },
+}
+
+impl<H: HostLayer> HostReconciler<H> {
+    /// Loads the ledger and puts its state into the kernel, before anything else happens. If the kernel refuses, each
+    /// [`Self::tick`] tries again.
+    pub fn start(host: H, ledger: Ledger, config: &Config, now: &Moment, suspended: Duration) -> Self {
+        let fallback = |ports| HostPolicy { mode: Mode::Enforce, ports, windows: Vec::new() };
+        let mut reconciler = Self {
+            host,
+            ledger,
+            state: AcceptedState::default(),
+            fallback: fallback(config.fallback_ports()),
+            table: TableState::Applied,
+            clock_watch: ClockWatch::new(now, suspended),
+            damage: None,
+        };
+        match reconciler.ledger.load(now) {
+            Ok(Some(accepted)) if accepted.generation != BOOTSTRAP_GENERATION => {
+                reconciler.restore(accepted, now)
+            }
+            Ok(None) if reconciler.table_is_loaded() => {
+                tracing::error!(ledger = %reconciler.ledger.path().display(), "the ledger is missing; the kernel's table stays as it is until the broker sends a state");
+                reconciler.table = TableState::LeftAlone;
+            }
+            Ok(_) => reconciler.restore(bootstrap(config), now),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                if reconciler.table_is_loaded() {
+                    tracing::error!(
+                        error,
+                        "the ledger cannot be used; the kernel's table stays as it is until the broker sends a state"
+                    );
+                    reconciler.table = TableState::LeftAlone;
+                } else {
+                    tracing::error!(error, ports = ?reconciler.fallback.ports, "the ledger cannot be used; the host denies the fallback ports until the broker sends a state");
+                    reconciler.ensure(now);
+                }
+            }
+        }
+        reconciler
+    }
+
+    /// Begins a session with the broker. Returns the generation accepted last; 0 if none.
+    pub fn begin_session(&mut self) -> u64 {
+        self.state.begin_session();
+        self.state.generation()
+    }
+
+    /// Makes this host hold a desired state, and writes it to the ledger.
+    ///
+    /// # Errors
+    /// The state is stale, or the kernel or the disk refused.
+    pub fn accept(&mut self, desired: DesiredState, now: &Moment) -> Result<(), AcceptError<H::Error>> {
+        let generation = desired.generation;
+        let wanted = self.state.consider(desired, now.boottime)?;
+        let applied = self.apply(&wanted.policy(), now);
+        applied.map_err(|source| AcceptError::Firewall { generation, source })?;
+        self.table = TableState::Applied;
+        if let Err(source) = self.ledger.save(&wanted, now) {
+            let restricted = self.state.restricted_to(&wanted);
+            window_log::accepted(self.state.accepted(), &restricted, now.boottime);
+            self.state.accept(restricted);
+            self.ensure(now);
+            return Err(AcceptError::Ledger { generation, source });
+        }
+        self.clock_watch.written(now);
+        window_log::accepted(self.state.accepted(), &wanted, now.boottime);
+        self.state.accept(wanted);
+        Ok(())
+    }
+
+    /// Closes every window and keeps every port protected: the broker does not know this host, so the grants of its windows
+    /// are not known either. A host that has accepted nothing yet has no window.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub fn close_windows(&mut self, generation: u64, now: &Moment) -> Result<(), AcceptError<H::Error>> {
+        match self.state.accepted().cloned() {
+            Some(accepted) => {
+                self.accept(DesiredState { generation, windows: BTreeSet::new(), ..accepted }, now)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Checks the table after another process may have changed it, and repairs it.
+    pub fn repair(&mut self, now: &Moment) -> RepairOutcome {
+        let unknown = self.table == TableState::LeftAlone;
+        self.ensure(now);
+        if unknown {
+            self.note_damage("the table was changed while the ledger could not be used".into(), now);
+        }
+        RepairOutcome { in_sync: self.protects(), damage: self.damage.take().map(|(_, damage)| damage) }
+    }
+
+    /// Does the work of time, about every second: drops windows that ended, notices a suspend or a step of the clock, and
+    /// tries again what failed. `suspended` is the time for which the machine has been suspended since boot.
+    ///
+    /// Returns damage only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: the caller of that knows the
+    /// process that did it.
+    pub fn tick(&mut self, now: &Moment, suspended: Duration) -> RepairOutcome {
+        let ended = self.state.drop_ended(now.boottime);
+        window_log::ended(&ended);
+        if self.clock_watch.was_suspended(suspended) {
+            tracing::info!("the machine was suspended; setting the kernel's timeouts again");
+            self.ensure_unless_left_alone(now);
+        } else if self.table == TableState::Failed || self.clock_watch.check_is_due(now) {
+            self.ensure_unless_left_alone(now);
+        }
+        let holds_windows = self.state.accepted().is_some_and(|accepted| !accepted.windows.is_empty());
+        if self.clock_watch.write_is_due(now, holds_windows) {
+            self.save(now);
+        }
+        let unattributed = self.damage.take_if(|(found, _)| now.boottime.since(*found) >= WATCH_EVENT_GRACE);
+        RepairOutcome { in_sync: self.protects(), damage: unattributed.map(|(_, damage)| damage) }
+    }
+
+    /// Returns the state accepted last.
+    pub fn accepted(&self) -> Option<&DesiredState> {
+        self.state.accepted()
+    }
+
+    /// Reports whether the kernel holds the state that it should, as far as the agent knows.
+    pub fn protects(&self) -> bool {
+        self.table != TableState::Failed
+    }
+
+    fn restore(&mut self, accepted: DesiredState, now: &Moment) {
+        window_log::restored(&accepted, now.boottime);
+        self.state = AcceptedState::restored(Some(accepted));
+        self.ensure(now);
+        self.save(now);
+    }
+
+    fn table_is_loaded(&mut self) -> bool {
+        self.host.is_loaded().unwrap_or_else(|error| {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot find out whether the kernel holds the table"
+            );
+            false
+        })
+    }
+
+    fn ensure_unless_left_alone(&mut self, now: &Moment) {
+        if self.table != TableState::LeftAlone {
+            self.ensure(now);
+        }
+    }
+
+    fn ensure(&mut self, now: &Moment) {
+        let policy = self.state.accepted().map_or_else(|| self.fallback.clone(), DesiredState::policy);
+        self.table = match self.apply(&policy, now) {
+            Ok(()) => TableState::Applied,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    generation = self.state.generation(),
+                    "the host firewall refused the policy; the agent will try again"
+                );
+                TableState::Failed
+            }
+        };
+    }
+
+    fn apply(&mut self, policy: &HostPolicy, now: &Moment) -> Result<(), H::Error> {
+        let outcome = self.host.ensure(policy, now.boottime);
+        if let Some(what) = self.host.damage() {
+            self.note_damage(what, now);
+        }
+        if outcome.is_ok() {
+            self.clock_watch.applied(now);
+        }
+        outcome
+    }
+
+    fn note_damage(&mut self, what: String, now: &Moment) {
+        let exposed_at_most = self.clock_watch.since_applied(now);
+        self.damage.get_or_insert((now.boottime, Damage { what, exposed_at_most }));
+    }
+
+    fn save(&mut self, now: &Moment) {
+        let Some(accepted) = self.state.accepted() else { return };
+        if let Err(error) = self.ledger.save(accepted, now) {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot write the ledger; the accepted state may not survive a restart"
+            );
+        }
+        self.clock_watch.written(now);
+    }
+}
+
+/// The time that the watch may take to report a change whose damage was found already.
+const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
+
+/// The generation of a state that no broker has sent.
+const BOOTSTRAP_GENERATION: u64 = 0;
+
+/// Returns the state to hold before the first contact with a broker.
+fn bootstrap(config: &Config) -> DesiredState {
+    DesiredState {
+        generation: BOOTSTRAP_GENERATION,
+        mode: Mode::Enforce,
+        ports: config.bootstrap.clone(),
+        windows: Default::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,136 @@
+//! The reconciler's thread, and the handle through which tasks reach it. The firewall and the disk block; the async
+//! runtime must not.
+
+use postern_runtime::error_chain::error_chain;
+use tokio::sync::{mpsc, oneshot};
+
+use super::{HostLayer, HostReconciler, RepairOutcome};
+use crate::clock::{self, BootTime, Moment};
+use crate::desired_state::DesiredState;
+use crate::status::StatusFile;
+use crate::window_log;
+
+/// The way to the reconciler. When the reconciler has ended, so has the agent, and answers never come.
+///
+/// The queue has no bound of its own: each caller waits for the answer to a command before it sends the next.
+#[derive(Debug, Clone)]
+pub struct ReconcilerHandle {
+    commands: mpsc::UnboundedSender<Command>,
+}
+
+/// The queue from which the reconciler's thread takes its work.
+#[derive(Debug)]
+pub struct Commands {
+    queue: mpsc::UnboundedReceiver<Command>,
+}
+
+/// The answer to a desired state: success, or the error with its causes, for the broker.
+pub type Answer = oneshot::Receiver<Result<(), String>>;
+
+#[derive(Debug)]
+enum Command {
+    BeginSession { reply: oneshot::Sender<u64> },
+    Accept { desired: DesiredState, reply: oneshot::Sender<Result<(), String>> },
+    CloseWindows { generation: u64, reply: oneshot::Sender<Result<(), String>> },
+    Repair { reply: oneshot::Sender<RepairOutcome> },
+    Tick { reply: oneshot::Sender<RepairOutcome> },
+}
+
+/// Makes a handle, and the queue that [`serve`] takes.
+pub fn channel() -> (ReconcilerHandle, Commands) {
+    let (commands, queue) = mpsc::unbounded_channel();
+    (ReconcilerHandle { commands }, Commands { queue })
+}
+
+/// Serves the reconciler until every handle is dropped. Blocks, so it must have a thread of its own.
+pub fn serve<H: HostLayer>(
+    mut reconciler: HostReconciler<H>,
+    mut commands: Commands,
+    status_file: &StatusFile,
+) {
+    let boot = clock::boot_id();
+    while let Some(command) = commands.queue.blocking_recv() {
+        let now = Moment { boot: boot.clone(), boottime: clock::boottime(), wall: clock::wall() };
+        // A caller that no longer waits for its answer is no error.
+        match command {
+            Command::BeginSession { reply } => {
+                let _ = reply.send(reconciler.begin_session());
+            }
+            Command::Accept { desired, reply } => {
+                let (generation, unopened) =
+                    (desired.generation, window_log::not_yet_open(reconciler.accepted(), &desired));
+                let answer = reconciler.accept(desired, &now).map_err(|error| error_chain(&error));
+                if let Err(error) = &answer {
+                    window_log::refused(generation, &unopened, error);
+                }
+                let _ = reply.send(answer);
+            }
+            Command::CloseWindows { generation, reply } => {
+                let answer = reconciler.close_windows(generation, &now).map_err(|error| error_chain(&error));
+                let _ = reply.send(answer);
+            }
+            Command::Repair { reply } => {
+                let _ = reply.send(reconciler.repair(&now));
+            }
+            Command::Tick { reply } => {
+                let _ = reply.send(reconciler.tick(&now, suspended(now.boottime)));
+            }
+        }
+        status_file.set_protects(reconciler.protects());
+    }
+}
+
+/// Returns the time for which the machine has been suspended since boot.
+pub fn suspended(now: BootTime) -> std::time::Duration {
+    now.since(BootTime(0)).saturating_sub(clock::monotonic())
+}
+
+impl ReconcilerHandle {
+    /// Begins a session: see [`HostReconciler::begin_session`].
+    pub async fn begin_session(&self) -> u64 {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::BeginSession { reply });
+        answer_or_pending(answer).await
+    }
+
+    /// Sends a desired state; the answer comes when the kernel and the ledger have it.
+    pub fn accept(&self, desired: DesiredState) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Accept { desired, reply });
+        answer
+    }
+
+    /// Closes every window: see [`HostReconciler::close_windows`]. The answer comes when the kernel and the ledger have it.
+    pub fn close_windows(&self, generation: u64) -> Answer {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::CloseWindows { generation, reply });
+        answer
+    }
+
+    /// Checks and repairs the table: see [`HostReconciler::repair`].
+    pub async fn repair(&self) -> RepairOutcome {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Repair { reply });
+        answer_or_pending(answer).await
+    }
+
+    /// Does the work of time: see [`HostReconciler::tick`].
+    pub async fn tick(&self) -> RepairOutcome {
+        let (reply, answer) = oneshot::channel();
+        self.send(Command::Tick { reply });
+        answer_or_pending(answer).await
+    }
+
+    fn send(&self, command: Command) {
+        // A reconciler that has ended drops the command, and with it the sender of its answer: see [`answer_or_pending`].
+        let _ = self.commands.send(command);
+    }
+}
+
+/// Waits for the answer. If the reconciler's thread has ended, waits for ever: [`crate::tasks`] then ends the process.
+pub async fn answer_or_pending<T>(answer: impl Future<Output = Result<T, oneshot::error::RecvError>>) -> T {
+    match answer.await {
+        Ok(answer) => answer,
+        Err(_) => std::future::pending().await,
+    }
+}

@@ -1,0 +1,277 @@
+//! The reconciler with a real ledger and a host layer in memory that refuses and shows damage as a test asks.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use jiff::Timestamp;
+use postern_runtime::error_chain::error_chain;
+
+use super::*;
+use crate::clock::{BootId, BootTime};
+use crate::config::LogFormat;
+use crate::desired_state::HeldWindow;
+
+#[derive(Debug, Clone, Default)]
+struct FakeHost(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    held: Option<HostPolicy>,
+    refuses: bool,
+    ensured: usize,
+    damage: Option<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("out of sets")]
+struct OutOfSets;
+
+impl HostLayer for FakeHost {
+    type Error = OutOfSets;
+
+    fn ensure(&mut self, policy: &HostPolicy, _now: BootTime) -> Result<(), OutOfSets> {
+        let mut table = self.0.lock().unwrap();
+        table.ensured += 1;
+        if table.refuses {
+            return Err(OutOfSets);
+        }
+        table.held = Some(policy.clone());
+        Ok(())
+    }
+
+    fn is_loaded(&mut self) -> Result<bool, OutOfSets> {
+        Ok(self.0.lock().unwrap().held.is_some())
+    }
+
+    fn damage(&mut self) -> Option<String> {
+        self.0.lock().unwrap().damage.take()
+    }
+}
+
+impl FakeHost {
+    /// Returns the ports and the number of windows that the host holds.
+    fn holds(&self) -> Option<(Vec<String>, usize)> {
+        let table = self.0.lock().unwrap();
+        let held = table.held.as_ref()?;
+        Some((held.ports.iter().map(ToString::to_string).collect(), held.windows.len()))
+    }
+
+    fn refuse(&self, refuses: bool) {
+        self.0.lock().unwrap().refuses = refuses;
+    }
+
+    fn damage(&self, what: &str) {
+        self.0.lock().unwrap().damage = Some(what.to_owned());
+    }
+
+    fn ensured(&self) -> usize {
+        self.0.lock().unwrap().ensured
+    }
+}
+
+fn at(seconds: u64) -> Moment {
+    Moment {
+        boot: BootId("a".into()),
+        boottime: BootTime(seconds * 1_000_000_000),
+        wall: Timestamp::from_second(1_800_000_000).unwrap() + Duration::from_secs(seconds),
+    }
+}
+
+fn config(dir: &Path, bootstrap: &[&str]) -> Config {
+    Config {
+        broker: "https://b:7443".into(),
+        state_dir: dir.to_owned(),
+        log_format: LogFormat::Text,
+        bootstrap: bootstrap.iter().map(|port| port.parse().unwrap()).collect(),
+    }
+}
+
+fn start(host: &FakeHost, config: &Config, now: &Moment) -> HostReconciler<FakeHost> {
+    HostReconciler::start(host.clone(), Ledger::in_dir(&config.state_dir), config, now, Duration::ZERO)
+}
+
+/// Returns a state that protects port 9 and has a window for each end, in seconds.
+fn desired(generation: u64, ends: &[u64]) -> DesiredState {
+    let window = |(i, end): (usize, &u64)| HeldWindow {
+        grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
+        port: "tcp/9".parse().unwrap(),
+        source: format!("192.0.2.{i}").parse().unwrap(),
+        deadline: at(*end).boottime,
+    };
+    let windows = ends.iter().enumerate().map(window).collect();
+    DesiredState { generation, mode: Mode::Enforce, ports: ["tcp/9".parse().unwrap()].into(), windows }
+}
+
+fn ports(ports: &[&str], windows: usize) -> Option<(Vec<String>, usize)> {
+    Some((ports.iter().map(ToString::to_string).collect(), windows))
+}
+
+#[test]
+fn i1_the_bootstrap_ports_are_denied_before_the_first_contact() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    start(&host, &config(dir.path(), &["tcp/22"]), &at(1));
+    assert_eq!(host.holds(), ports(&["tcp/22"], 0));
+    // The bootstrap ports are those of the configuration now, not those of the first start.
+    start(&host, &config(dir.path(), &["tcp/22", "tcp/23"]), &at(2));
+    assert_eq!(host.holds(), ports(&["tcp/22", "tcp/23"], 0));
+}
+
+#[test]
+fn i1_a_restart_without_a_broker_holds_what_was_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &["tcp/22"]);
+    start(&FakeHost::default(), &config, &at(1)).accept(desired(5, &[10, 20]), &at(2)).unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(10));
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "the other window has ended");
+    assert_eq!(reconciler.begin_session(), 5);
+}
+
+#[test]
+fn i1_a_ledger_that_cannot_be_read_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state.json"), "{").unwrap();
+    let config = config(dir.path(), &[]);
+
+    let empty = FakeHost::default();
+    let mut reconciler = start(&empty, &config, &at(1));
+    assert_eq!(empty.holds().unwrap().0.len(), 4, "the management ports are denied");
+    reconciler.tick(&at(100), Duration::ZERO);
+    assert_eq!(
+        std::fs::read(dir.path().join("state.json")).unwrap(),
+        b"{",
+        "kept for an operator to examine"
+    );
+
+    let loaded = FakeHost::default();
+    let mut other = start(&loaded, &config, &at(1));
+    loaded.0.lock().unwrap().held = Some(desired(1, &[50]).policy());
+    other = HostReconciler::start(other.host, other.ledger, &config, &at(2), Duration::ZERO);
+    other.tick(&at(100), Duration::from_secs(5));
+    assert_eq!(loaded.holds(), ports(&["tcp/9"], 1), "the earlier table stays, with its own timeouts");
+    other.accept(desired(7, &[]), &at(101)).unwrap();
+    assert_eq!(start(&loaded, &config, &at(102)).begin_session(), 7, "the ledger is whole again");
+}
+
+#[test]
+fn i1_a_ledger_that_is_gone_does_not_unprotect_what_the_kernel_holds() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    let host = FakeHost::default();
+    start(&host, &config, &at(1)).accept(desired(5, &[50]), &at(2)).unwrap();
+    std::fs::remove_file(dir.path().join("state.json")).unwrap();
+    start(&host, &config, &at(3));
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
+}
+
+#[test]
+fn i5_a_state_that_the_kernel_refuses_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(1));
+    reconciler.accept(desired(1, &[50]), &at(2)).unwrap();
+    host.refuse(true);
+    let refused = reconciler.accept(desired(2, &[50, 60]), &at(3)).unwrap_err();
+    assert_eq!(error_chain(&refused), "the host firewall refused generation 2: out of sets");
+    assert_eq!(reconciler.accepted(), Some(&desired(1, &[50])));
+    host.refuse(false);
+    assert_eq!(start(&host, &config, &at(4)).begin_session(), 1, "it was not written to the ledger either");
+    reconciler.accept(desired(2, &[50, 60]), &at(5)).unwrap();
+    assert_eq!(host.holds(), ports(&["tcp/9"], 2), "sent again, it is accepted");
+}
+
+#[test]
+fn a_full_disk_closes_but_does_not_open() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[50, 60]), &at(2)).unwrap();
+    std::fs::create_dir(dir.path().join("state.tmp")).unwrap();
+    let mut desired = desired(2, &[50, 60, 70]);
+    desired.windows.pop_first();
+    let refused = reconciler.accept(desired, &at(3)).unwrap_err();
+    assert!(matches!(refused, AcceptError::Ledger { generation: 2, .. }), "{refused}");
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
+}
+
+#[test]
+fn i8_a_stale_state_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reconciler = start(&FakeHost::default(), &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(4, &[]), &at(2)).unwrap();
+    reconciler.accept(desired(4, &[]), &at(2)).unwrap();
+    assert!(matches!(reconciler.accept(desired(3, &[50]), &at(3)), Err(AcceptError::Stale(_))));
+}
+
+#[test]
+fn i2_the_table_is_applied_again_after_a_suspend_and_after_a_failure() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[5000]), &at(2)).unwrap();
+    let before = host.ensured();
+    reconciler.tick(&at(3), Duration::from_millis(1));
+    assert_eq!(host.ensured(), before, "nothing happened");
+    reconciler.tick(&at(40), Duration::from_secs(36));
+    reconciler.tick(&at(41), Duration::from_secs(36));
+    assert_eq!(host.ensured(), before + 1, "it was suspended once");
+
+    host.refuse(true);
+    assert!(!reconciler.repair(&at(42)).in_sync);
+    host.refuse(false);
+    reconciler.tick(&at(43), Duration::from_secs(36));
+    assert!(reconciler.protects());
+}
+
+#[test]
+fn i2_the_ledger_is_written_again_when_the_wall_clock_is_stepped_and_as_it_ages() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut reconciler = start(&FakeHost::default(), &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[5000]), &at(2)).unwrap();
+    let written = |reconciler: &HostReconciler<FakeHost>| reconciler.ledger.written().unwrap().unwrap();
+    reconciler.tick(&at(30), Duration::ZERO);
+    assert_eq!(written(&reconciler), at(2));
+    let stepped = Moment { wall: at(4000).wall, ..at(31) };
+    reconciler.tick(&stepped, Duration::ZERO);
+    assert_eq!(written(&reconciler), stepped);
+    let aged = Moment { wall: at(4060).wall, ..at(91) };
+    reconciler.tick(&aged, Duration::ZERO);
+    assert_eq!(written(&reconciler), aged);
+}
+
+#[test]
+fn i9_damage_is_returned_once_by_a_repair_or_a_tick() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    let what =
+        |outcome: RepairOutcome| outcome.damage.map(|damage| (damage.what, damage.exposed_at_most.as_secs()));
+    host.damage("a rule");
+    assert_eq!(what(reconciler.repair(&at(3))), Some(("a rule".into(), 2)));
+    assert_eq!(what(reconciler.repair(&at(4))), None);
+
+    host.damage("found while a state was accepted");
+    reconciler.accept(desired(1, &[5000]), &at(5)).unwrap();
+    assert_eq!(what(reconciler.tick(&at(5), Duration::ZERO)), None, "the watch may still report the process");
+    assert_eq!(what(reconciler.repair(&at(5))), Some(("found while a state was accepted".into(), 1)));
+
+    host.damage("not reported by the watch");
+    reconciler.accept(desired(2, &[5000]), &at(9)).unwrap();
+    assert_eq!(what(reconciler.tick(&at(10), Duration::ZERO)), Some(("not reported by the watch".into(), 4)));
+    assert_eq!(what(reconciler.repair(&at(11))), None);
+}
+
+#[test]
+fn i1_a_table_that_was_left_alone_is_replaced_once_another_process_changes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state.json"), "{").unwrap();
+    let host = FakeHost::default();
+    host.0.lock().unwrap().held = Some(desired(1, &[50]).policy());
+    let mut reconciler = start(&host, &config(dir.path(), &["tcp/22"]), &at(1));
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
+    let outcome = reconciler.repair(&at(2));
+    assert!(outcome.in_sync && outcome.damage.is_some());
+    assert_eq!(host.holds(), ports(&["tcp/22"], 0));
+}

@@ -1,0 +1,167 @@
+//! A whole account and Region at once: the sweep and the assessment, in as few calls as their pages allow.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{Assessment, CloudError, Health, Sighting};
+
+use crate::accounts::AccountRegion;
+use crate::api::Find;
+use crate::assess::exposures;
+use crate::resource::{Group, Instance, Interface};
+use crate::rule::Rule;
+use crate::rule_codec::{self, WindowRule};
+use crate::snapshot::{InstanceContext, InstanceSnapshot, RegionSnapshot};
+use crate::tags;
+
+/// Finds all of Postern's resources from tags alone (I2). Passes each snapshot to `seen`.
+pub(crate) async fn sweep(
+    place: &AccountRegion,
+    deployment: &str,
+    seen: impl Fn(&TargetId, &InstanceSnapshot),
+) -> Result<Vec<Sighting>, CloudError> {
+    let ec2 = place.ec2().await?;
+    let mut groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    let served: Vec<String> = RegionSnapshot::served(&groups).into_iter().collect();
+    if served.is_empty() {
+        return Ok(Vec::new());
+    }
+    let interfaces = ec2.interfaces(Find::Where("attachment.instance-id", &served)).await?;
+    let untagged = own_groups_without_tags(&groups, &interfaces);
+    if !untagged.is_empty() {
+        groups.extend(ec2.groups(Find::Where("group-id", &untagged)).await?);
+        groups.retain(|group| group.is_managed(deployment));
+    }
+    let attached: BTreeSet<&String> = interfaces.iter().filter_map(|found| found.instance.as_ref()).collect();
+    let bare: Vec<String> = served.iter().filter(|instance| !attached.contains(instance)).cloned().collect();
+    let bare =
+        if bare.is_empty() { Vec::new() } else { ec2.instances(Find::Where("instance-id", &bare)).await? };
+    let bare = bare.into_iter().map(|instance| instance.id).collect();
+
+    let mut rules = ec2.rules(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    // Another principal changed a group that has other rules than those with Postern's tag: the sweep reads
+    // it in full, like the customer's groups. Parked rules hold nothing open.
+    let count = |side: &BTreeMap<String, Vec<Rule>>, id: &String| side.get(id).map_or(0, Vec::len);
+    let tagged = |id: &String| count(&rules.ingress, id) + count(&rules.egress, id);
+    let managed: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let edited =
+        groups.iter().filter(|group| group.parked_for().is_none() && group.rules != tagged(&group.id));
+    let others =
+        interfaces.iter().flat_map(|interface| &interface.groups).filter(|group| !managed.contains(group));
+    let ids: BTreeSet<String> = edited.map(|group| &group.id).chain(others).cloned().collect();
+    let ids: Vec<String> = ids.into_iter().collect();
+    if !ids.is_empty() {
+        let read = ec2.rules(Find::Where("group-id", &ids)).await?;
+        for (whole, read) in [(&mut rules.ingress, read.ingress), (&mut rules.egress, read.egress)] {
+            ids.iter().for_each(|id| drop(whole.remove(id)));
+            whole.extend(read);
+        }
+    }
+    let snapshots = RegionSnapshot { groups, interfaces, rules, bare }.instances();
+    let sighting = |(instance, snapshot): (&String, &InstanceSnapshot)| {
+        let sighting = sighting(place, deployment, instance, snapshot)?;
+        seen(&sighting.target, snapshot);
+        Some(sighting)
+    };
+    Ok(snapshots.iter().filter_map(sighting).collect())
+}
+
+/// Returns the own groups on these interfaces, by name, that were not found by their tags.
+pub(crate) fn own_groups_without_tags(groups: &[Group], interfaces: &[Interface]) -> Vec<String> {
+    let found: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let named = interfaces.iter().filter_map(|interface| interface.own.as_ref());
+    let untagged: BTreeSet<String> = named.filter(|id| !found.contains(id)).cloned().collect();
+    untagged.into_iter().collect()
+}
+
+fn sighting(
+    place: &AccountRegion,
+    deployment: &str,
+    instance: &str,
+    snapshot: &InstanceSnapshot,
+) -> Option<Sighting> {
+    let target = target(place, instance)?;
+    let is_left_behind = !snapshot.exists && snapshot.own().is_some();
+    let held = (!is_left_behind)
+        .then(|| snapshot.observation(InstanceContext { target: &target, instance, deployment }));
+    Some(Sighting { target, held })
+}
+
+/// Assesses every instance.
+pub(crate) async fn assess(
+    place: &AccountRegion,
+    deployment: &str,
+    management: &BTreeSet<ProtectedPort>,
+) -> Result<Vec<Assessment>, CloudError> {
+    let ec2 = place.ec2().await?;
+    let instances = ec2.instances(Find::All).await?;
+    let interfaces = ec2.interfaces(Find::All).await?;
+    let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
+    let rules = ec2.rules(Find::All).await?;
+    let mut by_instance: BTreeMap<&str, Vec<&Interface>> = BTreeMap::new();
+    for interface in &interfaces {
+        if let Some(instance) = &interface.instance {
+            by_instance.entry(instance).or_default().push(interface);
+        }
+    }
+    let managed: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
+    let locked: BTreeSet<&String> = groups
+        .iter()
+        .filter(|group| group.tags.get(tags::STATE).is_some_and(|state| state == tags::LOCKED))
+        .filter_map(|group| group.tags.get(tags::INSTANCE))
+        .collect();
+    let shut: BTreeMap<String, BTreeSet<ProtectedPort>> =
+        groups.iter().flat_map(|group| tags::holders(&group.tags)).collect();
+    let judge = |instance: Instance| {
+        let interfaces = by_instance.get(instance.id.as_str()).map_or(&[][..], Vec::as_slice);
+        let groups: BTreeSet<&String> = interfaces
+            .iter()
+            .flat_map(|interface| &interface.groups)
+            .filter(|id| !managed.contains(id))
+            .collect();
+        let customer_rules = groups.into_iter().filter_map(|group| rules.ingress.get(group)).flatten();
+        // A rule in a group of Postern's is a window, or it must not be there.
+        let in_managed =
+            interfaces.iter().flat_map(|interface| &interface.groups).filter(|id| managed.contains(id));
+        let in_managed =
+            in_managed.collect::<BTreeSet<_>>().into_iter().filter_map(|group| rules.ingress.get(group));
+        let (windows, strays): (Vec<_>, Vec<_>) = in_managed
+            .flatten()
+            .map(|rule| (rule, WindowRule::read(rule, deployment)))
+            .partition(|(_, held)| held.is_some());
+        let windows: Vec<WindowRule> = windows.into_iter().filter_map(|(_, held)| held).collect();
+        let strays = strays.into_iter().map(|(rule, _)| rule);
+        let shut = shut.get(&instance.id).into_iter().flatten().chain(management).copied().collect();
+        let exposed = exposures(strays, &shut).into_iter().chain(exposures(customer_rules, management));
+        let reasons: Vec<String> = exposed.map(|exposure| exposure.to_string()).collect();
+        let locked = locked.contains(&instance.id);
+        let target = target(place, &instance.id)?;
+        Some(Assessment {
+            windows: rule_codec::windows(&target, &windows),
+            target,
+            name: instance.tags.get("Name").cloned().unwrap_or_default(),
+            locked,
+            health: health(interfaces, reasons, locked),
+        })
+    };
+    Ok(instances.into_iter().filter_map(judge).collect())
+}
+
+fn health(interfaces: &[&Interface], reasons: Vec<String>, locked: bool) -> Health {
+    if interfaces.is_empty() {
+        return Health::NotApplicable {
+            reason: "it has no network interface in a VPC, so no security group".into(),
+        };
+    }
+    match (reasons.is_empty(), locked) {
+        (false, _) => Health::Unhealthy { reasons },
+        (true, true) => {
+            Health::Healthy { reason: "it is under lockdown, and no rule exposes a management port".into() }
+        }
+        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
+    }
+}
+
+fn target(place: &AccountRegion, instance: &str) -> Option<TargetId> {
+    TargetId::from_segments(&["aws", &place.account, &place.region, instance]).ok()
+}

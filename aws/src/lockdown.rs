@@ -1,0 +1,350 @@
+//! Lockdown and release of one instance.
+//!
+//! The problem: a lockdown changes several resources that EC2 cannot change together: the instance's own
+//! group, its interfaces, each of the customer's groups, and a parked group for each of those. The broker may
+//! crash, lose its credentials or its lease between any two calls, other principals change the same
+//! resources, and a port that was not protected must not be shut on the way.
+//!
+//! The shape: read, decide, carry out. [`InstanceSnapshot`] and `impact` read EC2;
+//! [`LockdownOps::lockdown_plan`] and [`LockdownOps::release_plan`] decide a list of steps, in which
+//! [`parking`] contributes those of each customer's group; `report` describes the steps for the
+//! administrator; `execute` makes one call after the other. A dry run is the same without the last part, so
+//! it shows exactly what would be done.
+//!
+//! The rule that makes them safe to interrupt is the order:
+//!
+//! - Locking: the own group is created with the state `locking`, its egress is removed, and it is attached.
+//!   Then, for each customer's group, originals are parked before anything is removed. The last step writes
+//!   `locked`.
+//! - Releasing: the own group is marked `releasing`. Rules are back before their copies go. The own group is
+//!   detached and deleted last.
+//!
+//! No step depends on what an earlier run did, only on what EC2 shows. After any interruption, reading again
+//! and deciding again goes on from there; the state tag tells the next sweep, of this broker or another,
+//! which of the two to resume (I8). What an administrator accepted before the interruption stays accepted.
+//!
+//! On failure: a concern that is not accepted, or a group without room, stops the plan before its first call.
+//! If EC2 refuses to attach an own group that this run created, the broker deletes it again, because no rule
+//! of the customer's was touched yet. Any later error leaves the state tag as it is. If another principal
+//! removed the tags that record the ports, no tag says what to resume, and the sweep reports that the target
+//! must be locked down again. A release is refused while a window is open, and works for an instance that no
+//! longer exists as long as a group of Postern's still serves it.
+//!
+//! Lockdowns and releases of one account and Region run one at a time, because they may share the customer's
+//! groups.
+
+mod execute;
+mod impact;
+mod report;
+
+use std::collections::BTreeSet;
+
+use postern_core::{ProtectedPort, TargetId};
+use postern_provider::{CloudError, Concern, ConcernKind, Consent, LockdownOrder, LockdownReport};
+
+use crate::api::Ec2;
+use crate::parking::{self, CustomerGroup, GroupStep};
+use crate::resource::Group;
+use crate::rule::{Rule, Tags};
+use crate::snapshot::InstanceSnapshot;
+use crate::tags;
+
+/// The operations of lockdown and release on one instance.
+pub(crate) struct LockdownOps<'a> {
+    pub(crate) ec2: &'a Ec2,
+    pub(crate) target: &'a TargetId,
+    pub(crate) instance: &'a str,
+    pub(crate) deployment: &'a str,
+    pub(crate) rules_per_group: usize,
+}
+
+/// A step of a lockdown or a release.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum InstanceStep {
+    /// Create the instance's own group.
+    MakeOwn { vpc: String, tags: Tags },
+    /// Remove these egress rules, or those of a new group, from the own group.
+    ShutEgress(Vec<String>),
+    /// Remove a rule that is not a window from the own group.
+    RemoveStray(Rule),
+    /// Write these tags on the own group.
+    Mark(Tags),
+    /// Attach the own group to an interface.
+    Attach(String),
+    /// Change a customer's group.
+    CustomerGroup(usize, GroupStep),
+    /// Detach the own group from an interface.
+    Detach(String),
+    /// Delete the own group.
+    DeleteOwn,
+}
+
+/// The steps of a lockdown or a release, and what an administrator must accept.
+#[derive(Debug, Default)]
+struct LockdownPlan {
+    own: Option<String>,
+    customer_groups: Vec<CustomerGroup>,
+    steps: Vec<InstanceStep>,
+    concerns: Vec<Concern>,
+}
+
+impl LockdownOps<'_> {
+    /// Reports what a lockdown would change.
+    pub(crate) async fn plan_lock(
+        &self,
+        order: &LockdownOrder,
+        snapshot: &InstanceSnapshot,
+    ) -> Result<LockdownReport, CloudError> {
+        Ok(self.lockdown_plan(&order.ports, &order.together, snapshot).await?.report(self))
+    }
+
+    /// Locks the instance down, unless a concern is not accepted.
+    pub(crate) async fn lock(
+        &self,
+        order: &LockdownOrder,
+        snapshot: &InstanceSnapshot,
+    ) -> Result<LockdownReport, CloudError> {
+        let plan = self.lockdown_plan(&order.ports, &order.together, snapshot).await?;
+        let report = plan.report(self);
+        if !order.consent.unmet(&report.concerns).is_empty() {
+            return Ok(report);
+        }
+        self.execute(plan).await?;
+        Ok(report)
+    }
+
+    /// Resumes a lockdown that was interrupted: the administrator accepted its concerns when it began.
+    pub(crate) async fn resume_lock(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
+        let order = LockdownOrder {
+            target: self.target.clone(),
+            ports: snapshot.ports(self.instance),
+            consent: Consent::all(),
+            together: BTreeSet::new(),
+        };
+        self.lock(&order, snapshot).await.map(drop)
+    }
+
+    /// Reports what a release would change.
+    pub(crate) async fn plan_release(
+        &self,
+        snapshot: &InstanceSnapshot,
+    ) -> Result<LockdownReport, CloudError> {
+        Ok(self.release_plan(snapshot).await?.report(self))
+    }
+
+    /// Releases the instance.
+    pub(crate) async fn release(&self, snapshot: &InstanceSnapshot) -> Result<LockdownReport, CloudError> {
+        let plan = self.release_plan(snapshot).await?;
+        let report = plan.report(self);
+        self.execute(plan).await?;
+        Ok(report)
+    }
+
+    /// Creates the own group of a locked instance again, or attaches it where it is missing. Touches nothing
+    /// else.
+    pub(crate) async fn reattach(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
+        let snapshot = &self.with_interface_scope(snapshot).await?;
+        let mut plan =
+            LockdownPlan { own: snapshot.own().map(|own| own.id.clone()), ..LockdownPlan::default() };
+        plan.steps = self.own_group_steps(snapshot, &snapshot.ports(self.instance));
+        if plan.steps.iter().any(|step| matches!(step, InstanceStep::MakeOwn { .. } | InstanceStep::Mark(_)))
+        {
+            plan.steps.push(InstanceStep::Mark(state_tag(tags::LOCKED)));
+        }
+        self.execute(plan).await
+    }
+
+    /// Narrows the pieces that another principal widened over a protected port. Leaves the customer's rules
+    /// alone.
+    pub(crate) async fn narrow_pieces(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
+        let ports = snapshot.ports(self.instance);
+        let groups = snapshot.widened(&ports, self.deployment);
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let mut plan = LockdownPlan {
+            customer_groups: self.read_customer_groups(&groups).await?,
+            ..LockdownPlan::default()
+        };
+        let quota = self.quota(&plan.customer_groups).await?;
+        for (index, customer_group) in plan.customer_groups.iter_mut().enumerate() {
+            customer_group.without_exposing(&ports, self.deployment);
+            let mut holders =
+                customer_group.parked.as_ref().map(|parked| parked.holders.clone()).unwrap_or_default();
+            holders.insert(self.instance.to_owned(), ports.clone());
+            let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
+                .map_err(|error| CloudError::refused(error.to_string()))?;
+            plan.steps.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
+        }
+        self.execute(plan).await
+    }
+
+    async fn lockdown_plan(
+        &self,
+        ports: &BTreeSet<ProtectedPort>,
+        together: &BTreeSet<TargetId>,
+        snapshot: &InstanceSnapshot,
+    ) -> Result<LockdownPlan, CloudError> {
+        if !snapshot.exists {
+            return Err(CloudError::NotFound { target: self.target.clone() });
+        }
+        if snapshot.interfaces.is_empty() {
+            return Err(CloudError::refused(format!("{} has no network interface in a VPC", self.target)));
+        }
+        let snapshot = &self.with_interface_scope(snapshot).await?;
+        let mut plan =
+            LockdownPlan { own: snapshot.own().map(|own| own.id.clone()), ..LockdownPlan::default() };
+        plan.steps = self.own_group_steps(snapshot, ports);
+        let groups: Vec<String> = snapshot.customer_groups().into_iter().cloned().collect();
+        plan.customer_groups = self.read_customer_groups(&groups).await?;
+        let quota = self.quota(&plan.customer_groups).await?;
+        let mut shared = Vec::new();
+        for (index, customer_group) in plan.customer_groups.iter().enumerate() {
+            let mut holders =
+                customer_group.parked.as_ref().map(|parked| parked.holders.clone()).unwrap_or_default();
+            holders.insert(self.instance.to_owned(), ports.clone());
+            let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
+                .map_err(|error| CloudError::refused(error.to_string()))?;
+            for (rule, lost) in parking::losses(customer_group, &holders, self.deployment) {
+                let concern = |kind, what| Concern { kind, what };
+                plan.concerns.extend(
+                    lost.into_iter().map(|lost| concern(ConcernKind::Loss, format!("{rule}: {lost}"))),
+                );
+                if rule.source.is_anyone() {
+                    let what = format!("{rule}: established connections over it may be cut");
+                    plan.concerns.push(concern(ConcernKind::Cut, what));
+                }
+            }
+            if steps.iter().any(|step| matches!(step, GroupStep::Remove(_))) {
+                shared.push((index, holders));
+            }
+            plan.steps.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
+        }
+        let shared = self.shared_with(&plan.customer_groups, shared, ports, together).await?;
+        plan.concerns.extend(shared);
+        let touches_customer_groups =
+            plan.steps.iter().any(|step| matches!(step, InstanceStep::CustomerGroup(..)));
+        if touches_customer_groups && snapshot.state() == tags::LOCKED {
+            // Otherwise a sweep would not resume the lockdown.
+            plan.steps.insert(0, InstanceStep::Mark(state_tag(tags::LOCKING)));
+        }
+        if !plan.steps.is_empty() || snapshot.state() != tags::LOCKED {
+            plan.steps.push(InstanceStep::Mark(state_tag(tags::LOCKED)));
+        }
+        Ok(plan)
+    }
+
+    /// Returns the steps that complete the own group.
+    fn own_group_steps(
+        &self,
+        snapshot: &InstanceSnapshot,
+        ports: &BTreeSet<ProtectedPort>,
+    ) -> Vec<InstanceStep> {
+        let holder = tags::of_holder(self.instance, ports);
+        let mut steps = Vec::new();
+        match snapshot.own() {
+            None => {
+                let which = if snapshot.primary_only { tags::PRIMARY } else { tags::ALL };
+                steps.push(InstanceStep::MakeOwn {
+                    vpc: snapshot.vpc().to_owned(),
+                    tags: self.own_tags(holder, which),
+                });
+                steps.push(InstanceStep::ShutEgress(Vec::new()));
+                steps.extend(snapshot.served().map(|interface| InstanceStep::Attach(interface.id.clone())));
+            }
+            Some(own) => {
+                let is_primary = snapshot.primary_only
+                    || own.tags.get(tags::INTERFACES).is_some_and(|is| is == tags::PRIMARY);
+                let which = if is_primary { tags::PRIMARY } else { tags::ALL };
+                let mut missing = self.own_tags(holder, which);
+                missing.retain(|key, value| key != tags::STATE && own.tags.get(key) != Some(value));
+                if !missing.is_empty() && !ports.is_empty() {
+                    steps.push(InstanceStep::Mark(
+                        missing.into_iter().chain(state_tag(tags::LOCKING)).collect(),
+                    ));
+                }
+                let egress: Vec<String> = snapshot.egress().iter().map(|rule| rule.id.clone()).collect();
+                if !egress.is_empty() {
+                    steps.push(InstanceStep::ShutEgress(egress));
+                }
+                steps.extend(self.stray_removals(snapshot));
+                steps.extend(
+                    snapshot
+                        .unattached()
+                        .into_iter()
+                        .map(|interface| InstanceStep::Attach(interface.id.clone())),
+                );
+            }
+        }
+        steps
+    }
+
+    /// Returns the steps that remove the rules that are not windows from the own group.
+    fn stray_removals(&self, snapshot: &InstanceSnapshot) -> Vec<InstanceStep> {
+        snapshot.stray_rules(self.deployment).into_iter().cloned().map(InstanceStep::RemoveStray).collect()
+    }
+
+    fn own_tags(&self, holder: (String, String), interfaces: &str) -> Tags {
+        let fixed = [
+            (tags::MANAGED_BY, self.deployment),
+            (tags::ROLE, tags::WINDOWS),
+            (tags::INSTANCE, self.instance),
+            (tags::STATE, tags::LOCKING),
+            (tags::INTERFACES, interfaces),
+        ];
+        let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        fixed.into_iter().chain([holder]).collect()
+    }
+
+    async fn release_plan(&self, snapshot: &InstanceSnapshot) -> Result<LockdownPlan, CloudError> {
+        // An instance that is gone can be released as long as a group of Postern's serves it.
+        if !snapshot.exists && snapshot.groups.is_empty() {
+            return Err(CloudError::NotFound { target: self.target.clone() });
+        }
+        if let Some(held) = snapshot.window_rules(self.deployment).first() {
+            let grants: Vec<_> = held.marks.keys().map(ToString::to_string).collect();
+            return Err(CloudError::refused(format!(
+                "a window is open on {}; revoke its grant first: {}",
+                self.target,
+                grants.join(", ")
+            )));
+        }
+        let mut plan =
+            LockdownPlan { own: snapshot.own().map(|own| own.id.clone()), ..LockdownPlan::default() };
+        if plan.own.is_some() && snapshot.state() != tags::RELEASING {
+            plan.steps.push(InstanceStep::Mark(state_tag(tags::RELEASING)));
+        }
+        plan.steps.extend(self.stray_removals(snapshot));
+        let groups: BTreeSet<&str> = snapshot
+            .parked()
+            .filter_map(Group::parked_for)
+            .chain(snapshot.customer_groups().into_iter().map(String::as_str))
+            .collect();
+        let groups: Vec<String> = groups.into_iter().map(ToOwned::to_owned).collect();
+        plan.customer_groups = self.read_customer_groups(&groups).await?;
+        let quota = self.quota(&plan.customer_groups).await?;
+        for (index, customer_group) in plan.customer_groups.iter().enumerate() {
+            let Some(parked) = &customer_group.parked else { continue };
+            let mut holders = parked.holders.clone();
+            // If a parked group has lost its holders' tags, any instance that is under lockdown with it
+            // restores the rules.
+            let is_lost = holders.is_empty() && plan.own.is_some();
+            if holders.remove(self.instance).is_none() && !is_lost {
+                continue;
+            }
+            let steps = parking::plan(customer_group, &holders, self.deployment, &quota)
+                .map_err(|error| CloudError::refused(error.to_string()))?;
+            plan.steps.extend(steps.into_iter().map(|step| InstanceStep::CustomerGroup(index, step)));
+        }
+        if let Some(own) = &plan.own {
+            let on = snapshot.interfaces.iter().filter(|interface| interface.groups.contains(own));
+            plan.steps.extend(on.map(|interface| InstanceStep::Detach(interface.id.clone())));
+            plan.steps.push(InstanceStep::DeleteOwn);
+        }
+        Ok(plan)
+    }
+}
+
+fn state_tag(state: &str) -> Tags {
+    Tags::from([(tags::STATE.to_owned(), state.to_owned())])
+}

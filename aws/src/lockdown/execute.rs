@@ -1,0 +1,298 @@
+//! The execution of a plan, call after call.
+
+use std::collections::BTreeMap;
+
+use postern_provider::CloudError;
+
+use super::{InstanceStep, LockdownOps, LockdownPlan};
+use crate::api::Find;
+use crate::backoff::backoff;
+use crate::error::CallError;
+use crate::names;
+use crate::open_close::is_not_found;
+use crate::parking::{CustomerGroup, GroupStep};
+use crate::resource::NewRule;
+use crate::tags;
+
+impl LockdownOps<'_> {
+    pub(super) async fn execute(&self, mut plan: LockdownPlan) -> Result<(), CloudError> {
+        let mut parked: BTreeMap<usize, String> = plan
+            .customer_groups
+            .iter()
+            .enumerate()
+            .filter_map(|(index, customer_group)| Some((index, customer_group.parked.as_ref()?.id.clone())))
+            .collect();
+        let mut own = plan.own.take();
+        let was_there = own.is_some();
+        for call in into_calls(plan.steps) {
+            tracing::info!(target = %self.target, ?call, "changing security groups");
+            match call {
+                Call::Own(InstanceStep::MakeOwn { vpc, tags }) => {
+                    let description =
+                        format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
+                    let name = names::own(self.instance);
+                    own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
+                }
+                Call::Own(step) => {
+                    let own = own.as_deref().unwrap_or_default();
+                    let is_attaching = matches!(step, InstanceStep::Attach(_));
+                    let done = self.on_own(own, step).await;
+                    if matches!(done, Err(CloudError::Refused { .. })) && is_attaching && !was_there {
+                        // No rule of the customer's was touched yet: leave nothing behind.
+                        self.delete_failed_own_group(own).await;
+                    }
+                    done?;
+                }
+                Call::CustomerGroup(index, steps) => {
+                    if let Some(customer_group) = plan.customer_groups.get(index) {
+                        self.on_customer_group(customer_group, parked.entry(index).or_default(), steps)
+                            .await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn on_own(&self, own: &str, step: InstanceStep) -> Result<(), CloudError> {
+        match step {
+            InstanceStep::ShutEgress(rules) => self.shut_egress(own, rules).await,
+            InstanceStep::RemoveStray(rule) => match self.ec2.revoke(own, &[rule.id]).await {
+                Err(error) if !is_not_found(&error) => Err(error.into()),
+                Ok(()) | Err(_) => Ok(()),
+            },
+            InstanceStep::Mark(tags) => Ok(until_known(|| self.ec2.tag(own, tags.clone())).await?),
+            InstanceStep::Attach(interface) => self.attach(own, &interface).await,
+            InstanceStep::Detach(interface) => self.detach(own, &interface).await,
+            InstanceStep::DeleteOwn => self.delete(own).await,
+            InstanceStep::MakeOwn { .. } | InstanceStep::CustomerGroup(..) => Ok(()),
+        }
+    }
+
+    async fn shut_egress(&self, own: &str, mut rules: Vec<String>) -> Result<(), CloudError> {
+        // EC2 creates a group with an egress rule for everything, which a read may not show at once.
+        for wait in backoff() {
+            if !rules.is_empty() {
+                break;
+            }
+            let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
+            rules = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
+            if rules.is_empty() {
+                tokio::time::sleep(wait).await;
+            }
+        }
+        if rules.is_empty() {
+            return Err(CloudError::unavailable(format!(
+                "EC2 shows no egress rule of the new group {own} yet"
+            )));
+        }
+        Ok(until_known(|| self.ec2.revoke_egress(own, &rules)).await?)
+    }
+
+    async fn attach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
+        let attach = |groups: &mut Vec<String>| {
+            if !groups.iter().any(|group| group == own) {
+                groups.push(own.to_owned());
+            }
+        };
+        self.change_groups(interface, attach).await
+    }
+
+    async fn detach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
+        self.change_groups(interface, |groups| groups.retain(|group| group != own)).await
+    }
+
+    /// Replaces the groups of an interface, and reads them back: EC2 has no compare-and-swap.
+    async fn change_groups(
+        &self,
+        interface: &str,
+        change: impl Fn(&mut Vec<String>) + Send + Sync,
+    ) -> Result<(), CloudError> {
+        let wanted = |now: &[String]| {
+            let mut wanted = now.to_vec();
+            change(&mut wanted);
+            (wanted != now).then_some(wanted)
+        };
+        let mut sent = false;
+        for wait in backoff() {
+            let found =
+                self.ec2.interfaces(Find::Where("network-interface-id", &[interface.to_owned()])).await?;
+            let Some(now) = found.first() else { return Ok(()) };
+            let Some(groups) = wanted(&now.groups) else { return Ok(()) };
+            if sent {
+                tokio::time::sleep(wait).await;
+                sent = false;
+            } else {
+                until_known(|| self.ec2.set_groups(interface, &groups)).await?;
+                sent = true;
+            }
+        }
+        Err(CloudError::unavailable(format!("another principal keeps changing the groups of {interface}")))
+    }
+
+    /// Deletes an own group that could not be attached everywhere, as far as EC2 allows.
+    async fn delete_failed_own_group(&self, own: &str) {
+        let undo = async {
+            for interface in self.ec2.interfaces(Find::Where("group-id", &[own.to_owned()])).await? {
+                self.detach(own, &interface.id).await?;
+            }
+            self.delete(own).await
+        };
+        if let Err(error) = undo.await {
+            tracing::warn!(target = %self.target, %error, "cannot delete the own group after a failed lockdown; the next release deletes it");
+        }
+    }
+
+    /// Deletes a group of Postern's, once EC2 shows that nothing uses it any more.
+    pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
+        for wait in backoff() {
+            match self.ec2.delete_group(group).await {
+                Ok(()) => return Ok(()),
+                Err(error) if error.code() == "InvalidGroup.NotFound" => return Ok(()),
+                Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
+                    tracing::debug!(%error, "security group still in use, will retry");
+                    tokio::time::sleep(wait).await;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(CloudError::unavailable(format!(
+            "{group} is still in use: by an interface, or by a rule of another group that names it"
+        )))
+    }
+
+    async fn on_customer_group(
+        &self,
+        customer_group: &CustomerGroup,
+        parked: &mut String,
+        steps: Vec<GroupStep>,
+    ) -> Result<(), CloudError> {
+        match &steps[..] {
+            [GroupStep::MakeParked(holders), ..] => {
+                let fixed = [
+                    (tags::MANAGED_BY, self.deployment),
+                    (tags::ROLE, tags::PARKED),
+                    (tags::PARKED_FOR, &customer_group.id),
+                ];
+                let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                let holders = holders.iter().map(|(instance, ports)| tags::of_holder(instance, ports));
+                let tags = fixed.into_iter().chain(holders).collect();
+                let description = format!(
+                    "Postern: rules of {} under lockdown. Do not delete: release needs it.",
+                    customer_group.id
+                );
+                let name = names::parked(&customer_group.id);
+                *parked = self.ec2.create_group(&name, &description, &customer_group.vpc, &tags).await?;
+            }
+            [GroupStep::Hold(instance, ports), ..] => {
+                let fixed = [(tags::ROLE, tags::PARKED), (tags::PARKED_FOR, &customer_group.id)];
+                let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
+                self.ec2.tag(parked, fixed.into_iter().chain([tags::of_holder(instance, ports)])).await?;
+            }
+            [GroupStep::Park(_), ..] => self.add(parked, &steps).await?,
+            [GroupStep::Add(_), ..] => self.add(&customer_group.id, &steps).await?,
+            [GroupStep::Remove(_), ..] => self.remove(&customer_group.id, &steps).await?,
+            [GroupStep::Unpark(_), ..] => self.remove(parked, &steps).await?,
+            [GroupStep::ReleaseHolder(instance), ..] => {
+                self.ec2.untag(parked, &[format!("{}{instance}", tags::HOLDER)]).await?;
+            }
+            [GroupStep::DeleteParked, ..] => self.delete(parked).await?,
+            [] => {}
+        }
+        Ok(())
+    }
+
+    async fn add(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
+        let rules: Vec<NewRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
+        Ok(until_known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
+    }
+
+    async fn remove(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
+        let ids: Vec<String> =
+            steps.iter().filter_map(GroupStep::old_rule).map(|rule| rule.id.clone()).collect();
+        Ok(self.ec2.revoke(group, &ids).await?)
+    }
+}
+
+/// Repeats a call on a group that may have been created a moment ago until EC2 knows the group.
+async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
+where
+    F: Future<Output = Result<T, CallError>>,
+{
+    for wait in backoff() {
+        match call().await {
+            Err(error) if error.code() == "InvalidGroup.NotFound" => tokio::time::sleep(wait).await,
+            answer => return answer,
+        }
+    }
+    call().await
+}
+
+impl GroupStep {
+    fn new_rule(&self) -> Option<&NewRule> {
+        match self {
+            Self::Park(rule) | Self::Add(rule) => Some(rule),
+            Self::MakeParked(_)
+            | Self::Hold(..)
+            | Self::Remove(_)
+            | Self::Unpark(_)
+            | Self::ReleaseHolder(_)
+            | Self::DeleteParked => None,
+        }
+    }
+
+    fn old_rule(&self) -> Option<&crate::rule::Rule> {
+        match self {
+            Self::Remove(rule) | Self::Unpark(rule) => Some(rule),
+            Self::MakeParked(_)
+            | Self::Hold(..)
+            | Self::Park(_)
+            | Self::Add(_)
+            | Self::ReleaseHolder(_)
+            | Self::DeleteParked => None,
+        }
+    }
+}
+
+/// The steps of one call.
+#[derive(Debug)]
+enum Call {
+    Own(InstanceStep),
+    CustomerGroup(usize, Vec<GroupStep>),
+}
+
+/// Joins neighbouring steps that one call can do: rules that are added with the same tags, and rules that are
+/// removed.
+fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
+    let mut calls: Vec<Call> = Vec::new();
+    for step in steps {
+        match step {
+            InstanceStep::CustomerGroup(index, step) => match calls.last_mut() {
+                Some(Call::CustomerGroup(last, steps))
+                    if *last == index && steps.last().is_some_and(|last| joins(last, &step)) =>
+                {
+                    steps.push(step);
+                }
+                _ => calls.push(Call::CustomerGroup(index, vec![step])),
+            },
+            step @ (InstanceStep::MakeOwn { .. }
+            | InstanceStep::ShutEgress(_)
+            | InstanceStep::RemoveStray(_)
+            | InstanceStep::Mark(_)
+            | InstanceStep::Attach(_)
+            | InstanceStep::Detach(_)
+            | InstanceStep::DeleteOwn) => calls.push(Call::Own(step)),
+        }
+    }
+    calls
+}
+
+fn joins(first: &GroupStep, second: &GroupStep) -> bool {
+    match (first, second) {
+        (GroupStep::Park(one), GroupStep::Park(other)) | (GroupStep::Add(one), GroupStep::Add(other)) => {
+            one.tags == other.tags
+        }
+        (GroupStep::Remove(_), GroupStep::Remove(_)) | (GroupStep::Unpark(_), GroupStep::Unpark(_)) => true,
+        _ => false,
+    }
+}

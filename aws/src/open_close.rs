@@ -1,0 +1,348 @@
+//! Opens and closes all windows of a grant with one call each, from a cache of the instance's own group.
+//!
+//! The cache holds what the last read showed, updated by the calls since. After any error the cache is
+//! dropped, and the next call reads first; the windows whose opening got no answer, and the openings that EC2
+//! did answer (`written`), are kept, because a read may not show them yet. While nothing unforeseen happens,
+//! opening costs one call and closing costs a call and the read that proves it.
+
+use std::collections::BTreeSet;
+
+use postern_core::TargetId;
+use postern_core::plan::CloudWindow;
+use postern_provider::{CloudError, Observation};
+use postern_runtime::clock;
+
+use crate::api::{Ec2, Find};
+use crate::backoff::backoff;
+use crate::error::CallError;
+use crate::inventory;
+use crate::resource::NewRule;
+use crate::rule::{Rule, Source, Traffic};
+use crate::rule_codec::{self, WindowRule};
+use crate::rule_plan::{self, ClosePlan, OpenPlan, RuleKey, TagChange};
+use crate::snapshot::{InstanceContext, InstanceSnapshot};
+use crate::tags::{self, Marks};
+use crate::written::Written;
+
+/// The cached state of one target between two calls.
+#[derive(Debug, Default)]
+pub(crate) struct TargetCache {
+    own: Option<OwnGroup>,
+    /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
+    unconfirmed: Vec<CloudWindow>,
+    /// Recent openings, which a read may not show yet.
+    written: Written,
+    /// The read after a close showed a rule that is not in the cache.
+    pub(crate) needs_observation: bool,
+}
+
+impl TargetCache {
+    /// Drops what reads have shown, so that the next call reads first. Keeps EC2's answers to openings.
+    pub(crate) fn forget(&mut self) {
+        (self.own, self.needs_observation) = (None, false);
+    }
+
+    /// Drops the cached group if it differs from a snapshot: one of the two is out of date.
+    pub(crate) fn drop_if_stale(&mut self, snapshot: &InstanceSnapshot, deployment: &str) {
+        let agrees = |own: &OwnGroup| {
+            let mut held = snapshot.window_rules(deployment);
+            held.sort_by(|one, other| one.id.cmp(&other.id));
+            let mut known = own.rules.clone();
+            known.sort_by(|one, other| one.id.cmp(&other.id));
+            known == held && own.locked == (snapshot.state() == tags::LOCKED)
+        };
+        self.own = self.own.take().filter(agrees);
+    }
+}
+
+/// The cached own group and its rules.
+#[derive(Debug)]
+struct OwnGroup {
+    group: String,
+    rules: Vec<WindowRule>,
+    /// The ids of its rules that are not windows.
+    strays: Vec<String>,
+    /// The lockdown is complete: only then may a window open.
+    locked: bool,
+}
+
+/// The operations on one instance.
+pub(crate) struct InstanceOps<'a> {
+    pub(crate) ec2: &'a Ec2,
+    pub(crate) context: InstanceContext<'a>,
+}
+
+impl InstanceOps<'_> {
+    /// Reads everything that EC2 holds for the instance.
+    pub(crate) async fn snapshot(&self) -> Result<InstanceSnapshot, CloudError> {
+        let instance = [self.context.instance.to_owned()];
+        let holder = [format!("{}{}", tags::HOLDER, self.context.instance)];
+        let mut groups = self.ec2.groups(Find::Where("tag-key", &holder)).await?;
+        let is_this_deployment = |owner: &String| owner == self.context.deployment;
+        groups.retain(|group| group.tags.get(tags::MANAGED_BY).is_some_and(is_this_deployment));
+        let interfaces = self.ec2.interfaces(Find::Where("attachment.instance-id", &instance)).await?;
+        let exists = !interfaces.is_empty()
+            || !self.ec2.instances(Find::Where("instance-id", &instance)).await?.is_empty();
+        let untagged = inventory::own_groups_without_tags(&groups, &interfaces);
+        if !untagged.is_empty() {
+            groups.extend(self.ec2.groups(Find::Where("group-id", &untagged)).await?);
+            groups.retain(|group| group.is_managed(self.context.deployment));
+        }
+        let mut snapshot = InstanceSnapshot { groups, interfaces, exists, ..InstanceSnapshot::default() };
+        let own = snapshot.own().map(|own| own.id.clone());
+        let ids: Vec<String> = snapshot.customer_groups().into_iter().cloned().chain(own).collect();
+        if !ids.is_empty() {
+            snapshot.rules = self.ec2.rules(Find::Where("group-id", &ids)).await?;
+        }
+        Ok(snapshot)
+    }
+
+    /// Reads the instance and caches the result.
+    pub(crate) async fn observe(&self, cache: &mut TargetCache) -> Result<Observation, CloudError> {
+        (cache.own, cache.needs_observation) = (None, false);
+        let mut waits = backoff();
+        loop {
+            let snapshot = self.snapshot().await?;
+            let mut observation = snapshot.observation(self.context);
+            let mut rules = snapshot.window_rules(self.context.deployment);
+            if let Some(own) = snapshot.own().filter(|_| snapshot.exists) {
+                let strays = snapshot.stray_rules(self.context.deployment);
+                let strays: Vec<&str> = strays.iter().map(|rule| rule.id.as_str()).collect();
+                cache.written.complete(&own.id, &mut rules, &strays, clock::instant());
+                observation.windows = rule_codec::windows(self.context.target, &rules);
+            }
+            let is_missing = |window: &CloudWindow| snapshot.exists && !observation.windows.contains(window);
+            if snapshot.own().is_some()
+                && cache.unconfirmed.iter().any(is_missing)
+                && let Some(wait) = waits.next()
+            {
+                tokio::time::sleep(wait).await;
+                continue;
+            }
+            cache.unconfirmed.clear();
+            if !snapshot.exists {
+                return Err(self.not_found());
+            }
+            cache.own = snapshot.own().map(|own| OwnGroup {
+                group: own.id.clone(),
+                rules,
+                strays: snapshot
+                    .stray_rules(self.context.deployment)
+                    .iter()
+                    .map(|rule| rule.id.clone())
+                    .collect(),
+                locked: snapshot.state() == tags::LOCKED,
+            });
+            return Ok(observation);
+        }
+    }
+
+    /// Opens windows.
+    pub(crate) async fn open(
+        &self,
+        cache: &mut TargetCache,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        if cache.own.is_none() {
+            self.observe(cache).await?;
+        }
+        // The group leaves the cache until EC2 has answered: a cancelled call has an unknown outcome.
+        let Some(mut own) = cache.own.take().filter(|own| own.locked) else {
+            let target = self.context.target;
+            return Err(CloudError::refused(format!(
+                "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
+            )));
+        };
+        cache.unconfirmed.extend(windows.iter().cloned());
+        let mut begun = BTreeSet::new();
+        let opened = self.send_opening(&mut own, windows, &mut begun).await;
+        cache
+            .unconfirmed
+            .retain(|window| !windows.contains(window) || opened.is_err() && begun.contains(window));
+        opened?;
+        // A window that was open and was not written again is no newer than the read that showed it.
+        cache.written.opened(&own.group, &own.rules, &begun, clock::instant());
+        cache.own = Some(own);
+        Ok(())
+    }
+
+    /// Sends the calls of an opening. Adds to `begun` the windows of which EC2 wrote or may have written
+    /// something.
+    async fn send_opening(
+        &self,
+        own: &mut OwnGroup,
+        windows: &BTreeSet<CloudWindow>,
+        begun: &mut BTreeSet<CloudWindow>,
+    ) -> Result<(), CallError> {
+        let mut written = |keys: &[RuleKey], failed: Option<&CallError>| {
+            if failed.is_none_or(CallError::may_have_taken_effect) {
+                let is_on = |window: &&CloudWindow| keys.iter().any(|key| rule_plan::is_rule_of(window, key));
+                begun.extend(windows.iter().filter(is_on).cloned());
+            }
+        };
+        let OpenPlan { retagged, created } = rule_plan::plan_open(&own.rules, windows);
+        for change in retagged {
+            let key = change.key;
+            let answer = self.mark(own, change).await;
+            written(&[key], answer.as_ref().err());
+            answer?;
+        }
+        for (marks, keys) in created {
+            let rules: Vec<NewRule> = keys.iter().map(|key| self.rule(key, &marks)).collect();
+            let answer = self.ec2.authorize(&own.group, &rules).await;
+            written(&keys, answer.as_ref().err());
+            let answer = answer?;
+            for ((port, net), rule) in keys.into_iter().zip(&rules) {
+                let created =
+                    answer.iter().find(|created| created.identity() == (&rule.traffic, &rule.source));
+                let id = created.map(|created| created.id.clone()).ok_or_else(|| CallError::NoAnswer {
+                    action: "AuthorizeSecurityGroupIngress",
+                    reason: "the answer does not name every rule".into(),
+                })?;
+                own.rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the marks of a rule.
+    async fn mark(&self, own: &mut OwnGroup, change: TagChange) -> Result<(), CallError> {
+        let TagChange { id, untag, tag, marks, .. } = change;
+        if !untag.is_empty() {
+            self.ec2.untag(&id, &untag).await?;
+        }
+        let named = tag.iter().any(|(key, _)| key == tags::NOT_AFTER);
+        if !tag.is_empty() {
+            self.ec2.tag(&id, tag).await?;
+        }
+        for rule in own.rules.iter_mut().filter(|rule| rule.id == id) {
+            rule.marks.clone_from(&marks);
+            rule.named |= named;
+        }
+        Ok(())
+    }
+
+    fn rule(&self, (port, net): &RuleKey, marks: &Marks) -> NewRule {
+        let number = port.port.get();
+        let owner = (tags::MANAGED_BY.to_owned(), self.context.deployment.to_owned());
+        let grants = marks.iter().map(|(grant, mark)| tags::of_mark(*grant, *mark));
+        NewRule {
+            traffic: Traffic::Ports { protocol: port.protocol, from: number, to: number },
+            source: Source::Prefix(*net),
+            description: rule_codec::description(marks),
+            tags: grants.chain(tags::of_latest(marks)).chain([owner]).collect(),
+        }
+    }
+
+    /// Closes windows, and returns once a read shows that they are gone. A window that EC2 does not remove
+    /// does not keep the others open.
+    pub(crate) async fn close(
+        &self,
+        cache: &mut TargetCache,
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<(), CloudError> {
+        if cache.own.is_none() {
+            self.observe(cache).await?;
+        }
+        // Without an own group no window can be open.
+        let Some(mut own) = cache.own.take() else { return Ok(()) };
+        let ClosePlan { retagged, mut unused } = rule_plan::plan_close(&own.rules, windows);
+        // A rule that is not a window may be an edited one.
+        unused.append(&mut own.strays);
+        if retagged.is_empty() && unused.is_empty() {
+            cache.own = Some(own);
+            return Ok(());
+        }
+        let mut failed = self.revoke(&own.group, &unused).await.err();
+        own.rules.retain(|rule| !unused.contains(&rule.id));
+        for change in retagged {
+            if let Err(error) = self.mark(&mut own, change).await {
+                failed.get_or_insert(error);
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error.into());
+        }
+        cache.written.closed(&own.rules);
+        let left = self.wait_until_gone(&own.group, &unused, windows).await?;
+        let is_known = |rule: &Rule| {
+            WindowRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
+        };
+        cache.needs_observation = !left.iter().all(is_known);
+        cache.own = Some(own);
+        Ok(())
+    }
+
+    /// Removes rules of the own group that are not windows, and returns once a read shows that they are gone.
+    pub(crate) async fn remove_strays(&self, group: &str, rules: &[String]) -> Result<(), CloudError> {
+        self.revoke(group, rules).await?;
+        self.wait_until_gone(group, rules, &BTreeSet::new()).await.map(drop)
+    }
+
+    /// Reads the own group until it shows none of these rules and windows, and returns its remaining ingress
+    /// rules. EC2 is eventually consistent: a read that still shows one is repeated, with growing pauses.
+    async fn wait_until_gone(
+        &self,
+        group: &str,
+        rules: &[String],
+        windows: &BTreeSet<CloudWindow>,
+    ) -> Result<Vec<Rule>, CloudError> {
+        let mut waits = backoff();
+        loop {
+            let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
+            let left = read.ingress.remove(group).unwrap_or_default();
+            let held: Vec<WindowRule> =
+                left.iter().filter_map(|rule| WindowRule::read(rule, self.context.deployment)).collect();
+            let open = rule_codec::windows(self.context.target, &held);
+            let still = left.iter().find(|rule| rules.contains(&rule.id)).map(ToString::to_string);
+            let still = still.or_else(|| {
+                let window = open.intersection(windows).next()?;
+                Some(format!(
+                    "a window of the grant {} on {} from {}",
+                    window.grant, window.port, window.source
+                ))
+            });
+            let Some(still) = still else { return Ok(left) };
+            let Some(wait) = waits.next() else {
+                return Err(CloudError::unavailable(format!(
+                    "EC2 still shows what was removed from {group}: {still}"
+                )));
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Removes rules, all with one call, or one by one if one of them is gone already.
+    async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
+        let batches: Vec<&[String]> = match rules {
+            [] => return Ok(()),
+            [_] => vec![rules],
+            [_, _, ..] => match self.ec2.revoke(group, rules).await {
+                Ok(()) => Vec::new(),
+                Err(error) if is_not_found(&error) => rules.chunks(1).collect(),
+                Err(error) => return Err(error),
+            },
+        };
+        for rule in batches {
+            match self.ec2.revoke(group, rule).await {
+                Ok(()) => {}
+                Err(error) if is_not_found(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn not_found(&self) -> CloudError {
+        let target: &TargetId = self.context.target;
+        CloudError::NotFound { target: target.clone() }
+    }
+}
+
+/// Reports whether the error says that a rule or a group does not exist.
+pub(crate) fn is_not_found(error: &CallError) -> bool {
+    matches!(
+        error.code(),
+        "InvalidSecurityGroupRuleId.NotFound" | "InvalidPermission.NotFound" | "InvalidGroup.NotFound"
+    )
+}

@@ -1,0 +1,126 @@
+//! The cloud layer on Azure: the clients, and what is remembered of groups, firewalls and targets between two calls.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use postern_core::TargetId;
+use postern_provider::CloudError;
+
+use crate::arm::Arm;
+use crate::cache::TargetCache;
+use crate::error::CallError;
+use crate::firewall::FirewallQueue;
+use crate::groups::Groups;
+use crate::id::ArmId;
+use crate::machine::Machine;
+use crate::names;
+use crate::reader::Reader;
+use crate::settings::Settings;
+use crate::snapshot::MachineSnapshot;
+
+/// The cloud layer on Azure.
+pub struct Azure {
+    pub(crate) settings: Settings,
+    pub(crate) arm: Arm,
+    pub(crate) groups: Groups,
+    pub(crate) targets: TargetCache,
+    firewalls: Mutex<HashMap<ArmId, Arc<FirewallQueue>>>,
+    /// Allows one lockdown, release or repair at a time: those of several machines meet in one group.
+    pub(crate) lockdowns: tokio::sync::Mutex<()>,
+}
+
+impl Azure {
+    /// Prepares the clients. No call is made: a subscription that cannot be read shows on its targets.
+    ///
+    /// # Errors
+    /// The endpoint is not a URL, or TLS cannot be set up.
+    pub fn connect(settings: Settings) -> Result<Self, String> {
+        let arm = Arm::new(&settings.environment, settings.credential.clone(), &settings.rates)?;
+        let targets = TargetCache::new(&settings.deployment);
+        Ok(Self {
+            settings,
+            arm,
+            groups: Groups::default(),
+            targets,
+            firewalls: Mutex::default(),
+            lockdowns: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The id of a target's virtual machine.
+    pub(crate) fn vm(&self, target: &TargetId) -> Result<ArmId, CloudError> {
+        let TargetId::Azure { subscription, group, vm } = target else {
+            return Err(CloudError::refused(format!("{target} is not in Azure")));
+        };
+        if !self.settings.subscriptions.contains(subscription) {
+            return Err(CloudError::refused(format!(
+                "the subscription {subscription} is not in the configuration; add it to azure.subscriptions"
+            )));
+        }
+        ArmId::of_vm(subscription, group, vm)
+            .ok_or_else(|| CloudError::refused(format!("{target} has a name that cannot be sent")))
+    }
+
+    pub(crate) fn reader(&self) -> Reader<'_> {
+        Reader { arm: &self.arm, subscriptions: &self.settings.subscriptions }
+    }
+
+    /// Reads everything on the way to a target.
+    pub(crate) async fn read(&self, target: &TargetId) -> Result<MachineSnapshot, CloudError> {
+        let vm = self.vm(target)?;
+        self.targets.drop_snapshot(target);
+        let before = self.groups.epochs();
+        let network = self.reader().machine(&vm).await.map_err(|error| not_found(error, target))?;
+        self.groups.record(&network.groups, &before);
+        Ok(MachineSnapshot::of(&network, &vm))
+    }
+
+    /// Returns the last snapshot of a target, and reads one if there is none.
+    pub(crate) async fn snapshot(&self, target: &TargetId) -> Result<Arc<MachineSnapshot>, CloudError> {
+        // Checked first: a snapshot of a target whose subscription left the configuration must not be used.
+        self.vm(target)?;
+        if let Some(snapshot) = self.targets.snapshot(target) {
+            return Ok(snapshot);
+        }
+        let snapshot = Arc::new(self.read(target).await?);
+        self.targets.store(target, &snapshot);
+        Ok(snapshot)
+    }
+
+    /// Reads the way to a target and every group of its subscription, and reports whether the machine still exists.
+    pub(crate) async fn read_with_all_groups(
+        &self,
+        target: &TargetId,
+    ) -> Result<(MachineSnapshot, bool), CloudError> {
+        let (mut snapshot, exists) = match self.read(target).await {
+            Ok(snapshot) => (snapshot, true),
+            Err(CloudError::NotFound { .. }) => {
+                let (machine, groups) = (Machine::default(), BTreeMap::new());
+                (MachineSnapshot { machine, groups, firewall: None }, false)
+            }
+            Err(error) => return Err(error),
+        };
+        let vm = self.vm(target)?;
+        let all = self.reader().all_groups(vm.subscription()).await?;
+        for (id, group) in all {
+            snapshot.groups.entry(id).or_insert(group);
+        }
+        Ok((snapshot, exists))
+    }
+
+    /// The queue of the changes of a firewall.
+    pub(crate) fn firewall_queue(&self, id: &ArmId) -> Arc<FirewallQueue> {
+        let mut firewalls = self.firewalls.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(firewalls.entry(id.clone()).or_default())
+    }
+
+    /// The name of Postern's rule collection in firewalls.
+    pub(crate) fn collection(&self) -> String {
+        names::collection(&self.settings.deployment)
+    }
+}
+
+/// The error of a call for the target's machine itself.
+fn not_found(error: CallError, target: &TargetId) -> CloudError {
+    if error.is_not_found() { CloudError::NotFound { target: target.clone() } } else { error.into() }
+}

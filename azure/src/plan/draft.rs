@@ -1,0 +1,272 @@
+//! A copy of a group, and the writes that are planned for it.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use postern_core::{Port, ProtectedPort, Protocol};
+
+use super::priority::MAX_PRIORITY;
+use super::write::{PlanError, RuleWrite};
+use crate::names::{self, Deny, Family, Moved, Name, PORTS_PER_RULE};
+use crate::network::{Group, Rule};
+use crate::rules::{NewRule, RuleMatch};
+use crate::settings::Priorities;
+use crate::snapshot::{MachineView, notes};
+
+/// The least number of priorities that stay free for windows before a rule that denies.
+const MIN_WINDOW_ROOM: usize = 10;
+
+/// A copy of a group that each planned write changes.
+pub(super) struct Draft<'a> {
+    pub(super) view: &'a MachineView<'a>,
+    pub(super) group: Group,
+    pub(super) priorities: &'a Priorities,
+    pub(super) writes: Vec<RuleWrite>,
+}
+
+impl Draft<'_> {
+    /// Plans the writes that shut the ports. `posterns_first` puts Postern's rules before the customer's that allow a port.
+    pub(super) fn lock(
+        mut self,
+        ports: &BTreeSet<ProtectedPort>,
+        posterns_first: bool,
+    ) -> Result<Vec<RuleWrite>, PlanError> {
+        let open = self.open_to(ports);
+        // An earlier lockdown noted these rules, and stopped before it moved them.
+        let begun = self.view.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
+        let begun: Vec<Rule> = begun.map(|(_, rule)| rule.clone()).collect();
+        if !posterns_first || open.is_empty() {
+            self.shut(ports, |draft, ports, family| draft.behind(ports, family, &begun))?;
+            for rule in &begun {
+                self.move_behind(rule)?;
+            }
+            return Ok(self.writes);
+        }
+        let before = open.iter().map(|rule| rule.priority).min().unwrap_or(MAX_PRIORITY);
+        if self.room_before(before) {
+            self.forget_behind(before);
+            self.shut(ports, |draft, _, _| draft.free_below(before))?;
+            return Ok(self.writes);
+        }
+        let last = self.last_if(ports, &open)?;
+        let moving: Vec<Rule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
+        for rule in &moving {
+            self.note(&rule.name, rule.priority)?;
+        }
+        self.shut(ports, |draft, ports, family| draft.behind(ports, family, &open))?;
+        for rule in &moving {
+            self.move_behind(rule)?;
+        }
+        Ok(self.writes)
+    }
+
+    /// The last priority of a rule of Postern's, if the ports were shut without regard to these rules.
+    fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[Rule]) -> Result<u16, PlanError> {
+        let (view, group, priorities) = (self.view, self.group.clone(), self.priorities);
+        let mut trial = Draft { view, group, priorities, writes: Vec::new() };
+        trial.shut(ports, |draft, ports, family| draft.behind(ports, family, open))?;
+        Ok(view.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
+    }
+
+    /// The customer's rules that admit a source to one of the ports, and come before Postern's.
+    pub(super) fn open_to(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<Rule> {
+        let mut open: Vec<Rule> = Vec::new();
+        for door in self.view.machine.doors.iter().filter(|door| door.groups.contains(&self.group.id)) {
+            for port in ports {
+                for admission in self.group.admissions(door, *port) {
+                    let rule = admission.rule;
+                    if !rule.is_default && Name::read(&rule.name).is_none() && !open.contains(rule) {
+                        open.push(rule.clone());
+                    }
+                }
+            }
+        }
+        open.sort_by_key(|rule| rule.priority);
+        open
+    }
+
+    /// Puts deleted rules that shut ports back to their priorities.
+    pub(super) fn put_back(&mut self) {
+        let locked_rules = self.view.locked_rules;
+        let families: BTreeSet<Family> = self.view.machine.families().collect();
+        for (deny, priority) in locked_rules.of(&self.group.id) {
+            let is_gone = self.group.rule(&Name::Deny(deny.clone()).to_string()).is_none();
+            if is_gone && families.contains(&deny.family) && !self.group.is_taken(priority) {
+                self.put_deny(&deny, priority);
+            }
+        }
+    }
+
+    fn put_deny(&mut self, deny: &Deny, priority: u16) {
+        self.put(NewRule {
+            name: Name::Deny(deny.clone()).to_string(),
+            priority,
+            allows: false,
+            matches: RuleMatch::Ports {
+                protocol: deny.protocol,
+                sources: None,
+                addresses: self.view.machine.addresses(deny.family),
+                ports: deny.ports.clone(),
+            },
+            description: names::describe_deny(self.view.target),
+        });
+    }
+
+    /// Shuts the ports that are not shut, by rules at the priorities that `place` finds.
+    pub(super) fn shut(
+        &mut self,
+        ports: &BTreeSet<ProtectedPort>,
+        place: impl Fn(&Self, &BTreeSet<ProtectedPort>, Family) -> Result<u16, PlanError>,
+    ) -> Result<(), PlanError> {
+        for family in self.view.machine.families() {
+            for protocol in [Protocol::Tcp, Protocol::Udp] {
+                let shut = self.view.shut_in(&self.group, family);
+                let of_protocol = ports.iter().filter(|port| port.protocol == protocol);
+                let missing: Vec<Port> =
+                    of_protocol.filter(|port| !shut.contains(port)).map(|port| port.port).collect();
+                for ports in missing.chunks(PORTS_PER_RULE) {
+                    let ports: BTreeSet<Port> = ports.iter().copied().collect();
+                    let deny = Deny { key: self.view.key(), protocol, family, ports };
+                    let protected = deny.protected().collect();
+                    // A rule that another principal edited keeps its priority.
+                    let kept = self.group.rule(&Name::Deny(deny.clone()).to_string());
+                    let kept = kept.map(|rule| rule.priority);
+                    let priority = kept.map_or_else(|| place(self, &protected, family), Ok)?;
+                    self.put_deny(&deny, priority);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The first free priority behind every customer's rule that admits a source, except those that will move.
+    pub(super) fn behind(
+        &self,
+        ports: &BTreeSet<ProtectedPort>,
+        _: Family,
+        moving: &[Rule],
+    ) -> Result<u16, PlanError> {
+        let open = self.open_to(ports);
+        let last =
+            open.iter().filter(|rule| !moving.contains(rule)).map(|rule| rule.priority).max().unwrap_or(0);
+        let range = self.priorities.denies.clone();
+        let from = last.saturating_add(1);
+        self.free(from.max(*range.start())..=*range.end())
+            .or_else(|| self.free(from.max(*range.start())..=MAX_PRIORITY))
+            .ok_or_else(|| self.full("behind the rules that allow the port"))
+    }
+
+    /// The first free priority before this one among those for rules that deny, or else the last free one before it.
+    pub(super) fn free_below(&self, before: u16) -> Result<u16, PlanError> {
+        let range = &self.priorities.denies;
+        self.free(*range.start()..=before.saturating_sub(1).min(*range.end()))
+            .or_else(|| (*self.priorities.windows.start()..before).rev().find(|it| !self.group.is_taken(*it)))
+            .ok_or_else(|| self.full("before the rules that allow the port"))
+    }
+
+    /// Reports whether a rule that denies fits before this priority, and windows before that rule.
+    fn room_before(&self, before: u16) -> bool {
+        let free = (*self.priorities.windows.start()..before).filter(|it| !self.group.is_taken(*it));
+        free.take(MIN_WINDOW_ROOM + 1).count() > MIN_WINDOW_ROOM
+    }
+
+    /// Drops Postern's rules behind this priority from the copy: they are written again before it.
+    fn forget_behind(&mut self, before: u16) {
+        let behind: Vec<String> = self
+            .view
+            .denies(&self.group)
+            .into_iter()
+            .filter(|(rule, ..)| rule.priority > before)
+            .map(|(rule, ..)| rule.name.clone())
+            .collect();
+        // A write under the same name moves the rule: Azure needs no delete.
+        self.group.rules.retain(|rule| !behind.contains(&rule.name));
+    }
+
+    /// Notes the priority of a customer's rule before it is moved.
+    pub(super) fn note(&mut self, rule: &str, was_at: u16) -> Result<(), PlanError> {
+        let name = Name::Moved(Moved::new(self.view.deployment, was_at, rule)).to_string();
+        // A rule that was moved before has its note, with its first priority.
+        if notes(&self.group, self.view.deployment).any(|(_, moved)| moved.was(rule)) {
+            return Ok(());
+        }
+        // From the end of the list: a note decides nothing, and must not take a priority from rules that do.
+        let mut places = (*self.priorities.windows.start()..=MAX_PRIORITY).rev();
+        let priority = places.find(|it| !self.group.is_taken(*it)).ok_or_else(|| self.full("for a note"))?;
+        let description = names::describe_moved(rule, was_at);
+        self.put(NewRule { name, priority, allows: false, matches: RuleMatch::Nothing, description });
+        Ok(())
+    }
+
+    /// Moves a customer's rule behind all of Postern's rules for the machine.
+    pub(super) fn move_behind(&mut self, rule: &Rule) -> Result<(), PlanError> {
+        let last = self.view.denies(&self.group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(0);
+        if rule.priority > last {
+            return Ok(());
+        }
+        let to = self.free(last + 1..=MAX_PRIORITY).ok_or_else(|| self.full("behind Postern's"))?;
+        let passed = passed(&self.group, rule, to);
+        if let Some(passed) = passed {
+            return Err(PlanError(format!(
+                "rule {} of {} cannot be moved behind Postern's without passing rule {} (priority {}), which says otherwise: move or narrow it by hand",
+                rule.name,
+                self.group.id.name(),
+                passed.name,
+                passed.priority
+            )));
+        }
+        let moved = RuleWrite::Move {
+            group: self.group.id.clone(),
+            rule: rule.name.clone(),
+            from: rule.priority,
+            to,
+        };
+        self.writes.push(moved);
+        self.reprioritize(&rule.name, to);
+        Ok(())
+    }
+
+    fn put(&mut self, rule: NewRule) {
+        self.group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
+        self.group.rules.push(rule.read_back());
+        self.group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
+        self.writes.push(RuleWrite::Put(self.group.id.clone(), rule));
+    }
+
+    fn reprioritize(&mut self, name: &str, to: u16) {
+        for rule in self.group.rules.iter_mut().filter(|rule| rule.name == name) {
+            rule.priority = to;
+        }
+        self.group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
+    }
+
+    fn free(&self, mut range: RangeInclusive<u16>) -> Option<u16> {
+        range.find(|priority| !self.group.is_taken(*priority))
+    }
+
+    fn full(&self, place: &str) -> PlanError {
+        PlanError(format!(
+            "there is no free priority in {} {place}; free some, or widen azure.priorities",
+            self.group.id.name()
+        ))
+    }
+}
+
+/// The customer's rule that a move would pass and that decides otherwise for the same traffic, if there is one.
+pub(super) fn passed<'a>(group: &'a Group, rule: &Rule, to: u16) -> Option<&'a Rule> {
+    group.rules.iter().find(|other| {
+        (rule.priority + 1..to).contains(&other.priority)
+            && other.allows != rule.allows
+            && Name::read(&other.name).is_none()
+            && other.traffic.overlaps(&rule.traffic)
+    })
+}
+
+/// Postern's rules that shut ports of any machine.
+pub(super) fn denies<'a>(
+    group: &'a Group,
+    deployment: &'a str,
+) -> impl Iterator<Item = (&'a Rule, Deny)> + 'a {
+    let denies = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?.deny()?)));
+    denies.filter(|(_, deny)| deny.key.is_of(deployment))
+}

@@ -1,0 +1,62 @@
+//! The writes of a lockdown, and those that are left of one. Pure.
+
+use std::collections::BTreeSet;
+
+use postern_core::ProtectedPort;
+
+use super::draft::Draft;
+use super::priority::MAX_PRIORITY;
+use super::write::{PlanError, RuleWrite};
+use crate::names::Name;
+use crate::network::{Rule, exposures};
+use crate::settings::Priorities;
+use crate::snapshot::MachineView;
+
+/// Plans the writes after which every group on the machine's way shuts these ports.
+///
+/// `posterns_first` puts Postern's rules before the customer's rules that allow a port.
+pub(crate) fn lock(
+    view: &MachineView<'_>,
+    ports: &BTreeSet<ProtectedPort>,
+    priorities: &Priorities,
+    posterns_first: bool,
+) -> Result<Vec<RuleWrite>, PlanError> {
+    // A rule with the name of a window and another content admits its sources whatever is shut: it goes.
+    let is_allow = |name: &str| matches!(Name::read(name), Some(Name::Allow(_)));
+    let strays = view.strays().into_iter().filter(|(_, name)| is_allow(name));
+    let mut writes: Vec<RuleWrite> = strays.map(|(group, name)| RuleWrite::Delete(group, name)).collect();
+    let locked = view.locked();
+    let ports: BTreeSet<ProtectedPort> = ports.union(&locked).copied().collect();
+    // If another group on the way keeps every source out, no rule has to move in this one.
+    let stays_open =
+        posterns_first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
+    for group in view.on_the_way() {
+        let draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+        writes.extend(draft.lock(&ports, stays_open)?);
+    }
+    Ok(writes)
+}
+
+/// Plans the rest of a lockdown that was interrupted, or undone in part.
+pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<Vec<RuleWrite>, PlanError> {
+    let mut writes = Vec::new();
+    let locked = view.locked();
+    for group in view.on_the_way() {
+        let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+        let unmoved = view.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
+        let moving: Vec<Rule> = unmoved.map(|(_, rule)| rule.clone()).collect();
+        // Where a rule was noted to be moved, Postern's rules come first.
+        draft.put_back();
+        let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
+        draft.shut(&locked, |draft, ports, family| {
+            // If no priority is free behind them, the lockdown was planned with Postern's rules first.
+            let before = || draft.open_to(ports).first().map_or(MAX_PRIORITY, |rule| rule.priority);
+            draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))
+        })?;
+        for rule in moving {
+            draft.move_behind(&rule)?;
+        }
+        writes.extend(draft.writes);
+    }
+    Ok(writes)
+}

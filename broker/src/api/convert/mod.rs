@@ -1,0 +1,7 @@
+//! Wire to core and back, for the calls that only the broker parses. [`postern_proto::convert`] has what the programs share.
+
+mod access;
+mod target;
+
+pub(super) use access::{CallerSource, grant_filter, grant_to_wire, requested_access, wait};
+pub(super) use target::{cloud_targets, lockable_targets, ports};

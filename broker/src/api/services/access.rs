@@ -1,0 +1,130 @@
+//! `AccessService`.
+
+use std::sync::Arc;
+
+use postern_core::text::Justification;
+use postern_core::{GrantId, Invalid};
+use postern_proto::CALLER_TOKEN;
+use postern_proto::convert::page;
+use postern_proto::status::invalid;
+use postern_proto::v1;
+use postern_proto::v1::access_service_server::AccessService;
+use postern_provider::CallerToken;
+use tonic::{Request, Response, Status};
+
+use super::grant_view::{show, show_all};
+use super::watch::{self, WatchStream};
+use crate::api::convert::{CallerSource, grant_filter, requested_access, wait};
+use crate::api::error::to_status;
+use crate::api::request::{caller, page_token};
+use crate::app::{App, Caller, Error, access};
+
+pub(super) struct AccessApi {
+    pub(super) app: Arc<App>,
+}
+
+#[tonic::async_trait]
+impl AccessService for AccessApi {
+    async fn request_access(
+        &self,
+        request: Request<v1::RequestAccessRequest>,
+    ) -> Result<Response<v1::RequestAccessResponse>, Status> {
+        let caller = Caller { token: token(&request)?, ..caller(&request)? };
+        let asked = requested_access(request.get_ref(), caller.address).map_err(|e| invalid(&e))?;
+        let mut requested = access::request(&self.app, &caller, asked.request).await.map_err(to_status)?;
+        if let Some(wait) = asked.wait {
+            requested.grant = access::settled(&self.app, requested.grant, wait).await.map_err(to_status)?;
+        }
+        Ok(Response::new(v1::RequestAccessResponse {
+            grant: Some(show(&self.app, &requested.grant).await),
+            source_from_caller: asked.source == CallerSource::FromCaller,
+            repeated_request: requested.repeated,
+        }))
+    }
+
+    async fn approve_access(
+        &self,
+        _: Request<v1::ApproveAccessRequest>,
+    ) -> Result<Response<v1::ApproveAccessResponse>, Status> {
+        Err(to_status(Error::Reserved { what: "ApproveAccess" }))
+    }
+
+    async fn deny_access(
+        &self,
+        _: Request<v1::DenyAccessRequest>,
+    ) -> Result<Response<v1::DenyAccessResponse>, Status> {
+        Err(to_status(Error::Reserved { what: "DenyAccess" }))
+    }
+
+    async fn revoke_access(
+        &self,
+        request: Request<v1::RevokeAccessRequest>,
+    ) -> Result<Response<v1::RevokeAccessResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.get_ref();
+        if asked.terminate {
+            return Err(to_status(Error::Reserved { what: "terminate" }));
+        }
+        let id = grant_id(&asked.grant_id)?;
+        let reason = Some(asked.reason.as_str())
+            .filter(|reason| !reason.is_empty())
+            .map(Justification::new)
+            .transpose();
+        let reason = reason.map_err(|e| invalid(&e.named("reason")))?;
+        let wait = wait(asked.wait.as_ref()).map_err(|e| invalid(&e))?;
+        let mut grant = access::revoke(&self.app, &caller, id, reason).await.map_err(to_status)?;
+        if let Some(wait) = wait {
+            grant = access::settled(&self.app, grant, wait).await.map_err(to_status)?;
+        }
+        Ok(Response::new(v1::RevokeAccessResponse { grant: Some(show(&self.app, &grant).await) }))
+    }
+
+    async fn get_grant(
+        &self,
+        request: Request<v1::GetGrantRequest>,
+    ) -> Result<Response<v1::GetGrantResponse>, Status> {
+        let caller = caller(&request)?;
+        let id = grant_id(&request.get_ref().grant_id)?;
+        let grant = access::visible(&self.app, &caller, id).await.map_err(to_status)?.record;
+        Ok(Response::new(v1::GetGrantResponse { grant: Some(show(&self.app, &grant).await) }))
+    }
+
+    async fn list_grants(
+        &self,
+        request: Request<v1::ListGrantsRequest>,
+    ) -> Result<Response<v1::ListGrantsResponse>, Status> {
+        let caller = caller(&request)?;
+        let filter = grant_filter(request.get_ref().filter.as_ref()).map_err(|e| invalid(&e))?;
+        let (size, token) = page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
+        let before = page_token(token)?;
+        let (grants, next) =
+            access::list_grants(&self.app, &caller, &filter, size, before).await.map_err(to_status)?;
+        Ok(Response::new(v1::ListGrantsResponse {
+            grants: show_all(&self.app, &grants).await,
+            next_page_token: next.map(|id| id.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    type WatchGrantsStream = WatchStream;
+
+    async fn watch_grants(
+        &self,
+        request: Request<v1::WatchGrantsRequest>,
+    ) -> Result<Response<Self::WatchGrantsStream>, Status> {
+        let caller = caller(&request)?;
+        let filter = grant_filter(request.get_ref().filter.as_ref()).map_err(|e| invalid(&e))?;
+        Ok(Response::new(watch::grants(Arc::clone(&self.app), caller, filter)))
+    }
+}
+
+/// Returns the caller's token for a cloud, if the call carries one.
+fn token<T>(request: &Request<T>) -> Result<Option<CallerToken>, Status> {
+    let wrong = || Invalid::new(CALLER_TOKEN, "is not ASCII", "send the access token alone");
+    let sent = request.metadata().get(CALLER_TOKEN);
+    let text = sent.map(|value| value.to_str().map_err(|_| invalid(&wrong()))).transpose()?;
+    text.map(|text| CallerToken::new(text).map_err(|e| invalid(&e.named(CALLER_TOKEN)))).transpose()
+}
+
+fn grant_id(text: &str) -> Result<GrantId, Status> {
+    text.parse().map_err(|e: Invalid| invalid(&e.named("grant_id")))
+}

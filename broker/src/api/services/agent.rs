@@ -1,0 +1,124 @@
+//! `AgentService`.
+
+use std::sync::Arc;
+
+use postern_core::text::free_text;
+use postern_proto::convert::{self, timestamp_to_wire};
+use postern_proto::status::invalid;
+use postern_proto::v1;
+use postern_proto::v1::agent_service_server::AgentService;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session::{self, SessionStream};
+use crate::api::error::to_status;
+use crate::api::request::{agent, authenticated, caller, page_token, target_id};
+use crate::app::App;
+use crate::app::agents::{self, AgentView};
+use crate::clock::wall;
+
+pub(super) struct AgentApi {
+    pub(super) app: Arc<App>,
+}
+
+#[tonic::async_trait]
+impl AgentService for AgentApi {
+    async fn create_join_token(
+        &self,
+        request: Request<v1::CreateJoinTokenRequest>,
+    ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.get_ref();
+        let target = target_id("target", &asked.target)?;
+        let valid_for = asked.valid_for.as_ref().map(|wire| convert::duration("valid_for", Some(wire)));
+        let valid_for = valid_for.transpose().map_err(|e| invalid(&e))?;
+        let (token, expires_at) =
+            agents::create_token(&self.app, &caller, target, valid_for).await.map_err(to_status)?;
+        let expires_at = Some(timestamp_to_wire(expires_at));
+        Ok(Response::new(v1::CreateJoinTokenResponse { token: token.to_text(), expires_at }))
+    }
+
+    async fn enroll(
+        &self,
+        request: Request<v1::EnrollRequest>,
+    ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let asked = request.get_ref();
+        let (target, issued) =
+            agents::enroll(&self.app, &asked.token, &asked.csr).await.map_err(to_status)?;
+        Ok(Response::new(v1::EnrollResponse {
+            certificates: issued.chain,
+            roots: self.app.authority.roots(),
+            target: target.to_string(),
+        }))
+    }
+
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        let target = agent(&request)?;
+        let ended = authenticated(&request).map(|caller| caller.not_after);
+        let csr = &request.get_ref().csr;
+        let issued = match ended.filter(|end| *end <= wall()) {
+            Some(ended) => agents::renew_late(&self.app, &target, csr, ended).await,
+            None => agents::renew(&self.app, &target, csr).await,
+        };
+        let issued = issued.map_err(to_status)?;
+        Ok(Response::new(v1::RenewResponse { certificates: issued.chain, roots: self.app.authority.roots() }))
+    }
+
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        let (size, token) = convert::page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
+        let (agents, next) = agents::list(&self.app, size, page_token(token)?).await.map_err(to_status)?;
+        Ok(Response::new(v1::ListAgentsResponse {
+            agents: agents.into_iter().map(wire).collect(),
+            next_page_token: next.map(|target| target.to_string()).unwrap_or_default(),
+        }))
+    }
+
+    async fn ban_agent(
+        &self,
+        request: Request<v1::BanAgentRequest>,
+    ) -> Result<Response<v1::BanAgentResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.get_ref();
+        let target = target_id("target", &asked.target)?;
+        free_text("reason", &asked.reason, 500).map_err(|e| invalid(&e))?;
+        let agent =
+            agents::ban(&self.app, &caller, &target, asked.reason.clone()).await.map_err(to_status)?;
+        Ok(Response::new(v1::BanAgentResponse { agent: Some(wire(agent)) }))
+    }
+
+    type SessionStream = SessionStream;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<v1::SessionRequest>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let target = agent(&request)?;
+        if agents::is_unrecorded(&self.app, &target).await.map_err(to_status)? {
+            return Ok(Response::new(
+                session::open_unrecorded(Arc::clone(&self.app), target, request.into_inner()).await?,
+            ));
+        }
+        let not_after = authenticated(&request).map(|caller| caller.not_after);
+        let session = session::open(Arc::clone(&self.app), target, not_after, request.into_inner()).await?;
+        Ok(Response::new(session))
+    }
+}
+
+fn wire(agent: AgentView) -> v1::Agent {
+    let AgentView { record, host } = agent;
+    let status = match (&record.banned, host.online) {
+        (Some(_), _) => v1::AgentStatus::Banned,
+        (None, true) => v1::AgentStatus::Online,
+        (None, false) => v1::AgentStatus::Offline,
+    };
+    v1::Agent {
+        target: record.target.to_string(),
+        status: status.into(),
+        enrolled_at: Some(timestamp_to_wire(record.enrolled_at)),
+        certificate_not_after: Some(timestamp_to_wire(record.certificate_not_after)),
+        version: host.version,
+        last_seen: host.last_seen.map(timestamp_to_wire),
+    }
+}

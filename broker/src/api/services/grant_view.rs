@@ -1,0 +1,38 @@
+//! A grant as the wire shows it: its record, with what its layers report right now.
+
+use std::collections::BTreeSet;
+
+use postern_core::{Grant, TargetId, Window};
+use postern_proto::v1;
+
+use crate::api::convert::grant_to_wire;
+use crate::app::App;
+use crate::cluster::peer_status::PeerStatus;
+
+/// Returns a grant with what its layers report right now.
+pub(super) async fn show(app: &App, grant: &Grant) -> v1::Grant {
+    let peers = peers(app, std::slice::from_ref(grant)).await;
+    with_layers(app, grant, &peers)
+}
+
+/// Returns several grants with what their layers report right now. The other brokers' reports are read once for all.
+pub(super) async fn show_all(app: &App, grants: &[Grant]) -> Vec<v1::Grant> {
+    let peers = peers(app, grants).await;
+    grants.iter().map(|grant| with_layers(app, grant, &peers)).collect()
+}
+
+/// Reads what the other brokers report of the targets of these grants. If the store fails, the answer shows none of it.
+async fn peers(app: &App, grants: &[Grant]) -> PeerStatus {
+    let open = grants.iter().filter(|grant| !grant.state.is_final());
+    let targets: BTreeSet<&TargetId> = open.flat_map(Grant::targets).collect();
+    app.peer_status(targets).await.unwrap_or_default()
+}
+
+fn with_layers(app: &App, grant: &Grant, peers: &PeerStatus) -> v1::Grant {
+    let observe = |window: &Window, layer| app.observer.observe(grant, window, layer, peers);
+    let is_over = grant.state.is_final();
+    let endpoint = |window: &Window| {
+        if is_over { None } else { app.observer.endpoint(grant, window, peers) }
+    };
+    grant_to_wire(grant, observe, endpoint)
+}

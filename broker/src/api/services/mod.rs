@@ -1,0 +1,44 @@
+//! The services: one file for each. A method parses its message, calls one use case of [`crate::app`], and converts the
+//! answer.
+
+mod access;
+mod agent;
+mod audit;
+mod grant_view;
+pub(in crate::api) mod health;
+mod policy;
+mod session;
+mod status;
+mod target;
+mod watch;
+
+use std::sync::Arc;
+
+use postern_proto::v1::access_service_server::AccessServiceServer;
+use postern_proto::v1::agent_service_server::AgentServiceServer;
+use postern_proto::v1::audit_service_server::AuditServiceServer;
+use postern_proto::v1::policy_service_server::PolicyServiceServer;
+use postern_proto::v1::status_service_server::StatusServiceServer;
+use postern_proto::v1::target_service_server::TargetServiceServer;
+use tonic::service::Routes;
+
+use self::access::AccessApi;
+use self::agent::AgentApi;
+use self::audit::AuditApi;
+use self::policy::PolicyApi;
+use self::status::StatusApi;
+use self::target::TargetApi;
+use super::run_to_completion::Runner;
+use crate::app::App;
+
+/// Adds every service of Postern to these routes.
+pub(super) fn add_to(routes: Routes, app: &Arc<App>, runner: Runner) -> Routes {
+    let app = || Arc::clone(app);
+    routes
+        .add_service(AccessServiceServer::new(AccessApi { app: app() }))
+        .add_service(PolicyServiceServer::new(PolicyApi { app: app() }))
+        .add_service(TargetServiceServer::new(TargetApi { app: app(), runner }))
+        .add_service(AgentServiceServer::new(AgentApi { app: app() }))
+        .add_service(AuditServiceServer::new(AuditApi { app: app() }))
+        .add_service(StatusServiceServer::new(StatusApi { app: app() }))
+}

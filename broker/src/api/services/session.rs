@@ -1,0 +1,231 @@
+//! `AgentService.Session`: the stream between an agent and the broker.
+//!
+//! The agent opens it with a hello, and then sends heartbeats, confirmations of what it has applied, and reports of tampering.
+//! The broker passes them to its sessions ([`crate::layers::host::sessions`]) and sends the desired state of the target, whole,
+//! whenever it changes. Each window goes out with the time that remains of it, as the clocks of the two may differ.
+//!
+//! The broker ends the stream if the agent is silent for too long, at the end of its certificate, or when it bans the agent or
+//! the agent connects again. The agent then connects again by itself; its windows end in its kernel in any case (I2).
+//!
+//! A session has no task and no buffer: the response stream itself reads the request stream, so an idle session costs little
+//! more than its connection.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, stream};
+use jiff::Timestamp;
+use postern_core::TargetId;
+use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
+use postern_proto::status::{invalid, plain};
+use postern_proto::v1;
+use postern_proto::v1::session_request::Message as In;
+use postern_proto::v1::session_response::Message as Out;
+use tonic::{Code, Status, Streaming};
+
+use crate::api::error::to_status;
+use crate::api::request::report_text;
+use crate::app::App;
+use crate::app::agents::{Tampering, admitted, connect, record_tampering, record_unknown};
+use crate::clock::{boottime, wall};
+use crate::layers::host::desired_state::{DesiredState, Outgoing};
+use crate::layers::host::sessions::Session;
+
+pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
+
+/// The time in which the first message must come.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
+/// The silence after which the broker ends a session. An agent sends a heartbeat every 5 s.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Reads the hello, and opens the stream.
+pub(super) async fn open(
+    app: Arc<App>,
+    target: TargetId,
+    certificate_not_after: Option<Timestamp>,
+    mut incoming: Streaming<v1::SessionRequest>,
+) -> Result<SessionStream, Status> {
+    let no_hello =
+        || plain(Code::InvalidArgument, "HELLO_EXPECTED", "the first message of a session is a hello");
+    let first = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await.map_err(|_| no_hello())??;
+    let first = first.ok_or_else(no_hello)?;
+    let Some(In::Hello(hello)) = first.message else { return Err(no_hello()) };
+    let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
+    let session = connect(&app, &target, version.clone()).await.map_err(to_status)?;
+    tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
+    let open = OpenSession {
+        app,
+        target,
+        certificate_ends: certificate_not_after.map(ends_at),
+        incoming,
+        session,
+        last: LastMessage { sent_at: first.sent_at, at: boottime() },
+    };
+    Ok(Box::pin(stream::unfold(Some(open), |open| async move {
+        let mut open = open?;
+        match open.next().await {
+            Ok(Some(message)) => {
+                let response = open.respond(message);
+                Some((Ok(response), Some(open)))
+            }
+            Ok(None) => None,
+            Err(end) => Some((Err(end), None)),
+        }
+    })))
+}
+
+/// Opens a session with an agent that has a certificate of this authority and no record: the store has lost the record, and
+/// with it the grants of the agent's windows. The broker has the agent close its windows and keep its protection (I1), and
+/// then ends the session.
+pub(super) async fn open_unrecorded(
+    app: Arc<App>,
+    target: TargetId,
+    mut incoming: Streaming<v1::SessionRequest>,
+) -> Result<SessionStream, Status> {
+    let heard = tokio::time::timeout(HELLO_TIMEOUT, incoming.message()).await;
+    let heard = heard.ok().transpose()?.flatten().map_or(0, |first| first.sent_at);
+    let generation = app.store.audit_head().await.map_err(|error| to_status(error.into()))?.seq;
+    let desired = v1::DesiredState { generation, keep_protection: true, ..v1::DesiredState::default() };
+    let message = Some(Out::Desired(desired));
+    let first = v1::SessionResponse { heard, heard_ago: Some(duration_to_wire(Duration::ZERO)), message };
+    let end = async move {
+        let answered = tokio::time::timeout(HELLO_TIMEOUT, answer(&mut incoming)).await.unwrap_or(false);
+        if let Err(error) = record_unknown(&app, &target, answered).await {
+            tracing::error!(%target, error = &error as &dyn std::error::Error, "cannot record an unknown agent in the audit log");
+        }
+        // The answer to every agent without a record.
+        Err(match admitted(&app, &target).await {
+            Ok(_) => plain(Code::Aborted, "SESSION_ENDED", "the agent is known again; connect again"),
+            Err(error) => to_status(error),
+        })
+    };
+    Ok(Box::pin(stream::once(std::future::ready(Ok(first))).chain(stream::once(end))))
+}
+
+/// Waits for the agent's confirmation. Reports whether it applied the state without an error.
+async fn answer(incoming: &mut Streaming<v1::SessionRequest>) -> bool {
+    while let Ok(Some(message)) = incoming.message().await {
+        if let Some(In::Applied(v1::Applied { error, .. })) = message.message {
+            return error.is_empty();
+        }
+    }
+    false
+}
+
+/// Returns the end of a certificate, as [`boottime`] counts.
+fn ends_at(not_after: Timestamp) -> Duration {
+    boottime().saturating_add(not_after.duration_since(wall()).try_into().unwrap_or_default())
+}
+
+struct OpenSession {
+    app: Arc<App>,
+    target: TargetId,
+    /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.
+    certificate_ends: Option<Duration>,
+    incoming: Streaming<v1::SessionRequest>,
+    session: Session,
+    last: LastMessage,
+}
+
+/// The last message of the agent: the time that the agent put on it, and the broker's time of its arrival.
+struct LastMessage {
+    sent_at: u64,
+    at: Duration,
+}
+
+enum Reply {
+    Heartbeat,
+    Desired(Arc<DesiredState>),
+}
+
+impl OpenSession {
+    async fn next(&mut self) -> Result<Option<Reply>, Status> {
+        loop {
+            let ended = |reason: &str| Err(plain(Code::Aborted, "SESSION_ENDED", reason));
+            tokio::select! {
+                outgoing = self.session.next() => match outgoing {
+                    Outgoing::Nothing => {}
+                    Outgoing::Push(state) => return Ok(Some(Reply::Desired(state))),
+                    Outgoing::End(reason) => return ended(reason),
+                },
+                message = self.incoming.message() => match message? {
+                    None => return Ok(None),
+                    Some(message) => {
+                        self.last = LastMessage { sent_at: message.sent_at, at: boottime() };
+                        if self.certificate_ends.is_some_and(|end| boottime() >= end) {
+                            return ended("your certificate has expired; renew it and connect again");
+                        }
+                        if let Some(reply) = self.take(message).await? {
+                            return Ok(Some(reply));
+                        }
+                    }
+                },
+                () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("the agent has sent nothing for too long"),
+            }
+        }
+    }
+
+    async fn take(&mut self, message: v1::SessionRequest) -> Result<Option<Reply>, Status> {
+        match message.message {
+            Some(In::Heartbeat(_)) => {
+                self.session.mark_seen();
+                Ok(Some(Reply::Heartbeat))
+            }
+            Some(In::Applied(v1::Applied { generation, error })) => {
+                // People read an agent's error: keep its printable characters.
+                let error: String =
+                    error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+                self.session.applied(generation, Some(error).filter(|error| !error.is_empty()));
+                Ok(None)
+            }
+            Some(In::Tampering(report)) => {
+                let report = Tampering {
+                    what: report_text("tampering.what", &report.what).map_err(|e| invalid(&e))?,
+                    process: report_text("tampering.process", &report.process).map_err(|e| invalid(&e))?,
+                    pid: report.pid,
+                    exposed_for: duration("tampering.exposed_for", report.exposed_for.as_ref())
+                        .unwrap_or_default(),
+                };
+                record_tampering(&self.app, &self.target, report).await.map_err(to_status)?;
+                Ok(None)
+            }
+            // A second hello carries nothing new; a message of a newer agent is not known here.
+            Some(In::Hello(_)) | None => Ok(None),
+        }
+    }
+
+    /// Makes the message as it goes out now: the remaining time of each window counts from this moment.
+    fn respond(&self, reply: Reply) -> v1::SessionResponse {
+        let message = match reply {
+            Reply::Heartbeat => Out::Heartbeat(v1::HeartbeatReply {}),
+            Reply::Desired(state) => Out::Desired(wire(&state, self.app.clock.now())),
+        };
+        v1::SessionResponse {
+            heard: self.last.sent_at,
+            heard_ago: Some(duration_to_wire(boottime().saturating_sub(self.last.at))),
+            message: Some(message),
+        }
+    }
+}
+
+fn wire(state: &DesiredState, now: Timestamp) -> v1::DesiredState {
+    let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
+    let desired = &state.desired;
+    v1::DesiredState {
+        keep_protection: false,
+        generation: state.generation,
+        mode: mode_to_wire(desired.protection.mode).into(),
+        ports: desired.protection.ports.iter().copied().map(port_to_wire).collect(),
+        windows: desired
+            .windows
+            .iter()
+            .map(|window| v1::HostWindow {
+                grant_id: window.grant.to_string(),
+                port: Some(port_to_wire(window.port)),
+                source: window.source.to_string(),
+                remaining: Some(duration_to_wire(left(window.not_after))),
+            })
+            .collect(),
+    }
+}

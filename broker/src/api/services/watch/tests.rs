@@ -1,0 +1,81 @@
+//! Watching, with a client that reads now and then.
+
+use futures_util::StreamExt as _;
+use postern_core::audit::AuditEvent;
+use postern_core::{Event, Role};
+
+use super::*;
+use crate::store::{Change, Expect, Store as _, Transaction};
+use crate::testing::builders::{GrantBuilder, a_grant};
+use crate::testing::{TestApp, caller};
+
+async fn put(test: &TestApp, grant: &Grant) {
+    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Any };
+    let event = AuditEvent::done(grant.requested_at, "a test", "put");
+    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app.grant_changes.changed(grant.id);
+}
+
+async fn kept(test: &TestApp, grant: GrantBuilder) -> Grant {
+    let grant = grant.build();
+    put(test, &grant).await;
+    grant
+}
+
+/// Reads all that the stream has now: each grant's id and state, and `None` for the mark after a listing.
+async fn read(stream: &mut WatchStream) -> Vec<Option<(String, v1::GrantState)>> {
+    let mut read = Vec::new();
+    while let Ok(item) = tokio::time::timeout(std::time::Duration::from_millis(20), stream.next()).await {
+        let grant = item.expect("it goes on").unwrap().grant;
+        read.push(grant.map(|grant| (grant.id.clone(), grant.state())));
+    }
+    read
+}
+
+fn watching(test: &TestApp, role: Role, who: &str, states: &[&'static str]) -> WatchStream {
+    let filter = GrantFilter { target: None, states: states.to_vec(), principal: None, grant: None };
+    grants(Arc::clone(&test.app), caller(role, who), filter)
+}
+
+fn sent(grant: &Grant, state: v1::GrantState) -> Option<(String, v1::GrantState)> {
+    Some((grant.id.to_string(), state))
+}
+
+#[tokio::test]
+async fn a_watcher_reads_every_grant_then_a_mark_then_each_change() {
+    let test = TestApp::new();
+    let grant = kept(&test, a_grant()).await;
+    let mut stream = watching(&test, Role::Reader, "carol", &[]);
+    let opening = sent(&grant, v1::GrantState::Opening);
+    assert_eq!(read(&mut stream).await, [opening, None]);
+    put(&test, &grant.after(Event::Confirmed, grant.requested_at).unwrap()).await;
+    assert_eq!(read(&mut stream).await, [sent(&grant, v1::GrantState::Active)]);
+}
+
+#[tokio::test]
+async fn i7_a_watching_requester_sees_its_own_grants_alone() {
+    let test = TestApp::new();
+    let mut stream = watching(&test, Role::Requester, "alice", &[]);
+    assert_eq!(read(&mut stream).await, [None]);
+    let own = kept(&test, a_grant()).await;
+    kept(&test, a_grant().number(2).of("bob")).await;
+    assert_eq!(read(&mut stream).await, [sent(&own, v1::GrantState::Opening)]);
+}
+
+#[tokio::test]
+async fn i8_a_grant_that_leaves_the_filter_is_sent_once_more_also_to_a_watcher_that_fell_behind() {
+    let test = TestApp::new();
+    let (one, other) = (kept(&test, a_grant()).await, kept(&test, a_grant().number(2)).await);
+    let mut stream = watching(&test, Role::Reader, "carol", &["opening"]);
+    assert_eq!(read(&mut stream).await.len(), 3);
+    put(&test, &one.after(Event::Confirmed, one.requested_at).unwrap()).await;
+    assert_eq!(read(&mut stream).await, [sent(&one, v1::GrantState::Active)]);
+
+    put(&test, &other.after(Event::Confirmed, other.requested_at).unwrap()).await;
+    let third = kept(&test, a_grant().number(3)).await;
+    (0..10_000).for_each(|_| test.app.grant_changes.changed(third.id));
+    let read = read(&mut stream).await;
+    let (active, opening) = (sent(&other, v1::GrantState::Active), sent(&third, v1::GrantState::Opening));
+    assert_eq!(read[..3], [opening.clone(), active, None]);
+    assert!(read[3..].iter().all(|item| *item == opening), "what was not missed is sent as it comes");
+}

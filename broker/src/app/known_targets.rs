@@ -1,0 +1,28 @@
+//! The targets that this broker knows.
+
+use std::collections::BTreeSet;
+
+use postern_core::TargetId;
+use postern_core::target::TargetSelector;
+
+use super::{App, Error};
+
+/// Returns every target that has an agent, an open grant, a policy that names it alone, or a rule of Postern's in its cloud.
+///
+/// # Errors
+/// The store failed.
+pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error> {
+    let mut targets: BTreeSet<TargetId> =
+        app.store.agents().await?.into_iter().map(|agent| agent.record.target).collect();
+    for policy in app.store.policies().await? {
+        targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
+            TargetSelector::One(target) => Some(target),
+            TargetSelector::Prefix(_) => None,
+        }));
+    }
+    targets.extend(
+        app.store.open_grants().await?.into_iter().flat_map(|grant| grant.record.windows).map(|w| w.target),
+    );
+    targets.extend(app.cloud.targets());
+    Ok(targets)
+}

@@ -1,0 +1,87 @@
+//! Listing policies, for each role, and keeping them.
+
+use super::*;
+use crate::store::StoreError;
+use crate::store::memory::Fault;
+use crate::testing::builders::{a_policy, name};
+use crate::testing::{TestApp, caller};
+
+/// A policy for the named requesters; for every requester if none is named.
+fn policy_of(policy: &str, requesters: &[&str]) -> Policy {
+    let mut policy = a_policy().named(policy).build();
+    policy.requesters = requesters.iter().map(|who| name(who)).collect();
+    policy
+}
+
+fn names(views: &[PolicyView]) -> Vec<&str> {
+    views.iter().map(|view| view.name().as_str()).collect()
+}
+
+#[tokio::test]
+async fn i7_a_requester_lists_the_policies_under_which_it_may_request_and_no_other() {
+    let policies = [policy_of("all", &[]), policy_of("both", &["alice", "bob"]), policy_of("bobs", &["bob"])];
+    let app = TestApp::under(policies).await;
+    for (role, who, expected) in [
+        (Role::Requester, "alice", &["all", "both"][..]),
+        (Role::Requester, "bob", &["all", "bobs", "both"]),
+        (Role::Requester, "carol", &["all"]),
+        (Role::Reader, "carol", &["all", "bobs", "both"]),
+        (Role::Administrator, "carol", &["all", "bobs", "both"]),
+    ] {
+        let (views, next) = list(&app.app, &caller(role, who), 10, None).await.unwrap();
+        assert_eq!((names(&views), next), (expected.to_vec(), None), "{role}/{who}");
+        let is_whole = views.iter().all(|view| matches!(view, PolicyView::Whole(_)));
+        assert_eq!(is_whole, role != Role::Requester, "{role}/{who}");
+    }
+}
+
+#[tokio::test]
+async fn i7_a_requester_sees_the_limits_of_a_policy_and_nothing_else_of_it() {
+    let policy = policy_of("both", &["alice", "bob"]);
+    let app = TestApp::under([policy.clone()]).await;
+    let (views, _) = list(&app.app, &caller(Role::Requester, "alice"), 10, None).await.unwrap();
+    let Policy { name, targets, ports, layers, approval_required, .. } = policy;
+    assert_eq!(
+        views,
+        [PolicyView::Limits(RequestLimits { name, targets, ports, layers, approval_required })]
+    );
+}
+
+#[tokio::test]
+async fn a_page_counts_only_the_policies_that_the_caller_sees() {
+    let policies =
+        [policy_of("a", &["bob"]), policy_of("b", &[]), policy_of("c", &["bob"]), policy_of("d", &[])];
+    let app = TestApp::under(policies).await;
+    let alice = caller(Role::Requester, "alice");
+    let (views, next) = list(&app.app, &alice, 1, None).await.unwrap();
+    assert_eq!((names(&views), next.as_ref().map(Name::as_str)), (vec!["b"], Some("b")));
+    let (views, next) = list(&app.app, &alice, 1, Some("b")).await.unwrap();
+    assert_eq!((names(&views), next), (vec!["d"], None));
+}
+
+#[tokio::test]
+async fn i4_a_policy_that_is_kept_or_gone_already_is_no_answer_before_that_is_durable() {
+    let test = TestApp::new();
+    let (admin, policy) = (caller(Role::Administrator, "root"), policy_of("all", &[]));
+    let is_refused = |outcome: Result<(), Error>| {
+        assert!(matches!(outcome, Err(Error::Store(StoreError::Unavailable { .. }))), "{outcome:?}");
+    };
+    let confirm = async || {
+        let event = AuditEvent::done(test.app.clock.now(), "a test", "tested");
+        test.app.store.commit(Transaction::default().audit(event)).await.unwrap();
+    };
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(put(&test.app, &admin, policy.clone(), None).await.map(drop));
+    }
+    confirm().await;
+    assert_eq!(put(&test.app, &admin, policy.clone(), None).await.unwrap().into_inner(), 1);
+
+    test.store.fail_next([Fault::Unconfirmed]);
+    for _ in 0..2 {
+        is_refused(delete(&test.app, &admin, &policy.name).await.map(drop));
+    }
+    confirm().await;
+    let gone = delete(&test.app, &admin, &policy.name).await;
+    assert!(matches!(gone, Err(Error::NotFound { .. })), "{gone:?}");
+}

@@ -1,0 +1,184 @@
+//! Trouble on a target must not keep a window open that must close, nor be recorded for ever.
+
+use super::*;
+
+#[tokio::test]
+async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.drift(&world.target, "its group was taken off", true);
+    world.sweep().await;
+    world.want(&[]);
+    world.cloud.refuse_repairs(CloudError::refused("five groups are attached already"));
+    for _ in 0..3 {
+        world.due();
+        world.round().await;
+    }
+    assert!(world.open().is_empty());
+}
+
+#[tokio::test]
+async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
+    let world = World::new();
+    let grants = [on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2))];
+    world.want(&[&grants[0], &grants[1]]);
+    world.round().await;
+    world.want(&[]);
+    world.cloud.fail_next([Fault::refused("no permission for this rule")]);
+    world.round().await;
+    assert_eq!(world.open().len(), 1, "the other one was closed in the same round");
+}
+
+#[tokio::test]
+async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
+    let (alarms, _guard) = capture_log(tracing::Level::ERROR);
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.cloud.terminate(&world.target);
+    world.sweep().await;
+    world.round().await;
+    assert!(matches!(world.observed(&grant), Observed::Refused { .. }));
+    while world.woken().await {}
+    world.want(&[]);
+    assert!(world.woken().await, "no round follows that could wake the reconciler");
+    assert_eq!(world.observed(&grant), Observed::Absent);
+    let calls = world.cloud.calls();
+    for _ in 0..4 {
+        world.due();
+        world.round().await;
+    }
+    assert_eq!((world.cloud.calls(), alarms.lines()), (calls, 0));
+    let report = world.layer.report(&world.target);
+    assert!(report.detail.contains("does not exist"), "{report:?}");
+}
+
+#[tokio::test]
+async fn i8_an_old_sighting_makes_the_driver_look_and_is_not_believed() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    let windows = world.cloud.windows(&world.target);
+    world.want(&[]);
+    world.round().await;
+    world.recorded();
+    // EC2 shows for a while what was closed: the sweep began after the close, and saw the window.
+    let held = Some(postern_provider::Observation { windows, ..postern_provider::Observation::default() });
+    let target = world.target.clone();
+    world.layer.sighted(postern_provider::Sighting { target, held }, &world.layer.rounds());
+    world.want(&[]);
+    assert!(world.round().await, "it looks for itself");
+    assert_eq!(world.recorded(), [""; 0], "no principal opened anything");
+}
+
+#[tokio::test]
+async fn i6_a_sweep_that_sees_nothing_of_a_target_does_not_count_as_a_close() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    world.want(&[&grant]);
+    world.round().await;
+    world.layer.want(&world.target, BTreeSet::new(), known_cloud(&world.target, [&grant]));
+    // Another principal removed the tags by which a sweep finds Postern's rules.
+    world.cloud.hide(&world.target);
+    world.sweep().await;
+    assert_ne!(world.observed(&grant), Observed::Absent);
+    world.round().await;
+    assert!(world.open().is_empty());
+}
+
+#[tokio::test]
+async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open() {
+    let world = World::new();
+    world.want(&[]);
+    world.cloud.drift(&world.target, "it is not shut", false);
+    world.sweep().await;
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::Failed);
+    world.cloud.settle(&world.target);
+    world.layer.release(&world.target, false).await.unwrap();
+    assert!(world.round().await);
+    assert_eq!(world.layer.report(&world.target).status, LayerStatus::InSync);
+}
+
+#[tokio::test]
+async fn i6_an_alarm_counts_also_windows_of_unknown_grants() {
+    let world = World::new();
+    let stray = on_vm(&world, a_grant());
+    for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
+        world.cloud.tamper(window);
+    }
+    world.want(&[]);
+    world.sweep().await;
+    world.cloud.outage(Some(CloudError::unavailable("a test")));
+    world.round().await;
+    world.retry().await;
+    world.retry().await;
+    let records = world.layer.outbox.take();
+    assert_eq!((records.len(), records[0].details["windows_to_close"].as_str()), (1, "1"));
+}
+
+#[tokio::test]
+async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens_afterwards() {
+    let world = World::new();
+    let grant = on_vm(&world, a_grant());
+    let begun = world.layer.begin_exclusive(&world.target);
+    assert!(begun, "no round works on it");
+    world.want(&[&grant]);
+    assert!(!world.round().await, "it is being locked down");
+    let order = postern_provider::LockdownOrder {
+        target: world.target.clone(),
+        ports: BTreeSet::new(),
+        consent: postern_provider::Consent::all(),
+        together: BTreeSet::new(),
+    };
+    let mut second = std::pin::pin!(world.layer.lockdown(&order, false));
+    let waits = tokio::time::timeout(Duration::from_millis(20), &mut second).await;
+    assert!(waits.is_err(), "one at a time");
+    world.layer.end_exclusive(&world.target);
+    second.await.unwrap();
+    assert!(world.round().await);
+    assert_eq!(world.observed(&grant), Observed::Open);
+
+    world.want(&[]);
+    let work = world.layer.take_work();
+    let mut third = std::pin::pin!(world.layer.lockdown(&order, false));
+    let waits = tokio::time::timeout(Duration::from_millis(20), &mut third).await;
+    assert!(waits.is_err(), "a round is under way");
+    for (target, provider) in work {
+        world.layer.drive(target, provider).await;
+    }
+    third.await.unwrap();
+    assert!(world.open().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn i6_a_store_that_fails_does_not_stop_a_close_and_gets_its_record_later() {
+    use crate::signals::rounds::Task;
+    use crate::store::Store as _;
+    use crate::store::memory::{Fault as StoreFault, Memory};
+    use crate::testing::builders::reporter;
+    let world = World::new();
+    let stray = on_vm(&world, a_grant());
+    for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
+        world.cloud.tamper(window);
+    }
+    let store = Arc::new(Memory::default());
+    store.fail_next([StoreFault::Before; 20]);
+    world.want(&[]);
+    world.sweep().await;
+    let lines = async || store.audit_lines(0, 10).await.unwrap().len();
+    tokio::select! {
+        _ = Arc::clone(&world.layer).keep_writing_records(Arc::clone(&store) as _, reporter(Task::AuditOutbox)) => panic!("it ended"),
+        () = async {
+            world.round().await;
+            assert_eq!((world.open(), lines().await), (Vec::new(), 0));
+            while lines().await == 0 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        } => {}
+    }
+    assert_eq!(lines().await, 1);
+}

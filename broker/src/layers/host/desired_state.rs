@@ -1,0 +1,25 @@
+//! The desired state of one host, as it is pushed to its agent.
+
+use std::sync::Arc;
+
+use postern_core::plan::DesiredHost;
+
+/// A desired state with its generation.
+#[derive(Debug, PartialEq, Eq)]
+pub struct DesiredState {
+    /// Rises with every change.
+    pub generation: u64,
+    /// The windows and the protection to hold.
+    pub desired: DesiredHost,
+}
+
+/// The next message of a session's stream.
+#[derive(Debug, Clone)]
+pub enum Outgoing {
+    /// Nothing yet.
+    Nothing,
+    /// A desired state.
+    Push(Arc<DesiredState>),
+    /// Nothing more: end the stream, for this reason.
+    End(&'static str),
+}

@@ -1,0 +1,219 @@
+//! The state of one target's session: what was pushed, what was confirmed, and what the agent may hold besides.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_runtime::backoff::{Backoff, Pauses};
+use tokio::sync::watch;
+
+use super::desired_state::{DesiredState, Outgoing};
+use super::log;
+use crate::layers::report::{LayerReport, LayerStatus};
+
+/// The number of refusals in a row at which the broker raises an alarm.
+const ALARM_AFTER: u32 = 3;
+
+/// The session of one target, and what is known through it.
+#[derive(Debug, Default)]
+pub(super) struct SessionState {
+    /// Counts sessions, so that a stale one cannot speak for a newer.
+    number: u64,
+    session: Option<watch::Sender<Outgoing>>,
+    began: Option<Timestamp>,
+    pushed: Option<Arc<DesiredState>>,
+    confirmed: Option<Arc<DesiredState>>,
+    refusal: Option<Refusal>,
+    /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
+    left_behind: BTreeSet<HostWindow>,
+    version: String,
+    last_seen: Option<Timestamp>,
+}
+
+/// The agent's refusal of the state that was pushed last.
+#[derive(Debug)]
+struct Refusal {
+    reason: String,
+    times: u32,
+    retry_at: Timestamp,
+    backoff: Pauses,
+}
+
+impl SessionState {
+    pub(super) fn connect(
+        &mut self,
+        sender: watch::Sender<Outgoing>,
+        version: String,
+        now: Timestamp,
+    ) -> u64 {
+        self.end("a newer session of this agent took over");
+        self.leave_behind();
+        self.number += 1;
+        self.session = Some(sender);
+        self.version = version;
+        (self.began, self.last_seen) = (Some(now), Some(now));
+        self.number
+    }
+
+    /// Reports whether there is a session that began before that moment.
+    pub(super) fn began_before(&self, moment: Timestamp) -> bool {
+        self.session.is_some() && self.began.is_some_and(|began| began < moment)
+    }
+
+    pub(super) fn has_session(&self) -> bool {
+        self.session.is_some()
+    }
+
+    pub(super) fn number(&self) -> Option<u64> {
+        self.session.as_ref().map(|_| self.number)
+    }
+
+    /// Forgets what the agent holds.
+    pub(super) fn doubt(&mut self) {
+        self.leave_behind();
+    }
+
+    pub(super) fn is_session(&self, number: u64) -> bool {
+        self.number == number && self.session.is_some()
+    }
+
+    /// Has the stream end, and sends nothing after that. The session is forgotten when the stream is dropped.
+    pub(super) fn end(&mut self, reason: &'static str) {
+        if let Some(session) = &self.session {
+            session.send_replace(Outgoing::End(reason));
+        }
+    }
+
+    pub(super) fn disconnect(&mut self, now: Timestamp) {
+        self.leave_behind();
+        self.session = None;
+        self.last_seen = Some(now);
+    }
+
+    /// Forgets what the session knew, except the windows that the agent may hold without it.
+    fn leave_behind(&mut self) {
+        let known = [self.pushed.take(), self.confirmed.take()];
+        self.left_behind
+            .extend(known.into_iter().flatten().flat_map(|pushed| pushed.desired.windows.clone()));
+        self.refusal = None;
+    }
+
+    /// Reports whether the agent may hold a window though it has no session.
+    pub(super) fn may_hold(&self, window: &HostWindow) -> bool {
+        self.left_behind.contains(window)
+    }
+
+    pub(super) fn mark_seen(&mut self, now: Timestamp) {
+        self.last_seen = Some(now);
+    }
+
+    /// Pushes a desired state; see [`super::sessions::AgentSessions::push`]. A refused state is pushed again when its backoff is
+    /// over, without end.
+    pub(super) fn push(
+        &mut self,
+        generation: u64,
+        desired: DesiredHost,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let session = self.session.as_ref()?;
+        // A state must not overwrite an end that the stream has not read yet: it may be a ban.
+        if matches!(&*session.borrow(), Outgoing::End(_)) {
+            return None;
+        }
+        let same = self.pushed.as_ref().is_some_and(|pushed| pushed.desired == desired);
+        if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
+            return self.refusal.as_ref().map(|refusal| refusal.retry_at);
+        }
+        let pushed = Arc::new(DesiredState { generation, desired });
+        log::pushed(self.pushed.as_deref(), &pushed);
+        // The agent may have applied a state that is replaced before its answer came.
+        if !self.in_sync()
+            && let Some(unanswered) = self.pushed.take()
+        {
+            self.left_behind.extend(unanswered.desired.windows.iter().cloned());
+        }
+        self.pushed = Some(Arc::clone(&pushed));
+        session.send_replace(Outgoing::Push(pushed));
+        None
+    }
+
+    /// Records the answer to the state that was pushed last; answers to earlier ones are out of date. Returns whether it is a
+    /// confirmation.
+    pub(super) fn applied(&mut self, generation: u64, error: Option<String>, now: Timestamp) -> bool {
+        self.last_seen = Some(now);
+        let Some(pushed) = self.pushed.as_ref().filter(|pushed| pushed.generation == generation) else {
+            return false;
+        };
+        let confirms = error.is_none();
+        match error {
+            None => {
+                self.confirmed = Some(Arc::clone(pushed));
+                self.refusal = None;
+                // The agent holds this state and nothing else.
+                self.left_behind.clear();
+            }
+            Some(reason) => self.refuse(reason, now),
+        }
+        confirms
+    }
+
+    fn refuse(&mut self, reason: String, now: Timestamp) {
+        let (times, mut backoff) = match self.refusal.take() {
+            Some(refusal) => (refusal.times + 1, refusal.backoff),
+            None => (1, backoff()),
+        };
+        log::refused(self.confirmed.as_deref(), self.pushed.as_deref(), &reason);
+        if times == ALARM_AFTER {
+            tracing::error!(%reason, "an agent has refused its desired state {times} times in a row");
+        }
+        let wait = backoff.next().unwrap_or(Duration::from_secs(30));
+        self.refusal =
+            Some(Refusal { reason, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+    }
+
+    /// Returns what is known of a window; `None` without a session.
+    pub(super) fn observe(&self, window: &HostWindow) -> Option<Observed> {
+        self.session.as_ref()?;
+        let holds = |pushed: &Option<Arc<DesiredState>>| {
+            pushed.as_ref().is_some_and(|pushed| pushed.desired.windows.contains(window))
+        };
+        Some(match &self.refusal {
+            _ if holds(&self.confirmed) => Observed::Open,
+            Some(refusal) if holds(&self.pushed) => Observed::Refused { reason: refusal.reason.clone() },
+            _ if self.in_sync() && !holds(&self.pushed) => Observed::Absent,
+            _ => Observed::Unconfirmed,
+        })
+    }
+
+    /// Reports whether the agent confirmed the state that was pushed last.
+    fn in_sync(&self) -> bool {
+        let generation = |pushed: &Option<Arc<DesiredState>>| pushed.as_ref().map(|pushed| pushed.generation);
+        self.pushed.is_some() && generation(&self.pushed) == generation(&self.confirmed)
+    }
+
+    pub(super) fn report(&self) -> LayerReport {
+        let (status, detail) = match (&self.session, &self.refusal) {
+            (None, _) => (LayerStatus::Unreachable, "its agent is not connected".to_owned()),
+            (Some(_), Some(refusal)) => (LayerStatus::Failed, refusal.reason.clone()),
+            (Some(_), None) if self.in_sync() => (LayerStatus::InSync, String::new()),
+            (Some(_), None) => (LayerStatus::Pending, String::new()),
+        };
+        LayerReport {
+            status,
+            detail,
+            last_seen: self.last_seen,
+            version: self.version.clone(),
+            online: self.session.is_some(),
+        }
+    }
+}
+
+/// Pauses from half a second up to half a minute, without end.
+fn backoff() -> Pauses {
+    Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) }.endless()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+//! The state of one session, with time as an argument.
+
+use postern_core::plan::desired_host;
+use postern_core::policy::{Mode, Protection};
+
+use super::*;
+use crate::testing::builders::{a_grant, at};
+use crate::testing::captured_log::capture_log;
+
+/// A state with a session, and the end from which its stream reads.
+fn a_session() -> (SessionState, watch::Receiver<Outgoing>) {
+    let (sender, receiver) = watch::channel(Outgoing::Nothing);
+    let mut state = SessionState::default();
+    assert_eq!(state.connect(sender, "1.2.3".into(), at(0)), 1);
+    (state, receiver)
+}
+
+fn window(end: i64) -> HostWindow {
+    let grant = a_grant().build();
+    let window = &grant.windows[0];
+    HostWindow { grant: grant.id, port: window.port, source: window.source, not_after: at(end) }
+}
+
+fn holding(windows: &[HostWindow]) -> DesiredHost {
+    let protection = Protection { mode: Mode::Enforce, ports: ["tcp/22".parse().unwrap()].into() };
+    let nothing = desired_host(&"host:vm-1".parse().unwrap(), protection, [], at(0));
+    DesiredHost { windows: windows.iter().cloned().collect(), ..nothing }
+}
+
+fn generation(receiver: &mut watch::Receiver<Outgoing>) -> Option<u64> {
+    if !receiver.has_changed().unwrap() {
+        return None;
+    }
+    match &*receiver.borrow_and_update() {
+        Outgoing::Push(pushed) => Some(pushed.generation),
+        Outgoing::Nothing | Outgoing::End(_) => None,
+    }
+}
+
+#[test]
+fn the_same_state_is_pushed_once_and_a_change_at_once() {
+    let (mut state, mut stream) = a_session();
+    state.push(1, holding(&[]), at(0));
+    assert_eq!(generation(&mut stream), Some(1));
+    state.push(2, holding(&[]), at(1));
+    assert_eq!(generation(&mut stream), None, "something else changed in the store");
+    state.push(3, holding(&[window(60)]), at(2));
+    state.push(4, holding(&[window(60), window(70)]), at(3));
+    assert_eq!(generation(&mut stream), Some(4), "the newest state alone is sent");
+}
+
+#[test]
+fn i5_a_refusal_is_of_the_pushed_state_and_is_pushed_again_later_and_later() {
+    let (alarms, _guard) = capture_log(tracing::Level::ERROR);
+    let (mut state, mut stream) = a_session();
+    state.push(1, holding(&[window(60)]), at(0));
+    state.applied(1, Some("no nftables here".into()), at(0));
+    let refused = Observed::Refused { reason: "no nftables here".into() };
+    assert_eq!(state.observe(&window(60)), Some(refused));
+    assert_eq!(state.observe(&window(70)), Some(Observed::Unconfirmed), "of others it says nothing");
+    generation(&mut stream);
+
+    let mut now = at(0);
+    let mut waits = Vec::new();
+    for round in 2..12 {
+        let retry_at = state.push(round, holding(&[window(60)]), now).unwrap();
+        assert_eq!(generation(&mut stream), None, "not before its time");
+        waits.push(retry_at.duration_since(now).as_secs());
+        assert_eq!(state.push(round, holding(&[window(60)]), retry_at), None);
+        assert_eq!(generation(&mut stream), Some(round));
+        state.applied(round, Some("no nftables here".into()), retry_at);
+        assert_eq!(alarms.lines(), usize::from(round >= 3), "it alarms at the third refusal, once");
+        now = retry_at;
+    }
+    assert!(waits[0] <= 1 && waits.iter().all(|wait| *wait <= 60), "{waits:?}");
+    assert!(waits[9] >= 30, "{waits:?}");
+
+    state.push(20, holding(&[]), now);
+    assert_eq!(generation(&mut stream), Some(20), "something else is not made to wait");
+    state.applied(20, None, now);
+    assert_eq!(state.observe(&window(60)), Some(Observed::Absent));
+    assert_eq!(state.report().status, LayerStatus::InSync);
+}
+
+#[test]
+fn i5_a_refusal_leaves_open_what_was_confirmed_before() {
+    let (mut state, _stream) = a_session();
+    state.push(1, holding(&[window(60)]), at(0));
+    state.applied(1, None, at(0));
+    state.push(2, holding(&[window(60), window(70)]), at(1));
+    state.applied(2, Some("too many".into()), at(1));
+    assert_eq!(state.observe(&window(60)), Some(Observed::Open));
+    assert!(matches!(state.observe(&window(70)), Some(Observed::Refused { .. })));
+    // A close that was refused is no close.
+    state.push(3, holding(&[]), at(2));
+    state.applied(3, Some("out of memory".into()), at(2));
+    assert_eq!(state.observe(&window(60)), Some(Observed::Open));
+    assert_eq!(state.observe(&window(70)), Some(Observed::Unconfirmed));
+}
+
+#[test]
+fn the_report_follows_the_session() {
+    let (mut state, _stream) = a_session();
+    let status = |state: &SessionState| (state.report().status, state.report().online);
+    assert_eq!(status(&state), (LayerStatus::Pending, true));
+    state.push(1, holding(&[]), at(0));
+    state.applied(1, Some("no nftables here".into()), at(1));
+    assert_eq!(status(&state), (LayerStatus::Failed, true));
+    assert_eq!(state.report().detail, "no nftables here");
+    state.applied(1, None, at(2));
+    assert_eq!(status(&state), (LayerStatus::InSync, true));
+    state.mark_seen(at(3));
+    assert_eq!(state.report().last_seen, Some(at(3)));
+    state.disconnect(at(4));
+    assert_eq!(status(&state), (LayerStatus::Unreachable, false));
+    assert_eq!((state.report().last_seen, state.report().version), (Some(at(4)), "1.2.3".into()));
+    assert_eq!(state.push(5, holding(&[window(60)]), at(5)), None);
+    assert_eq!(state.observe(&window(60)), None, "there is no session to know it");
+}

@@ -1,0 +1,256 @@
+//! The sessions of every agent that is connected to this broker. See [the page of this layer](super).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_core::{Grant, GrantId, TargetId, Window};
+use tokio::sync::watch;
+
+use super::desired_state::Outgoing;
+use super::log;
+use super::session_state::SessionState;
+use crate::clock::Clock;
+use crate::layers::report::LayerReport;
+use crate::signals::Wakeups;
+use crate::telemetry::AgentGauge;
+
+/// The time for which the broker waits for agents, after its start and after it took their target over, before it calls
+/// one unreachable.
+const RETURN_GRACE: Duration = Duration::from_secs(10);
+
+/// Every agent's session.
+#[derive(Debug)]
+pub struct AgentSessions {
+    states: Mutex<HashMap<TargetId, SessionState>>,
+    /// The agents without a record that connected before.
+    strangers: Mutex<BTreeSet<TargetId>>,
+    /// The windows that another broker may have left at targets on which this one works now.
+    inherited: Mutex<HashMap<TargetId, Inherited>>,
+    wakeups: Arc<Wakeups>,
+    clock: Clock,
+    started: Timestamp,
+}
+
+/// The state of a target that this broker took over from another.
+#[derive(Debug)]
+struct Inherited {
+    /// The grants whose windows the other broker may have pushed to the agent.
+    grants: BTreeSet<GrantId>,
+    /// The moment of the takeover: the agent is on its way here.
+    at: Timestamp,
+}
+
+/// The connection of one agent. Dropping it ends the session.
+#[derive(Debug)]
+pub struct Session {
+    sessions: Arc<AgentSessions>,
+    target: TargetId,
+    number: u64,
+    outgoing: watch::Receiver<Outgoing>,
+    _counted: AgentGauge,
+}
+
+impl AgentSessions {
+    /// No sessions yet.
+    pub fn new(clock: Clock, wakeups: Arc<Wakeups>) -> Arc<Self> {
+        let (states, inherited, strangers) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Arc::new(Self { states, strangers, inherited, wakeups, clock, started: clock.now() })
+    }
+
+    /// Starts a session. An earlier session of the same target ends: an agent has one.
+    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> Session {
+        let (sender, outgoing) = watch::channel(Outgoing::Nothing);
+        let number =
+            self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
+        self.wakeups.wake(target);
+        let (sessions, target) = (Arc::clone(self), target.clone());
+        Session { sessions, target, number, outgoing, _counted: AgentGauge::default() }
+    }
+
+    /// Ends the target's session, if there is one.
+    pub fn end(&self, target: &TargetId, reason: &'static str) {
+        if let Some(state) = self.lock().get_mut(target) {
+            state.end(reason);
+        }
+    }
+
+    /// Ends the target's session if it began before that moment.
+    pub fn end_before(&self, target: &TargetId, moment: Timestamp, reason: &'static str) {
+        if let Some(state) = self.lock().get_mut(target).filter(|state| state.began_before(moment)) {
+            state.end(reason);
+        }
+    }
+
+    /// Ends every session.
+    pub fn end_all(&self, reason: &'static str) {
+        self.lock().values_mut().for_each(|state| state.end(reason));
+    }
+
+    /// Ends the target's session and ignores its further messages: another broker works on the target.
+    pub fn disconnect(&self, target: &TargetId, reason: &'static str) {
+        let now = self.clock.now();
+        if let Some(state) = self.lock().get_mut(target) {
+            state.end(reason);
+            state.disconnect(now);
+        }
+    }
+
+    /// Ends every session and ignores its further messages.
+    pub fn disconnect_all(&self, reason: &'static str) {
+        let now = self.clock.now();
+        for state in self.lock().values_mut() {
+            state.end(reason);
+            state.disconnect(now);
+        }
+    }
+
+    /// Records the grants that were not over when this broker took the target over from another: the agent may hold their
+    /// windows, whatever this broker has pushed to it.
+    pub fn inherit(&self, target: &TargetId, grants: BTreeSet<GrantId>) {
+        let at = self.clock.now();
+        let mut all = self.inherited();
+        let inherited = all.entry(target.clone()).or_insert(Inherited { grants: BTreeSet::new(), at });
+        inherited.grants.extend(grants);
+        inherited.at = at;
+    }
+
+    /// Reports whether an agent without a record connects for the first time.
+    pub fn meets_stranger(&self, target: &TargetId) -> bool {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone())
+    }
+
+    /// Returns the targets whose agents have a session.
+    pub fn targets(&self) -> Vec<TargetId> {
+        let states = self.lock();
+        states.iter().filter(|(_, state)| state.has_session()).map(|(target, _)| target.clone()).collect()
+    }
+
+    /// Returns the number of the session that the target's agent has, if it has one.
+    pub fn session_number(&self, target: &TargetId) -> Option<u64> {
+        self.lock().get(target).and_then(SessionState::number)
+    }
+
+    /// Forgets what the target's agent has confirmed: another broker worked on the target meanwhile. A session that is
+    /// there goes on, and the whole state is pushed to it again.
+    pub fn doubt(&self, target: &TargetId) {
+        if let Some(state) = self.lock().get_mut(target) {
+            state.doubt();
+        }
+    }
+
+    /// Reports whether the target's agent has a session.
+    pub fn has_session(&self, target: &TargetId) -> bool {
+        self.lock().get(target).is_some_and(SessionState::has_session)
+    }
+
+    /// Pushes a desired state to the target's agent, unless that state was pushed last. The caller has read the state after this
+    /// session began: to a newer session another broker may have pushed a newer state.
+    ///
+    /// Returns the time at which to look at the target again, if its agent refused.
+    pub fn push(
+        &self,
+        target: &TargetId,
+        session: u64,
+        generation: u64,
+        desired: DesiredHost,
+    ) -> Option<Timestamp> {
+        let _span = log::span(target).entered();
+        let mut states = self.lock();
+        let state = states.get_mut(target).filter(|state| state.is_session(session))?;
+        state.push(generation, desired, self.clock.now())
+    }
+
+    /// Returns what is known of a window of a grant in the host layer.
+    pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
+        let wanted = HostWindow {
+            grant: grant.id,
+            port: window.port,
+            source: window.source,
+            not_after: grant.not_after,
+        };
+        let states = self.lock();
+        let state = states.get(&window.target);
+        if let Some(known) = state.and_then(|state| state.observe(&wanted)) {
+            return known;
+        }
+        let inherited = self.inherited();
+        let inherited = inherited.get(&window.target);
+        let came = inherited.is_some_and(|inherited| self.is_recent(inherited.at));
+        if came || state.is_none() && self.is_recent(self.started) {
+            return Observed::Unconfirmed;
+        }
+        // An earlier broker may have pushed the windows of a grant that is older than this process.
+        let may_hold = grant.requested_at < self.started
+            || state.is_some_and(|state| state.may_hold(&wanted))
+            || inherited.is_some_and(|inherited| inherited.grants.contains(&grant.id));
+        Observed::Unreachable { reason: "its agent is not connected".into(), may_hold }
+    }
+
+    /// Returns the report on the host layer of a target.
+    pub fn report(&self, target: &TargetId) -> LayerReport {
+        let report = self.lock().get(target).map(SessionState::report);
+        report.unwrap_or_else(|| {
+            LayerReport::unreachable("its agent has not connected since the broker started")
+        })
+    }
+
+    /// Reports whether agents may still be on their way here, after this broker has started or taken their target over.
+    fn is_recent(&self, moment: Timestamp) -> bool {
+        self.clock.now().duration_since(moment) < RETURN_GRACE.try_into().unwrap_or_default()
+    }
+
+    fn inherited(&self) -> MutexGuard<'_, HashMap<TargetId, Inherited>> {
+        self.inherited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, SessionState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Session {
+    /// Waits for the next thing to send.
+    pub async fn next(&mut self) -> Outgoing {
+        match self.outgoing.changed().await {
+            Ok(()) => self.outgoing.borrow_and_update().clone(),
+            Err(_) => Outgoing::End("the broker replaced this session"),
+        }
+    }
+
+    /// Records that the agent sent something.
+    pub fn mark_seen(&self) {
+        self.with_state(|state, now| state.mark_seen(now));
+    }
+
+    /// Records that the agent confirmed a generation, or refused it with an error.
+    pub fn applied(&self, generation: u64, error: Option<String>) {
+        let answered = log::span(&self.target)
+            .in_scope(|| self.with_state(|state, now| state.applied(generation, error, now)));
+        if answered == Some(true) {
+            // The agent holds what this broker pushed, and nothing that another broker did.
+            self.sessions.inherited().remove(&self.target);
+        }
+        self.sessions.wakeups.wake(&self.target);
+    }
+
+    /// Acts on this session's state, unless a newer session has it by now.
+    fn with_state<T>(&self, act: impl FnOnce(&mut SessionState, Timestamp) -> T) -> Option<T> {
+        let now = self.sessions.clock.now();
+        let mut states = self.sessions.lock();
+        let state = states.get_mut(&self.target).filter(|state| state.is_session(self.number))?;
+        Some(act(state, now))
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.with_state(|state, now| state.disconnect(now));
+        self.sessions.wakeups.wake(&self.target);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,50 @@
+//! The party to which a connection is counted, and the class in which it has its seat.
+
+use std::net::IpAddr;
+
+use postern_core::{Principal, TargetId};
+use postern_pki::Identity;
+
+/// The class of a connection after its handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Class {
+    /// The peer showed no certificate.
+    Anonymous,
+    /// The peer showed a principal's certificate.
+    People,
+    /// The peer showed an agent's certificate.
+    Agents,
+}
+
+impl Class {
+    /// Every class.
+    pub(super) const ALL: [Self; 3] = [Self::Anonymous, Self::People, Self::Agents];
+
+    /// Returns the class of a peer with this identity, or without one.
+    pub fn of(identity: Option<&Identity>) -> Self {
+        match identity {
+            None => Self::Anonymous,
+            Some(Identity::Agent(_)) => Self::Agents,
+            Some(Identity::Principal(_) | Identity::Broker) => Self::People,
+        }
+    }
+
+    /// Returns the metric's label.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::People => "people",
+            Self::Agents => "agents",
+        }
+    }
+}
+
+/// The party to which a connection is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Owner {
+    Address(IpAddr),
+    Balancer,
+    Principal(Principal),
+    Agent(TargetId),
+    Broker,
+}

@@ -1,0 +1,92 @@
+//! The store of a broker that runs: it is opened, asked for its newest record, and left with a word where it has lost records.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postern_core::audit::{AuditEvent, AuditRecord};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::store::embedded::Embedded;
+use crate::store::redis::{Redis, RedisSettings};
+use crate::store::single_broker::SingleBroker;
+use crate::store::{Coordination, Store, Transaction};
+
+/// The time limit of the record of a loss.
+const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A store, and its side of the cluster.
+pub type Opened = (Arc<dyn Store>, Arc<dyn Coordination>);
+
+/// Opens the store that the configuration names, and logs what its settings cannot promise.
+///
+/// # Errors
+/// It cannot be opened.
+pub async fn open(config: &Config) -> anyhow::Result<Opened> {
+    let Some(settings) = &config.redis else {
+        let store = Embedded::open(&config.store_path()).with_context(|| {
+            format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
+        })?;
+        return Ok((Arc::new(store), Arc::new(SingleBroker::default())));
+    };
+    let store = Arc::new(Redis::open(settings).await.context("cannot open the store on Redis")?);
+    for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
+        tracing::warn!(%warning, "Redis cannot keep what is promised");
+    }
+    let coordination: Arc<dyn Coordination> = Arc::clone(&store) as _;
+    Ok((store, coordination))
+}
+
+/// Returns the time of the newest audit record; the clock never falls behind it.
+pub(super) async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp> {
+    let head = store.audit_head().await?;
+    let Some(before) = head.seq.checked_sub(1) else { return Ok(Timestamp::UNIX_EPOCH) };
+    let lines = store.audit_lines(before, 1).await?;
+    let record = lines.first().and_then(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
+    // A broken line is for `audit verify` to name; it must not keep the broker from closing what is open.
+    Ok(record.map_or(Timestamp::UNIX_EPOCH, |record| record.event.at))
+}
+
+/// Waits until the store has lost records, or works no more, and then fails with the reason.
+///
+/// # Errors
+/// Always, once that happens.
+pub(super) async fn watch_for_loss(
+    store: Arc<dyn Store>,
+    settings: Option<RedisSettings>,
+    clock: Clock,
+) -> anyhow::Result<()> {
+    let reason = tokio::select! {
+        reason = store.lost() => reason,
+        reason = store.ended() => anyhow::bail!(reason),
+    };
+    tracing::error!(event = "store.went_back", reason, "the store has lost records; this broker ends");
+    if let Some(settings) = settings {
+        record_loss(&settings, &reason, clock).await;
+    }
+    Err(anyhow::anyhow!(reason))
+}
+
+/// Records a loss in the audit log that goes on without the lost records (I9). The store as it was opened is believed no more.
+async fn record_loss(settings: &RedisSettings, reason: &str, clock: Clock) {
+    let event = AuditEvent::done(clock.now(), "broker", "store.went_back").with("reason", reason);
+    let recording = async {
+        let store = Redis::open(settings).await?;
+        store.commit(Transaction::default().audit(event)).await?;
+        store.leave().await
+    };
+    match tokio::time::timeout(RECORD_TIMEOUT, recording).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(
+                error = &error as &dyn std::error::Error,
+                "cannot record the loss in the audit log"
+            )
+        }
+        Err(_) => {
+            tracing::error!("cannot record the loss in the audit log: the store did not answer in time")
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! The table of metrics.
+
+use crate::limits::Limit;
+use crate::signals::parts::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
+use crate::signals::rounds::Task;
+
+/// A metric.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// The name.
+    pub name: &'static str,
+    /// Counter, gauge or histogram.
+    pub kind: MetricKind,
+    /// The label with its values, if the metric has one.
+    pub label: Option<(&'static str, &'static [&'static str])>,
+    /// The help text.
+    pub what: &'static str,
+}
+
+/// The kind of a metric.
+#[derive(Debug, Clone, Copy)]
+pub enum MetricKind {
+    /// A number that only rises.
+    Counter,
+    /// A number that rises and falls.
+    Gauge,
+    /// Samples, counted in buckets with these upper bounds.
+    Histogram(&'static [f64]),
+}
+
+pub(crate) const BUILD_INFO: &str = "postern_build_info";
+pub(crate) const GRANTS: &str = "postern_grants";
+pub(crate) const GRANT_TRANSITIONS: &str = "postern_grant_transitions_total";
+pub(crate) const ACTIVATION: &str = "postern_activation_seconds";
+pub(crate) const OPEN: &str = "postern_open_seconds";
+pub(crate) const CLOSE: &str = "postern_close_seconds";
+pub(crate) const EXPIRY_LAG: &str = "postern_expiry_lag_seconds";
+pub(crate) const OLDEST_CLOSE: &str = "postern_oldest_close_seconds";
+pub(crate) const CONNECTED_AGENTS: &str = "postern_connected_agents";
+pub(crate) const CONNECTIONS: &str = "postern_connections";
+pub(crate) const LIMITED: &str = "postern_limited_total";
+pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
+pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
+pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
+pub(crate) const READY: &str = "postern_ready";
+pub(crate) const NOT_READY: &str = "postern_not_ready";
+pub(crate) const TASK_ROUND_AGE: &str = "postern_task_round_age_seconds";
+pub(crate) const CLOCK_AHEAD: &str = "postern_clock_ahead_seconds";
+pub(crate) const CLOCK_AHEAD_OF_STORE: &str = "postern_clock_ahead_of_store_seconds";
+pub(crate) const CERTIFICATE_EXPIRY: &str = "postern_certificate_expiry_timestamp_seconds";
+pub(crate) const AUTHORITY_RENEWAL_FAILURES: &str = "postern_authority_renewal_failures_total";
+pub(crate) const CLOUD_FAILURES: &str = "postern_cloud_failures_total";
+pub(crate) const CLOUD_STUCK: &str = "postern_cloud_stuck_targets";
+pub(crate) const CLOUD_UNREAD: &str = "postern_cloud_unread_places";
+pub(crate) const CLOUD_DRIFT: &str = "postern_cloud_drift_total";
+pub(crate) const CLOUD_UNKNOWN: &str = "postern_cloud_unknown_windows_total";
+pub(crate) const CLOUD_SWEEP: &str = "postern_cloud_sweep_seconds";
+
+/// The states in which a grant is not over.
+pub(crate) const OPEN_STATES: &[&str] = &["pending_approval", "opening", "active", "closing"];
+/// The parts that can keep a broker from its work.
+pub(crate) const PARTS: [&str; 5] = [STORE, RECONCILER, MEMBERSHIP, AUTHORITY, ENDING];
+/// The events of grants; `refused` is a request that did not become a grant.
+const EVENTS: &[&str] = &[
+    "requested",
+    "refused",
+    "approved",
+    "denied",
+    "activated",
+    "expired",
+    "revoked",
+    "superseded",
+    "rolled_back",
+    "closed",
+];
+const LAYERS: &[&str] = &["host", "cloud"];
+/// Handshakes, and the classes of connections after their handshake.
+const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "agents"];
+const LIMITS: &[&str] = &[
+    Limit::FirstByte.word(),
+    Limit::Handshake.word(),
+    Limit::Preface.word(),
+    Limit::Handshakes.word(),
+    Limit::HandshakesPerAddress.word(),
+    Limit::Anonymous.word(),
+    Limit::AnonymousPerAddress.word(),
+    Limit::People.word(),
+    Limit::PerPrincipal.word(),
+    Limit::Agents.word(),
+    Limit::PerAgent.word(),
+    Limit::AnonymousAge.word(),
+    Limit::AnonymousBytes.word(),
+    Limit::Receive.word(),
+    Limit::Answer.word(),
+    Limit::Message.word(),
+];
+/// The tasks of the broker that go round.
+const TASKS: &[&str] = &[
+    Task::Reconciler.word(),
+    Task::CloudLayer.word(),
+    Task::Sweep.word(),
+    Task::AuditOutbox.word(),
+    Task::Membership.word(),
+    Task::Follower.word(),
+    Task::PeerStatus.word(),
+    Task::Authority.word(),
+    Task::Readiness.word(),
+    Task::Health.word(),
+    Task::Clock.word(),
+    Task::Sample.word(),
+    Task::Metrics.word(),
+];
+const OPERATIONS: &[&str] = &["commit", "read"];
+const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];
+const LEASE_CHANGE_KINDS: &[&str] = &["taken", "taken_over", "forced", "lost", "released"];
+
+/// Buckets from a host on the same switch to a firewall that takes minutes.
+const LAYER_SECONDS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 3600.0];
+const STORE_SECONDS: &[f64] =
+    &[0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
+
+/// Every metric of the broker.
+pub const ALL: [Metric; 27] = [
+    gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
+    gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
+    counter(
+        GRANT_TRANSITIONS,
+        Some(("event", EVENTS)),
+        "Events of grants, counted by the broker that recorded them",
+    ),
+    histogram(ACTIVATION, LAYER_SECONDS, None, "From the request to every layer's confirmation"),
+    histogram(
+        OPEN,
+        LAYER_SECONDS,
+        Some(("layer", LAYERS)),
+        "From the request to the layer's confirmation of every window",
+    ),
+    histogram(
+        CLOSE,
+        LAYER_SECONDS,
+        Some(("layer", LAYERS)),
+        "From a grant's revocation or end to the layer's confirmation that every window is closed",
+    ),
+    histogram(
+        EXPIRY_LAG,
+        LAYER_SECONDS,
+        Some(("layer", LAYERS)),
+        "How long after the end of a grant the layer confirmed that every window is closed",
+    ),
+    gauge(
+        OLDEST_CLOSE,
+        Some(("layer", LAYERS)),
+        "For how long the layer has not confirmed the oldest close that is due; 0 where there is none",
+    ),
+    gauge(CONNECTED_AGENTS, None, "Agents with a session on this broker"),
+    gauge(CONNECTIONS, Some(("kind", CONNECTION_KINDS)), "Connections to this broker's port"),
+    counter(
+        LIMITED,
+        Some(("limit", LIMITS)),
+        "Connections and calls that one of this broker's limits refused or ended",
+    ),
+    histogram(
+        STORE_CALLS,
+        STORE_SECONDS,
+        Some(("operation", OPERATIONS)),
+        "How long the store took to answer",
+    ),
+    counter(
+        STORE_FAILURES,
+        Some(("operation", OPERATIONS)),
+        "Calls of the store that failed; a conflict is not a failure",
+    ),
+    counter(
+        LEASE_CHANGES,
+        Some(("why", LEASE_CHANGE_KINDS)),
+        "Leases on targets that this broker took, lost or gave back",
+    ),
+    gauge(READY, None, "1 while this broker can do its work, otherwise 0"),
+    gauge(NOT_READY, Some(("part", &PARTS)), "1 for each part that keeps this broker from its work"),
+    gauge(
+        TASK_ROUND_AGE,
+        Some(("task", TASKS)),
+        "How long ago a task of this broker last went round, or began if it has not gone round yet",
+    ),
+    gauge(
+        CLOCK_AHEAD,
+        None,
+        "How far the machine's wall clock is ahead of the broker's own; negative: behind",
+    ),
+    gauge(
+        CLOCK_AHEAD_OF_STORE,
+        None,
+        "How far the broker's clock is ahead of the store's, and so of other brokers' on it; negative: behind",
+    ),
+    gauge(
+        CERTIFICATE_EXPIRY,
+        Some(("certificate", CERTIFICATES)),
+        "When a certificate of this broker ends, in seconds since 1970; 0 where there is none",
+    ),
+    counter(
+        AUTHORITY_RENEWAL_FAILURES,
+        None,
+        "Attempts of this broker to renew the authority's intermediate that failed",
+    ),
+    counter(CLOUD_FAILURES, None, "Rounds on a target that failed"),
+    gauge(CLOUD_STUCK, None, "Targets whose cloud has failed three times in a row or more"),
+    gauge(CLOUD_UNREAD, None, "Accounts, Regions and subscriptions that the last sweep could not read"),
+    counter(CLOUD_DRIFT, None, "Changes in a cloud that Postern did not make"),
+    counter(CLOUD_UNKNOWN, None, "Windows closed because no grant was known for them"),
+    histogram(CLOUD_SWEEP, SWEEP_SECONDS, None, "How long sweeps of a cloud took"),
+];
+
+type Labels = Option<(&'static str, &'static [&'static str])>;
+
+const fn counter(name: &'static str, label: Labels, what: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Counter, label, what }
+}
+
+const fn gauge(name: &'static str, label: Labels, what: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Gauge, label, what }
+}
+
+const fn histogram(name: &'static str, buckets: &'static [f64], label: Labels, what: &'static str) -> Metric {
+    Metric { name, kind: MetricKind::Histogram(buckets), label, what }
+}

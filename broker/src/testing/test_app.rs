@@ -1,0 +1,116 @@
+//! The use cases over a store in memory and a fake cloud, for tests.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use postern_core::audit::{AuditEvent, AuditRecord, Outcome};
+use postern_core::target::CloudKind;
+use postern_core::{Policy, Principal, Role, TargetId};
+use postern_pki::authority::Authority;
+use postern_pki::identity::TrustDomain;
+use postern_provider::Provider;
+use postern_provider::fake::FakeCloud;
+use tempfile::TempDir;
+use tokio::sync::watch;
+
+use crate::app::{About, App, Caller, PrincipalKey, StoreKind};
+use crate::authority::Standing;
+use crate::clock::Clock;
+use crate::cluster::Cluster;
+use crate::layers::cloud::CloudLayer;
+use crate::layers::host::sessions::AgentSessions;
+use crate::layers::observer::Observer;
+use crate::readiness::Readiness;
+use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
+use crate::store::memory::Memory;
+use crate::store::{Change, Expect, Store as _, Transaction};
+use crate::testing::builders::name;
+
+/// An app of its own for each test. It drives the AWS cloud.
+pub(crate) struct TestApp {
+    pub(crate) app: Arc<App>,
+    pub(crate) store: Arc<Memory>,
+    pub(crate) cloud: Arc<FakeCloud>,
+    _dir: TempDir,
+}
+
+impl TestApp {
+    pub(crate) fn new() -> Self {
+        let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
+        let (store, cloud): (Arc<Memory>, Arc<FakeCloud>) = (Arc::default(), Arc::default());
+        let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
+        let cluster = Cluster::alone();
+        let (dir, trust_domain) = (tempfile::tempdir().unwrap(), TrustDomain::new("postern").unwrap());
+        let observer = Observer {
+            sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
+            cloud: CloudLayer::new(
+                BTreeMap::from([(CloudKind::Aws, aws)]),
+                clock,
+                Arc::clone(&wakeups),
+                Arc::clone(&cluster.leases),
+            ),
+            leases: Arc::clone(&cluster.leases),
+        };
+        let app = App {
+            store: Arc::clone(&store) as _,
+            sessions: Arc::clone(&observer.sessions),
+            cloud: Arc::clone(&observer.cloud),
+            observer,
+            cluster,
+            wakeups,
+            grant_changes: GrantChanges::default(),
+            readiness: Readiness::default(),
+            rounds: Arc::default(),
+            about: About { name: "broker-1".into(), store: StoreKind::Embedded },
+            shutdown: watch::channel(ShutdownPhase::Running).1,
+            clock,
+            authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),
+            standing: Arc::new(Standing::at(dir.path().join("ca/root.key"))),
+            trust_domain,
+            management_ports: crate::config::default_management_ports(),
+        };
+        Self { app: Arc::new(app), store, cloud, _dir: dir }
+    }
+
+    /// An app with these policies.
+    pub(crate) async fn under(policies: impl IntoIterator<Item = Policy>) -> Self {
+        let test = Self::new();
+        for policy in policies {
+            let change = Change::PutPolicy { policy, expect: Expect::Absent };
+            let event = AuditEvent::done(test.app.clock.now(), "a test", "policy.put");
+            test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+        }
+        test
+    }
+
+    /// Returns the actor, the outcome and the reason of each audit record of one action, in order.
+    pub(crate) async fn audited(&self, action: &str) -> Vec<(String, Outcome, String)> {
+        let events = self.events().await;
+        let of_action = events.into_iter().filter(|event| event.action == action);
+        of_action
+            .map(|event| {
+                (event.actor, event.outcome, event.details.get("reason").cloned().unwrap_or_default())
+            })
+            .collect()
+    }
+
+    /// Returns every event of the audit log, in order.
+    pub(crate) async fn events(&self) -> Vec<AuditEvent> {
+        let lines = self.store.audit_lines(0, 1000).await.unwrap();
+        let record = |line: &str| serde_json::from_str::<AuditRecord>(line).unwrap();
+        lines.iter().map(|(_, line)| record(line).event).collect()
+    }
+
+    /// Returns the targets that were woken since the last call.
+    pub(crate) async fn woken(&self) -> Vec<TargetId> {
+        let woken = tokio::time::timeout(std::time::Duration::from_millis(20), self.app.wakeups.take()).await;
+        woken.unwrap_or_default().into_iter().collect()
+    }
+}
+
+/// A caller of this name.
+pub(crate) fn caller(role: Role, who: &str) -> Caller {
+    let principal = Principal { role, name: name(who) };
+    let key = PrincipalKey { issuer: "spiffe://postern".into(), subject: format!("principal/{who}") };
+    Caller { display_name: principal.to_string(), principal, key, address: None, token: None }
+}
