@@ -64,7 +64,7 @@ CARGO_DENY := 0.20.2
 check: ## Formatting, lints, documentation, the rules of the house, and what the dependencies are allowed to be.
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(LOCKED) --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links" $(CARGO) doc $(LOCKED) --workspace --no-deps --quiet
+	RUSTDOCFLAGS="-D rustdoc::broken_intra_doc_links -A rustdoc::private_intra_doc_links -A rustdoc::invalid_html_tags" $(CARGO) doc $(LOCKED) --workspace --no-deps --document-private-items --quiet
 	$(CARGO) run $(LOCKED) --quiet --bin postern-house
 	@if [ "$$($(CARGO) deny --version 2>/dev/null)" != "cargo-deny $(CARGO_DENY)" ]; then \
 		$(CARGO) install --quiet --locked --version $(CARGO_DENY) cargo-deny; \

@@ -43,7 +43,7 @@ pub(crate) fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> 
     files::replace_durably(path, text.as_bytes(), mode).map_err(|source| failed(path, source))
 }
 
-/// Writes a file as [`write`] does, and gives it to the owner of its directory: a command that root runs must not leave a
+/// Writes a file as [`write()`] does, and gives it to the owner of its directory: a command that root runs must not leave a
 /// file that the broker's user cannot read.
 pub(crate) fn write_beside(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     files::replace_durably_for_owner_of_dir(path, text.as_bytes(), mode)

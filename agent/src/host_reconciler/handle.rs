@@ -127,7 +127,7 @@ impl ReconcilerHandle {
     }
 }
 
-/// Waits for the answer. If the reconciler's thread has ended, waits for ever: [`crate::tasks`] then ends the process.
+/// Waits for the answer. If the reconciler's thread has ended, waits for ever: [`postern_runtime::tasks`] then ends the process.
 pub async fn answer_or_pending<T>(answer: impl Future<Output = Result<T, oneshot::error::RecvError>>) -> T {
     match answer.await {
         Ok(answer) => answer,
