@@ -2,17 +2,23 @@
 
 use std::error::Error;
 
-/// Returns an error with all its causes on one line, the outermost first. A cause that the line already has is left out.
+/// Returns an error with all its causes on one line, the outermost first. A cause that the line already ends with is left out.
 pub fn error_chain(error: &dyn Error) -> String {
     with_causes(error.to_string(), error)
 }
 
 /// Returns `text` with the causes of an error, as [`error_chain`] does: for an error whose own `Display` says too much.
 pub fn with_causes(text: String, error: &dyn Error) -> String {
-    causes(error).map(ToString::to_string).fold(text, |line, cause| {
-        // Many errors repeat their source.
-        if line.contains(&cause) { line } else { format!("{line}: {cause}") }
-    })
+    causes(error)
+        .map(ToString::to_string)
+        .fold(text, |line, cause| if says(&line, &cause) { line } else { format!("{line}: {cause}") })
+}
+
+/// Reports whether the line ends with this cause: many errors repeat their source. A cause whose words only stand somewhere in the
+/// line is another one.
+fn says(line: &str, cause: &str) -> bool {
+    let before = line.strip_suffix(cause);
+    before.is_some_and(|before| cause.is_empty() || before.is_empty() || before.ends_with(": "))
 }
 
 /// Returns the causes of an error, the outermost first and without the error itself.
@@ -59,5 +65,11 @@ mod tests {
         let error = chain(&["the call failed: no route", "no route", "no route", "", "down"]);
         assert_eq!(error_chain(&error), "the call failed: no route: down");
         assert_eq!(with_causes("short".to_owned(), &error), "short: no route: down");
+    }
+
+    #[test]
+    fn a_cause_whose_words_the_line_only_contains_is_kept() {
+        let error = chain(&["cannot read the key file", "file", "denied", "denied by the kernel"]);
+        assert_eq!(error_chain(&error), "cannot read the key file: file: denied: denied by the kernel");
     }
 }
