@@ -2,6 +2,7 @@
 //!
 //! Both live on one host of a network, at fixed addresses of its loopback: every scenario has hosts of its own.
 
+mod accounts;
 mod cloud;
 mod edits;
 mod iam;
@@ -20,6 +21,7 @@ use crate::clock::{monotonic, wait_until};
 use crate::net::Host;
 use crate::netns::{Netns, tied};
 use crate::process::{Process, STEP_TIMEOUT};
+pub use accounts::{ACCOUNT, OTHER_ACCOUNT, REGION};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
 pub use protocol::Call;
@@ -33,13 +35,6 @@ const PROXY: &str = "127.0.0.1:5001";
 /// The environment in which a program finds its credentials: moto takes any.
 pub(crate) const CREDENTIALS: [(&str, &str); 3] =
     [("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test"), ("AWS_EC2_METADATA_DISABLED", "true")];
-
-/// The account of the tests' own credentials.
-pub const ACCOUNT: &str = "123456789012";
-/// Another account, reached by a role.
-pub const OTHER_ACCOUNT: &str = "210987654321";
-/// The Region in which things are unless said otherwise.
-pub const REGION: &str = "eu-central-1";
 
 /// A running EC2.
 #[derive(Debug)]

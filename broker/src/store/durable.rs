@@ -5,15 +5,13 @@
 //! wrote itself. "It is so already" would then be an answer about records that a failover may lose (I4).
 //!
 //! **The rule.** A use case answers a change with a [`Durable`] value. There are two ways to one: a commit
-//! ([`Durable::commit`]), and a read that waits for the same confirmation ([`Store::durable_grant`] and
-//! [`Store::durable_policy`]). Only stores make the value of a read, so that no use case can answer a change from a plain read
+//! ([`Durable::commit`]), and a read that waits for the same confirmation
+//! ([`super::Store::durable_grant`] and [`super::Store::durable_policy`]). Only stores make the value of a read, so that no use case can answer a change from a plain read
 //! by mistake. Calls that only read use plain reads, and may show a record before replicas have it.
 //!
-//! **On failure.** The read fails as the commit did, with [`StoreError::Unavailable`], and the caller repeats its call.
+//! **On failure.** The read fails as the commit did, with [`super::StoreError::Unavailable`], and the caller repeats its call.
 
 use std::ops::Deref;
-
-use super::{Store, StoreError, Transaction};
 
 /// A value that depends only on records that are as durable as an answered commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,14 +21,6 @@ impl<T> Durable<T> {
     /// Makes a value of a record that the store knows to be durable.
     pub(super) fn new(value: T) -> Self {
         Self(value)
-    }
-
-    /// Commits the transaction, and returns the value that holds after it.
-    ///
-    /// # Errors
-    /// As [`Store::commit`].
-    pub async fn commit(store: &dyn Store, transaction: Transaction, value: T) -> Result<Self, StoreError> {
-        store.commit(transaction).await.map(|_| Self(value))
     }
 
     /// Makes a value of this one.

@@ -133,6 +133,16 @@ pub trait Store: Send + Sync + 'static {
     }
 }
 
+impl<T> Durable<T> {
+    /// Commits the transaction, and returns the value that holds after it.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    pub async fn commit(store: &dyn Store, transaction: Transaction, value: T) -> Result<Self, StoreError> {
+        store.commit(transaction).await.map(|_| Self::new(value))
+    }
+}
+
 /// A selection of grants.
 #[derive(Debug, Clone, Default)]
 pub struct GrantQuery {

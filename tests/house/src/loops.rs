@@ -127,6 +127,34 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_that_uses_what_it_offers_and_a_path_through_an_imported_module_are_imports() {
+        let loops = found(&[
+            ("a/src/lib.rs", "pub mod shop;"),
+            ("a/src/shop.rs", "mod shelf; pub use shelf::Box; pub struct Price; fn f(all: Box) {}"),
+            ("a/src/shop/shelf.rs", "use super::Price; pub struct Box;"),
+        ]);
+        assert_eq!(loops, [["shop", "shop::shelf"]]);
+        for (body, is_loop) in [("let full = true; full", false), ("full()", true)] {
+            let loops = found(&[
+                ("a/src/lib.rs", "pub mod shop;"),
+                (
+                    "a/src/shop.rs",
+                    &format!("mod shelf; pub use shelf::full; pub struct Price; fn f() -> bool {{ {body} }}"),
+                ),
+                ("a/src/shop/shelf.rs", "use super::Price; pub fn full() -> bool { true }"),
+            ]);
+            assert_eq!(!loops.is_empty(), is_loop, "{body}");
+        }
+        let loops = found(&[
+            ("a/src/lib.rs", "mod shop; mod user;"),
+            ("a/src/shop.rs", "pub mod shelf;"),
+            ("a/src/shop/shelf.rs", "use crate::user::User; pub struct Box;"),
+            ("a/src/user.rs", "use crate::shop; pub struct User; fn f() { shop::shelf::Box; }"),
+        ]);
+        assert_eq!(loops, [["shop::shelf", "user"]]);
+    }
+
+    #[test]
     fn tests_may_look_where_they_want() {
         let loops = found(&[
             ("a/src/lib.rs", "mod one; mod two;"),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, Item, ItemMod, ItemUse, UseTree, Visibility};
+use syn::{Attribute, Expr, ExprCall, Item, ItemMod, ItemUse, UseTree, Visibility};
 
 /// A file of a crate.
 #[derive(Debug, Default)]
@@ -23,7 +23,8 @@ pub(crate) struct Module {
 impl Module {
     /// Reads a file.
     pub(crate) fn read(file: &syn::File) -> Self {
-        let mut reader = Reader { module: Self::default(), depth: 0 };
+        let mut reader =
+            Reader { module: Self::default(), aliases: BTreeMap::new(), paths: Vec::new(), depth: 0 };
         for item in &file.items {
             if let Item::Mod(ItemMod { ident, content: None, attrs, .. }) = item {
                 let children =
@@ -32,6 +33,13 @@ impl Module {
             }
         }
         reader.visit_file(file);
+        // A name that the file imports or offers leads on: to a child of the module that it names, or to the item that it offers.
+        for path in std::mem::take(&mut reader.paths) {
+            let known = path.split_first().and_then(|(first, rest)| Some((reader.aliases.get(first)?, rest)));
+            if let Some((alias, rest)) = known {
+                reader.module.imports.push([alias.as_slice(), rest].concat());
+            }
+        }
         reader.module
     }
 }
@@ -100,6 +108,10 @@ fn start<'p>(module: &Module, from: &[String], path: &'p [String]) -> Option<(Ve
 
 struct Reader {
     module: Module,
+    /// The names that `use` brings into the file, each with its path.
+    aliases: BTreeMap<String, Vec<String>>,
+    /// Every path that the file itself writes, outside of `use`.
+    paths: Vec<Vec<String>>,
     /// The number of modules within the file around the item that is read.
     depth: usize,
 }
@@ -142,6 +154,9 @@ impl Reader {
         let known = rename.or_else(|| path.last().cloned()).unwrap_or_default();
         let is_of_a_child = before.first().is_some_and(|first| self.module.children.contains(first))
             || before.first().is_some_and(|first| first == "self");
+        if self.depth == 0 {
+            self.aliases.insert(known.clone(), path.clone());
+        }
         if is_offered {
             self.module.offers.insert(known, path.clone());
         }
@@ -169,9 +184,25 @@ impl<'ast> Visit<'ast> for Reader {
         self.spread(&item.tree, &[], is_offered);
     }
 
+    fn visit_expr_call(&mut self, call: &'ast ExprCall) {
+        if let Expr::Path(callee) = &*call.func
+            && let Some(name) = callee.path.get_ident()
+            && self.depth == 0
+        {
+            self.paths.push(vec![name.to_string()]);
+        }
+        visit::visit_expr_call(self, call);
+    }
+
     fn visit_path(&mut self, path: &'ast syn::Path) {
-        if path.segments.len() > 1 {
-            self.import(path.segments.iter().map(|segment| segment.ident.to_string()).collect());
+        let names: Vec<String> = path.segments.iter().map(|segment| segment.ident.to_string()).collect();
+        // A lone name in small letters is a variable, unless it is called.
+        let is_variable = names.len() == 1 && names[0].starts_with(char::is_lowercase);
+        if self.depth == 0 && !is_variable {
+            self.paths.push(names.clone());
+        }
+        if names.len() > 1 {
+            self.import(names);
         }
         visit::visit_path(self, path);
     }
