@@ -28,10 +28,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
 use tower::ServiceExt as _;
 
-use crate::clock::{Clock, boottime};
+use crate::clock::boottime;
 use crate::readiness::{Readiness, goes_round, in_words};
-use crate::signals::Heartbeat;
-use crate::signals::rounds::{RoundReporter, Rounds};
+use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::telemetry;
 
 /// The number of connections at once. A further one closes the oldest, so that readers that do not read silence no probe.
@@ -50,10 +49,6 @@ pub struct Shown {
     pub metrics: PrometheusHandle,
     /// The reasons for which the broker is not ready.
     pub readiness: Readiness,
-    /// The heartbeat of the reconciler.
-    pub heartbeat: Arc<Heartbeat>,
-    /// The broker's clock.
-    pub clock: Clock,
     /// The last round of each task.
     pub rounds: Arc<Rounds>,
 }
@@ -135,11 +130,12 @@ async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
 }
 
 async fn livez(State(shown): State<Shown>) -> (StatusCode, String) {
-    if goes_round(&shown.heartbeat, shown.clock) {
+    if goes_round(&shown.rounds) {
         return (StatusCode::OK, "alive\n".into());
     }
-    let last = shown.heartbeat.last().map_or_else(|| "its start".to_owned(), |last| last.to_string());
-    (StatusCode::SERVICE_UNAVAILABLE, format!("reconciler: it has not gone round since {last}\n"))
+    let age = shown.rounds.age(Task::Reconciler, boottime());
+    let since = age.map_or_else(|| "yet".to_owned(), |age| format!("for {} s", age.as_secs()));
+    (StatusCode::SERVICE_UNAVAILABLE, format!("reconciler: it has not gone round {since}\n"))
 }
 
 async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {

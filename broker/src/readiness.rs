@@ -8,19 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join;
-use jiff::SignedDuration;
 use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 
-use crate::clock::{Clock, boottime};
-use crate::signals::Heartbeat;
+use crate::clock::boottime;
 use crate::signals::parts::{RECONCILER, Reasons, STORE};
-use crate::signals::rounds::RoundReporter;
+use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::store::Store;
 use crate::telemetry;
 
 /// The time limit of one round of the reconciler's loop; it goes round at least every 5 s.
-const MAX_ROUND: SignedDuration = SignedDuration::from_secs(30);
+const MAX_ROUND: Duration = Duration::from_secs(30);
 /// The pause between two checks.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The time limit of the store's answer.
@@ -99,8 +97,8 @@ impl Readiness {
 }
 
 /// Reports whether the reconciler's loop goes round.
-pub fn goes_round(heartbeat: &Heartbeat, clock: Clock) -> bool {
-    heartbeat.last().is_some_and(|last| clock.now().duration_since(last) < MAX_ROUND)
+pub fn goes_round(rounds: &Rounds) -> bool {
+    rounds.age(Task::Reconciler, boottime()).is_some_and(|age| age < MAX_ROUND)
 }
 
 /// Checks the store and the reconciler, until the process ends.
@@ -110,12 +108,10 @@ pub fn goes_round(heartbeat: &Heartbeat, clock: Clock) -> bool {
 pub async fn keep_checking(
     readiness: Readiness,
     store: Arc<dyn Store>,
-    heartbeat: Arc<Heartbeat>,
-    clock: Clock,
+    rounds: Arc<Rounds>,
     reporter: RoundReporter,
 ) -> anyhow::Result<()> {
-    join(check_store(&readiness, store.as_ref(), &reporter), check_reconciler(&readiness, &heartbeat, clock))
-        .await;
+    join(check_store(&readiness, store.as_ref(), &reporter), check_reconciler(&readiness, &rounds)).await;
     Ok(())
 }
 
@@ -135,13 +131,15 @@ async fn check_store(readiness: &Readiness, store: &dyn Store, reporter: &RoundR
     }
 }
 
-async fn check_reconciler(readiness: &Readiness, heartbeat: &Heartbeat, clock: Clock) {
+async fn check_reconciler(readiness: &Readiness, rounds: &Rounds) {
     loop {
-        let goes_round = goes_round(heartbeat, clock);
-        match heartbeat.last() {
-            _ if goes_round => readiness.clear(RECONCILER),
-            Some(last) => readiness.set(RECONCILER, format!("it has not gone round since {last}")),
-            None => {}
+        let goes_round = goes_round(rounds);
+        if goes_round {
+            readiness.clear(RECONCILER);
+        } else if rounds.age(Task::Reconciler, boottime()).is_some() {
+            // The age itself would be a new reason at each check.
+            let limit = MAX_ROUND.as_secs();
+            readiness.set(RECONCILER, format!("it has not gone round for {limit} s"));
         }
         // The first round is moments away when a broker starts.
         tokio::time::sleep(if goes_round { CHECK_INTERVAL } else { CHECK_INTERVAL / 20 }).await;
@@ -150,11 +148,8 @@ async fn check_reconciler(readiness: &Readiness, heartbeat: &Heartbeat, clock: C
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
     use crate::signals::parts::{ENDING, MEMBERSHIP};
-    use crate::signals::rounds::Task;
     use crate::store::memory::Memory;
     use crate::testing::builders::reporter;
 
@@ -170,21 +165,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_broker_is_ready_once_every_part_was_seen_to_work() {
-        let (readiness, heartbeat) = (Readiness::default(), Arc::new(Heartbeat::default()));
-        let clock = Clock::start(Timestamp::UNIX_EPOCH);
+        let (readiness, rounds) = (Readiness::default(), Arc::new(Rounds::default()));
+        let reconciler = rounds.reporter(Task::Reconciler, None, boottime());
         let checking = keep_checking(
             readiness.clone(),
             Arc::new(Memory::default()),
-            Arc::clone(&heartbeat),
-            clock,
+            Arc::clone(&rounds),
             reporter(Task::Readiness),
         );
         assert_eq!(readiness.reasons().keys().copied().collect::<Vec<_>>(), [RECONCILER, STORE]);
         let story = async {
-            heartbeat.beat(clock.now());
+            // Whatever the result: a round that failed has gone round.
+            reconciler.failed(boottime(), "a test");
             becomes(&readiness, true).await;
-            heartbeat.beat(clock.now() - MAX_ROUND);
-            assert!(becomes(&readiness, false).await[RECONCILER].starts_with("it has not gone round since"));
+            reconciler.succeeded(boottime() - MAX_ROUND);
+            assert_eq!(becomes(&readiness, false).await[RECONCILER], "it has not gone round for 30 s");
         };
         tokio::select! {
             _ = checking => panic!("it ended"),

@@ -42,7 +42,7 @@ use crate::monitoring::{self, Shown, UPKEEP_INTERVAL};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
-use crate::signals::{GrantChanges, Heartbeat, ShutdownPhase, Wakeups, parts};
+use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
 use crate::store::{Coordination, Store};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
 pub use store::{Opened, open as open_store};
@@ -141,9 +141,7 @@ async fn start(
     let mut tasks = Tasks::default();
     if let Some(listen) = config.metrics_listen {
         let metrics = telemetry::install(&readiness.reasons())?;
-        let heartbeat = Arc::clone(&parts.heartbeat);
-        let rounds = Arc::clone(&parts.rounds);
-        let shown = Shown { metrics, readiness: readiness.clone(), heartbeat, clock, rounds };
+        let shown = Shown { metrics, readiness: readiness.clone(), rounds: Arc::clone(&parts.rounds) };
         let reporter = parts.reporter(Task::Metrics, Some(UPKEEP_INTERVAL));
         tasks.spawn("metrics", monitoring::serve(monitoring::bind(listen).await?, shown, reporter));
     }
@@ -171,9 +169,9 @@ async fn start(
     tasks.spawn("sweep", cloud().keep_sweeping(config.sweep_every, reporter));
     let reporter = parts.reporter(Task::AuditOutbox, None);
     tasks.spawn("audit outbox", cloud().keep_writing_records(Arc::clone(&parts.store), reporter));
-    let (store, heartbeat) = (Arc::clone(&parts.store), Arc::clone(&parts.heartbeat));
+    let (store, rounds) = (Arc::clone(&parts.store), Arc::clone(&parts.rounds));
     let reporter = parts.reporter(Task::Readiness, Some(CHECK_INTERVAL));
-    tasks.spawn("readiness", readiness::keep_checking(readiness.clone(), store, heartbeat, clock, reporter));
+    tasks.spawn("readiness", readiness::keep_checking(readiness.clone(), store, rounds, reporter));
     let (statuses, health) = tonic_health::server::health_reporter();
     let reporter = parts.reporter(Task::Health, None);
     tasks.spawn("health", api::report_health(statuses, readiness.clone(), reporter));
@@ -199,7 +197,6 @@ struct Parts {
     cluster: Arc<Cluster>,
     wakeups: Arc<Wakeups>,
     grant_changes: GrantChanges,
-    heartbeat: Arc<Heartbeat>,
     progress: Arc<GrantProgress>,
     readiness: Readiness,
     rounds: Arc<Rounds>,
@@ -225,7 +222,6 @@ impl Parts {
             cluster,
             wakeups,
             grant_changes: GrantChanges::default(),
-            heartbeat: Arc::default(),
             progress: Arc::default(),
             readiness,
             rounds: Arc::default(),
@@ -257,7 +253,6 @@ impl Parts {
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
             clock: self.clock,
-            heartbeat: Arc::clone(&self.heartbeat),
             progress: Arc::clone(&self.progress),
         }
     }

@@ -6,21 +6,17 @@ use std::pin::pin;
 
 use axum::body::to_bytes;
 use http::{Method, Response};
-use jiff::{SignedDuration, Timestamp};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::*;
 use crate::signals::parts::{ENDING, RECONCILER, STORE};
-use crate::signals::rounds::Task;
 
 fn shown() -> Shown {
     Shown {
         metrics: telemetry::recorder().unwrap().handle(),
         readiness: Readiness::default(),
-        heartbeat: Arc::default(),
-        clock: Clock::start(Timestamp::UNIX_EPOCH),
         rounds: Arc::default(),
     }
 }
@@ -42,12 +38,12 @@ async fn get(shown: &Shown, path: &str) -> (u16, String) {
 #[tokio::test]
 async fn liveness_is_that_the_reconciler_goes_round() {
     let shown = shown();
-    let now = shown.clock.now();
-    assert_eq!(get(&shown, "/livez").await.0, 503);
-    shown.heartbeat.beat(now);
+    let reconciler = shown.rounds.reporter(Task::Reconciler, None, boottime());
+    assert_eq!(get(&shown, "/livez").await, (503, "reconciler: it has not gone round yet\n".into()));
+    reconciler.succeeded(boottime());
     assert_eq!(get(&shown, "/livez").await, (200, "alive\n".into()));
-    shown.heartbeat.beat(now - SignedDuration::from_secs(31));
-    assert_eq!(get(&shown, "/livez").await.0, 503);
+    reconciler.succeeded(boottime() - Duration::from_secs(31));
+    assert_eq!(get(&shown, "/livez").await, (503, "reconciler: it has not gone round for 31 s\n".into()));
 }
 
 #[tokio::test]

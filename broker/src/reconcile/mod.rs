@@ -48,7 +48,7 @@ use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::signals::rounds::RoundReporter;
-use crate::signals::{GrantChanges, Heartbeat, Wakeups};
+use crate::signals::{GrantChanges, Wakeups};
 use crate::store::coordination::Claim;
 use crate::store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use crate::telemetry::GrantProgress;
@@ -84,8 +84,6 @@ pub struct Reconciler {
     pub grant_changes: GrantChanges,
     /// The broker's clock.
     pub clock: Clock,
-    /// Shows that the loop goes round.
-    pub heartbeat: Arc<Heartbeat>,
     /// The progress of each grant's layers, for the metrics and the log.
     pub progress: Arc<GrantProgress>,
 }
@@ -102,8 +100,9 @@ impl Reconciler {
         let mut failures = BTreeMap::new();
         let mut full_pass_at = self.clock.now();
         loop {
+            let failure = failures.iter().next().map(|(target, error)| format!("{target}: {error}"));
+            reporter.report(boottime(), full_pass.clone().and(failure.map_or(Ok(()), Err)));
             let now = self.clock.now();
-            self.heartbeat.beat(now);
             if now >= full_pass_at {
                 full_pass_at = later(now, FULL_PASS);
                 full_pass = self.wake_everything().await;
@@ -135,8 +134,6 @@ impl Reconciler {
             // Not at once: passes over a store that fails would wake each other without end.
             let soon = later(self.clock.now(), STORE_RETRY);
             in_doubt.iter().for_each(|target| schedule.bring_forward(target, soon));
-            let failure = failures.iter().next().map(|(target, error)| format!("{target}: {error}"));
-            reporter.report(boottime(), full_pass.clone().and(failure.map_or(Ok(()), Err)));
         }
     }
 

@@ -9,7 +9,6 @@
 //!
 //! A *sign of life* is a value that its task overwrites and that others read at any time:
 //!
-//! - [`Heartbeat`] shows that the reconciler's loop runs.
 //! - [`rounds`] says when each task last went round, and with what result.
 //! - [`ShutdownPhase`] says how far the shutdown of this broker has come.
 //!
@@ -18,13 +17,11 @@
 //! Everything here stands below the store, the layers and the reconciler, and uses none of them.
 
 pub mod grant_changes;
-mod heartbeat;
 pub mod parts;
 pub mod rounds;
 mod shutdown;
 mod wakeups;
 
 pub use grant_changes::GrantChanges;
-pub use heartbeat::Heartbeat;
 pub use shutdown::ShutdownPhase;
 pub use wakeups::Wakeups;

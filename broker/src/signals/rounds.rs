@@ -130,6 +130,12 @@ impl Rounds {
         RoundReporter { rounds: Arc::clone(self), task }
     }
 
+    /// Returns the time since a task's last round; none before the first.
+    pub fn age(&self, task: Task, now: Duration) -> Option<Duration> {
+        let last = self.lock().get(&task)?.last?;
+        Some(now.saturating_sub(last))
+    }
+
     /// Returns the last round of each task that has begun.
     pub fn list(&self) -> Vec<Round> {
         self.lock().values().cloned().collect()

@@ -4,4 +4,4 @@ pub(crate) mod builders;
 pub(crate) mod captured_log;
 mod test_app;
 
-pub(crate) use test_app::{TestApp, caller};
+pub(crate) use test_app::{TestApp, caller, observer_over};

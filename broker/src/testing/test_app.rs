@@ -38,19 +38,9 @@ impl TestApp {
     pub(crate) fn new() -> Self {
         let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let (store, cloud): (Arc<Memory>, Arc<FakeCloud>) = (Arc::default(), Arc::default());
-        let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
         let cluster = Cluster::alone();
         let (dir, trust_domain) = (tempfile::tempdir().unwrap(), TrustDomain::new("postern").unwrap());
-        let observer = Observer {
-            sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
-            cloud: CloudLayer::new(
-                BTreeMap::from([(CloudKind::Aws, aws)]),
-                clock,
-                Arc::clone(&wakeups),
-                Arc::clone(&cluster.leases),
-            ),
-            leases: Arc::clone(&cluster.leases),
-        };
+        let observer = observer_over(&cloud, clock, &wakeups, &cluster);
         let app = App {
             store: Arc::clone(&store) as _,
             sessions: Arc::clone(&observer.sessions),
@@ -113,4 +103,20 @@ pub(crate) fn caller(role: Role, who: &str) -> Caller {
     let principal = Principal { role, name: name(who) };
     let key = PrincipalKey { issuer: "spiffe://postern".into(), subject: format!("principal/{who}") };
     Caller { display_name: principal.to_string(), principal, key, address: None, token: None }
+}
+
+/// Both layers of a broker that drives a fake cloud, with no agent yet.
+pub(crate) fn observer_over(
+    cloud: &Arc<FakeCloud>,
+    clock: Clock,
+    wakeups: &Arc<Wakeups>,
+    cluster: &Cluster,
+) -> Observer {
+    let aws: Arc<dyn Provider> = Arc::clone(cloud) as _;
+    let (providers, leases) = (BTreeMap::from([(CloudKind::Aws, aws)]), Arc::clone(&cluster.leases));
+    Observer {
+        sessions: AgentSessions::new(clock, Arc::clone(wakeups)),
+        cloud: CloudLayer::new(providers, clock, Arc::clone(wakeups), Arc::clone(&leases)),
+        leases,
+    }
 }

@@ -1,6 +1,5 @@
 //! A broker's loops over a store and a cloud that tests lead.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 
 use postern_core::Layers;
@@ -14,7 +13,8 @@ use crate::signals::rounds::Task;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect, Transaction};
 use crate::testing::builders::{GrantBuilder, reporter};
-use postern_provider::Provider;
+use crate::testing::observer_over;
+use postern_provider::Provider as _;
 use postern_provider::fake::FakeCloud;
 
 /// The VM that every test is about.
@@ -39,18 +39,8 @@ impl World {
 
     pub(super) fn over(store: Arc<Memory>, cloud: Arc<FakeCloud>) -> Self {
         let (clock, wakeups) = (Clock::start(Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
-        let aws: Arc<dyn Provider> = Arc::clone(&cloud) as _;
         let cluster = Cluster::alone();
-        let observer = Observer {
-            sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
-            cloud: CloudLayer::new(
-                BTreeMap::from([(CloudKind::Aws, aws)]),
-                clock,
-                Arc::clone(&wakeups),
-                Arc::clone(&cluster.leases),
-            ),
-            leases: Arc::clone(&cluster.leases),
-        };
+        let observer = observer_over(&cloud, clock, &wakeups, &cluster);
         let reconciler = Reconciler {
             store: Arc::clone(&store) as _,
             sessions: Arc::clone(&observer.sessions),
@@ -60,7 +50,6 @@ impl World {
             wakeups,
             grant_changes: GrantChanges::default(),
             clock,
-            heartbeat: Arc::default(),
             progress: Arc::default(),
         };
         Self { store, cloud, reconciler }
