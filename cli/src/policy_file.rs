@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::fmt::friendly::SpanParser;
-use postern_core::policy::{AllowedSource, PortRule, Unreachable};
+use postern_core::policy::{AllowedSource, PortRule, Unreachable, WidestPrefix};
 use postern_core::target::TargetSelector;
 use postern_core::{Invalid, Layers, Mode, Name, Policy, Port, ProtectedPort, Protocol};
 use serde::{Deserialize, Serialize};
@@ -102,6 +102,8 @@ struct Rule {
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<Protocols>,
     sources: Vec<AllowedSource>,
+    #[serde(default, skip_serializing_if = "is_default")]
+    widest: WidestPrefix,
     max_duration: Span,
 }
 
@@ -117,6 +119,10 @@ enum Protocols {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 struct Span(Duration);
+
+fn is_default(widest: &WidestPrefix) -> bool {
+    *widest == WidestPrefix::default()
+}
 
 fn enforce() -> Mode {
     Mode::Enforce
@@ -176,6 +182,7 @@ impl From<&Policy> for Entry {
             number: None,
             protocol: None,
             sources: rule.sources.clone(),
+            widest: rule.widest,
             max_duration: Span(rule.max_duration),
         });
         Self {
@@ -205,7 +212,12 @@ impl Rule {
                 return Err(Invalid::new("port", "must have exactly one form", remedy));
             }
         };
-        let rule = |port| PortRule { port, sources: self.sources.clone(), max_duration: self.max_duration.0 };
+        let rule = |port| PortRule {
+            port,
+            sources: self.sources.clone(),
+            widest: self.widest,
+            max_duration: self.max_duration.0,
+        };
         Ok(ports.into_iter().map(rule).collect())
     }
 }

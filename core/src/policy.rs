@@ -3,8 +3,7 @@
 //! This module keeps I7: a request that no policy allows is denied, and the denial names the limit.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::str::FromStr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +12,9 @@ use crate::target::TargetSelector;
 use crate::{
     AccessRequest, Invalid, Layers, Name, Principal, ProtectedPort, Role, SourcePrefix, TargetId, Window,
 };
+pub use sources::{AllowedSource, WidestPrefix};
+
+mod sources;
 
 /// The action of an agent on traffic to a protected port without a window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -34,55 +36,6 @@ pub enum Unreachable {
     Wait,
 }
 
-/// A source that a port may be opened to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub enum AllowedSource {
-    /// `*`: the requester may choose any source except the whole internet.
-    Any,
-    /// A prefix: it allows itself and every part of it. `0.0.0.0/0` or `::/0` here also allows a request for
-    /// exactly that.
-    Prefix(SourcePrefix),
-}
-
-impl AllowedSource {
-    fn allows(&self, source: &SourcePrefix) -> bool {
-        match self {
-            Self::Any => !source.is_any(),
-            Self::Prefix(prefix) => prefix.covers(source),
-        }
-    }
-}
-
-impl fmt::Display for AllowedSource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Any => f.write_str("*"),
-            Self::Prefix(prefix) => prefix.fmt(f),
-        }
-    }
-}
-
-impl FromStr for AllowedSource {
-    type Err = Invalid;
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        if text == "*" { Ok(Self::Any) } else { text.parse().map(Self::Prefix) }
-    }
-}
-
-impl TryFrom<String> for AllowedSource {
-    type Error = Invalid;
-    fn try_from(text: String) -> Result<Self, Invalid> {
-        text.parse()
-    }
-}
-
-impl From<AllowedSource> for String {
-    fn from(source: AllowedSource) -> String {
-        source.to_string()
-    }
-}
-
 /// The limits of one protected port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PortRule {
@@ -90,6 +43,9 @@ pub struct PortRule {
     pub port: ProtectedPort,
     /// The allowed sources; a request's source must lie within one of them.
     pub sources: Vec<AllowedSource>,
+    /// The most addresses that one principal may have open at once through `*`.
+    #[serde(default)]
+    pub widest: WidestPrefix,
     /// The longest grant, [`Policy::MIN_DURATION`] to [`Policy::MAX_DURATION`].
     pub max_duration: Duration,
 }
@@ -144,6 +100,7 @@ impl Policy {
                 let remedy = "name a range, or \"*\" to let the requester choose";
                 return Err(Invalid::new("sources", "is empty", remedy).within(&field));
             }
+            rule.widest.checked().map_err(|invalid| invalid.within(&field))?;
             if !(Self::MIN_DURATION..=Self::MAX_DURATION).contains(&rule.max_duration) {
                 let problem = format!("{} s is out of range", rule.max_duration.as_secs_f64());
                 return Err(Invalid::new("max_duration", problem, "use 1s to 24h").within(&field));
@@ -222,6 +179,19 @@ pub struct Authorized {
     pub unreachable: Unreachable,
     /// True if any policy involved requires an approval.
     pub approval_required: bool,
+    /// The policies that allow the windows. The decision holds while each of them stays as it was read.
+    pub policies: BTreeSet<Name>,
+}
+
+/// The principal of a request, with all of it that a decision depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Requester<'a> {
+    /// The principal.
+    pub principal: &'a Principal,
+    /// The address from which the principal calls, if the broker knows it.
+    pub address: Option<IpAddr>,
+    /// The windows of the principal's grants that are not closed yet.
+    pub held: &'a [Window],
 }
 
 /// Decides a request: a policy that covers its target must allow each window, or the whole request is denied.
@@ -230,11 +200,16 @@ pub struct Authorized {
 /// The first limit that was met, in the order target, requester, port, source, duration.
 pub fn authorize(
     request: &AccessRequest,
-    principal: &Principal,
+    requester: Requester<'_>,
     policies: &[Policy],
 ) -> Result<Authorized, Denial> {
-    let mut authorized =
-        Authorized { windows: Vec::new(), unreachable: Unreachable::Wait, approval_required: false };
+    let principal = requester.principal;
+    let mut authorized = Authorized {
+        windows: Vec::new(),
+        unreachable: Unreachable::Wait,
+        approval_required: false,
+        policies: BTreeSet::new(),
+    };
     for target in request.targets() {
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(target)).collect();
         if covering.is_empty() {
@@ -254,8 +229,11 @@ pub fn authorize(
         for &port in request.ports() {
             let rules: Vec<(&Policy, &PortRule)> =
                 mine.iter().filter_map(|policy| Some((*policy, policy.rule(port)?))).collect();
+            let place = Place { target, port, rules: &rules };
+            place.judge_union(request, requester)?;
             for source in request.sources() {
-                let policy = allowing(&rules, target, port, source, request.duration())?;
+                let policy = place.allowing(source, requester.address, request.duration())?;
+                authorized.policies.insert(policy.name.clone());
                 authorized.windows.push(Window {
                     target: target.clone(),
                     port,
@@ -272,42 +250,82 @@ pub fn authorize(
     Ok(authorized)
 }
 
-/// Returns a policy that allows the window, preferably one without an approval.
-fn allowing<'a>(
-    rules: &[(&'a Policy, &'a PortRule)],
-    target: &TargetId,
+/// A port of a target, with the rules for it that admit the principal.
+struct Place<'a> {
+    target: &'a TargetId,
     port: ProtectedPort,
-    source: &SourcePrefix,
-    duration: Duration,
-) -> Result<&'a Policy, Denial> {
-    if rules.is_empty() {
-        let problem = format!("{port} is not a protected port of {target}");
-        return deny(Limit::Port, "ports", problem, "see `postern targets` for the ports of each target");
+    rules: &'a [(&'a Policy, &'a PortRule)],
+}
+
+impl<'a> Place<'a> {
+    /// Denies a request whose sources, together with those that the principal holds here, are wider than `*` allows.
+    ///
+    /// `*` is judged on the union, so that a range that is too wide cannot be had in parts. Sources that a prefix or `caller`
+    /// allows do not count.
+    fn judge_union(&self, request: &AccessRequest, requester: Requester<'_>) -> Result<(), Denial> {
+        let stars = self.rules.iter().filter(|(_, rule)| rule.sources.contains(&AllowedSource::Any));
+        let Some(widest) = stars.map(|(_, rule)| rule.widest).reduce(WidestPrefix::max) else {
+            return Ok(());
+        };
+        let through_star = |source: &&SourcePrefix| {
+            let mut others = self.rules.iter().flat_map(|(_, rule)| &rule.sources);
+            !others.any(|allowed| *allowed != AllowedSource::Any && allowed.allows(source, requester.address))
+        };
+        let asked = request.sources().iter().filter(through_star);
+        let here = requester.held.iter().filter(|held| held.target == *self.target && held.port == self.port);
+        // A family that the request does not ask for is as it was.
+        let in_asked_family = |held: &&SourcePrefix| asked.clone().any(|new| new.is_ipv4() == held.is_ipv4());
+        let held = here.map(|held| &held.source).filter(through_star).filter(in_asked_family);
+        let Some(length) = widest.exceeded_by(asked.clone().chain(held)) else { return Ok(()) };
+        let problem = format!(
+            "the sources that you ask for, with those that you have open for {} of {}, hold more addresses than a /{length}",
+            self.port, self.target
+        );
+        let remedy = format!("ask for sources of at most a /{length} in all, or revoke a grant first");
+        deny(Limit::Source, "sources", problem, &remedy)
     }
-    let mut by_source =
-        rules.iter().filter(|(_, rule)| rule.sources.iter().any(|allowed| allowed.allows(source))).peekable();
-    if by_source.peek().is_none() {
-        let allowed: BTreeSet<String> =
-            rules.iter().flat_map(|(_, rule)| &rule.sources).map(ToString::to_string).collect();
-        let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
-        let problem = format!("{source} is not an allowed source for {port} of {target}");
-        return deny(Limit::Source, "sources", problem, &format!("ask for a source within {allowed}"));
+
+    /// Returns a policy that allows the window, preferably one without an approval.
+    fn allowing(
+        &self,
+        source: &SourcePrefix,
+        caller: Option<IpAddr>,
+        duration: Duration,
+    ) -> Result<&'a Policy, Denial> {
+        let Self { target, port, rules } = self;
+        if rules.is_empty() {
+            let problem = format!("{port} is not a protected port of {target}");
+            return deny(Limit::Port, "ports", problem, "see `postern targets` for the ports of each target");
+        }
+        let by_source: Vec<_> = rules
+            .iter()
+            .filter(|(_, rule)| rule.sources.iter().any(|allowed| allowed.allows(source, caller)))
+            .collect();
+        if by_source.is_empty() {
+            let allowed: BTreeSet<String> = rules
+                .iter()
+                .flat_map(|(_, rule)| &rule.sources)
+                .map(|allowed| allowed.in_words(caller))
+                .collect();
+            let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
+            let problem = format!("{source} is not an allowed source for {port} of {target}");
+            return deny(Limit::Source, "sources", problem, &format!("ask for a source within {allowed}"));
+        }
+        let longest = by_source.iter().map(|(_, rule)| rule.max_duration).max().unwrap_or_default();
+        by_source
+            .into_iter()
+            .filter(|(_, rule)| duration <= rule.max_duration)
+            .map(|(policy, _)| *policy)
+            .min_by_key(|policy| policy.approval_required)
+            .ok_or_else(|| Denial {
+                limit: Limit::Duration,
+                invalid: Invalid::new(
+                    "duration",
+                    format!("{} s is beyond the maximum for {port} of {target}", duration.as_secs()),
+                    format!("ask for at most {} s", longest.as_secs()),
+                ),
+            })
     }
-    let by_source: Vec<_> = by_source.collect();
-    let longest = by_source.iter().map(|(_, rule)| rule.max_duration).max().unwrap_or_default();
-    by_source
-        .into_iter()
-        .filter(|(_, rule)| duration <= rule.max_duration)
-        .map(|(policy, _)| *policy)
-        .min_by_key(|policy| policy.approval_required)
-        .ok_or_else(|| Denial {
-            limit: Limit::Duration,
-            invalid: Invalid::new(
-                "duration",
-                format!("{} s is beyond the maximum for {port} of {target}", duration.as_secs()),
-                format!("ask for at most {} s", longest.as_secs()),
-            ),
-        })
 }
 
 fn deny<T>(limit: Limit, field: &str, problem: String, remedy: &str) -> Result<T, Denial> {
@@ -347,6 +365,7 @@ mod tests {
             ports: vec![PortRule {
                 port: "tcp/22".parse().unwrap(),
                 sources: vec!["10.0.0.0/8".parse().unwrap()],
+                widest: WidestPrefix::default(),
                 max_duration: Duration::from_secs(3600),
             }],
             requesters: vec![],
@@ -373,7 +392,29 @@ mod tests {
     }
 
     fn limit_met(request: &AccessRequest, policies: &[Policy]) -> Option<Limit> {
-        authorize(request, &alice(), policies).err().map(|denial| denial.limit)
+        limit_met_from(None, &[], request, policies)
+    }
+
+    fn limit_met_from(
+        address: Option<&str>,
+        held: &[&str],
+        request: &AccessRequest,
+        policies: &[Policy],
+    ) -> Option<Limit> {
+        let window = |text: &&str| {
+            let (target, source) = text.split_once(' ').unwrap();
+            Window {
+                target: target.parse().unwrap(),
+                port: "tcp/22".parse().unwrap(),
+                source: source.parse().unwrap(),
+                layers: Layers::Host,
+            }
+        };
+        let held: Vec<Window> = held.iter().map(window).collect();
+        let alice = alice();
+        let address = address.map(|address| address.parse().unwrap());
+        let requester = Requester { principal: &alice, address, held: &held };
+        authorize(request, requester, policies).err().map(|denial| denial.limit)
     }
 
     #[test]
@@ -413,6 +454,80 @@ mod tests {
         let policies = [policy];
         assert_eq!(limit_met(&asks("host:web-1", "tcp/22", "203.0.113.0/24", 60), &policies), None);
         assert_eq!(limit_met(&asks("host:web-1", "tcp/22", "0.0.0.0/0", 60), &policies), Some(Limit::Source));
+    }
+
+    #[test]
+    fn i7_a_star_allows_no_range_that_is_too_wide_in_one_or_in_parts() {
+        let mut policy = a_policy();
+        policy.ports[0].sources = vec![AllowedSource::Any, "10.0.0.0/8".parse().unwrap()];
+        let policies = [policy];
+        let denied = Some(Limit::Source);
+        for (held, source, limit) in [
+            (&[][..], "0.0.0.0/1", denied),
+            (&[], "203.0.0.0/16", None),
+            (&[], "203.0.0.0/15", denied),
+            (&[], "2001:db8::/32", None),
+            (&[], "2000::/31", denied),
+            (&["host:web-1 203.0.0.0/16"], "203.1.0.0/32", denied),
+            (&["host:web-1 203.0.0.0/17", "host:web-1 9.0.0.0/18"], "203.0.128.0/18", None),
+            (&["host:web-1 203.0.0.0/17", "host:web-1 9.0.0.0/18"], "203.0.128.0/17", denied),
+            (&["host:web-1 203.0.0.0/16"], "203.0.0.0/16", None),
+            (&["host:web-1 203.0.0.0/16"], "203.0.4.0/24", None),
+            (&["host:web-2 203.0.0.0/16"], "203.1.0.0/16", None),
+            (&["host:web-1 203.0.0.0/16"], "2001:db8::1", None),
+            // A prefix allows what it names, however wide, and it counts for nothing.
+            (&["host:web-1 203.0.0.0/16"], "10.0.0.0/8", None),
+            (&["host:web-1 10.0.0.0/8"], "203.0.0.0/16", None),
+        ] {
+            let request = asks("host:web-1", "tcp/22", source, 60);
+            assert_eq!(limit_met_from(None, held, &request, &policies), limit, "{held:?} {source}");
+        }
+        let halves = AccessRequest::new(
+            vec!["host:web-1".parse().unwrap()],
+            vec!["tcp/22".parse().unwrap()],
+            vec!["203.0.0.0/16".parse().unwrap(), "203.1.0.0/16".parse().unwrap()],
+            Duration::from_secs(60),
+            Justification::new("test").unwrap(),
+        );
+        assert_eq!(limit_met(&halves.unwrap(), &policies), denied);
+    }
+
+    #[test]
+    fn i7_the_widest_prefix_is_the_policys() {
+        let mut policy = a_policy();
+        policy.ports[0].sources = vec![AllowedSource::Any];
+        policy.ports[0].widest = WidestPrefix { ipv4: 32, ipv6: 64 };
+        let policies = [policy.clone()];
+        let met = |source| limit_met(&asks("host:web-1", "tcp/22", source, 60), &policies);
+        assert_eq!((met("192.0.2.1"), met("192.0.2.0/31")), (None, Some(Limit::Source)));
+        assert_eq!((met("2001:db8::/64"), met("2001:db8::/63")), (None, Some(Limit::Source)));
+        for (ipv4, ipv6, field) in [(0, 32, "ipv4"), (33, 32, "ipv4"), (16, 0, "ipv6"), (16, 129, "ipv6")] {
+            policy.ports[0].widest = WidestPrefix { ipv4, ipv6 };
+            let invalid = policy.clone().checked().unwrap_err();
+            assert_eq!(invalid.field, format!("ports[0].widest.{field}"));
+        }
+    }
+
+    #[test]
+    fn i7_a_caller_source_allows_the_callers_own_address_and_no_other() {
+        let mut policy = a_policy();
+        policy.ports[0].sources = vec![AllowedSource::Caller];
+        let policies = [policy];
+        let from = |address, source| {
+            limit_met_from(address, &[], &asks("host:web-1", "tcp/22", source, 60), &policies)
+        };
+        assert_eq!(from(Some("192.0.2.7"), "192.0.2.7"), None);
+        assert_eq!(from(Some("::ffff:192.0.2.7"), "192.0.2.7"), None);
+        assert_eq!(from(Some("2001:db8::7"), "2001:db8::7"), None);
+        for (address, source) in [
+            (Some("192.0.2.7"), "192.0.2.8"),
+            (Some("192.0.2.7"), "192.0.2.0/24"),
+            (Some("192.0.2.7"), "192.0.2.6/31"),
+            (Some("2001:db8::7"), "2001:db8::/64"),
+            (None, "192.0.2.7"),
+        ] {
+            assert_eq!(from(address, source), Some(Limit::Source), "{address:?} {source}");
+        }
     }
 
     #[test]

@@ -1,12 +1,13 @@
-//! Text from people: bounded, and without control characters, so that it is safe in a log, a tag and a terminal.
+//! Text from people: bounded, and without invisible characters, so that it is safe in a log, a tag and a terminal.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 use crate::Invalid;
 
-/// A principal's reason for access: 1 to 500 characters, no control characters, no leading or trailing blanks.
+/// A principal's reason for access: 1 to 500 characters, no invisible ones, no leading or trailing blanks.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Justification(String);
@@ -18,7 +19,7 @@ impl Justification {
     /// Parses a justification.
     ///
     /// # Errors
-    /// Empty or blank text, text past [`Self::MAX_CHARS`], control characters.
+    /// Empty or blank text, text past [`Self::MAX_CHARS`], invisible characters.
     pub fn new(text: &str) -> Result<Self, Invalid> {
         let text = text.trim();
         if text.is_empty() {
@@ -75,26 +76,28 @@ impl Name {
 /// Checks other text that a person may have written and that Postern stores or logs.
 ///
 /// # Errors
-/// More than `max_chars` characters, or a control character.
+/// More than `max_chars` characters, or a character that is invisible.
 pub fn free_text(field: &str, text: &str, max_chars: usize) -> Result<(), Invalid> {
     let chars = text.chars().count();
     if chars > max_chars {
         let problem = format!("has {chars} characters");
         return Err(Invalid::new(field, problem, format!("use at most {max_chars}")));
     }
-    match text.chars().find(|c| is_unprintable(*c)) {
+    match text.chars().find(|c| is_invisible(*c)) {
         Some(bad) => {
-            let problem = format!("contains the control character {}", bad.escape_unicode());
+            let problem = format!("contains the invisible character {}", bad.escape_unicode());
             Err(Invalid::new(field, problem, "use one line of printable text"))
         }
         None => Ok(()),
     }
 }
 
-/// Control characters, line separators, and the marks that reorder text on a screen (Unicode TR 36, 3.1).
-fn is_unprintable(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{2028}' | '\u{2029}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
+/// Reports whether a reader cannot see the character, or sees others in another order because of it: controls (the general
+/// category Cc), format characters (Cf: joiners, marks of direction, tags), and separators of lines and paragraphs (Zl, Zp).
+/// With them two texts that differ look the same (Unicode TR 36, 2.3 and 3.1).
+pub fn is_invisible(c: char) -> bool {
+    use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
+    matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
 }
 
 macro_rules! text_traits {
@@ -136,6 +139,40 @@ mod tests {
         for bad in ["", "   ", "a\nb", "a\u{1b}[31m", "a\u{202e}b", &"x".repeat(10_240)] {
             assert!(Justification::new(bad).is_err(), "{bad:?}");
         }
+        // A control, the separators of lines and paragraphs, and a sample of each block of format characters.
+        for bad in [
+            '\0',
+            '\u{7f}',
+            '\u{85}',
+            '\u{ad}',
+            '\u{600}',
+            '\u{61c}',
+            '\u{6dd}',
+            '\u{70f}',
+            '\u{180e}',
+            '\u{200b}',
+            '\u{200d}',
+            '\u{200e}',
+            '\u{2028}',
+            '\u{2029}',
+            '\u{202e}',
+            '\u{2060}',
+            '\u{2064}',
+            '\u{2069}',
+            '\u{206f}',
+            '\u{feff}',
+            '\u{fff9}',
+            '\u{110bd}',
+            '\u{13430}',
+            '\u{1bca0}',
+            '\u{1d173}',
+            '\u{e0001}',
+            '\u{e007f}',
+        ] {
+            let invalid = Justification::new(&format!("fix{bad}disk")).unwrap_err();
+            assert!(invalid.problem.contains("invisible"), "{invalid}");
+        }
+        assert!(Justification::new("Größe 漢字 עברית 👍").is_ok(), "text of every script");
         assert!(Justification::new(&"é".repeat(500)).is_ok(), "the limit counts characters, not bytes");
     }
 

@@ -52,6 +52,7 @@ impl PolicyBuilder {
             port: Some(wire_port(port)),
             sources: sources.iter().map(|source| (*source).to_owned()).collect(),
             max_duration: Some(duration_to_wire(max_duration)),
+            widest: None,
         });
         self
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
-use postern_core::policy::authorize;
+use postern_core::policy::{Requester, authorize};
 use postern_core::text::Justification;
 use postern_core::{
     AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, TargetId, Window,
@@ -150,7 +150,9 @@ async fn decide(
 ) -> Result<Result<Grant, Box<Denied>>, Error> {
     let policies: Vec<_> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
     let now = app.clock.now();
-    let authorized = match authorize(request, &caller.principal, &policies) {
+    let held = held(app, caller, request).await?;
+    let requester = Requester { principal: &caller.principal, address: caller.address, held: &held };
+    let authorized = match authorize(request, requester, &policies) {
         Ok(authorized) => authorized,
         Err(denial) => {
             let event = denied_event(caller, request, denial.limit.reason(), &denial, now);
@@ -176,6 +178,14 @@ async fn decide(
     let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
     let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
     Ok(Ok(grant.opening_within(timeout)))
+}
+
+/// Returns the windows that the caller's grants have open, or will have, on the targets of the request.
+async fn held(app: &App, caller: &Caller, request: &AccessRequest) -> Result<Vec<Window>, Error> {
+    let open = app.store.open_grants().await?;
+    let own = open.into_iter().map(|grant| grant.record).filter(|grant| caller.owns(grant));
+    let windows = own.flat_map(|grant| grant.windows);
+    Ok(windows.filter(|window| request.targets().contains(&window.target)).collect())
 }
 
 /// Reports whether a window goes through a device that translates addresses: an Azure Firewall, whose writes take minutes.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::policy::{AllowedSource, Mode, PortRule, Unreachable, authorize};
+use postern_core::policy::{AllowedSource, Mode, PortRule, Requester, Unreachable, WidestPrefix, authorize};
 use postern_core::text::Justification;
 use postern_core::{AccessRequest, Grant, GrantId, Layers, Name, Policy, Principal, Role};
 
@@ -45,6 +45,7 @@ pub(crate) fn a_policy() -> PolicyBuilder {
             ports: vec![PortRule {
                 port: "tcp/22".parse().unwrap(),
                 sources: vec!["*".parse::<AllowedSource>().unwrap()],
+                widest: WidestPrefix::default(),
                 max_duration: Duration::from_secs(3600),
             }],
             requesters: Vec::new(),
@@ -182,7 +183,8 @@ impl GrantBuilder {
                 if self.waiting { policy.waiting().build() } else { policy.build() }
             })
             .collect();
-        let authorized = authorize(&request, &who, &policies).unwrap();
+        let authorized =
+            authorize(&request, Requester { principal: &who, address: None, held: &[] }, &policies).unwrap();
         let id = GrantId::from_parts(self.asked_at, self.number.into());
         Grant::new(id, who, &request, authorized, self.asked_at)
     }

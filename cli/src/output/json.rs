@@ -103,7 +103,15 @@ pub(crate) struct Policy {
 pub(crate) struct PortRule {
     pub port: Option<Port>,
     pub sources: Vec<String>,
+    pub widest: Option<WidestPrefix>,
     pub max_duration: Option<Seconds>,
+}
+
+/// The most addresses that `*` allows, as prefix lengths.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WidestPrefix {
+    pub ipv4: u32,
+    pub ipv6: u32,
 }
 
 /// A list of policies.

@@ -92,16 +92,29 @@ fn a_policy() -> impl Strategy<Value = Policy> {
         Just("host:db-*"),
         Just("aws:123456789012/eu-central-1/i-0123456789abcdef0")
     ];
-    let source = prop_oneof![Just("*"), Just("0.0.0.0/0"), Just("203.0.113.7/32"), Just("2001:db8::/32")];
-    let rule =
-        (1u32.., any::<bool>(), prop::collection::vec(source, 1..4), 1u64..=86_400, 0u32..1_000_000_000);
-    let rule = rule.prop_map(|(number, tcp, sources, seconds, nanos)| {
+    let source = prop_oneof![
+        Just("*"),
+        Just("caller"),
+        Just("0.0.0.0/0"),
+        Just("203.0.113.7/32"),
+        Just("2001:db8::/32")
+    ];
+    let rule = (
+        1u32..,
+        any::<bool>(),
+        prop::collection::vec(source, 1..4),
+        1u64..=86_400,
+        0u32..1_000_000_000,
+        any::<(u8, u8)>(),
+    );
+    let rule = rule.prop_map(|(number, tcp, sources, seconds, nanos, lengths)| {
         let protocol = if tcp { Protocol::Tcp } else { Protocol::Udp };
         let max_duration = Duration::new(seconds, nanos).min(Policy::MAX_DURATION);
         let sources = sources.into_iter().map(|source| source.parse().unwrap()).collect();
         PortRule {
             port: ProtectedPort { protocol, port: Port::new(number % 65_535 + 1).unwrap() },
             sources,
+            widest: WidestPrefix { ipv4: 1 + lengths.0 % 32, ipv6: 1 + lengths.1 % 128 },
             max_duration,
         }
     });

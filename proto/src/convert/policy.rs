@@ -1,6 +1,6 @@
 //! Policies on the wire.
 
-use postern_core::policy::{PortRule, Unreachable};
+use postern_core::policy::{PortRule, Unreachable, WidestPrefix};
 use postern_core::{Invalid, Layers, Name, Policy};
 
 use super::common::{duration, duration_to_wire, mode, mode_to_wire, port, port_to_wire};
@@ -68,6 +68,7 @@ pub fn port_rule_to_wire(rule: &PortRule) -> v1::PortRule {
         port: Some(port_to_wire(rule.port)),
         sources: rule.sources.iter().map(ToString::to_string).collect(),
         max_duration: Some(duration_to_wire(rule.max_duration)),
+        widest: Some(v1::WidestPrefix { ipv4: rule.widest.ipv4.into(), ipv6: rule.widest.ipv6.into() }),
     }
 }
 
@@ -86,6 +87,11 @@ fn port_rule(index: usize, wire: &v1::PortRule) -> Result<PortRule, Invalid> {
         port: port("port", wire.port.as_ref()).map_err(|e| e.within(&field))?,
         sources: each("sources", &wire.sources).map_err(|e| e.within(&field))?,
         max_duration: duration("max_duration", wire.max_duration.as_ref()).map_err(|e| e.within(&field))?,
+        widest: wire.widest.map_or_else(WidestPrefix::default, |widest| {
+            // A length that is past its type is past its range, too, which the policy's check refuses.
+            let length = |length: u32| u8::try_from(length).unwrap_or(u8::MAX);
+            WidestPrefix { ipv4: length(widest.ipv4), ipv6: length(widest.ipv6) }
+        }),
     })
 }
 

@@ -17,6 +17,7 @@ use std::time::Duration;
 use futures_util::{Stream, StreamExt as _, stream};
 use jiff::Timestamp;
 use postern_core::TargetId;
+use postern_core::text::is_invisible;
 use postern_proto::convert::{duration, duration_to_wire, mode_to_wire, port_to_wire};
 use postern_proto::status::{invalid, plain};
 use postern_proto::v1;
@@ -175,7 +176,7 @@ impl OpenSession {
             Some(In::Applied(v1::Applied { generation, error })) => {
                 // People read an agent's error: keep its printable characters.
                 let error: String =
-                    error.chars().map(|c| if c.is_control() { ' ' } else { c }).take(300).collect();
+                    error.chars().map(|c| if is_invisible(c) { ' ' } else { c }).take(300).collect();
                 self.session.applied(generation, Some(error).filter(|error| !error.is_empty()));
                 Ok(None)
             }

@@ -5,8 +5,8 @@ use jiff::Timestamp;
 use postern_proto::{convert, v1};
 
 use super::{
-    Agent, Grant, Policy, Port, PortRule, Principal, Seconds, Target, TargetLayer, Verified, Window,
-    WindowLayer, words,
+    Agent, Grant, Policy, Port, PortRule, Principal, Seconds, Target, TargetLayer, Verified, WidestPrefix,
+    Window, WindowLayer, words,
 };
 
 impl From<v1::Grant> for Grant {
@@ -63,6 +63,7 @@ impl From<v1::Policy> for Policy {
         let ports = wire.ports.into_iter().map(|rule| PortRule {
             port: rule.port.map(Port::from),
             sources: rule.sources,
+            widest: rule.widest.map(|widest| WidestPrefix { ipv4: widest.ipv4, ipv6: widest.ipv6 }),
             max_duration: seconds(rule.max_duration),
         });
         Self {
