@@ -123,6 +123,8 @@ macro_rules! text_traits {
         }
     };
 }
+pub(crate) use text_traits;
+
 text_traits!(Justification);
 text_traits!(Name);
 

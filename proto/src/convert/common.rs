@@ -90,12 +90,12 @@ pub fn mode_to_wire(mode: Mode) -> v1::Mode {
 
 /// Converts a principal for the wire.
 pub fn principal_to_wire(principal: &Principal) -> v1::Principal {
-    let role = match principal.role {
+    let role = match principal.role() {
         Role::Administrator => v1::Role::Administrator,
         Role::Requester => v1::Role::Requester,
         Role::Reader => v1::Role::Reader,
     };
-    v1::Principal { role: role.into(), name: principal.name.to_string() }
+    v1::Principal { role: role.into(), name: principal.key().to_text() }
 }
 
 /// Parses the size and the token of a page: a size of 0 means 100 items.
