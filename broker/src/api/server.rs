@@ -74,3 +74,6 @@ fn service(
         .layer(AuthorizeLayer { app })
         .service(routes))
 }
+
+#[cfg(test)]
+mod tests;

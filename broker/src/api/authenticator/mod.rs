@@ -19,6 +19,8 @@
 //! [`Code::Unavailable`]. It bounds the time that it takes; a stream of messages has no other deadline.
 
 mod certificate;
+#[cfg(test)]
+pub(in crate::api) mod fake;
 
 use std::borrow::Cow;
 use std::fmt;
