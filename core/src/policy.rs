@@ -424,7 +424,18 @@ mod tests {
             let json = serde_json::to_string(&policy).unwrap();
             assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy);
         }
-        assert!(serde_json::to_string(&of("alice")).unwrap().contains(r#""requesters":["alice"]"#));
+    }
+
+    #[test]
+    fn i7_a_policy_as_it_was_stored_before_foreign_issuers_opens_and_is_written_the_same() {
+        let text = concat!(
+            r#"{"name":"web","targets":["host:vm-*"],"ports":[{"port":"tcp/22","sources":["*"],"#,
+            r#""max_duration":{"secs":10800,"nanos":0}}],"requesters":["alice"],"approval_required":false,"#,
+            r#""layers":"host","unreachable":"wait","mode":"enforce"}"#,
+        );
+        let policy: Policy = serde_json::from_str(text).unwrap();
+        assert!(policy.admits(&alice()));
+        assert_eq!(serde_json::to_string(&policy).unwrap(), text);
     }
 
     #[test]

@@ -290,16 +290,17 @@ fn i7_a_grant_is_superseded_by_the_key_of_its_principal_and_not_by_its_display_n
 #[test]
 fn i7_a_grant_as_it_was_stored_before_foreign_issuers_opens_and_is_written_the_same() {
     let text = concat!(
-        r#"{"id":"01kdvs6g000000000000000001","principal":{"role":"requester","name":"alice"},"#,
-        r#""justification":"a test","requested_at":"2026-01-01T00:00:00Z","duration":{"secs":60,"nanos":0},"#,
-        r#""windows":[{"target":"host:vm-1","port":"tcp/22","source":"192.0.2.7/32","layers":"host"}],"#,
-        r#""unreachable":"fail","not_after":"2026-01-01T00:01:00Z","open_by":"2026-01-01T00:00:30Z","#,
-        r#""opened_at":null,"closing_since":"2026-01-01T00:00:10Z","closed_at":null,"#,
-        r#""state":{"closing":{"revoked":{"by":{"role":"administrator","name":"root"},"reason":"done"}}}}"#,
+        r#"{"id":"01m8m2vwnfqrj9j1j29y60vbw9","principal":{"role":"requester","name":"alice"},"#,
+        r#""justification":"old bytes","requested_at":"2026-11-29T16:40:29.615587082Z","#,
+        r#""duration":{"secs":7200,"nanos":0},"windows":[{"target":"host:vm-2","port":"tcp/22","#,
+        r#""source":"127.0.0.1/32","layers":"host"}],"unreachable":"wait","#,
+        r#""not_after":"2026-11-29T18:40:29.615587082Z","open_by":"2026-11-29T18:40:29.615587082Z","#,
+        r#""opened_at":null,"closing_since":"2026-11-29T16:40:29.976316647Z","closed_at":null,"#,
+        r#""state":{"closing":{"revoked":{"by":{"role":"administrator","name":"admin"},"reason":"done"}}}}"#,
     );
     let grant: Grant = serde_json::from_str(text).unwrap();
     assert_eq!(grant.principal, principal("alice"));
     assert_eq!(grant.principal.key().to_text(), "alice");
-    assert_eq!(grant.state.reason(), "revoked by administrator/root: done");
+    assert_eq!(grant.state.reason(), "revoked by administrator/admin: done");
     assert_eq!(serde_json::to_string(&grant).unwrap(), text);
 }

@@ -75,7 +75,7 @@ mod tests {
     fn a_principal_has_one_key_in_every_role_and_is_shown_with_its_role() {
         let alice = |role| match kind(SpiffeId::Principal { role, name: name("alice") }) {
             CallerKind::Principal(principal) => principal,
-            other => panic!("{other}"),
+            CallerKind::Agent(_) | CallerKind::Broker => panic!("alice is a principal"),
         };
         let (requester, reader) = (alice(Role::Requester), alice(Role::Reader));
         assert_eq!(requester.key(), reader.key());
