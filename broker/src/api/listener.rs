@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
-use super::authenticator::ClientCertificate;
+use super::authentication::ClientCertificate;
 use super::connection::{self, Connection, PeerStream};
 use super::peer::Peer;
 use crate::clock::boottime;

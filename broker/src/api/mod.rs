@@ -25,7 +25,7 @@
 //! `server` composes these parts. On shutdown the listener accepts no more connections, and the calls in progress are
 //! answered.
 
-mod authenticator;
+mod authentication;
 mod bounded;
 mod connection;
 mod convert;
@@ -39,7 +39,7 @@ mod run_to_completion;
 mod server;
 mod services;
 
-pub use authenticator::{
+pub use authentication::{
     Authenticated, Authenticator, Authenticators, CertificateAuthenticator, ClientCertificate, Refusal, Shown,
 };
 pub use listener::Listener;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::authenticator::ClientCertificate;
+use super::authentication::ClientCertificate;
 
 /// The other end of a connection. Each request of the connection carries it.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use futures_util::{Stream, StreamExt as _, stream};
 use tokio::time::sleep;
 use tonic::Status;
 
-use super::authenticator::Authenticated;
+use super::authentication::Authenticated;
 use crate::clock::wall;
 
 /// A stream of answers.

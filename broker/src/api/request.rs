@@ -7,7 +7,7 @@ use postern_core::{CallerKind, Invalid, TargetId};
 use postern_proto::status::{invalid, plain};
 use tonic::{Code, Request, Status};
 
-use super::authenticator::Authenticated;
+use super::authentication::Authenticated;
 use crate::app::Caller;
 
 /// Returns the principal that the authorization let through.

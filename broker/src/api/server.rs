@@ -12,7 +12,7 @@ use tonic_health::pb::health_server::{Health, HealthServer};
 use tower::{Service, ServiceBuilder};
 
 use super::Listener;
-use super::authenticator::Authenticators;
+use super::authentication::Authenticators;
 use super::bounded::BoundedLayer;
 use super::middleware::authenticate::AuthenticateLayer;
 use super::middleware::authorize::AuthorizeLayer;

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Span, field};
 
-use crate::api::authenticator::{Authenticated, Authenticators, Refusal, Shown};
+use crate::api::authentication::{Authenticated, Authenticators, Refusal, Shown};
 use crate::api::peer::Peer;
 
 /// Puts the authentication before a service.

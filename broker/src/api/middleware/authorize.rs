@@ -18,7 +18,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::permissions::{RENEW, row};
-use crate::api::authenticator::Authenticated;
+use crate::api::authentication::Authenticated;
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 use crate::clock::wall;

@@ -21,8 +21,8 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneService;
 
 use super::*;
-use crate::api::authenticator::ClientCertificate;
-use crate::api::authenticator::fake::{FakeTokens, ISSUER};
+use crate::api::authentication::ClientCertificate;
+use crate::api::authentication::fake::{FakeTokens, ISSUER};
 use crate::api::peer::Peer;
 use crate::clock::wall;
 use crate::limits::Limits;

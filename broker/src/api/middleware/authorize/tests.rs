@@ -11,7 +11,7 @@ use postern_core::{Principal, Role};
 use postern_pki::identity::SpiffeId;
 
 use super::*;
-use crate::api::authenticator::ClientCertificate;
+use crate::api::authentication::ClientCertificate;
 use crate::store::Store as _;
 use crate::store::memory::Fault;
 use crate::testing::TestApp;

@@ -1,16 +1,15 @@
-//! The authenticator of client certificates: the SPIFFE id of a certificate names its caller.
+//! A client certificate as the broker has read it: its SPIFFE id names the caller.
 //!
 //! The TLS handshake verifies the certificate, and the broker reads it once for each connection. Each request of the connection
 //! then shares the caller that was read.
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use postern_core::{CallerKind, Principal};
 use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain, not_after};
 
-use super::{Authenticated, Authenticator, Refusal, Shown};
+use super::authenticated::{Authenticated, Refusal};
 
 /// The answer to a call with a certificate past its end.
 const EXPIRED: Refusal = Refusal::unauthenticated(
@@ -46,17 +45,6 @@ impl ClientCertificate {
     /// Returns the caller that the certificate names.
     pub(in crate::api) fn caller(&self) -> &Arc<Authenticated> {
         &self.caller
-    }
-}
-
-/// Authenticates callers by the client certificates of their connections.
-#[derive(Debug)]
-pub struct CertificateAuthenticator;
-
-#[async_trait]
-impl Authenticator for CertificateAuthenticator {
-    async fn authenticate(&self, shown: &Shown<'_>) -> Result<Option<Arc<Authenticated>>, Refusal> {
-        Ok(shown.certificate.map(|certificate| Arc::clone(certificate.caller())))
     }
 }
 

@@ -8,7 +8,8 @@ use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use postern_core::{CallerKind, DisplayName, Issuer, Principal, Role, Subject};
 
-use super::{Authenticated, Authenticator, Refusal, Shown};
+use super::authenticated::{Authenticated, Refusal};
+use super::authenticator::{Authenticator, Shown};
 
 /// The issuer of every token.
 pub(in crate::api) const ISSUER: &str = "https://issuer.example";
