@@ -6,7 +6,7 @@ use std::time::Duration;
 use postern_core::TargetId;
 use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::Identity;
+use postern_pki::identity::SpiffeId;
 use postern_pki::join::JoinToken;
 use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
@@ -91,8 +91,8 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
 /// Returns the target that an agent's certificate names; `None` where the certificate is not an agent's.
 pub fn target_of(credentials: &Credentials) -> Option<TargetId> {
     match credentials.identity(&credentials.trust_domain().ok()?).ok()? {
-        Identity::Agent(target) => Some(target),
-        Identity::Broker | Identity::Principal(_) => None,
+        SpiffeId::Agent(target) => Some(target),
+        SpiffeId::Broker | SpiffeId::Principal { .. } => None,
     }
 }
 

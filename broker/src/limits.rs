@@ -36,7 +36,7 @@ mod settings;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postern_pki::Identity;
+use postern_core::CallerKind;
 use tokio::sync::Notify;
 
 use crate::clock::boottime;
@@ -112,17 +112,13 @@ impl Admission {
     ///
     /// # Errors
     /// Every seat of the class is taken, and no owner has two.
-    pub(crate) fn seat(
-        self: &Arc<Self>,
-        peer: SocketAddr,
-        identity: Option<&Identity>,
-    ) -> Result<Seat, Limit> {
-        let class = Class::of(identity);
-        let owner = match identity {
+    pub(crate) fn seat(self: &Arc<Self>, peer: SocketAddr, kind: Option<&CallerKind>) -> Result<Seat, Limit> {
+        let class = Class::of(kind);
+        let owner = match kind {
             None => self.limits.owner(peer.ip()),
-            Some(Identity::Principal(principal)) => Owner::Principal(principal.clone()),
-            Some(Identity::Agent(target)) => Owner::Agent(target.clone()),
-            Some(Identity::Broker) => Owner::Broker,
+            Some(CallerKind::Principal(principal)) => Owner::Principal(principal.key().clone()),
+            Some(CallerKind::Agent(target)) => Owner::Agent(target.clone()),
+            Some(CallerKind::Broker) => Owner::Broker,
         };
         let evicted = Arc::new(Notify::new());
         let mut seats = lock(&self.seats);

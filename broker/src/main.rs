@@ -17,7 +17,7 @@ use postern_broker::store::redis::Redis;
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
 use postern_core::target::CloudKind;
-use postern_core::{Name, Principal, Role};
+use postern_core::{Name, Role};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer as _};
@@ -197,7 +197,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             writeln!(out, "{}", authority::command::renew(&config, &root_key)?)?;
         }
         Command::Issue { name, role, out: dir, valid_for } => {
-            let end = setup::issue(&config, &Principal { role, name }, valid_for, &dir)?;
+            let end = setup::issue(&config, role, name, valid_for, &dir)?;
             writeln!(out, "the identity is in {}; it ends at {end:.0}", dir.display())?;
         }
     }

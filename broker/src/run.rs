@@ -26,7 +26,7 @@ use postern_runtime::tasks::Tasks;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
-use crate::api::{self, Listener};
+use crate::api::{self, Authenticators, Listener};
 use crate::app::{About, App};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
@@ -181,7 +181,7 @@ async fn start(
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
     };
-    tasks.spawn("server", api::serve(app, listener, health, stopping));
+    tasks.spawn("server", api::serve(app, listener, health, Authenticators::default(), stopping));
     tracing::info!(%address, "listening");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot notify the service manager");

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::{Name, Principal, Role};
-use postern_pki::{Authority, Credentials, Identity, KeyPair};
+use postern_pki::{Authority, Credentials, KeyPair, SpiffeId};
 use postern_runtime::files;
 
 use crate::clock::wall;
@@ -31,8 +31,8 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
-    let principal = Principal { role: Role::Administrator, name: administrator };
-    sign(&authority, &principal, ADMIN_LIFETIME, now)?
+    let principal = Principal::local(Role::Administrator, administrator.clone());
+    sign(&authority, Role::Administrator, administrator, ADMIN_LIFETIME, now)?
         .save(&config.admin_dir())
         .context("cannot write the administrator's identity")?;
     let event = AuditEvent::done(now, "broker", "broker.initialised").with("administrator", &principal);
@@ -41,13 +41,14 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes a client certificate in `out`, and returns its end. It needs the authority's files, and no running broker.
+/// Makes the client certificate of a principal in `out`, and returns its end. It needs the authority's files, and no running broker.
 ///
 /// # Errors
 /// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
 pub fn issue(
     config: &Config,
-    principal: &Principal,
+    role: Role,
+    name: Name,
     lifetime: Duration,
     out: &Path,
 ) -> anyhow::Result<Timestamp> {
@@ -62,18 +63,19 @@ pub fn issue(
     );
     let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
-    let credentials = sign(&authority, principal, lifetime, now)?;
+    let credentials = sign(&authority, role, name, lifetime, now)?;
     credentials.save(out)?;
     Ok(credentials.not_after())
 }
 
 fn sign(
     authority: &Authority,
-    principal: &Principal,
+    role: Role,
+    name: Name,
     lifetime: Duration,
     now: Timestamp,
 ) -> anyhow::Result<Credentials> {
     let key = KeyPair::generate()?;
-    let issued = authority.issue(&key.csr()?, &Identity::Principal(principal.clone()), lifetime, now)?;
+    let issued = authority.issue(&key.csr()?, &SpiffeId::Principal { role, name }, lifetime, now)?;
     Ok(Credentials::new(key, issued.chain, authority.roots())?)
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use postern_core::audit::Hash;
-use postern_core::{GrantId, Justification, Name, Protocol, SourcePrefix, TargetId};
+use postern_core::{GrantId, Justification, Name, PrincipalKey, Protocol, SourcePrefix, TargetId};
 
 pub(crate) use values::PortArg;
 use values::{duration, head, justification, name, parsed, whole_seconds};
@@ -142,9 +142,9 @@ pub(crate) struct Grants {
     /// Only your own grants.
     #[arg(long, conflicts_with = "principal")]
     pub mine: bool,
-    /// Only the grants of the principal of this name.
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    pub principal: Option<Name>,
+    /// Only the grants of this principal: its name, or <issuer>#<subject> if another issuer vouches for it.
+    #[arg(long, value_name = "NAME", value_parser = parsed::<PrincipalKey>)]
+    pub principal: Option<PrincipalKey>,
     /// Write each grant again whenever it changes, until interrupted.
     #[arg(long, conflicts_with = "limit")]
     pub watch: bool,

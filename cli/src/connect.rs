@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::Name;
+use postern_core::PrincipalKey;
 use postern_pki::credentials::Credentials;
-use postern_pki::identity::Identity;
+use postern_pki::identity::SpiffeId;
 use postern_pki::tls;
 use postern_proto::client::channel;
 use postern_proto::v1::access_service_client::AccessServiceClient;
@@ -59,16 +59,16 @@ impl Broker {
         Ok(Self { address, identity, credentials, channel })
     }
 
-    /// Returns the name of the principal that the certificate proves.
+    /// Returns the key of the principal that the certificate proves.
     ///
     /// # Errors
     /// The certificate is an agent's or a broker's, or has no identity.
-    pub(crate) fn principal(&self) -> Result<Name, Failure> {
+    pub(crate) fn principal(&self) -> Result<PrincipalKey, Failure> {
         let not_a_principal = |source| Failure::NoPrincipal { dir: self.identity.clone(), source };
         let domain = self.credentials.trust_domain().map_err(|e| not_a_principal(Some(e)))?;
         match self.credentials.identity(&domain).map_err(|e| not_a_principal(Some(e)))? {
-            Identity::Principal(principal) => Ok(principal.name),
-            Identity::Broker | Identity::Agent(_) => Err(not_a_principal(None)),
+            SpiffeId::Principal { name, .. } => Ok(name.into()),
+            SpiffeId::Broker | SpiffeId::Agent(_) => Err(not_a_principal(None)),
         }
     }
 

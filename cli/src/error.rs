@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use postern_core::Invalid;
 use postern_core::audit::{Broken, Hash};
 use postern_pki::PkiError;
-use postern_pki::identity::IdentityError;
+use postern_pki::identity::SpiffeIdError;
 use postern_proto::client::BadAddress;
 use postern_runtime::error_chain::error_chain;
 use tonic::{Code, Status};
@@ -106,7 +106,7 @@ pub(crate) enum Failure {
         dir: PathBuf,
         /// The cause, if the certificate cannot be read at all.
         #[source]
-        source: Option<IdentityError>,
+        source: Option<SpiffeIdError>,
     },
     /// A request was not answered: the broker may have accepted it or not.
     #[error(

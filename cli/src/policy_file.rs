@@ -9,7 +9,7 @@ use std::time::Duration;
 use jiff::fmt::friendly::SpanParser;
 use postern_core::policy::{AllowedSource, PortRule, Unreachable, WidestPrefix};
 use postern_core::target::TargetSelector;
-use postern_core::{Invalid, Layers, Mode, Name, Policy, Port, ProtectedPort, Protocol};
+use postern_core::{Invalid, Layers, Mode, Name, Policy, Port, PrincipalKey, ProtectedPort, Protocol};
 use serde::{Deserialize, Serialize};
 
 use crate::output::time::exact;
@@ -85,7 +85,7 @@ struct Entry {
     #[serde(default = "fail")]
     unreachable: Unreachable,
     #[serde(default)]
-    requesters: Vec<Name>,
+    requesters: Vec<PrincipalKey>,
     #[serde(default)]
     approval_required: bool,
     ports: Vec<Rule>,

@@ -40,7 +40,8 @@ use crate::{GrantId, TargetId};
 pub struct AuditEvent {
     /// The time, by the broker's clock.
     pub at: Timestamp,
-    /// The actor: a principal (`requester/alice`), an agent (`agent/host:web-1`), or `broker`.
+    /// The actor, as a [`CallerKind`](crate::CallerKind) is written: a principal (`requester/alice`, or with its key in brackets
+    /// if another issuer vouches for it), an agent (`agent/host:web-1`), or `broker`.
     pub actor: String,
     /// The action: dotted words such as `grant.requested` or `agent.tampering`.
     pub action: String,

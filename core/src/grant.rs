@@ -259,7 +259,7 @@ impl Grant {
     /// the older one, and ends no earlier.
     pub fn supersedes(&self, older: &Self) -> bool {
         self.id != older.id
-            && self.principal.name == older.principal.name
+            && self.principal.key() == older.principal.key()
             && self.not_after >= older.not_after
             && older.windows.iter().all(|old| self.windows.iter().any(|new| new.same_opening(old)))
     }

@@ -6,6 +6,7 @@
 //! the hash-chained [`audit`] log.
 
 pub mod audit;
+pub mod caller;
 pub mod flatten;
 pub mod grant;
 pub mod id;
@@ -19,12 +20,13 @@ pub mod target;
 pub mod text;
 pub mod window;
 
+pub use caller::CallerKind;
 pub use grant::{CloseReason, Event, Grant, GrantState};
 pub use id::GrantId;
 pub use invalid::Invalid;
 pub use net::{Port, ProtectedPort, Protocol, SourcePrefix};
 pub use policy::{Mode, Policy};
-pub use principal::{Principal, Role};
+pub use principal::{DisplayName, Issuer, Principal, PrincipalKey, Role, Subject};
 pub use request::AccessRequest;
 pub use target::TargetId;
 pub use text::{Justification, Name};

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::target::TargetSelector;
 use crate::{
-    AccessRequest, Invalid, Layers, Name, Principal, ProtectedPort, Role, SourcePrefix, TargetId, Window,
+    AccessRequest, Invalid, Layers, Name, Principal, PrincipalKey, ProtectedPort, Role, SourcePrefix,
+    TargetId, Window,
 };
 pub use sources::{AllowedSource, WidestPrefix};
 
@@ -59,8 +60,8 @@ pub struct Policy {
     pub targets: Vec<TargetSelector>,
     /// The protected ports; each port at most once.
     pub ports: Vec<PortRule>,
-    /// The requesters that may use this policy; empty means every requester.
-    pub requesters: Vec<Name>,
+    /// The keys of the requesters that may use this policy; empty means every requester, of every issuer.
+    pub requesters: Vec<PrincipalKey>,
     /// True if a grant waits for an approval.
     pub approval_required: bool,
     /// The layers that must confirm.
@@ -124,8 +125,8 @@ impl Policy {
 
     /// Reports whether the principal may request access under the policy.
     pub fn admits(&self, principal: &Principal) -> bool {
-        principal.role != Role::Reader
-            && (self.requesters.is_empty() || self.requesters.contains(&principal.name))
+        principal.role() != Role::Reader
+            && (self.requesters.is_empty() || self.requesters.contains(principal.key()))
     }
 }
 
@@ -218,7 +219,7 @@ pub fn authorize(
         }
         let mine: Vec<&Policy> = covering.into_iter().filter(|policy| policy.admits(principal)).collect();
         if mine.is_empty() {
-            let problem = format!("{} may not request access to {target}", principal.name);
+            let problem = format!("{} may not request access to {target}", principal.key());
             return deny(
                 Limit::Requester,
                 "targets",
@@ -356,7 +357,7 @@ pub struct Protection {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Justification;
+    use crate::{DisplayName, Issuer, Justification, Subject};
 
     fn a_policy() -> Policy {
         Policy {
@@ -377,7 +378,7 @@ mod tests {
     }
 
     fn alice() -> Principal {
-        Principal { role: Role::Requester, name: Name::new("alice").unwrap() }
+        Principal::local(Role::Requester, Name::new("alice").unwrap())
     }
 
     fn asks(target: &str, port: &str, source: &str, seconds: u64) -> AccessRequest {
@@ -440,11 +441,42 @@ mod tests {
 
     #[test]
     fn i7_a_policy_that_names_requesters_admits_no_other() {
-        let policy = Policy { requesters: vec![Name::new("bob").unwrap()], ..a_policy() };
+        let policy = Policy { requesters: vec!["bob".parse().unwrap()], ..a_policy() };
         assert_eq!(
             limit_met(&asks("host:web-1", "tcp/22", "10.0.0.1", 60), &[policy]),
             Some(Limit::Requester)
         );
+    }
+
+    #[test]
+    fn i7_a_policy_names_a_requester_by_its_key_and_never_by_its_display_name() {
+        let foreign = |subject: &str| {
+            let issuer = Issuer::new("https://issuer.example").unwrap();
+            let (subject, shown) = (Subject::new(subject).unwrap(), DisplayName::new("alice").unwrap());
+            Principal::foreign(Role::Requester, issuer, subject, shown)
+        };
+        let of = |who: &str| Policy { requesters: vec![who.parse().unwrap()], ..a_policy() };
+        let text = "https://issuer.example#alice";
+        for (policy, local, same, other) in
+            [(of("alice"), true, false, false), (of(text), false, true, false)]
+        {
+            let admitted = [alice(), foreign("alice"), foreign("bob")].map(|who| policy.admits(&who));
+            assert_eq!(admitted, [local, same, other], "{:?}", policy.requesters);
+            let json = serde_json::to_string(&policy).unwrap();
+            assert_eq!(serde_json::from_str::<Policy>(&json).unwrap(), policy);
+        }
+    }
+
+    #[test]
+    fn i7_a_policy_as_it_was_stored_before_foreign_issuers_opens_and_is_written_the_same() {
+        let text = concat!(
+            r#"{"name":"web","targets":["host:vm-*"],"ports":[{"port":"tcp/22","sources":["*"],"#,
+            r#""max_duration":{"secs":10800,"nanos":0}}],"requesters":["alice"],"approval_required":false,"#,
+            r#""layers":"host","unreachable":"wait","mode":"enforce"}"#,
+        );
+        let policy: Policy = serde_json::from_str(text).unwrap();
+        assert!(policy.admits(&alice()));
+        assert_eq!(serde_json::to_string(&policy).unwrap(), text);
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use icu_properties::CodePointMapData;
+use icu_properties::props::GeneralCategory;
 use serde::{Deserialize, Serialize};
-use unicode_properties::{GeneralCategory, UnicodeGeneralCategory as _};
 
 use crate::Invalid;
 
@@ -97,7 +98,8 @@ pub fn free_text(field: &str, text: &str, max_chars: usize) -> Result<(), Invali
 /// With them two texts that differ look the same (Unicode TR 36, 2.3 and 3.1).
 pub fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
-    matches!(c.general_category(), Control | Format | LineSeparator | ParagraphSeparator)
+    let category = CodePointMapData::<GeneralCategory>::new().get(c);
+    matches!(category, Control | Format | LineSeparator | ParagraphSeparator)
 }
 
 macro_rules! text_traits {
@@ -126,6 +128,8 @@ macro_rules! text_traits {
         }
     };
 }
+pub(crate) use text_traits;
+
 text_traits!(Justification);
 text_traits!(Name);
 

@@ -26,7 +26,7 @@ pub use self::certificate::CaCertificate;
 use self::certificate::{earlier, is_of_key, is_signed_by, later, set_validity};
 use self::disk::{Intermediate, Paths};
 use crate::credentials::{self, KeyPair};
-use crate::identity::{self, Identity, TrustDomain};
+use crate::identity::{self, SpiffeId, TrustDomain};
 use crate::life::{BACKDATE, Life, is_renewal_due};
 use crate::{Fingerprint, PkiError, files};
 
@@ -216,7 +216,7 @@ impl Authority {
     pub fn issue(
         &self,
         csr: &[u8],
-        identity: &Identity,
+        identity: &SpiffeId,
         lifetime: Duration,
         now: Timestamp,
     ) -> Result<Issued, PkiError> {
@@ -242,7 +242,7 @@ impl Authority {
         let signer = self.signer();
         let own = signer.facts.life;
         let life = if own.holds(now) { signer.leaf_life(lifetime, now) } else { own };
-        signer.sign(self.leaf_params(&Identity::Broker, names, life)?, csr)
+        signer.sign(self.leaf_params(&SpiffeId::Broker, names, life)?, csr)
     }
 
     /// Returns the roots that a peer of this authority's certificates must trust, DER.
@@ -265,7 +265,7 @@ impl Authority {
 
     fn leaf_params(
         &self,
-        identity: &Identity,
+        identity: &SpiffeId,
         names: &[String],
         life: Life,
     ) -> Result<CertificateParams, PkiError> {
@@ -283,10 +283,10 @@ impl Authority {
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = match identity {
-            Identity::Broker => {
+            SpiffeId::Broker => {
                 vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
             }
-            Identity::Agent(_) | Identity::Principal(_) => vec![ExtendedKeyUsagePurpose::ClientAuth],
+            SpiffeId::Agent(_) | SpiffeId::Principal { .. } => vec![ExtendedKeyUsagePurpose::ClientAuth],
         };
         params.use_authority_key_identifier_extension = true;
         set_validity(&mut params, life.not_before, life.not_after)?;

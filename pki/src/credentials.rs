@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
-use crate::identity::{self, Identity, IdentityError, TrustDomain};
+use crate::identity::{self, SpiffeId, SpiffeIdError, TrustDomain};
 use crate::{PkiError, files};
 
 /// An ECDSA P-256 key. Its `Debug` shows no part of the key.
@@ -101,15 +101,15 @@ impl Credentials {
     ///
     /// # Errors
     /// The certificate names no identity of the trust domain.
-    pub fn identity(&self, domain: &TrustDomain) -> Result<Identity, IdentityError> {
-        Identity::of_certificate(self.leaf(), domain)
+    pub fn identity(&self, domain: &TrustDomain) -> Result<SpiffeId, SpiffeIdError> {
+        SpiffeId::of_certificate(self.leaf(), domain)
     }
 
     /// Returns the trust domain that the certificate itself names.
     ///
     /// # Errors
     /// The certificate carries no SPIFFE id.
-    pub fn trust_domain(&self) -> Result<TrustDomain, IdentityError> {
+    pub fn trust_domain(&self) -> Result<TrustDomain, SpiffeIdError> {
         identity::trust_domain_of(self.leaf())
     }
 

@@ -1,4 +1,4 @@
-//! Identities: the SPIFFE id that a certificate carries as its one URI name.
+//! SPIFFE ids: the identity that a certificate carries as its one URI name.
 //!
 //! ```text
 //! spiffe://<trust domain>/broker
@@ -10,7 +10,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use postern_core::{Invalid, Name, Principal, TargetId};
+use postern_core::{Invalid, Name, Role, TargetId};
 use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -60,20 +60,25 @@ impl From<TrustDomain> for String {
     }
 }
 
-/// The identity that a certificate names.
+/// The id that a certificate carries.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Identity {
+pub enum SpiffeId {
     /// A broker.
     Broker,
     /// The agent of a target.
     Agent(TargetId),
     /// A person or a service.
-    Principal(Principal),
+    Principal {
+        /// The role that the certificate carries.
+        role: Role,
+        /// The name, unique whatever the role.
+        name: Name,
+    },
 }
 
-/// A certificate that names no identity of Postern.
+/// A certificate that carries no id of Postern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum IdentityError {
+pub enum SpiffeIdError {
     /// The bytes are not a certificate.
     #[error("the certificate cannot be read")]
     Unreadable,
@@ -99,13 +104,13 @@ pub enum IdentityError {
     },
 }
 
-impl Identity {
+impl SpiffeId {
     /// Returns the id as a certificate carries it.
     pub fn to_uri(&self, domain: &TrustDomain) -> String {
         let path = match self {
             Self::Broker => "broker".to_owned(),
             Self::Agent(target) => format!("agent/{}", target.segments().join("/")),
-            Self::Principal(principal) => format!("principal/{principal}"),
+            Self::Principal { role, name } => format!("principal/{role}/{name}"),
         };
         format!("spiffe://{domain}/{path}")
     }
@@ -113,10 +118,10 @@ impl Identity {
     /// Parses an id that [`Self::to_uri`] wrote.
     ///
     /// # Errors
-    /// The id is of another trust domain, or its path names no identity.
-    pub fn from_uri(uri: &str, domain: &TrustDomain) -> Result<Self, IdentityError> {
-        let foreign = || IdentityError::Foreign { uri: uri.to_owned(), domain: domain.clone() };
-        let unknown = || IdentityError::Unknown { uri: uri.to_owned() };
+    /// The id is of another trust domain, or its path names no party of Postern.
+    pub fn from_uri(uri: &str, domain: &TrustDomain) -> Result<Self, SpiffeIdError> {
+        let foreign = || SpiffeIdError::Foreign { uri: uri.to_owned(), domain: domain.clone() };
+        let unknown = || SpiffeIdError::Unknown { uri: uri.to_owned() };
         let path = uri
             .strip_prefix("spiffe://")
             .and_then(|rest| rest.strip_prefix(&domain.0))
@@ -128,25 +133,25 @@ impl Identity {
             ["principal", role, name] => {
                 let role = role.parse().map_err(|_| unknown())?;
                 let name = Name::new(name).map_err(|_| unknown())?;
-                Ok(Self::Principal(Principal { role, name }))
+                Ok(Self::Principal { role, name })
             }
             _ => Err(unknown()),
         }
     }
 
-    /// Returns the identity that a certificate (DER) names. Only the handshake verifies that the certificate is genuine.
+    /// Returns the id that a certificate (DER) carries. Only the handshake verifies that the certificate is genuine.
     ///
     /// # Errors
     /// The certificate has not exactly one URI name, or the name is no id of Postern in this trust domain.
-    pub fn of_certificate(der: &[u8], domain: &TrustDomain) -> Result<Self, IdentityError> {
+    pub fn of_certificate(der: &[u8], domain: &TrustDomain) -> Result<Self, SpiffeIdError> {
         Self::from_uri(&uri_of(der)?, domain)
     }
 }
 
 /// Returns the one URI name of a certificate.
-pub(crate) fn uri_of(der: &[u8]) -> Result<String, IdentityError> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
-    let names = certificate.subject_alternative_name().map_err(|_| IdentityError::Unreadable)?;
+pub(crate) fn uri_of(der: &[u8]) -> Result<String, SpiffeIdError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| SpiffeIdError::Unreadable)?;
+    let names = certificate.subject_alternative_name().map_err(|_| SpiffeIdError::Unreadable)?;
     let names = names.map(|extension| extension.value.general_names.as_slice()).unwrap_or_default();
     let uris: Vec<&str> = names
         .iter()
@@ -154,31 +159,31 @@ pub(crate) fn uri_of(der: &[u8]) -> Result<String, IdentityError> {
         .collect();
     match uris[..] {
         [uri] => Ok(uri.to_owned()),
-        _ => Err(IdentityError::NotOneUri { count: uris.len() }),
+        _ => Err(SpiffeIdError::NotOneUri { count: uris.len() }),
     }
 }
 
 /// Returns the trust domain that a certificate itself names.
-pub(crate) fn trust_domain_of(der: &[u8]) -> Result<TrustDomain, IdentityError> {
+pub(crate) fn trust_domain_of(der: &[u8]) -> Result<TrustDomain, SpiffeIdError> {
     let uri = uri_of(der)?;
     let domain = uri.strip_prefix("spiffe://").and_then(|rest| rest.split('/').next());
     let domain = domain.and_then(|domain| TrustDomain::new(domain).ok());
-    domain.ok_or(IdentityError::Unknown { uri })
+    domain.ok_or(SpiffeIdError::Unknown { uri })
 }
 
 /// Returns the end of a certificate (DER).
 ///
 /// # Errors
 /// The certificate cannot be read.
-pub fn not_after(der: &[u8]) -> Result<Timestamp, IdentityError> {
+pub fn not_after(der: &[u8]) -> Result<Timestamp, SpiffeIdError> {
     validity(der).map(|(_, not_after)| not_after)
 }
 
 /// Returns the first moment at which a certificate (DER) is valid, and its end.
-pub(crate) fn validity(der: &[u8]) -> Result<(Timestamp, Timestamp), IdentityError> {
-    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| IdentityError::Unreadable)?;
+pub(crate) fn validity(der: &[u8]) -> Result<(Timestamp, Timestamp), SpiffeIdError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| SpiffeIdError::Unreadable)?;
     let at = |time: x509_parser::time::ASN1Time| {
-        Timestamp::from_second(time.timestamp()).map_err(|_| IdentityError::Unreadable)
+        Timestamp::from_second(time.timestamp()).map_err(|_| SpiffeIdError::Unreadable)
     };
     Ok((at(certificate.validity().not_before)?, at(certificate.validity().not_after)?))
 }
@@ -188,19 +193,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_of_identity_reads_back_from_its_uri() {
+    fn every_kind_of_id_reads_back_from_its_uri() {
         let azure = "azure:/subscriptions/00000000-0000-0000-0000-00000000000a/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
-        let agent = |text: &str| Identity::Agent(text.parse().unwrap());
-        let alice = Principal { role: postern_core::Role::Requester, name: Name::new("alice").unwrap() };
+        let agent = |text: &str| SpiffeId::Agent(text.parse().unwrap());
         let domain = TrustDomain::default();
         for identity in [
-            Identity::Broker,
+            SpiffeId::Broker,
             agent("host:web-1"),
             agent("aws:123456789012/eu-central-1/i-0123456789abcdef0"),
             agent(azure),
-            Identity::Principal(alice),
+            SpiffeId::Principal { role: Role::Requester, name: Name::new("alice").unwrap() },
         ] {
-            assert_eq!(Identity::from_uri(&identity.to_uri(&domain), &domain).unwrap(), identity);
+            assert_eq!(SpiffeId::from_uri(&identity.to_uri(&domain), &domain).unwrap(), identity);
         }
     }
 
@@ -219,7 +223,7 @@ mod tests {
             "spiffe://postern/principal/reader/",
             "https://postern/broker",
         ] {
-            assert!(Identity::from_uri(uri, &domain).is_err(), "{uri}");
+            assert!(SpiffeId::from_uri(uri, &domain).is_err(), "{uri}");
         }
     }
 }

@@ -16,5 +16,5 @@ pub mod tls;
 pub use authority::{Authority, Issued};
 pub use credentials::{Credentials, KeyPair};
 pub use error::PkiError;
-pub use identity::{Identity, IdentityError, TrustDomain};
+pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use join::{Fingerprint, JoinToken};

@@ -18,7 +18,7 @@ use rustls::{
 };
 
 use crate::credentials::Credentials;
-use crate::identity::{Identity, TrustDomain, not_after, trust_domain_of};
+use crate::identity::{SpiffeId, TrustDomain, not_after, trust_domain_of};
 use crate::renewal::GRACE;
 use crate::{Fingerprint, PkiError};
 
@@ -148,7 +148,7 @@ struct ClientVerifier {
 impl ClientVerifier {
     /// Returns the last second of an agent's certificate that ended within the grace.
     fn last_second(&self, leaf: &CertificateDer<'_>, now: UnixTime) -> Option<UnixTime> {
-        if !matches!(Identity::of_certificate(leaf, &self.domain), Ok(Identity::Agent(_))) {
+        if !matches!(SpiffeId::of_certificate(leaf, &self.domain), Ok(SpiffeId::Agent(_))) {
             return None;
         }
         let end = u64::try_from(not_after(leaf).ok()?.as_second()).ok()?;
@@ -306,9 +306,9 @@ impl ServerCertVerifier for PinnedVerifier {
 }
 
 fn check_broker(leaf: &[u8], domain: &TrustDomain) -> Result<(), rustls::Error> {
-    match Identity::of_certificate(leaf, domain) {
-        Ok(Identity::Broker) => Ok(()),
-        Ok(Identity::Agent(_) | Identity::Principal(_)) | Err(_) => {
+    match SpiffeId::of_certificate(leaf, domain) {
+        Ok(SpiffeId::Broker) => Ok(()),
+        Ok(SpiffeId::Agent(_) | SpiffeId::Principal { .. }) | Err(_) => {
             Err(CertificateError::ApplicationVerificationFailure.into())
         }
     }

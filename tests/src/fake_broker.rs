@@ -11,7 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use postern_core::TargetId;
 use postern_pki::authority::{AGENT_LIFETIME, Authority};
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::identity::{SpiffeId, TrustDomain};
 use postern_pki::tls::{ServerIdentity, server_config};
 use postern_proto::convert::duration_to_wire;
 use postern_proto::v1;
@@ -99,7 +99,7 @@ impl FakeBroker {
         let target: TargetId = target.parse().expect("a target");
         let key = KeyPair::generate().expect("a key can be made");
         let csr = key.csr().expect("a request can be signed");
-        let issued = self.authority.issue(&csr, &Identity::Agent(target), AGENT_LIFETIME, wall());
+        let issued = self.authority.issue(&csr, &SpiffeId::Agent(target), AGENT_LIFETIME, wall());
         let issued = issued.expect("a certificate can be issued");
         let own = Credentials::new(key, issued.chain, self.authority.roots())
             .expect("the certificate is for the key");

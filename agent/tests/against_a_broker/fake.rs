@@ -12,7 +12,7 @@ use postern_agent::host_reconciler::HostLayer;
 use postern_core::TargetId;
 use postern_pki::authority::Authority;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::identity::{SpiffeId, TrustDomain};
 use postern_pki::join::JoinToken;
 use postern_pki::tls::{self, ServerIdentity};
 use postern_proto::v1;
@@ -103,7 +103,7 @@ impl FakeBroker {
     /// Issues an identity of the target's agent, valid for this long.
     pub(crate) fn identity(&self, lifetime: Duration) -> Credentials {
         let key = KeyPair::generate().unwrap();
-        let identity = Identity::Agent(target());
+        let identity = SpiffeId::Agent(target());
         let issued =
             self.shared.authority.issue(&key.csr().unwrap(), &identity, lifetime, clock::wall()).unwrap();
         Credentials::new(key, issued.chain, self.shared.authority.roots()).unwrap()
@@ -251,7 +251,7 @@ impl AgentService for Service {
 impl Service {
     fn issue(&self, csr: &[u8]) -> Result<Vec<Vec<u8>>, Status> {
         let issued =
-            self.0.authority.issue(csr, &Identity::Agent(target()), Duration::from_secs(3600), clock::wall());
+            self.0.authority.issue(csr, &SpiffeId::Agent(target()), Duration::from_secs(3600), clock::wall());
         Ok(issued.map_err(|error| Status::invalid_argument(error.to_string()))?.chain)
     }
 }

@@ -1,4 +1,4 @@
-//! The listener: accepts TCP connections, does the TLS handshake, reads the peer's certificate once per connection, and
+//! The listener: accepts TCP connections, does the TLS handshake, reads the peer's certificate once for the connection, and
 //! takes a seat for it. Every limit on connections ([`crate::limits`]) is applied here.
 
 use std::convert::Infallible;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
-use super::authenticator::CertificateAuthenticator;
+use super::authentication::ClientCertificate;
 use super::connection::{self, Connection, PeerStream};
 use super::peer::Peer;
 use crate::clock::boottime;
@@ -38,7 +38,7 @@ pub struct Listener {
 /// The parts that the connections of a listener share.
 struct Shared {
     tls: TlsAcceptor,
-    authenticator: CertificateAuthenticator,
+    trust_domain: TrustDomain,
     admission: Arc<Admission>,
 }
 
@@ -54,11 +54,7 @@ impl Listener {
         limits: Limits,
     ) -> anyhow::Result<Self> {
         let tcp = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
-        let shared = Shared {
-            tls: TlsAcceptor::from(tls),
-            authenticator: CertificateAuthenticator::new(trust_domain),
-            admission: Admission::new(limits),
-        };
+        let shared = Shared { tls: TlsAcceptor::from(tls), trust_domain, admission: Admission::new(limits) };
         Ok(Self { tcp, shared: Arc::new(shared) })
     }
 
@@ -156,8 +152,8 @@ async fn connection<S>(
     drop(handshake);
     drop(place);
     let Some(connected) = connected else { return };
-    let identity = connected.peer.caller.as_ref().map(|caller| &caller.identity);
-    let Ok(seat) = shared.admission.seat(address, identity) else { return };
+    let proven = connected.peer.certificate.as_ref().map(|certificate| &certificate.caller().kind);
+    let Ok(seat) = shared.admission.seat(address, proven) else { return };
     drop(shared);
     Box::pin(connection::serve(connected, seat, service, ending)).await;
 }
@@ -187,12 +183,13 @@ async fn handshake(
     };
     let mut stream = stream.inspect_err(|error| refused(error)).ok()?;
     stream.get_mut().0.waiting = None;
-    let caller = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
+    let certificate = match stream.get_ref().1.peer_certificates().and_then(<[_]>::first) {
         Some(leaf) => {
-            let caller = shared.authenticator.authenticate(leaf).inspect_err(|error| refused(error));
-            Some(Arc::new(caller.ok()?))
+            let read =
+                ClientCertificate::read(leaf, &shared.trust_domain).inspect_err(|error| refused(error));
+            Some(Arc::new(read.ok()?))
         }
         None => None,
     };
-    Some(Connection { stream: Box::new(stream), peer: Peer { address, caller } })
+    Some(Connection { stream: Box::new(stream), peer: Peer { address, certificate } })
 }

@@ -3,13 +3,13 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use super::authenticator::Authenticated;
+use super::authentication::ClientCertificate;
 
 /// The other end of a connection. Each request of the connection carries it.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
     /// The address that the broker sees.
     pub(super) address: SocketAddr,
-    /// The caller that its certificate proves; none if it has shown no certificate.
-    pub(super) caller: Option<Arc<Authenticated>>,
+    /// Its certificate, read once; none if it has shown none.
+    pub(super) certificate: Option<Arc<ClientCertificate>>,
 }

@@ -1,13 +1,13 @@
 //! The parts of a request that several services read: who calls, and the fields that occur in many messages.
 
+use std::sync::Arc;
+
 use postern_core::text::free_text;
-use postern_core::{Invalid, TargetId};
-use postern_pki::identity::Identity;
+use postern_core::{CallerKind, Invalid, TargetId};
 use postern_proto::status::{invalid, plain};
 use tonic::{Code, Request, Status};
 
-use super::authenticator::Authenticated;
-use super::peer::Peer;
+use super::authentication::Authenticated;
 use crate::app::Caller;
 
 /// Returns the principal that the authorization let through.
@@ -18,16 +18,16 @@ pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
     })
 }
 
-/// Returns the caller that the authenticator has established; none if the connection has shown no proof.
-pub(super) fn authenticated<T>(request: &Request<T>) -> Option<&Authenticated> {
-    request.extensions().get::<Peer>()?.caller.as_deref()
+/// Returns the caller that an authenticator has established; none if the request has shown no proof.
+pub(super) fn authenticated<T>(request: &Request<T>) -> Option<&Arc<Authenticated>> {
+    request.extensions().get::<Arc<Authenticated>>()
 }
 
 /// Returns the target whose agent calls. An agent speaks for its own target alone (I7): no message names one.
 pub(super) fn agent<T>(request: &Request<T>) -> Result<TargetId, Status> {
-    match authenticated(request).map(|caller| &caller.identity) {
-        Some(Identity::Agent(target)) => Ok(target.clone()),
-        Some(Identity::Principal(_) | Identity::Broker) | None => Err(plain(
+    match authenticated(request).map(|caller| &caller.kind) {
+        Some(CallerKind::Agent(target)) => Ok(target.clone()),
+        Some(CallerKind::Principal(_) | CallerKind::Broker) | None => Err(plain(
             Code::Unauthenticated,
             "CERTIFICATE_REQUIRED",
             "this call needs an agent's certificate",

@@ -13,7 +13,8 @@ use postern_core::audit::AuditEvent;
 use postern_core::policy::{Requester, authorize};
 use postern_core::text::Justification;
 use postern_core::{
-    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, TargetId, Window,
+    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, PrincipalKey, Role, TargetId,
+    Window,
 };
 use postern_provider::CloudError;
 
@@ -41,8 +42,8 @@ pub struct GrantFilter {
     pub target: Option<TargetId>,
     /// Only grants in these states, by word; empty: any.
     pub states: Vec<&'static str>,
-    /// Only grants of the principal of this name.
-    pub principal: Option<Name>,
+    /// Only grants of the principal with this key.
+    pub principal: Option<PrincipalKey>,
     /// Only this grant.
     pub grant: Option<GrantId>,
 }
@@ -51,7 +52,7 @@ impl GrantFilter {
     /// Reports whether the filter admits the grant.
     pub fn admits(&self, grant: &Grant) -> bool {
         self.grant.is_none_or(|id| id == grant.id)
-            && self.principal.as_ref().is_none_or(|name| *name == grant.principal.name)
+            && self.principal.as_ref().is_none_or(|key| key == grant.principal.key())
             && self
                 .target
                 .as_ref()
@@ -89,7 +90,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
     let mut changes = Transaction::default()
         .change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
-        let (principal, key) = (caller.record_name().clone(), key.clone());
+        let (principal, key) = (caller.principal.key().clone(), key.clone());
         changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
     }
     let changes = changes.audit(requested_event(&grant));
@@ -112,7 +113,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
 /// records were not durable yet; the grant and the key are in one transaction.
 async fn earlier(app: &App, caller: &Caller, asked: &KeyedRequest) -> Result<Option<Durable<Grant>>, Error> {
     let Some(key) = &asked.idempotency_key else { return Ok(None) };
-    let Some(id) = app.store.grant_of_request(caller.record_name(), key).await? else { return Ok(None) };
+    let Some(id) = app.store.grant_of_request(caller.principal.key(), key).await? else { return Ok(None) };
     let Some(grant) = app.store.durable_grant(id).await?.transpose() else { return Ok(None) };
     let grant = grant.map(|grant| grant.record);
     if !same_request(&grant, &asked.request) {
@@ -361,7 +362,7 @@ pub async fn list_grants(
             None,
         ));
     }
-    let own = (caller.principal.role == postern_core::Role::Requester).then(|| caller.record_name().clone());
+    let own = (caller.principal.role() == Role::Requester).then(|| caller.principal.key().clone());
     if let (Some(own), Some(wanted)) = (&own, &filter.principal)
         && own != wanted
     {

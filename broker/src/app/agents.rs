@@ -10,7 +10,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::plan::Layer;
 use postern_core::{Invalid, TargetId};
 use postern_pki::authority::{AGENT_LIFETIME, Issued};
-use postern_pki::identity::Identity;
+use postern_pki::identity::SpiffeId;
 use postern_pki::join::JoinToken;
 
 use super::{App, Caller, Error};
@@ -92,7 +92,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
             Err(error) => Err(error.into()),
         };
     }
-    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, wall())?;
+    let issued = app.authority.issue(csr, &SpiffeId::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let agent = AgentRecord {
         target: target.clone(),
         enrolled_at: now,
@@ -125,7 +125,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
 /// The agent is banned or not enrolled, or the certificate request is malformed.
 pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, Error> {
     let Versioned { record, version } = admitted(app, target).await?;
-    let issued = app.authority.issue(csr, &Identity::Agent(target.clone()), AGENT_LIFETIME, wall())?;
+    let issued = app.authority.issue(csr, &SpiffeId::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let agent = AgentRecord { certificate_not_after: issued.not_after, ..record };
     let event =
         AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.renewed").on_target(target);

@@ -51,7 +51,7 @@ use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::store::{Store, Transaction};
 pub use about::{About, StoreKind};
-pub use caller::{Caller, PrincipalKey};
+pub use caller::Caller;
 pub use error::Error;
 
 /// Everything that the use cases work with.

@@ -81,7 +81,7 @@ pub struct RequestLimits {
 impl PolicyView {
     /// Returns the part of the policy that the caller may see; none if it may not request under it (I7).
     fn of(policy: Versioned<Policy>, caller: &Principal) -> Option<Self> {
-        match caller.role {
+        match caller.role() {
             Role::Administrator | Role::Reader => Some(Self::Whole(policy)),
             Role::Requester => policy.record.admits(caller).then(|| {
                 let Policy { name, targets, ports, layers, approval_required, .. } = policy.record;

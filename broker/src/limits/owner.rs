@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use postern_core::{Principal, TargetId};
-use postern_pki::Identity;
+use postern_core::{CallerKind, PrincipalKey, TargetId};
 
 /// The class of a connection after its handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,12 +19,12 @@ impl Class {
     /// Every class.
     pub(super) const ALL: [Self; 3] = [Self::Anonymous, Self::People, Self::Agents];
 
-    /// Returns the class of a peer with this identity, or without one.
-    pub fn of(identity: Option<&Identity>) -> Self {
-        match identity {
+    /// Returns the class of a peer that its certificate proves to be of this kind, or that has shown none.
+    pub fn of(kind: Option<&CallerKind>) -> Self {
+        match kind {
             None => Self::Anonymous,
-            Some(Identity::Agent(_)) => Self::Agents,
-            Some(Identity::Principal(_) | Identity::Broker) => Self::People,
+            Some(CallerKind::Agent(_)) => Self::Agents,
+            Some(CallerKind::Principal(_) | CallerKind::Broker) => Self::People,
         }
     }
 
@@ -44,7 +43,8 @@ impl Class {
 pub(super) enum Owner {
     Address(IpAddr),
     Balancer,
-    Principal(Principal),
+    /// A principal, in whatever role: its certificates in several roles share its seats.
+    Principal(PrincipalKey),
     Agent(TargetId),
     Broker,
 }

@@ -130,10 +130,8 @@ impl<T> ClassSeats<T> {
 
 #[cfg(test)]
 mod tests {
-    use postern_core::{Principal, Role};
-
     use super::*;
-    use crate::testing::builders::name;
+    use crate::testing::builders::key;
 
     /// Four seats for strangers, three for people and five for agents, and two of them for each owner.
     fn seats() -> Seats<&'static str> {
@@ -154,7 +152,7 @@ mod tests {
     }
 
     fn principal(who: &str) -> Owner {
-        Owner::Principal(Principal { role: Role::Administrator, name: name(who) })
+        Owner::Principal(key(who))
     }
 
     fn agent(number: usize) -> Owner {

@@ -6,7 +6,8 @@ use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{Layer, Observed, next_event};
 use postern_core::{
-    CloseReason, Event, Grant, GrantId, GrantState, Name, ProtectedPort, SourcePrefix, TargetId, Window,
+    CloseReason, Event, Grant, GrantId, GrantState, PrincipalKey, ProtectedPort, SourcePrefix, TargetId,
+    Window,
 };
 
 use crate::store::{Change, Expect, Transaction, Versioned};
@@ -68,8 +69,8 @@ fn superseded(active: &[&Grant], grants: &[Versioned<Grant>], now: Timestamp) ->
 fn opening<'a>(
     grant: &'a Grant,
     window: &'a Window,
-) -> (&'a Name, &'a TargetId, ProtectedPort, SourcePrefix) {
-    (&grant.principal.name, &window.target, window.port, window.source)
+) -> (&'a PrincipalKey, &'a TargetId, ProtectedPort, SourcePrefix) {
+    (grant.principal.key(), &window.target, window.port, window.source)
 }
 
 fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> {

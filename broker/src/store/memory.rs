@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use postern_core::{Grant, GrantId, Name, Policy, PrincipalKey, TargetId};
 
 use super::{
     AgentRecord, Change, Durable, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
@@ -29,7 +29,7 @@ struct Inner {
 #[derive(Debug, Clone)]
 struct Records {
     grants: BTreeMap<GrantId, Versioned<Grant>>,
-    requests: BTreeMap<(Name, String), GrantId>,
+    requests: BTreeMap<(PrincipalKey, String), GrantId>,
     /// A deleted policy keeps its version, and no record.
     policies: BTreeMap<Name, Versioned<Option<Policy>>>,
     agents: BTreeMap<TargetId, Versioned<AgentRecord>>,
@@ -206,7 +206,7 @@ impl Store for Memory {
             let Versioned { record, .. } = grant;
             query.before.is_none_or(|before| record.id < before)
                 && query.target.as_ref().is_none_or(|target| has_window_on(record, target))
-                && query.principal.as_ref().is_none_or(|name| record.principal.name == *name)
+                && query.principal.as_ref().is_none_or(|key| record.principal.key() == key)
                 && (query.states.is_empty() || query.states.contains(&record.state.word()))
         };
         self.read(|state| state.grants.values().rev().filter(wanted).take(query.limit).cloned().collect())
@@ -216,7 +216,11 @@ impl Store for Memory {
         self.read(|state| state.open_grants().cloned().collect())
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
+    async fn grant_of_request(
+        &self,
+        principal: &PrincipalKey,
+        key: &str,
+    ) -> Result<Option<GrantId>, StoreError> {
         self.read(|state| state.requests.get(&(principal.clone(), key.to_owned())).copied())
     }
 

@@ -44,7 +44,7 @@ pub mod transfer;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use postern_core::{Grant, GrantId, Name, Policy, PrincipalKey, TargetId};
 
 pub use coordination::{Coordination, Lease};
 pub use durable::Durable;
@@ -86,7 +86,11 @@ pub trait Store: Send + Sync + 'static {
     async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError>;
 
     /// Returns the grant that the principal's request with this key made.
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError>;
+    async fn grant_of_request(
+        &self,
+        principal: &PrincipalKey,
+        key: &str,
+    ) -> Result<Option<GrantId>, StoreError>;
 
     /// Returns the records of one target that the reconciler needs, read at one instant. They are as durable as an answered
     /// commit.
@@ -151,7 +155,7 @@ pub struct GrantQuery {
     /// Only those in one of these states, by word; empty: any.
     pub states: Vec<&'static str>,
     /// Only those of this principal.
-    pub principal: Option<Name>,
+    pub principal: Option<PrincipalKey>,
     /// Only those older than this one (by id); for paging.
     pub before: Option<GrantId>,
     /// The most grants to return.

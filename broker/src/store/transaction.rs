@@ -1,7 +1,7 @@
 //! Changes that happen together, and the versions that they expect.
 
 use postern_core::audit::AuditEvent;
-use postern_core::{Grant, GrantId, Name, Policy};
+use postern_core::{Grant, GrantId, Name, Policy, PrincipalKey};
 
 use super::coordination::Lease;
 use super::{AgentRecord, TokenHash, TokenRecord, Version};
@@ -58,7 +58,7 @@ pub enum Change {
     /// Remembers the grant that a request made; conflicts if the key is known.
     RememberRequest {
         /// The principal who sent the request.
-        principal: Name,
+        principal: PrincipalKey,
         /// The request's idempotency key.
         key: String,
         /// The grant.

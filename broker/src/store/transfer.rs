@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
-use postern_core::{Grant, Name};
+use postern_core::{Grant, PrincipalKey};
 
 use super::bodies::corrupt;
 use super::{MigrationError, RecordKind, StoreError, TokenHash, Version};
@@ -38,7 +38,7 @@ pub enum Item {
     /// An idempotency key.
     Request {
         /// The principal who sent the request.
-        principal: Name,
+        principal: PrincipalKey,
         /// The key.
         key: String,
         /// The id of the grant that the request made.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
-use postern_core::{Grant, GrantId, GrantState, Name, Policy, TargetId};
+use postern_core::{Grant, GrantId, GrantState, Name, Policy, PrincipalKey, TargetId};
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
 use crate::clock::boottime;
@@ -54,7 +54,11 @@ impl Store for InstrumentedStore {
         read(self.store.open_grants()).await
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
+    async fn grant_of_request(
+        &self,
+        principal: &PrincipalKey,
+        key: &str,
+    ) -> Result<Option<GrantId>, StoreError> {
         read(self.store.grant_of_request(principal, key)).await
     }
 

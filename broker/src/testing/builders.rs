@@ -6,7 +6,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::policy::{AllowedSource, Mode, PortRule, Requester, Unreachable, WidestPrefix, authorize};
 use postern_core::text::Justification;
-use postern_core::{AccessRequest, Grant, GrantId, Layers, Name, Policy, Principal, Role};
+use postern_core::{AccessRequest, Grant, GrantId, Layers, Name, Policy, Principal, PrincipalKey, Role};
 
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 
@@ -30,9 +30,14 @@ pub(crate) fn name(text: &str) -> Name {
     Name::new(text).unwrap()
 }
 
+/// The key of the principal of this name, or with this text.
+pub(crate) fn key(text: &str) -> PrincipalKey {
+    PrincipalKey::parse(text).unwrap()
+}
+
 /// A requester of this name.
 pub(crate) fn principal(text: &str) -> Principal {
-    Principal { role: Role::Requester, name: name(text) }
+    Principal::local(Role::Requester, name(text))
 }
 
 /// A policy for `host:vm-1`: tcp/22 from anywhere, an hour at most, enforced, failing without an agent.

@@ -13,7 +13,7 @@ use postern_provider::fake::FakeCloud;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::app::{About, App, Caller, PrincipalKey, StoreKind};
+use crate::app::{About, App, Caller, StoreKind};
 use crate::authority::Standing;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -100,9 +100,7 @@ impl TestApp {
 
 /// A caller of this name.
 pub(crate) fn caller(role: Role, who: &str) -> Caller {
-    let principal = Principal { role, name: name(who) };
-    let key = PrincipalKey { issuer: "spiffe://postern".into(), subject: format!("principal/{who}") };
-    Caller { display_name: principal.to_string(), principal, key, address: None, token: None }
+    Caller { principal: Principal::local(role, name(who)), address: None, token: None }
 }
 
 /// Both layers of a broker that drives a fake cloud, with no agent yet.

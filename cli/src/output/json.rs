@@ -39,7 +39,12 @@ pub(crate) struct Grant {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Principal {
     pub role: &'static str,
+    /// The text of its key.
     pub name: String,
+    /// The issuer; none for the broker's own certificate authority.
+    pub issuer: Option<String>,
+    pub subject: String,
+    pub display_name: String,
 }
 
 /// A window of a grant.
@@ -210,7 +215,12 @@ impl fmt::Display for Port {
 
 impl fmt::Display for Principal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.role, self.name)
+        let Self { role, name, issuer, display_name, .. } = self;
+        match issuer {
+            None => write!(f, "{role}/{name}"),
+            // As the audit log has it: the key in the last brackets tells principals of one display name apart.
+            Some(_) => write!(f, "{role}/{display_name} <{name}>"),
+        }
     }
 }
 

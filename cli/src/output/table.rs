@@ -71,7 +71,7 @@ pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
 
 /// Draws a grant as one line of a stream.
 pub(crate) fn grant_line(grant: &Grant, now: Timestamp) -> String {
-    let who = grant.principal.as_ref().map_or_else(dash, ToString::to_string);
+    let who = printable(&grant.principal.as_ref().map_or_else(dash, ToString::to_string));
     let end = grant.not_after.map_or_else(dash, |at| format!("end {}", relative(at, now)));
     let what = printable(&opens(&grant.windows));
     let line = format!("{}  {:<16}  {who}  {what}  {end}", grant.id, grant.state);

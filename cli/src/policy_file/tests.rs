@@ -118,11 +118,14 @@ fn a_policy() -> impl Strategy<Value = Policy> {
             max_duration,
         }
     });
+    let foreign = "https://issuer\\.example#[a-z]{1,8}@example\\.com";
+    let foreign = foreign.prop_map(|text| text.parse::<PrincipalKey>().unwrap());
+    let requester = prop_oneof![name().prop_map(PrincipalKey::Local), foreign];
     let choices = (0..3u8, any::<bool>(), any::<bool>(), any::<bool>());
     let lists = (
         prop::collection::vec(target, 1..4),
         prop::collection::vec(rule, 1..5),
-        prop::collection::vec(name(), 0..3),
+        prop::collection::vec(requester, 0..3),
     );
     (name(), lists, choices).prop_filter_map("the broker would refuse it", |(name, lists, choices)| {
         let (targets, ports, requesters) = lists;

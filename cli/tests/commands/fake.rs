@@ -7,10 +7,10 @@ mod services;
 use std::sync::{Arc, Mutex};
 
 use jiff::{SignedDuration, Timestamp};
-use postern_core::{Name, Principal, Role};
+use postern_core::{Name, Role};
 use postern_pki::authority::Authority;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::identity::{SpiffeId, TrustDomain};
 use postern_pki::tls::{ServerIdentity, server_config};
 use postern_proto::v1;
 use postern_runtime::clock::wall;
@@ -90,11 +90,11 @@ impl Fake {
 
     /// Issues an identity that is valid for an hour from that time, in the directory that [`Self::postern`] uses.
     pub(crate) fn issue(&self, name: &str, from: Timestamp) {
-        let principal = Principal { role: Role::Requester, name: Name::new(name).unwrap() };
+        let id = SpiffeId::Principal { role: Role::Requester, name: Name::new(name).unwrap() };
         let key = KeyPair::generate().unwrap();
         let csr = key.csr().unwrap();
         let hour = std::time::Duration::from_secs(3600);
-        let issued = self.authority.issue(&csr, &Identity::Principal(principal), hour, from).unwrap();
+        let issued = self.authority.issue(&csr, &id, hour, from).unwrap();
         Credentials::new(key, issued.chain, self.authority.roots()).unwrap().save(&self.identity()).unwrap();
     }
 
@@ -131,7 +131,11 @@ pub(crate) fn a_grant(state: v1::GrantState, layer: v1::WindowState) -> v1::Gran
     let layer = v1::WindowLayer { layer: v1::Layer::Host.into(), state: layer.into(), detail: String::new() };
     v1::Grant {
         id: "01jx0000000000000000000000".to_owned(),
-        principal: Some(v1::Principal { role: v1::Role::Requester.into(), name: "alice".to_owned() }),
+        principal: Some(v1::Principal {
+            role: v1::Role::Requester.into(),
+            name: "alice".to_owned(),
+            ..v1::Principal::default()
+        }),
         justification: "fix disk".to_owned(),
         requested_at: Some(prost_types::Timestamp { seconds: at.as_second(), nanos: 0 }),
         duration: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Layers, Name, ProtectedPort, Role, SourcePrefix};
+use crate::{DisplayName, Issuer, Layers, Name, ProtectedPort, Role, SourcePrefix, Subject};
 
 fn start() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().unwrap()
@@ -12,7 +12,7 @@ fn at(seconds: u64) -> Timestamp {
 }
 
 fn principal(name: &str) -> Principal {
-    Principal { role: Role::Requester, name: Name::new(name).unwrap() }
+    Principal::local(Role::Requester, Name::new(name).unwrap())
 }
 
 /// A grant of alice for a minute, with an id of this number.
@@ -271,4 +271,37 @@ proptest! {
         let text = serde_json::to_string(&grant).unwrap();
         prop_assert_eq!(serde_json::from_str::<Grant>(&text).unwrap(), grant);
     }
+}
+
+#[test]
+fn i7_a_grant_is_superseded_by_the_key_of_its_principal_and_not_by_its_display_name() {
+    let foreign = |subject: &str, shown: &str| {
+        let issuer = Issuer::new("https://issuer.example").unwrap();
+        let (subject, shown) = (Subject::new(subject).unwrap(), DisplayName::new(shown).unwrap());
+        Principal::foreign(Role::Requester, issuer, subject, shown)
+    };
+    let of =
+        |number, principal| Grant { principal, ..a_grant(number, &["192.0.2.7"], Unreachable::Fail, false) };
+    let older = of(1, foreign("alice", "Alice"));
+    assert!(of(2, foreign("alice", "Alice B.")).supersedes(&older));
+    assert!(!of(2, foreign("mallory", "Alice")).supersedes(&older));
+    assert!(!of(2, principal("alice")).supersedes(&older));
+}
+
+#[test]
+fn i7_a_grant_as_it_was_stored_before_foreign_issuers_opens_and_is_written_the_same() {
+    let text = concat!(
+        r#"{"id":"01m8m2vwnfqrj9j1j29y60vbw9","principal":{"role":"requester","name":"alice"},"#,
+        r#""justification":"old bytes","requested_at":"2026-11-29T16:40:29.615587082Z","#,
+        r#""duration":{"secs":7200,"nanos":0},"windows":[{"target":"host:vm-2","port":"tcp/22","#,
+        r#""source":"127.0.0.1/32","layers":"host"}],"unreachable":"wait","#,
+        r#""not_after":"2026-11-29T18:40:29.615587082Z","open_by":"2026-11-29T18:40:29.615587082Z","#,
+        r#""opened_at":null,"closing_since":"2026-11-29T16:40:29.976316647Z","closed_at":null,"#,
+        r#""state":{"closing":{"revoked":{"by":{"role":"administrator","name":"admin"},"reason":"done"}}}}"#,
+    );
+    let grant: Grant = serde_json::from_str(text).unwrap();
+    assert_eq!(grant.principal, principal("alice"));
+    assert_eq!(grant.principal.key().to_text(), "alice");
+    assert_eq!(grant.state.reason(), "revoked by administrator/admin: done");
+    assert_eq!(serde_json::to_string(&grant).unwrap(), text);
 }

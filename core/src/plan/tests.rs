@@ -32,7 +32,7 @@ fn asked_for(number: u8, layers: Layers, unreachable: Unreachable, approval_requ
     let windows = vec![Window { target: target(), port, source, layers }];
     let authorized =
         Authorized { windows, unreachable, approval_required, policies: std::collections::BTreeSet::new() };
-    let who = Principal { role: Role::Requester, name: Name::new("alice").unwrap() };
+    let who = Principal::local(Role::Requester, Name::new("alice").unwrap());
     Grant::new(GrantId::from_parts(at(0), number.into()), who, &request, authorized, at(0))
 }
 
@@ -120,7 +120,7 @@ fn observations() -> impl Strategy<Value = Observed> {
 
 /// Everything that can happen to a grant, a refusal and a rollback among it.
 fn events() -> impl Strategy<Value = Event> {
-    let by = Principal { role: Role::Requester, name: Name::new("alice").unwrap() };
+    let by = Principal::local(Role::Requester, Name::new("alice").unwrap());
     prop::sample::select(vec![
         Event::Approved,
         Event::Denied { reason: "no".into() },

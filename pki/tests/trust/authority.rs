@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use postern_pki::{Authority, Credentials, Identity, KeyPair, PkiError, TrustDomain};
+use postern_pki::{Authority, Credentials, KeyPair, PkiError, SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, DnType, SanType};
 
 use crate::parties::{Ca, HOUR, agent, alice, now};
@@ -103,7 +103,7 @@ fn i7_names_in_a_request_are_ignored() {
     ];
     let request = requested.serialize_request(&key).unwrap();
     let issued = ca.authority.issue(request.der(), &alice(), HOUR, now()).unwrap();
-    assert_eq!(Identity::of_certificate(&issued.chain[0], &TrustDomain::default()).unwrap(), alice());
+    assert_eq!(SpiffeId::of_certificate(&issued.chain[0], &TrustDomain::default()).unwrap(), alice());
     assert!(!String::from_utf8_lossy(&issued.chain[0]).contains("broker.example.org"));
 }
 
@@ -131,12 +131,12 @@ fn i7_a_certificate_with_two_ids_names_no_identity() {
         let mut params = CertificateParams::default();
         params.subject_alt_names = names.to_vec();
         let certificate = params.self_signed(&key).unwrap();
-        assert!(Identity::of_certificate(certificate.der(), &TrustDomain::default()).is_err());
+        assert!(SpiffeId::of_certificate(certificate.der(), &TrustDomain::default()).is_err());
     }
     let mut params = CertificateParams::default();
     params.subject_alt_names = ids[..1].to_vec();
     let certificate = params.self_signed(&key).unwrap();
-    assert_eq!(Identity::of_certificate(certificate.der(), &TrustDomain::default()).unwrap(), agent());
+    assert_eq!(SpiffeId::of_certificate(certificate.der(), &TrustDomain::default()).unwrap(), agent());
 }
 
 #[test]

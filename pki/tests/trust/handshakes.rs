@@ -38,7 +38,7 @@ async fn i7_an_expired_certificate_is_refused_but_for_an_agents_that_ended_not_l
     // The broker can read the end of the certificate, and must check it.
     let ca = Ca::made_at(now() - days(60));
     let ended =
-        |identity: &postern_pki::Identity, ago: Duration| ca.issue(identity, now() - ago - HOUR, HOUR);
+        |identity: &postern_pki::SpiffeId, ago: Duration| ca.issue(identity, now() - ago - HOUR, HOUR);
     for (identity, ago, admitted) in [
         (agent(), Duration::from_secs(10), true),
         (agent(), days(29), true),

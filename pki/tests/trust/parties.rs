@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::{Name, Principal, Role};
+use postern_core::{Name, Role};
 use postern_pki::tls::{ServerIdentity, server_config};
-use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
+use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, SanType};
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject as _;
@@ -45,7 +45,7 @@ impl Ca {
     /// Issues credentials of an identity at `issued_at`.
     pub(crate) fn issue(
         &self,
-        identity: &Identity,
+        identity: &SpiffeId,
         issued_at: Timestamp,
         valid_for: Duration,
     ) -> Credentials {
@@ -102,18 +102,18 @@ impl Ca {
     }
 }
 
-pub(crate) fn agent() -> Identity {
-    Identity::Agent("host:vm-1".parse().unwrap())
+pub(crate) fn agent() -> SpiffeId {
+    SpiffeId::Agent("host:vm-1".parse().unwrap())
 }
 
-pub(crate) fn alice() -> Identity {
-    Identity::Principal(Principal { role: Role::Requester, name: Name::new("alice").unwrap() })
+pub(crate) fn alice() -> SpiffeId {
+    SpiffeId::Principal { role: Role::Requester, name: Name::new("alice").unwrap() }
 }
 
 /// The outcome of a handshake.
 pub(crate) struct Handshake {
     /// The identity that the server sees; `None` for a client without a certificate.
-    pub(crate) peer: Option<Identity>,
+    pub(crate) peer: Option<SpiffeId>,
 }
 
 /// Connects, and sends a byte each way: in TLS 1.3 a client learns only then whether the server accepted it.
@@ -141,6 +141,6 @@ pub(crate) async fn handshake(
     let (served, connected) = tokio::join!(serve, connect);
     connected.map_err(|error| error.to_string())?;
     let leaf = served.map_err(|error| error.to_string())?;
-    let peer = leaf.map(|leaf| Identity::of_certificate(&leaf, &TrustDomain::default()).unwrap());
+    let peer = leaf.map(|leaf| SpiffeId::of_certificate(&leaf, &TrustDomain::default()).unwrap());
     Ok(Handshake { peer })
 }

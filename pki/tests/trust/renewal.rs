@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_pki::authority::CaCertificate;
 use postern_pki::tls::{client_config, pinned_client_config};
-use postern_pki::{Authority, Identity, KeyPair, PkiError, TrustDomain};
+use postern_pki::{Authority, KeyPair, PkiError, SpiffeId, TrustDomain};
 
 use crate::parties::{Ca, HOUR, NAME, agent, alice, handshake, now};
 
@@ -33,7 +33,7 @@ fn renew(ca: &Ca, at: Timestamp) -> Result<(), PkiError> {
     Ok(())
 }
 
-fn issues(authority: &Authority, identity: &Identity, at: Timestamp) -> Result<Timestamp, PkiError> {
+fn issues(authority: &Authority, identity: &SpiffeId, at: Timestamp) -> Result<Timestamp, PkiError> {
     let key = KeyPair::generate().unwrap();
     authority.issue(&key.csr().unwrap(), identity, HOUR, at).map(|issued| issued.not_after)
 }
@@ -72,7 +72,7 @@ async fn brokers_with_their_own_intermediates_under_one_root_trust_each_others_c
 async fn i7_an_agent_that_ended_with_its_intermediate_is_admitted_within_the_grace_and_a_person_is_not() {
     let ca = Ca::made_at(now() - DAY * 370);
     let end = ca.authority.intermediate().life.not_after;
-    let last = |identity: &Identity| ca.issue(identity, end - HOUR / 2, HOUR);
+    let last = |identity: &SpiffeId| ca.issue(identity, end - HOUR / 2, HOUR);
     let (agent, alice) = (last(&agent()), last(&alice()));
     assert_eq!((agent.not_after(), alice.not_after()), (end, end), "none outlives its intermediate");
     renew(&ca, now()).unwrap();

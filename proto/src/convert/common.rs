@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::{Invalid, Mode, Port, Principal, ProtectedPort, Protocol, Role};
+use postern_core::{Invalid, Mode, Port, Principal, PrincipalKey, ProtectedPort, Protocol, Role};
 
 use crate::v1;
 
@@ -90,12 +90,22 @@ pub fn mode_to_wire(mode: Mode) -> v1::Mode {
 
 /// Converts a principal for the wire.
 pub fn principal_to_wire(principal: &Principal) -> v1::Principal {
-    let role = match principal.role {
+    let role = match principal.role() {
         Role::Administrator => v1::Role::Administrator,
         Role::Requester => v1::Role::Requester,
         Role::Reader => v1::Role::Reader,
     };
-    v1::Principal { role: role.into(), name: principal.name.to_string() }
+    let (issuer, subject) = match principal.key() {
+        PrincipalKey::Local(name) => (String::new(), name.to_string()),
+        PrincipalKey::Foreign { issuer, subject } => (issuer.to_string(), subject.to_string()),
+    };
+    v1::Principal {
+        role: role.into(),
+        name: principal.key().to_text(),
+        issuer,
+        subject,
+        display_name: principal.display_name().to_owned(),
+    }
 }
 
 /// Parses the size and the token of a page: a size of 0 means 100 items.

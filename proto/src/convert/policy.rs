@@ -16,12 +16,7 @@ pub fn policy(wire: Option<&v1::Policy>) -> Result<(Policy, Option<u64>), Invali
         name: Name::new(&wire.name)?,
         targets: each("targets", &wire.targets)?,
         ports: wire.ports.iter().enumerate().map(|(i, rule)| port_rule(i, rule)).collect::<Result<_, _>>()?,
-        requesters: wire
-            .requesters
-            .iter()
-            .enumerate()
-            .map(|(i, name)| Name::new(name).map_err(|e| e.named(&format!("requesters[{i}]"))))
-            .collect::<Result<_, _>>()?,
+        requesters: each("requesters", &wire.requesters)?,
         approval_required: wire.approval_required,
         layers: match wire.layers() {
             v1::Layers::Host => Layers::Host,

@@ -179,7 +179,7 @@ fn transaction(pattern: &Grant, number: u32) -> Transaction {
         .with("windows", &grant.windows[0])
         .with("duration_s", grant.duration.as_secs())
         .with("justification", &grant.justification);
-    let (principal, key, id) = (grant.principal.name.clone(), format!("key-{number}"), grant.id);
+    let (principal, key, id) = (grant.principal.key().clone(), format!("key-{number}"), grant.id);
     Transaction::default()
         .change(Change::PutGrant { grant, expect: Expect::Absent })
         .change(Change::RememberRequest { principal, key, grant: id })

@@ -16,7 +16,7 @@ use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_pki::authority::AGENT_LIFETIME;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::Identity;
+use postern_pki::identity::SpiffeId;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_tests::clock::{monotonic, wall};
@@ -291,7 +291,7 @@ fn enroll_all(world: &mut World, count: usize) -> Vec<(String, Credentials)> {
     for number in 0..count {
         let target: TargetId = format!("host:idle-{number}").parse().unwrap();
         let key = KeyPair::generate().unwrap();
-        let identity = Identity::Agent(target.clone());
+        let identity = SpiffeId::Agent(target.clone());
         let issued = authority.issue(&key.csr().unwrap(), &identity, AGENT_LIFETIME, now).unwrap();
         let certificate_not_after = issued.not_after;
         identities

@@ -19,7 +19,7 @@ use postern_broker::store::coordination::{Coordination as _, MemberInfo};
 use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings};
 use postern_broker::store::{Change, Store as _, Transaction};
 use postern_core::audit::{AuditEvent, verify};
-use postern_core::{GrantId, Name};
+use postern_core::{GrantId, PrincipalKey};
 use postern_tests::Net;
 use postern_tests::redis::{Group, Redis};
 use tokio::task::JoinSet;
@@ -42,7 +42,7 @@ struct Tally {
 
 fn transaction(by: usize, number: u64) -> Transaction {
     let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, u128::from(number));
-    let principal = Name::new(&format!("store-{by}")).unwrap();
+    let principal = PrincipalKey::parse(&format!("store-{by}")).unwrap();
     let key = format!("key-{number}");
     let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "a test", "tested").with("by", by).with("n", number);
     Transaction::default().change(Change::RememberRequest { principal, key, grant }).audit(event)

@@ -7,7 +7,7 @@ use postern_broker::store::coordination::{Coordination as _, MemberInfo};
 use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings, Sentinels};
 use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
-use postern_core::{GrantId, Name};
+use postern_core::{GrantId, PrincipalKey};
 use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
 use postern_tests::{Net, STEP_TIMEOUT};
@@ -18,8 +18,8 @@ pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     RedisSettings { endpoint: Endpoint::Sentinels(sentinels), replicas, ..RedisSettings::at("", "t") }
 }
 
-fn who() -> Name {
-    Name::new("alice").unwrap()
+fn who() -> PrincipalKey {
+    PrincipalKey::parse("alice").unwrap()
 }
 
 /// A change that leaves something behind beside its line in the audit log.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
+use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
 use postern_proto::v1::{AgentStatus, GrantState, LayerStatus};
 use postern_tests::clock::{sleep_until, wait_until, wall};
 use postern_tests::{FakeAgent, Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, ask_for, end_of, usual_policy};
@@ -103,7 +103,7 @@ fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_again(
 fn let_certificate_end(world: &World) -> jiff::Timestamp {
     let authority = Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default()).unwrap();
     let key = KeyPair::generate().unwrap();
-    let identity = Identity::Agent(VM.parse().unwrap());
+    let identity = SpiffeId::Agent(VM.parse().unwrap());
     // An authority signs nothing for a time before its own, and this one is young.
     let from = wall().checked_sub(Duration::from_secs(30)).unwrap();
     let issued = authority.issue(&key.csr().unwrap(), &identity, Duration::from_secs(10), from).unwrap();

@@ -8,7 +8,7 @@ use http::uri::PathAndQuery;
 use postern_core::Role;
 use postern_pki::authority::Authority;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::{Identity, TrustDomain};
+use postern_pki::identity::{SpiffeId, TrustDomain};
 use postern_pki::tls::pinned_client_config;
 use postern_proto::client::channel;
 use postern_proto::v1;
@@ -158,9 +158,7 @@ fn token(world: &World, target: &str) -> String {
 fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
     let world = World::without_agent(usual_policy());
     let (now, domain) = (wall(), TrustDomain::default());
-    let principal = |role, name| {
-        Identity::Principal(postern_core::Principal { role, name: postern_core::Name::new(name).unwrap() })
-    };
+    let principal = |role, name| SpiffeId::Principal { role, name: postern_core::Name::new(name).unwrap() };
     let foreign = Authority::init(&world.dir().join("foreign"), &domain, now).unwrap();
     let own = Authority::load(&world.broker.data_dir().join("ca"), &domain).unwrap();
     // An authority signs nothing for a time before its own.

@@ -61,7 +61,9 @@ async fn call(path: &str, body: Body, timeout: Option<&str>) -> Result<(), (Code
         request = request.header("grpc-timeout", timeout);
     }
     let mut request = request.body(body).unwrap();
-    request.extensions_mut().insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), caller: None });
+    request
+        .extensions_mut()
+        .insert(Peer { address: SocketAddr::from(([192, 0, 2, 7], 1)), certificate: None });
     let response = layer.layer(Reads).call(request).await.unwrap();
     match Status::from_header_map(response.headers()) {
         Some(status) if status.code() != Code::Ok => Err((status.code(), status.message().to_owned())),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use postern_core::plan::{Layer, Observed};
 use postern_core::text::free_text;
 use postern_core::{
-    AccessRequest, CloseReason, Grant, GrantState, Invalid, Justification, Name, SourcePrefix, TargetId,
-    Window,
+    AccessRequest, CloseReason, Grant, GrantState, Invalid, Justification, PrincipalKey, SourcePrefix,
+    TargetId, Window,
 };
 use postern_proto::convert::{
     duration, duration_to_wire, each, port, port_to_wire, principal_to_wire, timestamp_to_wire,
@@ -101,7 +101,7 @@ pub(in crate::api) fn grant_filter(wire: Option<&v1::GrantFilter>) -> Result<Gra
             .map_err(|e: Invalid| e.within("filter"))?,
         states: grant_states(wire.states())?,
         principal: set(&wire.principal)
-            .map(|text| Name::new(&text))
+            .map(|text| PrincipalKey::parse(&text))
             .transpose()
             .map_err(|e| e.named("filter.principal"))?,
         grant: set(&wire.grant_id)

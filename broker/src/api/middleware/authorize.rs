@@ -1,7 +1,7 @@
 //! Authorization: every call is checked against the table of [`super::permissions`] before a service sees it.
 //!
-//! A denial of a caller with a certificate is recorded in the audit log (I7). If the record fails, the call is denied all the
-//! same. A caller without a certificate leaves no record, or anyone could fill the log.
+//! A denial of an authenticated caller is recorded in the audit log (I7). If the record fails, the call is denied all the
+//! same. A caller without a proof leaves no record, or anyone could fill the log.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -10,15 +10,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
+use postern_core::CallerKind;
 use postern_core::audit::AuditEvent;
-use postern_pki::identity::Identity;
 use postern_proto::status;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::permissions::{RENEW, row};
-use crate::api::authenticator::Authenticated;
+use crate::api::authentication::Authenticated;
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 use crate::clock::wall;
@@ -66,10 +66,10 @@ where
                 Box::pin(self.inner.call(request))
             }
             Ok(None) => Box::pin(self.inner.call(request)),
-            Err(refusal) => {
+            Err(denial) => {
                 let app = Arc::clone(&self.app);
                 Box::pin(async move {
-                    if let Some(event) = refusal.event
+                    if let Some(event) = denial.event
                         && let Err(error) = app.record_denial(*event).await
                     {
                         tracing::error!(
@@ -77,7 +77,7 @@ where
                             "cannot record a denial in the audit log"
                         );
                     }
-                    Ok(refusal.status.into_http())
+                    Ok(denial.status.into_http())
                 })
             }
         }
@@ -85,62 +85,55 @@ where
 }
 
 /// The answer to a call that the table does not admit.
-struct Refusal {
+struct Denial {
     status: Box<Status>,
-    /// The record for the audit log; none for a caller without a certificate.
+    /// The record for the audit log; none for a caller without a proof.
     event: Option<Box<AuditEvent>>,
 }
 
-/// Admits a call, and returns its principal. Agents and calls without a certificate have none: the services read their
-/// [`Peer`].
-fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Refusal> {
+/// Admits a call, and returns its principal. Agents and calls without a proof have none: the services read the
+/// [`Authenticated`] caller.
+fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Denial> {
     let path = request.uri().path();
-    let peer = request.extensions().get::<Peer>();
-    let caller = match peer.and_then(|peer| peer.caller.as_ref()) {
-        Some(caller) if caller.not_after <= wall() && !may_still(path, &caller.identity) => {
-            let message = "your certificate has expired; renew it and connect again";
-            let status = status::plain(Code::Unauthenticated, "CERTIFICATE_EXPIRED", message);
-            return Err(Refusal { status: Box::new(status), event: None });
-        }
-        caller => caller,
-    };
-    let identity = caller.map(|caller| &caller.identity);
-    if row(path).is_some_and(|allow| allow.admits(identity)) {
-        let address = peer.map(|peer| peer.address.ip());
-        return Ok(caller.and_then(|caller| principal(caller, address)));
+    let caller = request.extensions().get::<Arc<Authenticated>>();
+    if let Some(caller) = caller
+        && caller.not_after <= wall()
+        && !may_still(path, &caller.kind)
+    {
+        return Err(Denial { status: Box::new(caller.when_expired.to_status()), event: None });
+    }
+    if row(path).is_some_and(|allow| allow.admits(caller.map(|caller| &caller.kind))) {
+        let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
+        return Ok(caller.and_then(|caller| principal(&caller.kind, address)));
     }
     let Some(caller) = caller else {
         let message = "this call needs a client certificate; see `postern --help` on --identity";
         let status = status::plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", message);
-        return Err(Refusal { status: Box::new(status), event: None });
+        return Err(Denial { status: Box::new(status), event: None });
     };
-    let actor = &caller.display_name;
+    let actor = &caller.kind;
     // A path that is in no table may be as long as a request's headers.
     let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
     tracing::warn!(%actor, path, "the permission table denies this call");
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
     let event = AuditEvent::denied(app.clock.now(), actor, "rpc.called").with("rpc", path);
-    Err(Refusal { status: Box::new(status), event: Some(Box::new(event)) })
+    Err(Denial { status: Box::new(status), event: Some(Box::new(event)) })
 }
 
-/// Reports whether a certificate past its end admits this call: an agent may renew it, within the grace that the handshake
-/// allows.
-fn may_still(path: &str, identity: &Identity) -> bool {
-    matches!(identity, Identity::Agent(_)) && path == RENEW
+/// Reports whether a proof past its end admits this call: an agent may renew its certificate, within the grace that the
+/// handshake allows.
+fn may_still(path: &str, kind: &CallerKind) -> bool {
+    matches!(kind, CallerKind::Agent(_)) && path == RENEW
 }
 
 /// Returns the caller of a use case, if a principal calls.
-fn principal(caller: &Authenticated, address: Option<IpAddr>) -> Option<Caller> {
-    match &caller.identity {
-        Identity::Principal(principal) => Some(Caller {
-            principal: principal.clone(),
-            key: caller.key.clone(),
-            display_name: caller.display_name.clone(),
-            address,
-            token: None,
-        }),
-        Identity::Agent(_) | Identity::Broker => None,
+fn principal(kind: &CallerKind, address: Option<IpAddr>) -> Option<Caller> {
+    match kind {
+        CallerKind::Principal(principal) => {
+            Some(Caller { principal: principal.clone(), address, token: None })
+        }
+        CallerKind::Agent(_) | CallerKind::Broker => None,
     }
 }
 

@@ -4,27 +4,26 @@
 //! RPC without a row is denied to every caller, and a test fails until it has one; another test states what each role may
 //! call, service by service, so that a changed row is a changed test.
 //!
-//! A caller has one of four identities, from its certificate: a *principal* in one of three roles (administrator, requester,
-//! reader), an *agent* of one target, a *broker*, or none, if it has shown no certificate. No identity includes another: an
+//! An authenticated caller is of one kind ([`CallerKind`]): a *principal* in one of three roles (administrator, requester,
+//! reader), an *agent* of one target, or a *broker*. A caller that has shown no proof has no kind. No kind includes another: an
 //! administrator may not make an agent's calls, and an agent may not make a principal's.
 //!
-//! A row admits an identity to the RPC as a whole. It does not say which records the call returns or changes. The use cases
+//! A row admits a kind to the RPC as a whole. It does not say which records the call returns or changes. The use cases
 //! of [`crate::app`] decide that:
 //!
 //! - A requester sees and revokes its own grants alone, and requests access within the policies.
 //! - A requester lists the policies that admit it, with the limits that it needs to request, and nothing else of them.
-//! - An agent speaks for the target of its certificate; no message names one.
+//! - An agent speaks for its own target; no message names one.
 //!
 //! A denial of a known caller is recorded in the audit log ([`super::authorize`]).
 
-use postern_core::Role;
 use postern_core::Role::{Administrator, Reader, Requester};
-use postern_pki::identity::Identity;
+use postern_core::{CallerKind, Role};
 
 /// The callers that a row admits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) enum Allow {
-    /// Every caller that reaches the port, also without a certificate.
+    /// Every caller that reaches the port, also without a proof.
     Anyone,
     /// Principals in one of these roles.
     Roles(&'static [Role]),
@@ -82,12 +81,12 @@ pub(in crate::api) fn row(path: &str) -> Option<Allow> {
 }
 
 impl Allow {
-    /// Reports whether the row admits this identity.
-    pub(in crate::api) fn admits(self, identity: Option<&Identity>) -> bool {
-        match (self, identity) {
+    /// Reports whether the row admits a caller of this kind, or without one.
+    pub(in crate::api) fn admits(self, kind: Option<&CallerKind>) -> bool {
+        match (self, kind) {
             (Self::Anyone, _) => true,
-            (Self::Roles(roles), Some(Identity::Principal(principal))) => roles.contains(&principal.role),
-            (Self::Agent, Some(Identity::Agent(_))) => true,
+            (Self::Roles(roles), Some(CallerKind::Principal(principal))) => roles.contains(&principal.role()),
+            (Self::Agent, Some(CallerKind::Agent(_))) => true,
             (Self::Roles(_) | Self::Agent, _) => false,
         }
     }
@@ -132,9 +131,9 @@ mod tests {
         assert_eq!(row("/postern.v1.AccessService/OpenEverything"), None);
     }
 
-    /// The calls of one service that this identity may make, by name.
-    fn may_call(service: &str, identity: Option<&Identity>) -> Vec<&'static str> {
-        let rows = TABLE.iter().filter(|(_, allow)| allow.admits(identity));
+    /// The calls of one service that a caller of this kind may make, by name.
+    fn may_call(service: &str, kind: Option<&CallerKind>) -> Vec<&'static str> {
+        let rows = TABLE.iter().filter(|(_, allow)| allow.admits(kind));
         rows.filter_map(|(path, _)| path.strip_prefix(service)?.strip_prefix('/')).collect()
     }
 
@@ -142,13 +141,13 @@ mod tests {
     fn i7_each_role_may_call_what_it_is_for_and_nothing_else() {
         let principal = |role| {
             let name = postern_core::Name::new("alice").unwrap();
-            Identity::Principal(postern_core::Principal { role, name })
+            CallerKind::Principal(postern_core::Principal::local(role, name))
         };
         let (requester, reader) = (principal(Requester), principal(Reader));
-        let agent = Identity::Agent("host:web-1".parse().unwrap());
+        let agent = CallerKind::Agent("host:web-1".parse().unwrap());
         let look = ["GetGrant", "ListGrants", "WatchGrants"];
         let ask = ["RequestAccess", "RevokeAccess", "GetGrant", "ListGrants", "WatchGrants"];
-        for (service, identity, expected) in [
+        for (service, kind, expected) in [
             ("/postern.v1.AccessService", Some(&requester), &ask[..]),
             ("/postern.v1.AccessService", Some(&reader), &look),
             ("/postern.v1.PolicyService", Some(&requester), &["ListPolicies"]),
@@ -163,7 +162,7 @@ mod tests {
             ("/postern.v1.StatusService", Some(&reader), &["GetStatus"]),
             ("/postern.v1.StatusService", Some(&agent), &[]),
         ] {
-            assert_eq!(may_call(service, identity), expected, "{service} {identity:?}");
+            assert_eq!(may_call(service, kind), expected, "{service} {kind:?}");
         }
         let paths = |admitted: &dyn Fn(Allow) -> bool| -> Vec<_> {
             TABLE.iter().filter(|(_, allow)| admitted(*allow)).map(|(path, _)| *path).collect()
@@ -181,11 +180,11 @@ mod tests {
 
     #[test]
     fn i7_an_agent_is_no_principal_and_a_principal_is_no_agent() {
-        let agent = Identity::Agent("host:web-1".parse().unwrap());
+        let agent = CallerKind::Agent("host:web-1".parse().unwrap());
         assert!(Allow::Agent.admits(Some(&agent)));
         assert!(!EVERY_ROLE.admits(Some(&agent)));
         assert!(!Allow::Agent.admits(None));
-        assert!(!Allow::Agent.admits(Some(&Identity::Broker)));
-        assert!(!EVERY_ROLE.admits(Some(&Identity::Broker)));
+        assert!(!Allow::Agent.admits(Some(&CallerKind::Broker)));
+        assert!(!EVERY_ROLE.admits(Some(&CallerKind::Broker)));
     }
 }

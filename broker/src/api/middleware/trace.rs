@@ -10,8 +10,6 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
 
-use crate::api::peer::Peer;
-
 /// Puts a span around each call.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct TraceLayer;
@@ -59,9 +57,9 @@ where
 }
 
 fn span(request: &Request<Body>) -> Span {
-    let caller = request.extensions().get::<Peer>().and_then(|peer| peer.caller.as_ref());
-    let caller = caller.map(|caller| field::display(&caller.display_name));
-    let span = tracing::info_span!("rpc", rpc = request.uri().path(), caller, code = field::Empty);
+    // The authentication records the caller.
+    let (rpc, empty) = (request.uri().path(), field::Empty);
+    let span = tracing::info_span!("rpc", rpc, caller = empty, code = empty);
     crate::traces::continues(&span, request.headers());
     span
 }

@@ -16,7 +16,8 @@ use super::grant_view::{show, show_all};
 use super::watch::{self, WatchStream};
 use crate::api::convert::{CallerSource, grant_filter, requested_access, wait};
 use crate::api::error::to_status;
-use crate::api::request::{caller, page_token};
+use crate::api::proof_end::until_proof_ends;
+use crate::api::request::{authenticated, caller, page_token};
 use crate::app::{App, Caller, Error, access};
 
 pub(super) struct AccessApi {
@@ -113,7 +114,8 @@ impl AccessService for AccessApi {
     ) -> Result<Response<Self::WatchGrantsStream>, Status> {
         let caller = caller(&request)?;
         let filter = grant_filter(request.get_ref().filter.as_ref()).map_err(|e| invalid(&e))?;
-        Ok(Response::new(watch::grants(Arc::clone(&self.app), caller, filter)))
+        let grants = watch::grants(Arc::clone(&self.app), caller, filter);
+        Ok(Response::new(until_proof_ends(authenticated(&request), grants)))
     }
 }
 

@@ -1,14 +1,15 @@
 //! `AuditService`.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use postern_proto::v1;
 use postern_proto::v1::audit_service_server::AuditService;
 use tonic::{Request, Response, Status};
 
 use crate::api::error::to_status;
+use crate::api::proof_end::{Answers, until_proof_ends};
+use crate::api::request::authenticated;
 use crate::app::App;
 use crate::app::audit::{Tail, Verification, verify};
 
@@ -18,22 +19,23 @@ pub(super) struct AuditApi {
 
 #[tonic::async_trait]
 impl AuditService for AuditApi {
-    type TailAuditStream = Pin<Box<dyn Stream<Item = Result<v1::TailAuditResponse, Status>> + Send>>;
+    type TailAuditStream = Answers<v1::TailAuditResponse>;
 
     async fn tail_audit(
         &self,
         request: Request<v1::TailAuditRequest>,
     ) -> Result<Response<Self::TailAuditStream>, Status> {
-        let v1::TailAuditRequest { after, follow } = request.into_inner();
+        let v1::TailAuditRequest { after, follow } = *request.get_ref();
         let tail = Tail::new(Arc::clone(&self.app), after, follow);
-        Ok(Response::new(Box::pin(stream::unfold(Some(tail), |tail| async move {
+        let lines = Box::pin(stream::unfold(Some(tail), |tail| async move {
             let mut tail = tail?;
             match tail.next().await {
                 Ok(Some((seq, line))) => Some((Ok(v1::TailAuditResponse { seq, line }), Some(tail))),
                 Ok(None) => None,
                 Err(error) => Some((Err(to_status(error)), None)),
             }
-        }))))
+        }));
+        Ok(Response::new(until_proof_ends(authenticated(&request), lines)))
     }
 
     async fn verify_audit(

@@ -81,7 +81,7 @@ fn wire(policy: &PolicyView, caller: &Principal) -> v1::Policy {
             ports: limits.ports.iter().map(convert::port_rule_to_wire).collect(),
             layers: convert::layers_to_wire(limits.layers).into(),
             approval_required: limits.approval_required,
-            requesters: vec![caller.name.to_string()],
+            requesters: vec![caller.key().to_text()],
             ..v1::Policy::default()
         },
     }

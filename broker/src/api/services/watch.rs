@@ -5,23 +5,22 @@
 //! once more, so that the client sees why it is gone.
 
 use std::collections::{HashSet, VecDeque};
-use std::pin::Pin;
 use std::sync::Arc;
 
-use futures_util::{Stream, stream};
+use futures_util::stream;
 use postern_core::{Grant, GrantId};
 use postern_proto::v1;
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tonic::Status;
 
 use super::grant_view::show;
 use crate::api::error::to_status;
+use crate::api::proof_end::Answers;
 use crate::app::access::{self, GrantFilter};
 use crate::app::{App, Caller, Error};
 use crate::signals::grant_changes::GrantChange;
 
-pub(super) type WatchStream = Pin<Box<dyn Stream<Item = Result<v1::WatchGrantsResponse, Status>> + Send>>;
+pub(super) type WatchStream = Answers<v1::WatchGrantsResponse>;
 
 /// The grants that one read of the store returns at most.
 const PAGE_SIZE: usize = 500;

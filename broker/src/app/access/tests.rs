@@ -8,7 +8,7 @@ use postern_provider::CallerToken;
 use super::*;
 use crate::store::Store;
 use crate::store::memory::Fault;
-use crate::testing::builders::{a_policy, name};
+use crate::testing::builders::{a_policy, key};
 use crate::testing::{TestApp, caller};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
@@ -16,7 +16,7 @@ const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 /// Bob and alice may have tcp/22 of `host:vm-1` for an hour, from their office.
 fn office() -> Policy {
     let mut policy = a_policy().build();
-    policy.requesters = vec![name("alice"), name("bob")];
+    policy.requesters = vec![key("alice"), key("bob")];
     policy.ports[0].sources = vec!["192.0.2.0/24".parse().unwrap()];
     policy
 }
@@ -328,7 +328,7 @@ async fn i7_a_requester_sees_its_own_grants_and_the_other_roles_see_all() {
             assert_eq!(visible(&test.app, &caller, id).await.is_ok(), sees, "{role}/{who}");
             assert_eq!(all.contains(&id), sees, "{role}/{who}");
             let by_id = listed(GrantFilter { grant: Some(id), ..nothing.clone() }).await;
-            let by_name = listed(GrantFilter { principal: Some(name(owner)), ..nothing.clone() }).await;
+            let by_name = listed(GrantFilter { principal: Some(key(owner)), ..nothing.clone() }).await;
             assert_eq!((by_id.len(), by_name.len()), (usize::from(sees), usize::from(sees)), "{role}/{who}");
         }
     }

@@ -69,8 +69,8 @@ async fn i7_a_token_earns_one_certificate_for_the_target_that_it_names() {
     let token = a_token(&test).await;
     let (target, issued) = enroll(&test.app, &token, &csr()).await.unwrap();
     assert_eq!(target, vm());
-    let identity = Identity::of_certificate(&issued.chain[0], &test.app.trust_domain).unwrap();
-    assert_eq!(identity, Identity::Agent(vm()), "regardless of the request");
+    let identity = SpiffeId::of_certificate(&issued.chain[0], &test.app.trust_domain).unwrap();
+    assert_eq!(identity, SpiffeId::Agent(vm()), "regardless of the request");
     assert_eq!(admitted(&test.app, &vm()).await.unwrap().record.certificate_not_after, issued.not_after);
 
     assert!(is_unproven(&enroll(&test.app, &token, &csr()).await), "it is used");

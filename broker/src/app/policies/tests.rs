@@ -3,13 +3,13 @@
 use super::*;
 use crate::store::StoreError;
 use crate::store::memory::Fault;
-use crate::testing::builders::{a_policy, name};
+use crate::testing::builders::{a_policy, key};
 use crate::testing::{TestApp, caller};
 
 /// A policy for the named requesters; for every requester if none is named.
 fn policy_of(policy: &str, requesters: &[&str]) -> Policy {
     let mut policy = a_policy().named(policy).build();
-    policy.requesters = requesters.iter().map(|who| name(who)).collect();
+    policy.requesters = requesters.iter().map(|who| key(who)).collect();
     policy
 }
 

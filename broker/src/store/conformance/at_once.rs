@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::{event, is_conflict, put};
 use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
-use crate::testing::builders::{a_grant, at, name};
+use crate::testing::builders::{a_grant, at, key};
 pub(super) async fn a_token_is_taken_once(store: Arc<impl Store>) {
     let hash = TokenHash([7; 32]);
     let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };
@@ -58,13 +58,13 @@ pub(super) async fn of_two_that_change_one_record_one_succeeds(store: Arc<impl S
 pub(super) async fn of_two_requests_with_one_key_one_makes_its_grant(store: Arc<impl Store>) {
     let requests = (1..=8).map(|number| {
         let grant = a_grant().number(number).build();
-        let (principal, key) = (name("alice"), "key".to_owned());
+        let (principal, key) = (key("alice"), "key".to_owned());
         put(&grant, Expect::Absent).change(Change::RememberRequest { principal, key, grant: grant.id })
     });
     assert_eq!(successes(&at_once(&store, requests).await), 1);
     let open = store.open_grants().await.unwrap();
     assert_eq!(open.len(), 1, "a second grant was made and rolled back with its request");
-    assert_eq!(store.grant_of_request(&name("alice"), "key").await.unwrap(), Some(open[0].record.id));
+    assert_eq!(store.grant_of_request(&key("alice"), "key").await.unwrap(), Some(open[0].record.id));
 }
 
 /// Commits all transactions at once, each from a task of its own. The answers come in no order.

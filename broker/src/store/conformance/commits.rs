@@ -5,7 +5,7 @@ use postern_core::audit::{AuditEvent, AuditRecord};
 
 use super::{agent, closed, event, is_conflict, put};
 use crate::store::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
-use crate::testing::builders::{a_grant, a_policy, at, name};
+use crate::testing::builders::{a_grant, a_policy, at, key, name};
 pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store) {
     let (first, second) = (a_grant().number(1).build(), a_grant().number(2).build());
     let (kept, new) = (TokenHash([1; 32]), TokenHash([2; 32]));
@@ -16,7 +16,7 @@ pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store
 
     let all = put(&second, Expect::Absent)
         .change(Change::PutGrant { grant: closed(&first, at(1)), expect: Expect::Version(1) })
-        .change(Change::RememberRequest { principal: name("alice"), key: "key".to_owned(), grant: second.id })
+        .change(Change::RememberRequest { principal: key("alice"), key: "key".to_owned(), grant: second.id })
         .change(Change::PutPolicy { policy: a_policy().build(), expect: Expect::Any })
         .change(Change::PutAgent { agent: agent("host:vm-1"), expect: Expect::Absent })
         .change(Change::PutToken { hash: new, token: token.clone() })
@@ -26,7 +26,7 @@ pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store
     assert!(store.grant(second.id).await.unwrap().is_none());
     assert_eq!(store.grant(first.id).await.unwrap().unwrap().record, first);
     assert_eq!(store.open_grants().await.unwrap().len(), 1);
-    assert_eq!(store.grant_of_request(&name("alice"), "key").await.unwrap(), None);
+    assert_eq!(store.grant_of_request(&key("alice"), "key").await.unwrap(), None);
     assert!(store.policies().await.unwrap().is_empty());
     assert!(store.agents().await.unwrap().is_empty());
     assert_eq!(store.token(&kept).await.unwrap(), Some(token.clone()));
@@ -37,7 +37,7 @@ pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store
     store.commit(all).await.unwrap();
     assert_eq!(store.grant(second.id).await.unwrap().unwrap().record, second);
     assert_eq!(store.grant(first.id).await.unwrap().unwrap().record, closed(&first, at(1)));
-    assert_eq!(store.grant_of_request(&name("alice"), "key").await.unwrap(), Some(second.id));
+    assert_eq!(store.grant_of_request(&key("alice"), "key").await.unwrap(), Some(second.id));
     assert_eq!((store.policies().await.unwrap().len(), store.agents().await.unwrap().len()), (1, 1));
     assert_eq!(store.token(&kept).await.unwrap(), None);
     assert_eq!(store.token(&new).await.unwrap(), Some(token));

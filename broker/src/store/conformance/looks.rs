@@ -5,7 +5,7 @@ use postern_core::audit::Head;
 
 use super::{Leasing, closed, event, put};
 use crate::store::{Change, Expect, GrantQuery, Transaction};
-use crate::testing::builders::{a_grant, a_policy, at, name};
+use crate::testing::builders::{a_grant, a_policy, at, key};
 
 pub(super) async fn an_empty_store_has_nothing(store: &impl Leasing) {
     assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
@@ -38,7 +38,7 @@ pub(super) async fn grants_are_listed_by_what_is_asked(store: &impl Leasing) {
     assert_eq!(listed(GrantQuery { limit: 2, ..all() }).await, [5, 4]);
     assert_eq!(listed(GrantQuery { before: Some(grants[3].id), ..all() }).await, [3, 2, 1]);
     assert_eq!(listed(GrantQuery { target: vm_1.clone(), ..all() }).await, [5, 3, 2, 1], "each once");
-    assert_eq!(listed(GrantQuery { principal: Some(name("bob")), ..all() }).await, [2]);
+    assert_eq!(listed(GrantQuery { principal: Some(key("bob")), ..all() }).await, [2]);
     assert_eq!(listed(GrantQuery { states: vec!["closed"], ..all() }).await, [3]);
     assert_eq!(
         listed(GrantQuery { states: vec!["closed", "opening"], target: vm_1, ..all() }).await,

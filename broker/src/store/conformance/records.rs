@@ -4,7 +4,7 @@ use postern_core::Event;
 
 use super::{agent, closed, event, is_conflict, put, put_policy};
 use crate::store::{AgentRecord, Ban, Change, Expect, Store, Transaction, Version};
-use crate::testing::builders::{a_grant, a_policy, at, name, principal};
+use crate::testing::builders::{a_grant, a_policy, at, key, name, principal};
 pub(super) async fn a_grant_is_kept_and_changed_by_its_version(store: &impl Store) {
     let grant = a_grant().build();
     store.commit(put(&grant, Expect::Absent)).await.unwrap();
@@ -98,13 +98,13 @@ pub(super) async fn agents_are_kept_in_the_order_of_their_targets(store: &impl S
 pub(super) async fn a_request_is_remembered_for_its_principal_alone(store: &impl Store) {
     let grant = a_grant().build();
     let remember = |who: &str| {
-        let change = Change::RememberRequest { principal: name(who), key: "key".to_owned(), grant: grant.id };
+        let change = Change::RememberRequest { principal: key(who), key: "key".to_owned(), grant: grant.id };
         Transaction::default().change(change).audit(event())
     };
     store.commit(remember("alice")).await.unwrap();
-    assert_eq!(store.grant_of_request(&name("alice"), "key").await.unwrap(), Some(grant.id));
-    assert_eq!(store.grant_of_request(&name("alice"), "other").await.unwrap(), None);
-    assert_eq!(store.grant_of_request(&name("bob"), "key").await.unwrap(), None);
+    assert_eq!(store.grant_of_request(&key("alice"), "key").await.unwrap(), Some(grant.id));
+    assert_eq!(store.grant_of_request(&key("alice"), "other").await.unwrap(), None);
+    assert_eq!(store.grant_of_request(&key("bob"), "key").await.unwrap(), None);
     assert!(is_conflict(&store.commit(remember("alice")).await));
     store.commit(remember("bob")).await.unwrap();
 }

@@ -18,7 +18,7 @@ pub(super) fn apply(connection: &Connection, change: &Change) -> Result<Version,
         Change::PutGrant { grant, expect } => put_grant(connection, grant, *expect),
         Change::RememberRequest { principal, key, grant } => {
             let sql = "INSERT OR IGNORE INTO requests (principal, key, id) VALUES (?1, ?2, ?3)";
-            let values = params![principal.as_str(), key, grant.to_string()];
+            let values = params![principal.to_text(), key, grant.to_string()];
             one_row(execute(connection, sql, values)?)
         }
         Change::PutPolicy { policy, expect } => put_policy(connection, policy, *expect),
@@ -52,8 +52,8 @@ fn put_grant(connection: &Connection, grant: &Grant, expect: Expect) -> Changed 
     let next = before.unwrap_or(0) + 1;
     let open = !grant.state.is_final();
     let sql = "INSERT OR REPLACE INTO grants (id, version, state, open, principal, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-    let name = grant.principal.name.as_str();
-    execute(connection, sql, params![id, next, grant.state.word(), open, name, to_body(grant)?])?;
+    let principal = grant.principal.key().to_text();
+    execute(connection, sql, params![id, next, grant.state.word(), open, principal, to_body(grant)?])?;
     if before.is_some() && open {
         // The windows of a grant never change, only whether it is open.
         return Ok(Some(next));

@@ -20,7 +20,7 @@ use std::path::Path;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use postern_core::{Grant, GrantId, Name, Policy, PrincipalKey, TargetId};
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
 use serde::de::DeserializeOwned;
@@ -99,12 +99,16 @@ impl Store for Embedded {
         Ok(self.cache.open_grants())
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
+    async fn grant_of_request(
+        &self,
+        principal: &PrincipalKey,
+        key: &str,
+    ) -> Result<Option<GrantId>, StoreError> {
         self.readers.one(|db| {
             let sql = "SELECT id FROM requests WHERE principal = ?1 AND key = ?2";
             let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
             let id: Option<String> = statement
-                .query_row(params![principal.as_str(), key], |row| row.get(0))
+                .query_row(params![principal.to_text(), key], |row| row.get(0))
                 .optional()
                 .map_err(unavailable)?;
             id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
@@ -184,7 +188,7 @@ fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Gra
     }
     if let Some(principal) = &query.principal {
         sql += " AND principal = ?";
-        values.push(principal.to_string().into());
+        values.push(principal.to_text().into());
     }
     if let Some(before) = query.before {
         sql += " AND id < ?";

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::store::conformance::{self, Leasing as _};
 use crate::store::{Change, Expect};
-use crate::testing::builders::{a_grant, a_policy, at, name, start};
+use crate::testing::builders::{a_grant, a_policy, at, key, start};
 
 impl conformance::Leasing for Embedded {}
 
@@ -53,7 +53,7 @@ async fn everything(store: &Embedded) -> String {
         "{:#?}",
         (
             (store.grants(all).await.unwrap(), store.open_grants().await.unwrap()),
-            store.grant_of_request(&name("alice"), "key").await.unwrap(),
+            store.grant_of_request(&key("alice"), "key").await.unwrap(),
             (store.policies().await.unwrap(), store.agents().await.unwrap()),
             store.token(&TokenHash([7; 32])).await.unwrap(),
             store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap(),
@@ -76,7 +76,7 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     let changes = [
         Change::PutGrant { grant: open.clone(), expect: Expect::Absent },
         Change::PutGrant { grant: closed.clone(), expect: Expect::Absent },
-        Change::RememberRequest { principal: name("alice"), key: "key".to_owned(), grant: open.id },
+        Change::RememberRequest { principal: key("alice"), key: "key".to_owned(), grant: open.id },
         Change::PutPolicy { policy: a_policy().build(), expect: Expect::Absent },
         Change::PutPolicy { policy: deleted.clone(), expect: Expect::Absent },
         Change::DeletePolicy { name: deleted.name.clone() },

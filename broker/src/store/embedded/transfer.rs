@@ -101,7 +101,7 @@ fn rows(db: &Connection, kind: RecordKind, from: Option<&str>) -> Result<Vec<(St
                 .collect()
         }
         RecordKind::Requests => {
-            // No name has a space in it.
+            // No key of a principal has a space in its text.
             let (name, key) = from.split_once(' ').unwrap_or_default();
             let sql = "SELECT principal, key, id FROM requests WHERE (principal, key) > (?1, ?2) \
                        ORDER BY principal, key LIMIT ?3";
@@ -163,7 +163,7 @@ fn keep(db: &Connection, item: Item) -> rusqlite::Result<()> {
             let (id, open) = (grant.id.to_string(), !grant.state.is_final());
             put(
                 "INSERT OR REPLACE INTO grants (id, version, state, open, principal, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                &[&id, &version, &grant.state.word(), &open, &grant.principal.name.as_str(), &body],
+                &[&id, &version, &grant.state.word(), &open, &grant.principal.key().to_text(), &body],
             )?;
             for target in grant.targets() {
                 let sql = "INSERT OR IGNORE INTO grant_targets (target, open, id) VALUES (?1, ?2, ?3)";
@@ -173,7 +173,7 @@ fn keep(db: &Connection, item: Item) -> rusqlite::Result<()> {
         }
         Item::Request { principal, key, grant } => put(
             "INSERT OR REPLACE INTO requests (principal, key, id) VALUES (?1, ?2, ?3)",
-            &[&principal.as_str(), &key, &grant],
+            &[&principal.to_text(), &key, &grant],
         ),
         Item::Policy { name, version, body } => put(
             "INSERT OR REPLACE INTO policies (name, version, body) VALUES (?1, ?2, ?3)",

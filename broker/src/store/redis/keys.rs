@@ -1,7 +1,7 @@
 //! The names of keys and fields, and the text of a head.
 
 use data_encoding::HEXLOWER;
-use postern_core::Name;
+use postern_core::PrincipalKey;
 use postern_core::audit::Head;
 
 use super::error::message;
@@ -12,8 +12,8 @@ use crate::store::{StoreError, TokenHash};
 pub(super) const SCHEMA: u32 = 2;
 
 /// Returns the field of a request. No name has a space in it.
-pub(super) fn request_field(principal: &Name, key: &str) -> String {
-    format!("{principal} {key}")
+pub(super) fn request_field(principal: &PrincipalKey, key: &str) -> String {
+    format!("{} {key}", principal.to_text())
 }
 
 pub(super) fn token_field(hash: &TokenHash) -> String {

@@ -49,7 +49,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
+use postern_core::{Grant, GrantId, Name, Policy, PrincipalKey, TargetId};
 use redis::Script;
 use serde::de::DeserializeOwned;
 
@@ -262,11 +262,11 @@ impl Store for Redis {
     async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
         let index = match (&query.target, &query.principal) {
             (Some(target), _) => format!("on:{target}"),
-            (None, Some(principal)) => format!("of:{principal}"),
+            (None, Some(principal)) => format!("of:{}", principal.to_text()),
             (None, None) => "all".to_owned(),
         };
         let wanted = |grant: &Grant| {
-            query.principal.as_ref().is_none_or(|name| grant.principal.name == *name)
+            query.principal.as_ref().is_none_or(|key| grant.principal.key() == key)
                 && (query.states.is_empty() || query.states.contains(&grant.state.word()))
         };
         let (mut found, mut before) = (Vec::new(), query.before);
@@ -304,7 +304,11 @@ impl Store for Redis {
         Ok(self.read_index(query).await?.grants)
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
+    async fn grant_of_request(
+        &self,
+        principal: &PrincipalKey,
+        key: &str,
+    ) -> Result<Option<GrantId>, StoreError> {
         let id = self.field("requests", &request_field(principal, key)).await?;
         id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
     }

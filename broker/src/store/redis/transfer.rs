@@ -99,7 +99,7 @@ fn commands(item: Item) -> Vec<Vec<String>> {
             let mut all = hash("grants", &id, &format!("{version} {body}"));
             let mut index = |name: &str| all.push(command(&["ZADD", name, "0", &id]));
             index("all");
-            index(&format!("of:{}", grant.principal.name));
+            index(&format!("of:{}", grant.principal.key().to_text()));
             if open {
                 index("open");
             }

@@ -522,7 +522,7 @@ fn wire(change: &Change) -> Result<WireChange, StoreError> {
         Change::PutGrant { grant, expect: before } => WireChange {
             expect: expect(before),
             open: !grant.state.is_final(),
-            principal: grant.principal.name.to_string(),
+            principal: grant.principal.key().to_text(),
             targets: grant.targets().into_iter().map(ToString::to_string).collect(),
             ..plain("grant", grant.id.to_string(), to_body(grant)?)
         },

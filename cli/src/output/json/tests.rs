@@ -13,7 +13,11 @@ pub(crate) fn a_grant() -> v1::Grant {
     };
     v1::Grant {
         id: "01jx0000000000000000000000".to_owned(),
-        principal: Some(v1::Principal { role: v1::Role::Requester.into(), name: "alice".to_owned() }),
+        principal: Some(v1::Principal {
+            role: v1::Role::Requester.into(),
+            name: "alice".to_owned(),
+            ..v1::Principal::default()
+        }),
         justification: "fix disk".to_owned(),
         requested_at: at(1_748_779_200),
         duration: Some(prost_types::Duration { seconds: 1800, nanos: 0 }),
@@ -41,7 +45,13 @@ fn a_grant_has_the_documented_shape() {
     let shown = serde_json::to_value(Grant::from(a_grant())).unwrap();
     let documented = json!({
         "id": "01jx0000000000000000000000",
-        "principal": { "role": "requester", "name": "alice" },
+        "principal": {
+            "role": "requester",
+            "name": "alice",
+            "issuer": null,
+            "subject": "alice",
+            "display_name": "alice"
+        },
         "justification": "fix disk",
         "requested_at": "2025-06-01T12:00:00Z",
         "duration": 1800,

@@ -30,7 +30,15 @@ impl From<v1::Grant> for Grant {
 
 impl From<v1::Principal> for Principal {
     fn from(wire: v1::Principal) -> Self {
-        Self { role: words::role(wire.role()), name: wire.name }
+        // A broker that knows no other issuer sends the name alone.
+        let or_name = |text: String| if text.is_empty() { wire.name.clone() } else { text };
+        Self {
+            role: words::role(wire.role()),
+            issuer: Some(wire.issuer.clone()).filter(|issuer| !issuer.is_empty()),
+            subject: or_name(wire.subject.clone()),
+            display_name: or_name(wire.display_name.clone()),
+            name: wire.name,
+        }
     }
 }
 

@@ -86,7 +86,7 @@ async fn commit_until_killed(path: &Path) {
 /// Makes the grant of this number: its audit record says the number, and its request's key is the number.
 fn the_change(number: u64) -> Transaction {
     let grant = a_grant().asked_at(at(i64::try_from(number).unwrap())).build();
-    let (principal, key, id) = (name("alice"), number.to_string(), grant.id);
+    let (principal, key, id) = (key("alice"), number.to_string(), grant.id);
     Transaction::default()
         .change(Change::PutGrant { grant, expect: Expect::Absent })
         .change(Change::RememberRequest { principal, key, grant: id })
@@ -105,7 +105,7 @@ async fn check(path: &Path, answered: &[u64]) {
         let event = serde_json::from_str::<AuditRecord>(line).unwrap().event;
         let id = event.grant.unwrap();
         assert!(store.grant(id).await.unwrap().is_some(), "{id} is lost");
-        assert_eq!(store.grant_of_request(&name("alice"), &event.details["number"]).await.unwrap(), Some(id));
+        assert_eq!(store.grant_of_request(&key("alice"), &event.details["number"]).await.unwrap(), Some(id));
     }
     assert_eq!(store.open_grants().await.unwrap().len(), lines.len(), "a grant without a record");
 }

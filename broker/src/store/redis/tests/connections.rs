@@ -1,8 +1,8 @@
 //! Connections: authentication, discovery of the primary, and reconnecting.
 
 use futures_util::StreamExt as _;
-use postern_core::{Principal, Role};
-use postern_pki::{Authority, Credentials, Identity, KeyPair, TrustDomain};
+use postern_core::Role;
+use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
 use postern_runtime::error_chain::error_chain;
 
 use super::*;
@@ -21,7 +21,7 @@ fn certificates(dir: &Path) {
     let (server, client) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
     let issued = authority.issue_server(&server.csr().unwrap(), &["127.0.0.1".to_owned()], DAY, now).unwrap();
     Credentials::new(server, issued.chain, authority.roots()).unwrap().save(&dir.join("server")).unwrap();
-    let identity = Identity::Principal(Principal { role: Role::Requester, name: name("broker") });
+    let identity = SpiffeId::Principal { role: Role::Requester, name: name("broker") };
     let issued = authority.issue(&client.csr().unwrap(), &identity, DAY, now).unwrap();
     Credentials::new(client, issued.chain, authority.roots()).unwrap().save(&dir.join("client")).unwrap();
 }

@@ -10,7 +10,7 @@ use super::*;
 use crate::store::embedded::Embedded;
 use crate::store::transfer::{Counts, Item, MigrationOptions, Page, Source, Target, transfer};
 use crate::store::{MigrationError, RecordKind};
-use crate::testing::builders::{a_policy, at, name};
+use crate::testing::builders::{a_policy, at, key};
 
 fn how() -> MigrationOptions {
     MigrationOptions {
@@ -74,8 +74,8 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
         let grant = a_grant().number(number).asked_at(at(i64::from(number))).of("alice.b").on(&target);
         let grant = grant.and_on("host:vm-both").build();
         commit(store, Change::PutGrant { grant: grant.clone(), expect: Expect::Absent }).await;
+        let who = key(["alice.b", "bob"][usize::from(number % 2)]);
         let key = format!("key {number} \" ü\n");
-        let who = name(["alice.b", "bob"][usize::from(number % 2)]);
         commit(store, Change::RememberRequest { principal: who, key, grant: grant.id }).await;
         if random.random_bool(0.6) {
             let closing = grant.after(Event::Close(CloseReason::Expired), at(200)).unwrap();
@@ -168,7 +168,7 @@ async fn assert_alike(one: &impl Leasing, other: &impl Leasing) {
         let query = GrantQuery { target: Some(target), limit: 1000, ..GrantQuery::default() };
         assert_eq!(one.grants(query.clone()).await.unwrap(), other.grants(query).await.unwrap());
     }
-    let query = GrantQuery { principal: Some(name("alice.b")), limit: 1000, ..GrantQuery::default() };
+    let query = GrantQuery { principal: Some(key("alice.b")), limit: 1000, ..GrantQuery::default() };
     assert_eq!(one.grants(query.clone()).await.unwrap(), other.grants(query).await.unwrap());
 }
 

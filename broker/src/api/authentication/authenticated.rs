@@ -1,0 +1,42 @@
+//! The outcome of an authentication: a caller, or the refusal of its proof.
+
+use std::borrow::Cow;
+
+use jiff::Timestamp;
+use postern_core::CallerKind;
+use postern_proto::status::plain;
+use tonic::{Code, Status};
+
+/// A caller that an authenticator has established.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Authenticated {
+    /// The party that calls: a principal in a role, the agent of a target, or a broker.
+    pub kind: CallerKind,
+    /// The end of the proof, by the wall clock.
+    pub not_after: Timestamp,
+    /// The answer to a call after that end, and the last word of a stream that lasts until then.
+    pub when_expired: Refusal,
+}
+
+/// The answer to a proof that is not accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// [`Code::Unauthenticated`], or [`Code::Unavailable`] if the authenticator cannot decide.
+    pub code: Code,
+    /// A stable reason for machines.
+    pub reason: &'static str,
+    /// The problem and the remedy, without the proof itself.
+    pub message: Cow<'static, str>,
+}
+
+impl Refusal {
+    /// Makes the refusal of a proof that the authenticator does not accept.
+    pub const fn unauthenticated(reason: &'static str, message: &'static str) -> Self {
+        Self { code: Code::Unauthenticated, reason, message: Cow::Borrowed(message) }
+    }
+
+    /// Converts the refusal into the status of the call.
+    pub(in crate::api) fn to_status(&self) -> Status {
+        plain(self.code, self.reason, &*self.message)
+    }
+}
