@@ -57,6 +57,17 @@ pub enum Health {
 }
 
 impl Health {
+    /// Judges a VM by the rules that expose its management ports.
+    pub fn of(reasons: Vec<String>, is_locked: bool) -> Self {
+        if !reasons.is_empty() {
+            return Self::Unhealthy { reasons };
+        }
+        let reason = "no rule exposes a management port";
+        let reason =
+            if is_locked { format!("it is under lockdown, and {reason}") } else { reason.to_owned() };
+        Self::Healthy { reason }
+    }
+
     /// Returns the word for it.
     pub fn word(&self) -> &'static str {
         match self {
