@@ -16,7 +16,7 @@ use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
-use crate::limits::Limits;
+use crate::rates;
 use crate::settings::{Account, Settings};
 
 /// The timeout of a change.
@@ -82,7 +82,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
             let ec2 = Ec2 {
                 reads: client(reads, READ_ATTEMPT_TIMEOUT, READ_TIMEOUT),
                 writes: client(RetryConfig::disabled(), CHANGE_TIMEOUT, CHANGE_TIMEOUT),
-                limits: Limits::new(),
+                buckets: rates::buckets(),
             };
             let place = AccountRegion {
                 account: account.id.clone(),

@@ -153,13 +153,7 @@ fn health(interfaces: &[&Interface], reasons: Vec<String>, locked: bool) -> Heal
             reason: "it has no network interface in a VPC, so no security group".into(),
         };
     }
-    match (reasons.is_empty(), locked) {
-        (false, _) => Health::Unhealthy { reasons },
-        (true, true) => {
-            Health::Healthy { reason: "it is under lockdown, and no rule exposes a management port".into() }
-        }
-        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
-    }
+    Health::of(reasons, locked)
 }
 
 fn target(place: &AccountRegion, instance: &str) -> Option<TargetId> {

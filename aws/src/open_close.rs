@@ -9,12 +9,12 @@ use std::collections::BTreeSet;
 
 use postern_core::TargetId;
 use postern_core::plan::CloudWindow;
+use postern_provider::kit::{CallError, Known, Shown, read_back};
 use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
 
 use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
-use crate::error::CallError;
 use crate::inventory;
 use crate::resource::NewRule;
 use crate::rule::{Rule, Source, Traffic};
@@ -27,7 +27,7 @@ use crate::written::Written;
 /// The cached state of one target between two calls.
 #[derive(Debug, Default)]
 pub(crate) struct TargetCache {
-    own: Option<OwnGroup>,
+    own: Known<OwnGroup>,
     /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
     unconfirmed: Vec<CloudWindow>,
     /// Recent openings, which a read may not show yet.
@@ -39,7 +39,8 @@ pub(crate) struct TargetCache {
 impl TargetCache {
     /// Drops what reads have shown, so that the next call reads first. Keeps EC2's answers to openings.
     pub(crate) fn forget(&mut self) {
-        (self.own, self.needs_observation) = (None, false);
+        self.own.forget();
+        self.needs_observation = false;
     }
 
     /// Drops the cached group if it differs from a snapshot: one of the two is out of date.
@@ -51,7 +52,7 @@ impl TargetCache {
             known.sort_by(|one, other| one.id.cmp(&other.id));
             known == held && own.locked == (snapshot.state() == tags::LOCKED)
         };
-        self.own = self.own.take().filter(agrees);
+        self.own.forget_unless(agrees);
     }
 }
 
@@ -99,7 +100,7 @@ impl InstanceOps<'_> {
 
     /// Reads the instance and caches the result.
     pub(crate) async fn observe(&self, cache: &mut TargetCache) -> Result<Observation, CloudError> {
-        (cache.own, cache.needs_observation) = (None, false);
+        cache.forget();
         let mut waits = backoff();
         loop {
             let snapshot = self.snapshot().await?;
@@ -123,16 +124,18 @@ impl InstanceOps<'_> {
             if !snapshot.exists {
                 return Err(self.not_found());
             }
-            cache.own = snapshot.own().map(|own| OwnGroup {
-                group: own.id.clone(),
-                rules,
-                strays: snapshot
-                    .stray_rules(self.context.deployment)
-                    .iter()
-                    .map(|rule| rule.id.clone())
-                    .collect(),
-                locked: snapshot.state() == tags::LOCKED,
-            });
+            cache.own.learn(
+                snapshot.own().map(|own| OwnGroup {
+                    group: own.id.clone(),
+                    rules,
+                    strays: snapshot
+                        .stray_rules(self.context.deployment)
+                        .iter()
+                        .map(|rule| rule.id.clone())
+                        .collect(),
+                    locked: snapshot.state() == tags::LOCKED,
+                }),
+            );
             return Ok(observation);
         }
     }
@@ -143,15 +146,12 @@ impl InstanceOps<'_> {
         cache: &mut TargetCache,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        if cache.own.is_none() {
+        if cache.own.get().is_none() {
             self.observe(cache).await?;
         }
         // The group leaves the cache until EC2 has answered: a cancelled call has an unknown outcome.
         let Some(mut own) = cache.own.take().filter(|own| own.locked) else {
-            let target = self.context.target;
-            return Err(CloudError::refused(format!(
-                "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
-            )));
+            return Err(CloudError::not_locked(self.context.target));
         };
         cache.unconfirmed.extend(windows.iter().cloned());
         let mut begun = BTreeSet::new();
@@ -162,7 +162,7 @@ impl InstanceOps<'_> {
         opened?;
         // A window that was open and was not written again is no newer than the read that showed it.
         cache.written.opened(&own.group, &own.rules, &begun, clock::instant());
-        cache.own = Some(own);
+        cache.own.learn(own);
         Ok(())
     }
 
@@ -195,9 +195,9 @@ impl InstanceOps<'_> {
             for ((port, net), rule) in keys.into_iter().zip(&rules) {
                 let created =
                     answer.iter().find(|created| created.identity() == (&rule.traffic, &rule.source));
-                let id = created.map(|created| created.id.clone()).ok_or_else(|| CallError::NoAnswer {
-                    action: "AuthorizeSecurityGroupIngress",
-                    reason: "the answer does not name every rule".into(),
+                let id = created.map(|created| created.id.clone()).ok_or_else(|| {
+                    let reason = "the answer does not name every rule";
+                    CallError::no_answer("AuthorizeSecurityGroupIngress", reason)
                 })?;
                 own.rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
             }
@@ -241,7 +241,7 @@ impl InstanceOps<'_> {
         cache: &mut TargetCache,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        if cache.own.is_none() {
+        if cache.own.get().is_none() {
             self.observe(cache).await?;
         }
         // Without an own group no window can be open.
@@ -250,7 +250,7 @@ impl InstanceOps<'_> {
         // A rule that is not a window may be an edited one.
         unused.append(&mut own.strays);
         if retagged.is_empty() && unused.is_empty() {
-            cache.own = Some(own);
+            cache.own.learn(own);
             return Ok(());
         }
         let mut failed = self.revoke(&own.group, &unused).await.err();
@@ -269,7 +269,7 @@ impl InstanceOps<'_> {
             WindowRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
         };
         cache.needs_observation = !left.iter().all(is_known);
-        cache.own = Some(own);
+        cache.own.learn(own);
         Ok(())
     }
 
@@ -287,8 +287,7 @@ impl InstanceOps<'_> {
         rules: &[String],
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<Vec<Rule>, CloudError> {
-        let mut waits = backoff();
-        loop {
+        let shown = read_back(backoff(), || async {
             let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
             let left = read.ingress.remove(group).unwrap_or_default();
             let held: Vec<WindowRule> =
@@ -302,13 +301,13 @@ impl InstanceOps<'_> {
                     window.grant, window.port, window.source
                 ))
             });
-            let Some(still) = still else { return Ok(left) };
-            let Some(wait) = waits.next() else {
-                return Err(CloudError::unavailable(format!(
-                    "EC2 still shows what was removed from {group}: {still}"
-                )));
-            };
-            tokio::time::sleep(wait).await;
+            Ok::<_, CloudError>(still.map_or(Shown::Yes(left), Shown::NotYet))
+        });
+        match shown.await? {
+            Shown::Yes(left) => Ok(left),
+            Shown::NotYet(still) => Err(CloudError::unavailable(format!(
+                "EC2 still shows what was removed from {group}: {still}"
+            ))),
         }
     }
 

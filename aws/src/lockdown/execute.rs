@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use postern_provider::CloudError;
+use postern_provider::kit::{CallError, Shown, read_back};
 
 use super::{InstanceStep, LockdownOps, LockdownPlan};
 use crate::api::Find;
 use crate::backoff::backoff;
-use crate::error::CallError;
 use crate::names;
 use crate::open_close::is_not_found;
 use crate::parking::{CustomerGroup, GroupStep};
@@ -69,24 +69,25 @@ impl LockdownOps<'_> {
         }
     }
 
-    async fn shut_egress(&self, own: &str, mut rules: Vec<String>) -> Result<(), CloudError> {
-        // EC2 creates a group with an egress rule for everything, which a read may not show at once.
-        for wait in backoff() {
-            if !rules.is_empty() {
-                break;
-            }
-            let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
-            rules = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
-            if rules.is_empty() {
-                tokio::time::sleep(wait).await;
-            }
-        }
-        if rules.is_empty() {
-            return Err(CloudError::unavailable(format!(
-                "EC2 shows no egress rule of the new group {own} yet"
-            )));
-        }
+    async fn shut_egress(&self, own: &str, rules: Vec<String>) -> Result<(), CloudError> {
+        let rules = if rules.is_empty() { self.egress_of_new(own).await? } else { rules };
         Ok(until_known(|| self.ec2.revoke_egress(own, &rules)).await?)
+    }
+
+    /// Returns the egress rules of a new group. EC2 creates a group with an egress rule for everything, which a read may not show at
+    /// once.
+    async fn egress_of_new(&self, own: &str) -> Result<Vec<String>, CloudError> {
+        let shown = read_back(backoff(), || async {
+            let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
+            let rules: Vec<String> = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
+            Ok::<_, CallError>(if rules.is_empty() { Shown::NotYet(()) } else { Shown::Yes(rules) })
+        });
+        match shown.await? {
+            Shown::Yes(rules) => Ok(rules),
+            Shown::NotYet(()) => {
+                Err(CloudError::unavailable(format!("EC2 shows no egress rule of the new group {own} yet")))
+            }
+        }
     }
 
     async fn attach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
@@ -145,20 +146,23 @@ impl LockdownOps<'_> {
 
     /// Deletes a group of Postern's, once EC2 shows that nothing uses it any more.
     pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
-        for wait in backoff() {
+        let deleted = read_back(backoff(), || async {
             match self.ec2.delete_group(group).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.code() == "InvalidGroup.NotFound" => return Ok(()),
+                Ok(()) => Ok(Shown::Yes(())),
+                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Shown::Yes(())),
                 Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
                     tracing::debug!(%error, "security group still in use, will retry");
-                    tokio::time::sleep(wait).await;
+                    Ok(Shown::NotYet(()))
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => Err(error),
             }
+        });
+        match deleted.await? {
+            Shown::Yes(()) => Ok(()),
+            Shown::NotYet(()) => Err(CloudError::unavailable(format!(
+                "{group} is still in use: by an interface, or by a rule of another group that names it"
+            ))),
         }
-        Err(CloudError::unavailable(format!(
-            "{group} is still in use: by an interface, or by a rule of another group that names it"
-        )))
     }
 
     async fn on_customer_group(
@@ -219,13 +223,16 @@ async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
 where
     F: Future<Output = Result<T, CallError>>,
 {
-    for wait in backoff() {
+    let answered = read_back(backoff(), || async {
         match call().await {
-            Err(error) if error.code() == "InvalidGroup.NotFound" => tokio::time::sleep(wait).await,
-            answer => return answer,
+            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Shown::NotYet(error)),
+            answer => answer.map(Shown::Yes),
         }
+    });
+    match answered.await? {
+        Shown::Yes(answer) => Ok(answer),
+        Shown::NotYet(error) => Err(error),
     }
-    call().await
 }
 
 impl GroupStep {
