@@ -14,6 +14,7 @@ use azure_core::{
 };
 use azure_mgmt_network::package_2024_03::models::SecurityRule;
 use bytes::Bytes;
+use postern_provider::kit::CallError;
 use postern_runtime::error_chain::error_chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -21,7 +22,7 @@ use serde_json::Value;
 
 use crate::clock;
 use crate::credential::{self, Identity};
-use crate::error::CallError;
+use crate::error::{answered, call_error};
 use crate::id::ArmId;
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
@@ -184,7 +185,7 @@ impl Arm {
             let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
             url = link(call, &next)?;
         }
-        Err(CallError::NoAnswer { call: call.to_owned(), reason: "the list has no end".into() })
+        Err(CallError::no_answer(call, "the list has no end"))
     }
 
     /// Writes one security rule, and waits until it is in force.
@@ -200,7 +201,7 @@ impl Arm {
             .create_or_update(group.group(), group.name(), name, rule, group.subscription())
             .send()
             .await;
-        let answer = sent.map_err(|error| CallError::of(&call, &error))?;
+        let answer = sent.map_err(|error| call_error(&call, &error))?;
         self.follow(&call, answer.as_raw_response().headers().clone()).await
     }
 
@@ -209,7 +210,7 @@ impl Arm {
         let call = format!("DELETE {name} in {}", group.name());
         let rules = self.network.security_rules_client();
         let sent = rules.delete(group.group(), group.name(), name, group.subscription()).send().await;
-        match sent.map_err(|error| CallError::of(&call, &error)) {
+        match sent.map_err(|error| call_error(&call, &error)) {
             Ok(answer) => self.follow(&call, answer.as_raw_response().headers().clone()).await,
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
@@ -245,7 +246,7 @@ impl Arm {
                 Some(()) => return Ok(()),
                 None if clock::instant() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
-                    return Err(CallError::NoAnswer { call: call.to_owned(), reason });
+                    return Err(CallError::no_answer(call, reason));
                 }
                 None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
             }
@@ -261,7 +262,7 @@ impl Arm {
         etag: Option<&str>,
         bearer: &Bearer<'_>,
     ) -> Result<(Headers, Bytes), CallError> {
-        let failed = |error: azure_core::Error| CallError::of(call, &error);
+        let failed = |error: azure_core::Error| call_error(call, &error);
         let mut request = Request::new(url, method);
         let token = match bearer {
             Bearer::Own => self.credential.get_token(&[]).await.map_err(failed)?.token.secret().to_owned(),
@@ -290,10 +291,8 @@ impl Arm {
     }
 
     fn url(&self, path: &str, version: &str, call: &str) -> Result<Url, CallError> {
-        let mut url = self.endpoint.join(path).map_err(|error| CallError::NoAnswer {
-            call: call.to_owned(),
-            reason: format!("the path is invalid: {error}"),
-        })?;
+        let invalid = |error| CallError::no_answer(call, format!("the path is invalid: {error}"));
+        let mut url = self.endpoint.join(path).map_err(invalid)?;
         url.query_pairs_mut().append_pair("api-version", version);
         Ok(url)
     }
@@ -308,22 +307,18 @@ fn state(call: &str, body: &[u8]) -> Result<Option<()>, CallError> {
         "Failed" | "Canceled" => {
             let OperationError { code, message } = operation.error.unwrap_or_default();
             let code = if code.is_empty() { operation.status } else { code };
-            Err(CallError::Answered { call: call.to_owned(), status: 200, code, message })
+            Err(answered(call, 200, code, message))
         }
         _ => Ok(None),
     }
 }
 
 fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|error| CallError::NoAnswer {
-        call: call.to_owned(),
-        reason: format!("the answer cannot be parsed: {error}"),
-    })
+    let unreadable = |error| CallError::no_answer(call, format!("the answer cannot be parsed: {error}"));
+    serde_json::from_slice(body).map_err(unreadable)
 }
 
 fn link(call: &str, url: &str) -> Result<Url, CallError> {
-    url.parse().map_err(|_| CallError::NoAnswer {
-        call: call.to_owned(),
-        reason: format!("the answer leads to {url:?}, which is not a URL"),
-    })
+    let reason = || format!("the answer leads to {url:?}, which is not a URL");
+    url.parse().map_err(|_| CallError::no_answer(call, reason()))
 }

@@ -14,13 +14,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use indexmap::IndexMap;
 use postern_core::{Port, Protocol, SourcePrefix};
+use postern_provider::kit::CallError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
 
 use crate::arm::{Arm, NETWORK};
 use crate::clock;
-use crate::error::CallError;
 use crate::id::ArmId;
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
@@ -446,11 +446,8 @@ async fn write(
         }
     }
     let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
-    Err(CallError::NoAnswer {
-        call: format!("PUT {id}"),
-        reason: format!("other principals keep changing it: {reason}"),
-    }
-    .into())
+    let reason = format!("other principals keep changing it: {reason}");
+    Err(CallError::no_answer(format!("PUT {id}"), reason).into())
 }
 
 /// Reports whether a change of the firewall is under way.

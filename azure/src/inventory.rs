@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::try_join;
 use postern_core::{ProtectedPort, TargetId};
-use postern_provider::{Assessment, Health, Sighting};
+use postern_provider::{Assessment, CloudError, Health, Sighting};
 
-use crate::error::CallError;
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::names::{self, Key, Name};
@@ -31,7 +30,7 @@ pub(crate) struct SubscriptionSweep {
 ///
 /// # Errors
 /// The subscription could not be read.
-pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CallError> {
+pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CloudError> {
     let before = azure.groups.epochs();
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.record(&network.groups, &before);
@@ -115,7 +114,7 @@ pub(crate) async fn assess(
     azure: &Azure,
     subscription: &str,
     management: &BTreeSet<ProtectedPort>,
-) -> Result<Vec<Assessment>, CallError> {
+) -> Result<Vec<Assessment>, CloudError> {
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let nothing = LockedRules::default();
@@ -160,11 +159,7 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
         })
         .map(|exposure| format!("{} exposed: {exposure}", exposure.port));
     let reasons: Vec<String> = by_groups.chain(through_firewall(view, management)).collect();
-    match (reasons.is_empty(), locked) {
-        (false, _) => Health::Unhealthy { reasons },
-        (true, true) => Health::Healthy { reason: "it is under lockdown".into() },
-        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
-    }
+    Health::of(reasons, locked)
 }
 
 /// Finds rules of the firewall in front that lead to a management port which no group shuts to the firewall.

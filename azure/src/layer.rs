@@ -1,14 +1,14 @@
 //! The cloud layer on Azure: the clients, and what is remembered of groups, firewalls and targets between two calls.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use postern_core::TargetId;
 use postern_provider::CloudError;
+use postern_provider::kit::{CallError, KeyedStates};
 
 use crate::arm::Arm;
 use crate::cache::TargetCache;
-use crate::error::CallError;
 use crate::firewall::FirewallQueue;
 use crate::groups::Groups;
 use crate::id::ArmId;
@@ -24,7 +24,8 @@ pub struct Azure {
     pub(crate) arm: Arm,
     pub(crate) groups: Groups,
     pub(crate) targets: TargetCache,
-    firewalls: Mutex<HashMap<ArmId, Arc<FirewallQueue>>>,
+    /// The queue of the changes of each firewall.
+    pub(crate) firewalls: KeyedStates<ArmId, FirewallQueue>,
     /// Allows one lockdown, release or repair at a time: those of several machines meet in one group.
     pub(crate) lockdowns: tokio::sync::Mutex<()>,
 }
@@ -42,7 +43,7 @@ impl Azure {
             arm,
             groups: Groups::default(),
             targets,
-            firewalls: Mutex::default(),
+            firewalls: KeyedStates::default(),
             lockdowns: tokio::sync::Mutex::default(),
         })
     }
@@ -106,12 +107,6 @@ impl Azure {
             snapshot.groups.entry(id).or_insert(group);
         }
         Ok((snapshot, exists))
-    }
-
-    /// The queue of the changes of a firewall.
-    pub(crate) fn firewall_queue(&self, id: &ArmId) -> Arc<FirewallQueue> {
-        let mut firewalls = self.firewalls.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(firewalls.entry(id.clone()).or_default())
     }
 
     /// The name of Postern's rule collection in firewalls.

@@ -1,6 +1,7 @@
 //! The opening and closing of one machine's windows, at every place that its connections pass.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use futures_util::future::join_all;
 use postern_core::plan::CloudWindow;
@@ -22,6 +23,15 @@ use crate::snapshot::{MachineView, WindowRule};
 /// The most retries in a group after a conflict with another principal.
 const MAX_RETRIES: usize = 10;
 
+/// A change of a machine's windows in one group.
+#[derive(Clone, Copy)]
+enum GroupChange<'a> {
+    /// Opens windows: those whose connections come straight, and those whose connections pass the firewall.
+    Open { straight: &'a BTreeSet<CloudWindow>, through: &'a BTreeSet<CloudWindow> },
+    /// Closes windows.
+    Close(&'a BTreeSet<CloudWindow>),
+}
+
 impl Azure {
     /// Opens windows at every place: first at the firewall, which sees the true source, and then at the groups.
     pub(crate) async fn open_windows(
@@ -33,7 +43,7 @@ impl Azure {
         if view.machine.groups.is_empty()
             || !view.machine.groups.iter().all(|id| view.groups.contains_key(id))
         {
-            return Err(not_locked(view));
+            return Err(CloudError::not_locked(view.target));
         }
         for family in windows.iter().map(|window| Family::of(window.source)).collect::<BTreeSet<_>>() {
             if view.machine.addresses(family).is_empty() {
@@ -47,23 +57,29 @@ impl Azure {
         if let Some(front) = view.machine.front.as_ref().filter(|_| !through.is_empty()) {
             self.open_in_firewall(view, front, &through).await?;
         }
-        let opened =
-            join_all(view.machine.groups.iter().map(|id| self.open_in(id, view, &straight, &through))).await;
+        let change = GroupChange::Open { straight: &straight, through: &through };
+        let opened = join_all(view.machine.groups.iter().map(|id| self.change_in(id, view, change))).await;
         opened.into_iter().collect()
     }
 
-    async fn open_in(
+    /// Changes the windows in one group, and again from a fresh read after each conflict with another principal.
+    async fn change_in(
         &self,
         id: &ArmId,
         view: &MachineView<'_>,
-        straight: &BTreeSet<CloudWindow>,
-        through: &BTreeSet<CloudWindow>,
+        change: GroupChange<'_>,
     ) -> Result<(), CloudError> {
         let state = self.groups.state(id);
         let mut guard = state.lock(&self.arm, id).await;
         let mut tries = 0;
         loop {
-            match self.try_open_in(&mut guard, view, straight, through, tries).await {
+            let done = match change {
+                GroupChange::Open { straight, through } => {
+                    self.try_open_in(&mut guard, view, straight, through, tries).await
+                }
+                GroupChange::Close(windows) => self.try_close_in(&mut guard, view, windows, tries).await,
+            };
+            match done {
                 Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
                 done => return Ok(done?),
             }
@@ -81,9 +97,9 @@ impl Azure {
     ) -> Result<(), WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         let group = guard.group(self.reader()).await?;
-        let group = group.ok_or_else(|| WriteError::Refused(not_locked(view)))?;
+        let group = group.ok_or_else(|| WriteError::Refused(CloudError::not_locked(view.target)))?;
         if view.denies(&group).is_empty() || view.is_releasing() {
-            return Err(WriteError::Refused(not_locked(view)));
+            return Err(WriteError::Refused(CloudError::not_locked(view.target)));
         }
         if group.flushes && self.settings.flush_connection == Flush::Refuse {
             return Err(refused(format!(
@@ -108,7 +124,7 @@ impl Azure {
         for (windows, front) in [(straight, None), (through, view.machine.front.as_ref())] {
             for (allow, content, one) in rules_of(view, windows.iter(), front.is_some()) {
                 let group = guard.group(self.reader()).await?;
-                let group = group.ok_or_else(|| WriteError::Refused(not_locked(view)))?;
+                let group = group.ok_or_else(|| WriteError::Refused(CloudError::not_locked(view.target)))?;
                 let sources =
                     front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
                 let name = names::Name::Allow(allow).to_string();
@@ -195,15 +211,7 @@ impl Azure {
                     "the firewall {firewall} lets no IPv6 through; ask for an IPv4 source"
                 )));
             };
-            edit.add.push(NewNatRule {
-                name: names::Name::Allow(allow).to_string(),
-                description: names::describe_window(view.target, one.grant, one.not_after),
-                sources: content.sources,
-                protocol: content.protocol,
-                public,
-                machine,
-                port: one.port.port,
-            });
+            edit.add.push(nat_rule(view, (allow, content, one), public, machine));
         }
         self.edit_firewall(&front.firewall, edit).await
     }
@@ -214,30 +222,13 @@ impl Azure {
         view: &MachineView<'_>,
         windows: &BTreeSet<CloudWindow>,
     ) -> Result<(), CloudError> {
-        let closed = join_all(view.groups.keys().map(|id| self.close_in(id, view, windows))).await;
+        let change = GroupChange::Close(windows);
+        let closed = join_all(view.groups.keys().map(|id| self.change_in(id, view, change))).await;
         let in_firewall = match &view.machine.front {
             Some(front) => self.close_in_firewall(view, front, windows).await,
             None => Ok(()),
         };
         closed.into_iter().chain([in_firewall]).collect()
-    }
-
-    async fn close_in(
-        &self,
-        id: &ArmId,
-        view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
-    ) -> Result<(), CloudError> {
-        let state = self.groups.state(id);
-        let mut guard = state.lock(&self.arm, id).await;
-        let mut tries = 0;
-        loop {
-            match self.try_close_in(&mut guard, view, windows, tries).await {
-                Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
-                done => return Ok(done?),
-            }
-            tries += 1;
-        }
     }
 
     async fn try_close_in(
@@ -296,15 +287,7 @@ impl Azure {
                 else {
                     continue;
                 };
-                edit.add.push(NewNatRule {
-                    name: names::Name::Allow(allow).to_string(),
-                    description: names::describe_window(view.target, one.grant, one.not_after),
-                    sources: content.sources,
-                    protocol: content.protocol,
-                    public,
-                    machine,
-                    port: one.port.port,
-                });
+                edit.add.push(nat_rule(view, (allow, content, one), public, machine));
             }
         }
         self.edit_firewall(&front.firewall, edit).await
@@ -315,7 +298,7 @@ impl Azure {
         if edit == Edit::default() {
             return Ok(());
         }
-        let (queue, collection) = (self.firewall_queue(firewall), self.collection());
+        let (queue, collection) = (self.firewalls.of(firewall), self.collection());
         let settings = &self.settings.firewall;
         match queue.change(&self.arm, firewall, edit, &collection, settings).await {
             Ok(()) => Ok(()),
@@ -328,14 +311,25 @@ impl Azure {
     }
 }
 
-fn not_locked(view: &MachineView<'_>) -> CloudError {
-    let target = view.target;
-    CloudError::refused(format!(
-        "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
-    ))
+/// Returns the rule of the firewall that opens a window.
+fn nat_rule(
+    view: &MachineView<'_>,
+    (allow, content, one): (Allow, Content, CloudWindow),
+    public: IpAddr,
+    machine: IpAddr,
+) -> NewNatRule {
+    NewNatRule {
+        name: names::Name::Allow(allow).to_string(),
+        description: names::describe_window(view.target, one.grant, one.not_after),
+        sources: content.sources,
+        protocol: content.protocol,
+        public,
+        machine,
+        port: one.port.port,
+    }
 }
 
-/// The windows of the rules that are in force.
+/// Returns the windows of the rules that are in force.
 fn settled(held: Vec<WindowRule>) -> BTreeSet<CloudWindow> {
     held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }

@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use azure_mgmt_network::package_2024_03::models as azure;
 use futures_util::future::{join_all, try_join_all};
 use futures_util::try_join;
+use postern_provider::kit::CallError;
 use serde::Deserialize;
 
 use crate::arm::{Arm, COMPUTE, NETWORK};
-use crate::error::CallError;
 use crate::id::ArmId;
 use crate::network::{Firewall, Group, Interface, Network};
 use crate::wire;

@@ -12,6 +12,7 @@ use postern_azure::{
 use postern_azure_sim::{AzureSim, Call, Lab, Vm};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
+use postern_provider::kit::Rate;
 use postern_provider::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -65,6 +66,8 @@ impl World {
         let secret_file = dir.path().join("secret");
         std::fs::write(&secret_file, "secret\n").unwrap();
         let origin = format!("http://{at}");
+        // A test makes the calls of a day in a second.
+        let fast = Rate { at_once: 10_000, per_second: 10_000 };
         let settings = Settings {
             deployment: "postern.example".into(),
             environment: Environment {
@@ -78,12 +81,7 @@ impl World {
             flush_connection: Flush::Refuse,
             firewall: FirewallSettings::default(),
             authorize_callers: false,
-            // A test makes the calls of a day in a second.
-            rates: Rates {
-                reads: (10_000, 10_000),
-                writes: (10_000, 10_000),
-                network_writes: (10_000, 10_000),
-            },
+            rates: Rates { reads: fast, writes: fast, network_writes: fast },
         };
         let azure = Arc::new(Azure::connect(settings.clone()).unwrap());
         Self { sim, lab, azure, settings, vms, at, dir, serving }

@@ -13,6 +13,7 @@ use postern_azure_sim::{AzureSim, Call, Lab};
 use postern_core::plan::CloudWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
+use postern_provider::kit::Rate;
 use postern_provider::{Consent, LockdownOrder, Provider as _};
 use postern_tests::azure::{AzureWorld, SUBSCRIPTION};
 use postern_tests::clock::monotonic;
@@ -169,11 +170,8 @@ pub(crate) fn sweep() {
             })
             .collect();
         let start = monotonic();
-        let many = Rates {
-            reads: (100_000, 100_000),
-            writes: (100_000, 100_000),
-            network_writes: (100_000, 100_000),
-        };
+        let fast = Rate { at_once: 100_000, per_second: 100_000 };
+        let many = Rates { reads: fast, writes: fast, network_writes: fast };
         // Each hand has groups of its own.
         let mut hands = JoinSet::new();
         for hand in 0..HANDS {
