@@ -8,7 +8,7 @@
 use std::collections::BTreeSet;
 
 use postern_core::TargetId;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::kit::{CallError, Known, Shown, read_back};
 use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
@@ -29,7 +29,7 @@ use crate::written::Written;
 pub(crate) struct TargetCache {
     own: Known<OwnGroup>,
     /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
-    unconfirmed: Vec<CloudWindow>,
+    unconfirmed: Vec<LayerWindow>,
     /// Recent openings, which a read may not show yet.
     written: Written,
     /// The read after a close showed a rule that is not in the cache.
@@ -112,7 +112,7 @@ impl InstanceOps<'_> {
                 cache.written.complete(&own.id, &mut rules, &strays, clock::instant());
                 observation.windows = rule_codec::windows(self.context.target, &rules);
             }
-            let is_missing = |window: &CloudWindow| snapshot.exists && !observation.windows.contains(window);
+            let is_missing = |window: &LayerWindow| snapshot.exists && !observation.windows.contains(window);
             if snapshot.own().is_some()
                 && cache.unconfirmed.iter().any(is_missing)
                 && let Some(wait) = waits.next()
@@ -144,7 +144,7 @@ impl InstanceOps<'_> {
     pub(crate) async fn open(
         &self,
         cache: &mut TargetCache,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         if cache.own.get().is_none() {
             self.observe(cache).await?;
@@ -171,12 +171,12 @@ impl InstanceOps<'_> {
     async fn send_opening(
         &self,
         own: &mut OwnGroup,
-        windows: &BTreeSet<CloudWindow>,
-        begun: &mut BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
+        begun: &mut BTreeSet<LayerWindow>,
     ) -> Result<(), CallError> {
         let mut written = |keys: &[RuleKey], failed: Option<&CallError>| {
             if failed.is_none_or(CallError::may_have_taken_effect) {
-                let is_on = |window: &&CloudWindow| keys.iter().any(|key| rule_plan::is_rule_of(window, key));
+                let is_on = |window: &&LayerWindow| keys.iter().any(|key| rule_plan::is_rule_of(window, key));
                 begun.extend(windows.iter().filter(is_on).cloned());
             }
         };
@@ -239,7 +239,7 @@ impl InstanceOps<'_> {
     pub(crate) async fn close(
         &self,
         cache: &mut TargetCache,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         if cache.own.get().is_none() {
             self.observe(cache).await?;
@@ -285,7 +285,7 @@ impl InstanceOps<'_> {
         &self,
         group: &str,
         rules: &[String],
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<Vec<Rule>, CloudError> {
         let shown = read_back(backoff(), || async {
             let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;

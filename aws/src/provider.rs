@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::{KeyedStates, Shown, read_back, read_places};
 use postern_provider::{
@@ -107,14 +107,14 @@ impl Provider for Aws {
         ops.observe(&mut *self.caches.of(target).lock().await).await
     }
 
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         let (_, ops) = self.ops(target).await?;
         ops.open(&mut *self.caches.of(target).lock().await, windows).await?;
         // EC2 translates a connection's destination, and never its port or its source.
         Ok(Reach::default())
     }
 
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError> {
         let (_, ops) = self.ops(target).await?;
         ops.close(&mut *self.caches.of(target).lock().await, windows).await
     }

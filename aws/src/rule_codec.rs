@@ -13,7 +13,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, ProtectedPort, SourcePrefix, TargetId};
 
 use crate::rule::{Rule, Source, Traffic};
@@ -85,12 +85,12 @@ pub(crate) fn nets(source: SourcePrefix) -> Vec<IpNet> {
 
 /// Returns the windows that rules hold. A half without its other half is a window of its own, which no grant
 /// wants, so that the broker closes it.
-pub(crate) fn windows(target: &TargetId, rules: &[WindowRule]) -> BTreeSet<CloudWindow> {
+pub(crate) fn windows(target: &TargetId, rules: &[WindowRule]) -> BTreeSet<LayerWindow> {
     let mut windows = BTreeSet::new();
     let mut halves: BTreeMap<(GrantId, ProtectedPort, Timestamp, bool), BTreeSet<IpNet>> = BTreeMap::new();
     let mut add = |grant, port, not_after, net: IpNet| {
         if let Ok(source) = net.to_string().parse() {
-            windows.insert(CloudWindow { target: target.clone(), grant, port, source, not_after });
+            windows.insert(LayerWindow { target: target.clone(), grant, port, source, not_after });
         }
     };
     for rule in rules {

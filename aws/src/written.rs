@@ -26,7 +26,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use tokio::time::Instant;
 
 use crate::rule_codec::WindowRule;
@@ -49,12 +49,12 @@ impl Written {
         &mut self,
         group: &str,
         rules: &[WindowRule],
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
         now: Instant,
     ) {
         self.forget(group, now);
         for rule in rules {
-            let is_on = |window: &&CloudWindow| rule_plan::is_rule_of(window, &(rule.port, rule.net));
+            let is_on = |window: &&LayerWindow| rule_plan::is_rule_of(window, &(rule.port, rule.net));
             let opened: BTreeSet<_> = windows.iter().filter(is_on).map(|window| window.grant).collect();
             let mut marks = rule.marks.clone();
             marks.retain(|grant, _| opened.contains(grant));
@@ -126,8 +126,8 @@ mod tests {
         GrantId::from_parts(Timestamp::UNIX_EPOCH, number)
     }
 
-    fn window(number: u128) -> CloudWindow {
-        CloudWindow {
+    fn window(number: u128) -> LayerWindow {
+        LayerWindow {
             target: "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap(),
             grant: grant(number),
             port: "tcp/22".parse().unwrap(),

@@ -19,7 +19,7 @@ use data_encoding::Encoding;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, Port, ProtectedPort, Protocol, SourcePrefix, TargetId};
 use sha2::{Digest as _, Sha256};
 
@@ -281,8 +281,8 @@ impl Content {
         target: &TargetId,
         grant: GrantId,
         not_after: Timestamp,
-    ) -> BTreeSet<CloudWindow> {
-        let window = |port: &Port, source: &SourcePrefix| CloudWindow {
+    ) -> BTreeSet<LayerWindow> {
+        let window = |port: &Port, source: &SourcePrefix| LayerWindow {
             target: target.clone(),
             grant,
             port: ProtectedPort { protocol: self.protocol, port: *port },
@@ -297,7 +297,7 @@ impl Content {
 
     /// The contents of the fewest rules that open these windows of one grant, and nothing else: where every source may
     /// reach every port, one for each protocol and family.
-    pub(crate) fn of<'a>(windows: impl IntoIterator<Item = &'a CloudWindow>) -> Vec<Self> {
+    pub(crate) fn of<'a>(windows: impl IntoIterator<Item = &'a LayerWindow>) -> Vec<Self> {
         let mut kinds: std::collections::BTreeMap<
             _,
             std::collections::BTreeMap<Port, BTreeSet<SourcePrefix>>,

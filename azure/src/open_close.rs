@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use futures_util::future::join_all;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::CloudError;
 
 use crate::error::WriteError;
@@ -27,9 +27,9 @@ const MAX_RETRIES: usize = 10;
 #[derive(Clone, Copy)]
 enum GroupChange<'a> {
     /// Opens windows: those whose connections come straight, and those whose connections pass the firewall.
-    Open { straight: &'a BTreeSet<CloudWindow>, through: &'a BTreeSet<CloudWindow> },
+    Open { straight: &'a BTreeSet<LayerWindow>, through: &'a BTreeSet<LayerWindow> },
     /// Closes windows.
-    Close(&'a BTreeSet<CloudWindow>),
+    Close(&'a BTreeSet<LayerWindow>),
 }
 
 impl Azure {
@@ -37,7 +37,7 @@ impl Azure {
     pub(crate) async fn open_windows(
         &self,
         view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let target = view.target;
         if view.machine.groups.is_empty()
@@ -91,8 +91,8 @@ impl Azure {
         &self,
         guard: &mut WriteGuard<'_>,
         view: &MachineView<'_>,
-        straight: &BTreeSet<CloudWindow>,
-        through: &BTreeSet<CloudWindow>,
+        straight: &BTreeSet<LayerWindow>,
+        through: &BTreeSet<LayerWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
@@ -108,7 +108,7 @@ impl Azure {
             )));
         }
         // A write that is under way may still fail: the rule is written again, and that call ends when the rule is in force.
-        let there: BTreeSet<CloudWindow> = settled(view.window_rules(&group));
+        let there: BTreeSet<LayerWindow> = settled(view.window_rules(&group));
         self.write_windows(guard, view, &(straight - &there), &(through - &there), tries).await
     }
 
@@ -117,8 +117,8 @@ impl Azure {
         &self,
         guard: &mut WriteGuard<'_>,
         view: &MachineView<'_>,
-        straight: &BTreeSet<CloudWindow>,
-        through: &BTreeSet<CloudWindow>,
+        straight: &BTreeSet<LayerWindow>,
+        through: &BTreeSet<LayerWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         for (windows, front) in [(straight, None), (through, view.machine.front.as_ref())] {
@@ -152,7 +152,7 @@ impl Azure {
         (name, priority): (String, Option<u16>),
         content: &Content,
         sources: BTreeSet<postern_core::SourcePrefix>,
-        one: &CloudWindow,
+        one: &LayerWindow,
     ) -> Result<NewRule, WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         let priority = priority.ok_or_else(|| {
@@ -193,7 +193,7 @@ impl Azure {
         &self,
         view: &MachineView<'_>,
         front: &FrontFirewall,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
         // A rule in a firewall that is being written may not be in force yet: the change waits for that write, and finds it.
@@ -220,7 +220,7 @@ impl Azure {
     pub(crate) async fn close_windows(
         &self,
         view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let change = GroupChange::Close(windows);
         let closed = join_all(view.groups.keys().map(|id| self.change_in(id, view, change))).await;
@@ -235,7 +235,7 @@ impl Azure {
         &self,
         guard: &mut WriteGuard<'_>,
         view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         // A group that does not exist holds no window.
@@ -252,7 +252,7 @@ impl Azure {
             guard.delete(&rule.name).await?;
         }
         for held in held {
-            let left: BTreeSet<CloudWindow> = &held.windows - windows;
+            let left: BTreeSet<LayerWindow> = &held.windows - windows;
             if left.len() == held.windows.len() {
                 continue;
             }
@@ -270,7 +270,7 @@ impl Azure {
         &self,
         view: &MachineView<'_>,
         front: &FrontFirewall,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let mut edit = Edit::default();
         let strays = view.stray_nat_rules();
@@ -280,7 +280,7 @@ impl Azure {
         edit.remove.extend(of_these.map(|(rule, _)| rule.name.clone()));
         for held in view.nat_window_rules().iter().filter(|held| !held.windows.is_disjoint(windows)) {
             edit.remove.insert(held.name.clone());
-            let left: BTreeSet<CloudWindow> = &held.windows - windows;
+            let left: BTreeSet<LayerWindow> = &held.windows - windows;
             for (allow, content, one) in rules_of(view, left.iter(), true) {
                 let (Some(public), Some(machine)) =
                     (front.public, view.machine.addresses(Family::V4).first().copied())
@@ -314,7 +314,7 @@ impl Azure {
 /// Returns the rule of the firewall that opens a window.
 fn nat_rule(
     view: &MachineView<'_>,
-    (allow, content, one): (Allow, Content, CloudWindow),
+    (allow, content, one): (Allow, Content, LayerWindow),
     public: IpAddr,
     machine: IpAddr,
 ) -> NewNatRule {
@@ -330,25 +330,25 @@ fn nat_rule(
 }
 
 /// Returns the windows of the rules that are in force.
-fn settled(held: Vec<WindowRule>) -> BTreeSet<CloudWindow> {
+fn settled(held: Vec<WindowRule>) -> BTreeSet<LayerWindow> {
     held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }
 
 /// Splits windows into those whose connections pass the firewall, and those whose connections come straight.
 fn split(
     view: &MachineView<'_>,
-    windows: &BTreeSet<CloudWindow>,
-) -> (BTreeSet<CloudWindow>, BTreeSet<CloudWindow>) {
+    windows: &BTreeSet<LayerWindow>,
+) -> (BTreeSet<LayerWindow>, BTreeSet<LayerWindow>) {
     windows.iter().cloned().partition(|window| view.machine.front_of(window.source).is_some())
 }
 
 /// Returns the rules that open windows: the name, the content and one window of each. A firewall's rule is for one port.
 fn rules_of<'a>(
     view: &MachineView<'_>,
-    windows: impl Iterator<Item = &'a CloudWindow>,
+    windows: impl Iterator<Item = &'a LayerWindow>,
     one_port_each: bool,
-) -> Vec<(Allow, Content, CloudWindow)> {
-    let mut grants: std::collections::BTreeMap<_, BTreeSet<&CloudWindow>> = std::collections::BTreeMap::new();
+) -> Vec<(Allow, Content, LayerWindow)> {
+    let mut grants: std::collections::BTreeMap<_, BTreeSet<&LayerWindow>> = std::collections::BTreeMap::new();
     for window in windows {
         let port = one_port_each.then_some(window.port);
         grants.entry((window.grant, window.not_after, port)).or_default().insert(window);

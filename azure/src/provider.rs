@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::kit::read_places;
 use postern_provider::{
@@ -27,7 +27,7 @@ impl Provider for Azure {
         Ok(view.observation(self.settings.flush_connection))
     }
 
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let opened = self.open_windows(&view, windows).await;
@@ -45,7 +45,7 @@ impl Provider for Azure {
         Ok(view.reach())
     }
 
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError> {
         let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let closed = self.close_windows(&view, windows).await;

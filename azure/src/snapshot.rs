@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 use postern_provider::{Drift, Observation, Reach, Stray};
 
@@ -104,7 +104,7 @@ impl LockedRules {
 pub(crate) struct WindowRule {
     pub(crate) name: String,
     pub(crate) allow: Allow,
-    pub(crate) windows: BTreeSet<CloudWindow>,
+    pub(crate) windows: BTreeSet<LayerWindow>,
     /// True if Azure says that it is in force.
     pub(crate) is_settled: bool,
 }
@@ -139,7 +139,7 @@ impl<'a> MachineView<'a> {
     }
 
     /// The windows of a rule in a group; none where the rule is not as its name says that it was written.
-    fn windows_of(&self, rule: &Rule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
+    fn windows_of(&self, rule: &Rule, allow: &Allow) -> Option<BTreeSet<LayerWindow>> {
         let content = content(rule)?;
         let family = content.sources.first().map(|source| Family::of(*source))?;
         let addresses: BTreeSet<Peer> =
@@ -172,7 +172,7 @@ impl<'a> MachineView<'a> {
         })
     }
 
-    fn windows_of_nat(&self, rule: &NatRule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
+    fn windows_of_nat(&self, rule: &NatRule, allow: &Allow) -> Option<BTreeSet<LayerWindow>> {
         let (ip, port) = rule.translated?;
         let [protocol] = rule.protocols[..] else { return None };
         let content = Content { protocol, ports: [port_of(port)?].into(), sources: sources(&rule.sources)? };
@@ -329,7 +329,7 @@ impl<'a> MachineView<'a> {
             let settled = held.into_iter().filter(|held| held.is_settled);
             settled.flat_map(|held| held.windows).collect::<BTreeSet<_>>()
         };
-        let mut places: Vec<BTreeSet<CloudWindow>> =
+        let mut places: Vec<BTreeSet<LayerWindow>> =
             self.on_the_way().map(|group| windows(self.window_rules(group))).collect();
         if self.machine.front.is_some() {
             // A window whose connections come straight needs no rule in the firewall.
@@ -340,7 +340,7 @@ impl<'a> MachineView<'a> {
         }
         let begun =
             self.on_the_way().flat_map(|group| self.window_rules(group)).flat_map(|held| held.windows);
-        let all: BTreeSet<CloudWindow> = places.iter().flatten().cloned().chain(begun).collect();
+        let all: BTreeSet<LayerWindow> = places.iter().flatten().cloned().chain(begun).collect();
         let (windows, partial) =
             all.into_iter().partition(|window| places.iter().all(|place| place.contains(window)));
         Observation {

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use postern_core::TargetId;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 
 use crate::Unread;
 
@@ -31,7 +31,7 @@ pub struct Assessment {
     pub locked: bool,
     /// The windows that are open on it, by the rules that were read. The provider does not compare them with
     /// grants.
-    pub windows: BTreeSet<CloudWindow>,
+    pub windows: BTreeSet<LayerWindow>,
     /// The judgement.
     pub health: Health,
 }

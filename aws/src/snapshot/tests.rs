@@ -1,7 +1,7 @@
 //! Tests of the conclusions for an instance that is locked down and that other principals change.
 
 use jiff::Timestamp;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, Protocol};
 
 use super::*;
@@ -73,12 +73,12 @@ fn windows_rule() -> Rule {
     Rule { description, ..rule("sg-own", 22, "192.0.2.7/32", tags) }
 }
 
-fn window_tags() -> (CloudWindow, Tags) {
+fn window_tags() -> (LayerWindow, Tags) {
     let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 7);
     let not_after = Timestamp::from_second(4_000_000_000).unwrap();
     let mark = Mark { not_after, whole: true, half: false };
     let (port, source) = ("tcp/22".parse().unwrap(), "192.0.2.7".parse().unwrap());
-    let window = CloudWindow { target: target(), grant, port, source, not_after };
+    let window = LayerWindow { target: target(), grant, port, source, not_after };
     let owner = (tags::MANAGED_BY.to_owned(), "postern".to_owned());
     let latest = tags::of_latest(&[(grant, mark)].into());
     (window, [tags::of_mark(grant, mark), owner].into_iter().chain(latest).collect())

@@ -122,7 +122,7 @@ proptest! {
         let protocols = [Protocol::Tcp, Protocol::Udp];
         let sources = ["192.0.2.1", "198.51.100.0/24", "0.0.0.0/0", "2001:db8::1", "::/0"];
         let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 1);
-        let windows: BTreeSet<CloudWindow> = chosen.into_iter().map(|(protocol, port, source)| CloudWindow {
+        let windows: BTreeSet<LayerWindow> = chosen.into_iter().map(|(protocol, port, source)| LayerWindow {
             target: target(),
             grant,
             port: ProtectedPort { protocol: protocols[protocol], port: Port::new([22, 3389, 5985][port]).unwrap() },
@@ -130,7 +130,7 @@ proptest! {
             not_after: Timestamp::UNIX_EPOCH,
         }).collect();
         let contents = Content::of(&windows);
-        let opened: Vec<CloudWindow> = contents.iter().flat_map(|it| it.windows(&target(), grant, Timestamp::UNIX_EPOCH)).collect();
+        let opened: Vec<LayerWindow> = contents.iter().flat_map(|it| it.windows(&target(), grant, Timestamp::UNIX_EPOCH)).collect();
         prop_assert_eq!(opened.len(), windows.len(), "no window twice");
         prop_assert_eq!(opened.into_iter().collect::<BTreeSet<_>>(), windows);
         for content in contents {

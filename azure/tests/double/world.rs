@@ -10,7 +10,7 @@ use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
 use postern_azure_sim::{AzureSim, Call, Lab, Vm};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_provider::kit::Rate;
 use postern_provider::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
@@ -115,8 +115,8 @@ impl World {
         self.azure.lockdown(&self.order(number, posterns_first())).await.unwrap()
     }
 
-    pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> CloudWindow {
-        CloudWindow {
+    pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> LayerWindow {
+        LayerWindow {
             target: self.target(number),
             grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
             port: port.parse().unwrap(),
@@ -125,11 +125,11 @@ impl World {
         }
     }
 
-    pub(crate) async fn open(&self, window: &CloudWindow) {
+    pub(crate) async fn open(&self, window: &LayerWindow) {
         self.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
     }
 
-    pub(crate) async fn close(&self, window: &CloudWindow) {
+    pub(crate) async fn close(&self, window: &LayerWindow) {
         self.azure.close(&window.target, &[window.clone()].into()).await.unwrap();
     }
 

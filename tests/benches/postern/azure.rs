@@ -10,7 +10,7 @@ use postern_azure::{
     Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
 };
 use postern_azure_sim::{AzureSim, Call, Lab};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
 use postern_provider::kit::Rate;
@@ -313,8 +313,8 @@ fn order(target: &TargetId) -> LockdownOrder {
     LockdownOrder { target, ports, consent: Consent::default(), together: [].into() }
 }
 
-fn window(target: &TargetId, number: u8) -> CloudWindow {
-    CloudWindow {
+fn window(target: &TargetId, number: u8) -> LayerWindow {
+    LayerWindow {
         target: target.clone(),
         grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, u128::from(number)),
         port: "tcp/22".parse().unwrap(),

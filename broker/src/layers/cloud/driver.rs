@@ -10,7 +10,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
-use postern_core::plan::{CloudStep, CloudWindow, Observed};
+use postern_core::plan::{CloudStep, LayerWindow, Observed};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use postern_provider::{CallerToken, CloudError, Provider, Translation};
@@ -103,7 +103,7 @@ impl CloudLayer {
 
     /// Sets the windows that a target's cloud must hold, and the windows of every grant that is not over: any other window found
     /// there is stray. A plain host has no cloud layer.
-    pub fn want(&self, target: &TargetId, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
+    pub fn want(&self, target: &TargetId, desired: BTreeSet<LayerWindow>, known: BTreeSet<LayerWindow>) {
         if self.provider(target).is_none() {
             return;
         }
@@ -123,13 +123,7 @@ impl CloudLayer {
         let Some(cloud) = window.target.cloud().filter(|cloud| self.providers.contains_key(cloud)) else {
             return Observed::Refused { reason: "this broker drives no cloud for it".into() };
         };
-        let wanted = CloudWindow {
-            target: window.target.clone(),
-            grant: grant.id,
-            port: window.port,
-            source: window.source,
-            not_after: grant.not_after,
-        };
+        let wanted = LayerWindow::of(grant, window);
         let states = self.lock();
         let Some(state) = states.get(&window.target) else { return Observed::Unconfirmed };
         // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.

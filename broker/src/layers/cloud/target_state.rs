@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
-use postern_core::plan::{CloudStep, CloudWindow, cloud_steps};
+use postern_core::plan::{CloudStep, LayerWindow, cloud_steps};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
 use postern_runtime::backoff::{Backoff, Pauses};
 
@@ -24,17 +24,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 #[derive(Default)]
 pub(super) struct TargetState {
     /// The windows that the cloud must hold; `None` until the reconciler has said so.
-    pub(super) desired: Option<BTreeSet<CloudWindow>>,
+    pub(super) desired: Option<BTreeSet<LayerWindow>>,
     /// The windows of every grant that is not in a final state: any other is stray.
-    pub(super) known: BTreeSet<CloudWindow>,
+    pub(super) known: BTreeSet<LayerWindow>,
     /// The windows that the cloud holds; `None` if a look has to come first.
-    pub(super) observed: Option<BTreeSet<CloudWindow>>,
+    pub(super) observed: Option<BTreeSet<LayerWindow>>,
     /// Windows that are open in part.
-    pub(super) partial: BTreeSet<CloudWindow>,
+    pub(super) partial: BTreeSet<LayerWindow>,
     /// The way to the target, as the cloud said last.
     pub(super) reach: Reach,
     /// Windows that this broker opened or saw open, and has not closed since.
-    left_open: BTreeSet<CloudWindow>,
+    left_open: BTreeSet<LayerWindow>,
     /// The drift at the last look.
     pub(super) drift: BTreeSet<Drift>,
     /// The strays at the last look: rules among the target's own that are no windows.
@@ -108,7 +108,7 @@ impl TargetState {
     }
 
     /// Sets the desired and the known windows, as the reconciler read them from the store.
-    pub(super) fn want(&mut self, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
+    pub(super) fn want(&mut self, desired: BTreeSet<LayerWindow>, known: BTreeSet<LayerWindow>) {
         if std::mem::take(&mut self.leaving) {
             // The target was let go of, and taken up again before the round under way ended: its answers say nothing now.
             self.doubt();
@@ -117,13 +117,13 @@ impl TargetState {
     }
 
     /// Reports whether the window may be of a grant that was requested since the store was read.
-    pub(super) fn may_be_new(&self, window: &CloudWindow) -> bool {
+    pub(super) fn may_be_new(&self, window: &LayerWindow) -> bool {
         self.looked_since && !self.known.contains(window)
     }
 
     /// Reports whether every step that is left closes windows of grants that may have been requested since the store was read.
     pub(super) fn waits_for_store(&self, now: Timestamp) -> bool {
-        let is_new = |window: &CloudWindow| self.may_be_new(window) && now < window.not_after;
+        let is_new = |window: &LayerWindow| self.may_be_new(window) && now < window.not_after;
         let waits = |step: &CloudStep| match step {
             CloudStep::Close(windows) => windows.iter().all(is_new),
             CloudStep::Open(_) => false,
@@ -181,7 +181,7 @@ impl TargetState {
     }
 
     /// Reports whether the target's cloud must hold the window.
-    pub(super) fn wants(&self, window: &CloudWindow) -> bool {
+    pub(super) fn wants(&self, window: &LayerWindow) -> bool {
         self.desired.as_ref().is_some_and(|desired| desired.contains(window))
     }
 
@@ -222,7 +222,7 @@ impl TargetState {
     }
 
     /// Records that windows were opened, and the way to the target.
-    pub(super) fn opened(&mut self, windows: &BTreeSet<CloudWindow>, reach: Reach) {
+    pub(super) fn opened(&mut self, windows: &BTreeSet<LayerWindow>, reach: Reach) {
         self.partial.retain(|window| !windows.contains(window));
         self.left_open.extend(windows.iter().cloned());
         self.observed.get_or_insert_default().extend(windows.iter().cloned());
@@ -230,7 +230,7 @@ impl TargetState {
     }
 
     /// Records that a window was closed. Returns an audit record if no open grant knew the window.
-    pub(super) fn closed(&mut self, window: &CloudWindow, now: Timestamp) -> Option<AuditEvent> {
+    pub(super) fn closed(&mut self, window: &LayerWindow, now: Timestamp) -> Option<AuditEvent> {
         self.left_open.remove(window);
         self.partial.remove(window);
         if let Some(observed) = &mut self.observed {
@@ -290,7 +290,7 @@ impl TargetState {
 }
 
 /// Returns a window in words.
-fn words(window: &CloudWindow) -> String {
+fn words(window: &LayerWindow) -> String {
     format!("{} from {} until {}", window.port, window.source, window.not_after)
 }
 

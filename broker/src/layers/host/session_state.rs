@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_runtime::backoff::{Backoff, Pauses};
 use tokio::sync::watch;
 
@@ -27,7 +27,7 @@ pub(super) struct SessionState {
     confirmed: Option<Arc<DesiredState>>,
     refusal: Option<Refusal>,
     /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
-    left_behind: BTreeSet<HostWindow>,
+    left_behind: BTreeSet<LayerWindow>,
     version: String,
     last_seen: Option<Timestamp>,
 }
@@ -101,7 +101,7 @@ impl SessionState {
     }
 
     /// Reports whether the agent may hold a window though it has no session.
-    pub(super) fn may_hold(&self, window: &HostWindow) -> bool {
+    pub(super) fn may_hold(&self, window: &LayerWindow) -> bool {
         self.left_behind.contains(window)
     }
 
@@ -174,7 +174,7 @@ impl SessionState {
     }
 
     /// Returns what is known of a window; `None` without a session.
-    pub(super) fn observe(&self, window: &HostWindow) -> Option<Observed> {
+    pub(super) fn observe(&self, window: &LayerWindow) -> Option<Observed> {
         self.session.as_ref()?;
         let holds = |pushed: &Option<Arc<DesiredState>>| {
             pushed.as_ref().is_some_and(|pushed| pushed.desired.windows.contains(window))

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_core::{Grant, GrantId, TargetId, Window};
 use tokio::sync::watch;
 
@@ -165,12 +165,7 @@ impl AgentSessions {
 
     /// Returns what is known of a window of a grant in the host layer.
     pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
-        let wanted = HostWindow {
-            grant: grant.id,
-            port: window.port,
-            source: window.source,
-            not_after: grant.not_after,
-        };
+        let wanted = LayerWindow::of(grant, window);
         let states = self.lock();
         let state = states.get(&window.target);
         if let Some(known) = state.and_then(|state| state.observe(&wanted)) {

@@ -122,7 +122,7 @@ async fn i2_an_end_needs_no_word_from_the_store() {
         let mut known = known_cloud(&world.target, grants());
         known.retain(|window| window.grant == long.id);
         known.extend(desired_cloud(&world.target, grants(), now).into_iter().filter_map(|window| {
-            (window.grant != long.id).then(|| CloudWindow { not_after: now + ends, ..window })
+            (window.grant != long.id).then(|| LayerWindow { not_after: now + ends, ..window })
         }));
         world.layer.want(&world.target, known.clone(), known);
     };
