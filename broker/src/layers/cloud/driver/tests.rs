@@ -1,10 +1,14 @@
 //! The driver on a fake cloud, led one round at a time.
 
-use postern_core::GrantId;
-use postern_core::Layers;
-use postern_core::plan::{desired_cloud, known_cloud};
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::plan::{LayerWindow, Observed, desired_cloud, known_cloud};
+use postern_core::target::CloudKind;
+use postern_core::{Grant, GrantId, Layers};
 
 use super::*;
+use crate::clock::Clock;
+use crate::layers::report::LayerStatus;
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::captured_log::capture_log;
 use postern_provider::fake::{FakeCloud, Fault};
