@@ -24,7 +24,8 @@ use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{BootTime, Moment};
-use crate::desired_state::{DesiredState, HeldWindow};
+use crate::desired_state::DesiredState;
+use crate::firewall::policy::HeldWindow;
 
 /// The version of the file format that this agent writes, and the newest that it reads.
 const VERSION: u32 = 1;

@@ -166,7 +166,7 @@ impl Status {
         let credentials = credentials.and_then(|loaded| loaded.map_err(|error| add(&error)).ok());
         let accepted =
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();
-        let window = |window: &crate::desired_state::HeldWindow| OpenNow {
+        let window = |window: &crate::firewall::policy::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,
             source: window.source,

@@ -11,7 +11,7 @@ use std::time::Duration;
 use postern_core::flatten::flatten;
 use postern_core::{ProtectedPort, SourcePrefix};
 
-use super::policy::OpenWindow;
+use super::policy::HeldWindow;
 use crate::clock::BootTime;
 
 /// A set of windows in the table.
@@ -73,7 +73,7 @@ impl fmt::Display for Element {
 pub(super) type Elements = BTreeMap<Element, BootTime>;
 
 /// Returns the elements that admit, at every instant from `now` on, exactly what the windows admit.
-pub(super) fn of_windows(windows: &[OpenWindow], now: BootTime) -> Elements {
+pub(super) fn of_windows(windows: &[HeldWindow], now: BootTime) -> Elements {
     let mut elements = Elements::new();
     let mut wide: BTreeMap<ProtectedPort, Vec<(SourcePrefix, BootTime)>> = BTreeMap::new();
     for window in windows.iter().filter(|window| window.deadline > now) {

@@ -213,7 +213,7 @@ fn range(first: IpAddr, last: IpAddr) -> String {
 mod tests {
     use super::*;
     use crate::firewall::elements::of_windows;
-    use crate::firewall::policy::OpenWindow;
+    use crate::firewall::policy::HeldWindow;
 
     fn layout(mode: Mode, ports: &[&str]) -> Layout {
         Layout { mode, ports: ports.iter().map(|port| port.parse().unwrap()).collect() }
@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn i2_every_element_carries_what_is_left_of_its_window() {
-        let window = |source: &str, end| OpenWindow {
+        let window = |source: &str, end| HeldWindow {
+            grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
             port: "tcp/22".parse().unwrap(),
             source: source.parse().unwrap(),
             deadline: BootTime(end),

@@ -9,7 +9,7 @@ use postern_runtime::error_chain::error_chain;
 use super::*;
 use crate::clock::{BootId, BootTime};
 use crate::config::LogFormat;
-use crate::desired_state::HeldWindow;
+use crate::firewall::policy::HeldWindow;
 
 #[derive(Debug, Clone, Default)]
 struct FakeHost(Arc<Mutex<Table>>);
