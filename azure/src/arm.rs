@@ -15,6 +15,7 @@ use azure_core::{
 use azure_mgmt_network::package_2024_03::models::SecurityRule;
 use bytes::Bytes;
 use postern_provider::kit::CallError;
+use postern_runtime::backoff::Backoff;
 use postern_runtime::error_chain::error_chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -238,8 +239,9 @@ impl Arm {
         let url = link(call, place)?;
         let deadline = clock::instant() + OPERATION_TIMEOUT;
         let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
-        let mut wait = FIRST_POLL_DELAY;
+        let mut polls = Backoff { first: FIRST_POLL_DELAY, longest: OPERATION_TIMEOUT }.polls();
         loop {
+            let wait = polls.next().unwrap_or(most);
             tokio::time::sleep(wait.min(most.max(FIRST_POLL_DELAY))).await;
             let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
             match state(call, &body)? {
@@ -248,7 +250,7 @@ impl Arm {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
                     return Err(CallError::no_answer(call, reason));
                 }
-                None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
+                None => most = retry_after(&headers).unwrap_or(most),
             }
         }
     }
