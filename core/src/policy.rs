@@ -177,14 +177,14 @@ impl Policy {
 #[error("{invalid}")]
 pub struct Denial {
     /// The limit that was met.
-    pub limit: Limit,
+    pub limit: PolicyLimit,
     /// The field, the problem and the remedy.
     pub invalid: Invalid,
 }
 
 /// The limit that a denied request met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum PolicyLimit {
     /// No policy covers the target.
     Target,
     /// The policies of the target do not name the principal.
@@ -199,7 +199,7 @@ pub enum Limit {
     Approval,
 }
 
-impl Limit {
+impl PolicyLimit {
     /// Returns a stable word for machines.
     pub fn reason(self) -> &'static str {
         match self {
@@ -239,13 +239,18 @@ pub fn authorize(
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(target)).collect();
         if covering.is_empty() {
             let problem = format!("{target} is under no policy");
-            return deny(Limit::Target, "targets", problem, "ask an administrator to put it under a policy");
+            return deny(
+                PolicyLimit::Target,
+                "targets",
+                problem,
+                "ask an administrator to put it under a policy",
+            );
         }
         let mine: Vec<&Policy> = covering.into_iter().filter(|policy| policy.admits(principal)).collect();
         if mine.is_empty() {
             let problem = format!("{} may not request access to {target}", principal.name);
             return deny(
-                Limit::Requester,
+                PolicyLimit::Requester,
                 "targets",
                 problem,
                 "ask an administrator to be named in its policy",
@@ -282,7 +287,12 @@ fn allowing<'a>(
 ) -> Result<&'a Policy, Denial> {
     if rules.is_empty() {
         let problem = format!("{port} is not a protected port of {target}");
-        return deny(Limit::Port, "ports", problem, "see `postern targets` for the ports of each target");
+        return deny(
+            PolicyLimit::Port,
+            "ports",
+            problem,
+            "see `postern targets` for the ports of each target",
+        );
     }
     let mut by_source =
         rules.iter().filter(|(_, rule)| rule.sources.iter().any(|allowed| allowed.allows(source))).peekable();
@@ -291,7 +301,7 @@ fn allowing<'a>(
             rules.iter().flat_map(|(_, rule)| &rule.sources).map(ToString::to_string).collect();
         let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
         let problem = format!("{source} is not an allowed source for {port} of {target}");
-        return deny(Limit::Source, "sources", problem, &format!("ask for a source within {allowed}"));
+        return deny(PolicyLimit::Source, "sources", problem, &format!("ask for a source within {allowed}"));
     }
     let by_source: Vec<_> = by_source.collect();
     let longest = by_source.iter().map(|(_, rule)| rule.max_duration).max().unwrap_or_default();
@@ -301,7 +311,7 @@ fn allowing<'a>(
         .map(|(policy, _)| *policy)
         .min_by_key(|policy| policy.approval_required)
         .ok_or_else(|| Denial {
-            limit: Limit::Duration,
+            limit: PolicyLimit::Duration,
             invalid: Invalid::new(
                 "duration",
                 format!("{} s is beyond the maximum for {port} of {target}", duration.as_secs()),
@@ -310,7 +320,7 @@ fn allowing<'a>(
         })
 }
 
-fn deny<T>(limit: Limit, field: &str, problem: String, remedy: &str) -> Result<T, Denial> {
+fn deny<T>(limit: PolicyLimit, field: &str, problem: String, remedy: &str) -> Result<T, Denial> {
     Err(Denial { limit, invalid: Invalid::new(field, problem, remedy) })
 }
 
@@ -372,7 +382,7 @@ mod tests {
         .unwrap()
     }
 
-    fn limit_met(request: &AccessRequest, policies: &[Policy]) -> Option<Limit> {
+    fn limit_met(request: &AccessRequest, policies: &[Policy]) -> Option<PolicyLimit> {
         authorize(request, &alice(), policies).err().map(|denial| denial.limit)
     }
 
@@ -381,18 +391,18 @@ mod tests {
         let policies = [a_policy()];
         for (request, limit) in [
             (asks("host:web-1", "tcp/22", "10.1.0.0/16", 3600), None),
-            (asks("host:db-1", "tcp/22", "10.1.0.0/16", 60), Some(Limit::Target)),
-            (asks("host:web-1", "tcp/3389", "10.1.0.0/16", 60), Some(Limit::Port)),
-            (asks("host:web-1", "udp/22", "10.1.0.0/16", 60), Some(Limit::Port)),
-            (asks("host:web-1", "tcp/22", "192.0.2.1", 60), Some(Limit::Source)),
-            (asks("host:web-1", "tcp/22", "8.0.0.0/5", 60), Some(Limit::Source)),
-            (asks("host:web-1", "tcp/22", "10.0.0.1", 3601), Some(Limit::Duration)),
+            (asks("host:db-1", "tcp/22", "10.1.0.0/16", 60), Some(PolicyLimit::Target)),
+            (asks("host:web-1", "tcp/3389", "10.1.0.0/16", 60), Some(PolicyLimit::Port)),
+            (asks("host:web-1", "udp/22", "10.1.0.0/16", 60), Some(PolicyLimit::Port)),
+            (asks("host:web-1", "tcp/22", "192.0.2.1", 60), Some(PolicyLimit::Source)),
+            (asks("host:web-1", "tcp/22", "8.0.0.0/5", 60), Some(PolicyLimit::Source)),
+            (asks("host:web-1", "tcp/22", "10.0.0.1", 3601), Some(PolicyLimit::Duration)),
         ] {
             assert_eq!(limit_met(&request, &policies), limit, "{request:?}");
         }
         assert_eq!(
             limit_met(&asks("host:web-1", "tcp/22", "10.0.0.1", 60), &[]),
-            Some(Limit::Target),
+            Some(PolicyLimit::Target),
             "default deny"
         );
     }
@@ -402,7 +412,7 @@ mod tests {
         let policy = Policy { requesters: vec![Name::new("bob").unwrap()], ..a_policy() };
         assert_eq!(
             limit_met(&asks("host:web-1", "tcp/22", "10.0.0.1", 60), &[policy]),
-            Some(Limit::Requester)
+            Some(PolicyLimit::Requester)
         );
     }
 
@@ -412,7 +422,10 @@ mod tests {
         policy.ports[0].sources = vec![AllowedSource::Any];
         let policies = [policy];
         assert_eq!(limit_met(&asks("host:web-1", "tcp/22", "203.0.113.0/24", 60), &policies), None);
-        assert_eq!(limit_met(&asks("host:web-1", "tcp/22", "0.0.0.0/0", 60), &policies), Some(Limit::Source));
+        assert_eq!(
+            limit_met(&asks("host:web-1", "tcp/22", "0.0.0.0/0", 60), &policies),
+            Some(PolicyLimit::Source)
+        );
     }
 
     #[test]
@@ -425,7 +438,7 @@ mod tests {
             Justification::new("test").unwrap(),
         )
         .unwrap();
-        assert_eq!(limit_met(&request, &[a_policy()]), Some(Limit::Target));
+        assert_eq!(limit_met(&request, &[a_policy()]), Some(PolicyLimit::Target));
     }
 
     #[test]
