@@ -13,8 +13,8 @@ use postern_provider::kit::CallError;
 
 use crate::error::call_error;
 use crate::rates::{ActionBuckets, ActionKind};
-use crate::resource::{Group, Instance, Interface, NewRule, Rules};
-use crate::rule::{Rule, Tags};
+use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, Rules};
+use crate::rule::{GroupRule, Tags};
 use crate::wire;
 
 /// The most values of a filter, and the most items of a page (EC2 API reference).
@@ -90,7 +90,7 @@ macro_rules! pages {
 
 impl Ec2 {
     /// Returns security groups.
-    pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Group>, CallError> {
+    pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Ec2Group>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_security_groups, "DescribeSecurityGroups", security_groups, |group| {
             found.extend(wire::group(group));
@@ -99,7 +99,7 @@ impl Ec2 {
     }
 
     /// Returns network interfaces.
-    pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Interface>, CallError> {
+    pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Ec2Interface>, CallError> {
         let mut found = Vec::new();
         pages!(
             self,
@@ -185,7 +185,11 @@ impl Ec2 {
     }
 
     /// Adds rules, which all have the same tags. EC2 adds all of them or none.
-    pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
+    pub(crate) async fn authorize(
+        &self,
+        group: &str,
+        rules: &[NewGroupRule],
+    ) -> Result<Vec<GroupRule>, CallError> {
         const ACTION: &str = "AuthorizeSecurityGroupIngress";
         self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());

@@ -69,4 +69,4 @@ mod wire;
 mod written;
 
 pub use provider::Aws;
-pub use settings::{Account, Settings};
+pub use settings::{AwsAccount, AwsSettings};

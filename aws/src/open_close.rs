@@ -16,9 +16,9 @@ use postern_runtime::clock;
 use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
 use crate::inventory;
-use crate::resource::NewRule;
-use crate::rule::{Rule, Source, Traffic};
-use crate::rule_codec::{self, WindowRule};
+use crate::resource::NewGroupRule;
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource};
+use crate::rule_codec::{self, MarkedRule};
 use crate::rule_plan::{self, ClosePlan, OpenPlan, RuleKey, TagChange};
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::tags::{self, Marks};
@@ -26,7 +26,7 @@ use crate::written::Written;
 
 /// The cached state of one target between two calls.
 #[derive(Debug, Default)]
-pub(crate) struct TargetCache {
+pub(crate) struct InstanceCache {
     own: Known<OwnGroup>,
     /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
     unconfirmed: Vec<LayerWindow>,
@@ -36,7 +36,7 @@ pub(crate) struct TargetCache {
     pub(crate) needs_observation: bool,
 }
 
-impl TargetCache {
+impl InstanceCache {
     /// Drops what reads have shown, so that the next call reads first. Keeps EC2's answers to openings.
     pub(crate) fn forget(&mut self) {
         self.own.forget();
@@ -60,7 +60,7 @@ impl TargetCache {
 #[derive(Debug)]
 struct OwnGroup {
     group: String,
-    rules: Vec<WindowRule>,
+    rules: Vec<MarkedRule>,
     /// The ids of its rules that are not windows.
     strays: Vec<String>,
     /// The lockdown is complete: only then may a window open.
@@ -99,7 +99,7 @@ impl InstanceOps<'_> {
     }
 
     /// Reads the instance and caches the result.
-    pub(crate) async fn observe(&self, cache: &mut TargetCache) -> Result<Observation, CloudError> {
+    pub(crate) async fn observe(&self, cache: &mut InstanceCache) -> Result<Observation, CloudError> {
         cache.forget();
         let mut waits = backoff();
         loop {
@@ -143,7 +143,7 @@ impl InstanceOps<'_> {
     /// Opens windows.
     pub(crate) async fn open(
         &self,
-        cache: &mut TargetCache,
+        cache: &mut InstanceCache,
         windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         if cache.own.get().is_none() {
@@ -188,7 +188,7 @@ impl InstanceOps<'_> {
             answer?;
         }
         for (marks, keys) in created {
-            let rules: Vec<NewRule> = keys.iter().map(|key| self.rule(key, &marks)).collect();
+            let rules: Vec<NewGroupRule> = keys.iter().map(|key| self.rule(key, &marks)).collect();
             let answer = self.ec2.authorize(&own.group, &rules).await;
             written(&keys, answer.as_ref().err());
             let answer = answer?;
@@ -199,7 +199,7 @@ impl InstanceOps<'_> {
                     let reason = "the answer does not name every rule";
                     CallError::no_answer("AuthorizeSecurityGroupIngress", reason)
                 })?;
-                own.rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
+                own.rules.push(MarkedRule { id, port, net, marks: marks.clone(), named: true });
             }
         }
         Ok(())
@@ -222,13 +222,13 @@ impl InstanceOps<'_> {
         Ok(())
     }
 
-    fn rule(&self, (port, net): &RuleKey, marks: &Marks) -> NewRule {
+    fn rule(&self, (port, net): &RuleKey, marks: &Marks) -> NewGroupRule {
         let number = port.port.get();
         let owner = (tags::MANAGED_BY.to_owned(), self.context.deployment.to_owned());
         let grants = marks.iter().map(|(grant, mark)| tags::of_mark(*grant, *mark));
-        NewRule {
-            traffic: Traffic::Ports { protocol: port.protocol, from: number, to: number },
-            source: Source::Prefix(*net),
+        NewGroupRule {
+            traffic: Ec2Traffic::Ports { protocol: port.protocol, from: number, to: number },
+            source: RuleSource::Prefix(*net),
             description: rule_codec::description(marks),
             tags: grants.chain(tags::of_latest(marks)).chain([owner]).collect(),
         }
@@ -238,7 +238,7 @@ impl InstanceOps<'_> {
     /// does not keep the others open.
     pub(crate) async fn close(
         &self,
-        cache: &mut TargetCache,
+        cache: &mut InstanceCache,
         windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         if cache.own.get().is_none() {
@@ -265,8 +265,8 @@ impl InstanceOps<'_> {
         }
         cache.written.closed(&own.rules);
         let left = self.wait_until_gone(&own.group, &unused, windows).await?;
-        let is_known = |rule: &Rule| {
-            WindowRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
+        let is_known = |rule: &GroupRule| {
+            MarkedRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
         };
         cache.needs_observation = !left.iter().all(is_known);
         cache.own.learn(own);
@@ -286,12 +286,12 @@ impl InstanceOps<'_> {
         group: &str,
         rules: &[String],
         windows: &BTreeSet<LayerWindow>,
-    ) -> Result<Vec<Rule>, CloudError> {
+    ) -> Result<Vec<GroupRule>, CloudError> {
         let shown = read_back(backoff(), || async {
             let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
             let left = read.ingress.remove(group).unwrap_or_default();
-            let held: Vec<WindowRule> =
-                left.iter().filter_map(|rule| WindowRule::read(rule, self.context.deployment)).collect();
+            let held: Vec<MarkedRule> =
+                left.iter().filter_map(|rule| MarkedRule::read(rule, self.context.deployment)).collect();
             let open = rule_codec::windows(self.context.target, &held);
             let still = left.iter().find(|rule| rules.contains(&rule.id)).map(ToString::to_string);
             let still = still.or_else(|| {

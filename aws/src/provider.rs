@@ -15,22 +15,22 @@ use tokio::sync::Mutex;
 use crate::accounts::{self, AccountRegion};
 use crate::backoff::backoff;
 use crate::lockdown::LockdownOps;
-use crate::open_close::{InstanceOps, TargetCache};
-use crate::settings::Settings;
+use crate::open_close::{InstanceCache, InstanceOps};
+use crate::settings::AwsSettings;
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::{inventory, tags};
 
 /// The cloud layer on AWS.
 pub struct Aws {
-    settings: Settings,
+    settings: AwsSettings,
     places: BTreeMap<(String, String), Arc<AccountRegion>>,
     /// The cache of each target, which one call at a time holds.
-    caches: KeyedStates<TargetId, Mutex<TargetCache>>,
+    caches: KeyedStates<TargetId, Mutex<InstanceCache>>,
 }
 
 impl Aws {
     /// Prepares the clients. Makes no call: a fault of an account shows on its targets.
-    pub async fn connect(settings: Settings) -> Self {
+    pub async fn connect(settings: AwsSettings) -> Self {
         let places = accounts::connect(&settings).await;
         Self { settings, places, caches: KeyedStates::default() }
     }

@@ -57,7 +57,7 @@ pub struct Config {
     /// The settings of the export of traces, if they are exported.
     pub traces: Option<Traces>,
     /// The accounts of AWS, if any.
-    pub aws: Option<postern_aws::Settings>,
+    pub aws: Option<postern_aws::AwsSettings>,
     /// The subscriptions of Azure, if any.
     pub azure: Option<postern_azure::Settings>,
 }

@@ -5,17 +5,17 @@ use std::collections::BTreeMap;
 use postern_provider::CloudError;
 use postern_provider::kit::{CallError, Shown, read_back};
 
-use super::{InstanceStep, LockdownOps, LockdownPlan};
+use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::api::Find;
 use crate::backoff::backoff;
 use crate::names;
 use crate::open_close::is_not_found;
 use crate::parking::{CustomerGroup, GroupStep};
-use crate::resource::NewRule;
+use crate::resource::NewGroupRule;
 use crate::tags;
 
 impl LockdownOps<'_> {
-    pub(super) async fn execute(&self, mut plan: LockdownPlan) -> Result<(), CloudError> {
+    pub(super) async fn execute(&self, mut plan: InstancePlan) -> Result<(), CloudError> {
         let mut parked: BTreeMap<usize, String> = plan
             .customer_groups
             .iter()
@@ -27,13 +27,13 @@ impl LockdownOps<'_> {
         for call in into_calls(plan.steps) {
             tracing::info!(target = %self.target, ?call, "changing security groups");
             match call {
-                Call::Own(InstanceStep::MakeOwn { vpc, tags }) => {
+                PlannedCall::Own(InstanceStep::MakeOwn { vpc, tags }) => {
                     let description =
                         format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
                     let name = names::own(self.instance);
                     own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
                 }
-                Call::Own(step) => {
+                PlannedCall::Own(step) => {
                     let own = own.as_deref().unwrap_or_default();
                     let is_attaching = matches!(step, InstanceStep::Attach(_));
                     let done = self.on_own(own, step).await;
@@ -43,7 +43,7 @@ impl LockdownOps<'_> {
                     }
                     done?;
                 }
-                Call::CustomerGroup(index, steps) => {
+                PlannedCall::CustomerGroup(index, steps) => {
                     if let Some(customer_group) = plan.customer_groups.get(index) {
                         self.on_customer_group(customer_group, parked.entry(index).or_default(), steps)
                             .await?;
@@ -207,7 +207,7 @@ impl LockdownOps<'_> {
     }
 
     async fn add(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
-        let rules: Vec<NewRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
+        let rules: Vec<NewGroupRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
         Ok(until_known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
     }
 
@@ -236,7 +236,7 @@ where
 }
 
 impl GroupStep {
-    fn new_rule(&self) -> Option<&NewRule> {
+    fn new_rule(&self) -> Option<&NewGroupRule> {
         match self {
             Self::Park(rule) | Self::Add(rule) => Some(rule),
             Self::MakeParked(_)
@@ -248,7 +248,7 @@ impl GroupStep {
         }
     }
 
-    fn old_rule(&self) -> Option<&crate::rule::Rule> {
+    fn old_rule(&self) -> Option<&crate::rule::GroupRule> {
         match self {
             Self::Remove(rule) | Self::Unpark(rule) => Some(rule),
             Self::MakeParked(_)
@@ -263,24 +263,24 @@ impl GroupStep {
 
 /// The steps of one call.
 #[derive(Debug)]
-enum Call {
+enum PlannedCall {
     Own(InstanceStep),
     CustomerGroup(usize, Vec<GroupStep>),
 }
 
 /// Joins neighbouring steps that one call can do: rules that are added with the same tags, and rules that are
 /// removed.
-fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
-    let mut calls: Vec<Call> = Vec::new();
+fn into_calls(steps: Vec<InstanceStep>) -> Vec<PlannedCall> {
+    let mut calls: Vec<PlannedCall> = Vec::new();
     for step in steps {
         match step {
             InstanceStep::CustomerGroup(index, step) => match calls.last_mut() {
-                Some(Call::CustomerGroup(last, steps))
+                Some(PlannedCall::CustomerGroup(last, steps))
                     if *last == index && steps.last().is_some_and(|last| joins(last, &step)) =>
                 {
                     steps.push(step);
                 }
-                _ => calls.push(Call::CustomerGroup(index, vec![step])),
+                _ => calls.push(PlannedCall::CustomerGroup(index, vec![step])),
             },
             step @ (InstanceStep::MakeOwn { .. }
             | InstanceStep::ShutEgress(_)
@@ -288,7 +288,7 @@ fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
             | InstanceStep::Mark(_)
             | InstanceStep::Attach(_)
             | InstanceStep::Detach(_)
-            | InstanceStep::DeleteOwn) => calls.push(Call::Own(step)),
+            | InstanceStep::DeleteOwn) => calls.push(PlannedCall::Own(step)),
         }
     }
     calls

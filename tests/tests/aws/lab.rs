@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use postern_aws::{Account, Aws, Settings};
+use postern_aws::{Aws, AwsAccount, AwsSettings};
 use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_provider::{
@@ -124,21 +124,21 @@ impl Lab {
     }
 }
 
-fn account(id: &str, regions: &[&str], role_arn: Option<String>) -> Account {
+fn account(id: &str, regions: &[&str], role_arn: Option<String>) -> AwsAccount {
     let regions = regions.iter().map(|region| (*region).to_owned()).collect();
-    Account { id: id.to_owned(), regions, role_arn, external_id: None }
+    AwsAccount { id: id.to_owned(), regions, role_arn, external_id: None }
 }
 
 /// An account of one's own with two Regions, and another one with a role.
-fn usual() -> [Account; 2] {
+fn usual() -> [AwsAccount; 2] {
     [
         account(ACCOUNT, &[REGION, "us-east-1"], None),
         account(OTHER_ACCOUNT, &[REGION], Some(format!("arn:aws:iam::{OTHER_ACCOUNT}:role/postern"))),
     ]
 }
 
-fn provider(net: &Net, ec2: &Ec2, accounts: &[Account]) -> Arc<Aws> {
-    let settings = Settings {
+fn provider(net: &Net, ec2: &Ec2, accounts: &[AwsAccount]) -> Arc<Aws> {
+    let settings = AwsSettings {
         deployment: "postern".to_owned(),
         endpoint: Some(ec2.endpoint()),
         rules_per_group: 60,
