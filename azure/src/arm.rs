@@ -22,7 +22,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock;
-use crate::credential::{self, Identity};
+use crate::credential::{self, EntraIdentity};
 use crate::error::{answered, call_error};
 use crate::id::ArmId;
 use crate::settings::{Credential, Environment, Rates};
@@ -50,7 +50,7 @@ const MAX_PAGES: usize = 10_000;
 pub(crate) struct Arm {
     network: azure_mgmt_network::package_2024_03::Client,
     pipeline: Pipeline,
-    credential: Arc<Identity>,
+    credential: Arc<EntraIdentity>,
     endpoint: Url,
 }
 
@@ -63,7 +63,7 @@ enum Bearer<'a> {
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct ListPage {
     #[serde(default)]
     value: Vec<Value>,
     #[serde(default, rename = "nextLink")]
@@ -102,7 +102,7 @@ impl Arm {
         let http = http().map_err(|error| error_chain(&error))?;
         let transport =
             TransportOptions::new(Arc::new(Transport::new(http.clone(), endpoint.clone(), rates)));
-        let credential = Arc::new(Identity::new(credential, environment.clone(), http));
+        let credential = Arc::new(EntraIdentity::new(credential, environment.clone(), http));
         // The transport makes all retries: it knows which calls it may repeat.
         let options = ClientOptions::default().transport(transport).retry(RetryOptions::none());
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
@@ -173,7 +173,7 @@ impl Arm {
         let mut items = Vec::new();
         for _ in 0..MAX_PAGES {
             let (_, body) = self.send(call, Method::Get, url, None, None, bearer).await?;
-            let page: Page = read(call, &body)?;
+            let page: ListPage = read(call, &body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {

@@ -12,21 +12,21 @@ use postern_provider::kit::Known;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
 /// The targets that this process has read.
-pub(crate) struct TargetCache {
+pub(crate) struct MachineCache {
     deployment: String,
-    targets: Mutex<HashMap<TargetId, CachedTarget>>,
+    targets: Mutex<HashMap<TargetId, CachedMachine>>,
 }
 
 /// The memory of one target between two calls.
 #[derive(Debug, Clone, Default)]
-struct CachedTarget {
+struct CachedMachine {
     /// The last reading; none after an error.
     snapshot: Known<Arc<MachineSnapshot>>,
     /// The rules that shut ports then.
     locked_rules: LockedRules,
 }
 
-impl CachedTarget {
+impl CachedMachine {
     /// Records the rules that shut ports now. While a release is under way, none of them may come back.
     fn record(&mut self, view: &MachineView<'_>) {
         if view.is_releasing() {
@@ -37,7 +37,7 @@ impl CachedTarget {
     }
 }
 
-impl TargetCache {
+impl MachineCache {
     pub(crate) fn new(deployment: &str) -> Self {
         Self { deployment: deployment.to_owned(), targets: Mutex::default() }
     }
@@ -93,7 +93,7 @@ impl TargetCache {
         cached.record(&swept.view(target, &self.deployment, &nothing));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, CachedTarget>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, CachedMachine>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

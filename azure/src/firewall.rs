@@ -45,7 +45,7 @@ pub(crate) struct NewNatRule {
 
 /// A change of one firewall.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Edit {
+pub(crate) struct FirewallEdit {
     pub(crate) add: Vec<NewNatRule>,
     /// The rules to remove, by name.
     pub(crate) remove: BTreeSet<String>,
@@ -63,7 +63,7 @@ pub(crate) enum EditError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Rule {
+struct NatRuleBody {
     name: String,
     description: String,
     #[serde(rename = "sourceAddresses")]
@@ -126,7 +126,7 @@ impl ExistingRule {
 /// An edit is impossible; then none is made.
 pub(crate) fn edit(
     body: &[u8],
-    edits: &[Edit],
+    edits: &[FirewallEdit],
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<Option<(Bytes, Option<String>)>, EditError> {
@@ -268,7 +268,7 @@ impl Collections {
             return Ok(());
         }
         let port = self.port(&managed, rule, settings)?;
-        let rule = Rule {
+        let rule = NatRuleBody {
             name: rule.name.clone(),
             description: rule.description.clone(),
             sources: rule
@@ -355,12 +355,12 @@ fn port_hash(rule: &NewNatRule) -> u64 {
 }
 
 /// A change that waits to be written, and the channel for its outcome.
-type Waiting = (Edit, oneshot::Sender<Result<(), ChangeError>>);
+type WaitingEdit = (FirewallEdit, oneshot::Sender<Result<(), ChangeError>>);
 
 /// The changes of one firewall that wait to be written together.
 #[derive(Default)]
 pub(crate) struct FirewallQueue {
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Vec<WaitingEdit>>,
     writer: tokio::sync::Mutex<()>,
 }
 
@@ -381,7 +381,7 @@ impl FirewallQueue {
         &self,
         arm: &Arm,
         id: &ArmId,
-        edit: Edit,
+        edit: FirewallEdit,
         collection: &str,
         settings: &FirewallSettings,
     ) -> Result<(), ChangeError> {
@@ -393,7 +393,8 @@ impl FirewallQueue {
             Err(oneshot::error::TryRecvError::Closed) => return Err(ChangeError::GivenUp),
             Err(oneshot::error::TryRecvError::Empty) => {}
         }
-        let (edits, waiting): (Vec<Edit>, Vec<_>) = std::mem::take(&mut *self.lock()).into_iter().unzip();
+        let (edits, waiting): (Vec<FirewallEdit>, Vec<_>) =
+            std::mem::take(&mut *self.lock()).into_iter().unzip();
         let written = match write(arm, id, &edits, collection, settings).await {
             // An impossible edit must not keep the others from being made.
             Err(ChangeError::Edit(_)) if edits.len() > 1 => {
@@ -410,7 +411,7 @@ impl FirewallQueue {
         answer.await.unwrap_or(Err(ChangeError::GivenUp))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<WaitingEdit>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -419,7 +420,7 @@ impl FirewallQueue {
 async fn write(
     arm: &Arm,
     id: &ArmId,
-    edits: &[Edit],
+    edits: &[FirewallEdit],
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
@@ -453,16 +454,16 @@ async fn write(
 /// Reports whether a change of the firewall is under way.
 fn is_under_way(body: &[u8]) -> bool {
     #[derive(Default, Deserialize)]
-    struct Firewall {
+    struct FirewallBody {
         #[serde(default)]
-        properties: Properties,
+        properties: FirewallProperties,
     }
     #[derive(Default, Deserialize)]
-    struct Properties {
+    struct FirewallProperties {
         #[serde(default, rename = "provisioningState")]
         state: Option<String>,
     }
-    let state = serde_json::from_slice::<Firewall>(body).unwrap_or_default().properties.state;
+    let state = serde_json::from_slice::<FirewallBody>(body).unwrap_or_default().properties.state;
     state.is_some_and(|state| state.eq_ignore_ascii_case("Updating"))
 }
 

@@ -18,21 +18,21 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::arm::{Arm, NETWORK};
 use crate::error::WriteError;
 use crate::id::{ArmId, is_plain};
-use crate::network::Group;
+use crate::network::Nsg;
 use crate::plan::RuleWrite;
 use crate::reader::Reader;
-use crate::rules::NewRule;
+use crate::rules::NewNsgRule;
 
 /// The groups that this process has read or written.
 #[derive(Default)]
-pub(crate) struct Groups {
+pub(crate) struct KnownGroups {
     states: KeyedStates<ArmId, GroupState>,
 }
 
 /// The memory of one group.
 #[derive(Default)]
 pub(crate) struct GroupState {
-    known: Mutex<Known<Group>>,
+    known: Mutex<Known<Nsg>>,
     /// Counts the begin and end of each write guard, and each recorded read: a read that began at an earlier count is older
     /// than the known state.
     epoch: AtomicU64,
@@ -44,7 +44,7 @@ pub(crate) struct GroupState {
 pub(crate) struct WriteGuard<'a> {
     arm: &'a Arm,
     id: &'a ArmId,
-    known: MutexGuard<'a, Known<Group>>,
+    known: MutexGuard<'a, Known<Nsg>>,
     epoch: &'a AtomicU64,
 }
 
@@ -55,7 +55,7 @@ impl Drop for WriteGuard<'_> {
     }
 }
 
-impl Groups {
+impl KnownGroups {
     pub(crate) fn state(&self, id: &ArmId) -> Arc<GroupState> {
         self.states.of(id)
     }
@@ -66,7 +66,7 @@ impl Groups {
     }
 
     /// Records the groups of a read, where nothing was written or recorded meanwhile.
-    pub(crate) fn record(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
+    pub(crate) fn record(&self, read: &BTreeMap<ArmId, Nsg>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
             let state = self.state(id);
             let Ok(mut known) = state.known.try_lock() else {
@@ -97,7 +97,7 @@ impl GroupState {
 
 impl WriteGuard<'_> {
     /// Returns the group, and reads it if it is not known; none where it does not exist.
-    pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Group>, CallError> {
+    pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Nsg>, CallError> {
         if self.known.get().is_none() {
             self.known.learn(reader.group(self.id).await?);
         }
@@ -110,9 +110,9 @@ impl WriteGuard<'_> {
     }
 
     /// Writes one of Postern's rules.
-    pub(crate) async fn put(&mut self, rule: &NewRule) -> Result<(), CallError> {
+    pub(crate) async fn put(&mut self, rule: &NewNsgRule) -> Result<(), CallError> {
         let call = self.arm.put_rule(self.id, &rule.name, rule.to_azure());
-        let put = |group: &mut Group| {
+        let put = |group: &mut Nsg| {
             group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
             group.rules.push(rule.read_back());
             group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
@@ -123,7 +123,7 @@ impl WriteGuard<'_> {
     /// Deletes one of Postern's rules.
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), CallError> {
         let call = self.arm.delete_rule(self.id, name);
-        let delete = |group: &mut Group| group.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name));
+        let delete = |group: &mut Nsg| group.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name));
         self.known.change(call, delete).await
     }
 

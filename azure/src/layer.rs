@@ -8,22 +8,22 @@ use postern_provider::CloudError;
 use postern_provider::kit::{CallError, KeyedStates};
 
 use crate::arm::Arm;
-use crate::cache::TargetCache;
+use crate::cache::MachineCache;
 use crate::firewall::FirewallQueue;
-use crate::groups::Groups;
+use crate::groups::KnownGroups;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names;
 use crate::reader::Reader;
-use crate::settings::Settings;
+use crate::settings::AzureSettings;
 use crate::snapshot::MachineSnapshot;
 
 /// The cloud layer on Azure.
 pub struct Azure {
-    pub(crate) settings: Settings,
+    pub(crate) settings: AzureSettings,
     pub(crate) arm: Arm,
-    pub(crate) groups: Groups,
-    pub(crate) targets: TargetCache,
+    pub(crate) groups: KnownGroups,
+    pub(crate) targets: MachineCache,
     /// The queue of the changes of each firewall.
     pub(crate) firewalls: KeyedStates<ArmId, FirewallQueue>,
     /// Allows one lockdown, release or repair at a time: those of several machines meet in one group.
@@ -35,13 +35,13 @@ impl Azure {
     ///
     /// # Errors
     /// The endpoint is not a URL, or TLS cannot be set up.
-    pub fn connect(settings: Settings) -> Result<Self, String> {
+    pub fn connect(settings: AzureSettings) -> Result<Self, String> {
         let arm = Arm::new(&settings.environment, settings.credential.clone(), &settings.rates)?;
-        let targets = TargetCache::new(&settings.deployment);
+        let targets = MachineCache::new(&settings.deployment);
         Ok(Self {
             settings,
             arm,
-            groups: Groups::default(),
+            groups: KnownGroups::default(),
             targets,
             firewalls: KeyedStates::default(),
             lockdowns: tokio::sync::Mutex::default(),

@@ -59,5 +59,5 @@ mod wire;
 
 pub use layer::Azure;
 pub use settings::{
-    Application, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };

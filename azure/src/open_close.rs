@@ -8,17 +8,17 @@ use postern_core::plan::LayerWindow;
 use postern_provider::CloudError;
 
 use crate::error::WriteError;
-use crate::firewall::{ChangeError, Edit, NewNatRule};
+use crate::firewall::{ChangeError, FirewallEdit, NewNatRule};
 use crate::groups::WriteGuard;
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::machine::FrontFirewall;
-use crate::names::{self, Allow, Content, Family};
-use crate::network::{Group, Peer, Rule};
+use crate::names::{self, AllowName, Content, Family};
+use crate::network::{Nsg, NsgRule, RulePeer};
 use crate::plan;
-use crate::rules::{NewRule, RuleMatch};
+use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Flush;
-use crate::snapshot::{MachineView, WindowRule};
+use crate::snapshot::{AllowRule, MachineView};
 
 /// The most retries in a group after a conflict with another principal.
 const MAX_RETRIES: usize = 10;
@@ -127,7 +127,7 @@ impl Azure {
                 let group = group.ok_or_else(|| WriteError::Refused(CloudError::not_locked(view.target)))?;
                 let sources =
                     front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
-                let name = names::Name::Allow(allow).to_string();
+                let name = names::RuleName::Allow(allow).to_string();
                 let kept = group.rule(&name).map(|rule| rule.priority);
                 let free = || plan::window_priority(view, &group, &self.settings.priorities, &name, tries);
                 let rule = self.window_rule(
@@ -148,12 +148,12 @@ impl Azure {
     fn window_rule(
         &self,
         view: &MachineView<'_>,
-        group: &Group,
+        group: &Nsg,
         (name, priority): (String, Option<u16>),
         content: &Content,
         sources: BTreeSet<postern_core::SourcePrefix>,
         one: &LayerWindow,
-    ) -> Result<NewRule, WriteError> {
+    ) -> Result<NewNsgRule, WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         let priority = priority.ok_or_else(|| {
             refused(format!(
@@ -165,7 +165,7 @@ impl Azure {
         for door in view.machine.doors.iter().filter(|door| door.ip.is_ipv4() == (family == Family::V4)) {
             for source in &sources {
                 let port = postern_core::ProtectedPort { protocol: content.protocol, port: one.port.port };
-                if let Some(rule) = group.obstacle(door, port, &Peer::from(*source), priority) {
+                if let Some(rule) = group.obstacle(door, port, &RulePeer::from(*source), priority) {
                     return Err(refused(format!(
                         "rule {} (priority {}) of {} denies {port} to {source} before any window; move it behind priority {priority}",
                         rule.name,
@@ -175,7 +175,7 @@ impl Azure {
                 }
             }
         }
-        Ok(NewRule {
+        Ok(NewNsgRule {
             name,
             priority,
             allows: true,
@@ -204,7 +204,7 @@ impl Azure {
             return Err(CloudError::refused(format!("the firewall {firewall} has no public address")));
         };
         let machine = view.machine.addresses(Family::V4).first().copied();
-        let mut edit = Edit::default();
+        let mut edit = FirewallEdit::default();
         for (allow, content, one) in rules_of(view, windows.difference(&there), true) {
             let (Some(machine), Family::V4) = (machine, Family::of(one.source)) else {
                 return Err(CloudError::refused(format!(
@@ -243,7 +243,7 @@ impl Azure {
         let held = view.window_rules(&group);
         // A rule with the name of such a window and another content goes with it: another principal edited it.
         let is_read = |name: &str| held.iter().any(|held| held.name == name);
-        let is_edited = |(rule, name): &(&Rule, names::Name)| {
+        let is_edited = |(rule, name): &(&NsgRule, names::RuleName)| {
             let allow = name.clone().allow();
             let grant = allow.filter(|_| !is_read(&rule.name)).map(|allow| allow.grant);
             windows.iter().any(|window| Some(window.grant) == grant)
@@ -272,7 +272,7 @@ impl Azure {
         front: &FrontFirewall,
         windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        let mut edit = Edit::default();
+        let mut edit = FirewallEdit::default();
         let strays = view.stray_nat_rules();
         let of_these = view.managed_nat_rules().filter(|(rule, allow)| {
             strays.contains(&rule.name) && windows.iter().any(|window| window.grant == allow.grant)
@@ -294,8 +294,8 @@ impl Azure {
     }
 
     /// Changes a firewall, unless the edit is empty.
-    pub(crate) async fn edit_firewall(&self, firewall: &ArmId, edit: Edit) -> Result<(), CloudError> {
-        if edit == Edit::default() {
+    pub(crate) async fn edit_firewall(&self, firewall: &ArmId, edit: FirewallEdit) -> Result<(), CloudError> {
+        if edit == FirewallEdit::default() {
             return Ok(());
         }
         let (queue, collection) = (self.firewalls.of(firewall), self.collection());
@@ -314,12 +314,12 @@ impl Azure {
 /// Returns the rule of the firewall that opens a window.
 fn nat_rule(
     view: &MachineView<'_>,
-    (allow, content, one): (Allow, Content, LayerWindow),
+    (allow, content, one): (AllowName, Content, LayerWindow),
     public: IpAddr,
     machine: IpAddr,
 ) -> NewNatRule {
     NewNatRule {
-        name: names::Name::Allow(allow).to_string(),
+        name: names::RuleName::Allow(allow).to_string(),
         description: names::describe_window(view.target, one.grant, one.not_after),
         sources: content.sources,
         protocol: content.protocol,
@@ -330,7 +330,7 @@ fn nat_rule(
 }
 
 /// Returns the windows of the rules that are in force.
-fn settled(held: Vec<WindowRule>) -> BTreeSet<LayerWindow> {
+fn settled(held: Vec<AllowRule>) -> BTreeSet<LayerWindow> {
     held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }
 
@@ -347,7 +347,7 @@ fn rules_of<'a>(
     view: &MachineView<'_>,
     windows: impl Iterator<Item = &'a LayerWindow>,
     one_port_each: bool,
-) -> Vec<(Allow, Content, LayerWindow)> {
+) -> Vec<(AllowName, Content, LayerWindow)> {
     let mut grants: std::collections::BTreeMap<_, BTreeSet<&LayerWindow>> = std::collections::BTreeMap::new();
     for window in windows {
         let port = one_port_each.then_some(window.port);
@@ -359,7 +359,7 @@ fn rules_of<'a>(
         for content in Content::of(windows.iter().copied()) {
             let opened = content.windows(view.target, grant, not_after);
             if let Some(one) = opened.into_iter().next() {
-                rules.push((Allow::new(&key, grant, not_after, &content), content, one));
+                rules.push((AllowName::new(&key, grant, not_after, &content), content, one));
             }
         }
     }

@@ -8,7 +8,7 @@ use postern_provider::kit::Rate;
 
 /// The subscriptions that Postern drives, and the access to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct AzureSettings {
     /// The name by which Postern recognizes its own rules; another Postern in the same subscription has another. 1 to 256
     /// characters.
     pub deployment: String,

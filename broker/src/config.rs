@@ -59,7 +59,7 @@ pub struct Config {
     /// The accounts of AWS, if any.
     pub aws: Option<postern_aws::AwsSettings>,
     /// The subscriptions of Azure, if any.
-    pub azure: Option<postern_azure::Settings>,
+    pub azure: Option<postern_azure::AzureSettings>,
 }
 
 /// The format of log lines.

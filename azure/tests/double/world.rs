@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_azure::{
-    Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, Azure, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
 use postern_azure_sim::{AzureSim, Call, Lab, Vm};
 use postern_core::plan::LayerWindow;
@@ -27,7 +27,7 @@ pub(crate) struct World {
     pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     pub(crate) azure: Arc<Azure>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: AzureSettings,
     pub(crate) vms: Vec<Vm>,
     pub(crate) at: SocketAddr,
     pub(crate) dir: TempDir,
@@ -68,7 +68,7 @@ impl World {
         let origin = format!("http://{at}");
         // A test makes the calls of a day in a second.
         let fast = Rate { at_once: 10_000, per_second: 10_000 };
-        let settings = Settings {
+        let settings = AzureSettings {
             deployment: "postern.example".into(),
             environment: Environment {
                 resource_manager: origin.clone(),

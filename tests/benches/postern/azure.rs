@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use postern_azure::{
-    Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, Azure, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
 use postern_azure_sim::{AzureSim, Call, Lab};
 use postern_core::plan::LayerWindow;
@@ -246,7 +246,7 @@ impl Field {
     }
 
     fn provider(&self, rates: Rates) -> Arc<Azure> {
-        let settings = Settings {
+        let settings = AzureSettings {
             deployment: "postern".into(),
             environment: Environment {
                 resource_manager: self.origin.clone(),
