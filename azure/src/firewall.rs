@@ -12,7 +12,6 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 use postern_core::{Port, Protocol, SourcePrefix};
 use postern_provider::kit::CallError;
 use serde::{Deserialize, Serialize};
@@ -22,14 +21,12 @@ use tokio::sync::oneshot;
 use crate::arm::{Arm, NETWORK};
 use crate::clock;
 use crate::id::ArmId;
+use crate::json::{Fields, etag, nested};
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
 
 /// The time that a change is retried while other principals change the firewall: each of their writes takes up to five minutes.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// A JSON object as it was read: each field's value byte for byte, in its place.
-type Fields = IndexMap<String, Box<RawValue>>;
 
 /// A rule that Postern adds to a firewall.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +129,7 @@ pub(crate) fn edit(
 ) -> Result<Option<(Bytes, Option<String>)>, EditError> {
     let unreadable = |error: serde_json::Error| EditError::Unreadable(error.to_string());
     let mut firewall: Fields = serde_json::from_slice(body).map_err(unreadable)?;
-    let etag = firewall.get("etag").and_then(|etag| serde_json::from_str(etag.get()).ok());
+    let etag = etag(&firewall);
     let mut properties: Fields = nested(&firewall, "properties").map_err(unreadable)?;
     if let Some(policy) = properties.get("firewallPolicy").filter(|policy| policy.get() != "null") {
         let policy: serde_json::Value = serde_json::from_str(policy.get()).map_err(unreadable)?;
@@ -166,13 +163,6 @@ pub(crate) fn edit(
     firewall.insert("properties".into(), to_raw_value(&properties).map_err(unreadable)?);
     let body = serde_json::to_vec(&firewall).map_err(unreadable)?;
     Ok(Some((Bytes::from(body), etag)))
-}
-
-fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> serde_json::Result<T> {
-    match fields.get(name).filter(|value| value.get() != "null") {
-        Some(value) => serde_json::from_str(value.get()),
-        None => Ok(T::default()),
-    }
 }
 
 /// Takes these rules out of every collection but Postern's: another principal gave the collection another name, or copied a

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 use postern_provider::CloudError;
 use postern_provider::kit::{CallError, KeyedStates, Known};
-use serde_json::value::{RawValue, to_raw_value};
+use serde_json::value::to_raw_value;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::arm::{Arm, NETWORK};
 use crate::error::WriteError;
 use crate::id::{ArmId, is_plain};
+use crate::json::{Fields, etag, nested};
 use crate::network::Nsg;
 use crate::plan::RuleWrite;
 use crate::reader::Reader;
@@ -160,13 +160,9 @@ impl WriteGuard<'_> {
 
 /// Returns a rule with another priority and all else byte for byte, and its etag.
 fn with_priority(body: &[u8], priority: u16) -> serde_json::Result<(Bytes, Option<String>)> {
-    type Fields = IndexMap<String, Box<RawValue>>;
     let mut rule: Fields = serde_json::from_slice(body)?;
-    let etag = rule.get("etag").and_then(|etag| serde_json::from_str(etag.get()).ok());
-    let mut properties: Fields = match rule.get("properties") {
-        Some(properties) => serde_json::from_str(properties.get())?,
-        None => Fields::new(),
-    };
+    let etag = etag(&rule);
+    let mut properties: Fields = nested(&rule, "properties")?;
     properties.insert("priority".into(), to_raw_value(&priority)?);
     rule.insert("properties".into(), to_raw_value(&properties)?);
     Ok((Bytes::from(serde_json::to_vec(&rule)?), etag))

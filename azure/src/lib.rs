@@ -42,6 +42,7 @@ mod firewall;
 mod groups;
 mod id;
 mod inventory;
+mod json;
 mod layer;
 mod lockdown;
 mod machine;
