@@ -148,7 +148,7 @@ impl Ledger {
         file.read_to_end(&mut content).map_err(failed)?;
         let damaged = |source| LedgerError::Damaged { path: path(), source };
         // The version is read first: a newer format need not have this one's fields.
-        let Versioned { version } = serde_json::from_slice(&content).map_err(damaged)?;
+        let LedgerVersion { version } = serde_json::from_slice(&content).map_err(damaged)?;
         if version > VERSION {
             return Err(LedgerError::Newer { path: path(), version });
         }
@@ -157,7 +157,7 @@ impl Ledger {
 }
 
 #[derive(Deserialize)]
-struct Versioned {
+struct LedgerVersion {
     version: u32,
 }
 

@@ -13,7 +13,7 @@ fn window(port: &str, source: &str, seconds: u64) -> HeldWindow {
     }
 }
 
-fn elements(windows: &[HeldWindow]) -> Vec<(Set, String, u64)> {
+fn elements(windows: &[HeldWindow]) -> Vec<(WindowSet, String, u64)> {
     let of = of_windows(windows, BootTime(0));
     of.into_iter().map(|(element, end)| (element.set, element.to_string(), end.0 / SECOND)).collect()
 }
@@ -30,13 +30,13 @@ fn single_addresses_are_hashed_and_wider_prefixes_are_flattened_for_each_port() 
         window("tcp/22", "2001:db8::/64", 8),
     ];
     let expected = [
-        (Set::Hosts4, "tcp/22 from 192.0.2.7", 20),
-        (Set::Hosts6, "tcp/22 from 2001:db8::1", 7),
-        (Set::Nets4, "tcp/22 from 192.0.2.0-192.0.2.7", 30),
-        (Set::Nets4, "tcp/22 from 192.0.2.8-192.0.2.11", 40),
-        (Set::Nets4, "tcp/22 from 192.0.2.12-192.0.2.15", 30),
-        (Set::Nets4, "udp/22 from 192.0.2.0-192.0.2.255", 5),
-        (Set::Nets6, "tcp/22 from 2001:db8::-2001:db8::ffff:ffff:ffff:ffff", 8),
+        (WindowSet::Hosts4, "tcp/22 from 192.0.2.7", 20),
+        (WindowSet::Hosts6, "tcp/22 from 2001:db8::1", 7),
+        (WindowSet::Nets4, "tcp/22 from 192.0.2.0-192.0.2.7", 30),
+        (WindowSet::Nets4, "tcp/22 from 192.0.2.8-192.0.2.11", 40),
+        (WindowSet::Nets4, "tcp/22 from 192.0.2.12-192.0.2.15", 30),
+        (WindowSet::Nets4, "udp/22 from 192.0.2.0-192.0.2.255", 5),
+        (WindowSet::Nets6, "tcp/22 from 2001:db8::-2001:db8::ffff:ffff:ffff:ffff", 8),
     ];
     assert_eq!(elements(&windows), expected.map(|(set, text, end)| (set, text.to_owned(), end)));
 }
