@@ -11,18 +11,18 @@ use postern_aws::AwsSettings;
 /// The section `[aws]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct AwsSection {
     #[serde(default)]
     endpoint: Option<String>,
     #[serde(default)]
     rules_per_group: Option<usize>,
     #[serde(default)]
-    accounts: Vec<Account>,
+    accounts: Vec<AccountSection>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Account {
+struct AccountSection {
     id: String,
     regions: Vec<String>,
     #[serde(default)]
@@ -34,7 +34,7 @@ struct Account {
 /// The default quota of an account (Amazon VPC quotas).
 const RULES_PER_GROUP: usize = 60;
 
-impl File {
+impl AwsSection {
     /// # Errors
     /// The first key that is wrong.
     pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<AwsSettings, Invalid> {
@@ -73,7 +73,7 @@ impl File {
     }
 }
 
-impl Account {
+impl AccountSection {
     fn checked(self) -> Result<postern_aws::AwsAccount, Invalid> {
         if self.regions.is_empty() {
             return Err(Invalid::new("regions", "is empty", "name at least one, such as eu-central-1"));
@@ -135,7 +135,7 @@ mod tests {
     "#;
 
     fn parse(text: &str) -> Result<AwsSettings, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: AwsSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
     }
 

@@ -14,7 +14,7 @@ use serde::Deserialize;
 /// The section `[azure]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct AzureSection {
     #[serde(default)]
     cloud: Option<String>,
     #[serde(default)]
@@ -85,7 +85,7 @@ enum FlushFile {
     Warn,
 }
 
-impl File {
+impl AzureSection {
     /// # Errors
     /// The first key that is wrong.
     pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<AzureSettings, Invalid> {
@@ -266,7 +266,7 @@ mod tests {
     "#;
 
     fn parse(text: &str) -> Result<AzureSettings, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: AzureSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
     }
 

@@ -52,14 +52,14 @@ pub(super) struct TargetState {
     late_calls: Option<Timestamp>,
     /// Set if there was a look since the reconciler read the store: `known` may be older than `observed`.
     looked_since: bool,
-    pub(super) failure: Option<Failure>,
+    pub(super) failure: Option<RoundFailure>,
     pub(super) last_seen: Option<Timestamp>,
     /// The number of rounds: a sweep that began before the last one is older than this state.
     pub(super) rounds: u64,
 }
 
 /// Rounds that failed in a row.
-pub(super) struct Failure {
+pub(super) struct RoundFailure {
     pub(super) error: CloudError,
     pub(super) times: u32,
     pub(super) retry_at: Timestamp,
@@ -279,7 +279,7 @@ impl TargetState {
                 .with("windows_to_close", stuck)
         });
         self.failure =
-            Some(Failure { error, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+            Some(RoundFailure { error, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
         alarm
     }
 

@@ -9,7 +9,7 @@ use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_runtime::backoff::{Backoff, Pauses};
 use tokio::sync::watch;
 
-use super::desired_state::{DesiredState, Outgoing};
+use super::desired_state::{Outgoing, PushedState};
 use super::log;
 use crate::layers::report::{LayerReport, LayerStatus};
 
@@ -23,9 +23,9 @@ pub(super) struct SessionState {
     number: u64,
     session: Option<watch::Sender<Outgoing>>,
     began: Option<Timestamp>,
-    pushed: Option<Arc<DesiredState>>,
-    confirmed: Option<Arc<DesiredState>>,
-    refusal: Option<Refusal>,
+    pushed: Option<Arc<PushedState>>,
+    confirmed: Option<Arc<PushedState>>,
+    refusal: Option<AgentRefusal>,
     /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
     left_behind: BTreeSet<LayerWindow>,
     version: String,
@@ -34,7 +34,7 @@ pub(super) struct SessionState {
 
 /// The agent's refusal of the state that was pushed last.
 #[derive(Debug)]
-struct Refusal {
+struct AgentRefusal {
     reason: String,
     times: u32,
     retry_at: Timestamp,
@@ -126,7 +126,7 @@ impl SessionState {
         if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
-        let pushed = Arc::new(DesiredState { generation, desired });
+        let pushed = Arc::new(PushedState { generation, desired });
         log::pushed(self.pushed.as_deref(), &pushed);
         // The agent may have applied a state that is replaced before its answer came.
         if !self.in_sync()
@@ -170,13 +170,13 @@ impl SessionState {
         }
         let wait = backoff.next().unwrap_or(Duration::from_secs(30));
         self.refusal =
-            Some(Refusal { reason, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+            Some(AgentRefusal { reason, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
     }
 
     /// Returns what is known of a window; `None` without a session.
     pub(super) fn observe(&self, window: &LayerWindow) -> Option<Observed> {
         self.session.as_ref()?;
-        let holds = |pushed: &Option<Arc<DesiredState>>| {
+        let holds = |pushed: &Option<Arc<PushedState>>| {
             pushed.as_ref().is_some_and(|pushed| pushed.desired.windows.contains(window))
         };
         Some(match &self.refusal {
@@ -189,7 +189,7 @@ impl SessionState {
 
     /// Reports whether the agent confirmed the state that was pushed last.
     fn in_sync(&self) -> bool {
-        let generation = |pushed: &Option<Arc<DesiredState>>| pushed.as_ref().map(|pushed| pushed.generation);
+        let generation = |pushed: &Option<Arc<PushedState>>| pushed.as_ref().map(|pushed| pushed.generation);
         self.pushed.is_some() && generation(&self.pushed) == generation(&self.confirmed)
     }
 

@@ -45,7 +45,7 @@ struct Inherited {
 
 /// The connection of one agent. Dropping it ends the session.
 #[derive(Debug)]
-pub struct Session {
+pub struct AgentSession {
     sessions: Arc<AgentSessions>,
     target: TargetId,
     number: u64,
@@ -61,13 +61,13 @@ impl AgentSessions {
     }
 
     /// Starts a session. An earlier session of the same target ends: an agent has one.
-    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> Session {
+    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> AgentSession {
         let (sender, outgoing) = watch::channel(Outgoing::Nothing);
         let number =
             self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
         self.wakeups.wake(target);
         let (sessions, target) = (Arc::clone(self), target.clone());
-        Session { sessions, target, number, outgoing, _counted: AgentGauge::default() }
+        AgentSession { sessions, target, number, outgoing, _counted: AgentGauge::default() }
     }
 
     /// Ends the target's session, if there is one.
@@ -206,7 +206,7 @@ impl AgentSessions {
     }
 }
 
-impl Session {
+impl AgentSession {
     /// Waits for the next thing to send.
     pub async fn next(&mut self) -> Outgoing {
         match self.outgoing.changed().await {
@@ -240,7 +240,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for AgentSession {
     fn drop(&mut self) {
         self.with_state(|state, now| state.disconnect(now));
         self.sessions.wakeups.wake(&self.target);
