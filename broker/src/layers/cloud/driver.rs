@@ -12,8 +12,9 @@ use tracing::Instrument as _;
 
 use super::layer::CloudLayer;
 use super::log;
-use super::target_state::{ALARM_AFTER, TargetState};
+use super::target_state::TargetState;
 use crate::clock::boottime;
+use crate::layers::failure_streak::ALARM_AFTER;
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
 

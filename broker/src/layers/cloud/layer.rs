@@ -15,9 +15,10 @@ use postern_provider::{CallerToken, CloudError, Provider, Translation};
 use tokio::sync::Notify;
 
 use super::audit_outbox::AuditOutbox;
-use super::target_state::{RoundFailure, TargetState};
+use super::target_state::TargetState;
 use crate::clock::Clock;
 use crate::cluster::leases::Leases;
+use crate::layers::failure_streak::FailureStreak;
 use crate::layers::report::{LayerReport, LayerStatus};
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
@@ -118,19 +119,19 @@ impl CloudLayer {
         let may_open = state.busy || state.wants(&wanted);
         match (&state.observed, &state.failure) {
             (Some(observed), _) if observed.contains(&wanted) && !state.needs_look() => Observed::Open,
-            (_, Some(RoundFailure { error: CloudError::Refused { reason }, .. })) => {
+            (_, Some(FailureStreak { error: CloudError::Refused { reason }, .. })) => {
                 Observed::Refused { reason: reason.clone() }
             }
             // A VM that is gone has nothing open, and nothing can be opened on it.
-            (_, Some(RoundFailure { error: error @ CloudError::NotFound { .. }, .. }))
+            (_, Some(FailureStreak { error: error @ CloudError::NotFound { .. }, .. }))
                 if state.wants(&wanted) =>
             {
                 Observed::Refused { reason: error.to_string() }
             }
-            (_, Some(RoundFailure { error: CloudError::NotFound { .. }, .. })) if !may_open => {
+            (_, Some(FailureStreak { error: CloudError::NotFound { .. }, .. })) if !may_open => {
                 Observed::Absent
             }
-            (_, Some(RoundFailure { error: error @ CloudError::Unavailable { .. }, .. })) => {
+            (_, Some(FailureStreak { error: error @ CloudError::Unavailable { .. }, .. })) => {
                 tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
                 Observed::Unconfirmed
             }
@@ -143,7 +144,7 @@ impl CloudLayer {
             {
                 Observed::Absent
             }
-            (Some(_), None) | (_, None | Some(RoundFailure { error: CloudError::NotFound { .. }, .. })) => {
+            (Some(_), None) | (_, None | Some(FailureStreak { error: CloudError::NotFound { .. }, .. })) => {
                 Observed::Unconfirmed
             }
         }
@@ -170,7 +171,7 @@ impl CloudLayer {
         let states = self.lock();
         let Some(state) = states.get(target) else { return LayerReport::of(LayerStatus::Pending, "") };
         let mut report = match (&state.failure, &state.observed) {
-            (Some(RoundFailure { error: error @ CloudError::Unavailable { .. }, .. }), _) => {
+            (Some(FailureStreak { error: error @ CloudError::Unavailable { .. }, .. }), _) => {
                 LayerReport::unreachable(&error.to_string())
             }
             (Some(failure), _) => LayerReport::of(LayerStatus::Failed, &failure.error.to_string()),

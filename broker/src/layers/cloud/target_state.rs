@@ -9,16 +9,14 @@ use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::plan::{CloudStep, LayerWindow, cloud_steps};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
-use postern_runtime::backoff::{Backoff, Pauses};
+use postern_runtime::backoff::Backoff;
 
 use super::audit_outbox::{FOREIGN, UNKNOWN};
+use crate::layers::failure_streak::FailureStreak;
 
-/// The number of failures of a target in a row at which the broker raises an alarm.
-pub(super) const ALARM_AFTER: u32 = 3;
-
-/// The longest pause between two rounds on a target whose cloud fails. Chance may double it: a window past its end is closed
+/// The pauses between two rounds on a target whose cloud fails. Chance may double the longest: a window past its end is closed
 /// half a minute after an outage at the latest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 
 /// The state of one target.
 #[derive(Default)]
@@ -52,18 +50,11 @@ pub(super) struct TargetState {
     late_calls: Option<Timestamp>,
     /// Set if there was a look since the reconciler read the store: `known` may be older than `observed`.
     looked_since: bool,
-    pub(super) failure: Option<RoundFailure>,
+    /// The rounds that failed in a row, with the last error.
+    pub(super) failure: Option<FailureStreak<CloudError>>,
     pub(super) last_seen: Option<Timestamp>,
     /// The number of rounds: a sweep that began before the last one is older than this state.
     pub(super) rounds: u64,
-}
-
-/// Rounds that failed in a row.
-pub(super) struct RoundFailure {
-    pub(super) error: CloudError,
-    pub(super) times: u32,
-    pub(super) retry_at: Timestamp,
-    backoff: Pauses,
 }
 
 impl TargetState {
@@ -258,11 +249,8 @@ impl TargetState {
     ) -> Option<AuditEvent> {
         // A target that is gone is no alarm: Auto Scaling replaces machines all day.
         let (was_gone, is_gone) = (self.is_gone(), matches!(error, CloudError::NotFound { .. }));
-        let (times, mut backoff) = match self.failure.take() {
-            Some(failure) if was_gone == is_gone => (failure.times + 1, failure.backoff),
-            Some(_) | None => (1, backoff()),
-        };
-        let wait = backoff.next().unwrap_or(LONGEST_PAUSE);
+        let before = self.failure.take().filter(|_| was_gone == is_gone);
+        let failure = FailureStreak::after(before, error, BACKOFF, now);
         self.observed = None;
         if is_gone {
             self.left_open.clear();
@@ -271,30 +259,24 @@ impl TargetState {
             self.strays.clear();
             (self.repair, self.look) = (false, false);
         }
-        let alarm = (times == ALARM_AFTER && !is_gone).then(|| {
+        let alarm = (failure.is_alarm() && !is_gone).then(|| {
             let stuck = self.known.union(&self.left_open).filter(|window| !self.wants(window)).count();
             AuditEvent::done(now, "broker", "cloud.alarm")
                 .on_target(target)
-                .with("error", &error)
+                .with("error", &failure.error)
                 .with("windows_to_close", stuck)
         });
-        self.failure =
-            Some(RoundFailure { error, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+        self.failure = Some(failure);
         alarm
     }
 
     /// Reports whether the target has failed so often that an operator should look.
     pub(super) fn is_stuck(&self) -> bool {
-        !self.is_gone() && self.failure.as_ref().is_some_and(|failure| failure.times >= ALARM_AFTER)
+        !self.is_gone() && self.failure.as_ref().is_some_and(FailureStreak::is_stuck)
     }
 }
 
 /// Returns a window in words.
 fn words(window: &LayerWindow) -> String {
     format!("{} from {} until {}", window.port, window.source, window.not_after)
-}
-
-/// Growing pauses, without end.
-fn backoff() -> Pauses {
-    Backoff { first: Duration::from_millis(250), longest: LONGEST_PAUSE }.endless()
 }
