@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use postern_core::TargetId;
 use postern_core::plan::LayerWindow;
-use postern_provider::kit::{CallError, Known, Shown, read_back};
+use postern_provider::kit::{CallError, Known, ReadBack, read_back};
 use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
 
@@ -301,11 +301,11 @@ impl InstanceOps<'_> {
                     window.grant, window.port, window.source
                 ))
             });
-            Ok::<_, CloudError>(still.map_or(Shown::Yes(left), Shown::NotYet))
+            Ok::<_, CloudError>(still.map_or(ReadBack::Shown(left), ReadBack::NotYet))
         });
         match shown.await? {
-            Shown::Yes(left) => Ok(left),
-            Shown::NotYet(still) => Err(CloudError::unavailable(format!(
+            ReadBack::Shown(left) => Ok(left),
+            ReadBack::NotYet(still) => Err(CloudError::unavailable(format!(
                 "EC2 still shows what was removed from {group}: {still}"
             ))),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
-use postern_provider::kit::{KeyedStates, Shown, read_back, read_places};
+use postern_provider::kit::{KeyedStates, ReadBack, read_back, read_places};
 use postern_provider::{
     AssessmentReport, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, SweepReport,
 };
@@ -181,7 +181,11 @@ impl Provider for Aws {
         // A request for access a moment later must find the target locked down.
         let shown = read_back(backoff(), || async {
             let left = lockdown.plan_lock(order, &ops.snapshot().await?).await?;
-            Ok::<_, CloudError>(if left.changes.is_empty() { Shown::Yes(()) } else { Shown::NotYet(()) })
+            Ok::<_, CloudError>(if left.changes.is_empty() {
+                ReadBack::Shown(())
+            } else {
+                ReadBack::NotYet(())
+            })
         });
         shown_as(shown.await?, &order.target, "locked down")?;
         Ok(report)
@@ -205,8 +209,8 @@ impl Provider for Aws {
         }
         let shown = read_back(backoff(), || async {
             match lockdown.plan_release(&ops.snapshot().await?).await {
-                Ok(left) if !left.changes.is_empty() => Ok(Shown::NotYet(())),
-                Ok(_) | Err(CloudError::NotFound { .. }) => Ok(Shown::Yes(())),
+                Ok(left) if !left.changes.is_empty() => Ok(ReadBack::NotYet(())),
+                Ok(_) | Err(CloudError::NotFound { .. }) => Ok(ReadBack::Shown(())),
                 Err(error) => Err(error),
             }
         });
@@ -216,10 +220,10 @@ impl Provider for Aws {
 }
 
 /// Fails if a read does not show a change: EC2 is eventually consistent, and another principal may have undone it.
-fn shown_as(shown: Shown<()>, target: &TargetId, deed: &str) -> Result<(), CloudError> {
+fn shown_as(shown: ReadBack<()>, target: &TargetId, deed: &str) -> Result<(), CloudError> {
     match shown {
-        Shown::Yes(()) => Ok(()),
-        Shown::NotYet(()) => Err(CloudError::unavailable(format!(
+        ReadBack::Shown(()) => Ok(()),
+        ReadBack::NotYet(()) => Err(CloudError::unavailable(format!(
             "every change was made, and EC2 does not show {target} as {deed} yet; the next sweep looks again"
         ))),
     }

@@ -16,11 +16,11 @@ use crate::{
 /// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
 #[derive(Debug, Default)]
 pub struct FakeCloud {
-    inner: Mutex<Inner>,
+    inner: Mutex<FakeState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
+struct FakeState {
     windows: BTreeMap<TargetId, BTreeSet<LayerWindow>>,
     /// The windows of which a part is open.
     partial: BTreeMap<TargetId, BTreeSet<LayerWindow>>,
@@ -183,7 +183,7 @@ impl FakeCloud {
     async fn call<T>(
         &self,
         target: &TargetId,
-        act: impl FnOnce(&mut Inner) -> Result<T, CloudError> + Send,
+        act: impl FnOnce(&mut FakeState) -> Result<T, CloudError> + Send,
     ) -> Result<T, CloudError> {
         self.unless_silent().await;
         let mut inner = self.lock();
@@ -212,12 +212,12 @@ impl FakeCloud {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, FakeState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl FakeState {
     fn observation(&self, target: &TargetId) -> Observation {
         Observation {
             windows: self.windows.get(target).cloned().unwrap_or_default(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postern_provider::CloudError;
-use postern_provider::kit::{CallError, Shown, read_back};
+use postern_provider::kit::{CallError, ReadBack, read_back};
 
 use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::api::Find;
@@ -80,11 +80,11 @@ impl LockdownOps<'_> {
         let shown = read_back(backoff(), || async {
             let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
             let rules: Vec<String> = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
-            Ok::<_, CallError>(if rules.is_empty() { Shown::NotYet(()) } else { Shown::Yes(rules) })
+            Ok::<_, CallError>(if rules.is_empty() { ReadBack::NotYet(()) } else { ReadBack::Shown(rules) })
         });
         match shown.await? {
-            Shown::Yes(rules) => Ok(rules),
-            Shown::NotYet(()) => {
+            ReadBack::Shown(rules) => Ok(rules),
+            ReadBack::NotYet(()) => {
                 Err(CloudError::unavailable(format!("EC2 shows no egress rule of the new group {own} yet")))
             }
         }
@@ -148,18 +148,18 @@ impl LockdownOps<'_> {
     pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
         let deleted = read_back(backoff(), || async {
             match self.ec2.delete_group(group).await {
-                Ok(()) => Ok(Shown::Yes(())),
-                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Shown::Yes(())),
+                Ok(()) => Ok(ReadBack::Shown(())),
+                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(ReadBack::Shown(())),
                 Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
                     tracing::debug!(%error, "security group still in use, will retry");
-                    Ok(Shown::NotYet(()))
+                    Ok(ReadBack::NotYet(()))
                 }
                 Err(error) => Err(error),
             }
         });
         match deleted.await? {
-            Shown::Yes(()) => Ok(()),
-            Shown::NotYet(()) => Err(CloudError::unavailable(format!(
+            ReadBack::Shown(()) => Ok(()),
+            ReadBack::NotYet(()) => Err(CloudError::unavailable(format!(
                 "{group} is still in use: by an interface, or by a rule of another group that names it"
             ))),
         }
@@ -225,13 +225,13 @@ where
 {
     let answered = read_back(backoff(), || async {
         match call().await {
-            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Shown::NotYet(error)),
-            answer => answer.map(Shown::Yes),
+            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(ReadBack::NotYet(error)),
+            answer => answer.map(ReadBack::Shown),
         }
     });
     match answered.await? {
-        Shown::Yes(answer) => Ok(answer),
-        Shown::NotYet(error) => Err(error),
+        ReadBack::Shown(answer) => Ok(answer),
+        ReadBack::NotYet(error) => Err(error),
     }
 }
 

@@ -28,4 +28,4 @@ pub use call_error::{CallError, ErrorClass};
 pub use keyed_states::KeyedStates;
 pub use known::Known;
 pub use places::read_places;
-pub use read_back::{Shown, read_back};
+pub use read_back::{ReadBack, read_back};

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 /// The answer of a read after a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shown<T, N = ()> {
+pub enum ReadBack<T, N = ()> {
     /// The read shows the write.
-    Yes(T),
+    Shown(T),
     /// The read does not show it yet.
     NotYet(N),
 }
@@ -19,14 +19,14 @@ pub enum Shown<T, N = ()> {
 pub async fn read_back<T, N, E, F>(
     pauses: impl IntoIterator<Item = Duration>,
     mut read: impl FnMut() -> F,
-) -> Result<Shown<T, N>, E>
+) -> Result<ReadBack<T, N>, E>
 where
-    F: Future<Output = Result<Shown<T, N>, E>>,
+    F: Future<Output = Result<ReadBack<T, N>, E>>,
 {
     let mut pauses = pauses.into_iter();
     loop {
         let answer = read().await?;
-        let Shown::NotYet(_) = &answer else { return Ok(answer) };
+        let ReadBack::NotYet(_) = &answer else { return Ok(answer) };
         let Some(pause) = pauses.next() else { return Ok(answer) };
         tokio::time::sleep(pause).await;
     }
@@ -40,15 +40,17 @@ mod tests {
 
     #[tokio::test]
     async fn reads_go_on_until_one_shows_the_write_or_the_pauses_end() {
-        for (shown_at, expected) in [(0, Shown::Yes(0)), (2, Shown::Yes(2)), (9, Shown::NotYet(3))] {
+        for (shown_at, expected) in
+            [(0, ReadBack::Shown(0)), (2, ReadBack::Shown(2)), (9, ReadBack::NotYet(3))]
+        {
             let mut reads = 0;
             let answer = read_back([Duration::ZERO; 3], || {
                 let number = reads;
                 reads += 1;
                 ready(Ok::<_, ()>(if number == shown_at {
-                    Shown::Yes(number)
+                    ReadBack::Shown(number)
                 } else {
-                    Shown::NotYet(number)
+                    ReadBack::NotYet(number)
                 }))
             });
             assert_eq!(answer.await, Ok(expected));
@@ -57,7 +59,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_fails_ends_it() {
-        let failed = read_back([Duration::ZERO], || ready(Err::<Shown<()>, _>("cut"))).await;
+        let failed = read_back([Duration::ZERO], || ready(Err::<ReadBack<()>, _>("cut"))).await;
         assert_eq!(failed, Err("cut"));
     }
 }
