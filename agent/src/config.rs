@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use postern_core::{Invalid, ProtectedPort};
+pub use postern_runtime::log_format::LogFormat;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tonic::transport::Uri;
@@ -29,17 +30,6 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// The ports to protect before the first contact with a broker; may be empty.
     pub bootstrap: BTreeSet<ProtectedPort>,
-}
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text for people.
-    #[default]
-    Text,
-    /// A JSON object on each line.
-    Json,
 }
 
 /// The configuration is missing or wrong.

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use jiff::SignedDuration;
 use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
+pub use postern_runtime::log_format::LogFormat;
 use serde::Deserialize;
 
 use crate::limits::Limits;
@@ -60,17 +61,6 @@ pub struct BrokerConfig {
     pub aws: Option<postern_aws::AwsSettings>,
     /// The subscriptions of Azure, if any.
     pub azure: Option<postern_azure::AzureSettings>,
-}
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text, for people.
-    #[default]
-    Text,
-    /// JSON, one object a line.
-    Json,
 }
 
 #[derive(Debug, Deserialize)]
