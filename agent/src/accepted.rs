@@ -8,7 +8,8 @@ use std::time::Duration;
 use postern_core::Mode;
 
 use crate::clock::BootTime;
-use crate::desired_state::{DesiredState, HeldWindow};
+use crate::desired_state::DesiredState;
+use crate::firewall::policy::HeldWindow;
 
 /// The difference between two messages about the end of one window below which the first end stays. Both ends are at or
 /// before the true end, and differ by the time that the agent's own message took to reach the broker. To follow each of

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use postern_core::{Invalid, ProtectedPort};
+pub use postern_runtime::log_format::LogFormat;
 use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tonic::transport::Uri;
@@ -20,7 +21,7 @@ const MANAGEMENT_PORTS: [&str; 4] = ["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986
 
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Config {
+pub struct AgentConfig {
     /// The broker's address, `https://host:port`.
     pub broker: String,
     /// The directory of the identity and the ledger; absolute.
@@ -29,17 +30,6 @@ pub struct Config {
     pub log_format: LogFormat,
     /// The ports to protect before the first contact with a broker; may be empty.
     pub bootstrap: BTreeSet<ProtectedPort>,
-}
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text for people.
-    #[default]
-    Text,
-    /// A JSON object on each line.
-    Json,
 }
 
 /// The configuration is missing or wrong.
@@ -74,7 +64,7 @@ pub enum ConfigError {
     },
 }
 
-impl Config {
+impl AgentConfig {
     /// Reads and checks the file.
     ///
     /// # Errors
@@ -125,7 +115,7 @@ fn default_state_dir() -> PathBuf {
 }
 
 impl FileConfig {
-    fn validate(self) -> Result<Config, Invalid> {
+    fn validate(self) -> Result<AgentConfig, Invalid> {
         let ports =
             self.bootstrap.ports.iter().enumerate().map(|(i, text)| {
                 text.parse().map_err(|e: Invalid| e.named(&format!("bootstrap.ports[{i}]")))
@@ -140,7 +130,12 @@ impl FileConfig {
                 format!("write a path such as {DEFAULT_STATE_DIR}"),
             ));
         }
-        Ok(Config { broker: self.broker, state_dir: self.state_dir, log_format: self.log_format, bootstrap })
+        Ok(AgentConfig {
+            broker: self.broker,
+            state_dir: self.state_dir,
+            log_format: self.log_format,
+            bootstrap,
+        })
     }
 }
 
@@ -162,10 +157,10 @@ fn check_broker(address: &str) -> Result<(), Invalid> {
 mod tests {
     use super::*;
 
-    fn load(text: &str) -> Result<Config, ConfigError> {
+    fn load(text: &str) -> Result<AgentConfig, ConfigError> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), text).unwrap();
-        Config::load(file.path())
+        AgentConfig::load(file.path())
     }
 
     /// Returns the whole chain of an error, as `main` prints it.
@@ -210,6 +205,8 @@ mod tests {
             let error = error_of(&text);
             assert!(error.contains(key) && error.contains(remedy), "{text}: {error}");
         }
-        assert!(Config::load(Path::new("/does/not/exist")).unwrap_err().to_string().contains("--config"));
+        assert!(
+            AgentConfig::load(Path::new("/does/not/exist")).unwrap_err().to_string().contains("--config")
+        );
     }
 }

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 
 use crate::host_reconciler::ReconcilerHandle;
 use crate::reports::Reports;
-use crate::session::Session;
+use crate::session::BrokerSession;
 use crate::status::StatusFile;
 
 /// The connection to the broker, with what it needs to stay open.
@@ -82,14 +82,14 @@ impl BrokerConnection {
         }
     }
 
-    async fn open(&self, credentials: &Credentials) -> Result<Session, String> {
+    async fn open(&self, credentials: &Credentials) -> Result<BrokerSession, String> {
         let tls = tls::client_config(credentials).map_err(|error| error_chain(&error))?;
         let channel = client::channel(&self.broker, tls).map_err(|error| error_chain(&error))?;
-        Session::open(channel, &self.reconciler).await.map_err(|error| error_chain(&error))
+        BrokerSession::open(channel, &self.reconciler).await.map_err(|error| error_chain(&error))
     }
 
     /// Runs a session until it ends. Returns whether the broker sent a desired state in it.
-    async fn run(&mut self, mut session: Session) -> bool {
+    async fn run(&mut self, mut session: BrokerSession) -> bool {
         tracing::info!(broker = self.broker, "connected to the broker");
         self.status_file.connected();
         self.reports.begin_session();

@@ -10,13 +10,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_core::{GrantId, Invalid, Mode, ProtectedPort, SourcePrefix};
+use postern_core::{Invalid, Mode, ProtectedPort};
 use postern_proto::convert;
 use postern_proto::v1;
-use serde::{Deserialize, Serialize};
 
 use crate::clock::BootTime;
-use crate::firewall::policy::{HostPolicy, OpenWindow};
+use crate::firewall::policy::{HeldWindow, HostPolicy};
 
 /// The whole desired state of this host. The agent removes a port or window that is absent from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,19 +28,6 @@ pub struct DesiredState {
     pub ports: BTreeSet<ProtectedPort>,
     /// The open windows.
     pub windows: BTreeSet<HeldWindow>,
-}
-
-/// An open window, with its end on this host's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct HeldWindow {
-    /// The grant it belongs to.
-    pub grant: GrantId,
-    /// The port that is open.
-    pub port: ProtectedPort,
-    /// The sources that may connect.
-    pub source: SourcePrefix,
-    /// The end, never after the true end.
-    pub deadline: BootTime,
 }
 
 impl DesiredState {
@@ -65,11 +51,10 @@ impl DesiredState {
 
     /// Returns the policy that the host layer must hold for this state.
     pub fn policy(&self) -> HostPolicy {
-        let open = |w: &HeldWindow| OpenWindow { port: w.port, source: w.source, deadline: w.deadline };
         HostPolicy {
             mode: self.mode,
             ports: self.ports.clone(),
-            windows: self.windows.iter().map(open).collect(),
+            windows: self.windows.iter().copied().collect(),
         }
     }
 
@@ -83,13 +68,6 @@ impl DesiredState {
     /// Drops the windows whose end has come.
     pub fn drop_ended(&mut self, now: BootTime) {
         self.windows.retain(|window| window.deadline > now);
-    }
-}
-
-impl HeldWindow {
-    /// Reports whether both are the same opening for the same grant, whatever their deadlines.
-    pub fn same_opening(&self, other: &Self) -> bool {
-        (self.grant, self.port, self.source) == (other.grant, other.port, other.source)
     }
 }
 

@@ -14,10 +14,10 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::clock::Moment;
-use crate::config::Config;
+use crate::config::AgentConfig;
 use crate::enroll::target_of;
 use crate::ledger::Ledger;
-use crate::lock::Lock;
+use crate::lock::StateDirLock;
 use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
@@ -65,7 +65,7 @@ impl Finding {
 }
 
 /// Checks everything but the firewall.
-pub async fn diagnose(config: &Config, now: &Moment) -> Vec<Finding> {
+pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
     findings.extend(ledger(config, now));
     let enroll = "enrol this host with `postern-agent enroll --token TOKEN`";
@@ -107,9 +107,9 @@ impl fmt::Display for Severity {
     }
 }
 
-fn running(config: &Config) -> Finding {
+fn running(config: &AgentConfig) -> Finding {
     let start = "start it with `systemctl start postern-agent`";
-    match config.state_dir.join("lock").exists().then(|| Lock::take(&config.state_dir)) {
+    match config.state_dir.join("lock").exists().then(|| StateDirLock::take(&config.state_dir)) {
         Some(Ok(None)) => Finding::good("the agent runs"),
         Some(Ok(Some(_))) | None => Finding::error(
             "the agent does not run: open windows still end on time, but no new window opens",
@@ -121,7 +121,7 @@ fn running(config: &Config) -> Finding {
     }
 }
 
-fn ledger(config: &Config, now: &Moment) -> Vec<Finding> {
+fn ledger(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let ledger = Ledger::in_dir(&config.state_dir);
     let accepted = ledger.load(now);
     let mut findings = vec![match &accepted {
@@ -182,7 +182,7 @@ fn certificate(credentials: &Credentials, now: Timestamp) -> Finding {
     Finding::good(what)
 }
 
-async fn broker(config: &Config, credentials: &Credentials) -> Finding {
+async fn broker(config: &AgentConfig, credentials: &Credentials) -> Finding {
     let address = &config.broker;
     let unreachable = |why: String| {
         let remedy = "check the address, that its port is open from here, and that this agent is not banned";

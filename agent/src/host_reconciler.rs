@@ -41,13 +41,13 @@ use postern_core::Mode;
 
 use crate::accepted::{AcceptedState, Stale};
 use crate::clock::{BootTime, Moment};
-use crate::config::Config;
+use crate::config::AgentConfig;
 use crate::desired_state::DesiredState;
 use crate::firewall::policy::HostPolicy;
 use crate::ledger::{Ledger, LedgerError};
 use crate::window_log;
 use clock_watch::ClockWatch;
-pub use handle::{Answer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
+pub use handle::{CommandAnswer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
 
 /// The host layer as the reconciler uses it.
 pub trait HostLayer {
@@ -142,7 +142,7 @@ pub enum AcceptError<E: std::error::Error + 'static> {
 impl<H: HostLayer> HostReconciler<H> {
     /// Loads the ledger and puts its state into the kernel, before anything else happens. If the kernel refuses, each
     /// [`Self::tick`] tries again.
-    pub fn start(host: H, ledger: Ledger, config: &Config, now: &Moment, suspended: Duration) -> Self {
+    pub fn start(host: H, ledger: Ledger, config: &AgentConfig, now: &Moment, suspended: Duration) -> Self {
         let fallback = |ports| HostPolicy { mode: Mode::Enforce, ports, windows: Vec::new() };
         let mut reconciler = Self {
             host,
@@ -337,7 +337,7 @@ const WATCH_EVENT_GRACE: Duration = Duration::from_secs(1);
 const BOOTSTRAP_GENERATION: u64 = 0;
 
 /// Returns the state to hold before the first contact with a broker.
-fn bootstrap(config: &Config) -> DesiredState {
+fn bootstrap(config: &AgentConfig) -> DesiredState {
     DesiredState {
         generation: BOOTSTRAP_GENERATION,
         mode: Mode::Enforce,

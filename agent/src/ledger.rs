@@ -24,7 +24,8 @@ use postern_runtime::files;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{BootTime, Moment};
-use crate::desired_state::{DesiredState, HeldWindow};
+use crate::desired_state::DesiredState;
+use crate::firewall::policy::HeldWindow;
 
 /// The version of the file format that this agent writes, and the newest that it reads.
 const VERSION: u32 = 1;
@@ -147,7 +148,7 @@ impl Ledger {
         file.read_to_end(&mut content).map_err(failed)?;
         let damaged = |source| LedgerError::Damaged { path: path(), source };
         // The version is read first: a newer format need not have this one's fields.
-        let Versioned { version } = serde_json::from_slice(&content).map_err(damaged)?;
+        let LedgerVersion { version } = serde_json::from_slice(&content).map_err(damaged)?;
         if version > VERSION {
             return Err(LedgerError::Newer { path: path(), version });
         }
@@ -156,7 +157,7 @@ impl Ledger {
 }
 
 #[derive(Deserialize)]
-struct Versioned {
+struct LedgerVersion {
     version: u32,
 }
 

@@ -11,11 +11,11 @@ use rustix::io::Errno;
 
 /// The lock that the one running agent of a state directory holds; the kernel releases it when the process ends.
 #[derive(Debug)]
-pub struct Lock {
+pub struct StateDirLock {
     _file: File,
 }
 
-impl Lock {
+impl StateDirLock {
     /// Takes the lock; returns `None` if another process holds it.
     ///
     /// # Errors
@@ -38,10 +38,10 @@ mod tests {
     #[test]
     fn one_process_holds_the_lock() {
         let dir = tempfile::tempdir().unwrap();
-        let held = Lock::take(dir.path()).unwrap();
+        let held = StateDirLock::take(dir.path()).unwrap();
         assert!(held.is_some());
-        assert!(Lock::take(dir.path()).unwrap().is_none());
+        assert!(StateDirLock::take(dir.path()).unwrap().is_none());
         drop(held);
-        assert!(Lock::take(dir.path()).unwrap().is_some());
+        assert!(StateDirLock::take(dir.path()).unwrap().is_some());
     }
 }

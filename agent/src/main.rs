@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use postern_agent::clock;
-use postern_agent::config::{Config, DEFAULT_PATH, LogFormat};
+use postern_agent::config::{AgentConfig, DEFAULT_PATH, LogFormat};
 use postern_agent::doctor::{self, Severity};
 use postern_agent::status::Status;
 use postern_agent::{enroll, firewall, run, uninstall};
@@ -18,16 +18,16 @@ use tracing_subscriber::EnvFilter;
 /// The agent of Postern: protects this host's management ports with nftables, and opens what the broker grants.
 #[derive(Debug, Parser)]
 #[command(version, about)]
-struct Arguments {
+struct AgentArguments {
     /// The configuration file.
     #[arg(long, global = true, default_value = DEFAULT_PATH, env = "POSTERN_AGENT_CONFIG")]
     config: PathBuf,
     #[command(subcommand)]
-    command: Command,
+    command: AgentCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum AgentCommand {
     /// Enrols this host with a join token, which an administrator makes with `postern agents token`.
     Enroll {
         /// The join token; valid for one enrolment.
@@ -63,18 +63,18 @@ const BAD_USAGE: u8 = 2;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = Arguments::parse();
-    let config = match Config::load(&arguments.config) {
+    let arguments = AgentArguments::parse();
+    let config = match AgentConfig::load(&arguments.config) {
         Ok(config) => config,
         Err(error) => return report_error(&error.into(), ExitCode::from(BAD_USAGE)),
     };
     execute(arguments, config).await.unwrap_or_else(|error| report_error(&error, ExitCode::FAILURE))
 }
 
-async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCode> {
+async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
     match arguments.command {
-        Command::Enroll { token } => {
+        AgentCommand::Enroll { token } => {
             let token = match token.parse::<JoinToken>() {
                 Ok(token) => token,
                 Err(invalid) => return Ok(report_error(&invalid.into(), ExitCode::from(BAD_USAGE))),
@@ -87,30 +87,30 @@ async fn execute(arguments: Arguments, config: Config) -> anyhow::Result<ExitCod
                 "this host is enrolled as {target}; a running agent starts to use the new identity by itself"
             )?;
         }
-        Command::Run => {
+        AgentCommand::Run => {
             log(config.log_format);
             run::run(config).await?;
         }
-        Command::Load => {
+        AgentCommand::Load => {
             log(config.log_format);
             run::load(&config)?;
         }
-        Command::Status { output } => {
+        AgentCommand::Status { output } => {
             let status = Status::gather(&config, &clock::moment());
             match output {
                 Output::Text => status.write_text(&mut out)?,
                 Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&status)?)?,
             }
         }
-        Command::Doctor => {
+        AgentCommand::Doctor => {
             let mut findings = doctor::diagnose(&config, &clock::moment()).await;
             findings.extend(firewall::diagnose());
             if doctor::write_text(findings, &mut out)? == Severity::Error {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Command::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
-        Command::Uninstall => {
+        AgentCommand::CheckConfig => writeln!(out, "{} is good", arguments.config.display())?,
+        AgentCommand::Uninstall => {
             uninstall::uninstall(&config, || Ok(firewall::remove_table()?))?;
             writeln!(out, "the table, the identity and the state are removed")?;
         }

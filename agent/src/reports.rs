@@ -19,7 +19,7 @@ const MAX_TEXT: usize = 200;
 
 /// A change of the table by another process, which the agent has repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
+pub struct RepairReport {
     /// The change, in words.
     pub what: String,
     /// The process that made the change; empty if unknown.
@@ -33,15 +33,15 @@ pub struct Report {
 /// The end of the queue that takes reports.
 #[derive(Debug, Clone)]
 pub struct Reporter {
-    queue: mpsc::Sender<Report>,
+    queue: mpsc::Sender<RepairReport>,
 }
 
 /// The end of the queue from which sessions take reports.
 #[derive(Debug)]
 pub struct Reports {
-    queue: mpsc::Receiver<Report>,
-    unsent: VecDeque<Report>,
-    unacknowledged: VecDeque<(BootTime, Report)>,
+    queue: mpsc::Receiver<RepairReport>,
+    unsent: VecDeque<RepairReport>,
+    unacknowledged: VecDeque<(BootTime, RepairReport)>,
 }
 
 /// Makes an empty queue of reports.
@@ -52,7 +52,7 @@ pub fn channel() -> (Reporter, Reports) {
 
 impl Reporter {
     /// Queues a report. If the queue is full, the report is dropped and that is logged.
-    pub fn report(&self, report: Report) {
+    pub fn report(&self, report: RepairReport) {
         if self.queue.try_send(report).is_err() {
             tracing::error!("too many reports of tampering wait for the broker; this one is dropped");
         }
@@ -68,7 +68,7 @@ impl Reports {
     }
 
     /// Returns the next report to send; waits until there is one, and while too many are unacknowledged. Safe to cancel.
-    pub async fn next(&mut self) -> Report {
+    pub async fn next(&mut self) -> RepairReport {
         if self.unacknowledged.len() >= MAX_UNACKNOWLEDGED {
             return std::future::pending().await;
         }
@@ -82,7 +82,7 @@ impl Reports {
     }
 
     /// Notes that the report was sent, stamped with this moment.
-    pub fn sent(&mut self, at: BootTime, report: Report) {
+    pub fn sent(&mut self, at: BootTime, report: RepairReport) {
         self.unacknowledged.push_back((at, report));
     }
 
@@ -94,7 +94,7 @@ impl Reports {
     }
 }
 
-impl Report {
+impl RepairReport {
     /// Converts the report for the wire. A process chooses its own name, so the name is made printable and short: the
     /// broker would refuse it otherwise, and end the session.
     pub fn to_wire(&self) -> v1::Tampering {
@@ -118,8 +118,8 @@ mod tests {
 
     use super::*;
 
-    fn report(pid: u32) -> Report {
-        Report {
+    fn report(pid: u32) -> RepairReport {
+        RepairReport {
             what: "table deleted".into(),
             process: "nft".into(),
             pid,
@@ -157,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_process_cannot_name_itself_so_that_the_broker_refuses_the_session() {
-        let wire = Report { process: "\u{202e}\n".repeat(500), ..report(1) }.to_wire();
+        let wire = RepairReport { process: "\u{202e}\n".repeat(500), ..report(1) }.to_wire();
         postern_core::text::free_text("process", &wire.process, 200).unwrap();
     }
 }

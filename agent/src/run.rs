@@ -15,13 +15,13 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock;
-use crate::config::Config;
+use crate::config::AgentConfig;
 use crate::connection::BrokerConnection;
 use crate::firewall::Enforcer;
 use crate::firewall::watch::TableWatch;
 use crate::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use crate::ledger::Ledger;
-use crate::lock::Lock;
+use crate::lock::StateDirLock;
 use crate::renew;
 use crate::reports;
 use crate::status::StatusFile;
@@ -34,7 +34,7 @@ const TICK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The agent cannot start, or one of its tasks ended.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: AgentConfig) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let _lock = lock(&config).await?;
     let mut end = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
@@ -54,9 +54,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// The kernel refused.
-pub fn load(config: &Config) -> anyhow::Result<()> {
+pub fn load(config: &AgentConfig) -> anyhow::Result<()> {
     make_state_dir(config)?;
-    let Some(_lock) = Lock::take(&config.state_dir).context("cannot take the lock")? else {
+    let Some(_lock) = StateDirLock::take(&config.state_dir).context("cannot take the lock")? else {
         tracing::info!("the agent runs already and keeps the table");
         return Ok(());
     };
@@ -65,7 +65,7 @@ pub fn load(config: &Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn start(config: &Arc<Config>) -> anyhow::Result<Tasks> {
+fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
     // The watch starts first, so that it sees every change after the reconciler's first read.
     let watch =
         TableWatch::start().context("cannot watch the host firewall; the agent needs CAP_NET_ADMIN")?;
@@ -103,7 +103,7 @@ fn start(config: &Arc<Config>) -> anyhow::Result<Tasks> {
     Ok(tasks)
 }
 
-fn load_reconciler(config: &Config) -> anyhow::Result<HostReconciler<Enforcer>> {
+fn load_reconciler(config: &AgentConfig) -> anyhow::Result<HostReconciler<Enforcer>> {
     let enforcer = Enforcer::new().context("cannot reach the host firewall")?;
     let now = clock::moment();
     let suspended = host_reconciler::suspended(now.boottime);
@@ -112,7 +112,7 @@ fn load_reconciler(config: &Config) -> anyhow::Result<HostReconciler<Enforcer>> 
 
 /// Fails where other users can read the key: an operator has to correct that. Any other problem with the identity keeps
 /// the agent from the broker, but not from its table.
-fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
+fn refuse_exposed_key(config: &AgentConfig) -> anyhow::Result<()> {
     match Credentials::load(&config.identity_dir()) {
         Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
         Ok(_) | Err(_) => Ok(()),
@@ -121,10 +121,10 @@ fn refuse_exposed_key(config: &Config) -> anyhow::Result<()> {
 
 /// Takes the lock, so that only one agent runs. `status` and `doctor` hold it for a moment to check whether an agent runs,
 /// so the agent tries for a second.
-async fn lock(config: &Config) -> anyhow::Result<Lock> {
+async fn lock(config: &AgentConfig) -> anyhow::Result<StateDirLock> {
     make_state_dir(config)?;
     for _ in 0..10 {
-        if let Some(lock) = Lock::take(&config.state_dir).context("cannot take the lock")? {
+        if let Some(lock) = StateDirLock::take(&config.state_dir).context("cannot take the lock")? {
             return Ok(lock);
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -132,7 +132,7 @@ async fn lock(config: &Config) -> anyhow::Result<Lock> {
     anyhow::bail!("another agent runs on {}; stop it first", config.state_dir.display())
 }
 
-fn make_state_dir(config: &Config) -> anyhow::Result<()> {
+fn make_state_dir(config: &AgentConfig) -> anyhow::Result<()> {
     let dir = &config.state_dir;
     files::make_private_dir(dir).with_context(|| format!("cannot make the state directory {}", dir.display()))
 }
@@ -147,12 +147,12 @@ async fn tick(reconciler: ReconcilerHandle, tampering: Tampering) -> anyhow::Res
     }
 }
 
-async fn certificate(config: Arc<Config>, current: renew::CurrentIdentity) -> anyhow::Result<()> {
+async fn certificate(config: Arc<AgentConfig>, current: renew::CurrentIdentity) -> anyhow::Result<()> {
     renew::keep_renewed(&config.broker, &config.identity_dir(), &current).await;
     Ok(())
 }
 
-async fn publish(config: Arc<Config>, status_file: Arc<StatusFile>) -> anyhow::Result<()> {
+async fn publish(config: Arc<AgentConfig>, status_file: Arc<StatusFile>) -> anyhow::Result<()> {
     status_file.publish(&config.state_dir).await;
     Ok(())
 }

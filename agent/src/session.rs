@@ -38,7 +38,7 @@ use tonic::{Status, Streaming};
 
 use crate::clock::{self, BootTime};
 use crate::desired_state::{DesiredState, anchor};
-use crate::host_reconciler::{Answer, ReconcilerHandle, answer_or_pending};
+use crate::host_reconciler::{CommandAnswer, ReconcilerHandle, answer_or_pending};
 use crate::reports::Reports;
 use crate::status_chain::status_chain;
 
@@ -55,13 +55,13 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// A session in progress.
 #[derive(Debug)]
-pub struct Session {
+pub struct BrokerSession {
     outgoing: mpsc::Sender<v1::SessionRequest>,
     incoming: Streaming<v1::SessionResponse>,
     heartbeat: Interval,
     silence: Pin<Box<Sleep>>,
     /// The generation that the reconciler is applying, with its answer to come.
-    pending: Option<(u64, Answer)>,
+    pending: Option<(u64, CommandAnswer)>,
     got_desired_state: bool,
 }
 
@@ -85,7 +85,7 @@ pub enum SessionError {
     NotOpened,
 }
 
-impl Session {
+impl BrokerSession {
     /// Opens a session.
     ///
     /// # Errors
@@ -207,7 +207,7 @@ fn stamped(message: ToBroker) -> v1::SessionRequest {
 }
 
 /// Waits for the reconciler's answer to the pending state. Safe to cancel.
-async fn pending_answer(pending: &mut Option<(u64, Answer)>) -> (u64, Result<(), String>) {
+async fn pending_answer(pending: &mut Option<(u64, CommandAnswer)>) -> (u64, Result<(), String>) {
     match pending {
         Some((generation, answer)) => (*generation, answer_or_pending(answer).await),
         None => std::future::pending().await,

@@ -14,14 +14,14 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::clock::{self, Moment};
-use crate::config::Config;
+use crate::config::AgentConfig;
 use crate::ledger::Ledger;
-use crate::lock::Lock;
+use crate::lock::StateDirLock;
 use crate::window_log;
 
 /// The part of the status that only the running agent knows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Running {
+pub struct RunningStatus {
     /// The process id of the agent.
     pub pid: u32,
     /// The version of the agent.
@@ -41,13 +41,13 @@ pub struct Running {
 /// The status file, to which the parts of the running agent report.
 #[derive(Debug)]
 pub struct StatusFile {
-    running: watch::Sender<Running>,
+    running: watch::Sender<RunningStatus>,
 }
 
 impl Default for StatusFile {
     fn default() -> Self {
         Self {
-            running: watch::Sender::new(Running {
+            running: watch::Sender::new(RunningStatus {
                 pid: std::process::id(),
                 version: env!("CARGO_PKG_VERSION").into(),
                 protects: false,
@@ -90,7 +90,7 @@ impl StatusFile {
         })
     }
 
-    fn change(&self, change: impl FnOnce(&mut Running)) -> bool {
+    fn change(&self, change: impl FnOnce(&mut RunningStatus)) -> bool {
         self.running.send_if_modified(|running| {
             let before = running.clone();
             change(running);
@@ -127,7 +127,7 @@ pub struct Status {
     /// The end of the certificate (UTC).
     pub certificate_not_after: Option<Timestamp>,
     /// The running agent; `None` if it does not run.
-    pub running: Option<Running>,
+    pub running: Option<RunningStatus>,
     /// The generation accepted last; 0 if none.
     pub generation: u64,
     /// The treatment of a protected port that has no window.
@@ -155,7 +155,7 @@ pub struct OpenNow {
 
 impl Status {
     /// Gathers the status. [`Status::errors`] names what cannot be read.
-    pub fn gather(config: &Config, now: &Moment) -> Self {
+    pub fn gather(config: &AgentConfig, now: &Moment) -> Self {
         let mut errors = Vec::new();
         let mut add = |error: &dyn std::error::Error| errors.push(error_chain(error));
         let credentials = config
@@ -166,7 +166,7 @@ impl Status {
         let credentials = credentials.and_then(|loaded| loaded.map_err(|error| add(&error)).ok());
         let accepted =
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();
-        let window = |window: &crate::desired_state::HeldWindow| OpenNow {
+        let window = |window: &crate::firewall::policy::HeldWindow| OpenNow {
             grant: window.grant,
             port: window.port,
             source: window.source,
@@ -230,8 +230,8 @@ impl Status {
 }
 
 /// Returns the status file of the running agent, if one runs: it holds the lock.
-fn running(state_dir: &Path) -> Option<Running> {
-    if !state_dir.join("lock").exists() || matches!(Lock::take(state_dir), Ok(Some(_))) {
+fn running(state_dir: &Path) -> Option<RunningStatus> {
+    if !state_dir.join("lock").exists() || matches!(StateDirLock::take(state_dir), Ok(Some(_))) {
         return None;
     }
     serde_json::from_slice(&std::fs::read(path(state_dir)).ok()?).ok()
@@ -286,7 +286,7 @@ mod tests {
             () = tokio::time::sleep(Duration::from_millis(50)) => {}
         }
         assert!(running(dir.path()).is_none(), "no agent holds the lock");
-        let _lock = Lock::take(dir.path()).unwrap().unwrap();
+        let _lock = StateDirLock::take(dir.path()).unwrap().unwrap();
         assert!(running(dir.path()).unwrap().connected);
     }
 }

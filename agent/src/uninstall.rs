@@ -7,8 +7,8 @@ use std::path::Path;
 use anyhow::Context as _;
 use postern_runtime::files;
 
-use crate::config::Config;
-use crate::lock::Lock;
+use crate::config::AgentConfig;
+use crate::lock::StateDirLock;
 
 /// The files that the agent makes in its state directory.
 const STATE_FILES: [&str; 5] = ["state.json", "state.tmp", "status.json", "status.tmp", "lock"];
@@ -19,12 +19,15 @@ const IDENTITY_FILES: [&str; 3] = ["key.pem", "cert.pem", "roots.pem"];
 ///
 /// # Errors
 /// The agent runs, or a file or the table cannot be removed. Everything after it is still there.
-pub fn uninstall(config: &Config, remove_table: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub fn uninstall(
+    config: &AgentConfig,
+    remove_table: impl FnOnce() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let dir = &config.state_dir;
     if !dir.exists() {
         return remove_table();
     }
-    let lock = Lock::take(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let lock = StateDirLock::take(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     anyhow::ensure!(
         lock.is_some(),
         "the agent runs; stop it first with `systemctl disable --now postern-agent`"
@@ -61,8 +64,8 @@ mod tests {
     use super::*;
     use crate::config::LogFormat;
 
-    fn config(state_dir: &Path) -> Config {
-        Config {
+    fn config(state_dir: &Path) -> AgentConfig {
+        AgentConfig {
             broker: "https://b:7443".into(),
             state_dir: state_dir.to_owned(),
             log_format: LogFormat::Text,
@@ -90,7 +93,7 @@ mod tests {
     fn nothing_is_removed_under_a_running_agent_or_while_the_table_stays() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("state.json"), "x").unwrap();
-        let lock = Lock::take(dir.path()).unwrap();
+        let lock = StateDirLock::take(dir.path()).unwrap();
         let error = uninstall(&config(dir.path()), || panic!("the table of a running agent")).unwrap_err();
         assert!(error.to_string().contains("stop it first"));
         drop(lock);

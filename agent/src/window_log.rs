@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use postern_core::{GrantId, Mode};
 
 use crate::clock::BootTime;
-use crate::desired_state::{DesiredState, HeldWindow};
+use crate::desired_state::DesiredState;
+use crate::firewall::policy::HeldWindow;
 
 /// The most windows of one desired state that are logged one by one.
 const MAX_LOGGED: usize = 32;

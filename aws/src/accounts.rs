@@ -16,8 +16,8 @@ use postern_runtime::error_chain::error_chain;
 use tokio::sync::{Mutex, OnceCell};
 
 use crate::api::Ec2;
-use crate::limits::Limits;
-use crate::settings::{Account, Settings};
+use crate::rates;
+use crate::settings::{AwsAccount, AwsSettings};
 
 /// The timeout of a change.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,18 +36,18 @@ pub(crate) struct AccountRegion {
     pub(crate) ec2: Ec2,
     /// Lockdowns and releases happen one at a time: they may share groups.
     pub(crate) lockdowns: Mutex<()>,
-    identity: Arc<Identity>,
+    identity: Arc<AccountIdentity>,
 }
 
 /// The credentials of an account, and the proof that they are that account's.
-struct Identity {
+struct AccountIdentity {
     account: String,
     sts: aws_sdk_sts::Client,
     proven: OnceCell<()>,
 }
 
 /// Prepares the clients of every account and Region. Makes no call.
-pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), Arc<AccountRegion>> {
+pub(crate) async fn connect(settings: &AwsSettings) -> BTreeMap<(String, String), Arc<AccountRegion>> {
     let http = aws_smithy_http_client::Builder::new()
         .tls_provider(tls::Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -62,7 +62,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
             base = base.endpoint_url(endpoint);
         }
         let config = credentials(account, base.load().await).await;
-        let identity = Arc::new(Identity {
+        let identity = Arc::new(AccountIdentity {
             account: account.id.clone(),
             sts: aws_sdk_sts::Client::new(&config),
             proven: OnceCell::new(),
@@ -82,7 +82,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
             let ec2 = Ec2 {
                 reads: client(reads, READ_ATTEMPT_TIMEOUT, READ_TIMEOUT),
                 writes: client(RetryConfig::disabled(), CHANGE_TIMEOUT, CHANGE_TIMEOUT),
-                limits: Limits::new(),
+                buckets: rates::buckets(),
             };
             let place = AccountRegion {
                 account: account.id.clone(),
@@ -98,7 +98,7 @@ pub(crate) async fn connect(settings: &Settings) -> BTreeMap<(String, String), A
 }
 
 /// The broker's own credentials, or those of the account's role.
-async fn credentials(account: &Account, own: SdkConfig) -> SdkConfig {
+async fn credentials(account: &AwsAccount, own: SdkConfig) -> SdkConfig {
     let Some(role) = &account.role_arn else { return own };
     let mut provider = AssumeRoleProvider::builder(role).session_name("postern").configure(&own);
     if let Some(id) = &account.external_id {
@@ -125,7 +125,7 @@ impl AccountRegion {
     }
 }
 
-impl Identity {
+impl AccountIdentity {
     async fn prove(&self) -> Result<(), CloudError> {
         let answer = self.sts.get_caller_identity().send().await.map_err(|error| {
             CloudError::unavailable(format!(

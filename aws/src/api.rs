@@ -9,11 +9,12 @@ use aws_sdk_ec2::Client;
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ec2::types::{Filter, ResourceType, Tag, TagSpecification};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use postern_provider::kit::CallError;
 
-use crate::error::CallError;
-use crate::limits::{ActionKind, Limits};
-use crate::resource::{Group, Instance, Interface, NewRule, Rules};
-use crate::rule::{Rule, Tags};
+use crate::error::call_error;
+use crate::rates::{ActionBuckets, ActionKind};
+use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule, Rules};
+use crate::rule::{GroupRule, Tags};
 use crate::wire;
 
 /// The most values of a filter, and the most items of a page (EC2 API reference).
@@ -25,7 +26,7 @@ const PREFIX_LIST_PAGE_SIZE: i32 = 100;
 pub(crate) struct Ec2 {
     pub(crate) reads: Client,
     pub(crate) writes: Client,
-    pub(crate) limits: Limits,
+    pub(crate) buckets: ActionBuckets,
 }
 
 /// A selection of resources.
@@ -67,7 +68,7 @@ macro_rules! pages {
         for filter in find.batches() {
             let mut next = None;
             loop {
-                $ec2.limits.take(find.kind(), $action).await;
+                $ec2.buckets.take(&(find.kind(), $action)).await;
                 let page = $ec2
                     .reads
                     .$call()
@@ -76,7 +77,7 @@ macro_rules! pages {
                     .set_next_token(next)
                     .send()
                     .await
-                    .map_err(|error| CallError::of($action, error))?;
+                    .map_err(|error| call_error($action, &error))?;
                 page.$items().iter().for_each($each);
                 next = page.next_token().filter(|token| !token.is_empty()).map(ToOwned::to_owned);
                 if next.is_none() {
@@ -89,7 +90,7 @@ macro_rules! pages {
 
 impl Ec2 {
     /// Returns security groups.
-    pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Group>, CallError> {
+    pub(crate) async fn groups(&self, find: Find<'_>) -> Result<Vec<Ec2Group>, CallError> {
         let mut found = Vec::new();
         pages!(self, find, describe_security_groups, "DescribeSecurityGroups", security_groups, |group| {
             found.extend(wire::group(group));
@@ -98,7 +99,7 @@ impl Ec2 {
     }
 
     /// Returns network interfaces.
-    pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Interface>, CallError> {
+    pub(crate) async fn interfaces(&self, find: Find<'_>) -> Result<Vec<Ec2Interface>, CallError> {
         let mut found = Vec::new();
         pages!(
             self,
@@ -140,7 +141,7 @@ impl Ec2 {
         Ok(found)
     }
 
-    /// The number of rules that each of these prefix lists counts as: its maximum number of entries (Amazon
+    /// Returns the number of rules that each of these prefix lists counts as: its maximum number of entries (Amazon
     /// VPC quotas).
     pub(crate) async fn prefix_lists(&self, ids: &[String]) -> Result<BTreeMap<String, usize>, CallError> {
         let mut found = BTreeMap::new();
@@ -168,25 +169,29 @@ impl Ec2 {
         tags: &Tags,
     ) -> Result<String, CallError> {
         const ACTION: &str = "CreateSecurityGroup";
-        self.limits.take(ActionKind::Change, ACTION).await;
+        self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let call = self.writes.create_security_group().group_name(name).description(description).vpc_id(vpc);
         let tags = specification(ResourceType::SecurityGroup, tags);
         let answer = done(ACTION, call.tag_specifications(tags).send().await)?;
-        let missing = || CallError::NoAnswer { action: ACTION, reason: "the answer has no group id".into() };
+        let missing = || CallError::no_answer(ACTION, "the answer has no group id");
         answer.group_id().map(ToOwned::to_owned).ok_or_else(missing)
     }
 
     /// Deletes a group.
     pub(crate) async fn delete_group(&self, id: &str) -> Result<(), CallError> {
         const ACTION: &str = "DeleteSecurityGroup";
-        self.limits.take(ActionKind::Change, ACTION).await;
+        self.buckets.take(&(ActionKind::Change, ACTION)).await;
         done(ACTION, self.writes.delete_security_group().group_id(id).send().await).map(drop)
     }
 
     /// Adds rules, which all have the same tags. EC2 adds all of them or none.
-    pub(crate) async fn authorize(&self, group: &str, rules: &[NewRule]) -> Result<Vec<Rule>, CallError> {
+    pub(crate) async fn authorize(
+        &self,
+        group: &str,
+        rules: &[NewGroupRule],
+    ) -> Result<Vec<GroupRule>, CallError> {
         const ACTION: &str = "AuthorizeSecurityGroupIngress";
-        self.limits.take(ActionKind::Change, ACTION).await;
+        self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let tags = rules.first().map(|rule| &rule.tags).filter(|tags| !tags.is_empty());
         let call = self
             .writes
@@ -203,7 +208,7 @@ impl Ec2 {
     /// Removes rules by id. By properties, EC2 would not report a rule that is missing in a default VPC.
     pub(crate) async fn revoke(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupIngress";
-        self.limits.take(ActionKind::Change, ACTION).await;
+        self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let call = self.writes.revoke_security_group_ingress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
@@ -212,7 +217,7 @@ impl Ec2 {
     /// Removes egress rules by id.
     pub(crate) async fn revoke_egress(&self, group: &str, rules: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "RevokeSecurityGroupEgress";
-        self.limits.take(ActionKind::Change, ACTION).await;
+        self.buckets.take(&(ActionKind::Change, ACTION)).await;
         let call = self.writes.revoke_security_group_egress().group_id(group);
         let ids = Some(rules.to_vec());
         done(ACTION, call.set_security_group_rule_ids(ids).send().await).map(drop)
@@ -225,7 +230,7 @@ impl Ec2 {
         tags: impl IntoIterator<Item = (String, String)>,
     ) -> Result<(), CallError> {
         const ACTION: &str = "CreateTags";
-        self.limits.take(ActionKind::Tag, ACTION).await;
+        self.buckets.take(&(ActionKind::Tag, ACTION)).await;
         let tags =
             tags.into_iter().map(|(key, value)| Tag::builder().key(key).value(value).build()).collect();
         let call = self.writes.create_tags().resources(resource).set_tags(Some(tags));
@@ -235,7 +240,7 @@ impl Ec2 {
     /// Removes tags from a resource, whatever their value.
     pub(crate) async fn untag(&self, resource: &str, keys: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "DeleteTags";
-        self.limits.take(ActionKind::Tag, ACTION).await;
+        self.buckets.take(&(ActionKind::Tag, ACTION)).await;
         let tags = keys.iter().map(|key| Tag::builder().key(key).build()).collect();
         let call = self.writes.delete_tags().resources(resource).set_tags(Some(tags));
         done(ACTION, call.send().await).map(drop)
@@ -244,7 +249,7 @@ impl Ec2 {
     /// Replaces all groups of an interface: EC2 has no other call for it, and no compare-and-swap.
     pub(crate) async fn set_groups(&self, interface: &str, groups: &[String]) -> Result<(), CallError> {
         const ACTION: &str = "ModifyNetworkInterfaceAttribute";
-        self.limits.take(ActionKind::ModifyInterface, ACTION).await;
+        self.buckets.take(&(ActionKind::ModifyInterface, ACTION)).await;
         let call = self.writes.modify_network_interface_attribute().network_interface_id(interface);
         done(ACTION, call.set_groups(Some(groups.to_vec())).send().await).map(drop)
     }
@@ -259,5 +264,5 @@ fn done<T, E>(action: &'static str, answer: Result<T, SdkError<E, HttpResponse>>
 where
     E: ProvideErrorMetadata + std::error::Error + 'static,
 {
-    answer.map_err(|error| CallError::of(action, error))
+    answer.map_err(|error| call_error(action, &error))
 }

@@ -5,35 +5,35 @@ use std::fmt;
 
 use postern_core::ProtectedPort;
 
-use crate::rule::Rule;
+use crate::rule::GroupRule;
 
 /// A rule that exposes ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Exposure {
+pub(crate) struct RuleExposure {
     /// The rule.
-    pub(crate) rule: Rule,
+    pub(crate) rule: GroupRule,
     /// The ports, of those asked about, that it lets in.
     pub(crate) ports: BTreeSet<ProtectedPort>,
 }
 
 /// Returns the rules that let one of the ports in, those open to anyone first.
 pub(crate) fn exposures<'a>(
-    rules: impl IntoIterator<Item = &'a Rule>,
+    rules: impl IntoIterator<Item = &'a GroupRule>,
     ports: &BTreeSet<ProtectedPort>,
-) -> Vec<Exposure> {
-    let exposed = |rule: &Rule| -> BTreeSet<ProtectedPort> {
+) -> Vec<RuleExposure> {
+    let exposed = |rule: &GroupRule| -> BTreeSet<ProtectedPort> {
         ports.iter().filter(|port| rule.traffic.admits(port.protocol, port.port.get())).copied().collect()
     };
-    let mut exposures: Vec<Exposure> = rules
+    let mut exposures: Vec<RuleExposure> = rules
         .into_iter()
-        .map(|rule| Exposure { rule: rule.clone(), ports: exposed(rule) })
+        .map(|rule| RuleExposure { rule: rule.clone(), ports: exposed(rule) })
         .filter(|exposure| !exposure.ports.is_empty())
         .collect();
     exposures.sort_by_key(|exposure| (!exposure.rule.source.is_anyone(), exposure.rule.id.clone()));
     exposures
 }
 
-impl fmt::Display for Exposure {
+impl fmt::Display for RuleExposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
         write!(f, "{} exposed: {}", ports.join(", "), self.rule)
@@ -45,17 +45,17 @@ mod tests {
     use postern_core::Protocol;
 
     use super::*;
-    use crate::rule::{Source, Tags, Traffic};
+    use crate::rule::{Ec2Traffic, RuleSource, Tags};
 
-    fn rule(id: &str, group: &str, from: u16, to: u16, source: &str) -> Rule {
+    fn rule(id: &str, group: &str, from: u16, to: u16, source: &str) -> GroupRule {
         let source = if source.starts_with("pl-") {
-            Source::PrefixList(source.into())
+            RuleSource::PrefixList(source.into())
         } else {
-            Source::Prefix(source.parse().unwrap())
+            RuleSource::Prefix(source.parse().unwrap())
         };
-        let traffic = Traffic::Ports { protocol: Protocol::Tcp, from, to };
+        let traffic = Ec2Traffic::Ports { protocol: Protocol::Tcp, from, to };
         let (id, group) = (id.into(), group.into());
-        Rule { id, group, traffic, source, description: String::new(), tags: Tags::new() }
+        GroupRule { id, group, traffic, source, description: String::new(), tags: Tags::new() }
     }
 
     #[test]

@@ -1,83 +1,45 @@
-//! Errors of EC2, classified: refused, worth a retry, or of unknown effect.
+//! The errors of EC2's calls, classified.
 
 use aws_sdk_ec2::error::{ProvideErrorMetadata, SdkError};
-use postern_provider::CloudError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use postern_provider::kit::{CallError, ErrorClass};
 use postern_runtime::error_chain::error_chain;
 
-/// An error of one call.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CallError {
-    /// EC2 answered with an error.
-    #[error("{action}: {code}: {message}")]
-    Answered {
-        /// The action.
-        action: &'static str,
-        /// EC2's code (EC2 API reference, "Error codes").
-        code: String,
-        /// EC2's message.
-        message: String,
-        /// A retry may help.
-        retryable: bool,
-        /// The call certainly had no effect.
-        had_no_effect: bool,
-    },
-    /// No usable answer arrived: the call may have taken effect.
-    #[error("{action}: {reason}")]
-    NoAnswer {
-        /// The action.
-        action: &'static str,
-        /// Why.
-        reason: String,
-    },
-}
-
-impl CallError {
-    /// Classifies the SDK's error.
-    pub(crate) fn of<E, R>(action: &'static str, error: SdkError<E, R>) -> Self
-    where
-        E: ProvideErrorMetadata + std::error::Error + 'static,
-        R: std::fmt::Debug + AnswerStatus + 'static,
+/// Classifies the SDK's error.
+pub(crate) fn call_error<E>(action: &'static str, error: &SdkError<E, HttpResponse>) -> CallError
+where
+    E: ProvideErrorMetadata + std::error::Error + 'static,
+{
+    if let SdkError::ServiceError(answer) = error
+        && let Some(code) = answer.err().code()
     {
-        if let SdkError::ServiceError(answer) = &error
-            && let Some(code) = answer.err().code()
-        {
-            let message = answer.err().message().unwrap_or_default().to_owned();
-            let broken = answer.raw().is_server_error();
-            let had_no_effect = !broken || is_throttling(code);
-            return Self::Answered {
-                action,
-                code: code.to_owned(),
-                message,
-                retryable: broken || is_transient(code),
-                had_no_effect,
-            };
-        }
-        Self::NoAnswer { action, reason: error_chain(&error) }
+        let (call, status) = (action.to_owned(), answer.raw().status());
+        return CallError::Answered {
+            call,
+            status: status.as_u16(),
+            code: code.to_owned(),
+            message: answer.err().message().unwrap_or_default().to_owned(),
+            class: class(code, status.is_server_error()),
+            remedy: remedy(code),
+        };
     }
-
-    /// Reports whether the call may have taken effect despite the error.
-    pub(crate) fn may_have_taken_effect(&self) -> bool {
-        !matches!(self, Self::Answered { had_no_effect: true, .. })
-    }
-
-    /// EC2's code; empty if no answer arrived.
-    pub(crate) fn code(&self) -> &str {
-        match self {
-            Self::Answered { code, .. } => code,
-            Self::NoAnswer { .. } => "",
-        }
-    }
+    CallError::no_answer(action, error_chain(error))
 }
 
-/// An answer with an HTTP status.
-pub(crate) trait AnswerStatus {
-    /// Reports whether the status is 5xx.
-    fn is_server_error(&self) -> bool;
-}
-
-impl AnswerStatus for aws_smithy_runtime_api::client::orchestrator::HttpResponse {
-    fn is_server_error(&self) -> bool {
-        self.status().is_server_error()
+/// Returns the class of a code (EC2 API reference, "Error codes"). A resource that EC2 does not find may appear in a moment, and one
+/// that it calls a duplicate may not have been shown yet: EC2 is eventually consistent (EC2 API reference, "Eventual consistency").
+fn class(code: &str, is_server_error: bool) -> ErrorClass {
+    match code {
+        _ if is_throttling(code) => ErrorClass::Throttled,
+        _ if is_server_error => ErrorClass::Unavailable,
+        "Unavailable" | "InternalError" => ErrorClass::Unavailable,
+        "InvalidGroup.Duplicate" | "InvalidPermission.Duplicate" => ErrorClass::NotShown,
+        _ if code.ends_with(".NotFound") => ErrorClass::NotShown,
+        "RequestExpired" | "ExpiredToken" | "ExpiredTokenException" | "AuthFailure" => {
+            ErrorClass::Unauthenticated
+        }
+        "UnauthorizedOperation" => ErrorClass::Denied,
+        _ => ErrorClass::Refused,
     }
 }
 
@@ -85,36 +47,6 @@ impl AnswerStatus for aws_smithy_runtime_api::client::orchestrator::HttpResponse
 /// reference, "Error codes").
 fn is_throttling(code: &str) -> bool {
     matches!(code, "RequestLimitExceeded" | "Throttling" | "ThrottlingException" | "EC2ThrottledException")
-}
-
-/// Reports whether a retry may help after this code of a 4xx answer. A resource that EC2 does not find may
-/// appear in a moment, and one that it calls a duplicate may not have been shown yet: EC2 is eventually
-/// consistent (EC2 API reference, "Eventual consistency").
-fn is_transient(code: &str) -> bool {
-    const CODES: [&str; 8] = [
-        "InvalidGroup.Duplicate",
-        "InvalidPermission.Duplicate",
-        "RequestExpired",
-        "ExpiredToken",
-        "ExpiredTokenException",
-        "AuthFailure",
-        "Unavailable",
-        "InternalError",
-    ];
-    CODES.contains(&code) || is_throttling(code) || code.ends_with(".NotFound")
-}
-
-impl From<CallError> for CloudError {
-    fn from(error: CallError) -> Self {
-        let reason =
-            remedy(error.code()).map_or_else(|| error.to_string(), |remedy| format!("{error}; {remedy}"));
-        match error {
-            CallError::Answered { retryable: true, .. } | CallError::NoAnswer { .. } => {
-                Self::Unavailable { reason }
-            }
-            CallError::Answered { .. } => Self::Refused { reason },
-        }
-    }
 }
 
 fn remedy(code: &str) -> Option<&'static str> {
@@ -139,22 +71,40 @@ fn remedy(code: &str) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use postern_provider::CloudError;
+
     use super::*;
 
-    fn answered(code: &str, retryable: bool) -> CloudError {
-        let (action, code) = ("AuthorizeSecurityGroupIngress", code.to_owned());
-        CallError::Answered { action, code, message: "a test".into(), retryable, had_no_effect: true }.into()
+    fn answered(code: &str, status: u16) -> CallError {
+        let (call, message) = ("AuthorizeSecurityGroupIngress".to_owned(), "a test".to_owned());
+        let (class, remedy) = (class(code, status >= 500), remedy(code));
+        CallError::Answered { call, status, code: code.to_owned(), message, class, remedy }
     }
 
     #[test]
     fn a_limit_is_refused_with_the_remedy_and_a_hiccup_is_tried_again() {
-        let CloudError::Refused { reason } = answered("RulesPerSecurityGroupLimitExceeded", false) else {
+        let CloudError::Refused { reason } = answered("RulesPerSecurityGroupLimitExceeded", 400).into()
+        else {
             panic!("not refused")
         };
         assert!(reason.contains("quota of rules per security group raised"), "{reason}");
-        assert!(matches!(answered("RequestLimitExceeded", true), CloudError::Unavailable { .. }));
-        let no_answer =
-            CallError::NoAnswer { action: "RevokeSecurityGroupIngress", reason: "a timeout".into() };
-        assert!(matches!(no_answer.into(), CloudError::Unavailable { .. }));
+        for (code, status) in [
+            ("RequestLimitExceeded", 503),
+            ("InternalError", 500),
+            ("InvalidGroup.NotFound", 400),
+            ("InvalidPermission.Duplicate", 400),
+            ("AuthFailure", 403),
+        ] {
+            let error = CloudError::from(answered(code, status));
+            assert!(matches!(error, CloudError::Unavailable { .. }), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_a_failure_of_ec2_itself_may_have_taken_effect() {
+        assert!(answered("InternalError", 500).may_have_taken_effect());
+        assert!(answered("AnyCode", 503).may_have_taken_effect());
+        assert!(!answered("RequestLimitExceeded", 503).may_have_taken_effect());
+        assert!(!answered("InvalidGroup.NotFound", 400).may_have_taken_effect());
     }
 }

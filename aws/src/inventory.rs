@@ -8,9 +8,9 @@ use postern_provider::{Assessment, CloudError, Health, Sighting};
 use crate::accounts::AccountRegion;
 use crate::api::Find;
 use crate::assess::exposures;
-use crate::resource::{Group, Instance, Interface};
-use crate::rule::Rule;
-use crate::rule_codec::{self, WindowRule};
+use crate::resource::{Ec2Group, Ec2Interface, Instance};
+use crate::rule::GroupRule;
+use crate::rule_codec::{self, MarkedRule};
 use crate::snapshot::{InstanceContext, InstanceSnapshot, RegionSnapshot};
 use crate::tags;
 
@@ -41,7 +41,7 @@ pub(crate) async fn sweep(
     let mut rules = ec2.rules(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
     // Another principal changed a group that has other rules than those with Postern's tag: the sweep reads
     // it in full, like the customer's groups. Parked rules hold nothing open.
-    let count = |side: &BTreeMap<String, Vec<Rule>>, id: &String| side.get(id).map_or(0, Vec::len);
+    let count = |side: &BTreeMap<String, Vec<GroupRule>>, id: &String| side.get(id).map_or(0, Vec::len);
     let tagged = |id: &String| count(&rules.ingress, id) + count(&rules.egress, id);
     let managed: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
     let edited =
@@ -67,7 +67,7 @@ pub(crate) async fn sweep(
 }
 
 /// Returns the own groups on these interfaces, by name, that were not found by their tags.
-pub(crate) fn own_groups_without_tags(groups: &[Group], interfaces: &[Interface]) -> Vec<String> {
+pub(crate) fn own_groups_without_tags(groups: &[Ec2Group], interfaces: &[Ec2Interface]) -> Vec<String> {
     let found: BTreeSet<&String> = groups.iter().map(|group| &group.id).collect();
     let named = interfaces.iter().filter_map(|interface| interface.own.as_ref());
     let untagged: BTreeSet<String> = named.filter(|id| !found.contains(id)).cloned().collect();
@@ -98,7 +98,7 @@ pub(crate) async fn assess(
     let interfaces = ec2.interfaces(Find::All).await?;
     let groups = ec2.groups(Find::Where("tag:postern:managed-by", &[deployment.to_owned()])).await?;
     let rules = ec2.rules(Find::All).await?;
-    let mut by_instance: BTreeMap<&str, Vec<&Interface>> = BTreeMap::new();
+    let mut by_instance: BTreeMap<&str, Vec<&Ec2Interface>> = BTreeMap::new();
     for interface in &interfaces {
         if let Some(instance) = &interface.instance {
             by_instance.entry(instance).or_default().push(interface);
@@ -127,9 +127,9 @@ pub(crate) async fn assess(
             in_managed.collect::<BTreeSet<_>>().into_iter().filter_map(|group| rules.ingress.get(group));
         let (windows, strays): (Vec<_>, Vec<_>) = in_managed
             .flatten()
-            .map(|rule| (rule, WindowRule::read(rule, deployment)))
+            .map(|rule| (rule, MarkedRule::read(rule, deployment)))
             .partition(|(_, held)| held.is_some());
-        let windows: Vec<WindowRule> = windows.into_iter().filter_map(|(_, held)| held).collect();
+        let windows: Vec<MarkedRule> = windows.into_iter().filter_map(|(_, held)| held).collect();
         let strays = strays.into_iter().map(|(rule, _)| rule);
         let shut = shut.get(&instance.id).into_iter().flatten().chain(management).copied().collect();
         let exposed = exposures(strays, &shut).into_iter().chain(exposures(customer_rules, management));
@@ -147,19 +147,13 @@ pub(crate) async fn assess(
     Ok(instances.into_iter().filter_map(judge).collect())
 }
 
-fn health(interfaces: &[&Interface], reasons: Vec<String>, locked: bool) -> Health {
+fn health(interfaces: &[&Ec2Interface], reasons: Vec<String>, locked: bool) -> Health {
     if interfaces.is_empty() {
         return Health::NotApplicable {
             reason: "it has no network interface in a VPC, so no security group".into(),
         };
     }
-    match (reasons.is_empty(), locked) {
-        (false, _) => Health::Unhealthy { reasons },
-        (true, true) => {
-            Health::Healthy { reason: "it is under lockdown, and no rule exposes a management port".into() }
-        }
-        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
-    }
+    Health::of(reasons, locked)
 }
 
 fn target(place: &AccountRegion, instance: &str) -> Option<TargetId> {

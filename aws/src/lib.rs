@@ -30,7 +30,7 @@
 //! with one call each while nothing unforeseen happens, as `rule_plan` decides, in the form of `rule_codec`;
 //! `snapshot` interprets what EC2 shows. The path of a lockdown: `lockdown` reads, decides and carries out,
 //! with `parking` for each customer's group and `split` for each rule. `inventory` reads a whole account and
-//! Region, for the sweep and the assessment. `api` has the calls, `wire` the conversions, `limits` the
+//! Region, for the sweep and the assessment. `api` has the calls, `wire` the conversions, `rates` the
 //! client-side rates, `accounts` the credentials.
 //!
 //! On failure:
@@ -51,12 +51,12 @@ mod assess;
 mod backoff;
 mod error;
 mod inventory;
-mod limits;
 mod lockdown;
 mod names;
 mod open_close;
 mod parking;
 mod provider;
+mod rates;
 mod resource;
 mod rule;
 mod rule_codec;
@@ -69,4 +69,4 @@ mod wire;
 mod written;
 
 pub use provider::Aws;
-pub use settings::{Account, Settings};
+pub use settings::{AwsAccount, AwsSettings};

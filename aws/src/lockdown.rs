@@ -44,8 +44,8 @@ use postern_provider::{CloudError, Concern, ConcernKind, Consent, LockdownOrder,
 
 use crate::api::Ec2;
 use crate::parking::{self, CustomerGroup, GroupStep};
-use crate::resource::Group;
-use crate::rule::{Rule, Tags};
+use crate::resource::Ec2Group;
+use crate::rule::{GroupRule, Tags};
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
@@ -66,7 +66,7 @@ enum InstanceStep {
     /// Remove these egress rules, or those of a new group, from the own group.
     ShutEgress(Vec<String>),
     /// Remove a rule that is not a window from the own group.
-    RemoveStray(Rule),
+    RemoveStray(GroupRule),
     /// Write these tags on the own group.
     Mark(Tags),
     /// Attach the own group to an interface.
@@ -81,7 +81,7 @@ enum InstanceStep {
 
 /// The steps of a lockdown or a release, and what an administrator must accept.
 #[derive(Debug, Default)]
-struct LockdownPlan {
+struct InstancePlan {
     own: Option<String>,
     customer_groups: Vec<CustomerGroup>,
     steps: Vec<InstanceStep>,
@@ -145,7 +145,7 @@ impl LockdownOps<'_> {
     pub(crate) async fn reattach(&self, snapshot: &InstanceSnapshot) -> Result<(), CloudError> {
         let snapshot = &self.with_interface_scope(snapshot).await?;
         let mut plan =
-            LockdownPlan { own: snapshot.own().map(|own| own.id.clone()), ..LockdownPlan::default() };
+            InstancePlan { own: snapshot.own().map(|own| own.id.clone()), ..InstancePlan::default() };
         plan.steps = self.own_group_steps(snapshot, &snapshot.ports(self.instance));
         if plan.steps.iter().any(|step| matches!(step, InstanceStep::MakeOwn { .. } | InstanceStep::Mark(_)))
         {
@@ -162,9 +162,9 @@ impl LockdownOps<'_> {
         if groups.is_empty() {
             return Ok(());
         }
-        let mut plan = LockdownPlan {
+        let mut plan = InstancePlan {
             customer_groups: self.read_customer_groups(&groups).await?,
-            ..LockdownPlan::default()
+            ..InstancePlan::default()
         };
         let quota = self.quota(&plan.customer_groups).await?;
         for (index, customer_group) in plan.customer_groups.iter_mut().enumerate() {
@@ -184,7 +184,7 @@ impl LockdownOps<'_> {
         ports: &BTreeSet<ProtectedPort>,
         together: &BTreeSet<TargetId>,
         snapshot: &InstanceSnapshot,
-    ) -> Result<LockdownPlan, CloudError> {
+    ) -> Result<InstancePlan, CloudError> {
         if !snapshot.exists {
             return Err(CloudError::NotFound { target: self.target.clone() });
         }
@@ -193,7 +193,7 @@ impl LockdownOps<'_> {
         }
         let snapshot = &self.with_interface_scope(snapshot).await?;
         let mut plan =
-            LockdownPlan { own: snapshot.own().map(|own| own.id.clone()), ..LockdownPlan::default() };
+            InstancePlan { own: snapshot.own().map(|own| own.id.clone()), ..InstancePlan::default() };
         plan.steps = self.own_group_steps(snapshot, ports);
         let groups: Vec<String> = snapshot.customer_groups().into_iter().cloned().collect();
         plan.customer_groups = self.read_customer_groups(&groups).await?;
@@ -296,7 +296,7 @@ impl LockdownOps<'_> {
         fixed.into_iter().chain([holder]).collect()
     }
 
-    async fn release_plan(&self, snapshot: &InstanceSnapshot) -> Result<LockdownPlan, CloudError> {
+    async fn release_plan(&self, snapshot: &InstanceSnapshot) -> Result<InstancePlan, CloudError> {
         // An instance that is gone can be released as long as a group of Postern's serves it.
         if !snapshot.exists && snapshot.groups.is_empty() {
             return Err(CloudError::NotFound { target: self.target.clone() });
@@ -310,14 +310,14 @@ impl LockdownOps<'_> {
             )));
         }
         let mut plan =
-            LockdownPlan { own: snapshot.own().map(|own| own.id.clone()), ..LockdownPlan::default() };
+            InstancePlan { own: snapshot.own().map(|own| own.id.clone()), ..InstancePlan::default() };
         if plan.own.is_some() && snapshot.state() != tags::RELEASING {
             plan.steps.push(InstanceStep::Mark(state_tag(tags::RELEASING)));
         }
         plan.steps.extend(self.stray_removals(snapshot));
         let groups: BTreeSet<&str> = snapshot
             .parked()
-            .filter_map(Group::parked_for)
+            .filter_map(Ec2Group::parked_for)
             .chain(snapshot.customer_groups().into_iter().map(String::as_str))
             .collect();
         let groups: Vec<String> = groups.into_iter().map(ToOwned::to_owned).collect();

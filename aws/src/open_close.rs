@@ -8,17 +8,17 @@
 use std::collections::BTreeSet;
 
 use postern_core::TargetId;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
+use postern_provider::kit::{CallError, Known, ReadBack, read_back};
 use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
 
 use crate::api::{Ec2, Find};
 use crate::backoff::backoff;
-use crate::error::CallError;
 use crate::inventory;
-use crate::resource::NewRule;
-use crate::rule::{Rule, Source, Traffic};
-use crate::rule_codec::{self, WindowRule};
+use crate::resource::NewGroupRule;
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource};
+use crate::rule_codec::{self, MarkedRule};
 use crate::rule_plan::{self, ClosePlan, OpenPlan, RuleKey, TagChange};
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::tags::{self, Marks};
@@ -26,20 +26,21 @@ use crate::written::Written;
 
 /// The cached state of one target between two calls.
 #[derive(Debug, Default)]
-pub(crate) struct TargetCache {
-    own: Option<OwnGroup>,
+pub(crate) struct InstanceCache {
+    own: Known<OwnGroup>,
     /// Windows whose opening got no answer: a read that does not show them is repeated before it is believed.
-    unconfirmed: Vec<CloudWindow>,
+    unconfirmed: Vec<LayerWindow>,
     /// Recent openings, which a read may not show yet.
     written: Written,
     /// The read after a close showed a rule that is not in the cache.
     pub(crate) needs_observation: bool,
 }
 
-impl TargetCache {
+impl InstanceCache {
     /// Drops what reads have shown, so that the next call reads first. Keeps EC2's answers to openings.
     pub(crate) fn forget(&mut self) {
-        (self.own, self.needs_observation) = (None, false);
+        self.own.forget();
+        self.needs_observation = false;
     }
 
     /// Drops the cached group if it differs from a snapshot: one of the two is out of date.
@@ -51,7 +52,7 @@ impl TargetCache {
             known.sort_by(|one, other| one.id.cmp(&other.id));
             known == held && own.locked == (snapshot.state() == tags::LOCKED)
         };
-        self.own = self.own.take().filter(agrees);
+        self.own.forget_unless(agrees);
     }
 }
 
@@ -59,7 +60,7 @@ impl TargetCache {
 #[derive(Debug)]
 struct OwnGroup {
     group: String,
-    rules: Vec<WindowRule>,
+    rules: Vec<MarkedRule>,
     /// The ids of its rules that are not windows.
     strays: Vec<String>,
     /// The lockdown is complete: only then may a window open.
@@ -98,8 +99,8 @@ impl InstanceOps<'_> {
     }
 
     /// Reads the instance and caches the result.
-    pub(crate) async fn observe(&self, cache: &mut TargetCache) -> Result<Observation, CloudError> {
-        (cache.own, cache.needs_observation) = (None, false);
+    pub(crate) async fn observe(&self, cache: &mut InstanceCache) -> Result<Observation, CloudError> {
+        cache.forget();
         let mut waits = backoff();
         loop {
             let snapshot = self.snapshot().await?;
@@ -111,7 +112,7 @@ impl InstanceOps<'_> {
                 cache.written.complete(&own.id, &mut rules, &strays, clock::instant());
                 observation.windows = rule_codec::windows(self.context.target, &rules);
             }
-            let is_missing = |window: &CloudWindow| snapshot.exists && !observation.windows.contains(window);
+            let is_missing = |window: &LayerWindow| snapshot.exists && !observation.windows.contains(window);
             if snapshot.own().is_some()
                 && cache.unconfirmed.iter().any(is_missing)
                 && let Some(wait) = waits.next()
@@ -123,16 +124,18 @@ impl InstanceOps<'_> {
             if !snapshot.exists {
                 return Err(self.not_found());
             }
-            cache.own = snapshot.own().map(|own| OwnGroup {
-                group: own.id.clone(),
-                rules,
-                strays: snapshot
-                    .stray_rules(self.context.deployment)
-                    .iter()
-                    .map(|rule| rule.id.clone())
-                    .collect(),
-                locked: snapshot.state() == tags::LOCKED,
-            });
+            cache.own.learn(
+                snapshot.own().map(|own| OwnGroup {
+                    group: own.id.clone(),
+                    rules,
+                    strays: snapshot
+                        .stray_rules(self.context.deployment)
+                        .iter()
+                        .map(|rule| rule.id.clone())
+                        .collect(),
+                    locked: snapshot.state() == tags::LOCKED,
+                }),
+            );
             return Ok(observation);
         }
     }
@@ -140,18 +143,15 @@ impl InstanceOps<'_> {
     /// Opens windows.
     pub(crate) async fn open(
         &self,
-        cache: &mut TargetCache,
-        windows: &BTreeSet<CloudWindow>,
+        cache: &mut InstanceCache,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        if cache.own.is_none() {
+        if cache.own.get().is_none() {
             self.observe(cache).await?;
         }
         // The group leaves the cache until EC2 has answered: a cancelled call has an unknown outcome.
         let Some(mut own) = cache.own.take().filter(|own| own.locked) else {
-            let target = self.context.target;
-            return Err(CloudError::refused(format!(
-                "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
-            )));
+            return Err(CloudError::not_locked(self.context.target));
         };
         cache.unconfirmed.extend(windows.iter().cloned());
         let mut begun = BTreeSet::new();
@@ -162,7 +162,7 @@ impl InstanceOps<'_> {
         opened?;
         // A window that was open and was not written again is no newer than the read that showed it.
         cache.written.opened(&own.group, &own.rules, &begun, clock::instant());
-        cache.own = Some(own);
+        cache.own.learn(own);
         Ok(())
     }
 
@@ -171,12 +171,12 @@ impl InstanceOps<'_> {
     async fn send_opening(
         &self,
         own: &mut OwnGroup,
-        windows: &BTreeSet<CloudWindow>,
-        begun: &mut BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
+        begun: &mut BTreeSet<LayerWindow>,
     ) -> Result<(), CallError> {
         let mut written = |keys: &[RuleKey], failed: Option<&CallError>| {
             if failed.is_none_or(CallError::may_have_taken_effect) {
-                let is_on = |window: &&CloudWindow| keys.iter().any(|key| rule_plan::is_rule_of(window, key));
+                let is_on = |window: &&LayerWindow| keys.iter().any(|key| rule_plan::is_rule_of(window, key));
                 begun.extend(windows.iter().filter(is_on).cloned());
             }
         };
@@ -188,18 +188,18 @@ impl InstanceOps<'_> {
             answer?;
         }
         for (marks, keys) in created {
-            let rules: Vec<NewRule> = keys.iter().map(|key| self.rule(key, &marks)).collect();
+            let rules: Vec<NewGroupRule> = keys.iter().map(|key| self.rule(key, &marks)).collect();
             let answer = self.ec2.authorize(&own.group, &rules).await;
             written(&keys, answer.as_ref().err());
             let answer = answer?;
             for ((port, net), rule) in keys.into_iter().zip(&rules) {
                 let created =
                     answer.iter().find(|created| created.identity() == (&rule.traffic, &rule.source));
-                let id = created.map(|created| created.id.clone()).ok_or_else(|| CallError::NoAnswer {
-                    action: "AuthorizeSecurityGroupIngress",
-                    reason: "the answer does not name every rule".into(),
+                let id = created.map(|created| created.id.clone()).ok_or_else(|| {
+                    let reason = "the answer does not name every rule";
+                    CallError::no_answer("AuthorizeSecurityGroupIngress", reason)
                 })?;
-                own.rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
+                own.rules.push(MarkedRule { id, port, net, marks: marks.clone(), named: true });
             }
         }
         Ok(())
@@ -222,13 +222,13 @@ impl InstanceOps<'_> {
         Ok(())
     }
 
-    fn rule(&self, (port, net): &RuleKey, marks: &Marks) -> NewRule {
+    fn rule(&self, (port, net): &RuleKey, marks: &Marks) -> NewGroupRule {
         let number = port.port.get();
         let owner = (tags::MANAGED_BY.to_owned(), self.context.deployment.to_owned());
         let grants = marks.iter().map(|(grant, mark)| tags::of_mark(*grant, *mark));
-        NewRule {
-            traffic: Traffic::Ports { protocol: port.protocol, from: number, to: number },
-            source: Source::Prefix(*net),
+        NewGroupRule {
+            traffic: Ec2Traffic::Ports { protocol: port.protocol, from: number, to: number },
+            source: RuleSource::Prefix(*net),
             description: rule_codec::description(marks),
             tags: grants.chain(tags::of_latest(marks)).chain([owner]).collect(),
         }
@@ -238,10 +238,10 @@ impl InstanceOps<'_> {
     /// does not keep the others open.
     pub(crate) async fn close(
         &self,
-        cache: &mut TargetCache,
-        windows: &BTreeSet<CloudWindow>,
+        cache: &mut InstanceCache,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        if cache.own.is_none() {
+        if cache.own.get().is_none() {
             self.observe(cache).await?;
         }
         // Without an own group no window can be open.
@@ -250,7 +250,7 @@ impl InstanceOps<'_> {
         // A rule that is not a window may be an edited one.
         unused.append(&mut own.strays);
         if retagged.is_empty() && unused.is_empty() {
-            cache.own = Some(own);
+            cache.own.learn(own);
             return Ok(());
         }
         let mut failed = self.revoke(&own.group, &unused).await.err();
@@ -265,11 +265,11 @@ impl InstanceOps<'_> {
         }
         cache.written.closed(&own.rules);
         let left = self.wait_until_gone(&own.group, &unused, windows).await?;
-        let is_known = |rule: &Rule| {
-            WindowRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
+        let is_known = |rule: &GroupRule| {
+            MarkedRule::read(rule, self.context.deployment).is_some_and(|held| own.rules.contains(&held))
         };
         cache.needs_observation = !left.iter().all(is_known);
-        cache.own = Some(own);
+        cache.own.learn(own);
         Ok(())
     }
 
@@ -285,14 +285,13 @@ impl InstanceOps<'_> {
         &self,
         group: &str,
         rules: &[String],
-        windows: &BTreeSet<CloudWindow>,
-    ) -> Result<Vec<Rule>, CloudError> {
-        let mut waits = backoff();
-        loop {
+        windows: &BTreeSet<LayerWindow>,
+    ) -> Result<Vec<GroupRule>, CloudError> {
+        let shown = read_back(backoff(), || async {
             let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
             let left = read.ingress.remove(group).unwrap_or_default();
-            let held: Vec<WindowRule> =
-                left.iter().filter_map(|rule| WindowRule::read(rule, self.context.deployment)).collect();
+            let held: Vec<MarkedRule> =
+                left.iter().filter_map(|rule| MarkedRule::read(rule, self.context.deployment)).collect();
             let open = rule_codec::windows(self.context.target, &held);
             let still = left.iter().find(|rule| rules.contains(&rule.id)).map(ToString::to_string);
             let still = still.or_else(|| {
@@ -302,13 +301,13 @@ impl InstanceOps<'_> {
                     window.grant, window.port, window.source
                 ))
             });
-            let Some(still) = still else { return Ok(left) };
-            let Some(wait) = waits.next() else {
-                return Err(CloudError::unavailable(format!(
-                    "EC2 still shows what was removed from {group}: {still}"
-                )));
-            };
-            tokio::time::sleep(wait).await;
+            Ok::<_, CloudError>(still.map_or(ReadBack::Shown(left), ReadBack::NotYet))
+        });
+        match shown.await? {
+            ReadBack::Shown(left) => Ok(left),
+            ReadBack::NotYet(still) => Err(CloudError::unavailable(format!(
+                "EC2 still shows what was removed from {group}: {still}"
+            ))),
         }
     }
 

@@ -28,9 +28,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use postern_core::ProtectedPort;
 
-use crate::resource::NewRule;
-use crate::rule::{Rule, Source, Tags, Traffic};
-use crate::split::{Loss, Outcome, split};
+use crate::resource::NewGroupRule;
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource, Tags};
+use crate::split::{Loss, SplitOutcome, split};
 use crate::tags;
 
 /// A customer's group, and the rules that are parked for it.
@@ -43,7 +43,7 @@ pub(crate) struct CustomerGroup {
     /// Its VPC.
     pub(crate) vpc: String,
     /// Its ingress rules.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<GroupRule>,
     /// The parked group.
     pub(crate) parked: Option<Parked>,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Parked {
     /// Its id.
     pub(crate) id: String,
     /// The copies.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<GroupRule>,
     /// The instances that need ports shut.
     pub(crate) holders: Holders,
 }
@@ -70,13 +70,13 @@ pub(crate) enum GroupStep {
     /// Record that an instance needs ports shut.
     Hold(String, BTreeSet<ProtectedPort>),
     /// Copy an original to the parked group.
-    Park(NewRule),
+    Park(NewGroupRule),
     /// Add a rule to the customer's group.
-    Add(NewRule),
+    Add(NewGroupRule),
     /// Remove a rule of the customer's group.
-    Remove(Rule),
+    Remove(GroupRule),
     /// Remove a copy: its original is back.
-    Unpark(Rule),
+    Unpark(GroupRule),
     /// Record that an instance no longer needs anything shut.
     ReleaseHolder(String),
     /// Delete the parked group.
@@ -130,13 +130,13 @@ pub(crate) fn plan(
     }
     let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
     let copies = customer_group.parked.as_ref().map_or(&[][..], |parked| &parked.rules);
-    let (pieces, others): (Vec<&Rule>, Vec<&Rule>) = customer_group
+    let (pieces, others): (Vec<&GroupRule>, Vec<&GroupRule>) = customer_group
         .rules
         .iter()
         .partition(|rule| is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
-    let (exposing, staying): (Vec<&Rule>, Vec<&Rule>) =
-        others.into_iter().partition(|rule| split(rule, &ports) != Outcome::Untouched);
-    let new: Vec<&Rule> = exposing
+    let (exposing, staying): (Vec<&GroupRule>, Vec<&GroupRule>) =
+        others.into_iter().partition(|rule| split(rule, &ports) != SplitOutcome::Untouched);
+    let new: Vec<&GroupRule> = exposing
         .iter()
         .filter(|rule| copies.iter().all(|copy| copy.identity() != rule.identity()))
         .copied()
@@ -146,18 +146,18 @@ pub(crate) fn plan(
     }
 
     // The rules that the group must have, by identity.
-    let mut wanted: BTreeMap<(Traffic, Source), NewRule> = BTreeMap::new();
+    let mut wanted: BTreeMap<(Ec2Traffic, RuleSource), NewGroupRule> = BTreeMap::new();
     let mut back = Vec::new();
     for original in copies.iter().chain(new.iter().copied()) {
         let (mut original, copy) = (original.clone(), original);
         original.group.clone_from(&customer_group.id);
         match split(&original, &ports) {
-            Outcome::Untouched => {
+            SplitOutcome::Untouched => {
                 back.push(copy);
                 let rule = restored(&original);
                 wanted.insert((rule.traffic.clone(), rule.source.clone()), rule);
             }
-            Outcome::Split { kept, ask: _ } => {
+            SplitOutcome::Split { kept, ask: _ } => {
                 for traffic in kept {
                     let key = (traffic.clone(), original.source.clone());
                     wanted.entry(key).or_insert_with(|| piece(&original, traffic, deployment));
@@ -166,17 +166,17 @@ pub(crate) fn plan(
         }
     }
 
-    let is_there = |rules: &[&Rule], rule: &NewRule| {
+    let is_there = |rules: &[&GroupRule], rule: &NewGroupRule| {
         rules.iter().any(|there| there.identity() == (&rule.traffic, &rule.source))
     };
-    let is_back = |rule: &NewRule| !rule.tags.contains_key(tags::PIECE_OF);
+    let is_back = |rule: &NewGroupRule| !rule.tags.contains_key(tags::PIECE_OF);
     // A piece with the identity of an original that comes back must go first.
-    let in_the_way: Vec<&Rule> = pieces
+    let in_the_way: Vec<&GroupRule> = pieces
         .iter()
         .filter(|rule| wanted.get(&(rule.traffic.clone(), rule.source.clone())).is_some_and(is_back))
         .copied()
         .collect();
-    let mut adds: Vec<NewRule> = wanted
+    let mut adds: Vec<NewGroupRule> = wanted
         .values()
         .filter(|rule| !is_there(&staying, rule) && (is_back(rule) || !is_there(&pieces, rule)))
         .cloned()
@@ -185,7 +185,7 @@ pub(crate) fn plan(
     adds.sort_by(|one, other| one.tags.cmp(&other.tags));
     let stale =
         pieces.iter().filter(|rule| !wanted.contains_key(&(rule.traffic.clone(), rule.source.clone())));
-    let removes: Vec<&Rule> = exposing.iter().chain(stale).copied().collect();
+    let removes: Vec<&GroupRule> = exposing.iter().chain(stale).copied().collect();
 
     let needed =
         quota.count(staying.iter().map(|rule| &rule.source).chain(wanted.values().map(|rule| &rule.source)));
@@ -243,11 +243,11 @@ pub(crate) fn losses<'a>(
     customer_group: &'a CustomerGroup,
     holders: &Holders,
     deployment: &str,
-) -> Vec<(&'a Rule, Vec<String>)> {
+) -> Vec<(&'a GroupRule, Vec<String>)> {
     let ports: BTreeSet<ProtectedPort> = holders.values().flatten().copied().collect();
-    let lost = |rule: &'a Rule| match split(rule, &ports) {
-        Outcome::Untouched => None,
-        Outcome::Split { ask, .. } => {
+    let lost = |rule: &'a GroupRule| match split(rule, &ports) {
+        SplitOutcome::Untouched => None,
+        SplitOutcome::Split { ask, .. } => {
             let reserved: Vec<_> = rule.tags.keys().filter(|key| tags::is_reserved(key)).cloned().collect();
             let mut words: Vec<String> = ask.iter().map(Loss::to_string).collect();
             if !reserved.is_empty() {
@@ -259,14 +259,15 @@ pub(crate) fn losses<'a>(
             Some((rule, words))
         }
     };
-    let is_original = |rule: &&Rule| !(is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
+    let is_original =
+        |rule: &&GroupRule| !(is_piece(rule, deployment) && customer_group.keeps_original_of(rule));
     customer_group.rules.iter().filter(is_original).filter_map(lost).collect()
 }
 
 impl CustomerGroup {
     /// Reports whether an original of a piece is parked, its own or another that covers it. A piece whose
     /// originals were deleted is all that is left of them: it is the customer's rule from there on.
-    fn keeps_original_of(&self, piece: &Rule) -> bool {
+    fn keeps_original_of(&self, piece: &GroupRule) -> bool {
         let original = piece.tags.get(tags::PIECE_OF);
         let mut copies = self.parked.iter().flat_map(|parked| &parked.rules);
         copies.any(|copy| {
@@ -278,23 +279,23 @@ impl CustomerGroup {
     /// Leaves out the customer's rules that expose one of these ports: no administrator asked for a lockdown
     /// of them.
     pub(crate) fn without_exposing(&mut self, ports: &BTreeSet<ProtectedPort>, deployment: &str) {
-        self.rules.retain(|rule| is_piece(rule, deployment) || split(rule, ports) == Outcome::Untouched);
+        self.rules.retain(|rule| is_piece(rule, deployment) || split(rule, ports) == SplitOutcome::Untouched);
     }
 }
 
 impl Quota {
     /// Returns the number of rules that these sources count as, in the address family that has more.
-    fn count<'a>(&self, sources: impl Iterator<Item = &'a Source>) -> usize {
+    fn count<'a>(&self, sources: impl Iterator<Item = &'a RuleSource>) -> usize {
         let (mut v4, mut v6) = (0, 0);
         for source in sources {
             let (in_v4, in_v6) = match source {
-                Source::Prefix(ipnet::IpNet::V4(_)) => (1, 0),
-                Source::Prefix(ipnet::IpNet::V6(_)) => (0, 1),
-                Source::PrefixList(list) => {
+                RuleSource::Prefix(ipnet::IpNet::V4(_)) => (1, 0),
+                RuleSource::Prefix(ipnet::IpNet::V6(_)) => (0, 1),
+                RuleSource::PrefixList(list) => {
                     let entries = self.prefix_lists.get(list).copied().unwrap_or(1);
                     (entries, entries)
                 }
-                Source::Group(_) | Source::Peer { .. } | Source::Unreadable => (1, 1),
+                RuleSource::Group(_) | RuleSource::Peer { .. } | RuleSource::Unreadable => (1, 1),
             };
             v4 += in_v4;
             v6 += in_v6;
@@ -304,15 +305,15 @@ impl Quota {
 }
 
 /// Reports whether a lockdown made this rule of a customer's group.
-pub(crate) fn is_piece(rule: &Rule, deployment: &str) -> bool {
+pub(crate) fn is_piece(rule: &GroupRule, deployment: &str) -> bool {
     rule.tags.contains_key(tags::PIECE_OF)
         && rule.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == deployment)
 }
 
-fn piece(original: &Rule, traffic: Traffic, deployment: &str) -> NewRule {
+fn piece(original: &GroupRule, traffic: Ec2Traffic, deployment: &str) -> NewGroupRule {
     let id = original.tags.get(tags::ORIGINAL).unwrap_or(&original.id).clone();
     let marks = [(tags::MANAGED_BY.to_owned(), deployment.to_owned()), (tags::PIECE_OF.to_owned(), id)];
-    NewRule {
+    NewGroupRule {
         traffic,
         source: original.source.clone(),
         description: original.description.clone(),
@@ -320,10 +321,10 @@ fn piece(original: &Rule, traffic: Traffic, deployment: &str) -> NewRule {
     }
 }
 
-fn copy_of(rule: &Rule, deployment: &str) -> NewRule {
+fn copy_of(rule: &GroupRule, deployment: &str) -> NewGroupRule {
     let marks =
         [(tags::MANAGED_BY.to_owned(), deployment.to_owned()), (tags::ORIGINAL.to_owned(), rule.id.clone())];
-    NewRule {
+    NewGroupRule {
         traffic: rule.traffic.clone(),
         source: rule.source.clone(),
         description: rule.description.clone(),
@@ -331,8 +332,8 @@ fn copy_of(rule: &Rule, deployment: &str) -> NewRule {
     }
 }
 
-fn restored(copy: &Rule) -> NewRule {
-    NewRule {
+fn restored(copy: &GroupRule) -> NewGroupRule {
+    NewGroupRule {
         traffic: copy.traffic.clone(),
         source: copy.source.clone(),
         description: copy.description.clone(),

@@ -1,38 +1,38 @@
 //! The implementation of [`Provider`]: routes each call to the account and Region of its target.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::{Arc, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::future::join_all;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::kit::{KeyedStates, ReadBack, read_back, read_places};
 use postern_provider::{
     AssessmentReport, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, SweepReport,
-    Unread,
 };
 use tokio::sync::Mutex;
 
 use crate::accounts::{self, AccountRegion};
 use crate::backoff::backoff;
 use crate::lockdown::LockdownOps;
-use crate::open_close::{InstanceOps, TargetCache};
-use crate::settings::Settings;
+use crate::open_close::{InstanceCache, InstanceOps};
+use crate::settings::AwsSettings;
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::{inventory, tags};
 
 /// The cloud layer on AWS.
 pub struct Aws {
-    settings: Settings,
+    settings: AwsSettings,
     places: BTreeMap<(String, String), Arc<AccountRegion>>,
-    caches: std::sync::Mutex<HashMap<TargetId, Arc<Mutex<TargetCache>>>>,
+    /// The cache of each target, which one call at a time holds.
+    caches: KeyedStates<TargetId, Mutex<InstanceCache>>,
 }
 
 impl Aws {
     /// Prepares the clients. Makes no call: a fault of an account shows on its targets.
-    pub async fn connect(settings: Settings) -> Self {
+    pub async fn connect(settings: AwsSettings) -> Self {
         let places = accounts::connect(&settings).await;
-        Self { settings, places, caches: std::sync::Mutex::default() }
+        Self { settings, places, caches: KeyedStates::default() }
     }
 
     /// Returns the account and Region of a target, and the id of its instance.
@@ -59,17 +59,11 @@ impl Aws {
         Ok((place, InstanceOps { ec2: place.ec2().await?, context }))
     }
 
-    /// Returns the cache of the target, which one call at a time holds.
-    fn cache(&self, target: &TargetId) -> Arc<Mutex<TargetCache>> {
-        let mut caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(caches.entry(target.clone()).or_default())
-    }
-
     /// Drops the cache of a target if it differs from the snapshot that a sweep took.
     fn check_cache(&self, target: &TargetId, snapshot: &InstanceSnapshot) {
-        let caches = self.caches.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(cache) = self.caches.get(target) else { return };
         // A call that holds the cache is newer than the snapshot.
-        if let Some(Ok(mut cache)) = caches.get(target).map(|cache| cache.try_lock()) {
+        if let Ok(mut cache) = cache.try_lock() {
             cache.drop_if_stale(snapshot, &self.settings.deployment);
         }
     }
@@ -110,29 +104,29 @@ impl Aws {
 impl Provider for Aws {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
         let (_, ops) = self.ops(target).await?;
-        ops.observe(&mut *self.cache(target).lock().await).await
+        ops.observe(&mut *self.caches.of(target).lock().await).await
     }
 
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         let (_, ops) = self.ops(target).await?;
-        ops.open(&mut *self.cache(target).lock().await, windows).await?;
+        ops.open(&mut *self.caches.of(target).lock().await, windows).await?;
         // EC2 translates a connection's destination, and never its port or its source.
         Ok(Reach::default())
     }
 
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError> {
         let (_, ops) = self.ops(target).await?;
-        ops.close(&mut *self.cache(target).lock().await, windows).await
+        ops.close(&mut *self.caches.of(target).lock().await, windows).await
     }
 
     fn needs_look(&self, target: &TargetId) -> bool {
-        let cache = self.cache(target);
+        let cache = self.caches.of(target);
         cache.try_lock().map_or(true, |cache| cache.needs_observation)
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
         let (place, ops) = self.ops(target).await?;
-        let cache = self.cache(target);
+        let cache = self.caches.of(target);
         let mut cache = cache.lock().await;
         let _guard = place.lockdowns.lock().await;
         cache.forget();
@@ -151,37 +145,21 @@ impl Provider for Aws {
     }
 
     async fn sweep(&self) -> SweepReport {
-        let parts = join_all(self.places.values().map(|place| async {
-            match inventory::sweep(place, &self.settings.deployment, |target, snapshot| {
-                self.check_cache(target, snapshot)
-            })
-            .await
-            {
-                Ok(sightings) => SweepReport { sightings, unread: Vec::new() },
-                Err(error) => SweepReport { sightings: Vec::new(), unread: vec![unread(place, error)] },
-            }
-        }));
-        parts.await.into_iter().fold(SweepReport::default(), |mut sweep, part| {
-            sweep.sightings.extend(part.sightings);
-            sweep.unread.extend(part.unread);
-            sweep
-        })
+        let reads = self.places.values().map(|place| {
+            let seen = |target: &TargetId, snapshot: &InstanceSnapshot| self.check_cache(target, snapshot);
+            (place.name(), inventory::sweep(place, &self.settings.deployment, seen))
+        });
+        let (read, unread) = read_places(reads).await;
+        SweepReport { sightings: read.into_iter().flatten().collect(), unread }
     }
 
     async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {
-        let parts = join_all(self.places.values().map(|place| async {
-            match inventory::assess(place, &self.settings.deployment, management).await {
-                Ok(assessments) => AssessmentReport { assessments, unread: Vec::new() },
-                Err(error) => {
-                    AssessmentReport { assessments: Vec::new(), unread: vec![unread(place, error)] }
-                }
-            }
-        }));
-        parts.await.into_iter().fold(AssessmentReport::default(), |mut report, part| {
-            report.assessments.extend(part.assessments);
-            report.unread.extend(part.unread);
-            report
-        })
+        let reads = self
+            .places
+            .values()
+            .map(|place| (place.name(), inventory::assess(place, &self.settings.deployment, management)));
+        let (read, unread) = read_places(reads).await;
+        AssessmentReport { assessments: read.into_iter().flatten().collect(), unread }
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
@@ -191,7 +169,7 @@ impl Provider for Aws {
 
     async fn lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
         let (place, ops) = self.ops(&order.target).await?;
-        let cache = self.cache(&order.target);
+        let cache = self.caches.of(&order.target);
         let mut cache = cache.lock().await;
         let _guard = place.lockdowns.lock().await;
         cache.forget();
@@ -201,13 +179,16 @@ impl Provider for Aws {
             return Ok(report);
         }
         // A request for access a moment later must find the target locked down.
-        for wait in backoff() {
-            if lockdown.plan_lock(order, &ops.snapshot().await?).await?.changes.is_empty() {
-                return Ok(report);
-            }
-            tokio::time::sleep(wait).await;
-        }
-        Err(not_shown(&order.target, "locked down"))
+        let shown = read_back(backoff(), || async {
+            let left = lockdown.plan_lock(order, &ops.snapshot().await?).await?;
+            Ok::<_, CloudError>(if left.changes.is_empty() {
+                ReadBack::Shown(())
+            } else {
+                ReadBack::NotYet(())
+            })
+        });
+        shown_as(shown.await?, &order.target, "locked down")?;
+        Ok(report)
     }
 
     async fn plan_release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
@@ -217,7 +198,7 @@ impl Provider for Aws {
 
     async fn release(&self, target: &TargetId) -> Result<LockdownReport, CloudError> {
         let (place, ops) = self.ops(target).await?;
-        let cache = self.cache(target);
+        let cache = self.caches.of(target);
         let mut cache = cache.lock().await;
         let _guard = place.lockdowns.lock().await;
         cache.forget();
@@ -226,25 +207,24 @@ impl Provider for Aws {
         if report.changes.is_empty() {
             return Ok(report);
         }
-        for wait in backoff() {
+        let shown = read_back(backoff(), || async {
             match lockdown.plan_release(&ops.snapshot().await?).await {
-                Ok(left) if !left.changes.is_empty() => tokio::time::sleep(wait).await,
-                Ok(_) | Err(CloudError::NotFound { .. }) => return Ok(report),
-                Err(error) => return Err(error),
+                Ok(left) if !left.changes.is_empty() => Ok(ReadBack::NotYet(())),
+                Ok(_) | Err(CloudError::NotFound { .. }) => Ok(ReadBack::Shown(())),
+                Err(error) => Err(error),
             }
-        }
-        Err(not_shown(target, "released"))
+        });
+        shown_as(shown.await?, target, "released")?;
+        Ok(report)
     }
 }
 
-/// Returns the error for a change that a read does not show: EC2 is eventually consistent, and another
-/// principal may have undone it.
-fn not_shown(target: &TargetId, deed: &str) -> CloudError {
-    CloudError::unavailable(format!(
-        "every change was made, and EC2 does not show {target} as {deed} yet; the next sweep looks again"
-    ))
-}
-
-fn unread(place: &AccountRegion, error: CloudError) -> Unread {
-    Unread { place: place.name(), error }
+/// Fails if a read does not show a change: EC2 is eventually consistent, and another principal may have undone it.
+fn shown_as(shown: ReadBack<()>, target: &TargetId, deed: &str) -> Result<(), CloudError> {
+    match shown {
+        ReadBack::Shown(()) => Ok(()),
+        ReadBack::NotYet(()) => Err(CloudError::unavailable(format!(
+            "every change was made, and EC2 does not show {target} as {deed} yet; the next sweep looks again"
+        ))),
+    }
 }

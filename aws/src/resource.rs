@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::rule::{Rule, Source, Tags, Traffic};
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource, Tags};
 use crate::{names, tags};
 
 /// A security group.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct Ec2Group {
     pub(crate) id: String,
     pub(crate) name: String,
     pub(crate) vpc: String,
@@ -16,7 +16,7 @@ pub(crate) struct Group {
     pub(crate) rules: usize,
 }
 
-impl Group {
+impl Ec2Group {
     /// Returns the group whose rules it keeps, if it is a parked group.
     pub(crate) fn parked_for(&self) -> Option<&str> {
         names::parked_for(&self.name)
@@ -36,7 +36,7 @@ impl Group {
 
 /// A network interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Interface {
+pub(crate) struct Ec2Interface {
     pub(crate) id: String,
     /// The instance that it is attached to.
     pub(crate) instance: Option<String>,
@@ -60,15 +60,15 @@ pub(crate) struct Instance {
 /// The rules of groups, both directions.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Rules {
-    pub(crate) ingress: BTreeMap<String, Vec<Rule>>,
-    pub(crate) egress: BTreeMap<String, Vec<Rule>>,
+    pub(crate) ingress: BTreeMap<String, Vec<GroupRule>>,
+    pub(crate) egress: BTreeMap<String, Vec<GroupRule>>,
 }
 
 /// A rule that is to be made.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct NewRule {
-    pub(crate) traffic: Traffic,
-    pub(crate) source: Source,
+pub(crate) struct NewGroupRule {
+    pub(crate) traffic: Ec2Traffic,
+    pub(crate) source: RuleSource,
     pub(crate) description: String,
     pub(crate) tags: Tags,
 }

@@ -11,31 +11,31 @@ pub(crate) type Tags = BTreeMap<String, String>;
 
 /// A rule of one security group: one kind of traffic from one source (EC2 `SecurityGroupRule`).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct GroupRule {
     /// Its id, `sgr-…`.
     pub(crate) id: String,
     /// The id of its group, `sg-…`.
     pub(crate) group: String,
     /// The traffic that it lets in.
-    pub(crate) traffic: Traffic,
+    pub(crate) traffic: Ec2Traffic,
     /// The source of that traffic.
-    pub(crate) source: Source,
+    pub(crate) source: RuleSource,
     /// Its description; may be empty.
     pub(crate) description: String,
     /// Its tags.
     pub(crate) tags: Tags,
 }
 
-impl Rule {
+impl GroupRule {
     /// The traffic and source, which identify a rule in its group: EC2 refuses a second one with the same.
-    pub(crate) fn identity(&self) -> (&Traffic, &Source) {
+    pub(crate) fn identity(&self) -> (&Ec2Traffic, &RuleSource) {
         (&self.traffic, &self.source)
     }
 }
 
 /// The traffic that a rule lets in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Traffic {
+pub(crate) enum Ec2Traffic {
     /// Every protocol and every port (`IpProtocol` -1).
     All,
     /// A range of TCP or UDP ports, both ends in it. 0 to 65535 is all of them.
@@ -58,7 +58,7 @@ pub(crate) enum Traffic {
 
 /// The source from which a rule lets traffic in.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) enum Source {
+pub(crate) enum RuleSource {
     /// An address range, without host bits.
     Prefix(IpNet),
     /// A managed prefix list, `pl-…`.
@@ -76,14 +76,14 @@ pub(crate) enum Source {
     Unreadable,
 }
 
-impl Source {
+impl RuleSource {
     /// Reports whether it is every address of its family.
     pub(crate) fn is_anyone(&self) -> bool {
         matches!(self, Self::Prefix(prefix) if prefix.prefix_len() == 0)
     }
 }
 
-impl Traffic {
+impl Ec2Traffic {
     /// Reports whether it admits this port.
     pub(crate) fn admits(&self, on: Protocol, port: u16) -> bool {
         match self {
@@ -105,7 +105,7 @@ impl Traffic {
     }
 }
 
-impl fmt::Display for Traffic {
+impl fmt::Display for Ec2Traffic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::All => f.write_str("all traffic"),
@@ -121,7 +121,7 @@ impl fmt::Display for Traffic {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for RuleSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Prefix(prefix) if self.is_anyone() => write!(f, "anyone ({prefix})"),
@@ -134,7 +134,7 @@ impl fmt::Display for Source {
     }
 }
 
-impl fmt::Display for Rule {
+impl fmt::Display for GroupRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "rule {} of {} lets {} in from {}", self.id, self.group, self.traffic, self.source)
     }

@@ -1,7 +1,7 @@
 //! The encoding of windows as rules of an instance's own group, and the decoding. Pure.
 //!
 //! A rule of an own group is exactly a window, as the broker would write it, or it is a stray.
-//! [`WindowRule::read`] decides, whatever another principal edited: a rule that it reads,
+//! [`MarkedRule::read`] decides, whatever another principal edited: a rule that it reads,
 //! [`crate::rule_plan::plan_close`] can close; a rule that it does not read, a repair removes by its id.
 //!
 //! "Every address" is never written as /0: with egress open to all, EC2 would not track connections over such
@@ -13,15 +13,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use jiff::Timestamp;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, ProtectedPort, SourcePrefix, TargetId};
 
-use crate::rule::{Rule, Source, Traffic};
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource};
 use crate::tags::{self, Mark, Marks};
 
 /// A rule that carries windows.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WindowRule {
+pub(crate) struct MarkedRule {
     /// Its id.
     pub(crate) id: String,
     /// The port.
@@ -34,10 +34,11 @@ pub(crate) struct WindowRule {
     pub(crate) named: bool,
 }
 
-impl WindowRule {
+impl MarkedRule {
     /// Reads a rule of an instance's own group; none if the broker would not have written it so.
-    pub(crate) fn read(rule: &Rule, deployment: &str) -> Option<Self> {
-        let (Traffic::Ports { protocol, from, to }, Source::Prefix(net)) = (&rule.traffic, &rule.source)
+    pub(crate) fn read(rule: &GroupRule, deployment: &str) -> Option<Self> {
+        let (Ec2Traffic::Ports { protocol, from, to }, RuleSource::Prefix(net)) =
+            (&rule.traffic, &rule.source)
         else {
             return None;
         };
@@ -85,12 +86,12 @@ pub(crate) fn nets(source: SourcePrefix) -> Vec<IpNet> {
 
 /// Returns the windows that rules hold. A half without its other half is a window of its own, which no grant
 /// wants, so that the broker closes it.
-pub(crate) fn windows(target: &TargetId, rules: &[WindowRule]) -> BTreeSet<CloudWindow> {
+pub(crate) fn windows(target: &TargetId, rules: &[MarkedRule]) -> BTreeSet<LayerWindow> {
     let mut windows = BTreeSet::new();
     let mut halves: BTreeMap<(GrantId, ProtectedPort, Timestamp, bool), BTreeSet<IpNet>> = BTreeMap::new();
     let mut add = |grant, port, not_after, net: IpNet| {
         if let Ok(source) = net.to_string().parse() {
-            windows.insert(CloudWindow { target: target.clone(), grant, port, source, not_after });
+            windows.insert(LayerWindow { target: target.clone(), grant, port, source, not_after });
         }
     };
     for rule in rules {
@@ -136,7 +137,7 @@ mod tests {
         "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap()
     }
 
-    fn window_rule(net: &str, marks: &[(u128, bool, bool)]) -> WindowRule {
+    fn window_rule(net: &str, marks: &[(u128, bool, bool)]) -> MarkedRule {
         let mark = |(grant, whole, half): &(u128, bool, bool)| {
             let not_after = Timestamp::from_second(60).unwrap();
             (
@@ -146,10 +147,10 @@ mod tests {
         };
         let marks = marks.iter().map(mark).collect();
         let (port, net) = ("tcp/22".parse().unwrap(), net.parse().unwrap());
-        WindowRule { id: format!("sgr-{net}"), port, net, marks, named: true }
+        MarkedRule { id: format!("sgr-{net}"), port, net, marks, named: true }
     }
 
-    fn sources(rules: &[WindowRule]) -> Vec<String> {
+    fn sources(rules: &[MarkedRule]) -> Vec<String> {
         windows(&target(), rules).into_iter().map(|window| window.source.to_string()).collect()
     }
 
@@ -177,11 +178,11 @@ mod tests {
 
     #[test]
     fn i6_a_rule_without_posterns_tags_or_of_another_shape_is_not_a_window() {
-        let good = Rule {
+        let good = GroupRule {
             id: "sgr-1".into(),
             group: "sg-1".into(),
-            traffic: Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
-            source: Source::Prefix("192.0.2.1/32".parse().unwrap()),
+            traffic: Ec2Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
+            source: RuleSource::Prefix("192.0.2.1/32".parse().unwrap()),
             description: "Postern: grant 00000000000000000000000001 until 2026-03-01T12:00:00Z".into(),
             tags: [
                 (tags::MANAGED_BY.to_owned(), "postern".to_owned()),
@@ -189,21 +190,24 @@ mod tests {
             ]
             .into(),
         };
-        assert!(WindowRule::read(&good, "postern").is_some());
-        assert!(WindowRule::read(&good, "another").is_none());
-        let wide = Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 23 };
-        assert!(WindowRule::read(&Rule { traffic: wide, ..good.clone() }, "postern").is_none());
+        assert!(MarkedRule::read(&good, "postern").is_some());
+        assert!(MarkedRule::read(&good, "another").is_none());
+        let wide = Ec2Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 23 };
+        assert!(MarkedRule::read(&GroupRule { traffic: wide, ..good.clone() }, "postern").is_none());
         assert!(
-            WindowRule::read(&Rule { source: Source::Group("sg-1".into()), ..good.clone() }, "postern")
-                .is_none()
+            MarkedRule::read(
+                &GroupRule { source: RuleSource::Group("sg-1".into()), ..good.clone() },
+                "postern"
+            )
+            .is_none()
         );
         let untagged = [(tags::MANAGED_BY.to_owned(), "postern".to_owned())].into();
-        assert!(WindowRule::read(&Rule { tags: untagged, ..good.clone() }, "postern").is_none());
+        assert!(MarkedRule::read(&GroupRule { tags: untagged, ..good.clone() }, "postern").is_none());
         for description in
             ["", "for the contractor", "Postern: grant x until 2026-03-01T12:00:00Z", "Postern: grant"]
         {
-            let edited = Rule { description: description.into(), ..good.clone() };
-            assert!(WindowRule::read(&edited, "postern").is_none(), "{description:?}");
+            let edited = GroupRule { description: description.into(), ..good.clone() };
+            assert!(MarkedRule::read(&edited, "postern").is_none(), "{description:?}");
         }
     }
 
@@ -229,18 +233,18 @@ mod tests {
             let mark = Mark { not_after, whole, half };
             let marks = Marks::from([(grant, mark)]);
             let owner = (tags::MANAGED_BY.to_owned(), "postern".to_owned());
-            let rule = Rule {
+            let rule = GroupRule {
                 id: "sgr-1".into(),
                 group: "sg-1".into(),
-                traffic: Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
-                source: Source::Prefix(net.parse().unwrap()),
+                traffic: Ec2Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 22, to: 22 },
+                source: RuleSource::Prefix(net.parse().unwrap()),
                 description: description(&marks),
                 tags: [tags::of_mark(grant, mark), owner]
                     .into_iter()
                     .chain(tags::of_latest(&marks))
                     .collect(),
             };
-            let Some(held) = WindowRule::read(&rule, "postern") else { continue };
+            let Some(held) = MarkedRule::read(&rule, "postern") else { continue };
             read += 1;
             assert!(held.named);
             let open = windows(&target(), std::slice::from_ref(&held));

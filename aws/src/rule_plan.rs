@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, ProtectedPort};
 
-use crate::rule_codec::{self, WindowRule};
+use crate::rule_codec::{self, MarkedRule};
 use crate::tags::{self, Mark, Marks};
 
 /// The identity of a rule in an own group: EC2 refuses a second one with the same port and source.
@@ -50,7 +50,7 @@ pub(crate) struct TagChange {
 
 impl TagChange {
     /// Returns the change from a rule's marks to others; none if they are the same.
-    fn of(rule: &WindowRule, marks: Marks) -> Option<Self> {
+    fn of(rule: &MarkedRule, marks: Marks) -> Option<Self> {
         if rule.marks == marks {
             return None;
         }
@@ -67,7 +67,7 @@ impl TagChange {
 }
 
 /// Plans the opening of these windows.
-pub(crate) fn plan_open(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -> OpenPlan {
+pub(crate) fn plan_open(rules: &[MarkedRule], windows: &BTreeSet<LayerWindow>) -> OpenPlan {
     let mut wanted: BTreeMap<RuleKey, Marks> = BTreeMap::new();
     for window in windows {
         let half = window.source.is_any();
@@ -102,7 +102,7 @@ fn merge_mark(marks: &mut Marks, grant: GrantId, mark: Mark) {
 }
 
 /// Plans the closing of these windows.
-pub(crate) fn plan_close(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) -> ClosePlan {
+pub(crate) fn plan_close(rules: &[MarkedRule], windows: &BTreeSet<LayerWindow>) -> ClosePlan {
     let mut closing = ClosePlan::default();
     for rule in rules {
         let mut left = rule.marks.clone();
@@ -124,7 +124,7 @@ pub(crate) fn plan_close(rules: &[WindowRule], windows: &BTreeSet<CloudWindow>) 
 }
 
 /// Reports whether a rule is a window, or half of it.
-pub(crate) fn is_rule_of(window: &CloudWindow, (port, net): &RuleKey) -> bool {
+pub(crate) fn is_rule_of(window: &LayerWindow, (port, net): &RuleKey) -> bool {
     window.port == *port && rule_codec::nets(window.source).contains(net)
 }
 
@@ -135,9 +135,9 @@ mod tests {
 
     use super::*;
 
-    fn window(grant: u128, port: &str, source: &str) -> CloudWindow {
+    fn window(grant: u128, port: &str, source: &str) -> LayerWindow {
         let target: TargetId = "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap();
-        CloudWindow {
+        LayerWindow {
             target,
             grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
             port: port.parse().unwrap(),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     /// Returns the rules after an opening, as EC2 would have them.
-    fn opened(mut rules: Vec<WindowRule>, windows: &BTreeSet<CloudWindow>) -> Vec<WindowRule> {
+    fn opened(mut rules: Vec<MarkedRule>, windows: &BTreeSet<LayerWindow>) -> Vec<MarkedRule> {
         let OpenPlan { retagged, created } = plan_open(&rules, windows);
         for change in retagged {
             rules.iter_mut().find(|rule| rule.id == change.id).unwrap().marks = change.marks;
@@ -155,13 +155,13 @@ mod tests {
         for (marks, keys) in created {
             for (port, net) in keys {
                 let id = format!("sgr-{port}-{net}");
-                rules.push(WindowRule { id, port, net, marks: marks.clone(), named: true });
+                rules.push(MarkedRule { id, port, net, marks: marks.clone(), named: true });
             }
         }
         rules
     }
 
-    fn closed(mut rules: Vec<WindowRule>, windows: &BTreeSet<CloudWindow>) -> Vec<WindowRule> {
+    fn closed(mut rules: Vec<MarkedRule>, windows: &BTreeSet<LayerWindow>) -> Vec<MarkedRule> {
         let ClosePlan { retagged, unused } = plan_close(&rules, windows);
         for change in retagged {
             rules.iter_mut().find(|rule| rule.id == change.id).unwrap().marks = change.marks;

@@ -2,7 +2,7 @@
 
 /// The accounts and Regions that Postern manages, and how to reach them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct AwsSettings {
     /// The value of the tag `postern:managed-by`, by which this deployment knows its own resources; another
     /// deployment in the same account has another value. 1 to 256 characters.
     pub deployment: String,
@@ -12,12 +12,12 @@ pub struct Settings {
     /// was raised (Amazon VPC quotas).
     pub rules_per_group: usize,
     /// The accounts.
-    pub accounts: Vec<Account>,
+    pub accounts: Vec<AwsAccount>,
 }
 
 /// An account and its Regions.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Account {
+pub struct AwsAccount {
     /// Its id, 12 digits.
     pub id: String,
     /// The codes of the Regions, such as `eu-central-1`.

@@ -8,18 +8,18 @@ use postern_provider::{Drift, Observation, Stray};
 use crate::assess::exposures;
 use crate::names;
 use crate::parking;
-use crate::resource::{Group, Interface, Rules};
-use crate::rule::Rule;
-use crate::rule_codec::{self, WindowRule};
+use crate::resource::{Ec2Group, Ec2Interface, Rules};
+use crate::rule::GroupRule;
+use crate::rule_codec::{self, MarkedRule};
 use crate::tags;
 
 /// The state of one instance in EC2, from one read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct InstanceSnapshot {
     /// Postern's groups that serve it: its own, and the parked ones of which it is a holder.
-    pub(crate) groups: Vec<Group>,
+    pub(crate) groups: Vec<Ec2Group>,
     /// Its network interfaces.
-    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) interfaces: Vec<Ec2Interface>,
     /// The rules of its own group and of every group on its interfaces.
     pub(crate) rules: Rules,
     /// The instance exists.
@@ -39,8 +39,8 @@ pub(crate) struct InstanceContext<'a> {
 
 impl InstanceSnapshot {
     /// Returns the instance's own group, also if it has lost its tags.
-    pub(crate) fn own(&self) -> Option<&Group> {
-        let is_named = |group: &Group| names::instance(&group.name).is_some();
+    pub(crate) fn own(&self) -> Option<&Ec2Group> {
+        let is_named = |group: &Ec2Group| names::instance(&group.name).is_some();
         self.groups.iter().find(|group| has_tag(group, tags::ROLE, tags::WINDOWS) || is_named(group))
     }
 
@@ -61,7 +61,7 @@ impl InstanceSnapshot {
     }
 
     /// Returns the groups that keep originals which the instance needs shut.
-    pub(crate) fn parked(&self) -> impl Iterator<Item = &Group> {
+    pub(crate) fn parked(&self) -> impl Iterator<Item = &Ec2Group> {
         self.groups.iter().filter(|group| group.parked_for().is_some())
     }
 
@@ -87,7 +87,7 @@ impl InstanceSnapshot {
 
     /// Returns the interfaces whose ports must be shut: all, or the primary one if the others are
     /// Kubernetes's.
-    pub(crate) fn guarded(&self) -> impl Iterator<Item = &Interface> {
+    pub(crate) fn guarded(&self) -> impl Iterator<Item = &Ec2Interface> {
         let primary_only =
             self.primary_only || self.own().is_some_and(|own| has_tag(own, tags::INTERFACES, tags::PRIMARY));
         self.interfaces.iter().filter(move |interface| !primary_only || interface.index == 0)
@@ -95,7 +95,7 @@ impl InstanceSnapshot {
 
     /// Returns the interfaces that must have the own group: those in its VPC, which is the primary
     /// interface's.
-    pub(crate) fn served(&self) -> impl Iterator<Item = &Interface> {
+    pub(crate) fn served(&self) -> impl Iterator<Item = &Ec2Interface> {
         let vpc = self.vpc();
         self.guarded().filter(move |interface| interface.vpc == vpc)
     }
@@ -110,14 +110,14 @@ impl InstanceSnapshot {
     }
 
     /// Returns the interfaces that lack the own group.
-    pub(crate) fn unattached(&self) -> Vec<&Interface> {
+    pub(crate) fn unattached(&self) -> Vec<&Ec2Interface> {
         let Some(own) = self.own() else { return Vec::new() };
         self.served().filter(|interface| !interface.groups.contains(&own.id)).collect()
     }
 
     /// Returns the rules of windows.
-    pub(crate) fn window_rules(&self, deployment: &str) -> Vec<WindowRule> {
-        self.own_rules().iter().filter_map(|rule| WindowRule::read(rule, deployment)).collect()
+    pub(crate) fn window_rules(&self, deployment: &str) -> Vec<MarkedRule> {
+        self.own_rules().iter().filter_map(|rule| MarkedRule::read(rule, deployment)).collect()
     }
 
     /// Removes these rules from the snapshot.
@@ -132,7 +132,7 @@ impl InstanceSnapshot {
             self.stray_rules(deployment).into_iter().map(|rule| (rule.id.clone(), rule.to_string()));
         let is_locked = self.state() == tags::LOCKED;
         let egress = self.egress().iter().filter(|_| is_locked).map(|rule| {
-            let Rule { id, group, traffic, source, .. } = rule;
+            let GroupRule { id, group, traffic, source, .. } = rule;
             (id.clone(), format!("rule {id} of {group} lets {traffic} out to {source}"))
         });
         let strays = ingress.chain(egress).filter(|_| self.exists);
@@ -147,13 +147,13 @@ impl InstanceSnapshot {
     }
 
     /// Returns the ingress rules of the own group that are not windows.
-    pub(crate) fn stray_rules(&self, deployment: &str) -> Vec<&Rule> {
-        self.own_rules().iter().filter(|rule| WindowRule::read(rule, deployment).is_none()).collect()
+    pub(crate) fn stray_rules(&self, deployment: &str) -> Vec<&GroupRule> {
+        self.own_rules().iter().filter(|rule| MarkedRule::read(rule, deployment).is_none()).collect()
     }
 
     /// Returns the egress rules of the own group. It must have none, or it would widen what the other groups
     /// let out.
-    pub(crate) fn egress(&self) -> &[Rule] {
+    pub(crate) fn egress(&self) -> &[GroupRule] {
         self.own().and_then(|own| self.rules.egress.get(&own.id)).map_or(&[], Vec::as_slice)
     }
 
@@ -164,11 +164,11 @@ impl InstanceSnapshot {
         groups.filter(|group| Some(*group) != own).collect()
     }
 
-    fn own_rules(&self) -> &[Rule] {
+    fn own_rules(&self) -> &[GroupRule] {
         self.own().and_then(|own| self.rules.ingress.get(&own.id)).map_or(&[], Vec::as_slice)
     }
 
-    fn customer_rules(&self) -> impl Iterator<Item = &Rule> {
+    fn customer_rules(&self) -> impl Iterator<Item = &GroupRule> {
         self.customer_groups().into_iter().filter_map(|group| self.rules.ingress.get(group)).flatten()
     }
 
@@ -182,7 +182,7 @@ impl InstanceSnapshot {
     /// Reports whether a rule is a piece that a lockdown of this instance left: it exposes a port only if
     /// another principal widened it. A piece in a group that is shut for other instances alone is not this
     /// instance's to change.
-    fn is_guarded_piece(&self, rule: &Rule, deployment: &str) -> bool {
+    fn is_guarded_piece(&self, rule: &GroupRule, deployment: &str) -> bool {
         let is_held = self.parked().any(|group| group.parked_for() == Some(&rule.group));
         is_held && parking::is_piece(rule, deployment)
     }
@@ -194,7 +194,7 @@ impl InstanceSnapshot {
         let mut found = |what: String, repairable| drift.push(Drift { what, repairable });
         match (self.own(), self.state()) {
             (None, _) => {
-                let parked: Vec<&str> = self.parked().filter_map(Group::parked_for).collect();
+                let parked: Vec<&str> = self.parked().filter_map(Ec2Group::parked_for).collect();
                 if !parked.is_empty() && self.exists {
                     found("its own group is gone".into(), true);
                 } else if !parked.is_empty() {
@@ -254,8 +254,8 @@ impl InstanceSnapshot {
 
 /// The state of all managed instances of a Region, from one read of Postern's resources.
 pub(crate) struct RegionSnapshot {
-    pub(crate) groups: Vec<Group>,
-    pub(crate) interfaces: Vec<Interface>,
+    pub(crate) groups: Vec<Ec2Group>,
+    pub(crate) interfaces: Vec<Ec2Interface>,
     pub(crate) rules: Rules,
     /// The instances that exist without an interface.
     pub(crate) bare: BTreeSet<String>,
@@ -263,8 +263,8 @@ pub(crate) struct RegionSnapshot {
 
 impl RegionSnapshot {
     /// Returns the instances that Postern's groups serve.
-    pub(crate) fn served(groups: &[Group]) -> BTreeSet<String> {
-        groups.iter().flat_map(Group::serves).collect()
+    pub(crate) fn served(groups: &[Ec2Group]) -> BTreeSet<String> {
+        groups.iter().flat_map(Ec2Group::serves).collect()
     }
 
     /// Returns one snapshot for each instance that a group of Postern's serves.
@@ -287,7 +287,7 @@ impl RegionSnapshot {
             let own = snapshot.own().map(|own| own.id.clone());
             let groups: BTreeSet<String> =
                 snapshot.customer_groups().into_iter().cloned().chain(own).collect();
-            let pick = |side: &BTreeMap<String, Vec<Rule>>| {
+            let pick = |side: &BTreeMap<String, Vec<GroupRule>>| {
                 groups.iter().filter_map(|id| Some((id.clone(), side.get(id)?.clone()))).collect()
             };
             snapshot.rules = Rules { ingress: pick(&self.rules.ingress), egress: pick(&self.rules.egress) };
@@ -296,7 +296,7 @@ impl RegionSnapshot {
     }
 }
 
-fn has_tag(group: &Group, key: &str, value: &str) -> bool {
+fn has_tag(group: &Ec2Group, key: &str, value: &str) -> bool {
     group.tags.get(key).is_some_and(|is| is == value)
 }
 

@@ -9,17 +9,17 @@ use std::collections::BTreeSet;
 use ipnet::IpNet;
 use postern_core::{ProtectedPort, Protocol};
 
-use crate::rule::{Rule, Source, Traffic};
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource};
 
 /// The outcome of splitting one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Outcome {
+pub(crate) enum SplitOutcome {
     /// The rule covers no protected port and stays as it is.
     Untouched,
     /// The rule is revoked, and these are authorized in its place, from the same source.
     Split {
         /// The traffic that stays open; may be empty.
-        kept: Vec<Traffic>,
+        kept: Vec<Ec2Traffic>,
         /// The loss beyond the protected ports that an administrator must accept, if any.
         ask: Option<Loss>,
     },
@@ -37,27 +37,28 @@ pub(crate) enum Loss {
 }
 
 /// Splits a rule around these ports.
-pub(crate) fn split(rule: &Rule, protected: &BTreeSet<ProtectedPort>) -> Outcome {
+pub(crate) fn split(rule: &GroupRule, protected: &BTreeSet<ProtectedPort>) -> SplitOutcome {
     if !protected.iter().any(|port| rule.traffic.admits(port.protocol, port.port.get())) {
-        return Outcome::Untouched;
+        return SplitOutcome::Untouched;
     }
     match &rule.traffic {
-        Traffic::Ports { protocol, from, to } => {
-            Outcome::Split { kept: without(*protocol, *from, *to, protected), ask: between_members(rule) }
-        }
-        Traffic::All => {
+        Ec2Traffic::Ports { protocol, from, to } => SplitOutcome::Split {
+            kept: without(*protocol, *from, *to, protected),
+            ask: between_members(rule),
+        },
+        Ec2Traffic::All => {
             let ports = |protocol| without(protocol, 0, u16::MAX, protected);
-            let icmp = Traffic::Other { protocol: icmp(&rule.source).to_owned(), kind: (-1, -1) };
+            let icmp = Ec2Traffic::Other { protocol: icmp(&rule.source).to_owned(), kind: (-1, -1) };
             let kept = ports(Protocol::Tcp).into_iter().chain(ports(Protocol::Udp)).chain([icmp]).collect();
-            Outcome::Split { kept, ask: between_members(rule).or(Some(Loss::OtherProtocols)) }
+            SplitOutcome::Split { kept, ask: between_members(rule).or(Some(Loss::OtherProtocols)) }
         }
         // It admits no port, so it was untouched.
-        Traffic::Other { .. } => Outcome::Untouched,
+        Ec2Traffic::Other { .. } => SplitOutcome::Untouched,
     }
 }
 
 /// Returns the ranges that are left of a range without its protected ports.
-fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<ProtectedPort>) -> Vec<Traffic> {
+fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<ProtectedPort>) -> Vec<Ec2Traffic> {
     let shut: BTreeSet<u16> = protected
         .iter()
         .filter(|port| port.protocol == protocol)
@@ -68,31 +69,31 @@ fn without(protocol: Protocol, from: u16, to: u16, protected: &BTreeSet<Protecte
     let mut next = Some(from);
     for port in shut {
         if let Some(from) = next.filter(|from| *from < port) {
-            left.push(Traffic::Ports { protocol, from, to: port - 1 });
+            left.push(Ec2Traffic::Ports { protocol, from, to: port - 1 });
         }
         next = port.checked_add(1);
     }
     if let Some(from) = next.filter(|from| *from <= to) {
-        left.push(Traffic::Ports { protocol, from, to });
+        left.push(Ec2Traffic::Ports { protocol, from, to });
     }
     left
 }
 
 /// Returns EC2's name of ICMP in the address family. Groups and prefix lists take the IPv4 name, which EC2
 /// applies to both.
-fn icmp(source: &Source) -> &'static str {
+fn icmp(source: &RuleSource) -> &'static str {
     match source {
-        Source::Prefix(IpNet::V6(_)) => "icmpv6",
-        Source::Prefix(IpNet::V4(_))
-        | Source::PrefixList(_)
-        | Source::Group(_)
-        | Source::Peer { .. }
-        | Source::Unreadable => "icmp",
+        RuleSource::Prefix(IpNet::V6(_)) => "icmpv6",
+        RuleSource::Prefix(IpNet::V4(_))
+        | RuleSource::PrefixList(_)
+        | RuleSource::Group(_)
+        | RuleSource::Peer { .. }
+        | RuleSource::Unreadable => "icmp",
     }
 }
 
-fn between_members(rule: &Rule) -> Option<Loss> {
-    (rule.source == Source::Group(rule.group.clone())).then_some(Loss::BetweenMembers)
+fn between_members(rule: &GroupRule) -> Option<Loss> {
+    (rule.source == RuleSource::Group(rule.group.clone())).then_some(Loss::BetweenMembers)
 }
 
 #[cfg(test)]

@@ -11,11 +11,11 @@ use ipnet::IpNet;
 use postern_core::Protocol;
 
 use crate::names;
-use crate::resource::{Group, Instance, Interface, NewRule};
-use crate::rule::{Rule, Source, Tags, Traffic};
+use crate::resource::{Ec2Group, Ec2Interface, Instance, NewGroupRule};
+use crate::rule::{Ec2Traffic, GroupRule, RuleSource, Tags};
 
 /// Converts a group; none if EC2 left out its id.
-pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
+pub(crate) fn group(group: &SecurityGroup) -> Option<Ec2Group> {
     let permissions = [group.ip_permissions(), group.ip_permissions_egress()].concat();
     let sources = |permission: &IpPermission| {
         permission.ip_ranges().len()
@@ -23,7 +23,7 @@ pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
             + permission.prefix_list_ids().len()
             + permission.user_id_group_pairs().len()
     };
-    Some(Group {
+    Some(Ec2Group {
         id: group.group_id()?.to_owned(),
         name: group.group_name().unwrap_or_default().to_owned(),
         vpc: group.vpc_id().unwrap_or_default().to_owned(),
@@ -33,14 +33,14 @@ pub(crate) fn group(group: &SecurityGroup) -> Option<Group> {
 }
 
 /// Converts a network interface; none if EC2 left out its id.
-pub(crate) fn interface(interface: &NetworkInterface) -> Option<Interface> {
+pub(crate) fn interface(interface: &NetworkInterface) -> Option<Ec2Interface> {
     let attachment = interface.attachment();
     let instance = attachment.and_then(|at| at.instance_id());
     let is_own = |group: &&GroupIdentifier| group.group_name().and_then(names::instance) == instance;
     let id = |group: &GroupIdentifier| group.group_id().map(ToOwned::to_owned);
     let groups = interface.groups().iter().filter_map(id).collect();
     let own = instance.and_then(|_| interface.groups().iter().find(is_own)).and_then(id);
-    Some(Interface {
+    Some(Ec2Interface {
         id: interface.network_interface_id()?.to_owned(),
         instance: instance.map(ToOwned::to_owned),
         own,
@@ -62,12 +62,12 @@ pub(crate) fn instance(instance: &aws_sdk_ec2::types::Instance) -> Option<Instan
 }
 
 /// Converts a rule; none if EC2 left out a field that identifies it.
-pub(crate) fn rule(rule: &SecurityGroupRule) -> Option<Rule> {
+pub(crate) fn rule(rule: &SecurityGroupRule) -> Option<GroupRule> {
     let group = rule.group_id()?.to_owned();
-    Some(Rule {
+    Some(GroupRule {
         id: rule.security_group_rule_id()?.to_owned(),
         traffic: traffic(rule.ip_protocol()?, rule.from_port(), rule.to_port()),
-        source: source(rule).unwrap_or(Source::Unreadable),
+        source: source(rule).unwrap_or(RuleSource::Unreadable),
         description: rule.description().unwrap_or_default().to_owned(),
         tags: tags(rule.tags()),
         group,
@@ -79,77 +79,77 @@ fn tags(tags: &[Tag]) -> Tags {
     tags.iter().filter_map(pair).collect()
 }
 
-fn traffic(protocol: &str, from: Option<i32>, to: Option<i32>) -> Traffic {
+fn traffic(protocol: &str, from: Option<i32>, to: Option<i32>) -> Ec2Traffic {
     let port = |number: Option<i32>| number.and_then(|number| u16::try_from(number).ok());
-    let ports = |protocol| Traffic::Ports {
+    let ports = |protocol| Ec2Traffic::Ports {
         protocol,
         from: port(from).unwrap_or(0),
         to: port(to).unwrap_or(u16::MAX),
     };
     match protocol {
-        "-1" => Traffic::All,
+        "-1" => Ec2Traffic::All,
         "tcp" | "6" => ports(Protocol::Tcp),
         "udp" | "17" => ports(Protocol::Udp),
         other => {
             let kind = (from.unwrap_or(-1), to.unwrap_or(-1));
-            Traffic::Other { protocol: other.to_owned(), kind }
+            Ec2Traffic::Other { protocol: other.to_owned(), kind }
         }
     }
 }
 
-fn source(rule: &SecurityGroupRule) -> Option<Source> {
+fn source(rule: &SecurityGroupRule) -> Option<RuleSource> {
     if let Some(range) = rule.cidr_ipv4().or(rule.cidr_ipv6()) {
-        return range.parse::<IpNet>().ok().map(|net| Source::Prefix(net.trunc()));
+        return range.parse::<IpNet>().ok().map(|net| RuleSource::Prefix(net.trunc()));
     }
     if let Some(list) = rule.prefix_list_id() {
-        return Some(Source::PrefixList(list.to_owned()));
+        return Some(RuleSource::PrefixList(list.to_owned()));
     }
     let referenced = rule.referenced_group_info()?;
     let group = referenced.group_id()?.to_owned();
     let other =
         referenced.user_id().filter(|account| rule.group_owner_id().is_some_and(|own| own != *account));
     Some(match other {
-        Some(account) => Source::Peer { group, account: account.to_owned() },
-        None => Source::Group(group),
+        Some(account) => RuleSource::Peer { group, account: account.to_owned() },
+        None => RuleSource::Group(group),
     })
 }
 
 /// Converts new rules to the form of the request: those with the same traffic together.
-pub(crate) fn permissions(rules: &[NewRule]) -> Vec<IpPermission> {
-    let mut by_traffic: BTreeMap<&Traffic, Vec<&NewRule>> = BTreeMap::new();
+pub(crate) fn permissions(rules: &[NewGroupRule]) -> Vec<IpPermission> {
+    let mut by_traffic: BTreeMap<&Ec2Traffic, Vec<&NewGroupRule>> = BTreeMap::new();
     for rule in rules {
         by_traffic.entry(&rule.traffic).or_default().push(rule);
     }
     by_traffic.into_iter().map(|(traffic, rules)| permission(traffic, &rules)).collect()
 }
 
-fn permission(traffic: &Traffic, rules: &[&NewRule]) -> IpPermission {
+fn permission(traffic: &Ec2Traffic, rules: &[&NewGroupRule]) -> IpPermission {
     let (protocol, from, to) = match traffic {
-        Traffic::All => ("-1".to_owned(), None, None),
-        Traffic::Ports { protocol, from, to } => {
+        Ec2Traffic::All => ("-1".to_owned(), None, None),
+        Ec2Traffic::Ports { protocol, from, to } => {
             (protocol.to_string(), Some(i32::from(*from)), Some(i32::from(*to)))
         }
-        Traffic::Other { protocol, kind: (from, to) } => (protocol.clone(), Some(*from), Some(*to)),
+        Ec2Traffic::Other { protocol, kind: (from, to) } => (protocol.clone(), Some(*from), Some(*to)),
     };
     let permission = IpPermission::builder().ip_protocol(protocol).set_from_port(from).set_to_port(to);
     rules.iter().fold(permission, |permission, rule| with_source(permission, rule)).build()
 }
 
-fn with_source(permission: IpPermissionBuilder, rule: &NewRule) -> IpPermissionBuilder {
+fn with_source(permission: IpPermissionBuilder, rule: &NewGroupRule) -> IpPermissionBuilder {
     let described = Some(rule.description.clone()).filter(|text| !text.is_empty());
     match &rule.source {
-        Source::Prefix(IpNet::V4(net)) => permission
+        RuleSource::Prefix(IpNet::V4(net)) => permission
             .ip_ranges(IpRange::builder().cidr_ip(net.to_string()).set_description(described).build()),
-        Source::Prefix(IpNet::V6(net)) => permission
+        RuleSource::Prefix(IpNet::V6(net)) => permission
             .ipv6_ranges(Ipv6Range::builder().cidr_ipv6(net.to_string()).set_description(described).build()),
         // The provider never creates such a rule, because it never parks one.
-        Source::Unreadable => permission,
-        Source::PrefixList(list) => permission
+        RuleSource::Unreadable => permission,
+        RuleSource::PrefixList(list) => permission
             .prefix_list_ids(PrefixListId::builder().prefix_list_id(list).set_description(described).build()),
-        Source::Group(group) => permission.user_id_group_pairs(
+        RuleSource::Group(group) => permission.user_id_group_pairs(
             UserIdGroupPair::builder().group_id(group).set_description(described).build(),
         ),
-        Source::Peer { group, account } => permission.user_id_group_pairs(
+        RuleSource::Peer { group, account } => permission.user_id_group_pairs(
             UserIdGroupPair::builder().group_id(group).user_id(account).set_description(described).build(),
         ),
     }

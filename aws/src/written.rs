@@ -19,17 +19,17 @@
 //! mark with another end was edited too: the read's mark stays. The openings in another own group go, because
 //! that group was deleted.
 //!
-//! The memory is kept across a lockdown, a repair and any error (`TargetCache::forget` leaves it alone),
+//! The memory is kept across a lockdown, a repair and any error (`InstanceCache::forget` leaves it alone),
 //! because EC2's answers stay true when the broker's cached reads do not. It is lost with the process; a
 //! restarted broker reads again, and the sweeps that follow see what a first read lacked.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use tokio::time::Instant;
 
-use crate::rule_codec::WindowRule;
+use crate::rule_codec::MarkedRule;
 use crate::rule_plan;
 
 /// The time after its answer in which an opening may be missing from a read. A rule that is missing later was
@@ -40,7 +40,7 @@ const SHOWN_AFTER: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(crate) struct Written {
     group: String,
-    rules: Vec<(WindowRule, Instant)>,
+    rules: Vec<(MarkedRule, Instant)>,
 }
 
 impl Written {
@@ -48,24 +48,24 @@ impl Written {
     pub(crate) fn opened(
         &mut self,
         group: &str,
-        rules: &[WindowRule],
-        windows: &BTreeSet<CloudWindow>,
+        rules: &[MarkedRule],
+        windows: &BTreeSet<LayerWindow>,
         now: Instant,
     ) {
         self.forget(group, now);
         for rule in rules {
-            let is_on = |window: &&CloudWindow| rule_plan::is_rule_of(window, &(rule.port, rule.net));
+            let is_on = |window: &&LayerWindow| rule_plan::is_rule_of(window, &(rule.port, rule.net));
             let opened: BTreeSet<_> = windows.iter().filter(is_on).map(|window| window.grant).collect();
             let mut marks = rule.marks.clone();
             marks.retain(|grant, _| opened.contains(grant));
             if !marks.is_empty() {
-                self.rules.push((WindowRule { marks, ..rule.clone() }, now));
+                self.rules.push((MarkedRule { marks, ..rule.clone() }, now));
             }
         }
     }
 
     /// Records that EC2 answered a closing, after which the rules are these.
-    pub(crate) fn closed(&mut self, rules: &[WindowRule]) {
+    pub(crate) fn closed(&mut self, rules: &[MarkedRule]) {
         self.rules.retain_mut(|(written, _)| {
             let left = rules.iter().find(|rule| rule.id == written.id);
             written.marks.retain(|grant, mark| left.is_some_and(|left| left.marks.get(grant) == Some(mark)));
@@ -79,12 +79,12 @@ impl Written {
     pub(crate) fn complete(
         &mut self,
         group: &str,
-        rules: &mut Vec<WindowRule>,
+        rules: &mut Vec<MarkedRule>,
         others: &[&str],
         now: Instant,
     ) {
         self.forget(group, now);
-        let is_elsewhere = |written: &WindowRule| {
+        let is_elsewhere = |written: &MarkedRule| {
             let shown = rules.iter().find(|rule| rule.id == written.id);
             shown.is_some_and(|shown| (shown.port, shown.net) != (written.port, written.net))
         };
@@ -126,8 +126,8 @@ mod tests {
         GrantId::from_parts(Timestamp::UNIX_EPOCH, number)
     }
 
-    fn window(number: u128) -> CloudWindow {
-        CloudWindow {
+    fn window(number: u128) -> LayerWindow {
+        LayerWindow {
             target: "aws:123456789012/eu-central-1/i-0123456789abcdef0".parse().unwrap(),
             grant: grant(number),
             port: "tcp/22".parse().unwrap(),
@@ -137,20 +137,20 @@ mod tests {
     }
 
     /// Returns the rule of the windows of these grants.
-    fn rule(grants: &[u128]) -> WindowRule {
+    fn rule(grants: &[u128]) -> MarkedRule {
         let mark = Mark { not_after: Timestamp::from_second(60).unwrap(), whole: true, half: false };
         let marks = grants.iter().map(|number| (grant(*number), mark)).collect();
         let (port, net) = ("tcp/22".parse().unwrap(), "192.0.2.7/32".parse().unwrap());
-        WindowRule { id: "sgr-1".into(), port, net, marks, named: true }
+        MarkedRule { id: "sgr-1".into(), port, net, marks, named: true }
     }
 
     /// Returns the rules of a read, completed.
     fn completed(
         written: &mut Written,
-        mut rules: Vec<WindowRule>,
+        mut rules: Vec<MarkedRule>,
         others: &[&str],
         now: Instant,
-    ) -> Vec<WindowRule> {
+    ) -> Vec<MarkedRule> {
         written.complete("sg-1", &mut rules, others, now);
         rules
     }
@@ -186,7 +186,7 @@ mod tests {
         assert_eq!(completed(&mut written, vec![put_off.clone()], &[], now), [put_off]);
         assert_eq!(completed(&mut written, vec![], &["sgr-1"], now), []);
         written.opened("sg-1", &[rule(&[1])], &[window(1)].into(), now);
-        let moved = WindowRule { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
+        let moved = MarkedRule { net: "198.51.100.0/24".parse().unwrap(), ..rule(&[2]) };
         assert_eq!(completed(&mut written, vec![moved.clone()], &[], now), [moved], "a source edited since");
         assert_eq!(completed(&mut written, vec![], &[], now), [], "and it stays edited");
         written.opened("sg-2", &[rule(&[1])], &[window(1)].into(), now);

@@ -14,14 +14,16 @@ use azure_core::{
 };
 use azure_mgmt_network::package_2024_03::models::SecurityRule;
 use bytes::Bytes;
+use postern_provider::kit::CallError;
+use postern_runtime::backoff::Backoff;
 use postern_runtime::error_chain::error_chain;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::clock;
-use crate::credential::{self, Identity};
-use crate::error::CallError;
+use crate::credential::{self, EntraIdentity};
+use crate::error::{answered, call_error};
 use crate::id::ArmId;
 use crate::settings::{Credential, Environment, Rates};
 use crate::transport::{Transport, http, retry_after};
@@ -48,7 +50,7 @@ const MAX_PAGES: usize = 10_000;
 pub(crate) struct Arm {
     network: azure_mgmt_network::package_2024_03::Client,
     pipeline: Pipeline,
-    credential: Arc<Identity>,
+    credential: Arc<EntraIdentity>,
     endpoint: Url,
 }
 
@@ -61,7 +63,7 @@ enum Bearer<'a> {
 }
 
 #[derive(Deserialize)]
-struct Page {
+struct ListPage {
     #[serde(default)]
     value: Vec<Value>,
     #[serde(default, rename = "nextLink")]
@@ -100,7 +102,7 @@ impl Arm {
         let http = http().map_err(|error| error_chain(&error))?;
         let transport =
             TransportOptions::new(Arc::new(Transport::new(http.clone(), endpoint.clone(), rates)));
-        let credential = Arc::new(Identity::new(credential, environment.clone(), http));
+        let credential = Arc::new(EntraIdentity::new(credential, environment.clone(), http));
         // The transport makes all retries: it knows which calls it may repeat.
         let options = ClientOptions::default().transport(transport).retry(RetryOptions::none());
         let (name, version) = (option_env!("CARGO_PKG_NAME"), option_env!("CARGO_PKG_VERSION"));
@@ -171,7 +173,7 @@ impl Arm {
         let mut items = Vec::new();
         for _ in 0..MAX_PAGES {
             let (_, body) = self.send(call, Method::Get, url, None, None, bearer).await?;
-            let page: Page = read(call, &body)?;
+            let page: ListPage = read(call, &body)?;
             for item in page.value {
                 let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
                 match serde_json::from_value(item) {
@@ -184,7 +186,7 @@ impl Arm {
             let Some(next) = page.next_link.filter(|next| !next.is_empty()) else { return Ok(items) };
             url = link(call, &next)?;
         }
-        Err(CallError::NoAnswer { call: call.to_owned(), reason: "the list has no end".into() })
+        Err(CallError::no_answer(call, "the list has no end"))
     }
 
     /// Writes one security rule, and waits until it is in force.
@@ -200,7 +202,7 @@ impl Arm {
             .create_or_update(group.group(), group.name(), name, rule, group.subscription())
             .send()
             .await;
-        let answer = sent.map_err(|error| CallError::of(&call, &error))?;
+        let answer = sent.map_err(|error| call_error(&call, &error))?;
         self.follow(&call, answer.as_raw_response().headers().clone()).await
     }
 
@@ -209,7 +211,7 @@ impl Arm {
         let call = format!("DELETE {name} in {}", group.name());
         let rules = self.network.security_rules_client();
         let sent = rules.delete(group.group(), group.name(), name, group.subscription()).send().await;
-        match sent.map_err(|error| CallError::of(&call, &error)) {
+        match sent.map_err(|error| call_error(&call, &error)) {
             Ok(answer) => self.follow(&call, answer.as_raw_response().headers().clone()).await,
             Err(error) if error.is_not_found() => Ok(()),
             Err(error) => Err(error),
@@ -237,17 +239,18 @@ impl Arm {
         let url = link(call, place)?;
         let deadline = clock::instant() + OPERATION_TIMEOUT;
         let mut most = retry_after(&headers).unwrap_or(MAX_POLL_DELAY);
-        let mut wait = FIRST_POLL_DELAY;
+        let mut polls = Backoff { first: FIRST_POLL_DELAY, longest: OPERATION_TIMEOUT }.polls();
         loop {
+            let wait = polls.next().unwrap_or(most);
             tokio::time::sleep(wait.min(most.max(FIRST_POLL_DELAY))).await;
             let (headers, body) = self.send(call, Method::Get, url.clone(), None, None, &Bearer::Own).await?;
             match state(call, &body)? {
                 Some(()) => return Ok(()),
                 None if clock::instant() > deadline => {
                     let reason = format!("the operation was not done in {} s", OPERATION_TIMEOUT.as_secs());
-                    return Err(CallError::NoAnswer { call: call.to_owned(), reason });
+                    return Err(CallError::no_answer(call, reason));
                 }
-                None => (wait, most) = (wait.saturating_mul(2), retry_after(&headers).unwrap_or(most)),
+                None => most = retry_after(&headers).unwrap_or(most),
             }
         }
     }
@@ -261,7 +264,7 @@ impl Arm {
         etag: Option<&str>,
         bearer: &Bearer<'_>,
     ) -> Result<(Headers, Bytes), CallError> {
-        let failed = |error: azure_core::Error| CallError::of(call, &error);
+        let failed = |error: azure_core::Error| call_error(call, &error);
         let mut request = Request::new(url, method);
         let token = match bearer {
             Bearer::Own => self.credential.get_token(&[]).await.map_err(failed)?.token.secret().to_owned(),
@@ -290,10 +293,8 @@ impl Arm {
     }
 
     fn url(&self, path: &str, version: &str, call: &str) -> Result<Url, CallError> {
-        let mut url = self.endpoint.join(path).map_err(|error| CallError::NoAnswer {
-            call: call.to_owned(),
-            reason: format!("the path is invalid: {error}"),
-        })?;
+        let invalid = |error| CallError::no_answer(call, format!("the path is invalid: {error}"));
+        let mut url = self.endpoint.join(path).map_err(invalid)?;
         url.query_pairs_mut().append_pair("api-version", version);
         Ok(url)
     }
@@ -308,22 +309,18 @@ fn state(call: &str, body: &[u8]) -> Result<Option<()>, CallError> {
         "Failed" | "Canceled" => {
             let OperationError { code, message } = operation.error.unwrap_or_default();
             let code = if code.is_empty() { operation.status } else { code };
-            Err(CallError::Answered { call: call.to_owned(), status: 200, code, message })
+            Err(answered(call, 200, code, message))
         }
         _ => Ok(None),
     }
 }
 
 fn read<T: DeserializeOwned>(call: &str, body: &[u8]) -> Result<T, CallError> {
-    serde_json::from_slice(body).map_err(|error| CallError::NoAnswer {
-        call: call.to_owned(),
-        reason: format!("the answer cannot be parsed: {error}"),
-    })
+    let unreadable = |error| CallError::no_answer(call, format!("the answer cannot be parsed: {error}"));
+    serde_json::from_slice(body).map_err(unreadable)
 }
 
 fn link(call: &str, url: &str) -> Result<Url, CallError> {
-    url.parse().map_err(|_| CallError::NoAnswer {
-        call: call.to_owned(),
-        reason: format!("the answer leads to {url:?}, which is not a URL"),
-    })
+    let reason = || format!("the answer leads to {url:?}, which is not a URL");
+    url.parse().map_err(|_| CallError::no_answer(call, reason()))
 }

@@ -7,25 +7,26 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use postern_core::TargetId;
+use postern_provider::kit::Known;
 
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
 /// The targets that this process has read.
-pub(crate) struct TargetCache {
+pub(crate) struct MachineCache {
     deployment: String,
-    targets: Mutex<HashMap<TargetId, CachedTarget>>,
+    targets: Mutex<HashMap<TargetId, CachedMachine>>,
 }
 
 /// The memory of one target between two calls.
 #[derive(Debug, Clone, Default)]
-struct CachedTarget {
+struct CachedMachine {
     /// The last reading; none after an error.
-    snapshot: Option<Arc<MachineSnapshot>>,
+    snapshot: Known<Arc<MachineSnapshot>>,
     /// The rules that shut ports then.
     locked_rules: LockedRules,
 }
 
-impl CachedTarget {
+impl CachedMachine {
     /// Records the rules that shut ports now. While a release is under way, none of them may come back.
     fn record(&mut self, view: &MachineView<'_>) {
         if view.is_releasing() {
@@ -36,14 +37,14 @@ impl CachedTarget {
     }
 }
 
-impl TargetCache {
+impl MachineCache {
     pub(crate) fn new(deployment: &str) -> Self {
         Self { deployment: deployment.to_owned(), targets: Mutex::default() }
     }
 
     /// The last reading of a target, if it still counts.
     pub(crate) fn snapshot(&self, target: &TargetId) -> Option<Arc<MachineSnapshot>> {
-        self.lock().get(target).and_then(|cached| cached.snapshot.clone())
+        self.lock().get(target).and_then(|cached| cached.snapshot.get().cloned())
     }
 
     /// Keeps a reading of a target.
@@ -52,14 +53,14 @@ impl TargetCache {
         let view = snapshot.view(target, &self.deployment, &nothing);
         let mut targets = self.lock();
         let cached = targets.entry(target.clone()).or_default();
-        cached.snapshot = Some(Arc::clone(snapshot));
+        cached.snapshot.learn(Arc::clone(snapshot));
         cached.record(&view);
     }
 
     /// Drops the reading of a target, and keeps the rules that shut its ports.
     pub(crate) fn drop_snapshot(&self, target: &TargetId) {
         if let Some(cached) = self.lock().get_mut(target) {
-            cached.snapshot = None;
+            cached.snapshot.forget();
         }
     }
 
@@ -87,14 +88,12 @@ impl TargetCache {
     pub(crate) fn compare(&self, target: &TargetId, swept: &MachineSnapshot) {
         let mut targets = self.lock();
         let cached = targets.entry(target.clone()).or_default();
-        if cached.snapshot.as_ref().is_some_and(|snapshot| snapshot.machine != swept.machine) {
-            cached.snapshot = None;
-        }
+        cached.snapshot.forget_unless(|snapshot| snapshot.machine == swept.machine);
         let nothing = LockedRules::default();
         cached.record(&swept.view(target, &self.deployment, &nothing));
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, CachedTarget>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, CachedMachine>> {
         self.targets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

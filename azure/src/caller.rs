@@ -2,11 +2,11 @@
 //! to a virtual machine if Azure grants the caller the action below on it, and lets the caller read it (Microsoft Learn,
 //! "Enable just-in-time access on VMs", on the permissions that are needed).
 
+use postern_provider::kit::CallError;
 use postern_provider::{CallerToken, CloudError};
 use serde::Deserialize;
 
 use crate::arm::{AUTHORIZATION_API, Arm, COMPUTE};
-use crate::error::CallError;
 use crate::id::ArmId;
 use crate::reader::VirtualMachine;
 
@@ -80,7 +80,7 @@ fn refusal(error: CallError, vm: &ArmId, what: &str) -> CloudError {
             "by Azure {} does not exist, or you may not {what} ({code})",
             vm.name()
         )),
-        CallError::Answered { .. } | CallError::NoAnswer { .. } | CallError::NoToken { .. } => error.into(),
+        CallError::Answered { .. } | CallError::NoAnswer { .. } | CallError::NotSent { .. } => error.into(),
     }
 }
 

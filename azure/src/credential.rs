@@ -29,14 +29,14 @@ const ASSERTION_LIFETIME: Duration = Duration::from_secs(300);
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// The broker's identity: it fetches tokens, and keeps each until shortly before its end.
-pub(crate) struct Identity {
+pub(crate) struct EntraIdentity {
     credential: Credential,
     environment: Environment,
     http: reqwest::Client,
-    kept: Mutex<Option<Kept>>,
+    kept: Mutex<Option<CachedToken>>,
 }
 
-struct Kept {
+struct CachedToken {
     token: AccessToken,
     renew_at: Instant,
     ends_at: Instant,
@@ -44,21 +44,21 @@ struct Kept {
 
 /// An answer to a request for a token. The instance metadata service writes numbers as text.
 #[derive(Deserialize)]
-struct Answer {
+struct TokenAnswer {
     access_token: String,
-    expires_in: Seconds,
+    expires_in: SecondsField,
 }
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Seconds {
+enum SecondsField {
     Number(u64),
     Text(String),
 }
 
 /// An answer that is an error (RFC 6749, section 5.2).
 #[derive(Deserialize)]
-struct Refusal {
+struct TokenRefusal {
     error: String,
     #[serde(default)]
     error_description: String,
@@ -85,12 +85,12 @@ struct Claims<'a> {
     exp: i64,
 }
 
-impl Identity {
+impl EntraIdentity {
     pub(crate) fn new(credential: Credential, environment: Environment, http: reqwest::Client) -> Self {
         Self { credential, environment, http, kept: Mutex::default() }
     }
 
-    async fn fetch(&self) -> Result<Kept, String> {
+    async fn fetch(&self) -> Result<CachedToken, String> {
         let request = match &self.credential {
             Credential::ManagedIdentity { client_id } => self.metadata_request(client_id.as_deref()),
             Credential::WorkloadIdentity { application, token_file } => {
@@ -118,22 +118,24 @@ impl Identity {
         let status = answer.status();
         let body = answer.bytes().await.map_err(|error| error_chain(&error.without_url()))?;
         if !status.is_success() {
-            let words = serde_json::from_slice::<Refusal>(&body).map_or_else(
+            let words = serde_json::from_slice::<TokenRefusal>(&body).map_or_else(
                 |_| format!("status {status}"),
                 |refusal| format!("{}: {}", refusal.error, refusal.error_description),
             );
             return Err(words);
         }
-        let answer: Answer =
+        let answer: TokenAnswer =
             serde_json::from_slice(&body).map_err(|_| "the answer holds no token".to_owned())?;
         let seconds = match answer.expires_in {
-            Seconds::Number(seconds) => seconds,
-            Seconds::Text(text) => text.parse().map_err(|_| "the token's end is not a number".to_owned())?,
+            SecondsField::Number(seconds) => seconds,
+            SecondsField::Text(text) => {
+                text.parse().map_err(|_| "the token's end is not a number".to_owned())?
+            }
         };
         let lifetime = Duration::from_secs(seconds.min(86_400));
         let token = AccessToken::new(Secret::new(answer.access_token), clock::wall() + lifetime);
         let ends_at = asked_at + lifetime;
-        Ok(Kept { token, renew_at: ends_at - RENEW_BEFORE_END.min(lifetime / 2), ends_at })
+        Ok(CachedToken { token, renew_at: ends_at - RENEW_BEFORE_END.min(lifetime / 2), ends_at })
     }
 
     fn metadata_request(&self, client_id: Option<&str>) -> reqwest::RequestBuilder {
@@ -218,7 +220,7 @@ fn part(value: &impl Serialize) -> Result<String, String> {
 }
 
 #[async_trait::async_trait]
-impl TokenCredential for Identity {
+impl TokenCredential for EntraIdentity {
     async fn get_token(&self, _: &[&str]) -> azure_core::Result<AccessToken> {
         let mut kept = self.kept.lock().await;
         let now = clock::instant();
@@ -241,7 +243,7 @@ impl TokenCredential for Identity {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for EntraIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Identity").field("credential", &self.credential).finish_non_exhaustive()
     }

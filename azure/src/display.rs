@@ -4,11 +4,11 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 
-use crate::network::{NatRule, Rule, RuleProtocol, Traffic};
+use crate::network::{NatRule, NsgRule, NsgTraffic, RuleProtocol};
 
-impl fmt::Display for Rule {
+impl fmt::Display for NsgRule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Traffic { protocol, sources, destinations, ports, .. } = &self.traffic;
+        let NsgTraffic { protocol, sources, destinations, ports, .. } = &self.traffic;
         let does = if self.allows { "allows" } else { "denies" };
         let protocol = match protocol {
             RuleProtocol::Any => "every protocol".to_owned(),

@@ -1,107 +1,62 @@
-//! The errors of Azure Resource Manager, and their meaning for the broker.
+//! The errors of Azure Resource Manager, classified.
 
 use azure_core::error::ErrorKind;
 use postern_provider::CloudError;
+use postern_provider::kit::{CallError, ErrorClass};
 use postern_runtime::error_chain::error_chain;
 
-/// An error of one call.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CallError {
-    /// Azure answered with an error.
-    #[error("{call}: {code}: {message}")]
-    Answered {
-        /// The call.
-        call: String,
-        /// The answer's status; 200 where an operation ended with an error.
-        status: u16,
-        /// Azure's code.
-        code: String,
-        /// Azure's message.
-        message: String,
-    },
-    /// There was no answer, or none that can be read: the call may have taken effect.
-    #[error("{call}: {reason}")]
-    NoAnswer {
-        /// The call.
-        call: String,
-        /// The reason.
-        reason: String,
-    },
-    /// No call was made: there is no token.
-    #[error("no token from Microsoft Entra: {reason}")]
-    NoToken {
-        /// The reason.
-        reason: String,
-    },
+/// Classifies the SDK's error. Its own words hold whole answers, and are not used.
+pub(crate) fn call_error(call: &str, error: &azure_core::Error) -> CallError {
+    if let Some(answer) = error.as_http_error() {
+        let status = u16::from(answer.status());
+        let code = answer.error_code().map_or_else(|| format!("status {status}"), str::to_owned);
+        let message = answer.error_message().unwrap_or_default().to_owned();
+        return answered(call, status, code, message);
+    }
+    let reason = error_chain(error);
+    match error.kind() {
+        ErrorKind::Credential => {
+            CallError::NotSent { reason: format!("no token from Microsoft Entra: {reason}") }
+        }
+        ErrorKind::HttpResponse { .. }
+        | ErrorKind::Io
+        | ErrorKind::DataConversion
+        | ErrorKind::MockFramework
+        | ErrorKind::Other => CallError::no_answer(call, reason),
+    }
 }
 
-impl CallError {
-    /// Reads the SDK's error. Its own words hold whole answers, and are not used.
-    pub(crate) fn of(call: &str, error: &azure_core::Error) -> Self {
-        let call = call.to_owned();
-        if let Some(answer) = error.as_http_error() {
-            let status = u16::from(answer.status());
-            let code = answer.error_code().map_or_else(|| format!("status {status}"), str::to_owned);
-            let message = answer.error_message().unwrap_or_default().to_owned();
-            return Self::Answered { call, status, code, message };
+/// Creates the error of an answer. The status is 200 where an operation ended with an error.
+pub(crate) fn answered(call: &str, status: u16, code: String, message: String) -> CallError {
+    let (class, remedy) = (class(status, &code), remedy(&code));
+    CallError::Answered { call: call.to_owned(), status, code, message, class, remedy }
+}
+
+/// Returns the class of an answer.
+///
+/// Only the typed not-found means that a resource does not exist. A resource group that is gone took it along; a subscription that
+/// is not found is one that the broker may not see. A conflict is another rule that has the priority now, another etag of the
+/// resource, or another operation that came first.
+fn class(status: u16, code: &str) -> ErrorClass {
+    match (status, code) {
+        (404, "ResourceNotFound" | "NotFound" | "ResourceGroupNotFound" | "ParentResourceNotFound") => {
+            ErrorClass::NotFound
         }
-        let reason = error_chain(error);
-        match error.kind() {
-            ErrorKind::Credential => Self::NoToken { reason },
-            ErrorKind::HttpResponse { .. }
-            | ErrorKind::Io
-            | ErrorKind::DataConversion
-            | ErrorKind::MockFramework
-            | ErrorKind::Other => Self::NoAnswer { call, reason },
-        }
-    }
-
-    /// Azure's code; empty where there was no answer.
-    pub(crate) fn code(&self) -> &str {
-        match self {
-            Self::Answered { code, .. } => code,
-            Self::NoAnswer { .. } | Self::NoToken { .. } => "",
-        }
-    }
-
-    /// Reports whether Azure says that the resource does not exist. A resource group that is gone took it along; a
-    /// subscription that is not found is one that the broker may not see.
-    pub(crate) fn is_not_found(&self) -> bool {
-        matches!(self, Self::Answered { status: 404, code, .. }
-        if matches!(
-            code.as_str(),
-            "ResourceNotFound" | "NotFound" | "ResourceGroupNotFound" | "ParentResourceNotFound"
-        ))
-    }
-
-    /// Reports whether another principal was faster: another rule has the priority now, the resource has another etag, or
-    /// another operation came first. Azure changed nothing, and a fresh read may lead to another write.
-    pub(crate) fn is_conflict(&self) -> bool {
-        matches!(self.code(), "SecurityRuleConflict" | "PreconditionFailed") || self.is_other_operation()
-    }
-
-    /// Reports whether another operation on the resource is under way.
-    fn is_other_operation(&self) -> bool {
-        matches!(
-            self.code(),
-            "AnotherOperationInProgress"
-                | "RetryableError"
-                | "RetryableErrorDueToAnotherOperation"
-                | "CanceledAndSupersededDueToAnotherOperation"
-        )
-    }
-
-    /// Reports whether a retry may succeed.
-    fn is_transient(&self) -> bool {
-        match self {
-            Self::NoAnswer { .. } | Self::NoToken { .. } => true,
-            Self::Answered { status, code, .. } => {
-                *status >= 500
-                    || matches!(status, 401 | 408 | 409 | 412 | 429)
-                    || self.is_conflict()
-                    || code.contains("InternalServerError")
-            }
-        }
+        (
+            _,
+            "SecurityRuleConflict"
+            | "PreconditionFailed"
+            | "AnotherOperationInProgress"
+            | "RetryableError"
+            | "RetryableErrorDueToAnotherOperation"
+            | "CanceledAndSupersededDueToAnotherOperation",
+        ) => ErrorClass::Conflict,
+        (401, _) => ErrorClass::Unauthenticated,
+        (429, _) => ErrorClass::Throttled,
+        (408 | 409 | 412 | 500.., _) => ErrorClass::Unavailable,
+        (_, code) if code.contains("InternalServerError") => ErrorClass::Unavailable,
+        (403, _) => ErrorClass::Denied,
+        (_, _) => ErrorClass::Refused,
     }
 }
 
@@ -145,18 +100,6 @@ impl From<WriteError> for CloudError {
     }
 }
 
-impl From<CallError> for CloudError {
-    fn from(error: CallError) -> Self {
-        if error.is_transient() {
-            return Self::unavailable(error.to_string());
-        }
-        match remedy(error.code()) {
-            Some(remedy) => Self::refused(format!("{error}; {remedy}")),
-            None => Self::refused(error.to_string()),
-        }
-    }
-}
-
 fn remedy(code: &str) -> Option<&'static str> {
     Some(match code {
         "AuthorizationFailed" | "LinkedAuthorizationFailed" => {
@@ -180,8 +123,7 @@ mod tests {
     use super::*;
 
     fn answered(status: u16, code: &str) -> CallError {
-        let (call, code, message) = ("PUT a rule".to_owned(), code.to_owned(), "a test".to_owned());
-        CallError::Answered { call, status, code, message }
+        super::answered("PUT a rule", status, code.to_owned(), "a test".to_owned())
     }
 
     #[test]
@@ -207,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_conflict_is_read_again_and_a_call_without_an_answer_is_no_conflict() {
+    fn a_conflict_is_read_again_and_a_rate_is_no_conflict() {
         for (status, code) in [
             (400, "SecurityRuleConflict"),
             (412, "PreconditionFailed"),
@@ -219,7 +161,6 @@ mod tests {
         }
         assert!(!answered(429, "TooManyRequests").is_conflict());
         assert!(!answered(403, "AuthorizationFailed").is_conflict());
-        assert!(!CallError::NoAnswer { call: "x".into(), reason: "cut".into() }.is_conflict());
     }
 
     #[test]

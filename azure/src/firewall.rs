@@ -12,24 +12,21 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 use postern_core::{Port, Protocol, SourcePrefix};
+use postern_provider::kit::CallError;
 use serde::{Deserialize, Serialize};
 use serde_json::value::{RawValue, to_raw_value};
 use tokio::sync::oneshot;
 
 use crate::arm::{Arm, NETWORK};
 use crate::clock;
-use crate::error::CallError;
 use crate::id::ArmId;
+use crate::json::{Fields, etag, nested};
 use crate::settings::FirewallSettings;
 use crate::transport::busy_waits;
 
 /// The time that a change is retried while other principals change the firewall: each of their writes takes up to five minutes.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(600);
-
-/// A JSON object as it was read: each field's value byte for byte, in its place.
-type Fields = IndexMap<String, Box<RawValue>>;
 
 /// A rule that Postern adds to a firewall.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +42,7 @@ pub(crate) struct NewNatRule {
 
 /// A change of one firewall.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Edit {
+pub(crate) struct FirewallEdit {
     pub(crate) add: Vec<NewNatRule>,
     /// The rules to remove, by name.
     pub(crate) remove: BTreeSet<String>,
@@ -63,7 +60,7 @@ pub(crate) enum EditError {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Rule {
+struct NatRuleBody {
     name: String,
     description: String,
     #[serde(rename = "sourceAddresses")]
@@ -126,13 +123,13 @@ impl ExistingRule {
 /// An edit is impossible; then none is made.
 pub(crate) fn edit(
     body: &[u8],
-    edits: &[Edit],
+    edits: &[FirewallEdit],
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<Option<(Bytes, Option<String>)>, EditError> {
     let unreadable = |error: serde_json::Error| EditError::Unreadable(error.to_string());
     let mut firewall: Fields = serde_json::from_slice(body).map_err(unreadable)?;
-    let etag = firewall.get("etag").and_then(|etag| serde_json::from_str(etag.get()).ok());
+    let etag = etag(&firewall);
     let mut properties: Fields = nested(&firewall, "properties").map_err(unreadable)?;
     if let Some(policy) = properties.get("firewallPolicy").filter(|policy| policy.get() != "null") {
         let policy: serde_json::Value = serde_json::from_str(policy.get()).map_err(unreadable)?;
@@ -166,13 +163,6 @@ pub(crate) fn edit(
     firewall.insert("properties".into(), to_raw_value(&properties).map_err(unreadable)?);
     let body = serde_json::to_vec(&firewall).map_err(unreadable)?;
     Ok(Some((Bytes::from(body), etag)))
-}
-
-fn nested<T: for<'a> Deserialize<'a> + Default>(fields: &Fields, name: &str) -> serde_json::Result<T> {
-    match fields.get(name).filter(|value| value.get() != "null") {
-        Some(value) => serde_json::from_str(value.get()),
-        None => Ok(T::default()),
-    }
 }
 
 /// Takes these rules out of every collection but Postern's: another principal gave the collection another name, or copied a
@@ -268,7 +258,7 @@ impl Collections {
             return Ok(());
         }
         let port = self.port(&managed, rule, settings)?;
-        let rule = Rule {
+        let rule = NatRuleBody {
             name: rule.name.clone(),
             description: rule.description.clone(),
             sources: rule
@@ -355,12 +345,12 @@ fn port_hash(rule: &NewNatRule) -> u64 {
 }
 
 /// A change that waits to be written, and the channel for its outcome.
-type Waiting = (Edit, oneshot::Sender<Result<(), ChangeError>>);
+type WaitingEdit = (FirewallEdit, oneshot::Sender<Result<(), ChangeError>>);
 
 /// The changes of one firewall that wait to be written together.
 #[derive(Default)]
 pub(crate) struct FirewallQueue {
-    waiting: Mutex<Vec<Waiting>>,
+    waiting: Mutex<Vec<WaitingEdit>>,
     writer: tokio::sync::Mutex<()>,
 }
 
@@ -381,7 +371,7 @@ impl FirewallQueue {
         &self,
         arm: &Arm,
         id: &ArmId,
-        edit: Edit,
+        edit: FirewallEdit,
         collection: &str,
         settings: &FirewallSettings,
     ) -> Result<(), ChangeError> {
@@ -393,7 +383,8 @@ impl FirewallQueue {
             Err(oneshot::error::TryRecvError::Closed) => return Err(ChangeError::GivenUp),
             Err(oneshot::error::TryRecvError::Empty) => {}
         }
-        let (edits, waiting): (Vec<Edit>, Vec<_>) = std::mem::take(&mut *self.lock()).into_iter().unzip();
+        let (edits, waiting): (Vec<FirewallEdit>, Vec<_>) =
+            std::mem::take(&mut *self.lock()).into_iter().unzip();
         let written = match write(arm, id, &edits, collection, settings).await {
             // An impossible edit must not keep the others from being made.
             Err(ChangeError::Edit(_)) if edits.len() > 1 => {
@@ -410,7 +401,7 @@ impl FirewallQueue {
         answer.await.unwrap_or(Err(ChangeError::GivenUp))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Waiting>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<WaitingEdit>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -419,7 +410,7 @@ impl FirewallQueue {
 async fn write(
     arm: &Arm,
     id: &ArmId,
-    edits: &[Edit],
+    edits: &[FirewallEdit],
     collection: &str,
     settings: &FirewallSettings,
 ) -> Result<(), ChangeError> {
@@ -446,26 +437,23 @@ async fn write(
         }
     }
     let reason = last.unwrap_or_else(|| "the written rules are gone again".to_owned());
-    Err(CallError::NoAnswer {
-        call: format!("PUT {id}"),
-        reason: format!("other principals keep changing it: {reason}"),
-    }
-    .into())
+    let reason = format!("other principals keep changing it: {reason}");
+    Err(CallError::no_answer(format!("PUT {id}"), reason).into())
 }
 
 /// Reports whether a change of the firewall is under way.
 fn is_under_way(body: &[u8]) -> bool {
     #[derive(Default, Deserialize)]
-    struct Firewall {
+    struct FirewallBody {
         #[serde(default)]
-        properties: Properties,
+        properties: FirewallProperties,
     }
     #[derive(Default, Deserialize)]
-    struct Properties {
+    struct FirewallProperties {
         #[serde(default, rename = "provisioningState")]
         state: Option<String>,
     }
-    let state = serde_json::from_slice::<Firewall>(body).unwrap_or_default().properties.state;
+    let state = serde_json::from_slice::<FirewallBody>(body).unwrap_or_default().properties.state;
     state.is_some_and(|state| state.eq_ignore_ascii_case("Updating"))
 }
 

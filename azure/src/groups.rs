@@ -5,33 +5,34 @@
 //! same groups: where a read shows another state and may be the newer one, the next write reads the group first, too.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
-use indexmap::IndexMap;
 use postern_provider::CloudError;
-use serde_json::value::{RawValue, to_raw_value};
+use postern_provider::kit::{CallError, KeyedStates, Known};
+use serde_json::value::to_raw_value;
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::arm::{Arm, NETWORK};
-use crate::error::{CallError, WriteError};
+use crate::error::WriteError;
 use crate::id::{ArmId, is_plain};
-use crate::network::Group;
+use crate::json::{Fields, etag, nested};
+use crate::network::Nsg;
 use crate::plan::RuleWrite;
 use crate::reader::Reader;
-use crate::rules::NewRule;
+use crate::rules::NewNsgRule;
 
 /// The groups that this process has read or written.
 #[derive(Default)]
-pub(crate) struct Groups {
-    states: std::sync::Mutex<HashMap<ArmId, Arc<GroupState>>>,
+pub(crate) struct KnownGroups {
+    states: KeyedStates<ArmId, GroupState>,
 }
 
 /// The memory of one group.
 #[derive(Default)]
 pub(crate) struct GroupState {
-    known: Mutex<Option<Group>>,
+    known: Mutex<Known<Nsg>>,
     /// Counts the begin and end of each write guard, and each recorded read: a read that began at an earlier count is older
     /// than the known state.
     epoch: AtomicU64,
@@ -43,7 +44,7 @@ pub(crate) struct GroupState {
 pub(crate) struct WriteGuard<'a> {
     arm: &'a Arm,
     id: &'a ArmId,
-    known: MutexGuard<'a, Option<Group>>,
+    known: MutexGuard<'a, Known<Nsg>>,
     epoch: &'a AtomicU64,
 }
 
@@ -54,20 +55,18 @@ impl Drop for WriteGuard<'_> {
     }
 }
 
-impl Groups {
+impl KnownGroups {
     pub(crate) fn state(&self, id: &ArmId) -> Arc<GroupState> {
-        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(states.entry(id.clone()).or_default())
+        self.states.of(id)
     }
 
-    /// The count of each group, taken before a read.
+    /// Returns the count of each group, taken before a read.
     pub(crate) fn epochs(&self) -> HashMap<ArmId, u64> {
-        let states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
-        states.iter().map(|(id, state)| (id.clone(), state.epoch.load(Ordering::SeqCst))).collect()
+        self.states.map(|state| state.epoch.load(Ordering::SeqCst))
     }
 
     /// Records the groups of a read, where nothing was written or recorded meanwhile.
-    pub(crate) fn record(&self, read: &BTreeMap<ArmId, Group>, before: &HashMap<ArmId, u64>) {
+    pub(crate) fn record(&self, read: &BTreeMap<ArmId, Nsg>, before: &HashMap<ArmId, u64>) {
         for (id, group) in read {
             let state = self.state(id);
             let Ok(mut known) = state.known.try_lock() else {
@@ -76,9 +75,9 @@ impl Groups {
             };
             if state.epoch.load(Ordering::SeqCst) == before.get(id).copied().unwrap_or(0) {
                 state.epoch.fetch_add(1, Ordering::SeqCst);
-                *known = Some(group.clone());
-            } else if known.as_ref() != Some(group) {
-                *known = None;
+                known.learn(group.clone());
+            } else {
+                known.forget_unless(|known| known == group);
             }
         }
     }
@@ -90,7 +89,7 @@ impl GroupState {
         let mut known = self.known.lock().await;
         self.epoch.fetch_add(1, Ordering::SeqCst);
         if self.must_reread.swap(false, Ordering::SeqCst) {
-            *known = None;
+            known.forget();
         }
         WriteGuard { arm, id, known, epoch: &self.epoch }
     }
@@ -98,40 +97,34 @@ impl GroupState {
 
 impl WriteGuard<'_> {
     /// Returns the group, and reads it if it is not known; none where it does not exist.
-    pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Group>, CallError> {
-        if self.known.is_none() {
-            *self.known = reader.group(self.id).await?;
+    pub(crate) async fn group(&mut self, reader: Reader<'_>) -> Result<Option<Nsg>, CallError> {
+        if self.known.get().is_none() {
+            self.known.learn(reader.group(self.id).await?);
         }
-        Ok(self.known.clone())
+        Ok(self.known.get().cloned())
     }
 
     /// Forgets the known state.
     pub(crate) fn forget(&mut self) {
-        *self.known = None;
+        self.known.forget();
     }
 
     /// Writes one of Postern's rules.
-    pub(crate) async fn put(&mut self, rule: &NewRule) -> Result<(), CallError> {
-        // Taken out, and put back once the answer is there: a call that is dropped has an unknown outcome.
-        let known = self.known.take();
-        self.arm.put_rule(self.id, &rule.name, rule.to_azure()).await?;
-        *self.known = known.map(|mut group| {
+    pub(crate) async fn put(&mut self, rule: &NewNsgRule) -> Result<(), CallError> {
+        let call = self.arm.put_rule(self.id, &rule.name, rule.to_azure());
+        let put = |group: &mut Nsg| {
             group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
             group.rules.push(rule.read_back());
-            sorted(group)
-        });
-        Ok(())
+            group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
+        };
+        self.known.change(call, put).await
     }
 
     /// Deletes one of Postern's rules.
     pub(crate) async fn delete(&mut self, name: &str) -> Result<(), CallError> {
-        let known = self.known.take();
-        self.arm.delete_rule(self.id, name).await?;
-        *self.known = known.map(|mut group| {
-            group.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name));
-            group
-        });
-        Ok(())
+        let call = self.arm.delete_rule(self.id, name);
+        let delete = |group: &mut Nsg| group.rules.retain(|rule| !rule.name.eq_ignore_ascii_case(name));
+        self.known.change(call, delete).await
     }
 
     /// Makes a planned write.
@@ -165,20 +158,11 @@ impl WriteGuard<'_> {
     }
 }
 
-fn sorted(mut group: Group) -> Group {
-    group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-    group
-}
-
 /// Returns a rule with another priority and all else byte for byte, and its etag.
 fn with_priority(body: &[u8], priority: u16) -> serde_json::Result<(Bytes, Option<String>)> {
-    type Fields = IndexMap<String, Box<RawValue>>;
     let mut rule: Fields = serde_json::from_slice(body)?;
-    let etag = rule.get("etag").and_then(|etag| serde_json::from_str(etag.get()).ok());
-    let mut properties: Fields = match rule.get("properties") {
-        Some(properties) => serde_json::from_str(properties.get())?,
-        None => Fields::new(),
-    };
+    let etag = etag(&rule);
+    let mut properties: Fields = nested(&rule, "properties")?;
     properties.insert("priority".into(), to_raw_value(&priority)?);
     rule.insert("properties".into(), to_raw_value(&properties)?);
     Ok((Bytes::from(serde_json::to_vec(&rule)?), etag))

@@ -4,14 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use futures_util::try_join;
 use postern_core::{ProtectedPort, TargetId};
-use postern_provider::{Assessment, Health, Sighting};
+use postern_provider::{Assessment, CloudError, Health, Sighting};
 
-use crate::error::CallError;
 use crate::id::ArmId;
 use crate::layer::Azure;
-use crate::names::{self, Key, Name};
-use crate::network::{Network, Peer, exposures};
-use crate::settings::Settings;
+use crate::names::{self, Key, RuleName};
+use crate::network::{Network, RulePeer, exposures};
+use crate::settings::AzureSettings;
 use crate::snapshot::{LockedRules, MachineSnapshot, MachineView};
 
 /// The target of a virtual machine.
@@ -31,7 +30,7 @@ pub(crate) struct SubscriptionSweep {
 ///
 /// # Errors
 /// The subscription could not be read.
-pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CallError> {
+pub(crate) async fn sweep(azure: &Azure, subscription: &str) -> Result<SubscriptionSweep, CloudError> {
     let before = azure.groups.epochs();
     let network = azure.reader().subscription(subscription).await?;
     azure.groups.record(&network.groups, &before);
@@ -83,7 +82,7 @@ struct Traces {
 }
 
 /// Collects the keys in the names of Postern's rules.
-fn traces(network: &Network, settings: &Settings) -> BTreeMap<Key, Traces> {
+fn traces(network: &Network, settings: &AzureSettings) -> BTreeMap<Key, Traces> {
     let deployment = &settings.deployment;
     let in_groups = network.groups.values().flat_map(|group| {
         group.rules.iter().map(|rule| (&group.id, rule.name.as_str(), rule.description.as_str()))
@@ -93,7 +92,7 @@ fn traces(network: &Network, settings: &Settings) -> BTreeMap<Key, Traces> {
     });
     let mut traces: BTreeMap<Key, Traces> = BTreeMap::new();
     for (place, rule, description) in in_groups.chain(in_firewalls) {
-        let Some(key) = Name::read(rule).and_then(|name| name.key().cloned()) else { continue };
+        let Some(key) = RuleName::read(rule).and_then(|name| name.key().cloned()) else { continue };
         if key.is_of(deployment) {
             let of_key = traces.entry(key.clone()).or_default();
             // A group is in the subscription of its machines; a firewall need not be.
@@ -115,7 +114,7 @@ pub(crate) async fn assess(
     azure: &Azure,
     subscription: &str,
     management: &BTreeSet<ProtectedPort>,
-) -> Result<Vec<Assessment>, CallError> {
+) -> Result<Vec<Assessment>, CloudError> {
     let reader = azure.reader();
     let (network, machines) = try_join!(reader.subscription(subscription), reader.machines(subscription))?;
     let nothing = LockedRules::default();
@@ -152,7 +151,8 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
         let reason = "it has no network security group, neither on an interface nor on a subnet";
         return Health::NotApplicable { reason: reason.into() };
     }
-    let is_window_rule = |rule: &str| Name::read(rule).is_some_and(|name| matches!(name, Name::Allow(_)));
+    let is_window_rule =
+        |rule: &str| RuleName::read(rule).is_some_and(|name| matches!(name, RuleName::Allow(_)));
     let by_groups = exposures(view.groups, &machine.doors, management)
         .into_iter()
         .filter(|exposure| {
@@ -160,20 +160,16 @@ fn judge(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>, locked: b
         })
         .map(|exposure| format!("{} exposed: {exposure}", exposure.port));
     let reasons: Vec<String> = by_groups.chain(through_firewall(view, management)).collect();
-    match (reasons.is_empty(), locked) {
-        (false, _) => Health::Unhealthy { reasons },
-        (true, true) => Health::Healthy { reason: "it is under lockdown".into() },
-        (true, false) => Health::Healthy { reason: "no rule exposes a management port".into() },
-    }
+    Health::of(reasons, locked)
 }
 
 /// Finds rules of the firewall in front that lead to a management port which no group shuts to the firewall.
 fn through_firewall(view: &MachineView<'_>, management: &BTreeSet<ProtectedPort>) -> Vec<String> {
     let Some(front) = &view.machine.front else { return Vec::new() };
-    let seen_as: Vec<Peer> = front.seen_as.iter().map(|source| Peer::from(*source)).collect();
+    let seen_as: Vec<RulePeer> = front.seen_as.iter().map(|source| RulePeer::from(*source)).collect();
     let rules = view.firewall.into_iter().flat_map(|firewall| &firewall.nat);
     let mut found = Vec::new();
-    for rule in rules.filter(|rule| Name::read(&rule.name).is_none()) {
+    for rule in rules.filter(|rule| RuleName::read(&rule.name).is_none()) {
         let Some((ip, port)) = rule.translated else { continue };
         let exposed =
             management.iter().filter(|it| it.port.get() == port && rule.protocols.contains(&it.protocol));

@@ -1,30 +1,31 @@
 //! The cloud layer on Azure: the clients, and what is remembered of groups, firewalls and targets between two calls.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use postern_core::TargetId;
 use postern_provider::CloudError;
+use postern_provider::kit::{CallError, KeyedStates};
 
 use crate::arm::Arm;
-use crate::cache::TargetCache;
-use crate::error::CallError;
+use crate::cache::MachineCache;
 use crate::firewall::FirewallQueue;
-use crate::groups::Groups;
+use crate::groups::KnownGroups;
 use crate::id::ArmId;
 use crate::machine::Machine;
 use crate::names;
 use crate::reader::Reader;
-use crate::settings::Settings;
+use crate::settings::AzureSettings;
 use crate::snapshot::MachineSnapshot;
 
 /// The cloud layer on Azure.
 pub struct Azure {
-    pub(crate) settings: Settings,
+    pub(crate) settings: AzureSettings,
     pub(crate) arm: Arm,
-    pub(crate) groups: Groups,
-    pub(crate) targets: TargetCache,
-    firewalls: Mutex<HashMap<ArmId, Arc<FirewallQueue>>>,
+    pub(crate) groups: KnownGroups,
+    pub(crate) targets: MachineCache,
+    /// The queue of the changes of each firewall.
+    pub(crate) firewalls: KeyedStates<ArmId, FirewallQueue>,
     /// Allows one lockdown, release or repair at a time: those of several machines meet in one group.
     pub(crate) lockdowns: tokio::sync::Mutex<()>,
 }
@@ -34,15 +35,15 @@ impl Azure {
     ///
     /// # Errors
     /// The endpoint is not a URL, or TLS cannot be set up.
-    pub fn connect(settings: Settings) -> Result<Self, String> {
+    pub fn connect(settings: AzureSettings) -> Result<Self, String> {
         let arm = Arm::new(&settings.environment, settings.credential.clone(), &settings.rates)?;
-        let targets = TargetCache::new(&settings.deployment);
+        let targets = MachineCache::new(&settings.deployment);
         Ok(Self {
             settings,
             arm,
-            groups: Groups::default(),
+            groups: KnownGroups::default(),
             targets,
-            firewalls: Mutex::default(),
+            firewalls: KeyedStates::default(),
             lockdowns: tokio::sync::Mutex::default(),
         })
     }
@@ -106,12 +107,6 @@ impl Azure {
             snapshot.groups.entry(id).or_insert(group);
         }
         Ok((snapshot, exists))
-    }
-
-    /// The queue of the changes of a firewall.
-    pub(crate) fn firewall_queue(&self, id: &ArmId) -> Arc<FirewallQueue> {
-        let mut firewalls = self.firewalls.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(firewalls.entry(id.clone()).or_default())
     }
 
     /// The name of Postern's rule collection in firewalls.

@@ -42,6 +42,7 @@ mod firewall;
 mod groups;
 mod id;
 mod inventory;
+mod json;
 mod layer;
 mod lockdown;
 mod machine;
@@ -59,5 +60,5 @@ mod wire;
 
 pub use layer::Azure;
 pub use settings::{
-    Application, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };

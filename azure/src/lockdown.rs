@@ -32,7 +32,7 @@ use postern_provider::{
 };
 
 use crate::error::WriteError;
-use crate::firewall::Edit;
+use crate::firewall::FirewallEdit;
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::plan::{self, PlanError, RuleWrite, apply};
@@ -44,7 +44,7 @@ use crate::transport::busy_waits;
 const MAX_ROUNDS: usize = 20;
 
 /// The writes of an operation, and its concerns for the administrator.
-pub(crate) struct LockdownPlan {
+pub(crate) struct WritePlan {
     pub(crate) writes: Vec<RuleWrite>,
     concerns: Vec<Concern>,
 }
@@ -55,7 +55,7 @@ impl From<PlanError> for CloudError {
     }
 }
 
-impl LockdownPlan {
+impl WritePlan {
     pub(crate) fn report(&self) -> LockdownReport {
         let changes = self.writes.iter().map(RuleWrite::change).collect();
         LockdownReport { changes, concerns: self.concerns.clone() }
@@ -68,7 +68,7 @@ impl Azure {
         &self,
         view: &MachineView<'_>,
         order: &LockdownOrder,
-    ) -> Result<LockdownPlan, CloudError> {
+    ) -> Result<WritePlan, CloudError> {
         let target = view.target;
         if let Some(front) = &view.machine.front
             && let Some(policy) = &front.policy
@@ -119,7 +119,7 @@ impl Azure {
                 .into_iter()
                 .map(|open| Concern { kind: ConcernKind::Precedence, what: format!("not locked: {open}") }),
         );
-        Ok(LockdownPlan { writes, concerns })
+        Ok(WritePlan { writes, concerns })
     }
 
     /// Carries a lockdown out, if every concern that needs the administrator's consent has it.
@@ -149,9 +149,9 @@ impl Azure {
     }
 
     /// Plans a release.
-    pub(crate) fn plan_release_writes(&self, view: &MachineView<'_>) -> Result<LockdownPlan, CloudError> {
+    pub(crate) fn plan_release_writes(&self, view: &MachineView<'_>) -> Result<WritePlan, CloudError> {
         let writes = plan::release(view, &self.settings.priorities)?.writes();
-        Ok(LockdownPlan { writes, concerns: Vec::new() })
+        Ok(WritePlan { writes, concerns: Vec::new() })
     }
 
     /// Carries a release out, or continues one.
@@ -239,7 +239,7 @@ impl Azure {
         for firewall in self.reader().all_firewalls().await? {
             let view = MachineView { firewall: Some(&firewall), ..*view };
             let remove = view.managed_nat_rules().map(|(rule, _)| rule.name.clone()).collect();
-            self.edit_firewall(&firewall.id, Edit { remove, ..Edit::default() }).await?;
+            self.edit_firewall(&firewall.id, FirewallEdit { remove, ..FirewallEdit::default() }).await?;
         }
         Ok(())
     }
@@ -249,7 +249,7 @@ impl Azure {
             Some(front) => {
                 self.edit_firewall(
                     &front.firewall,
-                    Edit { remove: names.into_iter().collect(), ..Edit::default() },
+                    FirewallEdit { remove: names.into_iter().collect(), ..FirewallEdit::default() },
                 )
                 .await
             }

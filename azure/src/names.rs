@@ -19,7 +19,7 @@ use data_encoding::Encoding;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan as _};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, Port, ProtectedPort, Protocol, SourcePrefix, TargetId};
 use sha2::{Digest as _, Sha256};
 
@@ -94,16 +94,16 @@ impl Family {
 
 /// The meaning of the name of one of Postern's rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Name {
-    Allow(Allow),
-    Deny(Deny),
+pub(crate) enum RuleName {
+    Allow(AllowName),
+    Deny(DenyName),
     Moved(Moved),
     Release(Key),
 }
 
 /// The name of the rule of windows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Allow {
+pub(crate) struct AllowName {
     pub(crate) key: Key,
     pub(crate) grant: GrantId,
     /// The end, rounded up to a second.
@@ -113,14 +113,14 @@ pub(crate) struct Allow {
 
 /// The name of a rule that shuts ports.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Deny {
+pub(crate) struct DenyName {
     pub(crate) key: Key,
     pub(crate) protocol: Protocol,
     pub(crate) family: Family,
     pub(crate) ports: BTreeSet<Port>,
 }
 
-impl Deny {
+impl DenyName {
     /// The ports that it shuts.
     pub(crate) fn protected(&self) -> impl Iterator<Item = ProtectedPort> + use<> {
         let protocol = self.protocol;
@@ -137,12 +137,12 @@ pub(crate) struct Moved {
     rule: String,
 }
 
-impl Name {
+impl RuleName {
     /// Reads a name; none where no deployment of Postern's has written it.
     pub(crate) fn read(name: &str) -> Option<Self> {
         let parts: Vec<&str> = name.strip_prefix(PREFIX)?.split('-').collect();
         match parts[..] {
-            ["allow", grant, end, key, content] => Some(Self::Allow(Allow {
+            ["allow", grant, end, key, content] => Some(Self::Allow(AllowName {
                 key: Key::read(key)?,
                 grant: grant.parse().ok()?,
                 not_after: read_end(end)?,
@@ -157,7 +157,7 @@ impl Name {
                     _ => return None,
                 };
                 let ports = ports.iter().map(|port| Port::new(port.parse().ok()?).ok());
-                Some(Self::Deny(Deny {
+                Some(Self::Deny(DenyName {
                     key: Key::read(key)?,
                     protocol,
                     family,
@@ -175,12 +175,12 @@ impl Name {
     }
 
     /// Returns the name as that of the rule of windows, if it is one.
-    pub(crate) fn allow(self) -> Option<Allow> {
+    pub(crate) fn allow(self) -> Option<AllowName> {
         if let Self::Allow(allow) = self { Some(allow) } else { None }
     }
 
     /// Returns the name as that of a rule that shuts ports, if it is one.
-    pub(crate) fn deny(self) -> Option<Deny> {
+    pub(crate) fn deny(self) -> Option<DenyName> {
         if let Self::Deny(deny) = self { Some(deny) } else { None }
     }
 
@@ -192,20 +192,22 @@ impl Name {
     /// The target that the rule is for; none for a note, which is for the group.
     pub(crate) fn key(&self) -> Option<&Key> {
         match self {
-            Self::Allow(Allow { key, .. }) | Self::Deny(Deny { key, .. }) | Self::Release(key) => Some(key),
+            Self::Allow(AllowName { key, .. }) | Self::Deny(DenyName { key, .. }) | Self::Release(key) => {
+                Some(key)
+            }
             Self::Moved(_) => None,
         }
     }
 }
 
-impl fmt::Display for Name {
+impl fmt::Display for RuleName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Allow(Allow { key, grant, not_after, content }) => {
+            Self::Allow(AllowName { key, grant, not_after, content }) => {
                 let end = not_after.to_zoned(TimeZone::UTC).strftime("%Y%m%dT%H%M%SZ");
                 write!(f, "{PREFIX}allow-{grant}-{end}-{key}-{content}")
             }
-            Self::Deny(Deny { key, protocol, family, ports }) => {
+            Self::Deny(DenyName { key, protocol, family, ports }) => {
                 let six = if *family == Family::V6 { "6" } else { "" };
                 write!(f, "{PREFIX}deny-{key}-{protocol}{six}")?;
                 ports.iter().try_for_each(|port| write!(f, "-{port}"))
@@ -218,7 +220,7 @@ impl fmt::Display for Name {
     }
 }
 
-impl Allow {
+impl AllowName {
     pub(crate) fn new(key: &Key, grant: GrantId, not_after: Timestamp, content: &Content) -> Self {
         Self { key: key.clone(), grant, not_after: full_second(not_after), content: content.digest() }
     }
@@ -281,8 +283,8 @@ impl Content {
         target: &TargetId,
         grant: GrantId,
         not_after: Timestamp,
-    ) -> BTreeSet<CloudWindow> {
-        let window = |port: &Port, source: &SourcePrefix| CloudWindow {
+    ) -> BTreeSet<LayerWindow> {
+        let window = |port: &Port, source: &SourcePrefix| LayerWindow {
             target: target.clone(),
             grant,
             port: ProtectedPort { protocol: self.protocol, port: *port },
@@ -297,7 +299,7 @@ impl Content {
 
     /// The contents of the fewest rules that open these windows of one grant, and nothing else: where every source may
     /// reach every port, one for each protocol and family.
-    pub(crate) fn of<'a>(windows: impl IntoIterator<Item = &'a CloudWindow>) -> Vec<Self> {
+    pub(crate) fn of<'a>(windows: impl IntoIterator<Item = &'a LayerWindow>) -> Vec<Self> {
         let mut kinds: std::collections::BTreeMap<
             _,
             std::collections::BTreeMap<Port, BTreeSet<SourcePrefix>>,
@@ -342,14 +344,14 @@ pub(crate) fn describe_window(target: &TargetId, grant: GrantId, not_after: Time
 }
 
 /// The exact end of a window, from its rule's description; the end in the name where the description does not hold it.
-pub(crate) fn very_end(name: &Allow, description: &str) -> Timestamp {
+pub(crate) fn very_end(name: &AllowName, description: &str) -> Timestamp {
     let said =
         description.split_once(" until ").and_then(|(_, rest)| rest.split([';', ' ']).next()?.parse().ok());
     said.filter(|end| full_second(*end) == name.not_after).unwrap_or(name.not_after)
 }
 
 /// Reports whether the description of a window's rule is the one that the broker writes for a window with this end.
-pub(crate) fn is_description(target: &TargetId, name: &Allow, not_after: Timestamp, text: &str) -> bool {
+pub(crate) fn is_description(target: &TargetId, name: &AllowName, not_after: Timestamp, text: &str) -> bool {
     text == describe_window(target, name.grant, not_after)
 }
 

@@ -14,8 +14,8 @@ use crate::id::ArmId;
 /// The result of a read.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Network {
-    pub(crate) interfaces: Vec<Interface>,
-    pub(crate) groups: BTreeMap<ArmId, Group>,
+    pub(crate) interfaces: Vec<Nic>,
+    pub(crate) groups: BTreeMap<ArmId, Nsg>,
     pub(crate) subnets: BTreeMap<ArmId, Subnet>,
     pub(crate) routes: BTreeMap<ArmId, RouteTable>,
     pub(crate) firewalls: Vec<Firewall>,
@@ -34,7 +34,7 @@ impl Network {
 
 /// A network interface.
 #[derive(Debug, Clone)]
-pub(crate) struct Interface {
+pub(crate) struct Nic {
     pub(crate) vm: Option<ArmId>,
     pub(crate) group: Option<ArmId>,
     pub(crate) addresses: Vec<Address>,
@@ -93,9 +93,9 @@ pub(crate) struct Firewall {
 pub(crate) struct NatRule {
     pub(crate) collection: String,
     pub(crate) name: String,
-    pub(crate) sources: Vec<Peer>,
+    pub(crate) sources: Vec<RulePeer>,
     pub(crate) protocols: Vec<Protocol>,
-    pub(crate) destinations: Vec<Peer>,
+    pub(crate) destinations: Vec<RulePeer>,
     pub(crate) ports: Vec<RangeInclusive<u16>>,
     pub(crate) translated: Option<(IpAddr, u16)>,
     pub(crate) description: String,
@@ -103,21 +103,21 @@ pub(crate) struct NatRule {
 
 /// A network security group, with its rules for inbound connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Group {
+pub(crate) struct Nsg {
     pub(crate) id: ArmId,
     /// True if a change of its rules re-evaluates established connections.
     pub(crate) flushes: bool,
     /// Sorted by priority; the defaults at the end.
-    pub(crate) rules: Vec<Rule>,
+    pub(crate) rules: Vec<NsgRule>,
 }
 
 /// A rule for inbound connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Rule {
+pub(crate) struct NsgRule {
     pub(crate) name: String,
     pub(crate) priority: u16,
     pub(crate) allows: bool,
-    pub(crate) traffic: Traffic,
+    pub(crate) traffic: NsgTraffic,
     pub(crate) description: String,
     /// True for the rules that every group ends with.
     pub(crate) is_default: bool,
@@ -127,11 +127,11 @@ pub(crate) struct Rule {
 
 /// The connections that a rule applies to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Traffic {
+pub(crate) struct NsgTraffic {
     pub(crate) protocol: RuleProtocol,
-    pub(crate) sources: Vec<Peer>,
+    pub(crate) sources: Vec<RulePeer>,
     pub(crate) any_source_port: bool,
-    pub(crate) destinations: Vec<Peer>,
+    pub(crate) destinations: Vec<RulePeer>,
     pub(crate) ports: Vec<RangeInclusive<u16>>,
 }
 
@@ -146,7 +146,7 @@ pub(crate) enum RuleProtocol {
 
 /// The source or the destination of connections.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Peer {
+pub(crate) enum RulePeer {
     Any,
     Net(IpNet),
     /// A service tag, in lower case.
@@ -157,7 +157,7 @@ pub(crate) enum Peer {
     IpGroup(String),
 }
 
-impl Peer {
+impl RulePeer {
     /// Reads an address prefix as rules have it.
     pub(crate) fn read(text: &str) -> Self {
         let net = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -203,7 +203,7 @@ impl Peer {
     }
 }
 
-impl From<SourcePrefix> for Peer {
+impl From<SourcePrefix> for RulePeer {
     fn from(source: SourcePrefix) -> Self {
         if source.is_any() && source.is_ipv4() { Self::Any } else { Self::Net(source.net()) }
     }
@@ -214,7 +214,7 @@ fn is_basic(tag: &str) -> bool {
     matches!(tag, "internet" | "virtualnetwork" | "azureloadbalancer")
 }
 
-impl fmt::Display for Peer {
+impl fmt::Display for RulePeer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             peer if peer.is_anyone() => f.write_str("anyone"),
@@ -236,7 +236,7 @@ pub(crate) struct Door {
     pub(crate) groups: Vec<ArmId>,
 }
 
-impl Traffic {
+impl NsgTraffic {
     /// Reports whether it applies to connections to the port of the machine, from some source.
     pub(crate) fn concerns(&self, door: &Door, port: ProtectedPort) -> bool {
         let protocol = match self.protocol {
@@ -245,13 +245,14 @@ impl Traffic {
             RuleProtocol::Other => false,
         };
         let same_family = |net: &IpNet| net.addr().is_ipv4() == door.ip.is_ipv4();
-        let from = self.sources.iter().any(|source| !matches!(source, Peer::Net(net) if !same_family(net)));
+        let from =
+            self.sources.iter().any(|source| !matches!(source, RulePeer::Net(net) if !same_family(net)));
         let to = self.destinations.iter().any(|peer| match peer {
-            Peer::Any => true,
-            Peer::Net(net) => net.contains(&door.ip),
-            Peer::Tag(tag) => tag == "virtualnetwork",
-            Peer::ApplicationGroup(role) => door.application_groups.contains(role),
-            Peer::IpGroup(_) => true,
+            RulePeer::Any => true,
+            RulePeer::Net(net) => net.contains(&door.ip),
+            RulePeer::Tag(tag) => tag == "virtualnetwork",
+            RulePeer::ApplicationGroup(role) => door.application_groups.contains(role),
+            RulePeer::IpGroup(_) => true,
         });
         protocol && from && to && self.ports.iter().any(|ports| ports.contains(&port.port.get()))
     }
@@ -259,19 +260,19 @@ impl Traffic {
 
 /// A source that the rules of a group admit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Admission<'a> {
-    pub(crate) rule: &'a Rule,
-    pub(crate) source: &'a Peer,
+pub(crate) struct AdmittedSource<'a> {
+    pub(crate) rule: &'a NsgRule,
+    pub(crate) source: &'a RulePeer,
 }
 
-impl Traffic {
+impl NsgTraffic {
     /// Reports whether both may apply to the same connection.
     pub(crate) fn overlaps(&self, other: &Self) -> bool {
         let protocols = match (self.protocol, other.protocol) {
             (RuleProtocol::Any, _) | (_, RuleProtocol::Any) => true,
             (one, other) => one == other,
         };
-        let meet = |ones: &[Peer], others: &[Peer]| {
+        let meet = |ones: &[RulePeer], others: &[RulePeer]| {
             ones.iter().any(|one| others.iter().any(|other| one.meets(other)))
         };
         let ports = |one: &RangeInclusive<u16>, other: &RangeInclusive<u16>| {
@@ -285,7 +286,7 @@ impl Traffic {
 
     /// Reports whether both apply to the same connections, in whatever order they name them.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        let peers = |peers: &[Peer]| peers.iter().cloned().collect::<BTreeSet<_>>();
+        let peers = |peers: &[RulePeer]| peers.iter().cloned().collect::<BTreeSet<_>>();
         let ports = |ports: &[RangeInclusive<u16>]| {
             ports.iter().map(|range| (*range.start(), *range.end())).collect::<BTreeSet<_>>()
         };
@@ -297,17 +298,17 @@ impl Traffic {
     }
 }
 
-impl Group {
+impl Nsg {
     /// Returns the sources that the rules admit to the port of the machine: those of each rule that allows, without the ones
     /// that an earlier rule denies.
-    pub(crate) fn admissions(&self, door: &Door, port: ProtectedPort) -> Vec<Admission<'_>> {
-        let mut denied: Vec<&Peer> = Vec::new();
+    pub(crate) fn admissions(&self, door: &Door, port: ProtectedPort) -> Vec<AdmittedSource<'_>> {
+        let mut denied: Vec<&RulePeer> = Vec::new();
         let mut admitted = Vec::new();
         for rule in self.rules.iter().filter(|rule| rule.traffic.concerns(door, port)) {
             if rule.allows {
-                let open = |source: &&Peer| !denied.iter().any(|denied| denied.covers(source));
+                let open = |source: &&RulePeer| !denied.iter().any(|denied| denied.covers(source));
                 admitted.extend(
-                    rule.traffic.sources.iter().filter(open).map(|source| Admission { rule, source }),
+                    rule.traffic.sources.iter().filter(open).map(|source| AdmittedSource { rule, source }),
                 );
             } else if rule.traffic.any_source_port {
                 denied.extend(&rule.traffic.sources);
@@ -321,9 +322,9 @@ impl Group {
         &self,
         door: &Door,
         port: ProtectedPort,
-        source: &Peer,
+        source: &RulePeer,
         priority: u16,
-    ) -> Option<&Rule> {
+    ) -> Option<&NsgRule> {
         self.rules.iter().take_while(|rule| rule.priority < priority).find(|rule| {
             !rule.allows
                 && rule.traffic.any_source_port
@@ -333,7 +334,7 @@ impl Group {
     }
 
     /// The rule of this name. Names are compared without case.
-    pub(crate) fn rule(&self, name: &str) -> Option<&Rule> {
+    pub(crate) fn rule(&self, name: &str) -> Option<&NsgRule> {
         self.rules.iter().find(|rule| rule.name.eq_ignore_ascii_case(name))
     }
 
@@ -345,16 +346,16 @@ impl Group {
 
 /// A source that can reach a port of a machine, and the rules that admit it: one of each group on the way.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Exposure {
+pub(crate) struct PathExposure {
     pub(crate) port: ProtectedPort,
-    pub(crate) source: Peer,
+    pub(crate) source: RulePeer,
     /// The rules, each with its group.
     pub(crate) rules: Vec<(ArmId, String, u16)>,
     /// True if all of them are rules that every group ends with.
     pub(crate) by_default: bool,
 }
 
-impl fmt::Display for Exposure {
+impl fmt::Display for PathExposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let words: Vec<String> = self
             .rules
@@ -369,19 +370,19 @@ impl fmt::Display for Exposure {
 /// Finds the sources that can reach the ports of a machine, those open to anyone first. Every group on the way must admit
 /// them.
 pub(crate) fn exposures<'a>(
-    groups: &BTreeMap<ArmId, Group>,
+    groups: &BTreeMap<ArmId, Nsg>,
     doors: &[Door],
     ports: impl IntoIterator<Item = &'a ProtectedPort>,
-) -> Vec<Exposure> {
-    let mut exposures: Vec<Exposure> = Vec::new();
+) -> Vec<PathExposure> {
+    let mut exposures: Vec<PathExposure> = Vec::new();
     for port in ports {
         for door in doors {
-            let mut ways: Option<Vec<Exposure>> = None;
+            let mut ways: Option<Vec<PathExposure>> = None;
             for group in door.groups.iter().filter_map(|id| groups.get(id)) {
-                let admitted: Vec<Exposure> = group
+                let admitted: Vec<PathExposure> = group
                     .admissions(door, *port)
                     .into_iter()
-                    .map(|Admission { rule, source }| Exposure {
+                    .map(|AdmittedSource { rule, source }| PathExposure {
                         port: *port,
                         source: source.clone(),
                         rules: vec![(group.id.clone(), rule.name.clone(), rule.priority)],
@@ -407,7 +408,7 @@ pub(crate) fn exposures<'a>(
     exposures
 }
 
-impl Exposure {
+impl PathExposure {
     /// The sources that pass this group and the next.
     fn then(&self, next: &Self) -> Option<Self> {
         self.source.meets(&next.source).then(|| Self {

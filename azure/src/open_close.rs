@@ -1,39 +1,49 @@
 //! The opening and closing of one machine's windows, at every place that its connections pass.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use futures_util::future::join_all;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::CloudError;
 
 use crate::error::WriteError;
-use crate::firewall::{ChangeError, Edit, NewNatRule};
+use crate::firewall::{ChangeError, FirewallEdit, NewNatRule};
 use crate::groups::WriteGuard;
 use crate::id::ArmId;
 use crate::layer::Azure;
 use crate::machine::FrontFirewall;
-use crate::names::{self, Allow, Content, Family};
-use crate::network::{Group, Peer, Rule};
+use crate::names::{self, AllowName, Content, Family};
+use crate::network::{Nsg, NsgRule, RulePeer};
 use crate::plan;
-use crate::rules::{NewRule, RuleMatch};
+use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Flush;
-use crate::snapshot::{MachineView, WindowRule};
+use crate::snapshot::{AllowRule, MachineView};
 
 /// The most retries in a group after a conflict with another principal.
 const MAX_RETRIES: usize = 10;
+
+/// A change of a machine's windows in one group.
+#[derive(Clone, Copy)]
+enum GroupChange<'a> {
+    /// Opens windows: those whose connections come straight, and those whose connections pass the firewall.
+    Open { straight: &'a BTreeSet<LayerWindow>, through: &'a BTreeSet<LayerWindow> },
+    /// Closes windows.
+    Close(&'a BTreeSet<LayerWindow>),
+}
 
 impl Azure {
     /// Opens windows at every place: first at the firewall, which sees the true source, and then at the groups.
     pub(crate) async fn open_windows(
         &self,
         view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let target = view.target;
         if view.machine.groups.is_empty()
             || !view.machine.groups.iter().all(|id| view.groups.contains_key(id))
         {
-            return Err(not_locked(view));
+            return Err(CloudError::not_locked(view.target));
         }
         for family in windows.iter().map(|window| Family::of(window.source)).collect::<BTreeSet<_>>() {
             if view.machine.addresses(family).is_empty() {
@@ -47,23 +57,29 @@ impl Azure {
         if let Some(front) = view.machine.front.as_ref().filter(|_| !through.is_empty()) {
             self.open_in_firewall(view, front, &through).await?;
         }
-        let opened =
-            join_all(view.machine.groups.iter().map(|id| self.open_in(id, view, &straight, &through))).await;
+        let change = GroupChange::Open { straight: &straight, through: &through };
+        let opened = join_all(view.machine.groups.iter().map(|id| self.change_in(id, view, change))).await;
         opened.into_iter().collect()
     }
 
-    async fn open_in(
+    /// Changes the windows in one group, and again from a fresh read after each conflict with another principal.
+    async fn change_in(
         &self,
         id: &ArmId,
         view: &MachineView<'_>,
-        straight: &BTreeSet<CloudWindow>,
-        through: &BTreeSet<CloudWindow>,
+        change: GroupChange<'_>,
     ) -> Result<(), CloudError> {
         let state = self.groups.state(id);
         let mut guard = state.lock(&self.arm, id).await;
         let mut tries = 0;
         loop {
-            match self.try_open_in(&mut guard, view, straight, through, tries).await {
+            let done = match change {
+                GroupChange::Open { straight, through } => {
+                    self.try_open_in(&mut guard, view, straight, through, tries).await
+                }
+                GroupChange::Close(windows) => self.try_close_in(&mut guard, view, windows, tries).await,
+            };
+            match done {
                 Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
                 done => return Ok(done?),
             }
@@ -75,15 +91,15 @@ impl Azure {
         &self,
         guard: &mut WriteGuard<'_>,
         view: &MachineView<'_>,
-        straight: &BTreeSet<CloudWindow>,
-        through: &BTreeSet<CloudWindow>,
+        straight: &BTreeSet<LayerWindow>,
+        through: &BTreeSet<LayerWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         let group = guard.group(self.reader()).await?;
-        let group = group.ok_or_else(|| WriteError::Refused(not_locked(view)))?;
+        let group = group.ok_or_else(|| WriteError::Refused(CloudError::not_locked(view.target)))?;
         if view.denies(&group).is_empty() || view.is_releasing() {
-            return Err(WriteError::Refused(not_locked(view)));
+            return Err(WriteError::Refused(CloudError::not_locked(view.target)));
         }
         if group.flushes && self.settings.flush_connection == Flush::Refuse {
             return Err(refused(format!(
@@ -92,7 +108,7 @@ impl Azure {
             )));
         }
         // A write that is under way may still fail: the rule is written again, and that call ends when the rule is in force.
-        let there: BTreeSet<CloudWindow> = settled(view.window_rules(&group));
+        let there: BTreeSet<LayerWindow> = settled(view.window_rules(&group));
         self.write_windows(guard, view, &(straight - &there), &(through - &there), tries).await
     }
 
@@ -101,17 +117,17 @@ impl Azure {
         &self,
         guard: &mut WriteGuard<'_>,
         view: &MachineView<'_>,
-        straight: &BTreeSet<CloudWindow>,
-        through: &BTreeSet<CloudWindow>,
+        straight: &BTreeSet<LayerWindow>,
+        through: &BTreeSet<LayerWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         for (windows, front) in [(straight, None), (through, view.machine.front.as_ref())] {
             for (allow, content, one) in rules_of(view, windows.iter(), front.is_some()) {
                 let group = guard.group(self.reader()).await?;
-                let group = group.ok_or_else(|| WriteError::Refused(not_locked(view)))?;
+                let group = group.ok_or_else(|| WriteError::Refused(CloudError::not_locked(view.target)))?;
                 let sources =
                     front.map_or(content.sources.clone(), |front| front.seen_as.iter().copied().collect());
-                let name = names::Name::Allow(allow).to_string();
+                let name = names::RuleName::Allow(allow).to_string();
                 let kept = group.rule(&name).map(|rule| rule.priority);
                 let free = || plan::window_priority(view, &group, &self.settings.priorities, &name, tries);
                 let rule = self.window_rule(
@@ -132,12 +148,12 @@ impl Azure {
     fn window_rule(
         &self,
         view: &MachineView<'_>,
-        group: &Group,
+        group: &Nsg,
         (name, priority): (String, Option<u16>),
         content: &Content,
         sources: BTreeSet<postern_core::SourcePrefix>,
-        one: &CloudWindow,
-    ) -> Result<NewRule, WriteError> {
+        one: &LayerWindow,
+    ) -> Result<NewNsgRule, WriteError> {
         let refused = |reason: String| WriteError::Refused(CloudError::refused(reason));
         let priority = priority.ok_or_else(|| {
             refused(format!(
@@ -149,7 +165,7 @@ impl Azure {
         for door in view.machine.doors.iter().filter(|door| door.ip.is_ipv4() == (family == Family::V4)) {
             for source in &sources {
                 let port = postern_core::ProtectedPort { protocol: content.protocol, port: one.port.port };
-                if let Some(rule) = group.obstacle(door, port, &Peer::from(*source), priority) {
+                if let Some(rule) = group.obstacle(door, port, &RulePeer::from(*source), priority) {
                     return Err(refused(format!(
                         "rule {} (priority {}) of {} denies {port} to {source} before any window; move it behind priority {priority}",
                         rule.name,
@@ -159,7 +175,7 @@ impl Azure {
                 }
             }
         }
-        Ok(NewRule {
+        Ok(NewNsgRule {
             name,
             priority,
             allows: true,
@@ -177,7 +193,7 @@ impl Azure {
         &self,
         view: &MachineView<'_>,
         front: &FrontFirewall,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let firewall = front.firewall.name();
         // A rule in a firewall that is being written may not be in force yet: the change waits for that write, and finds it.
@@ -188,22 +204,14 @@ impl Azure {
             return Err(CloudError::refused(format!("the firewall {firewall} has no public address")));
         };
         let machine = view.machine.addresses(Family::V4).first().copied();
-        let mut edit = Edit::default();
+        let mut edit = FirewallEdit::default();
         for (allow, content, one) in rules_of(view, windows.difference(&there), true) {
             let (Some(machine), Family::V4) = (machine, Family::of(one.source)) else {
                 return Err(CloudError::refused(format!(
                     "the firewall {firewall} lets no IPv6 through; ask for an IPv4 source"
                 )));
             };
-            edit.add.push(NewNatRule {
-                name: names::Name::Allow(allow).to_string(),
-                description: names::describe_window(view.target, one.grant, one.not_after),
-                sources: content.sources,
-                protocol: content.protocol,
-                public,
-                machine,
-                port: one.port.port,
-            });
+            edit.add.push(nat_rule(view, (allow, content, one), public, machine));
         }
         self.edit_firewall(&front.firewall, edit).await
     }
@@ -212,9 +220,10 @@ impl Azure {
     pub(crate) async fn close_windows(
         &self,
         view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        let closed = join_all(view.groups.keys().map(|id| self.close_in(id, view, windows))).await;
+        let change = GroupChange::Close(windows);
+        let closed = join_all(view.groups.keys().map(|id| self.change_in(id, view, change))).await;
         let in_firewall = match &view.machine.front {
             Some(front) => self.close_in_firewall(view, front, windows).await,
             None => Ok(()),
@@ -222,29 +231,11 @@ impl Azure {
         closed.into_iter().chain([in_firewall]).collect()
     }
 
-    async fn close_in(
-        &self,
-        id: &ArmId,
-        view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
-    ) -> Result<(), CloudError> {
-        let state = self.groups.state(id);
-        let mut guard = state.lock(&self.arm, id).await;
-        let mut tries = 0;
-        loop {
-            match self.try_close_in(&mut guard, view, windows, tries).await {
-                Err(error) if error.is_conflict() && tries < MAX_RETRIES => guard.forget(),
-                done => return Ok(done?),
-            }
-            tries += 1;
-        }
-    }
-
     async fn try_close_in(
         &self,
         guard: &mut WriteGuard<'_>,
         view: &MachineView<'_>,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
         tries: usize,
     ) -> Result<(), WriteError> {
         // A group that does not exist holds no window.
@@ -252,7 +243,7 @@ impl Azure {
         let held = view.window_rules(&group);
         // A rule with the name of such a window and another content goes with it: another principal edited it.
         let is_read = |name: &str| held.iter().any(|held| held.name == name);
-        let is_edited = |(rule, name): &(&Rule, names::Name)| {
+        let is_edited = |(rule, name): &(&NsgRule, names::RuleName)| {
             let allow = name.clone().allow();
             let grant = allow.filter(|_| !is_read(&rule.name)).map(|allow| allow.grant);
             windows.iter().any(|window| Some(window.grant) == grant)
@@ -261,7 +252,7 @@ impl Azure {
             guard.delete(&rule.name).await?;
         }
         for held in held {
-            let left: BTreeSet<CloudWindow> = &held.windows - windows;
+            let left: BTreeSet<LayerWindow> = &held.windows - windows;
             if left.len() == held.windows.len() {
                 continue;
             }
@@ -279,9 +270,9 @@ impl Azure {
         &self,
         view: &MachineView<'_>,
         front: &FrontFirewall,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
-        let mut edit = Edit::default();
+        let mut edit = FirewallEdit::default();
         let strays = view.stray_nat_rules();
         let of_these = view.managed_nat_rules().filter(|(rule, allow)| {
             strays.contains(&rule.name) && windows.iter().any(|window| window.grant == allow.grant)
@@ -289,33 +280,25 @@ impl Azure {
         edit.remove.extend(of_these.map(|(rule, _)| rule.name.clone()));
         for held in view.nat_window_rules().iter().filter(|held| !held.windows.is_disjoint(windows)) {
             edit.remove.insert(held.name.clone());
-            let left: BTreeSet<CloudWindow> = &held.windows - windows;
+            let left: BTreeSet<LayerWindow> = &held.windows - windows;
             for (allow, content, one) in rules_of(view, left.iter(), true) {
                 let (Some(public), Some(machine)) =
                     (front.public, view.machine.addresses(Family::V4).first().copied())
                 else {
                     continue;
                 };
-                edit.add.push(NewNatRule {
-                    name: names::Name::Allow(allow).to_string(),
-                    description: names::describe_window(view.target, one.grant, one.not_after),
-                    sources: content.sources,
-                    protocol: content.protocol,
-                    public,
-                    machine,
-                    port: one.port.port,
-                });
+                edit.add.push(nat_rule(view, (allow, content, one), public, machine));
             }
         }
         self.edit_firewall(&front.firewall, edit).await
     }
 
     /// Changes a firewall, unless the edit is empty.
-    pub(crate) async fn edit_firewall(&self, firewall: &ArmId, edit: Edit) -> Result<(), CloudError> {
-        if edit == Edit::default() {
+    pub(crate) async fn edit_firewall(&self, firewall: &ArmId, edit: FirewallEdit) -> Result<(), CloudError> {
+        if edit == FirewallEdit::default() {
             return Ok(());
         }
-        let (queue, collection) = (self.firewall_queue(firewall), self.collection());
+        let (queue, collection) = (self.firewalls.of(firewall), self.collection());
         let settings = &self.settings.firewall;
         match queue.change(&self.arm, firewall, edit, &collection, settings).await {
             Ok(()) => Ok(()),
@@ -328,33 +311,44 @@ impl Azure {
     }
 }
 
-fn not_locked(view: &MachineView<'_>) -> CloudError {
-    let target = view.target;
-    CloudError::refused(format!(
-        "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
-    ))
+/// Returns the rule of the firewall that opens a window.
+fn nat_rule(
+    view: &MachineView<'_>,
+    (allow, content, one): (AllowName, Content, LayerWindow),
+    public: IpAddr,
+    machine: IpAddr,
+) -> NewNatRule {
+    NewNatRule {
+        name: names::RuleName::Allow(allow).to_string(),
+        description: names::describe_window(view.target, one.grant, one.not_after),
+        sources: content.sources,
+        protocol: content.protocol,
+        public,
+        machine,
+        port: one.port.port,
+    }
 }
 
-/// The windows of the rules that are in force.
-fn settled(held: Vec<WindowRule>) -> BTreeSet<CloudWindow> {
+/// Returns the windows of the rules that are in force.
+fn settled(held: Vec<AllowRule>) -> BTreeSet<LayerWindow> {
     held.into_iter().filter(|held| held.is_settled).flat_map(|held| held.windows).collect()
 }
 
 /// Splits windows into those whose connections pass the firewall, and those whose connections come straight.
 fn split(
     view: &MachineView<'_>,
-    windows: &BTreeSet<CloudWindow>,
-) -> (BTreeSet<CloudWindow>, BTreeSet<CloudWindow>) {
+    windows: &BTreeSet<LayerWindow>,
+) -> (BTreeSet<LayerWindow>, BTreeSet<LayerWindow>) {
     windows.iter().cloned().partition(|window| view.machine.front_of(window.source).is_some())
 }
 
 /// Returns the rules that open windows: the name, the content and one window of each. A firewall's rule is for one port.
 fn rules_of<'a>(
     view: &MachineView<'_>,
-    windows: impl Iterator<Item = &'a CloudWindow>,
+    windows: impl Iterator<Item = &'a LayerWindow>,
     one_port_each: bool,
-) -> Vec<(Allow, Content, CloudWindow)> {
-    let mut grants: std::collections::BTreeMap<_, BTreeSet<&CloudWindow>> = std::collections::BTreeMap::new();
+) -> Vec<(AllowName, Content, LayerWindow)> {
+    let mut grants: std::collections::BTreeMap<_, BTreeSet<&LayerWindow>> = std::collections::BTreeMap::new();
     for window in windows {
         let port = one_port_each.then_some(window.port);
         grants.entry((window.grant, window.not_after, port)).or_default().insert(window);
@@ -365,7 +359,7 @@ fn rules_of<'a>(
         for content in Content::of(windows.iter().copied()) {
             let opened = content.windows(view.target, grant, not_after);
             if let Some(one) = opened.into_iter().next() {
-                rules.push((Allow::new(&key, grant, not_after, &content), content, one));
+                rules.push((AllowName::new(&key, grant, not_after, &content), content, one));
             }
         }
     }

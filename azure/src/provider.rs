@@ -4,15 +4,15 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
+use postern_provider::kit::read_places;
 use postern_provider::{
     AssessmentReport, CallerToken, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach,
-    Sighting, SweepReport, Unread,
+    Sighting, SweepReport,
 };
 
 use crate::caller;
-use crate::error::CallError;
 use crate::inventory;
 use crate::layer::Azure;
 use crate::snapshot::LockedRules;
@@ -27,7 +27,7 @@ impl Provider for Azure {
         Ok(view.observation(self.settings.flush_connection))
     }
 
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let opened = self.open_windows(&view, windows).await;
@@ -45,7 +45,7 @@ impl Provider for Azure {
         Ok(view.reach())
     }
 
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError> {
         let (snapshot, nothing) = (self.snapshot(target).await?, LockedRules::default());
         let view = snapshot.view(target, &self.settings.deployment, &nothing);
         let closed = self.close_windows(&view, windows).await;
@@ -74,16 +74,15 @@ impl Provider for Azure {
     }
 
     async fn sweep(&self) -> SweepReport {
-        let mut sweep = SweepReport::default();
+        let subscriptions = self.settings.subscriptions.iter();
+        let reads =
+            subscriptions.map(|subscription| (place(subscription), inventory::sweep(self, subscription)));
+        let (read, unread) = read_places(reads).await;
+        let mut sweep = SweepReport { sightings: Vec::new(), unread };
         let mut elsewhere = Vec::new();
-        for subscription in &self.settings.subscriptions {
-            match inventory::sweep(self, subscription).await {
-                Ok(inventory::SubscriptionSweep { sightings, of_others }) => {
-                    sweep.sightings.extend(sightings);
-                    elsewhere.extend(of_others);
-                }
-                Err(error) => sweep.unread.push(unread(subscription, error)),
-            }
+        for inventory::SubscriptionSweep { sightings, of_others } in read {
+            sweep.sightings.extend(sightings);
+            elsewhere.extend(of_others);
         }
         // A machine that its own subscription shows is reported there. Where that subscription could not be read, nothing is
         // known of the machine.
@@ -98,14 +97,11 @@ impl Provider for Azure {
     }
 
     async fn assess(&self, management: &BTreeSet<ProtectedPort>) -> AssessmentReport {
-        let mut survey = AssessmentReport::default();
-        for subscription in &self.settings.subscriptions {
-            match inventory::assess(self, subscription, management).await {
-                Ok(assessments) => survey.assessments.extend(assessments),
-                Err(error) => survey.unread.push(unread(subscription, error)),
-            }
-        }
-        survey
+        let subscriptions = self.settings.subscriptions.iter();
+        let reads = subscriptions
+            .map(|subscription| (place(subscription), inventory::assess(self, subscription, management)));
+        let (read, unread) = read_places(reads).await;
+        AssessmentReport { assessments: read.into_iter().flatten().collect(), unread }
     }
 
     async fn plan_lockdown(&self, order: &LockdownOrder) -> Result<LockdownReport, CloudError> {
@@ -137,6 +133,7 @@ impl Provider for Azure {
     }
 }
 
-fn unread(subscription: &str, error: CallError) -> Unread {
-    Unread { place: format!("subscription {subscription}"), error: error.into() }
+/// Returns the name of a subscription that reports use.
+fn place(subscription: &str) -> String {
+    format!("subscription {subscription}")
 }

@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use azure_mgmt_network::package_2024_03::models as azure;
 use futures_util::future::{join_all, try_join_all};
 use futures_util::try_join;
+use postern_provider::kit::CallError;
 use serde::Deserialize;
 
 use crate::arm::{Arm, COMPUTE, NETWORK};
-use crate::error::CallError;
 use crate::id::ArmId;
-use crate::network::{Firewall, Group, Interface, Network};
+use crate::network::{Firewall, Network, Nic, Nsg};
 use crate::wire;
 
 /// The fields that are read of a virtual machine: the SDK's crate for networks has no models of Microsoft.Compute.
@@ -141,7 +141,7 @@ impl Reader<'_> {
     }
 
     /// Lists every group of a subscription.
-    pub(crate) async fn all_groups(&self, subscription: &str) -> Result<BTreeMap<ArmId, Group>, CallError> {
+    pub(crate) async fn all_groups(&self, subscription: &str) -> Result<BTreeMap<ArmId, Nsg>, CallError> {
         let path = format!("/subscriptions/{subscription}/providers/Microsoft.Network/networkSecurityGroups");
         let groups: Vec<azure::NetworkSecurityGroup> = self.arm.list(&path, NETWORK).await?;
         Ok(groups.iter().filter_map(wire::group).map(|group| (group.id.clone(), group)).collect())
@@ -161,17 +161,17 @@ impl Reader<'_> {
     }
 
     /// Reads a group; none where it does not exist.
-    pub(crate) async fn group(&self, id: &ArmId) -> Result<Option<Group>, CallError> {
+    pub(crate) async fn group(&self, id: &ArmId) -> Result<Option<Nsg>, CallError> {
         let read = self.arm.get::<azure::NetworkSecurityGroup>(id.as_str(), NETWORK).await;
         Ok(found(read)?.as_ref().and_then(wire::group))
     }
 
-    async fn groups(&self, ids: &BTreeSet<ArmId>) -> Result<BTreeMap<ArmId, Group>, CallError> {
+    async fn groups(&self, ids: &BTreeSet<ArmId>) -> Result<BTreeMap<ArmId, Nsg>, CallError> {
         let groups = try_join_all(ids.iter().map(|id| self.group(id))).await?;
         Ok(groups.into_iter().flatten().map(|group| (group.id.clone(), group)).collect())
     }
 
-    async fn interface(&self, id: &ArmId) -> Result<Option<Interface>, CallError> {
+    async fn interface(&self, id: &ArmId) -> Result<Option<Nic>, CallError> {
         let read = self.arm.get::<azure::NetworkInterface>(id.as_str(), NETWORK).await;
         Ok(found(read)?.as_ref().and_then(wire::interface))
     }

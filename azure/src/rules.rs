@@ -7,11 +7,11 @@ use azure_mgmt_network::package_2024_03::models as azure;
 use ipnet::IpNet;
 use postern_core::{Port, Protocol, SourcePrefix};
 
-use crate::network::{Peer, Rule, RuleProtocol, Traffic};
+use crate::network::{NsgRule, NsgTraffic, RulePeer, RuleProtocol};
 
 /// A rule that Postern writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct NewRule {
+pub(crate) struct NewNsgRule {
     pub(crate) name: String,
     pub(crate) priority: u16,
     pub(crate) allows: bool,
@@ -36,20 +36,20 @@ pub(crate) enum RuleMatch {
 
 impl RuleMatch {
     /// Returns it as Azure reads it back.
-    pub(crate) fn traffic(&self) -> Traffic {
-        let none = || vec![Peer::Net(IpNet::new_assert(IpAddr::from([192, 0, 2, 0]), 32))];
+    pub(crate) fn traffic(&self) -> NsgTraffic {
+        let none = || vec![RulePeer::Net(IpNet::new_assert(IpAddr::from([192, 0, 2, 0]), 32))];
         match self {
-            Self::Ports { protocol, sources, addresses, ports } => Traffic {
+            Self::Ports { protocol, sources, addresses, ports } => NsgTraffic {
                 protocol: RuleProtocol::One(*protocol),
                 sources: match sources {
-                    Some(sources) => sources.iter().map(|source| Peer::from(*source)).collect(),
-                    None => vec![Peer::Any],
+                    Some(sources) => sources.iter().map(|source| RulePeer::from(*source)).collect(),
+                    None => vec![RulePeer::Any],
                 },
                 any_source_port: true,
-                destinations: addresses.iter().map(|ip| Peer::Net(IpNet::from(*ip))).collect(),
+                destinations: addresses.iter().map(|ip| RulePeer::Net(IpNet::from(*ip))).collect(),
                 ports: ports.iter().map(|port| port.get()..=port.get()).collect(),
             },
-            Self::Nothing => Traffic {
+            Self::Nothing => NsgTraffic {
                 protocol: RuleProtocol::Any,
                 sources: none(),
                 any_source_port: true,
@@ -60,10 +60,10 @@ impl RuleMatch {
     }
 }
 
-impl NewRule {
+impl NewNsgRule {
     /// Returns it as Azure reads it back.
-    pub(crate) fn read_back(&self) -> Rule {
-        Rule {
+    pub(crate) fn read_back(&self) -> NsgRule {
+        NsgRule {
             name: self.name.clone(),
             priority: self.priority,
             allows: self.allows,

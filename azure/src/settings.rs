@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use postern_provider::kit::Rate;
+
 /// The subscriptions that Postern drives, and the access to them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub struct AzureSettings {
     /// The name by which Postern recognizes its own rules; another Postern in the same subscription has another. 1 to 256
     /// characters.
     pub deployment: String,
@@ -28,15 +30,15 @@ pub struct Settings {
     pub rates: Rates,
 }
 
-/// The rates of calls: the number at once, and then the number each second.
+/// The rates of calls that Azure meters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rates {
     /// The rate of reads.
-    pub reads: (u32, u32),
+    pub reads: Rate,
     /// The rate of writes.
-    pub writes: (u32, u32),
+    pub writes: Rate,
     /// The rate of writes of Microsoft.Network, which also count as writes.
-    pub network_writes: (u32, u32),
+    pub network_writes: Rate,
 }
 
 impl Default for Rates {
@@ -45,7 +47,8 @@ impl Default for Rates {
     /// five minutes, those that come at once and those that follow. Consoles and scripts use the same limits: half of the
     /// reads is left to them. The end of a window must not wait for them: Postern uses all of the writes.
     fn default() -> Self {
-        Self { reads: (125, 12), writes: (200, 10), network_writes: (400, 2) }
+        let rate = |at_once, per_second| Rate { at_once, per_second };
+        Self { reads: rate(125, 12), writes: rate(200, 10), network_writes: rate(400, 2) }
     }
 }
 
@@ -169,7 +172,7 @@ mod tests {
     #[test]
     fn five_minutes_of_calls_are_no_more_than_microsoft_network_takes() {
         let Rates { reads, network_writes, .. } = Rates::default();
-        let most = |(at_once, each_second): (u32, u32)| at_once + 300 * each_second;
+        let most = |rate: Rate| rate.at_once + 300 * rate.per_second;
         assert!(most(network_writes) <= 1000 && most(reads) <= 10_000);
     }
 

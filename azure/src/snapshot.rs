@@ -3,21 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 use postern_provider::{Drift, Observation, Reach, Stray};
 
 use crate::id::ArmId;
 use crate::machine::Machine;
-use crate::names::{self, Allow, Content, Deny, Family, Key, Name};
-use crate::network::{Firewall, Group, NatRule, Network, Peer, Rule, RuleProtocol, exposures};
+use crate::names::{self, AllowName, Content, DenyName, Family, Key, RuleName};
+use crate::network::{Firewall, NatRule, Network, Nsg, NsgRule, RulePeer, RuleProtocol, exposures};
 use crate::settings::Flush;
 
 /// A machine, and the groups and the firewall on its way, as they were read.
 #[derive(Debug, Clone)]
 pub(crate) struct MachineSnapshot {
     pub(crate) machine: Machine,
-    pub(crate) groups: BTreeMap<ArmId, Group>,
+    pub(crate) groups: BTreeMap<ArmId, Nsg>,
     pub(crate) firewall: Option<Firewall>,
 }
 
@@ -60,7 +60,7 @@ pub(crate) struct MachineView<'a> {
     pub(crate) deployment: &'a str,
     pub(crate) machine: &'a Machine,
     /// The groups that were read, on the way or not.
-    pub(crate) groups: &'a BTreeMap<ArmId, Group>,
+    pub(crate) groups: &'a BTreeMap<ArmId, Nsg>,
     /// The firewall in front.
     pub(crate) firewall: Option<&'a Firewall>,
     /// The rules that shut ports at the last read: after another principal deletes all of them, only this memory has them.
@@ -84,9 +84,9 @@ impl LockedRules {
     }
 
     /// The rules that a group had, with their priorities.
-    pub(crate) fn of(&self, group: &ArmId) -> impl Iterator<Item = (Deny, u16)> + '_ {
+    pub(crate) fn of(&self, group: &ArmId) -> impl Iterator<Item = (DenyName, u16)> + '_ {
         let rules = self.0.get(group).into_iter().flatten();
-        rules.filter_map(|(name, priority)| Some((Name::read(name)?.deny()?, *priority)))
+        rules.filter_map(|(name, priority)| Some((RuleName::read(name)?.deny()?, *priority)))
     }
 
     /// The ports that were shut.
@@ -101,10 +101,10 @@ impl LockedRules {
 
 /// A rule of Postern's that opens windows of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct WindowRule {
+pub(crate) struct AllowRule {
     pub(crate) name: String,
-    pub(crate) allow: Allow,
-    pub(crate) windows: BTreeSet<CloudWindow>,
+    pub(crate) allow: AllowName,
+    pub(crate) windows: BTreeSet<LayerWindow>,
     /// True if Azure says that it is in force.
     pub(crate) is_settled: bool,
 }
@@ -115,36 +115,36 @@ impl<'a> MachineView<'a> {
     }
 
     /// The groups on the way that were read.
-    pub(crate) fn on_the_way(&self) -> impl Iterator<Item = &'a Group> {
+    pub(crate) fn on_the_way(&self) -> impl Iterator<Item = &'a Nsg> {
         self.machine.groups.iter().filter_map(|id| self.groups.get(id))
     }
 
     /// Postern's rules for the machine in a group, edited or not.
-    pub(crate) fn managed_rules(&self, group: &'a Group) -> impl Iterator<Item = (&'a Rule, Name)> {
+    pub(crate) fn managed_rules(&self, group: &'a Nsg) -> impl Iterator<Item = (&'a NsgRule, RuleName)> {
         let key = self.key();
-        let named = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?)));
+        let named = group.rules.iter().filter_map(|rule| Some((rule, RuleName::read(&rule.name)?)));
         named.filter(move |(_, name)| name.key() == Some(&key))
     }
 
     /// The rules of a group that open windows and are as Postern wrote them.
-    pub(crate) fn window_rules(&self, group: &'a Group) -> Vec<WindowRule> {
+    pub(crate) fn window_rules(&self, group: &'a Nsg) -> Vec<AllowRule> {
         let shut = self.denies(group).iter().map(|(rule, ..)| rule.priority).min().unwrap_or(u16::MAX);
-        let held = |(rule, name): (&Rule, Name)| {
+        let held = |(rule, name): (&NsgRule, RuleName)| {
             let allow = name.allow()?;
             // A rule of a window behind a rule that shuts ports opens nothing.
             let windows = self.windows_of(rule, &allow).filter(|_| rule.priority < shut)?;
-            Some(WindowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: rule.is_settled })
         };
         self.managed_rules(group).filter_map(held).collect()
     }
 
     /// The windows of a rule in a group; none where the rule is not as its name says that it was written.
-    fn windows_of(&self, rule: &Rule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
+    fn windows_of(&self, rule: &NsgRule, allow: &AllowName) -> Option<BTreeSet<LayerWindow>> {
         let content = content(rule)?;
         let family = content.sources.first().map(|source| Family::of(*source))?;
-        let addresses: BTreeSet<Peer> =
-            self.machine.addresses(family).into_iter().map(|ip| Peer::Net(ip.into())).collect();
-        let destinations: BTreeSet<Peer> = rule.traffic.destinations.iter().cloned().collect();
+        let addresses: BTreeSet<RulePeer> =
+            self.machine.addresses(family).into_iter().map(|ip| RulePeer::Net(ip.into())).collect();
+        let destinations: BTreeSet<RulePeer> = rule.traffic.destinations.iter().cloned().collect();
         if !rule.allows || addresses != destinations {
             return None;
         }
@@ -163,22 +163,22 @@ impl<'a> MachineView<'a> {
     }
 
     /// Postern's rules for the machine in the firewall in front.
-    pub(crate) fn managed_nat_rules(&self) -> impl Iterator<Item = (&'a NatRule, Allow)> {
+    pub(crate) fn managed_nat_rules(&self) -> impl Iterator<Item = (&'a NatRule, AllowName)> {
         let key = self.key();
         let rules = self.firewall.into_iter().flat_map(|firewall| &firewall.nat);
         rules.filter_map(move |rule| {
-            let allow = Name::read(&rule.name)?.allow()?;
+            let allow = RuleName::read(&rule.name)?.allow()?;
             (allow.key == key).then_some((rule, allow))
         })
     }
 
-    fn windows_of_nat(&self, rule: &NatRule, allow: &Allow) -> Option<BTreeSet<CloudWindow>> {
+    fn windows_of_nat(&self, rule: &NatRule, allow: &AllowName) -> Option<BTreeSet<LayerWindow>> {
         let (ip, port) = rule.translated?;
         let [protocol] = rule.protocols[..] else { return None };
         let content = Content { protocol, ports: [port_of(port)?].into(), sources: sources(&rule.sources)? };
         let not_after = names::very_end(allow, &rule.description);
         let public = self.machine.front.as_ref().and_then(|front| front.public);
-        let at = |public: IpAddr| rule.destinations == [Peer::Net(public.into())];
+        let at = |public: IpAddr| rule.destinations == [RulePeer::Net(public.into())];
         let is_one_port = matches!(&rule.ports[..], [range] if range.start() == range.end());
         let is_managed = self.machine.addresses(Family::V4).contains(&ip)
             && allow.is_of(&content)
@@ -190,10 +190,10 @@ impl<'a> MachineView<'a> {
     }
 
     /// The firewall's rules that open windows and are as Postern wrote them.
-    pub(crate) fn nat_window_rules(&self) -> Vec<WindowRule> {
-        let held = |(rule, allow): (&NatRule, Allow)| {
+    pub(crate) fn nat_window_rules(&self) -> Vec<AllowRule> {
+        let held = |(rule, allow): (&NatRule, AllowName)| {
             let windows = self.windows_of_nat(rule, &allow)?;
-            Some(WindowRule { name: rule.name.clone(), allow, windows, is_settled: true })
+            Some(AllowRule { name: rule.name.clone(), allow, windows, is_settled: true })
         };
         self.managed_nat_rules().filter_map(held).collect()
     }
@@ -207,12 +207,12 @@ impl<'a> MachineView<'a> {
     pub(crate) fn shut(&self) -> BTreeSet<ProtectedPort> {
         let groups = self.groups.values().flat_map(|group| self.managed_rules(group));
         let denies =
-            groups.filter_map(|(_, name)| if let Name::Deny(deny) = name { Some(deny) } else { None });
+            groups.filter_map(|(_, name)| if let RuleName::Deny(deny) = name { Some(deny) } else { None });
         denies.flat_map(|deny| deny.protected()).collect()
     }
 
     /// The ports that a group on the way shuts, by rules that are as Postern wrote them.
-    pub(crate) fn shut_in(&self, group: &Group, family: Family) -> BTreeSet<ProtectedPort> {
+    pub(crate) fn shut_in(&self, group: &Nsg, family: Family) -> BTreeSet<ProtectedPort> {
         self.denies(group)
             .into_iter()
             .filter(|(_, deny, is_good)| *is_good && deny.family == family)
@@ -221,10 +221,10 @@ impl<'a> MachineView<'a> {
     }
 
     /// The rules that shut ports in a group, each with whether it is as Postern wrote it.
-    pub(crate) fn denies<'b>(&self, group: &'b Group) -> Vec<(&'b Rule, Deny, bool)> {
+    pub(crate) fn denies<'b>(&self, group: &'b Nsg) -> Vec<(&'b NsgRule, DenyName, bool)> {
         let key = self.key();
         let denies = group.rules.iter().filter_map(|rule| {
-            let deny = Name::read(&rule.name)?.deny()?;
+            let deny = RuleName::read(&rule.name)?.deny()?;
             (deny.key == key).then_some((rule, deny))
         });
         denies
@@ -245,7 +245,7 @@ impl<'a> MachineView<'a> {
     pub(crate) fn is_releasing(&self) -> bool {
         self.groups
             .values()
-            .any(|group| self.managed_rules(group).any(|(_, name)| matches!(name, Name::Release(_))))
+            .any(|group| self.managed_rules(group).any(|(_, name)| matches!(name, RuleName::Release(_))))
     }
 
     /// Reports whether every group on the way shuts each port that one of them shuts.
@@ -258,7 +258,7 @@ impl<'a> MachineView<'a> {
     pub(crate) fn gaps<'b>(
         &'b self,
         ports: &'b BTreeSet<ProtectedPort>,
-    ) -> impl Iterator<Item = (&'a Group, Family, BTreeSet<ProtectedPort>)> + 'b {
+    ) -> impl Iterator<Item = (&'a Nsg, Family, BTreeSet<ProtectedPort>)> + 'b {
         self.on_the_way().flat_map(move |group| {
             self.machine.families().filter_map(move |family| {
                 let missing: BTreeSet<ProtectedPort> = ports - &self.shut_in(group, family);
@@ -281,7 +281,7 @@ impl<'a> MachineView<'a> {
                 .collect();
             for (rule, name) in self.managed_rules(group) {
                 let is_good = is_on_the_way && (good.contains(&rule.name) || denies.contains(&rule.name));
-                if !is_good && !matches!(name, Name::Release(_)) {
+                if !is_good && !matches!(name, RuleName::Release(_)) {
                     strays.push((group.id.clone(), rule.name.clone()));
                 }
             }
@@ -299,7 +299,7 @@ impl<'a> MachineView<'a> {
     /// The customer's rules that still admit a source to these ports, in words.
     pub(crate) fn still_open(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<String> {
         let is_managed = |rule: &str| {
-            Name::read(rule).is_some_and(|name| name.key().is_some_and(|key| key.is_of(self.deployment)))
+            RuleName::read(rule).is_some_and(|name| name.key().is_some_and(|key| key.is_of(self.deployment)))
         };
         let by_groups = exposures(self.groups, &self.machine.doors, ports)
             .into_iter()
@@ -308,7 +308,7 @@ impl<'a> MachineView<'a> {
             })
             .map(|exposure| exposure.to_string());
         let by_firewall = self.firewall.into_iter().flat_map(|firewall| {
-            firewall.nat.iter().filter(|rule| Name::read(&rule.name).is_none()).filter_map(|rule| {
+            firewall.nat.iter().filter(|rule| RuleName::read(&rule.name).is_none()).filter_map(|rule| {
                 let (ip, port) = rule.translated?;
                 let port = ports.iter().find(|locked| {
                     locked.port.get() == port && rule.protocols.contains(&locked.protocol)
@@ -325,11 +325,11 @@ impl<'a> MachineView<'a> {
 
     /// Returns the state that Azure holds for the machine.
     pub(crate) fn observation(&self, flush: Flush) -> Observation {
-        let windows = |held: Vec<WindowRule>| {
+        let windows = |held: Vec<AllowRule>| {
             let settled = held.into_iter().filter(|held| held.is_settled);
             settled.flat_map(|held| held.windows).collect::<BTreeSet<_>>()
         };
-        let mut places: Vec<BTreeSet<CloudWindow>> =
+        let mut places: Vec<BTreeSet<LayerWindow>> =
             self.on_the_way().map(|group| windows(self.window_rules(group))).collect();
         if self.machine.front.is_some() {
             // A window whose connections come straight needs no rule in the firewall.
@@ -340,7 +340,7 @@ impl<'a> MachineView<'a> {
         }
         let begun =
             self.on_the_way().flat_map(|group| self.window_rules(group)).flat_map(|held| held.windows);
-        let all: BTreeSet<CloudWindow> = places.iter().flatten().cloned().chain(begun).collect();
+        let all: BTreeSet<LayerWindow> = places.iter().flatten().cloned().chain(begun).collect();
         let (windows, partial) =
             all.into_iter().partition(|window| places.iter().all(|place| place.contains(window)));
         Observation {
@@ -358,7 +358,7 @@ impl<'a> MachineView<'a> {
             return BTreeSet::new();
         }
         let in_groups = self.strays().into_iter().filter_map(|(id, name)| {
-            Name::read(&name)?.allow()?;
+            RuleName::read(&name)?.allow()?;
             let group = self.groups.get(&id)?;
             let what = format!("{} of {}", group.rule(&name)?, group.id.name());
             Some(Stray { rule: format!("{name} of {}", group.id.name()), what })
@@ -433,7 +433,7 @@ impl<'a> MachineView<'a> {
     }
 
     /// The customer's rules that are noted as moved and still have their old priority, each with its group.
-    pub(crate) fn unmoved(&self) -> Vec<(&'a Group, &'a Rule)> {
+    pub(crate) fn unmoved(&self) -> Vec<(&'a Nsg, &'a NsgRule)> {
         let unmoved = self.on_the_way().flat_map(|group| {
             // If Postern's rules come before it by now, there is nothing to move.
             let last = self.denies(group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(u16::MAX);
@@ -448,17 +448,17 @@ impl<'a> MachineView<'a> {
 
 /// The notes of moved rules in a group.
 pub(crate) fn notes<'a>(
-    group: &'a Group,
+    group: &'a Nsg,
     deployment: &'a str,
-) -> impl Iterator<Item = (&'a Rule, names::Moved)> + 'a {
+) -> impl Iterator<Item = (&'a NsgRule, names::Moved)> + 'a {
     group.rules.iter().filter_map(move |rule| {
-        let note = Name::read(&rule.name)?.moved()?;
+        let note = RuleName::read(&rule.name)?.moved()?;
         note.is_of(deployment).then_some((rule, note))
     })
 }
 
 /// The content of a rule; none where Postern never writes such a rule.
-fn content(rule: &Rule) -> Option<Content> {
+fn content(rule: &NsgRule) -> Option<Content> {
     let RuleProtocol::One(protocol) = rule.traffic.protocol else { return None };
     let ports = rule
         .traffic
@@ -470,11 +470,11 @@ fn content(rule: &Rule) -> Option<Content> {
         .filter(|content| rule.traffic.any_source_port && !content.ports.is_empty())
 }
 
-fn sources(peers: &[Peer]) -> Option<BTreeSet<SourcePrefix>> {
-    let source = |peer: &Peer| match peer {
-        Peer::Any => "0.0.0.0/0".parse().ok(),
-        Peer::Net(net) => net.to_string().parse().ok(),
-        Peer::Tag(_) | Peer::ApplicationGroup(_) | Peer::IpGroup(_) => None,
+fn sources(peers: &[RulePeer]) -> Option<BTreeSet<SourcePrefix>> {
+    let source = |peer: &RulePeer| match peer {
+        RulePeer::Any => "0.0.0.0/0".parse().ok(),
+        RulePeer::Net(net) => net.to_string().parse().ok(),
+        RulePeer::Tag(_) | RulePeer::ApplicationGroup(_) | RulePeer::IpGroup(_) => None,
     };
     peers.iter().map(source).collect()
 }

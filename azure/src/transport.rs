@@ -1,7 +1,6 @@
 //! The transport to Azure Resource Manager: it sends requests to the configured host only, within a deadline and under Azure's
 //! rates, and repeats them when Azure says that it is busy.
 
-use std::num::NonZeroU32;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -9,7 +8,7 @@ use azure_core::error::{Error, ErrorKind, ResultExt as _};
 use azure_core::headers::{HeaderName, Headers, IF_MATCH};
 use azure_core::{Body, BytesStream, HttpClient, Method, Request, Response, StatusCode, Url};
 use bytes::Bytes;
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use postern_provider::kit::Buckets;
 use postern_runtime::backoff::Backoff;
 
 use crate::clock;
@@ -40,12 +39,12 @@ fn http_within(timeout: Duration) -> reqwest::Result<reqwest::Client> {
 pub(crate) struct Transport {
     http: reqwest::Client,
     endpoint: Url,
-    limits: Limits,
+    buckets: Buckets<CallKind>,
 }
 
 impl Transport {
     pub(crate) fn new(http: reqwest::Client, endpoint: Url, rates: &Rates) -> Self {
-        Self { http, endpoint, limits: Limits::new(rates) }
+        Self { http, endpoint, buckets: buckets(*rates) }
     }
 
     /// Sends a request once, and returns the status, the headers and the whole body.
@@ -89,7 +88,7 @@ impl HttpClient for Transport {
         let deadline = clock::instant() + BUSY_TIMEOUT;
         let mut waits = busy_waits();
         loop {
-            self.limits.take(*request.method()).await;
+            take(&self.buckets, *request.method()).await;
             let (status, headers, body) = self.once(request).await?;
             // A write with an etag builds on a read that the change under way makes old: its caller must read again.
             let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);
@@ -134,32 +133,38 @@ pub(crate) fn busy_waits() -> impl Iterator<Item = Duration> {
     Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5) }.endless()
 }
 
-/// The rate limits.
-struct Limits {
-    reads: DefaultDirectRateLimiter,
-    writes: DefaultDirectRateLimiter,
-    network_writes: DefaultDirectRateLimiter,
+/// The kinds of call that Azure meters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum CallKind {
+    Read,
+    Write,
+    NetworkWrite,
 }
 
-impl Limits {
-    fn new(rates: &Rates) -> Self {
-        let bucket = |(capacity, per_second): (u32, u32)| {
-            let number = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-            RateLimiter::direct(Quota::per_second(number(per_second)).allow_burst(number(capacity)))
-        };
-        Self {
-            reads: bucket(rates.reads),
-            writes: bucket(rates.writes),
-            network_writes: bucket(rates.network_writes),
+impl CallKind {
+    /// Returns the kinds as which a call with this method counts. Every write is one of Microsoft.Network.
+    fn of(method: Method) -> &'static [Self] {
+        if matches!(method, Method::Get | Method::Head) {
+            &[Self::Read]
+        } else {
+            &[Self::NetworkWrite, Self::Write]
         }
     }
+}
 
-    async fn take(&self, method: Method) {
-        if matches!(method, Method::Get | Method::Head) {
-            return self.reads.until_ready().await;
-        }
-        self.network_writes.until_ready().await;
-        self.writes.until_ready().await;
+/// Creates full buckets.
+fn buckets(rates: Rates) -> Buckets<CallKind> {
+    Buckets::new(move |kind| match kind {
+        CallKind::Read => rates.reads,
+        CallKind::Write => rates.writes,
+        CallKind::NetworkWrite => rates.network_writes,
+    })
+}
+
+/// Waits until a call may be made.
+async fn take(buckets: &Buckets<CallKind>, method: Method) {
+    for kind in CallKind::of(method) {
+        buckets.take(kind).await;
     }
 }
 
@@ -167,6 +172,8 @@ impl Limits {
 mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+
+    use postern_provider::kit::Rate;
 
     use super::*;
 
@@ -214,11 +221,13 @@ mod tests {
 
     #[tokio::test]
     async fn calls_are_held_to_their_rates() {
-        let limits = Limits::new(&Rates { reads: (1, 4), writes: (100, 100), network_writes: (2, 4) });
+        let rate = |at_once, per_second| Rate { at_once, per_second };
+        let rates = Rates { reads: rate(1, 4), writes: rate(100, 100), network_writes: rate(2, 4) };
+        let buckets = buckets(rates);
         for (method, calls) in [(Method::Get, 3), (Method::Put, 4)] {
             let start = clock::instant();
             for _ in 0..calls {
-                limits.take(method).await;
+                take(&buckets, method).await;
             }
             assert!(start.elapsed() >= Duration::from_millis(450), "{calls} of {method:?}");
         }

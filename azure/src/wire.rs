@@ -10,10 +10,10 @@ use postern_core::Protocol;
 use serde::Serialize;
 
 use crate::id::ArmId;
-use crate::names::Name;
+use crate::names::RuleName;
 use crate::network::{
-    Address, Firewall, Forward, Group, Interface, NatRule, Peer, RouteTable, Rule, RuleProtocol, Subnet,
-    Traffic,
+    Address, Firewall, Forward, NatRule, Nic, Nsg, NsgRule, NsgTraffic, RouteTable, RulePeer, RuleProtocol,
+    Subnet,
 };
 
 /// The word of one of Azure's enumerations, in lower case.
@@ -36,22 +36,22 @@ pub(crate) fn resource_id(resource: &azure::Resource) -> Option<ArmId> {
 }
 
 /// A network security group.
-pub(crate) fn group(group: &azure::NetworkSecurityGroup) -> Option<Group> {
+pub(crate) fn group(group: &azure::NetworkSecurityGroup) -> Option<Nsg> {
     let properties = group.properties.as_ref()?;
     let own = properties.security_rules.iter().filter_map(|it| rule(it, false));
     let defaults = properties.default_security_rules.iter().filter_map(|it| rule(it, true));
-    let mut rules: Vec<Rule> = own.chain(defaults).collect();
+    let mut rules: Vec<NsgRule> = own.chain(defaults).collect();
     rules.sort_by_key(|rule| (rule.is_default, rule.priority));
     let flushes = properties.flush_connection == Some(true);
-    Some(Group { id: resource_id(&group.resource)?, flushes, rules })
+    Some(Nsg { id: resource_id(&group.resource)?, flushes, rules })
 }
 
 /// A rule for inbound connections. An outbound rule is read if its name is one of Postern's: another principal turned it round, and
 /// it counts as a rule that matches nothing.
-fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
+fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<NsgRule> {
     let properties = rule.properties.as_ref()?;
     let is_turned = word(&properties.direction) == "outbound";
-    if is_turned && Name::read(rule.name.as_deref()?).is_none() {
+    if is_turned && RuleName::read(rule.name.as_deref()?).is_none() {
         return None;
     }
     let allows = word(&properties.access) != "deny";
@@ -64,12 +64,13 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
     let peers = |one: Option<&String>,
                  many: &[String],
                  application_groups: &[azure::ApplicationSecurityGroup]|
-     -> Vec<Peer> {
-        let nets = one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| Peer::read(text));
+     -> Vec<RulePeer> {
+        let nets =
+            one.into_iter().chain(many).filter(|text| !text.is_empty()).map(|text| RulePeer::read(text));
         // A group whose id cannot be read may have any machine in it.
         let role = |role: &azure::ApplicationSecurityGroup| {
             resource_id(&role.resource)
-                .map_or_else(|| Peer::Tag("unreadable".to_owned()), Peer::ApplicationGroup)
+                .map_or_else(|| RulePeer::Tag("unreadable".to_owned()), RulePeer::ApplicationGroup)
         };
         nets.chain(application_groups.iter().map(role)).collect()
     };
@@ -78,14 +79,14 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
         texts.filter_map(|text| ports(text).or_else(|| allows.then_some(0..=u16::MAX))).collect()
     };
     let source_ports = ranges(properties.source_port_range.as_ref(), &properties.source_port_ranges);
-    let nothing = Traffic {
+    let nothing = NsgTraffic {
         protocol: RuleProtocol::Other,
         sources: Vec::new(),
         any_source_port: false,
         destinations: Vec::new(),
         ports: Vec::new(),
     };
-    let traffic = || Traffic {
+    let traffic = || NsgTraffic {
         protocol,
         sources: peers(
             properties.source_address_prefix.as_ref(),
@@ -100,7 +101,7 @@ fn rule(rule: &azure::SecurityRule, is_default: bool) -> Option<Rule> {
         ),
         ports: ranges(properties.destination_port_range.as_ref(), &properties.destination_port_ranges),
     };
-    Some(Rule {
+    Some(NsgRule {
         name: rule.name.clone()?,
         priority: u16::try_from(properties.priority).ok()?,
         allows,
@@ -121,7 +122,7 @@ pub(crate) fn ports(text: &str) -> Option<RangeInclusive<u16>> {
 }
 
 /// A network interface.
-pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Interface> {
+pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Nic> {
     let properties = interface.properties.as_ref()?;
     let addresses = properties.ip_configurations.iter().filter_map(|configuration| {
         let properties = configuration.properties.as_ref()?;
@@ -141,7 +142,7 @@ pub(crate) fn interface(interface: &azure::NetworkInterface) -> Option<Interface
             public: properties.public_ip_address.as_ref().and_then(|public| resource_id(&public.resource)),
         })
     });
-    Some(Interface {
+    Some(Nic {
         vm: sub(properties.virtual_machine.as_ref()),
         group: properties.network_security_group.as_ref().and_then(|group| resource_id(&group.resource)),
         addresses: addresses.collect(),
@@ -233,11 +234,11 @@ pub(crate) fn firewall(firewall: &azure::AzureFirewall) -> Option<Firewall> {
 fn nat_rule(collection: &str, rule: &azure::AzureFirewallNatRule) -> Option<NatRule> {
     let address = rule.translated_address.as_ref().and_then(|text| text.parse().ok());
     let port = rule.translated_port.as_ref().and_then(|text| text.parse().ok());
-    let ip_groups = rule.source_ip_groups.iter().map(|id| Peer::IpGroup(id.to_ascii_lowercase()));
+    let ip_groups = rule.source_ip_groups.iter().map(|id| RulePeer::IpGroup(id.to_ascii_lowercase()));
     Some(NatRule {
         collection: collection.to_owned(),
         name: rule.name.clone()?,
-        sources: rule.source_addresses.iter().map(|text| Peer::read(text)).chain(ip_groups).collect(),
+        sources: rule.source_addresses.iter().map(|text| RulePeer::read(text)).chain(ip_groups).collect(),
         protocols: rule
             .protocols
             .iter()
@@ -248,7 +249,7 @@ fn nat_rule(collection: &str, rule: &azure::AzureFirewallNatRule) -> Option<NatR
                 _ => Vec::new(),
             })
             .collect(),
-        destinations: rule.destination_addresses.iter().map(|text| Peer::read(text)).collect(),
+        destinations: rule.destination_addresses.iter().map(|text| RulePeer::read(text)).collect(),
         ports: rule.destination_ports.iter().filter_map(|text| ports(text)).collect(),
         translated: address.zip(port),
         description: rule.description.clone().unwrap_or_default(),

@@ -17,17 +17,18 @@ use anyhow::Context as _;
 use jiff::SignedDuration;
 use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
+pub use postern_runtime::log_format::LogFormat;
 use serde::Deserialize;
 
 use crate::limits::Limits;
 use crate::store::redis::RedisSettings;
-use crate::traces::Settings as Traces;
+use crate::traces::TraceSettings;
 pub use defaults::default_management_ports;
 pub(crate) use store::check_store_url;
 
 /// The broker's configuration.
 #[derive(Debug, Clone)]
-pub struct Config {
+pub struct BrokerConfig {
     /// The directory for the broker's files; only the broker's user may enter it.
     pub data_dir: PathBuf,
     /// The address and port to listen on.
@@ -55,27 +56,16 @@ pub struct Config {
     /// The limits on connections and calls.
     pub limits: Limits,
     /// The settings of the export of traces, if they are exported.
-    pub traces: Option<Traces>,
+    pub traces: Option<TraceSettings>,
     /// The accounts of AWS, if any.
-    pub aws: Option<postern_aws::Settings>,
+    pub aws: Option<postern_aws::AwsSettings>,
     /// The subscriptions of Azure, if any.
-    pub azure: Option<postern_azure::Settings>,
-}
-
-/// The format of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Text, for people.
-    #[default]
-    Text,
-    /// JSON, one object a line.
-    Json,
+    pub azure: Option<postern_azure::AzureSettings>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct ConfigFile {
     data_dir: PathBuf,
     listen: String,
     names: Vec<String>,
@@ -92,17 +82,17 @@ struct File {
     #[serde(default)]
     cloud: CloudFile,
     #[serde(default)]
-    store: Option<store::File>,
+    store: Option<store::StoreSection>,
     #[serde(default)]
     replica: ReplicaFile,
     #[serde(default)]
-    limits: limits::File,
+    limits: limits::LimitsSection,
     #[serde(default)]
-    traces: Option<traces::File>,
+    traces: Option<traces::TracesSection>,
     #[serde(default)]
-    aws: Option<aws::File>,
+    aws: Option<aws::AwsSection>,
     #[serde(default)]
-    azure: Option<azure::File>,
+    azure: Option<azure::AzureSection>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -137,7 +127,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(600);
 /// The range of that interval.
 const SWEEP_RANGE: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
 
-impl Config {
+impl BrokerConfig {
     /// Reads and checks the file.
     ///
     /// # Errors
@@ -149,7 +139,7 @@ impl Config {
     }
 
     fn parse(text: &str) -> anyhow::Result<Self> {
-        let file: File = toml::from_str(text)?;
+        let file: ConfigFile = toml::from_str(text)?;
         if !file.data_dir.is_absolute() {
             let problem = format!("{} is not absolute", file.data_dir.display());
             return Err(Invalid::new("data_dir", problem, "write a path that begins with /").into());
@@ -184,7 +174,7 @@ impl Config {
             drain: drain(file.replica.drain.as_deref())?,
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
             limits: file.limits.checked()?,
-            traces: file.traces.map(traces::File::checked).transpose()?,
+            traces: file.traces.map(traces::TracesSection::checked).transpose()?,
             trust_domain,
             aws,
             azure,
@@ -279,7 +269,7 @@ mod tests {
 
     #[test]
     fn a_good_file_becomes_a_configuration() {
-        let config = Config::parse(GOOD).unwrap();
+        let config = BrokerConfig::parse(GOOD).unwrap();
         assert_eq!(config.listen.port(), 7443);
         assert_eq!(config.trust_domain, TrustDomain::default());
         assert_eq!(config.root_key, Path::new("/var/lib/postern-broker/ca/root.key"));
@@ -307,7 +297,7 @@ mod tests {
             ("names", "limits.anonymous = 0\nnames", "limits.anonymous"),
             ("names", "limits.strangers = 1\nnames", "strangers"),
         ] {
-            let error = Config::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
+            let error = BrokerConfig::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");
         }
     }

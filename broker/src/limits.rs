@@ -1,4 +1,4 @@
-//! Limits on what peers may use of a broker (I10). `settings.rs` has every number, and [`Report`] counts every refusal.
+//! Limits on what peers may use of a broker (I10). `settings.rs` has every number, and [`RefusalReport`] counts every refusal.
 //!
 //! **The problem.** The broker's port is open to strangers: agents enrol there without a certificate. Any address can open
 //! connections without end, and a stolen certificate can, too. The broker must still let an administrator in to revoke a
@@ -47,7 +47,7 @@ pub(crate) use handshakes::Waiting;
 pub use limit::Limit;
 pub use owner::Class;
 use owner::Owner;
-pub(crate) use report::{Report, log_due};
+pub(crate) use report::{RefusalReport, log_due};
 use seats::Seats;
 pub use settings::Limits;
 
@@ -55,7 +55,7 @@ pub use settings::Limits;
 #[derive(Debug)]
 pub(crate) struct Admission {
     pub(crate) limits: Limits,
-    pub(crate) report: Report,
+    pub(crate) report: RefusalReport,
     handshakes: Mutex<Handshakes>,
     seats: Mutex<Seats<Arc<Notify>>>,
 }
@@ -83,7 +83,7 @@ impl Admission {
         Arc::new(Self {
             handshakes: Mutex::new(Handshakes::new(limits.handshakes, limits.handshakes_per_address)),
             seats: Mutex::new(Seats::new(&limits)),
-            report: Report::default(),
+            report: RefusalReport::default(),
             limits,
         })
     }
@@ -154,7 +154,7 @@ impl Seat {
     }
 
     /// Returns the count of refusals.
-    pub(crate) fn report(&self) -> &Report {
+    pub(crate) fn report(&self) -> &RefusalReport {
         &self.admission.report
     }
 

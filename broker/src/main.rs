@@ -12,7 +12,7 @@ use jiff::{SignedDuration, Span, SpanRelativeTo};
 use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::authority;
-use postern_broker::config::{Config, LogFormat};
+use postern_broker::config::{BrokerConfig, LogFormat};
 use postern_broker::store::redis::Redis;
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
@@ -25,16 +25,16 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 /// The broker of Postern: authorizes requests for access, keeps the grants, and drives both layers.
 #[derive(Debug, Parser)]
 #[command(version, about)]
-struct Arguments {
+struct BrokerArguments {
     /// The configuration file.
     #[arg(long, global = true, default_value = "/etc/postern/broker.toml", env = "POSTERN_BROKER_CONFIG")]
     config: PathBuf,
     #[command(subcommand)]
-    command: Command,
+    command: BrokerCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum BrokerCommand {
     /// Makes the keys, the store, and the first administrator's identity in <data_dir>/admin; run it once.
     Init {
         /// The name of the first administrator.
@@ -114,7 +114,7 @@ const ATTENTION: u8 = 9;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match execute(Arguments::parse()).await {
+    match execute(BrokerArguments::parse()).await {
         Ok(code) => code,
         Err(error) => {
             // Without a stderr the exit code still says that the command failed.
@@ -134,11 +134,11 @@ fn in_a_line(error: &anyhow::Error) -> String {
     lines.collect::<Vec<_>>().join(" ")
 }
 
-async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
-    let config = Config::load(&arguments.config)?;
+async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
+    let config = BrokerConfig::load(&arguments.config)?;
     let mut out = std::io::stdout();
     match arguments.command {
-        Command::Init { admin } => {
+        BrokerCommand::Init { admin } => {
             setup::init(&config, admin).await?;
             writeln!(out, "the first administrator's identity is in {}", config.admin_dir().display())?;
             writeln!(
@@ -147,14 +147,14 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
                 config.authority_dir().join("root.key").display()
             )?;
         }
-        Command::Serve => {
+        BrokerCommand::Serve => {
             let exporter = log(&config)?;
             let providers = providers(&config).await?;
             let ended = run::serve(config, providers).await;
             exporter.end();
             ended?;
         }
-        Command::CheckConfig => {
+        BrokerCommand::CheckConfig => {
             if let Some(settings) = &config.redis {
                 for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
                     writeln!(out, "warning: {warning}")?;
@@ -165,7 +165,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             }
             writeln!(out, "{} is good", arguments.config.display())?;
         }
-        Command::Migrate {
+        BrokerCommand::Migrate {
             from,
             to,
             from_password_file,
@@ -173,7 +173,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             keep_source,
             overwrite_incomplete,
         } => {
-            let options = migrate::Options {
+            let options = migrate::MigrateCommand {
                 from,
                 to,
                 from_password_file,
@@ -186,17 +186,17 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
             }
             writeln!(out, "the migration is complete")?;
         }
-        Command::Authority { command: AuthorityCommand::Status { check } } => {
+        BrokerCommand::Authority { command: AuthorityCommand::Status { check } } => {
             let (text, warnings) = authority::command::status(&config)?;
             write!(out, "{text}")?;
             if check && warnings > 0 {
                 return Ok(ATTENTION.into());
             }
         }
-        Command::Authority { command: AuthorityCommand::Renew { root_key } } => {
+        BrokerCommand::Authority { command: AuthorityCommand::Renew { root_key } } => {
             writeln!(out, "{}", authority::command::renew(&config, &root_key)?)?;
         }
-        Command::Issue { name, role, out: dir, valid_for } => {
+        BrokerCommand::Issue { name, role, out: dir, valid_for } => {
             let end = setup::issue(&config, role, name, valid_for, &dir)?;
             writeln!(out, "the identity is in {}; it ends at {end:.0}", dir.display())?;
         }
@@ -205,7 +205,7 @@ async fn execute(arguments: Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Returns the providers of the clouds that the configuration names. No call is made yet.
-async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
+async fn providers(config: &BrokerConfig) -> anyhow::Result<run::Providers> {
     let mut providers = run::Providers::new();
     if let Some(settings) = config.aws.clone() {
         providers.insert(CloudKind::Aws, Arc::new(Aws::connect(settings).await));
@@ -217,7 +217,7 @@ async fn providers(config: &Config) -> anyhow::Result<run::Providers> {
 }
 
 /// Logs to stderr, at the level in POSTERN_LOG, and exports spans if the configuration names a collector.
-fn log(config: &Config) -> anyhow::Result<Exporter> {
+fn log(config: &BrokerConfig) -> anyhow::Result<Exporter> {
     // Strangers can make the transport warn of each frame that they send.
     let usual = || EnvFilter::new("info,h2=error,hyper=error,rustls=error");
     let filter = EnvFilter::try_from_env("POSTERN_LOG").unwrap_or_else(|_| usual());

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use postern_core::Invalid;
 
 use crate::clock::Clock;
-use crate::config::{Config, check_store_url};
+use crate::config::{BrokerConfig, check_store_url};
 use crate::store::redis::{Endpoint, RedisSettings};
 use crate::store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
 use crate::store::{StoreError, embedded, redis};
@@ -48,7 +48,7 @@ impl FromStr for StoreName {
 
 /// The options of a migration.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct MigrateCommand {
     /// The source.
     pub from: StoreName,
     /// The target.
@@ -82,7 +82,7 @@ impl std::fmt::Display for StoreLocation {
 ///
 /// # Errors
 /// The source cannot be read, is broken or is written to meanwhile; the target is not empty or cannot be written to.
-pub async fn migrate(config: &Config, options: Options) -> anyhow::Result<Counts> {
+pub async fn migrate(config: &BrokerConfig, options: MigrateCommand) -> anyhow::Result<Counts> {
     let from = locate(config, options.from, options.from_password_file);
     let to = locate(config, options.to, options.to_password_file);
     let how = MigrationOptions {
@@ -119,7 +119,7 @@ async fn target(found: &StoreLocation) -> Result<Box<dyn Target>, StoreError> {
     })
 }
 
-fn locate(config: &Config, named: StoreName, password_file: Option<PathBuf>) -> StoreLocation {
+fn locate(config: &BrokerConfig, named: StoreName, password_file: Option<PathBuf>) -> StoreLocation {
     match (named, &config.redis) {
         (StoreName::File(path), _) => StoreLocation::File(path),
         (StoreName::Config, None) => StoreLocation::File(config.store_path()),

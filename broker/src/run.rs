@@ -32,8 +32,8 @@ use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serv
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
 use crate::cluster::follower::{Follower, LATE_AFTER};
-use crate::cluster::membership::{Membership, RENEWAL_INTERVAL};
-use crate::config::Config;
+use crate::cluster::membership::{MembershipKeeper, RENEWAL_INTERVAL};
+use crate::config::BrokerConfig;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
@@ -45,7 +45,7 @@ use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
 use crate::store::{Coordination, Store};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
-pub use store::{Opened, open as open_store};
+pub use store::{OpenedStore, open as open_store};
 
 /// The time limit of the last answers when the broker shuts down.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(3);
@@ -59,13 +59,13 @@ pub type Providers = BTreeMap<CloudKind, Arc<dyn Provider>>;
 ///
 /// # Errors
 /// It cannot start, or one of its tasks ended.
-pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
+pub async fn serve(config: BrokerConfig, providers: Providers) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
     let opened = open_store(&config).await?;
     let (phase, shutdown) = watch::channel(ShutdownPhase::Running);
     let readiness = Readiness::default();
-    let Running { mut tasks, sessions, cluster } =
+    let RunningBroker { mut tasks, sessions, cluster } =
         start(&config, opened, providers, &readiness, shutdown).await?;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -94,7 +94,7 @@ pub async fn serve(config: Config, providers: Providers) -> anyhow::Result<()> {
 }
 
 /// A broker that runs, as far as its shutdown is concerned.
-struct Running {
+struct RunningBroker {
     tasks: Tasks,
     sessions: Arc<AgentSessions>,
     cluster: Arc<Cluster>,
@@ -102,12 +102,12 @@ struct Running {
 
 /// Starts every task. The server ends when `shutdown` says so.
 async fn start(
-    config: &Config,
-    (store, coordination): Opened,
+    config: &BrokerConfig,
+    (store, coordination): OpenedStore,
     providers: Providers,
     readiness: &Readiness,
     shutdown: watch::Receiver<ShutdownPhase>,
-) -> anyhow::Result<Running> {
+) -> anyhow::Result<RunningBroker> {
     let store: Arc<dyn Store> = Arc::new(InstrumentedStore::new(store));
     let clock = Clock::start(store::newest_record(store.as_ref()).await?);
     let now = wall();
@@ -186,7 +186,7 @@ async fn start(
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot notify the service manager");
     }
-    Ok(Running { tasks, sessions: parts.sessions, cluster: parts.cluster })
+    Ok(RunningBroker { tasks, sessions: parts.sessions, cluster: parts.cluster })
 }
 
 /// The parts that a broker's tasks share.
@@ -257,8 +257,13 @@ impl Parts {
         }
     }
 
-    fn membership(&self, config: &Config, standing: Arc<Standing>, head: watch::Sender<u64>) -> Membership {
-        Membership {
+    fn membership(
+        &self,
+        config: &BrokerConfig,
+        standing: Arc<Standing>,
+        head: watch::Sender<u64>,
+    ) -> MembershipKeeper {
+        MembershipKeeper {
             cluster: Arc::clone(&self.cluster),
             sessions: Arc::clone(&self.sessions),
             cloud: Arc::clone(&self.cloud),
@@ -286,7 +291,7 @@ impl Parts {
         }
     }
 
-    fn app(&self, config: &Config, authority: Arc<Authority>, standing: Arc<Standing>) -> App {
+    fn app(&self, config: &BrokerConfig, authority: Arc<Authority>, standing: Arc<Standing>) -> App {
         App {
             store: Arc::clone(&self.store),
             sessions: Arc::clone(&self.sessions),
@@ -309,7 +314,7 @@ impl Parts {
 }
 
 /// Returns the configured limits, within the limit on this process's file descriptors.
-fn limits_of(config: &Config) -> Limits {
+fn limits_of(config: &BrokerConfig) -> Limits {
     let limits = config.limits.clone().within(limits::descriptors());
     if limits != config.limits {
         tracing::warn!(
@@ -322,7 +327,7 @@ fn limits_of(config: &Config) -> Limits {
 }
 
 /// Refuses to start with a root key that other users can read: it is leaked, and an operator has to know before it signs.
-fn refuse_exposed_root_key(authority: &Authority, config: &Config) -> anyhow::Result<()> {
+fn refuse_exposed_root_key(authority: &Authority, config: &BrokerConfig) -> anyhow::Result<()> {
     match authority.check_root_key(&config.root_key) {
         Err(error @ PkiError::ExposedKey { .. }) => Err(error.into()),
         Ok(()) | Err(_) => Ok(()),

@@ -11,7 +11,7 @@ use postern_pki::{Authority, Credentials, KeyPair, SpiffeId};
 use postern_runtime::files;
 
 use crate::clock::wall;
-use crate::config::Config;
+use crate::config::BrokerConfig;
 use crate::run::open_store;
 use crate::store::Transaction;
 
@@ -24,7 +24,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 ///
 /// # Errors
 /// It was done before, or a file cannot be written.
-pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
+pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
     files::make_private_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let now = wall();
@@ -46,7 +46,7 @@ pub async fn init(config: &Config, administrator: Name) -> anyhow::Result<()> {
 /// # Errors
 /// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
 pub fn issue(
-    config: &Config,
+    config: &BrokerConfig,
     role: Role,
     name: Name,
     lifetime: Duration,

@@ -12,7 +12,7 @@ use tracing::{Span, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
-pub use settings::Settings;
+pub use settings::TraceSettings;
 
 /// The exporter of the spans, if they are exported.
 #[derive(Debug, Default)]
@@ -41,7 +41,7 @@ pub type BoxedLayer<S> = Box<dyn Layer<S> + Send + Sync>;
 ///
 /// # Errors
 /// The collector's address cannot be one.
-pub fn start<S>(settings: Option<&Settings>) -> anyhow::Result<(Option<BoxedLayer<S>>, Exporter)>
+pub fn start<S>(settings: Option<&TraceSettings>) -> anyhow::Result<(Option<BoxedLayer<S>>, Exporter)>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {

@@ -24,7 +24,7 @@ const GLOBAL: &str = "Global options";
 #[command(name = "postern", version, about, after_help = exit_code::HELP, max_term_width = 110)]
 pub(crate) struct Args {
     #[command(flatten)]
-    pub connection: Connection,
+    pub connection: ConnectionArgs,
     /// The format of results: a table for people, JSON for programs.
     #[arg(short, long, global = true, help_heading = GLOBAL, value_enum, default_value_t = Format::Table, value_name = "FORMAT")]
     pub output: Format,
@@ -34,7 +34,7 @@ pub(crate) struct Args {
 
 /// The broker to call, and the identity to show it. Both can also be set in ~/.config/postern/config.toml.
 #[derive(Debug, Clone, Default, ClapArgs)]
-pub(crate) struct Connection {
+pub(crate) struct ConnectionArgs {
     /// The broker's address, https://host:port.
     #[arg(long, global = true, help_heading = GLOBAL, env = "POSTERN_BROKER", hide_env_values = true)]
     #[arg(value_name = "URL", value_hint = ValueHint::Url)]
@@ -48,9 +48,9 @@ pub(crate) struct Connection {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Request access, and wait until it is open.
-    Request(Request),
+    Request(RequestArgs),
     /// List grants, the newest first.
-    Grants(Grants),
+    Grants(GrantsArgs),
     /// Show one grant with the state of each window in each layer.
     Show {
         /// The grant's id.
@@ -58,7 +58,7 @@ pub(crate) enum Command {
         grant: GrantId,
     },
     /// Close a grant before its end, and wait until it is closed. Established connections stay.
-    Revoke(Revoke),
+    Revoke(RevokeArgs),
     /// Manage policies: the protected ports, and the limits within which they open.
     #[command(subcommand)]
     Policy(PolicyCommand),
@@ -69,11 +69,11 @@ pub(crate) enum Command {
         target: Option<TargetId>,
     },
     /// Report the VMs of the broker's clouds that expose management ports, with the rules that do.
-    Assess(Assess),
+    Assess(AssessArgs),
     /// Close the protected ports of VMs in their cloud's rules, so that only windows open them.
-    Lockdown(Lockdown),
+    Lockdown(LockdownArgs),
     /// Restore the rules that the lockdown of VMs removed.
-    Release(Release),
+    Release(ReleaseArgs),
     /// Enrol, list and ban agents.
     #[command(subcommand)]
     Agents(AgentsCommand),
@@ -95,7 +95,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Request {
+pub(crate) struct RequestArgs {
     /// The machines: host:<name>, aws:<account>/<region>/<instance-id> or azure:<ARM id>.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
@@ -132,13 +132,13 @@ pub(crate) struct Request {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Grants {
+pub(crate) struct GrantsArgs {
     /// Only grants with a window on this target.
     #[arg(long, value_parser = parsed::<TargetId>)]
     pub target: Option<TargetId>,
     /// Only grants in this state; may be given several times.
     #[arg(long = "state", value_enum, value_name = "STATE")]
-    pub states: Vec<State>,
+    pub states: Vec<StateArg>,
     /// Only your own grants.
     #[arg(long, conflicts_with = "principal")]
     pub mine: bool,
@@ -156,7 +156,7 @@ pub(crate) struct Grants {
 /// The states of a grant, as they are written everywhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
-pub(crate) enum State {
+pub(crate) enum StateArg {
     PendingApproval,
     Opening,
     Active,
@@ -167,7 +167,7 @@ pub(crate) enum State {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Revoke {
+pub(crate) struct RevokeArgs {
     /// The grant's id.
     #[arg(value_parser = parsed::<GrantId>)]
     pub grant: GrantId,
@@ -208,7 +208,7 @@ pub(crate) enum PolicyCommand {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Assess {
+pub(crate) struct AssessArgs {
     /// Only these VMs.
     #[arg(value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
@@ -228,7 +228,7 @@ pub(crate) enum FailOn {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Lockdown {
+pub(crate) struct LockdownArgs {
     /// The VMs. Rules that only these VMs share are closed without a concern.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,
@@ -254,7 +254,7 @@ pub(crate) enum Accept {
 }
 
 #[derive(Debug, ClapArgs)]
-pub(crate) struct Release {
+pub(crate) struct ReleaseArgs {
     /// The VMs.
     #[arg(required = true, value_name = "TARGET", value_parser = parsed::<TargetId>)]
     pub targets: Vec<TargetId>,

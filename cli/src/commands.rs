@@ -18,7 +18,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::args::{Args, AuditCommand, Command};
-use crate::connect::Broker;
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::Console;
 
@@ -27,7 +27,7 @@ use crate::output::Console;
 /// # Errors
 /// The command failed, or did not finish in time.
 pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure> {
-    let broker = || Broker::of(&args.connection);
+    let broker = || BrokerClient::of(&args.connection);
     match args.command {
         Command::Request(request) => request::request(&broker()?, console, request).await,
         Command::Grants(grants) => grants::grants(&broker()?, console, grants).await,

@@ -27,7 +27,7 @@ use rustls::pki_types::UnixTime;
 use tonic::transport::Channel;
 use tonic::{ConnectError, Response, Status};
 
-use crate::args::Connection;
+use crate::args::ConnectionArgs;
 use crate::error::Failure;
 use crate::output;
 use crate::settings::{Settings, default_file};
@@ -39,19 +39,19 @@ pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 const CLOUD_TIMEOUT: Duration = Duration::from_secs(900);
 
 /// A broker, and the identity that the command shows it.
-pub(crate) struct Broker {
+pub(crate) struct BrokerClient {
     address: String,
     identity: PathBuf,
     credentials: Credentials,
     channel: Channel,
 }
 
-impl Broker {
+impl BrokerClient {
     /// Reads the settings and the identity. The first call makes the connection.
     ///
     /// # Errors
     /// The settings, the address or the identity cannot be used.
-    pub(crate) fn of(connection: &Connection) -> Result<Self, Failure> {
+    pub(crate) fn of(connection: &ConnectionArgs) -> Result<Self, Failure> {
         let Settings { broker: address, identity } = Settings::resolve(connection, &default_file())?;
         let unusable = |source| Failure::Identity { dir: identity.clone(), source };
         let credentials = Credentials::load(&identity).map_err(unusable)?;

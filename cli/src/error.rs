@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
 use crate::exit_code::Exit;
-use crate::output::{Console, WriteError, printable};
+use crate::output::{Console, OutputError, printable};
 use crate::policy_file::PolicyFileError;
 use crate::settings::SettingsError;
 
@@ -201,7 +201,7 @@ pub(crate) enum Failure {
     },
     /// The result cannot be written.
     #[error(transparent)]
-    Output(#[from] WriteError),
+    Output(#[from] OutputError),
 }
 
 impl Failure {

@@ -23,9 +23,9 @@ pub(crate) enum Format {
 /// A result that cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the result")]
-pub(crate) struct WriteError(#[from] io::Error);
+pub(crate) struct OutputError(#[from] io::Error);
 
-impl WriteError {
+impl OutputError {
     /// Reports whether the reader of the results has closed its end, as `head` does.
     pub(crate) fn reader_is_gone(&self) -> bool {
         self.0.kind() == io::ErrorKind::BrokenPipe
@@ -53,7 +53,7 @@ impl Console {
         &mut self,
         result: &T,
         people: impl FnOnce(&T, Timestamp) -> String,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), OutputError> {
         let text = match self.format {
             Format::Json => serde_json::to_string_pretty(result).map_err(io::Error::from)?,
             Format::Table => people(result, clock::wall()),
@@ -69,7 +69,7 @@ impl Console {
         &mut self,
         item: &T,
         people: impl FnOnce(&T, Timestamp) -> String,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), OutputError> {
         let line = match self.format {
             Format::Json => serde_json::to_string(item).map_err(io::Error::from)?,
             Format::Table => people(item, clock::wall()),
@@ -81,7 +81,7 @@ impl Console {
     ///
     /// # Errors
     /// It cannot be written.
-    pub(crate) fn text(&mut self, text: &str) -> Result<(), WriteError> {
+    pub(crate) fn text(&mut self, text: &str) -> Result<(), OutputError> {
         writeln!(self.results, "{text}")?;
         Ok(self.results.flush()?)
     }

@@ -51,7 +51,7 @@ pub(crate) enum PolicyFileError {
 /// # Errors
 /// The first problem in the file. The caller must then use none of its policies.
 pub(crate) fn parse(text: &str, file: PathBuf) -> Result<Vec<Policy>, PolicyFileError> {
-    let File { policy: entries } = match toml::from_str(text) {
+    let PolicyFile { policy: entries } = match toml::from_str(text) {
         Ok(entries) => entries,
         Err(source) => return Err(PolicyFileError::Parse { file, source: Box::new(source) }),
     };
@@ -63,19 +63,19 @@ pub(crate) fn parse(text: &str, file: PathBuf) -> Result<Vec<Policy>, PolicyFile
 /// # Errors
 /// TOML cannot express the policy, which happens for no policy.
 pub(crate) fn write(policy: &Policy) -> Result<String, toml::ser::Error> {
-    toml::to_string(&File { policy: vec![Entry::from(policy)] })
+    toml::to_string(&PolicyFile { policy: vec![PolicyEntry::from(policy)] })
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
-    policy: Vec<Entry>,
+struct PolicyFile {
+    policy: Vec<PolicyEntry>,
 }
 
 /// A `[[policy]]` table. A missing key means the strictest choice: enforce, and fail while an agent is away.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Entry {
+struct PolicyEntry {
     name: Name,
     targets: Vec<TargetSelector>,
     #[serde(default = "enforce")]
@@ -88,13 +88,13 @@ struct Entry {
     requesters: Vec<PrincipalKey>,
     #[serde(default)]
     approval_required: bool,
-    ports: Vec<Rule>,
+    ports: Vec<PortEntry>,
 }
 
 /// A `[[policy.ports]]` table: either `port = "tcp/22"`, or `number = 22` and `protocol = "any"`.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Rule {
+struct PortEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     port: Option<ProtectedPort>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -132,12 +132,12 @@ fn fail() -> Unreachable {
     Unreachable::Fail
 }
 
-fn checked(entries: Vec<Entry>) -> Result<Vec<Policy>, Invalid> {
+fn checked(entries: Vec<PolicyEntry>) -> Result<Vec<Policy>, Invalid> {
     if entries.is_empty() {
         return Err(Invalid::new("policy", "is empty", "write at least one [[policy]]"));
     }
     let mut names = BTreeSet::new();
-    let policy = |(i, entry): (usize, Entry)| {
+    let policy = |(i, entry): (usize, PolicyEntry)| {
         let field = format!("policy[{i}]");
         if !names.insert(entry.name.clone()) {
             let problem = format!("{} appears twice", entry.name);
@@ -148,7 +148,7 @@ fn checked(entries: Vec<Entry>) -> Result<Vec<Policy>, Invalid> {
     entries.into_iter().enumerate().map(policy).collect()
 }
 
-impl Entry {
+impl PolicyEntry {
     fn policy(self) -> Result<Policy, Invalid> {
         let layers = match self.layers {
             Some(layers) => layers,
@@ -175,9 +175,9 @@ impl Entry {
     }
 }
 
-impl From<&Policy> for Entry {
+impl From<&Policy> for PolicyEntry {
     fn from(policy: &Policy) -> Self {
-        let ports = policy.ports.iter().map(|rule| Rule {
+        let ports = policy.ports.iter().map(|rule| PortEntry {
             port: Some(rule.port),
             number: None,
             protocol: None,
@@ -198,7 +198,7 @@ impl From<&Policy> for Entry {
     }
 }
 
-impl Rule {
+impl PortEntry {
     /// Returns one rule for each protocol that the table names.
     fn rules(self) -> Result<Vec<PortRule>, Invalid> {
         let ports = match (self.port, self.number, self.protocol) {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use crate::args::Connection;
+use crate::args::ConnectionArgs;
 
 /// The broker to connect to, and the credentials to show it.
 #[derive(Debug, PartialEq, Eq)]
@@ -53,7 +53,7 @@ pub(crate) enum SettingsError {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct SettingsFile {
     broker: Option<String>,
     identity: Option<PathBuf>,
 }
@@ -63,7 +63,7 @@ impl Settings {
     ///
     /// # Errors
     /// A setting is missing, or the file cannot be used. The file is not read unless it is needed.
-    pub(crate) fn resolve(connection: &Connection, file: &Path) -> Result<Self, SettingsError> {
+    pub(crate) fn resolve(connection: &ConnectionArgs, file: &Path) -> Result<Self, SettingsError> {
         let broker = connection.broker.clone().filter(|broker| !broker.is_empty());
         let identity = connection.identity.clone().filter(|identity| !identity.as_os_str().is_empty());
         if let (Some(broker), Some(identity)) = (&broker, &identity) {
@@ -91,10 +91,10 @@ pub(crate) fn default_file() -> PathBuf {
 }
 
 /// Reads the file. A missing file sets nothing; any other problem is an error.
-fn read(file: &Path) -> Result<File, SettingsError> {
+fn read(file: &Path) -> Result<SettingsFile, SettingsError> {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(File::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(SettingsFile::default()),
         Err(source) => return Err(SettingsError::Read { file: file.to_owned(), source }),
     };
     toml::from_str(&text)
@@ -120,8 +120,8 @@ mod tests {
         (dir, file)
     }
 
-    fn given(broker: Option<&str>, identity: Option<&str>) -> Connection {
-        Connection { broker: broker.map(str::to_owned), identity: identity.map(PathBuf::from) }
+    fn given(broker: Option<&str>, identity: Option<&str>) -> ConnectionArgs {
+        ConnectionArgs { broker: broker.map(str::to_owned), identity: identity.map(PathBuf::from) }
     }
 
     #[test]

@@ -155,50 +155,9 @@ pub fn next_deadline(grant: &Grant) -> Option<Timestamp> {
     }
 }
 
-/// A window as the host layer holds it.
+/// A window of a grant as a layer holds it. A cloud's rule carries all of it, so that I2 holds with an empty store.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct HostWindow {
-    /// The grant it belongs to.
-    pub grant: GrantId,
-    /// The port that is open.
-    pub port: ProtectedPort,
-    /// The source that may connect.
-    pub source: SourcePrefix,
-    /// The end of the grant.
-    pub not_after: Timestamp,
-}
-
-/// The complete desired state of a target's host layer. The agent removes every window that is not in it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DesiredHost {
-    /// The protected ports and the mode.
-    pub protection: Protection,
-    /// The open windows, sorted.
-    pub windows: BTreeSet<HostWindow>,
-}
-
-/// Returns the desired state of a target's host layer at `now`, from the grants on the target.
-pub fn desired_host<'a>(
-    target: &TargetId,
-    protection: Protection,
-    grants: impl IntoIterator<Item = &'a Grant>,
-    now: Timestamp,
-) -> DesiredHost {
-    let windows = grants.into_iter().filter(|grant| grant.wants_open(now)).flat_map(|grant| {
-        let here = grant.windows.iter().filter(|window| window.target == *target && window.layers.host());
-        here.map(|window| HostWindow {
-            grant: grant.id,
-            port: window.port,
-            source: window.source,
-            not_after: grant.not_after,
-        })
-    });
-    DesiredHost { protection, windows: windows.collect() }
-}
-
-/// A window as a cloud holds it: the rule carries its grant and its end, so that I2 holds with an empty store.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct CloudWindow {
+pub struct LayerWindow {
     /// The VM.
     pub target: TargetId,
     /// The grant it belongs to.
@@ -211,13 +170,60 @@ pub struct CloudWindow {
     pub not_after: Timestamp,
 }
 
+impl LayerWindow {
+    /// Returns a window of a grant.
+    pub fn of(grant: &Grant, window: &Window) -> Self {
+        Self {
+            target: window.target.clone(),
+            grant: grant.id,
+            port: window.port,
+            source: window.source,
+            not_after: grant.not_after,
+        }
+    }
+}
+
+/// Returns every window of these grants that a layer of a target must hold while it is open.
+fn windows_in<'a>(
+    layer: Layer,
+    target: &TargetId,
+    grants: impl Iterator<Item = &'a Grant>,
+) -> BTreeSet<LayerWindow> {
+    let windows = grants.flat_map(|grant| {
+        let here =
+            grant.windows.iter().filter(|window| window.target == *target && layer.required_by(window));
+        here.map(|window| LayerWindow::of(grant, window))
+    });
+    windows.collect()
+}
+
+/// The complete desired state of a target's host layer. The agent removes every window that is not in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DesiredHost {
+    /// The protected ports and the mode.
+    pub protection: Protection,
+    /// The open windows, sorted.
+    pub windows: BTreeSet<LayerWindow>,
+}
+
+/// Returns the desired state of a target's host layer at `now`, from the grants on the target.
+pub fn desired_host<'a>(
+    target: &TargetId,
+    protection: Protection,
+    grants: impl IntoIterator<Item = &'a Grant>,
+    now: Timestamp,
+) -> DesiredHost {
+    let grants = grants.into_iter().filter(|grant| grant.wants_open(now));
+    DesiredHost { protection, windows: windows_in(Layer::Host, target, grants) }
+}
+
 /// An idempotent change of a cloud's rules.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CloudStep {
     /// Close these windows. Ordered first: a port that closes late is worse than one that opens late.
-    Close(BTreeSet<CloudWindow>),
+    Close(BTreeSet<LayerWindow>),
     /// Open these windows.
-    Open(BTreeSet<CloudWindow>),
+    Open(BTreeSet<LayerWindow>),
 }
 
 /// Returns the windows that the cloud layer of a target must hold at `now`.
@@ -225,7 +231,7 @@ pub fn desired_cloud<'a>(
     target: &TargetId,
     grants: impl IntoIterator<Item = &'a Grant>,
     now: Timestamp,
-) -> BTreeSet<CloudWindow> {
+) -> BTreeSet<LayerWindow> {
     known_cloud(target, grants.into_iter().filter(|grant| grant.wants_open(now)))
 }
 
@@ -233,26 +239,16 @@ pub fn desired_cloud<'a>(
 pub fn known_cloud<'a>(
     target: &TargetId,
     grants: impl IntoIterator<Item = &'a Grant>,
-) -> BTreeSet<CloudWindow> {
-    let windows = grants.into_iter().flat_map(|grant| {
-        let here = grant.windows.iter().filter(|window| window.target == *target && window.layers.cloud());
-        here.map(|window| CloudWindow {
-            target: window.target.clone(),
-            grant: grant.id,
-            port: window.port,
-            source: window.source,
-            not_after: grant.not_after,
-        })
-    });
-    windows.collect()
+) -> BTreeSet<LayerWindow> {
+    windows_in(Layer::Cloud, target, grants.into_iter())
 }
 
 /// Returns the steps from the observed to the desired windows of a cloud: closes first, and the windows of one
 /// grant in one step. A partial window is open in some of its rules only: it is closed, or opened completely.
 pub fn cloud_steps(
-    desired: &BTreeSet<CloudWindow>,
-    observed: &BTreeSet<CloudWindow>,
-    partial: &BTreeSet<CloudWindow>,
+    desired: &BTreeSet<LayerWindow>,
+    observed: &BTreeSet<LayerWindow>,
+    partial: &BTreeSet<LayerWindow>,
 ) -> Vec<CloudStep> {
     let close = observed.union(partial).filter(|window| !desired.contains(*window));
     let open = desired.iter().filter(|window| !observed.contains(*window));
@@ -261,9 +257,9 @@ pub fn cloud_steps(
 }
 
 fn by_grant<'a>(
-    windows: impl Iterator<Item = &'a CloudWindow>,
-) -> BTreeMap<(GrantId, Timestamp), BTreeSet<CloudWindow>> {
-    let mut grants: BTreeMap<_, BTreeSet<CloudWindow>> = BTreeMap::new();
+    windows: impl Iterator<Item = &'a LayerWindow>,
+) -> BTreeMap<(GrantId, Timestamp), BTreeSet<LayerWindow>> {
+    let mut grants: BTreeMap<_, BTreeSet<LayerWindow>> = BTreeMap::new();
     for window in windows {
         grants.entry((window.grant, window.not_after)).or_default().insert(window.clone());
     }

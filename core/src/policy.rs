@@ -135,14 +135,14 @@ impl Policy {
 #[error("{invalid}")]
 pub struct Denial {
     /// The limit that was met.
-    pub limit: Limit,
+    pub limit: PolicyLimit,
     /// The field, the problem and the remedy.
     pub invalid: Invalid,
 }
 
 /// The limit that a denied request met.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Limit {
+pub enum PolicyLimit {
     /// No policy covers the target.
     Target,
     /// The policies of the target do not name the principal.
@@ -157,7 +157,7 @@ pub enum Limit {
     Approval,
 }
 
-impl Limit {
+impl PolicyLimit {
     /// Returns a stable word for machines.
     pub fn reason(self) -> &'static str {
         match self {
@@ -215,13 +215,18 @@ pub fn authorize(
         let covering: Vec<&Policy> = policies.iter().filter(|policy| policy.covers(target)).collect();
         if covering.is_empty() {
             let problem = format!("{target} is under no policy");
-            return deny(Limit::Target, "targets", problem, "ask an administrator to put it under a policy");
+            return deny(
+                PolicyLimit::Target,
+                "targets",
+                problem,
+                "ask an administrator to put it under a policy",
+            );
         }
         let mine: Vec<&Policy> = covering.into_iter().filter(|policy| policy.admits(principal)).collect();
         if mine.is_empty() {
             let problem = format!("{} may not request access to {target}", principal.key());
             return deny(
-                Limit::Requester,
+                PolicyLimit::Requester,
                 "targets",
                 problem,
                 "ask an administrator to be named in its policy",
@@ -283,7 +288,7 @@ impl<'a> Place<'a> {
             self.port, self.target
         );
         let remedy = format!("ask for sources of at most a /{length} in all, or revoke a grant first");
-        deny(Limit::Source, "sources", problem, &remedy)
+        deny(PolicyLimit::Source, "sources", problem, &remedy)
     }
 
     /// Returns a policy that allows the window, preferably one without an approval.
@@ -296,7 +301,12 @@ impl<'a> Place<'a> {
         let Self { target, port, rules } = self;
         if rules.is_empty() {
             let problem = format!("{port} is not a protected port of {target}");
-            return deny(Limit::Port, "ports", problem, "see `postern targets` for the ports of each target");
+            return deny(
+                PolicyLimit::Port,
+                "ports",
+                problem,
+                "see `postern targets` for the ports of each target",
+            );
         }
         let by_source: Vec<_> = rules
             .iter()
@@ -310,7 +320,12 @@ impl<'a> Place<'a> {
                 .collect();
             let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
             let problem = format!("{source} is not an allowed source for {port} of {target}");
-            return deny(Limit::Source, "sources", problem, &format!("ask for a source within {allowed}"));
+            return deny(
+                PolicyLimit::Source,
+                "sources",
+                problem,
+                &format!("ask for a source within {allowed}"),
+            );
         }
         let longest = by_source.iter().map(|(_, rule)| rule.max_duration).max().unwrap_or_default();
         by_source
@@ -319,7 +334,7 @@ impl<'a> Place<'a> {
             .map(|(policy, _)| *policy)
             .min_by_key(|policy| policy.approval_required)
             .ok_or_else(|| Denial {
-                limit: Limit::Duration,
+                limit: PolicyLimit::Duration,
                 invalid: Invalid::new(
                     "duration",
                     format!("{} s is beyond the maximum for {port} of {target}", duration.as_secs()),
@@ -329,7 +344,7 @@ impl<'a> Place<'a> {
     }
 }
 
-fn deny<T>(limit: Limit, field: &str, problem: String, remedy: &str) -> Result<T, Denial> {
+fn deny<T>(limit: PolicyLimit, field: &str, problem: String, remedy: &str) -> Result<T, Denial> {
     Err(Denial { limit, invalid: Invalid::new(field, problem, remedy) })
 }
 
@@ -392,7 +407,7 @@ mod tests {
         .unwrap()
     }
 
-    fn limit_met(request: &AccessRequest, policies: &[Policy]) -> Option<Limit> {
+    fn limit_met(request: &AccessRequest, policies: &[Policy]) -> Option<PolicyLimit> {
         limit_met_from(None, &[], request, policies)
     }
 
@@ -401,7 +416,7 @@ mod tests {
         held: &[&str],
         request: &AccessRequest,
         policies: &[Policy],
-    ) -> Option<Limit> {
+    ) -> Option<PolicyLimit> {
         let window = |text: &&str| {
             let (target, source) = text.split_once(' ').unwrap();
             Window {
@@ -423,18 +438,18 @@ mod tests {
         let policies = [a_policy()];
         for (request, limit) in [
             (asks("host:web-1", "tcp/22", "10.1.0.0/16", 3600), None),
-            (asks("host:db-1", "tcp/22", "10.1.0.0/16", 60), Some(Limit::Target)),
-            (asks("host:web-1", "tcp/3389", "10.1.0.0/16", 60), Some(Limit::Port)),
-            (asks("host:web-1", "udp/22", "10.1.0.0/16", 60), Some(Limit::Port)),
-            (asks("host:web-1", "tcp/22", "192.0.2.1", 60), Some(Limit::Source)),
-            (asks("host:web-1", "tcp/22", "8.0.0.0/5", 60), Some(Limit::Source)),
-            (asks("host:web-1", "tcp/22", "10.0.0.1", 3601), Some(Limit::Duration)),
+            (asks("host:db-1", "tcp/22", "10.1.0.0/16", 60), Some(PolicyLimit::Target)),
+            (asks("host:web-1", "tcp/3389", "10.1.0.0/16", 60), Some(PolicyLimit::Port)),
+            (asks("host:web-1", "udp/22", "10.1.0.0/16", 60), Some(PolicyLimit::Port)),
+            (asks("host:web-1", "tcp/22", "192.0.2.1", 60), Some(PolicyLimit::Source)),
+            (asks("host:web-1", "tcp/22", "8.0.0.0/5", 60), Some(PolicyLimit::Source)),
+            (asks("host:web-1", "tcp/22", "10.0.0.1", 3601), Some(PolicyLimit::Duration)),
         ] {
             assert_eq!(limit_met(&request, &policies), limit, "{request:?}");
         }
         assert_eq!(
             limit_met(&asks("host:web-1", "tcp/22", "10.0.0.1", 60), &[]),
-            Some(Limit::Target),
+            Some(PolicyLimit::Target),
             "default deny"
         );
     }
@@ -444,7 +459,7 @@ mod tests {
         let policy = Policy { requesters: vec!["bob".parse().unwrap()], ..a_policy() };
         assert_eq!(
             limit_met(&asks("host:web-1", "tcp/22", "10.0.0.1", 60), &[policy]),
-            Some(Limit::Requester)
+            Some(PolicyLimit::Requester)
         );
     }
 
@@ -485,7 +500,10 @@ mod tests {
         policy.ports[0].sources = vec![AllowedSource::Any];
         let policies = [policy];
         assert_eq!(limit_met(&asks("host:web-1", "tcp/22", "203.0.113.0/24", 60), &policies), None);
-        assert_eq!(limit_met(&asks("host:web-1", "tcp/22", "0.0.0.0/0", 60), &policies), Some(Limit::Source));
+        assert_eq!(
+            limit_met(&asks("host:web-1", "tcp/22", "0.0.0.0/0", 60), &policies),
+            Some(PolicyLimit::Source)
+        );
     }
 
     #[test]
@@ -493,7 +511,7 @@ mod tests {
         let mut policy = a_policy();
         policy.ports[0].sources = vec![AllowedSource::Any, "10.0.0.0/8".parse().unwrap()];
         let policies = [policy];
-        let denied = Some(Limit::Source);
+        let denied = Some(PolicyLimit::Source);
         for (held, source, limit) in [
             (&[][..], "0.0.0.0/1", denied),
             (&[], "203.0.0.0/16", None),
@@ -531,8 +549,8 @@ mod tests {
         policy.ports[0].widest = WidestPrefix { ipv4: 32, ipv6: 64 };
         let policies = [policy.clone()];
         let met = |source| limit_met(&asks("host:web-1", "tcp/22", source, 60), &policies);
-        assert_eq!((met("192.0.2.1"), met("192.0.2.0/31")), (None, Some(Limit::Source)));
-        assert_eq!((met("2001:db8::/64"), met("2001:db8::/63")), (None, Some(Limit::Source)));
+        assert_eq!((met("192.0.2.1"), met("192.0.2.0/31")), (None, Some(PolicyLimit::Source)));
+        assert_eq!((met("2001:db8::/64"), met("2001:db8::/63")), (None, Some(PolicyLimit::Source)));
         for (ipv4, ipv6, field) in [(0, 32, "ipv4"), (33, 32, "ipv4"), (16, 0, "ipv6"), (16, 129, "ipv6")] {
             policy.ports[0].widest = WidestPrefix { ipv4, ipv6 };
             let invalid = policy.clone().checked().unwrap_err();
@@ -558,7 +576,7 @@ mod tests {
             (Some("2001:db8::7"), "2001:db8::/64"),
             (None, "192.0.2.7"),
         ] {
-            assert_eq!(from(address, source), Some(Limit::Source), "{address:?} {source}");
+            assert_eq!(from(address, source), Some(PolicyLimit::Source), "{address:?} {source}");
         }
     }
 
@@ -572,7 +590,7 @@ mod tests {
             Justification::new("test").unwrap(),
         )
         .unwrap();
-        assert_eq!(limit_met(&request, &[a_policy()]), Some(Limit::Target));
+        assert_eq!(limit_met(&request, &[a_policy()]), Some(PolicyLimit::Target));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::collections::BTreeSet;
 
 use postern_core::TargetId;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 
 use crate::Unread;
 
@@ -31,7 +31,7 @@ pub struct Assessment {
     pub locked: bool,
     /// The windows that are open on it, by the rules that were read. The provider does not compare them with
     /// grants.
-    pub windows: BTreeSet<CloudWindow>,
+    pub windows: BTreeSet<LayerWindow>,
     /// The judgement.
     pub health: Health,
 }
@@ -57,6 +57,17 @@ pub enum Health {
 }
 
 impl Health {
+    /// Judges a VM by the rules that expose its management ports.
+    pub fn of(reasons: Vec<String>, is_locked: bool) -> Self {
+        if !reasons.is_empty() {
+            return Self::Unhealthy { reasons };
+        }
+        let reason = "no rule exposes a management port";
+        let reason =
+            if is_locked { format!("it is under lockdown, and {reason}") } else { reason.to_owned() };
+        Self::Healthy { reason }
+    }
+
     /// Returns the word for it.
     pub fn word(&self) -> &'static str {
         match self {

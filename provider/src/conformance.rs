@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use futures_util::future::join_all;
 use jiff::Timestamp;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, ProtectedPort, TargetId};
 
 use crate::{CloudError, Consent, Health, LockdownOrder, Provider};
@@ -37,8 +37,8 @@ pub async fn run(subject: &Subject<'_>) {
 }
 
 /// Returns a window of a grant whose end is between two seconds: a cloud must keep all of it.
-fn window(target: &TargetId, grant: u128, port: &str, source: &str) -> CloudWindow {
-    CloudWindow {
+fn window(target: &TargetId, grant: u128, port: &str, source: &str) -> LayerWindow {
+    LayerWindow {
         target: target.clone(),
         grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
         port: port.parse().unwrap(),
@@ -48,26 +48,26 @@ fn window(target: &TargetId, grant: u128, port: &str, source: &str) -> CloudWind
 }
 
 impl Subject<'_> {
-    async fn open(&self, windows: &[&CloudWindow]) {
+    async fn open(&self, windows: &[&LayerWindow]) {
         for window in windows {
             self.provider.open(&window.target, &one(window)).await.unwrap();
         }
     }
 
-    async fn close(&self, windows: &[&CloudWindow]) {
+    async fn close(&self, windows: &[&LayerWindow]) {
         for window in windows {
             self.provider.close(&window.target, &one(window)).await.unwrap();
         }
     }
 
-    async fn holds(&self, target: &TargetId, windows: &[&CloudWindow]) {
-        let expected: BTreeSet<CloudWindow> = windows.iter().copied().cloned().collect();
+    async fn holds(&self, target: &TargetId, windows: &[&LayerWindow]) {
+        let expected: BTreeSet<LayerWindow> = windows.iter().copied().cloned().collect();
         let observed = self.provider.observe(target).await.unwrap();
         assert_eq!((observed.windows, observed.partial), (expected, BTreeSet::new()));
     }
 }
 
-fn one(window: &CloudWindow) -> BTreeSet<CloudWindow> {
+fn one(window: &LayerWindow) -> BTreeSet<LayerWindow> {
     [window.clone()].into()
 }
 
@@ -94,7 +94,7 @@ async fn an_observed_window_equals_the_opened_one_in_every_field(subject: &Subje
         window(target, 1, "tcp/22", "2001:db8::/64"),
         window(target, 1, "tcp/22", "2001:db8::1"),
     ];
-    let all: Vec<&CloudWindow> = all.iter().collect();
+    let all: Vec<&LayerWindow> = all.iter().collect();
     subject.open(&all).await;
     subject.holds(target, &all).await;
     subject.close(&all[1..]).await;
@@ -118,7 +118,7 @@ async fn windows_at_once_are_opened_whole_and_closed_in_any_part(subject: &Subje
     let (target, provider) = (&subject.targets[0], subject.provider);
     let ports = ["tcp/22", "tcp/3389", "udp/22"];
     let sources = ["192.0.2.1", "198.51.100.0/24", "2001:db8::1"];
-    let mut all: BTreeSet<CloudWindow> = ports
+    let mut all: BTreeSet<LayerWindow> = ports
         .iter()
         .flat_map(|port| sources.iter().map(move |source| window(target, 1, port, source)))
         .collect();
@@ -163,7 +163,7 @@ async fn an_observation_after_a_takeover_shows_the_cloud_as_it_is(subject: &Subj
 
 async fn calls_at_once_all_take_effect(subject: &Subject<'_>) {
     let target = &subject.targets[0];
-    let windows: Vec<CloudWindow> =
+    let windows: Vec<LayerWindow> =
         (1..=8).map(|grant| window(target, grant, "tcp/22", "192.0.2.1")).collect();
     let each: Vec<_> = windows.iter().map(one).collect();
     let opened = join_all(each.iter().map(|one| subject.provider.open(target, one))).await;

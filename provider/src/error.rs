@@ -32,6 +32,13 @@ impl CloudError {
         Self::Refused { reason: reason.into() }
     }
 
+    /// Creates the refusal to open a window on a target that is not under lockdown.
+    pub fn not_locked(target: &TargetId) -> Self {
+        Self::refused(format!(
+            "{target} is not under lockdown; an administrator runs `postern lockdown {target}` first"
+        ))
+    }
+
     /// Creates an error that a retry may cure.
     pub fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }

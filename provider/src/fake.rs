@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
@@ -16,14 +16,14 @@ use crate::{
 /// A cloud in memory. Every target exists, under lockdown, until it is released or terminated.
 #[derive(Debug, Default)]
 pub struct FakeCloud {
-    inner: Mutex<Inner>,
+    inner: Mutex<FakeState>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    windows: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+struct FakeState {
+    windows: BTreeMap<TargetId, BTreeSet<LayerWindow>>,
     /// The windows of which a part is open.
-    partial: BTreeMap<TargetId, BTreeSet<CloudWindow>>,
+    partial: BTreeMap<TargetId, BTreeSet<LayerWindow>>,
     reach: BTreeMap<TargetId, Reach>,
     /// The customer's rules on a target: no call lists or touches them.
     foreign: BTreeMap<TargetId, BTreeSet<String>>,
@@ -101,12 +101,12 @@ impl FakeCloud {
     }
 
     /// Opens a window behind the broker's back.
-    pub fn tamper(&self, window: CloudWindow) {
+    pub fn tamper(&self, window: LayerWindow) {
         self.lock().windows.entry(window.target.clone()).or_default().insert(window);
     }
 
     /// Removes a part of a window, behind the broker's back.
-    pub fn break_off(&self, window: &CloudWindow) {
+    pub fn break_off(&self, window: &LayerWindow) {
         let mut inner = self.lock();
         inner.windows.entry(window.target.clone()).or_default().remove(window);
         inner.partial.entry(window.target.clone()).or_default().insert(window.clone());
@@ -171,7 +171,7 @@ impl FakeCloud {
     }
 
     /// Returns the windows that are open whole on a target, without a call.
-    pub fn windows(&self, target: &TargetId) -> BTreeSet<CloudWindow> {
+    pub fn windows(&self, target: &TargetId) -> BTreeSet<LayerWindow> {
         self.lock().windows.get(target).cloned().unwrap_or_default()
     }
 
@@ -183,7 +183,7 @@ impl FakeCloud {
     async fn call<T>(
         &self,
         target: &TargetId,
-        act: impl FnOnce(&mut Inner) -> Result<T, CloudError> + Send,
+        act: impl FnOnce(&mut FakeState) -> Result<T, CloudError> + Send,
     ) -> Result<T, CloudError> {
         self.unless_silent().await;
         let mut inner = self.lock();
@@ -212,12 +212,12 @@ impl FakeCloud {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, FakeState> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
+impl FakeState {
     fn observation(&self, target: &TargetId) -> Observation {
         Observation {
             windows: self.windows.get(target).cloned().unwrap_or_default(),
@@ -260,7 +260,7 @@ impl Provider for FakeCloud {
         self.call(target, |inner| Ok(inner.observation(target))).await
     }
 
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         self.call(target, |inner| {
             if inner.released.contains(target) {
                 return Err(CloudError::refused(format!("{target} is not under lockdown")));
@@ -273,7 +273,7 @@ impl Provider for FakeCloud {
         .await
     }
 
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError> {
         self.call(target, |inner| {
             for held in [&mut inner.windows, &mut inner.partial] {
                 held.entry(target.clone()).or_default().retain(|window| !windows.contains(window));

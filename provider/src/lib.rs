@@ -38,6 +38,8 @@
 //! - A lockdown or a release that was interrupted leaves its state in the cloud, and the next sweep resumes
 //!   it.
 //!
+//! [`kit`] has the mechanisms that the providers share.
+//!
 //! The feature `testing` adds a fake cloud with the faults of a real one, and the conformance suite, which
 //! the fake and every provider run.
 
@@ -48,6 +50,7 @@ pub mod conformance;
 mod error;
 #[cfg(feature = "testing")]
 pub mod fake;
+pub mod kit;
 mod lockdown;
 mod observation;
 mod provider;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, SourcePrefix, TargetId};
 
 use crate::CloudError;
@@ -13,10 +13,10 @@ use crate::CloudError;
 pub struct Observation {
     /// Every window of Postern's that is open whole, read from the rules' own names and tags, without the
     /// store (I2).
-    pub windows: BTreeSet<CloudWindow>,
+    pub windows: BTreeSet<LayerWindow>,
     /// The windows of which some rules are open, but not all that a connection passes: begun, half closed, or
     /// half removed.
-    pub partial: BTreeSet<CloudWindow>,
+    pub partial: BTreeSet<LayerWindow>,
     /// The way that connections reach the target.
     pub reach: Reach,
     /// The differences from the state that Postern left.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
 
 use crate::{
@@ -36,7 +36,7 @@ pub trait Provider: Send + Sync + 'static {
     /// # Errors
     /// [`CloudError::Refused`] if the target is not under lockdown. After any other error each window may or
     /// may not be open.
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError>;
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError>;
 
     /// Closes windows of one target. A window that is not there counts as closed, and a window that the cloud
     /// does not remove does not keep the others open. Windows of other grants stay, also if they share a
@@ -44,7 +44,7 @@ pub trait Provider: Send + Sync + 'static {
     ///
     /// # Errors
     /// After any error each window may or may not be open.
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError>;
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError>;
 
     /// Reports whether a call since the last observation has read a rule that only an observation can judge:
     /// the broker then observes before it goes on.

@@ -1,7 +1,7 @@
 //! Growing pauses between attempts.
 //!
 //! Each pause doubles the one before, up to the longest, and gets up to as much again of jitter, so that callers that failed
-//! together do not come back together.
+//! together do not come back together. Only the polls of an operation have no jitter.
 
 use std::time::Duration;
 
@@ -30,8 +30,17 @@ impl Backoff {
         self.builder().with_max_times(pauses).build()
     }
 
+    /// Returns pauses without end and without jitter, between the polls of an operation that no other caller waits for.
+    pub fn polls(self) -> Pauses {
+        self.bounds().without_max_times().build()
+    }
+
     fn builder(self) -> ExponentialBuilder {
-        ExponentialBuilder::default().with_min_delay(self.first).with_max_delay(self.longest).with_jitter()
+        self.bounds().with_jitter()
+    }
+
+    fn bounds(self) -> ExponentialBuilder {
+        ExponentialBuilder::default().with_min_delay(self.first).with_max_delay(self.longest)
     }
 }
 
@@ -48,5 +57,12 @@ mod tests {
         assert_eq!(pauses.len(), 40);
         assert!(pauses.iter().all(|pause| (first..=2 * longest).contains(pause)), "{pauses:?}");
         assert!(pauses.last().unwrap() >= &longest, "{pauses:?}");
+    }
+
+    #[test]
+    fn polls_double_exactly() {
+        let backoff = Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) };
+        let polls: Vec<_> = backoff.polls().take(5).map(|pause| pause.as_millis()).collect();
+        assert_eq!(polls, [20, 40, 80, 100, 100]);
     }
 }

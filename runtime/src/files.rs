@@ -20,7 +20,7 @@ pub const PRIVATE: u32 = 0o600;
 
 /// The owner of a file that is replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Owner {
+enum FileOwner {
     Process,
     Directory,
 }
@@ -50,7 +50,7 @@ pub fn make_private_dir_all(dir: &Path) -> io::Result<()> {
 /// # Errors
 /// A step failed; see the module.
 pub fn replace_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    replace_and_sync(path, content, mode, Owner::Process)
+    replace_and_sync(path, content, mode, FileOwner::Process)
 }
 
 /// Replaces a file as [`replace_durably`] does, and gives it to the owner of its directory: a command that root runs must not
@@ -59,7 +59,7 @@ pub fn replace_durably(path: &Path, content: &[u8], mode: u32) -> io::Result<()>
 /// # Errors
 /// A step failed; see the module.
 pub fn replace_durably_for_owner_of_dir(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    replace_and_sync(path, content, mode, Owner::Directory)
+    replace_and_sync(path, content, mode, FileOwner::Directory)
 }
 
 /// Replaces a file so that a reader sees the old content or the new one. A power cut may lose the new one.
@@ -67,7 +67,7 @@ pub fn replace_durably_for_owner_of_dir(path: &Path, content: &[u8], mode: u32) 
 /// # Errors
 /// A step failed; see the module.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let (temporary, _) = write_beside(path, content, mode, Owner::Process)?;
+    let (temporary, _) = write_beside(path, content, mode, FileOwner::Process)?;
     fs::rename(temporary, path)
 }
 
@@ -82,7 +82,7 @@ pub fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-fn replace_and_sync(path: &Path, content: &[u8], mode: u32, owner: Owner) -> io::Result<()> {
+fn replace_and_sync(path: &Path, content: &[u8], mode: u32, owner: FileOwner) -> io::Result<()> {
     let (temporary, file) = write_beside(path, content, mode, owner)?;
     file.sync_all()?;
     fs::rename(&temporary, path)?;
@@ -90,12 +90,12 @@ fn replace_and_sync(path: &Path, content: &[u8], mode: u32, owner: Owner) -> io:
     File::open(directory_of(path))?.sync_all()
 }
 
-fn write_beside(path: &Path, content: &[u8], mode: u32, owner: Owner) -> io::Result<(PathBuf, File)> {
+fn write_beside(path: &Path, content: &[u8], mode: u32, owner: FileOwner) -> io::Result<(PathBuf, File)> {
     let temporary = path.with_extension("tmp");
     // A file that a crash left may have another mode: `create_new` must make the file.
     remove(&temporary)?;
     let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
-    if owner == Owner::Directory {
+    if owner == FileOwner::Directory {
         let (directory, own) = (fs::metadata(directory_of(path))?, file.metadata()?);
         if (directory.uid(), directory.gid()) != (own.uid(), own.gid()) {
             fchown(&file, Some(directory.uid()), Some(directory.gid()))?;

@@ -11,6 +11,7 @@
 //! - [`files`] replaces a file whole, with the mode that it should have from its first byte.
 //! - [`backoff`] counts growing pauses with jitter.
 //! - [`error_chain`] writes an error and its causes on one line.
+//! - [`log_format`] is the format of log lines that a configuration names.
 //!
 //! **The rule.** This crate knows no grant, no wire format, no store and no cloud. It imports no other crate of the workspace, and
 //! may import only the core. A part moves here when a second crate needs it, not before.
@@ -21,4 +22,5 @@ pub mod backoff;
 pub mod clock;
 pub mod error_chain;
 pub mod files;
+pub mod log_format;
 pub mod tasks;

@@ -11,12 +11,12 @@ use std::time::Duration;
 use postern_core::flatten::flatten;
 use postern_core::{ProtectedPort, SourcePrefix};
 
-use super::policy::OpenWindow;
+use super::policy::HeldWindow;
 use crate::clock::BootTime;
 
 /// A set of windows in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Set {
+pub(super) enum WindowSet {
     /// Single IPv4 addresses.
     Hosts4,
     /// Single IPv6 addresses.
@@ -27,7 +27,7 @@ pub(super) enum Set {
     Nets6,
 }
 
-impl Set {
+impl WindowSet {
     pub(super) const ALL: [Self; 4] = [Self::Hosts4, Self::Hosts6, Self::Nets4, Self::Nets6];
 
     /// Returns the name of the set in the table.
@@ -53,7 +53,7 @@ impl Set {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Element {
     /// The set of the element.
-    pub(super) set: Set,
+    pub(super) set: WindowSet,
     /// The port.
     pub(super) port: ProtectedPort,
     /// The first source.
@@ -73,13 +73,13 @@ impl fmt::Display for Element {
 pub(super) type Elements = BTreeMap<Element, BootTime>;
 
 /// Returns the elements that admit, at every instant from `now` on, exactly what the windows admit.
-pub(super) fn of_windows(windows: &[OpenWindow], now: BootTime) -> Elements {
+pub(super) fn of_windows(windows: &[HeldWindow], now: BootTime) -> Elements {
     let mut elements = Elements::new();
     let mut wide: BTreeMap<ProtectedPort, Vec<(SourcePrefix, BootTime)>> = BTreeMap::new();
     for window in windows.iter().filter(|window| window.deadline > now) {
         let (first, last) = window.source.bounds();
         if first == last {
-            let set = if first.is_ipv4() { Set::Hosts4 } else { Set::Hosts6 };
+            let set = if first.is_ipv4() { WindowSet::Hosts4 } else { WindowSet::Hosts6 };
             let element = Element { set, port: window.port, first, last };
             let deadline = elements.entry(element).or_insert(window.deadline);
             *deadline = window.deadline.max(*deadline);
@@ -89,7 +89,7 @@ pub(super) fn of_windows(windows: &[OpenWindow], now: BootTime) -> Elements {
     }
     for (port, prefixes) in wide {
         elements.extend(flatten(prefixes).into_iter().map(|range| {
-            let set = if range.first.is_ipv4() { Set::Nets4 } else { Set::Nets6 };
+            let set = if range.first.is_ipv4() { WindowSet::Nets4 } else { WindowSet::Nets6 };
             (Element { set, port, first: range.first, last: range.last }, range.end)
         }));
     }

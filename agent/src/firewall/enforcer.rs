@@ -10,7 +10,7 @@
 use std::time::Duration;
 
 use super::FirewallError;
-use super::elements::{Delta, Elements, Set, difference, of_windows, same_end};
+use super::elements::{Delta, Elements, WindowSet, difference, of_windows, same_end};
 use super::established;
 use super::fingerprint::TableFingerprint;
 use super::kernel::{Kernel, RulesetId};
@@ -182,7 +182,7 @@ impl Enforcer {
 
     fn read_all(&mut self) -> Result<Elements, FirewallError> {
         let mut found = Elements::new();
-        for set in Set::ALL {
+        for set in WindowSet::ALL {
             found.extend(self.kernel.elements(set, clock::boottime)?);
         }
         Ok(found)

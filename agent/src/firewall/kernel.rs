@@ -16,7 +16,7 @@ use netlink_socket2::std::NetlinkSocket;
 use postern_core::{Port, ProtectedPort, Protocol};
 use rustix::io::Errno;
 
-use super::elements::{Delta, Element, Elements, Set};
+use super::elements::{Delta, Element, Elements, WindowSet};
 use super::{FirewallError, TABLE};
 use crate::clock::BootTime;
 
@@ -161,7 +161,7 @@ impl Kernel {
     /// The kernel refused, or its answer cannot be understood.
     pub(super) fn elements(
         &mut self,
-        set: Set,
+        set: WindowSet,
         now: impl Fn() -> BootTime,
     ) -> Result<Elements, FirewallError> {
         let failed = refusal("read the windows");
@@ -251,13 +251,19 @@ fn key_end<'a>(elem: &IterableSetelemAttrs<'a>) -> Option<&'a [u8]> {
     DataAttrs::new(elem.get_expressions().ok()?.get_buf()).get_value().ok()
 }
 
-fn read(set: Set, list: &IterableSetelemListAttrs<'_>) -> Result<Vec<(Element, Duration)>, FirewallError> {
+fn read(
+    set: WindowSet,
+    list: &IterableSetelemListAttrs<'_>,
+) -> Result<Vec<(Element, Duration)>, FirewallError> {
     // An empty set is dumped without a list.
     let Ok(list) = list.get_elements() else { return Ok(Vec::new()) };
     list.get_elem().map(|elem| read_element(set, &elem)).collect()
 }
 
-fn read_element(set: Set, elem: &IterableSetelemAttrs<'_>) -> Result<(Element, Duration), FirewallError> {
+fn read_element(
+    set: WindowSet,
+    elem: &IterableSetelemAttrs<'_>,
+) -> Result<(Element, Duration), FirewallError> {
     let missing = |what| FirewallError::Answer { what };
     let value = elem.get_key().and_then(|key| key.get_value()).map_err(|_| missing("key of a window"))?;
     let (first, port) = read_key(set, value).ok_or_else(|| missing("readable key of a window"))?;
@@ -283,7 +289,7 @@ fn key(address: IpAddr, port: ProtectedPort) -> Vec<u8> {
     key
 }
 
-fn read_key(set: Set, key: &[u8]) -> Option<(IpAddr, ProtectedPort)> {
+fn read_key(set: WindowSet, key: &[u8]) -> Option<(IpAddr, ProtectedPort)> {
     let (address, rest) = key.split_at_checked(if set.is_ipv4() { 4 } else { 16 })?;
     let address = match <[u8; 4]>::try_from(address) {
         Ok(octets) => IpAddr::from(Ipv4Addr::from(octets)),
@@ -322,11 +328,11 @@ mod tests {
         let port: ProtectedPort = "tcp/22".parse().unwrap();
         let address: IpAddr = "192.0.2.7".parse().unwrap();
         assert_eq!(key(address, port), [192, 0, 2, 7, 6, 0, 0, 0, 0, 22, 0, 0]);
-        assert_eq!(read_key(Set::Hosts4, &key(address, port)), Some((address, port)));
+        assert_eq!(read_key(WindowSet::Hosts4, &key(address, port)), Some((address, port)));
         let address: IpAddr = "2001:db8::7".parse().unwrap();
-        assert_eq!(read_key(Set::Nets6, &key(address, port)), Some((address, port)));
+        assert_eq!(read_key(WindowSet::Nets6, &key(address, port)), Some((address, port)));
         for wrong in [&[][..], &[192, 0, 2, 7], &[192, 0, 2, 7, 1, 0, 0, 0, 0, 22, 0, 0]] {
-            assert_eq!(read_key(Set::Hosts4, wrong), None);
+            assert_eq!(read_key(WindowSet::Hosts4, wrong), None);
         }
     }
 

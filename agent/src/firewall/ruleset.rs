@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use postern_core::{Mode, ProtectedPort, Protocol};
 
-use super::elements::{Delta, Element, Elements, Set};
+use super::elements::{Delta, Element, Elements, WindowSet};
 use super::established::{ESTABLISHED_SETS, EstablishedConnection};
 use super::table::TABLE;
 use crate::clock::BootTime;
@@ -39,13 +39,13 @@ pub(super) fn replacement(
 /// Returns a transaction that changes elements.
 pub(super) fn changes(delta: &Delta, now: BootTime) -> String {
     let mut text = String::new();
-    for set in Set::ALL {
+    for set in WindowSet::ALL {
         let removed: Vec<String> = delta.remove.iter().filter(|e| e.set == set).map(key).collect();
         if !removed.is_empty() {
             let _ = writeln!(text, "delete element inet {TABLE} {} {{ {} }}", set.name(), removed.join(", "));
         }
     }
-    for set in Set::ALL {
+    for set in WindowSet::ALL {
         let added = with_timeouts(&delta.add, set, now);
         if !added.is_empty() {
             let _ = writeln!(text, "add element inet {TABLE} {} {{ {added} }}", set.name());
@@ -68,7 +68,7 @@ fn write_table(
 ) -> std::fmt::Result {
     writeln!(text, "table inet {TABLE} {{")?;
     writeln!(text, "\tcomment \"kept by postern-agent; changes are undone\"")?;
-    for set in Set::ALL {
+    for set in WindowSet::ALL {
         write_set(text, set, &with_timeouts(elements, set, now))?;
     }
     let [four, six] = ESTABLISHED_SETS;
@@ -81,7 +81,7 @@ fn write_table(
     writeln!(text, "}}")
 }
 
-fn write_set(text: &mut String, set: Set, elements: &str) -> std::fmt::Result {
+fn write_set(text: &mut String, set: WindowSet, elements: &str) -> std::fmt::Result {
     let address = if set.is_ipv4() { "ipv4_addr" } else { "ipv6_addr" };
     let flags = if set.is_interval() { "interval,timeout" } else { "timeout" };
     writeln!(text, "\tset {} {{", set.name())?;
@@ -151,7 +151,7 @@ fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
     writeln!(text, "\t\tct state established,related accept")?;
     writeln!(text, "\t\ttcp flags & syn == 0 ip saddr . tcp sport . tcp dport @established4 accept")?;
     writeln!(text, "\t\ttcp flags & syn == 0 ip6 saddr . tcp sport . tcp dport @established6 accept")?;
-    for set in Set::ALL {
+    for set in WindowSet::ALL {
         writeln!(text, "\t\t{} saddr . meta l4proto . th dport @{} accept", family(set), set.name())?;
     }
     write_verdict(text, mode)
@@ -160,7 +160,7 @@ fn write_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
 fn write_translated_gate(text: &mut String, mode: Mode) -> std::fmt::Result {
     writeln!(text, "\tchain translated {{")?;
     writeln!(text, "\t\tct state established,related accept")?;
-    for set in Set::ALL {
+    for set in WindowSet::ALL {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             // nft knows the type of the original port only where the rule says the protocol first.
             writeln!(
@@ -185,11 +185,11 @@ fn write_verdict(text: &mut String, mode: Mode) -> std::fmt::Result {
     writeln!(text, "\t}}")
 }
 
-fn family(set: Set) -> &'static str {
+fn family(set: WindowSet) -> &'static str {
     if set.is_ipv4() { "ip" } else { "ip6" }
 }
 
-fn with_timeouts(elements: &Elements, set: Set, now: BootTime) -> String {
+fn with_timeouts(elements: &Elements, set: WindowSet, now: BootTime) -> String {
     let one = |(element, end): (&Element, &BootTime)| {
         // A timeout of zero would mean no timeout.
         let timeout = end.since(now).as_millis().max(1);
@@ -213,7 +213,7 @@ fn range(first: IpAddr, last: IpAddr) -> String {
 mod tests {
     use super::*;
     use crate::firewall::elements::of_windows;
-    use crate::firewall::policy::OpenWindow;
+    use crate::firewall::policy::HeldWindow;
 
     fn layout(mode: Mode, ports: &[&str]) -> Layout {
         Layout { mode, ports: ports.iter().map(|port| port.parse().unwrap()).collect() }
@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn i2_every_element_carries_what_is_left_of_its_window() {
-        let window = |source: &str, end| OpenWindow {
+        let window = |source: &str, end| HeldWindow {
+            grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
             port: "tcp/22".parse().unwrap(),
             source: source.parse().unwrap(),
             deadline: BootTime(end),

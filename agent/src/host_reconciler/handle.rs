@@ -15,20 +15,20 @@ use crate::window_log;
 /// The queue has no bound of its own: each caller waits for the answer to a command before it sends the next.
 #[derive(Debug, Clone)]
 pub struct ReconcilerHandle {
-    commands: mpsc::UnboundedSender<Command>,
+    commands: mpsc::UnboundedSender<ReconcilerCommand>,
 }
 
 /// The queue from which the reconciler's thread takes its work.
 #[derive(Debug)]
 pub struct Commands {
-    queue: mpsc::UnboundedReceiver<Command>,
+    queue: mpsc::UnboundedReceiver<ReconcilerCommand>,
 }
 
 /// The answer to a desired state: success, or the error with its causes, for the broker.
-pub type Answer = oneshot::Receiver<Result<(), String>>;
+pub type CommandAnswer = oneshot::Receiver<Result<(), String>>;
 
 #[derive(Debug)]
-enum Command {
+enum ReconcilerCommand {
     BeginSession { reply: oneshot::Sender<u64> },
     Accept { desired: DesiredState, reply: oneshot::Sender<Result<(), String>> },
     CloseWindows { generation: u64, reply: oneshot::Sender<Result<(), String>> },
@@ -53,10 +53,10 @@ pub fn serve<H: HostLayer>(
         let now = Moment { boot: boot.clone(), boottime: clock::boottime(), wall: clock::wall() };
         // A caller that no longer waits for its answer is no error.
         match command {
-            Command::BeginSession { reply } => {
+            ReconcilerCommand::BeginSession { reply } => {
                 let _ = reply.send(reconciler.begin_session());
             }
-            Command::Accept { desired, reply } => {
+            ReconcilerCommand::Accept { desired, reply } => {
                 let (generation, unopened) =
                     (desired.generation, window_log::not_yet_open(reconciler.accepted(), &desired));
                 let answer = reconciler.accept(desired, &now).map_err(|error| error_chain(&error));
@@ -65,14 +65,14 @@ pub fn serve<H: HostLayer>(
                 }
                 let _ = reply.send(answer);
             }
-            Command::CloseWindows { generation, reply } => {
+            ReconcilerCommand::CloseWindows { generation, reply } => {
                 let answer = reconciler.close_windows(generation, &now).map_err(|error| error_chain(&error));
                 let _ = reply.send(answer);
             }
-            Command::Repair { reply } => {
+            ReconcilerCommand::Repair { reply } => {
                 let _ = reply.send(reconciler.repair(&now));
             }
-            Command::Tick { reply } => {
+            ReconcilerCommand::Tick { reply } => {
                 let _ = reply.send(reconciler.tick(&now, suspended(now.boottime)));
             }
         }
@@ -89,39 +89,39 @@ impl ReconcilerHandle {
     /// Begins a session: see [`HostReconciler::begin_session`].
     pub async fn begin_session(&self) -> u64 {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::BeginSession { reply });
+        self.send(ReconcilerCommand::BeginSession { reply });
         answer_or_pending(answer).await
     }
 
     /// Sends a desired state; the answer comes when the kernel and the ledger have it.
-    pub fn accept(&self, desired: DesiredState) -> Answer {
+    pub fn accept(&self, desired: DesiredState) -> CommandAnswer {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Accept { desired, reply });
+        self.send(ReconcilerCommand::Accept { desired, reply });
         answer
     }
 
     /// Closes every window: see [`HostReconciler::close_windows`]. The answer comes when the kernel and the ledger have it.
-    pub fn close_windows(&self, generation: u64) -> Answer {
+    pub fn close_windows(&self, generation: u64) -> CommandAnswer {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::CloseWindows { generation, reply });
+        self.send(ReconcilerCommand::CloseWindows { generation, reply });
         answer
     }
 
     /// Checks and repairs the table: see [`HostReconciler::repair`].
     pub async fn repair(&self) -> RepairOutcome {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Repair { reply });
+        self.send(ReconcilerCommand::Repair { reply });
         answer_or_pending(answer).await
     }
 
     /// Does the work of time: see [`HostReconciler::tick`].
     pub async fn tick(&self) -> RepairOutcome {
         let (reply, answer) = oneshot::channel();
-        self.send(Command::Tick { reply });
+        self.send(ReconcilerCommand::Tick { reply });
         answer_or_pending(answer).await
     }
 
-    fn send(&self, command: Command) {
+    fn send(&self, command: ReconcilerCommand) {
         // A reconciler that has ended drops the command, and with it the sender of its answer: see [`answer_or_pending`].
         let _ = self.commands.send(command);
     }

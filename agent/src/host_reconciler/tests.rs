@@ -9,7 +9,7 @@ use postern_runtime::error_chain::error_chain;
 use super::*;
 use crate::clock::{BootId, BootTime};
 use crate::config::LogFormat;
-use crate::desired_state::HeldWindow;
+use crate::firewall::policy::HeldWindow;
 
 #[derive(Debug, Clone, Default)]
 struct FakeHost(Arc<Mutex<Table>>);
@@ -77,8 +77,8 @@ fn at(seconds: u64) -> Moment {
     }
 }
 
-fn config(dir: &Path, bootstrap: &[&str]) -> Config {
-    Config {
+fn config(dir: &Path, bootstrap: &[&str]) -> AgentConfig {
+    AgentConfig {
         broker: "https://b:7443".into(),
         state_dir: dir.to_owned(),
         log_format: LogFormat::Text,
@@ -86,7 +86,7 @@ fn config(dir: &Path, bootstrap: &[&str]) -> Config {
     }
 }
 
-fn start(host: &FakeHost, config: &Config, now: &Moment) -> HostReconciler<FakeHost> {
+fn start(host: &FakeHost, config: &AgentConfig, now: &Moment) -> HostReconciler<FakeHost> {
     HostReconciler::start(host.clone(), Ledger::in_dir(&config.state_dir), config, now, Duration::ZERO)
 }
 

@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use crate::fake::{FakeBroker, MemoryHost, target};
 use postern_agent::clock::{self, BootTime};
-use postern_agent::config::{Config, LogFormat};
+use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::connection::BrokerConnection;
 use postern_agent::enroll::{self, EnrollError, enroll};
 use postern_agent::host_reconciler::{self, HostReconciler};
 use postern_agent::ledger::Ledger;
 use postern_agent::renew;
-use postern_agent::reports::{self, Report, Reporter};
+use postern_agent::reports::{self, RepairReport, Reporter};
 use postern_agent::status::StatusFile;
 use postern_pki::credentials::Credentials;
 use postern_proto::v1::HeartbeatReply;
@@ -34,7 +34,7 @@ struct Agent {
 
 fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
     let dir = tempfile::tempdir().unwrap();
-    let config = Config {
+    let config = AgentConfig {
         broker: broker.address.clone(),
         state_dir: dir.path().to_owned(),
         log_format: LogFormat::Text,
@@ -143,8 +143,12 @@ async fn an_invalid_state_is_answered_with_the_field() {
 async fn i9_tampering_is_reported_until_it_is_acknowledged() {
     let mut broker = FakeBroker::start("127.0.0.1").await;
     let agent = agent(&broker, Some(broker.identity(HOUR)));
-    let report =
-        |pid| Report { what: "flushed".into(), process: "nft".into(), pid, exposed_for: Duration::ZERO };
+    let report = |pid| RepairReport {
+        what: "flushed".into(),
+        process: "nft".into(),
+        pid,
+        exposed_for: Duration::ZERO,
+    };
     let pid = |message| {
         let FromAgent::Tampering(tampering) = message else { panic!("{message:?}") };
         tampering.pid

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use postern_agent::clock;
-use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
+use postern_agent::firewall::policy::{HeldWindow, HostPolicy};
 use postern_agent::firewall::{Enforcer, FirewallError, remove_table};
 use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
@@ -63,7 +63,8 @@ pub(crate) trait Opening {
 
 impl Opening for HostPolicy {
     fn open(mut self, port: &str, source: impl ToString, lasts: Duration) -> Self {
-        self.windows.push(OpenWindow {
+        self.windows.push(HeldWindow {
+            grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
             port: port.parse().unwrap(),
             source: source.to_string().parse().unwrap(),
             deadline: clock::boottime().plus(lasts),

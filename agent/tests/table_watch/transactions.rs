@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postern_agent::clock;
 use postern_agent::firewall::Enforcer;
-use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
+use postern_agent::firewall::policy::{HeldWindow, HostPolicy};
 use postern_agent::firewall::watch::{TableChange, TableWatch};
 use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::{Mode, ProtectedPort};
@@ -89,7 +89,7 @@ fn what_this_process_changes_over_netlink_is_not_reported() {
     let net = Net::new();
     let enforcer = Arc::new(Mutex::new(Enforcer::new().unwrap()));
     let port: ProtectedPort = "tcp/22".parse().unwrap();
-    let ensure = |windows: Vec<OpenWindow>| {
+    let ensure = |windows: Vec<HeldWindow>| {
         let (enforcer, policy) =
             (Arc::clone(&enforcer), HostPolicy { mode: Mode::Enforce, ports: [port].into(), windows });
         net.vm.netns().run(async move {
@@ -99,7 +99,12 @@ fn what_this_process_changes_over_netlink_is_not_reported() {
     ensure(vec![]);
     let listener = Listener::on(&net.vm);
     let deadline = clock::boottime().plus(Duration::from_secs(60));
-    ensure(vec![OpenWindow { port, source: "192.0.2.20".parse().unwrap(), deadline }]);
+    ensure(vec![HeldWindow {
+        grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
+        port,
+        source: "192.0.2.20".parse().unwrap(),
+        deadline,
+    }]);
     ensure(vec![]);
     if counts_as_the_kernel() {
         assert_eq!(listener.next_change(&net.vm), None);

@@ -3,19 +3,19 @@
 use std::collections::BTreeMap;
 
 use postern_provider::CloudError;
+use postern_provider::kit::{CallError, ReadBack, read_back};
 
-use super::{InstanceStep, LockdownOps, LockdownPlan};
+use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::api::Find;
 use crate::backoff::backoff;
-use crate::error::CallError;
 use crate::names;
 use crate::open_close::is_not_found;
 use crate::parking::{CustomerGroup, GroupStep};
-use crate::resource::NewRule;
+use crate::resource::NewGroupRule;
 use crate::tags;
 
 impl LockdownOps<'_> {
-    pub(super) async fn execute(&self, mut plan: LockdownPlan) -> Result<(), CloudError> {
+    pub(super) async fn execute(&self, mut plan: InstancePlan) -> Result<(), CloudError> {
         let mut parked: BTreeMap<usize, String> = plan
             .customer_groups
             .iter()
@@ -27,13 +27,13 @@ impl LockdownOps<'_> {
         for call in into_calls(plan.steps) {
             tracing::info!(target = %self.target, ?call, "changing security groups");
             match call {
-                Call::Own(InstanceStep::MakeOwn { vpc, tags }) => {
+                PlannedCall::Own(InstanceStep::MakeOwn { vpc, tags }) => {
                     let description =
                         format!("Postern: windows of {}. Made and deleted by the broker.", self.instance);
                     let name = names::own(self.instance);
                     own = Some(self.ec2.create_group(&name, &description, &vpc, &tags).await?);
                 }
-                Call::Own(step) => {
+                PlannedCall::Own(step) => {
                     let own = own.as_deref().unwrap_or_default();
                     let is_attaching = matches!(step, InstanceStep::Attach(_));
                     let done = self.on_own(own, step).await;
@@ -43,7 +43,7 @@ impl LockdownOps<'_> {
                     }
                     done?;
                 }
-                Call::CustomerGroup(index, steps) => {
+                PlannedCall::CustomerGroup(index, steps) => {
                     if let Some(customer_group) = plan.customer_groups.get(index) {
                         self.on_customer_group(customer_group, parked.entry(index).or_default(), steps)
                             .await?;
@@ -69,24 +69,25 @@ impl LockdownOps<'_> {
         }
     }
 
-    async fn shut_egress(&self, own: &str, mut rules: Vec<String>) -> Result<(), CloudError> {
-        // EC2 creates a group with an egress rule for everything, which a read may not show at once.
-        for wait in backoff() {
-            if !rules.is_empty() {
-                break;
-            }
-            let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
-            rules = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
-            if rules.is_empty() {
-                tokio::time::sleep(wait).await;
-            }
-        }
-        if rules.is_empty() {
-            return Err(CloudError::unavailable(format!(
-                "EC2 shows no egress rule of the new group {own} yet"
-            )));
-        }
+    async fn shut_egress(&self, own: &str, rules: Vec<String>) -> Result<(), CloudError> {
+        let rules = if rules.is_empty() { self.egress_of_new(own).await? } else { rules };
         Ok(until_known(|| self.ec2.revoke_egress(own, &rules)).await?)
+    }
+
+    /// Returns the egress rules of a new group. EC2 creates a group with an egress rule for everything, which a read may not show at
+    /// once.
+    async fn egress_of_new(&self, own: &str) -> Result<Vec<String>, CloudError> {
+        let shown = read_back(backoff(), || async {
+            let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
+            let rules: Vec<String> = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
+            Ok::<_, CallError>(if rules.is_empty() { ReadBack::NotYet(()) } else { ReadBack::Shown(rules) })
+        });
+        match shown.await? {
+            ReadBack::Shown(rules) => Ok(rules),
+            ReadBack::NotYet(()) => {
+                Err(CloudError::unavailable(format!("EC2 shows no egress rule of the new group {own} yet")))
+            }
+        }
     }
 
     async fn attach(&self, own: &str, interface: &str) -> Result<(), CloudError> {
@@ -145,20 +146,23 @@ impl LockdownOps<'_> {
 
     /// Deletes a group of Postern's, once EC2 shows that nothing uses it any more.
     pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
-        for wait in backoff() {
+        let deleted = read_back(backoff(), || async {
             match self.ec2.delete_group(group).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.code() == "InvalidGroup.NotFound" => return Ok(()),
+                Ok(()) => Ok(ReadBack::Shown(())),
+                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(ReadBack::Shown(())),
                 Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
                     tracing::debug!(%error, "security group still in use, will retry");
-                    tokio::time::sleep(wait).await;
+                    Ok(ReadBack::NotYet(()))
                 }
-                Err(error) => return Err(error.into()),
+                Err(error) => Err(error),
             }
+        });
+        match deleted.await? {
+            ReadBack::Shown(()) => Ok(()),
+            ReadBack::NotYet(()) => Err(CloudError::unavailable(format!(
+                "{group} is still in use: by an interface, or by a rule of another group that names it"
+            ))),
         }
-        Err(CloudError::unavailable(format!(
-            "{group} is still in use: by an interface, or by a rule of another group that names it"
-        )))
     }
 
     async fn on_customer_group(
@@ -203,7 +207,7 @@ impl LockdownOps<'_> {
     }
 
     async fn add(&self, group: &str, steps: &[GroupStep]) -> Result<(), CloudError> {
-        let rules: Vec<NewRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
+        let rules: Vec<NewGroupRule> = steps.iter().filter_map(GroupStep::new_rule).cloned().collect();
         Ok(until_known(|| self.ec2.authorize(group, &rules)).await.map(drop)?)
     }
 
@@ -219,17 +223,20 @@ async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
 where
     F: Future<Output = Result<T, CallError>>,
 {
-    for wait in backoff() {
+    let answered = read_back(backoff(), || async {
         match call().await {
-            Err(error) if error.code() == "InvalidGroup.NotFound" => tokio::time::sleep(wait).await,
-            answer => return answer,
+            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(ReadBack::NotYet(error)),
+            answer => answer.map(ReadBack::Shown),
         }
+    });
+    match answered.await? {
+        ReadBack::Shown(answer) => Ok(answer),
+        ReadBack::NotYet(error) => Err(error),
     }
-    call().await
 }
 
 impl GroupStep {
-    fn new_rule(&self) -> Option<&NewRule> {
+    fn new_rule(&self) -> Option<&NewGroupRule> {
         match self {
             Self::Park(rule) | Self::Add(rule) => Some(rule),
             Self::MakeParked(_)
@@ -241,7 +248,7 @@ impl GroupStep {
         }
     }
 
-    fn old_rule(&self) -> Option<&crate::rule::Rule> {
+    fn old_rule(&self) -> Option<&crate::rule::GroupRule> {
         match self {
             Self::Remove(rule) | Self::Unpark(rule) => Some(rule),
             Self::MakeParked(_)
@@ -256,24 +263,24 @@ impl GroupStep {
 
 /// The steps of one call.
 #[derive(Debug)]
-enum Call {
+enum PlannedCall {
     Own(InstanceStep),
     CustomerGroup(usize, Vec<GroupStep>),
 }
 
 /// Joins neighbouring steps that one call can do: rules that are added with the same tags, and rules that are
 /// removed.
-fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
-    let mut calls: Vec<Call> = Vec::new();
+fn into_calls(steps: Vec<InstanceStep>) -> Vec<PlannedCall> {
+    let mut calls: Vec<PlannedCall> = Vec::new();
     for step in steps {
         match step {
             InstanceStep::CustomerGroup(index, step) => match calls.last_mut() {
-                Some(Call::CustomerGroup(last, steps))
+                Some(PlannedCall::CustomerGroup(last, steps))
                     if *last == index && steps.last().is_some_and(|last| joins(last, &step)) =>
                 {
                     steps.push(step);
                 }
-                _ => calls.push(Call::CustomerGroup(index, vec![step])),
+                _ => calls.push(PlannedCall::CustomerGroup(index, vec![step])),
             },
             step @ (InstanceStep::MakeOwn { .. }
             | InstanceStep::ShutEgress(_)
@@ -281,7 +288,7 @@ fn into_calls(steps: Vec<InstanceStep>) -> Vec<Call> {
             | InstanceStep::Mark(_)
             | InstanceStep::Attach(_)
             | InstanceStep::Detach(_)
-            | InstanceStep::DeleteOwn) => calls.push(Call::Own(step)),
+            | InstanceStep::DeleteOwn) => calls.push(PlannedCall::Own(step)),
         }
     }
     calls

@@ -10,8 +10,8 @@ use super::LockdownOps;
 use crate::api::Find;
 use crate::names;
 use crate::parking::{CustomerGroup, Holders, Parked, Quota};
-use crate::resource::{Group, Interface};
-use crate::rule::Source;
+use crate::resource::{Ec2Group, Ec2Interface};
+use crate::rule::RuleSource;
 use crate::snapshot::InstanceSnapshot;
 use crate::tags;
 
@@ -53,7 +53,7 @@ impl LockdownOps<'_> {
         // A rule whose source cannot be read cannot be put back either: it stays, and is reported as open.
         let mut rules_of = |id: &str| {
             let mut rules = rules.ingress.remove(id).unwrap_or_default();
-            rules.retain(|rule| rule.source != Source::Unreadable);
+            rules.retain(|rule| rule.source != RuleSource::Unreadable);
             rules
         };
         let mut customer_groups = Vec::new();
@@ -95,8 +95,11 @@ impl LockdownOps<'_> {
             .iter()
             .flat_map(|customer_group| &customer_group.rules)
             .filter_map(|rule| match &rule.source {
-                Source::PrefixList(list) => Some(list.clone()),
-                Source::Prefix(_) | Source::Group(_) | Source::Peer { .. } | Source::Unreadable => None,
+                RuleSource::PrefixList(list) => Some(list.clone()),
+                RuleSource::Prefix(_)
+                | RuleSource::Group(_)
+                | RuleSource::Peer { .. }
+                | RuleSource::Unreadable => None,
             })
             .collect();
         let lists: Vec<String> = lists.into_iter().collect();
@@ -127,8 +130,9 @@ impl LockdownOps<'_> {
             interfaces.iter().filter_map(|interface| interface.instance.clone()).collect();
         let instances: Vec<String> = instances.into_iter().collect();
         let own = self.ec2.groups(Find::Where("tag:postern:instance", &instances)).await?;
-        let is_managed =
-            |group: &&Group| group.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == self.deployment);
+        let is_managed = |group: &&Ec2Group| {
+            group.tags.get(tags::MANAGED_BY).is_some_and(|owner| owner == self.deployment)
+        };
         let locked: Holders =
             own.iter().filter(is_managed).flat_map(|group| tags::holders(&group.tags)).collect();
         let is_ordered =
@@ -149,7 +153,7 @@ impl LockdownOps<'_> {
                     None => format!("the instance {instance}, which is not under JIT"),
                 },
                 None => {
-                    let Interface { id, description, .. } = interface;
+                    let Ec2Interface { id, description, .. } = interface;
                     format!("the interface {id} ({description}), which is not under JIT")
                 }
             };

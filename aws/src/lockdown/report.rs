@@ -2,12 +2,12 @@
 
 use postern_provider::{Action, CloudChange, LockdownReport};
 
-use super::{InstanceStep, LockdownOps, LockdownPlan};
+use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::names;
 use crate::parking::GroupStep;
-use crate::resource::NewRule;
+use crate::resource::NewGroupRule;
 
-impl LockdownPlan {
+impl InstancePlan {
     /// Describes the changes and concerns of the plan.
     pub(super) fn report(&self, ops: &LockdownOps<'_>) -> LockdownReport {
         let own = || self.own.clone().unwrap_or_else(|| names::own(ops.instance));
@@ -28,7 +28,7 @@ impl LockdownPlan {
             InstanceStep::CustomerGroup(index, step) => {
                 let group = self.customer_groups.get(*index).map_or("", |customer_group| &customer_group.id);
                 let parked = || names::parked(group);
-                let let_in = |rule: &NewRule| {
+                let let_in = |rule: &NewGroupRule| {
                     let described = if rule.description.is_empty() {
                         String::new()
                     } else {

@@ -17,7 +17,7 @@ struct FakeGroup {
 }
 
 impl FakeGroup {
-    fn new(rules: Vec<Rule>) -> Self {
+    fn new(rules: Vec<GroupRule>) -> Self {
         let customer_group =
             CustomerGroup { id: "sg-1".into(), exists: true, vpc: "vpc-1".into(), rules, parked: None };
         Self { customer_group, made: 0 }
@@ -63,11 +63,11 @@ impl FakeGroup {
         self.customer_group.parked.as_mut().unwrap()
     }
 
-    fn make(&mut self, group: &str, rule: NewRule) -> Rule {
+    fn make(&mut self, group: &str, rule: NewGroupRule) -> GroupRule {
         self.made += 1;
-        let NewRule { traffic, source, description, tags } = rule;
+        let NewGroupRule { traffic, source, description, tags } = rule;
         assert!(tags.len() <= tags::MAX_TAGS && !tags.keys().any(|key| tags::is_reserved(key)));
-        Rule {
+        GroupRule {
             id: format!("sgr-made-{}", self.made),
             group: group.into(),
             traffic,
@@ -78,28 +78,28 @@ impl FakeGroup {
     }
 
     /// Returns the rules of the group, without their ids.
-    fn rules(&self) -> BTreeSet<NewRule> {
+    fn rules(&self) -> BTreeSet<NewGroupRule> {
         self.customer_group.rules.iter().map(plain).collect()
     }
 
-    fn admits(&self, protocol: postern_core::Protocol, port: u16) -> BTreeSet<Source> {
+    fn admits(&self, protocol: postern_core::Protocol, port: u16) -> BTreeSet<RuleSource> {
         let rules = self.customer_group.rules.iter().filter(|rule| rule.traffic.admits(protocol, port));
         rules.map(|rule| rule.source.clone()).collect()
     }
 }
 
-fn plain(rule: &Rule) -> NewRule {
-    let Rule { traffic, source, description, tags, .. } = rule.clone();
-    NewRule { traffic, source, description, tags }
+fn plain(rule: &GroupRule) -> NewGroupRule {
+    let GroupRule { traffic, source, description, tags, .. } = rule.clone();
+    NewGroupRule { traffic, source, description, tags }
 }
 
-fn add(rules: &mut Vec<Rule>, rule: Rule) {
+fn add(rules: &mut Vec<GroupRule>, rule: GroupRule) {
     let twice = rules.iter().any(|there| there.identity() == rule.identity());
     assert!(!twice, "InvalidPermission.Duplicate: {rule}");
     rules.push(rule);
 }
 
-fn remove(rules: &mut Vec<Rule>, rule: &Rule) {
+fn remove(rules: &mut Vec<GroupRule>, rule: &GroupRule) {
     let before = rules.len();
     rules.retain(|there| there.id != rule.id);
     assert_eq!(rules.len(), before - 1, "InvalidSecurityGroupRuleId.NotFound: {rule}");
@@ -117,12 +117,12 @@ fn holders(some: &[(&str, &[&str])]) -> Holders {
     some.iter().map(|(instance, texts)| ((*instance).to_owned(), ports(texts))).collect()
 }
 
-fn tcp(id: &str, from: u16, to: u16, source: &str) -> Rule {
-    Rule {
+fn tcp(id: &str, from: u16, to: u16, source: &str) -> GroupRule {
+    GroupRule {
         id: id.into(),
         group: "sg-1".into(),
-        traffic: Traffic::Ports { protocol: postern_core::Protocol::Tcp, from, to },
-        source: Source::Prefix(source.parse().unwrap()),
+        traffic: Ec2Traffic::Ports { protocol: postern_core::Protocol::Tcp, from, to },
+        source: RuleSource::Prefix(source.parse().unwrap()),
         description: format!("what {id} is for"),
         tags: [("team".to_owned(), id.to_owned())].into(),
     }
@@ -175,7 +175,7 @@ fn an_original_that_is_added_again_is_shut_again_and_restored_once() {
 
 #[test]
 fn a_lockdown_that_exceeds_the_quota_is_refused_with_the_numbers() {
-    let rules: Vec<Rule> =
+    let rules: Vec<GroupRule> =
         (0..20).map(|n| tcp(&format!("sgr-{n}"), 0, 65535, &format!("10.{n}.0.0/16"))).collect();
     let fake = FakeGroup::new(rules);
     let usual = holders(&[("i-1", &["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"])]);
@@ -188,8 +188,8 @@ fn a_lockdown_that_exceeds_the_quota_is_refused_with_the_numbers() {
         place(|step| matches!(step, GroupStep::Remove(_))) < place(|step| matches!(step, GroupStep::Add(_)))
     );
 
-    let list = |rules: Vec<Rule>| {
-        let listed = |rule: Rule| Rule { source: Source::PrefixList("pl-1".into()), ..rule };
+    let list = |rules: Vec<GroupRule>| {
+        let listed = |rule: GroupRule| GroupRule { source: RuleSource::PrefixList("pl-1".into()), ..rule };
         FakeGroup::new(rules.into_iter().map(listed).collect())
     };
     let fake = list(vec![tcp("sgr-1", 20, 25, "10.0.0.0/8")]);
@@ -201,7 +201,7 @@ fn a_lockdown_that_exceeds_the_quota_is_refused_with_the_numbers() {
 #[test]
 fn i6_a_rule_with_too_many_tags_is_refused_before_anything_is_touched() {
     let tags: Tags = (0..48).map(|n| (format!("key-{n}"), String::new())).collect();
-    let fake = FakeGroup::new(vec![Rule { tags, ..tcp("sgr-1", 22, 22, "10.0.0.0/8") }]);
+    let fake = FakeGroup::new(vec![GroupRule { tags, ..tcp("sgr-1", 22, 22, "10.0.0.0/8") }]);
     let refused = plan(&fake.customer_group, &holders(&[("i-1", &["tcp/22"])]), DEPLOYMENT, &quota(60));
     assert!(matches!(refused, Err(DoesNotFit::Tags { count: 48, .. })), "{refused:?}");
 }
@@ -231,7 +231,7 @@ fn i6_pieces_whose_originals_were_deleted_are_kept_and_split_like_any_rule() {
     assert!(fake.admits(postern_core::Protocol::Tcp, 24).is_empty());
     assert_eq!(fake.admits(postern_core::Protocol::Tcp, 25).len(), 2);
     fake.go(&Holders::new(), usize::MAX);
-    let traffic = |rules: &BTreeSet<NewRule>| -> Vec<_> {
+    let traffic = |rules: &BTreeSet<NewGroupRule>| -> Vec<_> {
         rules.iter().map(|rule| (rule.traffic.clone(), rule.source.clone())).collect()
     };
     assert_eq!(traffic(&fake.rules()), traffic(&pieces));
@@ -244,7 +244,7 @@ fn a_widened_piece_is_narrowed_and_a_customers_rule_is_left_alone() {
     fake.go(&held, usize::MAX);
     let before = fake.rules();
     fake.customer_group.rules[0].traffic =
-        Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 0, to: u16::MAX };
+        Ec2Traffic::Ports { protocol: postern_core::Protocol::Tcp, from: 0, to: u16::MAX };
     let unrelated = tcp("sgr-9", 22, 22, "10.0.0.0/8");
     fake.customer_group.rules.push(unrelated.clone());
     let mut customer_group = fake.customer_group.clone();
@@ -258,9 +258,9 @@ fn a_widened_piece_is_narrowed_and_a_customers_rule_is_left_alone() {
 
 #[test]
 fn all_of_icmp_is_not_taken_for_one_kind_of_it() {
-    let ping = Traffic::Other { protocol: "icmp".into(), kind: (8, 0) };
-    let all = Rule { traffic: Traffic::All, ..tcp("sgr-1", 0, 0, "10.0.0.0/8") };
-    let ping = Rule { traffic: ping, ..tcp("sgr-2", 0, 0, "10.0.0.0/8") };
+    let ping = Ec2Traffic::Other { protocol: "icmp".into(), kind: (8, 0) };
+    let all = GroupRule { traffic: Ec2Traffic::All, ..tcp("sgr-1", 0, 0, "10.0.0.0/8") };
+    let ping = GroupRule { traffic: ping, ..tcp("sgr-2", 0, 0, "10.0.0.0/8") };
     let mut fake = FakeGroup::new(vec![all, ping]);
     let before = fake.rules();
     fake.go(&holders(&[("i-1", &["tcp/22"])]), usize::MAX);
@@ -274,7 +274,7 @@ fn all_of_icmp_is_not_taken_for_one_kind_of_it() {
 #[test]
 fn losses_name_the_rule_and_the_tags_that_cannot_come_back() {
     let tags = [("aws:cloudformation:stack-id".to_owned(), "x".to_owned())].into();
-    let all = Rule { traffic: Traffic::All, tags, ..tcp("sgr-1", 0, 0, "10.0.0.0/8") };
+    let all = GroupRule { traffic: Ec2Traffic::All, tags, ..tcp("sgr-1", 0, 0, "10.0.0.0/8") };
     let fake =
         FakeGroup::new(vec![all, tcp("sgr-2", 443, 443, "0.0.0.0/0"), tcp("sgr-3", 22, 22, "0.0.0.0/0")]);
     let losses = losses(&fake.customer_group, &holders(&[("i-1", &["tcp/22"])]), DEPLOYMENT);
@@ -283,27 +283,27 @@ fn losses_name_the_rule_and_the_tags_that_cannot_come_back() {
     assert!(losses[0].1[1].contains("aws:cloudformation:stack-id"));
 }
 
-fn any_rules() -> impl Strategy<Value = Vec<Rule>> {
+fn any_rules() -> impl Strategy<Value = Vec<GroupRule>> {
     let traffic = prop_oneof![
-        Just(Traffic::All),
-        Just(Traffic::Other { protocol: "50".into(), kind: (-1, -1) }),
-        Just(Traffic::Other { protocol: "icmp".into(), kind: (8, 0) }),
-        (any::<bool>(), 0u16..8, 0u16..8).prop_map(|(udp, from, length)| Traffic::Ports {
+        Just(Ec2Traffic::All),
+        Just(Ec2Traffic::Other { protocol: "50".into(), kind: (-1, -1) }),
+        Just(Ec2Traffic::Other { protocol: "icmp".into(), kind: (8, 0) }),
+        (any::<bool>(), 0u16..8, 0u16..8).prop_map(|(udp, from, length)| Ec2Traffic::Ports {
             protocol: if udp { postern_core::Protocol::Udp } else { postern_core::Protocol::Tcp },
             from,
             to: from + length,
         }),
     ];
     let source = prop_oneof![
-        (0u8..3).prop_map(|n| Source::Prefix(format!("10.{n}.0.0/16").parse().unwrap())),
-        Just(Source::Prefix("::/0".parse().unwrap())),
-        Just(Source::PrefixList("pl-1".into())),
-        Just(Source::Group("sg-1".into())),
+        (0u8..3).prop_map(|n| RuleSource::Prefix(format!("10.{n}.0.0/16").parse().unwrap())),
+        Just(RuleSource::Prefix("::/0".parse().unwrap())),
+        Just(RuleSource::PrefixList("pl-1".into())),
+        Just(RuleSource::Group("sg-1".into())),
     ];
     prop::collection::btree_set((traffic, source), 0..6).prop_map(|rules| {
-        let rule = |(number, (traffic, source)): (usize, (Traffic, Source))| {
+        let rule = |(number, (traffic, source)): (usize, (Ec2Traffic, RuleSource))| {
             let id = format!("sgr-{number}");
-            Rule { traffic, source, ..tcp(&id, 0, 0, "10.0.0.0/8") }
+            GroupRule { traffic, source, ..tcp(&id, 0, 0, "10.0.0.0/8") }
         };
         rules.into_iter().enumerate().map(rule).collect()
     })
@@ -338,7 +338,7 @@ proptest! {
             fake.go(&last, usize::MAX);
             fake.rules()
         };
-        let traffic = |rules: &BTreeSet<NewRule>| {
+        let traffic = |rules: &BTreeSet<NewGroupRule>| {
             rules.iter().map(|rule| (rule.traffic.clone(), rule.source.clone())).collect::<BTreeSet<_>>()
         };
         prop_assert_eq!(traffic(&fake.rules()), traffic(&straight), "the way there does not matter");

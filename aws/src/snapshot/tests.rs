@@ -1,11 +1,11 @@
 //! Tests of the conclusions for an instance that is locked down and that other principals change.
 
 use jiff::Timestamp;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, Protocol};
 
 use super::*;
-use crate::rule::{Source, Tags, Traffic};
+use crate::rule::{Ec2Traffic, RuleSource, Tags};
 use crate::tags::Mark;
 
 const INSTANCE: &str = "i-0123456789abcdef0";
@@ -21,18 +21,18 @@ fn owned(role: &str, more: &[(&str, &str)]) -> Tags {
     pairs.chain([tags::of_holder(INSTANCE, &ports)]).collect()
 }
 
-fn own(state: &str) -> Group {
+fn own(state: &str) -> Ec2Group {
     let tags = owned(
         tags::WINDOWS,
         &[(tags::INSTANCE, INSTANCE), (tags::STATE, state), (tags::INTERFACES, tags::ALL)],
     );
     let (id, name) = ("sg-own".into(), names::own(INSTANCE));
-    Group { id, name, vpc: "vpc-1".into(), tags, rules: 1 }
+    Ec2Group { id, name, vpc: "vpc-1".into(), tags, rules: 1 }
 }
 
-fn parked() -> Group {
+fn parked() -> Ec2Group {
     let tags = owned(tags::PARKED, &[(tags::PARKED_FOR, "sg-web")]);
-    Group {
+    Ec2Group {
         id: "sg-parked".into(),
         name: "postern-parked-sg-web".into(),
         vpc: "vpc-1".into(),
@@ -41,8 +41,8 @@ fn parked() -> Group {
     }
 }
 
-fn interface(index: i32, groups: &[&str]) -> Interface {
-    Interface {
+fn interface(index: i32, groups: &[&str]) -> Ec2Interface {
+    Ec2Interface {
         id: format!("eni-{index}"),
         instance: Some(INSTANCE.into()),
         index,
@@ -53,10 +53,10 @@ fn interface(index: i32, groups: &[&str]) -> Interface {
     }
 }
 
-fn rule(group: &str, port: u16, source: &str, tags: Tags) -> Rule {
-    let traffic = Traffic::Ports { protocol: Protocol::Tcp, from: port, to: port };
-    let source = Source::Prefix(source.parse().unwrap());
-    Rule {
+fn rule(group: &str, port: u16, source: &str, tags: Tags) -> GroupRule {
+    let traffic = Ec2Traffic::Ports { protocol: Protocol::Tcp, from: port, to: port };
+    let source = RuleSource::Prefix(source.parse().unwrap());
+    GroupRule {
         id: format!("sgr-{group}-{port}"),
         group: group.into(),
         traffic,
@@ -67,18 +67,18 @@ fn rule(group: &str, port: u16, source: &str, tags: Tags) -> Rule {
 }
 
 /// Returns the rule of the window of [`window_tags`], as the broker writes it.
-fn windows_rule() -> Rule {
+fn windows_rule() -> GroupRule {
     let (window, tags) = window_tags();
     let description = format!("Postern: grant {} until {}", window.grant, window.not_after);
-    Rule { description, ..rule("sg-own", 22, "192.0.2.7/32", tags) }
+    GroupRule { description, ..rule("sg-own", 22, "192.0.2.7/32", tags) }
 }
 
-fn window_tags() -> (CloudWindow, Tags) {
+fn window_tags() -> (LayerWindow, Tags) {
     let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 7);
     let not_after = Timestamp::from_second(4_000_000_000).unwrap();
     let mark = Mark { not_after, whole: true, half: false };
     let (port, source) = ("tcp/22".parse().unwrap(), "192.0.2.7".parse().unwrap());
-    let window = CloudWindow { target: target(), grant, port, source, not_after };
+    let window = LayerWindow { target: target(), grant, port, source, not_after };
     let owner = (tags::MANAGED_BY.to_owned(), "postern".to_owned());
     let latest = tags::of_latest(&[(grant, mark)].into());
     (window, [tags::of_mark(grant, mark), owner].into_iter().chain(latest).collect())
@@ -221,16 +221,16 @@ fn on_a_kubernetes_node_the_interfaces_of_pods_are_left_alone() {
 #[test]
 fn an_interface_in_another_vpc_is_guarded_and_not_served() {
     let mut snapshot = locked();
-    snapshot.interfaces.push(Interface { vpc: "vpc-2".into(), ..interface(2, &["sg-far"]) });
-    assert_eq!(snapshot.unattached(), Vec::<&Interface>::new());
+    snapshot.interfaces.push(Ec2Interface { vpc: "vpc-2".into(), ..interface(2, &["sg-far"]) });
+    assert_eq!(snapshot.unattached(), Vec::<&Ec2Interface>::new());
     assert!(snapshot.customer_groups().contains(&"sg-far".to_owned()));
 }
 
 #[test]
 fn a_region_snapshot_gives_each_instance_its_own_part() {
     let snapshot = locked();
-    let other = Interface { instance: Some("i-other".into()), ..interface(0, &["sg-web"]) };
-    let interfaces: Vec<Interface> = snapshot.interfaces.iter().cloned().chain([other]).collect();
+    let other = Ec2Interface { instance: Some("i-other".into()), ..interface(0, &["sg-web"]) };
+    let interfaces: Vec<Ec2Interface> = snapshot.interfaces.iter().cloned().chain([other]).collect();
     let groups = snapshot.groups.clone();
     assert_eq!(RegionSnapshot::served(&groups), [INSTANCE.to_owned()].into());
     let panorama =

@@ -11,12 +11,12 @@ fn usual() -> BTreeSet<ProtectedPort> {
     ports(&["tcp/22", "tcp/3389", "tcp/5985", "tcp/5986"])
 }
 
-fn tcp(from: u16, to: u16) -> Traffic {
-    Traffic::Ports { protocol: Protocol::Tcp, from, to }
+fn tcp(from: u16, to: u16) -> Ec2Traffic {
+    Ec2Traffic::Ports { protocol: Protocol::Tcp, from, to }
 }
 
-fn rule(traffic: Traffic, source: Source) -> Rule {
-    Rule {
+fn rule(traffic: Ec2Traffic, source: RuleSource) -> GroupRule {
+    GroupRule {
         id: "sgr-1".into(),
         group: "sg-1".into(),
         traffic,
@@ -26,14 +26,14 @@ fn rule(traffic: Traffic, source: Source) -> Rule {
     }
 }
 
-fn from_anyone(traffic: Traffic) -> Rule {
-    rule(traffic, Source::Prefix("0.0.0.0/0".parse().unwrap()))
+fn from_anyone(traffic: Ec2Traffic) -> GroupRule {
+    rule(traffic, RuleSource::Prefix("0.0.0.0/0".parse().unwrap()))
 }
 
-fn kept(outcome: Outcome) -> Vec<String> {
+fn kept(outcome: SplitOutcome) -> Vec<String> {
     match outcome {
-        Outcome::Untouched => panic!("it was not touched"),
-        Outcome::Split { kept, .. } => kept.iter().map(ToString::to_string).collect(),
+        SplitOutcome::Untouched => panic!("it was not touched"),
+        SplitOutcome::Split { kept, .. } => kept.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -52,16 +52,16 @@ fn a_range_keeps_what_is_around_the_protected_ports() {
 fn i6_a_rule_that_covers_no_protected_port_is_not_touched() {
     for traffic in [
         tcp(443, 443),
-        Traffic::Ports { protocol: Protocol::Udp, from: 0, to: u16::MAX },
-        Traffic::Other { protocol: "icmp".into(), kind: (8, 0) },
+        Ec2Traffic::Ports { protocol: Protocol::Udp, from: 0, to: u16::MAX },
+        Ec2Traffic::Other { protocol: "icmp".into(), kind: (8, 0) },
     ] {
-        assert_eq!(split(&from_anyone(traffic), &usual()), Outcome::Untouched);
+        assert_eq!(split(&from_anyone(traffic), &usual()), SplitOutcome::Untouched);
     }
 }
 
 #[test]
 fn all_traffic_becomes_ports_and_icmp_and_the_loss_is_reported() {
-    let Outcome::Split { kept, ask } = split(&from_anyone(Traffic::All), &usual()) else {
+    let SplitOutcome::Split { kept, ask } = split(&from_anyone(Ec2Traffic::All), &usual()) else {
         panic!("untouched")
     };
     let kept: Vec<_> = kept.iter().map(ToString::to_string).collect();
@@ -70,31 +70,31 @@ fn all_traffic_becomes_ports_and_icmp_and_the_loss_is_reported() {
         ["tcp/0-21", "tcp/23-3388", "tcp/3390-5984", "tcp/5987-65535", "all udp ports", "protocol icmp"]
     );
     assert_eq!(ask, Some(Loss::OtherProtocols));
-    let v6 = split(&rule(Traffic::All, Source::Prefix("::/0".parse().unwrap())), &usual());
+    let v6 = split(&rule(Ec2Traffic::All, RuleSource::Prefix("::/0".parse().unwrap())), &usual());
     assert!(
-        matches!(v6, Outcome::Split { kept, .. } if kept.last().unwrap().to_string() == "protocol icmpv6")
+        matches!(v6, SplitOutcome::Split { kept, .. } if kept.last().unwrap().to_string() == "protocol icmpv6")
     );
 }
 
 #[test]
 fn a_rule_between_members_of_a_group_is_asked_about_and_other_sources_move_unchanged() {
-    let own = split(&rule(Traffic::All, Source::Group("sg-1".into())), &usual());
-    assert!(matches!(own, Outcome::Split { ask: Some(Loss::BetweenMembers), .. }));
-    for source in [Source::Group("sg-2".into()), Source::PrefixList("pl-1".into())] {
-        let Outcome::Split { kept, ask } = split(&rule(tcp(20, 25), source), &usual()) else {
+    let own = split(&rule(Ec2Traffic::All, RuleSource::Group("sg-1".into())), &usual());
+    assert!(matches!(own, SplitOutcome::Split { ask: Some(Loss::BetweenMembers), .. }));
+    for source in [RuleSource::Group("sg-2".into()), RuleSource::PrefixList("pl-1".into())] {
+        let SplitOutcome::Split { kept, ask } = split(&rule(tcp(20, 25), source), &usual()) else {
             panic!("untouched")
         };
         assert_eq!((kept.len(), ask), (2, None));
     }
 }
 
-fn traffic() -> impl Strategy<Value = Traffic> {
-    let range = (any::<bool>(), 0u16..60, 0u16..60).prop_map(|(tcp, a, b)| Traffic::Ports {
+fn traffic() -> impl Strategy<Value = Ec2Traffic> {
+    let range = (any::<bool>(), 0u16..60, 0u16..60).prop_map(|(tcp, a, b)| Ec2Traffic::Ports {
         protocol: if tcp { Protocol::Tcp } else { Protocol::Udp },
         from: a.min(b),
         to: a.max(b),
     });
-    prop_oneof![4 => range, 1 => Just(Traffic::All)]
+    prop_oneof![4 => range, 1 => Just(Ec2Traffic::All)]
 }
 
 fn some_ports() -> impl Strategy<Value = BTreeSet<ProtectedPort>> {
@@ -108,8 +108,8 @@ proptest! {
     fn i6_the_pieces_admit_what_the_rule_did_except_the_protected_ports(traffic in traffic(), protected in some_ports()) {
         let rule = from_anyone(traffic);
         let left = match split(&rule, &protected) {
-            Outcome::Untouched => vec![rule.traffic.clone()],
-            Outcome::Split { kept, .. } => kept,
+            SplitOutcome::Untouched => vec![rule.traffic.clone()],
+            SplitOutcome::Split { kept, .. } => kept,
         };
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             for port in 0u16..=61 {

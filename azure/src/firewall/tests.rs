@@ -27,15 +27,15 @@ fn rule(number: u8, port: u32) -> NewNatRule {
     }
 }
 
-fn add(rules: &[NewNatRule]) -> Edit {
-    Edit { add: rules.to_vec(), ..Edit::default() }
+fn add(rules: &[NewNatRule]) -> FirewallEdit {
+    FirewallEdit { add: rules.to_vec(), ..FirewallEdit::default() }
 }
 
-fn remove(names: &[&str]) -> Edit {
-    Edit { remove: names.iter().map(|&name| name.to_owned()).collect(), ..Edit::default() }
+fn remove(names: &[&str]) -> FirewallEdit {
+    FirewallEdit { remove: names.iter().map(|&name| name.to_owned()).collect(), ..FirewallEdit::default() }
 }
 
-fn edited(body: &str, edits: &[Edit]) -> Option<String> {
+fn edited(body: &str, edits: &[FirewallEdit]) -> Option<String> {
     let edited = edit(body.as_bytes(), edits, COLLECTION, &FirewallSettings::default()).unwrap();
     edited.map(|(body, _)| String::from_utf8(body.to_vec()).unwrap())
 }
@@ -85,7 +85,7 @@ fn the_etag_comes_along_and_what_changes_nothing_is_not_written() {
         .unwrap()
         .unwrap();
     assert_eq!(etag.as_deref(), Some("W/\"7\""));
-    assert_eq!(edited(&before, &[Edit::default(), remove(&["postern-allow-7"])]), None);
+    assert_eq!(edited(&before, &[FirewallEdit::default(), remove(&["postern-allow-7"])]), None);
     let with = edited(&before, &[add(&[rule(7, 22)])]).unwrap();
     assert_eq!(edited(&with, &[add(&[rule(7, 22)])]), None, "it is there");
     assert_eq!(edited(&before, &[add(&[rule(7, 22)]), remove(&["postern-allow-7"])]), None);
@@ -145,9 +145,9 @@ proptest! {
     fn edits_together_are_the_same_as_one_after_the_other(
         edits in prop::collection::vec((prop::collection::vec(0..6_u8, 0..4), prop::collection::btree_set(0..6_u8, 0..4)), 1..6)
     ) {
-        let edits: Vec<Edit> = edits
+        let edits: Vec<FirewallEdit> = edits
             .into_iter()
-            .map(|(add, remove)| Edit {
+            .map(|(add, remove)| FirewallEdit {
                 add: add.into_iter().map(|number| rule(number, if number % 2 == 0 { 22 } else { 3389 })).collect(),
                 remove: remove.into_iter().map(|number| format!("postern-allow-{number}")).collect(),
             })

@@ -26,18 +26,19 @@ fn is_good(name: &str) -> bool {
         && bytes.iter().all(|byte| word(*byte) || b".-".contains(byte))
 }
 
-fn all() -> Vec<Name> {
+fn all() -> Vec<RuleName> {
     let grant = GrantId::from_parts(Timestamp::MAX, u128::MAX >> 48);
     let end = Timestamp::from_second(4_000_000_000).unwrap();
     let ports: BTreeSet<Port> = (65_529..=65_535).map(|port| Port::new(port).unwrap()).collect();
     assert_eq!(ports.len(), PORTS_PER_RULE);
-    let deny = |protocol, family| Name::Deny(Deny { key: key(), protocol, family, ports: ports.clone() });
+    let deny =
+        |protocol, family| RuleName::Deny(DenyName { key: key(), protocol, family, ports: ports.clone() });
     vec![
-        Name::Allow(Allow::new(&key(), grant, end, &content())),
+        RuleName::Allow(AllowName::new(&key(), grant, end, &content())),
         deny(Protocol::Tcp, Family::V4),
         deny(Protocol::Udp, Family::V6),
-        Name::Moved(Moved::new("postern.example", 4096, &"r".repeat(80))),
-        Name::Release(key()),
+        RuleName::Moved(Moved::new("postern.example", 4096, &"r".repeat(80))),
+        RuleName::Release(key()),
     ]
 }
 
@@ -45,7 +46,7 @@ fn all() -> Vec<Name> {
 fn the_longest_names_are_good_ones_and_read_back() {
     for name in all() {
         assert!(is_good(&name.to_string()), "{name} has {} characters", name.to_string().len());
-        assert_eq!(Name::read(&name.to_string()), Some(name));
+        assert_eq!(RuleName::read(&name.to_string()), Some(name));
     }
 }
 
@@ -65,14 +66,18 @@ fn names_that_other_principals_give_are_not_posterns() {
         "postern-deny-aaaabbbbbbbb-tcp-0",
         "postern-release-AAAABBBBBBBB",
     ] {
-        assert_eq!(Name::read(name), None, "{name}");
+        assert_eq!(RuleName::read(name), None, "{name}");
     }
 }
 
 #[test]
 fn a_rule_whose_content_was_edited_is_known_by_its_name() {
-    let allow =
-        Allow::new(&key(), GrantId::from_parts(Timestamp::UNIX_EPOCH, 1), Timestamp::UNIX_EPOCH, &content());
+    let allow = AllowName::new(
+        &key(),
+        GrantId::from_parts(Timestamp::UNIX_EPOCH, 1),
+        Timestamp::UNIX_EPOCH,
+        &content(),
+    );
     assert!(allow.is_of(&content()));
     let wider = Content { sources: ["0.0.0.0/0".parse().unwrap()].into(), ..content() };
     let other = Content { ports: [Port::new(443).unwrap()].into(), ..content() };
@@ -84,7 +89,7 @@ fn a_rule_whose_content_was_edited_is_known_by_its_name() {
 fn i2_the_name_alone_says_the_end_to_the_second_and_the_description_the_rest() {
     let end = Timestamp::from_nanosecond(4_000_000_000_123_456_789).unwrap();
     let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 1);
-    let allow = Allow::new(&key(), grant, end, &content());
+    let allow = AllowName::new(&key(), grant, end, &content());
     assert_eq!(allow.not_after.as_second(), 4_000_000_001);
     let short: TargetId =
         TargetId::from_segments(&["azure", "00000000-0000-0000-0000-00000000000a", "rg", "vm"]).unwrap();
@@ -122,7 +127,7 @@ proptest! {
         let protocols = [Protocol::Tcp, Protocol::Udp];
         let sources = ["192.0.2.1", "198.51.100.0/24", "0.0.0.0/0", "2001:db8::1", "::/0"];
         let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, 1);
-        let windows: BTreeSet<CloudWindow> = chosen.into_iter().map(|(protocol, port, source)| CloudWindow {
+        let windows: BTreeSet<LayerWindow> = chosen.into_iter().map(|(protocol, port, source)| LayerWindow {
             target: target(),
             grant,
             port: ProtectedPort { protocol: protocols[protocol], port: Port::new([22, 3389, 5985][port]).unwrap() },
@@ -130,7 +135,7 @@ proptest! {
             not_after: Timestamp::UNIX_EPOCH,
         }).collect();
         let contents = Content::of(&windows);
-        let opened: Vec<CloudWindow> = contents.iter().flat_map(|it| it.windows(&target(), grant, Timestamp::UNIX_EPOCH)).collect();
+        let opened: Vec<LayerWindow> = contents.iter().flat_map(|it| it.windows(&target(), grant, Timestamp::UNIX_EPOCH)).collect();
         prop_assert_eq!(opened.len(), windows.len(), "no window twice");
         prop_assert_eq!(opened.into_iter().collect::<BTreeSet<_>>(), windows);
         for content in contents {

@@ -7,9 +7,9 @@ use postern_core::{Port, ProtectedPort, Protocol};
 
 use super::priority::MAX_PRIORITY;
 use super::write::{PlanError, RuleWrite};
-use crate::names::{self, Deny, Family, Moved, Name, PORTS_PER_RULE};
-use crate::network::{Group, Rule};
-use crate::rules::{NewRule, RuleMatch};
+use crate::names::{self, DenyName, Family, Moved, PORTS_PER_RULE, RuleName};
+use crate::network::{Nsg, NsgRule};
+use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Priorities;
 use crate::snapshot::{MachineView, notes};
 
@@ -19,7 +19,7 @@ const MIN_WINDOW_ROOM: usize = 10;
 /// A copy of a group that each planned write changes.
 pub(super) struct Draft<'a> {
     pub(super) view: &'a MachineView<'a>,
-    pub(super) group: Group,
+    pub(super) group: Nsg,
     pub(super) priorities: &'a Priorities,
     pub(super) writes: Vec<RuleWrite>,
 }
@@ -34,7 +34,7 @@ impl Draft<'_> {
         let open = self.open_to(ports);
         // An earlier lockdown noted these rules, and stopped before it moved them.
         let begun = self.view.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
-        let begun: Vec<Rule> = begun.map(|(_, rule)| rule.clone()).collect();
+        let begun: Vec<NsgRule> = begun.map(|(_, rule)| rule.clone()).collect();
         if !posterns_first || open.is_empty() {
             self.shut(ports, |draft, ports, family| draft.behind(ports, family, &begun))?;
             for rule in &begun {
@@ -49,7 +49,7 @@ impl Draft<'_> {
             return Ok(self.writes);
         }
         let last = self.last_if(ports, &open)?;
-        let moving: Vec<Rule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
+        let moving: Vec<NsgRule> = open.iter().filter(|rule| rule.priority < last).cloned().collect();
         for rule in &moving {
             self.note(&rule.name, rule.priority)?;
         }
@@ -61,7 +61,7 @@ impl Draft<'_> {
     }
 
     /// The last priority of a rule of Postern's, if the ports were shut without regard to these rules.
-    fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[Rule]) -> Result<u16, PlanError> {
+    fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[NsgRule]) -> Result<u16, PlanError> {
         let (view, group, priorities) = (self.view, self.group.clone(), self.priorities);
         let mut trial = Draft { view, group, priorities, writes: Vec::new() };
         trial.shut(ports, |draft, ports, family| draft.behind(ports, family, open))?;
@@ -69,13 +69,13 @@ impl Draft<'_> {
     }
 
     /// The customer's rules that admit a source to one of the ports, and come before Postern's.
-    pub(super) fn open_to(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<Rule> {
-        let mut open: Vec<Rule> = Vec::new();
+    pub(super) fn open_to(&self, ports: &BTreeSet<ProtectedPort>) -> Vec<NsgRule> {
+        let mut open: Vec<NsgRule> = Vec::new();
         for door in self.view.machine.doors.iter().filter(|door| door.groups.contains(&self.group.id)) {
             for port in ports {
                 for admission in self.group.admissions(door, *port) {
                     let rule = admission.rule;
-                    if !rule.is_default && Name::read(&rule.name).is_none() && !open.contains(rule) {
+                    if !rule.is_default && RuleName::read(&rule.name).is_none() && !open.contains(rule) {
                         open.push(rule.clone());
                     }
                 }
@@ -90,16 +90,16 @@ impl Draft<'_> {
         let locked_rules = self.view.locked_rules;
         let families: BTreeSet<Family> = self.view.machine.families().collect();
         for (deny, priority) in locked_rules.of(&self.group.id) {
-            let is_gone = self.group.rule(&Name::Deny(deny.clone()).to_string()).is_none();
+            let is_gone = self.group.rule(&RuleName::Deny(deny.clone()).to_string()).is_none();
             if is_gone && families.contains(&deny.family) && !self.group.is_taken(priority) {
                 self.put_deny(&deny, priority);
             }
         }
     }
 
-    fn put_deny(&mut self, deny: &Deny, priority: u16) {
-        self.put(NewRule {
-            name: Name::Deny(deny.clone()).to_string(),
+    fn put_deny(&mut self, deny: &DenyName, priority: u16) {
+        self.put(NewNsgRule {
+            name: RuleName::Deny(deny.clone()).to_string(),
             priority,
             allows: false,
             matches: RuleMatch::Ports {
@@ -126,10 +126,10 @@ impl Draft<'_> {
                     of_protocol.filter(|port| !shut.contains(port)).map(|port| port.port).collect();
                 for ports in missing.chunks(PORTS_PER_RULE) {
                     let ports: BTreeSet<Port> = ports.iter().copied().collect();
-                    let deny = Deny { key: self.view.key(), protocol, family, ports };
+                    let deny = DenyName { key: self.view.key(), protocol, family, ports };
                     let protected = deny.protected().collect();
                     // A rule that another principal edited keeps its priority.
-                    let kept = self.group.rule(&Name::Deny(deny.clone()).to_string());
+                    let kept = self.group.rule(&RuleName::Deny(deny.clone()).to_string());
                     let kept = kept.map(|rule| rule.priority);
                     let priority = kept.map_or_else(|| place(self, &protected, family), Ok)?;
                     self.put_deny(&deny, priority);
@@ -144,7 +144,7 @@ impl Draft<'_> {
         &self,
         ports: &BTreeSet<ProtectedPort>,
         _: Family,
-        moving: &[Rule],
+        moving: &[NsgRule],
     ) -> Result<u16, PlanError> {
         let open = self.open_to(ports);
         let last =
@@ -185,7 +185,7 @@ impl Draft<'_> {
 
     /// Notes the priority of a customer's rule before it is moved.
     pub(super) fn note(&mut self, rule: &str, was_at: u16) -> Result<(), PlanError> {
-        let name = Name::Moved(Moved::new(self.view.deployment, was_at, rule)).to_string();
+        let name = RuleName::Moved(Moved::new(self.view.deployment, was_at, rule)).to_string();
         // A rule that was moved before has its note, with its first priority.
         if notes(&self.group, self.view.deployment).any(|(_, moved)| moved.was(rule)) {
             return Ok(());
@@ -194,12 +194,12 @@ impl Draft<'_> {
         let mut places = (*self.priorities.windows.start()..=MAX_PRIORITY).rev();
         let priority = places.find(|it| !self.group.is_taken(*it)).ok_or_else(|| self.full("for a note"))?;
         let description = names::describe_moved(rule, was_at);
-        self.put(NewRule { name, priority, allows: false, matches: RuleMatch::Nothing, description });
+        self.put(NewNsgRule { name, priority, allows: false, matches: RuleMatch::Nothing, description });
         Ok(())
     }
 
     /// Moves a customer's rule behind all of Postern's rules for the machine.
-    pub(super) fn move_behind(&mut self, rule: &Rule) -> Result<(), PlanError> {
+    pub(super) fn move_behind(&mut self, rule: &NsgRule) -> Result<(), PlanError> {
         let last = self.view.denies(&self.group).iter().map(|(deny, ..)| deny.priority).max().unwrap_or(0);
         if rule.priority > last {
             return Ok(());
@@ -226,7 +226,7 @@ impl Draft<'_> {
         Ok(())
     }
 
-    fn put(&mut self, rule: NewRule) {
+    fn put(&mut self, rule: NewNsgRule) {
         self.group.rules.retain(|other| !other.name.eq_ignore_ascii_case(&rule.name));
         self.group.rules.push(rule.read_back());
         self.group.rules.sort_by_key(|rule| (rule.is_default, rule.priority));
@@ -253,20 +253,20 @@ impl Draft<'_> {
 }
 
 /// The customer's rule that a move would pass and that decides otherwise for the same traffic, if there is one.
-pub(super) fn passed<'a>(group: &'a Group, rule: &Rule, to: u16) -> Option<&'a Rule> {
+pub(super) fn passed<'a>(group: &'a Nsg, rule: &NsgRule, to: u16) -> Option<&'a NsgRule> {
     group.rules.iter().find(|other| {
         (rule.priority + 1..to).contains(&other.priority)
             && other.allows != rule.allows
-            && Name::read(&other.name).is_none()
+            && RuleName::read(&other.name).is_none()
             && other.traffic.overlaps(&rule.traffic)
     })
 }
 
 /// Postern's rules that shut ports of any machine.
 pub(super) fn denies<'a>(
-    group: &'a Group,
+    group: &'a Nsg,
     deployment: &'a str,
-) -> impl Iterator<Item = (&'a Rule, Deny)> + 'a {
-    let denies = group.rules.iter().filter_map(|rule| Some((rule, Name::read(&rule.name)?.deny()?)));
+) -> impl Iterator<Item = (&'a NsgRule, DenyName)> + 'a {
+    let denies = group.rules.iter().filter_map(|rule| Some((rule, RuleName::read(&rule.name)?.deny()?)));
     denies.filter(|(_, deny)| deny.key.is_of(deployment))
 }

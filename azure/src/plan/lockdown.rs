@@ -7,8 +7,8 @@ use postern_core::ProtectedPort;
 use super::draft::Draft;
 use super::priority::MAX_PRIORITY;
 use super::write::{PlanError, RuleWrite};
-use crate::names::Name;
-use crate::network::{Rule, exposures};
+use crate::names::RuleName;
+use crate::network::{NsgRule, exposures};
 use crate::settings::Priorities;
 use crate::snapshot::MachineView;
 
@@ -22,7 +22,7 @@ pub(crate) fn lock(
     posterns_first: bool,
 ) -> Result<Vec<RuleWrite>, PlanError> {
     // A rule with the name of a window and another content admits its sources whatever is shut: it goes.
-    let is_allow = |name: &str| matches!(Name::read(name), Some(Name::Allow(_)));
+    let is_allow = |name: &str| matches!(RuleName::read(name), Some(RuleName::Allow(_)));
     let strays = view.strays().into_iter().filter(|(_, name)| is_allow(name));
     let mut writes: Vec<RuleWrite> = strays.map(|(group, name)| RuleWrite::Delete(group, name)).collect();
     let locked = view.locked();
@@ -44,7 +44,7 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
     for group in view.on_the_way() {
         let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
         let unmoved = view.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
-        let moving: Vec<Rule> = unmoved.map(|(_, rule)| rule.clone()).collect();
+        let moving: Vec<NsgRule> = unmoved.map(|(_, rule)| rule.clone()).collect();
         // Where a rule was noted to be moved, Postern's rules come first.
         draft.put_back();
         let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };

@@ -1,7 +1,7 @@
 //! The priorities of rules in a network security group.
 
 use crate::names;
-use crate::network::Group;
+use crate::network::Nsg;
 use crate::settings::Priorities;
 use crate::snapshot::MachineView;
 
@@ -12,7 +12,7 @@ pub(super) const MAX_PRIORITY: u16 = 4096;
 /// one that the name of the rule decides, so that two brokers that write one group do not choose the same one again.
 pub(crate) fn window_priority(
     view: &MachineView<'_>,
-    group: &Group,
+    group: &Nsg,
     priorities: &Priorities,
     name: &str,
     tries: usize,

@@ -10,16 +10,16 @@ use super::draft::{Draft, denies, passed};
 use super::priority::MAX_PRIORITY;
 use super::write::{PlanError, RuleWrite};
 use crate::id::ArmId;
-use crate::names::{Moved, Name};
-use crate::network::{Group, Rule};
-use crate::rules::{NewRule, RuleMatch};
+use crate::names::{Moved, RuleName};
+use crate::network::{Nsg, NsgRule};
+use crate::rules::{NewNsgRule, RuleMatch};
 use crate::settings::Priorities;
 use crate::snapshot::{MachineView, notes};
 
 /// A release, step by step. Where customer's rules were moved, each step is planned from a fresh read: another machine may need a
 /// rule moved by now, or no longer.
 #[derive(Debug, Default)]
-pub(crate) struct Release {
+pub(crate) struct ReleasePlan {
     /// The mark that the release is under way, and the deletes of Postern's rules for the machine.
     managed_rules: Vec<RuleWrite>,
     /// The moves of the customer's rules back.
@@ -32,7 +32,7 @@ pub(crate) struct Release {
     has_kept: bool,
 }
 
-impl Release {
+impl ReleasePlan {
     /// The writes of all steps, in order.
     pub(crate) fn writes(self) -> Vec<RuleWrite> {
         [self.managed_rules, self.moves, self.notes, self.marks].concat()
@@ -52,14 +52,14 @@ impl Release {
 
     /// Plans the moves of the customer's rules back. A rule that allows a port that other targets shut stays behind the rules
     /// of those targets, or moves there.
-    fn move_back(&mut self, view: &MachineView<'_>, group: &Group) -> Result<(), PlanError> {
+    fn move_back(&mut self, view: &MachineView<'_>, group: &Nsg) -> Result<(), PlanError> {
         let key = view.key();
-        let others: Vec<&Rule> = denies(group, view.deployment)
+        let others: Vec<&NsgRule> = denies(group, view.deployment)
             .filter(|(_, deny)| deny.key != key)
             .map(|(rule, _)| rule)
             .collect();
         let mut places = BTreeSet::new();
-        let go = |rule: &Rule, to| RuleWrite::Move {
+        let go = |rule: &NsgRule, to| RuleWrite::Move {
             group: group.id.clone(),
             rule: rule.name.clone(),
             from: rule.priority,
@@ -104,21 +104,21 @@ impl Release {
 }
 
 /// Plans the writes after which no rule of Postern's for the machine is left, and the customer's rules have their old priorities.
-pub(crate) fn release(view: &MachineView<'_>, priorities: &Priorities) -> Result<Release, PlanError> {
+pub(crate) fn release(view: &MachineView<'_>, priorities: &Priorities) -> Result<ReleasePlan, PlanError> {
     let key = view.key();
-    let mut release = Release::default();
+    let mut release = ReleasePlan::default();
     for group in view.groups.values() {
-        let managed: Vec<(&Rule, Name)> = view.managed_rules(group).collect();
+        let managed: Vec<(&NsgRule, RuleName)> = view.managed_rules(group).collect();
         if !managed.is_empty() || view.machine.groups.contains(&group.id) {
             release.move_back(view, group)?;
         }
         for (rule, name) in managed {
-            let is_mark = matches!(name, Name::Release(_));
+            let is_mark = matches!(name, RuleName::Release(_));
             let list = if is_mark { &mut release.marks } else { &mut release.managed_rules };
             list.push(RuleWrite::Delete(group.id.clone(), rule.name.clone()));
         }
     }
-    let Release { managed_rules, moves, notes, marks, .. } = &mut release;
+    let ReleasePlan { managed_rules, moves, notes, marks, .. } = &mut release;
     if marks.is_empty()
         && managed_rules.len() + moves.len() + notes.len() > 1
         && let Some(first) = managed_rules.iter().chain(moves.iter()).chain(notes.iter()).next()
@@ -132,9 +132,14 @@ pub(crate) fn release(view: &MachineView<'_>, priorities: &Priorities) -> Result
             ))
         })?;
         let (name, description) =
-            (Name::Release(key).to_string(), "Postern: a release is under way".to_owned());
-        let mark =
-            NewRule { name: name.clone(), priority, allows: false, matches: RuleMatch::Nothing, description };
+            (RuleName::Release(key).to_string(), "Postern: a release is under way".to_owned());
+        let mark = NewNsgRule {
+            name: name.clone(),
+            priority,
+            allows: false,
+            matches: RuleMatch::Nothing,
+            description,
+        };
         managed_rules.insert(0, RuleWrite::Put(first.id.clone(), mark));
         marks.push(RuleWrite::Delete(first.id.clone(), name));
     }
@@ -155,7 +160,7 @@ pub(crate) fn moved_away(writes: &[RuleWrite], deployment: &str) -> BTreeSet<(Ar
 /// The notes that these writes delete.
 pub(crate) fn notes_taken(writes: &[RuleWrite]) -> BTreeSet<(ArmId, Moved)> {
     let taken = writes.iter().filter_map(|write| match write {
-        RuleWrite::Delete(group, name) => Some((group.clone(), Name::read(name)?.moved()?)),
+        RuleWrite::Delete(group, name) => Some((group.clone(), RuleName::read(name)?.moved()?)),
         RuleWrite::Put(..) | RuleWrite::Move { .. } => None,
     });
     taken.collect()
@@ -171,7 +176,7 @@ pub(crate) fn lost_notes(
     let mut writes = Vec::new();
     for (id, moved) in moved {
         let Some(group) = view.groups.get(id) else { continue };
-        let is_needed = |rule: &&Rule| {
+        let is_needed = |rule: &&NsgRule| {
             let mut denies = denies(group, view.deployment);
             rule.priority != moved.priority && denies.any(|(deny, _)| deny.traffic.overlaps(&rule.traffic))
         };

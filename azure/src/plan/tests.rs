@@ -9,8 +9,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::id::ArmId;
 use crate::machine::Machine;
-use crate::names::Name;
-use crate::network::{Door, Group, Peer, Rule, RuleProtocol, Traffic};
+use crate::names::RuleName;
+use crate::network::{Door, Nsg, NsgRule, NsgTraffic, RulePeer, RuleProtocol};
 use crate::settings::Priorities;
 use crate::snapshot::{LockedRules, MachineView};
 
@@ -18,7 +18,7 @@ const DEPLOYMENT: &str = "postern.example";
 const PORTS: [u16; 3] = [22, 3389, 443];
 const SENDERS: [&str; 3] = ["10.1.1.1", "192.0.2.7", "8.8.8.8"];
 
-type Groups = BTreeMap<ArmId, Group>;
+type Groups = BTreeMap<ArmId, Nsg>;
 
 fn id(name: &str) -> ArmId {
     ArmId::new(&format!(
@@ -81,20 +81,20 @@ impl Subject {
     }
 
     fn release(&self, groups: &Groups) -> Result<Vec<RuleWrite>, PlanError> {
-        release(&self.view(groups), &Priorities::default()).map(release::Release::writes)
+        release(&self.view(groups), &Priorities::default()).map(release::ReleasePlan::writes)
     }
 
     /// Reports whether a packet gets in: in each group the first rule that applies to it decides.
     fn admits(&self, groups: &Groups, from: &str, port: u16) -> bool {
         let (from, to): (IpAddr, IpAddr) = (from.parse().unwrap(), self.machine.doors[0].ip);
         self.machine.groups.iter().all(|id| {
-            let is_of = |peer: &Peer, ip: IpAddr| match peer {
-                Peer::Any => true,
-                Peer::Net(net) => net.contains(&ip),
-                Peer::Tag(tag) => tag == "virtualnetwork" && ip.to_string().starts_with("10."),
-                Peer::ApplicationGroup(_) | Peer::IpGroup(_) => false,
+            let is_of = |peer: &RulePeer, ip: IpAddr| match peer {
+                RulePeer::Any => true,
+                RulePeer::Net(net) => net.contains(&ip),
+                RulePeer::Tag(tag) => tag == "virtualnetwork" && ip.to_string().starts_with("10."),
+                RulePeer::ApplicationGroup(_) | RulePeer::IpGroup(_) => false,
             };
-            let decides = |rule: &&Rule| {
+            let decides = |rule: &&NsgRule| {
                 rule.traffic.protocol != RuleProtocol::Other
                     && rule.traffic.ports.iter().any(|ports| ports.contains(&port))
                     && rule.traffic.sources.iter().any(|peer| is_of(peer, from))
@@ -111,16 +111,16 @@ impl Subject {
     }
 }
 
-fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &str) -> Rule {
-    Rule {
+fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &str) -> NsgRule {
+    NsgRule {
         name: name.into(),
         priority,
         allows,
-        traffic: Traffic {
+        traffic: NsgTraffic {
             protocol: RuleProtocol::Any,
-            sources: vec![Peer::read(from)],
+            sources: vec![RulePeer::read(from)],
             any_source_port: true,
-            destinations: vec![Peer::read(to)],
+            destinations: vec![RulePeer::read(to)],
             ports: vec![crate::wire::ports(ports).unwrap()],
         },
         description: "customer".into(),
@@ -129,14 +129,14 @@ fn rule(name: &str, priority: u16, allows: bool, from: &str, to: &str, ports: &s
     }
 }
 
-fn group(name: &str, mut rules: Vec<Rule>) -> (ArmId, Group) {
+fn group(name: &str, mut rules: Vec<NsgRule>) -> (ArmId, Nsg) {
     rules.push(rule("AllowVnetInBound", 65_000, true, "VirtualNetwork", "VirtualNetwork", "*"));
     rules.push(rule("DenyAllInBound", 65_500, false, "*", "*", "*"));
     rules.sort_by_key(|rule| (rule.is_default, rule.priority));
-    (id(name), Group { id: id(name), flushes: false, rules })
+    (id(name), Nsg { id: id(name), flushes: false, rules })
 }
 
-fn with(rules: Vec<Rule>) -> Groups {
+fn with(rules: Vec<NsgRule>) -> Groups {
     [group("nsg-nic", rules)].into()
 }
 
@@ -282,7 +282,7 @@ fn a_rule_that_went_back_while_another_machine_needs_it_behind_is_moved_again() 
 
     // The broker that moved the rule or deleted its note writes the note again, while a machine needs the rule moved.
     let mut lost = both.clone();
-    let is_note = |rule: &Rule| matches!(Name::read(&rule.name), Some(Name::Moved(_)));
+    let is_note = |rule: &NsgRule| matches!(RuleName::read(&rule.name), Some(RuleName::Moved(_)));
     lost.get_mut(&id("nsg-nic")).unwrap().rules.retain(|rule| !is_note(rule));
     let moved = moved_away(
         &[RuleWrite::Move { group: id("nsg-nic"), rule: "ssh".into(), from: 100, to: 401 }],
@@ -316,7 +316,7 @@ fn a_release_that_cannot_put_a_rule_back_names_the_rule_that_has_its_priority() 
     assert!(reason.contains("priority 100: rule new has it now"), "{reason}");
 }
 
-fn customer_rules() -> impl Strategy<Value = Vec<Rule>> {
+fn customer_rules() -> impl Strategy<Value = Vec<NsgRule>> {
     let from = prop::sample::select(vec!["*", "10.0.0.0/8", "192.0.2.0/24", "Internet", "VirtualNetwork"]);
     let to = prop::sample::select(vec!["*", "10.0.0.4", "10.0.0.5", "10.0.0.0/24", "VirtualNetwork"]);
     let ports = prop::sample::select(vec!["*", "22", "3389", "443", "20-25", "0-65535"]);

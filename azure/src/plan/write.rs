@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use postern_provider::{Action, CloudChange};
 
 use crate::id::ArmId;
-use crate::names::Name;
-use crate::network::Group;
-use crate::rules::{NewRule, RuleMatch};
+use crate::names::RuleName;
+use crate::network::Nsg;
+use crate::rules::{NewNsgRule, RuleMatch};
 
 /// A write of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum RuleWrite {
     /// Writes one of Postern's rules.
-    Put(ArmId, NewRule),
+    Put(ArmId, NewNsgRule),
     /// Deletes one of Postern's rules.
     Delete(ArmId, String),
     /// Moves one of the customer's rules to another priority; nothing else of it changes.
@@ -46,8 +46,8 @@ impl RuleWrite {
         let resource = self.group().name().to_owned();
         match self {
             Self::Put(_, rule) => {
-                let detail = match (&rule.matches, Name::read(&rule.name)) {
-                    (RuleMatch::Nothing, Some(Name::Release(_))) => {
+                let detail = match (&rule.matches, RuleName::read(&rule.name)) {
+                    (RuleMatch::Nothing, Some(RuleName::Release(_))) => {
                         format!("rule {}: a release is under way", rule.name)
                     }
                     (RuleMatch::Nothing, _) => format!("rule {}: a note of where a rule was", rule.name),
@@ -71,7 +71,7 @@ impl RuleWrite {
 }
 
 /// Returns the groups as they are after the writes.
-pub(crate) fn apply(groups: &BTreeMap<ArmId, Group>, writes: &[RuleWrite]) -> BTreeMap<ArmId, Group> {
+pub(crate) fn apply(groups: &BTreeMap<ArmId, Nsg>, writes: &[RuleWrite]) -> BTreeMap<ArmId, Nsg> {
     let mut groups = groups.clone();
     for write in writes {
         let Some(group) = groups.get_mut(write.group()) else { continue };

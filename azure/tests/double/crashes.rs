@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_azure_sim::{CrashPoint, When};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
@@ -54,7 +54,7 @@ async fn locked() -> World {
     world
 }
 
-fn windows(world: &World) -> BTreeSet<CloudWindow> {
+fn windows(world: &World) -> BTreeSet<LayerWindow> {
     let of = |port, source| world.window(0, 1, port, source);
     [of("tcp/22", ALICE), of("tcp/3389", ALICE), of("udp/22", ALICE), of("tcp/22", "2001:db8::1")].into()
 }
@@ -157,7 +157,7 @@ async fn behind() -> World {
     world
 }
 
-fn through(world: &World) -> BTreeSet<CloudWindow> {
+fn through(world: &World) -> BTreeSet<LayerWindow> {
     ["tcp/22", "tcp/3389"].iter().map(|port| world.window(0, 1, port, ALICE)).collect()
 }
 

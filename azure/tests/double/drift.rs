@@ -1,6 +1,6 @@
 //! Edits by hand, and changes of the machine: they are found, reported and repaired from the state that Azure holds alone.
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Observation, Provider as _};
 use serde_json::json;
 
@@ -10,7 +10,7 @@ const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
 /// A world in which both machines are locked and one window is open on the first.
-async fn open_world() -> (World, CloudWindow) {
+async fn open_world() -> (World, LayerWindow) {
     let world = World::new().await;
     world.lock(0).await;
     world.lock(1).await;

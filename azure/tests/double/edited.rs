@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::{Observation, Provider as _};
 use serde_json::{Value, json};
 
@@ -77,11 +77,11 @@ fn many(rule: &mut Value, field: &str, values: &[&str]) {
 
 impl World {
     /// Does the driver's work until the cloud holds the wanted windows: reads, closes, repairs, reads again and opens.
-    async fn drive(&self, wanted: &BTreeSet<CloudWindow>) -> Observation {
+    async fn drive(&self, wanted: &BTreeSet<LayerWindow>) -> Observation {
         let target = self.target(0);
         let mut seen = self.observe(0).await;
         for _ in 0..3 {
-            let unwanted: BTreeSet<CloudWindow> = seen
+            let unwanted: BTreeSet<LayerWindow> = seen
                 .windows
                 .union(&seen.partial)
                 .filter(|window| !wanted.contains(*window))
@@ -94,7 +94,7 @@ impl World {
                 self.azure.repair(&target).await.unwrap();
             }
             seen = self.observe(0).await;
-            let missing: BTreeSet<CloudWindow> = wanted.difference(&seen.windows).cloned().collect();
+            let missing: BTreeSet<LayerWindow> = wanted.difference(&seen.windows).cloned().collect();
             if !missing.is_empty() {
                 self.azure.open(&target, &missing).await.unwrap();
                 seen = self.observe(0).await;
@@ -118,7 +118,7 @@ impl World {
 }
 
 /// Asserts that exactly the wanted windows are open, without drift.
-fn is_as_wanted(seen: &Observation, wanted: &BTreeSet<CloudWindow>, what: &str) {
+fn is_as_wanted(seen: &Observation, wanted: &BTreeSet<LayerWindow>, what: &str) {
     assert_eq!((&seen.windows, &seen.partial), (wanted, &BTreeSet::new()), "{what}");
     assert_eq!((seen.drift.len(), seen.strays.len()), (0, 0), "{what}: {seen:?}");
 }

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use postern_azure_sim::Fault;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Provider as _};
 
 use crate::world::World;
 
 const ALICE: &str = "203.0.113.7";
 
-async fn locked_world() -> (World, CloudWindow) {
+async fn locked_world() -> (World, LayerWindow) {
     let world = World::new().await;
     world.lock(0).await;
     let window = world.window(0, 1, "tcp/22", ALICE);
@@ -18,11 +18,11 @@ async fn locked_world() -> (World, CloudWindow) {
 }
 
 impl World {
-    async fn try_open(&self, window: &CloudWindow) -> Result<(), CloudError> {
+    async fn try_open(&self, window: &LayerWindow) -> Result<(), CloudError> {
         self.azure.open(&window.target, &[window.clone()].into()).await.map(drop)
     }
 
-    async fn try_close(&self, window: &CloudWindow) -> Result<(), CloudError> {
+    async fn try_close(&self, window: &LayerWindow) -> Result<(), CloudError> {
         self.azure.close(&window.target, &[window.clone()].into()).await
     }
 }
@@ -61,13 +61,13 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
     }
     world.sim.fail("PUT", "/securityRules/postern-allow", 2, Fault::Lost);
     world.sim.fail("PUT", "/securityRules/postern-allow", 2, Fault::Dropped);
-    let windows: Vec<CloudWindow> = (1..=20)
+    let windows: Vec<LayerWindow> = (1..=20)
         .map(|grant| {
             world.window(usize::from(grant % 2 == 0), grant, "tcp/22", &format!("203.0.113.{grant}"))
         })
         .collect();
     // The driver repeats a call whose outcome it does not know.
-    let insist = |window: CloudWindow, opens: bool| {
+    let insist = |window: LayerWindow, opens: bool| {
         let world = &world;
         async move {
             for _ in 0..20 {

@@ -1,6 +1,6 @@
 //! Lockdown and release: the ports that they shut, the rules that they leave, and their reports.
 
-use postern_azure::{Azure, Flush, Priorities, Settings};
+use postern_azure::{Azure, AzureSettings, Flush, Priorities};
 use postern_azure_sim::{AzureSim, Lab};
 use postern_provider::{Action, CloudChange, CloudError, ConcernKind, Consent, Health, Provider as _};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ async fn behind(fill: impl FnOnce(&Lab)) -> World {
     World::around(sim, lab, vms).await
 }
 
-fn with(world: &World, change: impl FnOnce(&mut Settings)) -> Arc<Azure> {
+fn with(world: &World, change: impl FnOnce(&mut AzureSettings)) -> Arc<Azure> {
     let mut settings = world.settings.clone();
     change(&mut settings);
     Arc::new(Azure::connect(settings).unwrap())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use postern_azure::Azure;
 use postern_azure_sim::{AzureSim, Fault, Lab};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Provider as _};
 
 use crate::firewall::behind_a_firewall;
@@ -36,7 +36,7 @@ impl World {
     }
 
     /// Windows of a machine, each from an address of its own.
-    fn some(&self, number: usize, count: u128) -> Vec<CloudWindow> {
+    fn some(&self, number: usize, count: u128) -> Vec<LayerWindow> {
         let first = 100 * number as u128 + 1;
         (first..first + count)
             .map(|at| self.window(number, at, "tcp/22", &format!("203.0.113.{at}")))
@@ -44,11 +44,11 @@ impl World {
     }
 }
 
-async fn open(azure: &Azure, window: &CloudWindow) -> Result<(), CloudError> {
+async fn open(azure: &Azure, window: &LayerWindow) -> Result<(), CloudError> {
     azure.open(&window.target, &[window.clone()].into()).await.map(drop)
 }
 
-async fn close(azure: &Azure, window: &CloudWindow) -> Result<(), CloudError> {
+async fn close(azure: &Azure, window: &LayerWindow) -> Result<(), CloudError> {
     azure.close(&window.target, &[window.clone()].into()).await
 }
 

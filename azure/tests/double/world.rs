@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_azure::{
-    Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, Azure, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
 use postern_azure_sim::{AzureSim, Call, Lab, Vm};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
+use postern_provider::kit::Rate;
 use postern_provider::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,7 +27,7 @@ pub(crate) struct World {
     pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     pub(crate) azure: Arc<Azure>,
-    pub(crate) settings: Settings,
+    pub(crate) settings: AzureSettings,
     pub(crate) vms: Vec<Vm>,
     pub(crate) at: SocketAddr,
     pub(crate) dir: TempDir,
@@ -65,7 +66,9 @@ impl World {
         let secret_file = dir.path().join("secret");
         std::fs::write(&secret_file, "secret\n").unwrap();
         let origin = format!("http://{at}");
-        let settings = Settings {
+        // A test makes the calls of a day in a second.
+        let fast = Rate { at_once: 10_000, per_second: 10_000 };
+        let settings = AzureSettings {
             deployment: "postern.example".into(),
             environment: Environment {
                 resource_manager: origin.clone(),
@@ -78,12 +81,7 @@ impl World {
             flush_connection: Flush::Refuse,
             firewall: FirewallSettings::default(),
             authorize_callers: false,
-            // A test makes the calls of a day in a second.
-            rates: Rates {
-                reads: (10_000, 10_000),
-                writes: (10_000, 10_000),
-                network_writes: (10_000, 10_000),
-            },
+            rates: Rates { reads: fast, writes: fast, network_writes: fast },
         };
         let azure = Arc::new(Azure::connect(settings.clone()).unwrap());
         Self { sim, lab, azure, settings, vms, at, dir, serving }
@@ -117,8 +115,8 @@ impl World {
         self.azure.lockdown(&self.order(number, posterns_first())).await.unwrap()
     }
 
-    pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> CloudWindow {
-        CloudWindow {
+    pub(crate) fn window(&self, number: usize, grant: u128, port: &str, source: &str) -> LayerWindow {
+        LayerWindow {
             target: self.target(number),
             grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
             port: port.parse().unwrap(),
@@ -127,11 +125,11 @@ impl World {
         }
     }
 
-    pub(crate) async fn open(&self, window: &CloudWindow) {
+    pub(crate) async fn open(&self, window: &LayerWindow) {
         self.azure.open(&window.target, &[window.clone()].into()).await.unwrap();
     }
 
-    pub(crate) async fn close(&self, window: &CloudWindow) {
+    pub(crate) async fn close(&self, window: &LayerWindow) {
         self.azure.close(&window.target, &[window.clone()].into()).await.unwrap();
     }
 

@@ -1,6 +1,6 @@
 //! Errors of the use cases as gRPC statuses, with the field and the remedy in google.rpc details.
 
-use postern_core::policy::Limit;
+use postern_core::policy::PolicyLimit;
 use postern_pki::PkiError;
 use postern_proto::status::{invalid, plain, with_field};
 use tonic::{Code, Status};
@@ -13,7 +13,8 @@ pub(super) fn to_status(error: Error) -> Status {
     match error {
         Error::Invalid(error) => invalid(&error),
         Error::Denied(denial) => {
-            let code = if denial.limit == Limit::Target { Code::NotFound } else { Code::PermissionDenied };
+            let code =
+                if denial.limit == PolicyLimit::Target { Code::NotFound } else { Code::PermissionDenied };
             with_field(code, denial.limit.reason(), &denial.invalid)
         }
         Error::Forbidden { reason } => plain(Code::PermissionDenied, "FORBIDDEN", reason),

@@ -1,6 +1,6 @@
 //! The name and the store of this broker, for its status.
 
-use crate::config::Config;
+use crate::config::BrokerConfig;
 
 /// A broker's name and store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum StoreKind {
 
 impl About {
     /// Reads them from the configuration.
-    pub fn of(config: &Config) -> Self {
+    pub fn of(config: &BrokerConfig) -> Self {
         let store = if config.redis.is_some() { StoreKind::Redis } else { StoreKind::Embedded };
         Self { name: config.replica_name.clone(), store }
     }

@@ -16,7 +16,7 @@ use postern_pki::join::JoinToken;
 use super::{App, Caller, Error};
 use crate::clock::wall;
 use crate::cluster::peer_status::PeerStatus;
-use crate::layers::host::sessions::Session;
+use crate::layers::host::sessions::AgentSession;
 use crate::layers::report::LayerReport;
 use crate::limits::log_due;
 use crate::store::{
@@ -206,7 +206,7 @@ pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Resul
 ///
 /// # Errors
 /// The agent is banned or not enrolled.
-pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<Session, Error> {
+pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<AgentSession, Error> {
     let session = app.sessions.connect(target, version);
     // Checked after the session is there: a later ban finds the session and ends it.
     admitted(app, target).await?;
@@ -269,7 +269,7 @@ pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) 
 ///
 /// # Errors
 /// The store failed.
-pub async fn record_tampering(app: &App, target: &TargetId, report: Tampering) -> Result<(), Error> {
+pub async fn record_tampering(app: &App, target: &TargetId, report: TamperingReport) -> Result<(), Error> {
     tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "another process changed the table of an agent");
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")
         .on_target(target)
@@ -283,7 +283,7 @@ pub async fn record_tampering(app: &App, target: &TargetId, report: Tampering) -
 
 /// An agent's report on a change of its table by another process.
 #[derive(Debug)]
-pub struct Tampering {
+pub struct TamperingReport {
     /// The change.
     pub what: String,
     /// The process that made it.

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use postern_core::plan::{CloudWindow, desired_cloud};
+use postern_core::plan::{LayerWindow, desired_cloud};
 use postern_core::{Grant, ProtectedPort, TargetId};
 use postern_provider::{Assessment, AssessmentReport, CloudError, Health, Unread};
 
@@ -47,9 +47,9 @@ pub async fn assess(
 }
 
 /// Marks a VM as unhealthy if a window is open on it that no open grant wants.
-fn expose(assessment: &mut Assessment, wanted: &BTreeSet<CloudWindow>) {
-    let reason = |window: &CloudWindow| {
-        let CloudWindow { port, source, grant, not_after, .. } = window;
+fn expose(assessment: &mut Assessment, wanted: &BTreeSet<LayerWindow>) {
+    let reason = |window: &LayerWindow| {
+        let LayerWindow { port, source, grant, not_after, .. } = window;
         format!(
             "{port} exposed: a rule lets {source} in until {not_after}, and the grant {grant} that it names opens no such window"
         )
@@ -119,7 +119,7 @@ mod tests {
     async fn i2_a_window_that_no_open_grant_wants_makes_its_vm_unhealthy() {
         let test = TestApp::new();
         let at = |second| jiff::Timestamp::from_second(second).unwrap();
-        let window = CloudWindow {
+        let window = LayerWindow {
             target: vm(1),
             grant: postern_core::GrantId::from_parts(at(0), 7),
             port: "tcp/22".parse().unwrap(),

@@ -14,7 +14,7 @@ use postern_core::{Grant, Policy, ProtectedPort, TargetId};
 use postern_provider::{Consent, LockdownOrder};
 
 use super::{App, Caller, Error};
-use job::{Job, Work};
+use job::{LockdownJob, Work};
 pub use outcome::{TargetError, TargetOutcome};
 
 /// Puts targets under lockdown, or only plans the changes. A target that may not be locked down, or that has a concern that
@@ -39,9 +39,9 @@ pub async fn lockdown(
             consent: consent.clone(),
             together: BTreeSet::new(),
         };
-        Job::new(Work::Lockdown(order), error)
+        LockdownJob::new(Work::Lockdown(order), error)
     };
-    let mut jobs: Vec<Job> = targets.iter().map(job).collect();
+    let mut jobs: Vec<LockdownJob> = targets.iter().map(job).collect();
     plan(app, &mut jobs).await;
     if !dry_run {
         for i in 0..jobs.len() {
@@ -64,7 +64,7 @@ pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: 
             Some(error) => Some(error),
             None => in_use(app, target).await,
         };
-        let mut job = Job::new(Work::Release(target.clone()), error);
+        let mut job = LockdownJob::new(Work::Release(target.clone()), error);
         if dry_run {
             job.plan(app).await
         } else {
@@ -77,7 +77,7 @@ pub async fn release(app: &App, caller: &Caller, targets: &[TargetId], dry_run: 
 
 /// Plans until the set of targets that take part is stable: a target that drops out may give a concern to others that share
 /// rules with it.
-async fn plan(app: &App, jobs: &mut [Job]) {
+async fn plan(app: &App, jobs: &mut [LockdownJob]) {
     loop {
         let partners = partners(jobs);
         for job in jobs.iter_mut().filter(|job| job.takes_part()) {
@@ -90,7 +90,7 @@ async fn plan(app: &App, jobs: &mut [Job]) {
     }
 }
 
-fn partners(jobs: &[Job]) -> BTreeSet<TargetId> {
+fn partners(jobs: &[LockdownJob]) -> BTreeSet<TargetId> {
     jobs.iter().filter(|job| job.takes_part()).map(|job| job.target().clone()).collect()
 }
 

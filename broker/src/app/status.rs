@@ -35,20 +35,20 @@ pub struct Overview {
     /// The tasks of this broker.
     pub tasks: Vec<TaskStatus>,
     /// The part that the store answers, or the reason why it does not answer.
-    pub stored: Result<Stored, String>,
+    pub stored: Result<StoredStatus, String>,
 }
 
 /// The part of the status that comes from the store.
 #[derive(Debug)]
-pub struct Stored {
+pub struct StoredStatus {
     /// The brokers, by name.
     pub replicas: Vec<MemberInfo>,
     /// The head of the audit log.
     pub head: Head,
     /// The agents.
-    pub agents: Agents,
+    pub agents: AgentCounts,
     /// The grants that are not over.
-    pub grants: Grants,
+    pub grants: GrantCounts,
     /// The stuck closes, the oldest first; at most [`MAX_STUCK_CLOSES`].
     pub stuck: Vec<StuckClose>,
     /// The number of stuck closes in all.
@@ -76,7 +76,7 @@ pub struct TaskStatus {
 
 /// Agents, counted.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Agents {
+pub struct AgentCounts {
     /// The number that are enrolled and not banned.
     pub enrolled: usize,
     /// The number that have a session at a broker.
@@ -87,7 +87,7 @@ pub struct Agents {
 
 /// Grants that are not over, counted by state.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Grants {
+pub struct GrantCounts {
     /// The number that wait for an approval.
     pub pending_approval: u64,
     /// The number that open.
@@ -157,7 +157,7 @@ async fn answered<T>(look: impl Future<Output = Result<T, Error>>) -> Result<T, 
     }
 }
 
-async fn stored(app: &App) -> Result<Stored, Error> {
+async fn stored(app: &App) -> Result<StoredStatus, Error> {
     let head = app.store.audit_head().await?;
     let replicas = app.cluster.coordination.list_members().await?;
     let agents: Vec<AgentRecord> = app.store.agents().await?.into_iter().map(|agent| agent.record).collect();
@@ -176,7 +176,7 @@ async fn stored(app: &App) -> Result<Stored, Error> {
         targets: grant.targets().into_iter().cloned().collect(),
         layers: unconfirmed_layers(grant, observe, detail),
     });
-    Ok(Stored {
+    Ok(StoredStatus {
         agents: count_agents(&agents, &replicas),
         grants: count_grants(&grants),
         stuck: closes.collect(),
@@ -236,14 +236,14 @@ fn oldest(grants: &[Grant], now: Timestamp) -> Option<Unconfirmed> {
     grants.iter().filter_map(waits).min_by_key(|waiting| (waiting.since, waiting.grant))
 }
 
-fn count_agents(agents: &[AgentRecord], replicas: &[MemberInfo]) -> Agents {
+fn count_agents(agents: &[AgentRecord], replicas: &[MemberInfo]) -> AgentCounts {
     let banned = agents.iter().filter(|agent| agent.banned.is_some()).count();
     let connected = replicas.iter().map(|cluster| cluster.agents).sum();
-    Agents { enrolled: agents.len() - banned, connected, banned }
+    AgentCounts { enrolled: agents.len() - banned, connected, banned }
 }
 
-fn count_grants(grants: &[Grant]) -> Grants {
-    let mut counts = Grants::default();
+fn count_grants(grants: &[Grant]) -> GrantCounts {
+    let mut counts = GrantCounts::default();
     for grant in grants {
         match grant.state {
             GrantState::PendingApproval => counts.pending_approval += 1,

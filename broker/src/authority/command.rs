@@ -9,13 +9,13 @@ use postern_pki::{Authority, authority::CaCertificate};
 
 use super::{RootKey, Standing, humane};
 use crate::clock::wall;
-use crate::config::Config;
+use crate::config::BrokerConfig;
 
 /// Makes a new intermediate with the root's key, and returns a text about it. The old one may be missing.
 ///
 /// # Errors
 /// The root or its key cannot be used, or a file cannot be written.
-pub fn renew(config: &Config, root_key: &Path) -> anyhow::Result<String> {
+pub fn renew(config: &BrokerConfig, root_key: &Path) -> anyhow::Result<String> {
     let intermediate = Authority::renew(&config.authority_dir(), &config.trust_domain, root_key, wall())
         .context("cannot renew the authority's intermediate certificate")?;
     Ok(format!(
@@ -30,7 +30,7 @@ pub fn renew(config: &Config, root_key: &Path) -> anyhow::Result<String> {
 ///
 /// # Errors
 /// The authority's files cannot be used.
-pub fn status(config: &Config) -> anyhow::Result<(String, usize)> {
+pub fn status(config: &BrokerConfig) -> anyhow::Result<(String, usize)> {
     let (authority, now) = (load(config)?, wall());
     let standing = Standing::of(config);
     let mut text = line("root", authority.root(), now);
@@ -57,14 +57,14 @@ pub fn status(config: &Config) -> anyhow::Result<(String, usize)> {
 ///
 /// # Errors
 /// The authority's files cannot be used.
-pub fn warnings(config: &Config) -> anyhow::Result<Vec<String>> {
+pub fn warnings(config: &BrokerConfig) -> anyhow::Result<Vec<String>> {
     if !config.authority_dir().exists() {
         return Ok(Vec::new());
     }
     Ok(Standing::of(config).look(&load(config)?, wall()))
 }
 
-fn load(config: &Config) -> anyhow::Result<Authority> {
+fn load(config: &BrokerConfig) -> anyhow::Result<Authority> {
     Authority::load(&config.authority_dir(), &config.trust_domain)
         .with_context(|| format!("cannot use the authority in {}", config.authority_dir().display()))
 }

@@ -10,7 +10,7 @@ use postern_pki::{Authority, PkiError};
 
 use super::root_key::{RootKey, in_a_line};
 use super::warnings::{Facts, clock_in_words, warnings};
-use crate::config::Config;
+use crate::config::BrokerConfig;
 
 /// The state of the authority's certificates, as the keeper publishes it for other parts of the broker.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ struct Published {
 
 impl Standing {
     /// Starts without warnings.
-    pub fn of(config: &Config) -> Self {
+    pub fn of(config: &BrokerConfig) -> Self {
         let client = config.redis.as_ref().and_then(|redis| redis.tls.client.as_ref());
         let store_certificate = client.map(|(certificate, _)| certificate.clone());
         Self { store_certificate, ..Self::at(config.root_key.clone()) }

@@ -21,18 +21,18 @@ const BELIEVED_FOR: Duration = MEMBERSHIP_TTL.saturating_sub(Duration::from_secs
 pub struct Leases {
     coordination: Arc<dyn Coordination>,
     alone: bool,
-    table: Mutex<Table>,
+    table: Mutex<LeaseTable>,
 }
 
 #[derive(Default)]
-struct Table {
+struct LeaseTable {
     /// The end of the belief in the membership, by [`boottime`].
     believed_until: Duration,
-    held: HashMap<TargetId, Entry>,
+    held: HashMap<TargetId, LeaseEntry>,
 }
 
 #[derive(Clone, Copy)]
-struct Entry {
+struct LeaseEntry {
     token: u64,
     inherits: bool,
     exclusive: bool,
@@ -50,7 +50,7 @@ pub struct HeldLease {
 }
 
 impl HeldLease {
-    fn of(target: &TargetId, entry: Entry) -> Self {
+    fn of(target: &TargetId, entry: LeaseEntry) -> Self {
         let lease = Lease { target: target.clone(), token: entry.token };
         Self { lease, inherits: entry.inherits, exclusive: entry.exclusive }
     }
@@ -111,7 +111,10 @@ impl Leases {
     /// The store failed, or this broker is no member for the moment.
     pub async fn hold(&self, target: &TargetId, claim: Claim) -> Result<Option<HeldLease>, StoreError> {
         if self.alone {
-            return Ok(Some(HeldLease::of(target, Entry { token: 0, inherits: false, exclusive: false })));
+            return Ok(Some(HeldLease::of(
+                target,
+                LeaseEntry { token: 0, inherits: false, exclusive: false },
+            )));
         }
         if !self.is_member() {
             let what = "this broker has lost touch with its store".to_owned();
@@ -138,7 +141,7 @@ impl Leases {
         let known = table.held.get(&lease.target).filter(|known| known.token == lease.token);
         // The same lease again: the windows left behind were recorded, or were not.
         let inherits = known.map_or(inherits, |known| known.inherits);
-        let entry = Entry { token: lease.token, inherits, exclusive: claim == Claim::Exclusive };
+        let entry = LeaseEntry { token: lease.token, inherits, exclusive: claim == Claim::Exclusive };
         let is_new =
             table.held.insert(lease.target.clone(), entry).is_none_or(|old| old.token != entry.token);
         drop(table);
@@ -226,7 +229,7 @@ impl Leases {
         self.len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, LeaseTable> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

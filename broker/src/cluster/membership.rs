@@ -33,7 +33,7 @@ const HUNG_AFTER: Duration = Duration::from_secs(9);
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_secs(1);
 
 /// Keeps this broker a member.
-pub struct Membership {
+pub struct MembershipKeeper {
     /// The leases, and the other brokers.
     pub cluster: Arc<Cluster>,
     /// The agents that are connected here.
@@ -84,7 +84,7 @@ impl MembershipState {
     }
 }
 
-impl Membership {
+impl MembershipKeeper {
     /// Renews the membership until the process ends. `ready` is sent after the first renewal, before which nothing else starts.
     ///
     /// # Errors
@@ -271,10 +271,10 @@ mod tests {
     use crate::testing::builders::at;
     use crate::testing::captured_log::capture_log;
 
-    fn a_member() -> Membership {
+    fn a_member() -> MembershipKeeper {
         let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));
         let cluster = Cluster::of(Arc::new(FakePeer::default()));
-        Membership {
+        MembershipKeeper {
             cluster: Arc::clone(&cluster),
             sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
             cloud: CloudLayer::new(BTreeMap::new(), clock, Arc::clone(&wakeups), Arc::clone(&cluster.leases)),

@@ -6,23 +6,23 @@ use postern_core::{Invalid, TargetId};
 use postern_pki::TrustDomain;
 use serde::Deserialize;
 
-use postern_aws::Settings;
+use postern_aws::AwsSettings;
 
 /// The section `[aws]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct AwsSection {
     #[serde(default)]
     endpoint: Option<String>,
     #[serde(default)]
     rules_per_group: Option<usize>,
     #[serde(default)]
-    accounts: Vec<Account>,
+    accounts: Vec<AccountSection>,
 }
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Account {
+struct AccountSection {
     id: String,
     regions: Vec<String>,
     #[serde(default)]
@@ -34,10 +34,10 @@ struct Account {
 /// The default quota of an account (Amazon VPC quotas).
 const RULES_PER_GROUP: usize = 60;
 
-impl File {
+impl AwsSection {
     /// # Errors
     /// The first key that is wrong.
-    pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<Settings, Invalid> {
+    pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<AwsSettings, Invalid> {
         if let Some(endpoint) = &self.endpoint
             && !endpoint.starts_with("https://")
             && !endpoint.starts_with("http://")
@@ -64,7 +64,7 @@ impl File {
             }
             accounts.push(account.checked().map_err(within)?);
         }
-        Ok(Settings {
+        Ok(AwsSettings {
             deployment: trust_domain.to_string(),
             endpoint: self.endpoint,
             rules_per_group,
@@ -73,8 +73,8 @@ impl File {
     }
 }
 
-impl Account {
-    fn checked(self) -> Result<postern_aws::Account, Invalid> {
+impl AccountSection {
+    fn checked(self) -> Result<postern_aws::AwsAccount, Invalid> {
         if self.regions.is_empty() {
             return Err(Invalid::new("regions", "is empty", "name at least one, such as eu-central-1"));
         }
@@ -114,7 +114,7 @@ impl Account {
             ));
         }
         let Self { id, regions, role_arn, external_id } = self;
-        Ok(postern_aws::Account { id, regions, role_arn, external_id })
+        Ok(postern_aws::AwsAccount { id, regions, role_arn, external_id })
     }
 }
 
@@ -134,8 +134,8 @@ mod tests {
         regions = ["eu-central-1"]
     "#;
 
-    fn parse(text: &str) -> Result<Settings, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    fn parse(text: &str) -> Result<AwsSettings, String> {
+        let file: AwsSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
     }
 

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use postern_azure::{
-    Application, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
 use postern_core::{Invalid, TargetId};
 use postern_pki::TrustDomain;
@@ -14,7 +14,7 @@ use serde::Deserialize;
 /// The section `[azure]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct AzureSection {
     #[serde(default)]
     cloud: Option<String>,
     #[serde(default)]
@@ -85,10 +85,10 @@ enum FlushFile {
     Warn,
 }
 
-impl File {
+impl AzureSection {
     /// # Errors
     /// The first key that is wrong.
-    pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<Settings, Invalid> {
+    pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<AzureSettings, Invalid> {
         let cloud = self.cloud.as_deref().unwrap_or("public");
         let mut environment = Environment::named(cloud).ok_or_else(|| {
             let problem = format!("{cloud:?} is no cloud of Azure");
@@ -118,7 +118,7 @@ impl File {
             let remedy = "name a subscription, or take [azure] out";
             return Err(Invalid::new("azure.subscriptions", "is empty", remedy));
         }
-        Ok(Settings {
+        Ok(AzureSettings {
             deployment: trust_domain.to_string(),
             environment,
             credential: self.credential.checked()?,
@@ -265,8 +265,8 @@ mod tests {
         priority = 300
     "#;
 
-    fn parse(text: &str) -> Result<Settings, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    fn parse(text: &str) -> Result<AzureSettings, String> {
+        let file: AzureSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
     }
 

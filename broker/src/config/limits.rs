@@ -12,7 +12,7 @@ use crate::limits::Limits;
 /// The section `[limits]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub(super) struct File {
+pub(super) struct LimitsSection {
     connections: Option<usize>,
     handshakes: Option<usize>,
     handshakes_per_address: Option<usize>,
@@ -37,7 +37,7 @@ pub(super) struct File {
     message: Option<usize>,
 }
 
-impl File {
+impl LimitsSection {
     /// Returns the limits, each key that is left out at its default.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Limits, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: LimitsSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked().map_err(|error| error.to_string())
     }
 

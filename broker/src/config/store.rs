@@ -18,7 +18,7 @@ const SENTINEL_SCHEMES: [&str; 2] = ["redis://", "rediss://"];
 /// The section `[store]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct StoreSection {
     #[serde(default)]
     url: Option<String>,
     #[serde(default)]
@@ -43,7 +43,7 @@ pub(super) struct File {
     replicas: usize,
 }
 
-impl File {
+impl StoreSection {
     /// # Errors
     /// The first key that is wrong.
     pub(super) fn checked(self, trust_domain: &TrustDomain) -> Result<RedisSettings, Invalid> {
@@ -202,7 +202,7 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<RedisSettings, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        let file: StoreSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked(&TrustDomain::default()).map_err(|error| error.to_string())
     }
 

@@ -4,12 +4,12 @@ use http::Uri;
 use postern_core::Invalid;
 use serde::Deserialize;
 
-use crate::traces::{BUILT_IN, Settings};
+use crate::traces::{BUILT_IN, TraceSettings};
 
 /// The section `[traces]`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct File {
+pub(super) struct TracesSection {
     otlp: String,
     #[serde(default = "all")]
     sample: f64,
@@ -20,10 +20,10 @@ fn all() -> f64 {
     1.0
 }
 
-impl File {
+impl TracesSection {
     /// # Errors
     /// A key is wrong, or the program was built without traces.
-    pub(super) fn checked(self) -> Result<Settings, Invalid> {
+    pub(super) fn checked(self) -> Result<TraceSettings, Invalid> {
         if !BUILT_IN {
             let remedy = "leave it out, or build the broker with the feature `traces`";
             return Err(Invalid::new("traces", "is not in this program", remedy));
@@ -37,7 +37,7 @@ impl File {
             let problem = format!("{} is out of range", self.sample);
             return Err(Invalid::new("traces.sample", problem, "use 0 to 1"));
         }
-        Ok(Settings { otlp: self.otlp, sample: self.sample })
+        Ok(TraceSettings { otlp: self.otlp, sample: self.sample })
     }
 }
 
@@ -45,17 +45,17 @@ impl File {
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Settings, String> {
-        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+    fn parse(text: &str) -> Result<TraceSettings, String> {
+        let file: TracesSection = toml::from_str(text).map_err(|error| error.to_string())?;
         file.checked().map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_good_section_becomes_settings() {
         let otlp = "http://127.0.0.1:4317".to_owned();
-        let all = Settings { otlp: otlp.clone(), sample: 1.0 };
+        let all = TraceSettings { otlp: otlp.clone(), sample: 1.0 };
         assert_eq!(parse("otlp = \"http://127.0.0.1:4317\""), Ok(all));
-        let some = Settings { otlp, sample: 0.1 };
+        let some = TraceSettings { otlp, sample: 0.1 };
         assert_eq!(parse("otlp = \"http://127.0.0.1:4317\"\nsample = 0.1"), Ok(some));
     }
 

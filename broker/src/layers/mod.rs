@@ -9,6 +9,7 @@
 //! that says how a window stands, and [`report`] is how a layer is shown to people.
 
 pub mod cloud;
+mod failure_streak;
 pub mod host;
 pub mod observer;
 pub mod report;

@@ -11,7 +11,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use postern_core::plan::{DesiredHost, HostWindow, Layer, Observed};
+use postern_core::plan::{DesiredHost, Layer, LayerWindow, Observed};
 use postern_core::{Grant, TargetId, Window};
 
 use crate::cluster::leases::Leases;
@@ -68,14 +68,14 @@ impl Observer {
     /// Adds the windows for the addresses that a target sees in the place of callers' own: sources are per hop.
     pub fn translate(&self, desired: &mut DesiredHost, target: &TargetId) {
         let Some(translation) = self.cloud.translation(target) else { return };
-        let seen = |window: &HostWindow| {
+        let seen = |window: &LayerWindow| {
             let window = window.clone();
             translation
                 .of(window.source)
                 .into_iter()
-                .map(move |source| HostWindow { source, ..window.clone() })
+                .map(move |source| LayerWindow { source, ..window.clone() })
         };
-        let seen: Vec<HostWindow> = desired.windows.iter().flat_map(seen).collect();
+        let seen: Vec<LayerWindow> = desired.windows.iter().flat_map(seen).collect();
         desired.windows.extend(seen);
     }
 

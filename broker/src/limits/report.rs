@@ -17,7 +17,7 @@ static USE_CASES: LazyLock<Throttle> = LazyLock::new(Throttle::default);
 
 /// Counts refusals, and logs some of them.
 #[derive(Debug, Default)]
-pub(crate) struct Report {
+pub(crate) struct RefusalReport {
     throttle: Throttle,
 }
 
@@ -34,7 +34,7 @@ struct Throttled {
     omitted: u64,
 }
 
-impl Report {
+impl RefusalReport {
     /// Counts that `peer` reached a limit.
     pub(crate) fn hit(&self, limit: Limit, peer: &dyn Display) {
         telemetry::limited(limit);
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn i10_a_flood_of_refusals_is_one_line() {
-        let (report, (logged, _guard)) = (Report::default(), capture_log(Level::INFO));
+        let (report, (logged, _guard)) = (RefusalReport::default(), capture_log(Level::INFO));
         for _ in 0..1_000 {
             report.hit(Limit::Anonymous, &"192.0.2.1:1");
             report.handshake_failed(&"192.0.2.1:1", &"eof");

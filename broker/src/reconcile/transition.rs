@@ -14,7 +14,7 @@ use crate::store::{Change, Expect, Transaction, Versioned};
 
 /// The step of one grant into its next state.
 #[derive(Debug)]
-pub(super) struct Step {
+pub(super) struct GrantStep {
     pub(super) grant: GrantId,
     pub(super) state: &'static str,
     /// Every target of the grant: all of them must be looked at.
@@ -27,7 +27,7 @@ pub(super) fn due(
     grants: &[Versioned<Grant>],
     observe: impl Fn(&Grant, &Window, Layer) -> Observed,
     now: Timestamp,
-) -> Vec<Step> {
+) -> Vec<GrantStep> {
     let (mut steps, mut active) = (Vec::new(), Vec::new());
     for grant in grants {
         let event = next_event(&grant.record, |window, layer| observe(&grant.record, window, layer), now);
@@ -47,7 +47,7 @@ pub(super) fn due(
 
 /// Returns the steps that close grants which an active one makes unnecessary. They are found at every look, so that a crash between
 /// two steps loses neither.
-fn superseded(active: &[&Grant], grants: &[Versioned<Grant>], now: Timestamp) -> Vec<Step> {
+fn superseded(active: &[&Grant], grants: &[Versioned<Grant>], now: Timestamp) -> Vec<GrantStep> {
     let mut openings: HashMap<_, Vec<&Grant>> = HashMap::new();
     for newer in active {
         for window in &newer.windows {
@@ -73,7 +73,7 @@ fn opening<'a>(
     (grant.principal.key(), &window.target, window.port, window.source)
 }
 
-fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> {
+fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<GrantStep> {
     let word = event.word();
     let next = match grant.record.after(event, now) {
         Ok(next) => next,
@@ -87,7 +87,7 @@ fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> 
         .with("state", next.state.word());
     let audit =
         if next.state.reason().is_empty() { audit } else { audit.with("reason", next.state.reason()) };
-    Some(Step {
+    Some(GrantStep {
         grant: next.id,
         state: next.state.word(),
         targets: next.targets().into_iter().cloned().collect(),

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord};
 
 use crate::clock::Clock;
-use crate::config::Config;
+use crate::config::BrokerConfig;
 use crate::store::embedded::Embedded;
 use crate::store::redis::{Redis, RedisSettings};
 use crate::store::single_broker::SingleBroker;
@@ -18,13 +18,13 @@ use crate::store::{Coordination, Store, Transaction};
 const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store, and its side of the cluster.
-pub type Opened = (Arc<dyn Store>, Arc<dyn Coordination>);
+pub type OpenedStore = (Arc<dyn Store>, Arc<dyn Coordination>);
 
 /// Opens the store that the configuration names, and logs what its settings cannot promise.
 ///
 /// # Errors
 /// It cannot be opened.
-pub async fn open(config: &Config) -> anyhow::Result<Opened> {
+pub async fn open(config: &BrokerConfig) -> anyhow::Result<OpenedStore> {
     let Some(settings) = &config.redis else {
         let store = Embedded::open(&config.store_path()).with_context(|| {
             format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())

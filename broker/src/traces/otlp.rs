@@ -17,7 +17,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::settings::Settings;
+use super::settings::TraceSettings;
 
 /// The service name of the broker's spans.
 const SERVICE: &str = "postern-broker";
@@ -45,7 +45,9 @@ impl Exporting {
 }
 
 /// Starts the exporter. Call it within the runtime.
-pub(super) fn start<S>(settings: &Settings) -> anyhow::Result<(Box<dyn Layer<S> + Send + Sync>, Exporting)>
+pub(super) fn start<S>(
+    settings: &TraceSettings,
+) -> anyhow::Result<(Box<dyn Layer<S> + Send + Sync>, Exporting)>
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {

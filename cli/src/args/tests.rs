@@ -7,7 +7,7 @@ fn parse(line: &[&str]) -> Result<Args, clap::Error> {
     Args::try_parse_from(std::iter::once(&"postern").chain(line))
 }
 
-fn request(line: &[&str]) -> Request {
+fn request(line: &[&str]) -> RequestArgs {
     let args = parse(&[&["request", "host:web-1", "--reason", "fix disk"], line].concat()).unwrap();
     let Command::Request(request) = args.command else { panic!("another command") };
     request
@@ -147,7 +147,7 @@ fn states_are_typed_as_they_are_shown() {
     else {
         panic!("another command");
     };
-    assert_eq!(grants.states, [State::PendingApproval, State::Active]);
+    assert_eq!(grants.states, [StateArg::PendingApproval, StateArg::Active]);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use postern_proto::{convert, v1};
 
 use super::pages;
 use crate::args::AgentsCommand;
-use crate::connect::Broker;
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
@@ -16,7 +16,7 @@ use crate::output::{Console, json, table};
 /// # Errors
 /// The broker refuses or is away.
 pub(super) async fn run(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
     command: AgentsCommand,
 ) -> Result<(), Failure> {
@@ -28,7 +28,7 @@ pub(super) async fn run(
 }
 
 async fn token(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
     target: &TargetId,
     valid_for: Duration,
@@ -36,7 +36,7 @@ async fn token(
     let valid_for = Some(convert::duration_to_wire(valid_for));
     let request = v1::CreateJoinTokenRequest { target: target.to_string(), valid_for };
     let answer = broker.call(broker.agents().create_join_token(request)).await?;
-    let token = json::Token {
+    let token = json::TokenJson {
         target: target.to_string(),
         enroll_command: format!("postern-agent enroll --token {}", answer.token),
         token: answer.token,
@@ -45,19 +45,19 @@ async fn token(
     Ok(console.show(&token, table::token)?)
 }
 
-async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
+async fn list(broker: &BrokerClient, console: &mut Console) -> Result<(), Failure> {
     let agents = pages::all(|page| async move {
         let request = v1::ListAgentsRequest { page: Some(page) };
         let answer = broker.call(broker.agents().list_agents(request)).await?;
         Ok((answer.agents, answer.next_page_token))
     })
     .await?;
-    let agents = agents.into_iter().map(json::Agent::from).collect();
-    Ok(console.show(&json::Agents { agents }, table::agents)?)
+    let agents = agents.into_iter().map(json::AgentJson::from).collect();
+    Ok(console.show(&json::AgentsJson { agents }, table::agents)?)
 }
 
 async fn ban(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
     target: &TargetId,
     reason: Option<Justification>,

@@ -3,8 +3,8 @@
 use postern_core::Protocol;
 use postern_proto::{convert, v1};
 
-use crate::args::{Assess, FailOn};
-use crate::connect::Broker;
+use crate::args::{AssessArgs, FailOn};
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
@@ -13,14 +13,18 @@ use crate::output::{Console, json, table};
 /// # Errors
 /// The broker refuses or is away; with `--fail-on`, also an unhealthy VM, or a place that the broker could not
 /// read.
-pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess) -> Result<(), Failure> {
+pub(super) async fn assess(
+    broker: &BrokerClient,
+    console: &mut Console,
+    asked: AssessArgs,
+) -> Result<(), Failure> {
     let ports = asked.ports.iter().map(|port| convert::port_to_wire(port.with(Protocol::Tcp)));
     let request = v1::AssessTargetsRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         management_ports: ports.collect(),
     };
     let answer = broker.cloud_call(broker.targets().assess_targets(request)).await?;
-    let report = json::AssessmentReport::from(answer);
+    let report = json::AssessmentReportJson::from(answer);
     console.show(&report, table::assessment_report)?;
     match asked.fail_on {
         Some(FailOn::Unhealthy) => check(&report),
@@ -29,7 +33,7 @@ pub(super) async fn assess(broker: &Broker, console: &mut Console, asked: Assess
 }
 
 /// Fails on an unhealthy VM, and on a place that could not be read: a VM there may be unhealthy.
-fn check(report: &json::AssessmentReport) -> Result<(), Failure> {
+fn check(report: &json::AssessmentReportJson) -> Result<(), Failure> {
     let unhealthy = report.assessments.iter().filter(|one| one.verdict == json::UNHEALTHY).count();
     if unhealthy > 0 {
         return Err(Failure::Unhealthy { count: unhealthy });

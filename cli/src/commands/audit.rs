@@ -9,7 +9,7 @@ use postern_core::audit::{AuditRecord, Broken, Hash, Verifier};
 use postern_proto::v1;
 
 use super::retry::Retry;
-use crate::connect::Broker;
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, printable, table};
 
@@ -19,7 +19,7 @@ use crate::output::{Console, json, printable, table};
 /// # Errors
 /// The broker refuses or is away.
 pub(super) async fn tail(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
     after: u64,
     follow: bool,
@@ -42,7 +42,7 @@ pub(super) async fn tail(
 }
 
 async fn read_on(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
     last: &mut u64,
     follow: bool,
@@ -72,7 +72,7 @@ fn write(console: &mut Console, answer: &v1::TailAuditResponse) -> Result<(), Fa
 /// # Errors
 /// The log is broken or lacks the head, or the broker refuses or is away.
 pub(super) async fn verify(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
     expected: Option<Hash>,
 ) -> Result<(), Failure> {
@@ -154,7 +154,7 @@ impl Check {
     fn finish(self, console: &mut Console) -> Result<(), Failure> {
         let head = self.verifier.head();
         let missing = self.expected.filter(|_| self.broken.is_none() && !self.met);
-        let result = json::Verified {
+        let result = json::VerifiedJson {
             records: head.seq,
             head: head.hash.to_string(),
             sound: self.broken.is_none() && missing.is_none(),

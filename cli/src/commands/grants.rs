@@ -5,9 +5,9 @@ use postern_proto::v1;
 
 use super::pages;
 use super::wait::{self, Goal};
-use super::watch::{Watch, WatchEvent};
-use crate::args::{Grants, Revoke, State};
-use crate::connect::Broker;
+use super::watch::{GrantWatch, WatchEvent};
+use crate::args::{GrantsArgs, RevokeArgs, StateArg};
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
@@ -15,7 +15,11 @@ use crate::output::{Console, json, table};
 ///
 /// # Errors
 /// The broker refuses or is away.
-pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants) -> Result<(), Failure> {
+pub(super) async fn grants(
+    broker: &BrokerClient,
+    console: &mut Console,
+    asked: GrantsArgs,
+) -> Result<(), Failure> {
     let filter = filter(broker, &asked)?;
     if asked.watch {
         return follow(broker, console, filter).await;
@@ -29,15 +33,19 @@ pub(super) async fn grants(broker: &Broker, console: &mut Console, asked: Grants
         }
     })
     .await?;
-    let grants = grants.into_iter().map(json::Grant::from).collect();
-    Ok(console.show(&json::Grants { grants, more }, table::grants)?)
+    let grants = grants.into_iter().map(json::GrantJson::from).collect();
+    Ok(console.show(&json::GrantsJson { grants, more }, table::grants)?)
 }
 
 /// Shows one grant.
 ///
 /// # Errors
 /// The caller may see no such grant.
-pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId) -> Result<(), Failure> {
+pub(super) async fn show(
+    broker: &BrokerClient,
+    console: &mut Console,
+    grant: GrantId,
+) -> Result<(), Failure> {
     let request = v1::GetGrantRequest { grant_id: grant.to_string() };
     let answer = broker.call(broker.access().get_grant(request)).await?;
     Ok(console.show(&named(answer.grant)?.into(), table::grant)?)
@@ -47,7 +55,11 @@ pub(super) async fn show(broker: &Broker, console: &mut Console, grant: GrantId)
 ///
 /// # Errors
 /// The caller may not close the grant, or it was not closed in time.
-pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke) -> Result<(), Failure> {
+pub(super) async fn revoke(
+    broker: &BrokerClient,
+    console: &mut Console,
+    asked: RevokeArgs,
+) -> Result<(), Failure> {
     let request = v1::RevokeAccessRequest {
         grant_id: asked.grant.to_string(),
         reason: asked.reason.map(String::from).unwrap_or_default(),
@@ -65,16 +77,20 @@ pub(super) async fn revoke(broker: &Broker, console: &mut Console, asked: Revoke
     outcome
 }
 
-async fn follow(broker: &Broker, console: &mut Console, filter: v1::GrantFilter) -> Result<(), Failure> {
-    let mut watch = Watch::new(broker, filter);
+async fn follow(
+    broker: &BrokerClient,
+    console: &mut Console,
+    filter: v1::GrantFilter,
+) -> Result<(), Failure> {
+    let mut watch = GrantWatch::new(broker, filter);
     loop {
         if let WatchEvent::Grant(grant) = watch.next().await? {
-            console.item(&json::Grant::from(*grant), table::grant_line)?;
+            console.item(&json::GrantJson::from(*grant), table::grant_line)?;
         }
     }
 }
 
-fn filter(broker: &Broker, asked: &Grants) -> Result<v1::GrantFilter, Failure> {
+fn filter(broker: &BrokerClient, asked: &GrantsArgs) -> Result<v1::GrantFilter, Failure> {
     let principal = if asked.mine { Some(broker.principal()?) } else { asked.principal.clone() };
     Ok(v1::GrantFilter {
         target: asked.target.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -88,16 +104,16 @@ fn named(grant: Option<v1::Grant>) -> Result<v1::Grant, Failure> {
     grant.ok_or_else(|| Failure::BadAnswer { what: "it contains no grant".to_owned() })
 }
 
-impl From<State> for v1::GrantState {
-    fn from(state: State) -> Self {
+impl From<StateArg> for v1::GrantState {
+    fn from(state: StateArg) -> Self {
         match state {
-            State::PendingApproval => Self::PendingApproval,
-            State::Opening => Self::Opening,
-            State::Active => Self::Active,
-            State::Closing => Self::Closing,
-            State::Closed => Self::Closed,
-            State::Denied => Self::Denied,
-            State::Failed => Self::Failed,
+            StateArg::PendingApproval => Self::PendingApproval,
+            StateArg::Opening => Self::Opening,
+            StateArg::Active => Self::Active,
+            StateArg::Closing => Self::Closing,
+            StateArg::Closed => Self::Closed,
+            StateArg::Denied => Self::Denied,
+            StateArg::Failed => Self::Failed,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use postern_proto::v1;
 
-use crate::args::{Accept, Lockdown, Release};
-use crate::connect::Broker;
+use crate::args::{Accept, LockdownArgs, ReleaseArgs};
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
@@ -11,7 +11,11 @@ use crate::output::{Console, json, table};
 ///
 /// # Errors
 /// The broker refuses or is away, or a VM was not locked down.
-pub(super) async fn lockdown(broker: &Broker, console: &mut Console, asked: Lockdown) -> Result<(), Failure> {
+pub(super) async fn lockdown(
+    broker: &BrokerClient,
+    console: &mut Console,
+    asked: LockdownArgs,
+) -> Result<(), Failure> {
     let request = v1::LockdownTargetsRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         dry_run: asked.dry_run,
@@ -25,7 +29,11 @@ pub(super) async fn lockdown(broker: &Broker, console: &mut Console, asked: Lock
 ///
 /// # Errors
 /// The broker refuses or is away, or a VM was not released.
-pub(super) async fn release(broker: &Broker, console: &mut Console, asked: Release) -> Result<(), Failure> {
+pub(super) async fn release(
+    broker: &BrokerClient,
+    console: &mut Console,
+    asked: ReleaseArgs,
+) -> Result<(), Failure> {
     let request = v1::ReleaseTargetsRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         dry_run: asked.dry_run,
@@ -40,11 +48,11 @@ fn show(
     dry_run: bool,
     results: Vec<v1::LockdownResult>,
 ) -> Result<(), Failure> {
-    let results = results.into_iter().map(json::LockdownResult::from).collect();
-    let lockdowns = json::Lockdowns { dry_run, results };
+    let results = results.into_iter().map(json::LockdownResultJson::from).collect();
+    let lockdowns = json::LockdownsJson { dry_run, results };
     console.show(&lockdowns, |lockdowns, _| table::lockdowns(lockdowns, participle))?;
     // A dry run succeeds by listing changes and concerns; only an error makes it fail.
-    let failed = |result: &&json::LockdownResult| result.error.is_some() || !(result.done || dry_run);
+    let failed = |result: &&json::LockdownResultJson| result.error.is_some() || !(result.done || dry_run);
     let count = lockdowns.results.iter().filter(failed).count();
     if count == 0 { Ok(()) } else { Err(Failure::NotDone { count, of: lockdowns.results.len(), participle }) }
 }

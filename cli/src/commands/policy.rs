@@ -7,8 +7,8 @@ use postern_core::{Name, Policy};
 use postern_proto::{convert, v1};
 
 use super::pages;
-use crate::args::{Connection, PolicyCommand};
-use crate::connect::Broker;
+use crate::args::{ConnectionArgs, PolicyCommand};
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 use crate::policy_file::{self, PolicyFileError};
@@ -18,18 +18,18 @@ use crate::policy_file::{self, PolicyFileError};
 /// # Errors
 /// The file cannot be used, or the broker refuses or is away.
 pub(super) async fn run(
-    connection: &Connection,
+    connection: &ConnectionArgs,
     console: &mut Console,
     command: PolicyCommand,
 ) -> Result<(), Failure> {
     match command {
         PolicyCommand::Apply { file } => {
             let policies = policy_file::parse(&read(&file)?, file)?;
-            apply(&Broker::of(connection)?, console, &policies).await
+            apply(&BrokerClient::of(connection)?, console, &policies).await
         }
-        PolicyCommand::Get { name } => get(&Broker::of(connection)?, console, &name).await,
-        PolicyCommand::List => list(&Broker::of(connection)?, console).await,
-        PolicyCommand::Delete { name } => delete(&Broker::of(connection)?, console, &name).await,
+        PolicyCommand::Get { name } => get(&BrokerClient::of(connection)?, console, &name).await,
+        PolicyCommand::List => list(&BrokerClient::of(connection)?, console).await,
+        PolicyCommand::Delete { name } => delete(&BrokerClient::of(connection)?, console, &name).await,
     }
 }
 
@@ -44,7 +44,7 @@ fn read(file: &Path) -> Result<String, PolicyFileError> {
 }
 
 /// Puts one policy after another. If one is refused, those before it stay, and the command shows them.
-async fn apply(broker: &Broker, console: &mut Console, policies: &[Policy]) -> Result<(), Failure> {
+async fn apply(broker: &BrokerClient, console: &mut Console, policies: &[Policy]) -> Result<(), Failure> {
     let mut kept = Vec::new();
     let mut outcome = Ok(());
     for policy in policies {
@@ -62,22 +62,22 @@ async fn apply(broker: &Broker, console: &mut Console, policies: &[Policy]) -> R
             }
         }
     }
-    console.show(&json::Policies { policies: kept }, table::policies)?;
+    console.show(&json::PoliciesJson { policies: kept }, table::policies)?;
     outcome
 }
 
-async fn put(broker: &Broker, policy: &Policy) -> Result<json::Policy, Failure> {
+async fn put(broker: &BrokerClient, policy: &Policy) -> Result<json::PolicyJson, Failure> {
     let request = v1::PutPolicyRequest { policy: Some(convert::policy_to_wire(policy, 0)) };
     let answer = broker.call(broker.policies().put_policy(request)).await?;
-    named(answer.policy).map(json::Policy::from)
+    named(answer.policy).map(json::PolicyJson::from)
 }
 
-async fn get(broker: &Broker, console: &mut Console, name: &Name) -> Result<(), Failure> {
+async fn get(broker: &BrokerClient, console: &mut Console, name: &Name) -> Result<(), Failure> {
     let request = v1::GetPolicyRequest { name: name.to_string() };
     let answer = broker.call(broker.policies().get_policy(request)).await?;
     let wire = named(answer.policy)?;
     if console.is_json() {
-        return Ok(console.show(&json::Policy::from(wire), |_, _| String::new())?);
+        return Ok(console.show(&json::PolicyJson::from(wire), |_, _| String::new())?);
     }
     let senseless = |what: String| Failure::BadAnswer { what };
     let (policy, version) = convert::policy(Some(&wire)).map_err(|e| senseless(e.to_string()))?;
@@ -85,21 +85,21 @@ async fn get(broker: &Broker, console: &mut Console, name: &Name) -> Result<(), 
     Ok(console.text(&format!("# version {}\n{}", version.unwrap_or_default(), toml.trim_end()))?)
 }
 
-async fn list(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
+async fn list(broker: &BrokerClient, console: &mut Console) -> Result<(), Failure> {
     let policies = pages::all(|page| async move {
         let request = v1::ListPoliciesRequest { page: Some(page) };
         let answer = broker.call(broker.policies().list_policies(request)).await?;
         Ok((answer.policies, answer.next_page_token))
     })
     .await?;
-    let policies = policies.into_iter().map(json::Policy::from).collect();
-    Ok(console.show(&json::Policies { policies }, table::policies)?)
+    let policies = policies.into_iter().map(json::PolicyJson::from).collect();
+    Ok(console.show(&json::PoliciesJson { policies }, table::policies)?)
 }
 
-async fn delete(broker: &Broker, console: &mut Console, name: &Name) -> Result<(), Failure> {
+async fn delete(broker: &BrokerClient, console: &mut Console, name: &Name) -> Result<(), Failure> {
     let request = v1::DeletePolicyRequest { name: name.to_string() };
     broker.call(broker.policies().delete_policy(request)).await?;
-    let deleted = json::Deleted { deleted: name.to_string() };
+    let deleted = json::DeletedJson { deleted: name.to_string() };
     Ok(console.show(&deleted, |deleted, _| format!("policy {} is deleted", deleted.deleted))?)
 }
 

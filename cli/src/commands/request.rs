@@ -12,7 +12,7 @@ use ulid::Ulid;
 use super::retry::Retry;
 use super::wait::{self, Goal};
 use crate::args;
-use crate::connect::{Broker, CALL_TIMEOUT};
+use crate::connect::{BrokerClient, CALL_TIMEOUT};
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
@@ -22,9 +22,9 @@ use crate::output::{Console, json, table};
 /// The broker refused the request, or the grant did not become active in time. The command still shows a grant that
 /// exists.
 pub(super) async fn request(
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
-    asked: args::Request,
+    asked: args::RequestArgs,
 ) -> Result<(), Failure> {
     let (no_wait, timeout) = (asked.no_wait, asked.timeout);
     let key_was_given = asked.idempotency_key.is_some();
@@ -39,7 +39,7 @@ pub(super) async fn request(
     } else {
         wait::until(Goal::Active, timeout, grant, broker, console).await
     };
-    let result = json::Requested {
+    let result = json::RequestedJson {
         grant: grant.into(),
         source_from_caller: answer.source_from_caller,
         repeated_request: answer.repeated_request,
@@ -48,7 +48,7 @@ pub(super) async fn request(
     outcome
 }
 
-fn to_wire(asked: args::Request) -> v1::RequestAccessRequest {
+fn to_wire(asked: args::RequestArgs) -> v1::RequestAccessRequest {
     v1::RequestAccessRequest {
         targets: asked.targets.iter().map(ToString::to_string).collect(),
         ports: asked.ports.iter().map(|port| convert::port_to_wire(port.with(asked.proto))).collect(),
@@ -84,7 +84,7 @@ fn cloud_token(file: &Path) -> Result<AsciiMetadataValue, Invalid> {
 /// Sends the request until the broker answers. Its idempotency key makes that safe: the broker creates one grant
 /// for all attempts.
 async fn send(
-    broker: &Broker,
+    broker: &BrokerClient,
     request: v1::RequestAccessRequest,
     token: Option<AsciiMetadataValue>,
 ) -> Result<v1::RequestAccessResponse, Failure> {
@@ -100,7 +100,7 @@ async fn send(
 }
 
 async fn send_until_answered(
-    broker: &Broker,
+    broker: &BrokerClient,
     request: &v1::RequestAccessRequest,
     token: Option<&AsciiMetadataValue>,
     maybe_received: &mut bool,

@@ -2,32 +2,38 @@
 
 use std::time::Duration;
 
+use postern_runtime::backoff::{Backoff, Pauses};
+
 use crate::error::Failure;
 
-const MIN_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// The pauses before jitter, which may double each.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(2) };
 
 /// Counts the answers that were lost in a row, and pauses before the next attempt.
 #[derive(Debug)]
 pub(super) struct Retry {
-    attempts: u32,
-    lost: u32,
+    retries: usize,
+    pauses: Pauses,
 }
 
 impl Retry {
     /// Makes the retries of one call, which take about a second.
     pub(super) fn for_call() -> Self {
-        Self { attempts: 4, lost: 0 }
+        Self::times(3)
     }
 
-    /// Makes the retries of a long-lived stream, which take about 15 seconds.
+    /// Makes the retries of a long-lived stream, which take 15 to 30 seconds.
     pub(super) fn for_stream() -> Self {
-        Self { attempts: 12, lost: 0 }
+        Self::times(11)
+    }
+
+    fn times(retries: usize) -> Self {
+        Self { retries, pauses: BACKOFF.times(retries) }
     }
 
     /// Resets the count after an answer.
     pub(super) fn answered(&mut self) {
-        self.lost = 0;
+        self.pauses = BACKOFF.times(self.retries);
     }
 
     /// Pauses before the next attempt.
@@ -35,18 +41,13 @@ impl Retry {
     /// # Errors
     /// The failure itself, if another attempt would not help or no attempt is left.
     pub(super) async fn pause_after(&mut self, failure: Failure) -> Result<(), Failure> {
-        self.lost += 1;
-        if !failure.is_transient() || self.lost >= self.attempts {
+        if !failure.is_transient() {
             return Err(failure);
         }
-        tokio::time::sleep(backoff(self.lost)).await;
+        let Some(pause) = self.pauses.next() else { return Err(failure) };
+        tokio::time::sleep(pause).await;
         Ok(())
     }
-}
-
-/// Returns the pause, which doubles with each loss up to a bound.
-fn backoff(lost: u32) -> Duration {
-    MIN_BACKOFF.saturating_mul(1 << lost.saturating_sub(1).min(10)).min(MAX_BACKOFF)
 }
 
 #[cfg(test)]
@@ -54,9 +55,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_double_up_to_a_bound() {
-        let pauses = [1, 2, 3, 5, 6, 99].map(|lost| backoff(lost).as_millis());
-        assert_eq!(pauses, [100, 200, 400, 1600, 2000, 2000]);
+    fn an_answer_gives_every_attempt_back() {
+        let mut retry = Retry::for_stream();
+        assert_eq!(retry.pauses.by_ref().count(), 11);
+        retry.answered();
+        let least: Duration = retry.pauses.map(|pause| pause.min(BACKOFF.longest)).sum();
+        assert!(least >= Duration::from_secs(15), "{least:?}");
     }
 
     #[tokio::test]

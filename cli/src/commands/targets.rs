@@ -4,7 +4,7 @@ use postern_core::TargetId;
 use postern_proto::v1;
 
 use super::pages;
-use crate::connect::Broker;
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, table};
 
@@ -12,22 +12,26 @@ use crate::output::{Console, json, table};
 ///
 /// # Errors
 /// The broker refuses or is away.
-pub(super) async fn all(broker: &Broker, console: &mut Console) -> Result<(), Failure> {
+pub(super) async fn all(broker: &BrokerClient, console: &mut Console) -> Result<(), Failure> {
     let targets = pages::all(|page| async move {
         let request = v1::ListTargetsRequest { page: Some(page) };
         let answer = broker.call(broker.targets().list_targets(request)).await?;
         Ok((answer.targets, answer.next_page_token))
     })
     .await?;
-    let targets = targets.into_iter().map(json::Target::from).collect();
-    Ok(console.show(&json::Targets { targets }, table::targets)?)
+    let targets = targets.into_iter().map(json::TargetJson::from).collect();
+    Ok(console.show(&json::TargetsJson { targets }, table::targets)?)
 }
 
 /// Shows one target.
 ///
 /// # Errors
 /// No such target exists.
-pub(super) async fn one(broker: &Broker, console: &mut Console, target: &TargetId) -> Result<(), Failure> {
+pub(super) async fn one(
+    broker: &BrokerClient,
+    console: &mut Console,
+    target: &TargetId,
+) -> Result<(), Failure> {
     let request = v1::GetTargetRequest { id: target.to_string() };
     let answer = broker.call(broker.targets().get_target(request)).await?;
     let target =

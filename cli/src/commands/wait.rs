@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use postern_proto::v1::{self, GrantState};
 
-use super::watch::{Watch, WatchEvent};
-use crate::connect::Broker;
+use super::watch::{GrantWatch, WatchEvent};
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 use crate::output::{Console, json, printable, time};
 
@@ -24,11 +24,11 @@ pub(super) async fn until(
     goal: Goal,
     timeout: Duration,
     grant: v1::Grant,
-    broker: &Broker,
+    broker: &BrokerClient,
     console: &mut Console,
 ) -> (v1::Grant, Result<(), Failure>) {
     let mut latest = grant;
-    let mut progress = Progress::default();
+    let mut progress = ShownProgress::default();
     let waiting = follow(goal, &mut latest, &mut progress, broker, console);
     let outcome = match tokio::time::timeout(timeout, waiting).await {
         Ok(outcome) => outcome,
@@ -44,12 +44,12 @@ pub(super) async fn until(
 async fn follow(
     goal: Goal,
     latest: &mut v1::Grant,
-    progress: &mut Progress,
-    broker: &Broker,
+    progress: &mut ShownProgress,
+    broker: &BrokerClient,
     console: &mut Console,
 ) -> Result<(), Failure> {
     let filter = v1::GrantFilter { grant_id: latest.id.clone(), ..v1::GrantFilter::default() };
-    let mut watch = Watch::new(broker, filter);
+    let mut watch = GrantWatch::new(broker, filter);
     let mut seen = false;
     loop {
         for line in progress.lines(latest) {
@@ -98,12 +98,12 @@ fn settled(goal: Goal, grant: &v1::Grant) -> Option<Result<(), Failure>> {
 
 /// The progress that has been shown already.
 #[derive(Debug, Default)]
-struct Progress {
+struct ShownProgress {
     state: Option<GrantState>,
     windows: BTreeMap<String, String>,
 }
 
-impl Progress {
+impl ShownProgress {
     /// Returns the news: the grant's state, and each window with a layer that has changed.
     fn lines(&mut self, grant: &v1::Grant) -> Vec<String> {
         let mut lines = Vec::new();
@@ -111,7 +111,7 @@ impl Progress {
             let state = json::grant_state(grant.state()).replace('_', " ");
             lines.push(format!("grant {} is {state}", grant.id));
         }
-        for window in grant.windows.iter().cloned().map(json::Window::from) {
+        for window in grant.windows.iter().cloned().map(json::WindowJson::from) {
             let port = window.port.as_ref().map_or_else(time::dash, ToString::to_string);
             let name = format!("{} {port} from {}", window.target, window.source);
             let layers = window.layers.iter().map(layer).collect::<Vec<_>>().join(", ");
@@ -125,7 +125,7 @@ impl Progress {
 }
 
 /// Describes a layer: `host open`, or `host unreachable (its agent is not connected)`.
-fn layer(layer: &json::WindowLayer) -> String {
+fn layer(layer: &json::WindowLayerJson) -> String {
     let state = format!("{} {}", layer.layer, layer.state);
     if layer.detail.is_empty() { state } else { format!("{state} ({})", layer.detail) }
 }

@@ -4,7 +4,7 @@ use postern_proto::v1;
 use tonic::Streaming;
 
 use super::retry::Retry;
-use crate::connect::Broker;
+use crate::connect::BrokerClient;
 use crate::error::Failure;
 
 /// An event of a watch.
@@ -16,15 +16,15 @@ pub(super) enum WatchEvent {
 }
 
 /// The watch.
-pub(super) struct Watch<'a> {
-    broker: &'a Broker,
+pub(super) struct GrantWatch<'a> {
+    broker: &'a BrokerClient,
     filter: v1::GrantFilter,
     stream: Option<Streaming<v1::WatchGrantsResponse>>,
     retry: Retry,
 }
 
-impl<'a> Watch<'a> {
-    pub(super) fn new(broker: &'a Broker, filter: v1::GrantFilter) -> Self {
+impl<'a> GrantWatch<'a> {
+    pub(super) fn new(broker: &'a BrokerClient, filter: v1::GrantFilter) -> Self {
         Self { broker, filter, stream: None, retry: Retry::for_stream() }
     }
 

@@ -65,7 +65,7 @@ fn an_error_of_the_broker_cannot_steer_the_terminal() {
 
 #[test]
 fn a_reader_that_went_away_is_no_failure() {
-    let failure = |kind: io::ErrorKind| Failure::from(WriteError::from(io::Error::from(kind)));
+    let failure = |kind: io::ErrorKind| Failure::from(OutputError::from(io::Error::from(kind)));
     assert_eq!(failure(io::ErrorKind::BrokenPipe).exit(), Exit::Done);
     assert_eq!(failure(io::ErrorKind::StorageFull).exit(), Exit::Other);
 }

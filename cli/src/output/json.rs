@@ -13,31 +13,33 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
-pub(crate) use lockdown::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
-pub(crate) use status::{Authority, CaCertificate, Replica, Status, StuckClose, Task};
+pub(crate) use lockdown::{AssessmentJson, AssessmentReportJson, LockdownResultJson, LockdownsJson};
+pub(crate) use status::{
+    AuthorityJson, CaCertificateJson, ReplicaJson, StatusJson, StuckCloseJson, TaskJson,
+};
 pub(crate) use wire::time;
 pub(crate) use words::{UNHEALTHY, grant_state};
 
 /// A grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Grant {
+pub(crate) struct GrantJson {
     pub id: String,
-    pub principal: Option<Principal>,
+    pub principal: Option<PrincipalJson>,
     pub justification: String,
     pub requested_at: Option<Timestamp>,
-    pub duration: Option<Seconds>,
+    pub duration: Option<SecondsJson>,
     pub not_after: Option<Timestamp>,
     pub opened_at: Option<Timestamp>,
     pub closed_at: Option<Timestamp>,
     pub state: &'static str,
     pub close_reason: Option<&'static str>,
     pub reason: String,
-    pub windows: Vec<Window>,
+    pub windows: Vec<WindowJson>,
 }
 
 /// The principal that requested a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Principal {
+pub(crate) struct PrincipalJson {
     pub role: &'static str,
     /// The text of its key.
     pub name: String,
@@ -49,25 +51,25 @@ pub(crate) struct Principal {
 
 /// A window of a grant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Window {
+pub(crate) struct WindowJson {
     pub target: String,
-    pub port: Option<Port>,
+    pub port: Option<PortJson>,
     pub source: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub connect_to: String,
-    pub layers: Vec<WindowLayer>,
+    pub layers: Vec<WindowLayerJson>,
 }
 
 /// A protected port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Port {
+pub(crate) struct PortJson {
     pub protocol: &'static str,
     pub number: u32,
 }
 
 /// The state of a window in a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct WindowLayer {
+pub(crate) struct WindowLayerJson {
     pub layer: &'static str,
     pub state: &'static str,
     pub detail: String,
@@ -75,25 +77,25 @@ pub(crate) struct WindowLayer {
 
 /// The answer to a request.
 #[derive(Debug, Serialize)]
-pub(crate) struct Requested {
-    pub grant: Grant,
+pub(crate) struct RequestedJson {
+    pub grant: GrantJson,
     pub source_from_caller: bool,
     pub repeated_request: bool,
 }
 
 /// A list of grants; `more` is true if the limit cut it.
 #[derive(Debug, Serialize)]
-pub(crate) struct Grants {
-    pub grants: Vec<Grant>,
+pub(crate) struct GrantsJson {
+    pub grants: Vec<GrantJson>,
     pub more: bool,
 }
 
 /// A policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Policy {
+pub(crate) struct PolicyJson {
     pub name: String,
     pub targets: Vec<String>,
-    pub ports: Vec<PortRule>,
+    pub ports: Vec<PortRuleJson>,
     pub requesters: Vec<String>,
     pub approval_required: bool,
     pub layers: &'static str,
@@ -105,40 +107,40 @@ pub(crate) struct Policy {
 
 /// The limits of one port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct PortRule {
-    pub port: Option<Port>,
+pub(crate) struct PortRuleJson {
+    pub port: Option<PortJson>,
     pub sources: Vec<String>,
-    pub widest: Option<WidestPrefix>,
-    pub max_duration: Option<Seconds>,
+    pub widest: Option<WidestPrefixJson>,
+    pub max_duration: Option<SecondsJson>,
 }
 
 /// The most addresses that `*` allows, as prefix lengths.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct WidestPrefix {
+pub(crate) struct WidestPrefixJson {
     pub ipv4: u32,
     pub ipv6: u32,
 }
 
 /// A list of policies.
 #[derive(Debug, Serialize)]
-pub(crate) struct Policies {
-    pub policies: Vec<Policy>,
+pub(crate) struct PoliciesJson {
+    pub policies: Vec<PolicyJson>,
 }
 
 /// A target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Target {
+pub(crate) struct TargetJson {
     pub id: String,
     pub mode: Option<&'static str>,
-    pub ports: Vec<Port>,
+    pub ports: Vec<PortJson>,
     pub policies: Vec<String>,
     pub open_windows: u32,
-    pub layers: Vec<TargetLayer>,
+    pub layers: Vec<TargetLayerJson>,
 }
 
 /// A layer of a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct TargetLayer {
+pub(crate) struct TargetLayerJson {
     pub layer: &'static str,
     pub status: &'static str,
     pub detail: String,
@@ -147,13 +149,13 @@ pub(crate) struct TargetLayer {
 
 /// A list of targets.
 #[derive(Debug, Serialize)]
-pub(crate) struct Targets {
-    pub targets: Vec<Target>,
+pub(crate) struct TargetsJson {
+    pub targets: Vec<TargetJson>,
 }
 
 /// An agent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Agent {
+pub(crate) struct AgentJson {
     pub target: String,
     pub status: &'static str,
     pub enrolled_at: Option<Timestamp>,
@@ -164,13 +166,13 @@ pub(crate) struct Agent {
 
 /// A list of agents.
 #[derive(Debug, Serialize)]
-pub(crate) struct Agents {
-    pub agents: Vec<Agent>,
+pub(crate) struct AgentsJson {
+    pub agents: Vec<AgentJson>,
 }
 
 /// A join token: the only secret that the command shows.
 #[derive(Serialize)]
-pub(crate) struct Token {
+pub(crate) struct TokenJson {
     pub target: String,
     pub token: String,
     pub expires_at: Option<Timestamp>,
@@ -179,7 +181,7 @@ pub(crate) struct Token {
 
 /// The outcome of a verification.
 #[derive(Debug, Serialize)]
-pub(crate) struct Verified {
+pub(crate) struct VerifiedJson {
     pub records: u64,
     pub head: String,
     pub sound: bool,
@@ -189,15 +191,15 @@ pub(crate) struct Verified {
 
 /// The name of the policy that was deleted.
 #[derive(Debug, Serialize)]
-pub(crate) struct Deleted {
+pub(crate) struct DeletedJson {
     pub deleted: String,
 }
 
 /// A duration in seconds: an integer, or a decimal number if it has a fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Seconds(pub Duration);
+pub(crate) struct SecondsJson(pub Duration);
 
-impl Serialize for Seconds {
+impl Serialize for SecondsJson {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         if self.0.subsec_nanos() == 0 {
             serializer.serialize_u64(self.0.as_secs())
@@ -207,13 +209,13 @@ impl Serialize for Seconds {
     }
 }
 
-impl fmt::Display for Port {
+impl fmt::Display for PortJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.protocol, self.number)
     }
 }
 
-impl fmt::Display for Principal {
+impl fmt::Display for PrincipalJson {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { role, name, issuer, display_name, .. } = self;
         match issuer {

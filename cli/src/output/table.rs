@@ -9,7 +9,8 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditRecord, Outcome};
 
 use super::json::{
-    Agent, Agents, Grant, Grants, Policies, Port, Requested, Target, Targets, Token, Verified, Window,
+    AgentJson, AgentsJson, GrantJson, GrantsJson, PoliciesJson, PortJson, RequestedJson, TargetJson,
+    TargetsJson, TokenJson, VerifiedJson, WindowJson,
 };
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
@@ -17,7 +18,7 @@ pub(crate) use lockdown::{assessment_report, lockdowns};
 pub(crate) use status::status;
 
 /// Draws a grant with each of its windows.
-pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {
+pub(crate) fn grant(grant: &GrantJson, now: Timestamp) -> String {
     let state = match grant.reason.as_str() {
         "" => grant.state.to_owned(),
         reason => format!("{} ({reason})", grant.state),
@@ -39,7 +40,7 @@ pub(crate) fn grant(grant: &Grant, now: Timestamp) -> String {
 }
 
 /// Draws the answer to a request: the grant, and the address that the broker used if the request named no source.
-pub(crate) fn requested(requested: &Requested, now: Timestamp) -> String {
+pub(crate) fn requested(requested: &RequestedJson, now: Timestamp) -> String {
     let shown = grant(&requested.grant, now);
     if !requested.source_from_caller {
         return shown;
@@ -54,7 +55,7 @@ pub(crate) fn requested(requested: &Requested, now: Timestamp) -> String {
 }
 
 /// Draws a list of grants.
-pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
+pub(crate) fn grants(grants: &GrantsJson, now: Timestamp) -> String {
     let rows = grants.grants.iter().map(|grant| {
         [
             grant.id.clone(),
@@ -70,7 +71,7 @@ pub(crate) fn grants(grants: &Grants, now: Timestamp) -> String {
 }
 
 /// Draws a grant as one line of a stream.
-pub(crate) fn grant_line(grant: &Grant, now: Timestamp) -> String {
+pub(crate) fn grant_line(grant: &GrantJson, now: Timestamp) -> String {
     let who = printable(&grant.principal.as_ref().map_or_else(dash, ToString::to_string));
     let end = grant.not_after.map_or_else(dash, |at| format!("end {}", relative(at, now)));
     let what = printable(&opens(&grant.windows));
@@ -79,10 +80,10 @@ pub(crate) fn grant_line(grant: &Grant, now: Timestamp) -> String {
 }
 
 /// Draws a list of policies.
-pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
+pub(crate) fn policies(policies: &PoliciesJson, _: Timestamp) -> String {
     let rows = policies.policies.iter().map(|policy| {
         let ports: Vec<_> =
-            policy.ports.iter().filter_map(|rule| rule.port.as_ref()).map(Port::to_string).collect();
+            policy.ports.iter().filter_map(|rule| rule.port.as_ref()).map(PortJson::to_string).collect();
         [
             policy.name.clone(),
             policy.targets.join(" "),
@@ -101,7 +102,7 @@ pub(crate) fn policies(policies: &Policies, _: Timestamp) -> String {
 }
 
 /// Draws a list of targets, with a column of details only if a layer has one.
-pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
+pub(crate) fn targets(targets: &TargetsJson, now: Timestamp) -> String {
     let rows = targets.targets.iter().map(|target| {
         let layer =
             |name| target.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.status);
@@ -129,7 +130,7 @@ pub(crate) fn targets(targets: &Targets, now: Timestamp) -> String {
 }
 
 /// Draws a target with the details of its layers.
-pub(crate) fn target(target: &Target, now: Timestamp) -> String {
+pub(crate) fn target(target: &TargetJson, now: Timestamp) -> String {
     let facts = [
         ("target", target.id.clone()),
         ("mode", target.mode.unwrap_or("-").to_owned()),
@@ -144,7 +145,7 @@ pub(crate) fn target(target: &Target, now: Timestamp) -> String {
 }
 
 /// Draws a list of agents.
-pub(crate) fn agents(agents: &Agents, now: Timestamp) -> String {
+pub(crate) fn agents(agents: &AgentsJson, now: Timestamp) -> String {
     table(
         ["TARGET", "STATUS", "VERSION", "SEEN", "ENROLLED", "CERTIFICATE ENDS"],
         agents.agents.iter().map(|a| row(a, now)),
@@ -152,12 +153,12 @@ pub(crate) fn agents(agents: &Agents, now: Timestamp) -> String {
 }
 
 /// Draws an agent.
-pub(crate) fn agent(agent: &Agent, now: Timestamp) -> String {
-    agents(&Agents { agents: vec![agent.clone()] }, now)
+pub(crate) fn agent(agent: &AgentJson, now: Timestamp) -> String {
+    agents(&AgentsJson { agents: vec![agent.clone()] }, now)
 }
 
 /// Draws a join token, with the command that uses it.
-pub(crate) fn token(token: &Token, now: Timestamp) -> String {
+pub(crate) fn token(token: &TokenJson, now: Timestamp) -> String {
     let facts = [
         ("target", token.target.clone()),
         ("token", token.token.clone()),
@@ -167,7 +168,7 @@ pub(crate) fn token(token: &Token, now: Timestamp) -> String {
 }
 
 /// Draws the outcome of a verification.
-pub(crate) fn verified(verified: &Verified, _: Timestamp) -> String {
+pub(crate) fn verified(verified: &VerifiedJson, _: Timestamp) -> String {
     let outcome = if verified.sound { "sound" } else { "broken" };
     list([
         ("log", outcome.to_owned()),
@@ -193,7 +194,7 @@ pub(crate) fn record(record: &AuditRecord) -> String {
     printable(&line)
 }
 
-fn row(agent: &Agent, now: Timestamp) -> [String; 6] {
+fn row(agent: &AgentJson, now: Timestamp) -> [String; 6] {
     [
         agent.target.clone(),
         agent.status.to_owned(),
@@ -205,13 +206,13 @@ fn row(agent: &Agent, now: Timestamp) -> [String; 6] {
 }
 
 /// Draws every window with the state of each layer, with a column of details only if a layer has one.
-fn windows(windows: &[Window]) -> String {
+fn windows(windows: &[WindowJson]) -> String {
     let rows = windows.iter().map(|window| {
         let state =
             |name| window.layers.iter().find(|layer| layer.layer == name).map_or("-", |layer| layer.state);
         [
             window.target.clone(),
-            window.port.as_ref().map_or_else(dash, Port::to_string),
+            window.port.as_ref().map_or_else(dash, PortJson::to_string),
             window.source.clone(),
             state("host").to_owned(),
             state("cloud").to_owned(),
@@ -238,15 +239,19 @@ fn details<'a>(layers: impl Iterator<Item = (&'a str, &'a str)>) -> String {
 }
 
 /// Describes the first window, and counts the others.
-fn opens(windows: &[Window]) -> String {
+fn opens(windows: &[WindowJson]) -> String {
     let Some(first) = windows.first() else { return dash() };
-    let port = first.port.as_ref().map_or_else(dash, Port::to_string);
+    let port = first.port.as_ref().map_or_else(dash, PortJson::to_string);
     let more = if windows.len() > 1 { format!(" (+{})", windows.len() - 1) } else { String::new() };
     format!("{} {port} from {}{more}", first.target, first.source)
 }
 
-fn ports(ports: &[Port]) -> String {
-    if ports.is_empty() { dash() } else { ports.iter().map(Port::to_string).collect::<Vec<_>>().join(" ") }
+fn ports(ports: &[PortJson]) -> String {
+    if ports.is_empty() {
+        dash()
+    } else {
+        ports.iter().map(PortJson::to_string).collect::<Vec<_>>().join(" ")
+    }
 }
 
 fn or_dash(text: &str) -> String {

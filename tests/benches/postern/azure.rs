@@ -7,12 +7,13 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use jiff::Timestamp;
 use postern_azure::{
-    Application, Azure, Credential, Environment, FirewallSettings, Flush, Priorities, Rates, Settings,
+    Application, Azure, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
 use postern_azure_sim::{AzureSim, Call, Lab};
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
+use postern_provider::kit::Rate;
 use postern_provider::{Consent, LockdownOrder, Provider as _};
 use postern_tests::azure::{AzureWorld, SUBSCRIPTION};
 use postern_tests::clock::monotonic;
@@ -169,11 +170,8 @@ pub(crate) fn sweep() {
             })
             .collect();
         let start = monotonic();
-        let many = Rates {
-            reads: (100_000, 100_000),
-            writes: (100_000, 100_000),
-            network_writes: (100_000, 100_000),
-        };
+        let fast = Rate { at_once: 100_000, per_second: 100_000 };
+        let many = Rates { reads: fast, writes: fast, network_writes: fast };
         // Each hand has groups of its own.
         let mut hands = JoinSet::new();
         for hand in 0..HANDS {
@@ -248,7 +246,7 @@ impl Field {
     }
 
     fn provider(&self, rates: Rates) -> Arc<Azure> {
-        let settings = Settings {
+        let settings = AzureSettings {
             deployment: "postern".into(),
             environment: Environment {
                 resource_manager: self.origin.clone(),
@@ -315,8 +313,8 @@ fn order(target: &TargetId) -> LockdownOrder {
     LockdownOrder { target, ports, consent: Consent::default(), together: [].into() }
 }
 
-fn window(target: &TargetId, number: u8) -> CloudWindow {
-    CloudWindow {
+fn window(target: &TargetId, number: u8) -> LayerWindow {
+    LayerWindow {
         target: target.clone(),
         grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, u128::from(number)),
         port: "tcp/22".parse().unwrap(),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_sdk_ec2::types::{IpPermission, IpRange, ResourceType, Tag, TagSpecification};
-use postern_aws::{Account, Aws, Settings};
+use postern_aws::{Aws, AwsAccount, AwsSettings};
 use postern_proto::v1::Layers;
 use postern_provider::Provider as _;
 use postern_tests::Net;
@@ -73,11 +73,11 @@ pub(crate) fn sweep() {
     let start = monotonic();
     fleet(&cloud);
     note(&format!("{FLEET} instances under lockdown were made in {:.0} s", start.elapsed().as_secs_f64()));
-    let settings = Settings {
+    let settings = AwsSettings {
         deployment: "postern".to_owned(),
         endpoint: Some(ec2.endpoint()),
         rules_per_group: 60,
-        accounts: vec![Account {
+        accounts: vec![AwsAccount {
             id: ACCOUNT.to_owned(),
             regions: vec![REGION.to_owned()],
             role_arn: None,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use postern_agent::clock::{self as agent_clock, BootTime};
 use postern_agent::firewall::Enforcer;
-use postern_agent::firewall::policy::{HostPolicy, OpenWindow};
+use postern_agent::firewall::policy::{HeldWindow, HostPolicy};
 use postern_agent::host_reconciler::HostLayer as _;
 use postern_core::Mode;
 use postern_tests::clock::monotonic;
@@ -57,7 +57,8 @@ fn through_the_agent(vm: &Host) -> (Duration, Samples, f64) {
 }
 
 fn policy(windows: u32, deadline: BootTime) -> HostPolicy {
-    let window = |number| OpenWindow {
+    let window = |number| HeldWindow {
+        grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
         port: "tcp/22".parse().unwrap(),
         source: address(number).to_string().parse().unwrap(),
         deadline,

@@ -1,6 +1,6 @@
 //! Drift: other principals change Postern's groups and rules, and rules under lockdown.
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Consent};
 use postern_tests::ec2::RuleSpec;
 
@@ -66,7 +66,7 @@ fn i2_an_end_that_another_principal_puts_off_is_a_window_that_no_grant_wants() {
     let mine = window(&target, 1, "192.0.2.7");
     let rule = lab.cloud.rule_ids(&own).pop().unwrap().0;
     lab.cloud.tag(&rule, &format!("postern:grant:{}", mine.grant), "2200-01-01T00:00:00Z");
-    let later = CloudWindow { not_after: "2200-01-01T00:00:00Z".parse().unwrap(), ..mine.clone() };
+    let later = LayerWindow { not_after: "2200-01-01T00:00:00Z".parse().unwrap(), ..mine.clone() };
     assert_eq!(lab.observe(&target).unwrap().windows, [later.clone()].into());
     lab.close(&later).unwrap();
     lab.open(&mine).unwrap();

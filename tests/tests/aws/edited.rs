@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_core::TargetId;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_proto::v1::{Grant, GrantState, Layers};
 use postern_provider::{CloudError, Health};
 use postern_tests::clock::{sleep_until, wait_until};
@@ -197,7 +197,7 @@ fn i6_a_rule_that_ec2_keeps_is_in_every_verdict_and_its_grant_stays_closing_unti
 }
 
 /// A locked instance with one window, whose rule is then edited.
-fn edited(edit: Edit) -> (Lab, TargetId, String, CloudWindow) {
+fn edited(edit: Edit) -> (Lab, TargetId, String, LayerWindow) {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[RuleSpec::tcp(22, 22, "10.0.0.0/8")]);
     let instance = lab.cloud.instance("web", &[&[&group]]);
@@ -217,7 +217,7 @@ fn i2_a_close_takes_the_rule_of_a_window_away_whatever_it_says_now() {
     let instance = lab.cloud.instance("web", &[&[&group]]);
     let target = lab.lock(&instance);
     let source = |number: usize| format!("198.51.100.{number}");
-    let all: BTreeSet<CloudWindow> =
+    let all: BTreeSet<LayerWindow> =
         (0..EDITS.len()).zip(1..).map(|(number, grant)| window(&target, grant, &source(number))).collect();
     lab.open_all(&target, &all).unwrap();
     let own = lab.cloud.own_group(&instance).unwrap();

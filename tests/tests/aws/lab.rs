@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use postern_aws::{Account, Aws, Settings};
-use postern_core::plan::CloudWindow;
+use postern_aws::{Aws, AwsAccount, AwsSettings};
+use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_provider::{
     CloudError, Consent, LockdownOrder, LockdownReport, Observation, Provider, SweepReport,
@@ -72,18 +72,18 @@ impl Lab {
         self.with(|aws| async move { aws.release(&target).await })
     }
 
-    pub(crate) fn open(&self, window: &CloudWindow) -> Result<(), CloudError> {
+    pub(crate) fn open(&self, window: &LayerWindow) -> Result<(), CloudError> {
         self.open_all(&window.target, &[window.clone()].into())
     }
 
-    pub(crate) fn close(&self, window: &CloudWindow) -> Result<(), CloudError> {
+    pub(crate) fn close(&self, window: &LayerWindow) -> Result<(), CloudError> {
         self.close_all(&window.target, &[window.clone()].into())
     }
 
     pub(crate) fn open_all(
         &self,
         target: &TargetId,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let (target, windows) = (target.clone(), windows.clone());
         self.with(|aws| async move { aws.open(&target, &windows).await.map(drop) })
@@ -92,7 +92,7 @@ impl Lab {
     pub(crate) fn close_all(
         &self,
         target: &TargetId,
-        windows: &BTreeSet<CloudWindow>,
+        windows: &BTreeSet<LayerWindow>,
     ) -> Result<(), CloudError> {
         let (target, windows) = (target.clone(), windows.clone());
         self.with(|aws| async move { aws.close(&target, &windows).await })
@@ -124,21 +124,21 @@ impl Lab {
     }
 }
 
-fn account(id: &str, regions: &[&str], role_arn: Option<String>) -> Account {
+fn account(id: &str, regions: &[&str], role_arn: Option<String>) -> AwsAccount {
     let regions = regions.iter().map(|region| (*region).to_owned()).collect();
-    Account { id: id.to_owned(), regions, role_arn, external_id: None }
+    AwsAccount { id: id.to_owned(), regions, role_arn, external_id: None }
 }
 
 /// An account of one's own with two Regions, and another one with a role.
-fn usual() -> [Account; 2] {
+fn usual() -> [AwsAccount; 2] {
     [
         account(ACCOUNT, &[REGION, "us-east-1"], None),
         account(OTHER_ACCOUNT, &[REGION], Some(format!("arn:aws:iam::{OTHER_ACCOUNT}:role/postern"))),
     ]
 }
 
-fn provider(net: &Net, ec2: &Ec2, accounts: &[Account]) -> Arc<Aws> {
-    let settings = Settings {
+fn provider(net: &Net, ec2: &Ec2, accounts: &[AwsAccount]) -> Arc<Aws> {
+    let settings = AwsSettings {
         deployment: "postern".to_owned(),
         endpoint: Some(ec2.endpoint()),
         rules_per_group: 60,
@@ -157,8 +157,8 @@ pub(crate) fn order(target: &TargetId, consent: Consent) -> LockdownOrder {
 }
 
 /// A window of a grant on SSH.
-pub(crate) fn window(target: &TargetId, grant: u128, source: &str) -> CloudWindow {
-    CloudWindow {
+pub(crate) fn window(target: &TargetId, grant: u128, source: &str) -> LayerWindow {
+    LayerWindow {
         target: target.clone(),
         grant: GrantId::from_parts(Timestamp::UNIX_EPOCH, grant),
         port: "tcp/22".parse().unwrap(),

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_provider::conformance::{self, Subject};
 use postern_provider::{CloudError, Provider as _};
 use postern_tests::STEP_TIMEOUT;
@@ -62,8 +62,8 @@ fn all_windows_of_a_grant_cost_one_call_to_open_and_one_to_close_besides_the_rea
     lab.observe(&target).unwrap();
     lab.actions();
     let on =
-        |port: &str, source: &str| CloudWindow { port: port.parse().unwrap(), ..window(&target, 1, source) };
-    let windows: BTreeSet<CloudWindow> =
+        |port: &str, source: &str| LayerWindow { port: port.parse().unwrap(), ..window(&target, 1, source) };
+    let windows: BTreeSet<LayerWindow> =
         [on("tcp/22", "192.0.2.7"), on("tcp/22", "2001:db8::/64"), on("tcp/3389", "192.0.2.7")].into();
     lab.open_all(&target, &windows).unwrap();
     assert_eq!(lab.actions(), ["AuthorizeSecurityGroupIngress"]);
@@ -113,7 +113,7 @@ fn i2_a_window_names_its_grant_and_its_end_in_its_tags_and_in_its_description() 
     let instance = lab.cloud.instance("web", &[&[&group]]);
     let target = lab.lock(&instance);
     let (one, other) = (window(&target, 1, "2001:db8::/64"), window(&target, 2, "2001:db8::/64"));
-    let later = CloudWindow { not_after: "2100-01-01T01:00:00Z".parse().unwrap(), ..other };
+    let later = LayerWindow { not_after: "2100-01-01T01:00:00Z".parse().unwrap(), ..other };
     let own = lab.cloud.own_group(&instance).unwrap();
     let tags = || lab.cloud.rules(&own).into_iter().next().unwrap().tags;
 
@@ -170,7 +170,7 @@ fn twenty_windows_at_once_are_all_there() {
     let lab = Lab::new();
     let group = lab.cloud.group("web", &[]);
     let target = lab.lock(&lab.cloud.instance("web", &[&[&group]]));
-    let of = |grants: RangeInclusive<u128>| -> BTreeSet<CloudWindow> {
+    let of = |grants: RangeInclusive<u128>| -> BTreeSet<LayerWindow> {
         grants.map(|grant| window(&target, grant, &format!("198.51.100.{}", grant % 15))).collect()
     };
     let (gone, left) = (of(1..=10), of(11..=20));
@@ -199,7 +199,7 @@ fn i2_regions_and_accounts_are_swept_and_kept_apart() {
     }
     let sweep = lab.sweep();
     assert_eq!(sweep.unread, []);
-    let seen: BTreeSet<CloudWindow> =
+    let seen: BTreeSet<LayerWindow> =
         sweep.sightings.iter().flat_map(|sighting| sighting.held.clone().unwrap().windows).collect();
     assert_eq!(seen, open);
 }
@@ -214,14 +214,14 @@ fn i2_what_comes_in_pages_is_read_to_the_last() {
         })
         .collect();
     lab.ec2.short_pages(2);
-    let open: BTreeSet<CloudWindow> = instances
+    let open: BTreeSet<LayerWindow> = instances
         .iter()
         .zip(1..)
         .map(|(instance, grant)| window(&lab.lock(instance), grant, "192.0.2.7"))
         .collect();
     open.iter().for_each(|window| lab.open(window).unwrap());
     let sweep = lab.sweep();
-    let seen: BTreeSet<CloudWindow> =
+    let seen: BTreeSet<LayerWindow> =
         sweep.sightings.iter().flat_map(|sighting| sighting.held.clone().unwrap().windows).collect();
     assert_eq!((seen, sweep.unread), (open, vec![]));
     let survey = lab.with(|aws| async move { aws.assess(&["tcp/22".parse().unwrap()].into()).await });

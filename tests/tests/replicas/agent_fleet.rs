@@ -8,11 +8,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
-use postern_agent::config::{Config, LogFormat};
+use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::enroll::enroll;
 use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use postern_agent::ledger::Ledger;
-use postern_agent::session::Session;
+use postern_agent::session::BrokerSession;
 use postern_agent::status::StatusFile;
 use postern_agent::{clock, reports};
 use postern_pki::credentials::Credentials;
@@ -99,7 +99,7 @@ impl AgentFleet {
 /// Starts an agent's reconciler on a thread of its own, which ends with the last handle.
 fn keep(target: &str, broker: &str, state_dir: &Path, record: &Arc<FleetRecord>) -> ReconcilerHandle {
     let host = MemoryHost::new(target, Arc::clone(record));
-    let config = Config {
+    let config = AgentConfig {
         broker: broker.to_owned(),
         state_dir: state_dir.to_owned(),
         log_format: LogFormat::Text,
@@ -150,10 +150,10 @@ impl Link {
         }
     }
 
-    async fn open(&self) -> Result<Session, String> {
+    async fn open(&self) -> Result<BrokerSession, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
-        Session::open(channel, &self.reconciler).await.map_err(|error| error.to_string())
+        BrokerSession::open(channel, &self.reconciler).await.map_err(|error| error.to_string())
     }
 }
 

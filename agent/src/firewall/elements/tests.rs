@@ -4,15 +4,16 @@ use super::*;
 
 const SECOND: u64 = 1_000_000_000;
 
-fn window(port: &str, source: &str, seconds: u64) -> OpenWindow {
-    OpenWindow {
+fn window(port: &str, source: &str, seconds: u64) -> HeldWindow {
+    HeldWindow {
+        grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
         port: port.parse().unwrap(),
         source: source.parse().unwrap(),
         deadline: BootTime(seconds * SECOND),
     }
 }
 
-fn elements(windows: &[OpenWindow]) -> Vec<(Set, String, u64)> {
+fn elements(windows: &[HeldWindow]) -> Vec<(WindowSet, String, u64)> {
     let of = of_windows(windows, BootTime(0));
     of.into_iter().map(|(element, end)| (element.set, element.to_string(), end.0 / SECOND)).collect()
 }
@@ -29,13 +30,13 @@ fn single_addresses_are_hashed_and_wider_prefixes_are_flattened_for_each_port() 
         window("tcp/22", "2001:db8::/64", 8),
     ];
     let expected = [
-        (Set::Hosts4, "tcp/22 from 192.0.2.7", 20),
-        (Set::Hosts6, "tcp/22 from 2001:db8::1", 7),
-        (Set::Nets4, "tcp/22 from 192.0.2.0-192.0.2.7", 30),
-        (Set::Nets4, "tcp/22 from 192.0.2.8-192.0.2.11", 40),
-        (Set::Nets4, "tcp/22 from 192.0.2.12-192.0.2.15", 30),
-        (Set::Nets4, "udp/22 from 192.0.2.0-192.0.2.255", 5),
-        (Set::Nets6, "tcp/22 from 2001:db8::-2001:db8::ffff:ffff:ffff:ffff", 8),
+        (WindowSet::Hosts4, "tcp/22 from 192.0.2.7", 20),
+        (WindowSet::Hosts6, "tcp/22 from 2001:db8::1", 7),
+        (WindowSet::Nets4, "tcp/22 from 192.0.2.0-192.0.2.7", 30),
+        (WindowSet::Nets4, "tcp/22 from 192.0.2.8-192.0.2.11", 40),
+        (WindowSet::Nets4, "tcp/22 from 192.0.2.12-192.0.2.15", 30),
+        (WindowSet::Nets4, "udp/22 from 192.0.2.0-192.0.2.255", 5),
+        (WindowSet::Nets6, "tcp/22 from 2001:db8::-2001:db8::ffff:ffff:ffff:ffff", 8),
     ];
     assert_eq!(elements(&windows), expected.map(|(set, text, end)| (set, text.to_owned(), end)));
 }
@@ -61,7 +62,7 @@ fn a_changed_end_is_removed_and_added_again() {
 #[test]
 fn only_moved_ends_are_split_into_parts() {
     let many = |end| (0..10).map(|n| window("tcp/22", &format!("192.0.2.{n}"), end)).collect::<Vec<_>>();
-    let of = |windows: &[OpenWindow]| of_windows(windows, BootTime(0));
+    let of = |windows: &[HeldWindow]| of_windows(windows, BootTime(0));
     let moved = Delta::between(&of(&many(10)), &of(&many(20)));
     let parts = moved.parts(8);
     assert_eq!(parts.iter().map(Delta::len).collect::<Vec<_>>(), [8, 8, 4]);
@@ -83,7 +84,7 @@ fn a_difference_is_named_and_jiffies_do_not_count() {
     assert_eq!(difference(&Elements::new(), &wanted, BootTime(10 * SECOND)), None, "it ends just now");
 }
 
-fn crowded() -> impl Strategy<Value = Vec<OpenWindow>> {
+fn crowded() -> impl Strategy<Value = Vec<HeldWindow>> {
     let source = (0u8..16, prop::sample::select(vec![28u8, 30, 31, 32])).prop_map(|(low, len)| {
         let net = ipnet::Ipv4Net::new([192, 0, 2, low].into(), len).unwrap().trunc();
         net.to_string()

@@ -28,10 +28,10 @@ use tonic::{Code, Status, Streaming};
 use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
-use crate::app::agents::{Tampering, admitted, connect, record_tampering, record_unknown};
+use crate::app::agents::{TamperingReport, admitted, connect, record_tampering, record_unknown};
 use crate::clock::{boottime, wall};
-use crate::layers::host::desired_state::{DesiredState, Outgoing};
-use crate::layers::host::sessions::Session;
+use crate::layers::host::desired_state::{Outgoing, PushedState};
+use crate::layers::host::sessions::AgentSession;
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
@@ -125,7 +125,7 @@ struct OpenSession {
     /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.
     certificate_ends: Option<Duration>,
     incoming: Streaming<v1::SessionRequest>,
-    session: Session,
+    session: AgentSession,
     last: LastMessage,
 }
 
@@ -137,7 +137,7 @@ struct LastMessage {
 
 enum Reply {
     Heartbeat,
-    Desired(Arc<DesiredState>),
+    Desired(Arc<PushedState>),
 }
 
 impl OpenSession {
@@ -181,7 +181,7 @@ impl OpenSession {
                 Ok(None)
             }
             Some(In::Tampering(report)) => {
-                let report = Tampering {
+                let report = TamperingReport {
                     what: report_text("tampering.what", &report.what).map_err(|e| invalid(&e))?,
                     process: report_text("tampering.process", &report.process).map_err(|e| invalid(&e))?,
                     pid: report.pid,
@@ -210,7 +210,7 @@ impl OpenSession {
     }
 }
 
-fn wire(state: &DesiredState, now: Timestamp) -> v1::DesiredState {
+fn wire(state: &PushedState, now: Timestamp) -> v1::DesiredState {
     let left = |not_after: Timestamp| Duration::try_from(not_after.duration_since(now)).unwrap_or_default();
     let desired = &state.desired;
     v1::DesiredState {

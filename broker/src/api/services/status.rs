@@ -9,7 +9,9 @@ use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
 use tonic::{Request, Response, Status};
 
-use crate::app::status::{self, Agents, Grants, Overview, Stored, StuckClose, TaskStatus, Unconfirmed};
+use crate::app::status::{
+    self, AgentCounts, GrantCounts, Overview, StoredStatus, StuckClose, TaskStatus, Unconfirmed,
+};
 use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
 use crate::store::coordination::MemberInfo;
@@ -63,7 +65,7 @@ impl StatusApi {
     }
 
     /// Completes the answer with what the store returned.
-    fn with(&self, answer: v1::GetStatusResponse, stored: Stored) -> v1::GetStatusResponse {
+    fn with(&self, answer: v1::GetStatusResponse, stored: StoredStatus) -> v1::GetStatusResponse {
         let me = self.app.cluster.coordination.membership();
         let store = v1::StoreStatus {
             audit_records: stored.head.seq,
@@ -127,13 +129,13 @@ fn ca_certificate(certificate: &CaCertificate) -> v1::CaCertificate {
     }
 }
 
-fn agents(agents: &Agents) -> v1::AgentCounts {
-    let Agents { enrolled, connected, banned } = *agents;
+fn agents(agents: &AgentCounts) -> v1::AgentCounts {
+    let AgentCounts { enrolled, connected, banned } = *agents;
     v1::AgentCounts { enrolled: count(enrolled), connected, banned: count(banned) }
 }
 
-fn grants(grants: &Grants) -> v1::GrantCounts {
-    let Grants { pending_approval, opening, active, closing } = *grants;
+fn grants(grants: &GrantCounts) -> v1::GrantCounts {
+    let GrantCounts { pending_approval, opening, active, closing } = *grants;
     v1::GrantCounts { pending_approval, opening, active, closing }
 }
 

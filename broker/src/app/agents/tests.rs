@@ -206,7 +206,7 @@ async fn i9_tampering_is_recorded_with_its_process_and_its_duration() {
     let test = TestApp::new();
     let exposed_for = Duration::from_millis(12);
     let report =
-        Tampering { what: "the table was deleted".into(), process: "nft".into(), pid: 7, exposed_for };
+        TamperingReport { what: "the table was deleted".into(), process: "nft".into(), pid: 7, exposed_for };
     record_tampering(&test.app, &vm(), report).await.unwrap();
     let events = test.events().await;
     assert_eq!((events[0].action.as_str(), events[0].target.as_ref()), ("agent.tampering", Some(&vm())));

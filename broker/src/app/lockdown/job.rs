@@ -17,14 +17,14 @@ pub(super) enum Work {
 }
 
 /// The work on one target, and its progress.
-pub(super) struct Job {
+pub(super) struct LockdownJob {
     work: Work,
     report: LockdownReport,
     done: bool,
     error: Option<TargetError>,
 }
 
-impl Job {
+impl LockdownJob {
     /// Makes a job that has not begun, or that an error keeps from beginning.
     pub(super) fn new(work: Work, error: Option<TargetError>) -> Self {
         Self { work, report: LockdownReport::default(), done: false, error }
@@ -147,8 +147,8 @@ impl Job {
     }
 }
 
-impl From<Job> for TargetOutcome {
-    fn from(job: Job) -> Self {
+impl From<LockdownJob> for TargetOutcome {
+    fn from(job: LockdownJob) -> Self {
         let unmet = job.unmet().into_iter().cloned().collect();
         let target = job.target().clone();
         let consent = match job.work {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use postern_core::Layers;
 use postern_core::Role;
 use postern_core::audit::Outcome;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use postern_core::target::CloudKind;
 use postern_provider::fake::{FakeCloud, Fault};
 use postern_provider::{
@@ -246,9 +246,9 @@ async fn a_lockdown_that_fails_leaves_no_partner_without_being_asked() {
     assert!(!is_locked(&test, &vm(2)).await);
 }
 
-fn a_window(target: &TargetId) -> CloudWindow {
+fn a_window(target: &TargetId) -> LayerWindow {
     let grant = a_grant().on(&target.to_string()).layers(Layers::Cloud).build();
-    CloudWindow {
+    LayerWindow {
         target: target.clone(),
         grant: grant.id,
         port: grant.windows[0].port,
@@ -296,11 +296,11 @@ impl Provider for Entangled {
         self.inner.observe(target).await
     }
 
-    async fn open(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<Reach, CloudError> {
+    async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         self.inner.open(target, windows).await
     }
 
-    async fn close(&self, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Result<(), CloudError> {
+    async fn close(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<(), CloudError> {
         self.inner.close(target, windows).await
     }
 

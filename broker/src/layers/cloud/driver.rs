@@ -1,216 +1,33 @@
-//! The driver: takes every cloud target from observed to desired in rounds, and remembers the answers of its cloud. See
-//! [the page of this layer](super).
+//! The driver: takes every cloud target from observed to desired in rounds. See [the page of this layer](super).
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use jiff::Timestamp;
-use postern_core::audit::AuditEvent;
-use postern_core::plan::{CloudStep, CloudWindow, Observed};
-use postern_core::target::CloudKind;
-use postern_core::{Grant, TargetId, Window};
-use postern_provider::{CallerToken, CloudError, Provider, Translation};
-use tokio::sync::Notify;
+use postern_core::TargetId;
+use postern_core::plan::CloudStep;
+use postern_provider::{CloudError, Provider};
 use tracing::Instrument as _;
 
-use super::audit_outbox::AuditOutbox;
+use super::layer::CloudLayer;
 use super::log;
-use super::target_state::{ALARM_AFTER, Failure, TargetState};
-use crate::clock::{Clock, boottime};
-use crate::cluster::leases::Leases;
-use crate::layers::report::{LayerReport, LayerStatus};
-use crate::signals::Wakeups;
+use super::target_state::TargetState;
+use crate::clock::boottime;
+use crate::layers::failure_streak::ALARM_AFTER;
 use crate::signals::rounds::RoundReporter;
-use crate::store::Store;
 use crate::telemetry;
 
 /// The time limit of a call in all: one that never ends must not keep its target from being closed. A provider bounds
 /// each of its own calls more tightly; a call takes longer only while it waits for its turn under the cloud's rate limit, where
 /// thousands of windows end at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(900);
-/// The time limit of an authorization: the caller waits for it.
-const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
-/// The time for which a call of the broker that had the target before may still be on its way: for as long as that broker
-/// believed its lease, and a request takes.
-const LATE_CALLS: Duration = Duration::from_secs(10);
 /// The pause between checks, during a call, that this broker still holds the lease.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 /// The longest sleep between checks for retries that are due.
 const RETRY_TICK: Duration = Duration::from_secs(1);
 
-/// The cloud layer: the state of every cloud target.
-pub struct CloudLayer {
-    pub(super) providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
-    states: Mutex<HashMap<TargetId, TargetState>>,
-    pub(super) notify: Notify,
-    /// Signals that a round on some target has ended.
-    pub(super) idle: Notify,
-    pub(super) wakeups: Arc<Wakeups>,
-    pub(super) clock: Clock,
-    pub(super) outbox: AuditOutbox,
-    /// The targets on which this broker works.
-    pub(super) leases: Arc<Leases>,
-}
-
 impl CloudLayer {
-    /// A cloud layer without targets.
-    pub fn new(
-        providers: BTreeMap<CloudKind, Arc<dyn Provider>>,
-        clock: Clock,
-        wakeups: Arc<Wakeups>,
-        leases: Arc<Leases>,
-    ) -> Arc<Self> {
-        Arc::new(Self {
-            providers,
-            states: Mutex::default(),
-            notify: Notify::new(),
-            idle: Notify::new(),
-            wakeups,
-            clock,
-            outbox: AuditOutbox::default(),
-            leases,
-        })
-    }
-
-    /// Reports whether this broker drives the target's cloud.
-    pub fn drives(&self, target: &TargetId) -> bool {
-        self.provider(target).is_some()
-    }
-
-    /// Asks the target's cloud whether the caller may request access to it, if the cloud is configured to decide that.
-    ///
-    /// # Errors
-    /// Refused if the caller may not; any other error decides nothing.
-    pub async fn authorize(&self, target: &TargetId, caller: Option<&CallerToken>) -> Result<(), CloudError> {
-        let Some(provider) = self.provider(target) else { return Ok(()) };
-        let answer = tokio::time::timeout(AUTHORIZE_TIMEOUT, provider.authorize(target, caller)).await;
-        answer.unwrap_or_else(|_| {
-            let seconds = AUTHORIZE_TIMEOUT.as_secs();
-            Err(CloudError::unavailable(format!(
-                "it did not answer within {seconds} s whether the caller may have access"
-            )))
-        })
-    }
-
-    /// Returns every target on which a window is wanted, or on which something of Postern's was seen.
-    pub fn targets(&self) -> Vec<TargetId> {
-        self.lock().keys().cloned().collect()
-    }
-
-    /// Sets the windows that a target's cloud must hold, and the windows of every grant that is not over: any other window found
-    /// there is stray. A plain host has no cloud layer.
-    pub fn want(&self, target: &TargetId, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
-        if self.provider(target).is_none() {
-            return;
-        }
-        let mut states = self.lock();
-        let state = states.entry(target.clone()).or_default();
-        let changed = state.desired.as_ref() != Some(&desired);
-        state.want(desired, known);
-        // Windows that were wanted and not yet begun are wanted no more: no round follows that would wake the reconciler.
-        if changed && !state.busy && state.is_quiet() {
-            self.wakeups.wake(target);
-        }
-        self.notify.notify_one();
-    }
-
-    /// Returns what is known of a window of a grant in the cloud layer.
-    pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
-        let Some(cloud) = window.target.cloud().filter(|cloud| self.providers.contains_key(cloud)) else {
-            return Observed::Refused { reason: "this broker drives no cloud for it".into() };
-        };
-        let wanted = CloudWindow {
-            target: window.target.clone(),
-            grant: grant.id,
-            port: window.port,
-            source: window.source,
-            not_after: grant.not_after,
-        };
-        let states = self.lock();
-        let Some(state) = states.get(&window.target) else { return Observed::Unconfirmed };
-        // While it is wanted, or a round is under way, the call that opens it may be on its way to the cloud.
-        let may_open = state.busy || state.wants(&wanted);
-        match (&state.observed, &state.failure) {
-            (Some(observed), _) if observed.contains(&wanted) && !state.needs_look() => Observed::Open,
-            (_, Some(Failure { error: CloudError::Refused { reason }, .. })) => {
-                Observed::Refused { reason: reason.clone() }
-            }
-            // A VM that is gone has nothing open, and nothing can be opened on it.
-            (_, Some(Failure { error: error @ CloudError::NotFound { .. }, .. })) if state.wants(&wanted) => {
-                Observed::Refused { reason: error.to_string() }
-            }
-            (_, Some(Failure { error: CloudError::NotFound { .. }, .. })) if !may_open => Observed::Absent,
-            (_, Some(Failure { error: error @ CloudError::Unavailable { .. }, .. })) => {
-                tracing::debug!(grant = %grant.id, ?cloud, %error, "not confirmed");
-                Observed::Unconfirmed
-            }
-            // A stray may be what became of this window: it may let the window's sources in until it is gone.
-            (Some(_), None)
-                if !may_open
-                    && !state.partial.contains(&wanted)
-                    && state.strays.is_empty()
-                    && !state.awaits_late_calls() =>
-            {
-                Observed::Absent
-            }
-            (Some(_), None) | (_, None | Some(Failure { error: CloudError::NotFound { .. }, .. })) => {
-                Observed::Unconfirmed
-            }
-        }
-    }
-
-    /// Returns the address to connect to for a window, if something on the way translates it.
-    pub fn endpoint(&self, window: &Window) -> Option<SocketAddr> {
-        self.lock().get(&window.target)?.reach.endpoint(window.port, window.source)
-    }
-
-    /// Returns how sources are translated on the way to a target, if they are.
-    pub fn translation(&self, target: &TargetId) -> Option<Translation> {
-        self.lock().get(target)?.reach.translation.clone()
-    }
-
-    /// Returns the report on the cloud layer of a target.
-    pub fn report(&self, target: &TargetId) -> LayerReport {
-        if target.cloud().is_none() {
-            return LayerReport::of(LayerStatus::NotRequired, "");
-        }
-        if self.provider(target).is_none() {
-            return LayerReport::unreachable("this broker drives no cloud for it");
-        }
-        let states = self.lock();
-        let Some(state) = states.get(target) else { return LayerReport::of(LayerStatus::Pending, "") };
-        let mut report = match (&state.failure, &state.observed) {
-            (Some(Failure { error: error @ CloudError::Unavailable { .. }, .. }), _) => {
-                LayerReport::unreachable(&error.to_string())
-            }
-            (Some(failure), _) => LayerReport::of(LayerStatus::Failed, &failure.error.to_string()),
-            (None, _) if !state.drift.is_empty() => {
-                let drift: Vec<&str> = state.drift.iter().map(|drift| drift.what.as_str()).collect();
-                LayerReport::of(LayerStatus::Failed, &drift.join("; "))
-            }
-            (None, Some(_)) if state.is_settled() => LayerReport::of(LayerStatus::InSync, ""),
-            (None, _) => LayerReport::of(LayerStatus::Pending, ""),
-        };
-        report.last_seen = state.last_seen;
-        report
-    }
-
-    /// Writes the cloud layer's records into the audit log, until the process ends.
-    ///
-    /// # Errors
-    /// Never: a failing store is retried.
-    pub async fn keep_writing_records(
-        self: Arc<Self>,
-        store: Arc<dyn Store>,
-        reporter: RoundReporter,
-    ) -> anyhow::Result<()> {
-        self.outbox.keep_writing(store.as_ref(), &reporter).await
-    }
-
     /// Drives every target until the process ends.
     ///
     /// # Errors
@@ -435,63 +252,6 @@ impl CloudLayer {
         Ok(())
     }
 
-    /// Logs and counts the events, and queues them for the audit log.
-    pub(super) fn record(&self, events: impl IntoIterator<Item = AuditEvent>) {
-        for event in events {
-            if event.action == "cloud.drift" {
-                metrics::counter!(telemetry::CLOUD_DRIFT).increment(1);
-            }
-            let target = event.target.as_ref().map(ToString::to_string).unwrap_or_default();
-            let grant = event.grant.map(tracing::field::display);
-            tracing::warn!(%target, grant, action = event.action, details = ?event.details, "recorded in the audit log");
-            self.outbox.push(event);
-        }
-    }
-
-    /// Does something with a target's state.
-    fn with<T>(&self, target: &TargetId, work: impl FnOnce(&mut TargetState) -> T) -> Option<T> {
-        self.lock().get_mut(target).map(work)
-    }
-
-    /// Forgets a target on which another broker works. A round that is under way is left to end; its last call may land
-    /// after the other broker's look, so the other broker is asked to look again.
-    pub fn let_go(&self, target: &TargetId) {
-        let mut states = self.lock();
-        match states.get_mut(target) {
-            Some(state) if state.busy => state.leaving = true,
-            Some(_) => drop(states.remove(target)),
-            None => {}
-        }
-    }
-
-    /// Forgets every target: the reconciler sets the state of this broker's targets again.
-    pub fn let_go_of_all(&self) {
-        let targets = self.targets();
-        targets.iter().for_each(|target| self.let_go(target));
-        self.wakeups.wake_all(targets);
-    }
-
-    /// Takes over a target from another broker, whose last call may land late: the remembered state is not believed, and the
-    /// target is looked at now and once more later.
-    pub fn took_over(&self, target: &TargetId) {
-        let Some(provider) = self.provider(target) else { return };
-        provider.taken_over(target);
-        let again = self.clock.now().checked_add(LATE_CALLS).unwrap_or(Timestamp::MAX);
-        self.lock().entry(target.clone()).or_default().took_over(again);
-        self.notify.notify_one();
-    }
-
-    /// Has the next round on a target begin with a look.
-    pub fn look_again(&self, target: &TargetId) {
-        self.with(target, TargetState::doubt);
-        self.notify.notify_one();
-    }
-
-    /// Returns the number of targets whose cloud keeps failing.
-    pub fn stuck(&self) -> usize {
-        self.lock().values().filter(|state| state.is_stuck()).count()
-    }
-
     /// Ends a round on a target on which another broker works.
     async fn leave(&self, target: &TargetId) {
         self.lock().remove(target);
@@ -501,35 +261,6 @@ impl CloudLayer {
             tracing::debug!(%target, error = &error as &dyn std::error::Error, "the broker that holds the lease could not be asked to look");
         }
         self.wakeups.wake(target);
-    }
-
-    /// Keeps every round away from the target. False if one is under way.
-    pub(super) fn begin_exclusive(&self, target: &TargetId) -> bool {
-        let mut states = self.lock();
-        let state = states.entry(target.clone()).or_default();
-        state.rounds += 1;
-        !std::mem::replace(&mut state.busy, true)
-    }
-
-    /// Lets rounds happen again; the first begins with a look.
-    pub(super) fn end_exclusive(&self, target: &TargetId) {
-        if let Some(state) = self.lock().get_mut(target) {
-            state.busy = false;
-            state.doubt();
-            state.failure = None;
-        }
-        // The next round needs the desired windows from the reconciler.
-        self.wakeups.wake(target);
-        self.notify.notify_one();
-        self.idle.notify_waiters();
-    }
-
-    pub(super) fn provider(&self, target: &TargetId) -> Option<&Arc<dyn Provider>> {
-        self.providers.get(&target.cloud()?)
-    }
-
-    pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<TargetId, TargetState>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

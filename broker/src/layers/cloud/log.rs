@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use postern_core::TargetId;
-use postern_core::plan::CloudWindow;
+use postern_core::plan::LayerWindow;
 use tracing::Span;
 
 /// Returns the span of a call about a target.
@@ -12,7 +12,7 @@ pub(super) fn call(what: &'static str, target: &TargetId) -> Span {
 }
 
 /// Returns the span of a call that opens windows of one grant, and logs the call.
-pub(super) fn open_call(target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Span {
+pub(super) fn open_call(target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Span {
     let span = call_for("open", target, windows);
     span.in_scope(|| {
         tracing::info!(event = "cloud.open_called", windows = windows.len(), "calling the cloud to open");
@@ -21,7 +21,7 @@ pub(super) fn open_call(target: &TargetId, windows: &BTreeSet<CloudWindow>) -> S
 }
 
 /// Returns the span of a call that closes windows of one grant, and logs the call.
-pub(super) fn close_call(target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Span {
+pub(super) fn close_call(target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Span {
     let span = call_for("close", target, windows);
     span.in_scope(|| {
         tracing::info!(event = "cloud.close_called", windows = windows.len(), "calling the cloud to close");
@@ -30,7 +30,7 @@ pub(super) fn close_call(target: &TargetId, windows: &BTreeSet<CloudWindow>) -> 
 }
 
 /// Returns the span of a call about windows of one grant.
-fn call_for(what: &'static str, target: &TargetId, windows: &BTreeSet<CloudWindow>) -> Span {
+fn call_for(what: &'static str, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Span {
     let span = call(what, target);
     if let Some(window) = windows.first() {
         span.record("grant", tracing::field::display(window.grant));

@@ -32,9 +32,10 @@
 
 mod audit_outbox;
 mod driver;
+mod layer;
 mod lockdown;
 mod log;
 mod sweep;
 mod target_state;
 
-pub use driver::CloudLayer;
+pub use layer::CloudLayer;

@@ -7,34 +7,32 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
-use postern_core::plan::{CloudStep, CloudWindow, cloud_steps};
+use postern_core::plan::{CloudStep, LayerWindow, cloud_steps};
 use postern_provider::{CloudError, Drift, Observation, Reach, Stray};
-use postern_runtime::backoff::{Backoff, Pauses};
+use postern_runtime::backoff::Backoff;
 
 use super::audit_outbox::{FOREIGN, UNKNOWN};
+use crate::layers::failure_streak::FailureStreak;
 
-/// The number of failures of a target in a row at which the broker raises an alarm.
-pub(super) const ALARM_AFTER: u32 = 3;
-
-/// The longest pause between two rounds on a target whose cloud fails. Chance may double it: a window past its end is closed
+/// The pauses between two rounds on a target whose cloud fails. Chance may double the longest: a window past its end is closed
 /// half a minute after an outage at the latest.
-const LONGEST_PAUSE: Duration = Duration::from_secs(15);
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(250), longest: Duration::from_secs(15) };
 
 /// The state of one target.
 #[derive(Default)]
 pub(super) struct TargetState {
     /// The windows that the cloud must hold; `None` until the reconciler has said so.
-    pub(super) desired: Option<BTreeSet<CloudWindow>>,
+    pub(super) desired: Option<BTreeSet<LayerWindow>>,
     /// The windows of every grant that is not in a final state: any other is stray.
-    pub(super) known: BTreeSet<CloudWindow>,
+    pub(super) known: BTreeSet<LayerWindow>,
     /// The windows that the cloud holds; `None` if a look has to come first.
-    pub(super) observed: Option<BTreeSet<CloudWindow>>,
+    pub(super) observed: Option<BTreeSet<LayerWindow>>,
     /// Windows that are open in part.
-    pub(super) partial: BTreeSet<CloudWindow>,
+    pub(super) partial: BTreeSet<LayerWindow>,
     /// The way to the target, as the cloud said last.
     pub(super) reach: Reach,
     /// Windows that this broker opened or saw open, and has not closed since.
-    left_open: BTreeSet<CloudWindow>,
+    left_open: BTreeSet<LayerWindow>,
     /// The drift at the last look.
     pub(super) drift: BTreeSet<Drift>,
     /// The strays at the last look: rules among the target's own that are no windows.
@@ -52,18 +50,11 @@ pub(super) struct TargetState {
     late_calls: Option<Timestamp>,
     /// Set if there was a look since the reconciler read the store: `known` may be older than `observed`.
     looked_since: bool,
-    pub(super) failure: Option<Failure>,
+    /// The rounds that failed in a row, with the last error.
+    pub(super) failure: Option<FailureStreak<CloudError>>,
     pub(super) last_seen: Option<Timestamp>,
     /// The number of rounds: a sweep that began before the last one is older than this state.
     pub(super) rounds: u64,
-}
-
-/// Rounds that failed in a row.
-pub(super) struct Failure {
-    pub(super) error: CloudError,
-    pub(super) times: u32,
-    pub(super) retry_at: Timestamp,
-    backoff: Pauses,
 }
 
 impl TargetState {
@@ -108,7 +99,7 @@ impl TargetState {
     }
 
     /// Sets the desired and the known windows, as the reconciler read them from the store.
-    pub(super) fn want(&mut self, desired: BTreeSet<CloudWindow>, known: BTreeSet<CloudWindow>) {
+    pub(super) fn want(&mut self, desired: BTreeSet<LayerWindow>, known: BTreeSet<LayerWindow>) {
         if std::mem::take(&mut self.leaving) {
             // The target was let go of, and taken up again before the round under way ended: its answers say nothing now.
             self.doubt();
@@ -117,13 +108,13 @@ impl TargetState {
     }
 
     /// Reports whether the window may be of a grant that was requested since the store was read.
-    pub(super) fn may_be_new(&self, window: &CloudWindow) -> bool {
+    pub(super) fn may_be_new(&self, window: &LayerWindow) -> bool {
         self.looked_since && !self.known.contains(window)
     }
 
     /// Reports whether every step that is left closes windows of grants that may have been requested since the store was read.
     pub(super) fn waits_for_store(&self, now: Timestamp) -> bool {
-        let is_new = |window: &CloudWindow| self.may_be_new(window) && now < window.not_after;
+        let is_new = |window: &LayerWindow| self.may_be_new(window) && now < window.not_after;
         let waits = |step: &CloudStep| match step {
             CloudStep::Close(windows) => windows.iter().all(is_new),
             CloudStep::Open(_) => false,
@@ -181,7 +172,7 @@ impl TargetState {
     }
 
     /// Reports whether the target's cloud must hold the window.
-    pub(super) fn wants(&self, window: &CloudWindow) -> bool {
+    pub(super) fn wants(&self, window: &LayerWindow) -> bool {
         self.desired.as_ref().is_some_and(|desired| desired.contains(window))
     }
 
@@ -222,7 +213,7 @@ impl TargetState {
     }
 
     /// Records that windows were opened, and the way to the target.
-    pub(super) fn opened(&mut self, windows: &BTreeSet<CloudWindow>, reach: Reach) {
+    pub(super) fn opened(&mut self, windows: &BTreeSet<LayerWindow>, reach: Reach) {
         self.partial.retain(|window| !windows.contains(window));
         self.left_open.extend(windows.iter().cloned());
         self.observed.get_or_insert_default().extend(windows.iter().cloned());
@@ -230,7 +221,7 @@ impl TargetState {
     }
 
     /// Records that a window was closed. Returns an audit record if no open grant knew the window.
-    pub(super) fn closed(&mut self, window: &CloudWindow, now: Timestamp) -> Option<AuditEvent> {
+    pub(super) fn closed(&mut self, window: &LayerWindow, now: Timestamp) -> Option<AuditEvent> {
         self.left_open.remove(window);
         self.partial.remove(window);
         if let Some(observed) = &mut self.observed {
@@ -258,11 +249,8 @@ impl TargetState {
     ) -> Option<AuditEvent> {
         // A target that is gone is no alarm: Auto Scaling replaces machines all day.
         let (was_gone, is_gone) = (self.is_gone(), matches!(error, CloudError::NotFound { .. }));
-        let (times, mut backoff) = match self.failure.take() {
-            Some(failure) if was_gone == is_gone => (failure.times + 1, failure.backoff),
-            Some(_) | None => (1, backoff()),
-        };
-        let wait = backoff.next().unwrap_or(LONGEST_PAUSE);
+        let before = self.failure.take().filter(|_| was_gone == is_gone);
+        let failure = FailureStreak::after(before, error, BACKOFF, now);
         self.observed = None;
         if is_gone {
             self.left_open.clear();
@@ -271,30 +259,24 @@ impl TargetState {
             self.strays.clear();
             (self.repair, self.look) = (false, false);
         }
-        let alarm = (times == ALARM_AFTER && !is_gone).then(|| {
+        let alarm = (failure.is_alarm() && !is_gone).then(|| {
             let stuck = self.known.union(&self.left_open).filter(|window| !self.wants(window)).count();
             AuditEvent::done(now, "broker", "cloud.alarm")
                 .on_target(target)
-                .with("error", &error)
+                .with("error", &failure.error)
                 .with("windows_to_close", stuck)
         });
-        self.failure =
-            Some(Failure { error, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+        self.failure = Some(failure);
         alarm
     }
 
     /// Reports whether the target has failed so often that an operator should look.
     pub(super) fn is_stuck(&self) -> bool {
-        !self.is_gone() && self.failure.as_ref().is_some_and(|failure| failure.times >= ALARM_AFTER)
+        !self.is_gone() && self.failure.as_ref().is_some_and(FailureStreak::is_stuck)
     }
 }
 
 /// Returns a window in words.
-fn words(window: &CloudWindow) -> String {
+fn words(window: &LayerWindow) -> String {
     format!("{} from {} until {}", window.port, window.source, window.not_after)
-}
-
-/// Growing pauses, without end.
-fn backoff() -> Pauses {
-    Backoff { first: Duration::from_millis(250), longest: LONGEST_PAUSE }.endless()
 }

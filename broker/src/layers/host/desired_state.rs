@@ -6,7 +6,7 @@ use postern_core::plan::DesiredHost;
 
 /// A desired state with its generation.
 #[derive(Debug, PartialEq, Eq)]
-pub struct DesiredState {
+pub struct PushedState {
     /// Rises with every change.
     pub generation: u64,
     /// The windows and the protection to hold.
@@ -19,7 +19,7 @@ pub enum Outgoing {
     /// Nothing yet.
     Nothing,
     /// A desired state.
-    Push(Arc<DesiredState>),
+    Push(Arc<PushedState>),
     /// Nothing more: end the stream, for this reason.
     End(&'static str),
 }

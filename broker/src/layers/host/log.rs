@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use postern_core::{GrantId, TargetId};
 use tracing::Span;
 
-use super::desired_state::DesiredState;
+use super::desired_state::PushedState;
 
 /// The number of grants of one message that are listed; further ones are counted.
 const MAX_LISTED: usize = 32;
@@ -16,7 +16,7 @@ pub(super) fn span(target: &TargetId) -> Span {
 }
 
 /// Logs the grants by which a pushed state differs from the one before.
-pub(super) fn pushed(before: Option<&DesiredState>, after: &DesiredState) {
+pub(super) fn pushed(before: Option<&PushedState>, after: &PushedState) {
     let (before, grants) = (before.map(grants).unwrap_or_default(), grants(after));
     let generation = after.generation;
     each(grants.difference(&before), |grant| {
@@ -28,7 +28,7 @@ pub(super) fn pushed(before: Option<&DesiredState>, after: &DesiredState) {
 }
 
 /// Logs a refusal: windows that the agent does not hold already do not open.
-pub(super) fn refused(confirmed: Option<&DesiredState>, pushed: Option<&DesiredState>, reason: &str) {
+pub(super) fn refused(confirmed: Option<&PushedState>, pushed: Option<&PushedState>, reason: &str) {
     let held = confirmed.map(grants).unwrap_or_default();
     let Some(pushed) = pushed else { return };
     each(grants(pushed).difference(&held), |grant| {
@@ -36,7 +36,7 @@ pub(super) fn refused(confirmed: Option<&DesiredState>, pushed: Option<&DesiredS
     });
 }
 
-fn grants(state: &DesiredState) -> BTreeSet<GrantId> {
+fn grants(state: &PushedState) -> BTreeSet<GrantId> {
     state.desired.windows.iter().map(|window| window.grant).collect()
 }
 

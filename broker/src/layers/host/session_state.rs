@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::plan::{DesiredHost, HostWindow, Observed};
-use postern_runtime::backoff::{Backoff, Pauses};
+use postern_core::plan::{DesiredHost, LayerWindow, Observed};
+use postern_runtime::backoff::Backoff;
 use tokio::sync::watch;
 
-use super::desired_state::{DesiredState, Outgoing};
+use super::desired_state::{Outgoing, PushedState};
 use super::log;
+use crate::layers::failure_streak::FailureStreak;
 use crate::layers::report::{LayerReport, LayerStatus};
 
-/// The number of refusals in a row at which the broker raises an alarm.
-const ALARM_AFTER: u32 = 3;
+/// The pauses before a refused state is pushed again.
+const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
 /// The session of one target, and what is known through it.
 #[derive(Debug, Default)]
@@ -23,22 +24,14 @@ pub(super) struct SessionState {
     number: u64,
     session: Option<watch::Sender<Outgoing>>,
     began: Option<Timestamp>,
-    pushed: Option<Arc<DesiredState>>,
-    confirmed: Option<Arc<DesiredState>>,
-    refusal: Option<Refusal>,
+    pushed: Option<Arc<PushedState>>,
+    confirmed: Option<Arc<PushedState>>,
+    /// The agent's refusals of the state that was pushed last, with the reason.
+    refusal: Option<FailureStreak<String>>,
     /// Windows that were pushed in earlier sessions, or in this one before the last state, and that the agent may still hold.
-    left_behind: BTreeSet<HostWindow>,
+    left_behind: BTreeSet<LayerWindow>,
     version: String,
     last_seen: Option<Timestamp>,
-}
-
-/// The agent's refusal of the state that was pushed last.
-#[derive(Debug)]
-struct Refusal {
-    reason: String,
-    times: u32,
-    retry_at: Timestamp,
-    backoff: Pauses,
 }
 
 impl SessionState {
@@ -101,7 +94,7 @@ impl SessionState {
     }
 
     /// Reports whether the agent may hold a window though it has no session.
-    pub(super) fn may_hold(&self, window: &HostWindow) -> bool {
+    pub(super) fn may_hold(&self, window: &LayerWindow) -> bool {
         self.left_behind.contains(window)
     }
 
@@ -126,7 +119,7 @@ impl SessionState {
         if same && self.refusal.as_ref().is_none_or(|refusal| now < refusal.retry_at) {
             return self.refusal.as_ref().map(|refusal| refusal.retry_at);
         }
-        let pushed = Arc::new(DesiredState { generation, desired });
+        let pushed = Arc::new(PushedState { generation, desired });
         log::pushed(self.pushed.as_deref(), &pushed);
         // The agent may have applied a state that is replaced before its answer came.
         if !self.in_sync()
@@ -160,28 +153,24 @@ impl SessionState {
     }
 
     fn refuse(&mut self, reason: String, now: Timestamp) {
-        let (times, mut backoff) = match self.refusal.take() {
-            Some(refusal) => (refusal.times + 1, refusal.backoff),
-            None => (1, backoff()),
-        };
         log::refused(self.confirmed.as_deref(), self.pushed.as_deref(), &reason);
-        if times == ALARM_AFTER {
+        let refusal = FailureStreak::after(self.refusal.take(), reason, BACKOFF, now);
+        if refusal.is_alarm() {
+            let FailureStreak { error: reason, times, .. } = &refusal;
             tracing::error!(%reason, "an agent has refused its desired state {times} times in a row");
         }
-        let wait = backoff.next().unwrap_or(Duration::from_secs(30));
-        self.refusal =
-            Some(Refusal { reason, times, retry_at: now.checked_add(wait).unwrap_or(now), backoff });
+        self.refusal = Some(refusal);
     }
 
     /// Returns what is known of a window; `None` without a session.
-    pub(super) fn observe(&self, window: &HostWindow) -> Option<Observed> {
+    pub(super) fn observe(&self, window: &LayerWindow) -> Option<Observed> {
         self.session.as_ref()?;
-        let holds = |pushed: &Option<Arc<DesiredState>>| {
+        let holds = |pushed: &Option<Arc<PushedState>>| {
             pushed.as_ref().is_some_and(|pushed| pushed.desired.windows.contains(window))
         };
         Some(match &self.refusal {
             _ if holds(&self.confirmed) => Observed::Open,
-            Some(refusal) if holds(&self.pushed) => Observed::Refused { reason: refusal.reason.clone() },
+            Some(refusal) if holds(&self.pushed) => Observed::Refused { reason: refusal.error.clone() },
             _ if self.in_sync() && !holds(&self.pushed) => Observed::Absent,
             _ => Observed::Unconfirmed,
         })
@@ -189,14 +178,14 @@ impl SessionState {
 
     /// Reports whether the agent confirmed the state that was pushed last.
     fn in_sync(&self) -> bool {
-        let generation = |pushed: &Option<Arc<DesiredState>>| pushed.as_ref().map(|pushed| pushed.generation);
+        let generation = |pushed: &Option<Arc<PushedState>>| pushed.as_ref().map(|pushed| pushed.generation);
         self.pushed.is_some() && generation(&self.pushed) == generation(&self.confirmed)
     }
 
     pub(super) fn report(&self) -> LayerReport {
         let (status, detail) = match (&self.session, &self.refusal) {
             (None, _) => (LayerStatus::Unreachable, "its agent is not connected".to_owned()),
-            (Some(_), Some(refusal)) => (LayerStatus::Failed, refusal.reason.clone()),
+            (Some(_), Some(refusal)) => (LayerStatus::Failed, refusal.error.clone()),
             (Some(_), None) if self.in_sync() => (LayerStatus::InSync, String::new()),
             (Some(_), None) => (LayerStatus::Pending, String::new()),
         };
@@ -208,11 +197,6 @@ impl SessionState {
             online: self.session.is_some(),
         }
     }
-}
-
-/// Pauses from half a second up to half a minute, without end.
-fn backoff() -> Pauses {
-    Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) }.endless()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::plan::{DesiredHost, HostWindow, Observed};
+use postern_core::plan::{DesiredHost, LayerWindow, Observed};
 use postern_core::{Grant, GrantId, TargetId, Window};
 use tokio::sync::watch;
 
@@ -45,7 +45,7 @@ struct Inherited {
 
 /// The connection of one agent. Dropping it ends the session.
 #[derive(Debug)]
-pub struct Session {
+pub struct AgentSession {
     sessions: Arc<AgentSessions>,
     target: TargetId,
     number: u64,
@@ -61,13 +61,13 @@ impl AgentSessions {
     }
 
     /// Starts a session. An earlier session of the same target ends: an agent has one.
-    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> Session {
+    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> AgentSession {
         let (sender, outgoing) = watch::channel(Outgoing::Nothing);
         let number =
             self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
         self.wakeups.wake(target);
         let (sessions, target) = (Arc::clone(self), target.clone());
-        Session { sessions, target, number, outgoing, _counted: AgentGauge::default() }
+        AgentSession { sessions, target, number, outgoing, _counted: AgentGauge::default() }
     }
 
     /// Ends the target's session, if there is one.
@@ -165,12 +165,7 @@ impl AgentSessions {
 
     /// Returns what is known of a window of a grant in the host layer.
     pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
-        let wanted = HostWindow {
-            grant: grant.id,
-            port: window.port,
-            source: window.source,
-            not_after: grant.not_after,
-        };
+        let wanted = LayerWindow::of(grant, window);
         let states = self.lock();
         let state = states.get(&window.target);
         if let Some(known) = state.and_then(|state| state.observe(&wanted)) {
@@ -211,7 +206,7 @@ impl AgentSessions {
     }
 }
 
-impl Session {
+impl AgentSession {
     /// Waits for the next thing to send.
     pub async fn next(&mut self) -> Outgoing {
         match self.outgoing.changed().await {
@@ -245,7 +240,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for AgentSession {
     fn drop(&mut self) {
         self.with_state(|state, now| state.disconnect(now));
         self.sessions.wakeups.wake(&self.target);

@@ -8,7 +8,7 @@ use postern_core::{CloseReason, Event, GrantId, GrantState};
 
 use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
-use crate::layers::host::sessions::Session;
+use crate::layers::host::sessions::AgentSession;
 use crate::signals::rounds::Task;
 use crate::store::memory::Memory;
 use crate::store::{Change, Expect, Transaction};
@@ -72,7 +72,7 @@ impl World {
         self.reconciler.cloud.sweep(CloudKind::Aws, &mut BTreeSet::new()).await;
     }
 
-    pub(super) fn connect(&self) -> Session {
+    pub(super) fn connect(&self) -> AgentSession {
         self.reconciler.sessions.connect(&VM.parse().unwrap(), "test".to_owned())
     }
 
@@ -129,7 +129,7 @@ pub(super) async fn pause(milliseconds: u64) {
 }
 
 /// An agent that holds every state that is pushed to it.
-pub(super) async fn obey(mut session: Session) {
+pub(super) async fn obey(mut session: AgentSession) {
     loop {
         match session.next().await {
             Outgoing::Push(pushed) => session.applied(pushed.generation, None),

@@ -64,7 +64,7 @@ fn next(grant: &Grant, host: Seen, cloud: Seen, seconds: i64) -> Option<(&'stati
 }
 
 /// The grant as the step writes it, on version 7 and with its audit record.
-fn written(step: &Step) -> Grant {
+fn written(step: &GrantStep) -> Grant {
     let Transaction { changes, audit, under: _ } = &step.transaction;
     let [Change::PutGrant { grant, expect: Expect::Version(7) }] = &changes[..] else {
         panic!("{changes:?}")

@@ -51,7 +51,7 @@ fn a_grant_that_is_rolled_back_has_failed_only_once_nothing_of_it_is_open() {
 #[test]
 fn progress_shows_each_change_once() {
     use v1::Layer::{Cloud, Host};
-    let mut progress = Progress::default();
+    let mut progress = ShownProgress::default();
     let opening = with_layers(
         a_grant(GrantState::Opening),
         &[(Host, WindowState::Opening, ""), (Cloud, WindowState::Opening, "")],

@@ -7,14 +7,14 @@ use super::words;
 
 /// The result of `assess`: a verdict on each VM, and the places that could not be read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct AssessmentReport {
-    pub assessments: Vec<Assessment>,
-    pub unread: Vec<Unread>,
+pub(crate) struct AssessmentReportJson {
+    pub assessments: Vec<AssessmentJson>,
+    pub unread: Vec<UnreadJson>,
 }
 
 /// The verdict on a VM.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Assessment {
+pub(crate) struct AssessmentJson {
     pub target: String,
     pub name: String,
     pub verdict: &'static str,
@@ -24,31 +24,31 @@ pub(crate) struct Assessment {
 
 /// An account, Region or subscription that the broker could not read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Unread {
+pub(crate) struct UnreadJson {
     pub place: String,
     pub reason: String,
 }
 
 /// The results of a lockdown or a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Lockdowns {
+pub(crate) struct LockdownsJson {
     pub dry_run: bool,
-    pub results: Vec<LockdownResult>,
+    pub results: Vec<LockdownResultJson>,
 }
 
 /// The result for a target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct LockdownResult {
+pub(crate) struct LockdownResultJson {
     pub target: String,
-    pub changes: Vec<Change>,
-    pub concerns: Vec<Concern>,
+    pub changes: Vec<ChangeJson>,
+    pub concerns: Vec<ConcernJson>,
     pub done: bool,
-    pub error: Option<TargetError>,
+    pub error: Option<TargetErrorJson>,
 }
 
 /// A change in a cloud.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Change {
+pub(crate) struct ChangeJson {
     pub action: &'static str,
     pub resource: String,
     pub detail: String,
@@ -56,7 +56,7 @@ pub(crate) struct Change {
 
 /// A concern that the caller has to accept first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Concern {
+pub(crate) struct ConcernJson {
     pub kind: &'static str,
     pub what: String,
     pub accepted: bool,
@@ -65,22 +65,22 @@ pub(crate) struct Concern {
 
 /// An error that concerns one target.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct TargetError {
+pub(crate) struct TargetErrorJson {
     pub code: &'static str,
     pub message: String,
 }
 
-impl From<v1::AssessTargetsResponse> for AssessmentReport {
+impl From<v1::AssessTargetsResponse> for AssessmentReportJson {
     fn from(wire: v1::AssessTargetsResponse) -> Self {
-        let unread = |v1::UnreadPlace { place, reason }| Unread { place, reason };
+        let unread = |v1::UnreadPlace { place, reason }| UnreadJson { place, reason };
         Self {
-            assessments: wire.assessments.into_iter().map(Assessment::from).collect(),
+            assessments: wire.assessments.into_iter().map(AssessmentJson::from).collect(),
             unread: wire.unread.into_iter().map(unread).collect(),
         }
     }
 }
 
-impl From<v1::Assessment> for Assessment {
+impl From<v1::Assessment> for AssessmentJson {
     fn from(wire: v1::Assessment) -> Self {
         Self {
             verdict: words::verdict(wire.verdict()),
@@ -92,25 +92,25 @@ impl From<v1::Assessment> for Assessment {
     }
 }
 
-impl From<v1::LockdownResult> for LockdownResult {
+impl From<v1::LockdownResult> for LockdownResultJson {
     fn from(wire: v1::LockdownResult) -> Self {
         Self {
             target: wire.target,
-            changes: wire.changes.into_iter().map(Change::from).collect(),
-            concerns: wire.concerns.into_iter().map(Concern::from).collect(),
+            changes: wire.changes.into_iter().map(ChangeJson::from).collect(),
+            concerns: wire.concerns.into_iter().map(ConcernJson::from).collect(),
             done: wire.done,
-            error: wire.error.map(TargetError::from),
+            error: wire.error.map(TargetErrorJson::from),
         }
     }
 }
 
-impl From<v1::Change> for Change {
+impl From<v1::Change> for ChangeJson {
     fn from(wire: v1::Change) -> Self {
         Self { action: words::change_action(wire.action()), resource: wire.resource, detail: wire.detail }
     }
 }
 
-impl From<v1::Concern> for Concern {
+impl From<v1::Concern> for ConcernJson {
     fn from(wire: v1::Concern) -> Self {
         Self {
             kind: words::concern_kind(wire.kind()),
@@ -121,7 +121,7 @@ impl From<v1::Concern> for Concern {
     }
 }
 
-impl From<v1::TargetError> for TargetError {
+impl From<v1::TargetError> for TargetErrorJson {
     fn from(wire: v1::TargetError) -> Self {
         Self { code: words::target_error_code(wire.code()), message: wire.message }
     }

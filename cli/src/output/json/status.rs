@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use postern_proto::v1;
 use serde::Serialize;
 
-use super::{Seconds, time, wire::seconds, words};
+use super::{SecondsJson, time, wire::seconds, words};
 use crate::output::time::span;
 
 /// The difference between a broker's clock and its store's above which the clock needs attention.
@@ -12,28 +12,28 @@ const CLOCK_TOLERANCE_MS: u64 = 1000;
 
 /// The state of the brokers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Status {
+pub(crate) struct StatusJson {
     pub replica: String,
     pub ready: bool,
     pub not_ready: Vec<String>,
     pub attention: Vec<String>,
-    pub replicas: Vec<Replica>,
-    pub store: Store,
-    pub agents: Option<AgentCounts>,
-    pub grants: Option<GrantCounts>,
-    pub stuck_closes: Vec<StuckClose>,
+    pub replicas: Vec<ReplicaJson>,
+    pub store: StoreJson,
+    pub agents: Option<AgentCountsJson>,
+    pub grants: Option<GrantCountsJson>,
+    pub stuck_closes: Vec<StuckCloseJson>,
     pub stuck_closes_total: u64,
-    pub oldest_unconfirmed: Option<Unconfirmed>,
-    pub authority: Option<Authority>,
-    pub tasks: Vec<Task>,
+    pub oldest_unconfirmed: Option<UnconfirmedJson>,
+    pub authority: Option<AuthorityJson>,
+    pub tasks: Vec<TaskJson>,
 }
 
 /// A task of the broker that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Task {
+pub(crate) struct TaskJson {
     pub task: String,
-    pub every: Option<Seconds>,
-    pub age: Option<Seconds>,
+    pub every: Option<SecondsJson>,
+    pub age: Option<SecondsJson>,
     pub result: String,
     pub overdue: bool,
     pub failing: bool,
@@ -41,16 +41,16 @@ pub(crate) struct Task {
 
 /// The certificate authority of the broker that answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Authority {
-    pub root: Option<CaCertificate>,
-    pub intermediate: Option<CaCertificate>,
+pub(crate) struct AuthorityJson {
+    pub root: Option<CaCertificateJson>,
+    pub intermediate: Option<CaCertificateJson>,
     pub root_key: &'static str,
     pub warnings: Vec<String>,
 }
 
 /// A certificate of the authority itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct CaCertificate {
+pub(crate) struct CaCertificateJson {
     pub subject: String,
     pub serial: String,
     pub not_before: Option<Timestamp>,
@@ -59,7 +59,7 @@ pub(crate) struct CaCertificate {
 
 /// A broker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Replica {
+pub(crate) struct ReplicaJson {
     pub name: String,
     pub version: String,
     pub started_at: Option<Timestamp>,
@@ -75,7 +75,7 @@ pub(crate) struct Replica {
 
 /// The store.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Store {
+pub(crate) struct StoreJson {
     pub kind: &'static str,
     pub error: String,
     pub audit_records: u64,
@@ -84,7 +84,7 @@ pub(crate) struct Store {
 
 /// The counts of agents.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct AgentCounts {
+pub(crate) struct AgentCountsJson {
     pub enrolled: u64,
     pub connected: u64,
     pub banned: u64,
@@ -92,7 +92,7 @@ pub(crate) struct AgentCounts {
 
 /// The counts of grants that are not over.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct GrantCounts {
+pub(crate) struct GrantCountsJson {
     pub pending_approval: u64,
     pub opening: u64,
     pub active: u64,
@@ -101,17 +101,17 @@ pub(crate) struct GrantCounts {
 
 /// A grant that should have closed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct StuckClose {
+pub(crate) struct StuckCloseJson {
     pub grant_id: String,
     pub since: Option<Timestamp>,
-    pub age: Option<Seconds>,
+    pub age: Option<SecondsJson>,
     pub targets: Vec<String>,
-    pub layers: Vec<UnconfirmedLayer>,
+    pub layers: Vec<UnconfirmedLayerJson>,
 }
 
 /// A layer that has not confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct UnconfirmedLayer {
+pub(crate) struct UnconfirmedLayerJson {
     pub target: String,
     pub layer: &'static str,
     pub detail: String,
@@ -119,29 +119,29 @@ pub(crate) struct UnconfirmedLayer {
 
 /// A grant that waits for a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct Unconfirmed {
+pub(crate) struct UnconfirmedJson {
     pub grant_id: String,
     pub closing: bool,
     pub since: Option<Timestamp>,
-    pub age: Option<Seconds>,
+    pub age: Option<SecondsJson>,
 }
 
-impl From<v1::GetStatusResponse> for Status {
+impl From<v1::GetStatusResponse> for StatusJson {
     fn from(wire: v1::GetStatusResponse) -> Self {
         let mut status = Self {
             replica: wire.replica,
             ready: wire.ready,
             not_ready: wire.not_ready,
             attention: Vec::new(),
-            replicas: wire.replicas.into_iter().map(Replica::from).collect(),
+            replicas: wire.replicas.into_iter().map(ReplicaJson::from).collect(),
             store: wire.store.unwrap_or_default().into(),
-            agents: wire.agents.map(AgentCounts::from),
-            grants: wire.grants.map(GrantCounts::from),
-            stuck_closes: wire.stuck_closes.into_iter().map(StuckClose::from).collect(),
+            agents: wire.agents.map(AgentCountsJson::from),
+            grants: wire.grants.map(GrantCountsJson::from),
+            stuck_closes: wire.stuck_closes.into_iter().map(StuckCloseJson::from).collect(),
             stuck_closes_total: wire.stuck_closes_total,
-            oldest_unconfirmed: wire.oldest_unconfirmed.map(Unconfirmed::from),
-            authority: wire.authority.map(Authority::from),
-            tasks: wire.tasks.into_iter().map(Task::from).collect(),
+            oldest_unconfirmed: wire.oldest_unconfirmed.map(UnconfirmedJson::from),
+            authority: wire.authority.map(AuthorityJson::from),
+            tasks: wire.tasks.into_iter().map(TaskJson::from).collect(),
         };
         status.attention = attention(&status);
         status
@@ -149,7 +149,7 @@ impl From<v1::GetStatusResponse> for Status {
 }
 
 /// Returns the problems that need an operator, one line each; none if all is well.
-fn attention(status: &Status) -> Vec<String> {
+fn attention(status: &StatusJson) -> Vec<String> {
     let mut found = Vec::new();
     let not_ready = |name: &str, why: &[String]| format!("{name} is not ready: {}", why.join("; "));
     let answers_and_ends = status.replicas.iter().any(|replica| replica.answers && replica.ending);
@@ -191,7 +191,7 @@ fn attention(status: &Status) -> Vec<String> {
 
 /// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is
 /// not ready because of it is already in the list.
-fn authority_warnings(status: &Status) -> Vec<String> {
+fn authority_warnings(status: &StatusJson) -> Vec<String> {
     let mut by_broker: Vec<(&String, &Vec<String>)> = Vec::new();
     if let Some(authority) = &status.authority {
         by_broker.push((&status.replica, &authority.warnings));
@@ -205,11 +205,11 @@ fn authority_warnings(status: &Status) -> Vec<String> {
 }
 
 /// Returns the problem of a task that is overdue or keeps failing, unless another line names the cause of its failures.
-fn task_problem(status: &Status, task: &Task) -> Option<String> {
+fn task_problem(status: &StatusJson, task: &TaskJson) -> Option<String> {
     let name = format!("the task {:?} of {}", task.task, status.replica);
     if task.overdue {
         return Some(match task.age {
-            Some(Seconds(age)) => format!("{name} is overdue: its last round was {} ago", span(age)),
+            Some(SecondsJson(age)) => format!("{name} is overdue: its last round was {} ago", span(age)),
             None => format!("{name} is overdue: it has not gone round yet"),
         });
     }
@@ -222,25 +222,25 @@ fn task_problem(status: &Status, task: &Task) -> Option<String> {
     (task.failing && !is_explained).then(|| format!("{name} keeps failing: {}", task.result))
 }
 
-impl From<v1::TaskStatus> for Task {
+impl From<v1::TaskStatus> for TaskJson {
     fn from(wire: v1::TaskStatus) -> Self {
         let v1::TaskStatus { task, every, age, result, overdue, failing } = wire;
         Self { task, every: seconds(every), age: seconds(age), result, overdue, failing }
     }
 }
 
-impl From<v1::AuthorityStatus> for Authority {
+impl From<v1::AuthorityStatus> for AuthorityJson {
     fn from(wire: v1::AuthorityStatus) -> Self {
         Self {
             root_key: words::root_key(wire.root_key()),
-            root: wire.root.map(CaCertificate::from),
-            intermediate: wire.intermediate.map(CaCertificate::from),
+            root: wire.root.map(CaCertificateJson::from),
+            intermediate: wire.intermediate.map(CaCertificateJson::from),
             warnings: wire.warnings,
         }
     }
 }
 
-impl From<v1::CaCertificate> for CaCertificate {
+impl From<v1::CaCertificate> for CaCertificateJson {
     fn from(wire: v1::CaCertificate) -> Self {
         Self {
             subject: wire.subject,
@@ -251,7 +251,7 @@ impl From<v1::CaCertificate> for CaCertificate {
     }
 }
 
-impl From<v1::Replica> for Replica {
+impl From<v1::Replica> for ReplicaJson {
     fn from(wire: v1::Replica) -> Self {
         Self {
             name: wire.name,
@@ -269,7 +269,7 @@ impl From<v1::Replica> for Replica {
     }
 }
 
-impl From<v1::StoreStatus> for Store {
+impl From<v1::StoreStatus> for StoreJson {
     fn from(wire: v1::StoreStatus) -> Self {
         Self {
             kind: words::store_kind(wire.kind()),
@@ -280,39 +280,39 @@ impl From<v1::StoreStatus> for Store {
     }
 }
 
-impl From<v1::AgentCounts> for AgentCounts {
+impl From<v1::AgentCounts> for AgentCountsJson {
     fn from(wire: v1::AgentCounts) -> Self {
         let v1::AgentCounts { enrolled, connected, banned } = wire;
         Self { enrolled, connected, banned }
     }
 }
 
-impl From<v1::GrantCounts> for GrantCounts {
+impl From<v1::GrantCounts> for GrantCountsJson {
     fn from(wire: v1::GrantCounts) -> Self {
         let v1::GrantCounts { pending_approval, opening, active, closing } = wire;
         Self { pending_approval, opening, active, closing }
     }
 }
 
-impl From<v1::StuckClose> for StuckClose {
+impl From<v1::StuckClose> for StuckCloseJson {
     fn from(wire: v1::StuckClose) -> Self {
         Self {
             grant_id: wire.grant_id,
             since: time(wire.since),
             age: seconds(wire.age),
             targets: wire.targets,
-            layers: wire.layers.into_iter().map(UnconfirmedLayer::from).collect(),
+            layers: wire.layers.into_iter().map(UnconfirmedLayerJson::from).collect(),
         }
     }
 }
 
-impl From<v1::UnconfirmedLayer> for UnconfirmedLayer {
+impl From<v1::UnconfirmedLayer> for UnconfirmedLayerJson {
     fn from(wire: v1::UnconfirmedLayer) -> Self {
         Self { layer: words::layer(wire.layer()), target: wire.target, detail: wire.detail }
     }
 }
 
-impl From<v1::UnconfirmedGrant> for Unconfirmed {
+impl From<v1::UnconfirmedGrant> for UnconfirmedJson {
     fn from(wire: v1::UnconfirmedGrant) -> Self {
         Self {
             grant_id: wire.grant_id,

@@ -42,7 +42,7 @@ pub(crate) fn a_grant() -> v1::Grant {
 
 #[test]
 fn a_grant_has_the_documented_shape() {
-    let shown = serde_json::to_value(Grant::from(a_grant())).unwrap();
+    let shown = serde_json::to_value(GrantJson::from(a_grant())).unwrap();
     let documented = json!({
         "id": "01jx0000000000000000000000",
         "principal": {
@@ -96,7 +96,7 @@ fn an_assessment_has_the_documented_shape() {
         }],
         "unread": [{ "place": "eu-north-1", "reason": "it is away" }],
     });
-    assert_eq!(serde_json::to_value(AssessmentReport::from(wire)).unwrap(), documented);
+    assert_eq!(serde_json::to_value(AssessmentReportJson::from(wire)).unwrap(), documented);
 }
 
 #[test]
@@ -130,13 +130,13 @@ fn a_lockdown_has_the_documented_shape() {
             "error": { "code": "failed_precondition", "message": "the quota is used up" },
         }],
     });
-    let shown = Lockdowns { dry_run: false, results: vec![result.into()] };
+    let shown = LockdownsJson { dry_run: false, results: vec![result.into()] };
     assert_eq!(serde_json::to_value(shown).unwrap(), documented);
 }
 
 #[test]
 fn a_value_of_a_newer_broker_is_unknown_and_no_error() {
-    let grant = Grant::from(v1::Grant { state: 99, close_reason: 99, ..a_grant() });
+    let grant = GrantJson::from(v1::Grant { state: 99, close_reason: 99, ..a_grant() });
     assert_eq!((grant.state, grant.close_reason), ("unknown", None));
 }
 
@@ -146,18 +146,18 @@ fn a_fraction_of_a_second_is_kept() {
         max_duration: Some(prost_types::Duration { seconds: 1, nanos: 500_000_000 }),
         ..Default::default()
     };
-    let policy = Policy::from(v1::Policy { ports: vec![rule], ..Default::default() });
+    let policy = PolicyJson::from(v1::Policy { ports: vec![rule], ..Default::default() });
     assert_eq!(serde_json::to_value(policy.ports[0].max_duration).unwrap(), json!(1.5));
 }
 
 #[test]
 fn the_limits_that_a_requester_gets_have_no_mode_and_no_version() {
-    let limits = Policy::from(v1::Policy { requesters: vec!["alice".into()], ..Default::default() });
+    let limits = PolicyJson::from(v1::Policy { requesters: vec!["alice".into()], ..Default::default() });
     assert_eq!((limits.unreachable, limits.mode, limits.version), (None, None, None));
 }
 
 #[test]
 fn the_problem_of_a_log_is_null_where_there_is_none() {
-    let sound = Verified::from(v1::VerifyAuditResponse { records: 3, sound: true, ..Default::default() });
+    let sound = VerifiedJson::from(v1::VerifyAuditResponse { records: 3, sound: true, ..Default::default() });
     assert_eq!((sound.broken_line, sound.problem), (None, None));
 }

@@ -5,17 +5,17 @@ use jiff::Timestamp;
 use postern_proto::{convert, v1};
 
 use super::{
-    Agent, Grant, Policy, Port, PortRule, Principal, Seconds, Target, TargetLayer, Verified, WidestPrefix,
-    Window, WindowLayer, words,
+    AgentJson, GrantJson, PolicyJson, PortJson, PortRuleJson, PrincipalJson, SecondsJson, TargetJson,
+    TargetLayerJson, VerifiedJson, WidestPrefixJson, WindowJson, WindowLayerJson, words,
 };
 
-impl From<v1::Grant> for Grant {
+impl From<v1::Grant> for GrantJson {
     fn from(wire: v1::Grant) -> Self {
         Self {
             state: words::grant_state(wire.state()),
             close_reason: words::close_reason(wire.close_reason()),
             id: wire.id,
-            principal: wire.principal.map(Principal::from),
+            principal: wire.principal.map(PrincipalJson::from),
             justification: wire.justification,
             requested_at: time(wire.requested_at),
             duration: seconds(wire.duration),
@@ -23,12 +23,12 @@ impl From<v1::Grant> for Grant {
             opened_at: time(wire.opened_at),
             closed_at: time(wire.closed_at),
             reason: wire.reason,
-            windows: wire.windows.into_iter().map(Window::from).collect(),
+            windows: wire.windows.into_iter().map(WindowJson::from).collect(),
         }
     }
 }
 
-impl From<v1::Principal> for Principal {
+impl From<v1::Principal> for PrincipalJson {
     fn from(wire: v1::Principal) -> Self {
         // A broker that knows no other issuer sends the name alone.
         let or_name = |text: String| if text.is_empty() { wire.name.clone() } else { text };
@@ -42,9 +42,9 @@ impl From<v1::Principal> for Principal {
     }
 }
 
-impl From<v1::Window> for Window {
+impl From<v1::Window> for WindowJson {
     fn from(wire: v1::Window) -> Self {
-        let layers = wire.layers.into_iter().map(|layer| WindowLayer {
+        let layers = wire.layers.into_iter().map(|layer| WindowLayerJson {
             layer: words::layer(layer.layer()),
             state: words::window_state(layer.state()),
             detail: layer.detail,
@@ -52,26 +52,26 @@ impl From<v1::Window> for Window {
         Self {
             layers: layers.collect(),
             target: wire.target,
-            port: wire.port.map(Port::from),
+            port: wire.port.map(PortJson::from),
             source: wire.source,
             connect_to: wire.connect_to,
         }
     }
 }
 
-impl From<v1::ProtectedPort> for Port {
+impl From<v1::ProtectedPort> for PortJson {
     fn from(wire: v1::ProtectedPort) -> Self {
         Self { protocol: words::protocol(wire.protocol()), number: wire.number }
     }
 }
 
-impl From<v1::Policy> for Policy {
+impl From<v1::Policy> for PolicyJson {
     fn from(wire: v1::Policy) -> Self {
         let (layers, unreachable, mode) = (wire.layers(), wire.unreachable(), wire.mode());
-        let ports = wire.ports.into_iter().map(|rule| PortRule {
-            port: rule.port.map(Port::from),
+        let ports = wire.ports.into_iter().map(|rule| PortRuleJson {
+            port: rule.port.map(PortJson::from),
             sources: rule.sources,
-            widest: rule.widest.map(|widest| WidestPrefix { ipv4: widest.ipv4, ipv6: widest.ipv6 }),
+            widest: rule.widest.map(|widest| WidestPrefixJson { ipv4: widest.ipv4, ipv6: widest.ipv6 }),
             max_duration: seconds(rule.max_duration),
         });
         Self {
@@ -88,9 +88,9 @@ impl From<v1::Policy> for Policy {
     }
 }
 
-impl From<v1::Target> for Target {
+impl From<v1::Target> for TargetJson {
     fn from(wire: v1::Target) -> Self {
-        let layers = wire.layers.iter().map(|layer| TargetLayer {
+        let layers = wire.layers.iter().map(|layer| TargetLayerJson {
             layer: words::layer(layer.layer()),
             status: words::layer_status(layer.status()),
             detail: layer.detail.clone(),
@@ -100,14 +100,14 @@ impl From<v1::Target> for Target {
             mode: words::mode(wire.mode()),
             layers: layers.collect(),
             id: wire.id,
-            ports: wire.ports.into_iter().map(Port::from).collect(),
+            ports: wire.ports.into_iter().map(PortJson::from).collect(),
             policies: wire.policies,
             open_windows: wire.open_windows,
         }
     }
 }
 
-impl From<v1::Agent> for Agent {
+impl From<v1::Agent> for AgentJson {
     fn from(wire: v1::Agent) -> Self {
         Self {
             status: words::agent_status(wire.status()),
@@ -120,7 +120,7 @@ impl From<v1::Agent> for Agent {
     }
 }
 
-impl From<v1::VerifyAuditResponse> for Verified {
+impl From<v1::VerifyAuditResponse> for VerifiedJson {
     fn from(wire: v1::VerifyAuditResponse) -> Self {
         Self {
             records: wire.records,
@@ -137,6 +137,6 @@ pub(crate) fn time(wire: Option<prost_types::Timestamp>) -> Option<Timestamp> {
     wire.and_then(|wire| convert::timestamp("", &wire).ok())
 }
 
-pub(super) fn seconds(wire: Option<prost_types::Duration>) -> Option<Seconds> {
-    convert::duration("", wire.as_ref()).ok().map(Seconds)
+pub(super) fn seconds(wire: Option<prost_types::Duration>) -> Option<SecondsJson> {
+    convert::duration("", wire.as_ref()).ok().map(SecondsJson)
 }

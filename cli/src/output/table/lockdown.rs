@@ -4,13 +4,13 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use super::super::json::{Assessment, AssessmentReport, LockdownResult, Lockdowns};
+use super::super::json::{AssessmentJson, AssessmentReportJson, LockdownResultJson, LockdownsJson};
 use super::super::printable;
 use super::{or_dash, table};
 
 /// Draws the verdicts: a line for each reason, and one for each account, Region or subscription that could not be
 /// read.
-pub(crate) fn assessment_report(report: &AssessmentReport, _: Timestamp) -> String {
+pub(crate) fn assessment_report(report: &AssessmentReportJson, _: Timestamp) -> String {
     let rows = report.assessments.iter().flat_map(|one| {
         let reasons = if one.reasons.is_empty() { vec![String::new()] } else { one.reasons.clone() };
         reasons.into_iter().map(move |reason| row(one, &reason))
@@ -24,7 +24,7 @@ pub(crate) fn assessment_report(report: &AssessmentReport, _: Timestamp) -> Stri
     if unread.is_empty() { judged } else { format!("{judged}\n{unread}") }
 }
 
-fn row(one: &Assessment, reason: &str) -> [String; 5] {
+fn row(one: &AssessmentJson, reason: &str) -> [String; 5] {
     [
         one.target.clone(),
         or_dash(&one.name),
@@ -35,12 +35,12 @@ fn row(one: &Assessment, reason: &str) -> [String; 5] {
 }
 
 /// Draws the result for each target, with a line for each change.
-pub(crate) fn lockdowns(lockdowns: &Lockdowns, participle: &str) -> String {
+pub(crate) fn lockdowns(lockdowns: &LockdownsJson, participle: &str) -> String {
     let shown = |result| shown(result, participle, lockdowns.dry_run);
     lockdowns.results.iter().map(shown).collect::<Vec<_>>().join("\n")
 }
 
-fn shown(result: &LockdownResult, participle: &str, dry_run: bool) -> String {
+fn shown(result: &LockdownResultJson, participle: &str, dry_run: bool) -> String {
     let unmet: Vec<_> = result.concerns.iter().filter(|concern| concern.holds_up).collect();
     let standing = match (&result.error, result.done) {
         (Some(error), true) => format!("{participle}, but with an error: {}", error.message),

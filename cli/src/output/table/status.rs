@@ -3,12 +3,14 @@
 use jiff::Timestamp;
 
 use super::{list, or_dash, table};
-use crate::output::json::{Authority, CaCertificate, Replica, Status, StuckClose, Task};
+use crate::output::json::{
+    AuthorityJson, CaCertificateJson, ReplicaJson, StatusJson, StuckCloseJson, TaskJson,
+};
 use crate::output::printable;
 use crate::output::time::{dash, span, utc, when};
 
 /// Draws the facts, the brokers, the tasks, the stuck closes, and the problems that need attention.
-pub(crate) fn status(status: &Status, now: Timestamp) -> String {
+pub(crate) fn status(status: &StatusJson, now: Timestamp) -> String {
     let mut parts = vec![facts(status), replicas(&status.replicas, now), tasks(&status.tasks)];
     if !status.stuck_closes.is_empty() {
         parts.push(stuck_closes(status));
@@ -18,7 +20,7 @@ pub(crate) fn status(status: &Status, now: Timestamp) -> String {
     parts.join("\n\n")
 }
 
-fn facts(status: &Status) -> String {
+fn facts(status: &StatusJson) -> String {
     let store = match status.store.error.as_str() {
         "" => format!("{}, {} audit records", status.store.kind, status.store.audit_records),
         error => format!("{}, does not answer: {error}", status.store.kind),
@@ -49,8 +51,8 @@ fn facts(status: &Status) -> String {
     ])
 }
 
-fn authority(authority: &Authority) -> String {
-    let end = |certificate: &Option<CaCertificate>| {
+fn authority(authority: &AuthorityJson) -> String {
+    let end = |certificate: &Option<CaCertificateJson>| {
         certificate.as_ref().and_then(|certificate| certificate.not_after).map_or_else(dash, utc)
     };
     let root_key = authority.root_key.replace('_', " ");
@@ -61,7 +63,7 @@ fn authority(authority: &Authority) -> String {
     )
 }
 
-fn replicas(replicas: &[Replica], now: Timestamp) -> String {
+fn replicas(replicas: &[ReplicaJson], now: Timestamp) -> String {
     if replicas.is_empty() {
         return String::new();
     }
@@ -89,7 +91,7 @@ fn state(ending: bool, not_ready: &[String]) -> String {
 }
 
 /// Draws a line for each task of the broker that answers.
-fn tasks(tasks: &[Task]) -> String {
+fn tasks(tasks: &[TaskJson]) -> String {
     if tasks.is_empty() {
         return String::new();
     }
@@ -102,7 +104,7 @@ fn tasks(tasks: &[Task]) -> String {
 }
 
 /// Draws a line for each layer that has not confirmed.
-fn stuck_closes(status: &Status) -> String {
+fn stuck_closes(status: &StatusJson) -> String {
     let shown =
         table(["STUCK CLOSE", "FOR", "TARGET", "LAYER", "DETAIL"], status.stuck_closes.iter().flat_map(rows));
     let count = u64::try_from(status.stuck_closes.len()).unwrap_or(u64::MAX);
@@ -112,7 +114,7 @@ fn stuck_closes(status: &Status) -> String {
     }
 }
 
-fn rows(close: &StuckClose) -> Vec<[String; 5]> {
+fn rows(close: &StuckCloseJson) -> Vec<[String; 5]> {
     let row = |target: String, layer: &str, detail: &str| {
         let age = close.age.map_or_else(dash, |age| span(age.0));
         [close.grant_id.clone(), age, target, layer.to_owned(), or_dash(detail)]

@@ -27,7 +27,7 @@ host:web-1  tcp/22  203.0.113.7/32  open  refused  cloud: quota";
 
 #[test]
 fn a_source_that_the_broker_chose_is_shown() {
-    let answer = |source_from_caller| Requested {
+    let answer = |source_from_caller| RequestedJson {
         grant: a_grant().into(),
         source_from_caller,
         repeated_request: false,
@@ -42,7 +42,7 @@ fn a_list_of_grants_is_one_line_each_and_says_where_it_was_cut() {
     let mut second = a_grant();
     second.windows.push(second.windows[0].clone());
     second.not_after = None;
-    let list = Grants { grants: vec![a_grant().into(), second.into()], more: true };
+    let list = GrantsJson { grants: vec![a_grant().into(), second.into()], more: true };
     let expected = "\
 GRANT                       STATE   WHO              OPENS                                      END                                WHY
 01jx0000000000000000000000  active  requester/alice  host:web-1 tcp/22 from 203.0.113.7/32      2025-06-01 12:30:00Z (in 29m 48s)  fix disk
@@ -80,7 +80,7 @@ fn text_from_elsewhere_neither_steers_the_terminal_nor_breaks_the_table() {
 #[test]
 fn an_empty_list_is_its_header() {
     assert_eq!(
-        agents(&Agents { agents: vec![] }, now()),
+        agents(&AgentsJson { agents: vec![] }, now()),
         "TARGET  STATUS  VERSION  SEEN  ENROLLED  CERTIFICATE ENDS"
     );
 }
@@ -120,28 +120,29 @@ cloud  not_required  -     -";
 
 #[test]
 fn a_list_of_targets_has_details_if_a_layer_has_one() {
-    let target = |detail: &str| Target {
+    let target = |detail: &str| TargetJson {
         id: "aws:1".into(),
         mode: None,
         ports: vec![],
         policies: vec![],
         open_windows: 0,
-        layers: vec![super::super::json::TargetLayer {
+        layers: vec![super::super::json::TargetLayerJson {
             layer: "cloud",
             status: "failed",
             detail: detail.into(),
             last_seen: None,
         }],
     };
-    let shown =
-        |details: &[&str]| targets(&Targets { targets: details.iter().map(|d| target(d)).collect() }, now());
+    let shown = |details: &[&str]| {
+        targets(&TargetsJson { targets: details.iter().map(|d| target(d)).collect() }, now())
+    };
     assert!(shown(&["", "the quota is used up"]).ends_with("cloud: the quota is used up"));
     assert!(!shown(&[""]).contains("DETAIL"));
 }
 
 #[test]
 fn a_token_comes_with_the_line_that_uses_it() {
-    let token = Token {
+    let token = TokenJson {
         target: "host:web-1".into(),
         token: "postern1.a.b".into(),
         expires_at: None,

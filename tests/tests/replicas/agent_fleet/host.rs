@@ -193,7 +193,8 @@ fn the_kernel_ends_a_window_at_its_deadline_whatever_comes_later() {
     let policy = |deadline| HostPolicy {
         mode: postern_core::Mode::Enforce,
         ports: Default::default(),
-        windows: vec![postern_agent::firewall::policy::OpenWindow {
+        windows: vec![postern_agent::firewall::policy::HeldWindow {
+            grant: "01arz3ndektsv4rrffq69g5fav".parse().unwrap(),
             port: "tcp/22".parse().unwrap(),
             source: "10.0.0.1".parse().unwrap(),
             deadline,

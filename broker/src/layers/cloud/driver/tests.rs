@@ -1,10 +1,14 @@
 //! The driver on a fake cloud, led one round at a time.
 
-use postern_core::GrantId;
-use postern_core::Layers;
-use postern_core::plan::{desired_cloud, known_cloud};
+use std::collections::{BTreeMap, BTreeSet};
+
+use postern_core::plan::{LayerWindow, Observed, desired_cloud, known_cloud};
+use postern_core::target::CloudKind;
+use postern_core::{Grant, GrantId, Layers};
 
 use super::*;
+use crate::clock::Clock;
+use crate::layers::report::LayerStatus;
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::captured_log::capture_log;
 use postern_provider::fake::{FakeCloud, Fault};
@@ -122,7 +126,7 @@ async fn i2_an_end_needs_no_word_from_the_store() {
         let mut known = known_cloud(&world.target, grants());
         known.retain(|window| window.grant == long.id);
         known.extend(desired_cloud(&world.target, grants(), now).into_iter().filter_map(|window| {
-            (window.grant != long.id).then(|| CloudWindow { not_after: now + ends, ..window })
+            (window.grant != long.id).then(|| LayerWindow { not_after: now + ends, ..window })
         }));
         world.layer.want(&world.target, known.clone(), known);
     };

@@ -15,13 +15,13 @@ fn a_session() -> (SessionState, watch::Receiver<Outgoing>) {
     (state, receiver)
 }
 
-fn window(end: i64) -> HostWindow {
+fn window(end: i64) -> LayerWindow {
     let grant = a_grant().build();
     let window = &grant.windows[0];
-    HostWindow { grant: grant.id, port: window.port, source: window.source, not_after: at(end) }
+    LayerWindow { not_after: at(end), ..LayerWindow::of(&grant, window) }
 }
 
-fn holding(windows: &[HostWindow]) -> DesiredHost {
+fn holding(windows: &[LayerWindow]) -> DesiredHost {
     let protection = Protection { mode: Mode::Enforce, ports: ["tcp/22".parse().unwrap()].into() };
     let nothing = desired_host(&"host:vm-1".parse().unwrap(), protection, [], at(0));
     DesiredHost { windows: windows.iter().cloned().collect(), ..nothing }

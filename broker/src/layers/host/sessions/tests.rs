@@ -63,14 +63,14 @@ fn may_hold(observed: &Observed) -> bool {
 }
 
 /// Returns the generation that is pushed to the session next.
-async fn pushed(session: &mut Session) -> u64 {
+async fn pushed(session: &mut AgentSession) -> u64 {
     match session.next().await {
         Outgoing::Push(pushed) => pushed.generation,
         other @ (Outgoing::Nothing | Outgoing::End(_)) => panic!("{other:?}"),
     }
 }
 
-async fn ends(session: &mut Session) -> &'static str {
+async fn ends(session: &mut AgentSession) -> &'static str {
     let next = tokio::time::timeout(SOON, session.next()).await;
     match next.expect("the session ends") {
         Outgoing::End(reason) => reason,

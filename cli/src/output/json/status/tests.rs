@@ -88,7 +88,7 @@ pub(crate) fn the_tasks() -> Vec<v1::TaskStatus> {
 fn attention_of(change: impl FnOnce(&mut v1::GetStatusResponse)) -> Vec<String> {
     let mut wire = a_status();
     change(&mut wire);
-    Status::from(wire).attention
+    StatusJson::from(wire).attention
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_status_has_the_documented_shape() {
             },
         ],
     });
-    assert_eq!(serde_json::to_value(Status::from(wire)).unwrap(), documented);
+    assert_eq!(serde_json::to_value(StatusJson::from(wire)).unwrap(), documented);
 }
 
 #[test]

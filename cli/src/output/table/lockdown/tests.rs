@@ -70,7 +70,7 @@ fn a_result() -> v1::LockdownResult {
 }
 
 fn shown(dry_run: bool, result: v1::LockdownResult) -> String {
-    lockdowns(&json::Lockdowns { dry_run, results: vec![result.into()] }, "locked down")
+    lockdowns(&json::LockdownsJson { dry_run, results: vec![result.into()] }, "locked down")
 }
 
 #[test]

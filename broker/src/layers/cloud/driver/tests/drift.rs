@@ -88,7 +88,7 @@ async fn a_window_that_another_principal_changed_is_repaired_and_recorded() {
     world.round().await;
     let [window] = &world.cloud.windows(&world.target).into_iter().collect::<Vec<_>>()[..] else { panic!() };
     world.cloud.wipe(&world.target);
-    world.cloud.tamper(CloudWindow { source: "0.0.0.0/1".parse().unwrap(), ..window.clone() });
+    world.cloud.tamper(LayerWindow { source: "0.0.0.0/1".parse().unwrap(), ..window.clone() });
     world.sweep().await;
     world.round().await;
     assert_eq!(world.cloud.windows(&world.target), [window.clone()].into());

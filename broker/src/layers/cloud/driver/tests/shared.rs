@@ -50,7 +50,7 @@ async fn i2_without_the_lease_what_has_ended_is_closed_all_the_same_and_nothing_
     windows.extend(
         desired_cloud(&world.target, [&short], short.requested_at)
             .into_iter()
-            .map(|window| CloudWindow { not_after: at, ..window }),
+            .map(|window| LayerWindow { not_after: at, ..window }),
     );
     world.layer.want(&world.target, windows.clone(), windows);
     assert!(world.round().await);
