@@ -20,9 +20,9 @@ use postern_pki::TrustDomain;
 use serde::Deserialize;
 
 use crate::limits::Limits;
-use crate::store::redis::RedisSettings;
 use crate::traces::Settings as Traces;
 pub use defaults::default_management_ports;
+use postern_store::redis::RedisSettings;
 pub(crate) use store::check_store_url;
 
 /// The broker's configuration.

@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use crate::clock::boottime;
 use crate::signals::parts::{RECONCILER, Reasons, STORE};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
-use crate::store::Store;
 use crate::telemetry;
+use postern_store::Store;
 
 /// The time limit of one round of the reconciler's loop; it goes round at least every 5 s.
 const MAX_ROUND: Duration = Duration::from_secs(30);
@@ -150,8 +150,8 @@ async fn check_reconciler(readiness: &Readiness, rounds: &Rounds) {
 mod tests {
     use super::*;
     use crate::signals::parts::{ENDING, MEMBERSHIP};
-    use crate::store::memory::Memory;
-    use crate::testing::builders::reporter;
+    use crate::testing::reporter;
+    use postern_store::testing::memory::Memory;
 
     async fn becomes(readiness: &Readiness, wanted: bool) -> Reasons {
         let mut watch = readiness.watch();

@@ -43,8 +43,8 @@ use crate::readiness::{self, CHECK_INTERVAL, Readiness};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
-use crate::store::{Coordination, Store};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
+use postern_store::{Coordination, Store};
 pub use store::{Opened, open as open_store};
 
 /// The time limit of the last answers when the broker shuts down.

@@ -13,7 +13,7 @@ use postern_runtime::files;
 use crate::clock::wall;
 use crate::config::Config;
 use crate::run::open_store;
-use crate::store::Transaction;
+use postern_store::Transaction;
 
 /// The life of the first administrator's certificate.
 const ADMIN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);

@@ -20,7 +20,7 @@ use postern_provider::CloudError;
 use super::{App, Caller, Error};
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
-use crate::store::{self, Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
+use postern_store::{Change, Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// The attempts at a change of a grant that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;
@@ -86,11 +86,11 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
             return Err(denied.error);
         }
     };
-    let mut changes = Transaction::default()
-        .change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
+    let mut changes =
+        Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
     if let Some(key) = &asked.idempotency_key {
         let (principal, key) = (caller.record_name().clone(), key.clone());
-        changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
+        changes = changes.change(Change::RememberRequest { principal, key, grant: grant.id });
     }
     let changes = changes.audit(requested_event(&grant));
     let grant = match Durable::commit(&*app.store, changes, grant).await {
@@ -268,7 +268,7 @@ pub async fn revoke(
         if let Some(reason) = &reason {
             event = event.with("reason", reason);
         }
-        let change = store::Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
+        let change = Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
         let changes = Transaction::default().change(change).audit(event);
         match Durable::commit(&*app.store, changes, next).await {
             Ok(next) => {

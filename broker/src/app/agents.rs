@@ -19,7 +19,7 @@ use crate::cluster::peer_status::PeerStatus;
 use crate::layers::host::sessions::Session;
 use crate::layers::report::LayerReport;
 use crate::limits::log_due;
-use crate::store::{
+use postern_store::{
     AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
 };
 

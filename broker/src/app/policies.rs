@@ -7,7 +7,7 @@ use postern_core::{Layers, Name, Policy, Principal, Role};
 
 use super::known_targets::known_targets;
 use super::{App, Caller, Error};
-use crate::store::{Change, Durable, Expect, Transaction, Version, Versioned};
+use postern_store::{Change, Durable, Expect, Transaction, Version, Versioned};
 
 /// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
 /// minute does not fill the audit log.

@@ -17,8 +17,8 @@ use crate::clock::boottime;
 use crate::cluster::peer_status::PeerStatus;
 use crate::readiness;
 use crate::signals::rounds::Round;
-use crate::store::AgentRecord;
-use crate::store::coordination::MemberInfo;
+use postern_store::AgentRecord;
+use postern_store::coordination::MemberInfo;
 
 /// The time after which a close counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(30);

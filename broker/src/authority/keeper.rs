@@ -17,8 +17,8 @@ use crate::clock::{Clock, boottime, wall};
 use crate::readiness::Readiness;
 use crate::signals::parts::AUTHORITY;
 use crate::signals::rounds::RoundReporter;
-use crate::store::{Store, Transaction};
 use crate::telemetry;
+use postern_store::{Store, Transaction};
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);

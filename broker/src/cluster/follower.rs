@@ -20,8 +20,8 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::signals::GrantChanges;
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
-use crate::store::coordination::{ClusterEvent, CommittedChange};
-use crate::store::{Store, StoreError};
+use postern_store::coordination::{ClusterEvent, CommittedChange};
+use postern_store::{Store, StoreError};
 
 /// The delay of an event after which the audit log is read instead.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
@@ -86,7 +86,7 @@ impl Follower {
         self.wakeups.wake_all(self.sessions.targets());
     }
 
-    async fn receive(&mut self, events: &mut dyn crate::store::coordination::Subscription, last: &mut u64) {
+    async fn receive(&mut self, events: &mut dyn postern_store::coordination::Subscription, last: &mut u64) {
         let mut behind = *last;
         let mut tick = tokio::time::interval(LATE_AFTER);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -254,10 +254,11 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
     use crate::signals::rounds::Task;
-    use crate::store::coordination::fake::FakePeer;
-    use crate::store::memory::Memory;
-    use crate::store::{Change, Expect, Transaction};
-    use crate::testing::builders::{a_grant, at, reporter};
+    use crate::testing::builders::{a_grant, at};
+    use crate::testing::reporter;
+    use postern_store::testing::fake_peer::FakePeer;
+    use postern_store::testing::memory::Memory;
+    use postern_store::{Change, Expect, Transaction};
 
     #[tokio::test]
     async fn i8_a_change_whose_event_is_lost_is_found_in_the_audit_log() {

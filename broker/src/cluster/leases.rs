@@ -10,9 +10,9 @@ use std::time::Duration;
 use postern_core::TargetId;
 
 use crate::clock::boottime;
-use crate::store::StoreError;
-use crate::store::coordination::{Claim, Coordination, Lease, MEMBERSHIP_TTL, TakenLease};
 use crate::telemetry::{LeaseChange, lease_changed};
+use postern_store::StoreError;
+use postern_store::coordination::{Claim, Coordination, Lease, MEMBERSHIP_TTL, TakenLease};
 
 /// The time for which the broker believes its membership after the last renewal was sent.
 const BELIEVED_FOR: Duration = MEMBERSHIP_TTL.saturating_sub(Duration::from_secs(1));
@@ -234,7 +234,7 @@ impl Leases {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::single_broker::SingleBroker;
+    use postern_store::single_broker::SingleBroker;
 
     fn vm() -> TargetId {
         "host:vm-1".parse().unwrap()

@@ -17,9 +17,9 @@ use crate::readiness::{self, Readiness};
 use crate::signals::parts::MEMBERSHIP;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{ShutdownPhase, Wakeups};
-use crate::store::StoreError;
-use crate::store::coordination::{Claim, MemberInfo, RenewalReply};
 use crate::telemetry;
+use postern_store::StoreError;
+use postern_store::coordination::{Claim, MemberInfo, RenewalReply};
 
 /// The pause between two renewals.
 pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -267,9 +267,9 @@ mod tests {
     use tracing::Level;
 
     use super::*;
-    use crate::store::coordination::fake::FakePeer;
     use crate::testing::builders::at;
     use crate::testing::captured_log::capture_log;
+    use postern_store::testing::fake_peer::FakePeer;
 
     fn a_member() -> Membership {
         let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));

@@ -18,8 +18,8 @@ use tokio::sync::Notify;
 use crate::clock::boottime;
 use crate::layers::report::LayerReport;
 use crate::signals::rounds::RoundReporter;
-use crate::store::StoreError;
-use crate::store::coordination::{Coordination, Lease, PublishedStatus};
+use postern_store::StoreError;
+use postern_store::coordination::{Coordination, Lease, PublishedStatus};
 
 /// The pause after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);

@@ -19,7 +19,7 @@ use crate::cluster::peer_status::{PeerStatus, TargetStatus, WindowStatus};
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::report::LayerReport;
-use crate::store::Versioned;
+use postern_store::Versioned;
 
 /// Answers how windows stand. Cheap to clone.
 #[derive(Clone)]

@@ -49,9 +49,9 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{GrantChanges, Wakeups};
-use crate::store::coordination::Claim;
-use crate::store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use crate::telemetry::GrantProgress;
+use postern_store::coordination::Claim;
+use postern_store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use schedule::Schedule;
 
 /// The number of targets that are worked on at once: their commits share the store's groups.

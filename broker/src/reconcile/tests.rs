@@ -8,10 +8,10 @@ use postern_core::{CloseReason, GrantId, GrantState};
 
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
-use crate::store::Expect;
 use crate::testing::builders::a_grant;
 use postern_provider::CloudError;
 use postern_provider::fake;
+use postern_store::Expect;
 use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {

@@ -9,7 +9,7 @@ use postern_core::{
     CloseReason, Event, Grant, GrantId, GrantState, Name, ProtectedPort, SourcePrefix, TargetId, Window,
 };
 
-use crate::store::{Change, Expect, Transaction, Versioned};
+use postern_store::{Change, Expect, Transaction, Versioned};
 
 /// The step of one grant into its next state.
 #[derive(Debug)]

@@ -9,10 +9,10 @@ use postern_core::audit::{AuditEvent, AuditRecord};
 
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::store::embedded::Embedded;
-use crate::store::redis::{Redis, RedisSettings};
-use crate::store::single_broker::SingleBroker;
-use crate::store::{Coordination, Store, Transaction};
+use postern_store::embedded::Embedded;
+use postern_store::redis::{Redis, RedisSettings};
+use postern_store::single_broker::SingleBroker;
+use postern_store::{Coordination, Store, Transaction};
 
 /// The time limit of the record of a loss.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(3);

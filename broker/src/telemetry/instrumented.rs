@@ -12,7 +12,7 @@ use postern_core::{Grant, GrantId, GrantState, Name, Policy, TargetId};
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
 use crate::clock::boottime;
-use crate::store::{
+use postern_store::{
     AgentRecord, Change, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
     TokenRecord, Transaction, Versioned,
 };
@@ -184,10 +184,11 @@ mod tests {
     use postern_core::Event;
 
     use super::*;
-    use crate::store::memory::{Fault, Memory};
-    use crate::store::{Expect, conformance};
     use crate::telemetry;
     use crate::testing::builders::{a_grant, at, start};
+    use postern_store::Expect;
+    use postern_store::testing::conformance;
+    use postern_store::testing::memory::{Fault, Memory};
 
     impl conformance::Leasing for InstrumentedStore {}
 

@@ -12,7 +12,7 @@ use postern_runtime::error_chain::error_chain;
 use super::{GRANTS, GrantProgress, OLDEST_CLOSE, OPEN_STATES};
 use crate::clock::{Clock, boottime};
 use crate::signals::rounds::RoundReporter;
-use crate::store::Store;
+use postern_store::Store;
 
 /// The interval of the counts: each reads all open grants.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);

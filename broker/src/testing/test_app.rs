@@ -22,9 +22,9 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
-use crate::store::memory::Memory;
-use crate::store::{Change, Expect, Store as _, Transaction};
 use crate::testing::builders::name;
+use postern_store::testing::memory::Memory;
+use postern_store::{Change, Expect, Store as _, Transaction};
 
 /// An app of its own for each test. It drives the AWS cloud.
 pub(crate) struct TestApp {

@@ -4,12 +4,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use postern_broker::store::embedded::Embedded;
-use postern_broker::store::redis::{Redis as RedisStore, RedisSettings};
-use postern_broker::store::{Change, Expect, Store, Transaction};
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId, Role};
 use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_store::embedded::Embedded;
+use postern_store::redis::{Redis as RedisStore, RedisSettings};
+use postern_store::{Change, Expect, Store, Transaction};
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
 use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, a_request};

@@ -10,8 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::embedded::Embedded;
-use postern_broker::store::{AgentRecord, Change, Expect, Store as _, Transaction};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_pki::authority::AGENT_LIFETIME;
@@ -19,6 +17,8 @@ use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::identity::Identity;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_store::embedded::Embedded;
+use postern_store::{AgentRecord, Change, Expect, Store as _, Transaction};
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::{Broker, Client, Host, Net, STEP_TIMEOUT, World, a_policy, a_request};
 

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::coordination::{Coordination as _, MemberInfo};
-use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings};
-use postern_broker::store::{Change, Store as _, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
+use postern_store::coordination::{Coordination as _, MemberInfo};
+use postern_store::redis::{Endpoint, Redis as Store, RedisSettings};
+use postern_store::{Change, Store as _, Transaction};
 use postern_tests::Net;
 use postern_tests::redis::{Group, Redis};
 use tokio::task::JoinSet;

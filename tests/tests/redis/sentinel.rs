@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::coordination::{Coordination as _, MemberInfo};
-use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings, Sentinels};
-use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, Name};
+use postern_store::coordination::{Coordination as _, MemberInfo};
+use postern_store::redis::{Endpoint, Redis as Store, RedisSettings, Sentinels};
+use postern_store::{Change, Store as _, StoreError, Transaction};
 use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
 use postern_tests::{Net, STEP_TIMEOUT};

@@ -12,7 +12,7 @@ use tonic::{Request, Response, Status};
 use crate::app::status::{self, Agents, Grants, Overview, Stored, StuckClose, TaskStatus, Unconfirmed};
 use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
-use crate::store::coordination::MemberInfo;
+use postern_store::coordination::MemberInfo;
 
 pub(super) struct StatusApi {
     pub(super) app: Arc<App>,

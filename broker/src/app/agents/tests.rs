@@ -6,9 +6,9 @@ use postern_pki::KeyPair;
 
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
-use crate::store::Store;
-use crate::store::memory::Fault;
 use crate::testing::{TestApp, caller};
+use postern_store::Store;
+use postern_store::testing::memory::Fault;
 
 fn admin() -> Caller {
     caller(Role::Administrator, "root")

@@ -8,7 +8,7 @@ use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownRepo
 
 use super::outcome::{TargetError, TargetOutcome};
 use crate::app::{App, Caller};
-use crate::store::{StoreError, Transaction};
+use postern_store::{StoreError, Transaction};
 
 /// The work on one target.
 pub(super) enum Work {

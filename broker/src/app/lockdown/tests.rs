@@ -16,9 +16,10 @@ use postern_provider::{
 
 use super::*;
 use crate::layers::cloud::CloudLayer;
-use crate::store::{Change, Expect, Transaction, memory};
 use crate::testing::builders::{a_grant, a_policy};
 use crate::testing::{TestApp, caller};
+use postern_store::testing::memory;
+use postern_store::{Change, Expect, Transaction};
 
 const AZURE: &str = "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
 

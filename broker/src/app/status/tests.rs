@@ -4,9 +4,9 @@ use postern_core::{CloseReason, Event};
 
 use super::*;
 use crate::signals::rounds::Task;
-use crate::store::{Ban, Change, Expect, StoreError, Transaction};
 use crate::testing::TestApp;
 use crate::testing::builders::{a_grant, at, principal, start};
+use postern_store::{Ban, Change, Expect, StoreError, Transaction};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

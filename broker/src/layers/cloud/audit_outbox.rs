@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use crate::clock::boottime;
 use crate::signals::rounds::RoundReporter;
-use crate::store::{Store, Transaction};
 use crate::telemetry;
+use postern_store::{Store, Transaction};
 
 /// A stray window was closed: its grant is unknown to the store.
 pub(super) const UNKNOWN: &str = "cloud.unknown_window_closed";
@@ -100,9 +100,10 @@ mod tests {
 
     use super::*;
     use crate::signals::rounds::Task;
-    use crate::store::memory::Memory;
-    use crate::store::{Change, Expect};
-    use crate::testing::builders::{a_grant, at, reporter};
+    use crate::testing::builders::{a_grant, at};
+    use crate::testing::reporter;
+    use postern_store::testing::memory::Memory;
+    use postern_store::{Change, Expect};
 
     #[tokio::test]
     async fn only_the_window_of_a_grant_that_the_store_does_not_know_is_recorded_as_unknown() {

@@ -25,8 +25,8 @@ use crate::cluster::leases::Leases;
 use crate::layers::report::{LayerReport, LayerStatus};
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
-use crate::store::Store;
 use crate::telemetry;
+use postern_store::Store;
 
 /// The time limit of a call in all: one that never ends must not keep its target from being closed. A provider bounds
 /// each of its own calls more tightly; a call takes longer only while it waits for its turn under the cloud's rate limit, where

@@ -10,8 +10,8 @@ use postern_provider::{AssessmentReport, CloudError, LockdownOrder, LockdownRepo
 use super::CloudLayer;
 use super::driver::within;
 use crate::cluster::leases::HeldLease;
-use crate::store::StoreError;
-use crate::store::coordination::Claim;
+use postern_store::StoreError;
+use postern_store::coordination::Claim;
 
 /// The lock of the work that one broker does at a time.
 const JOB: &str = "lockdown";

@@ -18,8 +18,8 @@ use rand::Rng as _;
 use super::CloudLayer;
 use crate::clock::boottime;
 use crate::signals::rounds::RoundReporter;
-use crate::store::coordination::Claim;
 use crate::telemetry;
+use postern_store::coordination::Claim;
 
 /// The number of leases that are asked for at once.
 const MAX_CONCURRENT_CLAIMS: usize = 64;

@@ -10,12 +10,13 @@ use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
 use crate::layers::host::sessions::Session;
 use crate::signals::rounds::Task;
-use crate::store::memory::Memory;
-use crate::store::{Change, Expect, Transaction};
-use crate::testing::builders::{GrantBuilder, reporter};
+use crate::testing::builders::GrantBuilder;
 use crate::testing::observer_over;
+use crate::testing::reporter;
 use postern_provider::Provider as _;
 use postern_provider::fake::FakeCloud;
+use postern_store::testing::memory::Memory;
+use postern_store::{Change, Expect, Transaction};
 
 /// The VM that every test is about.
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";

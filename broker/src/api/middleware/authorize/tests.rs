@@ -11,10 +11,10 @@ use postern_core::{Principal, Role};
 
 use super::*;
 use crate::api::authenticator::CertificateAuthenticator;
-use crate::store::Store as _;
-use crate::store::memory::Fault;
 use crate::testing::TestApp;
 use crate::testing::builders::name;
+use postern_store::Store as _;
+use postern_store::testing::memory::Fault;
 
 const REQUEST: &str = "/postern.v1.AccessService/RequestAccess";
 const POLICY: &str = "/postern.v1.PolicyService/PutPolicy";

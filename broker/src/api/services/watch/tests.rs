@@ -5,9 +5,9 @@ use postern_core::audit::AuditEvent;
 use postern_core::{Event, Role};
 
 use super::*;
-use crate::store::{Change, Expect, Store as _, Transaction};
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::{TestApp, caller};
+use postern_store::{Change, Expect, Store as _, Transaction};
 
 async fn put(test: &TestApp, grant: &Grant) {
     let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Any };

@@ -3,8 +3,8 @@
 use super::*;
 use crate::clock::boottime;
 use crate::cluster::Cluster;
-use crate::store::coordination::Claim;
-use crate::store::coordination::fake::FakePeer;
+use postern_store::coordination::Claim;
+use postern_store::testing::fake_peer::FakePeer;
 
 /// A driver beside another broker, with the lease of the target.
 async fn beside_another() -> (World, Arc<FakePeer>) {
