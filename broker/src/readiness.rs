@@ -107,15 +107,15 @@ pub fn goes_round(rounds: &Rounds) -> bool {
 /// Never: what fails is a reason.
 pub async fn keep_checking(
     readiness: Readiness,
-    store: Arc<dyn Store>,
+    store: Store,
     rounds: Arc<Rounds>,
     reporter: RoundReporter,
 ) -> anyhow::Result<()> {
-    join(check_store(&readiness, store.as_ref(), &reporter), check_reconciler(&readiness, &rounds)).await;
+    join(check_store(&readiness, &store, &reporter), check_reconciler(&readiness, &rounds)).await;
     Ok(())
 }
 
-async fn check_store(readiness: &Readiness, store: &dyn Store, reporter: &RoundReporter) {
+async fn check_store(readiness: &Readiness, store: &Store, reporter: &RoundReporter) {
     loop {
         let answer = match tokio::time::timeout(STORE_TIMEOUT, store.audit_head()).await {
             Ok(Ok(_)) => Ok(()),
@@ -169,7 +169,7 @@ mod tests {
         let reconciler = rounds.reporter(Task::Reconciler, None, boottime());
         let checking = keep_checking(
             readiness.clone(),
-            Arc::new(Memory::default()),
+            Memory::default().store(),
             Arc::clone(&rounds),
             reporter(Task::Readiness),
         );

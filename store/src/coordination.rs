@@ -27,10 +27,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
 use jiff::Timestamp;
-use postern_core::{GrantId, TargetId};
+use postern_core::TargetId;
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
+use crate::error::StoreError;
+use crate::kind::Kind;
 
 /// The life of a membership that is not renewed.
 pub const MEMBERSHIP_TTL: Duration = Duration::from_secs(6);
@@ -70,7 +71,7 @@ impl Claim {
         match self {
             Self::Free => "free",
             Self::Agent => "agent",
-            Self::Exclusive => "turn",
+            Self::Exclusive => "exclusive",
         }
     }
 }
@@ -165,14 +166,26 @@ pub struct CommittedChange {
     pub after: u64,
     /// Set if this broker made the commit.
     pub own: bool,
-    /// The grants.
-    pub grants: Vec<GrantId>,
+    /// The records that were written or deleted, of the kinds that are announced.
+    pub records: Vec<ChangedRecord>,
     /// The targets to look at, without those that another member works on.
     pub targets: Vec<TargetId>,
-    /// The agents.
-    pub agents: Vec<TargetId>,
-    /// Set if policies changed.
-    pub policies: bool,
+}
+
+impl CommittedChange {
+    /// Returns the texts of the keys of the records of a kind.
+    pub fn keys(&self, kind: Kind) -> impl Iterator<Item = &str> {
+        self.records.iter().filter(move |record| record.kind == kind.name).map(|record| record.key.as_str())
+    }
+}
+
+/// A record that a commit wrote or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangedRecord {
+    /// The name of its kind.
+    pub kind: String,
+    /// The text of its key.
+    pub key: String,
 }
 
 /// Events as they come, until the connection breaks.
@@ -184,7 +197,8 @@ pub trait Subscription: Send {
 
 /// The coordination of the brokers on one store.
 ///
-/// On a store with one broker ([`super::single_broker::SingleBroker`]) every request is granted and there are no events.
+/// On a store with one broker ([`super::single_broker::SingleBroker`]) every request is granted and there are no events: the
+/// methods that have a body do what is right there.
 #[async_trait]
 pub trait Coordination: Send + Sync + 'static {
     /// Reports whether the store can have no other member.
@@ -200,7 +214,9 @@ pub trait Coordination: Send + Sync + 'static {
     async fn renew(&self, info: &MemberInfo) -> Result<RenewalReply, StoreError>;
 
     /// Ends the membership, so that other members take its leases at once.
-    async fn leave(&self) -> Result<(), StoreError>;
+    async fn leave(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Takes the target's lease; none if another member has a better claim. A lease that this member holds is kept.
     ///
@@ -209,28 +225,44 @@ pub trait Coordination: Send + Sync + 'static {
     async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<TakenLease>, StoreError>;
 
     /// Returns the targets whose leases this member holds.
-    async fn held(&self) -> Result<HashSet<TargetId>, StoreError>;
+    async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
+        Ok(HashSet::new())
+    }
 
     /// Takes some leases of a member that is gone; none once there are no more.
-    async fn take_over(&self, gone: &str) -> Result<Vec<TakenLease>, StoreError>;
+    async fn take_over(&self, _gone: &str) -> Result<Vec<TakenLease>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Ends an exclusive claim, and keeps the lease.
-    async fn end_exclusive(&self, lease: &Lease) -> Result<(), StoreError>;
+    async fn end_exclusive(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Gives back a lease that was taken exclusively from another member.
-    async fn give_back(&self, lease: &Lease) -> Result<(), StoreError>;
+    async fn give_back(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Locks the job of this name until [`Self::unlock`] or the end of this member. False: another member has locked it.
-    async fn try_lock(&self, job: &str) -> Result<bool, StoreError>;
+    async fn try_lock(&self, _job: &str) -> Result<bool, StoreError> {
+        Ok(true)
+    }
 
     /// Unlocks the job.
-    async fn unlock(&self, job: &str) -> Result<(), StoreError>;
+    async fn unlock(&self, _job: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Publishes the status of targets. The store drops a status whose lease is lost.
-    async fn publish(&self, posted: Vec<PublishedStatus>) -> Result<(), StoreError>;
+    async fn publish(&self, _posted: Vec<PublishedStatus>) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// Returns the published statuses of these targets; nothing for a target without a holder, or without a status yet.
-    async fn statuses(&self, targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError>;
+    async fn statuses(&self, _targets: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
+        Ok(Vec::new())
+    }
 
     /// Asks the holder of a target's lease to look at the target's cloud again.
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError>;

@@ -6,10 +6,10 @@
 //!
 //! **The rule.** A use case answers a change with a [`Durable`] value. There are two ways to one: a commit
 //! ([`Durable::commit`]), and a read that waits for the same confirmation
-//! ([`super::Store::durable_grant`] and [`super::Store::durable_policy`]). Only stores make the value of a read, so that no use case can answer a change from a plain read
+//! ([`crate::Store::get_durable`]). Only stores make the value of a read, so that no use case can answer a change from a plain read
 //! by mistake. Calls that only read use plain reads, and may show a record before replicas have it.
 //!
-//! **On failure.** The read fails as the commit did, with [`super::StoreError::Unavailable`], and the caller repeats its call.
+//! **On failure.** The read fails as the commit did, with [`crate::StoreError::Unavailable`], and the caller repeats its call.
 
 use std::ops::Deref;
 
@@ -19,7 +19,7 @@ pub struct Durable<T>(T);
 
 impl<T> Durable<T> {
     /// Makes a value of a record that the store knows to be durable.
-    pub(super) fn new(value: T) -> Self {
+    pub(crate) fn new(value: T) -> Self {
         Self(value)
     }
 

@@ -1,6 +1,6 @@
 //! The errors of a store. Only an unavailable store leaves the outcome of a commit open.
 
-use super::records::RecordKind;
+use crate::kind::Part;
 
 /// An error of a store.
 #[derive(Debug, thiserror::Error)]
@@ -80,10 +80,10 @@ pub enum MigrationError {
     )]
     Changed,
     /// The target has fewer or more records than the source.
-    #[error("{arrived} of {sent} {kind} have arrived; begin again with --overwrite-incomplete")]
+    #[error("{arrived} of {sent} {part} have arrived; begin again with --overwrite-incomplete")]
     Lost {
-        /// The kind of the records.
-        kind: RecordKind,
+        /// The part of the store.
+        part: Part,
         /// The number of records in the source.
         sent: u64,
         /// The number of records in the target.

@@ -1,15 +1,11 @@
 //! The coordination of a store with one broker: it holds every lease, and gets no events.
 
-use std::collections::HashSet;
-
 use async_trait::async_trait;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use postern_core::TargetId;
 
-use super::StoreError;
-use super::coordination::{
-    Claim, Coordination, Lease, MemberInfo, PublishedStatus, RenewalReply, Subscription, TakenLease,
-};
+use crate::coordination::{Claim, Coordination, Lease, MemberInfo, RenewalReply, Subscription, TakenLease};
+use crate::error::StoreError;
 
 /// The only broker on its store.
 #[derive(Debug, Default)]
@@ -32,44 +28,8 @@ impl Coordination for SingleBroker {
         Ok(RenewalReply::default())
     }
 
-    async fn leave(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     async fn take(&self, target: &TargetId, _: Claim) -> Result<Option<TakenLease>, StoreError> {
         Ok(Some(TakenLease { lease: Lease { target: target.clone(), token: 0 }, inherits: false }))
-    }
-
-    async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
-        Ok(HashSet::new())
-    }
-
-    async fn take_over(&self, _: &str) -> Result<Vec<TakenLease>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn end_exclusive(&self, _: &Lease) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn give_back(&self, _: &Lease) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn try_lock(&self, _: &str) -> Result<bool, StoreError> {
-        Ok(true)
-    }
-
-    async fn unlock(&self, _: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn publish(&self, _: Vec<PublishedStatus>) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn statuses(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
-        Ok(Vec::new())
     }
 
     async fn ask_to_look(&self, _: &TargetId) -> Result<(), StoreError> {

@@ -1,27 +1,53 @@
-//! Changes that happen together, and the versions that they expect.
+//! Changes that happen together, as a use case writes them.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
 
 use postern_core::audit::AuditEvent;
-use postern_core::{Grant, GrantId, Name, Policy};
 
-use super::coordination::Lease;
-use super::{AgentRecord, TokenHash, TokenRecord, Version};
+use crate::batch::{Batch, Expect, Put, Write};
+use crate::body::to_body;
+use crate::coordination::Lease;
+use crate::error::StoreError;
+use crate::kind::Kind;
+use crate::record::Record;
 
 /// Changes that happen together or not at all. A transaction with changes has an audit event, too (I9).
+///
+/// Each kind of record adds its own changes (`records/`), which use [`Self::put`] and [`Self::delete`].
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
-    /// The changes, applied in order.
-    pub changes: Vec<Change>,
+    /// The writes, applied in order.
+    drafts: Vec<Draft>,
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
     /// The lease that the changes need, if any: the store refuses them once another broker holds it.
     pub under: Option<Lease>,
 }
 
+/// A write whose record is not yet text.
+#[derive(Debug, Clone)]
+struct Draft {
+    kind: Kind,
+    key: String,
+    expect: Expect,
+    subject: String,
+    put: Option<Arc<dyn AnyRecord>>,
+}
+
 impl Transaction {
-    /// Adds a change.
+    /// Writes a record.
     #[must_use]
-    pub fn change(mut self, change: Change) -> Self {
-        self.changes.push(change);
+    pub fn put<R: Record>(mut self, key: &R::Key, record: R, expect: Expect) -> Self {
+        self.drafts.push(Draft { put: Some(Arc::new(record)), ..draft::<R>(key, expect) });
+        self
+    }
+
+    /// Deletes a record; conflicts if there is none. Of several callers at once, one succeeds.
+    #[must_use]
+    pub fn delete<R: Record>(mut self, key: &R::Key, expect: Expect) -> Self {
+        self.drafts.push(draft::<R>(key, expect));
         self
     }
 
@@ -39,96 +65,50 @@ impl Transaction {
         self
     }
 
-    /// Reports whether the transaction changes records without an audit event, which no store accepts.
-    pub(super) fn is_unaudited(&self) -> bool {
-        self.audit.is_empty() && !self.changes.is_empty()
+    /// Returns the number of writes.
+    pub fn writes(&self) -> usize {
+        self.drafts.len()
+    }
+
+    /// Returns the records of this type that the transaction writes, each with its condition.
+    pub fn puts<R: Record>(&self) -> impl Iterator<Item = (&R, Expect)> {
+        self.drafts.iter().filter_map(|draft| {
+            let record: &dyn Any = draft.put.as_deref()?;
+            Some((record.downcast_ref()?, draft.expect))
+        })
+    }
+
+    /// Returns the transaction as a backend takes it.
+    ///
+    /// # Errors
+    /// A record has no text.
+    pub(crate) fn into_batch(self) -> Result<Batch, StoreError> {
+        let writes = self.drafts.into_iter().map(Draft::into_write).collect::<Result<_, _>>()?;
+        Ok(Batch { writes, audit: self.audit, under: self.under })
     }
 }
 
-/// A change of one record.
-#[derive(Debug, Clone)]
-pub enum Change {
-    /// Writes a grant.
-    PutGrant {
-        /// The grant.
-        grant: Grant,
-        /// The condition on the record before the change.
-        expect: Expect,
-    },
-    /// Remembers the grant that a request made; conflicts if the key is known.
-    RememberRequest {
-        /// The principal who sent the request.
-        principal: Name,
-        /// The request's idempotency key.
-        key: String,
-        /// The grant.
-        grant: GrantId,
-    },
-    /// Writes a policy.
-    PutPolicy {
-        /// The policy.
-        policy: Policy,
-        /// The condition on the record before the change.
-        expect: Expect,
-    },
-    /// Deletes a policy; conflicts if there is none.
-    DeletePolicy {
-        /// The name of the policy.
-        name: Name,
-    },
-    /// Writes an agent.
-    PutAgent {
-        /// The agent.
-        agent: AgentRecord,
-        /// The condition on the record before the change.
-        expect: Expect,
-    },
-    /// Writes a join token.
-    PutToken {
-        /// The hash of the token.
-        hash: TokenHash,
-        /// The token.
-        token: TokenRecord,
-    },
-    /// Consumes a join token; conflicts if there is none. Of several callers at once, one succeeds.
-    TakeToken {
-        /// The hash of the token.
-        hash: TokenHash,
-    },
+fn draft<R: Record>(key: &R::Key, expect: Expect) -> Draft {
+    let key = key.to_string();
+    Draft { kind: R::KIND, expect, subject: R::subject(&key), key, put: None }
 }
 
-impl Change {
-    /// Names the record that the change is about, for an error.
-    pub(super) fn subject(&self) -> String {
-        match self {
-            Self::PutGrant { grant, .. } => format!("the grant {}", grant.id),
-            Self::RememberRequest { principal, key, .. } => format!("the request {key:?} of {principal}"),
-            Self::PutPolicy { policy, .. } => format!("the policy {}", policy.name),
-            Self::DeletePolicy { name } => format!("the policy {name}"),
-            Self::PutAgent { agent, .. } => format!("the agent of {}", agent.target),
-            Self::PutToken { .. } | Self::TakeToken { .. } => "the join token".to_owned(),
-        }
+impl Draft {
+    fn into_write(self) -> Result<Write, StoreError> {
+        let put = self.put.map(AnyRecord::into_put).transpose()?;
+        Ok(Write { kind: self.kind, key: self.key, expect: self.expect, subject: self.subject, put })
     }
 }
 
-/// The condition under which a change is made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Expect {
-    /// The record does not exist.
-    Absent,
-    /// The record has this version.
-    Version(Version),
-    /// No condition.
-    Any,
+/// A record of any kind.
+trait AnyRecord: Any + Debug + Send + Sync {
+    fn into_put(self: Arc<Self>) -> Result<Put, StoreError>;
 }
 
-impl Expect {
-    /// Reports whether the condition holds for a record with this version; `None`: there is no such record.
-    pub(super) fn holds(self, found: Option<Version>) -> bool {
-        match self {
-            Self::Absent => found.is_none(),
-            Self::Version(version) => found == Some(version),
-            Self::Any => true,
-        }
+impl<R: Record> AnyRecord for R {
+    fn into_put(self: Arc<Self>) -> Result<Put, StoreError> {
+        let (body, indexes) = (to_body(&*self)?, self.indexes());
+        let targets = self.targets().into_iter().map(ToString::to_string).collect();
+        Ok(Put { body, indexes, targets, record: self })
     }
 }

@@ -8,15 +8,16 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
-use postern_core::{Grant, Name};
 
-use super::bodies::corrupt;
-use super::{MigrationError, RecordKind, StoreError, TokenHash, Version};
+use crate::body::corrupt;
+use crate::error::{MigrationError, StoreError};
+use crate::indexes::Indexes;
+use crate::kind::{Part, Version};
 
 /// The number of records that are copied at once.
-pub(super) const PAGE: usize = 500;
+pub(crate) const PAGE: usize = 500;
 
-/// A record as it is kept. A body is the record's text, byte for byte.
+/// A record as it is kept, whatever its kind. A body is the record's text, byte for byte.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
     /// A line of the audit log. Lines are copied in order.
@@ -26,52 +27,22 @@ pub enum Item {
         /// The line.
         line: String,
     },
-    /// A grant.
-    Grant {
-        /// The grant that the body contains.
-        grant: Box<Grant>,
-        /// The version.
-        version: Version,
-        /// The body.
-        body: String,
-    },
-    /// An idempotency key.
-    Request {
-        /// The principal who sent the request.
-        principal: Name,
+    /// A document.
+    Document {
+        /// The name of its kind.
+        kind: String,
         /// The key.
         key: String,
-        /// The id of the grant that the request made.
-        grant: String,
-    },
-    /// A policy; a deleted one has no body.
-    Policy {
-        /// The name.
-        name: String,
         /// The version.
         version: Version,
-        /// The body.
+        /// The body; none for a deleted record that left its version.
         body: Option<String>,
-    },
-    /// An agent.
-    Agent {
-        /// The target.
-        target: String,
-        /// The version.
-        version: Version,
-        /// The body.
-        body: String,
-    },
-    /// A join token.
-    Token {
-        /// The hash.
-        hash: TokenHash,
-        /// The body.
-        body: String,
+        /// The indexes in which it is.
+        indexes: Indexes,
     },
 }
 
-/// A page of records of one kind.
+/// A page of one part of a store.
 #[derive(Debug)]
 pub struct Page {
     /// The records. The same record may come twice.
@@ -80,8 +51,8 @@ pub struct Page {
     pub next: Option<String>,
 }
 
-/// The number of records of each kind.
-pub type Counts = BTreeMap<RecordKind, u64>;
+/// The number of records in each part of a store. A source has in it every part that a migration moves.
+pub type Counts = BTreeMap<Part, u64>;
 
 /// The store from which records are moved.
 #[async_trait]
@@ -92,8 +63,8 @@ pub trait Source: Send {
     /// Counts the records.
     async fn counts(&mut self) -> Result<Counts, StoreError>;
 
-    /// Returns up to [`PAGE`] records of a kind, from the beginning or from the end of another page.
-    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError>;
+    /// Returns up to [`PAGE`] records of a part, from the beginning or from the end of another page.
+    async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError>;
 
     /// Marks the store as moved, if the audit log still ends at `head`: from then on brokers refuse it.
     ///
@@ -150,10 +121,10 @@ pub async fn transfer(
     let (head, last) = verify(source).await?;
     let sent = source.counts().await?;
     target.begin(&how.from, how.overwrite_incomplete).await?;
-    for kind in RecordKind::ALL {
+    for part in sent.keys() {
         let mut from = None;
         loop {
-            let page = source.page(kind, from.as_deref()).await?;
+            let page = source.page(part, from.as_deref()).await?;
             target.put(page.items).await?;
             from = page.next;
             if from.is_none() {
@@ -165,10 +136,11 @@ pub async fn transfer(
         return Err(MigrationError::Changed.into());
     }
     let arrived = target.arrived().await?;
-    for kind in RecordKind::ALL {
-        let count = |counts: &Counts| counts.get(&kind).copied().unwrap_or(0);
+    for part in sent.keys().chain(arrived.keys()) {
+        let count = |counts: &Counts| counts.get(part).copied().unwrap_or(0);
         if count(&sent) != count(&arrived) {
-            return Err(MigrationError::Lost { kind, sent: count(&sent), arrived: count(&arrived) }.into());
+            let (sent, arrived) = (count(&sent), count(&arrived));
+            return Err(MigrationError::Lost { part: part.clone(), sent, arrived }.into());
         }
     }
     target.settle().await?;
@@ -190,7 +162,7 @@ async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), 
     let head = source.head().await?;
     let (mut verifier, mut from, mut last) = (Verifier::default(), None, None);
     loop {
-        let page = source.page(RecordKind::Audit, from.as_deref()).await?;
+        let page = source.page(&Part::Audit, from.as_deref()).await?;
         for item in &page.items {
             if let Item::Audit { line, .. } = item {
                 last = Some(verifier.line(line).map_err(|broken| corrupt("audit log", broken))?);

@@ -57,7 +57,7 @@ use postern_store::{Store, Transaction};
 /// Everything that the use cases work with.
 pub struct App {
     /// The records.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The host layer.
     pub sessions: Arc<AgentSessions>,
     /// The cloud layer.

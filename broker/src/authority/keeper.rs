@@ -37,7 +37,7 @@ pub struct Keeper {
     /// The state that other parts of the broker see.
     pub standing: Arc<Standing>,
     /// The store, for the audit records.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The reasons for which this broker is not ready.
     pub readiness: Readiness,
     /// The broker's clock, for the audit records. The keeper lives by the wall clock, as certificates do.

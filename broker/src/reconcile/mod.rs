@@ -69,7 +69,7 @@ const PEER_RECHECK: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Reconciler {
     /// The desired state.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The host layer.
     pub sessions: Arc<AgentSessions>,
     /// The cloud layer.

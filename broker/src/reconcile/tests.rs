@@ -139,7 +139,7 @@ async fn i2_a_window_that_the_store_does_not_know_is_closed_after_the_first_swee
         grant
     })
     .await;
-    let world = World::over(Arc::default(), Arc::clone(&lost.cloud));
+    let world = World::over(Default::default(), Arc::clone(&lost.cloud));
     world
         .during(async {
             world.sweep().await;

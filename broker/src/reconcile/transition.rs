@@ -9,7 +9,7 @@ use postern_core::{
     CloseReason, Event, Grant, GrantId, GrantState, Name, ProtectedPort, SourcePrefix, TargetId, Window,
 };
 
-use postern_store::{Change, Expect, Transaction, Versioned};
+use postern_store::{Expect, Transaction, Versioned};
 
 /// The step of one grant into its next state.
 #[derive(Debug)]
@@ -90,9 +90,7 @@ fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<Step> 
         grant: next.id,
         state: next.state.word(),
         targets: next.targets().into_iter().cloned().collect(),
-        transaction: Transaction::default()
-            .change(Change::PutGrant { grant: next, expect: Expect::Version(grant.version) })
-            .audit(audit),
+        transaction: Transaction::default().put_grant(next, Expect::Version(grant.version)).audit(audit),
     })
 }
 

@@ -22,7 +22,7 @@ pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
 /// # Errors
 /// Never: if the store fails, the last counts stay.
 pub async fn keep_sampling(
-    store: Arc<dyn Store>,
+    store: Store,
     progress: Arc<GrantProgress>,
     clock: Clock,
     reporter: RoundReporter,

@@ -11,7 +11,7 @@ use rusqlite::config::DbConfig;
 
 use super::rows::{corrupt, from_body, unavailable};
 use super::schema;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The longest wait of SQLite for a lock.
 pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);

@@ -2,12 +2,12 @@
 //! One broker uses it at a time.
 //!
 //! A commit goes through the one writer (`writer.rs`), which syncs once for all transactions that wait. Reads of open grants
-//! and policies come from memory (`open_grant_cache.rs`), which follows a commit once it is durable; all other reads use
+//! and policies come from memory (`cache.rs`), which follows a commit once it is durable; all other reads use
 //! connections of their own (`reader.rs`) and wait for no writer.
 
-mod changes;
+mod cache;
 mod database;
-mod open_grant_cache;
+mod documents;
 mod reader;
 mod rows;
 mod schema;
@@ -15,24 +15,30 @@ mod schema;
 mod tests;
 mod transfer;
 mod writer;
+mod writes;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
-use rusqlite::types::Value;
-use rusqlite::{Connection, OptionalExtension as _, params, params_from_iter};
-use serde::de::DeserializeOwned;
+use postern_core::{Grant, Policy};
+use rusqlite::{Connection, params};
 
-use super::{
-    AgentRecord, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
-    Transaction, Versioned,
-};
+use crate::backend::{Backend, Range, Snapshot, SnapshotQuery};
+use crate::batch::Batch;
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::kind::Kind;
+use crate::record::Record as _;
+use crate::records::grant::OPEN;
+use crate::store::Store;
+use cache::{Cache, CachedKind};
 use database::{Lock, audit_lines, connect, read_head};
-use open_grant_cache::OpenGrantCache;
 use reader::Readers;
-use rows::{corrupt, from_body, unavailable};
+use rows::unavailable;
 pub use transfer::Transfer;
 use writer::Writer;
 
@@ -40,7 +46,7 @@ use writer::Writer;
 #[derive(Debug)]
 pub struct Embedded {
     writer: Writer,
-    cache: OpenGrantCache,
+    cache: Cache,
     readers: Readers,
     /// The lock on the database. It is the last field, so that the writer has ended when the lock is released.
     _lock: Lock,
@@ -51,104 +57,79 @@ impl Embedded {
     ///
     /// # Errors
     /// Another broker has it open, it was written by a newer broker, it was moved or is incomplete, or it cannot be read.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
         Self::open_with(path, |_| Ok(()))
     }
 
     fn open_with(
         path: &Path,
         prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
-    ) -> Result<Self, StoreError> {
+    ) -> Result<Store, StoreError> {
         let (lock, connection) = connect(path)?;
         transfer::check(&connection)?;
         prepare(&connection).map_err(unavailable)?;
-        let cache = OpenGrantCache::new(
-            many(&connection, "grant", "SELECT version, body FROM grants WHERE open = 1", vec![])?,
-            many(&connection, "policy", "SELECT version, body FROM policies WHERE body IS NOT NULL", vec![])?,
-            read_head(&connection)?,
-        );
+        let cached = [CachedKind::indexed::<Grant>(OPEN), CachedKind::whole::<Policy>()];
+        let cache = Cache::new(&cached, read_head(&connection)?);
+        cache.fill(Grant::KIND, documents::of_index(&connection, Grant::KIND, OPEN)?)?;
+        cache.fill(Policy::KIND, documents::with_indexes(&connection, Policy::KIND)?)?;
         let writer = Writer::start(connection, cache.clone())?;
-        Ok(Self { writer, cache, readers: Readers::new(path), _lock: lock })
+        Ok(Store::new(Arc::new(Self { writer, cache, readers: Readers::new(path), _lock: lock })))
     }
 }
 
 #[async_trait]
-impl Store for Embedded {
-    async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
-        self.writer.commit(transaction).await
+impl Backend for Embedded {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
+        self.writer.commit(batch).await
     }
 
-    async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
-        if let Some(open) = self.cache.open_grant(id) {
-            return Ok(Some(open));
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        if let Some(cached) = self.cache.get(kind, key) {
+            return Ok(cached);
         }
-        let sql = "SELECT version, body FROM grants WHERE id = ?1";
-        self.readers.one(move |db| one(db, "grant", sql, id.to_string()))
+        self.readers.one(|db| documents::get(db, kind, key))
     }
 
-    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
         // A reader sees a commit only after it is on the disk.
-        self.grant(id).await.map(Durable::new)
+        self.get(kind, key).await.map(Durable::new)
     }
 
-    async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        self.readers.read(move |db| query_grants(db, &query)).await
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        if let Some(cached) = self.cache.list(kind) {
+            return Ok(cached);
+        }
+        self.readers.read(move |db| documents::list(db, kind)).await
     }
 
-    async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        Ok(self.cache.open_grants())
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        if let Some(cached) = self.cache.range(kind, range) {
+            return Ok(cached);
+        }
+        let (index, before) = (range.index.to_owned(), range.before.map(str::to_owned));
+        let (order, limit) = (range.order, range.limit);
+        self.readers
+            .read(move |db| {
+                let range = Range { index: &index, before: before.as_deref(), order, limit };
+                documents::range(db, kind, range)
+            })
+            .await
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
-        self.readers.one(|db| {
-            let sql = "SELECT id FROM requests WHERE principal = ?1 AND key = ?2";
-            let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
-            let id: Option<String> = statement
-                .query_row(params![principal.as_str(), key], |row| row.get(0))
-                .optional()
-                .map_err(unavailable)?;
-            id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
-        })
-    }
-
-    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
-        Ok(self.cache.snapshot(&lease.target))
-    }
-
-    async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        Ok(self.cache.policies())
-    }
-
-    async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
-        Ok(self.cache.policy(name))
-    }
-
-    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
-        self.policy(name).await.map(Durable::new)
-    }
-
-    async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
-        // Agents are sorted by target id, which is not the order of the ids' text.
-        let sql = "SELECT version, body FROM agents";
-        let mut agents: Vec<Versioned<AgentRecord>> =
-            self.readers.read(move |db| many(db, "agent", sql, vec![])).await?;
-        agents.sort_by(|a, b| a.record.target.cmp(&b.record.target));
-        Ok(agents)
-    }
-
-    async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
-        let sql = "SELECT version, body FROM agents WHERE target = ?1";
-        self.readers.one(|db| one(db, "agent", sql, target.to_string()))
-    }
-
-    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
-        self.readers.one(|db| {
-            let mut statement =
-                db.prepare_cached("SELECT body FROM tokens WHERE hash = ?1").map_err(unavailable)?;
-            let body: Option<String> =
-                statement.query_row(params![hash.0], |row| row.get(0)).optional().map_err(unavailable)?;
-            body.map(|body| from_body("join token", &body)).transpose()
-        })
+    async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        if let Some(cached) = self.cache.snapshot(wanted) {
+            return Ok(cached);
+        }
+        let (kind, index, whole) = (wanted.kind, wanted.index.to_owned(), wanted.whole);
+        self.readers
+            .read(move |db| {
+                Ok(Snapshot {
+                    indexed: documents::range(db, kind, Range::all(&index))?,
+                    whole: documents::list(db, whole)?,
+                    seq: read_head(db)?.seq,
+                })
+            })
+            .await
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
@@ -173,55 +154,4 @@ impl Store for Embedded {
         self.writer.ended().await;
         "the thread that commits to the store has ended".to_owned()
     }
-}
-
-fn query_grants(db: &Connection, query: &GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
-    let mut sql = "SELECT version, body FROM grants WHERE 1".to_owned();
-    let mut values: Vec<Value> = Vec::new();
-    if let Some(target) = &query.target {
-        sql += " AND id IN (SELECT id FROM grant_targets WHERE target = ?)";
-        values.push(target.to_string().into());
-    }
-    if let Some(principal) = &query.principal {
-        sql += " AND principal = ?";
-        values.push(principal.to_string().into());
-    }
-    if let Some(before) = query.before {
-        sql += " AND id < ?";
-        values.push(before.to_string().into());
-    }
-    if !query.states.is_empty() {
-        sql += &format!(" AND state IN ({})", vec!["?"; query.states.len()].join(", "));
-        values.extend(query.states.iter().map(|state| Value::from((*state).to_owned())));
-    }
-    sql += " ORDER BY id DESC LIMIT ?";
-    values.push(i64::try_from(query.limit).unwrap_or(i64::MAX).into());
-    many(db, "grant", &sql, values)
-}
-
-fn one<T: DeserializeOwned>(
-    db: &Connection,
-    what: &str,
-    sql: &str,
-    key: String,
-) -> Result<Option<Versioned<T>>, StoreError> {
-    Ok(many(db, what, sql, vec![key.into()])?.pop())
-}
-
-/// Returns every record that a query of (version, body) finds.
-fn many<T: DeserializeOwned>(
-    db: &Connection,
-    what: &str,
-    sql: &str,
-    values: Vec<Value>,
-) -> Result<Vec<Versioned<T>>, StoreError> {
-    let mut statement = db.prepare_cached(sql).map_err(unavailable)?;
-    let mut rows = statement.query(params_from_iter(values)).map_err(unavailable)?;
-    let mut records = Vec::new();
-    while let Some(row) = rows.next().map_err(unavailable)? {
-        let body = row.get_ref(1).map_err(unavailable)?.as_str().map_err(|source| corrupt(what, source))?;
-        let record = from_body(what, body)?;
-        records.push(Versioned { record, version: row.get(0).map_err(unavailable)? });
-    }
-    Ok(records)
 }

@@ -7,7 +7,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::database::LOCK_TIMEOUT;
 use super::rows::unavailable;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// Lends connections, and opens one if none is idle.
 #[derive(Debug, Clone)]

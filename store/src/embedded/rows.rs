@@ -2,8 +2,8 @@
 
 use rusqlite::ErrorCode;
 
-use crate::StoreError;
-pub(super) use crate::bodies::{corrupt, from_body, to_body};
+pub(super) use crate::body::{corrupt, from_body};
+use crate::error::StoreError;
 
 /// Turns an error of SQLite into one of the store.
 pub(super) fn unavailable(error: rusqlite::Error) -> StoreError {

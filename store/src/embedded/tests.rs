@@ -9,15 +9,14 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use postern_core::audit::{AuditEvent, verify};
-use postern_core::{CloseReason, Event};
+use postern_core::{CloseReason, Event, TargetId};
+use rusqlite::types::Value;
 use tempfile::TempDir;
 
 use super::*;
 use crate::testing::builders::{a_grant, a_policy, at, name, start};
 use crate::testing::conformance::{self, Leasing as _};
-use crate::{Change, Expect};
-
-impl conformance::Leasing for Embedded {}
+use crate::{AgentRecord, Expect, GrantQuery, TokenHash, TokenRecord, Transaction};
 
 /// A directory with a database, and its path.
 fn a_place() -> (TempDir, PathBuf) {
@@ -32,7 +31,7 @@ fn event() -> AuditEvent {
 
 fn a_change(number: u8) -> Transaction {
     let grant = a_grant().number(number).build();
-    Transaction::default().change(Change::PutGrant { grant, expect: Expect::Absent }).audit(event())
+    Transaction::default().put_grant(grant, Expect::Absent).audit(event())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -47,7 +46,7 @@ async fn it_conforms() {
 }
 
 /// Everything that the store holds, in words.
-async fn everything(store: &Embedded) -> String {
+async fn everything(store: &Store) -> String {
     let all = GrantQuery { limit: usize::MAX, ..GrantQuery::default() };
     format!(
         "{:#?}",
@@ -73,17 +72,16 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     let (enrolled_at, certificate_not_after) = (start(), at(3600));
     let agent = AgentRecord { target: target.clone(), enrolled_at, certificate_not_after, banned: None };
     let token = TokenRecord { target, created_at: at(0), expires_at: at(60) };
-    let changes = [
-        Change::PutGrant { grant: open.clone(), expect: Expect::Absent },
-        Change::PutGrant { grant: closed.clone(), expect: Expect::Absent },
-        Change::RememberRequest { principal: name("alice"), key: "key".to_owned(), grant: open.id },
-        Change::PutPolicy { policy: a_policy().build(), expect: Expect::Absent },
-        Change::PutPolicy { policy: deleted.clone(), expect: Expect::Absent },
-        Change::DeletePolicy { name: deleted.name.clone() },
-        Change::PutAgent { agent, expect: Expect::Absent },
-        Change::PutToken { hash: TokenHash([7; 32]), token },
-    ];
-    let all = changes.into_iter().fold(Transaction::default().audit(event()), Transaction::change);
+    let all = Transaction::default()
+        .put_grant(open.clone(), Expect::Absent)
+        .put_grant(closed.clone(), Expect::Absent)
+        .remember_request(&name("alice"), "key", open.id)
+        .put_policy(a_policy().build(), Expect::Absent)
+        .put_policy(deleted.clone(), Expect::Absent)
+        .delete_policy(&deleted.name)
+        .put_agent(agent, Expect::Absent)
+        .put_token(TokenHash([7; 32]), token)
+        .audit(event());
     let head = store.commit(all).await.unwrap();
     let before = everything(&store).await;
     drop(store);
@@ -92,10 +90,7 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     assert_eq!(everything(&store).await, before);
     assert_eq!(store.audit_head().await.unwrap(), head);
     assert_eq!(store.grant(closed.id).await.unwrap().unwrap().record, closed);
-    let put = |expect| {
-        let change = Change::PutPolicy { policy: deleted.clone(), expect };
-        Transaction::default().change(change).audit(event())
-    };
+    let put = |expect| Transaction::default().put_policy(deleted.clone(), expect).audit(event());
     assert!(store.commit(put(Expect::Version(1))).await.is_err(), "it was deleted");
     assert_eq!(store.commit(put(Expect::Absent)).await.unwrap().seq, head.seq + 1);
     assert_eq!(store.policy(&deleted.name).await.unwrap().unwrap().version, 3, "it counts on");
@@ -186,8 +181,9 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
     store.commit(a_change(1)).await.unwrap();
     let before = everything(&store).await;
     let big = || {
-        let policy = Change::PutPolicy { policy: a_policy().build(), expect: Expect::Absent };
-        a_change(2).change(policy).audit(event().with("much", "x".repeat(20_000)))
+        a_change(2)
+            .put_policy(a_policy().build(), Expect::Absent)
+            .audit(event().with("much", "x".repeat(20_000)))
     };
     let refused = store.commit(big()).await;
     assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
@@ -255,7 +251,7 @@ async fn a_look_does_not_wait_for_a_writer() {
     let store = Embedded::open(&path).unwrap();
     store.commit(a_change(1)).await.unwrap();
     let other = Connection::open(&path).unwrap();
-    other.execute_batch("BEGIN IMMEDIATE; DELETE FROM grants").unwrap();
+    other.execute_batch("BEGIN IMMEDIATE; DELETE FROM documents").unwrap();
     let looked = tokio::time::timeout(
         Duration::from_secs(20),
         store.grants(GrantQuery { limit: 9, ..GrantQuery::default() }),

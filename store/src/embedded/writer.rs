@@ -7,19 +7,20 @@ use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, Transaction as SqlTransaction, params};
 use tokio::sync::{oneshot, watch};
 
-use super::changes;
-use super::open_grant_cache::{Effect, OpenGrantCache};
+use super::cache::{Cache, Effect};
 use super::rows::unavailable;
-use crate::{StoreError, Transaction};
+use super::writes;
+use crate::batch::Batch;
+use crate::error::StoreError;
 
 /// The most transactions that share a commit.
 const GROUP: usize = 256;
 
 type Answer = Result<Head, StoreError>;
 
-/// A transaction that waits, and the channel for its answer.
+/// A batch that waits, and the channel for its answer.
 struct Job {
-    transaction: Transaction,
+    batch: Batch,
     answer: oneshot::Sender<Answer>,
 }
 
@@ -38,7 +39,7 @@ impl Writer {
         clippy::disallowed_methods,
         reason = "the writer owns the thread, and the store notices its end"
     )]
-    pub(super) fn start(connection: Connection, cache: OpenGrantCache) -> Result<Self, StoreError> {
+    pub(super) fn start(connection: Connection, cache: Cache) -> Result<Self, StoreError> {
         let (jobs, waiting) = channel();
         let (runs, alive) = watch::channel(());
         let thread = std::thread::Builder::new()
@@ -51,10 +52,10 @@ impl Writer {
         Ok(Self { jobs: Some(jobs), thread: Some(thread), alive })
     }
 
-    /// Commits the transaction durably.
-    pub(super) async fn commit(&self, transaction: Transaction) -> Answer {
+    /// Commits the batch durably.
+    pub(super) async fn commit(&self, batch: Batch) -> Answer {
         let (answer, answered) = oneshot::channel();
-        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Job { transaction, answer }).is_ok());
+        let sent = self.jobs.as_ref().is_some_and(|jobs| jobs.send(Job { batch, answer }).is_ok());
         match answered.await {
             Ok(outcome) if sent => outcome,
             Ok(_) | Err(_) => Err(StoreError::Unavailable { source: "the store's writer has ended".into() }),
@@ -77,18 +78,17 @@ impl Drop for Writer {
     }
 }
 
-fn run(mut connection: Connection, cache: &OpenGrantCache, waiting: &Receiver<Job>) {
+fn run(mut connection: Connection, cache: &Cache, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
         let group: Vec<Job> = std::iter::once(first).chain(waiting.try_iter().take(GROUP - 1)).collect();
         commit_group(&mut connection, cache, group);
     }
 }
 
-/// Commits the group, updates the cache, and answers each transaction.
-fn commit_group(connection: &mut Connection, cache: &OpenGrantCache, group: Vec<Job>) {
-    let (jobs, answers): (Vec<_>, Vec<_>) =
-        group.into_iter().map(|job| (job.transaction, job.answer)).unzip();
-    match commit(connection, cache.head(), jobs) {
+/// Commits the group, updates the cache, and answers each batch.
+fn commit_group(connection: &mut Connection, cache: &Cache, group: Vec<Job>) {
+    let (jobs, answers): (Vec<_>, Vec<_>) = group.into_iter().map(|job| (job.batch, job.answer)).unzip();
+    match commit(connection, cache, jobs) {
         Ok(Committed { outcomes, effects, head }) => {
             cache.follow(effects, head);
             for (answer, outcome) in answers.into_iter().zip(outcomes) {
@@ -112,15 +112,12 @@ struct Committed {
     head: Head,
 }
 
-fn commit(
-    connection: &mut Connection,
-    mut head: Head,
-    jobs: Vec<Transaction>,
-) -> Result<Committed, StoreError> {
+fn commit(connection: &mut Connection, cache: &Cache, jobs: Vec<Batch>) -> Result<Committed, StoreError> {
+    let mut head = cache.head();
     let mut shared = connection.transaction().map_err(unavailable)?;
     let (mut outcomes, mut effects) = (Vec::with_capacity(jobs.len()), Vec::new());
-    for transaction in jobs {
-        outcomes.push(match apply(&mut shared, head, transaction) {
+    for batch in jobs {
+        outcomes.push(match apply(&mut shared, cache, head, batch) {
             Ok(applied) => {
                 effects.extend(applied.effects);
                 head = applied.head;
@@ -135,28 +132,29 @@ fn commit(
     Ok(Committed { outcomes, effects, head })
 }
 
-/// An applied transaction of a group.
+/// An applied batch of a group.
 struct Applied {
     effects: Vec<Effect>,
     head: Head,
 }
 
-/// Applies one transaction inside a savepoint, so that its failure does not affect the others in the group.
+/// Applies one batch inside a savepoint, so that its failure does not affect the others in the group.
 fn apply(
     shared: &mut SqlTransaction<'_>,
+    cache: &Cache,
     mut head: Head,
-    transaction: Transaction,
+    batch: Batch,
 ) -> Result<Applied, StoreError> {
-    if transaction.is_unaudited() {
+    if batch.is_unaudited() {
         return Err(StoreError::Unaudited);
     }
     let savepoint = shared.savepoint().map_err(unavailable)?;
-    let mut effects = Vec::with_capacity(transaction.changes.len());
-    for change in transaction.changes {
-        let version = changes::apply(&savepoint, &change)?;
-        effects.push(Effect::of(change, version));
+    let mut effects = Vec::with_capacity(batch.writes.len());
+    for write in batch.writes {
+        let version = writes::apply(&savepoint, &write)?;
+        effects.extend(cache.effect(write, version));
     }
-    for event in transaction.audit {
+    for event in batch.audit {
         let record = AuditRecord::following(&head, event);
         head = record.head();
         savepoint

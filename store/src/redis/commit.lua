@@ -5,7 +5,7 @@
 -- '?' in place of the first head: the member does not know the head, and asks for its turn and for the head.
 -- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head, as `known.lua` does;
 -- 'wait' if another member has the turn; 'lost' and the index, from 0, of a transaction whose lease another member holds; or
--- 'conflict' and the indexes of the transaction and the change that cannot be made. The script checks everything before it
+-- 'conflict' and the indexes of the transaction and the write that cannot be made. The script checks everything before it
 -- writes anything.
 --
 -- Turns: a member whose head was moved by another member has the turn from then on, and a member that comes meanwhile waits
@@ -51,88 +51,45 @@ if head ~= ARGV[2] then
     return { 'head', head_beside(p, ARGV[6]) }
 end
 
-local staged, order, later = {}, {}, {}
-local function get(hash, field)
-    local key = hash .. '\0' .. field
-    if staged[key] then
-        return staged[key].value
-    end
-    return redis.call('HGET', p .. hash, field)
-end
-local function set(hash, field, value)
-    local key = hash .. '\0' .. field
-    if not staged[key] then
-        order[#order + 1] = key
-    end
-    staged[key] = { hash = hash, field = field, value = value }
-end
--- A versioned record is its version, a space and its body; a deleted one has no body.
-local function parts(value)
-    if not value then
-        return nil, 0
-    end
-    local version, body = string.match(value, '^(%d+) (.*)$')
-    return body ~= '' and version or nil, tonumber(version)
-end
-local function put(hash, field, expect, body)
-    local found, last = parts(get(hash, field))
-    if expect == 'absent' and found then
-        return false
-    end
-    if expect ~= 'absent' and expect ~= 'any' and expect ~= found then
-        return false
-    end
-    set(hash, field, string.format('%d ', last + 1) .. body)
-    return true
-end
-
-local changes = {}
--- The places at which the other members have to look.
-local news = { grants = {}, targets = {}, agents = {} }
-function changes.grant(c)
-    if not put('grants', c.key, c.expect, c.body) then
-        return false
-    end
-    later[#later + 1] = c
-    news.grants[#news.grants + 1] = c.key
-    return true
-end
-function changes.request(c)
-    if get('requests', c.key) then
-        return false
-    end
-    set('requests', c.key, c.body)
-    return true
-end
-function changes.policy(c)
-    news.policies = true
-    return put('policies', c.key, c.expect, c.body)
-end
-function changes.delete_policy(c)
-    local found, last = parts(get('policies', c.key))
+-- The documents that the transactions write, as they become, in the order in which they are first written.
+local documents, order = {}, {}
+local function document(kind, key)
+    local place = kind .. '\0' .. key
+    local found = documents[place]
     if not found then
+        found = { kind = kind, key = key, version = 0, is_there = false }
+        -- A document is kept as its version, a space and its body; a deleted one that left its version has no body.
+        local text = redis.call('HGET', p .. kind, key)
+        if text then
+            local space = string.find(text, ' ', 1, true)
+            found.is_kept, found.version, found.is_there = true, tonumber(string.sub(text, 1, space - 1)), #text > space
+        end
+        documents[place], order[#order + 1] = found, found
+    end
+    return found
+end
+-- Makes a write, and reports whether it may be made.
+local function apply(write)
+    local d = document(write.kind, write.key)
+    local expect = write.expect
+    if expect == 'absent' then
+        if d.is_there then
+            return false
+        end
+    elseif expect ~= 'any' and not (d.is_there and d.version == tonumber(expect)) then
         return false
     end
-    set('policies', c.key, string.format('%d ', last + 1))
-    news.policies = true
-    return true
-end
-function changes.agent(c)
-    news.agents[#news.agents + 1] = c.key
-    return put('agents', c.key, c.expect, c.body)
-end
-function changes.token(c)
-    set('tokens', c.key, c.body)
-    return true
-end
-function changes.take_token(c)
-    if not get('tokens', c.key) then
+    local deletes = write.body == ''
+    if deletes and not d.is_there then
         return false
     end
-    set('tokens', c.key, false)
+    d.is_there, d.body, d.indexes = not deletes, write.body, write.indexes
+    d.version = (deletes and not write.keep) and 0 or d.version + 1
     return true
 end
 
+-- What the other members have to look at.
+local event = { kind = 'committed', by = me, before = head, after = ARGV[3], records = {}, targets = {} }
 local transactions = cjson.decode(ARGV[4])
 -- The rest of the group comes again at once; if nothing is left of it, the turn is over.
 local function refuse(answer)
@@ -143,56 +100,78 @@ local function refuse(answer)
 end
 for t, transaction in ipairs(transactions) do
     local lease = transaction.lease
-    if lease ~= '' and redis.call('HGET', p .. 'leases', lease) ~= ARGV[1] .. ' ' .. transaction.token then
+    if lease ~= '' and redis.call('HGET', p .. 'leases', lease) ~= me .. ' ' .. transaction.token then
         return refuse({ 'lost', tostring(t - 1) })
     end
-    for i, change in ipairs(transaction.changes) do
-        if not changes[change.kind](change) then
-            return refuse({ 'conflict', tostring(t - 1), tostring(i - 1) })
+    for w, write in ipairs(transaction.writes) do
+        if not apply(write) then
+            return refuse({ 'conflict', tostring(t - 1), tostring(w - 1) })
+        end
+        if write.announced then
+            event.records[#event.records + 1] = { write.kind, write.key }
+        end
+        for _, target in ipairs(write.targets) do
+            local holds = redis.call('HGET', p .. 'leases', target)
+            event.targets[#event.targets + 1] = { target, holds and string.match(holds, '^(%S+)') or '' }
         end
     end
 end
 
-for _, key in ipairs(order) do
-    local write = staged[key]
-    if write.value then
-        redis.call('HSET', p .. write.hash, write.field, write.value)
-    else
-        redis.call('HDEL', p .. write.hash, write.field)
+-- Returns the names in a text with one a line, as a set.
+local function names(text)
+    local set = {}
+    for name in string.gmatch(text, '[^\n]+') do
+        set[name] = true
     end
+    return set
 end
--- The indexes of grants: by principal, by target, and those that are not over.
-for _, c in ipairs(later) do
-    local open = c.open and 'ZADD' or 'ZREM'
-    local function index(name, call)
-        if call == 'ZADD' then
-            redis.call('ZADD', p .. name, 0, c.key)
-        else
-            redis.call('ZREM', p .. name, c.key)
+local function index(d)
+    local kept = p .. 'indexed:' .. d.kind
+    local before = d.is_kept and redis.call('HGET', kept, d.key) or ''
+    if before == d.indexes then
+        return
+    end
+    local old, new = names(before), names(d.indexes)
+    for name in pairs(old) do
+        if not new[name] then
+            redis.call('ZREM', p .. 'index:' .. d.kind .. ':' .. name, d.key)
         end
     end
-    index('all', 'ZADD')
-    index('of:' .. c.principal, 'ZADD')
-    index('open', open)
-    for _, target in ipairs(c.targets) do
-        index('on:' .. target, 'ZADD')
-        index('open:' .. target, open)
-        local lease = redis.call('HGET', p .. 'leases', target)
-        news.targets[#news.targets + 1] = { target, lease and string.match(lease, '^(%S+)') or '' }
+    for name in pairs(new) do
+        if not old[name] then
+            redis.call('ZADD', p .. 'index:' .. d.kind .. ':' .. name, 0, d.key)
+        end
+    end
+    if d.indexes == '' then
+        redis.call('HDEL', kept, d.key)
+    else
+        redis.call('HSET', kept, d.key, d.indexes)
+    end
+end
+local kinds = {}
+for _, d in ipairs(order) do
+    if d.version > 0 then
+        redis.call('HSET', p .. d.kind, d.key, string.format('%d ', d.version) .. d.body)
+    else
+        redis.call('HDEL', p .. d.kind, d.key)
+    end
+    index(d)
+    if not kinds[d.kind] then
+        kinds[d.kind] = true
+        redis.call('SADD', p .. 'kinds', d.kind)
     end
 end
 for i = 7, #ARGV do
     redis.call('RPUSH', p .. 'audit', ARGV[i])
 end
 redis.call('SET', p .. 'head', ARGV[3])
-news.kind, news.by, news.before, news.after = 'changed', ARGV[1], head, ARGV[3]
 -- An empty table would be written as an object, and not as a list.
-for _, name in ipairs({ 'grants', 'targets', 'agents' }) do
-    if #news[name] == 0 then
-        news[name] = nil
+for _, name in ipairs({ 'records', 'targets' }) do
+    if #event[name] == 0 then
+        event[name] = nil
     end
 end
-redis.call('PUBLISH', p .. 'news', cjson.encode(news))
+redis.call('PUBLISH', p .. 'events', cjson.encode(event))
 if holder then
     hand_over()
 end

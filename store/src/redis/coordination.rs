@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt as _;
 use futures_util::future::{BoxFuture, FutureExt as _};
 use jiff::Timestamp;
-use postern_core::{GrantId, TargetId};
+use postern_core::TargetId;
 use redis::aio::PubSub;
 use redis::{FromRedisValue, Script, ScriptInvocation};
 use serde::Deserialize;
@@ -16,12 +16,12 @@ use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of};
 use super::membership::{Membership, ended};
 use super::rollback::HeadReply;
-use crate::bodies::{corrupt, from_body, to_body};
+use crate::body::{corrupt, from_body, to_body};
 use crate::coordination::{
-    Claim, ClusterEvent, CommittedChange, Coordination, Lease, MEMBERSHIP_TTL, MemberInfo, PublishedStatus,
-    RenewalReply, Subscription, TakenLease,
+    ChangedRecord, Claim, ClusterEvent, CommittedChange, Coordination, Lease, MEMBERSHIP_TTL, MemberInfo,
+    PublishedStatus, RenewalReply, Subscription, TakenLease,
 };
-use crate::{MigrationError, StoreError};
+use crate::error::{MigrationError, StoreError};
 
 /// The number of leases of a dead member that are taken at once.
 const SHARE: usize = 200;
@@ -49,7 +49,7 @@ impl Redis {
         info: &MemberInfo,
         join: bool,
     ) -> Result<Option<RenewalReply>, StoreError> {
-        let mut script = self.script(&self.scripts.beat);
+        let mut script = self.script(&self.scripts.renew);
         let body = to_body(&MemberInfo { membership: id.to_owned(), ..info.clone() })?;
         script.arg(id).arg(MEMBERSHIP_TTL.as_millis().to_string()).arg(body).arg(if join {
             "1"
@@ -129,10 +129,10 @@ impl Coordination for Redis {
 
     async fn leave(&self) -> Result<(), StoreError> {
         let id = self.membership.id();
-        let news = format!("{{\"kind\":\"left\",\"by\":\"{id}\"}}");
+        let event = format!("{{\"kind\":\"left\",\"by\":\"{id}\"}}");
         let mut leave = redis::pipe();
         leave.del(self.server.key(&format!("alive:{id}"))).ignore();
-        leave.publish(self.server.key("news"), news).ignore();
+        leave.publish(self.server.key("events"), event).ignore();
         leave.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
     }
 
@@ -188,13 +188,13 @@ impl Coordination for Redis {
     }
 
     async fn try_lock(&self, job: &str) -> Result<bool, StoreError> {
-        let mut script = self.script(&self.scripts.job);
+        let mut script = self.script(&self.scripts.lock);
         let answer: String = self.answer(script.arg(self.membership.id()).arg(job).arg("begin")).await?;
         if answer == "fenced" { Err(ended()) } else { Ok(answer == "ok") }
     }
 
     async fn unlock(&self, job: &str) -> Result<(), StoreError> {
-        let mut script = self.script(&self.scripts.job);
+        let mut script = self.script(&self.scripts.lock);
         self.answer::<String>(script.arg(self.membership.id()).arg(job).arg("end")).await.map(drop)
     }
 
@@ -203,7 +203,7 @@ impl Coordination for Redis {
             posted.iter().flat_map(|posted| &posted.awaited_by).map(ToString::to_string).collect();
         awaited.sort();
         awaited.dedup();
-        let mut script = self.script(&self.scripts.post);
+        let mut script = self.script(&self.scripts.publish);
         script.arg(self.membership.id());
         script.arg(if awaited.is_empty() { String::new() } else { to_body(&awaited)? });
         for PublishedStatus { lease, status, .. } in posted {
@@ -216,20 +216,20 @@ impl Coordination for Redis {
         if targets.is_empty() {
             return Ok(Vec::new());
         }
-        let mut script = self.script(&self.scripts.views);
+        let mut script = self.script(&self.scripts.statuses);
         for target in targets {
             script.arg(target.to_string());
         }
-        let views: Vec<String> = self.answer(&script).await?;
-        let published = targets.iter().cloned().zip(views).filter(|(_, view)| !view.is_empty());
+        let statuses: Vec<String> = self.answer(&script).await?;
+        let published = targets.iter().cloned().zip(statuses).filter(|(_, status)| !status.is_empty());
         Ok(published.collect())
     }
 
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError> {
         let by = self.membership.id();
-        let news = serde_json::json!({ "kind": "look", "by": by, "target": target.to_string() }).to_string();
+        let event = serde_json::json!({ "kind": "look", "by": by, "target": target.to_string() }).to_string();
         let mut publish = redis::cmd("PUBLISH");
-        publish.arg(self.server.key("news")).arg(news);
+        publish.arg(self.server.key("events")).arg(event);
         publish.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
     }
 
@@ -258,7 +258,7 @@ impl Coordination for Redis {
     fn subscribe(&self) -> BoxFuture<'_, Result<Box<dyn Subscription>, StoreError>> {
         async {
             let mut channel = self.server.messages().await?;
-            channel.subscribe(self.server.key("news")).await.map_err(redis_failed)?;
+            channel.subscribe(self.server.key("events")).await.map_err(redis_failed)?;
             let membership = std::sync::Arc::clone(&self.membership);
             Ok(Box::new(EventStream { channel, membership }) as Box<dyn Subscription>)
         }
@@ -277,8 +277,8 @@ impl Subscription for EventStream {
         loop {
             let message = self.channel.on_message().next().await?;
             let Ok(text) = message.get_payload::<String>() else { continue };
-            match news(&text, &self.membership.id()) {
-                Ok(Some(news)) => return Some(news),
+            match event_of(&text, &self.membership.id()) {
+                Ok(Some(event)) => return Some(event),
                 Ok(None) => {}
                 // Perhaps from a newer broker. This broker also finds by looking what the event says.
                 Err(error) => {
@@ -299,25 +299,21 @@ struct WireEvent {
     #[serde(default)]
     after: String,
     #[serde(default)]
-    grants: Vec<GrantId>,
+    records: Vec<(String, String)>,
     #[serde(default)]
     targets: Vec<serde_json::Value>,
     #[serde(default)]
-    agents: Vec<String>,
-    #[serde(default)]
-    policies: bool,
-    #[serde(default)]
     target: String,
     #[serde(default)]
-    turn: bool,
+    exclusive: bool,
 }
 
 /// Reads an event from its text; none if it does not concern this member.
-fn news(text: &str, me: &str) -> Result<Option<ClusterEvent>, StoreError> {
-    let wire: WireEvent = from_body("news", text)?;
+fn event_of(text: &str, me: &str) -> Result<Option<ClusterEvent>, StoreError> {
+    let wire: WireEvent = from_body("event", text)?;
     let own = wire.by == me;
     Ok(match wire.kind.as_str() {
-        "changed" => {
+        "committed" => {
             let mut targets = Vec::new();
             for target in &wire.targets {
                 let pair = target.as_array().map(Vec::as_slice);
@@ -328,28 +324,19 @@ fn news(text: &str, me: &str) -> Result<Option<ClusterEvent>, StoreError> {
                     targets.push(target_of(target)?);
                 }
             }
-            let agents = wire.agents.iter().map(|agent| target_of(agent)).collect::<Result<_, _>>()?;
             let (before, after) = (head_of(&wire.before)?.seq, head_of(&wire.after)?.seq);
-            let WireEvent { grants, policies, .. } = wire;
-            Some(ClusterEvent::Committed(CommittedChange {
-                before,
-                after,
-                own,
-                grants,
-                targets,
-                agents,
-                policies,
-            }))
+            let records = wire.records.into_iter().map(|(kind, key)| ChangedRecord { kind, key }).collect();
+            Some(ClusterEvent::Committed(CommittedChange { before, after, own, records, targets }))
         }
         "taken" => Some(ClusterEvent::LeaseTaken {
             target: target_of(&wire.target)?,
             mine: own,
-            exclusive: wire.turn,
+            exclusive: wire.exclusive,
         }),
         "free" if !own => Some(ClusterEvent::LeaseFreed(target_of(&wire.target)?)),
         "look" if !own => Some(ClusterEvent::LookRequested(target_of(&wire.target)?)),
         "left" if !own => Some(ClusterEvent::MemberLeft),
-        "viewed" if !own => {
+        "published" if !own => {
             let of = |target: &serde_json::Value| target_of(target.as_str().unwrap_or_default());
             Some(ClusterEvent::StatusPublished(wire.targets.iter().map(of).collect::<Result<_, _>>()?))
         }

@@ -2,7 +2,7 @@
 
 use redis::RedisError;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A text about the server or its answer, as the source of an error.
 #[derive(Debug, thiserror::Error)]

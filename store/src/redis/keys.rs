@@ -1,23 +1,19 @@
-//! The names of keys and fields, and the text of a head.
+//! The version of the keys, and the texts of a head and a document.
 
-use data_encoding::HEXLOWER;
-use postern_core::Name;
 use postern_core::audit::Head;
 
 use super::error::message;
-use crate::bodies::corrupt;
-use crate::{StoreError, TokenHash};
+use crate::body::corrupt;
+use crate::error::StoreError;
+use crate::kind::Version;
 
 /// The version of the keys.
-pub(super) const SCHEMA: u32 = 2;
+pub(super) const SCHEMA: u32 = 3;
 
-/// Returns the field of a request. No name has a space in it.
-pub(super) fn request_field(principal: &Name, key: &str) -> String {
-    format!("{principal} {key}")
-}
-
-pub(super) fn token_field(hash: &TokenHash) -> String {
-    HEXLOWER.encode(&hash.0)
+/// Reads the version and the body of a document as it is kept; a deleted one has no body.
+pub(super) fn parse_document<'a>(what: &str, text: &'a str) -> Result<(Version, &'a str), StoreError> {
+    let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
+    parts.ok_or_else(|| corrupt(what, message("it has no version")))
 }
 
 /// Reads a head as it is kept.

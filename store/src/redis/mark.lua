@@ -15,7 +15,7 @@ local mark = redis.call('GET', p .. 'incomplete')
 if mark and ARGV[3] ~= 'overwrite' then
     return { 'incomplete', mark }
 end
-for _, name in ipairs({ 'head', 'audit', 'grants', 'requests', 'policies', 'agents', 'tokens' }) do
+for _, name in ipairs({ 'head', 'audit', 'kinds' }) do
     if not mark and redis.call('EXISTS', p .. name) == 1 then
         return { 'not empty' }
     end

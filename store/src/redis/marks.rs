@@ -3,11 +3,13 @@
 use super::connection::SharedConnection;
 use super::error::redis_failed;
 use super::server::Server;
-use crate::{MigrationError, StoreError};
+use crate::error::{MigrationError, StoreError};
 
 /// The marks that keep a store from being opened and from being written to.
 pub(super) const MOVED: &str = "moved";
 pub(super) const INCOMPLETE: &str = "incomplete";
+/// The mark of a store whose upgrade was not completed.
+pub(super) const UPGRADING: &str = "upgrading";
 
 /// Refuses a store with a mark.
 pub(super) async fn check(server: &Server, shared: &mut SharedConnection) -> Result<(), StoreError> {

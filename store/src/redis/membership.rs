@@ -5,7 +5,7 @@ use std::sync::{PoisonError, RwLock};
 
 use redis::Script;
 
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The broker's current membership, which every write names.
 #[derive(Debug)]
@@ -45,25 +45,25 @@ fn fresh() -> String {
 
 /// The scripts.
 pub(super) struct Scripts {
-    pub(super) beat: Script,
+    pub(super) renew: Script,
     pub(super) take: Script,
     pub(super) take_over: Script,
     pub(super) give_back: Script,
-    pub(super) job: Script,
-    pub(super) post: Script,
-    pub(super) views: Script,
+    pub(super) lock: Script,
+    pub(super) publish: Script,
+    pub(super) statuses: Script,
 }
 
 impl Scripts {
     pub(super) fn new() -> Self {
         Self {
-            beat: Script::new(script!("coordination/beat.lua")),
+            renew: Script::new(script!("coordination/renew.lua")),
             take: Script::new(include_str!("coordination/take.lua")),
             take_over: Script::new(include_str!("coordination/take_over.lua")),
             give_back: Script::new(include_str!("coordination/give_back.lua")),
-            job: Script::new(include_str!("coordination/job.lua")),
-            post: Script::new(include_str!("coordination/post.lua")),
-            views: Script::new(include_str!("coordination/views.lua")),
+            lock: Script::new(include_str!("coordination/lock.lua")),
+            publish: Script::new(include_str!("coordination/publish.lua")),
+            statuses: Script::new(include_str!("coordination/statuses.lua")),
         }
     }
 }

@@ -7,19 +7,21 @@
 //! {postern:<tenant>}:schema            the version of these keys
 //!                    head              the number of the last audit record, and its hash
 //!                    audit             the records, one a line
-//!                    grants, policies, agents      hashes: an id, and a version and a body
-//!                    requests, tokens              hashes
-//!                    moved, incomplete    marks of a store that was moved, or whose migration was not completed
-//!                    all, open, of:<principal>, on:<target>, open:<target>      ids of grants, in order
+//!                    kinds             a set: the names of the kinds of records
+//!                    <kind>            a hash, such as grants: a key, and a version and a body
+//!                    indexed:<kind>    a hash: a key, and the names of the indexes in which it is, one a line
+//!                    index:<kind>:<name>           a sorted set: keys, in order
+//!                    moved, incomplete, upgrading  marks of a store that was moved, or whose migration or upgrade was not
+//!                                      completed
 //!                    alive:<membership>            exists while the membership lasts: a key with a time to live
-//!                    members, jobs                 hashes: the members' descriptions, and the members that hold locks
-//!                    leases, turns, views          hashes by target: lease, exclusive claim, and published status
+//!                    members, locks                hashes: the members' descriptions, and the members that hold locks
+//!                    leases, exclusive, statuses   hashes by target: lease, exclusive claim, and published status
 //!                    held:<membership>             the targets of its leases
 //!                    losses                        a hash: the number of a member's leases that others took
 //!                    fence                         the newest lease's token
 //!                    turn                          the membership that commits next; a key with a time to live
 //!                    queue                         a sorted set: the memberships that wait to commit, by arrival
-//!                    news                          a channel
+//!                    events                        a channel
 //! ```
 
 /// The text of a script that answers the head, with the function that does so before it.
@@ -29,6 +31,9 @@ macro_rules! script {
     };
 }
 
+mod commands;
+mod commit;
+mod confirmed;
 mod connection;
 mod coordination;
 mod discovery;
@@ -42,6 +47,7 @@ mod settings;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod upgrade;
 mod warnings;
 mod writer;
 
@@ -49,18 +55,19 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 use redis::Script;
-use serde::de::DeserializeOwned;
 
-use super::bodies::{corrupt, from_body};
-use super::{
-    AgentRecord, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash, TokenRecord,
-    Transaction, Versioned,
-};
+use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::Batch;
+use crate::body::corrupt;
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::kind::Kind;
 use connection::SharedConnection;
 use error::{message, redis_failed};
-use keys::{SCHEMA, request_field, token_field};
+use keys::{SCHEMA, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
 use server::Server;
@@ -68,15 +75,12 @@ pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 pub use transfer::Transfer;
 use writer::Writer;
 
-/// The number of grants that are read at once.
-const PAGE: usize = 500;
-
 /// The store on Redis.
 pub struct Redis {
     server: Server,
     reader: SharedConnection,
     writer: Writer,
-    index_script: Script,
+    range_script: Script,
     membership: Arc<Membership>,
     scripts: Scripts,
 }
@@ -88,7 +92,7 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Opens the store, or makes it, and joins its members.
+    /// Opens the store, or makes it, and joins its members. A store of an older schema is upgraded.
     ///
     /// # Errors
     /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved, or is incomplete.
@@ -96,25 +100,14 @@ impl Redis {
         let server = Server::new(settings);
         let mut reader = server.shared_connection().reading();
         marks::check(&server, &mut reader).await?;
-        let schema: (u32, u32) = redis::pipe()
-            .cmd("SETNX")
-            .arg(server.key("schema"))
-            .arg(SCHEMA)
-            .cmd("GET")
-            .arg(server.key("schema"))
-            .query_async(&mut reader)
-            .await
-            .map_err(redis_failed)?;
-        if schema.1 > SCHEMA {
-            return Err(StoreError::NewerSchema { found: schema.1, known: SCHEMA });
-        }
-        if schema.1 < SCHEMA {
-            upgrade(&server, &mut reader).await?;
-        }
+        let mut make = redis::cmd("SETNX");
+        make.arg(server.key("schema")).arg(SCHEMA);
+        make.query_async::<()>(&mut reader).await.map_err(redis_failed)?;
+        upgrade::upgrade(&server, &mut reader).await?;
         let membership = Arc::new(Membership::new());
         let writer = Writer::start(server.clone(), Arc::clone(&membership));
-        let index_script = Script::new(script!("look.lua"));
-        let store = Self { server, reader, writer, index_script, membership, scripts: Scripts::new() };
+        let range_script = Script::new(script!("range.lua"));
+        let store = Self { server, reader, writer, range_script, membership, scripts: Scripts::new() };
         store.join().await?;
         Ok(store)
     }
@@ -127,56 +120,20 @@ impl Redis {
         warnings::warnings(&Server::new(settings)).await
     }
 
-    async fn field(&self, hash: &str, field: &str) -> Result<Option<String>, StoreError> {
-        let mut get = redis::cmd("HGET");
-        get.arg(self.server.key(hash)).arg(field);
-        get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
-    }
-
-    async fn one<T: DeserializeOwned>(
+    /// Reads the documents of an index, and the head and every document of another kind at that instant.
+    async fn read_range(
         &self,
-        what: &str,
-        hash: &str,
-        field: &str,
-    ) -> Result<Option<Versioned<T>>, StoreError> {
-        self.field(hash, field).await?.map_or(Ok(None), |text| versioned(what, &text))
-    }
-
-    /// Reads a record, and waits until the replicas have it, or have that it is not there.
-    async fn durable<T: DeserializeOwned>(
-        &self,
-        what: &str,
-        hash: &str,
-        field: &str,
-    ) -> Result<Durable<Option<Versioned<T>>>, StoreError> {
-        // At one instant: the log up to this head has every change of the record that was read.
-        let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((hash, field))).await?;
-        self.writer.confirmed(head).await?;
-        Ok(Durable::new(text.map_or(Ok(None), |text| versioned(what, &text))?))
-    }
-
-    async fn every<T: DeserializeOwned>(
-        &self,
-        what: &str,
-        hash: &str,
-    ) -> Result<Vec<Versioned<T>>, StoreError> {
-        let mut get = redis::cmd("HGETALL");
-        get.arg(self.server.key(hash));
-        let pairs: Vec<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        bodies(&pairs).filter_map(|text| versioned(what, text).transpose()).collect()
-    }
-
-    /// Reads the grants of an index, and the head and the policies at that instant.
-    async fn read_index(&self, query: IndexQuery<'_>) -> Result<IndexRead, StoreError> {
-        let mut script = self.index_script.key(&self.server.prefix);
-        script.arg(query.index).arg(query.end).arg(if query.newest_first { "-" } else { "+" });
-        script.arg(if query.limit == usize::MAX {
-            -1
-        } else {
-            i64::try_from(query.limit).unwrap_or(i64::MAX)
-        });
-        script.arg(if query.policies { "policies" } else { "" });
-        if let Some(lease) = query.lease {
+        kind: Kind,
+        range: Range<'_>,
+        whole: Option<Kind>,
+        lease: Option<&Lease>,
+    ) -> Result<(Head, Vec<Arc<Document>>, Vec<Arc<Document>>), StoreError> {
+        let mut script = self.range_script.key(&self.server.prefix);
+        script.arg(kind.name).arg(range.index);
+        script.arg(range.before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
+        script.arg(if range.order == Order::Descending { "-" } else { "+" });
+        script.arg(range.limit()).arg(whole.map_or("", |kind| kind.name));
+        if let Some(lease) = lease {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
         }
         let mut reader = self.reader.clone();
@@ -184,178 +141,82 @@ impl Redis {
             script.arg(self.server.text_of(&known));
             let answer: (String, Vec<String>, Vec<String>) =
                 script.invoke_async(&mut reader).await.map_err(redis_failed)?;
-            let (head, grants, policies) = answer;
-            if let Some(lease) = query.lease.filter(|_| head == "lost") {
+            let (head, indexed, all) = answer;
+            if let Some(lease) = lease.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
             }
-            Ok((HeadReply::parse(&head)?, grants, policies))
+            Ok((HeadReply::parse(&head)?, indexed, all))
         };
-        let (reply, grants, policies) =
-            self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
-        let head = reply.head;
-        let missing = || corrupt("index of grants", message("a grant in it is not there"));
-        let grants: Vec<Versioned<Grant>> = bodies(&grants)
-            .map(|text| versioned("grant", text)?.ok_or_else(missing))
-            .collect::<Result<_, StoreError>>()?;
-        let policies: Vec<Versioned<Policy>> = bodies(&policies)
-            .filter_map(|text| versioned("policy", text).transpose())
-            .collect::<Result<_, _>>()?;
-        Ok(IndexRead { head, grants, policies })
+        let (reply, indexed, all) = self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
+        let present = pairs(kind, indexed)?;
+        if present.iter().any(Option::is_none) {
+            let what = format!("index of {}", kind.name);
+            return Err(corrupt(&what, message(&format!("a {} in it is not there", kind.noun))));
+        }
+        let all = whole.map_or(Ok(Vec::new()), |kind| in_order(kind, all))?;
+        Ok((reply.head, present.into_iter().flatten().collect(), all))
     }
 }
 
-/// Upgrades a store that one broker had for itself. The server refuses that broker from now on: it names a writer, and there
-/// is none.
-async fn upgrade(server: &Server, connection: &mut SharedConnection) -> Result<(), StoreError> {
-    let mut pipe = redis::pipe();
-    pipe.atomic().del(server.key("writer")).ignore().set(server.key("schema"), SCHEMA).ignore();
-    pipe.query_async(connection).await.map_err(redis_failed)
-}
-
-/// A query of an index of grants.
-struct IndexQuery<'a> {
-    index: &'a str,
-    end: &'a str,
-    newest_first: bool,
-    limit: usize,
-    policies: bool,
-    /// The lease that the read needs, if any.
-    lease: Option<&'a Lease>,
-}
-
-/// The result of a query.
-struct IndexRead {
-    head: Head,
-    grants: Vec<Versioned<Grant>>,
-    policies: Vec<Versioned<Policy>>,
-}
-
-/// Returns the values of alternating fields and values.
-fn bodies(pairs: &[String]) -> impl Iterator<Item = &String> {
-    pairs.iter().skip(1).step_by(2)
-}
-
-/// Reads a record with its version; none for a deleted one.
-fn versioned<T: DeserializeOwned>(what: &str, text: &str) -> Result<Option<Versioned<T>>, StoreError> {
-    let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
-    let (version, body) = parts.ok_or_else(|| corrupt(what, message("it has no version")))?;
-    if body.is_empty() {
-        return Ok(None);
+/// Reads alternating keys and documents; none for a deleted one.
+fn pairs(kind: Kind, texts: Vec<String>) -> Result<Vec<Option<Arc<Document>>>, StoreError> {
+    let (mut texts, mut documents) = (texts.into_iter(), Vec::new());
+    while let (Some(key), Some(text)) = (texts.next(), texts.next()) {
+        documents.push(document(kind, key, &text)?);
     }
-    Ok(Some(Versioned { record: from_body(what, body)?, version }))
+    Ok(documents)
+}
+
+/// Reads the alternating keys and documents of a hash, which has no order.
+fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Arc<Document>>, StoreError> {
+    let mut documents: Vec<Arc<Document>> = pairs(kind, texts)?.into_iter().flatten().collect();
+    documents.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(documents)
+}
+
+fn document(kind: Kind, key: String, text: &str) -> Result<Option<Arc<Document>>, StoreError> {
+    let (version, body) = parse_document(kind.noun, text)?;
+    Ok((!body.is_empty()).then(|| Arc::new(Document::from_text(key, version, body.to_owned()))))
 }
 
 #[async_trait]
-impl Store for Redis {
-    async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
-        self.writer.commit(transaction).await
+impl Backend for Redis {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
+        self.writer.commit(batch).await
     }
 
-    async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
-        self.one("grant", "grants", &id.to_string()).await
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        let mut get = redis::cmd("HGET");
+        get.arg(self.server.key(kind.name)).arg(key);
+        let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        text.map_or(Ok(None), |text| document(kind, key.to_owned(), &text))
     }
 
-    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
-        self.durable("grant", "grants", &id.to_string()).await
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+        // At one instant: the log up to this head has every change of the record that was read.
+        let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((kind.name, key))).await?;
+        self.writer.confirmed(head).await?;
+        let found = text.map_or(Ok(None), |text| document(kind, key.to_owned(), &text))?;
+        Ok(Durable::new(found))
     }
 
-    async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let index = match (&query.target, &query.principal) {
-            (Some(target), _) => format!("on:{target}"),
-            (None, Some(principal)) => format!("of:{principal}"),
-            (None, None) => "all".to_owned(),
-        };
-        let wanted = |grant: &Grant| {
-            query.principal.as_ref().is_none_or(|name| grant.principal.name == *name)
-                && (query.states.is_empty() || query.states.contains(&grant.state.word()))
-        };
-        let (mut found, mut before) = (Vec::new(), query.before);
-        while found.len() < query.limit {
-            let end = before.map_or_else(|| "+".to_owned(), |id| format!("({id}"));
-            let page = IndexQuery {
-                index: &index,
-                end: &end,
-                newest_first: true,
-                limit: PAGE,
-                policies: false,
-                lease: None,
-            };
-            let page = self.read_index(page).await?.grants;
-            let is_last = page.len() < PAGE;
-            before = page.last().map(|grant| grant.record.id);
-            found.extend(page.into_iter().filter(|grant| wanted(&grant.record)));
-            if is_last {
-                break;
-            }
-        }
-        found.truncate(query.limit);
-        Ok(found)
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        let mut get = redis::cmd("HGETALL");
+        get.arg(self.server.key(kind.name));
+        in_order(kind, get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?)
     }
 
-    async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let query = IndexQuery {
-            index: "open",
-            end: "+",
-            newest_first: false,
-            limit: usize::MAX,
-            policies: false,
-            lease: None,
-        };
-        Ok(self.read_index(query).await?.grants)
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        Ok(self.read_range(kind, range, None, None).await?.1)
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
-        let id = self.field("requests", &request_field(principal, key)).await?;
-        id.map(|id| id.parse().map_err(|source| corrupt("grant id", source))).transpose()
-    }
-
-    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
-        let target = &lease.target;
-        let (index, limit) = (format!("open:{target}"), usize::MAX);
-        let query = IndexQuery {
-            index: &index,
-            end: "+",
-            newest_first: false,
-            limit,
-            policies: true,
-            lease: Some(lease),
-        };
-        let IndexRead { head, grants, policies } = self.read_index(query).await?;
+    async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        let range = Range::all(wanted.index);
+        let (head, indexed, whole) =
+            self.read_range(wanted.kind, range, Some(wanted.whole), Some(lease)).await?;
         // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
         self.writer.confirmed(head).await?;
-        let mut policies: Vec<Policy> =
-            policies.into_iter().map(|policy| policy.record).filter(|policy| policy.covers(target)).collect();
-        policies.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(TargetSnapshot { grants, policies, seq: head.seq })
-    }
-
-    async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        let mut policies: Vec<Versioned<Policy>> = self.every("policy", "policies").await?;
-        policies.sort_by(|a, b| a.record.name.cmp(&b.record.name));
-        Ok(policies)
-    }
-
-    async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
-        self.one("policy", "policies", name.as_str()).await
-    }
-
-    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
-        self.durable("policy", "policies", name.as_str()).await
-    }
-
-    async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
-        let mut agents: Vec<Versioned<AgentRecord>> = self.every("agent", "agents").await?;
-        agents.sort_by(|a, b| a.record.target.cmp(&b.record.target));
-        Ok(agents)
-    }
-
-    async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
-        self.one("agent", "agents", &target.to_string()).await
-    }
-
-    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
-        let body = self.field("tokens", &token_field(hash)).await?;
-        body.map(|body| from_body("join token", &body)).transpose()
+        Ok(Snapshot { indexed, whole, seq: head.seq })
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use super::error::{failed, message};
 use super::keys::head_of;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The mark of a head in an answer: the record with the known number is not the known one.
 const OTHER: &str = "other ";

@@ -12,7 +12,7 @@ use super::discovery::Discovery;
 use super::error::{failed, message, redis_failed};
 use super::rollback::{HeadReply, RollbackGuard};
 use super::settings::RedisSettings;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// A server, with the sentinels or the cluster that name its primary.
 #[derive(Clone)]

@@ -7,10 +7,12 @@ mod coordination;
 mod rollback;
 mod transfer;
 
+use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use postern_core::TargetId;
 use postern_core::audit::{AuditEvent, verify};
 use tempfile::TempDir;
 
@@ -18,11 +20,42 @@ use super::*;
 use crate::coordination::{Claim, Coordination as _};
 use crate::testing::builders::{a_grant, name, start};
 use crate::testing::conformance::{self, Leasing};
-use crate::{Change, Expect};
+use crate::{AgentRecord, Expect, GrantQuery, Store, TokenHash, TokenRecord, Transaction};
 
-impl conformance::Leasing for Redis {
+/// A broker on the store.
+struct Broker {
+    store: Store,
+    redis: Arc<Redis>,
+}
+
+impl Broker {
+    async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let redis = Arc::new(Redis::open(settings).await?);
+        Ok(Self { store: Store::new(Arc::clone(&redis) as _), redis })
+    }
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.redis.fmt(f)
+    }
+}
+
+impl Deref for Broker {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Leasing for Broker {
+    fn store(&self) -> &Store {
+        &self.store
+    }
+
     async fn lease(&self, target: &TargetId) -> Lease {
-        self.take(target, Claim::Free).await.unwrap().unwrap().lease
+        self.redis.take(target, Claim::Free).await.unwrap().unwrap().lease
     }
 }
 
@@ -99,7 +132,7 @@ fn launch(dir: &Path, settings: &[String]) -> Child {
 fn a_change(number: u8) -> Transaction {
     let grant = a_grant().number(number).build();
     let event = AuditEvent::done(start(), "a test", "tested");
-    Transaction::default().change(Change::PutGrant { grant, expect: Expect::Absent }).audit(event)
+    Transaction::default().put_grant(grant, Expect::Absent).audit(event)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -108,7 +141,7 @@ async fn it_conforms() {
     let number = std::cell::Cell::new(0);
     conformance::run(async || {
         number.set(number.get() + 1);
-        Redis::open(&server.store(&format!("tenant-{}", number.get()))).await.unwrap()
+        Broker::open(&server.store(&format!("tenant-{}", number.get()))).await.unwrap()
     })
     .await;
 }
@@ -117,7 +150,7 @@ async fn it_conforms() {
 async fn tenants_do_not_see_each_other() {
     let server = RedisServer::durable().await;
     let (one, other) = (server.store("one"), server.store("other"));
-    let (one, other) = (Redis::open(&one).await.unwrap(), Redis::open(&other).await.unwrap());
+    let (one, other) = (Broker::open(&one).await.unwrap(), Broker::open(&other).await.unwrap());
     one.commit(a_change(1)).await.unwrap();
     assert_eq!(other.audit_head().await.unwrap(), Head::EMPTY);
     assert!(other.open_grants().await.unwrap().is_empty());
@@ -126,7 +159,7 @@ async fn tenants_do_not_see_each_other() {
 #[tokio::test]
 async fn i4_what_was_answered_survives_kill_9_of_the_server() {
     let mut server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     for number in 1..=20 {
         store.commit(a_change(number)).await.unwrap();
     }
@@ -154,13 +187,13 @@ async fn i4_what_was_answered_survives_kill_9_of_the_server() {
 #[tokio::test]
 async fn a_newer_schema_is_left_untouched() {
     let server = RedisServer::durable().await;
-    Redis::open(&server.store("t")).await.unwrap();
+    Broker::open(&server.store("t")).await.unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     let mut set = redis::cmd("SET");
     set.arg("{postern:t}:schema").arg(SCHEMA + 1).query_async::<()>(&mut connection).await.unwrap();
-    let newer = Redis::open(&server.store("t")).await;
-    assert!(matches!(newer, Err(StoreError::NewerSchema { found: 3, known: SCHEMA })), "{newer:?}");
+    let newer = Broker::open(&server.store("t")).await;
+    assert!(matches!(newer, Err(StoreError::NewerSchema { found: 4, known: SCHEMA })), "{newer:?}");
 }
 
 #[tokio::test]
@@ -180,7 +213,7 @@ async fn settings_that_cannot_keep_the_promise_are_named() {
 #[tokio::test]
 async fn without_the_replicas_that_are_asked_for_nothing_is_answered() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&RedisSettings { replicas: 1, ..server.store("t") }).await.unwrap();
+    let store = Broker::open(&RedisSettings { replicas: 1, ..server.store("t") }).await.unwrap();
     let alone = store.commit(a_change(1)).await;
     let Err(StoreError::Unavailable { source }) = alone else { panic!("{alone:?}") };
     assert!(source.to_string().contains("0 of 1 replicas"), "{source}");
@@ -189,7 +222,7 @@ async fn without_the_replicas_that_are_asked_for_nothing_is_answered() {
 #[tokio::test]
 async fn i4_a_durable_read_of_what_no_replica_has_fails_and_a_plain_one_shows_it() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&RedisSettings { replicas: 1, ..server.store("t") }).await.unwrap();
+    let store = Broker::open(&RedisSettings { replicas: 1, ..server.store("t") }).await.unwrap();
     let id = a_grant().number(1).build().id;
     // Nothing is there, and nothing has to be confirmed.
     assert_eq!(store.durable_grant(id).await.unwrap().into_inner(), None);
@@ -201,19 +234,22 @@ async fn i4_a_durable_read_of_what_no_replica_has_fails_and_a_plain_one_shows_it
         assert!(source.to_string().contains("0 of 1 replicas"), "{source}");
     }
     // A store that asks for no replicas has it durable on the one server.
-    let alone = Redis::open(&server.store("t")).await.unwrap();
+    let alone = Broker::open(&server.store("t")).await.unwrap();
     assert!(alone.durable_grant(id).await.unwrap().is_some());
 }
 
 #[tokio::test]
 async fn i4_a_head_that_the_log_does_not_have_is_not_confirmed() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     let (first, second) =
         (store.commit(a_change(1)).await.unwrap(), store.commit(a_change(2)).await.unwrap());
-    let mut connection = store.server.connect().await.unwrap();
+    let mut connection = store.redis.server.connect().await.unwrap();
     let heads = [first, second, Head { hash: first.hash, ..second }, Head { seq: 3, ..second }, Head::EMPTY];
-    assert_eq!(store.server.has(&mut connection, &heads).await.unwrap(), [true, true, false, false, true]);
+    assert_eq!(
+        store.redis.server.has(&mut connection, &heads).await.unwrap(),
+        [true, true, false, false, true]
+    );
 }
 
 #[tokio::test]
@@ -222,16 +258,16 @@ async fn a_password_is_read_from_its_file_and_shown_nowhere() {
     let file = server.dir.path().join("password");
     let settings = RedisSettings { password_file: Some(file.clone()), ..server.store("t") };
     std::fs::write(&file, "falsch").unwrap();
-    let refused = format!("{:?}", Redis::open(&settings).await.unwrap_err());
+    let refused = format!("{:?}", Broker::open(&settings).await.unwrap_err());
     assert!(!refused.contains("falsch"), "{refused}");
     std::fs::write(&file, "geheim\n").unwrap();
-    Redis::open(&settings).await.unwrap().commit(a_change(1)).await.unwrap();
+    Broker::open(&settings).await.unwrap().commit(a_change(1)).await.unwrap();
 }
 
 #[tokio::test]
 async fn i1_a_store_that_went_back_is_not_used_any_more() {
     let mut server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     let lease = store.lease(&"host:vm-1".parse().unwrap()).await;
     server.kill();
@@ -254,5 +290,5 @@ async fn i1_a_store_that_went_back_is_not_used_any_more() {
     assert!(store.commit(a_change(2)).await.is_err() && store.snapshot(&lease).await.is_err());
     assert!(tokio::time::timeout(Duration::from_secs(20), store.lost()).await.unwrap().contains("went back"));
     // A new process takes what is there.
-    assert!(Redis::open(&server.store("t")).await.unwrap().open_grants().await.unwrap().is_empty());
+    assert!(Broker::open(&server.store("t")).await.unwrap().open_grants().await.unwrap().is_empty());
 }

@@ -6,20 +6,23 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use data_encoding::HEXLOWER;
 use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 
+use super::commands::{Command, command, guarded, index};
 use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
-use super::keys::{SCHEMA, head_of, request_field, token_field};
+use super::keys::{SCHEMA, head_of, parse_document};
 use super::marks::{INCOMPLETE, MOVED, incomplete};
 use super::server::Server;
 use super::settings::RedisSettings;
-use crate::bodies::{corrupt, from_body, to_body};
+use super::upgrade::upgrade;
+use crate::body::corrupt;
+use crate::error::{MigrationError, StoreError};
+use crate::indexes::Indexes;
+use crate::kind::Part;
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
-use crate::{MigrationError, RecordKind, StoreError, TokenHash, Version};
 
 /// The longest wait for the replicas' confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
@@ -42,98 +45,28 @@ impl std::fmt::Debug for Transfer {
     }
 }
 
-fn key_of(kind: RecordKind) -> &'static str {
-    match kind {
-        RecordKind::Audit => "audit",
-        RecordKind::Grants => "grants",
-        RecordKind::Requests => "requests",
-        RecordKind::Policies => "policies",
-        RecordKind::Agents => "agents",
-        RecordKind::Tokens => "tokens",
-    }
-}
-
-/// Reads a record from a field and a value of a hash.
-fn item(kind: RecordKind, field: String, text: String) -> Result<Item, StoreError> {
-    let broken = |what: &'static str| corrupt(what, message("its text is not as it was written"));
-    let versioned = |what| {
-        let parts =
-            text.split_once(' ').and_then(|(version, body)| Some((version.parse::<Version>().ok()?, body)));
-        let (version, body) = parts.ok_or_else(|| broken(what))?;
-        Ok::<_, StoreError>((version, body.to_owned()))
-    };
-    Ok(match kind {
-        RecordKind::Grants => {
-            let (version, body) = versioned("grant")?;
-            Item::Grant { grant: Box::new(from_body("grant", &body)?), version, body }
-        }
-        RecordKind::Policies => {
-            let (version, body) = versioned("policy")?;
-            Item::Policy { name: field, version, body: Some(body).filter(|body| !body.is_empty()) }
-        }
-        RecordKind::Agents => {
-            let (version, body) = versioned("agent")?;
-            Item::Agent { target: field, version, body }
-        }
-        RecordKind::Requests => {
-            let (principal, key) = field.split_once(' ').ok_or_else(|| broken("request"))?;
-            let principal = principal.parse().map_err(|source| corrupt("request", source))?;
-            Item::Request { principal, key: key.to_owned(), grant: text }
-        }
-        RecordKind::Tokens => {
-            let hash = HEXLOWER.decode(field.as_bytes()).ok().and_then(|hash| hash.try_into().ok());
-            Item::Token { hash: TokenHash(hash.ok_or_else(|| broken("join token"))?), body: text }
-        }
-        RecordKind::Audit => return Err(broken("audit log")),
-    })
-}
-
 /// Returns the commands that write a record as `commit.lua` does.
-fn commands(item: Item) -> Vec<Vec<String>> {
-    let command = |parts: &[&str]| parts.iter().map(|&part| part.to_owned()).collect::<Vec<_>>();
-    let hash = |hash, field: &str, value: &str| vec![command(&["HSET", hash, field, value])];
+fn commands(item: &Item) -> Vec<Command> {
     match item {
-        Item::Audit { line, .. } => vec![command(&["RPUSH", "audit", &line])],
-        Item::Grant { grant, version, body } => {
-            let (id, open) = (grant.id.to_string(), !grant.state.is_final());
-            let mut all = hash("grants", &id, &format!("{version} {body}"));
-            let mut index = |name: &str| all.push(command(&["ZADD", name, "0", &id]));
-            index("all");
-            index(&format!("of:{}", grant.principal.name));
-            if open {
-                index("open");
-            }
-            for target in grant.targets() {
-                index(&format!("on:{target}"));
-                if open {
-                    index(&format!("open:{target}"));
-                }
-            }
+        Item::Audit { line, .. } => vec![command(["RPUSH", "audit", line])],
+        Item::Document { kind, key, version, body, indexes } => {
+            let text = format!("{version} {}", body.as_deref().unwrap_or_default());
+            let mut all = vec![command(["HSET", kind, key, &text]), command(["SADD", "kinds", kind])];
+            all.extend(index(kind, key, indexes));
             all
         }
-        Item::Request { principal, key, grant } => hash("requests", &request_field(&principal, &key), &grant),
-        Item::Policy { name, version, body } => {
-            hash("policies", &name, &format!("{version} {}", body.unwrap_or_default()))
-        }
-        Item::Agent { target, version, body } => hash("agents", &target, &format!("{version} {body}")),
-        Item::Token { hash: token, body } => hash("tokens", &token_field(&token), &body),
     }
 }
 
 impl Transfer {
-    /// Connects to a store, to move it or to move another store into it.
+    /// Connects to a store, to move it or to move another store into it. A store of an older schema is upgraded.
     ///
     /// # Errors
     /// The server cannot be reached or refuses, or the store was written by a newer broker.
     pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
         let server = Server::new(settings);
         let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
-        let mut get = redis::cmd("GET");
-        let found: Option<u32> =
-            get.arg(server.key("schema")).query_async(&mut shared).await.map_err(redis_failed)?;
-        if let Some(found) = found.filter(|found| *found > SCHEMA) {
-            return Err(StoreError::NewerSchema { found, known: SCHEMA });
-        }
+        upgrade(&server, &mut shared).await?;
         Ok(Self { server, shared, connection, mark: String::new() })
     }
 
@@ -151,32 +84,67 @@ impl Transfer {
         script.invoke_async(&mut self.connection).await.map_err(redis_failed)
     }
 
-    async fn run(&mut self, commands: &[Vec<String>]) -> Result<(), StoreError> {
-        let script = Script::new(include_str!("import.lua"));
-        let mut script = script.key(&self.server.prefix);
-        script.arg(&self.mark).arg(to_body(&commands)?);
-        if script.invoke_async(&mut self.connection).await.map_err(redis_failed)? {
+    async fn run(&mut self, commands: &[Command]) -> Result<(), StoreError> {
+        if guarded(&self.server, &mut self.connection, (INCOMPLETE, &self.mark), commands).await? {
             return Ok(());
         }
         Err(failed(message("another migration has taken this store over")))
     }
 
     async fn count(&mut self) -> Result<Counts, StoreError> {
+        let mut members = redis::cmd("SMEMBERS");
+        members.arg(self.server.key("kinds"));
+        let kinds: Vec<String> = members.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let parts = kinds.into_iter().map(Part::Records).chain([Part::Audit]);
         let mut counts = Counts::new();
-        for kind in [
-            RecordKind::Audit,
-            RecordKind::Grants,
-            RecordKind::Requests,
-            RecordKind::Policies,
-            RecordKind::Agents,
-            RecordKind::Tokens,
-        ] {
-            let length = if kind == RecordKind::Audit { "LLEN" } else { "HLEN" };
-            let mut length = redis::cmd(length);
-            length.arg(self.server.key(key_of(kind)));
-            counts.insert(kind, length.query_async(&mut self.shared).await.map_err(redis_failed)?);
+        for part in parts {
+            let (command, key) = match &part {
+                Part::Audit => ("LLEN", "audit"),
+                Part::Records(kind) => ("HLEN", kind.as_str()),
+            };
+            let mut length = redis::cmd(command);
+            length.arg(self.server.key(key));
+            let count: u64 = length.query_async(&mut self.shared).await.map_err(redis_failed)?;
+            if count > 0 || part == Part::Audit {
+                counts.insert(part, count);
+            }
         }
         Ok(counts)
+    }
+
+    async fn lines(&mut self, from: &str) -> Result<Page, StoreError> {
+        let first: u64 = from.parse().map_err(|source| corrupt("audit log", source))?;
+        let mut range = redis::cmd("LRANGE");
+        range.arg(self.server.key("audit")).arg(first).arg(first + PAGE as u64 - 1);
+        let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
+        Ok(Page {
+            items: (first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
+            next,
+        })
+    }
+
+    async fn documents(&mut self, kind: &str, from: &str) -> Result<Page, StoreError> {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(self.server.key(kind)).arg(from).arg("COUNT").arg(PAGE);
+        let (next, pairs): (String, Vec<(String, String)>) =
+            scan.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let mut get = redis::cmd("HMGET");
+        get.arg(self.server.key(&format!("indexed:{kind}")));
+        get.arg(pairs.iter().map(|(key, _)| key).collect::<Vec<_>>());
+        let indexes: Vec<Option<String>> = if pairs.is_empty() {
+            Vec::new()
+        } else {
+            get.query_async(&mut self.shared).await.map_err(redis_failed)?
+        };
+        let mut items = Vec::new();
+        for ((key, text), indexes) in pairs.into_iter().zip(indexes) {
+            let (version, body) = parse_document(kind, &text)?;
+            let body = Some(body.to_owned()).filter(|body| !body.is_empty());
+            let indexes = Indexes::from_text(&indexes.unwrap_or_default());
+            items.push(Item::Document { kind: kind.to_owned(), key, version, body, indexes });
+        }
+        Ok(Page { items, next: Some(next).filter(|next| next != "0") })
     }
 
     /// Deletes what an earlier migration has left. The marks stay.
@@ -211,24 +179,12 @@ impl Source for Transfer {
         self.count().await
     }
 
-    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError> {
         let from = from.unwrap_or("0");
-        if kind == RecordKind::Audit {
-            let first: u64 = from.parse().map_err(|source| corrupt("audit log", source))?;
-            let mut range = redis::cmd("LRANGE");
-            range.arg(self.server.key("audit")).arg(first).arg(first + PAGE as u64 - 1);
-            let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
-            let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
-            let items = (first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect();
-            return Ok(Page { items, next });
+        match part {
+            Part::Audit => self.lines(from).await,
+            Part::Records(kind) => self.documents(kind, from).await,
         }
-        let mut scan = redis::cmd("HSCAN");
-        scan.arg(self.server.key(key_of(kind))).arg(from).arg("COUNT").arg(PAGE);
-        let (next, pairs): (String, Vec<(String, String)>) =
-            scan.query_async(&mut self.shared).await.map_err(redis_failed)?;
-        let items =
-            pairs.into_iter().map(|(field, text)| item(kind, field, text)).collect::<Result<_, _>>()?;
-        Ok(Page { items, next: Some(next).filter(|next| next != "0") })
     }
 
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
@@ -254,11 +210,11 @@ impl Target for Transfer {
             Some(_) | None => return Err(MigrationError::NotEmpty.into()),
         }
         self.mark = mark;
-        self.run(&[vec!["SET".to_owned(), "schema".to_owned(), SCHEMA.to_string()]]).await
+        self.run(&[command(["SET", "schema", &SCHEMA.to_string()])]).await
     }
 
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
-        let commands: Vec<Vec<String>> = items.into_iter().flat_map(commands).collect();
+        let commands: Vec<Command> = items.iter().flat_map(commands).collect();
         if commands.is_empty() { Ok(()) } else { self.run(&commands).await }
     }
 
@@ -280,10 +236,12 @@ impl Target for Transfer {
     async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError> {
         let head = self.server.text_of(&last.head());
         let line = last.to_line();
-        let commands: [&[&str]; 4] =
-            [&["RPUSH", "audit", &line], &["SET", "head", &head], &["DEL", MOVED], &["DEL", INCOMPLETE]];
-        let commands: Vec<Vec<String>> =
-            commands.iter().map(|command| command.iter().map(|&part| part.to_owned()).collect()).collect();
+        let commands = [
+            command(["RPUSH", "audit", &line]),
+            command(["SET", "head", &head]),
+            command(["DEL", MOVED]),
+            command(["DEL", INCOMPLETE]),
+        ];
         self.run(&commands).await
     }
 }

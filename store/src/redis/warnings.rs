@@ -5,7 +5,7 @@ use redis::aio::MultiplexedConnection;
 
 use super::error::redis_failed;
 use super::server::Server;
-use crate::StoreError;
+use crate::error::StoreError;
 
 /// The oldest version with everything that the scripts use.
 const OLDEST: (u64, u64) = (7, 0);

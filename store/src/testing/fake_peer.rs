@@ -1,17 +1,16 @@
 //! A fake coordination in memory, for tests of a broker's use of leases: the test says which broker works on a target.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use futures_util::future::{self, BoxFuture, FutureExt as _};
 use postern_core::TargetId;
 
-use crate::StoreError;
 use crate::coordination::{
-    Claim, ClusterEvent, Coordination, Lease, MemberInfo, PublishedStatus, RenewalReply, Subscription,
-    TakenLease,
+    Claim, ClusterEvent, Coordination, Lease, MemberInfo, RenewalReply, Subscription, TakenLease,
 };
+use crate::error::StoreError;
 
 /// A broker beside the one under test.
 #[derive(Debug, Default)]
@@ -61,10 +60,6 @@ impl Coordination for FakePeer {
         Ok(RenewalReply::default())
     }
 
-    async fn leave(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
     async fn take(&self, target: &TargetId, claim: Claim) -> Result<Option<TakenLease>, StoreError> {
         let mut state = self.lock();
         let inherits = state.held_by_peer.contains(target);
@@ -75,38 +70,6 @@ impl Coordination for FakePeer {
         state.token += 1;
         let lease = Lease { target: target.clone(), token: state.token };
         Ok(Some(TakenLease { lease, inherits }))
-    }
-
-    async fn held(&self) -> Result<HashSet<TargetId>, StoreError> {
-        Ok(HashSet::new())
-    }
-
-    async fn take_over(&self, _: &str) -> Result<Vec<TakenLease>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn end_exclusive(&self, _: &Lease) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn give_back(&self, _: &Lease) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn try_lock(&self, _: &str) -> Result<bool, StoreError> {
-        Ok(true)
-    }
-
-    async fn unlock(&self, _: &str) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn publish(&self, _: Vec<PublishedStatus>) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn statuses(&self, _: &[TargetId]) -> Result<Vec<(TargetId, String)>, StoreError> {
-        Ok(Vec::new())
     }
 
     async fn ask_to_look(&self, target: &TargetId) -> Result<(), StoreError> {

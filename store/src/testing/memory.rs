@@ -1,41 +1,55 @@
 //! A store in memory, with the faults of a real one, for tests of everything above the store.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
-use postern_core::{Grant, GrantId, Name, Policy, TargetId};
 
-use crate::{
-    AgentRecord, Change, Durable, Expect, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
-    TokenRecord, Transaction, Versioned,
-};
+use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::{Batch, Write};
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::indexes::Indexes;
+use crate::kind::{Kind, Version};
+use crate::store::Store;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone)]
 pub struct Memory {
+    backend: Arc<MemoryBackend>,
+    store: Store,
+}
+
+#[derive(Debug, Default)]
+struct MemoryBackend {
     inner: Mutex<Inner>,
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    state: Records,
+    state: Documents,
     faults: VecDeque<Fault>,
     /// Set while the newest commit is not durable.
     unconfirmed: bool,
 }
 
 #[derive(Debug, Clone)]
-struct Records {
-    grants: BTreeMap<GrantId, Versioned<Grant>>,
-    requests: BTreeMap<(Name, String), GrantId>,
-    /// A deleted policy keeps its version, and no record.
-    policies: BTreeMap<Name, Versioned<Option<Policy>>>,
-    agents: BTreeMap<TargetId, Versioned<AgentRecord>>,
-    tokens: BTreeMap<TokenHash, TokenRecord>,
+struct Documents {
+    /// The documents by kind and key.
+    by_key: BTreeMap<(&'static str, String), Kept>,
     audit: Vec<String>,
     head: Head,
+}
+
+/// A document with its indexes; a deleted one may have left its version.
+#[derive(Debug, Clone)]
+struct Kept {
+    version: Version,
+    present: Option<(Arc<Document>, Indexes)>,
 }
 
 /// A fault of the next commit.
@@ -64,52 +78,55 @@ fn lost() -> StoreError {
     StoreError::Unavailable { source: Box::new(Lost) }
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        let backend: Arc<MemoryBackend> = Arc::default();
+        Self { store: Store::new(Arc::clone(&backend) as _), backend }
+    }
+}
+
+impl Deref for Memory {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
 impl Memory {
     /// Gives each of the next commits a fault.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.lock().faults.extend(faults);
+        self.backend.lock().faults.extend(faults);
     }
 
+    /// Returns the store, for the code under test.
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+}
+
+impl MemoryBackend {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn durable<T>(&self, value: T) -> Result<Durable<T>, StoreError> {
-        if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(value)) }
-    }
-
-    fn read<T>(&self, look: impl FnOnce(&Records) -> T) -> Result<T, StoreError> {
-        Ok(look(&self.lock().state))
-    }
 }
 
-impl Default for Records {
+impl Default for Documents {
     fn default() -> Self {
-        Self {
-            grants: BTreeMap::new(),
-            requests: BTreeMap::new(),
-            policies: BTreeMap::new(),
-            agents: BTreeMap::new(),
-            tokens: BTreeMap::new(),
-            audit: Vec::new(),
-            head: Head::EMPTY,
-        }
+        Self { by_key: BTreeMap::new(), audit: Vec::new(), head: Head::EMPTY }
     }
 }
 
-impl Records {
-    fn after(&self, transaction: Transaction) -> Result<Self, StoreError> {
-        if transaction.is_unaudited() {
+impl Documents {
+    fn after(&self, batch: Batch) -> Result<Self, StoreError> {
+        if batch.is_unaudited() {
             return Err(StoreError::Unaudited);
         }
         let mut next = self.clone();
-        for change in transaction.changes {
-            let what = change.subject();
-            if !next.apply(change) {
-                return Err(StoreError::Conflict { what });
-            }
+        for write in batch.writes {
+            next.apply(write)?;
         }
-        for event in transaction.audit {
+        for event in batch.audit {
             let record = AuditRecord::following(&next.head, event);
             next.head = record.head();
             next.audit.push(record.to_line());
@@ -117,75 +134,60 @@ impl Records {
         Ok(next)
     }
 
-    /// Makes the change, and reports whether it could be made. If not, the records are half changed and must be dropped.
-    fn apply(&mut self, change: Change) -> bool {
-        match change {
-            Change::PutGrant { grant, expect } => put(&mut self.grants, grant.id, grant, expect),
-            Change::RememberRequest { principal, key, grant } => {
-                self.requests.insert((principal, key), grant).is_none()
-            }
-            Change::PutPolicy { policy, expect } => {
-                let before = self.policies.get(&policy.name);
-                let found = before.filter(|before| before.record.is_some()).map(|before| before.version);
-                let version = before.map_or(0, |before| before.version) + 1;
-                self.policies.insert(policy.name.clone(), Versioned { record: Some(policy), version });
-                expect.holds(found)
-            }
-            Change::DeletePolicy { name } => match self.policies.get_mut(&name) {
-                Some(policy) => {
-                    policy.version += 1;
-                    policy.record.take().is_some()
-                }
-                None => false,
-            },
-            Change::PutAgent { agent, expect } => put(&mut self.agents, agent.target.clone(), agent, expect),
-            Change::PutToken { hash, token } => {
-                self.tokens.insert(hash, token);
-                true
-            }
-            Change::TakeToken { hash } => self.tokens.remove(&hash).is_some(),
+    fn apply(&mut self, write: Write) -> Result<(), StoreError> {
+        let place = (write.kind.name, write.key.clone());
+        let before = self.by_key.get(&place);
+        let found = before.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
+        let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
+            return Err(StoreError::Conflict { what: write.subject });
+        };
+        let present =
+            write.put.map(|put| (Arc::new(Document::from_text(write.key, version, put.body)), put.indexes));
+        if present.is_none() && !write.kind.keeps_versions {
+            self.by_key.remove(&place);
+        } else {
+            self.by_key.insert(place, Kept { version, present });
+        }
+        Ok(())
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl DoubleEndedIterator<Item = &(Arc<Document>, Indexes)> {
+        self.by_key
+            .range((kind.name, String::new())..)
+            .take_while(move |((name, _), _)| *name == kind.name)
+            .filter_map(|(_, kept)| kept.present.as_ref())
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    fn list(&self, kind: Kind) -> Vec<Arc<Document>> {
+        self.of_kind(kind).map(|(document, _)| Arc::clone(document)).collect()
+    }
+
+    fn range(&self, kind: Kind, range: Range<'_>) -> Vec<Arc<Document>> {
+        let is_wanted = |(document, indexes): &&(Arc<Document>, Indexes)| {
+            indexes.contains(range.index) && range.before.is_none_or(|before| *document.key < *before)
+        };
+        let found = self.of_kind(kind).filter(is_wanted).map(|(document, _)| Arc::clone(document));
+        match range.order {
+            Order::Ascending => found.take(range.limit).collect(),
+            Order::Descending => found.rev().take(range.limit).collect(),
         }
     }
-
-    fn policies(&self) -> impl Iterator<Item = Versioned<Policy>> {
-        self.policies.values().filter_map(present)
-    }
-
-    fn open_grants(&self) -> impl Iterator<Item = &Versioned<Grant>> {
-        self.grants.values().filter(|grant| !grant.record.state.is_final())
-    }
-}
-
-fn put<K: Ord, T>(records: &mut BTreeMap<K, Versioned<T>>, key: K, record: T, expect: Expect) -> bool {
-    let found = records.get(&key).map(|record| record.version);
-    records.insert(key, Versioned { record, version: found.unwrap_or(0) + 1 });
-    expect.holds(found)
-}
-
-fn present(policy: &Versioned<Option<Policy>>) -> Option<Versioned<Policy>> {
-    Some(Versioned { record: policy.record.clone()?, version: policy.version })
-}
-
-fn has_window_on(grant: &Grant, target: &TargetId) -> bool {
-    grant.windows.iter().any(|window| window.target == *target)
 }
 
 #[async_trait]
-impl Store for Memory {
-    async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
+impl Backend for MemoryBackend {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
         let mut inner = self.lock();
         let fault = inner.faults.pop_front();
         match fault {
             Some(Fault::Before) => return Err(lost()),
             Some(Fault::Full) => return Err(StoreError::Full),
-            Some(Fault::Conflict) => {
-                let what =
-                    transaction.changes.first().map_or_else(|| "the audit log".to_owned(), Change::subject);
-                return Err(StoreError::Conflict { what });
-            }
+            Some(Fault::Conflict) => return Err(StoreError::Conflict { what: batch.subject() }),
             Some(Fault::After | Fault::Unconfirmed | Fault::Nothing) | None => {}
         }
-        inner.state = inner.state.after(transaction)?;
+        inner.state = inner.state.after(batch)?;
         inner.unconfirmed = fault == Some(Fault::Unconfirmed);
         match fault {
             Some(Fault::After | Fault::Unconfirmed) => Err(lost()),
@@ -193,80 +195,41 @@ impl Store for Memory {
         }
     }
 
-    async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
-        self.read(|state| state.grants.get(&id).cloned())
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        let inner = self.lock();
+        let kept = inner.state.by_key.get(&(kind.name, key.to_owned()));
+        Ok(kept.and_then(|kept| kept.present.as_ref()).map(|(document, _)| Arc::clone(document)))
     }
 
-    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
-        self.durable(self.grant(id).await?)
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+        let found = self.get(kind, key).await?;
+        if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(found)) }
     }
 
-    async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        let wanted = |grant: &&Versioned<Grant>| {
-            let Versioned { record, .. } = grant;
-            query.before.is_none_or(|before| record.id < before)
-                && query.target.as_ref().is_none_or(|target| has_window_on(record, target))
-                && query.principal.as_ref().is_none_or(|name| record.principal.name == *name)
-                && (query.states.is_empty() || query.states.contains(&record.state.word()))
-        };
-        self.read(|state| state.grants.values().rev().filter(wanted).take(query.limit).cloned().collect())
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        Ok(self.lock().state.list(kind))
     }
 
-    async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        self.read(|state| state.open_grants().cloned().collect())
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        Ok(self.lock().state.range(kind, range))
     }
 
-    async fn grant_of_request(&self, principal: &Name, key: &str) -> Result<Option<GrantId>, StoreError> {
-        self.read(|state| state.requests.get(&(principal.clone(), key.to_owned())).copied())
-    }
-
-    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
-        self.read(|state| TargetSnapshot {
-            grants: state
-                .open_grants()
-                .filter(|grant| has_window_on(&grant.record, &lease.target))
-                .cloned()
-                .collect(),
-            policies: state
-                .policies()
-                .map(|policy| policy.record)
-                .filter(|policy| policy.covers(&lease.target))
-                .collect(),
+    async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        let state = &self.lock().state;
+        Ok(Snapshot {
+            indexed: state.range(wanted.kind, Range::all(wanted.index)),
+            whole: state.list(wanted.whole),
             seq: state.head.seq,
         })
     }
 
-    async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        self.read(|state| state.policies().collect())
-    }
-
-    async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
-        self.read(|state| state.policies.get(name).and_then(present))
-    }
-
-    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
-        self.durable(self.policy(name).await?)
-    }
-
-    async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
-        self.read(|state| state.agents.values().cloned().collect())
-    }
-
-    async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
-        self.read(|state| state.agents.get(target).cloned())
-    }
-
-    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
-        self.read(|state| state.tokens.get(hash).cloned())
-    }
-
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         let after = usize::try_from(after).unwrap_or(usize::MAX);
-        self.read(|state| (1..).zip(state.audit.iter().cloned()).skip(after).take(limit).collect())
+        Ok((1..).zip(self.lock().state.audit.iter().cloned()).skip(after).take(limit).collect())
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
-        self.read(|state| state.head)
+        Ok(self.lock().state.head)
     }
 }
 
@@ -277,12 +240,11 @@ mod tests {
 
     use super::*;
     use crate::testing::conformance;
-
-    impl conformance::Leasing for Memory {}
+    use crate::transaction::Transaction;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn the_fake_conforms() {
-        conformance::run(async || Memory::default()).await;
+        conformance::run(async || Memory::default().store()).await;
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::layers::cloud::CloudLayer;
 use crate::testing::builders::{a_grant, a_policy};
 use crate::testing::{TestApp, caller};
 use postern_store::testing::memory;
-use postern_store::{Change, Expect, Transaction};
+use postern_store::{Expect, Transaction};
 
 const AZURE: &str = "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
 
@@ -64,9 +64,12 @@ fn reason(outcome: &TargetOutcome) -> String {
 }
 
 async fn put(test: &TestApp, grant: &Grant) {
-    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
     let event = postern_core::audit::AuditEvent::done(test.app.clock.now(), "a test", "grant.requested");
-    test.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app
+        .store
+        .commit(Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

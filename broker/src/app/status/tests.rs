@@ -6,7 +6,7 @@ use super::*;
 use crate::signals::rounds::Task;
 use crate::testing::TestApp;
 use crate::testing::builders::{a_grant, at, principal, start};
-use postern_store::{Ban, Change, Expect, StoreError, Transaction};
+use postern_store::{Ban, Expect, StoreError, Transaction};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -133,8 +133,11 @@ async fn an_overview_has_the_answers_of_the_store_and_the_layers() {
     test.app.readiness.clear(crate::signals::parts::RECONCILER);
     let grant = a_grant().asked_at(test.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
     let event = AuditEvent::done(start(), "a test", "grant.requested");
-    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
-    test.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app
+        .store
+        .commit(Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event))
+        .await
+        .unwrap();
 
     let seen = overview(&test.app).await;
     assert_eq!(seen.not_ready, ["store: it was not asked yet"]);

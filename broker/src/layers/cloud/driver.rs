@@ -205,10 +205,10 @@ impl CloudLayer {
     /// Never: a failing store is retried.
     pub async fn keep_writing_records(
         self: Arc<Self>,
-        store: Arc<dyn Store>,
+        store: Store,
         reporter: RoundReporter,
     ) -> anyhow::Result<()> {
-        self.outbox.keep_writing(store.as_ref(), &reporter).await
+        self.outbox.keep_writing(&store, &reporter).await
     }
 
     /// Drives every target until the process ends.

@@ -7,7 +7,7 @@ use super::*;
 const LINES: u64 = 10;
 
 /// A store with a log, and the connection of an intruder.
-async fn a_log() -> (TempDir, Embedded, Connection) {
+async fn a_log() -> (TempDir, Store, Connection) {
     let (dir, path) = a_place();
     let store = Embedded::open(&path).unwrap();
     for number in 0..LINES {
@@ -18,7 +18,7 @@ async fn a_log() -> (TempDir, Embedded, Connection) {
     (dir, store, intruder)
 }
 
-async fn check(store: &Embedded) -> Result<Head, Broken> {
+async fn check(store: &Store) -> Result<Head, Broken> {
     let lines = store.audit_lines(0, usize::MAX).await.unwrap();
     verify(lines.iter().map(|(_, line)| line.as_str()))
 }

@@ -86,10 +86,10 @@ async fn commit_until_killed(path: &Path) {
 /// Makes the grant of this number: its audit record says the number, and its request's key is the number.
 fn the_change(number: u64) -> Transaction {
     let grant = a_grant().asked_at(at(i64::try_from(number).unwrap())).build();
-    let (principal, key, id) = (name("alice"), number.to_string(), grant.id);
+    let id = grant.id;
     Transaction::default()
-        .change(Change::PutGrant { grant, expect: Expect::Absent })
-        .change(Change::RememberRequest { principal, key, grant: id })
+        .put_grant(grant, Expect::Absent)
+        .remember_request(&name("alice"), &number.to_string(), id)
         .audit(event().on_grant(id).with("number", number))
 }
 

@@ -17,7 +17,7 @@ for _, target in ipairs(redis.call('SRANDMEMBER', p .. 'held:' .. gone, ARGV[3])
         local token = tostring(redis.call('INCR', p .. 'fence'))
         redis.call('HSET', p .. 'leases', target, me .. ' ' .. token)
         redis.call('SADD', p .. 'held:' .. me, target)
-        redis.call('HDEL', p .. 'turns', target)
+        redis.call('HDEL', p .. 'exclusive', target)
         answer[#answer + 1] = target
         answer[#answer + 1] = token
     end

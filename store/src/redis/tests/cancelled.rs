@@ -15,10 +15,10 @@ async fn begin(commit: &mut BoxFuture<'_, Result<Head, StoreError>>) {
 #[tokio::test]
 async fn i10_a_caller_that_leaves_takes_no_other_commit_with_it() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
-    let mut first = store.commit(a_change(1));
-    let mut leaving = store.commit(a_change(2));
-    let mut staying = store.commit(a_change(3));
+    let store = Broker::open(&server.store("t")).await.unwrap();
+    let mut first = store.commit(a_change(1)).boxed();
+    let mut leaving = store.commit(a_change(2)).boxed();
+    let mut staying = store.commit(a_change(3)).boxed();
     for commit in [&mut first, &mut leaving, &mut staying] {
         begin(commit).await;
     }
@@ -34,12 +34,14 @@ async fn i10_a_caller_that_leaves_takes_no_other_commit_with_it() {
 async fn the_end_of_the_writer_is_noticed_and_fails_every_call() {
     let server = RedisServer::durable().await;
     let settings = RedisSettings { replicas: 1, ..server.store("t") };
-    let mut store = Redis::open(&settings).await.unwrap();
-    assert!(store.ended().now_or_never().is_none());
-    store.writer.end().await;
+    let mut redis = Redis::open(&settings).await.unwrap();
+    assert!(redis.ended().now_or_never().is_none());
+    redis.writer.end().await;
+    let redis = Arc::new(redis);
+    let store = Store::new(Arc::clone(&redis) as _);
     assert!(store.ended().await.contains("the task that commits to the store has ended"));
     let head = Head { seq: 1, ..Head::EMPTY };
-    for outcome in [store.commit(a_change(1)).await.map(drop), store.writer.confirmed(head).await] {
+    for outcome in [store.commit(a_change(1)).await.map(drop), redis.writer.confirmed(head).await] {
         let Err(StoreError::Unavailable { source }) = outcome else { panic!("{outcome:?}") };
         assert!(source.to_string().contains("the store's writer has ended"), "{source}");
     }
@@ -48,7 +50,7 @@ async fn the_end_of_the_writer_is_noticed_and_fails_every_call() {
 #[tokio::test]
 async fn i10_of_many_commits_whose_callers_leave_at_any_moment_the_others_are_answered() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     let event = AuditEvent::done(start(), "a test", "left");
     let leaving = async {
         for round in 0_u64.. {

@@ -61,7 +61,7 @@ async fn the_store_keeps_its_promises_on_a_cluster_of_one() {
     let tenants = std::sync::atomic::AtomicUsize::new(0);
     conformance::run(async || {
         let tenant = format!("t{}", tenants.fetch_add(1, std::sync::atomic::Ordering::SeqCst));
-        Redis::open(&RedisSettings::at(node.url(), tenant)).await.unwrap()
+        Broker::open(&RedisSettings::at(node.url(), tenant)).await.unwrap()
     })
     .await;
 }
@@ -75,9 +75,9 @@ async fn whichever_node_is_named_the_one_that_has_the_store_is_found() {
     one.serves(2).await;
     other.serves(2).await;
     for tenant in ["a", "b", "c", "d", "e", "f"] {
-        let here = Redis::open(&RedisSettings::at(one.url(), tenant)).await.unwrap();
+        let here = Broker::open(&RedisSettings::at(one.url(), tenant)).await.unwrap();
         here.commit(a_change(1)).await.unwrap();
-        let there = Redis::open(&RedisSettings::at(other.url(), tenant)).await.unwrap();
+        let there = Broker::open(&RedisSettings::at(other.url(), tenant)).await.unwrap();
         assert_eq!(there.audit_head().await.unwrap(), here.audit_head().await.unwrap());
         assert_eq!(there.open_grants().await.unwrap().len(), 1);
     }

@@ -53,15 +53,15 @@ async fn tls_trusts_the_roots_that_are_named_and_shows_a_certificate() {
     let settings =
         |ca, client| RedisSettings { tls: TlsFiles { ca, client }, ..RedisSettings::at(&*url, "t") };
 
-    let store = Redis::open(&settings(ca.clone(), client.clone())).await.unwrap();
+    let store = Broker::open(&settings(ca.clone(), client.clone())).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     assert_eq!(store.open_grants().await.unwrap().len(), 1);
     // The system's roots know nothing of this authority.
-    let error = error_chain(&Redis::open(&settings(None, client)).await.unwrap_err());
+    let error = error_chain(&Broker::open(&settings(None, client)).await.unwrap_err());
     assert!(error.to_lowercase().contains("certificate"), "{error}");
-    assert!(Redis::open(&settings(ca.clone(), None)).await.is_err(), "the server wants a certificate");
+    assert!(Broker::open(&settings(ca.clone(), None)).await.is_err(), "the server wants a certificate");
     let missing = settings(ca, Some(("/nowhere/cert.pem".into(), "/nowhere/key.pem".into())));
-    let error = error_chain(&Redis::open(&missing).await.unwrap_err());
+    let error = error_chain(&Broker::open(&missing).await.unwrap_err());
     assert!(error.contains("/nowhere/cert.pem cannot be read"), "{error}");
 }
 
@@ -78,12 +78,12 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
     std::fs::write(&file, "geheim\n").unwrap();
     let url = server.url() + "?user=broker";
     let settings = RedisSettings { password_file: Some(file.clone()), ..RedisSettings::at(url, "t") };
-    let store = Redis::open(&settings).await.unwrap();
+    let store = Broker::open(&settings).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     assert_eq!(store.audit_lines(0, 10).await.unwrap().len(), 1);
     assert_eq!(Redis::warnings(&settings).await.unwrap(), [] as [&str; 0]);
     let other = RedisSettings { tenant: "other".to_owned(), ..settings };
-    let error = error_chain(&Redis::open(&other).await.unwrap_err());
+    let error = error_chain(&Broker::open(&other).await.unwrap_err());
     assert!(error.contains("NoPerm") && !error.contains("geheim"), "{error}");
 }
 
@@ -93,7 +93,7 @@ async fn a_changed_password_is_read_again_when_the_connection_comes_back() {
     let file = server.dir.path().join("password");
     std::fs::write(&file, "one").unwrap();
     let settings = RedisSettings { password_file: Some(file.clone()), ..server.store("t") };
-    let store = Redis::open(&settings).await.unwrap();
+    let store = Broker::open(&settings).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     server.kill();
     server.settings[1] = "two".to_owned();
@@ -107,7 +107,7 @@ async fn a_changed_password_is_read_again_when_the_connection_comes_back() {
 #[tokio::test]
 async fn a_replica_is_not_taken_for_the_store() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -117,7 +117,7 @@ async fn a_replica_is_not_taken_for_the_store() {
     role(["127.0.0.1", "1"]).await;
     let refused = store.commit(a_change(2)).await.unwrap_err();
     assert!(error_chain(&refused).contains("ReadOnly"), "{refused:?}");
-    let refused = error_chain(&Redis::open(&server.store("t")).await.unwrap_err());
+    let refused = error_chain(&Broker::open(&server.store("t")).await.unwrap_err());
     assert!(refused.contains("is a replica, not a primary"), "{refused}");
     role(["NO", "ONE"]).await;
     store.commit(a_change(2)).await.unwrap();
@@ -141,7 +141,7 @@ async fn a_shared_connection_comes_back_and_says_so_to_none_twice() {
 #[tokio::test]
 async fn what_reads_does_not_notice_a_connection_that_broke() {
     let mut server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     let shared = Server::new(&server.store("t")).shared_connection();
     let incr = async || redis::cmd("INCR").arg("{postern:t}:n").query_async::<u64>(&mut shared.clone()).await;

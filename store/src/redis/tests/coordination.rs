@@ -1,33 +1,33 @@
 //! Members of one store, each with connections of its own.
 
 use super::*;
-use crate::coordination::{ClusterEvent, MemberInfo, PublishedStatus, RenewalReply};
+use crate::coordination::{ChangedRecord, ClusterEvent, MemberInfo, PublishedStatus, RenewalReply};
 
 /// Two brokers on one store.
-async fn two(server: &RedisServer) -> (Redis, Redis) {
+async fn two(server: &RedisServer) -> (Broker, Broker) {
     let settings = server.store("t");
-    (Redis::open(&settings).await.unwrap(), Redis::open(&settings).await.unwrap())
+    (Broker::open(&settings).await.unwrap(), Broker::open(&settings).await.unwrap())
 }
 
 fn vm() -> TargetId {
     "host:vm-1".parse().unwrap()
 }
 
-async fn take(store: &Redis, claim: Claim) -> Option<crate::coordination::TakenLease> {
-    store.take(&vm(), claim).await.unwrap()
+async fn take(store: &Broker, claim: Claim) -> Option<crate::coordination::TakenLease> {
+    store.redis.take(&vm(), claim).await.unwrap()
 }
 
 /// Ends the membership of a broker, as if it had been cut off for too long.
-async fn end_membership(server: &RedisServer, store: &Redis) {
+async fn end_membership(server: &RedisServer, store: &Broker) {
     let mut connection =
         redis::Client::open(server.url()).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let key = format!("{{postern:t}}:alive:{}", store.membership.id());
+    let key = format!("{{postern:t}}:alive:{}", store.redis.membership.id());
     let removed: u32 = redis::cmd("DEL").arg(key).query_async(&mut connection).await.unwrap();
     assert_eq!(removed, 1);
 }
 
-async fn renew(store: &Redis) -> RenewalReply {
-    store.renew(&MemberInfo { name: "broker".into(), ..MemberInfo::default() }).await.unwrap()
+async fn renew(store: &Broker) -> RenewalReply {
+    store.redis.renew(&MemberInfo { name: "broker".into(), ..MemberInfo::default() }).await.unwrap()
 }
 
 fn is_fenced<T>(outcome: &Result<T, StoreError>) -> bool {
@@ -82,7 +82,7 @@ async fn i8_a_broker_whose_membership_has_ended_writes_nothing_until_it_has_join
     end_membership(&server, &one).await;
     assert!(is_fenced(&one.commit(a_change(1)).await));
     assert!(is_fenced(&one.snapshot(&lease).await));
-    assert!(is_fenced(&one.take(&vm(), Claim::Agent).await));
+    assert!(is_fenced(&one.redis.take(&vm(), Claim::Agent).await));
     assert_eq!(
         take(&other, Claim::Free).await.map(|taken| taken.inherits),
         Some(true),
@@ -101,9 +101,9 @@ async fn i8_a_membership_whose_first_answer_was_lost_is_reported_as_new_by_the_n
     let (one, _) = two(&server).await;
     assert!(!renew(&one).await.joined, "it joined as it opened the store");
     end_membership(&server, &one).await;
-    let before = one.membership.id();
+    let before = one.redis.membership.id();
     let joins = async {
-        while one.membership.id() == before {
+        while one.redis.membership.id() == before {
             tokio::task::yield_now().await;
         }
     };
@@ -122,17 +122,17 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
     for number in 0..250 {
-        one.take(&format!("host:vm-{number}").parse().unwrap(), Claim::Free).await.unwrap().unwrap();
+        one.redis.take(&format!("host:vm-{number}").parse().unwrap(), Claim::Free).await.unwrap().unwrap();
     }
     assert_eq!(renew(&one).await.gone, [] as [&str; 0]);
     renew(&other).await;
-    assert_eq!(other.take_over(&one.membership.id()).await.unwrap(), [], "it is still there");
-    one.leave().await.unwrap();
+    assert_eq!(other.redis.take_over(&one.redis.membership.id()).await.unwrap(), [], "it is still there");
+    one.redis.leave().await.unwrap();
     let gone = renew(&other).await.gone;
-    assert_eq!(gone, [one.membership.id()]);
+    assert_eq!(gone, [one.redis.membership.id()]);
     let mut taken = Vec::new();
     loop {
-        let some = other.take_over(&gone[0]).await.unwrap();
+        let some = other.redis.take_over(&gone[0]).await.unwrap();
         if some.is_empty() {
             break;
         }
@@ -142,7 +142,7 @@ async fn i2_what_a_member_that_is_gone_worked_on_is_taken_over_once() {
     assert_eq!((taken.len(), targets.len()), (250, 250));
     assert!(taken.iter().all(|taken| taken.inherits && taken.lease.token > 250));
     assert_eq!(renew(&other).await.gone, [] as [&str; 0], "and forgotten");
-    assert_eq!(other.list_members().await.unwrap().len(), 1);
+    assert_eq!(other.redis.list_members().await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -153,14 +153,14 @@ async fn an_exclusive_lease_is_taken_away_by_no_agent_and_what_is_given_back_is_
     let turn = take(&other, Claim::Exclusive).await.unwrap();
     assert!(turn.inherits);
     assert_eq!(take(&one, Claim::Agent).await, None);
-    other.give_back(&turn.lease).await.unwrap();
+    other.redis.give_back(&turn.lease).await.unwrap();
     let back = take(&one, Claim::Agent).await.unwrap();
     assert!(back.inherits && back.lease.token > turn.lease.token);
     // One that ends without being given back leaves the lease where it is.
     let own = take(&one, Claim::Exclusive).await.unwrap();
     assert_eq!(own.lease, back.lease);
     assert_eq!(take(&other, Claim::Agent).await, None);
-    one.end_exclusive(&own.lease).await.unwrap();
+    one.redis.end_exclusive(&own.lease).await.unwrap();
     assert!(take(&other, Claim::Agent).await.is_some());
     take(&one, Claim::Agent).await.unwrap();
     // A turn ends with its member.
@@ -173,21 +173,22 @@ async fn an_exclusive_lease_is_taken_away_by_no_agent_and_what_is_given_back_is_
 async fn a_lock_has_one_member_at_a_time_and_none_once_that_is_gone() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
-    assert!(one.try_lock("lockdown").await.unwrap());
-    assert!(!other.try_lock("lockdown").await.unwrap());
-    other.unlock("lockdown").await.unwrap();
-    assert!(!other.try_lock("lockdown").await.unwrap(), "it is not its own to end");
-    one.unlock("lockdown").await.unwrap();
-    assert!(other.try_lock("lockdown").await.unwrap());
+    assert!(one.redis.try_lock("lockdown").await.unwrap());
+    assert!(!other.redis.try_lock("lockdown").await.unwrap());
+    other.redis.unlock("lockdown").await.unwrap();
+    assert!(!other.redis.try_lock("lockdown").await.unwrap(), "it is not its own to end");
+    one.redis.unlock("lockdown").await.unwrap();
+    assert!(other.redis.try_lock("lockdown").await.unwrap());
     end_membership(&server, &other).await;
-    assert!(one.try_lock("lockdown").await.unwrap());
+    assert!(one.redis.try_lock("lockdown").await.unwrap());
 }
 
 #[tokio::test]
 async fn every_commit_is_an_event_with_its_records_and_the_targets_to_look_at() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
-    let (mut here, mut there) = (one.subscribe().await.unwrap(), other.subscribe().await.unwrap());
+    let (mut here, mut there) =
+        (one.redis.subscribe().await.unwrap(), other.redis.subscribe().await.unwrap());
     one.commit(a_change(1)).await.unwrap();
     let (Some(ClusterEvent::Committed(own)), Some(ClusterEvent::Committed(received))) =
         (here.next().await, there.next().await)
@@ -195,8 +196,9 @@ async fn every_commit_is_an_event_with_its_records_and_the_targets_to_look_at() 
         panic!("no event");
     };
     assert!(own.own && !received.own);
-    assert_eq!((received.before, received.after, received.policies), (0, 1, false));
-    assert_eq!((received.grants, received.targets), (vec![a_grant().number(1).build().id], vec![vm()]));
+    assert_eq!((received.before, received.after), (0, 1));
+    let grant = ChangedRecord { kind: "grants".into(), key: a_grant().number(1).build().id.to_string() };
+    assert_eq!((received.records, received.targets), (vec![grant], vec![vm()]));
     // What one works on is nothing to the other.
     take(&one, Claim::Free).await.unwrap();
     one.commit(a_change(2)).await.unwrap();
@@ -207,8 +209,8 @@ async fn every_commit_is_an_event_with_its_records_and_the_targets_to_look_at() 
         there.next().await,
         Some(ClusterEvent::LeaseTaken { target: vm(), mine: true, exclusive: false })
     );
-    other.ask_to_look(&vm()).await.unwrap();
-    other.leave().await.unwrap();
+    other.redis.ask_to_look(&vm()).await.unwrap();
+    other.redis.leave().await.unwrap();
     here.next().await;
     assert_eq!(
         here.next().await,
@@ -224,19 +226,19 @@ async fn every_commit_is_an_event_with_its_records_and_the_targets_to_look_at() 
 async fn i5_a_status_is_shown_only_while_the_member_that_published_it_works_on_the_target() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;
-    let views = async || other.statuses(&["host:vm-9".parse().unwrap(), vm()]).await.unwrap();
+    let views = async || other.redis.statuses(&["host:vm-9".parse().unwrap(), vm()]).await.unwrap();
     let post = |lease: &Lease, view: &str| {
         vec![PublishedStatus { lease: lease.clone(), status: view.to_owned(), awaited_by: vec![] }]
     };
     let lease = take(&one, Claim::Free).await.unwrap().lease;
     assert_eq!(views().await, []);
-    one.publish(post(&lease, "{\"of\":\"one\"}")).await.unwrap();
+    one.redis.publish(post(&lease, "{\"of\":\"one\"}")).await.unwrap();
     assert_eq!(views().await, [(vm(), "{\"of\":\"one\"}".to_owned())]);
     let newer = take(&other, Claim::Agent).await.unwrap().lease;
     assert_eq!(views().await, [], "the holder has published nothing");
-    one.publish(post(&lease, "late")).await.unwrap();
+    one.redis.publish(post(&lease, "late")).await.unwrap();
     assert_eq!(views().await, []);
-    other.publish(post(&newer, "now")).await.unwrap();
+    other.redis.publish(post(&newer, "now")).await.unwrap();
     assert_eq!(views().await, [(vm(), "now".to_owned())]);
     end_membership(&server, &other).await;
     assert_eq!(views().await, [], "and the status of a holder that is gone is not shown");
@@ -248,7 +250,7 @@ async fn brokers_that_write_at_once_make_one_log_and_lose_nothing() {
     let settings = server.store("t");
     let mut brokers = Vec::new();
     for _ in 0..3 {
-        brokers.push(Redis::open(&settings).await.unwrap());
+        brokers.push(Broker::open(&settings).await.unwrap());
     }
     let all = brokers.iter().zip([0u8, 60, 120]).map(|(broker, from)| async move {
         for some in (from..from + 60).collect::<Vec<_>>().chunks(10) {
@@ -274,7 +276,7 @@ async fn a_store_that_was_one_brokers_alone_is_taken_over_and_that_one_refused()
     let mut before = redis::pipe();
     before.set("{postern:t}:schema", 1).ignore().set("{postern:t}:writer", 4).ignore();
     before.query_async::<()>(&mut connection).await.unwrap();
-    Redis::open(&server.store("t")).await.unwrap().commit(a_change(1)).await.unwrap();
+    Broker::open(&server.store("t")).await.unwrap().commit(a_change(1)).await.unwrap();
     let mut after = redis::pipe();
     after.get("{postern:t}:schema").exists("{postern:t}:writer");
     let after: (u32, bool) = after.query_async(&mut connection).await.unwrap();
@@ -284,7 +286,7 @@ async fn a_store_that_was_one_brokers_alone_is_taken_over_and_that_one_refused()
 #[tokio::test]
 async fn a_member_finds_out_that_a_newer_broker_wrote_the_store() {
     let server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     let client = redis::Client::open(server.url()).unwrap();
     let mut connection = client.get_multiplexed_async_connection().await.unwrap();
     redis::cmd("SET")
@@ -293,6 +295,6 @@ async fn a_member_finds_out_that_a_newer_broker_wrote_the_store() {
         .query_async::<()>(&mut connection)
         .await
         .unwrap();
-    let reply = store.renew(&MemberInfo::default()).await;
+    let reply = store.redis.renew(&MemberInfo::default()).await;
     assert!(matches!(reply, Err(StoreError::NewerSchema { .. })), "{reply:?}");
 }

@@ -4,7 +4,7 @@ use super::*;
 use crate::coordination::MemberInfo;
 
 /// Puts the server back to its first record, and has another broker write more records than were there before.
-async fn put_back_and_grow(server: &mut RedisServer, store: &Redis) {
+async fn put_back_and_grow(server: &mut RedisServer, store: &Broker) {
     let (kept, copy) = (server.dir.path().join("appendonlydir"), server.dir.path().join("copy"));
     store.commit(a_change(1)).await.unwrap();
     let copied = Command::new("cp").arg("-a").arg(&kept).arg(&copy).status().unwrap();
@@ -15,7 +15,7 @@ async fn put_back_and_grow(server: &mut RedisServer, store: &Redis) {
     std::fs::remove_dir_all(&kept).unwrap();
     std::fs::rename(&copy, &kept).unwrap();
     server.restart().await;
-    let other = Redis::open(&server.store("t")).await.unwrap();
+    let other = Broker::open(&server.store("t")).await.unwrap();
     for _ in 0..10 {
         let event = AuditEvent::done(start(), "another broker", "tested");
         other.commit(Transaction::default().audit(event)).await.unwrap();
@@ -37,9 +37,9 @@ async fn refusal<T: std::fmt::Debug>(mut call: impl AsyncFnMut() -> Result<T, St
     panic!("it does not come back");
 }
 
-async fn is_noticed<T: std::fmt::Debug>(call: impl AsyncFn(&Redis) -> Result<T, StoreError>) {
+async fn is_noticed<T: std::fmt::Debug>(call: impl AsyncFn(&Broker) -> Result<T, StoreError>) {
     let mut server = RedisServer::durable().await;
-    let store = Redis::open(&server.store("t")).await.unwrap();
+    let store = Broker::open(&server.store("t")).await.unwrap();
     put_back_and_grow(&mut server, &store).await;
     let reason = refusal(async || call(&store).await).await;
     assert!(reason.contains("record 3"), "{reason}");
@@ -55,16 +55,16 @@ async fn i1_a_store_that_went_back_and_grew_again_is_noticed_by_a_read() {
 
 #[tokio::test]
 async fn i1_a_store_that_went_back_and_grew_again_is_noticed_by_a_renewal() {
-    is_noticed(async |store| store.renew(&MemberInfo::default()).await).await;
+    is_noticed(async |store| store.redis.renew(&MemberInfo::default()).await).await;
 }
 
 #[tokio::test]
 async fn i1_a_store_that_went_back_and_grew_again_is_noticed_by_a_commit() {
     is_noticed(async |store| {
         // The membership may be gone with the lost records, and is not what is tested.
-        let key = format!("{{postern:t}}:alive:{}", store.membership.id());
+        let key = format!("{{postern:t}}:alive:{}", store.redis.membership.id());
         let mut set = redis::cmd("SET");
-        set.arg(key).arg("1").query_async::<()>(&mut store.reader.clone()).await.ok();
+        set.arg(key).arg("1").query_async::<()>(&mut store.redis.reader.clone()).await.ok();
         store.commit(a_change(4)).await
     })
     .await;

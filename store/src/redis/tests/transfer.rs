@@ -8,9 +8,10 @@ use rand::{Rng as _, SeedableRng as _};
 
 use super::*;
 use crate::embedded::Embedded;
+use crate::error::MigrationError;
+use crate::kind::Part;
 use crate::testing::builders::{a_policy, at, name};
 use crate::transfer::{Counts, Item, MigrationOptions, Page, Source, Target, transfer};
-use crate::{MigrationError, RecordKind};
 
 fn how() -> MigrationOptions {
     MigrationOptions {
@@ -63,26 +64,30 @@ fn event() -> AuditEvent {
     AuditEvent::done(start(), "a test", "tested").with("what", "\"quoted\", Zoë,\nand\\more")
 }
 
-async fn commit(store: &impl Store, change: Change) {
-    store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
+fn change() -> Transaction {
+    Transaction::default()
+}
+
+async fn commit(store: &Store, change: Transaction) {
+    store.commit(change.audit(event())).await.unwrap();
 }
 
 /// Commits at random: every kind of record, in several versions, with deletions and taken tokens.
-async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
+async fn fill(store: &Store, random: &mut StdRng, lines: usize) {
     for number in 0..random.random_range(5..120_u8) {
         let target = format!("host:vm-{}", random.random_range(0..4));
         let grant = a_grant().number(number).asked_at(at(i64::from(number))).of("alice.b").on(&target);
         let grant = grant.and_on("host:vm-both").build();
-        commit(store, Change::PutGrant { grant: grant.clone(), expect: Expect::Absent }).await;
+        commit(store, change().put_grant(grant.clone(), Expect::Absent)).await;
         let key = format!("key {number} \" ü\n");
         let who = name(["alice.b", "bob"][usize::from(number % 2)]);
-        commit(store, Change::RememberRequest { principal: who, key, grant: grant.id }).await;
+        commit(store, change().remember_request(&who, &key, grant.id)).await;
         if random.random_bool(0.6) {
             let closing = grant.after(Event::Close(CloseReason::Expired), at(200)).unwrap();
-            commit(store, Change::PutGrant { grant: closing.clone(), expect: Expect::Any }).await;
+            commit(store, change().put_grant(closing.clone(), Expect::Any)).await;
             if random.random_bool(0.6) {
                 let closed = closing.after(Event::ClosedEverywhere, at(201)).unwrap();
-                commit(store, Change::PutGrant { grant: closed, expect: Expect::Any }).await;
+                commit(store, change().put_grant(closed, Expect::Any)).await;
             }
         }
     }
@@ -90,9 +95,9 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
         let policy = a_policy().named(&format!("policy-{}", random.random_range(0..6))).build();
         let is_there = store.policy(&policy.name).await.unwrap().is_some();
         if is_there && random.random_bool(0.5) {
-            commit(store, Change::DeletePolicy { name: policy.name }).await;
+            commit(store, change().delete_policy(&policy.name)).await;
         } else {
-            commit(store, Change::PutPolicy { policy, expect: Expect::Any }).await;
+            commit(store, change().put_policy(policy, Expect::Any)).await;
         }
         let agent = AgentRecord {
             target: format!("host:vm-{}", random.random_range(0..6)).parse().unwrap(),
@@ -100,18 +105,18 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
             certificate_not_after: at(3600),
             banned: None,
         };
-        commit(store, Change::PutAgent { agent: agent.clone(), expect: Expect::Any }).await;
+        commit(store, change().put_agent(agent.clone(), Expect::Any)).await;
         let hash = TokenHash(random.random());
         let token = TokenRecord { target: agent.target, created_at: start(), expires_at: at(600) };
-        commit(store, Change::PutToken { hash, token }).await;
+        commit(store, change().put_token(hash, token)).await;
         if random.random_bool(0.5) {
-            commit(store, Change::TakeToken { hash }).await;
+            commit(store, change().take_token(&hash)).await;
         }
     }
     // The last one is of a policy that is not there any more.
     let policy = a_policy().named("gone").build();
-    commit(store, Change::PutPolicy { policy: policy.clone(), expect: Expect::Absent }).await;
-    commit(store, Change::DeletePolicy { name: policy.name }).await;
+    commit(store, change().put_policy(policy.clone(), Expect::Absent)).await;
+    commit(store, change().delete_policy(&policy.name)).await;
     for _ in 0..lines / 100 {
         let group = (0..100).fold(Transaction::default(), |group, _| group.audit(event()));
         store.commit(group).await.unwrap();
@@ -121,24 +126,17 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
 /// Returns everything in a store, in the order of its text.
 async fn everything(source: &mut dyn Source) -> Vec<String> {
     let mut all = Vec::new();
-    for kind in [
-        RecordKind::Audit,
-        RecordKind::Grants,
-        RecordKind::Requests,
-        RecordKind::Policies,
-        RecordKind::Agents,
-        RecordKind::Tokens,
-    ] {
+    for part in source.counts().await.unwrap().keys() {
         let (mut items, mut from): (Vec<String>, Option<String>) = (Vec::new(), None);
         loop {
-            let page = source.page(kind, from.as_deref()).await.unwrap();
+            let page = source.page(part, from.as_deref()).await.unwrap();
             items.extend(page.items.iter().map(|item| format!("{item:?}")));
             from = page.next;
             if from.is_none() {
                 break;
             }
         }
-        if kind != RecordKind::Audit {
+        if *part != Part::Audit {
             items.sort();
             items.dedup();
         }
@@ -157,14 +155,15 @@ fn assert_same(one: &[String], other: &[String], more: usize) {
 }
 
 /// Checks that the reads of brokers give the same in both.
-async fn assert_alike(one: &impl Leasing, other: &impl Leasing) {
+async fn assert_alike(first: &impl Leasing, second: &impl Leasing) {
+    let (one, other) = (first.store(), second.store());
     assert_eq!(one.open_grants().await.unwrap(), other.open_grants().await.unwrap());
     assert_eq!(one.policies().await.unwrap(), other.policies().await.unwrap());
     assert_eq!(one.agents().await.unwrap(), other.agents().await.unwrap());
     for target in ["host:vm-0", "host:vm-1", "host:vm-both"] {
         let target: TargetId = target.parse().unwrap();
-        let of_one = one.snapshot(&one.lease(&target).await).await.unwrap().grants;
-        assert_eq!(of_one, other.snapshot(&other.lease(&target).await).await.unwrap().grants);
+        let of_one = one.snapshot(&first.lease(&target).await).await.unwrap().grants;
+        assert_eq!(of_one, other.snapshot(&second.lease(&target).await).await.unwrap().grants);
         let query = GrantQuery { target: Some(target), limit: 1000, ..GrantQuery::default() };
         assert_eq!(one.grants(query.clone()).await.unwrap(), other.grants(query).await.unwrap());
     }
@@ -184,12 +183,11 @@ async fn there_and_back(lab: &Lab, seed: u64, lines: usize) {
     assert_same(&before, &everything(&mut lab.file(&last)).await, 2);
 
     let (redis, file) =
-        (Redis::open(&lab.server.store(&tenant)).await.unwrap(), Embedded::open(&lab.path(&last)).unwrap());
+        (Broker::open(&lab.server.store(&tenant)).await.unwrap(), Embedded::open(&lab.path(&last)).unwrap());
     assert_alike(&redis, &file).await;
-    for store in [&redis as &dyn Store, &file] {
+    for store in [&*redis, &file] {
         let policy = a_policy().named("gone").build();
-        let change = Change::PutPolicy { policy: policy.clone(), expect: Expect::Absent };
-        store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
+        commit(store, change().put_policy(policy.clone(), Expect::Absent)).await;
         assert_eq!(store.policy(&policy.name).await.unwrap().unwrap().version, 3, "versions count on");
         let lines = store.audit_lines(0, usize::MAX).await.unwrap();
         let head = verify(lines.iter().map(|(_, line)| line.as_str())).unwrap();
@@ -218,11 +216,11 @@ async fn a_store_that_was_moved_is_refused_and_says_where_it_went() {
     let refused = Embedded::open(&lab.path("a.db")).unwrap_err();
     assert_eq!(refused.to_string(), "this store moved to there; configure that one");
 
-    let store = Redis::open(&lab.server.store("t")).await.unwrap();
+    let store = Broker::open(&lab.server.store("t")).await.unwrap();
     moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how()).await.unwrap();
     let late = store.commit(Transaction::default().audit(event())).await;
     assert!(format!("{late:?}").contains("was moved elsewhere"), "{late:?}");
-    let refused = Redis::open(&lab.server.store("t")).await.unwrap_err();
+    let refused = Broker::open(&lab.server.store("t")).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::Moved { .. })), "{refused}");
     Embedded::open(&lab.path("b.db")).unwrap();
 }
@@ -232,13 +230,13 @@ async fn a_target_that_has_a_store_is_left_as_it_is() {
     let lab = Lab::new().await;
     lab.filled("a.db", 1, 0).await;
     lab.filled("b.db", 2, 0).await;
-    Redis::open(&lab.server.store("t")).await.unwrap().commit(a_change(1)).await.unwrap();
+    Broker::open(&lab.server.store("t")).await.unwrap().commit(a_change(1)).await.unwrap();
     let how = MigrationOptions { overwrite_incomplete: true, ..how() };
     let refused = moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &how).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::NotEmpty)), "{refused}");
     let refused = moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how).await.unwrap_err();
     assert!(matches!(refused, StoreError::Migration(MigrationError::NotEmpty)), "{refused}");
-    assert_eq!(Redis::open(&lab.server.store("t")).await.unwrap().audit_head().await.unwrap().seq, 1);
+    assert_eq!(Broker::open(&lab.server.store("t")).await.unwrap().audit_head().await.unwrap().seq, 1);
     assert!(Embedded::open(&lab.path("a.db")).is_ok() && Embedded::open(&lab.path("b.db")).is_ok());
 }
 
@@ -252,15 +250,15 @@ async fn i9_a_source_whose_log_was_changed_is_not_moved() {
     let refused = moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &how()).await.unwrap_err();
     let StoreError::Corrupt { source, .. } = refused else { panic!("{refused:?}") };
     assert!(source.to_string().starts_with("line 7:"), "{source}");
-    let target = Redis::open(&lab.server.store("t")).await.unwrap();
+    let target = Broker::open(&lab.server.store("t")).await.unwrap();
     assert_eq!(target.audit_head().await.unwrap(), Head::EMPTY);
 
     // A log whose end was cut off: Redis knows where it ended.
-    let store = Redis::open(&lab.server.store("cut")).await.unwrap();
+    let store = Broker::open(&lab.server.store("cut")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     store.commit(a_change(2)).await.unwrap();
     let mut pop = redis::cmd("RPOP");
-    pop.arg("{postern:cut}:audit").query_async::<()>(&mut store.reader.clone()).await.unwrap();
+    pop.arg("{postern:cut}:audit").query_async::<()>(&mut store.redis.reader.clone()).await.unwrap();
     let refused = moved(&mut lab.redis("cut").await, &mut lab.file("b.db"), &how()).await.unwrap_err();
     let StoreError::Corrupt { source, .. } = refused else { panic!("{refused:?}") };
     assert!(source.to_string().contains("ends with record 1, and the store says 2"), "{source}");
@@ -302,8 +300,8 @@ impl<T: Target> Target for Until<T> {
 async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there() {
     let lab = Lab::new().await;
     lab.filled("a.db", 3, 1000).await;
-    Redis::open(&lab.server.store("r")).await.unwrap();
-    fill(&Redis::open(&lab.server.store("r")).await.unwrap(), &mut StdRng::seed_from_u64(4), 1000).await;
+    Broker::open(&lab.server.store("r")).await.unwrap();
+    fill(&Broker::open(&lab.server.store("r")).await.unwrap(), &mut StdRng::seed_from_u64(4), 1000).await;
     let (in_file, in_redis) =
         (everything(&mut lab.file("a.db")).await, everything(&mut lab.redis("r").await).await);
     let again = MigrationOptions { overwrite_incomplete: true, ..how() };
@@ -322,12 +320,12 @@ async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there()
             break;
         }
         let (at_redis, at_file) =
-            (Redis::open(&lab.server.store("t")).await, Embedded::open(&lab.path("b.db")));
+            (Broker::open(&lab.server.store("t")).await, Embedded::open(&lab.path("b.db")));
         // After the last record nothing is missing but the last word on whether replicas have it.
         if let (Ok(_), Ok(_)) = (&at_redis, &at_file) {
             assert!(
                 Embedded::open(&lab.path("a.db")).is_err()
-                    && Redis::open(&lab.server.store("r")).await.is_err()
+                    && Broker::open(&lab.server.store("r")).await.is_err()
             );
             finished = true;
             break;
@@ -346,7 +344,7 @@ async fn wherever_a_migration_breaks_off_no_store_is_opened_that_is_half_there()
 /// A source on which a broker commits once its first page was read.
 struct Busy {
     inner: Transfer,
-    store: Redis,
+    store: Broker,
     pages: usize,
 }
 
@@ -358,12 +356,12 @@ impl Source for Busy {
     async fn counts(&mut self) -> Result<Counts, StoreError> {
         self.inner.counts().await
     }
-    async fn page(&mut self, kind: RecordKind, from: Option<&str>) -> Result<Page, StoreError> {
+    async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError> {
         self.pages += 1;
         if self.pages == 4 {
             self.store.commit(a_change(200)).await?;
         }
-        self.inner.page(kind, from).await
+        self.inner.page(part, from).await
     }
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
         self.inner.mark_moved(to, head).await
@@ -373,7 +371,7 @@ impl Source for Busy {
 #[tokio::test]
 async fn a_source_that_is_written_to_meanwhile_is_not_moved_and_goes_on() {
     let lab = Lab::new().await;
-    let store = Redis::open(&lab.server.store("t")).await.unwrap();
+    let store = Broker::open(&lab.server.store("t")).await.unwrap();
     store.commit(a_change(1)).await.unwrap();
     let mut busy = Busy { inner: lab.redis("t").await, store, pages: 0 };
     let refused = moved(&mut busy, &mut lab.file("b.db"), &how()).await.unwrap_err();

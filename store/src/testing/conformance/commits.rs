@@ -5,23 +5,22 @@ use postern_core::audit::{AuditEvent, AuditRecord};
 
 use super::{agent, closed, event, is_conflict, put};
 use crate::testing::builders::{a_grant, a_policy, at, name};
-use crate::{Change, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
-pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store) {
+use crate::{Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
+pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &Store) {
     let (first, second) = (a_grant().number(1).build(), a_grant().number(2).build());
     let (kept, new) = (TokenHash([1; 32]), TokenHash([2; 32]));
     let token = TokenRecord { target: "host:vm-1".parse().unwrap(), created_at: at(0), expires_at: at(60) };
-    let keep = Change::PutToken { hash: kept, token: token.clone() };
-    store.commit(put(&first, Expect::Absent).change(keep)).await.unwrap();
+    store.commit(put(&first, Expect::Absent).put_token(kept, token.clone())).await.unwrap();
     let head = store.audit_head().await.unwrap();
 
     let all = put(&second, Expect::Absent)
-        .change(Change::PutGrant { grant: closed(&first, at(1)), expect: Expect::Version(1) })
-        .change(Change::RememberRequest { principal: name("alice"), key: "key".to_owned(), grant: second.id })
-        .change(Change::PutPolicy { policy: a_policy().build(), expect: Expect::Any })
-        .change(Change::PutAgent { agent: agent("host:vm-1"), expect: Expect::Absent })
-        .change(Change::PutToken { hash: new, token: token.clone() })
-        .change(Change::TakeToken { hash: kept });
-    let but_for_the_last = all.clone().change(Change::DeletePolicy { name: name("none") });
+        .put_grant(closed(&first, at(1)), Expect::Version(1))
+        .remember_request(&name("alice"), "key", second.id)
+        .put_policy(a_policy().build(), Expect::Any)
+        .put_agent(agent("host:vm-1"), Expect::Absent)
+        .put_token(new, token.clone())
+        .take_token(&kept);
+    let but_for_the_last = all.clone().delete_policy(&name("none"));
     assert!(is_conflict(&store.commit(but_for_the_last).await));
     assert!(store.grant(second.id).await.unwrap().is_none());
     assert_eq!(store.grant(first.id).await.unwrap().unwrap().record, first);
@@ -43,24 +42,22 @@ pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &impl Store
     assert_eq!(store.token(&new).await.unwrap(), Some(token));
 }
 
-pub(super) async fn changes_see_those_before_them_in_their_transaction(store: &impl Store) {
+pub(super) async fn changes_see_those_before_them_in_their_transaction(store: &Store) {
     let grant = a_grant().build();
     let active = grant.after(Event::Confirmed, at(1)).unwrap();
-    let again = Change::PutGrant { grant: active.clone(), expect: Expect::Version(1) };
-    store.commit(put(&grant, Expect::Absent).change(again)).await.unwrap();
+    store.commit(put(&grant, Expect::Absent).put_grant(active.clone(), Expect::Version(1))).await.unwrap();
     let kept = store.grant(grant.id).await.unwrap().unwrap();
     assert_eq!((kept.record, kept.version), (active, 2));
 }
 
-pub(super) async fn changes_without_an_audit_event_are_refused(store: &impl Store) {
+pub(super) async fn changes_without_an_audit_event_are_refused(store: &Store) {
     let grant = a_grant().build();
-    let silent =
-        Transaction::default().change(Change::PutGrant { grant: grant.clone(), expect: Expect::Any });
+    let silent = Transaction::default().put_grant(grant.clone(), Expect::Any);
     assert!(matches!(store.commit(silent).await, Err(StoreError::Unaudited)));
     assert!(store.grant(grant.id).await.unwrap().is_none());
 }
 
-pub(super) async fn what_an_audit_event_says_is_what_the_log_says(store: &impl Store) {
+pub(super) async fn what_an_audit_event_says_is_what_the_log_says(store: &Store) {
     let grant = a_grant().build();
     let events = [
         event().with("first", "a \"quoted\" word, a \\ and a \u{1f511}").on_grant(grant.id),

@@ -5,18 +5,20 @@ use postern_core::audit::Head;
 
 use super::{Leasing, closed, event, put};
 use crate::testing::builders::{a_grant, a_policy, at, name};
-use crate::{Change, Expect, GrantQuery, Transaction};
+use crate::{Expect, GrantQuery, Transaction};
 
-pub(super) async fn an_empty_store_has_nothing(store: &impl Leasing) {
+pub(super) async fn an_empty_store_has_nothing(opened: &impl Leasing) {
+    let store = opened.store();
     assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
     assert!(store.open_grants().await.unwrap().is_empty());
     assert!(store.grant(a_grant().build().id).await.unwrap().is_none());
     assert_eq!(store.commit(Transaction::default()).await.unwrap(), Head::EMPTY);
-    let snapshot = store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
+    let snapshot = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     assert!(snapshot.grants.is_empty() && snapshot.policies.is_empty() && snapshot.seq == 0);
 }
 
-pub(super) async fn grants_are_listed_by_what_is_asked(store: &impl Leasing) {
+pub(super) async fn grants_are_listed_by_what_is_asked(opened: &impl Leasing) {
+    let store = opened.store();
     let grants = [
         a_grant().number(1).build(),
         a_grant().number(2).of("bob").build(),
@@ -49,7 +51,8 @@ pub(super) async fn grants_are_listed_by_what_is_asked(store: &impl Leasing) {
     assert_eq!(open, [0, 1, 3, 4].map(|index: usize| grants[index].id), "the oldest first");
 }
 
-pub(super) async fn pages_of_grants_meet_without_a_gap(store: &impl Leasing) {
+pub(super) async fn pages_of_grants_meet_without_a_gap(opened: &impl Leasing) {
+    let store = opened.store();
     let grants: Vec<Grant> = (1..=7).map(|number| a_grant().number(number).build()).collect();
     for grant in &grants {
         store.commit(put(grant, Expect::Absent)).await.unwrap();
@@ -69,7 +72,8 @@ pub(super) async fn pages_of_grants_meet_without_a_gap(store: &impl Leasing) {
     assert!(paged.iter().eq(grants.iter().rev()), "{paged:?}");
 }
 
-pub(super) async fn a_snapshot_has_one_targets_part(store: &impl Leasing) {
+pub(super) async fn a_snapshot_has_one_targets_part(opened: &impl Leasing) {
+    let store = opened.store();
     let here = a_grant().number(1).build();
     let both = a_grant().number(2).and_on("host:vm-2").build();
     let elsewhere = a_grant().number(3).on("host:vm-2").build();
@@ -78,15 +82,14 @@ pub(super) async fn a_snapshot_has_one_targets_part(store: &impl Leasing) {
         store.commit(put(grant, Expect::Absent)).await.unwrap();
     }
     for policy in [a_policy().build(), a_policy().named("others").on("host:vm-2").build()] {
-        let change = Change::PutPolicy { policy, expect: Expect::Absent };
-        store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
+        store.commit(Transaction::default().put_policy(policy, Expect::Absent).audit(event())).await.unwrap();
     }
-    let snapshot = store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
+    let snapshot = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     let grants: Vec<_> = snapshot.grants.into_iter().map(|grant| (grant.record, grant.version)).collect();
     assert_eq!(grants, [(here.clone(), 1), (both, 1)], "the oldest first");
     assert_eq!(snapshot.policies, [a_policy().build()]);
     assert_eq!(snapshot.seq, store.audit_head().await.unwrap().seq);
     store.commit(put(&closed(&here, at(60)), Expect::Version(1))).await.unwrap();
-    let later = store.snapshot(&store.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
+    let later = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     assert_eq!((later.grants.len(), later.seq), (1, snapshot.seq + 1), "it rises with every change");
 }

@@ -4,8 +4,8 @@ use postern_core::Event;
 
 use super::{agent, closed, event, is_conflict, put, put_policy};
 use crate::testing::builders::{a_grant, a_policy, at, name, principal};
-use crate::{AgentRecord, Ban, Change, Expect, Store, Transaction, Version};
-pub(super) async fn a_grant_is_kept_and_changed_by_its_version(store: &impl Store) {
+use crate::{AgentRecord, Ban, Expect, Store, Transaction, Version};
+pub(super) async fn a_grant_is_kept_and_changed_by_its_version(store: &Store) {
     let grant = a_grant().build();
     store.commit(put(&grant, Expect::Absent)).await.unwrap();
     let kept = store.grant(grant.id).await.unwrap().unwrap();
@@ -32,7 +32,7 @@ pub(super) async fn a_grant_is_kept_and_changed_by_its_version(store: &impl Stor
     assert!(store.open_grants().await.unwrap().is_empty());
 }
 
-pub(super) async fn a_policy_is_kept_and_changed_by_its_version(store: &impl Store) {
+pub(super) async fn a_policy_is_kept_and_changed_by_its_version(store: &Store) {
     let (usual, other) = (a_policy().build(), a_policy().named("other").on("host:vm-2").build());
     assert!(is_conflict(&store.commit(put_policy(&usual, Expect::Version(1))).await), "there is none");
     store.commit(put_policy(&usual, Expect::Any)).await.unwrap();
@@ -50,13 +50,10 @@ pub(super) async fn a_policy_is_kept_and_changed_by_its_version(store: &impl Sto
     assert!(store.policy(&name("none")).await.unwrap().is_none());
 }
 
-pub(super) async fn a_policys_versions_count_on_after_it_was_deleted(store: &impl Store) {
+pub(super) async fn a_policys_versions_count_on_after_it_was_deleted(store: &Store) {
     let policy = a_policy().build();
     let put = |expect| put_policy(&policy, expect);
-    let delete = || {
-        let change = Change::DeletePolicy { name: policy.name.clone() };
-        Transaction::default().change(change).audit(event())
-    };
+    let delete = || Transaction::default().delete_policy(&policy.name).audit(event());
     let version = async || store.policy(&policy.name).await.unwrap().map(|kept| kept.version);
     assert!(is_conflict(&store.commit(delete()).await), "there is none");
     store.commit(put(Expect::Absent)).await.unwrap();
@@ -71,10 +68,8 @@ pub(super) async fn a_policys_versions_count_on_after_it_was_deleted(store: &imp
     assert_eq!(store.policies().await.unwrap().len(), 1);
 }
 
-pub(super) async fn agents_are_kept_in_the_order_of_their_targets(store: &impl Store) {
-    let put = |target: &str, expect| {
-        Transaction::default().change(Change::PutAgent { agent: agent(target), expect }).audit(event())
-    };
+pub(super) async fn agents_are_kept_in_the_order_of_their_targets(store: &Store) {
+    let put = |target: &str, expect| Transaction::default().put_agent(agent(target), expect).audit(event());
     for target in ["host:b", "host:a", "host:c"] {
         store.commit(put(target, Expect::Absent)).await.unwrap();
     }
@@ -87,20 +82,18 @@ pub(super) async fn agents_are_kept_in_the_order_of_their_targets(store: &impl S
     assert!(is_conflict(&store.commit(put("host:a", Expect::Version(1))).await), "the version is old");
     let ban = Ban { by: principal("root"), at: at(5), reason: "lost".to_owned() };
     let banned = AgentRecord { banned: Some(ban), ..agent("host:a") };
-    let change = Change::PutAgent { agent: banned.clone(), expect: Expect::Any };
-    store.commit(Transaction::default().change(change).audit(event())).await.unwrap();
+    let ban = Transaction::default().put_agent(banned.clone(), Expect::Any);
+    store.commit(ban.audit(event())).await.unwrap();
     let kept = store.agent(&banned.target).await.unwrap().unwrap();
     assert_eq!((kept.record, kept.version), (banned, 3));
     assert_eq!(store.agent(&"host:b".parse().unwrap()).await.unwrap().unwrap().record, agent("host:b"));
     assert!(store.agent(&"host:d".parse().unwrap()).await.unwrap().is_none());
 }
 
-pub(super) async fn a_request_is_remembered_for_its_principal_alone(store: &impl Store) {
+pub(super) async fn a_request_is_remembered_for_its_principal_alone(store: &Store) {
     let grant = a_grant().build();
-    let remember = |who: &str| {
-        let change = Change::RememberRequest { principal: name(who), key: "key".to_owned(), grant: grant.id };
-        Transaction::default().change(change).audit(event())
-    };
+    let remember =
+        |who: &str| Transaction::default().remember_request(&name(who), "key", grant.id).audit(event());
     store.commit(remember("alice")).await.unwrap();
     assert_eq!(store.grant_of_request(&name("alice"), "key").await.unwrap(), Some(grant.id));
     assert_eq!(store.grant_of_request(&name("alice"), "other").await.unwrap(), None);

@@ -13,7 +13,6 @@ use super::*;
 use crate::api::authenticator::CertificateAuthenticator;
 use crate::testing::TestApp;
 use crate::testing::builders::name;
-use postern_store::Store as _;
 use postern_store::testing::memory::Fault;
 
 const REQUEST: &str = "/postern.v1.AccessService/RequestAccess";

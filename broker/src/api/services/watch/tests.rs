@@ -7,12 +7,14 @@ use postern_core::{Event, Role};
 use super::*;
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::{TestApp, caller};
-use postern_store::{Change, Expect, Store as _, Transaction};
+use postern_store::{Expect, Transaction};
 
 async fn put(test: &TestApp, grant: &Grant) {
-    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Any };
     let event = AuditEvent::done(grant.requested_at, "a test", "put");
-    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.store
+        .commit(Transaction::default().put_grant(grant.clone(), Expect::Any).audit(event))
+        .await
+        .unwrap();
     test.app.grant_changes.changed(grant.id);
 }
 

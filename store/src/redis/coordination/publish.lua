@@ -6,10 +6,10 @@ local p, me = KEYS[1], ARGV[1]
 for i = 3, #ARGV, 3 do
     local lease = me .. ' ' .. ARGV[i + 1]
     if redis.call('HGET', p .. 'leases', ARGV[i]) == lease then
-        redis.call('HSET', p .. 'views', ARGV[i], lease .. ' ' .. ARGV[i + 2])
+        redis.call('HSET', p .. 'statuses', ARGV[i], lease .. ' ' .. ARGV[i + 2])
     end
 end
 if ARGV[2] ~= '' then
-    redis.call('PUBLISH', p .. 'news', '{"kind":"viewed","by":"' .. me .. '","targets":' .. ARGV[2] .. '}')
+    redis.call('PUBLISH', p .. 'events', '{"kind":"published","by":"' .. me .. '","targets":' .. ARGV[2] .. '}')
 end
 return 'ok'

@@ -6,10 +6,10 @@ local p, answer = KEYS[1], {}
 for i, target in ipairs(ARGV) do
     answer[i] = ''
     local lease = redis.call('HGET', p .. 'leases', target)
-    local view = lease and redis.call('HGET', p .. 'views', target)
-    if view and string.sub(view, 1, #lease + 1) == lease .. ' ' then
+    local published = lease and redis.call('HGET', p .. 'statuses', target)
+    if published and string.sub(published, 1, #lease + 1) == lease .. ' ' then
         if redis.call('EXISTS', p .. 'alive:' .. string.match(lease, '^(%S+)')) == 1 then
-            answer[i] = string.sub(view, #lease + 2)
+            answer[i] = string.sub(published, #lease + 2)
         end
     end
 end

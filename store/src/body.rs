@@ -3,18 +3,19 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::StoreError;
+use crate::error::StoreError;
 
 /// Returns a record as text.
-pub(super) fn to_body(record: &impl Serialize) -> Result<String, StoreError> {
+pub(crate) fn to_body(record: &impl Serialize) -> Result<String, StoreError> {
     serde_json::to_string(record).map_err(|source| corrupt("record", source))
 }
 
 /// Reads a record from its text.
-pub(super) fn from_body<T: DeserializeOwned>(what: &str, body: &str) -> Result<T, StoreError> {
+pub(crate) fn from_body<T: DeserializeOwned>(what: &str, body: &str) -> Result<T, StoreError> {
     serde_json::from_str(body).map_err(|source| corrupt(what, source))
 }
 
-pub(super) fn corrupt(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
+/// Makes the error for a record that cannot be read.
+pub(crate) fn corrupt(what: &str, source: impl std::error::Error + Send + Sync + 'static) -> StoreError {
     StoreError::Corrupt { what: what.to_owned(), source: Box::new(source) }
 }
