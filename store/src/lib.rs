@@ -43,6 +43,8 @@ mod kind;
 mod record;
 mod records;
 pub mod redis;
+#[cfg(test)]
+mod schema_2;
 pub mod single_broker;
 mod store;
 #[cfg(any(test, feature = "testing"))]

@@ -256,16 +256,16 @@ mod tests {
         let range = |index| cache.range(Grant::KIND, Range::all(index));
         assert!(range("on:host:vm-1").is_none() && range("opened").is_none() && range("all").is_none());
         assert_eq!(keys(range("open")), [first.clone(), second.clone()]);
-        assert_eq!(keys(range("open:host:vm-2")), [second.clone()]);
+        assert_eq!(keys(range("open:host:vm-2")), [second.as_str()]);
         let newest = Range { order: Order::Descending, limit: 1, ..Range::all("open:host:vm-1") };
-        assert_eq!(keys(cache.range(Grant::KIND, newest)), [second.clone()]);
+        assert_eq!(keys(cache.range(Grant::KIND, newest)), [second.as_str()]);
         let older = Range { before: Some(&second), ..Range::all("open") };
-        assert_eq!(keys(cache.range(Grant::KIND, older)), [first.clone()]);
+        assert_eq!(keys(cache.range(Grant::KIND, older)), [first.as_str()]);
 
         let closing = both.after(Event::Close(CloseReason::Expired), at(60)).unwrap();
         let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();
         follow(&cache, Transaction::default().put_grant(closed, Expect::Any).delete_policy(&policy.name));
-        assert_eq!(keys(range("open")), [first.clone()]);
+        assert_eq!(keys(range("open")), [first.as_str()]);
         assert!(keys(range("open:host:vm-2")).is_empty());
         assert!(cache.get(Grant::KIND, &second).is_none(), "the database has it");
         assert!(matches!(cache.get(Policy::KIND, "usual"), Some(None)), "there is none anywhere");

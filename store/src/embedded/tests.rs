@@ -1,5 +1,6 @@
 mod audit;
 mod killed;
+mod upgrade;
 
 use std::collections::BTreeMap;
 use std::fs;

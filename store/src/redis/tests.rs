@@ -6,6 +6,7 @@ mod connections;
 mod coordination;
 mod rollback;
 mod transfer;
+mod upgrade;
 
 use std::ops::Deref;
 use std::path::Path;

@@ -358,7 +358,7 @@ impl Source for Busy {
     }
     async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError> {
         self.pages += 1;
-        if self.pages == 4 {
+        if self.pages == 3 {
             self.store.commit(a_change(200)).await?;
         }
         self.inner.page(part, from).await
