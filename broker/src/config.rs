@@ -17,12 +17,12 @@ use anyhow::Context as _;
 use jiff::SignedDuration;
 use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
+use postern_store::redis::RedisSettings;
 use serde::Deserialize;
 
 use crate::limits::Limits;
 use crate::traces::Settings as Traces;
 pub use defaults::default_management_ports;
-use postern_store::redis::RedisSettings;
 pub(crate) use store::check_store_url;
 
 /// The broker's configuration.

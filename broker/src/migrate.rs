@@ -6,12 +6,12 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::Invalid;
-
-use crate::clock::Clock;
-use crate::config::{Config, check_store_url};
 use postern_store::redis::{Endpoint, RedisSettings};
 use postern_store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
 use postern_store::{StoreError, embedded, redis};
+
+use crate::clock::Clock;
+use crate::config::{Config, check_store_url};
 
 /// The name of a store on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]

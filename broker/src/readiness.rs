@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use postern_runtime::error_chain::error_chain;
+use postern_store::Store;
 use tokio::sync::watch;
 
 use crate::clock::boottime;
 use crate::signals::parts::{RECONCILER, Reasons, STORE};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::telemetry;
-use postern_store::Store;
 
 /// The time limit of one round of the reconciler's loop; it goes round at least every 5 s.
 const MAX_ROUND: Duration = Duration::from_secs(30);
@@ -148,10 +148,11 @@ async fn check_reconciler(readiness: &Readiness, rounds: &Rounds) {
 
 #[cfg(test)]
 mod tests {
+    use postern_store::testing::memory::Memory;
+
     use super::*;
     use crate::signals::parts::{ENDING, MEMBERSHIP};
     use crate::testing::reporter;
-    use postern_store::testing::memory::Memory;
 
     async fn becomes(readiness: &Readiness, wanted: bool) -> Reasons {
         let mut watch = readiness.watch();

@@ -23,6 +23,7 @@ use postern_pki::tls::{self, ServerIdentity};
 use postern_pki::{Authority, PkiError};
 use postern_provider::Provider;
 use postern_runtime::tasks::Tasks;
+use postern_store::{Coordination, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -44,7 +45,6 @@ use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
-use postern_store::{Coordination, Store};
 pub use store::{Opened, open as open_store};
 
 /// The time limit of the last answers when the broker shuts down.

@@ -16,11 +16,11 @@ use postern_core::{
     AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, TargetId, Window,
 };
 use postern_provider::CloudError;
+use postern_store::{Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 use super::{App, Caller, Error};
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
-use postern_store::{Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// The attempts at a change of a grant that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;

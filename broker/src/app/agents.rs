@@ -12,6 +12,7 @@ use postern_core::{Invalid, TargetId};
 use postern_pki::authority::{AGENT_LIFETIME, Issued};
 use postern_pki::identity::Identity;
 use postern_pki::join::JoinToken;
+use postern_store::{AgentRecord, Ban, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned};
 
 use super::{App, Caller, Error};
 use crate::clock::wall;
@@ -19,7 +20,6 @@ use crate::cluster::peer_status::PeerStatus;
 use crate::layers::host::sessions::Session;
 use crate::layers::report::LayerReport;
 use crate::limits::log_due;
-use postern_store::{AgentRecord, Ban, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned};
 
 /// Makes a join token for a target's agent.
 ///

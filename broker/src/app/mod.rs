@@ -37,6 +37,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{ProtectedPort, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
+use postern_store::{Store, Transaction};
 use tokio::sync::watch;
 
 use crate::authority::Standing;
@@ -52,7 +53,6 @@ use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 pub use about::{About, StoreKind};
 pub use caller::{Caller, PrincipalKey};
 pub use error::Error;
-use postern_store::{Store, Transaction};
 
 /// Everything that the use cases work with.
 pub struct App {

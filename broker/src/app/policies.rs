@@ -4,10 +4,10 @@ use postern_core::audit::AuditEvent;
 use postern_core::policy::PortRule;
 use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role};
+use postern_store::{Durable, Expect, Transaction, Version, Versioned};
 
 use super::known_targets::known_targets;
 use super::{App, Caller, Error};
-use postern_store::{Durable, Expect, Transaction, Version, Versioned};
 
 /// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
 /// minute does not fill the audit log.

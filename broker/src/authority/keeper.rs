@@ -10,6 +10,7 @@ use postern_pki::life::{Life, Nearness};
 use postern_pki::tls::ServerIdentity;
 use postern_pki::{Authority, Credentials, KeyPair, PkiError};
 use postern_runtime::error_chain::error_chain;
+use postern_store::{Store, Transaction};
 
 use super::Standing;
 use super::root_key::{RootKey, in_a_line};
@@ -18,7 +19,6 @@ use crate::readiness::Readiness;
 use crate::signals::parts::AUTHORITY;
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
-use postern_store::{Store, Transaction};
 
 /// The life of the serving certificate; it is renewed at half of it.
 const SERVING_LIFETIME: Duration = Duration::from_secs(24 * 3600);

@@ -10,6 +10,8 @@ use std::time::Duration;
 use postern_core::audit::AuditRecord;
 use postern_core::{Grant, GrantId, Policy, TargetId};
 use postern_runtime::error_chain::error_chain;
+use postern_store::coordination::{ClusterEvent, CommittedChange};
+use postern_store::{AgentRecord, Record as _, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -20,8 +22,6 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::signals::GrantChanges;
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
-use postern_store::coordination::{ClusterEvent, CommittedChange};
-use postern_store::{AgentRecord, Record as _, Store, StoreError};
 
 /// The delay of an event after which the audit log is read instead.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
@@ -250,15 +250,15 @@ mod tests {
     use std::collections::BTreeMap;
 
     use postern_core::audit::AuditEvent;
+    use postern_store::testing::fake_peer::FakePeer;
+    use postern_store::testing::memory::Memory;
+    use postern_store::{Expect, Transaction};
 
     use super::*;
     use crate::clock::Clock;
     use crate::signals::rounds::Task;
     use crate::testing::builders::{a_grant, at};
     use crate::testing::reporter;
-    use postern_store::testing::fake_peer::FakePeer;
-    use postern_store::testing::memory::Memory;
-    use postern_store::{Expect, Transaction};
 
     #[tokio::test]
     async fn i8_a_change_whose_event_is_lost_is_found_in_the_audit_log() {

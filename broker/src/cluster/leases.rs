@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use postern_core::TargetId;
+use postern_store::StoreError;
+use postern_store::coordination::{Claim, Coordination, Lease, MEMBERSHIP_TTL, TakenLease};
 
 use crate::clock::boottime;
 use crate::telemetry::{LeaseChange, lease_changed};
-use postern_store::StoreError;
-use postern_store::coordination::{Claim, Coordination, Lease, MEMBERSHIP_TTL, TakenLease};
 
 /// The time for which the broker believes its membership after the last renewal was sent.
 const BELIEVED_FOR: Duration = MEMBERSHIP_TTL.saturating_sub(Duration::from_secs(1));
@@ -233,8 +233,9 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use postern_store::single_broker::SingleBroker;
+
+    use super::*;
 
     fn vm() -> TargetId {
         "host:vm-1".parse().unwrap()

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use postern_core::TargetId;
 use postern_runtime::error_chain::error_chain;
+use postern_store::StoreError;
+use postern_store::coordination::{Claim, MemberInfo, RenewalReply};
 use tokio::sync::watch;
 
 use super::Cluster;
@@ -18,8 +20,6 @@ use crate::signals::parts::MEMBERSHIP;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{ShutdownPhase, Wakeups};
 use crate::telemetry;
-use postern_store::StoreError;
-use postern_store::coordination::{Claim, MemberInfo, RenewalReply};
 
 /// The pause between two renewals.
 pub const RENEWAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -264,12 +264,12 @@ impl Membership {
 mod tests {
     use std::collections::BTreeMap;
 
+    use postern_store::testing::fake_peer::FakePeer;
     use tracing::Level;
 
     use super::*;
     use crate::testing::builders::at;
     use crate::testing::captured_log::capture_log;
-    use postern_store::testing::fake_peer::FakePeer;
 
     fn a_member() -> Membership {
         let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));

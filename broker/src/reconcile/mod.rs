@@ -38,6 +38,8 @@ use postern_core::plan::{desired_cloud, desired_host, known_cloud, next_deadline
 use postern_core::policy::protection;
 use postern_core::{Grant, GrantState, TargetId, Window};
 use postern_runtime::error_chain::error_chain;
+use postern_store::coordination::Claim;
+use postern_store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use tracing::Instrument as _;
 
 use crate::clock::{Clock, boottime};
@@ -50,8 +52,6 @@ use crate::layers::observer::Observer;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{GrantChanges, Wakeups};
 use crate::telemetry::GrantProgress;
-use postern_store::coordination::Claim;
-use postern_store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use schedule::Schedule;
 
 /// The number of targets that are worked on at once: their commits share the store's groups.

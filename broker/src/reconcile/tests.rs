@@ -5,13 +5,13 @@ mod world;
 
 use postern_core::Layers;
 use postern_core::{CloseReason, GrantId, GrantState};
+use postern_provider::CloudError;
+use postern_provider::fake;
+use postern_store::Expect;
 
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
 use crate::testing::builders::a_grant;
-use postern_provider::CloudError;
-use postern_provider::fake;
-use postern_store::Expect;
 use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {

@@ -6,13 +6,13 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord};
-
-use crate::clock::Clock;
-use crate::config::Config;
 use postern_store::embedded::Embedded;
 use postern_store::redis::{Redis, RedisSettings};
 use postern_store::single_broker::SingleBroker;
 use postern_store::{Coordination, Store, Transaction};
+
+use crate::clock::Clock;
+use crate::config::Config;
 
 /// The time limit of the record of a loss.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(3);

@@ -9,12 +9,12 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
-
-use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
-use crate::clock::boottime;
 use postern_store::{
     Backend, Batch, Document, Durable, Kind, Lease, Range, Snapshot, SnapshotQuery, Store, StoreError,
 };
+
+use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
+use crate::clock::boottime;
 
 /// A backend with metrics.
 pub struct InstrumentedStore {
@@ -145,13 +145,13 @@ fn seconds(since: Timestamp, until: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use postern_core::Event;
+    use postern_store::testing::conformance;
+    use postern_store::testing::memory::{Fault, Memory};
+    use postern_store::{Expect, Transaction};
 
     use super::*;
     use crate::telemetry;
     use crate::testing::builders::{a_grant, at, start};
-    use postern_store::testing::conformance;
-    use postern_store::testing::memory::{Fault, Memory};
-    use postern_store::{Expect, Transaction};
 
     #[tokio::test(flavor = "multi_thread")]
     async fn it_conforms() {

@@ -10,6 +10,8 @@ use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use postern_provider::Provider;
 use postern_provider::fake::FakeCloud;
+use postern_store::testing::memory::Memory;
+use postern_store::{Expect, Transaction};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -23,8 +25,6 @@ use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::testing::builders::name;
-use postern_store::testing::memory::Memory;
-use postern_store::{Expect, Transaction};
 
 /// An app of its own for each test. It drives the AWS cloud.
 pub(crate) struct TestApp {

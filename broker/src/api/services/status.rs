@@ -7,12 +7,12 @@ use postern_pki::authority::CaCertificate;
 use postern_proto::convert::{duration_to_wire, timestamp_to_wire};
 use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
+use postern_store::coordination::MemberInfo;
 use tonic::{Request, Response, Status};
 
 use crate::app::status::{self, Agents, Grants, Overview, Stored, StuckClose, TaskStatus, Unconfirmed};
 use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
-use postern_store::coordination::MemberInfo;
 
 pub(super) struct StatusApi {
     pub(super) app: Arc<App>,

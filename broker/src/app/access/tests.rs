@@ -4,11 +4,11 @@ use postern_core::Layers;
 use postern_core::audit::Outcome;
 use postern_core::{Policy, Role};
 use postern_provider::CallerToken;
+use postern_store::testing::memory::Fault;
 
 use super::*;
 use crate::testing::builders::{a_policy, name};
 use crate::testing::{TestApp, caller};
-use postern_store::testing::memory::Fault;
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

@@ -3,11 +3,11 @@
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_pki::KeyPair;
+use postern_store::testing::memory::Fault;
 
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
 use crate::testing::{TestApp, caller};
-use postern_store::testing::memory::Fault;
 
 fn admin() -> Caller {
     caller(Role::Administrator, "root")

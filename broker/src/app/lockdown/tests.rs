@@ -13,13 +13,13 @@ use postern_provider::fake::{FakeCloud, Fault};
 use postern_provider::{
     AssessmentReport, CloudError, ConcernKind, LockdownReport, Observation, Provider, Reach, SweepReport,
 };
+use postern_store::testing::memory;
+use postern_store::{Expect, Transaction};
 
 use super::*;
 use crate::layers::cloud::CloudLayer;
 use crate::testing::builders::{a_grant, a_policy};
 use crate::testing::{TestApp, caller};
-use postern_store::testing::memory;
-use postern_store::{Expect, Transaction};
 
 const AZURE: &str = "azure:/subscriptions/11111111-2222-3333-4444-555555555555/resourceGroups/rg/providers/Microsoft.Compute/virtualMachines/vm";
 

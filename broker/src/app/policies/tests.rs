@@ -1,10 +1,11 @@
 //! Listing policies, for each role, and keeping them.
 
+use postern_store::StoreError;
+use postern_store::testing::memory::Fault;
+
 use super::*;
 use crate::testing::builders::{a_policy, name};
 use crate::testing::{TestApp, caller};
-use postern_store::StoreError;
-use postern_store::testing::memory::Fault;
 
 /// A policy for the named requesters; for every requester if none is named.
 fn policy_of(policy: &str, requesters: &[&str]) -> Policy {

@@ -1,12 +1,12 @@
 use postern_core::Layers;
 use postern_core::audit::AuditEvent;
 use postern_core::{CloseReason, Event};
+use postern_store::{Ban, Expect, StoreError, Transaction};
 
 use super::*;
 use crate::signals::rounds::Task;
 use crate::testing::TestApp;
 use crate::testing::builders::{a_grant, at, principal, start};
-use postern_store::{Ban, Expect, StoreError, Transaction};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

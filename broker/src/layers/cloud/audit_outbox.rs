@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use postern_core::audit::AuditEvent;
 use postern_runtime::error_chain::error_chain;
+use postern_store::{Store, Transaction};
 use tokio::sync::Notify;
 
 use crate::clock::boottime;
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
-use postern_store::{Store, Transaction};
 
 /// A stray window was closed: its grant is unknown to the store.
 pub(super) const UNKNOWN: &str = "cloud.unknown_window_closed";
@@ -88,12 +88,13 @@ async fn classified(mut events: Vec<AuditEvent>, store: &Store, reporter: &Round
 
 #[cfg(test)]
 mod tests {
+    use postern_store::Expect;
+    use postern_store::testing::memory::Memory;
+
     use super::*;
     use crate::signals::rounds::Task;
     use crate::testing::builders::{a_grant, at};
     use crate::testing::reporter;
-    use postern_store::Expect;
-    use postern_store::testing::memory::Memory;
 
     #[tokio::test]
     async fn only_the_window_of_a_grant_that_the_store_does_not_know_is_recorded_as_unknown() {

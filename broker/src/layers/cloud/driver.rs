@@ -14,6 +14,7 @@ use postern_core::plan::{CloudStep, CloudWindow, Observed};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, TargetId, Window};
 use postern_provider::{CallerToken, CloudError, Provider, Translation};
+use postern_store::Store;
 use tokio::sync::Notify;
 use tracing::Instrument as _;
 
@@ -26,7 +27,6 @@ use crate::layers::report::{LayerReport, LayerStatus};
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
 use crate::telemetry;
-use postern_store::Store;
 
 /// The time limit of a call in all: one that never ends must not keep its target from being closed. A provider bounds
 /// each of its own calls more tightly; a call takes longer only while it waits for its turn under the cloud's rate limit, where

@@ -5,6 +5,10 @@ use std::future::Future;
 use postern_core::Layers;
 use postern_core::target::CloudKind;
 use postern_core::{CloseReason, Event, GrantId, GrantState};
+use postern_provider::Provider as _;
+use postern_provider::fake::FakeCloud;
+use postern_store::testing::memory::Memory;
+use postern_store::{Expect, Transaction};
 
 use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
@@ -13,10 +17,6 @@ use crate::signals::rounds::Task;
 use crate::testing::builders::GrantBuilder;
 use crate::testing::observer_over;
 use crate::testing::reporter;
-use postern_provider::Provider as _;
-use postern_provider::fake::FakeCloud;
-use postern_store::testing::memory::Memory;
-use postern_store::{Expect, Transaction};
 
 /// The VM that every test is about.
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";

@@ -8,12 +8,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::audit::Outcome;
 use postern_core::{Principal, Role};
+use postern_store::testing::memory::Fault;
 
 use super::*;
 use crate::api::authenticator::CertificateAuthenticator;
 use crate::testing::TestApp;
 use crate::testing::builders::name;
-use postern_store::testing::memory::Fault;
 
 const REQUEST: &str = "/postern.v1.AccessService/RequestAccess";
 const POLICY: &str = "/postern.v1.PolicyService/PutPolicy";

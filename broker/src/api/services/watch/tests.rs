@@ -3,11 +3,11 @@
 use futures_util::StreamExt as _;
 use postern_core::audit::AuditEvent;
 use postern_core::{Event, Role};
+use postern_store::{Expect, Transaction};
 
 use super::*;
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::{TestApp, caller};
-use postern_store::{Expect, Transaction};
 
 async fn put(test: &TestApp, grant: &Grant) {
     let event = AuditEvent::done(grant.requested_at, "a test", "put");

@@ -3,11 +3,11 @@
 use postern_core::GrantId;
 use postern_core::Layers;
 use postern_core::plan::{desired_cloud, known_cloud};
+use postern_provider::fake::{FakeCloud, Fault};
 
 use super::*;
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::captured_log::capture_log;
-use postern_provider::fake::{FakeCloud, Fault};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

@@ -156,9 +156,10 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
 
 #[tokio::test(start_paused = true)]
 async fn i6_a_store_that_fails_does_not_stop_a_close_and_gets_its_record_later() {
+    use postern_store::testing::memory::{Fault as StoreFault, Memory};
+
     use crate::signals::rounds::Task;
     use crate::testing::reporter;
-    use postern_store::testing::memory::{Fault as StoreFault, Memory};
     let world = World::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
