@@ -18,10 +18,10 @@ use jiff::SignedDuration;
 use postern_core::{Invalid, ProtectedPort};
 use postern_pki::TrustDomain;
 pub use postern_runtime::log_format::LogFormat;
+use postern_store::redis::RedisSettings;
 use serde::Deserialize;
 
 use crate::limits::Limits;
-use crate::store::redis::RedisSettings;
 use crate::traces::TraceSettings;
 pub use defaults::default_management_ports;
 pub(crate) use store::check_store_url;

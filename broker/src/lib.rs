@@ -4,7 +4,7 @@
 //! compares what is desired with what is observed and takes the next step in the two [`layers`]: the agents' sessions, and the
 //! driver of the clouds. Request handlers never touch a layer themselves. Several brokers on one store are a [`cluster`].
 //!
-//! The modules stand on floors, and import downwards only: [`clock`] and [`signals`] at the bottom; the [`store`]; [`telemetry`],
+//! The modules stand on floors, and import downwards only: [`clock`] and [`signals`] at the bottom; [`telemetry`],
 //! which measures the store's calls, and the [`limits`] of peers, which it counts; [`readiness`] and the [`authority`]; the leases,
 //! the layers and the rest of the cluster; the reconciler and the use cases; the transport; and [`run`], which puts them together.
 
@@ -23,7 +23,6 @@ pub mod reconcile;
 pub mod run;
 pub mod setup;
 pub mod signals;
-pub mod store;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

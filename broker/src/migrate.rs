@@ -6,12 +6,12 @@ use std::str::FromStr;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::Invalid;
+use postern_store::redis::{Endpoint, RedisSettings};
+use postern_store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
+use postern_store::{StoreError, embedded, redis};
 
 use crate::clock::Clock;
 use crate::config::{BrokerConfig, check_store_url};
-use crate::store::redis::{Endpoint, RedisSettings};
-use crate::store::transfer::{Counts, MigrationOptions, Source, Target, transfer};
-use crate::store::{StoreError, embedded, redis};
 
 /// The name of a store on the command line.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,12 +9,12 @@ use std::time::Duration;
 
 use futures_util::future::join;
 use postern_runtime::error_chain::error_chain;
+use postern_store::Store;
 use tokio::sync::watch;
 
 use crate::clock::boottime;
 use crate::signals::parts::{RECONCILER, Reasons, STORE};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
-use crate::store::Store;
 use crate::telemetry;
 
 /// The time limit of one round of the reconciler's loop; it goes round at least every 5 s.
@@ -107,15 +107,15 @@ pub fn goes_round(rounds: &Rounds) -> bool {
 /// Never: what fails is a reason.
 pub async fn keep_checking(
     readiness: Readiness,
-    store: Arc<dyn Store>,
+    store: Store,
     rounds: Arc<Rounds>,
     reporter: RoundReporter,
 ) -> anyhow::Result<()> {
-    join(check_store(&readiness, store.as_ref(), &reporter), check_reconciler(&readiness, &rounds)).await;
+    join(check_store(&readiness, &store, &reporter), check_reconciler(&readiness, &rounds)).await;
     Ok(())
 }
 
-async fn check_store(readiness: &Readiness, store: &dyn Store, reporter: &RoundReporter) {
+async fn check_store(readiness: &Readiness, store: &Store, reporter: &RoundReporter) {
     loop {
         let answer = match tokio::time::timeout(STORE_TIMEOUT, store.audit_head()).await {
             Ok(Ok(_)) => Ok(()),
@@ -148,10 +148,11 @@ async fn check_reconciler(readiness: &Readiness, rounds: &Rounds) {
 
 #[cfg(test)]
 mod tests {
+    use postern_store::testing::memory::Memory;
+
     use super::*;
     use crate::signals::parts::{ENDING, MEMBERSHIP};
-    use crate::store::memory::Memory;
-    use crate::testing::builders::reporter;
+    use crate::testing::reporter;
 
     async fn becomes(readiness: &Readiness, wanted: bool) -> Reasons {
         let mut watch = readiness.watch();
@@ -169,7 +170,7 @@ mod tests {
         let reconciler = rounds.reporter(Task::Reconciler, None, boottime());
         let checking = keep_checking(
             readiness.clone(),
-            Arc::new(Memory::default()),
+            Memory::default().store(),
             Arc::clone(&rounds),
             reporter(Task::Readiness),
         );

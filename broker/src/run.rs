@@ -23,6 +23,7 @@ use postern_pki::tls::{self, ServerIdentity};
 use postern_pki::{Authority, PkiError};
 use postern_provider::Provider;
 use postern_runtime::tasks::Tasks;
+use postern_store::{Coordination, Store};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -43,7 +44,6 @@ use crate::readiness::{self, CHECK_INTERVAL, Readiness};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
-use crate::store::{Coordination, Store};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
 pub use store::{OpenedStore, open as open_store};
 
@@ -108,8 +108,8 @@ async fn start(
     readiness: &Readiness,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<RunningBroker> {
-    let store: Arc<dyn Store> = Arc::new(InstrumentedStore::new(store));
-    let clock = Clock::start(store::newest_record(store.as_ref()).await?);
+    let store = InstrumentedStore::over(&store);
+    let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
     let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
     let standing = Arc::new(Standing::of(config));
@@ -130,7 +130,7 @@ async fn start(
     let keeper = Keeper {
         authority,
         standing: Arc::clone(&standing),
-        store: Arc::clone(&parts.store),
+        store: parts.store.clone(),
         readiness: readiness.clone(),
         clock,
         identity,
@@ -148,8 +148,8 @@ async fn start(
     // Also without a port for metrics: this task forgets the progress of grants that are over.
     let progress = Arc::clone(&parts.progress);
     let reporter = parts.reporter(Task::Sample, Some(SAMPLE_INTERVAL));
-    tasks.spawn("sample", telemetry::keep_sampling(Arc::clone(&parts.store), progress, clock, reporter));
-    tasks.spawn("store", store::watch_for_loss(Arc::clone(&parts.store), config.redis.clone(), clock));
+    tasks.spawn("sample", telemetry::keep_sampling(parts.store.clone(), progress, clock, reporter));
+    tasks.spawn("store", store::watch_for_loss(parts.store.clone(), config.redis.clone(), clock));
     let (joined, is_joined) = tokio::sync::oneshot::channel();
     let reporter = parts.reporter(Task::Membership, Some(RENEWAL_INTERVAL));
     tasks.spawn("membership", parts.membership(config, Arc::clone(&standing), head).keep(joined, reporter));
@@ -168,8 +168,8 @@ async fn start(
     let reporter = parts.reporter(Task::Sweep, Some(config.sweep_every));
     tasks.spawn("sweep", cloud().keep_sweeping(config.sweep_every, reporter));
     let reporter = parts.reporter(Task::AuditOutbox, None);
-    tasks.spawn("audit outbox", cloud().keep_writing_records(Arc::clone(&parts.store), reporter));
-    let (store, rounds) = (Arc::clone(&parts.store), Arc::clone(&parts.rounds));
+    tasks.spawn("audit outbox", cloud().keep_writing_records(parts.store.clone(), reporter));
+    let (store, rounds) = (parts.store.clone(), Arc::clone(&parts.rounds));
     let reporter = parts.reporter(Task::Readiness, Some(CHECK_INTERVAL));
     tasks.spawn("readiness", readiness::keep_checking(readiness.clone(), store, rounds, reporter));
     let (statuses, health) = tonic_health::server::health_reporter();
@@ -191,7 +191,7 @@ async fn start(
 
 /// The parts that a broker's tasks share.
 struct Parts {
-    store: Arc<dyn Store>,
+    store: Store,
     sessions: Arc<AgentSessions>,
     cloud: Arc<CloudLayer>,
     cluster: Arc<Cluster>,
@@ -206,7 +206,7 @@ struct Parts {
 
 impl Parts {
     fn new(
-        store: Arc<dyn Store>,
+        store: Store,
         coordination: Arc<dyn Coordination>,
         providers: Providers,
         clock: Clock,
@@ -245,7 +245,7 @@ impl Parts {
 
     fn reconciler(&self) -> Reconciler {
         Reconciler {
-            store: Arc::clone(&self.store),
+            store: self.store.clone(),
             sessions: Arc::clone(&self.sessions),
             cloud: Arc::clone(&self.cloud),
             observer: self.observer(),
@@ -280,7 +280,7 @@ impl Parts {
     fn follower(&self, head: watch::Receiver<u64>) -> Follower {
         Follower {
             cluster: Arc::clone(&self.cluster),
-            store: Arc::clone(&self.store),
+            store: self.store.clone(),
             sessions: Arc::clone(&self.sessions),
             cloud: Arc::clone(&self.cloud),
             wakeups: Arc::clone(&self.wakeups),
@@ -293,7 +293,7 @@ impl Parts {
 
     fn app(&self, config: &BrokerConfig, authority: Arc<Authority>, standing: Arc<Standing>) -> App {
         App {
-            store: Arc::clone(&self.store),
+            store: self.store.clone(),
             sessions: Arc::clone(&self.sessions),
             cloud: Arc::clone(&self.cloud),
             observer: self.observer(),

@@ -9,11 +9,11 @@ use postern_core::audit::AuditEvent;
 use postern_core::{Name, Principal, Role};
 use postern_pki::{Authority, Credentials, KeyPair, SpiffeId};
 use postern_runtime::files;
+use postern_store::Transaction;
 
 use crate::clock::wall;
 use crate::config::BrokerConfig;
 use crate::run::open_store;
-use crate::store::Transaction;
 
 /// The life of the first administrator's certificate.
 const ADMIN_LIFETIME: Duration = Duration::from_secs(90 * 24 * 3600);

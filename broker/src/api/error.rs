@@ -3,10 +3,10 @@
 use postern_core::policy::PolicyLimit;
 use postern_pki::PkiError;
 use postern_proto::status::{invalid, plain, with_field};
+use postern_store::StoreError;
 use tonic::{Code, Status};
 
 use crate::app::Error;
-use crate::store::StoreError;
 
 /// Converts an error into its status. Errors of the store and of signing are logged here, as the caller sees little of them.
 pub(super) fn to_status(error: Error) -> Status {

@@ -17,11 +17,11 @@ use postern_core::{
     Window,
 };
 use postern_provider::CloudError;
+use postern_store::{Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 use super::{App, Caller, Error};
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
-use crate::store::{self, Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
 
 /// The attempts at a change of a grant that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;
@@ -87,14 +87,12 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
             return Err(denied.error);
         }
     };
-    let mut changes = Transaction::default()
-        .change(store::Change::PutGrant { grant: grant.clone(), expect: Expect::Absent });
+    let mut changes = Transaction::default().put_grant(grant.clone(), Expect::Absent);
     if let Some(key) = &asked.idempotency_key {
-        let (principal, key) = (caller.principal.key().clone(), key.clone());
-        changes = changes.change(store::Change::RememberRequest { principal, key, grant: grant.id });
+        changes = changes.remember_request(caller.principal.key(), key, grant.id);
     }
     let changes = changes.audit(requested_event(&grant));
-    let grant = match Durable::commit(&*app.store, changes, grant).await {
+    let grant = match Durable::commit(&app.store, changes, grant).await {
         Ok(grant) => grant,
         // The key was used before. It is looked up only here, as most requests are new.
         Err(conflict @ StoreError::Conflict { .. }) => {
@@ -279,9 +277,8 @@ pub async fn revoke(
         if let Some(reason) = &reason {
             event = event.with("reason", reason);
         }
-        let change = store::Change::PutGrant { grant: next.clone(), expect: Expect::Version(version) };
-        let changes = Transaction::default().change(change).audit(event);
-        match Durable::commit(&*app.store, changes, next).await {
+        let changes = Transaction::default().put_grant(next.clone(), Expect::Version(version)).audit(event);
+        match Durable::commit(&app.store, changes, next).await {
             Ok(next) => {
                 tracing::info!(event = "grant.revoked", grant = %id, principal = %caller.principal, "grant revoked");
                 app.grant_changes.changed(id);

@@ -12,6 +12,7 @@ use postern_core::{Invalid, TargetId};
 use postern_pki::authority::{AGENT_LIFETIME, Issued};
 use postern_pki::identity::SpiffeId;
 use postern_pki::join::JoinToken;
+use postern_store::{AgentRecord, Ban, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned};
 
 use super::{App, Caller, Error};
 use crate::clock::wall;
@@ -19,9 +20,6 @@ use crate::cluster::peer_status::PeerStatus;
 use crate::layers::host::sessions::AgentSession;
 use crate::layers::report::LayerReport;
 use crate::limits::log_due;
-use crate::store::{
-    AgentRecord, Ban, Change, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned,
-};
 
 /// Makes a join token for a target's agent.
 ///
@@ -43,11 +41,9 @@ pub async fn create_token(
     let event = AuditEvent::done(now, &caller.principal, "agent.invited")
         .on_target(&target)
         .with("expires_at", expires_at);
-    let change = Change::PutToken {
-        hash: TokenHash(token.hash()),
-        token: TokenRecord { target, created_at: now, expires_at },
-    };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    let record = TokenRecord { target, created_at: now, expires_at };
+    let change = Transaction::default().put_token(TokenHash(token.hash()), record);
+    app.store.commit(change.audit(event)).await?;
     Ok((token, expires_at))
 }
 
@@ -86,7 +82,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         let event =
             AuditEvent::denied(now, "broker", "agent.enrolled").on_target(&target).with("reason", reason);
         // The token goes with its first refusal, so that it makes one record, however often it is shown.
-        let transaction = Transaction::default().change(Change::TakeToken { hash }).audit(event);
+        let transaction = Transaction::default().take_token(&hash).audit(event);
         return match app.store.commit(transaction).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => Err(refused),
             Err(error) => Err(error.into()),
@@ -101,11 +97,8 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     };
     let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
     let transaction = Transaction::default()
-        .change(Change::TakeToken { hash })
-        .change(Change::PutAgent {
-            agent,
-            expect: known.map_or(Expect::Absent, |agent| Expect::Version(agent.version)),
-        })
+        .take_token(&hash)
+        .put_agent(agent, known.map_or(Expect::Absent, |agent| Expect::Version(agent.version)))
         .audit(event);
     match app.store.commit(transaction).await {
         Ok(_) => {}
@@ -129,8 +122,7 @@ pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, E
     let agent = AgentRecord { certificate_not_after: issued.not_after, ..record };
     let event =
         AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.renewed").on_target(target);
-    let change = Change::PutAgent { agent, expect: Expect::Version(version) };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    app.store.commit(Transaction::default().put_agent(agent, Expect::Version(version)).audit(event)).await?;
     Ok(issued)
 }
 
@@ -259,8 +251,9 @@ pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) 
     let event =
         AuditEvent::done(now, &caller.principal, "agent.banned").on_target(target).with("reason", &reason);
     let agent = AgentRecord { banned: Some(Ban { by: caller.principal.clone(), at: now, reason }), ..record };
-    let change = Change::PutAgent { agent: agent.clone(), expect: Expect::Version(version) };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    app.store
+        .commit(Transaction::default().put_agent(agent.clone(), Expect::Version(version)).audit(event))
+        .await?;
     app.sessions.end(target, "the agent was banned");
     Ok(AgentView::of(app, agent, &PeerStatus::default()))
 }

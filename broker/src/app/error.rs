@@ -5,7 +5,7 @@ use postern_core::grant::IllegalTransition;
 use postern_core::policy::Denial;
 use postern_pki::PkiError;
 
-use crate::store::StoreError;
+use postern_store::StoreError;
 
 /// The reason why a use case did not do what its caller asked for. It has changed nothing.
 #[derive(Debug, thiserror::Error)]

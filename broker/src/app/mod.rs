@@ -9,7 +9,7 @@
 //! carries no data: the reconciler reads the store.
 //!
 //! - No use case touches a layer, except [`lockdown`], whose caller waits for the outcome.
-//! - I4: an answer to a change is a [`Durable`](crate::store::Durable) value: a commit gives one, and so does a read that waits
+//! - I4: an answer to a change is a [`Durable`](postern_store::Durable) value: a commit gives one, and so does a read that waits
 //!   until the records behind "it is so already" are as durable as an answered commit. A plain read is no such answer.
 //! - I7: the table of [`crate::api`] says which role may call; which records of others the caller sees or changes is decided
 //!   here, as in [`Caller::may_see`].
@@ -37,6 +37,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{ProtectedPort, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
+use postern_store::{Store, Transaction};
 use tokio::sync::watch;
 
 use crate::authority::Standing;
@@ -49,7 +50,6 @@ use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
 use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
-use crate::store::{Store, Transaction};
 pub use about::{About, StoreKind};
 pub use caller::Caller;
 pub use error::Error;
@@ -57,7 +57,7 @@ pub use error::Error;
 /// Everything that the use cases work with.
 pub struct App {
     /// The records.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The host layer.
     pub sessions: Arc<AgentSessions>,
     /// The cloud layer.

@@ -4,10 +4,10 @@ use postern_core::audit::AuditEvent;
 use postern_core::policy::PortRule;
 use postern_core::target::TargetSelector;
 use postern_core::{Layers, Name, Policy, Principal, Role};
+use postern_store::{Durable, Expect, Transaction, Version, Versioned};
 
 use super::known_targets::known_targets;
 use super::{App, Caller, Error};
-use crate::store::{Change, Durable, Expect, Transaction, Version, Versioned};
 
 /// Keeps a policy, and returns its version. A policy that is kept already stays as it is, so that a file that is applied every
 /// minute does not fill the audit log.
@@ -39,8 +39,7 @@ pub async fn put(
         .with("policy", &policy.name)
         .with("body", body);
     let name = policy.name.clone();
-    let change = Change::PutPolicy { policy: policy.clone(), expect };
-    app.store.commit(Transaction::default().change(change).audit(event)).await?;
+    app.store.commit(Transaction::default().put_policy(policy.clone(), expect).audit(event)).await?;
     wake(app, before.into_iter().map(|policy| policy.record).chain([policy])).await?;
     let kept = app.store.durable_policy(&name).await?.transpose().ok_or_else(|| not_found(&name))?;
     Ok(kept.map(|kept| kept.version))
@@ -132,9 +131,8 @@ pub async fn delete(app: &App, caller: &Caller, name: &Name) -> Result<Durable<(
         None => app.store.durable_policy(name).await?.into_inner().ok_or_else(|| not_found(name))?.record,
     };
     let event = AuditEvent::done(app.clock.now(), &caller.principal, "policy.deleted").with("policy", name);
-    let change = Change::DeletePolicy { name: name.clone() };
-    let deleted =
-        Durable::commit(&*app.store, Transaction::default().change(change).audit(event), ()).await?;
+    let change = Transaction::default().delete_policy(name).audit(event);
+    let deleted = Durable::commit(&app.store, change, ()).await?;
     wake(app, [policy]).await?;
     Ok(deleted)
 }

@@ -11,14 +11,14 @@ use jiff::Timestamp;
 use postern_core::audit::Head;
 use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
+use postern_store::AgentRecord;
+use postern_store::coordination::MemberInfo;
 
 use super::{App, Error};
 use crate::clock::boottime;
 use crate::cluster::peer_status::PeerStatus;
 use crate::readiness;
 use crate::signals::rounds::Round;
-use crate::store::AgentRecord;
-use crate::store::coordination::MemberInfo;
 
 /// The time after which a close counts as stuck.
 pub const STUCK_AFTER: Duration = Duration::from_secs(30);

@@ -10,6 +10,7 @@ use postern_pki::life::{Life, Nearness};
 use postern_pki::tls::ServerIdentity;
 use postern_pki::{Authority, Credentials, KeyPair, PkiError};
 use postern_runtime::error_chain::error_chain;
+use postern_store::{Store, Transaction};
 
 use super::Standing;
 use super::root_key::{RootKey, in_a_line};
@@ -17,7 +18,6 @@ use crate::clock::{Clock, boottime, wall};
 use crate::readiness::Readiness;
 use crate::signals::parts::AUTHORITY;
 use crate::signals::rounds::RoundReporter;
-use crate::store::{Store, Transaction};
 use crate::telemetry;
 
 /// The life of the serving certificate; it is renewed at half of it.
@@ -37,7 +37,7 @@ pub struct Keeper {
     /// The state that other parts of the broker see.
     pub standing: Arc<Standing>,
     /// The store, for the audit records.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The reasons for which this broker is not ready.
     pub readiness: Readiness,
     /// The broker's clock, for the audit records. The keeper lives by the wall clock, as certificates do.

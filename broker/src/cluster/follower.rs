@@ -8,8 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use postern_core::audit::AuditRecord;
-use postern_core::{GrantId, TargetId};
+use postern_core::{Grant, GrantId, Policy, TargetId};
 use postern_runtime::error_chain::error_chain;
+use postern_store::coordination::{ClusterEvent, CommittedChange};
+use postern_store::{AgentRecord, Record as _, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -20,8 +22,6 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::signals::GrantChanges;
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
-use crate::store::coordination::{ClusterEvent, CommittedChange};
-use crate::store::{Store, StoreError};
 
 /// The delay of an event after which the audit log is read instead.
 pub const LATE_AFTER: Duration = Duration::from_secs(1);
@@ -37,7 +37,7 @@ pub struct Follower {
     /// The leases, and the other brokers.
     pub cluster: Arc<Cluster>,
     /// The store that they change.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The agents that are connected here.
     pub sessions: Arc<AgentSessions>,
     /// The cloud layer.
@@ -86,7 +86,7 @@ impl Follower {
         self.wakeups.wake_all(self.sessions.targets());
     }
 
-    async fn receive(&mut self, events: &mut dyn crate::store::coordination::Subscription, last: &mut u64) {
+    async fn receive(&mut self, events: &mut dyn postern_store::coordination::Subscription, last: &mut u64) {
         let mut behind = *last;
         let mut tick = tokio::time::interval(LATE_AFTER);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -119,14 +119,14 @@ impl Follower {
         if changed.own {
             return;
         }
-        for grant in changed.grants {
+        for grant in changed.keys(Grant::KIND).filter_map(|key| key.parse().ok()) {
             self.grant_changes.changed(grant);
         }
-        self.wakeups.wake_all(changed.targets);
-        if changed.policies {
+        self.wakeups.wake_all(changed.targets.iter().cloned());
+        if changed.keys(Policy::KIND).next().is_some() {
             self.wakeups.wake_all(self.cluster.leases.targets());
         }
-        for agent in changed.agents {
+        for agent in changed.keys(AgentRecord::KIND).filter_map(|key| key.parse().ok()) {
             self.look_at_agent(&agent).await;
         }
     }
@@ -250,24 +250,25 @@ mod tests {
     use std::collections::BTreeMap;
 
     use postern_core::audit::AuditEvent;
+    use postern_store::testing::fake_peer::FakePeer;
+    use postern_store::testing::memory::Memory;
+    use postern_store::{Expect, Transaction};
 
     use super::*;
     use crate::clock::Clock;
     use crate::signals::rounds::Task;
-    use crate::store::coordination::fake::FakePeer;
-    use crate::store::memory::Memory;
-    use crate::store::{Change, Expect, Transaction};
-    use crate::testing::builders::{a_grant, at, reporter};
+    use crate::testing::builders::{a_grant, at};
+    use crate::testing::reporter;
 
     #[tokio::test]
     async fn i8_a_change_whose_event_is_lost_is_found_in_the_audit_log() {
         let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));
-        let (store, grant_changes) = (Arc::new(Memory::default()), GrantChanges::default());
+        let (store, grant_changes) = (Memory::default(), GrantChanges::default());
         let cluster = Cluster::of(Arc::new(FakePeer::default()));
         let (head, heads) = watch::channel(0);
         let follower = Follower {
             cluster: Arc::clone(&cluster),
-            store: Arc::clone(&store) as _,
+            store: store.store(),
             sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
             cloud: CloudLayer::new(BTreeMap::new(), clock, Arc::clone(&wakeups), Arc::clone(&cluster.leases)),
             wakeups: Arc::clone(&wakeups),
@@ -277,9 +278,12 @@ mod tests {
         };
         let mut changes = grant_changes.watch();
         let grant = a_grant().build();
-        let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
         let event = AuditEvent::done(at(0), "another", "grant.requested").on_grant(grant.id);
-        let seq = store.commit(Transaction::default().change(change).audit(event)).await.unwrap().seq;
+        let seq = store
+            .commit(Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event))
+            .await
+            .unwrap()
+            .seq;
         let found = async {
             // A renewal finds a newer head, and after that nothing happens any more.
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use postern_core::TargetId;
+use postern_store::StoreError;
+use postern_store::coordination::{Claim, Coordination, Lease, MEMBERSHIP_TTL, TakenLease};
 
 use crate::clock::boottime;
-use crate::store::StoreError;
-use crate::store::coordination::{Claim, Coordination, Lease, MEMBERSHIP_TTL, TakenLease};
 use crate::telemetry::{LeaseChange, lease_changed};
 
 /// The time for which the broker believes its membership after the last renewal was sent.
@@ -236,8 +236,9 @@ impl Leases {
 
 #[cfg(test)]
 mod tests {
+    use postern_store::single_broker::SingleBroker;
+
     use super::*;
-    use crate::store::single_broker::SingleBroker;
 
     fn vm() -> TargetId {
         "host:vm-1".parse().unwrap()

@@ -7,6 +7,8 @@ use std::time::Duration;
 use jiff::SignedDuration;
 use postern_core::TargetId;
 use postern_runtime::error_chain::error_chain;
+use postern_store::StoreError;
+use postern_store::coordination::{Claim, MemberInfo, RenewalReply};
 use tokio::sync::watch;
 
 use super::Cluster;
@@ -17,8 +19,6 @@ use crate::readiness::{self, Readiness};
 use crate::signals::parts::MEMBERSHIP;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{ShutdownPhase, Wakeups};
-use crate::store::StoreError;
-use crate::store::coordination::{Claim, MemberInfo, RenewalReply};
 use crate::telemetry;
 
 /// The pause between two renewals.
@@ -264,10 +264,10 @@ impl MembershipKeeper {
 mod tests {
     use std::collections::BTreeMap;
 
+    use postern_store::testing::fake_peer::FakePeer;
     use tracing::Level;
 
     use super::*;
-    use crate::store::coordination::fake::FakePeer;
     use crate::testing::builders::at;
     use crate::testing::captured_log::capture_log;
 

@@ -36,10 +36,10 @@ pub mod peer_status;
 
 use std::sync::Arc;
 
-use crate::store::Coordination;
-use crate::store::single_broker::SingleBroker;
 use leases::Leases;
 use peer_status::StatusExchange;
+use postern_store::Coordination;
+use postern_store::single_broker::SingleBroker;
 
 /// The other brokers, as the rest of this broker sees them.
 pub struct Cluster {

@@ -12,14 +12,14 @@ use std::time::Duration;
 use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, ProtectedPort, SourcePrefix, TargetId, Window};
 use postern_runtime::error_chain::error_chain;
+use postern_store::StoreError;
+use postern_store::coordination::{Coordination, Lease, PublishedStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::clock::boottime;
 use crate::layers::report::LayerReport;
 use crate::signals::rounds::RoundReporter;
-use crate::store::StoreError;
-use crate::store::coordination::{Coordination, Lease, PublishedStatus};
 
 /// The pause after a failure of the store.
 const RETRY: Duration = Duration::from_millis(500);

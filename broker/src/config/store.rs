@@ -7,7 +7,7 @@ use postern_pki::TrustDomain;
 use redis::IntoConnectionInfo as _;
 use serde::Deserialize;
 
-use crate::store::redis::{Endpoint, RedisSettings, Sentinels, TlsFiles};
+use postern_store::redis::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 
 /// The most replicas that a commit may wait for.
 const REPLICAS: usize = 10;

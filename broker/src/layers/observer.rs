@@ -13,13 +13,13 @@ use std::sync::Arc;
 
 use postern_core::plan::{DesiredHost, Layer, LayerWindow, Observed};
 use postern_core::{Grant, TargetId, Window};
+use postern_store::Versioned;
 
 use crate::cluster::leases::Leases;
 use crate::cluster::peer_status::{PeerStatus, TargetStatus, WindowStatus};
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::report::LayerReport;
-use crate::store::Versioned;
 
 /// Answers how windows stand. Cheap to clone.
 #[derive(Clone)]

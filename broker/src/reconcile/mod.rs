@@ -38,6 +38,8 @@ use postern_core::plan::{desired_cloud, desired_host, known_cloud, next_deadline
 use postern_core::policy::protection;
 use postern_core::{Grant, GrantState, TargetId, Window};
 use postern_runtime::error_chain::error_chain;
+use postern_store::coordination::Claim;
+use postern_store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use tracing::Instrument as _;
 
 use crate::clock::{Clock, boottime};
@@ -49,8 +51,6 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::signals::rounds::RoundReporter;
 use crate::signals::{GrantChanges, Wakeups};
-use crate::store::coordination::Claim;
-use crate::store::{Lease, Store, StoreError, TargetSnapshot, Versioned};
 use crate::telemetry::GrantProgress;
 use schedule::Schedule;
 
@@ -69,7 +69,7 @@ const PEER_RECHECK: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Reconciler {
     /// The desired state.
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The host layer.
     pub sessions: Arc<AgentSessions>,
     /// The cloud layer.

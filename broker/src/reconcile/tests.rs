@@ -5,13 +5,13 @@ mod world;
 
 use postern_core::Layers;
 use postern_core::{CloseReason, GrantId, GrantState};
+use postern_provider::CloudError;
+use postern_provider::fake;
+use postern_store::Expect;
 
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
-use crate::store::Expect;
 use crate::testing::builders::a_grant;
-use postern_provider::CloudError;
-use postern_provider::fake;
 use world::{VM, World, pause, with_agent};
 
 fn unavailable() -> fake::Fault {
@@ -139,7 +139,7 @@ async fn i2_a_window_that_the_store_does_not_know_is_closed_after_the_first_swee
         grant
     })
     .await;
-    let world = World::over(Arc::default(), Arc::clone(&lost.cloud));
+    let world = World::over(Default::default(), Arc::clone(&lost.cloud));
     world
         .during(async {
             world.sweep().await;

@@ -10,7 +10,7 @@ use postern_core::{
     Window,
 };
 
-use crate::store::{Change, Expect, Transaction, Versioned};
+use postern_store::{Expect, Transaction, Versioned};
 
 /// The step of one grant into its next state.
 #[derive(Debug)]
@@ -91,9 +91,7 @@ fn step(grant: &Versioned<Grant>, event: Event, now: Timestamp) -> Option<GrantS
         grant: next.id,
         state: next.state.word(),
         targets: next.targets().into_iter().cloned().collect(),
-        transaction: Transaction::default()
-            .change(Change::PutGrant { grant: next, expect: Expect::Version(grant.version) })
-            .audit(audit),
+        transaction: Transaction::default().put_grant(next, Expect::Version(grant.version)).audit(audit),
     })
 }
 

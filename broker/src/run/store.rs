@@ -6,19 +6,19 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord};
+use postern_store::embedded::Embedded;
+use postern_store::redis::{Redis, RedisSettings};
+use postern_store::single_broker::SingleBroker;
+use postern_store::{Coordination, Store, Transaction};
 
 use crate::clock::Clock;
 use crate::config::BrokerConfig;
-use crate::store::embedded::Embedded;
-use crate::store::redis::{Redis, RedisSettings};
-use crate::store::single_broker::SingleBroker;
-use crate::store::{Coordination, Store, Transaction};
 
 /// The time limit of the record of a loss.
 const RECORD_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A store, and its side of the cluster.
-pub type OpenedStore = (Arc<dyn Store>, Arc<dyn Coordination>);
+pub type OpenedStore = (Store, Arc<dyn Coordination>);
 
 /// Opens the store that the configuration names, and logs what its settings cannot promise.
 ///
@@ -29,18 +29,17 @@ pub async fn open(config: &BrokerConfig) -> anyhow::Result<OpenedStore> {
         let store = Embedded::open(&config.store_path()).with_context(|| {
             format!("cannot open {}; was `postern-broker init` run?", config.store_path().display())
         })?;
-        return Ok((Arc::new(store), Arc::new(SingleBroker::default())));
+        return Ok((store, Arc::new(SingleBroker::default())));
     };
-    let store = Arc::new(Redis::open(settings).await.context("cannot open the store on Redis")?);
+    let redis = Arc::new(Redis::open(settings).await.context("cannot open the store on Redis")?);
     for warning in Redis::warnings(settings).await.context("cannot look at Redis's settings")? {
         tracing::warn!(%warning, "Redis cannot keep what is promised");
     }
-    let coordination: Arc<dyn Coordination> = Arc::clone(&store) as _;
-    Ok((store, coordination))
+    Ok((Store::new(Arc::clone(&redis) as _), redis))
 }
 
 /// Returns the time of the newest audit record; the clock never falls behind it.
-pub(super) async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp> {
+pub(super) async fn newest_record(store: &Store) -> anyhow::Result<Timestamp> {
     let head = store.audit_head().await?;
     let Some(before) = head.seq.checked_sub(1) else { return Ok(Timestamp::UNIX_EPOCH) };
     let lines = store.audit_lines(before, 1).await?;
@@ -54,7 +53,7 @@ pub(super) async fn newest_record(store: &dyn Store) -> anyhow::Result<Timestamp
 /// # Errors
 /// Always, once that happens.
 pub(super) async fn watch_for_loss(
-    store: Arc<dyn Store>,
+    store: Store,
     settings: Option<RedisSettings>,
     clock: Clock,
 ) -> anyhow::Result<()> {
@@ -73,9 +72,9 @@ pub(super) async fn watch_for_loss(
 async fn record_loss(settings: &RedisSettings, reason: &str, clock: Clock) {
     let event = AuditEvent::done(clock.now(), "broker", "store.went_back").with("reason", reason);
     let recording = async {
-        let store = Redis::open(settings).await?;
-        store.commit(Transaction::default().audit(event)).await?;
-        store.leave().await
+        let redis = Arc::new(Redis::open(settings).await?);
+        Store::new(Arc::clone(&redis) as _).commit(Transaction::default().audit(event)).await?;
+        redis.leave().await
     };
     match tokio::time::timeout(RECORD_TIMEOUT, recording).await {
         Ok(Ok(())) => {}

@@ -8,102 +8,69 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
-use postern_core::{Grant, GrantId, GrantState, Name, Policy, PrincipalKey, TargetId};
+use postern_core::{Grant, GrantState};
+use postern_store::{
+    Backend, Batch, Document, Durable, Kind, Lease, Range, Snapshot, SnapshotQuery, Store, StoreError,
+};
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
 use crate::clock::boottime;
-use crate::store::{
-    AgentRecord, Change, Durable, GrantQuery, Lease, Store, StoreError, TargetSnapshot, TokenHash,
-    TokenRecord, Transaction, Versioned,
-};
 
-/// A store with metrics.
+/// A backend with metrics.
 pub struct InstrumentedStore {
-    store: Arc<dyn Store>,
+    backend: Arc<dyn Backend>,
 }
 
 impl InstrumentedStore {
     /// Adds metrics to a store.
-    pub fn new(store: Arc<dyn Store>) -> Self {
-        Self { store }
+    pub fn over(store: &Store) -> Store {
+        Store::new(Arc::new(Self { backend: Arc::clone(store.backend()) }))
     }
 }
 
 #[async_trait]
-impl Store for InstrumentedStore {
-    async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
-        let moves = moves(&transaction);
-        let head = timed("commit", self.store.commit(transaction)).await?;
+impl Backend for InstrumentedStore {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
+        let moves = moves(&batch);
+        let head = timed("commit", self.backend.apply(batch)).await?;
         moves.into_iter().for_each(Move::count);
         Ok(head)
     }
 
-    async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
-        read(self.store.grant(id)).await
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        read(self.backend.get(kind, key)).await
     }
 
-    async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
-        read(self.store.durable_grant(id)).await
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+        read(self.backend.get_durable(kind, key)).await
     }
 
-    async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        read(self.store.grants(query)).await
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        read(self.backend.list(kind)).await
     }
 
-    async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
-        read(self.store.open_grants()).await
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        read(self.backend.range(kind, range)).await
     }
 
-    async fn grant_of_request(
-        &self,
-        principal: &PrincipalKey,
-        key: &str,
-    ) -> Result<Option<GrantId>, StoreError> {
-        read(self.store.grant_of_request(principal, key)).await
-    }
-
-    async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
-        read(self.store.snapshot(lease)).await
-    }
-
-    async fn policies(&self) -> Result<Vec<Versioned<Policy>>, StoreError> {
-        read(self.store.policies()).await
-    }
-
-    async fn policy(&self, name: &Name) -> Result<Option<Versioned<Policy>>, StoreError> {
-        read(self.store.policy(name)).await
-    }
-
-    async fn durable_policy(&self, name: &Name) -> Result<Durable<Option<Versioned<Policy>>>, StoreError> {
-        read(self.store.durable_policy(name)).await
-    }
-
-    async fn agents(&self) -> Result<Vec<Versioned<AgentRecord>>, StoreError> {
-        read(self.store.agents()).await
-    }
-
-    async fn agent(&self, target: &TargetId) -> Result<Option<Versioned<AgentRecord>>, StoreError> {
-        read(self.store.agent(target)).await
-    }
-
-    async fn token(&self, hash: &TokenHash) -> Result<Option<TokenRecord>, StoreError> {
-        read(self.store.token(hash)).await
+    async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        read(self.backend.snapshot(lease, wanted)).await
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
-        read(self.store.audit_lines(after, limit)).await
+        read(self.backend.audit_lines(after, limit)).await
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
-        read(self.store.audit_head()).await
+        read(self.backend.audit_head()).await
     }
 
     async fn lost(&self) -> String {
-        self.store.lost().await
+        self.backend.lost().await
     }
 
     async fn ended(&self) -> String {
-        self.store.ended().await
+        self.backend.ended().await
     }
 }
 
@@ -151,21 +118,13 @@ impl Move {
     }
 }
 
-fn moves(transaction: &Transaction) -> Vec<Move> {
-    let events = transaction.audit.iter().filter_map(event).map(Move::Event);
-    let is_activation = transaction.audit.iter().any(|event| event.action == "grant.activated");
-    let activated = transaction.changes.iter().filter(|_| is_activation).filter_map(|change| match change {
-        Change::PutGrant { grant, .. } if grant.state == GrantState::Active => {
-            Some(Move::Active(seconds(grant.requested_at, grant.opened_at?)))
-        }
-        Change::PutGrant { .. }
-        | Change::RememberRequest { .. }
-        | Change::PutPolicy { .. }
-        | Change::DeletePolicy { .. }
-        | Change::PutAgent { .. }
-        | Change::PutToken { .. }
-        | Change::TakeToken { .. } => None,
-    });
+fn moves(batch: &Batch) -> Vec<Move> {
+    let events = batch.audit.iter().filter_map(event).map(Move::Event);
+    let is_activation = batch.audit.iter().any(|event| event.action == "grant.activated");
+    let grants = batch.writes.iter().filter_map(|write| write.put.as_ref()?.record::<Grant>());
+    let activated = grants.filter(|grant| is_activation && grant.state == GrantState::Active);
+    let activated =
+        activated.filter_map(|grant| Some(Move::Active(seconds(grant.requested_at, grant.opened_at?))));
     events.chain(activated).collect()
 }
 
@@ -186,18 +145,17 @@ fn seconds(since: Timestamp, until: Timestamp) -> f64 {
 #[cfg(test)]
 mod tests {
     use postern_core::Event;
+    use postern_store::testing::conformance;
+    use postern_store::testing::memory::{Fault, Memory};
+    use postern_store::{Expect, Transaction};
 
     use super::*;
-    use crate::store::memory::{Fault, Memory};
-    use crate::store::{Expect, conformance};
     use crate::telemetry;
     use crate::testing::builders::{a_grant, at, start};
 
-    impl conformance::Leasing for InstrumentedStore {}
-
     #[tokio::test(flavor = "multi_thread")]
     async fn it_conforms() {
-        conformance::run(async || InstrumentedStore::new(Arc::new(Memory::default()))).await;
+        conformance::run(async || InstrumentedStore::over(&Memory::default())).await;
     }
 
     #[tokio::test]
@@ -205,11 +163,14 @@ mod tests {
         let recorder = telemetry::recorder().unwrap();
         let _guard = metrics::set_default_local_recorder(&recorder);
         telemetry::begin();
-        let memory = Arc::new(Memory::default());
-        let store = InstrumentedStore::new(Arc::clone(&memory) as _);
+        let memory = Memory::default();
+        let store = InstrumentedStore::over(&memory);
         let put = |grant: &Grant, expect, action: &str| {
-            let change = Change::PutGrant { grant: grant.clone(), expect };
-            Transaction::default().change(change).audit(AuditEvent::done(at(0), "a test", action))
+            Transaction::default().put_grant(grant.clone(), expect).audit(AuditEvent::done(
+                at(0),
+                "a test",
+                action,
+            ))
         };
         let grant = a_grant().build();
         let active = grant.after(Event::Confirmed, at(3)).unwrap();

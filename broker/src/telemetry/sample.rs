@@ -8,11 +8,11 @@ use jiff::Timestamp;
 use postern_core::Grant;
 use postern_core::plan::Layer;
 use postern_runtime::error_chain::error_chain;
+use postern_store::Store;
 
 use super::{GRANTS, GrantProgress, OLDEST_CLOSE, OPEN_STATES};
 use crate::clock::{Clock, boottime};
 use crate::signals::rounds::RoundReporter;
-use crate::store::Store;
 
 /// The interval of the counts: each reads all open grants.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
@@ -22,7 +22,7 @@ pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
 /// # Errors
 /// Never: if the store fails, the last counts stay.
 pub async fn keep_sampling(
-    store: Arc<dyn Store>,
+    store: Store,
     progress: Arc<GrantProgress>,
     clock: Clock,
     reporter: RoundReporter,

@@ -10,6 +10,8 @@ use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
 use postern_provider::Provider;
 use postern_provider::fake::FakeCloud;
+use postern_store::testing::memory::Memory;
+use postern_store::{Expect, Transaction};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -22,14 +24,12 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
-use crate::store::memory::Memory;
-use crate::store::{Change, Expect, Store as _, Transaction};
 use crate::testing::builders::name;
 
 /// An app of its own for each test. It drives the AWS cloud.
 pub(crate) struct TestApp {
     pub(crate) app: Arc<App>,
-    pub(crate) store: Arc<Memory>,
+    pub(crate) store: Memory,
     pub(crate) cloud: Arc<FakeCloud>,
     _dir: TempDir,
 }
@@ -37,12 +37,12 @@ pub(crate) struct TestApp {
 impl TestApp {
     pub(crate) fn new() -> Self {
         let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
-        let (store, cloud): (Arc<Memory>, Arc<FakeCloud>) = (Arc::default(), Arc::default());
+        let (store, cloud): (Memory, Arc<FakeCloud>) = (Memory::default(), Arc::default());
         let cluster = Cluster::alone();
         let (dir, trust_domain) = (tempfile::tempdir().unwrap(), TrustDomain::new("postern").unwrap());
         let observer = observer_over(&cloud, clock, &wakeups, &cluster);
         let app = App {
-            store: Arc::clone(&store) as _,
+            store: store.store(),
             sessions: Arc::clone(&observer.sessions),
             cloud: Arc::clone(&observer.cloud),
             observer,
@@ -66,9 +66,11 @@ impl TestApp {
     pub(crate) async fn under(policies: impl IntoIterator<Item = Policy>) -> Self {
         let test = Self::new();
         for policy in policies {
-            let change = Change::PutPolicy { policy, expect: Expect::Absent };
             let event = AuditEvent::done(test.app.clock.now(), "a test", "policy.put");
-            test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+            test.store
+                .commit(Transaction::default().put_policy(policy, Expect::Absent).audit(event))
+                .await
+                .unwrap();
         }
         test
     }

@@ -4,12 +4,12 @@ use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use postern_broker::store::embedded::Embedded;
-use postern_broker::store::redis::{Redis as RedisStore, RedisSettings};
-use postern_broker::store::{Change, Expect, Store, Transaction};
 use postern_core::audit::AuditEvent;
 use postern_core::{Grant, GrantId, Role};
 use postern_proto::v1::access_service_client::AccessServiceClient;
+use postern_store::embedded::Embedded;
+use postern_store::redis::{Redis as RedisStore, RedisSettings};
+use postern_store::{Expect, Store, Transaction};
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
 use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, a_request};
@@ -96,8 +96,9 @@ fn bare_rate(clients: &[Client]) -> f64 {
 fn pattern(world: &World) -> Grant {
     {
         let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-        let body: String =
-            database.query_row("SELECT body FROM grants LIMIT 1", [], |row| row.get(0)).unwrap();
+        let body: String = database
+            .query_row("SELECT body FROM documents WHERE kind = 'grants' LIMIT 1", [], |row| row.get(0))
+            .unwrap();
         serde_json::from_str(&body).unwrap()
     }
 }
@@ -112,7 +113,8 @@ fn raw_rate(world: &World) -> f64 {
 fn on_redis(world: &World) {
     let redis = Redis::start(&world.net.hub);
     let settings = RedisSettings::at(redis.url(), "bench");
-    let posterns = rate(pattern(world), async move || RedisStore::open(&settings).await.unwrap());
+    let posterns =
+        rate(pattern(world), async move || Store::new(Arc::new(RedisStore::open(&settings).await.unwrap())));
     // As many clients as share one script here, and values of about a grant's size.
     let mut command = Command::new("redis-benchmark");
     command
@@ -147,15 +149,15 @@ fn through_brokers(world: &World, count: u16) -> f64 {
 }
 
 /// Returns the rate, in grants per second, at which a store commits.
-fn rate<S: Store>(pattern: Grant, open: impl AsyncFnOnce() -> S) -> f64 {
+fn rate(pattern: Grant, open: impl AsyncFnOnce() -> Store) -> f64 {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async move {
-        let store = Arc::new(open().await);
+        let store = open().await;
         let next = Arc::new(AtomicU32::new(0));
         let began = monotonic();
         let mut callers = JoinSet::new();
         for _ in 0..CALLERS {
-            let (store, next, pattern) = (Arc::clone(&store), Arc::clone(&next), pattern.clone());
+            let (store, next, pattern) = (store.clone(), Arc::clone(&next), pattern.clone());
             callers.spawn(async move {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
@@ -181,7 +183,7 @@ fn transaction(pattern: &Grant, number: u32) -> Transaction {
         .with("justification", &grant.justification);
     let (principal, key, id) = (grant.principal.key().clone(), format!("key-{number}"), grant.id);
     Transaction::default()
-        .change(Change::PutGrant { grant, expect: Expect::Absent })
-        .change(Change::RememberRequest { principal, key, grant: id })
+        .put_grant(grant, Expect::Absent)
+        .remember_request(&principal, &key, id)
         .audit(event)
 }

@@ -10,8 +10,6 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::embedded::Embedded;
-use postern_broker::store::{AgentRecord, Change, Expect, Store as _, Transaction};
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_pki::authority::AGENT_LIFETIME;
@@ -19,6 +17,8 @@ use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::identity::SpiffeId;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
+use postern_store::embedded::Embedded;
+use postern_store::{AgentRecord, Expect, Transaction};
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::{Broker, Client, Host, Net, STEP_TIMEOUT, World, a_policy, a_request};
 
@@ -298,7 +298,7 @@ fn enroll_all(world: &mut World, count: usize) -> Vec<(String, Credentials)> {
             .push((target.to_string(), Credentials::new(key, issued.chain, authority.roots()).unwrap()));
         let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
         let agent = AgentRecord { target, enrolled_at: now, certificate_not_after, banned: None };
-        agents = agents.change(Change::PutAgent { agent, expect: Expect::Absent }).audit(event);
+        agents = agents.put_agent(agent, Expect::Absent).audit(event);
     }
     let store = Embedded::open(&world.broker.database()).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();

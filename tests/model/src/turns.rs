@@ -2,7 +2,7 @@
 //!
 //! The store is a number, the head of its audit log. A broker has one commit and one look under way at once, each in three
 //! steps that interleave freely: the broker sends it, the server serves it, the answer arrives. Turns are those of
-//! `broker/src/store/redis/commit.lua`, the check of a head that of `rollback.rs` beside it.
+//! `store/src/redis/commit.lua`, the check of a head that of `rollback.rs` beside it.
 
 use stateright::{Model, Property};
 

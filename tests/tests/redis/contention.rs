@@ -15,16 +15,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::coordination::{Coordination as _, MemberInfo};
-use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings};
-use postern_broker::store::{Change, Store as _, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, PrincipalKey};
+use postern_store::Transaction;
+use postern_store::coordination::{Coordination as _, MemberInfo};
+use postern_store::redis::{Endpoint, RedisSettings};
 use postern_tests::Net;
 use postern_tests::redis::{Group, Redis};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use crate::broker::StoreBroker;
 use crate::sentinel;
 
 /// The number of commits that are under way at once at each store.
@@ -45,14 +46,14 @@ fn transaction(by: usize, number: u64) -> Transaction {
     let principal = PrincipalKey::parse(&format!("store-{by}")).unwrap();
     let key = format!("key-{number}");
     let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "a test", "tested").with("by", by).with("n", number);
-    Transaction::default().change(Change::RememberRequest { principal, key, grant }).audit(event)
+    Transaction::default().remember_request(&principal, &key, grant).audit(event)
 }
 
 /// Has so many stores commit for so long without a pause, and returns how many commits each did.
 async fn contend(settings: RedisSettings, stores: usize, span: Duration) -> Vec<u64> {
     let mut opened = Vec::new();
     for _ in 0..stores {
-        opened.push(Arc::new(Store::open(&settings).await.unwrap()));
+        opened.push(Arc::new(StoreBroker::open(&settings).await.unwrap()));
     }
     let until = Instant::now() + span;
     let tallies: Vec<Arc<Tally>> = opened.iter().map(|_| Arc::default()).collect();
@@ -84,7 +85,7 @@ async fn contend(settings: RedisSettings, stores: usize, span: Duration) -> Vec<
         tasks.spawn(async move {
             // A member that does not renew is none any more after some seconds.
             while Instant::now() < until {
-                store.renew(&MemberInfo::default()).await.expect("a renewal");
+                store.redis.renew(&MemberInfo::default()).await.expect("a renewal");
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
         });
@@ -108,7 +109,7 @@ async fn contend(settings: RedisSettings, stores: usize, span: Duration) -> Vec<
 }
 
 /// The log is one chain, and has each commit once.
-async fn is_whole(store: &Store, tallies: &[Arc<Tally>]) {
+async fn is_whole(store: &StoreBroker, tallies: &[Arc<Tally>]) {
     let (mut lines, mut after) = (Vec::new(), 0);
     loop {
         let page = store.audit_lines(after, 10_000).await.unwrap();
@@ -175,11 +176,11 @@ fn i8_a_store_that_died_in_its_turn_keeps_the_others_for_a_moment_only() {
     let settings = RedisSettings::at(redis.url(), "t");
     let socket = redis.socket();
     let took = net.hub.netns().run(async move {
-        let dead = Store::open(&settings).await.unwrap();
-        let living = Store::open(&settings).await.unwrap();
+        let dead = StoreBroker::open(&settings).await.unwrap();
+        let living = StoreBroker::open(&settings).await.unwrap();
         living.commit(transaction(0, 1)).await.unwrap();
         // The turn is with a member that will never use it, and one that is gone is next.
-        cli(&socket, &["SET", "{postern:t}:turn", &dead.membership(), "PX", "300"]);
+        cli(&socket, &["SET", "{postern:t}:turn", &dead.redis.membership(), "PX", "300"]);
         cli(&socket, &["ZADD", "{postern:t}:queue", "0", "a-member-that-is-gone"]);
         let began = Instant::now();
         living.commit(transaction(0, 2)).await.unwrap();

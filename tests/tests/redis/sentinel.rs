@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_broker::store::coordination::{Coordination as _, MemberInfo};
-use postern_broker::store::redis::{Endpoint, Redis as Store, RedisSettings, Sentinels};
-use postern_broker::store::{Change, Store as _, StoreError, Transaction};
 use postern_core::audit::{AuditEvent, verify};
 use postern_core::{GrantId, PrincipalKey};
+use postern_store::coordination::{Coordination as _, MemberInfo};
+use postern_store::redis::{Endpoint, RedisSettings, Sentinels};
+use postern_store::{StoreError, Transaction};
 use postern_tests::clock::wait_until;
 use postern_tests::redis::{FAILOVER, Group, MASTER};
 use postern_tests::{Net, STEP_TIMEOUT};
+
+use crate::broker::StoreBroker;
 
 pub(crate) fn settings(group: &Group, replicas: usize) -> RedisSettings {
     let sentinels =
@@ -25,13 +27,12 @@ fn who() -> PrincipalKey {
 /// A change that leaves something behind beside its line in the audit log.
 fn change(number: u64) -> Transaction {
     let grant = GrantId::from_parts(Timestamp::UNIX_EPOCH, number.into());
-    let remember = Change::RememberRequest { principal: who(), key: format!("key-{number}"), grant };
     let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "a test", "tested").with("number", number);
-    Transaction::default().change(remember).audit(event)
+    Transaction::default().remember_request(&who(), &format!("key-{number}"), grant).audit(event)
 }
 
 /// Commits one change after the other until `done`, and returns those that were answered.
-async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bool) -> (Vec<u64>, u32) {
+async fn commit_until(store: &StoreBroker, from: u64, done: impl Fn(&[u64], u32) -> bool) -> (Vec<u64>, u32) {
     let (mut answered, mut refused) = (Vec::new(), 0);
     for number in from.. {
         match store.commit(change(number)).await {
@@ -43,7 +44,7 @@ async fn commit_until(store: &Store, from: u64, done: impl Fn(&[u64], u32) -> bo
             // A failover takes longer than a membership lasts. A broker joins again by itself; here the test does.
             Err(StoreError::Fenced { .. }) => {
                 refused += 1;
-                store.renew(&MemberInfo::default()).await.ok();
+                store.redis.renew(&MemberInfo::default()).await.ok();
             }
             Err(other) => panic!("{other:?}"),
         }
@@ -62,7 +63,7 @@ fn i4_with_replicas_nothing_that_was_answered_is_lost_in_a_failover_and_the_stor
     let netns = net.hub.netns().clone();
     let store = netns.run({
         let settings = settings.clone();
-        async move { Store::open(&settings).await.unwrap() }
+        async move { StoreBroker::open(&settings).await.unwrap() }
     });
     let (sender, started) = std::sync::mpsc::channel();
     let committing = netns.start(async move {
@@ -105,7 +106,7 @@ fn without_replicas_a_failover_loses_what_was_answered_and_the_store_says_so() {
     let settings = settings(&group, 0);
     let netns = net.hub.netns().clone();
     let (store, first) = netns.run(async move {
-        let store = Store::open(&settings).await.unwrap();
+        let store = StoreBroker::open(&settings).await.unwrap();
         let first = commit_until(&store, 1, |answered, _| answered.len() == 10).await.0;
         (store, first)
     });
@@ -157,7 +158,7 @@ fn a_sentinel_that_is_gone_and_one_that_knows_less_do_not_matter() {
     let head = netns.run({
         let settings = settings.clone();
         async move {
-            let store = Store::open(&settings).await.unwrap();
+            let store = StoreBroker::open(&settings).await.unwrap();
             store.commit(change(1)).await.unwrap()
         }
     });
@@ -165,6 +166,6 @@ fn a_sentinel_that_is_gone_and_one_that_knows_less_do_not_matter() {
     let Endpoint::Sentinels(sentinels) = settings.endpoint.clone() else { panic!("{settings:?}") };
     let other = Sentinels { master: "other".to_owned(), ..sentinels };
     let other = RedisSettings { endpoint: Endpoint::Sentinels(other), ..settings };
-    let error = netns.run(async move { format!("{:?}", Store::open(&other).await.unwrap_err()) });
+    let error = netns.run(async move { format!("{:?}", StoreBroker::open(&other).await.unwrap_err()) });
     assert!(error.contains("no sentinel names a primary") && error.contains("No such master"), "{error}");
 }

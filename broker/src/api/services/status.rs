@@ -7,6 +7,7 @@ use postern_pki::authority::CaCertificate;
 use postern_proto::convert::{duration_to_wire, timestamp_to_wire};
 use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
+use postern_store::coordination::MemberInfo;
 use tonic::{Request, Response, Status};
 
 use crate::app::status::{
@@ -14,7 +15,6 @@ use crate::app::status::{
 };
 use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
-use crate::store::coordination::MemberInfo;
 
 pub(super) struct StatusApi {
     pub(super) app: Arc<App>,

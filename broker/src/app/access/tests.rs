@@ -4,10 +4,9 @@ use postern_core::Layers;
 use postern_core::audit::Outcome;
 use postern_core::{Policy, Role};
 use postern_provider::CallerToken;
+use postern_store::testing::memory::Fault;
 
 use super::*;
-use crate::store::Store;
-use crate::store::memory::Fault;
 use crate::testing::builders::{a_policy, key};
 use crate::testing::{TestApp, caller};
 
@@ -190,10 +189,9 @@ async fn i4_what_a_repeated_call_finds_is_no_answer_before_it_is_durable() {
 
     // The reconciler's commit is not durable yet: the grant that waited for it shows nothing of it.
     let closed = closing.after(Event::ClosedEverywhere, test.app.clock.now()).unwrap();
-    let change = store::Change::PutGrant { grant: closed, expect: Expect::Any };
     let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.closed");
     test.store.fail_next([Fault::Unconfirmed]);
-    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap_err();
+    test.store.commit(Transaction::default().put_grant(closed, Expect::Any).audit(event)).await.unwrap_err();
     is_refused(settled(&test.app, closing.clone(), Duration::from_secs(1)).await.map(drop));
     is_refused(revoke(&test.app, &alice(), closing.id, None).await.map(drop));
     confirm().await;
@@ -287,9 +285,8 @@ async fn i8_revoking_twice_is_revoking_once_and_a_closed_grant_stays_as_it_ended
     assert_eq!(test.audited("grant.revoked").await.len(), 1);
 
     let closed = first.after(Event::ClosedEverywhere, test.app.clock.now()).unwrap();
-    let change = store::Change::PutGrant { grant: closed, expect: Expect::Any };
     let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.closed");
-    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.store.commit(Transaction::default().put_grant(closed, Expect::Any).audit(event)).await.unwrap();
     let outcome = revoke(&test.app, &alice(), id, None).await;
     assert!(matches!(outcome, Err(Error::Illegal(_))), "{outcome:?}");
 }

@@ -3,11 +3,10 @@
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_pki::KeyPair;
+use postern_store::testing::memory::Fault;
 
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
-use crate::store::Store;
-use crate::store::memory::Fault;
 use crate::testing::{TestApp, caller};
 
 fn admin() -> Caller {
@@ -83,12 +82,12 @@ async fn i7_a_token_that_is_expired_foreign_or_malformed_earns_nothing() {
     let test = TestApp::new();
     let now = test.app.clock.now();
     let stale = JoinToken::generate(test.app.authority.fingerprint()).unwrap();
-    let change = Change::PutToken {
-        hash: TokenHash(stale.hash()),
-        token: TokenRecord { target: vm(), created_at: now, expires_at: now },
-    };
+    let record = TokenRecord { target: vm(), created_at: now, expires_at: now };
     let event = AuditEvent::done(now, "a test", "agent.invited");
-    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.store
+        .commit(Transaction::default().put_token(TokenHash(stale.hash()), record).audit(event))
+        .await
+        .unwrap();
     // Anyone who has had the token could fill the audit log with it otherwise (I10).
     for _ in 0..3 {
         assert!(is_unproven(&enroll(&test.app, &stale.to_text(), &csr()).await));

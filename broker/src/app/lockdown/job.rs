@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
+use postern_store::{StoreError, Transaction};
 
 use super::outcome::{TargetError, TargetOutcome};
 use crate::app::{App, Caller};
-use crate::store::{StoreError, Transaction};
 
 /// The work on one target.
 pub(super) enum Work {

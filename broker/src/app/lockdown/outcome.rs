@@ -3,7 +3,7 @@
 use postern_core::TargetId;
 use postern_provider::{CloudError, Concern, Consent, LockdownReport};
 
-use crate::store::StoreError;
+use postern_store::StoreError;
 
 /// The outcome of one target.
 #[derive(Debug)]

@@ -13,10 +13,11 @@ use postern_provider::fake::{FakeCloud, Fault};
 use postern_provider::{
     AssessmentReport, CloudError, ConcernKind, LockdownReport, Observation, Provider, Reach, SweepReport,
 };
+use postern_store::testing::memory;
+use postern_store::{Expect, Transaction};
 
 use super::*;
 use crate::layers::cloud::CloudLayer;
-use crate::store::{Change, Expect, Transaction, memory};
 use crate::testing::builders::{a_grant, a_policy};
 use crate::testing::{TestApp, caller};
 
@@ -63,9 +64,12 @@ fn reason(outcome: &TargetOutcome) -> String {
 }
 
 async fn put(test: &TestApp, grant: &Grant) {
-    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
     let event = postern_core::audit::AuditEvent::done(test.app.clock.now(), "a test", "grant.requested");
-    test.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app
+        .store
+        .commit(Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! Listing policies, for each role, and keeping them.
 
+use postern_store::StoreError;
+use postern_store::testing::memory::Fault;
+
 use super::*;
-use crate::store::StoreError;
-use crate::store::memory::Fault;
 use crate::testing::builders::{a_policy, key};
 use crate::testing::{TestApp, caller};
 

@@ -1,10 +1,10 @@
 use postern_core::Layers;
 use postern_core::audit::AuditEvent;
 use postern_core::{CloseReason, Event};
+use postern_store::{Ban, Expect, StoreError, Transaction};
 
 use super::*;
 use crate::signals::rounds::Task;
-use crate::store::{Ban, Change, Expect, StoreError, Transaction};
 use crate::testing::TestApp;
 use crate::testing::builders::{a_grant, at, principal, start};
 
@@ -133,8 +133,11 @@ async fn an_overview_has_the_answers_of_the_store_and_the_layers() {
     test.app.readiness.clear(crate::signals::parts::RECONCILER);
     let grant = a_grant().asked_at(test.app.clock.now() - jiff::SignedDuration::from_secs(3600)).build();
     let event = AuditEvent::done(start(), "a test", "grant.requested");
-    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Absent };
-    test.app.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.app
+        .store
+        .commit(Transaction::default().put_grant(grant.clone(), Expect::Absent).audit(event))
+        .await
+        .unwrap();
 
     let seen = overview(&test.app).await;
     assert_eq!(seen.not_ready, ["store: it was not asked yet"]);

@@ -23,7 +23,7 @@ fn keeper(rig: &TestApp) -> (Keeper, KeeperState) {
     let keeper = Keeper {
         authority: Arc::clone(&app.authority),
         standing: Arc::clone(&app.standing),
-        store: Arc::clone(&app.store),
+        store: app.store.clone(),
         readiness: app.readiness.clone(),
         clock: app.clock,
         identity: ServerIdentity::new(credentials).unwrap(),

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use postern_core::audit::AuditEvent;
 use postern_runtime::error_chain::error_chain;
+use postern_store::{Store, Transaction};
 use tokio::sync::Notify;
 
 use crate::clock::boottime;
 use crate::signals::rounds::RoundReporter;
-use crate::store::{Store, Transaction};
 use crate::telemetry;
 
 /// A stray window was closed: its grant is unknown to the store.
@@ -46,11 +46,7 @@ impl AuditOutbox {
     ///
     /// # Errors
     /// Never: a failing store is retried.
-    pub(super) async fn keep_writing(
-        &self,
-        store: &dyn Store,
-        reporter: &RoundReporter,
-    ) -> anyhow::Result<()> {
+    pub(super) async fn keep_writing(&self, store: &Store, reporter: &RoundReporter) -> anyhow::Result<()> {
         loop {
             let events = self.take();
             if events.is_empty() {
@@ -70,11 +66,7 @@ impl AuditOutbox {
 }
 
 /// Classifies each closed stray window, now that the store can be asked: late close, stale read, or unknown grant (alarm).
-async fn classified(
-    mut events: Vec<AuditEvent>,
-    store: &dyn Store,
-    reporter: &RoundReporter,
-) -> Vec<AuditEvent> {
+async fn classified(mut events: Vec<AuditEvent>, store: &Store, reporter: &RoundReporter) -> Vec<AuditEvent> {
     for event in events.iter_mut().filter(|event| event.action == UNKNOWN) {
         let Some(id) = event.grant else { continue };
         loop {
@@ -96,24 +88,25 @@ async fn classified(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use postern_store::Expect;
+    use postern_store::testing::memory::Memory;
 
     use super::*;
     use crate::signals::rounds::Task;
-    use crate::store::memory::Memory;
-    use crate::store::{Change, Expect};
-    use crate::testing::builders::{a_grant, at, reporter};
+    use crate::testing::builders::{a_grant, at};
+    use crate::testing::reporter;
 
     #[tokio::test]
     async fn only_the_window_of_a_grant_that_the_store_does_not_know_is_recorded_as_unknown() {
-        let store: Arc<dyn Store> = Arc::new(Memory::default());
+        let store = Memory::default();
         let (known, stray) = (a_grant().number(1).build(), a_grant().number(2).build());
-        let put = Change::PutGrant { grant: known.clone(), expect: Expect::Absent };
         let event = |grant| AuditEvent::done(at(0), "broker", UNKNOWN).on_grant(grant);
-        store.commit(Transaction::default().change(put).audit(event(known.id))).await.unwrap();
+        store
+            .commit(Transaction::default().put_grant(known.clone(), Expect::Absent).audit(event(known.id)))
+            .await
+            .unwrap();
         let records =
-            classified(vec![event(known.id), event(stray.id)], store.as_ref(), &reporter(Task::AuditOutbox))
-                .await;
+            classified(vec![event(known.id), event(stray.id)], &store, &reporter(Task::AuditOutbox)).await;
         assert_eq!(records.iter().map(|event| event.action.as_str()).collect::<Vec<_>>(), [ENDED, UNKNOWN]);
     }
 }

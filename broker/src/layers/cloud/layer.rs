@@ -22,8 +22,8 @@ use crate::layers::failure_streak::FailureStreak;
 use crate::layers::report::{LayerReport, LayerStatus};
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
-use crate::store::Store;
 use crate::telemetry;
+use postern_store::Store;
 
 /// The time limit of an authorization: the caller waits for it.
 const AUTHORIZE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -192,10 +192,10 @@ impl CloudLayer {
     /// Never: a failing store is retried.
     pub async fn keep_writing_records(
         self: Arc<Self>,
-        store: Arc<dyn Store>,
+        store: Store,
         reporter: RoundReporter,
     ) -> anyhow::Result<()> {
-        self.outbox.keep_writing(store.as_ref(), &reporter).await
+        self.outbox.keep_writing(&store, &reporter).await
     }
 
     /// Logs and counts the events, and queues them for the audit log.

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use postern_core::{ProtectedPort, TargetId};
 use postern_provider::{AssessmentReport, CloudError, LockdownOrder, LockdownReport, Provider};
+use postern_store::StoreError;
+use postern_store::coordination::Claim;
 
 use super::CloudLayer;
 use super::driver::within;
 use crate::cluster::leases::HeldLease;
-use crate::store::StoreError;
-use crate::store::coordination::Claim;
 
 /// The lock of the work that one broker does at a time.
 const JOB: &str = "lockdown";

@@ -13,12 +13,12 @@ use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_core::target::CloudKind;
 use postern_provider::{CloudError, Sighting, SweepReport, Unread};
+use postern_store::coordination::Claim;
 use rand::Rng as _;
 
 use super::CloudLayer;
 use crate::clock::boottime;
 use crate::signals::rounds::RoundReporter;
-use crate::store::coordination::Claim;
 use crate::telemetry;
 
 /// The number of leases that are asked for at once.

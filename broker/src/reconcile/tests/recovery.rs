@@ -2,10 +2,10 @@
 
 use futures_util::future::join_all;
 use postern_core::audit::AuditRecord;
+use postern_store::testing::memory::Fault::{self, After, Before, Conflict, Full, Nothing};
 
 use super::*;
 use crate::signals::grant_changes::GrantChange;
-use crate::store::memory::Fault::{self, After, Before, Conflict, Full, Nothing};
 
 const OTHER_VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef1";
 

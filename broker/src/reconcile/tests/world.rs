@@ -5,44 +5,45 @@ use std::future::Future;
 use postern_core::Layers;
 use postern_core::target::CloudKind;
 use postern_core::{CloseReason, Event, GrantId, GrantState};
+use postern_provider::Provider as _;
+use postern_provider::fake::FakeCloud;
+use postern_store::testing::memory::Memory;
+use postern_store::{Expect, Transaction};
 
 use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
 use crate::layers::host::sessions::AgentSession;
 use crate::signals::rounds::Task;
-use crate::store::memory::Memory;
-use crate::store::{Change, Expect, Transaction};
-use crate::testing::builders::{GrantBuilder, reporter};
+use crate::testing::builders::GrantBuilder;
 use crate::testing::observer_over;
-use postern_provider::Provider as _;
-use postern_provider::fake::FakeCloud;
+use crate::testing::reporter;
 
 /// The VM that every test is about.
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
 /// A broker's loops over a store and a cloud that outlive it.
 pub(super) struct World {
-    pub(super) store: Arc<Memory>,
+    pub(super) store: Memory,
     pub(super) cloud: Arc<FakeCloud>,
     pub(super) reconciler: Reconciler,
 }
 
 impl World {
     pub(super) fn new() -> Self {
-        Self::over(Arc::default(), Arc::default())
+        Self::over(Memory::default(), Arc::default())
     }
 
     /// Another broker process over the same store and cloud.
     pub(super) fn restarted(&self) -> Self {
-        Self::over(Arc::clone(&self.store), Arc::clone(&self.cloud))
+        Self::over(self.store.clone(), Arc::clone(&self.cloud))
     }
 
-    pub(super) fn over(store: Arc<Memory>, cloud: Arc<FakeCloud>) -> Self {
+    pub(super) fn over(store: Memory, cloud: Arc<FakeCloud>) -> Self {
         let (clock, wakeups) = (Clock::start(Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let cluster = Cluster::alone();
         let observer = observer_over(&cloud, clock, &wakeups, &cluster);
         let reconciler = Reconciler {
-            store: Arc::clone(&store) as _,
+            store: store.store(),
             sessions: Arc::clone(&observer.sessions),
             cloud: Arc::clone(&observer.cloud),
             observer,
@@ -90,9 +91,11 @@ impl World {
 
     /// Stores a grant, and wakes no target.
     pub(super) async fn keep(&self, grant: &Grant, expect: Expect) {
-        let change = Change::PutGrant { grant: grant.clone(), expect };
         let event = postern_core::audit::AuditEvent::done(grant.requested_at, "a test", "put");
-        self.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+        self.store
+            .commit(Transaction::default().put_grant(grant.clone(), expect).audit(event))
+            .await
+            .unwrap();
     }
 
     pub(super) async fn revoke(&self, id: GrantId) {

@@ -65,11 +65,10 @@ fn next(grant: &Grant, host: Seen, cloud: Seen, seconds: i64) -> Option<(&'stati
 
 /// The grant as the step writes it, on version 7 and with its audit record.
 fn written(step: &GrantStep) -> Grant {
-    let Transaction { changes, audit, under: _ } = &step.transaction;
-    let [Change::PutGrant { grant, expect: Expect::Version(7) }] = &changes[..] else {
-        panic!("{changes:?}")
-    };
-    let [event] = &audit[..] else { panic!("{audit:?}") };
+    let changes: Vec<(&Grant, Expect)> = step.transaction.puts().collect();
+    let [(grant, Expect::Version(7))] = changes[..] else { panic!("{changes:?}") };
+    assert_eq!(step.transaction.writes(), 1);
+    let [event] = &step.transaction.audit[..] else { panic!("{:?}", step.transaction) };
     assert_eq!((grant.id, event.grant), (step.grant, Some(step.grant)));
     assert_eq!(event.details["state"], grant.state.word());
     grant.clone()

@@ -9,11 +9,10 @@ use jiff::Timestamp;
 use postern_core::audit::Outcome;
 use postern_core::{Principal, Role};
 use postern_pki::identity::SpiffeId;
+use postern_store::testing::memory::Fault;
 
 use super::*;
 use crate::api::authentication::ClientCertificate;
-use crate::store::Store as _;
-use crate::store::memory::Fault;
 use crate::testing::TestApp;
 use crate::testing::builders::name;
 

@@ -147,7 +147,7 @@ mod tests {
                 v1::TargetErrorCode::FailedPrecondition,
                 "no policy",
             ),
-            (crate::store::StoreError::Full.into(), v1::TargetErrorCode::Unavailable, ""),
+            (postern_store::StoreError::Full.into(), v1::TargetErrorCode::Unavailable, ""),
         ] {
             let wire = result(an_outcome(Some(error))).error.unwrap();
             assert_eq!(wire.code(), code);

@@ -3,16 +3,18 @@
 use futures_util::StreamExt as _;
 use postern_core::audit::AuditEvent;
 use postern_core::{Event, Role};
+use postern_store::{Expect, Transaction};
 
 use super::*;
-use crate::store::{Change, Expect, Store as _, Transaction};
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::{TestApp, caller};
 
 async fn put(test: &TestApp, grant: &Grant) {
-    let change = Change::PutGrant { grant: grant.clone(), expect: Expect::Any };
     let event = AuditEvent::done(grant.requested_at, "a test", "put");
-    test.store.commit(Transaction::default().change(change).audit(event)).await.unwrap();
+    test.store
+        .commit(Transaction::default().put_grant(grant.clone(), Expect::Any).audit(event))
+        .await
+        .unwrap();
     test.app.grant_changes.changed(grant.id);
 }
 

@@ -5,13 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use postern_core::plan::{LayerWindow, Observed, desired_cloud, known_cloud};
 use postern_core::target::CloudKind;
 use postern_core::{Grant, GrantId, Layers};
+use postern_provider::fake::{FakeCloud, Fault};
 
 use super::*;
 use crate::clock::Clock;
 use crate::layers::report::LayerStatus;
 use crate::testing::builders::{GrantBuilder, a_grant};
 use crate::testing::captured_log::capture_log;
-use postern_provider::fake::{FakeCloud, Fault};
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 

@@ -1,10 +1,11 @@
 //! The driver of one of several brokers: its work with a lease, and its work without one.
 
+use postern_store::coordination::Claim;
+use postern_store::testing::fake_peer::FakePeer;
+
 use super::*;
 use crate::clock::boottime;
 use crate::cluster::Cluster;
-use crate::store::coordination::Claim;
-use crate::store::coordination::fake::FakePeer;
 
 /// A driver beside another broker, with the lease of the target.
 async fn beside_another() -> (World, Arc<FakePeer>) {

@@ -156,22 +156,22 @@ async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens
 
 #[tokio::test(start_paused = true)]
 async fn i6_a_store_that_fails_does_not_stop_a_close_and_gets_its_record_later() {
+    use postern_store::testing::memory::{Fault as StoreFault, Memory};
+
     use crate::signals::rounds::Task;
-    use crate::store::Store as _;
-    use crate::store::memory::{Fault as StoreFault, Memory};
-    use crate::testing::builders::reporter;
+    use crate::testing::reporter;
     let world = World::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
         world.cloud.tamper(window);
     }
-    let store = Arc::new(Memory::default());
+    let store = Memory::default();
     store.fail_next([StoreFault::Before; 20]);
     world.want(&[]);
     world.sweep().await;
     let lines = async || store.audit_lines(0, 10).await.unwrap().len();
     tokio::select! {
-        _ = Arc::clone(&world.layer).keep_writing_records(Arc::clone(&store) as _, reporter(Task::AuditOutbox)) => panic!("it ended"),
+        _ = Arc::clone(&world.layer).keep_writing_records(store.store(), reporter(Task::AuditOutbox)) => panic!("it ended"),
         () = async {
             world.round().await;
             assert_eq!((world.open(), lines().await), (Vec::new(), 0));

@@ -1,0 +1,124 @@
+//! The seam between the store and a database: documents, indexes and the audit log, without knowledge of any record.
+//!
+//! Every backend passes the suite in `testing/conformance.rs`. Many tasks may call its methods at once.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postern_core::audit::Head;
+
+use crate::batch::Batch;
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::kind::Kind;
+
+/// A database for documents and the audit log.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Applies all of the batch or none of it, durably, and appends its audit events in order. Returns the head of the audit
+    /// log after it.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] if an expectation does not hold, [`StoreError::Unaudited`] for writes without an audit event;
+    /// nothing was changed. Of the other errors only [`StoreError::Unavailable`] leaves the outcome unknown.
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError>;
+
+    /// Returns the document with this key.
+    ///
+    /// # Errors
+    /// Here and in every other read: the database failed.
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError>;
+
+    /// Returns the document with this key, or that there is none, once that is as durable as an answered batch.
+    ///
+    /// # Errors
+    /// It may be lost with the server that has it.
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError>;
+
+    /// Returns every document of a kind, in the order of the keys' text.
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError>;
+
+    /// Returns the documents in a range of an index.
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError>;
+
+    /// Returns the documents that a snapshot asks for, read at one instant, once they are as durable as an answered batch.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if this broker no longer holds the lease.
+    async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError>;
+
+    /// Returns up to `limit` lines of the audit log after record `after`, in order.
+    async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError>;
+
+    /// Returns the end of the audit log.
+    async fn audit_head(&self) -> Result<Head, StoreError>;
+
+    /// Waits until this process can no longer trust the database, and returns the reason; usually it waits forever.
+    async fn lost(&self) -> String {
+        std::future::pending().await
+    }
+
+    /// Waits until a task of the backend has ended without which it does nothing, and returns its name; usually it waits
+    /// forever.
+    async fn ended(&self) -> String {
+        std::future::pending().await
+    }
+}
+
+/// A range of an index, by the text of the keys.
+#[derive(Debug, Clone, Copy)]
+pub struct Range<'a> {
+    /// The index.
+    pub index: &'a str,
+    /// The order.
+    pub order: Order,
+    /// Only the documents whose keys are less than this one; for paging.
+    pub before: Option<&'a str>,
+    /// The most documents to return.
+    pub limit: usize,
+}
+
+impl<'a> Range<'a> {
+    /// Makes the range of the whole index, in the order of the keys.
+    pub fn all(index: &'a str) -> Self {
+        Self { index, order: Order::Ascending, before: None, limit: usize::MAX }
+    }
+
+    /// Returns the limit as a database takes it.
+    pub(crate) fn limit(&self) -> i64 {
+        i64::try_from(self.limit).unwrap_or(i64::MAX)
+    }
+}
+
+/// The order of a range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// From the least key.
+    Ascending,
+    /// From the greatest key.
+    Descending,
+}
+
+/// A query of documents that are read at one instant.
+#[derive(Debug, Clone, Copy)]
+pub struct SnapshotQuery<'a> {
+    /// The kind of which one index is read.
+    pub kind: Kind,
+    /// The index, which is read whole.
+    pub index: &'a str,
+    /// The kind of which every document is read.
+    pub whole: Kind,
+}
+
+/// Documents that were read at one instant.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The documents of the index, in the order of their keys.
+    pub indexed: Vec<Arc<Document>>,
+    /// The documents of the whole kind, in the order of their keys.
+    pub whole: Vec<Arc<Document>>,
+    /// The number of the last audit record at that instant.
+    pub seq: u64,
+}

@@ -1,0 +1,100 @@
+//! Batches: transactions as a backend takes them, with records as text.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use postern_core::audit::AuditEvent;
+
+use crate::coordination::Lease;
+use crate::indexes::Indexes;
+use crate::kind::{Kind, Version};
+
+/// Writes that happen together or not at all.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// The writes, applied in order: each sees those before it.
+    pub writes: Vec<Write>,
+    /// The audit events that describe them.
+    pub audit: Vec<AuditEvent>,
+    /// The lease that the writes need, if any.
+    pub under: Option<Lease>,
+}
+
+impl Batch {
+    /// Reports whether the batch writes records without an audit event, which no store accepts (I9).
+    pub fn is_unaudited(&self) -> bool {
+        self.audit.is_empty() && !self.writes.is_empty()
+    }
+
+    /// Names the first record that the batch writes, for an error.
+    pub(crate) fn subject(&self) -> String {
+        self.writes.first().map_or_else(|| "the audit log".to_owned(), |write| write.subject.clone())
+    }
+}
+
+/// A write of one record.
+#[derive(Debug, Clone)]
+pub struct Write {
+    /// The kind of the record.
+    pub kind: Kind,
+    /// The text of its key.
+    pub key: String,
+    /// The condition on the record before the write.
+    pub expect: Expect,
+    /// The record's name, for an error.
+    pub subject: String,
+    /// The content. None deletes the record, and conflicts if there is none.
+    pub put: Option<Put>,
+}
+
+impl Write {
+    /// Returns the version of the record after this write, for a record that has this version before it.
+    ///
+    /// `found` is none if there is no such record. `last` is the version of the record before it was deleted, if it was.
+    pub(crate) fn version_after(&self, found: Option<Version>, last: Version) -> Option<Version> {
+        let may_be_made = self.expect.holds(found) && (self.put.is_some() || found.is_some());
+        may_be_made.then_some(last + 1)
+    }
+}
+
+/// The content that a write gives a record.
+#[derive(Debug, Clone)]
+pub struct Put {
+    /// The text.
+    pub body: String,
+    /// The indexes in which the record is from now on.
+    pub indexes: Indexes,
+    /// The targets to look at, for the event of the commit.
+    pub targets: Vec<String>,
+    /// The record itself.
+    pub(crate) record: Arc<dyn Any + Send + Sync>,
+}
+
+impl Put {
+    /// Returns the record, if it is of this type.
+    pub fn record<R: 'static>(&self) -> Option<&R> {
+        self.record.downcast_ref()
+    }
+}
+
+/// The condition under which a write is made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expect {
+    /// The record does not exist.
+    Absent,
+    /// The record has this version.
+    Version(Version),
+    /// No condition.
+    Any,
+}
+
+impl Expect {
+    /// Reports whether the condition holds for a record with this version; `None`: there is no such record.
+    pub(crate) fn holds(self, found: Option<Version>) -> bool {
+        match self {
+            Self::Absent => found.is_none(),
+            Self::Version(version) => found == Some(version),
+            Self::Any => true,
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! A cache of the documents that every request and every pass of the reconciler reads, and of the head.
+//!
+//! Only this broker has the database open, so the cache is complete: it has every document of a kind, or every one in an
+//! index of the kind. It follows a batch once that is durable and before the callers are answered: no reader sees a record
+//! that a power cut could take back, and a caller that was answered sees its own commit. It keeps records as they were
+//! written, so that no read of them parses anything.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use postern_core::audit::Head;
+
+use crate::backend::{Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::Write;
+use crate::document::Document;
+use crate::error::StoreError;
+use crate::indexes::Indexes;
+use crate::kind::{Kind, Version};
+use crate::record::Record;
+
+/// A kind whose documents are cached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CachedKind {
+    pub(super) kind: Kind,
+    /// The index in which the cached documents are. It leads a family: a document in the index `open:x` is in `open`, too.
+    /// None: every document is cached.
+    index: Option<&'static str>,
+    parse: fn(Document) -> Result<Document, StoreError>,
+}
+
+impl CachedKind {
+    /// Caches every document of a kind.
+    pub(super) fn whole<R: Record>() -> Self {
+        Self { kind: R::KIND, index: None, parse: Document::read::<R> }
+    }
+
+    /// Caches the documents in an index.
+    pub(super) fn indexed<R: Record>(index: &'static str) -> Self {
+        Self { index: Some(index), ..Self::whole::<R>() }
+    }
+
+    /// Reports whether every document of an index is cached.
+    fn covers(&self, name: &str) -> bool {
+        self.index.is_none_or(|index| {
+            name.strip_prefix(index).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+        })
+    }
+
+    fn holds(&self, indexes: &Indexes) -> bool {
+        self.index.is_none_or(|index| indexes.contains(index))
+    }
+}
+
+/// The cache, shared by the writer and all readers.
+#[derive(Debug, Clone)]
+pub(super) struct Cache {
+    kinds: Arc<[CachedKind]>,
+    shared: Arc<RwLock<Cached>>,
+}
+
+#[derive(Debug)]
+struct Cached {
+    /// The shelves, in the order of the cached kinds.
+    shelves: Vec<Shelf>,
+    head: Head,
+}
+
+/// The cached documents of one kind.
+#[derive(Debug, Default)]
+struct Shelf {
+    documents: BTreeMap<String, (Arc<Document>, Indexes)>,
+    /// The keys in each index that the cache covers.
+    indexes: HashMap<String, BTreeSet<String>>,
+}
+
+/// The effect of a write on the cache.
+#[derive(Debug)]
+pub(super) struct Effect {
+    shelf: usize,
+    key: String,
+    /// The document and its indexes, if it is cached from now on.
+    after: Option<(Arc<Document>, Indexes)>,
+}
+
+impl Cache {
+    /// Makes an empty cache of these kinds, for a log with this head.
+    pub(super) fn new(kinds: &[CachedKind], head: Head) -> Self {
+        let shelves = kinds.iter().map(|_| Shelf::default()).collect();
+        Self { kinds: kinds.into(), shared: Arc::new(RwLock::new(Cached { shelves, head })) }
+    }
+
+    /// Adds documents that the database has.
+    ///
+    /// # Errors
+    /// A document cannot be read.
+    pub(super) fn fill(
+        &self,
+        kind: Kind,
+        documents: impl IntoIterator<Item = (Document, Indexes)>,
+    ) -> Result<(), StoreError> {
+        let Some((shelf, cached)) = self.shelf(kind) else { return Ok(()) };
+        let mut effects = Vec::new();
+        for (document, indexes) in documents {
+            let key = document.key.clone();
+            let after = cached.holds(&indexes).then_some(());
+            let after = after.map(|()| (cached.parse)(document)).transpose()?;
+            effects.push(Effect { shelf, key, after: after.map(|document| (Arc::new(document), indexes)) });
+        }
+        let head = self.head();
+        self.follow(effects, head);
+        Ok(())
+    }
+
+    /// Returns the effect of a write that gave its record this version; none for a kind that is not cached.
+    pub(super) fn effect(&self, write: Write, version: Version) -> Option<Effect> {
+        let (shelf, cached) = self.shelf(write.kind)?;
+        let put = write.put.filter(|put| cached.holds(&put.indexes));
+        let after = put
+            .map(|put| (Arc::new(Document::of_record(write.key.clone(), version, put.record)), put.indexes));
+        Some(Effect { shelf, key: write.key, after })
+    }
+
+    /// Follows a durable commit.
+    pub(super) fn follow(&self, effects: impl IntoIterator<Item = Effect>, head: Head) {
+        let mut cached = self.shared.write().unwrap_or_else(PoisonError::into_inner);
+        for Effect { shelf, key, after } in effects {
+            if let (Some(shelf), Some(kind)) = (cached.shelves.get_mut(shelf), self.kinds.get(shelf)) {
+                shelf.follow(kind, key, after);
+            }
+        }
+        cached.head = head;
+    }
+
+    /// Returns a document. The outer none: the cache does not know whether there is one.
+    pub(super) fn get(&self, kind: Kind, key: &str) -> Option<Option<Arc<Document>>> {
+        let (shelf, cached) = self.shelf(kind)?;
+        let found =
+            self.look().shelves.get(shelf)?.documents.get(key).map(|(document, _)| Arc::clone(document));
+        (found.is_some() || cached.index.is_none()).then_some(found)
+    }
+
+    /// Returns every document of a kind, if all are cached.
+    pub(super) fn list(&self, kind: Kind) -> Option<Vec<Arc<Document>>> {
+        let (shelf, _) = self.shelf(kind).filter(|(_, cached)| cached.index.is_none())?;
+        Some(self.look().shelves.get(shelf)?.all().cloned().collect())
+    }
+
+    /// Returns the documents in a range of an index, if the whole index is cached.
+    pub(super) fn range(&self, kind: Kind, range: Range<'_>) -> Option<Vec<Arc<Document>>> {
+        let (shelf, cached) = self.shelf(kind).filter(|(_, cached)| cached.covers(range.index))?;
+        Some(self.look().shelves.get(shelf)?.range(cached, range))
+    }
+
+    /// Returns the documents of a snapshot, if all are cached.
+    pub(super) fn snapshot(&self, wanted: SnapshotQuery<'_>) -> Option<Snapshot> {
+        let (of_index, kind) = self.shelf(wanted.kind).filter(|(_, kind)| kind.covers(wanted.index))?;
+        let (of_whole, _) = self.shelf(wanted.whole).filter(|(_, kind)| kind.index.is_none())?;
+        let cached = self.look();
+        Some(Snapshot {
+            indexed: cached.shelves.get(of_index)?.range(kind, Range::all(wanted.index)),
+            whole: cached.shelves.get(of_whole)?.all().cloned().collect(),
+            seq: cached.head.seq,
+        })
+    }
+
+    pub(super) fn head(&self) -> Head {
+        self.look().head
+    }
+
+    fn shelf(&self, kind: Kind) -> Option<(usize, &CachedKind)> {
+        self.kinds.iter().enumerate().find(|(_, cached)| cached.kind.name == kind.name)
+    }
+
+    fn look(&self) -> RwLockReadGuard<'_, Cached> {
+        self.shared.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shelf {
+    fn follow(&mut self, kind: &CachedKind, key: String, after: Option<(Arc<Document>, Indexes)>) {
+        let before = self.documents.remove(&key).map(|(_, indexes)| indexes).unwrap_or_default();
+        let none = Indexes::default();
+        let now = after.as_ref().map_or(&none, |(_, indexes)| indexes);
+        for name in before.without(now) {
+            if let Some(keys) = self.indexes.get_mut(name) {
+                keys.remove(&key);
+                if keys.is_empty() {
+                    self.indexes.remove(name);
+                }
+            }
+        }
+        // Every document of the shelf is in the index that leads: that one is the shelf itself.
+        for name in now.without(&before).filter(|name| kind.covers(name) && kind.index != Some(name)) {
+            self.indexes.entry(name.to_owned()).or_default().insert(key.clone());
+        }
+        if let Some(after) = after {
+            self.documents.insert(key, after);
+        }
+    }
+
+    fn all(&self) -> impl DoubleEndedIterator<Item = &Arc<Document>> {
+        self.documents.values().map(|(document, _)| document)
+    }
+
+    fn range(&self, kind: &CachedKind, range: Range<'_>) -> Vec<Arc<Document>> {
+        let is_before = |key: &str| range.before.is_none_or(|before| key < before);
+        if kind.index == Some(range.index) {
+            let documents = self.all().filter(|document| is_before(&document.key));
+            return in_order(documents, range);
+        }
+        let keys = self.indexes.get(range.index).into_iter().flatten().filter(|key| is_before(key));
+        let documents = keys.filter_map(|key| self.documents.get(key)).map(|(document, _)| document);
+        in_order(documents, range)
+    }
+}
+
+fn in_order<'a>(
+    documents: impl DoubleEndedIterator<Item = &'a Arc<Document>>,
+    range: Range<'_>,
+) -> Vec<Arc<Document>> {
+    match range.order {
+        Order::Ascending => documents.take(range.limit).cloned().collect(),
+        Order::Descending => documents.rev().take(range.limit).cloned().collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::{CloseReason, Event, Grant, Policy};
+
+    use super::*;
+    use crate::batch::Expect;
+    use crate::testing::builders::{a_grant, a_policy, at};
+    use crate::transaction::Transaction;
+
+    fn follow(cache: &Cache, transaction: Transaction) {
+        let writes = transaction.into_batch().unwrap().writes;
+        let effects: Vec<Effect> = writes.into_iter().filter_map(|write| cache.effect(write, 1)).collect();
+        cache.follow(effects, Head::EMPTY);
+    }
+
+    fn keys(documents: Option<Vec<Arc<Document>>>) -> Vec<String> {
+        documents.unwrap().iter().map(|document| document.key.clone()).collect()
+    }
+
+    #[test]
+    fn an_index_is_served_only_if_the_cache_has_all_of_it_and_loses_what_leaves_it() {
+        let kinds = [CachedKind::indexed::<Grant>("open"), CachedKind::whole::<Policy>()];
+        let cache = Cache::new(&kinds, Head::EMPTY);
+        let (one, both) = (a_grant().number(1).build(), a_grant().number(2).and_on("host:vm-2").build());
+        let policy = a_policy().build();
+        let all = [one.clone(), both.clone()].into_iter();
+        let all = all.fold(Transaction::default(), |all, grant| all.put_grant(grant, Expect::Any));
+        follow(&cache, all.put_policy(policy.clone(), Expect::Any));
+        let (first, second) = (one.id.to_string(), both.id.to_string());
+        let range = |index| cache.range(Grant::KIND, Range::all(index));
+        assert!(range("on:host:vm-1").is_none() && range("opened").is_none() && range("all").is_none());
+        assert_eq!(keys(range("open")), [first.clone(), second.clone()]);
+        assert_eq!(keys(range("open:host:vm-2")), [second.as_str()]);
+        let newest = Range { order: Order::Descending, limit: 1, ..Range::all("open:host:vm-1") };
+        assert_eq!(keys(cache.range(Grant::KIND, newest)), [second.as_str()]);
+        let older = Range { before: Some(&second), ..Range::all("open") };
+        assert_eq!(keys(cache.range(Grant::KIND, older)), [first.as_str()]);
+
+        let closing = both.after(Event::Close(CloseReason::Expired), at(60)).unwrap();
+        let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();
+        follow(&cache, Transaction::default().put_grant(closed, Expect::Any).delete_policy(&policy.name));
+        assert_eq!(keys(range("open")), [first.as_str()]);
+        assert!(keys(range("open:host:vm-2")).is_empty());
+        assert!(cache.get(Grant::KIND, &second).is_none(), "the database has it");
+        assert!(matches!(cache.get(Policy::KIND, "usual"), Some(None)), "there is none anywhere");
+        assert!(keys(cache.list(Policy::KIND)).is_empty());
+    }
+}

@@ -1,0 +1,157 @@
+//! The embedded store: SQLite in WAL mode with `synchronous = FULL`, so that an answered commit survives a power cut.
+//! One broker uses it at a time.
+//!
+//! A commit goes through the one writer (`writer.rs`), which syncs once for all transactions that wait. Reads of open grants
+//! and policies come from memory (`cache.rs`), which follows a commit once it is durable; all other reads use
+//! connections of their own (`reader.rs`) and wait for no writer.
+
+mod cache;
+mod database;
+mod documents;
+mod reader;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod writer;
+mod writes;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postern_core::audit::Head;
+use postern_core::{Grant, Policy};
+use rusqlite::{Connection, params};
+
+use crate::backend::{Backend, Range, Snapshot, SnapshotQuery};
+use crate::batch::Batch;
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::kind::Kind;
+use crate::record::Record as _;
+use crate::records::grant::OPEN;
+use crate::store::Store;
+use cache::{Cache, CachedKind};
+use database::{Lock, audit_lines, connect, read_head};
+use reader::Readers;
+use rows::unavailable;
+pub use transfer::Transfer;
+use writer::Writer;
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct Embedded {
+    writer: Writer,
+    cache: Cache,
+    readers: Readers,
+    /// The lock on the database. It is the last field, so that the writer has ended when the lock is released.
+    _lock: Lock,
+}
+
+impl Embedded {
+    /// Opens the store, or makes it.
+    ///
+    /// # Errors
+    /// Another broker has it open, it was written by a newer broker, it was moved or is incomplete, or it cannot be read.
+    pub fn open(path: &Path) -> Result<Store, StoreError> {
+        Self::open_with(path, |_| Ok(()))
+    }
+
+    fn open_with(
+        path: &Path,
+        prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+    ) -> Result<Store, StoreError> {
+        let (lock, connection) = connect(path)?;
+        transfer::check(&connection)?;
+        prepare(&connection).map_err(unavailable)?;
+        let cached = [CachedKind::indexed::<Grant>(OPEN), CachedKind::whole::<Policy>()];
+        let cache = Cache::new(&cached, read_head(&connection)?);
+        cache.fill(Grant::KIND, documents::of_index(&connection, Grant::KIND, OPEN)?)?;
+        cache.fill(Policy::KIND, documents::with_indexes(&connection, Policy::KIND)?)?;
+        let writer = Writer::start(connection, cache.clone())?;
+        Ok(Store::new(Arc::new(Self { writer, cache, readers: Readers::new(path), _lock: lock })))
+    }
+}
+
+#[async_trait]
+impl Backend for Embedded {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
+        self.writer.commit(batch).await
+    }
+
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        if let Some(cached) = self.cache.get(kind, key) {
+            return Ok(cached);
+        }
+        self.readers.one(|db| documents::get(db, kind, key))
+    }
+
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+        // A reader sees a commit only after it is on the disk.
+        self.get(kind, key).await.map(Durable::new)
+    }
+
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        if let Some(cached) = self.cache.list(kind) {
+            return Ok(cached);
+        }
+        self.readers.read(move |db| documents::list(db, kind)).await
+    }
+
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        if let Some(cached) = self.cache.range(kind, range) {
+            return Ok(cached);
+        }
+        let (index, before) = (range.index.to_owned(), range.before.map(str::to_owned));
+        let (order, limit) = (range.order, range.limit);
+        self.readers
+            .read(move |db| {
+                let range = Range { index: &index, before: before.as_deref(), order, limit };
+                documents::range(db, kind, range)
+            })
+            .await
+    }
+
+    async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        if let Some(cached) = self.cache.snapshot(wanted) {
+            return Ok(cached);
+        }
+        let (kind, index, whole) = (wanted.kind, wanted.index.to_owned(), wanted.whole);
+        self.readers
+            .read(move |db| {
+                Ok(Snapshot {
+                    indexed: documents::range(db, kind, Range::all(&index))?,
+                    whole: documents::list(db, whole)?,
+                    seq: read_head(db)?.seq,
+                })
+            })
+            .await
+    }
+
+    async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        self.readers
+            .read(move |db| {
+                let after = i64::try_from(after).unwrap_or(i64::MAX);
+                let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+                audit_lines(
+                    db,
+                    "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2",
+                    params![after, limit],
+                )
+            })
+            .await
+    }
+
+    async fn audit_head(&self) -> Result<Head, StoreError> {
+        Ok(self.cache.head())
+    }
+
+    async fn ended(&self) -> String {
+        self.writer.ended().await;
+        "the thread that commits to the store has ended".to_owned()
+    }
+}

@@ -1,0 +1,15 @@
+//! SQLite's errors as the store's.
+
+use rusqlite::ErrorCode;
+
+pub(super) use crate::body::{corrupt, from_body};
+use crate::error::StoreError;
+
+/// Turns an error of SQLite into one of the store.
+pub(super) fn unavailable(error: rusqlite::Error) -> StoreError {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => StoreError::Full,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => corrupt("database", error),
+        Some(_) | None => StoreError::Unavailable { source: Box::new(error) },
+    }
+}

@@ -1,0 +1,174 @@
+//! Moving the embedded store, under the lock that a broker takes, so that no broker writes during the migration.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use postern_core::audit::{AuditRecord, Head};
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::database::{Lock, audit_lines, connect, read_head};
+use super::documents::rows;
+use super::rows::unavailable;
+use super::writes;
+use crate::error::{MigrationError, StoreError};
+use crate::indexes::Indexes;
+use crate::kind::Part;
+use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
+
+/// The marks that keep a store from being opened.
+const MOVED: &str = "moved";
+const INCOMPLETE: &str = "incomplete";
+
+/// A database, as the source or the target of a migration.
+#[derive(Debug)]
+pub struct Transfer {
+    connection: Connection,
+    _lock: Lock,
+}
+
+impl Transfer {
+    /// Opens a database, to move it or to move another store into it.
+    ///
+    /// # Errors
+    /// A broker has it open, it was written by a newer broker, or it cannot be read.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let (lock, connection) = connect(path)?;
+        Ok(Self { connection, _lock: lock })
+    }
+}
+
+/// Refuses a store that was moved away, or whose migration was not completed.
+pub(super) fn check(db: &Connection) -> Result<(), StoreError> {
+    if let Some(to) = mark(db, MOVED)? {
+        return Err(MigrationError::Moved { to }.into());
+    }
+    match mark(db, INCOMPLETE)? {
+        Some(from) => Err(MigrationError::Incomplete { from }.into()),
+        None => Ok(()),
+    }
+}
+
+fn mark(db: &Connection, name: &str) -> Result<Option<String>, StoreError> {
+    let sql = "SELECT text FROM marks WHERE name = ?1";
+    db.query_row(sql, [name], |row| row.get(0)).optional().map_err(unavailable)
+}
+
+fn counts(db: &Connection) -> Result<Counts, StoreError> {
+    let lines = db.query_row("SELECT COUNT(*) FROM audit", [], |row| row.get(0)).map_err(unavailable)?;
+    let sql = "SELECT kind, COUNT(*) FROM documents GROUP BY kind";
+    let kinds = rows(db, sql, [], |row| {
+        Ok((Part::Records(row.get(0).map_err(unavailable)?), row.get(1).map_err(unavailable)?))
+    })?;
+    Ok(kinds.into_iter().chain([(Part::Audit, lines)]).collect())
+}
+
+/// Returns the documents of a kind after `from`, as they are kept.
+fn documents(db: &Connection, kind: &str, from: &str) -> Result<Vec<Item>, StoreError> {
+    let sql = "SELECT key, version, body, indexes FROM documents WHERE kind = ?1 AND key > ?2 ORDER BY key LIMIT ?3";
+    let item = |row: &rusqlite::Row<'_>| {
+        let indexes = Indexes::from_text(row.get_ref(3)?.as_str()?);
+        let (key, version, body) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        Ok(Item::Document { kind: kind.to_owned(), key, version, body, indexes })
+    };
+    rows(db, sql, params![kind, from, PAGE], |row| item(row).map_err(unavailable))
+}
+
+fn keep(db: &Connection, item: Item) -> Result<(), StoreError> {
+    let put = |sql: &str, values: &[&dyn rusqlite::ToSql]| {
+        db.prepare_cached(sql)
+            .and_then(|mut statement| statement.execute(values))
+            .map(drop)
+            .map_err(unavailable)
+    };
+    match item {
+        Item::Audit { seq, line } => put("INSERT INTO audit (seq, line) VALUES (?1, ?2)", &[&seq, &line]),
+        Item::Document { kind, key, version, body, indexes } => {
+            let sql = "INSERT OR REPLACE INTO documents (kind, key, version, indexes, body) VALUES (?1, ?2, ?3, ?4, ?5)";
+            put(sql, &[&kind, &key, &version, &indexes.to_text(), &body])?;
+            indexes.names().try_for_each(|index| writes::enter(db, &kind, index, &key))
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Transfer {
+    async fn head(&mut self) -> Result<Head, StoreError> {
+        read_head(&self.connection)
+    }
+
+    async fn counts(&mut self) -> Result<Counts, StoreError> {
+        counts(&self.connection)
+    }
+
+    async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError> {
+        let (db, from) = (&self.connection, from.unwrap_or_default());
+        let items = match part {
+            Part::Audit => {
+                let after: i64 = if from.is_empty() { 0 } else { from.parse().unwrap_or(i64::MAX) };
+                let sql = "SELECT seq, line FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+                let lines = audit_lines(db, sql, params![after, PAGE])?;
+                lines.into_iter().map(|(seq, line)| Item::Audit { seq, line }).collect()
+            }
+            Part::Records(kind) => documents(db, kind, from)?,
+        };
+        let next = items.last().filter(|_| items.len() == PAGE).map(|last| match last {
+            Item::Audit { seq, .. } => seq.to_string(),
+            Item::Document { key, .. } => key.clone(),
+        });
+        Ok(Page { items, next })
+    }
+
+    async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
+        if read_head(&self.connection)? != *head {
+            return Err(MigrationError::Changed.into());
+        }
+        let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
+        self.connection.execute(sql, params![MOVED, to]).map(drop).map_err(unavailable)
+    }
+}
+
+#[async_trait]
+impl Target for Transfer {
+    async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction().map_err(unavailable)?;
+        match mark(&transaction, INCOMPLETE)? {
+            Some(from) if !overwrite => return Err(MigrationError::Incomplete { from }.into()),
+            Some(_) => {
+                for table in ["audit", "documents", "entries"] {
+                    transaction.execute(&format!("DELETE FROM {table}"), []).map_err(unavailable)?;
+                }
+            }
+            None if counts(&transaction)?.values().any(|count| *count > 0) => {
+                return Err(MigrationError::NotEmpty.into());
+            }
+            None => {}
+        }
+        let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
+        transaction.execute(sql, params![INCOMPLETE, from]).map_err(unavailable)?;
+        transaction.commit().map_err(unavailable)
+    }
+
+    async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction().map_err(unavailable)?;
+        for item in items {
+            keep(&transaction, item)?;
+        }
+        transaction.commit().map_err(unavailable)
+    }
+
+    async fn arrived(&mut self) -> Result<Counts, StoreError> {
+        counts(&self.connection)
+    }
+
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        // Every transaction was synced.
+        Ok(())
+    }
+
+    async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError> {
+        let transaction = self.connection.transaction().map_err(unavailable)?;
+        keep(&transaction, Item::Audit { seq: last.seq, line: last.to_line() })?;
+        transaction.execute("DELETE FROM marks", []).map_err(unavailable)?;
+        transaction.commit().map_err(unavailable)
+    }
+}

@@ -1,0 +1,80 @@
+//! Writes, each applied to the database inside the writer's transaction.
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+use super::rows::unavailable;
+use crate::batch::Write;
+use crate::error::StoreError;
+use crate::indexes::Indexes;
+use crate::kind::Version;
+
+/// A document as the database has it; a deleted one may have left its version.
+struct Before {
+    version: Version,
+    is_there: bool,
+    indexes: Indexes,
+}
+
+/// Applies the write, and returns the new version of its record.
+///
+/// # Errors
+/// A conflict, if the write's expectation does not hold.
+pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, StoreError> {
+    let before = before(connection, write)?;
+    let found = before.as_ref().filter(|before| before.is_there).map(|before| before.version);
+    let last = before.as_ref().map_or(0, |before| before.version);
+    let Some(version) = write.version_after(found, last) else {
+        return Err(StoreError::Conflict { what: write.subject.clone() });
+    };
+    let (kind, none) = (write.kind.name, Indexes::default());
+    let body = write.put.as_ref().map(|put| put.body.as_str());
+    let old = before.as_ref().map_or(&none, |before| &before.indexes);
+    let new = write.put.as_ref().map_or(&none, |put| &put.indexes);
+    if body.is_none() && !write.kind.keeps_versions {
+        execute(connection, "DELETE FROM documents WHERE kind = ?1 AND key = ?2", params![kind, write.key])?;
+    } else {
+        let sql = if before.is_some() {
+            "UPDATE documents SET version = ?3, indexes = ?4, body = ?5 WHERE kind = ?1 AND key = ?2"
+        } else {
+            "INSERT INTO documents (kind, key, version, indexes, body) VALUES (?1, ?2, ?3, ?4, ?5)"
+        };
+        execute(connection, sql, params![kind, write.key, version, new.to_text(), body])?;
+    }
+    for index in old.without(new) {
+        let sql = "DELETE FROM entries WHERE kind = ?1 AND name = ?2 AND key = ?3";
+        execute(connection, sql, params![kind, index, write.key])?;
+    }
+    for index in new.without(old) {
+        enter(connection, kind, index, &write.key)?;
+    }
+    Ok(version)
+}
+
+/// Puts a document into an index.
+pub(super) fn enter(connection: &Connection, kind: &str, index: &str, key: &str) -> Result<(), StoreError> {
+    let sql = "INSERT OR IGNORE INTO entries (kind, name, key) VALUES (?1, ?2, ?3)";
+    execute(connection, sql, params![kind, index, key])
+}
+
+fn before(connection: &Connection, write: &Write) -> Result<Option<Before>, StoreError> {
+    let sql = "SELECT version, indexes, body IS NOT NULL FROM documents WHERE kind = ?1 AND key = ?2";
+    let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
+    let row = statement.query_row(params![write.kind.name, write.key], |row| {
+        let indexes = Indexes::from_text(row.get_ref(1)?.as_str()?);
+        Ok(Before { version: row.get(0)?, is_there: row.get(2)?, indexes })
+    });
+    row.optional().map_err(unavailable)
+}
+
+/// Runs a statement.
+pub(super) fn execute(
+    connection: &Connection,
+    sql: &str,
+    values: impl rusqlite::Params,
+) -> Result<(), StoreError> {
+    connection
+        .prepare_cached(sql)
+        .and_then(|mut statement| statement.execute(values))
+        .map(drop)
+        .map_err(unavailable)
+}

@@ -1,0 +1,95 @@
+//! Kinds: the facts about one sort of record that a backend needs, and the parts of a store that are made of them.
+
+use std::fmt;
+
+/// The count of a record's changes, from 1.
+pub type Version = u64;
+
+/// A kind of record, as a backend knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kind {
+    /// The name under which a store keeps the records, in lower-case letters.
+    pub name: &'static str,
+    /// The noun for one record, for errors.
+    pub noun: &'static str,
+    /// Set if a record that is deleted and put again counts on, so that a version that was read before the deletion never
+    /// fits the later record.
+    pub keeps_versions: bool,
+    /// Set if the event of a commit names the records that it changed, for the other brokers.
+    pub is_announced: bool,
+}
+
+impl Kind {
+    /// Makes a kind whose deleted records leave nothing behind, and whose changes no event names.
+    ///
+    /// # Panics
+    /// A store uses the name for something else. A kind is a constant, so that this stops the build.
+    pub const fn new(name: &'static str, noun: &'static str) -> Self {
+        let mut at = 0;
+        while at < RESERVED.len() {
+            assert!(!is_same(name.as_bytes(), RESERVED[at].as_bytes()), "the store uses this name itself");
+            at += 1;
+        }
+        Self { name, noun, keeps_versions: false, is_announced: false }
+    }
+
+    /// Keeps the versions of deleted records.
+    #[must_use]
+    pub const fn keeping_versions(self) -> Self {
+        Self { keeps_versions: true, ..self }
+    }
+
+    /// Has the events of commits name the records.
+    #[must_use]
+    pub const fn announced(self) -> Self {
+        Self { is_announced: true, ..self }
+    }
+}
+
+/// The names of other things that a store keeps: on Redis, the records of a kind are a key beside these.
+const RESERVED: [&str; 18] = [
+    "audit",
+    "confirmed",
+    "events",
+    "exclusive",
+    "fence",
+    "head",
+    "incomplete",
+    "kinds",
+    "leases",
+    "locks",
+    "losses",
+    "members",
+    "moved",
+    "queue",
+    "schema",
+    "statuses",
+    "turn",
+    "upgrading",
+];
+
+const fn is_same(one: &[u8], other: &[u8]) -> bool {
+    let mut at = 0;
+    while at < one.len() && at < other.len() && one[at] == other[at] {
+        at += 1;
+    }
+    at == one.len() && at == other.len()
+}
+
+/// A part of a store: the audit log, or the records of one kind.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    /// The audit log.
+    Audit,
+    /// The records of the kind with this name.
+    Records(String),
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Audit => f.write_str("audit records"),
+            Self::Records(kind) => f.write_str(kind),
+        }
+    }
+}

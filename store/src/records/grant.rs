@@ -1,0 +1,199 @@
+//! Grants, by their ids, with indexes by principal and by target.
+
+use postern_core::{Grant, GrantId, Policy, PrincipalKey, TargetId};
+
+use super::principal::principal_text;
+use crate::backend::{Order, Range, SnapshotQuery};
+use crate::batch::Expect;
+use crate::coordination::Lease;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::indexes::Indexes;
+use crate::kind::Kind;
+use crate::record::{Record, Versioned};
+use crate::store::Store;
+use crate::transaction::Transaction;
+
+/// The index of every grant.
+const ALL: &str = "all";
+/// The index of the grants that are not in a final state, and the family of the same by target.
+pub(crate) const OPEN: &str = "open";
+/// The words of the states in which a grant is in [`OPEN`].
+const OPEN_STATES: [&str; 4] = ["pending_approval", "opening", "active", "closing"];
+/// The number of grants that are read at once.
+const PAGE: usize = 500;
+
+fn of_principal(principal: &PrincipalKey) -> String {
+    format!("of:{}", principal_text(principal))
+}
+
+fn on_target(target: &TargetId) -> String {
+    format!("on:{target}")
+}
+
+fn open_on_target(target: &TargetId) -> String {
+    format!("{OPEN}:{target}")
+}
+
+impl Record for Grant {
+    const KIND: Kind = Kind::new("grants", "grant").announced();
+    type Key = GrantId;
+
+    fn indexes(&self) -> Indexes {
+        let is_open = !self.state.is_final();
+        let indexes =
+            Indexes::default().and(ALL).and(of_principal(self.principal.key())).and_if(is_open, OPEN);
+        self.targets().into_iter().fold(indexes, |indexes, target| {
+            indexes.and(on_target(target)).and_if(is_open, open_on_target(target))
+        })
+    }
+
+    fn targets(&self) -> Vec<&TargetId> {
+        Grant::targets(self)
+    }
+}
+
+impl Transaction {
+    /// Writes a grant.
+    #[must_use]
+    pub fn put_grant(self, grant: Grant, expect: Expect) -> Self {
+        self.put(&grant.id.clone(), grant, expect)
+    }
+}
+
+/// A selection of grants.
+#[derive(Debug, Clone, Default)]
+pub struct GrantQuery {
+    /// Only those with a window on this target.
+    pub target: Option<TargetId>,
+    /// Only those in one of these states, by word; empty: any.
+    pub states: Vec<&'static str>,
+    /// Only those of this principal.
+    pub principal: Option<PrincipalKey>,
+    /// Only those older than this one (by id); for paging.
+    pub before: Option<GrantId>,
+    /// The most grants to return.
+    pub limit: usize,
+}
+
+impl GrantQuery {
+    /// Returns the shortest index that has every grant of the query.
+    fn index(&self) -> String {
+        let is_open = !self.states.is_empty() && self.states.iter().all(|state| OPEN_STATES.contains(state));
+        match (&self.target, &self.principal) {
+            (Some(target), _) if is_open => open_on_target(target),
+            (Some(target), _) => on_target(target),
+            (None, _) if is_open => OPEN.to_owned(),
+            (None, Some(principal)) => of_principal(principal),
+            (None, None) => ALL.to_owned(),
+        }
+    }
+
+    /// Reports whether a grant of the index is one of the query's.
+    fn selects(&self, grant: &Grant) -> bool {
+        self.principal.as_ref().is_none_or(|key| grant.principal.key() == key)
+            && (self.states.is_empty() || self.states.contains(&grant.state.word()))
+    }
+}
+
+/// The part of the store that concerns one target, at one instant.
+#[derive(Debug, Clone)]
+pub struct TargetSnapshot {
+    /// The grants with a window on the target that are not in a final state, the oldest first.
+    pub grants: Vec<Versioned<Grant>>,
+    /// Every policy that covers the target.
+    pub policies: Vec<Policy>,
+    /// The number of the last audit record at that instant; it rises with every change, across restarts.
+    pub seq: u64,
+}
+
+impl Store {
+    /// Returns a grant.
+    ///
+    /// # Errors
+    /// The store failed, or the record cannot be read.
+    pub async fn grant(&self, id: GrantId) -> Result<Option<Versioned<Grant>>, StoreError> {
+        self.get(&id).await
+    }
+
+    /// Returns a grant, or that there is none, once that is as durable as an answered commit.
+    ///
+    /// # Errors
+    /// It may be lost with the server that has it, or cannot be read.
+    pub async fn durable_grant(&self, id: GrantId) -> Result<Durable<Option<Versioned<Grant>>>, StoreError> {
+        self.get_durable(&id).await
+    }
+
+    /// Returns the grants that match the query, by id, the newest first.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn grants(&self, query: GrantQuery) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        let (index, mut found) = (query.index(), Vec::new());
+        let mut before = query.before.map(|id| id.to_string());
+        while found.len() < query.limit {
+            let limit = PAGE.min(query.limit);
+            let range = Range { index: &index, order: Order::Descending, before: before.as_deref(), limit };
+            let page: Vec<Versioned<Grant>> = self.range(range).await?;
+            let is_last = page.len() < limit;
+            before = page.last().map(|grant| grant.record.id.to_string());
+            found.extend(page.into_iter().filter(|grant| query.selects(&grant.record)));
+            if is_last {
+                break;
+            }
+        }
+        found.truncate(query.limit);
+        Ok(found)
+    }
+
+    /// Returns every grant that is not in a final state, the oldest first.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn open_grants(&self) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        self.range(Range::all(OPEN)).await
+    }
+
+    /// Returns the records of one target that the reconciler needs, read at one instant. They are as durable as an answered
+    /// commit.
+    ///
+    /// # Errors
+    /// [`StoreError::Fenced`] if this broker no longer holds the lease.
+    pub async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
+        let index = open_on_target(&lease.target);
+        let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND };
+        let found = self.backend().snapshot(lease, wanted).await?;
+        let grants = found.indexed.iter().map(|grant| grant.versioned()).collect::<Result<_, _>>()?;
+        let mut policies = Vec::new();
+        for policy in &found.whole {
+            let policy = policy.record::<Policy>()?;
+            if policy.covers(&lease.target) {
+                policies.push(policy.into_owned());
+            }
+        }
+        Ok(TargetSnapshot { grants, policies, seq: found.seq })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use postern_core::{CloseReason, Event};
+
+    use super::*;
+    use crate::testing::builders::{a_grant, at};
+
+    #[test]
+    fn a_grant_is_in_the_open_indexes_until_it_is_over() {
+        let names = |grant: &Grant| grant.indexes().names().map(str::to_owned).collect::<Vec<_>>();
+        let grant = a_grant().and_on("host:vm-2").build();
+        let (all, on) = (["all", "of:alice"], ["on:host:vm-1", "on:host:vm-2"]);
+        let open = ["open", "open:host:vm-1", "open:host:vm-2"];
+        assert_eq!(names(&grant), [all.as_slice(), &on, &open].concat());
+        let closing = grant.after(Event::Close(CloseReason::Expired), at(60)).unwrap();
+        assert!(OPEN_STATES.contains(&closing.state.word()));
+        assert_eq!(names(&closing), names(&grant));
+        let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();
+        assert!(!OPEN_STATES.contains(&closed.state.word()));
+        assert_eq!(names(&closed), [all.as_slice(), &on].concat());
+    }
+}

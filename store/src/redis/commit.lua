@@ -1,0 +1,178 @@
+-- Applies a group of transactions or none of it.
+--
+-- KEYS[1]: the prefix of every key. ARGV: the membership, the head that the records follow, the head after them, the
+-- transactions as JSON, the length of a turn in ms, the known head, and the records of the audit log, one line each.
+-- '?' in place of the first head: the member does not know the head, and asks for its turn and for the head.
+-- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head, as `known.lua` does;
+-- 'wait' if another member has the turn; 'lost' and the index, from 0, of a transaction whose lease another member holds; or
+-- 'conflict' and the indexes of the transaction and the write that cannot be made. The script checks everything before it
+-- writes anything.
+--
+-- Turns: a member whose head was moved by another member has the turn from then on, and a member that comes meanwhile waits
+-- in a queue. A commit hands the turn to the first in the queue. So no member's commit is overtaken twice. A turn is limited
+-- in time, so that a member that dies in it holds the others up for no longer than that. A single member never waits and
+-- never writes a turn.
+local p, me = KEYS[1], ARGV[1]
+if redis.call('EXISTS', p .. 'alive:' .. me) == 0 then
+    return { 'fenced' }
+end
+if redis.call('EXISTS', p .. 'moved', p .. 'incomplete') > 0 then
+    return { 'moved' }
+end
+
+local turn, queue = p .. 'turn', p .. 'queue'
+-- Gives the turn to the first in the queue that is still a member, and returns that member.
+local function hand_over()
+    while true do
+        local first = redis.call('ZPOPMIN', queue)[1]
+        if not first then
+            redis.call('DEL', turn)
+            return nil
+        end
+        if redis.call('EXISTS', p .. 'alive:' .. first) == 1 then
+            redis.call('SET', turn, first, 'PX', ARGV[5])
+            return first
+        end
+    end
+end
+local holder = redis.call('GET', turn)
+if not holder and redis.call('EXISTS', queue) == 1 then
+    holder = hand_over()
+end
+if holder and holder ~= me then
+    local now = redis.call('TIME')
+    -- In the order of arrival: a member that is in the queue already keeps its place.
+    redis.call('ZADD', queue, 'NX', now[1] * 1000000 + now[2], me)
+    return { 'wait' }
+end
+local head = redis.call('GET', p .. 'head') or ''
+if head ~= ARGV[2] then
+    redis.call('SET', turn, me, 'PX', ARGV[5])
+    return { 'head', head_beside(p, ARGV[6]) }
+end
+
+-- The documents that the transactions write, as they become, in the order in which they are first written.
+local documents, order = {}, {}
+local function document(kind, key)
+    local place = kind .. '\0' .. key
+    local found = documents[place]
+    if not found then
+        found = { kind = kind, key = key, version = 0, is_there = false }
+        -- A document is kept as its version, a space and its body; a deleted one that left its version has no body.
+        local text = redis.call('HGET', p .. kind, key)
+        if text then
+            local space = string.find(text, ' ', 1, true)
+            found.is_kept, found.version, found.is_there = true, tonumber(string.sub(text, 1, space - 1)), #text > space
+        end
+        documents[place], order[#order + 1] = found, found
+    end
+    return found
+end
+-- Makes a write, and reports whether it may be made.
+local function apply(write)
+    local d = document(write.kind, write.key)
+    local expect = write.expect
+    if expect == 'absent' then
+        if d.is_there then
+            return false
+        end
+    elseif expect ~= 'any' and not (d.is_there and d.version == tonumber(expect)) then
+        return false
+    end
+    local deletes = write.body == ''
+    if deletes and not d.is_there then
+        return false
+    end
+    d.is_there, d.body, d.indexes = not deletes, write.body, write.indexes
+    d.version = (deletes and not write.keep) and 0 or d.version + 1
+    return true
+end
+
+-- What the other members have to look at.
+local event = { kind = 'committed', by = me, before = head, after = ARGV[3], records = {}, targets = {} }
+local transactions = cjson.decode(ARGV[4])
+-- The rest of the group comes again at once; if nothing is left of it, the turn is over.
+local function refuse(answer)
+    if holder and #transactions == 1 then
+        hand_over()
+    end
+    return answer
+end
+for t, transaction in ipairs(transactions) do
+    local lease = transaction.lease
+    if lease ~= '' and redis.call('HGET', p .. 'leases', lease) ~= me .. ' ' .. transaction.token then
+        return refuse({ 'lost', tostring(t - 1) })
+    end
+    for w, write in ipairs(transaction.writes) do
+        if not apply(write) then
+            return refuse({ 'conflict', tostring(t - 1), tostring(w - 1) })
+        end
+        if write.announced then
+            event.records[#event.records + 1] = { write.kind, write.key }
+        end
+        for _, target in ipairs(write.targets) do
+            local holds = redis.call('HGET', p .. 'leases', target)
+            event.targets[#event.targets + 1] = { target, holds and string.match(holds, '^(%S+)') or '' }
+        end
+    end
+end
+
+-- Returns the names in a text with one a line, as a set.
+local function names(text)
+    local set = {}
+    for name in string.gmatch(text, '[^\n]+') do
+        set[name] = true
+    end
+    return set
+end
+local function index(d)
+    local kept = p .. 'indexed:' .. d.kind
+    local before = d.is_kept and redis.call('HGET', kept, d.key) or ''
+    if before == d.indexes then
+        return
+    end
+    local old, new = names(before), names(d.indexes)
+    for name in pairs(old) do
+        if not new[name] then
+            redis.call('ZREM', p .. 'index:' .. d.kind .. ':' .. name, d.key)
+        end
+    end
+    for name in pairs(new) do
+        if not old[name] then
+            redis.call('ZADD', p .. 'index:' .. d.kind .. ':' .. name, 0, d.key)
+        end
+    end
+    if d.indexes == '' then
+        redis.call('HDEL', kept, d.key)
+    else
+        redis.call('HSET', kept, d.key, d.indexes)
+    end
+end
+local kinds = {}
+for _, d in ipairs(order) do
+    if d.version > 0 then
+        redis.call('HSET', p .. d.kind, d.key, string.format('%d ', d.version) .. d.body)
+    else
+        redis.call('HDEL', p .. d.kind, d.key)
+    end
+    index(d)
+    if not kinds[d.kind] then
+        kinds[d.kind] = true
+        redis.call('SADD', p .. 'kinds', d.kind)
+    end
+end
+for i = 7, #ARGV do
+    redis.call('RPUSH', p .. 'audit', ARGV[i])
+end
+redis.call('SET', p .. 'head', ARGV[3])
+-- An empty table would be written as an object, and not as a list.
+for _, name in ipairs({ 'records', 'targets' }) do
+    if #event[name] == 0 then
+        event[name] = nil
+    end
+end
+redis.call('PUBLISH', p .. 'events', cjson.encode(event))
+if holder then
+    hand_over()
+end
+return { 'ok' }

@@ -1,0 +1,144 @@
+//! The commit of a group, as `commit.lua` takes and answers it.
+
+use postern_core::audit::{AuditRecord, Head};
+use serde::Serialize;
+
+use super::error::{failed, message};
+use super::rollback::HeadReply;
+use crate::batch::{Batch, Expect, Write};
+use crate::body::to_body;
+use crate::error::StoreError;
+
+/// A group as the script takes it.
+pub(super) struct Group {
+    /// The batches, as JSON.
+    pub(super) entries: String,
+    /// The audit records, one line each.
+    pub(super) lines: Vec<String>,
+    /// The head after each batch.
+    pub(super) heads: Vec<Head>,
+    before: Head,
+}
+
+/// A batch as the script reads it.
+#[derive(Serialize)]
+struct WireBatch<'a> {
+    /// The target of the lease that the batch needs; empty: none.
+    lease: String,
+    token: String,
+    writes: Vec<WireWrite<'a>>,
+}
+
+/// A write as the script reads it.
+#[derive(Serialize)]
+struct WireWrite<'a> {
+    kind: &'a str,
+    key: &'a str,
+    expect: String,
+    /// The body; empty to delete the document.
+    body: &'a str,
+    /// Set if a deleted document leaves its version.
+    keep: bool,
+    /// Set if the event of the commit names the document.
+    announced: bool,
+    /// The names of the indexes, one a line.
+    indexes: String,
+    targets: &'a [String],
+}
+
+impl Group {
+    /// Makes the records that follow this head.
+    pub(super) fn after<'a>(
+        before: Head,
+        batches: impl Iterator<Item = &'a Batch>,
+    ) -> Result<Self, StoreError> {
+        let (mut after, mut heads, mut lines, mut entries) = (before, Vec::new(), Vec::new(), Vec::new());
+        for batch in batches {
+            for event in &batch.audit {
+                let record = AuditRecord::following(&after, event.clone());
+                after = record.head();
+                lines.push(record.to_line());
+            }
+            heads.push(after);
+            entries.push(WireBatch::of(batch));
+        }
+        Ok(Self { entries: to_body(&entries)?, lines, heads, before })
+    }
+
+    /// Returns the head after the last batch.
+    pub(super) fn head(&self) -> Head {
+        self.heads.last().copied().unwrap_or(self.before)
+    }
+}
+
+impl<'a> WireBatch<'a> {
+    fn of(batch: &'a Batch) -> Self {
+        let lease = batch.under.as_ref();
+        Self {
+            lease: lease.map(|lease| lease.target.to_string()).unwrap_or_default(),
+            token: lease.map(|lease| lease.token.to_string()).unwrap_or_default(),
+            writes: batch.writes.iter().map(WireWrite::of).collect(),
+        }
+    }
+}
+
+impl<'a> WireWrite<'a> {
+    fn of(write: &'a Write) -> Self {
+        let put = write.put.as_ref();
+        Self {
+            kind: write.kind.name,
+            key: &write.key,
+            expect: match write.expect {
+                Expect::Absent => "absent".to_owned(),
+                Expect::Any => "any".to_owned(),
+                Expect::Version(version) => version.to_string(),
+            },
+            body: put.map_or("", |put| &put.body),
+            keep: write.kind.keeps_versions,
+            announced: write.kind.is_announced,
+            indexes: put.map(|put| put.indexes.to_text()).unwrap_or_default(),
+            targets: put.map_or(&[], |put| &put.targets),
+        }
+    }
+}
+
+/// The outcome of a commit.
+pub(super) enum Outcome {
+    /// The group was applied; with the head after each batch.
+    Done(Vec<Head>),
+    /// A write of a batch cannot be made; nothing was changed.
+    Conflict { transaction: usize, write: usize },
+    /// Another broker has committed, and this broker has the turn now; nothing was changed.
+    Moved(HeadReply),
+    /// Another broker has the turn; nothing was changed.
+    Wait,
+    /// Another broker holds the lease of one batch; nothing was changed.
+    Lost { transaction: usize },
+    /// The membership has ended; nothing was changed.
+    Fenced,
+}
+
+impl Outcome {
+    /// Reads the script's answer.
+    pub(super) fn parse(answer: &[String]) -> Result<Self, StoreError> {
+        let number = |at: usize| answer.get(at).and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);
+        match answer.first().map(String::as_str) {
+            Some("ok") => Ok(Self::Done(Vec::new())),
+            Some("fenced") => Ok(Self::Fenced),
+            Some("moved") => Err(failed(message("the store was moved elsewhere: stop this broker"))),
+            Some("head") => Ok(Self::Moved(HeadReply::parse(answer.get(1).map_or("", String::as_str))?)),
+            Some("wait") => Ok(Self::Wait),
+            Some("lost") => Ok(Self::Lost { transaction: number(1) }),
+            Some("conflict") => Ok(Self::Conflict { transaction: number(1), write: number(2) }),
+            Some(_) | None => Err(failed(message("the script gave an unexpected answer"))),
+        }
+    }
+
+    /// Returns the head in the answer, if it has one.
+    pub(super) fn moved_to(&self) -> Option<HeadReply> {
+        match self {
+            Self::Moved(reply) => Some(*reply),
+            Self::Done(_) | Self::Wait | Self::Conflict { .. } | Self::Lost { .. } | Self::Fenced => None,
+        }
+    }
+}

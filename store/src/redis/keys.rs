@@ -1,0 +1,29 @@
+//! The version of the keys, and the texts of a head and a document.
+
+use postern_core::audit::Head;
+
+use super::error::message;
+use crate::body::corrupt;
+use crate::error::StoreError;
+use crate::kind::Version;
+
+/// The version of the keys.
+pub(super) const SCHEMA: u32 = 3;
+
+/// Reads the version and the body of a document as it is kept; a deleted one has no body.
+pub(super) fn parse_document<'a>(what: &str, text: &'a str) -> Result<(Version, &'a str), StoreError> {
+    let parts = text.split_once(' ').and_then(|(version, body)| Some((version.parse().ok()?, body)));
+    parts.ok_or_else(|| corrupt(what, message("it has no version")))
+}
+
+/// Reads a head as it is kept.
+pub(super) fn head_of(text: &str) -> Result<Head, StoreError> {
+    if text.is_empty() {
+        return Ok(Head::EMPTY);
+    }
+    let parts = text.split_once(' ').and_then(|(seq, hash)| Some((seq.parse().ok()?, hash.parse().ok()?)));
+    let Some((seq, hash)) = parts else {
+        return Err(corrupt("head", message("it is not a number and a hash")));
+    };
+    Ok(Head { seq, hash })
+}

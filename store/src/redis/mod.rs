@@ -1,0 +1,249 @@
+//! The store on Redis (7.0 or later) or Valkey, for several brokers on several machines.
+//!
+//! Each broker is a member, and every write names its membership, so that the server refuses a broker whose membership has
+//! ended, however late its write comes. No record has a time to live: a window never ends because a key expired.
+//!
+//! ```text
+//! {postern:<tenant>}:schema            the version of these keys
+//!                    head              the number of the last audit record, and its hash
+//!                    audit             the records, one a line
+//!                    kinds             a set: the names of the kinds of records
+//!                    <kind>            a hash, such as grants: a key, and a version and a body
+//!                    indexed:<kind>    a hash: a key, and the names of the indexes in which it is, one a line
+//!                    index:<kind>:<name>           a sorted set: keys, in order
+//!                    moved, incomplete, upgrading  marks of a store that was moved, or whose migration or upgrade was not
+//!                                      completed
+//!                    alive:<membership>            exists while the membership lasts: a key with a time to live
+//!                    members, locks                hashes: the members' descriptions, and the members that hold locks
+//!                    leases, exclusive, statuses   hashes by target: lease, exclusive claim, and published status
+//!                    held:<membership>             the targets of its leases
+//!                    losses                        a hash: the number of a member's leases that others took
+//!                    fence                         the newest lease's token
+//!                    turn                          the membership that commits next; a key with a time to live
+//!                    queue                         a sorted set: the memberships that wait to commit, by arrival
+//!                    events                        a channel
+//! ```
+
+/// The text of a script that answers the head, with the function that does so before it.
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("known.lua"), include_str!($file))
+    };
+}
+
+mod commands;
+mod commit;
+mod confirmed;
+mod connection;
+mod coordination;
+mod discovery;
+mod error;
+mod keys;
+mod marks;
+mod membership;
+mod rollback;
+mod server;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod transfer;
+mod upgrade;
+mod warnings;
+mod writer;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use postern_core::audit::Head;
+use redis::Script;
+
+use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::Batch;
+use crate::body::corrupt;
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::kind::Kind;
+use connection::SharedConnection;
+use error::{message, redis_failed};
+use keys::{SCHEMA, parse_document};
+use membership::{Membership, Scripts, lost};
+use rollback::HeadReply;
+use server::Server;
+pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
+pub use transfer::Transfer;
+use writer::Writer;
+
+/// The store on Redis.
+pub struct Redis {
+    server: Server,
+    reader: SharedConnection,
+    writer: Writer,
+    range_script: Script,
+    membership: Arc<Membership>,
+    scripts: Scripts,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("prefix", &self.server.prefix).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    /// Opens the store, or makes it, and joins its members. A store of an older schema is upgraded.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the store was written by a newer broker, was moved, or is incomplete.
+    pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let server = Server::new(settings);
+        let mut reader = server.shared_connection().reading();
+        marks::check(&server, &mut reader).await?;
+        let mut make = redis::cmd("SETNX");
+        make.arg(server.key("schema")).arg(SCHEMA);
+        make.query_async::<()>(&mut reader).await.map_err(redis_failed)?;
+        upgrade::upgrade(&server, &mut reader).await?;
+        let membership = Arc::new(Membership::new());
+        let writer = Writer::start(server.clone(), Arc::clone(&membership));
+        let range_script = Script::new(script!("range.lua"));
+        let store = Self { server, reader, writer, range_script, membership, scripts: Scripts::new() };
+        store.join().await?;
+        Ok(store)
+    }
+
+    /// Returns warnings about settings of the server that break the store's promises, each with the remedy.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses.
+    pub async fn warnings(settings: &RedisSettings) -> Result<Vec<String>, StoreError> {
+        warnings::warnings(&Server::new(settings)).await
+    }
+
+    /// Reads the documents of an index, and the head and every document of another kind at that instant.
+    async fn read_range(
+        &self,
+        kind: Kind,
+        range: Range<'_>,
+        whole: Option<Kind>,
+        lease: Option<&Lease>,
+    ) -> Result<(Head, Vec<Arc<Document>>, Vec<Arc<Document>>), StoreError> {
+        let mut script = self.range_script.key(&self.server.prefix);
+        script.arg(kind.name).arg(range.index);
+        script.arg(range.before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
+        script.arg(if range.order == Order::Descending { "-" } else { "+" });
+        script.arg(range.limit()).arg(whole.map_or("", |kind| kind.name));
+        if let Some(lease) = lease {
+            script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
+        }
+        let mut reader = self.reader.clone();
+        let command = |known| async move {
+            script.arg(self.server.text_of(&known));
+            let answer: (String, Vec<String>, Vec<String>) =
+                script.invoke_async(&mut reader).await.map_err(redis_failed)?;
+            let (head, indexed, all) = answer;
+            if let Some(lease) = lease.filter(|_| head == "lost") {
+                return Err(lost(&lease.target.to_string()));
+            }
+            Ok((HeadReply::parse(&head)?, indexed, all))
+        };
+        let (reply, indexed, all) = self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
+        let present = pairs(kind, indexed)?;
+        if present.iter().any(Option::is_none) {
+            let what = format!("index of {}", kind.name);
+            return Err(corrupt(&what, message(&format!("a {} in it is not there", kind.noun))));
+        }
+        let all = whole.map_or(Ok(Vec::new()), |kind| in_order(kind, all))?;
+        Ok((reply.head, present.into_iter().flatten().collect(), all))
+    }
+}
+
+/// Reads alternating keys and documents; none for a deleted one.
+fn pairs(kind: Kind, texts: Vec<String>) -> Result<Vec<Option<Arc<Document>>>, StoreError> {
+    let (mut texts, mut documents) = (texts.into_iter(), Vec::new());
+    while let (Some(key), Some(text)) = (texts.next(), texts.next()) {
+        documents.push(document(kind, key, &text)?);
+    }
+    Ok(documents)
+}
+
+/// Reads the alternating keys and documents of a hash, which has no order.
+fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Arc<Document>>, StoreError> {
+    let mut documents: Vec<Arc<Document>> = pairs(kind, texts)?.into_iter().flatten().collect();
+    documents.sort_by(|a, b| a.key.cmp(&b.key));
+    Ok(documents)
+}
+
+fn document(kind: Kind, key: String, text: &str) -> Result<Option<Arc<Document>>, StoreError> {
+    let (version, body) = parse_document(kind.noun, text)?;
+    Ok((!body.is_empty()).then(|| Arc::new(Document::from_text(key, version, body.to_owned()))))
+}
+
+#[async_trait]
+impl Backend for Redis {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
+        self.writer.commit(batch).await
+    }
+
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        let mut get = redis::cmd("HGET");
+        get.arg(self.server.key(kind.name)).arg(key);
+        let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        text.map_or(Ok(None), |text| document(kind, key.to_owned(), &text))
+    }
+
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+        // At one instant: the log up to this head has every change of the record that was read.
+        let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((kind.name, key))).await?;
+        self.writer.confirmed(head).await?;
+        let found = text.map_or(Ok(None), |text| document(kind, key.to_owned(), &text))?;
+        Ok(Durable::new(found))
+    }
+
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        let mut get = redis::cmd("HGETALL");
+        get.arg(self.server.key(kind.name));
+        in_order(kind, get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?)
+    }
+
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        Ok(self.read_range(kind, range, None, None).await?.1)
+    }
+
+    async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        let range = Range::all(wanted.index);
+        let (head, indexed, whole) =
+            self.read_range(wanted.kind, range, Some(wanted.whole), Some(lease)).await?;
+        // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
+        self.writer.confirmed(head).await?;
+        Ok(Snapshot { indexed, whole, seq: head.seq })
+    }
+
+    async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        let (Ok(from), Some(count)) = (i64::try_from(after), i64::try_from(limit).ok().or(Some(i64::MAX)))
+        else {
+            return Ok(Vec::new());
+        };
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let to = from.saturating_add(count - 1);
+        let mut range = redis::cmd("LRANGE");
+        range.arg(self.server.key("audit")).arg(from).arg(to);
+        let lines: Vec<String> = range.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        Ok((after.saturating_add(1)..).zip(lines).collect())
+    }
+
+    async fn audit_head(&self) -> Result<Head, StoreError> {
+        self.server.head(&mut self.reader.clone()).await
+    }
+
+    async fn lost(&self) -> String {
+        self.server.guard.lost().await
+    }
+
+    async fn ended(&self) -> String {
+        self.writer.ended().await;
+        "the task that commits to the store has ended".to_owned()
+    }
+}

@@ -1,0 +1,247 @@
+//! Moving the store on Redis: its records and its audit log, without memberships, leases and statuses.
+//!
+//! A migration cannot lock the server. It reads the source as it is, and moves it only if the audit log ends where it ended
+//! before the first read: every change has a line there.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use postern_core::audit::{AuditRecord, Head};
+use redis::Script;
+use redis::aio::MultiplexedConnection;
+
+use super::commands::{Command, command, guarded, index};
+use super::connection::SharedConnection;
+use super::error::{failed, message, redis_failed};
+use super::keys::{SCHEMA, head_of, parse_document};
+use super::marks::{INCOMPLETE, MOVED, incomplete};
+use super::server::Server;
+use super::settings::RedisSettings;
+use super::upgrade::upgrade;
+use crate::body::corrupt;
+use crate::error::{MigrationError, StoreError};
+use crate::indexes::Indexes;
+use crate::kind::Part;
+use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
+
+/// The longest wait for the replicas' confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
+/// The number of such waits: replicas may have much to copy.
+const CONFIRMATIONS: usize = 20;
+
+/// A store on Redis, as the source or the target of a migration.
+pub struct Transfer {
+    server: Server,
+    shared: SharedConnection,
+    /// The connection for writes: WAIT counts the writes of its own connection.
+    connection: MultiplexedConnection,
+    /// The mark of this migration on its target.
+    mark: String,
+}
+
+impl std::fmt::Debug for Transfer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transfer").field("prefix", &self.server.prefix).finish_non_exhaustive()
+    }
+}
+
+/// Returns the commands that write a record as `commit.lua` does.
+fn commands(item: &Item) -> Vec<Command> {
+    match item {
+        Item::Audit { line, .. } => vec![command(["RPUSH", "audit", line])],
+        Item::Document { kind, key, version, body, indexes } => {
+            let text = format!("{version} {}", body.as_deref().unwrap_or_default());
+            let mut all = vec![command(["HSET", kind, key, &text]), command(["SADD", "kinds", kind])];
+            all.extend(index(kind, key, indexes));
+            all
+        }
+    }
+}
+
+impl Transfer {
+    /// Connects to a store, to move it or to move another store into it. A store of an older schema is upgraded.
+    ///
+    /// # Errors
+    /// The server cannot be reached or refuses, or the store was written by a newer broker.
+    pub async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let server = Server::new(settings);
+        let (mut shared, connection) = (server.shared_connection().reading(), server.connect().await?);
+        upgrade(&server, &mut shared).await?;
+        Ok(Self { server, shared, connection, mark: String::new() })
+    }
+
+    async fn get(&mut self, name: &str) -> Result<String, StoreError> {
+        let mut get = redis::cmd("GET");
+        let text: Option<String> =
+            get.arg(self.server.key(name)).query_async(&mut self.shared).await.map_err(redis_failed)?;
+        Ok(text.unwrap_or_default())
+    }
+
+    async fn mark(&mut self, what: &str, mark: &str, more: &str) -> Result<Vec<String>, StoreError> {
+        let script = Script::new(include_str!("mark.lua"));
+        let mut script = script.key(&self.server.prefix);
+        script.arg(what).arg(mark).arg(more);
+        script.invoke_async(&mut self.connection).await.map_err(redis_failed)
+    }
+
+    async fn run(&mut self, commands: &[Command]) -> Result<(), StoreError> {
+        if guarded(&self.server, &mut self.connection, (INCOMPLETE, &self.mark), commands).await? {
+            return Ok(());
+        }
+        Err(failed(message("another migration has taken this store over")))
+    }
+
+    async fn count(&mut self) -> Result<Counts, StoreError> {
+        let mut members = redis::cmd("SMEMBERS");
+        members.arg(self.server.key("kinds"));
+        let kinds: Vec<String> = members.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let parts = kinds.into_iter().map(Part::Records).chain([Part::Audit]);
+        let mut counts = Counts::new();
+        for part in parts {
+            let (command, key) = match &part {
+                Part::Audit => ("LLEN", "audit"),
+                Part::Records(kind) => ("HLEN", kind.as_str()),
+            };
+            let mut length = redis::cmd(command);
+            length.arg(self.server.key(key));
+            let count: u64 = length.query_async(&mut self.shared).await.map_err(redis_failed)?;
+            if count > 0 || part == Part::Audit {
+                counts.insert(part, count);
+            }
+        }
+        Ok(counts)
+    }
+
+    async fn lines(&mut self, from: &str) -> Result<Page, StoreError> {
+        let first: u64 = from.parse().map_err(|source| corrupt("audit log", source))?;
+        let mut range = redis::cmd("LRANGE");
+        range.arg(self.server.key("audit")).arg(first).arg(first + PAGE as u64 - 1);
+        let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
+        Ok(Page {
+            items: (first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
+            next,
+        })
+    }
+
+    async fn documents(&mut self, kind: &str, from: &str) -> Result<Page, StoreError> {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(self.server.key(kind)).arg(from).arg("COUNT").arg(PAGE);
+        let (next, pairs): (String, Vec<(String, String)>) =
+            scan.query_async(&mut self.shared).await.map_err(redis_failed)?;
+        let mut get = redis::cmd("HMGET");
+        get.arg(self.server.key(&format!("indexed:{kind}")));
+        get.arg(pairs.iter().map(|(key, _)| key).collect::<Vec<_>>());
+        let indexes: Vec<Option<String>> = if pairs.is_empty() {
+            Vec::new()
+        } else {
+            get.query_async(&mut self.shared).await.map_err(redis_failed)?
+        };
+        let mut items = Vec::new();
+        for ((key, text), indexes) in pairs.into_iter().zip(indexes) {
+            let (version, body) = parse_document(kind, &text)?;
+            let body = Some(body.to_owned()).filter(|body| !body.is_empty());
+            let indexes = Indexes::from_text(&indexes.unwrap_or_default());
+            items.push(Item::Document { kind: kind.to_owned(), key, version, body, indexes });
+        }
+        Ok(Page { items, next: Some(next).filter(|next| next != "0") })
+    }
+
+    /// Deletes what an earlier migration has left. The marks stay.
+    async fn empty(&mut self) -> Result<(), StoreError> {
+        let marks = [self.server.key(INCOMPLETE), self.server.key("schema")];
+        let mut cursor = "0".to_owned();
+        loop {
+            let mut scan = redis::cmd("SCAN");
+            scan.arg(&cursor).arg("MATCH").arg(self.server.key("*")).arg("COUNT").arg(PAGE);
+            let (next, keys): (String, Vec<String>) =
+                scan.query_async(&mut self.connection).await.map_err(redis_failed)?;
+            let keys: Vec<String> = keys.into_iter().filter(|key| !marks.contains(key)).collect();
+            if !keys.is_empty() {
+                let mut unlink = redis::cmd("UNLINK");
+                unlink.arg(keys).query_async::<()>(&mut self.connection).await.map_err(redis_failed)?;
+            }
+            cursor = next;
+            if cursor == "0" {
+                return Ok(());
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Source for Transfer {
+    async fn head(&mut self) -> Result<Head, StoreError> {
+        head_of(&self.get("head").await?)
+    }
+
+    async fn counts(&mut self) -> Result<Counts, StoreError> {
+        self.count().await
+    }
+
+    async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError> {
+        let from = from.unwrap_or("0");
+        match part {
+            Part::Audit => self.lines(from).await,
+            Part::Records(kind) => self.documents(kind, from).await,
+        }
+    }
+
+    async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
+        let head = self.server.text_of(head);
+        let answer = self.mark(MOVED, to, &head).await?;
+        if answer.first().map(String::as_str) == Some("ok") {
+            Ok(())
+        } else {
+            Err(MigrationError::Changed.into())
+        }
+    }
+}
+
+#[async_trait]
+impl Target for Transfer {
+    async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
+        let mark = format!("{:032x} {from}", rand::random::<u128>());
+        let answer = self.mark(INCOMPLETE, &mark, if overwrite { "overwrite" } else { "" }).await?;
+        match answer.first().map(String::as_str) {
+            Some("ok") => {}
+            Some("replaced") => self.empty().await?,
+            Some("incomplete") => return Err(incomplete(answer.get(1).map_or("", String::as_str))),
+            Some(_) | None => return Err(MigrationError::NotEmpty.into()),
+        }
+        self.mark = mark;
+        self.run(&[command(["SET", "schema", &SCHEMA.to_string()])]).await
+    }
+
+    async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
+        let commands: Vec<Command> = items.iter().flat_map(commands).collect();
+        if commands.is_empty() { Ok(()) } else { self.run(&commands).await }
+    }
+
+    async fn arrived(&mut self) -> Result<Counts, StoreError> {
+        self.count().await
+    }
+
+    async fn settle(&mut self) -> Result<(), StoreError> {
+        let mut outcome = Ok(());
+        for _ in 0..CONFIRMATIONS {
+            outcome = self.server.confirm(&mut self.connection, CONFIRM_TIMEOUT).await;
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError> {
+        let head = self.server.text_of(&last.head());
+        let line = last.to_line();
+        let commands = [
+            command(["RPUSH", "audit", &line]),
+            command(["SET", "head", &head]),
+            command(["DEL", MOVED]),
+            command(["DEL", INCOMPLETE]),
+        ];
+        self.run(&commands).await
+    }
+}

@@ -1,0 +1,23 @@
+-- Begins the upgrade of a store of an older schema: from now on the store refuses every broker that knows only that one.
+--
+-- KEYS[1]: the prefix of every key. ARGV: the schema after the upgrade.
+-- Memberships, leases, locks and statuses go, so that each broker joins again: a broker of the older schema is refused when
+-- it renews its membership, and its commits are refused because it has none.
+local p = KEYS[1]
+if tonumber(redis.call('GET', p .. 'schema') or ARGV[1]) >= tonumber(ARGV[1]) then
+    return 'begun'
+end
+for _, member in ipairs(redis.call('HKEYS', p .. 'members')) do
+    redis.call('DEL', p .. 'alive:' .. member, p .. 'held:' .. member)
+end
+for _, name in ipairs({ 'writer', 'members', 'losses', 'jobs', 'leases', 'turns', 'views', 'turn', 'queue' }) do
+    redis.call('DEL', p .. name)
+end
+for _, kind in ipairs({ 'agents', 'grants', 'policies', 'requests', 'tokens' }) do
+    if redis.call('EXISTS', p .. kind) == 1 then
+        redis.call('SADD', p .. 'kinds', kind)
+    end
+end
+redis.call('SET', p .. 'upgrading', '1')
+redis.call('SET', p .. 'schema', ARGV[1])
+return 'begun'

@@ -1,0 +1,264 @@
+//! A store in memory, with the faults of a real one, for tests of everything above the store.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+use postern_core::audit::{AuditRecord, Head};
+
+use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::{Batch, Write};
+use crate::coordination::Lease;
+use crate::document::Document;
+use crate::durable::Durable;
+use crate::error::StoreError;
+use crate::indexes::Indexes;
+use crate::kind::{Kind, Version};
+use crate::store::Store;
+
+/// A store in memory. It is lost with the process, and copies everything on each commit.
+#[derive(Debug, Clone)]
+pub struct Memory {
+    backend: Arc<MemoryBackend>,
+    store: Store,
+}
+
+#[derive(Debug, Default)]
+struct MemoryBackend {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    state: Documents,
+    faults: VecDeque<Fault>,
+    /// Set while the newest commit is not durable.
+    unconfirmed: bool,
+}
+
+#[derive(Debug, Clone)]
+struct Documents {
+    /// The documents by kind and key.
+    by_key: BTreeMap<(&'static str, String), Kept>,
+    audit: Vec<String>,
+    head: Head,
+}
+
+/// A document with its indexes; a deleted one may have left its version.
+#[derive(Debug, Clone)]
+struct Kept {
+    version: Version,
+    present: Option<(Arc<Document>, Indexes)>,
+}
+
+/// A fault of the next commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// No fault: the commit succeeds.
+    Nothing,
+    /// The commit has no effect, and the caller cannot know: [`StoreError::Unavailable`].
+    Before,
+    /// The commit takes effect, and the answer is lost: [`StoreError::Unavailable`].
+    After,
+    /// The commit takes effect, and is not durable until a later commit is: [`StoreError::Unavailable`].
+    Unconfirmed,
+    /// The store has no room: [`StoreError::Full`].
+    Full,
+    /// Another caller was first: [`StoreError::Conflict`].
+    Conflict,
+}
+
+/// The error of a fault.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection to the store was lost")]
+struct Lost;
+
+fn lost() -> StoreError {
+    StoreError::Unavailable { source: Box::new(Lost) }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        let backend: Arc<MemoryBackend> = Arc::default();
+        Self { store: Store::new(Arc::clone(&backend) as _), backend }
+    }
+}
+
+impl Deref for Memory {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
+
+impl Memory {
+    /// Gives each of the next commits a fault.
+    pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
+        self.backend.lock().faults.extend(faults);
+    }
+
+    /// Returns the store, for the code under test.
+    pub fn store(&self) -> Store {
+        self.store.clone()
+    }
+}
+
+impl MemoryBackend {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for Documents {
+    fn default() -> Self {
+        Self { by_key: BTreeMap::new(), audit: Vec::new(), head: Head::EMPTY }
+    }
+}
+
+impl Documents {
+    fn after(&self, batch: Batch) -> Result<Self, StoreError> {
+        if batch.is_unaudited() {
+            return Err(StoreError::Unaudited);
+        }
+        let mut next = self.clone();
+        for write in batch.writes {
+            next.apply(write)?;
+        }
+        for event in batch.audit {
+            let record = AuditRecord::following(&next.head, event);
+            next.head = record.head();
+            next.audit.push(record.to_line());
+        }
+        Ok(next)
+    }
+
+    fn apply(&mut self, write: Write) -> Result<(), StoreError> {
+        let place = (write.kind.name, write.key.clone());
+        let before = self.by_key.get(&place);
+        let found = before.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
+        let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
+            return Err(StoreError::Conflict { what: write.subject });
+        };
+        let present =
+            write.put.map(|put| (Arc::new(Document::from_text(write.key, version, put.body)), put.indexes));
+        if present.is_none() && !write.kind.keeps_versions {
+            self.by_key.remove(&place);
+        } else {
+            self.by_key.insert(place, Kept { version, present });
+        }
+        Ok(())
+    }
+
+    fn of_kind(&self, kind: Kind) -> impl DoubleEndedIterator<Item = &(Arc<Document>, Indexes)> {
+        self.by_key
+            .range((kind.name, String::new())..)
+            .take_while(move |((name, _), _)| *name == kind.name)
+            .filter_map(|(_, kept)| kept.present.as_ref())
+            .collect::<Vec<_>>()
+            .into_iter()
+    }
+
+    fn list(&self, kind: Kind) -> Vec<Arc<Document>> {
+        self.of_kind(kind).map(|(document, _)| Arc::clone(document)).collect()
+    }
+
+    fn range(&self, kind: Kind, range: Range<'_>) -> Vec<Arc<Document>> {
+        let is_wanted = |(document, indexes): &&(Arc<Document>, Indexes)| {
+            indexes.contains(range.index) && range.before.is_none_or(|before| *document.key < *before)
+        };
+        let found = self.of_kind(kind).filter(is_wanted).map(|(document, _)| Arc::clone(document));
+        match range.order {
+            Order::Ascending => found.take(range.limit).collect(),
+            Order::Descending => found.rev().take(range.limit).collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Backend for MemoryBackend {
+    async fn apply(&self, batch: Batch) -> Result<Head, StoreError> {
+        let mut inner = self.lock();
+        let fault = inner.faults.pop_front();
+        match fault {
+            Some(Fault::Before) => return Err(lost()),
+            Some(Fault::Full) => return Err(StoreError::Full),
+            Some(Fault::Conflict) => return Err(StoreError::Conflict { what: batch.subject() }),
+            Some(Fault::After | Fault::Unconfirmed | Fault::Nothing) | None => {}
+        }
+        inner.state = inner.state.after(batch)?;
+        inner.unconfirmed = fault == Some(Fault::Unconfirmed);
+        match fault {
+            Some(Fault::After | Fault::Unconfirmed) => Err(lost()),
+            _ => Ok(inner.state.head),
+        }
+    }
+
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+        let inner = self.lock();
+        let kept = inner.state.by_key.get(&(kind.name, key.to_owned()));
+        Ok(kept.and_then(|kept| kept.present.as_ref()).map(|(document, _)| Arc::clone(document)))
+    }
+
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+        let found = self.get(kind, key).await?;
+        if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(found)) }
+    }
+
+    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+        Ok(self.lock().state.list(kind))
+    }
+
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+        Ok(self.lock().state.range(kind, range))
+    }
+
+    async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        let state = &self.lock().state;
+        Ok(Snapshot {
+            indexed: state.range(wanted.kind, Range::all(wanted.index)),
+            whole: state.list(wanted.whole),
+            seq: state.head.seq,
+        })
+    }
+
+    async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
+        let after = usize::try_from(after).unwrap_or(usize::MAX);
+        Ok((1..).zip(self.lock().state.audit.iter().cloned()).skip(after).take(limit).collect())
+    }
+
+    async fn audit_head(&self) -> Result<Head, StoreError> {
+        Ok(self.lock().state.head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use postern_core::audit::AuditEvent;
+
+    use super::*;
+    use crate::testing::conformance;
+    use crate::transaction::Transaction;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_fake_conforms() {
+        conformance::run(async || Memory::default().store()).await;
+    }
+
+    #[tokio::test]
+    async fn a_fault_befalls_one_commit_and_only_after_takes_effect() {
+        let store = Memory::default();
+        store.fail_next([Fault::Before, Fault::Full, Fault::Conflict, Fault::After]);
+        let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "broker", "test");
+        let commit = async || store.commit(Transaction::default().audit(event.clone())).await;
+        assert!(matches!(commit().await, Err(StoreError::Unavailable { .. })));
+        assert!(matches!(commit().await, Err(StoreError::Full)));
+        assert!(matches!(commit().await, Err(StoreError::Conflict { .. })));
+        assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
+        assert!(matches!(commit().await, Err(StoreError::Unavailable { .. })));
+        assert_eq!(store.audit_head().await.unwrap().seq, 1);
+        assert_eq!(commit().await.unwrap().seq, 2);
+    }
+}

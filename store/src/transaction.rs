@@ -1,0 +1,114 @@
+//! Changes that happen together, as a use case writes them.
+
+use std::any::Any;
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use postern_core::audit::AuditEvent;
+
+use crate::batch::{Batch, Expect, Put, Write};
+use crate::body::to_body;
+use crate::coordination::Lease;
+use crate::error::StoreError;
+use crate::kind::Kind;
+use crate::record::Record;
+
+/// Changes that happen together or not at all. A transaction with changes has an audit event, too (I9).
+///
+/// Each kind of record adds its own changes (`records/`), which use [`Self::put`] and [`Self::delete`].
+#[derive(Debug, Clone, Default)]
+pub struct Transaction {
+    /// The writes, applied in order.
+    drafts: Vec<Draft>,
+    /// The audit events that describe them.
+    pub audit: Vec<AuditEvent>,
+    /// The lease that the changes need, if any: the store refuses them once another broker holds it.
+    pub under: Option<Lease>,
+}
+
+/// A write whose record is not yet text.
+#[derive(Debug, Clone)]
+struct Draft {
+    kind: Kind,
+    key: String,
+    expect: Expect,
+    subject: String,
+    put: Option<Arc<dyn AnyRecord>>,
+}
+
+impl Transaction {
+    /// Writes a record.
+    #[must_use]
+    pub fn put<R: Record>(mut self, key: &R::Key, record: R, expect: Expect) -> Self {
+        self.drafts.push(Draft { put: Some(Arc::new(record)), ..draft::<R>(key, expect) });
+        self
+    }
+
+    /// Deletes a record; conflicts if there is none. Of several callers at once, one succeeds.
+    #[must_use]
+    pub fn delete<R: Record>(mut self, key: &R::Key, expect: Expect) -> Self {
+        self.drafts.push(draft::<R>(key, expect));
+        self
+    }
+
+    /// Adds an audit event.
+    #[must_use]
+    pub fn audit(mut self, event: AuditEvent) -> Self {
+        self.audit.push(event);
+        self
+    }
+
+    /// Makes the transaction depend on a lease.
+    #[must_use]
+    pub fn under(mut self, lease: Lease) -> Self {
+        self.under = Some(lease);
+        self
+    }
+
+    /// Returns the number of writes.
+    pub fn writes(&self) -> usize {
+        self.drafts.len()
+    }
+
+    /// Returns the records of this type that the transaction writes, each with its condition.
+    pub fn puts<R: Record>(&self) -> impl Iterator<Item = (&R, Expect)> {
+        self.drafts.iter().filter_map(|draft| {
+            let record: &dyn Any = draft.put.as_deref()?;
+            Some((record.downcast_ref()?, draft.expect))
+        })
+    }
+
+    /// Returns the transaction as a backend takes it.
+    ///
+    /// # Errors
+    /// A record has no text.
+    pub(crate) fn into_batch(self) -> Result<Batch, StoreError> {
+        let writes = self.drafts.into_iter().map(Draft::into_write).collect::<Result<_, _>>()?;
+        Ok(Batch { writes, audit: self.audit, under: self.under })
+    }
+}
+
+fn draft<R: Record>(key: &R::Key, expect: Expect) -> Draft {
+    let key = key.to_string();
+    Draft { kind: R::KIND, expect, subject: R::subject(&key), key, put: None }
+}
+
+impl Draft {
+    fn into_write(self) -> Result<Write, StoreError> {
+        let put = self.put.map(AnyRecord::into_put).transpose()?;
+        Ok(Write { kind: self.kind, key: self.key, expect: self.expect, subject: self.subject, put })
+    }
+}
+
+/// A record of any kind.
+trait AnyRecord: Any + Debug + Send + Sync {
+    fn into_put(self: Arc<Self>) -> Result<Put, StoreError>;
+}
+
+impl<R: Record> AnyRecord for R {
+    fn into_put(self: Arc<Self>) -> Result<Put, StoreError> {
+        let (body, indexes) = (to_body(&*self)?, self.indexes());
+        let targets = self.targets().into_iter().map(ToString::to_string).collect();
+        Ok(Put { body, indexes, targets, record: self })
+    }
+}

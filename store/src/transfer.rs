@@ -1,0 +1,191 @@
+//! Moving a whole store into another: record by record as it is kept, with versions and the bytes of the audit log.
+//!
+//! At no moment are there two stores that a broker would open: brokers refuse the target from its first record to its last,
+//! and the source is marked as moved before the target's mark is removed. A migration that stops in between leaves a target
+//! that can be filled again, and a source that can be read.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
+
+use crate::body::corrupt;
+use crate::error::{MigrationError, StoreError};
+use crate::indexes::Indexes;
+use crate::kind::{Part, Version};
+
+/// The number of records that are copied at once.
+pub(crate) const PAGE: usize = 500;
+
+/// A record as it is kept, whatever its kind. A body is the record's text, byte for byte.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// A line of the audit log. Lines are copied in order.
+    Audit {
+        /// The number.
+        seq: u64,
+        /// The line.
+        line: String,
+    },
+    /// A document.
+    Document {
+        /// The name of its kind.
+        kind: String,
+        /// The key.
+        key: String,
+        /// The version.
+        version: Version,
+        /// The body; none for a deleted record that left its version.
+        body: Option<String>,
+        /// The indexes in which it is.
+        indexes: Indexes,
+    },
+}
+
+/// A page of one part of a store.
+#[derive(Debug)]
+pub struct Page {
+    /// The records. The same record may come twice.
+    pub items: Vec<Item>,
+    /// The beginning of the next page; none after the last one.
+    pub next: Option<String>,
+}
+
+/// The number of records in each part of a store. A source has in it every part that a migration moves.
+pub type Counts = BTreeMap<Part, u64>;
+
+/// The store from which records are moved.
+#[async_trait]
+pub trait Source: Send {
+    /// Returns the end of the audit log.
+    async fn head(&mut self) -> Result<Head, StoreError>;
+
+    /// Counts the records.
+    async fn counts(&mut self) -> Result<Counts, StoreError>;
+
+    /// Returns up to [`PAGE`] records of a part, from the beginning or from the end of another page.
+    async fn page(&mut self, part: &Part, from: Option<&str>) -> Result<Page, StoreError>;
+
+    /// Marks the store as moved, if the audit log still ends at `head`: from then on brokers refuse it.
+    ///
+    /// # Errors
+    /// [`MigrationError::Changed`] if the log ends elsewhere; nothing was marked.
+    async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError>;
+}
+
+/// The empty store into which records are moved.
+#[async_trait]
+pub trait Target: Send {
+    /// Marks the store as incomplete. With `overwrite`, empties a store that an earlier migration marked.
+    ///
+    /// # Errors
+    /// [`MigrationError::NotEmpty`], or [`MigrationError::Incomplete`] without `overwrite`; nothing was changed.
+    async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError>;
+
+    /// Writes these records.
+    async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError>;
+
+    /// Counts the records that have arrived.
+    async fn arrived(&mut self) -> Result<Counts, StoreError>;
+
+    /// Waits until all records are as durable as a commit.
+    async fn settle(&mut self) -> Result<(), StoreError>;
+
+    /// Appends the last audit record, and removes the mark: from then on brokers open this store.
+    async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError>;
+}
+
+/// The options of a migration.
+#[derive(Debug, Clone)]
+pub struct MigrationOptions {
+    /// The address of the source, without a password.
+    pub from: String,
+    /// The address of the target, without a password.
+    pub to: String,
+    /// Leaves the source open for brokers.
+    pub keep_source: bool,
+    /// Empties an incomplete target first.
+    pub overwrite_incomplete: bool,
+}
+
+/// Moves a store. `now` returns the time of the new audit record, which is not before that of the record it is given.
+///
+/// # Errors
+/// The source is broken, changes during the migration or cannot be read; the target is not empty, or cannot be written.
+pub async fn transfer(
+    source: &mut dyn Source,
+    target: &mut dyn Target,
+    how: &MigrationOptions,
+    now: impl FnOnce(Option<&AuditRecord>) -> jiff::Timestamp,
+) -> Result<Counts, StoreError> {
+    let (head, last) = verify(source).await?;
+    let sent = source.counts().await?;
+    target.begin(&how.from, how.overwrite_incomplete).await?;
+    for part in sent.keys() {
+        let mut from = None;
+        loop {
+            let page = source.page(part, from.as_deref()).await?;
+            target.put(page.items).await?;
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
+    }
+    if source.head().await? != head {
+        return Err(MigrationError::Changed.into());
+    }
+    let arrived = target.arrived().await?;
+    for part in sent.keys().chain(arrived.keys()) {
+        let count = |counts: &Counts| counts.get(part).copied().unwrap_or(0);
+        if count(&sent) != count(&arrived) {
+            let (sent, arrived) = (count(&sent), count(&arrived));
+            return Err(MigrationError::Lost { part: part.clone(), sent, arrived }.into());
+        }
+    }
+    target.settle().await?;
+    if !how.keep_source {
+        source.mark_moved(&how.to, &head).await?;
+    }
+    let event = AuditEvent::done(now(last.as_ref()), "broker", "store.migrated")
+        .with("from", &how.from)
+        .with("to", &how.to)
+        .with("records", sent.values().sum::<u64>());
+    target.finish(&AuditRecord::following(&head, event)).await?;
+    target.settle().await?;
+    Ok(sent)
+}
+
+/// Reads the audit log from its beginning, and checks that it is one chain that ends at the store's head. Returns the head
+/// and the last record.
+async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), StoreError> {
+    let head = source.head().await?;
+    let (mut verifier, mut from, mut last) = (Verifier::default(), None, None);
+    loop {
+        let page = source.page(&Part::Audit, from.as_deref()).await?;
+        for item in &page.items {
+            if let Item::Audit { line, .. } = item {
+                last = Some(verifier.line(line).map_err(|broken| corrupt("audit log", broken))?);
+            }
+        }
+        from = page.next;
+        if from.is_none() {
+            break;
+        }
+    }
+    if verifier.head() == head {
+        return Ok((head, last));
+    }
+    if source.head().await? != head {
+        return Err(MigrationError::Changed.into());
+    }
+    let cut = Cut { ends: verifier.head().seq, should: head.seq };
+    Err(corrupt("audit log", cut))
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("it ends with record {ends}, and the store says {should}")]
+struct Cut {
+    ends: u64,
+    should: u64,
+}

@@ -1,0 +1,29 @@
+//! A store on Redis with its side of the cluster, as a broker opens it.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use postern_store::redis::{Redis, RedisSettings};
+use postern_store::{Store, StoreError};
+
+/// A broker's store, without the broker.
+#[derive(Debug)]
+pub(crate) struct StoreBroker {
+    store: Store,
+    pub(crate) redis: Arc<Redis>,
+}
+
+impl StoreBroker {
+    pub(crate) async fn open(settings: &RedisSettings) -> Result<Self, StoreError> {
+        let redis = Arc::new(Redis::open(settings).await?);
+        Ok(Self { store: Store::new(Arc::clone(&redis) as _), redis })
+    }
+}
+
+impl Deref for StoreBroker {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.store
+    }
+}
