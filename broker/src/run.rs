@@ -28,6 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
+use crate::app::access::Deciding;
 use crate::app::{About, App};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
@@ -303,6 +304,7 @@ impl Parts {
             readiness: self.readiness.clone(),
             rounds: Arc::clone(&self.rounds),
             about: About::of(config),
+            deciding: Deciding::default(),
             shutdown: self.shutdown.clone(),
             clock: self.clock,
             authority,

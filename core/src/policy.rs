@@ -123,6 +123,11 @@ impl Policy {
         self.ports.iter().find(|rule| rule.port == port)
     }
 
+    /// Reports whether a requester may choose any source for some port.
+    pub fn lets_choose_sources(&self) -> bool {
+        self.ports.iter().any(|rule| rule.sources.contains(&AllowedSource::Any))
+    }
+
     /// Reports whether the principal may request access under the policy.
     pub fn admits(&self, principal: &Principal) -> bool {
         principal.role() != Role::Reader
@@ -191,8 +196,19 @@ pub struct Requester<'a> {
     pub principal: &'a Principal,
     /// The address from which the principal calls, if the broker knows it.
     pub address: Option<IpAddr>,
-    /// The windows of the principal's grants that are not closed yet.
-    pub held: &'a [Window],
+    /// The openings of the principal's grants that are not closed yet, and of its requests that are being decided.
+    pub held: &'a [Opening],
+}
+
+/// A port of a target that is, or will be, open for a source.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// The target.
+    pub target: TargetId,
+    /// The port.
+    pub port: ProtectedPort,
+    /// The source.
+    pub source: SourcePrefix,
 }
 
 /// Decides a request: a policy that covers its target must allow each window, or the whole request is denied.
@@ -419,14 +435,13 @@ mod tests {
     ) -> Option<PolicyLimit> {
         let window = |text: &&str| {
             let (target, source) = text.split_once(' ').unwrap();
-            Window {
+            Opening {
                 target: target.parse().unwrap(),
                 port: "tcp/22".parse().unwrap(),
                 source: source.parse().unwrap(),
-                layers: Layers::Host,
             }
         };
-        let held: Vec<Window> = held.iter().map(window).collect();
+        let held: Vec<Opening> = held.iter().map(window).collect();
         let alice = alice();
         let address = address.map(|address| address.parse().unwrap());
         let requester = Requester { principal: &alice, address, held: &held };

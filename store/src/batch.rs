@@ -12,6 +12,8 @@ use crate::kind::{Kind, Version};
 /// Writes that happen together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
+    /// The conditions on other records, which hold before the first write.
+    pub requires: Vec<Requirement>,
     /// The writes, applied in order: each sees those before it.
     pub writes: Vec<Write>,
     /// The audit events that describe them.
@@ -30,6 +32,19 @@ impl Batch {
     pub(crate) fn subject(&self) -> String {
         self.writes.first().map_or_else(|| "the audit log".to_owned(), |write| write.subject.clone())
     }
+}
+
+/// A condition on a record that a batch does not write.
+#[derive(Debug, Clone)]
+pub struct Requirement {
+    /// The kind of the record.
+    pub kind: Kind,
+    /// The text of its key.
+    pub key: String,
+    /// The condition.
+    pub expect: Expect,
+    /// The record's name, for an error.
+    pub subject: String,
 }
 
 /// A write of one record.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use postern_core::audit::AuditEvent;
 
-use crate::batch::{Batch, Expect, Put, Write};
+use crate::batch::{Batch, Expect, Put, Requirement, Write};
 use crate::body::to_body;
 use crate::coordination::Lease;
 use crate::error::StoreError;
@@ -20,6 +20,7 @@ use crate::record::Record;
 pub struct Transaction {
     /// The writes, applied in order.
     drafts: Vec<Draft>,
+    requires: Vec<Requirement>,
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
     /// The lease that the changes need, if any: the store refuses them once another broker holds it.
@@ -48,6 +49,15 @@ impl Transaction {
     #[must_use]
     pub fn delete<R: Record>(mut self, key: &R::Key, expect: Expect) -> Self {
         self.drafts.push(draft::<R>(key, expect));
+        self
+    }
+
+    /// Makes the transaction depend on a record that it does not write: it conflicts if the record is not as expected at the
+    /// moment of the commit.
+    #[must_use]
+    pub fn require<R: Record>(mut self, key: &R::Key, expect: Expect) -> Self {
+        let Draft { kind, key, expect, subject, put: _ } = draft::<R>(key, expect);
+        self.requires.push(Requirement { kind, key, expect, subject });
         self
     }
 
@@ -84,7 +94,7 @@ impl Transaction {
     /// A record has no text.
     pub(crate) fn into_batch(self) -> Result<Batch, StoreError> {
         let writes = self.drafts.into_iter().map(Draft::into_write).collect::<Result<_, _>>()?;
-        Ok(Batch { writes, audit: self.audit, under: self.under })
+        Ok(Batch { requires: self.requires, writes, audit: self.audit, under: self.under })
     }
 }
 

@@ -10,14 +10,19 @@ use std::time::Duration;
 use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
-use postern_core::policy::{Requester, authorize};
+use postern_core::policy::{Opening, Requester, authorize};
 use postern_core::text::Justification;
 use postern_core::{
-    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, PrincipalKey, Role, TargetId,
-    Window,
+    AccessRequest, CloseReason, Event, Grant, GrantId, GrantState, Invalid, Name, Policy, PrincipalKey, Role,
+    TargetId, Window,
 };
 use postern_provider::CloudError;
-use postern_store::{Durable, Expect, GrantQuery, StoreError, Transaction, Versioned};
+use postern_store::{Durable, Expect, GrantQuery, StoreError, Transaction, Version, Versioned};
+
+mod deciding;
+
+pub use deciding::Deciding;
+use deciding::Entered;
 
 use super::{App, Caller, Error};
 use crate::signals::ShutdownPhase;
@@ -76,18 +81,39 @@ pub struct Requested {
 /// The policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
 /// idempotency key.
 pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
-    let grant = match decide(app, caller, &asked.request).await? {
-        Ok(grant) => grant,
-        Err(denied) => {
-            // A repeated request gets its first answer, although the policies may deny it by now.
-            if let Some(earlier) = earlier(app, caller, &asked).await? {
-                return Ok(Requested { grant: earlier, repeated: true });
+    let entered = app.deciding.enter(caller.principal.key(), &asked.request);
+    for _ in 0..MAX_ATTEMPTS {
+        let decided = match decide(app, caller, &asked.request, &entered).await? {
+            Ok(decided) => decided,
+            Err(denied) => {
+                // A repeated request gets its first answer, although the policies may deny it by now.
+                if let Some(earlier) = earlier(app, caller, &asked).await? {
+                    return Ok(Requested { grant: earlier, repeated: true });
+                }
+                app.record_denial(denied.event).await?;
+                return Err(denied.error);
             }
-            app.record_denial(denied.event).await?;
-            return Err(denied.error);
+        };
+        if let Some(requested) = commit(app, caller, &asked, decided).await? {
+            return Ok(requested);
         }
-    };
+    }
+    Err(Error::Precondition { reason: "the policies change too quickly; try again".to_owned() })
+}
+
+/// Commits the grant of a decision, on the condition that the policies that allow it are as the decision read them. Returns none
+/// if one of them has changed since.
+async fn commit(
+    app: &App,
+    caller: &Caller,
+    asked: &KeyedRequest,
+    decided: Decided,
+) -> Result<Option<Requested>, Error> {
+    let Decided { grant, policies } = decided;
     let mut changes = Transaction::default().put_grant(grant.clone(), Expect::Absent);
+    for (name, version) in &policies {
+        changes = changes.require::<Policy>(name, Expect::Version(*version));
+    }
     if let Some(key) = &asked.idempotency_key {
         changes = changes.remember_request(caller.principal.key(), key, grant.id);
     }
@@ -95,16 +121,16 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
     let grant = match Durable::commit(&app.store, changes, grant).await {
         Ok(grant) => grant,
         // The key was used before. It is looked up only here, as most requests are new.
-        Err(conflict @ StoreError::Conflict { .. }) => {
-            let earlier = earlier(app, caller, &asked).await?.ok_or(conflict)?;
-            return Ok(Requested { grant: earlier, repeated: true });
+        Err(StoreError::Conflict { .. }) => {
+            let earlier = earlier(app, caller, asked).await?;
+            return Ok(earlier.map(|grant| Requested { grant, repeated: true }));
         }
         Err(error) => return Err(error.into()),
     };
     tracing::info!(event = "grant.requested", grant = %grant.id, principal = %caller.principal, "access requested");
     app.grant_changes.changed(grant.id);
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
-    Ok(Requested { grant, repeated: false })
+    Ok(Some(Requested { grant, repeated: false }))
 }
 
 /// Returns the grant that an earlier request with this caller's idempotency key made. That request may have failed because its
@@ -141,15 +167,24 @@ struct Denied {
     error: Error,
 }
 
+/// A request that is allowed.
+struct Decided {
+    grant: Grant,
+    /// The policies that allow it, with the versions that the decision read.
+    policies: Vec<(Name, Version)>,
+}
+
 /// Authorizes the request into a grant.
 async fn decide(
     app: &App,
     caller: &Caller,
     request: &AccessRequest,
-) -> Result<Result<Grant, Box<Denied>>, Error> {
-    let policies: Vec<_> = app.store.policies().await?.into_iter().map(|policy| policy.record).collect();
+    entered: &Entered<'_>,
+) -> Result<Result<Decided, Box<Denied>>, Error> {
+    let versioned = app.store.policies().await?;
+    let policies: Vec<Policy> = versioned.iter().map(|policy| policy.record.clone()).collect();
     let now = app.clock.now();
-    let held = held(app, caller, request).await?;
+    let held = held(app, caller, request, &policies, entered).await?;
     let requester = Requester { principal: &caller.principal, address: caller.address, held: &held };
     let authorized = match authorize(request, requester, &policies) {
         Ok(authorized) => authorized,
@@ -175,16 +210,35 @@ async fn decide(
     let id = GrantId::from_parts(now, rand::random());
     let is_slow = is_translated(app, &authorized.windows).await?;
     let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
+    let allowing = versioned.into_iter().filter(|policy| authorized.policies.contains(&policy.record.name));
+    let policies = allowing.map(|policy| (policy.record.name, policy.version)).collect();
     let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
-    Ok(Ok(grant.opening_within(timeout)))
+    Ok(Ok(Decided { grant: grant.opening_within(timeout), policies }))
 }
 
-/// Returns the windows that the caller's grants have open, or will have, on the targets of the request.
-async fn held(app: &App, caller: &Caller, request: &AccessRequest) -> Result<Vec<Window>, Error> {
-    let open = app.store.open_grants().await?;
-    let own = open.into_iter().map(|grant| grant.record).filter(|grant| caller.owns(grant));
-    let windows = own.flat_map(|grant| grant.windows);
-    Ok(windows.filter(|window| request.targets().contains(&window.target)).collect())
+/// Returns what the caller has open, or will have, on those targets of the request where a policy lets it choose its sources.
+async fn held(
+    app: &App,
+    caller: &Caller,
+    request: &AccessRequest,
+    policies: &[Policy],
+    entered: &Entered<'_>,
+) -> Result<Vec<Opening>, Error> {
+    let lets_choose = |target: &&TargetId| {
+        policies.iter().any(|policy| policy.covers(target) && policy.lets_choose_sources())
+    };
+    let mut held = entered.others();
+    for target in request.targets().iter().filter(lets_choose) {
+        let own = app.store.open_grants_of(caller.principal.key(), target).await?;
+        let windows = own.into_iter().flat_map(|grant| grant.record.windows);
+        let windows = windows.filter(|window| window.target == *target);
+        held.extend(windows.map(|window| Opening {
+            target: window.target,
+            port: window.port,
+            source: window.source,
+        }));
+    }
+    Ok(held)
 }
 
 /// Reports whether a window goes through a device that translates addresses: an Azure Firewall, whose writes take minutes.

@@ -76,6 +76,8 @@ pub struct App {
     pub rounds: Arc<Rounds>,
     /// The name and the store of this broker.
     pub about: About,
+    /// The requests that are being decided.
+    pub deciding: access::Deciding,
     /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
     /// The clock.

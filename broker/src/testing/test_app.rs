@@ -15,6 +15,7 @@ use postern_store::{Expect, Transaction};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
+use crate::app::access::Deciding;
 use crate::app::{About, App, Caller, StoreKind};
 use crate::authority::Standing;
 use crate::clock::Clock;
@@ -52,6 +53,7 @@ impl TestApp {
             readiness: Readiness::default(),
             rounds: Arc::default(),
             about: About { name: "broker-1".into(), store: StoreKind::Embedded },
+            deciding: Deciding::default(),
             shutdown: watch::channel(ShutdownPhase::Running).1,
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),

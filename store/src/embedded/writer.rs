@@ -150,6 +150,7 @@ fn apply(
     }
     let savepoint = shared.savepoint().map_err(unavailable)?;
     let mut effects = Vec::with_capacity(batch.writes.len());
+    batch.requires.iter().try_for_each(|requirement| writes::check(&savepoint, requirement))?;
     for write in batch.writes {
         let version = writes::apply(&savepoint, &write)?;
         effects.extend(cache.effect(write, version));

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::unavailable;
-use crate::batch::Write;
+use crate::batch::{Requirement, Write};
 use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::Version;
@@ -20,7 +20,7 @@ struct Before {
 /// # Errors
 /// A conflict, if the write's expectation does not hold.
 pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, StoreError> {
-    let before = before(connection, write)?;
+    let before = before(connection, write.kind.name, &write.key)?;
     let found = before.as_ref().filter(|before| before.is_there).map(|before| before.version);
     let last = before.as_ref().map_or(0, |before| before.version);
     let Some(version) = write.version_after(found, last) else {
@@ -50,16 +50,30 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, S
     Ok(version)
 }
 
+/// Checks a condition on a document.
+///
+/// # Errors
+/// A conflict, if the condition does not hold.
+pub(super) fn check(connection: &Connection, requirement: &Requirement) -> Result<(), StoreError> {
+    let before = before(connection, requirement.kind.name, &requirement.key)?;
+    let found = before.filter(|before| before.is_there).map(|before| before.version);
+    if requirement.expect.holds(found) {
+        Ok(())
+    } else {
+        Err(StoreError::Conflict { what: requirement.subject.clone() })
+    }
+}
+
 /// Puts a document into an index.
 pub(super) fn enter(connection: &Connection, kind: &str, index: &str, key: &str) -> Result<(), StoreError> {
     let sql = "INSERT OR IGNORE INTO entries (kind, name, key) VALUES (?1, ?2, ?3)";
     execute(connection, sql, params![kind, index, key])
 }
 
-fn before(connection: &Connection, write: &Write) -> Result<Option<Before>, StoreError> {
+fn before(connection: &Connection, kind: &str, key: &str) -> Result<Option<Before>, StoreError> {
     let sql = "SELECT version, indexes, body IS NOT NULL FROM documents WHERE kind = ?1 AND key = ?2";
     let mut statement = connection.prepare_cached(sql).map_err(unavailable)?;
-    let row = statement.query_row(params![write.kind.name, write.key], |row| {
+    let row = statement.query_row(params![kind, key], |row| {
         let indexes = Indexes::from_text(row.get_ref(1)?.as_str()?);
         Ok(Before { version: row.get(0)?, is_there: row.get(2)?, indexes })
     });

@@ -146,6 +146,21 @@ impl Store {
         Ok(found)
     }
 
+    /// Returns the grants of a principal with a window on this target that are not in a final state, the oldest first.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn open_grants_of(
+        &self,
+        principal: &PrincipalKey,
+        target: &TargetId,
+    ) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        let index = open_on_target(target);
+        let mut grants: Vec<Versioned<Grant>> = self.range(Range::all(&index)).await?;
+        grants.retain(|grant| grant.record.principal.key() == principal);
+        Ok(grants)
+    }
+
     /// Returns every grant that is not in a final state, the oldest first.
     ///
     /// # Errors

@@ -5,7 +5,8 @@
 -- '?' in place of the first head: the member does not know the head, and asks for its turn and for the head.
 -- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head, as `known.lua` does;
 -- 'wait' if another member has the turn; 'lost' and the index, from 0, of a transaction whose lease another member holds; or
--- 'conflict' and the indexes of the transaction and the write that cannot be made. The script checks everything before it
+-- 'conflict' and the indexes of the transaction and the write that cannot be made; or 'unmet' and the indexes of the transaction and the
+-- requirement that does not hold. The script checks everything before it
 -- writes anything.
 --
 -- Turns: a member whose head was moved by another member has the turn from then on, and a member that comes meanwhile waits
@@ -53,7 +54,8 @@ end
 
 -- The documents that the transactions write, as they become, in the order in which they are first written.
 local documents, order = {}, {}
-local function document(kind, key)
+-- Returns a document as it is by now, and the key of its place in `documents`.
+local function look(kind, key)
     local place = kind .. '\0' .. key
     local found = documents[place]
     if not found then
@@ -64,19 +66,27 @@ local function document(kind, key)
             local space = string.find(text, ' ', 1, true)
             found.is_kept, found.version, found.is_there = true, tonumber(string.sub(text, 1, space - 1)), #text > space
         end
+    end
+    return found, place
+end
+local function document(kind, key)
+    local found, place = look(kind, key)
+    if not documents[place] then
         documents[place], order[#order + 1] = found, found
     end
     return found
 end
+-- Reports whether a document is as it is expected.
+local function holds(d, expect)
+    if expect == 'absent' then
+        return not d.is_there
+    end
+    return expect == 'any' or (d.is_there and d.version == tonumber(expect))
+end
 -- Makes a write, and reports whether it may be made.
 local function apply(write)
     local d = document(write.kind, write.key)
-    local expect = write.expect
-    if expect == 'absent' then
-        if d.is_there then
-            return false
-        end
-    elseif expect ~= 'any' and not (d.is_there and d.version == tonumber(expect)) then
+    if not holds(d, write.expect) then
         return false
     end
     local deletes = write.body == ''
@@ -102,6 +112,11 @@ for t, transaction in ipairs(transactions) do
     local lease = transaction.lease
     if lease ~= '' and redis.call('HGET', p .. 'leases', lease) ~= me .. ' ' .. transaction.token then
         return refuse({ 'lost', tostring(t - 1) })
+    end
+    for r, required in ipairs(transaction.requires) do
+        if not holds(look(required.kind, required.key), required.expect) then
+            return refuse({ 'unmet', tostring(t - 1), tostring(r - 1) })
+        end
     end
     for w, write in ipairs(transaction.writes) do
         if not apply(write) then

@@ -26,7 +26,16 @@ struct WireBatch<'a> {
     /// The target of the lease that the batch needs; empty: none.
     lease: String,
     token: String,
+    requires: Vec<WireRequirement<'a>>,
     writes: Vec<WireWrite<'a>>,
+}
+
+/// A requirement as the script reads it.
+#[derive(Serialize)]
+struct WireRequirement<'a> {
+    kind: &'a str,
+    key: &'a str,
+    expect: String,
 }
 
 /// A write as the script reads it.
@@ -77,8 +86,25 @@ impl<'a> WireBatch<'a> {
         Self {
             lease: lease.map(|lease| lease.target.to_string()).unwrap_or_default(),
             token: lease.map(|lease| lease.token.to_string()).unwrap_or_default(),
+            requires: batch
+                .requires
+                .iter()
+                .map(|required| WireRequirement {
+                    kind: required.kind.name,
+                    key: &required.key,
+                    expect: to_wire(required.expect),
+                })
+                .collect(),
             writes: batch.writes.iter().map(WireWrite::of).collect(),
         }
+    }
+}
+
+fn to_wire(expect: Expect) -> String {
+    match expect {
+        Expect::Absent => "absent".to_owned(),
+        Expect::Any => "any".to_owned(),
+        Expect::Version(version) => version.to_string(),
     }
 }
 
@@ -88,11 +114,7 @@ impl<'a> WireWrite<'a> {
         Self {
             kind: write.kind.name,
             key: &write.key,
-            expect: match write.expect {
-                Expect::Absent => "absent".to_owned(),
-                Expect::Any => "any".to_owned(),
-                Expect::Version(version) => version.to_string(),
-            },
+            expect: to_wire(write.expect),
             body: put.map_or("", |put| &put.body),
             keep: write.kind.keeps_versions,
             announced: write.kind.is_announced,
@@ -108,6 +130,8 @@ pub(super) enum Outcome {
     Done(Vec<Head>),
     /// A write of a batch cannot be made; nothing was changed.
     Conflict { transaction: usize, write: usize },
+    /// A requirement of a batch does not hold; nothing was changed.
+    Unmet { transaction: usize, requirement: usize },
     /// Another broker has committed, and this broker has the turn now; nothing was changed.
     Moved(HeadReply),
     /// Another broker has the turn; nothing was changed.
@@ -129,6 +153,7 @@ impl Outcome {
             Some("head") => Ok(Self::Moved(HeadReply::parse(answer.get(1).map_or("", String::as_str))?)),
             Some("wait") => Ok(Self::Wait),
             Some("lost") => Ok(Self::Lost { transaction: number(1) }),
+            Some("unmet") => Ok(Self::Unmet { transaction: number(1), requirement: number(2) }),
             Some("conflict") => Ok(Self::Conflict { transaction: number(1), write: number(2) }),
             Some(_) | None => Err(failed(message("the script gave an unexpected answer"))),
         }
@@ -138,7 +163,12 @@ impl Outcome {
     pub(super) fn moved_to(&self) -> Option<HeadReply> {
         match self {
             Self::Moved(reply) => Some(*reply),
-            Self::Done(_) | Self::Wait | Self::Conflict { .. } | Self::Lost { .. } | Self::Fenced => None,
+            Self::Done(_)
+            | Self::Wait
+            | Self::Conflict { .. }
+            | Self::Unmet { .. }
+            | Self::Lost { .. }
+            | Self::Fenced => None,
         }
     }
 }

@@ -230,6 +230,12 @@ impl Committer {
                     let what = what.unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
+                Ok(Outcome::Unmet { transaction, requirement }) if transaction < group.len() => {
+                    let job = group.remove(transaction);
+                    let what = job.batch.requires.get(requirement).map(|required| required.subject.clone());
+                    let what = what.unwrap_or_default();
+                    job.answer.send(Err(StoreError::Conflict { what })).ok();
+                }
                 Ok(Outcome::Moved(reply)) if waits_since.elapsed() < TURN_TIMEOUT => {
                     self.head = Some(reply.head);
                     pause = ASK_AGAIN.0;
@@ -252,7 +258,7 @@ impl Committer {
                         &format!("other brokers' commits left this one no turn for {seconds} s"),
                     );
                 }
-                Ok(Outcome::Conflict { .. } | Outcome::Lost { .. }) => {
+                Ok(Outcome::Conflict { .. } | Outcome::Unmet { .. } | Outcome::Lost { .. }) => {
                     give_up(&mut group, "the script names a transaction that it was not given");
                 }
                 Ok(Outcome::Fenced) => {

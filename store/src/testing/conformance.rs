@@ -38,6 +38,7 @@ pub async fn run<S: Leasing>(open: impl AsyncFn() -> S) {
     records::a_request_is_remembered_for_its_principal_alone(open().await.store()).await;
     records::a_policys_versions_count_on_after_it_was_deleted(open().await.store()).await;
     commits::a_transaction_happens_whole_or_not_at_all(open().await.store()).await;
+    commits::a_transaction_may_depend_on_records_that_it_does_not_write(open().await.store()).await;
     commits::changes_see_those_before_them_in_their_transaction(open().await.store()).await;
     commits::changes_without_an_audit_event_are_refused(open().await.store()).await;
     commits::what_an_audit_event_says_is_what_the_log_says(open().await.store()).await;

@@ -123,6 +123,13 @@ impl Documents {
             return Err(StoreError::Unaudited);
         }
         let mut next = self.clone();
+        for requirement in batch.requires {
+            let kept = next.by_key.get(&(requirement.kind.name, requirement.key));
+            let found = kept.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
+            if !requirement.expect.holds(found) {
+                return Err(StoreError::Conflict { what: requirement.subject });
+            }
+        }
         for write in batch.writes {
             next.apply(write)?;
         }

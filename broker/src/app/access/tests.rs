@@ -92,7 +92,7 @@ async fn i7_a_request_is_decided_by_policy_and_each_decision_is_audited() {
 
 #[tokio::test]
 async fn i4_what_is_not_durable_is_not_granted() {
-    for fault in [Fault::Before, Fault::Full, Fault::Conflict] {
+    for fault in [Fault::Before, Fault::Full] {
         let test = TestApp::under([office()]).await;
         test.store.fail_next([fault]);
         let outcome = request(&test.app, &alice(), keyed("k", usual())).await;
@@ -351,4 +351,84 @@ async fn a_listing_is_read_page_by_page_without_a_gap() {
     let mut kept: Vec<Grant> = everything(&test).await.into_iter().map(|kept| kept.record).collect();
     kept.sort_by_key(|grant| std::cmp::Reverse(grant.id));
     assert_eq!((read, pages), (kept, 3));
+}
+
+#[tokio::test]
+async fn i7_a_decision_holds_only_while_its_policies_stay_as_it_read_them() {
+    let other = || a_policy().named("other").on("host:vm-9").build();
+    let usual = usual();
+    let changed = || {
+        let mut policy = office();
+        policy.ports[0].max_duration = Duration::from_secs(30);
+        policy
+    };
+    let root = || caller(Role::Administrator, "root");
+    for (what, is_made) in [("deleted", false), ("put again", false), ("another is put", true)] {
+        let test = TestApp::under([office()]).await;
+        let entered = test.app.deciding.enter(alice().principal.key(), &usual.request);
+        let Ok(decided) = decide(&test.app, &alice(), &usual.request, &entered).await.unwrap() else {
+            panic!("the policy allows it")
+        };
+        let name = office().name;
+        match what {
+            "deleted" => drop(crate::app::policies::delete(&test.app, &root(), &name).await.unwrap()),
+            "put again" => {
+                drop(crate::app::policies::put(&test.app, &root(), changed(), None).await.unwrap())
+            }
+            _ => drop(crate::app::policies::put(&test.app, &root(), other(), None).await.unwrap()),
+        }
+        let usual = usual.clone();
+        let committed = commit(&test.app, &alice(), &usual, decided).await.unwrap();
+        assert_eq!(
+            (committed.is_some(), everything(&test).await.len()),
+            (is_made, usize::from(is_made)),
+            "{what}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn i7_a_request_is_decided_again_after_a_conflict() {
+    let test = TestApp::under([office()]).await;
+    test.store.fail_next([Fault::Conflict; MAX_ATTEMPTS]);
+    let outcome = request(&test.app, &alice(), usual()).await;
+    assert!(matches!(outcome, Err(Error::Precondition { .. })), "{outcome:?}");
+    assert!(everything(&test).await.is_empty());
+    test.store.fail_next([Fault::Conflict; MAX_ATTEMPTS - 1]);
+    request(&test.app, &alice(), usual()).await.unwrap();
+    assert_eq!(everything(&test).await.len(), 1);
+}
+
+#[tokio::test]
+async fn i7_the_internet_is_not_to_be_had_in_parts() {
+    let choose = || a_policy().named("choose").on("host:vm-1").build();
+    let half = |source| ask("host:vm-1", "tcp/22", source, 60);
+    let is_denied = |outcome: &Result<Requested, Error>| match outcome {
+        Err(Error::Denied(denial)) => denial.limit.reason() == "SOURCE_NOT_ALLOWED",
+        _ => false,
+    };
+    let test = TestApp::under([choose()]).await;
+    for source in ["0.0.0.0/1", "128.0.0.0/1", "::/1"] {
+        assert!(is_denied(&request(&test.app, &alice(), half(source)).await), "{source}");
+    }
+    let first = request(&test.app, &alice(), half("203.0.0.0/16")).await.unwrap();
+    assert!(is_denied(&request(&test.app, &alice(), half("203.1.0.0/16")).await));
+    request(&test.app, &caller(Role::Requester, "bob"), half("203.1.0.0/16")).await.unwrap();
+    // What is closing may still be open.
+    revoke(&test.app, &alice(), first.grant.id, None).await.unwrap();
+    assert!(is_denied(&request(&test.app, &alice(), half("203.1.0.0/16")).await));
+
+    // Of requests at the same moment no two are allowed that are too wide together.
+    let test = TestApp::under([choose()]).await;
+    let parts = ["9.0.0.0/16", "203.0.0.0/16", "203.1.0.0/16"];
+    let at_once = parts.map(|part| async { request(&test.app, &alice(), half(part)).await.is_ok() });
+    let allowed =
+        futures_util::future::join_all(at_once).await.into_iter().filter(|allowed| *allowed).count();
+    assert!(allowed <= 1, "{allowed}");
+    let entered = test.app.deciding.enter(alice().principal.key(), &half("203.4.0.0/16").request);
+    assert!(is_denied(&request(&test.app, &alice(), half("203.5.0.0/16")).await));
+    drop(entered);
+    if allowed == 0 {
+        request(&test.app, &alice(), half("203.5.0.0/16")).await.unwrap();
+    }
 }

@@ -167,7 +167,8 @@ async fn assert_alike(first: &impl Leasing, second: &impl Leasing) {
         let query = GrantQuery { target: Some(target), limit: 1000, ..GrantQuery::default() };
         assert_eq!(one.grants(query.clone()).await.unwrap(), other.grants(query).await.unwrap());
     }
-    let query = GrantQuery { principal: Some(principal_key("alice.b")), limit: 1000, ..GrantQuery::default() };
+    let query =
+        GrantQuery { principal: Some(principal_key("alice.b")), limit: 1000, ..GrantQuery::default() };
     assert_eq!(one.grants(query.clone()).await.unwrap(), other.grants(query).await.unwrap());
 }
 

@@ -42,6 +42,30 @@ pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &Store) {
     assert_eq!(store.token(&new).await.unwrap(), Some(token));
 }
 
+pub(super) async fn a_transaction_may_depend_on_records_that_it_does_not_write(store: &Store) {
+    let grant = |number| put(&a_grant().number(number).build(), Expect::Absent);
+    let policy = a_policy().build();
+    let web = policy.name.clone();
+    let is_there = |transaction: Transaction, version| {
+        transaction.require::<postern_core::Policy>(&web, Expect::Version(version))
+    };
+    assert!(is_conflict(&store.commit(is_there(grant(1), 1)).await));
+    let absent = grant(1).require::<postern_core::Policy>(&web, Expect::Absent);
+    // A transaction's own writes come after what it requires.
+    store.commit(absent.put_policy(policy.clone(), Expect::Any)).await.unwrap();
+    store.commit(is_there(grant(2), 1)).await.unwrap();
+    let write = || Transaction::default().audit(event());
+    store.commit(write().put_policy(policy.clone(), Expect::Version(1))).await.unwrap();
+    assert!(is_conflict(&store.commit(is_there(grant(3), 1)).await));
+    store.commit(is_there(grant(3), 2)).await.unwrap();
+    store.commit(write().delete_policy(&web)).await.unwrap();
+    assert!(is_conflict(&store.commit(is_there(grant(4), 2)).await));
+    assert!(is_conflict(&store.commit(is_there(grant(4), 3)).await));
+    store.commit(grant(4).require::<postern_core::Policy>(&web, Expect::Absent)).await.unwrap();
+    assert_eq!(store.open_grants().await.unwrap().len(), 4);
+    assert_eq!(store.policies().await.unwrap().len(), 0);
+}
+
 pub(super) async fn changes_see_those_before_them_in_their_transaction(store: &Store) {
     let grant = a_grant().build();
     let active = grant.after(Event::Confirmed, at(1)).unwrap();
