@@ -1,11 +1,11 @@
 //! A broker that dies at any call: the next one reaches the wanted state from whatever it left behind.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use postern_azure_sim::{CrashPoint, When};
 use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Provider as _};
+use postern_testkit::clock::until;
 
 use crate::firewall::behind_a_firewall;
 use crate::world::World;
@@ -26,18 +26,13 @@ where
             let mut world = begin().await;
             let point = CrashPoint { change, when };
             world.sim.halt_at(Some(point));
-            let halted = async {
-                while !world.sim.has_halted() {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            };
             tokio::select! {
                 biased;
                 _ = act(&world) => {
                     assert!(!world.sim.has_halted());
                     return points;
                 }
-                () = halted => {}
+                () = until("the point or the end", || world.sim.has_halted()) => {}
             }
             world.sim.halt_at(None);
             world.restart();

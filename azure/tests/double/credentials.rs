@@ -105,7 +105,7 @@ async fn no_answer_leads_the_token_to_another_host() {
     let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let through = format!("http://{}", proxy.local_addr().unwrap());
     let mut proxying = JoinSet::new();
-    proxying.spawn(crate::world::misleading(proxy, world.at, other.local_addr().unwrap()));
+    proxying.spawn(crate::world::misleading(proxy, world.server.address(), other.local_addr().unwrap()));
     let mut settings = world.settings.clone();
     settings.environment.resource_manager = through;
     let azure = Azure::connect(settings).unwrap();

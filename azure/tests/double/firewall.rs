@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use postern_azure::{Azure, FirewallSettings};
-use postern_azure_sim::{AzureSim, Fault, Lab};
+use postern_azure_sim::{AzureSim, Lab, refused};
 use postern_core::ProtectedPort;
 use postern_provider::{CloudError, Health, Provider as _};
+use postern_testkit::clock::until;
 use serde_json::json;
 
 use crate::world::{SUBSCRIPTION, World};
@@ -179,9 +180,7 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
         is_closed.set(true);
     };
     let watching = async {
-        while world.gets_through(ALICE, port).is_some() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the group to shut", || world.gets_through(ALICE, port).is_none()).await;
         assert!(!is_closed.get(), "shut in the group long before the firewall has settled");
     };
     tokio::join!(closing, watching);
@@ -191,7 +190,7 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
 async fn another_principals_change_meanwhile_is_kept() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
-    world.sim.fail("PUT", "azureFirewalls", 2, Fault::Status(412, "PreconditionFailed"));
+    world.sim.fail("PUT", "azureFirewalls", 2, refused(412, "PreconditionFailed"));
     let window = world.window(0, 1, "tcp/22", ALICE);
     world.sim.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
         firewall["properties"]["networkRuleCollections"] = json!([{"name": "new", "properties": {"priority": 300,
@@ -364,7 +363,7 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
 
     // If one of the two subscriptions cannot be read, no machine counts as gone.
     let of_vms = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/networkInterfaces");
-    world.sim.fail("GET", &of_vms, 1, Fault::Status(403, "AuthorizationFailed"));
+    world.sim.fail("GET", &of_vms, 1, refused(403, "AuthorizationFailed"));
     let blind = world.another().sweep().await;
     assert_eq!((blind.unread.len(), blind.sightings), (1, vec![]));
 

@@ -8,6 +8,7 @@ use postern_azure::Azure;
 use postern_azure_sim::{AzureSim, Fault, Lab};
 use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Provider as _};
+use postern_testkit::clock::until;
 
 use crate::firewall::behind_a_firewall;
 use crate::world::{SUBSCRIPTION, World, posterns_first};
@@ -153,9 +154,7 @@ impl World {
     /// Waits until a rule of the group has a priority.
     async fn moved(&self, rule: &str, to: u64) {
         let is_there = |it: &serde_json::Value| it["name"] == rule && it["properties"]["priority"] == to;
-        while !self.group_rules("nsg").iter().any(is_there) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the rule to move", || self.group_rules("nsg").iter().any(is_there)).await;
     }
 
     /// Asserts that only the second machine is locked down, with a moved rule and its note, and that a release restores all.
@@ -178,9 +177,8 @@ async fn a_rule_that_goes_back_late_is_moved_again_by_the_broker_that_moved_it_b
     // Meanwhile the other broker finds the rule behind, has nothing to move, and is done.
     world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_secs(4)));
     let locking = async {
-        while world.managed_rules("nsg").iter().any(|name| name.starts_with("postern-deny-")) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let is_denying = |name: &String| name.starts_with("postern-deny-");
+        until("Postern's rule to go", || !world.managed_rules("nsg").iter().any(is_denying)).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         two.lockdown(&order).await.unwrap();
         assert!(!world.group_rules("nsg").iter().any(|rule| rule["properties"]["priority"] == 100));

@@ -44,7 +44,7 @@ pub(crate) fn measure() {
         }
         let sent_in = sent_in.unwrap_or_else(|| began.elapsed());
         let asked = monotonic();
-        let revoked = world.admin_cli().run(&["revoke", &grant.id]);
+        let revoked = world.admin.cli().run(&["revoke", &grant.id]);
         let took = asked.elapsed();
         note(&format!(
             "{}: {} of {} sent in {:.1} s ({:.2} MB), from {before} MiB",

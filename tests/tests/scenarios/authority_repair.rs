@@ -113,7 +113,7 @@ fn i2_after_two_hours_of_a_clock_that_was_ahead_agents_enrol_and_windows_open_an
     world.broker.live_by(&clock);
     clock.step(2 * HOUR);
     world.broker.serve();
-    let token = world.admin_cli().living_by(&clock).run(&["agents", "token", "host:web-9"]);
+    let token = world.admin.cli().living_by(&clock).run(&["agents", "token", "host:web-9"]);
     assert!(token.succeeded(), "{token:?}");
 
     // While the broker runs, and after a restart, whose clock begins at the newest record.
@@ -124,9 +124,9 @@ fn i2_after_two_hours_of_a_clock_that_was_ahead_agents_enrol_and_windows_open_an
             world.broker.serve();
         }
         wait_until("the broker to serve by the right clock", STEP_TIMEOUT * 2, || {
-            world.admin_cli().run(&["agents", "list"]).succeeded()
+            world.admin.cli().run(&["agents", "list"]).succeeded()
         });
-        let checked = world.admin_cli().run(&["status", "--check"]);
+        let checked = world.admin.cli().run(&["status", "--check"]);
         assert!(checked.code == 9 && says(&checked, AHEAD), "{checked:?}");
     }
     world.enroll_agent();

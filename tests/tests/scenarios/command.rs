@@ -30,7 +30,7 @@ fn id(answer: &Value) -> &str {
 #[test]
 fn a_grants_life_on_the_command_line() {
     let world = World::new();
-    let cli = world.cli();
+    let cli = world.alice.cli();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let asked = &cli.json(&["request", VM, "--port", "22", "--for", "10m", "--reason", "a look around"])[0];
     assert_eq!(
@@ -55,7 +55,7 @@ fn a_grants_life_on_the_command_line() {
 #[test]
 fn exit_codes_tell_what_went_wrong() {
     let mut world = World::without_agent(a_policy().on(VM).port("tcp/22"));
-    let cli = world.cli();
+    let cli = world.alice.cli();
     let ask = |more: &[&str]| cli.run(&[&["request", VM, "--reason", "x"], more].concat());
     says(&ask(&["--port", "3389"]), 3, &["ports", "not a protected port"]);
     says(&ask(&["--port", "22", "--for", "2h"]), 3, &["duration", "3600 s"]);
@@ -78,18 +78,38 @@ fn exit_codes_tell_what_went_wrong() {
 fn a_grant_that_fails_or_takes_too_long_has_its_own_exit_code() {
     let mut world = World::under(usual_policy().waiting_for_agents());
     world.agent.process().kill9();
-    let timed_out =
-        world.cli().run(&["request", VM, "--port", "22", "--for", "3s", "--reason", "x", "--timeout", "1s"]);
+    let timed_out = world.alice.cli().run(&[
+        "request",
+        VM,
+        "--port",
+        "22",
+        "--for",
+        "3s",
+        "--reason",
+        "x",
+        "--timeout",
+        "1s",
+    ]);
     says(&timed_out, 7, &["still opening"]);
-    let failed =
-        world.cli().run(&["request", VM, "--port", "22", "--for", "2s", "--reason", "x", "--timeout", "20s"]);
+    let failed = world.alice.cli().run(&[
+        "request",
+        VM,
+        "--port",
+        "22",
+        "--for",
+        "2s",
+        "--reason",
+        "x",
+        "--timeout",
+        "20s",
+    ]);
     says(&failed, 6, &["its end passed"]);
 }
 
 #[test]
 fn policies_agents_and_targets_are_kept_on_the_command_line() {
     let mut world = World::without_agent(usual_policy());
-    let admin = world.admin_cli();
+    let admin = world.admin.cli();
     let file = world.dir().join("policy.toml");
     fs::write(&file, POLICY).unwrap();
     admin.json(&["policy", "apply", "-f", &file.to_string_lossy()]);

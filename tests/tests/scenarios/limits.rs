@@ -90,7 +90,7 @@ fn withstands(attack: Attack, addresses: u8) {
 /// Has the administrator revoke a grant on a connection of its own, and looks at what the broker has in memory.
 fn revokes(world: &mut World, grant: &str, under: &str) {
     let asked = monotonic();
-    let revoked = world.admin_cli().run(&["revoke", grant]);
+    let revoked = world.admin.cli().run(&["revoke", grant]);
     let (took, memory) = (asked.elapsed(), peak_memory(&mut world.broker));
     println!("{under}: {memory} MiB, revoked in {took:?}");
     assert!(revoked.succeeded(), "{under}: {}{}", revoked.out, revoked.err);

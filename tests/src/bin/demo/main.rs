@@ -70,13 +70,13 @@ fn protect(story: &mut Story, world: &mut World) {
     story.check("the administrator applies a policy: port 22 is closed unless a grant opens it", || {
         let file = world.dir().join("policy.toml");
         fs::write(&file, POLICY).expect("a file can be written");
-        let cli = world.admin_cli();
+        let cli = world.admin.cli();
         cli.json(&["policy", "apply", "-f", &file.to_string_lossy()]);
         cli.json(&["policy", "delete", "unused"]);
         String::new()
     });
     story.check("the VM's agent enrols with a token that works once, and starts", || {
-        let token = world.admin_cli().json(&["agents", "token", VM]);
+        let token = world.admin.cli().json(&["agents", "token", VM]);
         world.agent.enroll(token[0]["token"].as_str().expect("a token is text"));
         world.agent.run();
         world.admin.wait_in_sync(VM);
@@ -163,7 +163,7 @@ fn revoke(story: &mut Story, world: &World) {
         let grant = request(world, "10m", "done soon");
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         let start = monotonic();
-        world.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
+        world.alice.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
         let described = format!("{} ms for the whole command", start.elapsed().as_millis());
         assert_eq!(try_22(world, 'a'), Reach::Filtered);
         assert!(connection.echoes());
@@ -175,7 +175,7 @@ fn revoke(story: &mut Story, world: &World) {
 fn refuse_and_resist(story: &mut Story, world: &World) {
     story.tell("Not everything is allowed.");
     story.check("a port outside the policy is denied, in words", || {
-        let outcome = world.cli().run(&["request", VM, "--port", "3389", "--reason", "curious"]);
+        let outcome = world.alice.cli().run(&["request", VM, "--port", "3389", "--reason", "curious"]);
         assert_eq!(outcome.code, 3, "{}", outcome.err);
         outcome.err.trim().to_owned()
     });
@@ -205,15 +205,15 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
 fn audit(story: &mut Story, world: &World) {
     story.tell("Everything is in the audit log.");
     story.check("the log verifies", || {
-        let verified = &world.admin_cli().json(&["audit", "verify"])[0];
+        let verified = &world.admin.cli().json(&["audit", "verify"])[0];
         assert_eq!(verified["sound"], Value::Bool(true), "{verified}");
         format!("{} records, each chained to the one before", verified["records"])
     });
     story.check("a copy in which one word was changed does not, and the line is named", || {
         let copy = world.dir().join("audit.jsonl");
-        let log = world.admin_cli().run(&["--output", "json", "audit", "tail"]).out;
+        let log = world.admin.cli().run(&["--output", "json", "audit", "tail"]).out;
         fs::write(&copy, log.replacen("fix the disk", "fix the dish", 1)).expect("a file can be written");
-        let outcome = world.admin_cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
+        let outcome = world.admin.cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
         assert_eq!(outcome.code, 1, "{}{}", outcome.out, outcome.err);
         outcome.err.trim().to_owned()
     });
@@ -245,7 +245,7 @@ fn try_22(world: &World, who: char) -> Reach {
 /// Asks as alice would, and returns the grant, which is active.
 fn request(world: &World, duration: &str, reason: &str) -> Value {
     let answer =
-        &world.cli().json(&["request", VM, "--port", "22", "--for", duration, "--reason", reason])[0];
+        &world.alice.cli().json(&["request", VM, "--port", "22", "--for", duration, "--reason", reason])[0];
     assert_eq!(answer["grant"]["state"], "active", "{answer}");
     answer["grant"].clone()
 }

@@ -55,9 +55,7 @@ impl World {
     /// The VM comes under protection, by whichever broker the load balancer gives to its agent.
     pub(super) fn protect(&mut self) {
         self.admin.put_policy(usual_policy().wire()).expect("the policy is good");
-        self.agent.enroll(&self.admin.join_token(VM, None).expect("a token can be made"));
-        self.agent.run();
-        self.admin.wait_in_sync(VM);
+        self.agent.join(VM, &self.admin);
     }
 
     /// Asks as alice would, and returns the grant, which is active.
