@@ -1,6 +1,6 @@
 //! The harness of Postern's scenarios: real processes in network namespaces, driven through real connections.
 //!
-//! A [`World`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
+//! A [`HostWorld`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
 //! scenario has a world of its own, so that they run beside each other, and nothing of it outlives the scenario. The worlds with
 //! a cloud are [`ec2::AwsWorld`] and [`azure::AzureWorld`]. What other crates' tests need as well is in `postern-testkit`. A
 //! harness fails its test by a panic; that is what the lints that forbid panics are lifted for here.
@@ -48,4 +48,4 @@ pub use probe::{Connection, Reach};
 pub use process::Process;
 pub use replicas::{Replica, ReplicaOptions, Replicas};
 pub use watch::{Timeline, Watch};
-pub use world::{FREE, TCP, UDP, VM, World, ask_for, further_addresses, usual_policy};
+pub use world::{FREE, HostWorld, TCP, UDP, VM, ask_for, further_addresses, usual_policy};

@@ -23,7 +23,7 @@ pub const FREE: u16 = 80;
 
 /// The world of a scenario. What is dropped first stands first.
 #[derive(Debug)]
-pub struct World {
+pub struct HostWorld {
     /// The administrator, on the broker's host.
     pub admin: Client,
     /// A requester, on the host alice.
@@ -37,7 +37,7 @@ pub struct World {
     dir: TempDir,
 }
 
-impl World {
+impl HostWorld {
     /// A world under the usual policy, its agent in sync.
     #[allow(clippy::new_without_default, reason = "it starts programs, which no default should")]
     pub fn new() -> Self {

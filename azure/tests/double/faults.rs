@@ -6,18 +6,18 @@ use postern_azure_sim::{Fault, operation_failed, refused};
 use postern_core::plan::CloudWindow;
 use postern_provider::{CloudError, Provider as _};
 
-use crate::world::World;
+use crate::world::DoubleWorld;
 
 const ALICE: &str = "203.0.113.7";
 
-async fn locked_world() -> (World, CloudWindow) {
-    let world = World::new().await;
+async fn locked_world() -> (DoubleWorld, CloudWindow) {
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     let window = world.window(0, 1, "tcp/22", ALICE);
     (world, window)
 }
 
-impl World {
+impl DoubleWorld {
     async fn try_open(&self, window: &CloudWindow) -> Result<(), CloudError> {
         self.azure.open(&window.target, &[window.clone()].into()).await.map(drop)
     }
@@ -47,7 +47,7 @@ async fn a_busy_group_is_tried_again_until_it_is_free() {
 
 #[tokio::test]
 async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_storm() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world.lock(1).await;
     world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(5));

@@ -11,14 +11,14 @@ use postern_provider::{CloudError, Provider as _};
 use postern_testkit::clock::until;
 
 use crate::firewall::behind_a_firewall;
-use crate::world::{SUBSCRIPTION, World, posterns_first};
+use crate::world::{DoubleWorld, SUBSCRIPTION, posterns_first};
 
 const NSG: &str = "Microsoft.Network/networkSecurityGroups";
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
 /// Two machines behind one group, whose rule leaves no room before it: a lockdown moves it.
-async fn crowded() -> World {
+async fn crowded() -> DoubleWorld {
     let sim = AzureSim::new();
     let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
@@ -27,10 +27,10 @@ async fn crowded() -> World {
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), None);
     let vms =
         vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
-    World::around(sim, lab, vms).await
+    DoubleWorld::around(sim, lab, vms).await
 }
 
-impl World {
+impl DoubleWorld {
     /// Counts the changes that were answered with a status.
     fn answered(&self, status: u16) -> usize {
         self.sim.calls().iter().filter(|call| call.is_change() && call.status == Some(status)).count()
@@ -54,7 +54,7 @@ async fn close(azure: &Azure, window: &CloudWindow) -> Result<(), CloudError> {
 }
 
 /// Two providers, each with a view of its own of the first two machines.
-async fn two(world: &World) -> [Arc<Azure>; 2] {
+async fn two(world: &DoubleWorld) -> [Arc<Azure>; 2] {
     let both = [world.another(), world.another()];
     for (number, azure) in both.iter().enumerate() {
         azure.observe(&world.target(number)).await.unwrap();
@@ -64,7 +64,7 @@ async fn two(world: &World) -> [Arc<Azure>; 2] {
 
 #[tokio::test]
 async fn i8_two_brokers_write_one_group_at_once_and_neither_loses_a_rule() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world.lock(1).await;
     let [one, two] = two(&world).await;
@@ -150,7 +150,7 @@ async fn what_one_broker_releases_while_another_locks_down_stays_shut_for_that_o
     }
 }
 
-impl World {
+impl DoubleWorld {
     /// Waits until a rule of the group has a priority.
     async fn moved(&self, rule: &str, to: u64) {
         let is_there = |it: &serde_json::Value| it["name"] == rule && it["properties"]["priority"] == to;
@@ -259,7 +259,7 @@ async fn a_target_that_changes_hands_is_closed_by_the_broker_that_has_it() {
 
 #[tokio::test]
 async fn i6_what_another_broker_released_is_not_shut_again_by_one_that_remembers_it() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     world.lock(0).await;
     world.observe(0).await;
@@ -277,7 +277,7 @@ async fn i6_what_another_broker_released_is_not_shut_again_by_one_that_remembers
 
 #[tokio::test]
 async fn i2_a_sweep_that_read_before_a_window_opened_does_not_keep_it_from_being_closed() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;
@@ -369,7 +369,7 @@ async fn a_window_that_another_broker_began_in_the_firewall_is_open_once_the_fir
 
 #[tokio::test]
 async fn i5_a_rule_whose_write_is_under_way_is_not_taken_for_open() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;

@@ -22,7 +22,7 @@ pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
 
 /// A subscription with two machines: `vm-1` behind the groups of its subnet and its interface, `vm-2` behind the subnet's
 /// alone. Rules let everyone in on port 22 of both.
-pub(crate) struct World {
+pub(crate) struct DoubleWorld {
     pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     pub(crate) azure: Arc<Azure>,
@@ -32,7 +32,7 @@ pub(crate) struct World {
     pub(crate) dir: TempDir,
 }
 
-impl World {
+impl DoubleWorld {
     pub(crate) async fn new() -> Self {
         let sim = AzureSim::new();
         let lab = Lab::new(&sim, SUBSCRIPTION, "Web");

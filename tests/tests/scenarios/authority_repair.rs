@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use postern_proto::v1::GrantState;
 use postern_tests::clock::wait_until;
-use postern_tests::{Broker, Cli, FakeTime, Net, Outcome, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
+use postern_tests::{
+    Broker, Cli, FakeTime, HostWorld, Net, Outcome, STEP_TIMEOUT, VM, ask_for, usual_policy,
+};
 use tempfile::TempDir;
 
 const HOUR: i64 = 3600;
@@ -107,7 +109,7 @@ fn a_start_with_a_clock_months_ahead_locks_no_one_out_once_the_clock_is_right() 
 
 #[test]
 fn i2_after_two_hours_of_a_clock_that_was_ahead_agents_enrol_and_windows_open_and_end() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     let clock = FakeTime::new(world.dir());
     world.broker.process().terminate();
     world.broker.live_by(&clock);

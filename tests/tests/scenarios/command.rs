@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use postern_tests::{Cli, Outcome, Reach, TCP, VM, World, a_policy, usual_policy};
+use postern_tests::{Cli, HostWorld, Outcome, Reach, TCP, VM, a_policy, usual_policy};
 use serde_json::Value;
 
 const POLICY: &str = r#"
@@ -29,7 +29,7 @@ fn id(answer: &Value) -> &str {
 
 #[test]
 fn a_grants_life_on_the_command_line() {
-    let world = World::new();
+    let world = HostWorld::new();
     let cli = world.alice.cli();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let asked = &cli.json(&["request", VM, "--port", "22", "--for", "10m", "--reason", "a look around"])[0];
@@ -54,7 +54,7 @@ fn a_grants_life_on_the_command_line() {
 
 #[test]
 fn exit_codes_tell_what_went_wrong() {
-    let mut world = World::without_agent(a_policy().on(VM).port("tcp/22"));
+    let mut world = HostWorld::without_agent(a_policy().on(VM).port("tcp/22"));
     let cli = world.alice.cli();
     let ask = |more: &[&str]| cli.run(&[&["request", VM, "--reason", "x"], more].concat());
     says(&ask(&["--port", "3389"]), 3, &["ports", "not a protected port"]);
@@ -76,7 +76,7 @@ fn exit_codes_tell_what_went_wrong() {
 
 #[test]
 fn a_grant_that_fails_or_takes_too_long_has_its_own_exit_code() {
-    let mut world = World::under(usual_policy().waiting_for_agents());
+    let mut world = HostWorld::under(usual_policy().waiting_for_agents());
     world.agent.process().kill9();
     let timed_out = world.alice.cli().run(&[
         "request",
@@ -108,7 +108,7 @@ fn a_grant_that_fails_or_takes_too_long_has_its_own_exit_code() {
 
 #[test]
 fn policies_agents_and_targets_are_kept_on_the_command_line() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     let admin = world.admin.cli();
     let file = world.dir().join("policy.toml");
     fs::write(&file, POLICY).unwrap();

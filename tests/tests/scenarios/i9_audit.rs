@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use postern_proto::v1::{CloseReason, GrantState};
-use postern_tests::{Outcome, World, ask_for, usual_policy};
+use postern_tests::{HostWorld, Outcome, ask_for, usual_policy};
 
 /// A world whose log has a few records.
-fn with_a_log() -> World {
-    let world = World::without_agent(usual_policy());
+fn with_a_log() -> HostWorld {
+    let world = HostWorld::without_agent(usual_policy());
     for port in 1000..1010 {
         world.alice.request(&ask_for(&world.net.alice).port(&format!("tcp/{port}"))).unwrap_err();
     }
@@ -18,7 +18,7 @@ fn with_a_log() -> World {
 
 #[test]
 fn i9_every_decision_and_every_state_change_of_a_grant_has_its_record() {
-    let world = World::new();
+    let world = HostWorld::new();
     let first = world.alice.open(&ask_for(&world.net.alice).seconds(2));
     let closed = world.alice.wait_for_state(&first.id, GrantState::Closed);
     assert_eq!(closed.close_reason(), CloseReason::Expired);

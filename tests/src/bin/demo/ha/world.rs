@@ -21,7 +21,7 @@ const SENTINELS: u16 = 1;
 const CONFIRMED: usize = 1;
 
 /// The parts of the story. A part that is dropped first stands first.
-pub(super) struct World {
+pub(super) struct HaWorld {
     pub(super) admin: Client,
     pub(super) agent: Agent,
     pub(super) replicas: Replicas,
@@ -34,7 +34,7 @@ pub(super) struct World {
     dir: TempDir,
 }
 
-impl World {
+impl HaWorld {
     /// Starts all brokers; the VM has no agent yet.
     pub(super) fn new() -> Self {
         let dir = TempDir::with_prefix("postern-").expect("a temporary directory can be made");
