@@ -21,13 +21,13 @@ use postern_provider::fake::FakeCloud;
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
 /// A broker's loops over a store and a cloud that outlive it.
-pub(super) struct World {
+pub(super) struct ReconcilerWorld {
     pub(super) store: Arc<Memory>,
     pub(super) cloud: Arc<FakeCloud>,
     pub(super) reconciler: Reconciler,
 }
 
-impl World {
+impl ReconcilerWorld {
     pub(super) fn new() -> Self {
         Self::over(Arc::default(), Arc::default())
     }
@@ -140,7 +140,7 @@ pub(super) async fn obey(mut session: Session) {
 }
 
 /// The story, with an agent that obeys meanwhile.
-pub(super) async fn with_agent<T>(world: &World, story: impl Future<Output = T>) -> T {
+pub(super) async fn with_agent<T>(world: &ReconcilerWorld, story: impl Future<Output = T>) -> T {
     let session = world.connect();
     world
         .during(async {
