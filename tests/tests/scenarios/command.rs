@@ -78,32 +78,13 @@ fn exit_codes_tell_what_went_wrong() {
 fn a_grant_that_fails_or_takes_too_long_has_its_own_exit_code() {
     let mut world = HostWorld::under(usual_policy().waiting_for_agents());
     world.agent.process().kill9();
-    let timed_out = world.alice.cli().run(&[
-        "request",
-        VM,
-        "--port",
-        "22",
-        "--for",
-        "3s",
-        "--reason",
-        "x",
-        "--timeout",
-        "1s",
-    ]);
-    says(&timed_out, 7, &["still opening"]);
-    let failed = world.alice.cli().run(&[
-        "request",
-        VM,
-        "--port",
-        "22",
-        "--for",
-        "2s",
-        "--reason",
-        "x",
-        "--timeout",
-        "20s",
-    ]);
-    says(&failed, 6, &["its end passed"]);
+    let cli = world.alice.cli();
+    let ask = |duration: &str, timeout: &str| {
+        let terms = ["--for", duration, "--reason", "x", "--timeout", timeout];
+        cli.run(&[&["request", VM, "--port", "22"], &terms[..]].concat())
+    };
+    says(&ask("3s", "1s"), 7, &["still opening"]);
+    says(&ask("2s", "20s"), 6, &["its end passed"]);
 }
 
 #[test]
