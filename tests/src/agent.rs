@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use crate::binaries::binary;
+use crate::client::Client;
 use crate::fake_time::FakeTime;
 use crate::net::{Host, succeeded};
 use crate::netns::{Netns, tied};
@@ -40,6 +41,16 @@ impl Agent {
     /// It fails.
     pub fn enroll(&self, token: &str) {
         self.must(&["enroll", "--token", token]);
+    }
+
+    /// Enrols as a target, starts the agent, and waits until it holds what it should.
+    ///
+    /// # Panics
+    /// The broker makes no token, or the agent does not come to that.
+    pub fn join(&mut self, target: &str, admin: &Client) {
+        self.enroll(&admin.join_token(target, None).expect("a token can be made"));
+        self.run();
+        admin.wait_in_sync(target);
     }
 
     /// Starts it.

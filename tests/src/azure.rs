@@ -3,19 +3,16 @@
 use std::net::IpAddr;
 use std::path::Path;
 
-use postern_azure_sim::{AzureSim, Lab, Vm};
+use postern_azure_sim::{AzureSim, Lab, SimServer, Vm};
 use postern_core::Role;
 use postern_proto::v1;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 
 use crate::agent::Agent;
 use crate::broker::Broker;
 use crate::builders::{RequestBuilder, a_policy, a_request};
-use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::{Host, Net};
-use crate::netns::Running;
 use crate::world::TCP;
 
 /// The double's address, on the broker's host.
@@ -32,8 +29,8 @@ pub struct Azure {
     pub arm: AzureSim,
     /// A resource group in it.
     pub lab: Lab,
-    #[allow(dead_code, reason = "it serves until it is dropped")]
-    serving: Running<()>,
+    #[allow(dead_code, reason = "the double is served until this is dropped")]
+    server: SimServer,
 }
 
 impl Azure {
@@ -41,13 +38,10 @@ impl Azure {
     pub fn start(host: &Host) -> Self {
         let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
-        let (served, netns) = (arm.clone(), host.netns());
-        let listener = netns.run(async { TcpListener::bind(DOUBLE).await.expect("the address is free") });
-        let serving = netns.start(async move {
-            served.serve(listener).await.expect("connections can be accepted");
-        });
+        let served = arm.clone();
+        let server = host.netns().run(async move { served.listen(DOUBLE).await });
         let lab = Lab::new(&arm, SUBSCRIPTION, "Web");
-        Self { arm, lab, serving }
+        Self { arm, lab, server }
     }
 
     /// The lines of a broker's configuration that make it use this double.
@@ -125,13 +119,11 @@ impl AzureWorld {
         admin.put_policy(policy.wire()).expect("the policy is good");
         let mut agent = Agent::new(&net.vm, broker.url(), &dir.path().join("agent"), &[]);
         if options.layers == v1::Layers::Both {
-            agent.enroll(&admin.join_token(&target, None).expect("a token can be made"));
-            agent.run();
-            admin.wait_in_sync(&target);
+            agent.join(&target, &admin);
         }
         let world = Self { admin, alice, agent, broker, vm, azure, net, dir };
         if options.locked {
-            let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "precedence"]);
+            let locked = world.admin.cli().run(&["lockdown", &world.target(), "--accept", "precedence"]);
             assert!(locked.succeeded(), "{locked:?}");
         }
         world
@@ -145,16 +137,6 @@ impl AzureWorld {
     /// A request for SSH on the machine, from alice's host.
     pub fn ask(&self) -> RequestBuilder {
         a_request().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
-    }
-
-    /// The `postern` command as the administrator would run it.
-    pub fn admin_cli(&self) -> Cli {
-        Cli::new(&self.net.hub, self.broker.url(), self.admin.identity())
-    }
-
-    /// The `postern` command as alice would run it.
-    pub fn cli(&self) -> Cli {
-        Cli::new(&self.net.alice, self.broker.url(), self.alice.identity())
     }
 
     /// Reports whether the groups let a connection in to port 22 of the machine.
@@ -171,12 +153,6 @@ impl AzureWorld {
     pub fn rules(&self, group: &str, begin: &str) -> Vec<String> {
         let rules = self.azure.arm.rules(&self.azure.lab.nsg_id(group));
         rules.into_iter().filter(|name| name.starts_with(begin)).collect()
-    }
-
-    /// The lines of the audit log with this action.
-    pub fn audited(&self, action: &str) -> Vec<String> {
-        let lines = self.admin.audit();
-        lines.into_iter().filter(|line| line.contains(&format!("\"action\":\"{action}\""))).collect()
     }
 
     /// A directory for a scenario's own files.

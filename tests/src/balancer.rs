@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
+use postern_testkit::{Line, join};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -13,7 +14,6 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::net::Host;
-use crate::relay::{Line, join};
 
 /// The time within which a backend must accept a connection.
 const ACCEPT_TIMEOUT: Duration = Duration::from_millis(500);

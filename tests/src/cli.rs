@@ -33,12 +33,12 @@ pub struct Outcome {
 impl Cli {
     /// Makes a `postern` command on `host`, with the identity in a directory.
     pub fn new(host: &Host, broker: &str, identity: &Path) -> Self {
-        Self {
-            netns: host.netns().clone(),
-            broker: broker.to_owned(),
-            identity: identity.to_owned(),
-            clock: None,
-        }
+        Self::over(host.netns().clone(), broker, identity)
+    }
+
+    /// Makes the same command in a namespace.
+    pub(crate) fn over(netns: Netns, broker: &str, identity: &Path) -> Self {
+        Self { netns, broker: broker.to_owned(), identity: identity.to_owned(), clock: None }
     }
 
     /// The same command, by these clocks.

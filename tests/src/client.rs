@@ -19,10 +19,10 @@ use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
 
 use crate::builders::RequestBuilder;
-use crate::clock::wait_until;
+use crate::cli::Cli;
+use crate::clock::{STEP_TIMEOUT, wait_until};
 use crate::net::Host;
 use crate::netns::{Netns, Running};
-use crate::process::STEP_TIMEOUT;
 
 /// A client. Its connection is made on first use, and again after a failure.
 #[derive(Debug, Clone)]
@@ -55,6 +55,11 @@ impl Client {
     /// The directory of the client's identity.
     pub fn identity(&self) -> &Path {
         &self.identity
+    }
+
+    /// Returns the `postern` command as this client would run it on its host.
+    pub fn cli(&self) -> Cli {
+        Cli::over(self.netns.clone(), &self.url, &self.identity)
     }
 
     /// Makes calls over its connection.
@@ -238,6 +243,12 @@ impl Client {
             let lines = stream.into_inner().map(|record| record.expect("a record can be read").line);
             lines.collect().await
         })
+    }
+
+    /// Returns the lines of the audit log with this action.
+    pub fn audited(&self, action: &str) -> Vec<String> {
+        let lines = self.audit();
+        lines.into_iter().filter(|line| line.contains(&format!("\"action\":\"{action}\""))).collect()
     }
 
     /// Verifies the audit log in the store.

@@ -9,7 +9,6 @@ mod iam;
 mod meter;
 mod protocol;
 mod proxy;
-mod reads;
 mod semantics;
 mod world;
 
@@ -17,16 +16,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{monotonic, wait_until};
+use crate::clock::{STEP_TIMEOUT, monotonic, wait_until};
 use crate::net::Host;
 use crate::netns::{Netns, tied};
-use crate::process::{Process, STEP_TIMEOUT};
+use crate::process::Process;
 pub use accounts::{ACCOUNT, OTHER_ACCOUNT, REGION};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
+pub use postern_testkit::{CrashPoint, When};
 pub use protocol::Call;
 use proxy::Proxy;
-pub use proxy::{CrashPoint, Fault, When};
+pub use proxy::{Fault, refused, throttled};
 pub use world::AwsWorld;
 
 const MOTO: &str = "127.0.0.1:5000";
@@ -104,17 +104,17 @@ impl Ec2 {
 
     /// Lets the next calls of an action (any, for `*`) go wrong.
     pub fn fail(&self, action: &str, times: usize, fault: Fault) {
-        self.proxy.fail(action, times, fault);
+        self.proxy.faults().fail(action.to_owned(), times, fault);
     }
 
     /// Lets the change with this number from now on, from 1, go wrong.
     pub fn fail_change(&self, number: usize, fault: Fault) {
-        self.proxy.fail_change(number, fault);
+        self.proxy.faults().fail_change(number, fault);
     }
 
     /// Reports whether the change that should go wrong has come.
     pub fn has_failed(&self) -> bool {
-        self.proxy.has_failed()
+        self.proxy.faults().has_failed()
     }
 
     /// Allows from now on what this policy of IAM allows, and no other call.
@@ -137,12 +137,12 @@ impl Ec2 {
 
     /// Lets no call go wrong any more.
     pub fn forgive(&self) {
-        self.proxy.forgive();
+        self.proxy.faults().forgive();
     }
 
     /// Lets every call from now on be refused a connection, or ends that.
     pub fn outage(&self, down: bool) {
-        self.proxy.outage(down);
+        self.proxy.faults().outage(down);
     }
 
     /// Lets reads answer for this long after each change what they did before it.
@@ -157,12 +157,12 @@ impl Ec2 {
 
     /// Halts the world at a change: nothing is answered from there on until [`Self::go_on`].
     pub fn halt_at(&self, point: CrashPoint) {
-        self.proxy.halt_at(Some(point));
+        self.proxy.faults().halt_at(Some(point));
     }
 
     /// Reports whether the halting point was reached.
     pub fn has_halted(&self) -> bool {
-        self.proxy.has_halted()
+        self.proxy.faults().has_halted()
     }
 
     /// Waits until the halting point is reached.
@@ -172,7 +172,7 @@ impl Ec2 {
 
     /// Answers again. What was held back is never answered.
     pub fn go_on(&self) {
-        self.proxy.halt_at(None);
+        self.proxy.faults().halt_at(None);
     }
 }
 

@@ -18,9 +18,9 @@ use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
+use crate::clock::STEP_TIMEOUT;
 use crate::net::Host;
 use crate::netns::Netns;
-use crate::process::STEP_TIMEOUT;
 
 /// An enrolled identity.
 #[derive(Debug)]

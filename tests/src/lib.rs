@@ -1,7 +1,8 @@
 //! The harness of Postern's scenarios: real processes in network namespaces, driven through real connections.
 //!
-//! A [`World`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
-//! scenario has a world of its own, so that they run beside each other, and nothing of it outlives the scenario. A
+//! A [`HostWorld`] is the usual beginning: a broker on one host, an agent and listeners on another, and two clients. Every
+//! scenario has a world of its own, so that they run beside each other, and nothing of it outlives the scenario. The worlds with
+//! a cloud are [`ec2::AwsWorld`] and [`azure::AzureWorld`]. What other crates' tests need as well is in `postern-testkit`. A
 //! harness fails its test by a panic; that is what the lints that forbid panics are lifted for here.
 #![allow(clippy::expect_used, clippy::panic, reason = "the harness fails like a test")]
 
@@ -14,7 +15,6 @@ mod broker;
 mod builders;
 mod cli;
 mod client;
-pub mod clock;
 pub mod ec2;
 mod fake_agent;
 mod fake_broker;
@@ -25,7 +25,6 @@ mod netns;
 mod probe;
 mod process;
 pub mod redis;
-mod relay;
 mod replicas;
 pub mod stranger;
 mod watch;
@@ -43,9 +42,10 @@ pub use fake_broker::{AgentSession, FakeBroker};
 pub use fake_time::FakeTime;
 pub use net::{Endpoint, Host, Net};
 pub use netns::{Netns, Running, tied};
+pub use postern_testkit::clock::{self, STEP_TIMEOUT};
+pub use postern_testkit::{Line, Relay, RelayTarget};
 pub use probe::{Connection, Reach};
-pub use process::{Process, STEP_TIMEOUT};
-pub use relay::{Line, Relay};
+pub use process::Process;
 pub use replicas::{Replica, ReplicaOptions, Replicas};
 pub use watch::{Timeline, Watch};
-pub use world::{FREE, TCP, UDP, VM, World, ask_for, further_addresses, usual_policy};
+pub use world::{FREE, HostWorld, TCP, UDP, VM, ask_for, further_addresses, usual_policy};

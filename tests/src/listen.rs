@@ -2,9 +2,9 @@
 
 use std::net::Ipv6Addr;
 
+use postern_testkit::serve_each;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::task::JoinSet;
 
 use crate::net::Host;
 
@@ -18,11 +18,11 @@ impl Host {
         let listener =
             listener.unwrap_or_else(|error| panic!("{} cannot listen on tcp/{port}: {error}", self.name()));
         self.netns().start(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(echo(stream));
-                while connections.try_join_next().is_some() {}
-            }
+            let serving = serve_each(listener, |stream| async move {
+                // A peer that breaks its connection is no reason to stop.
+                echo(stream).await.ok();
+            });
+            serving.await
         });
     }
 

@@ -3,15 +3,11 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::clock::{monotonic, wait_until};
+use crate::clock::{STEP_TIMEOUT, wait_until};
 use crate::netns::Netns;
-
-/// The time within which a process must do what a test waits for.
-pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A running process, or one that has ended. Dropping it kills it, and shows its log where the test has failed.
 #[derive(Debug)]
@@ -49,14 +45,16 @@ impl Process {
     /// # Panics
     /// It has ended, or takes more than [`STEP_TIMEOUT`].
     pub fn wait_for(&mut self, words: &str) {
-        let start = monotonic();
-        while !self.log().contains(words) {
-            if let Ok(Some(status)) = self.child.try_wait() {
+        wait_until(&format!("{} to say {words:?}", self.name), STEP_TIMEOUT, || {
+            let has_ended = self.child.try_wait();
+            let says_it = self.log().contains(words);
+            if let Ok(Some(status)) = has_ended
+                && !says_it
+            {
                 panic!("{} ended ({status}) before it said {words:?}:\n{}", self.name, self.log());
             }
-            assert!(start.elapsed() < STEP_TIMEOUT, "{} does not say {words:?}:\n{}", self.name, self.log());
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            says_it
+        });
     }
 
     /// Reports whether the process still runs.

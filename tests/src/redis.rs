@@ -2,13 +2,13 @@
 
 mod sentinel;
 
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::clock::monotonic;
+use crate::clock::{STEP_TIMEOUT, wait_until};
 use crate::net::Host;
 use crate::netns::{Netns, tied};
 use crate::process::Process;
@@ -87,11 +87,7 @@ impl Redis {
         command.arg(self.socket()).arg("--dir").arg(self.dir.path());
         let log = self.dir.path().join("redis.log");
         let process = Process::start("redis-server", &self.netns, command, &log);
-        let start = monotonic();
-        while std::os::unix::net::UnixStream::connect(self.socket()).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(20), "redis does not listen:\n{}", process.log());
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        wait_until("redis to listen", STEP_TIMEOUT, || UnixStream::connect(self.socket()).is_ok());
         self.process = Some(process);
     }
 

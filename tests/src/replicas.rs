@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use postern_core::Role;
+use postern_testkit::{Line, Relay, RelayTarget};
 use rustix::process::Signal;
 
 use crate::balancer::{Balancer, get};
@@ -15,7 +16,6 @@ use crate::client::Client;
 use crate::net::Host;
 use crate::netns::Netns;
 use crate::redis::{Group, Redis};
-use crate::relay::{Line, Relay};
 
 /// The ports of the first replica; those of the others follow.
 const BROKERS: u16 = 7451;
@@ -61,7 +61,8 @@ impl Replicas {
     /// `init` fails.
     pub fn init(host: &Host, dir: &Path, redis: &Redis, options: ReplicaOptions<'_>) -> Self {
         Self::init_each(host, dir, options, |number| {
-            let line = Relay::to_socket(host, local(STORES + number), redis.socket());
+            let target = RelayTarget::Socket(redis.socket());
+            let line = host.netns().run(Relay::start(local(STORES + number), target));
             let store = format!("[store]\nurl = \"redis://{}\"\n", line.address());
             (Some(line), store)
         })

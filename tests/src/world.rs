@@ -1,4 +1,4 @@
-//! A world: a network with a broker, an enrolled agent, an administrator and a requester.
+//! The world of a host target: a network with a broker, an enrolled agent, an administrator and a requester.
 
 use std::net::Ipv4Addr;
 use std::path::Path;
@@ -9,7 +9,6 @@ use tempfile::TempDir;
 use crate::agent::Agent;
 use crate::broker::Broker;
 use crate::builders::{PolicyBuilder, RequestBuilder, a_policy, a_request};
-use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::{Host, Net};
 
@@ -24,7 +23,7 @@ pub const FREE: u16 = 80;
 
 /// The world of a scenario. What is dropped first stands first.
 #[derive(Debug)]
-pub struct World {
+pub struct HostWorld {
     /// The administrator, on the broker's host.
     pub admin: Client,
     /// A requester, on the host alice.
@@ -38,7 +37,7 @@ pub struct World {
     dir: TempDir,
 }
 
-impl World {
+impl HostWorld {
     /// A world under the usual policy, its agent in sync.
     #[allow(clippy::new_without_default, reason = "it starts programs, which no default should")]
     pub fn new() -> Self {
@@ -48,9 +47,7 @@ impl World {
     /// A world under a policy, its agent in sync.
     pub fn under(policy: PolicyBuilder) -> Self {
         let mut world = Self::without_agent(policy);
-        world.enroll_agent();
-        world.agent.run();
-        world.admin.wait_in_sync(VM);
+        world.agent.join(VM, &world.admin);
         world
     }
 
@@ -73,16 +70,6 @@ impl World {
     /// Enrols the agent.
     pub fn enroll_agent(&self) {
         self.agent.enroll(&self.admin.join_token(VM, None).expect("a token can be made"));
-    }
-
-    /// The `postern` command as alice would run it.
-    pub fn cli(&self) -> Cli {
-        Cli::new(&self.net.alice, self.broker.url(), self.alice.identity())
-    }
-
-    /// The `postern` command as the administrator would run it.
-    pub fn admin_cli(&self) -> Cli {
-        Cli::new(&self.net.hub, self.broker.url(), self.admin.identity())
     }
 
     /// A directory for a scenario's own files.

@@ -3,6 +3,6 @@
 #![allow(clippy::disallowed_methods, reason = "tests start what they need, and wait by tokio's clock")]
 
 #[cfg(test)]
-mod fake;
+mod memory_host;
 #[cfg(test)]
 mod sessions;

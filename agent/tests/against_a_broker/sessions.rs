@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::fake::{FakeBroker, MemoryHost, target};
+use crate::memory_host::MemoryHost;
 use postern_agent::clock::{self, BootTime};
 use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::connection::BrokerConnection;
@@ -15,13 +15,43 @@ use postern_agent::ledger::Ledger;
 use postern_agent::renew;
 use postern_agent::reports::{self, RepairReport, Reporter};
 use postern_agent::status::StatusFile;
+use postern_core::TargetId;
 use postern_pki::credentials::Credentials;
-use postern_proto::v1::HeartbeatReply;
+use postern_proto::v1;
 use postern_proto::v1::session_request::Message as FromAgent;
 use postern_proto::v1::session_response::Message as ToAgent;
 use postern_runtime::tasks::Tasks;
+use postern_testkit::{AgentSession, FakeBroker, TARGET};
 
 const HOUR: Duration = Duration::from_secs(3600);
+
+fn target() -> TargetId {
+    TARGET.parse().unwrap()
+}
+
+/// Issues an identity of the target's agent, valid for this long.
+fn issue(broker: &FakeBroker, lifetime: Duration) -> Credentials {
+    broker.issue_agent(&target(), lifetime)
+}
+
+/// Sends a state as the answer to the hello, received just now: this generation, tcp/22, and a window with this many seconds left.
+fn send_state(session: &AgentSession, generation: u64, remaining: i64) {
+    let port = v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 };
+    let window = v1::HostWindow {
+        grant_id: "01arz3ndektsv4rrffq69g5fav".into(),
+        port: Some(port),
+        source: "192.0.2.7/32".into(),
+        remaining: Some(prost_types::Duration { seconds: remaining, nanos: 0 }),
+    };
+    let desired = v1::DesiredState {
+        keep_protection: false,
+        generation,
+        mode: v1::Mode::Enforce.into(),
+        ports: vec![port],
+        windows: vec![window],
+    };
+    session.send(session.hello_at, ToAgent::Desired(desired));
+}
 
 /// An agent in this process, with everything but the firewall.
 struct Agent {
@@ -35,7 +65,7 @@ struct Agent {
 fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
     let dir = tempfile::tempdir().unwrap();
     let config = AgentConfig {
-        broker: broker.address.clone(),
+        broker: broker.url().to_owned(),
         state_dir: dir.path().to_owned(),
         log_format: LogFormat::Text,
         bootstrap: BTreeSet::new(),
@@ -73,13 +103,13 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
 
 #[tokio::test]
 async fn a_token_is_exchanged_for_an_identity_once() {
-    let broker = FakeBroker::start("127.0.0.1").await;
+    let broker = FakeBroker::start().await;
     let dir = tempfile::tempdir().unwrap();
-    let (token, identity) = (broker.token(), dir.path().join("identity"));
-    assert_eq!(enroll(&broker.address, &token, &identity).await.unwrap(), target());
+    let (token, identity) = (broker.join_token(), dir.path().join("identity"));
+    assert_eq!(enroll(broker.url(), &token, &identity).await.unwrap(), target());
     assert_eq!(enroll::target_of(&Credentials::load(&identity).unwrap()), Some(target()));
 
-    let again = enroll(&broker.address, &token, &dir.path().join("other")).await.unwrap_err();
+    let again = enroll(broker.url(), &token, &dir.path().join("other")).await.unwrap_err();
     assert!(
         again.to_string().contains("was used before") && again.to_string().contains("agents token"),
         "{again}"
@@ -89,51 +119,51 @@ async fn a_token_is_exchanged_for_an_identity_once() {
 
 #[tokio::test]
 async fn i7_a_token_is_shown_only_to_the_broker_that_made_it() {
-    let (broker, other) = (FakeBroker::start("127.0.0.1").await, FakeBroker::start("127.0.0.1").await);
-    let error = enroll(&other.address, &broker.token(), Path::new("/nonexistent")).await.unwrap_err();
+    let (broker, other) = (FakeBroker::start().await, FakeBroker::start().await);
+    let error = enroll(other.url(), &broker.join_token(), Path::new("/nonexistent")).await.unwrap_err();
     assert!(matches!(error, EnrollError::NotConnected { .. }), "{error}");
 }
 
 #[tokio::test]
 async fn a_desired_state_is_held_and_answered_and_survives_a_disconnect() {
-    let mut broker = FakeBroker::start("127.0.0.1").await;
-    let agent = agent(&broker, Some(broker.identity(HOUR)));
+    let broker = FakeBroker::start().await;
+    let agent = agent(&broker, Some(issue(&broker, HOUR)));
     let mut session = broker.session().await;
     assert_eq!(session.hello.last_generation, 0);
     assert!(!session.hello.boot_id.is_empty());
-    session.send_state(3, 600, session.hello_at).await;
+    send_state(&session, 3, 600);
     let applied = session.applied().await;
     assert_eq!((applied.generation, applied.error.as_str()), (3, ""));
     assert_eq!(agent.host.deadlines(), [BootTime(session.hello_at).plus(Duration::from_secs(600))]);
 
-    session.send_state(2, 600, session.hello_at).await;
+    send_state(&session, 2, 600);
     assert!(session.applied().await.error.contains("stale"), "i8");
 
     drop(session);
     let mut session = broker.session().await;
     assert_eq!(session.hello.last_generation, 3);
-    session.send_state(1, 600, session.hello_at).await;
+    send_state(&session, 1, 600);
     assert_eq!(session.applied().await.error, "", "a new session starts with no generation");
 }
 
 #[tokio::test]
 async fn i2_a_message_that_was_held_back_does_not_lengthen_a_window() {
-    let mut broker = FakeBroker::start("127.0.0.1").await;
-    let agent = agent(&broker, Some(broker.identity(HOUR)));
+    let broker = FakeBroker::start().await;
+    let agent = agent(&broker, Some(issue(&broker, HOUR)));
     let mut session = broker.session().await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    session.send_state(1, 1, session.hello_at).await;
+    send_state(&session, 1, 1);
     assert_eq!(session.applied().await.error, "");
     assert!(agent.host.deadlines().is_empty(), "its second was over when it arrived");
 }
 
 #[tokio::test]
 async fn an_invalid_state_is_answered_with_the_field() {
-    let mut broker = FakeBroker::start("127.0.0.1").await;
-    let _agent = agent(&broker, Some(broker.identity(HOUR)));
+    let broker = FakeBroker::start().await;
+    let _agent = agent(&broker, Some(issue(&broker, HOUR)));
     let mut session = broker.session().await;
-    let desired = postern_proto::v1::DesiredState { generation: 4, ..Default::default() };
-    session.send(session.hello_at, ToAgent::Desired(desired)).await;
+    let desired = v1::DesiredState { generation: 4, ..Default::default() };
+    session.send(session.hello_at, ToAgent::Desired(desired));
     let applied = session.applied().await;
     assert_eq!(applied.generation, 4);
     assert!(applied.error.starts_with("mode:"), "{}", applied.error);
@@ -141,8 +171,8 @@ async fn an_invalid_state_is_answered_with_the_field() {
 
 #[tokio::test]
 async fn i9_tampering_is_reported_until_it_is_acknowledged() {
-    let mut broker = FakeBroker::start("127.0.0.1").await;
-    let agent = agent(&broker, Some(broker.identity(HOUR)));
+    let broker = FakeBroker::start().await;
+    let agent = agent(&broker, Some(issue(&broker, HOUR)));
     let report = |pid| RepairReport {
         what: "flushed".into(),
         process: "nft".into(),
@@ -162,9 +192,9 @@ async fn i9_tampering_is_reported_until_it_is_acknowledged() {
     let (again_at, message) = session.next().await;
     assert_eq!(pid(message), 1, "the broker had not acknowledged it");
     assert!(again_at > sent_at);
-    session.send(again_at, ToAgent::Heartbeat(HeartbeatReply {})).await;
+    session.send(again_at, ToAgent::Heartbeat(v1::HeartbeatReply {}));
     // The agent answers this state after the reply to its heartbeat, so it has read the reply by then.
-    session.send_state(1, 1, session.hello_at).await;
+    send_state(&session, 1, 1);
     session.applied().await;
     drop(session);
     agent.reporter.report(report(2));
@@ -173,13 +203,13 @@ async fn i9_tampering_is_reported_until_it_is_acknowledged() {
 
 #[tokio::test]
 async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
-    let mut broker = FakeBroker::start("127.0.0.1").await;
+    let broker = FakeBroker::start().await;
     let agent = agent(&broker, None);
     let dir = tempfile::tempdir().unwrap();
     let identity = dir.path().join("identity");
     // Backdated by a minute and nearly ended, so the renewal is due.
-    broker.identity(Duration::from_secs(30)).save(&identity).unwrap();
-    let (address, current) = (broker.address.clone(), Arc::clone(&agent.current));
+    issue(&broker, Duration::from_secs(30)).save(&identity).unwrap();
+    let (address, current) = (broker.url().to_owned(), Arc::clone(&agent.current));
     let mut renewal = Tasks::default();
     renewal.spawn("certificate", async move {
         renew::keep_renewed(&address, &identity, &current).await;
@@ -188,7 +218,7 @@ async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     let mut first = broker.session().await;
     let mut second = broker.session().await;
     assert_eq!(broker.renewals(), 1);
-    second.send_state(1, 600, second.hello_at).await;
+    send_state(&second, 1, 600);
     assert_eq!(second.applied().await.error, "");
     first.ended().await;
     let saved = Credentials::load(&dir.path().join("identity")).unwrap();

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use postern_azure_sim::{AzureSim, Call, Lab, Vm};
 use postern_provider::Provider as _;
 
-use crate::world::{SUBSCRIPTION, World};
+use crate::world::{DoubleWorld, SUBSCRIPTION};
 
 fn changes(calls: &[Call]) -> usize {
     calls.iter().filter(|call| call.is_change()).count()
@@ -14,7 +14,7 @@ fn changes(calls: &[Call]) -> usize {
 
 #[tokio::test]
 async fn a_grant_costs_one_write_for_each_group_to_open_and_one_to_close() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world.lock(1).await;
     for (number, groups) in [(0, 2), (1, 1)] {
@@ -38,7 +38,7 @@ async fn a_grant_costs_one_write_for_each_group_to_open_and_one_to_close() {
 
 #[tokio::test]
 async fn writes_of_one_group_never_collide_and_no_call_is_refused() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(1).await;
     world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(20));
     world.observe(1).await;
@@ -69,7 +69,7 @@ async fn a_sweep_reads_pages_and_not_machines() {
     let sim = AzureSim::new();
     let lab = Lab::new(&sim, SUBSCRIPTION, "fleet");
     let vms = fleet(&lab, 250);
-    let world = World::around(sim, lab, vms).await;
+    let world = DoubleWorld::around(sim, lab, vms).await;
     for number in [0, 120, 249] {
         world.lock(number).await;
         world.open(&world.window(number, 1, "tcp/22", "203.0.113.7")).await;

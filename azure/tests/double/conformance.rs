@@ -2,11 +2,11 @@
 
 use postern_provider::conformance::{Subject, run};
 
-use crate::world::{SUBSCRIPTION, World};
+use crate::world::{DoubleWorld, SUBSCRIPTION};
 
 #[tokio::test]
 async fn azure_conforms() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     // The suite locks tcp/22 and tcp/3389 again, with every concern accepted.
     world.lock(0).await;

@@ -1,24 +1,24 @@
 //! A broker that dies at any call: the next one reaches the wanted state from whatever it left behind.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use postern_azure_sim::{CrashPoint, When};
 use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Provider as _};
+use postern_testkit::clock::until;
 
 use crate::firewall::behind_a_firewall;
-use crate::world::World;
+use crate::world::DoubleWorld;
 
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
 /// Walks every crash point of `act`, one after the other: `act` is dropped there, as by SIGKILL, and `then` checks what a new
 /// broker finds. Ends at the first point that is not reached.
-async fn walk<T, F, G>(begin: impl AsyncFn() -> World, act: F, then: G) -> usize
+async fn walk<T, F, G>(begin: impl AsyncFn() -> DoubleWorld, act: F, then: G) -> usize
 where
-    F: AsyncFn(&World) -> T,
-    G: AsyncFn(&mut World, CrashPoint),
+    F: AsyncFn(&DoubleWorld) -> T,
+    G: AsyncFn(&mut DoubleWorld, CrashPoint),
 {
     let mut points = 0;
     for change in 1..100 {
@@ -26,18 +26,13 @@ where
             let mut world = begin().await;
             let point = CrashPoint { change, when };
             world.sim.halt_at(Some(point));
-            let halted = async {
-                while !world.sim.has_halted() {
-                    tokio::time::sleep(Duration::from_millis(2)).await;
-                }
-            };
             tokio::select! {
                 biased;
                 _ = act(&world) => {
                     assert!(!world.sim.has_halted());
                     return points;
                 }
-                () = halted => {}
+                () = until("the point or the end", || world.sim.has_halted()) => {}
             }
             world.sim.halt_at(None);
             world.restart();
@@ -48,13 +43,13 @@ where
     panic!("it never ends");
 }
 
-async fn locked() -> World {
-    let world = World::new().await;
+async fn locked() -> DoubleWorld {
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world
 }
 
-fn windows(world: &World) -> BTreeSet<LayerWindow> {
+fn windows(world: &DoubleWorld) -> BTreeSet<LayerWindow> {
     let of = |port, source| world.window(0, 1, port, source);
     [of("tcp/22", ALICE), of("tcp/3389", ALICE), of("udp/22", ALICE), of("tcp/22", "2001:db8::1")].into()
 }
@@ -150,14 +145,14 @@ async fn i8_closing_a_part_from_any_point_never_shuts_the_rest() {
 }
 
 /// A locked world behind a firewall, in which a window of another grant is open.
-async fn behind() -> World {
+async fn behind() -> DoubleWorld {
     let world = behind_a_firewall().await;
     world.lock(0).await;
     world.open(&world.window(0, 2, "tcp/22", OUTSIDE)).await;
     world
 }
 
-fn through(world: &World) -> BTreeSet<LayerWindow> {
+fn through(world: &DoubleWorld) -> BTreeSet<LayerWindow> {
     ["tcp/22", "tcp/3389"].iter().map(|port| world.window(0, 1, port, ALICE)).collect()
 }
 
@@ -226,14 +221,14 @@ async fn i8_close_behind_a_firewall_from_any_point_ends_with_nothing_of_it() {
 }
 
 /// A world whose rules leave no room before them: a lockdown moves them.
-async fn crowded() -> World {
-    let world = World::new().await;
+async fn crowded() -> DoubleWorld {
+    let world = DoubleWorld::new().await;
     world.lab.rule("nsg-subnet", "ssh-first", 100, "Allow", "*", "*", "22");
     world.lab.rule("nsg-nic", "all-first", 101, "Allow", "*", "*", "*");
     world
 }
 
-async fn exposed() -> World {
+async fn exposed() -> DoubleWorld {
     let world = crowded().await;
     world.lock(0).await;
     world

@@ -8,12 +8,12 @@ use postern_provider::{CallerToken, CloudError, Provider as _};
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use crate::world::{World, application};
+use crate::world::{DoubleWorld, application};
 
 const CERTIFICATE: &str = include_str!("keys/test.pem");
 const KEY: &str = include_str!("keys/test.key");
 
-impl World {
+impl DoubleWorld {
     fn write(&self, name: &str, text: &str) -> std::path::PathBuf {
         let path = self.dir.path().join(name);
         std::fs::write(&path, text).unwrap();
@@ -33,7 +33,7 @@ impl World {
 
 #[tokio::test]
 async fn a_client_secret_is_read_again_when_it_is_needed() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.try_observe(&world.azure).await.unwrap();
     world.sim.client("tenant", "broker", "rotated");
     world.sim.forget_tokens();
@@ -45,7 +45,7 @@ async fn a_client_secret_is_read_again_when_it_is_needed() {
 
 #[tokio::test]
 async fn a_certificate_signs_for_its_application() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let (certificate, key) = (world.write("cert.pem", CERTIFICATE), world.write("key.pem", KEY));
     let credential = Credential::ClientCertificate { application: application(), certificate, key };
     let azure = world.provider_with(credential.clone());
@@ -62,7 +62,7 @@ async fn a_certificate_signs_for_its_application() {
 
 #[tokio::test]
 async fn a_federated_token_is_read_again_for_each_login() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.sim.federated("tenant", "broker", "issued-2");
     let token_file = world.write("token", "issued-1");
     let azure = world.provider_with(Credential::WorkloadIdentity { application: application(), token_file });
@@ -73,7 +73,7 @@ async fn a_federated_token_is_read_again_for_each_login() {
 
 #[tokio::test]
 async fn a_managed_identity_is_asked_of_the_metadata_service() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     for client_id in [None, Some("one-of-two".to_owned())] {
         let azure = world.provider_with(Credential::ManagedIdentity { client_id: client_id.clone() });
         assert!(world.try_observe(&azure).await.is_err(), "{client_id:?} is not there yet");
@@ -84,9 +84,9 @@ async fn a_managed_identity_is_asked_of_the_metadata_service() {
 
 #[tokio::test]
 async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.sim.token_lifetime(Duration::from_secs(30));
-    let logins = |world: &World| world.sim.calls().iter().filter(|call| call.is_login()).count();
+    let logins = |world: &DoubleWorld| world.sim.calls().iter().filter(|call| call.is_login()).count();
     for _ in 0..5 {
         world.try_observe(&world.azure).await.unwrap();
     }
@@ -98,14 +98,14 @@ async fn a_token_is_asked_for_once_and_renewed_before_its_end() {
 
 #[tokio::test]
 async fn no_answer_leads_the_token_to_another_host() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     let other = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     // The same double, by another name.
     let proxy = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let through = format!("http://{}", proxy.local_addr().unwrap());
     let mut proxying = JoinSet::new();
-    proxying.spawn(crate::world::misleading(proxy, world.at, other.local_addr().unwrap()));
+    proxying.spawn(crate::world::misleading(proxy, world.server.address(), other.local_addr().unwrap()));
     let mut settings = world.settings.clone();
     settings.environment.resource_manager = through;
     let azure = Azure::connect(settings).unwrap();
@@ -123,7 +123,7 @@ async fn no_answer_leads_the_token_to_another_host() {
 
 #[tokio::test]
 async fn i7_azure_says_with_the_callers_own_token_who_may_ask() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let mut settings = world.settings.clone();
     settings.authorize_callers = true;
     let azure = Azure::connect(settings).unwrap();

@@ -4,14 +4,14 @@ use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Observation, Provider as _};
 use serde_json::json;
 
-use crate::world::World;
+use crate::world::DoubleWorld;
 
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
 /// A world in which both machines are locked and one window is open on the first.
-async fn open_world() -> (World, LayerWindow) {
-    let world = World::new().await;
+async fn open_world() -> (DoubleWorld, LayerWindow) {
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world.lock(1).await;
     let window = world.window(0, 1, "tcp/22", ALICE);
@@ -20,7 +20,7 @@ async fn open_world() -> (World, LayerWindow) {
     (world, window)
 }
 
-impl World {
+impl DoubleWorld {
     pub(crate) fn edit_rule(&self, nsg: &str, begins: &str, change: impl Fn(&mut serde_json::Value)) {
         self.sim.edit(&self.lab.nsg_id(nsg), |nsg| {
             let rules = nsg["properties"]["securityRules"].as_array_mut().unwrap();
@@ -109,7 +109,7 @@ async fn a_window_moved_behind_the_denies_is_found() {
 #[tokio::test]
 async fn a_deny_that_is_edited_or_deleted_is_put_back() {
     for edit in [
-        (|world: &World| world.delete_rules("nsg-subnet", "postern-deny-")) as fn(&World),
+        (|world: &DoubleWorld| world.delete_rules("nsg-subnet", "postern-deny-")) as fn(&DoubleWorld),
         |world| world.edit_rule("nsg-subnet", "postern-deny-", |rule| rule["access"] = json!("Allow")),
         |world| {
             world.edit_rule("nsg-subnet", "postern-deny-", |rule| {
@@ -256,7 +256,7 @@ async fn i6_rules_that_only_look_like_posterns_are_left_alone() {
     let (world, window) = open_world().await;
     world.lab.rule("nsg-subnet", "postern-office", 2000, "Allow", "192.0.2.0/24", "*", "8080");
     world.lab.rule("nsg-subnet", "postern-allow-me", 2001, "Allow", "192.0.2.0/24", "*", "8081");
-    let customers = |world: &World| -> Vec<_> {
+    let customers = |world: &DoubleWorld| -> Vec<_> {
         let all = world.group_rules("nsg-subnet").into_iter();
         all.filter(|rule| rule["properties"]["description"] == "customer").collect()
     };

@@ -8,7 +8,7 @@ use postern_provider::{Observation, Provider as _};
 use serde_json::{Value, json};
 
 use crate::firewall::behind_a_firewall;
-use crate::world::World;
+use crate::world::DoubleWorld;
 
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
@@ -75,7 +75,7 @@ fn many(rule: &mut Value, field: &str, values: &[&str]) {
     rule.as_object_mut().unwrap().remove(field);
 }
 
-impl World {
+impl DoubleWorld {
     /// Does the driver's work until the cloud holds the wanted windows: reads, closes, repairs, reads again and opens.
     async fn drive(&self, wanted: &BTreeSet<LayerWindow>) -> Observation {
         let target = self.target(0);
@@ -128,7 +128,7 @@ async fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_rewritten_during_t
 {
     for (what, edit) in OF_GROUPS {
         for is_after in [false, true] {
-            let mut world = World::new().await;
+            let mut world = DoubleWorld::new().await;
             world.lock(0).await;
             let window = world.window(0, 1, "tcp/22", ALICE);
             world.open(&window).await;
@@ -159,7 +159,7 @@ async fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_rewritten_during_t
 async fn i2_a_close_and_another_lockdown_take_an_edited_rule_away() {
     for is_close in [true, false] {
         for (what, edit) in OF_GROUPS {
-            let mut world = World::new().await;
+            let mut world = DoubleWorld::new().await;
             world.lock(0).await;
             let window = world.window(0, 1, "tcp/22", ALICE);
             world.open(&window).await;

@@ -2,22 +2,22 @@
 
 use std::time::Duration;
 
-use postern_azure_sim::Fault;
+use postern_azure_sim::{Fault, operation_failed, refused};
 use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Provider as _};
 
-use crate::world::World;
+use crate::world::DoubleWorld;
 
 const ALICE: &str = "203.0.113.7";
 
-async fn locked_world() -> (World, LayerWindow) {
-    let world = World::new().await;
+async fn locked_world() -> (DoubleWorld, LayerWindow) {
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     let window = world.window(0, 1, "tcp/22", ALICE);
     (world, window)
 }
 
-impl World {
+impl DoubleWorld {
     async fn try_open(&self, window: &LayerWindow) -> Result<(), CloudError> {
         self.azure.open(&window.target, &[window.clone()].into()).await.map(drop)
     }
@@ -36,10 +36,10 @@ async fn a_busy_group_is_tried_again_until_it_is_free() {
         (429, "TooManyRequests"),
     ];
     for (status, code) in busy {
-        world.sim.fail("PUT", "/securityRules/", 2, Fault::Status(status, code));
+        world.sim.fail("PUT", "/securityRules/", 2, refused(status, code));
         world.try_open(&window).await.unwrap_or_else(|error| panic!("{status} {code}: {error}"));
         assert!(world.admits(ALICE, 0, 22));
-        world.sim.fail("DELETE", "/securityRules/", 2, Fault::Status(status, code));
+        world.sim.fail("DELETE", "/securityRules/", 2, refused(status, code));
         world.try_close(&window).await.unwrap_or_else(|error| panic!("{status} {code}: {error}"));
         assert!(!world.admits(ALICE, 0, 22));
     }
@@ -47,7 +47,7 @@ async fn a_busy_group_is_tried_again_until_it_is_free() {
 
 #[tokio::test]
 async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_storm() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world.lock(1).await;
     world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(5));
@@ -57,7 +57,7 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
         (412, "PreconditionFailed", 2),
         (500, "InternalServerError", 2),
     ] {
-        world.sim.fail("PUT", "/securityRules/postern-allow", times, Fault::Status(status, code));
+        world.sim.fail("PUT", "/securityRules/postern-allow", times, refused(status, code));
     }
     world.sim.fail("PUT", "/securityRules/postern-allow", 2, Fault::Lost);
     world.sim.fail("PUT", "/securityRules/postern-allow", 2, Fault::Dropped);
@@ -86,7 +86,7 @@ async fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_
         let from = format!("203.0.113.{}", at + 1);
         assert!(world.admits(&from, usize::from((at + 1) % 2 == 0), 22), "{window:?}");
     }
-    world.sim.fail("DELETE", "/securityRules/", 8, Fault::Status(429, "RetryableErrorDueToAnotherOperation"));
+    world.sim.fail("DELETE", "/securityRules/", 8, refused(429, "RetryableErrorDueToAnotherOperation"));
     world.sim.fail("DELETE", "/securityRules/", 2, Fault::Lost);
     futures_util::future::join_all(windows.iter().cloned().map(|window| insist(window, false))).await;
     for number in [0, 1] {
@@ -121,7 +121,7 @@ async fn a_lost_answer_is_an_error_and_asking_again_finds_what_it_did() {
 async fn a_failed_operation_is_an_error_with_azures_words() {
     let (world, window) = locked_world().await;
     world.sim.settle("Microsoft.Network/networkSecurityGroups", Duration::from_millis(20));
-    world.sim.fail("PUT", "/securityRules/", 1, Fault::OperationFailed("InternalServerError"));
+    world.sim.fail("PUT", "/securityRules/", 1, operation_failed("InternalServerError"));
     let failed = world.try_open(&window).await;
     assert!(
         matches!(&failed, Err(CloudError::Unavailable { reason }) if reason.contains("InternalServerError"))
@@ -176,7 +176,7 @@ async fn only_what_azure_calls_not_found_is_not_found() {
     for (status, code) in
         [(404, "SubscriptionNotFound"), (404, "InvalidResourceType"), (403, "AuthorizationFailed")]
     {
-        world.sim.fail("GET", vm, 1, Fault::Status(status, code));
+        world.sim.fail("GET", vm, 1, refused(status, code));
         let observed = world.azure.observe(&window.target).await;
         assert!(
             matches!(&observed, Err(CloudError::Refused { reason }) if reason.contains(code)),
@@ -184,7 +184,7 @@ async fn only_what_azure_calls_not_found_is_not_found() {
         );
     }
     for (status, code) in [(404, "ResourceNotFound"), (404, "ResourceGroupNotFound")] {
-        world.sim.fail("GET", vm, 1, Fault::Status(status, code));
+        world.sim.fail("GET", vm, 1, refused(status, code));
         let observed = world.azure.observe(&window.target).await;
         assert!(matches!(observed, Err(CloudError::NotFound { .. })), "{code}: {observed:?}");
     }

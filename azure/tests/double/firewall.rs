@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use postern_azure::{Azure, FirewallSettings};
-use postern_azure_sim::{AzureSim, Fault, Lab};
+use postern_azure_sim::{AzureSim, Lab, refused};
 use postern_core::ProtectedPort;
 use postern_provider::{CloudError, Health, Provider as _};
+use postern_testkit::clock::until;
 use serde_json::json;
 
-use crate::world::{SUBSCRIPTION, World};
+use crate::world::{DoubleWorld, SUBSCRIPTION};
 
 const ALICE: &str = "203.0.113.7";
 const BOB: &str = "203.0.113.8";
@@ -20,11 +21,11 @@ const PUBLIC: &str = "198.51.100.1";
 const INSIDE: &str = "10.1.0.68";
 
 /// Two machines behind a group and a firewall.
-pub(crate) async fn behind_a_firewall() -> World {
+pub(crate) async fn behind_a_firewall() -> DoubleWorld {
     behind(|lab, subnet| lab.firewall("fw", "10.1.0.4", PUBLIC, subnet)).await
 }
 
-async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
+async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> DoubleWorld {
     let sim = AzureSim::new();
     let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
@@ -35,10 +36,10 @@ async fn behind(firewall: impl FnOnce(&Lab, &str) -> String) -> World {
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), Some("out"));
     let vms =
         vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
-    World::around(sim, lab, vms).await
+    DoubleWorld::around(sim, lab, vms).await
 }
 
-impl World {
+impl DoubleWorld {
     pub(crate) fn firewall(&self) -> serde_json::Value {
         self.sim.get(&self.lab.id("azureFirewalls", "fw")).unwrap()
     }
@@ -179,9 +180,7 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
         is_closed.set(true);
     };
     let watching = async {
-        while world.gets_through(ALICE, port).is_some() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the group to shut", || world.gets_through(ALICE, port).is_none()).await;
         assert!(!is_closed.get(), "shut in the group long before the firewall has settled");
     };
     tokio::join!(closing, watching);
@@ -191,7 +190,7 @@ async fn a_slow_write_opens_nothing_before_it_is_done_and_the_groups_close_at_on
 async fn another_principals_change_meanwhile_is_kept() {
     let world = behind_a_firewall().await;
     world.lock(0).await;
-    world.sim.fail("PUT", "azureFirewalls", 2, Fault::Status(412, "PreconditionFailed"));
+    world.sim.fail("PUT", "azureFirewalls", 2, refused(412, "PreconditionFailed"));
     let window = world.window(0, 1, "tcp/22", ALICE);
     world.sim.edit(&world.lab.id("azureFirewalls", "fw"), |firewall| {
         firewall["properties"]["networkRuleCollections"] = json!([{"name": "new", "properties": {"priority": 300,
@@ -325,7 +324,7 @@ async fn i2_a_deleted_machine_strands_no_rule_in_a_firewall() {
 }
 
 /// A machine in one subscription, and its firewall in that of a hub.
-async fn behind_a_hub() -> (World, Lab) {
+async fn behind_a_hub() -> (DoubleWorld, Lab) {
     const HUB: &str = "00000000-0000-0000-0000-00000000000b";
     let sim = AzureSim::new();
     let hub = Lab::new(&sim, HUB, "hub");
@@ -338,7 +337,7 @@ async fn behind_a_hub() -> (World, Lab) {
     lab.route_table("out", "10.1.0.4");
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), Some("out"));
     let vms = vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None)];
-    let mut world = World::around(sim, lab, vms).await;
+    let mut world = DoubleWorld::around(sim, lab, vms).await;
     world.settings.subscriptions.insert(HUB.into());
     world.restart();
     (world, hub)
@@ -364,7 +363,7 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
 
     // If one of the two subscriptions cannot be read, no machine counts as gone.
     let of_vms = format!("/subscriptions/{SUBSCRIPTION}/providers/Microsoft.Network/networkInterfaces");
-    world.sim.fail("GET", &of_vms, 1, Fault::Status(403, "AuthorizationFailed"));
+    world.sim.fail("GET", &of_vms, 1, refused(403, "AuthorizationFailed"));
     let blind = world.another().sweep().await;
     assert_eq!((blind.unread.len(), blind.sightings), (1, vec![]));
 
@@ -382,7 +381,7 @@ async fn a_hubs_firewall_in_another_subscription_is_one_in_front() {
 
 #[tokio::test]
 async fn a_public_address_of_the_machine_is_where_to_connect() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let public = world.lab.public_ip("vm-2-ip", "198.51.100.9");
     world.sim.edit(&world.vms[1].interface, |nic| {
         nic["properties"]["ipConfigurations"][0]["properties"]["publicIPAddress"] = json!({"id": public});
@@ -403,7 +402,7 @@ async fn a_public_address_of_the_machine_is_where_to_connect() {
 
 #[tokio::test]
 async fn a_load_balancers_port_is_where_to_connect_and_the_source_stays() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lab.load_balancer("lb", "198.51.100.3", 2222, 22, &world.vms[0]);
     world.lock(0).await;
     let window = world.window(0, 1, "tcp/22", ALICE);

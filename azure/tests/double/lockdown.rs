@@ -5,12 +5,12 @@ use postern_azure_sim::{AzureSim, Lab};
 use postern_provider::{Action, CloudChange, CloudError, ConcernKind, Consent, Health, Provider as _};
 use std::sync::Arc;
 
-use crate::world::{SUBSCRIPTION, World, posterns_first};
+use crate::world::{DoubleWorld, SUBSCRIPTION, posterns_first};
 
 const OUTSIDE: &str = "203.0.113.9";
 
 /// A machine behind one group with the rules that `fill` makes.
-async fn behind(fill: impl FnOnce(&Lab)) -> World {
+async fn behind(fill: impl FnOnce(&Lab)) -> DoubleWorld {
     let sim = AzureSim::new();
     let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
@@ -18,10 +18,10 @@ async fn behind(fill: impl FnOnce(&Lab)) -> World {
     lab.vnet("net", &["10.0.0.0/16"]);
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), None);
     let vms = vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None)];
-    World::around(sim, lab, vms).await
+    DoubleWorld::around(sim, lab, vms).await
 }
 
-fn with(world: &World, change: impl FnOnce(&mut AzureSettings)) -> Arc<Azure> {
+fn with(world: &DoubleWorld, change: impl FnOnce(&mut AzureSettings)) -> Arc<Azure> {
     let mut settings = world.settings.clone();
     change(&mut settings);
     Arc::new(Azure::connect(settings).unwrap())
@@ -116,7 +116,7 @@ async fn what_a_move_would_turn_around_is_refused() {
 
 #[tokio::test]
 async fn a_rule_for_every_machine_of_a_subnet_is_not_shut_for_the_others() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     assert!(!world.admits(OUTSIDE, 0, 22), "vm-1 is shut");
     assert!(world.admits(OUTSIDE, 1, 22), "vm-2 is not");
@@ -135,7 +135,7 @@ async fn a_rule_that_two_machines_moved_goes_back_with_the_last_of_them() {
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), None);
     let vms =
         vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
-    let world = World::around(sim, lab, vms).await;
+    let world = DoubleWorld::around(sim, lab, vms).await;
     let before = world.group_rules("nsg");
     world.lock(0).await;
     world.lock(1).await;
@@ -148,7 +148,7 @@ async fn a_rule_that_two_machines_moved_goes_back_with_the_last_of_them() {
 
 #[tokio::test]
 async fn both_families_and_both_groups_are_shut() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     assert!(world.admits("2001:db8::9", 0, 22));
     world.lock(0).await;
     for from in [OUTSIDE, "10.0.0.5", "2001:db8::9", "fd00::5"] {
@@ -166,7 +166,7 @@ async fn both_families_and_both_groups_are_shut() {
 
 #[tokio::test]
 async fn a_plan_prints_every_change_and_makes_none() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     world.sim.forget_calls();
     let order = world.order(0, posterns_first());
@@ -189,7 +189,7 @@ async fn a_machine_without_a_group_cannot_be_locked_and_the_words_say_why() {
     lab.vnet("net", &["10.0.0.0/16"]);
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", None, None);
     let vms = vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None)];
-    let world = World::around(sim, lab, vms).await;
+    let world = DoubleWorld::around(sim, lab, vms).await;
     let refused = world.azure.lockdown(&world.order(0, posterns_first())).await;
     let Err(CloudError::Refused { reason }) = refused else { panic!("{refused:?}") };
     assert!(reason.contains("no network security group"), "{reason}");
@@ -274,7 +274,7 @@ async fn priorities_are_taken_from_the_band_and_never_from_others() {
 
 #[tokio::test]
 async fn a_grant_with_many_ports_and_sources_is_one_augmented_rule_that_says_what_it_is() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(1).await;
     let sources = ["203.0.113.7", "198.51.100.0/24", "192.0.2.1"];
     let windows = ["tcp/22", "tcp/3389"]
@@ -302,7 +302,7 @@ async fn a_grant_with_many_ports_and_sources_is_one_augmented_rule_that_says_wha
 
 #[tokio::test]
 async fn ids_are_compared_without_case_and_names_that_cannot_be_sent_are_refused() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let shouted = format!("azure:{}", world.vms[0].id.replace("Web", "WEB").replace("Vm-1", "VM-1"));
     let target: postern_core::TargetId = shouted.parse().unwrap();
     assert_eq!(target, world.target(0), "one machine is one target");
@@ -341,7 +341,7 @@ async fn ids_are_compared_without_case_and_names_that_cannot_be_sent_are_refused
 
 #[tokio::test]
 async fn i7_a_subscription_that_is_not_configured_is_refused() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let other = world.target(0).to_string().replace(SUBSCRIPTION, "00000000-0000-0000-0000-00000000000b");
     world.sim.forget_calls();
     let refused = world.azure.observe(&other.parse().unwrap()).await;

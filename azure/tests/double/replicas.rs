@@ -8,16 +8,17 @@ use postern_azure::Azure;
 use postern_azure_sim::{AzureSim, Fault, Lab};
 use postern_core::plan::LayerWindow;
 use postern_provider::{CloudError, Provider as _};
+use postern_testkit::clock::until;
 
 use crate::firewall::behind_a_firewall;
-use crate::world::{SUBSCRIPTION, World, posterns_first};
+use crate::world::{DoubleWorld, SUBSCRIPTION, posterns_first};
 
 const NSG: &str = "Microsoft.Network/networkSecurityGroups";
 const ALICE: &str = "203.0.113.7";
 const OUTSIDE: &str = "203.0.113.99";
 
 /// Two machines behind one group, whose rule leaves no room before it: a lockdown moves it.
-async fn crowded() -> World {
+async fn crowded() -> DoubleWorld {
     let sim = AzureSim::new();
     let lab = Lab::new(&sim, SUBSCRIPTION, "web");
     lab.nsg("nsg");
@@ -26,10 +27,10 @@ async fn crowded() -> World {
     let subnet = lab.subnet("net", "web", "10.0.0.0/24", Some("nsg"), None);
     let vms =
         vec![lab.vm("vm-1", &subnet, &["10.0.0.4"], None), lab.vm("vm-2", &subnet, &["10.0.0.5"], None)];
-    World::around(sim, lab, vms).await
+    DoubleWorld::around(sim, lab, vms).await
 }
 
-impl World {
+impl DoubleWorld {
     /// Counts the changes that were answered with a status.
     fn answered(&self, status: u16) -> usize {
         self.sim.calls().iter().filter(|call| call.is_change() && call.status == Some(status)).count()
@@ -53,7 +54,7 @@ async fn close(azure: &Azure, window: &LayerWindow) -> Result<(), CloudError> {
 }
 
 /// Two providers, each with a view of its own of the first two machines.
-async fn two(world: &World) -> [Arc<Azure>; 2] {
+async fn two(world: &DoubleWorld) -> [Arc<Azure>; 2] {
     let both = [world.another(), world.another()];
     for (number, azure) in both.iter().enumerate() {
         azure.observe(&world.target(number)).await.unwrap();
@@ -63,7 +64,7 @@ async fn two(world: &World) -> [Arc<Azure>; 2] {
 
 #[tokio::test]
 async fn i8_two_brokers_write_one_group_at_once_and_neither_loses_a_rule() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(0).await;
     world.lock(1).await;
     let [one, two] = two(&world).await;
@@ -149,13 +150,11 @@ async fn what_one_broker_releases_while_another_locks_down_stays_shut_for_that_o
     }
 }
 
-impl World {
+impl DoubleWorld {
     /// Waits until a rule of the group has a priority.
     async fn moved(&self, rule: &str, to: u64) {
         let is_there = |it: &serde_json::Value| it["name"] == rule && it["properties"]["priority"] == to;
-        while !self.group_rules("nsg").iter().any(is_there) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the rule to move", || self.group_rules("nsg").iter().any(is_there)).await;
     }
 
     /// Asserts that only the second machine is locked down, with a moved rule and its note, and that a release restores all.
@@ -178,9 +177,8 @@ async fn a_rule_that_goes_back_late_is_moved_again_by_the_broker_that_moved_it_b
     // Meanwhile the other broker finds the rule behind, has nothing to move, and is done.
     world.sim.fail("PUT", "/securityrules/ssh", 1, Fault::Slow(Duration::from_secs(4)));
     let locking = async {
-        while world.managed_rules("nsg").iter().any(|name| name.starts_with("postern-deny-")) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        let is_denying = |name: &String| name.starts_with("postern-deny-");
+        until("Postern's rule to go", || !world.managed_rules("nsg").iter().any(is_denying)).await;
         tokio::time::sleep(Duration::from_millis(100)).await;
         two.lockdown(&order).await.unwrap();
         assert!(!world.group_rules("nsg").iter().any(|rule| rule["properties"]["priority"] == 100));
@@ -261,7 +259,7 @@ async fn a_target_that_changes_hands_is_closed_by_the_broker_that_has_it() {
 
 #[tokio::test]
 async fn i6_what_another_broker_released_is_not_shut_again_by_one_that_remembers_it() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     let before = (world.group_rules("nsg-subnet"), world.group_rules("nsg-nic"));
     world.lock(0).await;
     world.observe(0).await;
@@ -279,7 +277,7 @@ async fn i6_what_another_broker_released_is_not_shut_again_by_one_that_remembers
 
 #[tokio::test]
 async fn i2_a_sweep_that_read_before_a_window_opened_does_not_keep_it_from_being_closed() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;
@@ -371,7 +369,7 @@ async fn a_window_that_another_broker_began_in_the_firewall_is_open_once_the_fir
 
 #[tokio::test]
 async fn i5_a_rule_whose_write_is_under_way_is_not_taken_for_open() {
-    let world = World::new().await;
+    let world = DoubleWorld::new().await;
     world.lock(1).await;
     let window = world.window(1, 1, "tcp/22", ALICE);
     world.observe(1).await;

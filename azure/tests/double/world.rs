@@ -3,39 +3,37 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_azure::{
     Application, Azure, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
-use postern_azure_sim::{AzureSim, Call, Lab, Vm};
+use postern_azure_sim::{AzureSim, Call, Lab, SimServer, Vm};
 use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_provider::kit::Rate;
 use postern_provider::{ConcernKind, Consent, LockdownOrder, LockdownReport, Observation, Provider as _};
+use postern_testkit::clock::until;
+use postern_testkit::serve_each;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
 
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
 
 /// A subscription with two machines: `vm-1` behind the groups of its subnet and its interface, `vm-2` behind the subnet's
 /// alone. Rules let everyone in on port 22 of both.
-pub(crate) struct World {
+pub(crate) struct DoubleWorld {
     pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     pub(crate) azure: Arc<Azure>,
     pub(crate) settings: AzureSettings,
     pub(crate) vms: Vec<Vm>,
-    pub(crate) at: SocketAddr,
+    pub(crate) server: SimServer,
     pub(crate) dir: TempDir,
-    #[allow(dead_code, reason = "it serves until it is dropped")]
-    serving: JoinSet<()>,
 }
 
-impl World {
+impl DoubleWorld {
     pub(crate) async fn new() -> Self {
         let sim = AzureSim::new();
         let lab = Lab::new(&sim, SUBSCRIPTION, "Web");
@@ -55,17 +53,11 @@ impl World {
 
     pub(crate) async fn around(sim: AzureSim, lab: Lab, vms: Vec<Vm>) -> Self {
         sim.client("tenant", "broker", "secret");
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = listener.local_addr().unwrap();
-        let mut serving = JoinSet::new();
-        let served = sim.clone();
-        serving.spawn(async move {
-            served.serve(listener).await.unwrap();
-        });
+        let server = sim.listen("127.0.0.1:0").await;
         let dir = TempDir::with_prefix("postern-").unwrap();
         let secret_file = dir.path().join("secret");
         std::fs::write(&secret_file, "secret\n").unwrap();
-        let origin = format!("http://{at}");
+        let origin = server.origin();
         // A test makes the calls of a day in a second.
         let fast = Rate { at_once: 10_000, per_second: 10_000 };
         let settings = AzureSettings {
@@ -84,7 +76,7 @@ impl World {
             rates: Rates { reads: fast, writes: fast, network_writes: fast },
         };
         let azure = Arc::new(Azure::connect(settings.clone()).unwrap());
-        Self { sim, lab, azure, settings, vms, at, dir, serving }
+        Self { sim, lab, azure, settings, vms, server, dir }
     }
 
     /// Another provider on the same cloud, which knows nothing yet.
@@ -142,9 +134,7 @@ impl World {
         // Resource ids are written in any case.
         let path = path.to_ascii_lowercase();
         let is_it = |call: &Call| call.is_change() && call.path.to_ascii_lowercase().contains(&path);
-        while !self.sim.calls().iter().any(is_it) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        until("the change to arrive", || self.sim.calls().iter().any(is_it)).await;
     }
 
     /// Reports whether a connection gets in.
@@ -182,24 +172,23 @@ pub(crate) fn posterns_first() -> Consent {
 
 /// Proxies the double under another host name, so that every link in its answers leads there.
 pub(crate) async fn misleading(listener: TcpListener, to: SocketAddr, elsewhere: SocketAddr) {
-    let mut connections = JoinSet::new();
-    loop {
-        let (mut client, _) = listener.accept().await.unwrap();
-        connections.spawn(async move {
-            let mut server = TcpStream::connect(to).await.unwrap();
-            let mut head = Vec::new();
-            while !head.ends_with(b"\r\n\r\n") {
-                let Ok(byte) = client.read_u8().await else { return };
-                head.push(byte);
-            }
-            let head = String::from_utf8(head).unwrap();
-            let lines = head.trim_end().split("\r\n");
-            let kept = lines.filter(|line| !line.to_ascii_lowercase().starts_with("host:"));
-            let head = kept.collect::<Vec<_>>().join("\r\n");
-            // One request for each connection: the next one is renamed as well.
-            let head = format!("{head}\r\nHost: {elsewhere}\r\nConnection: close\r\n\r\n");
-            server.write_all(head.as_bytes()).await.unwrap();
-            tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
-        });
+    let serving = serve_each(listener, |mut client| async move {
+        let mut server = TcpStream::connect(to).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let Ok(byte) = client.read_u8().await else { return };
+            head.push(byte);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let lines = head.trim_end().split("\r\n");
+        let kept = lines.filter(|line| !line.to_ascii_lowercase().starts_with("host:"));
+        let head = kept.collect::<Vec<_>>().join("\r\n");
+        // One request for each connection: the next one is renamed as well.
+        let head = format!("{head}\r\nHost: {elsewhere}\r\nConnection: close\r\n\r\n");
+        server.write_all(head.as_bytes()).await.unwrap();
+        tokio::io::copy_bidirectional(&mut client, &mut server).await.ok();
+    });
+    match serving.await {
+        Err(error) => panic!("connections can be accepted: {error}"),
     }
 }

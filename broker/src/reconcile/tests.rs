@@ -12,7 +12,7 @@ use postern_store::Expect;
 use super::*;
 use crate::layers::host::desired_state::Outgoing;
 use crate::testing::builders::a_grant;
-use world::{VM, World, pause, with_agent};
+use world::{ReconcilerWorld, VM, pause, with_agent};
 
 fn unavailable() -> fake::Fault {
     fake::Fault::Before(CloudError::Unavailable { reason: "a test".to_owned() })
@@ -20,7 +20,7 @@ fn unavailable() -> fake::Fault {
 
 #[tokio::test]
 async fn i5_a_grant_is_active_once_both_layers_have_confirmed_and_not_before() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     world.cloud.fail_next([unavailable(), unavailable()]);
     let mut session = world.connect();
     world
@@ -44,7 +44,7 @@ async fn i5_a_grant_is_active_once_both_layers_have_confirmed_and_not_before() {
 
 #[tokio::test]
 async fn i5_what_one_layer_refuses_is_rolled_back_in_the_other() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     let refused = || fake::Fault::Before(CloudError::Refused { reason: "the quota is used up".to_owned() });
     // The first call is the look at what is there.
     world.cloud.fail_next([refused()]);
@@ -54,7 +54,7 @@ async fn i5_what_one_layer_refuses_is_rolled_back_in_the_other() {
     });
     assert!(failed.await.reason().contains("the quota is used up"));
 
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     let mut session = world.connect();
     world
         .during(async {
@@ -80,7 +80,7 @@ async fn i5_what_one_layer_refuses_is_rolled_back_in_the_other() {
 
 #[tokio::test]
 async fn i6_a_failed_close_stays_closing_and_is_tried_until_it_succeeds() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     with_agent(&world, async {
         let grant = world.ask(a_grant()).await;
         world.reaches(grant.id, "active").await;
@@ -96,7 +96,7 @@ async fn i6_a_failed_close_stays_closing_and_is_tried_until_it_succeeds() {
 
 #[tokio::test]
 async fn i6_only_the_typed_not_found_counts_as_closed() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     with_agent(&world, async {
         let grant = world.ask(a_grant()).await;
         world.reaches(grant.id, "active").await;
@@ -113,7 +113,7 @@ async fn i6_only_the_typed_not_found_counts_as_closed() {
 
 #[tokio::test]
 async fn i2_the_end_closes_the_cloud_layer_though_the_agent_is_gone() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     let grant = with_agent(&world, async {
         let grant = world.ask(a_grant().seconds(1)).await;
         world.reaches(grant.id, "active").await;
@@ -132,14 +132,14 @@ async fn i2_the_end_closes_the_cloud_layer_though_the_agent_is_gone() {
 
 #[tokio::test]
 async fn i2_a_window_that_the_store_does_not_know_is_closed_after_the_first_sweep() {
-    let lost = World::new();
+    let lost = ReconcilerWorld::new();
     let grant = with_agent(&lost, async {
         let grant = lost.ask(a_grant()).await;
         lost.reaches(grant.id, "active").await;
         grant
     })
     .await;
-    let world = World::over(Default::default(), Arc::clone(&lost.cloud));
+    let world = ReconcilerWorld::over(Default::default(), Arc::clone(&lost.cloud));
     world
         .during(async {
             world.sweep().await;
@@ -151,7 +151,7 @@ async fn i2_a_window_that_the_store_does_not_know_is_closed_after_the_first_swee
 
 #[tokio::test]
 async fn an_older_grant_closes_once_the_newer_is_active_and_stays_where_it_fails() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     let story = async {
         let older = world.ask(a_grant().seconds(60)).await;
         world.reaches(older.id, "active").await;
@@ -180,7 +180,7 @@ async fn an_older_grant_closes_once_the_newer_is_active_and_stays_where_it_fails
 
 #[tokio::test]
 async fn i5_a_grant_for_an_absent_agent_fails_at_once_and_one_that_may_wait_waits() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     drop(world.connect());
     world
         .during(async {

@@ -6,19 +6,20 @@ use std::time::Duration;
 use postern_core::Invalid;
 use postern_proto::status::{invalid, plain, with_field};
 use postern_proto::v1::{self, GrantState, WindowState};
+use postern_testkit::{Fault, Script, a_grant};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tonic::Code;
 
-use super::fake::{Fake, Script, a_grant};
+use super::world::CommandWorld;
 
 const REQUEST: [&str; 6] = ["request", "host:web-1", "--port", "22", "--reason", "fix disk"];
 const ID: &str = "01jx0000000000000000000000";
 
 /// Starts a broker that answers a request with a grant that is opening, and then sends these events.
-async fn broker_with(watches: Vec<Vec<v1::WatchGrantsResponse>>) -> Fake {
+async fn broker_with(watches: Vec<Vec<v1::WatchGrantsResponse>>) -> CommandWorld {
     let grant = Some(a_grant(GrantState::Opening, WindowState::Opening));
     let answer = v1::RequestAccessResponse { grant, source_from_caller: true, repeated_request: false };
-    Fake::with(Script { answer, watches, ..Script::default() }).await
+    CommandWorld::with(Script { answer, watches, ..Script::default() }).await
 }
 
 fn event(state: GrantState, layer: WindowState) -> v1::WatchGrantsResponse {
@@ -62,7 +63,7 @@ async fn a_request_carries_what_the_flags_say() {
         (&ran.json()["grant"]["state"], &ran.json()["source_from_caller"]),
         (&"active".into(), &true.into())
     );
-    let script = broker.script.lock().unwrap();
+    let script = broker.script();
     let request = &script.requests[0];
     assert_eq!(request.targets, ["host:web-1"]);
     assert_eq!(request.sources, ["10.0.0.0/8"]);
@@ -78,9 +79,9 @@ async fn a_request_carries_what_the_flags_say() {
 #[tokio::test]
 async fn i8_a_request_without_an_answer_is_repeated_under_the_same_key() {
     let broker = broker_with(vec![opens()]).await;
-    broker.script.lock().unwrap().cut = 2;
+    broker.broker.faults().fail("RequestAccess", 2, Fault::Lost);
     broker.postern(&REQUEST).await.exits(0);
-    let script = broker.script.lock().unwrap();
+    let script = broker.script();
     let keys: Vec<_> = script.requests.iter().map(|request| &request.idempotency_key).collect();
     assert_eq!(keys.len(), 3);
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
@@ -89,7 +90,7 @@ async fn i8_a_request_without_an_answer_is_repeated_under_the_same_key() {
 #[tokio::test]
 async fn i8_a_request_that_stays_unanswered_leaves_the_key_to_retry_with() {
     let broker = broker_with(vec![]).await;
-    broker.script.lock().unwrap().cut = 99;
+    broker.broker.faults().fail("RequestAccess", usize::MAX, Fault::Lost);
     let ran = broker.postern(&[&REQUEST[..], &["--idempotency-key", "ticket-4711"]].concat()).await;
     ran.exits(8).tells("retry with --idempotency-key ticket-4711");
 }
@@ -100,7 +101,7 @@ async fn two_requests_without_a_key_are_two_requests() {
     for _ in 0..2 {
         broker.postern(&[&REQUEST[..], &["--no-wait"]].concat()).await.exits(0);
     }
-    let script = broker.script.lock().unwrap();
+    let script = broker.script();
     assert_ne!(script.requests[0].idempotency_key, script.requests[1].idempotency_key);
     assert!(script.filters.is_empty(), "--no-wait watches nothing");
 }
@@ -110,7 +111,7 @@ async fn a_lost_watch_is_taken_up_again() {
     let broken_off = vec![event(GrantState::Opening, WindowState::Opening), listed()];
     let broker = broker_with(vec![broken_off, opens()]).await;
     broker.postern(&REQUEST).await.exits(0);
-    assert_eq!(broker.script.lock().unwrap().filters.len(), 2);
+    assert_eq!(broker.script().filters.len(), 2);
 }
 
 #[tokio::test]
@@ -153,7 +154,8 @@ async fn each_refusal_has_its_exit_code_and_names_the_field() {
         (plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", "show a certificate"), 3, "show a certificate"),
         (plain(Code::ResourceExhausted, "STORE_FULL", "the disk is full"), 1, "the disk is full"),
     ] {
-        let broker = Fake::with(Script { refusal: Some(refusal), ..Script::default() }).await;
+        let broker = CommandWorld::with(Script::default()).await;
+        broker.broker.refuse(refusal);
         broker.postern(&REQUEST).await.exits(code).tells(&format!("error: {words}"));
     }
 }
@@ -179,7 +181,7 @@ async fn a_revocation_that_no_layer_confirms_times_out() {
 
 #[tokio::test]
 async fn a_list_follows_pages_to_its_limit_and_says_where_it_was_cut() {
-    let broker = Fake::with(Script { grants: 5, ..Script::default() }).await;
+    let broker = CommandWorld::with(Script { grants: 5, ..Script::default() }).await;
     for (limit, shown, more) in [("3", 3, true), ("5", 5, false), ("100", 5, false)] {
         let ran = broker.postern(&["grants", "--limit", limit, "--output", "json"]).await.exits(0);
         let json = ran.json();
@@ -193,9 +195,9 @@ async fn a_list_follows_pages_to_its_limit_and_says_where_it_was_cut() {
 
 #[tokio::test]
 async fn mine_is_who_the_certificate_says() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     broker.postern(&["grants", "--mine", "--target", "host:web-1", "--state", "active"]).await.exits(0);
-    let script = broker.script.lock().unwrap();
+    let script = broker.script();
     let filter = &script.filters[0];
     assert_eq!((filter.principal.as_str(), filter.target.as_str()), ("alice", "host:web-1"));
     assert_eq!(filter.states().collect::<Vec<_>>(), [GrantState::Active]);
@@ -217,7 +219,7 @@ async fn a_watch_writes_a_line_at_once_and_a_reader_that_goes_away_is_no_failure
 
 #[tokio::test]
 async fn show_shows_one_grant() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let ran = broker.postern(&["show", ID]).await.exits(0);
     assert!(ran.out.contains("host:web-1  tcp/22  127.0.0.1/32  open"), "{ran:?}");
 }

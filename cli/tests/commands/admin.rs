@@ -2,8 +2,9 @@
 
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord, Head};
+use postern_testkit::Script;
 
-use super::fake::{Fake, Script};
+use super::world::CommandWorld;
 
 const WEB: &str = r#"
 [[policy]]
@@ -30,24 +31,24 @@ max_duration = "3h"
 
 #[tokio::test]
 async fn what_get_prints_apply_takes_back_unchanged() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let file = broker.file("web.toml", WEB);
     let applied = broker.postern(&["policy", "apply", "-f", &file, "--output", "json"]).await.exits(0);
     assert_eq!(applied.json()["policies"][0]["ports"][1]["port"]["protocol"], "udp");
     assert_eq!(applied.json()["policies"][1]["version"], 1);
-    let mut kept = broker.script.lock().unwrap().policies.clone();
+    let mut kept = broker.script().policies.clone();
     for name in ["web", "db"] {
         let printed = broker.postern(&["policy", "get", name]).await.exits(0);
         assert!(printed.out.starts_with("# version 1\n"), "{printed:?}");
         broker.postern(&["policy", "apply", "-f", &broker.file("again.toml", &printed.out)]).await.exits(0);
     }
     kept.iter_mut().for_each(|policy| policy.version = 2);
-    assert_eq!(broker.script.lock().unwrap().policies, kept);
+    assert_eq!(broker.script().policies, kept);
 }
 
 #[tokio::test]
 async fn policies_are_listed_and_deleted() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     broker.postern(&["policy", "apply", "-f", &broker.file("web.toml", WEB)]).await.exits(0);
     let listed = broker.postern(&["policy", "list"]).await.exits(0);
     let first: Vec<_> = listed
@@ -79,7 +80,7 @@ fn a_log(length: usize) -> Vec<String> {
 #[tokio::test]
 async fn i9_a_tail_in_json_is_the_log_as_it_was_chained() {
     let log = a_log(4);
-    let broker = Fake::with(Script { log: log.clone(), ..Script::default() }).await;
+    let broker = CommandWorld::with(Script { log: log.clone(), ..Script::default() }).await;
     let ran = broker.postern(&["audit", "tail", "--output", "json"]).await.exits(0);
     assert_eq!(ran.out.lines().collect::<Vec<_>>(), log);
     let copy = broker.file("log.jsonl", &ran.out);
@@ -93,7 +94,7 @@ async fn i9_a_tail_in_json_is_the_log_as_it_was_chained() {
 
 #[tokio::test]
 async fn i9_a_log_that_the_broker_finds_broken_is_an_error_with_the_line() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let ran = broker.postern(&["audit", "verify", "--output", "json"]).await.exits(1);
     assert_eq!(ran.json()["broken_line"], 3);
     ran.tells("line 3: does not follow from the record before it");
@@ -104,15 +105,15 @@ async fn i9_an_expected_head_is_looked_for_by_the_command_itself() {
     let log = a_log(4);
     let head: AuditRecord = serde_json::from_str(&log[2]).unwrap();
     let head = head.hash.to_string();
-    let broker = Fake::with(Script { log, ..Script::default() }).await;
+    let broker = CommandWorld::with(Script { log, ..Script::default() }).await;
     broker.postern(&["audit", "verify", "--expect-head", &head]).await.exits(0);
-    broker.script.lock().unwrap().log.truncate(2);
+    broker.script().log.truncate(2);
     broker.postern(&["audit", "verify", "--expect-head", &head]).await.exits(1).tells(&head);
 }
 
 #[tokio::test]
 async fn a_token_is_shown_with_the_line_that_uses_it() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let ran = broker.postern(&["agents", "token", "host:Web-1", "--valid-for", "90s"]).await.exits(0);
     assert!(ran.out.ends_with("\npostern-agent enroll --token postern1.host:web-1.90\n"), "{ran:?}");
     let json = broker.postern(&["agents", "token", "host:web-1", "--output", "json"]).await.exits(0).json();
@@ -123,7 +124,7 @@ async fn a_token_is_shown_with_the_line_that_uses_it() {
 
 #[tokio::test]
 async fn agents_are_listed_and_banned() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let listed = broker.postern(&["agents", "list", "--output", "json"]).await.exits(0).json();
     assert_eq!(
         (&listed["agents"][0]["target"], &listed["agents"][0]["last_seen"]),
@@ -135,7 +136,7 @@ async fn agents_are_listed_and_banned() {
 
 #[tokio::test]
 async fn targets_are_listed_and_shown() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let listed = broker.postern(&["targets", "--output", "json"]).await.exits(0).json();
     assert_eq!(listed["targets"][0]["layers"][0]["status"], "in_sync");
     let shown = broker.postern(&["targets", "host:web-1"]).await.exits(0);

@@ -1,8 +1,9 @@
 //! `assess`, `lockdown` and `release`.
 
 use postern_proto::v1;
+use postern_testkit::Script;
 
-use super::fake::{Fake, Script};
+use super::world::CommandWorld;
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
@@ -43,11 +44,11 @@ fn failed() -> v1::LockdownResult {
 
 #[tokio::test]
 async fn an_assessment_requests_the_named_vms_and_shows_each_reason() {
-    let broker = Fake::with(found(v1::Verdict::Unhealthy, &[])).await;
+    let broker = CommandWorld::with(found(v1::Verdict::Unhealthy, &[])).await;
     let ran = broker.postern(&["assess", VM, "--port", "22", "--port", "udp/161"]).await.exits(0);
     assert!(ran.out.contains("sgr-1 of sg-1 lets anyone in to tcp/22"), "{ran:?}");
     broker.postern(&["assess"]).await.exits(0);
-    let asked = broker.script.lock().unwrap().assessments.clone();
+    let asked = broker.script().assessments.clone();
     assert_eq!(asked[0].targets, [VM]);
     let ports: Vec<_> = asked[0].management_ports.iter().map(|port| (port.protocol(), port.number)).collect();
     assert_eq!(ports, [(v1::Protocol::Tcp, 22), (v1::Protocol::Udp, 161)]);
@@ -63,7 +64,7 @@ async fn a_check_passes_only_if_every_place_was_read_and_no_vm_is_unhealthy() {
         (v1::Verdict::Unhealthy, &["eu-north-1"], 3),
         (v1::Verdict::Healthy, &["eu-north-1"], 1),
     ] {
-        let broker = Fake::with(found(verdict, unread)).await;
+        let broker = CommandWorld::with(found(verdict, unread)).await;
         broker.postern(&["assess", "--fail-on", "unhealthy"]).await.exits(code);
         let ran = broker.postern(&["assess", "-o", "json"]).await.exits(0);
         assert_eq!(ran.json()["assessments"][0]["target"], VM);
@@ -72,17 +73,18 @@ async fn a_check_passes_only_if_every_place_was_read_and_no_vm_is_unhealthy() {
 
 #[tokio::test]
 async fn a_lockdown_shows_every_change() {
-    let broker = Fake::with(Script { results: vec![a_result(true)], ..Script::default() }).await;
+    let broker = CommandWorld::with(Script { results: vec![a_result(true)], ..Script::default() }).await;
     let ran = broker.postern(&["lockdown", VM, "--accept", "cut", "--accept", "loss"]).await.exits(0);
     assert_eq!(ran.out, format!("{VM}: locked down\n  - remove sgr-1: tcp/22 from anyone\n"));
-    let asked = broker.script.lock().unwrap().lockdowns.remove(0);
+    let asked = broker.script().lockdowns.remove(0);
     let accept = [v1::ConcernKind::Cut, v1::ConcernKind::Loss].map(i32::from).to_vec();
     assert_eq!(asked, v1::LockdownTargetsRequest { targets: vec![VM.to_owned()], dry_run: false, accept });
 }
 
 #[tokio::test]
 async fn what_was_not_done_is_a_failure_with_the_way_to_do_it() {
-    let broker = Fake::with(Script { results: vec![a_result(true), asking()], ..Script::default() }).await;
+    let broker =
+        CommandWorld::with(Script { results: vec![a_result(true), asking()], ..Script::default() }).await;
     let ran = broker.postern(&["lockdown", VM]).await.exits(6).tells("1 of 2 targets");
     assert!(
         ran.out.contains("must be accepted (cut): sessions end\n  run the command again with --accept cut\n"),
@@ -90,19 +92,20 @@ async fn what_was_not_done_is_a_failure_with_the_way_to_do_it() {
     );
     let json = broker.postern(&["lockdown", VM, "--output", "json"]).await.exits(6).json();
     assert_eq!((&json["results"][0]["done"], &json["results"][1]["done"]), (&true.into(), &false.into()));
-    broker.script.lock().unwrap().results = vec![failed()];
+    broker.script().results = vec![failed()];
     let ran = broker.postern(&["release", VM]).await.exits(6);
     assert!(ran.out.starts_with(&format!("{VM}: not released: the cloud cannot be reached\n")), "{ran:?}");
 }
 
 #[tokio::test]
 async fn a_dry_run_succeeds_by_listing_the_changes() {
-    let broker = Fake::with(Script { results: vec![a_result(false), asking()], ..Script::default() }).await;
+    let broker =
+        CommandWorld::with(Script { results: vec![a_result(false), asking()], ..Script::default() }).await;
     for command in ["lockdown", "release"] {
         broker.postern(&[command, VM, "--dry-run"]).await.exits(0);
     }
     let (lockdown, release) = {
-        let mut script = broker.script.lock().unwrap();
+        let mut script = broker.script();
         script.results = vec![failed()];
         (script.lockdowns.remove(0), script.releases.remove(0))
     };

@@ -7,8 +7,6 @@ mod access;
 #[cfg(test)]
 mod admin;
 #[cfg(test)]
-mod fake;
-#[cfg(test)]
 mod lockdown;
 #[cfg(test)]
 mod offline;
@@ -18,3 +16,5 @@ mod run;
 mod status;
 #[cfg(test)]
 mod trust;
+#[cfg(test)]
+mod world;

@@ -2,12 +2,14 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use super::fake::{Fake, Script, ago};
+use postern_testkit::Script;
+
 use super::run;
+use super::world::{CommandWorld, ago};
 
 #[tokio::test]
 async fn a_broker_that_does_not_run_is_unreachable_and_received_nothing() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (identity, address) = (broker.identity(), format!("https://{free}"));
     let us = ["--broker", &address, "--identity", identity.to_str().unwrap()];
@@ -19,23 +21,24 @@ async fn a_broker_that_does_not_run_is_unreachable_and_received_nothing() {
 
 #[tokio::test]
 async fn a_broker_of_another_authority_is_not_trusted() {
-    let (trusted, other) = (Fake::with(Script::default()).await, Fake::with(Script::default()).await);
+    let (trusted, other) =
+        (CommandWorld::with(Script::default()).await, CommandWorld::with(Script::default()).await);
     let identity = trusted.identity();
-    let us = ["--broker", &other.address, "--identity", identity.to_str().unwrap()];
+    let us = ["--broker", other.broker.url(), "--identity", identity.to_str().unwrap()];
     let ran = run::postern(&[&us[..], &["grants"]].concat()).await;
     ran.exits(8).tells("is not the broker that this identity trusts");
 }
 
 #[tokio::test]
 async fn a_certificate_that_has_ended_is_named_as_the_reason() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     broker.issue("alice", ago(3));
     broker.postern(&["grants"]).await.exits(3).tells("refuses this certificate: it ended at");
 }
 
 #[tokio::test]
 async fn a_key_that_others_may_read_is_refused() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let key = broker.identity().join("key.pem");
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o644)).unwrap();
     broker.postern(&["grants"]).await.exits(2).tells("key.pem");
@@ -43,7 +46,7 @@ async fn a_key_that_others_may_read_is_refused() {
 
 #[tokio::test]
 async fn an_address_of_another_form_is_refused() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let identity = broker.identity();
     let us = ["--broker", "broker.example.org:7443", "--identity", identity.to_str().unwrap()];
     run::postern(&[&us[..], &["grants"]].concat()).await.exits(2).tells("write https://host:port");
@@ -51,11 +54,12 @@ async fn an_address_of_another_form_is_refused() {
 
 #[tokio::test]
 async fn the_configuration_file_sets_the_broker_and_the_identity() {
-    let broker = Fake::with(Script::default()).await;
+    let broker = CommandWorld::with(Script::default()).await;
     let home = tempfile::tempdir().unwrap();
     let dir = home.path().join(".config/postern");
     std::fs::create_dir_all(&dir).unwrap();
-    let text = format!("broker = \"{}\"\nidentity = \"{}\"\n", broker.address, broker.identity().display());
+    let text =
+        format!("broker = \"{}\"\nidentity = \"{}\"\n", broker.broker.url(), broker.identity().display());
     std::fs::write(dir.join("config.toml"), text).unwrap();
     let output = run::command(&["grants"]).env("HOME", home.path()).output().await.unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");

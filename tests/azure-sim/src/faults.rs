@@ -1,7 +1,5 @@
 //! The faults that a test orders, and the record of calls.
 
-use std::time::Duration;
-
 /// A call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
@@ -30,111 +28,38 @@ impl Call {
     }
 }
 
-/// A fault of a call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fault {
-    /// Has no effect, and answers with a status and a code.
+impl postern_testkit::Call for Call {
+    /// A method, or `*`, and a part of the path, in lower case.
+    type Pattern = (String, String);
+    type Refusal = Refusal;
+
+    fn is_change(&self) -> bool {
+        self.is_change()
+    }
+
+    fn matches(&self, (method, part): &(String, String)) -> bool {
+        (method == "*" || *method == self.method) && self.path.to_ascii_lowercase().contains(part)
+    }
+}
+
+/// A refusal of Azure Resource Manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The call has no effect, and is answered with a status and a code.
     Status(u16, &'static str),
-    /// Has no effect, and cuts the connection.
-    Dropped,
-    /// Takes effect, and cuts the connection.
-    Lost,
-    /// Waits for a time first.
-    Slow(Duration),
-    /// Accepts the call, and fails the operation with a code: nothing is changed in the end.
-    OperationFailed(&'static str),
+    /// The call is accepted, and its operation fails with a code: nothing is changed in the end.
+    Operation(&'static str),
 }
 
-/// The point at which the world halts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CrashPoint {
-    /// The number of the change from now on, counted from 1.
-    pub change: usize,
-    /// Before or after it takes effect.
-    pub when: When,
+/// A fault of a call.
+pub type Fault = postern_testkit::Fault<Refusal>;
+
+/// Returns the fault of a call that is answered with a status and a code.
+pub fn refused(status: u16, code: &'static str) -> Fault {
+    Fault::Refused(Refusal::Status(status, code))
 }
 
-/// Before or after a change takes effect.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// Before the change arrives.
-    Before,
-    /// After the change took effect, without an answer.
-    After,
-}
-
-/// The handling of a call.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Handling {
-    Serve,
-    ServeAndCut,
-    ServeAndHold,
-    Hold,
-    Cut,
-    Answer(u16, &'static str),
-    Wait(Duration),
-    FailLater(&'static str),
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    pub(crate) calls: Vec<Call>,
-    pub(crate) down: bool,
-    waiting: Vec<(String, String, Fault)>,
-    halt: Option<(CrashPoint, usize, bool)>,
-}
-
-impl Faults {
-    pub(crate) fn fail(&mut self, method: &str, part: &str, times: usize, fault: Fault) {
-        let one = (method.to_owned(), part.to_ascii_lowercase(), fault);
-        self.waiting.extend(std::iter::repeat_n(one, times));
-    }
-
-    pub(crate) fn forgive(&mut self) {
-        self.waiting.clear();
-    }
-
-    pub(crate) fn halt_at(&mut self, point: Option<CrashPoint>) {
-        self.halt = point.map(|point| (point, 0, false));
-    }
-
-    pub(crate) fn has_halted(&self) -> bool {
-        self.halt.is_some_and(|(_, _, reached)| reached)
-    }
-
-    /// Records that the halting point is reached.
-    pub(crate) fn reached(&mut self) {
-        if let Some((_, _, reached)) = &mut self.halt {
-            *reached = true;
-        }
-    }
-
-    pub(crate) fn handling(&mut self, call: &Call) -> Handling {
-        if self.down {
-            return Handling::Cut;
-        }
-        if let Some((point, changes, reached)) = &mut self.halt {
-            if *reached {
-                return Handling::Hold;
-            }
-            *changes += usize::from(call.is_change());
-            if call.is_change() && *changes == point.change {
-                *reached = point.when == When::Before;
-                return if *reached { Handling::Hold } else { Handling::ServeAndHold };
-            }
-        }
-        let path = call.path.to_ascii_lowercase();
-        let found = self
-            .waiting
-            .iter()
-            .position(|(method, part, _)| (method == "*" || *method == call.method) && path.contains(part));
-        match found.map(|at| self.waiting.remove(at).2) {
-            None => Handling::Serve,
-            Some(Fault::Status(status, code)) => Handling::Answer(status, code),
-            Some(Fault::Dropped) => Handling::Cut,
-            Some(Fault::Lost) => Handling::ServeAndCut,
-            Some(Fault::Slow(span)) => Handling::Wait(span),
-            Some(Fault::OperationFailed(code)) => Handling::FailLater(code),
-        }
-    }
+/// Returns the fault of a call whose operation fails with a code.
+pub fn operation_failed(code: &'static str) -> Fault {
+    Fault::Refused(Refusal::Operation(code))
 }

@@ -19,13 +19,13 @@ use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use postern_testkit::{Handling, serve_each};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 use tower::ServiceExt as _;
 
 use crate::answer::Answer;
-use crate::faults::{Call, Handling};
+use crate::faults::{Call, Refusal};
 use crate::login::Bearer;
 use crate::rules;
 use crate::sim::AzureSim;
@@ -77,18 +77,15 @@ impl std::fmt::Display for Cut {
 impl std::error::Error for Cut {}
 
 impl AzureSim {
-    /// Serves until it is dropped.
+    /// Serves until the future is dropped.
     ///
     /// # Errors
     /// Connections cannot be accepted any more.
-    pub async fn serve(self, listener: TcpListener) -> std::io::Result<Infallible> {
+    pub(crate) async fn serve(self, listener: TcpListener) -> std::io::Result<Infallible> {
         let router = router(self);
-        let mut connections = JoinSet::new();
-        loop {
-            let (stream, _) = listener.accept().await?;
-            stream.set_nodelay(true)?;
+        let serving = serve_each(listener, |stream| {
             let router = router.clone();
-            connections.spawn(async move {
+            async move {
                 let service = service_fn(|request: hyper::Request<Incoming>| {
                     let answer = router.clone().oneshot(request);
                     async {
@@ -101,9 +98,9 @@ impl AzureSim {
                     .serve_connection(TokioIo::new(stream), service)
                     .await
                     .ok();
-            });
-            while connections.try_join_next().is_some() {}
-        }
+            }
+        });
+        serving.await
     }
 }
 
@@ -123,37 +120,27 @@ async fn with_faults(State(sim): State<AzureSim>, request: Request, next: Next) 
     let Ok(body) = to_bytes(body, usize::MAX).await else { return cut() };
     let mut request = SimRequest::new(&parts, body);
     let call = Call { method: request.method.to_string(), path: request.path.clone(), status: None };
-    let handling = sim.faults().handling(&call);
-    if let Handling::FailLater(code) = handling {
+    let mut handling = sim.inner.faults.handle(&call);
+    if let Handling::Refuse(Refusal::Operation(code)) = handling {
         request.failure = Some(code);
+        handling = Handling::Serve;
     }
     let mut routed = Request::from_parts(parts, Body::empty());
     routed.extensions_mut().insert(Arc::new(request));
-    let serve = next.run(routed);
-    let answer = match handling {
-        Handling::Cut | Handling::Hold => None,
-        Handling::Answer(status, code) => {
-            Some(Answer::error(status, code, "a test").with("retry-after", "0".into()).into_response())
-        }
-        Handling::Wait(span) => {
-            tokio::time::sleep(span).await;
-            Some(serve.await)
-        }
-        Handling::FailLater(_) | Handling::Serve => Some(serve.await),
-        Handling::ServeAndCut | Handling::ServeAndHold => {
-            serve.await;
-            None
-        }
-    };
+    let answer = handling.answer(next.run(routed), refusal).await;
     let status = answer.as_ref().map(|answer| answer.status().as_u16());
-    sim.faults().calls.push(Call { status, ..call });
-    if handling == Handling::ServeAndHold {
-        sim.faults().reached();
-    }
-    if handling == Handling::Hold || handling == Handling::ServeAndHold {
-        sim.hold().await;
-    }
+    sim.recorded().push(Call { status, ..call });
+    sim.inner.faults.hold(&handling).await;
     answer.unwrap_or_else(cut)
+}
+
+/// Answers a refused call, or fails an operation at once.
+fn refusal(refusal: &Refusal) -> Response {
+    let (status, code) = match *refusal {
+        Refusal::Status(status, code) => (status, code),
+        Refusal::Operation(code) => (409, code),
+    };
+    Answer::error(status, code, "a test").with("retry-after", "0".into()).into_response()
 }
 
 async fn token(
@@ -178,14 +165,6 @@ async fn resource(
 }
 
 impl AzureSim {
-    /// Waits until the world goes on.
-    async fn hold(&self) {
-        let go_on = self.inner.go_on.notified();
-        if self.has_halted() {
-            go_on.await;
-        }
-    }
-
     fn resource(&self, request: &SimRequest, bearer: &Bearer) -> Result<Answer, Answer> {
         let path = request.path.trim_end_matches('/');
         let lower = path.to_ascii_lowercase();
@@ -241,7 +220,7 @@ impl AzureSim {
         }
         if state.is_busy(id) {
             // Azure uses either code.
-            let count = self.faults().calls.len();
+            let count = self.recorded().len();
             return Err(if count.is_multiple_of(2) {
                 Answer::error(
                     409,

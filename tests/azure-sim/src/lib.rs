@@ -19,7 +19,7 @@
 //! # Faults
 //!
 //! A test makes calls fail, lets answers get lost, slows or stops the double, lets tokens end, and halts the world before or after any
-//! change (`faults`). Every call is recorded.
+//! change (`faults`, and the fault plan of the testkit). Every call is recorded.
 //!
 //! # What it does not play
 //!
@@ -45,7 +45,8 @@ mod rules;
 mod sim;
 mod state;
 
-pub use faults::{Call, CrashPoint, Fault, When};
+pub use faults::{Call, Fault, Refusal, operation_failed, refused};
 pub use lab::{Lab, Vm};
 pub use oracle::Verdict;
-pub use sim::AzureSim;
+pub use postern_testkit::{CrashPoint, When};
+pub use sim::{AzureSim, SimServer};

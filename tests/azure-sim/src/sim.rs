@@ -1,13 +1,15 @@
 //! The running double, as a test drives it.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use postern_testkit::{CrashPoint, FaultPlan};
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
-use crate::faults::{Call, CrashPoint, Fault, Faults};
+use crate::faults::{Call, Fault};
 use crate::login::Logins;
 use crate::oracle::{self, Verdict};
 use crate::state::SimState;
@@ -21,15 +23,47 @@ pub struct AzureSim {
 #[derive(Debug, Default)]
 pub(crate) struct Inner {
     state: Mutex<SimState>,
-    faults: Mutex<Faults>,
+    calls: Mutex<Vec<Call>>,
+    pub(crate) faults: FaultPlan<Call>,
     logins: Mutex<Logins>,
-    pub(crate) go_on: Notify,
+}
+
+/// A cloud that is served at an address. It ends when it is dropped.
+#[derive(Debug)]
+pub struct SimServer {
+    address: SocketAddr,
+    #[allow(dead_code, reason = "the cloud is served until this is dropped")]
+    serving: JoinSet<()>,
+}
+
+impl SimServer {
+    /// Returns the address of the cloud.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Returns the URL of the cloud, without a path.
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
 }
 
 impl AzureSim {
     /// Creates an empty cloud that knows no identity.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Serves the cloud at an address; port 0 stands for a free one.
+    pub async fn listen(&self, address: &str) -> SimServer {
+        let listener = TcpListener::bind(address).await.expect("the address is free");
+        let address = listener.local_addr().expect("a listener has an address");
+        let mut serving = JoinSet::new();
+        let served = self.clone();
+        serving.spawn(async move {
+            served.serve(listener).await.expect("connections can be accepted");
+        });
+        SimServer { address, serving }
     }
 
     /// Creates a resource or replaces it, without a call.
@@ -125,39 +159,38 @@ impl AzureSim {
 
     /// Makes the next calls of a method (any, for `*`) fail whose path has this part. Paths compare without case.
     pub fn fail(&self, method: &str, part: &str, times: usize, fault: Fault) {
-        self.faults().fail(method, part, times, fault);
+        self.inner.faults.fail((method.to_owned(), part.to_ascii_lowercase()), times, fault);
     }
 
     /// Ends the ordered faults.
     pub fn forgive(&self) {
-        self.faults().forgive();
+        self.inner.faults.forgive();
     }
 
     /// Cuts every connection without an answer, or ends that.
     pub fn outage(&self, down: bool) {
-        self.faults().down = down;
+        self.inner.faults.outage(down);
     }
 
     /// Halts the world at a change: no call is answered from there on until this is `None`. Calls that were held back are never
     /// answered.
     pub fn halt_at(&self, point: Option<CrashPoint>) {
-        self.faults().halt_at(point);
-        self.inner.go_on.notify_waiters();
+        self.inner.faults.halt_at(point);
     }
 
     /// Reports whether the halting point was reached.
     pub fn has_halted(&self) -> bool {
-        self.faults().has_halted()
+        self.inner.faults.has_halted()
     }
 
     /// Returns every call since they were last forgotten.
     pub fn calls(&self) -> Vec<Call> {
-        self.faults().calls.clone()
+        self.recorded().clone()
     }
 
     /// Forgets the calls and the actions.
     pub fn forget_calls(&self) {
-        self.faults().calls.clear();
+        self.recorded().clear();
         self.logins().used.clear();
     }
 
@@ -185,8 +218,9 @@ impl AzureSim {
         state
     }
 
-    pub(crate) fn faults(&self) -> MutexGuard<'_, Faults> {
-        self.inner.faults.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The calls since they were last forgotten.
+    pub(crate) fn recorded(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.inner.calls.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn logins(&self) -> MutexGuard<'_, Logins> {

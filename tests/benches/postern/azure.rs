@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postern_azure::{
     Application, Azure, AzureSettings, Credential, Environment, FirewallSettings, Flush, Priorities, Rates,
 };
-use postern_azure_sim::{AzureSim, Call, Lab};
+use postern_azure_sim::{AzureSim, Call, Lab, SimServer};
 use postern_core::plan::LayerWindow;
 use postern_core::{GrantId, TargetId};
 use postern_proto::v1::Layers;
@@ -20,7 +20,6 @@ use postern_tests::clock::monotonic;
 use reqwest::Client;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::OnceCell;
 use tokio::task::JoinSet;
 
@@ -117,11 +116,11 @@ pub(crate) fn burst() {
         let calls = field.arm.calls();
         field.arm.forget_calls();
 
-        let bare = Bare::new(Client::default());
+        let (bare, origin) = (Bare::new(Client::default()), field.server.origin());
         let start = monotonic();
         for number in 0..BURST {
             let id = format!("{}/securityRules/r-{number}", lab.nsg_id("bare"));
-            bare.put(&field.origin, &id, &rule(100 + u16::from(number))).await;
+            bare.put(&origin, &id, &rule(100 + u16::from(number))).await;
         }
         let serial = start.elapsed();
         let of = |calls: &[Call], what: &dyn Fn(&Call) -> bool| {
@@ -224,34 +223,27 @@ const BROKERS_DOUBLE: &str = "http://127.0.0.1:5002";
 /// A double, and what a provider needs to use it.
 struct Field {
     arm: AzureSim,
-    origin: String,
+    server: SimServer,
     dir: TempDir,
-    _serving: JoinSet<()>,
 }
 
 impl Field {
     async fn new() -> Self {
         let arm = AzureSim::new();
         arm.client("tenant", "broker", "a secret");
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let origin = format!("http://{}", listener.local_addr().unwrap());
-        let mut serving = JoinSet::new();
-        let served = arm.clone();
-        serving.spawn(async move {
-            served.serve(listener).await.unwrap();
-        });
+        let server = arm.listen("127.0.0.1:0").await;
         let dir = TempDir::with_prefix("postern-").unwrap();
         std::fs::write(dir.path().join("secret"), "a secret").unwrap();
-        Self { arm, origin, dir, _serving: serving }
+        Self { arm, server, dir }
     }
 
     fn provider(&self, rates: Rates) -> Arc<Azure> {
         let settings = AzureSettings {
             deployment: "postern".into(),
             environment: Environment {
-                resource_manager: self.origin.clone(),
-                authority: self.origin.clone(),
-                metadata: self.origin.clone(),
+                resource_manager: self.server.origin(),
+                authority: self.server.origin(),
+                metadata: self.server.origin(),
             },
             credential: Credential::ClientSecret {
                 application: Application { tenant: "tenant".into(), client_id: "broker".into() },

@@ -22,7 +22,7 @@ use postern_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use postern_proto::v1::session_request::Message as In;
 use postern_proto::v1::session_response::Message as Out;
 use postern_tests::clock::{monotonic, wait_until, wall};
-use postern_tests::{Host, World, tied};
+use postern_tests::{Host, HostWorld, tied};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -41,7 +41,7 @@ pub(crate) fn url() -> String {
 }
 
 /// Makes an identity for the server, of the broker's own authority.
-pub(crate) fn identity(world: &World) -> PathBuf {
+pub(crate) fn identity(world: &HostWorld) -> PathBuf {
     let authority = authority(world);
     let key = KeyPair::generate().unwrap();
     let names = [world.net.hub.v4().to_string()];
@@ -53,7 +53,7 @@ pub(crate) fn identity(world: &World) -> PathBuf {
 }
 
 /// The broker's authority.
-pub(crate) fn authority(world: &World) -> Authority {
+pub(crate) fn authority(world: &HostWorld) -> Authority {
     Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default()).unwrap()
 }
 

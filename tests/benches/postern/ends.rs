@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_tests::clock::sleep_until;
-use postern_tests::{Reach, TCP, VM, World, a_request, end_of, further_addresses};
+use postern_tests::{HostWorld, Reach, TCP, VM, a_request, end_of, further_addresses};
 
 use crate::lines::{Samples, line, note};
 
@@ -23,7 +23,7 @@ const STEP: Duration = Duration::from_millis(2);
 const AROUND: Duration = Duration::from_millis(30);
 
 pub(crate) fn measure() {
-    let world = World::new();
+    let world = HostWorld::new();
     world.net.alice.add_addresses(further_addresses(WINDOWS));
     let (opened, ends) = mpsc::channel();
     let (mut late, mut early) = (Samples::default(), Samples::default());
@@ -49,7 +49,7 @@ pub(crate) fn measure() {
     line("closed-before-its-end-p99", early.percentile(99), "target", 100.0, "ms");
 }
 
-fn open_all(world: &World, opened: mpsc::Sender<(IpAddr, Timestamp)>) {
+fn open_all(world: &HostWorld, opened: mpsc::Sender<(IpAddr, Timestamp)>) {
     for source in further_addresses(WINDOWS).map(IpAddr::from) {
         let grant = world.alice.open(&a_request().on(VM).port("tcp/22").from(source).seconds(OPEN));
         opened.send((source, end_of(&grant))).unwrap();
@@ -58,7 +58,7 @@ fn open_all(world: &World, opened: mpsc::Sender<(IpAddr, Timestamp)>) {
 }
 
 /// Returns the time from the end to the first SYN that was refused; negative where that SYN came before the end.
-fn first_refused(world: &World, source: IpAddr, end: Timestamp) -> SignedDuration {
+fn first_refused(world: &HostWorld, source: IpAddr, end: Timestamp) -> SignedDuration {
     sleep_until(end - AROUND);
     let watch = world.net.alice.watch_from(source, world.net.vm.tcp(TCP), STEP);
     sleep_until(end + AROUND);

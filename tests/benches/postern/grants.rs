@@ -12,7 +12,7 @@ use postern_store::redis::{Redis as RedisStore, RedisSettings};
 use postern_store::{Expect, Store, Transaction};
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Client, PolicyBuilder, Running, World, a_policy, a_request};
+use postern_tests::{Broker, Client, HostWorld, PolicyBuilder, Running, a_policy, a_request};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
@@ -29,7 +29,7 @@ const GRANTS: u32 = 30_000;
 const TARGETS: u32 = 5_000;
 
 pub(crate) fn measure() {
-    let world = World::without_agent(policy());
+    let world = HostWorld::without_agent(policy());
     let identity = world.broker.issue("load", Role::Requester);
     let clients: Vec<Client> =
         (0..CONNECTIONS).map(|_| Client::new(&world.net.alice, world.broker.url(), &identity)).collect();
@@ -93,7 +93,7 @@ fn bare_rate(clients: &[Client]) -> f64 {
 }
 
 /// A grant as the broker keeps it.
-fn pattern(world: &World) -> Grant {
+fn pattern(world: &HostWorld) -> Grant {
     {
         let database = rusqlite::Connection::open(world.broker.database()).unwrap();
         let body: String = database
@@ -104,13 +104,13 @@ fn pattern(world: &World) -> Grant {
 }
 
 /// The same grants, into a store of their own, by as many callers.
-fn raw_rate(world: &World) -> f64 {
+fn raw_rate(world: &HostWorld) -> f64 {
     let (path, pattern) = (world.dir().join("raw.db"), pattern(world));
     rate(pattern, async move || Embedded::open(&path).unwrap())
 }
 
 /// The same, into a Redis that keeps what it has answered, beside what such a server does with bare values.
-fn on_redis(world: &World) {
+fn on_redis(world: &HostWorld) {
     let redis = Redis::start(&world.net.hub);
     let settings = RedisSettings::at(redis.url(), "bench");
     let posterns =
@@ -137,7 +137,7 @@ fn on_redis(world: &World) {
 }
 
 /// Measures the whole gRPC path of so many brokers on one Redis, each with its share of the callers.
-fn through_brokers(world: &World, count: u16) -> f64 {
+fn through_brokers(world: &HostWorld, count: u16) -> f64 {
     let (redis, dir) = (Redis::start(&world.net.hub), TempDir::with_prefix("postern-").unwrap());
     let brokers = brokers(&world.net.hub, &dir, &redis, count);
     brokers[0].admin(&world.net.hub).put_policy(policy().wire()).unwrap();

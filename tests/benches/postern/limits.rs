@@ -8,7 +8,7 @@ use std::time::Duration;
 use postern_tests::attack::{Attack, peak_memory};
 use postern_tests::clock::monotonic;
 use postern_tests::stranger::Stranger;
-use postern_tests::{World, ask_for};
+use postern_tests::{HostWorld, ask_for};
 
 use crate::lines::{note, value};
 
@@ -23,7 +23,7 @@ pub(crate) fn measure() {
     let seconds = std::env::var("POSTERN_BENCH_SECONDS").map_or(SECONDS, |text| text.parse().unwrap());
     note("an anonymous attack, the broker's peak memory, and the time of `postern revoke` under it");
     for attack in Attack::ALL {
-        let mut world = World::new();
+        let mut world = HostWorld::new();
         let grant = world.alice.open(&ask_for(&world.net.alice));
         let stranger = Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
         let (began, before) = (monotonic(), peak_memory(&mut world.broker));
@@ -44,7 +44,7 @@ pub(crate) fn measure() {
         }
         let sent_in = sent_in.unwrap_or_else(|| began.elapsed());
         let asked = monotonic();
-        let revoked = world.admin_cli().run(&["revoke", &grant.id]);
+        let revoked = world.admin.cli().run(&["revoke", &grant.id]);
         let took = asked.elapsed();
         note(&format!(
             "{}: {} of {} sent in {:.1} s ({:.2} MB), from {before} MiB",

@@ -20,7 +20,7 @@ use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_store::embedded::Embedded;
 use postern_store::{AgentRecord, Expect, Transaction};
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Broker, Client, Host, Net, STEP_TIMEOUT, World, a_policy, a_request};
+use postern_tests::{Broker, Client, Host, HostWorld, Net, STEP_TIMEOUT, a_policy, a_request};
 
 use crate::agent_fleet::{AgentFleet, HEARTBEAT};
 use crate::bare_server;
@@ -70,10 +70,10 @@ struct Pushes {
 
 pub(crate) fn measure() {
     let count = std::env::var("POSTERN_BENCH_SESSIONS").map_or(SESSIONS, |count| count.parse().unwrap());
-    let mut world = World::without_agent(a_policy().on("host:*").port("tcp/22"));
+    let mut world = HostWorld::without_agent(a_policy().on("host:*").port("tcp/22"));
     let identities = enroll_all(&mut world, count);
     let bare_identity = bare_server::identity(&world);
-    let World { broker, alice, net, .. } = &mut world;
+    let HostWorld { broker, alice, net, .. } = &mut world;
 
     let postern = take(&mut Postern { broker, alice }, net, &identities);
     broker.process().kill9();
@@ -283,7 +283,7 @@ impl Server for Bare<'_> {
 }
 
 /// Makes so many agents with their certificates, and puts them into the broker's store as enrolling would.
-fn enroll_all(world: &mut World, count: usize) -> Vec<(String, Credentials)> {
+fn enroll_all(world: &mut HostWorld, count: usize) -> Vec<(String, Credentials)> {
     world.broker.process().kill9();
     let (authority, now) = (bare_server::authority(world), wall());
     let mut identities = Vec::new();

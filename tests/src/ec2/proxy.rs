@@ -1,6 +1,5 @@
 //! The proxy: every call of EC2's query protocol goes through it, is counted, and may go wrong in a way that moto cannot.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -12,65 +11,32 @@ use hyper::service::service_fn;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use postern_testkit::{FaultPlan, Handling, StaleReads, serve_each};
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
-use tokio::task::JoinSet;
 
 use super::iam;
 use super::meter::Meter;
 use super::protocol::{Broken, Call, error_body};
-use super::reads::Reads;
 use super::semantics;
 use crate::clock::monotonic;
 use crate::netns::Netns;
 
+/// The error of a call that is one too many.
+const THROTTLED: Refusal = (503, "RequestLimitExceeded");
+
+/// An error of EC2 in the place of an answer: a status and a code.
+pub(super) type Refusal = (u16, &'static str);
 /// A fault of a call.
-#[derive(Debug, Clone)]
-pub enum Fault {
-    /// The call is answered with an error: a status, and EC2's code.
-    Error(u16, &'static str),
-    /// The call takes effect, and its answer is lost.
-    Lost,
-    /// The call does not arrive.
-    Dropped,
-    /// The call is answered only after a while.
-    Slow(Duration),
+pub type Fault = postern_testkit::Fault<Refusal>;
+
+/// Returns the fault of a call that EC2 answers with a status and a code.
+pub fn refused(status: u16, code: &'static str) -> Fault {
+    Fault::Refused((status, code))
 }
 
-impl Fault {
-    /// The fault of too many calls.
-    pub fn throttled() -> Self {
-        Self::Error(503, "RequestLimitExceeded")
-    }
-}
-
-impl Fault {
-    fn verdict(self) -> Verdict {
-        match self {
-            Self::Error(status, code) => Verdict::Answer(error(status, code, "a test")),
-            Self::Lost => Verdict::ForwardAndBreak,
-            Self::Dropped => Verdict::Break,
-            Self::Slow(span) => Verdict::Wait(span),
-        }
-    }
-}
-
-/// A point on the way of a program that changes EC2.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CrashPoint {
-    /// The number of the change, from 1.
-    pub change: usize,
-    /// The side of the change on which the point is.
-    pub when: When,
-}
-
-/// A side of a change.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum When {
-    /// The change has not arrived.
-    Before,
-    /// The change took effect, and is not answered.
-    After,
+/// Returns the fault of a call that is one too many.
+pub fn throttled() -> Fault {
+    Fault::Refused(THROTTLED)
 }
 
 /// The proxy.
@@ -79,40 +45,31 @@ pub(super) struct Proxy {
     moto: String,
     client: Client<HttpConnector, Full<Bytes>>,
     state: Mutex<State>,
+    faults: FaultPlan<Call>,
     answers: semantics::Answers,
-    go_on: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     calls: Vec<Call>,
-    faults: HashMap<String, VecDeque<Fault>>,
-    /// The fault of a coming change, and the number of changes until then.
-    at_change: Option<(usize, Fault)>,
-    down: bool,
     meter: Option<Meter>,
     policy: Option<Arc<serde_json::Value>>,
-    halt: Option<Halt>,
     short_pages: Option<usize>,
-    reads: Reads,
+    reads: StaleReads<Bytes>,
 }
 
-#[derive(Debug)]
-struct Halt {
-    point: CrashPoint,
-    changes: usize,
-    reached: bool,
-}
+impl postern_testkit::Call for Call {
+    /// An action, or `*`.
+    type Pattern = String;
+    type Refusal = Refusal;
 
-/// The proxy's way to handle a call.
-enum Verdict {
-    Forward,
-    Answer(Response<Full<Bytes>>),
-    Break,
-    ForwardAndBreak,
-    ForwardAndHold,
-    Hold,
-    Wait(Duration),
+    fn is_change(&self) -> bool {
+        self.is_change()
+    }
+
+    fn matches(&self, pattern: &String) -> bool {
+        pattern == "*" || *pattern == self.action
+    }
 }
 
 impl Proxy {
@@ -122,26 +79,24 @@ impl Proxy {
             moto: moto.to_owned(),
             client,
             state: Mutex::default(),
+            faults: FaultPlan::default(),
             answers: Mutex::default(),
-            go_on: Notify::new(),
         });
         let listener = netns.run(TcpListener::bind(at)).unwrap_or_else(|error| panic!("{at}: {error}"));
         let serving = Arc::clone(&proxy);
         netns.start(async move {
-            let mut connections = JoinSet::new();
-            while let Ok((stream, _)) = listener.accept().await {
+            let serving = serve_each(listener, |stream| {
                 let proxy = Arc::clone(&serving);
-                stream.set_nodelay(true).ok();
-                connections.spawn(async move {
+                async move {
                     let service = service_fn(move |request| Arc::clone(&proxy).serve(request));
                     // A connection that is broken on purpose ends with an error.
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await
                         .ok();
-                });
-                while connections.try_join_next().is_some() {}
-            }
+                }
+            });
+            serving.await.expect("connections can be accepted")
         });
         proxy
     }
@@ -154,19 +109,9 @@ impl Proxy {
         self.lock().calls.clear();
     }
 
-    pub(super) fn fail(&self, action: &str, times: usize, fault: Fault) {
-        let mut state = self.lock();
-        state.faults.entry(action.to_owned()).or_default().extend(std::iter::repeat_n(fault, times));
-    }
-
-    /// Lets the change with this number from now on go wrong.
-    pub(super) fn fail_change(&self, number: usize, fault: Fault) {
-        self.lock().at_change = Some((number, fault));
-    }
-
-    /// Reports whether the change that should go wrong has come.
-    pub(super) fn has_failed(&self) -> bool {
-        self.lock().at_change.is_none()
+    /// Returns the plan of the calls that go wrong.
+    pub(super) fn faults(&self) -> &FaultPlan<Call> {
+        &self.faults
     }
 
     /// Allows from now on what the policy allows.
@@ -200,14 +145,6 @@ impl Proxy {
         self.lock().meter.as_ref().map_or(0, Meter::refused)
     }
 
-    pub(super) fn forgive(&self) {
-        self.lock().faults.clear();
-    }
-
-    pub(super) fn outage(&self, down: bool) {
-        self.lock().down = down;
-    }
-
     pub(super) fn stale_reads(&self, span: Duration) {
         self.lock().reads.lag(span);
     }
@@ -216,91 +153,31 @@ impl Proxy {
         self.lock().short_pages = Some(items);
     }
 
-    pub(super) fn halt_at(&self, point: Option<CrashPoint>) {
-        self.lock().halt = point.map(|point| Halt { point, changes: 0, reached: false });
-        self.go_on.notify_waiters();
-    }
-
-    pub(super) fn has_halted(&self) -> bool {
-        self.lock().halt.as_ref().is_some_and(|halt| halt.reached)
-    }
-
     async fn serve(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Broken> {
         let (parts, body) = request.into_parts();
         let body = body.collect().await.map_err(|_| Broken)?.to_bytes();
         let call = Call::parse(&parts.headers, &body);
-        match self.verdict(&call) {
-            Verdict::Answer(answer) => Ok(answer),
-            Verdict::Break => Err(Broken),
-            Verdict::Hold => self.hold().await,
-            Verdict::Wait(span) => {
-                tokio::time::sleep(span).await;
-                self.forward(&parts.headers, call, body).await
-            }
-            Verdict::Forward => self.forward(&parts.headers, call, body).await,
-            Verdict::ForwardAndBreak => {
-                self.forward(&parts.headers, call, body).await.ok();
-                Err(Broken)
-            }
-            Verdict::ForwardAndHold => {
-                self.forward(&parts.headers, call, body).await.ok();
-                self.reached();
-                self.hold().await
-            }
-        }
+        let handling = self.handling(&call);
+        let forward = self.forward(&parts.headers, call, body);
+        let answer = handling.answer(forward, |(status, code)| Ok(error(*status, code, "a test"))).await;
+        self.faults.hold(&handling).await;
+        answer.unwrap_or(Err(Broken))
     }
 
-    fn verdict(&self, call: &Call) -> Verdict {
+    fn handling(&self, call: &Call) -> Handling<Refusal> {
+        let handling = self.faults.handle(call);
+        if handling == Handling::Hold {
+            return handling;
+        }
         let mut state = self.lock();
-        let is_change = call.is_change();
-        if let Some(halt) = &mut state.halt {
-            if halt.reached {
-                return Verdict::Hold;
-            }
-            halt.changes += usize::from(is_change);
-            if is_change && halt.changes == halt.point.change {
-                if halt.point.when == When::After {
-                    state.calls.push(call.clone());
-                    return Verdict::ForwardAndHold;
-                }
-                halt.reached = true;
-                return Verdict::Hold;
-            }
-        }
         state.calls.push(call.clone());
-        if state.down {
-            return Verdict::Break;
-        }
-        if let Some(meter) = &mut state.meter
+        if handling == Handling::Serve
+            && let Some(meter) = &mut state.meter
             && !meter.admits(call, monotonic())
         {
-            return Fault::throttled().verdict();
+            return Handling::Refuse(THROTTLED);
         }
-        if let Some((number, _)) = &mut state.at_change
-            && is_change
-        {
-            *number -= 1;
-            if *number == 0 {
-                return state.at_change.take().map_or(Verdict::Forward, |(_, fault)| fault.verdict());
-            }
-        }
-        let mut next = |action: &str| state.faults.get_mut(action).and_then(VecDeque::pop_front);
-        match next(&call.action).or_else(|| next("*")) {
-            None => Verdict::Forward,
-            Some(fault) => fault.verdict(),
-        }
-    }
-
-    fn reached(&self) {
-        if let Some(halt) = &mut self.lock().halt {
-            halt.reached = true;
-        }
-    }
-
-    /// Holds the call without an answer, and breaks its connection once the proxy goes on.
-    async fn hold(&self) -> Result<Response<Full<Bytes>>, Broken> {
-        self.go_on.notified().await;
-        Err(Broken)
+        handling
     }
 
     async fn forward(

@@ -5,14 +5,12 @@ use std::path::Path;
 use postern_core::Role;
 use postern_proto::v1;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 use super::{ACCOUNT, Cloud, Ec2, REGION, RuleSpec};
 use crate::agent::Agent;
+use crate::balancer::get;
 use crate::broker::Broker;
 use crate::builders::{RequestBuilder, a_policy, a_request};
-use crate::cli::Cli;
 use crate::client::Client;
 use crate::net::Net;
 use crate::world::TCP;
@@ -49,7 +47,7 @@ impl AwsWorld {
     /// seconds.
     pub fn new(layers: v1::Layers) -> Self {
         let world = Self::unlocked(layers);
-        let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "cut"]);
+        let locked = world.admin.cli().run(&["lockdown", &world.target(), "--accept", "cut"]);
         assert!(locked.succeeded(), "{locked:?}");
         world
     }
@@ -77,9 +75,7 @@ impl AwsWorld {
         admin.put_policy(policy.wire()).expect("the policy is good");
         let mut agent = Agent::new(&net.vm, broker.url(), &dir.path().join("agent"), &[]);
         if layers == v1::Layers::Both {
-            agent.enroll(&admin.join_token(&target, None).expect("a token can be made"));
-            agent.run();
-            admin.wait_in_sync(&target);
+            agent.join(&target, &admin);
         }
         Self { admin, alice, agent, broker, group, instance, cloud, ec2, net, dir }
     }
@@ -94,37 +90,15 @@ impl AwsWorld {
         a_request().on(&self.target()).port("tcp/22").from(self.net.alice.v4())
     }
 
-    /// The `postern` command as the administrator would run it.
-    pub fn admin_cli(&self) -> Cli {
-        Cli::new(&self.net.hub, self.broker.url(), self.admin.identity())
-    }
-
-    /// The `postern` command as alice would run it.
-    pub fn cli(&self) -> Cli {
-        Cli::new(&self.net.alice, self.broker.url(), self.alice.identity())
-    }
-
     /// The sources that EC2 lets in on port 22 of the instance.
     pub fn open_sources(&self) -> Vec<String> {
         self.cloud.windows(&self.instance).into_iter().map(|(_, source)| source).collect()
     }
 
-    /// The lines of the audit log with this action.
-    pub fn audited(&self, action: &str) -> Vec<String> {
-        let lines = self.admin.audit();
-        lines.into_iter().filter(|line| line.contains(&format!("\"action\":\"{action}\""))).collect()
-    }
-
     /// The broker's metrics, in the format of Prometheus.
     pub fn metrics(&self) -> String {
-        self.net.hub.netns().run(async {
-            let mut stream = TcpStream::connect(METRICS).await.expect("metrics are served");
-            let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-            stream.write_all(request).await.expect("a request can be written");
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await.expect("metrics are text");
-            answer
-        })
+        let address = METRICS.parse().expect("an address");
+        self.net.hub.netns().run(get(address, "/metrics")).expect("metrics are served")
     }
 
     /// A directory for a scenario's own files.

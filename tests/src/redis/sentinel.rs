@@ -6,10 +6,10 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::clock::wait_until;
+use crate::clock::{STEP_TIMEOUT, wait_until};
 use crate::net::Host;
 use crate::netns::{Netns, tied};
-use crate::process::{Process, STEP_TIMEOUT};
+use crate::process::Process;
 
 /// The name of the primary among the sentinels.
 pub const MASTER: &str = "postern";

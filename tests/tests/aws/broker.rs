@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::ec2::{AwsWorld, CrashPoint, Fault, RuleSpec, When};
+use postern_tests::ec2::{AwsWorld, CrashPoint, Fault, RuleSpec, When, refused};
 use postern_tests::{Reach, STEP_TIMEOUT, TCP, a_policy, a_request, end_of};
 
 /// The time within which a window must close in the cloud, on a machine that is busy.
@@ -23,7 +23,7 @@ fn i5_a_grant_is_active_once_both_layers_are_open_and_closed_once_both_are_shut(
     let grant = world.alice.open(&world.ask());
     assert_eq!(world.net.alice.reach(port), Reach::Open);
     assert_eq!(world.open_sources(), [format!("{}/32", world.net.alice.v4())]);
-    let shown = world.cli().run(&["show", &grant.id]);
+    let shown = world.alice.cli().run(&["show", &grant.id]);
     assert!(shown.out.contains("open  open"), "each layer says how it stands: {}", shown.out);
 
     let connection = world.net.alice.connect(port);
@@ -36,11 +36,7 @@ fn i5_a_grant_is_active_once_both_layers_are_open_and_closed_once_both_are_shut(
 #[test]
 fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
     let world = AwsWorld::new(Layers::Both);
-    world.ec2.fail(
-        "AuthorizeSecurityGroupIngress",
-        1,
-        Fault::Error(400, "RulesPerSecurityGroupLimitExceeded"),
-    );
+    world.ec2.fail("AuthorizeSecurityGroupIngress", 1, refused(400, "RulesPerSecurityGroupLimitExceeded"));
     let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
     assert!(grant.reason.contains("quota of rules per security group"), "{grant:?}");
@@ -93,7 +89,7 @@ fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
     world.ec2.outage(true);
     sleep_until(end_of(&grant) + Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
-    wait_until("the alarm", STEP_TIMEOUT, || !world.audited("cloud.alarm").is_empty());
+    wait_until("the alarm", STEP_TIMEOUT, || !world.admin.audited("cloud.alarm").is_empty());
     assert!(world.broker.log().contains("cloud.failing"), "{}", world.broker.log());
     assert!(world.metrics().contains("postern_cloud_stuck_targets 1"), "{}", world.metrics());
     let standing = world.alice.grant(&grant.id).unwrap();
@@ -117,7 +113,7 @@ fn i2_an_outage_of_minutes_across_the_end_ends_with_the_window_closed_soon_after
     watch.stop().assert_closed_at(end_of(&grant));
     sleep_until(end_of(&grant) + Duration::from_secs(120));
     assert_eq!((world.alice.grant(&grant.id).unwrap().state(), shut(&world)), (GrantState::Closing, false));
-    assert_eq!(world.audited("cloud.alarm").len(), 1, "not one for each failure");
+    assert_eq!(world.admin.audited("cloud.alarm").len(), 1, "not one for each failure");
 
     world.ec2.outage(false);
     wait_until("the window to close", Duration::from_secs(35), || shut(&world));
@@ -150,7 +146,7 @@ fn i5_a_window_whose_opening_got_no_answer_is_closed_with_the_grant_that_failed(
 fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
     let mut world = AwsWorld::unlocked(Layers::Cloud);
     world.ec2.halt_at(CrashPoint { change: 5, when: When::After });
-    let (cli, target) = (world.admin_cli(), world.target());
+    let (cli, target) = (world.admin.cli(), world.target());
     let running = std::thread::spawn(move || cli.run(&["lockdown", &target, "--accept", "cut"]));
     world.ec2.wait_until_halted();
     world.broker.process().kill9();
@@ -172,11 +168,11 @@ fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
     world.broker.serve();
     wait_until("the window to close", STEP_TIMEOUT, || shut(&world));
     wait_until("a line in the log", STEP_TIMEOUT, || {
-        !world.audited("cloud.unknown_window_closed").is_empty()
+        !world.admin.audited("cloud.unknown_window_closed").is_empty()
     });
-    assert!(world.audited("cloud.unknown_window_closed")[0].contains(&grant.id));
+    assert!(world.admin.audited("cloud.unknown_window_closed")[0].contains(&grant.id));
     // And what was locked down before its time can be released.
-    let released = world.admin_cli().run(&["release", &world.target()]);
+    let released = world.admin.cli().run(&["release", &world.target()]);
     assert!(released.succeeded(), "{released:?}");
     assert_eq!(world.cloud.rules(&world.group), [RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh")].into());
 }
@@ -199,7 +195,7 @@ fn changes_by_others_to_posterns_rules_are_undone_and_audited() {
     world.cloud.set_groups(&interface, &[&world.group]);
     let attached = || world.cloud.interfaces(&world.instance)[&interface].contains(&own);
     wait_until("the own group to come back", STEP_TIMEOUT, attached);
-    let reported = || world.audited("cloud.drift");
+    let reported = || world.admin.audited("cloud.drift");
     let reports = |words: &str| reported().iter().any(|line| line.contains(words));
     let all = [
         "another principal closed",
@@ -232,7 +228,7 @@ fn an_instance_that_is_terminated_while_a_window_is_open_ends_the_grant() {
 #[test]
 fn the_command_assesses_locks_down_and_releases() {
     let world = AwsWorld::unlocked(Layers::Cloud);
-    let (cli, target) = (world.admin_cli(), world.target());
+    let (cli, target) = (world.admin.cli(), world.target());
     let before = world.cloud.rules(&world.group);
     let assessed = cli.run(&["assess"]);
     assert!(
@@ -262,7 +258,7 @@ fn the_command_assesses_locks_down_and_releases() {
     assert!(cli.run(&["release", &target]).succeeded());
     assert_eq!((world.cloud.rules(&world.group), world.cloud.groups_of_postern()), (before, BTreeSet::new()));
     for action in ["target.lockdown.requested", "target.lockdown.done", "target.release.done"] {
-        assert!(!world.audited(action).is_empty(), "{action}");
+        assert!(!world.admin.audited(action).is_empty(), "{action}");
     }
 }
 

@@ -8,7 +8,7 @@ use postern_core::plan::LayerWindow;
 use postern_proto::v1::{Grant, GrantState, Layers};
 use postern_provider::{CloudError, Health};
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::ec2::{AwsWorld, Edit, Fault, RuleSpec, Snapshot};
+use postern_tests::ec2::{AwsWorld, Edit, RuleSpec, Snapshot, refused};
 use postern_tests::{STEP_TIMEOUT, a_request, end_of};
 
 use crate::lab::{Lab, window};
@@ -74,7 +74,7 @@ fn edit_each(world: &AwsWorld, own: &str) {
 
 /// Asserts that every verdict says that all is well.
 fn all_is_well(world: &AwsWorld) -> bool {
-    let cli = world.admin_cli();
+    let cli = world.admin.cli();
     let targets = cli.run(&["targets"]);
     let assessed = cli.run(&["assess"]);
     targets.out.contains("in_sync")
@@ -109,7 +109,7 @@ fn i2_a_rule_of_a_window_that_is_edited_in_any_field_is_as_it_was_before_the_win
         assert_eq!(world.alice.grant(&grant.id).unwrap().state(), GrantState::Active);
     }
     says_no_more(&world);
-    assert!(!world.audited("cloud.foreign_rule_removed").is_empty());
+    assert!(!world.admin.audited("cloud.foreign_rule_removed").is_empty());
     for grant in &grants {
         world.alice.revoke(&grant.id).unwrap();
     }
@@ -137,14 +137,14 @@ fn edited_and_ended(empties_store: bool) {
         }
     }
     says_no_more(&world);
-    let removed = world.audited("cloud.foreign_rule_removed");
+    let removed = world.admin.audited("cloud.foreign_rule_removed");
     let names = |words: &str| removed.iter().filter(|line| line.contains(words)).count();
     assert_eq!(
         (names("lets tcp/22 in from anyone (0.0.0.0/0)"), names("all traffic")),
         (1, 2),
         "{removed:?}"
     );
-    let released = world.admin_cli().run(&["release", &world.target()]);
+    let released = world.admin.cli().run(&["release", &world.target()]);
     assert!(released.succeeded(), "{released:?}");
     assert_eq!(world.cloud.own_group(&world.instance), None);
 }
@@ -162,10 +162,10 @@ fn i2_a_rule_of_a_window_that_is_edited_in_any_field_goes_where_the_store_was_em
 #[test]
 fn i6_a_rule_that_ec2_keeps_is_in_every_verdict_and_its_grant_stays_closing_until_it_is_gone() {
     let world = AwsWorld::new(Layers::Cloud);
-    let (cli, target) = (world.admin_cli(), world.target());
+    let (cli, target) = (world.admin.cli(), world.target());
     let grant = world.alice.open(&a_request().on(&target).port("tcp/22").from("192.0.2.7").seconds(600));
     let own = world.cloud.own_group(&world.instance).unwrap();
-    world.ec2.fail("RevokeSecurityGroupIngress", 100_000, Fault::Error(403, "UnauthorizedOperation"));
+    world.ec2.fail("RevokeSecurityGroupIngress", 100_000, refused(403, "UnauthorizedOperation"));
     let (id, rule) = world.cloud.rule_ids(&own).pop().unwrap();
     world.cloud.edit_rule(&own, &id, &rule, EDITS[0].1);
     wait_until("the target to be out of sync", STEP_TIMEOUT, || {
@@ -185,7 +185,7 @@ fn i6_a_rule_that_ec2_keeps_is_in_every_verdict_and_its_grant_stays_closing_unti
     world.alice.wait_for_state(&grant.id, GrantState::Closed);
     assert_eq!(world.cloud.rules(&own), Snapshot::new());
     wait_until("every verdict to be good", STEP_TIMEOUT, || all_is_well(&world));
-    let removed = || world.audited("cloud.foreign_rule_removed");
+    let removed = || world.admin.audited("cloud.foreign_rule_removed");
     wait_until("the removal to be recorded", STEP_TIMEOUT, || removed().len() == 1);
     assert!(
         removed()[0].contains(&id) && removed()[0].contains("anyone (0.0.0.0/0)"),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use postern_provider::{CloudError, Consent};
-use postern_tests::ec2::{Fault, RuleSpec};
+use postern_tests::ec2::{Fault, RuleSpec, refused, throttled};
 
 use crate::lab::{Lab, window};
 
@@ -72,17 +72,17 @@ fn i2_what_ec2_said_that_it_opened_is_closed_also_while_reads_do_not_show_it() {
 fn a_read_is_tried_again_and_a_change_is_left_to_a_caller_that_looks_first() {
     let (lab, instance) = locked();
     let target = lab.target(&instance);
-    lab.ec2.fail("DescribeSecurityGroups", 2, Fault::throttled());
-    lab.ec2.fail("DescribeNetworkInterfaces", 1, Fault::Error(500, "InternalError"));
+    lab.ec2.fail("DescribeSecurityGroups", 2, throttled());
+    lab.ec2.fail("DescribeNetworkInterfaces", 1, refused(500, "InternalError"));
     lab.ec2.fail("DescribeSecurityGroupRules", 1, Fault::Dropped);
     lab.observe(&target).unwrap();
     lab.actions();
     let one = window(&target, 1, "192.0.2.7");
-    for fault in [Fault::throttled(), Fault::Error(400, "AuthFailure"), Fault::Dropped] {
+    for fault in [throttled(), refused(400, "AuthFailure"), Fault::Dropped] {
         lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, fault);
         assert!(matches!(lab.open(&one), Err(CloudError::Unavailable { .. })));
     }
-    lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, Fault::Error(400, "ExpiredToken"));
+    lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, refused(400, "ExpiredToken"));
     assert!(matches!(lab.open(&one), Err(CloudError::Unavailable { .. })));
     lab.open(&one).unwrap();
     let writes = lab.actions().into_iter().filter(|action| action == "AuthorizeSecurityGroupIngress").count();
@@ -92,7 +92,7 @@ fn a_read_is_tried_again_and_a_change_is_left_to_a_caller_that_looks_first() {
 #[test]
 fn a_permission_that_is_missing_is_refused_with_the_remedy() {
     let (lab, instance) = locked();
-    lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, Fault::Error(403, "UnauthorizedOperation"));
+    lab.ec2.fail("AuthorizeSecurityGroupIngress", 1, refused(403, "UnauthorizedOperation"));
     let Err(CloudError::Refused { reason }) = lab.open(&window(&lab.target(&instance), 1, "192.0.2.7"))
     else {
         panic!("not refused")
@@ -135,7 +135,7 @@ fn a_lockdown_of_an_interface_that_is_full_is_refused_and_leaves_nothing_behind(
 #[test]
 fn a_sweep_that_cannot_read_a_place_says_which_and_reads_the_others() {
     let (lab, instance) = locked();
-    lab.ec2.fail("DescribeSecurityGroups", 1, Fault::Error(403, "UnauthorizedOperation"));
+    lab.ec2.fail("DescribeSecurityGroups", 1, refused(403, "UnauthorizedOperation"));
     let sweep = lab.sweep();
     assert_eq!(sweep.unread.len(), 1);
     assert!(sweep.unread[0].place.starts_with("account "), "{:?}", sweep.unread);

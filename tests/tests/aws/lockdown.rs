@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use postern_provider::{CloudError, ConcernKind, Consent, Health, LockdownOrder, Provider as _};
-use postern_tests::ec2::{CrashPoint, Fault, RuleSpec, Snapshot, When};
+use postern_tests::STEP_TIMEOUT;
+use postern_tests::clock::wait_until;
+use postern_tests::ec2::{CrashPoint, Fault, RuleSpec, Snapshot, When, refused, throttled};
 
 use crate::lab::{Lab, order, window};
 
@@ -241,7 +243,7 @@ fn a_group_that_ec2_does_not_know_everywhere_yet_is_waited_for() {
     for action in
         ["RevokeSecurityGroupEgress", "ModifyNetworkInterfaceAttribute", "AuthorizeSecurityGroupIngress"]
     {
-        lab.ec2.fail(action, 1, Fault::Error(400, "InvalidGroup.NotFound"));
+        lab.ec2.fail(action, 1, refused(400, "InvalidGroup.NotFound"));
     }
     lab.lock(&instance);
     lab.release(&instance).unwrap();
@@ -257,12 +259,7 @@ fn with_every_change_going_wrong(act: impl Fn(&Lab, &str) -> bool, done: impl Fn
     let group = lab.cloud.group("web", &some);
     let instance = lab.cloud.instance("web", &[&[&group]]);
     let before = lab.cloud.rules(&group);
-    let others = [
-        Fault::Dropped,
-        Fault::throttled(),
-        Fault::Error(500, "InternalError"),
-        Fault::Error(400, "ExpiredToken"),
-    ];
+    let others = [Fault::Dropped, throttled(), refused(500, "InternalError"), refused(400, "ExpiredToken")];
     for number in 1.. {
         for fault in [Fault::Lost, others[number % others.len()].clone()] {
             lab.ec2.fail_change(number, fault.clone());
@@ -344,9 +341,7 @@ fn until_halted<T: Send + 'static>(lab: &Lab, work: impl Future<Output = T> + Se
             () = std::future::pending() => {}
         }
     });
-    while !running.is_done() && !lab.ec2.has_halted() {
-        std::thread::sleep(std::time::Duration::from_millis(2));
-    }
+    wait_until("the point or the end", STEP_TIMEOUT * 3, || running.is_done() || lab.ec2.has_halted());
     running.stop();
 }
 

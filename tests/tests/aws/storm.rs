@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_proto::v1::{GrantState, Layers};
 use postern_tests::clock::wait_until;
-use postern_tests::ec2::{AwsWorld, Fault};
+use postern_tests::ec2::{AwsWorld, Fault, refused, throttled};
 use postern_tests::{STEP_TIMEOUT, a_policy, a_request};
 use rand::prelude::*;
 use rand::rngs::StdRng;
@@ -23,8 +23,8 @@ const ACTIONS: [&str; 7] = [
 
 fn fault(rng: &mut StdRng) -> Fault {
     match rng.random_range(0..5) {
-        0 => Fault::throttled(),
-        1 => Fault::Error(500, "InternalError"),
+        0 => throttled(),
+        1 => refused(500, "InternalError"),
         2 => Fault::Dropped,
         3 => Fault::Slow(Duration::from_millis(rng.random_range(1..200))),
         _ => Fault::Lost,
@@ -119,7 +119,7 @@ fn storm(seed: u64, stale: Option<Duration>) {
     assert_eq!(open(), BTreeSet::new(), "seed {seed}");
     assert!(world.admin.verify_audit().sound, "I9, seed {seed}");
     assert_eq!(
-        world.audited("cloud.unknown_window_closed"),
+        world.admin.audited("cloud.unknown_window_closed"),
         [""; 0],
         "every window had a grant, seed {seed}"
     );

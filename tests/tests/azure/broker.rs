@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_azure_sim::Fault;
+use postern_azure_sim::{Fault, refused};
 use postern_proto::v1::{GrantState, Layer, LayerStatus, Layers};
 use postern_tests::azure::{AzureOptions, AzureWorld};
 use postern_tests::clock::{sleep_until, wait_until};
@@ -31,7 +31,7 @@ fn i5_a_grant_is_active_once_both_layers_are_open_and_closed_once_both_are_shut(
     let grant = world.alice.open(&world.ask());
     assert_eq!((world.net.alice.reach(port), world.is_open()), (Reach::Open, true));
     assert!(!world.admits(world.net.mallory.v4()));
-    let shown = world.cli().run(&["show", &grant.id]);
+    let shown = world.alice.cli().run(&["show", &grant.id]);
     assert!(shown.out.contains("open  open"), "each layer says how it stands: {}", shown.out);
     let (name, end) = (&world.rules("nsg-subnet", "postern-allow-")[0], end_of(&grant));
     assert!(name.to_uppercase().contains(&grant.id.to_uppercase()), "{name} {end}");
@@ -47,7 +47,7 @@ fn i5_a_grant_is_active_once_both_layers_are_open_and_closed_once_both_are_shut(
 fn i5_what_the_cloud_refuses_is_rolled_back_in_the_host_too() {
     let world = AzureWorld::new(Layers::Both);
     let put = "nsg-nic/securityRules/postern-allow";
-    world.azure.arm.fail("PUT", put, 1, Fault::Status(403, "RequestDisallowedByPolicy"));
+    world.azure.arm.fail("PUT", put, 1, refused(403, "RequestDisallowedByPolicy"));
     let answer = world.alice.request(&world.ask().waiting(STEP_TIMEOUT)).unwrap();
     let grant = world.alice.wait_for_state(&answer.grant.unwrap().id, GrantState::Failed);
     assert!(grant.reason.contains("a policy of Azure forbids"), "{grant:?}");
@@ -76,10 +76,10 @@ fn i8_twenty_grants_at_once_on_one_group_all_open_and_all_close_through_a_storm(
             method,
             "/securityRules/postern-allow",
             5,
-            Fault::Status(429, "RetryableErrorDueToAnotherOperation"),
+            refused(429, "RetryableErrorDueToAnotherOperation"),
         );
-        arm.fail(method, "/securityRules/postern-allow", 5, Fault::Status(409, "AnotherOperationInProgress"));
-        arm.fail(method, "/securityRules/postern-allow", 2, Fault::Status(412, "PreconditionFailed"));
+        arm.fail(method, "/securityRules/postern-allow", 5, refused(409, "AnotherOperationInProgress"));
+        arm.fail(method, "/securityRules/postern-allow", 2, refused(412, "PreconditionFailed"));
         arm.fail(method, "/securityRules/postern-allow", 2, Fault::Lost);
     };
     storm("PUT");
@@ -125,7 +125,7 @@ fn i2_an_outage_across_the_end_delays_the_cloud_alone_and_alarms() {
     world.azure.arm.outage(true);
     sleep_until(end_of(&grant) + Duration::from_millis(1500));
     watch.stop().assert_closed_at(end_of(&grant));
-    wait_until("the alarm", STEP_TIMEOUT, || !world.audited("cloud.alarm").is_empty());
+    wait_until("the alarm", STEP_TIMEOUT, || !world.admin.audited("cloud.alarm").is_empty());
     let standing = world.alice.grant(&grant.id).unwrap();
     assert_eq!((standing.state(), world.is_open()), (GrantState::Closing, true));
     let layer = world.admin.layer(&world.target(), Layer::Cloud).unwrap();
@@ -147,11 +147,11 @@ fn i2_a_broker_with_an_empty_store_closes_what_it_finds_and_says_so() {
     world.broker.serve();
     wait_until("the window to close", STEP_TIMEOUT, || !world.is_open());
     wait_until("a line in the log", STEP_TIMEOUT, || {
-        !world.audited("cloud.unknown_window_closed").is_empty()
+        !world.admin.audited("cloud.unknown_window_closed").is_empty()
     });
-    assert!(world.audited("cloud.unknown_window_closed")[0].contains(&grant.id));
+    assert!(world.admin.audited("cloud.unknown_window_closed")[0].contains(&grant.id));
     // And what was locked down before its time can be released.
-    let released = world.admin_cli().run(&["release", &world.target()]);
+    let released = world.admin.cli().run(&["release", &world.target()]);
     assert!(released.succeeded(), "{released:?}");
     assert!(
         world.rules("nsg-subnet", "postern-").is_empty() && world.rules("nsg-nic", "postern-").is_empty()
@@ -168,7 +168,7 @@ fn changes_by_others_to_posterns_rules_are_undone_and_audited() {
         arm.edit(&nsg, |nsg| act(nsg["properties"]["securityRules"].as_array_mut().unwrap()));
     };
     let named = |rule: &serde_json::Value, begins: &str| rule["name"].as_str().unwrap().starts_with(begins);
-    let reported = || world.audited("cloud.drift");
+    let reported = || world.admin.audited("cloud.drift");
     let everyone_else = world.net.mallory.v4();
 
     change(&|rules| rules.retain(|rule| !named(rule, "postern-allow-")));
@@ -243,7 +243,7 @@ fn a_machine_that_is_deleted_while_a_window_is_open_ends_the_grant_and_strands_n
 #[test]
 fn the_command_assesses_locks_down_and_releases() {
     let world = unlocked();
-    let (cli, target) = (world.admin_cli(), world.target());
+    let (cli, target) = (world.admin.cli(), world.target());
     let nsg = || ["nsg-subnet", "nsg-nic"].map(|group| world.azure.arm.rules(&world.azure.lab.nsg_id(group)));
     let before = nsg();
     let assessed = cli.run(&["assess"]);
@@ -272,6 +272,6 @@ fn the_command_assesses_locks_down_and_releases() {
     assert!(cli.run(&["release", &target]).succeeded());
     assert_eq!(nsg(), before);
     for action in ["target.lockdown.requested", "target.lockdown.done", "target.release.done"] {
-        assert!(!world.audited(action).is_empty(), "{action}");
+        assert!(!world.admin.audited(action).is_empty(), "{action}");
     }
 }

@@ -28,7 +28,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_appears_nowhere() {
         std::fs::write(&path, format!("{token}\n")).unwrap();
         path.display().to_string()
     };
-    let (cli, target, source) = (world.cli(), world.target(), world.net.alice.v4().to_string());
+    let (cli, target, source) = (world.alice.cli(), world.target(), world.net.alice.v4().to_string());
     let ask = |more: &[&str]| {
         let begin =
             ["request", &target, "--port", "22", "--for", "60s", "--reason", "a test", "--source", &source];
@@ -41,7 +41,7 @@ fn i7_the_callers_own_token_decides_after_policy_and_appears_nowhere() {
     let missing = ask(&["--cloud-token", "/nowhere/at/all"]);
     assert!(!missing.succeeded() && missing.err.contains("--cloud-token"), "{missing:?}");
     assert!(!world.is_open() && world.alice.grants().is_empty());
-    let denied = world.audited("grant.requested");
+    let denied = world.admin.audited("grant.requested");
     assert_eq!(denied.iter().filter(|line| line.contains("NOT_ALLOWED_BY_CLOUD")).count(), 2, "{denied:?}");
 
     let opened = ask(&["--cloud-token", &file("token-of-alice")]);

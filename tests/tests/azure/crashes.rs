@@ -110,7 +110,7 @@ fn i8_a_lockdown_whose_broker_is_killed_is_finished_by_the_next_one() {
     let mut world = AzureWorld::with(options);
     let arm = world.azure.arm.clone();
     arm.halt_at(Some(CrashPoint { change: 1, when: When::After }));
-    let (cli, target) = (world.admin_cli(), world.target());
+    let (cli, target) = (world.admin.cli(), world.target());
     let running = std::thread::spawn(move || cli.run(&["lockdown", &target, "--accept", "precedence"]));
     wait_until("the first change", STEP_TIMEOUT, || arm.has_halted());
     world.broker.process().kill9();

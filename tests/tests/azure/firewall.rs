@@ -29,7 +29,7 @@ fn i5_a_window_passes_every_hop_under_the_source_that_each_sees() {
     assert_eq!(through(world.net.mallory.v4()), None, "the firewall tells sources apart");
     assert!(world.admits(firewall.v4()) && !world.admits(world.net.alice.v4()));
     assert_eq!(firewall.reach(port), Reach::Open, "the host layer lets in the source that it sees");
-    let shown = world.cli().run(&["show", &grant.id]);
+    let shown = world.alice.cli().run(&["show", &grant.id]);
     assert!(shown.out.contains(&connect_to), "{}", shown.out);
 
     let connection = firewall.connect(port);

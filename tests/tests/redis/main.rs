@@ -88,14 +88,14 @@ fn i1_a_redis_that_comes_back_empty_opens_nothing_and_unknown_windows_are_closed
     world.broker.serve();
     wait_until("the cloud's window to close", STEP_TIMEOUT, || !world.is_open());
     wait_until("a line in the log", STEP_TIMEOUT, || {
-        !world.audited("cloud.unknown_window_closed").is_empty()
+        !world.admin.audited("cloud.unknown_window_closed").is_empty()
     });
     // The store does not know the agent any more: the agent keeps the machine protected, and closes what was not granted.
     wait_until("the machine's window to close", STEP_TIMEOUT, || {
         world.net.alice.reach(port) == Reach::Filtered
     });
     assert_eq!(world.net.mallory.reach(port), Reach::Filtered);
-    wait_until("a line in the log", STEP_TIMEOUT, || !world.audited("agent.unknown").is_empty());
-    assert!(world.audited("store.went_back").len() == 1, "and what was lost is said");
+    wait_until("a line in the log", STEP_TIMEOUT, || !world.admin.audited("agent.unknown").is_empty());
+    assert!(world.admin.audited("store.went_back").len() == 1, "and what was lost is said");
     is_whole(&world);
 }

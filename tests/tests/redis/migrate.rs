@@ -49,6 +49,6 @@ fn i2_a_grant_that_is_open_while_the_store_is_moved_closes_on_time() {
     let again = world.alice.open(&world.ask());
     assert_eq!((world.net.alice.reach(port), world.is_open()), (Reach::Open, true));
     world.alice.revoke(&again.id).unwrap();
-    assert_eq!(world.audited("store.migrated").len(), 1);
+    assert_eq!(world.admin.audited("store.migrated").len(), 1);
     verify(world.admin.audit().iter().map(String::as_str)).unwrap();
 }

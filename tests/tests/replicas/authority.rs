@@ -4,10 +4,10 @@ use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::{Cli, STEP_TIMEOUT};
 
-use crate::world::{Options, World};
+use crate::world::{Options, ReplicaWorld};
 
 /// The serial number of the intermediate with which a replica signs and serves.
-fn intermediate(world: &World, replica: usize) -> String {
+fn intermediate(world: &ReplicaWorld, replica: usize) -> String {
     let cli = Cli::new(&world.net.alice, world.replicas.replica(replica).url(), world.admin.identity());
     let status = cli.json(&["status"]).remove(0);
     status["authority"]["intermediate"]["serial"].as_str().unwrap().to_owned()
@@ -15,7 +15,7 @@ fn intermediate(world: &World, replica: usize) -> String {
 
 #[test]
 fn certificates_of_an_old_and_a_new_intermediate_are_good_on_every_broker_of_a_store() {
-    let world = World::new(&Options { brokers: 2, hosts: 4, instances: 0, agents_at: None });
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 4, instances: 0, agents_at: None });
     let old = intermediate(&world, 0);
     assert_eq!(intermediate(&world, 1), old, "both began with the first one's files");
 

@@ -13,7 +13,7 @@ use postern_tests::{Line, Replicas};
 use crate::agent_fleet::FleetRecord;
 use crate::history::FaultSpan;
 use crate::schedule::{Fault, Planned, Schedule};
-use crate::world::World;
+use crate::world::ReplicaWorld;
 
 /// The pause between two looks.
 const STEP: Duration = Duration::from_millis(20);
@@ -39,7 +39,7 @@ pub(crate) struct Driver<'a> {
 }
 
 impl<'a> Driver<'a> {
-    pub(crate) fn new(world: &'a mut World) -> Self {
+    pub(crate) fn new(world: &'a mut ReplicaWorld) -> Self {
         let (replicas, redis, record) = (&world.replicas, &mut world.redis, world.fleet.record());
         let (agents, tended) = (record.connected(), vec![monotonic(); replicas.all().len()]);
         let (going, healing, spans) = Default::default();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Balancer, Host, Line, Net, Relay, STEP_TIMEOUT};
+use postern_tests::{Balancer, Host, Line, Net, Relay, RelayTarget, STEP_TIMEOUT};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
@@ -32,7 +32,8 @@ fn say(host: &Host, words: &'static str) -> Option<String> {
 fn a_cut_line_breaks_and_refuses_and_a_hung_one_delivers_late() {
     let net = Net::new();
     let redis = Redis::start(&net.hub);
-    let relay = Relay::to_socket(&net.hub, RELAY.parse().unwrap(), redis.socket());
+    let target = RelayTarget::Socket(redis.socket());
+    let relay = net.hub.netns().run(Relay::start(RELAY.parse().unwrap(), target));
     assert_eq!(say(&net.hub, "SET key 1\r\n").as_deref(), Some("+OK\r\n"));
 
     let mut open = net.hub.netns().run(TcpStream::connect(RELAY)).unwrap();

@@ -25,7 +25,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 
 use crate::history::{Answer, Asked, Revoked};
-use crate::world::World;
+use crate::world::ReplicaWorld;
 
 /// The time that one call may take beyond the wait that it asks for.
 const ANSWER: Duration = Duration::from_secs(4);
@@ -85,7 +85,7 @@ enum Said<T> {
 
 impl Load {
     /// Starts requesters who ask until the end.
-    pub(crate) fn start(world: &World, requesters: Range<u8>, seed: u64, until: Instant) -> Self {
+    pub(crate) fn start(world: &ReplicaWorld, requesters: Range<u8>, seed: u64, until: Instant) -> Self {
         let first = requesters.start;
         let start = |number| {
             let identity = world.issue(&format!("requester-{number}"), Role::Requester);

@@ -10,7 +10,7 @@ use postern_tests::{Client, FakeAgent, RequestBuilder, STEP_TIMEOUT, a_policy, a
 
 use crate::BROKERS;
 use crate::history::{Opening, WindowChange};
-use crate::world::{Options, World};
+use crate::world::{Options, ReplicaWorld};
 
 /// The time after which another replica usually acts on a change at the latest: without the cluster's events it takes two
 /// seconds.
@@ -24,15 +24,15 @@ pub(crate) const SOURCE: &str = "10.0.0.1";
 pub(crate) const LED: &str = "host:led";
 
 /// Starts two replicas without agents.
-fn two() -> World {
-    World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None })
+fn two() -> ReplicaWorld {
+    ReplicaWorld::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None })
 }
 
-pub(crate) fn at(world: &World, replica: usize) -> Client {
+pub(crate) fn at(world: &ReplicaWorld, replica: usize) -> Client {
     world.replicas.admin_at(&world.net.alice, world.replicas.replica(replica).url())
 }
 
-pub(crate) fn led_by_hand(world: &World, replica: usize) -> FakeAgent {
+pub(crate) fn led_by_hand(world: &ReplicaWorld, replica: usize) -> FakeAgent {
     let token = world.admin.join_token(LED, None).unwrap();
     let url = world.replicas.replica(replica).url();
     FakeAgent::enroll(&world.net.vm, url, &token, &world.dir.path().join("led")).unwrap()
@@ -43,11 +43,11 @@ fn ask(target: &str, seconds: u64) -> RequestBuilder {
 }
 
 /// Returns the number of windows that were opened or closed at all hosts.
-fn changes(world: &World, is_counted: fn(&WindowChange) -> bool) -> usize {
+fn changes(world: &ReplicaWorld, is_counted: fn(&WindowChange) -> bool) -> usize {
     world.fleet.record().hosts().iter().filter(|event| is_counted(&event.change)).count()
 }
 
-fn closings(world: &World) -> usize {
+fn closings(world: &ReplicaWorld) -> usize {
     changes(world, |what| *what == WindowChange::Closed)
 }
 
@@ -108,7 +108,7 @@ fn a_ban_at_one_replica_cuts_the_stream_at_another() {
 #[test]
 fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
     // The agent speaks only to the replica that is killed, so that this is the one that works on the target.
-    let world = World::new(&Options { brokers: 2, hosts: 0, instances: 1, agents_at: Some(0) });
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 0, instances: 1, agents_at: Some(0) });
     let (fake_clouds, target) = (world.fake_clouds.as_ref().unwrap(), &world.aims.clouds[0]);
     let watcher = fake_clouds.watch();
     let grant = at(&world, 0).open(&ask(target, 6));
@@ -126,7 +126,7 @@ fn i2_what_a_killed_replica_opened_in_a_cloud_is_closed_by_another() {
 
 #[test]
 fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_when_it_goes_on() {
-    let world = World::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
     let (one, other) = (at(&world, 0), at(&world, 1));
     for target in world.aims.hosts.iter() {
         one.open(&ask(target, 120));
@@ -158,7 +158,7 @@ fn i4_a_replica_that_was_stopped_for_longer_than_it_is_believed_does_no_harm_whe
 
 #[test]
 fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_asked() {
-    let world = World::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 8, instances: 0, agents_at: None });
     for target in world.aims.hosts.iter() {
         world.admin.open(&ask(target, 120));
     }
@@ -184,7 +184,7 @@ fn a_replica_that_is_asked_to_end_hands_its_agents_over_and_answers_what_it_was_
 
 #[test]
 fn i1_a_redis_that_comes_back_empty_ends_every_broker_and_unknown_windows_are_closed() {
-    let mut world = World::new(&Options { brokers: BROKERS, hosts: 2, instances: 1, agents_at: None });
+    let mut world = ReplicaWorld::new(&Options { brokers: BROKERS, hosts: 2, instances: 1, agents_at: None });
     let fake_clouds = world.fake_clouds.as_ref().unwrap();
     let (host, cloud) = (&world.aims.hosts[0], &world.aims.clouds[0]);
     world.admin.open(&ask(host, 12));

@@ -8,7 +8,7 @@ use postern_tests::{Cli, STEP_TIMEOUT, a_request};
 use serde_json::Value;
 
 use crate::scenarios::{LED, SOURCE, at, led_by_hand};
-use crate::world::{Options, World};
+use crate::world::{Options, ReplicaWorld};
 
 /// The time for which a replica that was killed may still be shown, on a machine that is busy: its membership lasts 6 s.
 const GONE: Duration = Duration::from_secs(15);
@@ -17,11 +17,11 @@ const STUCK: Duration = Duration::from_secs(30);
 /// The exit code of `--check` where something needs attention.
 const ATTENTION: i32 = 9;
 
-fn cli(world: &World, replica: usize) -> Cli {
+fn cli(world: &ReplicaWorld, replica: usize) -> Cli {
     Cli::new(&world.net.alice, world.replicas.replica(replica).url(), world.admin.identity())
 }
 
-fn status(world: &World, replica: usize) -> Value {
+fn status(world: &ReplicaWorld, replica: usize) -> Value {
     cli(world, replica).json(&["status"]).remove(0)
 }
 
@@ -34,7 +34,7 @@ fn shown(status: &Value) -> (Vec<&str>, u64) {
 
 #[test]
 fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
-    let world = World::new(&Options { brokers: 2, hosts: 6, instances: 0, agents_at: None });
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 6, instances: 0, agents_at: None });
     for (replica, name) in [(0, "broker-1"), (1, "broker-2")] {
         wait_until("every agent to be counted", STEP_TIMEOUT, || shown(&status(&world, replica)).1 == 6);
         let seen = status(&world, replica);
@@ -55,7 +55,7 @@ fn either_replica_shows_both_and_one_that_was_killed_is_gone_from_the_list() {
 
 #[test]
 fn a_close_that_an_absent_agent_does_not_confirm_is_stuck_with_the_reason() {
-    let world = World::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None });
+    let world = ReplicaWorld::new(&Options { brokers: 2, hosts: 0, instances: 0, agents_at: None });
     let session = led_by_hand(&world, 0).session().unwrap();
     session.applied(session.desired().generation);
     let ask = a_request().on(LED).port("tcp/22").from(SOURCE).seconds(600);

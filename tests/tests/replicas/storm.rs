@@ -19,7 +19,7 @@ use crate::history::{History, Opening, Stored};
 use crate::load::Load;
 use crate::schedule::Schedule;
 use crate::summary::Summary;
-use crate::world::{Options, World};
+use crate::world::{Options, ReplicaWorld};
 
 /// The seed of the run that is always the same, and how many seconds of faults and load it has.
 const SEED: u64 = 5;
@@ -50,7 +50,7 @@ fn i4_a_storm_loses_nothing_and_leaves_nothing_open() {
     let hosts = usize::try_from(agents).unwrap().saturating_sub(INSTANCES);
     let setting_up = monotonic();
     let options = Options { brokers: BROKERS, hosts, instances: INSTANCES, agents_at: None };
-    let mut world = World::new(&options);
+    let mut world = ReplicaWorld::new(&options);
     say(format!("{agents} agents after {:.1} s", setting_up.elapsed().as_secs_f64()));
     for (round, (seed, seconds)) in (0..).zip(seeds) {
         storm(&mut world, round, seed, Duration::from_secs(seconds));
@@ -58,7 +58,7 @@ fn i4_a_storm_loses_nothing_and_leaves_nothing_open() {
 }
 
 /// Runs a storm over a world. Requesters of different rounds are different people.
-fn storm(world: &mut World, round: u8, seed: u64, length: Duration) {
+fn storm(world: &mut ReplicaWorld, round: u8, seed: u64, length: Duration) {
     let schedule = Schedule::of(seed, usize::from(BROKERS), length);
     say(&schedule);
     let from = wall();

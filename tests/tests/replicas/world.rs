@@ -24,7 +24,7 @@ pub(crate) struct Options {
 }
 
 /// The parts of a storm. A part that is dropped first stands first.
-pub(crate) struct World {
+pub(crate) struct ReplicaWorld {
     pub(crate) fleet: AgentFleet,
     pub(crate) admin: Client,
     pub(crate) replicas: Replicas,
@@ -35,7 +35,7 @@ pub(crate) struct World {
     pub(crate) dir: TempDir,
 }
 
-impl World {
+impl ReplicaWorld {
     /// Starts everything: every agent is in sync, and every instance is under lockdown.
     pub(crate) fn new(options: &Options) -> Self {
         let mut dir = TempDir::with_prefix("postern-").unwrap();

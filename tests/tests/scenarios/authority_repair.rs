@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 
 use postern_proto::v1::GrantState;
 use postern_tests::clock::wait_until;
-use postern_tests::{Broker, Cli, FakeTime, Net, Outcome, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
+use postern_tests::{
+    Broker, Cli, FakeTime, HostWorld, Net, Outcome, STEP_TIMEOUT, VM, ask_for, usual_policy,
+};
 use tempfile::TempDir;
 
 const HOUR: i64 = 3600;
@@ -107,13 +109,13 @@ fn a_start_with_a_clock_months_ahead_locks_no_one_out_once_the_clock_is_right() 
 
 #[test]
 fn i2_after_two_hours_of_a_clock_that_was_ahead_agents_enrol_and_windows_open_and_end() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     let clock = FakeTime::new(world.dir());
     world.broker.process().terminate();
     world.broker.live_by(&clock);
     clock.step(2 * HOUR);
     world.broker.serve();
-    let token = world.admin_cli().living_by(&clock).run(&["agents", "token", "host:web-9"]);
+    let token = world.admin.cli().living_by(&clock).run(&["agents", "token", "host:web-9"]);
     assert!(token.succeeded(), "{token:?}");
 
     // While the broker runs, and after a restart, whose clock begins at the newest record.
@@ -124,9 +126,9 @@ fn i2_after_two_hours_of_a_clock_that_was_ahead_agents_enrol_and_windows_open_an
             world.broker.serve();
         }
         wait_until("the broker to serve by the right clock", STEP_TIMEOUT * 2, || {
-            world.admin_cli().run(&["agents", "list"]).succeeded()
+            world.admin.cli().run(&["agents", "list"]).succeeded()
         });
-        let checked = world.admin_cli().run(&["status", "--check"]);
+        let checked = world.admin.cli().run(&["status", "--check"]);
         assert!(checked.code == 9 && says(&checked, AHEAD), "{checked:?}");
     }
     world.enroll_agent();

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use postern_tests::{World, usual_policy};
+use postern_tests::{HostWorld, usual_policy};
 
 fn assert_says(what: &str, output: &std::process::Output, words: &[&str]) {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -22,7 +22,7 @@ fn append(file: &Path, line: &str) -> String {
 
 #[test]
 fn an_unknown_or_wrong_key_in_the_brokers_configuration_is_named() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.broker.must(&["check-config"]);
     world.broker.process().terminate();
     for (line, words) in [
@@ -40,7 +40,7 @@ fn an_unknown_or_wrong_key_in_the_brokers_configuration_is_named() {
 
 #[test]
 fn an_unknown_or_wrong_key_in_the_agents_configuration_is_named() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     world.agent.must(&["check-config"]);
     for (line, words) in [
         ("brocker = \"https://192.0.2.1:7443\"", ["brocker", "broker"]),
@@ -56,7 +56,7 @@ fn an_unknown_or_wrong_key_in_the_agents_configuration_is_named() {
 
 #[test]
 fn a_key_that_others_can_read_is_refused_by_name() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.enroll_agent();
     world.broker.process().terminate();
     let open = |file: &Path| fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
@@ -68,7 +68,7 @@ fn a_key_that_others_can_read_is_refused_by_name() {
 
 #[test]
 fn init_never_overwrites() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let key = || fs::read(world.broker.data_dir().join("ca/root.key")).unwrap();
     let before = key();
     assert_says("a second init", &world.broker.command(&["init"]), &["data"]);

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use postern_proto::v1;
-use postern_tests::{Refusal, RequestBuilder, VM, World, a_policy, a_request};
+use postern_tests::{HostWorld, Refusal, RequestBuilder, VM, a_policy, a_request};
 use prost_types::Duration as WireDuration;
 use tonic::Code;
 
@@ -101,7 +101,7 @@ fn bad_requests() -> Vec<Bad> {
 
 #[test]
 fn i7_every_bad_request_is_refused_with_its_field_and_remedy_and_changes_nothing() {
-    let world = World::without_agent(a_policy().on(VM).port("tcp/22"));
+    let world = HostWorld::without_agent(a_policy().on(VM).port("tcp/22"));
     for bad in bad_requests() {
         let before = world.admin.audit().len();
         let refused = Refusal::from(world.alice.request(&bad.ask).expect_err(bad.what));
@@ -123,7 +123,7 @@ fn i7_every_bad_request_is_refused_with_its_field_and_remedy_and_changes_nothing
 
 #[test]
 fn every_bad_policy_is_refused_with_its_field_and_remedy_and_changes_nothing() {
-    let world = World::without_agent(a_policy().on(VM).port("tcp/22"));
+    let world = HostWorld::without_agent(a_policy().on(VM).port("tcp/22"));
     let good = || a_policy().named("other").on(VM).port("tcp/22").wire();
     let changed = |change: fn(&mut v1::Policy)| {
         let mut policy = good();
@@ -163,7 +163,7 @@ fn every_bad_policy_is_refused_with_its_field_and_remedy_and_changes_nothing() {
 
 #[test]
 fn what_people_write_beside_a_request_is_checked_too() {
-    let world = World::without_agent(a_policy().on(VM).port("tcp/22"));
+    let world = HostWorld::without_agent(a_policy().on(VM).port("tcp/22"));
     let refused = |status: tonic::Status| {
         let refusal = Refusal::from(status);
         (refusal.code, refusal.field)
@@ -197,7 +197,7 @@ fn what_people_write_beside_a_request_is_checked_too() {
 
 #[test]
 fn the_reserved_parts_of_the_interface_say_so() {
-    let world = World::without_agent(a_policy().on(VM).port("tcp/22"));
+    let world = HostWorld::without_agent(a_policy().on(VM).port("tcp/22"));
     let needs_approval =
         v1::Policy { approval_required: true, ..a_policy().named("later").on(VM).port("tcp/22").wire() };
     assert_eq!(world.admin.put_policy(needs_approval).unwrap_err().code(), Code::Unimplemented);

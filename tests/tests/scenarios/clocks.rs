@@ -5,12 +5,14 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{sleep_until, wait_until, wall};
-use postern_tests::{FakeTime, STEP_TIMEOUT, TCP, VM, World, ask_for, binary, end_of, tied, usual_policy};
+use postern_tests::{
+    FakeTime, HostWorld, STEP_TIMEOUT, TCP, VM, ask_for, binary, end_of, tied, usual_policy,
+};
 
 const HOUR: i64 = 3600;
 
 /// Opens a window, steps the clock in it, and watches the port past its end. The world goes on working after that.
-fn closes_on_time_despite(world: &World, step: impl FnOnce()) {
+fn closes_on_time_despite(world: &HostWorld, step: impl FnOnce()) {
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(4));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
     step();
@@ -38,7 +40,7 @@ fn assert_stepped(what: &str, log: impl Fn() -> String, by: i64) {
 }
 
 fn stepped_agent(by: i64) {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.enroll_agent();
     let clock = FakeTime::new(world.dir());
     world.agent.run_as(clock.over(tied(binary("postern-agent"))));
@@ -50,7 +52,7 @@ fn stepped_agent(by: i64) {
 }
 
 fn stepped_broker(by: i64) {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     let clock = FakeTime::new(world.dir());
     world.broker.process().terminate();
     world.broker.serve_as(clock.over(tied(binary("postern-broker"))));

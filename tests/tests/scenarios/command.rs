@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use postern_tests::{Cli, Outcome, Reach, TCP, VM, World, a_policy, usual_policy};
+use postern_tests::{Cli, HostWorld, Outcome, Reach, TCP, VM, a_policy, usual_policy};
 use serde_json::Value;
 
 const POLICY: &str = r#"
@@ -29,8 +29,8 @@ fn id(answer: &Value) -> &str {
 
 #[test]
 fn a_grants_life_on_the_command_line() {
-    let world = World::new();
-    let cli = world.cli();
+    let world = HostWorld::new();
+    let cli = world.alice.cli();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let asked = &cli.json(&["request", VM, "--port", "22", "--for", "10m", "--reason", "a look around"])[0];
     assert_eq!(
@@ -54,8 +54,8 @@ fn a_grants_life_on_the_command_line() {
 
 #[test]
 fn exit_codes_tell_what_went_wrong() {
-    let mut world = World::without_agent(a_policy().on(VM).port("tcp/22"));
-    let cli = world.cli();
+    let mut world = HostWorld::without_agent(a_policy().on(VM).port("tcp/22"));
+    let cli = world.alice.cli();
     let ask = |more: &[&str]| cli.run(&[&["request", VM, "--reason", "x"], more].concat());
     says(&ask(&["--port", "3389"]), 3, &["ports", "not a protected port"]);
     says(&ask(&["--port", "22", "--for", "2h"]), 3, &["duration", "3600 s"]);
@@ -76,20 +76,21 @@ fn exit_codes_tell_what_went_wrong() {
 
 #[test]
 fn a_grant_that_fails_or_takes_too_long_has_its_own_exit_code() {
-    let mut world = World::under(usual_policy().waiting_for_agents());
+    let mut world = HostWorld::under(usual_policy().waiting_for_agents());
     world.agent.process().kill9();
-    let timed_out =
-        world.cli().run(&["request", VM, "--port", "22", "--for", "3s", "--reason", "x", "--timeout", "1s"]);
-    says(&timed_out, 7, &["still opening"]);
-    let failed =
-        world.cli().run(&["request", VM, "--port", "22", "--for", "2s", "--reason", "x", "--timeout", "20s"]);
-    says(&failed, 6, &["its end passed"]);
+    let cli = world.alice.cli();
+    let ask = |duration: &str, timeout: &str| {
+        let terms = ["--for", duration, "--reason", "x", "--timeout", timeout];
+        cli.run(&[&["request", VM, "--port", "22"], &terms[..]].concat())
+    };
+    says(&ask("3s", "1s"), 7, &["still opening"]);
+    says(&ask("2s", "20s"), 6, &["its end passed"]);
 }
 
 #[test]
 fn policies_agents_and_targets_are_kept_on_the_command_line() {
-    let mut world = World::without_agent(usual_policy());
-    let admin = world.admin_cli();
+    let mut world = HostWorld::without_agent(usual_policy());
+    let admin = world.admin.cli();
     let file = world.dir().join("policy.toml");
     fs::write(&file, POLICY).unwrap();
     admin.json(&["policy", "apply", "-f", &file.to_string_lossy()]);

@@ -5,17 +5,19 @@ use std::time::Duration;
 use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
 use postern_proto::v1::{AgentStatus, GrantState, LayerStatus};
 use postern_tests::clock::{sleep_until, wait_until, wall};
-use postern_tests::{FakeAgent, Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, ask_for, end_of, usual_policy};
+use postern_tests::{
+    FakeAgent, HostWorld, Reach, Refusal, STEP_TIMEOUT, TCP, VM, ask_for, end_of, usual_policy,
+};
 use tonic::Code;
 
-fn enroll(world: &World, name: &str, token: &str) -> Result<FakeAgent, Refusal> {
+fn enroll(world: &HostWorld, name: &str, token: &str) -> Result<FakeAgent, Refusal> {
     FakeAgent::enroll(&world.net.vm, world.broker.url(), token, &world.dir().join(name))
         .map_err(Refusal::from)
 }
 
 #[test]
 fn i7_a_join_token_works_once_even_when_it_is_used_twice_at_the_same_time() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let token = world.admin.join_token(VM, None).unwrap();
     let enrolled = std::thread::scope(|scope| {
         let tries: Vec<_> =
@@ -29,7 +31,7 @@ fn i7_a_join_token_works_once_even_when_it_is_used_twice_at_the_same_time() {
 
 #[test]
 fn i7_a_join_token_expires() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let token = world.admin.join_token(VM, Some(Duration::from_secs(1))).unwrap();
     std::thread::sleep(Duration::from_millis(1200));
     let refused = enroll(&world, "late", &token).unwrap_err();
@@ -48,7 +50,7 @@ fn i7_a_join_token_expires() {
 
 #[test]
 fn i7_the_enroll_command_says_what_is_wrong_with_a_token() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let token = world.admin.join_token(VM, None).unwrap();
     world.agent.must(&["enroll", "--token", &token]);
     for bad in [token.as_str(), "postern1.aa.bb", ""] {
@@ -60,8 +62,8 @@ fn i7_the_enroll_command_says_what_is_wrong_with_a_token() {
 
 #[test]
 fn i7_a_token_of_another_broker_is_not_sent_to_this_one() {
-    let world = World::without_agent(usual_policy());
-    let other = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
+    let other = HostWorld::without_agent(usual_policy());
     let token = other.admin.join_token(VM, None).unwrap();
     let output = world.agent.command(&["enroll", "--token", &token]);
     assert!(!output.status.success());
@@ -72,7 +74,7 @@ fn i7_a_token_of_another_broker_is_not_sent_to_this_one() {
 
 #[test]
 fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_again() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(5));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
     world.admin.ban(VM).unwrap();
@@ -100,7 +102,7 @@ fn i7_a_ban_cuts_the_live_session_and_keeps_the_agent_out_until_it_enrols_again(
 }
 
 /// Gives the agent a certificate that ended a while ago, as if its machine had been off. Returns when it ended.
-fn let_certificate_end(world: &World) -> jiff::Timestamp {
+fn let_certificate_end(world: &HostWorld) -> jiff::Timestamp {
     let authority = Authority::load(&world.broker.data_dir().join("ca"), &TrustDomain::default()).unwrap();
     let key = KeyPair::generate().unwrap();
     let identity = SpiffeId::Agent(VM.parse().unwrap());
@@ -114,7 +116,7 @@ fn let_certificate_end(world: &World) -> jiff::Timestamp {
 }
 
 /// Has the broker remember that the agent's newest certificate ended then.
-fn remember_as_newest(world: &mut World, ended: jiff::Timestamp) {
+fn remember_as_newest(world: &mut HostWorld, ended: jiff::Timestamp) {
     world.broker.process().terminate();
     let database = rusqlite::Connection::open(world.broker.database()).unwrap();
     let sql =
@@ -126,7 +128,7 @@ fn remember_as_newest(world: &mut World, ended: jiff::Timestamp) {
 
 #[test]
 fn i7_an_agent_whose_certificate_ended_while_it_was_off_renews_it_and_goes_on() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.enroll_agent();
     let ended = let_certificate_end(&world);
     remember_as_newest(&mut world, ended);
@@ -138,7 +140,7 @@ fn i7_an_agent_whose_certificate_ended_while_it_was_off_renews_it_and_goes_on() 
 
 #[test]
 fn i7_an_ended_certificate_is_good_for_its_own_renewal_and_for_nothing_else() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.enroll_agent();
     let_certificate_end(&world);
     let identity = world.agent.state_dir().join("identity");
@@ -147,7 +149,7 @@ fn i7_an_ended_certificate_is_good_for_its_own_renewal_and_for_nothing_else() {
 
     // The broker has issued a newer one since: this may be an old backup.
     world.agent.run();
-    let refused = |world: &World, word: &str| {
+    let refused = |world: &HostWorld, word: &str| {
         wait_until(&format!("a refusal for being {word}"), STEP_TIMEOUT, || world.agent.log().contains(word));
     };
     refused(&world, "newer certificates");

@@ -1,7 +1,7 @@
 //! I1: a protected port without an open window accepts no new connection, whether agent and broker are alive or not.
 
 use postern_proto::v1::GrantState;
-use postern_tests::{Agent, Endpoint, FREE, Host, Reach, TCP, UDP, VM, World, ask_for, usual_policy};
+use postern_tests::{Agent, Endpoint, FREE, Host, HostWorld, Reach, TCP, UDP, VM, ask_for, usual_policy};
 
 /// The protected ports, over both families.
 fn protected(vm: &Host) -> [Endpoint; 4] {
@@ -16,7 +16,7 @@ fn assert_all(from: &Host, endpoints: impl IntoIterator<Item = Endpoint>, expect
 
 #[test]
 fn i1_closed_before_and_after_a_window_and_to_everyone_else_during_it() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, alice, mallory) = (&world.net.vm, &world.net.alice, &world.net.mallory);
     assert_all(alice, protected(vm), Reach::Filtered);
 
@@ -31,7 +31,7 @@ fn i1_closed_before_and_after_a_window_and_to_everyone_else_during_it() {
 
 #[test]
 fn i1_what_no_policy_protects_is_left_alone() {
-    let world = World::new();
+    let world = HostWorld::new();
     let vm = &world.net.vm;
     assert_all(&world.net.mallory, [vm.tcp(FREE), vm.tcp6(FREE)], Reach::Open);
     assert_eq!(
@@ -43,7 +43,7 @@ fn i1_what_no_policy_protects_is_left_alone() {
 
 #[test]
 fn i1_closed_with_agent_and_broker_dead() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     world.agent.process().kill9();
     world.broker.process().kill9();
     assert_all(&world.net.alice, protected(&world.net.vm), Reach::Filtered);
@@ -51,7 +51,7 @@ fn i1_closed_with_agent_and_broker_dead() {
 
 #[test]
 fn i1_closed_after_an_orderly_stop_of_the_agent() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let status = world.agent.process().terminate();
     assert!(status.success(), "{status}");
     assert_all(&world.net.alice, protected(&world.net.vm), Reach::Filtered);
@@ -59,7 +59,7 @@ fn i1_closed_after_an_orderly_stop_of_the_agent() {
 
 #[test]
 fn i1_an_agent_that_never_enrolled_protects_what_its_configuration_names() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let vm = &world.net.vm;
     assert_all(&world.net.alice, protected(vm), Reach::Open);
     let agent = Agent::new(vm, world.broker.url(), &world.dir().join("unenrolled"), &["tcp/22", "udp/161"]);
@@ -70,7 +70,7 @@ fn i1_an_agent_that_never_enrolled_protects_what_its_configuration_names() {
 
 #[test]
 fn i1_the_boot_unit_closes_before_the_network_is_up_and_keeps_what_has_time_left() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     world.alice.open(&ask_for(alice).seconds(600));
     world.agent.process().kill9();
@@ -88,7 +88,7 @@ fn i1_the_boot_unit_closes_before_the_network_is_up_and_keeps_what_has_time_left
 
 #[test]
 fn i1_monitor_mode_drops_nothing_until_it_is_enforced() {
-    let world = World::under(usual_policy().monitoring());
+    let world = HostWorld::under(usual_policy().monitoring());
     assert_all(&world.net.mallory, protected(&world.net.vm), Reach::Open);
     world.admin.put_policy(usual_policy().wire()).unwrap();
     world.admin.wait_in_sync(VM);

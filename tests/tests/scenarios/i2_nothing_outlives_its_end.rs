@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{Reach, STEP_TIMEOUT, TCP, World, ask_for, end_of};
+use postern_tests::{HostWorld, Reach, STEP_TIMEOUT, TCP, ask_for, end_of};
 use rustix::process::Signal;
 
 /// Opens a window of three seconds, lets `trouble` happen in it, and watches the port past its end.
-fn closes_on_time_despite(trouble: impl FnOnce(&mut World)) {
-    let mut world = World::new();
+fn closes_on_time_despite(trouble: impl FnOnce(&mut HostWorld)) {
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(3));
     let watches = [world.net.vm.tcp(TCP), world.net.vm.tcp6(TCP)].map(|port| world.net.alice.watch(port));
     trouble(&mut world);
@@ -66,7 +66,7 @@ fn i2_a_restart_of_the_agent_without_a_broker_neither_cuts_nor_lengthens_a_windo
 
 #[test]
 fn i2_an_agent_that_was_stopped_across_the_end_opens_nothing_when_it_goes_on() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(2));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
     world.agent.process().signal(Signal::STOP);
@@ -78,7 +78,7 @@ fn i2_an_agent_that_was_stopped_across_the_end_opens_nothing_when_it_goes_on() {
 
 #[test]
 fn i2_a_grant_that_reaches_a_stopped_agent_late_ends_on_time_all_the_same() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     world.agent.process().signal(Signal::STOP);
     let grant = world.alice.request(&ask_for(&world.net.alice).seconds(4)).unwrap().grant.unwrap();
     std::thread::sleep(Duration::from_secs(2));
@@ -90,7 +90,7 @@ fn i2_a_grant_that_reaches_a_stopped_agent_late_ends_on_time_all_the_same() {
 
 #[test]
 fn i2_what_an_agent_finds_on_disk_without_a_broker_is_opened_only_where_its_end_is_ahead() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let (vm, alice, mallory) = (&world.net.vm, &world.net.alice, &world.net.mallory);
     let ended = world.alice.open(&ask_for(alice).seconds(2));
     world.alice.open(&ask_for(mallory).seconds(600));

@@ -6,12 +6,12 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::{sleep_until, wait_until};
 use postern_tests::{
-    Reach, STEP_TIMEOUT, TCP, VM, World, a_request, ask_for, end_of, further_addresses, usual_policy,
+    HostWorld, Reach, STEP_TIMEOUT, TCP, VM, a_request, ask_for, end_of, further_addresses, usual_policy,
 };
 
 #[test]
 fn i3_a_hundred_expiries_cut_no_connection() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     alice.add_addresses(further_addresses(100));
     let sources: Vec<IpAddr> = further_addresses(100).map(IpAddr::V4).collect();
@@ -42,7 +42,7 @@ fn i3_a_hundred_expiries_cut_no_connection() {
 
 #[test]
 fn i3_a_connection_outlives_its_window_and_everything_that_rebuilds_the_table() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let grant = world.alice.open(&ask_for(alice).seconds(2));
     let connections = [alice.connect(vm.tcp(TCP)), alice.connect(vm.tcp6(TCP))];
@@ -73,7 +73,7 @@ fn i3_a_connection_outlives_its_window_and_everything_that_rebuilds_the_table() 
 
 #[test]
 fn i3_a_revocation_shuts_out_new_connections_and_cuts_none() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let grant = world.alice.open(&ask_for(alice).seconds(600));
     let connection = alice.connect(vm.tcp(TCP));

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use postern_proto::v1;
 use postern_tests::clock::monotonic;
-use postern_tests::{Reach, TCP, VM, World, a_request, further_addresses};
+use postern_tests::{HostWorld, Reach, TCP, VM, a_request, further_addresses};
 
 /// The number of times that the broker is killed, each time a little later after the request was sent: from the moment it
 /// is sent to twice as long as an answer usually takes on this machine.
@@ -14,7 +14,7 @@ const KILLS: u8 = 20;
 
 #[test]
 fn i4_no_acknowledged_grant_is_lost_and_nothing_is_open_without_a_record() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     world.net.alice.add_addresses(further_addresses(KILLS));
     let mut acknowledged = BTreeSet::new();
     let step = usual_answer(&world) * 2 / u32::from(KILLS);
@@ -53,7 +53,7 @@ fn i4_no_acknowledged_grant_is_lost_and_nothing_is_open_without_a_record() {
 }
 
 /// Returns the median time of an answer.
-fn usual_answer(world: &World) -> Duration {
+fn usual_answer(world: &HostWorld) -> Duration {
     let ask = a_request().on(VM).port("tcp/22").from("203.0.113.1").seconds(600);
     let mut took: Vec<Duration> = (0..9)
         .map(|_| {
@@ -67,7 +67,7 @@ fn usual_answer(world: &World) -> Duration {
 }
 
 /// Sends a request and kills the broker so much later. Returns the grant's id if it was acknowledged.
-fn request_and_kill(world: &mut World, source: Ipv4Addr, later: Duration) -> Option<String> {
+fn request_and_kill(world: &mut HostWorld, source: Ipv4Addr, later: Duration) -> Option<String> {
     // The connection is up before the clock starts.
     world.alice.grants();
     let ask = a_request().on(VM).port("tcp/22").from(source).seconds(600);
@@ -81,7 +81,7 @@ fn request_and_kill(world: &mut World, source: Ipv4Addr, later: Duration) -> Opt
 }
 
 /// The addresses that some recorded grant opens the VM to.
-fn recorded_sources(world: &World) -> BTreeSet<IpAddr> {
+fn recorded_sources(world: &HostWorld) -> BTreeSet<IpAddr> {
     let windows = world.admin.grants().into_iter().flat_map(|grant: v1::Grant| grant.windows);
     windows.map(|window| window.source.trim_end_matches("/32").parse().unwrap()).collect()
 }

@@ -5,12 +5,12 @@ use std::time::Duration;
 use postern_proto::v1;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::wait_until;
-use postern_tests::{FakeAgent, Reach, STEP_TIMEOUT, TCP, VM, World, ask_for, usual_policy};
+use postern_tests::{FakeAgent, HostWorld, Reach, STEP_TIMEOUT, TCP, VM, ask_for, usual_policy};
 
 /// A second target, whose agent the test leads by hand.
 const OTHER: &str = "host:vm-2";
 
-fn other_agent(world: &World) -> FakeAgent {
+fn other_agent(world: &HostWorld) -> FakeAgent {
     let token = world.admin.join_token(OTHER, None).unwrap();
     FakeAgent::enroll(&world.net.mallory, world.broker.url(), &token, &world.dir().join("other-agent"))
         .unwrap()
@@ -18,7 +18,7 @@ fn other_agent(world: &World) -> FakeAgent {
 
 #[test]
 fn i5_a_grant_whose_agent_is_away_fails_with_the_reason_where_policy_says_so() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     world.agent.process().kill9();
     wait_until("the broker to miss the agent", STEP_TIMEOUT, || {
         world.admin.host_layer(VM) == Some(v1::LayerStatus::Unreachable)
@@ -35,7 +35,7 @@ fn i5_a_grant_whose_agent_is_away_fails_with_the_reason_where_policy_says_so() {
 
 #[test]
 fn i5_a_grant_whose_agent_is_away_waits_where_policy_says_so() {
-    let mut world = World::under(usual_policy().waiting_for_agents());
+    let mut world = HostWorld::under(usual_policy().waiting_for_agents());
     world.agent.process().kill9();
     let asked =
         world.alice.request(&ask_for(&world.net.alice).seconds(60).waiting(Duration::from_secs(1))).unwrap();
@@ -49,7 +49,7 @@ fn i5_a_grant_whose_agent_is_away_waits_where_policy_says_so() {
 
 #[test]
 fn i5_one_refusal_closes_what_the_others_had_opened() {
-    let world = World::under(usual_policy().on(OTHER));
+    let world = HostWorld::under(usual_policy().on(OTHER));
     let other = other_agent(&world);
     let session = other.session().unwrap();
     session.applied(session.desired().generation);
@@ -81,7 +81,7 @@ fn i5_one_refusal_closes_what_the_others_had_opened() {
 
 #[test]
 fn i5_a_silent_agent_leaves_a_grant_opening_and_then_failed() {
-    let world = World::without_agent(usual_policy().on(OTHER));
+    let world = HostWorld::without_agent(usual_policy().on(OTHER));
     let session = other_agent(&world).session().unwrap();
     session.applied(session.desired().generation);
     let ask = postern_tests::a_request().on(OTHER).port("tcp/22").from("192.0.2.20").seconds(2);

@@ -13,7 +13,7 @@ use postern_pki::tls::pinned_client_config;
 use postern_proto::client::channel;
 use postern_proto::v1;
 use postern_tests::clock::wall;
-use postern_tests::{Client, FakeAgent, Host, Refusal, VM, World, a_request, ask_for, usual_policy};
+use postern_tests::{Client, FakeAgent, Host, HostWorld, Refusal, VM, a_request, ask_for, usual_policy};
 use prost::Message as _;
 use tokio::time::timeout;
 use tonic::transport::Channel;
@@ -66,7 +66,7 @@ fn every_rpc() -> BTreeSet<String> {
 
 #[test]
 fn i7_every_rpc_admits_exactly_the_callers_that_it_should() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let table: BTreeMap<&str, &str> = MAY_CALL.iter().copied().collect();
     assert_eq!(
         every_rpc(),
@@ -138,7 +138,7 @@ async fn call(channel: Channel, path: PathAndQuery) -> Result<(), Status> {
     }
 }
 
-fn call_without_certificate(world: &World, host: &Host, path: PathAndQuery) -> Result<(), Status> {
+fn call_without_certificate(world: &HostWorld, host: &Host, path: PathAndQuery) -> Result<(), Status> {
     let token: postern_pki::join::JoinToken = token(world, VM).parse().unwrap();
     let tls = pinned_client_config(token.fingerprint()).unwrap();
     let url = world.broker.url().to_owned();
@@ -150,13 +150,13 @@ fn denied_at_the_gate(status: Option<&Status>) -> bool {
     matches!(reason.as_deref(), Some("RPC_NOT_ALLOWED" | "CERTIFICATE_REQUIRED"))
 }
 
-fn token(world: &World, target: &str) -> String {
+fn token(world: &HostWorld, target: &str) -> String {
     world.admin.join_token(target, None).unwrap()
 }
 
 #[test]
 fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let (now, domain) = (wall(), TrustDomain::default());
     let principal = |role, name| SpiffeId::Principal { role, name: postern_core::Name::new(name).unwrap() };
     let foreign = Authority::init(&world.dir().join("foreign"), &domain, now).unwrap();
@@ -186,7 +186,7 @@ fn i7_a_certificate_of_another_authority_or_of_the_past_opens_no_connection() {
 
 #[test]
 fn i7_a_requester_neither_sees_nor_revokes_what_is_anothers() {
-    let world = World::new();
+    let world = HostWorld::new();
     let bob = world.broker.client(&world.net.mallory, "bob", Role::Requester);
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(60));
     assert_eq!(bob.grant(&grant.id).unwrap_err().code(), Code::NotFound);
@@ -200,7 +200,7 @@ fn i7_a_requester_neither_sees_nor_revokes_what_is_anothers() {
 
 #[test]
 fn i7_an_agent_receives_its_own_target_and_speaks_for_no_other() {
-    let world = World::under(usual_policy().on(OTHER));
+    let world = HostWorld::under(usual_policy().on(OTHER));
     let agent = other_agent(&world, &world.dir().join("other-agent"));
     let session = agent.session().unwrap();
     session.applied(session.desired().generation);
@@ -218,7 +218,7 @@ fn i7_an_agent_receives_its_own_target_and_speaks_for_no_other() {
 
 #[test]
 fn i7_the_owner_of_an_agents_certificate_gets_no_further_than_that_agent() {
-    let world = World::new();
+    let world = HostWorld::new();
     // A thief on another host, with the certificate that the VM's agent earned.
     let stolen = world.agent.state_dir().join("identity");
     let thief = FakeAgent::with_identity(&world.net.mallory, world.broker.url(), &stolen);
@@ -235,13 +235,13 @@ fn i7_the_owner_of_an_agents_certificate_gets_no_further_than_that_agent() {
     assert_eq!(thief.session().unwrap_err().code(), Code::PermissionDenied);
 }
 
-fn other_agent(world: &World, identity: &Path) -> FakeAgent {
+fn other_agent(world: &HostWorld, identity: &Path) -> FakeAgent {
     FakeAgent::enroll(&world.net.mallory, world.broker.url(), &token(world, OTHER), identity).unwrap()
 }
 
 #[test]
 fn i7_a_requester_stays_within_the_limits_of_policy() {
-    let world = World::under(postern_tests::a_policy().on(VM).port_within(
+    let world = HostWorld::under(postern_tests::a_policy().on(VM).port_within(
         "tcp/22",
         &["192.0.2.0/27"],
         Duration::from_secs(60),

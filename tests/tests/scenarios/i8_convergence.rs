@@ -6,14 +6,14 @@ use std::time::Duration;
 use postern_proto::v1::GrantState;
 use postern_tests::clock::sleep_until;
 use postern_tests::{
-    FakeAgent, FakeSession, Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, a_request, ask_for, end_of,
+    FakeAgent, FakeSession, HostWorld, Reach, Refusal, STEP_TIMEOUT, TCP, VM, a_request, ask_for, end_of,
     usual_policy,
 };
 use tonic::Code;
 
 /// A world whose agent the test leads by hand, connected and in sync.
-fn led_by_hand() -> (World, FakeAgent, FakeSession) {
-    let world = World::without_agent(usual_policy());
+fn led_by_hand() -> (HostWorld, FakeAgent, FakeSession) {
+    let world = HostWorld::without_agent(usual_policy());
     let token = world.admin.join_token(VM, None).unwrap();
     let agent = FakeAgent::enroll(&world.net.vm, world.broker.url(), &token, &world.dir().join("fake-agent"))
         .unwrap();
@@ -127,7 +127,7 @@ impl LedByHand for postern_tests::Client {
 
 #[test]
 fn i8_one_idempotency_key_makes_one_grant_however_often_it_comes() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let ask = ask_for(&world.net.alice).seconds(60).key("retry-1");
     let asked: Vec<_> = (0..20).map(|_| world.alice.start_request(&ask)).collect();
     let answers: Vec<_> = asked.into_iter().map(|answer| answer.join().unwrap()).collect();
@@ -152,7 +152,7 @@ fn i8_one_idempotency_key_makes_one_grant_however_often_it_comes() {
 
 #[test]
 fn i8_restarts_of_broker_and_agent_leave_an_open_window_as_it_is() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(9));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
     world.broker.process().kill9();
@@ -169,7 +169,7 @@ fn i8_restarts_of_broker_and_agent_leave_an_open_window_as_it_is() {
 
 #[test]
 fn i8_a_revocation_during_a_cut_reaches_the_agent_when_the_network_is_back() {
-    let world = World::new();
+    let world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
     // The agent receives nothing, the client's own way to the broker stays: only what the broker sends to the VM is lost.
     let vm = world.net.vm.v4().to_string();

@@ -19,7 +19,7 @@ fn stage() -> Stage {
     let dir = TempDir::with_prefix("postern-").unwrap();
     let net = Net::new();
     net.vm.listen_tcp(TCP);
-    let broker = FakeBroker::start(&net.hub, &dir.path().join("broker"));
+    let broker = FakeBroker::start(&net.hub);
     let mut agent = Agent::new(&net.vm, broker.url(), &dir.path().join("agent"), &[]);
     broker.issue(VM, &agent.state_dir().join("identity"));
     agent.run();

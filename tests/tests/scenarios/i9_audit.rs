@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use postern_proto::v1::{CloseReason, GrantState};
-use postern_tests::{Outcome, World, ask_for, usual_policy};
+use postern_tests::{HostWorld, Outcome, ask_for, usual_policy};
 
 /// A world whose log has a few records.
-fn with_a_log() -> World {
-    let world = World::without_agent(usual_policy());
+fn with_a_log() -> HostWorld {
+    let world = HostWorld::without_agent(usual_policy());
     for port in 1000..1010 {
         world.alice.request(&ask_for(&world.net.alice).port(&format!("tcp/{port}"))).unwrap_err();
     }
@@ -18,7 +18,7 @@ fn with_a_log() -> World {
 
 #[test]
 fn i9_every_decision_and_every_state_change_of_a_grant_has_its_record() {
-    let world = World::new();
+    let world = HostWorld::new();
     let first = world.alice.open(&ask_for(&world.net.alice).seconds(2));
     let closed = world.alice.wait_for_state(&first.id, GrantState::Closed);
     assert_eq!(closed.close_reason(), CloseReason::Expired);
@@ -46,7 +46,7 @@ fn verify_changed_copy(change: impl FnOnce(&mut Vec<String>)) -> (Outcome, usize
     change(&mut lines);
     let copy: PathBuf = world.dir().join("audit.jsonl");
     fs::write(&copy, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-    let outcome = world.admin_cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
+    let outcome = world.admin.cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
     (outcome, length)
 }
 
@@ -95,7 +95,7 @@ fn i9_what_was_done_to_the_log_in_the_brokers_own_store_is_named_and_stops_nothi
     assert_eq!(store.execute(flip, []).unwrap(), 1);
     store.close().unwrap();
     world.broker.serve();
-    assert_names_line(&world.admin_cli().run(&["audit", "verify"]), line);
+    assert_names_line(&world.admin.cli().run(&["audit", "verify"]), line);
     // Every verification finds it; the broker goes on deciding, and writing down what it decides.
     let before = world.admin.audit().len();
     world.alice.request(&ask_for(&world.net.alice).port("tcp/1010")).unwrap_err();
@@ -111,7 +111,7 @@ fn i9_a_cut_end_shows_against_a_head_that_was_kept() {
     let copy = world.dir().join("audit.jsonl");
     fs::write(&copy, lines.iter().map(|line| format!("{line}\n")).collect::<String>()).unwrap();
     let verify = |more: &[&str]| {
-        world.admin_cli().run(&[&["audit", "verify", "--file", &copy.to_string_lossy()], more].concat())
+        world.admin.cli().run(&[&["audit", "verify", "--file", &copy.to_string_lossy()], more].concat())
     };
     assert_eq!(verify(&[]).code, 0, "a shorter log is sound by itself");
     let outcome = verify(&["--expect-head", &head]);

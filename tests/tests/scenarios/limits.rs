@@ -11,7 +11,7 @@ use postern_core::Role;
 use postern_tests::attack::{Attack, peak_memory};
 use postern_tests::clock::{monotonic, wait_until};
 use postern_tests::stranger::Stranger;
-use postern_tests::{Broker, Host, Net, VM, World, ask_for, further_addresses};
+use postern_tests::{Broker, Host, HostWorld, Net, VM, ask_for, further_addresses};
 use tempfile::TempDir;
 
 /// The most that a broker may have in memory under an attack, in MiB.
@@ -69,7 +69,7 @@ fn from_addresses(broker: &Broker, host: &Host, at: &Host, count: u8) -> Vec<Str
 
 /// Has an administrator revoke a grant, by a command of its own, while an attack goes on.
 fn withstands(attack: Attack, addresses: u8) {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice));
     let strangers = match addresses {
         1 => vec![Stranger::new(&world.broker, &world.net.mallory, &world.net.hub)],
@@ -88,9 +88,9 @@ fn withstands(attack: Attack, addresses: u8) {
 }
 
 /// Has the administrator revoke a grant on a connection of its own, and looks at what the broker has in memory.
-fn revokes(world: &mut World, grant: &str, under: &str) {
+fn revokes(world: &mut HostWorld, grant: &str, under: &str) {
     let asked = monotonic();
-    let revoked = world.admin_cli().run(&["revoke", grant]);
+    let revoked = world.admin.cli().run(&["revoke", grant]);
     let (took, memory) = (asked.elapsed(), peak_memory(&mut world.broker));
     println!("{under}: {memory} MiB, revoked in {took:?}");
     assert!(revoked.succeeded(), "{under}: {}{}", revoked.out, revoked.err);

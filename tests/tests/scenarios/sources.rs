@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use postern_proto::v1::{CloseReason, GrantState};
 use postern_tests::clock::{sleep_until, wall};
-use postern_tests::{Reach, TCP, UDP, VM, World, a_request, ask_for, end_of, further_addresses};
+use postern_tests::{HostWorld, Reach, TCP, UDP, VM, a_request, ask_for, end_of, further_addresses};
 
 #[test]
 fn i2_nested_and_overlapping_sources_each_end_with_the_last_window_that_covers_them() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     alice.add_addresses(further_addresses(20));
     let address = |number: u8| IpAddr::from([198, 51, 100, number]);
@@ -44,7 +44,7 @@ fn i2_nested_and_overlapping_sources_each_end_with_the_last_window_that_covers_t
 
 #[test]
 fn i2_the_longest_window_holds_an_address_whichever_came_first() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, alice) = (&world.net.vm, &world.net.alice);
     let ask = |source: &str, seconds| a_request().on(VM).port("tcp/22").from(source).seconds(seconds);
     let whole = end_of(&world.alice.open(&ask("2001:db8::/64", 3)));
@@ -61,7 +61,7 @@ fn i2_the_longest_window_holds_an_address_whichever_came_first() {
 
 #[test]
 fn i2_one_source_held_by_two_principals_closes_with_the_later_one() {
-    let world = World::new();
+    let world = HostWorld::new();
     let bob = world.broker.client(&world.net.mallory, "bob", postern_core::Role::Requester);
     let first = world.alice.open(&ask_for(&world.net.alice).seconds(600));
     let second = bob.open(&ask_for(&world.net.alice).seconds(5));
@@ -73,7 +73,7 @@ fn i2_one_source_held_by_two_principals_closes_with_the_later_one() {
 
 #[test]
 fn i2_an_extension_has_no_gap_and_ends_with_the_new_end() {
-    let world = World::new();
+    let world = HostWorld::new();
     let first = world.alice.open(&ask_for(&world.net.alice).seconds(4));
     let watch = world.net.alice.watch(world.net.vm.tcp(TCP));
     let opened = wall();
@@ -92,7 +92,7 @@ fn i2_an_extension_has_no_gap_and_ends_with_the_new_end() {
 
 #[test]
 fn a_request_without_a_source_opens_to_the_address_that_the_broker_sees() {
-    let world = World::new();
+    let world = HostWorld::new();
     let answer =
         world.alice.request(&a_request().on(VM).port("tcp/22").waiting(postern_tests::STEP_TIMEOUT)).unwrap();
     assert!(answer.source_from_caller);

@@ -2,18 +2,18 @@
 
 use std::process::Output;
 
-use postern_tests::{TCP, VM, World, ask_for, usual_policy};
+use postern_tests::{HostWorld, TCP, VM, ask_for, usual_policy};
 use serde_json::Value;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-fn doctor(world: &World) -> (bool, String) {
+fn doctor(world: &HostWorld) -> (bool, String) {
     let output: Output = world.agent.command(&["doctor"]);
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-fn assert_ill(world: &World, of: &str, remedy: &str) {
+fn assert_ill(world: &HostWorld, of: &str, remedy: &str) {
     let (healthy, said) = doctor(world);
     let named = said.lines().any(|line| line.starts_with("error") && line.contains(of));
     assert!(!healthy && named && said.contains(remedy), "{of:?} and {remedy:?} are not in\n{said}");
@@ -21,7 +21,7 @@ fn assert_ill(world: &World, of: &str, remedy: &str) {
 
 #[test]
 fn the_agent_shows_its_target_and_what_is_open() {
-    let world = World::new();
+    let world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
     let status: Value = serde_json::from_str(&world.agent.must(&["status", "--output", "json"])).unwrap();
     assert_eq!(status["target"], VM);
@@ -44,7 +44,7 @@ fn the_agent_shows_its_target_and_what_is_open() {
 
 #[test]
 fn the_doctor_finds_nothing_wrong_with_what_works_and_names_what_does_not() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     assert_ill(&world, "not enrolled", "postern-agent enroll");
     world.enroll_agent();
     world.agent.run();
@@ -63,7 +63,7 @@ fn the_doctor_finds_nothing_wrong_with_what_works_and_names_what_does_not() {
 
 #[test]
 fn the_brokers_health_is_that_it_serves() {
-    let world = World::without_agent(usual_policy());
+    let world = HostWorld::without_agent(usual_policy());
     let health = world
         .alice
         .run(|channel| async move { HealthClient::new(channel).check(HealthCheckRequest::default()).await });

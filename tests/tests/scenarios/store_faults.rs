@@ -5,12 +5,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use postern_tests::clock::wait_until;
-use postern_tests::{Reach, Refusal, STEP_TIMEOUT, TCP, VM, World, ask_for, binary, tied, usual_policy};
+use postern_tests::{HostWorld, Reach, Refusal, STEP_TIMEOUT, TCP, VM, ask_for, binary, tied, usual_policy};
 use tonic::Code;
 
 #[test]
 fn i4_a_full_disk_refuses_grants_and_the_broker_goes_on_when_there_is_room_again() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     world.broker.process().terminate();
     // The data directory on a disk of its own, which only the broker's mount namespace has.
     let mut small = tied("unshare");
@@ -60,14 +60,14 @@ fn fill(file: &str) {
 }
 
 /// Uses up what the store had set aside: denials are audited, each is a line.
-fn grow(world: &World) -> bool {
+fn grow(world: &HostWorld) -> bool {
     let _ = world.alice.request(&ask_for(&world.net.alice).port("tcp/9"));
     false
 }
 
 #[test]
 fn a_store_of_a_newer_version_is_left_untouched() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.broker.process().terminate();
     let store = rusqlite::Connection::open(world.broker.database()).unwrap();
     let version: u32 = store.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use postern_tests::clock::{sleep_until, wait_until};
-use postern_tests::{Reach, STEP_TIMEOUT, TCP, World, ask_for, end_of};
+use postern_tests::{HostWorld, Reach, STEP_TIMEOUT, TCP, ask_for, end_of};
 
 /// The time within which a table must be back on a machine that is busy: far less than the 60 s after which an agent looks
 /// by itself.
 const EXPOSED: Duration = Duration::from_secs(10);
 
-fn assert_reported(world: &World, process: &str) {
+fn assert_reported(world: &HostWorld, process: &str) {
     let report = |line: &String| line.contains("\"agent.tampering\"");
     wait_until("the report to be audited", STEP_TIMEOUT, || world.admin.audit().iter().any(report));
     let line = world.admin.audit().into_iter().find(report).unwrap();
@@ -19,7 +19,7 @@ fn assert_reported(world: &World, process: &str) {
 
 #[test]
 fn i1_a_flushed_ruleset_is_put_back_at_once_and_reported_with_the_process() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, mallory) = (&world.net.vm, &world.net.mallory);
     vm.must("nft", &["flush", "ruleset"]);
     wait_until("the port to be shut again", EXPOSED, || mallory.reach(vm.tcp(TCP)) == Reach::Filtered);
@@ -28,7 +28,7 @@ fn i1_a_flushed_ruleset_is_put_back_at_once_and_reported_with_the_process() {
 
 #[test]
 fn i1_a_deleted_rule_is_put_back_at_once() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, mallory) = (&world.net.vm, &world.net.mallory);
     let (family, table) = our_table(&world);
     let chains = vm.must("nft", &["-j", "list", "table", &family, &table]);
@@ -43,7 +43,7 @@ fn i1_a_deleted_rule_is_put_back_at_once() {
 
 #[test]
 fn i2_an_element_that_someone_else_added_is_removed() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, mallory) = (&world.net.vm, &world.net.mallory);
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(600));
     let (family, table) = our_table(&world);
@@ -72,7 +72,7 @@ fn i2_an_element_that_someone_else_added_is_removed() {
 /// agent's own (agent/tests/host_firewall/edited.rs) has every field.
 #[test]
 fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
-    let world = World::new();
+    let world = HostWorld::new();
     let (vm, alice, mallory) = (&world.net.vm, &world.net.alice, &world.net.mallory);
     let grant = world.alice.open(&ask_for(alice).seconds(600));
     let audited = || world.admin.audit().iter().filter(|line| line.contains("\"agent.tampering\"")).count();
@@ -98,7 +98,7 @@ fn i2_every_edit_of_the_table_is_undone_at_once_and_audited() {
 
 #[test]
 fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
-    let world = World::new();
+    let world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice).seconds(8));
     std::thread::sleep(Duration::from_secs(1));
     world.net.vm.must("nft", &["flush", "ruleset"]);
@@ -112,7 +112,7 @@ fn i2_a_window_that_was_flushed_comes_back_with_its_old_end() {
 
 #[test]
 fn other_tables_are_left_alone() {
-    let world = World::new();
+    let world = HostWorld::new();
     let vm = &world.net.vm;
     vm.must("nft", &["add", "table", "inet", "someone_elses"]);
     vm.must("nft", &["add", "chain", "inet", "someone_elses", "c"]);
@@ -122,7 +122,7 @@ fn other_tables_are_left_alone() {
 }
 
 /// The family and the name of the one table that is there.
-fn our_table(world: &World) -> (String, String) {
+fn our_table(world: &HostWorld) -> (String, String) {
     let tables = world.net.vm.must("nft", &["list", "tables"]);
     let mut words = tables.split_whitespace();
     match (words.next(), words.next(), words.next(), words.next()) {

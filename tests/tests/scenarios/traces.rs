@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::trace::v1::Span;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::wait_until;
-use postern_tests::{Host, Running, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
+use postern_tests::{Host, HostWorld, Running, STEP_TIMEOUT, VM, ask_for, usual_policy};
 use tonic::{Request, Response, Status};
 
 const PORT: u16 = 4317;
@@ -56,7 +56,7 @@ fn says(span: &Span, key: &str) -> String {
 
 #[test]
 fn a_calls_spans_reach_the_collector_in_the_callers_trace_and_without_one_nothing_fails() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     let collector = Collector::default();
     let listening = collector.listen(&world.net.alice);
     world.broker.configure(&format!("traces.otlp = \"http://{}:{PORT}\"\n", world.net.alice.v4()));

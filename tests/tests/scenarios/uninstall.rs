@@ -1,10 +1,10 @@
 //! I6: an uninstalled agent leaves nothing of Postern's behind, and touches nothing of others.
 
-use postern_tests::{Reach, TCP, World};
+use postern_tests::{HostWorld, Reach, TCP};
 
 #[test]
 fn i6_uninstall_removes_posterns_table_and_state_and_nothing_else() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let vm = &world.net.vm;
     vm.must("nft", &["add", "table", "inet", "someone_elses"]);
     vm.must("nft", &["add", "table", "ip", "filter"]);

@@ -10,7 +10,7 @@ use postern_broker::telemetry::{ALL, MetricKind};
 use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Cli, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
+use postern_tests::{Broker, Cli, Host, HostWorld, Net, STEP_TIMEOUT, VM, ask_for, usual_policy};
 use tempfile::TempDir;
 
 /// The setting with which a broker serves metrics where every host reaches them.
@@ -48,7 +48,7 @@ fn metric_of(series: &str) -> Option<&'static str> {
 
 #[test]
 fn a_broker_at_work_shows_every_metric_of_the_table_and_what_it_did() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.broker.configure(METRICS);
     world.broker.restart();
     world.enroll_agent();
@@ -88,7 +88,7 @@ fn a_broker_at_work_shows_every_metric_of_the_table_and_what_it_did() {
 
 #[test]
 fn no_task_of_an_idle_broker_needs_attention() {
-    let mut world = World::without_agent(usual_policy());
+    let mut world = HostWorld::without_agent(usual_policy());
     world.broker.configure(METRICS);
     world.broker.restart();
     let admin = Cli::new(&world.net.alice, world.broker.url(), world.admin.identity());

@@ -15,15 +15,15 @@ fn faults() -> impl Iterator<Item = (Fault, usize)> {
 }
 
 /// A world with a grant of one second that meets the fault.
-async fn meeting(fault: Fault, step: usize) -> (World, GrantId) {
-    let world = World::new();
+async fn meeting(fault: Fault, step: usize) -> (ReconcilerWorld, GrantId) {
+    let world = ReconcilerWorld::new();
     let grant = world.ask(a_grant().seconds(1)).await;
     world.store.fail_next(std::iter::repeat_n(Nothing, step).chain([fault]));
     (world, grant.id)
 }
 
 /// The states that were reached, by the audit log.
-async fn moves(world: &World) -> Vec<String> {
+async fn moves(world: &ReconcilerWorld) -> Vec<String> {
     let lines = world.store.audit_lines(0, 1000).await.unwrap();
     let record = |line: &str| serde_json::from_str::<AuditRecord>(line).unwrap();
     lines.iter().filter_map(|(_, line)| record(line).event.details.get("state").cloned()).collect()
@@ -65,7 +65,7 @@ async fn i8_brokers_that_stop_after_every_fault_converge() {
 
 #[tokio::test]
 async fn i8_a_broker_that_starts_in_the_middle_goes_on_from_there() {
-    let first = World::new();
+    let first = ReconcilerWorld::new();
     let grant = with_agent(&first, async {
         let grant = first.ask(a_grant().seconds(2)).await;
         first.reaches(grant.id, "active").await;
@@ -84,7 +84,7 @@ async fn i8_a_broker_that_starts_in_the_middle_goes_on_from_there() {
 
 #[tokio::test]
 async fn i8_answers_of_the_cloud_that_were_lost_are_found_out() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     with_agent(&world, async {
         // The look, and then the opening: it takes effect, and its answer is lost.
         world.cloud.fail_next([fake::Fault::After, fake::Fault::After, fake::Fault::After]);
@@ -101,7 +101,7 @@ async fn i8_answers_of_the_cloud_that_were_lost_are_found_out() {
 
 #[tokio::test]
 async fn i8_a_move_whose_answer_was_lost_reaches_every_target_and_every_watcher() {
-    let world = World::new();
+    let world = ReconcilerWorld::new();
     let (gone, other): (TargetId, TargetId) = (VM.parse().unwrap(), OTHER_VM.parse().unwrap());
     world.cloud.terminate(&gone);
     world

@@ -22,13 +22,13 @@ use crate::testing::reporter;
 pub(super) const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
 /// A broker's loops over a store and a cloud that outlive it.
-pub(super) struct World {
+pub(super) struct ReconcilerWorld {
     pub(super) store: Memory,
     pub(super) cloud: Arc<FakeCloud>,
     pub(super) reconciler: Reconciler,
 }
 
-impl World {
+impl ReconcilerWorld {
     pub(super) fn new() -> Self {
         Self::over(Memory::default(), Arc::default())
     }
@@ -143,7 +143,7 @@ pub(super) async fn obey(mut session: AgentSession) {
 }
 
 /// The story, with an agent that obeys meanwhile.
-pub(super) async fn with_agent<T>(world: &World, story: impl Future<Output = T>) -> T {
+pub(super) async fn with_agent<T>(world: &ReconcilerWorld, story: impl Future<Output = T>) -> T {
     let session = world.connect();
     world
         .during(async {

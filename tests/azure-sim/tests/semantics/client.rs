@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use postern_azure_sim::{AzureSim, Lab, Vm};
+use postern_azure_sim::{AzureSim, Lab, SimServer, Vm};
 use reqwest::header::HeaderMap;
 use reqwest::{Client, Method};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
-use tokio::task::JoinSet;
 
 pub(crate) const SUBSCRIPTION: &str = "00000000-0000-0000-0000-00000000000a";
 
@@ -16,9 +14,8 @@ pub(crate) struct Cloud {
     pub(crate) sim: AzureSim,
     pub(crate) lab: Lab,
     http: Client,
-    at: String,
+    server: SimServer,
     token: String,
-    _serving: JoinSet<()>,
 }
 
 /// An answer.
@@ -72,30 +69,24 @@ impl Cloud {
 
     pub(crate) async fn without_login() -> Self {
         let sim = AzureSim::new();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let at = format!("http://{}", listener.local_addr().unwrap());
-        let mut serving = JoinSet::new();
-        let served = sim.clone();
-        serving.spawn(async move {
-            served.serve(listener).await.unwrap();
-        });
+        let server = sim.listen("127.0.0.1:0").await;
         // A kept connection has timers, which would move a clock that stands still.
         let http = Client::builder().no_proxy().pool_max_idle_per_host(0).tls_built_in_root_certs(false);
         let lab = Lab::new(&sim, SUBSCRIPTION, "Web");
-        Self { sim, lab, http: http.build().unwrap(), at, token: String::new(), _serving: serving }
+        Self { sim, lab, http: http.build().unwrap(), server, token: String::new() }
     }
 
-    pub(crate) fn origin(&self) -> &str {
-        &self.at
+    pub(crate) fn origin(&self) -> String {
+        self.server.origin()
     }
 
     pub(crate) async fn login(&self, tenant: &str, form: &[(&str, &str)]) -> Reply {
-        let url = format!("{}/{tenant}/oauth2/v2.0/token", self.at);
+        let url = format!("{}/{tenant}/oauth2/v2.0/token", self.origin());
         read(self.http.post(url).form(form)).await.unwrap()
     }
 
     pub(crate) async fn metadata(&self, query: &str, header: Option<(&str, &str)>) -> Reply {
-        let mut request = self.http.get(format!("{}/metadata/identity/oauth2/token?{query}", self.at));
+        let mut request = self.http.get(format!("{}/metadata/identity/oauth2/token?{query}", self.origin()));
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
@@ -141,7 +132,7 @@ impl Cloud {
         body: Option<&Value>,
         etag: Option<&str>,
     ) -> Result<Reply, reqwest::Error> {
-        let mut request = self.http.request(method, format!("{}{id}?api-version=2024-03-01", self.at));
+        let mut request = self.http.request(method, format!("{}{id}?api-version=2024-03-01", self.origin()));
         if let Some(token) = token {
             request = request.bearer_auth(token);
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use postern_azure_sim::{Call, CrashPoint, Fault, When};
+use postern_azure_sim::{Call, CrashPoint, Fault, When, refused};
+use postern_testkit::clock::until;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
@@ -20,15 +21,6 @@ impl Cloud {
     fn rules(&self) -> Vec<String> {
         self.sim.rules(&self.nsg())
     }
-}
-
-async fn until(holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(2), wait).await.expect("it holds in time");
 }
 
 #[tokio::test]
@@ -56,7 +48,7 @@ async fn a_fault_is_for_so_many_calls_of_its_method_and_path() {
     let cloud = Cloud::new().await;
     cloud.put(&cloud.rule_id("a"), &rule(100)).await.good();
     let before = cloud.get(&cloud.nsg()).await.good();
-    cloud.sim.fail("PUT", "/SECURITYrules/A", 2, Fault::Status(429, "TooManyRequests"));
+    cloud.sim.fail("PUT", "/SECURITYrules/A", 2, refused(429, "TooManyRequests"));
     for _ in 0..2 {
         // Neither another method nor another path uses them up.
         assert_eq!(cloud.get(&cloud.rule_id("a")).await.status, 200);
@@ -68,8 +60,8 @@ async fn a_fault_is_for_so_many_calls_of_its_method_and_path() {
     }
     assert_eq!(cloud.put(&cloud.rule_id("a"), &rule(101)).await.status, 200);
 
-    cloud.sim.fail("*", "", 1, Fault::Status(500, "First"));
-    cloud.sim.fail("*", "", 5, Fault::Status(503, "Second"));
+    cloud.sim.fail("*", "", 1, refused(500, "First"));
+    cloud.sim.fail("*", "", 5, refused(503, "Second"));
     assert_eq!(cloud.get(&cloud.nsg()).await.error(), (500, "First"));
     assert_eq!(cloud.delete(&cloud.nsg()).await.error(), (503, "Second"));
     cloud.sim.forgive();
@@ -120,7 +112,7 @@ async fn the_world_halts_at_a_change_that_is_done_or_not_and_nothing_is_answered
             }
             answered
         });
-        until(|| cloud.sim.has_halted()).await;
+        until("the point", || cloud.sim.has_halted()).await;
         assert_eq!(cloud.rules(), expected, "{change} {when:?}");
         let reader = Arc::clone(&cloud);
         world.spawn(
@@ -148,7 +140,8 @@ async fn what_a_halt_held_back_is_never_answered() {
             let writer = Arc::clone(&cloud);
             world.spawn(async move { writer.try_put("a", 100).await.is_none() });
         }
-        until(|| cloud.sim.calls().iter().filter(|call| call.is_change()).count() == 2).await;
+        let changes = || cloud.sim.calls().iter().filter(|call| call.is_change()).count();
+        until("both changes to arrive", || changes() == 2).await;
         cloud.sim.halt_at(None);
         assert_eq!(world.join_all().await, [true, true]);
         assert_eq!(cloud.rules().len(), usize::from(when == When::After));

@@ -13,7 +13,7 @@ async fn all(cloud: &Cloud, first: Reply) -> (Vec<String>, Vec<usize>) {
         pages.push(items.len());
         names.extend(items.iter().map(|item: &Value| item["name"].as_str().unwrap().to_owned()));
         let Some(next) = page["nextLink"].as_str() else { return (names, pages) };
-        assert!(next.starts_with(cloud.origin()), "{next}");
+        assert!(next.starts_with(&cloud.origin()), "{next}");
         page = cloud.follow(next).await.good();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use postern_azure_sim::Fault;
+use postern_azure_sim::operation_failed;
 use serde_json::json;
 
 use crate::client::{Cloud, Reply, but, group, named, rule};
@@ -101,7 +101,7 @@ async fn a_failed_operation_says_why_and_leaves_all_as_it_was() {
         (unknown.clone(), Some(group(vec![]))),
         (cloud.rule_id("ssh"), None),
     ] {
-        cloud.sim.fail("*", &id, 1, Fault::OperationFailed("InternalServerError"));
+        cloud.sim.fail("*", &id, 1, operation_failed("InternalServerError"));
         let reply = match &body {
             Some(body) => cloud.put(&id, body).await,
             None => cloud.delete(&id).await,
@@ -128,7 +128,7 @@ async fn a_machine_whose_removal_fails_keeps_its_interface() {
     let cloud = Cloud::new().await;
     let vm = cloud.vm(&["10.0.0.4"], None, Some("nsg"));
     let before = (cloud.sim.get(&vm.id), cloud.sim.get(&vm.interface));
-    cloud.sim.fail("DELETE", "/virtualMachines/", 1, Fault::OperationFailed("Conflict"));
+    cloud.sim.fail("DELETE", "/virtualMachines/", 1, operation_failed("Conflict"));
     assert_eq!(cloud.delete(&vm.id).await.status, 202);
     assert_eq!((cloud.sim.get(&vm.id), cloud.sim.get(&vm.interface)), before);
 }

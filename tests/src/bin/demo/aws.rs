@@ -28,20 +28,20 @@ pub(super) fn tell(story: &mut Story) {
 
 fn lock(story: &mut Story, world: &AwsWorld) {
     story.check("postern assess: the instance is unhealthy, and which rule makes it so", || {
-        let assessed = &world.admin_cli().json(&["assess"])[0];
+        let assessed = &world.admin.cli().json(&["assess"])[0];
         let text = assessed.to_string();
         assert!(text.contains("unhealthy") && text.contains("anyone (0.0.0.0/0)"), "{text}");
-        world.admin_cli().run(&["assess"]).out.lines().nth(1).unwrap_or_default().trim().to_owned()
+        world.admin.cli().run(&["assess"]).out.lines().nth(1).unwrap_or_default().trim().to_owned()
     });
     story.check("postern lockdown --dry-run: every change in words, and what it asks first", || {
-        let planned = world.admin_cli().run(&["lockdown", &world.target(), "--dry-run"]);
+        let planned = world.admin.cli().run(&["lockdown", &world.target(), "--dry-run"]);
         assert!(world.cloud.groups_of_postern().is_empty(), "nothing was touched");
         planned.out.trim().to_owned()
     });
     story.check(
         "postern lockdown --accept cut: the rule is parked, and the port is shut in the cloud too",
         || {
-            let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "cut"]);
+            let locked = world.admin.cli().run(&["lockdown", &world.target(), "--accept", "cut"]);
             assert!(locked.succeeded(), "{locked:?}");
             assert!(world.cloud.rules(&world.group).is_empty() && world.open_sources().is_empty());
             let groups: Vec<String> = world.cloud.groups_of_postern().into_iter().collect();
@@ -56,7 +56,7 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
     story.check("alice asks: active once host and cloud are both open", || {
         world.ec2.forget_calls();
         let start = monotonic();
-        let answer = &world.cli().json(&[
+        let answer = &world.alice.cli().json(&[
             "request",
             &world.target(),
             "--port",
@@ -90,13 +90,13 @@ fn open_and_close(story: &mut Story, world: &AwsWorld) {
                     && world.cloud.interfaces(&world.instance).values().all(|groups| groups.contains(&own))
             };
             let took = wait_until("the sweep to put it right", STEP_TIMEOUT, well);
-            wait_until("the drift to be audited", STEP_TIMEOUT, || world.audited("cloud.drift").len() >= 2);
+            wait_until("the drift to be audited", STEP_TIMEOUT, || world.admin.audited("cloud.drift").len() >= 2);
             format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
         },
     );
     story.check("alice revokes: shut in both layers, and her connection stays", || {
         let connection = world.net.alice.connect(port);
-        world.cli().json(&["revoke", &grant]);
+        world.alice.cli().json(&["revoke", &grant]);
         assert_eq!((world.net.alice.reach(port), world.open_sources().len()), (Reach::Filtered, 0));
         assert!(connection.echoes());
         String::new()
@@ -108,14 +108,14 @@ fn resist(story: &mut Story, world: &mut AwsWorld) {
         "the broker is killed and its store is lost: a new one closes the window it finds, by its tags alone",
         || {
             let request = ["request", &world.target(), "--port", "22", "--for", "1h", "--reason", "deploy"];
-            world.cli().json(&request);
+            world.alice.cli().json(&request);
             assert_eq!(world.open_sources().len(), 1);
             world.broker.process().kill9();
             world.broker.empty_store();
             world.broker.serve();
             let took = wait_until("the window to close", STEP_TIMEOUT, || world.open_sources().is_empty());
             wait_until("the drift to be audited", STEP_TIMEOUT, || {
-                !world.audited("cloud.unknown_window_closed").is_empty()
+                !world.admin.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())
         },
@@ -126,7 +126,7 @@ fn release(story: &mut Story, world: &AwsWorld) {
     story.check(
         "postern release: the rule is back as it was, and nothing of Postern's is left in EC2",
         || {
-            let released = world.admin_cli().run(&["release", &world.target()]);
+            let released = world.admin.cli().run(&["release", &world.target()]);
             assert!(released.succeeded(), "{released:?}");
             let before = RuleSpec::tcp(22, 22, "0.0.0.0/0").described("ssh");
             assert_eq!(world.cloud.rules(&world.group), [before].into());

@@ -33,21 +33,21 @@ pub(super) fn tell(story: &mut Story) {
 
 fn lock(story: &mut Story, world: &AzureWorld) {
     story.check("postern assess: the VM is unhealthy, and which rules of which groups make it so", || {
-        let assessed = world.admin_cli().json(&["assess"])[0].to_string();
+        let assessed = world.admin.cli().json(&["assess"])[0].to_string();
         assert!(assessed.contains("unhealthy") && assessed.contains("nsg-subnet"), "{assessed}");
-        world.admin_cli().run(&["assess"]).out.lines().nth(1).unwrap_or_default().trim().to_owned()
+        world.admin.cli().run(&["assess"]).out.lines().nth(1).unwrap_or_default().trim().to_owned()
     });
     story.check(
         "postern lockdown --dry-run: every change in words; rules that are there win, and that is said",
         || {
-            let planned = world.admin_cli().run(&["lockdown", &world.target(), "--dry-run"]);
+            let planned = world.admin.cli().run(&["lockdown", &world.target(), "--dry-run"]);
             assert!(world.rules("nsg-nic", "postern-").is_empty(), "nothing was touched");
             assert!(planned.out.contains("not locked: rule ssh (priority 1000)"), "{planned:?}");
             planned.out.trim().to_owned()
         },
     );
     story.check("postern lockdown --accept precedence: Postern's rules come first, and the customer's stay as they are", || {
-        let locked = world.admin_cli().run(&["lockdown", &world.target(), "--accept", "precedence"]);
+        let locked = world.admin.cli().run(&["lockdown", &world.target(), "--accept", "precedence"]);
         assert!(locked.succeeded() && !world.is_open(), "{locked:?}");
         world.rules("nsg-nic", "postern-").join(", ")
     });
@@ -84,12 +84,12 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
         }
         let well = || world.is_open() && !world.rules("nsg-subnet", "postern-deny-").is_empty();
         let took = wait_until("the sweep to put it right", STEP_TIMEOUT, well);
-        wait_until("the drift to be audited", STEP_TIMEOUT, || world.audited("cloud.drift").len() >= 2);
+        wait_until("the drift to be audited", STEP_TIMEOUT, || world.admin.audited("cloud.drift").len() >= 2);
         format!("after {:.1} s; a sweep happens every 2 s here", took.as_secs_f64())
     });
     story.check("alice revokes: shut in both layers, and her connection stays", || {
         let connection = world.net.alice.connect(port);
-        world.cli().json(&["revoke", &grant]);
+        world.alice.cli().json(&["revoke", &grant]);
         assert_eq!((world.net.alice.reach(port), world.is_open()), (Reach::Filtered, false));
         assert!(connection.echoes());
         String::new()
@@ -98,7 +98,11 @@ fn open_and_close(story: &mut Story, world: &AzureWorld) {
 
 fn request(world: &AzureWorld) -> serde_json::Value {
     let target = world.target();
-    world.cli().json(&["request", &target, "--port", "22", "--for", "1h", "--reason", "deploy"]).remove(0)
+    world
+        .alice
+        .cli()
+        .json(&["request", &target, "--port", "22", "--for", "1h", "--reason", "deploy"])
+        .remove(0)
 }
 
 fn resist(story: &mut Story, world: &mut AzureWorld) {
@@ -112,7 +116,7 @@ fn resist(story: &mut Story, world: &mut AzureWorld) {
             world.broker.serve();
             let took = wait_until("the window to close", STEP_TIMEOUT, || !world.is_open());
             wait_until("the drift to be audited", STEP_TIMEOUT, || {
-                !world.audited("cloud.unknown_window_closed").is_empty()
+                !world.admin.audited("cloud.unknown_window_closed").is_empty()
             });
             format!("{} ms after its start", took.as_millis())
         },
@@ -123,7 +127,7 @@ fn release(story: &mut Story, world: &AzureWorld) {
     story.check(
         "postern release: nothing of Postern's is left in either group, and the customer's rules are as they were",
         || {
-            let released = world.admin_cli().run(&["release", &world.target()]);
+            let released = world.admin.cli().run(&["release", &world.target()]);
             assert!(released.succeeded() && world.is_open(), "{released:?}");
             let rules = |group: &str| world.azure.arm.rules(&world.azure.lab.nsg_id(group)).join(", ");
             assert_eq!((rules("nsg-subnet").as_str(), rules("nsg-nic").as_str()), ("ssh", "all"));

@@ -14,7 +14,7 @@ use tonic::Code;
 
 use crate::end_of;
 use crate::story::Story;
-use world::{World, all_open, described};
+use world::{HaWorld, all_open, described};
 
 /// The duration of the window whose broker is killed.
 const SHORT: &str = "15s";
@@ -38,7 +38,7 @@ pub(crate) fn tell(story: &mut Story) {
     );
     let begun =
         story.step("they start under one authority; a VM's agent connects through the load balancer", || {
-            let mut world = World::new();
+            let mut world = HaWorld::new();
             let before = world.visits();
             world.protect();
             assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Filtered);
@@ -69,7 +69,7 @@ pub(crate) fn tell(story: &mut Story) {
 }
 
 /// A broker is killed while a window is open. Returns where the agent is then.
-fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
+fn kill(story: &mut Story, world: &mut HaWorld, at: usize) -> Option<usize> {
     story.tell("A broker is killed while a window is open.");
     let (grant, connection) = story.step(&request_command("22", SHORT), || {
         let grant = world.request("22", SHORT);
@@ -113,7 +113,7 @@ fn kill(story: &mut Story, world: &mut World, at: usize) -> Option<usize> {
 }
 
 /// The agent's broker hangs for longer than its membership lasts, and goes on. Returns where the agent is then.
-fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize) -> Option<usize> {
+fn stop(story: &mut Story, world: &mut HaWorld, connection: &Connection, at: usize) -> Option<usize> {
     story.tell("A broker hangs, and wakes up as one that others have replaced.");
     let before = world.visits();
     let watch = world.watch();
@@ -169,7 +169,7 @@ fn stop(story: &mut Story, world: &mut World, connection: &Connection, at: usize
 }
 
 /// The agent's broker is asked to end.
-fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usize) {
+fn drain(story: &mut Story, world: &mut HaWorld, connection: &Connection, at: usize) {
     story.tell("A broker is taken out of service.");
     let watch = world.watch();
     let before = world.visits();
@@ -197,7 +197,7 @@ fn drain(story: &mut Story, world: &mut World, connection: &Connection, at: usiz
 }
 
 /// The primary of Redis is killed, its replica takes over, and it comes back.
-fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
+fn lose_redis(story: &mut Story, world: &mut HaWorld, connection: &Connection) {
     story.tell("Redis is killed: the primary.");
     let watch = world.watch();
     let killed = monotonic();
@@ -259,7 +259,7 @@ fn lose_redis(story: &mut Story, world: &mut World, connection: &Connection) {
 }
 
 /// Verifies that every broker shows the same log, and that it is whole.
-fn audit(story: &mut Story, world: &World) {
+fn audit(story: &mut Story, world: &HaWorld) {
     story.tell("Everything is in one audit log.");
     story.check("postern audit verify, at each broker", || {
         wait_until("every broker to listen", STEP_TIMEOUT, || {
@@ -288,6 +288,6 @@ fn request_command(port: &str, duration: &str) -> String {
 }
 
 /// Builds the same request for a call that does not try again by itself.
-fn request(world: &World, port: &str) -> postern_tests::RequestBuilder {
+fn request(world: &HaWorld, port: &str) -> postern_tests::RequestBuilder {
     a_request().on(VM).port(port).from(world.net.alice.v4()).seconds(600)
 }

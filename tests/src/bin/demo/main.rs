@@ -15,7 +15,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use postern_core::audit::AuditRecord;
 use postern_tests::clock::{monotonic, sleep_until, wait_until};
-use postern_tests::{Reach, STEP_TIMEOUT, TCP, VM, World, ask_for, usual_policy};
+use postern_tests::{HostWorld, Reach, STEP_TIMEOUT, TCP, VM, ask_for, usual_policy};
 use serde_json::Value;
 use story::Story;
 
@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     story.tell("Three hosts on one network: a broker, a VM with a service on port 22, and two people, alice and mallory.");
     if let Some(mut world) =
         story.step("a broker starts, and gives the administrator and alice an identity", || {
-            let world = World::without_agent(usual_policy().named("unused"));
+            let world = HostWorld::without_agent(usual_policy().named("unused"));
             (world, "mutual TLS 1.3, keys of its own authority".to_owned())
         })
     {
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 /// The VM comes under protection.
-fn protect(story: &mut Story, world: &mut World) {
+fn protect(story: &mut Story, world: &mut HostWorld) {
     story.tell("The VM comes under protection.");
     story.check("before: anyone reaches port 22", || {
         assert_eq!((try_22(world, 'a'), try_22(world, 'm')), (Reach::Open, Reach::Open));
@@ -70,13 +70,13 @@ fn protect(story: &mut Story, world: &mut World) {
     story.check("the administrator applies a policy: port 22 is closed unless a grant opens it", || {
         let file = world.dir().join("policy.toml");
         fs::write(&file, POLICY).expect("a file can be written");
-        let cli = world.admin_cli();
+        let cli = world.admin.cli();
         cli.json(&["policy", "apply", "-f", &file.to_string_lossy()]);
         cli.json(&["policy", "delete", "unused"]);
         String::new()
     });
     story.check("the VM's agent enrols with a token that works once, and starts", || {
-        let token = world.admin_cli().json(&["agents", "token", VM]);
+        let token = world.admin.cli().json(&["agents", "token", VM]);
         world.agent.enroll(token[0]["token"].as_str().expect("a token is text"));
         world.agent.run();
         world.admin.wait_in_sync(VM);
@@ -90,7 +90,7 @@ fn protect(story: &mut Story, world: &mut World) {
 }
 
 /// A grant opens the port for its requester, and ends by itself.
-fn open_and_expire(story: &mut Story, world: &World) {
+fn open_and_expire(story: &mut Story, world: &HostWorld) {
     story.tell("alice asks for access.");
     let grant =
         story.step("alice: postern request host:vm-1 --port 22 --for 5s --reason \"fix the disk\"", || {
@@ -138,7 +138,7 @@ fn open_and_expire(story: &mut Story, world: &World) {
 }
 
 /// The agent dies while a window is open.
-fn lose_the_agent(story: &mut Story, world: &mut World) {
+fn lose_the_agent(story: &mut Story, world: &mut HostWorld) {
     story.tell("The agent is killed while a window is open.");
     story.check("the window ends on time with no agent there to close it", || {
         let grant = request(world, "3s", "while the agent dies");
@@ -157,13 +157,13 @@ fn lose_the_agent(story: &mut Story, world: &mut World) {
 }
 
 /// A grant is closed before its end.
-fn revoke(story: &mut Story, world: &World) {
+fn revoke(story: &mut Story, world: &HostWorld) {
     story.tell("alice is done early.");
     story.check("alice revokes her grant: shut at once, and her connection stays", || {
         let grant = request(world, "10m", "done soon");
         let connection = world.net.alice.connect(world.net.vm.tcp(TCP));
         let start = monotonic();
-        world.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
+        world.alice.cli().json(&["revoke", grant["id"].as_str().expect("an id is text")]);
         let described = format!("{} ms for the whole command", start.elapsed().as_millis());
         assert_eq!(try_22(world, 'a'), Reach::Filtered);
         assert!(connection.echoes());
@@ -172,10 +172,10 @@ fn revoke(story: &mut Story, world: &World) {
 }
 
 /// Shows that forbidden actions are refused, and that a protection that is torn down comes back.
-fn refuse_and_resist(story: &mut Story, world: &World) {
+fn refuse_and_resist(story: &mut Story, world: &HostWorld) {
     story.tell("Not everything is allowed.");
     story.check("a port outside the policy is denied, in words", || {
-        let outcome = world.cli().run(&["request", VM, "--port", "3389", "--reason", "curious"]);
+        let outcome = world.alice.cli().run(&["request", VM, "--port", "3389", "--reason", "curious"]);
         assert_eq!(outcome.code, 3, "{}", outcome.err);
         outcome.err.trim().to_owned()
     });
@@ -202,25 +202,25 @@ fn refuse_and_resist(story: &mut Story, world: &World) {
 }
 
 /// Shows that the log records what happened, and that verification finds a changed log.
-fn audit(story: &mut Story, world: &World) {
+fn audit(story: &mut Story, world: &HostWorld) {
     story.tell("Everything is in the audit log.");
     story.check("the log verifies", || {
-        let verified = &world.admin_cli().json(&["audit", "verify"])[0];
+        let verified = &world.admin.cli().json(&["audit", "verify"])[0];
         assert_eq!(verified["sound"], Value::Bool(true), "{verified}");
         format!("{} records, each chained to the one before", verified["records"])
     });
     story.check("a copy in which one word was changed does not, and the line is named", || {
         let copy = world.dir().join("audit.jsonl");
-        let log = world.admin_cli().run(&["--output", "json", "audit", "tail"]).out;
+        let log = world.admin.cli().run(&["--output", "json", "audit", "tail"]).out;
         fs::write(&copy, log.replacen("fix the disk", "fix the dish", 1)).expect("a file can be written");
-        let outcome = world.admin_cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
+        let outcome = world.admin.cli().run(&["audit", "verify", "--file", &copy.to_string_lossy()]);
         assert_eq!(outcome.code, 1, "{}{}", outcome.out, outcome.err);
         outcome.err.trim().to_owned()
     });
 }
 
 /// The VM is released.
-fn leave(story: &mut Story, mut world: World) {
+fn leave(story: &mut Story, mut world: HostWorld) {
     story.tell("The VM is released.");
     story.check("the agent is uninstalled: its table is gone, and port 22 is as it was", || {
         world.agent.process().terminate();
@@ -237,15 +237,15 @@ fn leave(story: &mut Story, mut world: World) {
     });
 }
 
-fn try_22(world: &World, who: char) -> Reach {
+fn try_22(world: &HostWorld, who: char) -> Reach {
     let host = if who == 'a' { &world.net.alice } else { &world.net.mallory };
     host.reach(world.net.vm.tcp(TCP))
 }
 
 /// Asks as alice would, and returns the grant, which is active.
-fn request(world: &World, duration: &str, reason: &str) -> Value {
+fn request(world: &HostWorld, duration: &str, reason: &str) -> Value {
     let answer =
-        &world.cli().json(&["request", VM, "--port", "22", "--for", duration, "--reason", reason])[0];
+        &world.alice.cli().json(&["request", VM, "--port", "22", "--for", duration, "--reason", reason])[0];
     assert_eq!(answer["grant"]["state"], "active", "{answer}");
     answer["grant"].clone()
 }

@@ -40,7 +40,7 @@ fn withstands(
     opening: Vec<u8>,
     batch: impl FnMut(usize) -> Vec<u8> + Send + 'static,
 ) {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice));
     let stranger = Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
     let flooding = world.net.mallory.netns().start(async move {
@@ -111,7 +111,7 @@ fn i10_calls_that_are_wrong_and_reset_by_the_broker_cost_no_memory() {
 
 #[test]
 fn i10_answers_that_are_not_taken_cost_no_memory() {
-    let mut world = World::new();
+    let mut world = HostWorld::new();
     let grant = world.alice.open(&ask_for(&world.net.alice));
     let strangers = from_addresses(&world.broker, &world.net.mallory, &world.net.hub, 20);
     let holding = world.net.mallory.netns().start(async move {

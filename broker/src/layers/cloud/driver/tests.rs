@@ -15,13 +15,13 @@ use crate::testing::captured_log::capture_log;
 
 const VM: &str = "aws:123456789012/eu-central-1/i-0123456789abcdef0";
 
-struct World {
+struct DriverWorld {
     cloud: Arc<FakeCloud>,
     layer: Arc<CloudLayer>,
     target: TargetId,
 }
 
-impl World {
+impl DriverWorld {
     fn new() -> Self {
         let cloud = Arc::new(FakeCloud::default());
         Self { layer: driving(Arc::clone(&cloud) as _), cloud, target: VM.parse().unwrap() }
@@ -95,13 +95,13 @@ fn driving(provider: Arc<dyn Provider>) -> Arc<CloudLayer> {
     )
 }
 
-fn on_vm(world: &World, grant: GrantBuilder) -> Grant {
+fn on_vm(world: &DriverWorld, grant: GrantBuilder) -> Grant {
     grant.on(VM).layers(Layers::Cloud).asked_at(world.layer.clock.now()).build()
 }
 
 #[tokio::test]
 async fn i5_a_window_is_open_once_the_cloud_said_so_and_absent_once_it_is_wanted_no_more() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     assert_eq!(world.observed(&grant), Observed::Unconfirmed, "no round has looked");
     world.want(&[&grant]);
@@ -116,7 +116,7 @@ async fn i5_a_window_is_open_once_the_cloud_said_so_and_absent_once_it_is_wanted
 
 #[tokio::test]
 async fn i2_an_end_needs_no_word_from_the_store() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let (short, long) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
     let ends = Duration::from_secs(1);
     // The store says this once, and nothing afterwards.
@@ -151,7 +151,7 @@ async fn i2_an_end_needs_no_word_from_the_store() {
 
 #[tokio::test]
 async fn i2_what_a_sweep_finds_past_its_end_is_closed_though_the_store_cannot_be_asked() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let (ended, lasting) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
     let now = world.layer.clock.now();
     for mut window in desired_cloud(&world.target, [&ended, &lasting], now) {
@@ -170,7 +170,7 @@ async fn i2_what_a_sweep_finds_past_its_end_is_closed_though_the_store_cannot_be
 
 #[tokio::test]
 async fn i6_however_long_an_outage_lasts_the_next_try_is_half_a_minute_away_at_most() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -188,7 +188,7 @@ async fn i6_however_long_an_outage_lasts_the_next_try_is_half_a_minute_away_at_m
 
 #[tokio::test]
 async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
     world.sweep().await;
@@ -206,7 +206,7 @@ async fn i6_what_is_wanted_or_on_its_way_is_not_absent() {
 
 #[tokio::test]
 async fn a_window_that_is_wanted_no_more_before_a_round_wakes_its_target() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
     world.sweep().await;
@@ -220,7 +220,7 @@ async fn a_window_that_is_wanted_no_more_before_a_round_wakes_its_target() {
 #[tokio::test]
 async fn i6_a_close_is_tried_for_ever_and_alarms_at_the_third_failure() {
     let (alarms, _guard) = capture_log(tracing::Level::ERROR);
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -255,7 +255,7 @@ async fn i6_only_the_typed_not_found_counts_as_closed() {
         (CloudError::Refused { reason: "NotFound".into() }, Observed::Refused { reason: "NotFound".into() }),
         (CloudError::NotFound { target: VM.parse().unwrap() }, Observed::Absent),
     ] {
-        let world = World::new();
+        let world = DriverWorld::new();
         let grant = on_vm(&world, a_grant());
         world.want(&[&grant]);
         world.round().await;
@@ -268,7 +268,7 @@ async fn i6_only_the_typed_not_found_counts_as_closed() {
 
 #[tokio::test]
 async fn i5_a_vm_that_is_gone_refuses_to_open() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.cloud.terminate(&world.target);
     world.want(&[&grant]);
@@ -279,7 +279,7 @@ async fn i5_a_vm_that_is_gone_refuses_to_open() {
 
 #[tokio::test]
 async fn i8_a_lost_answer_is_found_out_by_looking() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
     world.sweep().await;
@@ -295,7 +295,7 @@ async fn i8_a_lost_answer_is_found_out_by_looking() {
 
 #[tokio::test]
 async fn i2_the_first_look_closes_stray_windows_before_it_opens() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let (stray, wanted) = (on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2)));
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
         world.cloud.tamper(window);
@@ -312,10 +312,10 @@ async fn i2_the_first_look_closes_stray_windows_before_it_opens() {
 
 #[tokio::test(start_paused = true)]
 async fn i6_a_call_that_is_never_answered_has_failed() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
-    let World { cloud, layer, target } = world;
+    let DriverWorld { cloud, layer, target } = world;
     cloud.fall_silent();
     for (target, provider) in layer.take_work() {
         tokio::time::timeout(Duration::from_secs(3600), layer.drive(target, provider)).await.unwrap();

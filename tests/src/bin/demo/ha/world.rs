@@ -21,7 +21,7 @@ const SENTINELS: u16 = 1;
 const CONFIRMED: usize = 1;
 
 /// The parts of the story. A part that is dropped first stands first.
-pub(super) struct World {
+pub(super) struct HaWorld {
     pub(super) admin: Client,
     pub(super) agent: Agent,
     pub(super) replicas: Replicas,
@@ -34,7 +34,7 @@ pub(super) struct World {
     dir: TempDir,
 }
 
-impl World {
+impl HaWorld {
     /// Starts all brokers; the VM has no agent yet.
     pub(super) fn new() -> Self {
         let dir = TempDir::with_prefix("postern-").expect("a temporary directory can be made");
@@ -55,9 +55,7 @@ impl World {
     /// The VM comes under protection, by whichever broker the load balancer gives to its agent.
     pub(super) fn protect(&mut self) {
         self.admin.put_policy(usual_policy().wire()).expect("the policy is good");
-        self.agent.enroll(&self.admin.join_token(VM, None).expect("a token can be made"));
-        self.agent.run();
-        self.admin.wait_in_sync(VM);
+        self.agent.join(VM, &self.admin);
     }
 
     /// Asks as alice would, and returns the grant, which is active.

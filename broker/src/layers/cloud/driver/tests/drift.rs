@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn i2_a_sweep_closes_windows_that_the_store_does_not_know_and_records_it() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
         world.cloud.tamper(window);
@@ -21,7 +21,7 @@ async fn i2_a_sweep_closes_windows_that_the_store_does_not_know_and_records_it()
 
 #[tokio::test]
 async fn i5_a_window_that_is_not_open_whole_is_opened_again_and_confirms_nothing_before() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -38,7 +38,7 @@ async fn i5_a_window_that_is_not_open_whole_is_opened_again_and_confirms_nothing
 
 #[tokio::test]
 async fn i6_a_window_of_which_something_is_left_is_not_closed() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -57,7 +57,7 @@ async fn i6_a_window_of_which_something_is_left_is_not_closed() {
 
 #[tokio::test]
 async fn the_ordinary_end_of_a_grant_is_not_recorded() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -69,7 +69,7 @@ async fn the_ordinary_end_of_a_grant_is_not_recorded() {
 
 #[tokio::test]
 async fn a_window_that_another_principal_closed_is_opened_again_and_recorded() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -82,7 +82,7 @@ async fn a_window_that_another_principal_closed_is_opened_again_and_recorded() {
 
 #[tokio::test]
 async fn a_window_that_another_principal_changed_is_repaired_and_recorded() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -97,7 +97,7 @@ async fn a_window_that_another_principal_changed_is_repaired_and_recorded() {
 
 #[tokio::test]
 async fn what_can_be_repaired_is_and_what_lasts_is_recorded_once_and_shown() {
-    let world = World::new();
+    let world = DriverWorld::new();
     world.want(&[]);
     world.cloud.drift(&world.target, "its group was taken off", true);
     world.sweep().await;
@@ -118,7 +118,7 @@ async fn what_can_be_repaired_is_and_what_lasts_is_recorded_once_and_shown() {
 #[tokio::test]
 async fn i6_no_window_counts_as_closed_while_a_rule_that_is_no_window_is_there_and_its_removal_is_recorded_once()
  {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[]);
     world.sweep().await;
@@ -148,7 +148,7 @@ async fn i6_no_window_counts_as_closed_while_a_rule_that_is_no_window_is_there_a
 
 #[tokio::test]
 async fn i8_what_was_done_during_a_sweep_is_newer_than_what_it_saw() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     let before = world.layer.rounds();
@@ -161,7 +161,7 @@ async fn i8_what_was_done_during_a_sweep_is_newer_than_what_it_saw() {
 
 #[tokio::test]
 async fn what_is_left_of_a_target_that_is_gone_is_taken_away() {
-    let world = World::new();
+    let world = DriverWorld::new();
     world.want(&[]);
     let target = world.target.clone();
     let held = None;
@@ -173,7 +173,7 @@ async fn what_is_left_of_a_target_that_is_gone_is_taken_away() {
 
 #[tokio::test]
 async fn a_region_that_cannot_be_swept_is_recorded_once_and_its_state_is_kept() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -187,7 +187,7 @@ async fn a_region_that_cannot_be_swept_is_recorded_once_and_its_state_is_kept() 
 
 #[tokio::test]
 async fn i6_the_third_failure_in_a_row_is_recorded_with_the_stuck_windows() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -204,7 +204,7 @@ async fn i6_the_third_failure_in_a_row_is_recorded_with_the_stuck_windows() {
 
 #[tokio::test]
 async fn a_lockdown_and_a_round_take_turns() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.cloud.unlock(&world.target);
     world.want(&[&grant]);
@@ -225,7 +225,7 @@ async fn a_lockdown_and_a_round_take_turns() {
 
 #[tokio::test]
 async fn i8_a_target_that_another_broker_had_is_looked_at_before_anything_is_believed() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;

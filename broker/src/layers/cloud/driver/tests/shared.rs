@@ -8,23 +8,23 @@ use crate::clock::boottime;
 use crate::cluster::Cluster;
 
 /// A driver beside another broker, with the lease of the target.
-async fn beside_another() -> (World, Arc<FakePeer>) {
+async fn beside_another() -> (DriverWorld, Arc<FakePeer>) {
     let (cloud, another) = (Arc::new(FakeCloud::default()), Arc::new(FakePeer::default()));
     let cluster = Cluster::of(Arc::clone(&another) as _);
     cluster.leases.believe_from(boottime());
     let clock = Clock::start(jiff::Timestamp::UNIX_EPOCH);
     let providers = BTreeMap::from([(CloudKind::Aws, Arc::clone(&cloud) as Arc<dyn Provider>)]);
     let layer = CloudLayer::new(providers, clock, Arc::default(), Arc::clone(&cluster.leases));
-    let world = World { cloud, layer, target: VM.parse().unwrap() };
+    let world = DriverWorld { cloud, layer, target: VM.parse().unwrap() };
     hold(&world, Claim::Free).await;
     (world, another)
 }
 
-async fn hold(world: &World, claim: Claim) -> bool {
+async fn hold(world: &DriverWorld, claim: Claim) -> bool {
     world.layer.leases.hold(&world.target, claim).await.unwrap().is_some()
 }
 
-fn lose(world: &World) {
+fn lose(world: &DriverWorld) {
     world.layer.leases.found_lost(&world.target);
 }
 

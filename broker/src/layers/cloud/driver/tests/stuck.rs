@@ -4,7 +4,7 @@ use super::*;
 
 #[tokio::test]
 async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -21,7 +21,7 @@ async fn i2_a_repair_that_is_refused_does_not_keep_a_window_open() {
 
 #[tokio::test]
 async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grants = [on_vm(&world, a_grant()), on_vm(&world, a_grant().number(2))];
     world.want(&[&grants[0], &grants[1]]);
     world.round().await;
@@ -34,7 +34,7 @@ async fn i2_a_close_that_is_refused_does_not_keep_another_window_open() {
 #[tokio::test]
 async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
     let (alarms, _guard) = capture_log(tracing::Level::ERROR);
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -58,7 +58,7 @@ async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
 
 #[tokio::test]
 async fn i8_an_old_sighting_makes_the_driver_look_and_is_not_believed() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -77,7 +77,7 @@ async fn i8_an_old_sighting_makes_the_driver_look_and_is_not_believed() {
 
 #[tokio::test]
 async fn i6_a_sweep_that_sees_nothing_of_a_target_does_not_count_as_a_close() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     world.want(&[&grant]);
     world.round().await;
@@ -92,7 +92,7 @@ async fn i6_a_sweep_that_sees_nothing_of_a_target_does_not_count_as_a_close() {
 
 #[tokio::test]
 async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open() {
-    let world = World::new();
+    let world = DriverWorld::new();
     world.want(&[]);
     world.cloud.drift(&world.target, "it is not shut", false);
     world.sweep().await;
@@ -105,7 +105,7 @@ async fn after_a_lockdown_the_target_is_looked_at_though_nothing_is_to_be_open()
 
 #[tokio::test]
 async fn i6_an_alarm_counts_also_windows_of_unknown_grants() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
         world.cloud.tamper(window);
@@ -122,7 +122,7 @@ async fn i6_an_alarm_counts_also_windows_of_unknown_grants() {
 
 #[tokio::test]
 async fn a_lockdown_and_a_round_never_overlap_and_what_is_wanted_meanwhile_opens_afterwards() {
-    let world = World::new();
+    let world = DriverWorld::new();
     let grant = on_vm(&world, a_grant());
     let begun = world.layer.begin_exclusive(&world.target);
     assert!(begun, "no round works on it");
@@ -160,7 +160,7 @@ async fn i6_a_store_that_fails_does_not_stop_a_close_and_gets_its_record_later()
 
     use crate::signals::rounds::Task;
     use crate::testing::reporter;
-    let world = World::new();
+    let world = DriverWorld::new();
     let stray = on_vm(&world, a_grant());
     for window in desired_cloud(&world.target, [&stray], stray.requested_at) {
         world.cloud.tamper(window);

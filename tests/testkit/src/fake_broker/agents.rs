@@ -1,14 +1,22 @@
-//! The services of agents and targets: one agent, on host:web-1.
+//! The services of agents and targets: one agent, on [`TARGET`]. A session goes to the test.
 
+use postern_pki::authority::AGENT_LIFETIME;
+use postern_pki::identity::SpiffeId;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_server::AgentService;
 use postern_proto::v1::target_service_server::TargetService;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::services::{Answers, Services};
+use super::script::TARGET;
+use super::services::Services;
+use super::session::AgentSession;
+use super::shared::lock;
+use crate::clock::wall;
 
 fn an_agent(status: v1::AgentStatus) -> v1::Agent {
-    v1::Agent { target: "host:web-1".to_owned(), status: status.into(), ..v1::Agent::default() }
+    v1::Agent { target: TARGET.to_owned(), status: status.into(), ..v1::Agent::default() }
 }
 
 fn a_target() -> v1::Target {
@@ -18,7 +26,7 @@ fn a_target() -> v1::Target {
         ..v1::TargetLayer::default()
     };
     v1::Target {
-        id: "host:web-1".to_owned(),
+        id: TARGET.to_owned(),
         mode: v1::Mode::Enforce.into(),
         layers: vec![layer],
         ..v1::Target::default()
@@ -32,26 +40,34 @@ impl AgentService for Services {
         &self,
         request: Request<v1::CreateJoinTokenRequest>,
     ) -> Result<Response<v1::CreateJoinTokenResponse>, Status> {
-        self.let_in()?;
         let v1::CreateJoinTokenRequest { target, valid_for } = request.into_inner();
         let token = format!("postern1.{target}.{}", valid_for.unwrap_or_default().seconds);
         let expires_at = Some(prost_types::Timestamp { seconds: 1_748_779_200, nanos: 0 });
         Ok(Response::new(v1::CreateJoinTokenResponse { token, expires_at }))
     }
 
-    async fn enroll(&self, _: Request<v1::EnrollRequest>) -> Result<Response<v1::EnrollResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn enroll(
+        &self,
+        request: Request<v1::EnrollRequest>,
+    ) -> Result<Response<v1::EnrollResponse>, Status> {
+        let v1::EnrollRequest { token, csr } = request.into_inner();
+        if !lock(&self.0.tokens).remove(&token) {
+            return Err(Status::permission_denied("the token is not known or was used before"));
+        }
+        let (certificates, roots) = (self.sign(&csr)?, self.0.authority.roots());
+        Ok(Response::new(v1::EnrollResponse { certificates, roots, target: TARGET.to_owned() }))
     }
 
-    async fn renew(&self, _: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        Err(Status::unimplemented(""))
+    async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
+        *lock(&self.0.renewals) += 1;
+        let (certificates, roots) = (self.sign(&request.into_inner().csr)?, self.0.authority.roots());
+        Ok(Response::new(v1::RenewResponse { certificates, roots }))
     }
 
     async fn list_agents(
         &self,
         _: Request<v1::ListAgentsRequest>,
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
-        self.let_in()?;
         let agents = vec![an_agent(v1::AgentStatus::Online)];
         Ok(Response::new(v1::ListAgentsResponse { agents, next_page_token: String::new() }))
     }
@@ -60,17 +76,27 @@ impl AgentService for Services {
         &self,
         _: Request<v1::BanAgentRequest>,
     ) -> Result<Response<v1::BanAgentResponse>, Status> {
-        self.let_in()?;
         Ok(Response::new(v1::BanAgentResponse { agent: Some(an_agent(v1::AgentStatus::Banned)) }))
     }
 
-    type SessionStream = Answers<v1::SessionResponse>;
+    type SessionStream = UnboundedReceiverStream<Result<v1::SessionResponse, Status>>;
 
     async fn session(
         &self,
-        _: Request<Streaming<v1::SessionRequest>>,
+        request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        Err(Status::unimplemented(""))
+        let (outgoing, responses) = mpsc::unbounded_channel();
+        let session = AgentSession::begin(request.into_inner(), outgoing).await?;
+        self.0.sessions.send(session).map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(UnboundedReceiverStream::new(responses)))
+    }
+}
+
+impl Services {
+    fn sign(&self, csr: &[u8]) -> Result<Vec<Vec<u8>>, Status> {
+        let identity = SpiffeId::Agent(TARGET.parse().expect("the target is one"));
+        let issued = self.0.authority.issue(csr, &identity, AGENT_LIFETIME, wall());
+        Ok(issued.map_err(|error| Status::invalid_argument(error.to_string()))?.chain)
     }
 }
 
@@ -80,7 +106,6 @@ impl TargetService for Services {
         &self,
         _: Request<v1::ListTargetsRequest>,
     ) -> Result<Response<v1::ListTargetsResponse>, Status> {
-        self.let_in()?;
         Ok(Response::new(v1::ListTargetsResponse {
             targets: vec![a_target()],
             next_page_token: String::new(),
@@ -91,7 +116,6 @@ impl TargetService for Services {
         &self,
         _: Request<v1::GetTargetRequest>,
     ) -> Result<Response<v1::GetTargetResponse>, Status> {
-        self.let_in()?;
         Ok(Response::new(v1::GetTargetResponse { target: Some(a_target()) }))
     }
 
@@ -99,8 +123,7 @@ impl TargetService for Services {
         &self,
         request: Request<v1::AssessTargetsRequest>,
     ) -> Result<Response<v1::AssessTargetsResponse>, Status> {
-        self.let_in()?;
-        let mut script = self.0.lock().unwrap();
+        let mut script = self.0.script();
         script.assessments.push(request.into_inner());
         Ok(Response::new(script.assessment_report.clone()))
     }
@@ -109,8 +132,7 @@ impl TargetService for Services {
         &self,
         request: Request<v1::LockdownTargetsRequest>,
     ) -> Result<Response<v1::LockdownTargetsResponse>, Status> {
-        self.let_in()?;
-        let mut script = self.0.lock().unwrap();
+        let mut script = self.0.script();
         script.lockdowns.push(request.into_inner());
         Ok(Response::new(v1::LockdownTargetsResponse { results: script.results.clone() }))
     }
@@ -119,8 +141,7 @@ impl TargetService for Services {
         &self,
         request: Request<v1::ReleaseTargetsRequest>,
     ) -> Result<Response<v1::ReleaseTargetsResponse>, Status> {
-        self.let_in()?;
-        let mut script = self.0.lock().unwrap();
+        let mut script = self.0.script();
         script.releases.push(request.into_inner());
         Ok(Response::new(v1::ReleaseTargetsResponse { results: script.results.clone() }))
     }

@@ -1,0 +1,34 @@
+//! The state of a fake broker, which its services share with the test.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use postern_pki::authority::Authority;
+use tokio::sync::mpsc;
+
+use super::rpc::RpcCall;
+use super::script::Script;
+use super::session::AgentSession;
+use crate::faults::FaultPlan;
+
+/// The parts of a broker that its services use.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) authority: Authority,
+    pub(super) script: Mutex<Script>,
+    pub(super) faults: FaultPlan<RpcCall>,
+    pub(super) tokens: Mutex<HashSet<String>>,
+    pub(super) renewals: Mutex<u32>,
+    pub(super) sessions: mpsc::UnboundedSender<AgentSession>,
+}
+
+impl Shared {
+    pub(super) fn script(&self) -> MutexGuard<'_, Script> {
+        lock(&self.script)
+    }
+}
+
+/// Locks a part, also after a test has failed while it held the lock.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
