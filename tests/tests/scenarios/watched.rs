@@ -4,13 +4,12 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
 use postern_broker::telemetry::{ALL, MetricKind};
 use postern_core::Role;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Cli, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
+use postern_tests::{Broker, Cli, FakeTime, Host, Net, STEP_TIMEOUT, VM, World, ask_for, usual_policy};
 use tempfile::TempDir;
 
 /// The setting with which a broker serves metrics where every host reaches them.
@@ -89,11 +88,13 @@ fn a_broker_at_work_shows_every_metric_of_the_table_and_what_it_did() {
 #[test]
 fn no_task_of_an_idle_broker_needs_attention() {
     let mut world = World::without_agent(usual_policy());
+    let clock = FakeTime::passing(world.dir());
     world.broker.configure(METRICS);
+    world.broker.live_by(&clock);
     world.broker.restart();
     let admin = Cli::new(&world.net.alice, world.broker.url(), world.admin.identity());
     // No task counts as overdue within half a minute: every task with a shorter period has to have gone round since.
-    std::thread::sleep(Duration::from_secs(35));
+    clock.pass(35, || false);
     let checked = admin.run(&["status", "--check"]);
     assert!(checked.succeeded() && checked.out.contains("nothing needs attention"), "{checked:?}");
     let status = admin.json(&["status"]).remove(0);
