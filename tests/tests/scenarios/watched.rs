@@ -18,10 +18,15 @@ const METRICS: &str = "metrics_listen = \"0.0.0.0:9464\"\n";
 /// Gets an answer of the broker's metrics port.
 fn get(broker: &Host, from: &Host, path: &str) -> (u16, String) {
     let url = format!("http://{}:9464{path}", broker.v4());
-    from.netns().run(async move {
-        let answer = reqwest::get(url).await.expect("the port answers");
-        (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
-    })
+    from.netns().run(fetch(url))
+}
+
+/// Fetches an answer over plain HTTP. The client reads no certificates, which would be most of what the call costs.
+pub(crate) async fn fetch(url: String) -> (u16, String) {
+    let client =
+        reqwest::Client::builder().tls_built_in_root_certs(false).build().expect("a client can be made");
+    let answer = client.get(url).send().await.expect("the port answers");
+    (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
 }
 
 fn packaging(file: &str) -> PathBuf {
