@@ -11,6 +11,10 @@ pub fn monotonic() -> Instant {
     Instant::now()
 }
 
+/// The bounds of a pause between two looks, which is a tenth of the time that has passed. Most looks ask a program, and take the
+/// processor from what is waited for.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+
 /// Calls `ready` again and again until it returns true, and returns how long that took.
 ///
 /// # Panics
@@ -19,7 +23,7 @@ pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) 
     let start = monotonic();
     while !ready() {
         assert!(start.elapsed() < limit, "waited {limit:?} for {what} without success");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep((start.elapsed() / 10).clamp(PAUSES.0, PAUSES.1));
     }
     start.elapsed()
 }
