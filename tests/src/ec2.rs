@@ -7,22 +7,24 @@ mod cloud;
 mod edits;
 mod iam;
 mod meter;
+mod moto;
 mod protocol;
 mod proxy;
 mod semantics;
 mod world;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::clock::{STEP_TIMEOUT, monotonic, wait_until};
+use crate::clock::{STEP_TIMEOUT, wait_until};
 use crate::net::Host;
-use crate::netns::{Netns, tied};
-use crate::process::Process;
+use crate::netns::Netns;
 pub use accounts::{ACCOUNT, OTHER_ACCOUNT, REGION};
 pub use cloud::{Cloud, RuleSpec, Snapshot};
 pub use edits::Edit;
+use moto::Moto;
+pub use moto::python;
 pub use postern_testkit::{CrashPoint, When};
 pub use protocol::Call;
 use proxy::Proxy;
@@ -42,7 +44,7 @@ pub struct Ec2 {
     netns: Netns,
     proxy: Arc<Proxy>,
     #[allow(dead_code, reason = "it ends when this is dropped")]
-    moto: Process,
+    moto: Moto,
 }
 
 impl Ec2 {
@@ -51,16 +53,8 @@ impl Ec2 {
     /// # Panics
     /// moto is not installed, or does not come up.
     pub fn start(host: &Host, dir: &Path) -> Self {
-        let mut command = tied(moto_server());
-        let (address, port) = MOTO.split_once(':').expect("an address and a port");
-        command.args(["-H", address, "-p", port]);
-        let moto = Process::start("moto", host.netns(), command, &dir.join("moto.log"));
         let netns = host.netns().clone();
-        let start = monotonic();
-        while netns.run(tokio::net::TcpStream::connect(MOTO)).is_err() {
-            assert!(start.elapsed() < Duration::from_secs(60), "moto does not listen:\n{}", moto.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let moto = Moto::start(&netns, MOTO, dir);
         let proxy = Proxy::start(&netns, PROXY, MOTO);
         Self { netns, proxy, moto }
     }
@@ -174,26 +168,4 @@ impl Ec2 {
     pub fn go_on(&self) {
         self.proxy.faults().halt_at(None);
     }
-}
-
-/// The Python of the server's virtual environment.
-///
-/// # Panics
-/// It is not there.
-pub fn python() -> PathBuf {
-    moto_server().with_file_name("python")
-}
-
-/// The server's program, from the virtual environment that `make install-deps` makes.
-fn moto_server() -> PathBuf {
-    let path = std::env::var_os("POSTERN_MOTO").map_or_else(
-        || {
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-            let home = || PathBuf::from(std::env::var_os("HOME").unwrap_or_default()).join(".cache");
-            cache.unwrap_or_else(home).join("postern-moto-5.2.5/bin/moto_server")
-        },
-        PathBuf::from,
-    );
-    assert!(path.is_file(), "{} is missing: run `make install-deps` first", path.display());
-    path
 }

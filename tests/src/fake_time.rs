@@ -4,6 +4,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread::sleep;
+use std::time::Duration;
+
+/// The number of seconds that pass in a true one, where a test lets time pass. It leaves a process on a busy machine the time for
+/// what it does in each of them.
+const PACE: u32 = 5;
 
 /// The offset of the clocks of one process, or of several that share it.
 #[derive(Debug, Clone)]
@@ -49,6 +55,25 @@ impl FakeTime {
         let next = self.offset.with_extension("next");
         fs::write(&next, format!("{seconds:+}\n")).expect("a file can be written");
         fs::rename(&next, &self.offset).expect("a file can be renamed");
+    }
+
+    /// Lets up to so many seconds pass faster than they do, one by one, until `is_over`. What waits for each of them, goes on in
+    /// its turn, as it would not if the clock jumped.
+    pub fn pass(&self, seconds: i64, mut is_over: impl FnMut() -> bool) {
+        let begin = self.seconds();
+        for passed in 1..=seconds {
+            if is_over() {
+                break;
+            }
+            self.step(begin + passed);
+            sleep(Duration::from_secs(1) / PACE);
+        }
+    }
+
+    /// Returns how many seconds the clocks are off the true time.
+    fn seconds(&self) -> i64 {
+        let text = fs::read_to_string(&self.offset).expect("the file can be read");
+        text.trim().parse().expect("the file has a number of seconds")
     }
 
     /// Makes a command live by this clock.

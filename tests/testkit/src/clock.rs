@@ -7,9 +7,10 @@ pub use postern_runtime::clock::wall;
 
 /// The time within which a program must do what a test waits for.
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(20);
-/// The pause between two looks at a condition.
-const POLL_INTERVAL: Duration = Duration::from_millis(10);
-/// The same within one process, where a look costs nothing.
+/// The bounds of a pause between two looks at a condition, which is a tenth of the time that has passed. Most looks ask a program, and
+/// take the processor from what is waited for.
+const POLL_INTERVALS: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(100));
+/// The pause within one process, where a look costs nothing.
 const TASK_POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Returns the time on a clock that does not step.
@@ -26,7 +27,7 @@ pub fn wait_until(what: &str, limit: Duration, mut ready: impl FnMut() -> bool) 
     let start = monotonic();
     while !ready() {
         assert!(start.elapsed() < limit, "waited {limit:?} for {what} without success");
-        std::thread::sleep(POLL_INTERVAL);
+        std::thread::sleep((start.elapsed() / 10).clamp(POLL_INTERVALS.0, POLL_INTERVALS.1));
     }
     start.elapsed()
 }

@@ -12,6 +12,8 @@ use postern_tests::clock::wait_until;
 use postern_tests::{Broker, Cli, FakeTime, Net, Outcome, STEP_TIMEOUT};
 use tempfile::TempDir;
 
+use crate::watched::fetch;
+
 const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 /// The moment half an hour before the first intermediate ends.
@@ -126,10 +128,7 @@ impl Walk {
     /// Gets an answer of the broker's metrics port.
     fn get(&self, path: &str) -> (u16, String) {
         let url = format!("http://{METRICS}{path}");
-        self.world.net.hub.netns().run(async move {
-            let answer = reqwest::get(url).await.expect("the port answers");
-            (answer.status().as_u16(), answer.text().await.expect("an answer is text"))
-        })
+        self.world.net.hub.netns().run(fetch(url))
     }
 
     /// Runs `postern-broker` with these arguments.
