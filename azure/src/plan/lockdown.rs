@@ -48,11 +48,19 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
         // Where a rule was noted to be moved, Postern's rules come first.
         draft.put_back();
         let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
-        draft.shut(&locked, |draft, ports, family| {
+        let shut = draft.shut(&locked, |draft, ports, family| {
             // If no priority is free behind them, the lockdown was planned with Postern's rules first.
             let before = || draft.open_to(ports).first().map_or(MAX_PRIORITY, |rule| rule.priority);
             draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))
-        })?;
+        });
+        if shut.is_err() && moving.is_empty() {
+            // None is free before them either: the lockdown was to move them, and stopped before it noted the first.
+            let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+            draft.put_back();
+            writes.extend(draft.lock(&locked, true)?);
+            continue;
+        }
+        shut?;
         for rule in moving {
             draft.move_behind(&rule)?;
         }

@@ -203,6 +203,23 @@ fn i6_where_there_is_no_room_a_rule_is_moved_with_a_note_and_comes_back() {
 }
 
 #[test]
+fn i8_a_lockdown_that_stopped_before_it_noted_a_rule_to_move_goes_on() {
+    let everything = |name, priority| rule(name, priority, true, "*", "*", "*");
+    let groups: Groups =
+        [group("nsg-nic", vec![]), group("nsg-subnet", vec![everything("first", 100), everything("last", 4096)])]
+            .into();
+    let subject = Subject::new(4, &groups);
+    let writes = subject.lock(&groups, &ssh_and_rdp(), true).unwrap();
+    for stop in 1..writes.len() {
+        let stopped = apply(&groups, &writes[..stop]);
+        let resumed = apply(&stopped, &resume(&subject.view(&stopped), &Priorities::default()).unwrap());
+        assert!(!subject.admits(&resumed, "8.8.8.8", 22), "after {stop} of {writes:?}");
+        assert!(subject.view(&resumed).is_locked() && subject.view(&resumed).unmoved().is_empty());
+        assert_eq!(apply(&resumed, &subject.release(&resumed).unwrap()), groups);
+    }
+}
+
+#[test]
 fn a_rule_does_not_pass_one_that_says_otherwise() {
     let groups =
         with(vec![rule("ssh", 100, true, "*", "*", "22"), rule("no", 200, false, "10.0.0.0/8", "*", "*")]);
