@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 
+/// The index that has every record of its kind, for a kind that is read in pages. A database that orders its keys needs no
+/// entries for it.
+pub const ALL: &str = "all";
+
 /// The names of the indexes in which a record is.
 ///
 /// A store keeps them beside the record, so that a change of the record takes it out of those in which it is no longer. A

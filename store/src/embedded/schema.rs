@@ -49,8 +49,8 @@ const MIGRATIONS: [&str; 3] = [
         version INTEGER NOT NULL,
         indexes TEXT NOT NULL,
         body TEXT,
-        UNIQUE (kind, key)
-    );
+        PRIMARY KEY (kind, key)
+    ) WITHOUT ROWID;
     CREATE TABLE entries (
         kind TEXT NOT NULL,
         name TEXT NOT NULL,
@@ -95,7 +95,7 @@ fn make_documents(db: &Connection) -> Result<(), StoreError> {
         let grant: GrantId = text(2)?.parse().map_err(|source| corrupt("request", source))?;
         let key = RequestKey::new(&principal, &text(1)?).to_string();
         let sql = "INSERT INTO documents VALUES ('requests', ?1, 1, '', ?2)";
-        execute(db, sql, params![key, to_body(&RequestRecord { grant })?])
+        execute(db, sql, params![key, to_body(&RequestRecord { grant })?]).map(drop)
     })?;
     rows(db, "SELECT id, body FROM grants", [], |row| {
         let text = |at| row.get::<_, String>(at).map_err(unavailable);

@@ -3,9 +3,9 @@
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::rows::unavailable;
-use crate::batch::Write;
+use crate::batch::{Expect, Write};
 use crate::error::StoreError;
-use crate::indexes::Indexes;
+use crate::indexes::{ALL, Indexes};
 use crate::kind::Version;
 
 /// A document as the database has it; a deleted one may have left its version.
@@ -20,13 +20,23 @@ struct Before {
 /// # Errors
 /// A conflict, if the write's expectation does not hold.
 pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, StoreError> {
+    let kind = write.kind.name;
+    if let (Expect::Absent, Some(put)) = (write.expect, &write.put) {
+        // The usual write of a new record takes one statement to find out that there is none.
+        let sql =
+            "INSERT OR IGNORE INTO documents (kind, key, version, indexes, body) VALUES (?1, ?2, 1, ?3, ?4)";
+        if execute(connection, sql, params![kind, write.key, put.indexes.to_text(), put.body])? == 1 {
+            put.indexes.names().try_for_each(|index| enter(connection, kind, index, &write.key))?;
+            return Ok(1);
+        }
+    }
     let before = before(connection, write)?;
     let found = before.as_ref().filter(|before| before.is_there).map(|before| before.version);
     let last = before.as_ref().map_or(0, |before| before.version);
     let Some(version) = write.version_after(found, last) else {
         return Err(StoreError::Conflict { what: write.subject.clone() });
     };
-    let (kind, none) = (write.kind.name, Indexes::default());
+    let none = Indexes::default();
     let body = write.put.as_ref().map(|put| put.body.as_str());
     let old = before.as_ref().map_or(&none, |before| &before.indexes);
     let new = write.put.as_ref().map_or(&none, |put| &put.indexes);
@@ -40,7 +50,7 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, S
         };
         execute(connection, sql, params![kind, write.key, version, new.to_text(), body])?;
     }
-    for index in old.without(new) {
+    for index in old.without(new).filter(|index| *index != ALL) {
         let sql = "DELETE FROM entries WHERE kind = ?1 AND name = ?2 AND key = ?3";
         execute(connection, sql, params![kind, index, write.key])?;
     }
@@ -50,10 +60,13 @@ pub(super) fn apply(connection: &Connection, write: &Write) -> Result<Version, S
     Ok(version)
 }
 
-/// Puts a document into an index.
+/// Puts a document into an index. The documents themselves are in the order of [`ALL`].
 pub(super) fn enter(connection: &Connection, kind: &str, index: &str, key: &str) -> Result<(), StoreError> {
+    if index == ALL {
+        return Ok(());
+    }
     let sql = "INSERT OR IGNORE INTO entries (kind, name, key) VALUES (?1, ?2, ?3)";
-    execute(connection, sql, params![kind, index, key])
+    execute(connection, sql, params![kind, index, key]).map(drop)
 }
 
 fn before(connection: &Connection, write: &Write) -> Result<Option<Before>, StoreError> {
@@ -66,15 +79,11 @@ fn before(connection: &Connection, write: &Write) -> Result<Option<Before>, Stor
     row.optional().map_err(unavailable)
 }
 
-/// Runs a statement.
+/// Runs a statement, and returns the number of rows that it changed.
 pub(super) fn execute(
     connection: &Connection,
     sql: &str,
     values: impl rusqlite::Params,
-) -> Result<(), StoreError> {
-    connection
-        .prepare_cached(sql)
-        .and_then(|mut statement| statement.execute(values))
-        .map(drop)
-        .map_err(unavailable)
+) -> Result<usize, StoreError> {
+    connection.prepare_cached(sql).and_then(|mut statement| statement.execute(values)).map_err(unavailable)
 }

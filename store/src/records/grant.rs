@@ -8,14 +8,12 @@ use crate::batch::Expect;
 use crate::coordination::Lease;
 use crate::durable::Durable;
 use crate::error::StoreError;
-use crate::indexes::Indexes;
+use crate::indexes::{ALL, Indexes};
 use crate::kind::Kind;
 use crate::record::{Record, Versioned};
 use crate::store::Store;
 use crate::transaction::Transaction;
 
-/// The index of every grant.
-const ALL: &str = "all";
 /// The index of the grants that are not in a final state, and the family of the same by target.
 pub(crate) const OPEN: &str = "open";
 /// The words of the states in which a grant is in [`OPEN`].
