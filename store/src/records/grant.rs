@@ -40,9 +40,9 @@ impl Record for Grant {
     fn indexes(&self) -> Indexes {
         let is_open = !self.state.is_final();
         let indexes =
-            Indexes::default().and(ALL).and(of_principal(&self.principal.name)).and_if(is_open, OPEN);
+            Indexes::default().and(ALL).and(&of_principal(&self.principal.name)).and_if(is_open, OPEN);
         self.targets().into_iter().fold(indexes, |indexes, target| {
-            indexes.and(on_target(target)).and_if(is_open, open_on_target(target))
+            indexes.and(&on_target(target)).and_if(is_open, &open_on_target(target))
         })
     }
 
@@ -182,7 +182,11 @@ mod tests {
 
     #[test]
     fn a_grant_is_in_the_open_indexes_until_it_is_over() {
-        let names = |grant: &Grant| grant.indexes().names().map(str::to_owned).collect::<Vec<_>>();
+        let names = |grant: &Grant| {
+            let mut names: Vec<String> = grant.indexes().names().map(str::to_owned).collect();
+            names.sort_unstable();
+            names
+        };
         let grant = a_grant().and_on("host:vm-2").build();
         let (all, on) = (["all", "of:alice"], ["on:host:vm-1", "on:host:vm-2"]);
         let open = ["open", "open:host:vm-1", "open:host:vm-2"];

@@ -139,7 +139,7 @@ impl Documents {
         let before = self.by_key.get(&place);
         let found = before.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
         let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
-            return Err(StoreError::Conflict { what: write.subject });
+            return Err(StoreError::Conflict { what: write.subject() });
         };
         let present = write.put.map(|put| (Document::from_text(version, put.body), put.indexes));
         if present.is_none() && !write.kind.keeps_versions {
