@@ -23,7 +23,7 @@ use crate::record::Record;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CachedKind {
     pub(super) kind: Kind,
-    /// The index in which the cached documents are. It leads a family: a document in the index `open:x` is in `open`, too.
+    /// The index in which the cached documents are. It leads a family: a document in the index `x open` is in `open`, too.
     /// None: every document is cached.
     index: Option<&'static str>,
     parse: fn(Document) -> Result<Document, StoreError>,
@@ -43,7 +43,7 @@ impl CachedKind {
     /// Reports whether every document of an index is cached.
     fn covers(&self, name: &str) -> bool {
         self.index.is_none_or(|index| {
-            name.strip_prefix(index).is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+            name.strip_suffix(index).is_some_and(|rest| rest.is_empty() || rest.ends_with(' '))
         })
     }
 
@@ -258,10 +258,10 @@ mod tests {
         follow(&cache, all.put_policy(policy.clone(), Expect::Any));
         let (first, second) = (one.id.to_string(), both.id.to_string());
         let range = |index| cache.range(Grant::KIND, Range::all(index));
-        assert!(range("on:host:vm-1").is_none() && range("opened").is_none() && range("all").is_none());
+        assert!(range("on:host:vm-1").is_none() && range("reopen").is_none() && range("all").is_none());
         assert_eq!(keys(range("open")), [first.clone(), second.clone()]);
-        assert_eq!(keys(range("open:host:vm-2")), [second.as_str()]);
-        let newest = Range { order: Order::Descending, limit: 1, ..Range::all("open:host:vm-1") };
+        assert_eq!(keys(range("on:host:vm-2 open")), [second.as_str()]);
+        let newest = Range { order: Order::Descending, limit: 1, ..Range::all("on:host:vm-1 open") };
         assert_eq!(keys(cache.range(Grant::KIND, newest)), [second.as_str()]);
         let older = Range { before: Some(&second), ..Range::all("open") };
         assert_eq!(keys(cache.range(Grant::KIND, older)), [first.as_str()]);
@@ -270,7 +270,7 @@ mod tests {
         let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();
         follow(&cache, Transaction::default().put_grant(closed, Expect::Any).delete_policy(&policy.name));
         assert_eq!(keys(range("open")), [first.as_str()]);
-        assert!(keys(range("open:host:vm-2")).is_empty());
+        assert!(keys(range("on:host:vm-2 open")).is_empty());
         assert!(cache.get(Grant::KIND, &second).is_none(), "the database has it");
         assert!(matches!(cache.get(Policy::KIND, "usual"), Some(None)), "there is none anywhere");
         assert!(cache.list(Policy::KIND).unwrap().is_empty());
