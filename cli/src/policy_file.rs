@@ -102,7 +102,7 @@ struct PortEntry {
     #[serde(skip_serializing_if = "Option::is_none")]
     protocol: Option<Protocols>,
     sources: Vec<AllowedSource>,
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "WidestPrefix::is_default")]
     widest: WidestPrefix,
     max_duration: Span,
 }
@@ -119,10 +119,6 @@ enum Protocols {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 struct Span(Duration);
-
-fn is_default(widest: &WidestPrefix) -> bool {
-    *widest == WidestPrefix::default()
-}
 
 fn enforce() -> Mode {
     Mode::Enforce

@@ -45,7 +45,7 @@ pub struct PortRule {
     /// The allowed sources; a request's source must lie within one of them.
     pub sources: Vec<AllowedSource>,
     /// The most addresses that one principal may have open at once through `*`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "WidestPrefix::is_default")]
     pub widest: WidestPrefix,
     /// The longest grant, [`Policy::MIN_DURATION`] to [`Policy::MAX_DURATION`].
     pub max_duration: Duration,

@@ -2,8 +2,6 @@
 //!
 //! Every backend passes the suite in `testing/conformance.rs`. Many tasks may call its methods at once.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use postern_core::audit::Head;
 
@@ -29,19 +27,19 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// # Errors
     /// Here and in every other read: the database failed.
-    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError>;
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError>;
 
     /// Returns the document with this key, or that there is none, once that is as durable as an answered batch.
     ///
     /// # Errors
     /// It may be lost with the server that has it.
-    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError>;
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError>;
 
     /// Returns every document of a kind, in the order of the keys' text.
-    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError>;
+    async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError>;
 
     /// Returns the documents in a range of an index.
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError>;
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError>;
 
     /// Returns the documents that a snapshot asks for, read at one instant, once they are as durable as an answered batch.
     ///
@@ -116,9 +114,9 @@ pub struct SnapshotQuery<'a> {
 #[derive(Debug)]
 pub struct Snapshot {
     /// The documents of the index, in the order of their keys.
-    pub indexed: Vec<Arc<Document>>,
+    pub indexed: Vec<Document>,
     /// The documents of the whole kind, in the order of their keys.
-    pub whole: Vec<Arc<Document>>,
+    pub whole: Vec<Document>,
     /// The number of the last audit record at that instant.
     pub seq: u64,
 }

@@ -30,7 +30,7 @@ impl Batch {
 
     /// Names the first record that the batch writes, for an error.
     pub(crate) fn subject(&self) -> String {
-        self.writes.first().map_or_else(|| "the audit log".to_owned(), |write| write.subject.clone())
+        self.writes.first().map_or_else(|| "the audit log".to_owned(), Write::subject)
     }
 }
 
@@ -44,7 +44,14 @@ pub struct Requirement {
     /// The condition.
     pub expect: Expect,
     /// The record's name, for an error.
-    pub subject: String,
+    pub(crate) subject: fn(&str) -> String,
+}
+
+impl Requirement {
+    /// Names the record, for an error.
+    pub fn subject(&self) -> String {
+        (self.subject)(&self.key)
+    }
 }
 
 /// A write of one record.
@@ -56,13 +63,18 @@ pub struct Write {
     pub key: String,
     /// The condition on the record before the write.
     pub expect: Expect,
-    /// The record's name, for an error.
-    pub subject: String,
+    /// Names the record with this key, for an error.
+    pub(crate) subject: fn(&str) -> String,
     /// The content. None deletes the record, and conflicts if there is none.
     pub put: Option<Put>,
 }
 
 impl Write {
+    /// Names the record, for an error.
+    pub fn subject(&self) -> String {
+        (self.subject)(&self.key)
+    }
+
     /// Returns the version of the record after this write, for a record that has this version before it.
     ///
     /// `found` is none if there is no such record. `last` is the version of the record before it was deleted, if it was.

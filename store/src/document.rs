@@ -9,11 +9,9 @@ use crate::error::StoreError;
 use crate::kind::Version;
 use crate::record::{Record, Versioned};
 
-/// A record of a kind that the backend does not know.
+/// A record of a kind that the backend does not know. Cheap to clone if a cache has it.
 #[derive(Debug, Clone)]
 pub struct Document {
-    /// The text of the key.
-    pub key: String,
     /// The version.
     pub version: Version,
     content: Content,
@@ -29,13 +27,13 @@ enum Content {
 
 impl Document {
     /// Makes a document of a text that a store keeps.
-    pub fn from_text(key: String, version: Version, body: String) -> Self {
-        Self { key, version, content: Content::Text(body) }
+    pub fn from_text(version: Version, body: String) -> Self {
+        Self { version, content: Content::Text(body) }
     }
 
     /// Makes a document of a record.
-    pub(crate) fn of_record(key: String, version: Version, record: Arc<dyn Any + Send + Sync>) -> Self {
-        Self { key, version, content: Content::Record(record) }
+    pub(crate) fn of_record(version: Version, record: Arc<dyn Any + Send + Sync>) -> Self {
+        Self { version, content: Content::Record(record) }
     }
 
     /// Returns the record.

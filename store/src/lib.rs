@@ -58,7 +58,7 @@ pub use coordination::{Coordination, Lease};
 pub use document::Document;
 pub use durable::Durable;
 pub use error::{MigrationError, StoreError};
-pub use indexes::Indexes;
+pub use indexes::{ALL, Indexes};
 pub use kind::{Kind, Part, Version};
 pub use record::{Record, Versioned};
 pub use records::agent::{AgentRecord, Ban};

@@ -122,6 +122,6 @@ impl<T> Durable<T> {
     }
 }
 
-fn versioned<R: Record>(documents: &[Arc<Document>]) -> Result<Vec<Versioned<R>>, StoreError> {
+fn versioned<R: Record>(documents: &[Document]) -> Result<Vec<Versioned<R>>, StoreError> {
     documents.iter().map(|document| document.versioned()).collect()
 }

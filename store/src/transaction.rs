@@ -33,7 +33,7 @@ struct Draft {
     kind: Kind,
     key: String,
     expect: Expect,
-    subject: String,
+    subject: fn(&str) -> String,
     put: Option<Arc<dyn AnyRecord>>,
 }
 
@@ -99,8 +99,7 @@ impl Transaction {
 }
 
 fn draft<R: Record>(key: &R::Key, expect: Expect) -> Draft {
-    let key = key.to_string();
-    Draft { kind: R::KIND, expect, subject: R::subject(&key), key, put: None }
+    Draft { kind: R::KIND, key: key.to_string(), expect, subject: R::subject, put: None }
 }
 
 impl Draft {

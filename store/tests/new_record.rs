@@ -35,7 +35,7 @@ impl Record for Badge {
     type Key = u32;
 
     fn indexes(&self) -> Indexes {
-        Indexes::default().and(format!("in:{}", self.drawer)).and_if(self.text.is_empty(), "blank")
+        Indexes::default().and(&format!("in:{}", self.drawer)).and_if(self.text.is_empty(), "blank")
     }
 }
 

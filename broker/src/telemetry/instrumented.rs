@@ -37,19 +37,19 @@ impl Backend for InstrumentedStore {
         Ok(head)
     }
 
-    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
         read(self.backend.get(kind, key)).await
     }
 
-    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         read(self.backend.get_durable(kind, key)).await
     }
 
-    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
         read(self.backend.list(kind)).await
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
         read(self.backend.range(kind, range)).await
     }
 

@@ -97,6 +97,11 @@ impl Default for WidestPrefix {
 }
 
 impl WidestPrefix {
+    /// Reports whether these are the lengths of a rule that names none.
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
     /// Returns the wider of two, family by family.
     pub(super) fn max(self, other: Self) -> Self {
         Self { ipv4: self.ipv4.min(other.ipv4), ipv6: self.ipv6.min(other.ipv6) }

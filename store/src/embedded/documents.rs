@@ -1,58 +1,86 @@
 //! Documents and indexes, as the readers find them in the database.
 
-use std::sync::Arc;
-
 use rusqlite::{Connection, Params, Row, params};
 
+use super::cache::CachedDocument;
 use super::rows::{corrupt, unavailable};
 use crate::backend::{Order, Range};
 use crate::document::Document;
 use crate::error::StoreError;
-use crate::indexes::Indexes;
+use crate::indexes::{ALL, Indexes};
 use crate::kind::Kind;
 
+/// Returns the primary key of a document.
+pub(super) fn place(kind: &str, key: &str) -> String {
+    format!("{kind}/{key}")
+}
+
+/// Returns the primary key of a document's entry in an index.
+pub(super) fn entry(kind: &str, index: &str, key: &str) -> String {
+    format!("{kind}/{index}\n{key}")
+}
+
+/// Returns the bounds of the places of a kind. Both are excluded: no key is empty.
+pub(super) fn bounds(kind: &str) -> (String, String) {
+    // The slash comes before the zero.
+    (place(kind, ""), format!("{kind}0"))
+}
+
 /// Returns the document with this key.
-pub(super) fn get(db: &Connection, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
-    let sql = "SELECT key, version, body FROM documents WHERE kind = ?1 AND key = ?2 AND body IS NOT NULL";
-    Ok(rows(db, sql, params![kind.name, key], |row| shared(row, kind))?.pop())
+pub(super) fn get(db: &Connection, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
+    let sql = "SELECT version, body FROM documents WHERE place = ?1 AND body IS NOT NULL";
+    Ok(rows(db, sql, [place(kind.name, key)], |row| document(row, kind))?.pop())
 }
 
 /// Returns every document of a kind.
-pub(super) fn list(db: &Connection, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
-    let sql = "SELECT key, version, body FROM documents WHERE kind = ?1 AND body IS NOT NULL ORDER BY key";
-    rows(db, sql, params![kind.name], |row| shared(row, kind))
+pub(super) fn list(db: &Connection, kind: Kind) -> Result<Vec<Document>, StoreError> {
+    range(db, kind, Range::all(ALL))
 }
 
 /// Returns the documents in a range of an index.
-pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
-    let before = if range.before.is_some() { "AND entries.key < ?3" } else { "AND ?3 IS NULL" };
+pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
     let order = match range.order {
         Order::Ascending => "ASC",
         Order::Descending => "DESC",
     };
-    // SQLite keeps the order of a cross join: it walks the index, and stops at the limit.
-    let sql = format!(
-        "SELECT entries.key, version, body FROM entries CROSS JOIN documents USING (kind, key) \
-         WHERE entries.kind = ?1 AND entries.name = ?2 {before} ORDER BY entries.key {order} LIMIT ?4"
-    );
-    rows(db, &sql, params![kind.name, range.index, range.before, range.limit()], |row| shared(row, kind))
+    if range.index == ALL {
+        let (from, end) = bounds(kind.name);
+        let to = range.before.map_or(end, |before| place(kind.name, before));
+        let sql = format!(
+            "SELECT version, body FROM documents WHERE place > ?1 AND place < ?2 AND body IS NOT NULL \
+             ORDER BY place {order} LIMIT ?3"
+        );
+        return rows(db, &sql, params![from, to, range.limit()], |row| document(row, kind));
+    }
+    let from = entry(kind.name, range.index, "");
+    let to = match range.before {
+        Some(before) => entry(kind.name, range.index, before),
+        // The vertical tab comes after the line break.
+        None => format!("{}/{}\u{b}", kind.name, range.index),
+    };
+    let sql = format!("SELECT version, body {IN_INDEX} ORDER BY entry {order} LIMIT ?5");
+    let (of_kind, key_at) = (place(kind.name, ""), from.chars().count() + 1);
+    rows(db, &sql, params![from, to, of_kind, key_at, range.limit()], |row| document(row, kind))
 }
 
-/// Returns every document of a kind, each with its indexes.
-pub(super) fn with_indexes(db: &Connection, kind: Kind) -> Result<Vec<(Document, Indexes)>, StoreError> {
-    let sql = "SELECT key, version, body, indexes FROM documents WHERE kind = ?1 AND body IS NOT NULL";
-    rows(db, sql, params![kind.name], |row| indexed(row, kind))
+/// The documents of the entries between two bounds. SQLite keeps the order of a cross join: it walks the index.
+const IN_INDEX: &str = "FROM entries CROSS JOIN documents ON place = ?3 || substr(entry, ?4) \
+                        WHERE entry > ?1 AND entry < ?2";
+
+/// Returns every document of a kind, each with its key and its indexes.
+pub(super) fn with_indexes(db: &Connection, kind: Kind) -> Result<Vec<CachedDocument>, StoreError> {
+    let ((from, to), of_kind) = (bounds(kind.name), place(kind.name, ""));
+    let sql = "SELECT version, body, substr(place, ?3), indexes FROM documents \
+               WHERE place > ?1 AND place < ?2 AND body IS NOT NULL";
+    rows(db, sql, params![from, to, of_kind.chars().count() + 1], |row| cached(row, kind))
 }
 
-/// Returns every document of an index, each with its indexes.
-pub(super) fn of_index(
-    db: &Connection,
-    kind: Kind,
-    index: &str,
-) -> Result<Vec<(Document, Indexes)>, StoreError> {
-    let sql = "SELECT key, version, body, indexes FROM entries CROSS JOIN documents USING (kind, key) \
-               WHERE entries.kind = ?1 AND entries.name = ?2";
-    rows(db, sql, params![kind.name, index], |row| indexed(row, kind))
+/// Returns every document of an index, each with its key and its indexes.
+pub(super) fn of_index(db: &Connection, kind: Kind, index: &str) -> Result<Vec<CachedDocument>, StoreError> {
+    let (from, to) = (entry(kind.name, index, ""), format!("{}/{index}\u{b}", kind.name));
+    let sql = format!("SELECT version, body, substr(entry, ?4), indexes {IN_INDEX}");
+    let key_at = from.chars().count() + 1;
+    rows(db, &sql, params![from, to, place(kind.name, ""), key_at], |row| cached(row, kind))
 }
 
 /// Returns each row that a query finds.
@@ -71,18 +99,15 @@ pub(super) fn rows<T>(
     Ok(found)
 }
 
-fn shared(row: &Row<'_>, kind: Kind) -> Result<Arc<Document>, StoreError> {
-    document(row, kind).map(Arc::new)
-}
-
-fn indexed(row: &Row<'_>, kind: Kind) -> Result<(Document, Indexes), StoreError> {
-    let indexes: String = row.get(3).map_err(unavailable)?;
-    Ok((document(row, kind)?, Indexes::from_text(&indexes)))
+fn cached(row: &Row<'_>, kind: Kind) -> Result<CachedDocument, StoreError> {
+    let (key, indexes): (String, String) =
+        (row.get(2).map_err(unavailable)?, row.get(3).map_err(unavailable)?);
+    let (document, indexes) = (document(row, kind)?, Indexes::from_text(indexes));
+    Ok(CachedDocument { key: key.into(), document, indexes })
 }
 
 fn document(row: &Row<'_>, kind: Kind) -> Result<Document, StoreError> {
-    let body = row.get_ref(2).map_err(unavailable)?.as_str();
+    let body = row.get_ref(1).map_err(unavailable)?.as_str();
     let body = body.map_err(|source| corrupt(kind.noun, source))?.to_owned();
-    let (key, version) = (row.get(0).map_err(unavailable)?, row.get(1).map_err(unavailable)?);
-    Ok(Document::from_text(key, version, body))
+    Ok(Document::from_text(row.get(0).map_err(unavailable)?, body))
 }

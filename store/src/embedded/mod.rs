@@ -83,26 +83,26 @@ impl Backend for Embedded {
         self.writer.commit(batch).await
     }
 
-    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
         if let Some(cached) = self.cache.get(kind, key) {
             return Ok(cached);
         }
         self.readers.one(|db| documents::get(db, kind, key))
     }
 
-    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         // A reader sees a commit only after it is on the disk.
         self.get(kind, key).await.map(Durable::new)
     }
 
-    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
         if let Some(cached) = self.cache.list(kind) {
             return Ok(cached);
         }
         self.readers.read(move |db| documents::list(db, kind)).await
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
         if let Some(cached) = self.cache.range(kind, range) {
             return Ok(cached);
         }

@@ -3,7 +3,7 @@
 use postern_core::{Grant, GrantId, PrincipalKey};
 use rusqlite::{Connection, params};
 
-use super::documents::rows;
+use super::documents::{place, rows};
 use super::rows::{corrupt, from_body, unavailable};
 use super::writes::{enter, execute};
 use crate::body::to_body;
@@ -43,24 +43,19 @@ const MIGRATIONS: [&str; 3] = [
 ",
     "CREATE TABLE marks (name TEXT PRIMARY KEY, text TEXT NOT NULL) WITHOUT ROWID;",
     "
+    -- A place is a kind, a slash and a key.
     CREATE TABLE documents (
-        kind TEXT NOT NULL,
-        key TEXT NOT NULL,
+        place TEXT PRIMARY KEY,
         version INTEGER NOT NULL,
         indexes TEXT NOT NULL,
-        body TEXT,
-        UNIQUE (kind, key)
-    );
-    CREATE TABLE entries (
-        kind TEXT NOT NULL,
-        name TEXT NOT NULL,
-        key TEXT NOT NULL,
-        PRIMARY KEY (kind, name, key)
+        body TEXT
     ) WITHOUT ROWID;
-    INSERT INTO documents SELECT 'agents', target, version, '', body FROM agents;
-    INSERT INTO documents SELECT 'grants', id, version, '', body FROM grants;
-    INSERT INTO documents SELECT 'policies', name, version, '', body FROM policies;
-    INSERT INTO documents SELECT 'tokens', lower(hex(hash)), 1, '', body FROM tokens;
+    -- An entry is a kind, a slash, the name of an index, a line break and a key.
+    CREATE TABLE entries (entry TEXT PRIMARY KEY) WITHOUT ROWID;
+    INSERT INTO documents SELECT 'agents/' || target, version, '', body FROM agents;
+    INSERT INTO documents SELECT 'grants/' || id, version, '', body FROM grants;
+    INSERT INTO documents SELECT 'policies/' || name, version, '', body FROM policies;
+    INSERT INTO documents SELECT 'tokens/' || lower(hex(hash)), 1, '', body FROM tokens;
 ",
 ];
 
@@ -94,14 +89,14 @@ fn make_documents(db: &Connection) -> Result<(), StoreError> {
         let principal: PrincipalKey = text(0)?.parse().map_err(|source| corrupt("request", source))?;
         let grant: GrantId = text(2)?.parse().map_err(|source| corrupt("request", source))?;
         let key = RequestKey::new(&principal, &text(1)?).to_string();
-        let sql = "INSERT INTO documents VALUES ('requests', ?1, 1, '', ?2)";
-        execute(db, sql, params![key, to_body(&RequestRecord { grant })?])
+        let sql = "INSERT INTO documents VALUES (?1, 1, '', ?2)";
+        execute(db, sql, params![place("requests", &key), to_body(&RequestRecord { grant })?]).map(drop)
     })?;
     rows(db, "SELECT id, body FROM grants", [], |row| {
         let text = |at| row.get::<_, String>(at).map_err(unavailable);
         let (id, indexes) = (text(0)?, from_body::<Grant>("grant", &text(1)?)?.indexes());
-        let sql = "UPDATE documents SET indexes = ?2 WHERE kind = 'grants' AND key = ?1";
-        execute(db, sql, params![id, indexes.to_text()])?;
+        let sql = "UPDATE documents SET indexes = ?2 WHERE place = ?1";
+        execute(db, sql, params![place("grants", &id), indexes.text()])?;
         indexes.names().try_for_each(|index| enter(db, "grants", index, &id))
     })?;
     let old = "DROP TABLE grants; DROP TABLE grant_targets; DROP TABLE requests; DROP TABLE policies;

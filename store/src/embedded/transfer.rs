@@ -7,7 +7,7 @@ use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::database::{Lock, audit_lines, connect, read_head};
-use super::documents::rows;
+use super::documents::{bounds, place, rows};
 use super::rows::unavailable;
 use super::writes;
 use crate::error::{MigrationError, StoreError};
@@ -55,22 +55,31 @@ fn mark(db: &Connection, name: &str) -> Result<Option<String>, StoreError> {
 
 fn counts(db: &Connection) -> Result<Counts, StoreError> {
     let lines = db.query_row("SELECT COUNT(*) FROM audit", [], |row| row.get(0)).map_err(unavailable)?;
-    let sql = "SELECT kind, COUNT(*) FROM documents GROUP BY kind";
+    let sql = "SELECT substr(place, 1, instr(place, '/') - 1) AS kind, COUNT(*) FROM documents GROUP BY kind";
     let kinds = rows(db, sql, [], |row| {
         Ok((Part::Records(row.get(0).map_err(unavailable)?), row.get(1).map_err(unavailable)?))
     })?;
     Ok(kinds.into_iter().chain([(Part::Audit, lines)]).collect())
 }
 
-/// Returns the documents of a kind after `from`, as they are kept.
+/// Returns the documents of a kind after the key `from`, as they are kept.
 fn documents(db: &Connection, kind: &str, from: &str) -> Result<Vec<Item>, StoreError> {
-    let sql = "SELECT key, version, body, indexes FROM documents WHERE kind = ?1 AND key > ?2 ORDER BY key LIMIT ?3";
-    let item = |row: &rusqlite::Row<'_>| {
-        let indexes = Indexes::from_text(row.get_ref(3)?.as_str()?);
-        let (key, version, body) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(Item::Document { kind: kind.to_owned(), key, version, body, indexes })
-    };
-    rows(db, sql, params![kind, from, PAGE], |row| item(row).map_err(unavailable))
+    let sql = "SELECT substr(place, ?4), version, body, indexes FROM documents \
+               WHERE place > ?1 AND place < ?2 ORDER BY place LIMIT ?3";
+    let ((before, to), from) = (bounds(kind), place(kind, from));
+    rows(db, sql, params![from, to, PAGE, before.chars().count() + 1], |row| {
+        let item = || {
+            let (key, version, body, indexes) = (row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok(Item::Document {
+                kind: kind.to_owned(),
+                key,
+                version,
+                body,
+                indexes: Indexes::from_text(indexes),
+            })
+        };
+        item().map_err(unavailable)
+    })
 }
 
 fn keep(db: &Connection, item: Item) -> Result<(), StoreError> {
@@ -83,8 +92,9 @@ fn keep(db: &Connection, item: Item) -> Result<(), StoreError> {
     match item {
         Item::Audit { seq, line } => put("INSERT INTO audit (seq, line) VALUES (?1, ?2)", &[&seq, &line]),
         Item::Document { kind, key, version, body, indexes } => {
-            let sql = "INSERT OR REPLACE INTO documents (kind, key, version, indexes, body) VALUES (?1, ?2, ?3, ?4, ?5)";
-            put(sql, &[&kind, &key, &version, &indexes.to_text(), &body])?;
+            let sql =
+                "INSERT OR REPLACE INTO documents (place, version, indexes, body) VALUES (?1, ?2, ?3, ?4)";
+            put(sql, &[&place(&kind, &key), &version, &indexes.text(), &body])?;
             indexes.names().try_for_each(|index| writes::enter(db, &kind, index, &key))
         }
     }

@@ -22,7 +22,7 @@ pub(super) fn index(kind: &str, key: &str, indexes: &Indexes) -> Vec<Command> {
     let mut commands: Vec<Command> =
         indexes.names().map(|name| command(["ZADD", &format!("index:{kind}:{name}"), "0", key])).collect();
     if !commands.is_empty() {
-        commands.push(command(["HSET", &format!("indexed:{kind}"), key, &indexes.to_text()]));
+        commands.push(command(["HSET", &format!("indexed:{kind}"), key, indexes.text()]));
     }
     commands
 }

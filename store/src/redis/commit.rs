@@ -51,7 +51,7 @@ struct WireWrite<'a> {
     /// Set if the event of the commit names the document.
     announced: bool,
     /// The names of the indexes, one a line.
-    indexes: String,
+    indexes: &'a str,
     targets: &'a [String],
 }
 
@@ -118,7 +118,7 @@ impl<'a> WireWrite<'a> {
             body: put.map_or("", |put| &put.body),
             keep: write.kind.keeps_versions,
             announced: write.kind.is_announced,
-            indexes: put.map(|put| put.indexes.to_text()).unwrap_or_default(),
+            indexes: put.map_or("", |put| put.indexes.text()),
             targets: put.map_or(&[], |put| &put.targets),
         }
     }

@@ -127,7 +127,7 @@ impl Redis {
         range: Range<'_>,
         whole: Option<Kind>,
         lease: Option<&Lease>,
-    ) -> Result<(Head, Vec<Arc<Document>>, Vec<Arc<Document>>), StoreError> {
+    ) -> Result<(Head, Vec<Document>, Vec<Document>), StoreError> {
         let mut script = self.range_script.key(&self.server.prefix);
         script.arg(kind.name).arg(range.index);
         script.arg(range.before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
@@ -148,35 +148,36 @@ impl Redis {
             Ok((HeadReply::parse(&head)?, indexed, all))
         };
         let (reply, indexed, all) = self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
-        let present = pairs(kind, indexed)?;
-        if present.iter().any(Option::is_none) {
+        let missing = || {
             let what = format!("index of {}", kind.name);
-            return Err(corrupt(&what, message(&format!("a {} in it is not there", kind.noun))));
-        }
+            corrupt(&what, message(&format!("a {} in it is not there", kind.noun)))
+        };
+        let indexed = pairs(kind, indexed)?.into_iter().map(|(_, document)| document.ok_or_else(missing));
+        let indexed = indexed.collect::<Result<_, StoreError>>()?;
         let all = whole.map_or(Ok(Vec::new()), |kind| in_order(kind, all))?;
-        Ok((reply.head, present.into_iter().flatten().collect(), all))
+        Ok((reply.head, indexed, all))
     }
 }
 
 /// Reads alternating keys and documents; none for a deleted one.
-fn pairs(kind: Kind, texts: Vec<String>) -> Result<Vec<Option<Arc<Document>>>, StoreError> {
+fn pairs(kind: Kind, texts: Vec<String>) -> Result<Vec<(String, Option<Document>)>, StoreError> {
     let (mut texts, mut documents) = (texts.into_iter(), Vec::new());
     while let (Some(key), Some(text)) = (texts.next(), texts.next()) {
-        documents.push(document(kind, key, &text)?);
+        documents.push((key, document(kind, &text)?));
     }
     Ok(documents)
 }
 
 /// Reads the alternating keys and documents of a hash, which has no order.
-fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Arc<Document>>, StoreError> {
-    let mut documents: Vec<Arc<Document>> = pairs(kind, texts)?.into_iter().flatten().collect();
-    documents.sort_by(|a, b| a.key.cmp(&b.key));
-    Ok(documents)
+fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Document>, StoreError> {
+    let mut documents = pairs(kind, texts)?;
+    documents.sort_by(|(one, _), (other, _)| one.cmp(other));
+    Ok(documents.into_iter().filter_map(|(_, document)| document).collect())
 }
 
-fn document(kind: Kind, key: String, text: &str) -> Result<Option<Arc<Document>>, StoreError> {
+fn document(kind: Kind, text: &str) -> Result<Option<Document>, StoreError> {
     let (version, body) = parse_document(kind.noun, text)?;
-    Ok((!body.is_empty()).then(|| Arc::new(Document::from_text(key, version, body.to_owned()))))
+    Ok((!body.is_empty()).then(|| Document::from_text(version, body.to_owned())))
 }
 
 #[async_trait]
@@ -185,28 +186,28 @@ impl Backend for Redis {
         self.writer.commit(batch).await
     }
 
-    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
         let mut get = redis::cmd("HGET");
         get.arg(self.server.key(kind.name)).arg(key);
         let text: Option<String> = get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        text.map_or(Ok(None), |text| document(kind, key.to_owned(), &text))
+        text.map_or(Ok(None), |text| document(kind, &text))
     }
 
-    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         // At one instant: the log up to this head has every change of the record that was read.
         let (head, text) = self.server.head_and(&mut self.reader.clone(), Some((kind.name, key))).await?;
         self.writer.confirmed(head).await?;
-        let found = text.map_or(Ok(None), |text| document(kind, key.to_owned(), &text))?;
+        let found = text.map_or(Ok(None), |text| document(kind, &text))?;
         Ok(Durable::new(found))
     }
 
-    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
         let mut get = redis::cmd("HGETALL");
         get.arg(self.server.key(kind.name));
         in_order(kind, get.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?)
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
         Ok(self.read_range(kind, range, None, None).await?.1)
     }
 

@@ -141,7 +141,7 @@ impl Transfer {
         for ((key, text), indexes) in pairs.into_iter().zip(indexes) {
             let (version, body) = parse_document(kind, &text)?;
             let body = Some(body.to_owned()).filter(|body| !body.is_empty());
-            let indexes = Indexes::from_text(&indexes.unwrap_or_default());
+            let indexes = Indexes::from_text(indexes.unwrap_or_default());
             items.push(Item::Document { kind: kind.to_owned(), key, version, body, indexes });
         }
         Ok(Page { items, next: Some(next).filter(|next| next != "0") })

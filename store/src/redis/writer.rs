@@ -52,7 +52,7 @@ use super::confirmed::{CONFIRM_TIMEOUT, Confirmation, ConfirmedHead};
 use super::error::{failed, message, redis_failed};
 use super::membership::{Membership, ended, lost};
 use super::server::Server;
-use crate::batch::Batch;
+use crate::batch::{Batch, Requirement, Write};
 use crate::error::StoreError;
 
 /// The most transactions in a group.
@@ -226,13 +226,13 @@ impl Committer {
                 }
                 Ok(Outcome::Conflict { transaction, write }) if transaction < group.len() => {
                     let job = group.remove(transaction);
-                    let what = job.batch.writes.get(write).map(|write| write.subject.clone());
+                    let what = job.batch.writes.get(write).map(Write::subject);
                     let what = what.unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
                 Ok(Outcome::Unmet { transaction, requirement }) if transaction < group.len() => {
                     let job = group.remove(transaction);
-                    let what = job.batch.requires.get(requirement).map(|required| required.subject.clone());
+                    let what = job.batch.requires.get(requirement).map(Requirement::subject);
                     let what = what.unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }

@@ -49,7 +49,7 @@ struct Documents {
 #[derive(Debug, Clone)]
 struct Kept {
     version: Version,
-    present: Option<(Arc<Document>, Indexes)>,
+    present: Option<(Document, Indexes)>,
 }
 
 /// A fault of the next commit.
@@ -124,10 +124,10 @@ impl Documents {
         }
         let mut next = self.clone();
         for requirement in batch.requires {
-            let kept = next.by_key.get(&(requirement.kind.name, requirement.key));
+            let kept = next.by_key.get(&(requirement.kind.name, requirement.key.clone()));
             let found = kept.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
             if !requirement.expect.holds(found) {
-                return Err(StoreError::Conflict { what: requirement.subject });
+                return Err(StoreError::Conflict { what: requirement.subject() });
             }
         }
         for write in batch.writes {
@@ -146,10 +146,9 @@ impl Documents {
         let before = self.by_key.get(&place);
         let found = before.filter(|kept| kept.present.is_some()).map(|kept| kept.version);
         let Some(version) = write.version_after(found, before.map_or(0, |kept| kept.version)) else {
-            return Err(StoreError::Conflict { what: write.subject });
+            return Err(StoreError::Conflict { what: write.subject() });
         };
-        let present =
-            write.put.map(|put| (Arc::new(Document::from_text(write.key, version, put.body)), put.indexes));
+        let present = write.put.map(|put| (Document::from_text(version, put.body), put.indexes));
         if present.is_none() && !write.kind.keeps_versions {
             self.by_key.remove(&place);
         } else {
@@ -158,28 +157,28 @@ impl Documents {
         Ok(())
     }
 
-    fn of_kind(&self, kind: Kind) -> impl DoubleEndedIterator<Item = &(Arc<Document>, Indexes)> {
-        self.by_key
-            .range((kind.name, String::new())..)
-            .take_while(move |((name, _), _)| *name == kind.name)
-            .filter_map(|(_, kept)| kept.present.as_ref())
-            .collect::<Vec<_>>()
-            .into_iter()
+    /// Returns the documents of a kind, each with its key and its indexes, in the order of the keys.
+    fn of_kind(&self, kind: Kind) -> impl Iterator<Item = (&str, &(Document, Indexes))> {
+        let from = self.by_key.range((kind.name, String::new())..);
+        let of_kind = from.take_while(move |((name, _), _)| *name == kind.name);
+        of_kind.filter_map(|((_, key), kept)| Some((key.as_str(), kept.present.as_ref()?)))
     }
 
-    fn list(&self, kind: Kind) -> Vec<Arc<Document>> {
-        self.of_kind(kind).map(|(document, _)| Arc::clone(document)).collect()
+    fn list(&self, kind: Kind) -> Vec<Document> {
+        self.of_kind(kind).map(|(_, (document, _))| document.clone()).collect()
     }
 
-    fn range(&self, kind: Kind, range: Range<'_>) -> Vec<Arc<Document>> {
-        let is_wanted = |(document, indexes): &&(Arc<Document>, Indexes)| {
-            indexes.contains(range.index) && range.before.is_none_or(|before| *document.key < *before)
+    fn range(&self, kind: Kind, range: Range<'_>) -> Vec<Document> {
+        let is_wanted = |key: &str, indexes: &Indexes| {
+            indexes.contains(range.index) && range.before.is_none_or(|before| key < before)
         };
-        let found = self.of_kind(kind).filter(is_wanted).map(|(document, _)| Arc::clone(document));
-        match range.order {
-            Order::Ascending => found.take(range.limit).collect(),
-            Order::Descending => found.rev().take(range.limit).collect(),
+        let found = self.of_kind(kind).filter(|(key, (_, indexes))| is_wanted(key, indexes));
+        let mut found: Vec<Document> = found.map(|(_, (document, _))| document.clone()).collect();
+        if range.order == Order::Descending {
+            found.reverse();
         }
+        found.truncate(range.limit);
+        found
     }
 }
 
@@ -202,22 +201,22 @@ impl Backend for MemoryBackend {
         }
     }
 
-    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Arc<Document>>, StoreError> {
+    async fn get(&self, kind: Kind, key: &str) -> Result<Option<Document>, StoreError> {
         let inner = self.lock();
         let kept = inner.state.by_key.get(&(kind.name, key.to_owned()));
-        Ok(kept.and_then(|kept| kept.present.as_ref()).map(|(document, _)| Arc::clone(document)))
+        Ok(kept.and_then(|kept| kept.present.as_ref()).map(|(document, _)| document.clone()))
     }
 
-    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Arc<Document>>>, StoreError> {
+    async fn get_durable(&self, kind: Kind, key: &str) -> Result<Durable<Option<Document>>, StoreError> {
         let found = self.get(kind, key).await?;
         if self.lock().unconfirmed { Err(lost()) } else { Ok(Durable::new(found)) }
     }
 
-    async fn list(&self, kind: Kind) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
         Ok(self.lock().state.list(kind))
     }
 
-    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Arc<Document>>, StoreError> {
+    async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
         Ok(self.lock().state.range(kind, range))
     }
 

@@ -97,7 +97,7 @@ fn pattern(world: &HostWorld) -> Grant {
     {
         let database = rusqlite::Connection::open(world.broker.database()).unwrap();
         let body: String = database
-            .query_row("SELECT body FROM documents WHERE kind = 'grants' LIMIT 1", [], |row| row.get(0))
+            .query_row("SELECT body FROM documents WHERE place GLOB 'grants/*' LIMIT 1", [], |row| row.get(0))
             .unwrap();
         serde_json::from_str(&body).unwrap()
     }

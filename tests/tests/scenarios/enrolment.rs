@@ -119,8 +119,7 @@ fn let_certificate_end(world: &HostWorld) -> jiff::Timestamp {
 fn remember_as_newest(world: &mut HostWorld, ended: jiff::Timestamp) {
     world.broker.process().terminate();
     let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-    let sql =
-        "UPDATE documents SET body = json_set(body, '$.certificate_not_after', ?1) WHERE kind = 'agents'";
+    let sql = "UPDATE documents SET body = json_set(body, '$.certificate_not_after', ?1) WHERE place GLOB 'agents/*'";
     assert_eq!(database.execute(sql, [ended.to_string()]).unwrap(), 1);
     database.close().unwrap();
     world.broker.serve();

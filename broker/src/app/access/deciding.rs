@@ -14,7 +14,14 @@ use postern_core::{AccessRequest, PrincipalKey};
 /// The openings of the requests that are being decided, by principal.
 #[derive(Debug, Default)]
 pub struct Deciding {
-    requests: Mutex<HashMap<PrincipalKey, Vec<(u64, Vec<Opening>)>>>,
+    requests: Mutex<HashMap<PrincipalKey, Vec<Numbered>>>,
+}
+
+/// The openings of one request, and its number among those of its principal.
+#[derive(Debug)]
+struct Numbered {
+    number: u64,
+    openings: Vec<Opening>,
 }
 
 /// A request that is being decided, until it is dropped.
@@ -31,12 +38,12 @@ impl Deciding {
         let mut requests = self.lock();
         let own = requests.entry(principal.clone()).or_default();
         // Requests enter in order, and each leaves by its number.
-        let number = own.last().map_or(0, |(number, _)| number + 1);
-        own.push((number, openings(request).collect()));
+        let number = own.last().map_or(0, |last| last.number + 1);
+        own.push(Numbered { number, openings: openings(request).collect() });
         Entered { deciding: self, principal: principal.clone(), number }
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<PrincipalKey, Vec<(u64, Vec<Opening>)>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<PrincipalKey, Vec<Numbered>>> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -46,7 +53,10 @@ impl Entered<'_> {
     pub(super) fn others(&self) -> Vec<Opening> {
         let requests = self.deciding.lock();
         let own = requests.get(&self.principal).into_iter().flatten();
-        own.filter(|(number, _)| *number != self.number).flat_map(|(_, openings)| openings).cloned().collect()
+        own.filter(|request| request.number != self.number)
+            .flat_map(|request| &request.openings)
+            .cloned()
+            .collect()
     }
 }
 
@@ -54,7 +64,7 @@ impl Drop for Entered<'_> {
     fn drop(&mut self) {
         let mut requests = self.deciding.lock();
         if let Some(own) = requests.get_mut(&self.principal) {
-            own.retain(|(number, _)| *number != self.number);
+            own.retain(|request| request.number != self.number);
             if own.is_empty() {
                 requests.remove(&self.principal);
             }

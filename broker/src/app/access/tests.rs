@@ -371,11 +371,15 @@ async fn i7_a_decision_holds_only_while_its_policies_stay_as_it_read_them() {
         };
         let name = office().name;
         match what {
-            "deleted" => drop(crate::app::policies::delete(&test.app, &root(), &name).await.unwrap()),
-            "put again" => {
-                drop(crate::app::policies::put(&test.app, &root(), changed(), None).await.unwrap())
+            "deleted" => {
+                crate::app::policies::delete(&test.app, &root(), &name).await.unwrap();
             }
-            _ => drop(crate::app::policies::put(&test.app, &root(), other(), None).await.unwrap()),
+            "put again" => {
+                crate::app::policies::put(&test.app, &root(), changed(), None).await.unwrap();
+            }
+            _ => {
+                crate::app::policies::put(&test.app, &root(), other(), None).await.unwrap();
+            }
         }
         let usual = usual.clone();
         let committed = commit(&test.app, &alice(), &usual, decided).await.unwrap();
