@@ -121,7 +121,7 @@ impl Ledger {
     /// The file cannot be written; the former record is still there.
     pub fn save(&self, accepted: &DesiredState, now: &Moment) -> Result<(), LedgerError> {
         let failed = |source| LedgerError::Write { path: self.path.clone(), source };
-        let content = serde_json::to_vec(&Record::of(accepted, now)).map_err(|e| failed(e.into()))?;
+        let content = serde_json::to_vec(&LedgerRecord::of(accepted, now)).map_err(|e| failed(e.into()))?;
         files::replace_durably(&self.path, &content, files::PRIVATE).map_err(failed)
     }
 
@@ -133,7 +133,7 @@ impl Ledger {
         files::remove(&self.path).map_err(|source| LedgerError::Write { path: self.path.clone(), source })
     }
 
-    fn record(&self) -> Result<Option<Record>, LedgerError> {
+    fn record(&self) -> Result<Option<LedgerRecord>, LedgerError> {
         let path = || self.path.clone();
         let failed = |source| LedgerError::Read { path: path(), source };
         let mut file = match File::open(&self.path) {
@@ -163,7 +163,7 @@ struct LedgerVersion {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Record {
+struct LedgerRecord {
     version: u32,
     written: Moment,
     generation: u64,
@@ -184,7 +184,7 @@ struct WindowRecord {
     wall_end: Timestamp,
 }
 
-impl Record {
+impl LedgerRecord {
     fn of(accepted: &DesiredState, now: &Moment) -> Self {
         let window = |window: &HeldWindow| WindowRecord {
             grant: window.grant,

@@ -44,7 +44,7 @@ pub const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The state that the port shows.
 #[derive(Debug, Clone)]
-pub struct Shown {
+pub struct MonitoringState {
     /// The metrics.
     pub metrics: PrometheusHandle,
     /// The reasons for which the broker is not ready.
@@ -66,7 +66,11 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 /// # Errors
 /// Never: an error of a connection ends that connection alone.
 #[expect(clippy::disallowed_methods, reason = "the set owns the connections, and ends them with the server")]
-pub async fn serve(listener: TcpListener, shown: Shown, reporter: RoundReporter) -> anyhow::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    shown: MonitoringState,
+    reporter: RoundReporter,
+) -> anyhow::Result<()> {
     let metrics = shown.metrics.clone();
     let router = router(shown);
     let (mut connections, mut oldest_first) = (JoinSet::new(), VecDeque::new());
@@ -114,7 +118,7 @@ async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin, router: Router)
 }
 
 /// Routes GET and HEAD by the path, and refuses every other method on any path.
-fn router(shown: Shown) -> Router {
+fn router(shown: MonitoringState) -> Router {
     Router::new()
         .route("/metrics", routing::get(metrics))
         .route("/livez", routing::get(livez))
@@ -124,12 +128,12 @@ fn router(shown: Shown) -> Router {
         .with_state(shown)
 }
 
-async fn metrics(State(shown): State<Shown>) -> impl IntoResponse {
+async fn metrics(State(shown): State<MonitoringState>) -> impl IntoResponse {
     telemetry::rounds(&shown.rounds.list(), boottime());
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shown.metrics.render())
 }
 
-async fn livez(State(shown): State<Shown>) -> (StatusCode, String) {
+async fn livez(State(shown): State<MonitoringState>) -> (StatusCode, String) {
     if goes_round(&shown.rounds) {
         return (StatusCode::OK, "alive\n".into());
     }
@@ -138,7 +142,7 @@ async fn livez(State(shown): State<Shown>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, format!("reconciler: it has not gone round {since}\n"))
 }
 
-async fn readyz(State(shown): State<Shown>) -> (StatusCode, String) {
+async fn readyz(State(shown): State<MonitoringState>) -> (StatusCode, String) {
     let reasons = shown.readiness.reasons();
     if reasons.is_empty() {
         return (StatusCode::OK, "ready\n".into());

@@ -40,7 +40,7 @@ use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
-use crate::monitoring::{self, Shown, UPKEEP_INTERVAL};
+use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
@@ -142,7 +142,8 @@ async fn start(
     let mut tasks = Tasks::default();
     if let Some(listen) = config.metrics_listen {
         let metrics = telemetry::install(&readiness.reasons())?;
-        let shown = Shown { metrics, readiness: readiness.clone(), rounds: Arc::clone(&parts.rounds) };
+        let shown =
+            MonitoringState { metrics, readiness: readiness.clone(), rounds: Arc::clone(&parts.rounds) };
         let reporter = parts.reporter(Task::Metrics, Some(UPKEEP_INTERVAL));
         tasks.spawn("metrics", monitoring::serve(monitoring::bind(listen).await?, shown, reporter));
     }

@@ -19,7 +19,7 @@ use crate::record::Record;
 #[derive(Debug, Clone, Default)]
 pub struct Transaction {
     /// The writes, applied in order.
-    drafts: Vec<Draft>,
+    drafts: Vec<DraftWrite>,
     requires: Vec<Requirement>,
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
@@ -29,7 +29,7 @@ pub struct Transaction {
 
 /// A write whose record is not yet text.
 #[derive(Debug, Clone)]
-struct Draft {
+struct DraftWrite {
     kind: Kind,
     key: String,
     expect: Expect,
@@ -41,7 +41,7 @@ impl Transaction {
     /// Writes a record.
     #[must_use]
     pub fn put<R: Record>(mut self, key: &R::Key, record: R, expect: Expect) -> Self {
-        self.drafts.push(Draft { put: Some(Arc::new(record)), ..draft::<R>(key, expect) });
+        self.drafts.push(DraftWrite { put: Some(Arc::new(record)), ..draft::<R>(key, expect) });
         self
     }
 
@@ -56,7 +56,7 @@ impl Transaction {
     /// moment of the commit.
     #[must_use]
     pub fn require<R: Record>(mut self, key: &R::Key, expect: Expect) -> Self {
-        let Draft { kind, key, expect, subject, put: _ } = draft::<R>(key, expect);
+        let DraftWrite { kind, key, expect, subject, put: _ } = draft::<R>(key, expect);
         self.requires.push(Requirement { kind, key, expect, subject });
         self
     }
@@ -93,16 +93,16 @@ impl Transaction {
     /// # Errors
     /// A record has no text.
     pub(crate) fn into_batch(self) -> Result<Batch, StoreError> {
-        let writes = self.drafts.into_iter().map(Draft::into_write).collect::<Result<_, _>>()?;
+        let writes = self.drafts.into_iter().map(DraftWrite::into_write).collect::<Result<_, _>>()?;
         Ok(Batch { requires: self.requires, writes, audit: self.audit, under: self.under })
     }
 }
 
-fn draft<R: Record>(key: &R::Key, expect: Expect) -> Draft {
-    Draft { kind: R::KIND, key: key.to_string(), expect, subject: R::subject, put: None }
+fn draft<R: Record>(key: &R::Key, expect: Expect) -> DraftWrite {
+    DraftWrite { kind: R::KIND, key: key.to_string(), expect, subject: R::subject, put: None }
 }
 
-impl Draft {
+impl DraftWrite {
     fn into_write(self) -> Result<Write, StoreError> {
         let put = self.put.map(AnyRecord::into_put).transpose()?;
         Ok(Write { kind: self.kind, key: self.key, expect: self.expect, subject: self.subject, put })

@@ -17,14 +17,14 @@ use crate::snapshot::{MachineView, notes};
 const MIN_WINDOW_ROOM: usize = 10;
 
 /// A copy of a group that each planned write changes.
-pub(super) struct Draft<'a> {
+pub(super) struct GroupDraft<'a> {
     pub(super) view: &'a MachineView<'a>,
     pub(super) group: Nsg,
     pub(super) priorities: &'a Priorities,
     pub(super) writes: Vec<RuleWrite>,
 }
 
-impl Draft<'_> {
+impl GroupDraft<'_> {
     /// Plans the writes that shut the ports. `posterns_first` puts Postern's rules before the customer's that allow a port.
     pub(super) fn lock(
         mut self,
@@ -63,7 +63,7 @@ impl Draft<'_> {
     /// The last priority of a rule of Postern's, if the ports were shut without regard to these rules.
     fn last_if(&self, ports: &BTreeSet<ProtectedPort>, open: &[NsgRule]) -> Result<u16, PlanError> {
         let (view, group, priorities) = (self.view, self.group.clone(), self.priorities);
-        let mut trial = Draft { view, group, priorities, writes: Vec::new() };
+        let mut trial = GroupDraft { view, group, priorities, writes: Vec::new() };
         trial.shut(ports, |draft, ports, family| draft.behind(ports, family, open))?;
         Ok(view.denies(&trial.group).iter().map(|(rule, ..)| rule.priority).max().unwrap_or(0))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use postern_core::ProtectedPort;
 
-use super::draft::Draft;
+use super::draft::GroupDraft;
 use super::priority::MAX_PRIORITY;
 use super::write::{PlanError, RuleWrite};
 use crate::names::RuleName;
@@ -31,7 +31,7 @@ pub(crate) fn lock(
     let stays_open =
         posterns_first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
     for group in view.on_the_way() {
-        let draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+        let draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
         writes.extend(draft.lock(&ports, stays_open)?);
     }
     Ok(writes)
@@ -42,7 +42,7 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
     let mut writes = Vec::new();
     let locked = view.locked();
     for group in view.on_the_way() {
-        let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+        let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
         let unmoved = view.unmoved().into_iter().filter(|(of, _)| of.id == group.id);
         let moving: Vec<NsgRule> = unmoved.map(|(_, rule)| rule.clone()).collect();
         // Where a rule was noted to be moved, Postern's rules come first.
@@ -55,7 +55,7 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
         });
         if shut.is_err() && moving.is_empty() {
             // None is free before them either: the lockdown was to move them, and stopped before it noted the first.
-            let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+            let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
             draft.put_back();
             writes.extend(draft.lock(&locked, true)?);
             continue;

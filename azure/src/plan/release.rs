@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::draft::{Draft, denies, passed};
+use super::draft::{GroupDraft, denies, passed};
 use super::priority::MAX_PRIORITY;
 use super::write::{PlanError, RuleWrite};
 use crate::id::ArmId;
@@ -181,7 +181,7 @@ pub(crate) fn lost_notes(
             rule.priority != moved.priority && denies.any(|(deny, _)| deny.traffic.overlaps(&rule.traffic))
         };
         if let Some(rule) = group.rules.iter().find(|rule| moved.was(&rule.name)).filter(is_needed) {
-            let mut draft = Draft { view, group: group.clone(), priorities, writes: Vec::new() };
+            let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
             draft.note(&rule.name, moved.priority)?;
             writes.extend(draft.writes);
         }

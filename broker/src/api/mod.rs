@@ -40,7 +40,8 @@ mod server;
 mod services;
 
 pub use authentication::{
-    Authenticated, Authenticator, Authenticators, CertificateAuthenticator, ClientCertificate, Refusal, Shown,
+    Authenticated, Authenticator, Authenticators, CertificateAuthenticator, ClientCertificate,
+    PresentedProof, Refusal,
 };
 pub use listener::Listener;
 pub use server::serve;

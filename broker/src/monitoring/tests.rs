@@ -13,15 +13,15 @@ use tokio::time::{Instant, sleep};
 use super::*;
 use crate::signals::parts::{ENDING, RECONCILER, STORE};
 
-fn shown() -> Shown {
-    Shown {
+fn shown() -> MonitoringState {
+    MonitoringState {
         metrics: telemetry::recorder().unwrap().handle(),
         readiness: Readiness::default(),
         rounds: Arc::default(),
     }
 }
 
-async fn ask(shown: &Shown, method: Method, path: &str) -> Response<Body> {
+async fn ask(shown: &MonitoringState, method: Method, path: &str) -> Response<Body> {
     let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
     router(shown.clone()).oneshot(request).await.unwrap()
 }
@@ -30,7 +30,7 @@ async fn text(response: Response<Body>) -> String {
     String::from_utf8(to_bytes(response.into_body(), usize::MAX).await.unwrap().into()).unwrap()
 }
 
-async fn get(shown: &Shown, path: &str) -> (u16, String) {
+async fn get(shown: &MonitoringState, path: &str) -> (u16, String) {
     let response = ask(shown, Method::GET, path).await;
     (response.status().as_u16(), text(response).await)
 }

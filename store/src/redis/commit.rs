@@ -125,7 +125,7 @@ impl<'a> WireWrite<'a> {
 }
 
 /// The outcome of a commit.
-pub(super) enum Outcome {
+pub(super) enum CommitOutcome {
     /// The group was applied; with the head after each batch.
     Done(Vec<Head>),
     /// A write of a batch cannot be made; nothing was changed.
@@ -142,7 +142,7 @@ pub(super) enum Outcome {
     Fenced,
 }
 
-impl Outcome {
+impl CommitOutcome {
     /// Reads the script's answer.
     pub(super) fn parse(answer: &[String]) -> Result<Self, StoreError> {
         let number = |at: usize| answer.get(at).and_then(|text| text.parse().ok()).unwrap_or(usize::MAX);

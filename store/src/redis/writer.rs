@@ -47,7 +47,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use super::commit::{Group, Outcome};
+use super::commit::{CommitOutcome, Group};
 use super::confirmed::{CONFIRM_TIMEOUT, Confirmation, ConfirmedHead};
 use super::error::{failed, message, redis_failed};
 use super::membership::{Membership, ended, lost};
@@ -218,50 +218,52 @@ impl Committer {
         let (waits_since, mut pause) = (instant(), ASK_AGAIN.0);
         while !group.is_empty() {
             match self.try_commit(&group).await {
-                Ok(Outcome::Done(heads)) => {
+                Ok(CommitOutcome::Done(heads)) => {
                     for (job, head) in group.drain(..).zip(heads) {
                         // A caller that no longer waits reads the outcome from the store.
                         job.answer.send(Ok(head)).ok();
                     }
                 }
-                Ok(Outcome::Conflict { transaction, write }) if transaction < group.len() => {
+                Ok(CommitOutcome::Conflict { transaction, write }) if transaction < group.len() => {
                     let job = group.remove(transaction);
                     let what = job.batch.writes.get(write).map(Write::subject);
                     let what = what.unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
-                Ok(Outcome::Unmet { transaction, requirement }) if transaction < group.len() => {
+                Ok(CommitOutcome::Unmet { transaction, requirement }) if transaction < group.len() => {
                     let job = group.remove(transaction);
                     let what = job.batch.requires.get(requirement).map(Requirement::subject);
                     let what = what.unwrap_or_default();
                     job.answer.send(Err(StoreError::Conflict { what })).ok();
                 }
-                Ok(Outcome::Moved(reply)) if waits_since.elapsed() < TURN_TIMEOUT => {
+                Ok(CommitOutcome::Moved(reply)) if waits_since.elapsed() < TURN_TIMEOUT => {
                     self.head = Some(reply.head);
                     pause = ASK_AGAIN.0;
                     self.top_up(&mut group);
                 }
-                Ok(Outcome::Wait) if waits_since.elapsed() < TURN_TIMEOUT => {
+                Ok(CommitOutcome::Wait) if waits_since.elapsed() < TURN_TIMEOUT => {
                     self.head = None;
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(ASK_AGAIN.1);
                 }
-                Ok(Outcome::Lost { transaction }) if transaction < group.len() => {
+                Ok(CommitOutcome::Lost { transaction }) if transaction < group.len() => {
                     let job = group.remove(transaction);
                     let target = job.batch.under.map(|lease| lease.target.to_string()).unwrap_or_default();
                     job.answer.send(Err(lost(&target))).ok();
                 }
-                Ok(Outcome::Moved(_) | Outcome::Wait) => {
+                Ok(CommitOutcome::Moved(_) | CommitOutcome::Wait) => {
                     let seconds = TURN_TIMEOUT.as_secs();
                     give_up(
                         &mut group,
                         &format!("other brokers' commits left this one no turn for {seconds} s"),
                     );
                 }
-                Ok(Outcome::Conflict { .. } | Outcome::Unmet { .. } | Outcome::Lost { .. }) => {
+                Ok(
+                    CommitOutcome::Conflict { .. } | CommitOutcome::Unmet { .. } | CommitOutcome::Lost { .. },
+                ) => {
                     give_up(&mut group, "the script names a transaction that it was not given");
                 }
-                Ok(Outcome::Fenced) => {
+                Ok(CommitOutcome::Fenced) => {
                     for job in group.drain(..) {
                         job.answer.send(Err(ended())).ok();
                     }
@@ -280,7 +282,7 @@ impl Committer {
         }
     }
 
-    async fn try_commit(&mut self, group: &[Job]) -> Result<Outcome, StoreError> {
+    async fn try_commit(&mut self, group: &[Job]) -> Result<CommitOutcome, StoreError> {
         let Self { server, membership, commit, connection, head, .. } = self;
         let server = &*server;
         let connection = match connection {
@@ -301,16 +303,16 @@ impl Committer {
                 script.arg(line);
             }
             let answer: Vec<String> = script.invoke_async(to).await.map_err(redis_failed)?;
-            Outcome::parse(&answer)
+            CommitOutcome::parse(&answer)
         };
-        let head_in = |outcome: &Outcome| Ok(outcome.moved_to());
+        let head_in = |outcome: &CommitOutcome| Ok(outcome.moved_to());
         match (server.guard.ask(command, head_in).await?, wire) {
-            (Outcome::Done(_), Some(group)) => {
+            (CommitOutcome::Done(_), Some(group)) => {
                 let after = group.head();
                 server.confirm(connection, CONFIRM_TIMEOUT).await?;
                 *head = Some(after);
                 self.confirmed.raise(after);
-                Ok(Outcome::Done(group.heads))
+                Ok(CommitOutcome::Done(group.heads))
             }
             (outcome, _) => Ok(outcome),
         }

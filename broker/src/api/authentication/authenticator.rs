@@ -16,12 +16,12 @@ pub trait Authenticator: Send + Sync + 'static {
     ///
     /// # Errors
     /// The request shows a proof of this kind, and the authenticator does not accept it.
-    async fn authenticate(&self, shown: &Shown<'_>) -> Result<Option<Arc<Authenticated>>, Refusal>;
+    async fn authenticate(&self, shown: &PresentedProof<'_>) -> Result<Option<Arc<Authenticated>>, Refusal>;
 }
 
 /// The parts of a request in which it can show a proof.
 #[derive(Debug, Clone, Copy)]
-pub struct Shown<'a> {
+pub struct PresentedProof<'a> {
     /// The client certificate of the connection, which the handshake has verified.
     pub certificate: Option<&'a ClientCertificate>,
     /// The headers of the request.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::authenticated::{Authenticated, Refusal};
-use super::authenticator::{Authenticator, Shown};
+use super::authenticator::{Authenticator, PresentedProof};
 
 /// Authenticates callers by the client certificates of their connections.
 #[derive(Debug)]
@@ -13,7 +13,7 @@ pub struct CertificateAuthenticator;
 
 #[async_trait]
 impl Authenticator for CertificateAuthenticator {
-    async fn authenticate(&self, shown: &Shown<'_>) -> Result<Option<Arc<Authenticated>>, Refusal> {
+    async fn authenticate(&self, shown: &PresentedProof<'_>) -> Result<Option<Arc<Authenticated>>, Refusal> {
         Ok(shown.certificate.map(|certificate| Arc::clone(certificate.caller())))
     }
 }

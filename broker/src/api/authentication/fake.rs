@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use postern_core::{CallerKind, DisplayName, Issuer, Principal, Role, Subject};
 
 use super::authenticated::{Authenticated, Refusal};
-use super::authenticator::{Authenticator, Shown};
+use super::authenticator::{Authenticator, PresentedProof};
 
 /// The issuer of every token.
 pub(in crate::api) const ISSUER: &str = "https://issuer.example";
@@ -45,7 +45,7 @@ impl FakeTokens {
 
 #[async_trait]
 impl Authenticator for FakeTokens {
-    async fn authenticate(&self, shown: &Shown<'_>) -> Result<Option<Arc<Authenticated>>, Refusal> {
+    async fn authenticate(&self, shown: &PresentedProof<'_>) -> Result<Option<Arc<Authenticated>>, Refusal> {
         let header = shown.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let Some(token) = header.and_then(|value| value.strip_prefix("Bearer ")) else { return Ok(None) };
         let unknown = || Refusal::unauthenticated("TOKEN_UNKNOWN", "the token is not known; get another one");

@@ -6,7 +6,7 @@
 //!
 //! **The words.**
 //!
-//! - A *proof* is a part of a request: the client certificate of its connection, or a header ([`Shown`]).
+//! - A *proof* is a part of a request: the client certificate of its connection, or a header ([`PresentedProof`]).
 //! - An *authenticator* ([`Authenticator`]) knows one kind of proof. It says who calls, in which role, and until when the proof
 //!   holds. For a proof of another kind it has no answer, and for a bad proof of its own kind it has a [`Refusal`].
 //! - A principal's *key* is its issuer and its subject there ([`postern_core::principal`]). Only the certificates of the
@@ -29,7 +29,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use authenticated::{Authenticated, Refusal};
-pub use authenticator::{Authenticator, Shown};
+pub use authenticator::{Authenticator, PresentedProof};
 pub use certificate::CertificateAuthenticator;
 pub use client_certificate::ClientCertificate;
 
@@ -58,7 +58,7 @@ impl Authenticators {
     /// The first authenticator with an answer refuses the proof.
     pub(in crate::api) async fn authenticate(
         &self,
-        shown: &Shown<'_>,
+        shown: &PresentedProof<'_>,
     ) -> Result<Option<Arc<Authenticated>>, Refusal> {
         for authenticator in &self.0 {
             if let Some(caller) = authenticator.authenticate(shown).await? {

@@ -13,7 +13,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Span, field};
 
-use crate::api::authentication::{Authenticated, Authenticators, Refusal, Shown};
+use crate::api::authentication::{Authenticated, Authenticators, PresentedProof, Refusal};
 use crate::api::peer::Peer;
 
 /// Puts the authentication before a service.
@@ -74,7 +74,7 @@ async fn authenticate(
     parts: &Parts,
 ) -> Result<Option<Arc<Authenticated>>, Refusal> {
     let Some(peer) = parts.extensions.get::<Peer>() else { return Ok(None) };
-    let shown = Shown {
+    let shown = PresentedProof {
         certificate: peer.certificate.as_deref(),
         headers: &parts.headers,
         address: peer.address.ip(),

@@ -85,7 +85,7 @@ where
 }
 
 /// The answer to a call that the table does not admit.
-struct Denial {
+struct RefusedCall {
     status: Box<Status>,
     /// The record for the audit log; none for a caller without a proof.
     event: Option<Box<AuditEvent>>,
@@ -93,14 +93,14 @@ struct Denial {
 
 /// Admits a call, and returns its principal. Agents and calls without a proof have none: the services read the
 /// [`Authenticated`] caller.
-fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Denial> {
+fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, RefusedCall> {
     let path = request.uri().path();
     let caller = request.extensions().get::<Arc<Authenticated>>();
     if let Some(caller) = caller
         && caller.not_after <= wall()
         && !may_still(path, &caller.kind)
     {
-        return Err(Denial { status: Box::new(caller.when_expired.to_status()), event: None });
+        return Err(RefusedCall { status: Box::new(caller.when_expired.to_status()), event: None });
     }
     if row(path).is_some_and(|allow| allow.admits(caller.map(|caller| &caller.kind))) {
         let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
@@ -109,7 +109,7 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Denial> {
     let Some(caller) = caller else {
         let message = "this call needs a client certificate; see `postern --help` on --identity";
         let status = status::plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", message);
-        return Err(Denial { status: Box::new(status), event: None });
+        return Err(RefusedCall { status: Box::new(status), event: None });
     };
     let actor = &caller.kind;
     // A path that is in no table may be as long as a request's headers.
@@ -118,7 +118,7 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, Denial> {
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
     let event = AuditEvent::denied(app.clock.now(), actor, "rpc.called").with("rpc", path);
-    Err(Denial { status: Box::new(status), event: Some(Box::new(event)) })
+    Err(RefusedCall { status: Box::new(status), event: Some(Box::new(event)) })
 }
 
 /// Reports whether a proof past its end admits this call: an agent may renew its certificate, within the grace that the
