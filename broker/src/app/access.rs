@@ -82,7 +82,9 @@ pub struct Requested {
 /// idempotency key.
 pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
     let entered = app.deciding.enter(caller.principal.key(), &asked.request);
-    for _ in 0..MAX_ATTEMPTS {
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
         let decided = match decide(app, caller, &asked.request, &entered).await? {
             Ok(decided) => decided,
             Err(denied) => {
@@ -94,21 +96,23 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
                 return Err(denied.error);
             }
         };
-        if let Some(requested) = commit(app, caller, &asked, decided).await? {
-            return Ok(requested);
+        match commit(app, caller, &asked, decided).await {
+            Err(Error::Store(StoreError::Conflict { .. })) if attempts < MAX_ATTEMPTS => {}
+            outcome => return outcome,
         }
     }
-    Err(Error::Precondition { reason: "the policies change too quickly; try again".to_owned() })
 }
 
-/// Commits the grant of a decision, on the condition that the policies that allow it are as the decision read them. Returns none
-/// if one of them has changed since.
+/// Commits the grant of a decision, on the condition that the policies that allow it are as the decision read them.
+///
+/// # Errors
+/// A conflict, if one of them has changed since.
 async fn commit(
     app: &App,
     caller: &Caller,
     asked: &KeyedRequest,
     decided: Decided,
-) -> Result<Option<Requested>, Error> {
+) -> Result<Requested, Error> {
     let Decided { grant, policies } = decided;
     let mut changes = Transaction::default().put_grant(grant.clone(), Expect::Absent);
     for (name, version) in &policies {
@@ -121,16 +125,16 @@ async fn commit(
     let grant = match Durable::commit(&app.store, changes, grant).await {
         Ok(grant) => grant,
         // The key was used before. It is looked up only here, as most requests are new.
-        Err(StoreError::Conflict { .. }) => {
-            let earlier = earlier(app, caller, asked).await?;
-            return Ok(earlier.map(|grant| Requested { grant, repeated: true }));
+        Err(conflict @ StoreError::Conflict { .. }) => {
+            let earlier = earlier(app, caller, asked).await?.ok_or(conflict)?;
+            return Ok(Requested { grant: earlier, repeated: true });
         }
         Err(error) => return Err(error.into()),
     };
     tracing::info!(event = "grant.requested", grant = %grant.id, principal = %caller.principal, "access requested");
     app.grant_changes.changed(grant.id);
     app.wakeups.wake_all(grant.targets().into_iter().cloned());
-    Ok(Some(Requested { grant, repeated: false }))
+    Ok(Requested { grant, repeated: false })
 }
 
 /// Returns the grant that an earlier request with this caller's idempotency key made. That request may have failed because its

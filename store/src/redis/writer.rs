@@ -216,6 +216,9 @@ impl Committer {
     /// Commits the group, and answers each transaction.
     async fn commit_group(&mut self, mut group: Vec<Job>) {
         let (waits_since, mut pause) = (instant(), ASK_AGAIN.0);
+        // Transactions that conflict, perhaps with one before them in the group. Their callers read the store next, so they are
+        // answered after the group.
+        let mut refused: Vec<(Job, StoreError)> = Vec::new();
         while !group.is_empty() {
             match self.try_commit(&group).await {
                 Ok(CommitOutcome::Done(heads)) => {
@@ -226,15 +229,14 @@ impl Committer {
                 }
                 Ok(CommitOutcome::Conflict { transaction, write }) if transaction < group.len() => {
                     let job = group.remove(transaction);
-                    let what = job.batch.writes.get(write).map(Write::subject);
-                    let what = what.unwrap_or_default();
-                    job.answer.send(Err(StoreError::Conflict { what })).ok();
+                    let what = job.batch.writes.get(write).map(Write::subject).unwrap_or_default();
+                    refused.push((job, StoreError::Conflict { what }));
                 }
                 Ok(CommitOutcome::Unmet { transaction, requirement }) if transaction < group.len() => {
                     let job = group.remove(transaction);
-                    let what = job.batch.requires.get(requirement).map(Requirement::subject);
-                    let what = what.unwrap_or_default();
-                    job.answer.send(Err(StoreError::Conflict { what })).ok();
+                    let required = job.batch.requires.get(requirement);
+                    let what = required.map(Requirement::subject).unwrap_or_default();
+                    refused.push((job, StoreError::Conflict { what }));
                 }
                 Ok(CommitOutcome::Moved(reply)) if waits_since.elapsed() < TURN_TIMEOUT => {
                     self.head = Some(reply.head);
@@ -273,12 +275,16 @@ impl Committer {
                     self.forget();
                     let full = matches!(error, StoreError::Full);
                     let reason = error_chain(&error);
-                    for job in group.drain(..) {
+                    let refused = refused.drain(..).map(|(job, _)| job);
+                    for job in group.drain(..).chain(refused) {
                         let error = if full { StoreError::Full } else { failed(message(&reason)) };
                         job.answer.send(Err(error)).ok();
                     }
                 }
             }
+        }
+        for (job, conflict) in refused {
+            job.answer.send(Err(conflict)).ok();
         }
     }
 

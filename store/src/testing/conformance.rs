@@ -49,6 +49,7 @@ pub async fn run<S: Leasing>(open: impl AsyncFn() -> S) {
     at_once::a_token_is_taken_once(open().await.store()).await;
     at_once::the_audit_log_is_one_chain_under_many_writers(open().await.store()).await;
     at_once::of_two_that_change_one_record_one_succeeds(open().await.store()).await;
+    at_once::a_conflict_is_answered_once_its_cause_can_be_read(open().await.store()).await;
     at_once::of_two_requests_with_one_key_one_makes_its_grant(open().await.store()).await;
 }
 

@@ -61,6 +61,25 @@ pub(super) async fn of_two_requests_with_one_key_one_makes_its_grant(store: &Sto
     assert_eq!(store.grant_of_request(&key("alice"), "key").await.unwrap(), Some(open[0].record.id));
 }
 
+/// A caller that meets a conflict reads next what it conflicts with.
+pub(super) async fn a_conflict_is_answered_once_its_cause_can_be_read(store: &Store) {
+    for round in 0..20u8 {
+        let key_text = format!("key {round}");
+        let requests = (1..=8).map(|number| {
+            let (store, key_text) = (store.clone(), key_text.clone());
+            async move {
+                let grant = a_grant().number(round * 8 + number).build();
+                let request =
+                    put(&grant, Expect::Absent).remember_request(&key("alice"), &key_text, grant.id);
+                let outcome = store.commit(request).await;
+                assert!(outcome.is_ok() || is_conflict(&outcome), "{outcome:?}");
+                assert!(store.grant_of_request(&key("alice"), &key_text).await.unwrap().is_some());
+            }
+        });
+        futures_util::future::join_all(requests).await;
+    }
+}
+
 /// Commits all transactions at once, each from a task of its own. The answers come in no order.
 async fn at_once(
     store: &Store,
