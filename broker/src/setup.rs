@@ -33,9 +33,8 @@ pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<
         .context("cannot set up the authority")?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal::local(Role::Administrator, administrator.clone());
-    let credentials = sign(&authority, Role::Administrator, administrator, ADMIN_LIFETIME, now)?;
+    let (credentials, entry) = sign(&authority, &principal, administrator, ADMIN_LIFETIME, now)?;
     credentials.save(&config.admin_dir()).context("cannot write the administrator's identity")?;
-    let entry = entry_of(&principal, &credentials)?;
     let event = AuditEvent::done(now, "broker", "broker.initialised")
         .with("administrator", &principal)
         .with("serial", &entry.certificate.serial)
@@ -96,8 +95,7 @@ pub fn issue(
              {name} as {role}; use another name, or --allow-other-role if both are the same person"
         );
     }
-    let credentials = sign(&authority, role, name, lifetime, now)?;
-    let entry = entry_of(&principal, &credentials)?;
+    let (credentials, entry) = sign(&authority, &principal, name, lifetime, now)?;
     // Before the identity: a certificate without a record could be used without one.
     journal.leave(&entry)?;
     drop(lock);
@@ -105,20 +103,19 @@ pub fn issue(
     Ok((entry.certificate.serial, entry.certificate.not_after))
 }
 
-fn entry_of(principal: &Principal, credentials: &Credentials) -> anyhow::Result<IssuedEntry> {
-    let CertificateFacts { serial, issued_at, not_after } = credentials.facts()?;
-    let certificate = IssuedCertificate { serial, issued_at, not_after };
-    Ok(IssuedEntry { principal: principal.clone(), certificate })
-}
-
+/// Signs a certificate for a principal of this name, and returns it with its entry in the journal.
 fn sign(
     authority: &Authority,
-    role: Role,
+    principal: &Principal,
     name: Name,
     lifetime: Duration,
     now: Timestamp,
-) -> anyhow::Result<Credentials> {
-    let key = KeyPair::generate()?;
-    let issued = authority.issue(&key.csr()?, &SpiffeId::Principal { role, name }, lifetime, now)?;
-    Ok(Credentials::new(key, issued.chain, authority.roots())?)
+) -> anyhow::Result<(Credentials, IssuedEntry)> {
+    let (key, id) = (KeyPair::generate()?, SpiffeId::Principal { role: principal.role(), name });
+    let issued = authority.issue(&key.csr()?, &id, lifetime, now)?;
+    let leaf = issued.chain.first().context("the authority has signed no certificate")?;
+    let CertificateFacts { serial, issued_at, not_after } = CertificateFacts::read(leaf)?;
+    let certificate = IssuedCertificate { serial, issued_at, not_after };
+    let entry = IssuedEntry { principal: principal.clone(), certificate };
+    Ok((Credentials::new(key, issued.chain, authority.roots())?, entry))
 }

@@ -8,7 +8,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::identity::{self, SpiffeId, SpiffeIdError, TrustDomain};
-use crate::{CertificateFacts, PkiError, files};
+use crate::{PkiError, files};
 
 /// An ECDSA P-256 key. Its `Debug` shows no part of the key.
 pub struct KeyPair(pub(crate) rcgen::KeyPair);
@@ -95,14 +95,6 @@ impl Credentials {
     /// Returns the moment at which the certificate ends.
     pub fn not_after(&self) -> Timestamp {
         self.valid.1
-    }
-
-    /// Returns the serial number and the times of the certificate.
-    ///
-    /// # Errors
-    /// The certificate cannot be read.
-    pub fn facts(&self) -> Result<CertificateFacts, SpiffeIdError> {
-        CertificateFacts::read(self.leaf())
     }
 
     /// Returns the identity that the certificate names.

@@ -1,4 +1,4 @@
-//! Principals for whom a certificate was issued, by their keys, with the newest certificate of each role.
+//! Principals with an issued certificate, by their keys, with the newest certificate of each role.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::record::{Record, Versioned};
 use crate::store::Store;
 use crate::transaction::Transaction;
 
-/// A principal for whom a certificate was issued.
+/// A principal with an issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IssuedPrincipal {
     /// The principal.
@@ -58,7 +58,7 @@ impl Record for IssuedPrincipal {
 }
 
 impl Transaction {
-    /// Writes a principal for whom a certificate was issued.
+    /// Writes a principal with an issued certificate.
     #[must_use]
     pub fn put_issued_principal(self, principal: IssuedPrincipal, expect: Expect) -> Self {
         self.put(&principal.principal.clone(), principal, expect)
@@ -66,7 +66,7 @@ impl Transaction {
 }
 
 impl Store {
-    /// Returns a principal for whom a certificate was issued.
+    /// Returns a principal with an issued certificate.
     ///
     /// # Errors
     /// The store failed, or the record cannot be read.
@@ -77,7 +77,7 @@ impl Store {
         self.get(principal).await
     }
 
-    /// Returns every principal for whom a certificate was issued.
+    /// Returns every principal with an issued certificate.
     ///
     /// # Errors
     /// The store failed, or a record cannot be read.
