@@ -128,10 +128,12 @@ fn issued_event(entry: &IssuedEntry, actor: &str, now: jiff::Timestamp) -> Audit
 #[cfg(test)]
 mod tests {
     use postern_core::{CertificateSerial, Principal, Role};
-    use postern_store::IssuedCertificate;
     use postern_store::testing::memory::{Fault, Memory};
+    use postern_store::{IssuedCertificate, Revocation, RevokedProof};
 
     use super::*;
+    use crate::principals::Issuance;
+    use crate::signals::rounds::Task;
     use crate::testing::builders::{at, key, name};
 
     fn keeper(store: &Memory, dir: &std::path::Path) -> PrincipalKeeper {
@@ -175,6 +177,31 @@ mod tests {
         assert_eq!(known.certificates[&Role::Requester], entry("02", 20).certificate);
         let others = keeper.journal.other_roles(&key("alice"), Role::Reader).unwrap();
         assert_eq!(others.into_iter().collect::<Vec<_>>(), [Role::Requester]);
+    }
+
+    #[tokio::test]
+    async fn i7_a_revocation_of_another_broker_whose_event_is_lost_is_known_within_a_round() {
+        let (store, dir) = (Memory::default(), tempfile::tempdir().unwrap());
+        let keeper = keeper(&store, dir.path());
+        let (revocations, by) =
+            (Arc::clone(&keeper.revocations), Principal::local(Role::Administrator, name("root")));
+        let keeping = keeper.keep(crate::testing::reporter(Task::Principals));
+        let issuance = Issuance { at: at(0), serial: None };
+        let story = async {
+            // After the first round.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let proof = RevokedProof::Principal(key("alice"));
+            let changes = Transaction::default()
+                .put_revocation(Revocation { proof, by, at: at(1), reason: None }, Expect::Absent);
+            let event = AuditEvent::done(at(1), "another", "principal.revoked");
+            store.commit(changes.audit(event)).await.unwrap();
+            let (alice, known) = (key("alice"), Duration::from_secs(2));
+            tokio::time::timeout(known, revocations.until_covered(&alice, &issuance)).await
+        };
+        tokio::select! {
+            ended = keeping => panic!("{ended:?}"),
+            known = story => known.expect("it is known within 2 s"),
+        }
     }
 
     #[tokio::test]

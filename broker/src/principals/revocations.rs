@@ -51,7 +51,11 @@ impl Revocations {
     /// Learns revocations. One that is known in a later version stays as it is.
     pub fn learn(&self, revocations: impl IntoIterator<Item = Versioned<Revocation>>) {
         self.known.send_if_modified(|known| {
-            revocations.into_iter().fold(false, |changed, revocation| known.learn(revocation) || changed)
+            let mut is_news = false;
+            for revocation in revocations {
+                is_news |= known.learn(revocation);
+            }
+            is_news
         });
     }
 
@@ -131,7 +135,7 @@ mod tests {
         assert!(is_revoked("alice", issued(9, "01")) && is_revoked("alice", issued(10, "01")));
         assert!(!is_revoked("alice", issued(11, "01")), "a later certificate admits again");
         assert!(!is_revoked("bob", issued(9, "01")));
-        assert!(is_revoked("bob", issued(99, "0b")), "whoever shows it");
+        assert!(is_revoked("bob", issued(99, "0b")), "in whatever hands");
         let token = |second| Issuance { at: at(second), serial: None };
         assert!(is_revoked("alice", token(10)) && !is_revoked("alice", token(11)));
         assert_eq!(revocations.as_known(&key("alice")), Expect::Version(1));

@@ -114,7 +114,7 @@ fn i7_an_administrator_revokes_itself_only_if_it_says_so_and_issue_lets_it_in_ag
     let refused = admin.run(&["principals", "revoke", "admin"]);
     assert!(refused.err.contains("--allow-self"), "{refused:?}");
     admin.json(&["principals", "list"]);
-    let unknown = admin.run(&["principals", "revoke", "nobody-here"]);
+    let unknown = admin.run(&["principals", "revoke", "no-such-name"]);
     assert!(unknown.succeeded() && unknown.err.contains("no record"), "{unknown:?}");
     assert!(admin.run(&["principals", "revoke", "admin", "--allow-self"]).succeeded());
     assert_eq!(admin.run(&["principals", "list"]).code, 3);
