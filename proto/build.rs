@@ -6,7 +6,7 @@ use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let files = ["access", "agent", "audit", "policy", "status", "target", "types"]
+    let files = ["access", "agent", "audit", "policy", "principal", "status", "target", "types"]
         .map(|name| format!("postern/v1/{name}.proto"));
     let descriptors = protox::compile(files, ["proto"])?;
     let out = std::env::var("OUT_DIR")?;

@@ -5,8 +5,9 @@
 //! driver of the clouds. Request handlers never touch a layer themselves. Several brokers on one store are a [`cluster`].
 //!
 //! The modules stand on floors, and import downwards only: [`clock`] and [`signals`] at the bottom; [`telemetry`],
-//! which measures the store's calls, and the [`limits`] of peers, which it counts; [`readiness`] and the [`authority`]; the leases,
-//! the layers and the rest of the cluster; the reconciler and the use cases; the transport; and [`run`], which puts them together.
+//! which measures the store's calls, and the [`limits`] of peers, which it counts; [`readiness`], the [`authority`] and the
+//! [`principals`]; the leases, the layers and the rest of the cluster; the reconciler and the use cases; the transport; and [`run`],
+//! which puts them together.
 
 pub mod api;
 pub mod app;
@@ -18,6 +19,7 @@ pub mod layers;
 pub mod limits;
 pub mod migrate;
 pub mod monitoring;
+pub mod principals;
 pub mod readiness;
 pub mod reconcile;
 pub mod run;

@@ -74,9 +74,11 @@ enum BrokerCommand {
         #[command(subcommand)]
         command: AuthorityCommand,
     },
-    /// Makes a client certificate for an operator, a requester or a portal.
+    /// Makes a client certificate for an operator, a requester or a portal. The broker audits it (`principal.issued`).
+    ///
+    /// It also brings back a principal that `postern principals revoke` has revoked: a certificate that is issued later is good.
     Issue {
-        /// The principal's name.
+        /// The principal's name. One name is one principal, in whatever role.
         name: Name,
         /// administrator, requester or reader.
         #[arg(long)]
@@ -87,6 +89,9 @@ enum BrokerCommand {
         /// The time for which it is valid, at most 365d.
         #[arg(long, default_value = "90d", value_parser = lifetime)]
         valid_for: Duration,
+        /// Issue the certificate although the name has one in another role: both are one principal, and share its grants.
+        #[arg(long)]
+        allow_other_role: bool,
     },
 }
 
@@ -196,9 +201,14 @@ async fn execute(arguments: BrokerArguments) -> anyhow::Result<ExitCode> {
         BrokerCommand::Authority { command: AuthorityCommand::Renew { root_key } } => {
             writeln!(out, "{}", authority::command::renew(&config, &root_key)?)?;
         }
-        BrokerCommand::Issue { name, role, out: dir, valid_for } => {
-            let end = setup::issue(&config, role, name, valid_for, &dir)?;
-            writeln!(out, "the identity is in {}; it ends at {end:.0}", dir.display())?;
+        BrokerCommand::Issue { name, role, out: dir, valid_for: lifetime, allow_other_role } => {
+            let asked = setup::IssueCommand { role, name, lifetime, out: &dir, allow_other_role };
+            let (serial, end) = setup::issue(&config, asked)?;
+            writeln!(
+                out,
+                "the identity is in {}; its serial number is {serial}; it ends at {end:.0}",
+                dir.display()
+            )?;
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -41,6 +41,7 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
 use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
+use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
@@ -126,6 +127,8 @@ async fn start(
     let address = listener.address()?;
 
     let parts = Parts::new(store, coordination, providers, clock, readiness.clone(), shutdown);
+    // Before the first call: no revoked proof is admitted while the first round is on its way.
+    parts.revocations.read(&parts.store).await?;
     let (head, heads) = watch::channel(parts.store.audit_head().await?.seq);
     let app = Arc::new(parts.app(config, Arc::clone(&authority), Arc::clone(&standing)));
     let keeper = Keeper {
@@ -179,6 +182,8 @@ async fn start(
     tasks.spawn("health", api::report_health(statuses, readiness.clone(), reporter));
     tasks.spawn("authority", keeper.keep(parts.reporter(Task::Authority, Some(LOOK_EVERY))));
     tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
+    let reporter = parts.reporter(Task::Principals, Some(LOOK_INTERVAL));
+    tasks.spawn("principals", parts.principals(config).keep(reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -199,6 +204,7 @@ struct Parts {
     cluster: Arc<Cluster>,
     wakeups: Arc<Wakeups>,
     grant_changes: GrantChanges,
+    revocations: Arc<Revocations>,
     progress: Arc<GrantProgress>,
     readiness: Readiness,
     rounds: Arc<Rounds>,
@@ -224,6 +230,7 @@ impl Parts {
             cluster,
             wakeups,
             grant_changes: GrantChanges::default(),
+            revocations: Arc::default(),
             progress: Arc::default(),
             readiness,
             rounds: Arc::default(),
@@ -287,9 +294,19 @@ impl Parts {
             cloud: Arc::clone(&self.cloud),
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
+            revocations: Arc::clone(&self.revocations),
             head,
             // A broker with a store to itself receives no event.
             reporter: self.reporter(Task::Follower, self.cluster.peer_status.is_read().then_some(LATE_AFTER)),
+        }
+    }
+
+    fn principals(&self, config: &BrokerConfig) -> PrincipalKeeper {
+        PrincipalKeeper {
+            store: self.store.clone(),
+            revocations: Arc::clone(&self.revocations),
+            journal: Journal::of(&config.data_dir),
+            clock: self.clock,
         }
     }
 
@@ -302,6 +319,7 @@ impl Parts {
             cluster: Arc::clone(&self.cluster),
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
+            revocations: Arc::clone(&self.revocations),
             readiness: self.readiness.clone(),
             rounds: Arc::clone(&self.rounds),
             about: About::of(config),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
-use postern_core::{Name, Principal, Role};
-use postern_pki::{Authority, Credentials, KeyPair, SpiffeId};
+use postern_core::{CertificateSerial, Name, Principal, Role};
+use postern_pki::{Authority, CertificateFacts, Credentials, KeyPair, SpiffeId};
 use postern_runtime::files;
-use postern_store::Transaction;
+use postern_store::{IssuedCertificate, IssuedPrincipal};
 
 use crate::clock::wall;
 use crate::config::BrokerConfig;
+use crate::principals::{IssuedEntry, Journal, with_issued};
 use crate::run::open_store;
 
 /// The life of the first administrator's certificate.
@@ -32,26 +33,48 @@ pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<
         .context("cannot set up the authority")?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal::local(Role::Administrator, administrator.clone());
-    sign(&authority, Role::Administrator, administrator, ADMIN_LIFETIME, now)?
-        .save(&config.admin_dir())
-        .context("cannot write the administrator's identity")?;
-    let event = AuditEvent::done(now, "broker", "broker.initialised").with("administrator", &principal);
-    store.commit(Transaction::default().audit(event)).await.context("cannot write the first audit record")?;
+    let (credentials, entry) = sign(&authority, &principal, administrator, ADMIN_LIFETIME, now)?;
+    credentials.save(&config.admin_dir()).context("cannot write the administrator's identity")?;
+    let event = AuditEvent::done(now, "broker", "broker.initialised")
+        .with("administrator", &principal)
+        .with("serial", &entry.certificate.serial)
+        .with("not_after", entry.certificate.not_after);
+    // Its key was made a moment ago: no record can have its certificate.
+    let changes = with_issued(&store, &entry).await?.unwrap_or_default();
+    store.commit(changes.audit(event)).await.context("cannot write the first audit record")?;
+    let known = store.issued_principals().await.context("cannot read the principals")?;
+    let known: Vec<IssuedPrincipal> = known.into_iter().map(|principal| principal.record).collect();
+    Journal::of(dir).write_known(&known)?;
     coordination.leave().await.context("cannot leave the store")?;
     Ok(())
 }
 
-/// Makes the client certificate of a principal in `out`, and returns its end. It needs the authority's files, and no running broker.
+/// A client certificate to make.
+#[derive(Debug)]
+pub struct IssueCommand<'a> {
+    /// The role.
+    pub role: Role,
+    /// The name of the principal.
+    pub name: Name,
+    /// The life, as far as the intermediate's own allows.
+    pub lifetime: Duration,
+    /// The directory for the identity.
+    pub out: &'a Path,
+    /// Lets the principal have the certificate although it has one in another role.
+    pub allow_other_role: bool,
+}
+
+/// Makes the client certificate of a principal, and returns its serial number and its end. It needs the authority's files, and no
+/// running broker: it leaves a record of the certificate in the data directory, which a broker takes up.
 ///
 /// # Errors
-/// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
+/// A lifetime past a year, a name that was issued in another role, an identity that is there already, or a file that cannot be read or
+/// written.
 pub fn issue(
     config: &BrokerConfig,
-    role: Role,
-    name: Name,
-    lifetime: Duration,
-    out: &Path,
-) -> anyhow::Result<Timestamp> {
+    asked: IssueCommand<'_>,
+) -> anyhow::Result<(CertificateSerial, Timestamp)> {
+    let IssueCommand { role, name, lifetime, out, allow_other_role } = asked;
     anyhow::ensure!(
         !lifetime.is_zero() && lifetime <= MAX_LIFETIME,
         "--valid-for is out of range; use at most 365d"
@@ -63,19 +86,36 @@ pub fn issue(
     );
     let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
-    let credentials = sign(&authority, role, name, lifetime, now)?;
+    let (principal, journal) = (Principal::local(role, name.clone()), Journal::of(&config.data_dir));
+    let lock = journal.lock()?;
+    let others = journal.other_roles(principal.key(), role)?;
+    if let (Some(other), false) = (others.first(), allow_other_role) {
+        anyhow::bail!(
+            "{name} has a certificate as {other}, and one name is one principal in every role: it would share its grants with \
+             {name} as {role}; use another name, or --allow-other-role if both are the same person"
+        );
+    }
+    let (credentials, entry) = sign(&authority, &principal, name, lifetime, now)?;
+    // Before the identity: a certificate without a record could be used without one.
+    journal.leave(&entry)?;
+    drop(lock);
     credentials.save(out)?;
-    Ok(credentials.not_after())
+    Ok((entry.certificate.serial, entry.certificate.not_after))
 }
 
+/// Signs a certificate for a principal of this name, and returns it with its entry in the journal.
 fn sign(
     authority: &Authority,
-    role: Role,
+    principal: &Principal,
     name: Name,
     lifetime: Duration,
     now: Timestamp,
-) -> anyhow::Result<Credentials> {
-    let key = KeyPair::generate()?;
-    let issued = authority.issue(&key.csr()?, &SpiffeId::Principal { role, name }, lifetime, now)?;
-    Ok(Credentials::new(key, issued.chain, authority.roots())?)
+) -> anyhow::Result<(Credentials, IssuedEntry)> {
+    let (key, id) = (KeyPair::generate()?, SpiffeId::Principal { role: principal.role(), name });
+    let issued = authority.issue(&key.csr()?, &id, lifetime, now)?;
+    let leaf = issued.chain.first().context("the authority has signed no certificate")?;
+    let CertificateFacts { serial, issued_at, not_after } = CertificateFacts::read(leaf)?;
+    let certificate = IssuedCertificate { serial, issued_at, not_after };
+    let entry = IssuedEntry { principal: principal.clone(), certificate };
+    Ok((Credentials::new(key, issued.chain, authority.roots())?, entry))
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 use postern_core::audit::Hash;
-use postern_core::{GrantId, Justification, Name, PrincipalKey, Protocol, SourcePrefix, TargetId};
+use postern_core::{
+    CertificateSerial, GrantId, Justification, Name, PrincipalKey, Protocol, SourcePrefix, TargetId,
+};
 
 pub(crate) use values::PortArg;
 use values::{duration, head, justification, name, parsed, whole_seconds};
@@ -77,6 +79,9 @@ pub(crate) enum Command {
     /// Enrol, list and ban agents.
     #[command(subcommand)]
     Agents(AgentsCommand),
+    /// List principals, and revoke their certificates.
+    #[command(subcommand)]
+    Principals(PrincipalsCommand),
     /// Read and verify the audit log.
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -285,6 +290,37 @@ pub(crate) enum AgentsCommand {
         #[arg(long, value_name = "TEXT", value_parser = justification)]
         reason: Option<Justification>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PrincipalsCommand {
+    /// List the principals that were issued a certificate, have an open grant, or were revoked.
+    List,
+    /// Revoke every certificate of a principal that was issued until now, or one certificate. Every broker refuses it
+    /// within 2 seconds and ends its streams, and the principal's open grants close.
+    ///
+    /// To bring the principal back, run `postern-broker issue` on the broker's machine: a certificate that is issued
+    /// later is good.
+    Revoke(RevokePrincipalArgs),
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct RevokePrincipalArgs {
+    /// The principal: its name, or <issuer>#<subject> if another issuer vouches for it.
+    #[arg(required_unless_present = "serial", conflicts_with = "serial", value_parser = parsed::<PrincipalKey>)]
+    pub name: Option<PrincipalKey>,
+    /// Only the certificate with this serial number, and no grant.
+    #[arg(long, value_name = "HEX", value_parser = parsed::<CertificateSerial>)]
+    pub serial: Option<CertificateSerial>,
+    /// The reason, on one line.
+    #[arg(long, value_name = "TEXT", value_parser = justification)]
+    pub reason: Option<Justification>,
+    /// Keep the principal's open grants until their ends.
+    #[arg(long, conflicts_with = "serial")]
+    pub keep_grants: bool,
+    /// Revoke also your own certificate. Otherwise the broker refuses that.
+    #[arg(long)]
+    pub allow_self: bool,
 }
 
 #[derive(Debug, Subcommand)]

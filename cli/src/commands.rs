@@ -7,6 +7,7 @@ mod grants;
 mod lockdown;
 mod pages;
 mod policy;
+mod principals;
 mod request;
 mod retry;
 mod status;
@@ -40,6 +41,7 @@ pub(crate) async fn run(args: Args, console: &mut Console) -> Result<(), Failure
         Command::Lockdown(lockdown) => lockdown::lockdown(&broker()?, console, lockdown).await,
         Command::Release(release) => lockdown::release(&broker()?, console, release).await,
         Command::Agents(command) => agents::run(&broker()?, console, command).await,
+        Command::Principals(command) => principals::run(&broker()?, console, command).await,
         Command::Audit(AuditCommand::Tail { after, follow }) => {
             audit::tail(&broker()?, console, after, follow).await
         }

@@ -18,6 +18,7 @@ use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_proto::v1::audit_service_client::AuditServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
+use postern_proto::v1::principal_service_client::PrincipalServiceClient;
 use postern_proto::v1::status_service_client::StatusServiceClient;
 use postern_proto::v1::target_service_client::TargetServiceClient;
 use postern_runtime::clock;
@@ -86,6 +87,10 @@ impl BrokerClient {
 
     pub(crate) fn agents(&self) -> AgentServiceClient<Channel> {
         AgentServiceClient::new(self.channel.clone())
+    }
+
+    pub(crate) fn principals(&self) -> PrincipalServiceClient<Channel> {
+        PrincipalServiceClient::new(self.channel.clone())
     }
 
     pub(crate) fn audit(&self) -> AuditServiceClient<Channel> {

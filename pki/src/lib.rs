@@ -6,6 +6,7 @@
 pub mod authority;
 pub mod credentials;
 mod error;
+mod facts;
 mod files;
 pub mod identity;
 pub mod join;
@@ -16,5 +17,6 @@ pub mod tls;
 pub use authority::{Authority, Issued};
 pub use credentials::{Credentials, KeyPair};
 pub use error::PkiError;
+pub use facts::CertificateFacts;
 pub use identity::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use join::{Fingerprint, JoinToken};

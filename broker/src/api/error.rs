@@ -6,6 +6,7 @@ use postern_proto::status::{invalid, plain, with_field};
 use postern_store::StoreError;
 use tonic::{Code, Status};
 
+use super::authentication::REVOKED;
 use crate::app::Error;
 
 /// Converts an error into its status. Errors of the store and of signing are logged here, as the caller sees little of them.
@@ -24,6 +25,7 @@ pub(super) fn to_status(error: Error) -> Status {
         Error::Illegal(illegal) => plain(Code::FailedPrecondition, "WRONG_STATE", illegal.to_string()),
         Error::Reserved { .. } => plain(Code::Unimplemented, "RESERVED", error.to_string()),
         Error::Unproven { reason } => plain(Code::Unauthenticated, "NOT_PROVEN", reason),
+        Error::Revoked => REVOKED.to_status(),
         Error::Store(error) => store_status(&error),
         Error::Pki(error) => pki_status(&error),
     }

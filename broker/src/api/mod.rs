@@ -12,12 +12,12 @@
 //!    or DEADLINE_EXCEEDED, before its message is in memory.
 //! 5. `middleware::authenticate` asks each [`Authenticator`] in turn who calls: today the one for certificates. A proof that is
 //!    refused ends the call with UNAUTHENTICATED.
-//! 6. `middleware::authorize` checks that the caller's proof has not ended, looks the RPC up in `middleware::permissions` and
-//!    puts the [`crate::app::Caller`] into the request (I7). A call that no row admits ends with UNAUTHENTICATED or
+//! 6. `middleware::authorize` checks that the caller's proof has not ended and is not revoked ([`crate::principals`]), looks the RPC
+//!    up in `middleware::permissions` and puts the [`crate::app::Caller`] into the request (I7). A call that no row admits ends with UNAUTHENTICATED or
 //!    PERMISSION_DENIED.
 //! 7. `services` has a file for each service. A method parses its message (`convert`, `request`); malformed input ends
 //!    with INVALID_ARGUMENT, which names the field and the remedy. Then it calls one use case.
-//! 8. `error` converts a use case's error into a status. A stream ends when its caller's proof ends (`proof_end`).
+//! 8. `error` converts a use case's error into a status. A stream ends when its caller's proof ends or is revoked (`proof_end`).
 //!
 //! hyper drops a call's future when its caller hangs up. A use case is written so that this leaves nothing half done: its
 //! one transaction is committed or not. A lockdown has several steps, so `run_to_completion` runs it to its end.

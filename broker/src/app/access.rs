@@ -17,7 +17,9 @@ use postern_core::{
     TargetId, Window,
 };
 use postern_provider::CloudError;
-use postern_store::{Durable, Expect, GrantQuery, StoreError, Transaction, Version, Versioned};
+use postern_store::{
+    Durable, Expect, GrantQuery, Revocation, RevokedProof, StoreError, Transaction, Version, Versioned,
+};
 
 mod deciding;
 
@@ -78,13 +80,17 @@ pub struct Requested {
 /// Requests access.
 ///
 /// # Errors
-/// The policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
+/// The caller's proof is revoked, the policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
 /// idempotency key.
 pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
     let entered = app.deciding.enter(caller.principal.key(), &asked.request);
     let mut attempts = 0;
     loop {
         attempts += 1;
+        // The commit before was perhaps overtaken by a revocation that another broker has made.
+        if attempts > 1 {
+            app.revocations.read(&app.store).await?;
+        }
         let decided = match decide(app, caller, &asked.request, &entered).await? {
             Ok(decided) => decided,
             Err(denied) => {
@@ -103,7 +109,8 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
     }
 }
 
-/// Commits the grant of a decision, on the condition that the policies that allow it are as the decision read them.
+/// Commits the grant of a decision, on the condition that the policies that allow it are as the decision read them, and that the
+/// caller's revocation, or that there is none, is as it was then.
 ///
 /// # Errors
 /// A conflict, if one of them has changed since.
@@ -113,11 +120,13 @@ async fn commit(
     asked: &KeyedRequest,
     decided: Decided,
 ) -> Result<Requested, Error> {
-    let Decided { grant, policies } = decided;
+    let Decided { grant, policies, revocation } = decided;
     let mut changes = Transaction::default().put_grant(grant.clone(), Expect::Absent);
     for (name, version) in &policies {
         changes = changes.require::<Policy>(name, Expect::Version(*version));
     }
+    let principal = RevokedProof::Principal(caller.principal.key().clone());
+    changes = changes.require::<Revocation>(&principal, revocation);
     if let Some(key) = &asked.idempotency_key {
         changes = changes.remember_request(caller.principal.key(), key, grant.id);
     }
@@ -176,6 +185,8 @@ struct Decided {
     grant: Grant,
     /// The policies that allow it, with the versions that the decision read.
     policies: Vec<(Name, Version)>,
+    /// The condition that the caller's revocation, or that there is none, is as the decision knew it.
+    revocation: Expect,
 }
 
 /// Authorizes the request into a grant.
@@ -185,6 +196,11 @@ async fn decide(
     request: &AccessRequest,
     entered: &Entered<'_>,
 ) -> Result<Result<Decided, Box<Denied>>, Error> {
+    // Before the check: a revocation that comes between the two fits no more.
+    let revocation = app.revocations.as_known(caller.principal.key());
+    if app.revocations.cover(caller.principal.key(), &caller.issuance) {
+        return Err(Error::Revoked);
+    }
     let versioned = app.store.policies().await?;
     let policies: Vec<Policy> = versioned.iter().map(|policy| policy.record.clone()).collect();
     let now = app.clock.now();
@@ -217,7 +233,7 @@ async fn decide(
     let allowing = versioned.into_iter().filter(|policy| authorized.policies.contains(&policy.record.name));
     let policies = allowing.map(|policy| (policy.record.name, policy.version)).collect();
     let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
-    Ok(Ok(Decided { grant: grant.opening_within(timeout), policies }))
+    Ok(Ok(Decided { grant: grant.opening_within(timeout), policies, revocation }))
 }
 
 /// Returns what the caller has open, or will have, on those targets of the request where a policy lets it choose its sources.

@@ -5,11 +5,15 @@ use std::net::IpAddr;
 use postern_core::{Grant, Principal, Role};
 use postern_provider::CallerToken;
 
+use crate::principals::Issuance;
+
 /// A principal that makes a call, as an authenticator has established it.
 #[derive(Debug, Clone)]
 pub struct Caller {
     /// The principal, as records hold it.
     pub principal: Principal,
+    /// The origin of the proof that the call shows.
+    pub issuance: Issuance,
     /// The address that the broker sees.
     pub address: Option<IpAddr>,
     /// The token that proves the caller to a cloud, if the call carries one.

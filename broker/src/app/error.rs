@@ -55,6 +55,9 @@ pub enum Error {
         /// The reason, with the remedy.
         reason: &'static str,
     },
+    /// The caller's proof was revoked during the call.
+    #[error("your certificate or token was revoked; ask an administrator for a new one")]
+    Revoked,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

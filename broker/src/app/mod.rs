@@ -27,6 +27,7 @@ mod error;
 mod known_targets;
 pub mod lockdown;
 pub mod policies;
+pub mod principals;
 pub mod status;
 pub mod targets;
 
@@ -47,6 +48,7 @@ use crate::cluster::peer_status::PeerStatus;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::principals::Revocations;
 use crate::readiness::Readiness;
 use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
@@ -70,6 +72,8 @@ pub struct App {
     pub wakeups: Arc<Wakeups>,
     /// The signals of grants that changed, for watchers.
     pub grant_changes: GrantChanges,
+    /// The revocations that this broker knows.
+    pub revocations: Arc<Revocations>,
     /// The reasons why this broker cannot do its work, if there are any.
     pub readiness: Readiness,
     /// The last round of each task of this broker.

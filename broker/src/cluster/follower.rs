@@ -11,7 +11,7 @@ use postern_core::audit::AuditRecord;
 use postern_core::{Grant, GrantId, Policy, TargetId};
 use postern_runtime::error_chain::error_chain;
 use postern_store::coordination::{ClusterEvent, CommittedChange};
-use postern_store::{AgentRecord, Record as _, Store, StoreError};
+use postern_store::{AgentRecord, IssuedPrincipal, Record as _, Revocation, Store, StoreError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -19,6 +19,7 @@ use super::Cluster;
 use crate::clock::boottime;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
+use crate::principals::Revocations;
 use crate::signals::GrantChanges;
 use crate::signals::Wakeups;
 use crate::signals::rounds::RoundReporter;
@@ -46,6 +47,8 @@ pub struct Follower {
     pub wakeups: Arc<Wakeups>,
     /// Tells watchers which grants changed.
     pub grant_changes: GrantChanges,
+    /// The revocations of this broker.
+    pub revocations: Arc<Revocations>,
     /// The number of the newest audit record, from the membership's renewals.
     pub head: watch::Receiver<u64>,
     /// Reports the rounds: each event and each look at the head.
@@ -125,6 +128,10 @@ impl Follower {
         self.wakeups.wake_all(changed.targets.iter().cloned());
         if changed.keys(Policy::KIND).next().is_some() {
             self.wakeups.wake_all(self.cluster.leases.targets());
+        }
+        let mut principals = changed.keys(Revocation::KIND).chain(changed.keys(IssuedPrincipal::KIND));
+        if principals.next().is_some() {
+            self.revocations.look();
         }
         for agent in changed.keys(AgentRecord::KIND).filter_map(|key| key.parse().ok()) {
             self.look_at_agent(&agent).await;
@@ -210,14 +217,19 @@ impl Follower {
             let Some((newest, _)) = lines.last() else { return Ok(()) };
             let newest = *newest;
             let records = lines.iter().filter_map(|(_, line)| serde_json::from_str::<AuditRecord>(line).ok());
-            let (mut grants, mut agents, mut policies) = (BTreeSet::new(), BTreeSet::new(), false);
+            let (mut grants, mut agents) = (BTreeSet::new(), BTreeSet::new());
+            let (mut policies, mut principals) = (false, false);
             for AuditRecord { event, .. } in records {
                 policies |= event.action.starts_with("policy.");
+                principals |= event.action.starts_with("principal.");
                 grants.extend(event.grant);
                 agents.extend(event.target.filter(|_| event.action.starts_with("agent.")));
             }
             if policies {
                 self.wakeups.wake_all(self.cluster.leases.targets());
+            }
+            if principals {
+                self.revocations.look();
             }
             for grant in grants {
                 self.look_at_grant(grant).await?;
@@ -240,6 +252,7 @@ impl Follower {
 
     fn look_everywhere(&self) {
         self.grant_changes.missed();
+        self.revocations.look();
         self.catch_up_later();
         self.wakeups.wake_all(self.cloud.targets());
     }
@@ -273,6 +286,7 @@ mod tests {
             cloud: CloudLayer::new(BTreeMap::new(), clock, Arc::clone(&wakeups), Arc::clone(&cluster.leases)),
             wakeups: Arc::clone(&wakeups),
             grant_changes: grant_changes.clone(),
+            revocations: Arc::default(),
             head: heads,
             reporter: reporter(Task::Follower),
         };

@@ -60,6 +60,8 @@ pub enum Task {
     Sample,
     /// Keeps the recorder of the metrics small.
     Metrics,
+    /// Reads the revocations of principals, and records their certificates.
+    Principals,
 }
 
 impl Task {
@@ -79,6 +81,7 @@ impl Task {
             Self::Clock => "clock",
             Self::Sample => "sample",
             Self::Metrics => "metrics",
+            Self::Principals => "principals",
         }
     }
 }

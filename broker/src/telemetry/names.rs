@@ -109,6 +109,7 @@ const TASKS: &[&str] = &[
     Task::Clock.word(),
     Task::Sample.word(),
     Task::Metrics.word(),
+    Task::Principals.word(),
 ];
 const OPERATIONS: &[&str] = &["commit", "read"];
 const CERTIFICATES: &[&str] = &["root", "intermediate", "serving", "store"];

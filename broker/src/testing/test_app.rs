@@ -18,11 +18,12 @@ use tokio::sync::watch;
 use crate::app::access::Deciding;
 use crate::app::{About, App, Caller, StoreKind};
 use crate::authority::Standing;
-use crate::clock::Clock;
+use crate::clock::{Clock, wall};
 use crate::cluster::Cluster;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::principals::Issuance;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::testing::builders::name;
@@ -50,6 +51,7 @@ impl TestApp {
             cluster,
             wakeups,
             grant_changes: GrantChanges::default(),
+            revocations: Arc::default(),
             readiness: Readiness::default(),
             rounds: Arc::default(),
             about: About { name: "broker-1".into(), store: StoreKind::Embedded },
@@ -104,7 +106,8 @@ impl TestApp {
 
 /// A caller of this name.
 pub(crate) fn caller(role: Role, who: &str) -> Caller {
-    Caller { principal: Principal::local(role, name(who)), address: None, token: None }
+    let issuance = Issuance { at: wall(), serial: None };
+    Caller { principal: Principal::local(role, name(who)), issuance, address: None, token: None }
 }
 
 /// Both layers of a broker that drives a fake cloud, with no agent yet.

@@ -3,6 +3,7 @@
 //! from the same structs.
 
 mod lockdown;
+mod principals;
 mod status;
 mod wire;
 mod words;
@@ -14,6 +15,9 @@ use jiff::Timestamp;
 use serde::{Serialize, Serializer};
 
 pub(crate) use lockdown::{AssessmentJson, AssessmentReportJson, LockdownResultJson, LockdownsJson};
+pub(crate) use principals::{
+    KnownPrincipalJson, PrincipalsJson, RevocationJson, RevokedCertificateJson, RevokedProofsJson,
+};
 pub(crate) use status::{
     AuthorityJson, CaCertificateJson, ReplicaJson, StatusJson, StuckCloseJson, TaskJson,
 };

@@ -1,6 +1,7 @@
 //! The output for people: plain columns without lines or colour, so that people can read, grep and paste them.
 
 mod lockdown;
+mod principals;
 mod status;
 
 use comfy_table::presets::NOTHING;
@@ -15,6 +16,7 @@ use super::json::{
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
 pub(crate) use lockdown::{assessment_report, lockdowns};
+pub(crate) use principals::{principals, revoked_proofs};
 pub(crate) use status::status;
 
 /// Draws a grant with each of its windows.

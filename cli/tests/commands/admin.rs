@@ -1,7 +1,9 @@
-//! `policy`, `agents`, `targets` and `audit`.
+//! `policy`, `agents`, `principals`, `targets` and `audit`.
 
 use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, AuditRecord, Head};
+use postern_proto::v1;
+use postern_proto::v1::revoke_principal_request::Proof;
 use postern_testkit::Script;
 
 use super::world::CommandWorld;
@@ -141,4 +143,88 @@ async fn targets_are_listed_and_shown() {
     assert_eq!(listed["targets"][0]["layers"][0]["status"], "in_sync");
     let shown = broker.postern(&["targets", "host:web-1"]).await.exits(0);
     assert!(shown.out.starts_with("target    host:web-1\nmode      enforce\n"), "{shown:?}");
+}
+
+fn a_revocation() -> v1::Revocation {
+    let root =
+        v1::Principal { role: v1::Role::Administrator.into(), name: "root".into(), ..Default::default() };
+    let at = Some(prost_types::Timestamp { seconds: 1_748_779_200, nanos: 0 });
+    v1::Revocation { by: Some(root), at, reason: "left".into() }
+}
+
+/// A principal with one certificate, revoked.
+fn alice() -> v1::KnownPrincipal {
+    let certificate = v1::PrincipalCertificate {
+        role: v1::Role::Requester.into(),
+        serial: "0abc".into(),
+        issued_at: Some(prost_types::Timestamp { seconds: 1_748_000_000, nanos: 0 }),
+        not_after: Some(prost_types::Timestamp { seconds: 1_750_000_000, nanos: 0 }),
+        revoked: true,
+    };
+    v1::KnownPrincipal {
+        name: "alice".into(),
+        roles: vec![v1::Role::Requester.into()],
+        certificates: vec![certificate],
+        open_grants: 2,
+        revoked: true,
+        revocation: Some(a_revocation()),
+    }
+}
+
+#[tokio::test]
+async fn principals_are_listed_with_their_certificates_and_revocations() {
+    let alone = v1::RevokedCertificate { serial: "0d".into(), revocation: Some(a_revocation()) };
+    let principals = v1::ListPrincipalsResponse {
+        principals: vec![alice(), v1::KnownPrincipal { name: "zoe".into(), ..Default::default() }],
+        next_page_token: String::new(),
+        revoked_certificates: vec![alone],
+    };
+    let broker = CommandWorld::with(Script { principals, ..Script::default() }).await;
+    let json = broker.postern(&["principals", "list", "-o", "json"]).await.exits(0).json();
+    assert_eq!(json["principals"][0]["roles"][0], "requester");
+    assert_eq!(json["principals"][0]["certificates"][0]["serial"], "0abc");
+    assert_eq!(json["principals"][0]["revocation"]["by"]["name"], "root");
+    assert_eq!(
+        (&json["principals"][1]["revoked"], &json["principals"][1]["revocation"]),
+        (&false.into(), &().into())
+    );
+    assert_eq!(json["revoked_certificates"][0]["serial"], "0d");
+    let people = broker.postern(&["principals", "list"]).await.exits(0).out;
+    for part in ["alice", "revoked", "0abc (revoked)", "by administrator/root: left", "valid", "0d"] {
+        assert!(people.contains(part), "{part:?} is not in {people}");
+    }
+}
+
+#[tokio::test]
+async fn a_revocation_names_a_principal_or_a_serial_number_and_shows_the_grants_that_close() {
+    let revoked = v1::RevokePrincipalResponse {
+        principal: Some(alice()),
+        serial: String::new(),
+        revocation: Some(a_revocation()),
+        closed_grants: vec!["01jx0000000000000000000000".into()],
+    };
+    let broker = CommandWorld::with(Script { revoked, ..Script::default() }).await;
+    let shown = broker.postern(&["principals", "revoke", "alice", "--reason", "left"]).await.exits(0);
+    assert!(shown.out.contains("closes     01jx0000000000000000000000") && shown.err.is_empty(), "{shown:?}");
+    broker.postern(&["principals", "revoke", "alice", "--keep-grants", "--allow-self"]).await.exits(0);
+    broker.postern(&["principals", "revoke", "--serial", "00:0A:BC"]).await.exits(0);
+    let asked = |proof| v1::RevokePrincipalRequest { proof: Some(proof), ..Default::default() };
+    let alice = || Proof::Principal("alice".into());
+    let expected = [
+        v1::RevokePrincipalRequest { reason: "left".into(), ..asked(alice()) },
+        v1::RevokePrincipalRequest { keep_grants: true, allow_self: true, ..asked(alice()) },
+        asked(Proof::Serial("0abc".into())),
+    ];
+    assert_eq!(broker.script().revocations, expected);
+    // A name that the broker has never met may be misspelled.
+    broker.script().revoked.principal = None;
+    broker.postern(&["principals", "revoke", "alcie"]).await.exits(0).tells("no record of a certificate");
+    for bad in [
+        &["principals", "revoke"][..],
+        &["principals", "revoke", "alice", "--serial", "0a"],
+        &["principals", "revoke", "--serial", "xyz"],
+        &["principals", "revoke", "--serial", "0a", "--keep-grants"],
+    ] {
+        broker.postern(bad).await.exits(2);
+    }
 }

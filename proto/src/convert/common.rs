@@ -88,19 +88,23 @@ pub fn mode_to_wire(mode: Mode) -> v1::Mode {
     }
 }
 
-/// Converts a principal for the wire.
-pub fn principal_to_wire(principal: &Principal) -> v1::Principal {
-    let role = match principal.role() {
+/// Converts a role for the wire.
+pub fn role_to_wire(role: Role) -> v1::Role {
+    match role {
         Role::Administrator => v1::Role::Administrator,
         Role::Requester => v1::Role::Requester,
         Role::Reader => v1::Role::Reader,
-    };
+    }
+}
+
+/// Converts a principal for the wire.
+pub fn principal_to_wire(principal: &Principal) -> v1::Principal {
     let (issuer, subject) = match principal.key() {
         PrincipalKey::Local(name) => (String::new(), name.to_string()),
         PrincipalKey::Foreign { issuer, subject } => (issuer.to_string(), subject.to_string()),
     };
     v1::Principal {
-        role: role.into(),
+        role: role_to_wire(principal.role()).into(),
         name: principal.key().to_text(),
         issuer,
         subject,

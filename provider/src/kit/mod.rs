@@ -9,7 +9,7 @@
 //!   each target or resource.
 //! - [`CallError`] is the error of one call, with its [`ErrorClass`]; it becomes the broker's [`crate::CloudError`] in one place.
 //! - [`Buckets`] holds calls under the rates that a cloud allows: a bucket of tokens for each place and action.
-//! - [`read_back`] reads after a write until the cloud shows it, with growing pauses.
+//! - [`read_back()`] reads after a write until the cloud shows it, with growing pauses.
 //! - [`read_places`] reads many accounts, Regions or subscriptions at once; one that fails does not lose the others.
 //!
 //! The rule: a part knows no cloud. It gets rates, pauses and classes from the provider, and decides nothing about a window.

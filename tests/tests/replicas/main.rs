@@ -11,6 +11,7 @@ mod fake_clouds;
 mod history;
 mod lines;
 mod load;
+mod principals;
 mod scenarios;
 mod schedule;
 mod status;

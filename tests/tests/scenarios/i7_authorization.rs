@@ -47,6 +47,8 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("AgentService/ListAgents", "ar"),
     ("AgentService/BanAgent", "a"),
     ("AgentService/Session", "g"),
+    ("PrincipalService/RevokePrincipal", "a"),
+    ("PrincipalService/ListPrincipals", "ar"),
     ("AuditService/TailAudit", "ar"),
     ("AuditService/VerifyAudit", "ar"),
     ("StatusService/GetStatus", "ar"),

@@ -18,6 +18,7 @@ mod i3_established_connections;
 mod i4_durable_before_open;
 mod i5_whole_or_not_at_all;
 mod i7_authorization;
+mod i7_revoked_principals;
 mod i8_convergence;
 mod i8_desired_state;
 mod i9_audit;

@@ -7,16 +7,46 @@ use postern_core::CallerKind;
 use postern_proto::status::plain;
 use tonic::{Code, Status};
 
+use crate::principals::{Issuance, Revocations};
+
 /// A caller that an authenticator has established.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Authenticated {
     /// The party that calls: a principal in a role, the agent of a target, or a broker.
     pub kind: CallerKind,
+    /// The origin of the proof, by which it can be revoked.
+    pub issuance: Issuance,
     /// The end of the proof, by the wall clock.
     pub not_after: Timestamp,
     /// The answer to a call after that end, and the last word of a stream that lasts until then.
     pub when_expired: Refusal,
 }
+
+impl Authenticated {
+    /// Reports whether the proof of a principal is revoked. Agents are banned instead.
+    pub(in crate::api) fn is_revoked(&self, revocations: &Revocations) -> bool {
+        match &self.kind {
+            CallerKind::Principal(principal) => revocations.cover(principal.key(), &self.issuance),
+            CallerKind::Agent(_) | CallerKind::Broker => false,
+        }
+    }
+
+    /// Waits until the proof of a principal is revoked; for ever for another party's.
+    pub(in crate::api) async fn until_revoked(&self, revocations: &Revocations) {
+        match &self.kind {
+            CallerKind::Principal(principal) => {
+                revocations.until_covered(principal.key(), &self.issuance).await
+            }
+            CallerKind::Agent(_) | CallerKind::Broker => std::future::pending().await,
+        }
+    }
+}
+
+/// The answer to a call with a proof that is revoked.
+pub(in crate::api) const REVOKED: Refusal = Refusal::unauthenticated(
+    "PROOF_REVOKED",
+    "your certificate or token was revoked; ask an administrator for a new one",
+);
 
 /// The answer to a proof that is not accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]

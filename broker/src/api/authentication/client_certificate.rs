@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use postern_core::{CallerKind, Principal};
-use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain, not_after};
+use postern_pki::CertificateFacts;
+use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain};
 
 use super::authenticated::{Authenticated, Refusal};
+use crate::principals::Issuance;
 
 /// The answer to a call with a certificate past its end.
 const EXPIRED: Refusal = Refusal::unauthenticated(
@@ -29,17 +30,26 @@ impl ClientCertificate {
     /// # Errors
     /// The certificate has no SPIFFE id of the trust domain.
     pub(in crate::api) fn read(leaf: &[u8], trust_domain: &TrustDomain) -> Result<Self, SpiffeIdError> {
-        Ok(Self::of(SpiffeId::of_certificate(leaf, trust_domain)?, not_after(leaf)?))
+        Ok(Self::of(SpiffeId::of_certificate(leaf, trust_domain)?, CertificateFacts::read(leaf)?))
     }
 
-    /// Makes the certificate with this id, which is valid until then.
-    pub(in crate::api) fn of(id: SpiffeId, not_after: Timestamp) -> Self {
+    /// Makes the certificate with this id and these facts.
+    pub(in crate::api) fn of(id: SpiffeId, facts: CertificateFacts) -> Self {
         let kind = match id {
             SpiffeId::Principal { role, name } => CallerKind::Principal(Principal::local(role, name)),
             SpiffeId::Agent(target) => CallerKind::Agent(target),
             SpiffeId::Broker => CallerKind::Broker,
         };
-        Self { caller: Arc::new(Authenticated { kind, not_after, when_expired: EXPIRED }) }
+        let CertificateFacts { serial, issued_at, not_after } = facts;
+        let issuance = Issuance { at: issued_at, serial: Some(serial) };
+        Self { caller: Arc::new(Authenticated { kind, issuance, not_after, when_expired: EXPIRED }) }
+    }
+
+    /// Makes the certificate with this id that was issued just now and is valid until then, for tests.
+    #[cfg(test)]
+    pub(in crate::api) fn valid_until(id: SpiffeId, not_after: jiff::Timestamp) -> Self {
+        let serial = postern_core::CertificateSerial::new("0a").unwrap();
+        Self::of(id, CertificateFacts { serial, issued_at: crate::clock::wall(), not_after })
     }
 
     /// Returns the caller that the certificate names.
@@ -56,7 +66,7 @@ mod tests {
     use crate::testing::builders::{name, start};
 
     fn kind(id: SpiffeId) -> CallerKind {
-        ClientCertificate::of(id, start()).caller().kind.clone()
+        ClientCertificate::valid_until(id, start()).caller().kind.clone()
     }
 
     #[test]

@@ -10,6 +10,8 @@ use postern_core::{CallerKind, DisplayName, Issuer, Principal, Role, Subject};
 
 use super::authenticated::{Authenticated, Refusal};
 use super::authenticator::{Authenticator, PresentedProof};
+use crate::clock::wall;
+use crate::principals::Issuance;
 
 /// The issuer of every token.
 pub(in crate::api) const ISSUER: &str = "https://issuer.example";
@@ -32,6 +34,7 @@ impl FakeTokens {
         let principal = Principal::foreign(role, issuer, subject, DisplayName::new(shown).unwrap());
         let caller = Authenticated {
             kind: CallerKind::Principal(principal),
+            issuance: Issuance { at: wall(), serial: None },
             not_after: end,
             when_expired: Refusal::unauthenticated(
                 "TOKEN_EXPIRED",

@@ -15,6 +15,9 @@
 //! **The rule.** The broker asks its [`Authenticators`] in order, for each request. The first answer counts: a request that
 //! shows several proofs is made by the caller of the first, and a refused proof is never made good by another one (I7).
 //!
+//! A proof of a principal can be revoked by its *issuance*: the time at which it was issued, and its serial number
+//! ([`crate::principals`]). An authenticator reports both, and knows no revocation.
+//!
 //! **On failure.** An authenticator that cannot decide, for instance because it cannot reach its issuer, refuses with
 //! [`tonic::Code::Unavailable`]. It bounds the time that it takes; a stream of messages has no other deadline.
 
@@ -28,6 +31,7 @@ pub(in crate::api) mod fake;
 use std::fmt;
 use std::sync::Arc;
 
+pub(in crate::api) use authenticated::REVOKED;
 pub use authenticated::{Authenticated, Refusal};
 pub use authenticator::{Authenticator, PresentedProof};
 pub use certificate::CertificateAuthenticator;

@@ -18,10 +18,11 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::permissions::{RENEW, row};
-use crate::api::authentication::Authenticated;
+use crate::api::authentication::{Authenticated, REVOKED};
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 use crate::clock::wall;
+use crate::limits::log_due;
 
 /// The characters of an unknown path that the log and the audit log keep.
 const MAX_LOGGED_PATH: usize = 128;
@@ -102,9 +103,16 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, RefusedCa
     {
         return Err(RefusedCall { status: Box::new(caller.when_expired.to_status()), event: None });
     }
+    if let Some(caller) = caller.filter(|caller| caller.is_revoked(&app.revocations)) {
+        // No record, as for an ended proof: its holder could fill the log. The revocation itself is in it.
+        if let Some(omitted) = log_due("revoked proof") {
+            tracing::warn!(event = "principal.refused", actor = %caller.kind, omitted, "refused a proof that is revoked");
+        }
+        return Err(RefusedCall { status: Box::new(REVOKED.to_status()), event: None });
+    }
     if row(path).is_some_and(|allow| allow.admits(caller.map(|caller| &caller.kind))) {
         let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
-        return Ok(caller.and_then(|caller| principal(&caller.kind, address)));
+        return Ok(caller.and_then(|caller| principal(caller, address)));
     }
     let Some(caller) = caller else {
         let message = "this call needs a client certificate; see `postern --help` on --identity";
@@ -128,10 +136,11 @@ fn may_still(path: &str, kind: &CallerKind) -> bool {
 }
 
 /// Returns the caller of a use case, if a principal calls.
-fn principal(kind: &CallerKind, address: Option<IpAddr>) -> Option<Caller> {
-    match kind {
+fn principal(caller: &Authenticated, address: Option<IpAddr>) -> Option<Caller> {
+    match &caller.kind {
         CallerKind::Principal(principal) => {
-            Some(Caller { principal: principal.clone(), address, token: None })
+            let (principal, issuance) = (principal.clone(), caller.issuance.clone());
+            Some(Caller { principal, issuance, address, token: None })
         }
         CallerKind::Agent(_) | CallerKind::Broker => None,
     }

@@ -9,12 +9,15 @@ use http::HeaderValue;
 use http::header::AUTHORIZATION;
 use jiff::Timestamp;
 use postern_core::audit::Outcome;
-use postern_core::{Policy, Role};
+use postern_core::{CertificateSerial, Policy, Role};
+use postern_pki::CertificateFacts;
 use postern_pki::identity::SpiffeId;
 use postern_proto::v1;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_proto::v1::audit_service_client::AuditServiceClient;
 use postern_proto::v1::policy_service_client::PolicyServiceClient;
+use postern_proto::v1::principal_service_client::PrincipalServiceClient;
+use postern_proto::v1::revoke_principal_request::Proof;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 use tower::ServiceExt as _;
@@ -36,7 +39,7 @@ const PIPELINE: &str = "repo:org/x:ref:refs/heads/main";
 struct Broker {
     test: TestApp,
     service: BoxCloneService<Request<Body>, Response<Body>, Infallible>,
-    _running: BoxFuture<'static, ()>,
+    running: tokio::sync::Mutex<BoxFuture<'static, ()>>,
 }
 
 /// The proofs that a client shows.
@@ -49,7 +52,10 @@ struct Proofs {
 /// The requester that the deployment's own authority knows as alice.
 fn certificate_of(who: &str) -> Proofs {
     let id = SpiffeId::Principal { role: Role::Requester, name: name(who) };
-    Proofs { certificate: Some(Arc::new(ClientCertificate::of(id, in_an_hour()))), authorization: None }
+    Proofs {
+        certificate: Some(Arc::new(ClientCertificate::valid_until(id, in_an_hour()))),
+        authorization: None,
+    }
 }
 
 fn bearer(authorization: &'static str) -> Proofs {
@@ -74,7 +80,11 @@ impl Broker {
         let (_, health) = tonic_health::server::health_reporter();
         let admission = Admission::new(Limits::default());
         let service = service(Arc::clone(&test.app), admission, health, authenticators, runner).unwrap();
-        Self { test, service: BoxCloneService::new(service), _running: Box::pin(running) }
+        Self {
+            test,
+            service: BoxCloneService::new(service),
+            running: tokio::sync::Mutex::new(Box::pin(running)),
+        }
     }
 
     /// The broker as a client with these proofs reaches it.
@@ -108,6 +118,21 @@ impl Broker {
             ..v1::RequestAccessRequest::default()
         };
         self.access(proofs).request_access(asked).await.map(tonic::Response::into_inner)
+    }
+
+    async fn revoke_principal(
+        &self,
+        proofs: &Proofs,
+        proof: Proof,
+    ) -> Result<v1::RevokePrincipalResponse, Status> {
+        let asked =
+            v1::RevokePrincipalRequest { proof: Some(proof), ..v1::RevokePrincipalRequest::default() };
+        let mut principals = PrincipalServiceClient::new(self.shown(proofs));
+        let mut running = self.running.lock().await;
+        tokio::select! {
+            answer = principals.revoke_principal(asked) => answer.map(tonic::Response::into_inner),
+            () = &mut *running => panic!("the work of calls goes on"),
+        }
     }
 
     async fn granted(&self, proofs: &Proofs) -> v1::Grant {
@@ -263,4 +288,126 @@ async fn i7_a_stream_ends_when_the_proof_of_its_caller_ends() {
         }
     };
     assert_eq!(refused(Err::<(), _>(end)), (Code::Unauthenticated, "TOKEN_EXPIRED".to_owned()));
+}
+
+/// The proof of an administrator.
+fn root() -> Proofs {
+    certificate(Role::Administrator, "root", "0f", wall())
+}
+
+/// A certificate with this serial number that was issued at this time.
+fn certificate(role: Role, who: &str, digits: &str, issued_at: Timestamp) -> Proofs {
+    let serial = CertificateSerial::new(digits).unwrap();
+    let facts = CertificateFacts { serial, issued_at, not_after: in_an_hour() };
+    let read = ClientCertificate::of(SpiffeId::Principal { role, name: name(who) }, facts);
+    Proofs { certificate: Some(Arc::new(read)), authorization: None }
+}
+
+fn revoked() -> (Code, String) {
+    (Code::Unauthenticated, "PROOF_REVOKED".to_owned())
+}
+
+fn named(text: &str) -> Proof {
+    Proof::Principal(text.to_owned())
+}
+
+#[tokio::test]
+async fn i7_a_revoked_principal_is_refused_at_the_gate_until_it_has_a_later_certificate() {
+    let broker = Broker::under(a_policy().build()).await;
+    let alice = |role, digits, issued_at| certificate(role, "alice", digits, issued_at);
+    let (requester, reader) = (alice(Role::Requester, "01", wall()), alice(Role::Reader, "02", wall()));
+    let own = broker.granted(&requester).await.id;
+    let answer = broker.revoke_principal(&root(), named("alice")).await.unwrap();
+    assert_eq!(answer.closed_grants, [own]);
+    for proofs in [&requester, &reader] {
+        let listed = broker.access(proofs).list_grants(v1::ListGrantsRequest::default()).await;
+        assert_eq!(refused(listed), revoked());
+    }
+    assert_eq!(refused(broker.request(&requester).await), revoked());
+    assert!(broker.test.audited("rpc.called").await.is_empty(), "a revoked proof fills no log");
+    // Her namesake of another issuer is another principal.
+    broker.granted(&bearer("Bearer alice")).await;
+    let later = alice(Role::Requester, "03", wall() + Duration::from_secs(2));
+    broker.access(&later).list_grants(v1::ListGrantsRequest::default()).await.unwrap();
+    broker.revoke_principal(&root(), named("https://issuer.example#alice@example.com")).await.unwrap();
+    assert_eq!(refused(broker.request(&bearer("Bearer alice")).await), revoked());
+    broker.access(&later).list_grants(v1::ListGrantsRequest::default()).await.unwrap();
+}
+
+#[tokio::test]
+async fn i7_a_serial_number_revokes_one_certificate_and_keeps_the_grants() {
+    let broker = Broker::under(a_policy().build()).await;
+    let (stolen, kept) = (
+        certificate(Role::Requester, "alice", "0abc", wall()),
+        certificate(Role::Requester, "alice", "0d", wall()),
+    );
+    let own = broker.granted(&stolen).await.id;
+    let answer = broker.revoke_principal(&root(), Proof::Serial("00:0A:BC".to_owned())).await.unwrap();
+    assert_eq!((answer.serial.as_str(), answer.closed_grants.len()), ("0abc", 0));
+    assert_eq!(refused(broker.request(&stolen).await), revoked());
+    assert_eq!(broker.listed(&kept, "").await, [own]);
+}
+
+#[tokio::test]
+async fn i7_a_malformed_revocation_is_refused_with_the_field_and_one_by_another_role_at_all() {
+    let broker = Broker::under(a_policy().build()).await;
+    let digits = |text: &str| Some(Proof::Serial(text.to_owned()));
+    for (proof, reason, field) in [
+        (digits("xyz"), "", "serial"),
+        (digits(""), "", "serial"),
+        (digits(&"f".repeat(41)), "", "serial"),
+        (Some(named("-alice")), "", "principal"),
+        (Some(named("alice")), "two\nlines", "reason"),
+        (None, "", "proof"),
+    ] {
+        let shown = format!("{proof:?}");
+        let asked = v1::RevokePrincipalRequest { proof, reason: reason.to_owned(), ..Default::default() };
+        let refused =
+            PrincipalServiceClient::new(broker.shown(&root())).revoke_principal(asked).await.unwrap_err();
+        let details = refused.get_error_details();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{shown}");
+        assert_eq!(details.bad_request().unwrap().field_violations[0].field, field, "{shown}");
+    }
+    for role in [Role::Requester, Role::Reader] {
+        let denied =
+            broker.revoke_principal(&certificate(role, "mallory", "0e", wall()), named("alice")).await;
+        assert_eq!(denied.unwrap_err().code(), Code::PermissionDenied);
+    }
+    assert!(broker.test.audited("principal.revoked").await.is_empty());
+    let own = broker.revoke_principal(&root(), named("root")).await;
+    assert_eq!(own.unwrap_err().code(), Code::FailedPrecondition);
+}
+
+#[tokio::test]
+async fn i7_an_open_stream_ends_when_its_callers_proof_is_revoked() {
+    let broker = Broker::under(a_policy().build()).await;
+    let (alice, rita) = (
+        certificate(Role::Requester, "alice", "01", wall()),
+        certificate(Role::Reader, "rita", "02", wall()),
+    );
+    let watch = v1::WatchGrantsRequest { filter: None };
+    let mut grants = broker.access(&alice).watch_grants(watch.clone()).await.unwrap().into_inner();
+    assert_eq!(grants.message().await.unwrap().unwrap().grant, None, "the listing ends");
+    let mut others = broker.access(&root()).watch_grants(watch).await.unwrap().into_inner();
+    assert_eq!(others.message().await.unwrap().unwrap().grant, None);
+    let mut audit = AuditServiceClient::new(broker.shown(&rita));
+    let mut lines =
+        audit.tail_audit(v1::TailAuditRequest { after: 0, follow: true }).await.unwrap().into_inner();
+    assert!(lines.message().await.unwrap().is_some());
+
+    broker.revoke_principal(&root(), named("alice")).await.unwrap();
+    broker.revoke_principal(&root(), Proof::Serial("02".to_owned())).await.unwrap();
+    let wait = Duration::from_secs(2);
+    let end = tokio::time::timeout(wait, grants.message()).await.expect("it ends within 2 s");
+    assert_eq!(refused(end), revoked());
+    let end = tokio::time::timeout(wait, async {
+        loop {
+            if let Err(end) = lines.message().await {
+                break end;
+            }
+        }
+    });
+    assert_eq!(refused(Err::<(), _>(end.await.expect("it ends within 2 s"))), revoked());
+    let silent = tokio::time::timeout(Duration::from_millis(50), others.message()).await;
+    assert!(silent.is_err(), "another caller's stream goes on: {silent:?}");
 }

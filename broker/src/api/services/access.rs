@@ -115,7 +115,7 @@ impl AccessService for AccessApi {
         let caller = caller(&request)?;
         let filter = grant_filter(request.get_ref().filter.as_ref()).map_err(|e| invalid(&e))?;
         let grants = watch::grants(Arc::clone(&self.app), caller, filter);
-        Ok(Response::new(until_proof_ends(authenticated(&request), grants)))
+        Ok(Response::new(until_proof_ends(authenticated(&request), &self.app.revocations, grants)))
     }
 }
 

@@ -35,7 +35,7 @@ impl AuditService for AuditApi {
                 Err(error) => Some((Err(to_status(error)), None)),
             }
         }));
-        Ok(Response::new(until_proof_ends(authenticated(&request), lines)))
+        Ok(Response::new(until_proof_ends(authenticated(&request), &self.app.revocations, lines)))
     }
 
     async fn verify_audit(

@@ -7,6 +7,7 @@ mod audit;
 mod grant_view;
 pub(in crate::api) mod health;
 mod policy;
+mod principal;
 mod session;
 mod status;
 mod target;
@@ -18,6 +19,7 @@ use postern_proto::v1::access_service_server::AccessServiceServer;
 use postern_proto::v1::agent_service_server::AgentServiceServer;
 use postern_proto::v1::audit_service_server::AuditServiceServer;
 use postern_proto::v1::policy_service_server::PolicyServiceServer;
+use postern_proto::v1::principal_service_server::PrincipalServiceServer;
 use postern_proto::v1::status_service_server::StatusServiceServer;
 use postern_proto::v1::target_service_server::TargetServiceServer;
 use tonic::service::Routes;
@@ -26,6 +28,7 @@ use self::access::AccessApi;
 use self::agent::AgentApi;
 use self::audit::AuditApi;
 use self::policy::PolicyApi;
+use self::principal::PrincipalApi;
 use self::status::StatusApi;
 use self::target::TargetApi;
 use super::run_to_completion::Runner;
@@ -37,7 +40,8 @@ pub(super) fn add_to(routes: Routes, app: &Arc<App>, runner: Runner) -> Routes {
     routes
         .add_service(AccessServiceServer::new(AccessApi { app: app() }))
         .add_service(PolicyServiceServer::new(PolicyApi { app: app() }))
-        .add_service(TargetServiceServer::new(TargetApi { app: app(), runner }))
+        .add_service(TargetServiceServer::new(TargetApi { app: app(), runner: runner.clone() }))
+        .add_service(PrincipalServiceServer::new(PrincipalApi { app: app(), runner }))
         .add_service(AgentServiceServer::new(AgentApi { app: app() }))
         .add_service(AuditServiceServer::new(AuditApi { app: app() }))
         .add_service(StatusServiceServer::new(StatusApi { app: app() }))

@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         lose_the_agent(&mut story, &mut world);
         revoke(&mut story, &world);
         refuse_and_resist(&mut story, &world);
+        leave_the_company(&mut story, &world);
         audit(&mut story, &world);
         leave(&mut story, world);
     }
@@ -199,6 +200,21 @@ fn refuse_and_resist(story: &mut Story, world: &HostWorld) {
             format!("put back after {exposed} ms, and attributed to the process {process}")
         },
     );
+}
+
+/// Shows that a principal that is revoked has no rights any more.
+fn leave_the_company(story: &mut Story, world: &HostWorld) {
+    story.tell("alice leaves the company.");
+    story.check("the administrator revokes alice: her certificate is refused, and her window closes", || {
+        request(world, "10m", "before she leaves");
+        let start = monotonic();
+        world.admin.cli().json(&["principals", "revoke", "alice", "--reason", "left the company"]);
+        let described = format!("{} ms for the whole command", start.elapsed().as_millis());
+        let refused = world.alice.cli().run(&["grants"]);
+        assert_eq!(refused.code, 3, "{}{}", refused.out, refused.err);
+        wait_until("the port to be shut", STEP_TIMEOUT, || try_22(world, 'a') == Reach::Filtered);
+        format!("{described}; alice: postern grants\n{}", refused.err.trim())
+    });
 }
 
 /// Shows that the log records what happened, and that verification finds a changed log.

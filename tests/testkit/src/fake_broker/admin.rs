@@ -1,9 +1,10 @@
-//! The services of policies, of the audit log and of the brokers' state, as scripted.
+//! The services of policies, of principals, of the audit log and of the brokers' state, as scripted.
 
 use postern_proto::status::plain;
 use postern_proto::v1;
 use postern_proto::v1::audit_service_server::AuditService;
 use postern_proto::v1::policy_service_server::PolicyService;
+use postern_proto::v1::principal_service_server::PrincipalService;
 use postern_proto::v1::status_service_server::StatusService;
 use tonic::{Code, Request, Response, Status};
 
@@ -49,6 +50,25 @@ impl PolicyService for Services {
         let name = request.into_inner().name;
         self.0.script().policies.retain(|policy| policy.name != name);
         Ok(Response::new(v1::DeletePolicyResponse {}))
+    }
+}
+
+#[tonic::async_trait]
+impl PrincipalService for Services {
+    async fn revoke_principal(
+        &self,
+        request: Request<v1::RevokePrincipalRequest>,
+    ) -> Result<Response<v1::RevokePrincipalResponse>, Status> {
+        let mut script = self.0.script();
+        script.revocations.push(request.into_inner());
+        Ok(Response::new(script.revoked.clone()))
+    }
+
+    async fn list_principals(
+        &self,
+        _: Request<v1::ListPrincipalsRequest>,
+    ) -> Result<Response<v1::ListPrincipalsResponse>, Status> {
+        Ok(Response::new(self.0.script().principals.clone()))
     }
 }
 

@@ -24,6 +24,12 @@ pub struct Script {
     pub log: Vec<String>,
     /// The policies that are kept.
     pub policies: Vec<v1::Policy>,
+    /// The answer to a list of principals.
+    pub principals: v1::ListPrincipalsResponse,
+    /// The answer to a revocation of a principal.
+    pub revoked: v1::RevokePrincipalResponse,
+    /// The revocations of principals that were requested.
+    pub revocations: Vec<v1::RevokePrincipalRequest>,
     /// The number of grants to list.
     pub grants: u32,
     /// The answer to an assessment.

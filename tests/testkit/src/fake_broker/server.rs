@@ -13,6 +13,7 @@ use postern_proto::v1::access_service_server::AccessServiceServer;
 use postern_proto::v1::agent_service_server::AgentServiceServer;
 use postern_proto::v1::audit_service_server::AuditServiceServer;
 use postern_proto::v1::policy_service_server::PolicyServiceServer;
+use postern_proto::v1::principal_service_server::PrincipalServiceServer;
 use postern_proto::v1::status_service_server::StatusServiceServer;
 use postern_proto::v1::target_service_server::TargetServiceServer;
 use tokio::net::{TcpListener, TcpStream};
@@ -34,6 +35,7 @@ pub(super) async fn serve(listener: TcpListener, tls: Arc<ServerConfig>, shared:
     let services = Services(Arc::clone(&shared));
     let routes = Routes::new(AccessServiceServer::new(services.clone()))
         .add_service(PolicyServiceServer::new(services.clone()))
+        .add_service(PrincipalServiceServer::new(services.clone()))
         .add_service(AuditServiceServer::new(services.clone()))
         .add_service(AgentServiceServer::new(services.clone()))
         .add_service(StatusServiceServer::new(services.clone()))

@@ -57,7 +57,7 @@ async fn call(
 ) -> Result<Option<Caller>, Code> {
     let behind = Behind::default();
     let mut service = AuthorizeLayer { app: Arc::clone(&test.app) }.layer(behind.clone());
-    let certificate = id.map(|id| Arc::new(ClientCertificate::of(id, not_after)));
+    let certificate = id.map(|id| Arc::new(ClientCertificate::valid_until(id, not_after)));
     let mut request = Request::builder().uri(path).body(Body::empty()).unwrap();
     if let Some(certificate) = &certificate {
         request.extensions_mut().insert(Arc::clone(certificate.caller()));

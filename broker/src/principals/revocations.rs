@@ -1,0 +1,171 @@
+//! The revocations in memory.
+
+use std::collections::{HashMap, HashSet};
+
+use jiff::Timestamp;
+use postern_core::{CertificateSerial, PrincipalKey};
+use postern_store::{Expect, Revocation, RevokedProof, Store, StoreError, Version, Versioned};
+use tokio::sync::{Notify, watch};
+
+/// The origin of a proof, by which it can be revoked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Issuance {
+    /// The time at which it was issued, by the wall clock of its issuer.
+    pub at: Timestamp,
+    /// The serial number, if the proof is a certificate.
+    pub serial: Option<CertificateSerial>,
+}
+
+/// The revocations that this broker knows. They only grow.
+#[derive(Debug, Default)]
+pub struct Revocations {
+    known: watch::Sender<KnownRevocations>,
+    due: Notify,
+}
+
+#[derive(Debug, Default)]
+struct KnownRevocations {
+    principals: HashMap<PrincipalKey, (Timestamp, Version)>,
+    certificates: HashSet<CertificateSerial>,
+}
+
+impl Revocations {
+    /// Reports whether this proof of a principal is revoked.
+    pub fn cover(&self, principal: &PrincipalKey, issuance: &Issuance) -> bool {
+        self.known.borrow().cover(principal, issuance)
+    }
+
+    /// Waits until this proof of a principal is revoked.
+    pub async fn until_covered(&self, principal: &PrincipalKey, issuance: &Issuance) {
+        let mut known = self.known.subscribe();
+        // The sender lives as long as this borrow, so that the wait ends with a revocation alone.
+        known.wait_for(|known| known.cover(principal, issuance)).await.ok();
+    }
+
+    /// Returns the condition that the principal's revocation in the store is the one that this broker knows.
+    pub fn as_known(&self, principal: &PrincipalKey) -> Expect {
+        let known = self.known.borrow();
+        known.principals.get(principal).map_or(Expect::Absent, |(_, version)| Expect::Version(*version))
+    }
+
+    /// Learns revocations. One that is known in a later version stays as it is.
+    pub fn learn(&self, revocations: impl IntoIterator<Item = Versioned<Revocation>>) {
+        self.known.send_if_modified(|known| {
+            let mut is_news = false;
+            for revocation in revocations {
+                is_news |= known.learn(revocation);
+            }
+            is_news
+        });
+    }
+
+    /// Learns every revocation in the store.
+    ///
+    /// # Errors
+    /// The store failed; what is known stays.
+    pub async fn read(&self, store: &Store) -> Result<(), StoreError> {
+        self.learn(store.revocations().await?);
+        Ok(())
+    }
+
+    /// Asks for a read of the store: another broker has changed a principal.
+    pub fn look(&self) {
+        self.due.notify_one();
+    }
+
+    /// Waits until [`Self::look`] asks for a read.
+    pub(super) async fn due(&self) {
+        self.due.notified().await;
+    }
+}
+
+impl KnownRevocations {
+    fn cover(&self, principal: &PrincipalKey, issuance: &Issuance) -> bool {
+        self.principals.get(principal).is_some_and(|(at, _)| issuance.at <= *at)
+            || issuance.serial.as_ref().is_some_and(|serial| self.certificates.contains(serial))
+    }
+
+    /// Returns whether the revocation is news.
+    fn learn(&mut self, Versioned { record, version }: Versioned<Revocation>) -> bool {
+        match record.proof {
+            RevokedProof::Certificate(serial) => self.certificates.insert(serial),
+            RevokedProof::Principal(principal) => match self.principals.get_mut(&principal) {
+                Some((_, known)) if *known >= version => false,
+                Some((at, known)) => {
+                    (*at, *known) = ((*at).max(record.at), version);
+                    true
+                }
+                None => self.principals.insert(principal, (record.at, version)).is_none(),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use postern_core::{Principal, Role};
+
+    use super::*;
+    use crate::testing::builders::{at, key, name};
+
+    fn serial(text: &str) -> CertificateSerial {
+        CertificateSerial::new(text).unwrap()
+    }
+
+    fn issued(second: i64, digits: &str) -> Issuance {
+        Issuance { at: at(second), serial: Some(serial(digits)) }
+    }
+
+    fn revocation(proof: RevokedProof, second: i64, version: Version) -> Versioned<Revocation> {
+        let by = Principal::local(Role::Administrator, name("root"));
+        Versioned { record: Revocation { proof, by, at: at(second), reason: None }, version }
+    }
+
+    #[test]
+    fn i7_a_principal_is_revoked_up_to_a_moment_and_a_certificate_for_good() {
+        let revocations = Revocations::default();
+        assert_eq!(revocations.as_known(&key("alice")), Expect::Absent);
+        revocations.learn([
+            revocation(RevokedProof::Principal(key("alice")), 10, 1),
+            revocation(RevokedProof::Certificate(serial("0b")), 10, 1),
+        ]);
+        let is_revoked = |who, issuance| revocations.cover(&key(who), &issuance);
+        assert!(is_revoked("alice", issued(9, "01")) && is_revoked("alice", issued(10, "01")));
+        assert!(!is_revoked("alice", issued(11, "01")), "a later certificate admits again");
+        assert!(!is_revoked("bob", issued(9, "01")));
+        assert!(is_revoked("bob", issued(99, "0b")), "in whatever hands");
+        let token = |second| Issuance { at: at(second), serial: None };
+        assert!(is_revoked("alice", token(10)) && !is_revoked("alice", token(11)));
+        assert_eq!(revocations.as_known(&key("alice")), Expect::Version(1));
+    }
+
+    #[test]
+    fn i7_what_is_revoked_stays_so_whatever_an_older_read_says() {
+        let revocations = Revocations::default();
+        let alice = || RevokedProof::Principal(key("alice"));
+        revocations.learn([revocation(alice(), 20, 2)]);
+        revocations.learn([revocation(alice(), 10, 1)]);
+        assert!(revocations.cover(&key("alice"), &issued(20, "01")));
+        revocations.learn([]);
+        assert!(revocations.cover(&key("alice"), &issued(20, "01")), "nor does an empty store");
+        // A wall clock that was stepped back revokes nothing less.
+        revocations.learn([revocation(alice(), 5, 3)]);
+        assert!(revocations.cover(&key("alice"), &issued(20, "01")));
+        assert_eq!(revocations.as_known(&key("alice")), Expect::Version(3));
+    }
+
+    #[tokio::test]
+    async fn a_revocation_ends_a_wait_for_it_and_for_no_other() {
+        let (revocations, alice, issuance) = (Revocations::default(), key("alice"), issued(1, "01"));
+        let (bob, other) = (key("bob"), issued(1, "02"));
+        let mut waiting = Box::pin(revocations.until_covered(&alice, &issuance));
+        let mut others = Box::pin(revocations.until_covered(&bob, &other));
+        let wait = Duration::from_millis(10);
+        assert!(tokio::time::timeout(wait, &mut waiting).await.is_err());
+        revocations.learn([revocation(RevokedProof::Certificate(serial("01")), 10, 1)]);
+        tokio::time::timeout(Duration::from_secs(10), waiting).await.unwrap();
+        assert!(tokio::time::timeout(wait, &mut others).await.is_err());
+    }
+}
