@@ -9,6 +9,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{Name, Principal, Role};
 use postern_pki::{Authority, Credentials, KeyPair, SpiffeId};
 use postern_runtime::files;
+use postern_runtime::private_place::private_place;
 
 use crate::clock::wall;
 use crate::config::BrokerConfig;
@@ -26,6 +27,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// It was done before, or a file cannot be written.
 pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
+    private_place(dir).context("cannot keep keys in data_dir")?;
     files::make_private_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let now = wall();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
@@ -44,7 +46,7 @@ pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<
 /// Makes the client certificate of a principal in `out`, and returns its end. It needs the authority's files, and no running broker.
 ///
 /// # Errors
-/// A lifetime past a year, an identity that is there already, or a file that cannot be read or written.
+/// A lifetime past a year, an identity that is there already, a directory that others can write, or a file that cannot be read or written.
 pub fn issue(
     config: &BrokerConfig,
     role: Role,
@@ -61,10 +63,11 @@ pub fn issue(
         "{} has an identity already; name another directory",
         out.display()
     );
+    let place = private_place(out).context("cannot write a key to --out")?;
     let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
     let credentials = sign(&authority, role, name, lifetime, now)?;
-    credentials.save(out)?;
+    credentials.save(&place)?;
     Ok(credentials.not_after())
 }
 
