@@ -46,7 +46,12 @@ struct Shared {
     tokens: Mutex<HashSet<String>>,
     sessions: mpsc::UnboundedSender<FakeSession>,
     renewals: Mutex<u32>,
+    /// The answer to a renewal, where a test has another than a broker's.
+    answer: Mutex<Option<RenewalAnswer>>,
 }
+
+/// Makes the answer to a renewal from the certificate request.
+type RenewalAnswer = Box<dyn Fn(&[u8]) -> v1::RenewResponse + Send>;
 
 /// A session of an agent, seen from the broker.
 pub(crate) struct FakeSession {
@@ -82,6 +87,7 @@ impl FakeBroker {
             tokens: Mutex::default(),
             sessions: sender,
             renewals: Mutex::default(),
+            answer: Mutex::default(),
         });
         let (connections, queue) = mpsc::channel(8);
         let service = AgentServiceServer::new(Service(Arc::clone(&shared)));
@@ -107,6 +113,21 @@ impl FakeBroker {
         let issued =
             self.shared.authority.issue(&key.csr().unwrap(), &identity, lifetime, clock::wall()).unwrap();
         Credentials::new(key, issued.chain, self.shared.authority.roots()).unwrap()
+    }
+
+    /// The authority of this broker.
+    pub(crate) fn authority(&self) -> &Authority {
+        &self.shared.authority
+    }
+
+    /// The authority of this broker once more, over its files.
+    pub(crate) fn same_authority(&self) -> Authority {
+        Authority::load(self._dir.path(), &TrustDomain::default()).unwrap()
+    }
+
+    /// Answers renewals so from now on.
+    pub(crate) fn answer_renewals(&self, answer: impl Fn(&[u8]) -> v1::RenewResponse + Send + 'static) {
+        *self.shared.answer.lock().unwrap() = Some(Box::new(answer));
     }
 
     pub(crate) fn renewals(&self) -> u32 {
@@ -196,6 +217,9 @@ impl AgentService for Service {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         *self.0.renewals.lock().unwrap() += 1;
+        if let Some(answer) = self.0.answer.lock().unwrap().as_ref() {
+            return Ok(Response::new(answer(&request.get_ref().csr)));
+        }
         let certificates = self.issue(&request.into_inner().csr)?;
         Ok(Response::new(v1::RenewResponse { certificates, roots: self.0.authority.roots() }))
     }
