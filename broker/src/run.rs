@@ -27,7 +27,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
-use crate::app::{About, App};
+use crate::app::{About, App, CloneAttempts};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
@@ -298,6 +298,7 @@ impl Parts {
             cloud: Arc::clone(&self.cloud),
             observer: self.observer(),
             cluster: Arc::clone(&self.cluster),
+            clone_attempts: CloneAttempts::default(),
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
             readiness: self.readiness.clone(),

@@ -242,6 +242,13 @@ impl AgentService for Sessions {
         absent()
     }
 
+    async fn forget_agent(
+        &self,
+        _: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        absent()
+    }
+
     async fn ban_agent(
         &self,
         _: Request<v1::BanAgentRequest>,

@@ -264,6 +264,13 @@ impl AgentService for Service {
         Err(Status::unimplemented("not for agents"))
     }
 
+    async fn forget_agent(
+        &self,
+        _: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        Err(Status::unimplemented("not for agents"))
+    }
+
     async fn ban_agent(
         &self,
         _: Request<v1::BanAgentRequest>,

@@ -49,7 +49,9 @@ use postern_core::{Grant, GrantId, Name, Policy, PrincipalKey, TargetId};
 pub use coordination::{Coordination, Lease};
 pub use durable::Durable;
 pub use error::{MigrationError, StoreError};
-pub use records::{AgentRecord, Ban, RecordKind, TokenHash, TokenRecord, Version, Versioned};
+pub use records::{
+    AgentRecord, Ban, CloneAlarm, Forgotten, RecordKind, TokenHash, TokenRecord, Version, Versioned,
+};
 pub use transaction::{Change, Expect, Transaction};
 
 /// A store of grants, policies, agents and the audit log.

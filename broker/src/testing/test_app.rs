@@ -13,7 +13,7 @@ use postern_provider::fake::FakeCloud;
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::app::{About, App, Caller, StoreKind};
+use crate::app::{About, App, Caller, CloneAttempts, StoreKind};
 use crate::authority::Standing;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
@@ -47,6 +47,7 @@ impl TestApp {
             cloud: Arc::clone(&observer.cloud),
             observer,
             cluster,
+            clone_attempts: CloneAttempts::default(),
             wakeups,
             grant_changes: GrantChanges::default(),
             readiness: Readiness::default(),

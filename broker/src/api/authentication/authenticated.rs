@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use postern_core::CallerKind;
+use postern_core::{CallerKind, KeyHash};
 use postern_proto::status::plain;
 use tonic::{Code, Status};
 
@@ -12,6 +12,8 @@ use tonic::{Code, Status};
 pub struct Authenticated {
     /// The party that calls: a principal in a role, the agent of a target, or a broker.
     pub kind: CallerKind,
+    /// The key of the certificate that is the proof; none for a proof of another kind.
+    pub certificate_key: Option<KeyHash>,
     /// The end of the proof, by the wall clock.
     pub not_after: Timestamp,
     /// The answer to a call after that end, and the last word of a stream that lasts until then.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use postern_core::{CallerKind, Principal};
-use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain, not_after};
+use postern_core::{CallerKind, KeyHash, Principal};
+use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain, key_hash, not_after};
 
 use super::authenticated::{Authenticated, Refusal};
 
@@ -29,17 +29,23 @@ impl ClientCertificate {
     /// # Errors
     /// The certificate has no SPIFFE id of the trust domain.
     pub(in crate::api) fn read(leaf: &[u8], trust_domain: &TrustDomain) -> Result<Self, SpiffeIdError> {
-        Ok(Self::of(SpiffeId::of_certificate(leaf, trust_domain)?, not_after(leaf)?))
+        let (id, key) = (SpiffeId::of_certificate(leaf, trust_domain)?, key_hash(leaf)?);
+        Ok(Self::with_key(id, Some(key), not_after(leaf)?))
     }
 
     /// Makes the certificate with this id, which is valid until then.
+    #[cfg(test)]
     pub(in crate::api) fn of(id: SpiffeId, not_after: Timestamp) -> Self {
+        Self::with_key(id, None, not_after)
+    }
+
+    fn with_key(id: SpiffeId, certificate_key: Option<KeyHash>, not_after: Timestamp) -> Self {
         let kind = match id {
             SpiffeId::Principal { role, name } => CallerKind::Principal(Principal::local(role, name)),
             SpiffeId::Agent(target) => CallerKind::Agent(target),
             SpiffeId::Broker => CallerKind::Broker,
         };
-        Self { caller: Arc::new(Authenticated { kind, not_after, when_expired: EXPIRED }) }
+        Self { caller: Arc::new(Authenticated { kind, certificate_key, not_after, when_expired: EXPIRED }) }
     }
 
     /// Returns the caller that the certificate names.

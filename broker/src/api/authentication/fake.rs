@@ -32,6 +32,7 @@ impl FakeTokens {
         let principal = Principal::foreign(role, issuer, subject, DisplayName::new(shown).unwrap());
         let caller = Authenticated {
             kind: CallerKind::Principal(principal),
+            certificate_key: None,
             not_after: end,
             when_expired: Refusal::unauthenticated(
                 "TOKEN_EXPIRED",

@@ -8,6 +8,7 @@ use postern_core::{CloseReason, Event, GrantId, GrantState};
 
 use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
+use crate::layers::host::session_state::SessionOrigin;
 use crate::layers::host::sessions::AgentSession;
 use crate::signals::rounds::Task;
 use crate::store::memory::Memory;
@@ -73,7 +74,7 @@ impl World {
     }
 
     pub(super) fn connect(&self) -> AgentSession {
-        self.reconciler.sessions.connect(&VM.parse().unwrap(), "test".to_owned())
+        self.reconciler.sessions.connect(&VM.parse().unwrap(), "test".to_owned(), SessionOrigin::default())
     }
 
     /// Stores a grant on the VM in both layers, requested now.

@@ -56,6 +56,18 @@ impl AgentService for Services {
         Ok(Response::new(v1::ListAgentsResponse { agents, next_page_token: String::new() }))
     }
 
+    async fn forget_agent(
+        &self,
+        _: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        self.let_in()?;
+        Ok(Response::new(v1::ForgetAgentResponse {
+            target: "host:web-1".to_owned(),
+            held_until: Some(prost_types::Timestamp { seconds: 1_748_779_200, nanos: 0 }),
+            held_grants: vec!["01jx0000000000000000000000".to_owned()],
+        }))
+    }
+
     async fn ban_agent(
         &self,
         _: Request<v1::BanAgentRequest>,

@@ -99,6 +99,9 @@ async fn fill(store: &impl Store, random: &mut StdRng, lines: usize) {
             enrolled_at: at(number),
             certificate_not_after: at(3600),
             banned: None,
+            keys: None,
+            cloned: None,
+            forgotten: None,
         };
         commit(store, Change::PutAgent { agent: agent.clone(), expect: Expect::Any }).await;
         let hash = TokenHash(random.random());
