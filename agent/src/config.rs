@@ -11,6 +11,8 @@ use rustls::pki_types::ServerName;
 use serde::Deserialize;
 use tonic::transport::Uri;
 
+use crate::limits::StateLimits;
+
 /// The default path of the configuration file.
 pub const DEFAULT_PATH: &str = "/etc/postern/agent.toml";
 const DEFAULT_STATE_DIR: &str = "/var/lib/postern-agent";
@@ -30,6 +32,8 @@ pub struct AgentConfig {
     pub log_format: LogFormat,
     /// The ports to protect before the first contact with a broker; may be empty.
     pub bootstrap: BTreeSet<ProtectedPort>,
+    /// The bounds on a desired state.
+    pub limits: StateLimits,
 }
 
 /// The configuration is missing or wrong.
@@ -102,6 +106,16 @@ struct FileConfig {
     log_format: LogFormat,
     #[serde(default)]
     bootstrap: Bootstrap,
+    #[serde(default)]
+    limits: FileLimits,
+}
+
+/// The bounds as they stand in the file.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FileLimits {
+    windows: Option<usize>,
+    ports: Option<usize>,
 }
 
 #[derive(Default, Deserialize)]
@@ -122,6 +136,11 @@ impl FileConfig {
             });
         let bootstrap = ports.collect::<Result<_, _>>()?;
         check_broker(&self.broker)?;
+        let usual = StateLimits::default();
+        let limits = StateLimits::new(
+            self.limits.windows.unwrap_or(usual.windows),
+            self.limits.ports.unwrap_or(usual.ports),
+        )?;
         if !self.state_dir.is_absolute() {
             let problem = format!("{} is not absolute", self.state_dir.display());
             return Err(Invalid::new(
@@ -135,6 +154,7 @@ impl FileConfig {
             state_dir: self.state_dir,
             log_format: self.log_format,
             bootstrap,
+            limits,
         })
     }
 }
@@ -175,15 +195,17 @@ mod tests {
         assert_eq!(config.state_dir, Path::new("/var/lib/postern-agent"));
         assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Text, 0));
         assert_eq!(config.fallback_ports().len(), 4, "denied even if the ledger cannot be read");
+        assert_eq!(config.limits, StateLimits { windows: 4096, ports: 1024 });
     }
 
     #[test]
     fn every_key_can_be_set() {
         let config = load(
-            "broker = \"https://[2001:db8::1]:7443\"\nstate_dir = \"/srv/agent\"\nlog_format = \"json\"\n[bootstrap]\nports = [\"tcp/22\", \"udp/161\"]",
+            "broker = \"https://[2001:db8::1]:7443\"\nstate_dir = \"/srv/agent\"\nlog_format = \"json\"\n[bootstrap]\nports = [\"tcp/22\", \"udp/161\"]\n[limits]\nwindows = 5000\nports = 7",
         )
         .unwrap();
         assert_eq!((config.log_format, config.bootstrap.len()), (LogFormat::Json, 2));
+        assert_eq!(config.limits, StateLimits { windows: 5000, ports: 7 });
         assert_eq!(config.fallback_ports(), config.bootstrap);
         assert_eq!(config.identity_dir(), Path::new("/srv/agent/identity"));
     }
@@ -200,6 +222,8 @@ mod tests {
             (with_broker("log_format = \"xml\""), "log_format", "expected `text` or `json`"),
             (with_broker("brocker = 1"), "brocker", "expected one of `broker`"),
             (with_broker("[bootstrap]\nport = []"), "port", "expected `ports`"),
+            (with_broker("[limits]\nwindows = 0"), "limits.windows:", "use 1 to 65536"),
+            (with_broker("[limits]\nports = 4097"), "limits.ports:", "use 1 to 4096"),
             (String::new(), "broker", "missing field"),
         ] {
             let error = error_of(&text);

@@ -26,6 +26,7 @@ use postern_runtime::error_chain::error_chain;
 use tokio::sync::watch;
 
 use crate::host_reconciler::ReconcilerHandle;
+use crate::limits::StateLimits;
 use crate::reports::Reports;
 use crate::session::BrokerSession;
 use crate::status::StatusFile;
@@ -43,6 +44,8 @@ pub struct BrokerConnection {
     pub reports: Reports,
     /// The file that shows whether there is a session.
     pub status_file: Arc<StatusFile>,
+    /// The bounds on a desired state, and so on a message.
+    pub limits: StateLimits,
 }
 
 impl BrokerConnection {
@@ -85,7 +88,7 @@ impl BrokerConnection {
     async fn open(&self, credentials: &Credentials) -> Result<BrokerSession, String> {
         let tls = tls::client_config(credentials).map_err(|error| error_chain(&error))?;
         let channel = client::channel(&self.broker, tls).map_err(|error| error_chain(&error))?;
-        BrokerSession::open(channel, &self.reconciler).await.map_err(|error| error_chain(&error))
+        BrokerSession::open(channel, &self.reconciler, self.limits).await.map_err(|error| error_chain(&error))
     }
 
     /// Runs a session until it ends. Returns whether the broker sent a desired state in it.

@@ -68,7 +68,7 @@ impl Finding {
 pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     let mut findings = vec![running(config)];
     findings.extend(ledger(config, now));
-    let enroll = "enrol this host with `postern-agent enroll --token TOKEN`";
+    let enroll = "enrol this host with `postern-agent enroll --token-file FILE`";
     match Credentials::load(&config.identity_dir()) {
         Err(_) if !config.identity_dir().join("cert.pem").exists() => {
             findings.push(Finding::error("this host is not enrolled", enroll));

@@ -8,12 +8,14 @@ use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::identity::SpiffeId;
 use postern_pki::join::JoinToken;
+use postern_pki::succession::SuccessionError;
 use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use tonic::{Code, Status};
 
+use crate::clock;
 use crate::status_chain::status_chain;
 
 /// The longest wait for an answer of the broker.
@@ -49,6 +51,9 @@ pub enum EnrollError {
         seconds(ENROLL_TIMEOUT)
     )]
     NoAnswer,
+    /// The broker sent an identity that is not valid, or not under the root that the token names.
+    #[error("the broker sent an identity that this host does not take up")]
+    NotTakenUp(#[from] SuccessionError),
     /// The broker sent a certificate for another target.
     #[error(
         "the broker sent a certificate that does not name {target}, the target it enrolled; check its version"
@@ -84,6 +89,7 @@ pub async fn enroll(broker: &str, token: &JoinToken, identity_dir: &Path) -> Res
     let credentials = Credentials::new(key, answer.certificates, answer.roots)?;
     let target = target_of(&credentials).filter(|target| target.to_string() == answer.target);
     let target = target.ok_or(EnrollError::WrongTarget { target: answer.target })?;
+    credentials.check_first_under(token.fingerprint(), clock::wall())?;
     credentials.save(identity_dir)?;
     Ok(target)
 }

@@ -9,14 +9,16 @@
 //! - *Damage* is a difference in the table that another process made.
 //!
 //! The rule: kernel, then ledger, then the answer. [`HostReconciler::accept`] makes the kernel hold the new state and reads
-//! it back, writes the state to the ledger, and only then accepts it and answers the broker. So a state that was answered
+//! it back (a state that closes and opens takes two transactions, the closes in the first), writes the state to the ledger, and only then accepts it and answers the broker. So a state that was answered
 //! without an error is enforced and survives a restart.
 //!
 //! What happens on each failure:
 //!
 //! - A crash before the ledger is written is as if the message had never come: the broker received no answer and sends the
 //!   state again.
-//! - The kernel refuses: nothing changes. The broker receives the error, and the earlier state stays.
+//! - The kernel refuses: nothing opens. The broker receives the error, and the earlier state stays, without what the kernel has
+//!   closed already.
+//! - The state is past the agent's own bounds ([`crate::limits`]): the host closes what the state closes, and opens nothing.
 //! - The disk refuses: the host closes what the new state closes, and opens nothing (see [`AcceptedState::restricted_to`]),
 //!   because a restart would not know of it.
 //! - The kernel refuses a state that was accepted before (at a start, or after damage): [`HostReconciler::tick`] tries again
@@ -45,6 +47,7 @@ use crate::config::AgentConfig;
 use crate::desired_state::DesiredState;
 use crate::firewall::policy::HostPolicy;
 use crate::ledger::{Ledger, LedgerError};
+use crate::limits::{LimitExceeded, StateLimits};
 use crate::window_log;
 use clock_watch::ClockWatch;
 pub use handle::{CommandAnswer, Commands, ReconcilerHandle, answer_or_pending, channel, serve, suspended};
@@ -80,6 +83,7 @@ pub struct HostReconciler<H> {
     fallback: HostPolicy,
     table: TableState,
     clock_watch: ClockWatch,
+    limits: StateLimits,
     /// Damage that was found at this moment and not yet returned.
     damage: Option<(BootTime, Damage)>,
 }
@@ -119,7 +123,16 @@ pub enum AcceptError<E: std::error::Error + 'static> {
     /// The state is older than one received before.
     #[error(transparent)]
     Stale(#[from] Stale),
-    /// The kernel refused the state and holds what it held before.
+    /// The state is past a bound of this host. What it closes is closed; what it opens is not open.
+    #[error("this host does not hold generation {generation}")]
+    Limit {
+        /// The generation of the state.
+        generation: u64,
+        /// The bound.
+        #[source]
+        source: LimitExceeded,
+    },
+    /// The kernel refused the state. It holds what it held before, without what it had closed already.
     #[error("the host firewall refused generation {generation}")]
     Firewall {
         /// The generation of the state.
@@ -151,6 +164,7 @@ impl<H: HostLayer> HostReconciler<H> {
             fallback: fallback(config.fallback_ports()),
             table: TableState::Applied,
             clock_watch: ClockWatch::new(now, suspended),
+            limits: config.limits,
             damage: None,
         };
         match reconciler.ledger.load(now) {
@@ -185,27 +199,58 @@ impl<H: HostLayer> HostReconciler<H> {
         self.state.generation()
     }
 
-    /// Makes this host hold a desired state, and writes it to the ledger.
+    /// Makes this host hold a desired state, and writes it to the ledger. What the state closes is closed first.
     ///
     /// # Errors
-    /// The state is stale, or the kernel or the disk refused.
+    /// The state is stale or past a bound, or the kernel or the disk refused.
     pub fn accept(&mut self, desired: DesiredState, now: &Moment) -> Result<(), AcceptError<H::Error>> {
         let generation = desired.generation;
+        // Judged as the broker has sent it, with windows that have ended since.
+        let within = self.limits.check(&desired);
         let wanted = self.state.consider(desired, now.boottime)?;
-        let applied = self.apply(&wanted.policy(), now);
-        applied.map_err(|source| AcceptError::Firewall { generation, source })?;
+        if let Err(source) = within {
+            self.restrict_to(&self.limits.fitting(wanted, self.state.accepted()), now);
+            self.save(now);
+            return Err(AcceptError::Limit { generation, source });
+        }
+        let has_closed = self
+            .close_first(&wanted.policy(), now)
+            .map_err(|source| AcceptError::Firewall { generation, source })?;
+        if let Err(source) = self.apply(&wanted.policy(), now) {
+            if has_closed {
+                // The kernel has closed some of the accepted state's windows, which must not come back.
+                self.restrict_to(&wanted, now);
+                self.save(now);
+            }
+            return Err(AcceptError::Firewall { generation, source });
+        }
         self.table = TableState::Applied;
         if let Err(source) = self.ledger.save(&wanted, now) {
-            let restricted = self.state.restricted_to(&wanted);
-            window_log::accepted(self.state.accepted(), &restricted, now.boottime);
-            self.state.accept(restricted);
-            self.ensure(now);
+            self.restrict_to(&wanted, now);
             return Err(AcceptError::Ledger { generation, source });
         }
         self.clock_watch.written(now);
         window_log::accepted(self.state.accepted(), &wanted, now.boottime);
         self.state.accept(wanted);
         Ok(())
+    }
+
+    /// Closes what a policy closes, in a transaction of its own, if the policy also opens something: opening takes longer the
+    /// more it opens, and no close waits for it. Returns whether it did.
+    fn close_first(&mut self, wanted: &HostPolicy, now: &Moment) -> Result<bool, H::Error> {
+        let Some(accepted) = self.state.accepted().map(DesiredState::policy) else { return Ok(false) };
+        if !accepted.admits_beyond(wanted) || !wanted.admits_beyond(&accepted) {
+            return Ok(false);
+        }
+        self.apply(&accepted.common_with(wanted), now).map(|()| true)
+    }
+
+    /// Holds only what the accepted state and `wanted` have in common.
+    fn restrict_to(&mut self, wanted: &DesiredState, now: &Moment) {
+        let restricted = self.state.restricted_to(wanted);
+        window_log::accepted(self.state.accepted(), &restricted, now.boottime);
+        self.state.accept(restricted);
+        self.ensure(now);
     }
 
     /// Closes every window and keeps every port protected: the broker does not know this host, so the grants of its windows

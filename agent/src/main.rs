@@ -9,10 +9,11 @@ use clap::{Parser, Subcommand, ValueEnum};
 use postern_agent::clock;
 use postern_agent::config::{AgentConfig, DEFAULT_PATH, LogFormat};
 use postern_agent::doctor::{self, Severity};
+use postern_agent::join_token::{self, TokenError};
 use postern_agent::status::Status;
 use postern_agent::{enroll, firewall, run, uninstall};
-use postern_pki::join::JoinToken;
 use postern_runtime::files;
+use postern_runtime::private_place::private_place;
 use tracing_subscriber::EnvFilter;
 
 /// The agent of Postern: protects this host's management ports with nftables, and opens what the broker grants.
@@ -30,9 +31,13 @@ struct AgentArguments {
 enum AgentCommand {
     /// Enrols this host with a join token, which an administrator makes with `postern agents token`.
     Enroll {
-        /// The join token; valid for one enrolment.
-        #[arg(long)]
-        token: String,
+        /// The file with the join token, which no other user can read, or - for standard input. Default: the credential
+        /// postern.token of the service manager.
+        #[arg(long, value_name = "FILE")]
+        token_file: Option<PathBuf>,
+        /// Refused: other users can read the arguments of a command.
+        #[arg(long, hide = true)]
+        token: Option<String>,
     },
     /// Runs until SIGTERM. The table and its timeouts stay in the kernel.
     Run,
@@ -74,11 +79,17 @@ async fn main() -> ExitCode {
 async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Result<ExitCode> {
     let mut out = io::stdout();
     match arguments.command {
-        AgentCommand::Enroll { token } => {
-            let token = match token.parse::<JoinToken>() {
-                Ok(token) => token,
-                Err(invalid) => return Ok(report_error(&invalid.into(), ExitCode::from(BAD_USAGE))),
+        AgentCommand::Enroll { token_file, token } => {
+            let credentials_dir = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+            let token = match token {
+                Some(_) => Err(TokenError::Argument),
+                None => join_token::read(token_file.as_deref(), credentials_dir.as_deref()),
             };
+            let token = match token {
+                Ok(token) => token,
+                Err(error) => return Ok(report_error(&error.into(), ExitCode::from(BAD_USAGE))),
+            };
+            private_place(&config.state_dir).context("cannot keep a key in the state directory")?;
             files::make_private_dir(&config.state_dir)
                 .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
             let target = enroll::enroll(&config.broker, &token, &config.identity_dir()).await?;

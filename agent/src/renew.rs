@@ -1,6 +1,11 @@
 //! The certificate: read when it appears on disk, renewed at half its life, and given to every new connection.
 //!
 //! The agent takes up a new identity on disk (the host was enrolled again) within seconds, without a restart.
+//!
+//! A renewed identity voids the one before as soon as the broker sees it used. So the agent takes it up only if it is good
+//! ([`postern_pki::succession`]) and on disk: an agent that used it from memory would be locked out by its next start. While it
+//! cannot be written the agent goes on with the old one, and renews again; the broker takes that for the repeat of a renewal whose
+//! answer was lost. Only once the old one has ended does the agent use a renewed one from memory.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,6 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use postern_pki::PkiError;
 use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::renewal::{GRACE, renew_at};
+use postern_pki::succession::SuccessionError;
 use postern_pki::tls;
 use postern_proto::client::{self, BadAddress};
 use postern_proto::v1;
@@ -46,6 +52,9 @@ pub enum RenewError {
     /// The broker did not answer.
     #[error("the broker did not answer within {} s", RENEW_TIMEOUT.as_secs())]
     NoAnswer,
+    /// The broker sent an identity that must not take the place of this one.
+    #[error("the broker sent an identity that this host does not take up")]
+    NotTakenUp(#[from] SuccessionError),
 }
 
 /// Keeps the identity in `current` valid for as long as the broker renews it. Never ends.
@@ -60,7 +69,16 @@ pub async fn keep_renewed(broker: &str, identity_dir: &Path, current: &CurrentId
         }
         let Some(credentials) = current.borrow().clone() else {
             match recovery.attempt(broker, identity_dir).await {
-                Ok(Some(renewed)) => take_up(renewed, identity_dir, current),
+                Ok(Some(renewed)) => {
+                    if let Err(error) = renewed.save(identity_dir) {
+                        tracing::error!(
+                            error = error_chain(&error),
+                            "cannot write the renewed certificate to disk; the agent uses it from memory, and its next start needs \
+                             a new enrolment"
+                        );
+                    }
+                    take_up(renewed, current);
+                }
                 Ok(None) => {}
                 Err(reason) => log_once.warn(&reason),
             }
@@ -91,7 +109,7 @@ impl ExpiredRenewal {
         let grace = SignedDuration::try_from(GRACE).unwrap_or_default();
         let Some(ended) = ended.filter(|ended| now.duration_since(ended.not_after()) <= grace) else {
             let enrol =
-                "this host has no valid certificate; enrol it with `postern-agent enroll --token TOKEN`";
+                "this host has no valid certificate; enrol it with `postern-agent enroll --token-file FILE`";
             return Err(enrol.to_owned());
         };
         if now < self.next_try {
@@ -103,13 +121,18 @@ impl ExpiredRenewal {
     }
 }
 
-fn take_up(renewed: Credentials, identity_dir: &Path, current: &CurrentIdentity) {
-    if let Err(error) = renewed.save(identity_dir) {
-        tracing::error!(
-            error = error_chain(&error),
-            "cannot write the renewed certificate to disk; the agent uses it from memory"
-        );
-    }
+/// Renews a certificate, and writes the new one to disk.
+async fn renew_and_save(
+    broker: &str,
+    identity_dir: &Path,
+    credentials: &Credentials,
+) -> Result<Credentials, RenewError> {
+    let renewed = renew(broker, credentials).await?;
+    renewed.save(identity_dir)?;
+    Ok(renewed)
+}
+
+fn take_up(renewed: Credentials, current: &CurrentIdentity) {
     tracing::info!(not_after = %renewed.not_after(), "renewed the certificate");
     current.send_replace(Some(Arc::new(renewed)));
 }
@@ -138,8 +161,8 @@ async fn use_until_renewed(
         if now < due || now < next_try {
             continue;
         }
-        match renew(broker, credentials).await {
-            Ok(renewed) => return take_up(renewed, identity_dir, current),
+        match renew_and_save(broker, identity_dir, credentials).await {
+            Ok(renewed) => return take_up(renewed, current),
             Err(error) => {
                 tracing::warn!(error = error_chain(&error), not_after = %credentials.not_after(), "cannot renew the certificate yet");
                 let wait = retries.get_or_insert_with(backoff).next().unwrap_or(CHECK_INTERVAL);
@@ -149,10 +172,10 @@ async fn use_until_renewed(
     }
 }
 
-/// Renews a certificate once, with a new key.
+/// Renews a certificate once, with a new key. Nothing is written.
 ///
 /// # Errors
-/// The broker cannot be reached or refuses.
+/// The broker cannot be reached or refuses, or its answer must not take the place of this identity.
 pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credentials, RenewError> {
     let key = KeyPair::generate()?;
     let channel = client::channel(broker, tls::client_config(credentials)?)?;
@@ -161,10 +184,12 @@ pub async fn renew(broker: &str, credentials: &Credentials) -> Result<Credential
     let answer =
         tokio::time::timeout(RENEW_TIMEOUT, client.renew(request)).await.map_err(|_| RenewError::NoAnswer)?;
     let answer = answer.map_err(|status| RenewError::Refused(Box::new(status)))?.into_inner();
-    Ok(Credentials::new(key, answer.certificates, answer.roots)?)
+    let renewed = Credentials::new(key, answer.certificates, answer.roots)?;
+    renewed.check_successor_of(credentials, clock::wall())?;
+    Ok(renewed)
 }
 
-/// Takes up the identity on disk if it is valid and newer than the one in use. Returns whether it did.
+/// Takes up the identity on disk if it is valid, another than the one in use, and not older. Returns whether it did.
 fn take_up_from_disk(
     identity_dir: &Path,
     current: &CurrentIdentity,
@@ -174,7 +199,12 @@ fn take_up_from_disk(
         return Ok(false);
     }
     let found = Credentials::load(identity_dir)?;
-    let newer = current.borrow().as_ref().is_none_or(|in_use| found.not_before() > in_use.not_before());
+    // Two certificates may begin and end at the same second: those of a young authority begin when it does.
+    let life = |credentials: &Credentials| (credentials.not_before(), credentials.not_after());
+    let newer = current
+        .borrow()
+        .as_ref()
+        .is_none_or(|in_use| life(&found) >= life(in_use) && found.key_hash() != in_use.key_hash());
     let taken = newer && now < found.not_after();
     if taken {
         current.send_replace(Some(Arc::new(found)));

@@ -92,6 +92,7 @@ fn start(config: &Arc<AgentConfig>) -> anyhow::Result<Tasks> {
         reconciler: handle,
         reports,
         status_file: Arc::clone(&status_file),
+        limits: config.limits,
     };
     tasks.spawn("connection", async move {
         connection.keep().await;

@@ -13,6 +13,7 @@
 //! session neither reads nor counts the broker's silence.
 //!
 //! - A state that cannot be parsed is answered with the field that is wrong; the earlier state stays.
+//! - A message that is larger than the agent's bounds need ([`StateLimits::message_bytes`]) ends the session.
 //! - A state with `keep_protection` comes from a broker that does not know this host: the agent closes every window and
 //!   keeps its ports protected.
 //! - A broker that is silent for 15 s, or that does not read for so long that the outgoing queue is full, is dead,
@@ -39,6 +40,7 @@ use tonic::{Status, Streaming};
 use crate::clock::{self, BootTime};
 use crate::desired_state::{DesiredState, anchor};
 use crate::host_reconciler::{CommandAnswer, ReconcilerHandle, answer_or_pending};
+use crate::limits::StateLimits;
 use crate::reports::Reports;
 use crate::status_chain::status_chain;
 
@@ -50,8 +52,6 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(15);
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most messages that may wait for the network; more than the reports that may be unacknowledged.
 const OUTGOING_QUEUE: usize = 64;
-/// The largest message accepted, in bytes: some hundred thousand windows.
-const MAX_MESSAGE_BYTES: usize = 64 << 20;
 
 /// A session in progress.
 #[derive(Debug)]
@@ -90,7 +90,11 @@ impl BrokerSession {
     ///
     /// # Errors
     /// The broker cannot be reached, refuses, or takes too long.
-    pub async fn open(channel: Channel, reconciler: &ReconcilerHandle) -> Result<Self, SessionError> {
+    pub async fn open(
+        channel: Channel,
+        reconciler: &ReconcilerHandle,
+        limits: StateLimits,
+    ) -> Result<Self, SessionError> {
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
@@ -100,7 +104,7 @@ impl BrokerSession {
         // Stamped only when it is sent: connecting may take seconds, and with an earlier stamp windows would end that much
         // early until the first heartbeat.
         let hello = tokio_stream::once(ToBroker::Hello(hello)).map(stamped);
-        let mut client = AgentServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES);
+        let mut client = AgentServiceClient::new(channel).max_decoding_message_size(limits.message_bytes());
         let opening = client.session(hello.chain(ReceiverStream::new(queue)));
         let opened =
             tokio::time::timeout(OPEN_TIMEOUT, opening).await.map_err(|_| SessionError::NotOpened)?;

@@ -69,6 +69,7 @@ mod tests {
             broker: "https://b:7443".into(),
             state_dir: state_dir.to_owned(),
             log_format: LogFormat::Text,
+            limits: crate::limits::StateLimits::default(),
             bootstrap: BTreeSet::new(),
         }
     }

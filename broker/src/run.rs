@@ -29,7 +29,7 @@ use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
 use crate::app::access::Deciding;
-use crate::app::{About, App};
+use crate::app::{About, App, CloneAttempts};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
@@ -317,6 +317,7 @@ impl Parts {
             cloud: Arc::clone(&self.cloud),
             observer: self.observer(),
             cluster: Arc::clone(&self.cluster),
+            clone_attempts: CloneAttempts::default(),
             wakeups: Arc::clone(&self.wakeups),
             grant_changes: self.grant_changes.clone(),
             revocations: Arc::clone(&self.revocations),

@@ -9,6 +9,7 @@ use postern_core::audit::AuditEvent;
 use postern_core::{CertificateSerial, Name, Principal, Role};
 use postern_pki::{Authority, CertificateFacts, Credentials, KeyPair, SpiffeId};
 use postern_runtime::files;
+use postern_runtime::private_place::private_place;
 use postern_store::{IssuedCertificate, IssuedPrincipal};
 
 use crate::clock::wall;
@@ -27,6 +28,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// It was done before, or a file cannot be written.
 pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
+    private_place(dir).context("cannot keep keys in data_dir")?;
     files::make_private_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let now = wall();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
@@ -68,8 +70,8 @@ pub struct IssueCommand<'a> {
 /// running broker: it leaves a record of the certificate in the data directory, which a broker takes up.
 ///
 /// # Errors
-/// A lifetime past a year, a name that was issued in another role, an identity that is there already, or a file that cannot be read or
-/// written.
+/// A lifetime past a year, a name that was issued in another role, an identity that is there already, a directory that others can write,
+/// or a file that cannot be read or written.
 pub fn issue(
     config: &BrokerConfig,
     asked: IssueCommand<'_>,
@@ -84,6 +86,7 @@ pub fn issue(
         "{} has an identity already; name another directory",
         out.display()
     );
+    let place = private_place(out).context("cannot write a key to --out")?;
     let now = wall();
     let authority = Authority::load(&config.authority_dir(), &config.trust_domain)?;
     let (principal, journal) = (Principal::local(role, name.clone()), Journal::of(&config.data_dir));
@@ -99,7 +102,7 @@ pub fn issue(
     // Before the identity: a certificate without a record could be used without one.
     journal.leave(&entry)?;
     drop(lock);
-    credentials.save(out)?;
+    credentials.save(&place)?;
     Ok((entry.certificate.serial, entry.certificate.not_after))
 }
 

@@ -16,6 +16,8 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use postern_core::agent_keys::Cloned;
+
 use crate::limits::Limit;
 use crate::signals::parts::Reasons;
 use crate::signals::rounds::Round;
@@ -65,6 +67,11 @@ pub(crate) fn certificate_ends(certificate: &'static str, end: Timestamp) {
 /// Counts an attempt to renew the authority's intermediate that failed.
 pub(crate) fn authority_renewal_failed() {
     metrics::counter!(AUTHORITY_RENEWAL_FAILURES).increment(1);
+}
+
+/// Counts a refused attempt of an agent's clone.
+pub(crate) fn agent_cloned(sign: Cloned) {
+    metrics::counter!(AGENT_CLONES, "sign" => sign.word()).increment(1);
 }
 
 /// Shows the age of each task's last round.

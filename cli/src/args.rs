@@ -76,7 +76,7 @@ pub(crate) enum Command {
     Lockdown(LockdownArgs),
     /// Restore the rules that the lockdown of VMs removed.
     Release(ReleaseArgs),
-    /// Enrol, list and ban agents.
+    /// Enrol, list, ban and forget agents.
     #[command(subcommand)]
     Agents(AgentsCommand),
     /// List principals, and revoke their certificates.
@@ -289,6 +289,18 @@ pub(crate) enum AgentsCommand {
         /// The reason, on one line.
         #[arg(long, value_name = "TEXT", value_parser = justification)]
         reason: Option<Justification>,
+    },
+    /// Forget an agent that is gone for good: grants no longer wait for it, and its certificate admits it no longer.
+    Forget {
+        /// The target of the agent.
+        #[arg(value_parser = parsed::<TargetId>)]
+        target: TargetId,
+        /// The reason, on one line.
+        #[arg(long, value_name = "TEXT", value_parser = justification)]
+        reason: Option<Justification>,
+        /// Forget it though its machine, if it still runs, may hold windows until their ends.
+        #[arg(long)]
+        accept_held_windows: bool,
     },
 }
 

@@ -5,6 +5,7 @@
 //! turns overlapping windows into the disjoint ranges that a kernel set accepts. Every decision becomes an entry of
 //! the hash-chained [`audit`] log.
 
+pub mod agent_keys;
 pub mod audit;
 pub mod caller;
 pub mod flatten;
@@ -21,6 +22,7 @@ pub mod target;
 pub mod text;
 pub mod window;
 
+pub use agent_keys::{AgentKeys, KeyHash};
 pub use caller::CallerKind;
 pub use grant::{CloseReason, Event, Grant, GrantState};
 pub use id::GrantId;

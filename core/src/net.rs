@@ -145,6 +145,11 @@ impl SourcePrefix {
         self.0.contains(&other.0)
     }
 
+    /// Returns this prefix and every wider one that covers it, the widest last.
+    pub fn widening(self) -> impl Iterator<Item = Self> {
+        std::iter::successors(Some(self), |prefix| prefix.0.supernet().map(Self))
+    }
+
     /// Reports whether the address is in this prefix.
     pub fn contains(&self, address: IpAddr) -> bool {
         self.0.contains(&address)
@@ -224,6 +229,14 @@ mod tests {
         for bad in ["", "10.0.0", "10.0.0.0/33", "fe80::1%eth0", "0/0", "example.org"] {
             assert!(bad.parse::<SourcePrefix>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_prefix_widens_to_every_address_of_its_family() {
+        let prefix: SourcePrefix = "192.0.2.128/25".parse().unwrap();
+        let wider: Vec<_> = prefix.widening().collect();
+        assert_eq!((wider.len(), wider[1].to_string().as_str()), (26, "192.0.2.0/24"));
+        assert!(wider.last().unwrap().is_any() && wider.iter().all(|wider| wider.covers(&prefix)));
     }
 
     #[test]

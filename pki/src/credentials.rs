@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use jiff::Timestamp;
+use postern_core::KeyHash;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -67,24 +68,32 @@ impl Credentials {
         Ok(Self { key, chain, roots, valid })
     }
 
-    /// Reads `key.pem`, `cert.pem` and `roots.pem`.
+    /// Reads `key.pem` and `roots.pem`, and `cert.pem` if the certificates do not stand beside the key.
     ///
     /// # Errors
     /// A file is missing or malformed, or other users can read the key.
     pub fn load(dir: &Path) -> Result<Self, PkiError> {
-        let key = load_key(&dir.join("key.pem"))?;
-        Self::new(key, load_certificates(&dir.join("cert.pem"))?, load_certificates(&dir.join("roots.pem"))?)
+        let path = dir.join("key.pem");
+        let text = files::read_private(&path)?;
+        let mut chain = parse_certificates(&path, &text)?;
+        if chain.is_empty() {
+            chain = load_certificates(&dir.join("cert.pem"))?;
+        }
+        Self::new(parse_key(&path, &text)?, chain, load_certificates(&dir.join("roots.pem"))?)
     }
 
-    /// Writes the three files, each whole, into a directory that only its owner can enter.
+    /// Writes the three files, each whole, into a directory that only its owner can enter. The certificates stand beside the key
+    /// as well: a crash between two files must not leave a key without its certificate. The roots come first, as they may only
+    /// grow from one identity to the next.
     ///
     /// # Errors
     /// A file cannot be written.
     pub fn save(&self, dir: &Path) -> Result<(), PkiError> {
         files::make_dir(dir)?;
-        files::write(&dir.join("key.pem"), &self.key.0.serialize_pem(), 0o600)?;
-        files::write(&dir.join("cert.pem"), &to_pem(&self.chain), 0o644)?;
-        files::write(&dir.join("roots.pem"), &to_pem(&self.roots), 0o644)
+        let chain = to_pem(&self.chain);
+        files::write(&dir.join("roots.pem"), &to_pem(&self.roots), 0o644)?;
+        files::write(&dir.join("key.pem"), &format!("{}{chain}", self.key.0.serialize_pem()), 0o600)?;
+        files::write(&dir.join("cert.pem"), &chain, 0o644)
     }
 
     /// Returns the first moment at which the certificate is valid.
@@ -103,6 +112,14 @@ impl Credentials {
     /// The certificate names no identity of the trust domain.
     pub fn identity(&self, domain: &TrustDomain) -> Result<SpiffeId, SpiffeIdError> {
         SpiffeId::of_certificate(self.leaf(), domain)
+    }
+
+    /// Returns the hash of the certificate's public key.
+    ///
+    /// # Errors
+    /// The certificate cannot be read.
+    pub fn key_hash(&self) -> Result<KeyHash, SpiffeIdError> {
+        identity::key_hash(self.leaf())
     }
 
     /// Returns the trust domain that the certificate itself names.
@@ -130,7 +147,7 @@ impl Credentials {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.0.serialize_der()))
     }
 
-    fn leaf(&self) -> &[u8] {
+    pub(crate) fn leaf(&self) -> &[u8] {
         self.chain.first().map(Vec::as_slice).unwrap_or_default()
     }
 }

@@ -10,7 +10,7 @@
 use std::fmt;
 
 use jiff::Timestamp;
-use postern_core::{Invalid, Name, Role, TargetId};
+use postern_core::{Invalid, KeyHash, Name, Role, TargetId};
 use serde::{Deserialize, Serialize};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -177,6 +177,15 @@ pub(crate) fn trust_domain_of(der: &[u8]) -> Result<TrustDomain, SpiffeIdError> 
 /// The certificate cannot be read.
 pub fn not_after(der: &[u8]) -> Result<Timestamp, SpiffeIdError> {
     validity(der).map(|(_, not_after)| not_after)
+}
+
+/// Returns the hash of the public key of a certificate (DER).
+///
+/// # Errors
+/// The certificate cannot be read.
+pub fn key_hash(der: &[u8]) -> Result<KeyHash, SpiffeIdError> {
+    let (_, certificate) = X509Certificate::from_der(der).map_err(|_| SpiffeIdError::Unreadable)?;
+    Ok(KeyHash::of(certificate.public_key().raw))
 }
 
 /// Returns the first moment at which a certificate (DER) is valid, and its end.

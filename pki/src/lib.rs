@@ -12,6 +12,7 @@ pub mod identity;
 pub mod join;
 pub mod life;
 pub mod renewal;
+pub mod succession;
 pub mod tls;
 
 pub use authority::{Authority, Issued};

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, ring};
@@ -136,6 +137,24 @@ fn with_http2(mut config: ClientConfig) -> Arc<ClientConfig> {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = rustls::client::Resumption::disabled();
     Arc::new(config)
+}
+
+/// Verifies that a client's certificate, with the chain behind it, leads to one of these roots at `at`.
+pub(crate) fn verify_client(
+    chain: &[CertificateDer<'_>],
+    roots: &[Vec<u8>],
+    at: Timestamp,
+) -> Result<(), PkiError> {
+    let roots = roots.iter().cloned().map(CertificateDer::from).collect();
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(root_store(roots)?), provider())
+        .build()
+        .map_err(|error| PkiError::malformed("the list of roots", error))?;
+    let (leaf, intermediates) =
+        chain.split_first().ok_or_else(|| PkiError::malformed("the certificate chain", "it is empty"))?;
+    let seconds = u64::try_from(at.as_second()).unwrap_or_default();
+    let at = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    verifier.verify_client_cert(leaf, intermediates, at)?;
+    Ok(())
 }
 
 /// The check of a client's certificate: the usual one, but an agent whose certificate ended within the grace is admitted.

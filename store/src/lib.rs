@@ -61,7 +61,7 @@ pub use error::{MigrationError, StoreError};
 pub use indexes::{ALL, Indexes};
 pub use kind::{Kind, Part, Version};
 pub use record::{Record, Versioned};
-pub use records::agent::{AgentRecord, Ban};
+pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
 pub use records::issued::{IssuedCertificate, IssuedPrincipal};
 pub use records::request::{RequestKey, RequestRecord};

@@ -1,6 +1,8 @@
 //! An agent under test: the real program, in its host's namespace, with a state directory of its own.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -40,7 +42,16 @@ impl Agent {
     /// # Panics
     /// It fails.
     pub fn enroll(&self, token: &str) {
-        self.must(&["enroll", "--token", token]);
+        succeeded("postern-agent enroll", &self.try_enroll(token));
+    }
+
+    /// Enrols with a join token from a private file.
+    pub fn try_enroll(&self, token: &str) -> Output {
+        let file = self.dir.join("token");
+        let mut options = OpenOptions::new();
+        let mut opened = options.create(true).write(true).truncate(true).mode(0o600).open(&file);
+        opened.as_mut().expect("a file can be made").write_all(token.as_bytes()).expect("it can be written");
+        self.command(&["enroll", "--token-file", &file.to_string_lossy()])
     }
 
     /// Enrols as a target, starts the agent, and waits until it holds what it should.

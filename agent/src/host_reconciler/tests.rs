@@ -17,6 +17,10 @@ struct FakeHost(Arc<Mutex<Table>>);
 #[derive(Debug, Default)]
 struct Table {
     held: Option<HostPolicy>,
+    /// The number of windows in each policy that the host was made to hold, in order.
+    steps: Vec<usize>,
+    /// The number of windows above which the host refuses.
+    most: Option<usize>,
     refuses: bool,
     ensured: usize,
     damage: Option<String>,
@@ -32,9 +36,10 @@ impl HostLayer for FakeHost {
     fn ensure(&mut self, policy: &HostPolicy, _now: BootTime) -> Result<(), OutOfSets> {
         let mut table = self.0.lock().unwrap();
         table.ensured += 1;
-        if table.refuses {
+        if table.refuses || table.most.is_some_and(|most| policy.windows.len() > most) {
             return Err(OutOfSets);
         }
+        table.steps.push(policy.windows.len());
         table.held = Some(policy.clone());
         Ok(())
     }
@@ -83,6 +88,7 @@ fn config(dir: &Path, bootstrap: &[&str]) -> AgentConfig {
         state_dir: dir.to_owned(),
         log_format: LogFormat::Text,
         bootstrap: bootstrap.iter().map(|port| port.parse().unwrap()).collect(),
+        limits: StateLimits { windows: 100, ports: 10 },
     }
 }
 
@@ -274,4 +280,88 @@ fn i1_a_table_that_was_left_alone_is_replaced_once_another_process_changes_it() 
     let outcome = reconciler.repair(&at(2));
     assert!(outcome.in_sync && outcome.damage.is_some());
     assert_eq!(host.holds(), ports(&["tcp/22"], 0));
+}
+
+/// Takes the numbers of windows of the policies that the host was made to hold since the last call.
+fn steps(host: &FakeHost) -> Vec<usize> {
+    std::mem::take(&mut host.0.lock().unwrap().steps)
+}
+
+#[test]
+fn i10_a_state_that_closes_and_opens_closes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[50, 60]), &at(2)).unwrap();
+    steps(&host);
+    let mut other = desired(2, &[50, 60, 70, 80]);
+    other.windows.pop_first();
+    reconciler.accept(other, &at(3)).unwrap();
+    assert_eq!(steps(&host), [1, 3], "one window stays, and then two open");
+    reconciler.accept(desired(3, &[50, 60, 70, 80]), &at(4)).unwrap();
+    assert_eq!(steps(&host), [4], "this state only opens");
+    reconciler.accept(desired(4, &[50]), &at(5)).unwrap();
+    assert_eq!(steps(&host), [1], "this state only closes");
+}
+
+#[test]
+fn i8_a_grant_that_takes_the_place_of_another_leaves_no_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[50]), &at(2)).unwrap();
+    steps(&host);
+    let mut longer = desired(2, &[90]);
+    longer.windows = longer
+        .windows
+        .into_iter()
+        .map(|window| HeldWindow { grant: "01arz3ndektsv4rrffq69g5faw".parse().unwrap(), ..window })
+        .collect();
+    reconciler.accept(longer, &at(3)).unwrap();
+    assert_eq!(steps(&host), [1], "the source is never without a window");
+}
+
+#[test]
+fn i6_what_was_closed_stays_closed_though_the_kernel_refuses_what_opens() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(1));
+    reconciler.accept(desired(1, &[50, 60]), &at(2)).unwrap();
+    host.0.lock().unwrap().most = Some(2);
+    let mut wanted = desired(2, &[50, 60, 70, 80]);
+    wanted.windows.pop_first();
+    let refused = reconciler.accept(wanted, &at(3)).unwrap_err();
+    assert!(matches!(refused, AcceptError::Firewall { generation: 2, .. }), "{refused}");
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
+    reconciler.repair(&at(4));
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "a repair does not open it again");
+    assert_eq!(start(&host, &config, &at(5)).accepted().unwrap().windows.len(), 1, "nor does a restart");
+}
+
+#[test]
+fn i10_a_state_past_a_bound_closes_and_opens_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = config(dir.path(), &[]);
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config, &at(1));
+    reconciler.accept(desired(1, &[50, 60]), &at(2)).unwrap();
+    let mut many = desired(2, &[900; 102]);
+    many.windows.pop_first();
+    let refused = reconciler.accept(many, &at(3)).unwrap_err();
+    let words = error_chain(&refused);
+    assert!(words.contains("limits.windows: the state has 101 windows, and this host holds 100"), "{words}");
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1), "the one that the state still has stays");
+    assert_eq!(reconciler.accepted().unwrap().generation, 1, "the state was not accepted");
+
+    let mut many = desired(3, &[]);
+    many.ports = (1..=20).map(|port| format!("tcp/{port}").parse().unwrap()).collect();
+    let refused = reconciler.accept(many, &at(4)).unwrap_err();
+    assert!(error_chain(&refused).contains("limits.ports: the state has 20 ports"), "{refused}");
+    let (held, windows) = host.holds().unwrap();
+    assert_eq!((held.len(), windows), (10, 0), "as many as fit, and the one that was protected");
+    assert!(held.contains(&"tcp/9".to_owned()), "{held:?}");
+    assert_eq!(start(&host, &config, &at(5)).accepted().unwrap().ports.len(), 10);
+    reconciler.accept(desired(4, &[70]), &at(6)).unwrap();
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
 }

@@ -12,11 +12,13 @@ use postern_agent::connection::BrokerConnection;
 use postern_agent::enroll::{self, EnrollError, enroll};
 use postern_agent::host_reconciler::{self, HostReconciler};
 use postern_agent::ledger::Ledger;
-use postern_agent::renew;
+use postern_agent::limits::StateLimits;
+use postern_agent::renew::{self, RenewError};
 use postern_agent::reports::{self, RepairReport, Reporter};
 use postern_agent::status::StatusFile;
 use postern_core::TargetId;
 use postern_pki::credentials::Credentials;
+use postern_pki::{Authority, SpiffeId, TrustDomain};
 use postern_proto::v1;
 use postern_proto::v1::session_request::Message as FromAgent;
 use postern_proto::v1::session_response::Message as ToAgent;
@@ -69,6 +71,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         state_dir: dir.path().to_owned(),
         log_format: LogFormat::Text,
         bootstrap: BTreeSet::new(),
+        limits: StateLimits::default(),
     };
     let host = MemoryHost::default();
     let now = clock::moment();
@@ -89,6 +92,7 @@ fn agent(broker: &FakeBroker, identity: Option<Credentials>) -> Agent {
         reconciler: handle,
         reports,
         status_file: Arc::clone(&status_file),
+        limits: config.limits,
     };
     let mut tasks = Tasks::default();
     tasks
@@ -223,4 +227,176 @@ async fn a_renewed_certificate_replaces_the_session_without_a_gap() {
     first.ended().await;
     let saved = Credentials::load(&dir.path().join("identity")).unwrap();
     assert!(saved.not_after() > clock::wall() + Duration::from_secs(1800));
+}
+
+/// The answer of a broker to a certificate request.
+type Answer = Box<dyn Fn(&[u8]) -> v1::RenewResponse + Send>;
+
+/// An authority of a trust domain, in a directory that lasts as long as it.
+fn an_authority(domain: &str) -> (Authority, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    (Authority::init(dir.path(), &TrustDomain::new(domain).unwrap(), clock::wall()).unwrap(), dir)
+}
+
+#[tokio::test]
+async fn i7_a_wrong_answer_to_a_renewal_is_refused_and_the_old_identity_stays() {
+    let broker = FakeBroker::start().await;
+    let old = issue(&broker, HOUR);
+    let agent = || SpiffeId::Agent(target());
+    let sign = |authority: &Authority, csr: &[u8], id: SpiffeId, lifetime| {
+        authority.issue(csr, &id, lifetime, clock::wall()).unwrap().chain
+    };
+    let own = |change: fn(&Authority, &[u8]) -> v1::RenewResponse| {
+        // The authority is the broker's: a second one over its files.
+        let authority = broker.same_authority();
+        Box::new(move |csr: &[u8]| change(&authority, csr)) as Answer
+    };
+    let (other, _other_dir) = an_authority("postern");
+    let (foreign, _foreign_dir) = an_authority("elsewhere");
+    let (mixed, _mixed_dir) = an_authority("postern");
+    let own_roots = broker.same_authority().roots();
+    let answers: [(&str, Answer); 6] = [
+        (
+            "another machine",
+            own(|authority, csr| {
+                let id = SpiffeId::Agent("host:other".parse().unwrap());
+                let certificates = authority.issue(csr, &id, HOUR, clock::wall()).unwrap().chain;
+                v1::RenewResponse { certificates, roots: authority.roots() }
+            }),
+        ),
+        (
+            "ended",
+            own(|authority, csr| {
+                let id = SpiffeId::Agent(target());
+                let at = clock::wall() - Duration::from_secs(40);
+                let certificates = authority.issue(csr, &id, Duration::from_secs(10), at).unwrap().chain;
+                v1::RenewResponse { certificates, roots: authority.roots() }
+            }),
+        ),
+        (
+            "another authority",
+            Box::new(move |csr| v1::RenewResponse {
+                certificates: sign(&other, csr, agent(), HOUR),
+                roots: other.roots(),
+            }),
+        ),
+        (
+            "another trust domain",
+            Box::new(move |csr| v1::RenewResponse {
+                certificates: foreign
+                    .issue(csr, &SpiffeId::Agent(target()), HOUR, clock::wall())
+                    .unwrap()
+                    .chain,
+                roots: foreign.roots(),
+            }),
+        ),
+        (
+            "another authority under the old roots",
+            Box::new(move |csr| v1::RenewResponse {
+                certificates: mixed
+                    .issue(csr, &SpiffeId::Agent(target()), HOUR, clock::wall())
+                    .unwrap()
+                    .chain,
+                roots: own_roots.clone(),
+            }),
+        ),
+        (
+            "no old root",
+            own(|authority, csr| {
+                let id = SpiffeId::Agent(target());
+                let certificates = authority.issue(csr, &id, HOUR, clock::wall()).unwrap().chain;
+                v1::RenewResponse { certificates, roots: an_authority("postern").0.roots() }
+            }),
+        ),
+    ];
+    for (what, answer) in answers {
+        broker.answer_renewals(answer);
+        let error = renew::renew(broker.url(), &old).await.unwrap_err();
+        assert!(matches!(error, RenewError::NotTakenUp(_)), "{what}: {error}");
+    }
+
+    // The agent goes on with what it has.
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("identity");
+    let due = issue(&broker, Duration::from_secs(30));
+    due.save(&identity).unwrap();
+    let current = Arc::new(renew::CurrentIdentity::new(None));
+    let before = broker.renewals();
+    let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
+    let mut renewal = Tasks::default();
+    renewal.spawn("certificate", async move {
+        renew::keep_renewed(&address, &place, &kept).await;
+        Ok(())
+    });
+    let asked = async {
+        while broker.renewals() == before {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    };
+    tokio::time::timeout(Duration::from_secs(20), asked).await.unwrap();
+    assert_eq!(Credentials::load(&identity).unwrap().key_hash(), due.key_hash());
+    assert_eq!(current.borrow().as_ref().unwrap().key_hash(), due.key_hash());
+}
+
+#[tokio::test]
+async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_one_is_valid() {
+    let broker = FakeBroker::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let identity = dir.path().join("identity");
+    let due = issue(&broker, Duration::from_secs(60));
+    due.save(&identity).unwrap();
+    // A directory in the place of the temporary file: the key cannot be replaced.
+    std::fs::create_dir(identity.join("key.tmp")).unwrap();
+    let current = Arc::new(renew::CurrentIdentity::new(None));
+    let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
+    let mut renewal = Tasks::default();
+    renewal.spawn("certificate", async move {
+        renew::keep_renewed(&address, &place, &kept).await;
+        Ok(())
+    });
+    let repeated = async {
+        while broker.renewals() < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), repeated).await.unwrap();
+    assert_eq!(current.borrow().as_ref().unwrap().key_hash(), due.key_hash(), "the old one is in use");
+    std::fs::remove_dir(identity.join("key.tmp")).unwrap();
+    let taken_up = async {
+        while current.borrow().as_ref().unwrap().key_hash() == due.key_hash() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), taken_up).await.unwrap();
+    let saved = Credentials::load(&identity).unwrap();
+    assert_eq!(saved.key_hash(), current.borrow().as_ref().unwrap().key_hash());
+}
+
+#[tokio::test]
+async fn i10_a_state_past_the_bounds_is_answered_with_the_bound_and_opens_nothing() {
+    let broker = FakeBroker::start().await;
+    let agent = agent(&broker, Some(issue(&broker, HOUR)));
+    let mut session = broker.session().await;
+    send_state(&session, 1, 600);
+    assert_eq!(session.applied().await.error, "");
+    let port = v1::ProtectedPort { protocol: v1::Protocol::Tcp.into(), number: 22 };
+    let window = |number: u32| v1::HostWindow {
+        grant_id: "01arz3ndektsv4rrffq69g5fav".into(),
+        port: Some(port),
+        source: format!("10.0.{}.{}/32", number / 256, number % 256),
+        remaining: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+    };
+    let desired = v1::DesiredState {
+        keep_protection: false,
+        generation: 2,
+        mode: v1::Mode::Enforce.into(),
+        ports: vec![port],
+        windows: (0..4097).map(window).collect(),
+    };
+    session.send(session.hello_at, ToAgent::Desired(desired));
+    let applied = session.applied().await;
+    assert_eq!(applied.generation, 2);
+    assert!(applied.error.contains("limits.windows") && applied.error.contains("4096"), "{}", applied.error);
+    assert!(agent.host.deadlines().is_empty(), "the window that the state does not have is closed");
 }

@@ -8,7 +8,9 @@ use postern_proto::status::{invalid, plain};
 use tonic::{Code, Request, Status};
 
 use super::authentication::Authenticated;
+use super::peer::Peer;
 use crate::app::Caller;
+use crate::app::agents::AgentCaller;
 
 /// Returns the principal that the authorization let through.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<Caller, Status> {
@@ -23,16 +25,20 @@ pub(super) fn authenticated<T>(request: &Request<T>) -> Option<&Arc<Authenticate
     request.extensions().get::<Arc<Authenticated>>()
 }
 
-/// Returns the target whose agent calls. An agent speaks for its own target alone (I7): no message names one.
-pub(super) fn agent<T>(request: &Request<T>) -> Result<TargetId, Status> {
-    match authenticated(request).map(|caller| &caller.kind) {
-        Some(CallerKind::Agent(target)) => Ok(target.clone()),
-        Some(CallerKind::Principal(_) | CallerKind::Broker) | None => Err(plain(
-            Code::Unauthenticated,
-            "CERTIFICATE_REQUIRED",
-            "this call needs an agent's certificate",
-        )),
-    }
+/// Returns the agent that calls. An agent speaks for its own target alone (I7): no message names one.
+pub(super) fn agent<T>(request: &Request<T>) -> Result<AgentCaller, Status> {
+    let of_agent = |caller: &Arc<Authenticated>| match (&caller.kind, caller.certificate_key) {
+        (CallerKind::Agent(target), Some(key)) => Some(AgentCaller {
+            target: target.clone(),
+            key,
+            certificate_not_after: caller.not_after,
+            address: request.extensions().get::<Peer>().map(|peer| peer.address.ip()),
+        }),
+        (CallerKind::Agent(_) | CallerKind::Principal(_) | CallerKind::Broker, _) => None,
+    };
+    authenticated(request).and_then(of_agent).ok_or_else(|| {
+        plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", "this call needs an agent's certificate")
+    })
 }
 
 /// Parses a page token into the type that the list is ordered by.

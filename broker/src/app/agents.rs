@@ -1,25 +1,35 @@
-//! Agents: joining, renewing, banning.
+//! Agents: joining, renewing, banning, forgetting.
 //!
 //! A join token is random, kept as a hash, bound to one target, short-lived and consumed once. The certificate of an agent
-//! names its target and nothing else, regardless of its certificate request.
+//! names its target and nothing else, regardless of its certificate request. Its key must be one that the record of the agent
+//! knows ([`clones`]).
+
+mod agent_caller;
+mod clones;
+mod forget;
 
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::agent_keys::{AgentKeys, Cloned, KeyHash};
 use postern_core::audit::AuditEvent;
 use postern_core::plan::Layer;
 use postern_core::{Invalid, TargetId};
+use postern_pki::PkiError;
 use postern_pki::authority::{AGENT_LIFETIME, Issued};
-use postern_pki::identity::SpiffeId;
+use postern_pki::identity::{SpiffeId, key_hash};
 use postern_pki::join::JoinToken;
 use postern_store::{AgentRecord, Ban, Expect, StoreError, TokenHash, TokenRecord, Transaction, Versioned};
 
 use super::{App, Caller, Error};
 use crate::clock::wall;
 use crate::cluster::peer_status::PeerStatus;
-use crate::layers::host::sessions::AgentSession;
+use crate::layers::host::session_state::SessionOrigin;
+use crate::layers::host::sessions::{AgentSession, Rival};
 use crate::layers::report::LayerReport;
 use crate::limits::log_due;
+pub use agent_caller::AgentCaller;
+pub use forget::{HeldWindows, forget};
 
 /// Makes a join token for a target's agent.
 ///
@@ -70,11 +80,14 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     let target = record.target;
     let known = app.store.agent(&target).await?;
     let banned = known.as_ref().and_then(|agent| agent.record.banned.as_ref());
+    let forgotten = known.as_ref().and_then(|agent| agent.record.forgotten.as_ref());
     let reason = if now >= record.expires_at {
         Some("token expired")
     } else if banned.is_some_and(|ban| record.created_at <= ban.at) {
         // The banned agent may already have had this token.
         Some("token is older than the ban")
+    } else if forgotten.is_some_and(|forgotten| record.created_at <= forgotten.at) {
+        Some("token is older than the end of the agent")
     } else {
         None
     };
@@ -89,12 +102,10 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
         };
     }
     let issued = app.authority.issue(csr, &SpiffeId::Agent(target.clone()), AGENT_LIFETIME, wall())?;
-    let agent = AgentRecord {
-        target: target.clone(),
-        enrolled_at: now,
-        certificate_not_after: issued.not_after,
-        banned: None,
-    };
+    let keys = AgentKeys::enrolled(key_of(&issued)?);
+    // A certificate of the former agent may end later, and must not count as one that the store has lost.
+    let newest_end = known.as_ref().map_or(issued.not_after, |agent| agent.record.certificate_not_after);
+    let agent = AgentRecord::enrolled(target.clone(), now, newest_end.max(issued.not_after), keys);
     let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
     let transaction = Transaction::default()
         .take_token(&hash)
@@ -108,32 +119,63 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
     }
     // The agent that had this identity before loses its session.
     app.sessions.end(&target, "the target enrolled again");
+    app.sessions.set_forgotten(&target, None);
+    app.clone_attempts.forget(&target);
     tracing::info!(%target, "agent enrolled");
     Ok((target, issued))
 }
 
-/// Exchanges an agent's certificate for a fresh one.
+/// Exchanges an agent's certificate for a fresh one. The repeat of a renewal whose answer was lost works as the first.
 ///
 /// # Errors
-/// The agent is banned or not enrolled, or the certificate request is malformed.
-pub async fn renew(app: &App, target: &TargetId, csr: &[u8]) -> Result<Issued, Error> {
-    let Versioned { record, version } = admitted(app, target).await?;
+/// The agent is banned or not enrolled, its key is a clone's, or the certificate request is malformed.
+pub async fn renew(app: &App, caller: &AgentCaller, csr: &[u8]) -> Result<Issued, Error> {
+    let agent = admitted(app, &caller.target).await?;
+    renew_of(app, caller, agent, csr).await
+}
+
+async fn renew_of(
+    app: &App,
+    caller: &AgentCaller,
+    agent: Versioned<AgentRecord>,
+    csr: &[u8],
+) -> Result<Issued, Error> {
+    let (target, record) = (&caller.target, &agent.record);
+    let shown = caller.shown_to(record);
+    if let Err(cloned) = AgentKeys::session(record.keys, shown) {
+        return Err(clones::refuse(app, caller, agent, cloned).await);
+    }
     let issued = app.authority.issue(csr, &SpiffeId::Agent(target.clone()), AGENT_LIFETIME, wall())?;
-    let agent = AgentRecord { certificate_not_after: issued.not_after, ..record };
+    let keys = match AgentKeys::renewal(record.keys, shown, key_of(&issued)?) {
+        Ok(keys) => keys,
+        Err(cloned) => return Err(clones::refuse(app, caller, agent, cloned).await),
+    };
+    let Versioned { record, version } = agent;
+    let certificate_not_after = record.certificate_not_after.max(issued.not_after);
+    let agent = AgentRecord { certificate_not_after, keys: Some(keys), ..record };
     let event =
         AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.renewed").on_target(target);
     app.store.commit(Transaction::default().put_agent(agent, Expect::Version(version)).audit(event)).await?;
     Ok(issued)
 }
 
-/// Renews a certificate that has ended, at `ended`.
+fn key_of(issued: &Issued) -> Result<KeyHash, Error> {
+    let leaf = issued.chain.first().map(Vec::as_slice).unwrap_or_default();
+    let unreadable = |_| PkiError::Crypto { problem: "the new certificate cannot be read".to_owned() };
+    Ok(key_hash(leaf).map_err(unreadable)?)
+}
+
+/// Renews a certificate that has ended.
 ///
 /// # Errors
-/// As [`renew`]; and the certificate is older than the last one, which alone may have been lost on its way. The key of an
-/// older one may lie in a backup.
-pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timestamp) -> Result<Issued, Error> {
-    let newest = admitted(app, target).await?.record.certificate_not_after;
-    if newest.duration_since(ended) > AGENT_LIFETIME.try_into().unwrap_or_default() {
+/// As [`renew`]. Where the record knows no keys, also if the certificate is older than the last one, which alone may have been
+/// lost on its way: the key of an older one may lie in a backup.
+pub async fn renew_late(app: &App, caller: &AgentCaller, csr: &[u8]) -> Result<Issued, Error> {
+    let (target, ended) = (&caller.target, caller.certificate_not_after);
+    let agent = admitted(app, target).await?;
+    let newest = agent.record.certificate_not_after;
+    let is_old = newest.duration_since(ended) > AGENT_LIFETIME.try_into().unwrap_or_default();
+    if agent.record.keys.is_none() && is_old {
         let event = AuditEvent::denied(app.clock.now(), format!("agent/{target}"), "agent.renewed")
             .on_target(target)
             .with("reason", "OLD_CERTIFICATE")
@@ -143,13 +185,13 @@ pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timesta
             format!("{target} has had newer certificates since this one; enrol it with a join token");
         return Err(Error::Forbidden { reason });
     }
-    renew(app, target, csr).await
+    renew_of(app, caller, agent, csr).await
 }
 
-/// Returns the record of an agent that may talk to the broker.
+/// Returns the record of an agent that may talk to the broker, whatever its key.
 ///
 /// # Errors
-/// The agent is banned or not enrolled.
+/// The agent is banned, forgotten or not enrolled.
 pub async fn admitted(app: &App, target: &TargetId) -> Result<Versioned<AgentRecord>, Error> {
     may_talk(target, app.store.agent(target).await?)
 }
@@ -159,25 +201,52 @@ fn may_talk(
     agent: Option<Versioned<AgentRecord>>,
 ) -> Result<Versioned<AgentRecord>, Error> {
     let forbidden = |reason: String| Error::Forbidden { reason };
-    let agent =
-        agent.ok_or_else(|| forbidden(format!("{target} is not enrolled; enrol it with a join token")))?;
+    let agent = agent
+        .filter(|agent| agent.record.forgotten.is_none())
+        .ok_or_else(|| forbidden(format!("{target} is not enrolled; enrol it with a join token")))?;
     if agent.record.banned.is_some() {
         return Err(forbidden(format!("the agent of {target} is banned; enrol it again with a join token")));
     }
     Ok(agent)
 }
 
-/// Reports whether this agent has a certificate and no record, and comes for the first time since this broker started: the
-/// store has lost its record, and the grants of its windows with it. Any other agent may talk to the broker.
+/// Returns the record of an agent that may have a session, with the keys to record first, if they change.
 ///
 /// # Errors
-/// The agent is banned, or it is not enrolled and has come before.
-pub async fn is_unrecorded(app: &App, target: &TargetId) -> Result<bool, Error> {
-    let agent = app.store.agent(target).await?;
-    if agent.is_none() && app.sessions.meets_stranger(target) {
+/// The agent is banned or not enrolled, or its key is a clone's.
+async fn claim(
+    app: &App,
+    caller: &AgentCaller,
+) -> Result<(Versioned<AgentRecord>, Option<AgentKeys>), Error> {
+    let agent = app.store.agent(&caller.target).await?;
+    claim_on(app, caller, agent).await
+}
+
+async fn claim_on(
+    app: &App,
+    caller: &AgentCaller,
+    agent: Option<Versioned<AgentRecord>>,
+) -> Result<(Versioned<AgentRecord>, Option<AgentKeys>), Error> {
+    let agent = may_talk(&caller.target, agent)?;
+    match AgentKeys::session(agent.record.keys, caller.shown_to(&agent.record)) {
+        Ok(keys) => Ok((agent, keys)),
+        Err(cloned) => Err(clones::refuse(app, caller, agent, cloned).await),
+    }
+}
+
+/// Reports whether this agent has a certificate and no record, and comes for the first time since this broker started: the
+/// store has lost its record, and the grants of its windows with it, or an administrator has had it forgotten. Any other agent
+/// may have a session.
+///
+/// # Errors
+/// The agent is banned, its key is a clone's, or it is not enrolled and has come before.
+pub async fn is_unrecorded(app: &App, caller: &AgentCaller) -> Result<bool, Error> {
+    let agent = app.store.agent(&caller.target).await?;
+    let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
+    if is_unknown && app.sessions.meets_stranger(&caller.target) {
         return Ok(true);
     }
-    may_talk(target, agent).map(|_| false)
+    claim_on(app, caller, agent).await.map(|_| false)
 }
 
 /// Records an agent that the store does not know, and whether it has closed every window.
@@ -194,15 +263,60 @@ pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Resul
     Ok(())
 }
 
-/// Starts the session of an agent that may talk to the broker.
+/// Starts the session of an agent that may have one, with the version and the boot id of its hello.
 ///
 /// # Errors
-/// The agent is banned or not enrolled.
-pub async fn connect(app: &App, target: &TargetId, version: String) -> Result<AgentSession, Error> {
-    let session = app.sessions.connect(target, version);
+/// The agent is banned or not enrolled, its key is a clone's, or another machine has a session with its key.
+pub async fn connect(
+    app: &App,
+    caller: &AgentCaller,
+    version: String,
+    boot_id: &str,
+) -> Result<AgentSession, Error> {
+    let target = &caller.target;
+    let (agent, keys) = claim(app, caller).await?;
+    let origin = SessionOrigin { boot_id: boot_id.to_owned(), address: caller.address };
+    if has_rival(app, target, &origin).await? {
+        return Err(clones::refuse(app, caller, agent, Cloned::SameKey).await);
+    }
+    if let Some(keys) = keys {
+        record_key(app, caller, agent, keys).await?;
+    }
+    let session = app.sessions.connect(target, version, origin);
     // Checked after the session is there: a later ban finds the session and ends it.
-    admitted(app, target).await?;
+    claim(app, caller).await?;
     Ok(session)
+}
+
+/// Reports whether another machine has a session of this agent that must not be displaced again.
+async fn has_rival(app: &App, target: &TargetId, origin: &SessionOrigin) -> Result<bool, Error> {
+    match app.sessions.rival(target, origin) {
+        Rival::None => Ok(false),
+        Rival::Here => Ok(true),
+        Rival::Elsewhere => {
+            let peers = app.peer_status([target]).await?;
+            // The brokers may see one machine under several addresses.
+            let is_other = |boot_id: &str| !boot_id.is_empty() && boot_id != origin.boot_id;
+            Ok(peers.of(target).is_some_and(|status| status.host.online && is_other(&status.host.boot_id)))
+        }
+    }
+}
+
+/// Records that a session uses a key for the first time: the one before it is void.
+async fn record_key(
+    app: &App,
+    caller: &AgentCaller,
+    Versioned { record, version }: Versioned<AgentRecord>,
+    keys: AgentKeys,
+) -> Result<(), Error> {
+    let target = &caller.target;
+    let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.key_used")
+        .on_target(target)
+        .with("key", caller.key);
+    let certificate_not_after = record.certificate_not_after.max(caller.certificate_not_after);
+    let agent = AgentRecord { certificate_not_after, keys: Some(keys), ..record };
+    app.store.commit(Transaction::default().put_agent(agent, Expect::Version(version)).audit(event)).await?;
+    Ok(())
 }
 
 /// An agent's record, with the report on its host layer.
@@ -231,6 +345,7 @@ pub async fn list(
     after: Option<TargetId>,
 ) -> Result<(Vec<AgentView>, Option<TargetId>), Error> {
     let agents = app.store.agents().await?.into_iter().map(|agent| agent.record);
+    let agents = agents.filter(|agent| agent.forgotten.is_none());
     let mut agents: Vec<AgentRecord> =
         agents.filter(|agent| after.as_ref().is_none_or(|after| agent.target > *after)).collect();
     let more = agents.len() > size;
@@ -246,15 +361,22 @@ pub async fn list(
 /// The target has no agent.
 pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) -> Result<AgentView, Error> {
     let missing = || Error::NotFound { what: format!("an agent of {target}") };
-    let Versioned { record, version } = app.store.agent(target).await?.ok_or_else(missing)?;
+    let agent = app.store.agent(target).await?.filter(|agent| agent.record.forgotten.is_none());
+    let Versioned { record, version } = agent.ok_or_else(missing)?;
     let now = app.clock.now();
     let event =
         AuditEvent::done(now, &caller.principal, "agent.banned").on_target(target).with("reason", &reason);
-    let agent = AgentRecord { banned: Some(Ban { by: caller.principal.clone(), at: now, reason }), ..record };
+    let agent = AgentRecord {
+        banned: Some(Ban { by: caller.principal.clone(), at: now, reason }),
+        keys: Some(AgentKeys::none()),
+        cloned: None,
+        ..record
+    };
     app.store
         .commit(Transaction::default().put_agent(agent.clone(), Expect::Version(version)).audit(event))
         .await?;
     app.sessions.end(target, "the agent was banned");
+    app.clone_attempts.forget(target);
     Ok(AgentView::of(app, agent, &PeerStatus::default()))
 }
 

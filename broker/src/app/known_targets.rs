@@ -12,8 +12,15 @@ use super::{App, Error};
 /// # Errors
 /// The store failed.
 pub(super) async fn known_targets(app: &App) -> Result<BTreeSet<TargetId>, Error> {
-    let mut targets: BTreeSet<TargetId> =
-        app.store.agents().await?.into_iter().map(|agent| agent.record.target).collect();
+    let mut targets: BTreeSet<TargetId> = app
+        .store
+        .agents()
+        .await?
+        .into_iter()
+        .map(|agent| agent.record)
+        .filter(|agent| agent.forgotten.is_none())
+        .map(|agent| agent.target)
+        .collect();
     for policy in app.store.policies().await? {
         targets.extend(policy.record.targets.into_iter().filter_map(|selector| match selector {
             TargetSelector::One(target) => Some(target),

@@ -23,6 +23,7 @@ pub mod agents;
 pub mod assess;
 pub mod audit;
 mod caller;
+mod clone_attempts;
 mod error;
 mod known_targets;
 pub mod lockdown;
@@ -54,6 +55,7 @@ use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 pub use about::{About, StoreKind};
 pub use caller::Caller;
+pub use clone_attempts::CloneAttempts;
 pub use error::Error;
 
 /// Everything that the use cases work with.
@@ -68,6 +70,8 @@ pub struct App {
     pub observer: Observer,
     /// The other brokers.
     pub cluster: Arc<Cluster>,
+    /// The attempts of agents' clones that this broker has refused.
+    pub clone_attempts: CloneAttempts,
     /// The signals that wake the reconciler.
     pub wakeups: Arc<Wakeups>,
     /// The signals of grants that changed, for watchers.

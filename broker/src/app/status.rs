@@ -11,8 +11,8 @@ use jiff::Timestamp;
 use postern_core::audit::Head;
 use postern_core::plan::{Layer, Observed};
 use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
-use postern_store::AgentRecord;
 use postern_store::coordination::MemberInfo;
+use postern_store::{AgentRecord, CloneAlarm};
 
 use super::{App, Error};
 use crate::clock::boottime;
@@ -24,6 +24,8 @@ use crate::signals::rounds::Round;
 pub const STUCK_AFTER: Duration = Duration::from_secs(30);
 /// The number of stuck closes that an answer lists one by one.
 pub const MAX_STUCK_CLOSES: usize = 20;
+/// The number of agents with a clone that an answer lists one by one.
+pub const MAX_CLONED_AGENTS: usize = 20;
 /// The time that the store has to answer.
 const STORE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -47,6 +49,8 @@ pub struct StoredStatus {
     pub head: Head,
     /// The agents.
     pub agents: AgentCounts,
+    /// The agents with a clone, by target, at most [`MAX_CLONED_AGENTS`].
+    pub cloned_agents: Vec<(TargetId, CloneAlarm)>,
     /// The grants that are not over.
     pub grants: GrantCounts,
     /// The stuck closes, the oldest first; at most [`MAX_STUCK_CLOSES`].
@@ -83,6 +87,8 @@ pub struct AgentCounts {
     pub connected: u64,
     /// The number that are banned.
     pub banned: usize,
+    /// The number that have a clone.
+    pub cloned: usize,
 }
 
 /// Grants that are not over, counted by state.
@@ -160,7 +166,8 @@ async fn answered<T>(look: impl Future<Output = Result<T, Error>>) -> Result<T, 
 async fn stored(app: &App) -> Result<StoredStatus, Error> {
     let head = app.store.audit_head().await?;
     let replicas = app.cluster.coordination.list_members().await?;
-    let agents: Vec<AgentRecord> = app.store.agents().await?.into_iter().map(|agent| agent.record).collect();
+    let agents = app.store.agents().await?.into_iter().map(|agent| agent.record);
+    let agents: Vec<AgentRecord> = agents.filter(|agent| agent.forgotten.is_none()).collect();
     let grants: Vec<Grant> = app.store.open_grants().await?.into_iter().map(|grant| grant.record).collect();
     let now = app.clock.now();
     let stuck = stuck(&grants, now);
@@ -178,6 +185,7 @@ async fn stored(app: &App) -> Result<StoredStatus, Error> {
     });
     Ok(StoredStatus {
         agents: count_agents(&agents, &replicas),
+        cloned_agents: cloned(&agents).take(MAX_CLONED_AGENTS).collect(),
         grants: count_grants(&grants),
         stuck: closes.collect(),
         stuck_total: stuck.len(),
@@ -239,7 +247,12 @@ fn oldest(grants: &[Grant], now: Timestamp) -> Option<Unconfirmed> {
 fn count_agents(agents: &[AgentRecord], replicas: &[MemberInfo]) -> AgentCounts {
     let banned = agents.iter().filter(|agent| agent.banned.is_some()).count();
     let connected = replicas.iter().map(|cluster| cluster.agents).sum();
-    AgentCounts { enrolled: agents.len() - banned, connected, banned }
+    AgentCounts { enrolled: agents.len() - banned, connected, banned, cloned: cloned(agents).count() }
+}
+
+/// Returns the agents with a clone.
+fn cloned(agents: &[AgentRecord]) -> impl Iterator<Item = (TargetId, CloneAlarm)> {
+    agents.iter().filter_map(|agent| Some((agent.target.clone(), agent.cloned.clone()?)))
 }
 
 fn count_grants(grants: &[Grant]) -> GrantCounts {

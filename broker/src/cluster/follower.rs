@@ -173,11 +173,18 @@ impl Follower {
     /// Ends the session of an agent whose record changed, if the agent was banned or its target enrolled again since.
     async fn look_at_agent(&self, target: &TargetId) {
         if !self.sessions.has_session(target) {
+            // The agent may have been forgotten, and grants may wait for it.
+            if self.cluster.leases.holds(target) {
+                self.wakeups.wake(target);
+            }
             return;
         }
         match self.store.agent(target).await {
             Ok(Some(agent)) if agent.record.banned.is_some() => {
                 self.sessions.end(target, "the agent was banned")
+            }
+            Ok(Some(agent)) if agent.record.forgotten.is_some() => {
+                self.sessions.end(target, "the agent was forgotten")
             }
             Ok(Some(agent)) => {
                 self.sessions.end_before(target, agent.record.enrolled_at, "the target enrolled again")

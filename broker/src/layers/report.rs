@@ -16,6 +16,9 @@ pub struct LayerReport {
     pub version: String,
     /// Set if an agent is connected.
     pub online: bool,
+    /// The boot id that the agent sent with its session; empty without one, and in the status of an earlier version.
+    #[serde(default)]
+    pub boot_id: String,
 }
 
 /// The state of one layer of one target.
@@ -41,6 +44,13 @@ impl LayerReport {
 
     /// A layer in a state, with the reason.
     pub fn of(status: LayerStatus, detail: &str) -> Self {
-        Self { status, detail: detail.into(), last_seen: None, version: String::new(), online: false }
+        Self {
+            status,
+            detail: detail.into(),
+            last_seen: None,
+            version: String::new(),
+            online: false,
+            boot_id: String::new(),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! The table of metrics.
 
+use postern_core::agent_keys::Cloned;
+
 use crate::limits::Limit;
 use crate::signals::parts::{AUTHORITY, ENDING, MEMBERSHIP, RECONCILER, STORE};
 use crate::signals::rounds::Task;
@@ -37,6 +39,7 @@ pub(crate) const CLOSE: &str = "postern_close_seconds";
 pub(crate) const EXPIRY_LAG: &str = "postern_expiry_lag_seconds";
 pub(crate) const OLDEST_CLOSE: &str = "postern_oldest_close_seconds";
 pub(crate) const CONNECTED_AGENTS: &str = "postern_connected_agents";
+pub(crate) const AGENT_CLONES: &str = "postern_agent_clones_total";
 pub(crate) const CONNECTIONS: &str = "postern_connections";
 pub(crate) const LIMITED: &str = "postern_limited_total";
 pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
@@ -74,6 +77,8 @@ const EVENTS: &[&str] = &[
     "closed",
 ];
 const LAYERS: &[&str] = &["host", "cloud"];
+/// The signs by which a clone is found.
+const CLONE_SIGNS: &[&str] = &[Cloned::Renewed.word(), Cloned::Unknown.word(), Cloned::SameKey.word()];
 /// Handshakes, and the classes of connections after their handshake.
 const CONNECTION_KINDS: &[&str] = &["handshake", "anonymous", "people", "agents"];
 const LIMITS: &[&str] = &[
@@ -123,7 +128,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 27] = [
+pub const ALL: [Metric; 28] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -156,6 +161,11 @@ pub const ALL: [Metric; 27] = [
         "For how long the layer has not confirmed the oldest close that is due; 0 where there is none",
     ),
     gauge(CONNECTED_AGENTS, None, "Agents with a session on this broker"),
+    counter(
+        AGENT_CLONES,
+        Some(("sign", CLONE_SIGNS)),
+        "Attempts of agents' clones that this broker refused, by the sign that showed them",
+    ),
     gauge(CONNECTIONS, Some(("kind", CONNECTION_KINDS)), "Connections to this broker's port"),
     counter(
         LIMITED,

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::app::access::Deciding;
-use crate::app::{About, App, Caller, StoreKind};
+use crate::app::{About, App, Caller, CloneAttempts, StoreKind};
 use crate::authority::Standing;
 use crate::clock::{Clock, wall};
 use crate::cluster::Cluster;
@@ -49,6 +49,7 @@ impl TestApp {
             cloud: Arc::clone(&observer.cloud),
             observer,
             cluster,
+            clone_attempts: CloneAttempts::default(),
             wakeups,
             grant_changes: GrantChanges::default(),
             revocations: Arc::default(),

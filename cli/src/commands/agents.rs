@@ -1,4 +1,4 @@
-//! `agents token | list | ban`.
+//! `agents token | list | ban | forget`.
 
 use std::time::Duration;
 
@@ -24,6 +24,9 @@ pub(super) async fn run(
         AgentsCommand::Token { target, valid_for } => token(broker, console, &target, valid_for).await,
         AgentsCommand::List => list(broker, console).await,
         AgentsCommand::Ban { target, reason } => ban(broker, console, &target, reason).await,
+        AgentsCommand::Forget { target, reason, accept_held_windows } => {
+            forget(broker, console, &target, reason, accept_held_windows).await
+        }
     }
 }
 
@@ -38,7 +41,7 @@ async fn token(
     let answer = broker.call(broker.agents().create_join_token(request)).await?;
     let token = json::TokenJson {
         target: target.to_string(),
-        enroll_command: format!("postern-agent enroll --token {}", answer.token),
+        enroll_command: "postern-agent enroll --token-file -".to_owned(),
         token: answer.token,
         expires_at: json::time(answer.expires_at),
     };
@@ -67,4 +70,17 @@ async fn ban(
     let answer = broker.call(broker.agents().ban_agent(request)).await?;
     let agent = answer.agent.ok_or_else(|| Failure::BadAnswer { what: "it contains no agent".to_owned() })?;
     Ok(console.show(&agent.into(), table::agent)?)
+}
+
+async fn forget(
+    broker: &BrokerClient,
+    console: &mut Console,
+    target: &TargetId,
+    reason: Option<Justification>,
+    accept_held_windows: bool,
+) -> Result<(), Failure> {
+    let (target, reason) = (target.to_string(), reason.map(String::from).unwrap_or_default());
+    let request = v1::ForgetAgentRequest { target, reason, accept_held_windows };
+    let answer = broker.call(broker.agents().forget_agent(request)).await?;
+    Ok(console.show(&json::ForgottenJson::from(answer), table::forgotten)?)
 }

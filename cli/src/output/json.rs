@@ -166,6 +166,24 @@ pub(crate) struct AgentJson {
     pub certificate_not_after: Option<Timestamp>,
     pub version: String,
     pub last_seen: Option<Timestamp>,
+    pub cloned: Option<CloneAlarmJson>,
+}
+
+/// An alarm that two machines hold the identity of an agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct CloneAlarmJson {
+    pub first_at: Option<Timestamp>,
+    pub last_at: Option<Timestamp>,
+    pub attempts: u64,
+    pub reason: String,
+}
+
+/// The agent that the broker has forgotten.
+#[derive(Debug, Serialize)]
+pub(crate) struct ForgottenJson {
+    pub forgotten: String,
+    pub held_until: Option<Timestamp>,
+    pub held_grants: Vec<String>,
 }
 
 /// A list of agents.

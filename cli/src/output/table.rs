@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditRecord, Outcome};
 
 use super::json::{
-    AgentJson, AgentsJson, GrantJson, GrantsJson, PoliciesJson, PortJson, RequestedJson, TargetJson,
-    TargetsJson, TokenJson, VerifiedJson, WindowJson,
+    AgentJson, AgentsJson, ForgottenJson, GrantJson, GrantsJson, PoliciesJson, PortJson, RequestedJson,
+    TargetJson, TargetsJson, TokenJson, VerifiedJson, WindowJson,
 };
 use super::printable;
 use super::time::{dash, exact, relative, utc, when};
@@ -159,6 +159,15 @@ pub(crate) fn agent(agent: &AgentJson, now: Timestamp) -> String {
     agents(&AgentsJson { agents: vec![agent.clone()] }, now)
 }
 
+/// Draws the end of an agent, with the time until which its machine may hold windows.
+pub(crate) fn forgotten(agent: &ForgottenJson, now: Timestamp) -> String {
+    let held = match agent.held_until {
+        Some(_) => format!("until {}, of {}", when(agent.held_until, now), agent.held_grants.join(" ")),
+        None => "none".to_owned(),
+    };
+    list([("forgotten", agent.forgotten.clone()), ("windows that it may hold", held)])
+}
+
 /// Draws a join token, with the command that uses it.
 pub(crate) fn token(token: &TokenJson, now: Timestamp) -> String {
     let facts = [
@@ -166,7 +175,11 @@ pub(crate) fn token(token: &TokenJson, now: Timestamp) -> String {
         ("token", token.token.clone()),
         ("valid until", when(token.expires_at, now)),
     ];
-    format!("{}\n\nUse it once, on that machine:\n\n{}", list(facts), printable(&token.enroll_command))
+    format!(
+        "{}\n\nUse it once, on that machine: this command reads the token from its standard input.\n\n{}",
+        list(facts),
+        printable(&token.enroll_command)
+    )
 }
 
 /// Draws the outcome of a verification.
@@ -199,7 +212,7 @@ pub(crate) fn record(record: &AuditRecord) -> String {
 fn row(agent: &AgentJson, now: Timestamp) -> [String; 6] {
     [
         agent.target.clone(),
-        agent.status.to_owned(),
+        if agent.cloned.is_some() { format!("{}, cloned", agent.status) } else { agent.status.to_owned() },
         or_dash(&agent.version),
         agent.last_seen.map_or_else(dash, |at| relative(at, now)),
         agent.enrolled_at.map_or_else(dash, utc),

@@ -117,10 +117,10 @@ async fn i9_an_expected_head_is_looked_for_by_the_command_itself() {
 async fn a_token_is_shown_with_the_line_that_uses_it() {
     let broker = CommandWorld::with(Script::default()).await;
     let ran = broker.postern(&["agents", "token", "host:Web-1", "--valid-for", "90s"]).await.exits(0);
-    assert!(ran.out.ends_with("\npostern-agent enroll --token postern1.host:web-1.90\n"), "{ran:?}");
+    assert!(ran.out.ends_with("\npostern-agent enroll --token-file -\n"), "{ran:?}");
     let json = broker.postern(&["agents", "token", "host:web-1", "--output", "json"]).await.exits(0).json();
     assert_eq!(json["token"], "postern1.host:web-1.600");
-    assert_eq!(json["enroll_command"], "postern-agent enroll --token postern1.host:web-1.600");
+    assert_eq!(json["enroll_command"], "postern-agent enroll --token-file -");
     assert_eq!(json["expires_at"], "2025-06-01T12:00:00Z");
 }
 
@@ -134,6 +134,18 @@ async fn agents_are_listed_and_banned() {
     );
     let banned = broker.postern(&["agents", "ban", "host:web-1", "--reason", "stolen"]).await.exits(0);
     assert!(banned.out.contains("host:web-1  banned"), "{banned:?}");
+}
+
+#[tokio::test]
+async fn a_forgotten_agent_is_shown_with_what_its_machine_may_hold() {
+    let broker = CommandWorld::with(Script::default()).await;
+    let forget = ["agents", "forget", "host:web-1", "--reason", "deleted", "--accept-held-windows"];
+    let ran = broker.postern(&forget).await.exits(0);
+    assert!(ran.out.contains("2025-06-01") && ran.out.contains("01jx0000000000000000000000"), "{ran:?}");
+    let json = broker.postern(&[&forget[..], &["--output", "json"]].concat()).await.exits(0).json();
+    assert_eq!(json["forgotten"], "host:web-1");
+    assert_eq!(json["held_until"], "2025-06-01T12:00:00Z");
+    assert_eq!(json["held_grants"][0], "01jx0000000000000000000000");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use postern_core::audit::{AuditEvent, verify};
-use postern_core::{CloseReason, Event, TargetId};
+use postern_core::{AgentKeys, CloseReason, Event, TargetId};
 use rusqlite::types::Value;
 use tempfile::TempDir;
 
@@ -71,7 +71,8 @@ async fn i4_what_was_committed_is_there_when_it_is_opened_again() {
     let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();
     let target: TargetId = "host:vm-1".parse().unwrap();
     let (enrolled_at, certificate_not_after) = (start(), at(3600));
-    let agent = AgentRecord { target: target.clone(), enrolled_at, certificate_not_after, banned: None };
+    let keys = AgentKeys::none();
+    let agent = AgentRecord::enrolled(target.clone(), enrolled_at, certificate_not_after, keys);
     let token = TokenRecord { target, created_at: at(0), expires_at: at(60) };
     let all = Transaction::default()
         .put_grant(open.clone(), Expect::Absent)

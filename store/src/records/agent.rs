@@ -1,7 +1,7 @@
 //! Enrolled agents, by their targets.
 
 use jiff::Timestamp;
-use postern_core::{Principal, TargetId};
+use postern_core::{AgentKeys, Principal, TargetId};
 use serde::{Deserialize, Serialize};
 
 use crate::batch::Expect;
@@ -18,10 +18,56 @@ pub struct AgentRecord {
     pub target: TargetId,
     /// The time of its enrolment.
     pub enrolled_at: Timestamp,
-    /// The end of its newest certificate.
+    /// The end of the certificate of this target that ends last.
     pub certificate_not_after: Timestamp,
     /// The ban of this agent, if it is banned; enrolling again lifts it.
     pub banned: Option<Ban>,
+    /// The keys that admit it; none in a record of a version that did not keep them.
+    #[serde(default)]
+    pub keys: Option<AgentKeys>,
+    /// The alarm that two machines hold its identity; a ban and enrolling again end it.
+    #[serde(default)]
+    pub cloned: Option<CloneAlarm>,
+    /// Set once an administrator has had the agent forgotten; enrolling again makes a new record.
+    #[serde(default)]
+    pub forgotten: Option<Forgotten>,
+}
+
+impl AgentRecord {
+    /// Makes the record of an agent that has enrolled.
+    pub fn enrolled(
+        target: TargetId,
+        enrolled_at: Timestamp,
+        certificate_not_after: Timestamp,
+        keys: AgentKeys,
+    ) -> Self {
+        let keys = Some(keys);
+        Self { target, enrolled_at, certificate_not_after, banned: None, keys, cloned: None, forgotten: None }
+    }
+}
+
+/// An alarm that two machines hold the identity of one agent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneAlarm {
+    /// The first refused attempt.
+    pub first_at: Timestamp,
+    /// The last refused attempt that was recorded.
+    pub last_at: Timestamp,
+    /// The number of attempts that were recorded.
+    pub attempts: u64,
+    /// The reason of the last refusal.
+    pub reason: String,
+}
+
+/// The end of an agent that is gone for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Forgotten {
+    /// The administrator who had it forgotten.
+    pub by: Principal,
+    /// The time from which nothing waits for it.
+    pub at: Timestamp,
+    /// The reason; may be empty.
+    pub reason: String,
 }
 
 /// A ban of an agent.

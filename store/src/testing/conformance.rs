@@ -81,5 +81,8 @@ fn agent(target: &str) -> AgentRecord {
         enrolled_at: start(),
         certificate_not_after: at(3600),
         banned: None,
+        keys: None,
+        cloned: None,
+        forgotten: None,
     }
 }

@@ -215,6 +215,13 @@ impl AgentService for Bare {
         Err(Status::unimplemented(""))
     }
 
+    async fn forget_agent(
+        &self,
+        _: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
     async fn ban_agent(
         &self,
         _: Request<v1::BanAgentRequest>,

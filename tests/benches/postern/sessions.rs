@@ -10,11 +10,11 @@ use std::thread;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
+use postern_core::{AgentKeys, TargetId};
 use postern_pki::authority::AGENT_LIFETIME;
 use postern_pki::credentials::{Credentials, KeyPair};
-use postern_pki::identity::SpiffeId;
+use postern_pki::identity::{SpiffeId, key_hash};
 use postern_proto::v1;
 use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_store::embedded::Embedded;
@@ -293,11 +293,12 @@ fn enroll_all(world: &mut HostWorld, count: usize) -> Vec<(String, Credentials)>
         let key = KeyPair::generate().unwrap();
         let identity = SpiffeId::Agent(target.clone());
         let issued = authority.issue(&key.csr().unwrap(), &identity, AGENT_LIFETIME, now).unwrap();
-        let certificate_not_after = issued.not_after;
+        let (certificate_not_after, leaf) = (issued.not_after, issued.chain[0].clone());
         identities
             .push((target.to_string(), Credentials::new(key, issued.chain, authority.roots()).unwrap()));
         let event = AuditEvent::done(now, format!("agent/{target}"), "agent.enrolled").on_target(&target);
-        let agent = AgentRecord { target, enrolled_at: now, certificate_not_after, banned: None };
+        let keys = AgentKeys::enrolled(key_hash(&leaf).unwrap());
+        let agent = AgentRecord::enrolled(target, now, certificate_not_after, keys);
         agents = agents.put_agent(agent, Expect::Absent).audit(event);
     }
     let store = Embedded::open(&world.broker.database()).unwrap();

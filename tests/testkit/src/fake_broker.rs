@@ -24,6 +24,7 @@ use postern_pki::credentials::{Credentials, KeyPair};
 use postern_pki::identity::{SpiffeId, TrustDomain};
 use postern_pki::join::JoinToken;
 use postern_pki::tls::{ServerIdentity, server_config};
+use postern_proto::v1;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -49,7 +50,6 @@ pub struct FakeBroker {
     sessions: tokio::sync::Mutex<mpsc::UnboundedReceiver<AgentSession>>,
     #[allow(dead_code, reason = "the broker serves until this is dropped")]
     serving: JoinSet<()>,
-    #[allow(dead_code, reason = "the authority's directory goes with it")]
     dir: TempDir,
 }
 
@@ -86,6 +86,7 @@ impl FakeBroker {
             faults: FaultPlan::default(),
             tokens: Mutex::default(),
             renewals: Mutex::default(),
+            renewal_answer: shared::RenewalScript::default(),
             sessions: sender,
         });
         let mut serving = JoinSet::new();
@@ -138,6 +139,16 @@ impl FakeBroker {
     /// Returns the number of certificates that the broker has renewed.
     pub fn renewals(&self) -> u32 {
         *lock(&self.shared.renewals)
+    }
+
+    /// Returns the broker's authority once more, over the same files.
+    pub fn same_authority(&self) -> Authority {
+        Authority::load(&self.dir.path().join("ca"), &TrustDomain::default()).expect("the authority is there")
+    }
+
+    /// Answers renewals with what this function makes of their certificate requests, from now on.
+    pub fn answer_renewals(&self, answer: impl Fn(&[u8]) -> v1::RenewResponse + Send + 'static) {
+        *lock(&self.shared.renewal_answer.0) = Some(Box::new(answer));
     }
 
     /// Waits for the next session of an agent.

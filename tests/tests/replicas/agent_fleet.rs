@@ -12,6 +12,7 @@ use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::enroll::enroll;
 use postern_agent::host_reconciler::{self, HostReconciler, ReconcilerHandle};
 use postern_agent::ledger::Ledger;
+use postern_agent::limits::StateLimits;
 use postern_agent::session::BrokerSession;
 use postern_agent::status::StatusFile;
 use postern_agent::{clock, reports};
@@ -103,6 +104,7 @@ fn keep(target: &str, broker: &str, state_dir: &Path, record: &Arc<FleetRecord>)
         broker: broker.to_owned(),
         state_dir: state_dir.to_owned(),
         log_format: LogFormat::Text,
+        limits: StateLimits::default(),
         bootstrap: Default::default(),
     };
     let now = clock::moment();
@@ -153,7 +155,9 @@ impl Link {
     async fn open(&self) -> Result<BrokerSession, String> {
         let tls = client_config(&self.credentials).unwrap();
         let channel = channel(&self.broker, tls).unwrap();
-        BrokerSession::open(channel, &self.reconciler).await.map_err(|error| error.to_string())
+        BrokerSession::open(channel, &self.reconciler, StateLimits::default())
+            .await
+            .map_err(|error| error.to_string())
     }
 }
 

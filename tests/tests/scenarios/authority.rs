@@ -217,7 +217,7 @@ fn i2_a_running_broker_outlives_its_intermediate_and_goes_on_closing() {
     walk.assert_same_process(pid);
 
     // The agent was away for a year: too long to renew by itself.
-    let remedy = "enrol it with `postern-agent enroll --token TOKEN`";
+    let remedy = "enrol it with `postern-agent enroll --token-file FILE`";
     wait_until("the agent to name the remedy", STEP_TIMEOUT, || walk.world.agent.log().contains(remedy));
     let (code, renewed) = walk.broker(&["authority", "renew", "--root-key", &offline.to_string_lossy()]);
     assert_eq!(code, 0, "{renewed}");

@@ -67,6 +67,22 @@ fn a_key_that_others_can_read_is_refused_by_name() {
 }
 
 #[test]
+fn i7_no_identity_is_written_where_others_can_write() {
+    let world = HostWorld::without_agent(usual_policy());
+    let open = world.dir().join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    for place in [open.clone(), open.join("inner")] {
+        let issue = ["issue", "bob", "--role", "reader", "--out", &place.to_string_lossy()];
+        assert_says("issue", &world.broker.command(&issue), &["--out", "mode 0777", "chmod"]);
+        assert!(!place.join("key.pem").exists());
+    }
+    let own = world.dir().join("own/new");
+    let issued = world.broker.command(&["issue", "bob", "--role", "reader", "--out", &own.to_string_lossy()]);
+    assert!(issued.status.success() && own.join("key.pem").exists());
+}
+
+#[test]
 fn init_never_overwrites() {
     let world = HostWorld::without_agent(usual_policy());
     let key = || fs::read(world.broker.data_dir().join("ca/root.key")).unwrap();

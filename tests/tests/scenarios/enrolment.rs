@@ -1,5 +1,7 @@
 //! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling again.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
@@ -52,12 +54,69 @@ fn i7_a_join_token_expires() {
 fn i7_the_enroll_command_says_what_is_wrong_with_a_token() {
     let world = HostWorld::without_agent(usual_policy());
     let token = world.admin.join_token(VM, None).unwrap();
-    world.agent.must(&["enroll", "--token", &token]);
+    world.agent.enroll(&token);
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
     for bad in [token.as_str(), "postern1.aa.bb", ""] {
-        let output = world.agent.command(&["enroll", "--token", bad]);
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("token"), "{bad}: {said}");
+        let output = world.agent.try_enroll(bad);
+        assert!(!output.status.success() && said(&output).contains("token"), "{bad}: {}", said(&output));
     }
+}
+
+#[test]
+fn i7_a_token_in_the_arguments_or_in_an_open_file_is_refused_with_the_remedy() {
+    let world = HostWorld::without_agent(usual_policy());
+    let token = world.admin.join_token(VM, None).unwrap();
+    let said = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let output = world.agent.command(&["enroll", "--token", &token]);
+    assert!(said(&output).contains("--token-file -") && !said(&output).contains(&token), "{}", said(&output));
+    assert_eq!(output.status.code(), Some(2));
+    let open = world.dir().join("open-token");
+    fs::write(&open, &token).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o644)).unwrap();
+    let output = world.agent.command(&["enroll", "--token-file", &open.to_string_lossy()]);
+    assert!(said(&output).contains("mode 0644"), "{}", said(&output));
+    let output = world.agent.command(&["enroll"]);
+    assert!(said(&output).contains("--token-file FILE"), "{}", said(&output));
+    assert!(world.admin.agents().is_empty());
+
+    // From standard input, and for a unit from a credential.
+    let shell = format!("printf '%s\\n' \"$(cat {})\" | exec \"$@\"", open.display());
+    let agent = postern_tests::binary("postern-agent");
+    let run = |script: &str, arguments: &[&str]| {
+        let program = [agent.to_string_lossy().into_owned(), "--config".into()];
+        let config = world.agent.config().to_string_lossy().into_owned();
+        let arguments = arguments.iter().map(ToString::to_string);
+        let all: Vec<String> = ["-c".to_owned(), script.to_owned(), "sh".to_owned()]
+            .into_iter()
+            .chain(program)
+            .chain([config])
+            .chain(arguments)
+            .collect();
+        world.net.vm.must("sh", &all.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    run(&shell, &["enroll", "--token-file", "-"]);
+    assert_eq!(world.admin.agents().len(), 1);
+
+    let credentials = world.dir().join("credentials");
+    fs::create_dir(&credentials).unwrap();
+    let credential = credentials.join("postern.token");
+    fs::write(&credential, world.admin.join_token(VM, None).unwrap()).unwrap();
+    fs::set_permissions(&credential, fs::Permissions::from_mode(0o400)).unwrap();
+    run(&format!("CREDENTIALS_DIRECTORY={} exec \"$@\"", credentials.display()), &["enroll"]);
+}
+
+#[test]
+fn i7_a_key_is_not_written_where_others_can_write() {
+    let world = HostWorld::without_agent(usual_policy());
+    let token = world.admin.join_token(VM, None).unwrap();
+    fs::create_dir(world.agent.state_dir()).unwrap();
+    let open = |mode| fs::set_permissions(world.agent.state_dir(), fs::Permissions::from_mode(mode)).unwrap();
+    open(0o777);
+    let output = world.agent.try_enroll(&token);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("mode 0777"), "{said}");
+    open(0o700);
+    world.agent.enroll(&token);
 }
 
 #[test]
@@ -65,11 +124,10 @@ fn i7_a_token_of_another_broker_is_not_sent_to_this_one() {
     let world = HostWorld::without_agent(usual_policy());
     let other = HostWorld::without_agent(usual_policy());
     let token = other.admin.join_token(VM, None).unwrap();
-    let output = world.agent.command(&["enroll", "--token", &token]);
-    assert!(!output.status.success());
+    assert!(!world.agent.try_enroll(&token).status.success());
     assert!(world.admin.agents().is_empty());
     // It was not spent either.
-    other.agent.must(&["enroll", "--token", &token]);
+    other.agent.enroll(&token);
 }
 
 #[test]
@@ -119,8 +177,9 @@ fn let_certificate_end(world: &HostWorld) -> jiff::Timestamp {
 fn remember_as_newest(world: &mut HostWorld, ended: jiff::Timestamp) {
     world.broker.process().terminate();
     let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-    let sql = "UPDATE documents SET body = json_set(body, '$.certificate_not_after', ?1) WHERE place GLOB 'agents/*'";
-    assert_eq!(database.execute(sql, [ended.to_string()]).unwrap(), 1);
+    let key = Credentials::load(&world.agent.state_dir().join("identity")).unwrap().key_hash().unwrap();
+    let sql = "UPDATE documents SET body = json_set(body, '$.certificate_not_after', ?1, '$.keys.newest', ?2) WHERE place GLOB 'agents/*'";
+    assert_eq!(database.execute(sql, [ended.to_string(), key.to_string()]).unwrap(), 1);
     database.close().unwrap();
     world.broker.serve();
 }
@@ -146,7 +205,13 @@ fn i7_an_ended_certificate_is_good_for_its_own_renewal_and_for_nothing_else() {
     let session = FakeAgent::with_identity(&world.net.vm, world.broker.url(), &identity).session();
     assert_eq!(session.map_err(Refusal::from).unwrap_err().reason, "CERTIFICATE_EXPIRED");
 
-    // The broker has issued a newer one since: this may be an old backup.
+    // The broker has issued a newer one since: this may be an old backup. The record of an earlier version knows no key.
+    world.broker.process().terminate();
+    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
+    let sql = "UPDATE documents SET body = json_remove(body, '$.keys') WHERE place GLOB 'agents/*'";
+    assert_eq!(database.execute(sql, []).unwrap(), 1);
+    database.close().unwrap();
+    world.broker.serve();
     world.agent.run();
     let refused = |world: &HostWorld, word: &str| {
         wait_until(&format!("a refusal for being {word}"), STEP_TIMEOUT, || world.agent.log().contains(word));

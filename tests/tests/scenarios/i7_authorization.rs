@@ -46,6 +46,7 @@ const MAY_CALL: &[(&str, &str)] = &[
     ("AgentService/Renew", "g"),
     ("AgentService/ListAgents", "ar"),
     ("AgentService/BanAgent", "a"),
+    ("AgentService/ForgetAgent", "a"),
     ("AgentService/Session", "g"),
     ("PrincipalService/RevokePrincipal", "a"),
     ("PrincipalService/ListPrincipals", "ar"),

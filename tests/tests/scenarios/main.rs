@@ -9,6 +9,7 @@ mod authority_repair;
 mod bad_config;
 mod bad_request;
 mod clocks;
+mod clones;
 mod command;
 mod enrolment;
 mod harness;

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use jiff::Timestamp;
-use postern_core::CallerKind;
+use postern_core::{CallerKind, KeyHash};
 use postern_proto::status::plain;
 use tonic::{Code, Status};
 
@@ -16,6 +16,8 @@ pub struct Authenticated {
     pub kind: CallerKind,
     /// The origin of the proof, by which it can be revoked.
     pub issuance: Issuance,
+    /// The key of the certificate that is the proof; none for a proof of another kind.
+    pub certificate_key: Option<KeyHash>,
     /// The end of the proof, by the wall clock.
     pub not_after: Timestamp,
     /// The answer to a call after that end, and the last word of a stream that lasts until then.

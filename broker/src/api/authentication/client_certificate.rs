@@ -5,9 +5,9 @@
 
 use std::sync::Arc;
 
-use postern_core::{CallerKind, Principal};
+use postern_core::{CallerKind, KeyHash, Principal};
 use postern_pki::CertificateFacts;
-use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain};
+use postern_pki::identity::{SpiffeId, SpiffeIdError, TrustDomain, key_hash};
 
 use super::authenticated::{Authenticated, Refusal};
 use crate::principals::Issuance;
@@ -30,11 +30,17 @@ impl ClientCertificate {
     /// # Errors
     /// The certificate has no SPIFFE id of the trust domain.
     pub(in crate::api) fn read(leaf: &[u8], trust_domain: &TrustDomain) -> Result<Self, SpiffeIdError> {
-        Ok(Self::of(SpiffeId::of_certificate(leaf, trust_domain)?, CertificateFacts::read(leaf)?))
+        let id = SpiffeId::of_certificate(leaf, trust_domain)?;
+        Ok(Self::with_key(id, CertificateFacts::read(leaf)?, Some(key_hash(leaf)?)))
     }
 
-    /// Makes the certificate with this id and these facts.
+    /// Makes the certificate with this id and these facts, and without a key, for tests.
+    #[cfg(test)]
     pub(in crate::api) fn of(id: SpiffeId, facts: CertificateFacts) -> Self {
+        Self::with_key(id, facts, None)
+    }
+
+    fn with_key(id: SpiffeId, facts: CertificateFacts, certificate_key: Option<KeyHash>) -> Self {
         let kind = match id {
             SpiffeId::Principal { role, name } => CallerKind::Principal(Principal::local(role, name)),
             SpiffeId::Agent(target) => CallerKind::Agent(target),
@@ -42,7 +48,8 @@ impl ClientCertificate {
         };
         let CertificateFacts { serial, issued_at, not_after } = facts;
         let issuance = Issuance { at: issued_at, serial: Some(serial) };
-        Self { caller: Arc::new(Authenticated { kind, issuance, not_after, when_expired: EXPIRED }) }
+        let when_expired = EXPIRED;
+        Self { caller: Arc::new(Authenticated { kind, issuance, certificate_key, not_after, when_expired }) }
     }
 
     /// Makes the certificate with this id that was issued just now and is valid until then, for tests.

@@ -66,6 +66,7 @@ pub(in crate::api) const TABLE: &[(&str, Allow)] = &[
     (RENEW, Allow::Agent),
     ("/postern.v1.AgentService/ListAgents", READERS),
     ("/postern.v1.AgentService/BanAgent", ADMINISTRATORS),
+    ("/postern.v1.AgentService/ForgetAgent", ADMINISTRATORS),
     ("/postern.v1.AgentService/Session", Allow::Agent),
     ("/postern.v1.PrincipalService/RevokePrincipal", ADMINISTRATORS),
     ("/postern.v1.PrincipalService/ListPrincipals", READERS),

@@ -7,11 +7,12 @@ use postern_proto::convert::{self, timestamp_to_wire};
 use postern_proto::status::invalid;
 use postern_proto::v1;
 use postern_proto::v1::agent_service_server::AgentService;
+use postern_store::CloneAlarm;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::session::{self, SessionStream};
 use crate::api::error::to_status;
-use crate::api::request::{agent, authenticated, caller, page_token, target_id};
+use crate::api::request::{agent, caller, page_token, target_id};
 use crate::app::App;
 use crate::app::agents::{self, AgentView};
 use crate::clock::wall;
@@ -52,12 +53,12 @@ impl AgentService for AgentApi {
     }
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
-        let target = agent(&request)?;
-        let ended = authenticated(&request).map(|caller| caller.not_after);
+        let caller = agent(&request)?;
         let csr = &request.get_ref().csr;
-        let issued = match ended.filter(|end| *end <= wall()) {
-            Some(ended) => agents::renew_late(&self.app, &target, csr, ended).await,
-            None => agents::renew(&self.app, &target, csr).await,
+        let issued = if caller.certificate_not_after <= wall() {
+            agents::renew_late(&self.app, &caller, csr).await
+        } else {
+            agents::renew(&self.app, &caller, csr).await
         };
         let issued = issued.map_err(to_status)?;
         Ok(Response::new(v1::RenewResponse { certificates: issued.chain, roots: self.app.authority.roots() }))
@@ -88,20 +89,36 @@ impl AgentService for AgentApi {
         Ok(Response::new(v1::BanAgentResponse { agent: Some(wire(agent)) }))
     }
 
+    async fn forget_agent(
+        &self,
+        request: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        let caller = caller(&request)?;
+        let asked = request.get_ref();
+        let target = target_id("target", &asked.target)?;
+        free_text("reason", &asked.reason, 500).map_err(|e| invalid(&e))?;
+        let (reason, accepts_held) = (asked.reason.clone(), asked.accept_held_windows);
+        let held =
+            agents::forget(&self.app, &caller, &target, reason, accepts_held).await.map_err(to_status)?;
+        Ok(Response::new(v1::ForgetAgentResponse {
+            target: target.to_string(),
+            held_until: held.until().map(timestamp_to_wire),
+            held_grants: held.grants.iter().map(|(grant, _)| grant.to_string()).collect(),
+        }))
+    }
+
     type SessionStream = SessionStream;
 
     async fn session(
         &self,
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let target = agent(&request)?;
-        if agents::is_unrecorded(&self.app, &target).await.map_err(to_status)? {
-            return Ok(Response::new(
-                session::open_unrecorded(Arc::clone(&self.app), target, request.into_inner()).await?,
-            ));
+        let caller = agent(&request)?;
+        if agents::is_unrecorded(&self.app, &caller).await.map_err(to_status)? {
+            let (app, target) = (Arc::clone(&self.app), caller.target);
+            return Ok(Response::new(session::open_unrecorded(app, target, request.into_inner()).await?));
         }
-        let not_after = authenticated(&request).map(|caller| caller.not_after);
-        let session = session::open(Arc::clone(&self.app), target, not_after, request.into_inner()).await?;
+        let session = session::open(Arc::clone(&self.app), caller, request.into_inner()).await?;
         Ok(Response::new(session))
     }
 }
@@ -120,5 +137,16 @@ fn wire(agent: AgentView) -> v1::Agent {
         certificate_not_after: Some(timestamp_to_wire(record.certificate_not_after)),
         version: host.version,
         last_seen: host.last_seen.map(timestamp_to_wire),
+        cloned: record.cloned.as_ref().map(clone_alarm),
+    }
+}
+
+/// Returns an alarm as it is sent.
+pub(super) fn clone_alarm(alarm: &CloneAlarm) -> v1::CloneAlarm {
+    v1::CloneAlarm {
+        first_at: Some(timestamp_to_wire(alarm.first_at)),
+        last_at: Some(timestamp_to_wire(alarm.last_at)),
+        attempts: alarm.attempts,
+        reason: alarm.reason.clone(),
     }
 }

@@ -28,7 +28,7 @@ use tonic::{Code, Status, Streaming};
 use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
-use crate::app::agents::{TamperingReport, admitted, connect, record_tampering, record_unknown};
+use crate::app::agents::{AgentCaller, TamperingReport, admitted, connect, record_tampering, record_unknown};
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
 use crate::layers::host::sessions::AgentSession;
@@ -43,8 +43,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Reads the hello, and opens the stream.
 pub(super) async fn open(
     app: Arc<App>,
-    target: TargetId,
-    certificate_not_after: Option<Timestamp>,
+    caller: AgentCaller,
     mut incoming: Streaming<v1::SessionRequest>,
 ) -> Result<SessionStream, Status> {
     let no_hello =
@@ -53,12 +52,15 @@ pub(super) async fn open(
     let first = first.ok_or_else(no_hello)?;
     let Some(In::Hello(hello)) = first.message else { return Err(no_hello()) };
     let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
-    let session = connect(&app, &target, version.clone()).await.map_err(to_status)?;
+    // Another text than a boot id names no machine.
+    let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
+    let session = connect(&app, &caller, version.clone(), &boot_id).await.map_err(to_status)?;
+    let target = caller.target;
     tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     let open = OpenSession {
         app,
         target,
-        certificate_ends: certificate_not_after.map(ends_at),
+        certificate_ends: ends_at(caller.certificate_not_after),
         incoming,
         session,
         last: LastMessage { sent_at: first.sent_at, at: boottime() },
@@ -123,7 +125,7 @@ struct OpenSession {
     app: Arc<App>,
     target: TargetId,
     /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.
-    certificate_ends: Option<Duration>,
+    certificate_ends: Duration,
     incoming: Streaming<v1::SessionRequest>,
     session: AgentSession,
     last: LastMessage,
@@ -154,7 +156,7 @@ impl OpenSession {
                     None => return Ok(None),
                     Some(message) => {
                         self.last = LastMessage { sent_at: message.sent_at, at: boottime() };
-                        if self.certificate_ends.is_some_and(|end| boottime() >= end) {
+                        if boottime() >= self.certificate_ends {
                             return ended("your certificate has expired; renew it and connect again");
                         }
                         if let Some(reply) = self.take(message).await? {

@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
+use postern_core::TargetId;
 use postern_core::plan::Layer;
 use postern_pki::authority::CaCertificate;
 use postern_proto::convert::{duration_to_wire, timestamp_to_wire};
 use postern_proto::v1;
 use postern_proto::v1::status_service_server::StatusService;
+use postern_store::CloneAlarm;
 use postern_store::coordination::MemberInfo;
 use tonic::{Request, Response, Status};
 
+use super::agent::clone_alarm;
 use crate::app::status::{
     self, AgentCounts, GrantCounts, Overview, StoredStatus, StuckClose, TaskStatus, Unconfirmed,
 };
@@ -76,6 +79,7 @@ impl StatusApi {
             replicas: stored.replicas.into_iter().map(|card| replica(card, &me)).collect(),
             store: Some(store),
             agents: Some(agents(&stored.agents)),
+            cloned_agents: stored.cloned_agents.into_iter().map(cloned_agent).collect(),
             grants: Some(grants(&stored.grants)),
             stuck_closes: stored.stuck.into_iter().map(stuck_close).collect(),
             stuck_closes_total: count(stored.stuck_total),
@@ -130,8 +134,12 @@ fn ca_certificate(certificate: &CaCertificate) -> v1::CaCertificate {
 }
 
 fn agents(agents: &AgentCounts) -> v1::AgentCounts {
-    let AgentCounts { enrolled, connected, banned } = *agents;
-    v1::AgentCounts { enrolled: count(enrolled), connected, banned: count(banned) }
+    let AgentCounts { enrolled, connected, banned, cloned } = *agents;
+    v1::AgentCounts { enrolled: count(enrolled), connected, banned: count(banned), cloned: count(cloned) }
+}
+
+fn cloned_agent((target, alarm): (TargetId, CloneAlarm)) -> v1::ClonedAgent {
+    v1::ClonedAgent { target: target.to_string(), alarm: Some(clone_alarm(&alarm)) }
 }
 
 fn grants(grants: &GrantCounts) -> v1::GrantCounts {

@@ -90,11 +90,14 @@ fn agents_and_grants_are_counted() {
         enrolled_at: start(),
         certificate_not_after: at(100),
         banned: banned.then(|| Ban { by: principal("root"), at: at(1), reason: String::new() }),
+        keys: None,
+        cloned: None,
+        forgotten: None,
     };
     let agents = [agent("host:vm-1", false), agent("host:vm-2", true), agent("host:vm-3", false)];
     let card = |agents| MemberInfo { agents, ..MemberInfo::default() };
     let counted = count_agents(&agents, &[card(1), card(0), card(1)]);
-    assert_eq!(counted, AgentCounts { enrolled: 2, connected: 2, banned: 1 });
+    assert_eq!(counted, AgentCounts { enrolled: 2, connected: 2, banned: 1, cloned: 0 });
     let active = a_grant().build().after(Event::Confirmed, at(1)).unwrap();
     let counted = count_grants(&[a_grant().build(), active.clone(), active, revoked(1, 1)]);
     assert_eq!(counted, GrantCounts { pending_approval: 0, opening: 1, active: 2, closing: 1 });

@@ -26,5 +26,5 @@
 
 pub mod desired_state;
 mod log;
-mod session_state;
+pub mod session_state;
 pub mod sessions;

@@ -1,6 +1,7 @@
 //! The state of one target's session: what was pushed, what was confirmed, and what the agent may hold besides.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,33 @@ use crate::layers::report::{LayerReport, LayerStatus};
 /// The pauses before a refused state is pushed again.
 const BACKOFF: Backoff = Backoff { first: Duration::from_millis(500), longest: Duration::from_secs(30) };
 
+/// The silence after which a session no longer counts as alive beside another machine's. An agent sends a heartbeat every 5 s.
+const ALIVE_WITHIN: Duration = Duration::from_secs(7);
+/// The time in which displaced sessions are counted, and for which the session that is there then stays.
+const RIVALRY: Duration = Duration::from_secs(60);
+/// The number of displaced sessions within [`RIVALRY`] at which two machines have one key.
+const MAX_DISPLACED: usize = 3;
+
+/// The machine of a session, as far as the broker can tell: two machines with one key differ in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionOrigin {
+    /// The boot id that the agent sent.
+    pub boot_id: String,
+    /// The address that the broker sees.
+    pub address: Option<IpAddr>,
+}
+
+/// Another machine with the key of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rival {
+    /// There is none, as far as this broker knows.
+    None,
+    /// It has a session with this broker.
+    Here,
+    /// Sessions with another broker have taken the agent's sessions with this one away: the machine of those may be another.
+    Elsewhere,
+}
+
 /// The session of one target, and what is known through it.
 #[derive(Debug, Default)]
 pub(super) struct SessionState {
@@ -24,6 +52,11 @@ pub(super) struct SessionState {
     number: u64,
     session: Option<watch::Sender<Outgoing>>,
     began: Option<Timestamp>,
+    origin: SessionOrigin,
+    /// The times at which a session of another machine displaced one that was alive.
+    displaced: VecDeque<Timestamp>,
+    /// The end of the time for which the session that is there stays.
+    rivalry_until: Option<Timestamp>,
     pushed: Option<Arc<PushedState>>,
     confirmed: Option<Arc<PushedState>>,
     /// The agent's refusals of the state that was pushed last, with the reason.
@@ -39,8 +72,13 @@ impl SessionState {
         &mut self,
         sender: watch::Sender<Outgoing>,
         version: String,
+        origin: SessionOrigin,
         now: Timestamp,
     ) -> u64 {
+        if self.is_alive(now) && self.origin != origin {
+            self.note_displaced(now);
+        }
+        self.origin = origin;
         self.end("a newer session of this agent took over");
         self.leave_behind();
         self.number += 1;
@@ -48,6 +86,47 @@ impl SessionState {
         self.version = version;
         (self.began, self.last_seen) = (Some(now), Some(now));
         self.number
+    }
+
+    /// Reports whether another machine has this agent's key, and a session from this origin would displace its session once more.
+    pub(super) fn rival(&mut self, origin: &SessionOrigin, now: Timestamp) -> Rival {
+        let is_recent = |at: &Timestamp| now.duration_since(*at) < RIVALRY.try_into().unwrap_or_default();
+        self.displaced.retain(is_recent);
+        let is_contested =
+            self.displaced.len() >= MAX_DISPLACED || self.rivalry_until.is_some_and(|until| now < until);
+        if !is_contested {
+            return Rival::None;
+        }
+        let rival = match (self.is_alive(now), self.origin == *origin) {
+            (true, true) => return Rival::None,
+            (true, false) => Rival::Here,
+            (false, _) => Rival::Elsewhere,
+        };
+        self.rivalry_until = now.checked_add(RIVALRY).ok();
+        rival
+    }
+
+    /// Ends the session for one with another broker.
+    pub(super) fn displace_elsewhere(&mut self, now: Timestamp) {
+        if self.is_alive(now) {
+            self.note_displaced(now);
+        }
+    }
+
+    fn note_displaced(&mut self, now: Timestamp) {
+        self.displaced.push_back(now);
+        if self.displaced.len() > MAX_DISPLACED {
+            self.displaced.pop_front();
+        }
+    }
+
+    /// Reports whether there is a session whose agent has sent something a moment ago.
+    fn is_alive(&self, now: Timestamp) -> bool {
+        let ends = |session: &watch::Sender<Outgoing>| matches!(&*session.borrow(), Outgoing::End(_));
+        self.session.as_ref().is_some_and(|session| !ends(session))
+            && self
+                .last_seen
+                .is_some_and(|seen| now.duration_since(seen) < ALIVE_WITHIN.try_into().unwrap_or_default())
     }
 
     /// Reports whether there is a session that began before that moment.
@@ -195,6 +274,7 @@ impl SessionState {
             last_seen: self.last_seen,
             version: self.version.clone(),
             online: self.session.is_some(),
+            boot_id: self.session.as_ref().map(|_| self.origin.boot_id.clone()).unwrap_or_default(),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::plan::{DesiredHost, LayerWindow, Observed};
-use postern_core::{Grant, GrantId, TargetId, Window};
+use postern_core::{Grant, GrantId, GrantState, TargetId, Window};
 use tokio::sync::watch;
 
 use super::desired_state::Outgoing;
 use super::log;
-use super::session_state::SessionState;
+pub use super::session_state::Rival;
+use super::session_state::{SessionOrigin, SessionState};
 use crate::clock::Clock;
 use crate::layers::report::LayerReport;
 use crate::signals::Wakeups;
@@ -29,6 +30,8 @@ pub struct AgentSessions {
     strangers: Mutex<BTreeSet<TargetId>>,
     /// The windows that another broker may have left at targets on which this one works now.
     inherited: Mutex<HashMap<TargetId, Inherited>>,
+    /// The agents that are gone for good, each with the time from which nothing waits for it.
+    forgotten: Mutex<HashMap<TargetId, Timestamp>>,
     wakeups: Arc<Wakeups>,
     clock: Clock,
     started: Timestamp,
@@ -57,17 +60,44 @@ impl AgentSessions {
     /// No sessions yet.
     pub fn new(clock: Clock, wakeups: Arc<Wakeups>) -> Arc<Self> {
         let (states, inherited, strangers) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Self { states, strangers, inherited, wakeups, clock, started: clock.now() })
+        let forgotten = Mutex::default();
+        Arc::new(Self { states, strangers, inherited, forgotten, wakeups, clock, started: clock.now() })
     }
 
     /// Starts a session. An earlier session of the same target ends: an agent has one.
-    pub fn connect(self: &Arc<Self>, target: &TargetId, version: String) -> AgentSession {
+    pub fn connect(
+        self: &Arc<Self>,
+        target: &TargetId,
+        version: String,
+        origin: SessionOrigin,
+    ) -> AgentSession {
         let (sender, outgoing) = watch::channel(Outgoing::Nothing);
-        let number =
-            self.lock().entry(target.clone()).or_default().connect(sender, version, self.clock.now());
+        let now = self.clock.now();
+        let number = self.lock().entry(target.clone()).or_default().connect(sender, version, origin, now);
         self.wakeups.wake(target);
         let (sessions, target) = (Arc::clone(self), target.clone());
         AgentSession { sessions, target, number, outgoing, _counted: AgentGauge::default() }
+    }
+
+    /// Returns the machine that would lose its session to one from this origin, if two machines have the agent's key.
+    pub fn rival(&self, target: &TargetId, origin: &SessionOrigin) -> Rival {
+        let now = self.clock.now();
+        self.lock().get_mut(target).map_or(Rival::None, |state| state.rival(origin, now))
+    }
+
+    /// Records from when on nothing waits for the target's agent; none if the agent is not forgotten.
+    pub fn set_forgotten(&self, target: &TargetId, at: Option<Timestamp>) {
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        match at {
+            Some(at) => drop(forgotten.insert(target.clone(), at)),
+            None => drop(forgotten.remove(target)),
+        }
+    }
+
+    /// Returns the time from which nothing waits for the target's agent, if it is forgotten and has no session.
+    fn forgotten(&self, target: &TargetId) -> Option<Timestamp> {
+        let at = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner).get(target).copied()?;
+        (!self.has_session(target)).then_some(at)
     }
 
     /// Ends the target's session, if there is one.
@@ -93,6 +123,7 @@ impl AgentSessions {
     pub fn disconnect(&self, target: &TargetId, reason: &'static str) {
         let now = self.clock.now();
         if let Some(state) = self.lock().get_mut(target) {
+            state.displace_elsewhere(now);
             state.end(reason);
             state.disconnect(now);
         }
@@ -166,6 +197,19 @@ impl AgentSessions {
     /// Returns what is known of a window of a grant in the host layer.
     pub fn observe(&self, grant: &Grant, window: &Window) -> Observed {
         let wanted = LayerWindow::of(grant, window);
+        if self.forgotten(&window.target).is_some_and(|at| grant.requested_at <= at) {
+            let reason = "its agent was forgotten".to_owned();
+            return match grant.state {
+                // Whatever its policy says of absent agents: this one does not come back.
+                GrantState::Opening => Observed::Refused { reason },
+                GrantState::PendingApproval
+                | GrantState::Active
+                | GrantState::Closing(_)
+                | GrantState::Closed(_)
+                | GrantState::Denied { .. }
+                | GrantState::Failed { .. } => Observed::Unreachable { reason, may_hold: false },
+            };
+        }
         let states = self.lock();
         let state = states.get(&window.target);
         if let Some(known) = state.and_then(|state| state.observe(&wanted)) {
@@ -186,6 +230,9 @@ impl AgentSessions {
 
     /// Returns the report on the host layer of a target.
     pub fn report(&self, target: &TargetId) -> LayerReport {
+        if self.forgotten(target).is_some() {
+            return LayerReport::unreachable("its agent was forgotten");
+        }
         let report = self.lock().get(target).map(SessionState::report);
         report.unwrap_or_else(|| {
             LayerReport::unreachable("its agent has not connected since the broker started")

@@ -12,6 +12,7 @@ use postern_store::{Expect, Transaction};
 
 use super::super::*;
 use crate::layers::host::desired_state::Outgoing;
+use crate::layers::host::session_state::SessionOrigin;
 use crate::layers::host::sessions::AgentSession;
 use crate::signals::rounds::Task;
 use crate::testing::builders::GrantBuilder;
@@ -74,7 +75,7 @@ impl ReconcilerWorld {
     }
 
     pub(super) fn connect(&self) -> AgentSession {
-        self.reconciler.sessions.connect(&VM.parse().unwrap(), "test".to_owned())
+        self.reconciler.sessions.connect(&VM.parse().unwrap(), "test".to_owned(), SessionOrigin::default())
     }
 
     /// Stores a grant on the VM in both layers, requested now.

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use postern_proto::v1;
 use serde::Serialize;
 
-use super::{SecondsJson, time, wire::seconds, words};
+use super::{CloneAlarmJson, SecondsJson, time, wire::seconds, words};
 use crate::output::time::span;
 
 /// The difference between a broker's clock and its store's above which the clock needs attention.
@@ -26,6 +26,7 @@ pub(crate) struct StatusJson {
     pub oldest_unconfirmed: Option<UnconfirmedJson>,
     pub authority: Option<AuthorityJson>,
     pub tasks: Vec<TaskJson>,
+    pub cloned_agents: Vec<ClonedAgentJson>,
 }
 
 /// A task of the broker that answers.
@@ -88,6 +89,14 @@ pub(crate) struct AgentCountsJson {
     pub enrolled: u64,
     pub connected: u64,
     pub banned: u64,
+    pub cloned: u64,
+}
+
+/// An agent whose identity two machines hold.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ClonedAgentJson {
+    pub target: String,
+    pub alarm: Option<CloneAlarmJson>,
 }
 
 /// The counts of grants that are not over.
@@ -142,6 +151,7 @@ impl From<v1::GetStatusResponse> for StatusJson {
             oldest_unconfirmed: wire.oldest_unconfirmed.map(UnconfirmedJson::from),
             authority: wire.authority.map(AuthorityJson::from),
             tasks: wire.tasks.into_iter().map(TaskJson::from).collect(),
+            cloned_agents: wire.cloned_agents.into_iter().map(ClonedAgentJson::from).collect(),
         };
         status.attention = attention(&status);
         status
@@ -180,6 +190,7 @@ fn attention(status: &StatusJson) -> Vec<String> {
         }
     }
     found.extend(authority_warnings(status));
+    found.extend(cloned_agents(status));
     found.extend(status.tasks.iter().filter_map(|task| task_problem(status, task)));
     match status.stuck_closes_total {
         0 => {}
@@ -187,6 +198,22 @@ fn attention(status: &StatusJson) -> Vec<String> {
         count => found.push(format!("{count} grants have not closed in time")),
     }
     found
+}
+
+/// Returns the agents whose identity two machines hold, each with the remedy.
+fn cloned_agents(status: &StatusJson) -> Vec<String> {
+    let remedy = "ban it, or enrol it again with a join token";
+    let line = |agent: &ClonedAgentJson| {
+        let reason = agent.alarm.as_ref().map(|alarm| alarm.reason.as_str()).unwrap_or_default();
+        format!("the agent of {} has a clone ({reason}): {remedy}", agent.target)
+    };
+    let mut lines: Vec<String> = status.cloned_agents.iter().map(line).collect();
+    let all = status.agents.as_ref().map_or(0, |agents| agents.cloned);
+    match all.saturating_sub(u64::try_from(lines.len()).unwrap_or(u64::MAX)) {
+        0 => {}
+        more => lines.push(format!("{more} more agents have a clone: `postern agents list` shows them")),
+    }
+    lines
 }
 
 /// Returns the brokers' warnings about the life of their authorities, each with the broker's name. A broker that is
@@ -282,8 +309,14 @@ impl From<v1::StoreStatus> for StoreJson {
 
 impl From<v1::AgentCounts> for AgentCountsJson {
     fn from(wire: v1::AgentCounts) -> Self {
-        let v1::AgentCounts { enrolled, connected, banned } = wire;
-        Self { enrolled, connected, banned }
+        let v1::AgentCounts { enrolled, connected, banned, cloned } = wire;
+        Self { enrolled, connected, banned, cloned }
+    }
+}
+
+impl From<v1::ClonedAgent> for ClonedAgentJson {
+    fn from(wire: v1::ClonedAgent) -> Self {
+        Self { target: wire.target, alarm: wire.alarm.map(CloneAlarmJson::from) }
     }
 }
 

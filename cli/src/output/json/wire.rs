@@ -5,8 +5,9 @@ use jiff::Timestamp;
 use postern_proto::{convert, v1};
 
 use super::{
-    AgentJson, GrantJson, PolicyJson, PortJson, PortRuleJson, PrincipalJson, SecondsJson, TargetJson,
-    TargetLayerJson, VerifiedJson, WidestPrefixJson, WindowJson, WindowLayerJson, words,
+    AgentJson, CloneAlarmJson, ForgottenJson, GrantJson, PolicyJson, PortJson, PortRuleJson, PrincipalJson,
+    SecondsJson, TargetJson, TargetLayerJson, VerifiedJson, WidestPrefixJson, WindowJson, WindowLayerJson,
+    words,
 };
 
 impl From<v1::Grant> for GrantJson {
@@ -116,7 +117,25 @@ impl From<v1::Agent> for AgentJson {
             certificate_not_after: time(wire.certificate_not_after),
             version: wire.version,
             last_seen: time(wire.last_seen),
+            cloned: wire.cloned.map(CloneAlarmJson::from),
         }
+    }
+}
+
+impl From<v1::CloneAlarm> for CloneAlarmJson {
+    fn from(wire: v1::CloneAlarm) -> Self {
+        Self {
+            first_at: time(wire.first_at),
+            last_at: time(wire.last_at),
+            attempts: wire.attempts,
+            reason: wire.reason,
+        }
+    }
+}
+
+impl From<v1::ForgetAgentResponse> for ForgottenJson {
+    fn from(wire: v1::ForgetAgentResponse) -> Self {
+        Self { forgotten: wire.target, held_until: time(wire.held_until), held_grants: wire.held_grants }
     }
 }
 

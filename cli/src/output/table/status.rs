@@ -26,7 +26,14 @@ fn facts(status: &StatusJson) -> String {
         error => format!("{}, does not answer: {error}", status.store.kind),
     };
     let agents = status.agents.as_ref().map(|agents| {
-        format!("{} enrolled, {} connected, {} banned", agents.enrolled, agents.connected, agents.banned)
+        let cloned = match agents.cloned {
+            0 => String::new(),
+            count => format!(", {count} with a clone"),
+        };
+        format!(
+            "{} enrolled, {} connected, {} banned{cloned}",
+            agents.enrolled, agents.connected, agents.banned
+        )
     });
     let grants = status.grants.as_ref().map(|grants| {
         let waiting = match grants.pending_approval {

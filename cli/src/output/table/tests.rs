@@ -146,7 +146,7 @@ fn a_token_comes_with_the_line_that_uses_it() {
         target: "host:web-1".into(),
         token: "postern1.a.b".into(),
         expires_at: None,
-        enroll_command: "postern-agent enroll --token postern1.a.b".into(),
+        enroll_command: "postern-agent enroll --token-file -".into(),
     };
-    assert!(self::token(&token, now()).ends_with("\npostern-agent enroll --token postern1.a.b"));
+    assert!(self::token(&token, now()).ends_with("\npostern-agent enroll --token-file -"));
 }

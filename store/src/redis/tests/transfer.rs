@@ -104,6 +104,9 @@ async fn fill(store: &Store, random: &mut StdRng, lines: usize) {
             enrolled_at: at(number),
             certificate_not_after: at(3600),
             banned: None,
+            keys: None,
+            cloned: None,
+            forgotten: None,
         };
         commit(store, change().put_agent(agent.clone(), Expect::Any)).await;
         let hash = TokenHash(random.random());

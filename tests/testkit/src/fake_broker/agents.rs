@@ -60,6 +60,9 @@ impl AgentService for Services {
 
     async fn renew(&self, request: Request<v1::RenewRequest>) -> Result<Response<v1::RenewResponse>, Status> {
         *lock(&self.0.renewals) += 1;
+        if let Some(answer) = lock(&self.0.renewal_answer.0).as_ref() {
+            return Ok(Response::new(answer(&request.get_ref().csr)));
+        }
         let (certificates, roots) = (self.sign(&request.into_inner().csr)?, self.0.authority.roots());
         Ok(Response::new(v1::RenewResponse { certificates, roots }))
     }
@@ -70,6 +73,17 @@ impl AgentService for Services {
     ) -> Result<Response<v1::ListAgentsResponse>, Status> {
         let agents = vec![an_agent(v1::AgentStatus::Online)];
         Ok(Response::new(v1::ListAgentsResponse { agents, next_page_token: String::new() }))
+    }
+
+    async fn forget_agent(
+        &self,
+        _: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        Ok(Response::new(v1::ForgetAgentResponse {
+            target: TARGET.to_owned(),
+            held_until: Some(prost_types::Timestamp { seconds: 1_748_779_200, nanos: 0 }),
+            held_grants: vec!["01jx0000000000000000000000".to_owned()],
+        }))
     }
 
     async fn ban_agent(

@@ -11,7 +11,7 @@ use crate::testing::captured_log::capture_log;
 fn a_session() -> (SessionState, watch::Receiver<Outgoing>) {
     let (sender, receiver) = watch::channel(Outgoing::Nothing);
     let mut state = SessionState::default();
-    assert_eq!(state.connect(sender, "1.2.3".into(), at(0)), 1);
+    assert_eq!(state.connect(sender, "1.2.3".into(), SessionOrigin::default(), at(0)), 1);
     (state, receiver)
 }
 
@@ -116,4 +116,75 @@ fn the_report_follows_the_session() {
     assert_eq!((state.report().last_seen, state.report().version), (Some(at(4)), "1.2.3".into()));
     assert_eq!(state.push(5, holding(&[window(60)]), at(5)), None);
     assert_eq!(state.observe(&window(60)), None, "there is no session to know it");
+}
+
+/// The machine that booted so.
+fn machine(boot: &str) -> SessionOrigin {
+    SessionOrigin { boot_id: boot.to_owned(), address: Some([192, 0, 2, 10].into()) }
+}
+
+/// Begins a session of a machine, and returns the end from which its stream reads.
+fn begin(state: &mut SessionState, boot: &str, now: Timestamp) -> watch::Receiver<Outgoing> {
+    let (sender, receiver) = watch::channel(Outgoing::Nothing);
+    state.connect(sender, "1".into(), machine(boot), now);
+    receiver
+}
+
+#[test]
+fn i7_a_session_that_another_machine_displaces_again_and_again_stays() {
+    let mut state = SessionState::default();
+    let mut streams = Vec::new();
+    for (second, boot) in [(0, "a"), (1, "b"), (2, "a"), (3, "b")] {
+        assert_eq!(state.rival(&machine(boot), at(second)), Rival::None);
+        streams.push(begin(&mut state, boot, at(second)));
+    }
+    assert_eq!(state.rival(&machine("a"), at(4)), Rival::Here);
+    assert_eq!(state.rival(&machine("b"), at(4)), Rival::None, "the machine of the session itself");
+    // While the other keeps trying, and the session is alive, it stays.
+    for second in 5..200 {
+        state.mark_seen(at(second));
+        assert_eq!(state.rival(&machine("a"), at(second)), Rival::Here, "{second}");
+    }
+    // A minute without an attempt ends it.
+    assert_eq!(state.rival(&machine("a"), at(300)), Rival::None);
+}
+
+#[test]
+fn i7_a_session_that_is_silent_gives_way() {
+    let mut state = SessionState::default();
+    let streams: Vec<_> = [(0, "a"), (1, "b"), (2, "a"), (3, "b")]
+        .map(|(second, boot)| begin(&mut state, boot, at(second)))
+        .into();
+    assert_eq!(state.rival(&machine("a"), at(9)), Rival::Here);
+    assert_eq!(state.rival(&machine("a"), at(11)), Rival::Elsewhere, "unless another broker has it");
+    drop(streams);
+}
+
+#[test]
+fn i8_reboots_and_reconnects_are_no_rivals() {
+    let mut state = SessionState::default();
+    for second in (0..2000).step_by(20) {
+        // Each boot takes longer than a session is alive without a word.
+        let boot = format!("boot {second}");
+        assert_eq!(state.rival(&machine(&boot), at(second)), Rival::None);
+        drop(begin(&mut state, &boot, at(second)));
+    }
+    let mut state = SessionState::default();
+    for second in 0..100 {
+        assert_eq!(state.rival(&machine("a"), at(second)), Rival::None);
+        drop(begin(&mut state, "a", at(second)));
+    }
+}
+
+#[test]
+fn i7_sessions_that_another_broker_takes_away_count_as_well() {
+    let mut state = SessionState::default();
+    for second in 0..3 {
+        assert_eq!(state.rival(&machine("a"), at(second)), Rival::None);
+        drop(begin(&mut state, "a", at(second)));
+        state.displace_elsewhere(at(second));
+        state.disconnect(at(second));
+    }
+    assert_eq!(state.rival(&machine("a"), at(3)), Rival::Elsewhere);
+    assert_eq!(state.rival(&machine("a"), at(100)), Rival::None);
 }

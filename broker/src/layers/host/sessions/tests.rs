@@ -17,6 +17,7 @@ fn some_sessions(started_ago: u64) -> (Arc<AgentSessions>, TargetId) {
         states: Mutex::default(),
         inherited: Mutex::default(),
         strangers: Mutex::default(),
+        forgotten: Mutex::default(),
         wakeups: Arc::default(),
         clock,
         started,
@@ -87,7 +88,7 @@ async fn i8_after_its_start_a_broker_waits_for_agents_to_come_back() {
     }
     // One that came and went is not waited for.
     let (sessions, target) = some_sessions(0);
-    drop(sessions.connect(&target, "1".into()));
+    drop(sessions.connect(&target, "1".into(), SessionOrigin::default()));
     assert!(!may_hold(&observed(&sessions, &fresh(&sessions))), "this one was never pushed");
 }
 
@@ -103,7 +104,7 @@ async fn i6_an_absent_agent_may_hold_what_an_earlier_broker_pushed() {
 async fn i5_only_what_was_confirmed_is_open() {
     let (sessions, target) = some_sessions(60);
     let grant = fresh(&sessions);
-    let mut session = sessions.connect(&target, "1".into());
+    let mut session = sessions.connect(&target, "1".into(), SessionOrigin::default());
     assert_eq!(observed(&sessions, &grant), Observed::Unconfirmed, "a new session knows nothing");
     push(&sessions, &target, 5, &[&grant]);
     assert_eq!(pushed(&mut session).await, 5);
@@ -122,9 +123,9 @@ async fn i5_only_what_was_confirmed_is_open() {
 async fn i8_a_reconnect_replaces_the_session_and_the_old_one_speaks_no_more() {
     let (sessions, target) = some_sessions(60);
     let grant = fresh(&sessions);
-    let mut old = sessions.connect(&target, "1".into());
+    let mut old = sessions.connect(&target, "1".into(), SessionOrigin::default());
     push(&sessions, &target, 5, &[&grant]);
-    let mut new = sessions.connect(&target, "2".into());
+    let mut new = sessions.connect(&target, "2".into(), SessionOrigin::default());
     assert_eq!(ends(&mut old).await, "a newer session of this agent took over");
     assert_eq!(observed(&sessions, &grant), Observed::Unconfirmed);
 
@@ -143,7 +144,7 @@ async fn i8_a_reconnect_replaces_the_session_and_the_old_one_speaks_no_more() {
 async fn i7_an_end_reaches_the_session_whatever_is_pushed_besides() {
     let (sessions, target) = some_sessions(60);
     let grant = fresh(&sessions);
-    let mut session = sessions.connect(&target, "1".into());
+    let mut session = sessions.connect(&target, "1".into(), SessionOrigin::default());
     push(&sessions, &target, 5, &[]);
     sessions.end(&target, "the agent was banned");
     // The reconciler looks at the target before the stream was polled.
@@ -163,7 +164,7 @@ async fn i6_a_lost_session_may_hold_every_window_that_was_pushed_and_not_taken_b
         a_grant().number(3).from("192.0.2.9").asked_at(sessions.clock.now()).build(),
         a_grant().number(4).from("192.0.2.10").asked_at(sessions.clock.now()).build(),
     );
-    let session = sessions.connect(&target, "1".into());
+    let session = sessions.connect(&target, "1".into(), SessionOrigin::default());
     push(&sessions, &target, 5, &[&confirmed]);
     session.applied(5, None);
     push(&sessions, &target, 6, &[&confirmed, &revoked]);
@@ -176,9 +177,9 @@ async fn i6_a_lost_session_may_hold_every_window_that_was_pushed_and_not_taken_b
     }
 
     // Only a confirmation of the whole takes it back.
-    drop(sessions.connect(&target, "1".into()));
+    drop(sessions.connect(&target, "1".into(), SessionOrigin::default()));
     assert!(may_hold(&observed(&sessions, &revoked)));
-    let session = sessions.connect(&target, "1".into());
+    let session = sessions.connect(&target, "1".into(), SessionOrigin::default());
     push(&sessions, &target, 9, &[&confirmed]);
     session.applied(9, None);
     drop(session);
@@ -193,7 +194,7 @@ async fn every_event_of_a_session_wakes_its_target() {
         let woken = tokio::time::timeout(SOON, sessions.wakeups.take()).await;
         woken.expect("it was woken").contains(&target)
     };
-    let session = sessions.connect(&target, "1".into());
+    let session = sessions.connect(&target, "1".into(), SessionOrigin::default());
     assert!(woken().await, "it is there");
     push(&sessions, &target, 5, &[]);
     session.applied(5, None);

@@ -25,7 +25,7 @@ pub(crate) fn a_status() -> v1::GetStatusResponse {
             audit_records: 7,
             audit_head: "5f0c".to_owned(),
         }),
-        agents: Some(v1::AgentCounts { enrolled: 5, connected: 4, banned: 1 }),
+        agents: Some(v1::AgentCounts { enrolled: 5, connected: 4, banned: 1, cloned: 0 }),
         grants: Some(v1::GrantCounts { pending_approval: 0, opening: 1, active: 2, closing: 1 }),
         authority: Some(v1::AuthorityStatus {
             root: Some(v1::CaCertificate {
@@ -116,7 +116,8 @@ fn a_status_has_the_documented_shape() {
             "warnings": [],
         }],
         "store": { "kind": "redis", "error": "", "audit_records": 7, "audit_head": "5f0c" },
-        "agents": { "enrolled": 5, "connected": 4, "banned": 1 },
+        "agents": { "enrolled": 5, "connected": 4, "banned": 1, "cloned": 0 },
+        "cloned_agents": [],
         "grants": { "pending_approval": 0, "opening": 1, "active": 2, "closing": 1 },
         "stuck_closes": [{
             "grant_id": "01jx0000000000000000000000",
@@ -279,4 +280,20 @@ fn a_store_that_does_not_answer_says_nothing_of_other_brokers() {
     });
     let lines = ["broker-1 is not ready: store: it is away", "the store does not answer: it is away"];
     assert_eq!(found, lines);
+}
+
+#[test]
+fn i7_an_agent_with_a_clone_needs_attention() {
+    let alarm = v1::CloneAlarm { attempts: 3, reason: "a reason".to_owned(), ..v1::CloneAlarm::default() };
+    let mut wire = a_status();
+    wire.agents = Some(v1::AgentCounts { enrolled: 5, connected: 4, banned: 1, cloned: 22 });
+    wire.cloned_agents = vec![v1::ClonedAgent { target: "host:web-1".to_owned(), alarm: Some(alarm) }];
+    let attention = StatusJson::from(wire).attention;
+    let lines = [
+        "the agent of host:web-1 has a clone (a reason): ban it, or enrol it again with a join token",
+        "21 more agents have a clone: `postern agents list` shows them",
+    ];
+    for line in lines {
+        assert!(attention.iter().any(|found| found == line), "{attention:?}");
+    }
 }
