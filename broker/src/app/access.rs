@@ -90,7 +90,7 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
                 if let Some(earlier) = earlier(app, caller, &asked).await? {
                     return Ok(Requested { grant: earlier, repeated: true });
                 }
-                app.record_denial(denied.event).await?;
+                app.record_denial(caller, denied.event).await?;
                 return Err(denied.error);
             }
         };
@@ -309,7 +309,7 @@ pub async fn revoke(
         let now = app.clock.now();
         if !caller.may_see(&record) {
             let event = AuditEvent::denied(now, &caller.principal, "grant.revoked").on_grant(id);
-            app.record_denial(event.with("reason", "NOT_THE_CALLERS")).await?;
+            app.record_denial(caller, event.with("reason", "NOT_THE_CALLERS")).await?;
             return Err(not_found(id));
         }
         let is_over = |grant: &Grant| matches!(grant.state, GrantState::Closing(_)) || grant.state.is_final();

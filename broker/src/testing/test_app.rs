@@ -16,13 +16,14 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::app::access::Deciding;
-use crate::app::{About, App, Caller, StoreKind};
+use crate::app::{About, App, Caller, Denials, StoreKind};
 use crate::authority::Standing;
 use crate::clock::Clock;
 use crate::cluster::Cluster;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::limits::Limits;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::testing::builders::name;
@@ -54,6 +55,7 @@ impl TestApp {
             rounds: Arc::default(),
             about: About { name: "broker-1".into(), store: StoreKind::Embedded },
             deciding: Deciding::default(),
+            denials: Denials::new(&Limits::default()),
             shutdown: watch::channel(ShutdownPhase::Running).1,
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),
