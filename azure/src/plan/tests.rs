@@ -205,9 +205,11 @@ fn i6_where_there_is_no_room_a_rule_is_moved_with_a_note_and_comes_back() {
 #[test]
 fn i8_a_lockdown_that_stopped_before_it_noted_a_rule_to_move_goes_on() {
     let everything = |name, priority| rule(name, priority, true, "*", "*", "*");
-    let groups: Groups =
-        [group("nsg-nic", vec![]), group("nsg-subnet", vec![everything("first", 100), everything("last", 4096)])]
-            .into();
+    let groups: Groups = [
+        group("nsg-nic", vec![]),
+        group("nsg-subnet", vec![everything("first", 100), everything("last", 4096)]),
+    ]
+    .into();
     let subject = Subject::new(4, &groups);
     let writes = subject.lock(&groups, &ssh_and_rdp(), true).unwrap();
     for stop in 1..writes.len() {
