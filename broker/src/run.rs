@@ -28,7 +28,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
-use crate::app::access::Deciding;
+use crate::app::access::{Deciding, RequestQuotas};
 use crate::app::{self, About, App, Denials, SUMMARY_INTERVAL};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
@@ -322,6 +322,7 @@ impl Parts {
             about: About::of(config),
             deciding: Deciding::default(),
             denials: Denials::new(&config.limits),
+            quotas: RequestQuotas::new(&config.quotas),
             shutdown: self.shutdown.clone(),
             clock: self.clock,
             authority,

@@ -79,6 +79,8 @@ pub struct App {
     pub about: About,
     /// The requests that are being decided.
     pub deciding: access::Deciding,
+    /// The quotas on grants and requests.
+    pub quotas: access::RequestQuotas,
     /// The refusals that are recorded, and those that are counted.
     pub denials: Denials,
     /// The phase of the shutdown.

@@ -16,7 +16,7 @@ use crate::transaction::Transaction;
 
 /// The index of every grant.
 const ALL: &str = "all";
-/// The index of the grants that are not in a final state, and the family of the same by target.
+/// The index of the grants that are not in a final state, and the family of the same by target and by principal.
 pub(crate) const OPEN: &str = "open";
 /// The words of the states in which a grant is in [`OPEN`].
 const OPEN_STATES: [&str; 4] = ["pending_approval", "opening", "active", "closing"];
@@ -35,14 +35,20 @@ fn open_on_target(target: &TargetId) -> String {
     format!("{OPEN}:{target}")
 }
 
+/// No target's text begins as this one does.
+fn open_of(principal: &PrincipalKey) -> String {
+    format!("{OPEN}:{}", of_principal(principal))
+}
+
 impl Record for Grant {
     const KIND: Kind = Kind::new("grants", "grant").announced();
     type Key = GrantId;
 
     fn indexes(&self) -> Indexes {
         let is_open = !self.state.is_final();
-        let indexes =
-            Indexes::default().and(ALL).and(of_principal(self.principal.key())).and_if(is_open, OPEN);
+        let key = self.principal.key();
+        let indexes = Indexes::default().and(ALL).and(of_principal(key));
+        let indexes = indexes.and_if(is_open, OPEN).and_if(is_open, open_of(key));
         self.targets().into_iter().fold(indexes, |indexes, target| {
             indexes.and(on_target(target)).and_if(is_open, open_on_target(target))
         })
@@ -161,6 +167,42 @@ impl Store {
         Ok(grants)
     }
 
+    /// Returns the grants with a window on this target that are not in a final state, the oldest first.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn open_grants_on(&self, target: &TargetId) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        self.range(Range::all(&open_on_target(target))).await
+    }
+
+    /// Counts those grants.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count_open_grants_on(&self, target: &TargetId) -> Result<usize, StoreError> {
+        self.backend().count(Grant::KIND, &open_on_target(target)).await
+    }
+
+    /// Returns the grants of a principal that are not in a final state, the oldest first. Grants that were opened by a broker
+    /// that kept no such index are not among them.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn open_grants_by(
+        &self,
+        principal: &PrincipalKey,
+    ) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        self.range(Range::all(&open_of(principal))).await
+    }
+
+    /// Counts those grants.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count_open_grants_of(&self, principal: &PrincipalKey) -> Result<usize, StoreError> {
+        self.backend().count(Grant::KIND, &open_of(principal)).await
+    }
+
     /// Returns every grant that is not in a final state, the oldest first.
     ///
     /// # Errors
@@ -202,7 +244,7 @@ mod tests {
         let names = |grant: &Grant| grant.indexes().names().map(str::to_owned).collect::<Vec<_>>();
         let grant = a_grant().and_on("host:vm-2").build();
         let (all, on) = (["all", "of:alice"], ["on:host:vm-1", "on:host:vm-2"]);
-        let open = ["open", "open:host:vm-1", "open:host:vm-2"];
+        let open = ["open", "open:host:vm-1", "open:host:vm-2", "open:of:alice"];
         assert_eq!(names(&grant), [all.as_slice(), &on, &open].concat());
         let closing = grant.after(Event::Close(CloseReason::Expired), at(60)).unwrap();
         assert!(OPEN_STATES.contains(&closing.state.word()));
