@@ -37,6 +37,11 @@ pub(crate) fn limited(limit: Limit) {
     metrics::counter!(LIMITED, "limit" => limit.word()).increment(1);
 }
 
+/// Counts a refusal that has no record of its own.
+pub(crate) fn denial_omitted() {
+    metrics::counter!(DENIALS_OMITTED).increment(1);
+}
+
 /// Shows how many handshakes are in progress.
 pub(crate) fn handshakes(count: usize) {
     connections("handshake", count);

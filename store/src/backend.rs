@@ -41,6 +41,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns the documents in a range of an index.
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError>;
 
+    /// Returns the number of documents in an index.
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError>;
+
     /// Returns the documents that a snapshot asks for, read at one instant, once they are as durable as an answered batch.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ pub(super) fn to_status(error: Error) -> Status {
                 if denial.limit == PolicyLimit::Target { Code::NotFound } else { Code::PermissionDenied };
             with_field(code, denial.limit.reason(), &denial.invalid)
         }
+        Error::Quota(exceeded) => plain(Code::ResourceExhausted, exceeded.reason, exceeded.message),
         Error::Forbidden { reason } => plain(Code::PermissionDenied, "FORBIDDEN", reason),
         Error::NotFound { .. } => plain(Code::NotFound, "NOT_FOUND", error.to_string()),
         Error::Precondition { reason } => plain(Code::FailedPrecondition, "PRECONDITION", reason),

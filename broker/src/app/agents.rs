@@ -138,7 +138,7 @@ pub async fn renew_late(app: &App, target: &TargetId, csr: &[u8], ended: Timesta
             .on_target(target)
             .with("reason", "OLD_CERTIFICATE")
             .with("ended", ended);
-        app.record_denial(event).await?;
+        app.record_denial(target, event).await?;
         let reason =
             format!("{target} has had newer certificates since this one; enrol it with a join token");
         return Err(Error::Forbidden { reason });
@@ -190,7 +190,7 @@ pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Resul
         .on_target(target)
         .with("windows_closed", closed)
         .with("remedy", "enrol it with a join token");
-    app.store.commit(Transaction::default().audit(event)).await?;
+    app.record_denial(target, event).await?;
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use postern_pki::PkiError;
 
 use postern_store::StoreError;
 
+use super::access::QuotaExceeded;
+
 /// The reason why a use case did not do what its caller asked for. It has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -16,6 +18,9 @@ pub enum Error {
     /// The policies do not allow the request.
     #[error(transparent)]
     Denied(#[from] Denial),
+    /// The request would take its principal or a target past a quota.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// The caller may not do this.
     #[error("{reason}")]
     Forbidden {

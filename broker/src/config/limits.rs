@@ -35,6 +35,8 @@ pub(super) struct LimitsSection {
     anonymous_message: Option<usize>,
     agent_message: Option<usize>,
     message: Option<usize>,
+    denials: Option<usize>,
+    denials_per_caller: Option<usize>,
 }
 
 impl LimitsSection {
@@ -83,6 +85,13 @@ impl LimitsSection {
             anonymous_streams: streams("anonymous_streams", self.anonymous_streams, usual.anonymous_streams)?,
             agent_streams: streams("agent_streams", self.agent_streams, usual.agent_streams)?,
             streams: streams("streams", self.streams, usual.streams)?,
+            denials: count("denials", self.denials, 60..=60_000, usual.denials)?,
+            denials_per_caller: count(
+                "denials_per_caller",
+                self.denials_per_caller,
+                1..=60_000,
+                usual.denials_per_caller,
+            )?,
             anonymous_message: number(
                 "anonymous_message",
                 self.anonymous_message,
@@ -122,7 +131,11 @@ fn number(
 }
 
 fn streams(key: &str, value: Option<usize>, usual: u32) -> Result<u32, Invalid> {
-    let value = number(key, value, 2..=1_024, usual as usize)?;
+    count(key, value, 2..=1_024, usual)
+}
+
+fn count(key: &str, value: Option<usize>, range: RangeInclusive<usize>, usual: u32) -> Result<u32, Invalid> {
+    let value = number(key, value, range, usual as usize)?;
     Ok(u32::try_from(value).unwrap_or(usual))
 }
 
@@ -194,6 +207,7 @@ mod tests {
             ("streams = 1", "limits.streams", "2 to 1024"),
             ("anonymous_bytes = 1000", "limits.anonymous_bytes", "65536"),
             ("message = 1", "limits.message", "65536"),
+            ("denials_per_caller = 0", "limits.denials_per_caller", "1 to 60000"),
             ("load_balancers = [\"192.0.2.1\", \"lb\"]", "limits.load_balancers[1]", "203.0.113.7"),
         ] {
             let error = parse(text).unwrap_err();

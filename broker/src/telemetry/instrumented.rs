@@ -53,6 +53,10 @@ impl Backend for InstrumentedStore {
         read(self.backend.range(kind, range)).await
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        read(self.backend.count(kind, index)).await
+    }
+
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         read(self.backend.snapshot(lease, wanted)).await
     }

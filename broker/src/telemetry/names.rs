@@ -39,6 +39,7 @@ pub(crate) const OLDEST_CLOSE: &str = "postern_oldest_close_seconds";
 pub(crate) const CONNECTED_AGENTS: &str = "postern_connected_agents";
 pub(crate) const CONNECTIONS: &str = "postern_connections";
 pub(crate) const LIMITED: &str = "postern_limited_total";
+pub(crate) const DENIALS_OMITTED: &str = "postern_denials_omitted_total";
 pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
 pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
 pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
@@ -104,6 +105,7 @@ const TASKS: &[&str] = &[
     Task::Follower.word(),
     Task::PeerStatus.word(),
     Task::Authority.word(),
+    Task::Denials.word(),
     Task::Readiness.word(),
     Task::Health.word(),
     Task::Clock.word(),
@@ -123,7 +125,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 27] = [
+pub const ALL: [Metric; 28] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -161,6 +163,11 @@ pub const ALL: [Metric; 27] = [
         LIMITED,
         Some(("limit", LIMITS)),
         "Connections and calls that one of this broker's limits refused or ended",
+    ),
+    counter(
+        DENIALS_OMITTED,
+        None,
+        "Refusals without a record of their own in the audit log; a summary there counts them",
     ),
     histogram(
         STORE_CALLS,

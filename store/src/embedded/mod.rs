@@ -116,6 +116,13 @@ impl Backend for Embedded {
             .await
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        match self.cache.count(kind, index) {
+            Some(count) => Ok(count),
+            None => Ok(self.range(kind, Range::all(index)).await?.len()),
+        }
+    }
+
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         if let Some(cached) = self.cache.snapshot(wanted) {
             return Ok(cached);

@@ -211,6 +211,12 @@ impl Backend for Redis {
         Ok(self.read_range(kind, range, None, None).await?.1)
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        let mut count = redis::cmd("ZCARD");
+        count.arg(self.server.key(&format!("index:{}:{index}", kind.name)));
+        count.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
+    }
+
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let range = Range::all(wanted.index);
         let (head, indexed, whole) =

@@ -220,6 +220,10 @@ impl Backend for MemoryBackend {
         Ok(self.lock().state.range(kind, range))
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        Ok(self.lock().state.range(kind, Range::all(index)).len())
+    }
+
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let state = &self.lock().state;
         Ok(Snapshot {
