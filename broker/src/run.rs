@@ -29,7 +29,8 @@ use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
 use crate::app::access::{Deciding, RequestQuotas};
-use crate::app::{self, About, App, Denials, SUMMARY_INTERVAL};
+use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
+use crate::app::{About, App};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
@@ -41,7 +42,7 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
 use crate::monitoring::{self, Shown, UPKEEP_INTERVAL};
-use crate::readiness::{self, CHECK_INTERVAL, Readiness};
+use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
@@ -122,7 +123,7 @@ async fn start(
     readiness: &Readiness,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<RunningBroker> {
-    let store = InstrumentedStore::over(&store);
+    let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve);
     let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
     let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
@@ -192,7 +193,7 @@ async fn start(
     tasks.spawn("authority", keeper.keep(parts.reporter(Task::Authority, Some(LOOK_EVERY))));
     tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
     let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
-    tasks.spawn("denials", app::keep_summarizing(Arc::clone(&app), reporter));
+    tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -280,6 +281,7 @@ impl Parts {
         standing: Arc<Standing>,
         head: watch::Sender<u64>,
     ) -> MembershipKeeper {
+        let readiness = self.readiness.clone();
         MembershipKeeper {
             cluster: Arc::clone(&self.cluster),
             sessions: Arc::clone(&self.sessions),
@@ -289,7 +291,7 @@ impl Parts {
             name: config.replica_name.clone(),
             head,
             readiness: self.readiness.clone(),
-            warnings: Box::new(move || standing.warnings()),
+            warnings: Box::new(move || [standing.warnings(), in_words(&readiness.shortages())].concat()),
             shutdown: self.shutdown.clone(),
         }
     }
