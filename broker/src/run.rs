@@ -29,7 +29,8 @@ use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
 use crate::app::access::{Deciding, RequestQuotas};
-use crate::app::{self, About, App, Denials, SUMMARY_INTERVAL};
+use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
+use crate::app::{About, App};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
 use crate::cluster::Cluster;
@@ -42,7 +43,7 @@ use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
 use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
 use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
-use crate::readiness::{self, CHECK_INTERVAL, Readiness};
+use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
@@ -123,7 +124,7 @@ async fn start(
     readiness: &Readiness,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<RunningBroker> {
-    let store = InstrumentedStore::over(&store);
+    let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve);
     let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
     let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
@@ -198,7 +199,7 @@ async fn start(
     let reporter = parts.reporter(Task::Principals, Some(LOOK_INTERVAL));
     tasks.spawn("principals", parts.principals(config).keep(reporter));
     let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
-    tasks.spawn("denials", app::keep_summarizing(Arc::clone(&app), reporter));
+    tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -288,6 +289,7 @@ impl Parts {
         standing: Arc<Standing>,
         head: watch::Sender<u64>,
     ) -> MembershipKeeper {
+        let readiness = self.readiness.clone();
         MembershipKeeper {
             cluster: Arc::clone(&self.cluster),
             sessions: Arc::clone(&self.sessions),
@@ -297,7 +299,7 @@ impl Parts {
             name: config.replica_name.clone(),
             head,
             readiness: self.readiness.clone(),
-            warnings: Box::new(move || standing.warnings()),
+            warnings: Box::new(move || [standing.warnings(), in_words(&readiness.shortages())].concat()),
             shutdown: self.shutdown.clone(),
         }
     }

@@ -16,6 +16,8 @@ use metrics_exporter_prometheus::{
     BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
 };
 
+use postern_store::RoomStatus;
+
 use crate::limits::Limit;
 use crate::signals::parts::Reasons;
 use crate::signals::rounds::Round;
@@ -40,6 +42,13 @@ pub(crate) fn limited(limit: Limit) {
 /// Counts a refusal that has no record of its own.
 pub(crate) fn denial_omitted() {
     metrics::counter!(DENIALS_OMITTED).increment(1);
+}
+
+/// Shows the room that the store has left.
+pub(crate) fn store_room(room: Option<&RoomStatus>) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    metrics::gauge!(STORE_FREE).set(room.map_or(0.0, |status| status.room.free as f64));
+    metrics::gauge!(STORE_LOW).set(f64::from(u8::from(room.is_some_and(RoomStatus::is_low))));
 }
 
 /// Shows how many handshakes are in progress.

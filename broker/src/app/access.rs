@@ -23,12 +23,13 @@ use postern_store::{
 
 mod deciding;
 mod quotas;
+mod request_quotas;
 
 pub use deciding::Deciding;
 use deciding::Entered;
-pub use quotas::{QuotaExceeded, RequestQuotas};
+pub use request_quotas::RequestQuotas;
 
-use super::{App, Caller, Error};
+use super::{App, Caller, Error, QuotaExceeded};
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
 
@@ -143,7 +144,7 @@ async fn commit(
     if let Some(key) = &asked.idempotency_key {
         changes = changes.remember_request(caller.principal.key(), key, grant.id);
     }
-    let changes = changes.audit(requested_event(&grant));
+    let changes = changes.audit(requested_event(&grant)).giving_way();
     let grant = match Durable::commit(&app.store, changes, grant).await {
         Ok(grant) => grant,
         // The key was used before. It is looked up only here, as most requests are new.

@@ -11,93 +11,31 @@
 //! caller and minute, also after the flood has ended and when it shuts down, so that records and counts add up to the calls.
 //!
 //! **On failure.** The counts stay until the store takes them. A refusal for which the store has no room counts, too. A broker
-//! that is killed loses the counts of its last minute; `postern_denials_omitted_total` had them. At most [`MAX_OWNERS`]
+//! that is killed loses the counts of its last minute; `postern_denials_omitted_total` had them. At most 1,024
 //! callers are counted apart: a summary with `callers = "others"` counts the rest.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use governor::DefaultDirectRateLimiter;
-use jiff::{SignedDuration, Timestamp};
+use jiff::Timestamp;
 use postern_core::audit::AuditEvent;
 use postern_runtime::error_chain::error_chain;
 use postern_store::{StoreError, Transaction};
 
+mod omitted;
+
+pub use omitted::Denials;
+use omitted::Omitted;
+
 use super::App;
 use crate::clock::boottime;
-use crate::limits::{Buckets, Limits, MAX_OWNERS, Owner, bucket};
+use crate::limits::Owner;
 use crate::signals::rounds::RoundReporter;
-use crate::telemetry;
 
 /// The interval at which the broker looks for summaries that are due.
 pub const SUMMARY_INTERVAL: Duration = Duration::from_secs(5);
 /// The time from a caller's first omitted refusal to the summary.
 const SUMMARY_AGE: Duration = Duration::from_secs(60);
-
-/// The refusals of every caller.
-#[derive(Debug)]
-pub struct Denials(Mutex<State>);
-
-#[derive(Debug)]
-struct State {
-    by_caller: Buckets,
-    all: DefaultDirectRateLimiter,
-    /// The omitted refusals by caller; none: of all callers past the bound.
-    omitted: HashMap<Option<Owner>, Omitted>,
-}
-
-/// The omitted refusals of one caller.
-#[derive(Debug, Clone)]
-struct Omitted {
-    actor: String,
-    count: u64,
-    /// The time of the first.
-    since: Timestamp,
-}
-
-impl Denials {
-    /// Begins without a refusal.
-    pub fn new(limits: &Limits) -> Self {
-        Self(Mutex::new(State {
-            by_caller: Buckets::per_minute(limits.denials_per_caller),
-            all: bucket(limits.denials),
-            omitted: HashMap::new(),
-        }))
-    }
-
-    /// Reports whether a refusal of this caller is recorded.
-    fn passes(&self, caller: &Owner) -> bool {
-        let mut state = self.lock();
-        state.by_caller.take(caller, boottime()) && state.all.check().is_ok()
-    }
-
-    /// Counts a refusal that is not recorded.
-    fn omit(&self, caller: Owner, event: &AuditEvent) {
-        telemetry::denial_omitted();
-        self.add(Some(caller), Omitted { actor: event.actor.clone(), count: 1, since: event.at });
-    }
-
-    fn add(&self, caller: Option<Owner>, more: Omitted) {
-        let omitted = &mut self.lock().omitted;
-        let is_counted_apart = omitted.len() < MAX_OWNERS || omitted.contains_key(&caller);
-        let (caller, actor) =
-            if is_counted_apart { (caller, more.actor) } else { (None, "broker".to_owned()) };
-        let counted = omitted.entry(caller).or_insert(Omitted { actor, count: 0, since: more.since });
-        counted.count += more.count;
-        counted.since = counted.since.min(more.since);
-    }
-
-    /// Takes out the counts whose first refusal was so long ago.
-    fn take(&self, now: Timestamp, age: Duration) -> Vec<(Option<Owner>, Omitted)> {
-        let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
-        self.lock().omitted.extract_if(|_, omitted| now.duration_since(omitted.since) >= age).collect()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl App {
     /// Records a refusal of this caller in the audit log, or counts it. Reports whether it was recorded.
@@ -114,9 +52,9 @@ impl App {
             self.denials.omit(caller, &event);
             return Ok(false);
         }
-        let recorded = self.store.commit(Transaction::default().audit(event.clone())).await;
+        let recorded = self.store.commit(Transaction::default().audit(event.clone()).giving_way()).await;
         // Nothing was written: the refusal is in the summary that is written once there is room.
-        if let Err(StoreError::Full) = &recorded {
+        if let Err(StoreError::Full | StoreError::LowOnSpace { .. }) = &recorded {
             self.denials.omit(caller, &event);
         }
         recorded.map(|_| true)
@@ -134,6 +72,8 @@ impl App {
         }
         let events = due.iter().map(|(caller, omitted)| summary(caller.as_ref(), omitted, now));
         let transaction = events.fold(Transaction::default(), Transaction::audit);
+        // The last ones are few, and no later attempt follows.
+        let transaction = if at_end { transaction } else { transaction.giving_way() };
         match self.store.commit(transaction).await {
             Ok(_) => Ok(()),
             Err(error) => {
@@ -183,10 +123,12 @@ pub async fn keep_summarizing(app: Arc<App>, reporter: RoundReporter) -> anyhow:
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
     use postern_core::{PrincipalKey, Role};
     use postern_store::testing::memory::Fault;
 
     use super::*;
+    use crate::limits::{Limits, MAX_OWNERS};
     use crate::testing::{TestApp, caller};
 
     /// Refuses a caller so many times, and returns the number of records.

@@ -7,8 +7,6 @@ use postern_pki::PkiError;
 
 use postern_store::StoreError;
 
-use super::access::QuotaExceeded;
-
 /// The reason why a use case did not do what its caller asked for. It has changed nothing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -69,4 +67,14 @@ pub enum Error {
     /// Signing failed.
     #[error(transparent)]
     Pki(#[from] PkiError),
+}
+
+/// A quota that a request met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct QuotaExceeded {
+    /// A stable word for machines.
+    pub reason: &'static str,
+    /// The quota and the remedy.
+    pub message: String,
 }

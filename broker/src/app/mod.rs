@@ -23,7 +23,7 @@ pub mod agents;
 pub mod assess;
 pub mod audit;
 mod caller;
-mod denials;
+pub mod denials;
 mod error;
 mod known_targets;
 pub mod lockdown;
@@ -54,8 +54,7 @@ use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 pub use about::{About, StoreKind};
 pub use caller::Caller;
-pub use denials::{Denials, SUMMARY_INTERVAL, keep_summarizing};
-pub use error::Error;
+pub use error::{Error, QuotaExceeded};
 
 /// Everything that the use cases work with.
 pub struct App {
@@ -86,7 +85,7 @@ pub struct App {
     /// The quotas on grants and requests.
     pub quotas: access::RequestQuotas,
     /// The refusals that are recorded, and those that are counted.
-    pub denials: Denials,
+    pub denials: denials::Denials,
     /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
     /// The clock.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use postern_core::{Invalid, SourcePrefix};
+use postern_store::Reserve;
 use serde::Deserialize;
 
 use crate::limits::Limits;
@@ -37,6 +38,8 @@ pub(super) struct LimitsSection {
     message: Option<usize>,
     denials: Option<usize>,
     denials_per_caller: Option<usize>,
+    store_disk_reserve: Option<usize>,
+    store_memory_reserve: Option<usize>,
 }
 
 impl LimitsSection {
@@ -92,6 +95,7 @@ impl LimitsSection {
                 1..=60_000,
                 usual.denials_per_caller,
             )?,
+            store_reserve: reserve(self.store_disk_reserve, self.store_memory_reserve, usual.store_reserve)?,
             anonymous_message: number(
                 "anonymous_message",
                 self.anonymous_message,
@@ -128,6 +132,15 @@ fn number(
     }
     let remedy = format!("use {} to {}", range.start(), range.end());
     Err(Invalid::new(format!("limits.{key}"), format!("{value} is out of range"), remedy))
+}
+
+fn reserve(disk: Option<usize>, percent: Option<usize>, usual: Reserve) -> Result<Reserve, Invalid> {
+    let key = "store_disk_reserve";
+    let disk = disk.map(|disk| number(key, Some(disk), 0..=1 << 40, disk)).transpose()?;
+    let percent =
+        percent.map(|percent| number("store_memory_reserve", Some(percent), 0..=50, percent)).transpose()?;
+    let bytes = |number: Option<usize>, usual| number.map_or(usual, |number| number as u64);
+    Ok(Reserve { disk: bytes(disk, usual.disk), memory_percent: bytes(percent, usual.memory_percent) })
 }
 
 fn streams(key: &str, value: Option<usize>, usual: u32) -> Result<u32, Invalid> {
@@ -207,6 +220,7 @@ mod tests {
             ("streams = 1", "limits.streams", "2 to 1024"),
             ("anonymous_bytes = 1000", "limits.anonymous_bytes", "65536"),
             ("message = 1", "limits.message", "65536"),
+            ("store_memory_reserve = 51", "limits.store_memory_reserve", "0 to 50"),
             ("denials_per_caller = 0", "limits.denials_per_caller", "1 to 60000"),
             ("load_balancers = [\"192.0.2.1\", \"lb\"]", "limits.load_balancers[1]", "203.0.113.7"),
         ] {

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use postern_core::SourcePrefix;
+use postern_store::Reserve;
 
 use super::owner::Owner;
 
@@ -58,6 +59,8 @@ pub struct Limits {
     pub denials: u32,
     /// Records of refusals that one caller leaves in the audit log each minute.
     pub denials_per_caller: u32,
+    /// The room of the store that is kept for revocations, bans and closes.
+    pub store_reserve: Reserve,
 }
 
 impl Default for Limits {
@@ -87,6 +90,7 @@ impl Default for Limits {
             message: 1024 * 1024,
             denials: 1_200,
             denials_per_caller: 120,
+            store_reserve: Reserve::default(),
         }
     }
 }

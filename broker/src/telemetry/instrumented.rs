@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
 use postern_store::{
-    Backend, Batch, Document, Durable, Kind, Lease, Range, Snapshot, SnapshotQuery, Store, StoreError,
+    Backend, Batch, Document, Durable, Kind, Lease, Range, Room, Snapshot, SnapshotQuery, Store, StoreError,
 };
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
@@ -69,6 +69,10 @@ impl Backend for InstrumentedStore {
         read(self.backend.audit_head()).await
     }
 
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        read(self.backend.room()).await
+    }
+
     async fn lost(&self) -> String {
         self.backend.lost().await
     }
@@ -91,7 +95,8 @@ async fn timed<T>(
     let took = boottime().saturating_sub(began);
     metrics::histogram!(STORE_CALLS, "operation" => operation).record(took.as_secs_f64());
     match &answer {
-        Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Fenced { .. }) => {}
+        Ok(_)
+        | Err(StoreError::Conflict { .. } | StoreError::Fenced { .. } | StoreError::LowOnSpace { .. }) => {}
         Err(
             StoreError::Migration(_)
             | StoreError::Unaudited

@@ -16,7 +16,8 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::app::access::{Deciding, RequestQuotas};
-use crate::app::{About, App, Caller, Denials, StoreKind};
+use crate::app::denials::Denials;
+use crate::app::{About, App, Caller, StoreKind};
 use crate::authority::Standing;
 use crate::clock::{Clock, wall};
 use crate::cluster::Cluster;

@@ -161,7 +161,7 @@ impl Cache {
         let look = self.look();
         let shelf = look.shelves.get(shelf)?;
         let is_whole = cached.index == Some(index);
-        Some(if is_whole { shelf.documents.len() } else { shelf.indexes.get(index).map_or(0, BTreeSet::len) })
+        Some(if is_whole { shelf.documents.len() } else { shelf.indexes.get(index).map_or(0, BTreeMap::len) })
     }
 
     /// Returns the documents of a snapshot, if all are cached.

@@ -71,7 +71,10 @@ impl Entered<'_> {
     pub(super) fn others(&self) -> Vec<Opening> {
         let requests = self.deciding.lock();
         let own = requests.by_principal.get(&self.principal).into_iter().flatten();
-        own.filter(|request| request.number != self.number).flat_map(|request| &request.openings).cloned().collect()
+        own.filter(|request| request.number != self.number)
+            .flat_map(|request| &request.openings)
+            .cloned()
+            .collect()
     }
 
     /// Returns the requests of every principal that entered before this one: of two requests at once, only the later one sees
@@ -81,7 +84,9 @@ impl Entered<'_> {
         let mut earlier = Earlier::default();
         for (principal, of_principal) in &requests.by_principal {
             let is_own = *principal == self.principal;
-            for Numbered { openings, .. } in of_principal.iter().filter(|request| request.number < self.number) {
+            for Numbered { openings, .. } in
+                of_principal.iter().filter(|request| request.number < self.number)
+            {
                 for opening in openings.iter().filter(|one| self.targets.contains(&one.target)) {
                     let (own, all) = earlier.on.entry(opening.target.clone()).or_default();
                     *own += usize::from(is_own);

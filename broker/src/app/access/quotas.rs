@@ -11,58 +11,11 @@
 //! **Cost.** The store counts the grants of an index without reading them. They are read only if so many grants of the largest
 //! size would pass the quota.
 
-use std::sync::{Mutex, PoisonError};
-
 use futures_util::future::try_join_all;
 use postern_core::{AccessRequest, Grant, GrantState, Policy, PrincipalKey, TargetId};
 
 use super::deciding::{Earlier, Entered};
-use crate::app::{App, Caller, Error};
-use crate::clock::boottime;
-use crate::limits::{Buckets, Owner, Quotas};
-
-/// The quotas, and the requests of each principal in the last minute.
-#[derive(Debug)]
-pub struct RequestQuotas {
-    quotas: Quotas,
-    requests: Mutex<Buckets>,
-}
-
-/// A quota that a request met.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct QuotaExceeded {
-    /// A stable word for machines.
-    pub reason: &'static str,
-    /// The quota and the remedy.
-    pub message: String,
-}
-
-impl RequestQuotas {
-    /// Begins with these quotas.
-    pub fn new(quotas: &Quotas) -> Self {
-        let requests = Mutex::new(Buckets::per_minute(quotas.requests_per_minute));
-        Self { quotas: quotas.clone(), requests }
-    }
-
-    /// Counts a request of this caller.
-    ///
-    /// # Errors
-    /// The caller has made too many.
-    pub(super) fn count(&self, caller: &Caller) -> Result<(), QuotaExceeded> {
-        let owner = Owner::from(caller);
-        if self.requests.lock().unwrap_or_else(PoisonError::into_inner).take(&owner, boottime()) {
-            return Ok(());
-        }
-        let limit = self.quotas.requests_per_minute;
-        exceeded(
-            "QUOTA_REQUESTS",
-            format!(
-                "you make more than {limit} requests a minute ([quotas] requests_per_minute); wait a minute"
-            ),
-        )
-    }
-}
+use crate::app::{App, Error, QuotaExceeded};
 
 /// Judges the grant of a request that these policies allow.
 ///

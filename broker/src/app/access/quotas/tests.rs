@@ -10,6 +10,7 @@ use postern_store::{Expect, Transaction};
 
 use super::*;
 use crate::app::access::{KeyedRequest, Requested, request, revoke};
+use crate::limits::Quotas;
 use crate::testing::builders::{a_policy, at};
 use crate::testing::{TestApp, caller};
 
@@ -33,9 +34,9 @@ async fn world(quotas: Quotas, max_open_grants: Option<u32>) -> TestApp {
 }
 
 async fn asks(test: &TestApp, who: &str, asked: KeyedRequest) -> Result<Requested, &'static str> {
-    request(&test.app, &caller(Role::Requester, who), asked).await.map_err(|error| match error {
-        Error::Quota(exceeded) => exceeded.reason,
-        other => panic!("{other}"),
+    request(&test.app, &caller(Role::Requester, who), asked).await.map_err(|error| {
+        let Error::Quota(exceeded) = error else { panic!("{error}") };
+        exceeded.reason
     })
 }
 
