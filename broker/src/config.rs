@@ -4,6 +4,7 @@ mod aws;
 mod azure;
 mod defaults;
 mod limits;
+mod quotas;
 mod store;
 mod traces;
 
@@ -21,7 +22,7 @@ pub use postern_runtime::log_format::LogFormat;
 use postern_store::redis::RedisSettings;
 use serde::Deserialize;
 
-use crate::limits::Limits;
+use crate::limits::{Limits, Quotas};
 use crate::traces::TraceSettings;
 pub use defaults::default_management_ports;
 pub(crate) use store::check_store_url;
@@ -55,6 +56,8 @@ pub struct BrokerConfig {
     pub drain: Duration,
     /// The limits on connections and calls.
     pub limits: Limits,
+    /// The quotas on grants and requests.
+    pub quotas: Quotas,
     /// The settings of the export of traces, if they are exported.
     pub traces: Option<TraceSettings>,
     /// The accounts of AWS, if any.
@@ -87,6 +90,8 @@ struct ConfigFile {
     replica: ReplicaFile,
     #[serde(default)]
     limits: limits::LimitsSection,
+    #[serde(default)]
+    quotas: quotas::QuotasSection,
     #[serde(default)]
     traces: Option<traces::TracesSection>,
     #[serde(default)]
@@ -174,6 +179,7 @@ impl BrokerConfig {
             drain: drain(file.replica.drain.as_deref())?,
             redis: file.store.map(|store| store.checked(&trust_domain)).transpose()?,
             limits: file.limits.checked()?,
+            quotas: file.quotas.checked()?,
             traces: file.traces.map(traces::TracesSection::checked).transpose()?,
             trust_domain,
             aws,
@@ -296,6 +302,7 @@ mod tests {
             ("names", "replica.drain = \"1h\"\nnames", "replica.drain"),
             ("names", "limits.anonymous = 0\nnames", "limits.anonymous"),
             ("names", "limits.strangers = 1\nnames", "strangers"),
+            ("names", "quotas.grants_per_principal = 0\nnames", "quotas.grants_per_principal"),
         ] {
             let error = BrokerConfig::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");

@@ -25,10 +25,12 @@
 //! open fewer files than the configuration needs, all shares shrink alike ([`Limits::within`]). Each refusal counts in a
 //! metric, and the log has a line for each limit at a bounded rate.
 
+mod buckets;
 mod descriptors;
 mod handshakes;
 mod limit;
 mod owner;
+mod quotas;
 mod report;
 mod seats;
 mod settings;
@@ -41,12 +43,13 @@ use tokio::sync::Notify;
 
 use crate::clock::boottime;
 use crate::telemetry;
+pub(crate) use buckets::{Buckets, MAX_OWNERS, bucket};
 pub use descriptors::descriptors;
 use handshakes::Handshakes;
 pub(crate) use handshakes::Waiting;
 pub use limit::Limit;
-pub use owner::Class;
-use owner::Owner;
+pub use owner::{Class, Owner};
+pub use quotas::Quotas;
 pub(crate) use report::{RefusalReport, log_due};
 use seats::Seats;
 pub use settings::Limits;
@@ -116,9 +119,7 @@ impl Admission {
         let class = Class::of(kind);
         let owner = match kind {
             None => self.limits.owner(peer.ip()),
-            Some(CallerKind::Principal(principal)) => Owner::Principal(principal.key().clone()),
-            Some(CallerKind::Agent(target)) => Owner::Agent(target.clone()),
-            Some(CallerKind::Broker) => Owner::Broker,
+            Some(kind) => Owner::from(kind),
         };
         let evicted = Arc::new(Notify::new());
         let mut seats = lock(&self.seats);

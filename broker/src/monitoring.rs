@@ -145,7 +145,11 @@ async fn livez(State(shown): State<MonitoringState>) -> (StatusCode, String) {
 async fn readyz(State(shown): State<MonitoringState>) -> (StatusCode, String) {
     let reasons = shown.readiness.reasons();
     if reasons.is_empty() {
-        return (StatusCode::OK, "ready\n".into());
+        let shortages = in_words(&shown.readiness.shortages());
+        return (
+            StatusCode::OK,
+            ["ready".to_owned()].into_iter().chain(shortages).map(|line| line + "\n").collect(),
+        );
     }
     let lines = in_words(&reasons).into_iter().map(|line| line + "\n");
     (StatusCode::SERVICE_UNAVAILABLE, lines.collect())

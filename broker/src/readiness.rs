@@ -4,12 +4,12 @@
 //! again. The broker is ready while no part has a reason. The gRPC health service, `/readyz`, the metrics and the other brokers
 //! all show the same reasons.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join;
 use postern_runtime::error_chain::error_chain;
-use postern_store::Store;
+use postern_store::{RoomStatus, Store};
 use tokio::sync::watch;
 
 use crate::clock::boottime;
@@ -33,6 +33,8 @@ pub fn in_words(reasons: &Reasons) -> Vec<String> {
 #[derive(Debug, Clone)]
 pub struct Readiness {
     reasons: Arc<watch::Sender<Reasons>>,
+    /// What this broker lacks without being unready.
+    shortages: Arc<Mutex<Reasons>>,
 }
 
 impl Default for Readiness {
@@ -42,7 +44,7 @@ impl Default for Readiness {
             (STORE, "it was not asked yet".to_owned()),
             (RECONCILER, "it has not gone round yet".to_owned()),
         ]);
-        Self { reasons: Arc::new(watch::Sender::new(reasons)) }
+        Self { reasons: Arc::new(watch::Sender::new(reasons)), shortages: Arc::default() }
     }
 }
 
@@ -83,6 +85,24 @@ impl Readiness {
     /// Returns the reason of each part; empty if the broker is ready.
     pub fn reasons(&self) -> Reasons {
         self.reasons.borrow().clone()
+    }
+
+    /// Returns what each part lacks without keeping the broker from its work: a broker whose store is low on space grants
+    /// nothing, and must still be reached by revocations.
+    pub fn shortages(&self) -> Reasons {
+        self.shortages.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Sets or clears what a part lacks.
+    pub fn set_shortage(&self, part: &'static str, what: Option<String>) {
+        let mut shortages = self.shortages.lock().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Some(what) if shortages.insert(part, what.clone()).is_none() => {
+                tracing::warn!(part, what, "short of something, and still ready");
+            }
+            None if shortages.remove(part).is_some() => tracing::info!(part, "no longer short of anything"),
+            Some(_) | None => {}
+        }
     }
 
     /// Reports whether the broker can do its work.
@@ -126,9 +146,17 @@ async fn check_store(readiness: &Readiness, store: &Store, reporter: &RoundRepor
             Ok(()) => readiness.clear(STORE),
             Err(why) => readiness.set(STORE, why.clone()),
         }
+        check_room(readiness, store).await;
         reporter.report(boottime(), answer);
         tokio::time::sleep(CHECK_INTERVAL).await;
     }
+}
+
+async fn check_room(readiness: &Readiness, store: &Store) {
+    // A store that does not answer is a reason of its own already.
+    let Ok(room) = tokio::time::timeout(STORE_TIMEOUT, store.room()).await else { return };
+    telemetry::store_room(room.as_ref());
+    readiness.set_shortage(STORE, room.filter(RoomStatus::is_low).map(|room| room.to_string()));
 }
 
 async fn check_reconciler(readiness: &Readiness, rounds: &Rounds) {
@@ -149,6 +177,7 @@ async fn check_reconciler(readiness: &Readiness, rounds: &Rounds) {
 #[cfg(test)]
 mod tests {
     use postern_store::testing::memory::Memory;
+    use postern_store::{Medium, Reserve, Room};
 
     use super::*;
     use crate::signals::parts::{ENDING, MEMBERSHIP};
@@ -185,6 +214,20 @@ mod tests {
         tokio::select! {
             _ = checking => panic!("it ended"),
             () = story => {}
+        }
+    }
+
+    #[tokio::test]
+    async fn i10_a_store_that_is_low_on_space_is_shown_and_the_broker_stays_ready_for_revocations() {
+        let (readiness, memory) = (Readiness::default(), Memory::default());
+        readiness.clear(RECONCILER);
+        readiness.clear(STORE);
+        for (free, is_low) in [(1 << 20, true), (1 << 30, false)] {
+            memory.set_room(Some(Room { medium: Medium::Disk, free, size: 1 << 40 }));
+            check_room(&readiness, &memory.store().keeping(Reserve::default())).await;
+            let shortages = readiness.shortages();
+            assert_eq!(shortages.get(STORE).is_some_and(|what| what.contains("less than 64 MiB")), is_low);
+            assert!(readiness.is_ready());
         }
     }
 

@@ -28,7 +28,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::api::{self, Authenticators, Listener};
-use crate::app::access::Deciding;
+use crate::app::access::{Deciding, RequestQuotas};
+use crate::app::denials::{self, Denials, SUMMARY_INTERVAL};
 use crate::app::{About, App, CloneAttempts};
 use crate::authority::{CLOCK_TOLERANCE, Keeper, LOOK_EVERY, Standing, first_serving, show_readiness};
 use crate::clock::{Clock, boottime, wall};
@@ -42,7 +43,7 @@ use crate::layers::observer::Observer;
 use crate::limits::{self, Limits};
 use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
 use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
-use crate::readiness::{self, CHECK_INTERVAL, Readiness};
+use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
@@ -67,7 +68,7 @@ pub async fn serve(config: BrokerConfig, providers: Providers) -> anyhow::Result
     let opened = open_store(&config).await?;
     let (phase, shutdown) = watch::channel(ShutdownPhase::Running);
     let readiness = Readiness::default();
-    let RunningBroker { mut tasks, sessions, cluster } =
+    let RunningBroker { mut tasks, sessions, cluster, app } =
         start(&config, opened, providers, &readiness, shutdown).await?;
     tokio::select! {
         _ = terminate.recv() => {}
@@ -86,6 +87,7 @@ pub async fn serve(config: BrokerConfig, providers: Providers) -> anyhow::Result
     phase.send_replace(ShutdownPhase::Stopping);
     sessions.end_all("the broker is ending; connect to another");
     tokio::time::timeout(ANSWERS_TIMEOUT, tasks.first_end()).await.ok();
+    record_omitted_denials(&app).await;
     if let Err(error) = cluster.coordination.leave().await {
         tracing::warn!(
             error = &error as &dyn std::error::Error,
@@ -100,6 +102,18 @@ struct RunningBroker {
     tasks: Tasks,
     sessions: Arc<AgentSessions>,
     cluster: Arc<Cluster>,
+    app: Arc<App>,
+}
+
+/// Records the refusals that no record has yet, while this broker is still a member.
+async fn record_omitted_denials(app: &App) {
+    match tokio::time::timeout(ANSWERS_TIMEOUT, app.summarize_denials(true)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "cannot record omitted refusals");
+        }
+        Err(_) => tracing::error!("cannot record omitted refusals: the store did not answer in time"),
+    }
 }
 
 /// Starts every task. The server ends when `shutdown` says so.
@@ -110,7 +124,7 @@ async fn start(
     readiness: &Readiness,
     shutdown: watch::Receiver<ShutdownPhase>,
 ) -> anyhow::Result<RunningBroker> {
-    let store = InstrumentedStore::over(&store);
+    let store = InstrumentedStore::over(&store).keeping(config.limits.store_reserve);
     let clock = Clock::start(store::newest_record(&store).await?);
     let now = wall();
     let authority = Arc::new(Authority::load(&config.authority_dir(), &config.trust_domain)?);
@@ -184,16 +198,19 @@ async fn start(
     tasks.spawn("clock", watch_clock(clock, standing, parts.reporter(Task::Clock, Some(CLOCK_INTERVAL))));
     let reporter = parts.reporter(Task::Principals, Some(LOOK_INTERVAL));
     tasks.spawn("principals", parts.principals(config).keep(reporter));
+    let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
+    tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
     };
-    tasks.spawn("server", api::serve(app, listener, health, Authenticators::default(), stopping));
+    tasks
+        .spawn("server", api::serve(Arc::clone(&app), listener, health, Authenticators::default(), stopping));
     tracing::info!(%address, "listening");
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!(%error, "cannot notify the service manager");
     }
-    Ok(RunningBroker { tasks, sessions: parts.sessions, cluster: parts.cluster })
+    Ok(RunningBroker { tasks, sessions: parts.sessions, cluster: parts.cluster, app })
 }
 
 /// The parts that a broker's tasks share.
@@ -272,6 +289,7 @@ impl Parts {
         standing: Arc<Standing>,
         head: watch::Sender<u64>,
     ) -> MembershipKeeper {
+        let readiness = self.readiness.clone();
         MembershipKeeper {
             cluster: Arc::clone(&self.cluster),
             sessions: Arc::clone(&self.sessions),
@@ -281,7 +299,7 @@ impl Parts {
             name: config.replica_name.clone(),
             head,
             readiness: self.readiness.clone(),
-            warnings: Box::new(move || standing.warnings()),
+            warnings: Box::new(move || [standing.warnings(), in_words(&readiness.shortages())].concat()),
             shutdown: self.shutdown.clone(),
         }
     }
@@ -325,6 +343,8 @@ impl Parts {
             rounds: Arc::clone(&self.rounds),
             about: About::of(config),
             deciding: Deciding::default(),
+            denials: Denials::new(&config.limits),
+            quotas: RequestQuotas::new(&config.quotas),
             shutdown: self.shutdown.clone(),
             clock: self.clock,
             authority,

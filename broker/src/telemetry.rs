@@ -17,6 +17,7 @@ use metrics_exporter_prometheus::{
 };
 
 use postern_core::agent_keys::Cloned;
+use postern_store::RoomStatus;
 
 use crate::limits::Limit;
 use crate::signals::parts::Reasons;
@@ -37,6 +38,18 @@ pub fn lease_changed(change: LeaseChange) {
 /// Counts a connection or call that a limit refused or ended.
 pub(crate) fn limited(limit: Limit) {
     metrics::counter!(LIMITED, "limit" => limit.word()).increment(1);
+}
+
+/// Counts a refusal that has no record of its own.
+pub(crate) fn denial_omitted() {
+    metrics::counter!(DENIALS_OMITTED).increment(1);
+}
+
+/// Shows the room that the store has left.
+pub(crate) fn store_room(room: Option<&RoomStatus>) {
+    #[expect(clippy::cast_precision_loss, reason = "a gauge is a float")]
+    metrics::gauge!(STORE_FREE).set(room.map_or(0.0, |status| status.room.free as f64));
+    metrics::gauge!(STORE_LOW).set(f64::from(u8::from(room.is_some_and(RoomStatus::is_low))));
 }
 
 /// Shows how many handshakes are in progress.

@@ -88,6 +88,8 @@ struct PolicyEntry {
     requesters: Vec<PrincipalKey>,
     #[serde(default)]
     approval_required: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_open_grants: Option<u32>,
     ports: Vec<PortEntry>,
 }
 
@@ -167,6 +169,7 @@ impl PolicyEntry {
             layers,
             unreachable: self.unreachable,
             mode: self.mode,
+            max_open_grants: self.max_open_grants,
         })
     }
 }
@@ -190,6 +193,7 @@ impl From<&Policy> for PolicyEntry {
             unreachable: policy.unreachable,
             requesters: policy.requesters.clone(),
             approval_required: policy.approval_required,
+            max_open_grants: policy.max_open_grants,
         }
     }
 }

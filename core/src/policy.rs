@@ -70,6 +70,9 @@ pub struct Policy {
     pub unreachable: Unreachable,
     /// The mode of the agents of its targets.
     pub mode: Mode,
+    /// The most grants that one principal may have open on the targets of the policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_open_grants: Option<u32>,
 }
 
 impl Policy {
@@ -106,6 +109,9 @@ impl Policy {
                 let problem = format!("{} s is out of range", rule.max_duration.as_secs_f64());
                 return Err(Invalid::new("max_duration", problem, "use 1s to 24h").within(&field));
             }
+        }
+        if self.max_open_grants == Some(0) {
+            return Err(Invalid::new("max_open_grants", "is 0", "use 1 or more, or leave it out"));
         }
         let host_only = |selector: &TargetSelector| selector.to_string().starts_with("host:");
         if self.layers != Layers::Host && self.targets.iter().any(host_only) {
@@ -405,6 +411,7 @@ mod tests {
             layers: Layers::Host,
             unreachable: Unreachable::Fail,
             mode: Mode::Enforce,
+            max_open_grants: None,
         }
     }
 

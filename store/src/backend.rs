@@ -11,6 +11,7 @@ use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::kind::Kind;
+use crate::room::Room;
 
 /// A database for documents and the audit log.
 #[async_trait]
@@ -41,6 +42,9 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns the documents in a range of an index.
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError>;
 
+    /// Returns the number of documents in an index.
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError>;
+
     /// Returns the documents that a snapshot asks for, read at one instant, once they are as durable as an answered batch.
     ///
     /// # Errors
@@ -52,6 +56,11 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Returns the end of the audit log.
     async fn audit_head(&self) -> Result<Head, StoreError>;
+
+    /// Returns the room that is left; none if the database does not tell.
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        Ok(None)
+    }
 
     /// Waits until this process can no longer trust the database, and returns the reason; usually it waits forever.
     async fn lost(&self) -> String {

@@ -9,6 +9,9 @@ use crate::coordination::Lease;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
 
+/// The bytes of an audit record besides its details.
+const AUDIT_LINE: usize = 512;
+
 /// Writes that happen together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -26,6 +29,15 @@ impl Batch {
     /// Reports whether the batch writes records without an audit event, which no store accepts (I9).
     pub fn is_unaudited(&self) -> bool {
         self.audit.is_empty() && !self.writes.is_empty()
+    }
+
+    /// Estimates the bytes that the batch brings: the texts, and as much again for keys, indexes and logs.
+    pub(crate) fn size(&self) -> u64 {
+        let writes = self.writes.iter().map(|write| write.put.as_ref().map_or(0, |put| put.body.len()));
+        let audit = self.audit.iter().map(|event| {
+            event.details.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() + AUDIT_LINE
+        });
+        u64::try_from(writes.chain(audit).sum::<usize>()).unwrap_or(u64::MAX).saturating_mul(2)
     }
 
     /// Names the first record that the batch writes, for an error.

@@ -23,6 +23,12 @@ pub enum StoreError {
     /// The store has no room left; nothing was changed.
     #[error("the store has no room left; free disk space on the broker's data directory")]
     Full,
+    /// The store keeps what room it has left for changes that close; nothing was changed.
+    #[error("the store is low on space: {what}")]
+    LowOnSpace {
+        /// The room, with the remedy.
+        what: String,
+    },
     /// The store was written by a newer Postern; nothing was touched.
     #[error(
         "the store has schema {found} and this broker knows {known}; run the newer broker, or restore a backup"

@@ -22,8 +22,8 @@
 //! writes and no audit event is refused (I9). Nothing in a store expires by itself: a store keeps no timers, and no record
 //! has a time to live.
 //!
-//! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`] and [`StoreError::Unaudited`]
-//! mean that nothing was changed. After [`StoreError::Unavailable`] the transaction may or may not have been applied. The
+//! **On failure.** [`StoreError::Conflict`], [`StoreError::Fenced`], [`StoreError::Full`],
+//! [`StoreError::LowOnSpace`] and [`StoreError::Unaudited`] mean that nothing was changed. After [`StoreError::Unavailable`] the transaction may or may not have been applied. The
 //! caller sends it again: if its writes are conditional, it then conflicts or has the same effect. A record that cannot
 //! be read is an error, never an absent record. A store that lost confirmed records ends the broker ([`Store::lost`]).
 //!
@@ -38,11 +38,13 @@ mod document;
 mod durable;
 pub mod embedded;
 mod error;
+mod headroom;
 mod indexes;
 mod kind;
 mod record;
 mod records;
 pub mod redis;
+mod room;
 #[cfg(test)]
 mod schema_2;
 pub mod single_broker;
@@ -58,6 +60,7 @@ pub use coordination::{Coordination, Lease};
 pub use document::Document;
 pub use durable::Durable;
 pub use error::{MigrationError, StoreError};
+pub use headroom::{Reserve, RoomStatus};
 pub use indexes::{ALL, Indexes};
 pub use kind::{Kind, Part, Version};
 pub use record::{Record, Versioned};
@@ -67,5 +70,6 @@ pub use records::issued::{IssuedCertificate, IssuedPrincipal};
 pub use records::request::{RequestKey, RequestRecord};
 pub use records::revocation::{Revocation, RevokedProof};
 pub use records::token::{TokenHash, TokenRecord};
+pub use room::{Medium, Room};
 pub use store::Store;
 pub use transaction::Transaction;

@@ -8,6 +8,7 @@ use crate::backend::{Backend, Range};
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
+use crate::headroom::{Headroom, Reserve, RoomStatus};
 use crate::record::{Record, Versioned};
 use crate::transaction::Transaction;
 
@@ -17,6 +18,7 @@ use crate::transaction::Transaction;
 #[derive(Clone)]
 pub struct Store {
     backend: Arc<dyn Backend>,
+    headroom: Option<Arc<Headroom>>,
 }
 
 impl std::fmt::Debug for Store {
@@ -28,7 +30,18 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// Makes the store over a backend.
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend }
+        Self { backend, headroom: None }
+    }
+
+    /// Makes the store keep a reserve: see [`Transaction::giving_way`].
+    #[must_use]
+    pub fn keeping(self, reserve: Reserve) -> Self {
+        Self { headroom: Some(Arc::new(Headroom::new(reserve))), ..self }
+    }
+
+    /// Returns the room that the store has left beside its reserve; none if it keeps no reserve, or the database does not tell.
+    pub async fn room(&self) -> Option<RoomStatus> {
+        self.headroom.as_ref()?.status(&*self.backend).await
     }
 
     /// Returns the backend, for a backend that wraps it.
@@ -42,10 +55,16 @@ impl Store {
     /// conditional, a transaction that is sent again after an unknown outcome either conflicts or has the same effect.
     ///
     /// # Errors
-    /// [`StoreError::Conflict`] if an expectation does not hold, [`StoreError::Unaudited`] for changes without an audit
-    /// event; nothing was changed. Of the other errors only [`StoreError::Unavailable`] leaves the outcome unknown.
+    /// [`StoreError::Conflict`] if an expectation does not hold, [`StoreError::LowOnSpace`] if the transaction gives way and
+    /// the store is low on space, [`StoreError::Unaudited`] for changes without an audit event; nothing was changed. Of the other errors only [`StoreError::Unavailable`] leaves the outcome unknown.
     pub async fn commit(&self, transaction: Transaction) -> Result<Head, StoreError> {
-        self.backend.apply(transaction.into_batch()?).await
+        let gives_way = transaction.gives_way;
+        let batch = transaction.into_batch()?;
+        if let Some(headroom) = self.headroom.as_ref().filter(|_| gives_way) {
+            // Boxed, as few transactions give way: every caller's future would hold its size.
+            Box::pin(headroom.admit(&*self.backend, batch.size())).await?;
+        }
+        self.backend.apply(batch).await
     }
 
     /// Returns the record with this key.

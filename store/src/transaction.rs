@@ -25,6 +25,8 @@ pub struct Transaction {
     pub audit: Vec<AuditEvent>,
     /// The lease that the changes need, if any: the store refuses them once another broker holds it.
     pub under: Option<Lease>,
+    /// Set if the store refuses the transaction when it is low on space.
+    pub(crate) gives_way: bool,
 }
 
 /// A write whose record is not yet text.
@@ -72,6 +74,13 @@ impl Transaction {
     #[must_use]
     pub fn under(mut self, lease: Lease) -> Self {
         self.under = Some(lease);
+        self
+    }
+
+    /// Makes the transaction give way to revocations, bans and closes: the store refuses it when it is low on space.
+    #[must_use]
+    pub fn giving_way(mut self) -> Self {
+        self.gives_way = true;
         self
     }
 

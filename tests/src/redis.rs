@@ -45,6 +45,17 @@ impl Redis {
         format!("redis+unix://{}", self.socket().display())
     }
 
+    /// Runs a command of the server's own client.
+    ///
+    /// # Panics
+    /// The client is not installed, or the server refuses.
+    pub fn command(&self, arguments: &[&str]) {
+        let mut client = tied("redis-cli");
+        client.arg("-e").arg("-s").arg(self.socket()).args(arguments);
+        let output = self.netns.output(client).expect("redis-cli is installed");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+    }
+
     /// Kills the server, whatever it is doing.
     pub fn kill9(&mut self) {
         self.process.take().expect("it runs").kill9();

@@ -51,14 +51,26 @@ impl HostWorld {
         world
     }
 
+    /// A world under the usual policy, its agent in sync, whose broker has these lines in its configuration besides.
+    pub fn configured(more: &str) -> Self {
+        let mut world = Self::without_agent_configured(usual_policy(), more);
+        world.agent.join(VM, &world.admin);
+        world
+    }
+
     /// A world whose agent is neither enrolled nor running.
     pub fn without_agent(policy: PolicyBuilder) -> Self {
+        Self::without_agent_configured(policy, "")
+    }
+
+    /// The same, with these lines in the broker's configuration.
+    pub fn without_agent_configured(policy: PolicyBuilder, more: &str) -> Self {
         let dir = TempDir::with_prefix("postern-").expect("a temporary directory can be made");
         let net = Net::new();
         net.vm.listen_tcp(TCP);
         net.vm.listen_tcp(FREE);
         net.vm.listen_udp(UDP);
-        let mut broker = Broker::init(&net.hub, &dir.path().join("broker"));
+        let mut broker = Broker::init_with(&net.hub, &dir.path().join("broker"), more);
         broker.serve();
         let agent = Agent::new(&net.vm, broker.url(), &dir.path().join("agent"), &[]);
         let admin = broker.admin(&net.hub);
@@ -77,6 +89,10 @@ impl HostWorld {
         self.dir.path()
     }
 }
+
+/// Quotas that no load of a test or a bench meets.
+pub const HIGH_QUOTAS: &str = "[quotas]\ngrants_per_principal = 1000000\nwindows_per_principal = 100000000\nwindows_per_target = 100000000\n\
+                               requests_per_minute = 1000000\n";
 
 /// The VM with both its protected ports, any source, an hour at most.
 pub fn usual_policy() -> PolicyBuilder {

@@ -8,6 +8,7 @@ use tonic::{Code, Status};
 
 use super::authentication::REVOKED;
 use crate::app::Error;
+use crate::limits::log_due;
 
 /// Converts an error into its status. Errors of the store and of signing are logged here, as the caller sees little of them.
 pub(super) fn to_status(error: Error) -> Status {
@@ -18,6 +19,7 @@ pub(super) fn to_status(error: Error) -> Status {
                 if denial.limit == PolicyLimit::Target { Code::NotFound } else { Code::PermissionDenied };
             with_field(code, denial.limit.reason(), &denial.invalid)
         }
+        Error::Quota(exceeded) => plain(Code::ResourceExhausted, exceeded.reason, exceeded.message),
         Error::Forbidden { reason } => plain(Code::PermissionDenied, "FORBIDDEN", reason),
         Error::NotFound { .. } => plain(Code::NotFound, "NOT_FOUND", error.to_string()),
         Error::Precondition { reason } => plain(Code::FailedPrecondition, "PRECONDITION", reason),
@@ -36,13 +38,23 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Conflict { .. } => (Code::Aborted, "CONFLICT"),
         StoreError::Fenced { .. } => (Code::Unavailable, "BROKER_FENCED"),
         StoreError::Unaudited => (Code::Internal, "UNAUDITED_CHANGE"),
+        StoreError::LowOnSpace { .. } => (Code::ResourceExhausted, "STORE_LOW_ON_SPACE"),
         StoreError::Full => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),
         StoreError::Migration(_) => (Code::FailedPrecondition, "STORE_MOVED"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),
         StoreError::Unavailable { .. } => (Code::Unavailable, "STORE_UNAVAILABLE"),
     };
-    if code != Code::Aborted {
+    if code == Code::ResourceExhausted {
+        // Its callers may ask without end.
+        if let Some(omitted) = log_due("store without room") {
+            tracing::error!(
+                error = error as &dyn std::error::Error,
+                omitted,
+                "the store has no room for a call"
+            );
+        }
+    } else if code != Code::Aborted {
         tracing::error!(error = error as &dyn std::error::Error, "the store failed during a call");
     }
     plain(code, reason, error.to_string())

@@ -22,11 +22,14 @@ use postern_store::{
 };
 
 mod deciding;
+mod quotas;
+mod request_quotas;
 
 pub use deciding::Deciding;
 use deciding::Entered;
+pub use request_quotas::RequestQuotas;
 
-use super::{App, Caller, Error};
+use super::{App, Caller, Error, QuotaExceeded};
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
 
@@ -83,6 +86,10 @@ pub struct Requested {
 /// The caller's proof is revoked, the policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
 /// idempotency key.
 pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
+    if let Err(exceeded) = app.quotas.count(caller) {
+        let denied = Denied::by_quota(caller, &asked.request, exceeded, app.clock.now());
+        return refuse(app, caller, &asked, denied).await;
+    }
     let entered = app.deciding.enter(caller.principal.key(), &asked.request);
     let mut attempts = 0;
     loop {
@@ -93,20 +100,27 @@ pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<
         }
         let decided = match decide(app, caller, &asked.request, &entered).await? {
             Ok(decided) => decided,
-            Err(denied) => {
-                // A repeated request gets its first answer, although the policies may deny it by now.
-                if let Some(earlier) = earlier(app, caller, &asked).await? {
-                    return Ok(Requested { grant: earlier, repeated: true });
-                }
-                app.record_denial(denied.event).await?;
-                return Err(denied.error);
-            }
+            Err(denied) => return refuse(app, caller, &asked, *denied).await,
         };
         match commit(app, caller, &asked, decided).await {
             Err(Error::Store(StoreError::Conflict { .. })) if attempts < MAX_ATTEMPTS => {}
             outcome => return outcome,
         }
     }
+}
+
+/// Refuses a request. A repeated request gets its first answer, although the policies may deny it by now.
+async fn refuse(
+    app: &App,
+    caller: &Caller,
+    asked: &KeyedRequest,
+    denied: Denied,
+) -> Result<Requested, Error> {
+    if let Some(earlier) = earlier(app, caller, asked).await? {
+        return Ok(Requested { grant: earlier, repeated: true });
+    }
+    app.record_denial(caller, denied.event).await?;
+    Err(denied.error)
 }
 
 /// Commits the grant of a decision, on the condition that the policies that allow it are as the decision read them, and that the
@@ -130,7 +144,7 @@ async fn commit(
     if let Some(key) = &asked.idempotency_key {
         changes = changes.remember_request(caller.principal.key(), key, grant.id);
     }
-    let changes = changes.audit(requested_event(&grant));
+    let changes = changes.audit(requested_event(&grant)).giving_way();
     let grant = match Durable::commit(&app.store, changes, grant).await {
         Ok(grant) => grant,
         // The key was used before. It is looked up only here, as most requests are new.
@@ -178,6 +192,13 @@ fn same_request(grant: &Grant, request: &AccessRequest) -> bool {
 struct Denied {
     event: AuditEvent,
     error: Error,
+}
+
+impl Denied {
+    fn by_quota(caller: &Caller, request: &AccessRequest, exceeded: QuotaExceeded, now: Timestamp) -> Self {
+        let event = denied_event(caller, request, exceeded.reason, &exceeded, now);
+        Self { event, error: exceeded.into() }
+    }
 }
 
 /// A request that is allowed.
@@ -230,10 +251,14 @@ async fn decide(
     let id = GrantId::from_parts(now, rand::random());
     let is_slow = is_translated(app, &authorized.windows).await?;
     let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
-    let allowing = versioned.into_iter().filter(|policy| authorized.policies.contains(&policy.record.name));
-    let policies = allowing.map(|policy| (policy.record.name, policy.version)).collect();
+    let allowing = versioned.iter().filter(|policy| authorized.policies.contains(&policy.record.name));
+    let (allowing, versions): (Vec<&Policy>, Vec<(Name, Version)>) =
+        allowing.map(|policy| (&policy.record, (policy.record.name.clone(), policy.version))).unzip();
     let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
-    Ok(Ok(Decided { grant: grant.opening_within(timeout), policies, revocation }))
+    if let Err(exceeded) = quotas::judge(app, &grant, &allowing, entered).await? {
+        return Ok(Err(Box::new(Denied::by_quota(caller, request, exceeded, now))));
+    }
+    Ok(Ok(Decided { grant: grant.opening_within(timeout), policies: versions, revocation }))
 }
 
 /// Returns what the caller has open, or will have, on those targets of the request where a policy lets it choose its sources.
@@ -329,7 +354,7 @@ pub async fn revoke(
         let now = app.clock.now();
         if !caller.may_see(&record) {
             let event = AuditEvent::denied(now, &caller.principal, "grant.revoked").on_grant(id);
-            app.record_denial(event.with("reason", "NOT_THE_CALLERS")).await?;
+            app.record_denial(caller, event.with("reason", "NOT_THE_CALLERS")).await?;
             return Err(not_found(id));
         }
         let is_over = |grant: &Grant| matches!(grant.state, GrantState::Closing(_)) || grant.state.is_final();

@@ -180,7 +180,7 @@ pub async fn renew_late(app: &App, caller: &AgentCaller, csr: &[u8]) -> Result<I
             .on_target(target)
             .with("reason", "OLD_CERTIFICATE")
             .with("ended", ended);
-        app.record_denial(event).await?;
+        app.record_denial(target, event).await?;
         let reason =
             format!("{target} has had newer certificates since this one; enrol it with a join token");
         return Err(Error::Forbidden { reason });
@@ -259,7 +259,7 @@ pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Resul
         .on_target(target)
         .with("windows_closed", closed)
         .with("remedy", "enrol it with a join token");
-    app.store.commit(Transaction::default().audit(event)).await?;
+    app.record_denial(target, event).await?;
     Ok(())
 }
 

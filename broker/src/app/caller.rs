@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use postern_core::{Grant, Principal, Role};
 use postern_provider::CallerToken;
 
+use crate::limits::Owner;
 use crate::principals::Issuance;
 
 /// A principal that makes a call, as an authenticator has established it.
@@ -29,5 +30,11 @@ impl Caller {
     /// Reports whether the caller may see the grant: a requester sees its own grants, the other roles see all (I7).
     pub fn may_see(&self, grant: &Grant) -> bool {
         self.principal.role() != Role::Requester || self.owns(grant)
+    }
+}
+
+impl From<&Caller> for Owner {
+    fn from(caller: &Caller) -> Self {
+        Self::Principal(caller.principal.key().clone())
     }
 }

@@ -16,6 +16,9 @@ pub enum Error {
     /// The policies do not allow the request.
     #[error(transparent)]
     Denied(#[from] Denial),
+    /// The request would take its principal or a target past a quota.
+    #[error(transparent)]
+    Quota(#[from] QuotaExceeded),
     /// The caller may not do this.
     #[error("{reason}")]
     Forbidden {
@@ -64,4 +67,14 @@ pub enum Error {
     /// Signing failed.
     #[error(transparent)]
     Pki(#[from] PkiError),
+}
+
+/// A quota that a request met.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct QuotaExceeded {
+    /// A stable word for machines.
+    pub reason: &'static str,
+    /// The quota and the remedy.
+    pub message: String,
 }

@@ -13,8 +13,8 @@
 //!   until the records behind "it is so already" are as durable as an answered commit. A plain read is no such answer.
 //! - I7: the table of [`crate::api`] says which role may call; which records of others the caller sees or changes is decided
 //!   here, as in [`Caller::may_see`].
-//! - A refusal is recorded in the audit log before it is returned. If that record fails, the caller gets the store's error,
-//!   and nothing is granted.
+//! - A refusal is recorded in the audit log before it is returned, or counted if its caller has had many ([`denials`]). If
+//!   the record fails, the caller gets the store's error, and nothing is granted.
 //! - If the store fails, nothing has changed, or the answer to the change was lost. A repeated call finds which (I8).
 
 mod about;
@@ -24,6 +24,7 @@ pub mod assess;
 pub mod audit;
 mod caller;
 mod clone_attempts;
+pub mod denials;
 mod error;
 mod known_targets;
 pub mod lockdown;
@@ -35,11 +36,10 @@ pub mod targets;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use postern_core::audit::AuditEvent;
 use postern_core::{ProtectedPort, TargetId};
 use postern_pki::authority::Authority;
 use postern_pki::identity::TrustDomain;
-use postern_store::{Store, Transaction};
+use postern_store::Store;
 use tokio::sync::watch;
 
 use crate::authority::Standing;
@@ -56,7 +56,7 @@ use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 pub use about::{About, StoreKind};
 pub use caller::Caller;
 pub use clone_attempts::CloneAttempts;
-pub use error::Error;
+pub use error::{Error, QuotaExceeded};
 
 /// Everything that the use cases work with.
 pub struct App {
@@ -86,6 +86,10 @@ pub struct App {
     pub about: About,
     /// The requests that are being decided.
     pub deciding: access::Deciding,
+    /// The quotas on grants and requests.
+    pub quotas: access::RequestQuotas,
+    /// The refusals that are recorded, and those that are counted.
+    pub denials: denials::Denials,
     /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
     /// The clock.
@@ -112,14 +116,5 @@ impl App {
         let elsewhere = targets.into_iter().filter(|target| !self.cluster.leases.holds(target));
         let elsewhere: Vec<TargetId> = elsewhere.cloned().collect();
         Ok(self.cluster.peer_status.read(&elsewhere).await?)
-    }
-
-    /// Records a refusal in the audit log.
-    ///
-    /// # Errors
-    /// The store failed.
-    pub async fn record_denial(&self, event: AuditEvent) -> Result<(), Error> {
-        self.store.commit(Transaction::default().audit(event)).await?;
-        Ok(())
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use jiff::SignedDuration;
 use postern_core::{Invalid, SourcePrefix};
+use postern_store::Reserve;
 use serde::Deserialize;
 
 use crate::limits::Limits;
@@ -35,6 +36,10 @@ pub(super) struct LimitsSection {
     anonymous_message: Option<usize>,
     agent_message: Option<usize>,
     message: Option<usize>,
+    denials: Option<usize>,
+    denials_per_caller: Option<usize>,
+    store_disk_reserve: Option<usize>,
+    store_memory_reserve: Option<usize>,
 }
 
 impl LimitsSection {
@@ -83,6 +88,14 @@ impl LimitsSection {
             anonymous_streams: streams("anonymous_streams", self.anonymous_streams, usual.anonymous_streams)?,
             agent_streams: streams("agent_streams", self.agent_streams, usual.agent_streams)?,
             streams: streams("streams", self.streams, usual.streams)?,
+            denials: count("denials", self.denials, 60..=60_000, usual.denials)?,
+            denials_per_caller: count(
+                "denials_per_caller",
+                self.denials_per_caller,
+                1..=60_000,
+                usual.denials_per_caller,
+            )?,
+            store_reserve: reserve(self.store_disk_reserve, self.store_memory_reserve, usual.store_reserve)?,
             anonymous_message: number(
                 "anonymous_message",
                 self.anonymous_message,
@@ -121,8 +134,21 @@ fn number(
     Err(Invalid::new(format!("limits.{key}"), format!("{value} is out of range"), remedy))
 }
 
+fn reserve(disk: Option<usize>, percent: Option<usize>, usual: Reserve) -> Result<Reserve, Invalid> {
+    let key = "store_disk_reserve";
+    let disk = disk.map(|disk| number(key, Some(disk), 0..=1 << 40, disk)).transpose()?;
+    let percent =
+        percent.map(|percent| number("store_memory_reserve", Some(percent), 0..=50, percent)).transpose()?;
+    let bytes = |number: Option<usize>, usual| number.map_or(usual, |number| number as u64);
+    Ok(Reserve { disk: bytes(disk, usual.disk), memory_percent: bytes(percent, usual.memory_percent) })
+}
+
 fn streams(key: &str, value: Option<usize>, usual: u32) -> Result<u32, Invalid> {
-    let value = number(key, value, 2..=1_024, usual as usize)?;
+    count(key, value, 2..=1_024, usual)
+}
+
+fn count(key: &str, value: Option<usize>, range: RangeInclusive<usize>, usual: u32) -> Result<u32, Invalid> {
+    let value = number(key, value, range, usual as usize)?;
     Ok(u32::try_from(value).unwrap_or(usual))
 }
 
@@ -194,6 +220,8 @@ mod tests {
             ("streams = 1", "limits.streams", "2 to 1024"),
             ("anonymous_bytes = 1000", "limits.anonymous_bytes", "65536"),
             ("message = 1", "limits.message", "65536"),
+            ("store_memory_reserve = 51", "limits.store_memory_reserve", "0 to 50"),
+            ("denials_per_caller = 0", "limits.denials_per_caller", "1 to 60000"),
             ("load_balancers = [\"192.0.2.1\", \"lb\"]", "limits.load_balancers[1]", "203.0.113.7"),
         ] {
             let error = parse(text).unwrap_err();

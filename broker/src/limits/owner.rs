@@ -38,13 +38,33 @@ impl Class {
     }
 }
 
-/// The party to which a connection is counted.
+/// The party to which a connection, a refusal or a request is counted.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) enum Owner {
+pub enum Owner {
+    /// The address of a peer that is not known, or its network.
     Address(IpAddr),
+    /// A load balancer.
     Balancer,
     /// A principal, in whatever role: its certificates in several roles share its seats.
     Principal(PrincipalKey),
+    /// The agent of a target.
     Agent(TargetId),
+    /// A broker.
     Broker,
+}
+
+impl From<&CallerKind> for Owner {
+    fn from(kind: &CallerKind) -> Self {
+        match kind {
+            CallerKind::Principal(principal) => Self::Principal(principal.key().clone()),
+            CallerKind::Agent(target) => Self::Agent(target.clone()),
+            CallerKind::Broker => Self::Broker,
+        }
+    }
+}
+
+impl From<&TargetId> for Owner {
+    fn from(agent_of: &TargetId) -> Self {
+        Self::Agent(agent_of.clone())
+    }
 }

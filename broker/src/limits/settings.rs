@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use postern_core::SourcePrefix;
+use postern_store::Reserve;
 
 use super::owner::Owner;
 
@@ -54,6 +55,12 @@ pub struct Limits {
     pub agent_message: usize,
     /// Bytes of a message of a principal's call.
     pub message: usize,
+    /// Records of refusals that all callers together leave in the audit log each minute.
+    pub denials: u32,
+    /// Records of refusals that one caller leaves in the audit log each minute.
+    pub denials_per_caller: u32,
+    /// The room of the store that is kept for revocations, bans and closes.
+    pub store_reserve: Reserve,
 }
 
 impl Default for Limits {
@@ -81,6 +88,9 @@ impl Default for Limits {
             anonymous_message: 16 * 1024,
             agent_message: 64 * 1024,
             message: 1024 * 1024,
+            denials: 1_200,
+            denials_per_caller: 120,
+            store_reserve: Reserve::default(),
         }
     }
 }

@@ -50,6 +50,8 @@ pub enum Task {
     PeerStatus,
     /// Renews the certificates of the authority and of the broker.
     Authority,
+    /// Records how many refusals were omitted.
+    Denials,
     /// Asks the store whether it answers.
     Readiness,
     /// Keeps the gRPC health service at the broker's readiness.
@@ -76,6 +78,7 @@ impl Task {
             Self::Follower => "follower",
             Self::PeerStatus => "peer status",
             Self::Authority => "authority",
+            Self::Denials => "denials",
             Self::Readiness => "readiness",
             Self::Health => "health",
             Self::Clock => "clock",

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
 use postern_store::{
-    Backend, Batch, Document, Durable, Kind, Lease, Range, Snapshot, SnapshotQuery, Store, StoreError,
+    Backend, Batch, Document, Durable, Kind, Lease, Range, Room, Snapshot, SnapshotQuery, Store, StoreError,
 };
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
@@ -53,6 +53,10 @@ impl Backend for InstrumentedStore {
         read(self.backend.range(kind, range)).await
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        read(self.backend.count(kind, index)).await
+    }
+
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         read(self.backend.snapshot(lease, wanted)).await
     }
@@ -63,6 +67,10 @@ impl Backend for InstrumentedStore {
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
         read(self.backend.audit_head()).await
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        read(self.backend.room()).await
     }
 
     async fn lost(&self) -> String {
@@ -87,7 +95,8 @@ async fn timed<T>(
     let took = boottime().saturating_sub(began);
     metrics::histogram!(STORE_CALLS, "operation" => operation).record(took.as_secs_f64());
     match &answer {
-        Ok(_) | Err(StoreError::Conflict { .. } | StoreError::Fenced { .. }) => {}
+        Ok(_)
+        | Err(StoreError::Conflict { .. } | StoreError::Fenced { .. } | StoreError::LowOnSpace { .. }) => {}
         Err(
             StoreError::Migration(_)
             | StoreError::Unaudited

@@ -42,7 +42,10 @@ pub(crate) const CONNECTED_AGENTS: &str = "postern_connected_agents";
 pub(crate) const AGENT_CLONES: &str = "postern_agent_clones_total";
 pub(crate) const CONNECTIONS: &str = "postern_connections";
 pub(crate) const LIMITED: &str = "postern_limited_total";
+pub(crate) const DENIALS_OMITTED: &str = "postern_denials_omitted_total";
 pub(crate) const STORE_CALLS: &str = "postern_store_seconds";
+pub(crate) const STORE_FREE: &str = "postern_store_free_bytes";
+pub(crate) const STORE_LOW: &str = "postern_store_low_on_space";
 pub(crate) const STORE_FAILURES: &str = "postern_store_failures_total";
 pub(crate) const LEASE_CHANGES: &str = "postern_lease_changes_total";
 pub(crate) const READY: &str = "postern_ready";
@@ -109,6 +112,7 @@ const TASKS: &[&str] = &[
     Task::Follower.word(),
     Task::PeerStatus.word(),
     Task::Authority.word(),
+    Task::Denials.word(),
     Task::Readiness.word(),
     Task::Health.word(),
     Task::Clock.word(),
@@ -128,7 +132,7 @@ const STORE_SECONDS: &[f64] =
 const SWEEP_SECONDS: &[f64] = &[0.1, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0];
 
 /// Every metric of the broker.
-pub const ALL: [Metric; 28] = [
+pub const ALL: [Metric; 31] = [
     gauge(BUILD_INFO, Some(("version", &[])), "Always 1; the label says which version runs"),
     gauge(GRANTS, Some(("state", OPEN_STATES)), "Grants in the store that are not over, by their state"),
     counter(
@@ -172,6 +176,11 @@ pub const ALL: [Metric; 28] = [
         Some(("limit", LIMITS)),
         "Connections and calls that one of this broker's limits refused or ended",
     ),
+    counter(
+        DENIALS_OMITTED,
+        None,
+        "Refusals without a record of their own in the audit log; a summary there counts them",
+    ),
     histogram(
         STORE_CALLS,
         STORE_SECONDS,
@@ -183,6 +192,12 @@ pub const ALL: [Metric; 28] = [
         Some(("operation", OPERATIONS)),
         "Calls of the store that failed; a conflict is not a failure",
     ),
+    gauge(
+        STORE_FREE,
+        None,
+        "Bytes that the store has left: on the disk of data_dir, or below Redis's maxmemory; 0 if it does not tell",
+    ),
+    gauge(STORE_LOW, None, "1 while the store is low on space and takes no new grant, otherwise 0"),
     counter(
         LEASE_CHANGES,
         Some(("why", LEASE_CHANGE_KINDS)),

@@ -15,7 +15,8 @@ use postern_store::{Expect, Transaction};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
-use crate::app::access::Deciding;
+use crate::app::access::{Deciding, RequestQuotas};
+use crate::app::denials::Denials;
 use crate::app::{About, App, Caller, CloneAttempts, StoreKind};
 use crate::authority::Standing;
 use crate::clock::{Clock, wall};
@@ -23,6 +24,7 @@ use crate::cluster::Cluster;
 use crate::layers::cloud::CloudLayer;
 use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
+use crate::limits::{Limits, Quotas};
 use crate::principals::Issuance;
 use crate::readiness::Readiness;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
@@ -38,6 +40,11 @@ pub(crate) struct TestApp {
 
 impl TestApp {
     pub(crate) fn new() -> Self {
+        Self::within(&Quotas::default())
+    }
+
+    /// An app with these quotas.
+    pub(crate) fn within(quotas: &Quotas) -> Self {
         let (clock, wakeups) = (Clock::start(jiff::Timestamp::UNIX_EPOCH), Arc::new(Wakeups::default()));
         let (store, cloud): (Memory, Arc<FakeCloud>) = (Memory::default(), Arc::default());
         let cluster = Cluster::alone();
@@ -57,6 +64,8 @@ impl TestApp {
             rounds: Arc::default(),
             about: About { name: "broker-1".into(), store: StoreKind::Embedded },
             deciding: Deciding::default(),
+            denials: Denials::new(&Limits::default()),
+            quotas: RequestQuotas::new(quotas),
             shutdown: watch::channel(ShutdownPhase::Running).1,
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),
@@ -69,7 +78,12 @@ impl TestApp {
 
     /// An app with these policies.
     pub(crate) async fn under(policies: impl IntoIterator<Item = Policy>) -> Self {
-        let test = Self::new();
+        Self::new().with_policies(policies).await
+    }
+
+    /// The app with these policies besides.
+    pub(crate) async fn with_policies(self, policies: impl IntoIterator<Item = Policy>) -> Self {
+        let test = self;
         for policy in policies {
             let event = AuditEvent::done(test.app.clock.now(), "a test", "policy.put");
             test.store

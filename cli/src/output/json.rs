@@ -107,6 +107,7 @@ pub(crate) struct PolicyJson {
     pub unreachable: Option<&'static str>,
     pub mode: Option<&'static str>,
     pub version: Option<u64>,
+    pub max_open_grants: Option<u32>,
 }
 
 /// The limits of one port.

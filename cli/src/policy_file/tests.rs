@@ -121,7 +121,7 @@ fn a_policy() -> impl Strategy<Value = Policy> {
     let foreign = "https://issuer\\.example#[a-z]{1,8}@example\\.com";
     let foreign = foreign.prop_map(|text| text.parse::<PrincipalKey>().unwrap());
     let requester = prop_oneof![name().prop_map(PrincipalKey::Local), foreign];
-    let choices = (0..3u8, any::<bool>(), any::<bool>(), any::<bool>());
+    let choices = (0..3u8, any::<bool>(), any::<bool>(), any::<bool>(), prop::option::of(1u32..));
     let lists = (
         prop::collection::vec(target, 1..4),
         prop::collection::vec(rule, 1..5),
@@ -129,7 +129,7 @@ fn a_policy() -> impl Strategy<Value = Policy> {
     );
     (name(), lists, choices).prop_filter_map("the broker would refuse it", |(name, lists, choices)| {
         let (targets, ports, requesters) = lists;
-        let (layers, approval_required, wait, monitor) = choices;
+        let (layers, approval_required, wait, monitor, max_open_grants) = choices;
         let policy = Policy {
             name,
             targets: targets.into_iter().map(|target| target.parse().unwrap()).collect(),
@@ -139,6 +139,7 @@ fn a_policy() -> impl Strategy<Value = Policy> {
             layers: [Layers::Host, Layers::Cloud, Layers::Both][usize::from(layers)],
             unreachable: if wait { Unreachable::Wait } else { Unreachable::Fail },
             mode: if monitor { Mode::Monitor } else { Mode::Enforce },
+            max_open_grants,
         };
         policy.checked().ok()
     })

@@ -34,6 +34,7 @@ pub fn policy(wire: Option<&v1::Policy>) -> Result<(Policy, Option<u64>), Invali
             }
         },
         mode: mode("mode", wire.mode())?,
+        max_open_grants: wire.max_open_grants,
     };
     Ok((policy.checked()?, Some(wire.version).filter(|version| *version != 0)))
 }
@@ -53,6 +54,7 @@ pub fn policy_to_wire(policy: &Policy, version: u64) -> v1::Policy {
         }
         .into(),
         mode: mode_to_wire(policy.mode).into(),
+        max_open_grants: policy.max_open_grants,
         version,
     }
 }

@@ -155,6 +155,15 @@ impl Cache {
         Some(self.look().shelves.get(shelf)?.range(cached, range))
     }
 
+    /// Returns the number of documents in an index, if the whole index is cached.
+    pub(super) fn count(&self, kind: Kind, index: &str) -> Option<usize> {
+        let (shelf, cached) = self.shelf(kind).filter(|(_, cached)| cached.covers(index))?;
+        let look = self.look();
+        let shelf = look.shelves.get(shelf)?;
+        let is_whole = cached.index == Some(index);
+        Some(if is_whole { shelf.documents.len() } else { shelf.indexes.get(index).map_or(0, BTreeMap::len) })
+    }
+
     /// Returns the documents of a snapshot, if all are cached.
     pub(super) fn snapshot(&self, wanted: SnapshotQuery<'_>) -> Option<Snapshot> {
         let (of_index, kind) = self.shelf(wanted.kind).filter(|(_, kind)| kind.covers(wanted.index))?;
@@ -261,6 +270,9 @@ mod tests {
         assert!(range("on:host:vm-1").is_none() && range("reopen").is_none() && range("all").is_none());
         assert_eq!(keys(range("open")), [first.clone(), second.clone()]);
         assert_eq!(keys(range("on:host:vm-2 open")), [second.as_str()]);
+        let count = |index| cache.count(Grant::KIND, index);
+        let counts = ["open", "on:host:vm-2 open", "of:alice open", "on:host:vm-3 open", "all"].map(count);
+        assert_eq!(counts, [Some(2), Some(1), Some(2), Some(0), None]);
         let newest = Range { order: Order::Descending, limit: 1, ..Range::all("on:host:vm-1 open") };
         assert_eq!(keys(cache.range(Grant::KIND, newest)), [second.as_str()]);
         let older = Range { before: Some(&second), ..Range::all("open") };

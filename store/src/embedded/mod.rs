@@ -17,7 +17,7 @@ mod transfer;
 mod writer;
 mod writes;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -34,6 +34,7 @@ use crate::error::StoreError;
 use crate::kind::Kind;
 use crate::record::Record as _;
 use crate::records::grant::OPEN;
+use crate::room::{Medium, Room};
 use crate::store::Store;
 use cache::{Cache, CachedKind};
 use database::{Lock, audit_lines, connect, read_head};
@@ -48,6 +49,7 @@ pub struct Embedded {
     writer: Writer,
     cache: Cache,
     readers: Readers,
+    path: PathBuf,
     /// The lock on the database. It is the last field, so that the writer has ended when the lock is released.
     _lock: Lock,
 }
@@ -73,7 +75,13 @@ impl Embedded {
         cache.fill(Grant::KIND, documents::of_index(&connection, Grant::KIND, OPEN)?)?;
         cache.fill(Policy::KIND, documents::with_indexes(&connection, Policy::KIND)?)?;
         let writer = Writer::start(connection, cache.clone())?;
-        Ok(Store::new(Arc::new(Self { writer, cache, readers: Readers::new(path), _lock: lock })))
+        Ok(Store::new(Arc::new(Self {
+            writer,
+            cache,
+            readers: Readers::new(path),
+            path: path.to_owned(),
+            _lock: lock,
+        })))
     }
 }
 
@@ -116,6 +124,13 @@ impl Backend for Embedded {
             .await
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        match self.cache.count(kind, index) {
+            Some(count) => Ok(count),
+            None => Ok(self.range(kind, Range::all(index)).await?.len()),
+        }
+    }
+
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         if let Some(cached) = self.cache.snapshot(wanted) {
             return Ok(cached);
@@ -148,6 +163,13 @@ impl Backend for Embedded {
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
         Ok(self.cache.head())
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        let found = rustix::fs::statvfs(&self.path)
+            .map_err(|source| StoreError::Unavailable { source: Box::new(source) })?;
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        Ok(Some(Room { medium: Medium::Disk, free: bytes(found.f_bavail), size: bytes(found.f_blocks) }))
     }
 
     async fn ended(&self) -> String {

@@ -173,6 +173,7 @@ fn again(error: &StoreError) -> StoreError {
         StoreError::Full => StoreError::Full,
         StoreError::Conflict { .. }
         | StoreError::Fenced { .. }
+        | StoreError::LowOnSpace { .. }
         | StoreError::Unaudited
         | StoreError::NewerSchema { .. }
         | StoreError::Migration(_)

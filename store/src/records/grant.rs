@@ -14,7 +14,7 @@ use crate::record::{Record, Versioned};
 use crate::store::Store;
 use crate::transaction::Transaction;
 
-/// The index of the grants that are not in a final state, and the last word of the same by target.
+/// The index of the grants that are not in a final state, and the last word of the same by target and by principal.
 pub(crate) const OPEN: &str = "open";
 /// The words of the states in which a grant is in [`OPEN`].
 const OPEN_STATES: [&str; 4] = ["pending_approval", "opening", "active", "closing"];
@@ -34,14 +34,19 @@ fn open_on_target(target: &TargetId) -> String {
     format!("{} {OPEN}", on_target(target))
 }
 
+fn open_of(principal: &PrincipalKey) -> String {
+    format!("{} {OPEN}", of_principal(principal))
+}
+
 impl Record for Grant {
     const KIND: Kind = Kind::new("grants", "grant").announced();
     type Key = GrantId;
 
     fn indexes(&self) -> Indexes {
         let is_open = !self.state.is_final();
-        let indexes =
-            Indexes::default().and(ALL).and(&of_principal(self.principal.key())).and_if(is_open, OPEN);
+        let key = self.principal.key();
+        let indexes = Indexes::default().and(ALL).and(&of_principal(key));
+        let indexes = indexes.and_if(is_open, OPEN).and_if(is_open, &open_of(key));
         self.targets().into_iter().fold(indexes, |indexes, target| {
             indexes.and(&on_target(target)).and_if(is_open, &open_on_target(target))
         })
@@ -160,6 +165,42 @@ impl Store {
         Ok(grants)
     }
 
+    /// Returns the grants with a window on this target that are not in a final state, the oldest first.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn open_grants_on(&self, target: &TargetId) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        self.range(Range::all(&open_on_target(target))).await
+    }
+
+    /// Counts those grants.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count_open_grants_on(&self, target: &TargetId) -> Result<usize, StoreError> {
+        self.backend().count(Grant::KIND, &open_on_target(target)).await
+    }
+
+    /// Returns the grants of a principal that are not in a final state, the oldest first. Grants that were opened by a broker
+    /// that kept no such index are not among them.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn open_grants_by(
+        &self,
+        principal: &PrincipalKey,
+    ) -> Result<Vec<Versioned<Grant>>, StoreError> {
+        self.range(Range::all(&open_of(principal))).await
+    }
+
+    /// Counts those grants.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn count_open_grants_of(&self, principal: &PrincipalKey) -> Result<usize, StoreError> {
+        self.backend().count(Grant::KIND, &open_of(principal)).await
+    }
+
     /// Returns every grant that is not in a final state, the oldest first.
     ///
     /// # Errors
@@ -208,6 +249,7 @@ mod tests {
         let open = [
             "all",
             "of:alice",
+            "of:alice open",
             "on:host:vm-1",
             "on:host:vm-1 open",
             "on:host:vm-2",

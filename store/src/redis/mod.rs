@@ -55,7 +55,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
-use redis::Script;
+use redis::{InfoDict, Script};
 
 use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
 use crate::batch::Batch;
@@ -65,6 +65,7 @@ use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::kind::Kind;
+use crate::room::{Medium, Room};
 use connection::SharedConnection;
 use error::{message, redis_failed};
 use keys::{SCHEMA, parse_document};
@@ -175,6 +176,15 @@ fn in_order(kind: Kind, texts: Vec<String>) -> Result<Vec<Document>, StoreError>
     Ok(documents.into_iter().filter_map(|(_, document)| document).collect())
 }
 
+/// Returns the memory below `maxmemory`, as the server counts it before it refuses a command; none without a maximum.
+fn room(info: &InfoDict) -> Option<Room> {
+    let size: u64 = info.get("maxmemory").filter(|size| *size > 0)?;
+    let used: u64 = info.get("used_memory")?;
+    let not_counted: u64 = info.get("mem_not_counted_for_evict").unwrap_or(0);
+    let free = size.saturating_sub(used.saturating_sub(not_counted));
+    Some(Room { medium: Medium::Memory, free, size })
+}
+
 fn document(kind: Kind, text: &str) -> Result<Option<Document>, StoreError> {
     let (version, body) = parse_document(kind.noun, text)?;
     Ok((!body.is_empty()).then(|| Document::from_text(version, body.to_owned())))
@@ -211,6 +221,12 @@ impl Backend for Redis {
         Ok(self.read_range(kind, range, None, None).await?.1)
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        let mut count = redis::cmd("ZCARD");
+        count.arg(self.server.key(&format!("index:{}:{index}", kind.name)));
+        count.query_async(&mut self.reader.clone()).await.map_err(redis_failed)
+    }
+
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let range = Range::all(wanted.index);
         let (head, indexed, whole) =
@@ -237,6 +253,13 @@ impl Backend for Redis {
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
         self.server.head(&mut self.reader.clone()).await
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        let mut ask = redis::cmd("INFO");
+        ask.arg("memory");
+        let info: InfoDict = ask.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        Ok(room(&info))
     }
 
     async fn lost(&self) -> String {

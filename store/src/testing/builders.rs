@@ -50,6 +50,7 @@ pub fn a_policy() -> PolicyBuilder {
             layers: Layers::Host,
             unreachable: Unreachable::Fail,
             mode: Mode::Enforce,
+            max_open_grants: None,
         },
     }
 }

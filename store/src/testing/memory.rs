@@ -15,6 +15,7 @@ use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
+use crate::room::Room;
 use crate::store::Store;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
@@ -35,6 +36,7 @@ struct Inner {
     faults: VecDeque<Fault>,
     /// Set while the newest commit is not durable.
     unconfirmed: bool,
+    room: Option<Room>,
 }
 
 #[derive(Debug, Clone)]
@@ -97,6 +99,11 @@ impl Memory {
     /// Gives each of the next commits a fault.
     pub fn fail_next(&self, faults: impl IntoIterator<Item = Fault>) {
         self.backend.lock().faults.extend(faults);
+    }
+
+    /// Sets the room that is left.
+    pub fn set_room(&self, room: Option<Room>) {
+        self.backend.lock().room = room;
     }
 
     /// Returns the store, for the code under test.
@@ -220,6 +227,10 @@ impl Backend for MemoryBackend {
         Ok(self.lock().state.range(kind, range))
     }
 
+    async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
+        Ok(self.lock().state.range(kind, Range::all(index)).len())
+    }
+
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let state = &self.lock().state;
         Ok(Snapshot {
@@ -236,6 +247,10 @@ impl Backend for MemoryBackend {
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
         Ok(self.lock().state.head)
+    }
+
+    async fn room(&self) -> Result<Option<Room>, StoreError> {
+        Ok(self.lock().room)
     }
 }
 

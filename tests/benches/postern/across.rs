@@ -7,7 +7,8 @@ use postern_proto::v1::session_request::Message as Out;
 use postern_tests::clock::monotonic;
 use postern_tests::redis::Redis;
 use postern_tests::{
-    Broker, Client, FakeAgent, FakeSession, Host, Net, RequestBuilder, VM, a_request, usual_policy,
+    Broker, Client, FakeAgent, FakeSession, HIGH_QUOTAS, Host, Net, RequestBuilder, VM, a_request,
+    usual_policy,
 };
 use tempfile::TempDir;
 
@@ -75,7 +76,7 @@ pub(crate) fn brokers(host: &Host, dir: &TempDir, redis: &Redis, count: u16) -> 
     let mut brokers: Vec<Broker> = Vec::new();
     for number in 0..count {
         let name = format!("broker-{}", number + 1);
-        let more = format!("{}[replica]\nname = \"{name}\"\n", redis.configuration());
+        let more = format!("{HIGH_QUOTAS}{}[replica]\nname = \"{name}\"\n", redis.configuration());
         let (dir, port) = (dir.path().join(name), PORT + number);
         let mut broker = match brokers.first() {
             None => Broker::init_on(host, &dir, port, &more),

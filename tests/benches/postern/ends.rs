@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use postern_tests::clock::sleep_until;
-use postern_tests::{HostWorld, Reach, TCP, VM, a_request, end_of, further_addresses};
+use postern_tests::{HIGH_QUOTAS, HostWorld, Reach, TCP, VM, a_request, end_of, further_addresses};
 
 use crate::lines::{Samples, line, note};
 
@@ -23,7 +23,7 @@ const STEP: Duration = Duration::from_millis(2);
 const AROUND: Duration = Duration::from_millis(30);
 
 pub(crate) fn measure() {
-    let world = HostWorld::new();
+    let world = HostWorld::configured(HIGH_QUOTAS);
     world.net.alice.add_addresses(further_addresses(WINDOWS));
     let (opened, ends) = mpsc::channel();
     let (mut late, mut early) = (Samples::default(), Samples::default());

@@ -12,7 +12,7 @@ use postern_store::redis::{Redis as RedisStore, RedisSettings};
 use postern_store::{Expect, Store, Transaction};
 use postern_tests::clock::{monotonic, wall};
 use postern_tests::redis::Redis;
-use postern_tests::{Broker, Client, HostWorld, PolicyBuilder, Running, a_policy, a_request};
+use postern_tests::{Broker, Client, HIGH_QUOTAS, HostWorld, PolicyBuilder, Running, a_policy, a_request};
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 use tonic_health::pb::HealthCheckRequest;
@@ -29,7 +29,7 @@ const GRANTS: u32 = 30_000;
 const TARGETS: u32 = 5_000;
 
 pub(crate) fn measure() {
-    let world = HostWorld::without_agent(policy());
+    let world = HostWorld::without_agent_configured(policy(), HIGH_QUOTAS);
     let identity = world.broker.issue("load", Role::Requester);
     let clients: Vec<Client> =
         (0..CONNECTIONS).map(|_| Client::new(&world.net.alice, world.broker.url(), &identity)).collect();

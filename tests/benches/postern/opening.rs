@@ -1,7 +1,7 @@
 //! The time from the request to an open port: the caller's RPC has returned `active`, and a SYN has passed.
 
 use postern_tests::clock::monotonic;
-use postern_tests::{HostWorld, Reach, STEP_TIMEOUT, TCP, VM, a_request};
+use postern_tests::{HIGH_QUOTAS, HostWorld, Reach, STEP_TIMEOUT, TCP, VM, a_request};
 
 use crate::bare;
 use crate::lines::{Samples, note, percentiles};
@@ -9,7 +9,7 @@ use crate::lines::{Samples, note, percentiles};
 const ROUNDS: u32 = 500;
 
 pub(crate) fn measure() {
-    let world = HostWorld::new();
+    let world = HostWorld::configured(HIGH_QUOTAS);
     let (alice, vm) = (&world.net.alice, &world.net.vm);
     let ask = a_request().on(VM).port("tcp/22").from(alice.v4()).waiting(STEP_TIMEOUT);
     let (mut answered, mut open) = (Samples::default(), Samples::default());

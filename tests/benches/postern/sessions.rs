@@ -20,7 +20,7 @@ use postern_proto::v1::agent_service_client::AgentServiceClient;
 use postern_store::embedded::Embedded;
 use postern_store::{AgentRecord, Expect, Transaction};
 use postern_tests::clock::{monotonic, wall};
-use postern_tests::{Broker, Client, Host, HostWorld, Net, STEP_TIMEOUT, a_policy, a_request};
+use postern_tests::{Broker, Client, HIGH_QUOTAS, Host, HostWorld, Net, STEP_TIMEOUT, a_policy, a_request};
 
 use crate::agent_fleet::{AgentFleet, HEARTBEAT};
 use crate::bare_server;
@@ -70,7 +70,7 @@ struct Pushes {
 
 pub(crate) fn measure() {
     let count = std::env::var("POSTERN_BENCH_SESSIONS").map_or(SESSIONS, |count| count.parse().unwrap());
-    let mut world = HostWorld::without_agent(a_policy().on("host:*").port("tcp/22"));
+    let mut world = HostWorld::without_agent_configured(a_policy().on("host:*").port("tcp/22"), HIGH_QUOTAS);
     let identities = enroll_all(&mut world, count);
     let bare_identity = bare_server::identity(&world);
     let HostWorld { broker, alice, net, .. } = &mut world;

@@ -5,6 +5,7 @@
 mod broker;
 mod confirmation;
 mod contention;
+mod low_on_space;
 mod migrate;
 mod sentinel;
 

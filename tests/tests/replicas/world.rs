@@ -7,7 +7,7 @@ use postern_core::Role;
 use postern_proto::v1::Layers;
 use postern_tests::clock::wait_until;
 use postern_tests::redis::Redis;
-use postern_tests::{Cli, Client, Net, ReplicaOptions, Replicas, STEP_TIMEOUT, a_policy};
+use postern_tests::{Cli, Client, HIGH_QUOTAS, Net, ReplicaOptions, Replicas, STEP_TIMEOUT, a_policy};
 use tempfile::TempDir;
 
 use crate::agent_fleet::AgentFleet;
@@ -45,7 +45,8 @@ impl ReplicaWorld {
         let redis = Redis::start(&net.hub);
         let fake_clouds =
             (options.instances > 0).then(|| FakeClouds::start(&net.hub, dir.path(), options.instances));
-        let sections = fake_clouds.as_ref().map(FakeClouds::configuration).unwrap_or_default();
+        let clouds = fake_clouds.as_ref().map(FakeClouds::configuration).unwrap_or_default();
+        let sections = format!("{HIGH_QUOTAS}{clouds}");
         let (count, named) = (options.brokers, true);
         let settings = ReplicaOptions { count, named, checked: false, sections: &sections };
         let replicas = Replicas::init(&net.hub, dir.path(), &redis, settings);

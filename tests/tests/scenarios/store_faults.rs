@@ -5,21 +5,18 @@ use std::process::Command;
 use std::time::Duration;
 
 use postern_tests::clock::wait_until;
-use postern_tests::{HostWorld, Reach, Refusal, STEP_TIMEOUT, TCP, VM, ask_for, binary, tied, usual_policy};
+use postern_tests::{
+    HIGH_QUOTAS, HostWorld, Reach, Refusal, STEP_TIMEOUT, TCP, VM, ask_for, binary, low_space, tied,
+    usual_policy,
+};
 use tonic::Code;
 
 #[test]
 fn i4_a_full_disk_refuses_grants_and_the_broker_goes_on_when_there_is_room_again() {
-    let mut world = HostWorld::new();
-    world.broker.process().terminate();
-    // The data directory on a disk of its own, which only the broker's mount namespace has.
-    let mut small = tied("unshare");
+    // Without a reserve the store fills up to the last page.
+    let mut world = HostWorld::configured("[limits]\nstore_disk_reserve = 0\n");
+    move_to_disk(&mut world, 2);
     let data = world.broker.data_dir();
-    let script = "set -e; mkdir \"$1.copy\"; cp -a \"$1/.\" \"$1.copy\"; mount -t tmpfs -o size=2m,mode=0700 tmpfs \"$1\"; \
-                  cp -a \"$1.copy/.\" \"$1\"; shift; exec \"$@\"";
-    small.args(["--mount", "sh", "-c", script, "sh"]).arg(&data).arg(binary("postern-broker"));
-    world.broker.serve_as(small);
-    world.admin.wait_in_sync(VM);
     let inside = format!("/proc/{}/root{}/filler", world.broker.process().pid(), data.display());
 
     fill(&inside);
@@ -50,6 +47,28 @@ fn i4_a_full_disk_refuses_grants_and_the_broker_goes_on_when_there_is_room_again
     assert_eq!(world.net.alice.reach(world.net.vm.tcp(TCP)), Reach::Open);
     let audit = world.admin.verify_audit();
     assert!(audit.sound, "{}", audit.problem);
+}
+
+#[test]
+fn i10_a_disk_low_on_space_refuses_requests_and_still_revokes_bans_and_closes() {
+    let mut world = HostWorld::configured(&format!("[limits]\nstore_disk_reserve = 8388608\n{HIGH_QUOTAS}"));
+    let grant = world.alice.open(&ask_for(&world.net.alice));
+    move_to_disk(&mut world, 16);
+    low_space::fill(&world);
+    low_space::closes(&world, &grant);
+}
+
+/// Starts the broker again with its data directory on a disk of so many MiB, which only its mount namespace has.
+fn move_to_disk(world: &mut HostWorld, mebibytes: u32) {
+    world.broker.process().terminate();
+    let mut small = tied("unshare");
+    let data = world.broker.data_dir();
+    let script = "set -e; mkdir \"$1.copy\"; cp -a \"$1/.\" \"$1.copy\"; mount -t tmpfs -o \"size=$2m,mode=0700\" tmpfs \"$1\"; \
+                  cp -a \"$1.copy/.\" \"$1\"; shift 2; exec \"$@\"";
+    small.args(["--mount", "sh", "-c", script, "sh"]).arg(&data).arg(mebibytes.to_string());
+    small.arg(binary("postern-broker"));
+    world.broker.serve_as(small);
+    world.admin.wait_in_sync(VM);
 }
 
 /// Takes all the room that is left.

@@ -12,8 +12,11 @@ use opentelemetry_proto::tonic::collector::trace::v1::{
 use opentelemetry_proto::tonic::trace::v1::Span;
 use postern_proto::v1::access_service_client::AccessServiceClient;
 use postern_tests::clock::wait_until;
+use postern_tests::stranger::Stranger;
 use postern_tests::{Host, HostWorld, Running, STEP_TIMEOUT, VM, ask_for, usual_policy};
 use tonic::{Request, Response, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
 const PORT: u16 = 4317;
 
@@ -92,4 +95,35 @@ fn a_calls_spans_reach_the_collector_in_the_callers_trace_and_without_one_nothin
         world.alice.open(&ask_for(&world.net.alice));
     }
     assert!(world.broker.process().terminate().success());
+}
+
+/// A request with the context of a trace whose sender wants it sent.
+fn traced<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    request.metadata_mut().insert("traceparent", parent.parse().unwrap());
+    request
+}
+
+#[test]
+fn i10_a_stranger_decides_of_no_call_whether_its_trace_is_sent() {
+    let mut world = HostWorld::without_agent(usual_policy());
+    let collector = Collector::default();
+    let _listening = collector.listen(&world.net.alice);
+    let address = world.net.alice.v4();
+    world.broker.configure(&format!("traces.otlp = \"http://{address}:{PORT}\"\ntraces.sample = 0.0\n"));
+    world.broker.restart();
+    let stranger = Stranger::new(&world.broker, &world.net.mallory, &world.net.hub);
+    world.net.mallory.netns().run(async move {
+        HealthClient::new(stranger.channel()).check(traced(HealthCheckRequest::default())).await.unwrap();
+    });
+    let asked = traced(ask_for(&world.net.alice).wire());
+    let answer = world.alice.run(|channel| async move {
+        AccessServiceClient::new(channel).request_access(asked).await.map(Response::into_inner)
+    });
+    assert!(answer.unwrap().grant.is_some());
+    let of = |span: &Span, rpc: &str| says(span, "rpc").contains(rpc);
+    let was_sent = |rpc: &str| collector.spans("rpc").iter().any(|span| of(span, rpc));
+    wait_until("the span of alice's call", STEP_TIMEOUT, || was_sent("RequestAccess"));
+    assert!(!was_sent("Health"));
 }

@@ -22,7 +22,7 @@ use crate::api::authentication::{Authenticated, REVOKED};
 use crate::api::peer::Peer;
 use crate::app::{App, Caller};
 use crate::clock::wall;
-use crate::limits::log_due;
+use crate::limits::{Owner, log_due};
 
 /// The characters of an unknown path that the log and the audit log keep.
 const MAX_LOGGED_PATH: usize = 128;
@@ -70,13 +70,8 @@ where
             Err(denial) => {
                 let app = Arc::clone(&self.app);
                 Box::pin(async move {
-                    if let Some(event) = denial.event
-                        && let Err(error) = app.record_denial(*event).await
-                    {
-                        tracing::error!(
-                            error = &error as &dyn std::error::Error,
-                            "cannot record a denial in the audit log"
-                        );
+                    if let Some(record) = denial.record {
+                        keep(&app, *record).await;
                     }
                     Ok(denial.status.into_http())
                 })
@@ -89,7 +84,31 @@ where
 struct RefusedCall {
     status: Box<Status>,
     /// The record for the audit log; none for a caller without a proof.
-    event: Option<Box<AuditEvent>>,
+    record: Option<Box<DenialRecord>>,
+}
+
+/// The record of a denial, with its caller.
+struct DenialRecord {
+    caller: Owner,
+    event: AuditEvent,
+}
+
+/// Records a denial in the audit log and in the log, unless the caller has had too many.
+async fn keep(app: &App, DenialRecord { caller, event }: DenialRecord) {
+    let (actor, rpc) = (event.actor.clone(), event.details.get("rpc").cloned().unwrap_or_default());
+    match app.record_denial(caller, event).await {
+        Ok(true) => tracing::warn!(actor, path = rpc, "the permission table denies this call"),
+        Ok(false) => {}
+        Err(error) => {
+            if let Some(omitted) = log_due("denial without a record") {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    omitted,
+                    "cannot record a denial in the audit log"
+                );
+            }
+        }
+    }
 }
 
 /// Admits a call, and returns its principal. Agents and calls without a proof have none: the services read the
@@ -101,14 +120,14 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, RefusedCa
         && caller.not_after <= wall()
         && !may_still(path, &caller.kind)
     {
-        return Err(RefusedCall { status: Box::new(caller.when_expired.to_status()), event: None });
+        return Err(RefusedCall { status: Box::new(caller.when_expired.to_status()), record: None });
     }
     if let Some(caller) = caller.filter(|caller| caller.is_revoked(&app.revocations)) {
         // No record, as for an ended proof: its holder could fill the log. The revocation itself is in it.
         if let Some(omitted) = log_due("revoked proof") {
             tracing::warn!(event = "principal.refused", actor = %caller.kind, omitted, "refused a proof that is revoked");
         }
-        return Err(RefusedCall { status: Box::new(REVOKED.to_status()), event: None });
+        return Err(RefusedCall { status: Box::new(REVOKED.to_status()), record: None });
     }
     if row(path).is_some_and(|allow| allow.admits(caller.map(|caller| &caller.kind))) {
         let address = request.extensions().get::<Peer>().map(|peer| peer.address.ip());
@@ -117,16 +136,16 @@ fn admit(app: &App, request: &Request<Body>) -> Result<Option<Caller>, RefusedCa
     let Some(caller) = caller else {
         let message = "this call needs a client certificate; see `postern --help` on --identity";
         let status = status::plain(Code::Unauthenticated, "CERTIFICATE_REQUIRED", message);
-        return Err(RefusedCall { status: Box::new(status), event: None });
+        return Err(RefusedCall { status: Box::new(status), record: None });
     };
     let actor = &caller.kind;
     // A path that is in no table may be as long as a request's headers.
     let path: String = path.chars().take(MAX_LOGGED_PATH).collect();
-    tracing::warn!(%actor, path, "the permission table denies this call");
     let message = format!("{actor} may not call {path}");
     let status = status::plain(Code::PermissionDenied, "RPC_NOT_ALLOWED", message);
     let event = AuditEvent::denied(app.clock.now(), actor, "rpc.called").with("rpc", path);
-    Err(RefusedCall { status: Box::new(status), event: Some(Box::new(event)) })
+    let record = DenialRecord { caller: Owner::from(actor), event };
+    Err(RefusedCall { status: Box::new(status), record: Some(Box::new(record)) })
 }
 
 /// Reports whether a proof past its end admits this call: an agent may renew its certificate, within the grace that the

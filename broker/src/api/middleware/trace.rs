@@ -10,6 +10,8 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 use tracing::{Instrument as _, Span, field};
 
+use crate::api::peer::Peer;
+
 /// Puts a span around each call.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct TraceLayer;
@@ -60,7 +62,10 @@ fn span(request: &Request<Body>) -> Span {
     // The authentication records the caller.
     let (rpc, empty) = (request.uri().path(), field::Empty);
     let span = tracing::info_span!("rpc", rpc, caller = empty, code = empty);
-    crate::traces::continues(&span, request.headers());
+    // The sender of a trace decides whether it is sent: a stranger must not decide that for every call.
+    if request.extensions().get::<Peer>().is_some_and(|peer| peer.certificate.is_some()) {
+        crate::traces::continues(&span, request.headers());
+    }
     span
 }
 

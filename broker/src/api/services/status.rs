@@ -18,6 +18,7 @@ use crate::app::status::{
 };
 use crate::app::{App, StoreKind};
 use crate::authority::RootKey;
+use crate::readiness::in_words;
 
 pub(super) struct StatusApi {
     pub(super) app: Arc<App>,
@@ -63,7 +64,7 @@ impl StatusApi {
             root: Some(ca_certificate(authority.root())),
             intermediate: Some(ca_certificate(&authority.intermediate())),
             root_key: root_key.into(),
-            warnings: standing.warnings(),
+            warnings: [standing.warnings(), in_words(&self.app.readiness.shortages())].concat(),
         }
     }
 

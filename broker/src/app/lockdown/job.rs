@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use postern_core::TargetId;
-use postern_core::audit::AuditEvent;
+use postern_core::audit::{AuditEvent, Outcome};
 use postern_provider::{CloudError, Concern, Consent, LockdownOrder, LockdownReport};
 use postern_store::{StoreError, Transaction};
 
@@ -68,7 +68,7 @@ impl LockdownJob {
             self.take_answer(answer);
             self.done = self.takes_part();
         }
-        if let Err(error) = self.record(app, self.ended(app, caller)).await {
+        if let Err(error) = self.record_end(app, caller).await {
             tracing::error!(target = %self.target(), %error, "cannot record the end of a {} in the audit log", self.word());
             self.error.get_or_insert(error.into());
         }
@@ -93,6 +93,14 @@ impl LockdownJob {
         match &self.work {
             Work::Lockdown(order) => order.consent.unmet(&self.report.concerns),
             Work::Release(_) => Vec::new(),
+        }
+    }
+
+    async fn record_end(&self, app: &App, caller: &Caller) -> Result<(), StoreError> {
+        let event = self.ended(app, caller);
+        match event.outcome {
+            Outcome::Denied => app.record_denial(caller, event).await.map(drop),
+            Outcome::Done => self.record(app, event).await,
         }
     }
 

@@ -85,6 +85,7 @@ impl From<v1::Policy> for PolicyJson {
             unreachable: words::unreachable(unreachable),
             mode: words::mode(mode),
             version: Some(wire.version).filter(|version| *version != 0),
+            max_open_grants: wire.max_open_grants,
         }
     }
 }

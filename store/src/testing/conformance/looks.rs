@@ -47,6 +47,16 @@ pub(super) async fn grants_are_listed_by_what_is_asked(opened: &impl Leasing) {
         [5, 3, 2, 1]
     );
     assert_eq!(listed(GrantQuery { states: vec!["active"], ..all() }).await, [0usize; 0]);
+    let vm_2 = "host:vm-2".parse().unwrap();
+    let counts = [
+        store.count_open_grants_on(&vm_2).await.unwrap(),
+        store.count_open_grants_of(&key("alice")).await.unwrap(),
+        store.count_open_grants_of(&key("bob")).await.unwrap(),
+        store.count_open_grants_of(&key("carol")).await.unwrap(),
+    ];
+    assert_eq!(counts, [2, 3, 1, 0], "what is closed does not count");
+    assert_eq!(store.open_grants_on(&vm_2).await.unwrap().len(), 2);
+    assert_eq!(store.open_grants_by(&key("alice")).await.unwrap().len(), 3);
     let open: Vec<_> = store.open_grants().await.unwrap().into_iter().map(|grant| grant.record.id).collect();
     assert_eq!(open, [0, 1, 3, 4].map(|index: usize| grants[index].id), "the oldest first");
 }

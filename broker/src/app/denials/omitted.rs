@@ -1,0 +1,77 @@
+//! The tokens of refusals, and the count of those that found none.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use governor::DefaultDirectRateLimiter;
+use jiff::{SignedDuration, Timestamp};
+use postern_core::audit::AuditEvent;
+
+use crate::clock::boottime;
+use crate::limits::{Buckets, Limits, MAX_OWNERS, Owner, bucket};
+use crate::telemetry;
+
+/// The refusals of every caller.
+#[derive(Debug)]
+pub struct Denials(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    by_caller: Buckets,
+    all: DefaultDirectRateLimiter,
+    /// The omitted refusals by caller; none: of all callers past the bound.
+    omitted: HashMap<Option<Owner>, Omitted>,
+}
+
+/// The omitted refusals of one caller.
+#[derive(Debug, Clone)]
+pub(super) struct Omitted {
+    pub(super) actor: String,
+    pub(super) count: u64,
+    /// The time of the first.
+    pub(super) since: Timestamp,
+}
+
+impl Denials {
+    /// Begins without a refusal.
+    pub fn new(limits: &Limits) -> Self {
+        Self(Mutex::new(State {
+            by_caller: Buckets::per_minute(limits.denials_per_caller),
+            all: bucket(limits.denials),
+            omitted: HashMap::new(),
+        }))
+    }
+
+    /// Reports whether a refusal of this caller is recorded.
+    pub(super) fn passes(&self, caller: &Owner) -> bool {
+        let mut state = self.lock();
+        state.by_caller.take(caller, boottime()) && state.all.check().is_ok()
+    }
+
+    /// Counts a refusal that is not recorded.
+    pub(super) fn omit(&self, caller: Owner, event: &AuditEvent) {
+        telemetry::denial_omitted();
+        self.add(Some(caller), Omitted { actor: event.actor.clone(), count: 1, since: event.at });
+    }
+
+    pub(super) fn add(&self, caller: Option<Owner>, more: Omitted) {
+        let omitted = &mut self.lock().omitted;
+        let is_counted_apart = omitted.len() < MAX_OWNERS || omitted.contains_key(&caller);
+        let (caller, actor) =
+            if is_counted_apart { (caller, more.actor) } else { (None, "broker".to_owned()) };
+        let counted = omitted.entry(caller).or_insert(Omitted { actor, count: 0, since: more.since });
+        counted.count += more.count;
+        counted.since = counted.since.min(more.since);
+    }
+
+    /// Takes out the counts whose first refusal was so long ago.
+    pub(super) fn take(&self, now: Timestamp, age: Duration) -> Vec<(Option<Owner>, Omitted)> {
+        let age = SignedDuration::try_from(age).unwrap_or(SignedDuration::MAX);
+        self.lock().omitted.extract_if(|_, omitted| now.duration_since(omitted.since) >= age).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

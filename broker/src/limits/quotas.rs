@@ -1,0 +1,25 @@
+//! Every quota, with its default.
+
+/// The quotas on what principals hold and ask for, as in the section `[quotas]` of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quotas {
+    /// Grants of one principal that are not over.
+    pub grants_per_principal: usize,
+    /// Windows of those grants.
+    pub windows_per_principal: usize,
+    /// Windows on one target, of grants that are not over. One principal may have half of them.
+    pub windows_per_target: usize,
+    /// Requests of one principal each minute.
+    pub requests_per_minute: u32,
+}
+
+impl Default for Quotas {
+    fn default() -> Self {
+        Self {
+            grants_per_principal: 256,
+            windows_per_principal: 2_048,
+            windows_per_target: 1_024,
+            requests_per_minute: 300,
+        }
+    }
+}
