@@ -36,7 +36,9 @@ impl GroupDraft<'_> {
         let begun = self.view.unmoved().into_iter().filter(|(group, _)| group.id == self.group.id);
         let begun: Vec<NsgRule> = begun.map(|(_, rule)| rule.clone()).collect();
         if !posterns_first || open.is_empty() {
-            self.shut(ports, |draft, ports, family| draft.behind(ports, family, &begun))?;
+            // Where rules were noted to be moved, Postern's rules come first.
+            let passed = if begun.is_empty() { &[][..] } else { &open[..] };
+            self.shut(ports, |draft, ports, family| draft.behind(ports, family, passed))?;
             for rule in &begun {
                 self.move_behind(rule)?;
             }

@@ -30,10 +30,16 @@ pub(crate) fn lock(
     // If another group on the way keeps every source out, no rule has to move in this one.
     let stays_open =
         posterns_first && !exposures(view.groups, &view.machine.doors, &ports).iter().all(|it| it.by_default);
+    let mut of_groups = Vec::new();
     for group in view.on_the_way() {
         let draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
-        writes.extend(draft.lock(&ports, stays_open)?);
+        of_groups.extend(draft.lock(&ports, stays_open)?);
     }
+    // The notes of every group come before the first rule that shuts a port: a lockdown that stopped is known by them to be one
+    // that may move rules, in whichever group it goes on.
+    let is_note = |write: &RuleWrite| matches!(write, RuleWrite::Put(_, rule) if matches!(RuleName::read(&rule.name), Some(RuleName::Moved(_))));
+    of_groups.sort_by_key(|write| !is_note(write));
+    writes.extend(of_groups);
     Ok(writes)
 }
 
@@ -48,19 +54,11 @@ pub(crate) fn resume(view: &MachineView<'_>, priorities: &Priorities) -> Result<
         // Where a rule was noted to be moved, Postern's rules come first.
         draft.put_back();
         let passed = if moving.is_empty() { Vec::new() } else { draft.open_to(&locked) };
-        let shut = draft.shut(&locked, |draft, ports, family| {
+        draft.shut(&locked, |draft, ports, family| {
             // If no priority is free behind them, the lockdown was planned with Postern's rules first.
             let before = || draft.open_to(ports).first().map_or(MAX_PRIORITY, |rule| rule.priority);
             draft.behind(ports, family, &passed).or_else(|_| draft.free_below(before()))
-        });
-        if shut.is_err() && moving.is_empty() {
-            // None is free before them either: the lockdown was to move them, and stopped before it noted the first.
-            let mut draft = GroupDraft { view, group: group.clone(), priorities, writes: Vec::new() };
-            draft.put_back();
-            writes.extend(draft.lock(&locked, true)?);
-            continue;
-        }
-        shut?;
+        })?;
         for rule in moving {
             draft.move_behind(&rule)?;
         }
