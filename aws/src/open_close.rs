@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 
 use postern_core::TargetId;
 use postern_core::plan::LayerWindow;
-use postern_provider::kit::{CallError, Known, ReadBack, read_back};
+use postern_provider::kit::{Attempt, CallError, Known, attempt_until};
 use postern_provider::{CloudError, Observation};
 use postern_runtime::clock;
 
@@ -287,7 +287,7 @@ impl InstanceOps<'_> {
         rules: &[String],
         windows: &BTreeSet<LayerWindow>,
     ) -> Result<Vec<GroupRule>, CloudError> {
-        let shown = read_back(backoff(), || async {
+        let shown = attempt_until(backoff(), || async {
             let mut read = self.ec2.rules(Find::Where("group-id", &[group.to_owned()])).await?;
             let left = read.ingress.remove(group).unwrap_or_default();
             let held: Vec<MarkedRule> =
@@ -301,11 +301,11 @@ impl InstanceOps<'_> {
                     window.grant, window.port, window.source
                 ))
             });
-            Ok::<_, CloudError>(still.map_or(ReadBack::Shown(left), ReadBack::NotYet))
+            Ok::<_, CloudError>(still.map_or(Attempt::Shown(left), Attempt::NotYet))
         });
         match shown.await? {
-            ReadBack::Shown(left) => Ok(left),
-            ReadBack::NotYet(still) => Err(CloudError::unavailable(format!(
+            Attempt::Shown(left) => Ok(left),
+            Attempt::NotYet(still) => Err(CloudError::unavailable(format!(
                 "EC2 still shows what was removed from {group}: {still}"
             ))),
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use postern_core::plan::LayerWindow;
 use postern_core::{ProtectedPort, TargetId};
-use postern_provider::kit::{KeyedStates, ReadBack, read_back, read_places};
+use postern_provider::kit::{Attempt, KeyedStates, attempt_until, read_places};
 use postern_provider::{
     AssessmentReport, CloudError, LockdownOrder, LockdownReport, Observation, Provider, Reach, SweepReport,
 };
@@ -19,6 +19,9 @@ use crate::open_close::{InstanceCache, InstanceOps};
 use crate::settings::AwsSettings;
 use crate::snapshot::{InstanceContext, InstanceSnapshot};
 use crate::{inventory, tags};
+
+/// The most accounts and Regions that are read at once. Each has rates of its own.
+const PLACES_AT_ONCE: usize = 32;
 
 /// The cloud layer on AWS.
 pub struct Aws {
@@ -120,8 +123,9 @@ impl Provider for Aws {
     }
 
     fn needs_look(&self, target: &TargetId) -> bool {
-        let cache = self.caches.of(target);
-        cache.try_lock().map_or(true, |cache| cache.needs_observation)
+        self.caches
+            .get(target)
+            .is_none_or(|cache| cache.try_lock().map_or(true, |cache| cache.needs_observation))
     }
 
     async fn repair(&self, target: &TargetId) -> Result<(), CloudError> {
@@ -149,7 +153,7 @@ impl Provider for Aws {
             let seen = |target: &TargetId, snapshot: &InstanceSnapshot| self.check_cache(target, snapshot);
             (place.name(), inventory::sweep(place, &self.settings.deployment, seen))
         });
-        let (read, unread) = read_places(reads).await;
+        let (read, unread) = read_places(PLACES_AT_ONCE, reads).await;
         SweepReport { sightings: read.into_iter().flatten().collect(), unread }
     }
 
@@ -158,7 +162,7 @@ impl Provider for Aws {
             .places
             .values()
             .map(|place| (place.name(), inventory::assess(place, &self.settings.deployment, management)));
-        let (read, unread) = read_places(reads).await;
+        let (read, unread) = read_places(PLACES_AT_ONCE, reads).await;
         AssessmentReport { assessments: read.into_iter().flatten().collect(), unread }
     }
 
@@ -179,12 +183,12 @@ impl Provider for Aws {
             return Ok(report);
         }
         // A request for access a moment later must find the target locked down.
-        let shown = read_back(backoff(), || async {
+        let shown = attempt_until(backoff(), || async {
             let left = lockdown.plan_lock(order, &ops.snapshot().await?).await?;
             Ok::<_, CloudError>(if left.changes.is_empty() {
-                ReadBack::Shown(())
+                Attempt::Shown(())
             } else {
-                ReadBack::NotYet(())
+                Attempt::NotYet(())
             })
         });
         shown_as(shown.await?, &order.target, "locked down")?;
@@ -207,10 +211,10 @@ impl Provider for Aws {
         if report.changes.is_empty() {
             return Ok(report);
         }
-        let shown = read_back(backoff(), || async {
+        let shown = attempt_until(backoff(), || async {
             match lockdown.plan_release(&ops.snapshot().await?).await {
-                Ok(left) if !left.changes.is_empty() => Ok(ReadBack::NotYet(())),
-                Ok(_) | Err(CloudError::NotFound { .. }) => Ok(ReadBack::Shown(())),
+                Ok(left) if !left.changes.is_empty() => Ok(Attempt::NotYet(())),
+                Ok(_) | Err(CloudError::NotFound { .. }) => Ok(Attempt::Shown(())),
                 Err(error) => Err(error),
             }
         });
@@ -220,10 +224,10 @@ impl Provider for Aws {
 }
 
 /// Fails if a read does not show a change: EC2 is eventually consistent, and another principal may have undone it.
-fn shown_as(shown: ReadBack<()>, target: &TargetId, deed: &str) -> Result<(), CloudError> {
+fn shown_as(shown: Attempt<()>, target: &TargetId, deed: &str) -> Result<(), CloudError> {
     match shown {
-        ReadBack::Shown(()) => Ok(()),
-        ReadBack::NotYet(()) => Err(CloudError::unavailable(format!(
+        Attempt::Shown(()) => Ok(()),
+        Attempt::NotYet(()) => Err(CloudError::unavailable(format!(
             "every change was made, and EC2 does not show {target} as {deed} yet; the next sweep looks again"
         ))),
     }

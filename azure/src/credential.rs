@@ -245,6 +245,6 @@ impl TokenCredential for EntraIdentity {
 
 impl fmt::Debug for EntraIdentity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").field("credential", &self.credential).finish_non_exhaustive()
+        f.debug_struct("EntraIdentity").field("credential", &self.credential).finish_non_exhaustive()
     }
 }

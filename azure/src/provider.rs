@@ -17,6 +17,10 @@ use crate::inventory;
 use crate::layer::Azure;
 use crate::snapshot::LockedRules;
 
+/// The most subscriptions that are read at once. All share one bucket of reads with the calls that end windows, which must not wait
+/// behind a sweep.
+const SUBSCRIPTIONS_AT_ONCE: usize = 2;
+
 #[async_trait]
 impl Provider for Azure {
     async fn observe(&self, target: &TargetId) -> Result<Observation, CloudError> {
@@ -77,7 +81,7 @@ impl Provider for Azure {
         let subscriptions = self.settings.subscriptions.iter();
         let reads =
             subscriptions.map(|subscription| (place(subscription), inventory::sweep(self, subscription)));
-        let (read, unread) = read_places(reads).await;
+        let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
         let mut sweep = SweepReport { sightings: Vec::new(), unread };
         let mut elsewhere = Vec::new();
         for inventory::SubscriptionSweep { sightings, of_others } in read {
@@ -100,7 +104,7 @@ impl Provider for Azure {
         let subscriptions = self.settings.subscriptions.iter();
         let reads = subscriptions
             .map(|subscription| (place(subscription), inventory::assess(self, subscription, management)));
-        let (read, unread) = read_places(reads).await;
+        let (read, unread) = read_places(SUBSCRIPTIONS_AT_ONCE, reads).await;
         AssessmentReport { assessments: read.into_iter().flatten().collect(), unread }
     }
 

@@ -85,10 +85,12 @@ impl HttpClient for Transport {
                 format!("an answer leads to {host}, which is not Azure Resource Manager"),
             ));
         }
-        let deadline = clock::instant() + BUSY_TIMEOUT;
         let mut waits = busy_waits();
+        let mut deadline = None;
         loop {
             take(&self.buckets, *request.method()).await;
+            // The wait for a token is this broker's own, and no sign of a busy cloud.
+            let deadline = *deadline.get_or_insert_with(|| clock::instant() + BUSY_TIMEOUT);
             let (status, headers, body) = self.once(request).await?;
             // A write with an etag builds on a read that the change under way makes old: its caller must read again.
             let is_old = request.headers().get_optional_str(&IF_MATCH).is_some() && is_other_change(&body);

@@ -263,7 +263,7 @@ impl Provider for FakeCloud {
     async fn open(&self, target: &TargetId, windows: &BTreeSet<LayerWindow>) -> Result<Reach, CloudError> {
         self.call(target, |inner| {
             if inner.released.contains(target) {
-                return Err(CloudError::refused(format!("{target} is not under lockdown")));
+                return Err(CloudError::not_locked(target));
             }
             let begun = inner.partial.entry(target.clone()).or_default();
             begun.retain(|window| !windows.contains(window));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use postern_provider::CloudError;
-use postern_provider::kit::{CallError, ReadBack, read_back};
+use postern_provider::kit::{Attempt, CallError, attempt_until};
 
 use super::{InstancePlan, InstanceStep, LockdownOps};
 use crate::api::Find;
@@ -77,14 +77,14 @@ impl LockdownOps<'_> {
     /// Returns the egress rules of a new group. EC2 creates a group with an egress rule for everything, which a read may not show at
     /// once.
     async fn egress_of_new(&self, own: &str) -> Result<Vec<String>, CloudError> {
-        let shown = read_back(backoff(), || async {
+        let shown = attempt_until(backoff(), || async {
             let found = self.ec2.rules(Find::Where("group-id", &[own.to_owned()])).await?;
             let rules: Vec<String> = found.egress.values().flatten().map(|rule| rule.id.clone()).collect();
-            Ok::<_, CallError>(if rules.is_empty() { ReadBack::NotYet(()) } else { ReadBack::Shown(rules) })
+            Ok::<_, CallError>(if rules.is_empty() { Attempt::NotYet(()) } else { Attempt::Shown(rules) })
         });
         match shown.await? {
-            ReadBack::Shown(rules) => Ok(rules),
-            ReadBack::NotYet(()) => {
+            Attempt::Shown(rules) => Ok(rules),
+            Attempt::NotYet(()) => {
                 Err(CloudError::unavailable(format!("EC2 shows no egress rule of the new group {own} yet")))
             }
         }
@@ -146,20 +146,20 @@ impl LockdownOps<'_> {
 
     /// Deletes a group of Postern's, once EC2 shows that nothing uses it any more.
     pub(crate) async fn delete(&self, group: &str) -> Result<(), CloudError> {
-        let deleted = read_back(backoff(), || async {
+        let deleted = attempt_until(backoff(), || async {
             match self.ec2.delete_group(group).await {
-                Ok(()) => Ok(ReadBack::Shown(())),
-                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(ReadBack::Shown(())),
+                Ok(()) => Ok(Attempt::Shown(())),
+                Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Attempt::Shown(())),
                 Err(error) if matches!(error.code(), "DependencyViolation" | "InvalidGroup.InUse") => {
                     tracing::debug!(%error, "security group still in use, will retry");
-                    Ok(ReadBack::NotYet(()))
+                    Ok(Attempt::NotYet(()))
                 }
                 Err(error) => Err(error),
             }
         });
         match deleted.await? {
-            ReadBack::Shown(()) => Ok(()),
-            ReadBack::NotYet(()) => Err(CloudError::unavailable(format!(
+            Attempt::Shown(()) => Ok(()),
+            Attempt::NotYet(()) => Err(CloudError::unavailable(format!(
                 "{group} is still in use: by an interface, or by a rule of another group that names it"
             ))),
         }
@@ -223,15 +223,15 @@ async fn until_known<T, F>(call: impl Fn() -> F) -> Result<T, CallError>
 where
     F: Future<Output = Result<T, CallError>>,
 {
-    let answered = read_back(backoff(), || async {
+    let answered = attempt_until(backoff(), || async {
         match call().await {
-            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(ReadBack::NotYet(error)),
-            answer => answer.map(ReadBack::Shown),
+            Err(error) if error.code() == "InvalidGroup.NotFound" => Ok(Attempt::NotYet(error)),
+            answer => answer.map(Attempt::Shown),
         }
     });
     match answered.await? {
-        ReadBack::Shown(answer) => Ok(answer),
-        ReadBack::NotYet(error) => Err(error),
+        Attempt::Shown(answer) => Ok(answer),
+        Attempt::NotYet(error) => Err(error),
     }
 }
 

@@ -8,24 +8,25 @@
 //! - [`Known`] is the last known state of a resource, which a failed call leaves unknown; [`KeyedStates`] is one such memory for
 //!   each target or resource.
 //! - [`CallError`] is the error of one call, with its [`ErrorClass`]; it becomes the broker's [`crate::CloudError`] in one place.
-//! - [`Buckets`] holds calls under the rates that a cloud allows: a bucket of tokens for each place and action.
-//! - [`read_back()`] reads after a write until the cloud shows it, with growing pauses.
+//! - [`Buckets`] holds calls under the rates that a cloud allows: a bucket of tokens for each key that the provider chooses.
+//! - [`attempt_until()`] repeats an attempt, with growing pauses, until the cloud shows what is waited for.
 //! - [`read_places`] reads many accounts, Regions or subscriptions at once; one that fails does not lose the others.
 //!
 //! The rule: a part knows no cloud. It gets rates, pauses and classes from the provider, and decides nothing about a window.
 //!
-//! On failure: no part retries a write by itself. The provider reads first.
+//! On failure: an error ends an attempt, and no part repeats it. An attempt that writes answers [`Attempt::NotYet`] only where the
+//! cloud refused the write, so that it had no effect; in every other case the provider reads first.
 
+mod attempt;
 mod buckets;
 mod call_error;
 mod keyed_states;
 mod known;
 mod places;
-mod read_back;
 
+pub use attempt::{Attempt, attempt_until};
 pub use buckets::{Buckets, Rate};
 pub use call_error::{CallError, ErrorClass};
 pub use keyed_states::KeyedStates;
 pub use known::Known;
 pub use places::read_places;
-pub use read_back::{ReadBack, read_back};

@@ -4,22 +4,27 @@ use futures_util::{StreamExt as _, stream};
 
 use crate::{CloudError, Unread};
 
-/// The most places that are read at once.
-const MAX_CONCURRENT_PLACES: usize = 32;
-
-/// Reads every place, each given by its name and its read. Returns the answers in the order of the places, and the places that
-/// could not be read: one of them does not lose the others.
-pub async fn read_places<T, F>(reads: impl IntoIterator<Item = (String, F)>) -> (Vec<T>, Vec<Unread>)
+/// Reads every place, each given by its name and its read, at most `at_once` at a time. Returns the answers in the order of the
+/// places, and the places that could not be read: one that fails or is slow does not hold the others up.
+pub async fn read_places<T, F>(
+    at_once: usize,
+    reads: impl IntoIterator<Item = (String, F)>,
+) -> (Vec<T>, Vec<Unread>)
 where
     F: Future<Output = Result<T, CloudError>>,
 {
     let reads: Vec<_> = reads
         .into_iter()
-        .map(|(place, read)| async { read.await.map_err(|error| Unread { place, error }) })
+        .enumerate()
+        .map(|(number, (place, read))| async move {
+            (number, read.await.map_err(|error| Unread { place, error }))
+        })
         .collect();
-    let answers: Vec<Result<T, Unread>> = stream::iter(reads).buffered(MAX_CONCURRENT_PLACES).collect().await;
+    let mut answers: Vec<(usize, Result<T, Unread>)> =
+        stream::iter(reads).buffer_unordered(at_once).collect().await;
+    answers.sort_by_key(|(number, _)| *number);
     let (mut read, mut unread) = (Vec::new(), Vec::new());
-    for answer in answers {
+    for (_, answer) in answers {
         match answer {
             Ok(answer) => read.push(answer),
             Err(place) => unread.push(place),
@@ -43,9 +48,24 @@ mod tests {
             now.fetch_sub(1, Ordering::SeqCst);
             if place == 7 { Err(CloudError::unavailable("cut")) } else { Ok(place) }
         };
-        let (answers, unread) = read_places((0..100).map(|place| (place.to_string(), read(place)))).await;
+        let (answers, unread) = read_places(32, (0..100).map(|place| (place.to_string(), read(place)))).await;
         assert_eq!(answers, (0..100).filter(|place| *place != 7).collect::<Vec<_>>());
         assert_eq!(unread, [Unread { place: "7".into(), error: CloudError::unavailable("cut") }]);
-        assert_eq!(most.load(Ordering::SeqCst), MAX_CONCURRENT_PLACES);
+        assert_eq!(most.load(Ordering::SeqCst), 32);
+    }
+
+    #[tokio::test]
+    async fn a_slow_place_holds_no_other_up() {
+        let last_is_read = tokio::sync::Notify::new();
+        let read = async |place: usize| {
+            match place {
+                0 => last_is_read.notified().await,
+                9 => last_is_read.notify_one(),
+                _ => {}
+            }
+            Ok(place)
+        };
+        let (answers, _) = read_places(2, (0..10).map(|place| (place.to_string(), read(place)))).await;
+        assert_eq!(answers, (0..10).collect::<Vec<_>>());
     }
 }
