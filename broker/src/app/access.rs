@@ -26,7 +26,7 @@ mod quotas;
 mod request_quotas;
 
 pub use deciding::Deciding;
-use deciding::Entered;
+use deciding::{Earlier, Entered};
 pub use request_quotas::RequestQuotas;
 
 use super::{App, Caller, Error, QuotaExceeded};
@@ -83,8 +83,8 @@ pub struct Requested {
 /// Requests access.
 ///
 /// # Errors
-/// The caller's proof is revoked, the policies or a cloud deny it (audited), this broker does not drive the target's cloud, or another request had this
-/// idempotency key.
+/// The caller's proof is revoked, the policies, a quota or a cloud deny it (audited), this broker does not drive the target's cloud,
+/// or another request had this idempotency key.
 pub async fn request(app: &App, caller: &Caller, asked: KeyedRequest) -> Result<Requested, Error> {
     if let Err(exceeded) = app.quotas.count(caller) {
         let denied = Denied::by_quota(caller, &asked.request, exceeded, app.clock.now());
@@ -222,10 +222,11 @@ async fn decide(
     if app.revocations.cover(caller.principal.key(), &caller.issuance) {
         return Err(Error::Revoked);
     }
+    let earlier = entered.earlier();
     let versioned = app.store.policies().await?;
-    let policies: Vec<Policy> = versioned.iter().map(|policy| policy.record.clone()).collect();
+    let policies: Vec<&Policy> = versioned.iter().map(|policy| &policy.record).collect();
     let now = app.clock.now();
-    let held = held(app, caller, request, &policies, entered).await?;
+    let held = held(app, caller, request, &policies, &earlier).await?;
     let requester = Requester { principal: &caller.principal, address: caller.address, held: &held };
     let authorized = match authorize(request, requester, &policies) {
         Ok(authorized) => authorized,
@@ -255,7 +256,7 @@ async fn decide(
     let (allowing, versions): (Vec<&Policy>, Vec<(Name, Version)>) =
         allowing.map(|policy| (&policy.record, (policy.record.name.clone(), policy.version))).unzip();
     let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
-    if let Err(exceeded) = quotas::judge(app, &grant, &allowing, entered).await? {
+    if let Err(exceeded) = quotas::judge(app, &grant, &allowing, &earlier).await? {
         return Ok(Err(Box::new(Denied::by_quota(caller, request, exceeded, now))));
     }
     Ok(Ok(Decided { grant: grant.opening_within(timeout), policies: versions, revocation }))
@@ -266,13 +267,13 @@ async fn held(
     app: &App,
     caller: &Caller,
     request: &AccessRequest,
-    policies: &[Policy],
-    entered: &Entered<'_>,
+    policies: &[&Policy],
+    earlier: &Earlier,
 ) -> Result<Vec<Opening>, Error> {
     let lets_choose = |target: &&TargetId| {
         policies.iter().any(|policy| policy.covers(target) && policy.lets_choose_sources())
     };
-    let mut held = entered.others();
+    let mut held: Vec<Opening> = earlier.own.iter().flatten().cloned().collect();
     for target in request.targets().iter().filter(lets_choose) {
         let own = app.store.open_grants_of(caller.principal.key(), target).await?;
         let windows = own.into_iter().flat_map(|grant| grant.record.windows);

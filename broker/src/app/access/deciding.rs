@@ -1,10 +1,10 @@
 //! Requests that are being decided.
 //!
-//! A decision about `*` depends on everything that the principal has open, and one about a quota also on what others have open on a
-//! target. A grant is in the store only some milliseconds after its
-//! decision, so two requests at once would not see each other there. Each request therefore enters its openings here before it reads
-//! the store, and leaves them here until its grant is in the store or refused. Requests through several brokers at the same moment do
-//! not see each other.
+//! A decision about `*` depends on everything that the principal has open, and one about a quota also on what others have open
+//! on a target. A grant is in the store only some milliseconds after its decision, so two requests at once would not see each
+//! other there. Each request therefore enters its openings here before it reads the store, and leaves them here until its grant
+//! is in the store or refused. Of two requests at once the later one sees the earlier one, so that where there is room for one of
+//! them, one is allowed. Requests through several brokers at the same moment do not see each other.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -67,18 +67,8 @@ impl Deciding {
 }
 
 impl Entered<'_> {
-    /// Returns the openings of the principal's other requests that are being decided.
-    pub(super) fn others(&self) -> Vec<Opening> {
-        let requests = self.deciding.lock();
-        let own = requests.by_principal.get(&self.principal).into_iter().flatten();
-        own.filter(|request| request.number != self.number)
-            .flat_map(|request| &request.openings)
-            .cloned()
-            .collect()
-    }
-
-    /// Returns the requests of every principal that entered before this one: of two requests at once, only the later one sees
-    /// the other, so that a quota with room for one of them admits one.
+    /// Returns the requests of every principal that entered before this one. Call it before the store is read: a request that
+    /// leaves in between is in the store then, and counts twice at the most.
     pub(super) fn earlier(&self) -> Earlier {
         let requests = self.deciding.lock();
         let mut earlier = Earlier::default();

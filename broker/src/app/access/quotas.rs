@@ -14,7 +14,7 @@
 use futures_util::future::try_join_all;
 use postern_core::{AccessRequest, Grant, GrantState, Policy, PrincipalKey, TargetId};
 
-use super::deciding::{Earlier, Entered};
+use super::deciding::Earlier;
 use crate::app::{App, Error, QuotaExceeded};
 
 /// Judges the grant of a request that these policies allow.
@@ -27,14 +27,12 @@ pub(super) async fn judge(
     app: &App,
     grant: &Grant,
     policies: &[&Policy],
-    entered: &Entered<'_>,
+    earlier: &Earlier,
 ) -> Result<Result<(), QuotaExceeded>, Error> {
-    // Before the store is read: a request that leaves in between is counted there, or twice.
-    let earlier = entered.earlier();
-    if let Err(exceeded) = of_principal(app, grant, policies, &earlier).await? {
+    if let Err(exceeded) = of_principal(app, grant, policies, earlier).await? {
         return Ok(Err(exceeded));
     }
-    let targets = grant.targets().into_iter().map(|target| of_target(app, grant, target, &earlier));
+    let targets = grant.targets().into_iter().map(|target| of_target(app, grant, target, earlier));
     Ok(try_join_all(targets).await?.into_iter().collect())
 }
 
