@@ -24,7 +24,7 @@ help: ## Shows this.
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: demo
-demo: install-deps ## Tells the story of a grant, step by step, with real programs. Leaves nothing behind.
+demo: install-deps ## Tells the story of a grant, step by step, with real programs. Within half a minute after it nothing is left.
 	@packaging/demo.sh
 
 .PHONY: demo-ha

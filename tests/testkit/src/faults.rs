@@ -129,6 +129,7 @@ impl<C: Call> FaultPlan<C> {
 
     /// Makes the change with this number from now on, from 1, go wrong.
     pub fn fail_change(&self, number: usize, fault: Fault<C::Refusal>) {
+        assert!(number > 0, "changes count from 1");
         self.lock().at_change = Some((number, fault));
     }
 

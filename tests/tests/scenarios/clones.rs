@@ -11,6 +11,8 @@ use postern_tests::clock::wait_until;
 use postern_tests::{Agent, FakeAgent, HostWorld, Refusal, STEP_TIMEOUT, VM, ask_for, usual_policy};
 use tonic::Code;
 
+use crate::records::edit_agent_record;
+
 /// Copies the identity of the world's agent.
 fn copy_identity(world: &HostWorld, to: &Path) -> PathBuf {
     let (from, to) = (world.agent.state_dir().join("identity"), to.join("identity"));
@@ -35,16 +37,11 @@ fn renewed(world: &HostWorld, identity: &Path) -> Result<(), String> {
 
 /// Makes the last enrolment older than the time in which an unknown key counts as the former agent's.
 fn let_enrolment_age(world: &mut HostWorld) {
-    world.broker.process().terminate();
-    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-    let sql = "UPDATE documents SET body = json_set(body, '$.enrolled_at', '2020-01-01T00:00:00Z') WHERE place GLOB 'agents/*'";
-    assert_eq!(database.execute(sql, []).unwrap(), 1);
-    database.close().unwrap();
-    world.broker.serve();
+    edit_agent_record(world, "json_set(body, '$.enrolled_at', '2020-01-01T00:00:00Z')");
 }
 
 fn records_of_clones(world: &HostWorld) -> Vec<String> {
-    world.admin.audit().into_iter().filter(|line| line.contains("agent.cloned")).collect()
+    world.admin.audited("agent.cloned")
 }
 
 #[test]
@@ -55,7 +52,7 @@ fn i7_a_stolen_copy_of_an_agents_state_is_refused_and_seen_once_the_machine_has_
     let stolen = copy_identity(&world, &world.dir().join("thief"));
     renewed(&world, &world.agent.state_dir().join("identity")).unwrap();
     wait_until("the agent to use its new key", STEP_TIMEOUT, || {
-        world.admin.audit().iter().any(|line| line.contains("agent.key_used"))
+        !world.admin.audited("agent.key_used").is_empty()
     });
 
     let thief = FakeAgent::with_identity(&world.net.mallory, world.broker.url(), &stolen);
@@ -117,7 +114,7 @@ fn i8_a_renewal_whose_answer_was_lost_does_not_lock_the_machine_out() {
     let identity = world.agent.state_dir().join("identity");
     renewed(&world, &identity).unwrap();
     wait_until("the agent to use its new key", STEP_TIMEOUT, || {
-        world.admin.audit().iter().any(|line| line.contains("agent.key_used"))
+        !world.admin.audited("agent.key_used").is_empty()
     });
     world.admin.wait_in_sync(VM);
     assert!(records_of_clones(&world).is_empty());
@@ -176,7 +173,7 @@ fn i6_an_agent_that_is_gone_for_good_is_forgotten_and_nothing_waits_for_it() {
     world.alice.wait_for_state(&held.id, GrantState::Closed);
     let failed = world.alice.wait_for_state(&waiting.id, GrantState::Failed);
     assert!(failed.reason.contains("forgotten"), "{failed:?}");
-    assert!(world.admin.audit().iter().any(|line| line.contains("agent.forgotten")));
+    assert!(!world.admin.audited("agent.forgotten").is_empty());
     assert!(world.admin.agents().is_empty());
 
     // It was not gone: it closes what it holds, and may not come back.

@@ -12,6 +12,8 @@ use postern_tests::{
 };
 use tonic::Code;
 
+use crate::records::edit_agent_record;
+
 fn enroll(world: &HostWorld, name: &str, token: &str) -> Result<FakeAgent, Refusal> {
     FakeAgent::enroll(&world.net.vm, world.broker.url(), token, &world.dir().join(name))
         .map_err(Refusal::from)
@@ -175,13 +177,11 @@ fn let_certificate_end(world: &HostWorld) -> jiff::Timestamp {
 
 /// Has the broker remember that the agent's newest certificate ended then.
 fn remember_as_newest(world: &mut HostWorld, ended: jiff::Timestamp) {
-    world.broker.process().terminate();
-    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
     let key = Credentials::load(&world.agent.state_dir().join("identity")).unwrap().key_hash().unwrap();
-    let sql = "UPDATE documents SET body = json_set(body, '$.certificate_not_after', ?1, '$.keys.newest', ?2) WHERE place GLOB 'agents/*'";
-    assert_eq!(database.execute(sql, [ended.to_string(), key.to_string()]).unwrap(), 1);
-    database.close().unwrap();
-    world.broker.serve();
+    edit_agent_record(
+        world,
+        &format!("json_set(body, '$.certificate_not_after', '{ended}', '$.keys.newest', '{key}')"),
+    );
 }
 
 #[test]
@@ -206,12 +206,7 @@ fn i7_an_ended_certificate_is_good_for_its_own_renewal_and_for_nothing_else() {
     assert_eq!(session.map_err(Refusal::from).unwrap_err().reason, "CERTIFICATE_EXPIRED");
 
     // The broker has issued a newer one since: this may be an old backup. The record of an earlier version knows no key.
-    world.broker.process().terminate();
-    let database = rusqlite::Connection::open(world.broker.database()).unwrap();
-    let sql = "UPDATE documents SET body = json_remove(body, '$.keys') WHERE place GLOB 'agents/*'";
-    assert_eq!(database.execute(sql, []).unwrap(), 1);
-    database.close().unwrap();
-    world.broker.serve();
+    edit_agent_record(&mut world, "json_remove(body, '$.keys')");
     world.agent.run();
     let refused = |world: &HostWorld, word: &str| {
         wait_until(&format!("a refusal for being {word}"), STEP_TIMEOUT, || world.agent.log().contains(word));

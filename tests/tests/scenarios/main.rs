@@ -24,6 +24,7 @@ mod i8_convergence;
 mod i8_desired_state;
 mod i9_audit;
 mod limits;
+mod records;
 mod sources;
 mod standing;
 mod store_faults;
