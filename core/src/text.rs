@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use icu_properties::CodePointMapData;
-use icu_properties::props::GeneralCategory;
+use icu_properties::props::{DefaultIgnorableCodePoint, GeneralCategory, VariationSelector};
+use icu_properties::{CodePointMapData, CodePointSetData};
 use serde::{Deserialize, Serialize};
 
 use crate::Invalid;
@@ -94,12 +94,19 @@ pub fn free_text(field: &str, text: &str, max_chars: usize) -> Result<(), Invali
 }
 
 /// Reports whether a reader cannot see the character, or sees others in another order because of it: controls (the general
-/// category Cc), format characters (Cf: joiners, marks of direction, tags), and separators of lines and paragraphs (Zl, Zp).
-/// With them two texts that differ look the same (Unicode TR 36, 2.3 and 3.1).
+/// category Cc), format characters (Cf: joiners, marks of direction, tags), separators of lines and paragraphs (Zl, Zp), and
+/// fillers (Default_Ignorable_Code_Point). With them two texts that differ look the same (Unicode TR 36, 2.3 and 3.1). The selectors of
+/// variations are none of these: emoji need them.
 pub fn is_invisible(c: char) -> bool {
     use GeneralCategory::{Control, Format, LineSeparator, ParagraphSeparator};
     let category = CodePointMapData::<GeneralCategory>::new().get(c);
     matches!(category, Control | Format | LineSeparator | ParagraphSeparator)
+        || (CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c) && !is_variation_selector(c))
+}
+
+/// Reports whether the character chooses the look of the one before it, as of an emoji, and shows as nothing itself.
+pub(crate) fn is_variation_selector(c: char) -> bool {
+    CodePointSetData::new::<VariationSelector>().contains(c)
 }
 
 macro_rules! text_traits {
@@ -166,6 +173,9 @@ mod tests {
             '\u{206f}',
             '\u{feff}',
             '\u{fff9}',
+            '\u{3164}',
+            '\u{115f}',
+            '\u{34f}',
             '\u{110bd}',
             '\u{13430}',
             '\u{1bca0}',
@@ -176,7 +186,7 @@ mod tests {
             let invalid = Justification::new(&format!("fix{bad}disk")).unwrap_err();
             assert!(invalid.problem.contains("invisible"), "{invalid}");
         }
-        assert!(Justification::new("Größe 漢字 עברית 👍").is_ok(), "text of every script");
+        assert!(Justification::new("Größe 漢字 עברית 👍 ☎\u{fe0f}").is_ok(), "text of every script");
         assert!(Justification::new(&"é".repeat(500)).is_ok(), "the limit counts characters, not bytes");
     }
 

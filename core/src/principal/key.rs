@@ -3,12 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use icu_properties::CodePointSetData;
-use icu_properties::props::DefaultIgnorableCodePoint;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 
-use crate::text::{is_invisible, text_traits};
+use crate::text::{free_text, is_variation_selector, text_traits};
 use crate::{Invalid, Name};
 
 /// The longest issuer, subject and display name, in characters.
@@ -168,26 +166,18 @@ text_traits!(Subject);
 /// Checks a text of an issuer: its length, and that people can see every character.
 ///
 /// # Errors
-/// Empty text, too many characters, an invisible character.
+/// Empty text, too many characters, an invisible character. A variation selector is one here: two names could look alike.
 pub(super) fn check(field: &str, text: &str) -> Result<(), Invalid> {
     let remedy = format!("use 1 to {MAX_CHARS} visible characters");
-    let chars = text.chars().count();
-    if chars == 0 {
+    if text.is_empty() {
         return Err(Invalid::new(field, "is empty", remedy));
     }
-    if chars > MAX_CHARS {
-        return Err(Invalid::new(field, format!("has {chars} characters"), remedy));
-    }
-    match text.chars().find(|c| is_invisible(*c) || is_ignorable(*c)) {
+    free_text(field, text, MAX_CHARS).map_err(|error| Invalid { remedy: remedy.clone(), ..error })?;
+    match text.chars().find(|c| is_variation_selector(*c)) {
         Some(bad) => {
             let problem = format!("contains the invisible character {}", bad.escape_unicode());
             Err(Invalid::new(field, problem, remedy))
         }
         None => Ok(()),
     }
-}
-
-/// Reports whether a character shows as nothing at all, such as a variation selector, so that two names could look alike.
-fn is_ignorable(c: char) -> bool {
-    CodePointSetData::new::<DefaultIgnorableCodePoint>().contains(c)
 }
