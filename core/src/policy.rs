@@ -52,6 +52,13 @@ pub struct PortRule {
     pub max_duration: Duration,
 }
 
+impl PortRule {
+    /// Reports whether the requester may choose its sources.
+    fn has_star(&self) -> bool {
+        self.sources.contains(&AllowedSource::Any)
+    }
+}
+
 /// The protected ports of a set of targets, and their limits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
@@ -132,7 +139,7 @@ impl Policy {
 
     /// Reports whether a requester may choose any source for some port.
     pub fn lets_choose_sources(&self) -> bool {
-        self.ports.iter().any(|rule| rule.sources.contains(&AllowedSource::Any))
+        self.ports.iter().any(PortRule::has_star)
     }
 
     /// Reports whether the principal may request access under the policy.
@@ -192,8 +199,6 @@ pub struct Authorized {
     pub unreachable: Unreachable,
     /// True if any policy involved requires an approval.
     pub approval_required: bool,
-    /// The policies that allow the windows. The decision holds while each of them stays as it was read.
-    pub policies: BTreeSet<Name>,
 }
 
 /// The principal of a request, with all of it that a decision depends on.
@@ -228,12 +233,8 @@ pub fn authorize(
     policies: &[impl Borrow<Policy>],
 ) -> Result<Authorized, Denial> {
     let principal = requester.principal;
-    let mut authorized = Authorized {
-        windows: Vec::new(),
-        unreachable: Unreachable::Wait,
-        approval_required: false,
-        policies: BTreeSet::new(),
-    };
+    let mut authorized =
+        Authorized { windows: Vec::new(), unreachable: Unreachable::Wait, approval_required: false };
     for target in request.targets() {
         let covering: Vec<&Policy> =
             policies.iter().map(Borrow::borrow).filter(|policy| policy.covers(target)).collect();
@@ -259,11 +260,9 @@ pub fn authorize(
         for &port in request.ports() {
             let rules: Vec<(&Policy, &PortRule)> =
                 mine.iter().filter_map(|policy| Some((*policy, policy.rule(port)?))).collect();
-            let place = Place { target, port, rules: &rules };
-            place.judge_union(request, requester)?;
+            let place = Place::new(target, port, &rules, request, requester);
             for source in request.sources() {
-                let policy = place.allowing(source, requester.address, request.duration())?;
-                authorized.policies.insert(policy.name.clone());
+                let policy = place.allowing(source)?;
                 authorized.windows.push(Window {
                     target: target.clone(),
                     port,
@@ -280,33 +279,103 @@ pub fn authorize(
     Ok(authorized)
 }
 
-/// A port of a target, with the rules for it that admit the principal.
+/// A port of a target, with what a decision about one of its windows depends on.
+///
+/// A rule allows a window as a whole, by its own sources, width and duration: no two rules join to allow more than either does.
 struct Place<'a> {
     target: &'a TargetId,
     port: ProtectedPort,
-    rules: &'a [(&'a Policy, &'a PortRule)],
+    duration: Duration,
+    /// The address from which the principal calls.
+    caller: Option<IpAddr>,
+    rules: Vec<JudgedRule<'a>>,
+}
+
+/// A rule that admits the principal.
+struct JudgedRule<'a> {
+    policy: &'a Policy,
+    rule: &'a PortRule,
+    /// The prefix length that the principal's sources exceed if `*` of this rule allows them, for IPv4 and for IPv6.
+    exceeded: [Option<u8>; 2],
 }
 
 impl<'a> Place<'a> {
-    /// Denies a request whose sources, together with those that the principal holds here, are wider than `*` allows.
-    ///
-    /// `*` is judged on the union, so that a range that is too wide cannot be had in parts. Sources that a prefix or `caller`
-    /// allows do not count.
-    fn judge_union(&self, request: &AccessRequest, requester: Requester<'_>) -> Result<(), Denial> {
-        let stars = self.rules.iter().filter(|(_, rule)| rule.sources.contains(&AllowedSource::Any));
-        let Some(widest) = stars.map(|(_, rule)| rule.widest).reduce(WidestPrefix::max) else {
-            return Ok(());
+    fn new(
+        target: &'a TargetId,
+        port: ProtectedPort,
+        rules: &[(&'a Policy, &'a PortRule)],
+        request: &AccessRequest,
+        requester: Requester<'_>,
+    ) -> Self {
+        let (duration, caller) = (request.duration(), requester.address);
+        let place = Self { target, port, duration, caller, rules: Vec::new() };
+        // `*` is judged on the union of what is asked for and what is held, so that a range that is too wide cannot be had in
+        // parts. A source does not count if a rule that admits the duration names it.
+        let is_named = |source: &&SourcePrefix| {
+            rules.iter().any(|(_, rule)| place.is_long_enough(rule) && place.names(rule, source))
         };
-        let through_star = |source: &&SourcePrefix| {
-            let mut others = self.rules.iter().flat_map(|(_, rule)| &rule.sources);
-            !others.any(|allowed| *allowed != AllowedSource::Any && allowed.allows(source, requester.address))
+        let here = requester.held.iter().filter(|held| held.target == *target && held.port == port);
+        let all = request.sources().iter().chain(here.map(|held| &held.source));
+        let union: Vec<&SourcePrefix> = all.filter(|source| !is_named(source)).collect();
+        let exceeded = |rule: &PortRule, is_ipv4: bool| {
+            rule.widest.exceeded_by(union.iter().copied().filter(|source| source.is_ipv4() == is_ipv4))
         };
-        let asked = request.sources().iter().filter(through_star);
-        let here = requester.held.iter().filter(|held| held.target == *self.target && held.port == self.port);
-        // A family that the request does not ask for is as it was.
-        let in_asked_family = |held: &&SourcePrefix| asked.clone().any(|new| new.is_ipv4() == held.is_ipv4());
-        let held = here.map(|held| &held.source).filter(through_star).filter(in_asked_family);
-        let Some(length) = widest.exceeded_by(asked.clone().chain(held)) else { return Ok(()) };
+        let judged = rules.iter().map(|&(policy, rule)| JudgedRule {
+            policy,
+            rule,
+            exceeded: [exceeded(rule, true), exceeded(rule, false)],
+        });
+        Self { rules: judged.collect(), ..place }
+    }
+
+    /// Returns a policy that allows the window, preferably one without an approval.
+    fn allowing(&self, source: &SourcePrefix) -> Result<&'a Policy, Denial> {
+        if self.rules.is_empty() {
+            return self.deny_port();
+        }
+        let by_source = || self.rules.iter().filter(|it| self.names(it.rule, source) || it.rule.has_star());
+        if by_source().next().is_none() {
+            return self.deny_source(source);
+        }
+        let usable = || by_source().filter(|it| self.is_long_enough(it.rule));
+        let is_named = usable().any(|it| self.names(it.rule, source));
+        let exceeded = |it: &&JudgedRule<'a>| it.exceeded[usize::from(!source.is_ipv4())];
+        let allows = |it: &&JudgedRule<'a>| {
+            if is_named { self.names(it.rule, source) } else { exceeded(it).is_none() }
+        };
+        if let Some(it) = usable().filter(allows).min_by_key(|it| it.policy.approval_required) {
+            return Ok(it.policy);
+        }
+        match usable().filter_map(|it| exceeded(&it)).min() {
+            Some(length) => self.deny_width(length),
+            None => self.deny_duration(by_source().map(|it| it.rule.max_duration).max().unwrap_or_default()),
+        }
+    }
+
+    /// Reports whether the rule names the source, by a prefix or as the caller's own.
+    fn names(&self, rule: &PortRule, source: &SourcePrefix) -> bool {
+        rule.sources.iter().any(|allowed| allowed.names(source, self.caller))
+    }
+
+    fn is_long_enough(&self, rule: &PortRule) -> bool {
+        self.duration <= rule.max_duration
+    }
+
+    fn deny_port<T>(&self) -> Result<T, Denial> {
+        let problem = format!("{} is not a protected port of {}", self.port, self.target);
+        let remedy = "see `postern targets` for the ports of each target";
+        deny(PolicyLimit::Port, "ports", problem, remedy)
+    }
+
+    fn deny_source<T>(&self, source: &SourcePrefix) -> Result<T, Denial> {
+        let allowed = self.rules.iter().flat_map(|it| &it.rule.sources);
+        let allowed: BTreeSet<String> = allowed.map(|allowed| allowed.in_words(self.caller)).collect();
+        let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
+        let problem = format!("{source} is not an allowed source for {} of {}", self.port, self.target);
+        deny(PolicyLimit::Source, "sources", problem, &format!("ask for a source within {allowed}"))
+    }
+
+    fn deny_width<T>(&self, length: u8) -> Result<T, Denial> {
         let problem = format!(
             "the sources that you ask for, with those that you have open for {} of {}, hold more addresses than a /{length}",
             self.port, self.target
@@ -315,56 +384,15 @@ impl<'a> Place<'a> {
         deny(PolicyLimit::Source, "sources", problem, &remedy)
     }
 
-    /// Returns a policy that allows the window, preferably one without an approval.
-    fn allowing(
-        &self,
-        source: &SourcePrefix,
-        caller: Option<IpAddr>,
-        duration: Duration,
-    ) -> Result<&'a Policy, Denial> {
-        let Self { target, port, rules } = self;
-        if rules.is_empty() {
-            let problem = format!("{port} is not a protected port of {target}");
-            return deny(
-                PolicyLimit::Port,
-                "ports",
-                problem,
-                "see `postern targets` for the ports of each target",
-            );
-        }
-        let by_source: Vec<_> = rules
-            .iter()
-            .filter(|(_, rule)| rule.sources.iter().any(|allowed| allowed.allows(source, caller)))
-            .collect();
-        if by_source.is_empty() {
-            let allowed: BTreeSet<String> = rules
-                .iter()
-                .flat_map(|(_, rule)| &rule.sources)
-                .map(|allowed| allowed.in_words(caller))
-                .collect();
-            let allowed = allowed.into_iter().collect::<Vec<_>>().join(", ");
-            let problem = format!("{source} is not an allowed source for {port} of {target}");
-            return deny(
-                PolicyLimit::Source,
-                "sources",
-                problem,
-                &format!("ask for a source within {allowed}"),
-            );
-        }
-        let longest = by_source.iter().map(|(_, rule)| rule.max_duration).max().unwrap_or_default();
-        by_source
-            .into_iter()
-            .filter(|(_, rule)| duration <= rule.max_duration)
-            .map(|(policy, _)| *policy)
-            .min_by_key(|policy| policy.approval_required)
-            .ok_or_else(|| Denial {
-                limit: PolicyLimit::Duration,
-                invalid: Invalid::new(
-                    "duration",
-                    format!("{} s is beyond the maximum for {port} of {target}", duration.as_secs()),
-                    format!("ask for at most {} s", longest.as_secs()),
-                ),
-            })
+    fn deny_duration<T>(&self, longest: Duration) -> Result<T, Denial> {
+        let problem = format!(
+            "{} s is beyond the maximum for {} of {}",
+            self.duration.as_secs(),
+            self.port,
+            self.target
+        );
+        let remedy = format!("ask for at most {} s", longest.as_secs());
+        deny(PolicyLimit::Duration, "duration", problem, &remedy)
     }
 }
 

@@ -68,6 +68,16 @@ impl AccessRequest {
         &self.sources
     }
 
+    /// Returns the number of windows that the request has on each of its targets.
+    pub fn windows_on_each_target(&self) -> usize {
+        self.ports.len() * self.sources.len()
+    }
+
+    /// Returns the number of its windows.
+    pub fn windows(&self) -> usize {
+        self.targets.len() * self.windows_on_each_target()
+    }
+
     /// Returns the duration, which counts from the moment at which opening begins.
     pub fn duration(&self) -> Duration {
         self.duration

@@ -204,7 +204,7 @@ impl Denied {
 /// A request that is allowed.
 struct Decided {
     grant: Grant,
-    /// The policies that allow it, with the versions that the decision read.
+    /// The policies that the decision depends on, with the versions that it read: those that admit the caller to its targets.
     policies: Vec<(Name, Version)>,
     /// The condition that the caller's revocation, or that there is none, is as the decision knew it.
     revocation: Expect,
@@ -241,7 +241,19 @@ async fn decide(
         let event = denied_event(caller, request, "CLOUD_NOT_DRIVEN", &reason, now);
         return Ok(Err(Box::new(Denied { event, error: Error::Precondition { reason } })));
     }
-    if let Err((target, error)) = ask_clouds(app, caller, &authorized.windows).await {
+    let id = GrantId::from_parts(now, rand::random());
+    let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
+    // A policy that allows no window of the request may still bound the grants on its targets.
+    let judging = versioned.iter().filter(|policy| {
+        let policy = &policy.record;
+        policy.admits(&caller.principal) && request.targets().iter().any(|target| policy.covers(target))
+    });
+    let (judging, versions): (Vec<&Policy>, Vec<(Name, Version)>) =
+        judging.map(|policy| (&policy.record, (policy.record.name.clone(), policy.version))).unzip();
+    if let Err(exceeded) = quotas::judge(app, &grant, &judging, &earlier).await? {
+        return Ok(Err(Box::new(Denied::by_quota(caller, request, exceeded, now))));
+    }
+    if let Err((target, error)) = ask_clouds(app, caller, &grant.windows).await {
         let CloudError::Refused { reason } = error else {
             return Err(Error::Unavailable { reason: format!("{target}: {error}") });
         };
@@ -249,16 +261,8 @@ async fn decide(
         let event = denied_event(caller, request, "NOT_ALLOWED_BY_CLOUD", &reason, now);
         return Ok(Err(Box::new(Denied { event, error: Error::Forbidden { reason } })));
     }
-    let id = GrantId::from_parts(now, rand::random());
-    let is_slow = is_translated(app, &authorized.windows).await?;
+    let is_slow = is_translated(app, &grant.windows).await?;
     let timeout = if is_slow { Grant::FIREWALL_OPEN_TIMEOUT } else { Grant::OPEN_TIMEOUT };
-    let allowing = versioned.iter().filter(|policy| authorized.policies.contains(&policy.record.name));
-    let (allowing, versions): (Vec<&Policy>, Vec<(Name, Version)>) =
-        allowing.map(|policy| (&policy.record, (policy.record.name.clone(), policy.version))).unzip();
-    let grant = Grant::new(id, caller.principal.clone(), request, authorized, now);
-    if let Err(exceeded) = quotas::judge(app, &grant, &allowing, &earlier).await? {
-        return Ok(Err(Box::new(Denied::by_quota(caller, request, exceeded, now))));
-    }
     Ok(Ok(Decided { grant: grant.opening_within(timeout), policies: versions, revocation }))
 }
 
@@ -273,16 +277,23 @@ async fn held(
     let lets_choose = |target: &&TargetId| {
         policies.iter().any(|policy| policy.covers(target) && policy.lets_choose_sources())
     };
-    let mut held: Vec<Opening> = earlier.own.iter().flatten().cloned().collect();
-    for target in request.targets().iter().filter(lets_choose) {
-        let own = app.store.open_grants_of(caller.principal.key(), target).await?;
-        let windows = own.into_iter().flat_map(|grant| grant.record.windows);
-        let windows = windows.filter(|window| window.target == *target);
-        held.extend(windows.map(|window| Opening {
-            target: window.target,
-            port: window.port,
-            source: window.source,
-        }));
+    let targets: Vec<&TargetId> = request.targets().iter().filter(lets_choose).collect();
+    let own = targets.iter().map(|target| app.store.open_grants_of(caller.principal.key(), target));
+    let open = try_join_all(own).await?.into_iter().flatten().flat_map(|grant| grant.record.windows);
+    let opening =
+        |window: Window| Opening { target: window.target, port: window.port, source: window.source };
+    let mut held: Vec<Opening> =
+        open.filter(|window| targets.contains(&&window.target)).map(opening).collect();
+    for request in &earlier.own {
+        for target in targets.iter().filter(|target| request.targets().contains(target)) {
+            for (&port, &source) in request
+                .ports()
+                .iter()
+                .flat_map(|port| request.sources().iter().map(move |source| (port, source)))
+            {
+                held.push(Opening { target: (*target).clone(), port, source });
+            }
+        }
     }
     Ok(held)
 }

@@ -31,8 +31,7 @@ fn a_grant(number: u128, sources: &[&str], unreachable: Unreachable, approval_re
         layers: Layers::Host,
     };
     let windows = sources.iter().map(window).collect();
-    let authorized =
-        Authorized { windows, unreachable, approval_required, policies: std::collections::BTreeSet::new() };
+    let authorized = Authorized { windows, unreachable, approval_required };
     Grant::new(GrantId::from_parts(start(), number), principal("alice"), &request, authorized, start())
 }
 

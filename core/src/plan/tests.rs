@@ -30,8 +30,7 @@ fn asked_for(number: u8, layers: Layers, unreachable: Unreachable, approval_requ
     let request =
         AccessRequest::new(vec![target()], vec![port], vec![source], minute, justification).unwrap();
     let windows = vec![Window { target: target(), port, source, layers }];
-    let authorized =
-        Authorized { windows, unreachable, approval_required, policies: std::collections::BTreeSet::new() };
+    let authorized = Authorized { windows, unreachable, approval_required };
     let who = Principal::local(Role::Requester, Name::new("alice").unwrap());
     Grant::new(GrantId::from_parts(at(0), number.into()), who, &request, authorized, at(0))
 }

@@ -23,11 +23,10 @@ pub enum AllowedSource {
 }
 
 impl AllowedSource {
-    /// Reports whether a requester who calls from this address may open a port to the source. How much `*` allows in all is
-    /// judged apart.
-    pub(super) fn allows(&self, source: &SourcePrefix, caller: Option<IpAddr>) -> bool {
+    /// Reports whether this names the source, for a requester who calls from this address. `*` names none.
+    pub(super) fn names(&self, source: &SourcePrefix, caller: Option<IpAddr>) -> bool {
         match self {
-            Self::Any => !source.is_any(),
+            Self::Any => false,
             Self::Caller => caller.is_some_and(|address| SourcePrefix::single(address) == *source),
             Self::Prefix(prefix) => prefix.covers(source),
         }
@@ -100,11 +99,6 @@ impl WidestPrefix {
     /// Reports whether these are the lengths of a rule that names none.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
-    }
-
-    /// Returns the wider of two, family by family.
-    pub(super) fn max(self, other: Self) -> Self {
-        Self { ipv4: self.ipv4.min(other.ipv4), ipv6: self.ipv6.min(other.ipv6) }
     }
 
     /// Checks the lengths.

@@ -186,6 +186,37 @@ fn i7_the_widest_prefix_is_the_policys() {
 }
 
 #[test]
+fn i7_no_two_rules_join_to_allow_more_than_either() {
+    let policy = |name: &str, sources: &[&str], ipv4: u8, hours: u64| {
+        let mut policy = Policy { name: Name::new(name).unwrap(), ..a_policy() };
+        policy.ports[0].sources = sources.iter().map(|source| source.parse().unwrap()).collect();
+        policy.ports[0].widest = WidestPrefix { ipv4, ipv6: 32 };
+        policy.ports[0].max_duration = Duration::from_secs(hours * 3600);
+        policy
+    };
+    let (day, hour) = (24 * 3600, 3600);
+    let denied = Some(PolicyLimit::Source);
+    // The width of one star and the duration of another.
+    let stars = [policy("narrow-day", &["*"], 32, 24), policy("wide-hour", &["*"], 16, 1)];
+    // A prefix for an hour, and a star that is narrow, for a day.
+    let named = [policy("named-hour", &["203.0.0.0/8"], 16, 1), policy("narrow-day", &["*"], 32, 24)];
+    for (policies, held, source, seconds, limit) in [
+        (&stars, &[][..], "203.0.0.0/16", day, denied),
+        (&stars, &[], "203.0.0.0/16", hour, None),
+        (&stars, &[], "203.0.0.1", day, None),
+        (&stars, &[], "203.0.0.1", day + 1, Some(PolicyLimit::Duration)),
+        (&named, &[], "203.0.0.0/8", day, denied),
+        (&named, &[], "203.0.0.0/8", hour, None),
+        (&named, &[], "203.0.0.1", day, None),
+        (&named, &["host:web-1 203.0.0.1"], "203.0.0.2", day, denied),
+        (&named, &["host:web-1 203.0.0.1"], "203.0.0.2", hour, None),
+    ] {
+        let request = asks("host:web-1", "tcp/22", source, seconds);
+        assert_eq!(limit_met_from(None, held, &request, policies), limit, "{held:?} {source} {seconds}");
+    }
+}
+
+#[test]
 fn i7_a_caller_source_allows_the_callers_own_address_and_no_other() {
     let mut policy = a_policy();
     policy.ports[0].sources = vec![AllowedSource::Caller];

@@ -6,13 +6,12 @@
 //! is in the store or refused. Of two requests at once the later one sees the earlier one, so that where there is room for one of
 //! them, one is allowed. Requests through several brokers at the same moment do not see each other.
 
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use postern_core::policy::Opening;
 use postern_core::{AccessRequest, PrincipalKey, TargetId};
 
-/// The openings of the requests that are being decided, by principal.
+/// The requests that are being decided, by principal.
 #[derive(Debug, Default)]
 pub struct Deciding {
     requests: Mutex<Requests>,
@@ -25,11 +24,11 @@ struct Requests {
     by_principal: HashMap<PrincipalKey, Vec<Numbered>>,
 }
 
-/// The openings of one request, and its number.
+/// A request, and its number.
 #[derive(Debug)]
 struct Numbered {
     number: u64,
-    openings: Vec<Opening>,
+    request: Arc<AccessRequest>,
 }
 
 /// A request that is being decided, until it is dropped.
@@ -37,16 +36,16 @@ struct Numbered {
 pub(super) struct Entered<'a> {
     deciding: &'a Deciding,
     principal: PrincipalKey,
-    targets: Vec<TargetId>,
+    request: Arc<AccessRequest>,
     number: u64,
 }
 
 /// The requests that entered before a request, and are still being decided.
 #[derive(Debug, Default)]
 pub(super) struct Earlier {
-    /// The openings of each request of the same principal.
-    pub(super) own: Vec<Vec<Opening>>,
-    /// The number of openings on each target of the request: of the same principal, and of all.
+    /// The requests of the same principal.
+    pub(super) own: Vec<Arc<AccessRequest>>,
+    /// The number of windows on each target of the request: of the same principal, and of all.
     pub(super) on: BTreeMap<TargetId, (usize, usize)>,
 }
 
@@ -56,9 +55,10 @@ impl Deciding {
         let mut requests = self.lock();
         let number = requests.next;
         requests.next += 1;
+        let request = Arc::new(request.clone());
         let own = requests.by_principal.entry(principal.clone()).or_default();
-        own.push(Numbered { number, openings: openings(request).collect() });
-        Entered { deciding: self, principal: principal.clone(), targets: request.targets().to_vec(), number }
+        own.push(Numbered { number, request: Arc::clone(&request) });
+        Entered { deciding: self, principal: principal.clone(), request, number }
     }
 
     fn lock(&self) -> MutexGuard<'_, Requests> {
@@ -70,21 +70,24 @@ impl Entered<'_> {
     /// Returns the requests of every principal that entered before this one. Call it before the store is read: a request that
     /// leaves in between is in the store then, and counts twice at the most.
     pub(super) fn earlier(&self) -> Earlier {
-        let requests = self.deciding.lock();
+        let requests: Vec<(bool, Arc<AccessRequest>)> = {
+            let requests = self.deciding.lock();
+            let before = requests.by_principal.iter().flat_map(|(principal, of_principal)| {
+                let before = of_principal.iter().filter(|other| other.number < self.number);
+                before.map(move |other| (*principal == self.principal, Arc::clone(&other.request)))
+            });
+            before.collect()
+        };
+        let targets: BTreeSet<&TargetId> = self.request.targets().iter().collect();
         let mut earlier = Earlier::default();
-        for (principal, of_principal) in &requests.by_principal {
-            let is_own = *principal == self.principal;
-            for Numbered { openings, .. } in
-                of_principal.iter().filter(|request| request.number < self.number)
-            {
-                for opening in openings.iter().filter(|one| self.targets.contains(&one.target)) {
-                    let (own, all) = earlier.on.entry(opening.target.clone()).or_default();
-                    *own += usize::from(is_own);
-                    *all += 1;
-                }
-                if is_own {
-                    earlier.own.push(openings.clone());
-                }
+        for (is_own, request) in requests {
+            for target in request.targets().iter().filter(|target| targets.contains(target)) {
+                let (own, all) = earlier.on.entry(target.clone()).or_default();
+                *own += if is_own { request.windows_on_each_target() } else { 0 };
+                *all += request.windows_on_each_target();
+            }
+            if is_own {
+                earlier.own.push(request);
             }
         }
         earlier
@@ -101,12 +104,4 @@ impl Drop for Entered<'_> {
             }
         }
     }
-}
-
-fn openings(request: &AccessRequest) -> impl Iterator<Item = Opening> {
-    request.targets().iter().flat_map(move |target| {
-        request.ports().iter().flat_map(move |&port| {
-            request.sources().iter().map(move |&source| Opening { target: target.clone(), port, source })
-        })
-    })
 }

@@ -17,7 +17,7 @@ use postern_core::{AccessRequest, Grant, GrantState, Policy, PrincipalKey, Targe
 use super::deciding::Earlier;
 use crate::app::{App, Error, QuotaExceeded};
 
-/// Judges the grant of a request that these policies allow.
+/// Judges the grant of a request. `policies` are all that admit the principal to one of its targets.
 ///
 /// The outer error is the store's.
 ///
@@ -50,7 +50,7 @@ async fn of_principal(
         return Ok(exceeded("QUOTA_OPEN_GRANTS", message));
     }
     let limit = quotas.windows_per_principal;
-    let asked = grant.windows.len() + earlier.own.iter().map(Vec::len).sum::<usize>();
+    let asked = grant.windows.len() + earlier.own.iter().map(|request| request.windows()).sum::<usize>();
     let is_capped = policies.iter().any(|policy| policy.max_open_grants.is_some());
     if !is_capped && asked + at_most(open) <= limit {
         return Ok(Ok(()));
@@ -76,7 +76,7 @@ fn of_policy(grant: &Grant, policy: &Policy, own: &[Grant], earlier: &Earlier) -
             && held.windows.iter().any(|window| policy.covers(&window.target))
     };
     let deciding =
-        earlier.own.iter().filter(|openings| openings.iter().any(|one| policy.covers(&one.target)));
+        earlier.own.iter().filter(|request| request.targets().iter().any(|target| policy.covers(target)));
     if own.iter().filter(counts).count() + deciding.count() < limit as usize {
         return Ok(());
     }

@@ -104,6 +104,18 @@ async fn i10_a_policy_narrows_the_number_of_open_grants_and_an_extension_passes(
 }
 
 #[tokio::test]
+async fn i10_a_policys_bound_holds_whichever_policy_allows_the_windows() {
+    for (free, bounding) in [("a", "b"), ("b", "a")] {
+        let mut bound = a_policy().named(bounding).on("host:*").build();
+        bound.max_open_grants = Some(1);
+        let free = a_policy().named(free).on("host:*").build();
+        let test = TestApp::within(&Quotas::default()).with_policies([free, bound]).await;
+        asks(&test, "alice", ask("host:vm-1", 0..1)).await.unwrap();
+        assert_eq!(asks(&test, "alice", ask("host:vm-2", 0..1)).await.unwrap_err(), "QUOTA_POLICY_GRANTS");
+    }
+}
+
+#[tokio::test]
 async fn i10_requests_at_the_same_moment_do_not_pass_a_quota_together() {
     for quotas in [grants(3), Quotas { windows_per_target: 6, ..Quotas::default() }] {
         let test = world(quotas, None).await;
