@@ -98,9 +98,20 @@ impl Readiness {
         let mut shortages = self.shortages.lock().unwrap_or_else(PoisonError::into_inner);
         match what {
             Some(what) if shortages.insert(part, what.clone()).is_none() => {
-                tracing::warn!(part, what, "short of something, and still ready");
+                tracing::warn!(
+                    event = "part.short",
+                    part,
+                    what,
+                    "the broker is short of something, grants nothing, and still closes"
+                );
             }
-            None if shortages.remove(part).is_some() => tracing::info!(part, "no longer short of anything"),
+            None if shortages.remove(part).is_some() => {
+                tracing::info!(
+                    event = "part.no_longer_short",
+                    part,
+                    "the broker is no longer short of anything"
+                );
+            }
             Some(_) | None => {}
         }
     }

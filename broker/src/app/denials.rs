@@ -41,7 +41,7 @@ impl App {
     /// Records a refusal of this caller in the audit log, or counts it. Reports whether it was recorded.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed for another reason than a lack of room; the refusal is neither recorded nor counted.
     pub async fn record_denial(
         &self,
         caller: impl Into<Owner>,
@@ -52,12 +52,14 @@ impl App {
             self.denials.omit(caller, &event);
             return Ok(false);
         }
-        let recorded = self.store.commit(Transaction::default().audit(event.clone()).giving_way()).await;
-        // Nothing was written: the refusal is in the summary that is written once there is room.
-        if let Err(StoreError::Full | StoreError::LowOnSpace { .. }) = &recorded {
-            self.denials.omit(caller, &event);
+        match self.store.commit(Transaction::default().audit(event.clone()).giving_way()).await {
+            // Nothing was written: the refusal is in the summary that is written once there is room.
+            Err(StoreError::Full | StoreError::LowOnSpace { .. }) => {
+                self.denials.omit(caller, &event);
+                Ok(false)
+            }
+            recorded => recorded.map(|_| true),
         }
-        recorded.map(|_| true)
     }
 
     /// Writes every summary that is due, or at the end every one.

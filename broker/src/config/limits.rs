@@ -208,6 +208,18 @@ mod tests {
     }
 
     #[test]
+    fn each_rate_and_reserve_is_its_own_key() {
+        let text = "denials = 901\ndenials_per_caller = 91\nstore_disk_reserve = 134217728\nstore_memory_reserve = 7\n";
+        let expected = Limits {
+            denials: 901,
+            denials_per_caller: 91,
+            store_reserve: Reserve { disk: 134_217_728, memory_percent: 7 },
+            ..Limits::default()
+        };
+        assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
     fn a_bad_section_names_the_key_and_the_remedy() {
         for (text, key, remedy) in [
             ("anonymus = 1", "anonymus", "anonymous"),

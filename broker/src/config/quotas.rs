@@ -82,6 +82,18 @@ mod tests {
     }
 
     #[test]
+    fn each_key_is_its_own_quota() {
+        let text = "grants_per_principal = 2\nwindows_per_principal = 3\nwindows_per_target = 4\nrequests_per_minute = 5\n";
+        let expected = Quotas {
+            grants_per_principal: 2,
+            windows_per_principal: 3,
+            windows_per_target: 4,
+            requests_per_minute: 5,
+        };
+        assert_eq!(parse(text), Ok(expected));
+    }
+
+    #[test]
     fn a_bad_section_names_the_key_and_the_remedy() {
         for (text, key, remedy) in [
             ("grants = 1", "grants", "grants_per_principal"),

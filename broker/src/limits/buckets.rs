@@ -8,7 +8,7 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use super::Owner;
 
-/// The most owners with a bucket of their own; all others share one.
+/// The most owners whose refusals are counted apart.
 pub(crate) const MAX_OWNERS: usize = 1_024;
 /// The time in which an empty bucket fills up.
 const FILL: Duration = Duration::from_secs(60);
@@ -17,6 +17,7 @@ const FILL: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Buckets {
     per_minute: u32,
+    most: usize,
     own: HashMap<Owner, Bucket>,
     shared: DefaultDirectRateLimiter,
     /// The time of the last look for buckets that are full again.
@@ -31,9 +32,9 @@ struct Bucket {
 }
 
 impl Buckets {
-    /// Makes full buckets of so many tokens.
-    pub(crate) fn per_minute(per_minute: u32) -> Self {
-        Self { per_minute, own: HashMap::new(), shared: bucket(per_minute), tidied: Duration::ZERO }
+    /// Makes full buckets of so many tokens. At most so many owners have one of their own; all others share one.
+    pub(crate) fn per_minute(per_minute: u32, most: usize) -> Self {
+        Self { per_minute, most, own: HashMap::new(), shared: bucket(per_minute), tidied: Duration::ZERO }
     }
 
     /// Takes a token of the owner, and reports whether there was one. `now` is a count that never steps.
@@ -42,10 +43,10 @@ impl Buckets {
             bucket.last = now;
             return bucket.tokens.check().is_ok();
         }
-        if self.own.len() >= MAX_OWNERS {
+        if self.own.len() >= self.most {
             self.tidy(now);
         }
-        if self.own.len() >= MAX_OWNERS {
+        if self.own.len() >= self.most {
             return self.shared.check().is_ok();
         }
         let tokens = bucket(self.per_minute);
@@ -80,14 +81,14 @@ mod tests {
 
     #[test]
     fn i10_each_owner_has_its_own_tokens() {
-        let mut buckets = Buckets::per_minute(3);
+        let mut buckets = Buckets::per_minute(3, MAX_OWNERS);
         let mut passed = |n| (0..10).filter(|_| buckets.take(&owner(n), Duration::ZERO)).count();
         assert_eq!([passed(1), passed(2), passed(1)], [3, 3, 0]);
     }
 
     #[test]
     fn i10_owners_past_the_bound_share_one_bucket_until_others_are_full_again() {
-        let mut buckets = Buckets::per_minute(2);
+        let mut buckets = Buckets::per_minute(2, MAX_OWNERS);
         let start = Duration::from_secs(1_000);
         (0..MAX_OWNERS).for_each(|n| assert!(buckets.take(&owner(n), start)));
         let passed = (0..100).filter(|n| buckets.take(&owner(MAX_OWNERS + n), start)).count();

@@ -6,6 +6,9 @@ use crate::app::{Caller, QuotaExceeded};
 use crate::clock::boottime;
 use crate::limits::{Buckets, Owner, Quotas};
 
+/// The most principals whose requests are counted apart. They are far more than request within a minute, and take some megabytes.
+const MAX_REQUESTERS: usize = 16_384;
+
 /// The quotas, and the requests of each principal in the last minute.
 #[derive(Debug)]
 pub struct RequestQuotas {
@@ -16,7 +19,7 @@ pub struct RequestQuotas {
 impl RequestQuotas {
     /// Begins with these quotas.
     pub fn new(quotas: &Quotas) -> Self {
-        let requests = Mutex::new(Buckets::per_minute(quotas.requests_per_minute));
+        let requests = Mutex::new(Buckets::per_minute(quotas.requests_per_minute, MAX_REQUESTERS));
         Self { quotas: quotas.clone(), requests }
     }
 

@@ -37,7 +37,7 @@ impl Denials {
     /// Begins without a refusal.
     pub fn new(limits: &Limits) -> Self {
         Self(Mutex::new(State {
-            by_caller: Buckets::per_minute(limits.denials_per_caller),
+            by_caller: Buckets::per_minute(limits.denials_per_caller, MAX_OWNERS),
             all: bucket(limits.denials),
             omitted: HashMap::new(),
         }))
