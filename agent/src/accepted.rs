@@ -85,25 +85,23 @@ impl AcceptedState {
         ended
     }
 
-    /// Returns the state to hold when `wanted` cannot be written to the ledger: everything that `wanted` closes is closed,
-    /// and nothing opens that a restart would not know of. The generation stays the accepted one, because `wanted` was
-    /// not accepted.
+    /// Returns the state to hold when `wanted` cannot be accepted: everything that `wanted` closes is closed, and nothing opens
+    /// that a restart would not know of. The generation stays the accepted one, because `wanted` was not accepted. `None` before
+    /// the first accepted state: there is nothing from which one could be derived.
     #[must_use]
-    pub fn restricted_to(&self, wanted: &DesiredState) -> DesiredState {
-        let Some(accepted) = &self.accepted else {
-            return DesiredState { generation: 0, windows: Default::default(), ..wanted.clone() };
-        };
+    pub fn restricted_to(&self, wanted: &DesiredState) -> Option<DesiredState> {
+        let accepted = self.accepted.as_ref()?;
         let enforce = [accepted.mode, wanted.mode].contains(&Mode::Enforce);
         let in_both = wanted.windows.iter().filter_map(|window| {
             let known = accepted.same_opening_as(window)?;
             Some(HeldWindow { deadline: known.deadline.min(window.deadline), ..*window })
         });
-        DesiredState {
+        Some(DesiredState {
             generation: accepted.generation,
             mode: if enforce { Mode::Enforce } else { Mode::Monitor },
             ports: accepted.ports.union(&wanted.ports).copied().collect(),
             windows: in_both.collect(),
-        }
+        })
     }
 }
 
@@ -190,12 +188,12 @@ mod tests {
     fn a_state_that_cannot_be_written_closes_but_does_not_open() {
         let mut state = AcceptedState::default();
         let wanted = desired(8, &[window(1, 90)]);
-        assert!(state.restricted_to(&wanted).windows.is_empty(), "nothing was accepted before");
+        assert_eq!(state.restricted_to(&wanted), None, "nothing was accepted before");
         let mut before = desired(7, &[window(1, 50), window(2, 60)]);
         before.mode = Mode::Monitor;
         before.ports = ["tcp/3389".parse().unwrap()].into();
         state.accept(before);
-        let tight = state.restricted_to(&desired(8, &[window(1, 90), window(3, 90)]));
+        let tight = state.restricted_to(&desired(8, &[window(1, 90), window(3, 90)])).unwrap();
         assert_eq!((tight.generation, tight.mode, tight.ports.len()), (7, Mode::Enforce, 2));
         assert_eq!(tight.windows, [window(1, 50)].into(), "the second is closed, the third is not opened");
     }

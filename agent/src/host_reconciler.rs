@@ -9,8 +9,9 @@
 //! - *Damage* is a difference in the table that another process made.
 //!
 //! The rule: kernel, then ledger, then the answer. [`HostReconciler::accept`] makes the kernel hold the new state and reads
-//! it back (a state that closes and opens takes two transactions, the closes in the first), writes the state to the ledger, and only then accepts it and answers the broker. So a state that was answered
-//! without an error is enforced and survives a restart.
+//! it back (a state that closes and opens takes two transactions, the closes in the first), writes the state to the ledger,
+//! and only then accepts it and answers the broker. So a state that was answered without an error is enforced and survives a
+//! restart.
 //!
 //! What happens on each failure:
 //!
@@ -19,8 +20,10 @@
 //! - The kernel refuses: nothing opens. The broker receives the error, and the earlier state stays, without what the kernel has
 //!   closed already.
 //! - The state is past the agent's own bounds ([`crate::limits`]): the host closes what the state closes, and opens nothing.
+//!   Before the first accepted state nothing changes: the table of an earlier run or the fallback stays.
 //! - The disk refuses: the host closes what the new state closes, and opens nothing (see [`AcceptedState::restricted_to`]),
-//!   because a restart would not know of it.
+//!   because a restart would not know of it. Before the first accepted state the host denies the ports of the new state besides
+//!   those of the fallback.
 //! - The kernel refuses a state that was accepted before (at a start, or after damage): [`HostReconciler::tick`] tries again
 //!   every second, and the status shows that the host does not hold its state.
 //! - The ledger cannot be read, or is missing, at a start: it never opens anything (I1). A table that the kernel holds stays
@@ -123,7 +126,8 @@ pub enum AcceptError<E: std::error::Error + 'static> {
     /// The state is older than one received before.
     #[error(transparent)]
     Stale(#[from] Stale),
-    /// The state is past a bound of this host. What it closes is closed; what it opens is not open.
+    /// The state is past a bound of this host. What it opens is not open. What it closes is closed, unless this host has accepted
+    /// no state yet.
     #[error("this host does not hold generation {generation}")]
     Limit {
         /// The generation of the state.
@@ -150,6 +154,13 @@ pub enum AcceptError<E: std::error::Error + 'static> {
         #[source]
         source: LedgerError,
     },
+    /// The kernel holds a table of an earlier run, and the ledger cannot be read: the agent does not know its ports, so it cannot
+    /// close its windows and keep them protected.
+    #[error(
+        "the ledger cannot be used, so the table of an earlier run stays as it is, and its windows until their ends; \
+         `postern-agent doctor` names the cause"
+    )]
+    UnknownTable,
 }
 
 impl<H: HostLayer> HostReconciler<H> {
@@ -208,9 +219,13 @@ impl<H: HostLayer> HostReconciler<H> {
         // Judged as the broker has sent it, with windows that have ended since.
         let within = self.limits.check(&desired);
         let wanted = self.state.consider(desired, now.boottime)?;
+        // The kernel has closed these by itself: they are no work for a transaction.
+        self.drop_ended(now);
         if let Err(source) = within {
-            self.restrict_to(&self.limits.fitting(wanted, self.state.accepted()), now);
-            self.save(now);
+            if let Some(accepted) = self.state.accepted() {
+                self.restrict_to(&self.limits.fitting(wanted, accepted), now);
+                self.save(now);
+            }
             return Err(AcceptError::Limit { generation, source });
         }
         let has_closed = self
@@ -245,24 +260,30 @@ impl<H: HostLayer> HostReconciler<H> {
         self.apply(&accepted.common_with(wanted), now).map(|()| true)
     }
 
-    /// Holds only what the accepted state and `wanted` have in common.
+    /// Holds only what the accepted state and `wanted` have in common. Before the first accepted state the host denies the ports of
+    /// `wanted` besides those of the fallback.
     fn restrict_to(&mut self, wanted: &DesiredState, now: &Moment) {
-        let restricted = self.state.restricted_to(wanted);
-        window_log::accepted(self.state.accepted(), &restricted, now.boottime);
-        self.state.accept(restricted);
+        match self.state.restricted_to(wanted) {
+            Some(restricted) => {
+                window_log::accepted(self.state.accepted(), &restricted, now.boottime);
+                self.state.accept(restricted);
+            }
+            None => self.fallback.ports.extend(&wanted.ports),
+        }
         self.ensure(now);
     }
 
     /// Closes every window and keeps every port protected: the broker does not know this host, so the grants of its windows
-    /// are not known either. A host that has accepted nothing yet has no window.
+    /// are not known either. A host that holds the fallback has no window.
     ///
     /// # Errors
-    /// As [`Self::accept`].
+    /// As [`Self::accept`], or the host holds a table that the agent does not know.
     pub fn close_windows(&mut self, generation: u64, now: &Moment) -> Result<(), AcceptError<H::Error>> {
         match self.state.accepted().cloned() {
             Some(accepted) => {
                 self.accept(DesiredState { generation, windows: BTreeSet::new(), ..accepted }, now)
             }
+            None if self.table == TableState::LeftAlone => Err(AcceptError::UnknownTable),
             None => Ok(()),
         }
     }
@@ -283,8 +304,7 @@ impl<H: HostLayer> HostReconciler<H> {
     /// Returns damage only if no [`Self::repair`] has fetched it within [`WATCH_EVENT_GRACE`]: the caller of that knows the
     /// process that did it.
     pub fn tick(&mut self, now: &Moment, suspended: Duration) -> RepairOutcome {
-        let ended = self.state.drop_ended(now.boottime);
-        window_log::ended(&ended);
+        self.drop_ended(now);
         if self.clock_watch.was_suspended(suspended) {
             tracing::info!("the machine was suspended; setting the kernel's timeouts again");
             self.ensure_unless_left_alone(now);
@@ -324,6 +344,11 @@ impl<H: HostLayer> HostReconciler<H> {
             );
             false
         })
+    }
+
+    /// Drops the windows that the kernel has closed at their end.
+    fn drop_ended(&mut self, now: &Moment) {
+        window_log::ended(&self.state.drop_ended(now.boottime));
     }
 
     fn ensure_unless_left_alone(&mut self, now: &Moment) {

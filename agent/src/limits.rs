@@ -1,8 +1,10 @@
 //! The agent's own bounds on a desired state, which no broker can pass (I10).
 //!
 //! **The rule.** A state with more windows or ports than the bound opens nothing new. The windows that this host holds and the state
-//! still wants stay, all others close. No port loses its protection, and as many new ports as fit get it. The broker gets an error that names the bound. A state
-//! within the bounds closes first and opens after that, so that what it opens delays no close.
+//! still wants stay, all others close. No port loses its protection, and as many new ports as fit get it. The broker gets an error that
+//! names the bound. A state within the bounds closes first and opens after that, so that what it opens delays no close.
+//!
+//! **On failure.** A host that has accepted no state yet does not know what it holds: such a state changes nothing there.
 
 use postern_core::Invalid;
 
@@ -61,8 +63,8 @@ impl StateLimits {
     }
 
     /// Returns a state with as many of its ports as fit beside those that are protected already.
-    pub(crate) fn fitting(&self, mut wanted: DesiredState, accepted: Option<&DesiredState>) -> DesiredState {
-        let held = accepted.map(|accepted| accepted.ports.clone()).unwrap_or_default();
+    pub(crate) fn fitting(&self, mut wanted: DesiredState, accepted: &DesiredState) -> DesiredState {
+        let held = accepted.ports.clone();
         let room = self.ports.saturating_sub(held.len());
         wanted.ports = wanted.ports.into_iter().filter(|port| !held.contains(port)).take(room).collect();
         wanted.ports.extend(held);
@@ -78,8 +80,7 @@ impl StateLimits {
 /// A desired state is past a bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "limits.{what}: the state has {number} {what}, and this host holds {most} at most; nothing new was opened, and what the state \
-     closes is closed"
+    "limits.{what}: the state has {number} {what}, and this host holds {most} at most; nothing new was opened"
 )]
 pub struct LimitExceeded {
     what: &'static str,

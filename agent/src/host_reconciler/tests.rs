@@ -365,3 +365,79 @@ fn i10_a_state_past_a_bound_closes_and_opens_nothing() {
     reconciler.accept(desired(4, &[70]), &at(6)).unwrap();
     assert_eq!(host.holds(), ports(&["tcp/9"], 1));
 }
+
+/// A state past the bounds that would weaken whatever a host holds: it monitors other ports.
+fn weak_and_too_large(generation: u64) -> DesiredState {
+    let ports = ["tcp/7".parse().unwrap()].into();
+    DesiredState { mode: Mode::Monitor, ports, ..desired(generation, &[900; 101]) }
+}
+
+#[test]
+fn i1_a_state_past_a_bound_changes_nothing_on_a_host_that_has_accepted_none() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state.json"), "{").unwrap();
+    let config = config(dir.path(), &["tcp/22"]);
+    let refused = |reconciler: &mut HostReconciler<FakeHost>| {
+        let refused = reconciler.accept(weak_and_too_large(1), &at(2)).unwrap_err();
+        assert!(matches!(refused, AcceptError::Limit { .. }), "{refused}");
+        reconciler.tick(&at(100), Duration::from_secs(5));
+    };
+    let (fallback, loaded) = (FakeHost::default(), FakeHost::default());
+    refused(&mut start(&fallback, &config, &at(1)));
+    assert_eq!(fallback.0.lock().unwrap().held.as_ref().map(|held| held.mode), Some(Mode::Enforce));
+    assert_eq!(fallback.holds(), ports(&["tcp/22"], 0));
+
+    let earlier = desired(1, &[50]).policy();
+    loaded.0.lock().unwrap().held = Some(earlier.clone());
+    refused(&mut start(&loaded, &config, &at(1)));
+    assert_eq!(loaded.0.lock().unwrap().held, Some(earlier), "the table of an earlier run");
+    assert_eq!(std::fs::read(dir.path().join("state.json")).unwrap(), b"{", "nothing is written either");
+}
+
+#[test]
+fn i1_a_first_state_that_cannot_be_written_is_enforced_beside_the_fallback() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state.json"), "{").unwrap();
+    std::fs::create_dir(dir.path().join("state.tmp")).unwrap();
+    let host = FakeHost::default();
+    let config = config(dir.path(), &["tcp/22"]);
+    let mut reconciler = start(&host, &config, &at(1));
+    let weak = DesiredState { mode: Mode::Monitor, ..desired(1, &[50]) };
+    let refused = reconciler.accept(weak, &at(2)).unwrap_err();
+    assert!(matches!(refused, AcceptError::Ledger { .. }), "{refused}");
+    assert_eq!(host.holds(), ports(&["tcp/9", "tcp/22"], 0));
+    assert_eq!(host.0.lock().unwrap().held.as_ref().map(|held| held.mode), Some(Mode::Enforce));
+    // The disk is whole again, and nothing that no broker has sent is in the ledger.
+    std::fs::remove_dir(dir.path().join("state.tmp")).unwrap();
+    reconciler.tick(&at(200), Duration::ZERO);
+    assert_eq!(std::fs::read(dir.path().join("state.json")).unwrap(), b"{");
+    reconciler.accept(desired(2, &[]), &at(201)).unwrap();
+    assert_eq!(host.holds(), ports(&["tcp/9"], 0));
+}
+
+#[test]
+fn i6_windows_of_a_table_that_the_agent_does_not_know_are_not_called_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("state.json"), "{").unwrap();
+    let host = FakeHost::default();
+    host.0.lock().unwrap().held = Some(desired(1, &[50]).policy());
+    let config = config(dir.path(), &[]);
+    let mut reconciler = start(&host, &config, &at(1));
+    let refused = reconciler.close_windows(7, &at(2)).unwrap_err();
+    assert!(refused.to_string().contains("postern-agent doctor"), "{refused}");
+    assert_eq!(host.holds(), ports(&["tcp/9"], 1));
+    start(&FakeHost::default(), &config, &at(3)).close_windows(7, &at(3)).unwrap();
+}
+
+#[test]
+fn a_window_that_has_ended_by_itself_takes_no_transaction() {
+    let dir = tempfile::tempdir().unwrap();
+    let host = FakeHost::default();
+    let mut reconciler = start(&host, &config(dir.path(), &[]), &at(1));
+    reconciler.accept(desired(1, &[50, 60]), &at(2)).unwrap();
+    steps(&host);
+    let mut next = desired(2, &[50, 60, 70]);
+    next.windows.pop_first();
+    reconciler.accept(next, &at(50)).unwrap();
+    assert_eq!(steps(&host), [2], "the kernel had closed the first");
+}
