@@ -70,7 +70,7 @@ pub async fn diagnose(config: &AgentConfig, now: &Moment) -> Vec<Finding> {
     findings.extend(ledger(config, now));
     let enroll = "enrol this host with `postern-agent enroll --token-file FILE`";
     match Credentials::load(&config.identity_dir()) {
-        Err(_) if !config.identity_dir().join("cert.pem").exists() => {
+        Err(_) if !Credentials::exist(&config.identity_dir()) => {
             findings.push(Finding::error("this host is not enrolled", enroll));
         }
         Err(error) => findings.push(Finding::error(error_chain(&error), enroll)),

@@ -101,7 +101,7 @@ impl ExpiredRenewal {
     /// Makes one attempt, if it is time for one. Many agents may need this at once, so attempts back off.
     async fn attempt(&mut self, broker: &str, identity_dir: &Path) -> Result<Option<Credentials>, String> {
         let now = clock::wall();
-        let ended = if identity_dir.join("cert.pem").exists() {
+        let ended = if Credentials::exist(identity_dir) {
             Some(Credentials::load(identity_dir).map_err(|error| error_chain(&error))?)
         } else {
             None
@@ -195,7 +195,7 @@ fn take_up_from_disk(
     current: &CurrentIdentity,
     now: Timestamp,
 ) -> Result<bool, PkiError> {
-    if !identity_dir.join("cert.pem").exists() {
+    if !Credentials::exist(identity_dir) {
         return Ok(false);
     }
     let found = Credentials::load(identity_dir)?;

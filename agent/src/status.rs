@@ -158,11 +158,8 @@ impl Status {
     pub fn gather(config: &AgentConfig, now: &Moment) -> Self {
         let mut errors = Vec::new();
         let mut add = |error: &dyn std::error::Error| errors.push(error_chain(error));
-        let credentials = config
-            .identity_dir()
-            .join("cert.pem")
-            .exists()
-            .then(|| Credentials::load(&config.identity_dir()));
+        let identity_dir = config.identity_dir();
+        let credentials = Credentials::exist(&identity_dir).then(|| Credentials::load(&identity_dir));
         let credentials = credentials.and_then(|loaded| loaded.map_err(|error| add(&error)).ok());
         let accepted =
             Ledger::in_dir(&config.state_dir).load(now).map_err(|error| add(&error)).ok().flatten();

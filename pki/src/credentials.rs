@@ -68,6 +68,13 @@ impl Credentials {
         Ok(Self { key, chain, roots, valid })
     }
 
+    /// Reports whether a directory has an identity, also one that cannot be read. The key makes it one: [`Self::save`] writes it with
+    /// its certificates, after the roots. A crash before it has left none, and a crash after it has left a whole one.
+    pub fn exist(dir: &Path) -> bool {
+        let found = std::fs::symlink_metadata(dir.join("key.pem"));
+        !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    }
+
     /// Reads `key.pem` and `roots.pem`, and `cert.pem` if the certificates do not stand beside the key.
     ///
     /// # Errors

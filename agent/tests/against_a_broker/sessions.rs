@@ -9,13 +9,14 @@ use crate::memory_host::MemoryHost;
 use postern_agent::clock::{self, BootTime};
 use postern_agent::config::{AgentConfig, LogFormat};
 use postern_agent::connection::BrokerConnection;
+use postern_agent::doctor;
 use postern_agent::enroll::{self, EnrollError, enroll};
 use postern_agent::host_reconciler::{self, HostReconciler};
 use postern_agent::ledger::Ledger;
 use postern_agent::limits::StateLimits;
 use postern_agent::renew::{self, RenewError};
 use postern_agent::reports::{self, RepairReport, Reporter};
-use postern_agent::status::StatusFile;
+use postern_agent::status::{Status, StatusFile};
 use postern_core::TargetId;
 use postern_pki::credentials::Credentials;
 use postern_pki::{Authority, SpiffeId, TrustDomain};
@@ -371,6 +372,46 @@ async fn i8_a_renewed_identity_that_cannot_be_written_is_not_used_while_the_old_
     tokio::time::timeout(Duration::from_secs(30), taken_up).await.unwrap();
     let saved = Credentials::load(&identity).unwrap();
     assert_eq!(saved.key_hash(), current.borrow().as_ref().unwrap().key_hash());
+}
+
+#[tokio::test]
+async fn i8_an_enrolment_that_was_cut_off_leaves_an_identity_or_none() {
+    let broker = FakeBroker::start().await;
+    let dir = tempfile::tempdir().unwrap();
+    let config = AgentConfig {
+        broker: broker.url().to_owned(),
+        state_dir: dir.path().to_owned(),
+        log_format: LogFormat::Text,
+        bootstrap: BTreeSet::new(),
+        limits: StateLimits::default(),
+    };
+    let identity = config.identity_dir();
+    issue(&broker, HOUR).save(&identity).unwrap();
+    let doctor_says = async |words: &str| {
+        let findings = doctor::diagnose(&config, &clock::moment()).await;
+        assert!(findings.iter().any(|finding| finding.what.contains(words)), "{findings:?}");
+    };
+
+    // A crash before the last file: the key has its certificates beside it.
+    std::fs::remove_file(identity.join("cert.pem")).unwrap();
+    let status = Status::gather(&config, &clock::moment());
+    assert_eq!((status.target.as_deref(), status.errors.len()), (Some(TARGET), 0), "{status:?}");
+    doctor_says(&format!("the certificate names {TARGET}")).await;
+    let current = Arc::new(renew::CurrentIdentity::new(None));
+    let (address, kept, place) = (broker.url().to_owned(), Arc::clone(&current), identity.clone());
+    let mut renewal = Tasks::default();
+    renewal.spawn("certificate", async move {
+        renew::keep_renewed(&address, &place, &kept).await;
+        Ok(())
+    });
+    let taken_up = current.subscribe().wait_for(Option::is_some).await.map(drop);
+    assert!(taken_up.is_ok());
+
+    // A crash before the key: the roots alone are no identity.
+    std::fs::remove_file(identity.join("key.pem")).unwrap();
+    let status = Status::gather(&config, &clock::moment());
+    assert_eq!((status.target, status.errors.len()), (None, 0));
+    doctor_says("this host is not enrolled").await;
 }
 
 #[tokio::test]

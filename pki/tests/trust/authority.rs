@@ -156,6 +156,24 @@ fn credentials_read_back_and_belong_to_their_key() {
 }
 
 #[test]
+fn i8_a_crash_while_the_first_identity_is_written_leaves_a_whole_one_or_none() {
+    let ca = Ca::new();
+    let whole = ca.dir.path().join("whole");
+    ca.agent().save(&whole).unwrap();
+    // The files in the order in which they are written, and whether there is an identity after each.
+    let crashed = ca.dir.path().join("crashed");
+    assert!(!Credentials::exist(&crashed), "no directory");
+    fs::create_dir(&crashed).unwrap();
+    for (file, is_one) in [("roots.pem", false), ("key.pem", true), ("cert.pem", true)] {
+        fs::copy(whole.join(file), crashed.join(file)).unwrap();
+        assert_eq!(Credentials::exist(&crashed), is_one, "after {file}");
+        assert_eq!(Credentials::load(&crashed).is_ok(), is_one, "after {file}");
+    }
+    fs::remove_file(crashed.join("roots.pem")).unwrap();
+    assert!(Credentials::exist(&crashed) && Credentials::load(&crashed).is_err(), "damaged, and not absent");
+}
+
+#[test]
 fn an_authority_signs_nothing_outside_its_own_time() {
     let ca = Ca::new();
     let key = KeyPair::generate().unwrap();
