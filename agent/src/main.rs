@@ -89,8 +89,9 @@ async fn execute(arguments: AgentArguments, config: AgentConfig) -> anyhow::Resu
                 Ok(token) => token,
                 Err(error) => return Ok(report_error(&error.into(), ExitCode::from(BAD_USAGE))),
             };
-            private_place(&config.state_dir).context("cannot keep a key in the state directory")?;
-            files::make_private_dir(&config.state_dir)
+            let place =
+                private_place(&config.state_dir).context("cannot keep a key in the state directory")?;
+            files::make_private_dir(&place)
                 .with_context(|| format!("cannot make the state directory {}", config.state_dir.display()))?;
             let target = enroll::enroll(&config.broker, &token, &config.identity_dir()).await?;
             writeln!(

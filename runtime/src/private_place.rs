@@ -4,48 +4,145 @@
 //! or a link to a file of their own, before or after it is written.
 //!
 //! **The rule.** The directory belongs to this process's user or to root, and no other user can write to it. The same holds for
-//! each of its parents, except that others may write to a parent with the sticky bit, such as `/tmp`, in which they cannot
-//! rename or remove the entries of other users. A directory that does not exist yet is judged by its nearest parent that does.
+//! each directory on the way to it, except that others may write to a parent with the sticky bit, such as `/tmp`, in which they
+//! cannot rename or remove the entries of other users. A symbolic link on the way belongs to this user or to root as well, and is
+//! followed: the directories on the way to the link and those on the way from it are judged alike. So the given path leads to the
+//! same place later, too. A directory that does not exist yet is judged by its nearest parent that does.
 //!
 //! **On failure.** Nothing is made or written. The error names the directory, the problem and the remedy.
 
-use std::fs;
+use std::collections::VecDeque;
+use std::ffi::OsString;
+use std::fs::{self, Metadata};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// The bits of a mode with which others than the owner may write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 /// The sticky bit: only the owner of an entry may rename or remove it.
 const STICKY: u32 = 0o1000;
+/// The most symbolic links on the way, as the kernel has it (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
-/// Checks a directory for secrets, and returns its path without symbolic links. Write there: a link in the given path could
-/// lead elsewhere by then.
+/// Checks a directory for secrets, and returns its path without symbolic links.
 ///
 /// # Errors
-/// Another user can change the directory or one of its parents, or they cannot be read. The kind of the first is
-/// [`io::ErrorKind::PermissionDenied`].
+/// Another user can change the directory, one of its parents or a link on the way, or they cannot be read. The kind of the first is
+/// [`io::ErrorKind::PermissionDenied`]. A `..` after a directory that does not exist is [`io::ErrorKind::InvalidInput`].
+#[must_use = "a key is written only to a place that was found good"]
 pub fn private_place(dir: &Path) -> io::Result<PathBuf> {
-    let absolute = std::path::absolute(dir)?;
-    let nearest = absolute.ancestors().find(|path| fs::symlink_metadata(path).is_ok()).unwrap_or(&absolute);
-    let real = fs::canonicalize(nearest)?;
-    let missing = absolute.strip_prefix(nearest).unwrap_or(Path::new("")).to_owned();
-    let user = rustix::process::geteuid().as_raw();
-    for path in real.ancestors() {
-        let metadata = fs::metadata(path)?;
-        let is_place = path == real && missing.as_os_str().is_empty();
-        if let Some(problem) = problem(user, metadata.uid(), metadata.mode(), is_place) {
-            return Err(io::Error::new(
-                io::ErrorKind::PermissionDenied,
-                format!(
-                    "{} is no place for a secret: {}{problem}",
-                    dir.display(),
-                    if is_place { String::new() } else { format!("its parent {} ", path.display()) }
-                ),
-            ));
+    let mut way = Way::to(&std::path::absolute(dir)?);
+    while let Some(name) = way.rest.pop_front() {
+        if name == ".." {
+            // Of the real directory so far, as the kernel has it.
+            way.real.pop();
+            continue;
+        }
+        let next = way.real.join(&name);
+        match fs::symlink_metadata(&next) {
+            Ok(found) if found.is_symlink() => way.follow(dir, &next, &found)?,
+            Ok(found) => {
+                way.real = next;
+                if !way.rest.is_empty() {
+                    judge(dir, &way.real, &found, Part::Parent)?;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                way.rest.push_front(name);
+                return way.missing(dir);
+            }
+            Err(error) => return Err(error),
         }
     }
-    Ok(if missing.as_os_str().is_empty() { real } else { real.join(missing) })
+    judge(dir, &way.real, &fs::metadata(&way.real)?, Part::Place)?;
+    Ok(way.real)
+}
+
+/// The way to a directory, as far as it has been gone.
+struct Way {
+    /// The directory so far, without symbolic links.
+    real: PathBuf,
+    /// The names that are left.
+    rest: VecDeque<OsString>,
+    /// The links that were followed.
+    links: usize,
+}
+
+impl Way {
+    fn to(absolute: &Path) -> Self {
+        Self { real: PathBuf::from("/"), rest: names(absolute), links: 0 }
+    }
+
+    /// Goes on where a link leads.
+    fn follow(&mut self, dir: &Path, link: &Path, found: &Metadata) -> io::Result<()> {
+        judge(dir, link, found, Part::Link)?;
+        self.links += 1;
+        if self.links > MAX_LINKS {
+            return Err(refused(
+                dir,
+                io::ErrorKind::InvalidInput,
+                "too many symbolic links are on the way to it",
+            ));
+        }
+        let target = fs::read_link(link)?;
+        if target.is_absolute() {
+            self.real = PathBuf::from("/");
+        }
+        let mut names = names(&target);
+        names.append(&mut self.rest);
+        self.rest = names;
+        Ok(())
+    }
+
+    /// Returns the place if the rest of the way does not exist.
+    fn missing(self, dir: &Path) -> io::Result<PathBuf> {
+        if self.rest.iter().any(|name| name == "..") {
+            let problem =
+                "the path has `..` after a directory that does not exist; name the directory without it";
+            return Err(refused(dir, io::ErrorKind::InvalidInput, problem));
+        }
+        judge(dir, &self.real, &fs::metadata(&self.real)?, Part::Parent)?;
+        Ok(self.rest.iter().fold(self.real, |place, name| place.join(name)))
+    }
+}
+
+/// Returns the names in a path, without the root and `.`.
+fn names(path: &Path) -> VecDeque<OsString> {
+    let named = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    named.collect()
+}
+
+/// A part of the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    /// The directory itself.
+    Place,
+    /// A directory on the way to it.
+    Parent,
+    /// A symbolic link on the way to it.
+    Link,
+}
+
+fn judge(dir: &Path, part: &Path, found: &Metadata, kind: Part) -> io::Result<()> {
+    let user = rustix::process::geteuid().as_raw();
+    // A link has no mode of its own.
+    let mode = if kind == Part::Link { 0 } else { found.mode() };
+    let Some(problem) = problem(user, found.uid(), mode, kind == Part::Place) else { return Ok(()) };
+    let subject = match kind {
+        Part::Place => String::new(),
+        Part::Parent => format!("its parent {} ", part.display()),
+        Part::Link => format!("the link {} ", part.display()),
+    };
+    Err(refused(dir, io::ErrorKind::PermissionDenied, &format!("{subject}{problem}")))
+}
+
+fn refused(dir: &Path, kind: io::ErrorKind, problem: &str) -> io::Error {
+    io::Error::new(kind, format!("{} is no place for a secret: {problem}", dir.display()))
 }
 
 /// Returns the problem with a directory of this owner and mode; none if no other user than root can change it. `is_place` is
@@ -117,6 +214,40 @@ mod tests {
         let place = private_place(&dir.path().join("good/new")).unwrap();
         assert_eq!(place, fs::canonicalize(&own).unwrap().join("new"));
         assert!(private_place(&dir.path().join("bad")).is_err());
+    }
+
+    #[test]
+    fn a_link_that_another_user_can_replace_is_no_way_to_a_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, open) = (made(dir.path(), "own", 0o700), made(dir.path(), "open", 0o777));
+        symlink(&own, open.join("link")).unwrap();
+        for place in [open.join("link"), open.join("link/new"), open.join("link/../own")] {
+            let error = private_place(&place).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::PermissionDenied, "{error}");
+            assert!(error.to_string().contains("its parent"), "{error}");
+        }
+        // Neither is one that leads over such a directory, and back out of it.
+        symlink(open.join("../own"), dir.path().join("detour")).unwrap();
+        assert!(private_place(&dir.path().join("detour")).is_err());
+        symlink("own/../own", dir.path().join("relative")).unwrap();
+        assert_eq!(private_place(&dir.path().join("relative")).unwrap(), fs::canonicalize(&own).unwrap());
+        symlink("loop", dir.path().join("loop")).unwrap();
+        assert!(private_place(&dir.path().join("loop")).unwrap_err().to_string().contains("too many"));
+    }
+
+    #[test]
+    fn a_way_out_of_a_directory_that_does_not_exist_leads_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (own, open) = (made(dir.path(), "own", 0o700), made(dir.path(), "open", 0o777));
+        let real = fs::canonicalize(dir.path()).unwrap();
+        assert_eq!(private_place(&own.join("../new")).unwrap(), real.join("new"), "this one exists");
+        assert!(private_place(&own.join("../open")).unwrap_err().to_string().contains("mode 0777"));
+        assert!(private_place(&own.join("..")).is_ok() && private_place(&open.join("..")).is_err());
+        for place in [own.join("missing/../../open"), own.join("missing/.."), own.join("a/b/../c")] {
+            let error = private_place(&place).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{error}");
+            assert!(error.to_string().contains("`..`"), "{error}");
+        }
     }
 
     #[test]
