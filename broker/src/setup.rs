@@ -28,15 +28,14 @@ const MAX_LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 /// It was done before, or a file cannot be written.
 pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<()> {
     let dir = &config.data_dir;
-    private_place(dir).context("cannot keep keys in data_dir")?;
-    files::make_private_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let place = private_place(dir).context("cannot keep keys in data_dir")?;
+    files::make_private_dir_all(&place).with_context(|| format!("cannot make {}", dir.display()))?;
     let now = wall();
     let authority = Authority::init(&config.authority_dir(), &config.trust_domain, now)
         .context("cannot set up the authority")?;
     let (store, coordination) = open_store(config).await.context("cannot make the store")?;
     let principal = Principal::local(Role::Administrator, administrator.clone());
     let (credentials, entry) = sign(&authority, &principal, administrator, ADMIN_LIFETIME, now)?;
-    credentials.save(&config.admin_dir()).context("cannot write the administrator's identity")?;
     let event = AuditEvent::done(now, "broker", "broker.initialised")
         .with("administrator", &principal)
         .with("serial", &entry.certificate.serial)
@@ -47,6 +46,8 @@ pub async fn init(config: &BrokerConfig, administrator: Name) -> anyhow::Result<
     let known = store.issued_principals().await.context("cannot read the principals")?;
     let known: Vec<IssuedPrincipal> = known.into_iter().map(|principal| principal.record).collect();
     Journal::of(dir).write_known(&known)?;
+    // Last: an identity without a record could be used without one.
+    credentials.save(&config.admin_dir()).context("cannot write the administrator's identity")?;
     coordination.leave().await.context("cannot leave the store")?;
     Ok(())
 }
@@ -82,7 +83,7 @@ pub fn issue(
         "--valid-for is out of range; use at most 365d"
     );
     anyhow::ensure!(
-        !out.join("key.pem").exists(),
+        !Credentials::exist(out),
         "{} has an identity already; name another directory",
         out.display()
     );
@@ -121,4 +122,31 @@ fn sign(
     let certificate = IssuedCertificate { serial, issued_at, not_after };
     let entry = IssuedEntry { principal: principal.clone(), certificate };
     Ok((Credentials::new(key, issued.chain, authority.roots())?, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::testing::builders::name;
+
+    #[tokio::test]
+    async fn i9_the_first_identity_is_written_after_its_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        let file = dir.path().join("broker.toml");
+        let config =
+            format!("data_dir = {data:?}\nlisten = \"127.0.0.1:7443\"\nnames = [\"broker.example.org\"]\n");
+        fs::write(&file, config).unwrap();
+        let config = BrokerConfig::load(&file).unwrap();
+        // A file in the place of its directory: the identity cannot be written.
+        files::make_private_dir_all(&data).unwrap();
+        fs::write(config.admin_dir(), "").unwrap();
+        let failed = init(&config, name("root")).await.unwrap_err();
+        assert!(failed.to_string().contains("the administrator's identity"), "{failed:#}");
+        let (store, _) = open_store(&config).await.unwrap();
+        let known = store.issued_principals().await.unwrap();
+        assert_eq!(known.len(), 1, "a certificate without a record could be used without one");
+    }
 }
