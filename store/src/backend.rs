@@ -45,7 +45,8 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns the number of documents in an index.
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError>;
 
-    /// Returns the documents that a snapshot asks for, read at one instant, once they are as durable as an answered batch.
+    /// Returns the documents that a snapshot asks for, read at one instant, once they are as durable as an answered batch. The
+    /// single one may be newer.
     ///
     /// # Errors
     /// [`StoreError::Fenced`] if this broker no longer holds the lease.
@@ -117,6 +118,8 @@ pub struct SnapshotQuery<'a> {
     pub index: &'a str,
     /// The kind of which every document is read.
     pub whole: Kind,
+    /// The kind and the key of the one document that is read besides.
+    pub one: (Kind, &'a str),
 }
 
 /// Documents that were read at one instant.
@@ -126,6 +129,8 @@ pub struct Snapshot {
     pub indexed: Vec<Document>,
     /// The documents of the whole kind, in the order of their keys.
     pub whole: Vec<Document>,
+    /// The single document, if it exists.
+    pub one: Option<Document>,
     /// The number of the last audit record at that instant.
     pub seq: u64,
 }

@@ -173,9 +173,12 @@ impl Follower {
     /// Ends the session of an agent whose record changed, if the agent was banned or its target enrolled again since.
     async fn look_at_agent(&self, target: &TargetId) {
         if !self.sessions.has_session(target) {
-            // The agent may have been forgotten, and grants may wait for it.
             if self.cluster.leases.holds(target) {
+                // The agent may have been forgotten, and grants may wait for it: the pass reads its record.
                 self.wakeups.wake(target);
+            } else {
+                // The broker that works on the target knows it; what this one knows is of an earlier record.
+                self.sessions.set_forgotten(target, None);
             }
             return;
         }
@@ -270,6 +273,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use postern_core::audit::AuditEvent;
+    use postern_store::coordination::ChangedRecord;
     use postern_store::testing::fake_peer::FakePeer;
     use postern_store::testing::memory::Memory;
     use postern_store::{Expect, Transaction};
@@ -280,10 +284,9 @@ mod tests {
     use crate::testing::builders::{a_grant, at};
     use crate::testing::reporter;
 
-    #[tokio::test]
-    async fn i8_a_change_whose_event_is_lost_is_found_in_the_audit_log() {
+    /// A follower of this store, with the sender of its head.
+    fn a_follower(store: &Memory) -> (Follower, watch::Sender<u64>) {
         let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));
-        let (store, grant_changes) = (Memory::default(), GrantChanges::default());
         let cluster = Cluster::of(Arc::new(FakePeer::default()));
         let (head, heads) = watch::channel(0);
         let follower = Follower {
@@ -291,13 +294,34 @@ mod tests {
             store: store.store(),
             sessions: AgentSessions::new(clock, Arc::clone(&wakeups)),
             cloud: CloudLayer::new(BTreeMap::new(), clock, Arc::clone(&wakeups), Arc::clone(&cluster.leases)),
-            wakeups: Arc::clone(&wakeups),
-            grant_changes: grant_changes.clone(),
+            wakeups,
+            grant_changes: GrantChanges::default(),
             revocations: Arc::default(),
             head: heads,
             reporter: reporter(Task::Follower),
         };
-        let mut changes = grant_changes.watch();
+        (follower, head)
+    }
+
+    #[tokio::test]
+    async fn i8_an_agent_that_enrolled_again_at_another_broker_is_not_forgotten_here() {
+        let (follower, _head) = a_follower(&Memory::default());
+        let target: TargetId = "host:vm-1".parse().unwrap();
+        let sessions = Arc::clone(&follower.sessions);
+        sessions.set_forgotten(&target, Some(at(0)));
+        assert!(sessions.report(&target).detail.contains("forgotten"));
+        let record = ChangedRecord { kind: AgentRecord::KIND.name.to_owned(), key: target.to_string() };
+        let (records, targets) = (vec![record], Vec::new());
+        let changed = CommittedChange { before: 0, after: 1, own: false, records, targets };
+        follower.changed(changed, &mut 0).await;
+        assert!(!sessions.report(&target).detail.contains("forgotten"));
+    }
+
+    #[tokio::test]
+    async fn i8_a_change_whose_event_is_lost_is_found_in_the_audit_log() {
+        let store = Memory::default();
+        let (follower, head) = a_follower(&store);
+        let (wakeups, mut changes) = (Arc::clone(&follower.wakeups), follower.grant_changes.watch());
         let grant = a_grant().build();
         let event = AuditEvent::done(at(0), "another", "grant.requested").on_grant(grant.id);
         let seq = store

@@ -258,11 +258,8 @@ impl Reconciler {
         let mut inherits = held.inherits;
         loop {
             let snapshot = self.store.snapshot(lease).await?;
-            if !snapshot.grants.is_empty() && !self.sessions.has_session(target) {
-                let agent = self.store.agent(target).await?;
-                let forgotten = agent.and_then(|agent| agent.record.forgotten);
-                self.sessions.set_forgotten(target, forgotten.map(|forgotten| forgotten.at));
-            }
+            let forgotten = snapshot.agent.as_ref().and_then(|agent| agent.forgotten.as_ref());
+            self.sessions.set_forgotten(target, forgotten.map(|forgotten| forgotten.at));
             if inherits {
                 // Before anything is decided: the other broker may have pushed windows of each of these grants.
                 self.sessions.inherit(target, snapshot.grants.iter().map(|grant| grant.record.id).collect());

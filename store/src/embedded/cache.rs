@@ -164,7 +164,7 @@ impl Cache {
         Some(if is_whole { shelf.documents.len() } else { shelf.indexes.get(index).map_or(0, BTreeMap::len) })
     }
 
-    /// Returns the documents of a snapshot, if all are cached.
+    /// Returns the documents of a snapshot without the single one, if all are cached.
     pub(super) fn snapshot(&self, wanted: SnapshotQuery<'_>) -> Option<Snapshot> {
         let (of_index, kind) = self.shelf(wanted.kind).filter(|(_, kind)| kind.covers(wanted.index))?;
         let (of_whole, _) = self.shelf(wanted.whole).filter(|(_, kind)| kind.index.is_none())?;
@@ -172,6 +172,7 @@ impl Cache {
         Some(Snapshot {
             indexed: cached.shelves.get(of_index)?.range(kind, Range::all(wanted.index)),
             whole: cached.shelves.get(of_whole)?.all(),
+            one: None,
             seq: cached.head.seq,
         })
     }

@@ -133,14 +133,16 @@ impl Backend for Embedded {
 
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         if let Some(cached) = self.cache.snapshot(wanted) {
-            return Ok(cached);
+            return Ok(Snapshot { one: self.get(wanted.one.0, wanted.one.1).await?, ..cached });
         }
         let (kind, index, whole) = (wanted.kind, wanted.index.to_owned(), wanted.whole);
+        let (of_one, key) = (wanted.one.0, wanted.one.1.to_owned());
         self.readers
             .read(move |db| {
                 Ok(Snapshot {
                     indexed: documents::range(db, kind, Range::all(&index))?,
                     whole: documents::list(db, whole)?,
+                    one: documents::get(db, of_one, &key)?,
                     seq: read_head(db)?.seq,
                 })
             })

@@ -2,6 +2,7 @@
 
 use postern_core::{Grant, GrantId, Policy, PrincipalKey, TargetId};
 
+use super::agent::AgentRecord;
 use super::principal::principal_text;
 use crate::backend::{Order, Range, SnapshotQuery};
 use crate::batch::Expect;
@@ -107,6 +108,8 @@ pub struct TargetSnapshot {
     pub grants: Vec<Versioned<Grant>>,
     /// Every policy that covers the target.
     pub policies: Vec<Policy>,
+    /// The target's agent, if it has one. It may be newer than the other parts.
+    pub agent: Option<AgentRecord>,
     /// The number of the last audit record at that instant; it rises with every change, across restarts.
     pub seq: u64,
 }
@@ -216,7 +219,9 @@ impl Store {
     /// [`StoreError::Fenced`] if this broker no longer holds the lease.
     pub async fn snapshot(&self, lease: &Lease) -> Result<TargetSnapshot, StoreError> {
         let index = open_on_target(&lease.target);
-        let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND };
+        let target = lease.target.to_string();
+        let one = (AgentRecord::KIND, target.as_str());
+        let wanted = SnapshotQuery { kind: Grant::KIND, index: &index, whole: Policy::KIND, one };
         let found = self.backend().snapshot(lease, wanted).await?;
         let grants = found.indexed.iter().map(|grant| grant.versioned()).collect::<Result<_, _>>()?;
         let mut policies = Vec::new();
@@ -226,7 +231,8 @@ impl Store {
                 policies.push(policy.into_owned());
             }
         }
-        Ok(TargetSnapshot { grants, policies, seq: found.seq })
+        let agent = found.one.map(|agent| agent.versioned()).transpose()?.map(|agent| agent.record);
+        Ok(TargetSnapshot { grants, policies, agent, seq: found.seq })
     }
 }
 

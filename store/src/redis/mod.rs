@@ -121,42 +121,45 @@ impl Redis {
         warnings::warnings(&Server::new(settings)).await
     }
 
-    /// Reads the documents of an index, and the head and every document of another kind at that instant.
+    /// Reads the documents of an index, and the head at that instant. A snapshot has every document of another kind besides, and one
+    /// of a third.
     async fn read_range(
         &self,
         kind: Kind,
         range: Range<'_>,
-        whole: Option<Kind>,
-        lease: Option<&Lease>,
-    ) -> Result<(Head, Vec<Document>, Vec<Document>), StoreError> {
+        snapshot: Option<(&Lease, SnapshotQuery<'_>)>,
+    ) -> Result<(Head, Vec<Document>, Vec<Document>, Option<Document>), StoreError> {
         let mut script = self.range_script.key(&self.server.prefix);
         script.arg(kind.name).arg(range.index);
         script.arg(range.before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
         script.arg(if range.order == Order::Descending { "-" } else { "+" });
-        script.arg(range.limit()).arg(whole.map_or("", |kind| kind.name));
-        if let Some(lease) = lease {
+        script.arg(range.limit()).arg(snapshot.map_or("", |(_, wanted)| wanted.whole.name));
+        if let Some((lease, SnapshotQuery { one: (kind, key), .. })) = snapshot {
             script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token);
+            script.arg(kind.name).arg(key);
         }
         let mut reader = self.reader.clone();
         let command = |known| async move {
             script.arg(self.server.text_of(&known));
-            let answer: (String, Vec<String>, Vec<String>) =
+            let answer: (String, Vec<String>, Vec<String>, String) =
                 script.invoke_async(&mut reader).await.map_err(redis_failed)?;
-            let (head, indexed, all) = answer;
-            if let Some(lease) = lease.filter(|_| head == "lost") {
+            let (head, indexed, all, one) = answer;
+            if let Some((lease, _)) = snapshot.filter(|_| head == "lost") {
                 return Err(lost(&lease.target.to_string()));
             }
-            Ok((HeadReply::parse(&head)?, indexed, all))
+            Ok((HeadReply::parse(&head)?, indexed, all, one))
         };
-        let (reply, indexed, all) = self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
+        let (reply, indexed, all, one) =
+            self.server.guard.ask(command, |(reply, ..)| Ok(Some(*reply))).await?;
         let missing = || {
             let what = format!("index of {}", kind.name);
             corrupt(&what, message(&format!("a {} in it is not there", kind.noun)))
         };
         let indexed = pairs(kind, indexed)?.into_iter().map(|(_, document)| document.ok_or_else(missing));
         let indexed = indexed.collect::<Result<_, StoreError>>()?;
-        let all = whole.map_or(Ok(Vec::new()), |kind| in_order(kind, all))?;
-        Ok((reply.head, indexed, all))
+        let Some((_, wanted)) = snapshot else { return Ok((reply.head, indexed, Vec::new(), None)) };
+        let one = if one.is_empty() { None } else { document(wanted.one.0, &one)? };
+        Ok((reply.head, indexed, in_order(wanted.whole, all)?, one))
     }
 }
 
@@ -218,7 +221,7 @@ impl Backend for Redis {
     }
 
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
-        Ok(self.read_range(kind, range, None, None).await?.1)
+        Ok(self.read_range(kind, range, None).await?.1)
     }
 
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
@@ -229,11 +232,10 @@ impl Backend for Redis {
 
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
         let range = Range::all(wanted.index);
-        let (head, indexed, whole) =
-            self.read_range(wanted.kind, range, Some(wanted.whole), Some(lease)).await?;
+        let (head, indexed, whole, one) = self.read_range(wanted.kind, range, Some((lease, wanted))).await?;
         // Another broker's commit shows before its replicas have it: no window opens on a record that may be lost (I4).
         self.writer.confirmed(head).await?;
-        Ok(Snapshot { indexed, whole, seq: head.seq })
+        Ok(Snapshot { indexed, whole, one, seq: head.seq })
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {

@@ -1,16 +1,17 @@
--- Reads documents by an index, at one instant, with the head and every document of another kind.
+-- Reads documents by an index, at one instant, with the head, every document of another kind, and one of a third.
 --
 -- KEYS[1]: the prefix of every key. ARGV: the kind; the index; '+' or '(' and the key before which to begin; '-' to go
 -- backward and '+' to go forward; the most documents; the other kind, or nothing; for a read under a lease, the membership,
--- the target and the token; and last the known head.
--- Answers the head, as `known.lua` does, the index's keys and documents alternately, and the other kind's keys and documents
--- alternately; or 'lost' in place of the head if another member holds the lease.
-local p, kind = KEYS[1], ARGV[1]
+-- the target, the token, the third kind and the key in it; and last the known head.
+-- Answers the head, as `known.lua` does, the index's keys and documents alternately, the other kind's keys and documents
+-- alternately, and the document of the third kind, or nothing; or 'lost' in place of the head if another member holds the lease.
+local p, kind, one = KEYS[1], ARGV[1], ''
 if #ARGV > 7 then
     local is_held = redis.call('HGET', p .. 'leases', ARGV[8]) == ARGV[7] .. ' ' .. ARGV[9]
     if not is_held or redis.call('EXISTS', p .. 'alive:' .. ARGV[7]) == 0 then
-        return { 'lost', {}, {} }
+        return { 'lost', {}, {}, '' }
     end
+    one = redis.call('HGET', p .. ARGV[10], ARGV[11]) or ''
 end
 local index, keys = p .. 'index:' .. kind .. ':' .. ARGV[2], nil
 if ARGV[4] == '-' then
@@ -27,4 +28,4 @@ local whole = {}
 if ARGV[6] ~= '' then
     whole = redis.call('HGETALL', p .. ARGV[6])
 end
-return { head_beside(p, ARGV[#ARGV]), documents, whole }
+return { head_beside(p, ARGV[#ARGV]), documents, whole, one }

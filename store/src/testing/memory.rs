@@ -232,8 +232,10 @@ impl Backend for MemoryBackend {
     }
 
     async fn snapshot(&self, _: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError> {
+        let one = self.get(wanted.one.0, wanted.one.1).await?;
         let state = &self.lock().state;
         Ok(Snapshot {
+            one,
             indexed: state.range(wanted.kind, Range::all(wanted.index)),
             whole: state.list(wanted.whole),
             seq: state.head.seq,

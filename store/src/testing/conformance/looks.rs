@@ -1,11 +1,11 @@
 //! Reads: each finds the records that it is asked for.
 
-use postern_core::Grant;
 use postern_core::audit::Head;
+use postern_core::{AgentKeys, Grant};
 
 use super::{Leasing, closed, event, put};
 use crate::testing::builders::{a_grant, a_policy, at, key};
-use crate::{Expect, GrantQuery, Transaction};
+use crate::{AgentRecord, Expect, GrantQuery, Transaction};
 
 pub(super) async fn an_empty_store_has_nothing(opened: &impl Leasing) {
     let store = opened.store();
@@ -98,8 +98,17 @@ pub(super) async fn a_snapshot_has_one_targets_part(opened: &impl Leasing) {
     let grants: Vec<_> = snapshot.grants.into_iter().map(|grant| (grant.record, grant.version)).collect();
     assert_eq!(grants, [(here.clone(), 1), (both, 1)], "the oldest first");
     assert_eq!(snapshot.policies, [a_policy().build()]);
+    assert_eq!(snapshot.agent, None);
     assert_eq!(snapshot.seq, store.audit_head().await.unwrap().seq);
     store.commit(put(&closed(&here, at(60)), Expect::Version(1))).await.unwrap();
     let later = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
     assert_eq!((later.grants.len(), later.seq), (1, snapshot.seq + 1), "it rises with every change");
+    let enrolled =
+        |target: &str| AgentRecord::enrolled(target.parse().unwrap(), at(1), at(60), AgentKeys::none());
+    for target in ["host:vm-1", "host:vm-2"] {
+        let put = Transaction::default().put_agent(enrolled(target), Expect::Absent);
+        store.commit(put.audit(event())).await.unwrap();
+    }
+    let later = store.snapshot(&opened.lease(&"host:vm-1".parse().unwrap()).await).await.unwrap();
+    assert_eq!(later.agent, Some(enrolled("host:vm-1")));
 }
