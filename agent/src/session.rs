@@ -21,6 +21,7 @@
 //! - An answer that is lost with its session is not sent again: the hello of the next session says what was accepted, and
 //!   the broker sends the state again.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::pin::Pin;
 use std::time::Duration;
 
@@ -98,7 +99,7 @@ impl BrokerSession {
         let (outgoing, queue) = mpsc::channel(OUTGOING_QUEUE);
         let hello = v1::Hello {
             agent_version: env!("CARGO_PKG_VERSION").into(),
-            boot_id: clock::boot_id().to_string(),
+            boot_id: machine_boot(),
             last_generation: reconciler.begin_session().await,
         };
         // Stamped only when it is sent: connecting may take seconds, and with an earlier stamp windows would end that much
@@ -203,6 +204,16 @@ impl BrokerSession {
 
     fn reset_silence(&mut self) {
         self.silence.as_mut().reset(instant() + SILENCE_TIMEOUT);
+    }
+}
+
+/// Returns the id of this boot of this machine, by which the broker tells two machines with one key apart. Containers share the boot of
+/// their host, and each has a network namespace of its own, as it has a table, so the id names both.
+fn machine_boot() -> String {
+    let boot = clock::boot_id().to_string();
+    match std::fs::metadata("/proc/self/ns/net") {
+        Ok(namespace) if !boot.is_empty() => format!("{boot}:{}", namespace.ino()),
+        Ok(_) | Err(_) => boot,
     }
 }
 

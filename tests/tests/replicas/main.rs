@@ -6,6 +6,7 @@
 mod agent_fleet;
 mod authority;
 mod check;
+mod clones;
 mod driver;
 mod fake_clouds;
 mod history;

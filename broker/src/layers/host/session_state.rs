@@ -26,12 +26,24 @@ const RIVALRY: Duration = Duration::from_secs(60);
 const MAX_DISPLACED: usize = 3;
 
 /// The machine of a session, as far as the broker can tell: two machines with one key differ in it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct SessionOrigin {
-    /// The boot id that the agent sent.
+    /// The boot id that the agent sent; empty if it sent none.
     pub boot_id: String,
     /// The address that the broker sees.
     pub address: Option<IpAddr>,
+}
+
+impl SessionOrigin {
+    /// Reports whether both are one machine. An address counts only where a boot id is missing: a machine may come from an address of
+    /// each family, and from another one after it moved.
+    fn is_same_machine(&self, other: &Self) -> bool {
+        if self.boot_id.is_empty() || other.boot_id.is_empty() {
+            self.address == other.address
+        } else {
+            self.boot_id == other.boot_id
+        }
+    }
 }
 
 /// Another machine with the key of an agent.
@@ -41,7 +53,8 @@ pub enum Rival {
     None,
     /// It has a session with this broker.
     Here,
-    /// Sessions with another broker have taken the agent's sessions with this one away: the machine of those may be another.
+    /// Sessions with another broker have taken the agent's sessions with this one away: the machine of those may be another. If it is,
+    /// the caller notes that ([`super::sessions::AgentSessions::note_rival`]).
     Elsewhere,
 }
 
@@ -75,7 +88,7 @@ impl SessionState {
         origin: SessionOrigin,
         now: Timestamp,
     ) -> u64 {
-        if self.is_alive(now) && self.origin != origin {
+        if self.is_alive(now) && !self.origin.is_same_machine(&origin) {
             self.note_displaced(now);
         }
         self.origin = origin;
@@ -97,13 +110,19 @@ impl SessionState {
         if !is_contested {
             return Rival::None;
         }
-        let rival = match (self.is_alive(now), self.origin == *origin) {
-            (true, true) => return Rival::None,
-            (true, false) => Rival::Here,
+        match (self.is_alive(now), self.origin.is_same_machine(origin)) {
+            (true, true) => Rival::None,
+            (true, false) => {
+                self.note_rival(now);
+                Rival::Here
+            }
             (false, _) => Rival::Elsewhere,
-        };
+        }
+    }
+
+    /// Notes that another machine has this agent's key: its session stays for a while from now on.
+    pub(super) fn note_rival(&mut self, now: Timestamp) {
         self.rivalry_until = now.checked_add(RIVALRY).ok();
-        rival
     }
 
     /// Ends the session for one with another broker.

@@ -85,6 +85,14 @@ impl AgentSessions {
         self.lock().get_mut(target).map_or(Rival::None, |state| state.rival(origin, now))
     }
 
+    /// Notes that the target's session is with another broker, and that another machine has it.
+    pub fn note_rival(&self, target: &TargetId) {
+        let now = self.clock.now();
+        if let Some(state) = self.lock().get_mut(target) {
+            state.note_rival(now);
+        }
+    }
+
     /// Records from when on nothing waits for the target's agent; none if the agent is not forgotten.
     pub fn set_forgotten(&self, target: &TargetId, at: Option<Timestamp>) {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);

@@ -186,5 +186,46 @@ fn i7_sessions_that_another_broker_takes_away_count_as_well() {
         state.disconnect(at(second));
     }
     assert_eq!(state.rival(&machine("a"), at(3)), Rival::Elsewhere);
-    assert_eq!(state.rival(&machine("a"), at(100)), Rival::None);
+    assert_eq!(state.rival(&machine("a"), at(62)), Rival::None, "the question alone makes no rival");
+    state.note_rival(at(62));
+    assert_eq!(state.rival(&machine("a"), at(100)), Rival::Elsewhere);
+    assert_eq!(state.rival(&machine("a"), at(123)), Rival::None);
+}
+
+/// A machine that booted so, at an address.
+fn machine_at(boot: &str, address: &str) -> SessionOrigin {
+    SessionOrigin { boot_id: boot.to_owned(), address: Some(address.parse().unwrap()) }
+}
+
+/// Begins sessions from these origins, one each second while the one before is alive.
+fn sessions_from(origins: &[SessionOrigin]) -> (SessionState, Vec<watch::Receiver<Outgoing>>) {
+    let (mut state, mut streams) = (SessionState::default(), Vec::new());
+    for (second, origin) in (0..).zip(origins) {
+        let (sender, receiver) = watch::channel(Outgoing::Nothing);
+        state.connect(sender, "1".into(), origin.clone(), at(second));
+        streams.push(receiver);
+    }
+    (state, streams)
+}
+
+#[test]
+fn i8_a_machine_with_an_address_of_each_family_is_no_rival_of_itself() {
+    let (v4, v6) = (machine_at("a", "192.0.2.10"), machine_at("a", "2001:db8::10"));
+    let origins = [&v4, &v6].repeat(10);
+    let (mut state, _streams) = sessions_from(&origins.into_iter().cloned().collect::<Vec<_>>());
+    assert_eq!(state.rival(&v4, at(20)), Rival::None);
+    // Nor while another machine does have its key.
+    let (mut state, _streams) =
+        sessions_from(&["a", "b", "a", "b", "a"].map(|boot| machine_at(boot, "192.0.2.10")));
+    assert_eq!(state.rival(&v6, at(5)), Rival::None, "the machine of the session itself");
+    assert_eq!(state.rival(&machine_at("b", "2001:db8::10"), at(5)), Rival::Here);
+}
+
+#[test]
+fn i7_without_a_boot_id_the_address_tells_machines_apart() {
+    let (machine, other) = (machine_at("", "192.0.2.10"), machine_at("a", "192.0.2.66"));
+    let origins = [&machine, &other].repeat(2);
+    let (mut state, _streams) = sessions_from(&origins.into_iter().cloned().collect::<Vec<_>>());
+    assert_eq!(state.rival(&machine, at(4)), Rival::Here);
+    assert_eq!(state.rival(&machine_at("", "192.0.2.66"), at(4)), Rival::None);
 }
