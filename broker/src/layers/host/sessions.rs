@@ -21,12 +21,14 @@ use crate::telemetry::AgentGauge;
 /// The time for which the broker waits for agents, after its start and after it took their target over, before it calls
 /// one unreachable.
 const RETURN_GRACE: Duration = Duration::from_secs(10);
+/// The most agents without a record that are remembered. Each has a certificate of this authority.
+const MAX_STRANGERS: usize = 65_536;
 
 /// Every agent's session.
 #[derive(Debug)]
 pub struct AgentSessions {
     states: Mutex<HashMap<TargetId, SessionState>>,
-    /// The agents without a record that connected before.
+    /// The agents without a record that connected before, at most [`MAX_STRANGERS`].
     strangers: Mutex<BTreeSet<TargetId>>,
     /// The windows that another broker may have left at targets on which this one works now.
     inherited: Mutex<HashMap<TargetId, Inherited>>,
@@ -71,6 +73,8 @@ impl AgentSessions {
         version: String,
         origin: SessionOrigin,
     ) -> AgentSession {
+        // It has a record now. If the store loses that again, the agent comes for the first time again.
+        self.strangers().remove(target);
         let (sender, outgoing) = watch::channel(Outgoing::Nothing);
         let now = self.clock.now();
         let number = self.lock().entry(target.clone()).or_default().connect(sender, version, origin, now);
@@ -96,9 +100,13 @@ impl AgentSessions {
     /// Records from when on nothing waits for the target's agent; none if the agent is not forgotten.
     pub fn set_forgotten(&self, target: &TargetId, at: Option<Timestamp>) {
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-        match at {
-            Some(at) => drop(forgotten.insert(target.clone(), at)),
-            None => drop(forgotten.remove(target)),
+        let before = match at {
+            Some(at) => forgotten.insert(target.clone(), at),
+            None => forgotten.remove(target),
+        };
+        if before != at {
+            // An agent that comes after this has windows of its own to close.
+            self.strangers().remove(target);
         }
     }
 
@@ -156,9 +164,15 @@ impl AgentSessions {
         inherited.at = at;
     }
 
-    /// Reports whether an agent without a record connects for the first time.
+    /// Reports whether an agent without a record connects for the first time since it had a record, or since this broker started.
     pub fn meets_stranger(&self, target: &TargetId) -> bool {
-        self.strangers.lock().unwrap_or_else(PoisonError::into_inner).insert(target.clone())
+        let mut strangers = self.strangers();
+        let is_first = strangers.insert(target.clone());
+        if strangers.len() > MAX_STRANGERS {
+            // That one is asked to close its windows once more, should it come again.
+            strangers.pop_first();
+        }
+        is_first
     }
 
     /// Returns the targets whose agents have a session.
@@ -250,6 +264,10 @@ impl AgentSessions {
     /// Reports whether agents may still be on their way here, after this broker has started or taken their target over.
     fn is_recent(&self, moment: Timestamp) -> bool {
         self.clock.now().duration_since(moment) < RETURN_GRACE.try_into().unwrap_or_default()
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, BTreeSet<TargetId>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn inherited(&self) -> MutexGuard<'_, HashMap<TargetId, Inherited>> {

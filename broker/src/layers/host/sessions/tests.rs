@@ -211,3 +211,28 @@ fn a_target_without_an_agent_takes_no_room() {
     assert!(sessions.lock().is_empty());
     assert!(sessions.report(&target).detail.contains("has not connected"));
 }
+
+#[tokio::test]
+async fn i1_an_agent_that_loses_its_record_again_is_a_stranger_again() {
+    let (sessions, target) = some_sessions(0);
+    let now = sessions.clock.now();
+    assert!(sessions.meets_stranger(&target) && !sessions.meets_stranger(&target));
+    sessions.set_forgotten(&target, Some(now));
+    assert!(sessions.meets_stranger(&target), "it was enrolled and forgotten since");
+    // Each pass over the target sets that again.
+    sessions.set_forgotten(&target, Some(now));
+    assert!(!sessions.meets_stranger(&target), "asked once, and refused from then on");
+    sessions.set_forgotten(&target, None);
+    assert!(sessions.meets_stranger(&target));
+    drop(sessions.connect(&target, "1".into(), SessionOrigin::default()));
+    assert!(sessions.meets_stranger(&target), "the store has lost its record once more");
+}
+
+#[test]
+fn i10_the_agents_without_a_record_that_are_remembered_are_bounded() {
+    let (sessions, _) = some_sessions(0);
+    for number in 0..MAX_STRANGERS + 10 {
+        assert!(sessions.meets_stranger(&format!("host:vm-{number}").parse().unwrap()));
+    }
+    assert_eq!(sessions.strangers().len(), MAX_STRANGERS);
+}
