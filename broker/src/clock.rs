@@ -26,17 +26,34 @@ pub use postern_runtime::clock::{boottime, wall};
 pub struct Clock {
     anchor: Timestamp,
     anchored_at: Duration,
+    /// The milliseconds by which a test has moved it.
+    #[cfg(test)]
+    moved: &'static std::sync::atomic::AtomicU64,
 }
 
 impl Clock {
     /// Starts from the wall clock, or from `floor` (the newest time in the store) if the wall clock is behind it.
     pub fn start(floor: Timestamp) -> Self {
-        Self { anchor: wall().max(floor), anchored_at: boottime() }
+        Self {
+            anchor: wall().max(floor),
+            anchored_at: boottime(),
+            #[cfg(test)]
+            moved: Box::leak(Box::default()),
+        }
+    }
+
+    /// Moves this clock and its copies forward.
+    #[cfg(test)]
+    pub(crate) fn advance(&self, span: Duration) {
+        let millis = u64::try_from(span.as_millis()).unwrap();
+        self.moved.fetch_add(millis, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// Returns the time now.
     pub fn now(&self) -> Timestamp {
         let elapsed = boottime().saturating_sub(self.anchored_at);
+        #[cfg(test)]
+        let elapsed = elapsed + Duration::from_millis(self.moved.load(std::sync::atomic::Ordering::Relaxed));
         self.anchor.checked_add(elapsed).unwrap_or(Timestamp::MAX)
     }
 

@@ -21,7 +21,7 @@
 //!
 //! **On failure.** A record of a version that did not keep keys has none, and adopts the key that it sees first. A store that lost
 //! records may know neither key of a machine: a certificate that ends later than any that the record knows was signed after the
-//! record was written, so the record adopts it ([`AgentKeys::session`]).
+//! record was written, so the record adopts it ([`Claim::Adopted`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -125,52 +125,63 @@ impl AgentKeys {
         Self::default()
     }
 
-    /// Decides on a session with a key. Returns the keys to record, if they change.
+    /// Returns the keys after a renewal from one key, which [`Self::check`] admits, to a new one.
+    pub fn renewed(from: KeyHash, to: KeyHash) -> Self {
+        // Whatever the claim of the key was, it is the one before from now on.
+        Self { newest: Some(to), before: Some(from), newest_used: false }
+    }
+
+    /// Decides whether a key admits its holder.
     ///
     /// # Errors
     /// The key is a clone's.
-    pub fn session(known: Option<Self>, shown: ShownKey) -> Result<Option<Self>, Cloned> {
-        let Some(keys) = known else { return Ok(Some(Self::enrolled(shown.key))) };
-        match keys.judge(shown)? {
-            Claim::Newest if keys.newest_used => Ok(None),
-            Claim::Newest => Ok(Some(Self { newest_used: true, ..keys })),
-            Claim::Before => Ok(None),
-            Claim::Lost => Ok(Some(Self::enrolled(shown.key))),
-        }
-    }
-
-    /// Decides on a renewal from one key to a new one. Returns the keys to record.
-    ///
-    /// # Errors
-    /// The key is a clone's.
-    pub fn renewal(known: Option<Self>, shown: ShownKey, new: KeyHash) -> Result<Self, Cloned> {
-        let renewed = Self { newest: Some(new), before: Some(shown.key), newest_used: false };
-        match known {
-            // Each of these claims leaves the shown key as the one before.
-            Some(keys) => keys.judge(shown).map(|_| renewed),
-            None => Ok(renewed),
-        }
-    }
-
-    fn judge(&self, shown: ShownKey) -> Result<Claim, Cloned> {
-        if self.newest == Some(shown.key) {
+    pub fn check(known: Option<Self>, shown: ShownKey) -> Result<Claim, Cloned> {
+        let Some(keys) = known else { return Ok(Claim::Adopted) };
+        if keys.newest == Some(shown.key) {
             Ok(Claim::Newest)
-        } else if self.before == Some(shown.key) {
-            if self.newest_used { Err(Cloned::Renewed) } else { Ok(Claim::Before) }
-        } else if shown.is_later && self.newest.is_some() {
-            Ok(Claim::Lost)
+        } else if keys.before == Some(shown.key) {
+            if keys.newest_used { Err(Cloned::Renewed) } else { Ok(Claim::Before) }
+        } else if shown.is_later && keys.newest.is_some() {
+            Ok(Claim::Adopted)
         } else {
             Err(Cloned::Unknown)
         }
     }
+
+    /// Decides on a session with a key. Returns the change of the keys to record, if they change.
+    ///
+    /// # Errors
+    /// The key is a clone's.
+    pub fn session(known: Option<Self>, shown: ShownKey) -> Result<Option<FirstUse>, Cloned> {
+        let claim = Self::check(known, shown)?;
+        let keys = match (claim, known) {
+            (Claim::Before, _) => return Ok(None),
+            (Claim::Newest, Some(keys)) if keys.newest_used => return Ok(None),
+            (Claim::Newest, Some(keys)) => Self { newest_used: true, ..keys },
+            (Claim::Newest | Claim::Adopted, _) => Self::enrolled(shown.key),
+        };
+        Ok(Some(FirstUse { keys, adopted: claim == Claim::Adopted }))
+    }
 }
 
-/// The claim that a key makes.
-enum Claim {
+/// The claim of a key that is admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Claim {
+    /// The record has it as the newest.
     Newest,
+    /// The record has it as the one before, and no session has used the newest.
     Before,
-    /// The store has lost the record of the key.
-    Lost,
+    /// The record does not know it, and adopts it: the record knows no key, or the store has lost the record of this one.
+    Adopted,
+}
+
+/// The first session with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FirstUse {
+    /// The keys to record.
+    pub keys: AgentKeys,
+    /// Set if the record did not know the key, and adopts it.
+    pub adopted: bool,
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) fn agent<T>(request: &Request<T>) -> Result<AgentCaller, Status> {
             target: target.clone(),
             key,
             certificate_not_after: caller.not_after,
-            address: request.extensions().get::<Peer>().map(|peer| peer.address.ip()),
+            address: request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical()),
         }),
         (CallerKind::Agent(_) | CallerKind::Principal(_) | CallerKind::Broker, _) => None,
     };

@@ -11,7 +11,7 @@ mod forget;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_core::agent_keys::{AgentKeys, Cloned, KeyHash};
+use postern_core::agent_keys::{AgentKeys, Cloned, FirstUse, KeyHash};
 use postern_core::audit::AuditEvent;
 use postern_core::plan::Layer;
 use postern_core::{Invalid, TargetId};
@@ -141,15 +141,11 @@ async fn renew_of(
     csr: &[u8],
 ) -> Result<Issued, Error> {
     let (target, record) = (&caller.target, &agent.record);
-    let shown = caller.shown_to(record);
-    if let Err(cloned) = AgentKeys::session(record.keys, shown) {
+    if let Err(cloned) = AgentKeys::check(record.keys, caller.shown_to(record)) {
         return Err(clones::refuse(app, caller, agent, cloned).await);
     }
     let issued = app.authority.issue(csr, &SpiffeId::Agent(target.clone()), AGENT_LIFETIME, wall())?;
-    let keys = match AgentKeys::renewal(record.keys, shown, key_of(&issued)?) {
-        Ok(keys) => keys,
-        Err(cloned) => return Err(clones::refuse(app, caller, agent, cloned).await),
-    };
+    let keys = AgentKeys::renewed(caller.key, key_of(&issued)?);
     let Versioned { record, version } = agent;
     let certificate_not_after = record.certificate_not_after.max(issued.not_after);
     let agent = AgentRecord { certificate_not_after, keys: Some(keys), ..record };
@@ -210,46 +206,51 @@ fn may_talk(
     Ok(agent)
 }
 
-/// Returns the record of an agent that may have a session, with the keys to record first, if they change.
-///
-/// # Errors
-/// The agent is banned or not enrolled, or its key is a clone's.
-async fn claim(
-    app: &App,
-    caller: &AgentCaller,
-) -> Result<(Versioned<AgentRecord>, Option<AgentKeys>), Error> {
-    let agent = app.store.agent(&caller.target).await?;
-    claim_on(app, caller, agent).await
+/// The admission of an agent to a session.
+#[derive(Debug)]
+pub struct Admission {
+    agent: Versioned<AgentRecord>,
+    /// The change of its keys to record before the session starts.
+    first_use: Option<FirstUse>,
 }
 
-async fn claim_on(
+/// The standing of an agent that asks for a session.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It may have one.
+    Admitted(Box<Admission>),
+    /// It has a certificate and no record, and comes for the first time: the store has lost its record, and the grants of its
+    /// windows with it, or an administrator has had it forgotten.
+    Unrecorded,
+}
+
+/// Decides on an agent that asks for a session.
+///
+/// # Errors
+/// The agent is banned, its key is a clone's, or it is not enrolled and has come before.
+pub async fn arrive(app: &App, caller: &AgentCaller) -> Result<Arrival, Error> {
+    let agent = app.store.agent(&caller.target).await?;
+    let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
+    if is_unknown && app.sessions.meets_stranger(&caller.target) {
+        return Ok(Arrival::Unrecorded);
+    }
+    let admission = admit(app, caller, agent).await?;
+    Ok(Arrival::Admitted(Box::new(admission)))
+}
+
+async fn admit(
     app: &App,
     caller: &AgentCaller,
     agent: Option<Versioned<AgentRecord>>,
-) -> Result<(Versioned<AgentRecord>, Option<AgentKeys>), Error> {
+) -> Result<Admission, Error> {
     let agent = may_talk(&caller.target, agent)?;
     match AgentKeys::session(agent.record.keys, caller.shown_to(&agent.record)) {
-        Ok(keys) => Ok((agent, keys)),
+        Ok(first_use) => Ok(Admission { agent, first_use }),
         Err(cloned) => Err(clones::refuse(app, caller, agent, cloned).await),
     }
 }
 
-/// Reports whether this agent has a certificate and no record, and comes for the first time since this broker started: the
-/// store has lost its record, and the grants of its windows with it, or an administrator has had it forgotten. Any other agent
-/// may have a session.
-///
-/// # Errors
-/// The agent is banned, its key is a clone's, or it is not enrolled and has come before.
-pub async fn is_unrecorded(app: &App, caller: &AgentCaller) -> Result<bool, Error> {
-    let agent = app.store.agent(&caller.target).await?;
-    let is_unknown = agent.as_ref().is_none_or(|agent| agent.record.forgotten.is_some());
-    if is_unknown && app.sessions.meets_stranger(&caller.target) {
-        return Ok(true);
-    }
-    claim_on(app, caller, agent).await.map(|_| false)
-}
-
-/// Records an agent that the store does not know, and whether it has closed every window.
+/// Records that an agent without a record, or a forgotten one, was told to close every window, and whether it did.
 ///
 /// # Errors
 /// The store failed.
@@ -263,28 +264,29 @@ pub async fn record_unknown(app: &App, target: &TargetId, closed: bool) -> Resul
     Ok(())
 }
 
-/// Starts the session of an agent that may have one, with the version and the boot id of its hello.
+/// Starts the session of an agent that was admitted a moment ago, with the version and the boot id of its hello.
 ///
 /// # Errors
-/// The agent is banned or not enrolled, its key is a clone's, or another machine has a session with its key.
+/// The agent was banned or enrolled again since, its key is a clone's by now, or another machine has a session with its key.
 pub async fn connect(
     app: &App,
     caller: &AgentCaller,
+    admission: Admission,
     version: String,
     boot_id: &str,
 ) -> Result<AgentSession, Error> {
     let target = &caller.target;
-    let (agent, keys) = claim(app, caller).await?;
+    let Admission { agent, first_use } = admission;
     let origin = SessionOrigin { boot_id: boot_id.to_owned(), address: caller.address };
     if has_rival(app, target, &origin).await? {
         return Err(clones::refuse(app, caller, agent, Cloned::SameKey).await);
     }
-    if let Some(keys) = keys {
-        record_key(app, caller, agent, keys).await?;
+    if let Some(first_use) = first_use {
+        record_key(app, caller, agent, first_use).await?;
     }
     let session = app.sessions.connect(target, version, origin);
-    // Checked after the session is there: a later ban finds the session and ends it.
-    claim(app, caller).await?;
+    // Read again after the session is there: a later ban finds the session and ends it.
+    admit(app, caller, app.store.agent(target).await?).await?;
     Ok(session)
 }
 
@@ -297,7 +299,12 @@ async fn has_rival(app: &App, target: &TargetId, origin: &SessionOrigin) -> Resu
             let peers = app.peer_status([target]).await?;
             // The brokers may see one machine under several addresses.
             let is_other = |boot_id: &str| !boot_id.is_empty() && boot_id != origin.boot_id;
-            Ok(peers.of(target).is_some_and(|status| status.host.online && is_other(&status.host.boot_id)))
+            let is_rival =
+                peers.of(target).is_some_and(|status| status.host.online && is_other(&status.host.boot_id));
+            if is_rival {
+                app.sessions.note_rival(target);
+            }
+            Ok(is_rival)
         }
     }
 }
@@ -307,12 +314,13 @@ async fn record_key(
     app: &App,
     caller: &AgentCaller,
     Versioned { record, version }: Versioned<AgentRecord>,
-    keys: AgentKeys,
+    FirstUse { keys, adopted }: FirstUse,
 ) -> Result<(), Error> {
     let target = &caller.target;
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.key_used")
         .on_target(target)
-        .with("key", caller.key);
+        .with("key", caller.key)
+        .with("adopted", adopted);
     let certificate_not_after = record.certificate_not_after.max(caller.certificate_not_after);
     let agent = AgentRecord { certificate_not_after, keys: Some(keys), ..record };
     app.store.commit(Transaction::default().put_agent(agent, Expect::Version(version)).audit(event)).await?;
@@ -383,7 +391,7 @@ pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) 
 /// Records that another process changed an agent's table.
 ///
 /// # Errors
-/// The store failed.
+/// The store failed for another reason; the agent reports it again.
 pub async fn record_tampering(app: &App, target: &TargetId, report: TamperingReport) -> Result<(), Error> {
     tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "another process changed the table of an agent");
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")

@@ -25,14 +25,15 @@ impl Record {
     }
 
     fn session(&mut self, number: u32) -> Result<(), Cloned> {
-        if let Some(keys) = AgentKeys::session(self.keys, shown(number))? {
-            self.keys = Some(keys);
+        if let Some(first) = AgentKeys::session(self.keys, shown(number))? {
+            self.keys = Some(first.keys);
         }
         Ok(())
     }
 
     fn renew(&mut self, from: u32, to: u32) -> Result<(), Cloned> {
-        self.keys = Some(AgentKeys::renewal(self.keys, shown(from), key(to))?);
+        AgentKeys::check(self.keys, shown(from))?;
+        self.keys = Some(AgentKeys::renewed(key(from), key(to)));
         Ok(())
     }
 }
@@ -109,8 +110,13 @@ fn i8_a_record_without_keys_adopts_the_first_that_it_sees() {
 fn i8_a_key_that_the_store_has_lost_is_adopted_and_a_ban_is_not_undone_by_it() {
     let mut record = Record::enrolled(1);
     let later = ShownKey { key: key(5), is_later: true };
-    assert_eq!(AgentKeys::session(record.keys, later), Ok(Some(AgentKeys::enrolled(key(5)))));
-    record.keys = Some(AgentKeys::renewal(record.keys, later, key(6)).unwrap());
+    let adopted = FirstUse { keys: AgentKeys::enrolled(key(5)), adopted: true };
+    assert_eq!(AgentKeys::session(record.keys, later), Ok(Some(adopted)));
+    assert_eq!(AgentKeys::session(None, shown(5)), Ok(Some(adopted)));
+    assert_eq!(AgentKeys::check(record.keys, later), Ok(Claim::Adopted));
+    record.keys = Some(AgentKeys::renewed(key(5), key(6)));
+    let known = AgentKeys::session(record.keys, shown(6)).unwrap().unwrap();
+    assert!(!known.adopted, "a renewed key is no adopted one");
     record.session(6).unwrap();
     assert_eq!(AgentKeys::session(Some(AgentKeys::none()), later), Err(Cloned::Unknown));
 }

@@ -63,7 +63,7 @@ fn i7_a_stolen_copy_of_an_agents_state_is_refused_and_seen_once_the_machine_has_
     assert!(renewed(&world, &stolen).unwrap_err().contains("has a clone"));
     let records = records_of_clones(&world);
     assert_eq!(records.len(), 1, "one a minute: {records:#?}");
-    assert!(records[0].contains("192.0.2.30") && records[0].contains("denied"), "{records:#?}");
+    assert!(records[0].contains("\"192.0.2.30\"") && records[0].contains("denied"), "{records:#?}");
 
     // The machine keeps its session all the while, and operators see the alarm.
     assert_eq!(world.admin.host_layer(VM), Some(LayerStatus::InSync));

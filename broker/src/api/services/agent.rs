@@ -14,7 +14,7 @@ use super::session::{self, SessionStream};
 use crate::api::error::to_status;
 use crate::api::request::{agent, caller, page_token, target_id};
 use crate::app::App;
-use crate::app::agents::{self, AgentView};
+use crate::app::agents::{self, AgentView, Arrival};
 use crate::clock::wall;
 
 pub(super) struct AgentApi {
@@ -114,12 +114,12 @@ impl AgentService for AgentApi {
         request: Request<Streaming<v1::SessionRequest>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let caller = agent(&request)?;
-        if agents::is_unrecorded(&self.app, &caller).await.map_err(to_status)? {
-            let (app, target) = (Arc::clone(&self.app), caller.target);
-            return Ok(Response::new(session::open_unrecorded(app, target, request.into_inner()).await?));
-        }
-        let session = session::open(Arc::clone(&self.app), caller, request.into_inner()).await?;
-        Ok(Response::new(session))
+        let arrival = agents::arrive(&self.app, &caller).await.map_err(to_status)?;
+        let (app, incoming) = (Arc::clone(&self.app), request.into_inner());
+        Ok(Response::new(match arrival {
+            Arrival::Admitted(admission) => session::open(app, caller, *admission, incoming).await?,
+            Arrival::Unrecorded => session::open_unrecorded(app, caller.target, incoming).await?,
+        }))
     }
 }
 

@@ -28,7 +28,9 @@ use tonic::{Code, Status, Streaming};
 use crate::api::error::to_status;
 use crate::api::request::report_text;
 use crate::app::App;
-use crate::app::agents::{AgentCaller, TamperingReport, admitted, connect, record_tampering, record_unknown};
+use crate::app::agents::{
+    Admission, AgentCaller, TamperingReport, admitted, connect, record_tampering, record_unknown,
+};
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
 use crate::layers::host::sessions::AgentSession;
@@ -44,6 +46,7 @@ const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
 pub(super) async fn open(
     app: Arc<App>,
     caller: AgentCaller,
+    admission: Admission,
     mut incoming: Streaming<v1::SessionRequest>,
 ) -> Result<SessionStream, Status> {
     let no_hello =
@@ -54,7 +57,7 @@ pub(super) async fn open(
     let version = report_text("hello.agent_version", &hello.agent_version).map_err(|e| invalid(&e))?;
     // Another text than a boot id names no machine.
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
-    let session = connect(&app, &caller, version.clone(), &boot_id).await.map_err(to_status)?;
+    let session = connect(&app, &caller, admission, version.clone(), &boot_id).await.map_err(to_status)?;
     let target = caller.target;
     tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
     let open = OpenSession {
@@ -79,8 +82,8 @@ pub(super) async fn open(
 }
 
 /// Opens a session with an agent that has a certificate of this authority and no record: the store has lost the record, and
-/// with it the grants of the agent's windows. The broker has the agent close its windows and keep its protection (I1), and
-/// then ends the session.
+/// with it the grants of the agent's windows, or an administrator had the agent forgotten. The broker has the agent close its
+/// windows and keep its protection (I1), and then ends the session.
 pub(super) async fn open_unrecorded(
     app: Arc<App>,
     target: TargetId,

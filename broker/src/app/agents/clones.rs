@@ -3,9 +3,11 @@
 //! **The problem.** A copy of an agent's state (a stolen disk, a restored backup, a VM that was cloned with its agent) holds a valid
 //! key. The copy would renew beside the machine, and the two would take each other's sessions.
 //!
-//! **The rule.** [`postern_core::agent_keys`] decides which keys the record of an agent admits. Every other key is a clone's. Two
-//! machines with one key are found by their sessions: the broker counts sessions that another boot or another address displaces while
-//! they are alive, and after three in a minute the session that is there stays.
+//! **The rule.** [`postern_core::agent_keys`] decides which keys the record of an agent admits. Every other key is a clone's, except
+//! that for a minute after an enrolment a key that the record does not know is taken for the former identity of the same agent: it is
+//! refused without an alarm. Two machines with one key are found by their sessions
+//! ([`crate::layers::host::session_state::SessionOrigin`]): the broker counts sessions that another machine displaces while they are
+//! alive, and after three in a minute the session that is there stays for as long as it is alive.
 //!
 //! A refused clone waits for its answer, longer each time ([`crate::app::CloneAttempts`]). The audit log has one record for each
 //! target and minute (`agent.cloned`), with the number of attempts since the record before; the agent's own record keeps the alarm
@@ -40,7 +42,7 @@ pub(super) async fn refuse(
     sign: Cloned,
 ) -> Error {
     let target = &caller.target;
-    if sign != Cloned::SameKey && is_recent(agent.record.enrolled_at, ENROLMENT_GRACE, app.clock.now()) {
+    if sign == Cloned::Unknown && is_recent(agent.record.enrolled_at, ENROLMENT_GRACE, app.clock.now()) {
         return Error::Forbidden {
             reason: format!("{target} has just enrolled again; this is its former identity"),
         };
@@ -100,6 +102,8 @@ async fn raise_alarm(
     }
 }
 
+/// Reports whether two times are close. The time of a record may lie ahead, by the clock of another broker: a time far ahead is not
+/// recent, or it would silence alarms until it comes.
 fn is_recent(at: Timestamp, within: Duration, now: Timestamp) -> bool {
-    now.duration_since(at) < within.try_into().unwrap_or_default()
+    now.duration_since(at).abs() < within.try_into().unwrap_or_default()
 }

@@ -1,5 +1,8 @@
 //! Joining, renewing and banning, with real certificates.
 
+mod forgetting;
+mod keys;
+
 use postern_core::Role;
 use postern_core::audit::Outcome;
 use postern_pki::KeyPair;
@@ -51,9 +54,22 @@ fn unknown() -> AgentCaller {
     }
 }
 
+/// Starts a session on a boot of the machine.
+async fn connect_from(test: &TestApp, caller: &AgentCaller, boot: &str) -> Result<AgentSession, Error> {
+    match arrive(&test.app, caller).await? {
+        Arrival::Admitted(admission) => connect(&test.app, caller, *admission, "1".into(), boot).await,
+        Arrival::Unrecorded => Err(Error::Forbidden { reason: "it has no record".into() }),
+    }
+}
+
+/// Reports whether the broker would tell an agent to close its windows.
+async fn is_unrecorded(test: &TestApp, caller: &AgentCaller) -> Result<bool, Error> {
+    Ok(matches!(arrive(&test.app, caller).await?, Arrival::Unrecorded))
+}
+
 /// Starts a session on the machine's usual boot.
 async fn session_of(test: &TestApp, caller: &AgentCaller) -> Result<AgentSession, Error> {
-    connect(&test.app, caller, "1".into(), "boot-1").await
+    connect_from(test, caller, "boot-1").await
 }
 
 /// Enrols the agent as if it were a while ago: an unknown key right after an enrolment is the former agent's.
@@ -286,228 +302,4 @@ async fn agents_are_listed_page_by_page_with_the_report_on_their_host_layer() {
     let (page, next) = list(&test.app, 2, next).await.unwrap();
     assert_eq!((page.len(), next), (1, None));
     drop(session);
-}
-
-#[tokio::test(start_paused = true)]
-async fn i7_a_copy_of_an_agent_is_refused_audited_and_shown_once_the_other_has_gone_on() {
-    let test = TestApp::new();
-    let stolen = enrolled_long_ago(&test).await;
-    // The machine renews and uses the result; the copy comes after that.
-    let renewed = renew(&test.app, &with(&stolen), &csr()).await.unwrap();
-    session_of(&test, &with(&renewed)).await.unwrap();
-    for _ in 0..3 {
-        assert!(is_forbidden(&session_of(&test, &with(&stolen)).await));
-        assert!(is_forbidden(&renew(&test.app, &with(&stolen), &csr()).await));
-    }
-    assert!(is_forbidden(&session_of(&test, &unknown()).await));
-
-    let audited = test.audited("agent.cloned").await;
-    let reason = "this key was renewed, and the renewed key has been used since".to_owned();
-    assert_eq!(audited, [("agent/host:vm-1".into(), Outcome::Denied, reason.clone())], "one in a minute");
-    let alarm = admitted(&test.app, &vm()).await.unwrap().record.cloned.unwrap();
-    assert_eq!((alarm.attempts, alarm.reason), (1, reason));
-    let (listed, _) = list(&test.app, 10, None).await.unwrap();
-    assert!(listed[0].record.cloned.is_some());
-
-    // A minute later the next attempt counts those in between.
-    let minute = Duration::from_secs(61);
-    change(&test, |record| record.cloned.as_mut().unwrap().last_at -= minute).await;
-    assert!(is_forbidden(&session_of(&test, &with(&stolen)).await));
-    let record = test.events().await.into_iter().rfind(|event| event.action == "agent.cloned").unwrap();
-    assert_eq!(record.details["count"], "7");
-    assert_eq!(record.details["address"], "192.0.2.10");
-    assert_eq!(admitted(&test.app, &vm()).await.unwrap().record.cloned.unwrap().attempts, 8);
-
-    // The machine goes on all the while, and a ban and an enrolment end the alarm.
-    session_of(&test, &with(&renewed)).await.unwrap();
-    enrolled(&test).await;
-    assert_eq!(admitted(&test.app, &vm()).await.unwrap().record.cloned, None);
-}
-
-#[tokio::test(start_paused = true)]
-async fn i7_the_answer_to_a_clone_waits_and_takes_no_session_away() {
-    let test = TestApp::new();
-    let stolen = enrolled_long_ago(&test).await;
-    let renewed = renew(&test.app, &with(&stolen), &csr()).await.unwrap();
-    let _machine = session_of(&test, &with(&renewed)).await.unwrap();
-    let number = test.app.sessions.session_number(&vm());
-    let mut waits = Vec::new();
-    for _ in 0..5 {
-        let start = postern_runtime::clock::instant();
-        assert!(is_forbidden(&session_of(&test, &with(&stolen)).await));
-        waits.push(start.elapsed().as_millis());
-    }
-    assert!(waits.is_sorted() && waits[0] >= 500 && (5000..5100).contains(&waits[4]), "{waits:?}");
-    assert_eq!(test.app.sessions.session_number(&vm()), number);
-    assert!(test.app.sessions.report(&vm()).online);
-}
-
-#[tokio::test(start_paused = true)]
-async fn i7_two_machines_with_one_key_do_not_throw_each_other_out_for_ever() {
-    let test = TestApp::new();
-    let issued = enrolled_long_ago(&test).await;
-    let (machine, mut clone) = (with(&issued), with(&issued));
-    clone.address = Some([192, 0, 2, 66].into());
-    let mut sessions = Vec::new();
-    for number in 0..4 {
-        let (caller, boot) = if number % 2 == 0 { (&machine, "boot-1") } else { (&clone, "boot-2") };
-        sessions.push(connect(&test.app, caller, "1".into(), boot).await.unwrap());
-    }
-    let number = test.app.sessions.session_number(&vm());
-    for _ in 0..5 {
-        assert!(is_forbidden(&connect(&test.app, &machine, "1".into(), "boot-1").await));
-    }
-    assert_eq!(test.app.sessions.session_number(&vm()), number, "the session that is there stays");
-    let reason = "two machines use the key of this agent at the same time".to_owned();
-    assert_eq!(test.audited("agent.cloned").await, [("agent/host:vm-1".into(), Outcome::Denied, reason)]);
-    // The one that is there may come back, and once it is gone so may the other.
-    sessions.push(connect(&test.app, &clone, "1".into(), "boot-2").await.unwrap());
-    sessions.clear();
-    connect(&test.app, &machine, "1".into(), "boot-1").await.unwrap();
-}
-
-#[tokio::test]
-async fn i8_a_machine_that_reboots_or_moves_is_no_clone() {
-    let test = TestApp::new();
-    let issued = enrolled_long_ago(&test).await;
-    let mut sessions = Vec::new();
-    for number in 0..20 {
-        // The network breaks, and the agent reconnects from where it was; twice the machine boots.
-        let boot = format!("boot-{}", number / 10);
-        sessions.push(connect(&test.app, &with(&issued), "1".into(), &boot).await.unwrap());
-    }
-    assert!(test.audited("agent.cloned").await.is_empty());
-}
-
-#[tokio::test(start_paused = true)]
-async fn i8_a_renewal_whose_answer_was_lost_is_repeated_also_after_the_end_of_the_certificate() {
-    let test = TestApp::new();
-    let issued = enrolled_long_ago(&test).await;
-    let lost = renew(&test.app, &with(&issued), &csr()).await.unwrap();
-    let repeated = renew(&test.app, &with(&issued), &csr()).await.unwrap();
-    assert!(is_forbidden(&session_of(&test, &with(&lost)).await), "only a thief can have it");
-    session_of(&test, &with(&repeated)).await.unwrap();
-
-    // The machine was off for a week, and the answer to its late renewal was lost.
-    let mut ended = with(&repeated);
-    ended.certificate_not_after -= Duration::from_secs(7 * 24 * 3600);
-    renew_late(&test.app, &ended, &csr()).await.unwrap();
-    let renewed = renew_late(&test.app, &ended, &csr()).await.unwrap();
-    session_of(&test, &with(&renewed)).await.unwrap();
-}
-
-#[tokio::test]
-async fn i8_a_record_of_an_earlier_version_learns_the_key_that_it_sees_first() {
-    let test = TestApp::new();
-    let issued = enrolled_long_ago(&test).await;
-    change(&test, |record| record.keys = None).await;
-    session_of(&test, &with(&issued)).await.unwrap();
-    assert_eq!(test.audited("agent.key_used").await.len(), 1);
-    assert!(is_forbidden(&session_of(&test, &unknown()).await));
-    let stored = r#"{"target":"host:vm-1","enrolled_at":"1970-01-01T00:00:00Z","certificate_not_after":"1970-01-01T01:00:00Z","banned":null}"#;
-    let record: AgentRecord = serde_json::from_str(stored).unwrap();
-    assert_eq!((record.keys, record.cloned, record.forgotten), (None, None, None));
-}
-
-#[tokio::test]
-async fn i8_an_agent_whose_newest_key_the_store_has_lost_goes_on() {
-    let test = TestApp::new();
-    let issued = enrolled_long_ago(&test).await;
-    let mut later = unknown();
-    later.certificate_not_after = issued.not_after + Duration::from_secs(1);
-    session_of(&test, &later).await.unwrap();
-    assert!(is_forbidden(&session_of(&test, &with(&issued)).await), "the older copy is out");
-}
-
-#[tokio::test]
-async fn i9_the_first_session_with_a_renewed_key_is_recorded_once() {
-    let test = TestApp::new();
-    let issued = enrolled(&test).await;
-    session_of(&test, &with(&issued)).await.unwrap();
-    assert!(test.audited("agent.key_used").await.is_empty(), "there is no key before");
-    let renewed = renew(&test.app, &with(&issued), &csr()).await.unwrap();
-    session_of(&test, &with(&issued)).await.unwrap();
-    for _ in 0..3 {
-        session_of(&test, &with(&renewed)).await.unwrap();
-    }
-    assert_eq!(test.audited("agent.key_used").await.len(), 1);
-}
-
-mod forgetting {
-    use postern_core::plan::Observed;
-    use postern_core::{Event, Grant, Justification};
-
-    use super::*;
-    use crate::testing::builders::a_grant;
-
-    async fn put(test: &TestApp, grant: Grant) {
-        let event = AuditEvent::done(test.app.clock.now(), "a test", "grant.requested").on_grant(grant.id);
-        let put = Transaction::default().put_grant(grant, Expect::Absent);
-        test.store.commit(put.audit(event)).await.unwrap();
-    }
-
-    /// A grant on the target that was asked for now and has this many seconds.
-    fn a_grant_now(test: &TestApp, number: u8, seconds: u64) -> Grant {
-        a_grant().number(number).asked_at(test.app.clock.now()).seconds(seconds).build()
-    }
-
-    #[tokio::test]
-    async fn i6_nothing_waits_for_a_forgotten_agent_and_the_answer_says_what_it_may_hold() {
-        let test = TestApp::new();
-        let issued = enrolled(&test).await;
-        let grant = a_grant_now(&test, 1, 600);
-        let active = grant.after(Event::Confirmed, test.app.clock.now()).unwrap();
-        put(&test, active.clone()).await;
-        let session = session_of(&test, &with(&issued)).await.unwrap();
-        let forgotten = async |accepts| forget(&test.app, &admin(), &vm(), "gone".into(), accepts).await;
-        assert!(matches!(forgotten(true).await, Err(Error::Precondition { .. })), "it is connected");
-        drop(session);
-        let refused = forgotten(false).await.unwrap_err();
-        assert!(refused.to_string().contains("--accept-held-windows"), "{refused}");
-        assert!(test.audited("agent.forgotten").await.is_empty());
-        let held = forgotten(true).await.unwrap();
-        assert_eq!(held.grants, [(active.id, active.not_after)]);
-        assert_eq!(held.until(), Some(active.not_after));
-        assert_eq!(
-            test.audited("agent.forgotten").await,
-            [("administrator/root".into(), Outcome::Done, "gone".into())]
-        );
-        assert!(test.woken().await.contains(&vm()));
-
-        let by = admin().principal;
-        let reason: Option<Justification> = None;
-        let revoked = Event::Close(postern_core::CloseReason::Revoked { by, reason });
-        let closing = active.after(revoked, test.app.clock.now()).unwrap();
-        let observed = |grant: &Grant| test.app.sessions.observe(grant, &grant.windows[0]);
-        assert!(matches!(observed(&closing), Observed::Unreachable { may_hold: false, .. }));
-        assert!(
-            matches!(observed(&grant), Observed::Refused { .. }),
-            "it fails whatever its policy waits for"
-        );
-
-        // Its certificate admits it no longer, no list has it, and enrolling makes a new agent.
-        assert!(is_unrecorded(&test.app, &with(&issued)).await.unwrap(), "it is told to close its windows");
-        assert!(is_forbidden(&is_unrecorded(&test.app, &with(&issued)).await));
-        assert!(is_forbidden(&session_of(&test, &with(&issued)).await));
-        assert!(is_forbidden(&renew(&test.app, &with(&issued), &csr()).await));
-        assert!(list(&test.app, 10, None).await.unwrap().0.is_empty());
-        assert!(matches!(forgotten(true).await, Err(Error::NotFound { .. })));
-        assert!(matches!(ban(&test.app, &admin(), &vm(), String::new()).await, Err(Error::NotFound { .. })));
-        let again = enrolled(&test).await;
-        session_of(&test, &with(&again)).await.unwrap();
-        assert!(is_forbidden(&session_of(&test, &with(&issued)).await));
-    }
-
-    #[tokio::test]
-    async fn an_agent_that_holds_nothing_is_forgotten_without_more_ado() {
-        let test = TestApp::new();
-        enrolled(&test).await;
-        let before = a_token(&test).await;
-        let held = forget(&test.app, &admin(), &vm(), String::new(), false).await.unwrap();
-        assert_eq!(held, HeldWindows::default());
-        assert!(is_unproven(&enroll(&test.app, &before, &csr()).await), "the token is older");
-        let later = a_grant().asked_at(test.app.clock.now() + Duration::from_secs(1)).build();
-        let observed = test.app.sessions.observe(&later, &later.windows[0]);
-        assert!(!matches!(observed, Observed::Refused { .. }), "a later grant waits as for any absent agent");
-    }
 }
