@@ -50,6 +50,7 @@ pub(crate) use handshakes::Waiting;
 pub use limit::Limit;
 pub use owner::{Class, Owner};
 pub use quotas::Quotas;
+pub(crate) use quotas::RENEWALS_PER_MINUTE;
 pub(crate) use report::{RefusalReport, log_due};
 use seats::Seats;
 pub use settings::Limits;

@@ -128,7 +128,7 @@ pub async fn enroll(app: &App, token: &str, csr: &[u8]) -> Result<(TargetId, Iss
 /// Exchanges an agent's certificate for a fresh one. The repeat of a renewal whose answer was lost works as the first.
 ///
 /// # Errors
-/// The agent is banned or not enrolled, its key is a clone's, or the certificate request is malformed.
+/// The agent is banned or not enrolled, its key is a clone's, it renews too often, or the certificate request is malformed.
 pub async fn renew(app: &App, caller: &AgentCaller, csr: &[u8]) -> Result<Issued, Error> {
     let agent = admitted(app, &caller.target).await?;
     renew_of(app, caller, agent, csr).await
@@ -143,6 +143,13 @@ async fn renew_of(
     let (target, record) = (&caller.target, &agent.record);
     if let Err(cloned) = AgentKeys::check(record.keys, caller.shown_to(record)) {
         return Err(clones::refuse(app, caller, agent, cloned).await);
+    }
+    if let Err(exceeded) = app.quotas.count_renewal(target) {
+        let event = AuditEvent::denied(app.clock.now(), format!("agent/{target}"), "agent.renewed")
+            .on_target(target)
+            .with("reason", exceeded.reason);
+        app.record_denial(target, event).await?;
+        return Err(exceeded.into());
     }
     let issued = app.authority.issue(csr, &SpiffeId::Agent(target.clone()), AGENT_LIFETIME, wall())?;
     let keys = AgentKeys::renewed(caller.key, key_of(&issued)?);
@@ -388,19 +395,21 @@ pub async fn ban(app: &App, caller: &Caller, target: &TargetId, reason: String) 
     Ok(AgentView::of(app, agent, &PeerStatus::default()))
 }
 
-/// Records that another process changed an agent's table.
+/// Records that another process changed an agent's table, or counts it if the agent has reported much or the store has no room.
 ///
 /// # Errors
 /// The store failed for another reason; the agent reports it again.
 pub async fn record_tampering(app: &App, target: &TargetId, report: TamperingReport) -> Result<(), Error> {
-    tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, "another process changed the table of an agent");
+    if let Some(omitted) = log_due("tampering") {
+        tracing::warn!(%target, what = %report.what, process = %report.process, pid = report.pid, omitted, "another process changed the table of an agent");
+    }
     let event = AuditEvent::done(app.clock.now(), format!("agent/{target}"), "agent.tampering")
         .on_target(target)
         .with("what", report.what)
         .with("process", report.process)
         .with("pid", report.pid)
         .with("exposed_for_ms", report.exposed_for.as_millis());
-    app.store.commit(Transaction::default().audit(event)).await?;
+    app.record_tampering(target, event).await?;
     Ok(())
 }
 

@@ -1,13 +1,15 @@
-//! The records of refusals in the audit log, and the summaries of those that are omitted (I9, I10).
+//! The records of refusals and of tampering in the audit log, and the summaries of those that are omitted (I9, I10).
 //!
 //! **The problem.** Each refusal is a record, and a record costs a synced commit. A caller that is refused thousands of times
-//! each second would fill the disk, and slow every other commit down.
+//! each second would fill the disk, and slow every other commit down. So would an agent that reports tampering without end.
 //!
 //! **The words.** Each caller has a bucket of tokens, and all callers together have one more. A refusal that finds a token in
-//! both is *recorded* as it is. Any other is *omitted*: counted for its caller.
+//! both is *recorded* as it is. Any other is *omitted*: counted for its caller. An agent's reports of tampering take the same tokens
+//! as its refusals, and are counted apart.
 //!
 //! **The rule.** A caller is refused whether its refusal is recorded or omitted. A *summary* (`denials.omitted`) is one record
-//! with the caller, the number of refusals that were omitted, and the time of the first. The broker writes one for each
+//! with the caller, the number of refusals that were omitted, and the time of the first; that of reports is `tampering.omitted`. The
+//! broker writes one for each
 //! caller and minute, also after the flood has ended and when it shuts down, so that records and counts add up to the calls.
 //!
 //! **On failure.** The counts stay until the store takes them. A refusal for which the store has no room counts, too. A broker
@@ -18,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use postern_core::TargetId;
 use postern_core::audit::AuditEvent;
 use postern_runtime::error_chain::error_chain;
 use postern_store::{StoreError, Transaction};
@@ -47,13 +50,24 @@ impl App {
         caller: impl Into<Owner>,
         event: AuditEvent,
     ) -> Result<bool, StoreError> {
-        let caller = caller.into();
+        self.record_or_count(caller.into(), event).await
+    }
+
+    /// Records an agent's report of tampering in the audit log, or counts it. Reports whether it was recorded.
+    ///
+    /// # Errors
+    /// As [`Self::record_denial`].
+    pub async fn record_tampering(&self, agent_of: &TargetId, event: AuditEvent) -> Result<bool, StoreError> {
+        self.record_or_count(agent_of.into(), event).await
+    }
+
+    async fn record_or_count(&self, caller: Owner, event: AuditEvent) -> Result<bool, StoreError> {
         if !self.denials.passes(&caller) {
             self.denials.omit(caller, &event);
             return Ok(false);
         }
         match self.store.commit(Transaction::default().audit(event.clone()).giving_way()).await {
-            // Nothing was written: the refusal is in the summary that is written once there is room.
+            // Nothing was written: the summary that is written once there is room counts it.
             Err(StoreError::Full | StoreError::LowOnSpace { .. }) => {
                 self.denials.omit(caller, &event);
                 Ok(false)
@@ -72,7 +86,7 @@ impl App {
         if due.is_empty() {
             return Ok(());
         }
-        let events = due.iter().map(|(caller, omitted)| summary(caller.as_ref(), omitted, now));
+        let events = due.iter().flat_map(|(caller, omitted)| summaries(caller.as_ref(), omitted, now));
         let transaction = events.fold(Transaction::default(), Transaction::audit);
         // The last ones are few, and no later attempt follows.
         let transaction = if at_end { transaction } else { transaction.giving_way() };
@@ -86,13 +100,22 @@ impl App {
     }
 }
 
-fn summary(caller: Option<&Owner>, omitted: &Omitted, now: Timestamp) -> AuditEvent {
+/// Makes the records that count the omitted refusals and reports of one caller.
+fn summaries(caller: Option<&Owner>, omitted: &Omitted, now: Timestamp) -> Vec<AuditEvent> {
     let seconds = now.duration_since(omitted.since).as_secs();
-    let event = AuditEvent::denied(now, &omitted.actor, "denials.omitted")
-        .with("count", omitted.count)
-        .with("since", omitted.since)
-        .with("message", format!("{} more refusals in {seconds} s", grouped(omitted.count)));
-    if caller.is_some() { event } else { event.with("callers", "others") }
+    let refusals = AuditEvent::denied(now, &omitted.actor, "denials.omitted");
+    let reports = AuditEvent::done(now, &omitted.actor, "tampering.omitted");
+    let counts =
+        [(refusals, omitted.refusals, "refusals"), (reports, omitted.reports, "reports of tampering")];
+    let counts = counts.into_iter().filter(|(_, count, _)| *count > 0);
+    let summary = |(event, count, what): (AuditEvent, u64, &str)| {
+        let event = event
+            .with("count", count)
+            .with("since", omitted.since)
+            .with("message", format!("{} more {what} in {seconds} s", grouped(count)));
+        if caller.is_some() { event } else { event.with("callers", "others") }
+    };
+    counts.map(summary).collect()
 }
 
 /// Returns a number with a comma between each three digits.
@@ -188,8 +211,10 @@ mod tests {
         }
         assert!(denials.take(at(59), SUMMARY_AGE).is_empty());
         let [(of, omitted)] = &denials.take(at(60), SUMMARY_AGE)[..] else { panic!("one is due") };
-        let event = summary(of.as_ref(), &Omitted { count: 1_234_567, ..omitted.clone() }, at(60));
-        assert_eq!((omitted.count, &*event.details["message"]), (3, "1,234,567 more refusals in 60 s"));
+        let events =
+            super::summaries(of.as_ref(), &Omitted { refusals: 1_234_567, ..omitted.clone() }, at(60));
+        let [event] = &events[..] else { panic!("it has reported no tampering") };
+        assert_eq!((omitted.refusals, &*event.details["message"]), (3, "1,234,567 more refusals in 60 s"));
     }
 
     #[test]
@@ -202,6 +227,6 @@ mod tests {
         }
         let taken = denials.take(Timestamp::UNIX_EPOCH, Duration::ZERO);
         assert_eq!(taken.len(), MAX_OWNERS + 1);
-        assert_eq!(taken.iter().find(|(caller, _)| caller.is_none()).unwrap().1.count, 50);
+        assert_eq!(taken.iter().find(|(caller, _)| caller.is_none()).unwrap().1.refusals, 50);
     }
 }

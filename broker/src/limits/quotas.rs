@@ -13,6 +13,10 @@ pub struct Quotas {
     pub requests_per_minute: u32,
 }
 
+/// Renewals of the certificate of one agent each minute. An agent makes two an hour, and a few more while it cannot write one to
+/// its disk.
+pub(crate) const RENEWALS_PER_MINUTE: u32 = 10;
+
 impl Default for Quotas {
     fn default() -> Self {
         Self {

@@ -9,7 +9,9 @@ use postern_pki::KeyPair;
 use postern_store::testing::memory::Fault;
 
 use super::*;
+use crate::clock::boottime;
 use crate::layers::host::desired_state::Outgoing;
+use crate::limits::Limits;
 use crate::testing::{TestApp, caller};
 
 fn admin() -> Caller {
@@ -42,6 +44,11 @@ fn with(issued: &Issued) -> AgentCaller {
         certificate_not_after: issued.not_after,
         address: Some([192, 0, 2, 10].into()),
     }
+}
+
+/// The name of the agent of `host:vm-1` in the audit log.
+fn caller_name() -> String {
+    "agent/host:vm-1".to_owned()
 }
 
 /// The holder of a certificate of `host:vm-1` that the record does not know.
@@ -266,6 +273,67 @@ async fn a_renewal_is_kept_and_audited() {
     );
     let audited = test.audited("agent.renewed").await;
     assert_eq!(audited, [("agent/host:vm-1".into(), Outcome::Done, String::new())]);
+}
+
+#[tokio::test]
+async fn i10_an_agent_renews_ten_times_a_minute_at_most() {
+    let test = TestApp::new();
+    let (caller, csr, start) = (with(&enrolled_long_ago(&test).await), csr(), boottime());
+    let mut passed = 0;
+    for _ in 0..100 {
+        match renew(&test.app, &caller, &csr).await {
+            Ok(_) => passed += 1,
+            Err(Error::Quota(quota)) => assert_eq!(quota.reason, "QUOTA_RENEWALS"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // A token comes back every six seconds.
+    let at_most = 11 + (boottime() - start).as_secs() / 6;
+    assert!((10..=at_most).contains(&passed), "{passed}");
+    let denied = (caller_name(), Outcome::Denied, "QUOTA_RENEWALS".to_owned());
+    assert!(test.audited("agent.renewed").await.contains(&denied));
+    // The machine keeps its session, and a clone's attempts take none of its tokens.
+    session_of(&test, &caller).await.unwrap();
+    let other = TestApp::new();
+    let caller = with(&enrolled(&other).await);
+    for _ in 0..20 {
+        assert!(is_forbidden(&renew(&other.app, &unknown(), &csr).await));
+    }
+    renew(&other.app, &caller, &csr).await.unwrap();
+}
+
+#[tokio::test]
+async fn i10_tampering_that_is_reported_without_end_is_counted_and_gives_way() {
+    let test = TestApp::new();
+    enrolled(&test).await;
+    let report = || TamperingReport {
+        what: "a rule was added".into(),
+        process: "nft".into(),
+        pid: 7,
+        exposed_for: Duration::ZERO,
+    };
+    let start = boottime();
+    for _ in 0..1_000 {
+        record_tampering(&test.app, &vm(), report()).await.unwrap();
+    }
+    let recorded = test.audited("agent.tampering").await.len() as u64;
+    // Two tokens come back each second.
+    let at_most = u64::from(Limits::default().denials_per_caller) + 2 + 2 * (boottime() - start).as_secs();
+    assert!((1..=at_most).contains(&recorded), "{recorded}");
+    test.app.summarize_denials(true).await.unwrap();
+    let summaries: Vec<_> =
+        test.events().await.into_iter().filter(|event| event.action == "tampering.omitted").collect();
+    let [summary] = &summaries[..] else { panic!("{summaries:?}") };
+    assert_eq!(summary.details["count"], (1_000 - recorded).to_string());
+    assert_eq!((summary.actor.clone(), summary.outcome), (caller_name(), Outcome::Done));
+    assert!(test.audited("denials.omitted").await.is_empty(), "no call was refused");
+
+    // A store without room counts them as well, and the agent is not told to send them again.
+    let test = TestApp::new();
+    test.store.fail_next([Fault::Full]);
+    record_tampering(&test.app, &vm(), report()).await.unwrap();
+    test.app.summarize_denials(true).await.unwrap();
+    assert_eq!(test.audited("tampering.omitted").await.len(), 1);
 }
 
 #[tokio::test]

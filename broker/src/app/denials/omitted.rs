@@ -1,4 +1,4 @@
-//! The tokens of refusals, and the count of those that found none.
+//! The tokens of refusals and reports, and the count of those that found none.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use governor::DefaultDirectRateLimiter;
 use jiff::{SignedDuration, Timestamp};
-use postern_core::audit::AuditEvent;
+use postern_core::audit::{AuditEvent, Outcome};
 
 use crate::clock::boottime;
 use crate::limits::{Buckets, Limits, MAX_OWNERS, Owner, bucket};
@@ -20,15 +20,17 @@ pub struct Denials(Mutex<State>);
 struct State {
     by_caller: Buckets,
     all: DefaultDirectRateLimiter,
-    /// The omitted refusals by caller; none: of all callers past the bound.
+    /// The omitted refusals and reports by caller; none: of all callers past the bound.
     omitted: HashMap<Option<Owner>, Omitted>,
 }
 
-/// The omitted refusals of one caller.
+/// The omitted refusals and reports of one caller.
 #[derive(Debug, Clone)]
 pub(super) struct Omitted {
     pub(super) actor: String,
-    pub(super) count: u64,
+    pub(super) refusals: u64,
+    /// Reports of tampering.
+    pub(super) reports: u64,
     /// The time of the first.
     pub(super) since: Timestamp,
 }
@@ -49,10 +51,11 @@ impl Denials {
         state.by_caller.take(caller, boottime()) && state.all.check().is_ok()
     }
 
-    /// Counts a refusal that is not recorded.
+    /// Counts a refusal, or a report of what was done, that is not recorded.
     pub(super) fn omit(&self, caller: Owner, event: &AuditEvent) {
         telemetry::denial_omitted();
-        self.add(Some(caller), Omitted { actor: event.actor.clone(), count: 1, since: event.at });
+        let (refusals, reports) = if event.outcome == Outcome::Denied { (1, 0) } else { (0, 1) };
+        self.add(Some(caller), Omitted { actor: event.actor.clone(), refusals, reports, since: event.at });
     }
 
     pub(super) fn add(&self, caller: Option<Owner>, more: Omitted) {
@@ -60,8 +63,10 @@ impl Denials {
         let is_counted_apart = omitted.len() < MAX_OWNERS || omitted.contains_key(&caller);
         let (caller, actor) =
             if is_counted_apart { (caller, more.actor) } else { (None, "broker".to_owned()) };
-        let counted = omitted.entry(caller).or_insert(Omitted { actor, count: 0, since: more.since });
-        counted.count += more.count;
+        let none = Omitted { actor, refusals: 0, reports: 0, since: more.since };
+        let counted = omitted.entry(caller).or_insert(none);
+        counted.refusals += more.refusals;
+        counted.reports += more.reports;
         counted.since = counted.since.min(more.since);
     }
 
