@@ -7,6 +7,7 @@ mod tests;
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
@@ -19,6 +20,9 @@ use tokio::time::{sleep, timeout};
 const CHUNK: usize = 16 << 10;
 /// The time for which the relay waits for the answer to the last bytes of a side that has gone.
 const LAST_WORD: Duration = Duration::from_secs(1);
+/// The bytes of the record that a TLS client sends in the middle of the service's part of the handshake (RFC 8446, D.4). It asks
+/// for nothing.
+const CHANGE_CIPHER_SPEC: usize = 6;
 
 /// The state of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +39,9 @@ pub enum Line {
     OnlyThere,
     /// The service's bytes get through, and the client's wait as on a line that hangs.
     OnlyBack,
+    /// On each connection the client gets one answer, such as the service's part of a TLS handshake. What the client sends after it
+    /// gets through, and what the service answers to that waits as on a line that hangs.
+    OneAnswer,
 }
 
 /// The service behind a relay.
@@ -61,10 +68,34 @@ enum Direction {
     Back,
 }
 
+/// The turns of one connection.
+#[derive(Debug, Default)]
+struct Turns {
+    answered: AtomicBool,
+    asked_again: AtomicBool,
+}
+
+impl Turns {
+    /// Notes that the client has sent so many bytes.
+    fn asked(&self, bytes: usize) {
+        if bytes > CHANGE_CIPHER_SPEC && self.answered.load(Ordering::Relaxed) {
+            self.asked_again.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that the client is about to get bytes of the service.
+    fn answered(&self) {
+        self.answered.store(true, Ordering::Relaxed);
+    }
+}
+
 impl Line {
-    fn carries(self, direction: Direction) -> bool {
+    fn carries(self, direction: Direction, turns: &Turns) -> bool {
         match self {
             Self::Whole | Self::Slow(_) => true,
+            Self::OneAnswer => {
+                matches!(direction, Direction::There) || !turns.asked_again.load(Ordering::Relaxed)
+            }
             Self::Cut | Self::Hung => false,
             Self::OnlyThere => matches!(direction, Direction::There),
             Self::OnlyBack => matches!(direction, Direction::Back),
@@ -146,8 +177,9 @@ where
     B: AsyncRead + AsyncWrite,
 {
     let ((client_read, client_write), (service_read, service_write)) = (split(client), split(service));
-    let there = pump(client_read, service_write, Direction::There, line.clone());
-    let back = pump(service_read, client_write, Direction::Back, line);
+    let turns = Turns::default();
+    let there = pump(client_read, service_write, Direction::There, line.clone(), &turns);
+    let back = pump(service_read, client_write, Direction::Back, line, &turns);
     tokio::pin!(there, back);
     // The reason does not matter: both ends see an end.
     tokio::select! {
@@ -163,20 +195,27 @@ async fn pump(
     mut to: impl AsyncWrite + Unpin,
     direction: Direction,
     mut line: watch::Receiver<Line>,
+    turns: &Turns,
 ) -> io::Result<()> {
     let mut bytes = vec![0; CHUNK];
     loop {
         let length = from.read(&mut bytes).await?;
-        until(&mut line, |line| line.carries(direction)).await;
+        if let Direction::There = direction {
+            turns.asked(length);
+        }
+        until(&mut line, |line| line.carries(direction, turns)).await;
         let slow = match *line.borrow() {
             Line::Slow(span) => Some(span),
-            Line::Whole | Line::Cut | Line::Hung | Line::OnlyThere | Line::OnlyBack => None,
+            Line::Whole | Line::Cut | Line::Hung | Line::OnlyThere | Line::OnlyBack | Line::OneAnswer => None,
         };
         if let Some(span) = slow {
             sleep(span).await;
         }
         if length == 0 {
             return to.shutdown().await;
+        }
+        if let Direction::Back = direction {
+            turns.answered();
         }
         to.write_all(&bytes[..length]).await?;
     }

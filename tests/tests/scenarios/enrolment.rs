@@ -1,6 +1,7 @@
 //! I7: who may become an agent, and for how long. Join tokens, bans, and enrolling again.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use postern_pki::{Authority, Credentials, KeyPair, SpiffeId, TrustDomain};
 use postern_proto::v1::{AgentStatus, GrantState, LayerStatus};
 use postern_tests::clock::{sleep_until, wait_until, wall};
 use postern_tests::{
-    FakeAgent, HostWorld, Reach, Refusal, STEP_TIMEOUT, TCP, VM, ask_for, end_of, usual_policy,
+    Agent, FakeAgent, HostWorld, Line, Reach, Refusal, Relay, RelayTarget, STEP_TIMEOUT, TCP, VM, ask_for,
+    end_of, usual_policy,
 };
 use tonic::Code;
 
@@ -193,6 +195,36 @@ fn i7_an_agent_whose_certificate_ended_while_it_was_off_renews_it_and_goes_on() 
     world.agent.run();
     world.admin.wait_in_sync(VM);
     assert!(world.agent.log().contains("renewed the certificate"), "{}", world.agent.log());
+    world.alice.open(&ask_for(&world.net.alice));
+}
+
+#[test]
+fn i8_a_late_renewal_whose_answer_was_lost_is_repeated_by_an_agent_that_was_killed() {
+    let mut world = HostWorld::without_agent(usual_policy());
+    let broker: SocketAddr = world.broker.url().trim_start_matches("https://").parse().unwrap();
+    let line = SocketAddr::new(broker.ip(), broker.port() + 1);
+    let relay = world.net.hub.netns().run(Relay::start(line, RelayTarget::Address(broker)));
+    world.agent = Agent::new(&world.net.vm, &format!("https://{line}"), &world.dir().join("behind"), &[]);
+    world.enroll_agent();
+    let ended = let_certificate_end(&world);
+    remember_as_newest(&mut world, ended);
+    let identity = world.agent.state_dir().join("identity");
+    let key = || Credentials::load(&identity).unwrap().key_hash().unwrap();
+    let ended = key();
+
+    // The broker commits the renewal, and the agent is killed before it has the answer.
+    relay.set(Line::OneAnswer);
+    world.agent.run();
+    wait_until("the broker to renew", STEP_TIMEOUT, || !world.admin.audited("agent.renewed").is_empty());
+    world.agent.process().kill9();
+    assert_eq!(key(), ended, "the answer was lost");
+
+    relay.set(Line::Whole);
+    world.agent.run();
+    world.admin.wait_in_sync(VM);
+    assert_ne!(key(), ended);
+    assert!(world.admin.audited("agent.renewed").len() > 1);
+    assert!(world.admin.audited("agent.cloned").is_empty());
     world.alice.open(&ask_for(&world.net.alice));
 }
 

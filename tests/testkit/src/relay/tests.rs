@@ -52,6 +52,21 @@ async fn a_line_is_slow_hangs_one_way_and_breaks() {
 }
 
 #[tokio::test]
+async fn a_line_with_one_answer_takes_the_next_question_and_keeps_its_answer() {
+    let (relay, _serving) = echo().await;
+    relay.set(Line::OneAnswer);
+    let mut stream = TcpStream::connect(relay.address()).await.unwrap();
+    for word in [1, 2] {
+        stream.write_u8(word).await.unwrap();
+        assert_eq!(within("the echo", stream.read_u8()).await.unwrap(), word, "a few bytes are no question");
+    }
+    stream.write_all(&[3; 100]).await.unwrap();
+    assert!(!comes(&mut stream).await);
+    relay.set(Line::Whole);
+    assert_eq!(within("the echo", stream.read_u8()).await.unwrap(), 3, "the service had it");
+}
+
+#[tokio::test]
 async fn a_half_of_a_line_carries_its_direction() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let target = RelayTarget::Address(listener.local_addr().unwrap());
