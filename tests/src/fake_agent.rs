@@ -64,6 +64,26 @@ impl FakeAgent {
         Self { netns: host.netns().clone(), url: url.to_owned(), identity: identity.to_owned() }
     }
 
+    /// Renews the identity in its directory.
+    ///
+    /// # Errors
+    /// As the broker answers.
+    pub fn renew(&self) -> Result<(), Status> {
+        let credentials = Credentials::load(&self.identity).expect("the identity can be loaded");
+        let tls = client_config(&credentials).expect("the identity can be used");
+        let key = KeyPair::generate().expect("a key can be made");
+        let csr = key.csr().expect("a request can be signed");
+        let address = self.url.clone();
+        let answer = self.netns.run(async move {
+            let channel = channel(&address, tls).expect("the address is one");
+            AgentServiceClient::new(channel).renew(v1::RenewRequest { csr }).await
+        });
+        let v1::RenewResponse { certificates, roots } = answer?.into_inner();
+        let credentials = Credentials::new(key, certificates, roots).expect("the certificate is for the key");
+        credentials.save(&self.identity).expect("the identity can be kept");
+        Ok(())
+    }
+
     /// The directory of the agent's identity.
     pub fn identity(&self) -> &Path {
         &self.identity

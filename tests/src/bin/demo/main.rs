@@ -9,13 +9,14 @@ mod ha;
 mod story;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use postern_core::audit::AuditRecord;
 use postern_tests::clock::{monotonic, sleep_until, wait_until};
-use postern_tests::{HostWorld, Reach, STEP_TIMEOUT, TCP, VM, ask_for, usual_policy};
+use postern_tests::{Agent, FakeAgent, HostWorld, Reach, STEP_TIMEOUT, TCP, VM, ask_for, usual_policy};
 use serde_json::Value;
 use story::Story;
 
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         lose_the_agent(&mut story, &mut world);
         revoke(&mut story, &world);
         refuse_and_resist(&mut story, &world);
+        steal(&mut story, &world);
         leave_the_company(&mut story, &world);
         audit(&mut story, &world);
         leave(&mut story, world);
@@ -200,6 +202,48 @@ fn refuse_and_resist(story: &mut Story, world: &HostWorld) {
             format!("put back after {exposed} ms, and attributed to the process {process}")
         },
     );
+}
+
+/// Shows that a copy of the agent's state does not go on beside the machine.
+fn steal(story: &mut Story, world: &HostWorld) {
+    story.tell("A thief copies the agent's state from the VM, key and all, and starts an agent with it.");
+    let copy = story.step("cp -a of the state directory; then the VM renews its certificate", || {
+        let copy = Agent::new(&world.net.mallory, world.broker.url(), &world.dir().join("thief"), &[]);
+        let path = |path: PathBuf| path.to_string_lossy().into_owned();
+        let (from, to) = (path(world.agent.state_dir()), path(copy.state_dir()));
+        world.net.mallory.must("cp", &["-a", &from, &to]);
+        // As the agent does by itself twice an hour. It takes up what is on its disk within seconds.
+        let identity = world.agent.state_dir().join("identity");
+        let renewed = FakeAgent::with_identity(&world.net.vm, world.broker.url(), &identity).renew();
+        renewed.expect("the broker renews the certificate");
+        wait_until("the agent to use its new key", STEP_TIMEOUT, || {
+            !world.admin.audited("agent.key_used").is_empty()
+        });
+        (copy, "the copy has a key that the VM has replaced and used".to_owned())
+    });
+    let Some(mut copy) = copy else { return };
+    story.check("the copy is refused (its postern-agent status), and the VM works on", || {
+        copy.run();
+        wait_until("the copy to be refused", STEP_TIMEOUT, || copy.log().contains("has a clone"));
+        let status = copy.must(&["status"]);
+        let refused = status.lines().find(|line| line.contains("has a clone")).unwrap_or(&status).to_owned();
+        request(world, "5s", "beside the thief");
+        assert_eq!(try_22(world, 'a'), Reach::Open);
+        refused
+    });
+    story.check("postern audit tail: agent.cloned, with the thief's address", || {
+        let records = world.admin.audited("agent.cloned");
+        let log = records.iter().filter_map(|line| serde_json::from_str::<AuditRecord>(line).ok());
+        let event = log.map(|record| record.event).next().expect("the clone is in the audit log");
+        assert_eq!(event.details["address"], world.net.mallory.v4().to_string());
+        format!("{} from {}: {}", event.action, event.details["address"], event.details["reason"])
+    });
+    story.check("postern status --check fails, and says what to do", || {
+        let status = world.admin.cli().run(&["status", "--check"]);
+        let line = status.out.lines().find(|line| line.contains("has a clone"));
+        assert!(status.code == 9 && line.is_some(), "{}{}", status.out, status.err);
+        line.unwrap_or_default().trim().to_owned()
+    });
 }
 
 /// Shows that a principal that is revoked has no rights any more.
