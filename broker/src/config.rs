@@ -4,6 +4,7 @@ mod aws;
 mod azure;
 mod defaults;
 mod limits;
+mod number;
 mod quotas;
 mod store;
 mod traces;
