@@ -6,8 +6,8 @@
 //!
 //! **The words.**
 //!
-//! - A *record* is a grant, a policy, an agent, a join token, or the grant that an idempotency key made. Each *kind* of
-//!   record is one file in `records/`, which says how its key is written and in which *indexes* a record is ([`Record`]).
+//! - A *record* is one thing that the broker keeps: a grant, a policy, an agent, a revocation. Each *kind* of record is one file
+//!   in `records/`, which says how its key is written and in which *indexes* a record is ([`Record`]).
 //! - A *version* counts the changes of one record, from 1. A caller reads a record with its version and says with each write
 //!   which version it expects ([`Expect`]); the store refuses the write if the record has another one by then.
 //! - A [`Transaction`] holds the writes that belong together and the audit events that describe them.

@@ -39,7 +39,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Fenced { .. } => (Code::Unavailable, "BROKER_FENCED"),
         StoreError::Unaudited => (Code::Internal, "UNAUDITED_CHANGE"),
         StoreError::LowOnSpace { .. } => (Code::ResourceExhausted, "STORE_LOW_ON_SPACE"),
-        StoreError::Full => (Code::ResourceExhausted, "STORE_FULL"),
+        StoreError::Full(_) => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),
         StoreError::Migration(_) => (Code::FailedPrecondition, "STORE_MOVED"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),

@@ -100,7 +100,7 @@ async fn timed<T>(
         Err(
             StoreError::Migration(_)
             | StoreError::Unaudited
-            | StoreError::Full
+            | StoreError::Full(_)
             | StoreError::NewerSchema { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Unavailable { .. },

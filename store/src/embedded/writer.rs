@@ -170,7 +170,7 @@ fn apply(
 /// Copies the failure for another transaction of the group.
 fn again(error: &StoreError) -> StoreError {
     match error {
-        StoreError::Full => StoreError::Full,
+        StoreError::Full(medium) => StoreError::Full(*medium),
         StoreError::Conflict { .. }
         | StoreError::Fenced { .. }
         | StoreError::LowOnSpace { .. }

@@ -67,7 +67,7 @@ use crate::error::StoreError;
 use crate::kind::Kind;
 use crate::room::{Medium, Room};
 use connection::SharedConnection;
-use error::{message, redis_failed};
+use error::{message, redis_failed, unless_refused};
 use keys::{SCHEMA, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
@@ -258,8 +258,8 @@ impl Backend for Redis {
     async fn room(&self) -> Result<Option<Room>, StoreError> {
         let mut ask = redis::cmd("INFO");
         ask.arg("memory");
-        let info: InfoDict = ask.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        Ok(room(&info))
+        let info = unless_refused(ask.query_async::<InfoDict>(&mut self.reader.clone()).await);
+        Ok(info.map_err(redis_failed)?.as_ref().and_then(room))
     }
 
     async fn lost(&self) -> String {

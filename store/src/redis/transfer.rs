@@ -3,14 +3,13 @@
 //! A migration cannot lock the server. It reads the source as it is, and moves it only if the audit log ends where it ended
 //! before the first read: every change has a line there.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 
 use super::commands::{Command, command, guarded, index};
+use super::confirmed::CONFIRM_TIMEOUT;
 use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of, parse_document};
@@ -24,9 +23,7 @@ use crate::indexes::Indexes;
 use crate::kind::Part;
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
-/// The longest wait for the replicas' confirmation.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
-/// The number of such waits: replicas may have much to copy.
+/// The number of waits for the replicas' confirmation: they may have much to copy.
 const CONFIRMATIONS: usize = 20;
 
 /// A store on Redis, as the source or the target of a migration.

@@ -15,7 +15,7 @@ use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
-use crate::room::Room;
+use crate::room::{Medium, Room};
 use crate::store::Store;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
@@ -37,6 +37,10 @@ struct Inner {
     /// Set while the newest commit is not durable.
     unconfirmed: bool,
     room: Option<Room>,
+    /// Set if the next looks at the room fail.
+    room_fails: bool,
+    /// The number of reads of several documents, by kind.
+    reads: BTreeMap<&'static str, usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -103,7 +107,18 @@ impl Memory {
 
     /// Sets the room that is left.
     pub fn set_room(&self, room: Option<Room>) {
-        self.backend.lock().room = room;
+        let mut inner = self.backend.lock();
+        (inner.room, inner.room_fails) = (room, false);
+    }
+
+    /// Makes every look at the room fail until it is set.
+    pub fn fail_room(&self) {
+        self.backend.lock().room_fails = true;
+    }
+
+    /// Returns the number of reads of several documents of a kind so far.
+    pub fn reads_of(&self, kind: Kind) -> usize {
+        self.backend.lock().reads.get(kind.name).copied().unwrap_or(0)
     }
 
     /// Returns the store, for the code under test.
@@ -115,6 +130,14 @@ impl Memory {
 impl MemoryBackend {
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// Counts a read of several documents of a kind.
+    fn read(&mut self, kind: Kind) -> &Documents {
+        *self.reads.entry(kind.name).or_default() += 1;
+        &self.state
     }
 }
 
@@ -196,7 +219,7 @@ impl Backend for MemoryBackend {
         let fault = inner.faults.pop_front();
         match fault {
             Some(Fault::Before) => return Err(lost()),
-            Some(Fault::Full) => return Err(StoreError::Full),
+            Some(Fault::Full) => return Err(StoreError::Full(Medium::Disk)),
             Some(Fault::Conflict) => return Err(StoreError::Conflict { what: batch.subject() }),
             Some(Fault::After | Fault::Unconfirmed | Fault::Nothing) | None => {}
         }
@@ -220,11 +243,11 @@ impl Backend for MemoryBackend {
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
-        Ok(self.lock().state.list(kind))
+        Ok(self.lock().read(kind).list(kind))
     }
 
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
-        Ok(self.lock().state.range(kind, range))
+        Ok(self.lock().read(kind).range(kind, range))
     }
 
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
@@ -250,7 +273,8 @@ impl Backend for MemoryBackend {
     }
 
     async fn room(&self) -> Result<Option<Room>, StoreError> {
-        Ok(self.lock().room)
+        let inner = self.lock();
+        if inner.room_fails { Err(lost()) } else { Ok(inner.room) }
     }
 }
 
@@ -275,7 +299,7 @@ mod tests {
         let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "broker", "test");
         let commit = async || store.commit(Transaction::default().audit(event.clone())).await;
         assert!(matches!(commit().await, Err(StoreError::Unavailable { .. })));
-        assert!(matches!(commit().await, Err(StoreError::Full)));
+        assert!(matches!(commit().await, Err(StoreError::Full(_))));
         assert!(matches!(commit().await, Err(StoreError::Conflict { .. })));
         assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
         assert!(matches!(commit().await, Err(StoreError::Unavailable { .. })));

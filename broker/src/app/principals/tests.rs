@@ -143,7 +143,7 @@ async fn i4_a_revocation_that_is_not_durable_is_no_answer() {
     for asked in [of("alice"), of_serial("0b")] {
         let test = TestApp::new();
         test.store.fail_next([Fault::Full]);
-        assert!(matches!(revoke(&test.app, &admin(), &asked).await, Err(Error::Store(StoreError::Full))));
+        assert!(matches!(revoke(&test.app, &admin(), &asked).await, Err(Error::Store(StoreError::Full(_)))));
         test.store.fail_next([Fault::Unconfirmed, Fault::Unconfirmed]);
         for _ in 0..2 {
             let outcome = revoke(&test.app, &admin(), &asked).await;

@@ -10,6 +10,7 @@ use super::*;
 use crate::embedded::Embedded;
 use crate::error::MigrationError;
 use crate::kind::Part;
+use crate::room::Medium;
 use crate::testing::builders::{a_policy, at, key as principal_key};
 use crate::transfer::{Counts, Item, MigrationOptions, Page, Source, Target, transfer};
 
@@ -276,7 +277,7 @@ struct Until<T> {
 
 impl<T> Until<T> {
     fn call(&mut self) -> Result<&mut T, StoreError> {
-        self.left = self.left.checked_sub(1).ok_or(StoreError::Full)?;
+        self.left = self.left.checked_sub(1).ok_or(StoreError::Full(Medium::Disk))?;
         Ok(&mut self.inner)
     }
 }
