@@ -55,8 +55,9 @@ impl Kind {
 }
 
 /// The names of other things that a store keeps: on Redis, the records of a kind are a key beside these.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "audit",
+    "base",
     "confirmed",
     "events",
     "exclusive",

@@ -7,6 +7,7 @@ use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, Transaction as SqlTransaction, params};
 use tokio::sync::{oneshot, watch};
 
+use super::base;
 use super::cache::{Cache, Effect};
 use super::rows::unavailable;
 use super::writes;
@@ -154,6 +155,9 @@ fn apply(
     for write in batch.writes {
         let version = writes::apply(&savepoint, &write)?;
         effects.extend(cache.effect(write, version));
+    }
+    if let Some(cut) = batch.cut {
+        base::cut(&savepoint, head, cut)?;
     }
     for event in batch.audit {
         let record = AuditRecord::following(&head, event);

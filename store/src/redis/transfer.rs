@@ -115,8 +115,9 @@ impl Transfer {
         range.arg(self.server.key("audit")).arg(first).arg(first + PAGE as u64 - 1);
         let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
         let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
+        let base = self.server.base(&mut self.shared).await?.seq;
         Ok(Page {
-            items: (first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
+            items: (base + first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
             next,
         })
     }
@@ -172,6 +173,10 @@ impl Source for Transfer {
         head_of(&self.get("head").await?)
     }
 
+    async fn base(&mut self) -> Result<Head, StoreError> {
+        self.server.base(&mut self.shared).await
+    }
+
     async fn counts(&mut self) -> Result<Counts, StoreError> {
         self.count().await
     }
@@ -208,6 +213,10 @@ impl Target for Transfer {
         }
         self.mark = mark;
         self.run(&[command(["SET", "schema", &SCHEMA.to_string()])]).await
+    }
+
+    async fn set_base(&mut self, base: Head) -> Result<(), StoreError> {
+        self.run(&[command(["SET", "base", &self.server.text_of(&base)])]).await
     }
 
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {

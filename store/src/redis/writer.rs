@@ -52,7 +52,7 @@ use super::confirmed::{CONFIRM_TIMEOUT, Confirmation, ConfirmedHead};
 use super::error::{failed, message, redis_failed};
 use super::membership::{Membership, ended, lost};
 use super::server::Server;
-use crate::batch::{Batch, Requirement, Write};
+use crate::batch::{AuditCut, Batch, Requirement, Write};
 use crate::error::StoreError;
 
 /// The most transactions in a group.
@@ -232,6 +232,9 @@ impl Committer {
                     let what = job.batch.writes.get(write).map(Write::subject).unwrap_or_default();
                     refused.push((job, StoreError::Conflict { what }));
                 }
+                Ok(CommitOutcome::Uncut { transaction }) if transaction < group.len() => {
+                    refused.push((group.remove(transaction), AuditCut::conflict()));
+                }
                 Ok(CommitOutcome::Unmet { transaction, requirement }) if transaction < group.len() => {
                     let job = group.remove(transaction);
                     let required = job.batch.requires.get(requirement);
@@ -259,7 +262,10 @@ impl Committer {
                     end_all(&mut group, &mut refused, || failed(message(&reason)));
                 }
                 Ok(
-                    CommitOutcome::Conflict { .. } | CommitOutcome::Unmet { .. } | CommitOutcome::Lost { .. },
+                    CommitOutcome::Conflict { .. }
+                    | CommitOutcome::Uncut { .. }
+                    | CommitOutcome::Unmet { .. }
+                    | CommitOutcome::Lost { .. },
                 ) => {
                     let reason = "the script names a transaction that it was not given";
                     end_all(&mut group, &mut refused, || failed(message(reason)));

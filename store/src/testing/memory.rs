@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 
-use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
-use crate::batch::{Batch, Write};
+use crate::backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::{AuditCut, Batch, Write};
 use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
@@ -48,6 +48,7 @@ struct Documents {
     /// The documents by kind and key.
     by_key: BTreeMap<(&'static str, String), Kept>,
     audit: Vec<String>,
+    base: Head,
     head: Head,
 }
 
@@ -143,7 +144,7 @@ impl Inner {
 
 impl Default for Documents {
     fn default() -> Self {
-        Self { by_key: BTreeMap::new(), audit: Vec::new(), head: Head::EMPTY }
+        Self { by_key: BTreeMap::new(), audit: Vec::new(), base: Head::EMPTY, head: Head::EMPTY }
     }
 }
 
@@ -163,12 +164,27 @@ impl Documents {
         for write in batch.writes {
             next.apply(write)?;
         }
+        if let Some(cut) = batch.cut {
+            next.cut(cut)?;
+        }
         for event in batch.audit {
             let record = AuditRecord::following(&next.head, event);
             next.head = record.head();
             next.audit.push(record.to_line());
         }
         Ok(next)
+    }
+
+    fn cut(&mut self, cut: AuditCut) -> Result<(), StoreError> {
+        let count = usize::try_from(cut.count()).unwrap_or(usize::MAX);
+        let last = count.checked_sub(1).and_then(|last| self.audit.get(last));
+        let last = last.and_then(|line| serde_json::from_str::<AuditRecord>(line).ok());
+        if self.base != cut.from || self.head == cut.upto || last.map(|last| last.head()) != Some(cut.upto) {
+            return Err(AuditCut::conflict());
+        }
+        self.audit.drain(..count);
+        self.base = cut.upto;
+        Ok(())
     }
 
     fn apply(&mut self, write: Write) -> Result<(), StoreError> {
@@ -200,7 +216,9 @@ impl Documents {
 
     fn range(&self, kind: Kind, range: Range<'_>) -> Vec<Document> {
         let is_wanted = |key: &str, indexes: &Indexes| {
-            indexes.contains(range.index) && range.before.is_none_or(|before| key < before)
+            indexes.contains(range.index)
+                && range.before.is_none_or(|before| key < before)
+                && range.after.is_none_or(|after| key > after)
         };
         let found = self.of_kind(kind).filter(|(key, (_, indexes))| is_wanted(key, indexes));
         let mut found: Vec<Document> = found.map(|(_, (document, _))| document.clone()).collect();
@@ -250,6 +268,15 @@ impl Backend for MemoryBackend {
         Ok(self.lock().read(kind).range(kind, range))
     }
 
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+        let mut inner = self.lock();
+        let all = inner.read(kind).of_kind(kind).filter(|(key, _)| from.is_none_or(|from| *key > from));
+        let documents: Vec<(String, Document)> =
+            all.take(limit).map(|(key, (document, _))| (key.to_owned(), document.clone())).collect();
+        let next = documents.last().filter(|_| documents.len() == limit).map(|(key, _)| key.clone());
+        Ok(KeyedPage { documents, next })
+    }
+
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
         Ok(self.lock().state.range(kind, Range::all(index)).len())
     }
@@ -264,8 +291,14 @@ impl Backend for MemoryBackend {
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
-        let after = usize::try_from(after).unwrap_or(usize::MAX);
-        Ok((1..).zip(self.lock().state.audit.iter().cloned()).skip(after).take(limit).collect())
+        let state = &self.lock().state;
+        let after = usize::try_from(after.saturating_sub(state.base.seq)).unwrap_or(usize::MAX);
+        let first = state.base.seq + 1;
+        Ok((first..).zip(state.audit.iter().cloned()).skip(after).take(limit).collect())
+    }
+
+    async fn audit_base(&self) -> Result<Head, StoreError> {
+        Ok(self.lock().state.base)
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
