@@ -21,7 +21,9 @@ pub(super) fn to_status(error: Error) -> Status {
         }
         Error::Quota(exceeded) => plain(Code::ResourceExhausted, exceeded.reason, exceeded.message),
         Error::Forbidden { reason } => plain(Code::PermissionDenied, "FORBIDDEN", reason),
-        Error::NotFound { .. } => plain(Code::NotFound, "NOT_FOUND", error.to_string()),
+        Error::NotFound { .. } | Error::NotFoundAnymore { .. } => {
+            plain(Code::NotFound, "NOT_FOUND", error.to_string())
+        }
         Error::Precondition { reason } => plain(Code::FailedPrecondition, "PRECONDITION", reason),
         Error::Unavailable { reason } => plain(Code::Unavailable, "CLOUD_UNAVAILABLE", reason),
         Error::Illegal(illegal) => plain(Code::FailedPrecondition, "WRONG_STATE", illegal.to_string()),
