@@ -22,8 +22,8 @@ pub struct Batch {
     pub writes: Vec<Write>,
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
-    /// The records that leave the audit log, if any.
-    pub cut: Option<AuditCut>,
+    /// The records that leave the audit log, if any. Boxed, as every batch would hold its size.
+    pub cut: Option<Box<AuditCut>>,
     /// The lease that the writes need, if any.
     pub under: Option<Lease>,
 }

@@ -24,7 +24,7 @@ pub struct Transaction {
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
     /// The records that leave the audit log, if any.
-    cut: Option<AuditCut>,
+    cut: Option<Box<AuditCut>>,
     /// The lease that the changes need, if any: the store refuses them once another broker holds it.
     pub under: Option<Lease>,
     /// Set if the store refuses the transaction when it is low on space.
@@ -68,7 +68,7 @@ impl Transaction {
     /// the cut says. Its caller has the records elsewhere, durably; the last record of the log never leaves.
     #[must_use]
     pub fn cut_audit(mut self, cut: AuditCut) -> Self {
-        self.cut = Some(cut);
+        self.cut = Some(Box::new(cut));
         self
     }
 

@@ -157,7 +157,7 @@ fn apply(
         effects.extend(cache.effect(write, version));
     }
     if let Some(cut) = batch.cut {
-        base::cut(&savepoint, head, cut)?;
+        base::cut(&savepoint, head, *cut)?;
     }
     for event in batch.audit {
         let record = AuditRecord::following(&head, event);

@@ -112,7 +112,7 @@ impl<'a> WireBatch<'a> {
                 })
                 .collect(),
             writes: batch.writes.iter().map(WireWrite::of).collect(),
-            cut: batch.cut.map(|cut| WireCut {
+            cut: batch.cut.as_deref().map(|cut| WireCut {
                 from: text_of(&cut.from),
                 upto: text_of(&cut.upto),
                 hash: cut.upto.hash.to_string(),

@@ -165,7 +165,7 @@ impl Documents {
             next.apply(write)?;
         }
         if let Some(cut) = batch.cut {
-            next.cut(cut)?;
+            next.cut(*cut)?;
         }
         for event in batch.audit {
             let record = AuditRecord::following(&next.head, event);
