@@ -11,7 +11,7 @@
 //! - A *segment* is a file with a range of the audit log's lines, exactly as the export has them.
 //!
 //! **The rule.** Once an hour one broker of the store removes the records that were over before the cutoff, in batches of at
-//! most [`BATCH`] writes with a pause after each, so that no request waits for more than one batch. Each record is removed on the
+//! most 256 writes with a pause after each, so that no request waits for more than one batch. Each record is removed on the
 //! condition that it has not changed, with its idempotency key in the same transaction, and each batch is one audit record
 //! (`retention.removed`). Records of the audit log are first sealed into a segment ([`segments`]), durably, and only then
 //! removed. No database's time to live decides about any of this.
@@ -25,8 +25,8 @@
 
 mod records;
 mod segments;
+mod settings;
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -35,62 +35,15 @@ use postern_store::{Coordination, Store};
 
 use crate::clock::{Clock, boottime};
 use crate::signals::rounds::RoundReporter;
+pub(crate) use settings::in_days;
+pub use settings::{RetentionSettings, Segments};
 
 /// The interval of the rounds.
 pub const ROUND_INTERVAL: Duration = Duration::from_secs(3600);
 /// The time from the start to the first round.
 const FIRST_ROUND: Duration = Duration::from_secs(60);
-/// The most writes in a batch.
-const BATCH: usize = 256;
-/// The pause after each batch.
-const PAUSE: Duration = Duration::from_millis(50);
 /// The name of the job, which one broker does at a time.
 const JOB: &str = "retention";
-
-/// The time for which records that are over stay in the store.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RetentionSettings {
-    /// The time for which closed grants, expired join tokens and ended certificates stay, 1 to 3650 days.
-    pub grants: Duration,
-    /// The rule for old records of the audit log; none: they stay.
-    pub audit: Option<Segments>,
-}
-
-/// The rule for old records of the audit log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segments {
-    /// The age at which they leave the store, 1 to 3650 days.
-    pub after: Duration,
-    /// The directory of the segments.
-    pub dir: PathBuf,
-}
-
-impl Default for RetentionSettings {
-    fn default() -> Self {
-        Self { grants: Duration::from_secs(90 * 24 * 3600), audit: None }
-    }
-}
-
-impl RetentionSettings {
-    /// Returns the time before which a record must have been over to leave.
-    pub fn cutoff(&self, now: Timestamp) -> Timestamp {
-        cutoff(now, self.grants)
-    }
-}
-
-fn cutoff(now: Timestamp, retention: Duration) -> Timestamp {
-    now.checked_sub(retention).unwrap_or(Timestamp::MIN)
-}
-
-/// Returns a span in words: whole days, or else hours.
-pub(crate) fn in_days(span: Duration) -> String {
-    let hours = span.as_secs() / 3600;
-    match hours {
-        24 => "1 day".to_owned(),
-        hours if hours.is_multiple_of(24) => format!("{} days", hours / 24),
-        hours => format!("{hours} hours"),
-    }
-}
 
 /// Removes records that are over.
 pub struct RetentionKeeper {

@@ -9,7 +9,7 @@ use postern_store::{
     Transaction, Versioned,
 };
 
-use super::{BATCH, PAUSE};
+use super::settings::{BATCH, PAUSE};
 
 /// Removes the records that were over before the cutoff.
 ///

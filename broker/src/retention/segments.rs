@@ -22,7 +22,7 @@ use postern_core::audit::{AuditEvent, Head, Verifier};
 use postern_runtime::files;
 use postern_store::{AuditCut, Store, StoreError, Transaction};
 
-use super::{PAUSE, Segments, cutoff};
+use super::settings::{PAUSE, Segments, cutoff};
 
 /// The most records in a segment.
 const SEGMENT: usize = 4096;
@@ -46,14 +46,14 @@ struct Segment {
 /// # Errors
 /// The store failed, the log is broken, or a segment cannot be written: the records from there on stay in the store.
 pub(super) async fn seal(store: &Store, rule: &Segments, now: Timestamp) -> anyhow::Result<()> {
-    let cutoff = cutoff(now, rule.after);
+    let before = cutoff(now, rule.after);
     loop {
         let base = store.audit_base().await?;
         let begun = find(&rule.dir, base.seq + 1)?;
         let segment = match &begun {
             // A broker was stopped after it wrote this one: the same records leave now, whatever has become old since.
             Some((_, last)) => read(store, base, Until::Record(*last)).await?,
-            None => read(store, base, Until::Time(cutoff)).await?,
+            None => read(store, base, Until::Time(before)).await?,
         };
         let Some(segment) = segment else { return Ok(()) };
         let path = rule.dir.join(name(segment.first, segment.last.seq));
@@ -133,7 +133,7 @@ async fn read(store: &Store, base: Head, until: Until) -> anyhow::Result<Option<
             let record =
                 next.line(&line).with_context(|| format!("the audit log is broken at record {seq}"))?;
             let is_past = match until {
-                Until::Time(cutoff) => record.event.at >= cutoff,
+                Until::Time(before) => record.event.at >= before,
                 Until::Record(number) => seq > number,
             };
             if is_past || seq > last {
@@ -152,7 +152,7 @@ async fn read(store: &Store, base: Head, until: Until) -> anyhow::Result<Option<
     }
     let Some(oldest) = oldest else { return Ok(None) };
     let is_due = match until {
-        Until::Time(cutoff) => is_full || oldest < super::cutoff(cutoff, PARTIAL_AFTER),
+        Until::Time(before) => is_full || oldest < cutoff(before, PARTIAL_AFTER),
         Until::Record(_) => true,
     };
     Ok(is_due.then(|| Segment { first: base.seq + 1, last: verifier.head(), text }))

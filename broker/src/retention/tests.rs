@@ -187,7 +187,7 @@ async fn i9_old_audit_records_go_into_segments_that_verify_with_the_rest_as_one_
     let names = |range: &[(u64, u64)]| -> Vec<String> {
         range.iter().map(|(first, last)| format!("audit-{first:020}-{last:020}.jsonl")).collect()
     };
-    // The records of day 15 are old enough, and wait for others of theirs to fill a segment, for a day.
+    // The records of day 15 are old enough, and wait for a day for others that fill a segment.
     assert_eq!(segments(dir.path()), names(&[(1, 4096), (4097, 5000)]));
     assert_eq!(whole(dir.path(), &store).await, store.audit_head().await.unwrap());
     assert_eq!(events(&store, "audit.sealed").await.len(), 2);
@@ -275,10 +275,4 @@ async fn i9_a_file_with_other_records_or_a_log_that_is_broken_keeps_the_records_
     fs::remove_file(dir.path().join("audit")).unwrap();
     round().await.unwrap();
     assert_eq!(store.audit_base().await.unwrap().seq, 100);
-}
-
-#[test]
-fn a_span_is_told_in_days() {
-    let spans = [24, 48, 90 * 24, 36].map(|hours| in_days(Duration::from_secs(hours * 3600)));
-    assert_eq!(spans, ["1 day", "2 days", "90 days", "36 hours"]);
 }

@@ -124,7 +124,7 @@ async fn i9_segments_and_an_export_verify_as_one_log_in_any_order() {
     let mut changed = log[4..].to_vec();
     changed[1][40] ^= 1;
     let changed = Kept::of(&changed);
-    verify(&[], &[&one, &two, &changed]).await.exits(1).tells("record").tells("is not the same in");
+    verify(&[], &[&one, &two, &changed]).await.exits(1).tells("line 6: is not the same in");
     let mut flipped = log[3..6].to_vec();
     flipped[0][40] ^= 1;
     let flipped = Kept::of(&flipped);
