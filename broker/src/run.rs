@@ -334,7 +334,8 @@ impl Parts {
     fn retention(&self, config: &BrokerConfig) -> RetentionKeeper {
         RetentionKeeper {
             store: self.store.clone(),
-            coordination: Arc::clone(&self.cluster.coordination),
+            cluster: Arc::clone(&self.cluster),
+            cloud: Arc::clone(&self.cloud),
             settings: config.retention.clone(),
             clock: self.clock,
         }

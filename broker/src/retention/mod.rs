@@ -14,7 +14,7 @@
 //! most 256 writes with a pause after each, so that no request waits for more than one batch. Each record is removed on the
 //! condition that it has not changed, with its idempotency key in the same transaction, and each batch is one audit record
 //! (`retention.removed`). Records of the audit log are first sealed into a segment ([`segments`]), durably, and only then
-//! removed. No database's time to live decides about any of this.
+//! removed. Each broker also gives back its leases on targets that are gone ([`targets`]), with their reports. No database's time to live decides about any of this.
 //!
 //! **What stays.** The record of a forgotten agent, because it refuses that agent's old certificates; the version of a deleted
 //! policy, because a request that was decided under the old policy must not fit a new one of that name; a revocation, because
@@ -26,14 +26,17 @@
 mod records;
 mod segments;
 mod settings;
+mod targets;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use postern_store::{Coordination, Store};
+use postern_store::Store;
 
 use crate::clock::{Clock, boottime};
+use crate::cluster::Cluster;
+use crate::layers::cloud::CloudLayer;
 use crate::signals::rounds::RoundReporter;
 pub(crate) use settings::in_days;
 pub use settings::{RetentionSettings, Segments};
@@ -49,8 +52,10 @@ const JOB: &str = "retention";
 pub struct RetentionKeeper {
     /// The store.
     pub store: Store,
-    /// The coordination with the other brokers on it.
-    pub coordination: Arc<dyn Coordination>,
+    /// The other brokers on it.
+    pub cluster: Arc<Cluster>,
+    /// The cloud layer.
+    pub cloud: Arc<CloudLayer>,
     /// The settings.
     pub settings: RetentionSettings,
     /// The broker's clock.
@@ -79,11 +84,14 @@ impl RetentionKeeper {
 
     /// Removes whatever is due, unless another broker does so now.
     async fn round(&self, now: Timestamp) -> anyhow::Result<()> {
-        if !self.coordination.try_lock(JOB).await? {
+        let leases = &self.cluster.leases;
+        // Each broker does this for the targets on which it works.
+        targets::forget(&self.store, leases, &self.cloud, self.settings.cutoff(now)).await?;
+        if !leases.try_lock(JOB).await? {
             return Ok(());
         }
         let removed = self.remove(now).await;
-        self.coordination.unlock(JOB).await?;
+        leases.unlock(JOB).await?;
         removed
     }
 

@@ -7,13 +7,15 @@ use std::path::Path;
 
 use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
 use postern_core::{CertificateSerial, CloseReason, Event, Grant, Principal, Role};
+use postern_store::coordination::Claim;
 use postern_store::embedded::Embedded;
-use postern_store::single_broker::SingleBroker;
+use postern_store::testing::fake_peer::FakePeer;
 use postern_store::testing::memory::{Fault, Memory};
 use postern_store::{Expect, IssuedCertificate, TokenHash, TokenRecord, Transaction};
 
 use super::*;
 use crate::principals::{IssuedEntry, with_issued};
+use crate::signals::Wakeups;
 use crate::testing::builders::{a_grant, at, key, name};
 
 const DAY: i64 = 24 * 3600;
@@ -24,11 +26,22 @@ fn event(second: i64) -> AuditEvent {
 
 /// Makes a round on this day after the builders' start.
 async fn round_on(store: &Store, day: i64, audit: Option<Segments>) -> anyhow::Result<()> {
+    round_of(store, &Cluster::alone(), day, audit).await
+}
+
+async fn round_of(
+    store: &Store,
+    cluster: &Arc<Cluster>,
+    day: i64,
+    audit: Option<Segments>,
+) -> anyhow::Result<()> {
+    let (clock, wakeups) = (Clock::start(at(0)), Arc::new(Wakeups::default()));
     let keeper = RetentionKeeper {
         store: store.clone(),
-        coordination: Arc::new(SingleBroker::default()),
+        cluster: Arc::clone(cluster),
+        cloud: CloudLayer::new(BTreeMap::new(), clock, wakeups, Arc::clone(&cluster.leases)),
         settings: RetentionSettings { audit, ..RetentionSettings::default() },
-        clock: Clock::start(at(0)),
+        clock,
     };
     keeper.round(at(day * DAY)).await
 }
@@ -138,6 +151,45 @@ async fn i10_many_records_leave_in_batches_that_are_audited_each() {
         "{batches:?}"
     );
     assert_eq!(batches.len(), 2);
+}
+
+#[tokio::test]
+async fn i10_the_leases_of_targets_that_are_gone_are_given_back() {
+    let memory = Memory::default();
+    let store = memory.store();
+    let cluster = Cluster::of(Arc::new(FakePeer::default()));
+    cluster.leases.believe_from(boottime());
+    let target = |name: &str| format!("host:{name}").parse::<postern_core::TargetId>().unwrap();
+    for name in ["gone", "forgotten", "agent", "grant", "peer"] {
+        cluster.leases.hold(&target(name), Claim::Free).await.unwrap();
+    }
+    let forgotten = |day: i64| postern_store::Forgotten {
+        by: Principal::local(Role::Administrator, name("root")),
+        at: at(day * DAY),
+        reason: String::new(),
+    };
+    // The cutoff is day 10.
+    for (name, forgotten) in
+        [("forgotten", Some(forgotten(9))), ("peer", Some(forgotten(11))), ("agent", None)]
+    {
+        let agent = postern_store::AgentRecord {
+            target: target(name),
+            enrolled_at: at(0),
+            certificate_not_after: at(0),
+            banned: None,
+            keys: None,
+            cloned: None,
+            forgotten,
+        };
+        store.commit(Transaction::default().put_agent(agent, Expect::Absent).audit(event(0))).await.unwrap();
+    }
+    let mut grant = closed(&asked(1, 20), 21);
+    grant.windows.iter_mut().for_each(|window| window.target = target("grant"));
+    store.commit(put(&grant)).await.unwrap();
+    round_of(&store, &cluster, 100, None).await.unwrap();
+    let mut left = cluster.leases.targets();
+    left.sort();
+    assert_eq!(left, [target("agent"), target("grant"), target("peer")]);
 }
 
 fn rule(dir: &Path) -> Option<Segments> {

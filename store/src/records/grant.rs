@@ -180,7 +180,17 @@ impl Store {
         self.range(Range::all(&open_on_target(target))).await
     }
 
-    /// Counts those grants.
+    /// Reports whether the store has a grant with a window on this target, in whatever state.
+    ///
+    /// # Errors
+    /// The store failed, or a record cannot be read.
+    pub async fn has_grant_on(&self, target: &TargetId) -> Result<bool, StoreError> {
+        let index = on_target(target);
+        let range = Range { limit: 1, ..Range::all(&index) };
+        Ok(!self.range::<Grant>(range).await?.is_empty())
+    }
+
+    /// Counts the grants with a window on this target that are not in a final state.
     ///
     /// # Errors
     /// The store failed.
