@@ -87,6 +87,8 @@ impl RetentionKeeper {
         let leases = &self.cluster.leases;
         // Each broker does this for the targets on which it works.
         targets::forget(&self.store, leases, &self.cloud, self.settings.cutoff(now)).await?;
+        // A lock that could not be given back after the last round would keep every broker out, this one too.
+        leases.unlock(JOB).await?;
         if !leases.try_lock(JOB).await? {
             return Ok(());
         }

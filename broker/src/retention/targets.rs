@@ -1,7 +1,8 @@
 //! Leases and published reports of targets that are gone.
 //!
 //! A target is gone once no record names it: no agent is enrolled for it, or its agent was forgotten before the cutoff; the store has no
-//! grant on it any more; and its cloud layer has nothing of it. If it comes back, a broker takes a new lease.
+//! grant on it any more; and the cloud layer has no state of it, or its cloud says that there is no such target. If it comes back, a broker
+//! takes a new lease.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use postern_store::Store;
 use crate::cluster::leases::Leases;
 use crate::layers::cloud::CloudLayer;
 
-/// Gives back the leases that this broker holds on targets that are gone.
+/// Forgets targets that are gone: the states of the cloud layer, and the leases that this broker holds.
 ///
 /// # Errors
 /// The store failed.
@@ -23,8 +24,11 @@ pub(super) async fn forget(
     cutoff: Timestamp,
 ) -> anyhow::Result<()> {
     let in_cloud: BTreeSet<TargetId> = cloud.targets().into_iter().collect();
-    for target in leases.targets().into_iter().filter(|target| !in_cloud.contains(target)) {
-        if is_gone(store, &target, cutoff).await? && leases.forget_target(&target).await? {
+    let elsewhere = leases.targets().into_iter().filter(|target| !in_cloud.contains(target));
+    for target in elsewhere.chain(in_cloud.iter().filter(|target| cloud.is_gone(target)).cloned()) {
+        if is_gone(store, &target, cutoff).await? {
+            cloud.let_go(&target);
+            leases.forget_target(&target).await?;
             tracing::info!(event = "retention.target_forgotten", %target, "a target that is gone was forgotten");
         }
     }

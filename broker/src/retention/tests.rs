@@ -14,8 +14,10 @@ use postern_store::testing::memory::{Fault, Memory};
 use postern_store::{Expect, IssuedCertificate, TokenHash, TokenRecord, Transaction};
 
 use super::*;
+use crate::app::audit::{Tail, verify};
 use crate::principals::{IssuedEntry, with_issued};
 use crate::signals::Wakeups;
+use crate::testing::TestApp;
 use crate::testing::builders::{a_grant, at, key, name};
 
 const DAY: i64 = 24 * 3600;
@@ -256,6 +258,18 @@ async fn i9_old_audit_records_go_into_segments_that_verify_with_the_rest_as_one_
     round(10_000).await.unwrap();
     assert!(!store.audit_lines(0, 10).await.unwrap().is_empty());
     assert_eq!(whole(dir.path(), &store).await, store.audit_head().await.unwrap());
+}
+
+#[tokio::test]
+async fn i9_the_broker_verifies_and_streams_its_log_from_the_base() {
+    let (test, dir) = (TestApp::new(), tempfile::tempdir().unwrap());
+    log(&test.store, 1, 300).await;
+    log(&test.store, 60, 5).await;
+    round_on(&test.store, 30, rule(dir.path())).await.unwrap();
+    let verified = verify(&test.app).await.unwrap();
+    assert_eq!((verified.head, verified.broken), (test.store.audit_head().await.unwrap(), None));
+    let mut tail = Tail::new(Arc::clone(&test.app), 0, false);
+    assert_eq!(tail.next().await.unwrap().map(|(seq, _)| seq), Some(301));
 }
 
 #[tokio::test]
