@@ -1,5 +1,7 @@
 //! Retention over stores in memory and on disk, with real files.
 
+mod killed;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
