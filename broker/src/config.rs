@@ -4,7 +4,10 @@ mod aws;
 mod azure;
 mod defaults;
 mod limits;
+mod number;
 mod quotas;
+mod retention;
+mod span;
 mod store;
 mod traces;
 
@@ -23,8 +26,10 @@ use postern_store::redis::RedisSettings;
 use serde::Deserialize;
 
 use crate::limits::{Limits, Quotas};
+use crate::retention::RetentionSettings;
 use crate::traces::TraceSettings;
 pub use defaults::default_management_ports;
+pub use span::lifetime;
 pub(crate) use store::check_store_url;
 
 /// The broker's configuration.
@@ -58,6 +63,8 @@ pub struct BrokerConfig {
     pub limits: Limits,
     /// The quotas on grants and requests.
     pub quotas: Quotas,
+    /// The time for which records that are over stay in the store.
+    pub retention: RetentionSettings,
     /// The settings of the export of traces, if they are exported.
     pub traces: Option<TraceSettings>,
     /// The accounts of AWS, if any.
@@ -92,6 +99,8 @@ struct ConfigFile {
     limits: limits::LimitsSection,
     #[serde(default)]
     quotas: quotas::QuotasSection,
+    #[serde(default)]
+    retention: retention::RetentionSection,
     #[serde(default)]
     traces: Option<traces::TracesSection>,
     #[serde(default)]
@@ -168,6 +177,7 @@ impl BrokerConfig {
         let azure = file.azure.map(|azure| azure.checked(&trust_domain)).transpose()?;
         Ok(Self {
             root_key: root_key(file.authority.root_key, &file.data_dir)?,
+            retention: file.retention.checked(&file.data_dir)?,
             data_dir: file.data_dir,
             listen,
             names: file.names,
@@ -303,6 +313,7 @@ mod tests {
             ("names", "limits.anonymous = 0\nnames", "limits.anonymous"),
             ("names", "limits.strangers = 1\nnames", "strangers"),
             ("names", "quotas.grants_per_principal = 0\nnames", "quotas.grants_per_principal"),
+            ("names", "retention.grants = \"0d\"\nnames", "retention.grants"),
         ] {
             let error = BrokerConfig::parse(&GOOD.replacen(from, to, 1)).unwrap_err();
             assert!(format!("{error:#}").contains(key), "{error:#}");

@@ -22,6 +22,7 @@ pub mod monitoring;
 pub mod principals;
 pub mod readiness;
 pub mod reconcile;
+pub mod retention;
 pub mod run;
 pub mod setup;
 pub mod signals;

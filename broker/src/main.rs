@@ -8,11 +8,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use jiff::{SignedDuration, Span, SpanRelativeTo};
 use postern_aws::Aws;
 use postern_azure::Azure;
 use postern_broker::authority;
-use postern_broker::config::{BrokerConfig, LogFormat};
+use postern_broker::config::{BrokerConfig, LogFormat, lifetime};
 use postern_broker::traces::{self, Exporter};
 use postern_broker::{migrate, run, setup};
 use postern_core::target::CloudKind;
@@ -239,12 +238,4 @@ fn log(config: &BrokerConfig) -> anyhow::Result<Exporter> {
     let (spans, exporter) = traces::start(config.traces.as_ref())?;
     tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).init();
     Ok(exporter)
-}
-
-/// Parses a lifetime such as `90d` or `12h`; a day has 24 hours.
-fn lifetime(text: &str) -> Result<Duration, String> {
-    let span: Span = text.parse().map_err(|error: jiff::Error| error.to_string())?;
-    let span: SignedDuration =
-        span.to_duration(SpanRelativeTo::days_are_24_hours()).map_err(|error| error.to_string())?;
-    Duration::try_from(span).map_err(|_| "a lifetime cannot be negative".to_owned())
 }

@@ -45,6 +45,7 @@ use crate::monitoring::{self, MonitoringState, UPKEEP_INTERVAL};
 use crate::principals::{Journal, LOOK_INTERVAL, PrincipalKeeper, Revocations};
 use crate::readiness::{self, CHECK_INTERVAL, Readiness, in_words};
 use crate::reconcile::{LONGEST_SLEEP, Reconciler};
+use crate::retention::{ROUND_INTERVAL, RetentionKeeper};
 use crate::signals::rounds::{RoundReporter, Rounds, Task};
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups, parts};
 use crate::telemetry::{self, GrantProgress, InstrumentedStore, SAMPLE_INTERVAL};
@@ -200,6 +201,8 @@ async fn start(
     tasks.spawn("principals", parts.principals(config).keep(reporter));
     let reporter = parts.reporter(Task::Denials, Some(SUMMARY_INTERVAL));
     tasks.spawn("denials", denials::keep_summarizing(Arc::clone(&app), reporter));
+    let reporter = parts.reporter(Task::Retention, Some(ROUND_INTERVAL));
+    tasks.spawn("retention", parts.retention(config).keep(reporter));
     let mut phase = parts.shutdown.clone();
     let stopping = async move {
         phase.wait_for(|phase| *phase == ShutdownPhase::Stopping).await.ok();
@@ -328,6 +331,16 @@ impl Parts {
         }
     }
 
+    fn retention(&self, config: &BrokerConfig) -> RetentionKeeper {
+        RetentionKeeper {
+            store: self.store.clone(),
+            cluster: Arc::clone(&self.cluster),
+            cloud: Arc::clone(&self.cloud),
+            settings: config.retention.clone(),
+            clock: self.clock,
+        }
+    }
+
     fn app(&self, config: &BrokerConfig, authority: Arc<Authority>, standing: Arc<Standing>) -> App {
         App {
             store: self.store.clone(),
@@ -345,6 +358,7 @@ impl Parts {
             deciding: Deciding::default(),
             denials: Denials::new(&config.limits),
             quotas: RequestQuotas::new(&config.quotas),
+            retention: config.retention.clone(),
             shutdown: self.shutdown.clone(),
             clock: self.clock,
             authority,

@@ -348,9 +348,13 @@ pub(crate) enum AuditCommand {
     },
     /// Verify that every record follows from the one before. Exits with 1 and names the line where one does not.
     Verify {
-        /// Verify this copy of the log, without a broker: one record a line, as `tail --output json` writes them.
+        /// Verify this copy of the log, without a broker: one record a line, as `tail --output json` writes them. Given several
+        /// times: segments of a broker and exports, in any order, as one log.
         #[arg(long, value_name = "LOG.jsonl", value_hint = ValueHint::FilePath)]
-        file: Option<PathBuf>,
+        file: Vec<PathBuf>,
+        /// The number of the first record in the files, if the segments with those before it are verified elsewhere.
+        #[arg(long, value_name = "SEQ", requires = "file")]
+        from: Option<u64>,
         /// The head that an earlier verification printed: if it is not in the log, the end of the log was cut off.
         #[arg(long, value_name = "HASH", value_parser = head)]
         expect_head: Option<Hash>,

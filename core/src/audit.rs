@@ -240,6 +240,11 @@ impl Default for Verifier {
 }
 
 impl Verifier {
+    /// Starts after a record whose head is known: the next line must follow it.
+    pub fn after(head: Head) -> Self {
+        Self { head, line: head.seq }
+    }
+
     /// Verifies the next line, without its line end.
     ///
     /// # Errors

@@ -26,6 +26,9 @@ pub struct Grant {
     pub id: GrantId,
     /// The principal that requested it.
     pub principal: Principal,
+    /// The idempotency key of the request, if it had one; none in a record of a version that did not keep it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<String>,
     /// The reason for the request.
     pub justification: Justification,
     /// The time of the request.
@@ -148,6 +151,7 @@ impl Grant {
         let mut grant = Self {
             id,
             principal,
+            idempotency_key: None,
             justification: request.justification().clone(),
             requested_at: now,
             duration: request.duration(),

@@ -21,6 +21,14 @@ impl GrantId {
     }
 }
 
+impl GrantId {
+    /// Returns the time of the request, as the id has it, in whole milliseconds.
+    pub fn requested_at(&self) -> Timestamp {
+        let milliseconds = i64::try_from(self.0.timestamp_ms()).unwrap_or(i64::MAX);
+        Timestamp::from_millisecond(milliseconds).unwrap_or(Timestamp::MAX)
+    }
+}
+
 impl fmt::Display for GrantId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.to_string().to_ascii_lowercase())

@@ -77,19 +77,20 @@ impl FromStr for Role {
 pub struct Principal {
     role: Role,
     key: PrincipalKey,
-    /// The display name of a foreign principal; a local one is shown by its name.
-    display_name: Option<DisplayName>,
+    /// The display name; a local principal's is its name.
+    display_name: DisplayName,
 }
 
 impl Principal {
     /// Makes a principal that the deployment's own authority names.
     pub fn local(role: Role, name: Name) -> Self {
-        Self { role, key: PrincipalKey::Local(name), display_name: None }
+        let display_name = DisplayName(name.to_string());
+        Self { role, key: PrincipalKey::Local(name), display_name }
     }
 
     /// Makes a principal that another issuer vouches for.
     pub fn foreign(role: Role, issuer: Issuer, subject: Subject, display_name: DisplayName) -> Self {
-        Self { role, key: PrincipalKey::Foreign { issuer, subject }, display_name: Some(display_name) }
+        Self { role, key: PrincipalKey::Foreign { issuer, subject }, display_name }
     }
 
     /// Returns the role.
@@ -104,11 +105,7 @@ impl Principal {
 
     /// Returns the name for people, which another principal may have, too.
     pub fn display_name(&self) -> &str {
-        match (&self.display_name, &self.key) {
-            (Some(name), _) => &name.0,
-            (None, PrincipalKey::Local(name)) => name.as_str(),
-            (None, PrincipalKey::Foreign { subject, .. }) => subject.as_str(),
-        }
+        self.display_name.as_str()
     }
 }
 
@@ -169,10 +166,11 @@ impl From<Principal> for Stored {
         let Principal { role, key, display_name } = principal;
         match key {
             PrincipalKey::Local(name) => {
-                Self { role, name: Some(name), issuer: None, subject: None, display_name }
+                Self { role, name: Some(name), issuer: None, subject: None, display_name: None }
             }
             PrincipalKey::Foreign { issuer, subject } => {
-                Self { role, name: None, issuer: Some(issuer), subject: Some(subject), display_name }
+                let (issuer, subject, display_name) = (Some(issuer), Some(subject), Some(display_name));
+                Self { role, name: None, issuer, subject, display_name }
             }
         }
     }

@@ -42,6 +42,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Returns the documents in a range of an index.
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError>;
 
+    /// Returns up to about `limit` documents of a kind with their keys, in no order, from the beginning or from the end of another
+    /// page. Every document that is there from the first page to the last is on one of them.
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError>;
+
     /// Returns the number of documents in an index.
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError>;
 
@@ -52,11 +56,14 @@ pub trait Backend: Send + Sync + 'static {
     /// [`StoreError::Fenced`] if this broker no longer holds the lease.
     async fn snapshot(&self, lease: &Lease, wanted: SnapshotQuery<'_>) -> Result<Snapshot, StoreError>;
 
-    /// Returns up to `limit` lines of the audit log after record `after`, in order.
+    /// Returns up to `limit` lines of the audit log after record `after`, in order; the first ones may have left the store.
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError>;
 
     /// Returns the end of the audit log.
     async fn audit_head(&self) -> Result<Head, StoreError>;
+
+    /// Returns the base of the audit log: the head after which the lines in the store begin.
+    async fn audit_base(&self) -> Result<Head, StoreError>;
 
     /// Returns the room that is left; none if the database does not tell.
     async fn room(&self) -> Result<Option<Room>, StoreError> {
@@ -82,6 +89,8 @@ pub struct Range<'a> {
     pub index: &'a str,
     /// The order.
     pub order: Order,
+    /// Only the documents whose keys are greater than this one; for paging.
+    pub after: Option<&'a str>,
     /// Only the documents whose keys are less than this one; for paging.
     pub before: Option<&'a str>,
     /// The most documents to return.
@@ -91,13 +100,22 @@ pub struct Range<'a> {
 impl<'a> Range<'a> {
     /// Makes the range of the whole index, in the order of the keys.
     pub fn all(index: &'a str) -> Self {
-        Self { index, order: Order::Ascending, before: None, limit: usize::MAX }
+        Self { index, order: Order::Ascending, after: None, before: None, limit: usize::MAX }
     }
 
     /// Returns the limit as a database takes it.
     pub(crate) fn limit(&self) -> i64 {
         i64::try_from(self.limit).unwrap_or(i64::MAX)
     }
+}
+
+/// A page of documents with their keys.
+#[derive(Debug, Default)]
+pub struct KeyedPage {
+    /// The documents, each once.
+    pub documents: Vec<(String, Document)>,
+    /// The beginning of the next page; none after the last one.
+    pub next: Option<String>,
 }
 
 /// The order of a range.

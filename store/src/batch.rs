@@ -3,9 +3,10 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use postern_core::audit::AuditEvent;
+use postern_core::audit::{AuditEvent, Head};
 
 use crate::coordination::Lease;
+use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
 
@@ -21,14 +22,37 @@ pub struct Batch {
     pub writes: Vec<Write>,
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
+    /// The records that leave the audit log, if any. Boxed, as every batch would hold its size.
+    pub cut: Option<Box<AuditCut>>,
     /// The lease that the writes need, if any.
     pub under: Option<Lease>,
+}
+
+/// The first records of the audit log, which leave the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditCut {
+    /// The base before: another one is a conflict.
+    pub from: Head,
+    /// The head of the last record that leaves, which is the base from then on. Another record at its number is a conflict.
+    pub upto: Head,
+}
+
+impl AuditCut {
+    /// Returns the number of records that leave.
+    pub fn count(&self) -> u64 {
+        self.upto.seq.saturating_sub(self.from.seq)
+    }
+
+    /// Makes the error for a log that is not as the cut expects it.
+    pub(crate) fn conflict() -> StoreError {
+        StoreError::Conflict { what: "the beginning of the audit log".to_owned() }
+    }
 }
 
 impl Batch {
     /// Reports whether the batch writes records without an audit event, which no store accepts (I9).
     pub fn is_unaudited(&self) -> bool {
-        self.audit.is_empty() && !self.writes.is_empty()
+        self.audit.is_empty() && (!self.writes.is_empty() || self.cut.is_some())
     }
 
     /// Estimates the bytes that the batch brings: the texts, and as much again for keys, indexes and logs.

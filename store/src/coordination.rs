@@ -244,6 +244,11 @@ pub trait Coordination: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Gives the lease of a target back that is gone, with its published status: the store keeps nothing of the target.
+    async fn forget(&self, _lease: &Lease) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Locks the job of this name until [`Self::unlock`] or the end of this member. False: another member has locked it.
     async fn try_lock(&self, _job: &str) -> Result<bool, StoreError> {
         Ok(true)

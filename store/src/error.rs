@@ -1,6 +1,7 @@
 //! The errors of a store. Only an unavailable store leaves the outcome of a commit open.
 
 use crate::kind::Part;
+use crate::room::Medium;
 
 /// An error of a store.
 #[derive(Debug, thiserror::Error)]
@@ -21,8 +22,11 @@ pub enum StoreError {
         what: String,
     },
     /// The store has no room left; nothing was changed.
-    #[error("the store has no room left; free disk space on the broker's data directory")]
-    Full,
+    #[error("the store has no room left; {}", .0.remedy())]
+    Full(
+        /// The kind of room that is used up.
+        Medium,
+    ),
     /// The store keeps what room it has left for changes that close; nothing was changed.
     #[error("the store is low on space: {what}")]
     LowOnSpace {

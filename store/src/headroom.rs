@@ -13,7 +13,7 @@
 //! the reserve has been written since the last look.
 //!
 //! **On failure.** A database that does not tell its room (no `maxmemory`, or a user that may not ask) has no reserve: then only
-//! [`StoreError::Full`] ends its growth.
+//! [`StoreError::Full`] ends its growth. If a look fails in any other way, what the last one found holds until the next one.
 
 use std::fmt;
 use std::time::Duration;
@@ -75,11 +75,11 @@ impl RoomStatus {
 
 impl fmt::Display for RoomStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, remedy) = match self.room.medium {
-            Medium::Disk => ("on the disk of the data directory", "free disk space there"),
-            Medium::Memory => ("below Redis's maxmemory", "raise maxmemory"),
+        let what = match self.room.medium {
+            Medium::Disk => "on the disk of the data directory",
+            Medium::Memory => "below Redis's maxmemory",
         };
-        let reserve = self.reserve >> 20;
+        let (reserve, remedy) = (self.reserve >> 20, self.room.medium.remedy());
         write!(
             f,
             "less than {reserve} MiB are left {what}, which are kept to revoke, ban and close; {remedy}"
@@ -138,7 +138,10 @@ impl Headroom {
             Ok(room) => room.map(|room| RoomStatus { room, reserve: self.reserve.of(&room) }),
             Err(error) => {
                 tracing::debug!(error = &error as &dyn std::error::Error, "cannot look at the store's room");
-                None
+                // The bytes since then still count, so that the next caller looks again if they are many.
+                let look = last.as_mut()?;
+                look.at = now;
+                return look.status;
             }
         };
         last.insert(Look { at: now, status, brought: 0 }).status
@@ -183,6 +186,23 @@ mod tests {
         memory.set_room(None);
         let unknown = memory.store().keeping(Reserve::default());
         unknown.commit(event().giving_way()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn i10_a_look_that_fails_keeps_what_the_last_one_found() {
+        let memory = Memory::default();
+        let store = || memory.store().keeping(Reserve { disk: 4, memory_percent: 5 });
+        memory.fail_room();
+        let blind = store();
+        assert!(blind.room().await.is_none() && blind.commit(event().giving_way()).await.is_ok());
+        memory.set_room(Some(Room { medium: Medium::Disk, free: 3, size: 1_000 }));
+        assert!(blind.room().await.is_some_and(|room| room.is_low()), "a first look that failed is repeated");
+        memory.fail_room();
+        // Each transaction brings more than a quarter of the reserve, so that each looks.
+        for _ in 0..3 {
+            let refused = blind.commit(event().giving_way()).await.unwrap_err();
+            assert!(matches!(refused, StoreError::LowOnSpace { .. }));
+        }
     }
 
     #[tokio::test]

@@ -23,11 +23,19 @@ impl Kind {
     /// Makes a kind whose deleted records leave nothing behind, and whose changes no event names.
     ///
     /// # Panics
-    /// A store uses the name for something else. A kind is a constant, so that this stops the build.
+    /// The name is not of lower-case letters, or a store uses it for something else. A kind is a constant, so that this stops the
+    /// build.
     pub const fn new(name: &'static str, noun: &'static str) -> Self {
+        let letters = name.as_bytes();
+        assert!(!letters.is_empty(), "a kind has a name");
+        let mut at = 0;
+        while at < letters.len() {
+            assert!(letters[at].is_ascii_lowercase(), "the name of a kind has lower-case letters alone");
+            at += 1;
+        }
         let mut at = 0;
         while at < RESERVED.len() {
-            assert!(!is_same(name.as_bytes(), RESERVED[at].as_bytes()), "the store uses this name itself");
+            assert!(!is_same(letters, RESERVED[at].as_bytes()), "the store uses this name itself");
             at += 1;
         }
         Self { name, noun, keeps_versions: false, is_announced: false }
@@ -47,8 +55,9 @@ impl Kind {
 }
 
 /// The names of other things that a store keeps: on Redis, the records of a kind are a key beside these.
-const RESERVED: [&str; 18] = [
+const RESERVED: [&str; 19] = [
     "audit",
+    "base",
     "confirmed",
     "events",
     "exclusive",
@@ -91,5 +100,20 @@ impl fmt::Display for Part {
             Self::Audit => f.write_str("audit records"),
             Self::Records(kind) => f.write_str(kind),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::catch_unwind;
+
+    use super::*;
+
+    #[test]
+    fn a_kind_has_a_name_of_lower_case_letters_that_no_store_uses() {
+        for bad in ["", "Grants", "my grants", "grants:open", "grants/", "grants2", "audit", "head"] {
+            catch_unwind(|| Kind::new(bad, "grant")).unwrap_err();
+        }
+        assert_eq!(Kind::new("grants", "grant").name, "grants");
     }
 }

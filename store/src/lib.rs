@@ -6,13 +6,14 @@
 //!
 //! **The words.**
 //!
-//! - A *record* is a grant, a policy, an agent, a join token, or the grant that an idempotency key made. Each *kind* of
-//!   record is one file in `records/`, which says how its key is written and in which *indexes* a record is ([`Record`]).
+//! - A *record* is one thing that the broker keeps: a grant, a policy, an agent, a revocation. Each *kind* of record is one file
+//!   in `records/`, which says how its key is written and in which *indexes* a record is ([`Record`]).
 //! - A *version* counts the changes of one record, from 1. A caller reads a record with its version and says with each write
 //!   which version it expects ([`Expect`]); the store refuses the write if the record has another one by then.
 //! - A [`Transaction`] holds the writes that belong together and the audit events that describe them.
 //! - The *audit log* is a chain: each record has a number and the hash of the record before it, so that a changed, missing
-//!   or moved line shows (I9). Its end, number and hash, is the *head*. The number rises with every change of the store,
+//!   or moved line shows (I9). Its end, number and hash, is the *head*. Old records may leave the store once they are elsewhere
+//!   ([`Transaction::cut_audit`]); the head of the last one that left is the *base*, from which the rest of the chain goes on. The number rises with every change of the store,
 //!   and serves as the generation of what agents are sent.
 //! - A [`Backend`] is a database under the store. It keeps *documents*: keys, versions, texts and the names of indexes. No
 //!   backend knows a kind of record, and [`Store`] is the thin layer that gives the documents their types.
@@ -54,8 +55,8 @@ pub mod testing;
 mod transaction;
 pub mod transfer;
 
-pub use backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
-pub use batch::{Batch, Expect, Put, Write};
+pub use backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
+pub use batch::{AuditCut, Batch, Expect, Put, Write};
 pub use coordination::{Coordination, Lease};
 pub use document::Document;
 pub use durable::Durable;
@@ -63,7 +64,7 @@ pub use error::{MigrationError, StoreError};
 pub use headroom::{Reserve, RoomStatus};
 pub use indexes::{ALL, Indexes};
 pub use kind::{Kind, Part, Version};
-pub use record::{Record, Versioned};
+pub use record::{Found, Record, Versioned};
 pub use records::agent::{AgentRecord, Ban, CloneAlarm, Forgotten};
 pub use records::grant::{GrantQuery, TargetSnapshot};
 pub use records::issued::{IssuedCertificate, IssuedPrincipal};

@@ -36,6 +36,17 @@ pub trait Record: Serialize + DeserializeOwned + Clone + Debug + Send + Sync + '
     }
 }
 
+/// A record with its key, as a scan finds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found<T> {
+    /// The text of the key.
+    pub key: String,
+    /// The record.
+    pub record: T,
+    /// The version.
+    pub version: Version,
+}
+
 /// A record and its version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Versioned<T> {

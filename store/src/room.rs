@@ -19,3 +19,13 @@ pub enum Medium {
     /// Memory of a server.
     Memory,
 }
+
+impl Medium {
+    /// Returns the remedy for a lack of room, as an error ends with it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::Disk => "free disk space on the broker's data directory",
+            Self::Memory => "raise Redis's maxmemory",
+        }
+    }
+}

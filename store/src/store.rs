@@ -9,7 +9,7 @@ use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::headroom::{Headroom, Reserve, RoomStatus};
-use crate::record::{Record, Versioned};
+use crate::record::{Found, Record, Versioned};
 use crate::transaction::Transaction;
 
 /// A store of records and the audit log. Cheap to clone.
@@ -104,12 +104,38 @@ impl Store {
         versioned(&self.backend.range(R::KIND, range).await?)
     }
 
+    /// Returns up to about `limit` records of a kind with their keys, in no order, from the beginning or from the end of another page,
+    /// and the beginning of the next page.
+    ///
+    /// # Errors
+    /// The store failed, or a record in it cannot be read.
+    pub async fn scan<R: Record>(
+        &self,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<(Vec<Found<R>>, Option<String>), StoreError> {
+        let page = self.backend.scan(R::KIND, from, limit).await?;
+        let found = page.documents.into_iter().map(|(key, document)| {
+            let Versioned { record, version } = document.versioned()?;
+            Ok(Found { key, record, version })
+        });
+        Ok((found.collect::<Result<_, StoreError>>()?, page.next))
+    }
+
     /// Returns up to `limit` lines of the audit log after record `after`, in order.
     ///
     /// # Errors
     /// The store failed.
     pub async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         self.backend.audit_lines(after, limit).await
+    }
+
+    /// Returns the base of the audit log: the head after which the lines in the store begin; the empty one if none has left it.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn audit_base(&self) -> Result<Head, StoreError> {
+        self.backend.audit_base().await
     }
 
     /// Returns the end of the audit log.

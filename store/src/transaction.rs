@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use postern_core::audit::AuditEvent;
 
-use crate::batch::{Batch, Expect, Put, Requirement, Write};
+use crate::batch::{AuditCut, Batch, Expect, Put, Requirement, Write};
 use crate::body::to_body;
 use crate::coordination::Lease;
 use crate::error::StoreError;
 use crate::kind::Kind;
-use crate::record::Record;
+use crate::record::{Found, Record};
 
 /// Changes that happen together or not at all. A transaction with changes has an audit event, too (I9).
 ///
@@ -23,6 +23,8 @@ pub struct Transaction {
     requires: Vec<Requirement>,
     /// The audit events that describe them.
     pub audit: Vec<AuditEvent>,
+    /// The records that leave the audit log, if any.
+    cut: Option<Box<AuditCut>>,
     /// The lease that the changes need, if any: the store refuses them once another broker holds it.
     pub under: Option<Lease>,
     /// Set if the store refuses the transaction when it is low on space.
@@ -51,6 +53,22 @@ impl Transaction {
     #[must_use]
     pub fn delete<R: Record>(mut self, key: &R::Key, expect: Expect) -> Self {
         self.drafts.push(draft::<R>(key, expect));
+        self
+    }
+
+    /// Deletes a record that a scan has found; conflicts if it has changed since.
+    #[must_use]
+    pub fn delete_found<R: Record>(mut self, found: &Found<R>) -> Self {
+        let (key, expect) = (found.key.clone(), Expect::Version(found.version));
+        self.drafts.push(DraftWrite { kind: R::KIND, key, expect, subject: R::subject, put: None });
+        self
+    }
+
+    /// Removes the first records of the audit log from the store. The transaction conflicts if the log does not begin and go on as
+    /// the cut says. Its caller has the records elsewhere, durably; the last record of the log never leaves.
+    #[must_use]
+    pub fn cut_audit(mut self, cut: AuditCut) -> Self {
+        self.cut = Some(Box::new(cut));
         self
     }
 
@@ -103,7 +121,7 @@ impl Transaction {
     /// A record has no text.
     pub(crate) fn into_batch(self) -> Result<Batch, StoreError> {
         let writes = self.drafts.into_iter().map(DraftWrite::into_write).collect::<Result<_, _>>()?;
-        Ok(Batch { requires: self.requires, writes, audit: self.audit, under: self.under })
+        Ok(Batch { requires: self.requires, writes, audit: self.audit, cut: self.cut, under: self.under })
     }
 }
 

@@ -60,6 +60,9 @@ pub trait Source: Send {
     /// Returns the end of the audit log.
     async fn head(&mut self) -> Result<Head, StoreError>;
 
+    /// Returns the base of the audit log, after which its lines begin.
+    async fn base(&mut self) -> Result<Head, StoreError>;
+
     /// Counts the records.
     async fn counts(&mut self) -> Result<Counts, StoreError>;
 
@@ -81,6 +84,9 @@ pub trait Target: Send {
     /// # Errors
     /// [`MigrationError::NotEmpty`], or [`MigrationError::Incomplete`] without `overwrite`; nothing was changed.
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError>;
+
+    /// Sets the base of the audit log, before its first line.
+    async fn set_base(&mut self, base: Head) -> Result<(), StoreError>;
 
     /// Writes these records.
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError>;
@@ -118,9 +124,12 @@ pub async fn transfer(
     how: &MigrationOptions,
     now: impl FnOnce(Option<&AuditRecord>) -> jiff::Timestamp,
 ) -> Result<Counts, StoreError> {
-    let (head, last) = verify(source).await?;
+    let Verified { base, head, last } = verify(source).await?;
     let sent = source.counts().await?;
     target.begin(&how.from, how.overwrite_incomplete).await?;
+    if base != Head::EMPTY {
+        target.set_base(base).await?;
+    }
     for part in sent.keys() {
         let mut from = None;
         loop {
@@ -156,11 +165,17 @@ pub async fn transfer(
     Ok(sent)
 }
 
-/// Reads the audit log from its beginning, and checks that it is one chain that ends at the store's head. Returns the head
-/// and the last record.
-async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), StoreError> {
-    let head = source.head().await?;
-    let (mut verifier, mut from, mut last) = (Verifier::default(), None, None);
+/// An audit log that is one chain.
+struct Verified {
+    base: Head,
+    head: Head,
+    last: Option<AuditRecord>,
+}
+
+/// Reads the audit log from its base, and checks that it is one chain that ends at the store's head.
+async fn verify(source: &mut dyn Source) -> Result<Verified, StoreError> {
+    let (base, head) = (source.base().await?, source.head().await?);
+    let (mut verifier, mut from, mut last) = (Verifier::after(base), None, None);
     loop {
         let page = source.page(&Part::Audit, from.as_deref()).await?;
         for item in &page.items {
@@ -174,7 +189,7 @@ async fn verify(source: &mut dyn Source) -> Result<(Head, Option<AuditRecord>), 
         }
     }
     if verifier.head() == head {
-        return Ok((head, last));
+        return Ok(Verified { base, head, last });
     }
     if source.head().await? != head {
         return Err(MigrationError::Changed.into());

@@ -21,7 +21,9 @@ pub(super) fn to_status(error: Error) -> Status {
         }
         Error::Quota(exceeded) => plain(Code::ResourceExhausted, exceeded.reason, exceeded.message),
         Error::Forbidden { reason } => plain(Code::PermissionDenied, "FORBIDDEN", reason),
-        Error::NotFound { .. } => plain(Code::NotFound, "NOT_FOUND", error.to_string()),
+        Error::NotFound { .. } | Error::NotFoundAnymore { .. } => {
+            plain(Code::NotFound, "NOT_FOUND", error.to_string())
+        }
         Error::Precondition { reason } => plain(Code::FailedPrecondition, "PRECONDITION", reason),
         Error::Unavailable { reason } => plain(Code::Unavailable, "CLOUD_UNAVAILABLE", reason),
         Error::Illegal(illegal) => plain(Code::FailedPrecondition, "WRONG_STATE", illegal.to_string()),
@@ -39,7 +41,7 @@ fn store_status(error: &StoreError) -> Status {
         StoreError::Fenced { .. } => (Code::Unavailable, "BROKER_FENCED"),
         StoreError::Unaudited => (Code::Internal, "UNAUDITED_CHANGE"),
         StoreError::LowOnSpace { .. } => (Code::ResourceExhausted, "STORE_LOW_ON_SPACE"),
-        StoreError::Full => (Code::ResourceExhausted, "STORE_FULL"),
+        StoreError::Full(_) => (Code::ResourceExhausted, "STORE_FULL"),
         StoreError::NewerSchema { .. } => (Code::FailedPrecondition, "STORE_NEWER"),
         StoreError::Migration(_) => (Code::FailedPrecondition, "STORE_MOVED"),
         StoreError::Corrupt { .. } => (Code::DataLoss, "STORE_CORRUPT"),

@@ -30,6 +30,7 @@ use deciding::{Earlier, Entered};
 pub use request_quotas::RequestQuotas;
 
 use super::{App, Caller, Error, QuotaExceeded};
+use crate::retention::in_days;
 use crate::signals::ShutdownPhase;
 use crate::signals::grant_changes::GrantChange;
 
@@ -134,7 +135,8 @@ async fn commit(
     asked: &KeyedRequest,
     decided: Decided,
 ) -> Result<Requested, Error> {
-    let Decided { grant, policies, revocation } = decided;
+    let Decided { mut grant, policies, revocation } = decided;
+    grant.idempotency_key = asked.idempotency_key.clone();
     let mut changes = Transaction::default().put_grant(grant.clone(), Expect::Absent);
     for (name, version) in &policies {
         changes = changes.require::<Policy>(name, Expect::Version(*version));
@@ -362,12 +364,12 @@ pub async fn revoke(
     reason: Option<Justification>,
 ) -> Result<Durable<Grant>, Error> {
     for _ in 0..MAX_ATTEMPTS {
-        let Versioned { record, version } = app.store.grant(id).await?.ok_or_else(|| not_found(id))?;
+        let Versioned { record, version } = app.store.grant(id).await?.ok_or_else(|| not_found(app, id))?;
         let now = app.clock.now();
         if !caller.may_see(&record) {
             let event = AuditEvent::denied(now, &caller.principal, "grant.revoked").on_grant(id);
             app.record_denial(caller, event.with("reason", "NOT_THE_CALLERS")).await?;
-            return Err(not_found(id));
+            return Err(not_found(app, id));
         }
         let is_over = |grant: &Grant| matches!(grant.state, GrantState::Closing(_)) || grant.state.is_final();
         if is_over(&record) {
@@ -409,7 +411,7 @@ pub async fn revoke(
 /// The grant does not exist, or the caller may not see it.
 pub async fn visible(app: &App, caller: &Caller, id: GrantId) -> Result<Versioned<Grant>, Error> {
     let grant = app.store.grant(id).await?.filter(|grant| caller.may_see(&grant.record));
-    grant.ok_or_else(|| not_found(id))
+    grant.ok_or_else(|| not_found(app, id))
 }
 
 /// Waits, at most `wait`, until the grant is neither opening nor closing, and returns it as it stands then. A broker that
@@ -424,7 +426,7 @@ pub async fn settled(app: &App, grant: Durable<Grant>, wait: Duration) -> Result
         let mut changes = app.grant_changes.watch();
         loop {
             // Read after subscribing, so that no change falls between.
-            let grant = app.store.grant(id).await?.ok_or_else(|| not_found(id))?.record;
+            let grant = app.store.grant(id).await?.ok_or_else(|| not_found(app, id))?.record;
             if !on_its_way(&grant) {
                 return durable_grant(app, id).await;
             }
@@ -493,12 +495,16 @@ pub async fn list_grants(
 
 /// Returns a grant as it stands in durable records.
 async fn durable_grant(app: &App, id: GrantId) -> Result<Durable<Grant>, Error> {
-    let grant = app.store.durable_grant(id).await?.transpose().ok_or_else(|| not_found(id))?;
+    let grant = app.store.durable_grant(id).await?.transpose().ok_or_else(|| not_found(app, id))?;
     Ok(grant.map(|grant| grant.record))
 }
 
-fn not_found(id: GrantId) -> Error {
-    Error::NotFound { what: format!("the grant {id}") }
+fn not_found(app: &App, id: GrantId) -> Error {
+    let what = format!("the grant {id}");
+    let after = app.retention.grants;
+    // By the id alone, so that the answer says nothing of grants that the caller may not see.
+    let is_old = id.requested_at() < app.retention.cutoff(app.clock.now());
+    if is_old { Error::NotFoundAnymore { what, after: in_days(after) } } else { Error::NotFound { what } }
 }
 
 fn list<T: ToString>(items: &[T]) -> String {

@@ -56,12 +56,12 @@ pub struct Verification {
     pub broken: Option<Broken>,
 }
 
-/// Verifies the chain of the audit log, from its first line to its last or to the first that is broken.
+/// Verifies the chain of the audit log, from its base to its last line or to the first that is broken.
 ///
 /// # Errors
 /// The store failed.
 pub async fn verify(app: &Arc<App>) -> Result<Verification, Error> {
-    let mut verifier = Verifier::default();
+    let mut verifier = Verifier::after(app.store.audit_base().await?);
     let mut tail = Tail::new(Arc::clone(app), 0, false);
     let mut broken = None;
     while let Some((_, line)) = tail.next().await? {

@@ -68,7 +68,7 @@ impl App {
         }
         match self.store.commit(Transaction::default().audit(event.clone()).giving_way()).await {
             // Nothing was written: the summary that is written once there is room counts it.
-            Err(StoreError::Full | StoreError::LowOnSpace { .. }) => {
+            Err(StoreError::Full(_) | StoreError::LowOnSpace { .. }) => {
                 self.denials.omit(caller, &event);
                 Ok(false)
             }

@@ -31,6 +31,17 @@ pub enum Error {
         /// The record.
         what: String,
     },
+    /// The record does not exist, or the caller may not see it; and it is so old that it may have left the store.
+    #[error(
+        "{what} does not exist, or you may not see it; a grant leaves the store {after} after it closed ([retention] grants), and the \
+         audit log keeps its records"
+    )]
+    NotFoundAnymore {
+        /// The record.
+        what: String,
+        /// The time after which such records leave the store.
+        after: String,
+    },
     /// The current state of a record or a cloud does not allow it.
     #[error("{reason}")]
     Precondition {

@@ -51,6 +51,7 @@ use crate::layers::host::sessions::AgentSessions;
 use crate::layers::observer::Observer;
 use crate::principals::Revocations;
 use crate::readiness::Readiness;
+use crate::retention::RetentionSettings;
 use crate::signals::rounds::Rounds;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 pub use about::{About, StoreKind};
@@ -90,6 +91,8 @@ pub struct App {
     pub quotas: access::RequestQuotas,
     /// The refusals that are recorded, and those that are counted.
     pub denials: denials::Denials,
+    /// The time for which records that are over stay in the store.
+    pub retention: RetentionSettings,
     /// The phase of the shutdown.
     pub shutdown: watch::Receiver<ShutdownPhase>,
     /// The clock.

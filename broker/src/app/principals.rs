@@ -2,20 +2,17 @@
 //!
 //! A revocation is durable before its principal's grants close. If the broker fails between the two, the caller repeats the call.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod known;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use postern_core::audit::AuditEvent;
 use postern_core::grant::IllegalTransition;
-use postern_core::{CertificateSerial, Grant, GrantId, GrantState, Justification, PrincipalKey, Role};
-use postern_store::{
-    Durable, Expect, IssuedCertificate, IssuedPrincipal, Revocation, RevokedProof, StoreError, Transaction,
-    Versioned,
-};
+use postern_core::{CertificateSerial, GrantId, GrantState, Justification, PrincipalKey};
+use postern_store::{Durable, Expect, Revocation, RevokedProof, StoreError, Transaction, Versioned};
 
 use super::{App, Caller, Error, access};
 use crate::clock::wall;
-use crate::principals::Issuance;
+pub use known::{KnownPrincipal, PrincipalsPage, list};
 
 /// The attempts at a revocation that another change overtakes each time.
 const MAX_ATTEMPTS: usize = 5;
@@ -46,34 +43,8 @@ pub struct RevokedProofs {
     pub closed: Vec<GrantId>,
 }
 
-/// A principal that the broker knows.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KnownPrincipal {
-    /// The principal.
-    pub key: PrincipalKey,
-    /// The roles in which it was issued a certificate or has an open grant.
-    pub roles: BTreeSet<Role>,
-    /// The newest certificate of each role, and whether it is revoked.
-    pub certificates: Vec<(Role, IssuedCertificate, bool)>,
-    /// The number of its grants that are not over.
-    pub open_grants: usize,
-    /// Its newest revocation, if there is one.
-    pub revocation: Option<Revocation>,
-}
-
-impl KnownPrincipal {
-    fn new(key: PrincipalKey) -> Self {
-        let (roles, certificates) = (BTreeSet::new(), Vec::new());
-        Self { key, roles, certificates, open_grants: 0, revocation: None }
-    }
-
-    /// Reports whether the principal is revoked, with every certificate that the broker knows of it.
-    pub fn is_revoked(&self) -> bool {
-        self.revocation.is_some() && self.certificates.iter().all(|(_, _, revoked)| *revoked)
-    }
-}
-
-/// Revokes the proofs of a principal that were issued up to now, or one certificate, and closes the principal's open grants.
+/// Revokes the proofs of a principal that were issued up to now, or one certificate, and closes the principal's open grants. If the
+/// broker knows a certificate of the principal that is dated later, because a clock was ahead, it revokes up to that time.
 /// The broker need not know the principal: its certificate may be older than the journal, or of another machine.
 ///
 /// # Errors
@@ -99,13 +70,7 @@ pub async fn revoke(
         }
         RevokedProof::Principal(_) | RevokedProof::Certificate(_) => Vec::new(),
     };
-    let known = known(app).await?;
-    let principal = known.into_values().find(|known| match &asked.proof {
-        RevokedProof::Principal(key) => known.key == *key,
-        RevokedProof::Certificate(serial) => {
-            known.certificates.iter().any(|(_, own, _)| own.serial == *serial)
-        }
-    });
+    let principal = known::of_proof(app, &asked.proof).await?;
     Ok(revocation.map(|revocation| RevokedProofs { revocation, principal, closed }))
 }
 
@@ -125,28 +90,20 @@ async fn revoke_principal(
     for _ in 0..MAX_ATTEMPTS {
         let before = app.store.revocation(&asked.proof).await?;
         let issued = app.store.issued_principal(key).await?.map(|issued| issued.record);
-        // A wall clock that was stepped back gives nothing back.
-        let at = before.as_ref().map_or(wall(), |before| wall().max(before.record.at));
+        // A wall clock that was stepped back gives nothing back, and a certificate of a clock that was ahead is revoked as well.
+        let issued = issued.into_iter().flat_map(|issued| issued.certificates.into_values());
+        let known = before.as_ref().map(|before| before.record.at);
+        let at = issued.map(|certificate| certificate.issued_at).chain(known).fold(wall(), Ord::max);
         let expect = before.map_or(Expect::Absent, |before| Expect::Version(before.version));
-        // The clock that signed them was ahead: by their times they would count as later.
-        let ahead = issued.into_iter().flat_map(|issued| issued.certificates.into_values());
-        let ahead: Vec<_> = ahead.filter(|certificate| certificate.issued_at > at).collect();
-        let revocation = revocation(caller, asked, asked.proof.clone(), at);
-        let mut changes = Transaction::default().put_revocation(revocation.clone(), expect);
-        let mut event =
+        let revocation = revocation(caller, asked, at);
+        let changes = Transaction::default().put_revocation(revocation.clone(), expect);
+        let event =
             revoked_event(app, caller, asked).with("principal", key).with("keep_grants", asked.keep_grants);
-        let mut learned = vec![Versioned { record: revocation.clone(), version: version_after(expect) }];
-        for certificate in &ahead {
-            let proof = RevokedProof::Certificate(certificate.serial.clone());
-            let alone = self::revocation(caller, asked, proof, at);
-            changes = changes.put_revocation(alone.clone(), Expect::Any);
-            event = event.with("serial", &certificate.serial);
-            learned.push(Versioned { record: alone, version: 1 });
-        }
+        let learned = Versioned { record: revocation.clone(), version: version_after(expect) };
         match Durable::commit(&app.store, changes.audit(event), revocation).await {
             Ok(revocation) => {
                 tracing::info!(event = "principal.revoked", principal = %key, by = %caller.principal, "principal revoked");
-                app.revocations.learn(learned);
+                app.revocations.learn([learned]);
                 return Ok(revocation);
             }
             Err(StoreError::Conflict { .. }) => {}
@@ -168,7 +125,7 @@ async fn revoke_certificate(
             app.revocations.learn([(*before).clone()]);
             return Ok(before.map(|before| before.record));
         }
-        let revocation = revocation(caller, asked, asked.proof.clone(), wall());
+        let revocation = revocation(caller, asked, wall());
         let event = revoked_event(app, caller, asked).with("serial", serial);
         let changes = Transaction::default().put_revocation(revocation.clone(), Expect::Absent).audit(event);
         match Durable::commit(&app.store, changes, revocation.clone()).await {
@@ -184,13 +141,8 @@ async fn revoke_certificate(
     Err(Error::Precondition { reason: format!("the revocation of {serial} changes too quickly; try again") })
 }
 
-fn revocation(
-    caller: &Caller,
-    asked: &RevocationRequest,
-    proof: RevokedProof,
-    at: jiff::Timestamp,
-) -> Revocation {
-    Revocation { proof, by: caller.principal.clone(), at, reason: asked.reason.clone() }
+fn revocation(caller: &Caller, asked: &RevocationRequest, at: jiff::Timestamp) -> Revocation {
+    Revocation { proof: asked.proof.clone(), by: caller.principal.clone(), at, reason: asked.reason.clone() }
 }
 
 /// Returns the version of a record after a write under this condition.
@@ -210,15 +162,17 @@ fn revoked_event(app: &App, caller: &Caller, asked: &RevocationRequest) -> Audit
 }
 
 /// Closes the open grants of a principal, and returns those that close from now on.
+///
+/// # Errors
+/// A grant could not be closed: the first such error, after an attempt at each grant.
 async fn close_grants(
     app: &App,
     caller: &Caller,
     key: &PrincipalKey,
     reason: Option<&Justification>,
 ) -> Result<Vec<GrantId>, Error> {
-    let open = app.store.open_grants().await?.into_iter().map(|grant| grant.record);
-    let open =
-        open.filter(|grant| grant.principal.key() == key && !matches!(grant.state, GrantState::Closing(_)));
+    let open = app.store.open_grants_by(key).await?.into_iter().map(|grant| grant.record);
+    let open = open.filter(|grant| !matches!(grant.state, GrantState::Closing(_)));
     let ids: Vec<GrantId> = open.map(|grant| grant.id).collect();
     let close = |id: GrantId| async move {
         match access::revoke(app, caller, id, reason.cloned()).await {
@@ -228,77 +182,13 @@ async fn close_grants(
             Err(error) => Err(error),
         }
     };
-    let closed: Vec<Option<GrantId>> =
-        stream::iter(ids).map(close).buffer_unordered(CLOSES_AT_ONCE).try_collect().await?;
-    let mut closed: Vec<GrantId> = closed.into_iter().flatten().collect();
+    // One grant that cannot close keeps no other one open.
+    let outcomes: Vec<Result<Option<GrantId>, Error>> =
+        stream::iter(ids).map(close).buffer_unordered(CLOSES_AT_ONCE).collect().await;
+    let closed: Result<Vec<Option<GrantId>>, Error> = outcomes.into_iter().collect();
+    let mut closed: Vec<GrantId> = closed?.into_iter().flatten().collect();
     closed.sort_unstable();
     Ok(closed)
-}
-
-/// Returns one page of the principals that the broker knows, by the texts of their keys, and the start of the next page.
-///
-/// # Errors
-/// The store failed.
-pub async fn list(
-    app: &App,
-    size: usize,
-    after: Option<&str>,
-) -> Result<(Vec<KnownPrincipal>, Option<String>), Error> {
-    let known = known(app).await?;
-    let mut page: Vec<(String, KnownPrincipal)> =
-        known.into_iter().filter(|(text, _)| after.is_none_or(|after| text.as_str() > after)).collect();
-    let more = page.len() > size;
-    page.truncate(size);
-    let next = page.last().filter(|_| more).map(|(text, _)| text.clone());
-    Ok((page.into_iter().map(|(_, known)| known).collect(), next))
-}
-
-/// Returns the certificates that were revoked alone, by their serial numbers.
-///
-/// # Errors
-/// The store failed.
-pub async fn revoked_certificates(app: &App) -> Result<Vec<(CertificateSerial, Revocation)>, Error> {
-    let revocations = app.store.revocations().await?.into_iter().map(|revocation| revocation.record);
-    let alone = revocations.filter_map(|revocation| match &revocation.proof {
-        RevokedProof::Certificate(serial) => Some((serial.clone(), revocation)),
-        RevokedProof::Principal(_) => None,
-    });
-    let mut alone: Vec<_> = alone.collect();
-    alone.sort_by(|(one, _), (other, _)| one.cmp(other));
-    Ok(alone)
-}
-
-/// Returns every principal that was issued a certificate, has an open grant, or was revoked.
-async fn known(app: &App) -> Result<BTreeMap<String, KnownPrincipal>, Error> {
-    let mut known: BTreeMap<String, KnownPrincipal> = BTreeMap::new();
-    let mut entry = |key: &PrincipalKey, change: &mut dyn FnMut(&mut KnownPrincipal)| {
-        change(known.entry(key.to_text()).or_insert_with(|| KnownPrincipal::new(key.clone())));
-    };
-    let (issued, grants, revocations) =
-        tokio::try_join!(app.store.issued_principals(), app.store.open_grants(), app.store.revocations())?;
-    app.revocations.learn(revocations.iter().cloned());
-    for IssuedPrincipal { principal, certificates } in issued.into_iter().map(|issued| issued.record) {
-        for (role, certificate) in certificates {
-            let issuance = Issuance { at: certificate.issued_at, serial: Some(certificate.serial.clone()) };
-            let is_revoked = app.revocations.cover(&principal, &issuance);
-            entry(&principal, &mut |known| {
-                known.roles.insert(role);
-                known.certificates.push((role, certificate.clone(), is_revoked));
-            });
-        }
-    }
-    for Grant { principal, .. } in grants.into_iter().map(|grant| grant.record) {
-        entry(principal.key(), &mut |known| {
-            known.roles.insert(principal.role());
-            known.open_grants += 1;
-        });
-    }
-    for revocation in revocations.into_iter().map(|revocation| revocation.record) {
-        if let RevokedProof::Principal(key) = revocation.proof.clone() {
-            entry(&key, &mut |known| known.revocation = Some(revocation.clone()));
-        }
-    }
-    Ok(known)
 }
 
 #[cfg(test)]

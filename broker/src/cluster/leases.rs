@@ -180,6 +180,18 @@ impl Leases {
         self.coordination.end_exclusive(&held.lease).await
     }
 
+    /// Gives back the lease of a target that is gone, so that nothing is kept of it here or in the store. Returns false if this
+    /// broker does not hold it.
+    ///
+    /// # Errors
+    /// The store failed; the target is forgotten here, and the lease ends with the membership.
+    pub async fn forget_target(&self, target: &TargetId) -> Result<bool, StoreError> {
+        let Some(entry) = self.lock().held.remove(target) else { return Ok(false) };
+        lease_changed(LeaseChange::Released);
+        self.coordination.forget(&HeldLease::of(target, entry).lease).await?;
+        Ok(true)
+    }
+
     /// Records that another broker has the target's lease. Returns whether this broker had it.
     pub(super) fn lose(&self, target: &TargetId) -> bool {
         let lost = self.lock().held.remove(target).is_some();

@@ -126,12 +126,7 @@ fn number(
     range: RangeInclusive<usize>,
     usual: usize,
 ) -> Result<usize, Invalid> {
-    let Some(value) = value else { return Ok(usual) };
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let remedy = format!("use {} to {}", range.start(), range.end());
-    Err(Invalid::new(format!("limits.{key}"), format!("{value} is out of range"), remedy))
+    super::number::number(("limits", key), value, range, usual)
 }
 
 fn reserve(disk: Option<usize>, percent: Option<usize>, usual: Reserve) -> Result<Reserve, Invalid> {

@@ -1,19 +1,18 @@
 //! Quotas in the configuration.
 
-use std::ops::RangeInclusive;
-
 use postern_core::Invalid;
 use serde::Deserialize;
 
+use super::number::number;
 use crate::limits::Quotas;
 
 /// The section `[quotas]`.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct QuotasSection {
-    grants_per_principal: Option<u32>,
-    windows_per_principal: Option<u32>,
-    windows_per_target: Option<u32>,
+    grants_per_principal: Option<usize>,
+    windows_per_principal: Option<usize>,
+    windows_per_target: Option<usize>,
     requests_per_minute: Option<u32>,
 }
 
@@ -24,45 +23,36 @@ impl QuotasSection {
     /// The first key that is wrong.
     pub(super) fn checked(self) -> Result<Quotas, Invalid> {
         let usual = Quotas::default();
-        let size = |key, value: Option<u32>, range, usual| match value {
-            Some(value) => checked(key, value, range).map(|value| value as usize),
-            None => Ok(usual),
-        };
-        let (grants, windows, on_target) =
-            (self.grants_per_principal, self.windows_per_principal, self.windows_per_target);
+        let size = |key, value, range, usual| number(("quotas", key), value, range, usual);
+        let Self { grants_per_principal, windows_per_principal, windows_per_target, requests_per_minute } =
+            self;
         Ok(Quotas {
             grants_per_principal: size(
                 "grants_per_principal",
-                grants,
+                grants_per_principal,
                 1..=1_000_000,
                 usual.grants_per_principal,
             )?,
             windows_per_principal: size(
                 "windows_per_principal",
-                windows,
+                windows_per_principal,
                 1..=100_000_000,
                 usual.windows_per_principal,
             )?,
             windows_per_target: size(
                 "windows_per_target",
-                on_target,
+                windows_per_target,
                 2..=100_000_000,
                 usual.windows_per_target,
             )?,
-            requests_per_minute: match self.requests_per_minute {
-                Some(value) => checked("requests_per_minute", value, 1..=1_000_000)?,
-                None => usual.requests_per_minute,
-            },
+            requests_per_minute: number(
+                ("quotas", "requests_per_minute"),
+                requests_per_minute,
+                1..=1_000_000,
+                usual.requests_per_minute,
+            )?,
         })
     }
-}
-
-fn checked(key: &str, value: u32, range: RangeInclusive<u32>) -> Result<u32, Invalid> {
-    if range.contains(&value) {
-        return Ok(value);
-    }
-    let remedy = format!("use {} to {}", range.start(), range.end());
-    Err(Invalid::new(format!("quotas.{key}"), format!("{value} is out of range"), remedy))
 }
 
 #[cfg(test)]

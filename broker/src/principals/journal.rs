@@ -107,14 +107,18 @@ impl Journal {
             .with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Returns the certificates that wait, at most so many, in the order in which they were issued.
+    /// Returns the certificates that wait, at most so many, in the order in which they were issued, and after them the files that
+    /// cannot be read.
     ///
     /// # Errors
     /// The data directory cannot be read.
     pub fn pending(&self, limit: usize) -> anyhow::Result<Vec<PendingEntry>> {
-        let files = self.files()?.into_iter().take(limit);
-        let mut pending: Vec<PendingEntry> = files.map(PendingEntry::read).collect();
+        let all = self.files()?.into_iter().map(PendingEntry::read);
+        let (mut pending, unreadable): (Vec<PendingEntry>, Vec<PendingEntry>) =
+            all.partition(|pending| pending.entry.is_ok());
         pending.sort_by_key(|pending| pending.entry.as_ref().ok().map(|entry| entry.certificate.issued_at));
+        pending.truncate(limit);
+        pending.extend(unreadable);
         Ok(pending)
     }
 
@@ -236,8 +240,18 @@ mod tests {
         for number in 0..MAX_PENDING {
             fs::write(dir.path().join(format!("issued-{number}.json")), "{}").unwrap();
         }
+        assert_eq!(journal.pending(7).unwrap().len(), MAX_PENDING, "each is named");
         let error = journal.leave(&entry(Role::Reader, "rita", 1)).unwrap_err();
         assert!(error.to_string().contains("start the broker"), "{error:#}");
-        assert_eq!(journal.pending(7).unwrap().len(), 7);
+        for number in 0..MAX_PENDING {
+            fs::remove_file(dir.path().join(format!("issued-{number}.json"))).unwrap();
+        }
+        (1..10).rev().for_each(|number| journal.leave(&entry(Role::Reader, "rita", number)).unwrap());
+        fs::write(dir.path().join("issued-00.json"), "{}").unwrap();
+        let pending = journal.pending(7).unwrap();
+        let times: Vec<_> =
+            pending.iter().map(|it| it.entry.as_ref().ok().map(|it| it.certificate.issued_at)).collect();
+        let expected: Vec<_> = (1..=7).map(|number| Some(at(number))).chain([None]).collect();
+        assert_eq!(times, expected, "the oldest that can be read, whatever else lies there");
     }
 }

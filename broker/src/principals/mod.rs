@@ -5,8 +5,9 @@
 //!
 //! **The words.**
 //!
-//! - A *revocation* of a principal holds for each of its proofs that was issued up to then, in whatever role. A proof that is issued
-//!   later admits again. A revocation of a certificate holds for one serial number.
+//! - A *revocation* of a principal holds for each of its proofs that was issued up to then, in whatever role, and for each that the
+//!   broker knows, whatever its date. A proof that is issued later admits again. A revocation of a certificate holds for one serial
+//!   number.
 //! - An *issuance* ([`Issuance`]) is what a proof says of its own origin: when it was issued, and its serial number.
 //! - The *journal* ([`Journal`]) is how `postern-broker issue` reports a certificate: it needs no running broker, and the store may
 //!   be locked by one. It leaves a file for each certificate in the broker's data directory. The broker takes up those files.
@@ -17,7 +18,7 @@
 //! broker's revocation overtakes leaves a grant behind (I7).
 //!
 //! **The course.** The broker that revokes knows it before it answers. The others learn it by the event of the commit, and the
-//! [`PrincipalKeeper`] of each reads the revocations once a second besides. A broker reads them before it listens.
+//! [`PrincipalKeeper`] of each looks once a second besides, and reads the revocations if the audit log has moved. A broker reads them before it listens.
 //!
 //! **On failure.** While the store cannot be read, the revocations stay as they were known last, and the round of the keeper fails.
 //! No revocation is made in that time either.

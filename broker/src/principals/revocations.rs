@@ -50,9 +50,15 @@ impl Revocations {
 
     /// Learns revocations. One that is known in a later version stays as it is.
     pub fn learn(&self, revocations: impl IntoIterator<Item = Versioned<Revocation>>) {
+        // The write lock is for news alone: every call waits for it.
+        let is_news = |revocation: &Versioned<Revocation>| self.known.borrow().is_news(revocation);
+        let news: Vec<_> = revocations.into_iter().filter(is_news).collect();
+        if news.is_empty() {
+            return;
+        }
         self.known.send_if_modified(|known| {
             let mut is_news = false;
-            for revocation in revocations {
+            for revocation in news {
                 is_news |= known.learn(revocation);
             }
             is_news
@@ -83,6 +89,13 @@ impl KnownRevocations {
     fn cover(&self, principal: &PrincipalKey, issuance: &Issuance) -> bool {
         self.principals.get(principal).is_some_and(|(at, _)| issuance.at <= *at)
             || issuance.serial.as_ref().is_some_and(|serial| self.certificates.contains(serial))
+    }
+
+    fn is_news(&self, Versioned { record, version }: &Versioned<Revocation>) -> bool {
+        match &record.proof {
+            RevokedProof::Certificate(serial) => !self.certificates.contains(serial),
+            RevokedProof::Principal(key) => self.principals.get(key).is_none_or(|(_, known)| known < version),
+        }
     }
 
     /// Returns whether the revocation is news.

@@ -64,6 +64,8 @@ pub enum Task {
     Metrics,
     /// Reads the revocations of principals, and records their certificates.
     Principals,
+    /// Removes records that are over from the store.
+    Retention,
 }
 
 impl Task {
@@ -85,6 +87,7 @@ impl Task {
             Self::Sample => "sample",
             Self::Metrics => "metrics",
             Self::Principals => "principals",
+            Self::Retention => "retention",
         }
     }
 }

@@ -10,7 +10,8 @@ use jiff::Timestamp;
 use postern_core::audit::{AuditEvent, Head, Outcome};
 use postern_core::{Grant, GrantState};
 use postern_store::{
-    Backend, Batch, Document, Durable, Kind, Lease, Range, Room, Snapshot, SnapshotQuery, Store, StoreError,
+    Backend, Batch, Document, Durable, KeyedPage, Kind, Lease, Range, Room, Snapshot, SnapshotQuery, Store,
+    StoreError,
 };
 
 use super::{ACTIVATION, GRANT_TRANSITIONS, STORE_CALLS, STORE_FAILURES};
@@ -53,6 +54,10 @@ impl Backend for InstrumentedStore {
         read(self.backend.range(kind, range)).await
     }
 
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+        read(self.backend.scan(kind, from, limit)).await
+    }
+
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
         read(self.backend.count(kind, index)).await
     }
@@ -63,6 +68,10 @@ impl Backend for InstrumentedStore {
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
         read(self.backend.audit_lines(after, limit)).await
+    }
+
+    async fn audit_base(&self) -> Result<Head, StoreError> {
+        read(self.backend.audit_base()).await
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
@@ -100,7 +109,7 @@ async fn timed<T>(
         Err(
             StoreError::Migration(_)
             | StoreError::Unaudited
-            | StoreError::Full
+            | StoreError::Full(_)
             | StoreError::NewerSchema { .. }
             | StoreError::Corrupt { .. }
             | StoreError::Unavailable { .. },

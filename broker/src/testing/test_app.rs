@@ -27,6 +27,7 @@ use crate::layers::observer::Observer;
 use crate::limits::{Limits, Quotas};
 use crate::principals::Issuance;
 use crate::readiness::Readiness;
+use crate::retention::RetentionSettings;
 use crate::signals::{GrantChanges, ShutdownPhase, Wakeups};
 use crate::testing::builders::name;
 
@@ -66,6 +67,7 @@ impl TestApp {
             deciding: Deciding::default(),
             denials: Denials::new(&Limits::default()),
             quotas: RequestQuotas::new(quotas),
+            retention: RetentionSettings::default(),
             shutdown: watch::channel(ShutdownPhase::Running).1,
             clock,
             authority: Arc::new(Authority::init(&dir.path().join("ca"), &trust_domain, clock.now()).unwrap()),

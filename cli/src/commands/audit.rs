@@ -1,13 +1,14 @@
 //! `audit tail | verify`. A verification against an expected head trusts no broker: the command reads every record
 //! itself, from a file or from the broker.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+mod copies;
 
-use postern_core::audit::{AuditRecord, Broken, Hash, Verifier};
+use std::path::PathBuf;
+
+use postern_core::audit::{AuditRecord, Broken, Hash, Head, Verifier};
 use postern_proto::v1;
 
+use self::copies::{Copies, Interrupted, base_of};
 use super::retry::Retry;
 use crate::connect::BrokerClient;
 use crate::error::Failure;
@@ -83,10 +84,21 @@ pub(super) async fn verify(
         console.show(&answer.into(), table::verified)?;
         return if sound { Ok(()) } else { Err(broken.into()) };
     };
-    let mut check = Check::new(Some(expected));
+    let mut check = Check::after(Head::EMPTY, Some(expected));
     let request = v1::TailAuditRequest { after: 0, follow: false };
     let mut lines = broker.call(broker.audit().tail_audit(request)).await?;
+    let mut is_first = true;
     while let Some(answer) = lines.message().await.map_err(|status| broker.failure(status))? {
+        // Records that were sealed into segments are in the store no more.
+        if is_first && answer.seq > 1 {
+            let base = base_of(answer.line.as_bytes()).unwrap_or(Head::EMPTY);
+            console.note(&format!(
+                "the broker's log begins with record {}: verify the segments of those before with --file",
+                answer.seq
+            ));
+            check = Check::after(base, Some(expected));
+        }
+        is_first = false;
         if !check.line(answer.line.as_bytes()) {
             break;
         }
@@ -94,31 +106,35 @@ pub(super) async fn verify(
     check.finish(console)
 }
 
-/// Verifies a copy of a log, without a broker.
+/// Verifies copies of a log as one chain, without a broker. It begins with record `from`, or with the first one.
 ///
 /// # Errors
-/// The file cannot be read, is broken or lacks the head.
-pub(super) fn verify_file(
+/// A file cannot be read, records are missing, or the log is broken or lacks the head.
+pub(super) fn verify_files(
     console: &mut Console,
-    file: PathBuf,
+    files: &[PathBuf],
+    from: Option<u64>,
     expected: Option<Hash>,
 ) -> Result<(), Failure> {
-    let mut check = Check::new(expected);
-    check_lines(&mut check, &file).map_err(|source| Failure::File { file, source })?;
-    check.finish(console)
-}
-
-/// Splits the file at `\n` alone: the broker writes no other line end.
-fn check_lines(check: &mut Check, file: &Path) -> std::io::Result<()> {
-    let mut lines = BufReader::new(File::open(file)?);
-    let mut line = Vec::new();
-    while lines.read_until(b'\n', &mut line)? > 0 {
-        if !check.line(line.strip_suffix(b"\n").unwrap_or(&line)) {
-            return Ok(());
+    let failed = |file, source| Failure::File { file, source };
+    let mut copies = match Copies::open(files, from) {
+        Ok(copies) => copies,
+        Err(Interrupted::File(file, source)) => return Err(failed(file, source)),
+        Err(Interrupted::Broken(broken)) => return Err(broken.into()),
+    };
+    let mut check = Check::after(copies.base(), expected);
+    loop {
+        match copies.next() {
+            Ok(Some(line)) if check.line(&line) => {}
+            Ok(_) => break,
+            Err(Interrupted::Broken(broken)) => {
+                check.broken = Some(broken);
+                break;
+            }
+            Err(Interrupted::File(file, source)) => return Err(failed(file, source)),
         }
-        line.clear();
     }
-    Ok(())
+    check.finish(console)
 }
 
 /// A verification under way.
@@ -131,9 +147,10 @@ struct Check {
 }
 
 impl Check {
-    fn new(expected: Option<Hash>) -> Self {
-        let met = expected.is_none_or(|expected| expected == Hash::ZERO);
-        Self { verifier: Verifier::default(), expected, met, broken: None }
+    /// Begins after this head.
+    fn after(base: Head, expected: Option<Hash>) -> Self {
+        let met = expected.is_none_or(|expected| expected == base.hash);
+        Self { verifier: Verifier::after(base), expected, met, broken: None }
     }
 
     /// Takes the next line, and reports whether the log is sound so far.

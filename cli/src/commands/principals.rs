@@ -27,7 +27,7 @@ pub(super) async fn run(
 }
 
 async fn list(broker: &BrokerClient, console: &mut Console) -> Result<(), Failure> {
-    // Only the first page has them.
+    // They come after the principals.
     let alone = RefCell::new(Vec::new());
     let principals = pages::all(|page| {
         let alone = &alone;

@@ -100,6 +100,39 @@ async fn i9_a_cut_end_shows_against_a_kept_head_and_a_grown_log_does_not() {
 }
 
 #[tokio::test]
+async fn i9_segments_and_an_export_verify_as_one_log_in_any_order() {
+    let log = a_log(9);
+    let (one, two, live) = (Kept::of(&log[..3]), Kept::of(&log[3..6]), Kept::of(&log[4..]));
+    let verify = async |more: &[&str], files: &[&Kept]| {
+        let files = files.iter().flat_map(|kept| ["--file", kept.path()]);
+        let words: Vec<&str> =
+            ["audit", "verify"].into_iter().chain(more.iter().copied()).chain(files).collect();
+        postern(&words).await
+    };
+    let ran = verify(&["--output", "json"], &[&live, &two, &one]).await.exits(0);
+    assert_eq!((&ran.json()["records"], &ran.json()["head"]), (&9.into(), &head_of(&log[8]).into()));
+    verify(&["--expect-head", &head_of(&log[1])], &[&one, &live, &two]).await.exits(0);
+    verify(&["--expect-head", &head_of(&a_log(10)[9])], &[&one, &live, &two]).await.exits(1).tells("cut off");
+    // A segment that is missing, at the beginning and in the middle.
+    verify(&[], &[&one, &live]).await.exits(1).tells("record 4 is in no file");
+    verify(&[], &[&two, &live]).await.exits(1).tells("records 1 to 3 are in no file");
+    verify(&["--from", "4"], &[&two, &live]).await.exits(0);
+    verify(&["--from", "5"], &[&live]).await.exits(0);
+    verify(&[], &[&live]).await.exits(1).tells("is record 5 where record 1 belongs");
+    verify(&["--from", "6"], &[&live]).await.exits(1);
+    // Two copies that differ, one of them rewritten with correct hashes from there on.
+    let mut changed = log[4..].to_vec();
+    changed[1][40] ^= 1;
+    let changed = Kept::of(&changed);
+    verify(&[], &[&one, &two, &changed]).await.exits(1).tells("line 6: is not the same in");
+    let mut flipped = log[3..6].to_vec();
+    flipped[0][40] ^= 1;
+    let flipped = Kept::of(&flipped);
+    verify(&[], &[&one, &flipped, &live]).await.exits(1).tells("line 4");
+    postern(&["audit", "verify", "--from", "3"]).await.exits(2);
+}
+
+#[tokio::test]
 async fn a_log_that_is_not_there_is_named() {
     postern(&["audit", "verify", "--file", "/nonexistent/log"]).await.exits(1).tells("/nonexistent/log");
 }

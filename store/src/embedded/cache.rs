@@ -220,8 +220,11 @@ impl Shelf {
     }
 
     fn range(&self, kind: &CachedKind, range: Range<'_>) -> Vec<Document> {
-        let end = range.before.map_or(Bound::Unbounded, Bound::Excluded);
-        let keys: (Bound<&str>, Bound<&str>) = (Bound::Unbounded, end);
+        let bound = |key: Option<_>| key.map_or(Bound::Unbounded, Bound::Excluded);
+        if range.after.zip(range.before).is_some_and(|(after, before)| after >= before) {
+            return Vec::new();
+        }
+        let keys: (Bound<&str>, Bound<&str>) = (bound(range.after), bound(range.before));
         if kind.index == Some(range.index) {
             return in_order(self.documents.range::<str, _>(keys).map(|(_, (document, _))| document), range);
         }
@@ -278,6 +281,10 @@ mod tests {
         assert_eq!(keys(cache.range(Grant::KIND, newest)), [second.as_str()]);
         let older = Range { before: Some(&second), ..Range::all("open") };
         assert_eq!(keys(cache.range(Grant::KIND, older)), [first.as_str()]);
+        let younger = Range { after: Some(&first), ..Range::all("open") };
+        assert_eq!(keys(cache.range(Grant::KIND, younger)), [second.as_str()]);
+        let none = Range { after: Some(&second), before: Some(&first), ..Range::all("open") };
+        assert!(keys(cache.range(Grant::KIND, none)).is_empty());
 
         let closing = both.after(Event::Close(CloseReason::Expired), at(60)).unwrap();
         let closed = closing.after(Event::ClosedEverywhere, at(61)).unwrap();

@@ -4,7 +4,7 @@ use rusqlite::{Connection, Params, Row, params};
 
 use super::cache::CachedDocument;
 use super::rows::{corrupt, unavailable};
-use crate::backend::{Order, Range};
+use crate::backend::{KeyedPage, Order, Range};
 use crate::document::Document;
 use crate::error::StoreError;
 use crate::indexes::{ALL, Indexes};
@@ -44,7 +44,8 @@ pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec
         Order::Descending => "DESC",
     };
     if range.index == ALL {
-        let (from, end) = bounds(kind.name);
+        let (start, end) = bounds(kind.name);
+        let from = range.after.map_or(start, |after| place(kind.name, after));
         let to = range.before.map_or(end, |before| place(kind.name, before));
         let sql = format!(
             "SELECT version, body FROM documents WHERE place > ?1 AND place < ?2 AND body IS NOT NULL \
@@ -52,20 +53,35 @@ pub(super) fn range(db: &Connection, kind: Kind, range: Range<'_>) -> Result<Vec
         );
         return rows(db, &sql, params![from, to, range.limit()], |row| document(row, kind));
     }
-    let from = entry(kind.name, range.index, "");
+    let start = entry(kind.name, range.index, "");
+    let key_at = start.chars().count() + 1;
+    let from = range.after.map_or(start, |after| entry(kind.name, range.index, after));
     let to = match range.before {
         Some(before) => entry(kind.name, range.index, before),
         // The vertical tab comes after the line break.
         None => format!("{}/{}\u{b}", kind.name, range.index),
     };
     let sql = format!("SELECT version, body {IN_INDEX} ORDER BY entry {order} LIMIT ?5");
-    let (of_kind, key_at) = (place(kind.name, ""), from.chars().count() + 1);
+    let of_kind = place(kind.name, "");
     rows(db, &sql, params![from, to, of_kind, key_at, range.limit()], |row| document(row, kind))
 }
 
 /// The documents of the entries between two bounds. SQLite keeps the order of a cross join: it walks the index.
 const IN_INDEX: &str = "FROM entries CROSS JOIN documents ON place = ?3 || substr(entry, ?4) \
                         WHERE entry > ?1 AND entry < ?2";
+
+/// Returns the documents of a kind after the key `from`, at most so many, with their keys.
+pub(super) fn scan(db: &Connection, kind: Kind, from: &str, limit: usize) -> Result<KeyedPage, StoreError> {
+    let sql = "SELECT version, body, substr(place, ?4) FROM documents \
+               WHERE place > ?1 AND place < ?2 AND body IS NOT NULL ORDER BY place LIMIT ?3";
+    let (start, to) = bounds(kind.name);
+    let (from, key_at) = (place(kind.name, from), start.chars().count() + 1);
+    let documents = rows(db, sql, params![from, to, limit, key_at], |row| {
+        Ok((row.get::<_, String>(2).map_err(unavailable)?, document(row, kind)?))
+    })?;
+    let next = documents.last().filter(|_| documents.len() == limit).map(|(key, _)| key.clone());
+    Ok(KeyedPage { documents, next })
+}
 
 /// Returns every document of a kind, each with its key and its indexes.
 pub(super) fn with_indexes(db: &Connection, kind: Kind) -> Result<Vec<CachedDocument>, StoreError> {

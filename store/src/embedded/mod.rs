@@ -5,6 +5,7 @@
 //! and policies come from memory (`cache.rs`), which follows a commit once it is durable; all other reads use
 //! connections of their own (`reader.rs`) and wait for no writer.
 
+mod base;
 mod cache;
 mod database;
 mod documents;
@@ -25,7 +26,7 @@ use postern_core::audit::Head;
 use postern_core::{Grant, Policy};
 use rusqlite::{Connection, params};
 
-use crate::backend::{Backend, Range, Snapshot, SnapshotQuery};
+use crate::backend::{Backend, KeyedPage, Range, Snapshot, SnapshotQuery};
 use crate::batch::Batch;
 use crate::coordination::Lease;
 use crate::document::Document;
@@ -114,14 +115,21 @@ impl Backend for Embedded {
         if let Some(cached) = self.cache.range(kind, range) {
             return Ok(cached);
         }
-        let (index, before) = (range.index.to_owned(), range.before.map(str::to_owned));
+        let index = range.index.to_owned();
+        let (after, before) = (range.after.map(str::to_owned), range.before.map(str::to_owned));
         let (order, limit) = (range.order, range.limit);
         self.readers
             .read(move |db| {
-                let range = Range { index: &index, before: before.as_deref(), order, limit };
+                let (after, before) = (after.as_deref(), before.as_deref());
+                let range = Range { index: &index, after, before, order, limit };
                 documents::range(db, kind, range)
             })
             .await
+    }
+
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+        let from = from.unwrap_or_default().to_owned();
+        self.readers.read(move |db| documents::scan(db, kind, &from, limit)).await
     }
 
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
@@ -161,6 +169,10 @@ impl Backend for Embedded {
                 )
             })
             .await
+    }
+
+    async fn audit_base(&self) -> Result<Head, StoreError> {
+        self.readers.one(base::read)
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {

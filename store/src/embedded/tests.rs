@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::testing::builders::{a_grant, a_policy, at, key, start};
 use crate::testing::conformance::{self, Leasing as _};
-use crate::{AgentRecord, Expect, GrantQuery, TokenHash, TokenRecord, Transaction};
+use crate::{AgentRecord, Expect, GrantQuery, Medium, TokenHash, TokenRecord, Transaction};
 
 /// A directory with a database, and its path.
 fn a_place() -> (TempDir, PathBuf) {
@@ -188,12 +188,12 @@ async fn a_full_disk_refuses_changes_nothing_and_is_no_end() {
             .audit(event().with("much", "x".repeat(20_000)))
     };
     let refused = store.commit(big()).await;
-    assert!(matches!(refused, Err(StoreError::Full)), "{refused:?}");
+    assert!(matches!(refused, Err(StoreError::Full(Medium::Disk))), "{refused:?}");
     assert_eq!(everything(&store).await, before);
 
     // In a group with one that is too big, what is small is refused with it, or kept whole.
     let outcomes = join_all([store.commit(big()), store.commit(a_change(3))]).await;
-    assert!(matches!(outcomes[0], Err(StoreError::Full)), "{outcomes:?}");
+    assert!(matches!(outcomes[0], Err(StoreError::Full(Medium::Disk))), "{outcomes:?}");
     let there = store.grant(a_grant().number(3).build().id).await.unwrap().is_some();
     assert_eq!(there, outcomes[1].is_ok());
 

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+use super::base;
 use super::database::{Lock, audit_lines, connect, read_head};
 use super::documents::{bounds, place, rows};
 use super::rows::unavailable;
@@ -106,6 +107,10 @@ impl Source for Transfer {
         read_head(&self.connection)
     }
 
+    async fn base(&mut self) -> Result<Head, StoreError> {
+        base::read(&self.connection)
+    }
+
     async fn counts(&mut self) -> Result<Counts, StoreError> {
         counts(&self.connection)
     }
@@ -144,7 +149,7 @@ impl Target for Transfer {
         match mark(&transaction, INCOMPLETE)? {
             Some(from) if !overwrite => return Err(MigrationError::Incomplete { from }.into()),
             Some(_) => {
-                for table in ["audit", "documents", "entries"] {
+                for table in ["audit", "documents", "entries", "marks"] {
                     transaction.execute(&format!("DELETE FROM {table}"), []).map_err(unavailable)?;
                 }
             }
@@ -156,6 +161,10 @@ impl Target for Transfer {
         let sql = "INSERT OR REPLACE INTO marks (name, text) VALUES (?1, ?2)";
         transaction.execute(sql, params![INCOMPLETE, from]).map_err(unavailable)?;
         transaction.commit().map_err(unavailable)
+    }
+
+    async fn set_base(&mut self, base: Head) -> Result<(), StoreError> {
+        base::write(&self.connection, base)
     }
 
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
@@ -178,7 +187,8 @@ impl Target for Transfer {
     async fn finish(&mut self, last: &AuditRecord) -> Result<(), StoreError> {
         let transaction = self.connection.transaction().map_err(unavailable)?;
         keep(&transaction, Item::Audit { seq: last.seq, line: last.to_line() })?;
-        transaction.execute("DELETE FROM marks", []).map_err(unavailable)?;
+        let marks = "DELETE FROM marks WHERE name IN (?1, ?2)";
+        transaction.execute(marks, [MOVED, INCOMPLETE]).map_err(unavailable)?;
         transaction.commit().map_err(unavailable)
     }
 }

@@ -7,6 +7,7 @@ use postern_core::audit::{AuditRecord, Head};
 use rusqlite::{Connection, Transaction as SqlTransaction, params};
 use tokio::sync::{oneshot, watch};
 
+use super::base;
 use super::cache::{Cache, Effect};
 use super::rows::unavailable;
 use super::writes;
@@ -155,6 +156,9 @@ fn apply(
         let version = writes::apply(&savepoint, &write)?;
         effects.extend(cache.effect(write, version));
     }
+    if let Some(cut) = batch.cut {
+        base::cut(&savepoint, head, *cut)?;
+    }
     for event in batch.audit {
         let record = AuditRecord::following(&head, event);
         head = record.head();
@@ -170,7 +174,7 @@ fn apply(
 /// Copies the failure for another transaction of the group.
 fn again(error: &StoreError) -> StoreError {
     match error {
-        StoreError::Full => StoreError::Full,
+        StoreError::Full(medium) => StoreError::Full(*medium),
         StoreError::Conflict { .. }
         | StoreError::Fenced { .. }
         | StoreError::LowOnSpace { .. }

@@ -6,12 +6,17 @@ use jiff::Timestamp;
 use postern_core::{CertificateSerial, PrincipalKey, Role};
 use serde::{Deserialize, Serialize};
 
+use crate::backend::Range;
 use crate::batch::Expect;
 use crate::error::StoreError;
+use crate::indexes::Indexes;
 use crate::kind::Kind;
 use crate::record::{Record, Versioned};
 use crate::store::Store;
 use crate::transaction::Transaction;
+
+/// The most superseded certificates that a record names: more than a broker records at once.
+const MAX_SUPERSEDED: usize = 128;
 
 /// A principal with an issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +25,10 @@ pub struct IssuedPrincipal {
     pub principal: PrincipalKey,
     /// The newest certificate of each role.
     pub certificates: BTreeMap<Role, IssuedCertificate>,
+    /// The serial numbers of the last certificates that others have superseded, at most 128, so that each is
+    /// recorded once however often the broker meets it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<CertificateSerial>,
 }
 
 /// A certificate that was issued for a principal.
@@ -36,25 +45,46 @@ pub struct IssuedCertificate {
 impl IssuedPrincipal {
     /// Makes the record of a principal without a certificate.
     pub fn new(principal: PrincipalKey) -> Self {
-        Self { principal, certificates: BTreeMap::new() }
+        Self { principal, certificates: BTreeMap::new(), superseded: Vec::new() }
     }
 
-    /// Adds a certificate, unless a newer one of the same role is there. Returns false if the record has this certificate already.
+    /// Adds a certificate; of two of the same role the newer one stays. Returns false if the record has this certificate already.
     pub fn add(&mut self, role: Role, certificate: IssuedCertificate) -> bool {
-        let newest = self.certificates.get(&role);
-        if newest.is_some_and(|newest| newest.serial == certificate.serial) {
+        if self.knows(&certificate.serial) {
             return false;
         }
-        if newest.is_none_or(|newest| newest.issued_at <= certificate.issued_at) {
-            self.certificates.insert(role, certificate);
+        let newest = self.certificates.get(&role);
+        let superseded = if newest.is_none_or(|newest| newest.issued_at <= certificate.issued_at) {
+            self.certificates.insert(role, certificate)
+        } else {
+            Some(certificate)
+        };
+        self.superseded.extend(superseded.map(|certificate| certificate.serial));
+        if self.superseded.len() > MAX_SUPERSEDED {
+            self.superseded.remove(0);
         }
         true
     }
+
+    /// Reports whether the record has this certificate.
+    pub fn knows(&self, serial: &CertificateSerial) -> bool {
+        self.certificates.values().any(|own| own.serial == *serial) || self.superseded.contains(serial)
+    }
+}
+
+fn with_certificate(serial: &CertificateSerial) -> String {
+    format!("certificate:{serial}")
 }
 
 impl Record for IssuedPrincipal {
     const KIND: Kind = Kind::new("principals", "principal").announced();
     type Key = PrincipalKey;
+
+    fn indexes(&self) -> Indexes {
+        let newest = self.certificates.values().map(|certificate| &certificate.serial);
+        let all = newest.chain(&self.superseded);
+        all.fold(Indexes::default(), |indexes, serial| indexes.and(&with_certificate(serial)))
+    }
 }
 
 impl Transaction {
@@ -75,6 +105,18 @@ impl Store {
         principal: &PrincipalKey,
     ) -> Result<Option<Versioned<IssuedPrincipal>>, StoreError> {
         self.get(principal).await
+    }
+
+    /// Returns the principal that was issued the certificate with this serial number.
+    ///
+    /// # Errors
+    /// The store failed, or the record cannot be read.
+    pub async fn principal_of_certificate(
+        &self,
+        serial: &CertificateSerial,
+    ) -> Result<Option<Versioned<IssuedPrincipal>>, StoreError> {
+        let index = with_certificate(serial);
+        Ok(self.range(Range { limit: 1, ..Range::all(&index) }).await?.pop())
     }
 
     /// Returns every principal with an issued certificate.
@@ -103,8 +145,14 @@ mod tests {
         assert!(!alice.add(Role::Requester, certificate("02", 20)), "a repeated record is known");
         assert!(alice.add(Role::Requester, certificate("01", 10)));
         assert!(alice.add(Role::Reader, certificate("03", 5)));
+        assert!(!alice.add(Role::Requester, certificate("01", 10)), "also one that is not the newest");
         let text = serde_json::to_string(&alice).unwrap();
         assert_eq!(serde_json::from_str::<IssuedPrincipal>(&text).unwrap(), alice);
+        let indexes = alice.indexes();
+        let names: Vec<&str> = indexes.names().collect();
+        assert_eq!(names, ["certificate:02", "certificate:03", "certificate:01"]);
+        (0..200).for_each(|n| assert!(alice.add(Role::Requester, certificate(&format!("f{n:02x}"), 1))));
+        assert_eq!(alice.superseded.len(), MAX_SUPERSEDED);
         let kept: Vec<_> = alice.certificates.into_iter().collect();
         assert_eq!(kept, [(Role::Requester, certificate("02", 20)), (Role::Reader, certificate("03", 5))]);
     }

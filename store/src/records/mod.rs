@@ -4,7 +4,6 @@ pub(crate) mod agent;
 pub(crate) mod grant;
 pub(crate) mod issued;
 pub(crate) mod policy;
-pub(crate) mod principal;
 pub(crate) mod request;
 pub(crate) mod revocation;
 pub(crate) mod token;

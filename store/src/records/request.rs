@@ -5,7 +5,6 @@ use std::fmt;
 use postern_core::{GrantId, PrincipalKey};
 use serde::{Deserialize, Serialize};
 
-use super::principal::principal_text;
 use crate::batch::Expect;
 use crate::error::StoreError;
 use crate::kind::Kind;
@@ -33,7 +32,7 @@ pub struct RequestKey {
 impl RequestKey {
     /// Makes the key of a request with this idempotency key.
     pub fn new(principal: &PrincipalKey, key: &str) -> Self {
-        Self { principal: principal_text(principal), key: key.to_owned() }
+        Self { principal: principal.to_text(), key: key.to_owned() }
     }
 }
 

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use postern_core::{CertificateSerial, Justification, Principal, PrincipalKey};
 use serde::{Deserialize, Serialize};
 
-use super::principal::principal_text;
 use crate::batch::Expect;
 use crate::durable::Durable;
 use crate::error::StoreError;
@@ -44,7 +43,7 @@ pub enum RevokedProof {
 impl fmt::Display for RevokedProof {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Principal(key) => write!(f, "principal:{}", principal_text(key)),
+            Self::Principal(key) => write!(f, "principal:{}", key.to_text()),
             Self::Certificate(serial) => write!(f, "certificate:{serial}"),
         }
     }

@@ -6,7 +6,8 @@
 -- Answers 'ok'; 'fenced' if the membership has ended; 'moved' if the store is elsewhere or incomplete; 'head' and the head, as `known.lua` does;
 -- 'wait' if another member has the turn; 'lost' and the index, from 0, of a transaction whose lease another member holds; or
 -- 'conflict' and the indexes of the transaction and the write that cannot be made; or 'unmet' and the indexes of the transaction and the
--- requirement that does not hold. The script checks everything before it
+-- requirement that does not hold; or 'uncut' and the index of a transaction that would cut the audit log where it is otherwise.
+-- The script checks everything before it
 -- writes anything.
 --
 -- Turns: a member whose head was moved by another member has the turn from then on, and a member that comes meanwhile waits
@@ -101,6 +102,8 @@ end
 -- What the other members have to look at.
 local event = { kind = 'committed', by = me, before = head, after = ARGV[3], records = {}, targets = {} }
 local transactions = cjson.decode(ARGV[4])
+-- The cut of the audit log, if there is one.
+local base
 -- The rest of the group comes again at once; if nothing is left of it, the turn is over.
 local function refuse(answer)
     if holder and #transactions == 1 then
@@ -117,6 +120,17 @@ for t, transaction in ipairs(transactions) do
         if not holds(look(required.kind, required.key), required.expect) then
             return refuse({ 'unmet', tostring(t - 1), tostring(r - 1) })
         end
+    end
+    local cut = transaction.cut
+    if cut then
+        local last = redis.call('LINDEX', p .. 'audit', cut.count - 1)
+        local is_there = last and string.find(last, '"hash":"' .. cut.hash .. '"', 1, true)
+        local is_whole = is_there and redis.call('LLEN', p .. 'audit') > cut.count
+        -- One cut in a group: a second one would have to be checked against the first.
+        if base or cut.count < 1 or not is_whole or (redis.call('GET', p .. 'base') or '') ~= cut.from then
+            return refuse({ 'uncut', tostring(t - 1) })
+        end
+        base = cut
     end
     for w, write in ipairs(transaction.writes) do
         if not apply(write) then
@@ -175,6 +189,10 @@ for _, d in ipairs(order) do
         kinds[d.kind] = true
         redis.call('SADD', p .. 'kinds', d.kind)
     end
+end
+if base then
+    redis.call('LTRIM', p .. 'audit', base.count, -1)
+    redis.call('SET', p .. 'base', base.upto)
 end
 for i = 7, #ARGV do
     redis.call('RPUSH', p .. 'audit', ARGV[i])

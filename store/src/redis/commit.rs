@@ -4,6 +4,7 @@ use postern_core::audit::{AuditRecord, Head};
 use serde::Serialize;
 
 use super::error::{failed, message};
+use super::keys::text_of;
 use super::rollback::HeadReply;
 use crate::batch::{Batch, Expect, Write};
 use crate::body::to_body;
@@ -28,6 +29,21 @@ struct WireBatch<'a> {
     token: String,
     requires: Vec<WireRequirement<'a>>,
     writes: Vec<WireWrite<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cut: Option<WireCut>,
+}
+
+/// The records that leave the audit log, as the script reads it.
+#[derive(Serialize)]
+struct WireCut {
+    /// The base before; empty: none has left yet.
+    from: String,
+    /// The base after.
+    upto: String,
+    /// The hash of the last record that leaves.
+    hash: String,
+    /// The number of records that leave.
+    count: u64,
 }
 
 /// A requirement as the script reads it.
@@ -96,6 +112,12 @@ impl<'a> WireBatch<'a> {
                 })
                 .collect(),
             writes: batch.writes.iter().map(WireWrite::of).collect(),
+            cut: batch.cut.as_deref().map(|cut| WireCut {
+                from: text_of(&cut.from),
+                upto: text_of(&cut.upto),
+                hash: cut.upto.hash.to_string(),
+                count: cut.count(),
+            }),
         }
     }
 }
@@ -130,6 +152,8 @@ pub(super) enum CommitOutcome {
     Done(Vec<Head>),
     /// A write of a batch cannot be made; nothing was changed.
     Conflict { transaction: usize, write: usize },
+    /// The audit log does not begin as a batch expects it; nothing was changed.
+    Uncut { transaction: usize },
     /// A requirement of a batch does not hold; nothing was changed.
     Unmet { transaction: usize, requirement: usize },
     /// Another broker has committed, and this broker has the turn now; nothing was changed.
@@ -153,6 +177,7 @@ impl CommitOutcome {
             Some("head") => Ok(Self::Moved(HeadReply::parse(answer.get(1).map_or("", String::as_str))?)),
             Some("wait") => Ok(Self::Wait),
             Some("lost") => Ok(Self::Lost { transaction: number(1) }),
+            Some("uncut") => Ok(Self::Uncut { transaction: number(1) }),
             Some("unmet") => Ok(Self::Unmet { transaction: number(1), requirement: number(2) }),
             Some("conflict") => Ok(Self::Conflict { transaction: number(1), write: number(2) }),
             Some(_) | None => Err(failed(message("the script gave an unexpected answer"))),
@@ -167,6 +192,7 @@ impl CommitOutcome {
             | Self::Wait
             | Self::Conflict { .. }
             | Self::Unmet { .. }
+            | Self::Uncut { .. }
             | Self::Lost { .. }
             | Self::Fenced => None,
         }

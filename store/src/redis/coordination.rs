@@ -187,6 +187,12 @@ impl Coordination for Redis {
         self.answer::<String>(&script).await.map(drop)
     }
 
+    async fn forget(&self, lease: &Lease) -> Result<(), StoreError> {
+        let mut script = self.script(&self.scripts.give_back);
+        script.arg(self.membership.id()).arg(lease.target.to_string()).arg(lease.token).arg("forget");
+        self.answer::<String>(&script).await.map(drop)
+    }
+
     async fn try_lock(&self, job: &str) -> Result<bool, StoreError> {
         let mut script = self.script(&self.scripts.lock);
         let answer: String = self.answer(script.arg(self.membership.id()).arg(job).arg("begin")).await?;

@@ -1,8 +1,9 @@
 //! Redis's errors as the store's.
 
-use redis::RedisError;
+use redis::{RedisError, RedisResult};
 
 use crate::error::StoreError;
+use crate::room::Medium;
 
 /// A text about the server or its answer, as the source of an error.
 #[derive(Debug, thiserror::Error)]
@@ -17,10 +18,18 @@ pub(super) fn failed(source: ServerMessage) -> StoreError {
     StoreError::Unavailable { source: Box::new(source) }
 }
 
+/// Returns an answer; none if the server's access control forbids the command to this user.
+pub(super) fn unless_refused<T>(answer: RedisResult<T>) -> RedisResult<Option<T>> {
+    match answer {
+        Err(error) if error.code() == Some("NOPERM") => Ok(None),
+        answer => answer.map(Some),
+    }
+}
+
 /// Turns an error of the client into one of the store.
 pub(super) fn redis_failed(error: RedisError) -> StoreError {
     match error.code() {
-        Some("OOM") => StoreError::Full,
+        Some("OOM") => StoreError::Full(Medium::Memory),
         Some(_) | None => StoreError::Unavailable { source: Box::new(error) },
     }
 }

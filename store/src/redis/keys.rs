@@ -16,6 +16,11 @@ pub(super) fn parse_document<'a>(what: &str, text: &'a str) -> Result<(Version, 
     parts.ok_or_else(|| corrupt(what, message("it has no version")))
 }
 
+/// Returns a head as the store keeps it; the head of an empty log is an empty text.
+pub(super) fn text_of(head: &Head) -> String {
+    if *head == Head::EMPTY { String::new() } else { format!("{} {}", head.seq, head.hash) }
+}
+
 /// Reads a head as it is kept.
 pub(super) fn head_of(text: &str) -> Result<Head, StoreError> {
     if text.is_empty() {

@@ -8,7 +8,16 @@ local function head_beside(p, known)
     if head == known or not number then
         return head
     end
-    local line = redis.call('LINDEX', p .. 'audit', tonumber(number) - 1)
+    -- The records up to the base have left the log. What a member knew that long ago is in the segments, and cannot be compared.
+    local base = redis.call('GET', p .. 'base') or ''
+    local first = tonumber(string.match(base, '^(%d+)') or '0')
+    if tonumber(number) < first or base == known then
+        return head
+    end
+    if tonumber(number) == first then
+        return 'other ' .. head
+    end
+    local line = redis.call('LINDEX', p .. 'audit', tonumber(number) - first - 1)
     if line and string.find(line, '"hash":"' .. hash .. '"', 1, true) then
         return head
     end

@@ -6,7 +6,8 @@
 //! ```text
 //! {postern:<tenant>}:schema            the version of these keys
 //!                    head              the number of the last audit record, and its hash
-//!                    audit             the records, one a line
+//!                    audit             the records, one a line, from the one after the base
+//!                    base              the number and the hash of the last record that has left the log, if any has
 //!                    kinds             a set: the names of the kinds of records
 //!                    <kind>            a hash, such as grants: a key, and a version and a body
 //!                    indexed:<kind>    a hash: a key, and the names of the indexes in which it is, one a line
@@ -51,13 +52,14 @@ mod upgrade;
 mod warnings;
 mod writer;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use postern_core::audit::Head;
 use redis::{InfoDict, Script};
 
-use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
+use crate::backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
 use crate::batch::Batch;
 use crate::body::corrupt;
 use crate::coordination::Lease;
@@ -67,7 +69,7 @@ use crate::error::StoreError;
 use crate::kind::Kind;
 use crate::room::{Medium, Room};
 use connection::SharedConnection;
-use error::{message, redis_failed};
+use error::{message, redis_failed, unless_refused};
 use keys::{SCHEMA, parse_document};
 use membership::{Membership, Scripts, lost};
 use rollback::HeadReply;
@@ -76,12 +78,16 @@ pub use settings::{Endpoint, RedisSettings, Sentinels, TlsFiles};
 pub use transfer::Transfer;
 use writer::Writer;
 
+/// The most lines of the audit log that one read asks for, and the greatest number of a record: Lua counts no further.
+const MOST_LINES: u64 = 1 << 52;
+
 /// The store on Redis.
 pub struct Redis {
     server: Server,
     reader: SharedConnection,
     writer: Writer,
     range_script: Script,
+    lines_script: Script,
     membership: Arc<Membership>,
     scripts: Scripts,
 }
@@ -108,7 +114,9 @@ impl Redis {
         let membership = Arc::new(Membership::new());
         let writer = Writer::start(server.clone(), Arc::clone(&membership));
         let range_script = Script::new(script!("range.lua"));
-        let store = Self { server, reader, writer, range_script, membership, scripts: Scripts::new() };
+        let lines_script = Script::new(include_str!("lines.lua"));
+        let scripts = Scripts::new();
+        let store = Self { server, reader, writer, range_script, lines_script, membership, scripts };
         store.join().await?;
         Ok(store)
     }
@@ -131,6 +139,7 @@ impl Redis {
     ) -> Result<(Head, Vec<Document>, Vec<Document>, Option<Document>), StoreError> {
         let mut script = self.range_script.key(&self.server.prefix);
         script.arg(kind.name).arg(range.index);
+        script.arg(range.after.map_or_else(|| "-".to_owned(), |after| format!("({after}")));
         script.arg(range.before.map_or_else(|| "+".to_owned(), |before| format!("({before}")));
         script.arg(if range.order == Order::Descending { "-" } else { "+" });
         script.arg(range.limit()).arg(snapshot.map_or("", |(_, wanted)| wanted.whole.name));
@@ -224,6 +233,20 @@ impl Backend for Redis {
         Ok(self.read_range(kind, range, None).await?.1)
     }
 
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(self.server.key(kind.name)).arg(from.unwrap_or("0")).arg("COUNT").arg(limit);
+        let (next, pairs): (String, Vec<(String, String)>) =
+            scan.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        // Redis may answer a key twice.
+        let pairs: BTreeMap<String, String> = pairs.into_iter().collect();
+        let mut documents = Vec::new();
+        for (key, text) in pairs {
+            documents.extend(document(kind, &text)?.map(|document| (key, document)));
+        }
+        Ok(KeyedPage { documents, next: Some(next).filter(|next| next != "0") })
+    }
+
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
         let mut count = redis::cmd("ZCARD");
         count.arg(self.server.key(&format!("index:{}:{index}", kind.name)));
@@ -239,18 +262,19 @@ impl Backend for Redis {
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
-        let (Ok(from), Some(count)) = (i64::try_from(after), i64::try_from(limit).ok().or(Some(i64::MAX)))
-        else {
-            return Ok(Vec::new());
-        };
-        if count == 0 {
+        if limit == 0 || after > MOST_LINES {
             return Ok(Vec::new());
         }
-        let to = from.saturating_add(count - 1);
-        let mut range = redis::cmd("LRANGE");
-        range.arg(self.server.key("audit")).arg(from).arg(to);
-        let lines: Vec<String> = range.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        Ok((after.saturating_add(1)..).zip(lines).collect())
+        let count = u64::try_from(limit).unwrap_or(MOST_LINES).min(MOST_LINES);
+        let mut script = self.lines_script.key(&self.server.prefix);
+        script.arg(after).arg(count);
+        let (first, lines): (u64, Vec<String>) =
+            script.invoke_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
+        Ok((first..).zip(lines).collect())
+    }
+
+    async fn audit_base(&self) -> Result<Head, StoreError> {
+        self.server.base(&mut self.reader.clone()).await
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
@@ -260,8 +284,8 @@ impl Backend for Redis {
     async fn room(&self) -> Result<Option<Room>, StoreError> {
         let mut ask = redis::cmd("INFO");
         ask.arg("memory");
-        let info: InfoDict = ask.query_async(&mut self.reader.clone()).await.map_err(redis_failed)?;
-        Ok(room(&info))
+        let info = unless_refused(ask.query_async::<InfoDict>(&mut self.reader.clone()).await);
+        Ok(info.map_err(redis_failed)?.as_ref().and_then(room))
     }
 
     async fn lost(&self) -> String {

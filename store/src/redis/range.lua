@@ -1,23 +1,23 @@
 -- Reads documents by an index, at one instant, with the head, every document of another kind, and one of a third.
 --
--- KEYS[1]: the prefix of every key. ARGV: the kind; the index; '+' or '(' and the key before which to begin; '-' to go
--- backward and '+' to go forward; the most documents; the other kind, or nothing; for a read under a lease, the membership,
--- the target, the token, the third kind and the key in it; and last the known head.
+-- KEYS[1]: the prefix of every key. ARGV: the kind; the index; '-' or '(' and the key after which to begin; '+' or '(' and the
+-- key before which to end; '-' to go backward and '+' to go forward; the most documents; the other kind, or nothing; for a read
+-- under a lease, the membership, the target, the token, the third kind and the key in it; and last the known head.
 -- Answers the head, as `known.lua` does, the index's keys and documents alternately, the other kind's keys and documents
 -- alternately, and the document of the third kind, or nothing; or 'lost' in place of the head if another member holds the lease.
 local p, kind, one = KEYS[1], ARGV[1], ''
-if #ARGV > 7 then
-    local is_held = redis.call('HGET', p .. 'leases', ARGV[8]) == ARGV[7] .. ' ' .. ARGV[9]
-    if not is_held or redis.call('EXISTS', p .. 'alive:' .. ARGV[7]) == 0 then
+if #ARGV > 8 then
+    local is_held = redis.call('HGET', p .. 'leases', ARGV[9]) == ARGV[8] .. ' ' .. ARGV[10]
+    if not is_held or redis.call('EXISTS', p .. 'alive:' .. ARGV[8]) == 0 then
         return { 'lost', {}, {}, '' }
     end
-    one = redis.call('HGET', p .. ARGV[10], ARGV[11]) or ''
+    one = redis.call('HGET', p .. ARGV[11], ARGV[12]) or ''
 end
 local index, keys = p .. 'index:' .. kind .. ':' .. ARGV[2], nil
-if ARGV[4] == '-' then
-    keys = redis.call('ZREVRANGEBYLEX', index, ARGV[3], '-', 'LIMIT', 0, ARGV[5])
+if ARGV[5] == '-' then
+    keys = redis.call('ZREVRANGEBYLEX', index, ARGV[4], ARGV[3], 'LIMIT', 0, ARGV[6])
 else
-    keys = redis.call('ZRANGEBYLEX', index, '-', ARGV[3], 'LIMIT', 0, ARGV[5])
+    keys = redis.call('ZRANGEBYLEX', index, ARGV[3], ARGV[4], 'LIMIT', 0, ARGV[6])
 end
 local documents = {}
 for _, key in ipairs(keys) do
@@ -25,7 +25,7 @@ for _, key in ipairs(keys) do
     documents[#documents + 1] = redis.call('HGET', p .. kind, key) or ''
 end
 local whole = {}
-if ARGV[6] ~= '' then
-    whole = redis.call('HGETALL', p .. ARGV[6])
+if ARGV[7] ~= '' then
+    whole = redis.call('HGETALL', p .. ARGV[7])
 end
 return { head_beside(p, ARGV[#ARGV]), documents, whole, one }

@@ -82,15 +82,29 @@ impl Server {
         Ok((reply.head, value))
     }
 
+    /// Reads the base of the audit log.
+    pub(super) async fn base(
+        &self,
+        connection: &mut (impl ConnectionLike + Send),
+    ) -> Result<Head, StoreError> {
+        let mut get = redis::cmd("GET");
+        let text: Option<String> =
+            get.arg(self.key("base")).query_async(connection).await.map_err(redis_failed)?;
+        super::keys::head_of(&text.unwrap_or_default())
+    }
+
     /// Reports whether the audit log has each of these heads at its number.
     pub(super) async fn has(
         &self,
         connection: &mut (impl ConnectionLike + Send),
         heads: &[Head],
     ) -> Result<Vec<bool>, StoreError> {
+        let base = self.base(connection).await?.seq;
         let mut lines = redis::pipe();
         for head in heads {
-            let index = i64::try_from(head.seq).unwrap_or(i64::MAX) - 1;
+            // A record that has left the store is not there. Below zero the index would count from the end.
+            let index = head.seq.checked_sub(base + 1).and_then(|index| i64::try_from(index).ok());
+            let index = index.unwrap_or(i64::MAX);
             lines.lindex(self.key("audit"), isize::try_from(index).unwrap_or(isize::MAX));
         }
         let lines: Vec<Option<String>> = lines.query_async(connection).await.map_err(redis_failed)?;
@@ -103,7 +117,7 @@ impl Server {
 
     /// Returns a head as the store keeps it; the head of an empty log is an empty text.
     pub(super) fn text_of(&self, head: &Head) -> String {
-        if *head == Head::EMPTY { String::new() } else { format!("{} {}", head.seq, head.hash) }
+        super::keys::text_of(head)
     }
 
     /// Waits until the configured number of replicas have what this connection wrote.

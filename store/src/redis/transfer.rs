@@ -3,14 +3,13 @@
 //! A migration cannot lock the server. It reads the source as it is, and moves it only if the audit log ends where it ended
 //! before the first read: every change has a line there.
 
-use std::time::Duration;
-
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 use redis::Script;
 use redis::aio::MultiplexedConnection;
 
 use super::commands::{Command, command, guarded, index};
+use super::confirmed::CONFIRM_TIMEOUT;
 use super::connection::SharedConnection;
 use super::error::{failed, message, redis_failed};
 use super::keys::{SCHEMA, head_of, parse_document};
@@ -24,9 +23,7 @@ use crate::indexes::Indexes;
 use crate::kind::Part;
 use crate::transfer::{Counts, Item, PAGE, Page, Source, Target};
 
-/// The longest wait for the replicas' confirmation.
-const CONFIRM_TIMEOUT: Duration = Duration::from_secs(3);
-/// The number of such waits: replicas may have much to copy.
+/// The number of waits for the replicas' confirmation: they may have much to copy.
 const CONFIRMATIONS: usize = 20;
 
 /// A store on Redis, as the source or the target of a migration.
@@ -118,8 +115,9 @@ impl Transfer {
         range.arg(self.server.key("audit")).arg(first).arg(first + PAGE as u64 - 1);
         let lines: Vec<String> = range.query_async(&mut self.shared).await.map_err(redis_failed)?;
         let next = (lines.len() == PAGE).then(|| (first + PAGE as u64).to_string());
+        let base = self.server.base(&mut self.shared).await?.seq;
         Ok(Page {
-            items: (first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
+            items: (base + first + 1..).zip(lines).map(|(seq, line)| Item::Audit { seq, line }).collect(),
             next,
         })
     }
@@ -175,6 +173,10 @@ impl Source for Transfer {
         head_of(&self.get("head").await?)
     }
 
+    async fn base(&mut self) -> Result<Head, StoreError> {
+        self.server.base(&mut self.shared).await
+    }
+
     async fn counts(&mut self) -> Result<Counts, StoreError> {
         self.count().await
     }
@@ -211,6 +213,10 @@ impl Target for Transfer {
         }
         self.mark = mark;
         self.run(&[command(["SET", "schema", &SCHEMA.to_string()])]).await
+    }
+
+    async fn set_base(&mut self, base: Head) -> Result<(), StoreError> {
+        self.run(&[command(["SET", "base", &self.server.text_of(&base)])]).await
     }
 
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {

@@ -1,8 +1,9 @@
 //! The upgrade of a store of an older schema, which survives a crash at any point.
 //!
 //! The first step is one script (`upgrade.lua`): it raises the schema, marks the store as being upgraded, and ends every
-//! membership, so that a broker of the older schema can neither commit nor join any more. Every later step can be repeated,
-//! and is made only while the mark is there. A broker that finds the mark begins again, and joins only once it is gone.
+//! membership. From then on Redis refuses the commits of a broker of the older schema, and that broker refuses to join. Every
+//! later step can be repeated, and is made only while the mark is there. A broker that finds the mark repeats the upgrade from
+//! its first step, and joins the members once the mark is gone.
 //!
 //! Schema 2 kept requests and join tokens without versions, and the indexes of grants under names of their own.
 

@@ -1,9 +1,9 @@
 //! Warnings about settings of the server under which an answered grant is not durable, each with the remedy.
 
-use redis::InfoDict;
 use redis::aio::MultiplexedConnection;
+use redis::{FromRedisValue, InfoDict};
 
-use super::error::redis_failed;
+use super::error::{redis_failed, unless_refused};
 use super::server::Server;
 use crate::error::StoreError;
 
@@ -14,7 +14,8 @@ const MAX_LAG: u64 = 10;
 
 /// The facts about a server.
 struct ServerFacts {
-    info: InfoDict,
+    /// None if the user may not ask.
+    info: Option<InfoDict>,
     settings: Vec<(&'static str, Option<String>)>,
     /// The number of replicas that must have a commit.
     replicas: usize,
@@ -33,7 +34,8 @@ const SETTINGS: [&str; 6] = [
 /// Returns the warnings about the primary.
 pub(super) async fn warnings(server: &Server) -> Result<Vec<String>, StoreError> {
     let mut connection = server.connect().await?;
-    let info = redis::cmd("INFO").query_async(&mut connection).await.map_err(redis_failed)?;
+    let info = redis::cmd("INFO").query_async::<InfoDict>(&mut connection).await;
+    let info = unless_refused(info).map_err(redis_failed)?;
     let mut settings = Vec::new();
     for name in SETTINGS {
         settings.push((name, setting(&mut connection, name).await));
@@ -49,8 +51,8 @@ async fn setting(connection: &mut MultiplexedConnection, name: &str) -> Option<S
 
 impl ServerFacts {
     fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = [self.version(), self.cluster()].into_iter().flatten().collect();
-        warnings.extend(self.unread());
+        let first = [self.no_info(), self.version(), self.cluster(), self.unread()];
+        let mut warnings: Vec<String> = first.into_iter().flatten().collect();
         warnings.extend(self.persistence());
         warnings.extend(self.replication());
         warnings
@@ -64,9 +66,22 @@ impl ServerFacts {
         self.of(name).and_then(|value| value.parse().ok())
     }
 
+    /// Returns a fact of the server's own report.
+    fn told<T: FromRedisValue>(&self, name: &str) -> Option<T> {
+        self.info.as_ref()?.get(name)
+    }
+
+    fn no_info(&self) -> Option<String> {
+        self.info.is_none().then(|| {
+            "the server's version, replicas and memory cannot be read (INFO), so that no memory is kept to revoke, ban and \
+             close: allow the user +info"
+                .to_owned()
+        })
+    }
+
     /// Valkey reports the version of Redis with which it is compatible.
     fn version(&self) -> Option<String> {
-        let version: String = self.info.get("redis_version")?;
+        let version: String = self.told("redis_version")?;
         let mut parts = version.split('.').map(|part| part.parse::<u64>().unwrap_or(0));
         let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         (found < OLDEST).then(|| {
@@ -78,7 +93,7 @@ impl ServerFacts {
 
     /// A cluster fails over by itself; the settings of its other nodes are not checked.
     fn cluster(&self) -> Option<String> {
-        let is_cluster = self.info.get::<u8>("cluster_enabled") == Some(1);
+        let is_cluster = self.told::<u8>("cluster_enabled") == Some(1);
         (is_cluster && self.replicas == 0).then(|| {
             "the server is part of a cluster and store.replicas is 0: a failover there loses what was answered last; \
              set store.replicas to 1 or more"
@@ -126,14 +141,14 @@ impl ServerFacts {
 
     fn replication(&self) -> Vec<String> {
         let (mut warnings, replicas) = (Vec::new(), self.replicas);
-        let connected = self.info.get::<usize>("connected_slaves").unwrap_or(0);
+        let connected = self.told::<usize>("connected_slaves").unwrap_or(0);
         if connected > 0 && replicas == 0 {
             warnings.push(format!(
                 "{connected} replicas are connected and store.replicas is 0: a failover loses what was answered and not yet \
                  replicated; set store.replicas to 1 or more"
             ));
         }
-        if connected < replicas {
+        if connected < replicas && self.info.is_some() {
             warnings.push(format!(
                 "store.replicas is {replicas} and {connected} are connected: nothing can be committed until more are; add \
                  replicas, or set store.replicas to what there is"
@@ -176,7 +191,15 @@ mod tests {
             known.1 = Some((*value).to_owned()).filter(|value| !value.is_empty());
         }
         let info = InfoDict::new(&format!("redis_version:7.0.15\r\ncluster_enabled:0\r\n{info}"));
-        ServerFacts { info, settings, replicas }.warnings().join("\n")
+        ServerFacts { info: Some(info), settings, replicas }.warnings().join("\n")
+    }
+
+    #[test]
+    fn a_server_that_does_not_report_on_itself_is_one_warning() {
+        let settings = SETTINGS.into_iter().zip(["yes", "always", "no", "noeviction", "1", "10"]);
+        let settings = settings.map(|(name, value)| (name, Some(value.to_owned()))).collect();
+        let warnings = ServerFacts { info: None, settings, replicas: 1 }.warnings();
+        assert!(matches!(&warnings[..], [one] if one.contains("+info")), "{warnings:?}");
     }
 
     #[test]

@@ -52,7 +52,7 @@ use super::confirmed::{CONFIRM_TIMEOUT, Confirmation, ConfirmedHead};
 use super::error::{failed, message, redis_failed};
 use super::membership::{Membership, ended, lost};
 use super::server::Server;
-use crate::batch::{Batch, Requirement, Write};
+use crate::batch::{AuditCut, Batch, Requirement, Write};
 use crate::error::StoreError;
 
 /// The most transactions in a group.
@@ -232,6 +232,9 @@ impl Committer {
                     let what = job.batch.writes.get(write).map(Write::subject).unwrap_or_default();
                     refused.push((job, StoreError::Conflict { what }));
                 }
+                Ok(CommitOutcome::Uncut { transaction }) if transaction < group.len() => {
+                    refused.push((group.remove(transaction), AuditCut::conflict()));
+                }
                 Ok(CommitOutcome::Unmet { transaction, requirement }) if transaction < group.len() => {
                     let job = group.remove(transaction);
                     let required = job.batch.requires.get(requirement);
@@ -255,31 +258,27 @@ impl Committer {
                 }
                 Ok(CommitOutcome::Moved(_) | CommitOutcome::Wait) => {
                     let seconds = TURN_TIMEOUT.as_secs();
-                    give_up(
-                        &mut group,
-                        &format!("other brokers' commits left this one no turn for {seconds} s"),
-                    );
+                    let reason = format!("other brokers' commits left this one no turn for {seconds} s");
+                    end_all(&mut group, &mut refused, || failed(message(&reason)));
                 }
                 Ok(
-                    CommitOutcome::Conflict { .. } | CommitOutcome::Unmet { .. } | CommitOutcome::Lost { .. },
+                    CommitOutcome::Conflict { .. }
+                    | CommitOutcome::Uncut { .. }
+                    | CommitOutcome::Unmet { .. }
+                    | CommitOutcome::Lost { .. },
                 ) => {
-                    give_up(&mut group, "the script names a transaction that it was not given");
+                    let reason = "the script names a transaction that it was not given";
+                    end_all(&mut group, &mut refused, || failed(message(reason)));
                 }
-                Ok(CommitOutcome::Fenced) => {
-                    for job in group.drain(..) {
-                        job.answer.send(Err(ended())).ok();
-                    }
-                }
+                Ok(CommitOutcome::Fenced) => end_all(&mut group, &mut refused, ended),
                 Err(error) => {
                     // The group may have been applied.
                     self.forget();
-                    let full = matches!(error, StoreError::Full);
                     let reason = error_chain(&error);
-                    let refused = refused.drain(..).map(|(job, _)| job);
-                    for job in group.drain(..).chain(refused) {
-                        let error = if full { StoreError::Full } else { failed(message(&reason)) };
-                        job.answer.send(Err(error)).ok();
-                    }
+                    let full = if let StoreError::Full(medium) = error { Some(medium) } else { None };
+                    end_all(&mut group, &mut refused, || {
+                        full.map_or_else(|| failed(message(&reason)), StoreError::Full)
+                    });
                 }
             }
         }
@@ -325,8 +324,32 @@ impl Committer {
     }
 }
 
-fn give_up(group: &mut Vec<Job>, reason: &str) {
-    for job in group.drain(..) {
-        job.answer.send(Err(failed(message(reason)))).ok();
+/// Answers every transaction of the group with an error, also those that were refused before: the transaction with which one
+/// of them conflicts may be among those that were not applied.
+fn end_all(group: &mut Vec<Job>, refused: &mut Vec<(Job, StoreError)>, error: impl Fn() -> StoreError) {
+    let refused = refused.drain(..).map(|(job, _)| job);
+    for job in group.drain(..).chain(refused) {
+        job.answer.send(Err(error())).ok();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn i8_a_group_that_ends_answers_no_conflict_whose_cause_was_not_applied() {
+        let job = || {
+            let (answer, answered) = oneshot::channel();
+            (Job { batch: Batch::default(), answer }, answered)
+        };
+        let ((applied_last, first), (conflicting, second)) = (job(), job());
+        let mut group = vec![applied_last];
+        let mut refused = vec![(conflicting, StoreError::Conflict { what: "the grant".to_owned() })];
+        end_all(&mut group, &mut refused, ended);
+        for answered in [first, second] {
+            assert!(matches!(answered.await.unwrap(), Err(StoreError::Fenced { .. })));
+        }
+        assert!(group.is_empty() && refused.is_empty());
     }
 }

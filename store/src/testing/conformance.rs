@@ -45,6 +45,8 @@ pub async fn run<S: Leasing>(open: impl AsyncFn() -> S) {
     looks::an_empty_store_has_nothing(&open().await).await;
     looks::grants_are_listed_by_what_is_asked(&open().await).await;
     looks::pages_of_grants_meet_without_a_gap(&open().await).await;
+    looks::a_scan_finds_every_record_with_its_key(open().await.store()).await;
+    commits::i9_the_first_records_of_the_log_leave_and_the_chain_goes_on(open().await.store()).await;
     looks::a_snapshot_has_one_targets_part(&open().await).await;
     at_once::a_token_is_taken_once(open().await.store()).await;
     at_once::the_audit_log_is_one_chain_under_many_writers(open().await.store()).await;

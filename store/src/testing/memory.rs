@@ -7,15 +7,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use postern_core::audit::{AuditRecord, Head};
 
-use crate::backend::{Backend, Order, Range, Snapshot, SnapshotQuery};
-use crate::batch::{Batch, Write};
+use crate::backend::{Backend, KeyedPage, Order, Range, Snapshot, SnapshotQuery};
+use crate::batch::{AuditCut, Batch, Write};
 use crate::coordination::Lease;
 use crate::document::Document;
 use crate::durable::Durable;
 use crate::error::StoreError;
 use crate::indexes::Indexes;
 use crate::kind::{Kind, Version};
-use crate::room::Room;
+use crate::room::{Medium, Room};
 use crate::store::Store;
 
 /// A store in memory. It is lost with the process, and copies everything on each commit.
@@ -37,6 +37,10 @@ struct Inner {
     /// Set while the newest commit is not durable.
     unconfirmed: bool,
     room: Option<Room>,
+    /// Set if the next looks at the room fail.
+    room_fails: bool,
+    /// The number of reads of several documents, by kind.
+    reads: BTreeMap<&'static str, usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +48,7 @@ struct Documents {
     /// The documents by kind and key.
     by_key: BTreeMap<(&'static str, String), Kept>,
     audit: Vec<String>,
+    base: Head,
     head: Head,
 }
 
@@ -103,7 +108,18 @@ impl Memory {
 
     /// Sets the room that is left.
     pub fn set_room(&self, room: Option<Room>) {
-        self.backend.lock().room = room;
+        let mut inner = self.backend.lock();
+        (inner.room, inner.room_fails) = (room, false);
+    }
+
+    /// Makes every look at the room fail until it is set.
+    pub fn fail_room(&self) {
+        self.backend.lock().room_fails = true;
+    }
+
+    /// Returns the number of reads of several documents of a kind so far.
+    pub fn reads_of(&self, kind: Kind) -> usize {
+        self.backend.lock().reads.get(kind.name).copied().unwrap_or(0)
     }
 
     /// Returns the store, for the code under test.
@@ -118,9 +134,17 @@ impl MemoryBackend {
     }
 }
 
+impl Inner {
+    /// Counts a read of several documents of a kind.
+    fn read(&mut self, kind: Kind) -> &Documents {
+        *self.reads.entry(kind.name).or_default() += 1;
+        &self.state
+    }
+}
+
 impl Default for Documents {
     fn default() -> Self {
-        Self { by_key: BTreeMap::new(), audit: Vec::new(), head: Head::EMPTY }
+        Self { by_key: BTreeMap::new(), audit: Vec::new(), base: Head::EMPTY, head: Head::EMPTY }
     }
 }
 
@@ -140,12 +164,27 @@ impl Documents {
         for write in batch.writes {
             next.apply(write)?;
         }
+        if let Some(cut) = batch.cut {
+            next.cut(*cut)?;
+        }
         for event in batch.audit {
             let record = AuditRecord::following(&next.head, event);
             next.head = record.head();
             next.audit.push(record.to_line());
         }
         Ok(next)
+    }
+
+    fn cut(&mut self, cut: AuditCut) -> Result<(), StoreError> {
+        let count = usize::try_from(cut.count()).unwrap_or(usize::MAX);
+        let last = count.checked_sub(1).and_then(|last| self.audit.get(last));
+        let last = last.and_then(|line| serde_json::from_str::<AuditRecord>(line).ok());
+        if self.base != cut.from || self.head == cut.upto || last.map(|last| last.head()) != Some(cut.upto) {
+            return Err(AuditCut::conflict());
+        }
+        self.audit.drain(..count);
+        self.base = cut.upto;
+        Ok(())
     }
 
     fn apply(&mut self, write: Write) -> Result<(), StoreError> {
@@ -177,7 +216,9 @@ impl Documents {
 
     fn range(&self, kind: Kind, range: Range<'_>) -> Vec<Document> {
         let is_wanted = |key: &str, indexes: &Indexes| {
-            indexes.contains(range.index) && range.before.is_none_or(|before| key < before)
+            indexes.contains(range.index)
+                && range.before.is_none_or(|before| key < before)
+                && range.after.is_none_or(|after| key > after)
         };
         let found = self.of_kind(kind).filter(|(key, (_, indexes))| is_wanted(key, indexes));
         let mut found: Vec<Document> = found.map(|(_, (document, _))| document.clone()).collect();
@@ -196,7 +237,7 @@ impl Backend for MemoryBackend {
         let fault = inner.faults.pop_front();
         match fault {
             Some(Fault::Before) => return Err(lost()),
-            Some(Fault::Full) => return Err(StoreError::Full),
+            Some(Fault::Full) => return Err(StoreError::Full(Medium::Disk)),
             Some(Fault::Conflict) => return Err(StoreError::Conflict { what: batch.subject() }),
             Some(Fault::After | Fault::Unconfirmed | Fault::Nothing) | None => {}
         }
@@ -220,11 +261,20 @@ impl Backend for MemoryBackend {
     }
 
     async fn list(&self, kind: Kind) -> Result<Vec<Document>, StoreError> {
-        Ok(self.lock().state.list(kind))
+        Ok(self.lock().read(kind).list(kind))
     }
 
     async fn range(&self, kind: Kind, range: Range<'_>) -> Result<Vec<Document>, StoreError> {
-        Ok(self.lock().state.range(kind, range))
+        Ok(self.lock().read(kind).range(kind, range))
+    }
+
+    async fn scan(&self, kind: Kind, from: Option<&str>, limit: usize) -> Result<KeyedPage, StoreError> {
+        let mut inner = self.lock();
+        let all = inner.read(kind).of_kind(kind).filter(|(key, _)| from.is_none_or(|from| *key > from));
+        let documents: Vec<(String, Document)> =
+            all.take(limit).map(|(key, (document, _))| (key.to_owned(), document.clone())).collect();
+        let next = documents.last().filter(|_| documents.len() == limit).map(|(key, _)| key.clone());
+        Ok(KeyedPage { documents, next })
     }
 
     async fn count(&self, kind: Kind, index: &str) -> Result<usize, StoreError> {
@@ -243,8 +293,14 @@ impl Backend for MemoryBackend {
     }
 
     async fn audit_lines(&self, after: u64, limit: usize) -> Result<Vec<(u64, String)>, StoreError> {
-        let after = usize::try_from(after).unwrap_or(usize::MAX);
-        Ok((1..).zip(self.lock().state.audit.iter().cloned()).skip(after).take(limit).collect())
+        let state = &self.lock().state;
+        let after = usize::try_from(after.saturating_sub(state.base.seq)).unwrap_or(usize::MAX);
+        let first = state.base.seq + 1;
+        Ok((first..).zip(state.audit.iter().cloned()).skip(after).take(limit).collect())
+    }
+
+    async fn audit_base(&self) -> Result<Head, StoreError> {
+        Ok(self.lock().state.base)
     }
 
     async fn audit_head(&self) -> Result<Head, StoreError> {
@@ -252,7 +308,8 @@ impl Backend for MemoryBackend {
     }
 
     async fn room(&self) -> Result<Option<Room>, StoreError> {
-        Ok(self.lock().room)
+        let inner = self.lock();
+        if inner.room_fails { Err(lost()) } else { Ok(inner.room) }
     }
 }
 
@@ -277,7 +334,7 @@ mod tests {
         let event = AuditEvent::done(Timestamp::UNIX_EPOCH, "broker", "test");
         let commit = async || store.commit(Transaction::default().audit(event.clone())).await;
         assert!(matches!(commit().await, Err(StoreError::Unavailable { .. })));
-        assert!(matches!(commit().await, Err(StoreError::Full)));
+        assert!(matches!(commit().await, Err(StoreError::Full(_))));
         assert!(matches!(commit().await, Err(StoreError::Conflict { .. })));
         assert_eq!(store.audit_head().await.unwrap(), Head::EMPTY);
         assert!(matches!(commit().await, Err(StoreError::Unavailable { .. })));

@@ -15,7 +15,7 @@ use crate::api::error::to_status;
 use crate::api::request::caller;
 use crate::api::run_to_completion::Runner;
 use crate::app::App;
-use crate::app::principals::{self, KnownPrincipal, RevocationRequest, RevokedProofs};
+use crate::app::principals::{self, KnownPrincipal, PrincipalsPage, RevocationRequest, RevokedProofs};
 
 pub(super) struct PrincipalApi {
     pub(super) app: Arc<App>,
@@ -52,19 +52,16 @@ impl PrincipalService for PrincipalApi {
         request: Request<v1::ListPrincipalsRequest>,
     ) -> Result<Response<v1::ListPrincipalsResponse>, Status> {
         let (size, after) = page(request.get_ref().page.as_ref()).map_err(|e| invalid(&e))?;
-        let (known, next) = principals::list(&self.app, size, after.as_deref()).await.map_err(to_status)?;
-        let alone = match after {
-            None => principals::revoked_certificates(&self.app).await.map_err(to_status)?,
-            Some(_) => Vec::new(),
-        };
-        let alone = alone.into_iter().map(|(serial, revocation)| v1::RevokedCertificate {
+        let listed = principals::list(&self.app, size, after.as_deref()).await.map_err(to_status)?;
+        let PrincipalsPage { principals, certificates, next } = listed;
+        let certificates = certificates.into_iter().map(|(serial, revocation)| v1::RevokedCertificate {
             serial: serial.to_string(),
             revocation: Some(revocation_to_wire(&revocation)),
         });
         Ok(Response::new(v1::ListPrincipalsResponse {
-            principals: known.into_iter().map(wire).collect(),
+            principals: principals.into_iter().map(wire).collect(),
             next_page_token: next.unwrap_or_default(),
-            revoked_certificates: alone.collect(),
+            revoked_certificates: certificates.collect(),
         }))
     }
 }

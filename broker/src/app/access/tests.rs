@@ -440,3 +440,19 @@ async fn i7_the_internet_is_not_to_be_had_in_parts() {
     drop(entered);
     request(&test.app, &alice(), half("203.5.0.0/16")).await.unwrap();
 }
+
+#[tokio::test]
+async fn i7_a_grant_that_may_have_left_the_store_is_not_found_with_the_reason() {
+    let test = TestApp::new();
+    let id = |days_ago: i64| {
+        GrantId::from_parts(test.app.clock.now() - jiff::SignedDuration::from_hours(24 * days_ago), 7)
+    };
+    let shown =
+        async |id| visible(&test.app, &caller(Role::Requester, "alice"), id).await.unwrap_err().to_string();
+    let (old, young) = (shown(id(91)).await, shown(id(89)).await);
+    assert!(
+        old.contains("90 days") && old.contains("[retention] grants") && old.contains("audit log"),
+        "{old}"
+    );
+    assert!(!young.contains("retention") && young.contains("does not exist"), "{young}");
+}

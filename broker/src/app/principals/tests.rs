@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use postern_core::audit::Outcome;
-use postern_core::{AccessRequest, Principal};
+use postern_core::{AccessRequest, Principal, Role};
 use postern_store::testing::memory::Fault;
+use postern_store::{IssuedCertificate, Record as _};
 
 use super::*;
 use crate::app::access::KeyedRequest;
-use crate::principals::{IssuedEntry, with_issued};
+use crate::principals::{Issuance, IssuedEntry, with_issued};
 use crate::testing::builders::{a_policy, key, name};
 use crate::testing::{TestApp, caller};
 
@@ -143,7 +144,7 @@ async fn i4_a_revocation_that_is_not_durable_is_no_answer() {
     for asked in [of("alice"), of_serial("0b")] {
         let test = TestApp::new();
         test.store.fail_next([Fault::Full]);
-        assert!(matches!(revoke(&test.app, &admin(), &asked).await, Err(Error::Store(StoreError::Full))));
+        assert!(matches!(revoke(&test.app, &admin(), &asked).await, Err(Error::Store(StoreError::Full(_)))));
         test.store.fail_next([Fault::Unconfirmed, Fault::Unconfirmed]);
         for _ in 0..2 {
             let outcome = revoke(&test.app, &admin(), &asked).await;
@@ -175,11 +176,45 @@ async fn i7_a_certificate_of_a_clock_that_was_ahead_is_revoked_with_its_principa
     issue(&test, Role::Requester, "alice", "0c", ahead).await;
     let revoked = revoke(&test.app, &admin(), &of("alice")).await.unwrap();
     assert!(revoked.principal.as_ref().is_some_and(KnownPrincipal::is_revoked));
+    assert_eq!(revoked.revocation.at, ahead, "the revocation holds from the newest certificate on");
     let covers = |at, digits| {
         test.app.revocations.cover(&key("alice"), &Issuance { at, serial: Some(serial(digits)) })
     };
-    assert!(covers(ahead, "0c") && !covers(ahead, "0d"));
-    assert_eq!(revoked_certificates(&test.app).await.unwrap().len(), 1);
+    let soon = ahead + Duration::from_secs(1);
+    assert!(covers(ahead, "0c") && covers(wall(), "0d") && !covers(soon, "0d"));
+    assert!(list(&test.app, 9, None).await.unwrap().certificates.is_empty());
+}
+
+#[tokio::test]
+async fn i7_one_grant_that_cannot_close_keeps_no_other_one_open() {
+    let (test, alice) = (TestApp::under([a_policy().build()]).await, alice());
+    let mut own = Vec::new();
+    for _ in 0..20 {
+        own.push(open(&test, &alice).await.unwrap());
+    }
+    // The revocation is durable, and the first close fails.
+    test.store.fail_next([Fault::Nothing, Fault::Before]);
+    let error = revoke(&test.app, &admin(), &of("alice")).await.unwrap_err();
+    assert!(matches!(error, Error::Store(StoreError::Unavailable { .. })), "{error:?}");
+    let mut states = Vec::new();
+    for id in own {
+        states.push(state(&test, id).await);
+    }
+    assert_eq!(states.iter().filter(|state| **state == "closing").count(), 19, "{states:?}");
+}
+
+#[tokio::test]
+async fn i10_a_revocation_reads_one_principal() {
+    let test = TestApp::new();
+    issue(&test, Role::Reader, "rita", "02", wall()).await;
+    issue(&test, Role::Reader, "rita", "03", wall() + Duration::from_secs(1)).await;
+    let before = test.store.reads_of(Revocation::KIND);
+    for asked in [of("rita"), of_serial("02"), of_serial("03")] {
+        let revoked = revoke(&test.app, &admin(), &asked).await.unwrap();
+        assert_eq!(revoked.principal.as_ref().map(|known| &known.key), Some(&key("rita")), "{asked:?}");
+    }
+    let unknown = revoke(&test.app, &admin(), &of_serial("04")).await.unwrap();
+    assert_eq!((&unknown.principal, test.store.reads_of(Revocation::KIND)), (&None, before));
 }
 
 #[tokio::test]
@@ -203,15 +238,27 @@ async fn principals_are_listed_with_what_the_broker_knows_of_them() {
             known.certificates.iter().map(|(role, _, revoked)| (*role, *revoked)).collect::<Vec<_>>();
         (known.key.to_text(), revoked, known.open_grants, known.is_revoked())
     };
-    let (page, next) = list(&test.app, 3, None).await.unwrap();
+    revoke(&test.app, &admin(), &of_serial("04")).await.unwrap();
+    let first = list(&test.app, 3, None).await.unwrap();
     let expected = [
         ("alice".to_owned(), vec![(Role::Requester, false)], 0, false),
         ("bob".to_owned(), vec![], 1, false),
         ("rita".to_owned(), vec![(Role::Administrator, false), (Role::Reader, true)], 0, false),
     ];
-    assert_eq!(page.iter().map(shown).collect::<Vec<_>>(), expected);
-    let (page, next) = list(&test.app, 3, next.as_deref()).await.unwrap();
-    assert_eq!(page.iter().map(shown).collect::<Vec<_>>(), [("zoe".to_owned(), vec![], 0, true)]);
-    assert_eq!(next, None);
-    assert_eq!(revoked_certificates(&test.app).await.unwrap().len(), 1);
+    assert_eq!(first.principals.iter().map(shown).collect::<Vec<_>>(), expected);
+    assert!(first.certificates.is_empty());
+    // The certificates that were revoked alone come after the principals, and count like them.
+    let serials = |page: &PrincipalsPage| {
+        page.certificates.iter().map(|(serial, _)| serial.to_string()).collect::<Vec<_>>()
+    };
+    let second = list(&test.app, 2, first.next.as_deref()).await.unwrap();
+    assert_eq!(
+        second.principals.iter().map(shown).collect::<Vec<_>>(),
+        [("zoe".to_owned(), vec![], 0, true)]
+    );
+    assert_eq!(serials(&second), ["02"]);
+    let third = list(&test.app, 2, second.next.as_deref()).await.unwrap();
+    assert_eq!((third.principals.len(), serials(&third), third.next), (0, vec!["04".to_owned()], None));
+    let all = list(&test.app, 6, None).await.unwrap();
+    assert_eq!((all.principals.len(), all.certificates.len(), all.next), (4, 2, None));
 }

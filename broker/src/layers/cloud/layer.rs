@@ -90,6 +90,11 @@ impl CloudLayer {
         self.lock().keys().cloned().collect()
     }
 
+    /// Reports whether the target's cloud said last that there is no such target, and no grant has a window on it any more.
+    pub fn is_gone(&self, target: &TargetId) -> bool {
+        self.lock().get(target).is_some_and(TargetState::is_over)
+    }
+
     /// Sets the windows that a target's cloud must hold, and the windows of every grant that is not over: any other window found
     /// there is stray. A plain host has no cloud layer.
     pub fn want(&self, target: &TargetId, desired: BTreeSet<LayerWindow>, known: BTreeSet<LayerWindow>) {

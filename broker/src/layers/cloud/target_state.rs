@@ -160,6 +160,11 @@ impl TargetState {
         self.failure.as_ref().is_some_and(|failure| matches!(failure.error, CloudError::NotFound { .. }))
     }
 
+    /// Reports whether the target is gone, and no grant has a window on it any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.is_gone() && self.is_quiet() && self.known.is_empty() && !self.busy
+    }
+
     /// Forgets the observed windows: the next round begins with a look.
     pub(super) fn doubt(&mut self) {
         self.observed = None;

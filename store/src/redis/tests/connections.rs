@@ -82,6 +82,15 @@ async fn a_user_of_the_acl_needs_nothing_but_its_keys_its_channel_and_these_comm
     store.commit(a_change(1)).await.unwrap();
     assert_eq!(store.audit_lines(0, 10).await.unwrap().len(), 1);
     assert_eq!(Redis::warnings(&settings).await.unwrap(), [] as [&str; 0]);
+    let room = async || store.backend().room().await;
+    assert_eq!(room().await.unwrap(), None, "the server has no maxmemory");
+    // A user that may not ask for the room keeps no reserve, and is warned of it.
+    let mut user = redis::cmd("ACL");
+    user.arg("SETUSER").arg("broker").arg("-info");
+    user.query_async::<()>(&mut connection).await.unwrap();
+    assert_eq!(room().await.unwrap(), None);
+    let warnings = Redis::warnings(&settings).await.unwrap();
+    assert!(matches!(&warnings[..], [one] if one.contains("+info")), "{warnings:?}");
     let other = RedisSettings { tenant: "other".to_owned(), ..settings };
     let error = error_chain(&Broker::open(&other).await.unwrap_err());
     assert!(error.contains("NoPerm") && !error.contains("geheim"), "{error}");

@@ -170,6 +170,35 @@ async fn an_exclusive_lease_is_taken_away_by_no_agent_and_what_is_given_back_is_
 }
 
 #[tokio::test]
+async fn i10_nothing_is_kept_of_a_target_that_is_forgotten_and_only_its_holder_forgets_it() {
+    let server = RedisServer::durable().await;
+    let (one, other) = two(&server).await;
+    let lost = take(&other, Claim::Free).await.unwrap().lease;
+    let lease = take(&one, Claim::Agent).await.unwrap().lease;
+    let status = |lease: &Lease| PublishedStatus {
+        lease: lease.clone(),
+        status: "status".into(),
+        awaited_by: Vec::new(),
+    };
+    one.redis.publish(vec![status(&lease)]).await.unwrap();
+    other.redis.forget(&lost).await.unwrap();
+    assert_eq!(one.redis.statuses(std::slice::from_ref(&lease.target)).await.unwrap().len(), 1);
+    one.redis.forget(&lease).await.unwrap();
+    assert!(one.redis.statuses(std::slice::from_ref(&lease.target)).await.unwrap().is_empty());
+    assert!(one.redis.held().await.unwrap().is_empty());
+    let client = redis::Client::open(server.url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    for name in ["leases", "statuses", "exclusive"] {
+        let mut length = redis::cmd("HLEN");
+        length.arg(format!("{{postern:t}}:{name}"));
+        assert_eq!(length.query_async::<u64>(&mut connection).await.unwrap(), 0, "{name}");
+    }
+    // A target that comes back begins from the start, with a token that no holder had.
+    let again = take(&other, Claim::Free).await.unwrap();
+    assert!(!again.inherits && again.lease.token > lease.token);
+}
+
+#[tokio::test]
 async fn a_lock_has_one_member_at_a_time_and_none_once_that_is_gone() {
     let server = RedisServer::durable().await;
     let (one, other) = two(&server).await;

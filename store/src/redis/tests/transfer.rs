@@ -10,6 +10,7 @@ use super::*;
 use crate::embedded::Embedded;
 use crate::error::MigrationError;
 use crate::kind::Part;
+use crate::room::Medium;
 use crate::testing::builders::{a_policy, at, key as principal_key};
 use crate::transfer::{Counts, Item, MigrationOptions, Page, Source, Target, transfer};
 
@@ -276,7 +277,7 @@ struct Until<T> {
 
 impl<T> Until<T> {
     fn call(&mut self) -> Result<&mut T, StoreError> {
-        self.left = self.left.checked_sub(1).ok_or(StoreError::Full)?;
+        self.left = self.left.checked_sub(1).ok_or(StoreError::Full(Medium::Disk))?;
         Ok(&mut self.inner)
     }
 }
@@ -285,6 +286,9 @@ impl<T> Until<T> {
 impl<T: Target> Target for Until<T> {
     async fn begin(&mut self, from: &str, overwrite: bool) -> Result<(), StoreError> {
         self.call()?.begin(from, overwrite).await
+    }
+    async fn set_base(&mut self, base: Head) -> Result<(), StoreError> {
+        self.call()?.set_base(base).await
     }
     async fn put(&mut self, items: Vec<Item>) -> Result<(), StoreError> {
         self.call()?.put(items).await
@@ -357,6 +361,9 @@ impl Source for Busy {
     async fn head(&mut self) -> Result<Head, StoreError> {
         self.inner.head().await
     }
+    async fn base(&mut self) -> Result<Head, StoreError> {
+        self.inner.base().await
+    }
     async fn counts(&mut self) -> Result<Counts, StoreError> {
         self.inner.counts().await
     }
@@ -370,6 +377,25 @@ impl Source for Busy {
     async fn mark_moved(&mut self, to: &str, head: &Head) -> Result<(), StoreError> {
         self.inner.mark_moved(to, head).await
     }
+}
+
+#[tokio::test]
+async fn i9_a_log_whose_first_records_have_left_moves_with_its_base() {
+    let lab = Lab::new().await;
+    lab.filled("a.db", 7, 1_200).await;
+    let store = Embedded::open(&lab.path("a.db")).unwrap();
+    let line = store.audit_lines(599, 1).await.unwrap().remove(0).1;
+    let upto = serde_json::from_str::<postern_core::audit::AuditRecord>(&line).unwrap().head();
+    let cut = crate::AuditCut { from: Head::EMPTY, upto };
+    store.commit(Transaction::default().cut_audit(cut).audit(event())).await.unwrap();
+    let before = store.audit_lines(0, usize::MAX).await.unwrap();
+    drop(store);
+    moved(&mut lab.file("a.db"), &mut lab.redis("t").await, &how()).await.unwrap();
+    moved(&mut lab.redis("t").await, &mut lab.file("b.db"), &how()).await.unwrap();
+    let back = Embedded::open(&lab.path("b.db")).unwrap();
+    assert_eq!(back.audit_base().await.unwrap(), upto);
+    let lines = back.audit_lines(0, usize::MAX).await.unwrap();
+    assert_eq!((before.first().map(|(seq, _)| *seq), lines[..before.len()] == before), (Some(601), true));
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! Commits: whole or not at all, and never without their audit events.
 
 use postern_core::Event;
-use postern_core::audit::{AuditEvent, AuditRecord};
+use postern_core::audit::{AuditEvent, AuditRecord, Head, Verifier};
 
 use super::{agent, closed, event, is_conflict, put};
 use crate::testing::builders::{a_grant, a_policy, at, key, name};
-use crate::{Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
+use crate::{AuditCut, Expect, Store, StoreError, TokenHash, TokenRecord, Transaction};
 pub(super) async fn a_transaction_happens_whole_or_not_at_all(store: &Store) {
     let (first, second) = (a_grant().number(1).build(), a_grant().number(2).build());
     let (kept, new) = (TokenHash([1; 32]), TokenHash([2; 32]));
@@ -72,6 +72,43 @@ pub(super) async fn changes_see_those_before_them_in_their_transaction(store: &S
     store.commit(put(&grant, Expect::Absent).put_grant(active.clone(), Expect::Version(1))).await.unwrap();
     let kept = store.grant(grant.id).await.unwrap().unwrap();
     assert_eq!((kept.record, kept.version), (active, 2));
+}
+
+pub(super) async fn i9_the_first_records_of_the_log_leave_and_the_chain_goes_on(store: &Store) {
+    for _ in 0..9 {
+        store.commit(Transaction::default().audit(event())).await.unwrap();
+    }
+    let all = store.audit_lines(0, 100).await.unwrap();
+    let head = |seq: usize| match seq {
+        0 => Head::EMPTY,
+        seq => serde_json::from_str::<AuditRecord>(&all[seq - 1].1).unwrap().head(),
+    };
+    let cut = |from, upto| Transaction::default().cut_audit(AuditCut { from, upto });
+    assert_eq!(store.audit_base().await.unwrap(), Head::EMPTY);
+    let unaudited = store.commit(cut(head(0), head(3))).await;
+    assert!(matches!(unaudited, Err(StoreError::Unaudited)), "{unaudited:?}");
+    let other = Head { seq: 3, hash: head(4).hash };
+    for (from, upto) in [(1, head(3)), (0, other), (0, head(9)), (0, head(0))] {
+        assert!(is_conflict(&store.commit(cut(head(from), upto).audit(event())).await), "{from} {upto:?}");
+    }
+    assert_eq!(store.audit_lines(0, 100).await.unwrap(), all);
+
+    store.commit(cut(head(0), head(3)).audit(event())).await.unwrap();
+    assert!(is_conflict(&store.commit(cut(head(0), head(3)).audit(event())).await), "it has left");
+    store.commit(cut(head(3), head(7)).audit(event())).await.unwrap();
+    assert_eq!(store.audit_base().await.unwrap(), head(7));
+    let left = store.audit_lines(0, 100).await.unwrap();
+    assert_eq!(left.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [8, 9, 10, 11]);
+    assert_eq!(left[..2], all[7..]);
+    assert_eq!(
+        store.audit_lines(3, 2).await.unwrap(),
+        left[..2],
+        "a reader that is behind begins at the base"
+    );
+    assert_eq!(store.audit_lines(9, 1).await.unwrap(), left[2..3]);
+    let mut verifier = Verifier::after(head(7));
+    left.iter().for_each(|(_, line)| drop(verifier.line(line).unwrap()));
+    assert_eq!(verifier.head(), store.audit_head().await.unwrap());
 }
 
 pub(super) async fn changes_without_an_audit_event_are_refused(store: &Store) {

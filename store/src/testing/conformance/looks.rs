@@ -1,11 +1,13 @@
 //! Reads: each finds the records that it is asked for.
 
+use std::collections::BTreeMap;
+
 use postern_core::audit::Head;
 use postern_core::{AgentKeys, Grant};
 
-use super::{Leasing, closed, event, put};
+use super::{Leasing, closed, event, is_conflict, put};
 use crate::testing::builders::{a_grant, a_policy, at, key};
-use crate::{AgentRecord, Expect, GrantQuery, Transaction};
+use crate::{AgentRecord, Expect, GrantQuery, Range, Store, Transaction};
 
 pub(super) async fn an_empty_store_has_nothing(opened: &impl Leasing) {
     let store = opened.store();
@@ -80,6 +82,40 @@ pub(super) async fn pages_of_grants_meet_without_a_gap(opened: &impl Leasing) {
         store.commit(put(&late, Expect::Absent)).await.unwrap();
     }
     assert!(paged.iter().eq(grants.iter().rev()), "{paged:?}");
+}
+
+pub(super) async fn a_scan_finds_every_record_with_its_key(store: &Store) {
+    let grants: Vec<Grant> = (1..=20).map(|number| a_grant().number(number).build()).collect();
+    for grant in &grants {
+        store.commit(put(grant, Expect::Absent)).await.unwrap();
+    }
+    let (first, last) = (grants[2].id.to_string(), grants[5].id.to_string());
+    for index in ["all", "of:alice"] {
+        let range = Range { after: Some(&first), before: Some(&last), ..Range::all(index) };
+        let found: Vec<_> =
+            store.range::<Grant>(range).await.unwrap().into_iter().map(|it| it.record.id).collect();
+        assert_eq!(found, [grants[3].id, grants[4].id], "{index}");
+    }
+    let (mut found, mut from) = (BTreeMap::new(), None);
+    loop {
+        let (page, next) = store.scan::<Grant>(from.as_deref(), 7).await.unwrap();
+        found.extend(page.into_iter().map(|it| (it.key.clone(), it)));
+        from = next;
+        if from.is_none() {
+            break;
+        }
+    }
+    let ids: Vec<String> = grants.iter().map(|grant| grant.id.to_string()).collect();
+    assert!(found.keys().eq(&ids), "{found:?}");
+    let of = |grant: &Grant| found[&grant.id.to_string()].clone();
+    store.commit(put(&grants[1], Expect::Version(1))).await.unwrap();
+    let remove = |grant: &Grant| Transaction::default().delete_found(&of(grant)).audit(event());
+    assert!(is_conflict(&store.commit(remove(&grants[1])).await), "it has changed since");
+    store.commit(remove(&grants[0])).await.unwrap();
+    assert!(is_conflict(&store.commit(remove(&grants[0])).await), "it is gone");
+    assert!(store.grant(grants[0].id).await.unwrap().is_none());
+    let left = store.grants(GrantQuery { limit: 100, ..GrantQuery::default() }).await.unwrap();
+    assert_eq!((left.len(), store.open_grants().await.unwrap().len()), (19, 19));
 }
 
 pub(super) async fn a_snapshot_has_one_targets_part(opened: &impl Leasing) {

@@ -147,7 +147,11 @@ mod tests {
                 v1::TargetErrorCode::FailedPrecondition,
                 "no policy",
             ),
-            (postern_store::StoreError::Full.into(), v1::TargetErrorCode::Unavailable, ""),
+            (
+                postern_store::StoreError::Full(postern_store::Medium::Disk).into(),
+                v1::TargetErrorCode::Unavailable,
+                "",
+            ),
         ] {
             let wire = result(an_outcome(Some(error))).error.unwrap();
             assert_eq!(wire.code(), code);

@@ -43,6 +43,7 @@ async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
     world.round().await;
     assert!(matches!(world.observed(&grant), Observed::Refused { .. }));
     while world.woken().await {}
+    assert!(!world.layer.is_gone(&world.target), "a grant has a window on it");
     world.want(&[]);
     assert!(world.woken().await, "no round follows that could wake the reconciler");
     assert_eq!(world.observed(&grant), Observed::Absent);
@@ -54,6 +55,9 @@ async fn a_vm_that_is_gone_is_left_alone_and_is_no_alarm() {
     assert_eq!((world.cloud.calls(), alarms.lines()), (calls, 0));
     let report = world.layer.report(&world.target);
     assert!(report.detail.contains("does not exist"), "{report:?}");
+    assert!(world.layer.is_gone(&world.target));
+    world.layer.let_go(&world.target);
+    assert!(world.layer.targets().is_empty(), "nothing is kept of it (I10)");
 }
 
 #[tokio::test]

@@ -1,0 +1,153 @@
+//! The removal of records that are over.
+
+use anyhow::Context as _;
+use jiff::Timestamp;
+use postern_core::audit::AuditEvent;
+use postern_core::{Grant, GrantId};
+use postern_store::{
+    ALL, Expect, Found, IssuedPrincipal, Range, RequestKey, RequestRecord, Store, StoreError, TokenRecord,
+    Transaction, Versioned,
+};
+
+use super::settings::{BATCH, PAUSE};
+
+/// Removes the records that were over before the cutoff.
+///
+/// # Errors
+/// The store failed; what was removed before stays removed.
+pub(super) async fn remove(store: &Store, cutoff: Timestamp, now: Timestamp) -> anyhow::Result<()> {
+    remove_grants(store, cutoff, now).await.context("cannot remove grants")?;
+    remove_tokens(store, cutoff, now).await.context("cannot remove join tokens")?;
+    remove_principals(store, cutoff, now).await.context("cannot remove principals")
+}
+
+/// A batch that is being filled.
+#[derive(Default)]
+struct Batch {
+    changes: Transaction,
+    /// The number of records of each kind that it removes, by the name in its audit record.
+    counts: Vec<(&'static str, usize)>,
+}
+
+impl Batch {
+    fn count(&mut self, name: &'static str) {
+        match self.counts.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, count)) => *count += 1,
+            None => self.counts.push((name, 1)),
+        }
+    }
+
+    /// Commits the batch, if there is anything in it, and pauses.
+    async fn commit(self, store: &Store, cutoff: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+        if self.counts.is_empty() {
+            return Ok(());
+        }
+        let event = AuditEvent::done(now, "broker", "retention.removed").with("before", cutoff);
+        let event = self.counts.iter().fold(event, |event, (name, count)| event.with(name, count));
+        match store.commit(self.changes.audit(event)).await {
+            Ok(_) => {
+                tracing::info!(event = "retention.removed", counts = ?self.counts, "records that are over left the store");
+            }
+            // A record of the batch has changed since it was read: it is read again in the next round.
+            Err(error @ StoreError::Conflict { .. }) => {
+                tracing::debug!(
+                    error = &error as &dyn std::error::Error,
+                    "a batch was overtaken, will retry"
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(PAUSE).await;
+        Ok(())
+    }
+}
+
+/// Removes the grants that closed before the cutoff, each with the idempotency key that made it.
+async fn remove_grants(store: &Store, cutoff: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+    // A grant is not closed before it is requested, and ids sort by the time of the request.
+    let end = GrantId::from_parts(cutoff, 0).to_string();
+    let mut after: Option<String> = None;
+    loop {
+        let (before, after_key) = (Some(end.as_str()), after.as_deref());
+        // Each may take its idempotency key with it.
+        let range = Range { after: after_key, before, limit: BATCH / 2, ..Range::all(ALL) };
+        let page: Vec<Versioned<Grant>> = store.range(range).await?;
+        let Some(last) = page.last() else { return Ok(()) };
+        after = Some(last.record.id.to_string());
+        let mut batch = Batch::default();
+        for Versioned { record: grant, version } in
+            page.into_iter().filter(|grant| is_over(&grant.record, cutoff))
+        {
+            batch.changes = batch.changes.delete::<Grant>(&grant.id, Expect::Version(version));
+            batch.count("grants");
+            let Some(key) = &grant.idempotency_key else { continue };
+            let principal = grant.principal.key();
+            if store.grant_of_request(principal, key).await? == Some(grant.id) {
+                let key = RequestKey::new(principal, key);
+                batch.changes = batch.changes.delete::<RequestRecord>(&key, Expect::Any);
+                batch.count("requests");
+            }
+        }
+        batch.commit(store, cutoff, now).await?;
+    }
+}
+
+fn is_over(grant: &Grant, cutoff: Timestamp) -> bool {
+    grant.state.is_final() && grant.closed_at.unwrap_or(grant.not_after) < cutoff
+}
+
+/// Removes the join tokens that expired before the cutoff. One that was used is gone already.
+async fn remove_tokens(store: &Store, cutoff: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+    let mut from = None;
+    loop {
+        let (page, next) = store.scan::<TokenRecord>(from.as_deref(), BATCH).await?;
+        for page in page.chunks(BATCH) {
+            let mut batch = Batch::default();
+            for token in page.iter().filter(|token| token.record.expires_at < cutoff) {
+                batch.changes = batch.changes.delete_found(token);
+                batch.count("tokens");
+            }
+            batch.commit(store, cutoff, now).await?;
+        }
+        from = next;
+        if from.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Removes the certificates that ended before the cutoff, and the principals that have no other.
+async fn remove_principals(store: &Store, cutoff: Timestamp, now: Timestamp) -> Result<(), StoreError> {
+    let mut from = None;
+    loop {
+        let (page, next) = store.scan::<IssuedPrincipal>(from.as_deref(), BATCH).await?;
+        for page in page.chunks(BATCH) {
+            let mut batch = Batch::default();
+            for principal in page {
+                remove_certificates(&mut batch, principal, cutoff);
+            }
+            batch.commit(store, cutoff, now).await?;
+        }
+        from = next;
+        if from.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+fn remove_certificates(batch: &mut Batch, found: &Found<IssuedPrincipal>, cutoff: Timestamp) {
+    let mut left = found.record.clone();
+    left.certificates.retain(|_, certificate| certificate.not_after >= cutoff);
+    let ended = found.record.certificates.len() - left.certificates.len();
+    if ended == 0 {
+        return;
+    }
+    let changes = std::mem::take(&mut batch.changes);
+    if left.certificates.is_empty() {
+        batch.changes = changes.delete_found(found);
+        batch.count("principals");
+    } else {
+        batch.changes = changes.put_issued_principal(left, Expect::Version(found.version));
+    }
+    (0..ended).for_each(|_| batch.count("certificates"));
+}

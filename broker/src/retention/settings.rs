@@ -1,0 +1,68 @@
+//! The settings of retention, and its pace.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+/// The most writes in a batch.
+pub(super) const BATCH: usize = 256;
+/// The pause after each batch.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
+
+/// The time for which records that are over stay in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetentionSettings {
+    /// The time for which closed grants, expired join tokens and ended certificates stay, 1 to 3650 days.
+    pub grants: Duration,
+    /// The rule for old records of the audit log; none: they stay.
+    pub audit: Option<Segments>,
+}
+
+/// The rule for old records of the audit log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segments {
+    /// The age at which they leave the store, 1 to 3650 days.
+    pub after: Duration,
+    /// The directory of the segments.
+    pub dir: PathBuf,
+}
+
+impl Default for RetentionSettings {
+    fn default() -> Self {
+        Self { grants: Duration::from_secs(90 * 24 * 3600), audit: None }
+    }
+}
+
+impl RetentionSettings {
+    /// Returns the time before which a record must have been over to leave.
+    pub fn cutoff(&self, now: Timestamp) -> Timestamp {
+        cutoff(now, self.grants)
+    }
+}
+
+/// Returns the time before which a record must have been over to leave after this retention.
+pub(super) fn cutoff(now: Timestamp, retention: Duration) -> Timestamp {
+    now.checked_sub(retention).unwrap_or(Timestamp::MIN)
+}
+
+/// Returns a span in words: whole days, or else hours.
+pub(crate) fn in_days(span: Duration) -> String {
+    let hours = span.as_secs() / 3600;
+    match hours {
+        24 => "1 day".to_owned(),
+        hours if hours.is_multiple_of(24) => format!("{} days", hours / 24),
+        hours => format!("{hours} hours"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_span_is_told_in_days() {
+        let spans = [24, 48, 90 * 24, 36].map(|hours| in_days(Duration::from_secs(hours * 3600)));
+        assert_eq!(spans, ["1 day", "2 days", "90 days", "36 hours"]);
+    }
+}
