@@ -32,6 +32,7 @@ use crate::app::agents::{AgentCaller, TamperingReport, admitted, connect, record
 use crate::clock::{boottime, wall};
 use crate::layers::host::desired_state::{Outgoing, PushedState};
 use crate::layers::host::sessions::AgentSession;
+use crate::limits::report_due;
 
 pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResponse, Status>> + Send>>;
 
@@ -39,6 +40,9 @@ pub(super) type SessionStream = Pin<Box<dyn Stream<Item = Result<v1::SessionResp
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 /// The silence after which the broker ends a session. An agent sends a heartbeat every 5 s.
 const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The pause before the broker looks again whether it may take a report that it holds back.
+const REPORT_RETRY: Duration = Duration::from_secs(1);
 
 /// Reads the hello, and opens the stream.
 pub(super) async fn open(
@@ -56,12 +60,15 @@ pub(super) async fn open(
     let boot_id = report_text("hello.boot_id", &hello.boot_id).unwrap_or_default();
     let session = connect(&app, &caller, version.clone(), &boot_id).await.map_err(to_status)?;
     let target = caller.target;
-    tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
+    if report_due(&target) {
+        tracing::info!(%target, version, last_generation = hello.last_generation, "agent connected");
+    }
     let open = OpenSession {
         app,
         target,
         certificate_ends: ends_at(caller.certificate_not_after),
         incoming,
+        held: None,
         session,
         last: LastMessage { sent_at: first.sent_at, at: boottime() },
     };
@@ -127,6 +134,8 @@ struct OpenSession {
     /// The end of the agent's certificate, as [`boottime`] counts: a step of the wall clock ends no session.
     certificate_ends: Duration,
     incoming: Streaming<v1::SessionRequest>,
+    /// A report that came too soon after many others. No message is read before it is taken, so that HTTP/2 holds the agent up.
+    held: Option<v1::SessionRequest>,
     session: AgentSession,
     last: LastMessage,
 }
@@ -152,19 +161,29 @@ impl OpenSession {
                     Outgoing::Push(state) => return Ok(Some(Reply::Desired(state))),
                     Outgoing::End(reason) => return ended(reason),
                 },
-                message = self.incoming.message() => match message? {
+                () = tokio::time::sleep(REPORT_RETRY), if self.held.is_some() => {
+                    if report_due(&self.target)
+                        && let Some(message) = self.held.take()
+                        && let Some(reply) = self.take(message).await?
+                    {
+                        return Ok(Some(reply));
+                    }
+                }
+                message = self.incoming.message(), if self.held.is_none() => match message? {
                     None => return Ok(None),
                     Some(message) => {
                         self.last = LastMessage { sent_at: message.sent_at, at: boottime() };
                         if boottime() >= self.certificate_ends {
                             return ended("your certificate has expired; renew it and connect again");
                         }
-                        if let Some(reply) = self.take(message).await? {
+                        if leaves_a_trace(&message) && !report_due(&self.target) {
+                            self.held = Some(message);
+                        } else if let Some(reply) = self.take(message).await? {
                             return Ok(Some(reply));
                         }
                     }
                 },
-                () = tokio::time::sleep(SILENCE_TIMEOUT) => return ended("the agent has sent nothing for too long"),
+                () = tokio::time::sleep(SILENCE_TIMEOUT), if self.held.is_none() => return ended("the agent has sent nothing for too long"),
             }
         }
     }
@@ -209,6 +228,15 @@ impl OpenSession {
             heard_ago: Some(duration_to_wire(boottime().saturating_sub(self.last.at))),
             message: Some(message),
         }
+    }
+}
+
+/// Reports whether a message is written to the log or the audit log: an agent can send any number of these.
+fn leaves_a_trace(message: &v1::SessionRequest) -> bool {
+    match &message.message {
+        Some(In::Tampering(_)) => true,
+        Some(In::Applied(applied)) => !applied.error.is_empty(),
+        Some(In::Heartbeat(_) | In::Hello(_)) | None => false,
     }
 }
 
